@@ -1,0 +1,66 @@
+"""What a dataset is before any image is read: records of images and of the objects in them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrcnn_zoo.structures import ImageSize
+
+Polygons = Sequence[Sequence[float]]  # each x1 y1 x2 y2 ..., at least 3 points, pixels of the original image
+Rle = dict[str, Any]  # COCO: {"size": [H, W], "counts": str | bytes | list[int]}
+
+
+class ImageSource(Protocol):
+    """Where the pixels of one image come from; picklable, so that loader processes can read it."""
+
+    @property
+    def name(self) -> str:
+        """The file, or what stands for it in messages."""
+        ...
+
+    def read(self) -> NDArray[np.generic]:
+        """(H, W, C) RGB uint8, EXIF rotation applied; uint16 or more channels as the file has them."""
+        ...
+
+
+@dataclass(frozen=True)
+class InstanceRecord:
+    """One annotated object."""
+
+    box: tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the original image
+    class_index: int  # in [0, K)
+    segmentation: Polygons | Rle | None = None
+    keypoints: tuple[float, ...] | None = None  # x y visibility, 3 J numbers
+    is_crowd: bool = False
+    area: float | None = None  # square pixels, decides small, medium or large in COCO's tables
+    annotation_id: int = 0
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image and what is in it."""
+
+    image_id: int
+    source: ImageSource
+    image_size: ImageSize  # (height, width) of the original
+    instances: tuple[InstanceRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images with their annotations, classes numbered from 0 without gaps."""
+
+    name: str
+    records: tuple[ImageRecord, ...]
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]  # class index -> the id that the source files and COCO results use
+    keypoint_names: tuple[str, ...] = ()
+    keypoint_flip_pairs: tuple[tuple[int, int], ...] = ()
+    annotation_file: str = ""  # the COCO JSON it came from, if it did
+    notes: tuple[str, ...] = field(default=())  # what was repaired or left out while reading, for the log
+
+    def __len__(self) -> int:
+        return len(self.records)

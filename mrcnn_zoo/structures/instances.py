@@ -1,0 +1,94 @@
+"""Tables of the instances of one image: columns of equal length, one row an instance."""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from mrcnn_zoo.structures.masks import PredictedMasks, TargetMasks
+
+ImageSize = tuple[int, int]  # (height, width) in pixels
+
+NOT_A_COLUMN: dict[str, Any] = {"is_column": False}
+
+
+@dataclass
+class InstanceTable:
+    """Columns of equal length about the instances of one image; `table[rows]` selects rows of all of them.
+
+    A new column is a new subclass with a declared field, never an attribute set from outside. A field whose metadata is
+    `NOT_A_COLUMN` belongs to the whole table and is kept as it is by row selection.
+
+    Raises:
+        ValueError: columns of different lengths, or boxes that are not (R, 4).
+    """
+
+    image_size: ImageSize = field(metadata=NOT_A_COLUMN)
+    boxes: Tensor  # (R, 4) float32, x1 y1 x2 y2, pixels of `image_size`
+
+    def __post_init__(self) -> None:
+        if self.boxes.dim() != 2 or self.boxes.shape[1] != 4:
+            raise ValueError(f"boxes must be (R, 4), got {tuple(self.boxes.shape)}")
+        for name, column in self.columns().items():
+            if len(column) != len(self.boxes):
+                raise ValueError(
+                    f"{type(self).__name__}.{name} has {len(column)} rows where boxes has {len(self.boxes)}"
+                )
+
+    def columns(self) -> dict[str, Any]:
+        """Every column that is present, by name; an optional column that is None is left out."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("is_column", True)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        return replace(self, **{name: column[rows] for name, column in self.columns().items()})
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same table with every column on `device`."""
+        moved = {name: column.to(device, non_blocking=non_blocking) for name, column in self.columns().items()}
+        return replace(self, **moved)
+
+
+@dataclass
+class Targets(InstanceTable):
+    """Ground truth of one image."""
+
+    classes: Tensor  # (R,) int64 in [0, K)
+    masks: TargetMasks | None = None
+    keypoints: Tensor | None = None  # (R, J, 3) float32: x, y in pixels, visibility 0, 1 or 2
+
+
+@dataclass
+class Proposals(InstanceTable):
+    """Boxes that may hold an object, best first."""
+
+    objectness: Tensor  # (R,) float32 logits
+
+
+@dataclass
+class LabeledRegions(InstanceTable):
+    """Regions to train a head on, each with the ground truth it was matched to, as a row number."""
+
+    classes: Tensor  # (R,) int64: [0, K) foreground, K background, -1 ignored
+    matches: Tensor  # (R,) int64 rows of `targets`; meaningless where the region is background
+    targets: Targets = field(metadata=NOT_A_COLUMN)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same regions and their targets on `device`."""
+        moved = super().to(device, non_blocking=non_blocking)
+        return replace(moved, targets=self.targets.to(device, non_blocking=non_blocking))
+
+
+@dataclass
+class Detections(InstanceTable):
+    """What the model says is in one image, best first."""
+
+    scores: Tensor  # (R,) float32 in [0, 1]
+    classes: Tensor  # (R,) int64 in [0, K)
+    masks: PredictedMasks | None = None
+    keypoints: Tensor | None = None  # (R, J, 3) float32: x, y in pixels, score

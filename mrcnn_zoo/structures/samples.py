@@ -1,0 +1,82 @@
+"""One image on its way into a model, and several of them as a batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.structures.instances import ImageSize, Proposals, Targets
+
+
+@dataclass
+class Sample:
+    """One image as the data mapper hands it over: resized and flipped, pixel values untouched."""
+
+    image: Tensor  # (C, H, W) uint8, or float32 for deeper images; channels in the order of INPUT.FORMAT
+    image_id: int | str
+    original_size: ImageSize  # of the image file; predictions are reported in it
+    targets: Targets | None = None
+    proposals: Proposals | None = None
+    file_name: str = ""  # for messages
+
+    @property
+    def image_size(self) -> ImageSize:
+        """(height, width) of `image`."""
+        return int(self.image.shape[-2]), int(self.image.shape[-1])
+
+
+@dataclass
+class Batch:
+    """Samples normalised, padded at the right and the bottom to one size, and on the model's device."""
+
+    pixels: Tensor  # (N, C, H, W) float32
+    image_sizes: list[ImageSize]  # before padding
+    targets: list[Targets] | None
+    proposals: list[Proposals] | None
+
+    @classmethod
+    def collate(
+        cls, samples: Sequence[Sample], *, pixel_mean: Tensor, pixel_std: Tensor, size_divisibility: int = 1
+    ) -> "Batch":
+        """Normalise, pad with zeros to a common multiple of `size_divisibility`, and move to the device of the mean.
+
+        Args:
+            samples: at least one.
+            pixel_mean: (C, 1, 1) in pixel units.
+            pixel_std: (C, 1, 1) in pixel units.
+            size_divisibility: height and width become multiples of this.
+
+        Raises:
+            ValueError: an image whose channels do not fit the mean.
+        """
+        device = pixel_mean.device
+        sizes = [sample.image_size for sample in samples]
+        height, width = (round_up(max(side), size_divisibility) for side in zip(*sizes, strict=True))
+        pixels = torch.zeros((len(samples), len(pixel_mean), height, width), device=device)
+        for row, sample in enumerate(samples):
+            if len(sample.image) != len(pixel_mean):
+                raise ValueError(
+                    f"{sample.file_name or sample.image_id}: the image has {len(sample.image)} channels where "
+                    f"MODEL.PIXEL_MEAN has {len(pixel_mean)}. Give PIXEL_MEAN and PIXEL_STD one value a channel."
+                )
+            image = sample.image.to(device, non_blocking=True).float()
+            h, w = sample.image_size
+            pixels[row, :, :h, :w] = (image - pixel_mean) / pixel_std
+        return cls(
+            pixels=pixels,
+            image_sizes=sizes,
+            targets=_all_or_none([sample.targets for sample in samples], device),
+            proposals=_all_or_none([sample.proposals for sample in samples], device),
+        )
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is not below `value`."""
+    return -(-value // multiple) * multiple
+
+
+def _all_or_none(tables: list, device: torch.device) -> list | None:
+    if any(table is None for table in tables):
+        return None
+    return [table.to(device, non_blocking=True) for table in tables]
