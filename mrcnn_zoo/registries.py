@@ -23,24 +23,32 @@ MATCHERS = Registry("MATCHERS", package="mrcnn_zoo.modeling.assignment")  # (thr
 SAMPLERS = Registry("SAMPLERS", package="mrcnn_zoo.modeling.assignment")  # (count, positive fraction)
 BOX_CODERS = Registry("BOX_CODERS", package="mrcnn_zoo.modeling.assignment")  # (weights)
 BOX_LOSSES = Registry("BOX_LOSSES", package="mrcnn_zoo.losses")  # (beta)
-MASK_LOSSES = Registry("MASK_LOSSES", package="mrcnn_zoo.losses")  # ()
+MASK_LOSSES = Registry("MASK_LOSSES", key="MODEL.ROI_MASK_HEAD.LOSS", package="mrcnn_zoo.losses")  # ()
 POOLING_OPERATIONS = Registry("POOLING_OPERATIONS", package="mrcnn_zoo.modeling.poolers")  # (side, scale, sampling)
 ROI_HEADS = Registry("ROI_HEADS", key="MODEL.ROI_HEADS.NAME", package="mrcnn_zoo.modeling.roi_heads")  # (cfg, specs)
 BOX_HEADS = Registry("BOX_HEADS", key="MODEL.ROI_BOX_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads")  # (cfg, spec)
-MASK_HEADS = Registry("MASK_HEADS", key="MODEL.ROI_MASK_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads")
-SUPPRESSIONS = Registry("SUPPRESSIONS", package="mrcnn_zoo.modeling.suppression")  # (cfg)
+MASK_HEADS = Registry("MASK_HEADS", key="MODEL.ROI_MASK_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads")  # (cfg, spec)
+SUPPRESSIONS = Registry(
+    "SUPPRESSIONS", key="MODEL.ROI_HEADS.SUPPRESSION", package="mrcnn_zoo.modeling.suppression"
+)  # (cfg, iou threshold)
 
 # --- data -------------------------------------------------------------------------------------------------------------
 DATASET_FORMATS = Registry("DATASET_FORMATS", package="mrcnn_zoo.data.formats")  # (cfg, name, definition)
 AUGMENTATIONS = Registry("AUGMENTATIONS", package="mrcnn_zoo.data.transforms")  # (cfg)
 DATA_SAMPLERS = Registry("DATA_SAMPLERS", key="DATALOADER.SAMPLER_TRAIN", package="mrcnn_zoo.data.samplers")
 
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+CHECKPOINT_CONVERTERS = Registry("CHECKPOINT_CONVERTERS", package="mrcnn_zoo.checkpoint.conversion")  # () -> Converter
+
 # --- evaluation and training ------------------------------------------------------------------------------------------
-EVALUATORS = Registry("EVALUATORS", package="mrcnn_zoo.evaluation")  # (cfg, dataset)
+EVALUATORS = Registry("EVALUATORS", key="EVAL.EVALUATOR", package="mrcnn_zoo.evaluation")  # (cfg, dataset)
+AP_BACKENDS = Registry(
+    "AP_BACKENDS", key="EVAL.BACKEND", package="mrcnn_zoo.evaluation.backends"
+)  # called itself: (ground truth, detections, task, limits) -> Curves
 OPTIMIZERS = Registry("OPTIMIZERS", key="SOLVER.OPTIMIZER", package="mrcnn_zoo.training.optimizer")  # (cfg, groups)
 LR_SCHEDULES = Registry("LR_SCHEDULES", key="SOLVER.LR_SCHEDULER_NAME", package="mrcnn_zoo.training.lr_schedule")
 HOOKS = Registry("HOOKS", key="HOOKS", package="mrcnn_zoo.training.hooks")  # (cfg)
-METRIC_WRITERS = Registry("METRIC_WRITERS", key="WRITERS", package="mrcnn_zoo.training.writers")  # (cfg)
+METRIC_WRITERS = Registry("METRIC_WRITERS", key="WRITERS", package="mrcnn_zoo.training.writers")  # (cfg, place)
 TRAINING_SCHEDULES = Registry(
     "TRAINING_SCHEDULES", key="SOLVER.TRAINING_SCHEDULE", package="mrcnn_zoo.training.schedules"
 )  # (cfg) -> list of configs

@@ -1,17 +1,104 @@
-"""CfgNode: a YACS node with our defaults, safe YAML, `_BASE_` files and overrides."""
+"""CfgNode: the YACS node that holds a config, filled from safe YAML and overrides, with the origin of each value."""
 
 import copy
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from yacs.config import CfgNode as YacsNode
 
 from mrcnn_zoo.config.defaults import ALL_KEYS
+from mrcnn_zoo.config.files import read_config_file
+from mrcnn_zoo.config.lookup import RENAMED, locate, section_names
+from mrcnn_zoo.config.overrides import read_overrides
+from mrcnn_zoo.config.provenance import COMMAND_LINE, Assignment, Origin
+from mrcnn_zoo.config.values import fitted, literal
+from mrcnn_zoo.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+ORIGINS = "__origins__"  # kept beside the keys, where YACS keeps its own state
+DEFAULT = Origin("default")
+OLD_VERSIONS = (0, 1)
 
 
 class CfgNode(YacsNode):
     """One level of the configuration; leaves are plain Python values."""
+
+    def merge_from_file(self, cfg_filename: str | Path) -> None:
+        """Set what a YAML file and the files it is based on say; self must be the root."""
+        self.assign(read_config_file(cfg_filename))
+
+    def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
+        """Set what `KEY VALUE` and `KEY=VALUE` items say; self must be the root."""
+        self.assign(read_overrides(cfg_list))
+
+    def assign(self, assignments: Iterable[Assignment]) -> None:
+        """Set keys in order, and remember where each value came from; self must be the root.
+
+        Raises:
+            UserError: for an unknown key, a value that does not fit, or a key set twice in one file.
+        """
+        if self.is_frozen():
+            raise AttributeError("the config is frozen; call defrost() on it, or on a clone(), before changing it")
+        lines: dict[tuple[str, str], Origin] = {}
+        for assignment in assignments:
+            if assignment.name in section_names() and assignment.value in (None, {}):
+                continue  # a section whose keys are all commented out
+            key, below = locate(assignment)
+            name = ".".join((key.name, *below))
+            place = (assignment.origin.source, name)
+            if assignment.origin.line is not None and place in lines:
+                raise UserError(f"{assignment.origin}: {name} is set a second time; {lines[place]} has set it already.")
+            if assignment.name in RENAMED:
+                logger.warning(
+                    "%s: %s is the old name of %s and is read as such", assignment.origin, assignment.name, name
+                )
+            lines[place] = assignment.origin
+            if key.is_open:
+                self._assign_open(key.name, below, assignment)
+            else:
+                self._assign_leaf(key.name, fitted(_of_this_version(assignment), key))
+            self._origins()[name] = assignment.origin
+
+    def value_of(self, name: str) -> Any:
+        """The value or section of a dotted name; self must be the root."""
+        node = self
+        for part in name.split("."):
+            node = node[part]
+        return node
+
+    def origin_of(self, name: str) -> Origin:
+        """Where the value of a dotted name came from; self must be the root."""
+        return self._origins().get(name, DEFAULT)
+
+    def _assign_leaf(self, name: str, value: Any) -> None:
+        section, _, leaf = name.rpartition(".")
+        node = self.value_of(section) if section else self
+        node[leaf] = value
+
+    def _assign_open(self, section: str, below: tuple[str, ...], assignment: Assignment) -> None:
+        value = assignment.value
+        if assignment.origin.source == COMMAND_LINE and isinstance(value, str):
+            value = literal(value)
+        if not below:
+            if value not in (None, {}):
+                raise UserError(f"{assignment.origin}: {section} takes a mapping of your own names, not {value!r}.")
+            return
+        node = self.value_of(section)
+        for part in below[:-1]:
+            if not isinstance(node.get(part), CfgNode):
+                node[part] = CfgNode(new_allowed=True)
+            node = node[part]
+        node[below[-1]] = CfgNode(new_allowed=True) if value == {} else value
+
+    def _origins(self) -> dict[str, Origin]:
+        return self.__dict__.setdefault(ORIGINS, {})
+
+    @classmethod
+    def _load_cfg_py_source(cls, filename: str) -> NoReturn:
+        raise UserError(f"{filename}: a config in Python would be run to be read, so only YAML is accepted.")
 
 
 def default_config() -> CfgNode:
@@ -22,15 +109,11 @@ def default_config() -> CfgNode:
         *parents, leaf = key.name.split(".")
         for part in parents:
             node = node.setdefault(part, CfgNode())
-        node[leaf] = CfgNode(new_allowed=True) if key.default == {} else copy.deepcopy(key.default)
+        node[leaf] = CfgNode(new_allowed=True) if key.is_open else copy.deepcopy(key.default)
     return root
 
 
-def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -> CfgNode:
-    """The frozen config of a YAML file over the defaults, with `KEY VALUE` or `KEY=VALUE` overrides on top."""
-    config = default_config()
-    if path is not None:
-        config.merge_from_file(str(path))
-    config.merge_from_list(list(overrides))
-    config.freeze()
-    return config
+def _of_this_version(assignment: Assignment) -> Assignment:
+    if assignment.name == "VERSION" and assignment.value in OLD_VERSIONS:
+        return Assignment(assignment.path, 2, assignment.origin)
+    return assignment

@@ -1,0 +1,18 @@
+"""Measuring what a model finds: COCO's box and mask AP, as tables and files."""
+
+from mrcnn_zoo.evaluation.coco import CocoEvaluator
+from mrcnn_zoo.evaluation.evaluator import evaluate, evaluate_datasets
+from mrcnn_zoo.evaluation.expected import UnexpectedResultsError, verify_expected_results
+from mrcnn_zoo.evaluation.ground_truth import ground_truth_detections
+from mrcnn_zoo.evaluation.trained import TrainedModel, load_trained
+
+__all__ = [
+    "CocoEvaluator",
+    "TrainedModel",
+    "UnexpectedResultsError",
+    "evaluate",
+    "evaluate_datasets",
+    "ground_truth_detections",
+    "load_trained",
+    "verify_expected_results",
+]

@@ -9,18 +9,20 @@ from mrcnn_zoo.structures.instances import (
     Proposals,
     Targets,
 )
-from mrcnn_zoo.structures.masks import PredictedMasks, TargetMasks
+from mrcnn_zoo.structures.masks import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks
 from mrcnn_zoo.structures.outputs import TrainingOutput
 from mrcnn_zoo.structures.samples import Batch, Sample
 
 __all__ = [
     "Batch",
+    "BoxedBitmaps",
     "Detections",
     "FeatureSpec",
     "ImageSize",
     "InstanceTable",
     "LabeledRegions",
     "PredictedMasks",
+    "ProbabilityMasks",
     "Proposals",
     "Sample",
     "TargetMasks",

@@ -1,12 +1,22 @@
 """Masks of instances: what targets and detections may carry, and the forms they come in."""
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
+
+from mrcnn_zoo.ops.mask_cropping import crop_bitmaps
+from mrcnn_zoo.ops.mask_pasting import Window, paste_masks
+from mrcnn_zoo.ops.rle import compress_runs, run_lengths
+
+# Bitmaps padded to one size at a time while regions are cropped: 16 MiB of float32.
+MAX_PADDED_PIXELS = 1 << 22
 
 
 @runtime_checkable
@@ -45,3 +55,180 @@ class PredictedMasks(Protocol):
     def rles(self) -> list[dict[str, Any]]:
         """COCO run-length encodings ({"size": [H, W], "counts": str}), made without a full-image grid an instance."""
         ...
+
+
+@dataclass(frozen=True)
+class BoxedBitmaps:
+    """Each instance as a bitmap of its own window of the image; rows share the pixels, selecting them copies none."""
+
+    pixels: Tensor  # (P,) uint8 of 0 and 1: the windows one after another, each row by row
+    windows: Tensor  # (R, 5) int64: x, y of the first pixel, width, height, position of the first pixel in `pixels`
+    image_size: tuple[int, int]  # (height, width)
+
+    @classmethod
+    def from_windows(
+        cls,
+        origins: NDArray[np.integer] | Tensor | Sequence[Sequence[int]],
+        bitmaps: Sequence[NDArray[Any] | Tensor],
+        image_size: tuple[int, int],
+    ) -> Self:
+        """Masks from one bitmap an instance.
+
+        Args:
+            origins: (R, 2) x, y of each bitmap's first pixel in the image.
+            bitmaps: R of (h, w) uint8 or bool, where not 0 is the instance. A side may be 0.
+            image_size: (height, width); every window must lie inside.
+
+        Raises:
+            ValueError: a window reaches outside the image, or the lengths differ.
+        """
+        origins = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
+        arrays = [np.asarray(bitmap) != 0 for bitmap in bitmaps]
+        if len(origins) != len(arrays):
+            raise ValueError(f"{len(arrays)} bitmaps with {len(origins)} origins")
+        sizes = np.array([array.shape[::-1] for array in arrays], dtype=np.int64).reshape(-1, 2)
+        is_outside = ((origins < 0) | (origins + sizes > np.array(image_size[::-1]))).any(axis=1)
+        if is_outside.any():
+            row = int(np.flatnonzero(is_outside)[0])
+            raise ValueError(
+                f"the window of mask {row}, {sizes[row].tolist()} pixels (width, height) from {origins[row].tolist()}, "
+                f"reaches outside its image of {image_size[1]} x {image_size[0]}"
+            )
+        areas = sizes.prod(axis=1)
+        positions = np.cumsum(areas) - areas
+        flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.zeros(0, dtype=np.bool_)
+        return cls(
+            pixels=torch.from_numpy(flat.view(np.uint8)),
+            windows=torch.from_numpy(np.concatenate((origins, sizes, positions[:, None]), axis=1)),
+            image_size=(int(image_size[0]), int(image_size[1])),
+        )
+
+    @classmethod
+    def from_full(cls, bitmaps: NDArray[Any] | Tensor) -> Self:
+        """Masks from full-image bitmaps (R, H, W), each cut to the window that holds all of it."""
+        arrays = np.asarray(bitmaps) != 0
+        origins, windows = [], []
+        for array in arrays:
+            rows, columns = np.flatnonzero(array.any(axis=1)), np.flatnonzero(array.any(axis=0))
+            top, bottom = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
+            left, right = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)
+            origins.append((left, top))
+            windows.append(array[top:bottom, left:right])
+        return cls.from_windows(np.array(origins), windows, arrays.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        return replace(self, windows=self.windows[rows])
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same masks on `device`."""
+        return replace(
+            self,
+            pixels=self.pixels.to(device, non_blocking=non_blocking),
+            windows=self.windows.to(device, non_blocking=non_blocking),
+        )
+
+    def crop_and_resize(self, boxes: Tensor, side: int) -> Tensor:
+        """Mask r inside boxes[r] as ROIAlign of its full-image bitmap sees it, cut at one half.
+
+        Windows of about the same size are padded to one size and cropped together.
+
+        Args:
+            boxes: (R, 4) pixels of the image.
+            side: rows and columns of the result.
+
+        Returns:
+            (R, side, side) bool.
+        """
+        crops = torch.zeros((len(self), side, side), dtype=torch.bool, device=boxes.device)
+        boxes = boxes.detach().float()
+        extents = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1).tolist()
+        for rows, padded, bitmap_rows in self._groups():
+            max_samples = max(int(np.ceil(extents[row] / side)) for row in rows)
+            if max_samples <= 0:
+                continue
+            chunk = max(1, MAX_PADDED_PIXELS // padded[0].numel())
+            for first in range(0, len(rows), chunk):
+                index = torch.tensor(rows[first : first + chunk], device=boxes.device)
+                crops[index] = crop_bitmaps(
+                    padded[bitmap_rows[first : first + chunk]],
+                    self.windows[index, :2],
+                    boxes[index],
+                    side,
+                    image_size=self.image_size,
+                    max_samples=max_samples,
+                )
+        return crops
+
+    def bitmaps(self) -> Tensor:
+        """(R, H, W) bool."""
+        full = torch.zeros((len(self), *self.image_size), dtype=torch.bool, device=self.pixels.device)
+        for bitmap, (x, y, width, height, position) in zip(full, self.windows.tolist(), strict=True):
+            window = self.pixels[position : position + width * height].view(height, width)
+            bitmap[y : y + height, x : x + width] = window.bool()
+        return full
+
+    def _groups(self) -> list[tuple[list[int], Tensor, list[int]]]:
+        """Rows whose windows have similar sizes, their distinct bitmaps (n, h, w) padded, and which of them is whose."""
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        # The only copy to the host: which rows belong together decides the shapes of all that follows.
+        windows = self.windows.tolist()
+        for row, (_, _, width, height, _) in enumerate(windows):
+            if width and height:
+                groups[(height - 1).bit_length(), (width - 1).bit_length()].append(row)
+        result = []
+        for rows in groups.values():
+            numbers: dict[tuple[int, int, int], int] = {}
+            bitmap_rows = [numbers.setdefault(tuple(windows[row][2:]), len(numbers)) for row in rows]
+            sizes = (len(numbers), max(key[1] for key in numbers), max(key[0] for key in numbers))
+            padded = self.pixels.new_zeros(sizes)
+            for bitmap, (width, height, position) in zip(padded, numbers, strict=True):
+                bitmap[:height, :width] = self.pixels[position : position + width * height].view(height, width)
+            result.append((rows, padded, bitmap_rows))
+        return result
+
+
+@dataclass(frozen=True)
+class ProbabilityMasks:
+    """Masks as a mask head gives them: probabilities on a square grid over each box, cut at a threshold when asked."""
+
+    probabilities: Tensor  # (R, M, M) float in [0, 1]
+    boxes: Tensor  # (R, 4) float32, pixels of the image
+    image_size: tuple[int, int]  # (height, width)
+    threshold: float = 0.5
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        return replace(self, probabilities=self.probabilities[rows], boxes=self.boxes[rows])
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same masks on `device`."""
+        return replace(
+            self,
+            probabilities=self.probabilities.to(device, non_blocking=non_blocking),
+            boxes=self.boxes.to(device, non_blocking=non_blocking),
+        )
+
+    def bitmaps(self) -> Tensor:
+        """(R, H, W) bool: the pixels whose centre has at least the threshold's probability."""
+        full = np.zeros((len(self), *self.image_size), dtype=np.bool_)
+        for bitmap, (x, y, window) in zip(full, self._windows(), strict=True):
+            bitmap[y : y + window.shape[0], x : x + window.shape[1]] = window
+        return torch.from_numpy(full).to(self.probabilities.device)
+
+    def rles(self) -> list[dict[str, Any]]:
+        """COCO run-length encodings, each made from the window of its own box."""
+        runs = [run_lengths(window, (x, y), self.image_size) for x, y, window in self._windows()]
+        return compress_runs(runs, self.image_size)
+
+    def _windows(self) -> list[Window]:
+        return paste_masks(
+            self.probabilities.detach().float().numpy(force=True),
+            self.boxes.detach().float().numpy(force=True),
+            self.image_size,
+            threshold=self.threshold,
+        )

@@ -1,8 +1,10 @@
 """Every config key with its default, unit and meaning, one module an area."""
 
-from mrcnn_zoo.config.defaults import data, evaluation, model, run, solver
+from mrcnn_zoo.config.defaults import data, evaluation, model, panoptic, retinanet, roi_heads, rpn, run, solver
 from mrcnn_zoo.config.keys import Key
 
-ALL_KEYS: tuple[Key, ...] = tuple(
-    key for area in (model, data, solver, evaluation, run) for key in area.DETECTRON2_KEYS + area.NEW_KEYS
-)
+AREAS = (model, rpn, roi_heads, retinanet, panoptic, data, solver, evaluation, run)
+
+DETECTRON2_NAMES: frozenset[str] = frozenset(key.name for area in AREAS for key in area.DETECTRON2_KEYS)
+ALL_KEYS: tuple[Key, ...] = tuple(key for area in AREAS for key in area.DETECTRON2_KEYS + area.NEW_KEYS)
+KEYS_BY_NAME: dict[str, Key] = {key.name: key for key in ALL_KEYS}

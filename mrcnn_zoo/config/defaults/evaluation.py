@@ -3,21 +3,49 @@
 from mrcnn_zoo.config.keys import Key
 
 DETECTRON2_KEYS = (
-    Key("TEST.EXPECTED_RESULTS", [], ""),
-    Key("TEST.EVAL_PERIOD", 0, ""),
-    Key("TEST.KEYPOINT_OKS_SIGMAS", [], ""),
-    Key("TEST.DETECTIONS_PER_IMAGE", 100, ""),
-    Key("TEST.AUG.ENABLED", False, ""),
-    Key("TEST.AUG.MIN_SIZES", [400, 500, 600, 700, 800, 900, 1000, 1100, 1200], ""),
-    Key("TEST.AUG.MAX_SIZE", 4000, ""),
-    Key("TEST.AUG.FLIP", True, ""),
-    Key("TEST.PRECISE_BN.ENABLED", False, ""),
-    Key("TEST.PRECISE_BN.NUM_ITER", 200, ""),
+    Key(
+        "TEST.EXPECTED_RESULTS",
+        [],
+        "Results that the final evaluation must reach, each as [task, metric, expected, tolerance], "
+        "e.g. [[bbox, AP, 38.5, 0.2]]; a miss is reported and ends the run with an error.",
+        element_types=(str, float),
+    ),
+    Key("TEST.EVAL_PERIOD", 0, "Iterations between two evaluations in training; 0 evaluates only at the end."),
+    Key(
+        "TEST.KEYPOINT_OKS_SIGMAS",
+        [],
+        "Deviation of each keypoint in the keypoint similarity (OKS); empty takes COCO's 17.",
+        is_built=False,
+        element_types=(float,),
+    ),
+    Key("TEST.DETECTIONS_PER_IMAGE", 100, "Most detections kept for an image; the COCO evaluation counts as many."),
+    Key(
+        "TEST.AUG.ENABLED",
+        False,
+        "Merge the detections of several scales and flips of each test image.",
+        is_built=False,
+    ),
+    Key(
+        "TEST.AUG.MIN_SIZES",
+        [400, 500, 600, 700, 800, 900, 1000, 1100, 1200],
+        "Lengths in pixels that the shorter side of the test image is scaled to, one after the other.",
+        is_built=False,
+    ),
+    Key("TEST.AUG.MAX_SIZE", 4000, "Upper bound in pixels of the longer side under TEST.AUG.", is_built=False),
+    Key("TEST.AUG.FLIP", True, "Also detect in the mirrored image at each scale.", is_built=False),
+    Key(
+        "TEST.PRECISE_BN.ENABLED",
+        False,
+        "Estimate batch-norm statistics anew on training images before each evaluation.",
+        is_built=False,
+    ),
+    Key("TEST.PRECISE_BN.NUM_ITER", 200, "Batches that TEST.PRECISE_BN looks at.", is_built=False),
 )
 
 NEW_KEYS = (
     Key("TEST.BATCH_SIZE", 1, "Images per forward pass at inference."),
     Key("TEST.NUM_IMAGES", 0, "When above 0, evaluate only this many first images of each test set."),
     Key("TEST.VAL_LOSS", True, "Also compute the validation losses at each evaluation during training."),
+    Key("EVAL.EVALUATOR", "coco", "Registered evaluator of the test sets: coco."),
     Key("EVAL.BACKEND", "pycocotools", "Who computes COCO AP: pycocotools, hotcoco or faster_coco_eval."),
 )

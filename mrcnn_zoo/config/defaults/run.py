@@ -3,25 +3,45 @@
 from mrcnn_zoo.config.keys import Key
 
 DETECTRON2_KEYS = (
-    Key("VERSION", 2, ""),
-    Key("OUTPUT_DIR", "./output", ""),
-    Key("SEED", -1, ""),
-    Key("CUDNN_BENCHMARK", False, ""),
-    Key("FLOAT32_PRECISION", "", ""),
-    Key("VIS_PERIOD", 0, ""),
-    Key("GLOBAL.HACK", 1.0, ""),
+    Key(
+        "VERSION", 2, "Version of the key names; 2 is the only one, and files of version 1 are converted.", choices=(2,)
+    ),
+    Key("OUTPUT_DIR", "./output", "Folder for everything a run writes; relative to where the command is started."),
+    Key("SEED", -1, "Seed of everything random in a run; -1 draws one, which is logged and kept in the checkpoints."),
+    Key(
+        "CUDNN_BENCHMARK",
+        False,
+        "Let cuDNN time its algorithms for each input size; faster only when images have few sizes.",
+    ),
+    Key(
+        "FLOAT32_PRECISION",
+        "",
+        "Precision of float32 matrix products on the GPU: highest, high or medium; empty leaves torch's setting.",
+        choices=("", "highest", "high", "medium"),
+    ),
+    Key("VIS_PERIOD", 0, "Iterations between two pictures of a training batch; 0 for none."),
+    Key("GLOBAL.HACK", 1.0, "A number that Detectron2 keeps free for experiments; nothing reads it.", is_built=False),
 )
 
 NEW_KEYS = (
     Key(
         "WRITERS",
-        ["console", "json", "csv", "tensorboard"],
-        "Registered metric writers: console, json, csv, tensorboard, wandb.",
+        ["console", "json", "csv"],
+        "Registered metric writers: console, json (metrics.json), csv (results.csv), tensorboard, wandb; the last two "
+        "need their package.",
     ),
     Key("LOG_PERIOD", 20, "Iterations between two lines of metrics."),
     Key("HOOKS", [], 'Additional hooks of your own, e.g. ["my_lab.hooks:build_my_hook"].'),
     Key("WANDB.PROJECT", "mrcnn_zoo", "W&B project."),
+    Key("WANDB.ENTITY", "", "W&B user or team; empty takes the account's default."),
     Key("WANDB.NAME", "", "W&B run name; empty takes the output folder's name."),
+    Key("WANDB.TAGS", [], "Tags of the W&B run."),
+    Key(
+        "WANDB.MODE",
+        "",
+        "W&B mode; empty follows the variable WANDB_MODE.",
+        choices=("", "online", "offline", "disabled"),
+    ),
     Key("WANDB.LOG_CHECKPOINT", True, "Upload the final checkpoint as an artifact."),
     Key("VIS.NUM_IMAGES", 8, "Validation images drawn with their predictions at each evaluation."),
     Key("VIS.NUM_BATCHES", 1, "Training batches drawn at the start of training."),

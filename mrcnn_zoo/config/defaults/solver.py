@@ -3,31 +3,66 @@
 from mrcnn_zoo.config.keys import Key
 
 DETECTRON2_KEYS = (
-    Key("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", ""),
-    Key("SOLVER.MAX_ITER", 40000, ""),
-    Key("SOLVER.BASE_LR", 0.001, ""),
-    Key("SOLVER.BASE_LR_END", 0.0, ""),
-    Key("SOLVER.MOMENTUM", 0.9, ""),
-    Key("SOLVER.NESTEROV", False, ""),
-    Key("SOLVER.WEIGHT_DECAY", 0.0001, ""),
-    Key("SOLVER.WEIGHT_DECAY_NORM", 0.0, ""),
-    Key("SOLVER.GAMMA", 0.1, ""),
-    Key("SOLVER.STEPS", [30000], ""),
-    Key("SOLVER.NUM_DECAYS", 3, ""),
-    Key("SOLVER.WARMUP_FACTOR", 0.001, ""),
-    Key("SOLVER.WARMUP_ITERS", 1000, ""),
-    Key("SOLVER.WARMUP_METHOD", "linear", ""),
-    Key("SOLVER.RESCALE_INTERVAL", False, ""),
-    Key("SOLVER.CHECKPOINT_PERIOD", 5000, ""),
-    Key("SOLVER.IMS_PER_BATCH", 16, ""),
-    Key("SOLVER.REFERENCE_WORLD_SIZE", 0, ""),
-    Key("SOLVER.BIAS_LR_FACTOR", 1.0, ""),
-    Key("SOLVER.WEIGHT_DECAY_BIAS", None, ""),
-    Key("SOLVER.CLIP_GRADIENTS.ENABLED", False, ""),
-    Key("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value", ""),
-    Key("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, ""),
-    Key("SOLVER.CLIP_GRADIENTS.NORM_TYPE", 2.0, ""),
-    Key("SOLVER.AMP.ENABLED", False, ""),
+    Key(
+        "SOLVER.LR_SCHEDULER_NAME",
+        "WarmupMultiStepLR",
+        "Registered learning-rate schedule, e.g. WarmupMultiStepLR or WarmupCosineLR.",
+    ),
+    Key("SOLVER.MAX_ITER", 40000, "Length of training in iterations, which are optimizer steps."),
+    Key("SOLVER.BASE_LR", 0.001, "Learning rate after the warm-up."),
+    Key("SOLVER.BASE_LR_END", 0.0, "Learning rate that a cosine schedule ends at."),
+    Key("SOLVER.MOMENTUM", 0.9, "Momentum of SGD, in [0, 1)."),
+    Key("SOLVER.NESTEROV", False, "Use Nesterov's momentum in SGD."),
+    Key("SOLVER.WEIGHT_DECAY", 0.0001, "Weight decay of all parameters that no key below excepts."),
+    Key("SOLVER.WEIGHT_DECAY_NORM", 0.0, "Weight decay of the parameters of norms."),
+    Key("SOLVER.GAMMA", 0.1, "Factor of the learning rate at each step of a multi-step schedule."),
+    Key("SOLVER.STEPS", [30000], "Iterations at which a multi-step schedule multiplies the learning rate by GAMMA."),
+    Key("SOLVER.NUM_DECAYS", 3, "Number of equally spaced steps of WarmupStepWithFixedGammaLR."),
+    Key("SOLVER.WARMUP_FACTOR", 0.001, "Share of the learning rate that the warm-up starts from."),
+    Key("SOLVER.WARMUP_ITERS", 1000, "Length of the warm-up in iterations; 0 for none."),
+    Key(
+        "SOLVER.WARMUP_METHOD",
+        "linear",
+        "How the warm-up goes on from WARMUP_FACTOR: linear growth, or constant until it ends.",
+        choices=("linear", "constant"),
+    ),
+    Key(
+        "SOLVER.RESCALE_INTERVAL",
+        False,
+        "Squeeze the whole schedule into the time after the warm-up instead of letting the warm-up cover its "
+        "beginning.",
+    ),
+    Key("SOLVER.CHECKPOINT_PERIOD", 5000, "Iterations between two checkpoints."),
+    Key("SOLVER.IMS_PER_BATCH", 16, "Images in a batch, over all processes together."),
+    Key(
+        "SOLVER.REFERENCE_WORLD_SIZE",
+        0,
+        "Number of processes the settings were made for: with another number, batch size, learning rate and "
+        "lengths are "
+        "scaled to match; 0 never scales.",
+    ),
+    Key("SOLVER.BIAS_LR_FACTOR", 1.0, "Factor of the learning rate for biases."),
+    Key(
+        "SOLVER.WEIGHT_DECAY_BIAS",
+        None,
+        "Weight decay of biases; None takes SOLVER.WEIGHT_DECAY.",
+        other_types=(float,),
+    ),
+    Key("SOLVER.CLIP_GRADIENTS.ENABLED", False, "Clip gradients before each optimizer step."),
+    Key(
+        "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
+        "value",
+        "What is clipped: value (each number), norm (each parameter's gradient) or full_model (the norm of all "
+        "together).",
+        choices=("value", "norm", "full_model"),
+    ),
+    Key("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, "Largest absolute value or norm left by clipping."),
+    Key(
+        "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
+        2.0,
+        "Order of the norm that is clipped; 2 is the Euclidean, .inf the maximum.",
+    ),
+    Key("SOLVER.AMP.ENABLED", False, "Train and evaluate in mixed precision where the device has it."),
 )
 
 NEW_KEYS = (
@@ -36,7 +71,8 @@ NEW_KEYS = (
     Key(
         "SOLVER.MAX_EPOCHS",
         0.0,
-        "When above 0, the length of training in passes over the data; replaces MAX_ITER and scales STEPS and WARMUP_ITERS with it.",
+        "When above 0, the length of training in passes over the data; replaces MAX_ITER and scales STEPS and "
+        "WARMUP_ITERS with it.",
     ),
     Key(
         "SOLVER.MAX_MINUTES",
@@ -51,7 +87,8 @@ NEW_KEYS = (
     Key(
         "SOLVER.SCALE_LR_TO_BATCH",
         0,
-        "When above 0, the batch size BASE_LR was chosen for; BASE_LR is scaled by IMS_PER_BATCH / this.",
+        "When above 0, the batch size BASE_LR was chosen for; BASE_LR is scaled by the images of one optimizer step, "
+        "IMS_PER_BATCH * ACCUMULATE_STEPS, over this.",
     ),
     Key("SOLVER.FREEZE", [], 'Glob patterns of parameter names that are not trained, e.g. ["backbone.bottom_up.*"].'),
     Key("SOLVER.EMA.ENABLED", False, "Keep an exponential moving average of the weights, and evaluate and save that."),
@@ -65,7 +102,8 @@ NEW_KEYS = (
     Key(
         "SOLVER.BEST_METRIC",
         "auto",
-        "Result that decides which checkpoint is the best, e.g. segm/AP; auto takes segm/AP when there are masks, else bbox/AP.",
+        "Result that decides which checkpoint is the best, e.g. segm/AP; auto takes segm/AP when there are "
+        "masks, else bbox/AP.",
     ),
     Key("SOLVER.KEEP_CHECKPOINTS", 3, "Periodic checkpoints kept besides best and final; 0 keeps all."),
     Key("SOLVER.TRAINING_SCHEDULE", "joint", "Registered training schedule: joint."),

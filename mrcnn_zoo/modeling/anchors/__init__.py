@@ -1,0 +1,15 @@
+"""Reference boxes that predictions start from."""
+
+from collections.abc import Sequence
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling.anchors.grid_anchors import GridAnchors
+from mrcnn_zoo.modeling.contracts import AnchorGenerator
+from mrcnn_zoo.registries import ANCHOR_GENERATORS
+
+__all__ = ["GridAnchors", "build_anchor_generator"]
+
+
+def build_anchor_generator(cfg: CfgNode, strides: Sequence[int]) -> AnchorGenerator:
+    """The generator that `MODEL.ANCHOR_GENERATOR.NAME` names, for feature maps of these strides."""
+    return ANCHOR_GENERATORS.get(cfg.MODEL.ANCHOR_GENERATOR.NAME)(cfg, strides)

@@ -1,0 +1,18 @@
+"""Finding boxes that may hold an object."""
+
+from collections.abc import Mapping
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling.contracts import ProposalGenerator
+from mrcnn_zoo.modeling.proposal_generators.rpn import RPN
+from mrcnn_zoo.modeling.proposal_generators.rpn_head import StandardRPNHead
+from mrcnn_zoo.modeling.proposal_generators.selection import ProposalSelection
+from mrcnn_zoo.registries import PROPOSAL_GENERATORS
+from mrcnn_zoo.structures import FeatureSpec
+
+__all__ = ["RPN", "ProposalSelection", "StandardRPNHead", "build_proposal_generator"]
+
+
+def build_proposal_generator(cfg: CfgNode, feature_specs: Mapping[str, FeatureSpec]) -> ProposalGenerator:
+    """The generator that `MODEL.PROPOSAL_GENERATOR.NAME` names, for the maps of a backbone."""
+    return PROPOSAL_GENERATORS.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)(cfg, feature_specs)

@@ -1,0 +1,26 @@
+"""What happens to the proposed regions: classification, better boxes, masks."""
+
+from collections.abc import Mapping
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling.roi_heads.box_head import FastRCNNConvFCHead
+from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor
+from mrcnn_zoo.modeling.roi_heads.detection_selection import DetectionSelection
+from mrcnn_zoo.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from mrcnn_zoo.modeling.roi_heads.standard_heads import StandardROIHeads
+from mrcnn_zoo.registries import ROI_HEADS
+from mrcnn_zoo.structures import FeatureSpec
+
+__all__ = [
+    "BoxPredictor",
+    "DetectionSelection",
+    "FastRCNNConvFCHead",
+    "MaskRCNNConvUpsampleHead",
+    "StandardROIHeads",
+    "build_roi_heads",
+]
+
+
+def build_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> StandardROIHeads:
+    """The region heads that `MODEL.ROI_HEADS.NAME` names, for the maps of a backbone."""
+    return ROI_HEADS.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, specs)

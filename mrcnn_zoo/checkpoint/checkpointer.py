@@ -1,0 +1,176 @@
+"""Checkpoint files of a run: written whole or not at all, and read without running code."""
+
+import os
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registry import did_you_mean
+
+LAST_CHECKPOINT_FILE = "last_checkpoint"
+BEST_CHECKPOINT = "model_best"
+PERIODIC_CHECKPOINT = re.compile(r"model_\d{7}\.pth")
+PLAIN_TYPES = (bool, int, float, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
+
+
+class Checkpointer:
+    """The checkpoints in one output folder; only one process of a run may save.
+
+    Args:
+        output_dir: created by the first save.
+    """
+
+    def __init__(self, output_dir: str | Path) -> None:
+        self._folder = Path(output_dir)
+
+    def save(self, name: str, state: Mapping[str, Any]) -> Path:
+        """Write `<name>.pth`, then name it in `last_checkpoint`, which a resumed run reads.
+
+        Args:
+            name: e.g. model_0004999 or model_final.
+            state: plain types and tensors, nested in dicts, lists and tuples.
+
+        Returns:
+            The file.
+
+        Raises:
+            UserError: it cannot be written; a file of that name from before is still whole.
+        """
+        path = self._write(name, state)
+        _write_atomically(self._folder / LAST_CHECKPOINT_FILE, lambda file: file.write(path.name.encode()))
+        return path
+
+    def save_best(self, state: Mapping[str, Any]) -> Path:
+        """Write `model_best.pth`. `last_checkpoint` stays: a resumed run continues from the last, not from the best."""
+        return self._write(BEST_CHECKPOINT, state)
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to resume from."""
+        return (self._folder / LAST_CHECKPOINT_FILE).exists()
+
+    def last_path(self) -> Path:
+        """The file that `last_checkpoint` names.
+
+        Raises:
+            UserError: there is none, or it is gone.
+        """
+        note = self._folder / LAST_CHECKPOINT_FILE
+        if not note.exists():
+            raise UserError(f"nothing to resume from: there is no {LAST_CHECKPOINT_FILE} in {self._folder}.")
+        path = self._folder / note.read_text(encoding="utf-8").strip()
+        if not path.is_file():
+            raise UserError(f"{note} names {path.name}, which is not there{_checkpoints_beside(path)}")
+        return path
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest `keep` periodic checkpoints, model_<7 digits>.pth; 0 keeps all.
+
+        Best and final ones, and the one that `last_checkpoint` names, always stay.
+        """
+        periodic = sorted(path for path in self._folder.glob("model_*.pth") if PERIODIC_CHECKPOINT.fullmatch(path.name))
+        last = self.last_path() if self.has_checkpoint() else None
+        for path in periodic[:-keep] if keep > 0 else []:
+            if path != last:
+                path.unlink()
+
+    def _write(self, name: str, state: Mapping[str, Any]) -> Path:
+        foreign = next(_unloadable(state, "state"), None)
+        if foreign:
+            raise TypeError(f"a checkpoint holds plain types and tensors only, but {foreign}")
+        path = self._folder / (name if name.endswith(".pth") else f"{name}.pth")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self._folder.glob(".*.unfinished"):
+            leftover.unlink()  # of a run that was killed while it saved
+        _write_atomically(path, lambda file: torch.save(dict(state), file))
+        return path
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a `.pth` file holds, tensors on the CPU; no code in the file is run.
+
+    Raises:
+        UserError: the file is missing, cut short, not a checkpoint, or needs code to be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist{_checkpoints_beside(path)}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of any kind, on bytes that are not a checkpoint's
+        raise UserError(_unreadable(path, error)) from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds a {type(state).__name__}, not a checkpoint: a dict with the weights.")
+    return state
+
+
+def _write_atomically(path: Path, write: Any) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except (OSError, RuntimeError) as error:
+        unfinished.unlink(missing_ok=True)
+        cause = _os_error(error)
+        if cause is None:
+            raise
+        raise UserError(
+            f"cannot write {path}: {cause.strerror or cause}. What was there before is untouched; "
+            f"make room or choose another OUTPUT_DIR."
+        ) from error
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    # torch.save turns an error of the file into a RuntimeError of its zip writer.
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def _unloadable(value: Any, where: str) -> Iterator[str]:
+    if type(value) in (dict, OrderedDict) or (where == "state" and isinstance(value, Mapping)):
+        for key, item in value.items():
+            yield from _unloadable(key, f"a key of {where}")
+            yield from _unloadable(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for position, item in enumerate(value):
+            yield from _unloadable(item, f"{where}[{position}]")
+    elif not isinstance(value, Tensor) and type(value) not in PLAIN_TYPES:
+        yield f"{where} is a {type(value).__module__}.{type(value).__name__}"
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"cannot read {path}: {error.strerror}."
+    blocked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if blocked:
+        return (
+            f"{path} is refused: it asks to run {blocked.group(1)} while it is read. Only tensors and plain values are "
+            f"taken; save the weights alone, with torch.save(model.state_dict(), ...)."
+        )
+    reason = re.split(r"\. |\n", str(error).strip())[0]
+    if isinstance(error, pickle.UnpicklingError):
+        reason = "its content is not that of torch.save"
+    return (
+        f"checkpoint {path} ({path.stat().st_size:,} bytes) is cut short or not a PyTorch file: "
+        f"{reason or type(error).__name__}. Copy or download it again, or take an earlier one."
+    )
+
+
+def _checkpoints_beside(path: Path) -> str:
+    names = sorted(file.name for file in path.parent.glob("*.pth")) if path.parent.is_dir() else []
+    if not names:
+        return "."
+    return f".{did_you_mean(path.name, names)} In {path.parent}: {', '.join(names)}."

@@ -1,0 +1,149 @@
+"""What became of each weight, as data and as a table."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tabulate import tabulate
+
+Shape = tuple[int, ...]
+Row = tuple[str, str, list[str]]  # pattern, what became of the weights, their names
+MIN_SHARED_LETTERS = 3
+MAX_NAMED_SIBLINGS = 4
+MAX_NAMED_SHAPES = 5
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every weight of a model and of a file, by name.
+
+    Args:
+        source: the path or URL.
+        sizes: number of values of each weight named below.
+        loaded: filled from the same name.
+        converted: filled from another name, through a converter.
+        reinitialized: heads whose size follows the number of classes, which differs; they keep the model's values.
+        mismatched: of the same name but another shape; they keep the model's values.
+        missing: of the model only; they keep the model's values.
+        skipped: of the file only, by their names in it.
+        converter: what the file was recognised as; empty when its names are ours.
+        expected_settings: config keys and values that the weights were trained with, as far as that is known.
+    """
+
+    source: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    loaded: Sequence[str] = ()
+    converted: Sequence[str] = ()
+    reinitialized: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)  # name -> shape in file, in model
+    mismatched: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    missing: Sequence[str] = ()
+    skipped: Sequence[str] = ()
+    converter: str = ""
+    expected_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every weight of the model was filled."""
+        return not (self.reinitialized or self.mismatched or self.missing)
+
+    def table(self) -> str:
+        """One line for each part of the model that shares a fate, then the totals."""
+        rows = [
+            [pattern, len(names), f"{sum(self.sizes[name] for name in names):,}", fate]
+            for pattern, fate, names in grouped_by_fate(self._fates())
+        ]
+        return tabulate(
+            rows,
+            headers=["weights", "tensors", "values", ""],
+            tablefmt="pipe",
+            disable_numparse=True,
+            colalign=("left", "right", "right", "left"),
+        )
+
+    def __str__(self) -> str:
+        filled = sum(self.sizes[name] for name in (*self.loaded, *self.converted))
+        kept = sum(self.sizes[name] for name in (*self.reinitialized, *self.mismatched, *self.missing))
+        recognised = f", recognised as {self.converter}," if self.converter else ""
+        lines = [
+            f"Weights of {self.source}{recognised} fill {100 * filled / max(filled + kept, 1):.1f} % of the model's "
+            f"{filled + kept:,} values:",
+            self.table(),
+        ]
+        for name, (theirs, ours) in list(self.mismatched.items())[:MAX_NAMED_SHAPES]:
+            lines.append(f"{name} is {shape_text(theirs)} in the file and {shape_text(ours)} in the model.")
+        if self.expected_settings:
+            settings = ", ".join(f"{key} {value}" for key, value in self.expected_settings.items())
+            lines.append(f"These weights were trained with: {settings}.")
+        return "\n".join(lines)
+
+    def _fates(self) -> dict[str, str]:
+        return {
+            **dict.fromkeys(self.loaded, "loaded"),
+            **dict.fromkeys(self.converted, "converted"),
+            **dict.fromkeys(self.reinitialized, "re-initialised: another number of classes"),
+            **dict.fromkeys(self.mismatched, "not loaded: another shape"),
+            **dict.fromkeys(self.missing, "missing in the file"),
+            **dict.fromkeys(self.skipped, "skipped: not in the model"),
+        }
+
+
+def shape_text(shape: Shape) -> str:
+    """(64, 3, 7, 7) as 64x3x7x7."""
+    return "x".join(map(str, shape)) if shape else "scalar"
+
+
+def grouped_by_fate(fates: Mapping[str, str]) -> list[Row]:
+    """Dotted names as few patterns, each covering names of one fate.
+
+    Args:
+        fates: name -> what became of it.
+
+    Returns:
+        Such as ("backbone.fpn_*.norm.*", "missing", [...]), in the order of the names.
+    """
+    rows: list[Row] = []
+    for top, names in _children(list(fates), depth=0).items():
+        rows += [(_joined(top, pattern), fate, own) for pattern, fate, own in _rows(names, fates, depth=1)]
+    return rows
+
+
+def _rows(names: list[str], fates: Mapping[str, str], depth: int) -> list[Row]:
+    """Rows for names that share their first `depth` parts; patterns are relative to those."""
+    if len({fates[name] for name in names}) == 1:
+        is_leaf = len(names) == 1 and names[0].count(".") == depth - 1
+        return [("" if is_leaf else "*", fates[names[0]], names)]
+    rows_of = {child: _rows(own, fates, depth + 1) for child, own in _children(names, depth).items()}
+    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for child, rows in rows_of.items():
+        alike.setdefault(tuple((pattern, fate) for pattern, fate, _ in rows), []).append(child)
+    together: list[Row] = []
+    for signature, children in alike.items():
+        start = _pattern(children, list(rows_of))
+        for position, (pattern, fate) in enumerate(signature):
+            covered = [name for child in children for name in rows_of[child][position][2]]
+            together.append((_joined(start, pattern), fate, covered))
+    return together
+
+
+def _children(names: list[str], depth: int) -> dict[str, list[str]]:
+    children: dict[str, list[str]] = {}
+    for name in names:
+        children.setdefault(name.split(".")[depth], []).append(name)
+    return children
+
+
+def _joined(start: str, pattern: str) -> str:
+    return f"{start}.{pattern}" if pattern else start
+
+
+def _pattern(chosen: list[str], siblings: list[str]) -> str:
+    if len(chosen) == 1:
+        return chosen[0]
+    if len(chosen) == len(siblings):
+        return "*"
+    shared = os.path.commonprefix(chosen)  # noqa: RUF071: letter by letter is what is wanted here
+    if len(shared) >= MIN_SHARED_LETTERS and not any(name.startswith(shared) for name in set(siblings) - set(chosen)):
+        return f"{shared}*"
+    named = ", ".join(chosen[:MAX_NAMED_SIBLINGS])
+    return f"{{{named}{', ...' if len(chosen) > MAX_NAMED_SIBLINGS else ''}}}"

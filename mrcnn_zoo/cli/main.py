@@ -1,0 +1,62 @@
+"""The `mrcnn-zoo` command: one sub-command a tool, each the same main as the script in `tools/`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from mrcnn_zoo import __version__
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registry import did_you_mean
+
+COMMANDS = {
+    "train": ("mrcnn_zoo.cli.train", "train a model, or only evaluate it (--eval-only)"),
+    "evaluate": ("mrcnn_zoo.cli.evaluate", "COCO tables of a checkpoint"),
+    "predict": ("mrcnn_zoo.cli.predict", "draw and save the instances in your images"),
+    "visualize-data": ("mrcnn_zoo.cli.visualize_data", "draw a dataset, or the batches the model is trained on"),
+    "export-dataset": ("mrcnn_zoo.cli.export_dataset", "write any dataset out as a COCO folder"),
+    "config": ("mrcnn_zoo.cli.config", "explain a config key, or show a resolved config"),
+    "benchmark": ("mrcnn_zoo.cli.benchmark", "seconds and memory of training, inference, data and evaluation"),
+}
+
+USAGE_ERROR = 2  # exit status of a mistake that the user can put right
+INTERRUPTED = 130  # as a shell reports Ctrl-C
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"mrcnn_zoo {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"mrcnn-zoo: no command {name!r}.{did_you_mean(name, COMMANDS)}\n\n{_usage()}", file=sys.stderr)
+        return USAGE_ERROR
+    return run_command(name, rest)
+
+
+def run_command(name: str, argv: Sequence[str] | None = None) -> int:
+    """Run one command by name; a user's mistake is printed as one message, without a traceback."""
+    try:
+        return importlib.import_module(COMMANDS[name][0]).main(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {meaning}" for name, (_, meaning) in COMMANDS.items()]
+    return "usage: mrcnn-zoo COMMAND ...    (mrcnn-zoo COMMAND --help tells more)\n\n" + "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""`mrcnn-zoo predict`: draw and save the instances in image files."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from mrcnn_zoo.evaluation import load_trained
+from mrcnn_zoo.inspection.prediction import predict_files
+
+SOME_IMAGES_FAILED = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict on images and folders; returns 0, or 1 when some image could not be read."""
+    arguments = _parser().parse_intermixed_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    trained = load_trained(arguments.weights, config=arguments.config_file, overrides=arguments.set)
+    failures = predict_files(trained, arguments.images, arguments.output, score_threshold=arguments.threshold)
+    if failures:
+        print(f"{len(failures)} images could not be read; the others are in {arguments.output}.", file=sys.stderr)
+    return SOME_IMAGES_FAILED if failures else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mrcnn-zoo predict", description=__doc__)
+    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER", help="image files, and folders of them")
+    parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint; MODEL.WEIGHTS without it")
+    parser.add_argument("--config-file", "--config", metavar="X.yaml", help="default: the config in the checkpoint")
+    parser.add_argument("--output", "--output-dir", default="predictions", metavar="DIR", help="default: predictions")
+    parser.add_argument("--threshold", type=_share, default=0.5, metavar="SCORE", help="least score, from 0 to 1")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a config key, e.g. MODEL.DEVICE=cpu; may repeat"
+    )
+    return parser
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value

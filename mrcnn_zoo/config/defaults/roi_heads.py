@@ -1,0 +1,207 @@
+"""Defaults of the region heads: sampling, box, mask, cascade and keypoint."""
+
+from mrcnn_zoo.config.keys import Key
+
+REGION_KEYS = (
+    Key(
+        "MODEL.ROI_HEADS.NAME",
+        "Res5ROIHeads",
+        "Registered region heads: StandardROIHeads pools for each head, Res5ROIHeads shares the backbone's last stage.",
+    ),
+    Key("MODEL.ROI_HEADS.NUM_CLASSES", 80, "Number of object classes, the background not counted."),
+    Key(
+        "MODEL.ROI_HEADS.IN_FEATURES",
+        ["res4"],
+        "Backbone outputs the regions are pooled from, finest first, e.g. [p2, p3, p4, p5] with an FPN.",
+    ),
+    Key(
+        "MODEL.ROI_HEADS.IOU_THRESHOLDS",
+        [0.5],
+        "IoU values with the ground truth at which a proposal changes label: background below, object from here on.",
+    ),
+    Key(
+        "MODEL.ROI_HEADS.IOU_LABELS",
+        [0, 1],
+        "Labels of the intervals that ROI_HEADS.IOU_THRESHOLDS cuts: 0 background, -1 ignored, 1 object.",
+    ),
+    Key("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 512, "Regions sampled per image to train the heads."),
+    Key(
+        "MODEL.ROI_HEADS.POSITIVE_FRACTION",
+        0.25,
+        "Largest share of objects among the sampled regions, in [0, 1]; background fills the rest.",
+    ),
+    Key(
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+        0.05,
+        "Detections below this score, in [0, 1], are dropped before suppression.",
+    ),
+    Key(
+        "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+        0.5,
+        "A detection is suppressed when its IoU with a better one of its class is above this.",
+    ),
+    Key(
+        "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT",
+        True,
+        "Add the ground-truth boxes to the proposals in training, so that the heads see objects from the first step.",
+    ),
+)
+
+BOX_KEYS = (
+    Key(
+        "MODEL.ROI_BOX_HEAD.NAME",
+        "",
+        "Registered box head, e.g. FastRCNNConvFCHead; empty when the region heads bring their own.",
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE",
+        "smooth_l1",
+        "Registered loss of the box regression: smooth_l1 on deltas, or one on decoded boxes such as giou.",
+    ),
+    Key("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of the box head's regression loss."),
+    Key(
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
+        [10.0, 10.0, 5.0, 5.0],
+        "Scales of the four box deltas (dx, dy, dw, dh); chosen so that the targets have a deviation near 1.",
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
+        0.0,
+        "Delta error at which smooth_l1 of the box head turns from quadratic to linear; 0 is the plain L1 loss.",
+    ),
+    Key("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 14, "Side, in cells, of the features pooled for the box head."),
+    Key(
+        "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO",
+        0,
+        "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE",
+        "ROIAlignV2",
+        "Registered pooling operation of the box head: ROIAlignV2 (shifted by half a pixel), ROIAlign or ROIPool.",
+    ),
+    Key("MODEL.ROI_BOX_HEAD.NUM_FC", 0, "Number of fully connected layers in the box head."),
+    Key("MODEL.ROI_BOX_HEAD.FC_DIM", 1024, "Outputs of each fully connected layer of the box head."),
+    Key("MODEL.ROI_BOX_HEAD.NUM_CONV", 0, "Number of 3 x 3 convolutions before the fully connected layers."),
+    Key("MODEL.ROI_BOX_HEAD.CONV_DIM", 256, "Channels of the box head's convolutions."),
+    Key("MODEL.ROI_BOX_HEAD.NORM", "", "Registered norm after the box head's convolutions, e.g. GN; empty for none."),
+    Key(
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
+        False,
+        "Predict one box for a region instead of one for every class.",
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES",
+        False,
+        "Train the mask and keypoint heads on the boxes that the box head predicts instead of on the proposals.",
+        is_built=False,
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.USE_FED_LOSS",
+        False,
+        "Classify with the federated loss, which leaves most rare classes of an image out; needs USE_SIGMOID_CE.",
+        is_built=False,
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE",
+        False,
+        "Classify with one sigmoid for each class instead of a softmax over classes and background.",
+        is_built=False,
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER",
+        0.5,
+        "Power of a class's image count that the federated loss samples negative classes with.",
+        is_built=False,
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES",
+        50,
+        "Smallest number of classes that the federated loss looks at in an image.",
+        is_built=False,
+    ),
+    Key(
+        "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS",
+        [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]],
+        "Scales of the four box deltas (dx, dy, dw, dh) for each stage of the cascade.",
+        is_built=False,
+    ),
+    Key(
+        "MODEL.ROI_BOX_CASCADE_HEAD.IOUS",
+        [0.5, 0.6, 0.7],
+        "IoU from which on a region counts as object, for each stage of the cascade.",
+        is_built=False,
+    ),
+)
+
+MASK_KEYS = (
+    Key("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead", "Registered mask head."),
+    Key(
+        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION",
+        14,
+        "Side, in cells, of the features pooled for the mask head; the predicted mask has twice that side.",
+    ),
+    Key(
+        "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO",
+        0,
+        "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
+    ),
+    Key("MODEL.ROI_MASK_HEAD.NUM_CONV", 0, "Number of 3 x 3 convolutions before the up-sampling; 4 in the paper."),
+    Key("MODEL.ROI_MASK_HEAD.CONV_DIM", 256, "Channels of the mask head's convolutions and of its up-sampling."),
+    Key("MODEL.ROI_MASK_HEAD.NORM", "", "Registered norm after the mask head's convolutions, e.g. GN; empty for none."),
+    Key(
+        "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK",
+        False,
+        "Predict one mask for a region instead of one for every class.",
+    ),
+    Key(
+        "MODEL.ROI_MASK_HEAD.POOLER_TYPE",
+        "ROIAlignV2",
+        "Registered pooling operation of the mask head: ROIAlignV2 (shifted by half a pixel), ROIAlign or ROIPool.",
+    ),
+)
+
+KEYPOINT_KEYS = (
+    Key("MODEL.ROI_KEYPOINT_HEAD.NAME", "KRCNNConvDeconvUpsampleHead", "Registered keypoint head.", is_built=False),
+    Key(
+        "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION",
+        14,
+        "Side, in cells, of the features pooled for the keypoint head.",
+        is_built=False,
+    ),
+    Key(
+        "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO",
+        0,
+        "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
+        is_built=False,
+    ),
+    Key(
+        "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS",
+        [512, 512, 512, 512, 512, 512, 512, 512],
+        "Output channels of each 3 x 3 convolution of the keypoint head, in order.",
+        is_built=False,
+    ),
+    Key("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 17, "Keypoints of an instance; 17 in COCO.", is_built=False),
+    Key(
+        "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE",
+        1,
+        "Training images with fewer visible keypoints than this are left out.",
+        is_built=False,
+    ),
+    Key(
+        "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS",
+        True,
+        "Divide the keypoint loss by the visible keypoints of the batch; otherwise by a number fixed by the settings.",
+        is_built=False,
+    ),
+    Key("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 1.0, "Factor of the keypoint loss.", is_built=False),
+    Key(
+        "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE",
+        "ROIAlignV2",
+        "Registered pooling operation of the keypoint head.",
+        is_built=False,
+    ),
+)
+
+DETECTRON2_KEYS = REGION_KEYS + BOX_KEYS + MASK_KEYS + KEYPOINT_KEYS
+NEW_KEYS = ()

@@ -1,0 +1,81 @@
+"""What a config key means, as text for the terminal."""
+
+import textwrap
+
+from mrcnn_zoo import registries
+from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME
+from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.lookup import RENAMED, keys_below, no_such_key, section_names
+from mrcnn_zoo.config.unbuilt import condition_of
+from mrcnn_zoo.config.values import type_words
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registry import Registry
+
+WIDTH = 100
+
+# Keys of these last parts select from one registry, whichever section they stand in.
+REGISTRY_OF_LEAF = {
+    "NORM": registries.NORMS,
+    "POOLER_TYPE": registries.POOLING_OPERATIONS,
+    "BBOX_REG_LOSS_TYPE": registries.BOX_LOSSES,
+    "DEFINITIONS": registries.DATASET_FORMATS,
+}
+
+
+def explain(name: str) -> str:
+    """Default, type and meaning of a key; or the keys of a section, all of them for an empty name.
+
+    Raises:
+        UserError: for a name that is neither, with what may have been meant.
+    """
+    if name in KEYS_BY_NAME:
+        return _explain_key(KEYS_BY_NAME[name])
+    if not name or name in section_names():
+        return _list_keys(keys_below(name))
+    if name in RENAMED:
+        return f"{name} is the old name of:\n\n{_explain_key(KEYS_BY_NAME[RENAMED[name]])}"
+    raise UserError(no_such_key(name))
+
+
+def registry_of(key: Key) -> Registry | None:
+    """The registry whose names are the key's values; None for a key that names no component."""
+    for registry in vars(registries).values():
+        if isinstance(registry, Registry) and registry.key == key.name:
+            return registry
+    return REGISTRY_OF_LEAF.get(key.name.rsplit(".", 1)[-1])
+
+
+def _explain_key(key: Key) -> str:
+    rows = {"default": repr(key.default), "type": type_words(key)}
+    if key.choices:
+        rows["values"] = ", ".join(repr(choice) for choice in key.choices)
+    registry = registry_of(key)
+    if registry is not None:
+        rows["registered"] = ", ".join(registry.names()) or f"nothing is in {registry.name}"
+    rows["Detectron2"] = "has it" if key.name in DETECTRON2_NAMES else "does not have it"
+    if not key.is_built:
+        rows["not built"] = _unbuilt_words(key)
+    rows["meaning"] = key.meaning
+    column = max(map(len, rows)) + 2
+    return "\n".join([key.name, *(_wrapped(f"  {label:{column}}", text) for label, text in rows.items())])
+
+
+def _unbuilt_words(key: Key) -> str:
+    condition = condition_of(key)
+    if condition is None:
+        return "this version does not have the part; a value other than the default is refused"
+    return f"this version does not have the part; a value other than the default is refused when {condition}"
+
+
+def _list_keys(keys: list[Key]) -> str:
+    blocks = []
+    for key in keys:
+        note = "" if key.is_built else "  (not built)"
+        blocks.append(f"{key.name} = {key.default!r}{note}\n{_wrapped('    ', key.meaning)}")
+    return "\n".join(blocks)
+
+
+def _wrapped(first_indent: str, text: str) -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=first_indent, subsequent_indent=" " * len(first_indent), break_on_hyphens=False
+    )

@@ -1,0 +1,65 @@
+"""Where config files are: at the path given, or among those that come with the package."""
+
+from pathlib import Path
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registry import did_you_mean
+
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
+INSTALLED_CONFIGS = PACKAGE_FOLDER / "_configs"
+CHECKOUT = PACKAGE_FOLDER.parent
+SUFFIX = ".yaml"
+
+
+def find_config(name: str | Path) -> Path:
+    """The file of a config given by its path, or by its name among the configs of the package.
+
+    Args:
+        name: e.g. "my.yaml", "~/my.yaml", or "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x" with or without suffix.
+
+    Raises:
+        UserError: when there is no such file, with the nearest name.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    packaged = find_packaged(name)
+    if packaged is not None:
+        return packaged
+    what = "is a folder" if path.is_dir() else "does not exist"
+    raise UserError(
+        f"the config {str(name)!r} {what}, and the package has none of that name.{did_you_mean_config(name)}"
+    )
+
+
+def find_packaged(name: str | Path) -> Path | None:
+    """The file of a config of the package, e.g. "Base-RCNN-FPN.yaml"; None when there is none of that name."""
+    for folder in config_folders():
+        for candidate in (folder / name, folder / f"{name}{SUFFIX}"):
+            if candidate.is_file() and folder in candidate.resolve().parents:
+                return candidate
+    return None
+
+
+def packaged_names() -> list[str]:
+    """The names of all configs that come with the package, sorted, e.g. "Base-RCNN-FPN.yaml"."""
+    folders = config_folders()
+    return sorted({path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob(f"*{SUFFIX}")})
+
+
+def config_folders() -> list[Path]:
+    """The folders that hold the package's configs: the checkout's own, and the installed one."""
+    is_checkout = (CHECKOUT / "pyproject.toml").is_file()  # and not some other `configs` beside site-packages
+    folders = [CHECKOUT / "configs"] if is_checkout else []
+    return [folder for folder in (*folders, INSTALLED_CONFIGS) if folder.is_dir()]
+
+
+def did_you_mean_config(name: str | Path) -> str:
+    """` Did you mean ...?` with the nearest config of the package, by its full name or by its file's; or nothing."""
+    names = packaged_names()
+    by_stem = {Path(known).stem: known for known in names}
+    full = did_you_mean(str(name), names)
+    if full:
+        return full
+    stem = did_you_mean(Path(name).stem, by_stem)
+    return next((f" Did you mean {known!r}?" for short, known in by_stem.items() if f"{short!r}" in stem), "")

@@ -1,0 +1,56 @@
+"""Reads `KEY VALUE` and `KEY=VALUE` pairs, as typed after a command or given in Python."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mrcnn_zoo.config.provenance import COMMAND_LINE, Assignment, Origin
+from mrcnn_zoo.config.values import literal
+from mrcnn_zoo.errors import UserError
+
+KEY_AND_VALUE = re.compile(r"([A-Za-z_][\w.:-]*)=(.*)", re.DOTALL)
+KEY = re.compile(r"[A-Za-z_][\w.:-]*")
+
+
+def read_overrides(items: Sequence[Any]) -> list[Assignment]:
+    """The assignments of a list such as `["SOLVER.BASE_LR", "0.01", "MODEL.MASK_ON=True", "SOLVER.STEPS", (10, 20)]`.
+
+    Raises:
+        UserError: for a key without a value, or something that is no key where a key is due.
+    """
+    if isinstance(items, str):
+        raise TypeError(f"overrides are a list like ['KEY', 'VALUE', 'KEY=VALUE'], not the string {items!r}")
+    assignments: list[Assignment] = []
+    rest = iter(items)
+    for item in rest:
+        key, value = _key_and_value(item, rest)
+        assignments += _flattened(tuple(key.split(".")), value)
+    return assignments
+
+
+def _key_and_value(item: Any, rest: Iterator[Any]) -> tuple[str, Any]:
+    if isinstance(item, str):
+        joined = KEY_AND_VALUE.fullmatch(item)
+        if joined:
+            return joined[1], _unquoted(joined[2])
+        if KEY.fullmatch(item):
+            for value in rest:
+                return item, _unquoted(value)
+            raise UserError(f"{COMMAND_LINE}: the key {item} is given without a value; write {item}=VALUE.")
+    raise UserError(f"{COMMAND_LINE}: {item!r} stands where a KEY or KEY=VALUE is expected.")
+
+
+def _flattened(path: tuple[str, ...], value: Any) -> Iterator[Assignment]:
+    mapping = literal(value) if isinstance(value, str) and value.startswith("{") else value
+    if isinstance(mapping, Mapping) and mapping:
+        for name, below in mapping.items():
+            yield from _flattened((*path, str(name)), below)
+    else:
+        yield Assignment(path, value, Origin(COMMAND_LINE))
+
+
+def _unquoted(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("'", '"'):  # quotes inside the shell's quotes
+        inner = literal(value)
+        return inner if isinstance(inner, str) else value
+    return value

@@ -1,0 +1,153 @@
+"""Reads YAML into values with their line numbers; builds nothing but plain Python values."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import yaml
+
+from mrcnn_zoo.config.provenance import Assignment, Origin
+from mrcnn_zoo.config.safe_arithmetic import evaluate_arithmetic
+from mrcnn_zoo.errors import UserError
+
+YAML_TAG = "tag:yaml.org,2002:"
+PLAIN_TAGS = frozenset(YAML_TAG + name for name in ("str", "int", "float", "bool", "null", "seq", "map"))
+EVAL_TAG = YAML_TAG + "python/object/apply:eval"  # in Detectron2's Base-RetinaNet.yaml
+MERGE_TAG = YAML_TAG + "merge"
+MAX_VALUES = 100_000  # aliases of aliases can stand for billions
+MAX_DEPTH = 32  # an alias to the list it stands in has no end
+
+_FASTEST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_FASTEST_LOADER):
+    """PyYAML's safe loader, to which a date and a lone `=` are just text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in PLAIN_TAGS or tag == MERGE_TAG]
+    for first, resolvers in _FASTEST_LOADER.yaml_implicit_resolvers.items()
+}
+
+
+def read_yaml(text: str, source: str) -> list[Assignment]:
+    """The values of a YAML mapping in the order of the text, sections flattened into paths.
+
+    Args:
+        text: one YAML document.
+        source: what messages call the text, e.g. the file's name.
+
+    Raises:
+        UserError: for bad syntax, a top level that is no mapping, a key given twice, a tag that would build an object.
+    """
+    loader, root = _parsed(text, source)
+    if root is None:
+        return []
+    if not isinstance(root, yaml.MappingNode) or root.tag not in PLAIN_TAGS:
+        raise UserError(f"{source}: a config is a mapping of keys to values, but this is not.")
+    return list(_Tree(loader, source).assignments(root, ()))
+
+
+def read_yaml_value(text: str) -> Any:
+    """The plain value that a YAML text stands for; a UserError as in `read_yaml` when it stands for none."""
+    loader, root = _parsed(text, "value")
+    return None if root is None else _Tree(loader, "value").value(root, depth=0)
+
+
+def _parsed(text: str, source: str) -> tuple[Any, yaml.Node | None]:
+    try:
+        loader = _Loader(text)
+        return loader, loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise UserError(f"{Origin(source, line)}: not valid YAML: {error.problem or error.context}.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{source}: not valid YAML: {error}.") from error
+
+
+class _Entry(NamedTuple):
+    name: str
+    key_node: yaml.ScalarNode
+    node: yaml.Node
+
+
+class _Tree:
+    """The nodes of one document, turned into values."""
+
+    def __init__(self, loader: Any, source: str) -> None:
+        self._loader = loader
+        self._source = source
+        self._num_values = 0
+
+    def assignments(self, section: yaml.MappingNode, path: tuple[str, ...]) -> Iterator[Assignment]:
+        for entry in self._entries(section, depth=len(path)):
+            below, node = (*path, entry.name), entry.node
+            if isinstance(node, yaml.MappingNode) and node.tag in PLAIN_TAGS and node.value:
+                yield from self.assignments(node, below)
+            else:
+                yield Assignment(below, self.value(node, depth=len(below)), self._origin(entry.key_node))
+
+    def _entries(self, section: yaml.MappingNode, *, depth: int) -> list[_Entry]:
+        self._count(section, depth)
+        own: dict[str, _Entry] = {}
+        merged: dict[str, _Entry] = {}
+        for key_node, node in section.value:
+            if key_node.tag == MERGE_TAG:
+                for entry in self._merged_entries(node, depth=depth + 1):
+                    merged.setdefault(entry.name, entry)
+            elif not isinstance(key_node, yaml.ScalarNode):
+                raise UserError(f"{self._origin(key_node)}: a key must be a name, not a list or a mapping.")
+            elif key_node.value in own:
+                first = own[key_node.value].key_node.start_mark.line + 1
+                raise UserError(
+                    f"{self._origin(key_node)}: {key_node.value} is given twice, first in line {first}; "
+                    f"only one of the two values can count, so remove the other."
+                )
+            else:
+                own[key_node.value] = _Entry(key_node.value, key_node, node)
+        return list((merged | own).values())
+
+    def _merged_entries(self, node: yaml.Node, *, depth: int) -> Iterator[_Entry]:
+        for section in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if not isinstance(section, yaml.MappingNode):
+                raise UserError(f"{self._origin(node)}: << takes an alias (*name) of a mapping, or a list of such.")
+            yield from self._entries(section, depth=depth)
+
+    def value(self, node: yaml.Node, *, depth: int) -> Any:
+        self._count(node, depth)
+        if node.tag == EVAL_TAG:
+            return self._evaluated(node)
+        if node.tag not in PLAIN_TAGS:
+            raise UserError(
+                f"{self._origin(node)}: the tag {node.tag.replace(YAML_TAG, '!!')} asks for an object to be built, "
+                f"which could run code, and is refused; write a plain number, string, list or mapping."
+            )
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(child, depth=depth + 1) for child in node.value]
+        if isinstance(node, yaml.MappingNode):
+            entries = self._entries(node, depth=depth)
+            return {entry.name: self.value(entry.node, depth=depth + 1) for entry in entries}
+        try:
+            return self._loader.construct_object(node)
+        except (ValueError, KeyError, yaml.YAMLError) as error:
+            tag = node.tag.removeprefix(YAML_TAG)
+            raise UserError(f"{self._origin(node)}: {node.value!r} is not a YAML {tag}: {error}.") from error
+
+    def _evaluated(self, node: yaml.Node) -> Any:
+        is_one_text = isinstance(node, yaml.SequenceNode) and len(node.value) == 1
+        if not is_one_text or not isinstance(node.value[0], yaml.ScalarNode):
+            raise UserError(f"{self._origin(node)}: !!python/object/apply:eval takes a list with one expression.")
+        try:
+            return evaluate_arithmetic(node.value[0].value)
+        except ValueError as error:
+            raise UserError(f"{self._origin(node)}: !!python/object/apply:eval: {error}.") from error
+
+    def _count(self, node: yaml.Node, depth: int) -> None:
+        self._num_values += 1
+        if depth > MAX_DEPTH or self._num_values > MAX_VALUES:
+            raise UserError(
+                f"{self._origin(node)}: the config has more than {MAX_DEPTH} levels or {MAX_VALUES} values; "
+                f"is there an alias (*name) that contains itself?"
+            )
+
+    def _origin(self, node: yaml.Node) -> Origin:
+        return Origin(self._source, node.start_mark.line + 1)

@@ -1,0 +1,80 @@
+"""Which of Detectron2's keys this version cannot honour yet, and when that matters."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mrcnn_zoo.config.defaults import ALL_KEYS
+from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.node import CfgNode
+from mrcnn_zoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Keys that nothing reads unless another key selects their part.
+
+    Args:
+        prefix: of the dotted names of the keys.
+        selector: the key that selects the part.
+        values: of the selector, or of its elements when it is a list, that do.
+    """
+
+    prefix: str
+    selector: str
+    values: tuple[Any, ...]
+
+    def holds(self, config: CfgNode) -> bool:
+        """Whether the part is selected."""
+        value = config.value_of(self.selector)
+        return any(item in self.values for item in (value if isinstance(value, list) else [value]))
+
+    def __str__(self) -> str:
+        return f"{self.selector} is {' or '.join(str(value) for value in self.values)}"
+
+
+# Detectron2's full config.yaml files set every key, also those of parts that are not in use. An unbuilt key that no
+# line here begins with matters always.
+CONDITIONS = (
+    Condition("MODEL.RETINANET.", "MODEL.META_ARCHITECTURE", ("RetinaNet",)),
+    Condition("MODEL.SEM_SEG_HEAD.", "MODEL.META_ARCHITECTURE", ("PanopticFPN", "SemanticSegmentor")),
+    Condition("MODEL.PANOPTIC_FPN.", "MODEL.META_ARCHITECTURE", ("PanopticFPN",)),
+    Condition("MODEL.ANCHOR_GENERATOR.ANGLES", "MODEL.ANCHOR_GENERATOR.NAME", ("RotatedAnchorGenerator",)),
+    Condition("MODEL.ROI_BOX_CASCADE_HEAD.", "MODEL.ROI_HEADS.NAME", ("CascadeROIHeads",)),
+    Condition("MODEL.ROI_BOX_HEAD.FED_LOSS_", "MODEL.ROI_BOX_HEAD.USE_FED_LOSS", (True,)),
+    Condition("MODEL.ROI_KEYPOINT_HEAD.", "MODEL.KEYPOINT_ON", (True,)),
+    Condition("MODEL.RESNETS.DEFORM_MODULATED", "MODEL.RESNETS.DEFORM_ON_PER_STAGE", (True,)),
+    Condition("MODEL.RESNETS.DEFORM_NUM_GROUPS", "MODEL.RESNETS.DEFORM_ON_PER_STAGE", (True,)),
+    Condition("DATASETS.PROPOSAL_FILES_", "MODEL.LOAD_PROPOSALS", (True,)),
+    Condition("DATASETS.PRECOMPUTED_PROPOSAL_TOPK_", "MODEL.LOAD_PROPOSALS", (True,)),
+    Condition("TEST.KEYPOINT_OKS_SIGMAS", "MODEL.KEYPOINT_ON", (True,)),
+    Condition("TEST.AUG.MIN_SIZES", "TEST.AUG.ENABLED", (True,)),
+    Condition("TEST.AUG.MAX_SIZE", "TEST.AUG.ENABLED", (True,)),
+    Condition("TEST.AUG.FLIP", "TEST.AUG.ENABLED", (True,)),
+    Condition("TEST.PRECISE_BN.NUM_ITER", "TEST.PRECISE_BN.ENABLED", (True,)),
+)
+
+
+def condition_of(key: Key) -> Condition | None:
+    """When an unbuilt key matters; None for always."""
+    return next((condition for condition in CONDITIONS if key.name.startswith(condition.prefix)), None)
+
+
+def unbuilt_changes(config: CfgNode) -> list[Key]:
+    """The unbuilt keys whose value differs from the default where that would change the result."""
+    changed = [key for key in ALL_KEYS if not key.is_built and config.value_of(key.name) != key.default]
+    return [key for key in changed if (condition := condition_of(key)) is None or condition.holds(config)]
+
+
+def refuse_unbuilt(config: CfgNode) -> None:
+    """Raise a UserError that lists every unbuilt key that the config relies on."""
+    lines = []
+    for key in unbuilt_changes(config):
+        condition = condition_of(key)
+        reason = f", which counts because {condition}" if condition else ""
+        lines.append(
+            f"{config.origin_of(key.name)}: {key.name} = {config.value_of(key.name)!r}{reason}; "
+            f"leave it at its default {key.default!r}."
+        )
+    if lines:
+        keys = "this key sets a part" if len(lines) == 1 else "these keys set parts"
+        raise UserError(f"{keys} of Detectron2 that this version does not have:\n  " + "\n  ".join(lines))

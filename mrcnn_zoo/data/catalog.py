@@ -1,0 +1,96 @@
+"""Datasets by name: the known ones, those that a config defines, and folders that need no name."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.paths import candidate_places, how_to_set_root
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registries import DATASET_FORMATS
+from mrcnn_zoo.registry import did_you_mean
+
+logger = logging.getLogger(__name__)
+
+Definition = Mapping[str, Any]
+
+# The splits of COCO as Detectron2 names them: name -> (image folder, suffix of the annotation file).
+COCO_SPLITS = {
+    "coco_2014_train": ("train2014", "train2014"),
+    "coco_2014_val": ("val2014", "val2014"),
+    "coco_2014_minival": ("val2014", "minival2014"),
+    "coco_2014_valminusminival": ("val2014", "valminusminival2014"),
+    "coco_2017_train": ("train2017", "train2017"),
+    "coco_2017_val": ("val2017", "val2017"),
+    "coco_2017_val_100": ("val2017", "val2017_100"),
+}
+
+
+def _coco(folder: str, annotations: str) -> Definition:
+    return {"FORMAT": "coco", "IMAGES": f"coco/{folder}", "ANNOTATIONS": f"coco/annotations/{annotations}.json"}
+
+
+def _nuclei(split: str) -> Definition:
+    return {"FORMAT": "dsb2018", "IMAGES": "dsb2018/stage1_train", "SPLIT": split}
+
+
+KNOWN_DATASETS: dict[str, Definition] = {
+    **{name: _coco(folder, f"instances_{suffix}") for name, (folder, suffix) in COCO_SPLITS.items()},
+    **{
+        f"keypoints_{name}": _coco(folder, f"person_keypoints_{suffix}")
+        for name, (folder, suffix) in COCO_SPLITS.items()
+    },
+    **{f"dsb2018_{split}": _nuclei(split) for split in ("train", "val")},
+    **{f"{kind}_{split}": {"FORMAT": kind, "SPLIT": split} for kind in ("digits", "shapes") for split in ("train", "val")},
+}
+
+
+def load_dataset(cfg: CfgNode, name: str) -> Dataset:
+    """The dataset that a name stands for; what was repaired while reading it is logged.
+
+    Args:
+        cfg: DATASETS.DEFINITIONS, and what the formats read.
+        name: a known dataset, one that DATASETS.DEFINITIONS defines, or the path of a folder in COCO's layout.
+
+    Raises:
+        UserError: an unknown name, missing files, or annotations that cannot be used.
+    """
+    definition = _definition_of(cfg, name)
+    key = f"DATASETS.DEFINITIONS.{name}.FORMAT"
+    if "FORMAT" not in definition:
+        raise UserError(f"{key} is missing; give one of {', '.join(DATASET_FORMATS.names())}.")
+    dataset = DATASET_FORMATS.get(definition["FORMAT"], key=key)(cfg, name, definition)
+    for note in dataset.notes:
+        logger.warning("%s: %s", name, note)
+    return dataset
+
+
+def dataset_names(cfg: CfgNode) -> list[str]:
+    """Every name that a config can use without a path, sorted."""
+    return sorted({*KNOWN_DATASETS, *cfg.DATASETS.DEFINITIONS})
+
+
+def _definition_of(cfg: CfgNode, name: str) -> Definition:
+    defined = cfg.DATASETS.DEFINITIONS.get(name)
+    if defined is not None:
+        if not isinstance(defined, Mapping):
+            raise UserError(f"DATASETS.DEFINITIONS.{name} = {defined!r} must be a mapping with FORMAT and its fields.")
+        return defined
+    if name in KNOWN_DATASETS:
+        return KNOWN_DATASETS[name]
+    if any(place.is_dir() for place in candidate_places(name)):
+        return {"FORMAT": "coco", "IMAGES": name}
+    raise UserError(_unknown_name(cfg, name))
+
+
+def _unknown_name(cfg: CfgNode, name: str) -> str:
+    known = dataset_names(cfg)
+    if "/" in name or "\\" in name:
+        looked_at = " and ".join(str(place.absolute()) for place in candidate_places(Path(name)))
+        return f"dataset {name!r}: there is no such folder, looked for {looked_at}. {how_to_set_root()}"
+    return (
+        f"unknown dataset {name!r}.{did_you_mean(name, known)} Known are {', '.join(known)}, what you define under "
+        "DATASETS.DEFINITIONS, and the path of any folder with COCO annotations."
+    )

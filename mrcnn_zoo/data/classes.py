@@ -1,0 +1,80 @@
+"""What several datasets, and a dataset and the model, must agree on: the classes."""
+
+from collections.abc import Sequence
+from itertools import chain
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.errors import UserError
+
+# The key that holds the number of classes, by MODEL.META_ARCHITECTURE; others predict no classes.
+CLASS_COUNT_KEYS = {
+    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
+    "FCOS": "MODEL.RETINANET.NUM_CLASSES",
+}
+NAMES_SHOWN = 20
+
+
+def merge_datasets(datasets: Sequence[Dataset]) -> Dataset:
+    """Several datasets as one, their images one after the other.
+
+    Raises:
+        UserError: no dataset, or classes or key points that differ.
+    """
+    if not datasets:
+        raise UserError("no training data: DATASETS.TRAIN is empty.")
+    first = datasets[0]
+    if len(datasets) == 1:
+        return first
+    for other in datasets[1:]:
+        _check_same(first, other, "classes", first.class_names, other.class_names)
+        _check_same(first, other, "key points", first.keypoint_names, other.keypoint_names)
+    return Dataset(
+        name="+".join(dataset.name for dataset in datasets),
+        records=tuple(chain.from_iterable(dataset.records for dataset in datasets)),
+        class_names=first.class_names,
+        category_ids=first.category_ids,
+        keypoint_names=first.keypoint_names,
+        keypoint_flip_pairs=first.keypoint_flip_pairs,
+        notes=tuple(f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes),
+    )
+
+
+def check_num_classes(cfg: CfgNode, dataset: Dataset) -> None:
+    """Stop when the model has another number of classes than the dataset.
+
+    Raises:
+        UserError: with the right value and the names of the classes.
+    """
+    key = CLASS_COUNT_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    if key is None:
+        return
+    value = cfg
+    for part in key.split("."):
+        value = value[part]
+    if value != len(dataset.class_names):
+        raise UserError(
+            f"{key} = {value}, but dataset {dataset.name!r} has {len(dataset.class_names)} classes: "
+            f"{_listed(dataset.class_names)}. Set {key} to {len(dataset.class_names)}."
+        )
+
+
+def _check_same(first: Dataset, other: Dataset, what: str, ours: Sequence[str], theirs: Sequence[str]) -> None:
+    if tuple(ours) == tuple(theirs):
+        return
+    if len(ours) == len(theirs):
+        row = next(row for row, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        difference = f"number {row} is {ours[row]!r} in one and {theirs[row]!r} in the other"
+    else:
+        difference = f"{len(ours)} ({_listed(ours)}) and {len(theirs)} ({_listed(theirs)})"
+    raise UserError(
+        f"the {what} of {first.name!r} and {other.name!r} differ: {difference}. "
+        f"Datasets that are trained on together need the same {what} in the same order."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NAMES_SHOWN])
+    return f"{shown}, and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else shown

@@ -1,0 +1,37 @@
+"""The fields of a dataset's definition, checked once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registry import did_you_mean
+
+
+def read_fields(
+    name: str, definition: Mapping[str, Any], *, required: Sequence[str], optional: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every field of the definition by name, with the defaults of the optional ones filled in.
+
+    Args:
+        name: of the dataset, for messages.
+        definition: the mapping under DATASETS.DEFINITIONS.
+        required: fields that must be there; FORMAT need not be named.
+        optional: further fields and their defaults; a value must be of the default's type.
+
+    Raises:
+        UserError: a field that is missing, unknown or of the wrong type.
+    """
+    known = ["FORMAT", *required, *optional]
+    where = f"DATASETS.DEFINITIONS.{name}"
+    for field in definition:
+        if field not in known:
+            raise UserError(f"{where} has no field {field!r}: {', '.join(known)}.{did_you_mean(field, known)}")
+    for field in required:
+        if field not in definition:
+            raise UserError(f"{where} needs the field {field}, it has {', '.join(definition) or 'none'}.")
+    values = {**optional, **definition}
+    for field, default in optional.items():
+        allowed = (int, float) if isinstance(default, float) else (type(default),)
+        if not isinstance(values[field], allowed):
+            raise UserError(f"{where}.{field} = {values[field]!r} must be of type {allowed[-1].__name__}.")
+    return values

@@ -1,0 +1,61 @@
+"""COCO's format: one JSON file with boxes, masks and key points, and a folder of images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.definitions import read_fields
+from mrcnn_zoo.data.formats.coco_instances import read_instances
+from mrcnn_zoo.data.formats.coco_json import read_categories, read_coco_json, read_images
+from mrcnn_zoo.data.formats.coco_layout import find_coco_layout
+from mrcnn_zoo.data.image_folder import check_files_exist
+from mrcnn_zoo.data.images import FileImage
+from mrcnn_zoo.data.paths import find_path
+from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.data.repairs import RepairLog
+from mrcnn_zoo.registries import DATASET_FORMATS
+
+
+def load_coco(name: str, image_folder: Path, annotation_file: Path) -> Dataset:
+    """The dataset of an annotation file, with its images in the order of their ids.
+
+    Args:
+        name: of the dataset.
+        image_folder: what the file names in the JSON are relative to.
+        annotation_file: the JSON.
+
+    Raises:
+        UserError: anything wrong with the annotations that cannot be repaired, or images that are missing.
+    """
+    document = read_coco_json(annotation_file)
+    categories, images = read_categories(document), read_images(document)
+    check_files_exist(image_folder, images.file_names, listed_in=str(annotation_file))
+    repairs = RepairLog()
+    instances = read_instances(document, images=images, categories=categories, repairs=repairs)
+    records = tuple(
+        ImageRecord(number, FileImage(str(image_folder / file_name)), size, tuple(items))
+        for number, file_name, size, items in zip(
+            images.ids, images.file_names, images.sizes, instances, strict=True
+        )
+    )
+    return Dataset(
+        name=name,
+        records=records,
+        class_names=categories.names,
+        category_ids=categories.ids,
+        keypoint_names=categories.keypoint_names,
+        keypoint_flip_pairs=categories.keypoint_flip_pairs,
+        annotation_file=str(annotation_file),
+        notes=repairs.notes(),
+    )
+
+
+@DATASET_FORMATS.register("coco")
+def build_coco_dataset(cfg: CfgNode, name: str, definition: Mapping[str, Any]) -> Dataset:  # noqa: ARG001
+    """Fields: IMAGES, the folder; ANNOTATIONS, the JSON file, found in or near the folder where it is not given."""
+    fields = read_fields(name, definition, required=("IMAGES",), optional={"ANNOTATIONS": ""})
+    folder = find_path(fields["IMAGES"], dataset=name, what="image folder")
+    if not fields["ANNOTATIONS"]:
+        return load_coco(name, *find_coco_layout(folder))
+    return load_coco(name, folder, find_path(fields["ANNOTATIONS"], dataset=name, what="annotation file"))

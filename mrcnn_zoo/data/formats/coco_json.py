@@ -1,0 +1,185 @@
+"""COCO's JSON, read and checked for its structure: images, annotations, categories."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.structures import ImageSize
+
+SECTIONS = ("images", "annotations", "categories")
+SIDES = ("left", "right")
+
+
+@dataclass(frozen=True)
+class CocoJson:
+    """The lists of a COCO file; nothing is known yet about what is in their elements but that they are objects."""
+
+    path: Path
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
+
+    def column(self, section: str, field: str) -> list[Any]:
+        """One field of all elements of a section.
+
+        Raises:
+            UserError: an element without the field.
+        """
+        elements = getattr(self, section)
+        try:
+            return [element[field] for element in elements]
+        except KeyError:
+            row = next(row for row, element in enumerate(elements) if field not in element)
+            known = elements[row].get("id")
+            name = f"number {row}" if known is None else f"with id {known}"
+            raise UserError(f"{self.path}: the element {name} of {section!r} has no {field!r}.") from None
+
+    def ids(self, section: str) -> list[int]:
+        """The ids of a section's elements, in their order.
+
+        Raises:
+            UserError: an id that is no whole number, or that two elements have.
+        """
+        ids = self.column(section, "id")
+        for value in ids:
+            if not isinstance(value, int):
+                raise UserError(f"{self.path}: id {value!r} in {section!r} is not a whole number.")
+        if len(set(ids)) != len(ids):
+            value, count = Counter(ids).most_common(1)[0]
+            rows = [row for row, other in enumerate(ids) if other == value]
+            raise UserError(
+                f"{self.path}: id {value} is used {count} times in {section!r} (elements number {rows[0]} and "
+                f"{rows[1]}, counted from 0). Give each its own id; merged files need new ids."
+            )
+        return ids
+
+
+def read_coco_json(path: Path) -> CocoJson:
+    """The file's three lists.
+
+    Raises:
+        UserError: a file that cannot be read, is no JSON, or is not in COCO's format.
+    """
+    content = _read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not in COCO's format: it holds a {type(content).__name__} instead of an object.")
+    for section in SECTIONS:
+        if section not in content:
+            found = ", ".join(repr(key) for key in list(content)[:10]) or "nothing"
+            raise UserError(f"{path} is not in COCO's format: it has no {section!r}, it has {found}.")
+        elements = content[section]
+        if not isinstance(elements, list) or not all(isinstance(element, dict) for element in elements):
+            raise UserError(f"{path} is not in COCO's format: {section!r} is not a list of objects.")
+    return CocoJson(path, *(content[section] for section in SECTIONS))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return json.load(file)
+    except json.JSONDecodeError as error:
+        is_cut_off = error.pos >= len(error.doc.rstrip())
+        advice = "It ends too early: the file is truncated, copy or download it again." if is_cut_off else ""
+        raise UserError(
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} "
+            f"(character {error.pos} of {len(error.doc)}). {advice}".rstrip()
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a JSON text file: {error}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The classes of a file, numbered without gaps in the order of their ids."""
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]  # class index -> category id
+    keypoint_names: tuple[str, ...]
+    keypoint_flip_pairs: tuple[tuple[int, int], ...]
+
+
+def read_categories(document: CocoJson) -> Categories:
+    """The categories, without the empty one that Roboflow puts above all others.
+
+    Raises:
+        UserError: no category, or two with one id.
+    """
+    ids, names = document.ids("categories"), document.column("categories", "name")
+    unused = _roboflow_root(document)
+    by_id = {
+        number: (str(name), category.get("keypoints") or [])
+        for number, name, category in zip(ids, names, document.categories, strict=True)
+        if number != unused
+    }
+    if not by_id:
+        raise UserError(f"{document.path}: 'categories' is empty, so there is nothing to learn.")
+    ordered = sorted(by_id)
+    keypoints = next((tuple(points) for _, points in by_id.values() if points), ())
+    return Categories(
+        names=tuple(by_id[number][0] for number in ordered),
+        ids=tuple(ordered),
+        keypoint_names=keypoints,
+        keypoint_flip_pairs=flip_pairs(keypoints),
+    )
+
+
+def _roboflow_root(document: CocoJson) -> int | None:
+    """Id of the category that all others name as their supercategory and no annotation uses, if there is one."""
+    for category in document.categories:
+        others = [other for other in document.categories if other is not category]
+        is_root = category.get("id") == 0 and category.get("supercategory") == "none" and others
+        if is_root and all(other.get("supercategory") == category.get("name") for other in others):
+            is_used = any(annotation.get("category_id") == 0 for annotation in document.annotations)
+            return None if is_used else 0
+    return None
+
+
+def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Rows of the key points whose names differ by left and right only.
+
+    >>> flip_pairs(["nose", "left_eye", "right_eye"])
+    ((1, 2),)
+    """
+    left, right = SIDES
+    rows = {name: row for row, name in enumerate(names)}
+    partners = [(row, rows.get(name.replace(left, right))) for name, row in rows.items() if left in name]
+    return tuple((row, partner) for row, partner in partners if partner is not None)
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a file, in the order of their ids."""
+
+    ids: list[int]
+    file_names: list[str]  # relative to the image folder
+    sizes: list[ImageSize]
+
+
+def read_images(document: CocoJson) -> Images:
+    """The images.
+
+    Raises:
+        UserError: no image, two with one id, or a size that is not two whole numbers above 0.
+    """
+    if not document.images:
+        raise UserError(f"{document.path}: 'images' is empty, the dataset has no images.")
+    ids, names = document.ids("images"), document.column("images", "file_name")
+    sizes = list(zip(document.column("images", "height"), document.column("images", "width"), strict=True))
+    for number, size in zip(ids, sizes, strict=True):
+        if not all(isinstance(side, int | float) and side == side // 1 and side > 0 for side in size):
+            raise UserError(
+                f"{document.path}: image {number} has height {size[0]!r} and width {size[1]!r}; "
+                "both must be whole numbers of pixels above 0."
+            )
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    return Images(
+        ids=[ids[row] for row in order],
+        file_names=[str(names[row]) for row in order],
+        sizes=[(int(sizes[row][0]), int(sizes[row][1])) for row in order],
+    )

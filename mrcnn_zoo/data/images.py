@@ -1,0 +1,75 @@
+"""Image files, read to RGB whatever form they come in."""
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mrcnn_zoo.errors import UserError
+
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = 1
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+MAX_16_BIT = 65535
+
+
+@dataclass(frozen=True)
+class FileImage:
+    """An image in a file that Pillow can read."""
+
+    path: str
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return self.path
+
+    def read(self) -> NDArray[np.generic]:
+        """(H, W, 3) RGB uint8, turned upright; uint16 or float32 where the file is deeper than 8 bits.
+
+        Raises:
+            UserError: a file that is missing, cut off or no image.
+        """
+        try:
+            with Image.open(self.path) as image:
+                return decode(image)
+        except FileNotFoundError as error:
+            raise UserError(f"{self.path}: the image file is missing. Was it moved since training began?") from error
+        except UnidentifiedImageError as error:
+            raise UserError(
+                f"{self.path} is not an image that can be read, or it is cut off at the start. "
+                "Replace the file, or remove it from the annotations."
+            ) from error
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+            raise UserError(
+                f"{self.path} cannot be decoded ({error}). The file is probably truncated: "
+                "copy or download it again, or remove it from the annotations."
+            ) from error
+
+
+def decode(image: Image.Image) -> NDArray[np.generic]:
+    """The pixels of an opened image, upright: (H, W, 3) RGB; alpha is dropped, grey is repeated.
+
+    Returns:
+        uint8; for files deeper than 8 bits uint16, or float32 where the values do not fit that.
+    """
+    if image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in DEEP_MODES:
+        return _repeat_grey(_deep_pixels(image))
+    if image.mode in ("1", "L", "LA", "La"):
+        return _repeat_grey(np.array(image.convert("L")))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _deep_pixels(image: Image.Image) -> NDArray[np.generic]:
+    pixels = np.array(image)
+    if pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() <= MAX_16_BIT:
+        return pixels.astype(np.uint16)
+    return pixels.astype(np.float32)
+
+
+def _repeat_grey(grey: NDArray[np.generic]) -> NDArray[np.generic]:
+    return np.repeat(grey[:, :, None], 3, axis=2)

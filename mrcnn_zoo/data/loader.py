@@ -1,0 +1,179 @@
+"""Loaders of samples: endless and shuffled for training, in the dataset's order for testing."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.batches import (
+    Batch,
+    BatchStream,
+    Draw,
+    contiguous_share,
+    orientation_groups,
+    share_of_rank,
+)
+from mrcnn_zoo.data.classes import merge_datasets
+from mrcnn_zoo.data.mapper import build_test_mapper, build_train_mapper, build_validation_mapper
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.data.selection import select_for_training
+from mrcnn_zoo.data.workers import PackedRecords, SampleSource, pack, prepare_worker, raise_failures, unpack
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registries import DATA_SAMPLERS
+from mrcnn_zoo.structures import Sample
+
+PREFETCHED_BATCHES = 2  # a worker
+
+
+class SampleLoader:
+    """Lists of samples, read by loader processes ahead of time.
+
+    Args:
+        source: makes the samples of a batch.
+        batches: called at each iteration, the batches to load in their order.
+        num_workers: loader processes; 0 loads when a batch is asked for.
+    """
+
+    def __init__(self, source: SampleSource, *, batches: Callable[[], Iterator[Batch]], num_workers: int) -> None:
+        self._source = source
+        self._batches = batches
+        self._num_workers = num_workers
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        if self._num_workers == 0:
+            return raise_failures(self._source[batch] for batch in self._batches())
+        return raise_failures(unpack(item) for item in self._start_workers())
+
+    def _start_workers(self) -> Any:
+        return DataLoader(
+            self._source,  # type: ignore[arg-type]
+            sampler=self._batches(),  # type: ignore[arg-type]
+            batch_size=None,
+            collate_fn=pack,
+            num_workers=self._num_workers,
+            prefetch_factor=PREFETCHED_BATCHES,
+            worker_init_fn=prepare_worker,
+        )
+
+
+class TrainLoader(SampleLoader):
+    """This process's share of every global batch, without end.
+
+    `num_images` is the number of images in one pass over the data; `dataset` what is trained on, after images without
+    objects have been left out.
+    """
+
+    def __init__(
+        self, source: SampleSource, *, dataset: Dataset, batches: Callable[[], Iterator[Batch]], num_workers: int
+    ) -> None:
+        super().__init__(source, batches=batches, num_workers=num_workers)
+        self.dataset = dataset
+        self.num_images = len(dataset)
+
+
+class TestLoader(SampleLoader):
+    """This process's share of a test set, in order; `len` is its number of batches."""
+
+    __test__ = False  # not a test, whatever pytest makes of the name
+
+    def __init__(self, source: SampleSource, *, rows: range, batch_size: int, num_workers: int) -> None:
+        starts = range(0, len(rows), batch_size)
+        batches = [[Draw(row, row) for row in rows[start : start + batch_size]] for start in starts]
+        super().__init__(source, batches=lambda: iter(batches), num_workers=min(num_workers, len(batches)))
+        self.rows = rows
+        self._length = len(batches)
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def build_train_loader(
+    cfg: CfgNode,
+    datasets: Sequence[Dataset],
+    *,
+    start_batch: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+) -> TrainLoader:
+    """Training samples: shuffled, augmented, endless, and the same for the same seed.
+
+    Args:
+        cfg: INPUT, DATALOADER, SOLVER.IMS_PER_BATCH and the model's columns.
+        datasets: taken together; their classes must agree.
+        start_batch: the global batch to begin with; what comes is what an uninterrupted run would have seen.
+        rank: of this process.
+        world_size: number of processes, which share each global batch.
+        seed: at least 0.
+
+    Raises:
+        UserError: no image to train on, classes that differ, or a batch that cannot be shared evenly.
+    """
+    batch_size = cfg.SOLVER.IMS_PER_BATCH
+    if batch_size < 1 or batch_size % world_size:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH = {batch_size} must be a multiple of the {world_size} process(es) that share it."
+        )
+    if seed < 0:
+        raise ValueError(f"the seed of the data must be at least 0, got {seed}")
+    dataset = select_for_training(cfg, merge_datasets(datasets))
+    sampler = DATA_SAMPLERS.get(cfg.DATALOADER.SAMPLER_TRAIN)(cfg, dataset, seed)
+    is_grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+    groups = orientation_groups([record.image_size for record in dataset.records]) if is_grouped else None
+    stream = BatchStream(sampler, batch_size=batch_size, groups=groups)
+
+    def batches() -> Iterator[Batch]:
+        return (share_of_rank(batch, rank, world_size) for batch in stream.batches(start_batch))
+
+    num_workers = _num_workers(cfg)
+    source = SampleSource(
+        PackedRecords(dataset.records) if num_workers else dataset.records,
+        mapper=build_train_mapper(cfg, dataset),
+        seed=seed,
+    )
+    return TrainLoader(source, dataset=dataset, batches=batches, num_workers=num_workers)
+
+
+def build_test_loader(
+    cfg: CfgNode,
+    dataset: Dataset,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    with_targets: bool = False,
+    start: int = 0,
+    batch_size: int | None = None,
+) -> TestLoader:
+    """Test samples in the dataset's order, each process a contiguous share.
+
+    Args:
+        cfg: INPUT, DATALOADER.NUM_WORKERS, TEST.BATCH_SIZE and TEST.NUM_IMAGES.
+        dataset: what to load.
+        rank: of this process.
+        world_size: number of processes.
+        with_targets: add targets in pixels of the resized image, for the validation loss.
+        start: images of this process's share to leave out at its beginning.
+        batch_size: instead of TEST.BATCH_SIZE.
+
+    Raises:
+        UserError: a dataset without images, or a batch size below 1.
+    """
+    if len(dataset) == 0:
+        raise UserError(f"dataset {dataset.name!r} has no images to evaluate on.")
+    batch_size = cfg.TEST.BATCH_SIZE if batch_size is None else batch_size
+    if batch_size < 1:
+        raise UserError(f"TEST.BATCH_SIZE = {batch_size} must be at least 1.")
+    count = min(len(dataset), cfg.TEST.NUM_IMAGES) if cfg.TEST.NUM_IMAGES > 0 else len(dataset)
+    mapper = build_validation_mapper(cfg, dataset) if with_targets else build_test_mapper(cfg)
+    num_workers = _num_workers(cfg)
+    records = dataset.records[:count]
+    source = SampleSource(PackedRecords(records) if num_workers else records, mapper=mapper, seed=0)
+    rows = contiguous_share(count, rank, world_size)[start:]
+    return TestLoader(source, rows=rows, batch_size=batch_size, num_workers=num_workers)
+
+
+def _num_workers(cfg: CfgNode) -> int:
+    if cfg.DATALOADER.NUM_WORKERS < 0:
+        raise UserError(f"DATALOADER.NUM_WORKERS = {cfg.DATALOADER.NUM_WORKERS} must be at least 0.")
+    return cfg.DATALOADER.NUM_WORKERS

@@ -1,0 +1,163 @@
+"""Handwritten digits: where they come from, and how one becomes a stamp of any size."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrcnn_zoo.data.synthetic.idx import find_idx, read_idx
+from mrcnn_zoo.data.synthetic.stamps import Stamp, crop_to_mask
+from mrcnn_zoo.errors import UserError
+
+EMBEDDED = "embedded"
+VAL_PERIOD = 5  # of the embedded digits of each class, every fifth is for validation scenes
+GLYPH_SIDE = 56  # pixels: enlarged to at least this, a glyph is smooth enough to be sampled linearly
+FULL_INK = 0.85  # of a digit's darkest pixel: ink from here on covers its pixel entirely
+MAX_SHEAR = 0.15
+MIN_STRETCH = 0.85  # of the width against the height
+EDGE = 1.5  # pixels over which ink fades out
+MNIST_STEMS = {"train": "train", "val": "t10k"}
+
+
+@dataclass(frozen=True)
+class DigitStamps:
+    """Stamps of digits; every digit of a class is equally likely, and so is every class."""
+
+    glyphs: tuple[tuple[NDArray[np.float64], ...], ...]  # of each class: (h, w) coverage in [0, 1]
+    class_names: tuple[str, ...] = tuple("0123456789")
+
+    def draw(self, rng: np.random.Generator, *, side: float, rotation: float) -> Stamp:
+        """A random digit, slightly stretched, sheared and rotated."""
+        class_index = int(rng.integers(len(self.glyphs)))
+        glyph = self.glyphs[class_index][int(rng.integers(len(self.glyphs[class_index])))]
+        angle = math.radians(rng.uniform(-rotation, rotation))
+        shear, stretch = rng.uniform(-MAX_SHEAR, MAX_SHEAR), rng.uniform(MIN_STRETCH, 1 / MIN_STRETCH)
+        stamp = crop_to_mask(class_index, render_glyph(glyph, side=side, angle=angle, shear=shear, stretch=stretch))
+        assert stamp is not None, "a glyph keeps its darkest pixel at every size that settings allow"
+        return stamp
+
+
+def render_glyph(
+    glyph: NDArray[np.float64], *, side: float, angle: float, shear: float, stretch: float
+) -> NDArray[np.float64]:
+    """A glyph scaled to `side`, transformed about its centre, with edges as sharp as the pixels allow.
+
+    Args:
+        glyph: (h, w) coverage in [0, 1], cropped to its ink.
+        side: longer side of the result before shear and rotation, in pixels.
+        angle: radians.
+        shear: horizontal shift of a row by this times its height.
+        stretch: factor on the width.
+
+    Returns:
+        (H, W) coverage in [0, 1], with a margin.
+    """
+    height, width = glyph.shape
+    scale = side / max(height, width * stretch)
+    forward = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    forward = forward @ np.array([[stretch, shear], [0.0, 1.0]])
+    reach = np.abs(forward) @ np.array([width, height]) / 2 + 1
+    half_width, half_height = (math.ceil(value) for value in reach)
+    x = np.arange(-half_width, half_width) + 0.5
+    y = np.arange(-half_height, half_height)[:, None] + 0.5
+    (a, b), (c, d) = np.linalg.inv(forward)
+    values = sample_linearly(glyph, x=a * x + b * y + width / 2, y=c * x + d * y + height / 2)
+    # One step from empty to full took about an eighth of the digit; make it EDGE pixels around the mask's border.
+    sharpness = max(1.0, side / (8 * EDGE))
+    return np.clip(0.5 + (values - 0.5) * sharpness, 0.0, 1.0)
+
+
+def sample_linearly(image: NDArray[np.float64], *, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray:
+    """Bilinear samples of an image at continuous positions, where pixel (0, 0) has its centre at 0.5; 0 outside."""
+    padded = np.pad(image, 1)
+    height, width = image.shape
+    x, y = np.clip(x + 0.5, 0, width + 1), np.clip(y + 0.5, 0, height + 1)
+    left, top = np.minimum(x.astype(np.intp), width), np.minimum(y.astype(np.intp), height)
+    right, down = x - left, y - top
+    upper_left = top * (width + 2) + left
+    flat = padded.ravel()
+    upper = flat[upper_left] * (1 - right) + flat[upper_left + 1] * right
+    lower = flat[upper_left + width + 2] * (1 - right) + flat[upper_left + width + 3] * right
+    return upper * (1 - down) + lower * down
+
+
+@lru_cache(maxsize=4)
+def load_digit_stamps(source: str, split: str) -> DigitStamps:
+    """The digits for the scenes of one split; no digit is in both.
+
+    Args:
+        source: "embedded", or the folder of the MNIST IDX files.
+        split: "train" or "val".
+
+    Raises:
+        UserError: a folder without the files, or files that do not fit together.
+    """
+    images, labels = _embedded_digits(split) if source == EMBEDDED else _mnist_digits(Path(source), split)
+    missing = sorted(set(range(10)) - set(labels.tolist()))
+    if missing:
+        raise UserError(f"DATASETS.SCENES.DIGITS_SOURCE = {source!r}: no digit {missing[0]} for {split} scenes.")
+    has_ink = images.reshape(len(images), -1).any(axis=1)
+    return DigitStamps(
+        tuple(tuple(make_glyph(image) for image in images[(labels == digit) & has_ink]) for digit in range(10))
+    )
+
+
+def make_glyph(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """A scanned digit as smooth coverage in [0, 1], enlarged, and cropped to its ink."""
+    ink = np.minimum(image / (FULL_INK * image.max()), 1.0)
+    ink = np.pad(ink, 1)
+    factor = math.ceil(GLYPH_SIDE / max(image.shape))
+    rows, columns = (cubic_matrix(length, factor) for length in ink.shape)
+    smooth = np.clip(rows @ ink @ columns.T, 0.0, 1.0)
+    # Rounding hides how the matrix product was summed, which differs between processors.
+    stamp = crop_to_mask(0, np.round(smooth, 6))
+    assert stamp is not None
+    return stamp.coverage
+
+
+@lru_cache
+def cubic_matrix(length: int, factor: int) -> NDArray[np.float64]:
+    """(factor * length, length) matrix that enlarges a signal by cubic convolution, zero outside.
+
+    Source: Keys 1981 (Cubic Convolution Interpolation for Digital Image Processing), eq. 15. It keeps the holes in
+    8 x 8 digits open, where smoother kernels fill them.
+    """
+    target = (np.arange(factor * length) + 0.5) / factor - 0.5
+    distance = np.abs(target[:, None] - np.arange(length))
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+
+
+def _embedded_digits(split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    resource = resources.files("mrcnn_zoo.data.synthetic") / "resources" / "digits.npz"
+    with resources.as_file(resource) as path, np.load(path) as archive:
+        images, labels = archive["images"], archive["labels"]
+    is_val = np.zeros(len(labels), dtype=bool)
+    for digit in range(10):
+        is_val[np.flatnonzero(labels == digit)[VAL_PERIOD - 1 :: VAL_PERIOD]] = True
+    chosen = is_val if split == "val" else ~is_val
+    return images[chosen], labels[chosen]
+
+
+def _mnist_digits(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    if not folder.is_dir():
+        raise UserError(
+            f"DATASETS.SCENES.DIGITS_SOURCE = {str(folder)!r} is neither 'embedded' nor a folder. "
+            f"Name the folder with MNIST's four IDX files."
+        )
+    stem = MNIST_STEMS[split]
+    image_file, label_file = find_idx(folder, f"{stem}-images"), find_idx(folder, f"{stem}-labels")
+    images, labels = read_idx(image_file), read_idx(label_file)
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{image_file} holds an array of shape {images.shape} and {label_file} one of {labels.shape}; expected "
+            f"(N, height, width) images and N labels."
+        )
+    if labels.max(initial=0) > 9:
+        raise UserError(f"{label_file}: holds the label {labels.max()}; digits are 0 to 9.")
+    return images, labels

@@ -1,0 +1,133 @@
+"""What a generated scene looks like, as settings with checked values."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registry import did_you_mean
+
+BACKGROUNDS = ("plain", "gradient", "texture")
+SPLITS = ("train", "val")
+FIELDS_OF_A_DEFINITION = ("FORMAT", "SPLIT", "NUM_IMAGES")
+KEYS_OF_THE_SPLITS = ("NUM_TRAIN", "NUM_VAL")
+MIN_OBJECT_SIDE = 8  # pixels; a smaller digit has no strokes left
+MAX_CONTRAST = 0.8  # more leaves no room for different inks
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneSettings:
+    """Everything that decides the pixels of a scene, together with its split and index.
+
+    The fields are the keys DATASETS.SCENES.*, in lower case; `mrcnn-zoo config explain DATASETS.SCENES.X` says more.
+    """
+
+    seed: int = 0
+    image_size: tuple[int, int] = (128, 128)  # (height, width) in pixels
+    num_objects: tuple[int, int] = (1, 6)
+    object_size: tuple[float, float] = (20, 56)  # pixels
+    max_overlap: float = 0.2  # IoU of two boxes
+    min_visible: float = 0.5  # share of an object's own pixels
+    rotation: float = 15.0  # degrees, either way
+    background: str = "texture"
+    noise: float = 0.03  # of the full range
+    min_contrast: float = 0.3  # of the full range
+    invert_probability: float = 0.5
+    is_color: bool = True
+    digits_source: str = "embedded"
+
+    def __post_init__(self) -> None:
+        _check(isinstance(self.seed, int) and self.seed >= 0, "SEED", self.seed, "a whole number >= 0")
+        _check_pair("IMAGE_SIZE", self.image_size, least=MIN_OBJECT_SIDE, is_whole=True)
+        _check_pair("NUM_OBJECTS", self.num_objects, least=0, is_whole=True)
+        _check_pair("OBJECT_SIZE", self.object_size, least=MIN_OBJECT_SIDE)
+        for key, (smaller, larger) in (("NUM_OBJECTS", self.num_objects), ("OBJECT_SIZE", self.object_size)):
+            _check(smaller <= larger, key, (smaller, larger), "the smaller number first")
+        room = min(self.image_size)
+        rule = f"at most the shorter side of IMAGE_SIZE ({room})"
+        _check(self.object_size[1] <= room, "OBJECT_SIZE", self.object_size, rule)
+        for name in ("max_overlap", "min_visible", "noise", "invert_probability"):
+            _check_number(name.upper(), getattr(self, name), most=1)
+        _check_number("MIN_CONTRAST", self.min_contrast, most=MAX_CONTRAST)
+        _check_number("ROTATION", self.rotation, most=180)
+        _check(self.background in BACKGROUNDS, "BACKGROUND", self.background, f"one of {', '.join(BACKGROUNDS)}")
+
+
+def build_scene_settings(cfg: CfgNode, definition: Mapping[str, Any], *, name: str) -> SceneSettings:
+    """The settings of dataset `name`: DATASETS.SCENES, with what its definition says differently.
+
+    Raises:
+        UserError: a field of the definition that is no scene setting, or a value that does not fit.
+    """
+    values = {key: value for key, value in cfg.DATASETS.SCENES.items() if key not in KEYS_OF_THE_SPLITS}
+    for key, value in definition.items():
+        if key in FIELDS_OF_A_DEFINITION:
+            continue
+        if key not in values:
+            known = [*FIELDS_OF_A_DEFINITION, *values]
+            raise UserError(
+                f"Dataset {name!r}: {key!r} is not a field of generated scenes.{did_you_mean(key, known)} "
+                f"Known fields: {', '.join(known)}."
+            )
+        values[key] = value
+    try:
+        return SceneSettings(
+            seed=values["SEED"],
+            image_size=_as_pair(values["IMAGE_SIZE"]),
+            num_objects=_as_pair(values["NUM_OBJECTS"]),
+            object_size=_as_pair(values["OBJECT_SIZE"]),
+            max_overlap=values["MAX_OVERLAP"],
+            min_visible=values["MIN_VISIBLE"],
+            rotation=values["ROTATION"],
+            background=values["BACKGROUND"],
+            noise=values["NOISE"],
+            min_contrast=values["MIN_CONTRAST"],
+            invert_probability=values["INVERT_PROBABILITY"],
+            is_color=values["IS_COLOR"],
+            digits_source=values["DIGITS_SOURCE"],
+        )
+    except UserError as error:
+        raise UserError(f"Dataset {name!r}: {error}") from error
+
+
+def build_scene_split(cfg: CfgNode, definition: Mapping[str, Any], *, name: str) -> tuple[str, int]:
+    """The split ("train" or "val") and the number of scenes of dataset `name`.
+
+    Raises:
+        UserError: another SPLIT, or a negative NUM_IMAGES.
+    """
+    split = definition.get("SPLIT", "train")
+    if split not in SPLITS:
+        raise UserError(f"Dataset {name!r}: SPLIT = {split!r} must be one of {', '.join(SPLITS)}.")
+    scenes = cfg.DATASETS.SCENES
+    length = definition.get("NUM_IMAGES", scenes.NUM_TRAIN if split == "train" else scenes.NUM_VAL)
+    if not isinstance(length, int) or length < 0:
+        raise UserError(f"Dataset {name!r}: NUM_IMAGES = {length!r} must be a whole number >= 0.")
+    return split, length
+
+
+def _as_pair(value: Any) -> tuple[Any, Any]:
+    return tuple(value) if isinstance(value, (list, tuple)) else value  # what is no pair fails the check
+
+
+def _check(is_right: bool, key: str, value: object, rule: str) -> None:
+    if not is_right:
+        shown = list(value) if isinstance(value, tuple) else value
+        raise UserError(f"DATASETS.SCENES.{key} = {shown!r} must be {rule}.")
+
+
+def _check_number(key: str, value: object, *, most: float) -> None:
+    is_right = isinstance(value, (int, float)) and 0 <= value <= most
+    _check(is_right, key, value, f"a number from 0 to {most}")
+
+
+def _check_pair(key: str, value: object, *, least: float, is_whole: bool = False) -> None:
+    kinds = (int,) if is_whole else (int, float)
+    is_right = (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(isinstance(number, kinds) and least <= number < math.inf for number in value)
+    )
+    _check(is_right, key, value, f"two {'whole ' if is_whole else ''}numbers >= {least}")

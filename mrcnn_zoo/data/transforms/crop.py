@@ -1,0 +1,131 @@
+"""Random crops."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.transforms.geometry import Geometry
+from mrcnn_zoo.data.transforms.transform import Augmentation, Transform, size_of
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registries import AUGMENTATIONS
+from mrcnn_zoo.registry import did_you_mean
+from mrcnn_zoo.structures import ImageSize
+
+
+@dataclass(frozen=True)
+class CropTransform:
+    """Only a rectangle of the image stays."""
+
+    top: int
+    left: int
+    size: ImageSize  # (height, width) of the rectangle
+
+    @property
+    def geometry(self) -> Geometry:
+        """A shift of the origin to the corner of the rectangle."""
+        return Geometry.scale_and_shift((1.0, 1.0), (-float(self.left), -float(self.top)), self.size)
+
+    def apply_image(self, image: Tensor) -> Tensor:
+        """The rectangle, as a view."""
+        return image[:, self.top : self.top + self.size[0], self.left : self.left + self.size[1]]
+
+
+CropSize = Callable[[ImageSize, np.random.Generator], ImageSize]
+
+
+class RandomCrop:
+    """A rectangle at a random place; its size comes from a function of the image's size.
+
+    Args:
+        crop_size: (image size, generator) -> size of the crop, not above the image's.
+    """
+
+    def __init__(self, crop_size: CropSize) -> None:
+        self.crop_size = crop_size
+
+    def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
+        """The crop for this image."""
+        height, width = size_of(image)
+        crop_height, crop_width = self.crop_size((height, width), rng)
+        top = int(rng.integers(height - crop_height, endpoint=True))
+        left = int(rng.integers(width - crop_width, endpoint=True))
+        return CropTransform(top, left, (crop_height, crop_width))
+
+
+@dataclass(frozen=True)
+class RelativeSize:
+    """A fixed share of height and width."""
+
+    share: tuple[float, float]
+
+    def __call__(self, size: ImageSize, rng: np.random.Generator) -> ImageSize:  # noqa: ARG002
+        return _share_of(size, self.share)
+
+
+@dataclass(frozen=True)
+class RelativeRangeSize:
+    """A random share of height and width, from the given ones up to 1."""
+
+    smallest: tuple[float, float]
+
+    def __call__(self, size: ImageSize, rng: np.random.Generator) -> ImageSize:
+        height_share, width_share = (float(share + rng.random() * (1 - share)) for share in self.smallest)
+        return _share_of(size, (height_share, width_share))
+
+
+@dataclass(frozen=True)
+class AbsoluteSize:
+    """A fixed size in pixels, or the whole side of an image that is smaller."""
+
+    size: ImageSize
+
+    def __call__(self, size: ImageSize, rng: np.random.Generator) -> ImageSize:  # noqa: ARG002
+        return min(size[0], self.size[0]), min(size[1], self.size[1])
+
+
+@dataclass(frozen=True)
+class AbsoluteRangeSize:
+    """Height and width each between the same two bounds in pixels."""
+
+    bounds: tuple[int, int]
+
+    def __call__(self, size: ImageSize, rng: np.random.Generator) -> ImageSize:
+        height, width = (
+            int(rng.integers(min(side, self.bounds[0]), min(side, self.bounds[1]), endpoint=True)) for side in size
+        )
+        return height, width
+
+
+def _share_of(size: ImageSize, share: tuple[float, float]) -> ImageSize:
+    return max(1, int(size[0] * share[0] + 0.5)), max(1, int(size[1] * share[1] + 0.5))
+
+
+RELATIVE_TYPES = {"relative": RelativeSize, "relative_range": RelativeRangeSize}
+ABSOLUTE_TYPES = {"absolute": AbsoluteSize, "absolute_range": AbsoluteRangeSize}
+
+
+@AUGMENTATIONS.register("RandomCrop")
+def build_random_crop(cfg: CfgNode) -> Augmentation:
+    """The crop that INPUT.CROP describes."""
+    kind, size = cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE
+    if kind not in RELATIVE_TYPES and kind not in ABSOLUTE_TYPES:
+        known = [*RELATIVE_TYPES, *ABSOLUTE_TYPES]
+        raise UserError(f"INPUT.CROP.TYPE = {kind!r} is not one of {', '.join(known)}.{did_you_mean(kind, known)}")
+    _check_crop_size(kind, size)
+    if kind in RELATIVE_TYPES:
+        return RandomCrop(RELATIVE_TYPES[kind]((float(size[0]), float(size[1]))))
+    return RandomCrop(ABSOLUTE_TYPES[kind]((int(size[0]), int(size[1]))))
+
+
+def _check_crop_size(kind: str, size: Sequence[float]) -> None:
+    if len(size) != 2 or min(size) <= 0:
+        raise UserError(f"INPUT.CROP.SIZE = {list(size)} must be two numbers above 0.")
+    if kind in RELATIVE_TYPES and max(size) > 1:
+        raise UserError(f"INPUT.CROP.SIZE = {list(size)} must be shares up to 1 where INPUT.CROP.TYPE is {kind!r}.")
+    if kind in ABSOLUTE_TYPES and any(side != int(side) for side in size):
+        raise UserError(f"INPUT.CROP.SIZE = {list(size)} must be whole pixels where INPUT.CROP.TYPE is {kind!r}.")
+    if kind == "absolute_range" and size[0] > size[1]:
+        raise UserError(f"INPUT.CROP.SIZE = {list(size)} must be the smaller and the larger bound, in this order.")

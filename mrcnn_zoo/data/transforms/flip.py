@@ -1,0 +1,167 @@
+"""Mirroring and quarter turns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.transforms.geometry import Geometry
+from mrcnn_zoo.data.transforms.transform import Augmentation, NoTransform, Transform, size_of
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registries import AUGMENTATIONS
+from mrcnn_zoo.structures import ImageSize
+
+FLIP_PROBABILITY = 0.5
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Left and right change places."""
+
+    size: ImageSize
+
+    @property
+    def geometry(self) -> Geometry:
+        """x -> width - x."""
+        return Geometry.scale_and_shift((-1.0, 1.0), (float(self.size[1]), 0.0), self.size)
+
+    def apply_image(self, image: Tensor) -> Tensor:
+        """The mirrored image."""
+        return image.flip(-1)
+
+
+@dataclass(frozen=True)
+class VerticalFlip:
+    """Top and bottom change places."""
+
+    size: ImageSize
+
+    @property
+    def geometry(self) -> Geometry:
+        """y -> height - y."""
+        return Geometry.scale_and_shift((1.0, -1.0), (0.0, float(self.size[0])), self.size)
+
+    def apply_image(self, image: Tensor) -> Tensor:
+        """The mirrored image."""
+        return image.flip(-2)
+
+
+@dataclass(frozen=True)
+class QuarterTurn:
+    """A turn by 90 degrees counter-clockwise, as the viewer sees it."""
+
+    before: ImageSize
+
+    @property
+    def geometry(self) -> Geometry:
+        """(x, y) -> (y, width - x)."""
+        height, width = self.before
+        return Geometry(np.array([[0, 1, 0], [-1, 0, width], [0, 0, 1.0]]), (width, height))
+
+    def apply_image(self, image: Tensor) -> Tensor:
+        """The turned image."""
+        return torch.rot90(image, 1, (-2, -1))
+
+
+@dataclass(frozen=True)
+class HalfTurn:
+    """A turn by 180 degrees."""
+
+    size: ImageSize
+
+    @property
+    def geometry(self) -> Geometry:
+        """(x, y) -> (width - x, height - y)."""
+        height, width = self.size
+        return Geometry.scale_and_shift((-1.0, -1.0), (float(width), float(height)), self.size)
+
+    def apply_image(self, image: Tensor) -> Tensor:
+        """The turned image."""
+        return image.flip((-2, -1))
+
+
+@dataclass(frozen=True)
+class ThreeQuarterTurn:
+    """A turn by 90 degrees clockwise."""
+
+    before: ImageSize
+
+    @property
+    def geometry(self) -> Geometry:
+        """(x, y) -> (height - y, x)."""
+        height, width = self.before
+        return Geometry(np.array([[0, -1, height], [1, 0, 0], [0, 0, 1.0]]), (width, height))
+
+    def apply_image(self, image: Tensor) -> Tensor:
+        """The turned image."""
+        return torch.rot90(image, 3, (-2, -1))
+
+
+class RandomHorizontalFlip:
+    """Mirror every second image, left for right."""
+
+    def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
+        """A flip or nothing."""
+        size = size_of(image)
+        return HorizontalFlip(size) if rng.random() < FLIP_PROBABILITY else NoTransform(size)
+
+
+class RandomVerticalFlip:
+    """Mirror every second image, top for bottom."""
+
+    def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
+        """A flip or nothing."""
+        size = size_of(image)
+        return VerticalFlip(size) if rng.random() < FLIP_PROBABILITY else NoTransform(size)
+
+
+class NoAugmentation:
+    """Every image as it is."""
+
+    def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:  # noqa: ARG002
+        """Nothing."""
+        return NoTransform(size_of(image))
+
+
+class RandomRotate90:
+    """No turn, or one by 90, 180 or 270 degrees, all equally often; for images without an up, such as cells."""
+
+    def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
+        """One of the four turns."""
+        turns = (NoTransform, QuarterTurn, HalfTurn, ThreeQuarterTurn)
+        return turns[int(rng.integers(len(turns)))](size_of(image))
+
+
+FLIPS: dict[str, type[Augmentation]] = {
+    "horizontal": RandomHorizontalFlip,
+    "vertical": RandomVerticalFlip,
+    "none": NoAugmentation,
+}
+
+
+@AUGMENTATIONS.register("RandomFlip")
+def build_random_flip(cfg: CfgNode) -> Augmentation:
+    """The flip that INPUT.RANDOM_FLIP names."""
+    if cfg.INPUT.RANDOM_FLIP not in FLIPS:
+        raise UserError(f"INPUT.RANDOM_FLIP = {cfg.INPUT.RANDOM_FLIP!r} is not one of {', '.join(FLIPS)}.")
+    return FLIPS[cfg.INPUT.RANDOM_FLIP]()
+
+
+@AUGMENTATIONS.register("RandomHorizontalFlip")
+def build_random_horizontal_flip(cfg: CfgNode) -> Augmentation:  # noqa: ARG001
+    """A horizontal flip besides the one of INPUT.RANDOM_FLIP."""
+    return RandomHorizontalFlip()
+
+
+@AUGMENTATIONS.register("RandomVerticalFlip")
+def build_random_vertical_flip(cfg: CfgNode) -> Augmentation:  # noqa: ARG001
+    """A vertical flip besides the one of INPUT.RANDOM_FLIP."""
+    return RandomVerticalFlip()
+
+
+@AUGMENTATIONS.register("RandomRotate90")
+def build_random_rotate_90(cfg: CfgNode) -> Augmentation:  # noqa: ARG001
+    """Quarter turns."""
+    return RandomRotate90()

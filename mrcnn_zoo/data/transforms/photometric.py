@@ -1,0 +1,81 @@
+"""Random changes of pixel values."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.pixels import luma
+from mrcnn_zoo.data.transforms.transform import Augmentation, PixelTransform, Transform, size_of
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registries import AUGMENTATIONS
+
+MAX_UINT8 = 255
+
+Adjustment = Callable[[Tensor, float], Tensor]
+
+
+class RandomAdjustment:
+    """An adjustment by a factor from a range.
+
+    Args:
+        adjust: (RGB image, factor) -> image; the factor 1 changes nothing.
+        factors: smallest and largest.
+    """
+
+    def __init__(self, adjust: Adjustment, *, factors: tuple[float, float]) -> None:
+        self.adjust = adjust
+        self.factors = factors
+
+    def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
+        """The adjustment for this image."""
+        factor = float(rng.uniform(*self.factors))
+        return PixelTransform(size_of(image), partial(self.adjust, factor=factor))
+
+
+def adjust_brightness(image: Tensor, factor: float) -> Tensor:
+    """Every value times the factor."""
+    return blend(image, torch.zeros(()), factor)
+
+
+def adjust_contrast(image: Tensor, factor: float) -> Tensor:
+    """Every value's distance to the image's mean times the factor."""
+    return blend(image, image.float().mean(), factor)
+
+
+def adjust_saturation(image: Tensor, factor: float) -> Tensor:
+    """Every value's distance to the grey of its pixel times the factor."""
+    return blend(image, luma(image).float(), factor) if len(image) == 3 else image
+
+
+def blend(image: Tensor, other: Tensor, factor: float) -> Tensor:
+    """other + factor (image - other), clipped to the range of uint8 where the image is that."""
+    mixed = torch.lerp(other.expand(image.shape), image.float(), factor)
+    return mixed.round_().clamp_(0, MAX_UINT8).to(torch.uint8) if image.dtype == torch.uint8 else mixed
+
+
+@AUGMENTATIONS.register("RandomBrightness")
+def build_random_brightness(cfg: CfgNode) -> Augmentation:
+    """Brightness by a factor from INPUT.BRIGHTNESS."""
+    return RandomAdjustment(adjust_brightness, factors=_factors("INPUT.BRIGHTNESS", cfg.INPUT.BRIGHTNESS))
+
+
+@AUGMENTATIONS.register("RandomContrast")
+def build_random_contrast(cfg: CfgNode) -> Augmentation:
+    """Contrast by a factor from INPUT.CONTRAST."""
+    return RandomAdjustment(adjust_contrast, factors=_factors("INPUT.CONTRAST", cfg.INPUT.CONTRAST))
+
+
+@AUGMENTATIONS.register("RandomSaturation")
+def build_random_saturation(cfg: CfgNode) -> Augmentation:
+    """Saturation by a factor from INPUT.SATURATION."""
+    return RandomAdjustment(adjust_saturation, factors=_factors("INPUT.SATURATION", cfg.INPUT.SATURATION))
+
+
+def _factors(key: str, values: Sequence[float]) -> tuple[float, float]:
+    if len(values) != 2 or not 0 <= values[0] <= values[1]:
+        raise UserError(f"{key} = {list(values)} must be the smallest and the largest factor, both at least 0.")
+    return float(values[0]), float(values[1])

@@ -1,0 +1,107 @@
+"""Resizing by the length of the shortest side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.transforms.geometry import Geometry
+from mrcnn_zoo.data.transforms.transform import Augmentation, NoTransform, Transform, size_of
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registries import AUGMENTATIONS
+from mrcnn_zoo.structures import ImageSize
+
+
+@dataclass(frozen=True)
+class ResizeTransform:
+    """Bilinear resampling that smooths where it shrinks, as Pillow does it."""
+
+    before: ImageSize
+    after: ImageSize
+
+    @property
+    def geometry(self) -> Geometry:
+        """Each axis by its own factor, as rounding to whole pixels makes them differ."""
+        scale = (self.after[1] / self.before[1], self.after[0] / self.before[0])
+        return Geometry.scale_and_shift(scale, (0.0, 0.0), self.after)
+
+    def apply_image(self, image: Tensor) -> Tensor:
+        """(C, H, W) of `before` -> (C, H', W') of `after`."""
+        return torch.nn.functional.interpolate(image[None], self.after, mode="bilinear", antialias=True)[0]
+
+
+class ResizeShortestEdge:
+    """Bring the shortest side to a length, unless the longest would become too long.
+
+    Args:
+        lengths: to choose from, in pixels; a length of 0 leaves the image as it is.
+        max_size: upper bound of the longest side, in pixels.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, max_size: int) -> None:
+        self.lengths = tuple(lengths)
+        self.max_size = max_size
+
+    def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
+        """Resizing to one of the lengths."""
+        return resize_shortest_edge(size_of(image), int(rng.choice(self.lengths)), self.max_size)
+
+
+class ResizeShortestEdgeRange:
+    """The same with a length between two bounds, both included."""
+
+    def __init__(self, shortest: int, longest: int, *, max_size: int) -> None:
+        self.bounds = (shortest, longest)
+        self.max_size = max_size
+
+    def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
+        """Resizing to a random length."""
+        length = int(rng.integers(self.bounds[0], self.bounds[1], endpoint=True))
+        return resize_shortest_edge(size_of(image), length, self.max_size)
+
+
+def resize_shortest_edge(size: ImageSize, length: int, max_size: int) -> Transform:
+    """The transform that makes the shortest side of `size` as long as `length`."""
+    after = shortest_edge_size(size, length, max_size)
+    return NoTransform(size) if after == size else ResizeTransform(size, after)
+
+
+def shortest_edge_size(size: ImageSize, length: int, max_size: int) -> ImageSize:
+    """The size after resizing, rounded like Detectron2's.
+
+    >>> shortest_edge_size((480, 640), 800, 1333)
+    (800, 1067)
+    """
+    if length == 0:
+        return size
+    shortest = min(size)
+    sides = [float(length) if side == shortest else length / shortest * side for side in size]
+    if max(sides) > max_size:
+        factor = max_size / max(sides)
+        sides = [side * factor for side in sides]
+    return max(1, int(sides[0] + 0.5)), max(1, int(sides[1] + 0.5))
+
+
+@AUGMENTATIONS.register("ResizeShortestEdge")
+def build_resize_shortest_edge(cfg: CfgNode) -> Augmentation:
+    """The resizing of training images."""
+    lengths, sampling = list(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    if not lengths:
+        raise UserError("INPUT.MIN_SIZE_TRAIN is empty; give one length or several, e.g. [800].")
+    if sampling == "choice":
+        return ResizeShortestEdge(lengths, max_size=cfg.INPUT.MAX_SIZE_TRAIN)
+    if sampling != "range":
+        raise UserError(f"INPUT.MIN_SIZE_TRAIN_SAMPLING = {sampling!r} is neither 'choice' nor 'range'.")
+    if len(lengths) != 2:
+        raise UserError(
+            f"INPUT.MIN_SIZE_TRAIN = {lengths} must be the two ends of a range when MIN_SIZE_TRAIN_SAMPLING is 'range'."
+        )
+    return ResizeShortestEdgeRange(lengths[0], lengths[1], max_size=cfg.INPUT.MAX_SIZE_TRAIN)
+
+
+def build_test_resize(cfg: CfgNode) -> Augmentation:
+    """The resizing of test images, which draws nothing."""
+    return ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], max_size=cfg.INPUT.MAX_SIZE_TEST)

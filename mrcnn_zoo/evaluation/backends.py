@@ -1,0 +1,116 @@
+"""Who matches detections to ground truth and counts: three libraries that agree on every number."""
+
+import contextlib
+import importlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registries import AP_BACKENDS
+
+IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))  # T
+RECALL_THRESHOLDS = tuple(np.linspace(0.0, 1.0, 101))  # Q
+AREAS = ("all", "small", "medium", "large")  # A: any area, below 32^2, up to 96^2, above, in square pixels
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Precision and recall of every class, area and limit; -1 where there is no ground truth to find.
+
+    Shape letters: T thresholds of IoU, Q of recall, K classes, A areas, L limits of detections an image.
+    """
+
+    precision: NDArray[np.float64]  # (T, Q, K, A, L)
+    recall: NDArray[np.float64]  # (T, K, A, L)
+    limits: tuple[int, ...]  # L, ascending
+
+
+Backend = Callable[[dict[str, Any], dict[str, Any], str, Sequence[int]], Curves]
+
+
+def detection_set(rows: Sequence[dict[str, Any]], ground_truth: dict[str, Any], task: str) -> dict[str, Any]:
+    """Rows of a COCO results file as a COCO data set of their own, each with the area that decides its size class.
+
+    That area is the box's for "bbox" and the mask's for "segm".
+    """
+    annotations = []
+    for number, row in enumerate(rows, start=1):
+        if task == "segm":
+            area = float(coco_mask.area(row["segmentation"]))
+            measured = {"segmentation": dict(row["segmentation"]), "bbox": row["bbox"]}
+        else:
+            area = row["bbox"][2] * row["bbox"][3]
+            measured = {"bbox": row["bbox"]}
+        identity = {"id": number, "image_id": row["image_id"], "category_id": row["category_id"]}
+        annotations.append(identity | measured | {"score": row["score"], "area": area, "iscrowd": 0})
+    return {"images": ground_truth["images"], "categories": ground_truth["categories"], "annotations": annotations}
+
+
+@AP_BACKENDS.register("pycocotools")
+def curves_by_pycocotools(
+    ground_truth: dict[str, Any], detections: dict[str, Any], task: str, limits: Sequence[int]
+) -> Curves:
+    """The reference implementation."""
+    coco = importlib.import_module("pycocotools.coco")
+    cocoeval = importlib.import_module("pycocotools.cocoeval")
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        sets = []
+        for content in (ground_truth, detections):
+            indexed = coco.COCO()
+            indexed.dataset = content
+            indexed.createIndex()
+            sets.append(indexed)
+        return _measure(cocoeval.COCOeval(*sets, task), limits)
+
+
+@AP_BACKENDS.register("hotcoco")
+def curves_by_hotcoco(
+    ground_truth: dict[str, Any], detections: dict[str, Any], task: str, limits: Sequence[int]
+) -> Curves:
+    """The same in Rust."""
+    hotcoco = _import_backend("hotcoco", package="hotcoco")
+    return _measure(hotcoco.COCOeval(hotcoco.COCO(ground_truth), hotcoco.COCO(detections), task), limits)
+
+
+@AP_BACKENDS.register("faster_coco_eval")
+def curves_by_faster_coco_eval(
+    ground_truth: dict[str, Any], detections: dict[str, Any], task: str, limits: Sequence[int]
+) -> Curves:
+    """The same in C++."""
+    faster = _import_backend("faster_coco_eval", package="faster-coco-eval")
+    sets = (faster.COCO(ground_truth), faster.COCO(detections))
+    return _measure(faster.COCOeval_faster(*sets, task, print_function=_discard), limits)
+
+
+def _measure(evaluation: Any, limits: Sequence[int]) -> Curves:
+    evaluation.params.maxDets = list(limits)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    num_classes = len(evaluation.params.catIds)
+    shape = (len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), num_classes, len(AREAS), len(limits))
+    return Curves(
+        precision=np.asarray(evaluation.eval["precision"]).reshape(shape),
+        recall=np.asarray(evaluation.eval["recall"]).reshape(shape[:1] + shape[2:]),
+        limits=tuple(limits),
+    )
+
+
+def _import_backend(module: str, *, package: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"EVAL.BACKEND is {module!r}, which is not installed ({error}). Install it with `pip install {package}`, "
+            f"or set EVAL.BACKEND to pycocotools."
+        ) from error
+
+
+def _discard(*_: object) -> None:
+    pass

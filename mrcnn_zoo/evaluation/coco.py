@@ -1,0 +1,162 @@
+"""COCO's box and mask AP of the detections of a whole dataset."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.backends import Backend, Curves, detection_set
+from mrcnn_zoo.evaluation.files import nan_as_null, write_arrays, write_json, write_text
+from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, coco_ground_truth, has_masks
+from mrcnn_zoo.evaluation.tables import Results, category_table, coco_metrics, markdown_report, summary_table
+from mrcnn_zoo.ops.processes import gather_on_main_process, rank, value_of_main_process
+from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS
+from mrcnn_zoo.structures import Detections, Sample
+
+STANDARD_LIMITS = (1, 10)  # AR1 and AR10
+STANDARD_MAXIMUM = 100  # of COCO's leaderboard
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]  # of a COCO results file: image_id, category_id, bbox (x y w h), score, segmentation (RLE)
+
+
+class CocoEvaluator:
+    """Collects detections, as run lengths and not as bitmaps, and measures them against the records of a dataset.
+
+    With several processes each collects its own images, and `evaluate` brings them together.
+
+    Args:
+        dataset: its records are the ground truth; category ids of the results are its `category_ids`.
+        backend: computes precision and recall; one of the AP_BACKENDS.
+        tasks: "bbox" and, for models with masks, "segm".
+        max_detections: that count in an image; the rest, of lower score, is ignored.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        backend: Backend,
+        tasks: Sequence[str] = (BBOX, SEGM),
+        max_detections: int = STANDARD_MAXIMUM,
+    ) -> None:
+        self._dataset = dataset
+        self._backend = backend
+        self._tasks = tuple(tasks)
+        self._limits = sorted({*(limit for limit in STANDARD_LIMITS if limit < max_detections), max_detections})
+        self._image_ids = {record.image_id for record in dataset.records}
+        self._rows: dict[int | str, list[Row]] = {}
+
+    def process(self, samples: Sequence[Sample], detections: Sequence[Detections]) -> None:
+        """Add the detections of some images; an image that was added before counts once.
+
+        Raises:
+            ValueError: an image that is not in the dataset, or detections without the masks to be measured.
+            UserError: a class that the dataset does not have.
+        """
+        for sample, found in zip(samples, detections, strict=True):
+            if sample.image_id not in self._image_ids:
+                raise ValueError(
+                    f"image {sample.image_id} is not one of the {len(self._dataset)} of {self._dataset.name}"
+                )
+            if sample.image_id not in self._rows:
+                self._rows[sample.image_id] = self._rows_of(sample, found)
+
+    def evaluate(self, output_dir: str | Path | None = None) -> Results:
+        """The metrics by task, on every process; process 0 logs the tables and writes the files.
+
+        Args:
+            output_dir: gets the folder `inference`; without it nothing is written.
+        """
+        parts = gather_on_main_process(self._rows)
+        results: Results = {}
+        failure: Exception | None = None
+        if rank() == 0:
+            try:
+                results = self._measure(parts, None if output_dir is None else Path(output_dir) / "inference")
+            except Exception as error:  # told to the other processes before it is raised, or they would wait for ever
+                failure = error
+        results, message = value_of_main_process((results, failure and str(failure)))
+        if failure is not None:
+            raise failure
+        if message:
+            raise RuntimeError(f"the evaluation failed on process 0: {message}")
+        return results
+
+    def _rows_of(self, sample: Sample, found: Detections) -> list[Row]:
+        corners = found.boxes.detach().cpu().double().reshape(-1, 4).numpy()
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+        scores, classes = found.scores.tolist(), found.classes.tolist()
+        if max(classes, default=0) >= len(self._dataset.class_names):
+            raise UserError(
+                f"The model predicts class {max(classes)} where {self._dataset.name} has "
+                f"{len(self._dataset.class_names)} classes. MODEL.ROI_HEADS.NUM_CLASSES must fit the dataset."
+            )
+        rows: list[Row] = [
+            {"image_id": sample.image_id, "category_id": self._dataset.category_ids[index], "bbox": box, "score": score}
+            for box, score, index in zip(boxes, scores, classes, strict=True)
+        ]
+        if SEGM in self._tasks:
+            if found.masks is None:
+                raise ValueError("segm is to be measured, but the detections carry no masks (MODEL.MASK_ON is off?)")
+            rows = [row | {"segmentation": rle} for row, rle in zip(rows, found.masks.rles(), strict=True)]
+        return rows
+
+    def _measure(self, parts: Sequence[dict[int | str, list[Row]]], folder: Path | None) -> Results:
+        by_image = {image_id: rows for part in reversed(parts) for image_id, rows in part.items()}
+        rows = [row for record in self._dataset.records for row in by_image.get(record.image_id, [])]
+        self._warn_of_missing(by_image, rows)
+        if folder is not None:
+            write_json(folder / "coco_instances_results.json", rows)
+        curves = {task: self._curves(rows, task) for task in self._tasks}
+        names, ids = self._dataset.class_names, self._dataset.category_ids
+        results = {task: coco_metrics(curve, names, ids) for task, curve in curves.items()}
+        logger.info("%s: results in %%\n%s", self._dataset.name, summary_table(results))
+        logger.info("%s: AP of each category\n%s", self._dataset.name, category_table(results))
+        if folder is not None:
+            write_json(folder / "results.json", nan_as_null(results), indent=2)
+            write_text(folder / "results.md", markdown_report(self._dataset.name, results))
+            write_arrays(folder / "precision_recall.npz", self._precision_arrays(curves))
+        return results
+
+    def _curves(self, rows: Sequence[Row], task: str) -> Curves:
+        ground_truth = coco_ground_truth(self._dataset, task)
+        return self._backend(ground_truth, detection_set(rows, ground_truth, task), task, self._limits)
+
+    def _precision_arrays(self, curves: dict[str, Curves]) -> dict[str, np.ndarray]:
+        order = np.argsort(np.argsort(self._dataset.category_ids))
+        arrays = {task: curve.precision[:, :, order, 0, -1].astype(np.float32) for task, curve in curves.items()}
+        return arrays | {"class_names": np.array(self._dataset.class_names)}
+
+    def _warn_of_missing(self, by_image: dict[int | str, list[Row]], rows: Sequence[Row]) -> None:
+        name = self._dataset.name
+        unseen = len(self._image_ids - by_image.keys())
+        if unseen:
+            logger.warning("%s: %d images were not given to the model; they count as empty.", name, unseen)
+        if not rows:
+            logger.warning("%s: the model detected nothing in %d images.", name, len(self._dataset))
+        if not any(record.instances for record in self._dataset.records):
+            logger.warning("%s has no annotations, so nothing can be measured: every AP is nan.", name)
+
+
+@EVALUATORS.register("coco")
+def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator:
+    """Boxes, and masks where model and dataset have them."""
+    tasks = [BBOX]
+    if cfg.MODEL.MASK_ON and has_masks(dataset):
+        tasks.append(SEGM)
+    elif cfg.MODEL.MASK_ON:
+        logger.warning("%s has no masks: only boxes are evaluated.", dataset.name)
+    limit = cfg.TEST.DETECTIONS_PER_IMAGE
+    return CocoEvaluator(
+        dataset,
+        backend=AP_BACKENDS.get(cfg.EVAL.BACKEND),
+        tasks=tasks,
+        max_detections=limit if limit > 0 else STANDARD_MAXIMUM,
+    )

@@ -1,0 +1,178 @@
+"""Running a model over datasets and measuring what it finds."""
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from mrcnn_zoo import data
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.expected import verify_expected_results
+from mrcnn_zoo.evaluation.tables import Results
+from mrcnn_zoo.ops.processes import rank, world_size
+from mrcnn_zoo.registries import EVALUATORS
+from mrcnn_zoo.structures import Detections, Sample
+
+SECONDS_BETWEEN_LINES = 30.0  # of progress in a log file; a terminal gets a bar
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluator(Protocol):
+    """Measures detections against the dataset it was built for."""
+
+    def process(self, samples: list[Sample], detections: list[Detections]) -> None:
+        """Take in the detections of some images."""
+        ...
+
+    def evaluate(self, output_dir: str | Path | None = None) -> Results:
+        """Metrics by task, the same on every process; files go into `<output_dir>/inference`."""
+        ...
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    cfg: CfgNode,
+    *,
+    output_dir: str | Path | None = None,
+    loader: Iterable[list[Sample]] | None = None,
+) -> Results:
+    """Detect in every image of a dataset and measure.
+
+    Args:
+        model: with `predict(samples)`; its modules are in the same modes afterwards as before.
+        dataset: all of it, or its first TEST.NUM_IMAGES images.
+        cfg: of the run.
+        output_dir: gets `inference/` with coco_instances_results.json, results.json, results.md and
+            precision_recall.npz.
+        loader: batches of this process's share of the images; by default those of `build_test_loader`.
+
+    Returns:
+        {"bbox": {"AP": ..., "AP50": ..., ...}, "segm": {...}} in percent, on every process.
+
+    Raises:
+        UserError: an empty dataset, an unknown backend or evaluator.
+    """
+    dataset = evaluated_part(dataset, cfg)
+    evaluator: Evaluator = EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, dataset)
+    if loader is None:
+        loader = data.build_test_loader(cfg, dataset, rank=rank(), world_size=world_size())
+    num_images = -(-len(dataset) // world_size())
+    seconds = 0.0
+    with inference(model):
+        for samples in _with_progress(loader, num_images, name=dataset.name):
+            start = time.perf_counter()
+            evaluator.process(samples, model.predict(samples))  # type: ignore[operator]
+            seconds += time.perf_counter() - start
+    logger.info("%s: %d images, %.3f s an image", dataset.name, len(dataset), seconds / num_images)
+    return evaluator.evaluate(output_dir)
+
+
+def evaluate_datasets(
+    model: nn.Module, cfg: CfgNode, *, output_dir: str | Path | None = None, class_names: Sequence[str] = ()
+) -> Results | dict[str, Results]:
+    """Evaluate on DATASETS.TEST and hold the results against TEST.EXPECTED_RESULTS.
+
+    Args:
+        model: see `evaluate`.
+        cfg: of the run.
+        output_dir: see `evaluate`.
+        class_names: that the model was trained for, if known; every dataset must have the same.
+
+    Returns:
+        The results of the only dataset, or for several {dataset name: results}, whose files are in one folder each.
+
+    Raises:
+        UserError: no test set, or one with other classes.
+        UnexpectedResultsError: outside the tolerance of TEST.EXPECTED_RESULTS.
+    """
+    names = list(cfg.DATASETS.TEST)
+    if not names:
+        raise UserError(
+            "DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST \"('digits_val',)\"."
+        )
+    results: dict[str, Results] = {}
+    for name in names:
+        dataset = data.load_dataset(cfg, name)
+        _check_classes(dataset, class_names)
+        folder = output_dir if output_dir is None or len(names) == 1 else Path(output_dir) / name
+        results[name] = evaluate(model, dataset, cfg, output_dir=folder)
+    outcome = results[names[0]] if len(names) == 1 else results
+    verify_expected_results(outcome, cfg.TEST.EXPECTED_RESULTS)
+    return outcome
+
+
+def _check_classes(dataset: Dataset, class_names: Sequence[str]) -> None:
+    if class_names and tuple(class_names) != tuple(dataset.class_names):
+        raise UserError(
+            f"the model knows {len(class_names)} classes ({_listed(class_names)}) where {dataset.name} has "
+            f"{len(dataset.class_names)} ({_listed(dataset.class_names)}): choose a test set with the model's classes."
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+
+
+def evaluated_part(dataset: Dataset, cfg: CfgNode) -> Dataset:
+    """The dataset, cut to TEST.NUM_IMAGES images where that is set."""
+    if not len(dataset):
+        raise UserError(f"{dataset.name} has no images, so there is nothing to evaluate. Check its definition.")
+    limit = cfg.TEST.NUM_IMAGES
+    return replace(dataset, records=dataset.records[:limit]) if limit > 0 else dataset
+
+
+@contextlib.contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
+    modes: Mapping[nn.Module, bool] = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        # Not inference_mode: what a model caches meanwhile, anchors for instance, could not be trained with.
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _with_progress(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:
+    """The batches, with a bar on a terminal and a line now and then elsewhere, on process 0."""
+    if rank() != 0:
+        yield from loader
+    elif sys.stderr.isatty():
+        yield from _with_bar(loader, num_images, name=name)
+    else:
+        yield from _with_lines(loader, num_images, name=name)
+
+
+def _with_bar(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:
+    from tqdm import tqdm
+
+    with tqdm(total=num_images, desc=name, unit="img", leave=False, dynamic_ncols=True) as bar:
+        for samples in loader:
+            yield samples
+            bar.update(len(samples))
+
+
+def _with_lines(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:
+    start = last = time.monotonic()
+    done = 0
+    for samples in loader:
+        yield samples
+        done += len(samples)
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last, each = now, (now - start) / done
+            remaining = each * (num_images - done)
+            logger.info("%s: %d of %d images, %.3f s an image, %.0f s to go", name, done, num_images, each, remaining)

@@ -1,0 +1,59 @@
+"""Results held against what a config promises."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.tables import Metrics, Results
+
+SHAPE = (
+    "[task, metric, value, tolerance], e.g. ['bbox', 'AP', 38.5, 0.2], after the dataset's name if there are several"
+)
+
+
+class UnexpectedResultsError(UserError):
+    """Results outside the tolerance of TEST.EXPECTED_RESULTS."""
+
+
+def verify_expected_results(
+    results: Results | Mapping[str, Results], expected: Sequence[Sequence[Any]], *, key: str = "TEST.EXPECTED_RESULTS"
+) -> None:
+    """Nothing when every expectation is met.
+
+    Args:
+        results: of one dataset, or by dataset name.
+        expected: rows of task, metric, value and tolerance; with several datasets the dataset's name in front.
+        key: the config key they came from, for the message.
+
+    Raises:
+        UnexpectedResultsError: naming every number that is off or missing.
+        UserError: a row of another shape.
+    """
+    problems = []
+    for row in expected:
+        *path, value, tolerance = _checked(row, key)
+        found = _look_up(results, path)
+        where = "/".join(path)
+        if found is None:
+            problems.append(f"{where} was not measured")
+        elif not math.isfinite(found) or abs(found - value) > tolerance:
+            problems.append(f"{where} is {found:.3f}, expected {value:g} +- {tolerance:g}")
+    if problems:
+        raise UnexpectedResultsError(f"The results differ from {key}: {'; '.join(problems)}.")
+
+
+def _checked(row: Sequence[Any], key: str) -> Sequence[Any]:
+    is_row = isinstance(row, (list, tuple)) and len(row) in (4, 5)
+    if not is_row or not all(isinstance(part, str) for part in row[:-2]):
+        raise UserError(f"{key} has the row {row!r}; a row is {SHAPE}.")
+    if not all(isinstance(number, (int, float)) for number in row[-2:]):
+        raise UserError(f"{key} has the row {row!r}, whose last two values must be numbers; a row is {SHAPE}.")
+    return row
+
+
+def _look_up(results: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    value: Metrics | Mapping[str, Any] | float | None = results
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return float(value) if isinstance(value, (int, float)) else None

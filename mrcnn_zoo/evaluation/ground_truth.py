@@ -1,0 +1,136 @@
+"""Records of a dataset in the form that COCO's measures want, and as detections that are never wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from typing_extensions import Self
+
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, Polygons, Rle
+from mrcnn_zoo.structures import Detections, ImageSize
+
+BBOX = "bbox"
+SEGM = "segm"
+
+
+def segmentation_rle(segmentation: Polygons | Rle, image_size: ImageSize) -> Rle:
+    """COCO's compressed run lengths ({"size": [H, W], "counts": str}) of polygons or of run lengths of either kind."""
+    if not isinstance(segmentation, dict):
+        rle = coco_mask.merge(coco_mask.frPyObjects([list(polygon) for polygon in segmentation], *image_size))
+    elif isinstance(segmentation["counts"], (list, tuple)):
+        uncompressed = {"size": list(image_size), "counts": list(segmentation["counts"])}
+        rle = coco_mask.frPyObjects(uncompressed, *image_size)
+    else:
+        rle = segmentation
+    counts = rle["counts"]
+    return {"size": list(rle["size"]), "counts": counts if isinstance(counts, str) else counts.decode("ascii")}
+
+
+def has_masks(dataset: Dataset) -> bool:
+    """Whether any object of the dataset has a segmentation."""
+    return any(instance.segmentation is not None for record in dataset.records for instance in record.instances)
+
+
+def coco_ground_truth(dataset: Dataset, task: str) -> dict[str, Any]:
+    """The `images`, `categories` and `annotations` of a COCO file, made from the records.
+
+    For "segm", an object without a mask becomes a region to be ignored, the size of its box: who finds it is neither
+    rewarded nor punished.
+    """
+    annotations = []
+    for record in dataset.records:
+        for instance in record.instances:
+            # Numbered anew: ids of a file may repeat, and pycocotools takes a match with id 0 for no match.
+            annotation = _annotation(instance, record, task) | {"id": len(annotations) + 1}
+            annotations.append(annotation | {"category_id": dataset.category_ids[instance.class_index]})
+    return {
+        "images": [
+            {"id": record.image_id, "height": record.image_size[0], "width": record.image_size[1]}
+            for record in dataset.records
+        ],
+        "categories": [
+            {"id": category_id, "name": name}
+            for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+        ],
+        "annotations": annotations,
+    }
+
+
+def _annotation(instance: InstanceRecord, record: ImageRecord, task: str) -> dict[str, Any]:
+    x1, y1, x2, y2 = instance.box
+    rle = None if instance.segmentation is None else segmentation_rle(instance.segmentation, record.image_size)
+    area = instance.area
+    if area is None:
+        area = (x2 - x1) * (y2 - y1) if rle is None else float(coco_mask.area(rle))
+    annotation = {
+        "image_id": record.image_id,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": area,
+        "iscrowd": int(instance.is_crowd or (task == SEGM and rle is None)),
+    }
+    if task == SEGM:
+        rectangle = [[x1, y1, x1, y2, x2, y2, x2, y1]]
+        annotation["segmentation"] = rle or segmentation_rle(rectangle, record.image_size)
+    return annotation
+
+
+@dataclass
+class RleMasks:
+    """Masks kept as COCO's run lengths: small, exact, and ready for a results file."""
+
+    encodings: list[Rle]  # compressed, counts as str
+    image_size: ImageSize
+
+    def __len__(self) -> int:
+        return len(self.encodings)
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        kept = self.encodings[rows] if isinstance(rows, slice) else [self.encodings[row] for row in _indices(rows)]
+        return type(self)(kept, self.image_size)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:  # noqa: ARG002
+        """The same masks: run lengths live in the memory of the host."""
+        return self
+
+    def bitmaps(self) -> Tensor:
+        """(R, H, W) bool; a full image each."""
+        if not self.encodings:
+            return torch.zeros((0, *self.image_size), dtype=torch.bool)
+        return torch.from_numpy(np.ascontiguousarray(coco_mask.decode(self.encodings).transpose(2, 0, 1))).bool()
+
+    def rles(self) -> list[Rle]:
+        """The run lengths themselves."""
+        return self.encodings
+
+
+def _indices(rows: Tensor) -> Sequence[int]:
+    return (rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows).tolist()
+
+
+def ground_truth_detections(dataset: Dataset) -> list[Detections]:
+    """For every image the detections of a perfect model: each object but the crowds, with score 1.
+
+    Their AP shows whether annotations, masks and the evaluation fit together: it is 100.
+    """
+    with_masks = has_masks(dataset)
+    return [_perfect_detections(record, with_masks=with_masks) for record in dataset.records]
+
+
+def _perfect_detections(record: ImageRecord, *, with_masks: bool) -> Detections:
+    objects = [instance for instance in record.instances if not instance.is_crowd]
+    masks = None
+    if with_masks:
+        nothing: Rle = {"size": list(record.image_size), "counts": [record.image_size[0] * record.image_size[1]]}
+        encodings = [segmentation_rle(instance.segmentation or nothing, record.image_size) for instance in objects]
+        masks = RleMasks(encodings, record.image_size)
+    return Detections(
+        image_size=record.image_size,
+        boxes=torch.tensor([instance.box for instance in objects], dtype=torch.float32).reshape(-1, 4),
+        scores=torch.ones(len(objects)),
+        classes=torch.tensor([instance.class_index for instance in objects], dtype=torch.int64),
+        masks=masks,
+    )

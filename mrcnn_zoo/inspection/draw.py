@@ -1,0 +1,168 @@
+"""Pictures of instances: one image, a training batch, predictions beside ground truth. `pictures.py` saves them."""
+
+from collections.abc import Sequence
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from mrcnn_zoo.inspection.canvas import (
+    BACKGROUND,
+    FOREGROUND,
+    Canvas,
+    Picture,
+    distinct_colors,
+    enlarge,
+    enlargement,
+    font,
+    font_size,
+    paint_mask,
+    to_picture,
+)
+from mrcnn_zoo.structures import Detections, Sample, Targets
+
+BATCH_PICTURE_SIDE = 640  # longer side of one image in a picture of many
+GAP = 6  # pixels between two images of one picture
+
+
+def draw_instances(
+    image_rgb: NDArray[np.generic],
+    table: Targets | Detections,
+    class_names: Sequence[str],
+    *,
+    score_threshold: float = 0.0,
+    opacity: float = 0.4,
+) -> Picture:
+    """The image with translucent masks, boxes and labels, each instance in a colour of its own.
+
+    Args:
+        image_rgb: (H, W, 3) uint8; grey, deeper and many-channel images are shown as well as they can be.
+        table: in pixels of this image; may be empty.
+        class_names: by class index; a single class is not written at its instances.
+        score_threshold: detections below it are left out.
+        opacity: of the masks, from 0 to 1.
+
+    Returns:
+        (F H, F W, 3), where F > 1 for small images, so that labels can be read.
+    """
+    if isinstance(table, Detections):
+        table = table[table.scores >= score_threshold]
+    picture = to_picture(np.asarray(image_rgb))
+    factor = enlargement(*picture.shape[:2])
+    picture = enlarge(picture, factor).copy()
+    colors = distinct_colors(len(table))
+    boxes = [tuple(box) for box in table.boxes.tolist()]
+    if table.masks is not None:
+        outline = max(1, round(max(picture.shape) / 700))
+        for row in _largest_first(boxes):
+            mask = table.masks[row : row + 1].bitmaps()[0].cpu().numpy().astype(bool)
+            paint_mask(picture, mask, colors[row], opacity=opacity, outline=outline)
+    canvas = Canvas(picture, factor=factor)
+    for row, box in enumerate(boxes):
+        canvas.box(box, colors[row])
+    for row, text in enumerate(_labels(table, class_names)):
+        if text:
+            canvas.label(text, boxes[row], colors[row])
+    return canvas.picture()
+
+
+def draw_predictions(
+    image_rgb: NDArray[np.generic],
+    detections: Detections,
+    targets: Targets | None,
+    class_names: Sequence[str],
+    *,
+    score_threshold: float = 0.5,
+) -> Picture:
+    """Ground truth, where there is any, and what the model says, side by side."""
+    shown = int((detections.scores >= score_threshold).sum())
+    drawn = [draw_instances(image_rgb, detections, class_names, score_threshold=score_threshold)]
+    titles = [f"predictions: {shown} at {score_threshold:g} or more"]
+    if targets is not None:
+        drawn.insert(0, draw_instances(image_rgb, targets, class_names))
+        titles.insert(0, f"ground truth: {len(targets)}")
+    return side_by_side(drawn, titles)
+
+
+def draw_training_batch(
+    samples: Sequence[Sample], class_names: Sequence[str], *, channel_order: str = "BGR", max_images: int = 16
+) -> Picture:
+    """The samples of a batch with their targets, after resizing and flipping, as the model is given them.
+
+    Args:
+        samples: as the training loader yields them.
+        class_names: by class index.
+        channel_order: of `Sample.image`: INPUT.FORMAT.
+        max_images: further samples are not drawn.
+    """
+    drawn, titles = [], []
+    for sample in samples[:max_images]:
+        image = sample_picture(sample, channel_order=channel_order)
+        height, width = sample.image_size
+        count = 0 if sample.targets is None else len(sample.targets)
+        drawn.append(image if sample.targets is None else draw_instances(image, sample.targets, class_names))
+        titles.append(f"{sample.image_id}   {width} x {height}   {count} objects")
+    return grid([_shrink(picture, BATCH_PICTURE_SIDE) for picture in drawn], titles)
+
+
+def sample_picture(sample: Sample, *, channel_order: str = "BGR") -> Picture:
+    """(H, W, 3) RGB of the image that a sample carries."""
+    pixels = sample.image.cpu().numpy().transpose(1, 2, 0)
+    if channel_order == "BGR" and pixels.shape[2] == 3:
+        pixels = pixels[..., ::-1]
+    return to_picture(pixels)
+
+
+def side_by_side(images: Sequence[Picture], titles: Sequence[str]) -> Picture:
+    """Pictures in one row, each under its title."""
+    return grid(images, titles, columns=len(images))
+
+
+def grid(images: Sequence[Picture], titles: Sequence[str], *, columns: int = 0) -> Picture:
+    """Pictures in rows and columns, each under its title; `columns` = 0 makes it about square."""
+    if not images:
+        raise ValueError("there is no picture to put into the grid")
+    columns = columns or ceil(len(images) ** 0.5)
+    widths = [max(image.shape[1] for image in images[column::columns]) for column in range(min(columns, len(images)))]
+    starts = range(0, len(images), columns)
+    heights = [max(image.shape[0] for image in images[start : start + columns]) for start in starts]
+    title_font = font(min(font_size(max(heights), max(widths)) + 2, 24))
+    strip = int(title_font.getbbox("Ag")[3]) + 8
+    size = (sum(widths) + GAP * (len(widths) + 1), sum(heights) + (strip + GAP) * len(heights) + GAP)
+    sheet = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for index, (image, title) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(index, columns)
+        left, top = GAP + sum(widths[:column]) + GAP * column, GAP + sum(heights[:row]) + (strip + GAP) * row
+        draw.text((left, top + 2), title, fill=FOREGROUND, font=title_font)
+        sheet.paste(Image.fromarray(image), (left, top + strip))
+    return np.asarray(sheet)
+
+
+def _shrink(picture: Picture, longest: int) -> Picture:
+    height, width = picture.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
+def _largest_first(boxes: Sequence[tuple[float, ...]]) -> list[int]:
+    """Row numbers such that a small object is painted over the large one around it."""
+    return sorted(range(len(boxes)), key=lambda row: _area(boxes[row]), reverse=True)
+
+
+def _area(box: tuple[float, ...]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _labels(table: Targets | Detections, class_names: Sequence[str]) -> list[str]:
+    classes = table.classes.tolist()
+    names = [class_names[index] if index < len(class_names) else str(index) for index in classes]
+    if len(class_names) == 1:
+        names = [""] * len(names)
+    if isinstance(table, Detections):
+        names = [f"{name} {score:.0%}".strip() for name, score in zip(names, table.scores.tolist(), strict=True)]
+    return names

@@ -1,0 +1,157 @@
+"""Picture files of a run: training batches, predictions beside ground truth, annotated images of a dataset."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from mrcnn_zoo import data
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.data.rle import decode_window
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.evaluator import inference
+from mrcnn_zoo.evaluation.ground_truth import segmentation_rle
+from mrcnn_zoo.inspection.canvas import Picture
+from mrcnn_zoo.inspection.draw import draw_instances, draw_predictions, draw_training_batch
+from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets
+
+logger = logging.getLogger(__name__)
+
+
+def save_picture(picture: Picture, path: str | Path) -> Path:
+    """Write a PNG whole or not at all; its folder is made if needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        Image.fromarray(picture).save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def save_training_batch(
+    samples: Sequence[Sample], path: str | Path, class_names: Sequence[str], *, channel_order: str = "BGR"
+) -> Path:
+    """A batch as the model is given it, with its targets, in one PNG.
+
+    Args:
+        samples: as the training loader yields them.
+        path: of the PNG.
+        class_names: by class index.
+        channel_order: INPUT.FORMAT.
+    """
+    return save_picture(draw_training_batch(samples, class_names, channel_order=channel_order), path)
+
+
+def save_predictions(
+    model: nn.Module, dataset: Dataset, cfg: CfgNode, folder: str | Path, *, num_images: int
+) -> list[Path]:
+    """Ground truth and predictions side by side, for images spread over the dataset.
+
+    Args:
+        model: with `predict(samples)`; its modules keep their modes.
+        dataset: images with or without annotations.
+        cfg: INPUT and TEST keys, and VIS.SCORE_THRESH.
+        folder: gets `<image id>.png` for each image.
+        num_images: at most.
+
+    Returns:
+        The written files.
+    """
+    chosen = replace(dataset, records=spread(dataset.records, num_images))
+    records = {record.image_id: record for record in chosen.records}
+    paths = []
+    with inference(model):
+        for samples in data.build_test_loader(cfg, chosen, rank=0, world_size=1):
+            for sample, found in zip(samples, model.predict(samples), strict=True):  # type: ignore[operator]
+                record = records[sample.image_id]  # type: ignore[index]
+                picture = draw_predictions(
+                    record.source.read(),
+                    found,
+                    record_targets(record) if record.instances else None,
+                    dataset.class_names,
+                    score_threshold=cfg.VIS.SCORE_THRESH,
+                )
+                paths.append(save_picture(picture, Path(folder) / f"{sample.image_id}.png"))
+    return paths
+
+
+def save_dataset_images(dataset: Dataset, folder: str | Path, *, num_images: int) -> list[Path]:
+    """Images spread over the dataset with their annotations, as `<image id>.png`; an unreadable file is only reported.
+
+    Raises:
+        UserError: a dataset without images.
+    """
+    if not dataset.records:
+        raise UserError(f"{dataset.name} has no images, so there is nothing to draw. Check its definition.")
+    paths = []
+    for record in spread(dataset.records, num_images):
+        try:
+            image = record.source.read()
+        except UserError as error:
+            logger.error("%s", error)
+            continue
+        picture = draw_instances(image, record_targets(record), dataset.class_names)
+        paths.append(save_picture(picture, Path(folder) / f"{record.image_id}.png"))
+    return paths
+
+
+def save_datasets(cfg: CfgNode, folder: str | Path, *, num_images: int) -> list[Path]:
+    """Annotated images of each of DATASETS.TRAIN and DATASETS.TEST, in a folder named like it."""
+    names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
+    if not names:
+        raise UserError("DATASETS.TRAIN and DATASETS.TEST are empty: name a dataset, e.g. DATASETS.TRAIN digits_train,")
+    datasets = [data.load_dataset(cfg, name) for name in names]
+    return [
+        path
+        for dataset in datasets
+        for path in save_dataset_images(dataset, Path(folder) / dataset.name, num_images=num_images)
+    ]
+
+
+def save_loader_batches(cfg: CfgNode, folder: str | Path, *, num_batches: int) -> list[Path]:
+    """The first batches of the training loader, augmentations included, as `train_batch_<number>.png`."""
+    datasets = [data.load_dataset(cfg, name) for name in cfg.DATASETS.TRAIN]
+    if not datasets:
+        raise UserError("DATASETS.TRAIN is empty: name the datasets to draw, e.g. DATASETS.TRAIN digits_train,")
+    loader = data.build_train_loader(cfg, datasets, seed=max(cfg.SEED, 0))
+    return [
+        save_training_batch(
+            samples,
+            Path(folder) / f"train_batch_{number}.png",
+            datasets[0].class_names,
+            channel_order=cfg.INPUT.FORMAT,
+        )
+        for number, samples in enumerate(islice(loader, num_batches))
+    ]
+
+
+def spread(records: Sequence[ImageRecord], count: int) -> tuple[ImageRecord, ...]:
+    """At most `count` records at equal distances, the first among them."""
+    count = min(count, len(records))
+    return tuple(records[number * len(records) // count] for number in range(count))
+
+
+def record_targets(record: ImageRecord) -> Targets:
+    """The annotations of an image in the pixels of its file, crowds included; no mask where there is none."""
+    origins, bitmaps = [], []
+    for instance in record.instances:
+        rle = instance.segmentation and segmentation_rle(instance.segmentation, record.image_size)
+        window = decode_window(rle) if rle else None
+        origins.append((0, 0) if window is None else (window.x, window.y))
+        bitmaps.append(np.zeros((0, 0), dtype=np.uint8) if window is None else window.bitmap)
+    return Targets(
+        image_size=record.image_size,
+        boxes=torch.tensor([instance.box for instance in record.instances], dtype=torch.float32).reshape(-1, 4),
+        classes=torch.tensor([instance.class_index for instance in record.instances], dtype=torch.int64),
+        masks=BoxedBitmaps.from_windows(origins, bitmaps, record.image_size),
+    )

@@ -1,0 +1,192 @@
+"""Curves of a run as PNG files: losses, AP over time, precision and recall, confusion of classes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, RECALL_THRESHOLDS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Series = tuple[list[float], list[float]]  # iterations, values
+
+VALIDATION = "val/"
+MAX_CLASS_CURVES = 12  # more thin lines than that show nothing
+MAX_LABELED_CLASSES = 100
+NEIGHBOURS = 10  # values before and after one that a smooth loss curve is the median of, at most
+
+
+def save_loss_curves(metrics_json: str | Path, path: str | Path) -> Path:
+    """Plot what `metrics.json` of a run holds: losses of training and validation, AP, learning rate.
+
+    Args:
+        metrics_json: JSON lines with "iteration" and scalars; half-written lines are skipped.
+        path: of the PNG.
+
+    Raises:
+        UserError: a missing file, or one without metrics.
+    """
+    series = read_metrics(metrics_json)
+    if not series:
+        raise UserError(f"{metrics_json} holds no metrics yet, so there is nothing to plot.")
+    figure = _new_figure(columns=3)
+    losses, results, rate = figure.subplots(1, 3)
+    _plot_losses(losses, series)
+    for name, values in series.items():
+        if name.split("/")[0] in ("bbox", "segm") and name.split("/")[-1] in ("AP", "AP50"):
+            results.plot(*values, marker="o", markersize=3, label=name)
+    _finish(results, title="results", y_label="percent", legend=bool(results.lines))
+    if "lr" in series:
+        rate.plot(*series["lr"])
+    _finish(rate, title="learning rate", y_label="", legend=False)
+    return _save(figure, path)
+
+
+def read_metrics(metrics_json: str | Path) -> dict[str, Series]:
+    """Iterations and values of every scalar in a file of JSON lines."""
+    path = Path(metrics_json)
+    if not path.is_file():
+        raise UserError(f"{path} is missing: it is written while a run trains, by the writer `json` of WRITERS.")
+    series: dict[str, Series] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = _parsed(line)
+        for name, value in record.items():
+            if name != "iteration" and "iteration" in record and isinstance(value, (int, float)):
+                iterations, values = series.setdefault(name, ([], []))
+                iterations.append(record["iteration"])
+                values.append(value)
+    return series
+
+
+def save_precision_recall(precision_recall: str | Path, path: str | Path) -> Path:
+    """Plot precision over recall of every task: means over classes, and each class where there are few.
+
+    Args:
+        precision_recall: the `precision_recall.npz` that an evaluation writes.
+        path: of the PNG.
+    """
+    with np.load(precision_recall, allow_pickle=False) as arrays:
+        names = arrays["class_names"].tolist()
+        tasks = {task: arrays[task] for task in arrays.files if task != "class_names"}
+    figure = _new_figure(columns=len(tasks))
+    for axes, (task, precision) in zip(np.ravel(figure.subplots(1, len(tasks))), tasks.items(), strict=True):
+        _plot_precision(axes, precision, names)
+        _finish(axes, title=f"{task}: precision over recall", y_label="precision", x_label="recall", legend=True)
+        axes.set(xlim=(0, 1), ylim=(0, 1.03))
+    return _save(figure, path)
+
+
+def save_confusion_matrix(matrix: NDArray[np.int64], class_names: Sequence[str], path: str | Path) -> Path:
+    """Plot a confusion matrix, each row as shares of its true class; classes that never occur are left out.
+
+    Args:
+        matrix: (K + 1, K + 1) counts, see `mrcnn_zoo.evaluation.confusion`.
+        class_names: K names.
+        path: of the PNG.
+    """
+    names = np.array([*class_names, "nothing"])
+    occurs = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
+    occurs[-1] = True
+    matrix, names = matrix[np.ix_(occurs, occurs)], names[occurs]
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    figure = _new_figure(columns=1, side=min(16.0, 4.5 + 0.28 * len(names)))
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(names) <= MAX_CLASS_CURVES:
+        for row, column in np.argwhere(matrix > 0):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=9)
+    if len(names) <= MAX_LABELED_CLASSES:
+        size = 10 if len(names) <= MAX_CLASS_CURVES else 8
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set(title="confusion matrix", xlabel="detected as", ylabel="true class")
+    return _save(figure, path)
+
+
+def _parsed(line: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:  # the last line of a run that was killed
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _plot_losses(axes: "Axes", series: Mapping[str, Series]) -> None:
+    names = [name for name in series if name.startswith("loss_")]
+    if "total_loss" in series:
+        iterations, values = series["total_loss"]
+        axes.plot(iterations, values, color="black", alpha=0.25, linewidth=1)
+        axes.plot(iterations, _smooth(values), color="black", linewidth=2, label="total_loss")
+    for name in names:
+        iterations, values = series[name]
+        axes.plot(iterations, _smooth(values), linewidth=1.2, label=name)
+    validation = VALIDATION + "total_loss"
+    if validation in series:
+        axes.plot(*series[validation], color="black", linestyle="--", marker="o", markersize=4, label=validation)
+    _finish(axes, title="losses", y_label="", legend=bool(axes.lines))
+    # The first steps of a run may be a hundred times above the rest.
+    shown = [value for name, (_, values) in series.items() if name.endswith("total_loss") for value in values]
+    if shown:
+        axes.set_ylim(0, 1.1 * float(np.percentile(shown, 97)) or None)
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Median of each value and its neighbours: one wild step moves nothing."""
+    reach = min(NEIGHBOURS, len(values) // 20)
+    return [float(np.median(values[max(0, place - reach) : place + reach + 1])) for place in range(len(values))]
+
+
+def _plot_precision(axes: "Axes", precision: NDArray[np.float32], names: Sequence[str]) -> None:
+    """`precision` is (T, Q, K), -1 where a class has no objects."""
+    has_objects = (precision > -1).all(axis=(0, 1))
+    precision, names = (
+        precision[:, :, has_objects],
+        [name for name, kept in zip(names, has_objects, strict=True) if kept],
+    )
+    if not names:
+        return
+    curves = {"mean, IoU 0.5": precision[_threshold(0.5)], "mean, IoU 0.75": precision[_threshold(0.75)]}
+    for label, curve in (curves | {"mean, IoU 0.5 to 0.95": precision.mean(axis=0)}).items():
+        mean = curve.mean(axis=1)
+        axes.plot(RECALL_THRESHOLDS, mean, linewidth=2, label=f"{label}: {mean.mean():.1%}")
+    if 1 < len(names) <= MAX_CLASS_CURVES:
+        for index, name in enumerate(names):
+            curve = precision[_threshold(0.5), :, index]
+            axes.plot(RECALL_THRESHOLDS, curve, linewidth=0.8, alpha=0.7, label=f"{name}, IoU 0.5: {curve.mean():.1%}")
+
+
+def _threshold(iou: float) -> int:
+    return int(np.argmin(np.abs(np.array(IOU_THRESHOLDS) - iou)))
+
+
+def _new_figure(*, columns: int, side: float = 4.5) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(max(side, 1.25 * side * columns if columns > 1 else side), side), layout="constrained")
+
+
+def _finish(axes: "Axes", *, title: str, y_label: str, legend: bool, x_label: str = "iteration") -> None:
+    axes.set(title=title, ylabel=y_label, xlabel=x_label)
+    axes.grid(alpha=0.3)
+    if legend:
+        axes.legend(fontsize=7)
+
+
+def _save(figure: "Figure", path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=110)  # a Figure of its own needs no display and no global state
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

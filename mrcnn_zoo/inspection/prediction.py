@@ -1,0 +1,157 @@
+"""A trained model on image files: pictures of what it sees, and a COCO-style file of it."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.images import FileImage
+from mrcnn_zoo.data.mapper import build_test_mapper
+from mrcnn_zoo.data.records import ImageRecord
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.evaluator import inference
+from mrcnn_zoo.evaluation.files import write_json
+from mrcnn_zoo.evaluation.trained import TrainedModel
+from mrcnn_zoo.inspection.draw import draw_instances
+from mrcnn_zoo.inspection.pictures import save_picture
+from mrcnn_zoo.structures import Detections
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """An image source whose pixels are there already."""
+
+    name: str
+    pixels: NDArray[np.generic]  # (H, W, C) RGB
+
+    def read(self) -> NDArray[np.generic]:
+        """The pixels."""
+        return self.pixels
+
+
+def predict_image(
+    model: nn.Module, cfg: CfgNode, pixels: NDArray[np.generic], *, image_id: int = 0, name: str = "image"
+) -> Detections:
+    """What the model finds in one image, in the image's own pixels.
+
+    Args:
+        model: with `predict(samples)`.
+        cfg: its INPUT keys say how the image is resized and ordered.
+        pixels: (H, W, 3) RGB.
+        image_id: of the sample.
+        name: for messages.
+    """
+    size = (int(pixels.shape[0]), int(pixels.shape[1]))
+    record = ImageRecord(image_id=image_id, source=LoadedImage(name, pixels), image_size=size)
+    sample = build_test_mapper(cfg)(record, np.random.default_rng(0))
+    with inference(model):
+        return model.predict([sample])[0]  # type: ignore[operator]
+
+
+def predict_files(
+    trained: TrainedModel, inputs: Iterable[str | Path], output: str | Path, *, score_threshold: float
+) -> list[str]:
+    """Draw what the model finds in image files, and write `predictions.json` in COCO's form.
+
+    Args:
+        trained: the model, its config and class names.
+        inputs: files and folders; of a folder all images directly in it.
+        output: gets `<image name>.png` and predictions.json.
+        score_threshold: detections below it are left out.
+
+    Returns:
+        A message for every image that could not be read; the others are done.
+
+    Raises:
+        UserError: no image at all, or an output that would overwrite the images.
+    """
+    files = image_files(inputs)
+    pictures = _picture_paths(files, Path(output))
+    failures: list[str] = []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    names = _all_class_names(trained)
+    for image_id, (file, picture) in enumerate(zip(files, pictures, strict=True), start=1):
+        try:
+            pixels = FileImage(str(file)).read()
+        except UserError as error:
+            failures.append(str(error))
+            logger.error("%s", error)
+            continue
+        found = predict_image(trained.model, trained.cfg, pixels, image_id=image_id, name=str(file))
+        found = found[found.scores >= score_threshold]
+        save_picture(draw_instances(pixels, found, names), picture)
+        images.append({"id": image_id, "file_name": str(file), "height": pixels.shape[0], "width": pixels.shape[1]})
+        annotations += _annotations(found, image_id, names, first_id=len(annotations) + 1)
+        logger.info("%s: %d instances, drawn in %s", file, len(found), picture)
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    write_json(Path(output) / "predictions.json", content)
+    return failures
+
+
+def image_files(inputs: Iterable[str | Path]) -> list[Path]:
+    """The files themselves, and the images directly in the folders, sorted; no file twice.
+
+    Raises:
+        UserError: none of it is there.
+    """
+    files: list[Path] = []
+    for place in map(Path, inputs):
+        if place.is_dir():
+            files += sorted(file for file in place.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        else:
+            files.append(place)
+    if not files:
+        raise UserError(f"no images to predict on: the folder has none of {', '.join(IMAGE_SUFFIXES)}.")
+    return list(dict.fromkeys(files))
+
+
+def _picture_paths(files: Sequence[Path], output: Path) -> list[Path]:
+    originals = {file.resolve() for file in files}
+    taken = set(originals)
+    paths: list[Path] = []
+    for file in files:
+        path = output / f"{file.stem}.png"
+        if path.resolve() in originals:
+            raise UserError(f"--output {output} holds the images themselves, and {path} would be overwritten.")
+        number = 1
+        while path.resolve() in taken:  # images of one name from several folders
+            number += 1
+            path = output / f"{file.stem}_{number}.png"
+        taken.add(path.resolve())
+        paths.append(path)
+    return paths
+
+
+def _all_class_names(trained: TrainedModel) -> tuple[str, ...]:
+    """The checkpoint's names, or numbers where it has none."""
+    return trained.class_names or tuple(str(index) for index in range(trained.cfg.MODEL.ROI_HEADS.NUM_CLASSES))
+
+
+def _annotations(found: Detections, image_id: int, names: Sequence[str], *, first_id: int) -> list[dict[str, Any]]:
+    rles = [None] * len(found) if found.masks is None else found.masks.rles()
+    columns = zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), rles, strict=True)
+    annotations = []
+    for number, ((x1, y1, x2, y2), score, index, rle) in enumerate(columns, start=first_id):
+        annotation = {
+            "id": number,
+            "image_id": image_id,
+            "category_id": index + 1,
+            "category_name": names[index],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+            "iscrowd": 0,
+        }
+        annotations.append(annotation if rle is None else annotation | {"segmentation": rle})
+    return annotations

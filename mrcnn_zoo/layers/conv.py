@@ -1,0 +1,86 @@
+"""Convolution with its normalisation and activation in one layer."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
+
+Activation = Callable[[Tensor], Tensor]
+relu_: Activation = torch.relu_  # in place: what it overwrites is this layer's own and not needed for its gradient
+
+
+class Conv2d(nn.Conv2d):
+    """Convolution, then norm, then activation; odd kernels are padded so that stride 1 keeps the size.
+
+    A frozen batch norm is not run but multiplied into the weights: one convolution instead of three passes over the
+    feature map, and nothing more to keep for the gradient, which still flows to the weights. Such a layer has the same
+    parameters and buffers as an unfused one.
+
+    The layer has a bias exactly when it has no norm.
+
+    Args:
+        in_channels: C of the input.
+        out_channels: C of the output.
+        kernel_size: in pixels.
+        stride: in pixels.
+        dilation: distance of the kernel's taps in pixels.
+        groups: the channels are convolved in that many separate groups.
+        norm: applied to the result, e.g. from `build_norm`.
+        activation: applied last; may work in place.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        norm: nn.Module | None = None,
+        activation: Activation | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=dilation * (kernel_size - 1) // 2,
+            dilation=dilation,
+            groups=groups,
+            bias=norm is None,
+        )
+        self.norm = norm
+        self.activation = activation
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride), rounded up."""
+        weight, bias = self.weight, self.bias
+        if isinstance(self.norm, FrozenBatchNorm2d):
+            scale, bias = self.norm.scale_and_shift()
+            weight = weight * scale[:, None, None, None]
+        output = F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        if self.norm is not None and not isinstance(self.norm, FrozenBatchNorm2d):
+            output = self.norm(output)
+        return output if self.activation is None else self.activation(output)
+
+
+def fill_for_relu(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Normal weights that keep the variance of the gradient through a ReLU, biases of 0.
+
+    Source: He et al. 2015 (Delving Deep into Rectifiers), sec. 2.2, backward case.
+    """
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def fill_for_linear(layer: nn.Conv2d | nn.Linear) -> None:
+    """Uniform weights that keep the variance of the signal where no activation follows, biases of 0."""
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

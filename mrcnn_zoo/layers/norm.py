@@ -1,0 +1,175 @@
+"""Normalisation layers by the names that a config gives them.
+
+A builder is called with the number of channels. The name "" stands for no normalisation.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional as F
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.ops.processes import world_size
+from mrcnn_zoo.registries import NORMS
+
+GROUPS = 32  # Wu & He 2018 (Group Normalization), sec. 4
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation whose statistics and affine parameters are constants.
+
+    It is the affine map `x * scale + shift`, so a convolution in front of it can absorb it: see `Conv2d`.
+
+    Args:
+        num_channels: C.
+        eps: added to the variance.
+    """
+
+    weight: Tensor  # (C,) all four
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_channels: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(num_channels))
+        self.register_buffer("bias", torch.zeros(num_channels))
+        self.register_buffer("running_mean", torch.zeros(num_channels))
+        # Less eps, so that a fresh layer is exactly the identity.
+        self.register_buffer("running_var", torch.ones(num_channels) - eps)
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """The affine map of each channel: (C,), (C,)."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        scale, shift = self.scale_and_shift()
+        return torch.addcmul(shift[:, None, None], features, scale[:, None, None])
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}"
+
+
+class ChannelLayerNorm(nn.Module):
+    """Layer normalisation over the channels of each pixel; the channels stay in the second dimension.
+
+    Args:
+        num_channels: C.
+        eps: added to the variance.
+    """
+
+    def __init__(self, num_channels: int, *, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        channels_last = features.permute(0, 2, 3, 1)
+        return F.layer_norm(channels_last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation with the statistics of the images of all processes, on any device.
+
+    torch's own `SyncBatchNorm` runs on GPUs only. Every process weighs as much as its number of pixels.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        self._check_input_dim(input)
+        features = input.float()
+        sums = torch.cat(
+            (
+                features.sum(dim=(0, 2, 3)),
+                features.square().sum(dim=(0, 2, 3)),
+                features.new_tensor([features.numel() / self.num_features]),
+            )
+        )
+        sums = all_reduce(sums)
+        count = sums[-1]
+        mean, mean_square = (sums[:-1] / count.clamp(min=1)).chunk(2)
+        variance = mean_square - mean.square()
+        self._update_statistics(mean.detach(), variance.detach(), count.detach())
+        scale = (variance + self.eps).rsqrt() * self.weight
+        shift = self.bias - mean * scale
+        return torch.addcmul(shift[:, None, None], features, scale[:, None, None]).to(input.dtype)
+
+    @torch.no_grad()
+    def _update_statistics(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
+
+
+def build_norm(name: str, channels: int, *, key: str = "") -> nn.Module | None:
+    """The norm registered as `name` for that many channels, None for ""; `key` is the config key that gave the name."""
+    return NORMS.get(name, key=key)(channels) if name else None
+
+
+def freeze_batch_norms(module: nn.Module) -> nn.Module:
+    """Replace batch norms inside by frozen ones with the same numbers; returns what stands for `module` then."""
+    if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+        return _frozen(module)
+    for name, child in module.named_children():
+        frozen = freeze_batch_norms(child)
+        if frozen is not child:
+            setattr(module, name, frozen)
+    return module
+
+
+def _frozen(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> FrozenBatchNorm2d:
+    frozen = FrozenBatchNorm2d(norm.num_features, eps=norm.eps).to(norm.weight.device)
+    for name, buffer in frozen.named_buffers():
+        buffer.copy_(getattr(norm, name).detach())
+    return frozen.train(norm.training)
+
+
+@NORMS.register("FrozenBN")
+def build_frozen_batch_norm(channels: int) -> nn.Module:
+    """Batch norm that is a constant affine map."""
+    return FrozenBatchNorm2d(channels)
+
+
+@NORMS.register("BN")
+def build_batch_norm(channels: int) -> nn.Module:
+    """Batch norm over the images of one process."""
+    return nn.BatchNorm2d(channels)
+
+
+@NORMS.register("SyncBN")
+def build_sync_batch_norm(channels: int) -> nn.Module:
+    """Batch norm over the images of all processes, on any device."""
+    return SyncBatchNorm2d(channels)
+
+
+@NORMS.register("nnSyncBN")
+def build_torch_sync_batch_norm(channels: int) -> nn.Module:
+    """torch's batch norm over the images of all processes; GPUs only when there is more than one process."""
+    return nn.SyncBatchNorm(channels)
+
+
+@NORMS.register("GN")
+def build_group_norm(channels: int) -> nn.Module:
+    """Group norm with 32 groups."""
+    if channels % GROUPS:
+        raise UserError(
+            f"norm GN has {GROUPS} groups and cannot normalise {channels} channels; take a multiple, or LN."
+        )
+    return nn.GroupNorm(GROUPS, channels)
+
+
+@NORMS.register("LN")
+def build_layer_norm(channels: int) -> nn.Module:
+    """Layer norm over the channels of each pixel."""
+    return ChannelLayerNorm(channels)

@@ -1,0 +1,75 @@
+"""Proposals become training regions: matched to ground truth, sampled, and given a class."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling.contracts import Matcher, Sampler
+from mrcnn_zoo.registries import MATCHERS, SAMPLERS
+from mrcnn_zoo.structures import LabeledRegions, Proposals, Targets
+
+# The logit of a probability of 1 - 1e-10: ground truth among the proposals is as sure as a score can be.
+GROUND_TRUTH_LOGIT = math.log((1.0 - 1e-10) / (1 - (1.0 - 1e-10)))
+
+
+class RegionLabeler:
+    """Chooses the regions that a head is trained on, and what each should be called.
+
+    Args:
+        matcher: decides which ground truth a proposal belongs to.
+        sampler: decides how many of each kind are used.
+        num_classes: K; background regions get class K.
+        append_ground_truth: let the ground-truth boxes be proposals too, so that training has good boxes early.
+    """
+
+    def __init__(self, matcher: Matcher, sampler: Sampler, num_classes: int, append_ground_truth: bool) -> None:
+        self.matcher = matcher
+        self.sampler = sampler
+        self.num_classes = num_classes
+        self.append_ground_truth = append_ground_truth
+
+    @torch.no_grad()
+    def label(self, proposals: list[Proposals], targets: list[Targets]) -> list[LabeledRegions]:
+        """The sampled regions of each image, foreground first and then background."""
+        if self.append_ground_truth:
+            proposals = [with_ground_truth(table, truth) for table, truth in zip(proposals, targets, strict=True)]
+        return [self._label_image(table, truth) for table, truth in zip(proposals, targets, strict=True)]
+
+    def _label_image(self, proposals: Proposals, targets: Targets) -> LabeledRegions:
+        matches = self.matcher.match(proposals.boxes, targets.boxes)
+        foreground, background = self.sampler.sample(matches.labels)
+        rows = torch.cat((foreground, background))
+        classes = torch.full_like(rows, self.num_classes)
+        classes[: len(foreground)] = targets.classes[matches.rows[foreground]]
+        return LabeledRegions(
+            image_size=proposals.image_size,
+            boxes=proposals.boxes[rows],
+            classes=classes,
+            matches=matches.rows[rows],
+            targets=targets,
+        )
+
+
+def with_ground_truth(proposals: Proposals, targets: Targets) -> Proposals:
+    """The proposals followed by the ground-truth boxes, which get a nearly certain objectness."""
+    logits: Tensor = proposals.objectness.new_full((len(targets),), GROUND_TRUTH_LOGIT)
+    return Proposals(
+        image_size=proposals.image_size,
+        boxes=torch.cat((proposals.boxes, targets.boxes.to(proposals.boxes.dtype))),
+        objectness=torch.cat((proposals.objectness, logits)),
+    )
+
+
+def build_region_labeler(cfg: CfgNode) -> RegionLabeler:
+    """The labeler that `MODEL.ROI_HEADS` describes."""
+    heads = cfg.MODEL.ROI_HEADS
+    build_matcher = MATCHERS.get(heads.MATCHER, key="MODEL.ROI_HEADS.MATCHER")
+    build_sampler = SAMPLERS.get(heads.SAMPLER, key="MODEL.ROI_HEADS.SAMPLER")
+    return RegionLabeler(
+        build_matcher(heads.IOU_THRESHOLDS, heads.IOU_LABELS, allow_low_quality=False),
+        build_sampler(heads.BATCH_SIZE_PER_IMAGE, positive_fraction=heads.POSITIVE_FRACTION),
+        num_classes=heads.NUM_CLASSES,
+        append_ground_truth=heads.PROPOSAL_APPEND_GT,
+    )

@@ -1,0 +1,41 @@
+"""A model from a config, on its device."""
+
+import functools
+import warnings
+
+import torch
+from torch import nn
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registries import DETECTORS
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """The detector that `MODEL.META_ARCHITECTURE` names, with fresh weights, on `MODEL.DEVICE`.
+
+    Returns:
+        A module with `losses(samples)` and `predict(samples)`; `forward` is one of them by training mode.
+    """
+    return DETECTORS.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(resolve_device(cfg.MODEL.DEVICE))
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name; the CPU, with one warning, when CUDA is asked for and not there.
+
+    Raises:
+        UserError: not a name of a device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE = {name!r} is not a device. Use cpu, cuda, cuda:1, ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        _warn_no_cuda(name)
+        return torch.device("cpu")
+    return device
+
+
+@functools.cache
+def _warn_no_cuda(name: str) -> None:
+    warnings.warn(f"MODEL.DEVICE = {name!r}, but torch finds no CUDA device here: running on the CPU.", stacklevel=3)

@@ -1,0 +1,144 @@
+"""What each kind of component must do, whatever its name in the YAML file.
+
+A component predicts with `forward` (tensors to tensors), learns with `losses` (adds ground truth) and answers with
+`predict` (typed instances). Shape letters: N images, R regions, C channels, K classes, H W height and width, S M sides.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from mrcnn_zoo.structures import Batch, Detections, FeatureSpec, Proposals, Sample, TrainingOutput
+
+Features = Mapping[str, Tensor]  # name of the level -> (N, C, H, W)
+
+
+# --- dense stage: fixed shapes once the padded image size is fixed ----------------------------------------------------
+class Backbone(Protocol):
+    """Makes feature maps of pixels."""
+
+    @property
+    def output_specs(self) -> Mapping[str, FeatureSpec]:
+        """Channels and stride of each map that `forward` returns, in its order."""
+        ...
+
+    @property
+    def size_divisibility(self) -> int:
+        """Height and width of the pixels must be multiples of this."""
+        ...
+
+    def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(N, C, H, W) normalised pixels -> one map a name."""
+        ...
+
+
+class AnchorGenerator(Protocol):
+    """Lays reference boxes over feature maps."""
+
+    @property
+    def anchors_per_cell(self) -> list[int]:
+        """How many boxes stand on one cell of each level."""
+        ...
+
+    def __call__(self, features: list[Tensor]) -> list[Tensor]:
+        """The anchors of each level: (H * W * A, 4) pixels, in the order of rows, columns, anchors of a cell."""
+        ...
+
+
+class RPNHead(Protocol):
+    """Scores anchors and moves them; the same layers on every level."""
+
+    def __call__(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """For each level (N, A, H, W) objectness logits and (N, 4 A, H, W) deltas, A anchors a cell."""
+        ...
+
+
+# --- proposals --------------------------------------------------------------------------------------------------------
+class ProposalGenerator(Protocol):
+    """Finds boxes that may hold an object."""
+
+    def losses(self, features: Features, batch: Batch) -> tuple[list[Proposals], TrainingOutput]:
+        """The proposals to train the next stage on, without gradient, and what supervises this stage."""
+        ...
+
+    def predict(self, features: Features, batch: Batch) -> list[Proposals]:
+        """The proposals of each image, best first."""
+        ...
+
+
+# --- assignment -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Matches:
+    """For each box its ground truth, and what the box is to be trained as."""
+
+    rows: Tensor  # (R,) int64 rows of the ground truth, 0 where there is none
+    labels: Tensor  # (R,) int8: 1 positive, 0 negative, -1 ignored
+
+
+class Matcher(Protocol):
+    """Decides which ground truth a box belongs to, if any."""
+
+    def match(self, boxes: Tensor, ground_truth: Tensor) -> Matches:
+        """(R, 4) boxes, (G, 4) ground truth, both in pixels; R or G may be 0."""
+        ...
+
+
+class Sampler(Protocol):
+    """Decides which labelled boxes take part in a step."""
+
+    def sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(R,) labels as in `Matches` -> rows of positives (P,) and of negatives (M,), int64."""
+        ...
+
+
+# --- regions ----------------------------------------------------------------------------------------------------------
+class RoIPooler(Protocol):
+    """Cuts a map of fixed size out of the feature maps for every region."""
+
+    def __call__(self, features: Features, boxes: list[Tensor]) -> Tensor:
+        """One (R_i, 4) tensor of pixel coordinates an image -> (sum of R_i, C, S, S), image after image."""
+        ...
+
+
+class BoxHead(Protocol):
+    """Makes one vector or map of each pooled region."""
+
+    @property
+    def output_spec(self) -> FeatureSpec:
+        """What `forward` returns for each region."""
+        ...
+
+    def __call__(self, pooled: Tensor) -> Tensor:
+        """(R, C, S, S) -> (R, D), or a map again."""
+        ...
+
+
+class MaskHead(Protocol):
+    """Draws a mask of each pooled region."""
+
+    def __call__(self, pooled: Tensor) -> Tensor:
+        """(R, C, S, S) -> (R, K, M, M) logits; K is 1 when masks do not depend on the class."""
+        ...
+
+
+class Suppression(Protocol):
+    """Keeps one box of each group that shows the same object."""
+
+    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, 4), (R,), (R,) -> rows that stay (int64, best first) and their scores."""
+        ...
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+class Detector(Protocol):
+    """A model from samples to losses or detections."""
+
+    def losses(self, samples: list[Sample]) -> TrainingOutput:
+        """What one training step adds up; every sample has targets."""
+        ...
+
+    def predict(self, samples: list[Sample]) -> list[Detections]:
+        """The instances of each image in the coordinates of its original size, best first."""
+        ...

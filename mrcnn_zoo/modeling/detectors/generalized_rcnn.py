@@ -1,0 +1,101 @@
+"""Detectors that propose regions and then look at each of them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling.backbones import build_backbone
+from mrcnn_zoo.modeling.contracts import Backbone, ProposalGenerator
+from mrcnn_zoo.modeling.detectors.postprocessing import to_original_size
+from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
+from mrcnn_zoo.modeling.roi_heads import StandardROIHeads, build_roi_heads
+from mrcnn_zoo.registries import DETECTORS
+from mrcnn_zoo.structures import Batch, Detections, Sample, TrainingOutput
+
+
+class GeneralizedRCNN(nn.Module):
+    """Backbone, proposals, region heads: Fast, Faster and Mask R-CNN.
+
+    The three are the stages to compile or measure apart: the backbone, with `proposal_generator.forward`, has static
+    shapes; choosing the proposals is small and dynamic; the region heads work on a list of boxes of any origin.
+
+    Source: Ren et al. 2015 (Faster R-CNN), figure 2; He et al. 2017 (Mask R-CNN), figure 1.
+
+    Args:
+        backbone: makes feature maps.
+        proposal_generator: finds regions on them.
+        roi_heads: turn regions into detections.
+        pixel_mean: of each input channel, pixel units.
+        pixel_std: of each input channel, pixel units.
+    """
+
+    pixel_mean: Tensor  # (C, 1, 1)
+    pixel_std: Tensor  # (C, 1, 1)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        proposal_generator: ProposalGenerator,
+        roi_heads: StandardROIHeads,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.proposal_generator = proposal_generator
+        self.roi_heads = roi_heads
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None], persistent=False)
+
+    def forward(self, samples: list[Sample]) -> TrainingOutput | list[Detections]:
+        """`losses` in training mode, else `predict`: the one entry that a DistributedDataParallel wrapper has."""
+        return self.losses(samples) if self.training else self.predict(samples)
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Normalise the images and pad them to one size that the backbone can halve often enough."""
+        return Batch.collate(
+            samples,
+            pixel_mean=self.pixel_mean,
+            pixel_std=self.pixel_std,
+            size_divisibility=self.backbone.size_divisibility,
+        )
+
+    def losses(self, samples: list[Sample]) -> TrainingOutput:
+        """The losses of all components.
+
+        Raises:
+            ValueError: a sample has no targets.
+        """
+        batch = self.collate(samples)
+        if batch.targets is None:
+            raise ValueError("samples without targets have no losses; load them with their annotations")
+        features = self.backbone(batch.pixels)
+        proposals, output = self.proposal_generator.losses(features, batch)
+        return output | self.roi_heads.losses(features, proposals, batch.targets)
+
+    @torch.no_grad()
+    def predict(self, samples: list[Sample]) -> list[Detections]:
+        """The instances of each image in the coordinates of its original size, best first."""
+        batch = self.collate(samples)
+        features = self.backbone(batch.pixels)
+        proposals = self.proposal_generator.predict(features, batch)
+        detections = self.roi_heads.predict(features, proposals)
+        return [
+            to_original_size(table, sample.original_size) for table, sample in zip(detections, samples, strict=True)
+        ]
+
+
+@DETECTORS.register("GeneralizedRCNN")
+def build_generalized_rcnn(cfg: CfgNode) -> GeneralizedRCNN:
+    """The detector of `MODEL`, on the CPU and with fresh weights."""
+    backbone = build_backbone(cfg, len(cfg.MODEL.PIXEL_MEAN))
+    return GeneralizedRCNN(
+        backbone,
+        proposal_generator=build_proposal_generator(cfg, backbone.output_specs),
+        roi_heads=build_roi_heads(cfg, backbone.output_specs),
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
+        pixel_std=cfg.MODEL.PIXEL_STD,
+    )

@@ -1,0 +1,89 @@
+"""Pools each region from the pyramid level that fits its size."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.modeling.contracts import Features
+from mrcnn_zoo.ops import boxes as box_ops
+from mrcnn_zoo.ops.roi import with_image_rows
+from mrcnn_zoo.registries import POOLING_OPERATIONS
+from mrcnn_zoo.structures import FeatureSpec
+
+CANONICAL_BOX_SIDE = 224  # FPN, section 4.2: the image side that ImageNet backbones are trained with ...
+CANONICAL_LEVEL = 4  # ... belongs on the map of stride 2 ** 4
+LOG_EPSILON = 1e-8  # keeps the logarithm of an empty box finite
+
+
+class PyramidPooler(nn.Module):
+    """A map of fixed size for every region of a batch.
+
+    Source: Lin et al. 2017 (FPN), eq. 1.
+
+    Args:
+        operations: for each level, finest first, its pooling operation.
+        names: the feature map of each level.
+        finest_level: log2 of the stride of the first level; each further level has twice the stride.
+    """
+
+    def __init__(self, operations: Sequence[nn.Module], names: Sequence[str], finest_level: int) -> None:
+        super().__init__()
+        self.operations = nn.ModuleList(operations)
+        self.names = tuple(names)
+        self.finest_level = finest_level
+
+    def forward(self, features: Features, boxes: list[Tensor]) -> Tensor:
+        """Pool the regions of all images.
+
+        Args:
+            features: at least the maps in `names`, each (N, C, H, W).
+            boxes: N of (R_i, 4), image pixels.
+
+        Returns:
+            (sum of R_i, C, S, S) in the order of the boxes, image after image.
+        """
+        regions = with_image_rows(boxes)
+        maps = [features[name] for name in self.names]
+        if len(maps) == 1:
+            return self.operations[0](maps[0], regions)
+        levels = assign_levels(regions[:, 1:], self.finest_level, self.finest_level + len(maps) - 1)
+        rows = [torch.nonzero(levels == self.finest_level + i).squeeze(1) for i in range(len(maps))]
+        pooled = [operation(maps[i], regions[rows[i]]) for i, operation in enumerate(self.operations)]
+        # One copy back into order: writing each level into an empty result would copy its gradient once a level.
+        return torch.cat(pooled).index_select(0, torch.cat(rows).argsort())
+
+
+def assign_levels(boxes: Tensor, finest: int, coarsest: int) -> Tensor:
+    """The pyramid level of each box, log2 of its stride: (R, 4) pixels -> (R,) int64 in [finest, coarsest]."""
+    sides = box_ops.area(boxes).sqrt()
+    levels = torch.floor(CANONICAL_LEVEL + torch.log2(sides / CANONICAL_BOX_SIDE + LOG_EPSILON))
+    return levels.clamp(finest, coarsest).long()
+
+
+def build_pyramid_pooler(
+    pooling: str, specs: Mapping[str, FeatureSpec], *, side: int, sampling_ratio: int, key: str = ""
+) -> PyramidPooler:
+    """A pooler over the given feature maps.
+
+    Args:
+        pooling: registered name of the operation.
+        specs: the maps to pool from, finest first.
+        side: S, rows and columns of a pooled map.
+        sampling_ratio: as the operation understands it.
+        key: the config key that names the operation, for messages.
+
+    Raises:
+        ValueError: strides that do not double from level to level.
+    """
+    strides = [spec.stride for spec in specs.values()]
+    finest_level = int(math.log2(strides[0]))
+    if strides != [2 ** (finest_level + i) for i in range(len(strides))]:
+        raise ValueError(
+            f"regions cannot be pooled from {', '.join(specs)} with strides {strides}: "
+            f"list levels whose strides double, finest first, in MODEL.ROI_HEADS.IN_FEATURES"
+        )
+    build = POOLING_OPERATIONS.get(pooling, key=key)
+    operations = [build(side, 1.0 / stride, sampling_ratio) for stride in strides]
+    return PyramidPooler(operations, tuple(specs), finest_level)

@@ -1,0 +1,57 @@
+"""The convolutions of a region proposal network."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.layers import Conv2d, relu_
+from mrcnn_zoo.registries import RPN_HEADS
+
+WEIGHT_STD = 0.01  # Ren et al. 2015 (Faster R-CNN), sec. 3.1.3
+
+
+class StandardRPNHead(nn.Module):
+    """3 x 3 convolutions, then one 1 x 1 convolution for objectness and one for boxes; shared by all levels.
+
+    Source: Ren et al. 2015 (Faster R-CNN), sec. 3.1.
+
+    Args:
+        in_channels: C of every level.
+        num_anchors: A, anchors a cell.
+        hidden_channels: C after each 3 x 3 convolution.
+    """
+
+    def __init__(self, in_channels: int, *, num_anchors: int, hidden_channels: Sequence[int]) -> None:
+        super().__init__()
+        inputs = (in_channels, *hidden_channels)
+        convs = [Conv2d(a, b, 3, activation=relu_) for a, b in zip(inputs, hidden_channels, strict=False)]
+        # One convolution is named conv, several conv.conv0, conv.conv1, ..., as in Detectron2's checkpoints.
+        self.conv = convs[0] if len(convs) == 1 else nn.Sequential()
+        if len(convs) > 1:
+            for index, conv in enumerate(convs):
+                self.conv.add_module(f"conv{index}", conv)
+        self.objectness_logits = Conv2d(inputs[-1], num_anchors, 1)
+        self.anchor_deltas = Conv2d(inputs[-1], 4 * num_anchors, 1)
+        for conv in (*convs, self.objectness_logits, self.anchor_deltas):
+            nn.init.normal_(conv.weight, std=WEIGHT_STD)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """For each level (N, C, H, W): logits (N, A, H, W) and deltas (N, 4 A, H, W), anchor by anchor."""
+        hidden = [self.conv(level) for level in features]
+        return [self.objectness_logits(level) for level in hidden], [self.anchor_deltas(level) for level in hidden]
+
+
+@RPN_HEADS.register("StandardRPNHead")
+def build_standard_rpn_head(cfg: CfgNode, channels: int, num_anchors: int) -> StandardRPNHead:
+    """The head with the convolutions of `MODEL.RPN.CONV_DIMS`, where -1 keeps the number of channels."""
+    dims = list(cfg.MODEL.RPN.CONV_DIMS)
+    if not dims or any(dim != -1 and dim <= 0 for dim in dims):
+        raise UserError(f"MODEL.RPN.CONV_DIMS = {dims} should hold channel numbers above 0, or -1 to keep the number.")
+    hidden: list[int] = []
+    for dim in dims:
+        hidden.append(dim if dim > 0 else (hidden[-1] if hidden else channels))
+    return StandardRPNHead(channels, num_anchors=num_anchors, hidden_channels=hidden)

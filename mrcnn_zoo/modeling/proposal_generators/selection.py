@@ -1,0 +1,86 @@
+"""From predictions on all anchors to a few good proposals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.ops import boxes as box_ops
+from mrcnn_zoo.ops.box_coding import BoxCoder
+from mrcnn_zoo.ops.nms import batched_nms
+from mrcnn_zoo.structures import ImageSize, Proposals
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The best anchors of every level of N images, moved to where the network says; T of them an image."""
+
+    boxes: Tensor  # (N, T, 4) float32 pixels, not clipped
+    logits: Tensor  # (N, T) float32
+    levels: Tensor  # (T,) int64
+
+    def is_finite(self) -> Tensor:
+        """(N, T) bool; False where the network has predicted NaN or infinity."""
+        return self.boxes.isfinite().all(dim=-1) & self.logits.isfinite()
+
+
+class ProposalSelection:
+    """Top-k of each level, decoding, suppression within each level, top-k of all.
+
+    Source: Ren et al. 2015 (Faster R-CNN), sec. 3.3; Lin et al. 2017 (Feature Pyramid Networks), sec. 4.1.
+
+    Args:
+        pre_nms_topk: candidates kept on each level.
+        post_nms_topk: proposals kept in each image.
+        iou_threshold: a candidate that overlaps a better one of its level by more is dropped.
+        min_size: candidates with a side of at most so many pixels are dropped.
+    """
+
+    def __init__(self, *, pre_nms_topk: int, post_nms_topk: int, iou_threshold: float, min_size: float = 0.0) -> None:
+        self.pre_nms_topk = pre_nms_topk
+        self.post_nms_topk = post_nms_topk
+        self.iou_threshold = iou_threshold
+        self.min_size = min_size
+
+    @torch.no_grad()
+    def candidates(
+        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], coder: BoxCoder
+    ) -> Candidates:
+        """The best of each level; only these are decoded, a small part of all anchors.
+
+        Args:
+            logits: for each level (N, A).
+            deltas: for each level (N, A, 4).
+            anchors: for each level (A, 4) pixels.
+            coder: turns deltas into boxes.
+        """
+        boxes, best_logits, levels = [], [], []
+        for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
+            best, rows = level_logits.topk(min(self.pre_nms_topk, level_logits.shape[1]), dim=1)
+            best_deltas = level_deltas.gather(1, rows[:, :, None].expand(-1, -1, 4))
+            boxes.append(coder.decode(best_deltas, level_anchors[rows]))
+            best_logits.append(best.float())
+            levels.append(torch.full_like(rows[0], level))
+        return Candidates(torch.cat(boxes, dim=1), torch.cat(best_logits, dim=1), torch.cat(levels))
+
+    @torch.no_grad()
+    def suppress(self, candidates: Candidates, image_sizes: Sequence[ImageSize]) -> list[Proposals]:
+        """The proposals of each image, best first; candidates that are not finite are left out."""
+        is_finite = candidates.is_finite()
+        return [
+            self._suppress_image(boxes, logits, candidates.levels, usable, size)
+            for boxes, logits, usable, size in zip(
+                candidates.boxes, candidates.logits, is_finite, image_sizes, strict=True
+            )
+        ]
+
+    def _suppress_image(
+        self, boxes: Tensor, logits: Tensor, levels: Tensor, usable: Tensor, image_size: ImageSize
+    ) -> Proposals:
+        # Clip before NMS: boxes that differ only outside the image are the same proposal.
+        boxes = box_ops.clip(boxes, image_size)
+        rows = (usable & box_ops.is_nonempty(boxes, min_size=self.min_size)).nonzero().flatten()
+        kept = batched_nms(boxes[rows], logits[rows], levels[rows], iou_threshold=self.iou_threshold)
+        rows = rows[kept[: self.post_nms_topk]]
+        return Proposals(image_size=image_size, boxes=boxes[rows], objectness=logits[rows])

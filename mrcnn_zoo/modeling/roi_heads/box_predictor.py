@@ -1,0 +1,150 @@
+"""The last layers of the box branch: class scores and box deltas of each region."""
+
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.losses.box_regression import BoxLoss
+from mrcnn_zoo.losses.classification import IGNORED
+from mrcnn_zoo.modeling.roi_heads.detection_selection import (
+    DetectionSelection,
+    build_detection_selection,
+    deltas_of_class,
+)
+from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only, is_foreground, matched_boxes
+from mrcnn_zoo.modeling.roi_heads.region_classification import (
+    RegionClassification,
+    SigmoidClassification,
+    SoftmaxClassification,
+)
+from mrcnn_zoo.ops.box_coding import BoxCoder
+from mrcnn_zoo.ops.processes import mean_over_processes, world_size
+from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES
+from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Proposals, TrainingOutput
+
+
+class BoxRegression:
+    """What the deltas of a region mean, and how they are trained.
+
+    Args:
+        coder: turns deltas into boxes and back.
+        loss: compares predicted with wanted deltas or boxes, summed over regions.
+        loss_weight: factor of the loss.
+    """
+
+    def __init__(self, coder: BoxCoder, loss: BoxLoss, *, loss_weight: float = 1.0) -> None:
+        self.coder = coder
+        self.loss = loss
+        self.loss_weight = loss_weight
+
+
+class BoxPredictor(nn.Module):
+    """Judges each region's vector: which class it shows, and where the object's box really is.
+
+    Source: Girshick 2015 (Fast R-CNN), section 2.
+
+    Args:
+        input_spec: of the box head's output; a map is flattened.
+        num_classes: K; logit K is the background's.
+        boxes_per_region: K for deltas of each class, 1 for deltas that all classes share.
+        classification: meaning and loss of the logits.
+        regression: meaning and loss of the deltas.
+        selection: makes detections.
+    """
+
+    def __init__(
+        self,
+        input_spec: FeatureSpec,
+        *,
+        num_classes: int,
+        boxes_per_region: int,
+        classification: RegionClassification,
+        regression: BoxRegression,
+        selection: DetectionSelection,
+    ) -> None:
+        super().__init__()
+        size = input_spec.channels * input_spec.side**2
+        self.cls_score = nn.Linear(size, num_classes + 1)
+        self.bbox_pred = nn.Linear(size, 4 * boxes_per_region)
+        for layer, deviation in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
+            nn.init.normal_(layer.weight, std=deviation)
+            nn.init.zeros_(layer.bias)
+        self.num_classes = num_classes
+        self.classification = classification
+        self.regression = regression
+        self.selection = selection
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, D) or (R, C, S, S) -> (R, K + 1) class logits and (R, 4 or 4 K) deltas, both float32."""
+        vectors = vectors.flatten(1)
+        return self.cls_score(vectors).float(), self.bbox_pred(vectors).float()
+
+    def losses(self, vectors: Tensor, regions: list[LabeledRegions]) -> TrainingOutput:
+        """`loss_cls`, `loss_box_reg` and how many regions were judged rightly.
+
+        Both losses are divided by the number of sampled regions and not by that of the foreground: so a region weighs
+        the same in both, and an image with few objects does not weigh more. Source: Girshick 2015, section 2.3.
+
+        Args:
+            vectors: (sum of R_i, D) of the box head.
+            regions: R_i of each image.
+        """
+        logits, deltas = self(vectors)
+        classes = torch.cat([table.classes for table in regions])
+        count = mean_over_processes((classes != IGNORED).sum().float()).clamp(min=1 / world_size())
+        foreground = foreground_only(regions, self.num_classes)
+        rows = torch.nonzero(is_foreground(classes, self.num_classes)).squeeze(1)
+        box_loss = self.regression.loss(
+            deltas_of_class(deltas[rows], classes[rows]),
+            torch.cat([table.boxes for table in foreground]),
+            matched_boxes(foreground),
+            self.regression.coder,
+        )
+        losses = {
+            "loss_cls": self.classification.loss(logits, classes) / count,
+            "loss_box_reg": self.regression.loss_weight * box_loss / count,
+        }
+        return TrainingOutput(losses, classification_metrics(logits.detach(), classes, self.num_classes))
+
+    def predict(self, vectors: Tensor, proposals: list[Proposals]) -> list[Detections]:
+        """The detections of each image, best first, in the coordinates of its proposals."""
+        logits, deltas = self(vectors)
+        counts = [len(table) for table in proposals]
+        scores = self.classification.scores(logits).split(counts)
+        return [
+            self.selection.select(image_scores, image_deltas, table, self.regression.coder)
+            for image_scores, image_deltas, table in zip(scores, deltas.split(counts), proposals, strict=True)
+        ]
+
+
+def classification_metrics(logits: Tensor, classes: Tensor, num_classes: int) -> dict[str, Tensor]:
+    """Shares of rightly classified regions, and how many there are of each kind; shares of nothing are 0."""
+    is_right = logits.argmax(dim=1) == classes
+    is_object = is_foreground(classes, num_classes)
+    num_sampled = (classes != IGNORED).sum()
+    num_foreground = is_object.sum()
+    return {
+        "roi/cls_accuracy": is_right.sum() / num_sampled.clamp(min=1),
+        "roi/fg_cls_accuracy": (is_right & is_object).sum() / num_foreground.clamp(min=1),
+        "roi/num_fg": num_foreground.float(),
+        "roi/num_bg": (num_sampled - num_foreground).float(),
+    }
+
+
+def build_box_predictor(cfg: CfgNode, input_spec: FeatureSpec) -> BoxPredictor:
+    """The predictor that `MODEL.ROI_BOX_HEAD` describes."""
+    head, num_classes = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    build_coder = BOX_CODERS.get(head.BOX_CODER, key="MODEL.ROI_BOX_HEAD.BOX_CODER")
+    build_loss = BOX_LOSSES.get(head.BBOX_REG_LOSS_TYPE, key="MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")
+    return BoxPredictor(
+        input_spec,
+        num_classes=num_classes,
+        boxes_per_region=1 if head.CLS_AGNOSTIC_BBOX_REG else num_classes,
+        classification=SigmoidClassification() if head.USE_SIGMOID_CE else SoftmaxClassification(),
+        regression=BoxRegression(
+            build_coder(head.BBOX_REG_WEIGHTS),
+            build_loss(head.SMOOTH_L1_BETA),
+            loss_weight=head.BBOX_REG_LOSS_WEIGHT,
+        ),
+        selection=build_detection_selection(cfg),
+    )

@@ -1,0 +1,35 @@
+"""Greedy suppression, class by class."""
+
+from torch import Tensor
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.ops.nms import batched_nms
+from mrcnn_zoo.registries import SUPPRESSIONS
+
+
+class GreedySuppression:
+    """The best box stays and removes those of its class that overlap it; then the best of the rest, and so on.
+
+    Args:
+        iou_threshold: a box is removed when its IoU with a better one is above this.
+    """
+
+    def __init__(self, iou_threshold: float) -> None:
+        self.iou_threshold = iou_threshold
+
+    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows that stay, best first, and their scores, which do not change.
+
+        Args:
+            boxes: (R, 4) pixels.
+            scores: (R,).
+            classes: (R,) int64.
+        """
+        rows = batched_nms(boxes, scores, classes, iou_threshold=self.iou_threshold)
+        return rows, scores[rows]
+
+
+@SUPPRESSIONS.register("greedy")
+def build_greedy_suppression(_cfg: CfgNode, iou_threshold: float) -> GreedySuppression:
+    """Class-wise greedy suppression."""
+    return GreedySuppression(iou_threshold)

@@ -1,0 +1,29 @@
+"""Memory that the C library keeps instead of giving it back to the system after each step."""
+
+import ctypes
+import sys
+
+# Parameters of glibc's mallopt(3), from its malloc.h.
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+
+LARGEST_INT = 2**31 - 1  # mallopt takes a C int: blocks up to 2 GiB are kept
+NEVER_TRIM = -1  # becomes the largest size there is
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed blocks for the next allocation; whether it could be told.
+
+    By default glibc maps each large block anew from the system and unmaps it when it is freed, so every step on the CPU
+    faults in the pages of every activation again, zeroed by the kernel: about a third of the time of a Mask R-CNN step.
+    The price is a process that stays as large as it ever was, and a heap with some holes. Blocks allocated before the
+    call are not affected. It does nothing where the C library is not glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return False
+    keeps_large = libc.mallopt(M_MMAP_THRESHOLD, LARGEST_INT)
+    never_trims = libc.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
+    return bool(keeps_large and never_trims)

@@ -1,0 +1,51 @@
+"""Anchors: reference boxes laid out on the cells of a feature map."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+    """The anchors of one cell, centred at the origin: all aspect ratios of the first size, then of the next.
+
+    Args:
+        sizes: square roots of the areas, pixels.
+        aspect_ratios: height over width.
+
+    Returns:
+        (len(sizes) * len(aspect_ratios), 4) float32.
+    """
+    anchors = []
+    for size in sizes:
+        for ratio in aspect_ratios:
+            width = math.sqrt(size**2 / ratio)
+            height = ratio * width
+            anchors.append((-width / 2, -height / 2, width / 2, height / 2))
+    return torch.tensor(anchors, dtype=torch.float32).reshape(-1, 4)
+
+
+def grid_anchors(cell: Tensor, feature_size: tuple[int, int], *, stride: int, offset: float) -> Tensor:
+    """The anchors of every cell, row by row, the anchors of one cell next to each other.
+
+    Args:
+        cell: (A, 4) of one cell.
+        feature_size: height and width in cells.
+        stride: pixels from one cell to the next.
+        offset: where in its cell an anchor is centred, in strides; 0 is the upper left corner.
+
+    Returns:
+        (H * W * A, 4) pixels, on the device of `cell`.
+    """
+    ys, xs = ((torch.arange(count, device=cell.device) + offset) * stride for count in feature_size)
+    y, x = torch.meshgrid(ys.to(cell.dtype), xs.to(cell.dtype), indexing="ij")
+    shifts = torch.stack((x, y, x, y), dim=-1)  # (H, W, 4)
+    return (shifts[:, :, None] + cell).reshape(-1, 4)
+
+
+def is_inside(boxes: Tensor, image_size: tuple[int, int], *, margin: float) -> Tensor:
+    """Whether boxes stay within `margin` pixels around the image: (R, 4) -> (R,) bool."""
+    height, width = image_size
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return (x1 >= -margin) & (y1 >= -margin) & (x2 < width + margin) & (y2 < height + margin)

@@ -1,0 +1,55 @@
+"""Boxes as offsets from other boxes, the form in which a network predicts them."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# No box grows by more than 1000 / 16 in one step (the largest side of an image over the smallest stride), so that exp()
+# stays finite early in training.
+SCALE_CLAMP = math.log(1000.0 / 16)
+
+
+class BoxCoder:
+    """Shift of the centre in units of the source's sides, and the logarithm of the growth of each side.
+
+    Source: Girshick et al. 2014 (R-CNN), appendix C.
+
+    Args:
+        weights: factors of dx, dy, dw, dh that bring each to about unit variance.
+        scale_clamp: upper bound of dw and dh, after dividing by the weights, when decoding.
+    """
+
+    def __init__(self, weights: Sequence[float], *, scale_clamp: float = SCALE_CLAMP) -> None:
+        self.weights = tuple(float(weight) for weight in weights)
+        self.scale_clamp = scale_clamp
+
+    def encode(self, source: Tensor, target: Tensor) -> Tensor:
+        """The deltas that turn each source into its target: (R, 4), (R, 4) -> (R, 4); sources must not be empty."""
+        source_centers, source_sides = _centers_and_sides(source)
+        target_centers, target_sides = _centers_and_sides(target)
+        shift = (target_centers - source_centers) / source_sides
+        growth = torch.log(target_sides / source_sides)
+        return torch.cat((shift, growth), dim=-1) * source.new_tensor(self.weights)
+
+    def decode(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """Apply deltas to boxes.
+
+        Args:
+            deltas: (..., 4 * k), k different predictions for each box, e.g. one a class.
+            boxes: (..., 4) pixels.
+
+        Returns:
+            (..., 4 * k) float32 pixels.
+        """
+        deltas = deltas.float().unflatten(-1, (-1, 4)) / deltas.new_tensor(self.weights, dtype=torch.float32)
+        centers, sides = _centers_and_sides(boxes.float().unsqueeze(-2))
+        new_centers = deltas[..., :2] * sides + centers
+        half_sides = 0.5 * torch.exp(deltas[..., 2:].clamp(max=self.scale_clamp)) * sides
+        return torch.cat((new_centers - half_sides, new_centers + half_sides), dim=-1).flatten(-2)
+
+
+def _centers_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + 0.5 * sides, sides

@@ -1,0 +1,94 @@
+"""Training in several processes: joining them, agreeing, gathering, and gradients averaged over them."""
+
+import logging
+import os
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mrcnn_zoo.ops.processes import rank, world_size
+
+Value = TypeVar("Value")
+
+# Evaluation on one process may take long while the others wait for it.
+PATIENCE = timedelta(hours=2)
+
+logger = logging.getLogger(__name__)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files and prints."""
+    return rank() == 0
+
+
+def is_started_by_torchrun() -> bool:
+    """Whether torchrun, or a scheduler that speaks like it, has told this process who it is."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def join_from_environment() -> None:
+    """Join the processes that torchrun started."""
+    join_processes(
+        "env://",
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        local_rank=int(os.environ.get("LOCAL_RANK", os.environ["RANK"])),
+    )
+
+
+def join_processes(url: str, *, rank: int, world_size: int, local_rank: int) -> None:
+    """Meet the other processes at `url`: gloo between CPUs, NCCL between GPUs.
+
+    Args:
+        url: e.g. "tcp://127.0.0.1:29500", "file:///tmp/meeting" or "env://".
+        rank: of this process among all machines.
+        world_size: of all machines.
+        local_rank: of this process on this machine; picks its GPU.
+    """
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, init_method=url, rank=rank, world_size=world_size, timeout=PATIENCE)
+
+
+def leave_processes() -> None:
+    """Say good-bye to the other processes, if there were any."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def maximum_over_processes(values: list[float]) -> list[float]:
+    """The largest of each value over all processes; the values themselves when there is one process."""
+    if world_size() == 1:
+        return values
+    largest = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest.tolist()
+
+
+def gather_over_processes(value: Value) -> list[Value]:
+    """The value of every process, by rank, on every process."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if world_size() > 1:
+        gather_over_processes(None)
+
+
+def with_averaged_gradients(model: nn.Module) -> nn.Module:
+    """The model, wrapped so that backward averages the gradients over the processes; itself when there is one."""
+    if world_size() == 1:
+        return model
+    # Samples are moved by the model itself, so the wrapper is told no device. Every head stays connected to the loss
+    # even without foreground, so no search for unused parameters is needed.
+    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)

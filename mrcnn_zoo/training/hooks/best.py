@@ -1,0 +1,86 @@
+"""Keeps the best weights apart from the last, and stops when they stay the best for long."""
+
+import logging
+from typing import Any
+
+from mrcnn_zoo.checkpoint import Checkpointer
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.registries import HOOKS
+from mrcnn_zoo.training.best_metric import BestMetric
+from mrcnn_zoo.training.distributed import is_main_process
+from mrcnn_zoo.training.hook import Hook, Results
+from mrcnn_zoo.training.trainer import Trainer
+from mrcnn_zoo.training.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+class SaveBest(Hook):
+    """Writes `model_best` after each evaluation that is the best so far; resuming still goes on from the last.
+
+    Args:
+        checkpointer: of the run's folder.
+        best: what "best" means.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, best: BestMetric) -> None:
+        self._checkpointer = checkpointer
+        self._best = best
+
+    def after_evaluation(self, trainer: Trainer, results: Results) -> None:
+        if not self._best.update(results, trainer.iteration):
+            return
+        state = trainer.state_dict()
+        if is_main_process():
+            path = self._checkpointer.save_best(state)
+            logger.info("best %s so far: %.4g; saved %s", self._best.name, self._best.value, path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._best.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._best.load_state_dict(state)
+
+
+class StopEarly(Hook):
+    """Ends training after so many evaluations without a better result.
+
+    Args:
+        best: what "better" means.
+        patience: number of evaluations; 0 never stops.
+    """
+
+    def __init__(self, best: BestMetric, *, patience: int) -> None:
+        self._best = best
+        self._patience = patience
+
+    def before_train(self, trainer: Trainer) -> None:
+        self._stop_if_exhausted(trainer)
+
+    def after_evaluation(self, trainer: Trainer, results: Results) -> None:
+        self._best.update(results, trainer.iteration)
+        self._stop_if_exhausted(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._best.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._best.load_state_dict(state)
+
+    def _stop_if_exhausted(self, trainer: Trainer) -> None:
+        if 0 < self._patience <= self._best.evaluations_since:
+            trainer.stop(
+                f"{self._best.name} has not been better than {self._best.value:.4g}, reached after "
+                f"{self._best.iteration} iterations, in {self._best.evaluations_since} evaluations "
+                f"(SOLVER.EARLY_STOPPING.PATIENCE)"
+            )
+
+
+@HOOKS.register("SaveBest")
+def build_save_best(cfg: CfgNode, workspace: Workspace) -> SaveBest:
+    return SaveBest(workspace.checkpointer, BestMetric(cfg.SOLVER.BEST_METRIC))
+
+
+@HOOKS.register("StopEarly")
+def build_stop_early(cfg: CfgNode, workspace: Workspace) -> StopEarly:  # noqa: ARG001
+    return StopEarly(BestMetric(cfg.SOLVER.BEST_METRIC), patience=cfg.SOLVER.EARLY_STOPPING.PATIENCE)

@@ -1,0 +1,78 @@
+"""Writes checkpoints: periodic, final, and when training is interrupted."""
+
+import logging
+from collections.abc import Sequence
+
+from mrcnn_zoo.checkpoint import Checkpointer
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.registries import HOOKS
+from mrcnn_zoo.training.distributed import is_main_process
+from mrcnn_zoo.training.hook import Hook, StepReport
+from mrcnn_zoo.training.trainer import Trainer
+from mrcnn_zoo.training.workspace import Workspace
+from mrcnn_zoo.training.writers import MetricWriter
+
+logger = logging.getLogger(__name__)
+
+FINAL_NAME = "model_final"
+
+
+class SaveCheckpoints(Hook):
+    """Saves every few iterations, at the end as `model_final`, and at once when training is interrupted.
+
+    Args:
+        checkpointer: of the run's folder.
+        period: iterations between two checkpoints; 0 saves only at the end.
+        keep: periodic checkpoints that are kept; 0 keeps all.
+        writers: told of the final checkpoint.
+    """
+
+    def __init__(
+        self, checkpointer: Checkpointer, *, period: int, keep: int = 0, writers: Sequence[MetricWriter] = ()
+    ) -> None:
+        self._checkpointer = checkpointer
+        self._period = period
+        self._keep = keep
+        self._writers = writers
+        self._saved_iteration = 0
+
+    def before_train(self, trainer: Trainer) -> None:
+        self._saved_iteration = trainer.iteration
+
+    def after_step(self, trainer: Trainer, report: StepReport) -> None:  # noqa: ARG002
+        if self._period > 0 and trainer.iteration % self._period == 0:
+            self._save(trainer, periodic_name(trainer.iteration))
+            if is_main_process():
+                self._checkpointer.prune(self._keep)
+
+    def after_train(self, trainer: Trainer) -> None:
+        if not trainer.interrupted:
+            self._save(trainer, FINAL_NAME)
+        elif trainer.iteration > self._saved_iteration:
+            self._save(trainer, periodic_name(trainer.iteration))
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        state = trainer.state_dict()
+        self._saved_iteration = trainer.iteration
+        if not is_main_process():
+            return
+        path = self._checkpointer.save(name, state)
+        logger.info("saved %s", path)
+        if name == FINAL_NAME:
+            for writer in self._writers:
+                writer.write_checkpoint(path)
+
+
+def periodic_name(iteration: int) -> str:
+    """The checkpoint's name after `iteration` finished steps: the number of the last one, counted from 0."""
+    return f"model_{iteration - 1:07d}"
+
+
+@HOOKS.register("SaveCheckpoints")
+def build_save_checkpoints(cfg: CfgNode, workspace: Workspace) -> SaveCheckpoints:
+    return SaveCheckpoints(
+        workspace.checkpointer,
+        period=cfg.SOLVER.CHECKPOINT_PERIOD,
+        keep=cfg.SOLVER.KEEP_CHECKPOINTS,
+        writers=workspace.writers,
+    )

@@ -1,0 +1,80 @@
+"""Stops all processes at a loss that is not a number, before it reaches the weights."""
+
+from pathlib import Path
+
+import torch
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.ops.processes import rank
+from mrcnn_zoo.registries import HOOKS
+from mrcnn_zoo.structures import Sample, TrainingOutput
+from mrcnn_zoo.training.distributed import gather_over_processes, maximum_over_processes
+from mrcnn_zoo.training.hook import Hook
+from mrcnn_zoo.training.nonfinite import (
+    Finding,
+    NonFiniteLossError,
+    describe_samples,
+    find_nonfinite_losses,
+    nonfinite_message,
+    save_batches,
+)
+from mrcnn_zoo.training.trainer import Trainer
+from mrcnn_zoo.training.workspace import Workspace
+
+
+class StopOnNonFinite(Hook):
+    """Looks at losses and gradients of each step, and saves a bad one for replay.
+
+    Args:
+        folder: where the batches of a bad step go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def after_backward(self, trainer: Trainer, batches: list[list[Sample]], outputs: list[TrainingOutput]) -> None:
+        # The one wait for the device in a step. It comes when the backward pass has been handed over, so that only the
+        # hand-over of the optimizer's work is not hidden.
+        loss_is_bad, gradient_is_bad = _non_finite(trainer, outputs).tolist()
+        is_any_loss_bad, is_any_gradient_bad = maximum_over_processes([float(loss_is_bad), float(gradient_is_bad)])
+        if not (is_any_loss_bad or is_any_gradient_bad):
+            return
+        # Averaging spreads one process's bad gradient to all: where a loss is bad, only that process has the batch.
+        is_ours = loss_is_bad if is_any_loss_bad else gradient_is_bad
+        finding = self._record(trainer, batches, outputs) if is_ours else None
+        findings = [found for found in gather_over_processes(finding) if found is not None]
+        raise NonFiniteLossError(nonfinite_message(trainer.iteration, findings))
+
+    def _record(self, trainer: Trainer, batches: list[list[Sample]], outputs: list[TrainingOutput]) -> Finding:
+        path = self._folder / f"iter_{trainer.iteration:07d}_rank_{rank()}.pt"
+        facts = {
+            "iteration": trainer.iteration,
+            "rank": rank(),
+            "seed": trainer.plan.seed,
+            "losses": [{name: float(loss) for name, loss in output.losses.items()} for output in outputs],
+            "model": trainer.model.state_dict(),
+            **trainer.provenance,
+        }
+        save_batches(path, batches, facts)
+        losses = find_nonfinite_losses(outputs)
+        bad = [samples for samples, output in zip(batches, outputs, strict=True) if not torch.isfinite(output.total())]
+        return Finding(
+            rank=rank(),
+            losses=losses,
+            parameters=[] if losses else trainer.updater.names_with_nonfinite_gradient(trainer.model),
+            files=describe_samples([sample for samples in bad or batches for sample in samples]),
+            saved_to=str(path),
+        )
+
+
+@HOOKS.register("StopOnNonFinite")
+def build_stop_on_nonfinite(cfg: CfgNode, workspace: Workspace) -> StopOnNonFinite:  # noqa: ARG001
+    return StopOnNonFinite(workspace.output_dir / "nonfinite")
+
+
+def _non_finite(trainer: Trainer, outputs: list[TrainingOutput]) -> torch.Tensor:
+    """(2,) bool: whether the loss, and whether the gradient, is infinite or not a number."""
+    total = torch.stack([output.total() for output in outputs]).sum()
+    # Float16 gradients overflow now and then; the loss scaler leaves such steps out.
+    norm = torch.zeros_like(total) if trainer.updater.precision.scales_losses else trainer.updater.gradient_norm()
+    return ~torch.isfinite(torch.stack([total, norm]))

@@ -1,0 +1,108 @@
+"""Draws what the model is given, what it finds, and how training went."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.inspection.pictures import save_predictions, save_training_batch
+from mrcnn_zoo.ops.processes import alone
+from mrcnn_zoo.registries import HOOKS
+from mrcnn_zoo.structures import Sample
+from mrcnn_zoo.training.distributed import is_main_process
+from mrcnn_zoo.training.hook import Hook, Results
+from mrcnn_zoo.training.trainer import Trainer
+from mrcnn_zoo.training.workspace import Workspace
+from mrcnn_zoo.training.writers import MetricWriter
+
+logger = logging.getLogger(__name__)
+
+DrawBatch = Callable[[Sequence[Sample], Path], Path]  # samples, file to write -> the file
+DrawFindings = Callable[[nn.Module], Mapping[str, Path]]  # model -> the written files by name
+
+
+class DrawTrainingBatches(Hook):
+    """Saves the first training batches, and one every few iterations, as `train_batch_<iteration>.png`.
+
+    Args:
+        draw: saves a picture of one batch.
+        folder: of the pictures.
+        writers: told of each picture.
+        num_first: batches at the start of training that are drawn.
+        period: iterations between two further ones; 0 for none.
+    """
+
+    def __init__(
+        self, draw: DrawBatch, *, folder: Path, writers: Sequence[MetricWriter], num_first: int, period: int = 0
+    ) -> None:
+        self._draw = draw
+        self._folder = folder
+        self._writers = writers
+        self._num_first = num_first
+        self._period = period
+
+    def before_step(self, trainer: Trainer, batches: list[list[Sample]]) -> None:
+        iteration = trainer.iteration
+        is_periodic = self._period > 0 and iteration > 0 and iteration % self._period == 0
+        if not is_main_process() or not (iteration < self._num_first or is_periodic):
+            return
+        name = f"train_batch_{iteration:07d}"
+        path = self._draw([sample for samples in batches for sample in samples], self._folder / f"{name}.png")
+        logger.info("drew the training batch: %s", path)
+        for writer in self._writers:
+            writer.write_images(iteration, {"train_batch": path})
+
+
+class DrawPredictions(Hook):
+    """Draws predictions beside ground truth after each evaluation; the next evaluation replaces the files.
+
+    Args:
+        draw: saves pictures of what a model finds.
+        writers: told of the pictures.
+    """
+
+    def __init__(self, draw: DrawFindings, *, writers: Sequence[MetricWriter]) -> None:
+        self._draw = draw
+        self._writers = writers
+
+    def after_evaluation(self, trainer: Trainer, results: Results) -> None:  # noqa: ARG002
+        if not is_main_process():
+            return
+        with trainer.weights_to_evaluate(), alone():
+            paths = self._draw(trainer.model)
+        if paths:
+            logger.info("drew predictions: %s", next(iter(paths.values())).parent)
+        for writer in self._writers:
+            writer.write_images(trainer.iteration - 1, paths)
+
+
+@HOOKS.register("DrawTrainingBatches")
+def build_draw_training_batches(cfg: CfgNode, workspace: Workspace) -> DrawTrainingBatches:
+    class_names = workspace.train_datasets[0].class_names
+
+    def draw(samples: Sequence[Sample], path: Path) -> Path:
+        return save_training_batch(samples, path, class_names, channel_order=cfg.INPUT.FORMAT)
+
+    return DrawTrainingBatches(
+        draw,
+        folder=workspace.output_dir / "pictures",
+        writers=workspace.writers,
+        num_first=cfg.VIS.NUM_BATCHES,
+        period=cfg.VIS_PERIOD,
+    )
+
+
+@HOOKS.register("DrawPredictions")
+def build_draw_predictions(cfg: CfgNode, workspace: Workspace) -> DrawPredictions:
+    folder = workspace.output_dir / "pictures" / "predictions"
+
+    def draw(model: nn.Module) -> dict[str, Path]:
+        paths: dict[str, Path] = {}
+        for dataset in workspace.test_datasets:
+            drawn = save_predictions(model, dataset, cfg, folder / dataset.name, num_images=cfg.VIS.NUM_IMAGES)
+            paths |= {f"{dataset.name}/{path.stem}": path for path in drawn}
+        return paths
+
+    return DrawPredictions(draw, writers=workspace.writers)

@@ -1,0 +1,174 @@
+"""Learning-rate schedules: pure functions of the iteration, so that a resumed run or a time budget needs no state.
+
+Formulas and key names are Detectron2's. Everything is computed in progress, iteration / length, from 0 to 1.
+"""
+
+import bisect
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registries import LR_SCHEDULES
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_EPSILON = 1e-6  # an iteration that lies on a step by arithmetic counts as having reached it
+WARMUP_METHODS = ("linear", "constant")
+
+
+@dataclass(frozen=True)
+class MultiStepDecay:
+    """Multiplied by gamma at each milestone.
+
+    Args:
+        milestones: iterations, ascending, below `length`.
+        length: iterations of the whole training.
+        gamma: in (0, 1] as a rule.
+    """
+
+    milestones: tuple[int, ...]
+    length: int
+    gamma: float
+
+    def __call__(self, progress: float) -> float:
+        iteration = int((progress + PROGRESS_EPSILON) * self.length)
+        return self.gamma ** bisect.bisect_right(self.milestones, iteration)
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """Half a cosine from 1 to `end`. Source: Loshchilov and Hutter 2017 (SGDR), eq. 5, without restarts."""
+
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        return self.end + 0.5 * (1 - self.end) * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class EvenStepDecay:
+    """Multiplied by gamma `num_decays` times, after equal parts of the training."""
+
+    num_decays: int
+    gamma: float
+
+    def __call__(self, progress: float) -> float:
+        part = int((progress + PROGRESS_EPSILON) * (self.num_decays + 1))
+        return self.gamma ** min(part, self.num_decays)
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """How training begins.
+
+    Args:
+        fraction: of the whole training.
+        start: the first factor, relative to the decay's first.
+        method: linear or constant.
+        is_interval_rescaled: begin the decay after the warm-up, rather than let it run from the first iteration.
+    """
+
+    fraction: float
+    start: float
+    method: str = "linear"
+    is_interval_rescaled: bool = False
+
+
+class LRSchedule:
+    """A factor on every initial learning rate.
+
+    Args:
+        decay: from progress in [0, 1] to a factor.
+        warmup: what comes before.
+        length: iterations that the settings were made for; the default of `max_iterations` below.
+    """
+
+    def __init__(self, decay: Callable[[float], float], *, warmup: Warmup, length: int) -> None:
+        self._decay = decay
+        self._warmup = warmup
+        self._length = length
+
+    def factor(self, iteration: float, max_iterations: float | None = None) -> float:
+        """The factor for a training step.
+
+        Args:
+            iteration: of the step, from 0. Need not be whole: a run with a time budget passes the elapsed share of it.
+            max_iterations: the length of training; another one than the settings were made for stretches steps and
+                warm-up alike.
+        """
+        progress = min(max(iteration / (max_iterations or self._length), 0.0), 1.0)
+        if progress + PROGRESS_EPSILON <= self._warmup.fraction:
+            return self._warmup_factor(progress)
+        return self._decay(self._decay_progress(progress))
+
+    def apply(self, optimizer: Optimizer, iteration: float, max_iterations: float | None = None) -> None:
+        """Give each parameter group its `initial_lr` times the factor."""
+        factor = self.factor(iteration, max_iterations)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def _warmup_factor(self, progress: float) -> float:
+        start = self._warmup.start * self._decay(0.0)
+        if self._warmup.method == "constant":
+            return start
+        end = self._decay(self._decay_progress(self._warmup.fraction))
+        share = progress / self._warmup.fraction
+        return end * share + start * (1 - share)
+
+    def _decay_progress(self, progress: float) -> float:
+        if not self._warmup.is_interval_rescaled or self._warmup.fraction >= 1:
+            return progress
+        return (progress - self._warmup.fraction) / (1 - self._warmup.fraction)
+
+
+def build_lr_schedule(cfg: CfgNode) -> LRSchedule:
+    """The schedule that SOLVER.LR_SCHEDULER_NAME names."""
+    schedule: LRSchedule = LR_SCHEDULES.get(cfg.SOLVER.LR_SCHEDULER_NAME)(cfg)
+    return schedule
+
+
+@LR_SCHEDULES.register("WarmupMultiStepLR")
+def build_multi_step(cfg: CfgNode) -> LRSchedule:
+    milestones = [step for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER]
+    if milestones != sorted(set(milestones)) or any(step <= 0 for step in milestones):
+        raise UserError(f"SOLVER.STEPS = {list(cfg.SOLVER.STEPS)} must ascend and start above 0.")
+    beyond = [step for step in cfg.SOLVER.STEPS if step > cfg.SOLVER.MAX_ITER]
+    if beyond:
+        logger.warning("SOLVER.STEPS %s lie beyond SOLVER.MAX_ITER = %d: no effect.", beyond, cfg.SOLVER.MAX_ITER)
+    return _with_warmup(cfg, MultiStepDecay(tuple(milestones), length=cfg.SOLVER.MAX_ITER, gamma=cfg.SOLVER.GAMMA))
+
+
+@LR_SCHEDULES.register("WarmupCosineLR")
+def build_cosine(cfg: CfgNode) -> LRSchedule:
+    if not 0 <= cfg.SOLVER.BASE_LR_END <= cfg.SOLVER.BASE_LR:
+        raise UserError(
+            f"SOLVER.BASE_LR_END = {cfg.SOLVER.BASE_LR_END} must lie between 0 and "
+            f"SOLVER.BASE_LR = {cfg.SOLVER.BASE_LR}."
+        )
+    return _with_warmup(cfg, CosineDecay(cfg.SOLVER.BASE_LR_END / cfg.SOLVER.BASE_LR))
+
+
+@LR_SCHEDULES.register("WarmupStepWithFixedGammaLR")
+def build_even_step(cfg: CfgNode) -> LRSchedule:
+    return _with_warmup(cfg, EvenStepDecay(cfg.SOLVER.NUM_DECAYS, cfg.SOLVER.GAMMA))
+
+
+def _with_warmup(cfg: CfgNode, decay: Callable[[float], float]) -> LRSchedule:
+    if cfg.SOLVER.MAX_ITER <= 0:
+        raise UserError(f"SOLVER.MAX_ITER = {cfg.SOLVER.MAX_ITER} must be above 0.")
+    if cfg.SOLVER.WARMUP_METHOD not in WARMUP_METHODS:
+        raise UserError(
+            f"SOLVER.WARMUP_METHOD = {cfg.SOLVER.WARMUP_METHOD!r} must be one of {', '.join(WARMUP_METHODS)}."
+        )
+    warmup = Warmup(
+        fraction=min(cfg.SOLVER.WARMUP_ITERS / cfg.SOLVER.MAX_ITER, 1.0),
+        start=cfg.SOLVER.WARMUP_FACTOR,
+        method=cfg.SOLVER.WARMUP_METHOD,
+        is_interval_rescaled=cfg.SOLVER.RESCALE_INTERVAL,
+    )
+    return LRSchedule(decay, warmup=warmup, length=cfg.SOLVER.MAX_ITER)

@@ -1,0 +1,70 @@
+"""What a batch whose loss is not a number leaves behind: a message, and a file to replay it from."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mrcnn_zoo.structures import Sample, TrainingOutput
+
+MAX_NAMES = 8  # of files or parameters in a message
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or a gradient became infinite or not a number; every process raises the same message."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one process found wrong in a step."""
+
+    rank: int
+    losses: Mapping[str, float]  # the non-finite ones, with their values
+    parameters: Sequence[str]  # with non-finite gradients, when all losses are finite
+    files: Sequence[str]
+    saved_to: str
+
+
+def find_nonfinite_losses(outputs: Sequence[TrainingOutput]) -> dict[str, float]:
+    """The losses that are infinite or not a number in any of the batches, with their values."""
+    values = {name: float(loss) for output in outputs for name, loss in output.losses.items() if not torch.isfinite(loss)}
+    if not values:  # finite losses may still overflow together
+        totals = [float(output.total()) for output in outputs]
+        values = {"total_loss": total for total in totals if not math.isfinite(total)}
+    return values
+
+
+def describe_samples(samples: Sequence[Sample]) -> list[str]:
+    """The image files, or what stands for them."""
+    return [sample.file_name or f"image {sample.image_id}" for sample in samples]
+
+
+def save_batches(path: Path, batches: Sequence[Sequence[Sample]], facts: Mapping[str, Any]) -> None:
+    """Write the batches of one step of one process, and what is needed to repeat it, for `replay_batch`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"batches": [list(samples) for samples in batches], **facts}, path)
+
+
+def nonfinite_message(iteration: int, findings: Sequence[Finding]) -> str:
+    """One message about what all processes found."""
+    lines = [f"training stopped: the loss is not finite in iteration {iteration}."]
+    for finding in findings:
+        what = ", ".join(f"{name} = {value}" for name, value in finding.losses.items())
+        if not what:
+            what = f"all losses are finite, but not the gradients of {_shortened(finding.parameters)}"
+        who = f"  process {finding.rank}: " if len(findings) > 1 or finding.rank else "  "
+        lines.append(f"{who}{what}; images: {_shortened(finding.files)}")
+        lines.append(f"  saved to {finding.saved_to}; repeat it with mrcnn_zoo.training.replay_batch(that path).")
+    lines.append(
+        "The weights are as before that step. Likely causes: a learning rate that is too high (lower SOLVER.BASE_LR, "
+        "lengthen SOLVER.WARMUP_ITERS, set SOLVER.CLIP_GRADIENTS.ENABLED True) or annotations that are wrong in these images."
+    )
+    return "\n".join(lines)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

@@ -1,0 +1,192 @@
+"""Which parameters are trained, with which settings, and the optimizers that do it."""
+
+import fnmatch
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.layers.norm import freeze_batch_norms
+from mrcnn_zoo.registries import OPTIMIZERS
+from mrcnn_zoo.registry import did_you_mean
+
+NORM_LAYERS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """What parameters of one group share."""
+
+    lr: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class GroupRule:
+    """Settings of a parameter by the kind of layer that owns it; the last that applies wins: norm, then bias.
+
+    Args:
+        lr: of everything but biases.
+        weight_decay: of everything but norm layers and biases.
+        norm_weight_decay: of the parameters of norm layers, biases included; None is `weight_decay`.
+        bias_lr_factor: the learning rate of biases over `lr`.
+        bias_weight_decay: of every bias, those of norm layers too; None leaves them what they had.
+    """
+
+    lr: float
+    weight_decay: float
+    norm_weight_decay: float | None = None
+    bias_lr_factor: float = 1.0
+    bias_weight_decay: float | None = None
+
+    def settings(self, module: nn.Module, name: str) -> GroupSettings:
+        """The settings of the parameter `name` that `module` owns itself."""
+        lr, weight_decay = self.lr, self.weight_decay
+        if self.norm_weight_decay is not None and isinstance(module, NORM_LAYERS):
+            weight_decay = self.norm_weight_decay
+        if name == "bias":
+            lr *= self.bias_lr_factor
+            if self.bias_weight_decay is not None:
+                weight_decay = self.bias_weight_decay
+        return GroupSettings(lr, weight_decay)
+
+
+def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Stop training the parameters whose names match any of the glob patterns.
+
+    A batch norm frozen as a whole becomes a FrozenBatchNorm2d: else its statistics would go on changing.
+
+    Args:
+        model: changed in place.
+        patterns: against whole names, e.g. "backbone.bottom_up.*"; a module's own name freezes all in it.
+
+    Returns:
+        The names frozen by this call.
+
+    Raises:
+        UserError: a pattern that matches nothing.
+    """
+    parameters = dict(model.named_parameters())
+    frozen: dict[str, None] = {}
+    for pattern in patterns:
+        matches = [
+            name
+            for name in parameters
+            if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
+        ]
+        if not matches:
+            raise UserError(_nothing_matches(pattern, parameters))
+        frozen |= dict.fromkeys(matches)
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    _freeze_statistics(model, frozen)
+    return list(frozen)
+
+
+def parameter_groups(model: nn.Module, rule: GroupRule) -> list[dict[str, Any]]:
+    """The trainable parameters, those of equal settings in one group, in the order of the model.
+
+    Returns:
+        Dicts with params, lr, weight_decay, and initial_lr, which schedules scale.
+    """
+    groups: dict[GroupSettings, list[nn.Parameter]] = {}
+    for module, name, parameter in _owned_parameters(model):
+        groups.setdefault(rule.settings(module, name), []).append(parameter)
+    return [
+        {"params": parameters, "lr": own.lr, "initial_lr": own.lr, "weight_decay": own.weight_decay}
+        for own, parameters in groups.items()
+    ]
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
+    """Freeze what SOLVER.FREEZE names, then the optimizer SOLVER.OPTIMIZER over what is left."""
+    freeze_parameters(model, cfg.SOLVER.FREEZE)
+    rule = GroupRule(
+        lr=cfg.SOLVER.BASE_LR * _batch_scale(cfg),
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        norm_weight_decay=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+        bias_weight_decay=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+    )
+    groups = parameter_groups(model, rule)
+    if not groups:
+        raise UserError(f"SOLVER.FREEZE = {list(cfg.SOLVER.FREEZE)} leaves no parameter to train.")
+    optimizer: Optimizer = OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)(cfg, groups)
+    return optimizer
+
+
+@OPTIMIZERS.register("SGD")
+def build_sgd(cfg: CfgNode, groups: list[dict[str, Any]]) -> torch.optim.SGD:
+    if cfg.SOLVER.NESTEROV and cfg.SOLVER.MOMENTUM <= 0:
+        raise UserError(f"SOLVER.NESTEROV needs a momentum; SOLVER.MOMENTUM is {cfg.SOLVER.MOMENTUM}.")
+    return torch.optim.SGD(
+        groups,
+        lr=cfg.SOLVER.BASE_LR,
+        momentum=cfg.SOLVER.MOMENTUM,
+        nesterov=cfg.SOLVER.NESTEROV,
+        fused=_fusable(groups),
+    )
+
+
+@OPTIMIZERS.register("AdamW")
+def build_adamw(cfg: CfgNode, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
+    first, second = cfg.SOLVER.BETAS
+    return torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, betas=(first, second), fused=_fusable(groups))
+
+
+def _batch_scale(cfg: CfgNode) -> float:
+    reference = cfg.SOLVER.SCALE_LR_TO_BATCH
+    return cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS / reference if reference > 0 else 1.0
+
+
+def _freeze_statistics(model: nn.Module, frozen: Container[str]) -> None:
+    for prefix, parent in list(model.named_modules()):
+        for name, child in list(parent.named_children()):
+            path = f"{prefix}.{name}" if prefix else name
+            own = [f"{path}.{leaf}" for leaf, _ in child.named_parameters(recurse=False)]
+            if isinstance(child, nn.BatchNorm2d | nn.SyncBatchNorm) and own and all(leaf in frozen for leaf in own):
+                setattr(parent, name, freeze_batch_norms(child))
+
+
+def _fusable(groups: list[dict[str, Any]]) -> bool | None:
+    # One pass over memory instead of several. R50-FPN, SGD, one CPU core: 0.036 s fused, 0.096 s one by one, 0.107 s
+    # with foreach.
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    is_supported = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return True if is_supported else None
+
+
+def _owned_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                yield module, name, parameter
+
+
+def _nothing_matches(pattern: str, names: dict[str, nn.Parameter]) -> str:
+    # Offer module names as patterns too: that is what people freeze.
+    modules = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
+    candidates = [*names, *(f"{module}.*" for module in sorted(modules))]
+    top = ", ".join(sorted({f"{name.split('.')[0]}.*" for name in names}))
+    return (
+        f"SOLVER.FREEZE: {pattern!r} matches no parameter of the model.{did_you_mean(pattern, candidates)} "
+        f"The top level has {top}."
+    )

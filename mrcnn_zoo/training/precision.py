@@ -1,0 +1,73 @@
+"""Automatic mixed precision: the autocast region and the loss scaling that float16 needs."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+
+
+class Precision:
+    """Runs the forward pass in a lower precision and keeps small float16 gradients from vanishing.
+
+    Args:
+        device_type: "cuda" or "cpu".
+        dtype: torch.bfloat16 or torch.float16; None computes in float32 throughout.
+    """
+
+    def __init__(self, device_type: str, *, dtype: torch.dtype | None = None) -> None:
+        self._device_type = device_type
+        self._dtype = dtype
+        self._scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
+
+    @property
+    def scales_losses(self) -> bool:
+        """Whether single non-finite gradients are part of the method: the scaler skips their step and scales less."""
+        return self._scaler.is_enabled()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context for the forward pass."""
+        return torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a scalar loss to those that are there."""
+        self._scaler.scale(loss).backward()
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        """Bring the gradients to their true size; once before clipping and `step`."""
+        self._scaler.unscale_(optimizer)
+
+    def step(self, optimizer: Optimizer) -> None:
+        """One step of the optimizer, left out where float16 gradients overflowed."""
+        self._scaler.step(optimizer)
+        self._scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        # Empty when the scaler is off: a run may switch AMP on or off when it resumes.
+        if state and self.scales_losses:
+            self._scaler.load_state_dict(state)
+
+
+def build_precision(cfg: CfgNode, device: torch.device) -> Precision:
+    """What SOLVER.AMP asks for, as far as the device has it."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return Precision(device.type)
+    choices = {"auto": _best_dtype(device), "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if cfg.SOLVER.AMP.DTYPE not in choices:
+        raise UserError(f"SOLVER.AMP.DTYPE = {cfg.SOLVER.AMP.DTYPE!r} is not one of {', '.join(choices)}.")
+    dtype = choices[cfg.SOLVER.AMP.DTYPE]
+    if dtype == torch.float16 and device.type != "cuda":
+        raise UserError(f"SOLVER.AMP.DTYPE = float16 needs a CUDA device, not {device}. Use bfloat16 or auto.")
+    return Precision(device.type, dtype=dtype)
+
+
+def _best_dtype(device: torch.device) -> torch.dtype:
+    has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bfloat16 else torch.float16

@@ -1,0 +1,201 @@
+"""The training loop: steps until the budget is spent, with hooks at fixed moments, resumable bit for bit."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
+from mrcnn_zoo.structures import Sample, TrainingOutput
+from mrcnn_zoo.training.budget import Budget, Clock, Stopwatch
+from mrcnn_zoo.training.distributed import maximum_over_processes, with_averaged_gradients
+from mrcnn_zoo.training.ema import WeightsAverage
+from mrcnn_zoo.training.hook import Hook, Results, StepReport
+from mrcnn_zoo.training.lr_schedule import LRSchedule
+from mrcnn_zoo.training.randomness import generator_states, restore_generator_states, seed_step
+from mrcnn_zoo.training.signals import StopSignals
+from mrcnn_zoo.training.updater import Updater, mean_metrics
+
+OpenBatches = Callable[[int], Iterable[list[Sample]]]  # number of the first global batch -> endless batches from there
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How long to train, how fast to learn when, and what all randomness follows from."""
+
+    budget: Budget
+    schedule: LRSchedule
+    seed: int
+    accumulate_steps: int = 1  # batches whose gradients make one step
+
+
+class Trainer:
+    """Trains a model; everything that is not a step is a hook.
+
+    Args:
+        model: on its device; `model(samples)` in training mode returns a TrainingOutput.
+        open_batches: gives this process's share of the global batches, from any batch on.
+        updater: optimizer, precision and clipping.
+        plan: length, schedule and seed.
+        hooks: called in this order, by name in checkpoints.
+        average: of the weights, updated after each step.
+        provenance: plain values that every checkpoint carries: config, class names, versions.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        open_batches: OpenBatches,
+        *,
+        updater: Updater,
+        plan: TrainingPlan,
+        hooks: Mapping[str, Hook],
+        average: WeightsAverage | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.updater = updater
+        self.plan = plan
+        self.hooks = dict(hooks)
+        self.average = average
+        self.provenance = dict(provenance or {})
+        self.iteration = 0  # finished steps
+        self.elapsed = 0.0  # seconds of training, all sittings together
+        self.interrupted = 0  # number of the signal that asked to stop
+        self.stop_reason = ""
+        self.results: dict[str, dict[str, float]] = {}  # of the latest evaluation
+        self._open_batches = open_batches
+        self._batches_drawn = 0  # global batches, the position of the data sampler
+
+    def train(self, *, signals: StopSignals | None = None, clock: Clock = time.monotonic) -> None:
+        """Run steps until the budget is spent, a hook calls `stop`, or a signal arrives.
+
+        Args:
+            signals: asked before each step.
+            clock: what a time budget is measured with.
+        """
+        stopwatch = Stopwatch(elapsed=self.elapsed, clock=clock)
+        self.model.train()
+        for hook in self.hooks.values():
+            hook.before_train(self)
+        if self._goes_on(stopwatch, signals):
+            wrapped = with_averaged_gradients(self.model)
+            batches = iter(self._open_batches(self._batches_drawn))
+            self._step(wrapped, batches)
+            while self._goes_on(stopwatch, signals):
+                self._step(wrapped, batches)
+        for hook in self.hooks.values():
+            hook.after_train(self)
+
+    def stop(self, reason: str) -> None:
+        """End training after the current step; to be called on every process alike."""
+        self.stop_reason = self.stop_reason or reason
+
+    def weights_to_evaluate(self) -> AbstractContextManager[None]:
+        """Inside, the model has the averaged weights, where there is an average."""
+        return nullcontext() if self.average is None else self.average.applied_to(self.model)
+
+    def announce(self, results: Results) -> None:
+        """Tell all hooks the results of an evaluation of the present weights."""
+        self.results = {task: dict(metrics) for task, metrics in results.items()}
+        for hook in self.hooks.values():
+            hook.after_evaluation(self, results)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on as if it had never stopped; every process must call it, process 0 keeps it."""
+        position = self.plan.budget.position(self.iteration, self.elapsed)
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.updater.optimizer.state_dict(),
+            "scheduler": {"position": position, "learning_rates": self._learning_rates()},
+            "scaler": self.updater.precision.state_dict(),
+            "ema": self.average.state_dict() if self.average is not None else {},
+            "iteration": self.iteration,
+            "elapsed_seconds": self.elapsed,
+            "sampler": {"global_batches": self._batches_drawn},
+            "seed": self.plan.seed,
+            "results": self.results,
+            "generators": gather_on_main_process(generator_states()),
+            "hooks": {name: state for name, hook in self.hooks.items() if (state := hook.state_dict())},
+            **self.provenance,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave; the plan's seed must be the state's."""
+        self.model.load_state_dict(state["model"])
+        self.updater.load_optimizer_state(state["optimizer"])
+        self.updater.precision.load_state_dict(state["scaler"])
+        if self.average is not None and state["ema"]:
+            self.average.load_state_dict(state["ema"])
+        self.iteration = state["iteration"]
+        self.elapsed = state["elapsed_seconds"]
+        self.results = state["results"]
+        self._batches_drawn = state["sampler"]["global_batches"]
+        if rank() < len(state["generators"]):
+            restore_generator_states(state["generators"][rank()])
+        for name, hook in self.hooks.items():
+            hook.load_state_dict(state["hooks"].get(name, {}))
+
+    def _goes_on(self, stopwatch: Stopwatch, signals: StopSignals | None) -> bool:
+        local = [stopwatch.elapsed(), float(signals.received if signals else 0)]
+        # All processes must take the same decision, and the same learning rate from the time that has passed.
+        self.elapsed, signal_number = maximum_over_processes(local)
+        self.interrupted = int(signal_number)
+        is_over = self.plan.budget.is_spent(self.iteration, self.elapsed)
+        return not (is_over or self.interrupted or self.stop_reason)
+
+    def _step(self, model: nn.Module, source: Iterator[list[Sample]]) -> None:
+        started = time.perf_counter()
+        batches = [next(source) for _ in range(self.plan.accumulate_steps)]
+        data_seconds = time.perf_counter() - started
+        for hook in self.hooks.values():
+            hook.before_step(self, batches)
+        seed_step(self.plan.seed, self.iteration, rank())
+        outputs = self._compute_gradients(model, batches)
+        for hook in self.hooks.values():
+            hook.after_backward(self, batches, outputs)
+        self.plan.schedule.apply(
+            self.updater.optimizer, self.plan.budget.position(self.iteration, self.elapsed)
+        )
+        self.updater.apply_gradients()
+        if self.average is not None:
+            self.average.update(self.model)
+        self._batches_drawn += len(batches)
+        self.iteration += 1
+        report = StepReport(
+            iteration=self.iteration - 1,
+            metrics=mean_metrics(outputs),
+            learning_rate=self._learning_rates()[0],
+            num_images=sum(map(len, batches)),
+            seconds=time.perf_counter() - started,
+            data_seconds=data_seconds,
+        )
+        for hook in self.hooks.values():
+            hook.after_step(self, report)
+
+    def _compute_gradients(self, model: nn.Module, batches: Sequence[list[Sample]]) -> list[TrainingOutput]:
+        try:
+            return self.updater.compute_gradients(model, batches)
+        except torch.OutOfMemoryError as error:
+            raise UserError(_out_of_memory_message(self.iteration, batches)) from error
+
+    def _learning_rates(self) -> list[float]:
+        return [float(group["lr"]) for group in self.updater.optimizer.param_groups]
+
+
+def _out_of_memory_message(iteration: int, batches: Sequence[list[Sample]]) -> str:
+    images = [sample for samples in batches for sample in samples]
+    height, width = (max(side) for side in zip(*(sample.image_size for sample in images), strict=True))
+    free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+    processes = f" on each of {world_size()} processes" if world_size() > 1 else ""
+    return (
+        f"the device ran out of memory in iteration {iteration}, with {len(batches[0])} images a pass{processes}, the "
+        f"largest padded to {height} x {width} ({free / 2**30:.1f} of {total / 2**30:.1f} GiB free now). Lower "
+        f"SOLVER.IMS_PER_BATCH (SOLVER.ACCUMULATE_STEPS keeps the batch of a step as large), INPUT.MIN_SIZE_TRAIN and "
+        f"INPUT.MAX_SIZE_TRAIN, or MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, or set SOLVER.AMP.ENABLED True."
+    )

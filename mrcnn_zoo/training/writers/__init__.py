@@ -1,0 +1,32 @@
+"""Where metrics, results and pictures of a run go: registered writers."""
+
+from pathlib import Path
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.ops.processes import rank
+from mrcnn_zoo.registries import METRIC_WRITERS
+from mrcnn_zoo.training.writers import console, csv, json_lines, tensorboard, wandb
+from mrcnn_zoo.training.writers.contract import MetricWriter, RunPlace
+
+__all__ = ["MetricWriter", "RunPlace", "build_writers", "console", "csv", "json_lines", "tensorboard", "wandb"]
+
+
+def build_writers(
+    cfg: CfgNode, output_dir: str | Path, *, start_iteration: int = 0, max_iterations: int = 0
+) -> list[MetricWriter]:
+    """The writers that WRITERS names; none on processes other than the first.
+
+    Args:
+        cfg: WRITERS, and each writer's own keys.
+        output_dir: created when missing.
+        start_iteration: the first iteration that this run will do, 0 for a fresh one. What an earlier run in the folder
+            wrote for this iteration and later ones is dropped; a fresh run sets the files of an earlier one aside.
+        max_iterations: the length of the whole training; 0 when unknown.
+    """
+    if rank() != 0:
+        return []
+    place = RunPlace(Path(output_dir), start_iteration=start_iteration, max_iterations=max_iterations)
+    place.output_dir.mkdir(parents=True, exist_ok=True)
+    # Look up every name before the first writer opens a file: a typo must leave nothing behind.
+    builders = [METRIC_WRITERS.get(name) for name in dict.fromkeys(cfg.WRITERS)]
+    return [builder(cfg, place) for builder in builders]

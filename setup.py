@@ -1,0 +1,64 @@
+"""Package definition; `configs/` and `model_zoo/` travel in the wheel, so that the tools work outside a checkout."""
+
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).parent
+SHIPPED_FOLDERS = {"configs": "_configs", "model_zoo": "_model_zoo"}  # top-level folder -> folder inside the package
+
+
+class BuildWithConfigs(build_py):
+    """Copies the shipped folders into the package that is being built."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:  # a checkout reads its own folders
+            return
+        for source, inside in SHIPPED_FOLDERS.items():
+            target = Path(self.build_lib) / "mrcnn_zoo" / inside
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(HERE / source, target)
+
+
+REQUIREMENTS = [
+    "torch>=2.8",
+    "torchvision>=0.23",
+    "fvcore>=0.1.5.post20221221",
+    "iopath>=0.1.9",
+    "yacs>=0.1.8",
+    "pycocotools>=2.0.7",
+    "tabulate>=0.9",
+    "wandb>=0.17",
+    "tensorboard>=2.12",
+    "matplotlib>=3.6",
+    "numpy>=1.24",
+    "pillow>=9.4",
+    "tqdm>=4.64",
+    "pyyaml>=6.0",
+    "typing_extensions>=4.6",
+]
+EVALUATION_BACKENDS = ["hotcoco>=1.3", "faster-coco-eval>=1.6"]
+
+setup(
+    name="mrcnn_zoo",
+    version="0.1.0",
+    description="Mask R-CNN as a modular, config-driven framework: registries, YAML files, COCO tables.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["mrcnn_zoo", "mrcnn_zoo.*"]),
+    package_data={"mrcnn_zoo": ["py.typed", "data/synthetic/resources/*"]},
+    include_package_data=False,
+    install_requires=REQUIREMENTS,
+    extras_require={
+        "eval": EVALUATION_BACKENDS,
+        "safetensors": ["safetensors>=0.4"],
+        "dev": ["pytest>=7.4", "ruff>=0.6", "mypy>=1.8", "safetensors>=0.4", *EVALUATION_BACKENDS],
+    },
+    entry_points={"console_scripts": ["mrcnn-zoo=mrcnn_zoo.cli.main:main"]},
+    cmdclass={"build_py": BuildWithConfigs},
+)

@@ -1,0 +1,31 @@
+"""The `mrcnn-zoo` command: dispatch and messages."""
+
+import pytest
+
+from mrcnn_zoo.cli import main as cli
+
+
+def test_without_arguments_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in cli.COMMANDS)
+
+
+def test_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian"]) == cli.USAGE_ERROR
+    assert "Did you mean 'train'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+def test_a_users_mistake_is_one_message_without_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--config-file", "no/such/file.yaml"]) == cli.USAGE_ERROR
+    printed = capsys.readouterr().err
+    assert "no/such/file.yaml" in printed
+    assert "Traceback" not in printed

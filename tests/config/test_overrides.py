@@ -1,0 +1,46 @@
+"""`KEY VALUE` and `KEY=VALUE` lists."""
+
+import pytest
+
+from mrcnn_zoo.config.overrides import read_overrides
+from mrcnn_zoo.errors import UserError
+
+
+def pairs(*items: object) -> list[tuple[str, object]]:
+    return [(assignment.name, assignment.value) for assignment in read_overrides(items)]
+
+
+def test_no_items_set_nothing() -> None:
+    assert read_overrides([]) == []
+
+
+def test_both_ways_of_writing_mix() -> None:
+    assert pairs("A.B", "1", "C=2", "D", (1, 2), "E=x=y") == [("A.B", "1"), ("C", "2"), ("D", (1, 2)), ("E", "x=y")]
+
+
+def test_a_value_may_look_like_an_assignment_or_be_empty() -> None:
+    assert pairs("A", "B=1", "C=", "D", "") == [("A", "B=1"), ("C", ""), ("D", "")]
+
+
+def test_quotes_inside_the_shells_quotes_are_taken_off() -> None:
+    assert pairs("A='text'", "B", '""', "C=it's") == [("A", "text"), ("B", ""), ("C", "it's")]
+
+
+def test_a_mapping_is_flattened() -> None:
+    assert pairs("A", {"b": {"C": 1}}, "D={e: {F: [x]}}") == [("A.b.C", 1), ("D.e.F", ["x"])]
+
+
+def test_a_key_without_value_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"the key SOLVER\.BASE_LR is given without a value"):
+        read_overrides(["SOLVER.MAX_ITER", "5", "SOLVER.BASE_LR"])
+
+
+@pytest.mark.parametrize("item", ["0.1", "--resume", "", "=3", 5, None])
+def test_what_is_no_key_is_an_error(item: object) -> None:
+    with pytest.raises(UserError, match="stands where a KEY or KEY=VALUE is expected"):
+        read_overrides([item, "1"])
+
+
+def test_one_string_instead_of_a_list_is_a_programming_error() -> None:
+    with pytest.raises(TypeError, match="are a list"):
+        read_overrides("SOLVER.BASE_LR 0.1")

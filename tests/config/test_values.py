@@ -1,0 +1,146 @@
+"""Which values fit a key, and what they become."""
+
+import pytest
+
+from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.provenance import Assignment, Origin
+from mrcnn_zoo.config.values import fitted, literal, type_words
+from mrcnn_zoo.errors import UserError
+
+INTEGER = Key("A.INTEGER", 3, "")
+NUMBER = Key("A.NUMBER", 0.5, "")
+SWITCH = Key("A.SWITCH", False, "")
+TEXT = Key("A.TEXT", "", "")
+NAMES = Key("A.NAMES", [], "", element_types=(str,))
+NUMBERS = Key("A.NUMBERS", [1.0, 2.0], "")
+INTEGERS = Key("A.INTEGERS", [1], "")
+NESTED = Key("A.NESTED", [[32, 64]], "", element_types=(int, float))
+ANYTHING = Key("A.ANYTHING", [], "")
+OPTIONAL = Key("A.OPTIONAL", None, "", other_types=(float,))
+AUTOMATIC = Key("A.AUTOMATIC", 8, "", other_types=(str,))
+CHOICE = Key("A.CHOICE", "sum", "", choices=("sum", "avg"))
+
+
+def fit(value: object, key: Key) -> object:
+    return fitted(Assignment(tuple(key.name.split(".")), value, Origin("x.yaml", 7)), key)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        (INTEGER, 5, 5),
+        (INTEGER, "5", 5),
+        (INTEGER, 90000.0, 90000),
+        (INTEGER, "9e4", 90000),
+        (NUMBER, 1, 1.0),
+        (NUMBER, "1e-3", 0.001),
+        (SWITCH, True, True),
+        (SWITCH, "True", True),
+        (SWITCH, "false", False),
+        (TEXT, "3", "3"),
+        (TEXT, "None", "None"),
+        (TEXT, "", ""),
+        (NAMES, (), []),
+        (NAMES, "('a',)", ["a"]),
+        (NAMES, "[a, b]", ["a", "b"]),
+        (NAMES, ("a", "b"), ["a", "b"]),
+        (NUMBERS, "(1, 2.5)", [1.0, 2.5]),
+        (INTEGERS, [], []),
+        (NESTED, "[[32], [64.5]]", [[32], [64.5]]),
+        (NESTED, [16, 32], [16, 32]),
+        (ANYTHING, [["bbox", ("AP", 1)], 2], [["bbox", ["AP", 1]], 2]),
+        (OPTIONAL, None, None),
+        (OPTIONAL, "null", None),
+        (OPTIONAL, 0, 0.0),
+        (AUTOMATIC, "auto", "auto"),
+        (AUTOMATIC, "16", 16),
+        (CHOICE, "avg", "avg"),
+    ],
+)
+def test_a_value_becomes_the_type_of_its_key(key: Key, value: object, expected: object) -> None:
+    result = fit(value, key)
+    assert result == expected
+    assert type(result) is type(expected)
+
+
+def test_integers_in_a_list_of_numbers_become_numbers() -> None:
+    assert [type(item) for item in fit([1, 2], NUMBERS)] == [float, float]
+
+
+def test_the_value_does_not_share_its_list_with_the_config() -> None:
+    given = ["a"]
+    result = fit(given, NAMES)
+    given.append("b")
+    assert result == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (INTEGER, 1.5),
+        (INTEGER, True),
+        (INTEGER, "many"),
+        (INTEGER, None),
+        (INTEGER, [1]),
+        (NUMBER, True),
+        (NUMBER, "fast"),
+        (SWITCH, 1),
+        (SWITCH, "yes please"),
+        (TEXT, 3),
+        (TEXT, None),
+        (TEXT, ["a"]),
+        (NAMES, "a"),
+        (NAMES, [1]),
+        (NAMES, [["a"]]),
+        (NUMBERS, ["a"]),
+        (INTEGERS, [1.5]),
+        (INTEGERS, "(640)"),
+        (OPTIONAL, "small"),
+        (CHOICE, "mean"),
+        (CHOICE, 1),
+    ],
+)
+def test_a_wrong_type_names_place_key_and_value(key: Key, value: object) -> None:
+    with pytest.raises(UserError) as caught:
+        fit(value, key)
+    message = str(caught.value)
+    assert message.startswith(f"x.yaml:7: {key.name} ")
+    assert repr(value) in message
+
+
+def test_a_scalar_for_a_list_says_how_a_list_of_one_is_written() -> None:
+    with pytest.raises(UserError, match=r"takes a list of integers, not 640\. A list of one is written \[640\]\."):
+        fit(640, INTEGERS)
+
+
+def test_a_wrong_choice_gives_the_right_ones() -> None:
+    with pytest.raises(UserError, match=r"A\.CHOICE = 'summ' is not one of 'sum', 'avg'\. Did you mean 'sum'\?"):
+        fit("summ", CHOICE)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1", 1), ("'1'", "1"), ("TRUE", True), ("none", None), ("{a: [1, x]}", {"a": [1, "x"]}), ("[broken", "[broken")],
+)
+def test_literal_reads_what_a_text_stands_for(text: str, expected: object) -> None:
+    assert literal(text) == expected
+
+
+@pytest.mark.parametrize("text", ["a/b c", "__import__('os')", "!!python/name:os", "(" * 9000, "[" * 3000, "-" * 20000])
+def test_literal_leaves_other_text_alone(text: str) -> None:
+    assert literal(text) == text
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        (INTEGER, "integer"),
+        (OPTIONAL, "None or number"),
+        (NAMES, "list of strings"),
+        (NESTED, "list of lists of integers or numbers"),
+        (ANYTHING, "list"),
+        (Key("A.OPEN", {}, ""), "section of your own names"),
+    ],
+)
+def test_type_in_words(key: Key, words: str) -> None:
+    assert type_words(key) == words

@@ -1,0 +1,40 @@
+import math
+
+import numpy as np
+import pytest
+
+from mrcnn_zoo.data.synthetic.shapes import ShapeStamps, render_shape
+from mrcnn_zoo.data.synthetic.stamps import crop_to_mask
+
+SIDE = 40.0
+
+
+@pytest.mark.parametrize(
+    ("name", "area"),
+    [("circle", math.pi * 20**2), ("square", 40.0**2), ("triangle", 40.0**2 * math.sqrt(3) / 4)],
+)
+@pytest.mark.parametrize("angle", [0.0, 0.4])
+def test_shape_covers_its_area(name: str, area: float, angle: float) -> None:
+    assert render_shape(name, side=SIDE, angle=angle).sum() == pytest.approx(area, rel=0.01)
+
+
+def test_square_turned_by_an_eighth_is_as_wide_as_its_diagonal() -> None:
+    stamp = crop_to_mask(0, render_shape("square", side=SIDE, angle=math.pi / 4))
+    assert stamp is not None
+    assert abs(stamp.coverage.shape[1] - SIDE * math.sqrt(2)) <= 2
+
+
+def test_triangle_stands_on_its_base() -> None:
+    stamp = crop_to_mask(2, render_shape("triangle", side=SIDE, angle=0.0))
+    assert stamp is not None
+    assert stamp.mask[0].sum() <= 3
+    assert stamp.mask[-1].sum() >= 38
+
+
+def test_every_class_is_drawn() -> None:
+    rng = np.random.default_rng(0)
+    assert {ShapeStamps().draw(rng, side=20, rotation=15).class_index for _ in range(30)} == {0, 1, 2}
+
+
+def test_nothing_is_left_of_an_empty_coverage() -> None:
+    assert crop_to_mask(0, np.zeros((5, 5))) is None

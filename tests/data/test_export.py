@@ -1,0 +1,186 @@
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools.coco import COCO
+
+from mrcnn_zoo.config import load_config
+from mrcnn_zoo.data.export import export_coco
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
+from mrcnn_zoo.data.synthetic.scenes import build_scenes
+from mrcnn_zoo.data.synthetic.settings import SceneSettings
+from mrcnn_zoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An image source that holds its pixels."""
+
+    pixels: NDArray[np.generic]
+    name: str = "held.png"
+
+    def read(self) -> NDArray[np.generic]:
+        return self.pixels
+
+
+def scenes(length: int = 3) -> Dataset:
+    return build_scenes("digits_val", SceneSettings(), kind="digits", split="val", length=length)
+
+
+def one_image(pixels: NDArray[np.generic], *instances: InstanceRecord) -> Dataset:
+    record = ImageRecord(7, Pixels(pixels), (pixels.shape[0], pixels.shape[1]), instances)
+    return Dataset("one", (record,), ("cell", "dirt"), category_ids=(3, 9))
+
+
+GREEN = np.full((5, 8, 3), (0, 200, 0), dtype=np.uint8)
+
+
+def test_exported_pixels_are_those_of_the_dataset(tmp_path: Path) -> None:
+    dataset = scenes()
+    export_coco(dataset, tmp_path / "out")
+    for record in dataset.records:
+        with Image.open(tmp_path / "out" / "images" / f"{record.image_id:012d}.png") as image:
+            np.testing.assert_array_equal(np.array(image), record.source.read())
+
+
+def test_pycocotools_reads_the_annotations(tmp_path: Path) -> None:
+    dataset = scenes()
+    export_coco(dataset, tmp_path / "out")
+    coco = COCO(tmp_path / "out" / "annotations.json")
+    instance = dataset.records[0].instances[0]
+    annotation = coco.anns[instance.annotation_id]
+    left, top, right, bottom = instance.box
+    assert annotation["bbox"] == [left, top, right - left, bottom - top]
+    assert coco.annToMask(annotation).sum() == instance.area
+    assert coco.cats[annotation["category_id"]]["name"] == dataset.class_names[instance.class_index]
+
+
+def test_reload_gives_equal_records(tmp_path: Path) -> None:
+    coco = pytest.importorskip("mrcnn_zoo.data.formats.coco")
+    dataset = scenes()
+    export_coco(dataset, tmp_path / "out")
+    definition = {
+        "FORMAT": "coco",
+        "IMAGES": str(tmp_path / "out" / "images"),
+        "ANNOTATIONS": str(tmp_path / "out" / "annotations.json"),
+    }
+    reloaded = coco.build_coco(load_config(), "digits_val", definition)
+    assert (reloaded.class_names, reloaded.category_ids) == (dataset.class_names, dataset.category_ids)
+    for new, old in zip(reloaded.records, dataset.records, strict=True):
+        assert replace(new, source=old.source) == old
+        np.testing.assert_array_equal(new.source.read(), old.source.read())
+
+
+def test_every_field_of_an_instance_is_written(tmp_path: Path) -> None:
+    polygon = InstanceRecord(
+        (1, 1, 4, 3), 1, segmentation=[[1, 1, 4, 1, 4, 3]], keypoints=(1, 1, 2, 0, 0, 0), area=3.0, annotation_id=12
+    )
+    crowd = InstanceRecord(
+        (0, 0, 8, 5), 0, segmentation={"size": [5, 8], "counts": [0, 40]}, is_crowd=True, annotation_id=5
+    )
+    export_coco(replace(one_image(GREEN, polygon, crowd), keypoint_names=("nose", "tail")), tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert content["annotations"] == [
+        {
+            "id": 12,
+            "image_id": 7,
+            "category_id": 9,
+            "bbox": [1, 1, 3, 2],
+            "area": 3.0,
+            "iscrowd": 0,
+            "segmentation": [[1.0, 1.0, 4.0, 1.0, 4.0, 3.0]],
+            "keypoints": [1, 1, 2, 0, 0, 0],
+            "num_keypoints": 1,
+        },
+        {
+            "id": 5,
+            "image_id": 7,
+            "category_id": 3,
+            "bbox": [0, 0, 8, 5],
+            "area": 40,
+            "iscrowd": 1,
+            "segmentation": {"size": [5, 8], "counts": [0, 40]},
+        },
+    ]
+    assert content["images"] == [{"id": 7, "file_name": "000000000007.png", "height": 5, "width": 8}]
+    assert content["categories"][0] == {
+        "id": 3,
+        "name": "cell",
+        "supercategory": "",
+        "keypoints": ["nose", "tail"],
+        "skeleton": [],
+    }
+
+
+def test_missing_annotation_ids_are_numbered_from_one(tmp_path: Path) -> None:
+    box = InstanceRecord((0, 0, 2, 2), 0)
+    export_coco(one_image(GREEN, box, box), tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert [annotation["id"] for annotation in content["annotations"]] == [1, 2]
+
+
+def test_dataset_without_images(tmp_path: Path) -> None:
+    export_coco(scenes(0), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "annotations.json").read_text())["images"] == []
+    assert list((tmp_path / "out" / "images").iterdir()) == []
+
+
+def test_16_bit_grey_stays_16_bit(tmp_path: Path) -> None:
+    deep = np.repeat(np.arange(40, dtype=np.uint16).reshape(5, 8, 1) * 1000, 3, axis=2)
+    export_coco(one_image(deep), tmp_path / "out")
+    with Image.open(tmp_path / "out" / "images" / "000000000007.png") as image:
+        np.testing.assert_array_equal(np.array(image), deep[:, :, 0])
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((5, 8, 4), dtype=np.uint8),
+        np.arange(120, dtype=np.uint16).reshape(5, 8, 3),
+        np.zeros((5, 8, 3), dtype=np.float32),
+    ],
+    ids=["four channels", "16-bit colour", "float"],
+)
+def test_image_that_png_cannot_hold_is_named_and_nothing_is_left(tmp_path: Path, pixels: NDArray[np.generic]) -> None:
+    with pytest.raises(UserError, match=rf"held.png: has \d channels of {pixels.dtype}"):
+        export_coco(one_image(pixels), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_folder_is_used(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    export_coco(scenes(1), tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_earlier_export_is_replaced_only_when_allowed(tmp_path: Path) -> None:
+    export_coco(scenes(2), tmp_path / "out")
+    with pytest.raises(UserError, match="already holds an exported dataset"):
+        export_coco(scenes(1), tmp_path / "out")
+    export_coco(scenes(1), tmp_path / "out", may_overwrite=True)
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match=r"is not empty: it holds thesis.tex"):
+        export_coco(scenes(1), tmp_path, may_overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_failed_export_keeps_the_earlier_one(tmp_path: Path) -> None:
+    export_coco(one_image(GREEN), tmp_path / "out")
+    with pytest.raises(UserError):
+        export_coco(one_image(np.zeros((5, 8, 4), dtype=np.uint8)), tmp_path / "out", may_overwrite=True)
+    assert (tmp_path / "out" / "images" / "000000000007.png").is_file()
+
+
+def test_file_is_refused_as_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match="out is a file"):
+        export_coco(scenes(1), tmp_path / "out")

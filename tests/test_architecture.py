@@ -1,0 +1,295 @@
+"""The rules of the design that a program can check; every violation names its file and line.
+
+Each rule is a function from a parsed file to its violations, so that the rules themselves are tested too.
+"""
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Who may import whom: a part imports its own row and the rows below it.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("__init__", "registry", "registries", "errors", "config", "ops"),
+    ("structures",),
+    ("layers", "losses"),
+    ("modeling", "data", "checkpoint"),
+    ("evaluation",),
+    ("training", "inspection", "zoo", "model_zoo"),
+    ("experiments",),
+    ("cli",),
+)
+SIBLINGS = {"modeling", "data", "checkpoint"}  # of one row, but they must not know each other
+
+# Functions outside config/ and cli/ that start a run or a part of one, and so may read cfg.
+RUN_STARTERS = {
+    "evaluation": {"evaluate"},
+    "training": {"run"},
+    "data": {"load_dataset"},
+}
+SHAPELESS_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "misc.py", "common.py"}
+PRINTING_FILES = {"mrcnn_zoo/training/writers/console.py"}
+STEP_PARTS = {"modeling", "losses", "layers", "ops"}  # they run in every step, on the device
+WAITS_FOR_THE_DEVICE: dict[tuple[str, str], str] = {}  # (file, function) -> why it may call .item() or .cpu()
+HEAVY_MODULES = {"matplotlib", "wandb", "sklearn", "tensorboard", "hotcoco", "faster_coco_eval", "cv2", "scipy"}
+LONGEST_FILE = 400  # lines
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A Python file of the repository."""
+
+    path: str  # relative to the repository, with /
+    text: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text, self.path)
+
+    @property
+    def part(self) -> str:
+        """The part of the package that it belongs to, e.g. "modeling"; empty outside the package."""
+        folder, _, rest = self.path.partition("/")
+        return rest.split("/")[0].removesuffix(".py") if folder == "mrcnn_zoo" else ""
+
+    def violation(self, node: ast.AST, message: str) -> str:
+        return f"{self.path}:{getattr(node, 'lineno', 1)}: {message}"
+
+
+Rule = Callable[[SourceFile], Iterator[str]]
+
+
+def layer_of(part: str) -> int | None:
+    return next((row for row, parts in enumerate(LAYERS) if part in parts), None)
+
+
+def imported_parts(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
+    """Every import of our own package, with the part it reaches for, wherever it stands in the file."""
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            is_top = node.module == "mrcnn_zoo"
+            names = [f"mrcnn_zoo.{alias.name}" for alias in node.names] if is_top else [node.module]
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "mrcnn_zoo":
+                yield node, "__init__" if rest.startswith("__") or not rest else rest.split(".")[0]
+
+
+def imports_only_lower_layers(file: SourceFile) -> Iterator[str]:
+    own = layer_of(file.part)
+    if not file.part or file.part == "__init__":
+        return
+    if own is None:
+        yield file.violation(file.tree, f"{file.part!r} is not in the layer table of {Path(__file__).name}")
+        return
+    for node, part in imported_parts(file.tree):
+        row = layer_of(part)
+        if row is None:
+            yield file.violation(node, f"imports {part!r}, which is not in the layer table")
+        elif row > own:
+            yield file.violation(node, f"{file.part} (layer {own}) imports {part} (layer {row})")
+        elif {file.part, part} <= SIBLINGS and part != file.part:
+            yield file.violation(node, f"{file.part} imports its sibling {part}")
+
+
+def takes_cfg(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> bool:
+    arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+    return any(is_cfg(argument.arg, argument.annotation) for argument in arguments)
+
+
+def is_cfg(name: str, annotation: ast.expr | None) -> bool:
+    return name in ("cfg", "_cfg") or (annotation is not None and "CfgNode" in ast.unparse(annotation))
+
+
+def keeps_cfg(node: ast.AST) -> bool:
+    """Whether a node inside a class stores a config in a field or an attribute."""
+    if isinstance(node, ast.AnnAssign):
+        return is_cfg(ast.unparse(node.target).split(".")[-1], node.annotation)
+    if isinstance(node, ast.Assign):
+        return any(isinstance(target, ast.Attribute) and is_cfg(target.attr, None) for target in node.targets)
+    return False
+
+
+def classes_never_see_cfg(file: SourceFile) -> Iterator[str]:
+    if file.part in ("", "config"):
+        return
+    for owner in ast.walk(file.tree):
+        if not isinstance(owner, ast.ClassDef):
+            continue
+        for node in ast.walk(owner):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and takes_cfg(node):
+                yield file.violation(node, f"a method of {owner.name} takes the config; let its builder look things up")
+            elif keeps_cfg(node):
+                yield file.violation(node, f"{owner.name} keeps the config")
+
+
+def only_builders_read_cfg(file: SourceFile) -> Iterator[str]:
+    if file.part in ("", "config", "cli"):
+        return
+    for node in file.tree.body:
+        if not isinstance(node, ast.FunctionDef) or not takes_cfg(node):
+            continue
+        is_registered = any(".register(" in ast.unparse(decorator) for decorator in node.decorator_list)
+        # A private function got its config from a builder in the same file: nobody else there has one.
+        is_builder = node.name.startswith(("build_", "_")) or is_registered
+        if not is_builder and node.name not in RUN_STARTERS.get(file.part, ()):
+            yield file.violation(node, f"{node.name}() reads the config but is neither a builder nor starts a run")
+
+
+def no_relative_or_star_imports(file: SourceFile) -> Iterator[str]:
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield file.violation(node, "relative import")
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+            yield file.violation(node, "star import")
+
+
+def no_heavy_imports_at_import_time(file: SourceFile) -> Iterator[str]:
+    if not file.part:
+        return
+    for node in file.tree.body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for name in names:
+            if name.split(".")[0] in HEAVY_MODULES or name.startswith("torch.utils.tensorboard"):
+                yield file.violation(node, f"imports {name} at import time; import it in the function that needs it")
+
+
+def has_a_telling_name(file: SourceFile) -> Iterator[str]:
+    if file.path.rsplit("/", 1)[-1] in SHAPELESS_NAMES:
+        yield file.violation(file.tree, "a file name that says nothing; split it by what is inside")
+
+
+def is_not_too_long(file: SourceFile) -> Iterator[str]:
+    count = len(file.text.splitlines())
+    if count > LONGEST_FILE:
+        yield f"{file.path}:{LONGEST_FILE + 1}: {count} lines, at most {LONGEST_FILE} are allowed"
+
+
+def prints_only_on_the_console(file: SourceFile) -> Iterator[str]:
+    if file.part in ("", "cli") or file.path in PRINTING_FILES:
+        return
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            yield file.violation(node, "print() outside cli/ and tools/; log, or return the text")
+
+
+def never_waits_for_the_device(file: SourceFile) -> Iterator[str]:
+    if file.part not in STEP_PARTS:
+        return
+    for function, node in calls_by_function(file.tree):
+        waits = isinstance(node.func, ast.Attribute) and node.func.attr in ("item", "cpu") and not node.args
+        if waits and (file.path, function) not in WAITS_FOR_THE_DEVICE:
+            yield file.violation(node, f"{ast.unparse(node)} in {function or 'the module'} waits for the device")
+
+
+def calls_by_function(node: ast.AST, function: str = "") -> Iterator[tuple[str, ast.Call]]:
+    """Every call with the name of the innermost function it stands in."""
+    for child in ast.iter_child_nodes(node):
+        inner = child.name if isinstance(child, ast.FunctionDef) else function
+        if isinstance(child, ast.Call):
+            yield inner, child
+        yield from calls_by_function(child, inner)
+
+
+def takes_no_unnamed_keywords(file: SourceFile) -> Iterator[str]:
+    if not file.part:
+        return
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.FunctionDef) and node.args.kwarg is not None:
+            yield file.violation(node, f"{node.name}() takes **{node.args.kwarg.arg}; name its arguments")
+
+
+RULES: tuple[Rule, ...] = (
+    imports_only_lower_layers,
+    classes_never_see_cfg,
+    only_builders_read_cfg,
+    no_relative_or_star_imports,
+    no_heavy_imports_at_import_time,
+    has_a_telling_name,
+    is_not_too_long,
+    prints_only_on_the_console,
+    never_waits_for_the_device,
+    takes_no_unnamed_keywords,
+)
+
+
+@pytest.fixture(scope="module")
+def files() -> list[SourceFile]:
+    paths = sorted(path for folder in ("mrcnn_zoo", "tools", "tests") for path in (REPOSITORY / folder).rglob("*.py"))
+    return [SourceFile(path.relative_to(REPOSITORY).as_posix(), path.read_text()) for path in paths]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_every_file_keeps_the_rule(rule: Rule, files: list[SourceFile]) -> None:
+    violations = [violation for file in files for violation in rule(file)]
+    assert not violations, "\n" + "\n".join(violations)
+
+
+def test_exceptions_are_still_needed(files: list[SourceFile]) -> None:
+    functions = {(file.path, node.name) for file in files for node in ast.walk(file.tree) if hasattr(node, "name")}
+    assert set(WAITS_FOR_THE_DEVICE) <= functions
+
+
+BROKEN = [
+    (imports_only_lower_layers, "mrcnn_zoo/ops/boxes.py", "import torch\nfrom mrcnn_zoo.structures import Batch\n", 2),
+    (imports_only_lower_layers, "mrcnn_zoo/modeling/a/b.py", "def f():\n    import mrcnn_zoo.data.mapper\n", 2),
+    (imports_only_lower_layers, "mrcnn_zoo/data/catalog.py", "from mrcnn_zoo import evaluation\n", 1),
+    (imports_only_lower_layers, "mrcnn_zoo/training/run.py", "from mrcnn_zoo.novel import x\n", 1),
+    (imports_only_lower_layers, "mrcnn_zoo/novel.py", "x = 1\n", 1),
+    (classes_never_see_cfg, "mrcnn_zoo/modeling/a.py", "class A:\n    def f(self, cfg): ...\n", 2),
+    (classes_never_see_cfg, "mrcnn_zoo/modeling/a.py", "class A:\n    def f(self, *, c: CfgNode | None): ...\n", 2),
+    (classes_never_see_cfg, "mrcnn_zoo/training/a.py", "class A:\n    settings: CfgNode\n", 2),
+    (classes_never_see_cfg, "mrcnn_zoo/cli/a.py", "class A:\n    def f(self, c):\n        self.cfg = c\n", 3),
+    (only_builders_read_cfg, "mrcnn_zoo/modeling/a.py", "def make_head(cfg: CfgNode): ...\n", 1),
+    (only_builders_read_cfg, "mrcnn_zoo/modeling/a.py", "\ndef width(config: CfgNode): ...\n", 2),
+    (no_relative_or_star_imports, "mrcnn_zoo/ops/nms.py", "from . import boxes\n", 1),
+    (no_relative_or_star_imports, "tests/test_a.py", "from math import *\n", 1),
+    (no_heavy_imports_at_import_time, "mrcnn_zoo/inspection/a.py", "import matplotlib.pyplot as plt\n", 1),
+    (
+        no_heavy_imports_at_import_time,
+        "mrcnn_zoo/training/a.py",
+        "from torch.utils.tensorboard import SummaryWriter\n",
+        1,
+    ),
+    (has_a_telling_name, "mrcnn_zoo/ops/utils.py", "", 1),
+    (is_not_too_long, "mrcnn_zoo/ops/nms.py", "x = 1\n" * 401, 401),
+    (prints_only_on_the_console, "mrcnn_zoo/training/run.py", "def f():\n    print('done')\n", 2),
+    (never_waits_for_the_device, "mrcnn_zoo/modeling/a.py", "def f(x):\n    return g(x.sum().item())\n", 2),
+    (never_waits_for_the_device, "mrcnn_zoo/losses/a.py", "def f(x):\n    return x.cpu()\n", 2),
+    (takes_no_unnamed_keywords, "mrcnn_zoo/ops/a.py", "def f(x, **kwargs): ...\n", 1),
+]
+
+ALLOWED = [
+    (imports_only_lower_layers, "mrcnn_zoo/training/a.py", "from mrcnn_zoo.inspection import draw\nimport mrcnn_zoo\n"),
+    (imports_only_lower_layers, "mrcnn_zoo/cli/a.py", "from mrcnn_zoo import __version__\n"),
+    (imports_only_lower_layers, "tools/a.py", "from mrcnn_zoo.cli.main import main\n"),
+    (only_builders_read_cfg, "mrcnn_zoo/modeling/a.py", "def build_head(cfg: CfgNode): ...\n"),
+    (only_builders_read_cfg, "mrcnn_zoo/modeling/a.py", "@HEADS.register('A')\ndef make(cfg): ...\n"),
+    (only_builders_read_cfg, "mrcnn_zoo/modeling/a.py", "def _width(cfg: CfgNode): ...\n"),
+    (only_builders_read_cfg, "mrcnn_zoo/training/run.py", "def run(cfg: CfgNode): ...\n"),
+    (no_heavy_imports_at_import_time, "mrcnn_zoo/inspection/a.py", "def f():\n    import matplotlib\n"),
+    (prints_only_on_the_console, "mrcnn_zoo/cli/a.py", "print('done')\n"),
+    (never_waits_for_the_device, "mrcnn_zoo/training/a.py", "def f(x):\n    return x.item()\n"),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "text", "line"), BROKEN)
+def test_violation_names_file_and_line(rule: Rule, path: str, text: str, line: int) -> None:
+    violations = list(rule(SourceFile(path, text)))
+    assert len(violations) == 1
+    assert violations[0].startswith(f"{path}:{line}: ")
+
+
+@pytest.mark.parametrize(("rule", "path", "text"), ALLOWED)
+def test_what_is_allowed_passes(rule: Rule, path: str, text: str) -> None:
+    assert list(rule(SourceFile(path, text))) == []
