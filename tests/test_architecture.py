@@ -28,7 +28,8 @@ SIBLINGS = {"modeling", "data", "checkpoint"}  # of one row, but they must not k
 
 # Functions outside config/ and cli/ that start a run or a part of one, and so may read cfg.
 RUN_STARTERS = {
-    "evaluation": {"evaluate"},
+    "evaluation": {"evaluate", "evaluate_datasets", "evaluated_part"},
+    "inspection": {"save_predictions", "save_evaluation_pictures", "evaluate_with_pictures"},
     "training": {"run"},
     "data": {"load_dataset"},
 }

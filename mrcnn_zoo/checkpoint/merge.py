@@ -1,7 +1,7 @@
 """Weights from a file into a model, with an account of each."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.checkpoint.conversion import Converter, find_converter
 from mrcnn_zoo.checkpoint.report import LoadReport, Shape, shape_text
-from mrcnn_zoo.checkpoint.sources import WeightsFile, read_weights
+from mrcnn_zoo.checkpoint.sources import read_weights
 from mrcnn_zoo.errors import UserError
 
 # Counters and constants that a model has or has not without being another one: those of batch norms (a frozen one
@@ -19,6 +19,7 @@ IGNORED = re.compile(
 )
 # Last layers, with one output (or four) for each class or keypoint.
 CLASS_LAYERS = re.compile(r"(^|\.)(cls_score|bbox_pred|predictor|score_lowres)\.(weight|bias)$")
+RESIDUAL_BLOCK = re.compile(r"(?:^|\.)(res[2-5])\.(\d+)\.")
 MIN_FIT = 0.5  # of the values
 MAX_MISMATCHED = 0.2  # of the tensors: a changed layer or two are fine, a wider network is another one
 
@@ -31,6 +32,15 @@ class Match:
     reinitialized: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)  # names in the file that the model has, in whatever shape
+
+    def missing(self, targets: Iterable[str]) -> tuple[str, ...]:
+        """The names of the model for which the file has nothing."""
+        found = {*self.pairs, *self.reinitialized, *self.mismatched}
+        return tuple(name for name in targets if name not in found)
+
+    def skipped(self, offered: Iterable[str]) -> tuple[str, ...]:
+        """The names of the file for which the model has no place."""
+        return tuple(name for name in offered if name not in self.used)
 
 
 def load_weights(model: nn.Module, path_or_url: str | Path) -> LoadReport:
@@ -51,7 +61,8 @@ def load_weights(model: nn.Module, path_or_url: str | Path) -> LoadReport:
     offered = {name: value for name, value in file.weights.items() if not IGNORED.search(name)}
     converter = None if targets.keys() & offered.keys() else find_converter(file.weights.keys())
     match = _match(targets, offered, converter)
-    _require_fit(file, targets, offered, match)
+    _require_equal_depth(file.source, targets, [converter.rename(name) if converter else name for name in offered])
+    _require_fit(file.source, targets, offered, match)
     model.load_state_dict({target: offered[source] for target, source in match.pairs.items()}, strict=False)
     filled = tuple(match.pairs)
     return LoadReport(
@@ -61,8 +72,8 @@ def load_weights(model: nn.Module, path_or_url: str | Path) -> LoadReport:
         converted=filled if converter else (),
         reinitialized=match.reinitialized,
         mismatched=match.mismatched,
-        missing=tuple(name for name in targets if name not in {*match.pairs, *match.reinitialized, *match.mismatched}),
-        skipped=tuple(name for name in offered if name not in match.used),
+        missing=match.missing(targets),
+        skipped=match.skipped(offered),
         converter=converter.source if converter else "",
         expected_settings=converter.settings(file.weights.keys()) if converter else {},
     )
@@ -99,29 +110,39 @@ def _differ_in_one_side(first: Shape, second: Shape) -> bool:
     return len(first) == len(second) and sum(a != b for a, b in zip(first, second, strict=True)) == 1
 
 
-def _require_fit(file: WeightsFile, targets: Mapping[str, Tensor], offered: Mapping[str, Tensor], match: Match) -> None:
+def _require_equal_depth(source: str, targets: Iterable[str], offered: Iterable[str]) -> None:
+    # The blocks of a deeper network fit one by one into a shallower one, and compute nothing useful there.
+    ours, theirs = _blocks(targets), _blocks(offered)
+    for stage in sorted(ours.keys() & theirs.keys()):
+        if ours[stage] != theirs[stage]:
+            raise UserError(
+                f"{source} holds the weights of another model: {stage} has {len(theirs[stage])} blocks in the file, "
+                f"{len(ours[stage])} in the model. Check MODEL.RESNETS.DEPTH. Nothing was loaded."
+            )
+
+
+def _blocks(names: Iterable[str]) -> dict[str, set[str]]:
+    blocks: dict[str, set[str]] = {}
+    for stage, block in (found.groups() for found in map(RESIDUAL_BLOCK.search, names) if found):
+        blocks.setdefault(stage, set()).add(block)
+    return blocks
+
+
+def _require_fit(source: str, targets: Mapping[str, Tensor], offered: Mapping[str, Tensor], match: Match) -> None:
     # Heads for other classes count on neither side: they are expected to differ.
-    of_model = [value.numel() for name, value in targets.items() if name not in match.reinitialized]
-    of_file = [value.numel() for name, value in offered.items() if name not in match.reinitialized]
+    of_model = sum(value.numel() for name, value in targets.items() if name not in match.reinitialized)
+    of_file = sum(value.numel() for name, value in offered.items() if name not in match.reinitialized)
     fitting = sum(targets[name].numel() for name in match.pairs)
-    share_of_model = fitting / max(sum(of_model), 1)
-    share_of_file = fitting / max(sum(of_file), 1)
     # A backbone alone fills little of a detector, but then all of the file fits. Weights that share names but not
     # shapes come from a network of another size, and what fits of them by chance is of no use.
-    share = share_of_model if match.mismatched else max(share_of_model, share_of_file)
-    if share < MIN_FIT or len(match.mismatched) > MAX_MISMATCHED * len(targets):
-        raise UserError(_other_model_message(file.source, share_of_model, targets, offered, match))
-
-
-def _other_model_message(
-    source: str, share: float, targets: Mapping[str, Tensor], offered: Mapping[str, Tensor], match: Match
-) -> str:
-    parts = [f"{source} holds the weights of another model: only {100 * share:.0f} % of this one's values fit."]
+    share = fitting / max(of_model if match.mismatched else min(of_model, of_file), 1)
+    if share >= MIN_FIT and len(match.mismatched) <= MAX_MISMATCHED * len(targets):
+        return
+    parts = [f"{source} holds the weights of another model: only {fitting:,} of this one's {of_model:,} values fit."]
     for name, (theirs, ours) in list(match.mismatched.items())[:2]:
         parts.append(f"{name} is {shape_text(theirs)} in the file, {shape_text(ours)} in the model.")
-    unknown = [name for name in offered if name not in match.used][:3]
-    unfilled = [name for name in targets if name not in {*match.pairs, *match.reinitialized, *match.mismatched}][:3]
-    if unknown and unfilled:
-        parts.append(f"The file has e.g. {', '.join(unknown)}; the model has e.g. {', '.join(unfilled)}.")
+    skipped, missing = match.skipped(offered)[:3], match.missing(targets)[:3]
+    if skipped and missing:
+        parts.append(f"The file has e.g. {', '.join(skipped)}; the model has e.g. {', '.join(missing)}.")
     parts.append("Use the config that the weights were trained with, or other MODEL.WEIGHTS. Nothing was loaded.")
-    return " ".join(parts)
+    raise UserError(" ".join(parts))

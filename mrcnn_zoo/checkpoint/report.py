@@ -142,7 +142,7 @@ def _pattern(chosen: list[str], siblings: list[str]) -> str:
         return chosen[0]
     if len(chosen) == len(siblings):
         return "*"
-    shared = os.path.commonprefix(chosen)  # noqa: RUF071: letter by letter is what is wanted here
+    shared = os.path.commonprefix(chosen)  # noqa: RUF071
     if len(shared) >= MIN_SHARED_LETTERS and not any(name.startswith(shared) for name in set(siblings) - set(chosen)):
         return f"{shared}*"
     named = ", ".join(chosen[:MAX_NAMED_SIBLINGS])

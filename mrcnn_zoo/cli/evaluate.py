@@ -13,8 +13,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate a checkpoint, print the tables and the files that were written."""
     arguments = _parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    trained = load_trained(arguments.weights, config=arguments.config_file, overrides=arguments.overrides)
-    evaluate_with_pictures(trained, arguments.output_dir or trained.cfg.OUTPUT_DIR)
+    model, cfg, class_names = load_trained(
+        arguments.weights, config=arguments.config_file, overrides=arguments.overrides
+    )
+    evaluate_with_pictures(model, cfg, arguments.output_dir or cfg.OUTPUT_DIR, class_names=class_names)
     return 0
 
 

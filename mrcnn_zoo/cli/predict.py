@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from mrcnn_zoo.data.mapper import build_test_mapper
 from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.inspection.prediction import predict_files
 
@@ -15,8 +16,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Predict on images and folders; returns 0, or 1 when some image could not be read."""
     arguments = _parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    trained = load_trained(arguments.weights, config=arguments.config_file, overrides=arguments.set)
-    failures = predict_files(trained, arguments.images, arguments.output, score_threshold=arguments.threshold)
+    model, cfg, class_names = load_trained(arguments.weights, config=arguments.config_file, overrides=arguments.set)
+    failures = predict_files(
+        model,
+        arguments.images,
+        arguments.output,
+        mapper=build_test_mapper(cfg),
+        class_names=class_names or [str(index) for index in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)],
+        score_threshold=arguments.threshold,
+    )
     if failures:
         print(f"{len(failures)} images could not be read; the others are in {arguments.output}.", file=sys.stderr)
     return SOME_IMAGES_FAILED if failures else 0
@@ -30,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", "--output-dir", default="predictions", metavar="DIR", help="default: predictions")
     parser.add_argument("--threshold", type=_share, default=0.5, metavar="SCORE", help="least score, from 0 to 1")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a config key, e.g. MODEL.DEVICE=cpu; may repeat"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a config key, MODEL.DEVICE=cpu for instance"
     )
     return parser
 

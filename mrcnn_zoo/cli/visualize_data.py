@@ -3,11 +3,13 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mrcnn_zoo.config import load_config
-from mrcnn_zoo.inspection.pictures import save_datasets, save_loader_batches
+from mrcnn_zoo import data
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inspection.pictures import save_dataset_images, save_training_batches
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,13 +17,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     cfg = load_config(arguments.config_file, arguments.overrides)
-    folder = Path(arguments.output_dir or Path(cfg.OUTPUT_DIR) / "visualizations" / arguments.source)
-    if arguments.source == "dataloader":
-        paths = save_loader_batches(cfg, folder, num_batches=arguments.num)
-    else:
-        paths = save_datasets(cfg, folder, num_images=arguments.num)
-    print("\n".join(map(str, paths)))
+    folder = Path(arguments.output_dir or Path(cfg.OUTPUT_DIR) / "pictures" / arguments.source)
+    draw = _draw_batches if arguments.source == "dataloader" else _draw_images
+    for path in draw(cfg, folder, arguments.num):
+        print(path)
     return 0
+
+
+def _draw_images(cfg: CfgNode, folder: Path, count: int) -> list[Path]:
+    names = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    datasets = [data.load_dataset(cfg, name) for name in _some(names)]
+    drawn = [save_dataset_images(dataset, folder / dataset.name, num_images=count) for dataset in datasets]
+    return [path for paths in drawn for path in paths]
+
+
+def _draw_batches(cfg: CfgNode, folder: Path, count: int) -> list[Path]:
+    datasets = [data.load_dataset(cfg, name) for name in _some(cfg.DATASETS.TRAIN)]
+    loader = data.build_train_loader(cfg, datasets, seed=max(cfg.SEED, 0))
+    names = datasets[0].class_names
+    return save_training_batches(loader, folder, names, channel_order=cfg.INPUT.FORMAT, num_batches=count)
+
+
+def _some(names: Iterable[str]) -> list[str]:
+    if not list(names):
+        raise UserError("the config names no dataset to draw: set DATASETS.TRAIN, e.g. DATASETS.TRAIN digits_train,")
+    return list(names)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,6 +54,6 @@ def _parser() -> argparse.ArgumentParser:
         help="dataset: image files of DATASETS.TRAIN and TEST with their annotations; dataloader: training batches",
     )
     parser.add_argument("--num", type=int, default=8, help="images of each dataset, or batches (default: 8)")
-    parser.add_argument("--output-dir", default="", metavar="DIR", help="default: OUTPUT_DIR/visualizations/<source>")
+    parser.add_argument("--output-dir", default="", metavar="DIR", help="default: OUTPUT_DIR/pictures/<source>")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE | KEY=VALUE", help="config keys")
     return parser

@@ -18,6 +18,10 @@ REGISTRY_OF_LEAF = {
     "NORM": registries.NORMS,
     "POOLER_TYPE": registries.POOLING_OPERATIONS,
     "BBOX_REG_LOSS_TYPE": registries.BOX_LOSSES,
+    "MATCHER": registries.MATCHERS,
+    "SAMPLER": registries.SAMPLERS,
+    "BOX_CODER": registries.BOX_CODERS,
+    "AUGMENTATIONS": registries.AUGMENTATIONS,
     "DEFINITIONS": registries.DATASET_FORMATS,
 }
 

@@ -1,9 +1,9 @@
 """Where config files are: at the path given, or among those that come with the package."""
 
+import difflib
 from pathlib import Path
 
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.registry import did_you_mean
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 INSTALLED_CONFIGS = PACKAGE_FOLDER / "_configs"
@@ -55,11 +55,12 @@ def config_folders() -> list[Path]:
 
 
 def did_you_mean_config(name: str | Path) -> str:
-    """` Did you mean ...?` with the nearest config of the package, by its full name or by its file's; or nothing."""
-    names = packaged_names()
-    by_stem = {Path(known).stem: known for known in names}
-    full = did_you_mean(str(name), names)
-    if full:
-        return full
-    stem = did_you_mean(Path(name).stem, by_stem)
-    return next((f" Did you mean {known!r}?" for short, known in by_stem.items() if f"{short!r}" in stem), "")
+    """` Did you mean ...?` with the nearest config of the package, or an empty string.
+
+    A name without a folder is compared with the files' names alone.
+    """
+    wanted = Path(name)
+    is_bare = len(wanted.parts) == 1
+    known = {Path(full).stem if is_bare else full.removesuffix(SUFFIX): full for full in packaged_names()}
+    near = difflib.get_close_matches(wanted.stem if is_bare else str(wanted.with_suffix("")), known, n=1)
+    return f" Did you mean {known[near[0]]!r}?" if near else ""

@@ -1,0 +1,25 @@
+"""Datasets: from a name in the config to the samples that a model takes."""
+
+from mrcnn_zoo.data.catalog import dataset_names, load_dataset
+from mrcnn_zoo.data.classes import check_num_classes, merge_datasets
+from mrcnn_zoo.data.loader import TestLoader, TrainLoader, build_test_loader, build_train_loader
+from mrcnn_zoo.data.mapper import build_test_mapper, build_train_mapper, build_validation_mapper
+from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource, InstanceRecord
+
+__all__ = [
+    "Dataset",
+    "ImageRecord",
+    "ImageSource",
+    "InstanceRecord",
+    "TestLoader",
+    "TrainLoader",
+    "build_test_loader",
+    "build_test_mapper",
+    "build_train_loader",
+    "build_train_mapper",
+    "build_validation_mapper",
+    "check_num_classes",
+    "dataset_names",
+    "load_dataset",
+    "merge_datasets",
+]

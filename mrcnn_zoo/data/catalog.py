@@ -43,7 +43,11 @@ KNOWN_DATASETS: dict[str, Definition] = {
         for name, (folder, suffix) in COCO_SPLITS.items()
     },
     **{f"dsb2018_{split}": _nuclei(split) for split in ("train", "val")},
-    **{f"{kind}_{split}": {"FORMAT": kind, "SPLIT": split} for kind in ("digits", "shapes") for split in ("train", "val")},
+    **{
+        f"{kind}_{split}": {"FORMAT": kind, "SPLIT": split}
+        for kind in ("digits", "shapes")
+        for split in ("train", "val")
+    },
 }
 
 

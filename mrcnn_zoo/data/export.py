@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mrcnn_zoo.data.formats.coco_instances import PIXEL_MIDDLE
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError
 
@@ -22,8 +23,8 @@ ANNOTATION_FILE = "annotations.json"
 def export_coco(dataset: Dataset, folder: Path, *, may_overwrite: bool = False) -> None:
     """Write images and annotations; `folder` appears at the end, complete, or not at all.
 
-    Read back with the format "coco", the records are equal but for the image sources. Objects without an annotation
-    id of their own are numbered anew.
+    Read back with the format "coco", the records are equal but for the image sources and the last digit of a box.
+    Objects without an annotation id of their own are numbered anew.
 
     Args:
         dataset: its images are read one by one.
@@ -106,9 +107,17 @@ def _coco_instance(instance: InstanceRecord) -> dict[str, Any]:
     if instance.segmentation is not None:
         entry["segmentation"] = _coco_segmentation(instance.segmentation)
     if instance.keypoints is not None:
-        entry["keypoints"] = list(instance.keypoints)
+        entry["keypoints"] = _coco_keypoints(instance.keypoints)
         entry["num_keypoints"] = sum(visibility > 0 for visibility in instance.keypoints[2::3])
     return entry
+
+
+def _coco_keypoints(keypoints: Sequence[float]) -> list[float]:
+    """COCO's key points are pixels, counted from 0, and zeros where they are not labelled."""
+    points: list[float] = []
+    for x, y, visibility in zip(keypoints[0::3], keypoints[1::3], keypoints[2::3], strict=True):
+        points += [x - PIXEL_MIDDLE, y - PIXEL_MIDDLE, visibility] if visibility > 0 else [0.0, 0.0, 0.0]
+    return points
 
 
 def _coco_segmentation(segmentation: Any) -> Any:

@@ -1,6 +1,8 @@
 """Image files, read to RGB whatever form they come in."""
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,23 +32,46 @@ class FileImage:
         """(H, W, 3) RGB uint8, turned upright; uint16 or float32 where the file is deeper than 8 bits.
 
         Raises:
-            UserError: a file that is missing, cut off or no image.
+            UserError: see `open_image`.
         """
-        try:
-            with Image.open(self.path) as image:
-                return decode(image)
-        except FileNotFoundError as error:
-            raise UserError(f"{self.path}: the image file is missing. Was it moved since training began?") from error
-        except UnidentifiedImageError as error:
-            raise UserError(
-                f"{self.path} is not an image that can be read, or it is cut off at the start. "
-                "Replace the file, or remove it from the annotations."
-            ) from error
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"{self.path} cannot be decoded ({error}). The file is probably truncated: "
-                "copy or download it again, or remove it from the annotations."
-            ) from error
+        with open_image(self.path) as image:
+            return decode(image)
+
+
+def read_bitmap(path: str) -> NDArray[np.bool_]:
+    """(H, W), true where a mask in a file is not black.
+
+    Raises:
+        UserError: see `open_image`.
+    """
+    with open_image(path) as image:
+        if image.mode in ("1", "L", *DEEP_MODES):
+            return np.asarray(image) != 0
+        return np.logical_or.reduce(np.asarray(image.convert("RGB")), axis=2)
+
+
+@contextmanager
+def open_image(path: str) -> Iterator[Image.Image]:
+    """An image file, while it is opened and decoded.
+
+    Raises:
+        UserError: a file that is missing, cut off or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: the image file is missing. Was it moved since the dataset was listed?") from error
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{path} is not an image that can be read, or it is cut off at the start. "
+            "Replace the file, or remove it from the annotations."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path} cannot be decoded ({error}). The file is probably truncated: "
+            "copy or download it again, or remove it from the annotations."
+        ) from error
 
 
 def decode(image: Image.Image) -> NDArray[np.generic]:

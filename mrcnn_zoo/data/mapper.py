@@ -7,10 +7,10 @@ import numpy as np
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.pixels import DepthReduction, as_image_tensor, depth_reduction_of, order_channels, pixel_format_of
+from mrcnn_zoo.data.pixels import DepthReduction, as_image_tensor, depth_reduction_of
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.targets import TargetMaker
-from mrcnn_zoo.data.transforms import Augmentation, augment, build_test_resize, build_train_augmentations
+from mrcnn_zoo.data.transforms import Augmentation, augment, build_test_augmentations, build_train_augmentations
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import Sample
 
@@ -19,10 +19,9 @@ Mapper = Callable[[ImageRecord, np.random.Generator], Sample]
 
 @dataclass(frozen=True)
 class PixelReader:
-    """How pixels come from a file and go to the model."""
+    """Reads the pixels of a record."""
 
     reduce_depth: DepthReduction
-    pixel_format: str  # INPUT.FORMAT
 
     def read(self, record: ImageRecord) -> Tensor:
         """(3, H, W) RGB of the record's image.
@@ -68,7 +67,7 @@ class TrainMapper:
         """The sample of a record; the same generator state gives the same sample."""
         image, geometry = augment(self.reader.read(record), self.augmentations, rng)
         return Sample(
-            image=order_channels(image, self.reader.pixel_format),
+            image=image.contiguous(),
             image_id=record.image_id,
             original_size=record.image_size,
             targets=self.target_maker(record.instances, geometry),
@@ -81,20 +80,20 @@ class TestMapper:
 
     Args:
         reader: of the pixels.
-        resize: draws nothing at random.
+        augmentations: in their order; nothing in them is random.
     """
 
     __test__ = False  # not a test, whatever pytest makes of the name
 
-    def __init__(self, reader: PixelReader, *, resize: Augmentation) -> None:
+    def __init__(self, reader: PixelReader, *, augmentations: Sequence[Augmentation]) -> None:
         self.reader = reader
-        self.resize = resize
+        self.augmentations = tuple(augmentations)
 
     def __call__(self, record: ImageRecord, rng: np.random.Generator) -> Sample:
         """The sample of a record."""
-        image, _ = augment(self.reader.read(record), [self.resize], rng)
+        image, _ = augment(self.reader.read(record), self.augmentations, rng)
         return Sample(
-            image=order_channels(image, self.reader.pixel_format),
+            image=image.contiguous(),
             image_id=record.image_id,
             original_size=record.image_size,
             file_name=record.source.name,
@@ -112,21 +111,21 @@ def build_train_mapper(cfg: CfgNode, dataset: Dataset) -> Mapper:
 
 def build_test_mapper(cfg: CfgNode) -> Mapper:
     """What makes samples to predict on."""
-    return TestMapper(build_pixel_reader(cfg), resize=build_test_resize(cfg))
+    return TestMapper(build_pixel_reader(cfg), augmentations=build_test_augmentations(cfg))
 
 
 def build_validation_mapper(cfg: CfgNode, dataset: Dataset) -> Mapper:
     """What makes test samples with labels, in pixels of the resized image, for the validation loss."""
     return TrainMapper(
         build_pixel_reader(cfg),
-        augmentations=[build_test_resize(cfg)],
+        augmentations=build_test_augmentations(cfg),
         target_maker=build_target_maker(cfg, dataset, is_cropped=False),
     )
 
 
 def build_pixel_reader(cfg: CfgNode) -> PixelReader:
     """How INPUT wants its pixels."""
-    return PixelReader(depth_reduction_of(cfg), pixel_format_of(cfg))
+    return PixelReader(depth_reduction_of(cfg))
 
 
 def build_target_maker(cfg: CfgNode, dataset: Dataset, *, is_cropped: bool) -> TargetMaker:

@@ -19,10 +19,11 @@ LUMA_BITS = 16
 
 def stretch(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
     """uint8 in which the darkest pixels of this image are 0 and the brightest 255."""
-    low, high = np.percentile(pixels, STRETCH_PERCENTILES)
+    values = pixels.astype(np.float32)
+    low, high = (float(bound) for bound in np.percentile(values, STRETCH_PERCENTILES))
     if high <= low:
-        low, high = float(pixels.min()), max(float(pixels.max()), float(pixels.min()) + 1.0)
-    scaled = (pixels.astype(np.float32) - low) * (255.0 / (high - low))
+        low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1.0)
+    scaled = (values - low) * (255.0 / (high - low))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
@@ -61,14 +62,14 @@ def as_image_tensor(pixels: NDArray[np.generic], reduce_depth: DepthReduction) -
 
 
 def order_channels(image: Tensor, pixel_format: str) -> Tensor:
-    """A contiguous (C, H, W) image in the order of INPUT.FORMAT.
+    """A (C, H, W) image in the order of INPUT.FORMAT.
 
     Args:
         image: (3, H, W) RGB; an image of another number of channels keeps them as they are.
         pixel_format: "BGR", "RGB" or "L", which gives one channel.
     """
     if len(image) != 3 or pixel_format == "RGB":
-        return image.contiguous()
+        return image
     if pixel_format == "BGR":
         return image.flip(0)
     return luma(image)
@@ -79,9 +80,7 @@ def luma(image: Tensor) -> Tensor:
     if image.dtype.is_floating_point:
         weights = torch.tensor(LUMA_WEIGHTS, dtype=image.dtype) / (1 << LUMA_BITS)
         return (image * weights[:, None, None]).sum(0, keepdim=True)
-    red, green, blue = (
-        channel.to(torch.int32) * weight for channel, weight in zip(image, LUMA_WEIGHTS, strict=True)
-    )
+    red, green, blue = (channel.to(torch.int32) * weight for channel, weight in zip(image, LUMA_WEIGHTS, strict=True))
     return ((red + green + blue + (1 << (LUMA_BITS - 1))) >> LUMA_BITS).to(image.dtype)[None]
 
 

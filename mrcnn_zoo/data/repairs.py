@@ -1,6 +1,9 @@
 """A tally of what was wrong in annotations and what was done about it, for one line a kind in the log."""
 
 from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 
 class RepairLog:
@@ -10,7 +13,7 @@ class RepairLog:
         self._counts: dict[str, int] = {}
         self._firsts: dict[str, str] = {}
 
-    def add(self, kind: str, where: Sequence[object], *, name: str = "annotation") -> None:
+    def add(self, kind: str, where: Sequence[object] | NDArray[Any], *, name: str = "annotation") -> None:
         """Count repairs of one kind.
 
         Args:

@@ -9,6 +9,7 @@ from mrcnn_zoo.data.records import Rle
 
 # The compressed form writes 6 bits a character from "0" on: 5 bits of value and one that says more characters follow.
 FIRST_CODE = 48
+MAX_CHARACTERS = 8  # of one number: 40 bits
 MORE_BIT, SIGN_BIT, VALUE_BITS, VALUE_MASK = 0x20, 0x10, 5, 0x1F
 
 
@@ -81,6 +82,8 @@ def _uncompress(counts: str | bytes) -> NDArray[np.int64]:
     last = np.flatnonzero((codes & MORE_BIT) == 0)
     first = np.concatenate([[0], last[:-1] + 1])
     characters = last - first + 1
+    if characters.max() > MAX_CHARACTERS:
+        raise ValueError("its compressed RLE has a number that is too large for any image")
     place = np.arange(len(codes)) - np.repeat(first, characters)
     values = np.add.reduceat((codes & VALUE_MASK) << (VALUE_BITS * place), first)
     values -= np.where(codes[last] & SIGN_BIT, 1 << (VALUE_BITS * characters), 0)

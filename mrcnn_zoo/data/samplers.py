@@ -67,7 +67,8 @@ class RandomSubsetTrainingSampler:
 class RepeatFactorTrainingSampler:
     """Images with rare classes several times an epoch.
 
-    A factor such as 2.3 is 2 in seven epochs of ten and 3 in the others. Source: Gupta et al. 2019 (LVIS), appendix B.2.
+    A factor such as 2.3 is 2 in seven epochs of ten and 3 in the others.
+    Source: Gupta et al. 2019 (LVIS), appendix B.2.
 
     Args:
         factors: how often each image comes, at least 1.

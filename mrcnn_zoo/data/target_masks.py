@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mrcnn_zoo.data.records import InstanceRecord, Polygons, Rle
+from mrcnn_zoo.data.records import InstanceRecord, Polygons
 from mrcnn_zoo.data.rle import MaskWindow, decode_window
 from mrcnn_zoo.data.transforms import Geometry
 from mrcnn_zoo.structures import ImageSize
@@ -24,13 +24,19 @@ def map_masks(instances: Sequence[InstanceRecord], geometry: Geometry) -> list[M
         one a row; None where nothing of the mask is left in the frame.
     """
     rows_of_polygons = [row for row, item in enumerate(instances) if not isinstance(item.segmentation, dict)]
-    outlines = _map_polygons([instances[row].segmentation for row in rows_of_polygons], geometry)
+    outlines = _map_polygons([_polygons_of(instances[row]) for row in rows_of_polygons], geometry)
     windows: list[MaskWindow | None] = [None] * len(instances)
     for row, polygons in zip(rows_of_polygons, outlines, strict=True):
         windows[row] = rasterise(polygons, geometry.size)
-    for row, item in enumerate(instances):
-        if isinstance(item.segmentation, dict):
-            windows[row] = _map_rle(item.segmentation, geometry)
+    decoded = {
+        row: decode_window(item.segmentation)
+        for row, item in enumerate(instances)
+        if isinstance(item.segmentation, dict)
+    }
+    present = {row: window for row, window in decoded.items() if window is not None}
+    windows_after = geometry.map_windows(list(present.values()))
+    for row, window in zip(present, windows_after, strict=True):
+        windows[row] = window
     return windows
 
 
@@ -60,20 +66,6 @@ def rasterise(polygons: Sequence[NDArray[np.float64]], size: ImageSize) -> MaskW
     return MaskWindow(left, top, bitmap)
 
 
-def _map_rle(rle: Rle, geometry: Geometry) -> MaskWindow | None:
-    window = decode_window(rle)
-    return None if window is None else _trim(geometry.map_window(window))
-
-
-def _trim(window: MaskWindow | None) -> MaskWindow | None:
-    """The window without its empty rows and columns."""
-    if window is None or not window.bitmap.any():
-        return None
-    x1, y1, x2, y2 = tight_box(window)
-    bitmap = window.bitmap[y1 - window.y : y2 - window.y, x1 - window.x : x2 - window.x]
-    return MaskWindow(x1, y1, bitmap)
-
-
 def tight_box(window: MaskWindow) -> tuple[int, int, int, int]:
     """x1, y1, x2, y2 in pixels of the image around the pixels that are set; at least one must be."""
     rows, columns = np.flatnonzero(window.bitmap.any(axis=1)), np.flatnonzero(window.bitmap.any(axis=0))
@@ -83,6 +75,12 @@ def tight_box(window: MaskWindow) -> tuple[int, int, int, int]:
         window.x + int(columns[-1]) + 1,
         window.y + int(rows[-1]) + 1,
     )
+
+
+def _polygons_of(instance: InstanceRecord) -> Polygons:
+    assert instance.segmentation is not None
+    assert not isinstance(instance.segmentation, dict)
+    return instance.segmentation
 
 
 def _map_polygons(shapes: Sequence[Polygons], geometry: Geometry) -> list[list[NDArray[np.float64]]]:

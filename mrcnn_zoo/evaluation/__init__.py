@@ -4,11 +4,10 @@ from mrcnn_zoo.evaluation.coco import CocoEvaluator
 from mrcnn_zoo.evaluation.evaluator import evaluate, evaluate_datasets
 from mrcnn_zoo.evaluation.expected import UnexpectedResultsError, verify_expected_results
 from mrcnn_zoo.evaluation.ground_truth import ground_truth_detections
-from mrcnn_zoo.evaluation.trained import TrainedModel, load_trained
+from mrcnn_zoo.evaluation.trained import load_trained
 
 __all__ = [
     "CocoEvaluator",
-    "TrainedModel",
     "UnexpectedResultsError",
     "evaluate",
     "evaluate_datasets",

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from mrcnn_zoo import data
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data import build_test_loader, load_dataset
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.expected import verify_expected_results
@@ -66,7 +66,7 @@ def evaluate(
     dataset = evaluated_part(dataset, cfg)
     evaluator: Evaluator = EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, dataset)
     if loader is None:
-        loader = data.build_test_loader(cfg, dataset, rank=rank(), world_size=world_size())
+        loader = build_test_loader(cfg, dataset, rank=rank(), world_size=world_size())
     num_images = -(-len(dataset) // world_size())
     seconds = 0.0
     with inference(model):
@@ -90,7 +90,7 @@ def evaluate_datasets(
         class_names: that the model was trained for, if known; every dataset must have the same.
 
     Returns:
-        The results of the only dataset, or for several {dataset name: results}, whose files are in one folder each.
+        The results of the only dataset, or of several {dataset name: results}, whose files lie in a folder each.
 
     Raises:
         UserError: no test set, or one with other classes.
@@ -103,7 +103,7 @@ def evaluate_datasets(
         )
     results: dict[str, Results] = {}
     for name in names:
-        dataset = data.load_dataset(cfg, name)
+        dataset = load_dataset(cfg, name)
         _check_classes(dataset, class_names)
         folder = output_dir if output_dir is None or len(names) == 1 else Path(output_dir) / name
         results[name] = evaluate(model, dataset, cfg, output_dir=folder)
@@ -125,11 +125,15 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def evaluated_part(dataset: Dataset, cfg: CfgNode) -> Dataset:
-    """The dataset, cut to TEST.NUM_IMAGES images where that is set."""
+    """The dataset with its first TEST.NUM_IMAGES images only, or all of it where that is 0.
+
+    Raises:
+        UserError: a dataset without images.
+    """
     if not len(dataset):
         raise UserError(f"{dataset.name} has no images, so there is nothing to evaluate. Check its definition.")
-    limit = cfg.TEST.NUM_IMAGES
-    return replace(dataset, records=dataset.records[:limit]) if limit > 0 else dataset
+    count = cfg.TEST.NUM_IMAGES
+    return replace(dataset, records=dataset.records[:count]) if count > 0 else dataset
 
 
 @contextlib.contextmanager

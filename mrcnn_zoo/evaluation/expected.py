@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.tables import Metrics, Results
 
 SHAPE = (
     "[task, metric, value, tolerance], e.g. ['bbox', 'AP', 38.5, 0.2], after the dataset's name if there are several"
@@ -17,12 +16,12 @@ class UnexpectedResultsError(UserError):
 
 
 def verify_expected_results(
-    results: Results | Mapping[str, Results], expected: Sequence[Sequence[Any]], *, key: str = "TEST.EXPECTED_RESULTS"
+    results: Mapping[str, Any], expected: Sequence[Sequence[Any]], *, key: str = "TEST.EXPECTED_RESULTS"
 ) -> None:
     """Nothing when every expectation is met.
 
     Args:
-        results: of one dataset, or by dataset name.
+        results: metrics by task, or those by dataset name.
         expected: rows of task, metric, value and tolerance; with several datasets the dataset's name in front.
         key: the config key they came from, for the message.
 
@@ -33,8 +32,7 @@ def verify_expected_results(
     problems = []
     for row in expected:
         *path, value, tolerance = _checked(row, key)
-        found = _look_up(results, path)
-        where = "/".join(path)
+        found, where = _look_up(results, path), "/".join(path)
         if found is None:
             problems.append(f"{where} was not measured")
         elif not math.isfinite(found) or abs(found - value) > tolerance:
@@ -53,7 +51,7 @@ def _checked(row: Sequence[Any], key: str) -> Sequence[Any]:
 
 
 def _look_up(results: Mapping[str, Any], path: Sequence[str]) -> float | None:
-    value: Metrics | Mapping[str, Any] | float | None = results
+    value: Any = results
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
     return float(value) if isinstance(value, (int, float)) else None

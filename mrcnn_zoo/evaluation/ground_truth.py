@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from typing_extensions import Self
 
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, Polygons, Rle
+from mrcnn_zoo.data.rle import decode_window
 from mrcnn_zoo.structures import Detections, ImageSize
 
 BBOX = "bbox"
@@ -98,9 +98,12 @@ class RleMasks:
 
     def bitmaps(self) -> Tensor:
         """(R, H, W) bool; a full image each."""
-        if not self.encodings:
-            return torch.zeros((0, *self.image_size), dtype=torch.bool)
-        return torch.from_numpy(np.ascontiguousarray(coco_mask.decode(self.encodings).transpose(2, 0, 1))).bool()
+        full = torch.zeros((len(self), *self.image_size), dtype=torch.bool)
+        for bitmap, window in zip(full, map(decode_window, self.encodings), strict=True):
+            if window is not None:
+                x1, y1, x2, y2 = window.box
+                bitmap[y1:y2, x1:x2] = torch.from_numpy(window.bitmap)
+        return full
 
     def rles(self) -> list[Rle]:
         """The run lengths themselves."""

@@ -2,39 +2,33 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from mrcnn_zoo import modeling
 from mrcnn_zoo.checkpoint import LoadReport, load_checkpoint, load_weights
 from mrcnn_zoo.config import CfgNode, config_from_text, load_config
 from mrcnn_zoo.config.unbuilt import refuse_unbuilt
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling import build_model
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """Everything that is needed to predict and to say what was predicted."""
-
-    model: nn.Module  # in evaluation mode, on MODEL.DEVICE
-    cfg: CfgNode
-    class_names: tuple[str, ...]  # by class index; empty where the checkpoint does not tell
-
-
 def load_trained(
     weights: str | Path = "", *, config: str | Path | None = None, overrides: Sequence[Any] = ()
-) -> TrainedModel:
+) -> tuple[nn.Module, CfgNode, tuple[str, ...]]:
     """Build the model of a checkpoint and fill it.
 
     Args:
         weights: a file, or what else `load_weights` takes; empty takes MODEL.WEIGHTS of the config.
         config: a YAML file or the name of a config of the package; without it the one inside the checkpoint.
         overrides: `KEY VALUE` or `KEY=VALUE` on top.
+
+    Returns:
+        The model in evaluation mode on MODEL.DEVICE, its config, and its class names by class index, which are empty
+        where the checkpoint does not tell.
 
     Raises:
         UserError: no weights, no config, or weights that do not fill the model.
@@ -44,10 +38,10 @@ def load_trained(
     weights = weights or cfg.MODEL.WEIGHTS
     if not weights:
         raise UserError("no weights to load: give --weights, or MODEL.WEIGHTS in the config.")
-    model = modeling.build_model(cfg).eval()
+    model = build_model(cfg).eval()
     report = load_weights(model, weights)
     _refuse_gaps(report)
-    return TrainedModel(model=model, cfg=cfg, class_names=tuple(state.get("class_names") or ()))
+    return model, cfg, tuple(state.get("class_names") or ())
 
 
 def _config_of(

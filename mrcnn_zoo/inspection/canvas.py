@@ -1,6 +1,7 @@
 """Painting on a picture: pixels of any kind as RGB, distinct colours, masks, boxes and labels that stay readable."""
 
 import colorsys
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +15,7 @@ SMALL_SIDE = 400  # pictures whose longer side is below this are enlarged before
 GOLDEN_RATIO = 0.618034  # hues at multiples of it never come close to each other
 LABEL_SHARE = 0.15  # of the picture; further labels would hide what they name
 PERCENTILES = (0.5, 99.5)  # darkest and brightest shown value of an image that is not 8 bit
+BRIGHTNESS_RANGE = (100.0, 180.0)  # of colours, between black 0 and white 255
 BACKGROUND: Color = (32, 34, 38)
 FOREGROUND: Color = (240, 240, 240)
 
@@ -40,13 +42,25 @@ def _stretch_to_bytes(pixels: NDArray[np.generic]) -> Picture:
 
 
 def distinct_colors(count: int) -> list[Color]:
-    """Bright colours, neighbours in the list far apart in hue; the same list at every call."""
+    """Colours that show on dark and on bright images, neighbours in the list far apart in hue; always the same list."""
     colors = []
     for index in range(count):
-        saturation, value = ((0.75, 1.0), (1.0, 0.85), (0.5, 1.0))[index // 12 % 3]
-        red, green, blue = colorsys.hsv_to_rgb((0.58 + index * GOLDEN_RATIO) % 1.0, saturation, value)
-        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
+        saturation, value = ((0.8, 1.0), (1.0, 0.85), (0.55, 1.0))[index // 12 % 3]
+        color = np.array(colorsys.hsv_to_rgb((0.58 + index * GOLDEN_RATIO) % 1.0, saturation, value)) * 255
+        brightness = _brightness(color)
+        darkest, brightest = BRIGHTNESS_RANGE
+        if brightness > brightest:
+            color *= brightest / brightness
+        elif brightness < darkest:
+            color += (255 - color) * (darkest - brightness) / (255 - brightness)
+        red, green, blue = color.round().astype(int).tolist()
+        colors.append((red, green, blue))
     return colors
+
+
+def _brightness(color: Sequence[float] | NDArray[np.floating]) -> float:
+    red, green, blue = color
+    return float(0.299 * red + 0.587 * green + 0.114 * blue)
 
 
 def enlargement(height: int, width: int) -> int:
@@ -100,8 +114,7 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def text_color(background: Color) -> Color:
     """Black or white, whichever is easier to read on the background."""
-    red, green, blue = background
-    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+    return (0, 0, 0) if _brightness(background) > 128 else (255, 255, 255)
 
 
 class Canvas:

@@ -1,6 +1,6 @@
 """Pictures of instances: one image, a training batch, predictions beside ground truth. `pictures.py` saves them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil
 
 import numpy as np
@@ -23,6 +23,7 @@ from mrcnn_zoo.inspection.canvas import (
 from mrcnn_zoo.structures import Detections, Sample, Targets
 
 BATCH_PICTURE_SIDE = 640  # longer side of one image in a picture of many
+MASK_PIXELS = 1 << 23  # of full-image masks at a time
 GAP = 6  # pixels between two images of one picture
 
 
@@ -55,8 +56,7 @@ def draw_instances(
     boxes = [tuple(box) for box in table.boxes.tolist()]
     if table.masks is not None:
         outline = max(1, round(max(picture.shape) / 700))
-        for row in _largest_first(boxes):
-            mask = table.masks[row : row + 1].bitmaps()[0].cpu().numpy().astype(bool)
+        for row, mask in _masks_largest_first(table):
             paint_mask(picture, mask, colors[row], opacity=opacity, outline=outline)
     canvas = Canvas(picture, factor=factor)
     for row, box in enumerate(boxes):
@@ -149,13 +149,15 @@ def _shrink(picture: Picture, longest: int) -> Picture:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 
-def _largest_first(boxes: Sequence[tuple[float, ...]]) -> list[int]:
-    """Row numbers such that a small object is painted over the large one around it."""
-    return sorted(range(len(boxes)), key=lambda row: _area(boxes[row]), reverse=True)
-
-
-def _area(box: tuple[float, ...]) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
+def _masks_largest_first(table: Targets | Detections) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Rows and their (H, W) masks, such that a small object is painted over the large one around it."""
+    assert table.masks is not None
+    sides = table.boxes[:, 2:] - table.boxes[:, :2]
+    rows = sides.prod(dim=1).argsort(descending=True, stable=True)
+    height, width = table.image_size
+    for some in rows.split(max(1, MASK_PIXELS // (height * width))):
+        bitmaps = table.masks[some].bitmaps().cpu().numpy().astype(bool)
+        yield from zip(some.tolist(), bitmaps, strict=True)
 
 
 def _labels(table: Targets | Detections, class_names: Sequence[str]) -> list[str]:

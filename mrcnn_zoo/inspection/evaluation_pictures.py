@@ -2,14 +2,15 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
-from mrcnn_zoo import data
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.evaluation import TrainedModel, evaluate_datasets
+from mrcnn_zoo.evaluation import evaluate_datasets
 from mrcnn_zoo.evaluation.confusion import confusion_matrix
 from mrcnn_zoo.evaluation.evaluator import evaluated_part
 from mrcnn_zoo.evaluation.tables import Results
@@ -20,41 +21,42 @@ logger = logging.getLogger(__name__)
 
 
 def save_evaluation_plots(dataset: Dataset, output_dir: str | Path, *, score_threshold: float = 0.5) -> list[Path]:
-    """Plot what `evaluate` has written into `<output_dir>/inference`, beside it.
+    """Plot what `evaluate` has written into `<output_dir>/inference`, in `<output_dir>/pictures`.
 
     Args:
         dataset: the one that was evaluated.
         output_dir: as given to `evaluate`.
         score_threshold: detections below it do not count in the confusion matrix.
     """
-    folder = Path(output_dir) / "inference"
+    folder, pictures = Path(output_dir) / "inference", Path(output_dir) / "pictures"
     rows = json.loads((folder / "coco_instances_results.json").read_text(encoding="utf-8"))
     matrix = confusion_matrix(dataset, rows, score_threshold=score_threshold)
     return [
-        save_precision_recall(folder / "precision_recall.npz", folder / "precision_recall.png"),
-        save_confusion_matrix(matrix, dataset.class_names, folder / "confusion_matrix.png"),
+        save_precision_recall(folder / "precision_recall.npz", pictures / "precision_recall.png"),
+        save_confusion_matrix(matrix, dataset.class_names, pictures / "confusion_matrix.png"),
     ]
 
 
 def save_evaluation_pictures(model: nn.Module, dataset: Dataset, cfg: CfgNode, output_dir: str | Path) -> list[Path]:
-    """The plots, and VIS.NUM_IMAGES images with predictions in `<output_dir>/visualizations/final`.
+    """The plots, and VIS.NUM_IMAGES images with predictions in `<output_dir>/pictures/predictions/<dataset>`.
 
     Returns:
         The written files.
     """
     dataset = evaluated_part(dataset, cfg)
     plots = save_evaluation_plots(dataset, output_dir, score_threshold=cfg.VIS.SCORE_THRESH)
-    folder = Path(output_dir) / "visualizations" / "final"
+    folder = Path(output_dir) / "pictures" / "predictions" / dataset.name
     return plots + save_predictions(model, dataset, cfg, folder, num_images=cfg.VIS.NUM_IMAGES)
 
 
-def evaluate_with_pictures(trained: TrainedModel, output_dir: str | Path) -> Results | dict[str, Results]:
-    """Evaluate on DATASETS.TEST, draw, and log where everything is."""
-    cfg = trained.cfg
+def evaluate_with_pictures(
+    model: nn.Module, cfg: CfgNode, output_dir: str | Path, *, class_names: Sequence[str] = ()
+) -> Results | dict[str, Results]:
+    """Evaluate on DATASETS.TEST, draw, and log where everything is; see `evaluate_datasets`."""
     names = list(cfg.DATASETS.TEST)
-    results = evaluate_datasets(trained.model, cfg, output_dir=output_dir, class_names=trained.class_names)
+    results = evaluate_datasets(model, cfg, output_dir=output_dir, class_names=class_names)
     for name in names:
         folder = Path(output_dir) if len(names) == 1 else Path(output_dir) / name
-        paths = save_evaluation_pictures(trained.model, data.load_dataset(cfg, name), cfg, folder)
+        paths = save_evaluation_pictures(model, load_dataset(cfg, name), cfg, folder)
         logger.info("%s: tables in %s\n%s", name, folder / "inference" / "results.md", "\n".join(map(str, paths)))
     return results

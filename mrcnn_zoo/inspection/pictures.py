@@ -1,7 +1,7 @@
 """Picture files of a run: training batches, predictions beside ground truth, annotated images of a dataset."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mrcnn_zoo import data
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data import build_test_loader
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.rle import decode_window
 from mrcnn_zoo.errors import UserError
@@ -71,7 +71,7 @@ def save_predictions(
     records = {record.image_id: record for record in chosen.records}
     paths = []
     with inference(model):
-        for samples in data.build_test_loader(cfg, chosen, rank=0, world_size=1):
+        for samples in build_test_loader(cfg, chosen, rank=0, world_size=1):
             for sample, found in zip(samples, model.predict(samples), strict=True):  # type: ignore[operator]
                 record = records[sample.image_id]  # type: ignore[index]
                 picture = draw_predictions(
@@ -105,31 +105,18 @@ def save_dataset_images(dataset: Dataset, folder: str | Path, *, num_images: int
     return paths
 
 
-def save_datasets(cfg: CfgNode, folder: str | Path, *, num_images: int) -> list[Path]:
-    """Annotated images of each of DATASETS.TRAIN and DATASETS.TEST, in a folder named like it."""
-    names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
-    if not names:
-        raise UserError("DATASETS.TRAIN and DATASETS.TEST are empty: name a dataset, e.g. DATASETS.TRAIN digits_train,")
-    datasets = [data.load_dataset(cfg, name) for name in names]
-    return [
-        path
-        for dataset in datasets
-        for path in save_dataset_images(dataset, Path(folder) / dataset.name, num_images=num_images)
-    ]
-
-
-def save_loader_batches(cfg: CfgNode, folder: str | Path, *, num_batches: int) -> list[Path]:
-    """The first batches of the training loader, augmentations included, as `train_batch_<number>.png`."""
-    datasets = [data.load_dataset(cfg, name) for name in cfg.DATASETS.TRAIN]
-    if not datasets:
-        raise UserError("DATASETS.TRAIN is empty: name the datasets to draw, e.g. DATASETS.TRAIN digits_train,")
-    loader = data.build_train_loader(cfg, datasets, seed=max(cfg.SEED, 0))
+def save_training_batches(
+    loader: Iterable[Sequence[Sample]],
+    folder: str | Path,
+    class_names: Sequence[str],
+    *,
+    channel_order: str = "BGR",
+    num_batches: int,
+) -> list[Path]:
+    """The first batches of a training loader, augmentations included, as `train_batch_<number>.png`."""
     return [
         save_training_batch(
-            samples,
-            Path(folder) / f"train_batch_{number}.png",
-            datasets[0].class_names,
-            channel_order=cfg.INPUT.FORMAT,
+            samples, Path(folder) / f"train_batch_{number}.png", class_names, channel_order=channel_order
         )
         for number, samples in enumerate(islice(loader, num_batches))
     ]

@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.images import FileImage
-from mrcnn_zoo.data.mapper import build_test_mapper
+from mrcnn_zoo.data.mapper import Mapper
 from mrcnn_zoo.data.records import ImageRecord
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.evaluator import inference
 from mrcnn_zoo.evaluation.files import write_json
-from mrcnn_zoo.evaluation.trained import TrainedModel
 from mrcnn_zoo.inspection.draw import draw_instances
 from mrcnn_zoo.inspection.pictures import save_picture
 from mrcnn_zoo.structures import Detections
@@ -40,33 +38,41 @@ class LoadedImage:
 
 
 def predict_image(
-    model: nn.Module, cfg: CfgNode, pixels: NDArray[np.generic], *, image_id: int = 0, name: str = "image"
+    model: nn.Module, pixels: NDArray[np.generic], *, mapper: Mapper, image_id: int = 0, name: str = "image"
 ) -> Detections:
     """What the model finds in one image, in the image's own pixels.
 
     Args:
         model: with `predict(samples)`.
-        cfg: its INPUT keys say how the image is resized and ordered.
         pixels: (H, W, 3) RGB.
+        mapper: resizes the image and orders its channels as the model wants them; see `build_test_mapper`.
         image_id: of the sample.
         name: for messages.
     """
     size = (int(pixels.shape[0]), int(pixels.shape[1]))
     record = ImageRecord(image_id=image_id, source=LoadedImage(name, pixels), image_size=size)
-    sample = build_test_mapper(cfg)(record, np.random.default_rng(0))
+    sample = mapper(record, np.random.default_rng(0))
     with inference(model):
         return model.predict([sample])[0]  # type: ignore[operator]
 
 
 def predict_files(
-    trained: TrainedModel, inputs: Iterable[str | Path], output: str | Path, *, score_threshold: float
+    model: nn.Module,
+    inputs: Iterable[str | Path],
+    output: str | Path,
+    *,
+    mapper: Mapper,
+    class_names: Sequence[str],
+    score_threshold: float,
 ) -> list[str]:
     """Draw what the model finds in image files, and write `predictions.json` in COCO's form.
 
     Args:
-        trained: the model, its config and class names.
+        model: with `predict(samples)`.
         inputs: files and folders; of a folder all images directly in it.
         output: gets `<image name>.png` and predictions.json.
+        mapper: see `predict_image`.
+        class_names: by class index.
         score_threshold: detections below it are left out.
 
     Returns:
@@ -80,7 +86,6 @@ def predict_files(
     failures: list[str] = []
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    names = _all_class_names(trained)
     for image_id, (file, picture) in enumerate(zip(files, pictures, strict=True), start=1):
         try:
             pixels = FileImage(str(file)).read()
@@ -88,13 +93,13 @@ def predict_files(
             failures.append(str(error))
             logger.error("%s", error)
             continue
-        found = predict_image(trained.model, trained.cfg, pixels, image_id=image_id, name=str(file))
+        found = predict_image(model, pixels, mapper=mapper, image_id=image_id, name=str(file))
         found = found[found.scores >= score_threshold]
-        save_picture(draw_instances(pixels, found, names), picture)
+        save_picture(draw_instances(pixels, found, class_names), picture)
         images.append({"id": image_id, "file_name": str(file), "height": pixels.shape[0], "width": pixels.shape[1]})
-        annotations += _annotations(found, image_id, names, first_id=len(annotations) + 1)
+        annotations += _annotations(found, image_id, class_names, first_id=len(annotations) + 1)
         logger.info("%s: %d instances, drawn in %s", file, len(found), picture)
-    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    categories = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
     content = {"images": images, "categories": categories, "annotations": annotations}
     write_json(Path(output) / "predictions.json", content)
     return failures
@@ -132,11 +137,6 @@ def _picture_paths(files: Sequence[Path], output: Path) -> list[Path]:
         taken.add(path.resolve())
         paths.append(path)
     return paths
-
-
-def _all_class_names(trained: TrainedModel) -> tuple[str, ...]:
-    """The checkpoint's names, or numbers where it has none."""
-    return trained.class_names or tuple(str(index) for index in range(trained.cfg.MODEL.ROI_HEADS.NUM_CLASSES))
 
 
 def _annotations(found: Detections, image_id: int, names: Sequence[str], *, first_id: int) -> list[dict[str, Any]]:

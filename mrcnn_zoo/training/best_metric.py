@@ -15,8 +15,8 @@ class BestMetric:
     """Follows one result over the evaluations of a run.
 
     Args:
-        name: task and metric, e.g. "segm/AP" or "val/total_loss"; "auto" takes segm/AP where there is one, else bbox/AP.
-            Of a loss the lowest value is the best.
+        name: task and metric, e.g. "segm/AP" or "val/total_loss"; "auto" takes segm/AP where there is one, else
+            bbox/AP. Of a loss the lowest value is the best.
     """
 
     def __init__(self, name: str = AUTO) -> None:

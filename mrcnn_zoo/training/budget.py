@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+LONGEST_WARMUP = 0.2  # of a time budget
+
 Clock = Callable[[], float]  # seconds from any origin
 
 
@@ -60,15 +62,24 @@ class TimeBudget:
     """Train for so many seconds, with the schedule of `iterations` steps stretched or squeezed to end with them.
 
     Everything between the first step and the end counts, evaluations and checkpoints included; building the model and
-    the data does not.
+    the data does not. The warm-up is not stretched: it takes as many steps on a slow machine as on a fast one.
+
+    Args:
+        seconds: of training.
+        iterations: that the schedule is made for.
+        warmup_iterations: steps that the warm-up takes, if they fit into its share of the time.
     """
 
-    def __init__(self, seconds: float, *, iterations: int) -> None:
+    def __init__(self, seconds: float, *, iterations: int, warmup_iterations: int = 0) -> None:
         self.seconds = seconds
         self.iterations = iterations
+        self.warmup_iterations = warmup_iterations
 
-    def position(self, iteration: int, elapsed: float) -> float:  # noqa: ARG002
-        return min(elapsed / self.seconds, 1.0) * self.iterations
+    def position(self, iteration: int, elapsed: float) -> float:
+        share = min(elapsed / self.seconds, 1.0)
+        if iteration < self.warmup_iterations and share < LONGEST_WARMUP:
+            return float(iteration)
+        return self.warmup_iterations + share * (self.iterations - self.warmup_iterations)
 
     def is_spent(self, iteration: int, elapsed: float) -> bool:  # noqa: ARG002
         return elapsed >= self.seconds

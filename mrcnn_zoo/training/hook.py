@@ -57,7 +57,7 @@ class Hook:
         """After each evaluation, periodic or final."""
 
     def after_train(self, trainer: Trainer) -> None:
-        """Once, when training has ended, stopped early, or was interrupted (`trainer.interrupted`); not after an error."""
+        """Once, when training has ended or was interrupted (`trainer.interrupted`); not after an error."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps; plain values and tensors only."""

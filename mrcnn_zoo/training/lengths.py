@@ -32,7 +32,7 @@ def fit_to_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
     cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / scale)
     cfg.SOLVER.CHECKPOINT_PERIOD = round(cfg.SOLVER.CHECKPOINT_PERIOD / scale)
     logger.info(
-        "%d processes where the settings are for %d: IMS_PER_BATCH %d, BASE_LR %g, MAX_ITER %d, STEPS %s, WARMUP_ITERS %d",
+        "%d processes, settings for %d: IMS_PER_BATCH %d, BASE_LR %g, MAX_ITER %d, STEPS %s, WARMUP_ITERS %d",
         num_processes,
         reference,
         cfg.SOLVER.IMS_PER_BATCH,

@@ -5,8 +5,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.processes import rank
+from mrcnn_zoo.training.nonfinite import NonFiniteLossError
+from mrcnn_zoo.training.signals import TrainingInterrupted
 
 CONSOLE_FORMAT = "[%(asctime)s] %(message)s"
 FILE_FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
@@ -39,11 +43,20 @@ def logging_to(output_dir: Path) -> Iterator[None]:
         root.addHandler(handler)
     try:
         yield
+    except Exception as error:
+        # The console gets it from whoever catches it.
+        file.handle(ours.makeRecord(ours.name, logging.ERROR, __file__, 0, "%s", (error,), _traceback_of(error)))
+        raise
     finally:
         ours.setLevel(former_level)
         for handler in handlers:
             root.removeHandler(handler)
         file.close()
+
+
+def _traceback_of(error: Exception) -> Any:
+    is_told_by_message = isinstance(error, (UserError, NonFiniteLossError, TrainingInterrupted))
+    return None if is_told_by_message else (type(error), error, error.__traceback__)
 
 
 def _has_console() -> bool:

@@ -26,7 +26,7 @@ class MultiStepDecay:
     """Multiplied by gamma at each milestone.
 
     Args:
-        milestones: iterations, ascending, below `length`.
+        milestones: iterations, ascending, below `length`; one that stands twice counts twice.
         length: iterations of the whole training.
         gamma: in (0, 1] as a rule.
     """
@@ -135,8 +135,8 @@ def build_lr_schedule(cfg: CfgNode) -> LRSchedule:
 @LR_SCHEDULES.register("WarmupMultiStepLR")
 def build_multi_step(cfg: CfgNode) -> LRSchedule:
     milestones = [step for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER]
-    if milestones != sorted(set(milestones)) or any(step <= 0 for step in milestones):
-        raise UserError(f"SOLVER.STEPS = {list(cfg.SOLVER.STEPS)} must ascend and start above 0.")
+    if milestones != sorted(milestones):
+        raise UserError(f"SOLVER.STEPS = {list(cfg.SOLVER.STEPS)} must ascend.")
     beyond = [step for step in cfg.SOLVER.STEPS if step > cfg.SOLVER.MAX_ITER]
     if beyond:
         logger.warning("SOLVER.STEPS %s lie beyond SOLVER.MAX_ITER = %d: no effect.", beyond, cfg.SOLVER.MAX_ITER)

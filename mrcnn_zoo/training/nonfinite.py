@@ -1,6 +1,5 @@
 """What a batch whose loss is not a number leaves behind: a message, and a file to replay it from."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +29,13 @@ class Finding:
 
 def find_nonfinite_losses(outputs: Sequence[TrainingOutput]) -> dict[str, float]:
     """The losses that are infinite or not a number in any of the batches, with their values."""
-    values = {name: float(loss) for output in outputs for name, loss in output.losses.items() if not torch.isfinite(loss)}
-    if not values:  # finite losses may still overflow together
-        totals = [float(output.total()) for output in outputs]
-        values = {"total_loss": total for total in totals if not math.isfinite(total)}
-    return values
+    found = {}
+    for output in outputs:
+        # Finite losses may still overflow together.
+        for name, loss in {"total_loss": output.total(), **output.losses}.items():
+            if not torch.isfinite(loss):
+                found[name] = float(loss)
+    return {name: value for name, value in found.items() if name != "total_loss" or len(found) == 1}
 
 
 def describe_samples(samples: Sequence[Sample]) -> list[str]:
@@ -60,7 +61,7 @@ def nonfinite_message(iteration: int, findings: Sequence[Finding]) -> str:
         lines.append(f"  saved to {finding.saved_to}; repeat it with mrcnn_zoo.training.replay_batch(that path).")
     lines.append(
         "The weights are as before that step. Likely causes: a learning rate that is too high (lower SOLVER.BASE_LR, "
-        "lengthen SOLVER.WARMUP_ITERS, set SOLVER.CLIP_GRADIENTS.ENABLED True) or annotations that are wrong in these images."
+        "lengthen SOLVER.WARMUP_ITERS, set SOLVER.CLIP_GRADIENTS.ENABLED True), or wrong annotations in these images."
     )
     return "\n".join(lines)
 

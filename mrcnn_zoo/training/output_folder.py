@@ -17,7 +17,7 @@ def check_output_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"OUTPUT_DIR = {folder} is a file; name a folder.")
     if resume and overwrite:
-        raise UserError("--resume goes on with the training in OUTPUT_DIR and --overwrite removes it; give one of them.")
+        raise UserError("--resume goes on with the training in OUTPUT_DIR, --overwrite removes it: give one of them.")
     if Checkpointer(folder).has_checkpoint() and not (resume or overwrite):
         raise UserError(
             f"OUTPUT_DIR = {folder} holds a training ({Checkpointer(folder).last_path().name}). Go on with it with "

@@ -2,39 +2,31 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mrcnn_zoo import data
 from mrcnn_zoo.checkpoint import Checkpointer, load_checkpoint, load_weights
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.classes import merge_datasets
 from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.data.selection import select_for_training
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import evaluate_datasets, verify_expected_results
 from mrcnn_zoo.modeling import build_model
-from mrcnn_zoo.ops.processes import rank, value_of_main_process, world_size
-from mrcnn_zoo.registries import HOOKS, TRAINING_SCHEDULES
-from mrcnn_zoo.structures import Sample
-from mrcnn_zoo.training.budget import Budget, IterationBudget, TimeBudget
-from mrcnn_zoo.training.clipping import build_clipper
+from mrcnn_zoo.ops.processes import world_size
+from mrcnn_zoo.registries import TRAINING_SCHEDULES
+from mrcnn_zoo.training.assembly import build_trainer
 from mrcnn_zoo.training.distributed import is_main_process, wait_for_all
-from mrcnn_zoo.training.ema import build_weights_average
 from mrcnn_zoo.training.environment import describe_environment
-from mrcnn_zoo.training.hook import Hook
 from mrcnn_zoo.training.lengths import fit_to_epochs, fit_to_processes
 from mrcnn_zoo.training.logs import logging_to
-from mrcnn_zoo.training.lr_schedule import build_lr_schedule
-from mrcnn_zoo.training.optimizer import build_optimizer
 from mrcnn_zoo.training.output_folder import check_output_folder, clear_output_folder
-from mrcnn_zoo.training.precision import build_precision
-from mrcnn_zoo.training.randomness import choose_seed, derived_seed, seed_everything
 from mrcnn_zoo.training.signals import StopSignals, TrainingInterrupted
-from mrcnn_zoo.training.trainer import Trainer, TrainingPlan
-from mrcnn_zoo.training.updater import Updater
+from mrcnn_zoo.training.trainer import RESUMABLE_KEYS, Trainer
 from mrcnn_zoo.training.workspace import Workspace
 from mrcnn_zoo.training.writers import build_writers
 
@@ -42,27 +34,15 @@ logger = logging.getLogger(__name__)
 
 Results = dict[str, Any]  # {"bbox": {"AP": ...}, "segm": {...}}; with several test sets {dataset: that}
 
-# In the order in which they are called. Checkpoints come before evaluations: an evaluation that fails loses no training.
-DEFAULT_HOOKS = (
-    "StopOnNonFinite",
-    "DrawTrainingBatches",
-    "WriteMetrics",
-    "SaveCheckpoints",
-    "Evaluate",
-    "SaveBest",
-    "StopEarly",
-    "DrawPredictions",
-)
-
 
 def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrite: bool = False) -> Results:
-    """Train and evaluate what a config describes; every process of the run calls this.
+    """Train and evaluate what a config describes; with several processes, each of them calls this.
 
     Args:
         cfg: of the run. OUTPUT_DIR gets everything that is written.
         resume: go on from the last checkpoint in OUTPUT_DIR; start afresh when there is none.
         eval_only: only evaluate MODEL.WEIGHTS, or with `resume` the last checkpoint.
-        overwrite: start afresh in an OUTPUT_DIR that holds a training, whose checkpoints are removed.
+        overwrite: start afresh in an OUTPUT_DIR that holds a training, and remove its checkpoints.
 
     Returns:
         {"bbox": {"AP": ...}, "segm": {...}} of the last weights; by dataset name when there are several test sets;
@@ -73,61 +53,129 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
         TrainingInterrupted: by SIGTERM or Ctrl-C, after a checkpoint was saved.
         NonFiniteLossError: after the batch was saved.
     """
-    cfg = fit_to_processes(cfg, world_size())
-    if eval_only:
-        return _evaluate_only(cfg, resume=resume)
-    results: Results = {}
-    for stage in TRAINING_SCHEDULES.get(cfg.SOLVER.TRAINING_SCHEDULE)(cfg):
-        results = _train_stage(stage, resume=resume, overwrite=overwrite)
-    return results
+    output_dir = Path(cfg.OUTPUT_DIR)
+    if not eval_only:
+        check_output_folder(output_dir, resume=resume, overwrite=overwrite)
+        wait_for_all()  # no process may write before all have looked
+        if is_main_process() and not resume:
+            clear_output_folder(output_dir)
+    with logging_to(output_dir):
+        cfg = fit_to_processes(cfg, world_size())
+        if eval_only:
+            return _evaluate_only(cfg, resume=resume)
+        results: Results = {}
+        for stage in TRAINING_SCHEDULES.get(cfg.SOLVER.TRAINING_SCHEDULE)(cfg):
+            results = _train_stage(stage, resume=resume)
+        return results
 
 
 def _evaluate_only(cfg: CfgNode, *, resume: bool) -> Results:
     output_dir = Path(cfg.OUTPUT_DIR)
-    with logging_to(output_dir):
-        _set_up_torch(cfg)
-        for name in cfg.DATASETS.TEST:
-            data.check_num_classes(cfg, data.load_dataset(cfg, name))
-        model = build_model(cfg)
-        weights = str(Checkpointer(output_dir).last_path()) if resume else cfg.MODEL.WEIGHTS
-        if weights:
-            logger.info("%s", load_weights(model, weights))
-        else:
-            logger.warning("MODEL.WEIGHTS is empty: evaluating random weights")
-        return evaluate_datasets(model, cfg, output_dir=output_dir)
+    _set_up_torch(cfg, is_training=False)
+    for dataset in _load_datasets(cfg, cfg.DATASETS.TEST):
+        data.check_num_classes(cfg, dataset)
+    model = build_model(cfg)
+    weights = str(Checkpointer(output_dir).last_path()) if resume else cfg.MODEL.WEIGHTS
+    if weights:
+        logger.info("%s", load_weights(model, weights))
+    else:
+        logger.warning("MODEL.WEIGHTS is empty: evaluating random weights")
+    return evaluate_datasets(model, cfg, output_dir=output_dir)
 
 
-def _train_stage(cfg: CfgNode, *, resume: bool, overwrite: bool) -> Results:
+def _train_stage(cfg: CfgNode, *, resume: bool) -> Results:
+    _set_up_torch(cfg, is_training=True)
     output_dir = Path(cfg.OUTPUT_DIR)
-    check_output_folder(output_dir, resume=resume, overwrite=overwrite)
-    wait_for_all()  # until every process has looked, none may write
-    if is_main_process() and not resume:
-        clear_output_folder(output_dir)
-    with logging_to(output_dir), StopSignals() as signals:
-        _set_up_torch(cfg)
-        train_datasets = _load_datasets(cfg, cfg.DATASETS.TRAIN)
-        test_datasets = _load_datasets(cfg, cfg.DATASETS.TEST)
-        cfg = _fit_to_data(cfg, train_datasets)
-        checkpointer = Checkpointer(output_dir)
-        state = load_checkpoint(checkpointer.last_path()) if resume and checkpointer.has_checkpoint() else None
-        if is_main_process():
-            _describe_run(cfg, output_dir)
-        workspace = Workspace(
-            output_dir=output_dir,
-            checkpointer=checkpointer,
-            writers=build_writers(
-                cfg,
-                output_dir,
-                start_iteration=state["iteration"] if state else 0,
-                max_iterations=0 if cfg.SOLVER.MAX_MINUTES > 0 else cfg.SOLVER.MAX_ITER,
-            ),
-            train_datasets=train_datasets,
-            test_datasets=test_datasets,
-        )
-        try:
-            trainer = _build_trainer(cfg, workspace, state)
+    train_datasets = _load_datasets(cfg, cfg.DATASETS.TRAIN)
+    test_datasets = _load_datasets(cfg, cfg.DATASETS.TEST)
+    if not train_datasets:
+        raise UserError("DATASETS.TRAIN is empty: name the datasets to train on, e.g. DATASETS.TRAIN digits_train.")
+    for dataset in (*train_datasets, *test_datasets):
+        data.check_num_classes(cfg, dataset)
+    if cfg.SOLVER.MAX_EPOCHS > 0:
+        cfg = fit_to_epochs(cfg, len(select_for_training(cfg, merge_datasets(train_datasets))))
+    checkpointer = Checkpointer(output_dir)
+    state = _last_state(checkpointer) if resume else None
+    if is_main_process():
+        _record_run(cfg, output_dir)
+    workspace = Workspace(
+        output_dir=output_dir,
+        checkpointer=checkpointer,
+        writers=build_writers(
+            cfg,
+            output_dir,
+            start_iteration=state["iteration"] if state else 0,
+            max_iterations=0 if cfg.SOLVER.MAX_MINUTES > 0 else cfg.SOLVER.MAX_ITER,
+        ),
+        train_datasets=train_datasets,
+        test_datasets=test_datasets,
+    )
+    try:
+        trainer = build_trainer(cfg, workspace, state)
+        with StopSignals() as signals:
             trainer.train(signals=signals)
-        finally:
-            for writer in workspace.writers:
-                writer.close()
-        return _conclude(cfg, trainer)
+    finally:
+        for writer in workspace.writers:
+            writer.close()
+    return _conclude(cfg, trainer, test_datasets)
+
+
+def _conclude(cfg: CfgNode, trainer: Trainer, test_datasets: Sequence[Dataset]) -> Results:
+    if trainer.interrupted:
+        raise TrainingInterrupted(
+            f"stopped after {trainer.iteration} iterations, which are saved in {cfg.OUTPUT_DIR}. Go on with the same "
+            f"command and --resume.",
+            signal_number=trainer.interrupted,
+        )
+    if trainer.stop_reason:
+        logger.info("training stopped early: %s", trainer.stop_reason)
+    if not test_datasets:
+        return {}
+    results = _by_dataset(trainer.results, test_datasets)
+    verify_expected_results(results, cfg.TEST.EXPECTED_RESULTS)
+    return results
+
+
+def _by_dataset(results: Mapping[str, Mapping[str, float]], datasets: Sequence[Dataset]) -> Results:
+    """From "<dataset>/<task>" to one level each, as `evaluate_datasets` returns them."""
+    if len(datasets) == 1:
+        return {task: dict(metrics) for task, metrics in results.items()}
+    nested: Results = {dataset.name: {} for dataset in datasets}
+    for name, metrics in results.items():
+        dataset_name, _, task = name.rpartition("/")
+        nested[dataset_name][task] = dict(metrics)
+    return nested
+
+
+def _last_state(checkpointer: Checkpointer) -> dict[str, Any] | None:
+    if not checkpointer.has_checkpoint():
+        logger.info("nothing to resume: starting afresh")
+        return None
+    path = checkpointer.last_path()
+    state = load_checkpoint(path)
+    missing = [key for key in RESUMABLE_KEYS if key not in state]
+    if missing:
+        raise UserError(
+            f"{path} cannot be resumed from: it has no {', '.join(missing)}. Start a new run from its weights: "
+            f"MODEL.WEIGHTS {path}, with another OUTPUT_DIR."
+        )
+    logger.info("resuming from %s", path)
+    return state
+
+
+def _load_datasets(cfg: CfgNode, names: Sequence[str]) -> list[Dataset]:
+    return [data.load_dataset(cfg, name) for name in names]
+
+
+def _record_run(cfg: CfgNode, output_dir: Path) -> None:
+    environment = describe_environment()
+    (output_dir / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    (output_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+    logger.info("%s", " ".join(f"{name} {version}" for name, version in environment["versions"].items()))
+    logger.info("output folder: %s", output_dir)
+
+
+def _set_up_torch(cfg: CfgNode, *, is_training: bool) -> None:
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and is_training
+    if cfg.FLOAT32_PRECISION:
+        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)

@@ -59,11 +59,11 @@ class StopSignals:
 
     def _notice(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if os.getpid() != self._owner:
-            # A data-loading process forked from this one. A terminal's Ctrl-C and a scheduler's SIGTERM reach it too, and
-            # the last step still needs it; it goes when its parent lets it go, or at the second signal.
+            # A data-loading process forked from this one: a terminal's Ctrl-C and a scheduler's SIGTERM reach it too,
+            # and the last step still needs it. It goes when its parent lets it go, or at the second signal.
             signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
-            return
-        self.received = number
-        again = " Ctrl-C again stops at once, without saving." if number == signal.SIGINT else ""
-        logger.warning("%s: finishing the current step, then saving and stopping.%s", signal.Signals(number).name, again)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        elif not self.received:
+            self.received = number
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            name = signal.Signals(number).name
+            logger.warning("%s: finishing the current step, then saving. Ctrl-C stops at once, unsaved.", name)

@@ -21,6 +21,21 @@ from mrcnn_zoo.training.randomness import generator_states, restore_generator_st
 from mrcnn_zoo.training.signals import StopSignals
 from mrcnn_zoo.training.updater import Updater, mean_metrics
 
+RESUMABLE_KEYS = (  # without these a checkpoint may hold weights, but no training to go on with
+    "model",
+    "optimizer",
+    "scaler",
+    "ema",
+    "iteration",
+    "elapsed_seconds",
+    "sampler",
+    "seed",
+    "results",
+    "generators",
+    "hooks",
+    "config",
+)
+
 OpenBatches = Callable[[int], Iterable[list[Sample]]]  # number of the first global batch -> endless batches from there
 
 
@@ -126,8 +141,15 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave; the plan's seed must be the state's."""
-        self.model.load_state_dict(state["model"])
+        """Go on from what `state_dict` gave; the plan's seed must be the state's.
+
+        Raises:
+            UserError: the state is of another model.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise UserError(f"the checkpoint is of another model than the config's. {error}") from error
         self.updater.load_optimizer_state(state["optimizer"])
         self.updater.precision.load_state_dict(state["scaler"])
         if self.average is not None and state["ema"]:
@@ -159,9 +181,7 @@ class Trainer:
         outputs = self._compute_gradients(model, batches)
         for hook in self.hooks.values():
             hook.after_backward(self, batches, outputs)
-        self.plan.schedule.apply(
-            self.updater.optimizer, self.plan.budget.position(self.iteration, self.elapsed)
-        )
+        self.plan.schedule.apply(self.updater.optimizer, self.plan.budget.position(self.iteration, self.elapsed))
         self.updater.apply_gradients()
         if self.average is not None:
             self.average.update(self.model)

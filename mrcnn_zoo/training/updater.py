@@ -94,8 +94,7 @@ def mean_metrics(outputs: Sequence[TrainingOutput]) -> dict[str, Tensor]:
 
 
 def _without_averaging(model: nn.Module) -> AbstractContextManager[None]:
-    is_wrapped = isinstance(model, nn.parallel.DistributedDataParallel)
-    return model.no_sync() if is_wrapped else nullcontext()
+    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def _detached(output: TrainingOutput) -> TrainingOutput:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode

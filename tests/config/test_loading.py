@@ -174,10 +174,17 @@ def test_a_python_file_is_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "marker").exists()
 
 
+def test_the_computed_sizes_of_detectron2s_retinanet_base_file_load(tmp_path: Path) -> None:
+    expression = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
+    text = f'MODEL:\n  ANCHOR_GENERATOR:\n    SIZES: !!python/object/apply:eval ["{expression}"]\n'
+    sizes = load_config(write(tmp_path, "x.yaml", text)).MODEL.ANCHOR_GENERATOR.SIZES
+    assert sizes[4] == [512, 645.0795775461751, 812.7493386077181]
+
+
 def test_names_below_an_open_section_are_the_users_own(tmp_path: Path) -> None:
-    text = "DATASETS:\n  DEFINITIONS:\n    cells.v1: {FORMAT: coco, THING: '007', PARTS: [1, {a: b}]}\n    bare: {}\n"
+    text = "DATASETS:\n  DEFINITIONS:\n    cells.v1: {FORMAT: coco, THING: '7', PARTS: [1, {a: b}]}\n    bare: {}\n"
     definitions = load_config(write(tmp_path, "x.yaml", text)).DATASETS.DEFINITIONS
-    assert definitions == {"cells.v1": {"FORMAT": "coco", "THING": "007", "PARTS": [1, {"a": "b"}]}, "bare": {}}
+    assert definitions == {"cells.v1": {"FORMAT": "coco", "THING": "7", "PARTS": [1, {"a": "b"}]}, "bare": {}}
 
 
 def test_definitions_are_merged_over_those_of_the_base(tmp_path: Path) -> None:

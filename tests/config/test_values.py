@@ -39,6 +39,7 @@ def fit(value: object, key: Key) -> object:
         (SWITCH, "false", False),
         (TEXT, "3", "3"),
         (TEXT, "None", "None"),
+        (TEXT, "'quoted'", "'quoted'"),
         (TEXT, "", ""),
         (NAMES, (), []),
         (NAMES, "('a',)", ["a"]),
@@ -111,6 +112,11 @@ def test_a_wrong_type_names_place_key_and_value(key: Key, value: object) -> None
 def test_a_scalar_for_a_list_says_how_a_list_of_one_is_written() -> None:
     with pytest.raises(UserError, match=r"takes a list of integers, not 640\. A list of one is written \[640\]\."):
         fit(640, INTEGERS)
+
+
+def test_a_number_for_a_text_says_that_it_needs_quotes() -> None:
+    with pytest.raises(UserError, match=r"A\.TEXT takes a string, not 3\. Put it in quotes"):
+        fit(3, TEXT)
 
 
 def test_a_wrong_choice_gives_the_right_ones() -> None:

@@ -9,7 +9,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mrcnn_zoo.config import load_config
+from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.export import export_coco
+from mrcnn_zoo.data.formats.coco import load_coco
+from mrcnn_zoo.data.formats.coco_layout import find_coco_layout
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.data.synthetic.scenes import build_scenes
 from mrcnn_zoo.data.synthetic.settings import SceneSettings
@@ -59,25 +62,43 @@ def test_pycocotools_reads_the_annotations(tmp_path: Path) -> None:
     assert coco.cats[annotation["category_id"]]["name"] == dataset.class_names[instance.class_index]
 
 
-def test_reload_gives_equal_records(tmp_path: Path) -> None:
-    coco = pytest.importorskip("mrcnn_zoo.data.formats.coco")
+def test_reload_of_generated_scenes_gives_equal_records(tmp_path: Path) -> None:
     dataset = scenes()
     export_coco(dataset, tmp_path / "out")
-    definition = {
-        "FORMAT": "coco",
-        "IMAGES": str(tmp_path / "out" / "images"),
-        "ANNOTATIONS": str(tmp_path / "out" / "annotations.json"),
-    }
-    reloaded = coco.build_coco(load_config(), "digits_val", definition)
-    assert (reloaded.class_names, reloaded.category_ids) == (dataset.class_names, dataset.category_ids)
-    for new, old in zip(reloaded.records, dataset.records, strict=True):
-        assert replace(new, source=old.source) == old
-        np.testing.assert_array_equal(new.source.read(), old.source.read())
+    assert_equal_but_for_files(load_dataset(load_config(), str(tmp_path / "out")), dataset)
+
+
+@pytest.mark.parametrize("kind", ["instances", "person_keypoints"])
+def test_reload_of_real_annotations_gives_equal_records(tmp_path: Path, shared_dir: Path, kind: str) -> None:
+    coco_mini = shared_dir / "data" / "coco_mini"
+    dataset = load_coco("mini", coco_mini / "val2017", coco_mini / "annotations" / f"{kind}_val2017.json")
+    crowded = [record for record in dataset.records if any(instance.is_crowd for instance in record.instances)]
+    dataset = replace(dataset, records=(*crowded[:1], *dataset.records[:2]))
+    export_coco(dataset, tmp_path / "out")
+    by_id = replace(dataset, records=tuple(sorted(dataset.records, key=lambda record: record.image_id)))
+    assert_equal_but_for_files(load_coco("mini", *find_coco_layout(tmp_path / "out")), by_id)
+
+
+def assert_equal_but_for_files(new: Dataset, old: Dataset) -> None:
+    assert (new.class_names, new.category_ids) == (old.class_names, old.category_ids)
+    assert (new.keypoint_names, new.keypoint_flip_pairs) == (old.keypoint_names, old.keypoint_flip_pairs)
+    for new_record, old_record in zip(new.records, old.records, strict=True):
+        assert (new_record.image_id, new_record.image_size) == (old_record.image_id, old_record.image_size)
+        for one, other in zip(new_record.instances, old_record.instances, strict=True):
+            assert one.box == pytest.approx(other.box, abs=1e-9)
+            np.testing.assert_equal(one.segmentation, other.segmentation)
+            assert replace(one, box=other.box, segmentation=other.segmentation) == other
+        np.testing.assert_array_equal(new_record.source.read(), old_record.source.read())
 
 
 def test_every_field_of_an_instance_is_written(tmp_path: Path) -> None:
     polygon = InstanceRecord(
-        (1, 1, 4, 3), 1, segmentation=[[1, 1, 4, 1, 4, 3]], keypoints=(1, 1, 2, 0, 0, 0), area=3.0, annotation_id=12
+        (1, 1, 4, 3),
+        1,
+        segmentation=[[1, 1, 4, 1, 4, 3]],
+        keypoints=(1.5, 1.5, 2, 0.5, 0.5, 0),
+        area=3.0,
+        annotation_id=12,
     )
     crowd = InstanceRecord(
         (0, 0, 8, 5), 0, segmentation={"size": [5, 8], "counts": [0, 40]}, is_crowd=True, annotation_id=5

@@ -12,7 +12,6 @@ DETECTRON2_KEYS = (
         "INPUT.MIN_SIZE_TRAIN_SAMPLING",
         "choice",
         "How a length is drawn from INPUT.MIN_SIZE_TRAIN: choice of one, or range between its two.",
-        choices=("choice", "range"),
     ),
     Key(
         "INPUT.MAX_SIZE_TRAIN",
@@ -36,7 +35,6 @@ DETECTRON2_KEYS = (
         "relative_range",
         "How INPUT.CROP.SIZE is meant: relative (fractions of the image), relative_range (random fractions from "
         "there to 1), absolute (pixels) or absolute_range (random between the two numbers of pixels).",
-        choices=("relative", "relative_range", "absolute", "absolute_range"),
     ),
     Key(
         "INPUT.CROP.SIZE",
@@ -48,7 +46,8 @@ DETECTRON2_KEYS = (
     Key(
         "INPUT.MASK_FORMAT",
         "polygon",
-        "How masks are carried through the augmentations: polygon or bitmask.",
+        "Mask form of Detectron2's loader, polygon or bitmask. Both are accepted and make no difference: an instance "
+        "keeps the form that its dataset gives it.",
         choices=("polygon", "bitmask"),
     ),
     Key("DATASETS.TRAIN", [], "Names of the datasets to train on, taken together.", element_types=(str,)),

@@ -8,7 +8,6 @@ DETECTRON2_KEYS = (
         [],
         "Results that the final evaluation must reach, each as [task, metric, expected, tolerance], "
         "e.g. [[bbox, AP, 38.5, 0.2]]; a miss is reported and ends the run with an error.",
-        element_types=(str, float),
     ),
     Key("TEST.EVAL_PERIOD", 0, "Iterations between two evaluations in training; 0 evaluates only at the end."),
     Key(

@@ -60,7 +60,6 @@ DETECTRON2_KEYS = (
         "MODEL.FPN.FUSE_TYPE",
         "sum",
         "How a level takes in the coarser one: sum, or avg for half of that.",
-        choices=("sum", "avg"),
     ),
     Key("MODEL.RESNETS.DEPTH", 50, "Layers of the ResNet: 18, 34, 50, 101 or 152."),
     Key(
@@ -83,8 +82,7 @@ DETECTRON2_KEYS = (
         "MODEL.RESNETS.STRIDE_IN_1X1",
         True,
         "Whether a stage's first bottleneck halves the size in its 1 x 1 convolution, as the original (MSRA) "
-        "weights do, "
-        "or in its 3 x 3 one, as torchvision's do.",
+        "weights do, or in its 3 x 3 one, as torchvision's do.",
     ),
     Key("MODEL.RESNETS.RES5_DILATION", 1, "Dilation of res5: 1, or 2 to keep stride 16 there (DC5)."),
     Key(
@@ -123,7 +121,8 @@ NEW_KEYS = (
     Key(
         "MODEL.ROI_HEADS.SUPPRESSION",
         "greedy",
-        "Registered rule that keeps one detection of an object: greedy drops those that overlap a better one of their class.",
+        "Registered rule that keeps one detection of an object: greedy drops those that overlap a better one of "
+        "their class.",
     ),
     Key(
         "MODEL.ROI_MASK_HEAD.LOSS",

@@ -106,7 +106,6 @@ BOX_KEYS = (
         "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE",
         False,
         "Classify with one sigmoid for each class instead of a softmax over classes and background.",
-        is_built=False,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER",

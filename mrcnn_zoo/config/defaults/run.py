@@ -4,7 +4,10 @@ from mrcnn_zoo.config.keys import Key
 
 DETECTRON2_KEYS = (
     Key(
-        "VERSION", 2, "Version of the key names; 2 is the only one, and files of version 1 are converted.", choices=(2,)
+        "VERSION",
+        2,
+        "Version of the key names; 2 is the only one; the old names of version 1 are read as the new.",
+        choices=(2,),
     ),
     Key("OUTPUT_DIR", "./output", "Folder for everything a run writes; relative to where the command is started."),
     Key("SEED", -1, "Seed of everything random in a run; -1 draws one, which is logged and kept in the checkpoints."),
@@ -30,12 +33,18 @@ NEW_KEYS = (
         "Registered metric writers: console, json (metrics.json), csv (results.csv), tensorboard, wandb; the last two "
         "need their package.",
     ),
+    Key(
+        "CUSTOM",
+        {},
+        "Settings of your own under any names, for builders that are named as package.module:function; nothing else "
+        "reads them.",
+    ),
     Key("LOG_PERIOD", 20, "Iterations between two lines of metrics."),
-    Key("HOOKS", [], 'Additional hooks of your own, e.g. ["my_lab.hooks:build_my_hook"].'),
+    Key("HOOKS", [], 'Additional hooks of your own, e.g. ["my_lab.hooks:build_my_hook"].', element_types=(str,)),
     Key("WANDB.PROJECT", "mrcnn_zoo", "W&B project."),
     Key("WANDB.ENTITY", "", "W&B user or team; empty takes the account's default."),
     Key("WANDB.NAME", "", "W&B run name; empty takes the output folder's name."),
-    Key("WANDB.TAGS", [], "Tags of the W&B run."),
+    Key("WANDB.TAGS", [], "Tags of the W&B run.", element_types=(str,)),
     Key(
         "WANDB.MODE",
         "",

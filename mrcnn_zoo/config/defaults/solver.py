@@ -24,7 +24,6 @@ DETECTRON2_KEYS = (
         "SOLVER.WARMUP_METHOD",
         "linear",
         "How the warm-up goes on from WARMUP_FACTOR: linear growth, or constant until it ends.",
-        choices=("linear", "constant"),
     ),
     Key(
         "SOLVER.RESCALE_INTERVAL",
@@ -38,8 +37,7 @@ DETECTRON2_KEYS = (
         "SOLVER.REFERENCE_WORLD_SIZE",
         0,
         "Number of processes the settings were made for: with another number, batch size, learning rate and "
-        "lengths are "
-        "scaled to match; 0 never scales.",
+        "lengths are scaled to match; 0 never scales.",
     ),
     Key("SOLVER.BIAS_LR_FACTOR", 1.0, "Factor of the learning rate for biases."),
     Key(
@@ -54,7 +52,6 @@ DETECTRON2_KEYS = (
         "value",
         "What is clipped: value (each number), norm (each parameter's gradient) or full_model (the norm of all "
         "together).",
-        choices=("value", "norm", "full_model"),
     ),
     Key("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, "Largest absolute value or norm left by clipping."),
     Key(
@@ -90,7 +87,12 @@ NEW_KEYS = (
         "When above 0, the batch size BASE_LR was chosen for; BASE_LR is scaled by the images of one optimizer step, "
         "IMS_PER_BATCH * ACCUMULATE_STEPS, over this.",
     ),
-    Key("SOLVER.FREEZE", [], 'Glob patterns of parameter names that are not trained, e.g. ["backbone.bottom_up.*"].'),
+    Key(
+        "SOLVER.FREEZE",
+        [],
+        'Glob patterns of parameter names that are not trained, e.g. ["backbone.bottom_up.*"].',
+        element_types=(str,),
+    ),
     Key("SOLVER.EMA.ENABLED", False, "Keep an exponential moving average of the weights, and evaluate and save that."),
     Key("SOLVER.EMA.DECAY", 0.999, "Share of the old average kept at each step."),
     Key("SOLVER.AMP.DTYPE", "auto", "Precision under AMP: auto, bfloat16 or float16 (needs a device that has it)."),

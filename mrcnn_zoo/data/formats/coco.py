@@ -35,9 +35,7 @@ def load_coco(name: str, image_folder: Path, annotation_file: Path) -> Dataset:
     instances = read_instances(document, images=images, categories=categories, repairs=repairs)
     records = tuple(
         ImageRecord(number, FileImage(str(image_folder / file_name)), size, tuple(items))
-        for number, file_name, size, items in zip(
-            images.ids, images.file_names, images.sizes, instances, strict=True
-        )
+        for number, file_name, size, items in zip(images.ids, images.file_names, images.sizes, instances, strict=True)
     )
     return Dataset(
         name=name,

@@ -18,7 +18,7 @@ Boxes = NDArray[np.float64]
 
 
 def corner_boxes(raw: Sequence[Any]) -> Boxes:
-    """(N, 4) x1 y1 x2 y2 of x, y, width, height as they stand in a file; NaN where they are no box of a size above 0."""
+    """(N, 4) x1 y1 x2 y2 of x, y, width, height as they stand in a file; NaN where that is no box with a size."""
     table = _as_table(raw)
     is_sized = np.isfinite(table).all(axis=1) & (table[:, 2:] > 0).all(axis=1)
     table[~is_sized] = np.nan
@@ -64,7 +64,7 @@ def _clip(boxes: Boxes, sizes: NDArray[np.int64], *, ids: NDArray[np.int64], rep
 
 
 def _is_sized(boxes: Boxes) -> NDArray[np.bool_]:
-    return ((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1)
+    return (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
 
 
 def _is_contradicting(boxes: Boxes, others: Boxes) -> NDArray[np.bool_]:

@@ -56,7 +56,7 @@ def read_instances(
         record = InstanceRecord(
             box=tuple(box_list[row]),
             class_index=all_classes[known[row]],
-            segmentation=segmentations.usable[row],
+            segmentation=segmentations.usable[row],  # type: ignore[arg-type]  # an array is a sequence of floats
             keypoints=_keypoints(annotation, len(categories.keypoint_names), document),
             is_crowd=bool(annotation.get("iscrowd", 0)),
             area=_area(annotation.get("area")),
@@ -90,9 +90,7 @@ def _keypoints(annotation: dict[str, Any], count: int, document: CocoJson) -> tu
             f"{document.path}: annotation {annotation['id']} has {len(values)} key point values; {count} key points "
             f"need {3 * count} finite numbers, x, y and visibility of each."
         )
-    return tuple(
-        float(value) if place % 3 == 2 else float(value) + PIXEL_MIDDLE for place, value in enumerate(values)
-    )
+    return tuple(float(value) if place % 3 == 2 else float(value) + PIXEL_MIDDLE for place, value in enumerate(values))
 
 
 def _area(value: Any) -> float | None:

@@ -10,8 +10,8 @@ ROBOFLOW_FILE = "_annotations.coco.json"
 def find_coco_layout(folder: Path) -> tuple[Path, Path]:
     """The image folder and the annotation file that a folder stands for.
 
-    What is recognised: Roboflow's `train/_annotations.coco.json` beside the images; one JSON file in the folder with the
-    images in `images/` or beside it; COCO's own `val2017/` with `../annotations/instances_val2017.json`.
+    What is recognised: Roboflow's `train/_annotations.coco.json` beside the images; one JSON file in the folder with
+    the images in `images/` or beside it; COCO's own `val2017/` with `../annotations/instances_val2017.json`.
 
     Raises:
         UserError: no layout that is known, or several, with the subfolders that could be meant.

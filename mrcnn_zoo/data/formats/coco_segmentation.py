@@ -60,7 +60,7 @@ class Segmentations:
         shapes = [[shape] if shape and isinstance(shape[0], int | float) else shape for shape in shapes]
         polygons = list(chain.from_iterable(shapes))
         owners = np.repeat(np.arange(len(shapes)), [len(shape) for shape in shapes])
-        for row, polygon in zip(owners, polygons, strict=True):
+        for row, polygon in zip(owners.tolist(), polygons, strict=True):
             if not isinstance(polygon, list):
                 raise self._not_a_segmentation(row)
         lengths = np.array([len(polygon) for polygon in polygons], dtype=np.int64)
@@ -91,9 +91,7 @@ class Segmentations:
         boxes = np.concatenate([low, high], axis=1)[is_finite]
         self.boxes = _boxes_around(boxes, owners[is_finite], len(self.ids))
 
-    def _as_numbers(
-        self, polygons: list[list[Any]], owners: NDArray[np.int64], count: int
-    ) -> NDArray[np.float64]:
+    def _as_numbers(self, polygons: list[list[Any]], owners: NDArray[np.int64], count: int) -> NDArray[np.float64]:
         try:
             return np.fromiter(chain.from_iterable(polygons), dtype=np.float64, count=count)
         except (TypeError, ValueError):

@@ -1,7 +1,9 @@
 """Augmentations: what training does to an image and to everything that is marked in it."""
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.pixels import pixel_format_of
 from mrcnn_zoo.data.transforms import crop, flip, photometric, resize
+from mrcnn_zoo.data.transforms.channels import ChannelOrder
 from mrcnn_zoo.data.transforms.geometry import Geometry
 from mrcnn_zoo.data.transforms.resize import build_test_resize
 from mrcnn_zoo.data.transforms.transform import Augmentation, Transform, augment
@@ -12,7 +14,7 @@ __all__ = [
     "Geometry",
     "Transform",
     "augment",
-    "build_test_resize",
+    "build_test_augmentations",
     "build_train_augmentations",
     "crop",
     "flip",
@@ -22,10 +24,15 @@ __all__ = [
 
 
 def build_train_augmentations(cfg: CfgNode) -> list[Augmentation]:
-    """What happens to a training image: crop, the extras of INPUT.AUGMENTATIONS, resize, flip.
+    """What happens to a training image: crop, the extras of INPUT.AUGMENTATIONS, flip, order of channels, resize.
 
-    The extras come before the resizing, where the image is small and they are cheap.
+    All the rest comes before the resizing, while most images are still small. Flipping commutes with it.
     """
     names = ["RandomCrop"] if cfg.INPUT.CROP.ENABLED else []
-    names += [*cfg.INPUT.AUGMENTATIONS, "ResizeShortestEdge", "RandomFlip"]
+    names += [*cfg.INPUT.AUGMENTATIONS, "RandomFlip", "ChannelOrder", "ResizeShortestEdge"]
     return [AUGMENTATIONS.get(name, key="INPUT.AUGMENTATIONS")(cfg) for name in names]
+
+
+def build_test_augmentations(cfg: CfgNode) -> list[Augmentation]:
+    """What happens to a test image; nothing of it is random."""
+    return [ChannelOrder(pixel_format_of(cfg)), build_test_resize(cfg)]

@@ -103,8 +103,14 @@ def _share_of(size: ImageSize, share: tuple[float, float]) -> ImageSize:
     return max(1, int(size[0] * share[0] + 0.5)), max(1, int(size[1] * share[1] + 0.5))
 
 
-RELATIVE_TYPES = {"relative": RelativeSize, "relative_range": RelativeRangeSize}
-ABSOLUTE_TYPES = {"absolute": AbsoluteSize, "absolute_range": AbsoluteRangeSize}
+RELATIVE_TYPES: dict[str, Callable[[tuple[float, float]], CropSize]] = {
+    "relative": RelativeSize,
+    "relative_range": RelativeRangeSize,
+}
+ABSOLUTE_TYPES: dict[str, Callable[[tuple[int, int]], CropSize]] = {
+    "absolute": AbsoluteSize,
+    "absolute_range": AbsoluteRangeSize,
+}
 
 
 @AUGMENTATIONS.register("RandomCrop")

@@ -1,9 +1,10 @@
 """The geometry of a transform: an affine map of pixel coordinates and the frame that it ends in.
 
-Every geometric augmentation here is affine, so that several in a row are one matrix, and boxes, polygons, key points and
-bitmaps go from the file to the network's input in one step, without being rounded on the way.
+Every geometric augmentation here is affine, so that several in a row are one matrix, and boxes, polygons, key points
+and bitmaps go from the file to the network's input in one step, without being rounded on the way.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,10 @@ from mrcnn_zoo.data.rle import MaskWindow
 from mrcnn_zoo.structures import ImageSize
 
 Points = NDArray[np.float64]
+
+ROUNDING = 1e-6  # pixels; an edge at 99.9999999 is at pixel 100
+HALF_COVERED = 0.5
+MAX_PADDED_PIXELS = 1 << 20  # of the bitmaps that are resampled at once
 
 
 @dataclass(frozen=True)
@@ -59,28 +64,61 @@ class Geometry:
         height, width = self.size
         return np.clip(boxes, 0, [width, height, width, height])
 
-    def map_window(self, window: MaskWindow) -> MaskWindow | None:
-        """A bitmap in its window, resampled; None where nothing of the window lies in the frame."""
-        box = self.clip_boxes(self.map_boxes(np.array([window.box], dtype=np.float64)))[0]
-        left, top = np.floor(box[:2] + ROUNDING).astype(int)
-        right, bottom = np.ceil(box[2:] - ROUNDING).astype(int)
-        if right <= left or bottom <= top:
-            return None
-        after = _normalised_to_pixels(left, top, right, bottom)
-        before = _normalised_to_pixels(*window.box)
+    def map_windows(self, windows: Sequence[MaskWindow]) -> list[MaskWindow | None]:
+        """Bitmaps in their windows, resampled; None for those of which no pixel is left in the frame."""
+        corners = np.array([window.box for window in windows], dtype=np.float64).reshape(-1, 4)
+        boxes = self.clip_boxes(self.map_boxes(corners))
+        low = np.floor(boxes[:, :2] + ROUNDING).astype(np.int64)
+        high = np.ceil(boxes[:, 2:] - ROUNDING).astype(np.int64)
+        mapped: list[MaskWindow | None] = [None] * len(windows)
+        for rows in _groups_of_similar_size(corners, low, high):
+            bitmaps = self._resample([windows[row] for row in rows], low[rows], (high - low)[rows].max(axis=0))
+            for row, padded in zip(rows, bitmaps, strict=True):
+                width, height = (high - low)[row]
+                bitmap = padded[:height, :width]
+                if bitmap.any():
+                    mapped[row] = MaskWindow(int(low[row, 0]), int(low[row, 1]), np.ascontiguousarray(bitmap))
+        return mapped
+
+    def _resample(
+        self, windows: Sequence[MaskWindow], origins: NDArray[np.int64], side_lengths: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """(N, h, w) of the bitmaps after, all of one size (w, h) with their first pixels at the origins (N, 2)."""
+        heights, widths = zip(*(window.bitmap.shape for window in windows), strict=True)
+        source = torch.zeros((len(windows), 1, max(heights), max(widths)))
+        for target, window in zip(source, windows, strict=True):
+            target[0, : window.bitmap.shape[0], : window.bitmap.shape[1]] = torch.from_numpy(window.bitmap)
+        starts = np.array([(window.x, window.y) for window in windows])
+        before = _normalised_to_pixels(starts, np.array([max(widths), max(heights)]))
+        after = _normalised_to_pixels(origins, side_lengths)
         theta = np.linalg.inv(before) @ np.linalg.inv(self.matrix) @ after
+        width, height = side_lengths.tolist()
         grid = torch.nn.functional.affine_grid(
-            torch.from_numpy(theta[None, :2]).float(), [1, 1, bottom - top, right - left], align_corners=False
+            torch.from_numpy(theta[:, :2]).float(), [len(windows), 1, height, width], align_corners=False
         )
-        source = torch.from_numpy(window.bitmap)[None, None].float()
         shares = torch.nn.functional.grid_sample(source, grid, padding_mode="zeros", align_corners=False)
-        return MaskWindow(int(left), int(top), (shares[0, 0] >= 0.5).numpy().view(np.uint8))
+        return (shares[:, 0] >= HALF_COVERED).numpy().view(np.uint8)
 
 
-ROUNDING = 1e-6  # an edge at 99.9999999 is at pixel 100
+def _groups_of_similar_size(
+    boxes: NDArray[np.float64], low: NDArray[np.int64], high: NDArray[np.int64]
+) -> Iterator[list[int]]:
+    """Rows to be resampled together: padding them to one size must not cost much. Rows without pixels are left out."""
+    groups: dict[int, list[int]] = {}
+    longest = np.maximum((high - low).max(axis=1, initial=0), (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0))
+    for row in np.flatnonzero((high > low).all(axis=1)).tolist():
+        size = (int(longest[row]) - 1).bit_length()
+        rows = groups.setdefault(size, [])
+        rows.append(row)
+        if len(rows) << (2 * size) >= MAX_PADDED_PIXELS:
+            yield groups.pop(size)
+    yield from groups.values()
 
 
-def _normalised_to_pixels(left: float, top: float, right: float, bottom: float) -> NDArray[np.float64]:
-    """The map from [-1, 1] x [-1, 1], which grid_sample works in, to a box in pixels."""
-    half_width, half_height = (right - left) / 2, (bottom - top) / 2
-    return np.array([[half_width, 0, left + half_width], [0, half_height, top + half_height], [0, 0, 1.0]])
+def _normalised_to_pixels(origins: NDArray[np.int64], side_lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(N, 3, 3) maps from [-1, 1] x [-1, 1], which grid_sample works in, to windows of one size (w, h), in pixels."""
+    maps = np.zeros((len(origins), 3, 3))
+    maps[:, [0, 1], [0, 1]] = side_lengths / 2
+    maps[:, :2, 2] = origins + side_lengths / 2
+    maps[:, 2, 2] = 1
+    return maps

@@ -1,7 +1,8 @@
 """Random changes of pixel values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,7 +16,11 @@ from mrcnn_zoo.registries import AUGMENTATIONS
 
 MAX_UINT8 = 255
 
-Adjustment = Callable[[Tensor, float], Tensor]
+
+class Adjustment(Protocol):
+    """A change of pixel values that a factor of 1 leaves out."""
+
+    def __call__(self, image: Tensor, factor: float) -> Tensor: ...
 
 
 class RandomAdjustment:

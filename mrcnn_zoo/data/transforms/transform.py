@@ -68,9 +68,7 @@ def size_of(image: Tensor) -> ImageSize:
     return int(image.shape[-2]), int(image.shape[-1])
 
 
-def augment(
-    image: Tensor, augmentations: Sequence[Augmentation], rng: np.random.Generator
-) -> tuple[Tensor, Geometry]:
+def augment(image: Tensor, augmentations: Sequence[Augmentation], rng: np.random.Generator) -> tuple[Tensor, Geometry]:
     """The image after all augmentations in their order, and the one map from the old pixels to the new."""
     geometry = Geometry.identity(size_of(image))
     for augmentation in augmentations:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Matches
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.registries import MATCHERS
@@ -27,15 +28,16 @@ class MaxIoUMatcher:
             that every object has at least one. Such a box keeps the ground truth that it overlaps best itself.
 
     Raises:
-        ValueError: thresholds that do not rise, or a wrong number of labels.
+        UserError: thresholds that do not rise, or a wrong number of labels.
     """
 
     def __init__(self, thresholds: Sequence[float], labels: Sequence[int], *, allow_low_quality: bool) -> None:
         if list(thresholds) != sorted(thresholds) or any(not 0 < bound <= 1 for bound in thresholds):
-            raise ValueError(f"IoU thresholds must rise within (0, 1], got {list(thresholds)}")
+            raise UserError(f"IOU_THRESHOLDS = {list(thresholds)} should rise and lie above 0 and up to 1.")
         if len(labels) != len(thresholds) + 1 or not set(labels) <= {POSITIVE, NEGATIVE, IGNORED}:
-            raise ValueError(
-                f"{len(thresholds)} IoU thresholds need {len(thresholds) + 1} labels of 1, 0 or -1, got {list(labels)}"
+            raise UserError(
+                f"IOU_LABELS = {list(labels)} should be {len(thresholds) + 1} labels of 1 (object), 0 (background) or -1 "
+                f"(ignored), one more than IOU_THRESHOLDS = {list(thresholds)}."
             )
         self.thresholds = tuple(thresholds)
         self.labels = tuple(labels)

@@ -12,6 +12,7 @@ from mrcnn_zoo.training.trainer import Trainer
 from mrcnn_zoo.training.validation import measure, measure_losses
 from mrcnn_zoo.training.workspace import Workspace
 
+
 class Evaluate(Hook):
     """Evaluates the averaged weights where there are such, else the present ones, and announces the results.
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.inspection.pictures import save_predictions, save_training_batch
+from mrcnn_zoo.inspection.plots import save_loss_curves, save_precision_recall
 from mrcnn_zoo.ops.processes import alone
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample
@@ -78,6 +79,33 @@ class DrawPredictions(Hook):
             writer.write_images(trainer.iteration - 1, paths)
 
 
+class DrawCurves(Hook):
+    """Plots losses and results over the iterations, and precision over recall, when training has ended.
+
+    Args:
+        output_dir: of the run; its metrics.json and its evaluations are read.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        self._output_dir = output_dir
+
+    def after_train(self, trainer: Trainer) -> None:  # noqa: ARG002
+        if not is_main_process():
+            return
+        pictures = self._output_dir / "pictures"
+        metrics = self._output_dir / "metrics.json"
+        if metrics.is_file() and metrics.stat().st_size:
+            logger.info("plotted the losses: %s", save_loss_curves(metrics, pictures / "loss_curves.png"))
+        for curves in sorted(self._output_dir.rglob("inference/precision_recall.npz")):
+            folder = pictures / curves.parent.parent.relative_to(self._output_dir)
+            save_precision_recall(curves, folder / "precision_recall.png")
+
+
+@HOOKS.register("DrawCurves")
+def build_draw_curves(cfg: CfgNode, workspace: Workspace) -> DrawCurves:  # noqa: ARG001
+    return DrawCurves(workspace.output_dir)
+
+
 @HOOKS.register("DrawTrainingBatches")
 def build_draw_training_batches(cfg: CfgNode, workspace: Workspace) -> DrawTrainingBatches:
     class_names = workspace.train_datasets[0].class_names
@@ -100,7 +128,7 @@ def build_draw_predictions(cfg: CfgNode, workspace: Workspace) -> DrawPrediction
 
     def draw(model: nn.Module) -> dict[str, Path]:
         paths: dict[str, Path] = {}
-        for dataset in workspace.test_datasets:
+        for dataset in workspace.test_datasets if cfg.VIS.NUM_IMAGES > 0 else ():
             drawn = save_predictions(model, dataset, cfg, folder / dataset.name, num_images=cfg.VIS.NUM_IMAGES)
             paths |= {f"{dataset.name}/{path.stem}": path for path in drawn}
         return paths

@@ -1,0 +1,224 @@
+"""torchvision's Mask R-CNN with the settings of one of our configs, to measure ours against."""
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling import resolve_device
+
+NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d}
+STAGES = ("conv1.", "layer1.", "layer2.", "layer3.", "layer4.")  # what FREEZE_AT counts; bn1 belongs to the first
+
+# What torchvision's model cannot do otherwise.
+REQUIRED = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
+    "MODEL.RESNETS.NUM_GROUPS": 1,
+    "MODEL.FPN.NORM": "",
+    "MODEL.FPN.FUSE_TYPE": "sum",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": 0,
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": False,
+    "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": False,
+}
+
+# Our parameter names, which are Detectron2's, to torchvision's; applied in this order.
+RENAMES = (
+    (r"^backbone\.bottom_up\.stem\.conv1\.norm\.", "backbone.body.bn1."),
+    (r"^backbone\.bottom_up\.stem\.", "backbone.body."),
+    (r"^backbone\.bottom_up\.res2\.", "backbone.body.layer1."),
+    (r"^backbone\.bottom_up\.res3\.", "backbone.body.layer2."),
+    (r"^backbone\.bottom_up\.res4\.", "backbone.body.layer3."),
+    (r"^backbone\.bottom_up\.res5\.", "backbone.body.layer4."),
+    (r"\.conv(\d)\.norm\.", r".bn\1."),
+    (r"\.shortcut\.norm\.", ".downsample.1."),
+    (r"\.shortcut\.", ".downsample.0."),
+    (r"^backbone\.fpn_lateral2\.", "backbone.fpn.inner_blocks.0.0."),
+    (r"^backbone\.fpn_lateral3\.", "backbone.fpn.inner_blocks.1.0."),
+    (r"^backbone\.fpn_lateral4\.", "backbone.fpn.inner_blocks.2.0."),
+    (r"^backbone\.fpn_lateral5\.", "backbone.fpn.inner_blocks.3.0."),
+    (r"^backbone\.fpn_output2\.", "backbone.fpn.layer_blocks.0.0."),
+    (r"^backbone\.fpn_output3\.", "backbone.fpn.layer_blocks.1.0."),
+    (r"^backbone\.fpn_output4\.", "backbone.fpn.layer_blocks.2.0."),
+    (r"^backbone\.fpn_output5\.", "backbone.fpn.layer_blocks.3.0."),
+    (r"^proposal_generator\.rpn_head\.conv\.", "rpn.head.conv.0.0."),
+    (r"^proposal_generator\.rpn_head\.objectness_logits\.", "rpn.head.cls_logits."),
+    (r"^proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.head.bbox_pred."),
+    (r"^roi_heads\.box_head\.fc1\.", "roi_heads.box_head.fc6."),
+    (r"^roi_heads\.box_head\.fc2\.", "roi_heads.box_head.fc7."),
+    (r"^roi_heads\.mask_head\.mask_fcn1\.", "roi_heads.mask_head.0.0."),
+    (r"^roi_heads\.mask_head\.mask_fcn2\.", "roi_heads.mask_head.1.0."),
+    (r"^roi_heads\.mask_head\.mask_fcn3\.", "roi_heads.mask_head.2.0."),
+    (r"^roi_heads\.mask_head\.mask_fcn4\.", "roi_heads.mask_head.3.0."),
+    (r"^roi_heads\.mask_head\.deconv\.", "roi_heads.mask_predictor.conv5_mask."),
+    (r"^roi_heads\.mask_head\.predictor\.", "roi_heads.mask_predictor.mask_fcn_logits."),
+)
+
+
+class NormalizeOnly(GeneralizedRCNNTransform):
+    """torchvision's input stage for images that already have the size to work on."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Both as they are."""
+        return image, target
+
+
+def build_torchvision_model(cfg: CfgNode) -> FasterRCNN:
+    """The same network, with the same selections, thresholds and frozen parts, on MODEL.DEVICE, with fresh weights.
+
+    It takes images in pixel units, of the size that the network is to see.
+
+    Raises:
+        UserError: a setting that torchvision's model does not have.
+    """
+    _check_supported(cfg)
+    model, heads = cfg.MODEL, cfg.MODEL.ROI_HEADS
+    ours_to_theirs: dict[str, Any] = {
+        "num_classes": None,  # given by the predictors
+        "image_mean": list(model.PIXEL_MEAN),
+        "image_std": list(model.PIXEL_STD),
+        "rpn_anchor_generator": _build_anchors(cfg),
+        "rpn_pre_nms_top_n_train": model.RPN.PRE_NMS_TOPK_TRAIN,
+        "rpn_pre_nms_top_n_test": model.RPN.PRE_NMS_TOPK_TEST,
+        "rpn_post_nms_top_n_train": model.RPN.POST_NMS_TOPK_TRAIN,
+        "rpn_post_nms_top_n_test": model.RPN.POST_NMS_TOPK_TEST,
+        "rpn_nms_thresh": model.RPN.NMS_THRESH,
+        "rpn_bg_iou_thresh": model.RPN.IOU_THRESHOLDS[0],
+        "rpn_fg_iou_thresh": model.RPN.IOU_THRESHOLDS[-1],
+        "rpn_batch_size_per_image": model.RPN.BATCH_SIZE_PER_IMAGE,
+        "rpn_positive_fraction": model.RPN.POSITIVE_FRACTION,
+        "box_score_thresh": heads.SCORE_THRESH_TEST,
+        "box_nms_thresh": heads.NMS_THRESH_TEST,
+        "box_detections_per_img": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "box_bg_iou_thresh": heads.IOU_THRESHOLDS[0],
+        "box_fg_iou_thresh": heads.IOU_THRESHOLDS[-1],
+        "box_batch_size_per_image": heads.BATCH_SIZE_PER_IMAGE,
+        "box_positive_fraction": heads.POSITIVE_FRACTION,
+        "bbox_reg_weights": tuple(model.ROI_BOX_HEAD.BBOX_REG_WEIGHTS),
+        **_build_box_parts(cfg),
+    }
+    backbone = _build_backbone(cfg)
+    if model.MASK_ON:
+        detector: FasterRCNN = MaskRCNN(backbone, **ours_to_theirs, **_build_mask_parts(cfg))
+    else:
+        detector = FasterRCNN(backbone, **ours_to_theirs)
+    theirs = detector.transform
+    detector.transform = NormalizeOnly(theirs.min_size, theirs.max_size, theirs.image_mean, theirs.image_std)
+    return detector.to(resolve_device(model.DEVICE))
+
+
+def torchvision_state(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under torchvision's names: with them both models compute the same.
+
+    Args:
+        ours: state dict of our model.
+        theirs: state dict of the model that `build_torchvision_model` gives for the same config; not changed.
+
+    Raises:
+        ValueError: a weight on either side without its like on the other.
+    """
+    state = {rename(name): tensor for name, tensor in ours.items()}
+    for name, tensor in state.items():
+        if name.endswith(("box_predictor.cls_score.weight", "box_predictor.cls_score.bias")):
+            state[name] = tensor.roll(1, dims=0)  # torchvision's background is class 0, ours the last
+        elif re.search(r"box_predictor\.bbox_pred|mask_fcn_logits", name):
+            # Boxes and masks of the background: torchvision has them, and never looks at them.
+            nothing = tensor.new_zeros(len(theirs[name]) - len(tensor), *tensor.shape[1:])
+            state[name] = torch.cat([nothing, tensor])
+    theirs = {name: tensor for name, tensor in theirs.items() if not name.endswith("num_batches_tracked")}
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    different = [name for name in {*state, *theirs} if not _have_one_shape(state.get(name), theirs.get(name))]
+    if different:
+        raise ValueError(f"weights that only one model has, or in another shape: {', '.join(sorted(different)[:5])}")
+    return state
+
+
+def rename(name: str) -> str:
+    """torchvision's name of one of our weights."""
+    for pattern, replacement in RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _have_one_shape(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and one.shape == other.shape
+
+
+def _check_supported(cfg: CfgNode) -> None:
+    for key, required in REQUIRED.items():
+        value: Any = cfg
+        for part in key.split("."):
+            value = value[part]
+        if value != required:
+            raise UserError(f"torchvision's model cannot be built with {key} = {value!r}, only with {required!r}.")
+    if cfg.MODEL.RESNETS.NORM not in NORMS:
+        raise UserError(
+            f"torchvision's model cannot be built with MODEL.RESNETS.NORM = {cfg.MODEL.RESNETS.NORM!r}, only with "
+            f"{' or '.join(NORMS)}."
+        )
+    if cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE == "ROIPool":
+        raise UserError("torchvision's model pools with RoIAlign; set MODEL.ROI_BOX_HEAD.POOLER_TYPE to ROIAlign.")
+
+
+def _build_backbone(cfg: CfgNode) -> BackboneWithFPN:
+    settings = cfg.MODEL.RESNETS
+    body = getattr(resnet, f"resnet{settings.DEPTH}")(weights=None, norm_layer=NORMS[settings.NORM])
+    frozen = STAGES[: cfg.MODEL.BACKBONE.FREEZE_AT] + (("bn1.",) if cfg.MODEL.BACKBONE.FREEZE_AT else ())
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    return BackboneWithFPN(
+        body,
+        return_layers={f"layer{level + 1}": str(level) for level in range(4)},
+        in_channels_list=[settings.RES2_OUT_CHANNELS * 2**level for level in range(4)],
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+    )
+
+
+def _build_anchors(cfg: CfgNode) -> AnchorGenerator:
+    num_levels = len(cfg.MODEL.RPN.IN_FEATURES)
+    sizes, ratios = (
+        tuple(tuple(level) for level in (levels * num_levels if len(levels) == 1 else levels))
+        for levels in (cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS)
+    )
+    return AnchorGenerator(sizes, ratios)
+
+
+def _build_pooler(settings: CfgNode) -> MultiScaleRoIAlign:
+    return MultiScaleRoIAlign(
+        ["0", "1", "2", "3"], output_size=settings.POOLER_RESOLUTION, sampling_ratio=settings.POOLER_SAMPLING_RATIO
+    )
+
+
+def _build_box_parts(cfg: CfgNode) -> dict[str, nn.Module]:
+    settings = cfg.MODEL.ROI_BOX_HEAD
+    return {
+        "box_roi_pool": _build_pooler(settings),
+        "box_head": TwoMLPHead(cfg.MODEL.FPN.OUT_CHANNELS * settings.POOLER_RESOLUTION**2, settings.FC_DIM),
+        "box_predictor": FastRCNNPredictor(settings.FC_DIM, cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1),
+    }
+
+
+def _build_mask_parts(cfg: CfgNode) -> dict[str, nn.Module]:
+    settings = cfg.MODEL.ROI_MASK_HEAD
+    width = settings.CONV_DIM
+    return {
+        "mask_roi_pool": _build_pooler(settings),
+        "mask_head": MaskRCNNHeads(cfg.MODEL.FPN.OUT_CHANNELS, (width,) * settings.NUM_CONV, 1),
+        "mask_predictor": MaskRCNNPredictor(width, width, cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1),
+    }

@@ -1,0 +1,43 @@
+"""The declared keys."""
+
+import json
+from pathlib import Path
+
+from mrcnn_zoo.config.defaults import ALL_KEYS, AREAS, DETECTRON2_NAMES, KEYS_BY_NAME
+from mrcnn_zoo.config.lookup import RENAMED, section_names
+from mrcnn_zoo.config.provenance import Assignment, Origin
+from mrcnn_zoo.config.values import fitted
+
+
+def test_every_key_has_a_meaning_that_ends_with_a_period() -> None:
+    assert [key.name for key in ALL_KEYS if not key.meaning.endswith(".")] == []
+
+
+def test_names_are_unique_and_none_is_also_a_section() -> None:
+    assert len(KEYS_BY_NAME) == len(ALL_KEYS)
+    assert section_names().isdisjoint(KEYS_BY_NAME)
+
+
+def test_names_are_written_in_capitals() -> None:
+    assert [key.name for key in ALL_KEYS if key.name != key.name.upper()] == []
+
+
+def test_every_default_fits_its_own_key() -> None:
+    for key in ALL_KEYS:
+        if not key.is_open:
+            assert fitted(Assignment((key.name,), key.default, Origin("default")), key) == key.default
+
+
+def test_only_keys_of_detectron2_may_be_unbuilt() -> None:
+    assert [key.name for area in AREAS for key in area.NEW_KEYS if not key.is_built] == []
+
+
+def test_old_names_lead_to_keys_and_are_no_keys() -> None:
+    assert set(RENAMED.values()) <= set(KEYS_BY_NAME)
+    assert set(RENAMED).isdisjoint(KEYS_BY_NAME)
+
+
+def test_detectron2s_keys_have_its_defaults(shared_dir: Path) -> None:
+    recorded = json.loads((shared_dir / "reference/detectron2/config_defaults.json").read_text())
+    assert {name: KEYS_BY_NAME[name].default for name in DETECTRON2_NAMES} == recorded
+    assert len(recorded) == 192

@@ -1,0 +1,78 @@
+"""What `config explain` says."""
+
+import pytest
+
+from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME
+from mrcnn_zoo.config.explain import explain, registry_of
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registries import BACKBONES, BOX_LOSSES, NORMS, POOLING_OPERATIONS
+
+
+def rows(name: str) -> dict[str, str]:
+    title, *lines = explain(name).splitlines()
+    assert title == name
+    return {line.split("  ")[1]: line.split("  ", 2)[2].strip() for line in lines if not line.startswith("   ")}
+
+
+def test_a_key_has_default_type_origin_and_meaning() -> None:
+    assert rows("SOLVER.BASE_LR") == {
+        "default": "0.001",
+        "type": "number",
+        "Detectron2": "has it",
+        "meaning": "Learning rate after the warm-up.",
+    }
+
+
+def test_a_new_key_says_that_detectron2_does_not_have_it() -> None:
+    assert rows("SOLVER.MAX_MINUTES")["Detectron2"] == "does not have it"
+
+
+def test_choices_are_listed() -> None:
+    assert rows("INPUT.MASK_FORMAT")["values"] == "'polygon', 'bitmask'"
+
+
+def test_an_unbuilt_key_says_when_it_is_refused() -> None:
+    assert "refused when" in explain("MODEL.RETINANET.NORM")
+    assert "MODEL.META_ARCHITECTURE is RetinaNet" in explain("MODEL.RETINANET.NORM")
+    assert rows("MODEL.KEYPOINT_ON")["not built"].startswith("this version does not have the part")
+
+
+@pytest.mark.parametrize(
+    ("name", "registered"),
+    [
+        ("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
+        ("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "ROIAlignV2"),
+        ("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"),
+        ("WRITERS", "tensorboard"),
+    ],
+)
+def test_a_key_that_names_a_component_lists_the_registered_ones(name: str, registered: str) -> None:
+    assert registered in rows(name)["registered"]
+
+
+def test_keys_find_their_registry_by_name_or_by_last_part() -> None:
+    assert registry_of(KEYS_BY_NAME["MODEL.BACKBONE.NAME"]) is BACKBONES
+    assert registry_of(KEYS_BY_NAME["MODEL.ROI_BOX_HEAD.POOLER_TYPE"]) is POOLING_OPERATIONS
+    assert registry_of(KEYS_BY_NAME["MODEL.RESNETS.NORM"]) is NORMS
+    assert registry_of(KEYS_BY_NAME["MODEL.RPN.BBOX_REG_LOSS_TYPE"]) is BOX_LOSSES
+    assert registry_of(KEYS_BY_NAME["SOLVER.WEIGHT_DECAY_NORM"]) is None
+
+
+def test_a_section_lists_its_keys() -> None:
+    text = explain("SOLVER.AMP")
+    assert "SOLVER.AMP.ENABLED = False\n    Train" in text
+    assert "BASE_LR" not in text
+
+
+def test_without_a_name_every_key_is_listed() -> None:
+    text = explain("")
+    assert all(f"{key.name} = " in text for key in ALL_KEYS)
+
+
+def test_an_old_name_explains_the_new_one() -> None:
+    assert explain("MODEL.WEIGHT").startswith("MODEL.WEIGHT is the old name of:\n\nMODEL.WEIGHTS\n")
+
+
+def test_an_unknown_name_gets_a_suggestion() -> None:
+    with pytest.raises(UserError, match=r"there is no config key MODEL\.MASKON\. Did you mean 'MODEL\.MASK_ON'\?"):
+        explain("MODEL.MASKON")

@@ -1,0 +1,70 @@
+"""Datasets and detections that the evaluation is tested with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mrcnn_zoo.data.formats.coco import load_coco
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
+from mrcnn_zoo.structures import Sample
+
+Square = Callable[..., InstanceRecord]
+DatasetOf = Callable[..., Dataset]
+
+
+class BlackImage:
+    """An image source for tests that need no pixels."""
+
+    name = "black"
+
+    def read(self) -> NDArray[np.generic]:
+        return np.zeros((100, 100, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def square() -> Square:
+    """Makes a square object with an exact mask: (x, y, side, class_index=0, is_crowd=False)."""
+
+    def make(x: float, y: float, side: float, class_index: int = 0, *, is_crowd: bool = False) -> InstanceRecord:
+        polygon = [x, y, x + side, y, x + side, y + side, x, y + side]
+        box = (x, y, x + side, y + side)
+        return InstanceRecord(box=box, class_index=class_index, segmentation=[polygon], is_crowd=is_crowd)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def dataset_of() -> DatasetOf:
+    """Makes images of 100 x 100 pixels, one a tuple of objects: ids 10, 20, ...; category ids fall with the class."""
+
+    def make(*images: tuple[InstanceRecord, ...], class_names: tuple[str, ...] = ("cat", "dog")) -> Dataset:
+        records = tuple(
+            ImageRecord(image_id=10 * number, source=BlackImage(), image_size=(100, 100), instances=instances)
+            for number, instances in enumerate(images, start=1)
+        )
+        ids = tuple(range(7 * len(class_names), 0, -7))
+        return Dataset(name="squares", records=records, class_names=class_names, category_ids=ids)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def samples_of() -> Callable[[Dataset], list[Sample]]:
+    """Makes a sample without pixels for each image of a dataset."""
+
+    def make(dataset: Dataset) -> list[Sample]:
+        pixels = torch.zeros((3, 1, 1), dtype=torch.uint8)
+        return [Sample(pixels, record.image_id, record.image_size) for record in dataset.records]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def coco_val(shared_dir: Path) -> Dataset:
+    """70 COCO images with crowds and category ids with gaps."""
+    folder = shared_dir / "data" / "coco_mini"
+    return load_coco("coco_mini_val", folder / "val2017", folder / "annotations" / "instances_val2017.json")

@@ -1,0 +1,156 @@
+"""Running a model over a dataset: modes, parts of it, progress, results."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation import UnexpectedResultsError, evaluate, evaluate_datasets, ground_truth_detections
+from mrcnn_zoo.structures import Detections, Sample
+
+
+class Oracle(nn.Module):
+    """Knows the ground truth of a dataset, and notes how it was asked."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__()
+        found = ground_truth_detections(dataset)
+        self.answers = {record.image_id: table for record, table in zip(dataset.records, found, strict=True)}
+        self.frozen_norm = nn.BatchNorm2d(3)
+        self.head = nn.Linear(2, 2)
+        self.batches: list[list[int | str]] = []
+
+    def predict(self, samples: list[Sample]) -> list[Detections]:
+        assert not self.training
+        assert not self.head.training
+        assert not torch.is_grad_enabled()
+        self.batches.append([sample.image_id for sample in samples])
+        return [self.answers[sample.image_id] for sample in samples]
+
+
+def config(**settings: object) -> CfgNode:
+    values = {"MODEL.MASK_ON": True, "DATALOADER.NUM_WORKERS": 0, "INPUT.MIN_SIZE_TEST": 32, **settings}
+    return load_config(None, [item for pair in values.items() for item in pair])
+
+
+@pytest.fixture
+def three_images(square, dataset_of) -> Dataset:
+    return dataset_of((square(0, 0, 20, 0),), (square(50, 50, 20, 1),), ())
+
+
+def test_every_image_is_read_by_the_test_loader_and_the_oracle_is_perfect(coco_val) -> None:
+    some = replace(coco_val, records=coco_val.records[:6])
+    model = Oracle(some)
+    results = evaluate(model, some, config(**{"TEST.BATCH_SIZE": 4}))
+    assert [len(batch) for batch in model.batches] == [4, 2]
+    assert results["bbox"]["AP"] == pytest.approx(100)
+    assert results["segm"]["AP"] == pytest.approx(100)
+
+
+def test_every_module_is_in_its_mode_again_also_after_a_failure(three_images) -> None:
+    model = Oracle(three_images).train()
+    model.frozen_norm.eval()
+    evaluate(model, three_images, config())
+    assert (model.training, model.frozen_norm.training, model.head.training) == (True, False, True)
+    model.answers = {}
+    with pytest.raises(KeyError):
+        evaluate(model, three_images, config())
+    assert (model.training, model.frozen_norm.training, model.head.training) == (True, False, True)
+    assert torch.is_grad_enabled()
+
+
+def test_only_the_first_images_are_evaluated_on_request(three_images) -> None:
+    model = Oracle(three_images)
+    results = evaluate(model, three_images, config(**{"TEST.NUM_IMAGES": 1}))
+    assert model.batches == [[10]]
+    assert results["bbox"]["AP-cat"] == pytest.approx(100)
+    assert results["bbox"]["AP-dog"] != results["bbox"]["AP-dog"]  # nan: its image does not count as missed
+
+
+def test_a_loader_can_be_given(three_images, samples_of) -> None:
+    model = Oracle(three_images)
+    evaluate(model, three_images, config(), loader=[samples_of(three_images)])
+    assert model.batches == [[10, 20, 30]]
+
+
+def test_files_go_into_the_folder_inference(three_images, tmp_path) -> None:
+    evaluate(Oracle(three_images), three_images, config(), output_dir=tmp_path)
+    assert (tmp_path / "inference" / "results.json").is_file()
+
+
+def test_tables_and_seconds_an_image_are_logged(three_images, caplog) -> None:
+    with caplog.at_level(logging.INFO):
+        evaluate(Oracle(three_images), three_images, config())
+    assert "squares: 3 images" in caplog.text
+    assert "s an image" in caplog.text
+    assert "| segm " in caplog.text
+    assert "| cat " in caplog.text
+
+
+def test_an_empty_dataset_is_refused(dataset_of) -> None:
+    with pytest.raises(UserError, match="squares has no images"):
+        evaluate(nn.Identity(), dataset_of(), config())
+
+
+def test_an_unknown_evaluator_is_refused(three_images) -> None:
+    with pytest.raises(UserError, match=r"EVAL\.EVALUATOR = 'cocoo'.*Did you mean 'coco'"):
+        evaluate(nn.Identity(), three_images, config(**{"EVAL.EVALUATOR": "cocoo"}))
+
+
+@pytest.fixture
+def load_by_name(monkeypatch, three_images) -> None:
+    def load(cfg: CfgNode, name: str) -> Dataset:  # noqa: ARG001
+        return replace(three_images, name=name)
+
+    monkeypatch.setattr("mrcnn_zoo.evaluation.evaluator.load_dataset", load)
+    return load
+
+
+@pytest.mark.usefixtures("load_by_name")
+def test_one_test_set_gives_its_results_and_several_give_theirs_by_name(three_images, tmp_path) -> None:
+    model = Oracle(three_images)
+    one = evaluate_datasets(model, config(**{"DATASETS.TEST": ["a"]}), output_dir=tmp_path)
+    assert list(one) == ["bbox", "segm"]
+    assert (tmp_path / "inference" / "results.md").is_file()
+    two = evaluate_datasets(model, config(**{"DATASETS.TEST": ["a", "b"]}), output_dir=tmp_path)
+    assert list(two) == ["a", "b"]
+    assert list(two["b"]) == ["bbox", "segm"]
+    assert (tmp_path / "b" / "inference" / "results.md").is_file()
+
+
+@pytest.mark.usefixtures("load_by_name")
+def test_unexpected_results_are_raised(three_images) -> None:
+    cfg = config(**{"DATASETS.TEST": ["a"], "TEST.EXPECTED_RESULTS": [["bbox", "AP", 50.0, 1.0]]})
+    with pytest.raises(UnexpectedResultsError, match=r"bbox/AP is 100\.000, expected 50"):
+        evaluate_datasets(Oracle(three_images), cfg)
+
+
+@pytest.mark.usefixtures("load_by_name")
+def test_other_class_names_than_those_of_the_model_are_refused(three_images) -> None:
+    with pytest.raises(UserError, match=r"the model knows 2 classes \(dog, cat\) where a has 2 \(cat, dog\)"):
+        evaluate_datasets(Oracle(three_images), config(**{"DATASETS.TEST": ["a"]}), class_names=("dog", "cat"))
+
+
+def test_without_a_test_set_there_is_a_message(three_images) -> None:
+    with pytest.raises(UserError, match=r"DATASETS\.TEST is empty"):
+        evaluate_datasets(Oracle(three_images), config())
+
+
+def test_nothing_is_written_when_an_image_cannot_be_read(three_images, tmp_path: Path) -> None:
+    class Unreadable:
+        name = "gone.png"
+
+        def read(self) -> None:
+            raise UserError("gone.png: the image file is missing.")
+
+    records = (three_images.records[0], replace(three_images.records[1], source=Unreadable()))
+    broken = replace(three_images, records=records)
+    with pytest.raises(UserError, match=r"gone\.png"):
+        evaluate(Oracle(three_images), broken, config(), output_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []

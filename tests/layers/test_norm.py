@@ -1,0 +1,104 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.layers.norm import ChannelLayerNorm, FrozenBatchNorm2d, SyncBatchNorm2d, build_norm, freeze_batch_norms
+
+
+def batch_norm_with_statistics(channels: int) -> nn.BatchNorm2d:
+    generator = torch.Generator().manual_seed(0)
+    norm = nn.BatchNorm2d(channels)
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            assert tensor is not None
+            tensor.copy_(torch.rand(channels, generator=generator) + 0.5)
+    return norm
+
+
+def test_frozen_batch_norm_has_buffers_of_batch_norm_and_no_parameters() -> None:
+    norm = FrozenBatchNorm2d(3)
+    assert list(norm.state_dict()) == ["weight", "bias", "running_mean", "running_var"]
+    assert not list(norm.parameters())
+
+
+def test_fresh_frozen_batch_norm_is_the_identity() -> None:
+    features = torch.randn(2, 3, 4, 5)
+    torch.testing.assert_close(FrozenBatchNorm2d(3)(features), features)
+
+
+def test_frozen_batch_norm_equals_batch_norm_in_evaluation() -> None:
+    norm = batch_norm_with_statistics(3).eval()
+    features = torch.randn(2, 3, 4, 5)
+    torch.testing.assert_close(freeze_batch_norms(norm)(features), norm(features))
+
+
+def test_frozen_batch_norm_keeps_the_channels_last_layout() -> None:
+    features = torch.randn(2, 8, 4, 5).to(memory_format=torch.channels_last)
+    assert FrozenBatchNorm2d(8)(features).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_freezing_replaces_batch_norms_inside_and_leaves_group_norms() -> None:
+    network = nn.Sequential(batch_norm_with_statistics(4), nn.Sequential(nn.GroupNorm(2, 4)))
+    assert freeze_batch_norms(network) is network
+    assert isinstance(network[0], FrozenBatchNorm2d)
+    assert isinstance(network[1][0], nn.GroupNorm)
+
+
+def test_channel_layer_norm_normalises_every_pixel() -> None:
+    features = torch.randn(2, 6, 3, 5) * 3 + 1
+    normalised = ChannelLayerNorm(6)(features)
+    expected = (features - features.mean(1, keepdim=True)) / features.std(1, correction=0, keepdim=True)
+    torch.testing.assert_close(normalised, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_no_norm_is_built_of_an_empty_name() -> None:
+    assert build_norm("", 8) is None
+
+
+def test_an_unknown_norm_is_refused_with_its_key() -> None:
+    with pytest.raises(UserError, match=r"MODEL\.FPN\.NORM = 'GNN'.*'GN'"):
+        build_norm("GNN", 8, key="MODEL.FPN.NORM")
+
+
+def test_group_norm_says_which_channels_it_cannot_divide() -> None:
+    with pytest.raises(UserError, match="48 channels"):
+        build_norm("GN", 48)
+
+
+def test_norms_accept_no_images() -> None:
+    for name in ("FrozenBN", "GN", "LN"):
+        norm = build_norm(name, 32)
+        assert norm is not None
+        assert norm(torch.zeros(0, 32, 3, 3)).shape == (0, 32, 3, 3)
+
+
+def normalise_a_part(rank: int, folder: str, features: Tensor) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    part = features[:1] if rank == 0 else features[1:]  # one image and two: processes weigh by their pixels
+    part = part.clone().requires_grad_()
+    norm = SyncBatchNorm2d(features.shape[1])
+    output = norm(part)
+    (output**3).sum().backward()
+    torch.save((output.detach(), part.grad, norm.running_mean, norm.running_var), os.path.join(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+def test_sync_batch_norm_in_two_processes_equals_batch_norm_in_one(tmp_path: Path) -> None:
+    features = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    mp.spawn(normalise_a_part, args=(str(tmp_path), features), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    whole, norm = features.clone().requires_grad_(), nn.BatchNorm2d(4)
+    output = norm(whole)
+    (output**3).sum().backward()
+    torch.testing.assert_close(torch.cat([part[0] for part in parts]), output.detach(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.cat([part[1] for part in parts]), whole.grad, atol=1e-4, rtol=1e-4)
+    for part in parts:
+        torch.testing.assert_close(part[2], norm.running_mean)
+        torch.testing.assert_close(part[3], norm.running_var)

@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling.assignment import matcher as matcher_module
+from mrcnn_zoo.modeling.assignment.matcher import MaxIoUMatcher
+
+GROUND_TRUTH = torch.tensor([[0.0, 0.0, 10.0, 1.0], [20.0, 0.0, 30.0, 1.0]])
+# IoU with their ground truth: 1 with the first, 0.6 with the second, 0.5 with the second, none.
+BOXES = torch.tensor([[0.0, 0, 10, 1], [20.0, 0, 26, 1], [20.0, 0, 25, 1], [50.0, 0, 60, 1]])
+
+
+def rpn_matcher(*, allow_low_quality: bool = False) -> MaxIoUMatcher:
+    return MaxIoUMatcher((0.3, 0.7), (0, -1, 1), allow_low_quality=allow_low_quality)
+
+
+def test_each_box_is_matched_to_the_ground_truth_it_overlaps_best() -> None:
+    assert rpn_matcher().match(BOXES, GROUND_TRUTH).rows[:3].tolist() == [0, 1, 1]
+
+
+def test_boxes_between_the_thresholds_are_ignored() -> None:
+    assert rpn_matcher().match(BOXES, GROUND_TRUTH).labels.tolist() == [1, -1, -1, 0]
+
+
+def test_an_overlap_of_exactly_a_threshold_gets_the_label_above_it() -> None:
+    matcher = MaxIoUMatcher((0.5,), (0, 1), allow_low_quality=False)
+    assert matcher.match(BOXES, GROUND_TRUTH).labels.tolist() == [1, 1, 1, 0]
+
+
+def test_low_quality_makes_the_best_box_of_each_ground_truth_positive() -> None:
+    labels = rpn_matcher(allow_low_quality=True).match(BOXES, GROUND_TRUTH).labels
+    assert labels.tolist() == [1, 1, -1, 0]
+
+
+def test_low_quality_takes_all_boxes_that_tie_for_the_best() -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 1], [6.0, 0, 10, 1], [0.0, 0, 1, 1]])
+    labels = rpn_matcher(allow_low_quality=True).match(boxes, GROUND_TRUTH[:1]).labels
+    assert labels.tolist() == [1, 1, 0]
+
+
+def test_a_low_quality_box_keeps_the_ground_truth_that_it_overlaps_best() -> None:
+    # The only box covers the second object better, but is the best there is for the first as well.
+    ground_truth = torch.tensor([[0.0, 0, 2, 1], [2.0, 0, 10, 1]])
+    matches = rpn_matcher(allow_low_quality=True).match(torch.tensor([[0.0, 0, 10, 1]]), ground_truth)
+    assert matches.rows.tolist() == [1]
+    assert matches.labels.tolist() == [1]
+
+
+def test_an_object_that_no_box_touches_makes_nothing_positive() -> None:
+    far_away = torch.tensor([[900.0, 0, 910, 1]])
+    assert rpn_matcher(allow_low_quality=True).match(BOXES, far_away).labels.tolist() == [0, 0, 0, 0]
+
+
+def test_of_equal_overlaps_the_first_ground_truth_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = GROUND_TRUTH[:1].repeat(3, 1)
+    assert rpn_matcher().match(BOXES[:1], twice).rows.tolist() == [0]
+    monkeypatch.setattr(matcher_module, "MAX_PAIRS", 1)  # one ground truth at a time
+    assert rpn_matcher().match(BOXES[:1], twice).rows.tolist() == [0]
+
+
+def test_blocks_of_ground_truth_give_the_matches_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(220, 2, generator=generator) * 50
+    boxes = torch.cat((corners, corners + 5 + torch.rand(220, 2, generator=generator) * 30), dim=1)
+    matcher = rpn_matcher(allow_low_quality=True)
+    at_once = matcher.match(boxes[20:], boxes[:20])
+    monkeypatch.setattr(matcher_module, "MAX_PAIRS", 600)  # three ground truths at a time
+    in_blocks = matcher.match(boxes[20:], boxes[:20])
+    assert torch.equal(at_once.rows, in_blocks.rows)
+    assert torch.equal(at_once.labels, in_blocks.labels)
+    assert set(at_once.labels.tolist()) == {-1, 0, 1}
+
+
+def test_without_ground_truth_every_box_is_negative() -> None:
+    matches = rpn_matcher(allow_low_quality=True).match(BOXES, torch.zeros(0, 4))
+    assert matches.labels.tolist() == [0, 0, 0, 0]
+    assert matches.rows.tolist() == [0, 0, 0, 0]
+
+
+def test_without_boxes_there_are_no_matches() -> None:
+    matches = rpn_matcher(allow_low_quality=True).match(torch.zeros(0, 4), GROUND_TRUTH)
+    assert len(matches.rows) == len(matches.labels) == 0
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "labels", "message"),
+    [
+        ((0.7, 0.3), (0, -1, 1), "should rise"),
+        ((0.0, 0.3), (0, -1, 1), "should rise"),
+        ((0.3, 0.7), (0, 1), "3 labels"),
+        ((0.5,), (0, 2), "1, 0 or -1|1 \\(object\\)"),
+    ],
+)
+def test_thresholds_and_labels_that_do_not_fit_are_refused(thresholds, labels, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        MaxIoUMatcher(thresholds, labels, allow_low_quality=False)

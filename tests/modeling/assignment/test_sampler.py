@@ -1,0 +1,54 @@
+import torch
+
+from mrcnn_zoo.modeling.assignment.sampler import RandomSampler
+
+# Rows 0 to 9 are positive, 10 to 39 negative, 40 to 49 ignored.
+LABELS = torch.tensor([1] * 10 + [0] * 30 + [-1] * 10, dtype=torch.int8)
+
+
+def test_positives_are_bounded_by_their_fraction_and_negatives_fill_the_rest() -> None:
+    positives, negatives = RandomSampler(16, positive_fraction=0.25).sample(LABELS)
+    assert len(positives) == 4
+    assert len(negatives) == 12
+    assert len(set(positives.tolist())) == 4
+    assert set(positives.tolist()) <= set(range(10))
+    assert set(negatives.tolist()) <= set(range(10, 40))
+
+
+def test_negatives_take_the_places_of_missing_positives() -> None:
+    positives, negatives = RandomSampler(30, positive_fraction=0.5).sample(LABELS)
+    assert positives.tolist() == list(range(10))
+    assert len(negatives) == 20
+
+
+def test_everything_is_taken_in_order_when_the_count_allows_it() -> None:
+    state = torch.random.get_rng_state()
+    positives, negatives = RandomSampler(100, positive_fraction=0.5).sample(LABELS)
+    assert positives.tolist() == list(range(10))
+    assert negatives.tolist() == list(range(10, 40))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_positives_do_not_take_the_places_of_missing_negatives() -> None:
+    positives, negatives = RandomSampler(8, positive_fraction=0.5).sample(torch.ones(20, dtype=torch.int8))
+    assert len(positives) == 4
+    assert len(negatives) == 0
+
+
+def test_the_same_seed_gives_the_same_sample() -> None:
+    samples = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        samples.append(torch.cat(RandomSampler(8, positive_fraction=0.5).sample(LABELS)).tolist())
+    assert samples[0] == samples[1] != samples[2]
+
+
+def test_every_positive_can_be_drawn() -> None:
+    torch.manual_seed(0)
+    sampler = RandomSampler(2, positive_fraction=0.5)
+    assert {int(sampler.sample(LABELS)[0]) for _ in range(200)} == set(range(10))
+
+
+def test_nothing_is_sampled_of_nothing() -> None:
+    positives, negatives = RandomSampler(8, positive_fraction=0.5).sample(torch.zeros(0, dtype=torch.int8))
+    assert len(positives) == len(negatives) == 0

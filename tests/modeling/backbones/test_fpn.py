@@ -1,0 +1,94 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling.backbones.fpn import FPN, MaxPoolLevel, add, average
+from mrcnn_zoo.structures import FeatureSpec
+
+
+class TwoMaps(nn.Module):
+    """Pixels with one channel as they are, and every second one."""
+
+    size_divisibility = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output_specs = {"fine": FeatureSpec(1, stride=4), "coarse": FeatureSpec(1, stride=8)}
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {"fine": pixels, "coarse": pixels[..., ::2, ::2]}
+
+
+def build(fuse=add, in_features: tuple[str, ...] = ("fine", "coarse")) -> FPN:
+    fpn = FPN(
+        TwoMaps(),
+        in_features=list(in_features),
+        out_channels=1,
+        build_norm=lambda _: None,
+        fuse=fuse,
+        top_block=MaxPoolLevel(),
+    )
+    # Laterals are the identity, outputs too: the middle tap of a 3 x 3 kernel.
+    for name, weight in fpn.named_parameters():
+        nn.init.zeros_(weight)
+        if name.endswith("weight"):
+            weight.data[..., weight.shape[2] // 2, weight.shape[3] // 2] = 1
+    return fpn
+
+
+PIXELS = torch.arange(16.0).reshape(1, 1, 4, 4)
+
+
+@pytest.mark.parametrize(("fuse", "divisor"), [(add, 1), (average, 2)])
+def test_a_level_is_joined_with_the_enlarged_coarser_one(fuse, divisor: int) -> None:
+    maps = build(fuse)(PIXELS)
+    coarse = torch.tensor([[0.0, 2.0], [8.0, 10.0]])
+    assert maps["p3"][0, 0].tolist() == coarse.tolist()
+    expected = (PIXELS[0, 0] + coarse.repeat_interleave(2, 0).repeat_interleave(2, 1)) / divisor
+    assert maps["p2"][0, 0].tolist() == expected.tolist()
+
+
+def test_the_last_level_takes_every_second_cell_of_the_one_before() -> None:
+    maps = build()(PIXELS)
+    assert list(maps) == ["p2", "p3", "p4"]
+    assert maps["p4"].tolist() == [[[[0.0]]]]
+
+
+def test_levels_are_named_after_the_logarithm_of_their_stride() -> None:
+    fpn = build()
+    assert {name: spec.stride for name, spec in fpn.output_specs.items()} == {"p2": 4, "p3": 8, "p4": 16}
+    assert {name.split(".")[0] for name in fpn.state_dict()} == {
+        "fpn_lateral2",
+        "fpn_lateral3",
+        "fpn_output2",
+        "fpn_output3",
+    }
+    assert fpn.size_divisibility == 8
+
+
+def test_fusing_does_not_change_what_the_bottom_up_network_returned() -> None:
+    pixels = PIXELS.clone()
+    build()(pixels)
+    assert torch.equal(pixels, PIXELS)
+
+
+def test_gradients_reach_the_pixels_through_every_level() -> None:
+    pixels = PIXELS.clone().requires_grad_()
+    sum(level.sum() for level in build()(pixels).values()).backward()
+    # Pixel (0, 0): itself in p2, in p3, in p4, and in four cells of p2 through the enlarged p3.
+    assert pixels.grad is not None
+    assert pixels.grad[0, 0, 0].tolist() == [7.0, 1.0, 6.0, 1.0]
+
+
+def test_no_images_give_empty_levels() -> None:
+    assert build()(torch.zeros(0, 1, 4, 4))["p2"].shape == (0, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("in_features", "message"),
+    [(("fine", "missing"), "returns: fine, coarse"), ((), "should name maps"), (("coarse", "fine"), r"\[8, 4\]")],
+)
+def test_levels_that_do_not_fit_are_refused(in_features: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(in_features=in_features)

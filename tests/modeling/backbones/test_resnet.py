@@ -1,0 +1,130 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.layers import FrozenBatchNorm2d
+from mrcnn_zoo.modeling.backbones.resnet import BasicBlock, ResNet, build_resnet_backbone
+
+TINY = {
+    "MODEL.RESNETS.DEPTH": 50,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    "MODEL.RESNETS.OUT_FEATURES": ["stem", "res2", "res3", "res4", "res5"],
+    "MODEL.DEVICE": "cpu",
+}
+
+
+def config(**changes: Any) -> CfgNode:
+    values = TINY | {f"MODEL.{name.replace('__', '.')}": value for name, value in changes.items()}
+    return load_config(None, [part for item in values.items() for part in item])
+
+
+def build(**changes: Any) -> ResNet:
+    return build_resnet_backbone(config(**changes), 3)
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(18, (2, 2, 2, 2)), (34, (3, 4, 6, 3)), (50, (3, 4, 6, 3))])
+def test_stages_have_the_blocks_of_the_paper(depth: int, blocks: tuple[int, ...]) -> None:
+    resnet = build(RESNETS__DEPTH=depth)
+    assert tuple(len(resnet.get_submodule(name)) for name in resnet.stage_names) == blocks
+
+
+def test_maps_have_the_announced_channels_and_strides() -> None:
+    resnet = build()
+    maps = resnet(torch.zeros(1, 3, 64, 96))
+    assert {name: spec.stride for name, spec in resnet.output_specs.items()} == {
+        "stem": 4,
+        "res2": 4,
+        "res3": 8,
+        "res4": 16,
+        "res5": 32,
+    }
+    for name, spec in resnet.output_specs.items():
+        assert maps[name].shape == (1, spec.channels, 64 // spec.stride, 96 // spec.stride)
+
+
+def test_dilation_keeps_the_resolution_in_res5() -> None:
+    resnet = build(RESNETS__RES5_DILATION=2)
+    assert resnet.output_specs["res5"].stride == 16
+    assert resnet(torch.zeros(1, 3, 64, 64))["res5"].shape[-1] == 4
+    assert all(block.conv2.dilation == (2, 2) for block in resnet.get_submodule("res5"))
+
+
+def test_no_stage_deeper_than_the_outputs_is_built() -> None:
+    resnet = build(RESNETS__OUT_FEATURES=["res3"])
+    assert resnet.stage_names == ("res2", "res3")
+    assert list(resnet(torch.zeros(1, 3, 32, 32))) == ["res3"]
+
+
+@pytest.mark.parametrize(("in_1x1", "strides"), [(True, ((2, 2), (1, 1))), (False, ((1, 1), (2, 2)))])
+def test_the_stride_is_in_the_chosen_convolution(in_1x1: bool, strides: tuple) -> None:
+    block = build(RESNETS__STRIDE_IN_1X1=in_1x1).get_submodule("res3.0")
+    assert (block.conv1.stride, block.conv2.stride) == strides
+
+
+def test_groups_and_width_make_a_resnext() -> None:
+    block = build(RESNETS__NUM_GROUPS=8, RESNETS__WIDTH_PER_GROUP=2).get_submodule("res3.0")
+    assert block.conv2.groups == 8
+    assert block.conv2.weight.shape == (32, 4, 3, 3)
+
+
+def test_a_basic_block_adds_its_input() -> None:
+    block = BasicBlock(2, 2, stride=1, build_norm=lambda _: None)
+    for conv in (block.conv1, block.conv2):
+        nn.init.zeros_(conv.weight)
+    features = torch.tensor([-1.0, 2.0]).reshape(1, 2, 1, 1)
+    assert block(features).flatten().tolist() == [0.0, 2.0]
+    assert features.flatten().tolist() == [-1.0, 2.0]
+
+
+def test_only_the_blocks_that_change_shape_have_a_shortcut_convolution() -> None:
+    names = build(RESNETS__DEPTH=18, RESNETS__RES2_OUT_CHANNELS=8).state_dict()
+    assert "res3.0.shortcut.weight" in names
+    assert not any("res2.0.shortcut" in name or "1.shortcut" in name for name in names)
+
+
+def test_convolutions_start_with_the_variance_of_he() -> None:
+    conv = build(RESNETS__RES2_OUT_CHANNELS=256, RESNETS__WIDTH_PER_GROUP=64).get_submodule("res2.1.conv2")
+    assert abs(conv.weight.std().item() / (2 / (64 * 9)) ** 0.5 - 1) < 0.03
+
+
+@pytest.mark.parametrize(("at", "trained"), [(0, ["stem", "res2", "res3"]), (1, ["res2", "res3"]), (3, [])])
+def test_freezing_stops_training_up_to_a_stage(at: int, trained: list[str]) -> None:
+    resnet = build(BACKBONE__FREEZE_AT=at, RESNETS__NORM="BN", RESNETS__OUT_FEATURES=["res3"])
+    resnet(torch.randn(2, 3, 32, 32))["res3"].sum().backward() if trained else None
+    with_gradient = {name.split(".")[0] for name, value in resnet.named_parameters() if value.grad is not None}
+    assert with_gradient == set(trained)
+    has_frozen_norm = {n.split(".")[0] for n, m in resnet.named_modules() if isinstance(m, FrozenBatchNorm2d)}
+    assert has_frozen_norm == {"stem", "res2", "res3"} - set(trained)
+
+
+def test_a_frozen_stage_keeps_nothing_for_the_gradient() -> None:
+    resnet = build(BACKBONE__FREEZE_AT=2, RESNETS__OUT_FEATURES=["res2", "res3"])
+    maps = resnet(torch.randn(1, 3, 32, 32))
+    assert not maps["res2"].requires_grad
+    assert maps["res3"].requires_grad
+
+
+def test_no_images_give_empty_maps() -> None:
+    assert build()(torch.zeros(0, 3, 32, 32))["res5"].shape == (0, 128, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"RESNETS__DEPTH": 42}, "MODEL.RESNETS.DEPTH = 42 should be one of 18, 34, 50, 101, 152"),
+        ({"RESNETS__OUT_FEATURES": ["res6"]}, r"MODEL.RESNETS.OUT_FEATURES = \['res6'\]"),
+        ({"RESNETS__RES5_DILATION": 3}, "RES5_DILATION = 3"),
+        ({"RESNETS__DEPTH": 18, "RESNETS__RES2_OUT_CHANNELS": 256}, "set it to 64 for ResNet-18"),
+        ({"RESNETS__DEPTH": 34, "RESNETS__NUM_GROUPS": 2}, "neither groups nor dilation"),
+        ({"RESNETS__NORM": "FrozenBM"}, "MODEL.RESNETS.NORM = 'FrozenBM'.*'FrozenBN'"),
+    ],
+)
+def test_impossible_settings_are_refused_with_their_key(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(**changes)

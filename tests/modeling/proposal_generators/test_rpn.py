@@ -1,0 +1,167 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.config import load_config
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling.proposal_generators import RPN, build_proposal_generator
+from mrcnn_zoo.structures import Batch, FeatureSpec, Targets
+
+SETTINGS = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[16], [32]],
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[1.0]],
+    "MODEL.RPN.IN_FEATURES": ["p3", "p4"],
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 10,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 12,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 7,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 6,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 4,
+}
+SPECS = {"p3": FeatureSpec(4, stride=8), "p4": FeatureSpec(4, stride=16)}
+
+
+def build(**changes: Any) -> RPN:
+    torch.manual_seed(0)
+    values = SETTINGS | {f"MODEL.{name.replace('__', '.')}": value for name, value in changes.items()}
+    cfg = load_config(None, [part for item in values.items() for part in item])
+    generator = build_proposal_generator(cfg, SPECS)
+    assert isinstance(generator, RPN)
+    return generator
+
+
+def features(images: int = 2) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "p3": torch.randn(images, 4, 8, 8, generator=generator),
+        "p4": torch.randn(images, 4, 4, 4, generator=generator),
+    }
+
+
+def batch(*boxes_of_images: list[list[float]]) -> Batch:
+    targets = [
+        Targets((64, 64), torch.tensor(boxes).reshape(-1, 4), torch.zeros(len(boxes), dtype=torch.int64))
+        for boxes in boxes_of_images
+    ]
+    sizes = [(64, 64)] * len(targets)
+    return Batch(torch.zeros(len(targets), 3, 64, 64), sizes, targets, None)
+
+
+def silence(rpn: RPN) -> RPN:
+    """Every logit 0 and every delta 0."""
+    for parameter in rpn.parameters():
+        torch.nn.init.zeros_(parameter)
+    return rpn
+
+
+def test_losses_of_a_silent_head_by_hand() -> None:
+    # Anchors of side 16 are centred at multiples of 8 and those of side 32 at multiples of 16. The object is the anchor
+    # at (16, 16) moved by 1 pixel: IoU 15 / 17 is above 0.7, the next best 112 / 400. One positive, 9 negatives.
+    rpn = silence(build())
+    _, output = rpn.losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
+    assert output.metrics["rpn/num_pos_anchors"] == 1
+    assert output.metrics["rpn/num_neg_anchors"] == 9
+    torch.testing.assert_close(output.losses["loss_rpn_cls"], torch.tensor(math.log(2)))
+    torch.testing.assert_close(output.losses["loss_rpn_loc"], torch.tensor(1 / 16 / 10))
+
+
+def test_weights_multiply_the_losses() -> None:
+    rpn = silence(build(RPN__LOSS_WEIGHT=2.0, RPN__BBOX_REG_LOSS_WEIGHT=3.0))
+    _, output = rpn.losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
+    torch.testing.assert_close(output.losses["loss_rpn_cls"], torch.tensor(2 * math.log(2)))
+    torch.testing.assert_close(output.losses["loss_rpn_loc"], torch.tensor(6 / 16 / 10))
+
+
+def test_images_without_objects_have_only_negatives() -> None:
+    rpn = silence(build())
+    proposals, output = rpn.losses(features(), batch([], []))
+    assert output.metrics["rpn/num_pos_anchors"] == 0
+    assert output.metrics["rpn/num_neg_anchors"] == 10
+    torch.testing.assert_close(output.losses["loss_rpn_cls"], torch.tensor(math.log(2)))
+    assert output.losses["loss_rpn_loc"] == 0
+    output.total().backward()
+    assert len(proposals) == 2
+
+
+def test_losses_reach_every_parameter() -> None:
+    rpn = build()
+    _, output = rpn.losses(features(), batch([[9.0, 8.0, 25.0, 24.0]], []))
+    output.total().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in rpn.parameters())
+
+
+def test_an_image_weighs_the_same_alone_as_with_its_twin() -> None:
+    rpn = build(RPN__BATCH_SIZE_PER_IMAGE=1000)
+    alone = features(1)
+    twins = {name: level.repeat(2, 1, 1, 1) for name, level in alone.items()}
+    boxes = [[9.0, 8.0, 25.0, 24.0]]
+    _, single = rpn.losses(alone, batch(boxes))
+    _, double = rpn.losses(twins, batch(boxes, boxes))
+    for name, loss in single.losses.items():
+        torch.testing.assert_close(double.losses[name], loss)
+
+
+@pytest.mark.parametrize("loss_type", ["smooth_l1", "giou", "diou", "ciou"])
+def test_every_box_loss_can_be_named(loss_type: str) -> None:
+    _, output = build(RPN__BBOX_REG_LOSS_TYPE=loss_type).losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
+    assert output.losses["loss_rpn_loc"] > 0
+
+
+def test_training_and_inference_select_with_their_own_numbers() -> None:
+    rpn = silence(build(RPN__NMS_THRESH=1.0))
+    training, _ = rpn.losses(features(1), batch([]))
+    assert len(training[0]) == 7
+    assert len(rpn.predict(features(1), batch([]))[0]) == 4
+
+
+def test_proposals_carry_no_gradient() -> None:
+    proposals, _ = build().losses(features(), batch([], []))
+    assert not any(table.boxes.requires_grad or table.objectness.requires_grad for table in proposals)
+
+
+def test_predictions_stand_in_the_order_of_the_anchors() -> None:
+    rpn = silence(build())
+    rpn.rpn_head.objectness_logits.weight.data[0, 0] = 1
+    rpn.rpn_head.conv.weight.data[0, 0, 1, 1] = 1  # the logit is the first channel, where positive
+    maps = {"p3": torch.zeros(1, 4, 8, 8), "p4": torch.zeros(1, 4, 4, 4)}
+    maps["p3"][0, 0, 5, 2] = 3.0
+    predictions = rpn(maps)
+    row = int(predictions.logits[0].argmax())
+    assert row == 5 * 8 + 2
+    assert predictions.anchors[0][row].tolist() == [2 * 8 - 8, 5 * 8 - 8, 2 * 8 + 8, 5 * 8 + 8]
+
+
+def test_channels_last_features_give_the_same_proposals() -> None:
+    rpn = build()
+    expected = rpn.predict(features(), batch([], []))
+    maps = {name: level.to(memory_format=torch.channels_last) for name, level in features().items()}
+    for ours, theirs in zip(rpn.predict(maps, batch([], [])), expected, strict=True):
+        torch.testing.assert_close(ours.boxes, theirs.boxes)
+
+
+@pytest.mark.parametrize("parameter", ["objectness_logits", "anchor_deltas"])
+def test_predictions_that_are_not_finite_stop_training_and_are_dropped_at_inference(parameter: str) -> None:
+    rpn = build()
+    rpn.rpn_head.get_submodule(parameter).bias.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="RPN"):
+        rpn.losses(features(), batch([], []))
+    assert [len(table) for table in rpn.predict(features(), batch([], []))] == [0, 0]
+
+
+def test_levels_that_the_backbone_lacks_are_refused() -> None:
+    with pytest.raises(UserError, match=r"MODEL\.RPN\.IN_FEATURES = \['p9'\].*p3, p4"):
+        build(RPN__IN_FEATURES=["p9"])
+
+
+def test_levels_with_different_numbers_of_anchors_are_refused() -> None:
+    with pytest.raises(UserError, match=r"\[1, 2\] anchors a cell"):
+        build(ANCHOR_GENERATOR__SIZES=[[16], [32, 64]])
+
+
+@pytest.mark.parametrize("key", ["MATCHER", "SAMPLER", "BOX_CODER", "BBOX_REG_LOSS_TYPE", "HEAD_NAME"])
+def test_an_unknown_name_is_refused_with_its_key(key: str) -> None:
+    with pytest.raises(UserError, match=rf"MODEL\.RPN\.{key} = 'nothing'"):
+        build(**{f"RPN__{key}": "nothing"})

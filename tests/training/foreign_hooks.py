@@ -1,0 +1,81 @@
+"""Hooks that tests name in a config as `foreign_hooks:...`, with this folder on the path: faults at fixed moments."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mrcnn_zoo.ops.processes import rank
+from mrcnn_zoo.structures import Sample, TrainingOutput
+from mrcnn_zoo.training.hook import Hook
+from mrcnn_zoo.training.trainer import Trainer
+
+
+class At(Hook):
+    """Calls a function after a step, or after the backward pass of one."""
+
+    def __init__(self, iteration: int, action: Any) -> None:
+        self.iteration = iteration
+        self.action = action
+
+    def after_step(self, trainer: Trainer, report: Any) -> None:
+        if trainer.iteration == self.iteration:
+            self.action()
+
+
+def kill_after_7(cfg: Any, workspace: Any) -> Hook:
+    """SIGKILL: nothing can be saved any more."""
+    return At(7, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def terminate_group_after_4(cfg: Any, workspace: Any) -> Hook:
+    """SIGTERM for this process and its loader processes, as a batch scheduler sends it."""
+    return At(4, lambda: os.killpg(os.getpgid(0), signal.SIGTERM))
+
+
+def interrupt_after_4(cfg: Any, workspace: Any) -> Hook:
+    """SIGINT for the second process alone."""
+    return At(4, lambda: os.kill(os.getpid(), signal.SIGINT) if rank() == 1 else None)
+
+
+def crash_after_2(cfg: Any, workspace: Any) -> Hook:
+    """An error in the second process alone, while the first waits for it."""
+
+    def crash() -> None:
+        if rank() == 1:
+            raise RuntimeError("this process fails on purpose")
+
+    return At(2, crash)
+
+
+class SaveGradients(Hook):
+    """Keeps the gradients of each step, as the first process has them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def after_backward(self, trainer: Trainer, batches: list[list[Sample]], outputs: list[TrainingOutput]) -> None:
+        if rank() == 0:
+            gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+            torch.save(gradients, self.folder / f"gradients_{trainer.iteration}.pt")
+
+
+def save_gradients(cfg: Any, workspace: Any) -> Hook:
+    """Into the output folder."""
+    return SaveGradients(workspace.output_dir)
+
+
+class PoisonWeights(Hook):
+    """Makes a weight infinite in one process before a step, so that its losses are not numbers."""
+
+    def before_step(self, trainer: Trainer, batches: list[list[Sample]]) -> None:
+        if trainer.iteration == 3 and rank() == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+            with torch.no_grad():
+                trainer.model.roi_heads.mask_head.predictor.weight.fill_(float("nan"))
+
+
+def poison_weights(cfg: Any, workspace: Any) -> Hook:
+    """In the last process, at iteration 3."""
+    return PoisonWeights()

@@ -1,0 +1,114 @@
+"""A loss that is not a number: it stops training, and leaves what is needed to look into it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets, TrainingOutput
+from mrcnn_zoo.training import replay_batch
+from mrcnn_zoo.training.hooks.nonfinite import StopOnNonFinite
+from mrcnn_zoo.training.nonfinite import NonFiniteLossError, find_nonfinite_losses, save_batches
+from mrcnn_zoo.training.replay import load_step
+from mrcnn_zoo.training.trainer import Trainer
+
+BAD_IMAGE = "image_7.png"  # in the fourth batch of two
+
+
+class Poisoned(nn.Module):
+    """The tiny model, whose absolute loss is infinite or not a number for one image."""
+
+    def __init__(self, tiny: nn.Module, value: float) -> None:
+        super().__init__()
+        self.tiny = tiny
+        self.value = value
+
+    def forward(self, samples: list[Sample]) -> TrainingOutput:
+        output = self.tiny(samples)
+        if any(sample.file_name == BAD_IMAGE for sample in samples):
+            output.losses["loss_absolute"] = output.losses["loss_absolute"] * self.value
+        return output
+
+
+@pytest.fixture
+def stopped(make_trainer: Any, tiny_model: Any, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Trainer, str]:
+    value = getattr(request, "param", math.nan)
+    hook = StopOnNonFinite(tmp_path / "nonfinite")
+    trainer = make_trainer(model=Poisoned(tiny_model(noise=1.0), value), hooks={"nonfinite": hook})
+    with pytest.raises(NonFiniteLossError) as caught:
+        trainer.train()
+    return trainer, str(caught.value)
+
+
+@pytest.mark.parametrize("stopped", [math.nan, math.inf], indirect=True)
+def test_message_names_loss_iteration_and_images(stopped: tuple[Trainer, str]) -> None:
+    _, message = stopped
+    assert "iteration 3" in message
+    assert "loss_absolute = nan" in message or "loss_absolute = inf" in message
+    assert "loss_square" not in message
+    assert "image_6.png, image_7.png" in message
+
+
+def test_weights_are_those_before_the_step(stopped: tuple[Trainer, str], make_trainer: Any, tiny_model: Any) -> None:
+    trainer, _ = stopped
+    until_then = make_trainer(model=tiny_model(noise=1.0), budget=3)
+    until_then.train()
+    assert trainer.iteration == 3
+    assert torch.equal(trainer.model.tiny.linear.weight, until_then.model.linear.weight)
+
+
+def test_saved_batch_gives_the_same_losses_again(stopped: tuple[Trainer, str], tmp_path: Path, tiny_model: Any) -> None:
+    path = tmp_path / "nonfinite" / "iter_0000003_rank_0.pt"
+    assert str(path) in stopped[1]
+    outputs = replay_batch(path, model=Poisoned(tiny_model(noise=1.0), math.nan))
+    saved = load_step(path)["losses"]
+    assert [{name: loss.item() for name, loss in output.losses.items()} for output in outputs] == [
+        {"loss_square": saved[0]["loss_square"], "loss_absolute": pytest.approx(math.nan, nan_ok=True)}
+    ]
+
+
+def test_non_finite_gradients_of_a_finite_loss_stop_too(make_trainer: Any, tiny_model: Any, tmp_path: Path) -> None:
+    class SquareRootAtZero(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tiny = tiny_model()
+
+        def forward(self, samples: list[Sample]) -> TrainingOutput:
+            return TrainingOutput({"loss_root": (self.tiny.linear.weight * 0).sum().sqrt()})
+
+    trainer = make_trainer(model=SquareRootAtZero(), hooks={"nonfinite": StopOnNonFinite(tmp_path / "bad")})
+    with pytest.raises(NonFiniteLossError, match=r"gradients of tiny.linear.weight"):
+        trainer.train()
+
+
+def test_losses_that_only_overflow_together_are_named_total_loss() -> None:
+    large = torch.tensor(3e38)
+    assert find_nonfinite_losses([TrainingOutput({"a": large, "b": large})]) == {"total_loss": math.inf}
+    assert find_nonfinite_losses([TrainingOutput({"a": large})]) == {}
+    assert find_nonfinite_losses([]) == {}
+
+
+def test_samples_with_targets_and_masks_survive(tmp_path: Path) -> None:
+    targets = Targets(
+        image_size=(8, 8),
+        boxes=torch.tensor([[1.0, 2.0, 4.0, 5.0]]),
+        classes=torch.tensor([1]),
+        masks=BoxedBitmaps.from_windows([(1, 2)], [torch.ones(3, 3, dtype=torch.uint8)], (8, 8)),
+    )
+    sample = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), 5, (8, 8), targets=targets, file_name="a.png")
+    save_batches(tmp_path / "step.pt", [[sample]], {"iteration": 1})
+    loaded = load_step(tmp_path / "step.pt")["batches"][0][0]
+    assert loaded.file_name == "a.png"
+    assert torch.equal(loaded.targets.masks.bitmaps(), targets.masks.bitmaps())
+
+
+def test_files_that_are_no_steps_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save({"model": {}}, tmp_path / "model.pth")
+    for name in ("text.pt", "model.pth", "missing.pt"):
+        with pytest.raises(UserError, match=name):
+            load_step(tmp_path / name)

@@ -1,0 +1,377 @@
+"""What the metric writers leave behind, read back."""
+
+import builtins
+import csv
+import io
+import json
+import logging
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registries import METRIC_WRITERS
+from mrcnn_zoo.training import writers
+from mrcnn_zoo.training.writers import RunPlace, build_writers
+from mrcnn_zoo.training.writers.console import LogLineWriter, ProgressBarWriter, progress_line
+from mrcnn_zoo.training.writers.csv import CsvWriter
+from mrcnn_zoo.training.writers.json_lines import JsonLinesWriter
+from mrcnn_zoo.training.writers.tensorboard import TensorboardWriter
+
+SCALARS = {
+    "loss_mask": 0.5,
+    "total_loss": 1.25,
+    "lr": 0.001,
+    "images_per_second": 62.14,
+    "eta_seconds": 65.4,
+    "memory_mb": 3412.3,
+}
+RESULTS = {"bbox": {"AP": 38.6, "AP50": 59.1}, "segm": {"AP": 35.2}}
+
+
+def lines_of(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def test_default_writers_leave_their_files(tmp_path: Path) -> None:
+    for writer in build_writers(load_config(), tmp_path / "new"):
+        writer.advance(0)
+        writer.write(0, SCALARS)
+        writer.write_images(0, {})
+        writer.write_results(0, RESULTS)
+        writer.write_checkpoint(tmp_path / "model_final.pth")
+        writer.close()
+        writer.close()
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["metrics.json", "results.csv"]
+
+
+def test_a_typo_opens_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'csv'"):
+        build_writers(load_config(overrides=["WRITERS", ["json", "cvs"]]), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_writers_at_all(tmp_path: Path) -> None:
+    assert build_writers(load_config(overrides=["WRITERS", []]), tmp_path) == []
+
+
+def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "rank", lambda: 1)
+    assert build_writers(load_config(), tmp_path / "new") == []
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_missing_package_is_named_with_its_remedy(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = builtins.__import__
+
+    def without_package(module: str, *arguments: object) -> object:
+        if module.startswith((name, f"torch.utils.{name}")):
+            raise ImportError(f"No module named {module!r}")
+        return genuine(module, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without_package)
+    with pytest.raises(UserError, match=f"pip install {name}"):
+        METRIC_WRITERS.get(name)(load_config(), RunPlace(tmp_path))
+
+
+# --- JSON lines -------------------------------------------------------------------------------------------------------
+
+
+def test_json_lines_are_there_before_the_file_is_closed(tmp_path: Path) -> None:
+    writer = JsonLinesWriter(tmp_path / "metrics.json")
+    writer.write(19, {"lr": 0.5})
+    assert lines_of(tmp_path / "metrics.json") == [{"iteration": 19, "lr": 0.5}]
+    writer.close()
+
+
+def test_json_results_are_flat(tmp_path: Path) -> None:
+    writer = JsonLinesWriter(tmp_path / "metrics.json")
+    writer.write_results(19, RESULTS)
+    writer.close()
+    assert lines_of(tmp_path / "metrics.json") == [
+        {"iteration": 19, "bbox/AP": 38.6, "bbox/AP50": 59.1, "segm/AP": 35.2}
+    ]
+
+
+def test_json_has_null_for_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    writer = JsonLinesWriter(tmp_path / "metrics.json")
+    writer.write(0, {"a": float("nan"), "b": float("-inf"), "c": 1.0})
+    writer.close()
+    assert lines_of(tmp_path / "metrics.json") == [{"iteration": 0, "a": None, "b": None, "c": 1.0}]
+
+
+def test_json_resume_drops_what_will_be_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 9}\n{"iteration": 19}\n{"iteration": 29}\n{"iterat')
+    writer = JsonLinesWriter(path, start_iteration=20)
+    writer.write(29, {"lr": 1.0})
+    writer.close()
+    assert lines_of(path) == [{"iteration": 9}, {"iteration": 19}, {"iteration": 29, "lr": 1.0}]
+
+
+def test_a_fresh_run_sets_the_files_of_an_earlier_one_aside(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"iteration": 9}\n')
+    (tmp_path / "results.csv").write_text("iteration\n9\n")
+    JsonLinesWriter(tmp_path / "metrics.json").close()
+    CsvWriter(tmp_path / "results.csv").write_results(3, {})
+    assert lines_of(tmp_path / "metrics.json") == []
+    assert lines_of(tmp_path / "metrics.previous.json") == [{"iteration": 9}]
+    assert rows_of(tmp_path / "results.csv") == [{"iteration": "3"}]
+    assert rows_of(tmp_path / "results.previous.csv") == [{"iteration": "9"}]
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------------
+
+
+def test_csv_has_a_row_for_each_evaluation_with_the_latest_metrics(tmp_path: Path) -> None:
+    writer = CsvWriter(tmp_path / "results.csv")
+    writer.write(9, {"lr": 0.1})
+    writer.write(19, {"lr": 0.2})
+    writer.write_results(19, {"bbox": {"AP": 1.0}})
+    writer.write_results(39, {"bbox": {"AP": 2.0}})
+    assert rows_of(tmp_path / "results.csv") == [
+        {"iteration": "19", "bbox/AP": "1.0", "lr": "0.2"},
+        {"iteration": "39", "bbox/AP": "2.0", "lr": "0.2"},
+    ]
+
+
+def test_csv_columns_stay_and_new_ones_come_last(tmp_path: Path) -> None:
+    writer = CsvWriter(tmp_path / "results.csv")
+    writer.write_results(1, {"bbox": {"AP": 1.0}})
+    writer.write_results(2, {"segm": {"AP": 3.0}, "bbox": {"AP": 2.0}})
+    assert (tmp_path / "results.csv").read_text().splitlines() == ["iteration,bbox/AP,segm/AP", "1,1.0,", "2,2.0,3.0"]
+
+
+def test_csv_resume_keeps_the_rows_before(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text("iteration,bbox/AP\n9,1.0\n19,2.0\n29,3.0\n")
+    CsvWriter(path, start_iteration=20).write_results(29, {"bbox": {"AP": 4.0}})
+    assert [row["bbox/AP"] for row in rows_of(path)] == ["1.0", "2.0", "4.0"]
+
+
+# --- console ----------------------------------------------------------------------------------------------------------
+
+
+def test_progress_line_says_the_important_first() -> None:
+    assert progress_line(19, SCALARS, max_iterations=500) == (
+        "iter 19/499  eta 0:01:05  total_loss 1.25  lr 0.001  62.1 img/s  3412 MB  loss_mask 0.5"
+    )
+
+
+def test_progress_line_without_length_or_metrics() -> None:
+    assert progress_line(19, {}) == "iter 19"
+
+
+def test_log_lines_come_only_with_metrics(caplog: pytest.LogCaptureFixture) -> None:
+    writer = LogLineWriter(max_iterations=500)
+    with caplog.at_level(logging.INFO):
+        for iteration in range(20):
+            writer.advance(iteration)
+        writer.write(19, {"lr": 0.5})
+    assert caplog.messages == ["iter 19/499  lr 0.5"]
+
+
+def test_console_is_a_bar_on_a_terminal_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = METRIC_WRITERS.get("console")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    assert isinstance(build(load_config(), RunPlace(tmp_path)), LogLineWriter)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert isinstance(build(load_config(), RunPlace(tmp_path)), ProgressBarWriter)
+
+
+@pytest.fixture
+def terminal_log(tmp_path: Path) -> Iterator[tuple[io.StringIO, Path]]:
+    """A terminal that the root logger writes to, and a log file of the root logger."""
+    terminal, log_file = io.StringIO(), tmp_path / "log.txt"
+    console, file = logging.StreamHandler(terminal), logging.FileHandler(log_file)
+    former_level = logging.root.level
+    logging.root.setLevel(logging.INFO)
+    logging.root.addHandler(console)
+    logging.root.addHandler(file)
+    yield terminal, log_file
+    logging.root.removeHandler(console)
+    logging.root.removeHandler(file)
+    logging.root.setLevel(former_level)
+    file.close()
+
+
+def test_bar_starts_where_the_run_resumes_and_shows_the_metrics() -> None:
+    screen = io.StringIO()
+    writer = ProgressBarWriter(screen, start_iteration=20, max_iterations=100)
+    writer.write(24, {"total_loss": 1.25})
+    writer.close()
+    assert "20/100" in screen.getvalue()
+    assert "25/100" in screen.getvalue()
+    assert "total_loss 1.25" in screen.getvalue()
+
+
+def test_lines_under_a_bar_go_to_the_log_file_alone(terminal_log: tuple[io.StringIO, Path]) -> None:
+    terminal, log_file = terminal_log
+    writer = ProgressBarWriter(io.StringIO(), max_iterations=100)
+    writer.write(24, {"total_loss": 1.25})
+    writer.close()
+    assert log_file.read_text() == "iter 24/99  total_loss 1.25\n"
+    assert terminal.getvalue() == ""
+
+
+def test_messages_pass_above_the_bar_and_handlers_return(
+    terminal_log: tuple[io.StringIO, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal, _ = terminal_log
+    monkeypatch.setattr(sys, "stdout", terminal)
+    before = list(logging.root.handlers)
+    writer = ProgressBarWriter(terminal, max_iterations=100)
+    writer.advance(0)
+    logging.getLogger("mrcnn_zoo.test").info("saved model_final.pth")
+    assert logging.root.handlers != before
+    writer.close()
+    assert logging.root.handlers == before
+    assert "saved model_final.pth\n" in terminal.getvalue()
+
+
+# --- TensorBoard ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.full((4, 6, 3), 200, np.uint8)).save(path)
+    return path
+
+
+def test_tensorboard_events_hold_scalars_and_pictures(tmp_path: Path, picture: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    writer = TensorboardWriter(tmp_path / "events")
+    writer.write(19, {"total_loss": 1.25})
+    writer.write_results(19, RESULTS)
+    writer.write_images(19, {"predictions": picture})
+    writer.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "events")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("total_loss")] == [(19, 1.25)]
+    assert events.Scalars("segm/AP")[0].value == pytest.approx(35.2)
+    image = events.Images("predictions")[0]
+    assert (image.step, image.width, image.height) == (19, 6, 4)
+
+
+def test_tensorboard_resume_hides_what_is_done_again(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for start, value in ((0, 1.0), (20, 2.0)):
+        writer = TensorboardWriter(tmp_path, start_iteration=start)
+        for iteration in (19, 29) if start == 0 else (29,):
+            writer.write(iteration, {"lr": value})
+        writer.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("lr")] == [(19, 1.0), (29, 2.0)]
+
+
+# --- Weights & Biases -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wandb_config(monkeypatch: pytest.MonkeyPatch) -> CfgNode:
+    """A config that logs to W&B, and an environment without account and network."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for name in ("WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_RESUME"):
+        monkeypatch.delenv(name, raising=False)
+    return load_config(overrides=["WRITERS", ["wandb"], "WANDB.PROJECT", "test", "WANDB.TAGS", ["digits"]])
+
+
+def wandb_records(run_folder: Path) -> list[object]:
+    """Everything in the `.wandb` file of an offline run."""
+    import wandb
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    wandb.teardown()  # waits for the process that writes the file
+    # LevelDB's log format after a header of 7 bytes: blocks of 32 KiB with chunks of checksum (4 bytes), length (2) and
+    # type (1: whole, 2: first, 3: middle, 4: last); a rest of fewer than 7 bytes in a block is padding.
+    (path,) = run_folder.glob("run-*.wandb")
+    data, position, parts, records = path.read_bytes(), 7, b"", []
+    while position + 7 <= len(data):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            records.append(Record.FromString(parts))
+            parts = b""
+    return records
+
+
+def test_wandb_offline_run_holds_everything(tmp_path: Path, picture: Path, wandb_config: CfgNode) -> None:
+    checkpoint = tmp_path / "model_final.pth"
+    torch.save({"model": {}}, checkpoint)
+    (writer,) = build_writers(wandb_config, tmp_path)
+    writer.write(19, {"total_loss": 1.25})
+    writer.write_images(19, {"predictions": picture})
+    writer.write_results(19, RESULTS)
+    writer.write_checkpoint(checkpoint)
+    writer.close()
+
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    records = wandb_records(folder)
+    history = {}
+    for record in records:
+        for item in record.history.item:
+            history["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+    assert history["iteration"] == 19
+    assert history["total_loss"] == 1.25
+    assert history["segm/AP"] == 35.2
+    assert history["predictions/_type"] == "image-file"
+    assert (folder / "files" / history["predictions/path"]).is_file()
+    assert history["results/_type"] == "table-file"
+    table = json.loads((folder / "files" / history["results/path"]).read_text())
+    assert table["columns"] == ["metric", "bbox", "segm"]
+    assert table["data"] == [["AP", 38.6, 35.2], ["AP50", 59.1, None]]
+    (run,) = [record.run for record in records if record.HasField("run")]
+    assert run.project == "test"
+    assert list(run.tags) == ["digits"]
+    settings = {update.key: json.loads(update.value_json) for update in run.config.update}
+    assert settings["SOLVER"]["BASE_LR"] == 0.001
+    artifacts = [record.request.log_artifact.artifact for record in records if record.request.HasField("log_artifact")]
+    artifacts += [record.artifact for record in records if record.HasField("artifact")]
+    models = [artifact for artifact in artifacts if artifact.type == "model"]
+    assert [entry.path for entry in models[0].manifest.contents] == ["model_final.pth"]
+
+
+def test_wandb_resume_continues_the_same_run(tmp_path: Path, wandb_config: CfgNode) -> None:
+    for start in (0, 20, 0):
+        (writer,) = build_writers(wandb_config, tmp_path, start_iteration=start)
+        writer.close()
+    ids = [
+        path.name.removeprefix("run-").removesuffix(".wandb") for path in (tmp_path / "wandb").glob("offline*/*.wandb")
+    ]
+    assert len(ids) == 3
+    assert len(set(ids)) == 2
+    assert (tmp_path / "wandb_run_id.txt").read_text() in ids
+
+
+def test_wandb_without_login_is_a_clear_error(
+    tmp_path: Path, wandb_config: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    def refuse(**_: object) -> None:
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(UserError, match=r"No API key configured\..*WANDB_MODE=offline"):
+        build_writers(wandb_config, tmp_path)
