@@ -43,21 +43,27 @@ def read_runs(rle: Rle) -> NDArray[np.int64]:
     return runs
 
 
+def box_of(rle: Rle) -> tuple[int, int, int, int] | None:
+    """x1, y1, x2, y2 of the smallest window around the mask, or None where the mask is empty.
+
+    Raises:
+        ValueError: see `read_runs`.
+    """
+    return _box_of_runs(*_foreground(rle), int(rle["size"][0]))
+
+
 def decode_window(rle: Rle) -> MaskWindow | None:
-    """The smallest window around the mask, or None where the mask is empty.
+    """The mask in the smallest window around it, or None where it is empty.
 
     Raises:
         ValueError: see `read_runs`.
     """
     height = int(rle["size"][0])
-    edges = np.cumsum(read_runs(rle))
-    ends = edges[1::2]
-    starts = edges[0::2][: len(ends)]
-    starts, ends = starts[ends > starts], ends[ends > starts]
-    if len(starts) == 0:
+    starts, ends = _foreground(rle)
+    box = _box_of_runs(starts, ends, height)
+    if box is None:
         return None
-    left, right = int(starts[0]) // height, (int(ends[-1]) - 1) // height + 1
-    top, bottom = _row_range(starts, ends, height)
+    left, top, right, bottom = box
     steps = np.zeros((right - left) * height + 1, dtype=np.int8)
     steps[starts - left * height] += 1
     steps[ends - left * height] -= 1
@@ -65,15 +71,28 @@ def decode_window(rle: Rle) -> MaskWindow | None:
     return MaskWindow(left, top, np.ascontiguousarray(columns[:, top:bottom].T).view(np.uint8))
 
 
-def _row_range(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int) -> tuple[int, int]:
-    """First row and the row after the last of runs numbered down the columns."""
+Runs = NDArray[np.int64]
+
+
+def _foreground(rle: Rle) -> tuple[Runs, Runs]:
+    """First pixel, and the one after the last, of each run of ones; pixels are numbered down the columns."""
+    edges = np.cumsum(read_runs(rle))
+    ends = edges[1::2]
+    starts = edges[0::2][: len(ends)]
+    return starts[ends > starts], ends[ends > starts]
+
+
+def _box_of_runs(starts: Runs, ends: Runs, height: int) -> tuple[int, int, int, int] | None:
+    if len(starts) == 0:
+        return None
+    left, right = int(starts[0]) // height, (int(ends[-1]) - 1) // height + 1
     if np.any(starts // height != (ends - 1) // height):
-        return 0, height  # a run that goes on in the next column touches the bottom and the top
-    return int((starts % height).min()), int(((ends - 1) % height).max()) + 1
+        return left, 0, right, height  # a run that goes on in the next column touches the bottom and the top
+    return left, int((starts % height).min()), right, int(((ends - 1) % height).max()) + 1
 
 
 def _uncompress(counts: str | bytes) -> NDArray[np.int64]:
-    encoded = counts.encode("ascii", errors="replace") if isinstance(counts, str) else bytes(counts)
+    encoded = counts.encode() if isinstance(counts, str) else bytes(counts)
     codes = np.frombuffer(encoded, dtype=np.uint8).astype(np.int64) - FIRST_CODE
     if len(codes) == 0:
         return codes

@@ -43,5 +43,5 @@ def nan_as_null(results: Mapping[str, Mapping[str, float]]) -> dict[str, dict[st
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     """Write a compressed .npz file."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return _write_bytes(path, buffer.getvalue())

@@ -41,7 +41,7 @@ def coco_ground_truth(dataset: Dataset, task: str) -> dict[str, Any]:
     For "segm", an object without a mask becomes a region to be ignored, the size of its box: who finds it is neither
     rewarded nor punished.
     """
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for record in dataset.records:
         for instance in record.instances:
             # Numbered anew: ids of a file may repeat, and pycocotools takes a match with id 0 for no match.

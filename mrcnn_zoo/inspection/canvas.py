@@ -145,7 +145,8 @@ class Canvas:
         A label without a free place is left out, and so is every one after labels cover LABEL_SHARE of the picture.
         """
         left, top, right, bottom = self._pixels(box)
-        x0, y0, x1, y1 = self._draw.textbbox((0, 0), text, font=self._font)
+        x0, _, x1, _ = self._draw.textbbox((0, 0), text, font=self._font)
+        _, y0, _, y1 = self._draw.textbbox((0, 0), "Ag", font=self._font)  # all labels are of one height
         width, height = x1 - x0 + 6, y1 - y0 + 6
         corners = ((left, top - height), (left, top), (left, bottom + 1), (right - width + 1, top - height))
         if self._covered + width * height > LABEL_SHARE * self._image.width * self._image.height:

@@ -11,6 +11,7 @@ from mrcnn_zoo.inspection.canvas import (
     BACKGROUND,
     FOREGROUND,
     Canvas,
+    Color,
     Picture,
     distinct_colors,
     enlarge,
@@ -20,10 +21,12 @@ from mrcnn_zoo.inspection.canvas import (
     paint_mask,
     to_picture,
 )
+from mrcnn_zoo.ops.boxes import iou
 from mrcnn_zoo.structures import Detections, Sample, Targets
 
 BATCH_PICTURE_SIDE = 640  # longer side of one image in a picture of many
 MASK_PIXELS = 1 << 23  # of full-image masks at a time
+SAME_OBJECT = 0.5  # IoU from which a detection and an object are the same thing
 GAP = 6  # pixels between two images of one picture
 
 
@@ -34,8 +37,9 @@ def draw_instances(
     *,
     score_threshold: float = 0.0,
     opacity: float = 0.4,
+    colors: Sequence[Color] | None = None,
 ) -> Picture:
-    """The image with translucent masks, boxes and labels, each instance in a colour of its own.
+    """The image with translucent masks, boxes and labels.
 
     Args:
         image_rgb: (H, W, 3) uint8; grey, deeper and many-channel images are shown as well as they can be.
@@ -43,6 +47,7 @@ def draw_instances(
         class_names: by class index; a single class is not written at its instances.
         score_threshold: detections below it are left out.
         opacity: of the masks, from 0 to 1.
+        colors: of the instances that are drawn; each gets one of its own by default.
 
     Returns:
         (F H, F W, 3), where F > 1 for small images, so that labels can be read.
@@ -52,7 +57,7 @@ def draw_instances(
     picture = to_picture(np.asarray(image_rgb))
     factor = enlargement(*picture.shape[:2])
     picture = enlarge(picture, factor).copy()
-    colors = distinct_colors(len(table))
+    colors = distinct_colors(len(table)) if colors is None else colors
     boxes = [tuple(box) for box in table.boxes.tolist()]
     if table.masks is not None:
         outline = max(1, round(max(picture.shape) / 700))
@@ -75,14 +80,32 @@ def draw_predictions(
     *,
     score_threshold: float = 0.5,
 ) -> Picture:
-    """Ground truth, where there is any, and what the model says, side by side."""
-    shown = int((detections.scores >= score_threshold).sum())
-    drawn = [draw_instances(image_rgb, detections, class_names, score_threshold=score_threshold)]
-    titles = [f"predictions: {shown} at {score_threshold:g} or more"]
+    """Ground truth, where there is any, and what the model says, side by side; what is found has its object's colour."""
+    shown = detections[detections.scores >= score_threshold]
+    drawn = [draw_instances(image_rgb, shown, class_names, colors=_colors_of_objects(shown, targets))]
+    titles = [f"predictions: {len(shown)} at {score_threshold:g} or more"]
     if targets is not None:
         drawn.insert(0, draw_instances(image_rgb, targets, class_names))
         titles.insert(0, f"ground truth: {len(targets)}")
     return side_by_side(drawn, titles)
+
+
+def _colors_of_objects(detections: Detections, targets: Targets | None) -> list[Color] | None:
+    """For each detection the colour of the object it overlaps most, or one that no object has."""
+    if targets is None:
+        return None
+    colors = distinct_colors(len(targets) + len(detections))
+    spare = iter(colors[len(targets) :])
+    overlaps = iou(detections.boxes.cpu(), targets.boxes.cpu())
+    chosen = []
+    for overlap in overlaps:
+        if len(overlap) and overlap.max() >= SAME_OBJECT:
+            best = int(overlap.argmax())
+            overlaps[:, best] = 0  # a second detection of the same object is told from the first
+            chosen.append(colors[best])
+        else:
+            chosen.append(next(spare))
+    return chosen
 
 
 def draw_training_batch(

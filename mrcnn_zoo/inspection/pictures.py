@@ -68,6 +68,8 @@ def save_predictions(
         The written files.
     """
     chosen = replace(dataset, records=spread(dataset.records, num_images))
+    if not chosen.records:
+        return []
     records = {record.image_id: record for record in chosen.records}
     paths = []
     with inference(model):

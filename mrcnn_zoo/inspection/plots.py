@@ -42,10 +42,10 @@ def save_loss_curves(metrics_json: str | Path, path: str | Path) -> Path:
     for name, values in series.items():
         if name.split("/")[0] in ("bbox", "segm") and name.split("/")[-1] in ("AP", "AP50"):
             results.plot(*values, marker="o", markersize=3, label=name)
-    _finish(results, title="results", y_label="percent", legend=bool(results.lines))
+    _finish(results, title="results", y_label="percent")
     if "lr" in series:
         rate.plot(*series["lr"])
-    _finish(rate, title="learning rate", y_label="", legend=False)
+    _finish(rate, title="learning rate", y_label="")
     return _save(figure, path)
 
 
@@ -78,7 +78,7 @@ def save_precision_recall(precision_recall: str | Path, path: str | Path) -> Pat
     figure = _new_figure(columns=len(tasks))
     for axes, (task, precision) in zip(np.ravel(figure.subplots(1, len(tasks))), tasks.items(), strict=True):
         _plot_precision(axes, precision, names)
-        _finish(axes, title=f"{task}: precision over recall", y_label="precision", x_label="recall", legend=True)
+        _finish(axes, title=f"{task}: precision over recall", y_label="precision", x_label="recall")
         axes.set(xlim=(0, 1), ylim=(0, 1.03))
     return _save(figure, path)
 
@@ -131,7 +131,7 @@ def _plot_losses(axes: "Axes", series: Mapping[str, Series]) -> None:
     validation = VALIDATION + "total_loss"
     if validation in series:
         axes.plot(*series[validation], color="black", linestyle="--", marker="o", markersize=4, label=validation)
-    _finish(axes, title="losses", y_label="", legend=bool(axes.lines))
+    _finish(axes, title="losses", y_label="")
     # The first steps of a run may be a hundred times above the rest.
     shown = [value for name, (_, values) in series.items() if name.endswith("total_loss") for value in values]
     if shown:
@@ -146,13 +146,10 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 def _plot_precision(axes: "Axes", precision: NDArray[np.float32], names: Sequence[str]) -> None:
     """`precision` is (T, Q, K), -1 where a class has no objects."""
-    has_objects = (precision > -1).all(axis=(0, 1))
-    precision, names = (
-        precision[:, :, has_objects],
-        [name for name, kept in zip(names, has_objects, strict=True) if kept],
-    )
-    if not names:
+    with_objects = np.flatnonzero((precision > -1).all(axis=(0, 1)))
+    if not len(with_objects):
         return
+    precision, names = precision[:, :, with_objects], [names[index] for index in with_objects.tolist()]
     curves = {"mean, IoU 0.5": precision[_threshold(0.5)], "mean, IoU 0.75": precision[_threshold(0.75)]}
     for label, curve in (curves | {"mean, IoU 0.5 to 0.95": precision.mean(axis=0)}).items():
         mean = curve.mean(axis=1)
@@ -173,10 +170,10 @@ def _new_figure(*, columns: int, side: float = 4.5) -> "Figure":
     return Figure(figsize=(max(side, 1.25 * side * columns if columns > 1 else side), side), layout="constrained")
 
 
-def _finish(axes: "Axes", *, title: str, y_label: str, legend: bool, x_label: str = "iteration") -> None:
+def _finish(axes: "Axes", *, title: str, y_label: str, x_label: str = "iteration") -> None:
     axes.set(title=title, ylabel=y_label, xlabel=x_label)
     axes.grid(alpha=0.3)
-    if legend:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7)
 
 

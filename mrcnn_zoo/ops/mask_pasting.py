@@ -47,7 +47,7 @@ def paste_masks(
 def window_bounds(
     boxes: NDArray[np.float32], side: int, image_size: tuple[int, int], *, threshold: float
 ) -> NDArray[np.int64]:
-    """(R, 4) int64 left, top, right, bottom: the pixels where a mask may reach the threshold; right, bottom excluded."""
+    """(R, 4) int64 left, top, right, bottom: where a mask may reach the threshold; right, bottom excluded."""
     height, width = image_size
     sizes = boxes[:, 2:] - boxes[:, :2]
     # Towards the 0 outside, a mask falls to one half on its box's border; only lower thresholds see beyond it.

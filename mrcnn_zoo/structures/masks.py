@@ -170,8 +170,17 @@ class BoxedBitmaps:
             bitmap[y : y + height, x : x + width] = window.bool()
         return full
 
+    def rles(self) -> list[dict[str, Any]]:
+        """COCO run-length encodings, so that ground truth can stand in for predictions."""
+        pixels = self.pixels.numpy(force=True).view(np.bool_)
+        runs = [
+            run_lengths(pixels[position : position + width * height].reshape(height, width), (x, y), self.image_size)
+            for x, y, width, height, position in self.windows.tolist()
+        ]
+        return compress_runs(runs, self.image_size)
+
     def _groups(self) -> list[tuple[list[int], Tensor, list[int]]]:
-        """Rows whose windows have similar sizes, their distinct bitmaps (n, h, w) padded, and which of them is whose."""
+        """Rows with windows of similar size, their distinct bitmaps padded to (n, h, w), and each row's number."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         # The only copy to the host: which rows belong together decides the shapes of all that follows.
         windows = self.windows.tolist()

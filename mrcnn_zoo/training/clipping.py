@@ -14,7 +14,10 @@ Clipper = Callable[[Sequence[nn.Parameter]], None]
 
 def clip_by_value(parameters: Sequence[nn.Parameter], *, limit: float) -> None:
     """Bring every entry of every gradient into [-limit, limit]."""
-    nn.utils.clip_grad_value_(parameters, limit)
+    gradients = gradients_of(parameters)
+    if gradients:
+        torch._foreach_clamp_min_(gradients, -limit)
+        torch._foreach_clamp_max_(gradients, limit)
 
 
 def clip_each_norm(parameters: Sequence[nn.Parameter], *, limit: float, norm_type: float) -> None:

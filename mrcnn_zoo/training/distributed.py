@@ -91,4 +91,14 @@ def with_averaged_gradients(model: nn.Module) -> nn.Module:
         return model
     # Samples are moved by the model itself, so the wrapper is told no device. Every head stays connected to the loss
     # even without foreground, so no search for unused parameters is needed.
-    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    wrapped = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+    wrapped.broadcast_buffers = False  # training does not read them; `share_buffers` comes before what does
+    return wrapped
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of process 0: each has gathered the batch statistics of its own images."""
+    if world_size() == 1:
+        return
+    for buffer in model.buffers():
+        dist.broadcast(buffer, src=0)

@@ -150,8 +150,11 @@ class _Crew:
 
     def _report(self, number: int, status: int) -> None:
         """Raise what a process has raised, where its message says all, or tell which process failed."""
-        if self._messages[number].poll():
+        try:
             kind, message = self._messages[number].recv()
+        except EOFError:  # it had nothing to tell
+            pass
+        else:
             raise TOLD_ERRORS[kind](message)
         how = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
         print(f"process {number} failed ({how}); the others were ended", file=sys.stderr)

@@ -27,6 +27,7 @@ from mrcnn_zoo.training.logs import logging_to
 from mrcnn_zoo.training.output_folder import check_output_folder, clear_output_folder
 from mrcnn_zoo.training.signals import StopSignals, TrainingInterrupted
 from mrcnn_zoo.training.trainer import RESUMABLE_KEYS, Trainer
+from mrcnn_zoo.training.validation import is_validation_task
 from mrcnn_zoo.training.workspace import Workspace
 from mrcnn_zoo.training.writers import build_writers
 
@@ -137,7 +138,8 @@ def _conclude(cfg: CfgNode, trainer: Trainer, test_datasets: Sequence[Dataset]) 
 
 
 def _by_dataset(results: Mapping[str, Mapping[str, float]], datasets: Sequence[Dataset]) -> Results:
-    """From "<dataset>/<task>" to one level each, as `evaluate_datasets` returns them."""
+    """From "<dataset>/<task>" to one level each, as `evaluate_datasets` returns them, without validation losses."""
+    results = {task: metrics for task, metrics in results.items() if not is_validation_task(task)}
     if len(datasets) == 1:
         return {task: dict(metrics) for task, metrics in results.items()}
     nested: Results = {dataset.name: {} for dataset in datasets}

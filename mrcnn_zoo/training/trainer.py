@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.budget import Budget, Clock, Stopwatch
-from mrcnn_zoo.training.distributed import maximum_over_processes, with_averaged_gradients
+from mrcnn_zoo.training.distributed import maximum_over_processes, share_buffers, with_averaged_gradients
 from mrcnn_zoo.training.ema import WeightsAverage
 from mrcnn_zoo.training.hook import Hook, Results, StepReport
 from mrcnn_zoo.training.lr_schedule import LRSchedule
@@ -111,9 +111,12 @@ class Trainer:
         """End training after the current step; to be called on every process alike."""
         self.stop_reason = self.stop_reason or reason
 
-    def weights_to_evaluate(self) -> AbstractContextManager[None]:
-        """Inside, the model has the averaged weights, where there is an average."""
-        return nullcontext() if self.average is None else self.average.applied_to(self.model)
+    @contextmanager
+    def weights_to_evaluate(self) -> Iterator[None]:
+        """Inside, the model has the averaged weights, where there is an average, and is the same on every process."""
+        with nullcontext() if self.average is None else self.average.applied_to(self.model):
+            share_buffers(self.model)
+            yield
 
     def announce(self, results: Results) -> None:
         """Tell all hooks the results of an evaluation of the present weights."""

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.checkpoint import LoadReport, load_weights
+from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
+from mrcnn_zoo.modeling import build_model
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -122,6 +125,12 @@ def test_leftovers_on_either_side_are_reported(tmp_path: Path) -> None:
     assert report.skipped == ("semantic.weight",)
 
 
+def test_a_backbone_alone_is_welcome_however_large_the_rest(tmp_path: Path) -> None:
+    backbone = {name: shape for name, shape in DETECTOR.items() if name.startswith("backbone.")}
+    report = load_weights(module_with(DETECTOR | {"head.weight": (1000, 100)}), saved(tmp_path, ones(backbone)))
+    assert report.loaded == tuple(backbone)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -140,8 +149,6 @@ def test_counters_and_constants_are_passed_over_in_silence(name: str, side: str,
 
 
 def test_batch_norm_and_frozen_batch_norm_exchange_weights(tmp_path: Path) -> None:
-    from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
-
     for source, target in ((nn.BatchNorm2d(4), FrozenBatchNorm2d(4)), (FrozenBatchNorm2d(4), nn.BatchNorm2d(4))):
         source.running_mean.fill_(7.0)
         report = load_weights(target, saved(tmp_path, source.state_dict()))
@@ -258,3 +265,11 @@ def test_c4_does_not_load_into_fpn(shared_dir: Path, tmp_path: Path) -> None:
             model="COCO-InstanceSegmentation__mask_rcnn_R_50_FPN_1x",
             weights="COCO-InstanceSegmentation__mask_rcnn_R_50_C4_1x",
         )
+
+
+def test_detectron2_weights_fill_our_model(shared_dir: Path) -> None:
+    folder = shared_dir / "reference/detectron2/fixtures/mask_rcnn_R_50_FPN"
+    model = build_model(load_config(folder / "config.yaml", ["MODEL.DEVICE", "cpu"]))
+    report = load_weights(model, folder / "model.pth")
+    assert report.is_complete
+    assert report.skipped == ()

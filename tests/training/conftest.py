@@ -1,5 +1,8 @@
 """A model of three weights and a trainer around it: small enough to be recomputed by hand."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.checkpoint import Checkpointer
+from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.budget import IterationBudget
 from mrcnn_zoo.training.hook import Hook
@@ -21,6 +25,8 @@ from mrcnn_zoo.training.trainer import Trainer, TrainingPlan
 from mrcnn_zoo.training.updater import Updater
 
 SEED = 7
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
 
 
 class TinyModel(nn.Module):
@@ -143,3 +149,35 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 @pytest.fixture
 def weights_of() -> Callable[[nn.Module], dict[str, Tensor]]:
     return _weights
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Callable[..., CfgNode]:
+    """The config of a small real Mask R-CNN on generated shapes, with overrides; OUTPUT_DIR is a temporary folder."""
+
+    def load(*overrides: Any) -> CfgNode:
+        return load_config(HERE / "tiny_mask_rcnn.yaml", ["OUTPUT_DIR", str(tmp_path / "output"), *overrides])
+
+    return load
+
+
+@pytest.fixture
+def train_net(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs tools/train_net.py on the tiny config in a process of its own, with this folder on its path."""
+
+    def start(*arguments: str, prefix: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess:
+        command = [*prefix, str(REPOSITORY / "tools" / "train_net.py"), "--config-file", str(HERE / "tiny_mask_rcnn.yaml")]
+        path = os.pathsep.join([str(REPOSITORY), str(HERE)])
+        return subprocess.run(
+            [*command, *arguments],
+            cwd=tmp_path,
+            # As many threads as here: sums in another order differ in their last bits.
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            start_new_session=True,  # signals for its group must not reach the tests
+        )
+
+    return start

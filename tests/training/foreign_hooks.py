@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
-from mrcnn_zoo.ops.processes import rank
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.ops.processes import rank, world_size
 from mrcnn_zoo.structures import Sample, TrainingOutput
+from mrcnn_zoo.training.distributed import gather_over_processes, maximum_over_processes, wait_for_all
 from mrcnn_zoo.training.hook import Hook
 from mrcnn_zoo.training.trainer import Trainer
 
@@ -35,19 +37,9 @@ def terminate_group_after_4(cfg: Any, workspace: Any) -> Hook:
     return At(4, lambda: os.killpg(os.getpgid(0), signal.SIGTERM))
 
 
-def interrupt_after_4(cfg: Any, workspace: Any) -> Hook:
+def interrupt_second_after_2(cfg: Any, workspace: Any) -> Hook:
     """SIGINT for the second process alone."""
-    return At(4, lambda: os.kill(os.getpid(), signal.SIGINT) if rank() == 1 else None)
-
-
-def crash_after_2(cfg: Any, workspace: Any) -> Hook:
-    """An error in the second process alone, while the first waits for it."""
-
-    def crash() -> None:
-        if rank() == 1:
-            raise RuntimeError("this process fails on purpose")
-
-    return At(2, crash)
+    return At(2, lambda: os.kill(os.getpid(), signal.SIGINT) if rank() == 1 else None)
 
 
 class SaveGradients(Hook):
@@ -71,9 +63,29 @@ class PoisonWeights(Hook):
     """Makes a weight infinite in one process before a step, so that its losses are not numbers."""
 
     def before_step(self, trainer: Trainer, batches: list[list[Sample]]) -> None:
-        if trainer.iteration == 3 and rank() == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+        if trainer.iteration == 3 and rank() == world_size() - 1:
             with torch.no_grad():
                 trainer.model.roi_heads.mask_head.predictor.weight.fill_(float("nan"))
+
+
+def crash_second() -> int:
+    """Work of a process, for `launch`: an error in the second, while the first waits for it."""
+    if rank() == 1:
+        raise RuntimeError("this process fails on purpose")
+    wait_for_all()
+    return 0
+
+
+def mistake() -> int:
+    """Work of a process, for `launch`: every one finds the user's mistake."""
+    raise UserError("SOLVER.X = 1 is wrong")
+
+
+def count_processes(folder: str) -> int:
+    """Work of a process, for `launch`: a file for each, with what it knows."""
+    ranks = gather_over_processes(rank())
+    (Path(folder) / f"{rank()}.txt").write_text(f"{ranks} {maximum_over_processes([float(rank()), 5.0])}")
+    return 0
 
 
 def poison_weights(cfg: Any, workspace: Any) -> Hook:

@@ -44,6 +44,11 @@ def test_multi_step_with_linear_warmup(iteration: int, expected: float) -> None:
     assert factor(iteration) == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_step_is_taken_on_time_in_spite_of_rounding() -> None:
+    # 29 / 100 * 100 is 28.999999999999996.
+    assert [factor(iteration, STEPS=[29]) for iteration in (28, 29)] == pytest.approx([1.0, 0.1])
+
+
 def test_constant_warmup_stays_until_it_ends() -> None:
     assert [factor(iteration, WARMUP_METHOD="constant") for iteration in (0, 9, 10)] == pytest.approx([0.1, 0.1, 1.0])
 

@@ -1,5 +1,8 @@
 """Parameter groups, freezing, and the optimizers themselves."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch import nn
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
+from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.training.optimizer import GroupRule, build_optimizer, freeze_parameters, parameter_groups
 
 
@@ -175,3 +179,13 @@ def test_nesterov_without_momentum_is_refused() -> None:
 def test_unknown_optimizer_is_named() -> None:
     with pytest.raises(UserError, match="Did you mean 'AdamW'"):
         build_optimizer(config("SOLVER.OPTIMIZER", "Adamw2"), SmallNet())
+
+
+def test_detectron2_trains_the_same_parameters(shared_dir: Path) -> None:
+    # The recorded gradients name everything that Detectron2 trains in this model; FrozenBN leaves a single group.
+    folder = shared_dir / "reference/detectron2/fixtures/mask_rcnn_R_50_FPN"
+    cfg = load_config(folder / "config.yaml", ["MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    optimizer = build_optimizer(cfg, model)
+    assert settings_by_name(model, optimizer).keys() == json.loads((folder / "grad_norms.json").read_text()).keys()
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.02, 0.0001)]

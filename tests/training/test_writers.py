@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import logging
+import os
 import struct
 import sys
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ def test_json_has_null_for_numbers_that_are_not_finite(tmp_path: Path) -> None:
 
 def test_json_resume_drops_what_will_be_done_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
-    path.write_text('{"iteration": 9}\n{"iteration": 19}\n{"iteration": 29}\n{"iterat')
+    path.write_text('{"iteration": 9}\n{"iteration": 19}\n{"iteration": 20}\n{"iteration": 29}\n{"iterat')
     writer = JsonLinesWriter(path, start_iteration=20)
     writer.write(29, {"lr": 1.0})
     writer.close()
@@ -187,12 +188,16 @@ def test_log_lines_come_only_with_metrics(caplog: pytest.LogCaptureFixture) -> N
     assert caplog.messages == ["iter 19/499  lr 0.5"]
 
 
-def test_console_is_a_bar_on_a_terminal_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = METRIC_WRITERS.get("console")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    assert isinstance(build(load_config(), RunPlace(tmp_path)), LogLineWriter)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert isinstance(build(load_config(), RunPlace(tmp_path)), ProgressBarWriter)
+@pytest.mark.parametrize(
+    ("is_terminal", "columns", "expected"),
+    [(True, 80, ProgressBarWriter), (True, 0, LogLineWriter), (False, 80, LogLineWriter)],
+)
+def test_console_is_a_bar_only_on_a_terminal_with_room(
+    is_terminal: bool, columns: int, expected: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((columns, 24)))
+    assert type(METRIC_WRITERS.get("console")(load_config(), RunPlace(tmp_path))) is expected
 
 
 @pytest.fixture

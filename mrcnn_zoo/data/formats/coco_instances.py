@@ -39,7 +39,7 @@ def read_instances(
     segmentations = Segmentations(str(document.path), ids=ids, repairs=repairs)
     segmentations.read([annotation.get("segmentation") for annotation in annotations], sizes)
     id_array = np.array(ids, dtype=np.int64)
-    repairs.add("objects of whose mask nothing is left left out", id_array[segmentations.is_lost])
+    repairs.add("objects without any usable mask left out", id_array[segmentations.is_lost])
     boxes = repair_boxes(
         corner_boxes([annotation.get("bbox") for annotation in annotations]),
         segmentations.boxes,

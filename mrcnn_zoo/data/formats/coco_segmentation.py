@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.data.records import Rle
 from mrcnn_zoo.data.repairs import RepairLog
-from mrcnn_zoo.data.rle import decode_window
+from mrcnn_zoo.data.rle import box_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import ImageSize
 
@@ -109,14 +109,14 @@ class Segmentations:
                 f"{where}: its mask is {value['size']} pixels (height, width) where its image is {list(size)}."
             )
         try:
-            window = decode_window(value)
+            box = box_of(value)
         except (ValueError, TypeError, OverflowError) as error:
             raise UserError(f"{where}: {error}.") from error
-        if window is None:
+        if box is None:
             self._note("empty masks left out", np.array([row]))
             return
         self.usable[row] = _compress(value)
-        self.boxes[row] = window.box
+        self.boxes[row] = box
 
     def _note(self, kind: str, rows: NDArray[np.int64]) -> None:
         self.repairs.add(kind, [self.ids[row] for row in rows.tolist()])

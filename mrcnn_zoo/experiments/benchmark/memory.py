@@ -23,8 +23,8 @@ def peak_memory_mib(prepare: Prepare, job: Any) -> float:
     """MiB that a piece of work needs at its highest, on top of what was there before it began.
 
     Args:
-        prepare: a function of a module; called in a new process with the job, it returns the work. What it allocates, the
-            inputs for instance, does not count; what the work allocates, the model for instance, does.
+        prepare: a function of a module; called in a new process with the job, it returns the work. What it allocates,
+            such as the inputs, does not count; what the work allocates, such as the model, does.
         job: picklable.
 
     Returns:

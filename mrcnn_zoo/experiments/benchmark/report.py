@@ -2,7 +2,6 @@
 
 import json
 import platform
-import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ class BenchmarkReport:
     task: str
     settings: dict[str, Any]
     rows: tuple[Row, ...]
-    ratios: dict[str, float]  # the first contestant's by the second's; below 1 where the first is better
+    ratios: dict[str, float]  # of two contestants each; below 1 where the first one named is better
     notes: tuple[str, ...] = ()
 
     def text(self) -> str:
@@ -48,9 +47,8 @@ class BenchmarkReport:
         table = tabulate(cells, headers + (["peak memory (MiB)"] if has_memory else []), floatfmt=".4g")
         parts = [f"{self.task}\n{settings}", table]
         if self.ratios:
-            pair = f"{self.rows[0].name} / {self.rows[1].name}"
-            parts.append("\n".join(f"{name}, {pair}: {value:.3f}" for name, value in self.ratios.items()))
-        return "\n\n".join([*parts, *([f"* {note}" for note in self.notes])])
+            parts.append("\n".join(f"{name}: {value:.3f}" for name, value in self.ratios.items()))
+        return "\n\n".join([*parts, "\n".join(f"* {note}" for note in self.notes)])
 
     def write(self, path: Path) -> None:
         """The same as JSON."""
@@ -83,13 +81,14 @@ def make_ratios(timings: list[Timing], rows: tuple[Row, ...]) -> dict[str, float
     """Ratios of the first to the second contestant; empty when it is alone."""
     if len(rows) < 2:
         return {}
+    pair = f"{rows[0].name} / {rows[1].name}"
     ratios = {
-        "seconds (median of the rounds' ratios)": paired_ratio(timings[0], timings[1]),
-        "seconds (fastest rounds)": timings[0].minimum / timings[1].minimum,
+        f"seconds (median of the rounds' ratios), {pair}": paired_ratio(timings[0], timings[1]),
+        f"seconds (fastest rounds), {pair}": timings[0].minimum / timings[1].minimum,
     }
     mine, other = rows[0].peak_memory_mib, rows[1].peak_memory_mib
     if mine and other:
-        ratios["peak memory"] = mine / other
+        ratios[f"peak memory, {pair}"] = mine / other
     return ratios
 
 
@@ -97,8 +96,3 @@ def environment() -> dict[str, Any]:
     """Machine and versions that figures depend on."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {"torch": torch.__version__, "python": platform.python_version(), "processor": device}
-
-
-def spread(timing: Timing) -> float:
-    """Standard deviation of the rounds by their mean; 0 for one round."""
-    return statistics.stdev(timing.seconds) / statistics.mean(timing.seconds) if len(timing.seconds) > 1 else 0.0

@@ -15,10 +15,12 @@ class Contestant:
     Args:
         name: in the report.
         steps: the pieces of work of one round; each returns how many things it produced (instances, images).
+        before: called before each step, outside the measured time.
     """
 
     name: str
     steps: Sequence[Callable[[], int]]
+    before: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def time_in_turns(contestants: Sequence[Contestant], *, repeats: int, warmup: in
         produced = dict.fromkeys(seconds, 0)
         for number in range(len(contestants[0].steps)):
             for contestant in order:
+                if contestant.before is not None:
+                    contestant.before()
                 start = _now()
                 produced[contestant.name] += contestant.steps[number]()
                 elapsed[contestant.name] += _now() - start

@@ -46,9 +46,7 @@ class DetectionSelection:
         boxes = box_ops.clip(boxes, proposals.image_size)
         rows, kept_scores = self.suppression(boxes, scores[regions, classes], classes)
         rows, kept_scores = rows[: self.max_detections], kept_scores[: self.max_detections]
-        return Detections(
-            image_size=proposals.image_size, boxes=boxes[rows], scores=kept_scores, classes=classes[rows]
-        )
+        return Detections(image_size=proposals.image_size, boxes=boxes[rows], scores=kept_scores, classes=classes[rows])
 
 
 def deltas_of_class(deltas: Tensor, classes: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_p
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only
 from mrcnn_zoo.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from mrcnn_zoo.registries import BOX_HEADS, MASK_HEADS, ROI_HEADS
-from mrcnn_zoo.structures import Detections, FeatureSpec, InstanceTable, LabeledRegions, Proposals, Targets, TrainingOutput
+from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Proposals, Targets, TrainingOutput
 
 
 class StandardROIHeads(nn.Module):
@@ -60,7 +60,7 @@ class StandardROIHeads(nn.Module):
         return output
 
     def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
-        """The detections of each image, best first, in the coordinates of its proposals; masks of the kept boxes only."""
+        """The detections of each image, best first, in the coordinates of its proposals; only these get masks."""
         detections = self.box_predictor.predict(self.box_vectors(features, proposals), proposals)
         return self.predict_masks(features, detections)
 
@@ -75,7 +75,7 @@ class StandardROIHeads(nn.Module):
         return self.box_head(self.box_pooler(features, boxes_of(regions)))
 
 
-def boxes_of(tables: "list[Proposals] | list[LabeledRegions] | list[Detections]") -> list[Tensor]:
+def boxes_of(tables: list[Proposals] | list[LabeledRegions] | list[Detections]) -> list[Tensor]:
     """The boxes of each image."""
     return [table.boxes for table in tables]
 

@@ -9,7 +9,6 @@ from torch import nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.inspection.pictures import save_predictions, save_training_batch
 from mrcnn_zoo.inspection.plots import save_loss_curves, save_precision_recall
-from mrcnn_zoo.ops.processes import alone
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample
 from mrcnn_zoo.training.distributed import is_main_process
@@ -69,10 +68,8 @@ class DrawPredictions(Hook):
         self._writers = writers
 
     def after_evaluation(self, trainer: Trainer, results: Results) -> None:  # noqa: ARG002
-        if not is_main_process():
-            return
-        with trainer.weights_to_evaluate(), alone():
-            paths = self._draw(trainer.model)
+        with trainer.weights_to_evaluate():
+            paths = self._draw(trainer.model) if is_main_process() else {}
         if paths:
             logger.info("drew predictions: %s", next(iter(paths.values())).parent)
         for writer in self._writers:

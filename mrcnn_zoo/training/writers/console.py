@@ -1,6 +1,7 @@
 """Progress for people: a bar on a terminal, lines in a log."""
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -79,9 +80,14 @@ class ProgressBarWriter(MetricWriter):
 
 @METRIC_WRITERS.register("console")
 def build_console_writer(cfg: CfgNode, place: RunPlace) -> MetricWriter:  # noqa: ARG001
-    if sys.stderr.isatty():
+    if _has_room_for_a_bar(sys.stderr):
         return ProgressBarWriter(sys.stderr, start_iteration=place.start_iteration, max_iterations=place.max_iterations)
     return LogLineWriter(max_iterations=place.max_iterations)
+
+
+def _has_room_for_a_bar(stream: TextIO) -> bool:
+    # Some containers give a terminal without a width, on which a bar would be nothing at all.
+    return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
 
 
 def progress_line(iteration: int, scalars: Mapping[str, float], *, max_iterations: int = 0) -> str:

@@ -1,0 +1,81 @@
+"""The images that models are measured on."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.catalog import load_dataset
+from mrcnn_zoo.data.formats.coco_layout import find_coco_layout
+from mrcnn_zoo.data.images import FileImage
+from mrcnn_zoo.data.mapper import build_test_mapper, build_validation_mapper
+from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inspection.prediction import image_files
+from mrcnn_zoo.structures import Sample
+
+
+def build_batches(
+    cfg: CfgNode, images: str, *, num_batches: int, batch_size: int, is_training: bool
+) -> list[list[Sample]]:
+    """Batches resized as for testing (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST), whose results count in that size.
+
+    Args:
+        cfg: says how images are loaded.
+        images: a dataset's name or a folder; empty takes the first of DATASETS.TEST.
+        num_batches: at least 1.
+        batch_size: at least 1.
+        is_training: take images with objects only, and load these too.
+
+    Raises:
+        UserError: no dataset, or fewer images than asked for.
+    """
+    dataset = build_dataset(cfg, images)
+    records = tuple(record for record in dataset.records if not is_training or _is_trainable(record))
+    needed = num_batches * batch_size
+    if len(records) < needed:
+        raise UserError(
+            f"{dataset.name} has {len(records)} images{' with objects' if is_training else ''}, the benchmark needs "
+            f"{needed} ({num_batches} batches of {batch_size}). Ask for fewer, or name more images."
+        )
+    mapper = build_validation_mapper(cfg, dataset) if is_training else build_test_mapper(cfg)
+    samples = [_in_its_own_size(mapper(record, np.random.default_rng(0))) for record in records[:needed]]
+    return [samples[start : start + batch_size] for start in range(0, needed, batch_size)]
+
+
+def build_dataset(cfg: CfgNode, images: str) -> Dataset:
+    """The dataset of a name, of a COCO folder, or of a folder of images without annotations."""
+    if not images:
+        if not cfg.DATASETS.TEST:
+            raise UserError("no images to measure on: name a dataset or a folder with --images, or set DATASETS.TEST.")
+        return load_dataset(cfg, cfg.DATASETS.TEST[0])
+    folder = Path(images)
+    if folder.is_dir() and not _has_annotations(folder):
+        return Dataset(images, tuple(_unlabelled(folder)), class_names=(), category_ids=())
+    return load_dataset(cfg, images)
+
+
+def _has_annotations(folder: Path) -> bool:
+    try:
+        find_coco_layout(folder)
+    except UserError:
+        return bool(list(folder.glob("*.json")))  # more than one: let the loader ask which
+    return True
+
+
+def _unlabelled(folder: Path) -> Iterator[ImageRecord]:
+    for number, path in enumerate(image_files([folder]), start=1):
+        source = FileImage(str(path))
+        height, width = source.read().shape[:2]
+        yield ImageRecord(image_id=number, source=source, image_size=(height, width))
+
+
+def _is_trainable(record: ImageRecord) -> bool:
+    return any(not instance.is_crowd and instance.segmentation is not None for instance in record.instances)
+
+
+def _in_its_own_size(sample: Sample) -> Sample:
+    """Both models report in the size they are given, so that neither scales masks to a size the other does not."""
+    return replace(sample, original_size=sample.image_size)

@@ -1,0 +1,124 @@
+"""`evaluate`, `predict` and `visualize-data`: what they print, write and return."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mrcnn_zoo.checkpoint import Checkpointer
+from mrcnn_zoo.cli.main import run_command
+from mrcnn_zoo.config import load_config
+from mrcnn_zoo.modeling import build_model
+
+CONFIG = "Quickstart/mask_rcnn_R_18_FPN_digits"
+TINY = [
+    "MODEL.DEVICE=cpu",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS=8",
+    "MODEL.FPN.OUT_CHANNELS=8",
+    "MODEL.ROI_BOX_HEAD.FC_DIM=8",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM=8",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0",
+    "TEST.DETECTIONS_PER_IMAGE=5",
+    "DATASETS.SCENES.NUM_TRAIN=10",
+    "DATASETS.SCENES.NUM_VAL=3",
+    "DATALOADER.NUM_WORKERS=0",
+    "VIS.NUM_IMAGES=2",
+    "VIS.SCORE_THRESH=0.0",
+]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A checkpoint as a run writes it, with fresh weights."""
+    cfg = load_config(CONFIG, TINY)
+    torch.manual_seed(1)
+    names = [str(digit) for digit in range(10)]
+    state = {"model": build_model(cfg).state_dict(), "config": cfg.dump(), "class_names": names}
+    return Checkpointer(tmp_path_factory.mktemp("run")).save("model_final", state)
+
+
+def test_evaluate_needs_a_checkpoint_only(weights: Path, tmp_path: Path) -> None:
+    assert run_command("evaluate", ["--weights", str(weights), "--output-dir", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "inference" / "results.json").read_text())
+    assert {"AP", "AP50", "AR5", "AP-7"} <= set(results["segm"])
+    assert (tmp_path / "inference" / "coco_instances_results.json").is_file()
+    pictures = {str(path.relative_to(tmp_path / "pictures")) for path in (tmp_path / "pictures").rglob("*.png")}
+    assert {"precision_recall.png", "confusion_matrix.png"} <= pictures
+    assert len(pictures) == 2 + 2
+
+
+def test_evaluate_takes_overrides_before_and_after_options(weights: Path, tmp_path: Path) -> None:
+    arguments = ["TEST.NUM_IMAGES", "1", "--weights", str(weights), "VIS.NUM_IMAGES=0", "--output-dir", str(tmp_path)]
+    assert run_command("evaluate", arguments) == 0
+    rows = json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text())
+    assert len({row["image_id"] for row in rows}) == 1
+
+
+def test_evaluate_fails_when_the_results_are_not_the_expected_ones(weights: Path, tmp_path: Path, capsys) -> None:
+    expected = "TEST.EXPECTED_RESULTS=[['bbox','AP',99.0,0.1]]"
+    arguments = ["--weights", str(weights), "--output-dir", str(tmp_path), "VIS.NUM_IMAGES=0", expected]
+    assert run_command("evaluate", arguments) != 0
+    assert "bbox/AP is" in capsys.readouterr().err
+
+
+def test_predict_draws_the_readable_images_and_returns_1_for_the_others(weights: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(np.full((60, 80, 3), 120, dtype=np.uint8)).save(folder / "good.png")
+    (folder / "bad.png").write_bytes(b"no image")
+    output = tmp_path / "out"
+    arguments = [str(folder / "good.png"), "--weights", str(weights), "--output", str(output), "--threshold", "0"]
+    assert run_command("predict", arguments) == 0
+    assert run_command("predict", [*arguments, str(folder / "bad.png"), "--set", "TEST.DETECTIONS_PER_IMAGE=2"]) == 1
+    assert "1 images could not be read" in capsys.readouterr().err
+    content = json.loads((output / "predictions.json").read_text())
+    assert len(content["annotations"]) == 2
+    assert content["annotations"][0]["category_name"] in "0123456789"
+    assert (output / "good.png").is_file()
+    assert not (output / "bad.png").exists()
+
+
+def test_a_threshold_beyond_1_is_a_usage_error(capsys) -> None:
+    with pytest.raises(SystemExit):
+        run_command("predict", ["image.png", "--threshold", "50"])
+    assert "50 is not between 0 and 1" in capsys.readouterr().err
+
+
+def test_a_missing_checkpoint_is_one_message(capsys) -> None:
+    assert run_command("predict", ["image.png", "--weights", "nowhere.pth"]) == 2
+    error = capsys.readouterr().err
+    assert "nowhere.pth does not exist" in error
+    assert "Traceback" not in error
+
+
+def test_visualize_data_draws_each_dataset_and_prints_the_paths(tmp_path: Path, capsys) -> None:
+    arguments = ["--config-file", CONFIG, "--num", "2", "--output-dir", str(tmp_path), *TINY]
+    assert run_command("visualize-data", arguments) == 0
+    printed = capsys.readouterr().out.split()
+    assert len(printed) == 4
+    assert {Path(path).parent.name for path in printed} == {"digits_train", "digits_val"}
+    assert all(Path(path).is_file() for path in printed)
+
+
+def test_visualize_data_draws_batches_of_the_training_loader(tmp_path: Path, capsys) -> None:
+    arguments = ["--config-file", CONFIG, "--source", "dataloader", "--num", "1", "--output-dir", str(tmp_path), *TINY]
+    assert run_command("visualize-data", arguments) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "train_batch_0.png")]
+
+
+def test_visualize_data_without_a_dataset_says_what_to_set(tmp_path: Path, capsys) -> None:
+    arguments = [
+        "--config-file",
+        "Base-RCNN-FPN",
+        "--output-dir",
+        str(tmp_path),
+        "DATASETS.TRAIN=()",
+        "DATASETS.TEST=()",
+    ]
+    assert run_command("visualize-data", arguments) == 2
+    assert "names no dataset to draw" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,54 @@
+"""The cache of parsed datasets."""
+
+from pathlib import Path
+
+import pytest
+
+from mrcnn_zoo.data.cache import cache_folder, cache_key, read_cache, write_cache
+
+CONTENT = {"a": [1, 2.5, "x"]}
+
+
+def test_what_is_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRCNN_ZOO_CACHE", str(tmp_path / "deep" / "cache"))
+    write_cache("test", "key", CONTENT)
+    assert read_cache("test", "key") == CONTENT
+    assert read_cache("test", "other") is None
+    assert [path.name for path in (tmp_path / "deep" / "cache").iterdir()] == ["test-key.json.gz"]
+
+
+def test_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MRCNN_ZOO_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/mrcnn_zoo")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cache_folder() == Path("/home/me/.cache/mrcnn_zoo")
+
+
+@pytest.mark.parametrize("damage", [b"", b"not gzip", None])
+def test_damaged_file_counts_as_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None) -> None:
+    monkeypatch.setenv("MRCNN_ZOO_CACHE", str(tmp_path))
+    write_cache("test", "key", CONTENT)
+    path = tmp_path / "test-key.json.gz"
+    path.write_bytes(path.read_bytes()[:-5] if damage is None else damage)
+    assert read_cache("test", "key") is None
+
+
+def test_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("MRCNN_ZOO_CACHE", str(tmp_path / "file" / "cache"))
+    write_cache("test", "key", CONTENT)
+    assert read_cache("test", "key") is None
+
+
+def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRCNN_ZOO_CACHE", str(tmp_path))
+    with pytest.raises(TypeError):
+        write_cache("test", "key", {"a": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_key_depends_on_every_line() -> None:
+    assert cache_key(["a", "b"]) != cache_key(["a", "c"])
+    assert cache_key(["a", "b"]) == cache_key(["a", "b"])

@@ -1,0 +1,151 @@
+"""Masks at the network's resolution, against pycocotools on real annotations."""
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from mrcnn_zoo.data.formats.coco import load_coco
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
+from mrcnn_zoo.data.rle import MaskWindow
+from mrcnn_zoo.data.target_masks import map_masks, rasterise
+from mrcnn_zoo.data.transforms import Geometry
+from mrcnn_zoo.data.transforms.flip import HorizontalFlip
+from mrcnn_zoo.data.transforms.resize import ResizeTransform
+
+
+@lru_cache(maxsize=1)
+def _coco_mini(folder: Path) -> tuple[Dataset, COCO]:
+    annotations = folder / "annotations" / "instances_val2017.json"
+    return load_coco("mini", folder / "val2017", annotations), COCO(str(annotations))
+
+
+@pytest.fixture
+def coco_mini(shared_dir: Path) -> tuple[Dataset, COCO]:
+    """The 70 validation images and what pycocotools reads of them."""
+    return _coco_mini(shared_dir / "data" / "coco_mini")
+
+
+def _full(window: MaskWindow | None, size: tuple[int, int]) -> np.ndarray:
+    image = np.zeros(size, np.uint8)
+    if window is not None:
+        x1, y1, x2, y2 = window.box
+        image[y1:y2, x1:x2] = window.bitmap
+    return image
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+def test_every_mask_is_that_of_pycocotools_at_the_original_size(coco_mini: tuple[Dataset, COCO]) -> None:
+    dataset, coco = coco_mini
+    compared = 0
+    for record in dataset.records:
+        windows = map_masks(record.instances, Geometry.identity(record.image_size))
+        for item, window in zip(record.instances, windows, strict=True):
+            expected = coco.annToMask(coco.anns[item.annotation_id])
+            if expected.any():
+                assert np.array_equal(_full(window, record.image_size), expected)
+                compared += 1
+    assert compared > 500
+
+
+def _enlarged(record: ImageRecord, coco: COCO, factor: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    height, width = record.image_size
+    geometry = ResizeTransform((height, width), (height * factor, width * factor)).geometry
+    windows = map_masks(record.instances, geometry)
+    pairs = []
+    for item, window in zip(record.instances, windows, strict=True):
+        expected = coco.annToMask(coco.anns[item.annotation_id])
+        pairs.append((_full(window, geometry.size), np.kron(expected, np.ones((factor, factor), np.uint8))))
+    return pairs
+
+
+def test_resized_masks_agree_with_the_enlarged_bitmaps(coco_mini: tuple[Dataset, COCO]) -> None:
+    dataset, coco = coco_mini
+    pairs = [pair for record in dataset.records[:6] for pair in _enlarged(record, coco, 2)]
+    large = [_iou(ours, theirs) for ours, theirs in pairs if theirs.sum() > 4000]
+    assert len(large) > 15
+    assert min(large) > 0.9
+    assert np.mean(large) > 0.97
+
+
+def test_resized_crowds_agree_with_the_enlarged_bitmaps(coco_mini: tuple[Dataset, COCO]) -> None:
+    dataset, coco = coco_mini
+    crowds = [
+        replace(record, instances=tuple(item for item in record.instances if item.is_crowd))
+        for record in dataset.records
+    ]
+    pairs = [pair for record in crowds for pair in _enlarged(record, coco, 2)]
+    assert len(pairs) == 4
+    assert min(_iou(*pair) for pair in pairs) > 0.95
+
+
+def test_flipped_mask_is_the_mirror_image(coco_mini: tuple[Dataset, COCO]) -> None:
+    dataset, coco = coco_mini
+    ious = []
+    for record in dataset.records[:10]:
+        windows = map_masks(record.instances, HorizontalFlip(record.image_size).geometry)
+        for item, window in zip(record.instances, windows, strict=True):
+            expected = np.fliplr(coco.annToMask(coco.anns[item.annotation_id]))
+            if expected.sum() > 1000:
+                ious.append(_iou(_full(window, record.image_size), expected))
+    assert len(ious) > 30
+    assert min(ious) > 0.9
+
+
+def test_no_window_is_larger_than_its_object(coco_mini: tuple[Dataset, COCO]) -> None:
+    dataset, _ = coco_mini
+    for record in dataset.records[:20]:
+        for item, window in zip(
+            record.instances, map_masks(record.instances, Geometry.identity(record.image_size)), strict=True
+        ):
+            assert window is not None
+            beyond = np.abs(np.array(window.box) - np.array(item.box))
+            assert beyond.max() < 2
+
+
+def _object(segmentation: object) -> InstanceRecord:
+    return InstanceRecord((0, 0, 1, 1), 0, segmentation=segmentation)  # type: ignore[arg-type]
+
+
+def test_parts_of_an_object_are_one_mask() -> None:
+    parts = [[1, 1, 3, 1, 3, 3, 1, 3], [6, 6, 8, 6, 8, 8, 6, 8]]
+    window = map_masks([_object(parts)], Geometry.identity((10, 10)))[0]
+    full = _full(window, (10, 10))
+    assert full.sum() == 8
+    assert full[1:3, 1:3].all()
+    assert full[6:8, 6:8].all()
+
+
+def test_object_too_thin_to_rasterise_keeps_one_pixel() -> None:
+    window = rasterise([np.array([[4.1, 5.1], [4.3, 5.1], [4.2, 5.3]])], (10, 10))
+    assert window is not None
+    assert (window.x, window.y, window.bitmap.tolist()) == (4, 5, [[1]])
+
+
+def test_polygon_outside_the_frame_has_no_mask() -> None:
+    assert rasterise([np.array([[-5.0, 2], [-1, 2], [-3, 6]])], (10, 10)) is None
+
+
+def test_polygon_is_cut_at_the_frame() -> None:
+    window = rasterise([np.array([[-4.0, -4], [3, -4], [3, 3], [-4, 3]])], (10, 10))
+    assert window is not None
+    assert window.box == (0, 0, 3, 3)
+    assert window.bitmap.all()
+
+
+def test_polygons_and_run_lengths_keep_their_rows() -> None:
+    square = _object([[2, 2, 5, 2, 5, 5, 2, 5]])
+    rle = _object({"size": [10, 10], "counts": [0, 4, 96]})
+    empty = _object({"size": [10, 10], "counts": [100]})
+    windows = map_masks([rle, square, empty], Geometry.identity((10, 10)))
+    assert [window and window.box for window in windows] == [(0, 0, 1, 4), (2, 2, 5, 5), None]
+
+
+def test_no_objects_have_no_masks() -> None:
+    assert map_masks([], Geometry.identity((10, 10))) == []

@@ -1,0 +1,85 @@
+"""A model from its checkpoint alone, or from a checkpoint and a config."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mrcnn_zoo.checkpoint import Checkpointer
+from mrcnn_zoo.config import load_config
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation import load_trained
+from mrcnn_zoo.modeling import build_model
+
+TINY = [
+    "MODEL.DEVICE=cpu",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS=8",
+    "MODEL.FPN.OUT_CHANNELS=8",
+    "MODEL.ROI_BOX_HEAD.FC_DIM=8",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM=8",
+    "MODEL.ROI_HEADS.NUM_CLASSES=3",
+]
+CONFIG = "Quickstart/mask_rcnn_R_18_FPN_digits"
+NAMES = ("cat", "dog", "cow")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A checkpoint as a run writes it."""
+    cfg = load_config(CONFIG, TINY)
+    torch.manual_seed(1)
+    state = {"model": build_model(cfg).state_dict(), "config": cfg.dump(), "class_names": list(NAMES)}
+    return Checkpointer(tmp_path_factory.mktemp("run")).save("model_final", state)
+
+
+def test_a_checkpoint_alone_gives_its_model_config_and_class_names(weights: Path) -> None:
+    model, cfg, class_names = load_trained(weights)
+    assert class_names == NAMES
+    assert cfg.MODEL.FPN.OUT_CHANNELS == 8
+    assert not model.training
+    stored = torch.load(weights, weights_only=True)["model"]
+    assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items() if name in stored)
+
+
+def test_overrides_lie_on_top_of_the_config_in_the_checkpoint(weights: Path) -> None:
+    _, cfg, _ = load_trained(weights, overrides=["TEST.DETECTIONS_PER_IMAGE", "7", "TEST.NUM_IMAGES=5"])
+    assert (cfg.TEST.DETECTIONS_PER_IMAGE, cfg.TEST.NUM_IMAGES, cfg.MODEL.FPN.OUT_CHANNELS) == (7, 5, 8)
+    assert cfg.is_frozen()
+
+
+def test_weights_may_be_named_by_the_config(weights: Path) -> None:
+    model, _, _ = load_trained(config=CONFIG, overrides=[*TINY, f"MODEL.WEIGHTS={weights}"])
+    stored = torch.load(weights, weights_only=True)["model"]
+    assert torch.equal(model.state_dict()["backbone.fpn_output2.weight"], stored["backbone.fpn_output2.weight"])
+
+
+def test_a_typo_in_an_override_is_refused(weights: Path) -> None:
+    with pytest.raises(UserError, match="DETECTIONS_PER_IMAGE"):
+        load_trained(weights, overrides=["TEST.DETECTION_PER_IMAGE=7"])
+
+
+def test_weights_without_a_config_need_one(weights: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.pth"
+    torch.save(torch.load(weights, weights_only=True)["model"], bare)
+    with pytest.raises(UserError, match=r"bare\.pth holds no config: say what model it is with --config-file"):
+        load_trained(bare)
+    _, _, class_names = load_trained(bare, config=CONFIG, overrides=TINY)
+    assert class_names == ()
+
+
+def test_nothing_at_all_is_refused() -> None:
+    with pytest.raises(UserError, match="no config and no weights are given"):
+        load_trained()
+    with pytest.raises(UserError, match="no weights to load: give --weights"):
+        load_trained(config=CONFIG, overrides=[*TINY, "MODEL.WEIGHTS="])
+
+
+def test_weights_for_other_classes_are_not_evaluated(weights: Path) -> None:
+    with pytest.raises(UserError, match=r"leaves \d+ parameters of the model untrained.*cls_score"):
+        load_trained(weights, config=CONFIG, overrides=[*TINY, "MODEL.ROI_HEADS.NUM_CLASSES=4"])
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(UserError, match=r"nowhere\.pth does not exist"):
+        load_trained("nowhere.pth")

@@ -1,0 +1,147 @@
+"""Pictures of instances, of batches, and of predictions beside ground truth."""
+
+import numpy as np
+import pytest
+import torch
+
+from mrcnn_zoo.inspection.draw import (
+    draw_instances,
+    draw_predictions,
+    draw_training_batch,
+    grid,
+    sample_picture,
+    side_by_side,
+)
+from mrcnn_zoo.structures import BoxedBitmaps, Detections, Sample, Targets
+
+GREY = np.full((500, 600, 3), 90, dtype=np.uint8)
+
+
+def make_targets(size: tuple[int, int] = (500, 600), count: int = 1) -> Targets:
+    """Objects of 40 x 40 pixels in a row, with round holes of 10 x 10."""
+    bitmaps = torch.zeros((count, *size), dtype=torch.bool)
+    boxes = torch.zeros((count, 4))
+    for row in range(count):
+        left = 100 + 60 * row
+        bitmaps[row, 200:240, left : left + 40] = True
+        bitmaps[row, 215:225, left + 15 : left + 25] = False
+        boxes[row] = torch.tensor([left, 200, left + 40, 240])
+    return Targets(size, boxes, torch.arange(count) % 2, masks=BoxedBitmaps.from_full(bitmaps))
+
+
+def make_detections(scores: list[float]) -> Detections:
+    targets = make_targets(count=len(scores))
+    return Detections(targets.image_size, targets.boxes, torch.tensor(scores), targets.classes)
+
+
+def changed(picture: np.ndarray) -> np.ndarray:
+    return (picture != 90).any(axis=2)
+
+
+def test_mask_and_box_are_where_the_object_is() -> None:
+    picture = changed(draw_instances(GREY, make_targets(), ["only"]))
+    assert picture.shape == (500, 600)
+    assert picture[202:238, 102:113].all()
+    assert not picture[217:223, 117:123].any()  # the hole
+    rows, columns = np.nonzero(picture)
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (200, 240, 100, 140)
+
+
+def test_the_name_is_written_unless_there_is_only_one_class() -> None:
+    one, two = (changed(draw_instances(GREY, make_targets(), names)).sum() for names in (["cell"], ["cell", "dirt"]))
+    assert two > one + 100
+
+
+def test_the_image_is_not_changed() -> None:
+    image = GREY.copy()
+    draw_instances(image, make_targets(), ["a"])
+    np.testing.assert_array_equal(image, GREY)
+
+
+def test_detections_below_the_threshold_are_left_out() -> None:
+    detections = make_detections([0.9, 0.4, 0.5])
+    picture = changed(draw_instances(GREY, detections, ["a"], score_threshold=0.5))
+    assert picture[230, 100]
+    assert not picture[200:240, 160:200].any()
+    assert picture[230, 220]
+
+
+def test_an_empty_table_leaves_the_image() -> None:
+    np.testing.assert_array_equal(draw_instances(GREY, make_targets(count=0), ["a"]), GREY)
+
+
+def test_small_images_are_enlarged() -> None:
+    targets = Targets((100, 80), torch.tensor([[10.0, 20.0, 30.0, 40.0]]), torch.tensor([0]))
+    picture = changed(draw_instances(np.full((100, 80, 3), 90, dtype=np.uint8), targets, ["a"]))
+    assert picture.shape == (400, 320)
+    rows, columns = np.nonzero(picture)
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (80, 160, 40, 120)
+
+
+def test_a_class_beyond_the_names_is_drawn_with_its_number() -> None:
+    targets = make_targets()
+    targets.classes[0] = 7
+    assert changed(draw_instances(GREY, targets, ["a", "b"])).any()
+
+
+def test_predictions_stand_right_of_the_ground_truth() -> None:
+    alone = draw_predictions(GREY, make_detections([0.9]), None, ["a"])
+    both = draw_predictions(GREY, make_detections([0.9]), make_targets(), ["a"])
+    assert both.shape[0] == alone.shape[0]
+    assert both.shape[1] > 2 * 600
+    np.testing.assert_array_equal(both[30:, -600:], alone[30:, -600:])
+
+
+def test_what_is_found_has_the_colour_of_its_object_and_the_rest_another() -> None:
+    targets = make_targets(count=2)
+    detections = make_detections([0.9, 0.8, 0.7])
+    detections.boxes = detections.boxes[torch.tensor([1, 1, 2])]  # the second object twice, and nothing's place
+    picture = draw_predictions(GREY, detections, targets, ["a"])
+    truth, found = picture[:, :606], picture[:, 606:]
+    second_object = truth[np.nonzero((truth == found).all(axis=2))]
+    corner = tuple(truth[np.nonzero(changed(truth))][-1])
+    assert corner in {tuple(pixel) for pixel in second_object}
+
+
+def test_predictions_may_be_none() -> None:
+    assert draw_predictions(GREY, make_detections([]), make_targets(count=0), ["a"]).shape[1] > 1200
+
+
+@pytest.mark.parametrize(("order", "expected"), [("BGR", [3, 2, 1]), ("RGB", [1, 2, 3])])
+def test_the_channels_of_a_sample_are_put_in_order(order: str, expected: list[int]) -> None:
+    image = torch.tensor([1, 2, 3], dtype=torch.uint8)[:, None, None].expand(3, 4, 5)
+    picture = sample_picture(Sample(image, 1, (4, 5)), channel_order=order)
+    assert picture.shape == (4, 5, 3)
+    assert picture[0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16])
+def test_a_batch_of_images_of_different_sizes_is_one_picture(channels: int) -> None:
+    samples = []
+    for number, (height, width) in enumerate([(500, 600), (60, 40), (900, 1400)]):
+        targets = Targets((height, width), torch.tensor([[5.0, 5, 20, 20]]), torch.tensor([0])) if number else None
+        image = torch.zeros((channels, height, width), dtype=torch.uint8 if channels < 16 else torch.float32)
+        samples.append(Sample(image, number, (height, width), targets))
+    picture = draw_training_batch(samples, ["a", "b"])
+    assert picture.dtype == np.uint8
+    assert picture.shape[0] < 1500  # two rows of at most 640 pixels with their titles
+    assert picture.shape[1] < 1400
+
+
+def test_only_the_first_samples_of_a_large_batch_are_drawn() -> None:
+    samples = [Sample(torch.zeros((3, 500, 500), dtype=torch.uint8), number, (500, 500)) for number in range(3)]
+    one, all_three = (draw_training_batch(samples, ["a"], max_images=count) for count in (1, 3))
+    assert one.shape[1] < 520 < all_three.shape[1]
+
+
+def test_a_grid_has_as_many_columns_as_asked_for_and_shrinks_to_its_cells() -> None:
+    pictures = [np.full((40, width, 3), 200, dtype=np.uint8) for width in (100, 50, 100)]
+    row, square = side_by_side(pictures, ["a", "b", "c"]), grid(pictures, ["a", "b", "c"])
+    assert 250 <= row.shape[1] < 290
+    assert 150 <= square.shape[1] < 180
+    assert (row == 200).all(axis=2).sum() >= 40 * 250
+
+
+def test_a_grid_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no picture"):
+        grid([], [])

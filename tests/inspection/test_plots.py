@@ -1,0 +1,77 @@
+"""Curves as files."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inspection.plots import (
+    read_metrics,
+    save_confusion_matrix,
+    save_loss_curves,
+    save_precision_recall,
+)
+
+
+def is_png(path) -> bool:
+    with Image.open(path) as image:
+        image.load()
+        return image.format == "PNG" and image.width > 100
+
+
+def test_metrics_are_read_line_by_line_and_a_cut_off_line_is_skipped(tmp_path) -> None:
+    file = tmp_path / "metrics.json"
+    lines = [{"iteration": 9, "total_loss": 2.5, "lr": 0.1}, {"iteration": 19, "total_loss": None, "bbox/AP": 3}]
+    file.write_text("\n".join(map(json.dumps, lines)) + '\n{"iteration": 29, "tot')
+    assert read_metrics(file) == {"total_loss": ([9], [2.5]), "lr": ([9], [0.1]), "bbox/AP": ([19], [3])}
+
+
+def test_loss_curves_are_drawn_with_and_without_validation(tmp_path) -> None:
+    file = tmp_path / "metrics.json"
+    training = [{"iteration": i, "total_loss": 1 / (i + 1), "loss_cls": 0.5 / (i + 1), "lr": 0.1} for i in range(50)]
+    file.write_text("\n".join(map(json.dumps, training)))
+    assert is_png(save_loss_curves(file, tmp_path / "pictures" / "losses.png"))
+    with file.open("a") as lines:
+        lines.write("\n" + json.dumps({"iteration": 49, "val/total_loss": 0.3, "bbox/AP": 12.0, "segm/AP": 9.0}))
+    assert is_png(save_loss_curves(file, tmp_path / "with_validation.png"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "pictures", "with_validation.png"]
+
+
+def test_metrics_of_one_iteration_or_of_an_evaluation_alone_can_be_drawn(tmp_path) -> None:
+    file = tmp_path / "metrics.json"
+    for line in ({"iteration": 0, "total_loss": 0.0}, {"iteration": 0, "bbox/AP": 1.0}):
+        file.write_text(json.dumps(line))
+        assert is_png(save_loss_curves(file, tmp_path / "losses.png"))
+
+
+@pytest.mark.parametrize("content", ["", "\n", '{"iter'])
+def test_a_file_without_metrics_is_refused(tmp_path, content: str) -> None:
+    file = tmp_path / "metrics.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match="holds no metrics yet"):
+        save_loss_curves(file, tmp_path / "losses.png")
+    assert not (tmp_path / "losses.png").exists()
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"metrics\.json is missing"):
+        save_loss_curves(tmp_path / "metrics.json", tmp_path / "losses.png")
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 80])
+def test_precision_over_recall_is_drawn_also_where_classes_have_no_objects(tmp_path, num_classes: int) -> None:
+    precision = np.tile(np.linspace(1, 0, 101, dtype=np.float32)[None, :, None], (10, 1, num_classes))
+    precision[:, :, -1] = -1
+    names = np.array([f"class {index}" for index in range(num_classes)])
+    np.savez_compressed(tmp_path / "curves.npz", bbox=precision, segm=precision, class_names=names)
+    assert is_png(save_precision_recall(tmp_path / "curves.npz", tmp_path / "curves.png"))
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 80])
+def test_a_confusion_matrix_is_drawn_also_when_it_is_empty(tmp_path, num_classes: int) -> None:
+    names = [f"class {index}" for index in range(num_classes)]
+    empty = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
+    assert is_png(save_confusion_matrix(empty, names, tmp_path / "empty.png"))
+    assert is_png(save_confusion_matrix(empty + np.eye(num_classes + 1, dtype=np.int64), names, tmp_path / "full.png"))

@@ -1,0 +1,111 @@
+import pytest
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.modeling.poolers import PyramidPooler, assign_levels, build_pyramid_pooler
+from mrcnn_zoo.registries import POOLING_OPERATIONS
+from mrcnn_zoo.structures import FeatureSpec
+
+STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
+SPECS = {name: FeatureSpec(channels=3, stride=stride) for name, stride in STRIDES.items()}
+
+
+def pyramid(*, images: int = 2, side: int = 512) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn((images, 3, side // stride, side // stride), generator=generator, requires_grad=True)
+        for name, stride in STRIDES.items()
+    }
+
+
+def boxes_of_all_sizes(count: int, *, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    sides = torch.exp2(torch.linspace(4, 9, count))[:, None] * (0.9 + 0.1 * torch.rand((count, 2), generator=generator))
+    corners = torch.rand((count, 2), generator=generator) * (512 - sides)
+    return torch.cat((corners, corners + sides), dim=1)[torch.randperm(count, generator=generator)]
+
+
+def pool_one_by_one(pooling: str, features: dict[str, Tensor], boxes: list[Tensor], side: int) -> Tensor:
+    pooled = []
+    for image, image_boxes in enumerate(boxes):
+        for box in image_boxes:
+            size = ((box[2] - box[0]) * (box[3] - box[1])).sqrt().item()
+            name = "p2" if size < 112 else "p3" if size < 224 else "p4" if size < 448 else "p5"
+            operation = POOLING_OPERATIONS.get(pooling)(side, 1 / STRIDES[name], 0)
+            region = torch.cat((torch.tensor([float(image)]), box))[None]
+            pooled.append(operation(features[name], region))
+    return torch.cat(pooled)
+
+
+@pytest.mark.parametrize(
+    ("side", "level"), [(1, 2), (111.9, 2), (112, 3), (223.9, 3), (224, 4), (447.9, 4), (448, 5), (896, 5), (5000, 5)]
+)
+def test_a_box_of_224_pixels_is_on_level_4_and_each_doubling_one_level_up(side: float, level: int) -> None:
+    assert assign_levels(torch.tensor([[10.0, 20, 10 + side, 20 + side]]), 2, 5).tolist() == [level]
+
+
+def test_level_is_by_area_and_not_by_the_longer_side() -> None:
+    assert assign_levels(torch.tensor([[0.0, 0, 448, 112]]), 2, 5).tolist() == [4]
+
+
+def test_empty_box_is_on_the_finest_level() -> None:
+    assert assign_levels(torch.tensor([[5.0, 5, 5, 9], [9, 9, 3, 3]]), 2, 5).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("pooling", POOLING_OPERATIONS.names())
+def test_pooling_equals_one_region_at_a_time(pooling: str) -> None:
+    features = pyramid()
+    boxes = [boxes_of_all_sizes(13, seed=1), boxes_of_all_sizes(9, seed=2)]
+    pooled = build_pyramid_pooler(pooling, SPECS, side=4, sampling_ratio=0)(features, boxes)
+    expected = pool_one_by_one(pooling, features, boxes, 4)
+    assert torch.equal(pooled, expected)
+    weights = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(3))
+    gradients = torch.autograd.grad((pooled * weights).sum(), list(features.values()))
+    expected_gradients = torch.autograd.grad((expected * weights).sum(), list(features.values()))
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        assert gradient.any()
+        torch.testing.assert_close(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("pooling", POOLING_OPERATIONS.names())
+def test_no_regions_keep_the_graph(pooling: str) -> None:
+    features = pyramid()
+    pooled = build_pyramid_pooler(pooling, SPECS, side=4, sampling_ratio=0)(features, [torch.zeros(0, 4)] * 2)
+    assert pooled.shape == (0, 3, 4, 4)
+    gradients = torch.autograd.grad(pooled.sum(), list(features.values()))
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_one_image_without_regions_shifts_nothing() -> None:
+    features = pyramid()
+    boxes = boxes_of_all_sizes(5, seed=4)
+    pooler = build_pyramid_pooler("ROIAlignV2", SPECS, side=4, sampling_ratio=0)
+    assert torch.equal(
+        pooler(features, [torch.zeros(0, 4), boxes]), pool_one_by_one("ROIAlignV2", features, [boxes[:0], boxes], 4)
+    )
+
+
+def test_single_level() -> None:
+    features = pyramid()
+    boxes = boxes_of_all_sizes(6, seed=5)
+    pooler = build_pyramid_pooler("ROIAlignV2", {"p4": SPECS["p4"]}, side=4, sampling_ratio=2)
+    regions = torch.cat((torch.zeros(6, 1), boxes), dim=1)
+    expected = POOLING_OPERATIONS.get("ROIAlignV2")(4, 1 / 16, 2)(features["p4"], regions)
+    assert torch.equal(pooler(features, [boxes]), expected)
+
+
+def test_sampling_ratio_reaches_the_operation() -> None:
+    features = pyramid()
+    boxes = [boxes_of_all_sizes(6, seed=6)]
+    poolers = [build_pyramid_pooler("ROIAlignV2", SPECS, side=4, sampling_ratio=ratio) for ratio in (1, 2)]
+    assert not torch.allclose(poolers[0](features, boxes), poolers[1](features, boxes))
+
+
+def test_levels_whose_strides_do_not_double_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"p2, p4 with strides \[4, 16\]"):
+        build_pyramid_pooler("ROIAlignV2", {name: SPECS[name] for name in ("p2", "p4")}, side=7, sampling_ratio=0)
+
+
+def test_poolers_have_no_state() -> None:
+    assert isinstance(build_pyramid_pooler("ROIPool", SPECS, side=7, sampling_ratio=0), PyramidPooler)
+    assert build_pyramid_pooler("ROIPool", SPECS, side=7, sampling_ratio=0).state_dict() == {}

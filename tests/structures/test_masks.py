@@ -1,0 +1,241 @@
+"""Masks against torchvision's ROIAlign, torch's grid sampling and pycocotools."""
+
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from mrcnn_zoo.structures import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks
+
+SIZE = (60, 90)  # height, width of the test images
+
+
+def ellipses(count: int, *, seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """(count, H, W) bool; some reach over the border, so that their windows touch it."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    bitmaps = []
+    for _ in range(count):
+        y, x = random.uniform(0, size[0]), random.uniform(0, size[1])
+        ry, rx = random.uniform(2, size[0] / 2), random.uniform(2, size[1] / 2)
+        bitmaps.append(((rows - y) / ry) ** 2 + ((columns - x) / rx) ** 2 <= 1)
+    return np.array(bitmaps)
+
+
+def full_image_crops(bitmaps: np.ndarray, boxes: Tensor, side: int) -> Tensor:
+    """What Detectron2 does: ROIAlign of full-image bitmaps, adaptive sampling, half-pixel shift, cut at one half."""
+    regions = torch.cat((torch.arange(len(boxes))[:, None].float(), boxes), dim=1)
+    full = torch.from_numpy(bitmaps).float()[:, None]
+    return roi_align(full, regions, (side, side), 1.0, 0, True)[:, 0] >= 0.5
+
+
+def full_image_paste(masks: ProbabilityMasks) -> Tensor:
+    """Bilinear sampling at every pixel of the image, mask by mask."""
+    height, width = masks.image_size
+    pasted = []
+    for probabilities, (x0, y0, x1, y1) in zip(masks.probabilities, masks.boxes, strict=True):
+        y = (torch.arange(height) + 0.5 - y0) / (y1 - y0) * 2 - 1
+        x = (torch.arange(width) + 0.5 - x0) / (x1 - x0) * 2 - 1
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
+        pasted.append(F.grid_sample(probabilities[None, None], grid, align_corners=False)[0, 0] >= masks.threshold)
+    return torch.stack(pasted)
+
+
+def boxes_around(bitmaps: np.ndarray, per_bitmap: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows of bitmaps and boxes near them, clipped to the image as proposals are."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.arange(len(bitmaps)).repeat_interleave(per_bitmap)
+    tight = []
+    for bitmap in bitmaps:
+        y, x = np.nonzero(bitmap)
+        tight.append([x.min(), y.min(), x.max() + 1, y.max() + 1])
+    boxes = torch.tensor(np.array(tight)).float()[rows]
+    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    boxes = boxes + 0.2 * sides * torch.randn(boxes.shape, generator=generator)
+    boxes[:, 0::2] = boxes[:, 0::2].clamp(0, bitmaps.shape[2])
+    boxes[:, 1::2] = boxes[:, 1::2].clamp(0, bitmaps.shape[1])
+    return rows, boxes
+
+
+# --- BoxedBitmaps -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("side", [7, 28])
+def test_crops_equal_roi_align_of_full_images(side: int) -> None:
+    bitmaps = ellipses(12, seed=0)
+    rows, boxes = boxes_around(bitmaps, 8, seed=1)
+    crops = BoxedBitmaps.from_full(bitmaps)[rows].crop_and_resize(boxes, side)
+    assert torch.equal(crops, full_image_crops(bitmaps[rows], boxes, side))
+    assert 0.2 < crops.float().mean() < 0.9
+
+
+def test_crops_at_and_beyond_the_border_are_clamped_like_full_images() -> None:
+    bitmaps = np.ones((1, *SIZE), dtype=bool)
+    height, width = SIZE
+    boxes = torch.tensor(
+        [
+            [0.0, 0.0, width, height],
+            [-0.9, -0.9, 20, 20],
+            [-30.0, 5, 30, 25],
+            [width - 10.0, height - 10.0, width + 0.9, height + 0.9],
+            [width - 20.0, 30, width + 25, height + 40],
+            [width + 5.0, 3, width + 9, 9],
+        ]
+    )
+    rows = torch.zeros(len(boxes), dtype=torch.int64)
+    crops = BoxedBitmaps.from_full(bitmaps)[rows].crop_and_resize(boxes, 14)
+    assert torch.equal(crops, full_image_crops(bitmaps[rows], boxes, 14))
+
+
+def test_window_that_ends_at_one_border_only_is_placed_in_the_image() -> None:
+    bitmaps = np.zeros((4, *SIZE), dtype=bool)
+    bitmaps[0, :, :9], bitmaps[1, :7], bitmaps[2, :, -5:], bitmaps[3, -6:, 40:50] = True, True, True, True
+    rows, boxes = boxes_around(bitmaps, 10, seed=3)
+    crops = BoxedBitmaps.from_full(bitmaps)[rows].crop_and_resize(boxes, 14)
+    assert torch.equal(crops, full_image_crops(bitmaps[rows], boxes, 14))
+
+
+def test_sample_sum_of_exactly_one_half_belongs_to_the_mask() -> None:
+    # The left half of a bin of 6 pixels is covered: three of six samples a row, whatever 1 / 6 rounds to.
+    bitmaps = np.zeros((1, 12, 12), dtype=bool)
+    bitmaps[0, :, :3] = True
+    crop = BoxedBitmaps.from_full(bitmaps).crop_and_resize(torch.tensor([[0.0, 0, 12, 12]]), 2)
+    assert crop.tolist() == [[[True, False], [True, False]]]
+
+
+def test_box_without_area_has_an_empty_crop() -> None:
+    masks = BoxedBitmaps.from_full(np.ones((3, *SIZE), dtype=bool))
+    crops = masks.crop_and_resize(torch.tensor([[5.0, 5, 5, 20], [5, 5, 20, 5], [9, 9, 3, 3]]), 7)
+    assert not crops.any()
+
+
+def test_mask_without_pixels_has_an_empty_crop() -> None:
+    bitmaps = np.zeros((2, *SIZE), dtype=bool)
+    bitmaps[1] = True
+    masks = BoxedBitmaps.from_full(bitmaps)
+    crops = masks.crop_and_resize(torch.tensor([[0.0, 0, 9, 9]] * 2), 7)
+    assert not crops[0].any()
+    assert crops[1].all()
+    assert torch.equal(masks.bitmaps(), torch.from_numpy(bitmaps))
+
+
+def test_no_instances() -> None:
+    for masks in (BoxedBitmaps.from_full(np.zeros((0, *SIZE))), BoxedBitmaps.from_windows([], [], SIZE)):
+        assert len(masks) == 0
+        assert masks.crop_and_resize(torch.zeros(0, 4), 28).shape == (0, 28, 28)
+        assert masks.bitmaps().shape == (0, *SIZE)
+        assert masks.rles() == []
+        assert len(masks[torch.zeros(0, dtype=torch.int64)]) == 0
+
+
+def test_bitmaps_come_back() -> None:
+    bitmaps = ellipses(5, seed=2)
+    assert torch.equal(BoxedBitmaps.from_full(torch.from_numpy(bitmaps)).bitmaps(), torch.from_numpy(bitmaps))
+
+
+def test_windows_are_placed_at_their_origins() -> None:
+    masks = BoxedBitmaps.from_windows(
+        [(1, 0), (0, 2)], [np.array([[1, 0, 1]]), torch.ones(1, 2, dtype=torch.bool)], (3, 4)
+    )
+    assert masks.bitmaps().int().tolist() == [
+        [[0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]],
+        [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]],
+    ]
+
+
+@pytest.mark.parametrize(("origin", "shape"), [((-1, 0), (2, 2)), ((3, 0), (1, 2)), ((0, 2), (2, 1))])
+def test_window_outside_the_image_is_refused(origin: tuple[int, int], shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="window of mask 1.*outside its image of 4 x 3"):
+        BoxedBitmaps.from_windows([(0, 0), origin], [np.ones((1, 1)), np.ones(shape)], (3, 4))
+
+
+def test_row_selection_shares_the_pixels() -> None:
+    bitmaps = ellipses(6, seed=4)
+    masks = BoxedBitmaps.from_full(bitmaps)
+    rows = torch.tensor([5, 0, 0, 3])
+    selected = masks[rows]
+    assert selected.pixels.data_ptr() == masks.pixels.data_ptr()
+    assert torch.equal(selected.bitmaps(), torch.from_numpy(bitmaps[rows]))
+    assert torch.equal(masks[1:3].bitmaps(), torch.from_numpy(bitmaps[1:3]))
+    keep = torch.tensor([True, False, True, False, False, False])
+    assert torch.equal(masks[keep].bitmaps(), torch.from_numpy(bitmaps[keep.numpy()]))
+
+
+def test_pickle_is_as_small_as_the_windows() -> None:
+    bitmaps = np.zeros((20, 800, 1333), dtype=bool)
+    bitmaps[:, 100:150, 200:240] = True
+    masks = BoxedBitmaps.from_full(bitmaps)
+    pickled = pickle.dumps(masks)
+    assert len(pickled) < 20 * 50 * 40 + 5000
+    assert torch.equal(pickle.loads(pickled).bitmaps(), masks.bitmaps())
+
+
+def test_boxed_bitmaps_can_be_evaluated_as_predictions() -> None:
+    bitmaps = ellipses(4, seed=5)
+    masks = BoxedBitmaps.from_full(bitmaps)
+    assert isinstance(masks, TargetMasks)
+    assert isinstance(masks, PredictedMasks)
+    decoded = np.stack([coco_mask.decode(rle) for rle in masks.rles()])
+    assert np.array_equal(decoded, bitmaps)
+
+
+# --- ProbabilityMasks -------------------------------------------------------------------------------------------------
+def smooth_masks(count: int, *, seed: int, threshold: float = 0.5) -> ProbabilityMasks:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((count, 1, 5, 5), generator=generator)
+    probabilities = F.interpolate(coarse, size=28, mode="bilinear")[:, 0]
+    centers = torch.rand((count, 2), generator=generator) * torch.tensor([SIZE[1], SIZE[0]])
+    sides = torch.exp(torch.rand((count, 2), generator=generator) * 4)
+    return ProbabilityMasks(probabilities, torch.cat((centers - sides, centers + sides), dim=1), SIZE, threshold)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.7])
+def test_bitmaps_equal_bilinear_sampling_of_the_whole_image(threshold: float) -> None:
+    masks = smooth_masks(60, seed=0, threshold=threshold)
+    difference = masks.bitmaps() != full_image_paste(masks)
+    assert difference.float().mean() < 1e-5  # pixels whose probability rounds to the other side of the threshold
+    assert masks.bitmaps().any(dim=(1, 2)).float().mean() > 0.5
+
+
+def test_box_of_one_pixel_is_pasted_onto_that_pixel() -> None:
+    masks = ProbabilityMasks(torch.full((1, 28, 28), 0.9), torch.tensor([[3.0, 4, 4, 5]]), SIZE)
+    assert masks.bitmaps()[0].nonzero().tolist() == [[4, 3]]
+
+
+def test_rles_equal_those_of_the_bitmaps() -> None:
+    masks = smooth_masks(60, seed=1)
+    expected = [coco_mask.encode(np.asfortranarray(bitmap.numpy().astype(np.uint8))) for bitmap in masks.bitmaps()]
+    assert [rle["counts"] for rle in masks.rles()] == [rle["counts"].decode() for rle in expected]
+    assert all(rle["size"] == list(SIZE) for rle in masks.rles())
+
+
+def test_predicted_masks_select_rows() -> None:
+    masks = smooth_masks(6, seed=2)
+    rows = torch.tensor([4, 1])
+    assert torch.equal(masks[rows].bitmaps(), masks.bitmaps()[rows])
+    assert len(masks[:0]) == 0
+    assert masks[:0].rles() == []
+    assert masks[:0].bitmaps().shape == (0, *SIZE)
+
+
+def test_masks_of_a_huge_image_need_no_full_grid() -> None:
+    # 100 boxes of 200 x 300 on 4000 x 8000: full-image float grids would take 25 GB, full bitmaps 3 GB.
+    corners = torch.rand((100, 2)) * torch.tensor([7700.0, 3700.0])
+    boxes = torch.cat((corners, corners + torch.tensor([300.0, 200.0])), dim=1)
+    masks = ProbabilityMasks(torch.ones(100, 28, 28), boxes, (4000, 8000))
+    tracemalloc.start()
+    rles = masks.rles()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
+    assert coco_mask.area(rles).tolist() == pytest.approx([60000] * 100, rel=0.01)
+
+
+def test_half_precision_probabilities_are_pasted() -> None:
+    masks = smooth_masks(5, seed=3)
+    half = ProbabilityMasks(masks.probabilities.bfloat16(), masks.boxes, SIZE)
+    assert (half.bitmaps() != masks.bitmaps()).float().mean() < 0.01

@@ -1,0 +1,56 @@
+"""Starting processes, and ending them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.training.launch import Layout, launch
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch):
+    """The module with functions that new processes can import."""
+    monkeypatch.syspath_prepend(HERE)
+    import foreign_hooks
+
+    yield foreign_hooks
+    sys.modules.pop("foreign_hooks", None)
+
+
+def test_one_process_is_this_one() -> None:
+    assert launch(lambda status: status, [7], Layout()) == 7
+
+
+def test_processes_know_each_other(work, tmp_path: Path) -> None:
+    assert launch(work.count_processes, [str(tmp_path)], Layout(processes_per_machine=2)) == 0
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["[0, 1] [1.0, 5.0]"] * 2
+
+
+def test_crash_of_one_process_ends_the_one_that_waits_for_it(work, capfd: pytest.CaptureFixture[str]) -> None:
+    assert launch(work.crash_second, [], Layout(processes_per_machine=2)) == 1
+    errors = capfd.readouterr().err
+    assert "this process fails on purpose" in errors
+    assert "process 1 failed (exit status 1); the others were ended" in errors
+
+
+def test_mistake_found_by_all_processes_is_raised_once(work, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"^SOLVER.X = 1 is wrong$"):
+        launch(work.mistake, [], Layout(processes_per_machine=2))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (Layout(processes_per_machine=0), "--num-gpus 0"),
+        (Layout(num_machines=2), "--dist-url"),
+        (Layout(num_machines=2, machine_rank=2, url="tcp://10.0.0.1:1"), "--machine-rank 2"),
+    ],
+)
+def test_impossible_layouts_are_refused(layout: Layout, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        launch(lambda: 0, [], layout)

@@ -1,0 +1,101 @@
+"""Runs in processes of their own: killed, terminated, crashed, and several that train together."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import torch
+
+from mrcnn_zoo.checkpoint import load_checkpoint
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.training import replay_batch, run
+
+TrainNet = Callable[..., CompletedProcess]
+TinyConfig = Callable[..., CfgNode]
+
+# Every anchor and every region is sampled, so that nothing is left to chance.
+ALL_SAMPLED = (
+    "MODEL.RESNETS.NORM=FrozenBN",
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE=100000",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=100000",
+    "SOLVER.IMS_PER_BATCH=4",
+)
+
+
+def logged(folder: Path, key: str) -> dict[int, float]:
+    lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+    return {line["iteration"]: line[key] for line in lines if key in line}
+
+
+def test_killed_run_goes_on_as_if_nothing_had_happened(
+    train_net: TrainNet, tiny_config: TinyConfig, tmp_path: Path
+) -> None:
+    settings = ("SOLVER.EMA.ENABLED=True", "DATASETS.TEST=[]")
+    killed = train_net("HOOKS=['foreign_hooks:kill_after_7']", "OUTPUT_DIR=killed", *settings)
+    assert killed.returncode == -9, killed.stderr
+    assert (tmp_path / "killed" / "last_checkpoint").read_text() == "model_0000005.pth"
+    run(tiny_config(*settings, f"OUTPUT_DIR={tmp_path / 'killed'}"), resume=True)
+    run(tiny_config(*settings, f"OUTPUT_DIR={tmp_path / 'whole'}"))
+
+    resumed, whole = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("killed", "whole"))
+    assert whole["iteration"] == 10
+    for part in ("model", "optimizer", "ema", "sampler"):
+        torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
+    assert logged(tmp_path / "killed", "total_loss") == logged(tmp_path / "whole", "total_loss")
+
+
+def test_sigterm_saves_and_says_how_to_go_on(train_net: TrainNet, tmp_path: Path) -> None:
+    done = train_net("HOOKS=['foreign_hooks:terminate_group_after_4']", "OUTPUT_DIR=out", "DATALOADER.NUM_WORKERS=1")
+    assert done.returncode == 143, done.stderr
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000003.pth"
+    assert load_checkpoint(tmp_path / "out" / "model_0000003.pth")["iteration"] == 4
+
+
+def test_two_processes_give_the_gradients_of_one_and_stop_together(
+    train_net: TrainNet, tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (*ALL_SAMPLED, "TEST.EVAL_PERIOD=2", "TEST.BATCH_SIZE=1", "SOLVER.WARMUP_ITERS=0")
+    hooks = "HOOKS=['foreign_hooks:save_gradients', 'foreign_hooks:interrupt_second_after_2']"
+    done = train_net("--num-gpus", "2", "OUTPUT_DIR=two", hooks, *settings)
+    assert done.returncode == 130, done.stderr
+    assert (tmp_path / "two" / "last_checkpoint").read_text() == "model_0000001.pth"
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    one = f"OUTPUT_DIR={tmp_path / 'one'}"
+    run(tiny_config(*settings, "SOLVER.MAX_ITER=2", "SOLVER.STEPS=[]", "HOOKS=['foreign_hooks:save_gradients']", one))
+
+    for iteration in range(2):
+        alone, together = (torch.load(tmp_path / name / f"gradients_{iteration}.pt") for name in ("one", "two"))
+        assert alone.keys() == together.keys()
+        for name, gradient in alone.items():
+            difference = (together[name] - gradient).norm() / gradient.norm()
+            assert difference < 1e-4, name
+    for key in ("total_loss", "val/total_loss"):
+        assert logged(tmp_path / "two", key) == pytest.approx(logged(tmp_path / "one", key), rel=1e-4)
+
+
+def test_non_finite_loss_stops_all_processes_of_torchrun(train_net: TrainNet, tmp_path: Path) -> None:
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = train_net("HOOKS=['foreign_hooks:poison_weights']", "OUTPUT_DIR=out", prefix=torchrun)
+    assert done.returncode != 0
+    messages = re.findall(r"loss is not finite in iteration 3.\n  process 1: loss_mask = nan; images: (.*)", done.stderr)
+    assert len(messages) == 2, done.stderr
+    saved = list((tmp_path / "out" / "nonfinite").iterdir())
+    assert [path.name for path in saved] == ["iter_0000003_rank_1.pt"]
+    again = replay_batch(saved[0])[0].losses
+    assert again["loss_mask"].isnan()
+    assert again["loss_rpn_cls"].isfinite()
+    assert "loss is not finite" in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_mistake_of_the_user_is_one_message(train_net: TrainNet, tmp_path: Path) -> None:
+    done = train_net("MODEL.ROI_HEADS.NUM_CLASSES=5", "OUTPUT_DIR=out")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: MODEL.ROI_HEADS.NUM_CLASSES = 5, but dataset 'shapes_train' has 3 classes")
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").glob("*.pth"))
