@@ -30,8 +30,16 @@ SIBLINGS = {"modeling", "data", "checkpoint"}  # of one row, but they must not k
 RUN_STARTERS = {
     "evaluation": {"evaluate", "evaluate_datasets", "evaluated_part"},
     "inspection": {"save_predictions", "save_evaluation_pictures", "evaluate_with_pictures"},
-    "training": {"run"},
-    "data": {"load_dataset"},
+    "training": {"run", "fit_to_processes", "fit_to_epochs"},
+    "data": {
+        "load_dataset",
+        "dataset_names",
+        "check_num_classes",
+        "select_for_training",
+        "depth_reduction_of",
+        "pixel_format_of",
+    },
+    "experiments": {"benchmark_loading", "benchmark_evaluation"},
 }
 SHAPELESS_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "misc.py", "common.py"}
 PRINTING_FILES = {"mrcnn_zoo/training/writers/console.py"}

@@ -7,13 +7,9 @@ from typing import Any
 
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.experiments.benchmark import (
-    BenchmarkReport,
-    ModelPlan,
-    benchmark_evaluation,
-    benchmark_loading,
-    benchmark_models,
-)
+from mrcnn_zoo.experiments.benchmark.data import benchmark_evaluation, benchmark_loading
+from mrcnn_zoo.experiments.benchmark.models import ModelPlan, benchmark_models
+from mrcnn_zoo.experiments.benchmark.report import BenchmarkReport
 
 DEFAULT_CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 MODEL_TASKS = ("inference", "train")

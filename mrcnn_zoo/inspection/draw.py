@@ -80,9 +80,10 @@ def draw_predictions(
     *,
     score_threshold: float = 0.5,
 ) -> Picture:
-    """Ground truth, where there is any, and what the model says, side by side; what is found has its object's colour."""
+    """Ground truth, if any, and what the model says, side by side; what is found has the colour of its object."""
     shown = detections[detections.scores >= score_threshold]
-    drawn = [draw_instances(image_rgb, shown, class_names, colors=_colors_of_objects(shown, targets))]
+    colors = None if targets is None else colors_of_objects(shown, targets)
+    drawn = [draw_instances(image_rgb, shown, class_names, colors=colors)]
     titles = [f"predictions: {len(shown)} at {score_threshold:g} or more"]
     if targets is not None:
         drawn.insert(0, draw_instances(image_rgb, targets, class_names))
@@ -90,10 +91,8 @@ def draw_predictions(
     return side_by_side(drawn, titles)
 
 
-def _colors_of_objects(detections: Detections, targets: Targets | None) -> list[Color] | None:
-    """For each detection the colour of the object it overlaps most, or one that no object has."""
-    if targets is None:
-        return None
+def colors_of_objects(detections: Detections, targets: Targets) -> list[Color]:
+    """For each detection the colour that `draw_instances` gives its object, or one that no object has."""
     colors = distinct_colors(len(targets) + len(detections))
     spare = iter(colors[len(targets) :])
     overlaps = iou(detections.boxes.cpu(), targets.boxes.cpu())

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 # In the order in which they are called. Checkpoints come before evaluations: one that fails loses no training.
 DEFAULT_HOOKS = (
+    "ReportUnusedParameters",
     "StopOnNonFinite",
     "DrawTrainingBatches",
     "WriteMetrics",

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -85,13 +86,22 @@ def wait_for_all() -> None:
         gather_over_processes(None)
 
 
-def with_averaged_gradients(model: nn.Module) -> nn.Module:
-    """The model, wrapped so that backward averages the gradients over the processes; itself when there is one."""
+def with_averaged_gradients(model: nn.Module, *, some_are_unused: bool) -> nn.Module:
+    """The model, wrapped so that backward averages the gradients over the processes; itself when there is one.
+
+    Args:
+        model: on its device.
+        some_are_unused: some parameters may have no part in the loss, e.g. an FPN level that nothing looks at. They
+            are searched for in each step then.
+    """
     if world_size() == 1:
         return model
-    # Samples are moved by the model itself, so the wrapper is told no device. Every head stays connected to the loss
-    # even without foreground, so no search for unused parameters is needed.
-    wrapped = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+    # It is said even if the search is for one step only.
+    warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified")
+    # Samples are moved by the model itself, so the wrapper is told no device.
+    wrapped = nn.parallel.DistributedDataParallel(
+        model, gradient_as_bucket_view=True, find_unused_parameters=some_are_unused
+    )
     wrapped.broadcast_buffers = False  # training does not read them; `share_buffers` comes before what does
     return wrapped
 

@@ -50,6 +50,9 @@ class Hook:
             outputs: losses and metrics, detached, one a batch.
         """
 
+    def on_floating_point_error(self, trainer: Trainer, batches: list[list[Sample]], error: FloatingPointError) -> None:
+        """When the model of this process refuses to go on with numbers that are not finite; training ends then."""
+
     def after_step(self, trainer: Trainer, report: StepReport) -> None:
         """After each step; `trainer.iteration` already counts it."""
 

@@ -157,7 +157,7 @@ class _Crew:
         else:
             raise TOLD_ERRORS[kind](message)
         how = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
-        print(f"process {number} failed ({how}); the others were ended", file=sys.stderr)
+        logger.error("process %d failed (%s); the others were ended", number, how)
 
     @contextmanager
     def _passing_signals_on(self) -> Iterator[None]:

@@ -21,8 +21,7 @@ class Finding:
     """What one process found wrong in a step."""
 
     rank: int
-    losses: Mapping[str, float]  # the non-finite ones, with their values
-    parameters: Sequence[str]  # with non-finite gradients, when all losses are finite
+    what: str
     files: Sequence[str]
     saved_to: str
 
@@ -53,11 +52,8 @@ def nonfinite_message(iteration: int, findings: Sequence[Finding]) -> str:
     """One message about what all processes found."""
     lines = [f"training stopped: the loss is not finite in iteration {iteration}."]
     for finding in findings:
-        what = ", ".join(f"{name} = {value}" for name, value in finding.losses.items())
-        if not what:
-            what = f"all losses are finite, but not the gradients of {_shortened(finding.parameters)}"
         who = f"  process {finding.rank}: " if len(findings) > 1 or finding.rank else "  "
-        lines.append(f"{who}{what}; images: {_shortened(finding.files)}")
+        lines.append(f"{who}{finding.what}; images: {shortened(finding.files)}")
         lines.append(f"  saved to {finding.saved_to}; repeat it with mrcnn_zoo.training.replay_batch(that path).")
     lines.append(
         "The weights are as before that step. Likely causes: a learning rate that is too high (lower SOLVER.BASE_LR, "
@@ -66,6 +62,7 @@ def nonfinite_message(iteration: int, findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _shortened(names: Sequence[str]) -> str:
+def shortened(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return ", ".join(names[:MAX_NAMES]) + more

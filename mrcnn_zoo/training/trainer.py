@@ -99,9 +99,11 @@ class Trainer:
         for hook in self.hooks.values():
             hook.before_train(self)
         if self._goes_on(stopwatch, signals):
-            wrapped = with_averaged_gradients(self.model)
             batches = iter(self._open_batches(self._batches_drawn))
-            self._step(wrapped, batches)
+            self._step(with_averaged_gradients(self.model, some_are_unused=True), batches)
+            # Heads stay connected to the loss even without foreground: what has no gradient now will never have one.
+            unused = self.updater.names_without_gradient(self.model)
+            wrapped = with_averaged_gradients(self.model, some_are_unused=bool(unused))
             while self._goes_on(stopwatch, signals):
                 self._step(wrapped, batches)
         for hook in self.hooks.values():
@@ -201,9 +203,13 @@ class Trainer:
         for hook in self.hooks.values():
             hook.after_step(self, report)
 
-    def _compute_gradients(self, model: nn.Module, batches: Sequence[list[Sample]]) -> list[TrainingOutput]:
+    def _compute_gradients(self, model: nn.Module, batches: list[list[Sample]]) -> list[TrainingOutput]:
         try:
             return self.updater.compute_gradients(model, batches)
+        except FloatingPointError as error:  # found by the model itself
+            for hook in self.hooks.values():
+                hook.on_floating_point_error(self, batches, error)
+            raise
         except torch.OutOfMemoryError as error:
             raise UserError(_out_of_memory_message(self.iteration, batches)) from error
 

@@ -1,24 +1,17 @@
-"""What a model is worth in the middle of its training: test results, and losses on the test sets."""
+"""The losses of a model on data that it is not trained on."""
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
 from torch import nn
 
-from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data import build_test_loader
-from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.evaluation import evaluate
-from mrcnn_zoo.evaluation.evaluator import evaluated_part, inference
-from mrcnn_zoo.ops.processes import alone, rank, world_size
+from mrcnn_zoo.evaluation.evaluator import inference
+from mrcnn_zoo.ops.processes import alone
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.distributed import gather_over_processes
 from mrcnn_zoo.training.randomness import generators_aside
 
 VALIDATION_SEED = 0  # the regions that a loss samples are the same at every evaluation
 VALIDATION_TASK = "val"
-
-Results = dict[str, dict[str, float]]
 
 
 def validation_losses(model: nn.Module, loader: Iterable[list[Sample]]) -> dict[str, float]:
@@ -42,28 +35,6 @@ def validation_losses(model: nn.Module, loader: Iterable[list[Sample]]) -> dict[
     shares = gather_over_processes((sums, sum(counts)))
     total = sum(count for _, count in shares)
     return {name: sum(share.get(name, 0.0) for share, _ in shares) / total for name in shares[0][0]} if total else {}
-
-
-def measure(model: nn.Module, cfg: CfgNode, datasets: Sequence[Dataset], *, output_dir: Path) -> Results:
-    """Results of every test set; with several, tasks are called `<dataset>/<task>` and files lie in a folder each."""
-    if len(datasets) == 1:
-        return evaluate(model, datasets[0], cfg, output_dir=output_dir)
-    results: Results = {}
-    for dataset in datasets:
-        found = evaluate(model, dataset, cfg, output_dir=output_dir / dataset.name)
-        results |= {f"{dataset.name}/{task}": metrics for task, metrics in found.items()}
-    return results
-
-
-def measure_losses(model: nn.Module, cfg: CfgNode, datasets: Sequence[Dataset]) -> Results:
-    """Validation losses of every test set, as the task `val`, or `<dataset>/val` with several."""
-    results: Results = {}
-    for dataset in datasets:
-        part = evaluated_part(dataset, cfg)
-        loader = build_test_loader(cfg, part, rank=rank(), world_size=world_size(), with_targets=True)
-        task = VALIDATION_TASK if len(datasets) == 1 else f"{dataset.name}/{VALIDATION_TASK}"
-        results[task] = validation_losses(model, loader)
-    return results
 
 
 def is_validation_task(task: str) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.formats import dsb2018
 from mrcnn_zoo.data.formats.dsb2018 import load_dsb2018
@@ -147,7 +148,7 @@ def test_train_and_val_part_the_images(root: Path) -> None:
 
 def test_fields_of_a_definition_are_read(root: Path, cfg) -> None:
     definition = {"FORMAT": "dsb2018", "IMAGES": str(root), "SPLIT": "val", "VAL_FRACTION": 0.5, "CLASS": "cell"}
-    cfg.DATASETS.DEFINITIONS = {"cells": definition}
+    cfg.DATASETS.DEFINITIONS = CfgNode({"cells": definition})
     dataset = load_dataset(cfg, "cells")
     assert (len(dataset), dataset.class_names) == (5, ("cell",))
 
@@ -162,7 +163,7 @@ def test_fields_of_a_definition_are_read(root: Path, cfg) -> None:
     ],
 )
 def test_bad_field_is_named(root: Path, cfg, field: str, value: object, message: str) -> None:
-    cfg.DATASETS.DEFINITIONS = {"cells": {"FORMAT": "dsb2018", "IMAGES": str(root), field: value}}
+    cfg.DATASETS.DEFINITIONS = CfgNode({"cells": {"FORMAT": "dsb2018", "IMAGES": str(root), field: value}})
     with pytest.raises(UserError, match=message):
         load_dataset(cfg, "cells")
 

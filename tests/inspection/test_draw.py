@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from mrcnn_zoo.inspection.canvas import distinct_colors
 from mrcnn_zoo.inspection.draw import (
+    colors_of_objects,
     draw_instances,
     draw_predictions,
     draw_training_batch,
@@ -94,13 +96,18 @@ def test_predictions_stand_right_of_the_ground_truth() -> None:
 
 def test_what_is_found_has_the_colour_of_its_object_and_the_rest_another() -> None:
     targets = make_targets(count=2)
-    detections = make_detections([0.9, 0.8, 0.7])
-    detections.boxes = detections.boxes[torch.tensor([1, 1, 2])]  # the second object twice, and nothing's place
-    picture = draw_predictions(GREY, detections, targets, ["a"])
-    truth, found = picture[:, :606], picture[:, 606:]
-    second_object = truth[np.nonzero((truth == found).all(axis=2))]
-    corner = tuple(truth[np.nonzero(changed(truth))][-1])
-    assert corner in {tuple(pixel) for pixel in second_object}
+    first, second = distinct_colors(2)
+    detections = make_detections([0.9, 0.8, 0.7, 0.6])
+    detections.boxes = detections.boxes[torch.tensor([1, 1, 2, 0])]  # the second object twice, then a place without one
+    colors = colors_of_objects(detections, targets)
+    assert colors[0] == second
+    assert colors[3] == first
+    assert len({*colors, first, second}) == 4
+
+
+def test_colours_without_objects_are_all_different() -> None:
+    assert len(set(colors_of_objects(make_detections([0.9, 0.8]), make_targets(count=0)))) == 2
+    assert colors_of_objects(make_detections([]), make_targets()) == []
 
 
 def test_predictions_may_be_none() -> None:

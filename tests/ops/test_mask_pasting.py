@@ -27,7 +27,7 @@ def test_low_thresholds_see_beyond_the_box() -> None:
 
 
 @pytest.mark.parametrize(
-    "box", [[5.0, 5, 5, 9], [9, 9, 5, 5], [-9, 2, -3, 8], [30, 2, 40, 8], [3, -8, 9, -1], [3, 10, 9, 14]]
+    "box", [[5.5, 5, 5.5, 9], [9, 9, 5, 5], [-9, 2, -3, 8], [30, 2, 40, 8], [3, -8, 9, -1], [3, 10, 9, 14]]
 )
 def test_box_without_visible_area_has_an_empty_window(box: list[float]) -> None:
     masks = np.ones((1, 28, 28), dtype=np.float32)

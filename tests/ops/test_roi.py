@@ -62,7 +62,7 @@ def slow_roi_pool(features: Tensor, regions: Tensor, side: int) -> Tensor:
     result = []
     height, width = features.shape[-2:]
     for image, *box in regions.tolist():
-        x0, y0, x1, y1 = (int(math.floor(value * SCALE + 0.5)) for value in box)  # round half away from zero
+        x0, y0, x1, y1 = (math.floor(value * SCALE + 0.5) for value in box)  # rounded
         cell_height, cell_width = max(y1 - y0 + 1, 1) / side, max(x1 - x0 + 1, 1) / side
         for i in range(side):
             for j in range(side):

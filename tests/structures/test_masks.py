@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from mrcnn_zoo.structures import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks
+from mrcnn_zoo.structures import masks as masks_module
 
 SIZE = (60, 90)  # height, width of the test images
 
@@ -71,6 +72,15 @@ def test_crops_equal_roi_align_of_full_images(side: int) -> None:
     crops = BoxedBitmaps.from_full(bitmaps)[rows].crop_and_resize(boxes, side)
     assert torch.equal(crops, full_image_crops(bitmaps[rows], boxes, side))
     assert 0.2 < crops.float().mean() < 0.9
+
+
+def test_crops_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bitmaps = ellipses(12, seed=0)
+    rows, boxes = boxes_around(bitmaps, 8, seed=1)
+    masks = BoxedBitmaps.from_full(bitmaps)[rows]
+    at_once = masks.crop_and_resize(boxes, 14)
+    monkeypatch.setattr(masks_module, "MAX_PADDED_PIXELS", 4000)
+    assert torch.equal(masks.crop_and_resize(boxes, 14), at_once)
 
 
 def test_crops_at_and_beyond_the_border_are_clamped_like_full_images() -> None:
@@ -149,7 +159,7 @@ def test_windows_are_placed_at_their_origins() -> None:
 
 @pytest.mark.parametrize(("origin", "shape"), [((-1, 0), (2, 2)), ((3, 0), (1, 2)), ((0, 2), (2, 1))])
 def test_window_outside_the_image_is_refused(origin: tuple[int, int], shape: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="window of mask 1.*outside its image of 4 x 3"):
+    with pytest.raises(ValueError, match=r"window of mask 1.*outside its image of 4 x 3"):
         BoxedBitmaps.from_windows([(0, 0), origin], [np.ones((1, 1)), np.ones(shape)], (3, 4))
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002, ARG005 - hooks and builders have fixed signatures
 """A model of three weights and a trainer around it: small enough to be recomputed by hand."""
 
 import os
@@ -166,7 +167,12 @@ def train_net(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Runs tools/train_net.py on the tiny config in a process of its own, with this folder on its path."""
 
     def start(*arguments: str, prefix: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess:
-        command = [*prefix, str(REPOSITORY / "tools" / "train_net.py"), "--config-file", str(HERE / "tiny_mask_rcnn.yaml")]
+        command = [
+            *prefix,
+            str(REPOSITORY / "tools" / "train_net.py"),
+            "--config-file",
+            str(HERE / "tiny_mask_rcnn.yaml"),
+        ]
         path = os.pathsep.join([str(REPOSITORY), str(HERE)])
         return subprocess.run(
             [*command, *arguments],

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001, ARG002, ARG005 - hooks and builders have fixed signatures
 """Built-in hooks around the tiny model's training."""
 
 import math
@@ -15,6 +16,7 @@ from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.best_metric import BestMetric
 from mrcnn_zoo.training.hooks.best import SaveBest, StopEarly
 from mrcnn_zoo.training.hooks.evaluation import Evaluate
+from mrcnn_zoo.training.hooks.gradients import ReportUnusedParameters
 from mrcnn_zoo.training.hooks.metrics import WriteMetrics
 from mrcnn_zoo.training.hooks.pictures import DrawTrainingBatches
 from mrcnn_zoo.training.validation import validation_losses
@@ -53,6 +55,16 @@ class ListWriter(MetricWriter):
 
     def write_images(self, iteration: int, images: Mapping[str, Path]) -> None:
         self.images.append((iteration, images))
+
+
+def test_parameters_without_gradient_are_named_once(
+    make_trainer: Any, tiny_model: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model()
+    model.forgotten = nn.Linear(1, 1)
+    with caplog.at_level("INFO", logger="mrcnn_zoo.training.hooks.gradients"):
+        make_trainer(budget=2, model=model, hooks={"report": ReportUnusedParameters()}).train()
+    assert caplog.text.count("forgotten.weight, forgotten.bias") == 1
 
 
 def test_best_checkpoint_is_kept_apart_from_the_last(make_trainer: Any, tmp_path: Path) -> None:
@@ -107,22 +119,20 @@ def test_patience_of_zero_never_stops(make_trainer: Any) -> None:
 
 
 @pytest.mark.parametrize(("period", "budget", "calls"), [(0, 5, 1), (2, 4, 2), (2, 5, 3), (10, 5, 1)])
-def test_evaluations_are_periodic_and_once_at_the_end(
-    make_trainer: Any, period: int, budget: int, calls: int
-) -> None:
+def test_evaluations_are_periodic_and_once_at_the_end(make_trainer: Any, period: int, budget: int, calls: int) -> None:
     scores = Scores(*range(10))
     make_trainer(budget=budget, hooks={"Evaluate": Evaluate(scores, period=period)}).train()
     assert scores.calls == calls
 
 
 def test_evaluation_that_was_due_when_the_run_was_killed_is_made_up_for(make_trainer: Any, tmp_path: Path) -> None:
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def die(model: nn.Module) -> Any:
-        raise Killed
+        raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         make_trainer(hooks={"Evaluate": Evaluate(die, period=4)}, checkpoint_period=4).train()
     scores = Scores(1.0, 2.0, 3.0)
     resumed = make_trainer(budget=8, hooks={"Evaluate": Evaluate(scores, period=4)})
@@ -222,7 +232,7 @@ def test_first_training_batches_are_drawn(make_trainer: Any, tmp_path: Path) -> 
 def test_validation_loss_is_the_mean_over_images(tiny_model: Any, numbered_batches: Any) -> None:
     model = tiny_model()
     whole = next(numbered_batches(0, size=3))
-    expected = {name: float(loss) for name, loss in model.losses(whole).losses.items()}
+    expected = {name: loss.item() for name, loss in model.losses(whole).losses.items()}
     losses = validation_losses(model, [whole[:2], whole[2:]])
     assert losses == pytest.approx({**expected, "total_loss": sum(expected.values())})
 

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002 - hooks and builders have fixed signatures
 """A loss that is not a number: it stops training, and leaves what is needed to look into it."""
 
 import math
@@ -26,9 +27,11 @@ class Poisoned(nn.Module):
         super().__init__()
         self.tiny = tiny
         self.value = value
+        self.squares: list[float] = []
 
     def forward(self, samples: list[Sample]) -> TrainingOutput:
         output = self.tiny(samples)
+        self.squares.append(output.losses["loss_square"].item())
         if any(sample.file_name == BAD_IMAGE for sample in samples):
             output.losses["loss_absolute"] = output.losses["loss_absolute"] * self.value
         return output
@@ -65,10 +68,9 @@ def test_saved_batch_gives_the_same_losses_again(stopped: tuple[Trainer, str], t
     path = tmp_path / "nonfinite" / "iter_0000003_rank_0.pt"
     assert str(path) in stopped[1]
     outputs = replay_batch(path, model=Poisoned(tiny_model(noise=1.0), math.nan))
-    saved = load_step(path)["losses"]
-    assert [{name: loss.item() for name, loss in output.losses.items()} for output in outputs] == [
-        {"loss_square": saved[0]["loss_square"], "loss_absolute": pytest.approx(math.nan, nan_ok=True)}
-    ]
+    assert outputs[0].losses["loss_absolute"].isnan()
+    assert outputs[0].losses["loss_square"].item() == stopped[0].model.squares[3]
+    assert load_step(path)["what"] == "loss_absolute = nan"
 
 
 def test_non_finite_gradients_of_a_finite_loss_stop_too(make_trainer: Any, tiny_model: Any, tmp_path: Path) -> None:
@@ -83,6 +85,24 @@ def test_non_finite_gradients_of_a_finite_loss_stop_too(make_trainer: Any, tiny_
     trainer = make_trainer(model=SquareRootAtZero(), hooks={"nonfinite": StopOnNonFinite(tmp_path / "bad")})
     with pytest.raises(NonFiniteLossError, match=r"gradients of tiny.linear.weight"):
         trainer.train()
+
+
+def test_model_that_finds_it_itself_is_treated_alike(make_trainer: Any, tiny_model: Any, tmp_path: Path) -> None:
+    class Refusing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tiny = tiny_model()
+
+        def forward(self, samples: list[Sample]) -> TrainingOutput:
+            if samples[0].file_name == "image_4.png":
+                raise FloatingPointError("the proposals are not finite")
+            return self.tiny(samples)
+
+    trainer = make_trainer(model=Refusing(), hooks={"nonfinite": StopOnNonFinite(tmp_path / "bad")})
+    with pytest.raises(NonFiniteLossError, match=r"iteration 2.\n.*the proposals are not finite; images: image_4.png"):
+        trainer.train()
+    with pytest.raises(FloatingPointError):
+        replay_batch(tmp_path / "bad" / "iter_0000002_rank_0.pt", model=Refusing())
 
 
 def test_losses_that_only_overflow_together_are_named_total_loss() -> None:

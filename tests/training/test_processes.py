@@ -24,6 +24,12 @@ ALL_SAMPLED = (
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=100000",
     "SOLVER.IMS_PER_BATCH=4",
 )
+# The FPN still computes p5, with weights that no loss depends on.
+UNUSED_LEVEL = (
+    "MODEL.RPN.IN_FEATURES=['p2', 'p3', 'p4']",
+    "MODEL.ROI_HEADS.IN_FEATURES=['p2', 'p3', 'p4']",
+    "MODEL.ANCHOR_GENERATOR.SIZES=[[16], [24], [32]]",
+)
 
 
 def logged(folder: Path, key: str) -> dict[int, float]:
@@ -60,7 +66,7 @@ def test_sigterm_saves_and_says_how_to_go_on(train_net: TrainNet, tmp_path: Path
 def test_two_processes_give_the_gradients_of_one_and_stop_together(
     train_net: TrainNet, tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = (*ALL_SAMPLED, "TEST.EVAL_PERIOD=2", "TEST.BATCH_SIZE=1", "SOLVER.WARMUP_ITERS=0")
+    settings = (*ALL_SAMPLED, *UNUSED_LEVEL, "TEST.EVAL_PERIOD=2", "TEST.BATCH_SIZE=1", "SOLVER.WARMUP_ITERS=0")
     hooks = "HOOKS=['foreign_hooks:save_gradients', 'foreign_hooks:interrupt_second_after_2']"
     done = train_net("--num-gpus", "2", "OUTPUT_DIR=two", hooks, *settings)
     assert done.returncode == 130, done.stderr
@@ -72,6 +78,8 @@ def test_two_processes_give_the_gradients_of_one_and_stop_together(
     for iteration in range(2):
         alone, together = (torch.load(tmp_path / name / f"gradients_{iteration}.pt") for name in ("one", "two"))
         assert alone.keys() == together.keys()
+        assert "backbone.fpn_output4.weight" in alone
+        assert "backbone.fpn_output5.weight" not in alone
         for name, gradient in alone.items():
             difference = (together[name] - gradient).norm() / gradient.norm()
             assert difference < 1e-4, name
@@ -83,7 +91,9 @@ def test_non_finite_loss_stops_all_processes_of_torchrun(train_net: TrainNet, tm
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = train_net("HOOKS=['foreign_hooks:poison_weights']", "OUTPUT_DIR=out", prefix=torchrun)
     assert done.returncode != 0
-    messages = re.findall(r"loss is not finite in iteration 3.\n  process 1: loss_mask = nan; images: (.*)", done.stderr)
+    messages = re.findall(
+        r"loss is not finite in iteration 3.\n  process 1: loss_mask = nan; images: (.*)", done.stderr
+    )
     assert len(messages) == 2, done.stderr
     saved = list((tmp_path / "out" / "nonfinite").iterdir())
     assert [path.name for path in saved] == ["iter_0000003_rank_1.pt"]

@@ -1,8 +1,8 @@
+# ruff: noqa: ARG001, ARG002, ARG005 - hooks and builders have fixed signatures
 """The training loop with a model of three weights."""
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,11 @@ def test_short_warmup_is_not_stretched_but_ends_in_time() -> None:
 
 @pytest.mark.parametrize(
     ("budget", "iteration", "elapsed", "left"),
-    [(IterationBudget(10), 4, 8.0, 12.0), (IterationBudget(10), 12, 8.0, 0.0), (TimeBudget(60.0, iterations=5), 4, 45.0, 15.0)],
+    [
+        (IterationBudget(10), 4, 8.0, 12.0),
+        (IterationBudget(10), 12, 8.0, 0.0),
+        (TimeBudget(60.0, iterations=5), 4, 45.0, 15.0),
+    ],
 )
 def test_seconds_left(budget: Any, iteration: int, elapsed: float, left: float) -> None:
     assert budget.seconds_left(iteration, elapsed, 2.0) == left
@@ -242,7 +246,7 @@ def test_metrics_are_means_over_accumulated_batches(make_trainer: Any, recorder:
     assert recorder.losses == pytest.approx([sum(step) / 2 for step in parts])
 
 
-def test_averaged_weights_are_evaluated_and_the_own_come_back(make_trainer: Any, tiny_model: Callable) -> None:
+def test_averaged_weights_are_evaluated_and_the_own_come_back(make_trainer: Any) -> None:
     from mrcnn_zoo.training.ema import WeightsAverage
 
     trainer = make_trainer(budget=3)

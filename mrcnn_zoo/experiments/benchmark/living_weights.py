@@ -16,11 +16,11 @@ FOREGROUND_SHARE = 0.07  # of the regions, a class beats the background
 def bring_to_life(model: nn.Module, samples: list[Sample]) -> None:
     """Change the fresh weights of a detector so that on these samples it finds many, differing instances.
 
-    Fresh weights score every class alike, below every threshold, and so skip suppression and masks; a threshold of 0
-    makes every region a candidate for every class, which is more work than any real image. Here the backbone keeps its
-    scale, and the classifier is centred and spread on what it sees: most regions are background, the rest are of
-    various classes. Numbers of candidates and of detections are then close to those of a trained model on a crowded
-    image.
+    The features of a deep network with fresh weights explode, and its classifier then says the same of every region: it
+    finds nothing, or one class everywhere. A score threshold of 0 makes every region a candidate for every class, which
+    is more work than any real image. Here the backbone keeps its scale, and the classifier is centred and spread on
+    what it sees: most regions are background, the rest are of various classes. Numbers of candidates and of detections
+    are then close to those of a trained model on a crowded image.
 
     Args:
         model: with Detectron2's parameter names; changed in place.

@@ -77,7 +77,7 @@ def resident_mib() -> float:
 def peak_resident_mib() -> float:
     """MiB of this process at its highest.
 
-    Not getrusage where it can be helped: on Linux a new process inherits the figure of the one that started it.
+    Not getrusage where it can be helped: on Linux a new process may inherit the figure of the one that started it.
     """
     return _status("VmHWM:") or _largest_resident_mib()
 

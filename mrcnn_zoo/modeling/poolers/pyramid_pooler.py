@@ -14,7 +14,6 @@ from mrcnn_zoo.structures import FeatureSpec
 
 CANONICAL_BOX_SIDE = 224  # FPN, section 4.2: the image side that ImageNet backbones are trained with ...
 CANONICAL_LEVEL = 4  # ... belongs on the map of stride 2 ** 4
-LOG_EPSILON = 1e-8  # keeps the logarithm of an empty box finite
 
 
 class PyramidPooler(nn.Module):
@@ -58,7 +57,8 @@ class PyramidPooler(nn.Module):
 def assign_levels(boxes: Tensor, finest: int, coarsest: int) -> Tensor:
     """The pyramid level of each box, log2 of its stride: (R, 4) pixels -> (R,) int64 in [finest, coarsest]."""
     sides = box_ops.area(boxes).sqrt()
-    levels = torch.floor(CANONICAL_LEVEL + torch.log2(sides / CANONICAL_BOX_SIDE + LOG_EPSILON))
+    # An empty box is at minus infinity, which the clamp brings to the finest level.
+    levels = torch.floor(CANONICAL_LEVEL + torch.log2(sides / CANONICAL_BOX_SIDE))
     return levels.clamp(finest, coarsest).long()
 
 

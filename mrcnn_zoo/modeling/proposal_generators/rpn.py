@@ -4,94 +4,25 @@ Source: Ren et al. 2015 (Faster R-CNN), sec. 3.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.losses.box_regression import BoxLoss
-from mrcnn_zoo.losses.classification import binary_cross_entropy
 from mrcnn_zoo.modeling.anchors import build_anchor_generator
-from mrcnn_zoo.modeling.assignment import AnchorLabeler
 from mrcnn_zoo.modeling.contracts import AnchorGenerator, Features, RPNHead
+from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import (
+    AnchorPredictions,
+    SampledPredictions,
+    predict_all,
+    predict_at,
+)
+from mrcnn_zoo.modeling.proposal_generators.rpn_supervision import RPNSupervision, build_rpn_supervision
 from mrcnn_zoo.modeling.proposal_generators.selection import Candidates, ProposalSelection
 from mrcnn_zoo.ops.box_coding import BoxCoder
-from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES, MATCHERS, PROPOSAL_GENERATORS, RPN_HEADS, SAMPLERS
-from mrcnn_zoo.structures import Batch, FeatureSpec, ImageSize, Proposals, Targets, TrainingOutput
-
-
-@dataclass(frozen=True)
-class AnchorPredictions:
-    """What the head says of every anchor of N images, level by level."""
-
-    anchors: list[Tensor]  # (A, 4) pixels
-    logits: list[Tensor]  # (N, A)
-    deltas: list[Tensor]  # (N, A, 4)
-
-
-class RPNSupervision:
-    """Labels anchors and computes the losses of a region proposal network.
-
-    Both losses are divided by the number of anchors that a full sample has, not by the positives alone: every anchor
-    weighs the same, whichever image it is from.
-
-    Args:
-        labeler: chooses and labels anchors.
-        coder: the one that predictions are decoded with.
-        box_loss: compares predicted with ground-truth boxes of the positives.
-        anchors_per_image: what the labeler samples when there are enough.
-        objectness_weight: factor of `loss_rpn_cls`.
-        box_weight: factor of `loss_rpn_loc`.
-    """
-
-    def __init__(
-        self,
-        labeler: AnchorLabeler,
-        *,
-        coder: BoxCoder,
-        box_loss: BoxLoss,
-        anchors_per_image: int,
-        objectness_weight: float,
-        box_weight: float,
-    ) -> None:
-        self.labeler = labeler
-        self.coder = coder
-        self.box_loss = box_loss
-        self.anchors_per_image = anchors_per_image
-        self.objectness_weight = objectness_weight
-        self.box_weight = box_weight
-
-    def losses(
-        self, predictions: AnchorPredictions, targets: list[Targets], image_sizes: list[ImageSize]
-    ) -> TrainingOutput:
-        """The weighted losses, and how many anchors of each kind an image has contributed."""
-        anchors = torch.cat(predictions.anchors)
-        labels = self.labeler.label(anchors, targets, image_sizes)
-        first_rows = range(0, len(anchors) * len(labels), len(anchors))
-        positives = torch.cat([image.positives + first for image, first in zip(labels, first_rows, strict=True)])
-        negatives = torch.cat([image.negatives + first for image, first in zip(labels, first_rows, strict=True)])
-        logits = torch.cat(predictions.logits, dim=1).flatten()[torch.cat((positives, negatives))].float()
-        is_object = torch.zeros_like(logits)
-        is_object[: len(positives)] = 1
-        box_loss = self.box_loss(
-            torch.cat(predictions.deltas, dim=1).flatten(0, 1)[positives].float(),
-            torch.cat([anchors[image.positives] for image in labels]),
-            torch.cat([truth.boxes[image.matches] for image, truth in zip(labels, targets, strict=True)]),
-            self.coder,
-        )
-        normalizer = self.anchors_per_image * len(labels)
-        return TrainingOutput(
-            losses={
-                "loss_rpn_cls": binary_cross_entropy(logits, is_object) * (self.objectness_weight / normalizer),
-                "loss_rpn_loc": box_loss * (self.box_weight / normalizer),
-            },
-            metrics={
-                "rpn/num_pos_anchors": torch.tensor(len(positives) / len(labels), device=logits.device),
-                "rpn/num_neg_anchors": torch.tensor(len(negatives) / len(labels), device=logits.device),
-            },
-        )
+from mrcnn_zoo.registries import BOX_CODERS, PROPOSAL_GENERATORS, RPN_HEADS
+from mrcnn_zoo.structures import Batch, FeatureSpec, Proposals, TrainingOutput
 
 
 class RPN(nn.Module):
@@ -100,11 +31,11 @@ class RPN(nn.Module):
     Args:
         head: predicts on feature maps.
         in_features: names of the maps, from fine to coarse.
-        anchors: makes the anchors of these maps.
+        anchors: makes the anchors of these maps, equally many a cell on all of them.
         coder: turns deltas into boxes.
         training_selection: makes the proposals that the next stage is trained on.
         test_selection: makes the proposals at inference.
-        supervision: labels anchors and computes the losses.
+        supervision: samples anchors and computes the losses.
     """
 
     def __init__(
@@ -130,12 +61,7 @@ class RPN(nn.Module):
     def forward(self, features: Features) -> AnchorPredictions:
         """Predictions on every anchor, in the order of the anchors."""
         levels = [features[name] for name in self.in_features]
-        logits, deltas = self.rpn_head(levels)
-        return AnchorPredictions(
-            anchors=self.anchor_generator(levels),
-            logits=[level.permute(0, 2, 3, 1).flatten(1) for level in logits],
-            deltas=[level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for level in deltas],
-        )
+        return predict_all(self.rpn_head, levels, self.anchor_generator(levels))
 
     def losses(self, features: Features, batch: Batch) -> tuple[list[Proposals], TrainingOutput]:
         """The proposals to train the next stage on, without gradient, and the losses of objectness and boxes.
@@ -144,16 +70,31 @@ class RPN(nn.Module):
             FloatingPointError: a prediction is NaN or infinite.
         """
         assert batch.targets is not None
-        predictions = self(features)
+        levels = [features[name] for name in self.in_features]
+        sample = self.supervision.sample(self.anchor_generator(levels), batch.targets, batch.image_sizes)
+        sampled, predictions = self._predict_for_training(features, sample.rows)
         candidates = self._candidates(predictions, self.training_selection)
         _check_finite(candidates)
         proposals = self.training_selection.suppress(candidates, batch.image_sizes)
-        return proposals, self.supervision.losses(predictions, batch.targets, batch.image_sizes)
+        return proposals, self.supervision.losses(sampled, sample)
 
     def predict(self, features: Features, batch: Batch) -> list[Proposals]:
         """The proposals of each image, best first."""
         candidates = self._candidates(self(features), self.test_selection)
         return self.test_selection.suppress(candidates, batch.image_sizes)
+
+    def _predict_for_training(self, features: Features, rows: Tensor) -> tuple[SampledPredictions, AnchorPredictions]:
+        """Predictions on the sampled anchors, which have a gradient, and on all, which may have none."""
+        levels = [features[name] for name in self.in_features]
+        num_cells = sum(level.shape[0] * level.shape[-2] * level.shape[-1] for level in levels)
+        patch_cells = (2 * self.rpn_head.reach + 1) ** 2
+        if self.rpn_head.reach > 1 or len(rows) * patch_cells > num_cells:
+            predictions = self(features)
+            return predictions.at(rows), predictions
+        # With gradient first: under autocast, weights cast without gradient would be remembered and used again.
+        sampled = predict_at(self.rpn_head, levels, self.anchor_generator.anchors_per_cell[0], rows)
+        with torch.no_grad():
+            return sampled, self(features)
 
     def _candidates(self, predictions: AnchorPredictions, selection: ProposalSelection) -> Candidates:
         return selection.candidates(predictions.logits, predictions.deltas, predictions.anchors, self.coder)
@@ -195,26 +136,6 @@ def build_rpn(cfg: CfgNode, feature_specs: Mapping[str, FeatureSpec]) -> RPN:
         training_selection=_build_selection(cfg, settings.PRE_NMS_TOPK_TRAIN, settings.POST_NMS_TOPK_TRAIN),
         test_selection=_build_selection(cfg, settings.PRE_NMS_TOPK_TEST, settings.POST_NMS_TOPK_TEST),
         supervision=build_rpn_supervision(cfg, coder),
-    )
-
-
-def build_rpn_supervision(cfg: CfgNode, coder: BoxCoder) -> RPNSupervision:
-    """Labels and losses as `MODEL.RPN` describes them."""
-    settings = cfg.MODEL.RPN
-    matcher = MATCHERS.get(settings.MATCHER, key="MODEL.RPN.MATCHER")(
-        settings.IOU_THRESHOLDS, settings.IOU_LABELS, allow_low_quality=True
-    )
-    sampler = SAMPLERS.get(settings.SAMPLER, key="MODEL.RPN.SAMPLER")(
-        settings.BATCH_SIZE_PER_IMAGE, positive_fraction=settings.POSITIVE_FRACTION
-    )
-    build_box_loss = BOX_LOSSES.get(settings.BBOX_REG_LOSS_TYPE, key="MODEL.RPN.BBOX_REG_LOSS_TYPE")
-    return RPNSupervision(
-        AnchorLabeler(matcher, sampler, boundary_margin=settings.BOUNDARY_THRESH),
-        coder=coder,
-        box_loss=build_box_loss(settings.SMOOTH_L1_BETA),
-        anchors_per_image=settings.BATCH_SIZE_PER_IMAGE,
-        objectness_weight=settings.LOSS_WEIGHT,
-        box_weight=settings.BBOX_REG_LOSS_WEIGHT * settings.LOSS_WEIGHT,
     )
 
 

@@ -25,6 +25,7 @@ class StandardRPNHead(nn.Module):
 
     def __init__(self, in_channels: int, *, num_anchors: int, hidden_channels: Sequence[int]) -> None:
         super().__init__()
+        self.reach = len(hidden_channels)
         inputs = (in_channels, *hidden_channels)
         convs = [Conv2d(a, b, 3, activation=relu_) for a, b in zip(inputs, hidden_channels, strict=False)]
         # One convolution is named conv, several conv.conv0, conv.conv1, ..., as in Detectron2's checkpoints.

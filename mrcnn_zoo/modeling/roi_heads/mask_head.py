@@ -82,7 +82,8 @@ class MaskRCNNConvUpsampleHead(nn.Module):
         features = self.upsample(pooled)
         assert self.predictor.bias is not None
         maps = classes.clamp(max=self.predictor.out_channels - 1)
-        weights = self.predictor.weight.flatten(1)[maps]  # (R, D)
+        # Flattened in channels-last order, so that the gradient gets the strides of the weight, as DDP wants it.
+        weights = self.predictor.weight.permute(0, 2, 3, 1).flatten(1)[maps]  # (R, D)
         logits = torch.bmm(weights[:, None], features.flatten(2)).unflatten(2, features.shape[2:])
         return logits.squeeze(1).float() + self.predictor.bias[maps][:, None, None]
 

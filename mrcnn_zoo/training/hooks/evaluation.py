@@ -1,15 +1,18 @@
 """Measures the model every few iterations and at the end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data import Dataset, TestLoader, build_test_loader
+from mrcnn_zoo.evaluation import evaluate
+from mrcnn_zoo.ops.processes import rank, world_size
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.training.hook import Hook, Results, StepReport
 from mrcnn_zoo.training.trainer import Trainer
-from mrcnn_zoo.training.validation import measure, measure_losses
+from mrcnn_zoo.training.validation import VALIDATION_TASK, validation_losses
 from mrcnn_zoo.training.workspace import Workspace
 
 
@@ -58,10 +61,22 @@ class Evaluate(Hook):
 
 @HOOKS.register("Evaluate")
 def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
-    datasets = workspace.test_datasets
+    """Measures every test set; with several, tasks are called `<dataset>/<task>` and files lie in a folder each."""
+    is_alone = len(workspace.test_datasets) == 1
 
-    def measure_all(model: nn.Module) -> Results:
-        results = measure(model, cfg, datasets, output_dir=workspace.output_dir)
-        return results | (measure_losses(model, cfg, datasets) if cfg.TEST.VAL_LOSS else {})
+    def measure(model: nn.Module) -> Results:
+        results: dict[str, Mapping[str, float]] = {}
+        for dataset in workspace.test_datasets:
+            folder = workspace.output_dir if is_alone else workspace.output_dir / dataset.name
+            found = evaluate(model, dataset, cfg, output_dir=folder)
+            if cfg.TEST.VAL_LOSS:
+                found = found | {VALIDATION_TASK: validation_losses(model, _labelled_batches(cfg, dataset))}
+            results |= found if is_alone else {f"{dataset.name}/{task}": metrics for task, metrics in found.items()}
+        return results
 
-    return Evaluate(measure_all, period=cfg.TEST.EVAL_PERIOD)
+    return Evaluate(measure, period=cfg.TEST.EVAL_PERIOD)
+
+
+def _labelled_batches(cfg: CfgNode, dataset: Dataset) -> TestLoader:
+    """This process's share of a test set, with targets."""
+    return build_test_loader(cfg, dataset, rank=rank(), world_size=world_size(), with_targets=True)

@@ -17,6 +17,7 @@ from mrcnn_zoo.training.nonfinite import (
     find_nonfinite_losses,
     nonfinite_message,
     save_batches,
+    shortened,
 )
 from mrcnn_zoo.training.trainer import Trainer
 from mrcnn_zoo.training.workspace import Workspace
@@ -40,31 +41,39 @@ class StopOnNonFinite(Hook):
         if not (is_any_loss_bad or is_any_gradient_bad):
             return
         # Averaging spreads one process's bad gradient to all: where a loss is bad, only that process has the batch.
-        is_ours = loss_is_bad if is_any_loss_bad else gradient_is_bad
-        finding = self._record(trainer, batches, outputs) if is_ours else None
+        finding = None
+        if is_any_loss_bad and loss_is_bad:
+            losses = find_nonfinite_losses(outputs)
+            what = ", ".join(f"{name} = {value}" for name, value in losses.items())
+            bad = [samples for samples, output in zip(batches, outputs, strict=True) if find_nonfinite_losses([output])]
+            finding = self._record(trainer, batches, what, bad)
+        elif not is_any_loss_bad and gradient_is_bad:
+            names = trainer.updater.names_with_nonfinite_gradient(trainer.model)
+            what = f"all losses are finite, but not the gradients of {shortened(names)}"
+            finding = self._record(trainer, batches, what, batches)
         findings = [found for found in gather_over_processes(finding) if found is not None]
         raise NonFiniteLossError(nonfinite_message(trainer.iteration, findings))
 
-    def _record(self, trainer: Trainer, batches: list[list[Sample]], outputs: list[TrainingOutput]) -> Finding:
+    def on_floating_point_error(self, trainer: Trainer, batches: list[list[Sample]], error: FloatingPointError) -> None:
+        # The other processes are in the middle of their step and cannot be asked; they end when this one has.
+        finding = self._record(trainer, batches, str(error), batches)
+        raise NonFiniteLossError(nonfinite_message(trainer.iteration, [finding])) from error
+
+    def _record(
+        self, trainer: Trainer, batches: list[list[Sample]], what: str, suspects: list[list[Sample]]
+    ) -> Finding:
         path = self._folder / f"iter_{trainer.iteration:07d}_rank_{rank()}.pt"
         facts = {
             "iteration": trainer.iteration,
             "rank": rank(),
             "seed": trainer.plan.seed,
-            "losses": [{name: float(loss) for name, loss in output.losses.items()} for output in outputs],
+            "what": what,
             "model": trainer.model.state_dict(),
             **trainer.provenance,
         }
         save_batches(path, batches, facts)
-        losses = find_nonfinite_losses(outputs)
-        bad = [samples for samples, output in zip(batches, outputs, strict=True) if not torch.isfinite(output.total())]
-        return Finding(
-            rank=rank(),
-            losses=losses,
-            parameters=[] if losses else trainer.updater.names_with_nonfinite_gradient(trainer.model),
-            files=describe_samples([sample for samples in bad or batches for sample in samples]),
-            saved_to=str(path),
-        )
+        files = describe_samples([sample for samples in suspects for sample in samples])
+        return Finding(rank=rank(), what=what, files=files, saved_to=str(path))
 
 
 @HOOKS.register("StopOnNonFinite")

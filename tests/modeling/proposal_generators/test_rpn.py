@@ -75,6 +75,44 @@ def test_weights_multiply_the_losses() -> None:
     torch.testing.assert_close(output.losses["loss_rpn_loc"], torch.tensor(6 / 16 / 10))
 
 
+def large_features() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    sides = {"p3": 16, "p4": 8}
+    return {name: torch.randn(2, 4, side, side, generator=generator).requires_grad_() for name, side in sides.items()}
+
+
+def test_large_maps_are_not_kept_for_the_gradient() -> None:
+    kept: list[torch.Size] = []
+
+    def remember(tensor: Tensor) -> Tensor:
+        kept.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        build().losses(large_features(), batch([[9.0, 8.0, 25.0, 24.0]], []))
+    assert kept
+    assert not any(shape[-2:] == (16, 16) for shape in kept)
+
+
+@pytest.mark.parametrize("conv_dims", [[-1], [-1, -1]])
+def test_large_maps_give_the_losses_and_gradients_of_the_dense_computation(
+    conv_dims: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 10 anchors of 400 cells: one convolution runs on patches, two do not.
+    rpn = build(RPN__CONV_DIMS=conv_dims)
+    maps = large_features()
+    inputs = (*maps.values(), *rpn.parameters())
+    images = batch([[9.0, 8.0, 25.0, 24.0], [60.0, 60.0, 90.0, 95.0]], [])
+    results = []
+    for patches_are_too_far in (False, True):
+        torch.manual_seed(5)
+        if patches_are_too_far:
+            monkeypatch.setattr(rpn.rpn_head, "reach", 9)
+        proposals, output = rpn.losses(maps, images)
+        results.append((proposals[0].boxes, output.losses, torch.autograd.grad(output.total(), inputs)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
+
+
 def test_images_without_objects_have_only_negatives() -> None:
     rpn = silence(build())
     proposals, output = rpn.losses(features(), batch([], []))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
+from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import predict_at
 from mrcnn_zoo.structures import Batch, Targets
 
 CASES = ("mask_rcnn_R_50_FPN", "mask_rcnn_R_50_FPN_roipool_agnostic", "faster_rcnn_R_50_FPN")
@@ -19,15 +20,12 @@ CASES = ("mask_rcnn_R_50_FPN", "mask_rcnn_R_50_FPN_roipool_agnostic", "faster_rc
 
 @dataclass
 class Case:
-    """One recorded model, with our backbone and RPN in its state."""
+    """One recorded model: our RPN in its state, and the features of our backbone."""
 
-    backbone: Any
     rpn: Any
     recorded: dict[str, Tensor]
+    features: dict[str, Tensor]
     batch: Batch
-
-    def losses(self) -> dict[str, Tensor]:
-        return self.rpn.losses(self.backbone(self.batch.pixels), self.batch)[1].losses
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -43,7 +41,9 @@ def case(request: pytest.FixtureRequest, shared_dir: Path) -> Case:
         part.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     sizes = [(len(recorded[f"image{i}"]), len(recorded[f"image{i}"][0])) for i in range(2)]
     targets = [Targets(sizes[i], recorded[f"gt{i}_boxes"], recorded[f"gt{i}_classes"]) for i in range(2)]
-    return Case(backbone, rpn, recorded, Batch(recorded["input_tensor"], sizes, targets, None))
+    batch = Batch(recorded["input_tensor"], sizes, targets, None)
+    with torch.no_grad():
+        return Case(rpn, recorded, backbone(batch.pixels), batch)
 
 
 def assert_equal_to_scale(actual: Tensor, expected: Tensor, *, tolerance: float) -> None:
@@ -52,20 +52,29 @@ def assert_equal_to_scale(actual: Tensor, expected: Tensor, *, tolerance: float)
 
 
 def test_features_agree(case: Case) -> None:
-    features = case.backbone(case.batch.pixels)
-    names = [name for name in features if f"feature_{name}" in case.recorded]
+    names = [name for name in case.features if f"feature_{name}" in case.recorded]
     assert names == ["p3", "p4", "p5", "p6"]
     for name in names:
-        assert_equal_to_scale(features[name], case.recorded[f"feature_{name}"], tolerance=1e-4)
+        assert_equal_to_scale(case.features[name], case.recorded[f"feature_{name}"], tolerance=1e-4)
 
 
 def test_proposals_agree_in_the_same_order(case: Case) -> None:
-    proposals = case.rpn.predict(case.backbone(case.batch.pixels), case.batch)
+    proposals = case.rpn.predict(case.features, case.batch)
     for image, table in enumerate(proposals):
         assert_equal_to_scale(table.boxes, case.recorded[f"proposals{image}_boxes"], tolerance=1e-4)
         assert_equal_to_scale(table.objectness, case.recorded[f"proposals{image}_logits"], tolerance=1e-4)
 
 
 def test_losses_agree(case: Case) -> None:
-    for name, loss in case.losses().items():
+    for name, loss in case.rpn.losses(case.features, case.batch)[1].losses.items():
+        torch.testing.assert_close(loss, case.recorded[f"loss_{name}"], rtol=1e-4, atol=0)
+
+
+def test_losses_agree_when_the_head_runs_around_the_sampled_anchors_only(case: Case) -> None:
+    # Every anchor is sampled here.
+    levels = [case.features[name] for name in case.rpn.in_features]
+    anchors = case.rpn.anchor_generator(levels)
+    sample = case.rpn.supervision.sample(anchors, case.batch.targets, case.batch.image_sizes)
+    predictions = predict_at(case.rpn.rpn_head, levels, 3, sample.rows)
+    for name, loss in case.rpn.supervision.losses(predictions, sample).losses.items():
         torch.testing.assert_close(loss, case.recorded[f"loss_{name}"], rtol=1e-4, atol=0)

@@ -1,8 +1,10 @@
-"""The smallest config that torchvision's Mask R-CNN can be built for."""
+"""The smallest model that torchvision's Mask R-CNN can be compared with."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from mrcnn_zoo.config import CfgNode, load_config
@@ -20,14 +22,15 @@ SMALL: list[Any] = [
 ]
 
 
-def small_config(*overrides: Any) -> CfgNode:
-    return load_config(BASE, [*SMALL, *overrides])
+@pytest.fixture(scope="session")
+def small_config() -> Callable[..., CfgNode]:
+    """Called with overrides, the config of the small model."""
+    return lambda *overrides: load_config(BASE, [*SMALL, *overrides])
 
 
-def random_samples(count: int = 2, size: tuple[int, int] = (96, 128)) -> list[Sample]:
+@pytest.fixture(scope="session")
+def blocky_samples() -> list[Sample]:
+    """Two images of coloured squares, without targets."""
     rng = np.random.default_rng(0)
-    coarse = [rng.integers(0, 255, (3, 8, 8), dtype=np.uint8).repeat(16, 1).repeat(16, 2) for _ in range(count)]
-    return [
-        Sample(torch.from_numpy(np.ascontiguousarray(image[:, : size[0], : size[1]])), number, size)
-        for number, image in enumerate(coarse)
-    ]
+    images = [rng.integers(0, 255, (3, 6, 8), dtype=np.uint8).repeat(16, 1).repeat(16, 2) for _ in range(2)]
+    return [Sample(torch.from_numpy(image), number, (96, 128)) for number, image in enumerate(images)]

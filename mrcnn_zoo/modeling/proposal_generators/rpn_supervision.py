@@ -1,0 +1,119 @@
+"""What a region proposal network is trained on."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.losses.box_regression import BoxLoss
+from mrcnn_zoo.losses.classification import binary_cross_entropy
+from mrcnn_zoo.modeling.assignment import AnchorLabeler
+from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import SampledPredictions
+from mrcnn_zoo.ops.box_coding import BoxCoder
+from mrcnn_zoo.registries import BOX_LOSSES, MATCHERS, SAMPLERS
+from mrcnn_zoo.structures import ImageSize, Targets, TrainingOutput
+
+
+@dataclass(frozen=True)
+class AnchorSample:
+    """The anchors of N images that take part in a training step, positives first."""
+
+    rows: Tensor  # (M,) int64 in [0, N * A), see anchor_predictions
+    boxes: Tensor  # (P, 4) pixels, the positive anchors
+    targets: Tensor  # (P, 4) pixels, the ground truth of each
+    num_images: int
+
+    @property
+    def num_positives(self) -> int:
+        """P."""
+        return len(self.boxes)
+
+
+class RPNSupervision:
+    """Samples anchors and computes the losses of a region proposal network.
+
+    Both losses are divided by the number of anchors that a full sample has, not by the positives alone: every anchor
+    weighs the same, whichever image it is from.
+
+    Args:
+        labeler: chooses and labels anchors.
+        coder: the one that predictions are decoded with.
+        box_loss: compares predicted with ground-truth boxes of the positives.
+        anchors_per_image: what the labeler samples when there are enough.
+        objectness_weight: factor of `loss_rpn_cls`.
+        box_weight: factor of `loss_rpn_loc`.
+    """
+
+    def __init__(
+        self,
+        labeler: AnchorLabeler,
+        *,
+        coder: BoxCoder,
+        box_loss: BoxLoss,
+        anchors_per_image: int,
+        objectness_weight: float,
+        box_weight: float,
+    ) -> None:
+        self.labeler = labeler
+        self.coder = coder
+        self.box_loss = box_loss
+        self.anchors_per_image = anchors_per_image
+        self.objectness_weight = objectness_weight
+        self.box_weight = box_weight
+
+    @torch.no_grad()
+    def sample(self, anchors: list[Tensor], targets: list[Targets], image_sizes: list[ImageSize]) -> AnchorSample:
+        """The anchors of this step; it does not depend on predictions."""
+        all_anchors = torch.cat(anchors)
+        labels = self.labeler.label(all_anchors, targets, image_sizes)
+        first_rows = range(0, len(all_anchors) * len(labels), len(all_anchors))
+        positives = [image.positives + first for image, first in zip(labels, first_rows, strict=True)]
+        negatives = [image.negatives + first for image, first in zip(labels, first_rows, strict=True)]
+        return AnchorSample(
+            rows=torch.cat(positives + negatives),
+            boxes=torch.cat([all_anchors[image.positives] for image in labels]),
+            targets=torch.cat([truth.boxes[image.matches] for image, truth in zip(labels, targets, strict=True)]),
+            num_images=len(labels),
+        )
+
+    def losses(self, predictions: SampledPredictions, sample: AnchorSample) -> TrainingOutput:
+        """The weighted losses, and how many anchors of each kind an image has contributed."""
+        logits = predictions.logits.float()
+        is_object = torch.zeros_like(logits)
+        is_object[: sample.num_positives] = 1
+        deltas = predictions.deltas[: sample.num_positives].float()
+        box_loss = self.box_loss(deltas, sample.boxes, sample.targets, self.coder)
+        normalizer = self.anchors_per_image * sample.num_images
+        positives_per_image = sample.num_positives / sample.num_images
+        negatives_per_image = (len(sample.rows) - sample.num_positives) / sample.num_images
+        return TrainingOutput(
+            losses={
+                "loss_rpn_cls": binary_cross_entropy(logits, is_object) * (self.objectness_weight / normalizer),
+                "loss_rpn_loc": box_loss * (self.box_weight / normalizer),
+            },
+            metrics={
+                "rpn/num_pos_anchors": torch.tensor(positives_per_image, device=logits.device),
+                "rpn/num_neg_anchors": torch.tensor(negatives_per_image, device=logits.device),
+            },
+        )
+
+
+def build_rpn_supervision(cfg: CfgNode, coder: BoxCoder) -> RPNSupervision:
+    """Labels and losses as `MODEL.RPN` describes them."""
+    settings = cfg.MODEL.RPN
+    matcher = MATCHERS.get(settings.MATCHER, key="MODEL.RPN.MATCHER")(
+        settings.IOU_THRESHOLDS, settings.IOU_LABELS, allow_low_quality=True
+    )
+    sampler = SAMPLERS.get(settings.SAMPLER, key="MODEL.RPN.SAMPLER")(
+        settings.BATCH_SIZE_PER_IMAGE, positive_fraction=settings.POSITIVE_FRACTION
+    )
+    build_box_loss = BOX_LOSSES.get(settings.BBOX_REG_LOSS_TYPE, key="MODEL.RPN.BBOX_REG_LOSS_TYPE")
+    return RPNSupervision(
+        AnchorLabeler(matcher, sampler, boundary_margin=settings.BOUNDARY_THRESH),
+        coder=coder,
+        box_loss=build_box_loss(settings.SMOOTH_L1_BETA),
+        anchors_per_image=settings.BATCH_SIZE_PER_IMAGE,
+        objectness_weight=settings.LOSS_WEIGHT,
+        box_weight=settings.BBOX_REG_LOSS_WEIGHT * settings.LOSS_WEIGHT,
+    )

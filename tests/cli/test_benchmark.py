@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrcnn_zoo.cli.main import USAGE_ERROR, run_command
+
+QUICKSTART = ["--config", "Quickstart/mask_rcnn_R_18_FPN_digits.yaml", "--malloc", "default"]
+FEW_SCENES = ["DATASETS.SCENES.NUM_TRAIN", "16", "DATASETS.SCENES.NUM_VAL", "4", "SOLVER.IMS_PER_BATCH", "4"]
+ONCE = ["--repeats", "1", "--num-batches", "1"]
+
+
+def run(*arguments: str) -> int:
+    return run_command("benchmark", [*QUICKSTART, *arguments, *FEW_SCENES])
+
+
+@pytest.mark.parametrize("masks", ["bitmap", "rle"])
+def test_inference_reports_detections_and_writes_json(
+    masks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "report.json"
+    assert run("--task", "inference", *ONCE, "--no-memory", "--masks", masks, "--output", str(output)) == 0
+    report = json.loads(output.read_text())
+    assert report["rows"][0]["name"] == "mrcnn_zoo"
+    assert report["rows"][0]["produced"] >= 5
+    assert report["settings"]["image sizes"] == "128 x 128"
+    assert "images / s" in capsys.readouterr().out
+
+
+def test_training_step_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--task", "train", *ONCE, "--no-memory", "--batch-size", "2") == 0
+    assert "mrcnn_zoo" in capsys.readouterr().out
+
+
+def test_image_size_is_that_of_the_benchmark(tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    arguments = ["--task", "inference", *ONCE, "--no-memory", "--image-size", "96", "160", "--output", str(output)]
+    assert run(*arguments) == 0
+    assert json.loads(output.read_text())["settings"]["image sizes"] == "96 x 96"
+
+
+def test_inference_takes_a_folder_of_images_without_annotations(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    output = tmp_path / "report.json"
+    arguments = ["--task", "inference", *ONCE, "--no-memory", "--images", str(tmp_path), "--output", str(output)]
+    assert run(*arguments) == 0
+    assert json.loads(output.read_text())["settings"]["image sizes"] == "96 x 128"
+
+
+def test_loading_counts_images_of_whole_batches(tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    assert run("--task", "data", *ONCE, "--output", str(output)) == 0
+    assert json.loads(output.read_text())["rows"][0]["images_per_second"] > 0
+
+
+def test_evaluation_measures_every_backend_on_as_many_detections_as_asked_for(tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    assert run("--task", "eval", "--repeats", "1", "--detections", "10", "--output", str(output)) == 0
+    report = json.loads(output.read_text())
+    assert report["settings"]["detections"] == 40
+    assert "pycocotools" in [row["name"] for row in report["rows"]]
+
+
+def test_against_is_refused_where_there_is_nothing_to_compare(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--task", "data", "--against", "torchvision") == USAGE_ERROR
+    assert "--against is for --task inference and train" in capsys.readouterr().err
+
+
+def test_more_images_than_there_are_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--task", "inference", "--num-batches", "5", "--no-memory") == USAGE_ERROR
+    assert "has 4 images, the benchmark needs 5 (5 batches of 1)" in capsys.readouterr().err
+
+
+def test_training_on_a_folder_without_annotations_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (80, 60)).save(tmp_path / "a.png")
+    assert run("--task", "train", *ONCE, "--images", str(tmp_path)) == USAGE_ERROR
+    assert "has 0 images with objects" in capsys.readouterr().err
+
+
+AGAINST_TORCHVISION = [
+    *("--task", "train", "--against", "torchvision", *ONCE, "--batch-size", "1", "--image-size", "96", "128"),
+    *("MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.DEVICE", "cpu"),
+    *("MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32", "MODEL.ROI_MASK_HEAD.CONV_DIM", "16"),
+]
+
+
+def test_against_torchvision_both_are_measured(tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    arguments = [*AGAINST_TORCHVISION, "--images", "digits_val", "--no-memory", "--output", str(output)]
+    assert run_command("benchmark", [*arguments, *FEW_SCENES]) == 0
+    report = json.loads(output.read_text())
+    assert [row["name"] for row in report["rows"]] == ["mrcnn_zoo", "torchvision"]
+    assert report["rows"][0]["produced"] == report["rows"][1]["produced"]
+    assert len(report["ratios"]) == 2
+
+
+@pytest.mark.slow
+def test_against_torchvision_with_memory(tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    arguments = [*AGAINST_TORCHVISION, "--images", "digits_val", "--output", str(output), *FEW_SCENES]
+    assert run_command("benchmark", arguments) == 0
+    report = json.loads(output.read_text())
+    assert all(row["peak_memory_mib"] > 50 for row in report["rows"])
+    assert len(report["ratios"]) == 3

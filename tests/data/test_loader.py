@@ -1,0 +1,248 @@
+"""Loaders: order, resumption, processes, and mistakes that are found in loader processes."""
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mrcnn_zoo.data import build_test_loader, build_train_loader, load_dataset
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.data.workers import PackedRecords, pack, unpack
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.structures import Sample
+
+
+@pytest.fixture
+def dataset(cfg, write_coco, annotation) -> Dataset:
+    """Seven small images with one object each."""
+    annotations = [annotation(number, image_id=number) for number in range(1, 8)]
+    return load_dataset(cfg, str(write_coco(annotations, num_images=7).parent))
+
+
+def _take(loader, count: int) -> list[list[Sample]]:
+    return list(islice(loader, count))
+
+
+def _ids(batches: list[list[Sample]]) -> list[list[int | str]]:
+    return [[sample.image_id for sample in batch] for batch in batches]
+
+
+def _assert_equal(ours: list[list[Sample]], theirs: list[list[Sample]]) -> None:
+    assert _ids(ours) == _ids(theirs)
+    for a, b in zip(sum(ours, []), sum(theirs, []), strict=True):
+        assert torch.equal(a.image, b.image)
+        assert torch.equal(a.targets.boxes, b.targets.boxes)
+        assert torch.equal(a.targets.masks.bitmaps(), b.targets.masks.bitmaps())
+
+
+@pytest.fixture
+def random_cfg(cfg):
+    """Training with much randomness."""
+    cfg.INPUT.MIN_SIZE_TRAIN = [30, 40, 50]
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.AUGMENTATIONS = ["RandomBrightness"]
+    return cfg
+
+
+def test_same_seed_gives_the_same_samples_and_another_does_not(random_cfg, dataset: Dataset) -> None:
+    first, second, third = (_take(build_train_loader(random_cfg, [dataset], seed=s), 6) for s in (5, 5, 6))
+    _assert_equal(first, second)
+    assert _ids(first) != _ids(third)
+
+
+def test_resumed_loader_goes_on_exactly(random_cfg, dataset: Dataset) -> None:
+    whole = _take(build_train_loader(random_cfg, [dataset], seed=5), 9)
+    resumed = _take(build_train_loader(random_cfg, [dataset], seed=5, start_batch=6), 3)
+    _assert_equal(resumed, whole[6:])
+
+
+def test_resuming_reads_no_image_that_was_seen(cfg, dataset: Dataset) -> None:
+    reads: list[int] = []
+
+    class CountingImage:
+        name = "counted"
+
+        def read(self) -> np.ndarray:
+            reads.append(1)
+            return np.zeros((40, 60, 3), np.uint8)
+
+    counted = replace(dataset, records=tuple(replace(record, source=CountingImage()) for record in dataset.records))
+    _take(build_train_loader(cfg, [counted], start_batch=1000), 1)
+    assert len(reads) == 2
+
+
+def test_an_epoch_sees_every_image_once(cfg, dataset: Dataset) -> None:
+    cfg.SOLVER.IMS_PER_BATCH = 1
+    ids = sum(_ids(_take(build_train_loader(cfg, [dataset]), 14)), [])
+    assert sorted(ids[:7]) == sorted(ids[7:]) == list(range(1, 8))
+    assert ids[:7] != ids[7:]
+
+
+def test_two_ranks_see_what_one_would(random_cfg, dataset: Dataset) -> None:
+    random_cfg.SOLVER.IMS_PER_BATCH = 4
+    alone = _take(build_train_loader(random_cfg, [dataset], seed=1), 3)
+    ranks = [_take(build_train_loader(random_cfg, [dataset], seed=1, rank=r, world_size=2), 3) for r in (0, 1)]
+    _assert_equal([left + right for left, right in zip(*ranks, strict=True)], alone)
+
+
+def test_loader_processes_give_what_this_process_would(random_cfg, dataset: Dataset) -> None:
+    expected = _take(build_train_loader(random_cfg, [dataset], seed=3), 5)
+    random_cfg.DATALOADER.NUM_WORKERS = 2
+    _assert_equal(_take(build_train_loader(random_cfg, [dataset], seed=3), 5), expected)
+
+
+def test_test_loader_with_processes_keeps_the_order(cfg, dataset: Dataset) -> None:
+    cfg.TEST.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS = 3, 2
+    loader = build_test_loader(cfg, dataset)
+    assert len(loader) == 3
+    assert _ids(list(loader)) == [[1, 2, 3], [4, 5, 6], [7]]
+    assert _ids(list(loader)) == [[1, 2, 3], [4, 5, 6], [7]]  # a second pass
+
+
+def test_test_loader_keeps_images_without_objects_and_has_no_targets(cfg, write_coco, annotation) -> None:
+    dataset = load_dataset(cfg, str(write_coco([annotation()], num_images=3).parent))
+    samples = sum(build_test_loader(cfg, dataset), [])
+    assert [sample.image_id for sample in samples] == [1, 2, 3]
+    assert [sample.targets for sample in samples] == [None] * 3
+
+
+def test_test_loader_gives_targets_when_asked(cfg, dataset: Dataset) -> None:
+    cfg.INPUT.MIN_SIZE_TEST = 80
+    sample = next(iter(build_test_loader(cfg, dataset, with_targets=True)))[0]
+    assert sample.targets.boxes.tolist() == [[20, 20, 40, 40]]
+    assert sample.targets.image_size == (80, 120)
+
+
+def test_ranks_part_the_test_set(cfg, dataset: Dataset) -> None:
+    ids = [sum(_ids(list(build_test_loader(cfg, dataset, rank=r, world_size=2))), []) for r in (0, 1)]
+    assert ids == [[1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_first_images_only(cfg, dataset: Dataset) -> None:
+    cfg.TEST.NUM_IMAGES = 5
+    assert sum(_ids(list(build_test_loader(cfg, dataset, batch_size=2, start=1))), []) == [2, 3, 4, 5]
+
+
+def test_rank_without_images_gets_none(cfg, dataset: Dataset) -> None:
+    cfg.TEST.NUM_IMAGES, cfg.DATALOADER.NUM_WORKERS = 1, 2
+    assert list(build_test_loader(cfg, dataset, rank=0, world_size=2)) == []
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_truncated_image_is_one_clean_error(cfg, dataset: Dataset, num_workers: int) -> None:
+    cfg.DATALOADER.NUM_WORKERS = num_workers
+    path = Path(dataset.records[3].source.name)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError) as caught:
+        list(build_test_loader(cfg, dataset))
+    assert str(caught.value).startswith(str(path))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_image_that_vanished_is_named(cfg, dataset: Dataset) -> None:
+    Path(dataset.records[0].source.name).unlink()
+    with pytest.raises(UserError, match=r"001\.png: the image file is missing"):
+        list(build_test_loader(cfg, dataset))
+
+
+def test_images_without_objects_are_not_trained_on(cfg, write_coco, annotation) -> None:
+    annotations = [annotation(1, image_id=2), annotation(2, image_id=3, iscrowd=1)]
+    dataset = load_dataset(cfg, str(write_coco(annotations, num_images=4).parent))
+    assert build_train_loader(cfg, [dataset]).num_images == 1
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    assert build_train_loader(cfg, [dataset]).num_images == 4
+
+
+def test_images_with_few_key_points_are_not_trained_on(cfg, write_coco, annotation) -> None:
+    categories = [{"id": 7, "name": "person", "keypoints": ["a", "b"]}]
+    points = [[1, 1, 2, 2, 2, 1], [1, 1, 2, 0, 0, 0], None]
+    annotations = [annotation(n, image_id=n, keypoints=values) for n, values in enumerate(points, 1)]
+    dataset = load_dataset(cfg, str(write_coco(annotations, num_images=3, categories=categories).parent))
+    cfg.MODEL.KEYPOINT_ON = True
+    cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 2
+    loader = build_train_loader(cfg, [dataset])
+    assert loader.num_images == 1
+    assert next(iter(loader))[0].targets.keypoints.shape == (1, 2, 3)
+
+
+def _without_masks(dataset: Dataset, *rows: int) -> Dataset:
+    records = tuple(
+        replace(record, instances=tuple(replace(item, segmentation=None) for item in record.instances))
+        if row in rows
+        else record
+        for row, record in enumerate(dataset.records)
+    )
+    return replace(dataset, records=records)
+
+
+def test_masks_cannot_be_learned_without_masks(cfg, dataset: Dataset) -> None:
+    boxes_only = _without_masks(dataset, *range(7))
+    with pytest.raises(UserError, match="boxes but no masks.*Set MODEL.MASK_ON to False"):
+        build_train_loader(cfg, [boxes_only])
+    cfg.MODEL.MASK_ON = False
+    assert next(iter(build_train_loader(cfg, [boxes_only])))[0].targets.masks is None
+
+
+def test_some_objects_without_masks_are_told(cfg, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    build_train_loader(cfg, [_without_masks(dataset, 2, 4)])
+    assert "2 of 7 objects have no mask and are not trained on (first: annotation 3)" in caplog.text
+
+
+def test_several_datasets_are_trained_on_together(cfg, dataset: Dataset) -> None:
+    assert build_train_loader(cfg, [dataset, dataset]).num_images == 14
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("SOLVER.IMS_PER_BATCH", 3, "IMS_PER_BATCH = 3 must be a multiple of the 2"),
+        ("SOLVER.IMS_PER_BATCH", 0, "IMS_PER_BATCH = 0"),
+        ("DATALOADER.NUM_WORKERS", -1, "NUM_WORKERS = -1"),
+        ("DATALOADER.SAMPLER_TRAIN", "TrainSampler", "DATALOADER.SAMPLER_TRAIN = 'TrainSampler'.*TrainingSampler"),
+        ("MODEL.KEYPOINT_ON", True, "has no key points"),
+    ],
+)
+def test_bad_setting_is_named(cfg, dataset: Dataset, key: str, value: object, message: str) -> None:
+    cfg.merge_from_list([key, value])
+    with pytest.raises(UserError, match=message):
+        build_train_loader(cfg, [dataset], world_size=2)
+
+
+def test_empty_datasets_are_refused(cfg, dataset: Dataset) -> None:
+    empty = replace(dataset, records=())
+    with pytest.raises(UserError, match="no images to evaluate on"):
+        build_test_loader(cfg, empty)
+    with pytest.raises(UserError, match="no images to train on"):
+        build_train_loader(cfg, [empty])
+    nothing = replace(dataset, records=tuple(replace(record, instances=()) for record in dataset.records))
+    with pytest.raises(UserError, match="none of its 7 images has an object"):
+        build_train_loader(cfg, [nothing])
+
+
+def test_packed_records_are_the_records(dataset: Dataset) -> None:
+    packed = PackedRecords(dataset.records)
+    assert len(packed) == 7
+    assert [packed[row].image_id for row in range(7)] == list(range(1, 8))
+    assert packed[6].instances[0].box == dataset.records[6].instances[0].box
+    assert len(PackedRecords([])) == 0
+
+
+def test_samples_are_packed_whole(cfg, dataset: Dataset) -> None:
+    batch = next(iter(build_train_loader(cfg, [dataset])))
+    _assert_equal([unpack(pack(batch))], [batch])
+
+
+def test_real_images_through_the_whole_pipeline(cfg, shared_dir: Path) -> None:
+    cfg.INPUT.MIN_SIZE_TRAIN = [800]
+    dataset = load_dataset(cfg, str(shared_dir / "data" / "coco_mini" / "train2017"))
+    for sample in sum(_take(build_train_loader(cfg, [dataset]), 2), []):
+        height, width = sample.image_size
+        assert min(height, width) == 800 or max(height, width) == 1333
+        boxes, masks = sample.targets.boxes, sample.targets.masks.bitmaps()
+        for box, mask in zip(boxes, masks, strict=True):
+            rows, columns = torch.where(mask)
+            tight = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            assert (tight - box).abs().max() < 8

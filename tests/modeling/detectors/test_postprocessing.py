@@ -1,0 +1,48 @@
+import torch
+
+from mrcnn_zoo.modeling.detectors import to_original_size
+from mrcnn_zoo.structures import Detections, ProbabilityMasks
+
+
+def detections(boxes: list[list[float]]) -> Detections:
+    count = len(boxes)
+    tensor = torch.tensor(boxes).reshape(-1, 4)
+    masks = ProbabilityMasks(torch.ones(count, 28, 28), tensor, (100, 200))
+    return Detections((100, 200), tensor, torch.linspace(0.9, 0.1, count), torch.arange(count), masks=masks)
+
+
+def test_boxes_and_masks_are_scaled_by_each_side() -> None:
+    scaled = to_original_size(detections([[10.0, 20, 30, 40]]), (50, 800))
+    assert scaled.image_size == (50, 800)
+    assert scaled.boxes.tolist() == [[40, 10, 120, 20]]
+    assert scaled.masks is not None
+    bitmap = scaled.masks.bitmaps()[0]
+    assert bitmap.shape == (50, 800)
+    assert bitmap.sum() == 80 * 10
+    assert bitmap[10:20, 40:120].all()
+
+
+def test_boxes_outside_or_without_area_are_dropped_with_their_masks() -> None:
+    boxes = [[10.0, 20, 30, 40], [210, 20, 230, 40], [50, 60, 50, 90], [70, 80, 90, 80], [190, 90, 260, 130]]
+    scaled = to_original_size(detections(boxes), (100, 200))
+    assert scaled.classes.tolist() == [0, 4]
+    assert scaled.boxes.tolist() == [[10, 20, 30, 40], [190, 90, 200, 100]]
+    assert scaled.masks is not None
+    assert len(scaled.masks) == 2
+
+
+def test_detections_without_masks() -> None:
+    table = detections([[10.0, 20, 30, 40]])
+    table.masks = None
+    assert to_original_size(table, (50, 100)).masks is None
+
+
+def test_no_detections() -> None:
+    assert len(to_original_size(detections([]), (50, 800))) == 0
+
+
+def test_arguments_are_not_changed() -> None:
+    table = detections([[10.0, 20, 30, 40]])
+    to_original_size(table, (50, 800))
+    assert table.boxes.tolist() == [[10, 20, 30, 40]]
+    assert table.image_size == (100, 200)

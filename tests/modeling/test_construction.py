@@ -1,0 +1,45 @@
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling import build_model, construction, resolve_device
+from mrcnn_zoo.registry import UnknownNameError
+
+
+def test_cuda_falls_back_to_the_cpu_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    construction._warn_no_cuda.cache_clear()
+    with pytest.warns(UserWarning, match="running on the CPU"):
+        assert resolve_device("cuda") == torch.device("cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resolve_device("cuda") == torch.device("cpu")
+        assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_device_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UserError, match=r"MODEL\.DEVICE = 'gpu'"):
+        resolve_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "meant"),
+    [
+        ("MODEL.META_ARCHITECTURE", "GeneralisedRCNN", "GeneralizedRCNN"),
+        ("MODEL.ROI_HEADS.NAME", "StandartROIHeads", "StandardROIHeads"),
+        ("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFcHead", "FastRCNNConvFCHead"),
+        ("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsample", "MaskRCNNConvUpsampleHead"),
+        ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "RoIAlignV2", "ROIAlignV2"),
+        ("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "roipool", "ROIPool"),
+        ("MODEL.ROI_HEADS.SUPPRESSION", "gready", "greedy"),
+        ("MODEL.ROI_MASK_HEAD.LOSS", "sigmoids", "sigmoid"),
+        ("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "smooth_l2", "smooth_l1"),
+    ],
+)
+def test_misspelt_names_are_explained(key: str, name: str, meant: str, small_cfg: Callable[..., CfgNode]) -> None:
+    with pytest.raises(UnknownNameError, match=rf"{key}.*{name}.*Did you mean '{meant}'"):
+        build_model(small_cfg(key, name))

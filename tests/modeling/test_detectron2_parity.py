@@ -1,0 +1,117 @@
+"""Whole models against numbers recorded from a running Detectron2, with its config and its random weights.
+
+Every anchor and every region was sampled there, so that nothing random is left. To add a case, add its folder's name.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.config import load_config
+from mrcnn_zoo.modeling import build_model
+from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets
+
+CASES = ("mask_rcnn_R_50_FPN", "mask_rcnn_R_50_FPN_roipool_agnostic", "faster_rcnn_R_50_FPN")
+
+
+@dataclass
+class Case:
+    """One recorded model with its inputs and results."""
+
+    folder: Path
+
+    @cached_property
+    def recorded(self) -> dict[str, np.ndarray]:
+        with np.load(self.folder / "io.npz") as arrays:
+            return dict(arrays)
+
+    @cached_property
+    def gradient_norms(self) -> dict[str, float]:
+        return json.loads((self.folder / "grad_norms.json").read_text())
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        return [self._sample(number) for number in range(2)]
+
+    def build(self) -> nn.Module:
+        model = build_model(load_config(self.folder / "config.yaml"))
+        model.load_state_dict(torch.load(self.folder / "model.pth", weights_only=True)["model"])
+        return model
+
+    def tensor(self, name: str) -> Tensor:
+        return torch.from_numpy(self.recorded[name])
+
+    def bitmaps(self, name: str, width: int) -> Tensor:
+        return torch.from_numpy(np.unpackbits(self.recorded[name], axis=-1)[..., :width].astype(bool))
+
+    def _sample(self, number: int) -> Sample:
+        image = self.tensor(f"image{number}").permute(2, 0, 1)
+        height, width = image.shape[1:]
+        targets = Targets(
+            (height, width),
+            self.tensor(f"gt{number}_boxes"),
+            self.tensor(f"gt{number}_classes"),
+            masks=BoxedBitmaps.from_full(self.bitmaps(f"gt{number}_masks", width)),
+        )
+        out_height, out_width = self.recorded["out_size"][number].tolist()
+        return Sample(image=image, image_id=number, original_size=(out_height, out_width), targets=targets)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest, shared_dir: Path) -> Case:
+    return Case(shared_dir / "reference" / "detectron2" / "fixtures" / request.param)
+
+
+@pytest.fixture(scope="module")
+def model(case: Case) -> nn.Module:
+    return case.build().eval()
+
+
+def relative_error(ours: Tensor, recorded: Tensor) -> float:
+    """The largest difference, as a fraction of the largest recorded number."""
+    assert ours.shape == recorded.shape
+    return ((ours - recorded).abs().max() / recorded.abs().max()).item()
+
+
+@torch.no_grad()
+def test_input_features_and_proposals_agree(case: Case, model: nn.Module) -> None:
+    batch = model.collate(case.samples)
+    assert relative_error(batch.pixels, case.tensor("input_tensor")) < 1e-4
+    features = model.backbone(batch.pixels)
+    recorded = [name for name in case.recorded if name.startswith("feature_")]
+    assert recorded
+    for name in recorded:
+        assert relative_error(features[name.removeprefix("feature_")], case.tensor(name)) < 1e-4, name
+    for number, table in enumerate(model.proposal_generator.predict(features, batch)):
+        assert relative_error(table.boxes, case.tensor(f"proposals{number}_boxes")) < 1e-4
+        assert relative_error(table.objectness, case.tensor(f"proposals{number}_logits")) < 1e-4
+
+
+def test_detections_agree(case: Case, model: nn.Module) -> None:
+    for number, table in enumerate(model.predict(case.samples)):
+        assert torch.equal(table.classes, case.tensor(f"out{number}_pred_classes"))
+        torch.testing.assert_close(table.boxes, case.tensor(f"out{number}_pred_boxes"), atol=1e-3, rtol=0)
+        torch.testing.assert_close(table.scores, case.tensor(f"out{number}_scores"), atol=1e-4, rtol=0)
+        if table.masks is None:
+            assert f"out{number}_pred_masks" not in case.recorded
+            continue
+        masks = case.bitmaps(f"out{number}_pred_masks", table.image_size[1])
+        assert (table.masks.bitmaps() != masks).sum() <= 1e-3 * masks.sum()
+
+
+def test_losses_and_gradients_agree(case: Case) -> None:
+    model = case.build()
+    output = model.losses(case.samples)
+    recorded = {
+        name.removeprefix("loss_"): float(value) for name, value in case.recorded.items() if name.startswith("loss_")
+    }
+    assert {name: loss.item() for name, loss in output.losses.items()} == pytest.approx(recorded, rel=1e-4)
+    output.total().backward()
+    norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
+    assert norms == pytest.approx(case.gradient_norms, rel=1e-3)
