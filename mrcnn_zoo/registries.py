@@ -27,7 +27,9 @@ MASK_LOSSES = Registry("MASK_LOSSES", key="MODEL.ROI_MASK_HEAD.LOSS", package="m
 POOLING_OPERATIONS = Registry("POOLING_OPERATIONS", package="mrcnn_zoo.modeling.poolers")  # (side, scale, sampling)
 ROI_HEADS = Registry("ROI_HEADS", key="MODEL.ROI_HEADS.NAME", package="mrcnn_zoo.modeling.roi_heads")  # (cfg, specs)
 BOX_HEADS = Registry("BOX_HEADS", key="MODEL.ROI_BOX_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads")  # (cfg, spec)
-MASK_HEADS = Registry("MASK_HEADS", key="MODEL.ROI_MASK_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads")  # (cfg, spec)
+MASK_HEADS = Registry(
+    "MASK_HEADS", key="MODEL.ROI_MASK_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads"
+)  # (cfg, spec)
 SUPPRESSIONS = Registry(
     "SUPPRESSIONS", key="MODEL.ROI_HEADS.SUPPRESSION", package="mrcnn_zoo.modeling.suppression"
 )  # (cfg, iou threshold)
@@ -47,7 +49,7 @@ AP_BACKENDS = Registry(
 )  # called itself: (ground truth, detections, task, limits) -> Curves
 OPTIMIZERS = Registry("OPTIMIZERS", key="SOLVER.OPTIMIZER", package="mrcnn_zoo.training.optimizer")  # (cfg, groups)
 LR_SCHEDULES = Registry("LR_SCHEDULES", key="SOLVER.LR_SCHEDULER_NAME", package="mrcnn_zoo.training.lr_schedule")
-HOOKS = Registry("HOOKS", key="HOOKS", package="mrcnn_zoo.training.hooks")  # (cfg)
+HOOKS = Registry("HOOKS", key="HOOKS", package="mrcnn_zoo.training.hooks")  # (cfg, workspace)
 METRIC_WRITERS = Registry("METRIC_WRITERS", key="WRITERS", package="mrcnn_zoo.training.writers")  # (cfg, place)
 TRAINING_SCHEDULES = Registry(
     "TRAINING_SCHEDULES", key="SOLVER.TRAINING_SCHEDULE", package="mrcnn_zoo.training.schedules"

@@ -12,7 +12,7 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.targets import TargetMaker
 from mrcnn_zoo.data.transforms import Augmentation, augment, build_test_augmentations, build_train_augmentations
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.structures import Sample
+from mrcnn_zoo.structures import Sample, Targets
 
 Mapper = Callable[[ImageRecord, np.random.Generator], Sample]
 
@@ -66,13 +66,7 @@ class TrainMapper:
     def __call__(self, record: ImageRecord, rng: np.random.Generator) -> Sample:
         """The sample of a record; the same generator state gives the same sample."""
         image, geometry = augment(self.reader.read(record), self.augmentations, rng)
-        return Sample(
-            image=image.contiguous(),
-            image_id=record.image_id,
-            original_size=record.image_size,
-            targets=self.target_maker(record.instances, geometry),
-            file_name=record.source.name,
-        )
+        return _as_sample(record, image, self.target_maker(record.instances, geometry))
 
 
 class TestMapper:
@@ -92,12 +86,17 @@ class TestMapper:
     def __call__(self, record: ImageRecord, rng: np.random.Generator) -> Sample:
         """The sample of a record."""
         image, _ = augment(self.reader.read(record), self.augmentations, rng)
-        return Sample(
-            image=image.contiguous(),
-            image_id=record.image_id,
-            original_size=record.image_size,
-            file_name=record.source.name,
-        )
+        return _as_sample(record, image, None)
+
+
+def _as_sample(record: ImageRecord, image: Tensor, targets: Targets | None) -> Sample:
+    return Sample(
+        image=image.contiguous(),
+        image_id=record.image_id,
+        original_size=record.image_size,
+        targets=targets,
+        file_name=record.source.name,
+    )
 
 
 def build_train_mapper(cfg: CfgNode, dataset: Dataset) -> Mapper:

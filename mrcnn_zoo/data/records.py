@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from mrcnn_zoo.structures import ImageSize
 
-Polygons = Sequence[Sequence[float]]  # each x1 y1 x2 y2 ..., at least 3 points, pixels of the original image
+# Each x1 y1 x2 y2 ..., at least 3 points, pixels of the original image; lists of floats or arrays of float64.
+Polygons = Sequence[Sequence[float]]
 Rle = dict[str, Any]  # COCO: {"size": [H, W], "counts": str | bytes | list[int]}
 
 
@@ -33,7 +34,7 @@ class InstanceRecord:
     box: tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the original image
     class_index: int  # in [0, K)
     segmentation: Polygons | Rle | None = None
-    keypoints: tuple[float, ...] | None = None  # x y visibility, 3 J numbers
+    keypoints: tuple[float, ...] | None = None  # x y visibility, 3 J numbers; a pixel's middle is at one half
     is_crowd: bool = False
     area: float | None = None  # square pixels, decides small, medium or large in COCO's tables
     annotation_id: int = 0

@@ -69,8 +69,8 @@ def rasterise(polygons: Sequence[NDArray[np.float64]], size: ImageSize) -> MaskW
 
 
 def _shift(polygon: NDArray[np.float64], left: int, top: int) -> NDArray[np.float64]:
-    # COCO rounds corners to fifths of a pixel. Rounding before the shift, in the same arithmetic, makes the bitmap in the
-    # window that of the full image to the bit; 10.1 - 10 is not 0.1, and one corner in ten is such a tie.
+    # COCO rounds corners to fifths of a pixel. Rounding before the shift, in the same arithmetic, makes the bitmap in
+    # the window that of the full image to the bit; 10.1 - 10 is not 0.1, and one corner in ten is such a tie.
     return (np.trunc(polygon * FIFTHS + 0.5) - (FIFTHS * left, FIFTHS * top)) / FIFTHS
 
 

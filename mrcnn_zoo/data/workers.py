@@ -2,9 +2,13 @@
 
 import gc
 import io
+import multiprocessing
+import os
 import pickle
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,20 +104,42 @@ def unpack(item: bytes) -> Any:
     return pickle.loads(item)
 
 
-def raise_failures(loaded: Iterator[list[Sample] | Failure]) -> Iterator[list[Sample]]:
+def raise_failures(loaded: Generator[list[Sample] | Failure, None, None]) -> Iterator[list[Sample]]:
     """The samples; a failure is raised as the error that it was.
 
     Raises:
         UserError: the mistake that a loader process found.
     """
-    for item in loaded:
-        if isinstance(item, Failure):
-            raise UserError(item.message)
-        yield item
+    # Closed at once, or the traceback of a failure would keep the loader processes alive.
+    with closing(loaded):
+        for item in loaded:
+            if isinstance(item, Failure):
+                raise UserError(item.message)
+            yield item
 
 
 def prepare_worker(worker_number: int) -> None:  # noqa: ARG001
-    """Set a loader process up: leave signals to the training process, which stops its workers when it has saved."""
+    """Set a loader process up.
+
+    Ctrl-C and a cluster's SIGTERM go to all processes, and a loader process that ends takes the training process with
+    it before that can save. So they are left to the training process, which ends its loader processes itself.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, args=(_parent_id(),), daemon=True).start()
     gc.freeze()  # collecting would touch, and so copy, every object inherited from the training process
+
+
+def _parent_id() -> int:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    return parent.pid  # os.getppid() may be a fork server's
+
+
+def _obey_parent(parent: int) -> None:
+    """End this process when its parent says so, and no other."""
+    while True:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent:
+            os._exit(0)

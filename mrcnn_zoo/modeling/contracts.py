@@ -10,7 +10,16 @@ from typing import Protocol
 
 from torch import Tensor
 
-from mrcnn_zoo.structures import Batch, Detections, FeatureSpec, Proposals, Sample, TrainingOutput
+from mrcnn_zoo.structures import (
+    Batch,
+    Detections,
+    FeatureSpec,
+    LabeledRegions,
+    Proposals,
+    Sample,
+    Targets,
+    TrainingOutput,
+)
 
 Features = Mapping[str, Tensor]  # name of the level -> (N, C, H, W)
 
@@ -127,12 +136,32 @@ class MaskHead(Protocol):
         """(R, C, S, S) -> (R, K, M, M) logits; K is 1 when masks do not depend on the class."""
         ...
 
+    def losses(self, pooled: Tensor, foreground: list[LabeledRegions]) -> TrainingOutput:
+        """What supervises the masks: (sum of R_i, C, S, S) and the R_i regions with an object of each image."""
+        ...
+
+    def predict(self, pooled: Tensor, detections: list[Detections]) -> list[Detections]:
+        """The detections with masks: (sum of R_i, C, S, S) and the R_i detections of each image."""
+        ...
+
 
 class Suppression(Protocol):
     """Keeps one box of each group that shows the same object."""
 
     def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """(R, 4), (R,), (R,) -> rows that stay (int64, best first) and their scores."""
+        ...
+
+
+class RoIHeads(Protocol):
+    """Makes detections of proposals."""
+
+    def losses(self, features: Features, proposals: list[Proposals], targets: list[Targets]) -> TrainingOutput:
+        """What supervises this stage, on regions it chooses from the proposals."""
+        ...
+
+    def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+        """The detections of each image, best first, in the coordinates of its proposals."""
         ...
 
 

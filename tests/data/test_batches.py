@@ -1,6 +1,6 @@
 """The sequence of training batches."""
 
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 
@@ -12,10 +12,14 @@ def _rows(stream: BatchStream, count: int, start: int = 0) -> list[list[int]]:
     return [[draw.row for draw in batch] for batch in islice(stream.batches(start), count)]
 
 
+def _flat(lists: list[list]) -> list:
+    return list(chain.from_iterable(lists))
+
+
 def test_without_groups_batches_are_the_shuffle_cut_up() -> None:
     sampler = TrainingSampler(5, seed=0)
     expected = [*sampler.epoch(0).tolist(), *sampler.epoch(1).tolist()]
-    assert sum(_rows(BatchStream(sampler, batch_size=2), 5), []) == expected
+    assert _flat(_rows(BatchStream(sampler, batch_size=2), 5)) == expected
 
 
 def test_batches_hold_one_group_and_lose_no_image() -> None:
@@ -45,14 +49,14 @@ def test_wide_and_high_images_are_apart() -> None:
 
 
 def test_ranks_share_a_batch() -> None:
-    batch = list(islice(BatchStream(TrainingSampler(6, seed=0), batch_size=6).batches(), 1))[0]
+    batch = next(BatchStream(TrainingSampler(6, seed=0), batch_size=6).batches())
     shares = [share_of_rank(batch, rank, 3) for rank in range(3)]
-    assert sum(shares, []) == batch
+    assert _flat(shares) == batch
     assert [len(share) for share in shares] == [2, 2, 2]
 
 
 @pytest.mark.parametrize(("count", "world_size"), [(10, 3), (2, 4), (0, 2), (8, 1)])
 def test_ranks_share_a_test_set_in_order(count: int, world_size: int) -> None:
     shares = [list(contiguous_share(count, rank, world_size)) for rank in range(world_size)]
-    assert sum(shares, []) == list(range(count))
+    assert _flat(shares) == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

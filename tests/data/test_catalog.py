@@ -58,7 +58,7 @@ def test_missing_folder_says_where_it_was_looked_for_and_how_to_set_the_root(cfg
 
 def test_unknown_name_gets_a_suggestion_and_the_list(cfg) -> None:
     cfg.DATASETS.DEFINITIONS = CfgNode({"my_cells": {"FORMAT": "coco", "IMAGES": "x"}})
-    with pytest.raises(UserError, match="Did you mean 'coco_2017_train'.*dsb2018_val.*my_cells"):
+    with pytest.raises(UserError, match=r"Did you mean 'coco_2017_train'.*dsb2018_val.*my_cells"):
         load_dataset(cfg, "coco_2017_trian")
 
 
@@ -108,7 +108,7 @@ def test_folder_of_a_coco_split_needs_no_definition(cfg, write_coco, annotation)
 def test_folder_of_all_splits_names_them(cfg, write_coco, annotation) -> None:
     root = _as_coco_2017_val(write_coco([annotation()]))
     (root / "coco" / "annotations" / "instances_train2017.json").write_text("{}")
-    with pytest.raises(UserError, match="holds several datasets; name one of them: .*val2017"):
+    with pytest.raises(UserError, match=r"holds several datasets; name one of them: .*val2017"):
         load_dataset(cfg, str(root / "coco"))
 
 
@@ -125,7 +125,7 @@ def test_folder_with_several_files_asks_for_a_definition(cfg, write_coco, annota
 
 
 def test_path_that_is_no_folder_is_refused(cfg) -> None:
-    with pytest.raises(UserError, match="there is no such folder, looked for .*/elsewhere.*/no/such"):
+    with pytest.raises(UserError, match=r"there is no such folder, looked for .*/elsewhere.*/no/such"):
         load_dataset(cfg, "no/such")
 
 

@@ -36,12 +36,13 @@ def test_datasets_with_other_classes_are_refused(names: tuple[str, ...], message
 
 
 def test_no_dataset_is_refused() -> None:
-    with pytest.raises(UserError, match="DATASETS.TRAIN is empty"):
+    with pytest.raises(UserError, match=r"DATASETS\.TRAIN is empty"):
         merge_datasets([])
 
 
 @pytest.mark.parametrize(
-    ("detector", "section"), [("GeneralizedRCNN", "ROI_HEADS"), ("PanopticFPN", "ROI_HEADS"), ("RetinaNet", "RETINANET")]
+    ("detector", "section"),
+    [("GeneralizedRCNN", "ROI_HEADS"), ("PanopticFPN", "ROI_HEADS"), ("RetinaNet", "RETINANET")],
 )
 def test_contradicting_number_of_classes_is_refused(cfg, detector: str, section: str) -> None:
     cfg.MODEL.META_ARCHITECTURE = detector

@@ -50,9 +50,7 @@ def test_polygon_that_is_not_wrapped_in_a_list_is_understood(write_coco, annotat
 def test_unusable_box_is_taken_from_the_mask(write_coco, annotation, box: object) -> None:
     items, notes = _only_image(write_coco([annotation(5, bbox=box), annotation(6)]))
     assert [item.box for item in items] == [(10, 10, 20, 20)] * 2
-    assert notes == (
-        "1 boxes that are NaN, infinite or not above 0 in size taken from the mask (first: annotation 5)",
-    )
+    assert notes == ("1 boxes that are NaN, infinite or not above 0 in size taken from the mask (first: annotation 5)",)
 
 
 def test_unusable_box_without_a_mask_is_dropped(write_coco, annotation) -> None:

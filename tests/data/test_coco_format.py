@@ -117,5 +117,3 @@ def test_real_annotations_are_all_read(shared_dir: Path, kind: str) -> None:
         assert np.allclose(item.box, [x, y, x + width, y + height], atol=1.0)
         assert dataset.category_ids[item.class_index] == raw["category_id"]
         assert item.area == raw["area"]
-
-

@@ -1,7 +1,9 @@
 """Loaders: order, resumption, processes, and mistakes that are found in loader processes."""
 
+import multiprocessing
+import subprocess
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +28,17 @@ def _take(loader, count: int) -> list[list[Sample]]:
     return list(islice(loader, count))
 
 
+def _flat(lists) -> list:
+    return list(chain.from_iterable(lists))
+
+
 def _ids(batches: list[list[Sample]]) -> list[list[int | str]]:
     return [[sample.image_id for sample in batch] for batch in batches]
 
 
 def _assert_equal(ours: list[list[Sample]], theirs: list[list[Sample]]) -> None:
     assert _ids(ours) == _ids(theirs)
-    for a, b in zip(sum(ours, []), sum(theirs, []), strict=True):
+    for a, b in zip(_flat(ours), _flat(theirs), strict=True):
         assert torch.equal(a.image, b.image)
         assert torch.equal(a.targets.boxes, b.targets.boxes)
         assert torch.equal(a.targets.masks.bitmaps(), b.targets.masks.bitmaps())
@@ -76,7 +82,7 @@ def test_resuming_reads_no_image_that_was_seen(cfg, dataset: Dataset) -> None:
 
 def test_an_epoch_sees_every_image_once(cfg, dataset: Dataset) -> None:
     cfg.SOLVER.IMS_PER_BATCH = 1
-    ids = sum(_ids(_take(build_train_loader(cfg, [dataset]), 14)), [])
+    ids = _flat(_ids(_take(build_train_loader(cfg, [dataset]), 14)))
     assert sorted(ids[:7]) == sorted(ids[7:]) == list(range(1, 8))
     assert ids[:7] != ids[7:]
 
@@ -104,7 +110,7 @@ def test_test_loader_with_processes_keeps_the_order(cfg, dataset: Dataset) -> No
 
 def test_test_loader_keeps_images_without_objects_and_has_no_targets(cfg, write_coco, annotation) -> None:
     dataset = load_dataset(cfg, str(write_coco([annotation()], num_images=3).parent))
-    samples = sum(build_test_loader(cfg, dataset), [])
+    samples = _flat(build_test_loader(cfg, dataset))
     assert [sample.image_id for sample in samples] == [1, 2, 3]
     assert [sample.targets for sample in samples] == [None] * 3
 
@@ -117,13 +123,13 @@ def test_test_loader_gives_targets_when_asked(cfg, dataset: Dataset) -> None:
 
 
 def test_ranks_part_the_test_set(cfg, dataset: Dataset) -> None:
-    ids = [sum(_ids(list(build_test_loader(cfg, dataset, rank=r, world_size=2))), []) for r in (0, 1)]
+    ids = [_flat(_ids(list(build_test_loader(cfg, dataset, rank=r, world_size=2)))) for r in (0, 1)]
     assert ids == [[1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_first_images_only(cfg, dataset: Dataset) -> None:
     cfg.TEST.NUM_IMAGES = 5
-    assert sum(_ids(list(build_test_loader(cfg, dataset, batch_size=2, start=1))), []) == [2, 3, 4, 5]
+    assert _flat(_ids(list(build_test_loader(cfg, dataset, batch_size=2, start=1)))) == [2, 3, 4, 5]
 
 
 def test_rank_without_images_gets_none(cfg, dataset: Dataset) -> None:
@@ -140,6 +146,7 @@ def test_truncated_image_is_one_clean_error(cfg, dataset: Dataset, num_workers: 
         list(build_test_loader(cfg, dataset))
     assert str(caught.value).startswith(str(path))
     assert "Traceback" not in str(caught.value)
+    assert multiprocessing.active_children() == []
 
 
 def test_image_that_vanished_is_named(cfg, dataset: Dataset) -> None:
@@ -180,7 +187,7 @@ def _without_masks(dataset: Dataset, *rows: int) -> Dataset:
 
 def test_masks_cannot_be_learned_without_masks(cfg, dataset: Dataset) -> None:
     boxes_only = _without_masks(dataset, *range(7))
-    with pytest.raises(UserError, match="boxes but no masks.*Set MODEL.MASK_ON to False"):
+    with pytest.raises(UserError, match=r"boxes but no masks.*Set MODEL.MASK_ON to False"):
         build_train_loader(cfg, [boxes_only])
     cfg.MODEL.MASK_ON = False
     assert next(iter(build_train_loader(cfg, [boxes_only])))[0].targets.masks is None
@@ -238,7 +245,7 @@ def test_samples_are_packed_whole(cfg, dataset: Dataset) -> None:
 def test_real_images_through_the_whole_pipeline(cfg, shared_dir: Path) -> None:
     cfg.INPUT.MIN_SIZE_TRAIN = [800]
     dataset = load_dataset(cfg, str(shared_dir / "data" / "coco_mini" / "train2017"))
-    for sample in sum(_take(build_train_loader(cfg, [dataset]), 2), []):
+    for sample in _flat(_take(build_train_loader(cfg, [dataset]), 2)):
         height, width = sample.image_size
         assert min(height, width) == 800 or max(height, width) == 1333
         boxes, masks = sample.targets.boxes, sample.targets.masks.bitmaps()
@@ -246,3 +253,17 @@ def test_real_images_through_the_whole_pipeline(cfg, shared_dir: Path) -> None:
             rows, columns = torch.where(mask)
             tight = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
             assert (tight - box).abs().max() < 8
+
+
+def test_loader_processes_outlive_signals_from_others(cfg, dataset: Dataset) -> None:
+    cfg.DATALOADER.NUM_WORKERS = 2
+    batches = iter(build_train_loader(cfg, [dataset]))
+    _take(batches, 2)  # one of each process: both are up
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    pids = [str(worker.pid) for worker in workers]
+    for name in ("-INT", "-TERM"):
+        subprocess.run(["kill", name, *pids], check=True)
+    assert len(_take(batches, 30)) == 30
+    batches.close()
+    assert multiprocessing.active_children() == []

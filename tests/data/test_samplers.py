@@ -46,7 +46,7 @@ def test_subset_stays_the_same() -> None:
 
 
 def test_rare_classes_come_more_often() -> None:
-    # Class 0 is in 4 of 4 images, class 1 in 1 of 4: sqrt(0.5 / 0.25) = 1.414; an image takes its rarest class's factor.
+    # Class 0 is in 4 of 4 images, class 1 in 1 of 4: sqrt(0.5 / 0.25) = 1.414. An image takes its rarest class's.
     factors = repeat_factors([[0], [0, 0], [0, 1], [0]], 0.5, is_sqrt=True)
     assert factors.tolist() == pytest.approx([1, 1, 2**0.5, 1])
     assert repeat_factors([[0], [0, 0], [0, 1], [0]], 0.5, is_sqrt=False).tolist() == [1, 1, 2, 1]

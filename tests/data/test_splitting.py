@@ -20,7 +20,7 @@ def test_order_does_not_matter() -> None:
 
 
 def test_choice_is_the_same_on_every_machine() -> None:
-    names = {name: "one" for name in ("a", "b", "c", "d", "e")}
+    names = dict.fromkeys(("a", "b", "c", "d", "e"), "one")
     # sha256sum of "0:a" to "0:e" begins with 9d, e0, be, 7d, e0: the two smallest are those of d and a.
     assert choose_validation(names, 0.4) == {"a", "d"}
 

@@ -67,13 +67,17 @@ def test_parameters_without_gradient_are_named_once(
     assert caplog.text.count("forgotten.weight, forgotten.bias") == 1
 
 
-def test_best_checkpoint_is_kept_apart_from_the_last(make_trainer: Any, tmp_path: Path) -> None:
+def test_best_checkpoint_is_kept_apart_from_the_last(make_trainer: Any, recorder: Any, tmp_path: Path) -> None:
+    last: dict[int, str] = {}
+    recorder.on_step = lambda trainer: last.update({trainer.iteration: Checkpointer(tmp_path).last_path().name})
     hooks = {
         "Evaluate": Evaluate(Scores(10.0, 30.0, 20.0), period=2),
         "SaveBest": SaveBest(Checkpointer(tmp_path), BestMetric()),
+        "recorder": recorder,
     }
-    trainer = make_trainer(budget=6, hooks=hooks)
+    trainer = make_trainer(budget=6, hooks=hooks, checkpoint_period=1)
     trainer.train()
+    assert last[4] == "model_0000003.pth"
     assert load_checkpoint(tmp_path / "model_best.pth")["iteration"] == 4
     assert Checkpointer(tmp_path).last_path().name == "model_final.pth"
     assert trainer.results["segm"]["AP"] == 20.0

@@ -1,5 +1,6 @@
 """Starting processes, and ending them."""
 
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -30,12 +31,13 @@ def test_processes_know_each_other(work, tmp_path: Path) -> None:
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["[0, 1] [1.0, 5.0]"] * 2
 
 
-def test_crash_of_one_process_ends_the_one_that_waits_for_it(
+def test_crash_of_one_process_ends_the_other(
     work, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert launch(work.crash_second, [], Layout(processes_per_machine=2)) == 1
     assert "this process fails on purpose" in capfd.readouterr().err
     assert "process 1 failed (exit status 1); the others were ended" in caplog.text
+    assert multiprocessing.active_children() == []
 
 
 def test_mistake_found_by_all_processes_is_raised_once(work, capfd: pytest.CaptureFixture[str]) -> None:

@@ -146,13 +146,13 @@ NEW_KEYS = (
         [24, 56],
         "Smallest and largest longer side of an object in pixels, before it is rotated; at least 8.",
     ),
-    Key("DATASETS.SCENES.MAX_OVERLAP", 0.2, "Largest allowed IoU between the boxes of two objects of a scene, 0 to 1."),
+    Key("DATASETS.SCENES.MAX_OVERLAP", 0.1, "Largest allowed IoU between the boxes of two objects of a scene, 0 to 1."),
     Key(
         "DATASETS.SCENES.MIN_VISIBLE",
-        0.5,
+        0.7,
         "Share of an object's pixels, 0 to 1, that nearer objects must leave visible; masks hold visible pixels only.",
     ),
-    Key("DATASETS.SCENES.ROTATION", 15.0, "Largest rotation of an object in degrees, either way."),
+    Key("DATASETS.SCENES.ROTATION", 10.0, "Largest rotation of an object in degrees, either way."),
     Key("DATASETS.SCENES.BACKGROUND", "texture", "Background of a scene: plain, gradient or texture."),
     Key("DATASETS.SCENES.NOISE", 0.03, "Standard deviation of the pixel noise, as a fraction of the full range."),
     Key(

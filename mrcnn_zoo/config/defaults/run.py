@@ -40,7 +40,11 @@ NEW_KEYS = (
         "reads them.",
     ),
     Key("LOG_PERIOD", 20, "Iterations between two lines of metrics."),
-    Key("HOOKS", [], 'Additional hooks of your own, e.g. ["my_lab.hooks:build_my_hook"].', element_types=(str,)),
+    Key(
+        "HOOKS",
+        [],
+        'Additional hooks of your own, called after the built-in ones, e.g. ["my_lab.hooks:build_my_hook"].',
+    ),
     Key("WANDB.PROJECT", "mrcnn_zoo", "W&B project."),
     Key("WANDB.ENTITY", "", "W&B user or team; empty takes the account's default."),
     Key("WANDB.NAME", "", "W&B run name; empty takes the output folder's name."),

@@ -31,7 +31,7 @@ DETECTRON2_KEYS = (
         "Squeeze the whole schedule into the time after the warm-up instead of letting the warm-up cover its "
         "beginning.",
     ),
-    Key("SOLVER.CHECKPOINT_PERIOD", 5000, "Iterations between two checkpoints."),
+    Key("SOLVER.CHECKPOINT_PERIOD", 5000, "Iterations between two checkpoints; 0 saves only at the end."),
     Key("SOLVER.IMS_PER_BATCH", 16, "Images in a batch, over all processes together."),
     Key(
         "SOLVER.REFERENCE_WORLD_SIZE",
@@ -59,7 +59,7 @@ DETECTRON2_KEYS = (
         2.0,
         "Order of the norm that is clipped; 2 is the Euclidean, .inf the maximum.",
     ),
-    Key("SOLVER.AMP.ENABLED", False, "Train and evaluate in mixed precision where the device has it."),
+    Key("SOLVER.AMP.ENABLED", False, "Train in mixed precision; evaluations stay in float32."),
 )
 
 NEW_KEYS = (
@@ -74,7 +74,8 @@ NEW_KEYS = (
     Key(
         "SOLVER.MAX_MINUTES",
         0.0,
-        "When above 0, a time budget in minutes for training; the learning-rate schedule is stretched to end with it.",
+        "When above 0, a time budget in minutes, from the first step to the last, evaluations included; it replaces "
+        "MAX_ITER, and the learning-rate schedule is stretched to end with it. The warm-up keeps its WARMUP_ITERS.",
     ),
     Key(
         "SOLVER.ACCUMULATE_STEPS",
@@ -104,8 +105,8 @@ NEW_KEYS = (
     Key(
         "SOLVER.BEST_METRIC",
         "auto",
-        "Result that decides which checkpoint is the best, e.g. segm/AP; auto takes segm/AP when there are "
-        "masks, else bbox/AP.",
+        "Result that decides which checkpoint is the best, e.g. segm/AP or val/total_loss (of a loss the "
+        "lowest is the best); auto takes segm/AP when there are masks, else bbox/AP.",
     ),
     Key("SOLVER.KEEP_CHECKPOINTS", 3, "Periodic checkpoints kept besides best and final; 0 keeps all."),
     Key("SOLVER.TRAINING_SCHEDULE", "joint", "Registered training schedule: joint."),

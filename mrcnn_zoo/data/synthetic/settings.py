@@ -27,10 +27,10 @@ class SceneSettings:
     seed: int = 0
     image_size: tuple[int, int] = (128, 128)  # (height, width) in pixels
     num_objects: tuple[int, int] = (1, 6)
-    object_size: tuple[float, float] = (20, 56)  # pixels
-    max_overlap: float = 0.2  # IoU of two boxes
-    min_visible: float = 0.5  # share of an object's own pixels
-    rotation: float = 15.0  # degrees, either way
+    object_size: tuple[float, float] = (24, 56)  # pixels
+    max_overlap: float = 0.1  # IoU of two boxes
+    min_visible: float = 0.7  # share of an object's own pixels
+    rotation: float = 10.0  # degrees, either way
     background: str = "texture"
     noise: float = 0.03  # of the full range
     min_contrast: float = 0.3  # of the full range

@@ -36,8 +36,8 @@ class MaxIoUMatcher:
             raise UserError(f"IOU_THRESHOLDS = {list(thresholds)} should rise and lie above 0 and up to 1.")
         if len(labels) != len(thresholds) + 1 or not set(labels) <= {POSITIVE, NEGATIVE, IGNORED}:
             raise UserError(
-                f"IOU_LABELS = {list(labels)} should be {len(thresholds) + 1} labels of 1 (object), 0 (background) or -1 "
-                f"(ignored), one more than IOU_THRESHOLDS = {list(thresholds)}."
+                f"IOU_LABELS = {list(labels)} should be {len(thresholds) + 1} labels of 1 (object), 0 (background) or "
+                f"-1 (ignored), one more than IOU_THRESHOLDS = {list(thresholds)}."
             )
         self.thresholds = tuple(thresholds)
         self.labels = tuple(labels)

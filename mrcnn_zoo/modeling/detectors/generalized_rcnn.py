@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.backbones import build_backbone
-from mrcnn_zoo.modeling.contracts import Backbone, ProposalGenerator
+from mrcnn_zoo.modeling.contracts import Backbone, ProposalGenerator, RoIHeads
 from mrcnn_zoo.modeling.detectors.postprocessing import to_original_size
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
-from mrcnn_zoo.modeling.roi_heads import StandardROIHeads, build_roi_heads
+from mrcnn_zoo.modeling.roi_heads import build_roi_heads
 from mrcnn_zoo.registries import DETECTORS
 from mrcnn_zoo.structures import Batch, Detections, Sample, TrainingOutput
 
@@ -39,7 +39,7 @@ class GeneralizedRCNN(nn.Module):
         backbone: Backbone,
         *,
         proposal_generator: ProposalGenerator,
-        roi_heads: StandardROIHeads,
+        roi_heads: RoIHeads,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
     ) -> None:

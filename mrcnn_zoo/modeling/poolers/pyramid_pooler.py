@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.roi import with_image_rows
@@ -75,12 +76,12 @@ def build_pyramid_pooler(
         key: the config key that names the operation, for messages.
 
     Raises:
-        ValueError: strides that do not double from level to level.
+        UserError: strides that do not double from level to level.
     """
     strides = [spec.stride for spec in specs.values()]
     finest_level = int(math.log2(strides[0]))
     if strides != [2 ** (finest_level + i) for i in range(len(strides))]:
-        raise ValueError(
+        raise UserError(
             f"regions cannot be pooled from {', '.join(specs)} with strides {strides}: "
             f"list levels whose strides double, finest first, in MODEL.ROI_HEADS.IN_FEATURES"
         )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling.contracts import RoIHeads
 from mrcnn_zoo.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor
 from mrcnn_zoo.modeling.roi_heads.detection_selection import DetectionSelection
@@ -21,6 +22,6 @@ __all__ = [
 ]
 
 
-def build_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> StandardROIHeads:
+def build_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> RoIHeads:
     """The region heads that `MODEL.ROI_HEADS.NAME` names, for the maps of a backbone."""
     return ROI_HEADS.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, specs)

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.assignment import RegionLabeler, build_region_labeler
-from mrcnn_zoo.modeling.contracts import Features
+from mrcnn_zoo.modeling.contracts import BoxHead, Features, MaskHead
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_pyramid_pooler
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only
-from mrcnn_zoo.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from mrcnn_zoo.registries import BOX_HEADS, MASK_HEADS, ROI_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Proposals, Targets, TrainingOutput
 
@@ -37,10 +37,10 @@ class StandardROIHeads(nn.Module):
         labeler: RegionLabeler,
         *,
         box_pooler: PyramidPooler,
-        box_head: nn.Module,
+        box_head: BoxHead,
         box_predictor: BoxPredictor,
         mask_pooler: PyramidPooler | None = None,
-        mask_head: MaskRCNNConvUpsampleHead | None = None,
+        mask_head: MaskHead | None = None,
     ) -> None:
         super().__init__()
         self.labeler = labeler
@@ -52,6 +52,7 @@ class StandardROIHeads(nn.Module):
 
     def losses(self, features: Features, proposals: list[Proposals], targets: list[Targets]) -> TrainingOutput:
         """The losses of both branches over regions sampled from the proposals."""
+        features = self._maps(features)
         regions = self.labeler.label(proposals, targets)
         output = self.box_predictor.losses(self.box_vectors(features, regions), regions)
         if self.mask_head is not None and self.mask_pooler is not None:
@@ -61,6 +62,7 @@ class StandardROIHeads(nn.Module):
 
     def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals; only these get masks."""
+        features = self._maps(features)
         detections = self.box_predictor.predict(self.box_vectors(features, proposals), proposals)
         return self.predict_masks(features, detections)
 
@@ -74,6 +76,10 @@ class StandardROIHeads(nn.Module):
         """What the box predictor judges, of all images' regions: (sum of R_i, D)."""
         return self.box_head(self.box_pooler(features, boxes_of(regions)))
 
+    def _maps(self, features: Features) -> dict[str, Tensor]:
+        # Pooling reads a map channel by channel. In that order here once, no pooler has to copy it again.
+        return {name: features[name].contiguous() for name in self.box_pooler.names}
+
 
 def boxes_of(tables: list[Proposals] | list[LabeledRegions] | list[Detections]) -> list[Tensor]:
     """The boxes of each image."""
@@ -83,7 +89,12 @@ def boxes_of(tables: list[Proposals] | list[LabeledRegions] | list[Detections]) 
 @ROI_HEADS.register("StandardROIHeads")
 def build_standard_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> StandardROIHeads:
     """Heads over the maps that `MODEL.ROI_HEADS.IN_FEATURES` lists."""
-    maps = {name: specs[name] for name in cfg.MODEL.ROI_HEADS.IN_FEATURES}
+    in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
+    maps = {name: specs[name] for name in in_features if name in specs}
+    if not maps or len(maps) < len(in_features):
+        raise UserError(
+            f"MODEL.ROI_HEADS.IN_FEATURES = {in_features} should name maps that the backbone returns: {', '.join(specs)}."
+        )
     channels = next(iter(maps.values())).channels
     box, mask = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD
     box_head = BOX_HEADS.get(box.NAME)(cfg, FeatureSpec(channels=channels, side=box.POOLER_RESOLUTION))

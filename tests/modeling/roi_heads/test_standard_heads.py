@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.roi_heads import build_roi_heads
 from mrcnn_zoo.registries import ROI_HEADS
 from mrcnn_zoo.structures import BoxedBitmaps, FeatureSpec, Proposals, Targets
@@ -116,3 +117,11 @@ def test_class_agnostic_heads_have_one_box_and_one_mask(small_cfg: Callable[...,
     state = build_roi_heads(cfg, SPECS).state_dict()
     assert state["box_predictor.bbox_pred.weight"].shape == (4, 16)
     assert state["mask_head.predictor.weight"].shape == (1, 8, 1, 1)
+
+
+@pytest.mark.parametrize("names", [["p2", "p7"], []])
+def test_maps_that_the_backbone_does_not_return_are_refused(
+    names: list[str], small_cfg: Callable[..., CfgNode]
+) -> None:
+    with pytest.raises(UserError, match=r"MODEL\.ROI_HEADS\.IN_FEATURES.*p2, p3, p4, p5"):
+        build_roi_heads(small_cfg("MODEL.ROI_HEADS.IN_FEATURES", names), SPECS)
