@@ -79,6 +79,8 @@ def crop_bitmaps(
         window_length=bitmaps.shape[2],
         max_samples=max_samples,
     )
-    sums = vertical @ bitmaps.to(vertical.dtype) @ horizontal.mT
+    # Under autocast the products would be bfloat16, too coarse to compare with one half.
+    with torch.autocast(bitmaps.device.type, enabled=False):
+        sums = vertical @ bitmaps.to(vertical.dtype) @ horizontal.mT
     # Compare the sum and not the mean: at exactly one half, the division could round to the wrong side.
     return sums >= 0.5 * (rows * columns)[:, None, None]

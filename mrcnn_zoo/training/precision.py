@@ -1,5 +1,6 @@
 """Automatic mixed precision: the autocast region and the loss scaling that float16 needs."""
 
+import logging
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch.optim import Optimizer
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class Precision:
@@ -63,11 +66,21 @@ def build_precision(cfg: CfgNode, device: torch.device) -> Precision:
     if cfg.SOLVER.AMP.DTYPE not in choices:
         raise UserError(f"SOLVER.AMP.DTYPE = {cfg.SOLVER.AMP.DTYPE!r} is not one of {', '.join(choices)}.")
     dtype = choices[cfg.SOLVER.AMP.DTYPE]
+    if dtype is None:
+        logger.info("this processor has no bfloat16: training in float32 in spite of SOLVER.AMP.ENABLED")
     if dtype == torch.float16 and device.type != "cuda":
         raise UserError(f"SOLVER.AMP.DTYPE = float16 needs a CUDA device, not {device}. Use bfloat16 or auto.")
     return Precision(device.type, dtype=dtype)
 
 
-def _best_dtype(device: torch.device) -> torch.dtype:
-    has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if has_bfloat16 else torch.float16
+def _best_dtype(device: torch.device) -> torch.dtype | None:
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if _processor_has_bfloat16() else None
+
+
+def _processor_has_bfloat16() -> bool:
+    # Emulated bfloat16 is several times slower than float32, so only what the processor computes itself counts.
+    # Releases of torch that cannot tell have no such check.
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))

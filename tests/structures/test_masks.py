@@ -249,3 +249,14 @@ def test_half_precision_probabilities_are_pasted() -> None:
     masks = smooth_masks(5, seed=3)
     half = ProbabilityMasks(masks.probabilities.bfloat16(), masks.boxes, SIZE)
     assert (half.bitmaps() != masks.bitmaps()).float().mean() < 0.01
+
+
+def test_crops_are_the_same_under_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bitmaps = torch.rand(6, 40, 50, generator=generator) > 0.5
+    corners = torch.rand(6, 2, 2, generator=generator).sort(dim=1).values
+    boxes = (corners * torch.tensor([50.0, 40.0])).reshape(6, 4)
+    masks = BoxedBitmaps.from_full(bitmaps)
+    expected = masks.crop_and_resize(boxes, 14)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(masks.crop_and_resize(boxes, 14), expected)

@@ -96,7 +96,12 @@ NEW_KEYS = (
     ),
     Key("SOLVER.EMA.ENABLED", False, "Keep an exponential moving average of the weights, and evaluate and save that."),
     Key("SOLVER.EMA.DECAY", 0.999, "Share of the old average kept at each step."),
-    Key("SOLVER.AMP.DTYPE", "auto", "Precision under AMP: auto, bfloat16 or float16 (needs a device that has it)."),
+    Key(
+        "SOLVER.AMP.DTYPE",
+        "auto",
+        "Precision under AMP: bfloat16, float16 (needs CUDA), or auto: bfloat16 where the hardware computes it, else "
+        "float16 on CUDA and float32 on the CPU.",
+    ),
     Key(
         "SOLVER.EARLY_STOPPING.PATIENCE",
         0,

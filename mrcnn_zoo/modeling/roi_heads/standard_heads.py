@@ -93,7 +93,7 @@ def build_standard_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> 
     maps = {name: specs[name] for name in in_features if name in specs}
     if not maps or len(maps) < len(in_features):
         raise UserError(
-            f"MODEL.ROI_HEADS.IN_FEATURES = {in_features} should name maps that the backbone returns: {', '.join(specs)}."
+            f"MODEL.ROI_HEADS.IN_FEATURES = {in_features} should name maps of the backbone: {', '.join(specs)}."
         )
     channels = next(iter(maps.values())).channels
     box, mask = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD
