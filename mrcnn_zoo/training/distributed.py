@@ -2,7 +2,7 @@
 
 import logging
 import os
-import warnings
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -86,18 +86,31 @@ def wait_for_all() -> None:
         gather_over_processes(None)
 
 
+@torch.no_grad()
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over the processes; one that no process has stays missing."""
+    if world_size() == 1:
+        return
+    exists = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
+    dist.all_reduce(exists, op=dist.ReduceOp.MAX)
+    for parameter, exists_somewhere in zip(parameters, exists.tolist(), strict=True):
+        if exists_somewhere:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= world_size()
+
+
 def with_averaged_gradients(model: nn.Module, *, some_are_unused: bool) -> nn.Module:
-    """The model, wrapped so that backward averages the gradients over the processes; itself when there is one.
+    """The model, wrapped so that backward averages the gradients meanwhile; itself when there is one process.
 
     Args:
         model: on its device.
-        some_are_unused: some parameters may have no part in the loss, e.g. an FPN level that nothing looks at. They
-            are searched for in each step then.
+        some_are_unused: some parameters have no part in the loss, e.g. of an FPN level that nothing looks at. They are
+            searched for in each step then.
     """
     if world_size() == 1:
         return model
-    # It is said even if the search is for one step only.
-    warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified")
     # Samples are moved by the model itself, so the wrapper is told no device.
     wrapped = nn.parallel.DistributedDataParallel(
         model, gradient_as_bucket_view=True, find_unused_parameters=some_are_unused

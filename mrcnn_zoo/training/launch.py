@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ Work = Callable[..., int]  # -> exit status; a function of a module, so that new
 FAILED = 1
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 TOLD_ERRORS: dict[str, type[Exception]] = {"mistake": UserError, "non-finite": NonFiniteLossError}
+ORPHAN_SECONDS = 120.0  # to save and end in, for a process whose parent is gone
 LOOK_EVERY = 1.0  # seconds between two looks at signals that arrived
 
 logger = logging.getLogger(__name__)
@@ -199,7 +201,7 @@ def _member(
         kind = next(name for name, known in TOLD_ERRORS.items() if isinstance(error, known))
         messages.send((kind, str(error)))
     except KeyboardInterrupt:
-        status = 128 + signal.SIGINT
+        pass  # a second one, or one before training: there is nothing to save
     except Exception:
         traceback.print_exc()
     if is_orderly:
@@ -211,7 +213,7 @@ def _member(
 
 
 def _end_with_parent() -> None:
-    """Stop this process when the one that started it is gone, even if that was killed."""
+    """Stop this process when the one that started it is gone, even if that was killed: first kindly, then not."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -219,5 +221,7 @@ def _end_with_parent() -> None:
     def watch() -> None:
         wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(ORPHAN_SECONDS)
+        os._exit(FAILED)
 
     threading.Thread(target=watch, daemon=True).start()

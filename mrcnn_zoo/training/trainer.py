@@ -100,8 +100,9 @@ class Trainer:
             hook.before_train(self)
         if self._goes_on(stopwatch, signals):
             batches = iter(self._open_batches(self._batches_drawn))
-            self._step(with_averaged_gradients(self.model, some_are_unused=True), batches)
-            # Heads stay connected to the loss even without foreground: what has no gradient now will never have one.
+            # The first step tells which parameters are unused, before the wrapper has to know: heads stay connected to
+            # the loss even without foreground, so what has no gradient now will never have one.
+            self._step(self.model, batches)
             unused = self.updater.names_without_gradient(self.model)
             wrapped = with_averaged_gradients(self.model, some_are_unused=bool(unused))
             while self._goes_on(stopwatch, signals):

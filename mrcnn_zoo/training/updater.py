@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.clipping import Clipper, gradient_norm
+from mrcnn_zoo.training.distributed import average_gradients
 from mrcnn_zoo.training.precision import Precision
 
 
@@ -37,7 +38,7 @@ class Updater:
         """Put the mean gradient over the batches into the parameters; returns what the model said of each batch.
 
         Args:
-            model: in training mode; wrapped for several processes where there are several.
+            model: in training mode; wrapped or not where there are several processes.
             batches: each goes through the model on its own.
         """
         self.optimizer.zero_grad(set_to_none=True)
@@ -48,6 +49,8 @@ class Updater:
                     output: TrainingOutput = model(samples)
                 self.precision.backward(output.total() / len(batches))
             outputs.append(_detached(output))
+        if not isinstance(model, nn.parallel.DistributedDataParallel):
+            average_gradients(self.parameters)
         self.precision.unscale(self.optimizer)
         return outputs
 

@@ -126,7 +126,7 @@ def test_extras_come_after_the_crop_and_before_the_resize(cfg: CfgNode) -> None:
     cfg.INPUT.AUGMENTATIONS = ["RandomRotate90"]
     cfg.INPUT.CROP.ENABLED = True
     names = [type(augmentation).__name__ for augmentation in build_train_augmentations(cfg)]
-    assert names == ["RandomCrop", "RandomRotate90", "RandomHorizontalFlip", "ChannelOrder", "ResizeShortestEdge"]
+    assert names == ["RandomCrop", "RandomRotate90", "ResizeShortestEdge", "RandomHorizontalFlip", "ChannelOrder"]
 
 
 @pytest.mark.parametrize(

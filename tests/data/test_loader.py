@@ -87,6 +87,13 @@ def test_an_epoch_sees_every_image_once(cfg, dataset: Dataset) -> None:
     assert ids[:7] != ids[7:]
 
 
+def test_an_image_is_augmented_anew_each_time(cfg, dataset: Dataset) -> None:
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.SIZE = True, [0.5, 0.5]
+    alone = replace(dataset, records=dataset.records[:1])
+    images = [sample.image for sample in _flat(_take(build_train_loader(cfg, [alone]), 3))]
+    assert len({tuple(image.shape) for image in images}) > 3
+
+
 def test_two_ranks_see_what_one_would(random_cfg, dataset: Dataset) -> None:
     random_cfg.SOLVER.IMS_PER_BATCH = 4
     alone = _take(build_train_loader(random_cfg, [dataset], seed=1), 3)

@@ -13,7 +13,8 @@ def _masks() -> list[np.ndarray]:
     random = [(shape < rng.random()).astype(np.uint8) for shape in shapes]
     corner, full = np.zeros((5, 7), np.uint8), np.ones((6, 3), np.uint8)
     corner[4, 6] = 1
-    return [mask for mask in random if mask.any()] + [corner, full]
+    around_the_border = np.array([[0, 1], [1, 0]], np.uint8)  # down the columns 0 1 1 0: one run in two columns
+    return [mask for mask in random if mask.any()] + [corner, full, around_the_border]
 
 
 @pytest.mark.parametrize("mask", _masks())
