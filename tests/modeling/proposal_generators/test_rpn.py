@@ -180,13 +180,15 @@ def test_channels_last_features_give_the_same_proposals() -> None:
         torch.testing.assert_close(ours.boxes, theirs.boxes)
 
 
-@pytest.mark.parametrize("parameter", ["objectness_logits", "anchor_deltas"])
-def test_predictions_that_are_not_finite_stop_training_and_are_dropped_at_inference(parameter: str) -> None:
+@pytest.mark.parametrize(("parameter", "loss"), [("objectness_logits", "loss_rpn_cls"), ("anchor_deltas", "loss_rpn_loc")])
+def test_predictions_that_are_not_finite_give_no_proposals_and_show_in_the_loss(parameter: str, loss: str) -> None:
     rpn = build()
     rpn.rpn_head.get_submodule(parameter).bias.data.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="RPN"):
-        rpn.losses(features(), batch([], []))
-    assert [len(table) for table in rpn.predict(features(), batch([], []))] == [0, 0]
+    images = batch([[9.0, 8.0, 25.0, 24.0]], [])
+    proposals, output = rpn.losses(features(), images)
+    assert output.losses[loss].isnan()
+    assert [len(table) for table in proposals] == [0, 0]
+    assert [len(table) for table in rpn.predict(features(), images)] == [0, 0]
 
 
 def test_levels_that_the_backbone_lacks_are_refused() -> None:
