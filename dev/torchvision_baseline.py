@@ -18,6 +18,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.structures import Detections, Sample, TrainingOutput
@@ -36,7 +37,11 @@ class PassThroughTransform(GeneralizedRCNNTransform):
     """Normalises and pads only: our mapper has resized already, and masks stay in their boxes until they are scored."""
 
     def __init__(self, mean: list[float], std: list[float]) -> None:
-        super().__init__(min_size=0, max_size=0, image_mean=mean, image_std=std, size_divisible=32, _skip_resize=True)
+        super().__init__(min_size=0, max_size=0, image_mean=mean, image_std=std, size_divisible=32)
+
+    def resize(self, image, target=None):  # type: ignore[no-untyped-def]
+        """The image as it is, in training and at inference."""
+        return image, target
 
     def postprocess(self, result, image_shapes, original_image_sizes):  # type: ignore[no-untyped-def]
         """Results as they are, in the coordinates of the network's input."""
@@ -114,7 +119,7 @@ def build_torchvision_mask_rcnn(cfg: CfgNode) -> TorchvisionMaskRCNN:
     backbone.fpn = torchvision.ops.FeaturePyramidNetwork(
         [getattr(layer[-1], "bn3", layer[-1].bn2).weight.numel() for layer in fpn_inputs],
         channels,
-        extra_blocks=torchvision.ops.feature_pyramid_network.LastLevelMaxPool(),
+        extra_blocks=LastLevelMaxPool() if "p6" in cfg.MODEL.RPN.IN_FEATURES else None,
     )
     backbone.out_channels = channels
     sizes = tuple(tuple(level) for level in cfg.MODEL.ANCHOR_GENERATOR.SIZES)
@@ -133,6 +138,7 @@ def build_torchvision_mask_rcnn(cfg: CfgNode) -> TorchvisionMaskRCNN:
         box_head=TwoMLPHead(channels * box.POOLER_RESOLUTION**2, box.FC_DIM),
         box_predictor=torchvision.models.detection.faster_rcnn.FastRCNNPredictor(box.FC_DIM, heads.NUM_CLASSES + 1),
         box_batch_size_per_image=heads.BATCH_SIZE_PER_IMAGE,
+        box_positive_fraction=heads.POSITIVE_FRACTION,
         box_score_thresh=heads.SCORE_THRESH_TEST,
         box_nms_thresh=heads.NMS_THRESH_TEST,
         box_detections_per_img=cfg.TEST.DETECTIONS_PER_IMAGE,

@@ -4,6 +4,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from mrcnn_zoo.ops.roi_align_gradient import SeparableRoIAlign
+
 
 def with_image_rows(boxes: list[Tensor]) -> Tensor:
     """All boxes of a batch in one tensor, each with its image's number in front: N of (R_i, 4) -> (sum of R_i, 5)."""
@@ -36,8 +38,10 @@ def roi_align(
         (R, C, side, side) of the dtype of the features.
     """
     # In float32 even under AMP: coordinates of 800 pixels need more than the 8 bits that bfloat16 has.
-    pooled = torchvision.ops.roi_align(features.float(), regions.float(), side, scale, sampling_ratio, aligned)
-    return pooled.to(features.dtype)
+    inputs = (features.float(), regions.float(), side, scale, sampling_ratio, aligned)
+    if features.device.type == "cpu" and features.requires_grad:
+        return SeparableRoIAlign.apply(*inputs).to(features.dtype)
+    return torchvision.ops.roi_align(*inputs).to(features.dtype)
 
 
 def roi_pool(features: Tensor, regions: Tensor, side: int, *, scale: float) -> Tensor:

@@ -180,7 +180,9 @@ def test_channels_last_features_give_the_same_proposals() -> None:
         torch.testing.assert_close(ours.boxes, theirs.boxes)
 
 
-@pytest.mark.parametrize(("parameter", "loss"), [("objectness_logits", "loss_rpn_cls"), ("anchor_deltas", "loss_rpn_loc")])
+@pytest.mark.parametrize(
+    ("parameter", "loss"), [("objectness_logits", "loss_rpn_cls"), ("anchor_deltas", "loss_rpn_loc")]
+)
 def test_predictions_that_are_not_finite_give_no_proposals_and_show_in_the_loss(parameter: str, loss: str) -> None:
     rpn = build()
     rpn.rpn_head.get_submodule(parameter).bias.data.fill_(float("nan"))
