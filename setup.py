@@ -20,7 +20,7 @@ class BuildWithConfigs(build_py):
         for source, inside in SHIPPED_FOLDERS.items():
             target = Path(self.build_lib) / "mrcnn_zoo" / inside
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(HERE / source, target)
+            shutil.copytree(HERE / source, target, ignore=shutil.ignore_patterns("pictures"))
 
 
 REQUIREMENTS = [

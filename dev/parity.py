@@ -1,6 +1,6 @@
 """Prints how far each recorded Detectron2 fixture and this package are apart: the table of dev/PARITY.md.
 
-    python dev/parity.py
+python dev/parity.py
 """
 
 import sys

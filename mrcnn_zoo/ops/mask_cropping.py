@@ -9,6 +9,8 @@ image, because a weight knows its pixel's place in the image.
 import torch
 from torch import Tensor
 
+from mrcnn_zoo.ops.bin_samples import bin_samples
+
 
 def axis_weights(
     extents: Tensor, bins: int, *, image_length: int, window_starts: Tensor, window_length: int, max_samples: int
@@ -28,18 +30,12 @@ def axis_weights(
         (R, bins, window_length) summed weights, and (R,) the number of samples they are the sum of, at least 1.
     """
     starts, ends = (extents - 0.5).unbind(dim=1)  # pixel centres are at integers from here on
-    bin_length = (ends - starts) / bins
-    samples = bin_length.ceil().clamp(min=0)
-    steps = torch.arange(max_samples, device=extents.device)
-    in_bin = (steps + 0.5) * bin_length[:, None] / samples.clamp(min=1)[:, None]
-    bin_starts = starts[:, None] + bin_length[:, None] * torch.arange(bins, device=extents.device)
-    positions = bin_starts[:, :, None] + in_bin[:, None, :]  # (R, bins, max_samples)
-    is_counted = (steps < samples[:, None])[:, None] & (positions >= -1) & (positions <= image_length)
-    positions = positions.clamp(0, image_length - 1)
-    lower = positions.floor()
-    fraction = positions - lower
+    samples = ((ends - starts) / bins).ceil().clamp(min=0)
+    lower, fraction, is_counted = bin_samples(
+        starts, ends - starts, bins, samples=samples, max_samples=max_samples, length=image_length
+    )
     cells = lower.long() - window_starts[:, None, None]
-    weights = positions.new_zeros((len(extents), bins, window_length))
+    weights = extents.new_zeros((len(extents), bins, window_length))
     for cell, weight in ((cells, 1 - fraction), (cells + 1, fraction)):
         is_inside = is_counted & (cell >= 0) & (cell < window_length)
         weights.scatter_add_(2, cell.clamp(0, window_length - 1), weight * is_inside)

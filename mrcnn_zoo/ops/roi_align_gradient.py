@@ -1,9 +1,9 @@
 """RoIAlign for training on the CPU: torchvision's forward, and a backward that works one axis at a time.
 
 The weight of a feature cell in a pooled cell is a product of a vertical and a horizontal weight. The gradient of a
-region is therefore `vertical.T @ gradient @ horizontal`, two small matrix products on the window of cells that the region
-touches, added to the feature map as a block. torchvision's kernel adds every channel of every sample on its own, on one
-thread; see dev/BENCHMARKS.md for the ratio.
+region is therefore `vertical.T @ gradient @ horizontal`: two small matrix products on the window of cells that the
+region touches, added to the feature map as a block. torchvision's kernel adds every channel of every sample on its own,
+on one thread; see dev/BENCHMARKS.md for the ratio.
 """
 
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 import torchvision
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from mrcnn_zoo.ops.bin_samples import bin_samples
 
 
 class SeparableRoIAlign(torch.autograd.Function):
@@ -80,20 +82,14 @@ def _axis_weights(
     if not aligned:
         sizes = sizes.clamp(min=1.0)
     samples = torch.full_like(sizes, sampling_ratio) if sampling_ratio > 0 else (sizes / bins).ceil().clamp(min=0)
-    steps = torch.arange(int(samples.max().clamp(min=1)), dtype=extents.dtype)
-    bin_sizes = sizes / bins
-    in_bin = (steps + 0.5) * (bin_sizes / samples.clamp(min=1))[:, None]  # (R, samples)
-    bin_starts = starts[:, None] + bin_sizes[:, None] * torch.arange(bins, dtype=extents.dtype)
-    positions = bin_starts[:, :, None] + in_bin[:, None, :]  # (R, bins, samples)
-    # Beyond one cell outside, a sample is 0; nearer, it takes the value at the border.
-    is_counted = (steps < samples[:, None])[:, None] & (positions >= -1) & (positions <= length)
-    positions = positions.clamp(0, length - 1)
-    lower = positions.floor()
-    fraction = positions - lower
+    max_samples = int(samples.max().clamp(min=1))
+    lower, fraction, is_counted = bin_samples(
+        starts, sizes, bins, samples=samples, max_samples=max_samples, length=length
+    )
     first = lower.flatten(1).amin(dim=1).long()
     windows = (lower.flatten(1).amax(dim=1).long() + 2).clamp(max=length) - first
     cells = lower.long() - first[:, None, None]
-    weights = positions.new_zeros((len(extents), bins, int(windows.max()) + 1))  # one column more: weight 0 at the end
+    weights = extents.new_zeros((len(extents), bins, int(windows.max()) + 1))  # one column more: weight 0 at the end
     scaled = is_counted / samples.clamp(min=1)[:, None, None]
     weights.scatter_add_(2, cells, (1 - fraction) * scaled)
     weights.scatter_add_(2, cells + 1, fraction * scaled)
