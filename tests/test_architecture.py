@@ -30,7 +30,7 @@ SIBLINGS = {"modeling", "data", "checkpoint"}  # of one row, but they must not k
 RUN_STARTERS = {
     "evaluation": {"evaluate", "evaluate_datasets", "evaluated_part"},
     "inspection": {"save_predictions", "save_evaluation_pictures", "evaluate_with_pictures"},
-    "training": {"run", "fit_to_processes", "fit_to_epochs"},
+    "training": {"run", "fit_to_processes", "fit_to_epochs", "check_settings", "check_best_metric"},
     "data": {
         "load_dataset",
         "dataset_names",

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.inspection.evaluation_pictures import evaluate_with_pictures
+from mrcnn_zoo.modeling import resolve_device
+from mrcnn_zoo.ops.allocator import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, cfg, class_names = load_trained(
         arguments.weights, config=arguments.config_file, overrides=arguments.overrides
     )
+    if resolve_device(cfg.MODEL.DEVICE).type == "cpu":
+        keep_freed_memory()
     evaluate_with_pictures(model, cfg, arguments.output_dir or cfg.OUTPUT_DIR, class_names=class_names)
     return 0
 

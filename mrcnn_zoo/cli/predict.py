@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from mrcnn_zoo.data.mapper import build_test_mapper
 from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.inspection.prediction import predict_files
+from mrcnn_zoo.modeling import resolve_device
+from mrcnn_zoo.ops.allocator import keep_freed_memory
 
 SOME_IMAGES_FAILED = 1
 
@@ -17,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     model, cfg, class_names = load_trained(arguments.weights, config=arguments.config_file, overrides=arguments.set)
+    if resolve_device(cfg.MODEL.DEVICE).type == "cpu":
+        keep_freed_memory()
     failures = predict_files(
         model,
         arguments.images,

@@ -1,10 +1,13 @@
 """Train a model from a config file, on one or several processes, or only evaluate it."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from mrcnn_zoo.config import load_config
+from mrcnn_zoo.cli.main import USAGE_ERROR
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import resolve_device
 from mrcnn_zoo.ops.allocator import keep_freed_memory
 from mrcnn_zoo.ops.processes import rank
@@ -12,6 +15,7 @@ from mrcnn_zoo.training import run
 from mrcnn_zoo.training.launch import FAILED, Layout, launch
 from mrcnn_zoo.training.nonfinite import NonFiniteLossError
 from mrcnn_zoo.training.signals import TrainingInterrupted
+from mrcnn_zoo.training.trainer import OutOfDeviceMemoryError
 
 EPILOG = """\
 examples:
@@ -60,23 +64,36 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = build_parser().parse_args(argv)
-    load_config(options.config_file, options.overrides)  # a mistake shows before any process is started
+    try:
+        return _start(options)
+    except NonFiniteLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except UserError as error:
+        # Under torchrun every process finds the same mistake, and the first of each machine tells it. Only memory may
+        # run out in one process alone.
+        if _is_first_on_machine() or isinstance(error, OutOfDeviceMemoryError):
+            raise
+        return USAGE_ERROR
+
+
+def _start(options: argparse.Namespace) -> int:
+    cfg = load_config(options.config_file, options.overrides)  # a mistake shows before any process is started
     layout = Layout(
         processes_per_machine=options.num_gpus,
         num_machines=options.num_machines,
         machine_rank=options.machine_rank,
         url=options.dist_url,
     )
-    try:
-        return launch(train, [options], layout)
-    except NonFiniteLossError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+    return launch(train, [cfg, options], layout)
 
 
-def train(options: argparse.Namespace) -> int:
+def _is_first_on_machine() -> bool:
+    return os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0"
+
+
+def train(cfg: CfgNode, options: argparse.Namespace) -> int:
     """What each process does."""
-    cfg = load_config(options.config_file, options.overrides)
     if resolve_device(cfg.MODEL.DEVICE).type == "cpu":
         keep_freed_memory()
     try:

@@ -68,7 +68,8 @@ def _unbuilt_words(key: Key) -> str:
     condition = condition_of(key)
     if condition is None:
         return "this version does not have the part; a value other than the default is refused"
-    return f"this version does not have the part; a value other than the default is refused when {condition}"
+    refused = f"refused when {condition}, and on the command line always"
+    return f"this version does not have the part; a value other than the default is {refused}"
 
 
 def _list_keys(keys: list[Key]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mrcnn_zoo.config.node import CfgNode, default_config
 from mrcnn_zoo.config.safe_yaml import read_yaml
-from mrcnn_zoo.config.unbuilt import refuse_unbuilt
+from mrcnn_zoo.config.unbuilt import refuse_unbuilt, warn_of_inert
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -> CfgNode:
@@ -21,6 +21,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -
     """
     config = resolve_config(path, overrides)
     refuse_unbuilt(config)
+    warn_of_inert(config)
     config.freeze()
     return config
 

@@ -1,12 +1,16 @@
 """Which of Detectron2's keys this version cannot honour yet, and when that matters."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from mrcnn_zoo.config.defaults import ALL_KEYS
 from mrcnn_zoo.config.keys import Key
 from mrcnn_zoo.config.node import CfgNode
+from mrcnn_zoo.config.provenance import COMMAND_LINE
 from mrcnn_zoo.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,38 @@ def condition_of(key: Key) -> Condition | None:
 
 
 def unbuilt_changes(config: CfgNode) -> list[Key]:
-    """The unbuilt keys whose value differs from the default where that would change the result."""
-    changed = [key for key in ALL_KEYS if not key.is_built and config.value_of(key.name) != key.default]
-    return [key for key in changed if (condition := condition_of(key)) is None or condition.holds(config)]
+    """The unbuilt keys that differ from their default where that would change the result, or on the command line.
+
+    Files may carry keys of parts they do not select, as Detectron2's full dumps do; what is typed should count.
+    """
+    return [key for key in _changed(config) if _matters(key, config) or _is_typed(key, config)]
+
+
+def inert_changes(config: CfgNode) -> list[Key]:
+    """The unbuilt keys that differ from their default in a file, and belong to a part that it does not select."""
+    return [key for key in _changed(config) if not _matters(key, config) and not _is_typed(key, config)]
+
+
+def warn_of_inert(config: CfgNode) -> None:
+    """Log one line that lists the changed keys without effect, if there are any."""
+    inert = [f"{key.name} ({config.origin_of(key.name)})" for key in inert_changes(config)]
+    if inert:
+        logger.warning(
+            "set without effect, as they belong to parts that the config does not select: %s", ", ".join(inert)
+        )
+
+
+def _changed(config: CfgNode) -> list[Key]:
+    return [key for key in ALL_KEYS if not key.is_built and config.value_of(key.name) != key.default]
+
+
+def _matters(key: Key, config: CfgNode) -> bool:
+    condition = condition_of(key)
+    return condition is None or condition.holds(config)
+
+
+def _is_typed(key: Key, config: CfgNode) -> bool:
+    return config.origin_of(key.name).source == COMMAND_LINE
 
 
 def refuse_unbuilt(config: CfgNode) -> None:
@@ -70,7 +103,8 @@ def refuse_unbuilt(config: CfgNode) -> None:
     lines = []
     for key in unbuilt_changes(config):
         condition = condition_of(key)
-        reason = f", which counts because {condition}" if condition else ""
+        why = "because" if _matters(key, config) else "only if"
+        reason = f", which counts {why} {condition}" if condition else ""
         lines.append(
             f"{config.origin_of(key.name)}: {key.name} = {config.value_of(key.name)!r}{reason}; "
             f"leave it at its default {key.default!r}."

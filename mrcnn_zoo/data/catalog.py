@@ -65,6 +65,8 @@ def load_dataset(cfg: CfgNode, name: str) -> Dataset:
     key = f"DATASETS.DEFINITIONS.{name}.FORMAT"
     if "FORMAT" not in definition:
         raise UserError(f"{key} is missing; give one of {', '.join(DATASET_FORMATS.names())}.")
+    if not isinstance(definition["FORMAT"], str):
+        raise UserError(f"{key} = {definition['FORMAT']!r} must be one of {', '.join(DATASET_FORMATS.names())}.")
     dataset = DATASET_FORMATS.get(definition["FORMAT"], key=key)(cfg, name, definition)
     for note in dataset.notes:
         logger.warning("%s: %s", name, note)

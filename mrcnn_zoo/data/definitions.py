@@ -15,7 +15,7 @@ def read_fields(
     Args:
         name: of the dataset, for messages.
         definition: the mapping under DATASETS.DEFINITIONS.
-        required: fields that must be there; FORMAT need not be named.
+        required: fields that must be there, as strings; FORMAT need not be named.
         optional: further fields and their defaults; a value must be of the default's type.
 
     Raises:
@@ -30,7 +30,7 @@ def read_fields(
         if field not in definition:
             raise UserError(f"{where} needs the field {field}, it has {', '.join(definition) or 'none'}.")
     values = {**optional, **definition}
-    for field, default in optional.items():
+    for field, default in (*((field, "") for field in required), *optional.items()):
         allowed = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(values[field], allowed):
             raise UserError(f"{where}.{field} = {values[field]!r} must be of type {allowed[-1].__name__}.")

@@ -38,6 +38,18 @@ def find_path(path: str | Path, *, dataset: str, what: str) -> Path:
     raise UserError(f"dataset {dataset!r}: the {what} is missing, looked for {looked_at}.{advice}")
 
 
+def find_folder(path: str | Path, *, dataset: str, what: str) -> Path:
+    """As `find_path`, for a path that must be a folder.
+
+    Raises:
+        UserError: also when it is a file.
+    """
+    found = find_path(path, dataset=dataset, what=what)
+    if not found.is_dir():
+        raise UserError(f"dataset {dataset!r}: the {what} {found} is a file, and must be a folder.")
+    return found
+
+
 def candidate_places(path: str | Path) -> Sequence[Path]:
     """Where a path may lie, in the order of preference."""
     path = Path(path).expanduser()

@@ -4,7 +4,7 @@ from mrcnn_zoo.evaluation.coco import CocoEvaluator
 from mrcnn_zoo.evaluation.evaluator import evaluate, evaluate_datasets
 from mrcnn_zoo.evaluation.expected import UnexpectedResultsError, verify_expected_results
 from mrcnn_zoo.evaluation.ground_truth import ground_truth_detections
-from mrcnn_zoo.evaluation.trained import load_trained
+from mrcnn_zoo.evaluation.trained import load_trained, refuse_gaps
 
 __all__ = [
     "CocoEvaluator",
@@ -13,5 +13,6 @@ __all__ = [
     "evaluate_datasets",
     "ground_truth_detections",
     "load_trained",
+    "refuse_gaps",
     "verify_expected_results",
 ]

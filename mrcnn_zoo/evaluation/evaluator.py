@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data import build_test_loader, load_dataset
+from mrcnn_zoo.data import build_test_loader, check_num_classes, load_dataset
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.expected import verify_expected_results
@@ -101,10 +101,12 @@ def evaluate_datasets(
         raise UserError(
             "DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST \"('digits_val',)\"."
         )
-    results: dict[str, Results] = {}
-    for name in names:
-        dataset = load_dataset(cfg, name)
+    datasets = [load_dataset(cfg, name) for name in names]
+    for dataset in datasets:  # all of them before the first is evaluated, which may take an hour
+        check_num_classes(cfg, dataset)
         _check_classes(dataset, class_names)
+    results: dict[str, Results] = {}
+    for name, dataset in zip(names, datasets, strict=True):
         folder = output_dir if output_dir is None or len(names) == 1 else Path(output_dir) / name
         results[name] = evaluate(model, dataset, cfg, output_dir=folder)
     outcome = results[names[0]] if len(names) == 1 else results

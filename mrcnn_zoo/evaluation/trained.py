@@ -33,22 +33,42 @@ def load_trained(
     Raises:
         UserError: no weights, no config, or weights that do not fill the model.
     """
-    state = load_checkpoint(weights) if Path(weights).suffix == ".pth" and "://" not in str(weights) else {}
-    cfg = _config_of(state, weights, config=config, overrides=overrides)
-    weights = weights or cfg.MODEL.WEIGHTS
-    if not weights:
-        raise UserError("no weights to load: give --weights, or MODEL.WEIGHTS in the config.")
+    if config is not None:
+        cfg = load_config(config, overrides)
+        weights = weights or cfg.MODEL.WEIGHTS
+        if not weights:
+            raise UserError("no weights to load: give --weights, or MODEL.WEIGHTS in the config.")
+        state = _state_in(weights)
+    else:
+        state = _state_in(weights)
+        cfg = _config_in(state, weights, overrides)
     model = build_model(cfg).eval()
-    report = load_weights(model, weights)
-    _refuse_gaps(report)
+    refuse_gaps(load_weights(model, weights))
     return model, cfg, tuple(state.get("class_names") or ())
 
 
-def _config_of(
-    state: dict[str, Any], weights: str | Path, *, config: str | Path | None, overrides: Sequence[Any]
-) -> CfgNode:
-    if config is not None:
-        return load_config(config, overrides)
+def refuse_gaps(report: LoadReport) -> None:
+    """Stop when weights leave a part of the model as it was initialised; log how many were loaded otherwise.
+
+    Raises:
+        UserError: with the names and the whole report.
+    """
+    gaps = (*report.missing, *report.mismatched, *report.reinitialized)
+    if gaps:
+        some = ", ".join(gaps[:4]) + (", ..." if len(gaps) > 4 else "")
+        raise UserError(
+            f"{report.source} leaves {len(gaps)} parameters of the model untrained ({some}): it was trained with "
+            f"another config or other classes, and its results would mean nothing.\n{report}"
+        )
+    logger.info("%s: %d weights loaded", report.source, len(report.loaded) + len(report.converted))
+
+
+def _state_in(weights: str | Path) -> dict[str, Any]:
+    """What a checkpoint of ours holds besides weights; empty where only `load_weights` knows how to read the file."""
+    return load_checkpoint(weights) if Path(weights).suffix == ".pth" and "://" not in str(weights) else {}
+
+
+def _config_in(state: dict[str, Any], weights: str | Path, overrides: Sequence[Any]) -> CfgNode:
     text = state.get("config")
     if not isinstance(text, str):
         what = f"{weights} holds no config" if weights else "no config and no weights are given"
@@ -59,14 +79,3 @@ def _config_of(
     refuse_unbuilt(cfg)
     cfg.freeze()
     return cfg
-
-
-def _refuse_gaps(report: LoadReport) -> None:
-    gaps = (*report.missing, *report.mismatched, *report.reinitialized)
-    if gaps:
-        some = ", ".join(gaps[:4]) + (", ..." if len(gaps) > 4 else "")
-        raise UserError(
-            f"{report.source} leaves {len(gaps)} parameters of the model untrained ({some}): it was trained with "
-            f"another config or other classes, and its results would mean nothing.\n{report}"
-        )
-    logger.info("%s: %d weights loaded", report.source, len(report.loaded) + len(report.converted))

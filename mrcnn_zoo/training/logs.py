@@ -24,12 +24,63 @@ class _MarkWarnings(logging.Formatter):
         return text if record.levelno < logging.WARNING else f"{record.levelname}: {text}"
 
 
+class LogFile(logging.Handler):
+    """A log file that keeps its messages in memory until it is opened: a run that never begins leaves no trace.
+
+    Args:
+        path: of the file, which is continued when it exists; its folder is made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._waiting: list[logging.LogRecord] = []
+        self._file: logging.FileHandler | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages reach the file."""
+        return self._file is not None
+
+    def open(self) -> None:
+        """Write what has come so far, and from now on at once; a second call does nothing.
+
+        Raises:
+            UserError: the folder or the file cannot be written.
+        """
+        if self._file is not None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = logging.FileHandler(self._path, encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"OUTPUT_DIR = {self._path.parent} cannot be written ({error.strerror}); choose another folder."
+            ) from error
+        self._file.setFormatter(logging.Formatter(FILE_FORMAT, DATE_AND_CLOCK))
+        for record in self._waiting:
+            self._file.emit(record)
+        self._waiting.clear()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._file is None:
+            self._waiting.append(record)
+        else:
+            self._file.emit(record)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+
 @contextmanager
-def logging_to(output_dir: Path) -> Iterator[None]:
-    """Log to `log.txt` and, if nothing does so yet, to the console; processes other than the first to a file alone."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(output_dir / ("log.txt" if rank() == 0 else f"log_rank{rank()}.txt"), encoding="utf-8")
-    file.setFormatter(logging.Formatter(FILE_FORMAT, DATE_AND_CLOCK))
+def logging_to(output_dir: Path) -> Iterator[LogFile]:
+    """Log to `log.txt`, once that is opened, and, if nothing does so yet, to the console.
+
+    Processes other than the first log to a file alone.
+    """
+    file = LogFile(output_dir / ("log.txt" if rank() == 0 else f"log_rank{rank()}.txt"))
     handlers: list[logging.Handler] = [file]
     if rank() == 0 and not _has_console():
         console = logging.StreamHandler(sys.stdout)
@@ -42,7 +93,7 @@ def logging_to(output_dir: Path) -> Iterator[None]:
     for handler in handlers:
         root.addHandler(handler)
     try:
-        yield
+        yield file
     except Exception as error:
         # The console gets it from whoever catches it.
         file.handle(ours.makeRecord(ours.name, logging.ERROR, __file__, 0, "%s", (error,), _traceback_of(error)))

@@ -145,6 +145,8 @@ def build_multi_step(cfg: CfgNode) -> LRSchedule:
 
 @LR_SCHEDULES.register("WarmupCosineLR")
 def build_cosine(cfg: CfgNode) -> LRSchedule:
+    if cfg.SOLVER.BASE_LR <= 0:
+        raise UserError(f"SOLVER.BASE_LR = {cfg.SOLVER.BASE_LR} must be above 0 for a cosine schedule.")
     if not 0 <= cfg.SOLVER.BASE_LR_END <= cfg.SOLVER.BASE_LR:
         raise UserError(
             f"SOLVER.BASE_LR_END = {cfg.SOLVER.BASE_LR_END} must lie between 0 and "

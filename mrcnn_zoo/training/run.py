@@ -15,7 +15,7 @@ from mrcnn_zoo.data.classes import merge_datasets
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.data.selection import select_for_training
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation import evaluate_datasets, verify_expected_results
+from mrcnn_zoo.evaluation import evaluate_datasets, refuse_gaps, verify_expected_results
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.ops.processes import world_size
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
@@ -23,13 +23,14 @@ from mrcnn_zoo.training.assembly import build_trainer
 from mrcnn_zoo.training.distributed import is_main_process, wait_for_all
 from mrcnn_zoo.training.environment import describe_environment
 from mrcnn_zoo.training.lengths import fit_to_epochs, fit_to_processes
-from mrcnn_zoo.training.logs import logging_to
-from mrcnn_zoo.training.output_folder import check_output_folder, clear_output_folder
+from mrcnn_zoo.training.logs import LogFile, logging_to
+from mrcnn_zoo.training.output_folder import check_is_writable, check_output_folder, clear_output_folder
+from mrcnn_zoo.training.settings import check_best_metric, check_settings
 from mrcnn_zoo.training.signals import StopSignals, TrainingInterrupted
 from mrcnn_zoo.training.trainer import RESUMABLE_KEYS, Trainer
 from mrcnn_zoo.training.validation import is_validation_task
 from mrcnn_zoo.training.workspace import Workspace
-from mrcnn_zoo.training.writers import build_writers
+from mrcnn_zoo.training.writers import MetricWriter, build_writers, closing
 
 logger = logging.getLogger(__name__)
 
@@ -55,22 +56,22 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
         NonFiniteLossError: after the batch was saved.
     """
     output_dir = Path(cfg.OUTPUT_DIR)
-    if not eval_only:
+    if eval_only:
+        check_is_writable(output_dir)
+    else:
         check_output_folder(output_dir, resume=resume, overwrite=overwrite)
-        wait_for_all()  # no process may write before all have looked
-        if is_main_process() and not resume:
-            clear_output_folder(output_dir)
-    with logging_to(output_dir):
+    check_settings(cfg, is_training=not eval_only)
+    with logging_to(output_dir) as log:
         cfg = fit_to_processes(cfg, world_size())
         if eval_only:
-            return _evaluate_only(cfg, resume=resume)
+            return _evaluate_only(cfg, log, resume=resume)
         results: Results = {}
         for stage in TRAINING_SCHEDULES.get(cfg.SOLVER.TRAINING_SCHEDULE)(cfg):
-            results = _train_stage(stage, resume=resume)
+            results = _train_stage(stage, log, resume=resume)
         return results
 
 
-def _evaluate_only(cfg: CfgNode, *, resume: bool) -> Results:
+def _evaluate_only(cfg: CfgNode, log: LogFile, *, resume: bool) -> Results:
     output_dir = Path(cfg.OUTPUT_DIR)
     _set_up_torch(cfg, is_training=False)
     for dataset in _load_datasets(cfg, cfg.DATASETS.TEST):
@@ -78,13 +79,14 @@ def _evaluate_only(cfg: CfgNode, *, resume: bool) -> Results:
     model = build_model(cfg)
     weights = str(Checkpointer(output_dir).last_path()) if resume else cfg.MODEL.WEIGHTS
     if weights:
-        logger.info("%s", load_weights(model, weights))
+        refuse_gaps(load_weights(model, weights))
     else:
         logger.warning("MODEL.WEIGHTS is empty: evaluating random weights")
+    log.open()
     return evaluate_datasets(model, cfg, output_dir=output_dir)
 
 
-def _train_stage(cfg: CfgNode, *, resume: bool) -> Results:
+def _train_stage(cfg: CfgNode, log: LogFile, *, resume: bool) -> Results:
     _set_up_torch(cfg, is_training=True)
     output_dir = Path(cfg.OUTPUT_DIR)
     train_datasets = _load_datasets(cfg, cfg.DATASETS.TRAIN)
@@ -93,32 +95,43 @@ def _train_stage(cfg: CfgNode, *, resume: bool) -> Results:
         raise UserError("DATASETS.TRAIN is empty: name the datasets to train on, e.g. DATASETS.TRAIN digits_train.")
     for dataset in (*train_datasets, *test_datasets):
         data.check_num_classes(cfg, dataset)
+    check_best_metric(cfg, test_datasets)
     if cfg.SOLVER.MAX_EPOCHS > 0:
         cfg = fit_to_epochs(cfg, len(select_for_training(cfg, merge_datasets(train_datasets))))
     checkpointer = Checkpointer(output_dir)
     state = _last_state(checkpointer) if resume else None
-    if is_main_process():
-        _record_run(cfg, output_dir)
+    writers: list[MetricWriter] = []  # the hooks keep this list; it is filled once nothing is left to be refused
     workspace = Workspace(
         output_dir=output_dir,
         checkpointer=checkpointer,
-        writers=build_writers(
-            cfg,
-            output_dir,
-            start_iteration=state["iteration"] if state else 0,
-            max_iterations=0 if cfg.SOLVER.MAX_MINUTES > 0 else cfg.SOLVER.MAX_ITER,
-        ),
+        writers=writers,
         train_datasets=train_datasets,
         test_datasets=test_datasets,
     )
-    try:
-        trainer = build_trainer(cfg, workspace, state)
-        with StopSignals() as signals:
-            trainer.train(signals=signals)
-    finally:
-        for writer in workspace.writers:
-            writer.close()
+    trainer = build_trainer(cfg, workspace, state)
+    writers += _begin_writing(cfg, log, resume=resume, start_iteration=trainer.iteration)
+    with closing(writers), StopSignals() as signals:
+        trainer.train(signals=signals)
     return _conclude(cfg, trainer, test_datasets)
+
+
+def _begin_writing(cfg: CfgNode, log: LogFile, *, resume: bool, start_iteration: int) -> list[MetricWriter]:
+    """The first changes to the output folder, made once all processes have found all in order."""
+    output_dir = Path(cfg.OUTPUT_DIR)
+    is_first_stage = not log.is_open  # the checkpoints of an earlier stage stay
+    wait_for_all()
+    log.open()
+    writers = build_writers(
+        cfg,
+        output_dir,
+        start_iteration=start_iteration,
+        max_iterations=0 if cfg.SOLVER.MAX_MINUTES > 0 else cfg.SOLVER.MAX_ITER,
+    )
+    if is_main_process():
+        if is_first_stage and not resume:
+            clear_output_folder(output_dir)
+        _record_run(cfg, output_dir)
+    return writers
 
 
 def _conclude(cfg: CfgNode, trainer: Trainer, test_datasets: Sequence[Dataset]) -> Results:
@@ -128,7 +141,7 @@ def _conclude(cfg: CfgNode, trainer: Trainer, test_datasets: Sequence[Dataset]) 
             f"command and --resume.",
             signal_number=trainer.interrupted,
         )
-    if trainer.stop_reason:
+    if trainer.has_stopped_early:
         logger.info("training stopped early: %s", trainer.stop_reason)
     if not test_datasets:
         return {}

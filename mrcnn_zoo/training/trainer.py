@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
@@ -36,7 +36,13 @@ RESUMABLE_KEYS = (  # without these a checkpoint may hold weights, but no traini
     "config",
 )
 
+SHOWN_DIFFERENCES = 3  # between a model and a checkpoint of another one
+
 OpenBatches = Callable[[int], Iterable[list[Sample]]]  # number of the first global batch -> endless batches from there
+
+
+class OutOfDeviceMemoryError(UserError):
+    """The device of this process is too small for the settings; others may not have noticed."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,11 @@ class Trainer:
         for hook in self.hooks.values():
             hook.after_train(self)
 
+    @property
+    def has_stopped_early(self) -> bool:
+        """Whether a hook has ended training before its budget was spent."""
+        return bool(self.stop_reason) and not self.plan.budget.is_spent(self.iteration, self.elapsed)
+
     def stop(self, reason: str) -> None:
         """End training after the current step; to be called on every process alike."""
         self.stop_reason = self.stop_reason or reason
@@ -155,7 +166,7 @@ class Trainer:
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
-            raise UserError(f"the checkpoint is of another model than the config's. {error}") from error
+            raise UserError(_another_model_message(self.model.state_dict(), state["model"])) from error
         self.updater.load_optimizer_state(state["optimizer"])
         self.updater.precision.load_state_dict(state["scaler"])
         if self.average is not None and state["ema"]:
@@ -212,10 +223,31 @@ class Trainer:
                 hook.on_floating_point_error(self, batches, error)
             raise
         except torch.OutOfMemoryError as error:
-            raise UserError(_out_of_memory_message(self.iteration, batches)) from error
+            raise OutOfDeviceMemoryError(_out_of_memory_message(self.iteration, batches)) from error
 
     def _learning_rates(self) -> list[float]:
         return [float(group["lr"]) for group in self.updater.optimizer.param_groups]
+
+
+def _another_model_message(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str:
+    differences = []
+    for name in dict.fromkeys([*own, *saved]):
+        if name not in saved:
+            differences.append(f"{name} is missing in the checkpoint")
+        elif name not in own:
+            differences.append(f"{name} is not in the model")
+        elif own[name].shape != saved[name].shape:
+            differences.append(f"{name} is {_sides(saved[name])} in the checkpoint, {_sides(own[name])} in the model")
+    rest = len(differences) - SHOWN_DIFFERENCES
+    shown = "; ".join(differences[:SHOWN_DIFFERENCES]) + (f"; and {rest} more" if rest > 0 else "")
+    return (
+        f"the checkpoint is of another model than the config's: {shown}. Resume with the config that the run began "
+        f"with, or start a new run from its weights: MODEL.WEIGHTS, with another OUTPUT_DIR."
+    )
+
+
+def _sides(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "a scalar"
 
 
 def _out_of_memory_message(iteration: int, batches: Sequence[list[Sample]]) -> str:

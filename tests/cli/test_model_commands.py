@@ -82,6 +82,17 @@ def test_predict_draws_the_readable_images_and_returns_1_for_the_others(weights:
     assert not (output / "bad.png").exists()
 
 
+def test_commands_keep_freed_memory_on_the_cpu(weights: Path, tmp_path: Path, monkeypatch) -> None:
+    told = []
+    for command in ("evaluate", "predict"):
+        monkeypatch.setattr(f"mrcnn_zoo.cli.{command}.keep_freed_memory", lambda command=command: told.append(command))
+    Image.new("RGB", (80, 60)).save(tmp_path / "image.png")
+    few = ["--weights", str(weights), "--output-dir", str(tmp_path / "out")]
+    assert run_command("evaluate", [*few, "TEST.NUM_IMAGES=1", "VIS.NUM_IMAGES=0"]) == 0
+    assert run_command("predict", [str(tmp_path / "image.png"), *few]) == 0
+    assert told == ["evaluate", "predict"]
+
+
 def test_a_threshold_beyond_1_is_a_usage_error(capsys) -> None:
     with pytest.raises(SystemExit):
         run_command("predict", ["image.png", "--threshold", "50"])

@@ -37,6 +37,18 @@ def test_config_is_required(capsys: pytest.CaptureFixture[str]) -> None:
         (["SOLVER.IMS_PER_BATCH", "0"], "IMS_PER_BATCH = 0"),
         (["MODEL.WEIGHTS", "missing.pth"], "missing.pth"),
         (["DATASETS.TRAIN", "('shapes_trian',)"], "Did you mean 'shapes_train'"),
+        (["EVAL.BACKEND", "pycocotool"], "EVAL.BACKEND.*Did you mean 'pycocotools'"),
+        (["EVAL.EVALUATOR", "cocoo"], "EVAL.EVALUATOR.*Did you mean 'coco'"),
+        (["SOLVER.BEST_METRIC", "segm/ap"], "SOLVER.BEST_METRIC = 'segm/ap'.*Did you mean 'segm/AP'"),
+        (["SOLVER.BEST_METRIC", "val/los_mask"], "SOLVER.BEST_METRIC = 'val/los_mask'"),
+        (["LOG_PERIOD", "0"], "LOG_PERIOD = 0 must be at least 1"),
+        (["SOLVER.ACCUMULATE_STEPS", "0"], "SOLVER.ACCUMULATE_STEPS = 0 must be at least 1"),
+        (["SOLVER.BASE_LR", "-0.1"], "SOLVER.BASE_LR = -0.1 must be"),
+        (["SOLVER.MOMENTUM", "-0.9"], r"SOLVER.MOMENTUM = -0.9 must lie in \[0, 1\)"),
+        (["SOLVER.BETAS", "[0.9]"], r"SOLVER.BETAS = \[0.9\] must be two numbers"),
+        (["SOLVER.BETAS", "[0.9, 1.0]"], r"SOLVER.BETAS = \[0.9, 1.0\] must be two numbers"),
+        (["SOLVER.BASE_LR", "0.0", "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"], "SOLVER.BASE_LR = 0.0 must be above"),
+        (["SOLVER.FREEZE", "['no_such_part']"], "no_such_part"),
     ],
 )
 def test_mistakes_stop_at_the_start_with_nothing_half_written(
@@ -47,7 +59,22 @@ def test_mistakes_stop_at_the_start_with_nothing_half_written(
     overrides = [argument for argument in arguments if not argument.startswith("--")]
     with pytest.raises(UserError, match=message):
         main(["--config-file", str(CONFIG), *options, "OUTPUT_DIR", str(output), *overrides])
-    assert not list(output.glob("*.pth"))
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(("name", "status"), [("RANK", 2), ("LOCAL_RANK", 2), ("OTHER", None)])
+def test_only_the_first_process_of_torchrun_tells_a_mistake(
+    name: str, status: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, "1")
+    arguments = ["--config-file", str(CONFIG), "SOLVER.BASE_LP", "0.1"]
+    if status is None:
+        with pytest.raises(UserError):
+            main(arguments)
+    else:
+        assert main(arguments) == status
 
 
 def test_trains_and_ends_with_status_0(tmp_path: Path) -> None:

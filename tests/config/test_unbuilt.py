@@ -36,17 +36,45 @@ def test_every_unbuilt_key_in_use_is_listed() -> None:
     assert "NUM_KEYPOINTS = 5, which counts because MODEL.KEYPOINT_ON is True; leave it at its default 17." in lines[-1]
 
 
-def test_a_key_of_a_part_that_is_not_selected_is_inert() -> None:
-    assert load_config(None, ["MODEL.RETINANET.NUM_CLASSES=7"]).MODEL.RETINANET.NUM_CLASSES == 7
+def test_a_key_in_a_file_of_a_part_that_is_not_selected_is_inert_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("MODEL:\n  RETINANET: {NUM_CLASSES: 7, IOU_LABELS: [0, -1, 1]}\nTEST: {AUG: {FLIP: False}}\n")
+    assert load_config(path).MODEL.RETINANET.NUM_CLASSES == 7
+    assert [record.message for record in caplog.records] == [
+        "set without effect, as they belong to parts that the config does not select: "
+        f"MODEL.RETINANET.NUM_CLASSES ({path}:2), TEST.AUG.FLIP ({path}:3)"
+    ]
+
+
+def test_a_file_that_spells_defaults_out_is_loaded_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(default_config().dump())
+    load_config(path)
+    assert caplog.records == []
+
+
+def test_a_key_on_the_command_line_of_a_part_that_is_not_selected_is_refused() -> None:
+    message = (
+        r"command line: MODEL\.RETINANET\.NUM_CLASSES = 7, which counts only if MODEL.META_ARCHITECTURE is RetinaNet"
+    )
+    with pytest.raises(UserError, match=message):
+        load_config(None, ["MODEL.RETINANET.NUM_CLASSES=7"])
+    assert load_config(None, ["MODEL.RETINANET.NUM_CLASSES=80"]).MODEL.RETINANET.NUM_CLASSES == 80
     with pytest.raises(UserError, match=r"MODEL\.RETINANET\.NUM_CLASSES = 7, which counts because"):
         load_config(None, ["MODEL.RETINANET.NUM_CLASSES=7", "MODEL.META_ARCHITECTURE=RetinaNet"])
 
 
-def test_a_list_selects_with_any_of_its_elements() -> None:
+def test_a_list_selects_with_any_of_its_elements(tmp_path: Path) -> None:
     selecting = ["MODEL.RESNETS.DEFORM_ON_PER_STAGE=[False, True, False, False]", "MODEL.RESNETS.DEFORM_MODULATED=True"]
     with pytest.raises(UserError, match="DEFORM_MODULATED = True, which counts"):
         load_config(None, selecting)
-    assert load_config(None, selecting[1:]).MODEL.RESNETS.DEFORM_MODULATED
+    path = tmp_path / "x.yaml"
+    path.write_text("MODEL: {RESNETS: {DEFORM_MODULATED: True}}")
+    assert load_config(path).MODEL.RESNETS.DEFORM_MODULATED
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.prefix)

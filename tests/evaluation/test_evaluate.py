@@ -35,7 +35,13 @@ class Oracle(nn.Module):
 
 
 def config(**settings: object) -> CfgNode:
-    values = {"MODEL.MASK_ON": True, "DATALOADER.NUM_WORKERS": 0, "INPUT.MIN_SIZE_TEST": 32, **settings}
+    values = {
+        "MODEL.MASK_ON": True,
+        "MODEL.ROI_HEADS.NUM_CLASSES": 2,
+        "DATALOADER.NUM_WORKERS": 0,
+        "INPUT.MIN_SIZE_TEST": 32,
+        **settings,
+    }
     return load_config(None, [item for pair in values.items() for item in pair])
 
 
@@ -135,6 +141,15 @@ def test_unexpected_results_are_raised(three_images) -> None:
 def test_other_class_names_than_those_of_the_model_are_refused(three_images) -> None:
     with pytest.raises(UserError, match=r"the model knows 2 classes \(dog, cat\) where a has 2 \(cat, dog\)"):
         evaluate_datasets(Oracle(three_images), config(**{"DATASETS.TEST": ["a"]}), class_names=("dog", "cat"))
+
+
+@pytest.mark.usefixtures("load_by_name")
+def test_no_test_set_is_evaluated_when_one_has_another_class_count(three_images) -> None:
+    model = Oracle(three_images)
+    cfg = config(**{"DATASETS.TEST": ["a"], "MODEL.ROI_HEADS.NUM_CLASSES": 3})
+    with pytest.raises(UserError, match=r"NUM_CLASSES = 3, but dataset 'a' has 2 classes"):
+        evaluate_datasets(model, cfg)
+    assert model.batches == []
 
 
 def test_without_a_test_set_there_is_a_message(three_images) -> None:

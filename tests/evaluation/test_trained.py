@@ -49,7 +49,8 @@ def test_overrides_lie_on_top_of_the_config_in_the_checkpoint(weights: Path) -> 
 
 
 def test_weights_may_be_named_by_the_config(weights: Path) -> None:
-    model, _, _ = load_trained(config=CONFIG, overrides=[*TINY, f"MODEL.WEIGHTS={weights}"])
+    model, _, class_names = load_trained(config=CONFIG, overrides=[*TINY, f"MODEL.WEIGHTS={weights}"])
+    assert class_names == NAMES
     stored = torch.load(weights, weights_only=True)["model"]
     assert torch.equal(model.state_dict()["backbone.fpn_output2.weight"], stored["backbone.fpn_output2.weight"])
 

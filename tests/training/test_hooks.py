@@ -18,7 +18,7 @@ from mrcnn_zoo.training.hooks.best import SaveBest, StopEarly
 from mrcnn_zoo.training.hooks.evaluation import Evaluate
 from mrcnn_zoo.training.hooks.gradients import ReportUnusedParameters
 from mrcnn_zoo.training.hooks.metrics import WriteMetrics
-from mrcnn_zoo.training.hooks.pictures import DrawTrainingBatches
+from mrcnn_zoo.training.hooks.pictures import DrawPredictions, DrawTrainingBatches, listed_by_folder
 from mrcnn_zoo.training.validation import validation_losses
 from mrcnn_zoo.training.writers import MetricWriter
 
@@ -92,6 +92,18 @@ def test_training_stops_when_the_best_stays_the_best(make_trainer: Any) -> None:
     trainer.train()
     assert trainer.iteration == 4
     assert "segm/AP has not been better than 30, reached after 2 iterations" in trainer.stop_reason
+    assert trainer.has_stopped_early
+
+
+def test_patience_that_runs_out_at_the_end_has_not_stopped_early(make_trainer: Any) -> None:
+    hooks = {
+        "Evaluate": Evaluate(Scores(10.0, 30.0, 20.0, 30.0), period=1),
+        "StopEarly": StopEarly(BestMetric("segm/AP"), patience=2),
+    }
+    trainer = make_trainer(budget=4, hooks=hooks)
+    trainer.train()
+    assert trainer.stop_reason
+    assert not trainer.has_stopped_early
 
 
 def test_early_stopping_state_survives_a_restart(make_trainer: Any, tmp_path: Path) -> None:
@@ -231,6 +243,24 @@ def test_first_training_batches_are_drawn(make_trainer: Any, tmp_path: Path) -> 
         (["image_6.png", "image_7.png"], "train_batch_0000003.png"),
     ]
     assert [iteration for iteration, _ in writer.images] == [0, 3]
+
+
+def test_each_picture_of_the_last_evaluation_is_listed_at_the_end(
+    make_trainer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn = iter([{"a": tmp_path / "old.png"}, {"a": tmp_path / "1.png", "b": tmp_path / "2.png"}])
+    hooks = {
+        "Evaluate": Evaluate(Scores(1.0, 2.0), period=1),
+        "DrawPredictions": DrawPredictions(lambda model: next(drawn), writers=[]),
+    }
+    with caplog.at_level("INFO"):
+        make_trainer(budget=2, hooks=hooks).train()
+    assert caplog.messages[-1] == f"pictures of predictions: {tmp_path}: 1.png, 2.png"
+
+
+def test_pictures_are_listed_by_folder() -> None:
+    assert listed_by_folder([Path("a/1.png"), Path("a/2.png"), Path("b/3.png")]) == "a: 1.png, 2.png; b: 3.png"
+    assert listed_by_folder([]) == ""
 
 
 def test_validation_loss_is_the_mean_over_images(tiny_model: Any, numbered_batches: Any) -> None:

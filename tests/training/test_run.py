@@ -113,6 +113,72 @@ def test_overwriting_removes_the_former_checkpoints(tiny_config: TinyConfig, tmp
     assert [path.name for path in (tmp_path / "output").glob("*.pth")] == ["model_final.pth"]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("DATASETS.TRAIN=['shapes_trian']", "Did you mean 'shapes_train'"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES=80", "has 3 classes"),
+        ("MODEL.WEIGHTS=missing.pth", "missing.pth"),
+        ("WRITERS=['jsno']", "Did you mean 'json'"),
+        ("SOLVER.OPTIMIZER=SGDD", "Did you mean 'SGD'"),
+        ("EVAL.BACKEND=hotcocoa", "Did you mean 'hotcoco'"),
+    ],
+)
+def test_mistake_when_overwriting_leaves_the_former_training_untouched(
+    tiny_config: TinyConfig, tmp_path: Path, mistake: str, message: str
+) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    for name in ("model_final.pth", "metrics.json", "config.yaml", "log.txt"):
+        (output / name).write_text("former")
+    (output / "last_checkpoint").write_text("model_final.pth")
+    before = contents(output)
+    with pytest.raises(UserError, match=message):
+        run(tiny_config(mistake), overwrite=True)
+    assert contents(output) == before
+
+
+@pytest.mark.parametrize("eval_only", [False, True])
+def test_truncated_weights_leave_nothing_written(tiny_config: TinyConfig, tmp_path: Path, eval_only: bool) -> None:
+    torch.save({"model": {"weight": torch.zeros(1000)}}, tmp_path / "whole.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"cut.pth"):
+        run(tiny_config("MODEL.WEIGHTS", str(tmp_path / "cut.pth")), eval_only=eval_only)
+    assert not (tmp_path / "output").exists()
+
+
+def test_resuming_with_another_model_is_one_message_and_changes_no_file(
+    tiny_config: TinyConfig, tmp_path: Path
+) -> None:
+    run(tiny_config("SOLVER.MAX_ITER=1", "DATASETS.TEST=[]"))
+    before = contents(tmp_path / "output")
+    with pytest.raises(UserError, match=r"another model.*is 64x.* in the checkpoint, 32x.* in the model") as refusal:
+        run(tiny_config("SOLVER.MAX_ITER=2", "DATASETS.TEST=[]", "MODEL.ROI_BOX_HEAD.FC_DIM=32"), resume=True)
+    assert "\n" not in str(refusal.value)
+    assert "size mismatch" not in str(refusal.value)
+    assert contents(tmp_path / "output") == before
+
+
+@pytest.mark.parametrize("eval_only", [False, True])
+def test_output_folder_below_a_file_is_refused(tiny_config: TinyConfig, tmp_path: Path, eval_only: bool) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"OUTPUT_DIR = .*lies below .*file, which is a file"):
+        run(tiny_config(f"OUTPUT_DIR={tmp_path / 'file' / 'a' / 'b'}"), eval_only=eval_only)
+
+
+def test_unwritable_output_folder_is_refused(
+    tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(UserError, match=r"OUTPUT_DIR = .* cannot be written"):
+        run(tiny_config())
+    assert not (tmp_path / "output").exists()
+
+
 def test_resume_without_a_checkpoint_starts_afresh(tiny_config: TinyConfig, tmp_path: Path) -> None:
     run(tiny_config("SOLVER.MAX_ITER=1", "DATASETS.TEST=[]"), resume=True)
     assert load_checkpoint(tmp_path / "output" / "model_final.pth")["iteration"] == 1
@@ -180,3 +246,4 @@ def test_early_stopping_ends_a_run(tiny_config: TinyConfig, tmp_path: Path) -> N
     run(tiny_config(*frozen, "SOLVER.BEST_METRIC=val/total_loss", "MODEL.RESNETS.NORM=FrozenBN"))
     assert load_checkpoint(tmp_path / "output" / "model_final.pth")["iteration"] == 3
     assert load_checkpoint(tmp_path / "output" / "model_best.pth")["iteration"] == 1
+    assert "training stopped early" in (tmp_path / "output" / "log.txt").read_text()

@@ -13,7 +13,7 @@ from mrcnn_zoo.data.formats.coco_json import read_categories, read_coco_json, re
 from mrcnn_zoo.data.formats.coco_layout import find_coco_layout
 from mrcnn_zoo.data.image_folder import check_files_exist
 from mrcnn_zoo.data.images import FileImage
-from mrcnn_zoo.data.paths import find_path
+from mrcnn_zoo.data.paths import find_folder, find_path
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.repairs import RepairLog
 from mrcnn_zoo.registries import DATASET_FORMATS
@@ -68,7 +68,7 @@ def _garbage_collection_paused() -> Iterator[None]:
 def build_coco_dataset(cfg: CfgNode, name: str, definition: Mapping[str, Any]) -> Dataset:  # noqa: ARG001
     """Fields: IMAGES, the folder; ANNOTATIONS, the JSON file, found in or near the folder where it is not given."""
     fields = read_fields(name, definition, required=("IMAGES",), optional={"ANNOTATIONS": ""})
-    folder = find_path(fields["IMAGES"], dataset=name, what="image folder")
+    folder = find_folder(fields["IMAGES"], dataset=name, what="image folder (IMAGES)")
     if not fields["ANNOTATIONS"]:
         return load_coco(name, *find_coco_layout(folder))
     return load_coco(name, folder, find_path(fields["ANNOTATIONS"], dataset=name, what="annotation file"))

@@ -79,7 +79,7 @@ def _is_contradicting(boxes: Boxes, others: Boxes) -> NDArray[np.bool_]:
 def _as_table(raw: Sequence[Any]) -> Boxes:
     try:
         table = np.array(raw, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         table = np.array([_as_row(value) for value in raw])
     if table.shape != (len(raw), 4):
         table = np.array([_as_row(value) for value in raw])
@@ -89,6 +89,6 @@ def _as_table(raw: Sequence[Any]) -> Boxes:
 def _as_row(value: Any) -> Boxes:
     try:
         row = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return np.full(4, np.nan)
     return row if row.shape == (4,) else np.full(4, np.nan)

@@ -1,6 +1,5 @@
 """The annotations of a COCO file as instance records, repaired where that is safe and refused where it is not."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from mrcnn_zoo.data.formats.coco_boxes import corner_boxes, repair_boxes
 from mrcnn_zoo.data.formats.coco_json import Categories, CocoJson, Images
-from mrcnn_zoo.data.formats.coco_segmentation import Segmentations
+from mrcnn_zoo.data.formats.coco_segmentation import MAX_FLOAT, Segmentations
 from mrcnn_zoo.data.records import InstanceRecord
 from mrcnn_zoo.data.repairs import RepairLog
 from mrcnn_zoo.errors import UserError
@@ -26,8 +25,8 @@ def read_instances(
     Raises:
         UserError: annotations with the same id or with an unknown category, or a mask that is none.
     """
-    all_ids, rows_of_ids = document.ids("annotations"), {number: row for row, number in enumerate(images.ids)}
-    image_rows = [rows_of_ids.get(number) for number in document.column("annotations", "image_id")]
+    all_ids = document.ids("annotations")
+    image_rows = _image_rows(document, all_ids, images)
     all_classes = _class_indices(document, all_ids, categories)
     known = [row for row, image_row in enumerate(image_rows) if image_row is not None]
     unlisted = [all_ids[row] for row, image_row in enumerate(image_rows) if image_row is None]
@@ -66,6 +65,19 @@ def read_instances(
     return instances
 
 
+def _image_rows(document: CocoJson, ids: Sequence[int], images: Images) -> list[int | None]:
+    """Which image each annotation is of; None for one that is not listed."""
+    rows = {number: row for row, number in enumerate(images.ids)}
+    raw = document.column("annotations", "image_id")
+    try:
+        return [rows.get(number) for number in raw]
+    except TypeError:  # lists and objects are no keys of a dictionary
+        row = next(row for row, number in enumerate(raw) if isinstance(number, list | dict))
+        raise UserError(
+            f"{document.path}: annotation {ids[row]} has image_id {raw[row]!r}, which is no id of one image."
+        ) from None
+
+
 def _class_indices(document: CocoJson, ids: Sequence[int], categories: Categories) -> list[int]:
     indices = {number: index for index, number in enumerate(categories.ids)}
     raw = document.column("annotations", "category_id")
@@ -85,14 +97,18 @@ def _keypoints(annotation: dict[str, Any], count: int, document: CocoJson) -> tu
     values = annotation.get("keypoints")
     if not values or count == 0:
         return None
-    if len(values) != 3 * count or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+    if not isinstance(values, list) or len(values) != 3 * count or not all(map(_is_finite, values)):
+        found = f"{len(values)} key point values" if isinstance(values, list) else f"'keypoints' {values!r}"
         raise UserError(
-            f"{document.path}: annotation {annotation['id']} has {len(values)} key point values; {count} key points "
+            f"{document.path}: annotation {annotation['id']} has {found}; {count} key points "
             f"need {3 * count} finite numbers, x, y and visibility of each."
         )
     return tuple(float(value) if place % 3 == 2 else float(value) + PIXEL_MIDDLE for place, value in enumerate(values))
 
 
 def _area(value: Any) -> float | None:
-    is_area = isinstance(value, int | float) and math.isfinite(value) and value >= 0
-    return float(value) if is_area else None
+    return float(value) if _is_finite(value) and value >= 0 else None
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= MAX_FLOAT  # math.isfinite overflows at long integers

@@ -12,6 +12,8 @@ from mrcnn_zoo.structures import ImageSize
 
 SECTIONS = ("images", "annotations", "categories")
 SIDES = ("left", "right")
+MAX_ID = 2**63 - 1
+MAX_SIDE = 2**31 - 1  # pixels
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class CocoJson:
         for value in ids:
             if not isinstance(value, int):
                 raise UserError(f"{self.path}: id {value!r} in {section!r} is not a whole number.")
+            if abs(value) > MAX_ID:
+                raise UserError(f"{self.path}: id {value} in {section!r} is too large; ids have 64 bits.")
         if len(set(ids)) != len(ids):
             value, count = Counter(ids).most_common(1)[0]
             rows = [row for row, other in enumerate(ids) if other == value]
@@ -90,6 +94,8 @@ def _read_json(path: Path) -> Any:
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a JSON text file: {error}.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+        raise UserError(f"{path} is not JSON that can be read: {error}.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -108,7 +114,7 @@ def read_categories(document: CocoJson) -> Categories:
     """The categories, without the empty one that Roboflow puts above all others.
 
     Raises:
-        UserError: no category, or two with one id.
+        UserError: no category, two with one id, or key points that are not names.
     """
     ids, names = document.ids("categories"), document.column("categories", "name")
     unused = _roboflow_root(document)
@@ -120,6 +126,11 @@ def read_categories(document: CocoJson) -> Categories:
     if not by_id:
         raise UserError(f"{document.path}: 'categories' is empty, so there is nothing to learn.")
     ordered = sorted(by_id)
+    for number, (_, points) in by_id.items():
+        if not isinstance(points, list) or not all(isinstance(point, str) for point in points):
+            raise UserError(
+                f"{document.path}: category {number} has 'keypoints' {points!r}, which is no list of names."
+            )
     keypoints = next((tuple(points) for _, points in by_id.values() if points), ())
     return Categories(
         names=tuple(by_id[number][0] for number in ordered),
@@ -172,7 +183,7 @@ def read_images(document: CocoJson) -> Images:
     ids, names = document.ids("images"), document.column("images", "file_name")
     sizes = list(zip(document.column("images", "height"), document.column("images", "width"), strict=True))
     for number, size in zip(ids, sizes, strict=True):
-        if not all(isinstance(side, int | float) and side == side // 1 and side > 0 for side in size):
+        if not all(isinstance(side, int | float) and side == side // 1 and 0 < side <= MAX_SIDE for side in size):
             raise UserError(
                 f"{document.path}: image {number} has height {size[0]!r} and width {size[1]!r}; "
                 "both must be whole numbers of pixels above 0."

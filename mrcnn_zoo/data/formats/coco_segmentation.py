@@ -1,5 +1,6 @@
 """The segmentations of a COCO file: polygons and run lengths, checked, with the boxes around them."""
 
+import sys
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -15,6 +16,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import ImageSize
 
 FEWEST_NUMBERS = 6  # x and y of three points
+MAX_FLOAT = sys.float_info.max  # JSON's integers have no limit
 NO_BOX = (np.nan,) * 4
 
 
@@ -94,9 +96,9 @@ class Segmentations:
     def _as_numbers(self, polygons: list[list[Any]], owners: NDArray[np.int64], count: int) -> NDArray[np.float64]:
         try:
             return np.fromiter(chain.from_iterable(polygons), dtype=np.float64, count=count)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             for row, polygon in zip(owners, polygons, strict=True):
-                if not all(isinstance(number, int | float) for number in polygon):
+                if not all(isinstance(number, int | float) and not abs(number) > MAX_FLOAT for number in polygon):
                     raise self._not_a_segmentation(row) from None
             raise
 

@@ -20,7 +20,7 @@ from mrcnn_zoo.data.formats.nuclei_folder import (
     stratum_of,
 )
 from mrcnn_zoo.data.images import FileImage
-from mrcnn_zoo.data.paths import find_path
+from mrcnn_zoo.data.paths import find_folder
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.data.repairs import RepairLog
 from mrcnn_zoo.data.splitting import choose_validation
@@ -129,7 +129,7 @@ def build_dsb2018_dataset(cfg: CfgNode, name: str, definition: Mapping[str, Any]
         raise UserError(f"{where}.VAL_FRACTION = {fields['VAL_FRACTION']} must lie between 0 and 1.")
     return load_dsb2018(
         name,
-        find_path(fields["IMAGES"], dataset=name, what="folder of images"),
+        find_folder(fields["IMAGES"], dataset=name, what="folder of images (IMAGES)"),
         split=fields["SPLIT"],
         val_fraction=float(fields["VAL_FRACTION"]),
         seed=fields["SEED"],

@@ -53,6 +53,8 @@ class SceneSettings:
         _check_number("MIN_CONTRAST", self.min_contrast, most=MAX_CONTRAST)
         _check_number("ROTATION", self.rotation, most=180)
         _check(self.background in BACKGROUNDS, "BACKGROUND", self.background, f"one of {', '.join(BACKGROUNDS)}")
+        _check(isinstance(self.is_color, bool), "IS_COLOR", self.is_color, "true or false")
+        _check(isinstance(self.digits_source, str), "DIGITS_SOURCE", self.digits_source, "'embedded' or a folder")
 
 
 def build_scene_settings(cfg: CfgNode, definition: Mapping[str, Any], *, name: str) -> SceneSettings:

@@ -66,14 +66,20 @@ class DrawPredictions(Hook):
     def __init__(self, draw: DrawFindings, *, writers: Sequence[MetricWriter]) -> None:
         self._draw = draw
         self._writers = writers
+        self._paths: list[Path] = []  # of the last evaluation
 
     def after_evaluation(self, trainer: Trainer, results: Results) -> None:  # noqa: ARG002
         with trainer.weights_to_evaluate():
             paths = self._draw(trainer.model) if is_main_process() else {}
+        self._paths = list(paths.values())
         if paths:
-            logger.info("drew predictions: %s", next(iter(paths.values())).parent)
+            logger.info("drew predictions: %s", self._paths[0].parent)
         for writer in self._writers:
             writer.write_images(trainer.iteration - 1, paths)
+
+    def after_train(self, trainer: Trainer) -> None:  # noqa: ARG002
+        if self._paths:
+            logger.info("pictures of predictions: %s", listed_by_folder(self._paths))
 
 
 class DrawCurves(Hook):
@@ -91,11 +97,22 @@ class DrawCurves(Hook):
             return
         pictures = self._output_dir / "pictures"
         metrics = self._output_dir / "metrics.json"
+        paths: list[Path] = []
         if metrics.is_file() and metrics.stat().st_size:
-            logger.info("plotted the losses: %s", save_loss_curves(metrics, pictures / "loss_curves.png"))
+            paths.append(save_loss_curves(metrics, pictures / "loss_curves.png"))
         for curves in sorted(self._output_dir.rglob("inference/precision_recall.npz")):
             folder = pictures / curves.parent.parent.relative_to(self._output_dir)
-            save_precision_recall(curves, folder / "precision_recall.png")
+            paths.append(save_precision_recall(curves, folder / "precision_recall.png"))
+        if paths:
+            logger.info("plots: %s", listed_by_folder(paths))
+
+
+def listed_by_folder(paths: Sequence[Path]) -> str:
+    """Each folder once, with the names of its files: `out/pictures: a.png, b.png; out/pictures/x: c.png`."""
+    names: dict[Path, list[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, []).append(path.name)
+    return "; ".join(f"{folder}: {', '.join(files)}" for folder, files in names.items())
 
 
 @HOOKS.register("DrawCurves")

@@ -1,6 +1,10 @@
 """Where metrics, results and pictures of a run go: registered writers."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.ops.processes import rank
@@ -8,7 +12,17 @@ from mrcnn_zoo.registries import METRIC_WRITERS
 from mrcnn_zoo.training.writers import console, csv, json_lines, tensorboard, wandb
 from mrcnn_zoo.training.writers.contract import MetricWriter, RunPlace
 
-__all__ = ["MetricWriter", "RunPlace", "build_writers", "console", "csv", "json_lines", "tensorboard", "wandb"]
+__all__ = [
+    "MetricWriter",
+    "RunPlace",
+    "build_writers",
+    "closing",
+    "console",
+    "csv",
+    "json_lines",
+    "tensorboard",
+    "wandb",
+]
 
 
 def build_writers(
@@ -30,3 +44,21 @@ def build_writers(
     # Look up every name before the first writer opens a file: a typo must leave nothing behind.
     builders = [METRIC_WRITERS.get(name) for name in dict.fromkeys(cfg.WRITERS)]
     return [builder(cfg, place) for builder in builders]
+
+
+@contextlib.contextmanager
+def closing(writers: Sequence[MetricWriter]) -> Iterator[None]:
+    """Close every writer at the end, also when another one cannot, and tell it whether an exception ended the block."""
+    with contextlib.ExitStack() as stack:
+        for writer in writers:
+            stack.push(partial(_close, writer))
+        yield
+
+
+def _close(
+    writer: MetricWriter,
+    kind: type[BaseException] | None,
+    error: BaseException | None,  # noqa: ARG001
+    trace: TracebackType | None,  # noqa: ARG001
+) -> None:
+    writer.close(failed=kind is not None)

@@ -58,7 +58,7 @@ class ProgressBarWriter(MetricWriter):
         bar.refresh()
         _log_to_files(progress_line(iteration, scalars, max_iterations=self._max_iterations))
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:  # noqa: ARG002
         if self._bar is not None:
             self._bar.close()
         self._redirection.close()

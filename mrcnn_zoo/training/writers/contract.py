@@ -42,8 +42,12 @@ class MetricWriter:
     def write_checkpoint(self, path: Path) -> None:
         """The final checkpoint."""
 
-    def close(self) -> None:
-        """Flush and let go. A second call does nothing."""
+    def close(self, *, failed: bool = False) -> None:
+        """Flush and let go. A second call does nothing.
+
+        Args:
+            failed: an exception ended the run.
+        """
 
 
 def flattened(results: Results) -> dict[str, float]:

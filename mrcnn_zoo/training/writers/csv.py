@@ -33,9 +33,14 @@ class CsvWriter(MetricWriter):
         self._latest.update(scalars)
 
     def write_results(self, iteration: int, results: Results) -> None:
-        row: Row = {"iteration": iteration, **flattened(results), **self._latest}
+        # A run that resumed may repeat the evaluation of its checkpoint: the row is there, with metrics unseen since.
+        former = [row for row in self._rows if int(row["iteration"]) == iteration]
+        row: Row = {"iteration": iteration}
+        for earlier in former:
+            row |= earlier
+        row |= {"iteration": iteration, **flattened(results), **self._latest}
         self._columns += [name for name in row if name not in self._columns]
-        self._rows.append(row)
+        self._rows = [row for row in self._rows if row not in former] + [row]
         self._save()
 
     def _save(self) -> None:

@@ -2,12 +2,15 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.registries import METRIC_WRITERS
 from mrcnn_zoo.training.writers.contract import MetricWriter, Results, RunPlace, flattened, set_aside
+
+Line = dict[str, Any]
 
 
 class JsonLinesWriter(MetricWriter):
@@ -22,7 +25,9 @@ class JsonLinesWriter(MetricWriter):
         if start_iteration == 0:
             set_aside(path)
         elif path.exists():
-            _drop_lines(path, from_iteration=start_iteration)
+            _keep_lines(path, lambda line: line is not None and line["iteration"] < start_iteration)
+        self._path = path
+        self._start_iteration = start_iteration
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, iteration: int, scalars: Mapping[str, float]) -> None:
@@ -31,9 +36,14 @@ class JsonLinesWriter(MetricWriter):
         self._file.flush()
 
     def write_results(self, iteration: int, results: Results) -> None:
-        self.write(iteration, flattened(results))
+        values = flattened(results)
+        if iteration < self._start_iteration:  # the evaluation of the checkpoint that the run resumed from, once more
+            self._file.close()
+            _keep_lines(self._path, lambda line: not _is_line_of(line, iteration, values))
+            self._file = self._path.open("a", encoding="utf-8")
+        self.write(iteration, values)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:  # noqa: ARG002
         self._file.close()
 
 
@@ -42,17 +52,23 @@ def build_json_writer(cfg: CfgNode, place: RunPlace) -> JsonLinesWriter:  # noqa
     return JsonLinesWriter(place.output_dir / "metrics.json", start_iteration=place.start_iteration)
 
 
-def _drop_lines(path: Path, *, from_iteration: int) -> None:
+def _keep_lines(path: Path, is_kept: Callable[[Line | None], bool]) -> None:
+    """Rewrite a file with some of its lines; None stands for what is no line of ours."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if _is_before(line, from_iteration)]
+    kept = [line for line in lines if is_kept(_parsed(line))]
     if len(kept) < len(lines):
         trimmed = path.with_suffix(".tmp")
         trimmed.write_text("".join(kept), encoding="utf-8")
         trimmed.replace(path)
 
 
-def _is_before(line: str, iteration: int) -> bool:
+def _is_line_of(line: Line | None, iteration: int, names: Collection[str]) -> bool:
+    return line is not None and line["iteration"] == iteration and not line.keys().isdisjoint(names)
+
+
+def _parsed(line: str) -> Line | None:
     try:
-        return json.loads(line)["iteration"] < iteration
-    except (ValueError, KeyError, TypeError):
-        return False  # the half line of a run that was killed while it wrote
+        values = json.loads(line)
+    except ValueError:
+        return None  # the half line of a run that was killed while it wrote
+    return values if isinstance(values, dict) and isinstance(values.get("iteration"), int) else None

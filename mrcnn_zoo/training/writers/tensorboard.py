@@ -38,7 +38,7 @@ class TensorboardWriter(MetricWriter):
         self.write(iteration, flattened(results))
         self._events.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:  # noqa: ARG002
         self._events.close()
 
 

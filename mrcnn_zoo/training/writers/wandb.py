@@ -56,8 +56,8 @@ class WandbWriter(MetricWriter):
             artifact.add_file(str(path))
             self._run.log_artifact(artifact)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, *, failed: bool = False) -> None:
+        self._run.finish(exit_code=1 if failed else 0)
 
 
 @METRIC_WRITERS.register("wandb")

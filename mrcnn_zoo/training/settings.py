@@ -1,0 +1,98 @@
+"""Settings that would only fail in the middle of a run, checked before it begins."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS, Curves
+from mrcnn_zoo.evaluation.coco import STANDARD_LIMITS, STANDARD_MAXIMUM
+from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, has_masks
+from mrcnn_zoo.evaluation.tables import coco_metrics
+from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS, METRIC_WRITERS
+from mrcnn_zoo.registry import did_you_mean
+from mrcnn_zoo.training.best_metric import AUTO
+from mrcnn_zoo.training.validation import VALIDATION_TASK
+
+Rule = tuple[Callable[[float], bool], str]  # what a value must satisfy, and that in words
+
+AT_LEAST_ONE: Rule = (lambda value: value >= 1, "must be at least 1")
+NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "must be a number that is not negative")
+BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "must lie in [0, 1)")
+TRAINING_RULES: dict[str, Rule] = {
+    "LOG_PERIOD": AT_LEAST_ONE,
+    "SOLVER.IMS_PER_BATCH": AT_LEAST_ONE,
+    "SOLVER.ACCUMULATE_STEPS": AT_LEAST_ONE,
+    "SOLVER.BASE_LR": NOT_NEGATIVE,
+    "SOLVER.MOMENTUM": BELOW_ONE,
+}
+LOSS_NAME = re.compile(r"loss_\w+")  # which of them there are, the model alone knows
+
+
+def check_settings(cfg: CfgNode, *, is_training: bool) -> None:
+    """Refuse numbers that no run can use, and names that nothing is registered under.
+
+    Raises:
+        UserError: with the key and its value.
+    """
+    EVALUATORS.get(cfg.EVAL.EVALUATOR)
+    AP_BACKENDS.get(cfg.EVAL.BACKEND)
+    if not is_training:
+        return
+    for key, (is_allowed, words) in TRAINING_RULES.items():
+        if not is_allowed(cfg.value_of(key)):
+            raise UserError(f"{key} = {cfg.value_of(key)} {words}.")
+    betas = list(cfg.SOLVER.BETAS)
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"SOLVER.BETAS = {betas} must be two numbers in [0, 1), e.g. [0.9, 0.999].")
+    for name in cfg.WRITERS:
+        METRIC_WRITERS.get(name)
+
+
+def check_best_metric(cfg: CfgNode, test_datasets: Sequence[Dataset]) -> None:
+    """Refuse a SOLVER.BEST_METRIC that no evaluation of this run will give, as far as that is known.
+
+    Raises:
+        UserError: with the nearest name.
+    """
+    wanted = cfg.SOLVER.BEST_METRIC
+    # What an evaluator of the user's own measures is not known before it has done so.
+    if wanted == AUTO or not test_datasets or cfg.EVAL.EVALUATOR != "coco":
+        return
+    known: list[str] = []
+    for dataset in test_datasets:
+        prefix = "" if len(test_datasets) == 1 else f"{dataset.name}/"
+        losses = f"{prefix}{VALIDATION_TASK}/"
+        if cfg.TEST.VAL_LOSS and wanted.startswith(losses) and LOSS_NAME.fullmatch(wanted.removeprefix(losses)):
+            return
+        known += [f"{prefix}{name}" for name in _names_of(cfg, dataset)]
+    if wanted not in known:
+        examples = ", ".join(name for name in known if "/AP-" not in name)
+        raise UserError(
+            f"SOLVER.BEST_METRIC = {wanted!r} is not among the results of the evaluations of this run: {examples}."
+            f"{did_you_mean(wanted, known)}"
+        )
+
+
+def _names_of(cfg: CfgNode, dataset: Dataset) -> Iterable[str]:
+    limit = cfg.TEST.DETECTIONS_PER_IMAGE if cfg.TEST.DETECTIONS_PER_IMAGE > 0 else STANDARD_MAXIMUM
+    metrics = _coco_metric_names(dataset, sorted({*(few for few in STANDARD_LIMITS if few < limit), limit}))
+    for task in (BBOX, SEGM) if cfg.MODEL.MASK_ON and has_masks(dataset) else (BBOX,):
+        yield from (f"{task}/{name}" for name in metrics)
+    if cfg.TEST.VAL_LOSS:
+        yield f"{VALIDATION_TASK}/total_loss"
+
+
+def _coco_metric_names(dataset: Dataset, limits: Sequence[int]) -> list[str]:
+    """Those of a measurement without any outcome."""
+    sides = (len(dataset.class_names), len(AREAS), len(limits))
+    nothing = Curves(
+        precision=np.full((len(IOU_THRESHOLDS), 1, *sides), -1.0),
+        recall=np.full((len(IOU_THRESHOLDS), *sides), -1.0),
+        limits=tuple(limits),
+    )
+    return list(coco_metrics(nothing, dataset.class_names, dataset.category_ids))

@@ -1,0 +1,125 @@
+"""How a run uses its writers: the final checkpoint, the end, and an evaluation that is done twice."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrcnn_zoo.checkpoint import Checkpointer
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.training import run
+from mrcnn_zoo.training.hooks.checkpoints import SaveCheckpoints
+from mrcnn_zoo.training.writers import MetricWriter, closing
+from mrcnn_zoo.training.writers.csv import CsvWriter
+from mrcnn_zoo.training.writers.json_lines import JsonLinesWriter
+from mrcnn_zoo.training.writers.wandb import WandbWriter
+
+
+class Witness(MetricWriter):
+    """Keeps what it is told of checkpoints and of the end."""
+
+    def __init__(self) -> None:
+        self.checkpoints: list[Path] = []
+        self.failures: list[bool] = []
+
+    def write_checkpoint(self, path: Path) -> None:
+        assert path.is_file()
+        self.checkpoints.append(path)
+
+    def close(self, *, failed: bool = False) -> None:
+        self.failures.append(failed)
+
+
+class WandbRun:
+    """Stands for a run of W&B."""
+
+    def __init__(self) -> None:
+        self.exit_codes: list[int] = []
+
+    def define_metric(self, name: str, step_metric: str = "") -> None:
+        pass
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_codes.append(exit_code)
+
+
+def test_writers_get_the_final_checkpoint_and_no_other(make_trainer: Any, tmp_path: Path) -> None:
+    witness = Witness()
+    saving = SaveCheckpoints(Checkpointer(tmp_path), period=2, writers=[witness])
+    make_trainer(budget=4, hooks={"SaveCheckpoints": saving}).train()
+    assert witness.checkpoints == [tmp_path / "model_final.pth"]
+    assert (tmp_path / "model_0000001.pth").is_file()
+
+
+def test_writers_are_told_whether_the_run_failed() -> None:
+    first, second = Witness(), Witness()
+    with closing([first, second]):
+        pass
+    with pytest.raises(KeyboardInterrupt), closing([first, second]):
+        raise KeyboardInterrupt
+    with closing([]):
+        pass
+    assert first.failures == second.failures == [False, True]
+
+
+def test_a_writer_that_cannot_close_leaves_none_open() -> None:
+    class Broken(MetricWriter):
+        def close(self, *, failed: bool = False) -> None:  # noqa: ARG002
+            raise OSError("disk full")
+
+    witness = Witness()
+    with pytest.raises(OSError, match="disk full"), closing([witness, Broken(), witness]):
+        pass
+    assert len(witness.failures) == 2
+
+
+@pytest.mark.parametrize(("failed", "exit_code"), [(False, 0), (True, 1)])
+def test_wandb_shows_a_failed_run_as_failed(failed: bool, exit_code: int) -> None:
+    wandb_run = WandbRun()
+    WandbWriter(wandb_run).close(failed=failed)
+    assert wandb_run.exit_codes == [exit_code]
+
+
+def results(value: float) -> Mapping[str, Mapping[str, float]]:
+    return {"segm": {"AP": value}}
+
+
+def test_json_has_one_line_of_results_when_a_resumed_run_evaluates_its_checkpoint_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    first = JsonLinesWriter(path)
+    first.write_results(49, results(1.0))
+    first.write(99, {"lr": 0.5})
+    first.write_results(99, results(2.0))
+    first.close()
+    resumed = JsonLinesWriter(path, start_iteration=100)
+    resumed.write_results(99, results(3.0))
+    resumed.write(109, {"lr": 0.25})
+    resumed.write_results(109, results(4.0))
+    resumed.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"iteration": 49, "segm/AP": 1.0},
+        {"iteration": 99, "lr": 0.5},
+        {"iteration": 99, "segm/AP": 3.0},
+        {"iteration": 109, "lr": 0.25},
+        {"iteration": 109, "segm/AP": 4.0},
+    ]
+
+
+def test_csv_replaces_the_row_of_an_evaluation_done_again_and_keeps_its_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    first = CsvWriter(path)
+    first.write_results(49, results(1.0))
+    first.write(99, {"lr": 0.5})
+    first.write_results(99, results(2.0))
+    CsvWriter(path, start_iteration=100).write_results(99, results(3.0))
+    assert path.read_text().splitlines() == ["iteration,segm/AP,lr", "49,1.0,", "99,3.0,0.5"]
+
+
+def test_evaluation_alone_refuses_weights_for_other_classes(tiny_config: Any, tmp_path: Path) -> None:
+    run(tiny_config("SOLVER.MAX_ITER=1", "DATASETS.TEST=[]"))
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "output" / "model_final.pth"))
+    digits = ("DATASETS.TEST=['digits_val']", "MODEL.ROI_HEADS.NUM_CLASSES=10")
+    with pytest.raises(UserError, match=r"leaves \d+ parameters of the model untrained.*cls_score"):
+        run(tiny_config(*weights, *digits, f"OUTPUT_DIR={tmp_path / 'evaluation'}"), eval_only=True)
