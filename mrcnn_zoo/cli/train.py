@@ -56,14 +56,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--dist-url", default="auto", metavar="URL", help="where the processes meet, e.g. tcp://10.0.0.1:29500"
     )
     parser.add_argument(
-        "overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change; KEY=VALUE too"
+        "overrides", nargs="*", metavar="KEY VALUE", help="config keys to change; KEY=VALUE too"
     )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = build_parser().parse_args(argv)
+    options = build_parser().parse_intermixed_args(argv)
     try:
         return _start(options)
     except NonFiniteLossError as error:

@@ -82,3 +82,11 @@ def test_trains_and_ends_with_status_0(tmp_path: Path) -> None:
     status = main(["--config", str(CONFIG), f"OUTPUT_DIR={output}", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]"])
     assert status == 0
     assert (output / "model_final.pth").is_file()
+
+
+def test_options_may_stand_after_the_overrides() -> None:
+    options = build_parser().parse_intermixed_args(
+        ["--config-file", "x.yaml", "SEED", "-1", "OUTPUT_DIR=output/x", "--resume", "SOLVER.BASE_LR", "0.1"]
+    )
+    assert options.resume
+    assert options.overrides == ["SEED", "-1", "OUTPUT_DIR=output/x", "SOLVER.BASE_LR", "0.1"]
