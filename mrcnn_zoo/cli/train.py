@@ -55,9 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dist-url", default="auto", metavar="URL", help="where the processes meet, e.g. tcp://10.0.0.1:29500"
     )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="config keys to change; KEY=VALUE too"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change; KEY=VALUE too")
     return parser
 
 
