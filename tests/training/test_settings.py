@@ -67,7 +67,7 @@ def test_no_clipping_unless_asked_for() -> None:
 
 
 def test_forward_runs_in_bfloat16_under_amp() -> None:
-    precision = build_precision(load_config(None, ["SOLVER.AMP.ENABLED=True"]), torch.device("cpu"))
+    precision = build_precision(load_config(None, ["SOLVER.AMP.ENABLED=True", "SOLVER.AMP.DTYPE=bfloat16"]), torch.device("cpu"))
     with precision.autocast():
         assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.bfloat16
     with Precision("cpu").autocast():
@@ -201,3 +201,14 @@ def test_environment_is_described(tmp_path: Any) -> None:
     assert described["versions"]["mrcnn_zoo"]
     assert described["devices"]["cpu_cores"] >= 1
     assert git_state(tmp_path) == {}
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_auto_precision_uses_bfloat16_only_where_the_processor_computes_it(
+    has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrcnn_zoo.training.precision._processor_has_bfloat16", lambda: has_bfloat16)
+    precision = build_precision(load_config(None, ["SOLVER.AMP.ENABLED", "True"]), torch.device("cpu"))
+    with precision.autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
