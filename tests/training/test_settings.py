@@ -67,7 +67,9 @@ def test_no_clipping_unless_asked_for() -> None:
 
 
 def test_forward_runs_in_bfloat16_under_amp() -> None:
-    precision = build_precision(load_config(None, ["SOLVER.AMP.ENABLED=True", "SOLVER.AMP.DTYPE=bfloat16"]), torch.device("cpu"))
+    precision = build_precision(
+        load_config(None, ["SOLVER.AMP.ENABLED=True", "SOLVER.AMP.DTYPE=bfloat16"]), torch.device("cpu")
+    )
     with precision.autocast():
         assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.bfloat16
     with Precision("cpu").autocast():
