@@ -39,8 +39,12 @@ REQUIREMENTS = [
     "tqdm>=4.64",
     "pyyaml>=6.0",
     "typing_extensions>=4.6",
+    "safetensors>=0.4",
 ]
 EVALUATION_BACKENDS = ["hotcoco>=1.3", "faster-coco-eval>=1.6"]
+TIMM = ["timm>=1.0"]  # its feature extractors as backbones
+KERAS = ["h5py>=3.8"]  # matterport's .h5 weights
+TIFF = ["tifffile>=2023.1"]  # images with many channels
 
 setup(
     name="mrcnn_zoo",
@@ -56,8 +60,10 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "eval": EVALUATION_BACKENDS,
-        "safetensors": ["safetensors>=0.4"],
-        "dev": ["pytest>=7.4", "ruff>=0.6", "mypy>=1.8", "safetensors>=0.4", *EVALUATION_BACKENDS],
+        "timm": TIMM,
+        "keras": KERAS,
+        "tiff": TIFF,
+        "dev": ["pytest>=7.4", "ruff>=0.6", "mypy>=1.8", *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF],
     },
     entry_points={"console_scripts": ["mrcnn-zoo=mrcnn_zoo.cli.main:main"]},
     cmdclass={"build_py": BuildWithConfigs},
