@@ -54,7 +54,6 @@ CONDITIONS = (
     Condition("TEST.AUG.MIN_SIZES", "TEST.AUG.ENABLED", (True,)),
     Condition("TEST.AUG.MAX_SIZE", "TEST.AUG.ENABLED", (True,)),
     Condition("TEST.AUG.FLIP", "TEST.AUG.ENABLED", (True,)),
-    Condition("TEST.PRECISE_BN.NUM_ITER", "TEST.PRECISE_BN.ENABLED", (True,)),
 )
 
 

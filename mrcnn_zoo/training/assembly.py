@@ -36,6 +36,7 @@ DEFAULT_HOOKS = (
     "StopOnNonFinite",
     "DrawTrainingBatches",
     "WriteMetrics",
+    "PreciseBatchNorm",
     "SaveCheckpoints",
     "Evaluate",
     "SaveBest",
@@ -86,8 +87,9 @@ def build_trainer(cfg: CfgNode, workspace: Workspace, state: Mapping[str, Any] |
 
 
 def build_hooks(cfg: CfgNode, workspace: Workspace) -> dict[str, Hook]:
-    """The hooks of every run, those that need a test set only where there is one, and the config's own."""
-    names = [name for name in DEFAULT_HOOKS if name != "Evaluate" or workspace.test_datasets]
+    """The hooks of every run, those that need a test set or a key only where there is one, and the config's own."""
+    is_wanted = {"Evaluate": bool(workspace.test_datasets), "PreciseBatchNorm": cfg.TEST.PRECISE_BN.ENABLED}
+    names = [name for name in DEFAULT_HOOKS if is_wanted.get(name, True)]
     return {name: HOOKS.get(name)(cfg, workspace) for name in dict.fromkeys([*names, *cfg.HOOKS])}
 
 

@@ -57,6 +57,13 @@ class WeightsAverage:
         finally:
             _copy_into(model, own)
 
+    @torch.no_grad()
+    def take_buffers(self, model: nn.Module) -> None:
+        """Keep a model's buffers, batch-norm statistics for instance, until the next update."""
+        for name, buffer in model.named_buffers():
+            if name in self._weights:
+                self._weights[name].copy_(buffer)
+
     def state_dict(self) -> dict[str, Any]:
         """{"num_updates": int, "weights": {name: tensor}}; the tensors are those that `update` changes."""
         return {"num_updates": self._num_updates, "weights": dict(self._weights)}

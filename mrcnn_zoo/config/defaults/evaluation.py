@@ -36,9 +36,8 @@ DETECTRON2_KEYS = (
         "TEST.PRECISE_BN.ENABLED",
         False,
         "Estimate batch-norm statistics anew on training images before each evaluation.",
-        is_built=False,
     ),
-    Key("TEST.PRECISE_BN.NUM_ITER", 200, "Batches that TEST.PRECISE_BN looks at.", is_built=False),
+    Key("TEST.PRECISE_BN.NUM_ITER", 200, "Batches that TEST.PRECISE_BN looks at, on each process."),
 )
 
 NEW_KEYS = (

@@ -1,0 +1,144 @@
+"""Batch-norm statistics of the weights as they are, not as they were on the way."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+from mrcnn_zoo import data
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.ops.processes import mean_over_processes, rank, world_size
+from mrcnn_zoo.registries import HOOKS
+from mrcnn_zoo.structures import Sample
+from mrcnn_zoo.training.hook import Hook, StepReport
+from mrcnn_zoo.training.randomness import derived_seed, generators_aside
+from mrcnn_zoo.training.trainer import Trainer
+from mrcnn_zoo.training.workspace import Workspace
+
+OpenSeededBatches = Callable[[int], Iterable[list[Sample]]]  # seed -> this process's share of training batches
+
+
+class PreciseBatchNorm(Hook):
+    """Replaces the running statistics before each evaluation by those of fixed weights over many training batches.
+
+    With an average of the weights, the statistics are those of the average, which is what gets evaluated and kept.
+
+    Source: Wu & Johnson 2021 (Rethinking "Batch" in BatchNorm), section 3.
+
+    Args:
+        open_batches: gives training batches.
+        num_batches: to estimate from.
+        period: iterations between two evaluations; 0 for none before the end.
+    """
+
+    def __init__(self, open_batches: OpenSeededBatches, *, num_batches: int, period: int) -> None:
+        self._open_batches = open_batches
+        self._num_batches = num_batches
+        self._period = period
+        self._estimated_iteration = 0
+
+    def before_train(self, trainer: Trainer) -> None:
+        self._estimated_iteration = trainer.iteration
+
+    def after_step(self, trainer: Trainer, report: StepReport) -> None:  # noqa: ARG002
+        if self._period > 0 and trainer.iteration % self._period == 0:
+            self._estimate(trainer)
+
+    def after_train(self, trainer: Trainer) -> None:
+        if not trainer.interrupted and trainer.iteration > self._estimated_iteration:
+            self._estimate(trainer)
+
+    def _estimate(self, trainer: Trainer) -> None:
+        model, average = trainer.model, trainer.average
+        seed = derived_seed(trainer.plan.seed, "precise_bn")
+        with nullcontext() if average is None else average.applied_to(model):
+            with generators_aside(seed), _training_mode(model):
+                estimate_batch_norm_statistics(model, self._open_batches(seed), num_batches=self._num_batches)
+            if average is not None:
+                average.take_buffers(model)
+        self._estimated_iteration = trainer.iteration
+
+
+class InputMoments:
+    """Sums over the inputs of one batch norm, from which their mean and variance follow.
+
+    Args:
+        norm: to listen to; `stop` ends that.
+    """
+
+    def __init__(self, norm: BatchNorm) -> None:
+        self._norm = norm
+        # Count, sums and sums of squares of each channel, in one tensor that is added up over processes at once.
+        self._sums = torch.zeros((3, norm.num_features), dtype=torch.float64, device=norm.weight.device)
+        self._handle = norm.register_forward_pre_hook(self._listen)
+
+    def stop(self) -> None:
+        """Listen no longer."""
+        self._handle.remove()
+
+    def fill(self) -> None:
+        """Give the norm these statistics; one that has seen nothing keeps its own."""
+        count, total, squares = mean_over_processes(self._sums)  # of sums: their quotients are what counts
+        if count[0] > 0 and self._norm.running_mean is not None and self._norm.running_var is not None:
+            mean = total / count
+            self._norm.running_mean.copy_(mean)
+            self._norm.running_var.copy_((squares / count - mean.square()).clamp(min=0))
+
+    def _listen(self, _norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        features = inputs[0].double()
+        others = [axis for axis in range(features.dim()) if axis != 1]
+        count = features.new_full((features.shape[1],), features.numel() // features.shape[1])
+        self._sums += torch.stack((count, features.sum(others), features.square().sum(others)))
+
+
+@torch.no_grad()
+def estimate_batch_norm_statistics(model: nn.Module, batches: Iterable[list[Sample]], *, num_batches: int) -> None:
+    """Fill the batch norms in training mode with the statistics over some batches; all else stays as it is.
+
+    Args:
+        model: called with a list of samples; without trained batch norms nothing happens.
+        batches: of this process.
+        num_batches: to look at.
+    """
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.training]
+    if not norms:
+        return
+    before = {buffer: buffer.clone() for buffer in model.buffers()}  # a forward pass may count or average in any
+    moments = [InputMoments(norm) for norm in norms]
+    try:
+        for samples in itertools.islice(batches, num_batches):
+            model(samples)
+    finally:
+        for listener in moments:
+            listener.stop()
+        for buffer, value in before.items():
+            buffer.copy_(value)
+    for listener in moments:
+        listener.fill()
+
+
+@contextmanager
+def _training_mode(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.train()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@HOOKS.register("PreciseBatchNorm")
+def build_precise_batch_norm(cfg: CfgNode, workspace: Workspace) -> PreciseBatchNorm:
+    """The estimate that TEST.PRECISE_BN asks for, on the data of the run."""
+
+    def open_batches(seed: int) -> Iterable[list[Sample]]:
+        return data.build_train_loader(
+            cfg, workspace.train_datasets, start_batch=0, rank=rank(), world_size=world_size(), seed=seed
+        )
+
+    return PreciseBatchNorm(open_batches, num_batches=cfg.TEST.PRECISE_BN.NUM_ITER, period=cfg.TEST.EVAL_PERIOD)
