@@ -1,57 +1,75 @@
 """The configs of the package with their trained weights, by name."""
 
-import hashlib
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import fnmatch
+from typing import TYPE_CHECKING
 
-from mrcnn_zoo.config import CfgNode, load_config, locations
-from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.registry import did_you_mean
+from mrcnn_zoo import zoo_index
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.zoo_index import ZooEntry, find_entry
 
 if TYPE_CHECKING:
     from torch import nn  # names and configs are had without it
 
-INDEX_FILE = "index.json"
+
+def names(pattern: str = "") -> list[str]:
+    """The names of the models, sorted.
+
+    Args:
+        pattern: a part of the name, or a whole name with `*` and `?`, in any case; empty for all.
+    """
+    wanted = pattern.lower() if any(sign in pattern for sign in "*?[") else f"*{pattern.lower()}*"
+    return sorted(name for name in zoo_index.read_index() if fnmatch.fnmatchcase(name.lower(), wanted))
 
 
-def get_config(name: str) -> CfgNode:
-    """The frozen config of a model.
+def info(name: str) -> ZooEntry:
+    """All that is known of a model: weights, checksum, licence, published results and speed, how to reproduce it.
 
     Args:
         name: e.g. "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", with or without ".yaml".
 
     Raises:
-        UserError: a name that is not in the zoo.
+        UserError: a name that is not in the zoo, with the nearest one.
     """
-    _entry(name)
-    return load_config(_stem(name))
+    return find_entry(name)
+
+
+def get_config(name: str, *, trained: bool = False) -> CfgNode:
+    """The frozen config of a model.
+
+    Args:
+        name: as for `info`.
+        trained: with MODEL.WEIGHTS naming its trained weights, not those that its training starts from.
+
+    Raises:
+        UserError: a name that is not in the zoo; a model that no config of ours builds, or without published weights.
+    """
+    entry = find_entry(name)
+    overrides = list(entry.overrides)
+    if trained:
+        zoo_index.weights_address(entry)
+        overrides += ["MODEL.WEIGHTS", zoo_index.PREFIX + entry.name]
+    return load_config(zoo_index.config_name(entry), overrides)
 
 
 def get_checkpoint_url(name: str) -> str:
-    """The address of a model's trained weights.
+    """The address of a model's trained weights: a URL, or the path of a file that came with the package.
 
     Raises:
         UserError: a name that is not in the zoo, or a model without published weights.
     """
-    entry = _entry(name)
-    if not entry["weights"]:
-        raise UserError(
-            f"{_stem(name)} has no published weights yet. Train it: {entry['reproduce']} - or get the model untrained."
-        )
-    return entry["weights"]
+    return zoo_index.weights_address(find_entry(name))
 
 
 def get(name: str, *, trained: bool = False) -> "nn.Module":
     """A model on MODEL.DEVICE of its config.
 
     Args:
-        name: as for `get_config`.
+        name: as for `info`.
         trained: with its published weights, downloaded when needed, in evaluation mode; else as initialised, without
             the MODEL.WEIGHTS that its training starts from.
 
     Raises:
-        UserError: as for `get_checkpoint_url`; a download that fails or is another file than the one published.
+        UserError: as for `get_config`; a download that fails or is another file than the one published.
     """
     if not trained:
         from mrcnn_zoo.modeling import build_model
@@ -59,52 +77,8 @@ def get(name: str, *, trained: bool = False) -> "nn.Module":
         return build_model(get_config(name))
     from mrcnn_zoo.evaluation import load_trained
 
-    weights = _checked_weights(get_checkpoint_url(name), _entry(name)["sha256"])
-    model, _, _ = load_trained(weights, config=_stem(name))
+    entry = find_entry(name)
+    zoo_index.weights_address(entry)
+    config = zoo_index.config_name(entry)
+    model, _, _ = load_trained(zoo_index.PREFIX + entry.name, config=config, overrides=entry.overrides)
     return model
-
-
-def names() -> list[str]:
-    """The names of all models, sorted."""
-    return sorted(_index())
-
-
-def _checked_weights(url: str, sha256: str | None) -> Path:
-    from mrcnn_zoo.checkpoint.sources import local_path
-
-    path = local_path(url)
-    if not path.is_file():
-        raise UserError(f"the weights {url} do not exist.")
-    if sha256:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != sha256:
-            raise UserError(
-                f"{path} is not the file that was published as {url}: its SHA-256 is {found}, not {sha256}. "
-                f"Delete it and try again."
-            )
-    return path
-
-
-def _entry(name: str) -> dict[str, Any]:
-    models = _index()
-    if _stem(name) not in models:
-        raise UserError(
-            f"the model zoo has no {name!r}.{did_you_mean(_stem(name), models)} "
-            f"mrcnn_zoo.model_zoo.list() gives all names."
-        )
-    return models[_stem(name)]
-
-
-def _stem(name: str) -> str:
-    return name.removesuffix(locations.SUFFIX)
-
-
-def _index() -> dict[str, dict[str, Any]]:
-    """Name of a config without suffix -> weights, sha256, results, reproduce and notes."""
-    # As for configs: a checkout's own folder, and not some other `model_zoo` beside site-packages.
-    is_checkout = (locations.CHECKOUT / "pyproject.toml").is_file()
-    folder = locations.CHECKOUT / "model_zoo" if is_checkout else locations.PACKAGE_FOLDER / "_model_zoo"
-    path = folder / INDEX_FILE
-    if not path.is_file():
-        raise UserError(f"{path} is missing: the package is not installed completely. Install it again.")
-    return json.loads(path.read_text(encoding="utf-8"))["models"]

@@ -1,30 +1,29 @@
-"""Where weights come from: local files of several kinds, and downloads that are kept in a cache."""
+"""Weights from files of several kinds."""
 
+import json
 import logging
 import os
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mrcnn_zoo.checkpoint.checkpointer import load_checkpoint
-from mrcnn_zoo.checkpoint.numpy_pickle import load_numpy_pickle
+from mrcnn_zoo.checkpoint.download import forget_download, local_path
+from mrcnn_zoo.checkpoint.inert_globals import shells_for_mmengine
+from mrcnn_zoo.checkpoint.keras_file import SUFFIXES as KERAS_SUFFIXES
+from mrcnn_zoo.checkpoint.keras_file import read_keras_weights
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.ops.numpy_pickle import load_numpy_pickle
 
 logger = logging.getLogger(__name__)
 
-URL_PREFIXES = {"detectron2://": "https://dl.fbaipublicfiles.com/detectron2/"}
-WEIGHTS_KEYS = (
-    "model",
-    "state_dict",
-    "model_state_dict",
-)  # ours and Detectron2's; Lightning, MMDetection; the tutorials
+# ours and Detectron2's; Lightning's and MMDetection's; the tutorials'; Detectron's
+WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict", "blobs")
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
 
@@ -34,10 +33,13 @@ class WeightsFile:
 
     source: str  # the path or URL it was asked for by
     weights: dict[str, Tensor]
+    meta: dict[str, Any] = field(default_factory=dict)  # what else the file holds, by its keys there
 
 
 def read_weights(path_or_url: str | Path) -> WeightsFile:
-    """The weights in a `.pth`, `.safetensors` or `.pkl` file or at a URL, on the CPU; no code in them is run.
+    """The weights in a `.pth`, `.safetensors`, `.pkl` or Keras `.h5` file or at a URL, on the CPU.
+
+    No code in them is run.
 
     A checkpoint of ours that keeps an average of the weights gives the average. Prefixes of wrapped models are removed.
 
@@ -50,49 +52,13 @@ def read_weights(path_or_url: str | Path) -> WeightsFile:
         content = _read(path)
     except UserError:
         if path != Path(source):
-            path.unlink(missing_ok=True)  # else every later try would find the broken download in the cache
+            forget_download(path)  # else every later try would find the broken download in the cache
         raise
     weights = _weights_in(content)
     if not weights:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
         raise UserError(f"{source} holds no weights, only: {keys or 'nothing'}.")
-    return WeightsFile(source, _without_wrapper_prefixes(weights))
-
-
-def local_path(path_or_url: str) -> Path:
-    """The file itself, or the cached download of a URL (folder: FVCORE_CACHE, else ~/.torch/iopath_cache)."""
-    for prefix, base in URL_PREFIXES.items():
-        if path_or_url.startswith(prefix):
-            return _download(base + path_or_url.removeprefix(prefix))
-    if path_or_url.startswith(("http://", "https://")):
-        return _download(path_or_url)
-    if "://" in path_or_url:
-        known = ", ".join([*URL_PREFIXES, "https://", "http://"])
-        raise UserError(f"{path_or_url}: unknown kind of address; known are {known} and paths of files.")
-    return Path(path_or_url)
-
-
-def _download(url: str) -> Path:
-    from iopath.common.download import download
-    from iopath.common.file_io import file_lock, get_cache_dir
-
-    address = urlparse(url)
-    relative = address.path.lstrip("/")
-    if not Path(relative).name:
-        raise UserError(f"{url} names no file.")
-    # iopath's own layout has no host in it, and two hosts may have a file at the same path.
-    host = "" if url.startswith(tuple(URL_PREFIXES.values())) else address.netloc.replace(":", "_")
-    target = Path(get_cache_dir()) / host / relative
-    try:
-        with file_lock(str(target)):
-            # A bar in a log file would be thousands of fragments.
-            download(url, str(target.parent), filename=target.name, progress=sys.stderr.isatty())
-    except OSError as error:  # urllib's errors are of this kind, full disks too
-        raise UserError(
-            f"cannot download {url} to {target.parent}: {error}. Check the address and the connection, or download the "
-            f"file by other means and give its path."
-        ) from error
-    return target
+    return WeightsFile(source, _without_wrapper_prefixes(weights), _meta_in(content))
 
 
 def _read(path: Path) -> Any:
@@ -102,24 +68,35 @@ def _read(path: Path) -> Any:
         if not path.is_file():
             raise UserError(f"weights {path} do not exist.")
         return load_numpy_pickle(path)
-    return load_checkpoint(path)
+    if path.suffix in KERAS_SUFFIXES:
+        return read_keras_weights(path)
+    with shells_for_mmengine(path):
+        return load_checkpoint(path)
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise UserError(f"{path} needs the package safetensors: `pip install safetensors`.") from error
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
     if not path.is_file():
         raise UserError(f"weights {path} do not exist.")
     try:
-        weights: dict[str, Tensor] = load_file(str(path), device="cpu")
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {"model": weights, **_metadata_of(path, file.metadata() or {})}
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} ({os.path.getsize(path):,} bytes) is cut short or not safetensors: {error}."
         ) from error
-    return weights
+
+
+def _metadata_of(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    content: dict[str, Any] = dict(metadata)
+    if "class_names" in content:
+        try:
+            content["class_names"] = json.loads(metadata["class_names"])
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: the class names in its metadata are not JSON: {error}.") from error
+    return content
 
 
 def _weights_in(content: Any) -> dict[str, Tensor]:
@@ -131,6 +108,11 @@ def _weights_in(content: Any) -> dict[str, Tensor]:
         named = {**named, **average["weights"]}
     tensors = {name: _as_tensor(value) for name, value in named.items() if isinstance(name, str)}
     return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def _meta_in(content: Mapping[str, Any]) -> dict[str, Any]:
+    is_wrapped = any(isinstance(content.get(key), Mapping) for key in WEIGHTS_KEYS)
+    return {key: value for key, value in content.items() if key not in WEIGHTS_KEYS} if is_wrapped else {}
 
 
 def _as_tensor(value: Any) -> Tensor | None:

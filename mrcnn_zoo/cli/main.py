@@ -12,8 +12,10 @@ COMMANDS = {
     "train": ("mrcnn_zoo.cli.train", "train a model, or only evaluate it (--eval-only)"),
     "evaluate": ("mrcnn_zoo.cli.evaluate", "COCO tables of a checkpoint"),
     "predict": ("mrcnn_zoo.cli.predict", "draw and save the instances in your images"),
+    "precompute-proposals": ("mrcnn_zoo.cli.precompute_proposals", "write proposals for Fast R-CNN to load"),
     "visualize-data": ("mrcnn_zoo.cli.visualize_data", "draw a dataset, or the batches the model is trained on"),
     "export-dataset": ("mrcnn_zoo.cli.export_dataset", "write any dataset out as a COCO folder"),
+    "zoo": ("mrcnn_zoo.cli.zoo", "published models: list, download, check, train them again"),
     "config": ("mrcnn_zoo.cli.config", "explain a config key, or show a resolved config"),
     "benchmark": ("mrcnn_zoo.cli.benchmark", "seconds and memory of training, inference, data and evaluation"),
 }

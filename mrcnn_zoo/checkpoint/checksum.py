@@ -1,0 +1,77 @@
+"""Checksums of files: where they are known from, and the check."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.zoo_index import ZooEntry
+
+CHUNK = 1 << 20  # bytes
+RECORD_SUFFIX = ".sha256"  # of the file that keeps what a file without a published checksum had when it came
+
+# Publishers that write the beginning of the checksum into the name of the file. Names of others are not interpreted:
+# six or eight digits may be a date there.
+NAMED_CHECKSUMS = (
+    ("https://dl.fbaipublicfiles.com/detectron2/", "md5", re.compile(r"_([0-9a-f]{6})\.pkl$")),
+    ("https://download.pytorch.org/models/", "sha256", re.compile(r"-([0-9a-f]{8,64})\.pth$")),
+    ("https://download.openmmlab.com/", "sha256", re.compile(r"-([0-9a-f]{8,64})\.pth$")),
+)
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """What the content of a file must hash to."""
+
+    algorithm: str  # "md5" or "sha256"
+    digits: str  # hexadecimal; the beginning is enough
+
+    def digest_of(self, path: Path) -> str:
+        """The whole hexadecimal digest that a file has by this algorithm."""
+        digest = hashlib.new(self.algorithm, usedforsecurity=False)
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def difference(self, path: Path) -> str:
+        """In words how the file differs from what it should be; empty when it does not."""
+        found = self.digest_of(path)
+        if found.startswith(self.digits.lower()):
+            return ""
+        begins = "begin with " if len(self.digits) < len(found) else "be "
+        return f"its {self.algorithm} is {found} but should {begins}{self.digits}"
+
+
+def checksum_of_entry(entry: ZooEntry) -> Checksum | None:
+    """The checksum that the index has for a model's weights."""
+    if entry.sha256:
+        return Checksum("sha256", entry.sha256)
+    return Checksum("md5", entry.md5) if entry.md5 else None
+
+
+def checksum_in_name(url: str) -> Checksum | None:
+    """The checksum that a publisher put into the name of a file; None for a publisher who does not."""
+    for prefix, algorithm, pattern in NAMED_CHECKSUMS:
+        found = pattern.search(url) if url.startswith(prefix) else None
+        if found:
+            return Checksum(algorithm, found[1])
+    return None
+
+
+def record_checksum(path: Path) -> None:
+    """Keep the SHA-256 of a file beside it, in the form of `sha256sum`, so that later damage can be found."""
+    digest = Checksum("sha256", "").digest_of(path)
+    path.with_name(path.name + RECORD_SUFFIX).write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+
+
+def recorded_checksum(path: Path) -> Checksum | None:
+    """What `record_checksum` kept."""
+    record = path.with_name(path.name + RECORD_SUFFIX)
+    if not record.is_file():
+        return None
+    digits = record.read_text(encoding="utf-8").split()[:1]
+    if not digits or not re.fullmatch(r"[0-9a-f]{64}", digits[0]):
+        raise UserError(f"{record} holds no SHA-256. Delete it, and {path.name} too if you doubt it.")
+    return Checksum("sha256", digits[0])

@@ -1,0 +1,151 @@
+"""`mrcnn-zoo zoo`: the published models: list, describe, download, check, and train them again."""
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from tabulate import tabulate
+
+from mrcnn_zoo import zoo
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.zoo_index import PREFIX, ZooEntry, find_entry
+
+RESULT_COLUMNS = {"box AP": "bbox/AP", "mask AP": "segm/AP", "keypoint AP": "keypoints/AP"}
+SOME_ARE_WRONG = 1  # exit status of `verify`
+PROGRAM = "mrcnn-zoo"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one of the actions; returns the exit status."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.action == "reproduce":
+        arguments.additions += rest  # options of `train` among them
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    return ACTIONS[arguments.action](arguments)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    entries = [find_entry(name) for name in zoo.names(arguments.pattern)]
+    entries = [entry for entry in entries if arguments.source.lower() in ("", entry.source.lower())]
+    if not entries:
+        raise UserError(f"no model of the zoo has {arguments.pattern!r} in its name; without it all are listed.")
+    print(tabulate([_row(entry) for entry in entries], headers="keys", disable_numparse=True))
+    print(f"\n{len(entries)} models. `{PROGRAM} zoo info NAME` tells more; weights are named {PREFIX}NAME.")
+    return 0
+
+
+def _row(entry: ZooEntry) -> dict[str, object]:
+    weights = "with the package" if entry.is_shipped else "to download" if entry.weights else "none yet"
+    return {
+        "name": entry.name,
+        **{column: _number(entry.results.get(key), 1) for column, key in RESULT_COLUMNS.items()},
+        "s/image": _number(entry.seconds_per_image, 3),
+        "weights": weights,
+        "config": "yes" if entry.config else "no",
+    }
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    entry = find_entry(arguments.name)
+    if arguments.json:
+        print(json.dumps(asdict(entry), indent=2, ensure_ascii=False))
+        return 0
+    lines = {
+        "name": entry.name,
+        "published by": entry.source,
+        "config": entry.config or f"none: {entry.reason}",
+        "overrides": " ".join(map(str, entry.overrides)),
+        "weights": entry.weights or "none yet",
+        "checksum": (entry.sha256 and f"sha256 {entry.sha256}") or (entry.md5 and f"md5 {entry.md5}") or "",
+        "licence": entry.licence,
+        "results": ", ".join(f"{key} {value:g}" for key, value in entry.results.items()),
+        "training": _with_unit(entry.seconds_per_iteration, "s/iteration"),
+        "memory": _with_unit(entry.memory_gb, "GB"),
+        "inference": _with_unit(entry.seconds_per_image, "s/image"),
+        "reproduce": entry.reproduce or "",
+        "predict": f"{PROGRAM} predict --weights {PREFIX}{entry.name} IMAGE" if entry.config and entry.weights else "",
+        "notes": entry.notes,
+    }
+    width = max(map(len, lines))
+    print("\n".join(f"{key:{width}}  {value}" for key, value in lines.items() if value))
+    return 0
+
+
+def _with_unit(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:g} {unit}"
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    from mrcnn_zoo.checkpoint.weights_store import copy_weights
+
+    entries = [find_entry(name) for name in arguments.names]  # all names are right before anything is fetched
+    for entry in entries:
+        print(copy_weights(entry, arguments.output))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from mrcnn_zoo.checkpoint.weights_store import check_cache, check_entry, check_file
+
+    if arguments.file:
+        checks = [check_file(arguments.file, find_entry(arguments.name) if arguments.name else None)]
+    elif arguments.name:
+        checks = [check_entry(find_entry(arguments.name))]
+    else:
+        checks = check_cache()
+    for check in checks:
+        print(f"{'ok' if check.is_right else 'WRONG':5}  {check.path}: {check.what}")
+    wrong = sum(not check.is_right for check in checks)
+    print(f"{len(checks)} files, {wrong} wrong." if checks else "no downloads of the zoo are in the cache.")
+    return SOME_ARE_WRONG if wrong else 0
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from mrcnn_zoo.cli.main import main as run_program
+
+    entry = find_entry(arguments.name)
+    if not entry.reproduce:
+        raise UserError(f"{entry.name} cannot be trained here: {entry.reason}. {entry.notes}")
+    command = [*shlex.split(entry.reproduce), *arguments.additions]
+    print(shlex.join(command), flush=True)
+    return run_program(command[1:]) if arguments.run else 0
+
+
+ACTIONS = {"list": _list, "info": _info, "download": _download, "verify": _verify, "reproduce": _reproduce}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} zoo", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    listing = actions.add_parser("list", help="the models with their results")
+    listing.add_argument("pattern", nargs="?", default="", help="part of a name, or `*FPN_3x`; all without it")
+    listing.add_argument("--source", default="", metavar="WHO", help="mrcnn_zoo, Detectron2 or torchvision only")
+    telling = actions.add_parser("info", help="everything about one model")
+    telling.add_argument("name", metavar="NAME")
+    telling.add_argument("--json", action="store_true", help="for programs")
+    fetching = actions.add_parser("download", help="fetch weights, check them, and print where they are")
+    fetching.add_argument("names", nargs="+", metavar="NAME")
+    fetching.add_argument(
+        "--output", default="", metavar="FILE|DIR", help="copy them there; default: in the cache only"
+    )
+    checking = actions.add_parser("verify", help="compare files with their published checksums")
+    checking.add_argument("name", nargs="?", default="", metavar="NAME", help="default: all downloads in the cache")
+    checking.add_argument(
+        "--file", default="", metavar="FILE", help="this file, as NAME or as the model it is named after"
+    )
+    training = actions.add_parser("reproduce", help="print the command that trains a model")
+    training.add_argument("name", metavar="NAME")
+    training.add_argument("--run", action="store_true", help="and run it")
+    training.add_argument("additions", nargs="*", metavar="ADDITION", help="options and config keys for the command")
+    return parser

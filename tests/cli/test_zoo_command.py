@@ -1,0 +1,178 @@
+"""`mrcnn-zoo zoo`."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from mrcnn_zoo.checkpoint.checksum import record_checksum
+from mrcnn_zoo.cli import main as cli
+from mrcnn_zoo.cli import zoo as command
+from mrcnn_zoo.config import locations
+
+FPN_3X = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
+QUICKSTART = "Quickstart/mask_rcnn_R_18_FPN_digits"
+CONTENT = b"weights"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and no network."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("MRCNN_ZOO_CACHE", str(folder))
+    monkeypatch.setenv("MRCNN_ZOO_OFFLINE", "1")
+    return folder
+
+
+@pytest.fixture
+def lab(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zoo with two downloadable models, the first in the cache; returns its file there."""
+    fields = {"source": "lab", "config": None, "reason": "a test", "sha256": hashlib.sha256(CONTENT).hexdigest()}
+    models = {f"Lab/{name}": fields | {"weights": f"https://lab/{name}.pth"} for name in ("one", "two")}
+    package = tmp_path / "mrcnn_zoo"
+    (package / "_model_zoo").mkdir(parents=True)
+    (package / "_model_zoo" / "index.json").write_text(json.dumps({"models": models}))
+    monkeypatch.setattr(locations, "CHECKOUT", tmp_path / "no checkout")
+    monkeypatch.setattr(locations, "PACKAGE_FOLDER", package)
+    file = cache / "lab" / "one.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(CONTENT)
+    return file
+
+
+def test_list_shows_results_and_where_weights_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["list", "*R_50_FPN_3x"]) == 0
+    printed = capsys.readouterr().out
+    (row,) = [line.split() for line in printed.splitlines() if line.startswith(FPN_3X)]
+    assert row == [FPN_3X, "41.0", "37.2", "0.043", "to", "download", "yes"]
+    assert "Quickstart" not in printed
+
+
+def test_list_can_be_of_one_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["list", "--source", "torchvision"]) == 0
+    assert "\n7 models." in capsys.readouterr().out
+
+
+def test_list_of_nothing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["zoo", "list", "no such model"]) == cli.USAGE_ERROR
+    assert "no model of the zoo has 'no such model'" in capsys.readouterr().err
+
+
+def test_info_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["info", FPN_3X]) == 0
+    printed = capsys.readouterr().out
+    for part in ("model_final_f10217.pkl", "md5 f10217", "CC BY-SA 3.0", "bbox/AP 41, segm/AP 37.2", "3.4 GB"):
+        assert part in printed
+    assert f"mrcnn-zoo predict --weights zoo://{FPN_3X} IMAGE" in printed
+
+
+def test_info_can_be_read_by_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["info", FPN_3X, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"] == {"bbox/AP": 41.0, "segm/AP": 37.2}
+
+
+def test_info_of_a_model_that_is_not_built_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["info", "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x"]) == 0
+    printed = capsys.readouterr().out
+    assert "none: panoptic segmentation" in printed
+    assert "mrcnn-zoo predict" not in printed
+
+
+@pytest.mark.parametrize("action", ["info", "download", "verify", "reproduce"])
+def test_wrong_names_get_the_nearest_one(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["zoo", action, "mask_rcnn_R_50_FPN_3"]) == cli.USAGE_ERROR
+    assert f"Did you mean '{FPN_3X}'?" in capsys.readouterr().err
+
+
+def test_download_prints_where_the_file_is(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["download", "Lab/one"]) == 0
+    assert capsys.readouterr().out == f"{lab}\n"
+
+
+@pytest.mark.parametrize(("output", "expected"), [("out/", "out/one.pth"), ("new/my.pth", "new/my.pth")])
+def test_download_copies_to_a_folder_or_a_file(
+    output: str, expected: str, lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["download", "Lab/one", "--output", f"{tmp_path}/{output}"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / expected}\n"
+    assert (tmp_path / expected).read_bytes() == lab.read_bytes()
+
+
+def test_download_that_cannot_be_written_is_told(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["zoo", "download", "Lab/one", "--output", f"{lab}/x/"]) == cli.USAGE_ERROR
+    assert f"cannot copy {lab} to {lab}/x/one.pth" in capsys.readouterr().err
+
+
+def test_download_offline_says_where_the_file_belongs(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["zoo", "download", "Lab/two"]) == cli.USAGE_ERROR
+    assert f"Put the file at {lab.with_name('two.pth')}" in capsys.readouterr().err
+
+
+def test_verify_compares_the_whole_cache(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = lab.with_name("without_checksum.pkl")
+    other.write_bytes(b"as it came")
+    record_checksum(other)
+    assert command.main(["verify"]) == 0
+    assert "2 files, 0 wrong." in capsys.readouterr().out
+    other.write_bytes(b"damaged")
+    assert command.main(["verify"]) == command.SOME_ARE_WRONG
+    printed = capsys.readouterr().out
+    assert f"WRONG  {other}: its sha256 is" in printed
+    assert f"ok     {lab}: it is Lab/one (sha256 " in printed
+
+
+def test_verify_of_an_empty_cache_is_fine(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["verify"]) == 0
+    assert not cache.exists()
+    assert "no downloads of the zoo are in the cache" in capsys.readouterr().out
+
+
+def test_verify_of_a_model_that_is_not_here_says_how_to_get_it(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["zoo", "verify", "Lab/two"]) == cli.USAGE_ERROR
+    assert f"{lab.with_name('two.pth')} does not exist: `mrcnn-zoo zoo download Lab/two`" in capsys.readouterr().err
+    lab.write_bytes(b"damaged")
+    assert command.main(["verify", "Lab/one"]) == command.SOME_ARE_WRONG
+
+
+@pytest.mark.usefixtures("lab")
+def test_verify_takes_any_file_by_its_name_or_a_model_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named, other = tmp_path / "two.pth", tmp_path / "mine.pth"
+    named.write_bytes(CONTENT)
+    other.write_bytes(CONTENT)
+    assert command.main(["verify", "--file", str(named)]) == 0
+    assert "it is Lab/two" in capsys.readouterr().out
+    assert command.main(["verify", "Lab/one", "--file", str(other)]) == 0
+    assert cli.main(["zoo", "verify", "--file", str(other)]) == cli.USAGE_ERROR
+    assert "no model of the zoo has a file mine.pth" in capsys.readouterr().err
+    other.write_bytes(b"damaged")
+    assert command.main(["verify", "Lab/one", "--file", str(other)]) == command.SOME_ARE_WRONG
+
+
+def test_reproduce_prints_the_command_and_adds_to_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["reproduce", QUICKSTART, "OUTPUT_DIR", "my output", "--num-gpus", "0"]) == 0
+    expected = f"mrcnn-zoo train --config-file {QUICKSTART} OUTPUT_DIR 'my output' --num-gpus 0\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_reproduce_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+
+    def run_program(arguments: list[str]) -> int:
+        ran.append(arguments)
+        return 3
+
+    monkeypatch.setattr(cli, "main", run_program)
+    assert command.main(["reproduce", QUICKSTART, "--run", "SOLVER.MAX_ITER", "2"]) == 3
+    assert ran == [["train", "--config-file", QUICKSTART, "SOLVER.MAX_ITER", "2"]]
+
+
+def test_reproduce_of_what_cannot_be_trained_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["zoo", "reproduce", "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x"]) == cli.USAGE_ERROR
+    assert "cannot be trained here: panoptic segmentation" in capsys.readouterr().err
+
+
+def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["list", "--sourc3", "x"])
+    assert "unrecognized arguments: --sourc3" in capsys.readouterr().err
