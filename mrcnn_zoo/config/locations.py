@@ -61,6 +61,8 @@ def did_you_mean_config(name: str | Path) -> str:
     """
     wanted = Path(name)
     is_bare = len(wanted.parts) == 1
-    known = {Path(full).stem if is_bare else full.removesuffix(SUFFIX): full for full in packaged_names()}
+    known: dict[str, str] = {}
+    for full in packaged_names():
+        known.setdefault(Path(full).stem if is_bare else full.removesuffix(SUFFIX), full)
     near = difflib.get_close_matches(wanted.stem if is_bare else str(wanted.with_suffix("")), known, n=1)
     return f" Did you mean {known[near[0]]!r}?" if near else ""

@@ -20,7 +20,7 @@ class Condition:
     Args:
         prefix: of the dotted names of the keys.
         selector: the key that selects the part.
-        values: of the selector, or of its elements when it is a list, that do.
+        values: of the selector that do.
     """
 
     prefix: str
@@ -29,8 +29,7 @@ class Condition:
 
     def holds(self, config: CfgNode) -> bool:
         """Whether the part is selected."""
-        value = config.value_of(self.selector)
-        return any(item in self.values for item in (value if isinstance(value, list) else [value]))
+        return config.value_of(self.selector) in self.values
 
     def __str__(self) -> str:
         return f"{self.selector} is {' or '.join(str(value) for value in self.values)}"
@@ -39,18 +38,9 @@ class Condition:
 # Detectron2's full config.yaml files set every key, also those of parts that are not in use. An unbuilt key that no
 # line here begins with matters always.
 CONDITIONS = (
-    Condition("MODEL.RETINANET.", "MODEL.META_ARCHITECTURE", ("RetinaNet",)),
     Condition("MODEL.SEM_SEG_HEAD.", "MODEL.META_ARCHITECTURE", ("PanopticFPN", "SemanticSegmentor")),
     Condition("MODEL.PANOPTIC_FPN.", "MODEL.META_ARCHITECTURE", ("PanopticFPN",)),
     Condition("MODEL.ANCHOR_GENERATOR.ANGLES", "MODEL.ANCHOR_GENERATOR.NAME", ("RotatedAnchorGenerator",)),
-    Condition("MODEL.ROI_BOX_CASCADE_HEAD.", "MODEL.ROI_HEADS.NAME", ("CascadeROIHeads",)),
-    Condition("MODEL.ROI_BOX_HEAD.FED_LOSS_", "MODEL.ROI_BOX_HEAD.USE_FED_LOSS", (True,)),
-    Condition("MODEL.ROI_KEYPOINT_HEAD.", "MODEL.KEYPOINT_ON", (True,)),
-    Condition("MODEL.RESNETS.DEFORM_MODULATED", "MODEL.RESNETS.DEFORM_ON_PER_STAGE", (True,)),
-    Condition("MODEL.RESNETS.DEFORM_NUM_GROUPS", "MODEL.RESNETS.DEFORM_ON_PER_STAGE", (True,)),
-    Condition("DATASETS.PROPOSAL_FILES_", "MODEL.LOAD_PROPOSALS", (True,)),
-    Condition("DATASETS.PRECOMPUTED_PROPOSAL_TOPK_", "MODEL.LOAD_PROPOSALS", (True,)),
-    Condition("TEST.KEYPOINT_OKS_SIGMAS", "MODEL.KEYPOINT_ON", (True,)),
     Condition("TEST.AUG.MIN_SIZES", "TEST.AUG.ENABLED", (True,)),
     Condition("TEST.AUG.MAX_SIZE", "TEST.AUG.ENABLED", (True,)),
     Condition("TEST.AUG.FLIP", "TEST.AUG.ENABLED", (True,)),
