@@ -30,6 +30,12 @@ BOX_HEADS = Registry("BOX_HEADS", key="MODEL.ROI_BOX_HEAD.NAME", package="mrcnn_
 MASK_HEADS = Registry(
     "MASK_HEADS", key="MODEL.ROI_MASK_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads"
 )  # (cfg, spec)
+KEYPOINT_HEADS = Registry(
+    "KEYPOINT_HEADS", key="MODEL.ROI_KEYPOINT_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads"
+)  # (cfg, spec)
+REGION_CLASSIFICATIONS = Registry(
+    "REGION_CLASSIFICATIONS", key="MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE", package="mrcnn_zoo.modeling.roi_heads"
+)  # (cfg)
 SUPPRESSIONS = Registry(
     "SUPPRESSIONS", key="MODEL.ROI_HEADS.SUPPRESSION", package="mrcnn_zoo.modeling.suppression"
 )  # (cfg, iou threshold)

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Who may import whom: a part imports its own row and the rows below it.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "registry", "registries", "errors", "config", "ops"),
+    ("__init__", "registry", "registries", "errors", "config", "ops", "zoo_index"),
     ("structures",),
     ("layers", "losses"),
     ("modeling", "data", "checkpoint"),
@@ -38,6 +38,7 @@ RUN_STARTERS = {
         "select_for_training",
         "depth_reduction_of",
         "pixel_format_of",
+        "num_channels_of",
     },
     "experiments": {"benchmark_loading", "benchmark_evaluation"},
 }
@@ -45,7 +46,7 @@ SHAPELESS_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "misc.py", 
 PRINTING_FILES = {"mrcnn_zoo/training/writers/console.py"}
 STEP_PARTS = {"modeling", "losses", "layers", "ops"}  # they run in every step, on the device
 WAITS_FOR_THE_DEVICE: dict[tuple[str, str], str] = {}  # (file, function) -> why it may call .item() or .cpu()
-HEAVY_MODULES = {"matplotlib", "wandb", "sklearn", "tensorboard", "hotcoco", "faster_coco_eval", "cv2", "scipy"}
+HEAVY_MODULES = {"matplotlib", "wandb", "sklearn", "tensorboard", "hotcoco", "faster_coco_eval", "cv2", "scipy", "tifffile"}
 LONGEST_FILE = 400  # lines
 
 

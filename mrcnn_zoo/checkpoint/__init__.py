@@ -1,8 +1,17 @@
 """Checkpoints: written whole, read safely, fitted to models."""
 
 from mrcnn_zoo.checkpoint.checkpointer import Checkpointer, load_checkpoint
-from mrcnn_zoo.checkpoint.merge import load_weights
+from mrcnn_zoo.checkpoint.merge import convert_detector, load_weights, load_weights_file
 from mrcnn_zoo.checkpoint.report import LoadReport
-from mrcnn_zoo.checkpoint.sources import read_weights
+from mrcnn_zoo.checkpoint.sources import WeightsFile, read_weights
 
-__all__ = ["Checkpointer", "LoadReport", "load_checkpoint", "load_weights", "read_weights"]
+__all__ = [
+    "Checkpointer",
+    "LoadReport",
+    "WeightsFile",
+    "convert_detector",
+    "load_checkpoint",
+    "load_weights",
+    "load_weights_file",
+    "read_weights",
+]

@@ -4,9 +4,9 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class Checkpointer:
             UserError: it cannot be written; a file of that name from before is still whole.
         """
         path = self._write(name, state)
-        _write_atomically(self._folder / LAST_CHECKPOINT_FILE, lambda file: file.write(path.name.encode()))
+        write_atomically(self._folder / LAST_CHECKPOINT_FILE, lambda file: file.write(path.name.encode()))
         return path
 
     def save_best(self, state: Mapping[str, Any]) -> Path:
@@ -88,7 +88,7 @@ class Checkpointer:
         self._folder.mkdir(parents=True, exist_ok=True)
         for leftover in self._folder.glob(".*.unfinished"):
             leftover.unlink()  # of a run that was killed while it saved
-        _write_atomically(path, lambda file: torch.save(dict(state), file))
+        write_atomically(path, lambda file: torch.save(dict(state), file))
         return path
 
 
@@ -110,7 +110,16 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def _write_atomically(path: Path, write: Any) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file whole, or leave what was there.
+
+    Args:
+        path: of the file.
+        write: called with the open file to write to.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         with unfinished.open("wb") as file:
@@ -125,7 +134,7 @@ def _write_atomically(path: Path, write: Any) -> None:
             raise
         raise UserError(
             f"cannot write {path}: {cause.strerror or cause}. What was there before is untouched; "
-            f"make room or choose another OUTPUT_DIR."
+            f"make room or choose another folder."
         ) from error
     except BaseException:
         unfinished.unlink(missing_ok=True)

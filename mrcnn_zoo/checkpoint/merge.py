@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from mrcnn_zoo.checkpoint.conversion import Converter, find_converter
+from mrcnn_zoo.checkpoint.conversion import Conversion, Converter, DetectorSource, find_converter
+from mrcnn_zoo.checkpoint.input_channels import differs_in_input_channels, with_input_channels
 from mrcnn_zoo.checkpoint.report import LoadReport, Shape, shape_text
-from mrcnn_zoo.checkpoint.sources import read_weights
+from mrcnn_zoo.checkpoint.sources import WeightsFile, read_weights
 from mrcnn_zoo.errors import UserError
 
 # Counters and constants that a model has or has not without being another one: those of batch norms (a frozen one
@@ -31,16 +33,29 @@ class Match:
     pairs: dict[str, str] = field(default_factory=dict)  # name in the model -> name in the file
     reinitialized: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    refitted: dict[str, str] = field(default_factory=dict)  # as pairs: first convolutions for other input channels
     used: set[str] = field(default_factory=set)  # names in the file that the model has, in whatever shape
 
     def missing(self, targets: Iterable[str]) -> tuple[str, ...]:
         """The names of the model for which the file has nothing."""
-        found = {*self.pairs, *self.reinitialized, *self.mismatched}
+        found = {*self.pairs, *self.refitted, *self.reinitialized, *self.mismatched}
         return tuple(name for name in targets if name not in found)
 
     def skipped(self, offered: Iterable[str]) -> tuple[str, ...]:
         """The names of the file for which the model has no place."""
         return tuple(name for name in offered if name not in self.used)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a file has for a model, under names that can be compared with the model's."""
+
+    weights: dict[str, Tensor]
+    converter: Converter | None = None  # of a backbone, whose names are relative to wherever the model has its own
+    leftovers: tuple[str, ...] = ()  # names in the file that its source does not know
+    source: str = ""  # what the file was recognised as
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def load_weights(model: nn.Module, path_or_url: str | Path) -> LoadReport:
@@ -49,6 +64,8 @@ def load_weights(model: nn.Module, path_or_url: str | Path) -> LoadReport:
     Sources: our checkpoints and bare state dicts, Detectron2's `.pth` and `.pkl`, `.safetensors`, and whatever
     CHECKPOINT_CONVERTERS recognises; local, at an http(s) URL, or `detectron2://...`.
 
+    A first convolution for another number of input channels is spread over the channels of the model.
+
     Args:
         model: changed in place; weights that the file has not, or has for another number of classes, stay as they are.
         path_or_url: of the file.
@@ -56,33 +73,75 @@ def load_weights(model: nn.Module, path_or_url: str | Path) -> LoadReport:
     Raises:
         UserError: the file cannot be read or is one of another model. The model is not changed then.
     """
-    file = read_weights(path_or_url)
+    return load_weights_file(model, read_weights(path_or_url))
+
+
+def load_weights_file(model: nn.Module, file: WeightsFile) -> LoadReport:
+    """As `load_weights`, of a file that has been read."""
     targets = {name: value for name, value in model.state_dict().items() if not IGNORED.search(name)}
-    offered = {name: value for name, value in file.weights.items() if not IGNORED.search(name)}
-    converter = None if targets.keys() & offered.keys() else find_converter(file.weights.keys())
-    match = _match(targets, offered, converter)
-    _require_equal_depth(file.source, targets, [converter.rename(name) if converter else name for name in offered])
-    _require_fit(file.source, targets, offered, match)
-    model.load_state_dict({target: offered[source] for target, source in match.pairs.items()}, strict=False)
-    filled = tuple(match.pairs)
+    offer = _offer(file, targets)
+    match = _match(targets, offer, input_channels=len(getattr(model, "pixel_mean", ())))
+    renamed = [offer.converter.rename(name) if offer.converter else name for name in offer.weights]
+    _require_equal_depth(file.source, targets, renamed)
+    _require_fit(file.source, targets, offer.weights, match)
+    filling = {target: offer.weights[source] for target, source in match.pairs.items()}
+    for target, source in match.refitted.items():
+        filling[target] = with_input_channels(offer.weights[source], targets[target].shape[1])
+    model.load_state_dict(filling, strict=False)
     return LoadReport(
         source=file.source,
-        sizes={name: value.numel() for name, value in {**offered, **targets}.items()},
-        loaded=() if converter else filled,
-        converted=filled if converter else (),
+        sizes={name: value.numel() for name, value in {**file.weights, **offer.weights, **targets}.items()},
+        loaded=() if offer.source else tuple(match.pairs),
+        converted=(*(match.pairs if offer.source else ()), *match.refitted),
         reinitialized=match.reinitialized,
         mismatched=match.mismatched,
         missing=match.missing(targets),
-        skipped=match.skipped(offered),
-        converter=converter.source if converter else "",
-        expected_settings=converter.settings(file.weights.keys()) if converter else {},
+        skipped=(*match.skipped(offer.weights), *offer.leftovers),
+        converter=offer.source,
+        expected_settings=offer.settings,
+        notes=offer.notes,
     )
 
 
-def _match(targets: Mapping[str, Tensor], offered: Mapping[str, Tensor], converter: Converter | None) -> Match:
+def convert_detector(file: WeightsFile) -> Conversion | None:
+    """The detector in a file of another project as ours; None for files of ours, Detectron2's and backbones.
+
+    Raises:
+        UserError: it is one, and cannot be expressed as ours.
+    """
+    converter = find_converter(file.weights.keys())
+    return None if converter is None or isinstance(converter, Converter) else converter.convert(file.weights, file.meta)
+
+
+def _offer(file: WeightsFile, targets: Mapping[str, Tensor]) -> Offer:
+    offered = {name: value for name, value in file.weights.items() if not IGNORED.search(name)}
+    converter = find_converter(file.weights.keys())
+    if converter is None:
+        return Offer(offered)
+    if isinstance(converter, Converter):
+        if targets.keys() & offered.keys():
+            return Offer(offered)
+        prepared = {name: value for name, value in converter.prepare(offered).items() if not IGNORED.search(name)}
+        return Offer(prepared, converter, source=converter.source, settings=converter.settings(file.weights))
+    return _offer_of_detector(file, converter)
+
+
+def _offer_of_detector(file: WeightsFile, converter: DetectorSource) -> Offer:
+    conversion = converter.convert(file.weights, file.meta)
+    return Offer(
+        {name: value for name, value in conversion.weights.items() if not IGNORED.search(name)},
+        leftovers=tuple(name for name in conversion.leftovers if not IGNORED.search(name)),
+        source=converter.source,
+        settings=conversion.settings,
+        notes=conversion.notes,
+    )
+
+
+def _match(targets: Mapping[str, Tensor], offer: Offer, *, input_channels: int) -> Match:
+    offered = offer.weights
     sources = {name: name for name in targets if name in offered}
-    if converter is not None:
-        sources = _by_longest_ending(targets, {converter.rename(name): name for name in offered})
+    if offer.converter is not None:
+        sources = _by_longest_ending(targets, {offer.converter.rename(name): name for name in offered})
     match = Match(used=set(sources.values()))
     for name, source in sources.items():
         shapes = tuple(offered[source].shape), tuple(targets[name].shape)
@@ -90,6 +149,10 @@ def _match(targets: Mapping[str, Tensor], offered: Mapping[str, Tensor], convert
             match.pairs[name] = source
         elif CLASS_LAYERS.search(name) and _differ_in_one_side(*shapes):
             match.reinitialized[name] = shapes
+        elif differs_in_input_channels(name, *shapes, input_channels=input_channels):
+            match.refitted[name] = source
+        elif offer.converter is not None and offer.converter.optional and re.search(offer.converter.optional, name):
+            match.used.discard(source)
         else:
             match.mismatched[name] = shapes
     return match
@@ -132,7 +195,7 @@ def _require_fit(source: str, targets: Mapping[str, Tensor], offered: Mapping[st
     # Heads for other classes count on neither side: they are expected to differ.
     of_model = sum(value.numel() for name, value in targets.items() if name not in match.reinitialized)
     of_file = sum(value.numel() for name, value in offered.items() if name not in match.reinitialized)
-    fitting = sum(targets[name].numel() for name in match.pairs)
+    fitting = sum(targets[name].numel() for name in (*match.pairs, *match.refitted))
     # A backbone alone fills little of a detector, but then all of the file fits. Weights that share names but not
     # shapes come from a network of another size, and what fits of them by chance is of no use.
     share = fitting / max(of_model if match.mismatched else min(of_model, of_file), 1)

@@ -12,6 +12,7 @@ Row = tuple[str, str, list[str]]  # pattern, what became of the weights, their n
 MIN_SHARED_LETTERS = 3
 MAX_NAMED_SIBLINGS = 4
 MAX_NAMED_SHAPES = 5
+MAX_NAMED_SETTINGS = 12
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,14 @@ class LoadReport:
         source: the path or URL.
         sizes: number of values of each weight named below.
         loaded: filled from the same name.
-        converted: filled from another name, through a converter.
+        converted: filled from another name, through a converter, or for another number of input channels.
         reinitialized: heads whose size follows the number of classes, which differs; they keep the model's values.
         mismatched: of the same name but another shape; they keep the model's values.
         missing: of the model only; they keep the model's values.
         skipped: of the file only, by their names in it.
         converter: what the file was recognised as; empty when its names are ours.
         expected_settings: config keys and values that the weights were trained with, as far as that is known.
+        notes: what was assumed about the file, in sentences.
     """
 
     source: str
@@ -41,6 +43,7 @@ class LoadReport:
     skipped: Sequence[str] = ()
     converter: str = ""
     expected_settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -72,9 +75,12 @@ class LoadReport:
         ]
         for name, (theirs, ours) in list(self.mismatched.items())[:MAX_NAMED_SHAPES]:
             lines.append(f"{name} is {shape_text(theirs)} in the file and {shape_text(ours)} in the model.")
-        if self.expected_settings:
+        if len(self.expected_settings) > MAX_NAMED_SETTINGS:  # of whole detectors; who loads them names those that differ
+            lines.append(f"These weights come with {len(self.expected_settings)} settings of the model they were made for.")
+        elif self.expected_settings:
             settings = ", ".join(f"{key} {value}" for key, value in self.expected_settings.items())
             lines.append(f"These weights were trained with: {settings}.")
+        lines += self.notes
         return "\n".join(lines)
 
     def _fates(self) -> dict[str, str]:

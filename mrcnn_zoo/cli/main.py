@@ -17,6 +17,7 @@ COMMANDS = {
     "export-dataset": ("mrcnn_zoo.cli.export_dataset", "write any dataset out as a COCO folder"),
     "zoo": ("mrcnn_zoo.cli.zoo", "published models: list, download, check, train them again"),
     "config": ("mrcnn_zoo.cli.config", "explain a config key, or show a resolved config"),
+    "convert-checkpoint": ("mrcnn_zoo.cli.convert_checkpoint", "weights of another project as ours, and ours as theirs"),
     "benchmark": ("mrcnn_zoo.cli.benchmark", "seconds and memory of training, inference, data and evaluation"),
 }
 

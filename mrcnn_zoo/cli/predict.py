@@ -5,8 +5,10 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from mrcnn_zoo.config.class_count import class_count
 from mrcnn_zoo.data.mapper import build_test_mapper
 from mrcnn_zoo.evaluation import load_trained
+from mrcnn_zoo.inspection.pictures import OBJECT
 from mrcnn_zoo.inspection.prediction import predict_files
 from mrcnn_zoo.modeling import resolve_device
 from mrcnn_zoo.ops.allocator import keep_freed_memory
@@ -21,12 +23,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, cfg, class_names = load_trained(arguments.weights, config=arguments.config_file, overrides=arguments.set)
     if resolve_device(cfg.MODEL.DEVICE).type == "cpu":
         keep_freed_memory()
+    if not getattr(model, "predicts_classes", True):
+        class_names = (OBJECT,)
     failures = predict_files(
         model,
         arguments.images,
         arguments.output,
         mapper=build_test_mapper(cfg),
-        class_names=class_names or [str(index) for index in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)],
+        class_names=class_names or [str(index) for index in range(class_count(cfg) or 1)],
         score_threshold=arguments.threshold,
     )
     if failures:

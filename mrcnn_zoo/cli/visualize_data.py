@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mrcnn_zoo import data
 from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inspection.pictures import save_dataset_images, save_training_batches
 
@@ -27,15 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _draw_images(cfg: CfgNode, folder: Path, count: int) -> list[Path]:
     names = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     datasets = [data.load_dataset(cfg, name) for name in _some(names)]
-    drawn = [save_dataset_images(dataset, folder / dataset.name, num_images=count) for dataset in datasets]
+    drawn = [save_dataset_images(dataset, folder / folder_name(dataset.name), num_images=count) for dataset in datasets]
     return [path for paths in drawn for path in paths]
 
 
 def _draw_batches(cfg: CfgNode, folder: Path, count: int) -> list[Path]:
     datasets = [data.load_dataset(cfg, name) for name in _some(cfg.DATASETS.TRAIN)]
     loader = data.build_train_loader(cfg, datasets, seed=max(cfg.SEED, 0))
-    names = datasets[0].class_names
-    return save_training_batches(loader, folder, names, channel_order=cfg.INPUT.FORMAT, num_batches=count)
+    return save_training_batches(
+        loader,
+        folder,
+        datasets[0].class_names,
+        channel_order=cfg.INPUT.FORMAT,
+        num_batches=count,
+        skeleton=datasets[0].keypoint_skeleton,
+    )
 
 
 def _some(names: Iterable[str]) -> list[str]:

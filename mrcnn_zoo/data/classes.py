@@ -4,16 +4,10 @@ from collections.abc import Sequence
 from itertools import chain
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.class_count import class_count, class_count_key
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 
-# The key that holds the number of classes, by MODEL.META_ARCHITECTURE; others predict no classes.
-CLASS_COUNT_KEYS = {
-    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
-    "FCOS": "MODEL.RETINANET.NUM_CLASSES",
-}
 NAMES_SHOWN = 20
 
 
@@ -38,26 +32,32 @@ def merge_datasets(datasets: Sequence[Dataset]) -> Dataset:
         category_ids=first.category_ids,
         keypoint_names=first.keypoint_names,
         keypoint_flip_pairs=first.keypoint_flip_pairs,
+        keypoint_skeleton=first.keypoint_skeleton,
         notes=tuple(f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes),
     )
 
 
 def check_num_classes(cfg: CfgNode, dataset: Dataset) -> None:
-    """Stop when the model has another number of classes than the dataset.
+    """Stop when the model has another number of classes or keypoints than the dataset.
 
     Raises:
-        UserError: with the right value and the names of the classes.
+        UserError: with the right value and the names of the classes or keypoints.
     """
-    key = CLASS_COUNT_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
-    if key is None:
-        return
-    value = cfg
-    for part in key.split("."):
-        value = value[part]
-    if value != len(dataset.class_names):
+    key, value = class_count_key(cfg), class_count(cfg)
+    if value is not None and value != len(dataset.class_names):
         raise UserError(
             f"{key} = {value}, but dataset {dataset.name!r} has {len(dataset.class_names)} classes: "
             f"{_listed(dataset.class_names)}. Set {key} to {len(dataset.class_names)}."
+        )
+    _check_num_keypoints(cfg, dataset)
+
+
+def _check_num_keypoints(cfg: CfgNode, dataset: Dataset) -> None:
+    count, names = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, dataset.keypoint_names
+    if cfg.MODEL.KEYPOINT_ON and names and count != len(names):
+        raise UserError(
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = {count}, but dataset {dataset.name!r} has {len(names)} "
+            f"keypoints: {_listed(names)}. Set it to {len(names)}."
         )
 
 

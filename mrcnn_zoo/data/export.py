@@ -57,8 +57,9 @@ def coco_annotations(dataset: Dataset) -> dict[str, Any]:
         for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
     ]
     if dataset.keypoint_names:
+        skeleton = [[first + 1, second + 1] for first, second in dataset.keypoint_skeleton]
         for category in categories:
-            category |= {"keypoints": list(dataset.keypoint_names), "skeleton": []}
+            category |= {"keypoints": list(dataset.keypoint_names), "skeleton": skeleton}
     return {
         "info": {"description": dataset.name},
         "licenses": [],
@@ -107,12 +108,12 @@ def _coco_instance(instance: InstanceRecord) -> dict[str, Any]:
     if instance.segmentation is not None:
         entry["segmentation"] = _coco_segmentation(instance.segmentation)
     if instance.keypoints is not None:
-        entry["keypoints"] = _coco_keypoints(instance.keypoints)
+        entry["keypoints"] = coco_keypoints(instance.keypoints)
         entry["num_keypoints"] = sum(visibility > 0 for visibility in instance.keypoints[2::3])
     return entry
 
 
-def _coco_keypoints(keypoints: Sequence[float]) -> list[float]:
+def coco_keypoints(keypoints: Sequence[float]) -> list[float]:
     """COCO's key points are pixels, counted from 0, and zeros where they are not labelled."""
     points: list[float] = []
     for x, y, visibility in zip(keypoints[0::3], keypoints[1::3], keypoints[2::3], strict=True):

@@ -16,6 +16,7 @@ from mrcnn_zoo.data.batches import (
 )
 from mrcnn_zoo.data.classes import merge_datasets
 from mrcnn_zoo.data.mapper import build_test_mapper, build_train_mapper, build_validation_mapper
+from mrcnn_zoo.data.proposals import build_proposal_maker
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.data.selection import select_for_training
 from mrcnn_zoo.data.workers import PackedRecords, SampleSource, pack, prepare_worker, raise_failures, unpack
@@ -127,9 +128,10 @@ def build_train_loader(
         return (share_of_rank(batch, rank, world_size) for batch in stream.batches(start_batch))
 
     num_workers = _num_workers(cfg)
+    proposals = build_proposal_maker(cfg, datasets, dataset.records, is_training=True)
     source = SampleSource(
         PackedRecords(dataset.records) if num_workers else dataset.records,
-        mapper=build_train_mapper(cfg, dataset),
+        mapper=build_train_mapper(cfg, dataset, proposals),
         seed=seed,
     )
     return TrainLoader(source, dataset=dataset, batches=batches, num_workers=num_workers)
@@ -165,9 +167,10 @@ def build_test_loader(
     if batch_size < 1:
         raise UserError(f"TEST.BATCH_SIZE = {batch_size} must be at least 1.")
     count = min(len(dataset), cfg.TEST.NUM_IMAGES) if cfg.TEST.NUM_IMAGES > 0 else len(dataset)
-    mapper = build_validation_mapper(cfg, dataset) if with_targets else build_test_mapper(cfg)
     num_workers = _num_workers(cfg)
     records = dataset.records[:count]
+    proposals = build_proposal_maker(cfg, [dataset], records, is_training=False)
+    mapper = build_validation_mapper(cfg, dataset, proposals) if with_targets else build_test_mapper(cfg, proposals)
     source = SampleSource(PackedRecords(records) if num_workers else records, mapper=mapper, seed=0)
     rows = contiguous_share(count, rank, world_size)[start:]
     return TestLoader(source, rows=rows, batch_size=batch_size, num_workers=num_workers)

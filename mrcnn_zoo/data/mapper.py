@@ -4,32 +4,58 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.pixels import DepthReduction, as_image_tensor, depth_reduction_of
-from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.data.images import FileImage
+from mrcnn_zoo.data.pixels import (
+    CHANNELS_WITH_ALPHA,
+    DepthReduction,
+    as_image_tensor,
+    depth_reduction_of,
+    fit_channels,
+    num_channels_of,
+)
+from mrcnn_zoo.data.proposals import ProposalMaker
+from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource
 from mrcnn_zoo.data.targets import TargetMaker
 from mrcnn_zoo.data.transforms import Augmentation, augment, build_test_augmentations, build_train_augmentations
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.structures import Sample, Targets
+from mrcnn_zoo.structures import Proposals, Sample, Targets
 
 Mapper = Callable[[ImageRecord, np.random.Generator], Sample]
 
 
 @dataclass(frozen=True)
 class PixelReader:
-    """Reads the pixels of a record."""
+    """Reads the pixels of a record.
+
+    Args:
+        reduce_depth: makes bytes of deeper pixels.
+        num_channels: that the model sees.
+    """
 
     reduce_depth: DepthReduction
+    num_channels: int = 3
+
+    def open(self, source: ImageSource) -> NDArray[np.generic]:
+        """(H, W, C) of any depth as it is in the file; RGB where the model sees colours or grey.
+
+        Raises:
+            UserError: an image that cannot be read, or has another number of channels.
+        """
+        keeps_alpha = self.num_channels in CHANNELS_WITH_ALPHA and isinstance(source, FileImage)
+        pixels = source.read_with_alpha() if keeps_alpha else source.read()
+        return fit_channels(pixels, self.num_channels, name=source.name)
 
     def read(self, record: ImageRecord) -> Tensor:
-        """(3, H, W) RGB of the record's image.
+        """(C, H, W) uint8 or float32 of the record's image.
 
         Raises:
             UserError: an image that cannot be read, or has another size than its annotations say.
         """
-        pixels = record.source.read()
+        pixels = self.open(record.source)
         size = (int(pixels.shape[0]), int(pixels.shape[1]))
         if size != tuple(record.image_size):
             raise UserError(_size_message(record, size))
@@ -54,19 +80,27 @@ class TrainMapper:
         reader: of the pixels.
         augmentations: in their order.
         target_maker: of the labels.
+        proposal_maker: of precomputed proposals, where there are such.
     """
 
     def __init__(
-        self, reader: PixelReader, *, augmentations: Sequence[Augmentation], target_maker: TargetMaker
+        self,
+        reader: PixelReader,
+        *,
+        augmentations: Sequence[Augmentation],
+        target_maker: TargetMaker,
+        proposal_maker: ProposalMaker | None = None,
     ) -> None:
         self.reader = reader
         self.augmentations = tuple(augmentations)
         self.target_maker = target_maker
+        self.proposal_maker = proposal_maker
 
     def __call__(self, record: ImageRecord, rng: np.random.Generator) -> Sample:
         """The sample of a record; the same generator state gives the same sample."""
         image, geometry = augment(self.reader.read(record), self.augmentations, rng)
-        return _as_sample(record, image, self.target_maker(record.instances, geometry))
+        proposals = None if self.proposal_maker is None else self.proposal_maker(record, geometry)
+        return _as_sample(record, image, self.target_maker(record.instances, geometry), proposals)
 
 
 class TestMapper:
@@ -75,56 +109,70 @@ class TestMapper:
     Args:
         reader: of the pixels.
         augmentations: in their order; nothing in them is random.
+        proposal_maker: of precomputed proposals, where there are such.
     """
 
     __test__ = False  # not a test, whatever pytest makes of the name
 
-    def __init__(self, reader: PixelReader, *, augmentations: Sequence[Augmentation]) -> None:
+    def __init__(
+        self,
+        reader: PixelReader,
+        *,
+        augmentations: Sequence[Augmentation],
+        proposal_maker: ProposalMaker | None = None,
+    ) -> None:
         self.reader = reader
         self.augmentations = tuple(augmentations)
+        self.proposal_maker = proposal_maker
 
     def __call__(self, record: ImageRecord, rng: np.random.Generator) -> Sample:
         """The sample of a record."""
-        image, _ = augment(self.reader.read(record), self.augmentations, rng)
-        return _as_sample(record, image, None)
+        image, geometry = augment(self.reader.read(record), self.augmentations, rng)
+        proposals = None if self.proposal_maker is None else self.proposal_maker(record, geometry)
+        return _as_sample(record, image, None, proposals)
 
 
-def _as_sample(record: ImageRecord, image: Tensor, targets: Targets | None) -> Sample:
+def _as_sample(record: ImageRecord, image: Tensor, targets: Targets | None, proposals: Proposals | None) -> Sample:
     return Sample(
         image=image.contiguous(),
         image_id=record.image_id,
         original_size=record.image_size,
         targets=targets,
+        proposals=proposals,
         file_name=record.source.name,
     )
 
 
-def build_train_mapper(cfg: CfgNode, dataset: Dataset) -> Mapper:
+def build_train_mapper(cfg: CfgNode, dataset: Dataset, proposal_maker: ProposalMaker | None = None) -> Mapper:
     """What makes training samples."""
     return TrainMapper(
         build_pixel_reader(cfg),
         augmentations=build_train_augmentations(cfg),
         target_maker=build_target_maker(cfg, dataset, is_cropped=cfg.INPUT.CROP.ENABLED),
+        proposal_maker=proposal_maker,
     )
 
 
-def build_test_mapper(cfg: CfgNode) -> Mapper:
+def build_test_mapper(cfg: CfgNode, proposal_maker: ProposalMaker | None = None) -> TestMapper:
     """What makes samples to predict on."""
-    return TestMapper(build_pixel_reader(cfg), augmentations=build_test_augmentations(cfg))
+    return TestMapper(
+        build_pixel_reader(cfg), augmentations=build_test_augmentations(cfg), proposal_maker=proposal_maker
+    )
 
 
-def build_validation_mapper(cfg: CfgNode, dataset: Dataset) -> Mapper:
+def build_validation_mapper(cfg: CfgNode, dataset: Dataset, proposal_maker: ProposalMaker | None = None) -> Mapper:
     """What makes test samples with labels, in pixels of the resized image, for the validation loss."""
     return TrainMapper(
         build_pixel_reader(cfg),
         augmentations=build_test_augmentations(cfg),
         target_maker=build_target_maker(cfg, dataset, is_cropped=False),
+        proposal_maker=proposal_maker,
     )
 
 
 def build_pixel_reader(cfg: CfgNode) -> PixelReader:
     """How INPUT wants its pixels."""
-    return PixelReader(depth_reduction_of(cfg))
+    return PixelReader(depth_reduction_of(cfg), num_channels_of(cfg))
 
 
 def build_target_maker(cfg: CfgNode, dataset: Dataset, *, is_cropped: bool) -> TargetMaker:

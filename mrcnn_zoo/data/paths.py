@@ -1,6 +1,7 @@
 """Where datasets lie: the root folder and how a path in a config is found."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,3 +60,15 @@ def candidate_places(path: str | Path) -> Sequence[Path]:
 def how_to_set_root() -> str:
     """The sentence for messages."""
     return f"Set the environment variable {ROOT_VARIABLES[0]} to the folder that holds your datasets."
+
+
+def folder_name(dataset: str) -> str:
+    """The name of a dataset as that of one folder to write into.
+
+    A dataset may be named by its own path, and joining that to an output folder would lead back to the dataset, where
+    pictures named `<image id>.png` could replace the images.
+
+    >>> folder_name("/data/cells/train")
+    'data_cells_train'
+    """
+    return re.sub(r"[^\w.-]+", "_", dataset).strip("_.") or "dataset"

@@ -23,7 +23,7 @@ class ImageSource(Protocol):
         ...
 
     def read(self) -> NDArray[np.generic]:
-        """(H, W, C) RGB uint8, EXIF rotation applied; uint16 or more channels as the file has them."""
+        """(H, W, 3) RGB, EXIF rotation applied, or as many other channels as there are; uint8, uint16 or float32."""
         ...
 
 
@@ -60,6 +60,7 @@ class Dataset:
     category_ids: tuple[int, ...]  # class index -> the id that the source files and COCO results use
     keypoint_names: tuple[str, ...] = ()
     keypoint_flip_pairs: tuple[tuple[int, int], ...] = ()
+    keypoint_skeleton: tuple[tuple[int, int], ...] = ()  # pairs of rows that pictures connect by a line
     annotation_file: str = ""  # the COCO JSON it came from, if it did
     notes: tuple[str, ...] = field(default=())  # what was repaired or left out while reading, for the log
 

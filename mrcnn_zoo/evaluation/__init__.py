@@ -4,10 +4,12 @@ from mrcnn_zoo.evaluation.coco import CocoEvaluator
 from mrcnn_zoo.evaluation.evaluator import evaluate, evaluate_datasets
 from mrcnn_zoo.evaluation.expected import UnexpectedResultsError, verify_expected_results
 from mrcnn_zoo.evaluation.ground_truth import ground_truth_detections
+from mrcnn_zoo.evaluation.proposals import ProposalEvaluator
 from mrcnn_zoo.evaluation.trained import load_trained, refuse_gaps
 
 __all__ = [
     "CocoEvaluator",
+    "ProposalEvaluator",
     "UnexpectedResultsError",
     "evaluate",
     "evaluate_datasets",

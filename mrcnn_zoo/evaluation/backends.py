@@ -3,10 +3,10 @@
 import contextlib
 import importlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from mrcnn_zoo.registries import AP_BACKENDS
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))  # T
 RECALL_THRESHOLDS = tuple(np.linspace(0.0, 1.0, 101))  # Q
 AREAS = ("all", "small", "medium", "large")  # A: any area, below 32^2, up to 96^2, above, in square pixels
+KEYPOINT_AREAS = ("all", "medium", "large")  # the points of small objects are not annotated
+KEYPOINTS = "keypoints"  # the task whose overlap is the similarity of keypoints instead of IoU
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,54 @@ class Curves:
     precision: NDArray[np.float64]  # (T, Q, K, A, L)
     recall: NDArray[np.float64]  # (T, K, A, L)
     limits: tuple[int, ...]  # L, ascending
+    areas: tuple[str, ...] = AREAS  # A
 
 
-Backend = Callable[[dict[str, Any], dict[str, Any], str, Sequence[int]], Curves]
+class Backend(Protocol):
+    """Measures the detections of one task; see `detection_set` for their form."""
+
+    def __call__(
+        self,
+        ground_truth: dict[str, Any],
+        detections: dict[str, Any],
+        task: str,
+        limits: Sequence[int],
+        *,
+        sigmas: Sequence[float] = (),
+    ) -> Curves:
+        """Precision and recall.
+
+        Args:
+            ground_truth: a COCO data set.
+            detections: another one.
+            task: bbox, segm or keypoints.
+            limits: L, ascending numbers of detections an image.
+            sigmas: for keypoints, how far annotators disagree about each, as a share of the object's size; empty takes
+                those of COCO's 17.
+        """
+        ...
+
+
+def areas_of(task: str) -> tuple[str, ...]:
+    """The size classes that a task is measured in."""
+    return KEYPOINT_AREAS if task == KEYPOINTS else AREAS
 
 
 def detection_set(rows: Sequence[dict[str, Any]], ground_truth: dict[str, Any], task: str) -> dict[str, Any]:
     """Rows of a COCO results file as a COCO data set of their own, each with the area that decides its size class.
 
-    That area is the box's for "bbox" and the mask's for "segm".
+    That area is the box's for "bbox", the mask's for "segm", and that of the box around all points for "keypoints".
     """
     annotations = []
     for number, row in enumerate(rows, start=1):
         if task == "segm":
             area = float(coco_mask.area(row["segmentation"]))
             measured = {"segmentation": dict(row["segmentation"]), "bbox": row["bbox"]}
+        elif task == KEYPOINTS:
+            x, y = row["keypoints"][0::3], row["keypoints"][1::3]
+            area = (max(x) - min(x)) * (max(y) - min(y))
+            around = [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+            measured = {"keypoints": row["keypoints"], "num_keypoints": len(x), "bbox": around}
         else:
             area = row["bbox"][2] * row["bbox"][3]
             measured = {"bbox": row["bbox"]}
@@ -55,7 +90,12 @@ def detection_set(rows: Sequence[dict[str, Any]], ground_truth: dict[str, Any], 
 
 @AP_BACKENDS.register("pycocotools")
 def curves_by_pycocotools(
-    ground_truth: dict[str, Any], detections: dict[str, Any], task: str, limits: Sequence[int]
+    ground_truth: dict[str, Any],
+    detections: dict[str, Any],
+    task: str,
+    limits: Sequence[int],
+    *,
+    sigmas: Sequence[float] = (),
 ) -> Curves:
     """The reference implementation."""
     coco = importlib.import_module("pycocotools.coco")
@@ -67,38 +107,52 @@ def curves_by_pycocotools(
             indexed.dataset = content
             indexed.createIndex()
             sets.append(indexed)
-        return _measure(cocoeval.COCOeval(*sets, task), limits)
+        return _measure(cocoeval.COCOeval(*sets, task), limits, sigmas)
 
 
 @AP_BACKENDS.register("hotcoco")
 def curves_by_hotcoco(
-    ground_truth: dict[str, Any], detections: dict[str, Any], task: str, limits: Sequence[int]
+    ground_truth: dict[str, Any],
+    detections: dict[str, Any],
+    task: str,
+    limits: Sequence[int],
+    *,
+    sigmas: Sequence[float] = (),
 ) -> Curves:
     """The same in Rust."""
     hotcoco = _import_backend("hotcoco", package="hotcoco")
-    return _measure(hotcoco.COCOeval(hotcoco.COCO(ground_truth), hotcoco.COCO(detections), task), limits)
+    return _measure(hotcoco.COCOeval(hotcoco.COCO(ground_truth), hotcoco.COCO(detections), task), limits, sigmas)
 
 
 @AP_BACKENDS.register("faster_coco_eval")
 def curves_by_faster_coco_eval(
-    ground_truth: dict[str, Any], detections: dict[str, Any], task: str, limits: Sequence[int]
+    ground_truth: dict[str, Any],
+    detections: dict[str, Any],
+    task: str,
+    limits: Sequence[int],
+    *,
+    sigmas: Sequence[float] = (),
 ) -> Curves:
     """The same in C++."""
     faster = _import_backend("faster_coco_eval", package="faster-coco-eval")
     sets = (faster.COCO(ground_truth), faster.COCO(detections))
-    return _measure(faster.COCOeval_faster(*sets, task, print_function=_discard), limits)
+    return _measure(faster.COCOeval_faster(*sets, task, print_function=_discard), limits, sigmas)
 
 
-def _measure(evaluation: Any, limits: Sequence[int]) -> Curves:
+def _measure(evaluation: Any, limits: Sequence[int], sigmas: Sequence[float]) -> Curves:
     evaluation.params.maxDets = list(limits)
+    if sigmas:
+        evaluation.params.kpt_oks_sigmas = np.array(sigmas, dtype=np.float64)
     evaluation.evaluate()
     evaluation.accumulate()
     num_classes = len(evaluation.params.catIds)
-    shape = (len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), num_classes, len(AREAS), len(limits))
+    areas = tuple(evaluation.params.areaRngLbl)
+    shape = (len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), num_classes, len(areas), len(limits))
     return Curves(
         precision=np.asarray(evaluation.eval["precision"]).reshape(shape),
         recall=np.asarray(evaluation.eval["recall"]).reshape(shape[:1] + shape[2:]),
         limits=tuple(limits),
+        areas=areas,
     )
 
 

@@ -1,4 +1,4 @@
-"""COCO's box and mask AP of the detections of a whole dataset."""
+"""COCO's box, mask and keypoint AP of the detections of a whole dataset."""
 
 import logging
 from collections.abc import Sequence
@@ -8,22 +8,30 @@ from typing import Any
 import numpy as np
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.formats.coco_instances import PIXEL_MIDDLE
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.backends import Backend, Curves, detection_set
+from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, detection_set
 from mrcnn_zoo.evaluation.files import nan_as_null, write_arrays, write_json, write_text
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, coco_ground_truth, has_masks
+from mrcnn_zoo.evaluation.main_process import results_of_main_process
+from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
 from mrcnn_zoo.evaluation.tables import Results, category_table, coco_metrics, markdown_report, summary_table
-from mrcnn_zoo.ops.processes import gather_on_main_process, rank, value_of_main_process
+from mrcnn_zoo.ops.processes import gather_on_main_process
 from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
 
 STANDARD_LIMITS = (1, 10)  # AR1 and AR10
 STANDARD_MAXIMUM = 100  # of COCO's leaderboard
+KEYPOINT_MAXIMUM = 20  # of its keypoint task, whatever the number of detections
+COCO_KEYPOINTS = 17  # of a person; the deviations of these are known to the libraries
+USUAL_SIGMA = 0.05  # of other keypoints, in the midst of COCO's 0.025 to 0.107
+PROPOSAL_NETWORK = "ProposalNetwork"  # the MODEL.META_ARCHITECTURE without classes
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]  # of a COCO results file: image_id, category_id, bbox (x y w h), score, segmentation (RLE)
+#                     and keypoints (x y score of each, pixels counted from 0)
 
 
 class CocoEvaluator:
@@ -34,8 +42,9 @@ class CocoEvaluator:
     Args:
         dataset: its records are the ground truth; category ids of the results are its `category_ids`.
         backend: computes precision and recall; one of the AP_BACKENDS.
-        tasks: "bbox" and, for models with masks, "segm".
-        max_detections: that count in an image; the rest, of lower score, is ignored.
+        tasks: "bbox" and, for models with masks, "segm", for those with keypoints "keypoints".
+        max_detections: that count in an image; the rest, of lower score, is ignored. Of keypoints it is always 20.
+        sigmas: deviation of each keypoint, see TEST.KEYPOINT_OKS_SIGMAS; empty for COCO's 17.
     """
 
     def __init__(
@@ -45,10 +54,12 @@ class CocoEvaluator:
         backend: Backend,
         tasks: Sequence[str] = (BBOX, SEGM),
         max_detections: int = STANDARD_MAXIMUM,
+        sigmas: Sequence[float] = (),
     ) -> None:
         self._dataset = dataset
         self._backend = backend
         self._tasks = tuple(tasks)
+        self._sigmas = tuple(sigmas)
         self._limits = sorted({*(limit for limit in STANDARD_LIMITS if limit < max_detections), max_detections})
         self._image_ids = {record.image_id for record in dataset.records}
         self._rows: dict[int | str, list[Row]] = {}
@@ -75,19 +86,8 @@ class CocoEvaluator:
             output_dir: gets the folder `inference`; without it nothing is written.
         """
         parts = gather_on_main_process(self._rows)
-        results: Results = {}
-        failure: Exception | None = None
-        if rank() == 0:
-            try:
-                results = self._measure(parts, None if output_dir is None else Path(output_dir) / "inference")
-            except Exception as error:  # told to the other processes before it is raised, or they would wait for ever
-                failure = error
-        results, message = value_of_main_process((results, failure and str(failure)))
-        if failure is not None:
-            raise failure
-        if message:
-            raise RuntimeError(f"the evaluation failed on process 0: {message}")
-        return results
+        folder = None if output_dir is None else Path(output_dir) / "inference"
+        return results_of_main_process(lambda: self._measure(parts, folder))
 
     def _rows_of(self, sample: Sample, found: Detections) -> list[Row]:
         corners = found.boxes.detach().cpu().double().reshape(-1, 4).numpy()
@@ -96,7 +96,8 @@ class CocoEvaluator:
         if max(classes, default=0) >= len(self._dataset.class_names):
             raise UserError(
                 f"The model predicts class {max(classes)} where {self._dataset.name} has "
-                f"{len(self._dataset.class_names)} classes. MODEL.ROI_HEADS.NUM_CLASSES must fit the dataset."
+                f"{len(self._dataset.class_names)} classes. MODEL.ROI_HEADS.NUM_CLASSES (RetinaNet: "
+                "MODEL.RETINANET.NUM_CLASSES) must fit the dataset."
             )
         rows: list[Row] = [
             {"image_id": sample.image_id, "category_id": self._dataset.category_ids[index], "bbox": box, "score": score}
@@ -106,6 +107,8 @@ class CocoEvaluator:
             if found.masks is None:
                 raise ValueError("segm is to be measured, but the detections carry no masks (MODEL.MASK_ON is off?)")
             rows = [row | {"segmentation": rle} for row, rle in zip(rows, found.masks.rles(), strict=True)]
+        if KEYPOINTS in self._tasks:
+            rows = [row | {"keypoints": points} for row, points in zip(rows, coco_points(found), strict=True)]
         return rows
 
     def _measure(self, parts: Sequence[dict[int | str, list[Row]]], folder: Path | None) -> Results:
@@ -127,7 +130,10 @@ class CocoEvaluator:
 
     def _curves(self, rows: Sequence[Row], task: str) -> Curves:
         ground_truth = coco_ground_truth(self._dataset, task)
-        return self._backend(ground_truth, detection_set(rows, ground_truth, task), task, self._limits)
+        detections = detection_set(rows, ground_truth, task)
+        if task == KEYPOINTS:
+            return self._backend(ground_truth, detections, task, [KEYPOINT_MAXIMUM], sigmas=self._sigmas)
+        return self._backend(ground_truth, detections, task, self._limits)
 
     def _precision_arrays(self, curves: dict[str, Curves]) -> dict[str, np.ndarray]:
         order = np.argsort(np.argsort(self._dataset.category_ids))
@@ -145,18 +151,66 @@ class CocoEvaluator:
             logger.warning("%s has no annotations, so nothing can be measured: every AP is nan.", name)
 
 
+def coco_points(found: Detections) -> list[list[float]]:
+    """The keypoints of each detection as a results file has them: x, y and score of one after the other.
+
+    Raises:
+        ValueError: detections without keypoints.
+    """
+    if found.keypoints is None:
+        raise ValueError("keypoints are to be measured, but the detections carry none (MODEL.KEYPOINT_ON is off?)")
+    shift = found.keypoints.new_tensor((PIXEL_MIDDLE, PIXEL_MIDDLE, 0.0))
+    return (found.keypoints - shift).detach().cpu().double().flatten(1).tolist()
+
+
 @EVALUATORS.register("coco")
-def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator:
-    """Boxes, and masks where model and dataset have them."""
-    tasks = [BBOX]
-    if cfg.MODEL.MASK_ON and has_masks(dataset):
-        tasks.append(SEGM)
-    elif cfg.MODEL.MASK_ON:
-        logger.warning("%s has no masks: only boxes are evaluated.", dataset.name)
+def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator | ProposalEvaluator:
+    """Boxes, masks and keypoints where model and dataset have them; the recall of the boxes of a ProposalNetwork."""
+    if cfg.MODEL.META_ARCHITECTURE == PROPOSAL_NETWORK:
+        return build_proposal_evaluator(cfg, dataset)
+    _warn_of_unmeasured(cfg, dataset)
+    tasks = build_tasks(cfg, dataset)
     limit = cfg.TEST.DETECTIONS_PER_IMAGE
     return CocoEvaluator(
         dataset,
         backend=AP_BACKENDS.get(cfg.EVAL.BACKEND),
         tasks=tasks,
         max_detections=limit if limit > 0 else STANDARD_MAXIMUM,
+        sigmas=_sigmas(cfg, dataset) if KEYPOINTS in tasks else (),
     )
+
+
+def build_tasks(cfg: CfgNode, dataset: Dataset) -> tuple[str, ...]:
+    """What is measured: boxes, and masks and keypoints where model and dataset have them."""
+    tasks = [BBOX]
+    if cfg.MODEL.MASK_ON and has_masks(dataset):
+        tasks.append(SEGM)
+    if cfg.MODEL.KEYPOINT_ON and dataset.keypoint_names:
+        tasks.append(KEYPOINTS)
+    return tuple(tasks)
+
+
+def _warn_of_unmeasured(cfg: CfgNode, dataset: Dataset) -> None:
+    if cfg.MODEL.MASK_ON and not has_masks(dataset):
+        logger.warning("%s has no masks: they are not evaluated.", dataset.name)
+    if cfg.MODEL.KEYPOINT_ON and not dataset.keypoint_names:
+        logger.warning("%s has no keypoints: they are not evaluated.", dataset.name)
+
+
+def _sigmas(cfg: CfgNode, dataset: Dataset) -> tuple[float, ...]:
+    """TEST.KEYPOINT_OKS_SIGMAS, checked; empty for COCO's."""
+    sigmas, count = tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS), len(dataset.keypoint_names)
+    if not sigmas and count != COCO_KEYPOINTS:
+        logger.warning(
+            "%s has %d keypoints, and TEST.KEYPOINT_OKS_SIGMAS does not tell how exact each is: taking %g for all.",
+            dataset.name,
+            count,
+            USUAL_SIGMA,
+        )
+        return (USUAL_SIGMA,) * count
+    if sigmas and (len(sigmas) != count or min(sigmas) <= 0):
+        raise UserError(
+            f"TEST.KEYPOINT_OKS_SIGMAS = {list(sigmas)} must be {count} numbers above 0, one for each keypoint of "
+            f"{dataset.name}: {', '.join(dataset.keypoint_names)}."
+        )
+    return sigmas

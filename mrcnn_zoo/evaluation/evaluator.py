@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data import build_test_loader, check_num_classes, load_dataset
+from mrcnn_zoo.data import TestLoader, build_test_loader, check_num_classes, load_dataset
+from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.expected import verify_expected_results
@@ -55,7 +56,7 @@ def evaluate(
         cfg: of the run.
         output_dir: gets `inference/` with coco_instances_results.json, results.json, results.md and
             precision_recall.npz.
-        loader: batches of this process's share of the images; by default those of `build_test_loader`.
+        loader: batches of this process's share of the images; by default those of `build_prediction_loader`.
 
     Returns:
         {"bbox": {"AP": ..., "AP50": ..., ...}, "segm": {...}} in percent, on every process.
@@ -66,7 +67,7 @@ def evaluate(
     dataset = evaluated_part(dataset, cfg)
     evaluator: Evaluator = EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, dataset)
     if loader is None:
-        loader = build_test_loader(cfg, dataset, rank=rank(), world_size=world_size())
+        loader = build_prediction_loader(cfg, dataset, model, rank=rank(), world_size=world_size())
     num_images = -(-len(dataset) // world_size())
     seconds = 0.0
     with inference(model):
@@ -76,6 +77,14 @@ def evaluate(
             seconds += time.perf_counter() - start
     logger.info("%s: %d images, %.3f s an image", dataset.name, len(dataset), seconds / num_images)
     return evaluator.evaluate(output_dir)
+
+
+def build_prediction_loader(
+    cfg: CfgNode, dataset: Dataset, model: nn.Module, *, rank: int = 0, world_size: int = 1
+) -> TestLoader:
+    """`build_test_loader` with all that `model.predict` needs, which is the ground truth for an oracle."""
+    needs_targets = getattr(model, "needs_targets", False)
+    return build_test_loader(cfg, dataset, rank=rank, world_size=world_size, with_targets=needs_targets)
 
 
 def evaluate_datasets(
@@ -107,7 +116,7 @@ def evaluate_datasets(
         _check_classes(dataset, class_names)
     results: dict[str, Results] = {}
     for name, dataset in zip(names, datasets, strict=True):
-        folder = output_dir if output_dir is None or len(names) == 1 else Path(output_dir) / name
+        folder = output_dir if output_dir is None or len(names) == 1 else Path(output_dir) / folder_name(name)
         results[name] = evaluate(model, dataset, cfg, output_dir=folder)
     outcome = results[names[0]] if len(names) == 1 else results
     verify_expected_results(outcome, cfg.TEST.EXPECTED_RESULTS)

@@ -9,12 +9,15 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from typing_extensions import Self
 
+from mrcnn_zoo.data.export import coco_keypoints
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, Polygons, Rle
 from mrcnn_zoo.data.rle import decode_window
+from mrcnn_zoo.evaluation.backends import KEYPOINTS
 from mrcnn_zoo.structures import Detections, ImageSize
 
 BBOX = "bbox"
 SEGM = "segm"
+UNLABELED = 0  # visibility of a key point that nobody has marked
 
 
 def segmentation_rle(segmentation: Polygons | Rle, image_size: ImageSize) -> Rle:
@@ -39,13 +42,15 @@ def coco_ground_truth(dataset: Dataset, task: str) -> dict[str, Any]:
     """The `images`, `categories` and `annotations` of a COCO file, made from the records.
 
     For "segm", an object without a mask becomes a region to be ignored, the size of its box: who finds it is neither
-    rewarded nor punished.
+    rewarded nor punished. For "keypoints", the libraries do the same with objects without labelled points.
     """
     annotations: list[dict[str, Any]] = []
     for record in dataset.records:
         for instance in record.instances:
             # Numbered anew: ids of a file may repeat, and pycocotools takes a match with id 0 for no match.
             annotation = _annotation(instance, record, task) | {"id": len(annotations) + 1}
+            if task == KEYPOINTS:
+                annotation |= _labeled_points(instance, len(dataset.keypoint_names))
             annotations.append(annotation | {"category_id": dataset.category_ids[instance.class_index]})
     return {
         "images": [
@@ -76,6 +81,11 @@ def _annotation(instance: InstanceRecord, record: ImageRecord, task: str) -> dic
         rectangle = [[x1, y1, x1, y2, x2, y2, x2, y1]]
         annotation["segmentation"] = rle or segmentation_rle(rectangle, record.image_size)
     return annotation
+
+
+def _labeled_points(instance: InstanceRecord, count: int) -> dict[str, Any]:
+    points = coco_keypoints(instance.keypoints or (0.0,) * (3 * count))
+    return {"keypoints": points, "num_keypoints": sum(visibility > UNLABELED for visibility in points[2::3])}
 
 
 @dataclass
@@ -119,11 +129,13 @@ def ground_truth_detections(dataset: Dataset) -> list[Detections]:
 
     Their AP shows whether annotations, masks and the evaluation fit together: it is 100.
     """
-    with_masks = has_masks(dataset)
-    return [_perfect_detections(record, with_masks=with_masks) for record in dataset.records]
+    with_masks, num_keypoints = has_masks(dataset), len(dataset.keypoint_names)
+    return [
+        _perfect_detections(record, with_masks=with_masks, num_keypoints=num_keypoints) for record in dataset.records
+    ]
 
 
-def _perfect_detections(record: ImageRecord, *, with_masks: bool) -> Detections:
+def _perfect_detections(record: ImageRecord, *, with_masks: bool, num_keypoints: int) -> Detections:
     objects = [instance for instance in record.instances if not instance.is_crowd]
     masks = None
     if with_masks:
@@ -136,4 +148,17 @@ def _perfect_detections(record: ImageRecord, *, with_masks: bool) -> Detections:
         scores=torch.ones(len(objects)),
         classes=torch.tensor([instance.class_index for instance in objects], dtype=torch.int64),
         masks=masks,
+        keypoints=_perfect_keypoints(objects, num_keypoints) if num_keypoints else None,
     )
+
+
+def _perfect_keypoints(objects: Sequence[InstanceRecord], count: int) -> Tensor:
+    """(R, J, 3); points that are not labelled are in the middle of their box, where they do no harm."""
+    rows = []
+    for instance in objects:
+        x1, y1, x2, y2 = instance.box
+        middle = ((x1 + x2) / 2, (y1 + y2) / 2, 1.0)
+        values = instance.keypoints or (0.0,) * (3 * count)
+        points = zip(values[0::3], values[1::3], values[2::3], strict=True)
+        rows.append([(x, y, 1.0) if visibility > UNLABELED else middle for x, y, visibility in points])
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, count, 3)

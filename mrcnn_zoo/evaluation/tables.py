@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from mrcnn_zoo.evaluation.backends import AREAS, Curves
+from mrcnn_zoo.evaluation.backends import Curves
 
 Metrics = dict[str, float]  # by name, in percent; nan where there is nothing to find
 Results = dict[str, Metrics]  # by task
@@ -28,9 +28,10 @@ def coco_metrics(curves: Curves, class_names: Sequence[str], category_ids: Seque
         "AP50": _percent(precision[IOU_50, :, :, 0, -1]),
         "AP75": _percent(precision[IOU_75, :, :, 0, -1]),
     }
-    metrics |= {f"AP{area[0]}": _percent(precision[..., AREAS.index(area), -1]) for area in AREAS[1:]}
+    sizes = list(enumerate(curves.areas))[1:]
+    metrics |= {f"AP{area[0]}": _percent(precision[..., place, -1]) for place, area in sizes}
     metrics |= {f"AR{limit}": _percent(recall[:, :, 0, place]) for place, limit in enumerate(curves.limits)}
-    metrics |= {f"AR{area[0]}": _percent(recall[..., AREAS.index(area), -1]) for area in AREAS[1:]}
+    metrics |= {f"AR{area[0]}": _percent(recall[..., place, -1]) for place, area in sizes}
     row_of_id = {category_id: row for row, category_id in enumerate(sorted(category_ids))}  # the libraries sort by id
     for name, category_id in zip(class_names, category_ids, strict=True):
         metrics[PER_CLASS + name] = _percent(precision[:, :, row_of_id[category_id], 0, -1])
@@ -62,8 +63,11 @@ def category_table(results: Mapping[str, Metrics], *, tablefmt: str = "pipe") ->
 
 
 def markdown_report(title: str, results: Mapping[str, Metrics]) -> str:
-    """Both tables under a heading, as a Markdown page."""
-    return f"# {title}\n\n{summary_table(results)}\n\n## AP of each category\n\n{category_table(results)}\n"
+    """Both tables under a heading, as a Markdown page; the second only where there are categories."""
+    report = f"# {title}\n\n{summary_table(results)}\n"
+    if any(_is_of_class(name) for metrics in results.values() for name in metrics):
+        report += f"\n## AP of each category\n\n{category_table(results)}\n"
+    return report
 
 
 def _is_of_class(name: str) -> bool:

@@ -1,19 +1,32 @@
 """A trained model from its checkpoint: weights, config and class names."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from mrcnn_zoo.checkpoint import LoadReport, load_checkpoint, load_weights
+from mrcnn_zoo import zoo_index
+from mrcnn_zoo.checkpoint import LoadReport, WeightsFile, convert_detector, load_weights_file, read_weights
 from mrcnn_zoo.config import CfgNode, config_from_text, load_config
 from mrcnn_zoo.config.unbuilt import refuse_unbuilt
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import build_model
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with what is known about it."""
+
+    model: nn.Module  # in evaluation mode on MODEL.DEVICE
+    cfg: CfgNode
+    class_names: tuple[str, ...]  # by class index; empty where the file does not tell
+    file: WeightsFile
+    report: LoadReport
 
 
 def load_trained(
@@ -23,28 +36,43 @@ def load_trained(
 
     Args:
         weights: a file, or what else `load_weights` takes; empty takes MODEL.WEIGHTS of the config.
-        config: a YAML file or the name of a config of the package; without it the one inside the checkpoint.
+        config: a YAML file or the name of a config of the package; without it the one inside the file, or the one with
+            which a detector of another project computes the same, or that of the zoo for `zoo://NAME`.
         overrides: `KEY VALUE` or `KEY=VALUE` on top.
 
     Returns:
         The model in evaluation mode on MODEL.DEVICE, its config, and its class names by class index, which are empty
-        where the checkpoint does not tell.
+        where the file does not tell.
 
     Raises:
         UserError: no weights, no config, or weights that do not fill the model.
     """
-    if config is not None:
-        cfg = load_config(config, overrides)
-        weights = weights or cfg.MODEL.WEIGHTS
-        if not weights:
-            raise UserError("no weights to load: give --weights, or MODEL.WEIGHTS in the config.")
-        state = _state_in(weights)
-    else:
-        state = _state_in(weights)
-        cfg = _config_in(state, weights, overrides)
+    trained = open_trained(weights, config=config, overrides=overrides)
+    return trained.model, trained.cfg, trained.class_names
+
+
+def open_trained(
+    weights: str | Path = "",
+    *,
+    config: str | Path | None = None,
+    overrides: Sequence[Any] = (),
+    meta: Mapping[str, Any] | None = None,
+) -> Trained:
+    """As `load_trained`, with the file and the account of its weights; `meta` adds to what the file tells of itself."""
+    cfg = None if config is None else load_config(config, overrides)
+    weights = weights or (cfg.MODEL.WEIGHTS if cfg is not None else "")
+    if not weights and cfg is not None:
+        raise UserError("no weights to load: give --weights, or MODEL.WEIGHTS in the config.")
+    if not weights:
+        raise UserError("no config and no weights are given: say what model it is with --config-file.")
+    file = read_weights(weights)
+    file = replace(file, meta={**file.meta, **(meta or {})})
+    cfg = cfg or _config_of(file, overrides)
     model = build_model(cfg).eval()
-    refuse_gaps(load_weights(model, weights))
-    return model, cfg, tuple(state.get("class_names") or ())
+    report = load_weights_file(model, file)
+    refuse_gaps(report)
+    warn_of_other_settings(report, cfg)
+    return Trained(model, cfg, class_names_of(file), file, report)
 
 
 def refuse_gaps(report: LoadReport) -> None:
@@ -63,17 +91,44 @@ def refuse_gaps(report: LoadReport) -> None:
     logger.info("%s: %d weights loaded", report.source, len(report.loaded) + len(report.converted))
 
 
-def _state_in(weights: str | Path) -> dict[str, Any]:
-    """What a checkpoint of ours holds besides weights; empty where only `load_weights` knows how to read the file."""
-    return load_checkpoint(weights) if Path(weights).suffix == ".pth" and "://" not in str(weights) else {}
+def warn_of_other_settings(report: LoadReport, cfg: CfgNode) -> None:
+    """Log the settings that weights of another project were trained with, and that the config has otherwise."""
+    for name, expected in report.expected_settings.items():
+        if cfg.value_of(name) != expected:
+            logger.warning(
+                "%s: these weights were trained with %s = %s; here it is %s",
+                report.source,
+                name,
+                expected,
+                cfg.value_of(name),
+            )
 
 
-def _config_in(state: dict[str, Any], weights: str | Path, overrides: Sequence[Any]) -> CfgNode:
-    text = state.get("config")
-    if not isinstance(text, str):
-        what = f"{weights} holds no config" if weights else "no config and no weights are given"
-        raise UserError(f"{what}: say what model it is with --config-file.")
-    cfg = config_from_text(text, source=f"the config in {weights}").clone()
+def class_names_of(file: WeightsFile) -> tuple[str, ...]:
+    """The names that a file gives its classes, by class index; empty where it does not tell."""
+    names = file.meta.get("class_names")
+    if isinstance(names, list | tuple) and names:
+        return tuple(map(str, names))
+    conversion = convert_detector(file)
+    return conversion.class_names if conversion else ()
+
+
+def _config_of(file: WeightsFile, overrides: Sequence[Any]) -> CfgNode:
+    """The config inside a file, or the one that a detector of another project needs, or that of the zoo."""
+    text = file.meta.get("config")
+    if isinstance(text, str):
+        return _with_overrides(config_from_text(text, source=f"the config in {file.source}"), overrides)
+    conversion = convert_detector(file)
+    if conversion is not None:
+        return load_config(None, [*(item for setting in conversion.settings.items() for item in setting), *overrides])
+    if file.source.startswith(zoo_index.PREFIX):
+        entry = zoo_index.find_entry(file.source)
+        return load_config(zoo_index.config_name(entry), [*entry.overrides, *overrides])
+    raise UserError(f"{file.source} holds no config: say what model it is with --config-file.")
+
+
+def _with_overrides(cfg: CfgNode, overrides: Sequence[Any]) -> CfgNode:
+    cfg = cfg.clone()
     cfg.defrost()
     cfg.merge_from_list(list(overrides))
     refuse_unbuilt(cfg)

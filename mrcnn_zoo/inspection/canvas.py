@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Color = tuple[int, int, int]
+Point = tuple[float, float]  # x, y in pixels
 
 SMALL_SIDE = 400  # pictures whose longer side is below this are enlarged before anything is drawn
 GOLDEN_RATIO = 0.618034  # hues at multiples of it never come close to each other
@@ -118,7 +119,7 @@ def text_color(background: Color) -> Color:
 
 
 class Canvas:
-    """Draws boxes, and labels that avoid each other, onto a picture.
+    """Draws boxes, lines and dots, and labels that avoid each other, onto a picture.
 
     Args:
         picture: (F H, F W, 3); not changed.
@@ -138,6 +139,17 @@ class Canvas:
         left, top, right, bottom = self._pixels(box)
         thickness = max(1, round(max(self._image.size) / 500))
         self._draw.rectangle((left, top, right, bottom), outline=color, width=thickness)
+
+    def line(self, start: Point, end: Point, color: Color) -> None:
+        """Connect two continuous positions x, y."""
+        ends = [tuple(value * self._factor for value in point) for point in (start, end)]
+        self._draw.line(ends, fill=color, width=max(2, round(max(self._image.size) / 350)))
+
+    def dot(self, center: Point, color: Color) -> None:
+        """Mark a continuous position x, y; the rim is dark, so that it shows on its own line."""
+        x, y = (value * self._factor for value in center)
+        radius = max(3, round(max(self._image.size) / 220))
+        self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=BACKGROUND)
 
     def label(self, text: str, box: tuple[float, float, float, float], color: Color) -> None:
         """Write at a corner of the box where nothing is written yet.

@@ -21,6 +21,7 @@ from mrcnn_zoo.inspection.canvas import (
     paint_mask,
     to_picture,
 )
+from mrcnn_zoo.inspection.skeletons import Skeleton, draw_keypoints
 from mrcnn_zoo.ops.boxes import iou
 from mrcnn_zoo.structures import Detections, Sample, Targets
 
@@ -38,8 +39,9 @@ def draw_instances(
     score_threshold: float = 0.0,
     opacity: float = 0.4,
     colors: Sequence[Color] | None = None,
+    skeleton: Skeleton = (),
 ) -> Picture:
-    """The image with translucent masks, boxes and labels.
+    """The image with translucent masks, boxes, keypoints and labels.
 
     Args:
         image_rgb: (H, W, 3) uint8; grey, deeper and many-channel images are shown as well as they can be.
@@ -48,6 +50,7 @@ def draw_instances(
         score_threshold: detections below it are left out.
         opacity: of the masks, from 0 to 1.
         colors: of the instances that are drawn; each gets one of its own by default.
+        skeleton: rows of keypoints to be connected; 17 keypoints are connected as COCO's people by default.
 
     Returns:
         (F H, F W, 3), where F > 1 for small images, so that labels can be read.
@@ -66,6 +69,9 @@ def draw_instances(
     canvas = Canvas(picture, factor=factor)
     for row, box in enumerate(boxes):
         canvas.box(box, colors[row])
+    if table.keypoints is not None:
+        for row, points in enumerate(table.keypoints.tolist()):
+            draw_keypoints(canvas, points, colors[row], skeleton=skeleton, is_scored=isinstance(table, Detections))
     for row, text in enumerate(_labels(table, class_names)):
         if text:
             canvas.label(text, boxes[row], colors[row])
@@ -79,14 +85,15 @@ def draw_predictions(
     class_names: Sequence[str],
     *,
     score_threshold: float = 0.5,
+    skeleton: Skeleton = (),
 ) -> Picture:
     """Ground truth, if any, and what the model says, side by side; what is found has the colour of its object."""
     shown = detections[detections.scores >= score_threshold]
     colors = None if targets is None else colors_of_objects(shown, targets)
-    drawn = [draw_instances(image_rgb, shown, class_names, colors=colors)]
+    drawn = [draw_instances(image_rgb, shown, class_names, colors=colors, skeleton=skeleton)]
     titles = [f"predictions: {len(shown)} at {score_threshold:g} or more"]
     if targets is not None:
-        drawn.insert(0, draw_instances(image_rgb, targets, class_names))
+        drawn.insert(0, draw_instances(image_rgb, targets, class_names, skeleton=skeleton))
         titles.insert(0, f"ground truth: {len(targets)}")
     return side_by_side(drawn, titles)
 
@@ -108,7 +115,12 @@ def colors_of_objects(detections: Detections, targets: Targets) -> list[Color]:
 
 
 def draw_training_batch(
-    samples: Sequence[Sample], class_names: Sequence[str], *, channel_order: str = "BGR", max_images: int = 16
+    samples: Sequence[Sample],
+    class_names: Sequence[str],
+    *,
+    channel_order: str = "BGR",
+    max_images: int = 16,
+    skeleton: Skeleton = (),
 ) -> Picture:
     """The samples of a batch with their targets, after resizing and flipping, as the model is given them.
 
@@ -117,13 +129,16 @@ def draw_training_batch(
         class_names: by class index.
         channel_order: of `Sample.image`: INPUT.FORMAT.
         max_images: further samples are not drawn.
+        skeleton: see `draw_instances`.
     """
     drawn, titles = [], []
     for sample in samples[:max_images]:
         image = sample_picture(sample, channel_order=channel_order)
         height, width = sample.image_size
         count = 0 if sample.targets is None else len(sample.targets)
-        drawn.append(image if sample.targets is None else draw_instances(image, sample.targets, class_names))
+        if sample.targets is not None:
+            image = draw_instances(image, sample.targets, class_names, skeleton=skeleton)
+        drawn.append(image)
         titles.append(f"{sample.image_id}   {width} x {height}   {count} objects")
     return grid([_shrink(picture, BATCH_PICTURE_SIDE) for picture in drawn], titles)
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data import load_dataset
+from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation import evaluate_datasets
 from mrcnn_zoo.evaluation.confusion import confusion_matrix
@@ -23,12 +24,16 @@ logger = logging.getLogger(__name__)
 def save_evaluation_plots(dataset: Dataset, output_dir: str | Path, *, score_threshold: float = 0.5) -> list[Path]:
     """Plot what `evaluate` has written into `<output_dir>/inference`, in `<output_dir>/pictures`.
 
+    Proposals without classes have neither precision nor confusion, and no plots.
+
     Args:
         dataset: the one that was evaluated.
         output_dir: as given to `evaluate`.
         score_threshold: detections below it do not count in the confusion matrix.
     """
     folder, pictures = Path(output_dir) / "inference", Path(output_dir) / "pictures"
+    if not (folder / "precision_recall.npz").is_file():
+        return []
     rows = json.loads((folder / "coco_instances_results.json").read_text(encoding="utf-8"))
     matrix = confusion_matrix(dataset, rows, score_threshold=score_threshold)
     return [
@@ -45,7 +50,7 @@ def save_evaluation_pictures(model: nn.Module, dataset: Dataset, cfg: CfgNode, o
     """
     dataset = evaluated_part(dataset, cfg)
     plots = save_evaluation_plots(dataset, output_dir, score_threshold=cfg.VIS.SCORE_THRESH)
-    folder = Path(output_dir) / "pictures" / "predictions" / dataset.name
+    folder = Path(output_dir) / "pictures" / "predictions" / folder_name(dataset.name)
     return plots + save_predictions(model, dataset, cfg, folder, num_images=cfg.VIS.NUM_IMAGES)
 
 
@@ -56,7 +61,7 @@ def evaluate_with_pictures(
     names = list(cfg.DATASETS.TEST)
     results = evaluate_datasets(model, cfg, output_dir=output_dir, class_names=class_names)
     for name in names:
-        folder = Path(output_dir) if len(names) == 1 else Path(output_dir) / name
+        folder = Path(output_dir) if len(names) == 1 else Path(output_dir) / folder_name(name)
         paths = save_evaluation_pictures(model, load_dataset(cfg, name), cfg, folder)
         logger.info("%s: tables in %s\n%s", name, folder / "inference" / "results.md", "\n".join(map(str, paths)))
     return results

@@ -12,15 +12,17 @@ from PIL import Image
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data import build_test_loader
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.rle import decode_window
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.evaluator import inference
+from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, inference
 from mrcnn_zoo.evaluation.ground_truth import segmentation_rle
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.draw import draw_instances, draw_predictions, draw_training_batch
+from mrcnn_zoo.inspection.skeletons import Skeleton
 from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets
+
+OBJECT = "object"  # the class of what has none
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,12 @@ def save_picture(picture: Picture, path: str | Path) -> Path:
 
 
 def save_training_batch(
-    samples: Sequence[Sample], path: str | Path, class_names: Sequence[str], *, channel_order: str = "BGR"
+    samples: Sequence[Sample],
+    path: str | Path,
+    class_names: Sequence[str],
+    *,
+    channel_order: str = "BGR",
+    skeleton: Skeleton = (),
 ) -> Path:
     """A batch as the model is given it, with its targets, in one PNG.
 
@@ -48,8 +55,10 @@ def save_training_batch(
         path: of the PNG.
         class_names: by class index.
         channel_order: INPUT.FORMAT.
+        skeleton: rows of keypoints to be connected.
     """
-    return save_picture(draw_training_batch(samples, class_names, channel_order=channel_order), path)
+    picture = draw_training_batch(samples, class_names, channel_order=channel_order, skeleton=skeleton)
+    return save_picture(picture, path)
 
 
 def save_predictions(
@@ -71,17 +80,20 @@ def save_predictions(
     if not chosen.records:
         return []
     records = {record.image_id: record for record in chosen.records}
+    # A single name is not written at all: boxes without a class must not look like the first one.
+    class_names = dataset.class_names if getattr(model, "predicts_classes", True) else (OBJECT,)
     paths = []
     with inference(model):
-        for samples in build_test_loader(cfg, chosen, rank=0, world_size=1):
+        for samples in build_prediction_loader(cfg, chosen, model):
             for sample, found in zip(samples, model.predict(samples), strict=True):  # type: ignore[operator]
                 record = records[sample.image_id]  # type: ignore[index]
                 picture = draw_predictions(
                     record.source.read(),
                     found,
                     record_targets(record) if record.instances else None,
-                    dataset.class_names,
+                    class_names,
                     score_threshold=cfg.VIS.SCORE_THRESH,
+                    skeleton=dataset.keypoint_skeleton,
                 )
                 paths.append(save_picture(picture, Path(folder) / f"{sample.image_id}.png"))
     return paths
@@ -102,7 +114,7 @@ def save_dataset_images(dataset: Dataset, folder: str | Path, *, num_images: int
         except UserError as error:
             logger.error("%s", error)
             continue
-        picture = draw_instances(image, record_targets(record), dataset.class_names)
+        picture = draw_instances(image, record_targets(record), dataset.class_names, skeleton=dataset.keypoint_skeleton)
         paths.append(save_picture(picture, Path(folder) / f"{record.image_id}.png"))
     return paths
 
@@ -114,11 +126,16 @@ def save_training_batches(
     *,
     channel_order: str = "BGR",
     num_batches: int,
+    skeleton: Skeleton = (),
 ) -> list[Path]:
     """The first batches of a training loader, augmentations included, as `train_batch_<number>.png`."""
     return [
         save_training_batch(
-            samples, Path(folder) / f"train_batch_{number}.png", class_names, channel_order=channel_order
+            samples,
+            Path(folder) / f"train_batch_{number}.png",
+            class_names,
+            channel_order=channel_order,
+            skeleton=skeleton,
         )
         for number, samples in enumerate(islice(loader, num_batches))
     ]
@@ -143,4 +160,13 @@ def record_targets(record: ImageRecord) -> Targets:
         boxes=torch.tensor([instance.box for instance in record.instances], dtype=torch.float32).reshape(-1, 4),
         classes=torch.tensor([instance.class_index for instance in record.instances], dtype=torch.int64),
         masks=BoxedBitmaps.from_windows(origins, bitmaps, record.image_size),
+        keypoints=_keypoints(record),
     )
+
+
+def _keypoints(record: ImageRecord) -> torch.Tensor | None:
+    counts = [len(instance.keypoints) for instance in record.instances if instance.keypoints]
+    if not counts:
+        return None
+    unlabelled = (0.0,) * max(counts)
+    return torch.tensor([instance.keypoints or unlabelled for instance in record.instances]).unflatten(1, (-1, 3))

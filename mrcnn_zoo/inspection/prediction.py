@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from mrcnn_zoo.data.array_images import ARRAY_SUFFIXES
 from mrcnn_zoo.data.images import FileImage
-from mrcnn_zoo.data.mapper import Mapper
+from mrcnn_zoo.data.mapper import Mapper, TestMapper
 from mrcnn_zoo.data.records import ImageRecord
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.coco import coco_points
 from mrcnn_zoo.evaluation.evaluator import inference
 from mrcnn_zoo.evaluation.files import write_json
 from mrcnn_zoo.inspection.draw import draw_instances
 from mrcnn_zoo.inspection.pictures import save_picture
 from mrcnn_zoo.structures import Detections
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", *ARRAY_SUFFIXES)
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def predict_image(
 
     Args:
         model: with `predict(samples)`.
-        pixels: (H, W, 3) RGB.
+        pixels: (H, W, 3) RGB, or with as many channels as the model sees.
         mapper: resizes the image and orders its channels as the model wants them; see `build_test_mapper`.
         image_id: of the sample.
         name: for messages.
@@ -61,7 +63,7 @@ def predict_files(
     inputs: Iterable[str | Path],
     output: str | Path,
     *,
-    mapper: Mapper,
+    mapper: TestMapper,
     class_names: Sequence[str],
     score_threshold: float,
 ) -> list[str]:
@@ -88,7 +90,7 @@ def predict_files(
     annotations: list[dict[str, Any]] = []
     for image_id, (file, picture) in enumerate(zip(files, pictures, strict=True), start=1):
         try:
-            pixels = FileImage(str(file)).read()
+            pixels = mapper.reader.open(FileImage(str(file)))
         except UserError as error:
             failures.append(str(error))
             logger.error("%s", error)
@@ -141,10 +143,11 @@ def _picture_paths(files: Sequence[Path], output: Path) -> list[Path]:
 
 def _annotations(found: Detections, image_id: int, names: Sequence[str], *, first_id: int) -> list[dict[str, Any]]:
     rles = [None] * len(found) if found.masks is None else found.masks.rles()
-    columns = zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), rles, strict=True)
+    points = [None] * len(found) if found.keypoints is None else coco_points(found)
+    columns = zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), rles, points, strict=True)
     annotations = []
-    for number, ((x1, y1, x2, y2), score, index, rle) in enumerate(columns, start=first_id):
-        annotation = {
+    for number, ((x1, y1, x2, y2), score, index, rle, keypoints) in enumerate(columns, start=first_id):
+        annotation: dict[str, Any] = {
             "id": number,
             "image_id": image_id,
             "category_id": index + 1,
@@ -153,5 +156,9 @@ def _annotations(found: Detections, image_id: int, names: Sequence[str], *, firs
             "score": score,
             "iscrowd": 0,
         }
-        annotations.append(annotation if rle is None else annotation | {"segmentation": rle})
+        if rle is not None:
+            annotation["segmentation"] = rle
+        if keypoints is not None:
+            annotation["keypoints"] = keypoints
+        annotations.append(annotation)
     return annotations

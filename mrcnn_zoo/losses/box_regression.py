@@ -135,6 +135,12 @@ def build_smooth_l1(beta: float) -> BoxLoss:
     return DeltaLoss(beta=beta)
 
 
+@BOX_LOSSES.register("l1")
+def build_l1(_beta: float) -> BoxLoss:
+    """Plain L1 of deltas."""
+    return DeltaLoss(beta=0.0)
+
+
 @BOX_LOSSES.register("giou")
 def build_giou(_beta: float) -> BoxLoss:
     """Generalized IoU of boxes."""

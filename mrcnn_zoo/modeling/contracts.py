@@ -6,7 +6,7 @@ A component predicts with `forward` (tensors to tensors), learns with `losses` (
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -73,6 +73,11 @@ class RPNHead(Protocol):
 class ProposalGenerator(Protocol):
     """Finds boxes that may hold an object."""
 
+    @property
+    def needs_targets(self) -> bool:
+        """Whether also `predict` needs a batch with targets, as only an oracle does."""
+        ...
+
     def losses(self, features: Features, batch: Batch) -> tuple[list[Proposals], TrainingOutput]:
         """The proposals to train the next stage on, without gradient, and what supervises this stage."""
         ...
@@ -133,7 +138,10 @@ class MaskHead(Protocol):
     """Draws a mask of each pooled region."""
 
     def __call__(self, pooled: Tensor) -> Tensor:
-        """(R, C, S, S) -> (R, K, M, M) logits; K is 1 when masks do not depend on the class."""
+        """(R, C, S, S) -> (R, K, M, M) logits; K is 1 when masks do not depend on the class.
+
+        One map more, the last, is the background's where the mask loss has the classes compete.
+        """
         ...
 
     def losses(self, pooled: Tensor, foreground: list[LabeledRegions]) -> TrainingOutput:
@@ -142,6 +150,31 @@ class MaskHead(Protocol):
 
     def predict(self, pooled: Tensor, detections: list[Detections]) -> list[Detections]:
         """The detections with masks: (sum of R_i, C, S, S) and the R_i detections of each image."""
+        ...
+
+
+class KeypointHead(Protocol):
+    """Finds the keypoints of the object in each pooled region."""
+
+    def __call__(self, pooled: Tensor) -> Tensor:
+        """(R, C, S, S) -> (R, J, M, M) logits, one heatmap a keypoint."""
+        ...
+
+    def losses(self, pooled: Tensor, foreground: list[LabeledRegions]) -> TrainingOutput:
+        """What supervises the keypoints: (sum of R_i, C, S, S) and the R_i regions with an object of each image."""
+        ...
+
+    def predict(self, pooled: Tensor, detections: list[Detections]) -> list[Detections]:
+        """The detections with keypoints: (sum of R_i, C, S, S) and the R_i detections of each image."""
+        ...
+
+
+@runtime_checkable
+class LearnsFromClassCounts(Protocol):
+    """A part of a model whose loss depends on how frequent the classes are; it is told before the first step."""
+
+    def set_class_counts(self, image_counts: Tensor) -> None:
+        """(K,) numbers of training images that show each class."""
         ...
 
 
@@ -175,4 +208,17 @@ class Detector(Protocol):
 
     def predict(self, samples: list[Sample]) -> list[Detections]:
         """The instances of each image in the coordinates of its original size, best first."""
+        ...
+
+
+@runtime_checkable
+class RemembersTraining(Protocol):
+    """A module with numbers that a resumed run needs and that are no weights: a state dict does not have them."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """The numbers, by name."""
+        ...
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `training_state` gave."""
         ...

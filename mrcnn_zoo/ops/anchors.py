@@ -26,6 +26,21 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tens
     return torch.tensor(anchors, dtype=torch.float32).reshape(-1, 4)
 
 
+def rounded_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], stride: int) -> Tensor:
+    """As `cell_anchors`, with the shapes of a box of `stride` rounded to whole pixels before they grow to a size.
+
+    Source: Ren et al. 2015 (Faster R-CNN), the published code.
+    """
+    anchors = []
+    for size in sizes:
+        for ratio in aspect_ratios:
+            width = round(math.sqrt(stride**2 / ratio))
+            height = round(width * ratio)
+            scale = size / stride
+            anchors.append((-width * scale / 2, -height * scale / 2, width * scale / 2, height * scale / 2))
+    return torch.tensor(anchors, dtype=torch.float32).reshape(-1, 4)
+
+
 def grid_anchors(cell: Tensor, feature_size: tuple[int, int], *, stride: int, offset: float) -> Tensor:
     """The anchors of every cell, row by row, the anchors of one cell next to each other.
 
@@ -45,7 +60,7 @@ def grid_anchors(cell: Tensor, feature_size: tuple[int, int], *, stride: int, of
 
 
 def is_inside(boxes: Tensor, image_size: tuple[int, int], *, margin: float) -> Tensor:
-    """Whether boxes stay within `margin` pixels around the image: (R, 4) -> (R,) bool."""
+    """Whether boxes stay within `margin` pixels around the image, whose border belongs to it: (R, 4) -> (R,) bool."""
     height, width = image_size
     x1, y1, x2, y2 = boxes.unbind(-1)
-    return (x1 >= -margin) & (y1 >= -margin) & (x2 < width + margin) & (y2 < height + margin)
+    return (x1 >= -margin) & (y1 >= -margin) & (x2 <= width + margin) & (y2 <= height + margin)

@@ -19,11 +19,15 @@ class BoxCoder:
     Args:
         weights: factors of dx, dy, dw, dh that bring each to about unit variance.
         scale_clamp: upper bound of dw and dh, after dividing by the weights, when decoding.
+        scale_floor: their lower bound.
     """
 
-    def __init__(self, weights: Sequence[float], *, scale_clamp: float = SCALE_CLAMP) -> None:
+    def __init__(
+        self, weights: Sequence[float], *, scale_clamp: float = SCALE_CLAMP, scale_floor: float = -math.inf
+    ) -> None:
         self.weights = tuple(float(weight) for weight in weights)
         self.scale_clamp = scale_clamp
+        self.scale_floor = scale_floor
 
     def encode(self, source: Tensor, target: Tensor) -> Tensor:
         """The deltas that turn each source into its target: (R, 4), (R, 4) -> (R, 4); sources must not be empty."""
@@ -46,8 +50,29 @@ class BoxCoder:
         deltas = deltas.float().unflatten(-1, (-1, 4)) / deltas.new_tensor(self.weights, dtype=torch.float32)
         centers, sides = _centers_and_sides(boxes.float().unsqueeze(-2))
         new_centers = deltas[..., :2] * sides + centers
-        half_sides = 0.5 * torch.exp(deltas[..., 2:].clamp(max=self.scale_clamp)) * sides
+        half_sides = 0.5 * torch.exp(deltas[..., 2:].clamp(self.scale_floor, self.scale_clamp)) * sides
         return torch.cat((new_centers - half_sides, new_centers + half_sides), dim=-1).flatten(-2)
+
+
+class LastPixelBoxCoder(BoxCoder):
+    """The same for boxes that end with the centre of their last pixel, one pixel before their border.
+
+    Boxes come and go as everywhere, with their border; only the deltas refer to the shorter ones. So they do in
+    matterport's Mask R-CNN, whose coordinates have 0 and 1 on the centres of the image's first and last pixel. Boxes
+    under 2 pixels are shortened by half, so that their deltas stay finite.
+    """
+
+    def encode(self, source: Tensor, target: Tensor) -> Tensor:
+        return super().encode(_to_last_pixel(source), _to_last_pixel(target))
+
+    def decode(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        decoded = super().decode(deltas, _to_last_pixel(boxes.float())).unflatten(-1, (-1, 4))
+        return torch.cat((decoded[..., :2], decoded[..., 2:] + 1), dim=-1).flatten(-2)
+
+
+def _to_last_pixel(boxes: Tensor) -> Tensor:
+    lowest, highest = boxes[..., :2], boxes[..., 2:]
+    return torch.cat((lowest, highest - ((highest - lowest) / 2).clamp(max=1)), dim=-1)
 
 
 def _centers_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from mrcnn_zoo.ops.processes import rank, value_of_main_process, world_size
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample
 from mrcnn_zoo.training.budget import Budget, IterationBudget, TimeBudget
+from mrcnn_zoo.training.class_counts import tell_class_counts
 from mrcnn_zoo.training.clipping import build_clipper
 from mrcnn_zoo.training.ema import build_weights_average
 from mrcnn_zoo.training.environment import installed_versions
@@ -57,6 +58,7 @@ def build_trainer(cfg: CfgNode, workspace: Workspace, state: Mapping[str, Any] |
     seed = _seed(cfg, state)
     seed_everything(derived_seed(seed, "model"))
     model = build_model(cfg)
+    tell_class_counts(model, workspace.train_datasets)
     if state is None and cfg.MODEL.WEIGHTS:
         _load_initial_weights(model, cfg)
     optimizer = build_optimizer(cfg, model)

@@ -8,7 +8,7 @@ from mrcnn_zoo.registry import did_you_mean
 from mrcnn_zoo.training.hook import Results
 
 AUTO = "auto"
-AUTO_ORDER = ("segm/AP", "bbox/AP")
+AUTO_ORDER = ("segm/AP", "keypoints/AP", "bbox/AP", "box_proposals/AR@1000")
 
 
 class BestMetric:
@@ -16,7 +16,7 @@ class BestMetric:
 
     Args:
         name: task and metric, e.g. "segm/AP" or "val/total_loss"; "auto" takes segm/AP where there is one, else
-            bbox/AP. Of a loss the lowest value is the best.
+            keypoints/AP, else bbox/AP, else box_proposals/AR@1000. Of a loss the lowest value is the best.
     """
 
     def __init__(self, name: str = AUTO) -> None:

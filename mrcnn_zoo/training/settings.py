@@ -9,9 +9,15 @@ import numpy as np
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS, Curves
-from mrcnn_zoo.evaluation.coco import STANDARD_LIMITS, STANDARD_MAXIMUM
-from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, has_masks
+from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, KEYPOINTS, Curves, areas_of
+from mrcnn_zoo.evaluation.coco import (
+    KEYPOINT_MAXIMUM,
+    PROPOSAL_NETWORK,
+    STANDARD_LIMITS,
+    STANDARD_MAXIMUM,
+    build_tasks,
+)
+from mrcnn_zoo.evaluation.proposals import BOX_PROPOSALS, recall_metrics
 from mrcnn_zoo.evaluation.tables import coco_metrics
 from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS, METRIC_WRITERS
 from mrcnn_zoo.registry import did_you_mean
@@ -80,19 +86,24 @@ def check_best_metric(cfg: CfgNode, test_datasets: Sequence[Dataset]) -> None:
 
 def _names_of(cfg: CfgNode, dataset: Dataset) -> Iterable[str]:
     limit = cfg.TEST.DETECTIONS_PER_IMAGE if cfg.TEST.DETECTIONS_PER_IMAGE > 0 else STANDARD_MAXIMUM
-    metrics = _coco_metric_names(dataset, sorted({*(few for few in STANDARD_LIMITS if few < limit), limit}))
-    for task in (BBOX, SEGM) if cfg.MODEL.MASK_ON and has_masks(dataset) else (BBOX,):
-        yield from (f"{task}/{name}" for name in metrics)
+    if cfg.MODEL.META_ARCHITECTURE == PROPOSAL_NETWORK:
+        yield from (f"{BOX_PROPOSALS}/{name}" for name in recall_metrics([]))
+    else:
+        limits = sorted({*(few for few in STANDARD_LIMITS if few < limit), limit})
+        for task in build_tasks(cfg, dataset):
+            names = _coco_metric_names(dataset, task, [KEYPOINT_MAXIMUM] if task == KEYPOINTS else limits)
+            yield from (f"{task}/{name}" for name in names)
     if cfg.TEST.VAL_LOSS:
         yield f"{VALIDATION_TASK}/total_loss"
 
 
-def _coco_metric_names(dataset: Dataset, limits: Sequence[int]) -> list[str]:
+def _coco_metric_names(dataset: Dataset, task: str, limits: Sequence[int]) -> list[str]:
     """Those of a measurement without any outcome."""
-    sides = (len(dataset.class_names), len(AREAS), len(limits))
+    sides = (len(dataset.class_names), len(areas_of(task)), len(limits))
     nothing = Curves(
         precision=np.full((len(IOU_THRESHOLDS), 1, *sides), -1.0),
         recall=np.full((len(IOU_THRESHOLDS), *sides), -1.0),
         limits=tuple(limits),
+        areas=areas_of(task),
     )
     return list(coco_metrics(nothing, dataset.class_names, dataset.category_ids))

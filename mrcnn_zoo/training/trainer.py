@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling.contracts import RemembersTraining
 from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.budget import Budget, Clock, Stopwatch
@@ -143,6 +144,7 @@ class Trainer:
         position = self.plan.budget.position(self.iteration, self.elapsed)
         return {
             "model": self.model.state_dict(),
+            "remembered": {name: module.training_state() for name, module in _remembering(self.model)},
             "optimizer": self.updater.optimizer.state_dict(),
             "scheduler": {"position": position, "learning_rates": self._learning_rates()},
             "scaler": self.updater.precision.state_dict(),
@@ -167,6 +169,8 @@ class Trainer:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
             raise UserError(_another_model_message(self.model.state_dict(), state["model"])) from error
+        for name, module in _remembering(self.model):
+            module.load_training_state(state["remembered"][name])
         self.updater.load_optimizer_state(state["optimizer"])
         self.updater.precision.load_state_dict(state["scaler"])
         if self.average is not None and state["ema"]:
@@ -227,6 +231,10 @@ class Trainer:
 
     def _learning_rates(self) -> list[float]:
         return [float(group["lr"]) for group in self.updater.optimizer.param_groups]
+
+
+def _remembering(model: nn.Module) -> Iterator[tuple[str, RemembersTraining]]:
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, RemembersTraining))
 
 
 def _another_model_message(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str:

@@ -1,7 +1,10 @@
 """Agreement of classes."""
 
+from dataclasses import replace
+
 import pytest
 
+from mrcnn_zoo.config.class_count import class_count
 from mrcnn_zoo.data.classes import check_num_classes, merge_datasets
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
@@ -62,3 +65,23 @@ def test_detector_without_classes_fits_all(cfg) -> None:
 def test_many_classes_are_not_all_listed(cfg) -> None:
     with pytest.raises(UserError, match="c19, and 10 more"):
         check_num_classes(cfg, _dataset("many", *(f"c{number}" for number in range(30))))
+
+
+def test_number_of_keypoints_must_fit(cfg) -> None:
+    dataset = replace(_dataset("people", "person"), keypoint_names=("nose", "tail"))
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    check_num_classes(cfg, dataset)
+    cfg.MODEL.KEYPOINT_ON = True
+    with pytest.raises(UserError, match=r"NUM_KEYPOINTS = 17.*2 keypoints: nose, tail"):
+        check_num_classes(cfg, dataset)
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 2
+    check_num_classes(cfg, dataset)
+
+
+def test_each_architecture_has_a_key_for_its_number_of_classes(cfg) -> None:
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES = 3, 4
+    counts = {}
+    for name in ("GeneralizedRCNN", "RetinaNet", "ProposalNetwork", "my.package:build"):
+        cfg.MODEL.META_ARCHITECTURE = name
+        counts[name] = class_count(cfg)
+    assert counts == {"GeneralizedRCNN": 3, "RetinaNet": 4, "ProposalNetwork": None, "my.package:build": None}

@@ -77,6 +77,15 @@ def test_key_points_are_shifted_to_the_middle_of_their_pixels(write_coco, annota
     assert dataset.records[0].instances[0].keypoints == (10.5, 11.5, 2, 12.5, 11.5, 1, 0.5, 0.5, 0)
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [([[1, 2], [1, 3]], ((0, 1), (0, 2))), ([[1, 4], "x", [2]], ()), (None, ()), ([[0, 1], [2, 3]], ((1, 2),))],
+)
+def test_lines_of_a_skeleton_are_counted_from_0(lines, expected, write_coco, annotation) -> None:
+    categories = [{"id": 7, "name": "person", "keypoints": ["a", "b", "c"], "skeleton": lines}]
+    assert _load(write_coco([annotation(1)], categories=categories)).keypoint_skeleton == expected
+
+
 def test_pairs_differ_by_left_and_right_only() -> None:
     assert flip_pairs(["right_a", "left_a", "middle", "left_b"]) == ((1, 0),)
     assert flip_pairs([]) == ()

@@ -53,6 +53,7 @@ def test_test_sample_is_resized_and_says_where_it_is_from(cfg: CfgNode) -> None:
 @pytest.mark.parametrize(("name", "expected"), [("BGR", [30, 20, 10]), ("RGB", [10, 20, 30]), ("L", [18])])
 def test_channels_come_in_the_order_of_the_config(cfg: CfgNode, name: str, expected: list[int]) -> None:
     cfg.INPUT.FORMAT = name
+    cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [1.0] * len(expected)
     for mapper in (build_test_mapper(cfg), build_train_mapper(cfg, DATASET)):
         image = mapper(_record(), RNG(0)).image
         assert image.is_contiguous()

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from mrcnn_zoo.checkpoint.conversion.literal_table import to_theirs
+from mrcnn_zoo.checkpoint.torchvision_export import table_to_torchvision
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.benchmark.living_weights import bring_to_life
-from mrcnn_zoo.experiments.benchmark.torchvision_model import build_torchvision_model, rename, torchvision_state
+from mrcnn_zoo.experiments.benchmark.torchvision_model import build_torchvision_model, torchvision_state
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Sample
 
@@ -50,7 +52,8 @@ def test_living_weights_find_instances_of_several_classes(
 def test_the_same_parameters_are_trained(small_config: SmallConfig, frozen_stages: int) -> None:
     cfg = small_config("MODEL.BACKBONE.FREEZE_AT", frozen_stages, "MODEL.RESNETS.NORM", "BN")
     ours, theirs = build_model(cfg), build_torchvision_model(cfg)
-    trained = {rename(name) for name, parameter in ours.named_parameters() if parameter.requires_grad}
+    table = table_to_torchvision(ours.state_dict())
+    trained = {to_theirs(name, table) for name, parameter in ours.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, parameter in theirs.named_parameters() if parameter.requires_grad}
 
 

@@ -152,3 +152,44 @@ def test_a_grid_has_as_many_columns_as_asked_for_and_shrinks_to_its_cells() -> N
 def test_a_grid_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no picture"):
         grid([], [])
+
+
+def people(points: list[list[float]], *, is_scored: bool) -> Targets | Detections:
+    size, boxes, classes = (500, 500), torch.tensor([[0.0, 0, 500, 500]]), torch.tensor([0])
+    keypoints = torch.tensor([points])
+    if is_scored:
+        return Detections(size, boxes, torch.tensor([1.0]), classes, keypoints=keypoints)
+    return Targets(size, boxes, classes, keypoints=keypoints)
+
+
+@pytest.mark.parametrize(
+    ("third", "is_scored", "is_drawn"), [(0, False, 0), (1, False, 1), (0.01, True, 0), (0.3, True, 1)]
+)
+def test_known_keypoints_are_marked(third: float, is_scored: bool, is_drawn: int) -> None:
+    table = people([[250.5, 250.5, third]], is_scored=is_scored)
+    picture = draw_instances(np.zeros((500, 500, 3), np.uint8), table, ["person"], colors=[(255, 0, 0)])
+    assert picture[250, 250].tolist() == [255 * is_drawn, 0, 0]
+
+
+def test_known_keypoints_are_connected_as_the_skeleton_says() -> None:
+    points = [[100.5, 100.5, 2.0], [100.5, 400.5, 2.0], [400.5, 400.5, 0.0]]
+    table, black = people(points, is_scored=False), np.zeros((500, 500, 3), np.uint8)
+    options = {"colors": [(255, 0, 0)]}
+    assert draw_instances(black, table, ["a"], **options)[250, 100].max() == 0
+    picture = draw_instances(black, table, ["a"], skeleton=((0, 1), (1, 2)), **options)
+    assert picture[250, 100].tolist() == [255, 0, 0]
+    assert picture[400, 250].max() == 0  # its other end is not labelled
+
+
+def test_people_have_the_skeleton_of_coco() -> None:
+    points = [[0.0, 0.0, 0.0]] * 17
+    points[5], points[7] = [100.5, 100.5, 2.0], [100.5, 400.5, 2.0]  # left shoulder and elbow
+    picture = draw_instances(
+        np.zeros((500, 500, 3), np.uint8), people(points, is_scored=False), ["a"], colors=[(255, 0, 0)]
+    )
+    assert picture[250, 100].tolist() == [255, 0, 0]
+
+
+def test_no_people_no_keypoints() -> None:
+    table = people([[1.0, 1.0, 2.0]], is_scored=True)[:0]
+    assert draw_instances(np.zeros((500, 500, 3), np.uint8), table, ["a"]).max() == 0

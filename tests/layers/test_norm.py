@@ -43,6 +43,41 @@ def test_frozen_batch_norm_keeps_the_channels_last_layout() -> None:
     assert FrozenBatchNorm2d(8)(features).is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("name", ["BN", "SyncBN", "nnSyncBN"])
+def test_a_frozen_batch_norm_keeps_its_count_for_checkpoints(name: str) -> None:
+    norm = build_norm(name, 3)
+    assert norm is not None
+    norm(torch.randn(2, 3, 4, 4)) if name != "nnSyncBN" else norm.num_batches_tracked.add_(1)
+    frozen = freeze_batch_norms(norm)
+    assert isinstance(frozen, FrozenBatchNorm2d)
+    assert set(frozen.state_dict()) == set(norm.state_dict())
+    assert frozen.state_dict()["num_batches_tracked"] == 1
+
+
+@pytest.mark.parametrize("name", ["BN", "SyncBN", "nnSyncBN"])
+@pytest.mark.parametrize("shape", [(0, 3, 7, 7), (0, 3, 1, 1), (1, 3, 1, 1)])
+def test_a_batch_without_statistics_is_normalised_by_the_running_ones(name: str, shape: tuple[int, ...]) -> None:
+    norm = build_norm(name, 3)
+    assert norm is not None
+    norm.load_state_dict(batch_norm_with_statistics(3).state_dict())
+    before = {key: value.clone() for key, value in norm.state_dict().items()}
+    features = torch.randn(shape, requires_grad=True)
+    output = norm(features)
+    assert output.shape == shape
+    output.sum().backward()
+    torch.testing.assert_close(output, norm.eval()(features))
+    torch.testing.assert_close(norm.state_dict(), before, atol=0, rtol=0)
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in norm.parameters())
+
+
+def test_batch_norm_of_two_values_is_torchs() -> None:
+    norm, torchs = build_norm("BN", 3), nn.BatchNorm2d(3)
+    assert norm is not None
+    features = torch.randn(2, 3, 1, 1)
+    torch.testing.assert_close(norm(features), torchs(features), atol=0, rtol=0)
+    torch.testing.assert_close(norm.state_dict(), torchs.state_dict(), atol=0, rtol=0)
+
+
 def test_freezing_replaces_batch_norms_inside_and_leaves_group_norms() -> None:
     network = nn.Sequential(batch_norm_with_statistics(4), nn.Sequential(nn.GroupNorm(2, 4)))
     assert freeze_batch_norms(network) is network
@@ -81,6 +116,7 @@ def test_norms_accept_no_images() -> None:
 def normalise_a_part(rank: int, folder: str, features: Tensor) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.set_num_threads(1)
+    normalise_a_single_value(rank)
     part = features[:1] if rank == 0 else features[1:]  # one image and two: processes weigh by their pixels
     part = part.clone().requires_grad_()
     norm = SyncBatchNorm2d(features.shape[1])
@@ -88,6 +124,18 @@ def normalise_a_part(rank: int, folder: str, features: Tensor) -> None:
     (output**3).sum().backward()
     torch.save((output.detach(), part.grad, norm.running_mean, norm.running_var), os.path.join(folder, f"{rank}.pt"))
     dist.destroy_process_group()
+
+
+def normalise_a_single_value(rank: int) -> None:
+    """One process has a value and the other none, or none has any: there are no statistics to take."""
+    norm = SyncBatchNorm2d(3)
+    for value in (torch.full((rank, 3, 1, 1), 2.0, requires_grad=True), torch.zeros(0, 3, 1, 1, requires_grad=True)):
+        output = norm(value)
+        output.sum().backward()
+        torch.testing.assert_close(output, value.detach() / (1 + norm.eps) ** 0.5)
+    torch.testing.assert_close(norm.running_mean, torch.zeros(3))
+    torch.testing.assert_close(norm.running_var, torch.ones(3))
+    assert norm.num_batches_tracked == 0
 
 
 def test_sync_batch_norm_in_two_processes_equals_batch_norm_in_one(tmp_path: Path) -> None:
@@ -102,3 +150,13 @@ def test_sync_batch_norm_in_two_processes_equals_batch_norm_in_one(tmp_path: Pat
     for part in parts:
         torch.testing.assert_close(part[2], norm.running_mean)
         torch.testing.assert_close(part[3], norm.running_var)
+
+
+def test_group_norm_is_as_precise_for_maps_in_channels_last_order() -> None:
+    features = torch.randn((2, 64, 40, 40), generator=torch.Generator().manual_seed(0)) + 5
+    exact = torch.nn.functional.group_norm(features.double(), 32)
+    norm = build_norm("GN", 64)
+    for order in (torch.contiguous_format, torch.channels_last):
+        made = norm(features.to(memory_format=order))
+        assert made.is_contiguous(memory_format=order)
+        assert (made - exact).abs().max() < 3e-6

@@ -68,9 +68,10 @@ def test_giou_loss_by_hand() -> None:
     torch.testing.assert_close(loss, torch.tensor([1 + 1 / 3]))
 
 
-def test_the_delta_loss_compares_deltas() -> None:
+@pytest.mark.parametrize(("name", "beta"), [("smooth_l1", 0.0), ("l1", 1.0)])
+def test_the_delta_loss_compares_deltas(name: str, beta: float) -> None:
     # To double the width around the same centre is a delta of log 2.
-    loss = BOX_LOSSES.get("smooth_l1")(0.0)
+    loss = BOX_LOSSES.get(name)(beta)
     source, target = torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[-1.0, 0.0, 3.0, 2.0]])
     assert math.isclose(loss(torch.zeros(1, 4), source, target, BoxCoder((1, 1, 1, 1))), math.log(2), rel_tol=1e-6)
 

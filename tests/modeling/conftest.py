@@ -1,12 +1,15 @@
-"""A Mask R-CNN of a few thousand weights, built as any other from a config."""
+"""A Mask R-CNN of a few thousand weights, built as any other from a config, and a scene to try its heads on."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.structures import BoxedBitmaps, FeatureSpec, Proposals, Targets
 
 BASE = Path(__file__).resolve().parents[2] / "configs" / "Base-RCNN-FPN.yaml"
 SMALL = (
@@ -36,3 +39,58 @@ def small_cfg() -> Callable[..., CfgNode]:
         return load_config(BASE, [*SMALL, *overrides])
 
     return load
+
+
+class RegionScene:
+    """Two objects of classes 3 and 4 that fill their boxes, proposals, and maps of a pyramid."""
+
+    size = (64, 96)
+    specs = {  # noqa: RUF012
+        name: FeatureSpec(channels=8, stride=stride) for name, stride in (("p2", 4), ("p3", 8), ("p4", 16), ("p5", 32))
+    }
+    boxes = torch.tensor([[10.0, 10, 40, 50], [50, 5, 90, 60]])
+    keypoint_settings = (
+        *("MODEL.KEYPOINT_ON", True),
+        *("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3),
+        *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8, 8]),
+    )
+
+    def features(self, images: int) -> dict[str, Tensor]:
+        """Random maps that take gradients."""
+        generator = torch.Generator().manual_seed(0)
+        height, width = self.size
+        return {
+            name: torch.randn(
+                (images, spec.channels, height // spec.stride, width // spec.stride), generator=generator
+            ).requires_grad_()
+            for name, spec in self.specs.items()
+        }
+
+    def targets(self, count: int = 2) -> Targets:
+        """The first objects, with keypoints in two corners and the middle."""
+        boxes = self.boxes[:count]
+        bitmaps = torch.zeros(count, *self.size, dtype=torch.bool)
+        for bitmap, (x0, y0, x1, y1) in zip(bitmaps, boxes.int().tolist(), strict=True):
+            bitmap[y0:y1, x0:x1] = True
+        start, end = boxes[:, :2], boxes[:, 2:]
+        points = torch.stack((start, end, (start + end) / 2), dim=1)
+        return Targets(
+            self.size,
+            boxes,
+            torch.arange(count) + 3,
+            masks=BoxedBitmaps.from_full(bitmaps),
+            keypoints=torch.cat((points, torch.full((count, 3, 1), 2.0)), dim=2),
+        )
+
+    def proposals(self, count: int, *, seed: int = 0) -> Proposals:
+        """Random boxes inside the image."""
+        generator = torch.Generator().manual_seed(seed)
+        corners = torch.rand((count, 2), generator=generator) * torch.tensor([60.0, 30.0])
+        sides = 5 + torch.rand((count, 2), generator=generator) * 29
+        return Proposals(self.size, torch.cat((corners, corners + sides), dim=1), torch.zeros(count))
+
+
+@pytest.fixture(scope="session")
+def scene() -> RegionScene:
+    """What region heads are trained on."""
+    return RegionScene()

@@ -16,9 +16,18 @@ from mrcnn_zoo.registries import (
     RPN_HEADS,
     SAMPLERS,
 )
-from mrcnn_zoo.structures import Batch, FeatureSpec, Targets
+from mrcnn_zoo.structures import Batch, FeatureSpec, Proposals, Targets
 
 BOXES = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 30.0], [5.0, 5.0, 12.0, 18.0]])
+
+
+# Maps that an FPN stands on, by a part of the backbone's name; a ResNet's are in the config.
+PYRAMIDS = {
+    "vgg": ["conv3", "conv4", "conv5", "pool5"],
+    "plain_cnn": ["conv2", "conv3", "conv4"],
+    "timm_simple": ["c4"],
+    "timm": ["c2", "c3", "c4", "c5"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +41,11 @@ def cfg() -> CfgNode:
             *("MODEL.RESNETS.WIDTH_PER_GROUP", 8),
             *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
             *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+            *("MODEL.VGG.CONV1_OUT_CHANNELS", 4),
+            *("MODEL.VGG.OUT_FEATURES", ["conv3", "conv4", "conv5", "pool5"]),
+            *("MODEL.PLAIN_CNN.CHANNELS", [4, 4, 8, 8]),
+            *("MODEL.PLAIN_CNN.OUT_FEATURES", ["conv2", "conv3", "conv4"]),
+            *("MODEL.TIMM.NAME", "test_convnext"),
             *("MODEL.FPN.OUT_CHANNELS", 8),
             *("MODEL.RPN.IN_FEATURES", ["fine", "coarse"]),
         ],
@@ -40,13 +54,18 @@ def cfg() -> CfgNode:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_backbone_returns_the_maps_that_it_announces(name: str, cfg: CfgNode) -> None:
+    if "timm" in name:
+        pytest.importorskip("timm", reason="needs timm, which is optional: pip install timm")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.FPN.IN_FEATURES = next((v for k, v in PYRAMIDS.items() if k in name), cfg.MODEL.FPN.IN_FEATURES)
     backbone = BACKBONES.get(name)(cfg, 4)
     height, width = 2 * backbone.size_divisibility * 32, backbone.size_divisibility * 32
     height, width = min(height, 128), min(width, 64)
     maps = backbone(torch.zeros(2, 4, height, width))
     assert list(maps) == list(backbone.output_specs)
     for level, spec in backbone.output_specs.items():
-        assert maps[level].shape == (2, spec.channels, height // spec.stride, width // spec.stride)
+        assert maps[level].shape == (2, spec.channels, -(-height // spec.stride), -(-width // spec.stride))
     assert backbone(torch.zeros(0, 4, height, width))[level].shape[0] == 0
 
 
@@ -83,7 +102,9 @@ def test_proposal_generator_proposes_inside_the_image_best_first(name: str, cfg:
     generator = PROPOSAL_GENERATORS.get(name)(cfg, specs)
     features = {"fine": torch.randn(2, 8, 8, 8), "coarse": torch.randn(2, 8, 4, 4)}
     targets = [Targets((50, 60), boxes, torch.zeros(len(boxes), dtype=torch.int64)) for boxes in (BOXES, BOXES[:0])]
-    batch = Batch(torch.zeros(2, 3, 64, 64), [(50, 60), (50, 60)], targets, None)
+    loaded = [Proposals((50, 60), boxes, objectness=torch.zeros(len(boxes))) for boxes in (BOXES, BOXES[:0])]
+    batch = Batch(torch.zeros(2, 3, 64, 64), [(50, 60), (50, 60)], targets, loaded)
+    assert isinstance(generator.needs_targets, bool)
     training, output = generator.losses(features, batch)
     for table in (*training, *generator.predict(features, batch)):
         assert (table.boxes >= 0).all()

@@ -15,9 +15,24 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling import build_model
-from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets
+from mrcnn_zoo.structures import BoxedBitmaps, Proposals, Sample, Targets
 
-CASES = ("mask_rcnn_R_50_FPN", "mask_rcnn_R_50_FPN_roipool_agnostic", "faster_rcnn_R_50_FPN")
+CASES = (
+    "mask_rcnn_R_50_FPN",
+    "mask_rcnn_R_50_FPN_roipool_agnostic",
+    "mask_rcnn_R_50_FPN_gn",
+    "mask_rcnn_X_101_FPN",
+    "mask_rcnn_R_50_C4",
+    "mask_rcnn_R_50_DC5",
+    "faster_rcnn_R_50_FPN",
+    "cascade_mask_rcnn_R_50_FPN",
+    "keypoint_rcnn_R_50_FPN",
+    "retinanet_R_50_FPN",
+)
+# Group norm of few, almost constant values multiplies rounding: in float64 this model's gradients are up to 1.0 % from
+# the recorded ones, and 0.4 % from ours.
+# In the C4 model, a change of the weights by their rounding, 1e-7, moves the gradients by 1e-3.
+GRADIENT_TOLERANCES = {"mask_rcnn_R_50_FPN_gn": 1.5e-2, "mask_rcnn_R_50_C4": 3e-3}
 
 
 @dataclass
@@ -58,6 +73,7 @@ class Case:
             self.tensor(f"gt{number}_boxes"),
             self.tensor(f"gt{number}_classes"),
             masks=BoxedBitmaps.from_full(self.bitmaps(f"gt{number}_masks", width)),
+            keypoints=self.tensor(f"gt{number}_keypoints"),
         )
         out_height, out_width = self.recorded["out_size"][number].tolist()
         return Sample(image=image, image_id=number, original_size=(out_height, out_width), targets=targets)
@@ -79,6 +95,15 @@ def relative_error(ours: Tensor, recorded: Tensor) -> float:
     return ((ours - recorded).abs().max() / recorded.abs().max()).item()
 
 
+def in_recorded_order(proposals: Proposals, boxes: Tensor, logits: Tensor) -> Tensor:
+    """Our boxes in the recorded order: where logits differ by less than rounding, which comes first is chance."""
+    is_tied = (proposals.objectness[:, None] - logits).abs() < 1e-5 * logits.abs().max()
+    distances = (proposals.boxes[:, None] - boxes).abs().amax(dim=2).masked_fill(~is_tied, torch.inf)
+    rows = distances.argmin(dim=0)
+    assert rows.sort().values.tolist() == list(range(len(boxes)))
+    return proposals.boxes[rows]
+
+
 @torch.no_grad()
 def test_input_features_and_proposals_agree(case: Case, model: nn.Module) -> None:
     batch = model.collate(case.samples)
@@ -88,9 +113,13 @@ def test_input_features_and_proposals_agree(case: Case, model: nn.Module) -> Non
     assert recorded
     for name in recorded:
         assert relative_error(features[name.removeprefix("feature_")], case.tensor(name)) < 1e-4, name
+    if "proposals0_boxes" not in case.recorded:
+        return  # a detector of one stage
     for number, table in enumerate(model.proposal_generator.predict(features, batch)):
-        assert relative_error(table.boxes, case.tensor(f"proposals{number}_boxes")) < 1e-4
-        assert relative_error(table.objectness, case.tensor(f"proposals{number}_logits")) < 1e-4
+        logits = case.tensor(f"proposals{number}_logits")
+        assert relative_error(table.objectness, logits) < 1e-4
+        boxes = in_recorded_order(table, case.tensor(f"proposals{number}_boxes"), logits)
+        assert relative_error(boxes, case.tensor(f"proposals{number}_boxes")) < 1e-4
 
 
 def test_detections_agree(case: Case, model: nn.Module) -> None:
@@ -98,11 +127,15 @@ def test_detections_agree(case: Case, model: nn.Module) -> None:
         assert torch.equal(table.classes, case.tensor(f"out{number}_pred_classes"))
         torch.testing.assert_close(table.boxes, case.tensor(f"out{number}_pred_boxes"), atol=1e-3, rtol=0)
         torch.testing.assert_close(table.scores, case.tensor(f"out{number}_scores"), atol=1e-4, rtol=0)
-        if table.masks is None:
-            assert f"out{number}_pred_masks" not in case.recorded
-            continue
-        masks = case.bitmaps(f"out{number}_pred_masks", table.image_size[1])
-        assert (table.masks.bitmaps() != masks).sum() <= 1e-3 * masks.sum()
+        assert (table.masks is None) == (f"out{number}_pred_masks" not in case.recorded)
+        assert (table.keypoints is None) == (f"out{number}_pred_keypoints" not in case.recorded)
+        if table.masks is not None:
+            masks = case.bitmaps(f"out{number}_pred_masks", table.image_size[1])
+            assert (table.masks.bitmaps() != masks).sum() <= 1e-3 * masks.sum()
+        if table.keypoints is not None:
+            keypoints = case.tensor(f"out{number}_pred_keypoints")
+            torch.testing.assert_close(table.keypoints[..., :2], keypoints[..., :2], atol=1e-3, rtol=0)
+            torch.testing.assert_close(table.keypoints[..., 2], keypoints[..., 2], atol=1e-4, rtol=0)
 
 
 def test_losses_and_gradients_agree(case: Case) -> None:
@@ -114,4 +147,6 @@ def test_losses_and_gradients_agree(case: Case) -> None:
     assert {name: loss.item() for name, loss in output.losses.items()} == pytest.approx(recorded, rel=1e-4)
     output.total().backward()
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
-    assert norms == pytest.approx(case.gradient_norms, rel=1e-3)
+    tolerance = GRADIENT_TOLERANCES.get(case.folder.name, 1e-3)
+    # The bias of the keypoint heatmaps moves all logits of a softmax alike: its gradient is 0 but for rounding.
+    assert norms == pytest.approx(case.gradient_norms, rel=tolerance, abs=1e-6)

@@ -29,5 +29,5 @@ def test_an_empty_map_has_no_anchors() -> None:
 
 @pytest.mark.parametrize(("margin", "expected"), [(0, [True, False, False]), (2, [True, True, False])])
 def test_is_inside_allows_the_margin_on_every_side(margin: float, expected: list[bool]) -> None:
-    boxes = torch.tensor([[0.0, 0.0, 19.0, 9.0], [-2.0, 0.0, 19.0, 11.0], [0.0, 0.0, 22.0, 9.0]])
+    boxes = torch.tensor([[0.0, 0.0, 20.0, 10.0], [-2.0, 0.0, 19.0, 12.0], [0.0, 0.0, 22.5, 9.0]])
     assert is_inside(boxes, (10, 20), margin=margin).tolist() == expected

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from mrcnn_zoo.ops.box_coding import SCALE_CLAMP, BoxCoder
+from mrcnn_zoo.ops.box_coding import SCALE_CLAMP, BoxCoder, LastPixelBoxCoder
 
 
 def test_encode_gives_the_deltas_of_the_paper() -> None:
@@ -53,3 +53,19 @@ def test_no_boxes_are_coded_to_no_boxes() -> None:
     coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
     assert coder.encode(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0, 4)
     assert coder.decode(torch.zeros(0, 12), torch.zeros(0, 4)).shape == (0, 12)
+
+
+def test_a_bounded_coder_shrinks_no_box_further_than_its_floor() -> None:
+    coder = BoxCoder((1, 1, 1, 1), scale_floor=-SCALE_CLAMP)
+    source = torch.tensor([[0.0, 0.0, 62.5, 62.5]])
+    decoded = coder.decode(torch.tensor([[0.0, 0.0, -50.0, -1.0]]), source)
+    sides = decoded[0, 2:] - decoded[0, :2]
+    torch.testing.assert_close(sides, torch.tensor([1.0, 62.5 / math.e]), rtol=1e-5, atol=1e-5)
+
+
+def test_last_pixel_deltas_of_tiny_boxes_are_finite() -> None:
+    coder = LastPixelBoxCoder((1, 1, 1, 1))
+    tiny, box = torch.tensor([[3.0, 3.0, 3.5, 4.0]]), torch.tensor([[0.0, 0.0, 9.0, 9.0]])
+    assert coder.encode(tiny, box).isfinite().all()
+    assert coder.encode(box, tiny).isfinite().all()
+    assert coder.encode(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0, 4)

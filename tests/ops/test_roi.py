@@ -15,6 +15,9 @@ REGIONS = torch.tensor(
         [1, 17.3, 5.9, 22.1, 31.7],
         [0, 36.0, 28.0, 40.0, 32.0],
         [0, 5.0, 5.0, 5.5, 5.5],
+        [1, -13.0, -9.0, 10.0, 14.0],  # partly outside the map
+        [0, 61.0, 50.0, 83.0, 70.0],  # wholly outside
+        [1, 9.0, 13.0, 9.0, 13.0],  # without size
     ]
 )
 SCALE = 0.25
@@ -54,7 +57,7 @@ def slow_roi_align(features: Tensor, regions: Tensor, side: int, sampling_ratio:
                 ys = [y0 + (i + (a + 0.5) / rows) * height / side for a in range(rows)]
                 xs = [x0 + (j + (b + 0.5) / columns) * width / side for b in range(columns)]
                 samples = [bilinear(features[int(image)], y, x) for y in ys for x in xs]
-                result.append(torch.stack(samples).mean(0))
+                result.append(torch.stack(samples).mean(0) if samples else torch.zeros(features.shape[1]))
     return torch.stack(result).reshape(len(regions), side, side, -1).permute(0, 3, 1, 2)
 
 

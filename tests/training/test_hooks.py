@@ -190,6 +190,12 @@ def test_automatic_metric_is_boxes_where_there_are_no_masks_and_the_first_of_sev
     assert (metric.name, metric.value) == ("a/segm/AP", 3.0)
 
 
+def test_automatic_metric_of_proposals_is_their_recall() -> None:
+    metric = BestMetric()
+    metric.update({"val": {"total_loss": 1.0}, "box_proposals": {"AR@100": 40.0, "AR@1000": 60.0}}, 1)
+    assert (metric.name, metric.value) == ("box_proposals/AR@1000", 60.0)
+
+
 def test_unknown_best_metric_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"SOLVER.BEST_METRIC = 'segm/ap'.*Did you mean 'segm/AP'"):
         BestMetric("segm/ap").update({"segm": {"AP": 1.0}}, 1)

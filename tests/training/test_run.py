@@ -68,14 +68,33 @@ def test_run_leaves_what_its_users_look_for(tiny_config: TinyConfig, tmp_path: P
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
 
 
-def test_resumed_run_equals_the_uninterrupted_one(tiny_config: TinyConfig, tmp_path: Path) -> None:
-    settings = ("SOLVER.EMA.ENABLED=True", "TEST.EVAL_PERIOD=2", "SOLVER.STEPS=[3]", "SOLVER.WARMUP_ITERS=1")
+RETINANET = (
+    "MODEL.META_ARCHITECTURE=RetinaNet",
+    "MODEL.MASK_ON=False",
+    "MODEL.BACKBONE.NAME=build_retinanet_resnet_fpn_backbone",
+    "MODEL.FPN.IN_FEATURES=[res3, res4, res5]",
+    "MODEL.RETINANET.NUM_CLASSES=3",
+    "MODEL.RETINANET.NUM_CONVS=1",
+)
+
+
+@pytest.mark.parametrize("architecture", [(), RETINANET], ids=["Mask R-CNN", "RetinaNet"])
+def test_resumed_run_equals_the_uninterrupted_one(
+    architecture: tuple[str, ...], tiny_config: TinyConfig, tmp_path: Path
+) -> None:
+    settings = (
+        *architecture,
+        "SOLVER.EMA.ENABLED=True",
+        "TEST.EVAL_PERIOD=2",
+        "SOLVER.STEPS=[3]",
+        "SOLVER.WARMUP_ITERS=1",
+    )
     run(tiny_config(*settings, "SOLVER.MAX_ITER=5", f"OUTPUT_DIR={tmp_path / 'whole'}"))
     parts = f"OUTPUT_DIR={tmp_path / 'parts'}"
     run(tiny_config(*settings, "SOLVER.MAX_ITER=2", "SOLVER.STEPS=[]", parts))
     run(tiny_config(*settings, "SOLVER.MAX_ITER=5", parts), resume=True)
     whole, resumed = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("whole", "parts"))
-    for part in ("model", "optimizer", "ema", "scaler", "sampler"):
+    for part in ("model", "remembered", "optimizer", "ema", "scaler", "sampler"):
         torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
     assert torch.equal(resumed["generators"][0]["torch"], whole["generators"][0]["torch"])
 

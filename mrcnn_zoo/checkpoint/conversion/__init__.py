@@ -1,6 +1,30 @@
-"""Weights of other projects under our names, one file a source."""
+"""Weights of other projects under our names, one file a source.
 
-from mrcnn_zoo.checkpoint.conversion import relative_backbone, torchvision_resnet
-from mrcnn_zoo.checkpoint.conversion.converter import Converter, find_converter
+A module of this folder that registers a converter is found by being here.
+"""
 
-__all__ = ["Converter", "find_converter", "relative_backbone", "torchvision_resnet"]
+import importlib
+import pkgutil
+
+from mrcnn_zoo.checkpoint.conversion.converter import (
+    Conversion,
+    Converter,
+    DetectorSource,
+    background_first,
+    background_last,
+    find_converter,
+    renamed,
+)
+
+__all__ = [
+    "Conversion",
+    "Converter",
+    "DetectorSource",
+    "background_first",
+    "background_last",
+    "find_converter",
+    "renamed",
+]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

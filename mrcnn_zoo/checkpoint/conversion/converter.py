@@ -1,16 +1,64 @@
-"""How the names of another project become ours."""
+"""How the weights of another project become ours."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from mrcnn_zoo.registries import CHECKPOINT_CONVERTERS
+
+Renames = Sequence[tuple[str, str]]  # regular expression and its replacement
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A whole detector of another project, as ours.
+
+    Args:
+        weights: under our absolute names, in our conventions (classes in order, background last).
+        leftovers: names in the file that no line of the table took; they are listed, never guessed.
+        settings: config keys and the values with which our model computes the same.
+        class_names: by class index; empty where the file does not tell.
+        notes: sentences about what was assumed, and about what our model does not compute in the same way.
+    """
+
+    weights: dict[str, Tensor]
+    leftovers: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class DetectorSource(Protocol):
+    """A kind of files with whole detectors of another project; one file each, registered in CHECKPOINT_CONVERTERS."""
+
+    @property
+    def source(self) -> str:
+        """As reports call it."""
+        ...
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether weights with these names come from this source; never true of our own names."""
+        ...
+
+    def convert(self, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Conversion:
+        """The same network as ours.
+
+        Args:
+            weights: by their names in the file; not changed.
+            meta: what else the file holds beside the weights, by its keys there; may be empty.
+
+        Raises:
+            UserError: a network of this source that cannot be expressed as ours.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Converter:
-    """A source of weights: how it is recognised and how its names are changed.
+    """A source of backbones: how it is recognised and how its names are changed.
 
     Args:
         source: as reports call it.
@@ -20,6 +68,9 @@ class Converter:
         expected_settings: config keys and the values that the weights were trained with.
         bottleneck_settings: more of them, for files with the names in `bottleneck_signature`.
         bottleneck_signature: a name that only networks with bottleneck blocks have.
+        optional: regular expression of our names that are taken where they fit, and else are nothing to complain of.
+        prepare: changes values and adds what the file leaves out, under the names of the file.
+        settings_by_weights: more of the settings, as far as the weights tell.
     """
 
     source: str
@@ -28,6 +79,9 @@ class Converter:
     expected_settings: Mapping[str, Any] = field(default_factory=dict)
     bottleneck_settings: Mapping[str, Any] = field(default_factory=dict)
     bottleneck_signature: str = ""
+    optional: str = ""
+    prepare: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    settings_by_weights: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda weights: {}
 
     def recognises(self, names: Collection[str]) -> bool:
         """Whether weights with these names come from this source."""
@@ -39,16 +93,53 @@ class Converter:
             name = re.sub(pattern, replacement, name)
         return name
 
-    def settings(self, names: Collection[str]) -> dict[str, Any]:
-        """The config values that weights with these names expect."""
-        has_bottlenecks = self.bottleneck_signature in names
-        return {**self.expected_settings, **(self.bottleneck_settings if has_bottlenecks else {})}
+    def settings(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The config values that weights, by their names in the file, expect."""
+        has_bottlenecks = self.bottleneck_signature in weights
+        return {
+            **self.expected_settings,
+            **(self.bottleneck_settings if has_bottlenecks else {}),
+            **self.settings_by_weights(weights),
+        }
 
 
-def find_converter(names: Collection[str]) -> Converter | None:
-    """The registered converter that recognises the names, if any does."""
-    for name in CHECKPOINT_CONVERTERS:
-        converter: Converter = CHECKPOINT_CONVERTERS.get(name)()
+def renamed(weights: Mapping[str, Tensor], renames: Renames) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Weights under new names: every line of a table is applied to every name, in the order of the lines.
+
+    Returns:
+        Those with a name that some line has changed, and the names that no line has changed.
+    """
+    taken: dict[str, Tensor] = {}
+    leftovers: list[str] = []
+    for name, tensor in weights.items():
+        new_name = name
+        was_taken = False
+        for pattern, replacement in renames:
+            new_name, count = re.subn(pattern, replacement, new_name)
+            was_taken |= count > 0
+        if not was_taken:
+            leftovers.append(name)
+        elif new_name in taken:
+            raise AssertionError(f"two weights would be named {new_name}; {name} is one of them")
+        else:
+            taken[new_name] = tensor
+    return taken, tuple(leftovers)
+
+
+def background_last(rows: Tensor) -> Tensor:
+    """Rows of K + 1 classes, the background's moved from first, as most projects have it, to last, as we do."""
+    return rows.roll(-1, dims=0)
+
+
+def background_first(rows: Tensor) -> Tensor:
+    """Rows of K + 1 classes, the background's moved from last to first."""
+    return rows.roll(1, dims=0)
+
+
+def find_converter(names: Collection[str]) -> Converter | DetectorSource | None:
+    """The registered converter that recognises the names, if any does; those of whole detectors come first."""
+    converters = [CHECKPOINT_CONVERTERS.get(name)() for name in CHECKPOINT_CONVERTERS]
+    for converter in sorted(converters, key=lambda converter: isinstance(converter, Converter)):
         if converter.recognises(names):
             return converter
     return None

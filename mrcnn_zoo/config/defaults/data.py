@@ -42,7 +42,12 @@ DETECTRON2_KEYS = (
         "Height and width of the window, as fractions of the image or in pixels according to INPUT.CROP.TYPE.",
         element_types=(int, float),
     ),
-    Key("INPUT.FORMAT", "BGR", "Order of the colour channels the model sees: BGR, RGB, or L for one grey channel."),
+    Key(
+        "INPUT.FORMAT",
+        "BGR",
+        "Order of the colour channels the model sees: BGR, RGB, or L for one grey channel. With one value in "
+        "MODEL.PIXEL_MEAN it is always L; other numbers of channels than 1 and 3 stay in the order of the file.",
+    ),
     Key(
         "INPUT.MASK_FORMAT",
         "polygon",
@@ -54,29 +59,25 @@ DETECTRON2_KEYS = (
     Key(
         "DATASETS.PROPOSAL_FILES_TRAIN",
         [],
-        "Files with precomputed proposals, one for each dataset of DATASETS.TRAIN.",
-        is_built=False,
+        "Files with precomputed proposals, .pkl as Detectron2's or .npz, one for each dataset of DATASETS.TRAIN.",
         element_types=(str,),
     ),
     Key(
         "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN",
         2000,
         "Best precomputed proposals used for each training image.",
-        is_built=False,
     ),
     Key("DATASETS.TEST", [], "Names of the datasets to evaluate on, each by itself.", element_types=(str,)),
     Key(
         "DATASETS.PROPOSAL_FILES_TEST",
         [],
-        "Files with precomputed proposals, one for each dataset of DATASETS.TEST.",
-        is_built=False,
+        "Files with precomputed proposals, .pkl as Detectron2's or .npz, one for each dataset of DATASETS.TEST.",
         element_types=(str,),
     ),
     Key(
         "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST",
         1000,
         "Best precomputed proposals used for each test image.",
-        is_built=False,
     ),
     Key(
         "DATALOADER.NUM_WORKERS",

@@ -13,8 +13,8 @@ DETECTRON2_KEYS = (
     Key(
         "TEST.KEYPOINT_OKS_SIGMAS",
         [],
-        "Deviation of each keypoint in the keypoint similarity (OKS); empty takes COCO's 17.",
-        is_built=False,
+        "Deviation of each keypoint in the keypoint similarity (OKS), as a share of the object's size; empty takes "
+        "COCO's for its 17, and 0.05 for others.",
         element_types=(float,),
     ),
     Key("TEST.DETECTIONS_PER_IMAGE", 100, "Most detections kept for an image; the COCO evaluation counts as many."),
@@ -44,6 +44,11 @@ NEW_KEYS = (
     Key("TEST.BATCH_SIZE", 1, "Images per forward pass at inference."),
     Key("TEST.NUM_IMAGES", 0, "When above 0, evaluate only this many first images of each test set."),
     Key("TEST.VAL_LOSS", True, "Also compute the validation losses at each evaluation during training."),
-    Key("EVAL.EVALUATOR", "coco", "Registered evaluator of the test sets: coco."),
+    Key(
+        "EVAL.EVALUATOR",
+        "coco",
+        "Registered evaluator of the test sets: coco for AP, or for the average recall of a ProposalNetwork; "
+        "box_proposals for the average recall of any model's boxes.",
+    ),
     Key("EVAL.BACKEND", "pycocotools", "Who computes COCO AP: pycocotools, hotcoco or faster_coco_eval."),
 )

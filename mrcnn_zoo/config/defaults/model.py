@@ -6,11 +6,10 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.LOAD_PROPOSALS",
         False,
-        "Read proposals from the files in DATASETS.PROPOSAL_FILES_* instead of computing them.",
-        is_built=False,
+        "Load proposals from the files in DATASETS.PROPOSAL_FILES_* with the images, for PrecomputedProposals.",
     ),
     Key("MODEL.MASK_ON", False, "Predict a mask for every detection."),
-    Key("MODEL.KEYPOINT_ON", False, "Predict keypoints for every detection.", is_built=False),
+    Key("MODEL.KEYPOINT_ON", False, "Predict keypoints for every detection."),
     Key(
         "MODEL.DEVICE",
         "cuda",
@@ -30,7 +29,7 @@ DETECTRON2_KEYS = (
         "MODEL.PIXEL_MEAN",
         [103.53, 116.28, 123.675],
         "Mean of each channel, in the order of INPUT.FORMAT and in pixel values of 0 to 255; subtracted from the "
-        "image.",
+        "image. The model sees as many channels as there are values: 1, 3, 4, 16, ...",
     ),
     Key(
         "MODEL.PIXEL_STD",
@@ -41,17 +40,20 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.BACKBONE.NAME",
         "build_resnet_backbone",
-        "Registered backbone, e.g. build_resnet_backbone or build_resnet_fpn_backbone.",
+        "Registered backbone: build_{resnet, vgg, plain_cnn, timm}_backbone or build_{...}_fpn_backbone, "
+        "build_retinanet_resnet_fpn_backbone, build_timm_simple_fpn_backbone.",
     ),
     Key(
         "MODEL.BACKBONE.FREEZE_AT",
         2,
-        "Number of first stages that are not trained: 0 none, 1 the stem, 2 the stem and res2, up to 5.",
+        "Number of first stages that are not trained: 0 none; of a ResNet 1 is the stem, 2 the stem and res2; of a VGG "
+        "2 is conv1 and conv2; of a timm network n is all that the map c{n} depends on.",
     ),
     Key(
         "MODEL.FPN.IN_FEATURES",
         [],
-        "Stages the pyramid is built on, e.g. [res2, res3, res4, res5].",
+        "Maps the pyramid is built on, e.g. [res2, res3, res4, res5] of a ResNet, [conv3, conv4, conv5, pool5] of a "
+        "VGG, [c2, c3, c4, c5] of a timm network, or [c4] for build_timm_simple_fpn_backbone.",
         element_types=(str,),
     ),
     Key("MODEL.FPN.OUT_CHANNELS", 256, "Channels of every level of the pyramid."),
@@ -95,38 +97,91 @@ DETECTRON2_KEYS = (
         "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
         [False, False, False, False],
         "Whether res2, res3, res4 and res5 have deformable 3 x 3 convolutions.",
-        is_built=False,
     ),
     Key(
         "MODEL.RESNETS.DEFORM_MODULATED",
         False,
         "Deformable convolutions also learn a weight for each sampling point (version 2).",
-        is_built=False,
     ),
     Key(
         "MODEL.RESNETS.DEFORM_NUM_GROUPS",
         1,
         "Channel groups of a deformable convolution that have offsets of their own.",
-        is_built=False,
     ),
 )
 
 NEW_KEYS = (
+    Key(
+        "MODEL.RESNETS.STEM_POOL",
+        "centred",
+        "Cells that the stem's 3 x 3 max-pooling takes: centred around every second cell, or every second and the two "
+        "following, as TensorFlow and Keras pad it.",
+        choices=("centred", "following"),
+    ),
+    Key(
+        "MODEL.FPN.TOP_BLOCK",
+        "",
+        "Levels above the pyramid's last one: maxpool for one (P6), p6p7 for two by convolutions, none; empty takes "
+        "p6p7 for build_retinanet_resnet_fpn_backbone and maxpool for the others.",
+        choices=("", "maxpool", "p6p7", "none"),
+    ),
+    Key(
+        "MODEL.FPN.TOP_BLOCK_IN_FEATURE",
+        "",
+        "Map that p6p7 is made of: the last of MODEL.FPN.IN_FEATURES (also when empty), or the last level, e.g. p5.",
+    ),
+    Key("MODEL.VGG.DEPTH", 16, "Layers of the VGG with weights: 11, 13, 16 or 19, fc6 to fc8 included."),
+    Key(
+        "MODEL.VGG.OUT_FEATURES",
+        ["conv5"],
+        "Stages whose outputs the backbone returns, among conv1 (stride 1) to conv5 (stride 16) and pool5 (stride 32).",
+    ),
+    Key("MODEL.VGG.NORM", "", "Registered norm after each convolution of the VGG, e.g. BN; empty for none."),
+    Key("MODEL.VGG.CONV1_OUT_CHANNELS", 64, "Channels of conv1; conv2 has 2, conv3 4, conv4 and conv5 8 times it."),
+    Key("MODEL.PLAIN_CNN.CHANNELS", [32, 64, 128, 128], "Channels of each stage: conv1 at stride 1, conv2 at 2, ..."),
+    Key("MODEL.PLAIN_CNN.CONVS_PER_STAGE", 1, "3 x 3 convolutions of each stage."),
+    Key("MODEL.PLAIN_CNN.NORM", "BN", "Registered norm after each convolution; empty for none."),
+    Key(
+        "MODEL.PLAIN_CNN.OUT_FEATURES",
+        ["conv4"],
+        "Stages whose outputs the backbone returns; of n stages also pool{n}, at half the resolution of the last.",
+    ),
+    Key("MODEL.TIMM.NAME", "", "Network of the library timm, e.g. convnext_tiny, swin_tiny_patch4_window7_224."),
+    Key(
+        "MODEL.TIMM.PRETRAINED",
+        False,
+        "Start from the weights that timm has for the network, when MODEL.WEIGHTS is empty; its log line tells which "
+        "pixel statistics they expect.",
+    ),
+    Key(
+        "MODEL.TIMM.OUT_FEATURES",
+        [],
+        "Maps that the backbone returns, named after the logarithm of their stride: c2 at stride 4 to c5 at stride 32; "
+        "a plain ViT has c4 only. Empty for all that the network has.",
+        element_types=(str,),
+    ),
+    Key("MODEL.TIMM.OUT_NORM", "", "Registered norm on each map of the timm network, e.g. LN; empty for none."),
     Key("MODEL.RPN.MATCHER", "MaxIoUMatcher", "Registered rule that assigns anchors to ground truth."),
     Key("MODEL.RPN.SAMPLER", "RandomSampler", "Registered choice of the anchors that a training step uses."),
     Key("MODEL.RPN.BOX_CODER", "Box2BoxTransform", "Registered form in which the RPN predicts boxes."),
     Key("MODEL.ROI_HEADS.MATCHER", "MaxIoUMatcher", "Registered rule that assigns proposals to ground truth."),
     Key("MODEL.ROI_HEADS.SAMPLER", "RandomSampler", "Registered choice of the proposals that a training step uses."),
+    Key(
+        "MODEL.ROI_BOX_HEAD.DROPOUT",
+        0.0,
+        "Share of the outputs of each fully connected layer that training sets to 0; 0.5 with VGG's fc6 and fc7.",
+    ),
     Key("MODEL.ROI_BOX_HEAD.BOX_CODER", "Box2BoxTransform", "Registered form in which the box head predicts boxes."),
     Key(
         "MODEL.ROI_HEADS.SUPPRESSION",
         "greedy",
         "Registered rule that keeps one detection of an object: greedy drops those that overlap a better one of "
-        "their class.",
+        "their class, greedy_class_agnostic of any class; soft_linear and soft_gaussian lower their scores (Soft-NMS).",
     ),
     Key(
         "MODEL.ROI_MASK_HEAD.LOSS",
         "sigmoid",
-        "Registered mask loss: sigmoid decides each pixel of the true class's map on its own.",
+        "Registered mask loss: sigmoid decides each pixel of the true class's map on its own, softmax among the maps "
+        "of all classes and the background; dice is sigmoid trained by the overlap of the whole mask.",
     ),
 )

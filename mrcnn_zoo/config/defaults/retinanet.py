@@ -1,88 +1,89 @@
-"""Defaults of RetinaNet, which is not built here yet; `config/unbuilt.py` says when its keys matter."""
+"""Defaults of RetinaNet."""
 
 from mrcnn_zoo.config.keys import Key
 
 DETECTRON2_KEYS = (
-    Key("MODEL.RETINANET.NUM_CLASSES", 80, "Number of object classes, the background not counted.", is_built=False),
+    Key("MODEL.RETINANET.NUM_CLASSES", 80, "Number of object classes, the background not counted."),
     Key(
         "MODEL.RETINANET.IN_FEATURES",
         ["p3", "p4", "p5", "p6", "p7"],
         "Backbone outputs the RetinaNet head looks at, finest first.",
-        is_built=False,
     ),
     Key(
         "MODEL.RETINANET.NUM_CONVS",
         4,
         "Number of 3 x 3 convolutions in each of the two branches of the head.",
-        is_built=False,
     ),
     Key(
         "MODEL.RETINANET.IOU_THRESHOLDS",
         [0.4, 0.5],
         "IoU values with the ground truth at which an anchor changes label.",
-        is_built=False,
     ),
     Key(
         "MODEL.RETINANET.IOU_LABELS",
         [0, -1, 1],
         "Labels of the intervals that RETINANET.IOU_THRESHOLDS cuts: 0 background, -1 ignored, 1 object.",
-        is_built=False,
     ),
     Key(
         "MODEL.RETINANET.PRIOR_PROB",
         0.01,
         "Probability of an object that the untrained head predicts everywhere, in (0, 1).",
-        is_built=False,
     ),
     Key(
         "MODEL.RETINANET.SCORE_THRESH_TEST",
         0.05,
         "Detections below this score, in [0, 1], are dropped before suppression.",
-        is_built=False,
     ),
     Key(
         "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
         1000,
         "Best detections kept before suppression, per image and per feature level.",
-        is_built=False,
     ),
     Key(
         "MODEL.RETINANET.NMS_THRESH_TEST",
         0.5,
         "A detection is suppressed when its IoU with a better one of its class is above this.",
-        is_built=False,
     ),
     Key(
         "MODEL.RETINANET.BBOX_REG_WEIGHTS",
         [1.0, 1.0, 1.0, 1.0],
         "Scales of the four box deltas (dx, dy, dw, dh).",
-        is_built=False,
     ),
     Key(
         "MODEL.RETINANET.FOCAL_LOSS_GAMMA",
         2.0,
         "Exponent of the focal loss; the larger, the less easy anchors count.",
-        is_built=False,
     ),
     Key(
         "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
         0.25,
         "Weight of object anchors in the focal loss, in [0, 1]; background anchors get the rest to 1.",
-        is_built=False,
     ),
     Key(
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
         0.1,
         "Delta error at which smooth_l1 turns from quadratic to linear; 0 is the plain L1 loss.",
-        is_built=False,
     ),
-    Key("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "smooth_l1", "Registered loss of the box regression.", is_built=False),
+    Key("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "smooth_l1", "Registered loss of the box regression."),
     Key(
         "MODEL.RETINANET.NORM",
         "",
-        "Registered norm after the head's convolutions; empty for none.",
-        is_built=False,
+        "Registered norm after the head's convolutions; empty for none. BN and SyncBN keep statistics for each level.",
     ),
 )
 
-NEW_KEYS = ()
+NEW_KEYS = (
+    Key("MODEL.RETINANET.MATCHER", "MaxIoUMatcher", "Registered rule that assigns anchors to ground truth."),
+    Key("MODEL.RETINANET.BOX_CODER", "Box2BoxTransform", "Registered form in which the head predicts boxes."),
+    Key(
+        "MODEL.RETINANET.SUPPRESSION",
+        "greedy",
+        "Registered rule that keeps one detection of an object: greedy drops those that overlap a better one of "
+        "their class.",
+    ),
+    Key(
+        "MODEL.RETINANET.CLIP_BEFORE_NMS",
+        False,
+        "Clip boxes to the image before overlapping ones are suppressed, as torchvision does, instead of after it.",
+    ),
+)

@@ -6,7 +6,8 @@ REGION_KEYS = (
     Key(
         "MODEL.ROI_HEADS.NAME",
         "Res5ROIHeads",
-        "Registered region heads: StandardROIHeads pools for each head, Res5ROIHeads shares the backbone's last stage.",
+        "Registered region heads: StandardROIHeads pools for each head, Res5ROIHeads shares the backbone's last stage, "
+        "CascadeROIHeads judges and moves the boxes in several stages.",
     ),
     Key("MODEL.ROI_HEADS.NUM_CLASSES", 80, "Number of object classes, the background not counted."),
     Key(
@@ -38,7 +39,8 @@ REGION_KEYS = (
     Key(
         "MODEL.ROI_HEADS.NMS_THRESH_TEST",
         0.5,
-        "A detection is suppressed when its IoU with a better one of its class is above this.",
+        "A detection is suppressed when its IoU with a better one of its class is above this; see "
+        "ROI_HEADS.SUPPRESSION for other rules.",
     ),
     Key(
         "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT",
@@ -56,7 +58,7 @@ BOX_KEYS = (
     Key(
         "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE",
         "smooth_l1",
-        "Registered loss of the box regression: smooth_l1 on deltas, or one on decoded boxes such as giou.",
+        "Registered loss of the box regression: smooth_l1 or l1 on deltas, or giou, diou or ciou on decoded boxes.",
     ),
     Key("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of the box head's regression loss."),
     Key(
@@ -78,7 +80,7 @@ BOX_KEYS = (
     Key(
         "MODEL.ROI_BOX_HEAD.POOLER_TYPE",
         "ROIAlignV2",
-        "Registered pooling operation of the box head: ROIAlignV2 (shifted by half a pixel), ROIAlign or ROIPool.",
+        "Registered pooling operation of the box head: ROIAlignV2 (shifted by half a cell), ROIAlign, ROIPool, ...",
     ),
     Key("MODEL.ROI_BOX_HEAD.NUM_FC", 0, "Number of fully connected layers in the box head."),
     Key("MODEL.ROI_BOX_HEAD.FC_DIM", 1024, "Outputs of each fully connected layer of the box head."),
@@ -94,13 +96,12 @@ BOX_KEYS = (
         "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES",
         False,
         "Train the mask and keypoint heads on the boxes that the box head predicts instead of on the proposals.",
-        is_built=False,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.USE_FED_LOSS",
         False,
-        "Classify with the federated loss, which leaves most rare classes of an image out; needs USE_SIGMOID_CE.",
-        is_built=False,
+        "Classify with the federated loss, which in each step looks at the classes of the batch and at some others "
+        "only; needs USE_SIGMOID_CE. The class frequencies are counted in the training data.",
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE",
@@ -111,25 +112,22 @@ BOX_KEYS = (
         "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER",
         0.5,
         "Power of a class's image count that the federated loss samples negative classes with.",
-        is_built=False,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES",
         50,
-        "Smallest number of classes that the federated loss looks at in an image.",
-        is_built=False,
+        "Smallest number of classes that the federated loss looks at in a step, on each process.",
     ),
     Key(
         "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS",
         [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]],
         "Scales of the four box deltas (dx, dy, dw, dh) for each stage of the cascade.",
-        is_built=False,
     ),
     Key(
         "MODEL.ROI_BOX_CASCADE_HEAD.IOUS",
         [0.5, 0.6, 0.7],
-        "IoU from which on a region counts as object, for each stage of the cascade.",
-        is_built=False,
+        "IoU from which on a region counts as object, for each stage of the cascade; the first is that of "
+        "ROI_HEADS.IOU_THRESHOLDS.",
     ),
 )
 
@@ -138,7 +136,8 @@ MASK_KEYS = (
     Key(
         "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION",
         14,
-        "Side, in cells, of the features pooled for the mask head; the predicted mask has twice that side.",
+        "Side, in cells, of the features pooled for the mask head; the predicted mask has twice that side, or what "
+        "ROI_MASK_HEAD.NUM_UPSAMPLE makes of it.",
     ),
     Key(
         "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO",
@@ -156,51 +155,106 @@ MASK_KEYS = (
     Key(
         "MODEL.ROI_MASK_HEAD.POOLER_TYPE",
         "ROIAlignV2",
-        "Registered pooling operation of the mask head: ROIAlignV2 (shifted by half a pixel), ROIAlign or ROIPool.",
+        "Registered pooling operation of the mask head: ROIAlignV2 (shifted by half a cell), ROIAlign, ROIPool, ...",
     ),
 )
 
 KEYPOINT_KEYS = (
-    Key("MODEL.ROI_KEYPOINT_HEAD.NAME", "KRCNNConvDeconvUpsampleHead", "Registered keypoint head.", is_built=False),
+    Key("MODEL.ROI_KEYPOINT_HEAD.NAME", "KRCNNConvDeconvUpsampleHead", "Registered keypoint head."),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION",
         14,
         "Side, in cells, of the features pooled for the keypoint head.",
-        is_built=False,
     ),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO",
         0,
         "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
-        is_built=False,
     ),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS",
         [512, 512, 512, 512, 512, 512, 512, 512],
         "Output channels of each 3 x 3 convolution of the keypoint head, in order.",
-        is_built=False,
     ),
-    Key("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 17, "Keypoints of an instance; 17 in COCO.", is_built=False),
+    Key("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 17, "Keypoints of an instance; 17 in COCO."),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE",
         1,
         "Training images with fewer visible keypoints than this are left out.",
-        is_built=False,
     ),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS",
         True,
         "Divide the keypoint loss by the visible keypoints of the batch; otherwise by a number fixed by the settings.",
-        is_built=False,
     ),
-    Key("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 1.0, "Factor of the keypoint loss.", is_built=False),
+    Key("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 1.0, "Factor of the keypoint loss."),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE",
         "ROIAlignV2",
         "Registered pooling operation of the keypoint head.",
-        is_built=False,
     ),
 )
 
 DETECTRON2_KEYS = REGION_KEYS + BOX_KEYS + MASK_KEYS + KEYPOINT_KEYS
-NEW_KEYS = ()
+NEW_KEYS = (
+    Key(
+        "MODEL.ROI_HEADS.MIN_SIZE_TEST",
+        0.0,
+        "Detections with a side of at most so many pixels of the network input are dropped before suppression; 0 "
+        "drops none there.",
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE",
+        "softmax",
+        "Registered classification of regions: softmax over classes and background, sigmoid for each class, focal "
+        "(sigmoid, RetinaNet's loss), or federated. USE_SIGMOID_CE and USE_FED_LOSS name the same as Detectron2 does.",
+    ),
+    Key("MODEL.ROI_BOX_HEAD.CLS_LOSS_WEIGHT", 1.0, "Factor of the box head's classification loss."),
+    Key(
+        "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_ALPHA",
+        0.25,
+        "Weight of the right class in the focal CLS_LOSS_TYPE, in [0, 1]; the other classes get 1 minus it.",
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_GAMMA",
+        2.0,
+        "How much less the focal CLS_LOSS_TYPE counts what is right already; 0 is plain cross-entropy.",
+    ),
+    Key(
+        "MODEL.ROI_HEADS.CANONICAL_LEVEL",
+        4,
+        "Pyramid level, log2 of its stride, that a region of side ROI_HEADS.CANONICAL_BOX_SIDE is pooled from; each "
+        "doubling of the side is one level up.",
+    ),
+    Key(
+        "MODEL.ROI_HEADS.CANONICAL_BOX_SIDE",
+        224.0,
+        "Side, in pixels, of the region that is pooled from ROI_HEADS.CANONICAL_LEVEL. Levels are rounded down; "
+        "158.392 (224 / sqrt 2) rounds them to the nearest, as matterport's Mask R-CNN does.",
+    ),
+    Key(
+        "MODEL.ROI_HEADS.SOFT_NMS_SIGMA",
+        0.5,
+        "Width of soft_gaussian suppression: an overlap lowers a score by exp(-IoU ** 2 / sigma).",
+    ),
+    Key(
+        "MODEL.ROI_HEADS.SOFT_NMS_MIN_SCORE",
+        0.001,
+        "Soft suppression drops detections whose lowered score is below this.",
+    ),
+    Key(
+        "MODEL.ROI_MASK_HEAD.UPSAMPLE",
+        "deconv",
+        "How the mask head doubles the side of its maps: deconv (transposed 2 x 2 convolution), or bilinear (resizing, "
+        "then a 3 x 3 convolution).",
+        choices=("deconv", "bilinear"),
+    ),
+    Key(
+        "MODEL.ROI_MASK_HEAD.NUM_UPSAMPLE",
+        1,
+        "How often the side doubles: masks have ROI_MASK_HEAD.POOLER_RESOLUTION times 2 to this power cells a side.",
+    ),
+    Key("MODEL.ROI_MASK_HEAD.NUM_FC", 2, "Hidden layers of MaskRCNNMLPHead; other mask heads have none."),
+    Key("MODEL.ROI_MASK_HEAD.FC_DIM", 1024, "Outputs of each hidden layer of MaskRCNNMLPHead."),
+    Key("MODEL.ROI_MASK_HEAD.LOSS_WEIGHT", 1.0, "Factor of the mask loss."),
+)

@@ -6,18 +6,22 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.PROPOSAL_GENERATOR.NAME",
         "RPN",
-        "Registered proposal generator, e.g. RPN; what suggests the regions that the heads then classify.",
+        "Registered proposal generator, what suggests the regions that the heads then classify: RPN, "
+        "PrecomputedProposals (from files, with MODEL.LOAD_PROPOSALS), SlidingWindow, or GroundTruthProposals (an "
+        "oracle for ablations).",
     ),
     Key(
         "MODEL.PROPOSAL_GENERATOR.MIN_SIZE",
         0,
         "Proposals with a side shorter than this many pixels of the network input are dropped; 0 drops only "
         "empty ones.",
+        other_types=(float,),
     ),
     Key(
         "MODEL.ANCHOR_GENERATOR.NAME",
         "DefaultAnchorGenerator",
-        "Registered anchor generator; DefaultAnchorGenerator lays a grid of axis-aligned boxes over each feature map.",
+        "Registered anchor generator; DefaultAnchorGenerator lays a grid of axis-aligned boxes over each feature map, "
+        "TorchvisionAnchorGenerator rounds their corners and strides to whole pixels as torchvision's detectors do.",
     ),
     Key(
         "MODEL.ANCHOR_GENERATOR.SIZES",
@@ -44,7 +48,12 @@ DETECTRON2_KEYS = (
         "Where in its cell an anchor is centred, as a fraction of the stride in [0, 1): 0 is the corner, 0.5 the "
         "middle.",
     ),
-    Key("MODEL.RPN.HEAD_NAME", "StandardRPNHead", "Registered head that scores anchors and predicts their box deltas."),
+    Key(
+        "MODEL.RPN.HEAD_NAME",
+        "StandardRPNHead",
+        "Registered head that scores anchors and predicts their box deltas: StandardRPNHead has one sigmoid output an "
+        "anchor for objectness, SoftmaxRPNHead a softmax over two, background and object.",
+    ),
     Key(
         "MODEL.RPN.IN_FEATURES",
         ["res4"],
@@ -53,7 +62,8 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RPN.BOUNDARY_THRESH",
         -1,
-        "In training, anchors that reach more than this many pixels outside the image are ignored; -1 keeps them all.",
+        "In training, anchors that reach more than this many pixels outside the image are left out, at 0 all that "
+        "cross its border; -1 keeps them all. At inference all are used, and their proposals clipped.",
     ),
     Key(
         "MODEL.RPN.IOU_THRESHOLDS",
@@ -88,7 +98,11 @@ DETECTRON2_KEYS = (
         0.0,
         "Delta error at which smooth_l1 of the RPN turns from quadratic to linear; 0 is the plain L1 loss.",
     ),
-    Key("MODEL.RPN.LOSS_WEIGHT", 1.0, "Factor of both RPN losses."),
+    Key(
+        "MODEL.RPN.LOSS_WEIGHT",
+        1.0,
+        "Factor of both RPN losses, besides those of each, RPN.CLS_LOSS_WEIGHT and RPN.BBOX_REG_LOSS_WEIGHT.",
+    ),
     Key(
         "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
         12000,
@@ -109,4 +123,56 @@ DETECTRON2_KEYS = (
     ),
 )
 
-NEW_KEYS = ()
+NEW_KEYS = (
+    Key(
+        "MODEL.RPN.RANK_BY",
+        "logit",
+        "What puts anchors in order: logit, or probability as MMDetection does, where all logits above about 17 are "
+        "equal in float32 and the order of such anchors is arbitrary.",
+        choices=("logit", "probability"),
+    ),
+    Key(
+        "MODEL.RPN.ACROSS_LEVELS",
+        False,
+        "Choose among the anchors of all levels together, as matterport's Mask R-CNN does: RPN.PRE_NMS_TOPK_* count an "
+        "image instead of a level, and boxes of different levels suppress each other.",
+    ),
+    Key(
+        "MODEL.RPN.ALLOW_LOW_QUALITY_MATCHES",
+        True,
+        "Also train the anchors that overlap an object most as objects, however little that is, so that each object "
+        "has at least one.",
+    ),
+    Key(
+        "MODEL.RPN.CLS_LOSS_TYPE",
+        "cross_entropy",
+        "Loss of the RPN's objectness: cross_entropy, or focal, in which anchors count little that are right already.",
+        choices=("cross_entropy", "focal"),
+    ),
+    Key("MODEL.RPN.FOCAL_LOSS_ALPHA", 0.25, "Weight of objects in the RPN's focal loss, in [0, 1]."),
+    Key("MODEL.RPN.FOCAL_LOSS_GAMMA", 2.0, "Exponent of the RPN's focal loss; 0 is weighted cross-entropy."),
+    Key("MODEL.RPN.CLS_LOSS_WEIGHT", 1.0, "Factor of the RPN's objectness loss, besides RPN.LOSS_WEIGHT."),
+    Key(
+        "MODEL.PROPOSAL_GENERATOR.JITTER",
+        0.0,
+        "Noise of the boxes of GroundTruthProposals: standard deviation of their centre in box sides and of the "
+        "logarithm of their sides; 0 takes the boxes as they are.",
+    ),
+    Key(
+        "MODEL.SLIDING_WINDOW.SIZES",
+        [32, 64, 128, 256, 512],
+        "Sizes of the windows of SlidingWindow, the square root of their area in input pixels.",
+        element_types=(int, float),
+    ),
+    Key(
+        "MODEL.SLIDING_WINDOW.ASPECT_RATIOS",
+        [0.5, 1.0, 2.0],
+        "Shapes of the windows of SlidingWindow as height / width; every size comes in every shape.",
+        element_types=(int, float),
+    ),
+    Key(
+        "MODEL.SLIDING_WINDOW.STRIDE",
+        0.5,
+        "Largest step between windows of SlidingWindow as a fraction of the window's sides, above 0 and up to 1.",
+    ),
+)

@@ -111,7 +111,8 @@ NEW_KEYS = (
         "SOLVER.BEST_METRIC",
         "auto",
         "Result that decides which checkpoint is the best, e.g. segm/AP or val/total_loss (of a loss the "
-        "lowest is the best); auto takes segm/AP when there are masks, else bbox/AP.",
+        "lowest is the best); auto takes segm/AP when there are masks, else keypoints/AP, else bbox/AP, or "
+        "box_proposals/AR@1000 of a ProposalNetwork.",
     ),
     Key("SOLVER.KEEP_CHECKPOINTS", 3, "Periodic checkpoints kept besides best and final; 0 keeps all."),
     Key("SOLVER.TRAINING_SCHEDULE", "joint", "Registered training schedule: joint."),

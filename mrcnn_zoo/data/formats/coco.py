@@ -47,6 +47,7 @@ def load_coco(name: str, image_folder: Path, annotation_file: Path) -> Dataset:
         category_ids=categories.ids,
         keypoint_names=categories.keypoint_names,
         keypoint_flip_pairs=categories.keypoint_flip_pairs,
+        keypoint_skeleton=categories.keypoint_skeleton,
         annotation_file=str(annotation_file),
         notes=repairs.notes(),
     )

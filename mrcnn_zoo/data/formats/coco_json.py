@@ -2,16 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mrcnn_zoo.data.keypoints import flip_pairs
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import ImageSize
 
 SECTIONS = ("images", "annotations", "categories")
-SIDES = ("left", "right")
 MAX_ID = 2**63 - 1
 MAX_SIDE = 2**31 - 1  # pixels
 
@@ -108,6 +107,7 @@ class Categories:
     ids: tuple[int, ...]  # class index -> category id
     keypoint_names: tuple[str, ...]
     keypoint_flip_pairs: tuple[tuple[int, int], ...]
+    keypoint_skeleton: tuple[tuple[int, int], ...]
 
 
 def read_categories(document: CocoJson) -> Categories:
@@ -132,12 +132,23 @@ def read_categories(document: CocoJson) -> Categories:
                 f"{document.path}: category {number} has 'keypoints' {points!r}, which is no list of names."
             )
     keypoints = next((tuple(points) for _, points in by_id.values() if points), ())
+    skeletons = [category.get("skeleton") for category in document.categories if category.get("keypoints")]
     return Categories(
         names=tuple(by_id[number][0] for number in ordered),
         ids=tuple(ordered),
         keypoint_names=keypoints,
         keypoint_flip_pairs=flip_pairs(keypoints),
+        keypoint_skeleton=_skeleton(skeletons[0], len(keypoints)) if skeletons else (),
     )
+
+
+def _skeleton(lines: Any, num_keypoints: int) -> tuple[tuple[int, int], ...]:
+    """The lines of a skeleton, which COCO counts from 1; it is only drawn, so that a line that is none is left out."""
+    if not isinstance(lines, list):
+        return ()
+    known = range(1, num_keypoints + 1)
+    pairs = [line for line in lines if isinstance(line, list) and len(line) == 2 and all(end in known for end in line)]
+    return tuple((int(first) - 1, int(second) - 1) for first, second in pairs)
 
 
 def _roboflow_root(document: CocoJson) -> int | None:
@@ -149,18 +160,6 @@ def _roboflow_root(document: CocoJson) -> int | None:
             is_used = any(annotation.get("category_id") == 0 for annotation in document.annotations)
             return None if is_used else 0
     return None
-
-
-def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Rows of the key points whose names differ by left and right only.
-
-    >>> flip_pairs(["nose", "left_eye", "right_eye"])
-    ((1, 2),)
-    """
-    left, right = SIDES
-    rows = {name: row for row, name in enumerate(names)}
-    partners = [(row, rows.get(name.replace(left, right))) for name, row in rows.items() if left in name]
-    return tuple((row, partner) for row, partner in partners if partner is not None)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class DigitStamps:
 
     glyphs: tuple[tuple[NDArray[np.float64], ...], ...]  # of each class: (h, w) coverage in [0, 1]
     class_names: tuple[str, ...] = tuple("0123456789")
+    keypoint_names: tuple[str, ...] = ()
 
     def draw(self, rng: np.random.Generator, *, side: float, rotation: float) -> Stamp:
         """A random digit, slightly stretched, sheared and rotated."""

@@ -8,15 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from mrcnn_zoo.data.keypoints import flip_pairs
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, Rle
 from mrcnn_zoo.data.synthetic.digits import load_digit_stamps
-from mrcnn_zoo.data.synthetic.layout import Layout, arrange
+from mrcnn_zoo.data.synthetic.layout import Layout, PlacedStamp, arrange
 from mrcnn_zoo.data.synthetic.painting import paint
 from mrcnn_zoo.data.synthetic.settings import SPLITS, SceneSettings
 from mrcnn_zoo.data.synthetic.shapes import ShapeStamps
 from mrcnn_zoo.data.synthetic.stamps import StampSource
 
 KINDS = ("digits", "shapes")
+HIDDEN, VISIBLE = 1.0, 2.0  # of key points, as in COCO
 LAYOUT_STREAM, PAINT_STREAM = 0, 1  # apart, so that settings of the paint leave the objects where they are
 
 
@@ -67,8 +69,16 @@ def build_scenes(name: str, settings: SceneSettings, *, kind: str, split: str, l
         )
         for scene in scenes
     )
-    class_names = stamp_source(SceneImage(settings, kind, split, 0)).class_names
-    return Dataset(name, records, class_names, category_ids=tuple(range(1, len(class_names) + 1)))
+    source = stamp_source(SceneImage(settings, kind, split, 0))
+    return Dataset(
+        name,
+        records,
+        source.class_names,
+        category_ids=tuple(range(1, len(source.class_names) + 1)),
+        keypoint_names=source.keypoint_names,
+        keypoint_flip_pairs=flip_pairs(source.keypoint_names),
+        keypoint_skeleton=tuple((0, row) for row in range(1, len(source.keypoint_names))),
+    )
 
 
 def scene_instances(layout: Layout, annotation_ids: Iterator[int]) -> Iterator[InstanceRecord]:
@@ -80,9 +90,22 @@ def scene_instances(layout: Layout, annotation_ids: Iterator[int]) -> Iterator[I
             box=(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)),
             class_index=item.stamp.class_index,
             segmentation=_encode(mask),
+            keypoints=_visible_keypoints(layout, index, item),
             area=float(mask.sum()),
             annotation_id=next(annotation_ids),
         )
+
+
+def _visible_keypoints(layout: Layout, index: int, item: PlacedStamp) -> tuple[float, ...] | None:
+    """x, y and visibility of each: 2, or 1 where a nearer object hides it."""
+    if item.stamp.keypoints is None:
+        return None
+    values: list[float] = []
+    last_row, last_column = (length - 1 for length in layout.owner.shape)
+    for x, y in (item.stamp.keypoints + np.array([item.left, item.top])).tolist():
+        owner = layout.owner[min(max(int(y), 0), last_row), min(max(int(x), 0), last_column)]
+        values += [x, y, HIDDEN if owner > index else VISIBLE]
+    return tuple(values)
 
 
 def _encode(mask: NDArray[np.bool_]) -> Rle:

@@ -16,6 +16,7 @@ class Stamp:
 
     class_index: int
     coverage: NDArray[np.float64]  # (h, w) in [0, 1]
+    keypoints: NDArray[np.float64] | None = None  # (J, 2) x, y in pixels of the coverage
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -31,6 +32,11 @@ class StampSource(Protocol):
         """Names by class index."""
         ...
 
+    @property
+    def keypoint_names(self) -> tuple[str, ...]:
+        """Names of the key points of every stamp; () where they have none."""
+        ...
+
     def draw(self, rng: np.random.Generator, *, side: float, rotation: float) -> Stamp:
         """A random object.
 
@@ -42,10 +48,14 @@ class StampSource(Protocol):
         ...
 
 
-def crop_to_mask(class_index: int, coverage: NDArray[np.float64]) -> Stamp | None:
+def crop_to_mask(
+    class_index: int, coverage: NDArray[np.float64], keypoints: NDArray[np.float64] | None = None
+) -> Stamp | None:
     """The stamp of a coverage map without its empty margins; None when no pixel is covered enough."""
     mask = coverage >= INK_THRESHOLD
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows) == 0:
         return None
-    return Stamp(class_index, coverage[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    if keypoints is not None:
+        keypoints = keypoints - np.array([columns[0], rows[0]])
+    return Stamp(class_index, coverage[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], keypoints)

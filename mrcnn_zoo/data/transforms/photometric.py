@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.pixels import luma
+from mrcnn_zoo.data.pixels import COLORS, luma, num_channels_of
 from mrcnn_zoo.data.transforms.transform import Augmentation, PixelTransform, Transform, size_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import AUGMENTATIONS
@@ -47,13 +47,14 @@ def adjust_brightness(image: Tensor, factor: float) -> Tensor:
 
 
 def adjust_contrast(image: Tensor, factor: float) -> Tensor:
-    """Every value's distance to the image's mean times the factor."""
-    return blend(image, image.float().mean(), factor)
+    """Every value's distance to the image's mean times the factor; without colours, to the mean of its channel."""
+    mean = image.float().mean() if len(image) == COLORS else image.float().mean(dim=(1, 2), keepdim=True)
+    return blend(image, mean, factor)
 
 
 def adjust_saturation(image: Tensor, factor: float) -> Tensor:
-    """Every value's distance to the grey of its pixel times the factor."""
-    return blend(image, luma(image).float(), factor) if len(image) == 3 else image
+    """Every value's distance to the grey of its pixel times the factor; the image is (3, H, W)."""
+    return blend(image, luma(image).float(), factor)
 
 
 def blend(image: Tensor, other: Tensor, factor: float) -> Tensor:
@@ -76,7 +77,17 @@ def build_random_contrast(cfg: CfgNode) -> Augmentation:
 
 @AUGMENTATIONS.register("RandomSaturation")
 def build_random_saturation(cfg: CfgNode) -> Augmentation:
-    """Saturation by a factor from INPUT.SATURATION."""
+    """Saturation by a factor from INPUT.SATURATION.
+
+    Raises:
+        UserError: the model does not see colours.
+    """
+    count = num_channels_of(cfg)
+    if count != COLORS:
+        raise UserError(
+            f"INPUT.AUGMENTATIONS has RandomSaturation, which changes colours, but the model sees {count} channel(s) "
+            "(MODEL.PIXEL_MEAN). Leave it out; RandomBrightness and RandomContrast work on any channels."
+        )
     return RandomAdjustment(adjust_saturation, factors=_factors("INPUT.SATURATION", cfg.INPUT.SATURATION))
 
 

@@ -10,6 +10,8 @@ from mrcnn_zoo.structures import Sample
 RESIDUAL_GAIN = 0.3  # what a block adds; at 1 the features of an untrained ResNet-50 double in variance 16 times
 CLASS_LOGIT_SPREAD = 2.5  # standard deviation over the regions
 FOREGROUND_SHARE = 0.07  # of the regions, a class beats the background
+DENSE_CANDIDATES = 300  # anchors and classes of a RetinaNet in an image, above ...
+DENSE_CANDIDATE_LOGIT = -2.9  # ... a score of 0.05, its usual threshold
 
 
 @torch.no_grad()
@@ -27,6 +29,9 @@ def bring_to_life(model: nn.Module, samples: list[Sample]) -> None:
         samples: what it is going to be measured on, or some like it.
     """
     _scale_backbone(model, samples)
+    if "head.cls_score.weight" in model.state_dict():
+        _spread_dense_scores(model, samples)
+        return
     classifier = model.get_submodule("roi_heads.box_predictor.cls_score")
     assert isinstance(classifier, nn.Linear)
     seen: list[Tensor] = []
@@ -48,9 +53,28 @@ def bring_to_life(model: nn.Module, samples: list[Sample]) -> None:
 def _scale_backbone(model: nn.Module, samples: list[Sample]) -> None:
     state = model.state_dict()
     brightness = torch.stack([sample.image.float().std() for sample in samples]).mean()
+    if isinstance(pixel_std := getattr(model, "pixel_std", None), Tensor):
+        brightness = brightness / pixel_std.mean().cpu()
     for name, tensor in state.items():
         if name.endswith("stem.conv1.norm.weight"):
             tensor.fill_(1 / max(float(brightness), 1.0))
         last_of_block = re.fullmatch(r"(.*res\d\.\d+)\.conv(\d)\.norm\.weight", name)
         if last_of_block and f"{last_of_block[1]}.conv{int(last_of_block[2]) + 1}.weight" not in state:
             tensor.fill_(RESIDUAL_GAIN)
+
+
+def _spread_dense_scores(model: nn.Module, samples: list[Sample]) -> None:
+    """Of all scores of a RetinaNet, few pass the threshold, and these differ."""
+    classifier = model.get_submodule("head.cls_score")
+    seen: list[Tensor] = []
+    hook = classifier.register_forward_hook(lambda _, __, output: seen.append(output.flatten()))
+    model.eval()
+    model.predict(samples)  # type: ignore[operator]
+    hook.remove()
+    logits = torch.cat(seen)
+    gain = CLASS_LOGIT_SPREAD / logits.std()
+    classifier.weight *= gain  # type: ignore[operator]
+    rank = DENSE_CANDIDATES * len(samples)
+    threshold = gain * logits.sort(descending=True).values[min(rank, len(logits) - 1)]
+    # All biases are equal in fresh weights.
+    classifier.bias.mul_(gain).add_(DENSE_CANDIDATE_LOGIT - threshold)  # type: ignore[operator, union-attr]

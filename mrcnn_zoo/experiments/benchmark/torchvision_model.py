@@ -1,9 +1,7 @@
 """torchvision's Mask R-CNN with the settings of one of our configs, to measure ours against."""
 
-import re
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -14,6 +12,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
+from mrcnn_zoo.checkpoint.torchvision_export import to_torchvision
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import resolve_device
@@ -37,39 +36,6 @@ REQUIRED = {
     "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": False,
     "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": False,
 }
-
-# Our parameter names, which are Detectron2's, to torchvision's; applied in this order.
-RENAMES = (
-    (r"^backbone\.bottom_up\.stem\.conv1\.norm\.", "backbone.body.bn1."),
-    (r"^backbone\.bottom_up\.stem\.", "backbone.body."),
-    (r"^backbone\.bottom_up\.res2\.", "backbone.body.layer1."),
-    (r"^backbone\.bottom_up\.res3\.", "backbone.body.layer2."),
-    (r"^backbone\.bottom_up\.res4\.", "backbone.body.layer3."),
-    (r"^backbone\.bottom_up\.res5\.", "backbone.body.layer4."),
-    (r"\.conv(\d)\.norm\.", r".bn\1."),
-    (r"\.shortcut\.norm\.", ".downsample.1."),
-    (r"\.shortcut\.", ".downsample.0."),
-    (r"^backbone\.fpn_lateral2\.", "backbone.fpn.inner_blocks.0.0."),
-    (r"^backbone\.fpn_lateral3\.", "backbone.fpn.inner_blocks.1.0."),
-    (r"^backbone\.fpn_lateral4\.", "backbone.fpn.inner_blocks.2.0."),
-    (r"^backbone\.fpn_lateral5\.", "backbone.fpn.inner_blocks.3.0."),
-    (r"^backbone\.fpn_output2\.", "backbone.fpn.layer_blocks.0.0."),
-    (r"^backbone\.fpn_output3\.", "backbone.fpn.layer_blocks.1.0."),
-    (r"^backbone\.fpn_output4\.", "backbone.fpn.layer_blocks.2.0."),
-    (r"^backbone\.fpn_output5\.", "backbone.fpn.layer_blocks.3.0."),
-    (r"^proposal_generator\.rpn_head\.conv\.", "rpn.head.conv.0.0."),
-    (r"^proposal_generator\.rpn_head\.objectness_logits\.", "rpn.head.cls_logits."),
-    (r"^proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.head.bbox_pred."),
-    (r"^roi_heads\.box_head\.fc1\.", "roi_heads.box_head.fc6."),
-    (r"^roi_heads\.box_head\.fc2\.", "roi_heads.box_head.fc7."),
-    (r"^roi_heads\.mask_head\.mask_fcn1\.", "roi_heads.mask_head.0.0."),
-    (r"^roi_heads\.mask_head\.mask_fcn2\.", "roi_heads.mask_head.1.0."),
-    (r"^roi_heads\.mask_head\.mask_fcn3\.", "roi_heads.mask_head.2.0."),
-    (r"^roi_heads\.mask_head\.mask_fcn4\.", "roi_heads.mask_head.3.0."),
-    (r"^roi_heads\.mask_head\.deconv\.", "roi_heads.mask_predictor.conv5_mask."),
-    (r"^roi_heads\.mask_head\.predictor\.", "roi_heads.mask_predictor.mask_fcn_logits."),
-)
-
 
 class NormalizeOnly(GeneralizedRCNNTransform):
     """torchvision's input stage for images that already have the size to work on."""
@@ -133,27 +99,16 @@ def torchvision_state(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dic
     Raises:
         ValueError: a weight on either side without its like on the other.
     """
-    state = {rename(name): tensor for name, tensor in ours.items()}
-    for name, tensor in state.items():
-        if name.endswith(("box_predictor.cls_score.weight", "box_predictor.cls_score.bias")):
-            state[name] = tensor.roll(1, dims=0)  # torchvision's background is class 0, ours the last
-        elif re.search(r"box_predictor\.bbox_pred|mask_fcn_logits", name):
-            # Boxes and masks of the background: torchvision has them, and never looks at them.
-            nothing = tensor.new_zeros(len(theirs[name]) - len(tensor), *tensor.shape[1:])
-            state[name] = torch.cat([nothing, tensor])
-    theirs = {name: tensor for name, tensor in theirs.items() if not name.endswith("num_batches_tracked")}
-    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    state = _without_counters(to_torchvision(ours))
+    theirs = _without_counters(theirs)
     different = [name for name in {*state, *theirs} if not _have_one_shape(state.get(name), theirs.get(name))]
     if different:
         raise ValueError(f"weights that only one model has, or in another shape: {', '.join(sorted(different)[:5])}")
     return state
 
 
-def rename(name: str) -> str:
-    """torchvision's name of one of our weights."""
-    for pattern, replacement in RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
 def _have_one_shape(one: Tensor | None, other: Tensor | None) -> bool:

@@ -1,18 +1,25 @@
 """The same anchors on every cell of a level."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.ops.anchors import cell_anchors, grid_anchors
+from mrcnn_zoo.ops.anchors import cell_anchors, grid_anchors, rounded_cell_anchors
 from mrcnn_zoo.registries import ANCHOR_GENERATORS
 
 # Padded sizes remembered. One is 4.3 MB at 800 x 1333, and training at several scales sees hundreds.
 CACHED_SIZES = 8
+
+CellBuilder = Callable[[Sequence[float], Sequence[float], int], Tensor]
+
+
+def exact_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], _stride: int) -> Tensor:
+    """As `ops.anchors.cell_anchors`: (len(sizes) * len(aspect_ratios), 4)."""
+    return cell_anchors(sizes, aspect_ratios)
 
 
 class GridAnchors(nn.Module):
@@ -25,6 +32,7 @@ class GridAnchors(nn.Module):
         aspect_ratios: for each level height over width.
         strides: for each level the pixels from one cell to the next.
         offset: where in its cell an anchor is centred, in strides, in [0, 1).
+        build_cell: makes the anchors of one cell of sizes, aspect ratios and the stride.
     """
 
     def __init__(
@@ -34,12 +42,13 @@ class GridAnchors(nn.Module):
         aspect_ratios: Sequence[Sequence[float]],
         strides: Sequence[int],
         offset: float = 0.0,
+        build_cell: CellBuilder = exact_cell_anchors,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
         self.offset = offset
-        for level, (level_sizes, level_ratios) in enumerate(zip(sizes, aspect_ratios, strict=True)):
-            self.register_buffer(f"cell{level}", cell_anchors(level_sizes, level_ratios), persistent=False)
+        for level, cell in enumerate(zip(sizes, aspect_ratios, strides, strict=True)):
+            self.register_buffer(f"cell{level}", build_cell(*cell), persistent=False)
         self._cache: OrderedDict[tuple, list[Tensor]] = OrderedDict()
 
     @property
@@ -69,14 +78,28 @@ def build_grid_anchors(cfg: CfgNode, strides: Sequence[int]) -> GridAnchors:
     if not 0 <= settings.OFFSET < 1:
         raise UserError(f"MODEL.ANCHOR_GENERATOR.OFFSET = {settings.OFFSET} should be at least 0 and below 1.")
     return GridAnchors(
-        _for_each_level(settings.SIZES, len(strides), "MODEL.ANCHOR_GENERATOR.SIZES"),
-        aspect_ratios=_for_each_level(settings.ASPECT_RATIOS, len(strides), "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"),
+        anchor_lists(settings.SIZES, len(strides), "MODEL.ANCHOR_GENERATOR.SIZES"),
+        aspect_ratios=anchor_lists(settings.ASPECT_RATIOS, len(strides), "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"),
         strides=strides,
         offset=settings.OFFSET,
     )
 
 
-def _for_each_level(values: Sequence, num_levels: int, key: str) -> list[list[float]]:
+@ANCHOR_GENERATORS.register("RoundedAnchorGenerator")
+def build_rounded_anchors(cfg: CfgNode, strides: Sequence[int]) -> GridAnchors:
+    """Anchors with rounded shapes: Detectron's and maskrcnn-benchmark's, after the first code of Faster R-CNN."""
+    settings = cfg.MODEL.ANCHOR_GENERATOR
+    return GridAnchors(
+        anchor_lists(settings.SIZES, len(strides), "MODEL.ANCHOR_GENERATOR.SIZES"),
+        aspect_ratios=anchor_lists(settings.ASPECT_RATIOS, len(strides), "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"),
+        strides=strides,
+        offset=settings.OFFSET,
+        build_cell=rounded_cell_anchors,
+    )
+
+
+def anchor_lists(values: Sequence, num_levels: int, key: str) -> list[list[float]]:
+    """Sizes or aspect ratios for each level; `values` of the config may be one list for all levels."""
     # A flat list is how users write the values of all levels at once.
     lists = [list(level) for level in values] if values and not isinstance(values[0], int | float) else [list(values)]
     if any(not level or min(level) <= 0 for level in lists):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.modeling.assignment.matcher import IGNORED
 from mrcnn_zoo.modeling.contracts import Matcher, Sampler
 from mrcnn_zoo.ops.anchors import is_inside
 from mrcnn_zoo.structures import ImageSize, Targets
@@ -23,11 +22,17 @@ class AnchorLabels:
 class AnchorLabeler:
     """Chooses the anchors that a proposal generator is trained on.
 
+    Anchors that cross the border can be left out, as the sliding window with "valid" padding has none: then each object
+    has its best anchor among the others. Detectron2 matches first and ignores afterwards, and so leaves a large object,
+    whose best anchors all cross, without any. At inference they stay, and their proposals are clipped.
+
+    Source: Ren et al. 2015 (Faster R-CNN), sec. 3.1.3.
+
     Args:
         matcher: decides which ground truth an anchor belongs to.
         sampler: decides how many of each kind are used.
-        boundary_margin: anchors that reach further outside the image than this many pixels are ignored; a negative
-            margin ignores none.
+        boundary_margin: anchors that reach further outside the image than this many pixels are left out; a negative
+            margin keeps all.
     """
 
     def __init__(self, matcher: Matcher, sampler: Sampler, *, boundary_margin: float = -1) -> None:
@@ -47,9 +52,13 @@ class AnchorLabeler:
         return [self._label_image(anchors, *image) for image in zip(targets, image_sizes, strict=True)]
 
     def _label_image(self, anchors: Tensor, targets: Targets, image_size: ImageSize) -> AnchorLabels:
+        if self.boundary_margin < 0:
+            return self._sample(anchors, targets)
+        inside = is_inside(anchors, image_size, margin=self.boundary_margin).nonzero().flatten()
+        labels = self._sample(anchors[inside], targets)
+        return AnchorLabels(inside[labels.positives], inside[labels.negatives], labels.matches)
+
+    def _sample(self, anchors: Tensor, targets: Targets) -> AnchorLabels:
         matches = self.matcher.match(anchors, targets.boxes)
-        labels = matches.labels
-        if self.boundary_margin >= 0:
-            labels = labels.masked_fill(~is_inside(anchors, image_size, margin=self.boundary_margin), IGNORED)
-        positives, negatives = self.sampler.sample(labels)
+        positives, negatives = self.sampler.sample(matches.labels)
         return AnchorLabels(positives, negatives, matches.rows[positives])

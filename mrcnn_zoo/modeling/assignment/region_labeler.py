@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling.assignment.matcher import IGNORED, POSITIVE
 from mrcnn_zoo.modeling.contracts import Matcher, Sampler
 from mrcnn_zoo.registries import MATCHERS, SAMPLERS
 from mrcnn_zoo.structures import LabeledRegions, Proposals, Targets
@@ -50,6 +51,32 @@ class RegionLabeler:
             matches=matches.rows[rows],
             targets=targets,
         )
+
+
+@torch.no_grad()
+def label_all(boxes: list[Tensor], targets: list[Targets], matcher: Matcher, num_classes: int) -> list[LabeledRegions]:
+    """Every box of each image with its class, none left out.
+
+    Args:
+        boxes: (R_i, 4) of each image, pixels.
+        targets: of each image.
+        matcher: decides which ground truth a box belongs to.
+        num_classes: K, the class of the background.
+    """
+    return [
+        _label_boxes(image_boxes, truth, matcher, num_classes)
+        for image_boxes, truth in zip(boxes, targets, strict=True)
+    ]
+
+
+def _label_boxes(boxes: Tensor, targets: Targets, matcher: Matcher, num_classes: int) -> LabeledRegions:
+    matches = matcher.match(boxes, targets.boxes)
+    classes = torch.where(matches.labels == IGNORED, IGNORED, num_classes)
+    foreground = (matches.labels == POSITIVE).nonzero().flatten()
+    classes[foreground] = targets.classes[matches.rows[foreground]]
+    return LabeledRegions(
+        image_size=targets.image_size, boxes=boxes, classes=classes, matches=matches.rows, targets=targets
+    )
 
 
 def with_ground_truth(proposals: Proposals, targets: Targets) -> Proposals:

@@ -14,7 +14,11 @@ from torch.nn import functional as F
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import Conv2d, build_norm, fill_for_linear
+from mrcnn_zoo.modeling.backbones.plain_cnn import build_plain_cnn_backbone
 from mrcnn_zoo.modeling.backbones.resnet import build_resnet_backbone
+from mrcnn_zoo.modeling.backbones.timm_features import build_timm_backbone
+from mrcnn_zoo.modeling.backbones.top_blocks import ConvLevels, MaxPoolLevel, TopBlock
+from mrcnn_zoo.modeling.backbones.vgg import build_vgg_backbone
 from mrcnn_zoo.modeling.contracts import Backbone
 from mrcnn_zoo.registries import BACKBONES
 from mrcnn_zoo.structures import FeatureSpec
@@ -22,20 +26,10 @@ from mrcnn_zoo.structures import FeatureSpec
 Fusion = Callable[[Tensor, Tensor], Tensor]  # (lateral, coarser map at its size) -> fused; may work in place on lateral
 
 
-class MaxPoolLevel(nn.Module):
-    """One more level by dropping every second cell of the coarsest map; it has no parameters."""
-
-    num_levels = 1
-
-    def forward(self, coarsest: Tensor) -> list[Tensor]:
-        """(N, C, H, W) -> [(N, C, H / 2, W / 2)]."""
-        return [F.max_pool2d(coarsest, kernel_size=1, stride=2)]
-
-
 class FPN(nn.Module):
     """Maps of equal depth from fine to coarse, each with the meaning of the coarser ones added; named p2, p3, ...
 
-    The number in a name is the logarithm of the stride.
+    The number in a name is the logarithm of the stride, rounded for strides such as 14.
 
     Args:
         bottom_up: the network that the pyramid stands on.
@@ -43,7 +37,8 @@ class FPN(nn.Module):
         out_channels: C of every level.
         build_norm: channels -> norm after each convolution.
         fuse: joins a lateral map with the coarser one.
-        top_block: makes coarser levels out of the last one.
+        top_block: makes still coarser levels; None for none.
+        top_source: the map that they are made of, of the bottom-up network or a level; "" for the coarsest level.
 
     Raises:
         UserError: a map that the bottom-up network does not return, or strides that do not double.
@@ -57,12 +52,13 @@ class FPN(nn.Module):
         out_channels: int,
         build_norm: Callable[[int], nn.Module | None],
         fuse: Fusion,
-        top_block: MaxPoolLevel,
+        top_block: TopBlock | None = None,
+        top_source: str = "",
     ) -> None:
         super().__init__()
         _check_levels(in_features, bottom_up)
         specs = [bottom_up.output_specs[name] for name in in_features]
-        self.levels = [int(math.log2(spec.stride)) for spec in specs]
+        self.levels = [_level_of(spec) for spec in specs]
         for level, spec in zip(self.levels, specs, strict=True):
             lateral = Conv2d(spec.channels, out_channels, 1, norm=build_norm(out_channels))
             output = Conv2d(out_channels, out_channels, 3, norm=build_norm(out_channels))
@@ -74,9 +70,13 @@ class FPN(nn.Module):
         self.in_features = in_features
         self.fuse = fuse
         self.top_block = top_block
-        names = range(self.levels[0], self.levels[-1] + top_block.num_levels + 1)
-        self.output_specs = {f"p{level}": FeatureSpec(out_channels, stride=2**level) for level in names}
-        self.size_divisibility = specs[-1].stride
+        self.top_source = top_source or f"p{self.levels[-1]}"
+        num_levels = len(self.levels) + (top_block.num_levels if top_block is not None else 0)
+        self.output_specs = {
+            f"p{self.levels[0] + step}": FeatureSpec(out_channels, stride=specs[0].stride * 2**step)
+            for step in range(num_levels)
+        }
+        self.size_divisibility = math.lcm(specs[-1].stride, bottom_up.size_divisibility)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(N, C, H, W) pixels -> every level, from fine to coarse."""
@@ -90,7 +90,9 @@ class FPN(nn.Module):
             else:
                 fused = self.fuse(lateral, F.interpolate(fused, size=lateral.shape[-2:], mode="nearest"))
             outputs.insert(0, self.get_submodule(f"fpn_output{level}")(fused))
-        outputs += self.top_block(outputs[-1])
+        if self.top_block is not None:
+            levels = dict(zip(self.output_specs, outputs, strict=False))
+            outputs += self.top_block((bottom_up | levels)[self.top_source])
         return dict(zip(self.output_specs, outputs, strict=True))
 
 
@@ -107,20 +109,75 @@ def average(lateral: Tensor, coarser: Tensor) -> Tensor:
 FUSIONS: dict[str, Fusion] = {"sum": add, "avg": average}
 
 
-@BACKBONES.register("build_resnet_fpn_backbone")
-def build_resnet_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
-    """A ResNet under the pyramid that `MODEL.FPN` describes, with max-pooling for the level above."""
+def build_fpn(cfg: CfgNode, bottom_up: Backbone, *, usual_top_block: str = "maxpool") -> FPN:
+    """The pyramid of `MODEL.FPN` on any network; `usual_top_block` is what an empty `TOP_BLOCK` stands for."""
     settings = cfg.MODEL.FPN
     if settings.FUSE_TYPE not in FUSIONS:
         raise UserError(f"MODEL.FPN.FUSE_TYPE = {settings.FUSE_TYPE!r} should be one of {', '.join(FUSIONS)}.")
+    _check_levels(settings.IN_FEATURES, bottom_up)
+    top_block, top_source = _build_top_block(settings, bottom_up, settings.TOP_BLOCK or usual_top_block)
     return FPN(
-        build_resnet_backbone(cfg, input_channels),
+        bottom_up,
         in_features=list(settings.IN_FEATURES),
         out_channels=settings.OUT_CHANNELS,
         build_norm=partial(build_norm, settings.NORM, key="MODEL.FPN.NORM"),
         fuse=FUSIONS[settings.FUSE_TYPE],
-        top_block=MaxPoolLevel(),
+        top_block=top_block,
+        top_source=top_source,
     )
+
+
+@BACKBONES.register("build_resnet_fpn_backbone")
+def build_resnet_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
+    """A ResNet under the pyramid, with max-pooling for the level above."""
+    return build_fpn(cfg, build_resnet_backbone(cfg, input_channels))
+
+
+@BACKBONES.register("build_retinanet_resnet_fpn_backbone")
+def build_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
+    """A ResNet under the pyramid, with convolutions for P6 and P7."""
+    return build_fpn(cfg, build_resnet_backbone(cfg, input_channels), usual_top_block="p6p7")
+
+
+@BACKBONES.register("build_vgg_fpn_backbone")
+def build_vgg_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
+    """A VGG under the pyramid."""
+    return build_fpn(cfg, build_vgg_backbone(cfg, input_channels))
+
+
+@BACKBONES.register("build_plain_cnn_fpn_backbone")
+def build_plain_cnn_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
+    """A small plain network under the pyramid."""
+    return build_fpn(cfg, build_plain_cnn_backbone(cfg, input_channels))
+
+
+@BACKBONES.register("build_timm_fpn_backbone")
+def build_timm_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
+    """A network of timm under the pyramid."""
+    return build_fpn(cfg, build_timm_backbone(cfg, input_channels))
+
+
+def _build_top_block(settings: CfgNode, bottom_up: Backbone, name: str) -> tuple[TopBlock | None, str]:
+    """The top block of that name and the map that it works on."""
+    if name == "none":
+        return None, ""
+    if name == "maxpool":
+        return MaxPoolLevel(), ""
+    last = settings.IN_FEATURES[-1]
+    last_level = f"p{_level_of(bottom_up.output_specs[last])}"
+    source = settings.TOP_BLOCK_IN_FEATURE or last
+    if source == last_level:
+        return ConvLevels(settings.OUT_CHANNELS, settings.OUT_CHANNELS), source
+    if source != last:
+        raise UserError(
+            f"MODEL.FPN.TOP_BLOCK_IN_FEATURE = {source!r} should be {last!r} or {last_level!r}: the levels above "
+            "continue the halving from there."
+        )
+    return ConvLevels(bottom_up.output_specs[last].channels, settings.OUT_CHANNELS), source
+
+
+def _level_of(spec: FeatureSpec) -> int:
+    return round(math.log2(spec.stride))
 
 
 def _check_levels(in_features: list[str], bottom_up: Backbone) -> None:
@@ -128,7 +185,7 @@ def _check_levels(in_features: list[str], bottom_up: Backbone) -> None:
     if missing or not in_features:
         raise UserError(
             f"MODEL.FPN.IN_FEATURES = {in_features} should name maps that the bottom-up network returns: "
-            f"{', '.join(bottom_up.output_specs)} (for a ResNet, MODEL.RESNETS.OUT_FEATURES decides)."
+            f"{', '.join(bottom_up.output_specs)} (the OUT_FEATURES of MODEL.RESNETS, MODEL.VGG, ... decide)."
         )
     strides = [bottom_up.output_specs[name].stride for name in in_features]
     if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):

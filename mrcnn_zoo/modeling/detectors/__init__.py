@@ -2,5 +2,7 @@
 
 from mrcnn_zoo.modeling.detectors.generalized_rcnn import GeneralizedRCNN
 from mrcnn_zoo.modeling.detectors.postprocessing import to_original_size
+from mrcnn_zoo.modeling.detectors.proposal_network import ProposalNetwork
+from mrcnn_zoo.modeling.detectors.retinanet import RetinaNet
 
-__all__ = ["GeneralizedRCNN", "to_original_size"]
+__all__ = ["GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "to_original_size"]

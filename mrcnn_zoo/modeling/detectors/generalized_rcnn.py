@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.contracts import Backbone, ProposalGenerator, RoIHeads
-from mrcnn_zoo.modeling.detectors.postprocessing import to_original_size
+from mrcnn_zoo.modeling.detectors.postprocessing import proposals_to_original_size, to_original_size
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
 from mrcnn_zoo.modeling.roi_heads import build_roi_heads
 from mrcnn_zoo.registries import DETECTORS
-from mrcnn_zoo.structures import Batch, Detections, Sample, TrainingOutput
+from mrcnn_zoo.structures import Batch, Detections, Proposals, Sample, TrainingOutput
 
 
 class GeneralizedRCNN(nn.Module):
@@ -50,6 +50,11 @@ class GeneralizedRCNN(nn.Module):
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None], persistent=False)
 
+    @property
+    def needs_targets(self) -> bool:
+        """Whether also `predict` needs samples with targets."""
+        return self.proposal_generator.needs_targets
+
     def forward(self, samples: list[Sample]) -> TrainingOutput | list[Detections]:
         """`losses` in training mode, else `predict`: the one entry that a DistributedDataParallel wrapper has."""
         return self.losses(samples) if self.training else self.predict(samples)
@@ -85,6 +90,16 @@ class GeneralizedRCNN(nn.Module):
         detections = self.roi_heads.predict(features, proposals)
         return [
             to_original_size(table, sample.original_size) for table, sample in zip(detections, samples, strict=True)
+        ]
+
+    @torch.no_grad()
+    def propose(self, samples: list[Sample]) -> list[Proposals]:
+        """The proposals of each image in the coordinates of its original size, best first."""
+        batch = self.collate(samples)
+        proposals = self.proposal_generator.predict(self.backbone(batch.pixels), batch)
+        return [
+            proposals_to_original_size(table, sample.original_size)
+            for table, sample in zip(proposals, samples, strict=True)
         ]
 
 

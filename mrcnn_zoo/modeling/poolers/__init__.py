@@ -1,6 +1,29 @@
 """From regions of any size to maps of one size."""
 
-from mrcnn_zoo.modeling.poolers.pooling_operations import RoIAlign, RoIPool
-from mrcnn_zoo.modeling.poolers.pyramid_pooler import PyramidPooler, assign_levels, build_pyramid_pooler
+from mrcnn_zoo.modeling.poolers.pooling_operations import (
+    CropAndResize,
+    RoIAlign,
+    RoIAlignMax,
+    RoIPool,
+    RoIWarp,
+    RoundedRoIs,
+)
+from mrcnn_zoo.modeling.poolers.pyramid_pooler import (
+    LevelAssignment,
+    PyramidPooler,
+    build_head_pooler,
+    build_pyramid_pooler,
+)
 
-__all__ = ["PyramidPooler", "RoIAlign", "RoIPool", "assign_levels", "build_pyramid_pooler"]
+__all__ = [
+    "CropAndResize",
+    "LevelAssignment",
+    "PyramidPooler",
+    "RoIAlign",
+    "RoIAlignMax",
+    "RoIPool",
+    "RoIWarp",
+    "RoundedRoIs",
+    "build_head_pooler",
+    "build_pyramid_pooler",
+]

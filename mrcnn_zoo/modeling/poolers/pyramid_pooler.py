@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.ops import boxes as box_ops
@@ -13,26 +15,53 @@ from mrcnn_zoo.ops.roi import with_image_rows
 from mrcnn_zoo.registries import POOLING_OPERATIONS
 from mrcnn_zoo.structures import FeatureSpec
 
-CANONICAL_BOX_SIDE = 224  # FPN, section 4.2: the image side that ImageNet backbones are trained with ...
-CANONICAL_LEVEL = 4  # ... belongs on the map of stride 2 ** 4
+
+@dataclass(frozen=True)
+class LevelAssignment:
+    """Which pyramid level a box is pooled from, by its area.
+
+    Source: Lin et al. 2017 (FPN), eq. 1. The paper's canonical box is as large as the images that ImageNet backbones
+    are trained with, and belongs on the map of stride 16.
+
+    Args:
+        canonical_level: log2 of the stride of the map that a box of the canonical side is pooled from.
+        canonical_box_side: pixels; a box of twice that side is one level up.
+    """
+
+    canonical_level: int = 4
+    canonical_box_side: float = 224.0
+
+    def __call__(self, boxes: Tensor, finest: int, coarsest: int) -> Tensor:
+        """The level of each box: (R, 4) pixels -> (R,) int64 in [finest, coarsest], log2 of its stride."""
+        sides = box_ops.area(boxes).sqrt()
+        # An empty box is at minus infinity, which the clamp brings to the finest level.
+        levels = torch.floor(self.canonical_level + torch.log2(sides / self.canonical_box_side))
+        return levels.clamp(finest, coarsest).long()
 
 
 class PyramidPooler(nn.Module):
     """A map of fixed size for every region of a batch.
 
-    Source: Lin et al. 2017 (FPN), eq. 1.
-
     Args:
         operations: for each level, finest first, its pooling operation.
         names: the feature map of each level.
         finest_level: log2 of the stride of the first level; each further level has twice the stride.
+        assignment: chooses the level of each box.
     """
 
-    def __init__(self, operations: Sequence[nn.Module], names: Sequence[str], finest_level: int) -> None:
+    def __init__(
+        self,
+        operations: Sequence[nn.Module],
+        *,
+        names: Sequence[str],
+        finest_level: int,
+        assignment: LevelAssignment,
+    ) -> None:
         super().__init__()
         self.operations = nn.ModuleList(operations)
         self.names = tuple(names)
         self.finest_level = finest_level
+        self.assignment = assignment
 
     def forward(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """Pool the regions of all images.
@@ -48,23 +77,21 @@ class PyramidPooler(nn.Module):
         maps = [features[name] for name in self.names]
         if len(maps) == 1:
             return self.operations[0](maps[0], regions)
-        levels = assign_levels(regions[:, 1:], self.finest_level, self.finest_level + len(maps) - 1)
+        levels = self.assignment(regions[:, 1:], self.finest_level, self.finest_level + len(maps) - 1)
         rows = [torch.nonzero(levels == self.finest_level + i).squeeze(1) for i in range(len(maps))]
         pooled = [operation(maps[i], regions[rows[i]]) for i, operation in enumerate(self.operations)]
         # One copy back into order: writing each level into an empty result would copy its gradient once a level.
         return torch.cat(pooled).index_select(0, torch.cat(rows).argsort())
 
 
-def assign_levels(boxes: Tensor, finest: int, coarsest: int) -> Tensor:
-    """The pyramid level of each box, log2 of its stride: (R, 4) pixels -> (R,) int64 in [finest, coarsest]."""
-    sides = box_ops.area(boxes).sqrt()
-    # An empty box is at minus infinity, which the clamp brings to the finest level.
-    levels = torch.floor(CANONICAL_LEVEL + torch.log2(sides / CANONICAL_BOX_SIDE))
-    return levels.clamp(finest, coarsest).long()
-
-
 def build_pyramid_pooler(
-    pooling: str, specs: Mapping[str, FeatureSpec], *, side: int, sampling_ratio: int, key: str = ""
+    pooling: str,
+    specs: Mapping[str, FeatureSpec],
+    *,
+    side: int,
+    sampling_ratio: int,
+    assignment: LevelAssignment | None = None,
+    key: str = "",
 ) -> PyramidPooler:
     """A pooler over the given feature maps.
 
@@ -73,6 +100,7 @@ def build_pyramid_pooler(
         specs: the maps to pool from, finest first.
         side: S, rows and columns of a pooled map.
         sampling_ratio: as the operation understands it.
+        assignment: chooses the level of each box; the FPN paper's by default.
         key: the config key that names the operation, for messages.
 
     Raises:
@@ -87,4 +115,32 @@ def build_pyramid_pooler(
         )
     build = POOLING_OPERATIONS.get(pooling, key=key)
     operations = [build(side, 1.0 / stride, sampling_ratio) for stride in strides]
-    return PyramidPooler(operations, tuple(specs), finest_level)
+    return PyramidPooler(
+        operations, names=tuple(specs), finest_level=finest_level, assignment=assignment or LevelAssignment()
+    )
+
+
+def build_head_pooler(cfg: CfgNode, section: str, specs: Mapping[str, FeatureSpec]) -> PyramidPooler:
+    """The pooler of one head.
+
+    Args:
+        cfg: the whole config.
+        section: of `MODEL` that describes the head: ROI_BOX_HEAD, ROI_MASK_HEAD or ROI_KEYPOINT_HEAD.
+        specs: the maps to pool from, finest first.
+
+    Raises:
+        UserError: a canonical side that no box can have.
+    """
+    head, regions = cfg.MODEL[section], cfg.MODEL.ROI_HEADS
+    if regions.CANONICAL_BOX_SIDE <= 0:
+        raise UserError(
+            f"MODEL.ROI_HEADS.CANONICAL_BOX_SIDE = {regions.CANONICAL_BOX_SIDE} should be a side in pixels, above 0."
+        )
+    return build_pyramid_pooler(
+        head.POOLER_TYPE,
+        specs,
+        side=head.POOLER_RESOLUTION,
+        sampling_ratio=head.POOLER_SAMPLING_RATIO,
+        assignment=LevelAssignment(regions.CANONICAL_LEVEL, regions.CANONICAL_BOX_SIDE),
+        key=f"MODEL.{section}.POOLER_TYPE",
+    )

@@ -4,13 +4,24 @@ from collections.abc import Mapping
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.contracts import ProposalGenerator
+from mrcnn_zoo.modeling.proposal_generators.ground_truth import GroundTruthProposals
+from mrcnn_zoo.modeling.proposal_generators.precomputed import PrecomputedProposals
 from mrcnn_zoo.modeling.proposal_generators.rpn import RPN
 from mrcnn_zoo.modeling.proposal_generators.rpn_head import StandardRPNHead
 from mrcnn_zoo.modeling.proposal_generators.selection import ProposalSelection
+from mrcnn_zoo.modeling.proposal_generators.sliding_window import SlidingWindow
 from mrcnn_zoo.registries import PROPOSAL_GENERATORS
 from mrcnn_zoo.structures import FeatureSpec
 
-__all__ = ["RPN", "ProposalSelection", "StandardRPNHead", "build_proposal_generator"]
+__all__ = [
+    "RPN",
+    "GroundTruthProposals",
+    "PrecomputedProposals",
+    "ProposalSelection",
+    "SlidingWindow",
+    "StandardRPNHead",
+    "build_proposal_generator",
+]
 
 
 def build_proposal_generator(cfg: CfgNode, feature_specs: Mapping[str, FeatureSpec]) -> ProposalGenerator:

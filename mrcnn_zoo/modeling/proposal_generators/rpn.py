@@ -19,10 +19,12 @@ from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import (
     predict_at,
 )
 from mrcnn_zoo.modeling.proposal_generators.rpn_supervision import RPNSupervision, build_rpn_supervision
-from mrcnn_zoo.modeling.proposal_generators.selection import Candidates, ProposalSelection
+from mrcnn_zoo.modeling.proposal_generators.selection import RANKINGS, Candidates, JointSelection, ProposalSelection
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_CODERS, PROPOSAL_GENERATORS, RPN_HEADS
 from mrcnn_zoo.structures import Batch, FeatureSpec, Proposals, TrainingOutput
+
+Selection = ProposalSelection | JointSelection
 
 
 class RPN(nn.Module):
@@ -38,6 +40,8 @@ class RPN(nn.Module):
         supervision: samples anchors and computes the losses.
     """
 
+    needs_targets = False
+
     def __init__(
         self,
         head: RPNHead,
@@ -45,8 +49,8 @@ class RPN(nn.Module):
         in_features: list[str],
         anchors: AnchorGenerator,
         coder: BoxCoder,
-        training_selection: ProposalSelection,
-        test_selection: ProposalSelection,
+        training_selection: Selection,
+        test_selection: Selection,
         supervision: RPNSupervision,
     ) -> None:
         super().__init__()
@@ -92,7 +96,7 @@ class RPN(nn.Module):
         with torch.no_grad():
             return sampled, self(features)
 
-    def _candidates(self, predictions: AnchorPredictions, selection: ProposalSelection) -> Candidates:
+    def _candidates(self, predictions: AnchorPredictions, selection: Selection) -> Candidates:
         return selection.candidates(predictions.logits, predictions.deltas, predictions.anchors, self.coder)
 
 
@@ -126,10 +130,12 @@ def build_rpn(cfg: CfgNode, feature_specs: Mapping[str, FeatureSpec]) -> RPN:
     )
 
 
-def _build_selection(cfg: CfgNode, pre_nms_topk: int, post_nms_topk: int) -> ProposalSelection:
-    return ProposalSelection(
+def _build_selection(cfg: CfgNode, pre_nms_topk: int, post_nms_topk: int) -> Selection:
+    selection = ProposalSelection(
         pre_nms_topk=pre_nms_topk,
         post_nms_topk=post_nms_topk,
         iou_threshold=cfg.MODEL.RPN.NMS_THRESH,
         min_size=cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
+        ranking=RANKINGS[cfg.MODEL.RPN.RANK_BY],
     )
+    return JointSelection(selection) if cfg.MODEL.RPN.ACROSS_LEVELS else selection

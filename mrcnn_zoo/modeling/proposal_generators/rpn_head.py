@@ -1,6 +1,6 @@
 """The convolutions of a region proposal network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -12,6 +12,37 @@ from mrcnn_zoo.registries import RPN_HEADS
 WEIGHT_STD = 0.01  # Ren et al. 2015 (Faster R-CNN), sec. 3.1.3
 
 
+ObjectnessLayer = Callable[[int, int], nn.Module]  # (C, A) -> (N, C, H, W) to logits (N, A, H, W)
+
+
+class SoftmaxObjectness(nn.Module):
+    """A softmax over two classes for each anchor, background and object, as one logit: their difference.
+
+    The softmax of two scores is the sigmoid of their difference, so ranking by it ranks by the probability of an
+    object, and the binary cross-entropy of it is the cross-entropy over the two classes.
+
+    Source: Ren et al. 2015 (Faster R-CNN), sec. 3.1, footnote on the two-class softmax layer.
+
+    Args:
+        in_channels: C.
+        num_anchors: A, anchors a cell.
+    """
+
+    def __init__(self, in_channels: int, num_anchors: int) -> None:
+        super().__init__()
+        self.conv = Conv2d(in_channels, 2 * num_anchors, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, A, H, W) logits."""
+        background, thing = self.conv(hidden).unflatten(1, (-1, 2)).unbind(2)
+        return thing - background
+
+
+def sigmoid_objectness(in_channels: int, num_anchors: int) -> nn.Module:
+    """One output an anchor, the logit itself."""
+    return Conv2d(in_channels, num_anchors, 1)
+
+
 class StandardRPNHead(nn.Module):
     """3 x 3 convolutions, then one 1 x 1 convolution for objectness and one for boxes; shared by all levels.
 
@@ -21,9 +52,17 @@ class StandardRPNHead(nn.Module):
         in_channels: C of every level.
         num_anchors: A, anchors a cell.
         hidden_channels: C after each 3 x 3 convolution.
+        objectness: makes the layer that scores anchors.
     """
 
-    def __init__(self, in_channels: int, *, num_anchors: int, hidden_channels: Sequence[int]) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        num_anchors: int,
+        hidden_channels: Sequence[int],
+        objectness: ObjectnessLayer = sigmoid_objectness,
+    ) -> None:
         super().__init__()
         self.reach = len(hidden_channels)
         inputs = (in_channels, *hidden_channels)
@@ -33,12 +72,13 @@ class StandardRPNHead(nn.Module):
         if len(convs) > 1:
             for index, conv in enumerate(convs):
                 self.conv.add_module(f"conv{index}", conv)
-        self.objectness_logits = Conv2d(inputs[-1], num_anchors, 1)
+        self.objectness_logits = objectness(inputs[-1], num_anchors)
         self.anchor_deltas = Conv2d(inputs[-1], 4 * num_anchors, 1)
-        for conv in (*convs, self.objectness_logits, self.anchor_deltas):
-            nn.init.normal_(conv.weight, std=WEIGHT_STD)
-            if conv.bias is not None:
-                nn.init.zeros_(conv.bias)
+        for layer in self.modules():
+            if isinstance(layer, Conv2d):
+                nn.init.normal_(layer.weight, std=WEIGHT_STD)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """For each level (N, C, H, W): logits (N, A, H, W) and deltas (N, 4 A, H, W), anchor by anchor."""
@@ -48,11 +88,23 @@ class StandardRPNHead(nn.Module):
 
 @RPN_HEADS.register("StandardRPNHead")
 def build_standard_rpn_head(cfg: CfgNode, channels: int, num_anchors: int) -> StandardRPNHead:
-    """The head with the convolutions of `MODEL.RPN.CONV_DIMS`, where -1 keeps the number of channels."""
+    """The head with the convolutions of `MODEL.RPN.CONV_DIMS` and a sigmoid."""
+    return StandardRPNHead(channels, num_anchors=num_anchors, hidden_channels=_hidden_channels(cfg, channels))
+
+
+@RPN_HEADS.register("SoftmaxRPNHead")
+def build_softmax_rpn_head(cfg: CfgNode, channels: int, num_anchors: int) -> StandardRPNHead:
+    """The head with the convolutions of `MODEL.RPN.CONV_DIMS` and a softmax over background and object."""
+    hidden = _hidden_channels(cfg, channels)
+    return StandardRPNHead(channels, num_anchors=num_anchors, hidden_channels=hidden, objectness=SoftmaxObjectness)
+
+
+def _hidden_channels(cfg: CfgNode, channels: int) -> list[int]:
+    """Those of `MODEL.RPN.CONV_DIMS`, where -1 keeps the number of channels."""
     dims = list(cfg.MODEL.RPN.CONV_DIMS)
     if not dims or any(dim != -1 and dim <= 0 for dim in dims):
         raise UserError(f"MODEL.RPN.CONV_DIMS = {dims} should hold channel numbers above 0, or -1 to keep the number.")
     hidden: list[int] = []
     for dim in dims:
         hidden.append(dim if dim > 0 else (hidden[-1] if hidden else channels))
-    return StandardRPNHead(channels, num_anchors=num_anchors, hidden_channels=hidden)
+    return hidden

@@ -1,18 +1,22 @@
 """What a region proposal network is trained on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.losses.box_regression import BoxLoss
-from mrcnn_zoo.losses.classification import binary_cross_entropy
+from mrcnn_zoo.losses.classification import binary_cross_entropy, sigmoid_focal_loss
 from mrcnn_zoo.modeling.assignment import AnchorLabeler
 from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import SampledPredictions
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_LOSSES, MATCHERS, SAMPLERS
 from mrcnn_zoo.structures import ImageSize, Targets, TrainingOutput
+
+ObjectnessLoss = Callable[[Tensor, Tensor], Tensor]  # (M,) logits, (M,) 0 or 1 -> scalar
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class RPNSupervision:
     Args:
         labeler: chooses and labels anchors.
         coder: the one that predictions are decoded with.
+        objectness_loss: compares logits with what anchors are, 1 for objects and 0 for background; a sum.
         box_loss: compares predicted with ground-truth boxes of the positives.
         anchors_per_image: what the labeler samples when there are enough.
         objectness_weight: factor of `loss_rpn_cls`.
@@ -50,6 +55,7 @@ class RPNSupervision:
         labeler: AnchorLabeler,
         *,
         coder: BoxCoder,
+        objectness_loss: ObjectnessLoss,
         box_loss: BoxLoss,
         anchors_per_image: int,
         objectness_weight: float,
@@ -57,6 +63,7 @@ class RPNSupervision:
     ) -> None:
         self.labeler = labeler
         self.coder = coder
+        self.objectness_loss = objectness_loss
         self.box_loss = box_loss
         self.anchors_per_image = anchors_per_image
         self.objectness_weight = objectness_weight
@@ -89,7 +96,7 @@ class RPNSupervision:
         negatives_per_image = (len(sample.rows) - sample.num_positives) / sample.num_images
         return TrainingOutput(
             losses={
-                "loss_rpn_cls": binary_cross_entropy(logits, is_object) * (self.objectness_weight / normalizer),
+                "loss_rpn_cls": self.objectness_loss(logits, is_object) * (self.objectness_weight / normalizer),
                 "loss_rpn_loc": box_loss * (self.box_weight / normalizer),
             },
             metrics={
@@ -103,7 +110,7 @@ def build_rpn_supervision(cfg: CfgNode, coder: BoxCoder) -> RPNSupervision:
     """Labels and losses as `MODEL.RPN` describes them."""
     settings = cfg.MODEL.RPN
     matcher = MATCHERS.get(settings.MATCHER, key="MODEL.RPN.MATCHER")(
-        settings.IOU_THRESHOLDS, settings.IOU_LABELS, allow_low_quality=True
+        settings.IOU_THRESHOLDS, settings.IOU_LABELS, allow_low_quality=settings.ALLOW_LOW_QUALITY_MATCHES
     )
     sampler = SAMPLERS.get(settings.SAMPLER, key="MODEL.RPN.SAMPLER")(
         settings.BATCH_SIZE_PER_IMAGE, positive_fraction=settings.POSITIVE_FRACTION
@@ -112,8 +119,26 @@ def build_rpn_supervision(cfg: CfgNode, coder: BoxCoder) -> RPNSupervision:
     return RPNSupervision(
         AnchorLabeler(matcher, sampler, boundary_margin=settings.BOUNDARY_THRESH),
         coder=coder,
+        objectness_loss=_build_objectness_loss(cfg),
         box_loss=build_box_loss(settings.SMOOTH_L1_BETA),
         anchors_per_image=settings.BATCH_SIZE_PER_IMAGE,
-        objectness_weight=settings.LOSS_WEIGHT,
+        objectness_weight=settings.CLS_LOSS_WEIGHT * settings.LOSS_WEIGHT,
         box_weight=settings.BBOX_REG_LOSS_WEIGHT * settings.LOSS_WEIGHT,
     )
+
+
+def _build_objectness_loss(cfg: CfgNode) -> ObjectnessLoss:
+    settings = cfg.MODEL.RPN
+    if settings.CLS_LOSS_TYPE == "cross_entropy":
+        return binary_cross_entropy
+    alpha, gamma = settings.FOCAL_LOSS_ALPHA, settings.FOCAL_LOSS_GAMMA
+    if not 0 <= alpha <= 1 or gamma < 0:
+        raise UserError(
+            f"MODEL.RPN.FOCAL_LOSS_ALPHA = {alpha} should be in [0, 1], and MODEL.RPN.FOCAL_LOSS_GAMMA = {gamma} not "
+            "negative."
+        )
+
+    def focal(logits: Tensor, is_object: Tensor) -> Tensor:
+        return sigmoid_focal_loss(logits, is_object, alpha=alpha, gamma=gamma).sum()
+
+    return focal

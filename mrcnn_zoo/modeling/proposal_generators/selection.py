@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +26,47 @@ class Candidates:
         return self.boxes.isfinite().all(dim=-1) & self.logits.isfinite()
 
 
+class Ranking(Protocol):
+    """What puts anchors in order."""
+
+    def best(self, logits: Tensor, count: int) -> Tensor:
+        """Rows of the `count` best of each image, best first: (N, A) -> (N, count) int64."""
+        ...
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """What suppression compares, of the same shape as the logits."""
+        ...
+
+
+class LogitRanking:
+    """By logits."""
+
+    def best(self, logits: Tensor, count: int) -> Tensor:
+        return logits.topk(count, dim=1).indices
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+class ProbabilityRanking:
+    """By probabilities in float32, as MMDetection does.
+
+    They equal 1 for all logits above about 17, and torch's sort decides among those. It gives the same order as
+    MMDetection only when it is called as there: on all anchors of a level, and not at all when every one is kept.
+    """
+
+    def best(self, logits: Tensor, count: int) -> Tensor:
+        if count == logits.shape[1]:
+            return torch.arange(count, device=logits.device).expand(len(logits), -1)
+        return torch.stack([self.scores(image).sort(descending=True).indices[:count] for image in logits])
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.float().sigmoid()
+
+
+RANKINGS: dict[str, Ranking] = {"logit": LogitRanking(), "probability": ProbabilityRanking()}
+
+
 class ProposalSelection:
     """Top-k of each level, decoding, suppression within each level, top-k of all.
 
@@ -35,13 +77,23 @@ class ProposalSelection:
         post_nms_topk: proposals kept in each image.
         iou_threshold: a candidate that overlaps a better one of its level by more is dropped.
         min_size: candidates with a side of at most so many pixels are dropped.
+        ranking: what puts anchors in order.
     """
 
-    def __init__(self, *, pre_nms_topk: int, post_nms_topk: int, iou_threshold: float, min_size: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        pre_nms_topk: int,
+        post_nms_topk: int,
+        iou_threshold: float,
+        min_size: float = 0.0,
+        ranking: Ranking = RANKINGS["logit"],
+    ) -> None:
         self.pre_nms_topk = pre_nms_topk
         self.post_nms_topk = post_nms_topk
         self.iou_threshold = iou_threshold
         self.min_size = min_size
+        self.ranking = ranking
 
     @torch.no_grad()
     def candidates(
@@ -57,10 +109,10 @@ class ProposalSelection:
         """
         boxes, best_logits, levels = [], [], []
         for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
-            best, rows = level_logits.topk(min(self.pre_nms_topk, level_logits.shape[1]), dim=1)
+            rows = self.ranking.best(level_logits, min(self.pre_nms_topk, level_logits.shape[1]))
             best_deltas = level_deltas.gather(1, rows[:, :, None].expand(-1, -1, 4))
             boxes.append(coder.decode(best_deltas, level_anchors[rows]))
-            best_logits.append(best.float())
+            best_logits.append(level_logits.gather(1, rows).float())
             levels.append(torch.full_like(rows[0], level))
         return Candidates(torch.cat(boxes, dim=1), torch.cat(best_logits, dim=1), torch.cat(levels))
 
@@ -81,6 +133,29 @@ class ProposalSelection:
         # Clip before NMS: boxes that differ only outside the image are the same proposal.
         boxes = box_ops.clip(boxes, image_size)
         rows = (usable & box_ops.is_nonempty(boxes, min_size=self.min_size)).nonzero().flatten()
-        kept = batched_nms(boxes[rows], logits[rows], levels[rows], iou_threshold=self.iou_threshold)
+        scores = self.ranking.scores(logits[rows])
+        kept = batched_nms(boxes[rows], scores, levels[rows], iou_threshold=self.iou_threshold)
         rows = rows[kept[: self.post_nms_topk]]
         return Proposals(image_size=image_size, boxes=boxes[rows], objectness=logits[rows])
+
+
+class JointSelection:
+    """The same over the anchors of all levels together: levels compete for places, and suppress each other's boxes.
+
+    Args:
+        selection: chooses from one level.
+    """
+
+    def __init__(self, selection: ProposalSelection) -> None:
+        self.selection = selection
+
+    def candidates(
+        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], coder: BoxCoder
+    ) -> Candidates:
+        """The best of all levels; arguments as those of `ProposalSelection.candidates`."""
+        joined = [torch.cat(list(logits), dim=1)], [torch.cat(list(deltas), dim=1)], [torch.cat(list(anchors))]
+        return self.selection.candidates(*joined, coder)
+
+    def suppress(self, candidates: Candidates, image_sizes: Sequence[ImageSize]) -> list[Proposals]:
+        """The proposals of each image, best first."""
+        return self.selection.suppress(candidates, image_sizes)

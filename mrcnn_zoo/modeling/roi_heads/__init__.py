@@ -1,4 +1,4 @@
-"""What happens to the proposed regions: classification, better boxes, masks."""
+"""What happens to the proposed regions: classification, better boxes, masks, keypoints."""
 
 from collections.abc import Mapping
 
@@ -6,17 +6,27 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.contracts import RoIHeads
 from mrcnn_zoo.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor
+from mrcnn_zoo.modeling.roi_heads.cascade_heads import CascadeROIHeads
 from mrcnn_zoo.modeling.roi_heads.detection_selection import DetectionSelection
+from mrcnn_zoo.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
+from mrcnn_zoo.modeling.roi_heads.mask_criterion import MaskCriterion
 from mrcnn_zoo.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from mrcnn_zoo.modeling.roi_heads.mlp_mask_head import MaskRCNNMLPHead
+from mrcnn_zoo.modeling.roi_heads.res5_heads import Res5ROIHeads
 from mrcnn_zoo.modeling.roi_heads.standard_heads import StandardROIHeads
 from mrcnn_zoo.registries import ROI_HEADS
 from mrcnn_zoo.structures import FeatureSpec
 
 __all__ = [
     "BoxPredictor",
+    "CascadeROIHeads",
     "DetectionSelection",
     "FastRCNNConvFCHead",
+    "KRCNNConvDeconvUpsampleHead",
+    "MaskCriterion",
     "MaskRCNNConvUpsampleHead",
+    "MaskRCNNMLPHead",
+    "Res5ROIHeads",
     "StandardROIHeads",
     "build_roi_heads",
 ]

@@ -16,13 +16,15 @@ from mrcnn_zoo.structures import FeatureSpec
 class FastRCNNConvFCHead(nn.Sequential):
     """3 x 3 convolutions, then fully connected layers, each with a ReLU: (R, C, S, S) -> (R, D), or a map without fc.
 
-    Source: Lin et al. 2017 (FPN), section 4.2 for two fc; Wu & He 2018 (Group Normalization) for four conv and one fc.
+    Source: Lin et al. 2017 (FPN), section 4.2 for two fc; Wu & He 2018 (Group Normalization) for four conv and one fc;
+    Girshick 2015 (Fast R-CNN), section 2.1 for VGG's fc6 and fc7, two of 4096 with dropout.
 
     Args:
         input_spec: channels and side of the pooled maps.
         conv_channels: output channels of each convolution.
         fc_channels: outputs of each fully connected layer.
         norm: registered name of the norm after each convolution, "" for none.
+        dropout: share of the outputs of each fully connected layer that training sets to 0.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class FastRCNNConvFCHead(nn.Sequential):
         conv_channels: Sequence[int] = (),
         fc_channels: Sequence[int] = (),
         norm: str = "",
+        dropout: float = 0.0,
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         channels = input_spec.channels
@@ -51,6 +54,8 @@ class FastRCNNConvFCHead(nn.Sequential):
             fill_for_linear(linear)
             layers[f"fc{number}"] = linear
             layers[f"fc_relu{number}"] = nn.ReLU(inplace=True)
+            if dropout > 0:
+                layers[f"fc_dropout{number}"] = nn.Dropout(dropout)
             channels = width
         super().__init__(layers)
         self.output_spec = FeatureSpec(channels=channels, side=side)
@@ -64,9 +69,12 @@ def build_fast_rcnn_conv_fc_head(cfg: CfgNode, input_spec: FeatureSpec) -> FastR
         raise UserError(
             "FastRCNNConvFCHead has no layer: set MODEL.ROI_BOX_HEAD.NUM_FC or MODEL.ROI_BOX_HEAD.NUM_CONV above 0."
         )
+    if not 0 <= head.DROPOUT < 1:
+        raise UserError(f"MODEL.ROI_BOX_HEAD.DROPOUT = {head.DROPOUT} should be at least 0 and below 1.")
     return FastRCNNConvFCHead(
         input_spec,
         conv_channels=[head.CONV_DIM] * head.NUM_CONV,
         fc_channels=[head.FC_DIM] * head.NUM_FC,
         norm=head.NORM,
+        dropout=head.DROPOUT,
     )

@@ -1,5 +1,8 @@
 """The last layers of the box branch: class scores and box deltas of each region."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -12,11 +15,7 @@ from mrcnn_zoo.modeling.roi_heads.detection_selection import (
     deltas_of_class,
 )
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only, is_foreground, matched_boxes
-from mrcnn_zoo.modeling.roi_heads.region_classification import (
-    RegionClassification,
-    SigmoidClassification,
-    SoftmaxClassification,
-)
+from mrcnn_zoo.modeling.roi_heads.region_classification import RegionClassification, build_region_classification
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.ops.processes import mean_over_processes, world_size
 from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES
@@ -48,6 +47,7 @@ class BoxPredictor(nn.Module):
         num_classes: K; logit K is the background's.
         boxes_per_region: K for deltas of each class, 1 for deltas that all classes share.
         classification: meaning and loss of the logits.
+        loss_weight: factor of the loss of the logits.
         regression: meaning and loss of the deltas.
         selection: makes detections.
     """
@@ -61,6 +61,7 @@ class BoxPredictor(nn.Module):
         classification: RegionClassification,
         regression: BoxRegression,
         selection: DetectionSelection,
+        loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
         size = input_spec.channels * input_spec.side**2
@@ -71,6 +72,7 @@ class BoxPredictor(nn.Module):
             nn.init.zeros_(layer.bias)
         self.num_classes = num_classes
         self.classification = classification
+        self.loss_weight = loss_weight
         self.regression = regression
         self.selection = selection
 
@@ -80,16 +82,21 @@ class BoxPredictor(nn.Module):
         return self.cls_score(vectors).float(), self.bbox_pred(vectors).float()
 
     def losses(self, vectors: Tensor, regions: list[LabeledRegions]) -> TrainingOutput:
-        """`loss_cls`, `loss_box_reg` and how many regions were judged rightly.
+        """`loss_cls`, `loss_box_reg` and how many regions were judged rightly, of (sum of R_i, D) vectors."""
+        logits, deltas = self(vectors)
+        return self.supervise(logits, deltas, regions)
+
+    def supervise(self, logits: Tensor, deltas: Tensor, regions: list[LabeledRegions]) -> TrainingOutput:
+        """The losses of what `forward` returned.
 
         Both losses are divided by the number of sampled regions and not by that of the foreground: so a region weighs
         the same in both, and an image with few objects does not weigh more. Source: Girshick 2015, section 2.3.
 
         Args:
-            vectors: (sum of R_i, D) of the box head.
+            logits: (sum of R_i, K + 1).
+            deltas: (sum of R_i, 4 or 4 K).
             regions: R_i of each image.
         """
-        logits, deltas = self(vectors)
         classes = torch.cat([table.classes for table in regions])
         count = mean_over_processes((classes != IGNORED).sum().float()).clamp(min=1 / world_size())
         foreground = foreground_only(regions, self.num_classes)
@@ -101,7 +108,7 @@ class BoxPredictor(nn.Module):
             self.regression.coder,
         )
         losses = {
-            "loss_cls": self.classification.loss(logits, classes) / count,
+            "loss_cls": self.loss_weight * self.classification.loss(logits, classes) / count,
             "loss_box_reg": self.regression.loss_weight * box_loss / count,
         }
         return TrainingOutput(losses, classification_metrics(logits.detach(), classes, self.num_classes))
@@ -109,11 +116,34 @@ class BoxPredictor(nn.Module):
     def predict(self, vectors: Tensor, proposals: list[Proposals]) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals."""
         logits, deltas = self(vectors)
+        return self.detect(self.classification.scores(logits), deltas, proposals)
+
+    def detect(self, scores: Tensor, deltas: Tensor, proposals: list[Proposals]) -> list[Detections]:
+        """The detections of each image.
+
+        Args:
+            scores: (sum of R_i, K) in [0, 1].
+            deltas: (sum of R_i, 4 or 4 K).
+            proposals: R_i boxes of each image, which the deltas move.
+        """
         counts = [len(table) for table in proposals]
-        scores = self.classification.scores(logits).split(counts)
         return [
             self.selection.select(image_scores, image_deltas, table, self.regression.coder)
-            for image_scores, image_deltas, table in zip(scores, deltas.split(counts), proposals, strict=True)
+            for image_scores, image_deltas, table in zip(
+                scores.split(counts), deltas.split(counts), proposals, strict=True
+            )
+        ]
+
+    @torch.no_grad()
+    def refine(self, deltas: Tensor, regions: list[LabeledRegions]) -> list[LabeledRegions]:
+        """The regions of each image with the boxes that were predicted for their classes, not clipped to the image."""
+        per_image = deltas.split([len(table) for table in regions])
+        return [
+            replace(
+                table,
+                boxes=self.regression.coder.decode(deltas_of_class(image_deltas, table.classes), table.boxes),
+            )
+            for image_deltas, table in zip(per_image, regions, strict=True)
         ]
 
 
@@ -131,8 +161,10 @@ def classification_metrics(logits: Tensor, classes: Tensor, num_classes: int) ->
     }
 
 
-def build_box_predictor(cfg: CfgNode, input_spec: FeatureSpec) -> BoxPredictor:
-    """The predictor that `MODEL.ROI_BOX_HEAD` describes."""
+def build_box_predictor(
+    cfg: CfgNode, input_spec: FeatureSpec, *, weights: Sequence[float] | None = None
+) -> BoxPredictor:
+    """The predictor that `MODEL.ROI_BOX_HEAD` describes; a stage of a cascade brings its own weights of the deltas."""
     head, num_classes = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NUM_CLASSES
     build_coder = BOX_CODERS.get(head.BOX_CODER, key="MODEL.ROI_BOX_HEAD.BOX_CODER")
     build_loss = BOX_LOSSES.get(head.BBOX_REG_LOSS_TYPE, key="MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")
@@ -140,11 +172,12 @@ def build_box_predictor(cfg: CfgNode, input_spec: FeatureSpec) -> BoxPredictor:
         input_spec,
         num_classes=num_classes,
         boxes_per_region=1 if head.CLS_AGNOSTIC_BBOX_REG else num_classes,
-        classification=SigmoidClassification() if head.USE_SIGMOID_CE else SoftmaxClassification(),
+        classification=build_region_classification(cfg),
         regression=BoxRegression(
-            build_coder(head.BBOX_REG_WEIGHTS),
+            build_coder(head.BBOX_REG_WEIGHTS if weights is None else weights),
             build_loss(head.SMOOTH_L1_BETA),
             loss_weight=head.BBOX_REG_LOSS_WEIGHT,
         ),
         selection=build_detection_selection(cfg),
+        loss_weight=head.CLS_LOSS_WEIGHT,
     )

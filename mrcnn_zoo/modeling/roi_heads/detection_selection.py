@@ -18,12 +18,16 @@ class DetectionSelection:
         suppression: removes boxes that show the same object.
         score_threshold: only higher scores are looked at.
         max_detections: at most so many stay in an image.
+        min_size: boxes with a side of at most so many pixels are dropped before the suppression; 0 drops none.
     """
 
-    def __init__(self, suppression: Suppression, *, score_threshold: float, max_detections: int) -> None:
+    def __init__(
+        self, suppression: Suppression, *, score_threshold: float, max_detections: int, min_size: float = 0.0
+    ) -> None:
         self.suppression = suppression
         self.score_threshold = score_threshold
         self.max_detections = max_detections
+        self.min_size = min_size
 
     def select(self, scores: Tensor, deltas: Tensor, proposals: Proposals, coder: BoxCoder) -> Detections:
         """The detections of one image.
@@ -44,6 +48,9 @@ class DetectionSelection:
         boxes = coder.decode(deltas_of_class(deltas[regions], classes), proposals.boxes[regions])
         # Clip before the suppression: a box that reaches far outside would look unlike its visible twin.
         boxes = box_ops.clip(boxes, proposals.image_size)
+        if self.min_size > 0:
+            is_large = box_ops.is_nonempty(boxes, min_size=self.min_size)
+            boxes, regions, classes = boxes[is_large], regions[is_large], classes[is_large]
         rows, kept_scores = self.suppression(boxes, scores[regions, classes], classes)
         rows, kept_scores = rows[: self.max_detections], kept_scores[: self.max_detections]
         return Detections(image_size=proposals.image_size, boxes=boxes[rows], scores=kept_scores, classes=classes[rows])
@@ -63,4 +70,5 @@ def build_detection_selection(cfg: CfgNode) -> DetectionSelection:
         SUPPRESSIONS.get(heads.SUPPRESSION)(cfg, heads.NMS_THRESH_TEST),
         score_threshold=heads.SCORE_THRESH_TEST,
         max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        min_size=heads.MIN_SIZE_TEST,
     )

@@ -1,7 +1,7 @@
-"""Mask heads: from a pooled map to a mask of the object in it."""
+"""The convolutional mask head: from a pooled map to a mask of the object in it."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,24 +10,45 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers.conv import Conv2d, fill_for_relu, relu_
 from mrcnn_zoo.layers.norm import build_norm
-from mrcnn_zoo.losses.mask import MaskLoss
-from mrcnn_zoo.ops.processes import mean_over_processes, world_size
-from mrcnn_zoo.registries import MASK_HEADS, MASK_LOSSES
-from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, ProbabilityMasks, TrainingOutput
+from mrcnn_zoo.modeling.roi_heads.mask_criterion import MaskCriterion, build_mask_criterion
+from mrcnn_zoo.registries import MASK_HEADS
+from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, TrainingOutput
+
+
+def transposed_convolution(in_channels: int, out_channels: int) -> nn.Module:
+    """A learned up-sampling: (R, C, S, S) -> (R, D, 2 S, 2 S)."""
+    deconv = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+    fill_for_relu(deconv)
+    return deconv
+
+
+def bilinear_resizing(in_channels: int, out_channels: int) -> nn.Module:
+    """Bilinear up-sampling and a 3 x 3 convolution: (R, C, S, S) -> (R, D, 2 S, 2 S)."""
+    conv = Conv2d(in_channels, out_channels, 3)
+    fill_for_relu(conv)
+    resize = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+    return nn.Sequential(OrderedDict(resize=resize, conv=conv))
+
+
+UPSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {  # the first part of a layer's name in the state dict, too
+    "deconv": transposed_convolution,
+    "bilinear": bilinear_resizing,
+}
 
 
 class MaskRCNNConvUpsampleHead(nn.Module):
-    """3 x 3 convolutions, a learned up-sampling to twice the side, and one map a class.
+    """3 x 3 convolutions, up-samplings to twice the side each, and one map a class.
 
-    Source: He et al. 2017 (Mask R-CNN), figure 4, right.
+    Source: He et al. 2017 (Mask R-CNN), figure 4, right, which has four convolutions and one up-sampling.
 
     Args:
         input_spec: channels and side of the pooled maps.
         num_maps: K, or 1 for one mask whatever the class.
         conv_channels: output channels of each convolution.
-        upsampled_channels: of the map of twice the side.
+        upsampled_channels: output channels of each up-sampling.
         norm: registered name of the norm after each convolution, "" for none.
-        loss: compares the logits of each region's class with its mask, summed over pixels.
+        criterion: trains the maps and turns them into masks.
+        upsampling: a name in `UPSAMPLINGS`.
     """
 
     def __init__(
@@ -36,9 +57,10 @@ class MaskRCNNConvUpsampleHead(nn.Module):
         *,
         num_maps: int,
         conv_channels: Sequence[int],
-        upsampled_channels: int,
+        upsampled_channels: Sequence[int],
         norm: str,
-        loss: MaskLoss,
+        criterion: MaskCriterion,
+        upsampling: str = "deconv",
     ) -> None:
         super().__init__()
         channels = input_spec.channels
@@ -50,24 +72,30 @@ class MaskRCNNConvUpsampleHead(nn.Module):
             fill_for_relu(conv)
             self.add_module(name, conv)
             channels = width
-        self.deconv = nn.ConvTranspose2d(channels, upsampled_channels, 2, stride=2)
-        fill_for_relu(self.deconv)
-        self.predictor = nn.Conv2d(upsampled_channels, num_maps, 1)
+        # The first has no number, as in Detectron2, where it is the only one.
+        numbers = ["", *range(2, len(upsampled_channels) + 1)]
+        self.upsampling_names = [f"{upsampling}{number}" for number in numbers[: len(upsampled_channels)]]
+        for name, width in zip(self.upsampling_names, upsampled_channels, strict=True):
+            self.add_module(name, UPSAMPLINGS[upsampling](channels, width))
+            channels = width
+        self.num_maps = num_maps
+        self.predictor = nn.Conv2d(channels, criterion.count_maps(num_maps), 1)
         nn.init.normal_(self.predictor.weight, std=0.001)
         assert self.predictor.bias is not None
         nn.init.zeros_(self.predictor.bias)
-        self.output_side = 2 * input_spec.side
-        self.loss = loss
+        self.criterion = criterion
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(R, C, S, S) -> (R, K, 2 S, 2 S) logits; K is 1 when masks do not depend on the class."""
+        """All maps: (R, C, S, S) -> (R, K, M, M) logits, or K + 1 maps where the criterion has the classes compete."""
         return self.predictor(self.upsample(pooled))
 
     def upsample(self, pooled: Tensor) -> Tensor:
-        """All layers but the last: (R, C, S, S) -> (R, D, 2 S, 2 S)."""
+        """All layers but the last: (R, C, S, S) -> (R, D, M, M)."""
         for name in self.conv_names:
             pooled = self.get_submodule(name)(pooled)
-        return relu_(self.deconv(pooled))
+        for name in self.upsampling_names:
+            pooled = relu_(self.get_submodule(name)(pooled))
+        return pooled
 
     def class_logits(self, pooled: Tensor, classes: Tensor) -> Tensor:
         """Each region's map of one class alone: what `forward` gives for it, at a K-th of the work and memory.
@@ -77,66 +105,37 @@ class MaskRCNNConvUpsampleHead(nn.Module):
             classes: (R,) int64 in [0, K).
 
         Returns:
-            (R, 2 S, 2 S) logits, float32.
+            (R, M, M) logits, float32.
         """
         features = self.upsample(pooled)
         assert self.predictor.bias is not None
-        maps = classes.clamp(max=self.predictor.out_channels - 1)
+        maps = classes.clamp(max=self.num_maps - 1)
         # Flattened in channels-last order, so that the gradient gets the strides of the weight, as DDP wants it.
         weights = self.predictor.weight.permute(0, 2, 3, 1).flatten(1)[maps]  # (R, D)
         logits = torch.bmm(weights[:, None], features.flatten(2)).unflatten(2, features.shape[2:])
         return logits.squeeze(1).float() + self.predictor.bias[maps][:, None, None]
 
     def losses(self, pooled: Tensor, foreground: list[LabeledRegions]) -> TrainingOutput:
-        """`loss_mask`, the mean over the pixels of all foreground regions, and the share of right pixels.
-
-        Args:
-            pooled: (sum of R_i, C, S, S).
-            foreground: R_i regions of each image, all with an object.
-
-        Raises:
-            UserError: an image with objects has no masks.
-        """
-        logits = self.class_logits(pooled, torch.cat([table.classes for table in foreground]))
-        targets = torch.cat([self.mask_targets(table) for table in foreground])
-        num_pixels = logits.new_tensor(targets.numel())
-        normalizer = mean_over_processes(num_pixels).clamp(min=1 / world_size())
-        is_right = (logits.detach() > 0) == targets
-        return TrainingOutput(
-            {"loss_mask": self.loss(logits, targets) / normalizer},
-            {"mask/accuracy": is_right.sum() / num_pixels.clamp(min=1)},
-        )
-
-    @torch.no_grad()
-    def mask_targets(self, foreground: LabeledRegions) -> Tensor:
-        """The matched ground truth inside each region: (R, 2 S, 2 S) bool."""
-        if len(foreground) == 0:
-            side = self.output_side
-            return torch.zeros((0, side, side), dtype=torch.bool, device=foreground.boxes.device)
-        masks = foreground.targets.masks
-        if masks is None:
-            raise UserError("The training data has no masks. Use data with masks, or set MODEL.MASK_ON False.")
-        return masks[foreground.matches].crop_and_resize(foreground.boxes, self.output_side)
+        """`loss_mask` and the share of right pixels; see `MaskCriterion.losses`."""
+        return self.criterion.losses(self, pooled, foreground)
 
     def predict(self, pooled: Tensor, detections: list[Detections]) -> list[Detections]:
         """The detections with masks: (sum of R_i, C, S, S) and R_i detections of each image."""
-        logits = self.class_logits(pooled, torch.cat([table.classes for table in detections]))
-        probabilities = logits.sigmoid().split([len(table) for table in detections])
-        return [
-            replace(table, masks=ProbabilityMasks(image_probabilities, table.boxes, table.image_size))
-            for table, image_probabilities in zip(detections, probabilities, strict=True)
-        ]
+        return self.criterion.predict(self, pooled, detections)
 
 
 @MASK_HEADS.register("MaskRCNNConvUpsampleHead")
 def build_mask_rcnn_conv_upsample_head(cfg: CfgNode, input_spec: FeatureSpec) -> MaskRCNNConvUpsampleHead:
     """The mask head that `MODEL.ROI_MASK_HEAD` describes."""
     head = cfg.MODEL.ROI_MASK_HEAD
+    if head.NUM_UPSAMPLE < 0:
+        raise UserError(f"MODEL.ROI_MASK_HEAD.NUM_UPSAMPLE = {head.NUM_UPSAMPLE} should be 0 or more.")
     return MaskRCNNConvUpsampleHead(
         input_spec,
         num_maps=1 if head.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
         conv_channels=[head.CONV_DIM] * head.NUM_CONV,
-        upsampled_channels=head.CONV_DIM,
+        upsampled_channels=[head.CONV_DIM] * head.NUM_UPSAMPLE,
         norm=head.NORM,
-        loss=MASK_LOSSES.get(head.LOSS)(),
+        criterion=build_mask_criterion(cfg),
+        upsampling=head.UPSAMPLE,
     )

@@ -1,5 +1,6 @@
 """Of many boxes around the same object, keep one."""
 
-from mrcnn_zoo.modeling.suppression.greedy import GreedySuppression
+from mrcnn_zoo.modeling.suppression.greedy import ClassAgnosticSuppression, GreedySuppression
+from mrcnn_zoo.modeling.suppression.soft import GaussianFactor, LinearFactor, SoftSuppression
 
-__all__ = ["GreedySuppression"]
+__all__ = ["ClassAgnosticSuppression", "GaussianFactor", "GreedySuppression", "LinearFactor", "SoftSuppression"]

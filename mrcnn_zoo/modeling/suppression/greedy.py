@@ -1,5 +1,6 @@
-"""Greedy suppression, class by class."""
+"""Greedy suppression, class by class or over all classes."""
 
+import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
@@ -29,7 +30,35 @@ class GreedySuppression:
         return rows, scores[rows]
 
 
+class ClassAgnosticSuppression:
+    """The same, but a box also removes those of other classes that overlap it: one detection a place.
+
+    Args:
+        iou_threshold: a box is removed when its IoU with a better one is above this.
+    """
+
+    def __init__(self, iou_threshold: float) -> None:
+        self.iou_threshold = iou_threshold
+
+    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows that stay, best first, and their scores, which do not change.
+
+        Args:
+            boxes: (R, 4) pixels.
+            scores: (R,).
+            classes: (R,) int64, which do not matter.
+        """
+        rows = batched_nms(boxes, scores, torch.zeros_like(classes), iou_threshold=self.iou_threshold)
+        return rows, scores[rows]
+
+
 @SUPPRESSIONS.register("greedy")
 def build_greedy_suppression(_cfg: CfgNode, iou_threshold: float) -> GreedySuppression:
     """Class-wise greedy suppression."""
     return GreedySuppression(iou_threshold)
+
+
+@SUPPRESSIONS.register("greedy_class_agnostic")
+def build_class_agnostic_suppression(_cfg: CfgNode, iou_threshold: float) -> ClassAgnosticSuppression:
+    """Greedy suppression over all classes."""
+    return ClassAgnosticSuppression(iou_threshold)

@@ -7,6 +7,7 @@ from torch import nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data import Dataset, TestLoader, build_test_loader
+from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.evaluation import evaluate
 from mrcnn_zoo.ops.processes import rank, world_size
 from mrcnn_zoo.registries import HOOKS
@@ -67,7 +68,7 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
     def measure(model: nn.Module) -> Results:
         results: dict[str, Mapping[str, float]] = {}
         for dataset in workspace.test_datasets:
-            folder = workspace.output_dir if is_alone else workspace.output_dir / dataset.name
+            folder = workspace.output_dir if is_alone else workspace.output_dir / folder_name(dataset.name)
             found = evaluate(model, dataset, cfg, output_dir=folder)
             if cfg.TEST.VAL_LOSS:
                 found = found | {VALIDATION_TASK: validation_losses(model, _labelled_batches(cfg, dataset))}

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.inspection.pictures import save_predictions, save_training_batch
 from mrcnn_zoo.inspection.plots import save_loss_curves, save_precision_recall
 from mrcnn_zoo.registries import HOOKS
@@ -122,10 +123,16 @@ def build_draw_curves(cfg: CfgNode, workspace: Workspace) -> DrawCurves:  # noqa
 
 @HOOKS.register("DrawTrainingBatches")
 def build_draw_training_batches(cfg: CfgNode, workspace: Workspace) -> DrawTrainingBatches:
-    class_names = workspace.train_datasets[0].class_names
+    dataset = workspace.train_datasets[0]
 
     def draw(samples: Sequence[Sample], path: Path) -> Path:
-        return save_training_batch(samples, path, class_names, channel_order=cfg.INPUT.FORMAT)
+        return save_training_batch(
+            samples,
+            path,
+            dataset.class_names,
+            channel_order=cfg.INPUT.FORMAT,
+            skeleton=dataset.keypoint_skeleton,
+        )
 
     return DrawTrainingBatches(
         draw,
@@ -143,7 +150,8 @@ def build_draw_predictions(cfg: CfgNode, workspace: Workspace) -> DrawPrediction
     def draw(model: nn.Module) -> dict[str, Path]:
         paths: dict[str, Path] = {}
         for dataset in workspace.test_datasets if cfg.VIS.NUM_IMAGES > 0 else ():
-            drawn = save_predictions(model, dataset, cfg, folder / dataset.name, num_images=cfg.VIS.NUM_IMAGES)
+            place = folder / folder_name(dataset.name)
+            drawn = save_predictions(model, dataset, cfg, place, num_images=cfg.VIS.NUM_IMAGES)
             paths |= {f"{dataset.name}/{path.stem}": path for path in drawn}
         return paths
 

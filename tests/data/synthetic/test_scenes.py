@@ -203,3 +203,28 @@ def test_definition_overrides_the_settings_of_the_config() -> None:
 def test_wrong_settings_name_the_dataset_and_the_key(definition: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_digit_scenes(load_config(), "mine", definition)
+
+
+def test_shapes_have_keypoints_where_they_stand() -> None:
+    dataset = build_scenes("s", SceneSettings(rotation=0, num_objects=(1, 1)), kind="shapes", split="val", length=6)
+    assert dataset.keypoint_names == ("center", "top", "right", "bottom", "left")
+    assert dataset.keypoint_flip_pairs == ((4, 2),)
+    for record in dataset.records:
+        x1, y1, x2, y2 = record.instances[0].box
+        points = np.array(record.instances[0].keypoints).reshape(5, 3)
+        assert (points[:, 2] == 2).all()
+        # Edges of a mask are those of whole pixels, and the tips of a triangle cover too little of theirs.
+        np.testing.assert_allclose(points[[4, 2], 0], [x1, x2], atol=2)
+        np.testing.assert_allclose(points[[1, 3], 1], [y1, y2], atol=2)
+
+
+def test_keypoints_under_a_nearer_object_are_hidden() -> None:
+    square = np.ones((10, 10))
+    points = np.array([[2.5, 2.5], [7.5, 7.5]])
+    below, above = PlacedStamp(Stamp(0, square, points), 0, 0), PlacedStamp(Stamp(0, square, points), 5, 5)
+    owner = np.full((20, 20), -1, dtype=np.int16)
+    owner[below.window], owner[above.window] = 0, 1
+    first, second = scene_instances(Layout((below, above), owner), iter((1, 2)))
+    assert first.keypoints == (2.5, 2.5, 2, 7.5, 7.5, 1)
+    assert second.keypoints == (7.5, 7.5, 2, 12.5, 12.5, 2)
+    assert digits(1).records[0].instances[0].keypoints is None

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from mrcnn_zoo.data.synthetic.shapes import ShapeStamps, render_shape
+from mrcnn_zoo.data.synthetic.shapes import ShapeStamps, render_shape, shape_keypoints
 from mrcnn_zoo.data.synthetic.stamps import crop_to_mask
 
 SIDE = 40.0
@@ -38,3 +38,23 @@ def test_every_class_is_drawn() -> None:
 
 def test_nothing_is_left_of_an_empty_coverage() -> None:
     assert crop_to_mask(0, np.zeros((5, 5))) is None
+
+
+@pytest.mark.parametrize("name", ["circle", "square", "triangle"])
+@pytest.mark.parametrize("angle", [0.0, 0.4, -1.0])
+def test_keypoints_are_the_middle_and_lie_on_the_border(name: str, angle: float) -> None:
+    coverage = render_shape(name, side=80, angle=angle)
+    points = shape_keypoints(name, side=80, angle=angle)
+    assert points.shape == (5, 2)
+    np.testing.assert_allclose(points[0], [coverage.shape[1] / 2, coverage.shape[0] / 2])
+    for x, y in points[1:]:
+        neighbours = coverage[int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4]
+        assert neighbours.max() == 1
+        assert neighbours.min() == 0
+
+
+def test_keypoints_of_a_square_turned_by_a_quarter() -> None:
+    center, top, right, *_ = shape_keypoints("square", side=20, angle=math.pi / 2)
+    np.testing.assert_allclose(
+        [top - center, right - center], [[10, 0], [0, 10]], atol=1e-9
+    )  # clockwise, as y points down

@@ -19,6 +19,18 @@ def test_every_level_has_its_own_sizes_ratios_and_stride() -> None:
     assert coarse.tolist() == [[-8, -8, 8, 8], [-4, -16, 4, 16], [0, -8, 16, 8], [4, -16, 12, 16]]
 
 
+def test_an_offset_moves_anchors_by_a_part_of_the_stride() -> None:
+    generator = GridAnchors([[8]], aspect_ratios=[[1.0]], strides=[4], offset=0.5)
+    assert generator([torch.zeros(1, 1, 1, 2)])[0].tolist() == [[-2, -2, 6, 6], [2, -2, 10, 6]]
+
+
+@pytest.mark.parametrize("offset", [-0.1, 1.0])
+def test_an_offset_outside_the_cell_is_refused(offset: float) -> None:
+    cfg = load_config(None, ["MODEL.DEVICE", "cpu", "MODEL.ANCHOR_GENERATOR.OFFSET", offset])
+    with pytest.raises(UserError, match=r"MODEL\.ANCHOR_GENERATOR\.OFFSET"):
+        build_anchor_generator(cfg, [4])
+
+
 def test_anchors_per_cell_counts_sizes_times_ratios() -> None:
     assert two_levels().anchors_per_cell == [1, 2]
 

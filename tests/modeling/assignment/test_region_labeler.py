@@ -8,6 +8,7 @@ from mrcnn_zoo.modeling.assignment import (
     RandomSampler,
     RegionLabeler,
     build_region_labeler,
+    label_all,
     with_ground_truth,
 )
 from mrcnn_zoo.structures import Proposals, Targets
@@ -74,3 +75,16 @@ def test_the_config_decides_thresholds_counts_and_classes() -> None:
     cfg = load_config(None, ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", 7])
     (regions,) = build_region_labeler(cfg).label([PROPOSALS], [TARGETS])
     assert regions.classes.tolist() == [2, 4, 4, 2, 7, 7]
+
+
+def test_label_all_keeps_every_box_in_its_order() -> None:
+    matcher = MaxIoUMatcher((0.4, 0.95), (0, -1, 1), allow_low_quality=False)
+    nothing = Targets((50, 50), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    boxes = torch.cat((PROPOSALS.boxes, TARGETS.boxes))
+    regions, background, empty = label_all([boxes, boxes[:2], boxes[:0]], [TARGETS, nothing, TARGETS], matcher, 7)
+    assert torch.equal(regions.boxes, boxes)
+    # IoU 0, 10 / 11, 0.9, 0.3, and the objects themselves
+    assert regions.classes.tolist() == [7, -1, -1, 7, 4, 2]
+    assert regions.matches[4:].tolist() == [0, 1]
+    assert background.classes.tolist() == [7, 7]
+    assert len(empty) == 0

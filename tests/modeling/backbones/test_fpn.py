@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.modeling.backbones.fpn import FPN, MaxPoolLevel, add, average
+from mrcnn_zoo.modeling.backbones.fpn import FPN, add, average, build_fpn
+from mrcnn_zoo.modeling.backbones.top_blocks import ConvLevels, MaxPoolLevel
 from mrcnn_zoo.structures import FeatureSpec
 
 
@@ -92,3 +94,58 @@ def test_no_images_give_empty_levels() -> None:
 def test_levels_that_do_not_fit_are_refused(in_features: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(in_features=in_features)
+
+
+def configured(*overrides: object) -> FPN:
+    settings = ["MODEL.FPN.IN_FEATURES", ["fine", "coarse"], "MODEL.FPN.OUT_CHANNELS", 2]
+    return build_fpn(load_config(None, [*settings, *overrides]), TwoMaps())
+
+
+def test_convolutions_make_two_more_levels_the_second_of_the_activated_first() -> None:
+    block = ConvLevels(1, 1)
+    for conv in (block.p6, block.p7):
+        nn.init.zeros_(conv.weight)
+        conv.weight.data[..., 1, 1] = 1
+    p6, p7 = block(torch.tensor([[[[-1.0, 0.0, 2.0], [0.0, 0.0, 0.0], [3.0, 0.0, -4.0]]]]))
+    assert p6[0, 0].tolist() == [[-1.0, 2.0], [3.0, -4.0]]
+    assert p7[0, 0].tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "channels_of_p6"),
+    [("", ["p2", "p3", "p4"], 0), ("none", ["p2", "p3"], 0), ("p6p7", ["p2", "p3", "p4", "p5"], 1)],
+)
+def test_the_top_block_makes_the_levels_above(name: str, levels: list[str], channels_of_p6: int) -> None:
+    fpn = configured("MODEL.FPN.TOP_BLOCK", name)
+    maps = fpn(torch.zeros(1, 1, 6, 6))
+    assert list(maps) == list(fpn.output_specs) == levels
+    assert [tuple(level.shape[1:]) for level in maps.values()] == [(2, 6, 6), (2, 3, 3), (2, 2, 2), (2, 1, 1)][
+        : len(maps)
+    ]
+    if channels_of_p6:
+        assert fpn.state_dict()["top_block.p6.weight"].shape == (2, channels_of_p6, 3, 3)
+
+
+def test_convolved_levels_may_be_made_of_the_coarsest_level_of_the_pyramid() -> None:
+    fpn = configured("MODEL.FPN.TOP_BLOCK", "p6p7", "MODEL.FPN.TOP_BLOCK_IN_FEATURE", "p3")
+    assert fpn.state_dict()["top_block.p6.weight"].shape == (2, 2, 3, 3)
+    maps = fpn(torch.randn(1, 1, 8, 8))
+    assert fpn.top_block is not None
+    torch.testing.assert_close(maps["p4"], fpn.top_block(maps["p3"])[0])
+
+
+def test_a_source_of_levels_that_would_leave_a_gap_is_refused() -> None:
+    with pytest.raises(UserError, match=r"TOP_BLOCK_IN_FEATURE = 'fine' should be 'coarse' or 'p3'"):
+        configured("MODEL.FPN.TOP_BLOCK", "p6p7", "MODEL.FPN.TOP_BLOCK_IN_FEATURE", "fine")
+
+
+def test_the_pyramid_also_asks_for_what_its_bottom_needs() -> None:
+    bottom_up = TwoMaps()
+    bottom_up.size_divisibility = 12
+    cfg = load_config(None, ["MODEL.FPN.IN_FEATURES", ["fine", "coarse"]])
+    assert build_fpn(cfg, bottom_up).size_divisibility == 24
+
+
+def test_an_unknown_fusion_is_refused() -> None:
+    with pytest.raises(UserError, match=r"MODEL.FPN.FUSE_TYPE = 'max' should be one of sum, avg"):
+        configured("MODEL.FPN.FUSE_TYPE", "max")

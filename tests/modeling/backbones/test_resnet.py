@@ -7,7 +7,8 @@ from torch import nn
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import FrozenBatchNorm2d
-from mrcnn_zoo.modeling.backbones.resnet import BasicBlock, ResNet, build_resnet_backbone
+from mrcnn_zoo.modeling.backbones.residual_blocks import STEM_POOLS, BasicBlock, DeformBottleneckBlock
+from mrcnn_zoo.modeling.backbones.resnet import ResNet, build_res5_stage, build_resnet_backbone
 
 TINY = {
     "MODEL.RESNETS.DEPTH": 50,
@@ -110,6 +111,58 @@ def test_a_frozen_stage_keeps_nothing_for_the_gradient() -> None:
     assert maps["res3"].requires_grad
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4, 16])
+def test_images_may_have_any_number_of_channels(channels: int) -> None:
+    resnet = build_resnet_backbone(config(RESNETS__OUT_FEATURES=["res2"]), channels)
+    assert resnet(torch.randn(1, channels, 32, 32))["res2"].shape == (1, 16, 8, 8)
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "SyncBN", "GN", "LN", ""])
+def test_every_norm_fits_and_all_weights_get_gradients(norm: str) -> None:
+    sizes = {"STEM_OUT_CHANNELS": 32, "RES2_OUT_CHANNELS": 32, "WIDTH_PER_GROUP": 32, "OUT_FEATURES": ["res2"]}
+    resnet = build(BACKBONE__FREEZE_AT=0, RESNETS__NORM=norm, **{f"RESNETS__{k}": v for k, v in sizes.items()})
+    resnet(torch.randn(2, 3, 32, 32))["res2"].square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in resnet.parameters())
+
+
+@pytest.mark.parametrize(
+    ("modulated", "groups", "channels"), [(False, 1, 18), (True, 1, 27), (False, 2, 36), (True, 2, 54)]
+)
+def test_the_chosen_stages_are_deformable(modulated: bool, groups: int, channels: int) -> None:
+    resnet = build(
+        RESNETS__DEFORM_ON_PER_STAGE=[False, True, False, True],
+        RESNETS__DEFORM_MODULATED=modulated,
+        RESNETS__DEFORM_NUM_GROUPS=groups,
+    )
+    deformable = {name for name, module in resnet.named_modules() if isinstance(module, DeformBottleneckBlock)}
+    assert {name.split(".")[0] for name in deformable} == {"res3", "res5"}
+    assert resnet.get_submodule("res5.0.conv2_offset").weight.shape == (channels, 32, 3, 3)
+    resnet(torch.randn(1, 3, 64, 64))["res5"].sum().backward()
+    gradient = resnet.get_submodule("res3.0.conv2_offset").weight.grad
+    assert gradient is not None
+    assert gradient.any()
+
+
+@pytest.mark.parametrize(("modulated", "factor"), [(False, 1.0), (True, 0.5)])
+def test_a_fresh_deformable_block_is_a_plain_one_with_equal_weights_of_taps(modulated: bool, factor: float) -> None:
+    settings = {"RESNETS__RES2_OUT_CHANNELS": 16, "RESNETS__OUT_FEATURES": ["res2"]}
+    plain = build(**settings).get_submodule("res2.1")
+    deformed = build(**settings, RESNETS__DEFORM_ON_PER_STAGE=[True] * 4, RESNETS__DEFORM_MODULATED=modulated)
+    block = deformed.get_submodule("res2.1")
+    block.load_state_dict(plain.state_dict(), strict=False)
+    plain.conv2.weight.data.mul_(factor)
+    features = torch.randn(1, 16, 8, 8)
+    torch.testing.assert_close(block(features), plain(features), atol=1e-5, rtol=1e-5)
+
+
+def test_the_shared_stage_of_c4_halves_pooled_maps_and_is_trained() -> None:
+    stage, spec = build_res5_stage(config(BACKBONE__FREEZE_AT=5))
+    assert stage(torch.zeros(3, 64, 14, 14)).shape == (3, spec.channels, 14 // spec.stride, 14 // spec.stride)
+    assert stage(torch.zeros(0, 64, 14, 14)).shape == (0, 128, 7, 7)
+    assert all(weight.requires_grad for weight in stage.parameters())
+    assert len(stage) == 3
+
+
 def test_no_images_give_empty_maps() -> None:
     assert build()(torch.zeros(0, 3, 32, 32))["res5"].shape == (0, 128, 1, 1)
 
@@ -122,9 +175,26 @@ def test_no_images_give_empty_maps() -> None:
         ({"RESNETS__RES5_DILATION": 3}, "RES5_DILATION = 3"),
         ({"RESNETS__DEPTH": 18, "RESNETS__RES2_OUT_CHANNELS": 256}, "set it to 64 for ResNet-18"),
         ({"RESNETS__DEPTH": 34, "RESNETS__NUM_GROUPS": 2}, "neither groups nor dilation"),
+        ({"RESNETS__DEFORM_ON_PER_STAGE": [True]}, "should have 4 values"),
+        (
+            {"RESNETS__DEPTH": 34, "RESNETS__DEFORM_ON_PER_STAGE": [True] * 4, "RESNETS__RES2_OUT_CHANNELS": 8},
+            "50 or more",
+        ),
+        (
+            {"RESNETS__DEFORM_ON_PER_STAGE": [False, True, True, True], "RESNETS__DEFORM_NUM_GROUPS": 3},
+            "DEFORM_NUM_GROUPS = 3 should divide the 8 channels",
+        ),
         ({"RESNETS__NORM": "FrozenBM"}, "MODEL.RESNETS.NORM = 'FrozenBM'.*'FrozenBN'"),
     ],
 )
 def test_impossible_settings_are_refused_with_their_key(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(**changes)
+
+
+def test_the_stem_can_pool_as_tensorflow_pads() -> None:
+    features = torch.arange(16.0).reshape(1, 1, 4, 4)
+    # Rows and columns 0 to 2 and 2 to 4, of which 4 is padding; centred, they are -1 to 1 and 1 to 3.
+    assert STEM_POOLS["following"](features).tolist() == [[[[10, 11], [14, 15]]]]
+    assert STEM_POOLS["centred"](features).tolist() == [[[[5, 7], [13, 15]]]]
+    assert build(RESNETS__STEM_POOL="following").stem.pool is STEM_POOLS["following"]

@@ -10,6 +10,21 @@ from mrcnn_zoo.registries import DETECTORS
 from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets, TrainingOutput
 
 
+# What a detector needs besides its name on top of the small Mask R-CNN.
+OVERRIDES_OF: dict[str, tuple[object, ...]] = {
+    "RetinaNet": (
+        *("MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone"),
+        *("MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"]),
+        *("MODEL.RETINANET.NUM_CLASSES", 5),
+        *("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
+    ),
+}
+
+
+def of_detector(name: str) -> tuple[object, ...]:
+    return ("MODEL.META_ARCHITECTURE", name, *OVERRIDES_OF.get(name, ()))
+
+
 def sample(height: int, width: int, *, objects: int = 2, seed: int = 0, has_targets: bool = True) -> Sample:
     generator = torch.Generator().manual_seed(seed)
     corners = torch.randint(0, min(height, width) // 2, (objects, 2), generator=generator)
@@ -35,7 +50,7 @@ def model(small_cfg: Callable[..., CfgNode]) -> nn.Module:
 
 @pytest.mark.parametrize("name", DETECTORS.names())
 def test_every_detector_trains(name: str, small_cfg: Callable[..., CfgNode]) -> None:
-    model = build_model(small_cfg("MODEL.META_ARCHITECTURE", name))
+    model = build_model(small_cfg(*of_detector(name)))
     output = model.losses([sample(64, 96), sample(80, 64, seed=1)])
     output.total().backward()
     assert all(loss.isfinite() and loss.dim() == 0 for loss in output.losses.values())
@@ -45,7 +60,7 @@ def test_every_detector_trains(name: str, small_cfg: Callable[..., CfgNode]) -> 
 
 @pytest.mark.parametrize("name", DETECTORS.names())
 def test_every_detector_predicts_in_original_coordinates(name: str, small_cfg: Callable[..., CfgNode]) -> None:
-    model = build_model(small_cfg("MODEL.META_ARCHITECTURE", name)).eval()
+    model = build_model(small_cfg(*of_detector(name))).eval()
     samples = [sample(64, 96, has_targets=False), sample(80, 64, seed=1, has_targets=False)]
     for table, item in zip(model.predict(samples), samples, strict=True):
         height, width = item.original_size
@@ -63,7 +78,7 @@ def test_every_detector_predicts_in_original_coordinates(name: str, small_cfg: C
 
 @pytest.mark.parametrize("name", DETECTORS.names())
 def test_every_detector_trains_without_any_object(name: str, small_cfg: Callable[..., CfgNode]) -> None:
-    model = build_model(small_cfg("MODEL.META_ARCHITECTURE", name))
+    model = build_model(small_cfg(*of_detector(name)))
     output = model.losses([sample(64, 64, objects=0)])
     output.total().backward()
     assert all(loss.isfinite() for loss in output.losses.values())

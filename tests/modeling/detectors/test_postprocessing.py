@@ -37,6 +37,15 @@ def test_detections_without_masks() -> None:
     assert to_original_size(table, (50, 100)).masks is None
 
 
+def test_keypoints_are_scaled_with_their_boxes_and_keep_their_scores() -> None:
+    table = detections([[10.0, 20, 30, 40], [50, 60, 50, 90]])
+    table.keypoints = torch.tensor([[[12.0, 22, 0.7], [250, 22, 0.1]], [[50, 70, 0.9], [50, 71, 0.9]]])
+    scaled = to_original_size(table, (50, 800))
+    # The second box is empty; the second keypoint of the first is outside, where it stays.
+    torch.testing.assert_close(scaled.keypoints, torch.tensor([[[48.0, 11, 0.7], [1000, 11, 0.1]]]))
+    assert table.keypoints[0, 0, 0] == 12
+
+
 def test_no_detections() -> None:
     assert len(to_original_size(detections([]), (50, 800))) == 0
 

@@ -1,8 +1,12 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.modeling.poolers import PyramidPooler, assign_levels, build_pyramid_pooler
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling.poolers import LevelAssignment, PyramidPooler, build_head_pooler, build_pyramid_pooler
 from mrcnn_zoo.registries import POOLING_OPERATIONS
 from mrcnn_zoo.structures import FeatureSpec
 
@@ -41,15 +45,34 @@ def pool_one_by_one(pooling: str, features: dict[str, Tensor], boxes: list[Tenso
     ("side", "level"), [(1, 2), (111.9, 2), (112, 3), (223.9, 3), (224, 4), (447.9, 4), (448, 5), (896, 5), (5000, 5)]
 )
 def test_a_box_of_224_pixels_is_on_level_4_and_each_doubling_one_level_up(side: float, level: int) -> None:
-    assert assign_levels(torch.tensor([[10.0, 20, 10 + side, 20 + side]]), 2, 5).tolist() == [level]
+    assert LevelAssignment()(torch.tensor([[10.0, 20, 10 + side, 20 + side]]), 2, 5).tolist() == [level]
 
 
 def test_level_is_by_area_and_not_by_the_longer_side() -> None:
-    assert assign_levels(torch.tensor([[0.0, 0, 448, 112]]), 2, 5).tolist() == [4]
+    assert LevelAssignment()(torch.tensor([[0.0, 0, 448, 112]]), 2, 5).tolist() == [4]
 
 
 def test_empty_box_is_on_the_finest_level() -> None:
-    assert assign_levels(torch.tensor([[5.0, 5, 5, 9], [9, 9, 3, 3]]), 2, 5).tolist() == [2, 2]
+    assert LevelAssignment()(torch.tensor([[5.0, 5, 5, 9], [9, 9, 3, 3]]), 2, 5).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("canonical_level", "canonical_box_side", "side", "level"),
+    [(3, 224.0, 224, 3), (4, 112.0, 112, 4), (4, 112.0, 111.9, 3), (4, 158.392, 159, 4), (4, 158.392, 158, 3)],
+)
+def test_canonical_box_is_on_the_canonical_level(
+    canonical_level: int, canonical_box_side: float, side: float, level: int
+) -> None:
+    assignment = LevelAssignment(canonical_level, canonical_box_side)
+    assert assignment(torch.tensor([[0.0, 0, side, side]]), 2, 5).tolist() == [level]
+
+
+def test_canonical_box_comes_from_the_config(small_cfg: Callable[..., CfgNode]) -> None:
+    cfg = small_cfg("MODEL.ROI_HEADS.CANONICAL_LEVEL", 3, "MODEL.ROI_HEADS.CANONICAL_BOX_SIDE", 50)
+    pooler = build_head_pooler(cfg, "ROI_MASK_HEAD", SPECS)
+    assert pooler.assignment == LevelAssignment(3, 50.0)
+    with pytest.raises(UserError, match=r"MODEL\.ROI_HEADS\.CANONICAL_BOX_SIDE = 0"):
+        build_head_pooler(small_cfg("MODEL.ROI_HEADS.CANONICAL_BOX_SIDE", 0), "ROI_BOX_HEAD", SPECS)
 
 
 @pytest.mark.parametrize("pooling", POOLING_OPERATIONS.names())

@@ -3,16 +3,21 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import SampledPredictions, predict_all, predict_at
-from mrcnn_zoo.modeling.proposal_generators.rpn_head import StandardRPNHead
+from mrcnn_zoo.modeling.proposal_generators.rpn_head import (
+    ObjectnessLayer,
+    SoftmaxObjectness,
+    StandardRPNHead,
+    sigmoid_objectness,
+)
 
 ANCHORS_PER_CELL = 3
 SIZES = ((5, 7), (3, 4), (1, 1))
 NUM_ROWS = 2 * ANCHORS_PER_CELL * sum(height * width for height, width in SIZES)
 
 
-def build_head() -> StandardRPNHead:
+def build_head(objectness: ObjectnessLayer = sigmoid_objectness) -> StandardRPNHead:
     torch.manual_seed(0)
-    head = StandardRPNHead(8, num_anchors=ANCHORS_PER_CELL, hidden_channels=[6])
+    head = StandardRPNHead(8, num_anchors=ANCHORS_PER_CELL, hidden_channels=[6], objectness=objectness)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter)
     return head
@@ -31,8 +36,11 @@ def gradients(head: StandardRPNHead, levels: list[Tensor], predictions: SampledP
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_patches_give_the_predictions_and_gradients_of_whole_maps(memory_format: torch.memory_format) -> None:
-    head, levels = build_head(), build_levels(memory_format)
+@pytest.mark.parametrize("objectness", [sigmoid_objectness, SoftmaxObjectness])
+def test_patches_give_the_predictions_and_gradients_of_whole_maps(
+    objectness: ObjectnessLayer, memory_format: torch.memory_format
+) -> None:
+    head, levels = build_head(objectness), build_levels(memory_format)
     rows = torch.randperm(NUM_ROWS)  # every anchor of every level, borders and corners too
     whole = predict_all(head, levels, []).at(rows)
     patches = predict_at(head, levels, ANCHORS_PER_CELL, rows)

@@ -8,6 +8,7 @@ from torch import Tensor
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.proposal_generators import RPN, build_proposal_generator
+from mrcnn_zoo.ops.boxes import iou
 from mrcnn_zoo.structures import Batch, FeatureSpec, Targets
 
 SETTINGS = {
@@ -73,6 +74,62 @@ def test_weights_multiply_the_losses() -> None:
     _, output = rpn.losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
     torch.testing.assert_close(output.losses["loss_rpn_cls"], torch.tensor(2 * math.log(2)))
     torch.testing.assert_close(output.losses["loss_rpn_loc"], torch.tensor(6 / 16 / 10))
+
+
+def test_the_objectness_loss_has_a_weight_of_its_own() -> None:
+    rpn = silence(build(RPN__CLS_LOSS_WEIGHT=3.0, RPN__LOSS_WEIGHT=2.0))
+    _, output = rpn.losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
+    torch.testing.assert_close(output.losses["loss_rpn_cls"], torch.tensor(6 * math.log(2)))
+    torch.testing.assert_close(output.losses["loss_rpn_loc"], torch.tensor(2 / 16 / 10))
+
+
+def test_focal_objectness_by_hand() -> None:
+    # 1 positive and 9 negatives at a probability of one half: (alpha + 9 (1 - alpha)) / 10 of (1/2)^gamma ln 2.
+    rpn = silence(build(RPN__CLS_LOSS_TYPE="focal", RPN__FOCAL_LOSS_ALPHA=0.75, RPN__FOCAL_LOSS_GAMMA=1.0))
+    _, output = rpn.losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
+    torch.testing.assert_close(output.losses["loss_rpn_cls"], torch.tensor(0.3 * 0.5 * math.log(2)))
+    with pytest.raises(UserError, match=r"MODEL\.RPN\.FOCAL_LOSS_ALPHA = 2"):
+        build(RPN__CLS_LOSS_TYPE="focal", RPN__FOCAL_LOSS_ALPHA=2.0)
+
+
+@pytest.mark.parametrize(("is_allowed", "num_positives"), [(True, 1), (False, 0)])
+def test_low_quality_matches_can_be_switched_off(is_allowed: bool, num_positives: int) -> None:
+    # A box of 10 x 10 in the middle of an anchor of 16 x 16: an IoU of 0.39, the best that any anchor has.
+    rpn = build(RPN__ALLOW_LOW_QUALITY_MATCHES=is_allowed)
+    _, output = rpn.losses(features(1), batch([[11.0, 11.0, 21.0, 21.0]]))
+    assert output.metrics["rpn/num_pos_anchors"] == num_positives
+
+
+def test_positives_and_negatives_are_balanced_as_asked() -> None:
+    rpn = build(RPN__BATCH_SIZE_PER_IMAGE=8, RPN__POSITIVE_FRACTION=0.25, RPN__IOU_THRESHOLDS=[0.05, 0.05])
+    _, output = rpn.losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
+    assert (output.metrics["rpn/num_pos_anchors"], output.metrics["rpn/num_neg_anchors"]) == (2, 6)
+
+
+def test_label_thresholds_and_labels_are_those_of_the_config() -> None:
+    truth = batch([[9.0, 8.0, 25.0, 24.0]])  # IoUs of its anchors: 0.88 once, 0.28 and less
+    counts = []
+    for thresholds, labels in (([0.3, 0.7], [0, -1, 1]), ([0.2, 0.9], [0, 1, 1]), ([0.9, 0.95], [-1, 0, 1])):
+        rpn = build(
+            RPN__IOU_THRESHOLDS=thresholds,
+            RPN__IOU_LABELS=labels,
+            RPN__BATCH_SIZE_PER_IMAGE=1000,
+            RPN__ALLOW_LOW_QUALITY_MATCHES=False,
+        )
+        metrics = rpn.losses(features(1), truth)[1].metrics
+        counts.append((int(metrics["rpn/num_pos_anchors"]), int(metrics["rpn/num_neg_anchors"])))
+    overlaps = iou(truth.targets[0].boxes, torch.cat(rpn.anchor_generator(list(features(1).values()))))[0]
+    expected = [((overlaps >= 0.7).sum(), (overlaps < 0.3).sum()), ((overlaps >= 0.2).sum(), (overlaps < 0.2).sum())]
+    assert counts == [tuple(map(int, pair)) for pair in expected] + [(0, 0)]
+
+
+def test_anchors_across_the_border_are_left_out_in_training_only() -> None:
+    rpn = silence(build(RPN__BOUNDARY_THRESH=0, RPN__BATCH_SIZE_PER_IMAGE=1000, RPN__NMS_THRESH=1.0))
+    _, output = rpn.losses(features(1), batch([]))
+    # Of sides 16 and 32 at multiples of 8 and 16 in 64 x 64: centres from 8 to 56, and from 16 to 48.
+    assert output.metrics["rpn/num_neg_anchors"] == 7 * 7 + 3 * 3
+    (table,) = rpn.predict(features(1), batch([]))
+    assert (table.boxes[:, :2] == 0).any()  # clipped ones are among the proposals
 
 
 def large_features() -> dict[str, Tensor]:

@@ -1,7 +1,12 @@
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.modeling.proposal_generators.selection import Candidates, ProposalSelection
+from mrcnn_zoo.modeling.proposal_generators.selection import (
+    Candidates,
+    JointSelection,
+    ProbabilityRanking,
+    ProposalSelection,
+)
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.structures import Proposals
 
@@ -88,3 +93,35 @@ def test_an_image_where_nothing_is_left_has_no_proposals() -> None:
     proposals = suppress([[0, 0, 0, 0]], [1.0], [0])
     assert proposals.boxes.shape == (0, 4)
     assert proposals.objectness.shape == (0,)
+
+
+def test_levels_selected_together_compete_for_places() -> None:
+    logits = [torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[2.5, 0.1]])]
+    deltas = [torch.zeros(1, 3, 4), torch.zeros(1, 2, 4)]
+    joint = JointSelection(selection(pre_nms_topk=2))
+    candidates = joint.candidates(logits, deltas, [row_of_anchors(3), row_of_anchors(2)], CODER)
+    assert candidates.logits.tolist() == [[3.0, 2.5]]
+    assert candidates.levels.tolist() == [0, 0]
+
+
+def test_levels_selected_together_suppress_each_other() -> None:
+    logits = [torch.tensor([[1.0]]), torch.tensor([[2.0]])]
+    deltas = [torch.zeros(1, 1, 4)] * 2
+    joint = JointSelection(selection())
+    candidates = joint.candidates(logits, deltas, [row_of_anchors(1)] * 2, CODER)
+    (proposals,) = joint.suppress(candidates, [(20, 100)])
+    assert proposals.objectness.tolist() == [2.0]
+
+
+def test_logits_whose_probabilities_are_equal_are_not_told_apart() -> None:
+    # Both probabilities are 1 in float32, so the second logit is no better than the first.
+    logits = torch.tensor([[20.0, 30.0, 2.0]])
+    by_probability = selection(ranking=ProbabilityRanking())  # type: ignore[arg-type]
+    candidates = by_probability.candidates([logits], [torch.zeros(1, 3, 4)], [row_of_anchors(3)], CODER)
+    (proposals,) = by_probability.suppress(candidates, [(20, 100)])
+    assert proposals.objectness.tolist() == [20.0, 30.0, 2.0]
+
+
+def test_the_best_probabilities_of_each_image_are_kept() -> None:
+    rows = ProbabilityRanking().best(torch.tensor([[0.0, 3.0, 1.0], [5.0, -1.0, 2.0]]), 2)
+    assert rows.tolist() == [[1, 2], [0, 2]]

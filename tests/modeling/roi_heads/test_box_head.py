@@ -52,6 +52,36 @@ def test_initial_weights_have_the_variance_of_detectron2s() -> None:
     assert not linear.bias.any()
 
 
+def test_dropout_acts_in_training_only_and_keeps_the_names() -> None:
+    head = FastRCNNConvFCHead(POOLED, fc_channels=[64, 64], dropout=0.5)
+    assert list(head.state_dict()) == ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"]
+    pooled = torch.randn(2, 4, 7, 7)
+    plain = FastRCNNConvFCHead(POOLED, fc_channels=[64, 64])
+    plain.load_state_dict(head.state_dict())
+    torch.testing.assert_close(head.eval()(pooled), plain(pooled))
+    with torch.no_grad():
+        head.get_submodule("fc2").bias.fill_(100)
+    share = (head.train()(pooled) == 0).float().mean().item()
+    assert 0.25 < share < 0.75  # 128 outputs, all positive before
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
+def test_batch_norm_takes_no_region_and_a_single_value(count: int, norm: str) -> None:
+    head = FastRCNNConvFCHead(FeatureSpec(channels=4, side=1), conv_channels=[8], norm=norm).train()
+    head(torch.randn(count, 4, 1, 1)).sum().backward()
+    state = head.state_dict()
+    assert not state["conv1.norm.running_mean"].any()
+    assert torch.equal(state["conv1.norm.running_var"], torch.ones(8))
+    assert all(weight.grad is not None for weight in head.parameters())
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_impossible_dropout_is_refused(dropout: float, small_cfg: Callable[..., CfgNode]) -> None:
+    with pytest.raises(UserError, match=r"MODEL\.ROI_BOX_HEAD\.DROPOUT = .* below 1"):
+        BOX_HEADS.get("FastRCNNConvFCHead")(small_cfg("MODEL.ROI_BOX_HEAD.DROPOUT", dropout), POOLED)
+
+
 def test_box_head_without_layers_is_refused(small_cfg: Callable[..., CfgNode]) -> None:
     with pytest.raises(UserError, match=r"MODEL\.ROI_BOX_HEAD\.NUM_FC"):
         BOX_HEADS.get("FastRCNNConvFCHead")(small_cfg("MODEL.ROI_BOX_HEAD.NUM_FC", 0), POOLED)

@@ -82,6 +82,26 @@ def test_box_loss_weight_is_a_factor() -> None:
     assert weighted.item() == pytest.approx(2.5 * plain.item())
 
 
+def test_class_loss_weight_is_a_factor_of_the_class_loss_alone() -> None:
+    made, inputs = predictor(), vectors([[0.0] * 4], [[0.0] * 12])
+    plain = made.losses(inputs, [regions([0])]).losses
+    made.loss_weight = 2.5
+    weighted = made.losses(inputs, [regions([0])]).losses
+    assert weighted["loss_cls"].item() == pytest.approx(2.5 * plain["loss_cls"].item())
+    assert weighted["loss_box_reg"].item() == plain["loss_box_reg"].item()
+
+
+def test_refine_moves_each_region_by_the_deltas_of_its_class() -> None:
+    # dx = 10 is one width, 20 pixels; the image is 200 wide and nothing is clipped.
+    deltas = torch.zeros(3, 12, requires_grad=True) + 0
+    deltas[0, 4], deltas[2, 8] = 10.0, -20.0
+    first, second = predictor().refine(deltas, [regions([1, 0]), regions([2])])
+    assert first.boxes.tolist() == [[30, 20, 50, 30], [10, 20, 30, 30]]
+    assert second.boxes.tolist() == [[-30, 20, -10, 30]]
+    assert not first.boxes.requires_grad
+    assert first.classes.tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("name", BOX_LOSSES.names())
 def test_every_box_loss_is_zero_for_the_right_deltas(name: str) -> None:
     made = predictor()

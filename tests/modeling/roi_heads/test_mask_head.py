@@ -6,9 +6,11 @@ from torch.nn import functional as F
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.losses.mask import sigmoid_mask_loss
-from mrcnn_zoo.modeling.roi_heads import MaskRCNNConvUpsampleHead
-from mrcnn_zoo.modeling.roi_heads import mask_head as module
+from mrcnn_zoo.losses.mask import MaskLoss, SigmoidMaskLoss, SoftmaxMaskLoss
+from mrcnn_zoo.modeling.roi_heads import MaskCriterion, MaskRCNNConvUpsampleHead, MaskRCNNMLPHead
+from mrcnn_zoo.modeling.roi_heads import mask_criterion as module
+from mrcnn_zoo.modeling.roi_heads.mask_criterion import mask_targets
+from mrcnn_zoo.modeling.roi_heads.mask_head import bilinear_resizing
 from mrcnn_zoo.registries import MASK_HEADS
 from mrcnn_zoo.structures import BoxedBitmaps, Detections, FeatureSpec, LabeledRegions, Targets
 
@@ -16,10 +18,18 @@ POOLED = FeatureSpec(channels=4, side=7)
 SIZE = (40, 50)
 
 
-def head(*, num_maps: int = 3) -> MaskRCNNConvUpsampleHead:
+SIGMOID = MaskCriterion(SigmoidMaskLoss())
+
+
+def head(*, num_maps: int = 3, loss: MaskLoss | None = None, weight: float = 1.0) -> MaskRCNNConvUpsampleHead:
     torch.manual_seed(0)
     made = MaskRCNNConvUpsampleHead(
-        POOLED, num_maps=num_maps, conv_channels=[6, 8], upsampled_channels=5, norm="", loss=sigmoid_mask_loss
+        POOLED,
+        num_maps=num_maps,
+        conv_channels=[6, 8],
+        upsampled_channels=[5],
+        norm="",
+        criterion=MaskCriterion(loss or SigmoidMaskLoss(), weight=weight),
     )
     torch.nn.init.normal_(made.predictor.weight)
     torch.nn.init.normal_(made.predictor.bias)
@@ -69,7 +79,7 @@ def test_loss_is_the_mean_over_the_pixels_of_all_images() -> None:
     made, tables = head(), [foreground([0, 2]), foreground([1], seed=5)]
     output = made.losses(pooled(3), tables)
     logits = made(pooled(3))[torch.arange(3), torch.tensor([0, 2, 1])]
-    targets = torch.cat([made.mask_targets(table) for table in tables])
+    targets = torch.cat([mask_targets(table, 14) for table in tables])
     assert 0 < targets.float().mean() < 1
     expected = F.binary_cross_entropy_with_logits(logits, targets.float())
     assert output.losses["loss_mask"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -80,7 +90,7 @@ def test_targets_are_cut_out_of_the_matched_mask() -> None:
     table = foreground([0, 0])
     table.boxes = torch.tensor([[15.0, 10, 35, 30], [15.0, 10, 35, 30]])
     table.matches = torch.tensor([0, 1])
-    left, right = head().mask_targets(table)
+    left, right = mask_targets(table, 14)
     assert left[:, :7].all()
     assert not left[:, 7:].any()
     assert torch.equal(right, ~left)
@@ -134,7 +144,7 @@ def test_predicted_masks_lie_over_their_boxes() -> None:
 
 def test_initial_masks_are_undecided() -> None:
     made = MaskRCNNConvUpsampleHead(
-        POOLED, num_maps=80, conv_channels=[64], upsampled_channels=64, norm="", loss=sigmoid_mask_loss
+        POOLED, num_maps=80, conv_channels=[64], upsampled_channels=[64], norm="", criterion=SIGMOID
     )
     assert made.predictor.weight.std().item() == pytest.approx(0.001, rel=0.1)
     assert made.deconv.weight.std().item() == pytest.approx((2 / (64 * 4)) ** 0.5, rel=0.05)
@@ -143,22 +153,81 @@ def test_initial_masks_are_undecided() -> None:
 
 def test_norm_replaces_the_bias() -> None:
     made = MaskRCNNConvUpsampleHead(
-        POOLED, num_maps=1, conv_channels=[32], upsampled_channels=8, norm="GN", loss=sigmoid_mask_loss
+        POOLED, num_maps=1, conv_channels=[32], upsampled_channels=[8], norm="GN", criterion=SIGMOID
     )
     names = set(made.state_dict())
     assert {"mask_fcn1.norm.weight", "mask_fcn1.norm.bias"} < names
     assert "mask_fcn1.bias" not in names
 
 
-@pytest.mark.parametrize("name", MASK_HEADS.names())
-@pytest.mark.parametrize("is_class_agnostic", [False, True])
-def test_every_mask_head_does_its_verbs(name: str, is_class_agnostic: bool, small_cfg: Callable[..., CfgNode]) -> None:
-    made = MASK_HEADS.get(name)(small_cfg("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", is_class_agnostic), POOLED)
-    assert made(pooled(2)).shape[:2] == (2, 1 if is_class_agnostic else 5)
-    for table in (foreground([4, 0]), foreground([])):
-        output = made.losses(pooled(len(table)), [table])
-        assert output.losses["loss_mask"].requires_grad
-        detections = Detections(SIZE, table.boxes, torch.ones(len(table)), table.classes)
-        (found,) = made.predict(pooled(len(table)), [detections])
-        assert found.masks is not None
-        assert len(found.masks.rles()) == len(table)
+def test_loss_has_its_weight(small_cfg: Callable[..., CfgNode]) -> None:
+    tables = [foreground([0, 2])]
+    plain, weighted = (head(weight=weight).losses(pooled(2), tables).losses["loss_mask"].item() for weight in (1, 0.25))
+    assert weighted == pytest.approx(0.25 * plain)
+    made = MASK_HEADS.get("MaskRCNNConvUpsampleHead")(small_cfg("MODEL.ROI_MASK_HEAD.LOSS_WEIGHT", 0.25), POOLED)
+    assert made.criterion.weight == 0.25
+
+
+def test_competing_maps_are_those_of_the_classes_and_the_background() -> None:
+    made, tables = head(loss=SoftmaxMaskLoss()), [foreground([0, 2]), foreground([1], seed=5)]
+    logits = made(pooled(3))
+    assert logits.shape == (3, 4, 14, 14)
+    targets = torch.cat([mask_targets(table, 14) for table in tables])
+    labels = torch.where(targets, torch.tensor([0, 2, 1])[:, None, None], 3)
+    output = made.losses(pooled(3), tables)
+    assert output.losses["loss_mask"].item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    own = logits.softmax(dim=1)[torch.arange(3), torch.tensor([0, 2, 1])]
+    assert output.metrics["mask/accuracy"].item() == pytest.approx(((own > 0.5) == targets).float().mean().item())
+    detections = Detections(SIZE, tables[0].boxes, torch.ones(2), tables[0].classes)
+    (found,) = made.predict(pooled(3)[:2], [detections])
+    assert found.masks is not None
+    torch.testing.assert_close(found.masks.probabilities, own[:2])
+
+
+def test_class_logits_leave_the_background_out() -> None:
+    made = head(loss=SoftmaxMaskLoss(), num_maps=1)
+    assert made(pooled(2)).shape == (2, 2, 14, 14)
+    torch.testing.assert_close(made.class_logits(pooled(2), torch.tensor([4, 0])), made(pooled(2))[:, 0])
+
+
+@pytest.mark.parametrize(("num_upsample", "side"), [(0, 7), (1, 14), (2, 28)])
+@pytest.mark.parametrize("upsampling", ["deconv", "bilinear"])
+@pytest.mark.parametrize("num_conv", [0, 2])
+def test_masks_double_their_side_as_often_as_asked(
+    upsampling: str, num_upsample: int, side: int, num_conv: int, small_cfg: Callable[..., CfgNode]
+) -> None:
+    keys = {"UPSAMPLE": upsampling, "NUM_UPSAMPLE": num_upsample, "NUM_CONV": num_conv}
+    overrides = [part for key, value in keys.items() for part in (f"MODEL.ROI_MASK_HEAD.{key}", value)]
+    made = MASK_HEADS.get("MaskRCNNConvUpsampleHead")(small_cfg(*overrides), POOLED)
+    assert made(pooled(2)).shape == (2, 5, side, side)
+    output = made.losses(pooled(2), [foreground([3, 1])])
+    output.total().backward()
+    assert all(parameter.grad is not None for parameter in made.parameters())
+    names = {name.split(".")[0] for name in made.state_dict()} - {"predictor", "mask_fcn1", "mask_fcn2"}
+    assert names == {f"{upsampling}{number}" for number in ("", 2)[:num_upsample]}
+
+
+def test_bilinear_up_sampling_of_a_flat_map_is_flat() -> None:
+    resize = bilinear_resizing(1, 1).get_submodule("resize")
+    assert torch.equal(resize(torch.full((1, 2, 3, 3), 0.5)), torch.full((1, 2, 6, 6), 0.5))
+    ramp = torch.arange(3.0).expand(1, 1, 3, 3)
+    assert resize(ramp)[0, 0, 0].tolist() == [0, 0.25, 0.75, 1.25, 1.75, 2]
+
+
+def test_resolution_below_zero_is_refused(small_cfg: Callable[..., CfgNode]) -> None:
+    for name in MASK_HEADS:
+        with pytest.raises(UserError, match=r"NUM_UPSAMPLE = -1"):
+            MASK_HEADS.get(name)(small_cfg("MODEL.ROI_MASK_HEAD.NUM_UPSAMPLE", -1), POOLED)
+
+
+def test_mlp_head_has_the_layers_of_the_paper() -> None:
+    made = MaskRCNNMLPHead(
+        FeatureSpec(channels=2, side=14), num_maps=3, fc_channels=[10, 12], mask_side=28, criterion=SIGMOID
+    )
+    shapes = {name: tuple(parameter.shape) for name, parameter in made.named_parameters() if "weight" in name}
+    assert shapes == {"fc1.weight": (10, 2 * 14 * 14), "fc2.weight": (12, 10), "predictor.weight": (3 * 28 * 28, 12)}
+    inputs = torch.randn(4, 2, 14, 14)
+    hidden = made.fc2(made.fc1(inputs.flatten(1)).relu()).relu()
+    torch.testing.assert_close(made(inputs), made.predictor(hidden).view(4, 3, 28, 28))
+    classes = torch.tensor([2, 0, 1, 1])
+    torch.testing.assert_close(made.class_logits(inputs, classes), made(inputs)[torch.arange(4), classes])

@@ -1,4 +1,4 @@
-"""Detectron2's `.pkl` weights: numpy arrays in a pickle, read by an unpickler that can build nothing else."""
+"""Detectron2's `.pkl` files of weights and proposals: numpy arrays, read by an unpickler that builds nothing else."""
 
 import pickle
 from collections import OrderedDict

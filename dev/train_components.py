@@ -1,0 +1,100 @@
+"""Trains a small model with each component for about two minutes and prints the table of dev/COMPONENTS.md.
+
+    python dev/train_components.py                        # all of them, two at a time
+    python dev/train_components.py --only RoIWarp vgg11   # those whose name contains one of these
+    python dev/train_components.py --table                # only print what output/components has
+
+Every run differs from the same small Mask R-CNN on generated digit scenes in the one thing it is named after. The figures
+tell that a component learns, not which one is better: a run sees 1,600 images, once, with one seed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from component_list import COMPONENTS, COMPONENTS_ON_FILES
+from tabulate import tabulate
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CONFIG = REPOSITORY / "configs" / "Quickstart" / "mask_rcnn_R_18_FPN_digits.yaml"
+RECIPE = "SOLVER.MAX_ITER 400 SOLVER.CHECKPOINT_PERIOD 0 TEST.EVAL_PERIOD 0 TEST.VAL_LOSS False"
+
+
+def main() -> int:
+    """Run what is asked for and print the table."""
+    arguments = _arguments()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    if not arguments.table:
+        # Those on files read what others write, so they come after them.
+        for runs in (COMPONENTS, COMPONENTS_ON_FILES):
+            chosen = {name: runs[name] for name in runs if _is_chosen(name, arguments.only)}
+            with ThreadPoolExecutor(arguments.jobs) as pool:
+                list(pool.map(lambda item: _train(*item, folder=arguments.output), chosen.items()))
+    print(_table(arguments.output))
+    return 0
+
+
+def _is_chosen(name: str, patterns: list[str]) -> bool:
+    return not patterns or any(pattern.lower() in name.lower() for pattern in patterns)
+
+
+def _train(name: str, overrides: str, *, folder: Path) -> None:
+    run = folder / _file_name(name)
+    values = overrides.format(folder=folder).split()
+    command = [sys.executable, "-m", "mrcnn_zoo.cli.main", "train", "--config-file", str(CONFIG), "--overwrite"]
+    command += [*RECIPE.split(), *values, "OUTPUT_DIR", str(run)]
+    start = time.monotonic()
+    with (folder / f"{_file_name(name)}.log").open("w") as log:
+        # One thread each: two runs side by side then do not wait for each other.
+        status = subprocess.run(
+            command, stdout=log, stderr=log, check=False, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        ).returncode
+    row = {"name": name, "overrides": overrides, "status": status, "seconds": time.monotonic() - start}
+    results = run / "inference" / "results.json"
+    if status == 0 and results.is_file():
+        row["results"] = json.loads(results.read_text())
+    (folder / f"{_file_name(name)}.json").write_text(json.dumps(row, indent=2))
+    print(f"{name}: {'done' if status == 0 else 'FAILED'} in {row['seconds']:.0f} s", flush=True)
+
+
+def _table(folder: Path) -> str:
+    rows = []
+    for name, overrides in {**COMPONENTS, **COMPONENTS_ON_FILES}.items():
+        path = folder / f"{_file_name(name)}.json"
+        if not path.is_file():
+            continue
+        row = json.loads(path.read_text())
+        is_stale = row["overrides"] != overrides
+        values = [_figure(row, task) for task in ("bbox", "segm", "keypoints", "box_proposals")]
+        note = "failed" if row["status"] else ("other overrides" if is_stale else "")
+        rows.append([name, *values, f"{row['seconds']:.0f}", note])
+    headers = ["component", "box AP", "mask AP", "keypoint AP", "AR@100", "seconds", ""]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def _figure(row: dict, task: str) -> str:
+    metrics = row.get("results", {}).get(task, {})
+    value = metrics.get("AR@100" if task == "box_proposals" else "AP")
+    return "" if value is None else f"{value:.1f}"
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], help="parts of names")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "output" / "components")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""MMDetection's configs as data: Python files of assignments, of which nothing is run.
+
+A checkpoint keeps its config as the text of such a file, with all inheritance resolved. What is not plain data in it is
+left out and listed.
+"""
+
+import ast
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrcnn_zoo.errors import UserError
+
+SETTINGS_KEY = "settings"  # in what is known of a file, for a config that the user gives
+
+
+@dataclass(frozen=True)
+class ForeignConfig:
+    """What could be read of a config.
+
+    Args:
+        values: as the config has them, nested.
+        unreadable: the pieces of text that are no plain data.
+        is_known: False where the checkpoint holds no config at all.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    unreadable: tuple[str, ...] = ()
+    is_known: bool = True
+
+
+def read_config_file(path: Path) -> str | dict[str, Any]:
+    """A config of MMDetection as `config_of` takes it: the text of a .py file, or the values in a .json file.
+
+    Raises:
+        UserError: it is missing, or no JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else text
+    except OSError as error:
+        raise UserError(f"cannot read the config {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"the config {path} cannot be read: {error}.") from error
+    if not isinstance(values, str | dict):
+        raise UserError(f"the config {path} should hold a mapping of settings, not a {type(values).__name__}.")
+    return values
+
+
+def config_of(meta: Mapping[str, Any]) -> ForeignConfig:
+    """The config beside the weights of a checkpoint: a text or a dict under `cfg`, or the model's part alone.
+
+    Args:
+        meta: the checkpoint without its weights; MMDetection keeps the config in `meta["meta"]["cfg"]`, and settings
+            that the user gives stand in `meta[SETTINGS_KEY]`.
+    """
+    inner = meta.get("meta")
+    own = inner.get("cfg") if isinstance(inner, Mapping) else None
+    for candidate in (meta.get(SETTINGS_KEY), own, meta.get("cfg")):
+        if isinstance(candidate, str):
+            return parse_config(candidate)
+        if isinstance(candidate, Mapping):
+            values = dict(candidate)
+            return ForeignConfig(values if "model" in values else {"model": values})
+    return ForeignConfig(is_known=False)
+
+
+def parse_config(text: str) -> ForeignConfig:
+    """The assignments of a Python-syntax config whose values are plain data: literals, dict(...), earlier names."""
+    try:
+        statements = ast.parse(text).body
+    except SyntaxError as error:
+        return ForeignConfig(unreadable=(f"line {error.lineno}: {(error.text or '').strip()}",))
+    reader = _Reader()
+    for statement in statements:
+        reader.take(statement)
+    return ForeignConfig(reader.values, tuple(reader.unreadable))
+
+
+class _NotDataError(Exception):
+    """An expression that would have to be run."""
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.unreadable: list[str] = []
+
+    def take(self, statement: ast.stmt) -> None:
+        is_assignment = isinstance(statement, ast.Assign) and all(isinstance(t, ast.Name) for t in statement.targets)
+        if not is_assignment:
+            self.unreadable.append(ast.unparse(statement))
+            return
+        assert isinstance(statement, ast.Assign)
+        try:
+            value = self._value(statement.value)
+        except _NotDataError:
+            self.unreadable.append(ast.unparse(statement))
+            return
+        for target in statement.targets:
+            assert isinstance(target, ast.Name)
+            self.values[target.id] = value
+
+    def _value(self, node: ast.expr) -> Any:
+        if isinstance(node, ast.Dict):
+            return self._entries([(self._key(key), value) for key, value in zip(node.keys, node.values, strict=True)])
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
+            return self._entries([(word.arg, word.value) for word in node.keywords])
+        if isinstance(node, ast.List):
+            return [self._value(element) for element in node.elts]
+        if isinstance(node, ast.Tuple):
+            return tuple(self._value(element) for element in node.elts)
+        if isinstance(node, ast.Name) and node.id in self.values:
+            return self.values[node.id]
+        try:
+            return ast.literal_eval(node)
+        except (ValueError, TypeError) as error:
+            raise _NotDataError from error
+
+    def _key(self, node: ast.expr | None) -> str | None:
+        return str(self._value(node)) if node is not None else None
+
+    def _entries(self, entries: list[tuple[str | None, ast.expr]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, node in entries:
+            try:
+                value = self._value(node)
+            except _NotDataError:
+                self.unreadable.append(f"{key} = {ast.unparse(node)}")
+                continue
+            if key is not None:
+                values[key] = value
+            elif isinstance(value, Mapping):  # **name
+                values.update(value)
+        return values

@@ -1,0 +1,143 @@
+"""What the names and shapes of converted weights tell about the network that they belong to."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mrcnn_zoo.errors import UserError
+
+Weights = Mapping[str, Tensor]
+Settings = dict[str, Any]
+
+STAGES = ("res2", "res3", "res4", "res5")
+# Blocks of each stage -> depth, for networks of basic and of bottleneck blocks.
+BASIC_DEPTHS = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
+BOTTLENECK_DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+
+
+def structure_settings(weights: Weights) -> Settings:
+    """The config keys that the shapes of a two-stage detector's weights decide.
+
+    Args:
+        weights: under our absolute names.
+
+    Raises:
+        UserError: a ResNet of no depth that we have.
+    """
+    is_pyramid = any(name.startswith("backbone.fpn_lateral") for name in weights)
+    settings = _pyramid_settings(weights) if is_pyramid else _single_map_settings()
+    settings |= _resnet_settings(weights, "backbone.bottom_up." if is_pyramid else "backbone.")
+    settings |= _rpn_settings(weights)
+    settings |= _box_settings(weights)
+    return settings | _mask_settings(weights)
+
+
+def _pyramid_settings(weights: Weights) -> Settings:
+    levels = sorted(int(level) for level in _numbers(weights, r"^backbone\.fpn_lateral(\d)\.weight$"))
+    stages = [f"res{level}" for level in levels]
+    maps = [f"p{level}" for level in levels]
+    return {
+        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+        "MODEL.RESNETS.OUT_FEATURES": stages,
+        "MODEL.FPN.IN_FEATURES": stages,
+        "MODEL.FPN.OUT_CHANNELS": len(weights[f"backbone.fpn_lateral{levels[0]}.weight"]),
+        "MODEL.RPN.IN_FEATURES": [*maps, f"p{levels[-1] + 1}"],
+        "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+        "MODEL.ROI_HEADS.IN_FEATURES": maps,
+    }
+
+
+def _single_map_settings() -> Settings:
+    return {
+        "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+        "MODEL.RESNETS.OUT_FEATURES": ["res4"],
+        "MODEL.RPN.IN_FEATURES": ["res4"],
+        "MODEL.ROI_HEADS.NAME": "Res5ROIHeads",
+        "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
+        "MODEL.ROI_BOX_HEAD.NAME": "",
+    }
+
+
+def _resnet_settings(weights: Weights, prefix: str) -> Settings:
+    counts = [_count(weights, rf"{re.escape(prefix)}{stage}\.(\d+)\.conv1\.weight$") for stage in STAGES[:3]]
+    # The last stage of a C4 network is its box head.
+    blocks = counts[0], counts[1], counts[2], _count(weights, r"\bres5\.(\d+)\.conv1\.weight$")
+    has_bottlenecks = f"{prefix}res2.0.conv3.weight" in weights
+    depth = (BOTTLENECK_DEPTHS if has_bottlenecks else BASIC_DEPTHS).get(blocks)
+    if depth is None:
+        raise UserError(
+            f"the backbone has {', '.join(map(str, blocks))} blocks in its stages, which no ResNet from 18 to 152 has."
+        )
+    last = "conv3" if has_bottlenecks else "conv2"
+    width, width_of_group = weights[f"{prefix}res2.0.conv2.weight"].shape[:2]
+    groups = width // width_of_group if has_bottlenecks else 1
+    return {
+        "MODEL.RESNETS.DEPTH": depth,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": len(weights[f"{prefix}stem.conv1.weight"]),
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": len(weights[f"{prefix}res2.0.{last}.weight"]),
+        "MODEL.RESNETS.NUM_GROUPS": groups,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": width // groups,
+    }
+
+
+def _rpn_settings(weights: Weights) -> Settings:
+    conv = weights["proposal_generator.rpn_head.conv.weight"]
+    return {"MODEL.RPN.CONV_DIMS": [-1 if len(conv) == conv.shape[1] else len(conv)]}
+
+
+def _box_settings(weights: Weights) -> Settings:
+    num_classes = len(weights["roi_heads.box_predictor.cls_score.weight"]) - 1
+    settings: Settings = {
+        "MODEL.ROI_HEADS.NUM_CLASSES": num_classes,
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": len(weights["roi_heads.box_predictor.bbox_pred.weight"])
+        < 4 * num_classes,
+    }
+    convs = _count(weights, r"^roi_heads\.box_head\.conv(\d+)\.weight$")
+    fcs = _count(weights, r"^roi_heads\.box_head\.fc(\d+)\.weight$")
+    if convs + fcs == 0:
+        return settings
+    settings |= {
+        "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+        "MODEL.ROI_BOX_HEAD.NUM_CONV": convs,
+        "MODEL.ROI_BOX_HEAD.NUM_FC": fcs,
+    }
+    if convs:
+        settings["MODEL.ROI_BOX_HEAD.CONV_DIM"] = len(weights["roi_heads.box_head.conv1.weight"])
+    if fcs:
+        outputs, inputs = weights["roi_heads.box_head.fc1.weight"].shape
+        channels = settings.get("MODEL.ROI_BOX_HEAD.CONV_DIM") or len(_pooled_map(weights))
+        settings["MODEL.ROI_BOX_HEAD.FC_DIM"] = outputs
+        settings["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] = math.isqrt(inputs // channels)
+    return settings
+
+
+def _pooled_map(weights: Weights) -> Tensor:
+    # What the regions are pooled from has as many channels as this has rows.
+    name = next((name for name in weights if re.match(r"backbone\.fpn_output\d\.weight$", name)), None)
+    if name is None:
+        raise UserError("a box head with fully connected layers needs a feature pyramid; the file has none.")
+    return weights[name]
+
+
+def _mask_settings(weights: Weights) -> Settings:
+    has_masks = "roi_heads.mask_head.predictor.weight" in weights
+    if not has_masks:
+        return {"MODEL.MASK_ON": False}
+    masks, channels = weights["roi_heads.mask_head.predictor.weight"].shape[:2]
+    return {
+        "MODEL.MASK_ON": True,
+        "MODEL.ROI_MASK_HEAD.NUM_CONV": _count(weights, r"^roi_heads\.mask_head\.mask_fcn(\d+)\.weight$"),
+        "MODEL.ROI_MASK_HEAD.CONV_DIM": channels,
+        "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": masks < len(weights["roi_heads.box_predictor.cls_score.weight"]) - 1,
+    }
+
+
+def _count(weights: Weights, pattern: str) -> int:
+    return len(_numbers(weights, pattern))
+
+
+def _numbers(weights: Weights, pattern: str) -> set[str]:
+    return {found.group(1) for found in (re.search(pattern, name) for name in weights) if found}

@@ -1,0 +1,85 @@
+"""`mrcnn-zoo convert-checkpoint`: a detector of another project as ours, or ours as Detectron2's or torchvision's.
+
+    mrcnn-zoo convert-checkpoint maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth mask_rcnn.safetensors --verify street.jpg
+    mrcnn-zoo convert-checkpoint output/model_final.pth small.safetensors --half
+    mrcnn-zoo convert-checkpoint output/model_final.pth for_torchvision.pth --to torchvision
+
+Beside the file its config is written, under the same name with .yaml.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mrcnn_zoo.checkpoint.conversion.mmdetection_config import SETTINGS_KEY, read_config_file
+from mrcnn_zoo.checkpoint.conversion.torchvision_detectors import FROZEN_EPS_KEY
+from mrcnn_zoo.experiments.conversion.convert import KINDS, OURS, Converted, convert_checkpoint
+from mrcnn_zoo.experiments.conversion.verify import verify
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert, print what became of each weight, and compare with the source on request."""
+    arguments = _parser().parse_intermixed_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    converted = convert_checkpoint(
+        arguments.source,
+        arguments.target,
+        kind=arguments.to,
+        config=arguments.config_file,
+        overrides=arguments.overrides,
+        half=arguments.half,
+        meta=_meta(arguments),
+    )
+    _describe(converted)
+    if arguments.verify:
+        for line in verify(converted, arguments.verify):
+            print(line)
+    return 0
+
+
+def _meta(arguments: argparse.Namespace) -> dict[str, Any]:
+    meta: dict[str, Any] = {}
+    if arguments.frozen_bn_eps is not None:
+        meta[FROZEN_EPS_KEY] = arguments.frozen_bn_eps
+    if arguments.source_config:
+        meta[SETTINGS_KEY] = read_config_file(Path(arguments.source_config))
+    return meta
+
+
+def _describe(converted: Converted) -> None:
+    print(converted.report)
+    leftovers = converted.report.skipped
+    print(f"left over in {converted.report.source}: {', '.join(leftovers) if leftovers else 'nothing'}")
+    for note in converted.notes:
+        print(f"note: {note}")
+    print(f"written: {converted.target}, with its config in {converted.target.with_suffix('.yaml')}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mrcnn-zoo convert-checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="SRC", help="weights: a path, a URL, detectron2://... or zoo://NAME")
+    parser.add_argument("target", metavar="DST", help="file to write, .pth or .safetensors")
+    parser.add_argument("--to", choices=KINDS, default=OURS, help="who is to read it; default: ours")
+    parser.add_argument(
+        "--config-file", "--config", metavar="X.yaml", help="of SRC; default: the one in it, or the one that fits it"
+    )
+    parser.add_argument(
+        "--source-config",
+        metavar="FILE",
+        help="MMDetection's config of SRC as .py or .json, read as data, where SRC holds none",
+    )
+    parser.add_argument("--half", action="store_true", help="write the weights in half precision")
+    parser.add_argument("--verify", metavar="IMAGE", help="print how far SRC and DST differ on this image")
+    parser.add_argument(
+        "--frozen-bn-eps",
+        type=float,
+        metavar="EPS",
+        help="of torchvision's frozen norms; default: 0 for its published files of version 1, else 1e-5",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE | KEY=VALUE", help="config keys")
+    return parser

@@ -1,0 +1,157 @@
+"""Average recall of proposals: how many objects are found, whatever their class."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS
+from mrcnn_zoo.evaluation.files import nan_as_null, write_json, write_text
+from mrcnn_zoo.evaluation.ground_truth import BBOX, coco_ground_truth
+from mrcnn_zoo.evaluation.main_process import results_of_main_process
+from mrcnn_zoo.evaluation.tables import Metrics, Results, markdown_report, summary_table
+from mrcnn_zoo.ops.processes import gather_on_main_process
+from mrcnn_zoo.registries import EVALUATORS
+from mrcnn_zoo.structures import Detections, Sample
+
+BOX_PROPOSALS = "box_proposals"
+LIMITS = (100, 1000)  # L, proposals of an image that count
+AREA_BOUNDS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # of AREAS, square pixels, inclusive
+NO_MATCH = -1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """How many objects of an image are found; A areas, T thresholds, L limits as in `backends`."""
+
+    found: NDArray[np.int64]  # (A, T, L)
+    objects: NDArray[np.int64]  # (A,)
+
+
+class ProposalEvaluator:
+    """Average recall of class-agnostic boxes at 100 and 1000 an image, over IoU thresholds from 0.5 to 0.95.
+
+    The numbers are those of pycocotools with `useCats` 0: at each threshold every box, best first, takes the free
+    object that it overlaps most; crowds are left out. (Detectron2 matches the largest overlaps first instead, whatever
+    the score, which differs a little.)
+
+    Source: Hosang et al. 2015 (What Makes for Effective Detection Proposals?); the COCO API.
+
+    Args:
+        dataset: its records are the ground truth.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._records = {record.image_id: record for record in dataset.records}
+        self._recalled: dict[int | str, Recalled] = {}
+
+    def process(self, samples: Sequence[Sample], detections: Sequence[Detections]) -> None:
+        """Count what the boxes of some images find; they are best first, and their classes and scores do not matter.
+
+        Raises:
+            ValueError: an image that is not in the dataset.
+        """
+        for sample, found in zip(samples, detections, strict=True):
+            if sample.image_id not in self._records:
+                raise ValueError(
+                    f"image {sample.image_id} is not one of the {len(self._dataset)} of {self._dataset.name}"
+                )
+            if sample.image_id not in self._recalled:
+                boxes = found.boxes.detach().cpu().double().numpy()
+                self._recalled[sample.image_id] = self._recall(self._records[sample.image_id], boxes)  # type: ignore[index]
+
+    def evaluate(self, output_dir: str | Path | None = None) -> Results:
+        """{"box_proposals": {"AR@100", "ARs@100", ..., "AR@1000", ...}} in percent, on every process.
+
+        Args:
+            output_dir: gets `inference/results.json` and `results.md`; without it nothing is written.
+        """
+        parts = gather_on_main_process(self._recalled)
+        folder = None if output_dir is None else Path(output_dir) / "inference"
+        return results_of_main_process(lambda: self._measure(parts, folder))
+
+    def _recall(self, record: ImageRecord, boxes: NDArray[np.float64]) -> Recalled:
+        annotations = coco_ground_truth(_alone(self._dataset, record), BBOX)["annotations"]
+        objects = [annotation for annotation in annotations if not annotation["iscrowd"]]
+        areas = np.array([annotation["area"] for annotation in objects], dtype=np.float64)
+        truth = np.array([annotation["bbox"] for annotation in objects], dtype=np.float64).reshape(-1, 4)
+        counts = np.array([(low <= areas) & (areas <= high) for low, high in AREA_BOUNDS])
+        corner_and_sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)[: LIMITS[-1]]
+        return Recalled(found_objects(corner_and_sides, truth, counts), counts.sum(axis=1))
+
+    def _measure(self, parts: Sequence[dict[int | str, Recalled]], folder: Path | None) -> Results:
+        by_image = {image_id: recalled for part in reversed(parts) for image_id, recalled in part.items()}
+        nothing = np.zeros((0, 4))
+        recalled = [by_image.get(record.image_id) or self._recall(record, nothing) for record in self._dataset.records]
+        name = self._dataset.name
+        if len(by_image) < len(self._records):
+            unseen = len(self._records) - len(by_image)
+            logger.warning("%s: %d images were not given to the model; they count as empty.", name, unseen)
+        results = {BOX_PROPOSALS: recall_metrics(recalled)}
+        logger.info("%s: average recall of the proposals in %%\n%s", name, summary_table(results))
+        if folder is not None:
+            write_json(folder / "results.json", nan_as_null(results), indent=2)
+            write_text(folder / "results.md", markdown_report(name, results))
+        return results
+
+
+def found_objects(
+    boxes: NDArray[np.float64], truth: NDArray[np.float64], counts: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """How many objects each number of boxes finds.
+
+    Args:
+        boxes: (D, 4) x y width height, best first.
+        truth: (G, 4) x y width height.
+        counts: (A, G) whether an object is to be found at all, for each class of areas.
+
+    Returns:
+        (A, T, L).
+    """
+    thresholds = np.array(IOU_THRESHOLDS)
+    found = np.zeros((len(counts), len(thresholds), len(LIMITS)), dtype=np.int64)
+    if not len(boxes) or not len(truth):
+        return found
+    overlaps = coco_mask.iou(boxes, truth, [False] * len(truth))
+    is_free = np.repeat(counts[:, None], len(thresholds), axis=1)  # (A, T, G)
+    for row in np.flatnonzero(overlaps.max(axis=1) >= thresholds[0]):
+        is_candidate = is_free & (overlaps[row] >= thresholds[:, None])
+        values = np.where(is_candidate, overlaps[row], NO_MATCH)
+        # Of equal overlaps the last object wins, as in pycocotools.
+        best = values.shape[2] - 1 - values[:, :, ::-1].argmax(axis=2)
+        is_match = is_candidate.any(axis=2)
+        areas, levels = np.nonzero(is_match)
+        is_free[areas, levels, best[areas, levels]] = False
+        found += is_match[:, :, None] & (row < np.array(LIMITS))
+    return found
+
+
+def recall_metrics(recalled: Sequence[Recalled]) -> Metrics:
+    """AR at each limit, of all objects and by their size; nan where there is no object of that size."""
+    found = sum((image.found for image in recalled), np.zeros((len(AREAS), len(IOU_THRESHOLDS), len(LIMITS))))
+    objects = sum((image.objects for image in recalled), np.zeros(len(AREAS)))
+    metrics = {}
+    for place, limit in enumerate(LIMITS):
+        for row, area in enumerate(AREAS):
+            name = f"AR{'' if area == 'all' else area[0]}@{limit}"
+            metrics[name] = float(found[row, :, place].mean() / objects[row]) * 100 if objects[row] else float("nan")
+    return metrics
+
+
+def _alone(dataset: Dataset, record: ImageRecord) -> Dataset:
+    return Dataset(dataset.name, (record,), dataset.class_names, dataset.category_ids)
+
+
+@EVALUATORS.register(BOX_PROPOSALS)
+def build_proposal_evaluator(cfg: CfgNode, dataset: Dataset) -> ProposalEvaluator:  # noqa: ARG001
+    """Recall of the boxes that a model finds."""
+    return ProposalEvaluator(dataset)

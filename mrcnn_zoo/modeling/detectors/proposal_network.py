@@ -1,0 +1,112 @@
+"""A detector that proposes regions and stops there."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling.backbones import build_backbone
+from mrcnn_zoo.modeling.contracts import Backbone, ProposalGenerator
+from mrcnn_zoo.modeling.detectors.postprocessing import proposals_to_original_size
+from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
+from mrcnn_zoo.registries import DETECTORS
+from mrcnn_zoo.structures import Batch, Detections, Proposals, Sample, TrainingOutput
+
+
+class ProposalNetwork(nn.Module):
+    """Backbone and proposals: the first stage of Faster R-CNN, to be trained and measured alone.
+
+    Source: Ren et al. 2015 (Faster R-CNN), sec. 3.2, step 1 of the alternating training.
+
+    Args:
+        backbone: makes feature maps.
+        proposal_generator: finds regions on them.
+        pixel_mean: of each input channel, pixel units.
+        pixel_std: of each input channel, pixel units.
+    """
+
+    predicts_classes = False
+    pixel_mean: Tensor  # (C, 1, 1)
+    pixel_std: Tensor  # (C, 1, 1)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        proposal_generator: ProposalGenerator,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.proposal_generator = proposal_generator
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None], persistent=False)
+
+    @property
+    def needs_targets(self) -> bool:
+        """Whether also `predict` needs samples with targets."""
+        return self.proposal_generator.needs_targets
+
+    def forward(self, samples: list[Sample]) -> TrainingOutput | list[Detections]:
+        """`losses` in training mode, else `predict`: the one entry that a DistributedDataParallel wrapper has."""
+        return self.losses(samples) if self.training else self.predict(samples)
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Normalise the images and pad them to one size that the backbone can halve often enough."""
+        return Batch.collate(
+            samples,
+            pixel_mean=self.pixel_mean,
+            pixel_std=self.pixel_std,
+            size_divisibility=self.backbone.size_divisibility,
+        )
+
+    def losses(self, samples: list[Sample]) -> TrainingOutput:
+        """The losses of the proposals.
+
+        Raises:
+            ValueError: a sample has no targets.
+        """
+        batch = self.collate(samples)
+        if batch.targets is None:
+            raise ValueError("samples without targets have no losses; load them with their annotations")
+        _, output = self.proposal_generator.losses(self.backbone(batch.pixels), batch)
+        return output
+
+    @torch.no_grad()
+    def propose(self, samples: list[Sample]) -> list[Proposals]:
+        """The proposals of each image in the coordinates of its original size, best first."""
+        batch = self.collate(samples)
+        proposals = self.proposal_generator.predict(self.backbone(batch.pixels), batch)
+        return [
+            proposals_to_original_size(table, sample.original_size)
+            for table, sample in zip(proposals, samples, strict=True)
+        ]
+
+    def predict(self, samples: list[Sample]) -> list[Detections]:
+        """The proposals as detections of the only class "object", scored by the sigmoid of their objectness.
+
+        They stay in the order of their logits, also where the scores of different logits round to the same 1.0.
+        """
+        return [
+            Detections(
+                image_size=table.image_size,
+                boxes=table.boxes,
+                scores=table.objectness.sigmoid(),
+                classes=torch.zeros(len(table), dtype=torch.int64, device=table.boxes.device),
+            )
+            for table in self.propose(samples)
+        ]
+
+
+@DETECTORS.register("ProposalNetwork")
+def build_proposal_network(cfg: CfgNode) -> ProposalNetwork:
+    """The backbone and the proposal generator of `MODEL`, on the CPU and with fresh weights."""
+    backbone = build_backbone(cfg, len(cfg.MODEL.PIXEL_MEAN))
+    return ProposalNetwork(
+        backbone,
+        proposal_generator=build_proposal_generator(cfg, backbone.output_specs),
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
+        pixel_std=cfg.MODEL.PIXEL_STD,
+    )

@@ -1,0 +1,191 @@
+"""A detector of one stage: every anchor is a candidate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling.anchors import build_anchor_generator
+from mrcnn_zoo.modeling.backbones import build_backbone
+from mrcnn_zoo.modeling.contracts import AnchorGenerator, Backbone, Features
+from mrcnn_zoo.modeling.detectors.postprocessing import to_original_size
+from mrcnn_zoo.modeling.detectors.retinanet_head import RetinaNetHead, build_retinanet_head
+from mrcnn_zoo.modeling.detectors.retinanet_selection import DenseSelection
+from mrcnn_zoo.modeling.detectors.retinanet_supervision import FocalSupervision
+from mrcnn_zoo.ops.box_coding import BoxCoder
+from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES, DETECTORS, MATCHERS, SUPPRESSIONS
+from mrcnn_zoo.structures import Batch, Detections, FeatureSpec, Sample, TrainingOutput
+
+
+@dataclass(frozen=True)
+class DensePredictions:
+    """What the head says of every anchor of N images, level by level."""
+
+    anchors: list[Tensor]  # (A, 4) pixels
+    logits: list[Tensor]  # (N, A, K)
+    deltas: list[Tensor]  # (N, A, 4)
+
+
+class RetinaNet(nn.Module):
+    """Backbone and a head that classifies and moves every anchor.
+
+    Source: Lin et al. 2017 (Focal Loss), figure 3.
+
+    Args:
+        backbone: makes feature maps.
+        head: predicts on them.
+        in_features: names of the maps, from fine to coarse.
+        anchors: makes the anchors of these maps.
+        supervision: labels anchors and computes the losses.
+        selection: makes detections of predictions.
+        pixel_mean: of each input channel, pixel units.
+        pixel_std: of each input channel, pixel units.
+    """
+
+    pixel_mean: Tensor  # (C, 1, 1)
+    pixel_std: Tensor  # (C, 1, 1)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        head: RetinaNetHead,
+        in_features: list[str],
+        anchors: AnchorGenerator,
+        supervision: FocalSupervision,
+        selection: DenseSelection,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.in_features = in_features
+        self.anchor_generator = anchors
+        self.supervision = supervision
+        self.selection = selection
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None], persistent=False)
+
+    def forward(self, samples: list[Sample]) -> TrainingOutput | list[Detections]:
+        """`losses` in training mode, else `predict`: the one entry that a DistributedDataParallel wrapper has."""
+        return self.losses(samples) if self.training else self.predict(samples)
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Normalise the images and pad them to one size that the backbone can halve often enough."""
+        return Batch.collate(
+            samples,
+            pixel_mean=self.pixel_mean,
+            pixel_std=self.pixel_std,
+            size_divisibility=self.backbone.size_divisibility,
+        )
+
+    def predict_all(self, features: Features) -> DensePredictions:
+        """Predictions on every anchor: the dense stage, which has static shapes."""
+        levels = [features[name] for name in self.in_features]
+        logits, deltas = self.head(levels)
+        return DensePredictions(
+            anchors=self.anchor_generator(levels),
+            logits=[_by_anchor(level, self.head.num_classes) for level in logits],
+            deltas=[_by_anchor(level, 4) for level in deltas],
+        )
+
+    def losses(self, samples: list[Sample]) -> TrainingOutput:
+        """The losses of classes and boxes.
+
+        Raises:
+            ValueError: a sample has no targets.
+        """
+        batch = self.collate(samples)
+        if batch.targets is None:
+            raise ValueError("samples without targets have no losses; load them with their annotations")
+        predictions = self.predict_all(self.backbone(batch.pixels))
+        labeled = self.supervision.label(torch.cat(predictions.anchors), batch.targets)
+        return self.supervision.losses(
+            torch.cat(predictions.logits, dim=1), torch.cat(predictions.deltas, dim=1), labeled
+        )
+
+    @torch.no_grad()
+    def predict(self, samples: list[Sample]) -> list[Detections]:
+        """The instances of each image in the coordinates of its original size, best first."""
+        batch = self.collate(samples)
+        predictions = self.predict_all(self.backbone(batch.pixels))
+        detections = []
+        for row, (sample, size) in enumerate(zip(samples, batch.image_sizes, strict=True)):
+            logits = [level[row] for level in predictions.logits]
+            deltas = [level[row] for level in predictions.deltas]
+            found = self.selection.select(logits, deltas, predictions.anchors, size)
+            detections.append(to_original_size(found, sample.original_size))
+        return detections
+
+
+def _by_anchor(maps: Tensor, values: int) -> Tensor:
+    """(N, A * values, H, W) -> (N, H * W * A, values), in the order of the anchors."""
+    return maps.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values))
+
+
+@DETECTORS.register("RetinaNet")
+def build_retinanet(cfg: CfgNode) -> RetinaNet:
+    """The detector of `MODEL.RETINANET`, on the CPU and with fresh weights."""
+    settings = cfg.MODEL.RETINANET
+    backbone = build_backbone(cfg, len(cfg.MODEL.PIXEL_MEAN))
+    in_features = list(settings.IN_FEATURES)
+    specs = _specs_of(in_features, backbone)
+    anchors = build_anchor_generator(cfg, [spec.stride for spec in specs])
+    _check_levels(in_features, specs, anchors)
+    coder = BOX_CODERS.get(settings.BOX_CODER, key="MODEL.RETINANET.BOX_CODER")(settings.BBOX_REG_WEIGHTS)
+    return RetinaNet(
+        backbone,
+        head=build_retinanet_head(
+            cfg, specs[0].channels, num_anchors=anchors.anchors_per_cell[0], num_levels=len(specs)
+        ),
+        in_features=in_features,
+        anchors=anchors,
+        supervision=_build_supervision(cfg, coder),
+        selection=DenseSelection(
+            SUPPRESSIONS.get(settings.SUPPRESSION, key="MODEL.RETINANET.SUPPRESSION")(cfg, settings.NMS_THRESH_TEST),
+            coder=coder,
+            score_threshold=settings.SCORE_THRESH_TEST,
+            candidates_per_level=settings.TOPK_CANDIDATES_TEST,
+            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+            clips_first=settings.CLIP_BEFORE_NMS,
+        ),
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
+        pixel_std=cfg.MODEL.PIXEL_STD,
+    )
+
+
+def _build_supervision(cfg: CfgNode, coder: BoxCoder) -> FocalSupervision:
+    settings = cfg.MODEL.RETINANET
+    build_matcher = MATCHERS.get(settings.MATCHER, key="MODEL.RETINANET.MATCHER")
+    build_box_loss = BOX_LOSSES.get(settings.BBOX_REG_LOSS_TYPE, key="MODEL.RETINANET.BBOX_REG_LOSS_TYPE")
+    return FocalSupervision(
+        build_matcher(settings.IOU_THRESHOLDS, settings.IOU_LABELS, allow_low_quality=True),
+        num_classes=settings.NUM_CLASSES,
+        coder=coder,
+        box_loss=build_box_loss(settings.SMOOTH_L1_LOSS_BETA),
+        alpha=settings.FOCAL_LOSS_ALPHA,
+        gamma=settings.FOCAL_LOSS_GAMMA,
+    )
+
+
+def _specs_of(in_features: list[str], backbone: Backbone) -> list[FeatureSpec]:
+    missing = [name for name in in_features if name not in backbone.output_specs]
+    if missing or not in_features:
+        raise UserError(
+            f"MODEL.RETINANET.IN_FEATURES = {in_features} should name maps of the backbone: "
+            f"{', '.join(backbone.output_specs)}. The backbone build_retinanet_resnet_fpn_backbone makes p3 to p7."
+        )
+    return [backbone.output_specs[name] for name in in_features]
+
+
+def _check_levels(in_features: list[str], specs: list[FeatureSpec], anchors: AnchorGenerator) -> None:
+    if len(set(anchors.anchors_per_cell)) > 1 or len({spec.channels for spec in specs}) > 1:
+        raise UserError(
+            f"one RetinaNet head serves all levels, so they need equal channels and numbers of anchors; {in_features} "
+            f"have {[spec.channels for spec in specs]} channels and {anchors.anchors_per_cell} anchors a cell "
+            "(MODEL.ANCHOR_GENERATOR.SIZES times ASPECT_RATIOS)."
+        )

@@ -1,0 +1,187 @@
+"""Region heads that judge and move each box several times, each time with a stricter idea of an object."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.layers.gradient import scale_gradient
+from mrcnn_zoo.modeling.assignment import RegionLabeler, build_region_labeler, label_all
+from mrcnn_zoo.modeling.contracts import BoxHead, Features, Matcher
+from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
+from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
+from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only
+from mrcnn_zoo.modeling.roi_heads.instance_branches import InstanceBranches, build_instance_branches
+from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, in_reading_order, named_specs
+from mrcnn_zoo.ops import boxes as box_ops
+from mrcnn_zoo.ops.box_coding import BoxCoder
+from mrcnn_zoo.registries import BOX_HEADS, MATCHERS, ROI_HEADS
+from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Proposals, Targets, TrainingOutput
+
+
+class CascadeROIHeads(nn.Module):
+    """Box branches one after another, each on the boxes that the one before has made; then masks and keypoints.
+
+    At inference the scores of all stages are averaged and the boxes are the last stage's. The mask and the keypoint
+    branch are trained on the regions of the first stage.
+
+    Source: Cai & Vasconcelos 2018 (Cascade R-CNN), section 4.
+
+    Args:
+        labeler: chooses and labels the regions of the first stage.
+        matchers: of the later stages, whose regions are labelled anew and all used: as good boxes become more frequent
+            from stage to stage, nothing has to be balanced.
+        box_pooler: makes the input of each stage's box head.
+        box_heads: of each stage.
+        box_predictors: of each stage, with one box for all classes.
+        branches: masks and keypoints.
+    """
+
+    def __init__(
+        self,
+        labeler: RegionLabeler,
+        *,
+        matchers: Sequence[Matcher],
+        box_pooler: PyramidPooler,
+        box_heads: Sequence[BoxHead],
+        box_predictors: Sequence[BoxPredictor],
+        branches: InstanceBranches,
+    ) -> None:
+        super().__init__()
+        if not len(matchers) + 1 == len(box_heads) == len(box_predictors):
+            raise ValueError(f"{len(box_heads)} heads, {len(box_predictors)} predictors, {len(matchers)} matchers")
+        self.labeler = labeler
+        self.matchers = tuple(matchers)
+        self.box_pooler = box_pooler
+        self.box_head = nn.ModuleList(box_heads)  # type: ignore[arg-type]
+        self.box_predictor = nn.ModuleList(box_predictors)
+        self.mask_pooler = branches.mask_pooler
+        self.mask_head = branches.mask_head
+        self.keypoint_pooler = branches.keypoint_pooler
+        self.keypoint_head = branches.keypoint_head
+
+    @property
+    def branches(self) -> InstanceBranches:
+        """The mask and the keypoint branch."""
+        return InstanceBranches(self.mask_pooler, self.mask_head, self.keypoint_pooler, self.keypoint_head)
+
+    @property
+    def predictors(self) -> list[BoxPredictor]:
+        """The box predictor of each stage."""
+        return list(self.box_predictor)  # type: ignore[arg-type]
+
+    def losses(self, features: Features, proposals: list[Proposals], targets: list[Targets]) -> TrainingOutput:
+        """The losses of all stages, `loss_cls_stage0` and so on, and those of the other branches."""
+        features = in_reading_order(features, self.box_pooler.names)
+        first = self.labeler.label(proposals, targets)
+        output, moved = self._train_stage(0, features, first)
+        for stage, matcher in enumerate(self.matchers, start=1):
+            # A box that lies outside the image by now has nothing to pool from.
+            boxes = [image_boxes[box_ops.is_nonempty(image_boxes)] for image_boxes in moved]
+            regions = label_all(boxes, targets, matcher, self.labeler.num_classes)
+            of_stage, moved = self._train_stage(stage, features, regions)
+            output |= of_stage
+        return output | self.branches.losses(features, foreground_only(first, self.labeler.num_classes))
+
+    def _train_stage(
+        self, stage: int, features: Features, regions: list[LabeledRegions]
+    ) -> tuple[TrainingOutput, list[Tensor]]:
+        predictor = self.predictors[stage]
+        logits, deltas = self._judge(stage, features, boxes_of(regions))
+        output = predictor.supervise(logits, deltas, regions)
+        named = TrainingOutput(_of_stage(stage, output.losses), _of_stage(stage, output.metrics))
+        return named, moved_boxes(deltas, regions, predictor.regression.coder)
+
+    def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+        """The detections of each image, best first, in the coordinates of its proposals."""
+        features = in_reading_order(features, self.box_pooler.names)
+        predictors = self.predictors
+        logits, deltas = self._judge(0, features, boxes_of(proposals))
+        scores = [predictors[0].classification.scores(logits)]
+        for stage in range(1, len(predictors)):
+            moved = moved_boxes(deltas, proposals, predictors[stage - 1].regression.coder)
+            proposals = [replace(table, boxes=boxes) for table, boxes in zip(proposals, moved, strict=True)]
+            logits, deltas = self._judge(stage, features, moved)
+            scores.append(predictors[stage].classification.scores(logits))
+        detections = predictors[-1].detect(torch.stack(scores).mean(dim=0), deltas, proposals)
+        return self.branches.predict(features, detections)
+
+    def _judge(self, stage: int, features: Features, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Class logits and deltas that one stage gives to boxes."""
+        pooled = self.box_pooler(features, boxes)
+        # All stages train the same features, which would otherwise learn as many times faster from boxes.
+        pooled = scale_gradient(pooled, 1 / len(self.box_head))
+        return self.predictors[stage](self.box_head[stage](pooled))
+
+
+@torch.no_grad()
+def moved_boxes(
+    deltas: Tensor, tables: Sequence[Proposals] | Sequence[LabeledRegions], coder: BoxCoder
+) -> list[Tensor]:
+    """The boxes of each image after its deltas, clipped to it; boxes whose deltas are not finite stay as they are.
+
+    Args:
+        deltas: (sum of R_i, 4).
+        tables: R_i boxes of each image.
+        coder: decodes the deltas.
+    """
+    moved = []
+    for image_deltas, table in zip(deltas.split([len(table) for table in tables]), tables, strict=True):
+        is_finite = image_deltas.isfinite().all(dim=1, keepdim=True)
+        boxes = torch.where(is_finite, coder.decode(image_deltas, table.boxes), table.boxes)
+        moved.append(box_ops.clip(boxes, table.image_size))
+    return moved
+
+
+def _of_stage(stage: int, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{name}_stage{stage}": value for name, value in values.items()}
+
+
+@ROI_HEADS.register("CascadeROIHeads")
+def build_cascade_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> CascadeROIHeads:
+    """As many stages as `MODEL.ROI_BOX_CASCADE_HEAD` has weights, over the maps of `MODEL.ROI_HEADS.IN_FEATURES`."""
+    _check_settings(cfg)
+    heads, box, cascade = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD
+    maps = named_specs(specs, heads.IN_FEATURES)
+    pooled = FeatureSpec(channels=next(iter(maps.values())).channels, side=box.POOLER_RESOLUTION)
+    box_heads = [BOX_HEADS.get(box.NAME)(cfg, pooled) for _ in cascade.IOUS]
+    build_matcher = MATCHERS.get(heads.MATCHER, key="MODEL.ROI_HEADS.MATCHER")
+    return CascadeROIHeads(
+        build_region_labeler(cfg),
+        matchers=[build_matcher([iou], [0, 1], allow_low_quality=False) for iou in cascade.IOUS[1:]],
+        box_pooler=build_head_pooler(cfg, "ROI_BOX_HEAD", maps),
+        box_heads=box_heads,
+        box_predictors=[
+            build_box_predictor(cfg, head.output_spec, weights=weights)
+            for head, weights in zip(box_heads, cascade.BBOX_REG_WEIGHTS, strict=True)
+        ],
+        branches=build_instance_branches(cfg, maps),
+    )
+
+
+def _check_settings(cfg: CfgNode) -> None:
+    heads, box, cascade = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD
+    section = "MODEL.ROI_BOX_CASCADE_HEAD"
+    if not cascade.IOUS or len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
+        raise UserError(
+            f"{section}.IOUS has {len(cascade.IOUS)} stages and {section}.BBOX_REG_WEIGHTS has "
+            f"{len(cascade.BBOX_REG_WEIGHTS)}: both need one entry a stage."
+        )
+    if not box.CLS_AGNOSTIC_BBOX_REG:
+        raise UserError(
+            "CascadeROIHeads hands one box of each region to the next stage: set "
+            "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True."
+        )
+    if list(heads.IOU_THRESHOLDS) != [cascade.IOUS[0]]:
+        raise UserError(
+            f"MODEL.ROI_HEADS.IOU_THRESHOLDS = {heads.IOU_THRESHOLDS} should be [{cascade.IOUS[0]}], the first of "
+            f"{section}.IOUS."
+        )
+    if box.TRAIN_ON_PRED_BOXES:
+        raise UserError(
+            "CascadeROIHeads trains masks and keypoints on the regions of its first stage: set "
+            "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES False."
+        )

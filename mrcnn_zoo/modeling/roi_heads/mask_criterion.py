@@ -1,0 +1,101 @@
+"""How a mask head is trained, and how its maps become masks; the same for every kind of layers."""
+
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.losses.mask import MaskLoss
+from mrcnn_zoo.ops.processes import mean_over_processes, world_size
+from mrcnn_zoo.registries import MASK_LOSSES
+from mrcnn_zoo.structures import Detections, LabeledRegions, ProbabilityMasks, TrainingOutput
+
+
+class MaskLayers(Protocol):
+    """The layers of a mask head."""
+
+    def __call__(self, pooled: Tensor) -> Tensor:
+        """(R, C, S, S) -> (R, maps, M, M) logits."""
+        ...
+
+    def class_logits(self, pooled: Tensor, classes: Tensor) -> Tensor:
+        """(R, C, S, S), (R,) int64 in [0, K) -> (R, M, M) logits, float32: each region's map of one class."""
+        ...
+
+
+class MaskCriterion:
+    """Trains the maps of a mask head and turns them into masks.
+
+    Args:
+        loss: what the maps mean, and how far they are from the masks.
+        weight: factor of the loss.
+    """
+
+    def __init__(self, loss: MaskLoss, *, weight: float = 1.0) -> None:
+        self.loss = loss
+        self.weight = weight
+
+    def count_maps(self, num_class_maps: int) -> int:
+        """The maps that a head must have: those of the classes, and the background's where they compete."""
+        return num_class_maps + 1 if self.loss.maps_compete else num_class_maps
+
+    def losses(self, layers: MaskLayers, pooled: Tensor, foreground: list[LabeledRegions]) -> TrainingOutput:
+        """`loss_mask`, the mean over the pixels of all foreground regions, and the share of right pixels.
+
+        Args:
+            layers: of the head.
+            pooled: (sum of R_i, C, S, S).
+            foreground: R_i regions of each image, all with an object.
+
+        Raises:
+            UserError: an image with objects has no masks.
+        """
+        classes = torch.cat([table.classes for table in foreground])
+        logits = self._logits(layers, pooled, classes)
+        targets = torch.cat([mask_targets(table, logits.shape[-1]) for table in foreground])
+        num_pixels = logits.new_tensor(targets.numel())
+        normalizer = mean_over_processes(num_pixels).clamp(min=1 / world_size())
+        is_right = (self.loss.probabilities(logits.detach(), classes) > 0.5) == targets
+        return TrainingOutput(
+            {"loss_mask": self.weight * self.loss(logits, targets, classes) / normalizer},
+            {"mask/accuracy": is_right.sum() / num_pixels.clamp(min=1)},
+        )
+
+    def predict(self, layers: MaskLayers, pooled: Tensor, detections: list[Detections]) -> list[Detections]:
+        """The detections with masks: (sum of R_i, C, S, S) and R_i detections of each image."""
+        classes = torch.cat([table.classes for table in detections])
+        probabilities = self.loss.probabilities(self._logits(layers, pooled, classes), classes)
+        return [
+            replace(table, masks=ProbabilityMasks(image_probabilities, table.boxes, table.image_size))
+            for table, image_probabilities in zip(
+                detections, probabilities.split([len(table) for table in detections]), strict=True
+            )
+        ]
+
+    def _logits(self, layers: MaskLayers, pooled: Tensor, classes: Tensor) -> Tensor:
+        """What the loss needs: (R, K + 1, M, M) of all maps, or (R, M, M), a K-th of the work and memory."""
+        return layers(pooled).float() if self.loss.maps_compete else layers.class_logits(pooled, classes)
+
+
+@torch.no_grad()
+def mask_targets(foreground: LabeledRegions, side: int) -> Tensor:
+    """The matched ground truth inside each region: (R, side, side) bool.
+
+    Raises:
+        UserError: there are regions but no masks.
+    """
+    if len(foreground) == 0:
+        return torch.zeros((0, side, side), dtype=torch.bool, device=foreground.boxes.device)
+    masks = foreground.targets.masks
+    if masks is None:
+        raise UserError("The training data has no masks. Use data with masks, or set MODEL.MASK_ON False.")
+    return masks[foreground.matches].crop_and_resize(foreground.boxes, side)
+
+
+def build_mask_criterion(cfg: CfgNode) -> MaskCriterion:
+    """The loss that `MODEL.ROI_MASK_HEAD` names, with its weight."""
+    head = cfg.MODEL.ROI_MASK_HEAD
+    return MaskCriterion(MASK_LOSSES.get(head.LOSS)(), weight=head.LOSS_WEIGHT)

@@ -1,0 +1,33 @@
+"""The feature maps that regions are pooled from, and the boxes that say where."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling.contracts import Features
+from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Proposals
+
+
+def boxes_of(tables: Sequence[Proposals] | Sequence[LabeledRegions] | Sequence[Detections]) -> list[Tensor]:
+    """The boxes of each image."""
+    return [table.boxes for table in tables]
+
+
+def in_reading_order(features: Features, names: Iterable[str]) -> dict[str, Tensor]:
+    """The named maps, channel by channel in memory as pooling reads them, so that no pooler has to copy them again."""
+    return {name: features[name].contiguous() for name in names}
+
+
+def named_specs(specs: Mapping[str, FeatureSpec], in_features: Sequence[str]) -> dict[str, FeatureSpec]:
+    """Those maps of the backbone that `MODEL.ROI_HEADS.IN_FEATURES` lists, in its order.
+
+    Raises:
+        UserError: the list is empty or names a map that the backbone does not return.
+    """
+    maps = {name: specs[name] for name in in_features if name in specs}
+    if not maps or len(maps) < len(in_features):
+        raise UserError(
+            f"MODEL.ROI_HEADS.IN_FEATURES = {list(in_features)} should name maps of the backbone: {', '.join(specs)}."
+        )
+    return maps

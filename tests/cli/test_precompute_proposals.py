@@ -1,0 +1,95 @@
+"""`precompute-proposals`, and a Fast R-CNN that is trained on what it writes."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mrcnn_zoo.checkpoint import Checkpointer
+from mrcnn_zoo.cli.main import run_command
+from mrcnn_zoo.config import load_config
+from mrcnn_zoo.data.proposal_files import read_proposals
+from mrcnn_zoo.modeling import build_model
+
+CONFIG = "Quickstart/mask_rcnn_R_18_FPN_digits"
+TINY = [
+    "MODEL.DEVICE=cpu",
+    "MODEL.MASK_ON=False",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS=8",
+    "MODEL.FPN.OUT_CHANNELS=8",
+    "MODEL.ROI_BOX_HEAD.FC_DIM=8",
+    "MODEL.RPN.POST_NMS_TOPK_TEST=7",
+    "DATASETS.SCENES.NUM_TRAIN=4",
+    "DATASETS.SCENES.NUM_VAL=2",
+    "DATALOADER.NUM_WORKERS=0",
+    "VIS.NUM_IMAGES=1",
+]
+
+
+def save_weights(folder: Path, architecture: str) -> Path:
+    """A checkpoint as a run writes it, with fresh weights."""
+    cfg = load_config(CONFIG, [*TINY, f"MODEL.META_ARCHITECTURE={architecture}"])
+    torch.manual_seed(1)
+    state = {"model": build_model(cfg).state_dict(), "config": cfg.dump(), "class_names": list("0123456789")}
+    return Checkpointer(folder).save("model_final", state)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_weights(tmp_path_factory.mktemp("run"), "ProposalNetwork")
+
+
+@pytest.mark.parametrize(("architecture", "suffix"), [("ProposalNetwork", ".pkl"), ("GeneralizedRCNN", ".npz")])
+def test_a_fast_rcnn_trains_and_is_evaluated_on_the_files_by_the_printed_keys(
+    architecture: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    weights = save_weights(tmp_path, architecture)
+    arguments = ["--weights", str(weights), "--output-dir", str(tmp_path), "--format", suffix]
+    assert run_command("precompute-proposals", arguments) == 0
+    proposals = read_proposals(tmp_path / f"digits_train_proposals{suffix}")
+    assert len(proposals) == 4
+    assert all(len(table.boxes) == 7 for table in proposals.values())
+    printed = capsys.readouterr().out
+    assert f"digits_val_proposals{suffix}: 14 proposals in 2 images" in printed
+    keys = printed.split("Fast R-CNN on them with:")[1].split("\n")
+    overrides = keys[1].split()
+    for line in keys[2:4]:
+        name, files = line.strip().split(" ", 1)
+        overrides += [name, str(ast.literal_eval(ast.literal_eval(files)))]
+    training = [*TINY, "SOLVER.MAX_ITER=1", "TEST.EVAL_PERIOD=0", f"OUTPUT_DIR={tmp_path / 'fast'}", *overrides]
+    assert run_command("train", ["--config-file", CONFIG, *training]) == 0
+    results = json.loads((tmp_path / "fast" / "inference" / "results.json").read_text())
+    assert "bbox" in results
+
+
+def test_a_trained_proposal_network_is_evaluated_by_recall(tmp_path: Path) -> None:
+    network = ["MODEL.META_ARCHITECTURE=ProposalNetwork", "SOLVER.MAX_ITER=1", "TEST.EVAL_PERIOD=0"]
+    assert run_command("train", ["--config-file", CONFIG, *TINY, *network, f"OUTPUT_DIR={tmp_path}"]) == 0
+    evaluated = tmp_path / "evaluated"
+    arguments = ["--weights", str(tmp_path / "model_best.pth"), "--output-dir", str(evaluated)]
+    assert run_command("evaluate", arguments) == 0
+    results = json.loads((evaluated / "inference" / "results.json").read_text())
+    assert set(results) == {"box_proposals"}
+    assert 0 <= results["box_proposals"]["AR@1000"] <= 100
+    assert list((evaluated / "pictures").rglob("*.png"))
+
+
+def test_a_part_of_the_images_is_called_a_part(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--weights", str(weights), "--output-dir", str(tmp_path), "TEST.NUM_IMAGES=1", "DATASETS.TRAIN=()"]
+    assert run_command("precompute-proposals", arguments) == 0
+    assert "7 proposals in 1 images of 2 (TEST.NUM_IMAGES is 1)" in capsys.readouterr().out
+
+
+def test_nothing_to_do_and_nowhere_to_write_are_one_message(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--weights", str(weights), "--output-dir", str(tmp_path)]
+    assert run_command("precompute-proposals", [*arguments, "DATASETS.TRAIN=()", "DATASETS.TEST=()"]) == 2
+    assert "name the datasets" in capsys.readouterr().err
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    assert run_command("precompute-proposals", [*arguments[:2], "--output-dir", str(blocked), "DATASETS.TRAIN=()"]) == 2
+    assert "cannot write proposals" in capsys.readouterr().err

@@ -1,0 +1,17 @@
+import torch
+
+from mrcnn_zoo.layers.gradient import scale_gradient
+
+
+def test_values_stay_and_the_gradient_is_scaled() -> None:
+    values = torch.tensor([1.0, 2.0], requires_grad=True)
+    scaled = scale_gradient(values * 2, 0.25)
+    assert scaled.tolist() == [2, 4]
+    scaled.square().sum().backward()
+    assert values.grad.tolist() == [0.25 * 2 * 2 * 2, 0.25 * 2 * 4 * 2]
+
+
+def test_nothing_may_be_scaled() -> None:
+    values = torch.zeros(0, 3, requires_grad=True)
+    scale_gradient(values, 0.5).sum().backward()
+    assert values.grad.shape == (0, 3)
