@@ -1,17 +1,171 @@
-"""What dev/train_components.py trains: for each component the keys that put it into the small Mask R-CNN of the quickstart.
+"""What dev/train_components.py trains: for each component the keys that put it into the quickstart's small Mask R-CNN.
 
-`{folder}` is the output folder, for runs that read what another one wrote.
+`{folder}` is the folder of the runs, for those that read what another one wrote.
 """
 
-RES4 = "MODEL.RPN.IN_FEATURES ['res4'] MODEL.ROI_HEADS.IN_FEATURES ['res4']"
-# One level of stride 16 sees digits of 20 to 56 pixels with all anchors.
-ONE_LEVEL = "MODEL.ANCHOR_GENERATOR.SIZES [[20,28,40,56]] MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS [[0.7,1.0,1.4]]"
-NARROW_BOTTLENECK = (
+# Digits are 20 to 56 pixels wide; a single level gets all anchors.
+ONE_LEVEL = "MODEL.ANCHOR_GENERATOR.SIZES [[20,28,40,56]]"
+TIMM = "MODEL.TIMM.OUT_NORM LN SOLVER.BASE_LR 0.0005"
+
+
+def _single(map_name: str) -> str:
+    return f"{ONE_LEVEL} MODEL.RPN.IN_FEATURES ['{map_name}'] MODEL.ROI_HEADS.IN_FEATURES ['{map_name}']"
+
+
+def _pooling(name: str) -> str:
+    return f"MODEL.ROI_BOX_HEAD.POOLER_TYPE {name} MODEL.ROI_MASK_HEAD.POOLER_TYPE {name}"
+
+
+def _norm(name: str) -> str:
+    return (
+        f"MODEL.RESNETS.NORM {name} MODEL.FPN.NORM {name} MODEL.ROI_MASK_HEAD.NORM {name} "
+        f"MODEL.ROI_BOX_HEAD.NORM {name} MODEL.ROI_BOX_HEAD.NUM_CONV 1"
+    )
+
+
+BOTTLENECKS = (
     "MODEL.RESNETS.DEPTH 50 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.RESNETS.WIDTH_PER_GROUP 16 "
     "MODEL.RESNETS.STRIDE_IN_1X1 False"
 )
-P2_TO_P4 = "MODEL.RPN.IN_FEATURES ['p2','p3'] MODEL.ROI_HEADS.IN_FEATURES ['p2','p3']"
-NO_MASK = "MODEL.MASK_ON False"
+RESNEXT = BOTTLENECKS.replace("WIDTH_PER_GROUP 16", "WIDTH_PER_GROUP 4 MODEL.RESNETS.NUM_GROUPS 8")
+BARE_RESNET = f"{BOTTLENECKS} MODEL.BACKBONE.NAME build_resnet_backbone"
+DEFORMABLE = f"{BOTTLENECKS} MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,True,True,True]"
+POOLINGS = ("ROIPool", "ROIAlign", "ROIAlignV2Max", "ROIWarp", "ROIWarpRounded", "CropAndResize", "ROIAlignLastPixel")
+CASCADE = "MODEL.ROI_HEADS.NAME CascadeROIHeads MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True"
+VGG = "MODEL.VGG.DEPTH 11 MODEL.VGG.CONV1_OUT_CHANNELS 16 MODEL.VGG.NORM BN"
+RETINANET = (
+    "MODEL.META_ARCHITECTURE RetinaNet MODEL.MASK_ON False MODEL.BACKBONE.NAME build_retinanet_resnet_fpn_backbone "
+    "MODEL.FPN.IN_FEATURES ['res3','res4'] MODEL.RETINANET.IN_FEATURES ['p3','p4'] MODEL.RETINANET.NUM_CLASSES 10 "
+    "MODEL.ANCHOR_GENERATOR.SIZES [[20,25,32],[40,50,64]] MODEL.RETINANET.NUM_CONVS 2"
+)
 
-COMPONENTS = {"baseline": ""}
-COMPONENTS_ON_FILES: dict[str, str] = {}
+COMPONENTS = {
+    "baseline: ResNet-18-FPN, RPN, ROIAlignV2, FCN masks": "",
+    # --- backbones
+    "ResNet-50 (bottlenecks), FPN": BOTTLENECKS,
+    "ResNet-50 C4, shared res5": (
+        f"{BARE_RESNET} {_single('res4')} MODEL.RESNETS.OUT_FEATURES ['res4'] MODEL.ROI_HEADS.NAME Res5ROIHeads "
+        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION 14 MODEL.ROI_MASK_HEAD.NUM_CONV 0"
+    ),
+    "ResNet-50 DC5": (
+        f"{BARE_RESNET} {_single('res5')} MODEL.RESNETS.OUT_FEATURES ['res5'] MODEL.RESNETS.RES5_DILATION 2"
+    ),
+    "ResNeXt-50 8x4d, FPN": RESNEXT,
+    "FPN with average fusion": "MODEL.FPN.FUSE_TYPE avg",
+    "FPN with P6/P7": "MODEL.FPN.TOP_BLOCK p6p7",
+    "deformable convolution v1": DEFORMABLE,
+    "deformable convolution v2": f"{DEFORMABLE} MODEL.RESNETS.DEFORM_MODULATED True",
+    "norm GN": _norm("GN"),
+    "norm LN": _norm("LN"),
+    "norm SyncBN": _norm("SyncBN"),
+    "VGG-11 conv5, fc6/fc7 with dropout": (
+        f"MODEL.BACKBONE.NAME build_vgg_backbone {VGG} {_single('conv5')} MODEL.ROI_BOX_HEAD.DROPOUT 0.5"
+    ),
+    "VGG-11 FPN": (
+        f"MODEL.BACKBONE.NAME build_vgg_fpn_backbone {VGG} MODEL.VGG.OUT_FEATURES ['conv3','conv4','conv5'] "
+        "MODEL.FPN.IN_FEATURES ['conv3','conv4','conv5']"
+    ),
+    "plain CNN of the digits example": (
+        f"MODEL.BACKBONE.NAME build_plain_cnn_backbone MODEL.PLAIN_CNN.OUT_FEATURES ['conv4'] {_single('conv4')}"
+    ),
+    "plain CNN, FPN": (
+        "MODEL.BACKBONE.NAME build_plain_cnn_fpn_backbone MODEL.PLAIN_CNN.OUT_FEATURES ['conv3','conv4'] "
+        "MODEL.FPN.IN_FEATURES ['conv3','conv4']"
+    ),
+    "timm ConvNeXt (atto), FPN": (
+        f"MODEL.BACKBONE.NAME build_timm_fpn_backbone MODEL.TIMM.NAME convnext_atto {TIMM} "
+        "MODEL.FPN.IN_FEATURES ['c2','c3','c4']"
+    ),
+    "timm EfficientNet (lite0), FPN": (
+        "MODEL.BACKBONE.NAME build_timm_fpn_backbone MODEL.TIMM.NAME efficientnet_lite0 "
+        "MODEL.FPN.IN_FEATURES ['c2','c3','c4']"
+    ),
+    "timm Swin (tiny), FPN": (
+        "MODEL.BACKBONE.NAME build_timm_fpn_backbone MODEL.TIMM.NAME swin_tiny_patch4_window7_224 "
+        f"{TIMM} MODEL.FPN.IN_FEATURES ['c2','c3','c4']"
+    ),
+    "timm ViT (test size), simple pyramid": (
+        "MODEL.BACKBONE.NAME build_timm_simple_fpn_backbone MODEL.TIMM.NAME test_vit MODEL.FPN.IN_FEATURES ['c4'] "
+        "MODEL.FPN.NORM LN SOLVER.BASE_LR 0.0005"
+    ),
+    # --- anchors, RPN and proposals
+    "RPN with three convolutions": "MODEL.RPN.CONV_DIMS [-1,-1,-1]",
+    "RPN by 2-class softmax, border anchors ignored": "MODEL.RPN.HEAD_NAME SoftmaxRPNHead MODEL.RPN.BOUNDARY_THRESH 0",
+    "RPN by focal loss, GIoU, no low-quality matches": (
+        "MODEL.RPN.CLS_LOSS_TYPE focal MODEL.RPN.BBOX_REG_LOSS_TYPE giou MODEL.RPN.ALLOW_LOW_QUALITY_MATCHES False"
+    ),
+    "anchors with offset 0.5, rounded": (
+        "MODEL.ANCHOR_GENERATOR.NAME RoundedAnchorGenerator MODEL.ANCHOR_GENERATOR.OFFSET 0.5"
+    ),
+    "proposals: ground-truth oracle": (
+        "MODEL.PROPOSAL_GENERATOR.NAME GroundTruthProposals MODEL.PROPOSAL_GENERATOR.JITTER 0.1"
+    ),
+    "proposals: sliding window": "MODEL.PROPOSAL_GENERATOR.NAME SlidingWindow MODEL.SLIDING_WINDOW.SIZES [24,32,48]",
+    "ProposalNetwork": "MODEL.META_ARCHITECTURE ProposalNetwork MODEL.MASK_ON False",
+    # --- pooling
+    **{
+        f"pooling {name}": _pooling(name)
+        for name in (
+            "ROIPool",
+            "ROIAlign",
+            "ROIAlignV2Max",
+            "ROIWarp",
+            "ROIWarpRounded",
+            "CropAndResize",
+            "ROIAlignLastPixel",
+        )
+    },
+    # --- heads
+    "box head of 2 conv and 1 fc": (
+        "MODEL.ROI_BOX_HEAD.NUM_CONV 2 MODEL.ROI_BOX_HEAD.NUM_FC 1 MODEL.ROI_BOX_HEAD.CONV_DIM 64"
+    ),
+    "class-agnostic boxes": "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True",
+    "box loss smooth L1": "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA 1.0",
+    **{
+        f"box loss {name}": f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE {name} MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT 5.0"
+        for name in ("giou", "diou", "ciou")
+    },
+    "classification by sigmoid": "MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE sigmoid",
+    "classification by focal loss": "MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE focal MODEL.ROI_BOX_HEAD.CLS_LOSS_WEIGHT 4",
+    "classification by federated loss": (
+        "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE True MODEL.ROI_BOX_HEAD.USE_FED_LOSS True "
+        "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES 5"
+    ),
+    "heads trained on predicted boxes": "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES True",
+    "masks: bilinear up-sampling": "MODEL.ROI_MASK_HEAD.UPSAMPLE bilinear",
+    "masks: resolution 56": "MODEL.ROI_MASK_HEAD.NUM_UPSAMPLE 2",
+    "masks: resolution 14": "MODEL.ROI_MASK_HEAD.NUM_UPSAMPLE 0",
+    "masks: MLP": (
+        "MODEL.ROI_MASK_HEAD.NAME MaskRCNNMLPHead MODEL.ROI_MASK_HEAD.FC_DIM 256 "
+        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION 7 MODEL.ROI_MASK_HEAD.NUM_UPSAMPLE 2"
+    ),
+    "masks: softmax over classes": "MODEL.ROI_MASK_HEAD.LOSS softmax",
+    "masks: class-agnostic": "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True",
+    "masks: dice loss": "MODEL.ROI_MASK_HEAD.LOSS dice",
+    "cascade": CASCADE,
+    # --- suppression
+    "suppression: class-agnostic": "MODEL.ROI_HEADS.SUPPRESSION greedy_class_agnostic",
+    "suppression: Soft-NMS, linear": "MODEL.ROI_HEADS.SUPPRESSION soft_linear",
+    "suppression: Soft-NMS, Gaussian": "MODEL.ROI_HEADS.SUPPRESSION soft_gaussian",
+    # --- detectors
+    "Faster R-CNN": "MODEL.MASK_ON False",
+    "RetinaNet": RETINANET,
+    "conventions of MMDetection": (
+        "MODEL.RPN.RANK_BY probability MODEL.RPN.BOX_CODER DeltaXYWHBBoxCoder "
+        "MODEL.ROI_BOX_HEAD.BOX_CODER DeltaXYWHBBoxCoder"
+    ),
+    "conventions of matterport's Mask R-CNN": (
+        "MODEL.RESNETS.STEM_POOL following MODEL.RPN.ACROSS_LEVELS True MODEL.RPN.BOX_CODER LastPixelBoxCoder "
+        "MODEL.ROI_BOX_HEAD.BOX_CODER LastPixelBoxCoder MODEL.RPN.BBOX_REG_WEIGHTS [10.0,10.0,5.0,5.0] "
+        f"MODEL.ROI_HEADS.CANONICAL_BOX_SIDE 158.392 {_pooling('CropAndResize')}"
+    ),
+    "images of one channel": "INPUT.FORMAT L MODEL.PIXEL_MEAN [114.0] MODEL.PIXEL_STD [57.0]",
+}
+# They read the proposals that the ProposalNetwork above gives.
+COMPONENTS_ON_FILES = {
+    "Fast R-CNN on precomputed proposals": (
+        "MODEL.LOAD_PROPOSALS True MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals "
+        "DATASETS.PROPOSAL_FILES_TRAIN ['{folder}/digits_train_proposals.pkl'] "
+        "DATASETS.PROPOSAL_FILES_TEST ['{folder}/digits_val_proposals.pkl']"
+    ),
+}

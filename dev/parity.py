@@ -15,7 +15,8 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "modeling"))
 from test_detectron2_parity import CASES, Case, in_recorded_order, relative_error  # noqa: E402
 
 FIXTURES = REPOSITORY.parent / "shared" / "reference" / "detectron2" / "fixtures"
-HEADERS = ["case", "features", "proposals", "boxes (px)", "scores", "mask pixels", "keypoints (px)", "losses", "gradients"]
+RESULTS = ["features", "proposals", "boxes (px)", "scores", "mask pixels", "keypoints (px)", "losses", "gradients"]
+HEADERS = ["case", *RESULTS]
 
 
 def measure(case: Case) -> list[str | float]:

@@ -4,8 +4,8 @@
     python dev/train_components.py --only RoIWarp vgg11   # those whose name contains one of these
     python dev/train_components.py --table                # only print what output/components has
 
-Every run differs from the same small Mask R-CNN on generated digit scenes in the one thing it is named after. The figures
-tell that a component learns, not which one is better: a run sees 1,600 images, once, with one seed.
+Every run differs from the same small Mask R-CNN on generated digit scenes in the one thing it is named after. The
+figures tell that a component learns, not which one is better: one short run each, with one seed.
 """
 
 import argparse
@@ -30,13 +30,21 @@ def main() -> int:
     arguments = _arguments()
     arguments.output.mkdir(parents=True, exist_ok=True)
     if not arguments.table:
-        # Those on files read what others write, so they come after them.
         for runs in (COMPONENTS, COMPONENTS_ON_FILES):
+            if runs is COMPONENTS_ON_FILES:
+                _precompute_proposals(arguments.output)
             chosen = {name: runs[name] for name in runs if _is_chosen(name, arguments.only)}
             with ThreadPoolExecutor(arguments.jobs) as pool:
                 list(pool.map(lambda item: _train(*item, folder=arguments.output), chosen.items()))
     print(_table(arguments.output))
     return 0
+
+
+def _precompute_proposals(folder: Path) -> None:
+    weights = folder / _file_name("ProposalNetwork") / "model_final.pth"
+    if weights.is_file():
+        command = [sys.executable, "-m", "mrcnn_zoo.cli.main", "precompute-proposals", "--weights", str(weights)]
+        subprocess.run([*command, "--output-dir", str(folder)], check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
 
 
 def _is_chosen(name: str, patterns: list[str]) -> bool:
@@ -45,7 +53,7 @@ def _is_chosen(name: str, patterns: list[str]) -> bool:
 
 def _train(name: str, overrides: str, *, folder: Path) -> None:
     run = folder / _file_name(name)
-    values = overrides.format(folder=folder).split()
+    values = overrides.replace("{folder}", str(folder)).split()
     command = [sys.executable, "-m", "mrcnn_zoo.cli.main", "train", "--config-file", str(CONFIG), "--overwrite"]
     command += [*RECIPE.split(), *values, "OUTPUT_DIR", str(run)]
     start = time.monotonic()

@@ -17,13 +17,15 @@ from typing import Any
 from mrcnn_zoo.checkpoint.conversion.mmdetection_config import SETTINGS_KEY, read_config_file
 from mrcnn_zoo.checkpoint.conversion.torchvision_detectors import FROZEN_EPS_KEY
 from mrcnn_zoo.experiments.conversion.convert import KINDS, OURS, Converted, convert_checkpoint
-from mrcnn_zoo.experiments.conversion.verify import verify
+from mrcnn_zoo.experiments.conversion.verify import open_image, verify
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert, print what became of each weight, and compare with the source on request."""
     arguments = _parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if arguments.verify:
+        open_image(arguments.verify)  # before the work
     converted = convert_checkpoint(
         arguments.source,
         arguments.target,

@@ -45,8 +45,10 @@ class PixelReader:
         Raises:
             UserError: an image that cannot be read, or has another number of channels.
         """
-        keeps_alpha = self.num_channels in CHANNELS_WITH_ALPHA and isinstance(source, FileImage)
-        pixels = source.read_with_alpha() if keeps_alpha else source.read()
+        if self.num_channels in CHANNELS_WITH_ALPHA and isinstance(source, FileImage):
+            pixels = source.read_with_alpha()
+        else:
+            pixels = source.read()
         return fit_channels(pixels, self.num_channels, name=source.name)
 
     def read(self, record: ImageRecord) -> Tensor:

@@ -45,13 +45,22 @@ def verify(converted: Converted, image: str | Path) -> Iterator[str]:
         yield f"ours, against {converted.target} read back: {compare([ours], [found_by(reopened, sample)])}"
 
 
+def open_image(image: str | Path) -> FileImage:
+    """An image file.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not Path(image).is_file():
+        raise UserError(f"image {image} does not exist.")
+    return FileImage(str(image))
+
+
 def sample_of(trained: Trained, image: str | Path) -> Sample:
     """An image file as the model wants it; results are asked for in the pixels that the model sees."""
-    path = Path(image)
-    if not path.is_file():
-        raise UserError(f"image {path} does not exist.")
-    pixels = FileImage(path).read()
-    record = ImageRecord(image_id=0, source=FileImage(path), image_size=(int(pixels.shape[0]), int(pixels.shape[1])))
+    source = open_image(image)
+    height, width = source.read().shape[:2]
+    record = ImageRecord(image_id=0, source=source, image_size=(int(height), int(width)))
     sample = build_test_mapper(trained.cfg)(record, np.random.default_rng(0))
     return replace(sample, original_size=sample.image_size)
 

@@ -38,7 +38,7 @@ class NormOfEachLevel(nn.ModuleList):
         return self[level](features) * self.weight[:, None, None] + self.bias[:, None, None]
 
 
-class Branch(nn.Sequential):
+class Branch(nn.ModuleList):
     """3 x 3 convolutions, each with a norm, if any, and a ReLU; the layers are numbered as in Detectron2's weights.
 
     Args:

@@ -1,4 +1,4 @@
-"""How class logits of regions are trained and turned into scores, by the names of `MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE`."""
+"""How class logits of regions are trained and turned into scores, by the name in `ROI_BOX_HEAD.CLS_LOSS_TYPE`."""
 
 from typing import Protocol
 

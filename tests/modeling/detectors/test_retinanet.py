@@ -54,7 +54,7 @@ def test_predictions_stand_in_the_order_of_the_anchors(retinanet: Callable[..., 
     features = {f"p{level}": torch.randn(2, 8, 2, 3) for level in range(3, 8)}
     predictions = model.predict_all(features)
     maps = model.head([features[f"p{level}"] for level in range(3, 8)])[0]
-    row, column, anchor, classes = 1, 2, 4, 5
+    row, column, anchor, classes = 1, 0, 4, 5
     number = (row * 3 + column) * 6 + anchor
     assert torch.equal(
         predictions.logits[0][1, number], maps[0][1, anchor * classes : (anchor + 1) * classes, row, column]
