@@ -110,7 +110,7 @@ def _reasons(entries: list[ZooEntry]) -> str:
 
 def ship(name: str, file: Path) -> None:
     """Copy trained weights into `model_zoo/weights/`, and note them with their checksum in the index."""
-    from mrcnn_zoo.checkpoint.checksum import Checksum  # brings torch, which the page does not need
+    from mrcnn_zoo.downloads.checksum import Checksum  # brings torch, which the page does not need
 
     entry = zoo_index.find_entry(name)
     if file.suffix != ".safetensors" or file.stat().st_size >= LARGEST_SHIPPED:

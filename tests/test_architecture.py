@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Who may import whom: a part imports its own row and the rows below it.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "registry", "registries", "errors", "config", "ops", "zoo_index"),
+    ("__init__", "registry", "registries", "errors", "config", "ops", "zoo_index", "downloads"),
     ("structures",),
     ("layers", "losses"),
     ("modeling", "data", "checkpoint"),
@@ -46,7 +46,17 @@ SHAPELESS_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "misc.py", 
 PRINTING_FILES = {"mrcnn_zoo/training/writers/console.py"}
 STEP_PARTS = {"modeling", "losses", "layers", "ops"}  # they run in every step, on the device
 WAITS_FOR_THE_DEVICE: dict[tuple[str, str], str] = {}  # (file, function) -> why it may call .item() or .cpu()
-HEAVY_MODULES = {"matplotlib", "wandb", "sklearn", "tensorboard", "hotcoco", "faster_coco_eval", "cv2", "scipy", "tifffile"}
+HEAVY_MODULES = {
+    "matplotlib",
+    "wandb",
+    "sklearn",
+    "tensorboard",
+    "hotcoco",
+    "faster_coco_eval",
+    "cv2",
+    "scipy",
+    "tifffile",
+}
 LONGEST_FILE = 400  # lines
 
 

@@ -12,9 +12,9 @@ import torch
 
 from mrcnn_zoo import model_zoo
 from mrcnn_zoo.checkpoint import Checkpointer, load_weights
-from mrcnn_zoo.checkpoint.download import local_path
 from mrcnn_zoo.checkpoint.weights_store import check_entry, place_of
 from mrcnn_zoo.config import find_config, load_config, locations, packaged_names
+from mrcnn_zoo.downloads.download import local_path
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.modeling import build_model

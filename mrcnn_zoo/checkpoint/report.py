@@ -75,8 +75,12 @@ class LoadReport:
         ]
         for name, (theirs, ours) in list(self.mismatched.items())[:MAX_NAMED_SHAPES]:
             lines.append(f"{name} is {shape_text(theirs)} in the file and {shape_text(ours)} in the model.")
-        if len(self.expected_settings) > MAX_NAMED_SETTINGS:  # of whole detectors; who loads them names those that differ
-            lines.append(f"These weights come with {len(self.expected_settings)} settings of the model they were made for.")
+        if (
+            len(self.expected_settings) > MAX_NAMED_SETTINGS
+        ):  # of whole detectors; who loads them names those that differ
+            lines.append(
+                f"These weights come with {len(self.expected_settings)} settings of the model they were made for."
+            )
         elif self.expected_settings:
             settings = ", ".join(f"{key} {value}" for key, value in self.expected_settings.items())
             lines.append(f"These weights were trained with: {settings}.")

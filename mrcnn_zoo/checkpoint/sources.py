@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.checkpoint.checkpointer import load_checkpoint
-from mrcnn_zoo.checkpoint.download import forget_download, local_path
 from mrcnn_zoo.checkpoint.inert_globals import shells_for_mmengine
 from mrcnn_zoo.checkpoint.keras_file import SUFFIXES as KERAS_SUFFIXES
 from mrcnn_zoo.checkpoint.keras_file import read_keras_weights
+from mrcnn_zoo.downloads.download import forget_download, local_path
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.numpy_pickle import load_numpy_pickle
 

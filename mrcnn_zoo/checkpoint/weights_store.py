@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from iopath.common.file_io import PathManager
 
-from mrcnn_zoo.checkpoint.checksum import RECORD_SUFFIX, checksum_of_entry, recorded_checksum
-from mrcnn_zoo.checkpoint.download import cache_folder, cached_path, local_path
+from mrcnn_zoo.downloads.checksum import RECORD_SUFFIX, checksum_of_entry, recorded_checksum
+from mrcnn_zoo.downloads.download import cache_folder, cached_path, local_path
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.zoo_index import PREFIX, ZooEntry, read_index, weights_address
 

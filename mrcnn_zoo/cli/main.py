@@ -16,8 +16,8 @@ COMMANDS = {
     "visualize-data": ("mrcnn_zoo.cli.visualize_data", "draw a dataset, or the batches the model is trained on"),
     "export-dataset": ("mrcnn_zoo.cli.export_dataset", "write any dataset out as a COCO folder"),
     "zoo": ("mrcnn_zoo.cli.zoo", "published models: list, download, check, train them again"),
-    "config": ("mrcnn_zoo.cli.config", "explain a config key, or show a resolved config"),
-    "convert-checkpoint": ("mrcnn_zoo.cli.convert_checkpoint", "weights of another project as ours, and ours as theirs"),
+    "config": ("mrcnn_zoo.cli.config", "explain a key, show a resolved config, check a folder of configs"),
+    "convert-checkpoint": ("mrcnn_zoo.cli.convert_checkpoint", "weights of other projects as ours, and back"),
     "benchmark": ("mrcnn_zoo.cli.benchmark", "seconds and memory of training, inference, data and evaluation"),
 }
 

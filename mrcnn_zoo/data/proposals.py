@@ -12,6 +12,7 @@ from mrcnn_zoo.data.paths import find_path
 from mrcnn_zoo.data.proposal_files import StoredProposals, read_proposals
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.transforms import Geometry
+from mrcnn_zoo.downloads.download import local_path
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import Proposals
 
@@ -66,9 +67,7 @@ def build_proposal_maker(
     wanted = {_key(record) for record in records}
     stored: dict[RecordKey, StoredProposals] = {}
     for dataset in datasets:
-        path = find_path(
-            _file_of(cfg, dataset.name, is_training=is_training), dataset=dataset.name, what="file of proposals"
-        )
+        path = _local_file(_file_of(cfg, dataset.name, is_training=is_training), dataset.name)
         stored |= _proposals_of([record for record in dataset.records if _key(record) in wanted], path, dataset.name)
     topk_key = TOPK_TRAIN if is_training else TOPK_TEST
     topk = cfg.value_of(topk_key)
@@ -93,6 +92,12 @@ def _proposals_of(records: Sequence[ImageRecord], path: Path, dataset: str) -> d
     return {_key(record): in_file[str(record.image_id)] for record in records}
 
 
+def _local_file(file: str, dataset: str) -> Path:
+    if "://" in file:
+        return local_path(file)
+    return find_path(file, dataset=dataset, what="file of proposals")
+
+
 def _file_of(cfg: CfgNode, name: str, *, is_training: bool) -> str:
     """The file for a dataset: that of its own split, else that of the other."""
     splits = [
@@ -108,10 +113,7 @@ def _file_of(cfg: CfgNode, name: str, *, is_training: bool) -> str:
                 f"file for each dataset of DATASETS.{split} = {list(names)}, in the same order. `mrcnn-zoo "
                 "precompute-proposals` writes them."
             )
-        file = files[list(names).index(name)]
-        if "://" in file:
-            raise UserError(f"proposals of {name!r}: {file} must be downloaded first; then give the path of the file.")
-        return file
+        return files[list(names).index(name)]
     raise UserError(
         f"MODEL.LOAD_PROPOSALS is True, and dataset {name!r} is neither in DATASETS.TRAIN nor in DATASETS.TEST, so no "
         "file of proposals is named for it."

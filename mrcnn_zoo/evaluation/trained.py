@@ -19,14 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained model with what is known about it."""
+class TrainedFile:
+    """What a file with a trained model told."""
 
-    model: nn.Module  # in evaluation mode on MODEL.DEVICE
-    cfg: CfgNode
-    class_names: tuple[str, ...]  # by class index; empty where the file does not tell
     file: WeightsFile
-    report: LoadReport
+    class_names: tuple[str, ...]  # by class index; empty where the file does not tell
+    report: LoadReport  # what became of its weights
 
 
 def load_trained(
@@ -47,8 +45,8 @@ def load_trained(
     Raises:
         UserError: no weights, no config, or weights that do not fill the model.
     """
-    trained = open_trained(weights, config=config, overrides=overrides)
-    return trained.model, trained.cfg, trained.class_names
+    model, cfg, trained = open_trained(weights, config=config, overrides=overrides)
+    return model, cfg, trained.class_names
 
 
 def open_trained(
@@ -57,7 +55,7 @@ def open_trained(
     config: str | Path | None = None,
     overrides: Sequence[Any] = (),
     meta: Mapping[str, Any] | None = None,
-) -> Trained:
+) -> tuple[nn.Module, CfgNode, TrainedFile]:
     """As `load_trained`, with the file and the account of its weights; `meta` adds to what the file tells of itself."""
     cfg = None if config is None else load_config(config, overrides)
     weights = weights or (cfg.MODEL.WEIGHTS if cfg is not None else "")
@@ -71,8 +69,8 @@ def open_trained(
     model = build_model(cfg).eval()
     report = load_weights_file(model, file)
     refuse_gaps(report)
-    warn_of_other_settings(report, cfg)
-    return Trained(model, cfg, class_names_of(file), file, report)
+    _warn_of_other_settings(report, cfg)
+    return model, cfg, TrainedFile(file, class_names_of(file), report)
 
 
 def refuse_gaps(report: LoadReport) -> None:
@@ -91,7 +89,16 @@ def refuse_gaps(report: LoadReport) -> None:
     logger.info("%s: %d weights loaded", report.source, len(report.loaded) + len(report.converted))
 
 
-def warn_of_other_settings(report: LoadReport, cfg: CfgNode) -> None:
+def class_names_of(file: WeightsFile) -> tuple[str, ...]:
+    """The names that a file gives its classes, by class index; empty where it does not tell."""
+    names = file.meta.get("class_names")
+    if isinstance(names, list | tuple) and names:
+        return tuple(map(str, names))
+    conversion = convert_detector(file)
+    return conversion.class_names if conversion else ()
+
+
+def _warn_of_other_settings(report: LoadReport, cfg: CfgNode) -> None:
     """Log the settings that weights of another project were trained with, and that the config has otherwise."""
     for name, expected in report.expected_settings.items():
         if cfg.value_of(name) != expected:
@@ -102,15 +109,6 @@ def warn_of_other_settings(report: LoadReport, cfg: CfgNode) -> None:
                 expected,
                 cfg.value_of(name),
             )
-
-
-def class_names_of(file: WeightsFile) -> tuple[str, ...]:
-    """The names that a file gives its classes, by class index; empty where it does not tell."""
-    names = file.meta.get("class_names")
-    if isinstance(names, list | tuple) and names:
-        return tuple(map(str, names))
-    conversion = convert_detector(file)
-    return conversion.class_names if conversion else ()
 
 
 def _config_of(file: WeightsFile, overrides: Sequence[Any]) -> CfgNode:

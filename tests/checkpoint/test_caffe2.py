@@ -136,7 +136,9 @@ def test_statistics_in_the_file_are_kept() -> None:
 
 
 def test_group_norms_get_no_statistics(tmp_path: Path) -> None:
-    norms = [part for key in ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD") for part in (f"MODEL.{key}.NORM", "GN")]
+    norms = [
+        part for key in ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD") for part in (f"MODEL.{key}.NORM", "GN")
+    ]
     model = model_of(FPN, *norms, "MODEL.ROI_BOX_HEAD.NUM_CONV", 4, "MODEL.ROI_BOX_HEAD.NUM_FC", 1)
     names = {
         "conv1_w": "backbone.bottom_up.stem.conv1.weight",

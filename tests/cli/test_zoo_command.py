@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mrcnn_zoo.checkpoint.checksum import record_checksum
 from mrcnn_zoo.cli import main as cli
 from mrcnn_zoo.cli import zoo as command
 from mrcnn_zoo.config import locations
+from mrcnn_zoo.downloads.checksum import record_checksum
 
 FPN_3X = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
 QUICKSTART = "Quickstart/mask_rcnn_R_18_FPN_digits"

@@ -273,3 +273,18 @@ def test_a_number_of_proposals_below_one_is_refused(cfg: CfgNode, dataset: Datas
     cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST = 0
     with pytest.raises(UserError, match=r"PRECOMPUTED_PROPOSAL_TOPK_TEST = 0"):
         build_test_loader(cfg, dataset)
+
+
+def test_a_file_named_by_its_address_is_looked_for_in_the_cache_of_downloads(
+    cfg: CfgNode, dataset: Dataset, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MRCNN_ZOO_CACHE", str(tmp_path))
+    monkeypatch.setenv("MRCNN_ZOO_OFFLINE", "1")
+    cfg.DATASETS.PROPOSAL_FILES_TEST = ["detectron2://COCO-Detection/rpn/proposals.npz"]
+    with pytest.raises(UserError, match=r"proposals\.npz is not in the cache, and MRCNN_ZOO_OFFLINE forbids"):
+        build_test_loader(cfg, dataset)
+    cached = tmp_path / "detectron2" / "COCO-Detection" / "rpn" / "proposals.npz"
+    cached.parent.mkdir(parents=True)
+    files.rename(cached)
+    (first, *_) = build_test_loader(cfg, dataset)
+    assert first[0].proposals is not None

@@ -101,7 +101,10 @@ def test_verify_shows_what_half_precision_changes(
 def test_what_torchvision_has_otherwise_is_told(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert convert(ours, tmp_path / "theirs.pth", "--to", "torchvision") == 0
     printed = capsys.readouterr().out
-    assert "note: torchvision's model has MODEL.ROI_BOX_HEAD.POOLER_TYPE = ROIAlign where this one has ROIAlignV2" in printed
+    assert (
+        "note: torchvision's model has MODEL.ROI_BOX_HEAD.POOLER_TYPE = ROIAlign where this one has ROIAlignV2"
+        in printed
+    )
     assert "PIXEL_STD" not in printed  # the first convolution has taken it in
 
 

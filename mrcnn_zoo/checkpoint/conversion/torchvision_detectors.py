@@ -54,7 +54,7 @@ class TorchvisionDetector:
     def convert(self, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Conversion:
         """The same network as ours; the background's box, mask and RetinaNet score, which have no use, are left out."""
         theirs, has_old_names = with_present_names(weights)
-        eps = float(meta.get(FROZEN_EPS_KEY, 0.0 if has_old_names else EPS))
+        eps = frozen_eps(meta, has_old_names=has_old_names)
         table = table_of(theirs)
         ours, leftovers = {}, []
         for name, tensor in theirs.items():
@@ -64,8 +64,8 @@ class TorchvisionDetector:
             else:
                 ours[new_name] = tensor
         is_retinanet = RETINANET_SIGN in theirs
-        has_frozen_norms = not any(name.endswith("bn1.num_batches_tracked") for name in theirs)
-        if has_frozen_norms and eps != EPS:
+        is_frozen = has_frozen_norms(theirs)
+        if is_frozen and eps != EPS:
             ours = with_other_eps(ours, eps)
         if is_retinanet:
             ours, settings = _finish_retinanet(ours)
@@ -74,9 +74,19 @@ class TorchvisionDetector:
             ours = _finish_rcnn(ours)
             settings = rcnn_settings(ours)
             num_classes = settings["MODEL.ROI_HEADS.NUM_CLASSES"]
-        settings["MODEL.RESNETS.NORM"] = "FrozenBN" if has_frozen_norms else "BN"
+        settings["MODEL.RESNETS.NORM"] = "FrozenBN" if is_frozen else "BN"
         is_keypoint_model = bool(settings.get("MODEL.KEYPOINT_ON"))
         return Conversion(ours, tuple(leftovers), settings, _class_names(num_classes, is_keypoint_model))
+
+
+def frozen_eps(meta: Mapping[str, Any], *, has_old_names: bool) -> float:
+    """The eps of a file's frozen batch norms."""
+    return float(meta.get(FROZEN_EPS_KEY, 0.0 if has_old_names else EPS))
+
+
+def has_frozen_norms(theirs: Collection[str]) -> bool:
+    """Whether the batch norms of the ResNet are frozen; others count their batches."""
+    return not any(name.endswith("bn1.num_batches_tracked") for name in theirs)
 
 
 def with_present_names(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
@@ -131,7 +141,9 @@ def _finish_retinanet(ours: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[
     for name in ("head.cls_score.weight", "head.cls_score.bias"):
         by_anchor = ours[name].unflatten(0, (num_anchors, -1))
         if by_anchor.shape[1] < 2:
-            raise UserError(f"this RetinaNet of torchvision has no class but the background: {name} has no row for one.")
+            raise UserError(
+                f"this RetinaNet of torchvision has no class but the background: {name} has no row for one."
+            )
         finished[name] = by_anchor[:, 1:].flatten(0, 1)
     # Our convolutions have a bias in front of a norm too, as Detectron2's.
     for name, tensor in ours.items():

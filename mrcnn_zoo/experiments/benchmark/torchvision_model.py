@@ -37,6 +37,7 @@ REQUIRED = {
     "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": False,
 }
 
+
 class NormalizeOnly(GeneralizedRCNNTransform):
     """torchvision's input stage for images that already have the size to work on."""
 

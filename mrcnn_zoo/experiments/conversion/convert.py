@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from mrcnn_zoo.checkpoint import LoadReport
 from mrcnn_zoo.checkpoint.checkpointer import write_atomically
@@ -15,8 +15,9 @@ from mrcnn_zoo.checkpoint.export import PTH, SAFETENSORS, save_detector, save_fo
 from mrcnn_zoo.checkpoint.torchvision_export import to_torchvision, with_torchvision_input
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME
+from mrcnn_zoo.data.mapper import TestMapper, build_test_mapper
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.trained import Trained, open_trained
+from mrcnn_zoo.evaluation.trained import TrainedFile, open_trained
 
 DEVICE: str = KEYS_BY_NAME["MODEL.DEVICE"].default  # of the written config: conversion on a CPU says nothing about use
 OURS, DETECTRON2, TORCHVISION = KINDS = ("ours", "detectron2", "torchvision")
@@ -26,11 +27,14 @@ WITHOUT_EFFECT = ("INPUT.M", "_TRAIN", "IOU_THRESHOLDS", "SMOOTH_L1", "LOSS", "P
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written."""
+    """What was written, and the model that it was made of."""
 
-    source: Trained
     target: Path
     kind: str
+    model: nn.Module  # ours with the source's weights, on the CPU in evaluation mode
+    mapper: TestMapper  # makes its samples
+    color_order: str  # of these
+    source: TrainedFile
     notes: tuple[str, ...]  # what the reader of the target should know
 
     @property
@@ -65,20 +69,27 @@ def convert_checkpoint(
     """
     target = Path(target)
     check_target(target, kind)
-    trained = open_trained(source, config=config, overrides=[*overrides, "MODEL.DEVICE", "cpu"], meta=meta)
+    model, cfg, trained = open_trained(source, config=config, overrides=[*overrides, "MODEL.DEVICE", "cpu"], meta=meta)
     if kind == TORCHVISION:
-        weights, notes = weights_for_torchvision(trained)
+        weights, notes = _weights_for_torchvision(model, cfg)
         save_for_torchvision(target, weights, half=half)
     else:
-        notes = notes_for_detectron2(trained.cfg) if kind == DETECTRON2 else ()
-        state = trained.model.state_dict()
-        text = with_values(trained.cfg, {"MODEL.WEIGHTS": "", "MODEL.DEVICE": DEVICE}).dump()
-        save_detector(target, state, config=text, class_names=trained.class_names, half=half)
+        notes = _notes_for_detectron2(cfg) if kind == DETECTRON2 else ()
+        text = _with_values(cfg, {"MODEL.WEIGHTS": "", "MODEL.DEVICE": DEVICE}).dump()
+        save_detector(target, model.state_dict(), config=text, class_names=trained.class_names, half=half)
     # A file for torchvision has no place for a config.
-    beside = with_values(trained.cfg, {"MODEL.WEIGHTS": str(target), "MODEL.DEVICE": DEVICE})
-    text = f"# Converted from {trained.file.source}.\n" + changed_values(beside)
+    beside = _with_values(cfg, {"MODEL.WEIGHTS": str(target), "MODEL.DEVICE": DEVICE})
+    text = f"# Converted from {trained.file.source}.\n" + _changed_values(beside)
     write_atomically(target.with_suffix(".yaml"), lambda file: file.write(text.encode()))
-    return Converted(trained, target, kind, notes)
+    return Converted(
+        target,
+        kind,
+        model=model,
+        mapper=build_test_mapper(cfg),
+        color_order=cfg.INPUT.FORMAT,
+        source=trained,
+        notes=notes,
+    )
 
 
 def check_target(target: Path, kind: str) -> None:
@@ -94,20 +105,19 @@ def check_target(target: Path, kind: str) -> None:
         raise UserError(f"{target} should end in {' or '.join(suffixes)} for {kind}.")
 
 
-def weights_for_torchvision(trained: Trained) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _weights_for_torchvision(model: nn.Module, cfg: CfgNode) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Our weights for torchvision's input, still under our names, and the settings that its models have otherwise.
 
     Raises:
         UserError: a part that torchvision does not have.
     """
-    cfg = trained.cfg
     if cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.MODEL.RESNETS.DEPTH >= 50:
         raise UserError(
             "torchvision's ResNets halve the size in 3 x 3 convolutions. This one does in 1 x 1 ones "
             "(MODEL.RESNETS.STRIDE_IN_1X1 True), so its weights would compute something else there."
         )
     weights = with_torchvision_input(
-        trained.model.state_dict(),
+        model.state_dict(),
         color_order=cfg.INPUT.FORMAT,
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
@@ -122,7 +132,7 @@ def weights_for_torchvision(trained: Trained) -> tuple[dict[str, Tensor], tuple[
     return weights, tuple(notes)
 
 
-def notes_for_detectron2(cfg: CfgNode) -> tuple[str, ...]:
+def _notes_for_detectron2(cfg: CfgNode) -> tuple[str, ...]:
     """The settings of our own that Detectron2 does not know, where they are not at their default."""
     own = [key for key in KEYS_BY_NAME.values() if key.name not in DETECTRON2_NAMES and key.name.startswith("MODEL.")]
     return tuple(
@@ -132,7 +142,7 @@ def notes_for_detectron2(cfg: CfgNode) -> tuple[str, ...]:
     )
 
 
-def changed_values(cfg: CfgNode) -> str:
+def _changed_values(cfg: CfgNode) -> str:
     """YAML of the values that are not the defaults."""
 
     def pruned(node: dict[str, Any], section: str) -> dict[str, Any]:
@@ -151,7 +161,7 @@ def changed_values(cfg: CfgNode) -> str:
     return yaml.safe_dump(pruned(yaml.safe_load(cfg.dump()), ""), default_flow_style=None, width=120)
 
 
-def with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
+def _with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
     """A frozen copy with some other values."""
     changed = cfg.clone()
     changed.defrost()

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from mrcnn_zoo.checkpoint.conversion.torchvision_detectors import EPS, RETINANET_SIGN, with_present_names
+from mrcnn_zoo.checkpoint.conversion.torchvision_detectors import (
+    RETINANET_SIGN,
+    frozen_eps,
+    has_frozen_norms,
+    with_present_names,
+)
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.conversion.comparison import Found
 from mrcnn_zoo.ops.boxes import is_nonempty
@@ -75,8 +80,14 @@ class TorchvisionReference:
         ]
 
 
-def build_torchvision_detector(state: Mapping[str, Tensor]) -> TorchvisionReference:
+def build_torchvision_detector(
+    state: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None
+) -> TorchvisionReference:
     """torchvision's model with these weights.
+
+    Args:
+        state: by torchvision's names, old or present ones.
+        meta: what else the file told, see `TorchvisionDetector`.
 
     Raises:
         UserError: weights of another model than those in `NAMES`.
@@ -88,10 +99,10 @@ def build_torchvision_detector(state: Mapping[str, Tensor]) -> TorchvisionRefere
         model.load_state_dict(present)
     except RuntimeError as error:
         raise UserError(f"these are not the weights of torchvision's {name}: {str(error).splitlines()[1]}") from error
-    if has_old_names:  # those have frozen norms with an eps of 0; in evaluation a batch norm computes the same
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d) and module.eps == EPS:
-                module.eps = 0.0
+    eps = frozen_eps(meta or {}, has_old_names=has_old_names)
+    for module in model.modules():  # in evaluation a batch norm computes what a frozen one does
+        if isinstance(module, nn.BatchNorm2d) and has_frozen_norms(present):
+            module.eps = eps
     return TorchvisionReference(model)
 
 

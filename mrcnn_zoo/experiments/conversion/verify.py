@@ -1,20 +1,20 @@
 """Whether a converted file finds in an image what its source finds there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from mrcnn_zoo.checkpoint import read_weights
-from mrcnn_zoo.checkpoint.conversion import find_converter
 from mrcnn_zoo.checkpoint.conversion.torchvision_detectors import TorchvisionDetector
 from mrcnn_zoo.data.images import FileImage
-from mrcnn_zoo.data.mapper import build_test_mapper
+from mrcnn_zoo.data.mapper import TestMapper
 from mrcnn_zoo.data.records import ImageRecord
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.trained import Trained, open_trained
+from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.experiments.conversion.comparison import Found, compare
 from mrcnn_zoo.experiments.conversion.convert import TORCHVISION, Converted
 from mrcnn_zoo.structures import Sample
@@ -27,22 +27,21 @@ def verify(converted: Converted, image: str | Path) -> Iterator[str]:
         converted: what `convert_checkpoint` gave.
         image: a file; it is resized as our config says, and both models get the same pixels.
     """
-    source = converted.source
-    sample = sample_of(source, image)
-    ours = found_by(source, sample)
+    sample = sample_of(converted.mapper, image)
+    ours = found_by(converted.model, sample)
     yield f"{len(ours.boxes)} instances found in {image}"
-    name = source.report.converter or "mrcnn_zoo or Detectron2"
-    if source.report.converter == TorchvisionDetector.source:
-        theirs = _found_by_torchvision(source, source.file.weights, sample)
-        yield f"{source.file.source} in torchvision, against ours: {compare([ours], [theirs])}"
-    elif source.report.converter:
-        yield f"{source.file.source} is a file of {name}, which is not installed: its own model cannot be compared."
+    name, file = converted.report.converter, converted.source.file
+    if name == TorchvisionDetector.source:
+        theirs = _found_by_torchvision(file.weights, converted, sample)
+        yield f"{file.source} in torchvision, against ours: {compare([ours], [theirs])}"
+    elif name:
+        yield f"{file.source} was recognised as {name}, which is not installed: its own model cannot be compared."
     if converted.kind == TORCHVISION:
-        theirs = _found_by_torchvision(source, _state_for_torchvision(converted.target), sample)
+        theirs = _found_by_torchvision(read_weights(converted.target).weights, converted, sample)
         yield f"ours, against {converted.target} in torchvision: {compare([ours], [theirs])}"
     else:
-        reopened = open_trained(converted.target, overrides=["MODEL.DEVICE", "cpu"])
-        yield f"ours, against {converted.target} read back: {compare([ours], [found_by(reopened, sample)])}"
+        model, _, _ = load_trained(converted.target, overrides=["MODEL.DEVICE", "cpu"])
+        yield f"ours, against {converted.target} read back: {compare([ours], [found_by(model, sample)])}"
 
 
 def open_image(image: str | Path) -> FileImage:
@@ -56,31 +55,24 @@ def open_image(image: str | Path) -> FileImage:
     return FileImage(str(image))
 
 
-def sample_of(trained: Trained, image: str | Path) -> Sample:
-    """An image file as the model wants it; results are asked for in the pixels that the model sees."""
+def sample_of(mapper: TestMapper, image: str | Path) -> Sample:
+    """An image file as a model wants it; results are asked for in the pixels that the model sees."""
     source = open_image(image)
     height, width = source.read().shape[:2]
     record = ImageRecord(image_id=0, source=source, image_size=(int(height), int(width)))
-    sample = build_test_mapper(trained.cfg)(record, np.random.default_rng(0))
+    sample = mapper(record, np.random.default_rng(0))
     return replace(sample, original_size=sample.image_size)
 
 
 @torch.no_grad()
-def found_by(trained: Trained, sample: Sample) -> Found:
-    """What our model finds."""
-    return Found.of(trained.model.predict([sample])[0])  # type: ignore[operator]
+def found_by(model: nn.Module, sample: Sample) -> Found:
+    """What a model of ours finds."""
+    return Found.of(model.predict([sample])[0])  # type: ignore[operator]
 
 
-def _found_by_torchvision(trained: Trained, state: dict[str, torch.Tensor], sample: Sample) -> Found:
+def _found_by_torchvision(state: Mapping[str, Tensor], converted: Converted, sample: Sample) -> Found:
     from mrcnn_zoo.experiments.conversion.torchvision_detectors import build_torchvision_detector
 
-    if trained.cfg.INPUT.FORMAT == "BGR":
+    if converted.color_order == "BGR":
         sample = replace(sample, image=sample.image.flip(0))
-    return build_torchvision_detector(state).predict([sample])[0]
-
-
-def _state_for_torchvision(path: Path) -> dict[str, torch.Tensor]:
-    weights = read_weights(path).weights
-    if find_converter(weights.keys()) is None:
-        raise UserError(f"{path} does not hold a detector of torchvision.")
-    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    return build_torchvision_detector(state, converted.source.file.meta).predict([sample])[0]

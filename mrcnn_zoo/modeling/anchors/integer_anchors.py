@@ -81,7 +81,9 @@ def build_integer_anchors(cfg: CfgNode, strides: Sequence[int]) -> IntegerAnchor
     """The anchors of `MODEL.ANCHOR_GENERATOR` as torchvision lays them; they have no offset."""
     settings = cfg.MODEL.ANCHOR_GENERATOR
     if settings.OFFSET != 0:
-        raise UserError(f"MODEL.ANCHOR_GENERATOR.OFFSET = {settings.OFFSET}: TorchvisionAnchorGenerator has none, set 0.")
+        raise UserError(
+            f"MODEL.ANCHOR_GENERATOR.OFFSET = {settings.OFFSET}: TorchvisionAnchorGenerator has none, set 0."
+        )
     return IntegerAnchors(
         anchor_lists(settings.SIZES, len(strides), "MODEL.ANCHOR_GENERATOR.SIZES"),
         aspect_ratios=anchor_lists(settings.ASPECT_RATIOS, len(strides), "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"),

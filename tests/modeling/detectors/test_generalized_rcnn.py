@@ -9,7 +9,6 @@ from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.registries import DETECTORS
 from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets, TrainingOutput
 
-
 # What a detector needs besides its name on top of the small Mask R-CNN.
 OVERRIDES_OF: dict[str, tuple[object, ...]] = {
     "RetinaNet": (

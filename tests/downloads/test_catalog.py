@@ -2,8 +2,8 @@
 
 import pytest
 
-from mrcnn_zoo.checkpoint.catalog import NAMES, catalog_url
-from mrcnn_zoo.checkpoint.download import full_url
+from mrcnn_zoo.downloads.catalog import NAMES, catalog_url
+from mrcnn_zoo.downloads.download import full_url
 from mrcnn_zoo.errors import UserError
 
 HOST = "https://dl.fbaipublicfiles.com/detectron"

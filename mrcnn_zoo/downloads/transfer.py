@@ -16,8 +16,8 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from mrcnn_zoo import __version__
-from mrcnn_zoo.checkpoint.checksum import CHUNK, Checksum, record_checksum
-from mrcnn_zoo.checkpoint.partial_file import PartialFile
+from mrcnn_zoo.downloads.checksum import CHUNK, Checksum, record_checksum
+from mrcnn_zoo.downloads.partial_file import PartialFile
 from mrcnn_zoo.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -57,7 +57,9 @@ def catalog_url(address: str) -> str:
         return f"{HOST}/{BACKBONES[name]}"
     detector = name.removeprefix(DETECTOR_START)
     if detector == name or detector not in DETECTORS:
-        raise UserError(f"{address} is not in Detectron's catalog.{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}.")
+        raise UserError(
+            f"{address} is not in Detectron's catalog.{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}."
+        )
     number = detector.partition("/")[0]
     folder = f"GN/{number}" if detector.endswith("_gn") else number
     dataset = KEYPOINTS if "keypoint_rcnn" in detector else COCO

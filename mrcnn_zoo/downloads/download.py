@@ -1,4 +1,4 @@
-"""Weights by path or address: files as they are, downloads by way of a cache.
+"""Files by path or address: files as they are, downloads by way of a cache.
 
 Environment variables: MRCNN_ZOO_CACHE, the folder of downloads (else iopath's: FVCORE_CACHE, ~/.torch/iopath_cache);
 MRCNN_ZOO_MIRROR, the base of a server that has the publishers' files under the same paths; MRCNN_ZOO_OFFLINE=1,
@@ -15,9 +15,9 @@ from iopath.common.file_io import HTTPURLHandler, PathManager, file_lock, get_ca
 from portalocker import LockException
 
 from mrcnn_zoo import zoo_index
-from mrcnn_zoo.checkpoint import catalog
-from mrcnn_zoo.checkpoint.checksum import Checksum, checksum_in_name, checksum_of_entry
-from mrcnn_zoo.checkpoint.transfer import Downloader, Transfer
+from mrcnn_zoo.downloads import catalog
+from mrcnn_zoo.downloads.checksum import Checksum, checksum_in_name, checksum_of_entry
+from mrcnn_zoo.downloads.transfer import Downloader, Transfer
 from mrcnn_zoo.errors import UserError
 
 CACHE_VARIABLE = "MRCNN_ZOO_CACHE"

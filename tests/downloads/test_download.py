@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mrcnn_zoo.checkpoint import download, read_weights, transfer
-from mrcnn_zoo.checkpoint.download import cached_path, local_path, path_manager
-from mrcnn_zoo.checkpoint.transfer import Downloader
+from mrcnn_zoo.checkpoint import read_weights
+from mrcnn_zoo.downloads import download, transfer
+from mrcnn_zoo.downloads.download import cached_path, local_path, path_manager
+from mrcnn_zoo.downloads.transfer import Downloader
 from mrcnn_zoo.errors import UserError
 
 CONTENT = bytes(range(256)) * 40

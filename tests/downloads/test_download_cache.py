@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mrcnn_zoo.checkpoint import download
-from mrcnn_zoo.checkpoint.download import cached_path, local_path, path_manager
-from mrcnn_zoo.checkpoint.transfer import Downloader
+from mrcnn_zoo.downloads import download
+from mrcnn_zoo.downloads.download import cached_path, local_path, path_manager
+from mrcnn_zoo.downloads.transfer import Downloader
 from mrcnn_zoo.errors import UserError
 
 

@@ -1,0 +1,1 @@
+"""Files by address: fetched once, checked, and kept in a cache."""
