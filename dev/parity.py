@@ -1,4 +1,4 @@
-"""Prints how far each recorded Detectron2 fixture and this package are apart: the table of dev/PARITY.md.
+"""Prints how far recorded results of Detectron2 and MMDetection are from this package's: the tables of dev/PARITY.md.
 
 python dev/parity.py
 """
@@ -6,17 +6,27 @@ python dev/parity.py
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from tabulate import tabulate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "tests" / "modeling"))
+sys.path[:0] = [str(REPOSITORY / "tests" / "modeling"), str(REPOSITORY / "tests" / "checkpoint")]
 
 from test_detectron2_parity import CASES, Case, in_recorded_order, relative_error  # noqa: E402
+from test_mmdetection import CASES as MMDETECTION_CASES  # noqa: E402
+from test_mmdetection import Case as MMDetectionCase  # noqa: E402
 
-FIXTURES = REPOSITORY.parent / "shared" / "reference" / "detectron2" / "fixtures"
+from mrcnn_zoo.config import load_config  # noqa: E402
+from mrcnn_zoo.modeling import build_model  # noqa: E402
+
+REFERENCE = REPOSITORY.parent / "shared" / "reference"
+FIXTURES = REFERENCE / "detectron2" / "fixtures"
+MMDETECTION = REFERENCE / "mmdetection"
 RESULTS = ["features", "proposals", "boxes (px)", "scores", "mask pixels", "keypoints (px)", "losses", "gradients"]
 HEADERS = ["case", *RESULTS]
+NONE = "-"  # the model has none
+MMDETECTION_HEADERS = ["case", "input", "features", "proposals", "proposal scores", "boxes", "scores", "mask pixels"]
 
 
 def measure(case: Case) -> list[str | float]:
@@ -26,18 +36,21 @@ def measure(case: Case) -> list[str | float]:
         batch = model.collate(case.samples)
         features = model.backbone(batch.pixels)
         proposals = model.proposal_generator.predict(features, batch) if "proposals0_boxes" in case.recorded else []
-        detections = model.predict(case.samples)
+        has_detections = "out0_pred_boxes" in case.recorded
+        detections = model.predict(case.samples) if has_detections else []
     names = [name for name in case.recorded if name.startswith("feature_")]
     feature_error = max(relative_error(features[name.removeprefix("feature_")], case.tensor(name)) for name in names)
-    box_error = max(_difference(t.boxes, case.tensor(f"out{n}_pred_boxes")) for n, t in enumerate(detections))
-    score_error = max(_difference(t.scores, case.tensor(f"out{n}_scores")) for n, t in enumerate(detections))
-    mask_error = _mask_error(case, detections)
-    loss_error, norm_error = _training_errors(case)
+    boxes = [_difference(table.boxes, case.tensor(f"out{n}_pred_boxes")) for n, table in enumerate(detections)]
+    scores = [_difference(table.scores, case.tensor(f"out{n}_scores")) for n, table in enumerate(detections)]
     errors = (
-        *(feature_error, _proposal_error(case, proposals), box_error, score_error),
-        *(mask_error, _keypoint_error(case, detections), loss_error, norm_error),
+        *(feature_error, _proposal_error(case, proposals), max(boxes, default=NONE), max(scores, default=NONE)),
+        *(_mask_error(case, detections), _keypoint_error(case, detections), *_training_errors(case)),
     )
-    return [case.folder.name, *(e if isinstance(e, str) else f"{e:.1e}" for e in errors)]
+    return [case.folder.name, *map(_cell, errors)]
+
+
+def _cell(error: float | str) -> str:
+    return error if isinstance(error, str) else f"{error:.1e}"
 
 
 def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -50,19 +63,19 @@ def _proposal_error(case: Case, proposals: list) -> float | str:
         boxes, logits = (case.tensor(f"proposals{number}_{name}") for name in ("boxes", "logits"))
         errors += [relative_error(in_recorded_order(table, boxes, logits), boxes)]
         errors += [relative_error(table.objectness, logits)]
-    return max(errors, default="no proposals")
+    return max(errors, default=NONE)
 
 
 def _keypoint_error(case: Case, detections: list) -> float | str:
-    if detections[0].keypoints is None:
-        return "no keypoints"
+    if not detections or detections[0].keypoints is None:
+        return NONE
     pairs = [(table.keypoints, case.tensor(f"out{number}_pred_keypoints")) for number, table in enumerate(detections)]
     return max(_difference(ours[..., :2], theirs[..., :2]) for ours, theirs in pairs)
 
 
 def _mask_error(case: Case, detections: list) -> float | str:
-    if detections[0].masks is None:
-        return "no masks"
+    if not detections or detections[0].masks is None:
+        return NONE
     shares = []
     for number, table in enumerate(detections):
         recorded = case.bitmaps(f"out{number}_pred_masks", table.image_size[1])
@@ -84,6 +97,36 @@ def _training_errors(case: Case) -> tuple[float, float]:
     return max(losses), max(gradients)
 
 
+@torch.no_grad()
+def measure_mmdetection(case: MMDetectionCase) -> list[str]:
+    """One row, through the config that the importer writes: relative, but for scores and pixels."""
+    conversion = case.convert()
+    model = build_model(load_config(None, [part for item in conversion.settings.items() for part in item])).eval()
+    model.load_state_dict(conversion.weights, strict=False)
+    batch = model.collate([case.sample()])
+    features = model.backbone(batch.pixels)
+    (proposals,) = model.proposal_generator.predict(features, batch)
+    (table,) = model.predict([case.sample()])
+    levels = [name for name in case.recorded if name.startswith("feature_")]
+    mask_error: float | str = NONE
+    if table.masks is not None:
+        packed = case.recorded["masks"]
+        masks = torch.from_numpy(np.unpackbits(packed, axis=-1)[..., : case.recorded["masks_shape"][-1]].astype(bool))
+        mask_error = ((table.masks.bitmaps() != masks).sum() / masks.sum()).item()
+    errors = (
+        _difference(batch.pixels, case.tensor("input_tensor")),
+        max(relative_error(features[name.removeprefix("feature_")], case.tensor(name)) for name in levels),
+        relative_error(proposals.boxes, case.tensor("proposals_boxes")),
+        _difference(proposals.objectness.sigmoid(), case.tensor("proposals_scores")),
+        relative_error(table.boxes, case.tensor("boxes")),
+        _difference(table.scores, case.tensor("scores")),
+        mask_error,
+    )
+    return [case.folder.name, *map(_cell, errors)]
+
+
 if __name__ == "__main__":
-    rows = [measure(Case(FIXTURES / name)) for name in CASES]
-    print(tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True))
+    rows = [measure(Case(FIXTURES / name)) for name in (*CASES, "rpn_R_50_FPN")]
+    print(tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True), end="\n\n")
+    rows = [measure_mmdetection(MMDetectionCase(MMDETECTION / name)) for name in MMDETECTION_CASES]
+    print(tabulate(rows, headers=MMDETECTION_HEADERS, tablefmt="github", disable_numparse=True))

@@ -28,9 +28,9 @@ def differs_in_input_channels(name: str, theirs: Shape, ours: Shape, *, input_ch
 def with_input_channels(weight: Tensor, channels: int) -> Tensor:
     """The same filters for images with another number of channels.
 
-    More channels: they repeat the old ones in turn, and each old channel's weight is shared out evenly among its copies.
-    Fewer: the weights of the old channels that fall together are added. Either way an image that is grey, equal in all
-    channels, gets the same response as before.
+    More channels: they repeat the old ones in turn, and an old channel's weight is shared out evenly among its copies.
+    Fewer: the weights of the old channels that fall together are added. Either way a grey image, equal in all channels,
+    gets the same response as before.
 
     Args:
         weight: (D, C, h, w).

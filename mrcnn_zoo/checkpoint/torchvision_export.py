@@ -41,7 +41,7 @@ def to_torchvision(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if RPN_SIGN not in ours and RETINANET_SIGN not in ours:
         raise UserError(
-            f"these weights are not of a detector that torchvision has: neither {RPN_SIGN} nor {RETINANET_SIGN} is there."
+            f"these weights are not of a detector that torchvision has: there is no {RPN_SIGN} and no {RETINANET_SIGN}."
         )
     table = table_to_torchvision(ours)
     theirs: dict[str, Tensor] = {}
@@ -110,7 +110,7 @@ def _finish_rcnn(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
             if len(tensor) != rows * num_classes:
                 raise UserError(
                     f"{name} has {len(tensor)} rows for {num_classes} classes: torchvision's detectors predict a box "
-                    f"and a mask for every class; ours with CLS_AGNOSTIC_BBOX_REG or CLS_AGNOSTIC_MASK cannot become one."
+                    f"and a mask for every class; one with CLS_AGNOSTIC_BBOX_REG or CLS_AGNOSTIC_MASK cannot be theirs."
                 )
             finished[name] = torch.cat([tensor.new_zeros(rows, *tensor.shape[1:]), tensor])
     return finished
@@ -129,8 +129,8 @@ def _finish_retinanet(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         if re.fullmatch(r"head\.\w+_head\.conv\.\d\.0\.bias", name) and has_norm:
             if tensor.any():
                 raise UserError(
-                    f"{name} is not zero, and torchvision's RetinaNet has no biases in front of norms: it cannot compute "
-                    f"what this model does."
+                    f"{name} is not zero, and torchvision's RetinaNet has no biases in front of norms: it cannot "
+                    f"compute what this model does."
                 )
             del finished[name]
     return finished

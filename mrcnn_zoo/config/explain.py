@@ -16,11 +16,13 @@ WIDTH = 100
 # Keys of these last parts select from one registry, whichever section they stand in.
 REGISTRY_OF_LEAF = {
     "NORM": registries.NORMS,
+    "OUT_NORM": registries.NORMS,
     "POOLER_TYPE": registries.POOLING_OPERATIONS,
     "BBOX_REG_LOSS_TYPE": registries.BOX_LOSSES,
     "MATCHER": registries.MATCHERS,
     "SAMPLER": registries.SAMPLERS,
     "BOX_CODER": registries.BOX_CODERS,
+    "SUPPRESSION": registries.SUPPRESSIONS,
     "AUGMENTATIONS": registries.AUGMENTATIONS,
     "DEFINITIONS": registries.DATASET_FORMATS,
 }

@@ -59,6 +59,11 @@ def grid_anchors(cell: Tensor, feature_size: tuple[int, int], *, stride: int, of
     return (shifts[:, :, None] + cell).reshape(-1, 4)
 
 
+def by_anchor(maps: Tensor, values: int) -> Tensor:
+    """What a head predicts, in the order of `grid_anchors`: (N, A * values, H, W) -> (N, H * W * A, values)."""
+    return maps.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values))
+
+
 def is_inside(boxes: Tensor, image_size: tuple[int, int], *, margin: float) -> Tensor:
     """Whether boxes stay within `margin` pixels around the image, whose border belongs to it: (R, 4) -> (R,) bool."""
     height, width = image_size

@@ -182,7 +182,7 @@ def test_the_way_out_and_back_changes_nothing(theirs: dict[str, Tensor]) -> None
             lambda ours: {**ours, "roi_heads.box_predictor.bbox_pred.bias": torch.zeros(4)},
             "CLS_AGNOSTIC_BBOX_REG or CLS_AGNOSTIC_MASK cannot",
         ),
-        (lambda ours: {"backbone.x": torch.zeros(1)}, "not of a detector that torchvision has"),
+        (lambda _: {"backbone.x": torch.zeros(1)}, "not of a detector that torchvision has"),
     ],
 )
 def test_what_torchvision_does_not_have_is_refused(

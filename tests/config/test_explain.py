@@ -4,6 +4,7 @@ import pytest
 
 from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME
 from mrcnn_zoo.config.explain import explain, registry_of
+from mrcnn_zoo.config.keys import Key
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import BACKBONES, BOX_LOSSES, NORMS, POOLING_OPERATIONS
 
@@ -56,6 +57,13 @@ def test_keys_find_their_registry_by_name_or_by_last_part() -> None:
     assert registry_of(KEYS_BY_NAME["MODEL.RESNETS.NORM"]) is NORMS
     assert registry_of(KEYS_BY_NAME["MODEL.RPN.BBOX_REG_LOSS_TYPE"]) is BOX_LOSSES
     assert registry_of(KEYS_BY_NAME["SOLVER.WEIGHT_DECAY_NORM"]) is None
+
+
+@pytest.mark.parametrize(
+    "key", [key for key in ALL_KEYS if key.meaning.startswith("Registered ")], ids=lambda key: key.name
+)
+def test_every_key_that_speaks_of_registered_names_has_a_registry(key: Key) -> None:
+    assert registry_of(key) is not None or not key.is_built
 
 
 def test_a_section_lists_its_keys() -> None:

@@ -138,3 +138,13 @@ def test_a_network_that_halves_elsewhere_is_not_torchvisions(tmp_path: Path, cap
     assert convert(tmp_path / "deep.pth", tmp_path / "theirs.pth", "--to", "torchvision") == 2
     assert "STRIDE_IN_1X1" in capsys.readouterr().err
     assert not (tmp_path / "theirs.pth").exists()
+
+
+def test_verify_says_what_it_cannot_compare(
+    cfg: CfgNode, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "theirs.pth")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    arguments = ("--config-file", tmp_path / "config.yaml", "--verify", image)
+    assert convert(tmp_path / "theirs.pth", tmp_path / "ours.pth", *arguments) == 0
+    assert "taken for a file of Detectron2, which is not installed" in capsys.readouterr().out

@@ -81,7 +81,7 @@ class Converter:
     bottleneck_signature: str = ""
     optional: str = ""
     prepare: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
-    settings_by_weights: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda weights: {}
+    settings_by_weights: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda _: {}
 
     def recognises(self, names: Collection[str]) -> bool:
         """Whether weights with these names come from this source."""

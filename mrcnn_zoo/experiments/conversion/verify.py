@@ -34,8 +34,9 @@ def verify(converted: Converted, image: str | Path) -> Iterator[str]:
     if name == TorchvisionDetector.source:
         theirs = _found_by_torchvision(file.weights, converted, sample)
         yield f"{file.source} in torchvision, against ours: {compare([ours], [theirs])}"
-    elif name:
-        yield f"{file.source} was recognised as {name}, which is not installed: its own model cannot be compared."
+    elif name or "config" not in file.meta:
+        library = name or "Detectron2"
+        yield f"{file.source} is taken for a file of {library}, which is not installed: its own model is not compared."
     if converted.kind == TORCHVISION:
         theirs = _found_by_torchvision(read_weights(converted.target).weights, converted, sample)
         yield f"ours, against {converted.target} in torchvision: {compare([ours], [theirs])}"

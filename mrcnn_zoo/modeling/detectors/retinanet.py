@@ -7,17 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.modeling.anchors import build_anchor_generator
+from mrcnn_zoo.modeling.anchors import build_anchored_levels
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.contracts import AnchorGenerator, Backbone, Features
 from mrcnn_zoo.modeling.detectors.postprocessing import to_original_size
 from mrcnn_zoo.modeling.detectors.retinanet_head import RetinaNetHead, build_retinanet_head
 from mrcnn_zoo.modeling.detectors.retinanet_selection import DenseSelection
 from mrcnn_zoo.modeling.detectors.retinanet_supervision import FocalSupervision
+from mrcnn_zoo.ops.anchors import by_anchor
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES, DETECTORS, MATCHERS, SUPPRESSIONS
-from mrcnn_zoo.structures import Batch, Detections, FeatureSpec, Sample, TrainingOutput
+from mrcnn_zoo.structures import Batch, Detections, Sample, TrainingOutput
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class RetinaNet(nn.Module):
         logits, deltas = self.head(levels)
         return DensePredictions(
             anchors=self.anchor_generator(levels),
-            logits=[_by_anchor(level, self.head.num_classes) for level in logits],
-            deltas=[_by_anchor(level, 4) for level in deltas],
+            logits=[by_anchor(level, self.head.num_classes) for level in logits],
+            deltas=[by_anchor(level, 4) for level in deltas],
         )
 
     def losses(self, samples: list[Sample]) -> TrainingOutput:
@@ -122,28 +122,25 @@ class RetinaNet(nn.Module):
         return detections
 
 
-def _by_anchor(maps: Tensor, values: int) -> Tensor:
-    """(N, A * values, H, W) -> (N, H * W * A, values), in the order of the anchors."""
-    return maps.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values))
-
-
 @DETECTORS.register("RetinaNet")
 def build_retinanet(cfg: CfgNode) -> RetinaNet:
     """The detector of `MODEL.RETINANET`, on the CPU and with fresh weights."""
     settings = cfg.MODEL.RETINANET
     backbone = build_backbone(cfg, len(cfg.MODEL.PIXEL_MEAN))
-    in_features = list(settings.IN_FEATURES)
-    specs = _specs_of(in_features, backbone)
-    anchors = build_anchor_generator(cfg, [spec.stride for spec in specs])
-    _check_levels(in_features, specs, anchors)
+    levels = build_anchored_levels(
+        cfg,
+        "RETINANET",
+        backbone.output_specs,
+        advice="The backbone build_retinanet_resnet_fpn_backbone makes p3 to p7.",
+    )
     coder = BOX_CODERS.get(settings.BOX_CODER, key="MODEL.RETINANET.BOX_CODER")(settings.BBOX_REG_WEIGHTS)
     return RetinaNet(
         backbone,
         head=build_retinanet_head(
-            cfg, specs[0].channels, num_anchors=anchors.anchors_per_cell[0], num_levels=len(specs)
+            cfg, levels.channels, num_anchors=levels.anchors_per_cell, num_levels=len(levels.names)
         ),
-        in_features=in_features,
-        anchors=anchors,
+        in_features=levels.names,
+        anchors=levels.anchors,
         supervision=_build_supervision(cfg, coder),
         selection=DenseSelection(
             SUPPRESSIONS.get(settings.SUPPRESSION, key="MODEL.RETINANET.SUPPRESSION")(cfg, settings.NMS_THRESH_TEST),
@@ -170,22 +167,3 @@ def _build_supervision(cfg: CfgNode, coder: BoxCoder) -> FocalSupervision:
         alpha=settings.FOCAL_LOSS_ALPHA,
         gamma=settings.FOCAL_LOSS_GAMMA,
     )
-
-
-def _specs_of(in_features: list[str], backbone: Backbone) -> list[FeatureSpec]:
-    missing = [name for name in in_features if name not in backbone.output_specs]
-    if missing or not in_features:
-        raise UserError(
-            f"MODEL.RETINANET.IN_FEATURES = {in_features} should name maps of the backbone: "
-            f"{', '.join(backbone.output_specs)}. The backbone build_retinanet_resnet_fpn_backbone makes p3 to p7."
-        )
-    return [backbone.output_specs[name] for name in in_features]
-
-
-def _check_levels(in_features: list[str], specs: list[FeatureSpec], anchors: AnchorGenerator) -> None:
-    if len(set(anchors.anchors_per_cell)) > 1 or len({spec.channels for spec in specs}) > 1:
-        raise UserError(
-            f"one RetinaNet head serves all levels, so they need equal channels and numbers of anchors; {in_features} "
-            f"have {[spec.channels for spec in specs]} channels and {anchors.anchors_per_cell} anchors a cell "
-            "(MODEL.ANCHOR_GENERATOR.SIZES times ASPECT_RATIOS)."
-        )

@@ -3,7 +3,6 @@
 from mrcnn_zoo.modeling.poolers.pooling_operations import (
     CropAndResize,
     RoIAlign,
-    RoIAlignMax,
     RoIPool,
     RoIWarp,
     RoundedRoIs,
@@ -20,7 +19,6 @@ __all__ = [
     "LevelAssignment",
     "PyramidPooler",
     "RoIAlign",
-    "RoIAlignMax",
     "RoIPool",
     "RoIWarp",
     "RoundedRoIs",

@@ -1,5 +1,7 @@
 """RoI pooling operations by the names that a config gives them; each works on one level of a pyramid."""
 
+from typing import Protocol
+
 from torch import Tensor, nn
 
 from mrcnn_zoo.ops import roi
@@ -8,11 +10,26 @@ from mrcnn_zoo.registries import POOLING_OPERATIONS
 WARP_SAMPLES = 2  # rows of the warped region in a pooled one, where the config leaves it open
 
 
-class RoIAlign(nn.Module):
-    """Mean of bilinear samples; see `ops.roi.roi_align` for the arguments."""
+class Alignment(Protocol):
+    """Makes one value of the bilinear samples in a cell: `ops.roi.roi_align` or `ops.roi.roi_align_max`."""
 
-    def __init__(self, side: int, *, scale: float, sampling_ratio: int, aligned: bool) -> None:
+    __name__: str
+
+    def __call__(
+        self, features: Tensor, regions: Tensor, side: int, *, scale: float, sampling_ratio: int, aligned: bool
+    ) -> Tensor:
+        """(N, C, H, W) features, (R, 5) regions with the row of their image -> (R, C, S, S)."""
+        ...
+
+
+class RoIAlign(nn.Module):
+    """The mean of bilinear samples, or another alignment; see `ops.roi.roi_align` for the other arguments."""
+
+    def __init__(
+        self, side: int, *, scale: float, sampling_ratio: int, aligned: bool, align: Alignment = roi.roi_align
+    ) -> None:
         super().__init__()
+        self.align = align
         self.side = side
         self.scale = scale
         self.sampling_ratio = sampling_ratio
@@ -20,7 +37,7 @@ class RoIAlign(nn.Module):
 
     def forward(self, features: Tensor, regions: Tensor) -> Tensor:
         """(N, C, H, W) features, (R, 5) regions with the row of their image -> (R, C, S, S)."""
-        return roi.roi_align(
+        return self.align(
             features,
             regions,
             self.side,
@@ -30,7 +47,8 @@ class RoIAlign(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"{self.side}, scale={self.scale}, sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
+        settings = f"scale={self.scale}, sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
+        return f"{self.align.__name__}, {self.side}, {settings}"
 
 
 class RoIPool(nn.Module):
@@ -47,31 +65,6 @@ class RoIPool(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.side}, scale={self.scale}"
-
-
-class RoIAlignMax(nn.Module):
-    """Greatest of the bilinear samples; see `ops.roi.roi_align_max` for the arguments."""
-
-    def __init__(self, side: int, *, scale: float, sampling_ratio: int, aligned: bool) -> None:
-        super().__init__()
-        self.side = side
-        self.scale = scale
-        self.sampling_ratio = sampling_ratio
-        self.aligned = aligned
-
-    def forward(self, features: Tensor, regions: Tensor) -> Tensor:
-        """(N, C, H, W) features, (R, 5) regions with the row of their image -> (R, C, S, S)."""
-        return roi.roi_align_max(
-            features,
-            regions,
-            self.side,
-            scale=self.scale,
-            sampling_ratio=self.sampling_ratio,
-            aligned=self.aligned,
-        )
-
-    def extra_repr(self) -> str:
-        return f"{self.side}, scale={self.scale}, sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
 
 
 class RoIWarp(nn.Module):
@@ -102,7 +95,7 @@ class RoundedRoIs(nn.Module):
         scale: cells of the feature map per image pixel.
     """
 
-    def __init__(self, operation: RoIAlign | RoIAlignMax, *, scale: float) -> None:
+    def __init__(self, operation: RoIAlign, *, scale: float) -> None:
         super().__init__()
         self.operation = operation
         self.scale = scale
@@ -182,15 +175,15 @@ def build_roi_pool(side: int, scale: float, _sampling_ratio: int) -> RoIPool:
 
 
 @POOLING_OPERATIONS.register("ROIAlignMax")
-def build_roi_align_max(side: int, scale: float, sampling_ratio: int) -> RoIAlignMax:
+def build_roi_align_max(side: int, scale: float, sampling_ratio: int) -> RoIAlign:
     """`ROIAlign` with the greatest sample instead of the mean."""
-    return RoIAlignMax(side, scale=scale, sampling_ratio=sampling_ratio, aligned=False)
+    return RoIAlign(side, scale=scale, sampling_ratio=sampling_ratio, aligned=False, align=roi.roi_align_max)
 
 
 @POOLING_OPERATIONS.register("ROIAlignV2Max")
-def build_roi_align_v2_max(side: int, scale: float, sampling_ratio: int) -> RoIAlignMax:
+def build_roi_align_v2_max(side: int, scale: float, sampling_ratio: int) -> RoIAlign:
     """`ROIAlignV2` with the greatest sample instead of the mean."""
-    return RoIAlignMax(side, scale=scale, sampling_ratio=sampling_ratio, aligned=True)
+    return RoIAlign(side, scale=scale, sampling_ratio=sampling_ratio, aligned=True, align=roi.roi_align_max)
 
 
 @POOLING_OPERATIONS.register("ROIWarp")
@@ -208,7 +201,8 @@ def build_roi_warp_rounded(side: int, scale: float, sampling_ratio: int) -> Roun
 @POOLING_OPERATIONS.register("ROIWarpRoundedMax")
 def build_roi_warp_rounded_max(side: int, scale: float, sampling_ratio: int) -> RoundedRoIs:
     """The same with the greatest sample."""
-    return RoundedRoIs(RoIAlignMax(side, scale=1.0, sampling_ratio=sampling_ratio, aligned=True), scale=scale)
+    operation = RoIAlign(side, scale=1.0, sampling_ratio=sampling_ratio, aligned=True, align=roi.roi_align_max)
+    return RoundedRoIs(operation, scale=scale)
 
 
 @POOLING_OPERATIONS.register("CropAndResize")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.modeling.contracts import RPNHead
+from mrcnn_zoo.ops.anchors import by_anchor
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def predict_all(head: RPNHead, levels: list[Tensor], anchors: list[Tensor]) -> A
     return AnchorPredictions(
         anchors=anchors,
         logits=[level.permute(0, 2, 3, 1).flatten(1) for level in logits],
-        deltas=[level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for level in deltas],
+        deltas=[by_anchor(level, 4) for level in deltas],
     )
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.modeling.anchors import build_anchor_generator
+from mrcnn_zoo.modeling.anchors import build_anchored_levels
 from mrcnn_zoo.modeling.contracts import AnchorGenerator, Features, RPNHead
 from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import (
     AnchorPredictions,
@@ -104,25 +103,12 @@ class RPN(nn.Module):
 def build_rpn(cfg: CfgNode, feature_specs: Mapping[str, FeatureSpec]) -> RPN:
     """The region proposal network of `MODEL.RPN` on maps of a backbone."""
     settings = cfg.MODEL.RPN
-    in_features = list(settings.IN_FEATURES)
-    missing = [name for name in in_features if name not in feature_specs]
-    if missing or not in_features:
-        raise UserError(
-            f"MODEL.RPN.IN_FEATURES = {in_features} should name maps of the backbone: {', '.join(feature_specs)}."
-        )
-    specs = [feature_specs[name] for name in in_features]
-    anchors = build_anchor_generator(cfg, [spec.stride for spec in specs])
-    if len(set(anchors.anchors_per_cell)) > 1 or len({spec.channels for spec in specs}) > 1:
-        raise UserError(
-            f"one RPN head serves all levels, so they need equal channels and numbers of anchors; {in_features} have "
-            f"{[spec.channels for spec in specs]} channels and {anchors.anchors_per_cell} anchors a cell "
-            "(MODEL.ANCHOR_GENERATOR.SIZES times ASPECT_RATIOS)."
-        )
+    levels = build_anchored_levels(cfg, "RPN", feature_specs)
     coder = BOX_CODERS.get(settings.BOX_CODER, key="MODEL.RPN.BOX_CODER")(settings.BBOX_REG_WEIGHTS)
     return RPN(
-        RPN_HEADS.get(settings.HEAD_NAME)(cfg, specs[0].channels, anchors.anchors_per_cell[0]),
-        in_features=in_features,
-        anchors=anchors,
+        RPN_HEADS.get(settings.HEAD_NAME)(cfg, levels.channels, levels.anchors_per_cell),
+        in_features=levels.names,
+        anchors=levels.anchors,
         coder=coder,
         training_selection=_build_selection(cfg, settings.PRE_NMS_TOPK_TRAIN, settings.POST_NMS_TOPK_TRAIN),
         test_selection=_build_selection(cfg, settings.PRE_NMS_TOPK_TEST, settings.POST_NMS_TOPK_TEST),

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling.contracts import Suppression
 from mrcnn_zoo.ops.nms import batched_nms
 from mrcnn_zoo.registries import SUPPRESSIONS
 
@@ -31,25 +32,18 @@ class GreedySuppression:
 
 
 class ClassAgnosticSuppression:
-    """The same, but a box also removes those of other classes that overlap it: one detection a place.
+    """Another suppression over the boxes of all classes together: one detection a place.
 
     Args:
-        iou_threshold: a box is removed when its IoU with a better one is above this.
+        suppression: of one class.
     """
 
-    def __init__(self, iou_threshold: float) -> None:
-        self.iou_threshold = iou_threshold
+    def __init__(self, suppression: Suppression) -> None:
+        self.suppression = suppression
 
     def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows that stay, best first, and their scores, which do not change.
-
-        Args:
-            boxes: (R, 4) pixels.
-            scores: (R,).
-            classes: (R,) int64, which do not matter.
-        """
-        rows = batched_nms(boxes, scores, torch.zeros_like(classes), iou_threshold=self.iou_threshold)
-        return rows, scores[rows]
+        """(R, 4), (R,), (R,), of which the classes do not matter -> rows that stay, best first, and their scores."""
+        return self.suppression(boxes, scores, torch.zeros_like(classes))
 
 
 @SUPPRESSIONS.register("greedy")
@@ -61,4 +55,4 @@ def build_greedy_suppression(_cfg: CfgNode, iou_threshold: float) -> GreedySuppr
 @SUPPRESSIONS.register("greedy_class_agnostic")
 def build_class_agnostic_suppression(_cfg: CfgNode, iou_threshold: float) -> ClassAgnosticSuppression:
     """Greedy suppression over all classes."""
-    return ClassAgnosticSuppression(iou_threshold)
+    return ClassAgnosticSuppression(GreedySuppression(iou_threshold))

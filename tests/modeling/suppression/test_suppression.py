@@ -39,7 +39,7 @@ def test_greedy_follows_its_definition_and_torchvision() -> None:
 
 def test_class_agnostic_suppression_forgets_the_classes() -> None:
     boxes, scores, classes = scene(120, 3)
-    rows, kept = ClassAgnosticSuppression(0.4)(boxes, scores, classes)
+    rows, kept = ClassAgnosticSuppression(GreedySuppression(0.4))(boxes, scores, classes)
     assert rows.tolist() == slow_greedy(boxes, scores, torch.zeros(120), 0.4)
     assert torch.equal(rows, torchvision.ops.nms(boxes, scores, 0.4))
     assert torch.equal(kept, scores[rows])

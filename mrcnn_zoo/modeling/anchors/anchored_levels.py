@@ -1,0 +1,54 @@
+"""The maps that one head looks at, whatever their level, and the anchors that it judges there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling.contracts import AnchorGenerator
+from mrcnn_zoo.registries import ANCHOR_GENERATORS
+from mrcnn_zoo.structures import FeatureSpec
+
+
+@dataclass(frozen=True)
+class AnchoredLevels:
+    """Maps of equal depth with equally many anchors a cell, as a head needs that serves all of them."""
+
+    names: list[str]  # of the maps, from fine to coarse
+    channels: int  # C of each
+    anchors: AnchorGenerator
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """A, on every level."""
+        return self.anchors.anchors_per_cell[0]
+
+
+def build_anchored_levels(
+    cfg: CfgNode, section: str, feature_specs: Mapping[str, FeatureSpec], *, advice: str = ""
+) -> AnchoredLevels:
+    """The maps of `IN_FEATURES` with the anchors of `MODEL.ANCHOR_GENERATOR`.
+
+    Args:
+        cfg: the whole config.
+        section: of `MODEL` that describes the head: RPN or RETINANET.
+        feature_specs: of the backbone's maps.
+        advice: a sentence for the message about missing maps.
+
+    Raises:
+        UserError: maps that the backbone does not make, or that differ in what one head must find alike.
+    """
+    names = list(cfg.MODEL[section].IN_FEATURES)
+    if not names or not set(names) <= set(feature_specs):
+        available = ", ".join(feature_specs)
+        message = f"MODEL.{section}.IN_FEATURES = {names} should name maps of the backbone: {available}. {advice}"
+        raise UserError(message.rstrip())
+    specs = [feature_specs[name] for name in names]
+    anchors = ANCHOR_GENERATORS.get(cfg.MODEL.ANCHOR_GENERATOR.NAME)(cfg, [spec.stride for spec in specs])
+    if len(set(anchors.anchors_per_cell)) > 1 or len({spec.channels for spec in specs}) > 1:
+        raise UserError(
+            f"one head serves all levels of MODEL.{section}.IN_FEATURES, so they need equal channels and numbers of "
+            f"anchors; {names} have {[spec.channels for spec in specs]} channels and {anchors.anchors_per_cell} "
+            "anchors a cell (MODEL.ANCHOR_GENERATOR.SIZES times ASPECT_RATIOS)."
+        )
+    return AnchoredLevels(names, specs[0].channels, anchors)
