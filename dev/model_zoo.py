@@ -42,7 +42,10 @@ SOURCES = {
     "torchvision": (
         "torchvision",
         "Published by torchvision: code under BSD-3-Clause; of weights it says that terms may follow from their "
-        "training data. With its figures: training on 8 V100 GPUs, inference on one.",
+        "training data. With its figures: training on 8 V100 GPUs, inference on one. The config is read off the "
+        "weights: `mrcnn-zoo predict --weights zoo://NAME IMAGE` and `mrcnn-zoo evaluate --weights zoo://NAME` need "
+        "nothing else. The 90 classes are COCO's category ids, the unused ones called N/A; an evaluation finds its "
+        "dataset's classes among them by name. `tools/convert_checkpoint.py` writes the same model as a file of ours.",
     ),
 }
 INTRODUCTION = """\
@@ -88,7 +91,7 @@ def _row(entry: ZooEntry) -> dict[str, str]:
     weights = f"[file](weights/{Path(entry.weights).name})" if entry.weights and entry.is_shipped else ""
     return {
         "model": entry.name.partition("/")[2],
-        "config": "yes" if entry.config else "-",
+        "config": "yes" if entry.config else "in weights" if entry.is_told_by_weights else "-",
         **{title: _number(entry.results.get(key), 1) for key, title in COLUMNS.items()},
         "s/iteration": _number(entry.seconds_per_iteration, 3),
         "GB": _number(entry.memory_gb, 1),

@@ -1,7 +1,7 @@
 """Every extension point of the framework, on one page.
 
-Each line: what the registry holds, the config key that picks from it, the package that fills it, and what a builder is
-called with. `BACKBONES.get(name)` returns the builder.
+Each line: what the registry holds, the config key that picks from it (none where several do: `config explain KEY` knows
+them), the package that fills it, and what a builder is called with. `BACKBONES.get(name)` returns the builder.
 """
 
 from mrcnn_zoo.registry import Registry
@@ -19,8 +19,8 @@ PROPOSAL_GENERATORS = Registry(
 RPN_HEADS = Registry(
     "RPN_HEADS", key="MODEL.RPN.HEAD_NAME", package="mrcnn_zoo.modeling.proposal_generators"
 )  # (cfg, channels, anchors per cell)
-MATCHERS = Registry("MATCHERS", package="mrcnn_zoo.modeling.assignment")  # (thresholds, labels, ...)
-SAMPLERS = Registry("SAMPLERS", package="mrcnn_zoo.modeling.assignment")  # (count, positive fraction)
+MATCHERS = Registry("MATCHERS", package="mrcnn_zoo.modeling.assignment")  # (thresholds, labels, *, allow_low_quality)
+SAMPLERS = Registry("SAMPLERS", package="mrcnn_zoo.modeling.assignment")  # (count, *, positive_fraction)
 BOX_CODERS = Registry("BOX_CODERS", package="mrcnn_zoo.modeling.assignment")  # (weights)
 BOX_LOSSES = Registry("BOX_LOSSES", package="mrcnn_zoo.losses")  # (beta)
 MASK_LOSSES = Registry("MASK_LOSSES", key="MODEL.ROI_MASK_HEAD.LOSS", package="mrcnn_zoo.losses")  # ()
@@ -43,18 +43,24 @@ SUPPRESSIONS = Registry(
 # --- data -------------------------------------------------------------------------------------------------------------
 DATASET_FORMATS = Registry("DATASET_FORMATS", package="mrcnn_zoo.data.formats")  # (cfg, name, definition)
 AUGMENTATIONS = Registry("AUGMENTATIONS", package="mrcnn_zoo.data.transforms")  # (cfg)
-DATA_SAMPLERS = Registry("DATA_SAMPLERS", key="DATALOADER.SAMPLER_TRAIN", package="mrcnn_zoo.data.samplers")
+DATA_SAMPLERS = Registry(
+    "DATA_SAMPLERS", key="DATALOADER.SAMPLER_TRAIN", package="mrcnn_zoo.data.samplers"
+)  # (cfg, dataset, seed)
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
-CHECKPOINT_CONVERTERS = Registry("CHECKPOINT_CONVERTERS", package="mrcnn_zoo.checkpoint.conversion")  # () -> Converter
+CHECKPOINT_CONVERTERS = Registry(
+    "CHECKPOINT_CONVERTERS", package="mrcnn_zoo.checkpoint.conversion"
+)  # (); the names in a file pick: a Converter of backbones, or a DetectorSource
 
 # --- evaluation and training ------------------------------------------------------------------------------------------
 EVALUATORS = Registry("EVALUATORS", key="EVAL.EVALUATOR", package="mrcnn_zoo.evaluation")  # (cfg, dataset)
 AP_BACKENDS = Registry(
     "AP_BACKENDS", key="EVAL.BACKEND", package="mrcnn_zoo.evaluation.backends"
-)  # called itself: (ground truth, detections, task, limits) -> Curves
+)  # called itself: (ground truth, detections, task, limits, *, sigmas) -> Curves
 OPTIMIZERS = Registry("OPTIMIZERS", key="SOLVER.OPTIMIZER", package="mrcnn_zoo.training.optimizer")  # (cfg, groups)
-LR_SCHEDULES = Registry("LR_SCHEDULES", key="SOLVER.LR_SCHEDULER_NAME", package="mrcnn_zoo.training.lr_schedule")
+LR_SCHEDULES = Registry(
+    "LR_SCHEDULES", key="SOLVER.LR_SCHEDULER_NAME", package="mrcnn_zoo.training.lr_schedule"
+)  # (cfg)
 HOOKS = Registry("HOOKS", key="HOOKS", package="mrcnn_zoo.training.hooks")  # (cfg, workspace)
 METRIC_WRITERS = Registry("METRIC_WRITERS", key="WRITERS", package="mrcnn_zoo.training.writers")  # (cfg, place)
 TRAINING_SCHEDULES = Registry(

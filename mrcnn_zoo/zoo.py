@@ -38,16 +38,22 @@ def get_config(name: str, *, trained: bool = False) -> CfgNode:
 
     Args:
         name: as for `info`.
-        trained: with MODEL.WEIGHTS naming its trained weights, not those that its training starts from.
+        trained: with MODEL.WEIGHTS naming its trained weights, not those that its training starts from. A model of
+            torchvision's has no other config: it is read off its weights, which are downloaded when needed.
 
     Raises:
-        UserError: a name that is not in the zoo; a model that no config of ours builds, or without published weights.
+        UserError: a name that is not in the zoo; a model that no config of ours builds, or without published weights;
+            a download that fails.
     """
     entry = find_entry(name)
     overrides = list(entry.overrides)
     if trained:
         zoo_index.weights_address(entry)
         overrides += ["MODEL.WEIGHTS", zoo_index.PREFIX + entry.name]
+    if trained and entry.is_told_by_weights:
+        from mrcnn_zoo.evaluation import config_of_weights
+
+        return config_of_weights(zoo_index.PREFIX + entry.name, overrides)
     return load_config(zoo_index.config_name(entry), overrides)
 
 
@@ -79,6 +85,6 @@ def get(name: str, *, trained: bool = False) -> "nn.Module":
 
     entry = find_entry(name)
     zoo_index.weights_address(entry)
-    config = zoo_index.config_name(entry)
+    config = None if entry.is_told_by_weights else zoo_index.config_name(entry)
     model, _, _ = load_trained(zoo_index.PREFIX + entry.name, config=config, overrides=entry.overrides)
     return model

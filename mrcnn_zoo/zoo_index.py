@@ -24,8 +24,9 @@ class ZooEntry:
     name: str
     source: str  # who published it: "Detectron2", "torchvision", "mrcnn_zoo"
     config: str | None  # name of the config that builds it, without suffix
-    overrides: tuple[Any, ...] = ()  # KEY, VALUE, ... on top of that config
-    reason: str = ""  # why there is no config
+    is_told_by_weights: bool = False  # that have their config read off them, being another project's
+    overrides: tuple[Any, ...] = ()  # KEY, VALUE, ... on top of either config
+    reason: str = ""  # why there is no config at all
     weights: str | None = None  # address, or path of a file that ships beside the index
     md5: str = ""  # of the weights, or how it begins
     sha256: str = ""  # the same
@@ -36,6 +37,11 @@ class ZooEntry:
     memory_gb: float | None = None  # of training, on each GPU
     reproduce: str | None = None  # command
     notes: str = ""
+
+    @property
+    def is_buildable(self) -> bool:
+        """Whether the published model can be had, with a config of the package or with that of its weights."""
+        return self.config is not None or self.is_told_by_weights
 
     @property
     def is_shipped(self) -> bool:
@@ -83,8 +89,13 @@ def config_name(entry: ZooEntry) -> str:
     """The name of the config that builds a model, with the entry's overrides on top.
 
     Raises:
-        UserError: a model that no config of ours builds.
+        UserError: a model that no config of ours builds, or whose weights tell it.
     """
+    if entry.is_told_by_weights:
+        raise UserError(
+            f"the config of {entry.name} is read off its weights, so the model cannot be had without them: ask for it "
+            f"with trained=True, or name {PREFIX}{entry.name} as weights and no config."
+        )
     if entry.config is None:
         raise UserError(f"the zoo has weights of {entry.name}, but no config that builds it: {entry.reason}.")
     return entry.config

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mrcnn_zoo.config.class_count import class_count
 from mrcnn_zoo.data.mapper import build_test_mapper
 from mrcnn_zoo.evaluation import load_trained
+from mrcnn_zoo.evaluation.class_mapping import predicts_classes
 from mrcnn_zoo.inspection.pictures import OBJECT
 from mrcnn_zoo.inspection.prediction import predict_files
 from mrcnn_zoo.modeling import resolve_device
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, cfg, class_names = load_trained(arguments.weights, config=arguments.config_file, overrides=arguments.set)
     if resolve_device(cfg.MODEL.DEVICE).type == "cpu":
         keep_freed_memory()
-    if not getattr(model, "predicts_classes", True):
+    if not predicts_classes(model):
         class_names = (OBJECT,)
     failures = predict_files(
         model,

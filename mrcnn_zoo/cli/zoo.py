@@ -48,7 +48,7 @@ def _row(entry: ZooEntry) -> dict[str, object]:
         **{column: _number(entry.results.get(key), 1) for column, key in RESULT_COLUMNS.items()},
         "s/image": _number(entry.seconds_per_image, 3),
         "weights": weights,
-        "config": "yes" if entry.config else "no",
+        "config": "yes" if entry.config else "in weights" if entry.is_told_by_weights else "no",
     }
 
 
@@ -61,10 +61,11 @@ def _info(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(asdict(entry), indent=2, ensure_ascii=False))
         return 0
+    weights = f"--weights {PREFIX}{entry.name}" if entry.is_buildable and entry.weights else ""
     lines = {
         "name": entry.name,
         "published by": entry.source,
-        "config": entry.config or f"none: {entry.reason}",
+        "config": entry.config or _config_elsewhere(entry),
         "overrides": " ".join(map(str, entry.overrides)),
         "weights": entry.weights or "none yet",
         "checksum": (entry.sha256 and f"sha256 {entry.sha256}") or (entry.md5 and f"md5 {entry.md5}") or "",
@@ -74,12 +75,17 @@ def _info(arguments: argparse.Namespace) -> int:
         "memory": _with_unit(entry.memory_gb, "GB"),
         "inference": _with_unit(entry.seconds_per_image, "s/image"),
         "reproduce": entry.reproduce or "",
-        "predict": f"{PROGRAM} predict --weights {PREFIX}{entry.name} IMAGE" if entry.config and entry.weights else "",
+        "predict": weights and f"{PROGRAM} predict {weights} IMAGE",
+        "evaluate": weights and f"{PROGRAM} evaluate {weights}",
         "notes": entry.notes,
     }
     width = max(map(len, lines))
     print("\n".join(f"{key:{width}}  {value}" for key, value in lines.items() if value))
     return 0
+
+
+def _config_elsewhere(entry: ZooEntry) -> str:
+    return "read off the weights" if entry.is_told_by_weights else f"none: {entry.reason}"
 
 
 def _with_unit(value: float | None, unit: str) -> str:
@@ -116,7 +122,8 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
     entry = find_entry(arguments.name)
     if not entry.reproduce:
-        raise UserError(f"{entry.name} cannot be trained here: {entry.reason}. {entry.notes}")
+        reason = entry.reason or f"the recipe is {entry.source}'s own"
+        raise UserError(f"{entry.name} cannot be trained here: {reason}. {entry.notes}")
     command = [*shlex.split(entry.reproduce), *arguments.additions]
     print(shlex.join(command), flush=True)
     return run_program(command[1:]) if arguments.run else 0

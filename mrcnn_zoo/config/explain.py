@@ -1,5 +1,6 @@
 """What a config key means, as text for the terminal."""
 
+import inspect
 import textwrap
 
 from mrcnn_zoo import registries
@@ -63,7 +64,18 @@ def _explain_key(key: Key) -> str:
         rows["not built"] = _unbuilt_words(key)
     rows["meaning"] = key.meaning
     column = max(map(len, rows)) + 2
-    return "\n".join([key.name, *(_wrapped(f"  {label:{column}}", text) for label, text in rows.items())])
+    lines = [key.name, *(_wrapped(f"  {label:{column}}", text) for label, text in rows.items())]
+    return "\n".join([*lines, *_component_lines(registry)])
+
+
+def _component_lines(registry: Registry | None) -> list[str]:
+    """A line for each registered name that tells what it is: the first of its builder's docstring."""
+    names = registry.names() if registry is not None else []
+    told = {name: inspect.getdoc(registry.get(name)) for name in names} if registry is not None else {}
+    column = max(map(len, names), default=0) + 2
+    return [
+        _wrapped(f"    {name:{column}}", text.splitlines()[0].replace("`", "")) for name, text in told.items() if text
+    ]
 
 
 def _unbuilt_words(key: Key) -> str:

@@ -1,7 +1,7 @@
 """Datasets: from a name in the config to the samples that a model takes."""
 
 from mrcnn_zoo.data.catalog import dataset_names, load_dataset
-from mrcnn_zoo.data.classes import check_num_classes, merge_datasets
+from mrcnn_zoo.data.classes import check_num_classes, check_num_keypoints, merge_datasets
 from mrcnn_zoo.data.loader import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from mrcnn_zoo.data.mapper import build_test_mapper, build_train_mapper, build_validation_mapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource, InstanceRecord
@@ -19,6 +19,7 @@ __all__ = [
     "build_train_mapper",
     "build_validation_mapper",
     "check_num_classes",
+    "check_num_keypoints",
     "dataset_names",
     "load_dataset",
     "merge_datasets",

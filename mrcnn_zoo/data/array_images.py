@@ -12,6 +12,7 @@ ARRAY_SUFFIXES = (".npy", ".npz")
 IMAGE_ENTRY = "image"  # of a .npz file with several arrays
 TIFF_CHANNELS = "SCQIZT"  # samples, channels, and pages of whatever kind
 TIFF_PLANE = "YX"
+TIFF_STACK = "QYX"  # pages of unknown meaning
 
 
 def read_array(path: str) -> NDArray[np.generic]:
@@ -106,6 +107,9 @@ def _only_entry(path: str, archive: np.lib.npyio.NpzFile) -> NDArray[np.generic]
 
 
 def _channels_last(array: NDArray[np.generic], axes: str, path: str) -> NDArray[np.generic]:
+    if axes == TIFF_STACK and array.shape[0] > array.shape[2]:
+        # tifffile.imwrite of an (H, W, C) array that is not told what its axes are: H pages of W x C.
+        return array
     others = [axis for axis in axes if axis not in TIFF_PLANE]
     if len(others) > 1 or not set(others) <= set(TIFF_CHANNELS) or not set(TIFF_PLANE) <= set(axes):
         raise UserError(

@@ -49,10 +49,15 @@ def check_num_classes(cfg: CfgNode, dataset: Dataset) -> None:
             f"{key} = {value}, but dataset {dataset.name!r} has {len(dataset.class_names)} classes: "
             f"{_listed(dataset.class_names)}. Set {key} to {len(dataset.class_names)}."
         )
-    _check_num_keypoints(cfg, dataset)
+    check_num_keypoints(cfg, dataset)
 
 
-def _check_num_keypoints(cfg: CfgNode, dataset: Dataset) -> None:
+def check_num_keypoints(cfg: CfgNode, dataset: Dataset) -> None:
+    """Stop when a keypoint model has another number of keypoints than the dataset, if that has any.
+
+    Raises:
+        UserError: with the right value and the names of the keypoints.
+    """
     count, names = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, dataset.keypoint_names
     if cfg.MODEL.KEYPOINT_ON and names and count != len(names):
         raise UserError(

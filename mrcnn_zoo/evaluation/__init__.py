@@ -1,16 +1,18 @@
 """Measuring what a model finds: COCO's box and mask AP, as tables and files."""
 
 from mrcnn_zoo.evaluation.coco import CocoEvaluator
-from mrcnn_zoo.evaluation.evaluator import evaluate, evaluate_datasets
+from mrcnn_zoo.evaluation.evaluator import check_evaluation, evaluate, evaluate_datasets
 from mrcnn_zoo.evaluation.expected import UnexpectedResultsError, verify_expected_results
 from mrcnn_zoo.evaluation.ground_truth import ground_truth_detections
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator
-from mrcnn_zoo.evaluation.trained import load_trained, refuse_gaps
+from mrcnn_zoo.evaluation.trained import config_of_weights, load_trained, refuse_gaps
 
 __all__ = [
     "CocoEvaluator",
     "ProposalEvaluator",
     "UnexpectedResultsError",
+    "check_evaluation",
+    "config_of_weights",
     "evaluate",
     "evaluate_datasets",
     "ground_truth_detections",

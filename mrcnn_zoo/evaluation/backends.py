@@ -20,6 +20,7 @@ RECALL_THRESHOLDS = tuple(np.linspace(0.0, 1.0, 101))  # Q
 AREAS = ("all", "small", "medium", "large")  # A: any area, below 32^2, up to 96^2, above, in square pixels
 KEYPOINT_AREAS = ("all", "medium", "large")  # the points of small objects are not annotated
 KEYPOINTS = "keypoints"  # the task whose overlap is the similarity of keypoints instead of IoU
+OPTIONAL_PACKAGES = {"hotcoco": "hotcoco", "faster_coco_eval": "faster-coco-eval"}  # of backends, for pip
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,8 @@ def curves_by_hotcoco(
     *,
     sigmas: Sequence[float] = (),
 ) -> Curves:
-    """The same in Rust."""
-    hotcoco = _import_backend("hotcoco", package="hotcoco")
+    """What pycocotools computes, in Rust."""
+    hotcoco = _import_backend("hotcoco")
     return _measure(hotcoco.COCOeval(hotcoco.COCO(ground_truth), hotcoco.COCO(detections), task), limits, sigmas)
 
 
@@ -133,8 +134,8 @@ def curves_by_faster_coco_eval(
     *,
     sigmas: Sequence[float] = (),
 ) -> Curves:
-    """The same in C++."""
-    faster = _import_backend("faster_coco_eval", package="faster-coco-eval")
+    """What pycocotools computes, in C++."""
+    faster = _import_backend("faster_coco_eval")
     sets = (faster.COCO(ground_truth), faster.COCO(detections))
     return _measure(faster.COCOeval_faster(*sets, task, print_function=_discard), limits, sigmas)
 
@@ -156,12 +157,25 @@ def _measure(evaluation: Any, limits: Sequence[int], sigmas: Sequence[float]) ->
     )
 
 
-def _import_backend(module: str, *, package: str) -> ModuleType:
+def build_backend(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises:
+        UserError: an unknown one, or one whose library is not installed.
+    """
+    backend = AP_BACKENDS.get(name)
+    if name in OPTIONAL_PACKAGES:
+        _import_backend(name)
+    return backend
+
+
+def _import_backend(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"EVAL.BACKEND is {module!r}, which is not installed ({error}). Install it with `pip install {package}`, "
+            f"EVAL.BACKEND is {module!r}, which is not installed ({error}). Install it with "
+            f"`pip install {OPTIONAL_PACKAGES[module]}`, "
             f"or set EVAL.BACKEND to pycocotools."
         ) from error
 

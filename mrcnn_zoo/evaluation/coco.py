@@ -11,14 +11,14 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.formats.coco_instances import PIXEL_MIDDLE
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, detection_set
+from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, build_backend, detection_set
 from mrcnn_zoo.evaluation.files import nan_as_null, write_arrays, write_json, write_text
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, coco_ground_truth, has_masks
 from mrcnn_zoo.evaluation.main_process import results_of_main_process
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
 from mrcnn_zoo.evaluation.tables import Results, category_table, coco_metrics, markdown_report, summary_table
 from mrcnn_zoo.ops.processes import gather_on_main_process
-from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS
+from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
 
 STANDARD_LIMITS = (1, 10)  # AR1 and AR10
@@ -68,8 +68,9 @@ class CocoEvaluator:
         """Add the detections of some images; an image that was added before counts once.
 
         Raises:
-            ValueError: an image that is not in the dataset, or detections without the masks to be measured.
-            UserError: a class that the dataset does not have.
+            ValueError: an image that is not in the dataset.
+            UserError: a class that the dataset does not have, or detections without the masks or keypoints to be
+                measured.
         """
         for sample, found in zip(samples, detections, strict=True):
             if sample.image_id not in self._image_ids:
@@ -105,7 +106,9 @@ class CocoEvaluator:
         ]
         if SEGM in self._tasks:
             if found.masks is None:
-                raise ValueError("segm is to be measured, but the detections carry no masks (MODEL.MASK_ON is off?)")
+                raise UserError(
+                    "MODEL.MASK_ON is True, so masks are to be measured, but the model's detections carry no masks."
+                )
             rows = [row | {"segmentation": rle} for row, rle in zip(rows, found.masks.rles(), strict=True)]
         if KEYPOINTS in self._tasks:
             rows = [row | {"keypoints": points} for row, points in zip(rows, coco_points(found), strict=True)]
@@ -155,10 +158,12 @@ def coco_points(found: Detections) -> list[list[float]]:
     """The keypoints of each detection as a results file has them: x, y and score of one after the other.
 
     Raises:
-        ValueError: detections without keypoints.
+        UserError: detections without keypoints.
     """
     if found.keypoints is None:
-        raise ValueError("keypoints are to be measured, but the detections carry none (MODEL.KEYPOINT_ON is off?)")
+        raise UserError(
+            "MODEL.KEYPOINT_ON is True, so keypoints are to be measured, but the model's detections carry none."
+        )
     shift = found.keypoints.new_tensor((PIXEL_MIDDLE, PIXEL_MIDDLE, 0.0))
     return (found.keypoints - shift).detach().cpu().double().flatten(1).tolist()
 
@@ -173,7 +178,7 @@ def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator | Prop
     limit = cfg.TEST.DETECTIONS_PER_IMAGE
     return CocoEvaluator(
         dataset,
-        backend=AP_BACKENDS.get(cfg.EVAL.BACKEND),
+        backend=build_backend(cfg.EVAL.BACKEND),
         tasks=tasks,
         max_detections=limit if limit > 0 else STANDARD_MAXIMUM,
         sigmas=_sigmas(cfg, dataset) if KEYPOINTS in tasks else (),

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data import TestLoader, build_test_loader, check_num_classes, load_dataset
+from mrcnn_zoo.config.class_count import class_count, class_count_key
+from mrcnn_zoo.data import TestLoader, build_test_loader, check_num_classes, check_num_keypoints, load_dataset
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.class_mapping import class_mapping, listed, predicts_classes, with_classes_of
 from mrcnn_zoo.evaluation.expected import verify_expected_results
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.ops.processes import rank, world_size
@@ -96,13 +98,14 @@ def evaluate_datasets(
         model: see `evaluate`.
         cfg: of the run.
         output_dir: see `evaluate`.
-        class_names: that the model was trained for, if known; every dataset must have the same.
+        class_names: that the model was trained for, if known. Datasets may have fewer, and in another order: they are
+            found by name, and detections of other classes do not count. Without names the number must be the same.
 
     Returns:
         The results of the only dataset, or of several {dataset name: results}, whose files lie in a folder each.
 
     Raises:
-        UserError: no test set, or one with other classes.
+        UserError: no test set, or one with classes that the model does not know.
         UnexpectedResultsError: outside the tolerance of TEST.EXPECTED_RESULTS.
     """
     names = list(cfg.DATASETS.TEST)
@@ -112,27 +115,47 @@ def evaluate_datasets(
         )
     datasets = [load_dataset(cfg, name) for name in names]
     for dataset in datasets:  # all of them before the first is evaluated, which may take an hour
-        check_num_classes(cfg, dataset)
-        _check_classes(dataset, class_names)
+        _check_classes(cfg, dataset, model, class_names)
+    check_evaluation(cfg, datasets)
     results: dict[str, Results] = {}
     for name, dataset in zip(names, datasets, strict=True):
         folder = output_dir if output_dir is None or len(names) == 1 else Path(output_dir) / folder_name(name)
-        results[name] = evaluate(model, dataset, cfg, output_dir=folder)
+        results[name] = evaluate(with_classes_of(dataset, model, class_names), dataset, cfg, output_dir=folder)
     outcome = results[names[0]] if len(names) == 1 else results
     verify_expected_results(outcome, cfg.TEST.EXPECTED_RESULTS)
     return outcome
 
 
-def _check_classes(dataset: Dataset, class_names: Sequence[str]) -> None:
-    if class_names and tuple(class_names) != tuple(dataset.class_names):
+def check_evaluation(cfg: CfgNode, datasets: Iterable[Dataset]) -> None:
+    """Build what measures each dataset, because after hours of training a mistake in its settings shows too late.
+
+    Raises:
+        UserError: settings that do not fit the dataset, one without images, or a backend that is not installed.
+    """
+    for dataset in datasets:
+        EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, evaluated_part(dataset, cfg))
+
+
+def _check_classes(cfg: CfgNode, dataset: Dataset, model: nn.Module, class_names: Sequence[str]) -> None:
+    if not class_names or not predicts_classes(model):
+        check_num_classes(cfg, dataset)
+        return
+    count = class_count(cfg)
+    if count is not None and count != len(class_names):
         raise UserError(
-            f"the model knows {len(class_names)} classes ({_listed(class_names)}) where {dataset.name} has "
-            f"{len(dataset.class_names)} ({_listed(dataset.class_names)}): choose a test set with the model's classes."
+            f"{class_count_key(cfg)} = {count}, but the model's weights name {len(class_names)} classes: "
+            f"{listed(class_names)}."
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    check_num_keypoints(cfg, dataset)
+    if tuple(class_names) != tuple(dataset.class_names):
+        class_mapping(class_names, dataset)
+        others = [name for name in dict.fromkeys(class_names) if name not in dataset.class_names]
+        logger.info(
+            "%s: the model's classes are mapped to the %d of the dataset by name%s",
+            dataset.name,
+            len(dataset.class_names),
+            f"; detections of others ({listed(others)}) do not count" if others else "",
+        )
 
 
 def evaluated_part(dataset: Dataset, cfg: CfgNode) -> Dataset:

@@ -8,6 +8,7 @@ from torch import nn
 from mrcnn_zoo.data.proposal_files import StoredProposals
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.evaluator import inference
+from mrcnn_zoo.modeling.contracts import ProposesRegions
 from mrcnn_zoo.structures import Sample
 
 
@@ -15,13 +16,13 @@ def compute_proposals(model: nn.Module, loader: Iterable[list[Sample]]) -> dict[
     """The proposals of each image by its id, in pixels of the image file, best first.
 
     Args:
-        model: with `propose(samples)`: a ProposalNetwork, or a detector with proposals.
+        model: a detector with proposals, see `ProposesRegions`.
         loader: batches of the images.
 
     Raises:
         UserError: a model that proposes nothing.
     """
-    if not hasattr(model, "propose"):
+    if not isinstance(model, ProposesRegions):
         raise UserError(
             f"{type(model).__name__} makes no proposals: take a ProposalNetwork or a GeneralizedRCNN "
             "(MODEL.META_ARCHITECTURE)."
@@ -29,7 +30,7 @@ def compute_proposals(model: nn.Module, loader: Iterable[list[Sample]]) -> dict[
     stored: dict[int | str, StoredProposals] = {}
     with inference(model):
         for samples in loader:
-            for sample, table in zip(samples, model.propose(samples), strict=True):  # type: ignore[operator]
+            for sample, table in zip(samples, model.propose(samples), strict=True):
                 boxes, objectness = (
                     column.cpu().numpy().astype(np.float32) for column in (table.boxes, table.objectness)
                 )

@@ -73,6 +73,19 @@ def open_trained(
     return model, cfg, TrainedFile(file, class_names_of(file), report)
 
 
+def config_of_weights(weights: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
+    """The config that a file with a trained model brings along, as `load_trained` takes it; the model is not built.
+
+    Args:
+        weights: a file, or what else `load_weights` takes.
+        overrides: `KEY VALUE` or `KEY=VALUE` on top.
+
+    Raises:
+        UserError: weights that tell no config.
+    """
+    return _config_of(read_weights(weights), overrides)
+
+
 def refuse_gaps(report: LoadReport) -> None:
     """Stop when weights leave a part of the model as it was initialised; log how many were loaded otherwise.
 
@@ -116,12 +129,13 @@ def _config_of(file: WeightsFile, overrides: Sequence[Any]) -> CfgNode:
     text = file.meta.get("config")
     if isinstance(text, str):
         return _with_overrides(config_from_text(text, source=f"the config in {file.source}"), overrides)
+    entry = zoo_index.find_entry(file.source) if file.source.startswith(zoo_index.PREFIX) else None
+    overrides = [*(entry.overrides if entry else ()), *overrides]
     conversion = convert_detector(file)
     if conversion is not None:
         return load_config(None, [*(item for setting in conversion.settings.items() for item in setting), *overrides])
-    if file.source.startswith(zoo_index.PREFIX):
-        entry = zoo_index.find_entry(file.source)
-        return load_config(zoo_index.config_name(entry), [*entry.overrides, *overrides])
+    if entry is not None:
+        return load_config(zoo_index.config_name(entry), overrides)
     raise UserError(f"{file.source} holds no config: say what model it is with --config-file.")
 
 

@@ -12,6 +12,7 @@ from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation import evaluate_datasets
+from mrcnn_zoo.evaluation.class_mapping import with_classes_of
 from mrcnn_zoo.evaluation.confusion import confusion_matrix
 from mrcnn_zoo.evaluation.evaluator import evaluated_part
 from mrcnn_zoo.evaluation.tables import Results
@@ -62,6 +63,7 @@ def evaluate_with_pictures(
     results = evaluate_datasets(model, cfg, output_dir=output_dir, class_names=class_names)
     for name in names:
         folder = Path(output_dir) if len(names) == 1 else Path(output_dir) / folder_name(name)
-        paths = save_evaluation_pictures(model, load_dataset(cfg, name), cfg, folder)
+        dataset = load_dataset(cfg, name)
+        paths = save_evaluation_pictures(with_classes_of(dataset, model, class_names), dataset, cfg, folder)
         logger.info("%s: tables in %s\n%s", name, folder / "inference" / "results.md", "\n".join(map(str, paths)))
     return results

@@ -15,6 +15,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.rle import decode_window
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.class_mapping import predicts_classes
 from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, inference
 from mrcnn_zoo.evaluation.ground_truth import segmentation_rle
 from mrcnn_zoo.inspection.canvas import Picture
@@ -81,7 +82,7 @@ def save_predictions(
         return []
     records = {record.image_id: record for record in chosen.records}
     # A single name is not written at all: boxes without a class must not look like the first one.
-    class_names = dataset.class_names if getattr(model, "predicts_classes", True) else (OBJECT,)
+    class_names = dataset.class_names if predicts_classes(model) else (OBJECT,)
     paths = []
     with inference(model):
         for samples in build_prediction_loader(cfg, chosen, model):

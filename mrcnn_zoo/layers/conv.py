@@ -59,14 +59,24 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride), rounded up."""
-        weight, bias = self.weight, self.bias
-        if isinstance(self.norm, FrozenBatchNorm2d):
-            scale, bias = self.norm.scale_and_shift()
-            weight = weight * scale[:, None, None, None]
+        weight, bias = folded(self.weight, self.bias, self.norm)
         output = F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        if self.norm is not None and not isinstance(self.norm, FrozenBatchNorm2d):
-            output = self.norm(output)
-        return output if self.activation is None else self.activation(output)
+        return normalized_and_activated(output, self.norm, self.activation)
+
+
+def folded(weight: Tensor, bias: Tensor | None, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a convolution that does the work of the frozen batch norm after it, if there is one."""
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return weight, bias
+    scale, shift = norm.scale_and_shift()
+    return weight * scale[:, None, None, None], shift
+
+
+def normalized_and_activated(output: Tensor, norm: nn.Module | None, activation: Activation | None) -> Tensor:
+    """What comes after a convolution; a frozen batch norm was `folded` into it."""
+    if norm is not None and not isinstance(norm, FrozenBatchNorm2d):
+        output = norm(output)
+    return output if activation is None else activation(output)
 
 
 def fill_for_relu(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:

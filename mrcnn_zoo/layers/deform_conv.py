@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from mrcnn_zoo.layers.conv import Activation
-from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
+from mrcnn_zoo.layers.conv import Activation, folded, normalized_and_activated
 
 
 class DeformConv2d(nn.Module):
@@ -61,11 +60,7 @@ class DeformConv2d(nn.Module):
         Returns:
             (N, C_out, H / stride, W / stride), rounded up.
         """
-        weight: Tensor = self.weight
-        bias: Tensor | None = self.bias
-        if isinstance(self.norm, FrozenBatchNorm2d):
-            scale, bias = self.norm.scale_and_shift()
-            weight = weight * scale[:, None, None, None]
+        weight, bias = folded(self.weight, self.bias, self.norm)
         # The kernel knows no bfloat16, and half-precision offsets would be a quarter of a cell apart on wide maps.
         with torch.autocast(input.device.type, enabled=False):
             output = deform_conv2d(
@@ -78,6 +73,4 @@ class DeformConv2d(nn.Module):
                 dilation=self.dilation,
                 mask=tap_weights if tap_weights is None else tap_weights.float(),
             ).to(input.dtype)
-        if self.norm is not None and not isinstance(self.norm, FrozenBatchNorm2d):
-            output = self.norm(output)
-        return output if self.activation is None else self.activation(output)
+        return normalized_and_activated(output, self.norm, self.activation)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.number_rules import check_numbers
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import DETECTORS
 
@@ -16,7 +17,11 @@ def build_model(cfg: CfgNode) -> nn.Module:
 
     Returns:
         A module with `losses(samples)` and `predict(samples)`; `forward` is one of them by training mode.
+
+    Raises:
+        UserError: settings that no model can be built of.
     """
+    check_numbers(cfg)
     model = DETECTORS.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     # Convolutions with weights in channels-last order return feature maps in it: on two CPU cores the dense stage then
     # takes a third less time, and on GPUs half precision needs it. The numbers and the checkpoints are the same.

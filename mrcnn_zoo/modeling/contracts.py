@@ -113,11 +113,11 @@ class Sampler(Protocol):
 
 
 # --- regions ----------------------------------------------------------------------------------------------------------
-class RoIPooler(Protocol):
-    """Cuts a map of fixed size out of the feature maps for every region."""
+class PoolingOperation(Protocol):
+    """Cuts a map of fixed size out of one feature map for every region; the pyramid pooler has one a level."""
 
-    def __call__(self, features: Features, boxes: list[Tensor]) -> Tensor:
-        """One (R_i, 4) tensor of pixel coordinates an image -> (sum of R_i, C, S, S), image after image."""
+    def __call__(self, features: Tensor, regions: Tensor) -> Tensor:
+        """(N, C, H, W) features, (R, 5) regions of pixels with the row of their image -> (R, C, S, S)."""
         ...
 
 
@@ -131,6 +131,18 @@ class BoxHead(Protocol):
 
     def __call__(self, pooled: Tensor) -> Tensor:
         """(R, C, S, S) -> (R, D), or a map again."""
+        ...
+
+
+class RegionClassification(Protocol):
+    """What the K + 1 class logits of a region mean, and how they are trained."""
+
+    def loss(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(R, K + 1), (R,) int64 with K background and -1 ignored -> scalar, summed over regions."""
+        ...
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """(R, K + 1) -> (R, K) in [0, 1]."""
         ...
 
 
@@ -200,7 +212,11 @@ class RoIHeads(Protocol):
 
 # --- the whole --------------------------------------------------------------------------------------------------------
 class Detector(Protocol):
-    """A model from samples to losses or detections."""
+    """A model from samples to losses or detections.
+
+    Attributes that may be missing: `needs_targets` is True where also `predict` needs samples with targets;
+    `predicts_classes` is False where detections are objects of no class in particular, as proposals are.
+    """
 
     def losses(self, samples: list[Sample]) -> TrainingOutput:
         """What one training step adds up; every sample has targets."""
@@ -208,6 +224,15 @@ class Detector(Protocol):
 
     def predict(self, samples: list[Sample]) -> list[Detections]:
         """The instances of each image in the coordinates of its original size, best first."""
+        ...
+
+
+@runtime_checkable
+class ProposesRegions(Protocol):
+    """A detector whose first stage can be asked alone."""
+
+    def propose(self, samples: list[Sample]) -> list[Proposals]:
+        """The proposals of each image in the coordinates of its original size, best first."""
         ...
 
 

@@ -70,6 +70,16 @@ class Batch:
             proposals=_all_or_none([sample.proposals for sample in samples], device),
         )
 
+    def require_targets(self) -> list[Targets]:
+        """The targets of all samples.
+
+        Raises:
+            ValueError: some sample has none.
+        """
+        if self.targets is None:
+            raise ValueError("samples without targets have no losses; load them with their annotations")
+        return self.targets
+
 
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is not below `value`."""

@@ -15,7 +15,7 @@ from mrcnn_zoo.data.classes import merge_datasets
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.data.selection import select_for_training
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation import evaluate_datasets, refuse_gaps, verify_expected_results
+from mrcnn_zoo.evaluation import check_evaluation, evaluate_datasets, refuse_gaps, verify_expected_results
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.ops.processes import world_size
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
@@ -96,6 +96,7 @@ def _train_stage(cfg: CfgNode, log: LogFile, *, resume: bool) -> Results:
     for dataset in (*train_datasets, *test_datasets):
         data.check_num_classes(cfg, dataset)
     check_best_metric(cfg, test_datasets)
+    check_evaluation(cfg, test_datasets)
     if cfg.SOLVER.MAX_EPOCHS > 0:
         cfg = fit_to_epochs(cfg, len(select_for_training(cfg, merge_datasets(train_datasets))))
     checkpointer = Checkpointer(output_dir)

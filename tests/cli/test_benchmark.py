@@ -29,6 +29,19 @@ def test_inference_reports_detections_and_writes_json(
     assert "images / s" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        ("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
+        ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"),
+    ],
+)
+def test_other_detectors_find_instances_too(model: tuple[str, ...], tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    assert run("--task", "inference", *ONCE, "--no-memory", "--output", str(output), *model) == 0
+    assert json.loads(output.read_text())["rows"][0]["produced"] >= 5
+
+
 def test_training_step_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--task", "train", *ONCE, "--no-memory", "--batch-size", "2") == 0
     assert "mrcnn_zoo" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,9 @@ def test_verify_compares_the_whole_cache(lab: Path, capsys: pytest.CaptureFixtur
     assert f"ok     {lab}: it is Lab/one (sha256 " in printed
 
 
+@pytest.mark.usefixtures("lab")
 def test_verify_of_an_empty_cache_is_fine(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(cache)
     assert command.main(["verify"]) == 0
     assert not cache.exists()
     assert "no downloads of the zoo are in the cache" in capsys.readouterr().out

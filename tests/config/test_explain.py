@@ -51,6 +51,13 @@ def test_a_key_that_names_a_component_lists_the_registered_ones(name: str, regis
     assert registered in explain(name).partition("registered")[2]
 
 
+def test_each_registered_name_is_explained_in_a_line() -> None:
+    lines = explain("MODEL.ROI_BOX_HEAD.POOLER_TYPE").splitlines()
+    assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("    ROIAlignV2 ")] == [
+        "RoIAlign with the right half-cell shift."
+    ]
+
+
 def test_keys_find_their_registry_by_name_or_by_last_part() -> None:
     assert registry_of(KEYS_BY_NAME["MODEL.BACKBONE.NAME"]) is BACKBONES
     assert registry_of(KEYS_BY_NAME["MODEL.ROI_BOX_HEAD.POOLER_TYPE"]) is POOLING_OPERATIONS

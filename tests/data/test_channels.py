@@ -20,7 +20,7 @@ from mrcnn_zoo.data.transforms import build_train_augmentations
 from mrcnn_zoo.data.transforms.photometric import adjust_brightness, adjust_contrast
 from mrcnn_zoo.errors import UserError
 
-SIZE = (6, 5)
+SIZE = (20, 18)
 
 
 def pixels(channels: int, dtype: Any = np.uint8) -> np.ndarray:
@@ -111,6 +111,12 @@ def test_tiff_with_channels_in_any_place(channels: int, is_planar: bool, dtype: 
     read = FileImage(str(path)).read_with_alpha()
     assert read.dtype == dtype
     np.testing.assert_array_equal(read, array)
+
+
+def test_tiff_of_an_array_whose_axes_nobody_named(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 60000, (20, 24, 16)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", array)  # 20 pages of 24 x 16
+    np.testing.assert_array_equal(FileImage(str(tmp_path / "a.tif")).read(), array)
 
 
 def test_tiff_stack_of_more_axes_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,17 @@ def test_number_of_classes_must_be_that_of_the_data(tiny_config: TinyConfig, tmp
     with pytest.raises(UserError, match=r"MODEL.ROI_HEADS.NUM_CLASSES = 80.*has 3 classes"):
         run(tiny_config("MODEL.ROI_HEADS.NUM_CLASSES=80"))
     assert not list((tmp_path / "output").glob("*.pth"))
+
+
+@pytest.mark.parametrize("key", ["MODEL.KEYPOINT_ON=True", "EVAL.BACKEND=hotcoco"])
+def test_evaluation_that_would_fail_is_refused_before_the_training(
+    tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    cfg = tiny_config(key, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS=5", "TEST.KEYPOINT_OKS_SIGMAS=[0.1]")
+    with pytest.raises(UserError, match=r"must be 5 numbers above 0|pip install hotcoco"):
+        run(cfg)
+    assert not (tmp_path / "output" / "config.yaml").exists()
 
 
 def test_folder_of_another_training_is_refused(tiny_config: TinyConfig, tmp_path: Path) -> None:

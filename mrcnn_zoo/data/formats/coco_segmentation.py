@@ -17,7 +17,6 @@ from mrcnn_zoo.structures import ImageSize
 
 FEWEST_NUMBERS = 6  # x and y of three points
 MAX_FLOAT = sys.float_info.max  # JSON's integers have no limit
-NO_BOX = (np.nan,) * 4
 
 
 class Segmentations:

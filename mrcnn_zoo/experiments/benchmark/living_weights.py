@@ -5,6 +5,7 @@ import re
 import torch
 from torch import Tensor, nn
 
+from mrcnn_zoo.modeling.detectors.collation import Collation
 from mrcnn_zoo.structures import Sample
 
 RESIDUAL_GAIN = 0.3  # what a block adds; at 1 the features of an untrained ResNet-50 double in variance 16 times
@@ -25,15 +26,21 @@ def bring_to_life(model: nn.Module, samples: list[Sample]) -> None:
     are then close to those of a trained model on a crowded image.
 
     Args:
-        model: with Detectron2's parameter names; changed in place.
+        model: with Detectron2's parameter names; changed in place. Of one that only proposes, the backbone is.
         samples: what it is going to be measured on, or some like it.
     """
     _scale_backbone(model, samples)
     if "head.cls_score.weight" in model.state_dict():
         _spread_dense_scores(model, samples)
         return
-    classifier = model.get_submodule("roi_heads.box_predictor.cls_score")
-    assert isinstance(classifier, nn.Linear)
+    # One after another: the regions of a stage of a cascade depend on the stages before. Proposals have no classes.
+    for name, classifier in model.named_modules():
+        if name.startswith("roi_heads.") and name.endswith("cls_score") and isinstance(classifier, nn.Linear):
+            _spread_region_scores(model, classifier, samples)
+
+
+def _spread_region_scores(model: nn.Module, classifier: nn.Linear, samples: list[Sample]) -> None:
+    """Most regions are background, the rest of various classes."""
     seen: list[Tensor] = []
     hook = classifier.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach()))
     was_training = model.training
@@ -53,8 +60,8 @@ def bring_to_life(model: nn.Module, samples: list[Sample]) -> None:
 def _scale_backbone(model: nn.Module, samples: list[Sample]) -> None:
     state = model.state_dict()
     brightness = torch.stack([sample.image.float().std() for sample in samples]).mean()
-    if isinstance(pixel_std := getattr(model, "pixel_std", None), Tensor):
-        brightness = brightness / pixel_std.mean().cpu()
+    if isinstance(collation := getattr(model, "collate", None), Collation):
+        brightness = brightness / collation.pixel_std.mean().cpu()
     for name, tensor in state.items():
         if name.endswith("stem.conv1.norm.weight"):
             tensor.fill_(1 / max(float(brightness), 1.0))

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.contracts import Backbone, ProposalGenerator, RoIHeads
+from mrcnn_zoo.modeling.detectors.collation import Collation
 from mrcnn_zoo.modeling.detectors.postprocessing import proposals_to_original_size, to_original_size
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
 from mrcnn_zoo.modeling.roi_heads import build_roi_heads
 from mrcnn_zoo.registries import DETECTORS
-from mrcnn_zoo.structures import Batch, Detections, Proposals, Sample, TrainingOutput
+from mrcnn_zoo.structures import Detections, Proposals, Sample, TrainingOutput
 
 
 class GeneralizedRCNN(nn.Module):
@@ -31,9 +32,6 @@ class GeneralizedRCNN(nn.Module):
         pixel_std: of each input channel, pixel units.
     """
 
-    pixel_mean: Tensor  # (C, 1, 1)
-    pixel_std: Tensor  # (C, 1, 1)
-
     def __init__(
         self,
         backbone: Backbone,
@@ -47,8 +45,7 @@ class GeneralizedRCNN(nn.Module):
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None], persistent=False)
+        self.collate = Collation(pixel_mean, pixel_std, size_divisibility=backbone.size_divisibility)
 
     @property
     def needs_targets(self) -> bool:
@@ -59,14 +56,10 @@ class GeneralizedRCNN(nn.Module):
         """`losses` in training mode, else `predict`: the one entry that a DistributedDataParallel wrapper has."""
         return self.losses(samples) if self.training else self.predict(samples)
 
-    def collate(self, samples: list[Sample]) -> Batch:
-        """Normalise the images and pad them to one size that the backbone can halve often enough."""
-        return Batch.collate(
-            samples,
-            pixel_mean=self.pixel_mean,
-            pixel_std=self.pixel_std,
-            size_divisibility=self.backbone.size_divisibility,
-        )
+    @property
+    def pixel_mean(self) -> Tensor:
+        """(C, 1, 1), one value for each channel of the images."""
+        return self.collate.pixel_mean
 
     def losses(self, samples: list[Sample]) -> TrainingOutput:
         """The losses of all components.
@@ -75,11 +68,10 @@ class GeneralizedRCNN(nn.Module):
             ValueError: a sample has no targets.
         """
         batch = self.collate(samples)
-        if batch.targets is None:
-            raise ValueError("samples without targets have no losses; load them with their annotations")
+        targets = batch.require_targets()
         features = self.backbone(batch.pixels)
         proposals, output = self.proposal_generator.losses(features, batch)
-        return output | self.roi_heads.losses(features, proposals, batch.targets)
+        return output | self.roi_heads.losses(features, proposals, targets)
 
     @torch.no_grad()
     def predict(self, samples: list[Sample]) -> list[Detections]:

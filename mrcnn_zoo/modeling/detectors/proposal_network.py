@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.contracts import Backbone, ProposalGenerator
+from mrcnn_zoo.modeling.detectors.collation import Collation
 from mrcnn_zoo.modeling.detectors.postprocessing import proposals_to_original_size
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
 from mrcnn_zoo.registries import DETECTORS
-from mrcnn_zoo.structures import Batch, Detections, Proposals, Sample, TrainingOutput
+from mrcnn_zoo.structures import Detections, Proposals, Sample, TrainingOutput
 
 
 class ProposalNetwork(nn.Module):
@@ -27,8 +28,6 @@ class ProposalNetwork(nn.Module):
     """
 
     predicts_classes = False
-    pixel_mean: Tensor  # (C, 1, 1)
-    pixel_std: Tensor  # (C, 1, 1)
 
     def __init__(
         self,
@@ -41,8 +40,7 @@ class ProposalNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.proposal_generator = proposal_generator
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None], persistent=False)
+        self.collate = Collation(pixel_mean, pixel_std, size_divisibility=backbone.size_divisibility)
 
     @property
     def needs_targets(self) -> bool:
@@ -53,14 +51,10 @@ class ProposalNetwork(nn.Module):
         """`losses` in training mode, else `predict`: the one entry that a DistributedDataParallel wrapper has."""
         return self.losses(samples) if self.training else self.predict(samples)
 
-    def collate(self, samples: list[Sample]) -> Batch:
-        """Normalise the images and pad them to one size that the backbone can halve often enough."""
-        return Batch.collate(
-            samples,
-            pixel_mean=self.pixel_mean,
-            pixel_std=self.pixel_std,
-            size_divisibility=self.backbone.size_divisibility,
-        )
+    @property
+    def pixel_mean(self) -> Tensor:
+        """(C, 1, 1), one value for each channel of the images."""
+        return self.collate.pixel_mean
 
     def losses(self, samples: list[Sample]) -> TrainingOutput:
         """The losses of the proposals.
@@ -69,8 +63,7 @@ class ProposalNetwork(nn.Module):
             ValueError: a sample has no targets.
         """
         batch = self.collate(samples)
-        if batch.targets is None:
-            raise ValueError("samples without targets have no losses; load them with their annotations")
+        batch.require_targets()
         _, output = self.proposal_generator.losses(self.backbone(batch.pixels), batch)
         return output
 

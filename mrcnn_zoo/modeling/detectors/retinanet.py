@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.anchors import build_anchored_levels
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.contracts import AnchorGenerator, Backbone, Features
+from mrcnn_zoo.modeling.detectors.collation import Collation
 from mrcnn_zoo.modeling.detectors.postprocessing import to_original_size
 from mrcnn_zoo.modeling.detectors.retinanet_head import RetinaNetHead, build_retinanet_head
 from mrcnn_zoo.modeling.detectors.retinanet_selection import DenseSelection
@@ -17,7 +19,7 @@ from mrcnn_zoo.modeling.detectors.retinanet_supervision import FocalSupervision
 from mrcnn_zoo.ops.anchors import by_anchor
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES, DETECTORS, MATCHERS, SUPPRESSIONS
-from mrcnn_zoo.structures import Batch, Detections, Sample, TrainingOutput
+from mrcnn_zoo.structures import Detections, Sample, TrainingOutput
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,6 @@ class RetinaNet(nn.Module):
         pixel_std: of each input channel, pixel units.
     """
 
-    pixel_mean: Tensor  # (C, 1, 1)
-    pixel_std: Tensor  # (C, 1, 1)
-
     def __init__(
         self,
         backbone: Backbone,
@@ -67,21 +66,16 @@ class RetinaNet(nn.Module):
         self.anchor_generator = anchors
         self.supervision = supervision
         self.selection = selection
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None], persistent=False)
+        self.collate = Collation(pixel_mean, pixel_std, size_divisibility=backbone.size_divisibility)
 
     def forward(self, samples: list[Sample]) -> TrainingOutput | list[Detections]:
         """`losses` in training mode, else `predict`: the one entry that a DistributedDataParallel wrapper has."""
         return self.losses(samples) if self.training else self.predict(samples)
 
-    def collate(self, samples: list[Sample]) -> Batch:
-        """Normalise the images and pad them to one size that the backbone can halve often enough."""
-        return Batch.collate(
-            samples,
-            pixel_mean=self.pixel_mean,
-            pixel_std=self.pixel_std,
-            size_divisibility=self.backbone.size_divisibility,
-        )
+    @property
+    def pixel_mean(self) -> Tensor:
+        """(C, 1, 1), one value for each channel of the images."""
+        return self.collate.pixel_mean
 
     def predict_all(self, features: Features) -> DensePredictions:
         """Predictions on every anchor: the dense stage, which has static shapes."""
@@ -100,10 +94,9 @@ class RetinaNet(nn.Module):
             ValueError: a sample has no targets.
         """
         batch = self.collate(samples)
-        if batch.targets is None:
-            raise ValueError("samples without targets have no losses; load them with their annotations")
+        targets = batch.require_targets()
         predictions = self.predict_all(self.backbone(batch.pixels))
-        labeled = self.supervision.label(torch.cat(predictions.anchors), batch.targets)
+        labeled = self.supervision.label(torch.cat(predictions.anchors), targets)
         return self.supervision.losses(
             torch.cat(predictions.logits, dim=1), torch.cat(predictions.deltas, dim=1), labeled
         )
@@ -126,6 +119,9 @@ class RetinaNet(nn.Module):
 def build_retinanet(cfg: CfgNode) -> RetinaNet:
     """The detector of `MODEL.RETINANET`, on the CPU and with fresh weights."""
     settings = cfg.MODEL.RETINANET
+    for key in ("MODEL.MASK_ON", "MODEL.KEYPOINT_ON"):
+        if cfg.value_of(key):
+            raise UserError(f"RetinaNet predicts boxes only: set {key} to False, or use GeneralizedRCNN.")
     backbone = build_backbone(cfg, len(cfg.MODEL.PIXEL_MEAN))
     levels = build_anchored_levels(
         cfg,

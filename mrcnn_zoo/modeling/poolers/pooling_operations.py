@@ -4,6 +4,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from mrcnn_zoo.modeling.contracts import PoolingOperation
 from mrcnn_zoo.ops import roi
 from mrcnn_zoo.registries import POOLING_OPERATIONS
 
@@ -95,7 +96,7 @@ class RoundedRoIs(nn.Module):
         scale: cells of the feature map per image pixel.
     """
 
-    def __init__(self, operation: RoIAlign, *, scale: float) -> None:
+    def __init__(self, operation: PoolingOperation, *, scale: float) -> None:
         super().__init__()
         self.operation = operation
         self.scale = scale
@@ -117,7 +118,7 @@ class ToLastPixel(nn.Module):
         operation: on regions in image pixels.
     """
 
-    def __init__(self, operation: RoIAlign) -> None:
+    def __init__(self, operation: PoolingOperation) -> None:
         super().__init__()
         self.operation = operation
 
@@ -200,7 +201,7 @@ def build_roi_warp_rounded(side: int, scale: float, sampling_ratio: int) -> Roun
 
 @POOLING_OPERATIONS.register("ROIWarpRoundedMax")
 def build_roi_warp_rounded_max(side: int, scale: float, sampling_ratio: int) -> RoundedRoIs:
-    """The same with the greatest sample."""
+    """`ROIWarpRounded` with the greatest sample."""
     operation = RoIAlign(side, scale=1.0, sampling_ratio=sampling_ratio, aligned=True, align=roi.roi_align_max)
     return RoundedRoIs(operation, scale=scale)
 

@@ -68,9 +68,8 @@ class RPN(nn.Module):
 
     def losses(self, features: Features, batch: Batch) -> tuple[list[Proposals], TrainingOutput]:
         """The proposals to train the next stage on, without gradient, and the losses of objectness and boxes."""
-        assert batch.targets is not None
         levels = [features[name] for name in self.in_features]
-        sample = self.supervision.sample(self.anchor_generator(levels), batch.targets, batch.image_sizes)
+        sample = self.supervision.sample(self.anchor_generator(levels), batch.require_targets(), batch.image_sizes)
         sampled, predictions = self._predict_for_training(features, sample.rows)
         candidates = self._candidates(predictions, self.training_selection)
         # Candidates that are not finite are left out here; the losses below show the same to the trainer.

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.losses.box_regression import BoxLoss
 from mrcnn_zoo.losses.classification import IGNORED
+from mrcnn_zoo.modeling.contracts import RegionClassification
 from mrcnn_zoo.modeling.roi_heads.detection_selection import (
     DetectionSelection,
     build_detection_selection,
     deltas_of_class,
 )
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only, is_foreground, matched_boxes
-from mrcnn_zoo.modeling.roi_heads.region_classification import RegionClassification, build_region_classification
+from mrcnn_zoo.modeling.roi_heads.region_classification import build_region_classification
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.ops.processes import mean_over_processes, world_size
 from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES

@@ -1,7 +1,5 @@
 """How class logits of regions are trained and turned into scores, by the name in `ROI_BOX_HEAD.CLS_LOSS_TYPE`."""
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,19 +12,8 @@ from mrcnn_zoo.losses.classification import (
     focal_loss_of_classes,
     softmax_cross_entropy,
 )
+from mrcnn_zoo.modeling.contracts import RegionClassification
 from mrcnn_zoo.registries import REGION_CLASSIFICATIONS
-
-
-class RegionClassification(Protocol):
-    """What the K + 1 logits of a region mean."""
-
-    def loss(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """(R, K + 1), (R,) int64 with K background and -1 ignored -> scalar, summed over regions."""
-        ...
-
-    def scores(self, logits: Tensor) -> Tensor:
-        """(R, K + 1) -> (R, K) in [0, 1]."""
-        ...
 
 
 class SoftmaxClassification:

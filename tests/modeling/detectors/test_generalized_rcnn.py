@@ -12,6 +12,7 @@ from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets, TrainingOutput
 # What a detector needs besides its name on top of the small Mask R-CNN.
 OVERRIDES_OF: dict[str, tuple[object, ...]] = {
     "RetinaNet": (
+        *("MODEL.MASK_ON", False),
         *("MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone"),
         *("MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"]),
         *("MODEL.RETINANET.NUM_CLASSES", 5),

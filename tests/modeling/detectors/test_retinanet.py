@@ -216,3 +216,9 @@ def test_dense_stage_has_no_data_dependent_branch(retinanet: Callable[..., nn.Mo
     exported = torch.export.export(DenseStage(), (pixels,)).module()
     for ours, theirs in zip(DenseStage()(pixels), exported(pixels), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("key", ["MODEL.MASK_ON", "MODEL.KEYPOINT_ON"])
+def test_masks_and_keypoints_are_refused(retinanet: Callable[..., nn.Module], key: str) -> None:
+    with pytest.raises(UserError, match=f"RetinaNet predicts boxes only: set {key} to False"):
+        retinanet(key, True)
