@@ -108,9 +108,13 @@ def zoo_folder() -> Path:
 
 
 def _nearest(stem: str, models: Iterable[str]) -> str:
-    """` Did you mean ...?`; a name without a folder is compared with what stands behind the folders."""
+    """` Did you mean ...?`; a name without a folder is compared with what stands behind the folders.
+
+    Where no name is like it, the first that has it as a part is meant, as `quickstart` in `Quickstart/...`.
+    """
     known: dict[str, str] = {}
     for name in models:  # of equal ones the first, which is the best known
         known.setdefault(name if "/" in stem else name.rpartition("/")[2], name)
     near = difflib.get_close_matches(stem, known, n=1)
+    near = near or [name for name in known if stem and stem.lower() in known[name].lower()]
     return f" Did you mean {known[near[0]]!r}?" if near else ""

@@ -179,7 +179,9 @@ def test_a_config_by_name_is_the_frozen_one(name: str) -> None:
     assert cfg.dump() == load_config(QUICKSTART).dump()
 
 
-@pytest.mark.parametrize("name", ["Quickstart/mask_rcnn_R_18_FPN_digit", "mask_rcnn_R_18_FPN_digits.yaml"])
+@pytest.mark.parametrize(
+    "name", ["Quickstart/mask_rcnn_R_18_FPN_digit", "mask_rcnn_R_18_FPN_digits.yaml", "quickstart"]
+)
 def test_an_unknown_name_gets_the_nearest_one(name: str) -> None:
     for ask in (model_zoo.info, model_zoo.get_config, model_zoo.get_checkpoint_url, model_zoo.get):
         with pytest.raises(UserError, match=f"Did you mean '{QUICKSTART}'"):

@@ -26,9 +26,14 @@ def select_for_training(cfg: CfgNode, dataset: Dataset) -> Dataset:
     records: Sequence[ImageRecord] = dataset.records
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         records = [record for record in records if any(not item.is_crowd for item in record.instances)]
-    if cfg.MODEL.KEYPOINT_ON:
+    if cfg.MODEL.KEYPOINT_ON and records:
         least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
         records = [record for record in records if count_keypoints(record) >= least]
+        if not records:
+            raise UserError(
+                f"dataset {dataset.name!r}: none of its {len(dataset)} images has {least} visible key points, as "
+                "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE asks for."
+            )
     if not records:
         raise UserError(
             f"dataset {dataset.name!r}: none of its {len(dataset)} images has an object to train on. "

@@ -176,7 +176,8 @@ NEW_KEYS = (
         "MODEL.ROI_HEADS.SUPPRESSION",
         "greedy",
         "Registered rule that keeps one detection of an object: greedy drops those that overlap a better one of "
-        "their class, greedy_class_agnostic of any class; soft_linear and soft_gaussian lower their scores (Soft-NMS).",
+        "their class, greedy_class_agnostic of any class; soft_linear (from an IoU of NMS_THRESH_TEST on) and "
+        "soft_gaussian lower their scores (Soft-NMS).",
     ),
     Key(
         "MODEL.ROI_MASK_HEAD.LOSS",

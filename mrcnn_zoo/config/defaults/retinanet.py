@@ -79,8 +79,10 @@ NEW_KEYS = (
         "MODEL.RETINANET.SUPPRESSION",
         "greedy",
         "Registered rule that keeps one detection of an object: greedy drops those that overlap a better one of "
-        "their class.",
+        "their class; the others are those of ROI_HEADS.SUPPRESSION, soft ones with ROI_HEADS.SOFT_NMS_*.",
     ),
+    Key("MODEL.RETINANET.CLS_LOSS_WEIGHT", 1.0, "Factor of RetinaNet's classification loss."),
+    Key("MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of RetinaNet's box regression loss."),
     Key(
         "MODEL.RETINANET.CLIP_BEFORE_NMS",
         False,

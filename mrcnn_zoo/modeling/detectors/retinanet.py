@@ -162,4 +162,6 @@ def _build_supervision(cfg: CfgNode, coder: BoxCoder) -> FocalSupervision:
         box_loss=build_box_loss(settings.SMOOTH_L1_LOSS_BETA),
         alpha=settings.FOCAL_LOSS_ALPHA,
         gamma=settings.FOCAL_LOSS_GAMMA,
+        class_weight=settings.CLS_LOSS_WEIGHT,
+        box_weight=settings.BBOX_REG_LOSS_WEIGHT,
     )

@@ -76,10 +76,21 @@ class FocalSupervision(nn.Module):
         box_loss: compares predicted with ground-truth boxes of the positives.
         alpha: weight of positives in the focal loss.
         gamma: exponent of the focal loss.
+        class_weight: factor of `loss_cls`.
+        box_weight: factor of `loss_box_reg`.
     """
 
     def __init__(
-        self, matcher: Matcher, *, num_classes: int, coder: BoxCoder, box_loss: BoxLoss, alpha: float, gamma: float
+        self,
+        matcher: Matcher,
+        *,
+        num_classes: int,
+        coder: BoxCoder,
+        box_loss: BoxLoss,
+        alpha: float,
+        gamma: float,
+        class_weight: float = 1.0,
+        box_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.matcher = matcher
@@ -88,6 +99,8 @@ class FocalSupervision(nn.Module):
         self.box_loss = box_loss
         self.alpha = alpha
         self.gamma = gamma
+        self.class_weight = class_weight
+        self.box_weight = box_weight
         self.positives_of_a_batch = RunningCount()
 
     @torch.no_grad()
@@ -116,6 +129,9 @@ class FocalSupervision(nn.Module):
         chosen = deltas.flatten(0, 1)[labeled.positives].float()
         box_loss = self.box_loss(chosen, labeled.boxes, labeled.targets, self.coder)
         return TrainingOutput(
-            losses={"loss_cls": focal_loss / divisor, "loss_box_reg": box_loss / divisor},
+            losses={
+                "loss_cls": self.class_weight * focal_loss / divisor,
+                "loss_box_reg": self.box_weight * box_loss / divisor,
+            },
             metrics={"num_pos_anchors": count / len(logits)},
         )

@@ -222,3 +222,13 @@ def test_dense_stage_has_no_data_dependent_branch(retinanet: Callable[..., nn.Mo
 def test_masks_and_keypoints_are_refused(retinanet: Callable[..., nn.Module], key: str) -> None:
     with pytest.raises(UserError, match=f"RetinaNet predicts boxes only: set {key} to False"):
         retinanet(key, True)
+
+
+def test_losses_are_weighted_by_key(retinanet: Callable[..., nn.Module]) -> None:
+    samples = [sample(BOX)]
+    plain = retinanet().losses(samples).losses
+    weighted = retinanet("MODEL.RETINANET.CLS_LOSS_WEIGHT", 2.0, "MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT", 0.5).losses(
+        samples
+    )
+    torch.testing.assert_close(weighted.losses["loss_cls"], 2 * plain["loss_cls"])
+    torch.testing.assert_close(weighted.losses["loss_box_reg"], 0.5 * plain["loss_box_reg"])
