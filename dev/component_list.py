@@ -23,7 +23,9 @@ def _norm(name: str) -> str:
     )
 
 
+# From scratch, deep networks and those of stride 16 alone are slow to begin with: they get the quickstart's full schedule.
 BOTTLENECKS = (
+    "SOLVER.MAX_ITER 1500 "
     "MODEL.RESNETS.DEPTH 50 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.RESNETS.WIDTH_PER_GROUP 16 "
     "MODEL.RESNETS.STRIDE_IN_1X1 False"
 )
@@ -48,8 +50,9 @@ COMPONENTS = {
     "baseline: ResNet-18-FPN, RPN, ROIAlignV2, FCN masks": "",
     # --- backbones
     "ResNet-50 (bottlenecks), FPN": BOTTLENECKS,
-    "ResNet-50 C4, shared res5": (
-        f"{BARE_RESNET} {_single('res4')} MODEL.RESNETS.OUT_FEATURES ['res4'] MODEL.ROI_HEADS.NAME Res5ROIHeads "
+    "ResNet-18 C4, shared res5": (
+        f"MODEL.BACKBONE.NAME build_resnet_backbone {_single('res4')} MODEL.RESNETS.OUT_FEATURES ['res4'] "
+        "MODEL.ROI_HEADS.NAME Res5ROIHeads "
         "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION 14 MODEL.ROI_MASK_HEAD.NUM_CONV 0"
     ),
     "ResNet-50 DC5": (
@@ -61,10 +64,11 @@ COMPONENTS = {
     "deformable convolution v1": DEFORMABLE,
     "deformable convolution v2": f"{DEFORMABLE} MODEL.RESNETS.DEFORM_MODULATED True",
     "norm GN": _norm("GN"),
-    "norm LN": _norm("LN"),
+    "norm LN": f"SOLVER.MAX_ITER 1500 {_norm('LN')}",
     "norm SyncBN": _norm("SyncBN"),
     "VGG-11 conv5, fc6/fc7 with dropout": (
-        f"MODEL.BACKBONE.NAME build_vgg_backbone {VGG} {_single('conv5')} MODEL.ROI_BOX_HEAD.DROPOUT 0.5"
+        f"SOLVER.MAX_ITER 1500 MODEL.BACKBONE.NAME build_vgg_backbone {VGG} {_single('conv5')} "
+        "MODEL.ROI_BOX_HEAD.DROPOUT 0.5"
     ),
     "VGG-11 FPN": (
         f"MODEL.BACKBONE.NAME build_vgg_fpn_backbone {VGG} MODEL.VGG.OUT_FEATURES ['conv3','conv4','conv5'] "
@@ -82,7 +86,7 @@ COMPONENTS = {
         "MODEL.FPN.IN_FEATURES ['c2','c3','c4']"
     ),
     "timm EfficientNet (lite0), FPN": (
-        "MODEL.BACKBONE.NAME build_timm_fpn_backbone MODEL.TIMM.NAME efficientnet_lite0 "
+        "SOLVER.MAX_ITER 1500 MODEL.BACKBONE.NAME build_timm_fpn_backbone MODEL.TIMM.NAME efficientnet_lite0 "
         "MODEL.FPN.IN_FEATURES ['c2','c3','c4']"
     ),
     "timm Swin (tiny), FPN": (

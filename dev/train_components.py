@@ -1,4 +1,4 @@
-"""Trains a small model with each component for about two minutes and prints the table of dev/COMPONENTS.md.
+"""Trains a small model with each component for one to six minutes and prints the table of dev/COMPONENTS.md.
 
     python dev/train_components.py                        # all of them, two at a time
     python dev/train_components.py --only RoIWarp vgg11   # those whose name contains one of these
@@ -80,9 +80,14 @@ def _table(folder: Path) -> str:
         is_stale = row["overrides"] != overrides
         values = [_figure(row, task) for task in ("bbox", "segm", "keypoints", "box_proposals")]
         note = "failed" if row["status"] else ("other overrides" if is_stale else "")
-        rows.append([name, *values, f"{row['seconds']:.0f}", note])
-    headers = ["component", "box AP", "mask AP", "keypoint AP", "AR@100", "seconds", ""]
+        rows.append([name, _iterations(overrides), *values, note])
+    headers = ["component", "iterations", "box AP", "mask AP", "keypoint AP", "AR@100", ""]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def _iterations(overrides: str) -> str:
+    words = [*RECIPE.split(), *overrides.split()]
+    return words[len(words) - words[::-1].index("SOLVER.MAX_ITER")]  # what follows the last one
 
 
 def _figure(row: dict, task: str) -> str:

@@ -185,6 +185,11 @@ def test_one_channel_is_repeated_for_colours() -> None:
     assert fit_channels(pixels(1), 3, name="a").shape == (*SIZE, 3)
 
 
+def test_channels_first_are_recognised() -> None:
+    with pytest.raises(UserError, match=r"looks like 16 channels first"):
+        fit_channels(pixels(16).transpose(2, 0, 1), 16, name="a")
+
+
 def test_deep_channels_are_stretched_each_for_itself() -> None:
     deep = np.zeros((1, 256, 4), np.uint16)
     deep[0, :, 0], deep[0, :, 1] = np.arange(256), 100 * np.arange(256)

@@ -180,6 +180,9 @@ def test_images_with_few_key_points_are_not_trained_on(cfg, write_coco, annotati
     loader = build_train_loader(cfg, [dataset])
     assert loader.num_images == 1
     assert next(iter(loader))[0].targets.keypoints.shape == (1, 2, 3)
+    cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 5
+    with pytest.raises(UserError, match=r"none of its 3 images has 5 visible key points.*MIN_KEYPOINTS_PER_IMAGE"):
+        build_train_loader(cfg, [dataset])
 
 
 def _without_masks(dataset: Dataset, *rows: int) -> Dataset:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-OUR_EPS = 1e-5  # that our norms add to the variance
+OUR_EPS = 1e-5  # that our norms add to the variance, and torchvision's new ones
 
 
 def variance_under_our_eps(variance: Tensor, *, eps: float) -> Tensor:

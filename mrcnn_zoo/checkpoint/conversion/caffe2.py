@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrcnn_zoo.checkpoint.conversion.batch_norm import OUR_EPS
 from mrcnn_zoo.checkpoint.conversion.converter import Converter, background_last
 from mrcnn_zoo.registries import CHECKPOINT_CONVERTERS
-
-FROZEN_EPS = 1e-5  # of our frozen batch norm
 
 RENAMES = (
     # ResNet
@@ -61,6 +60,7 @@ RENAMES = (
 
 @CHECKPOINT_CONVERTERS.register("caffe2")
 def build_caffe2_converter() -> Converter:
+    """Detectron's and MSRA's ImageNet backbones and Detectron's detectors."""
     return Converter(
         source="Caffe2 Detectron",
         signature=("conv1_w", "res2_0_branch2a_w"),
@@ -91,7 +91,7 @@ def prepare(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         start = name.removesuffix("_bn_s")
         if start != name and not {f"{start}_bn_rm", f"{start}_bn_running_mean"} & weights.keys():
             prepared[f"{start}_bn_rm"] = torch.zeros_like(tensor)
-            prepared[f"{start}_bn_riv"] = torch.ones_like(tensor) - FROZEN_EPS
+            prepared[f"{start}_bn_riv"] = torch.ones_like(tensor) - OUR_EPS
     return prepared
 
 

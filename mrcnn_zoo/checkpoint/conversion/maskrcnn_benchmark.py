@@ -138,6 +138,7 @@ class MaskRCNNBenchmarkSource:
 
 @CHECKPOINT_CONVERTERS.register("maskrcnn_benchmark")
 def build_maskrcnn_benchmark_source() -> MaskRCNNBenchmarkSource:
+    """maskrcnn-benchmark's Mask and Faster R-CNN."""
     return MaskRCNNBenchmarkSource()
 
 

@@ -142,6 +142,7 @@ class MatterportSource:
 
 @CHECKPOINT_CONVERTERS.register("matterport")
 def build_matterport_source() -> MatterportSource:
+    """matterport's Mask_RCNN in Keras."""
     return MatterportSource()
 
 

@@ -103,6 +103,7 @@ class MMDetectionSource:
 
 @CHECKPOINT_CONVERTERS.register("mmdetection")
 def build_mmdetection_source() -> MMDetectionSource:
+    """MMDetection's Mask and Faster R-CNN."""
     return MMDetectionSource()
 
 

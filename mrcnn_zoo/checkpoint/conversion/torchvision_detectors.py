@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.checkpoint.conversion import coco_classes
+from mrcnn_zoo.checkpoint.conversion.batch_norm import OUR_EPS
 from mrcnn_zoo.checkpoint.conversion.converter import Conversion, background_last
 from mrcnn_zoo.checkpoint.conversion.literal_table import Line, to_ours
 from mrcnn_zoo.checkpoint.conversion.torchvision_names import (
@@ -33,7 +34,6 @@ from mrcnn_zoo.registries import CHECKPOINT_CONVERTERS
 RETINANET_SIGN = "head.classification_head.cls_logits.weight"
 RCNN_SIGN = "rpn.head.cls_logits.weight"
 BODY_SIGN = "backbone.body.conv1.weight"
-EPS = 1e-5  # of our frozen batch norms, and of torchvision's
 FROZEN_EPS_KEY = "frozen_bn_eps"
 
 
@@ -65,7 +65,7 @@ class TorchvisionDetector:
                 ours[new_name] = tensor
         is_retinanet = RETINANET_SIGN in theirs
         is_frozen = has_frozen_norms(theirs)
-        if is_frozen and eps != EPS:
+        if is_frozen and eps != OUR_EPS:
             ours = with_other_eps(ours, eps)
         if is_retinanet:
             ours, settings = _finish_retinanet(ours)
@@ -81,7 +81,7 @@ class TorchvisionDetector:
 
 def frozen_eps(meta: Mapping[str, Any], *, has_old_names: bool) -> float:
     """The eps of a file's frozen batch norms."""
-    return float(meta.get(FROZEN_EPS_KEY, 0.0 if has_old_names else EPS))
+    return float(meta.get(FROZEN_EPS_KEY, 0.0 if has_old_names else OUR_EPS))
 
 
 def has_frozen_norms(theirs: Collection[str]) -> bool:
@@ -118,7 +118,7 @@ def with_other_eps(ours: Mapping[str, Tensor], eps: float) -> dict[str, Tensor]:
     for name, variance in ours.items():
         if name.endswith(".running_var"):
             weight = name.removesuffix("running_var") + "weight"
-            factor = ((variance.double() + EPS) / (variance.double() + eps)).sqrt()
+            factor = ((variance.double() + OUR_EPS) / (variance.double() + eps)).sqrt()
             changed[weight] = (ours[weight].double() * factor).to(ours[weight].dtype)
     return changed
 
@@ -160,4 +160,5 @@ def _class_names(num_classes: int, is_keypoint_model: bool) -> tuple[str, ...]:
 
 @CHECKPOINT_CONVERTERS.register("torchvision_detector")
 def build_torchvision_detector_source() -> TorchvisionDetector:
+    """torchvision's R-CNN and RetinaNet detectors."""
     return TorchvisionDetector()

@@ -24,6 +24,7 @@ RENAMES = (
 
 @CHECKPOINT_CONVERTERS.register("torchvision_resnet")
 def build_torchvision_resnet_converter() -> Converter:
+    """torchvision's classification ResNets and ResNeXts."""
     return Converter(
         source="torchvision ResNet",
         signature=("conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "layer4.1.bn2.weight"),
