@@ -23,9 +23,9 @@ def _norm(name: str) -> str:
     )
 
 
-# From scratch, deep networks and those of stride 16 alone are slow to begin with: they get the quickstart's full schedule.
+# From scratch, deep networks and those of stride 16 alone begin slowly: they get more iterations.
 BOTTLENECKS = (
-    "SOLVER.MAX_ITER 1500 "
+    "SOLVER.MAX_ITER 1000 "
     "MODEL.RESNETS.DEPTH 50 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.RESNETS.WIDTH_PER_GROUP 16 "
     "MODEL.RESNETS.STRIDE_IN_1X1 False"
 )
@@ -47,7 +47,7 @@ KEYPOINTS = (
 )
 
 COMPONENTS = {
-    "baseline: ResNet-18-FPN, RPN, ROIAlignV2, FCN masks": "",
+    "baseline": "",  # ResNet-18-FPN, RPN, ROIAlignV2, FCN masks
     # --- backbones
     "ResNet-50 (bottlenecks), FPN": BOTTLENECKS,
     "ResNet-18 C4, shared res5": (
@@ -64,10 +64,10 @@ COMPONENTS = {
     "deformable convolution v1": DEFORMABLE,
     "deformable convolution v2": f"{DEFORMABLE} MODEL.RESNETS.DEFORM_MODULATED True",
     "norm GN": _norm("GN"),
-    "norm LN": f"SOLVER.MAX_ITER 1500 {_norm('LN')}",
+    "norm LN": f"SOLVER.MAX_ITER 1000 {_norm('LN')}",
     "norm SyncBN": _norm("SyncBN"),
     "VGG-11 conv5, fc6/fc7 with dropout": (
-        f"SOLVER.MAX_ITER 1500 MODEL.BACKBONE.NAME build_vgg_backbone {VGG} {_single('conv5')} "
+        f"SOLVER.MAX_ITER 1000 MODEL.BACKBONE.NAME build_vgg_backbone {VGG} {_single('conv5')} "
         "MODEL.ROI_BOX_HEAD.DROPOUT 0.5"
     ),
     "VGG-11 FPN": (
@@ -86,7 +86,7 @@ COMPONENTS = {
         "MODEL.FPN.IN_FEATURES ['c2','c3','c4']"
     ),
     "timm EfficientNet (lite0), FPN": (
-        "SOLVER.MAX_ITER 1500 MODEL.BACKBONE.NAME build_timm_fpn_backbone MODEL.TIMM.NAME efficientnet_lite0 "
+        "SOLVER.MAX_ITER 1000 MODEL.BACKBONE.NAME build_timm_fpn_backbone MODEL.TIMM.NAME efficientnet_lite0 "
         "MODEL.FPN.IN_FEATURES ['c2','c3','c4']"
     ),
     "timm Swin (tiny), FPN": (
@@ -152,10 +152,6 @@ COMPONENTS = {
     "masks: class-agnostic": "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True",
     "masks: dice loss": "MODEL.ROI_MASK_HEAD.LOSS dice",
     "cascade": CASCADE,
-    # --- suppression
-    "suppression: class-agnostic": "MODEL.ROI_HEADS.SUPPRESSION greedy_class_agnostic",
-    "suppression: Soft-NMS, linear": "MODEL.ROI_HEADS.SUPPRESSION soft_linear",
-    "suppression: Soft-NMS, Gaussian": "MODEL.ROI_HEADS.SUPPRESSION soft_gaussian",
     # --- detectors
     "Faster R-CNN": "MODEL.MASK_ON False",
     "RetinaNet": RETINANET,
@@ -171,8 +167,12 @@ COMPONENTS = {
     ),
     "images of one channel": "INPUT.FORMAT L MODEL.PIXEL_MEAN [114.0] MODEL.PIXEL_STD [57.0]",
 }
-# They read the proposals that the ProposalNetwork above gives.
+# They read what others have written: the weights of the baseline, the proposals of the ProposalNetwork.
+BASELINE = "--eval-only MODEL.WEIGHTS {folder}/baseline/model_final.pth MODEL.ROI_HEADS.SUPPRESSION"
 COMPONENTS_ON_FILES = {
+    "suppression: class-agnostic": f"{BASELINE} greedy_class_agnostic",
+    "suppression: Soft-NMS, linear": f"{BASELINE} soft_linear",
+    "suppression: Soft-NMS, Gaussian": f"{BASELINE} soft_gaussian",
     "Fast R-CNN on precomputed proposals": (
         "MODEL.LOAD_PROPOSALS True MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals "
         "DATASETS.PROPOSAL_FILES_TRAIN ['{folder}/digits_train_proposals.pkl'] "

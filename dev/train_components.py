@@ -34,6 +34,8 @@ def main() -> int:
             if runs is COMPONENTS_ON_FILES:
                 _precompute_proposals(arguments.output)
             chosen = {name: runs[name] for name in runs if _is_chosen(name, arguments.only)}
+            if not arguments.again:
+                chosen = {name: keys for name, keys in chosen.items() if not _is_done(name, keys, arguments.output)}
             with ThreadPoolExecutor(arguments.jobs) as pool:
                 list(pool.map(lambda item: _train(*item, folder=arguments.output), chosen.items()))
     print(_table(arguments.output))
@@ -49,6 +51,11 @@ def _precompute_proposals(folder: Path) -> None:
 
 def _is_chosen(name: str, patterns: list[str]) -> bool:
     return not patterns or any(pattern.lower() in name.lower() for pattern in patterns)
+
+
+def _is_done(name: str, overrides: str, folder: Path) -> bool:
+    path = folder / f"{_file_name(name)}.json"
+    return path.is_file() and json.loads(path.read_text()).items() >= {"overrides": overrides, "status": 0}.items()
 
 
 def _train(name: str, overrides: str, *, folder: Path) -> None:
@@ -86,6 +93,8 @@ def _table(folder: Path) -> str:
 
 
 def _iterations(overrides: str) -> str:
+    if "--eval-only" in overrides:
+        return "0"
     words = [*RECIPE.split(), *overrides.split()]
     return words[len(words) - words[::-1].index("SOLVER.MAX_ITER")]  # what follows the last one
 
@@ -103,6 +112,7 @@ def _file_name(name: str) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], help="parts of names")
+    parser.add_argument("--again", action="store_true", help="also those that have run with the same keys before")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "output" / "components")
     parser.add_argument("--table", action="store_true", help="train nothing")

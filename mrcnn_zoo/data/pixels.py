@@ -111,8 +111,8 @@ def fit_channels(pixels: NDArray[np.generic], count: int, *, name: str) -> NDArr
         return np.repeat(pixels, COLORS, axis=2)
     if pixels.shape[0] == count:
         raise UserError(
-            f"{name} has the shape {pixels.shape}, which looks like {count} channels first; write it as (height, width, "
-            "channels)."
+            f"{name} has the shape {pixels.shape}, which looks like {count} channels first; write it as "
+            "(height, width, channels)."
         )
     raise UserError(
         f"{name} has {channels} channels where the model sees {count}. Give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD one "

@@ -17,7 +17,11 @@ DETECTRON2_KEYS = (
         "COCO's for its 17, and 0.05 for others.",
         element_types=(float,),
     ),
-    Key("TEST.DETECTIONS_PER_IMAGE", 100, "Most detections kept for an image; the COCO evaluation counts as many."),
+    Key(
+        "TEST.DETECTIONS_PER_IMAGE",
+        100,
+        "Most detections kept for an image; the COCO evaluation counts as many. Below 0 all are kept, and 100 counted.",
+    ),
     Key(
         "TEST.AUG.ENABLED",
         False,

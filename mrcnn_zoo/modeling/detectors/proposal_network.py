@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.contracts import Backbone, ProposalGenerator
 from mrcnn_zoo.modeling.detectors.collation import Collation
@@ -61,10 +62,16 @@ class ProposalNetwork(nn.Module):
 
         Raises:
             ValueError: a sample has no targets.
+            UserError: the proposals are not learned.
         """
         batch = self.collate(samples)
         batch.require_targets()
         _, output = self.proposal_generator.losses(self.backbone(batch.pixels), batch)
+        if not output.losses:
+            raise UserError(
+                f"{type(self.proposal_generator).__name__} (MODEL.PROPOSAL_GENERATOR.NAME) learns nothing, so a "
+                "ProposalNetwork with it cannot be trained: measure it with --eval-only."
+            )
         return output
 
     @torch.no_grad()

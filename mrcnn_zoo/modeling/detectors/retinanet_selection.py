@@ -22,7 +22,7 @@ class DenseSelection:
         coder: decodes deltas.
         score_threshold: only higher scores are looked at.
         candidates_per_level: the best scores of each level that are decoded.
-        max_detections: at most so many stay in an image.
+        max_detections: at most so many stay in an image; below 0 all do.
         clips_first: compare boxes as they are inside the image, as torchvision does; Detectron2 compares them whole.
     """
 
@@ -39,7 +39,7 @@ class DenseSelection:
         self.suppression = suppression
         self.coder = coder
         self.candidates_per_level = candidates_per_level
-        self.max_detections = max_detections
+        self.max_detections = max_detections if max_detections >= 0 else None
         self.clips_first = clips_first
         self._least_logit = _logit(score_threshold)
 

@@ -17,7 +17,7 @@ class DetectionSelection:
     Args:
         suppression: removes boxes that show the same object.
         score_threshold: only higher scores are looked at.
-        max_detections: at most so many stay in an image.
+        max_detections: at most so many stay in an image; below 0 all do.
         min_size: boxes with a side of at most so many pixels are dropped before the suppression; 0 drops none.
     """
 
@@ -26,7 +26,7 @@ class DetectionSelection:
     ) -> None:
         self.suppression = suppression
         self.score_threshold = score_threshold
-        self.max_detections = max_detections
+        self.max_detections = max_detections if max_detections >= 0 else None
         self.min_size = min_size
 
     def select(self, scores: Tensor, deltas: Tensor, proposals: Proposals, coder: BoxCoder) -> Detections:

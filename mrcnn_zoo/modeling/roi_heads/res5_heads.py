@@ -80,6 +80,7 @@ def build_res5_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> Res5
     _check_settings(cfg)
     maps = named_specs(specs, cfg.MODEL.ROI_HEADS.IN_FEATURES)
     res5, spec = build_res5_stage(cfg)
+    _check_channels(maps, spec)
     map_spec = replace(spec, side=-(-cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION // 2))
     mask_head = MASK_HEADS.get(cfg.MODEL.ROI_MASK_HEAD.NAME)(cfg, map_spec) if cfg.MODEL.MASK_ON else None
     return Res5ROIHeads(
@@ -100,3 +101,12 @@ def _check_settings(cfg: CfgNode) -> None:
     for name in ("MODEL.KEYPOINT_ON", "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES"):
         if cfg.value_of(name):
             raise UserError(f"Res5ROIHeads cannot do {name} True: set it to False, or use StandardROIHeads.")
+
+
+def _check_channels(maps: Mapping[str, FeatureSpec], res5_spec: FeatureSpec) -> None:
+    (name, spec), wanted = next(iter(maps.items())), res5_spec.channels // 2
+    if spec.channels != wanted:
+        raise UserError(
+            f"Res5ROIHeads continue a ResNet behind res4: their map in MODEL.ROI_HEADS.IN_FEATURES needs the {wanted} "
+            f"channels that MODEL.RESNETS gives res4, and {name} has {spec.channels}. Use StandardROIHeads."
+        )

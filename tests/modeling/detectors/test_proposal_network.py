@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.detectors import ProposalNetwork
 from mrcnn_zoo.registries import DETECTORS
@@ -142,3 +143,10 @@ def test_only_an_oracle_needs_targets_to_predict(name: str, needs: bool, small_c
     for architecture in ("ProposalNetwork", "GeneralizedRCNN"):
         keys = ("MODEL.META_ARCHITECTURE", architecture, "MODEL.PROPOSAL_GENERATOR.NAME", name)
         assert build_model(small_cfg(*keys)).needs_targets is needs
+
+
+@pytest.mark.parametrize("name", ["GroundTruthProposals", "SlidingWindow"])
+def test_proposals_that_learn_nothing_cannot_be_trained(name: str, small_cfg: Callable[..., CfgNode]) -> None:
+    keys = ("MODEL.META_ARCHITECTURE", "ProposalNetwork", "MODEL.PROPOSAL_GENERATOR.NAME", name)
+    with pytest.raises(UserError, match=f"{name} .* learns nothing.*--eval-only"):
+        build_model(small_cfg(*keys)).losses([image(0, [])])

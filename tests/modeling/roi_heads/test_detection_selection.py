@@ -32,3 +32,9 @@ def test_boxes_are_measured_inside_the_image() -> None:
 
 def test_no_regions_give_no_detections() -> None:
     assert len(select([], min_size=0.01)) == 0
+
+
+def test_no_limit_keeps_all() -> None:
+    boxes = [[20.0 * number, 10.0, 20.0 * number + 15, 40.0] for number in range(4)]
+    assert len(select(boxes, min_size=0.0, max_detections=-1)) == 4
+    assert len(select(boxes, min_size=0.0, max_detections=3)) == 3
