@@ -25,6 +25,14 @@ from mrcnn_zoo.errors import UserError
 RPN_SIGN = "proposal_generator.rpn_head.objectness_logits.weight"
 RETINANET_SIGN = "head.cls_score.weight"
 STEM = "backbone.bottom_up.stem.conv1.weight"
+# What all of torchvision's detectors have, the R-CNNs and RetinaNet.
+RCNN_PARTS = (
+    STEM,
+    "backbone.fpn_lateral2.weight",
+    "backbone.fpn_lateral5.weight",
+    "roi_heads.box_predictor.cls_score.bias",
+)
+RETINANET_PARTS = (STEM, "backbone.fpn_lateral3.weight", "backbone.fpn_lateral5.weight", "backbone.top_block.p7.weight")
 IMPOSSIBLE_LOGIT = -20.0  # of RetinaNet's background, which torchvision has a score for: a probability of 2e-9
 
 
@@ -43,6 +51,7 @@ def to_torchvision(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise UserError(
             f"these weights are not of a detector that torchvision has: there is no {RPN_SIGN} and no {RETINANET_SIGN}."
         )
+    _require_parts(ours, RETINANET_PARTS if RETINANET_SIGN in ours else RCNN_PARTS)
     table = table_to_torchvision(ours)
     theirs: dict[str, Tensor] = {}
     unknown: list[str] = []
@@ -79,6 +88,7 @@ def with_torchvision_input(
             f"torchvision's detectors take RGB images with a mean of {mean}; INPUT.FORMAT {color_order} with "
             f"MODEL.PIXEL_MEAN {list(pixel_mean)} cannot be brought into that form."
         )
+    _require_parts(ours, (STEM,))
     stem = ours[STEM]
     if is_bgr:
         stem = stem.flip(1)
@@ -97,6 +107,15 @@ def table_to_torchvision(ours: Collection[str]) -> tuple[Line, ...]:
         + (CONV_FC_BOX_HEAD if has_box_convs else FC_BOX_HEAD)
         + RCNN
     )
+
+
+def _require_parts(ours: Collection[str], parts: Sequence[str]) -> None:
+    missing = [name for name in parts if name not in ours]
+    if missing:
+        raise UserError(
+            f"these weights cannot become those of a torchvision detector, which is a ResNet with an FPN up to res5 "
+            f"and the heads of an R-CNN or of RetinaNet: they have no {', '.join(missing)}."
+        )
 
 
 def _finish_rcnn(theirs: dict[str, Tensor]) -> dict[str, Tensor]:

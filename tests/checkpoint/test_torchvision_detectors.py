@@ -159,7 +159,7 @@ def test_coco_has_names_with_gaps_and_other_numbers_of_classes_have_none(mask_rc
 
 def test_anchors_that_the_file_does_not_tell_are_refused(mask_rcnn: dict[str, Tensor]) -> None:
     theirs = {**mask_rcnn, "rpn.head.cls_logits.bias": torch.zeros(5)}
-    with pytest.raises(UserError, match="5 anchors a cell, not the 3"):
+    with pytest.raises(UserError, match="have 5 anchors a cell, and torchvision's own detectors 3"):
         TorchvisionDetector().convert(theirs, {})
 
 
@@ -183,6 +183,14 @@ def test_the_way_out_and_back_changes_nothing(theirs: dict[str, Tensor]) -> None
             "CLS_AGNOSTIC_BBOX_REG or CLS_AGNOSTIC_MASK cannot",
         ),
         (lambda _: {"backbone.x": torch.zeros(1)}, "not of a detector that torchvision has"),
+        (
+            lambda ours: {name: value for name, value in ours.items() if not name.startswith("roi_heads")},
+            r"they have no roi_heads\.box_predictor\.cls_score\.bias",
+        ),
+        (
+            lambda ours: {name: value for name, value in ours.items() if "lateral5" not in name},
+            r"they have no backbone\.fpn_lateral5\.weight",
+        ),
     ],
 )
 def test_what_torchvision_does_not_have_is_refused(
@@ -204,6 +212,11 @@ def test_the_first_convolution_takes_the_difference_of_the_inputs() -> None:
     rgb_mean, rgb_std = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]])[:, :, None, None]
     found = torch.nn.functional.conv2d((bgr.flip(1) - rgb_mean) / rgb_std, theirs)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
+
+
+def test_a_stem_of_another_network_is_refused() -> None:
+    with pytest.raises(UserError, match=r"they have no backbone\.bottom_up\.stem\.conv1\.weight"):
+        with_torchvision_input({}, color_order="RGB", pixel_mean=[123.675, 116.28, 103.53], pixel_std=[1.0] * 3)
 
 
 def test_another_mean_cannot_be_taken_in() -> None:

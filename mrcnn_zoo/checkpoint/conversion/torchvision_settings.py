@@ -182,6 +182,6 @@ def _count(ours: Weights, pattern: str) -> int:
 def _require_anchors(found: int, known: int) -> None:
     if found != known:
         raise UserError(
-            f"this torchvision detector has {found} anchors a cell, not the {known} of the models that torchvision "
-            f"builds. The file does not tell their sizes: convert it with a config that has them."
+            f"these weights have {found} anchors a cell, and torchvision's own detectors {known}. A state dict does "
+            f"not tell the sizes of anchors, so only models as torchvision builds them are converted from and to it."
         )

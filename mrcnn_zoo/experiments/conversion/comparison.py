@@ -55,6 +55,8 @@ class Differences:
     keypoints: float | None = None  # pixels
 
     def __str__(self) -> str:
+        if not self.paired:
+            return f"nothing to compare ({self.found} and {self.expected} instances, none of them in both)"
         parts = [f"boxes {self.boxes:.1e} px", f"scores {self.scores:.1e}"]
         parts += [f"masks {self.masks:.1e}"] if self.masks is not None else []
         parts += [f"keypoints {self.keypoints:.1e} px"] if self.keypoints is not None else []
