@@ -14,7 +14,12 @@ from mrcnn_zoo import zoo
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.zoo_index import PREFIX, ZooEntry, find_entry
 
-RESULT_COLUMNS = {"box AP": "bbox/AP", "mask AP": "segm/AP", "keypoint AP": "keypoints/AP"}
+RESULT_COLUMNS = {
+    "box AP": "bbox/AP",
+    "mask AP": "segm/AP",
+    "keypoint AP": "keypoints/AP",
+    "proposal AR": "box_proposals/AR@1000",
+}
 SOME_ARE_WRONG = 1  # exit status of `verify`
 PROGRAM = "mrcnn-zoo"
 
