@@ -36,8 +36,9 @@ def main() -> int:
             chosen = {name: runs[name] for name in runs if _is_chosen(name, arguments.only)}
             if not arguments.again:
                 chosen = {name: keys for name, keys in chosen.items() if not _is_done(name, keys, arguments.output)}
+            shortest_first = sorted(chosen.items(), key=lambda item: int(_iterations(item[1])))
             with ThreadPoolExecutor(arguments.jobs) as pool:
-                list(pool.map(lambda item: _train(*item, folder=arguments.output), chosen.items()))
+                list(pool.map(lambda item: _train(*item, folder=arguments.output), shortest_first))
     print(_table(arguments.output))
     return 0
 
