@@ -148,7 +148,7 @@ COMPONENTS = {
         "MODEL.ROI_MASK_HEAD.NAME MaskRCNNMLPHead MODEL.ROI_MASK_HEAD.FC_DIM 256 "
         "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION 7 MODEL.ROI_MASK_HEAD.NUM_UPSAMPLE 2"
     ),
-    "masks: softmax over classes": "MODEL.ROI_MASK_HEAD.LOSS softmax",
+    "masks: softmax over classes": "SOLVER.MAX_ITER 1500 MODEL.ROI_MASK_HEAD.LOSS softmax",
     "masks: class-agnostic": "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True",
     "masks: dice loss": "MODEL.ROI_MASK_HEAD.LOSS dice",
     "cascade": CASCADE,
