@@ -24,14 +24,14 @@ def _norm(name: str) -> str:
 
 
 # From scratch, deep networks and those of stride 16 alone begin slowly: they get more iterations.
+LONGER = "SOLVER.MAX_ITER 1000 "
 BOTTLENECKS = (
-    "SOLVER.MAX_ITER 1000 "
-    "MODEL.RESNETS.DEPTH 50 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.RESNETS.WIDTH_PER_GROUP 16 "
+    f"{LONGER}MODEL.RESNETS.DEPTH 50 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.RESNETS.WIDTH_PER_GROUP 16 "
     "MODEL.RESNETS.STRIDE_IN_1X1 False"
 )
 RESNEXT = BOTTLENECKS.replace("WIDTH_PER_GROUP 16", "WIDTH_PER_GROUP 4 MODEL.RESNETS.NUM_GROUPS 8")
 BARE_RESNET = f"{BOTTLENECKS} MODEL.BACKBONE.NAME build_resnet_backbone"
-DEFORMABLE = f"{BOTTLENECKS} MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,True,True,True]"
+DEFORMABLE = f"{BOTTLENECKS.removeprefix(LONGER)} MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,True,True,True]"
 POOLINGS = ("ROIPool", "ROIAlign", "ROIAlignV2Max", "ROIWarp", "ROIWarpRounded", "CropAndResize", "ROIAlignLastPixel")
 CASCADE = "MODEL.ROI_HEADS.NAME CascadeROIHeads MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True"
 VGG = "MODEL.VGG.DEPTH 11 MODEL.VGG.CONV1_OUT_CHANNELS 16 MODEL.VGG.NORM BN"
@@ -64,11 +64,10 @@ COMPONENTS = {
     "deformable convolution v1": DEFORMABLE,
     "deformable convolution v2": f"{DEFORMABLE} MODEL.RESNETS.DEFORM_MODULATED True",
     "norm GN": _norm("GN"),
-    "norm LN": f"SOLVER.MAX_ITER 1000 {_norm('LN')}",
+    "norm LN": _norm("LN"),
     "norm SyncBN": _norm("SyncBN"),
     "VGG-11 conv5, fc6/fc7 with dropout": (
-        f"SOLVER.MAX_ITER 1000 MODEL.BACKBONE.NAME build_vgg_backbone {VGG} {_single('conv5')} "
-        "MODEL.ROI_BOX_HEAD.DROPOUT 0.5"
+        f"MODEL.BACKBONE.NAME build_vgg_backbone {VGG} {_single('conv5')} MODEL.ROI_BOX_HEAD.DROPOUT 0.5"
     ),
     "VGG-11 FPN": (
         f"MODEL.BACKBONE.NAME build_vgg_fpn_backbone {VGG} MODEL.VGG.OUT_FEATURES ['conv3','conv4','conv5'] "
@@ -86,7 +85,7 @@ COMPONENTS = {
         "MODEL.FPN.IN_FEATURES ['c2','c3','c4']"
     ),
     "timm EfficientNet (lite0), FPN": (
-        "SOLVER.MAX_ITER 1000 MODEL.BACKBONE.NAME build_timm_fpn_backbone MODEL.TIMM.NAME efficientnet_lite0 "
+        "MODEL.BACKBONE.NAME build_timm_fpn_backbone MODEL.TIMM.NAME efficientnet_lite0 "
         "MODEL.FPN.IN_FEATURES ['c2','c3','c4']"
     ),
     "timm Swin (tiny), FPN": (
