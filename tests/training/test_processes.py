@@ -75,14 +75,15 @@ def test_two_processes_give_the_gradients_of_one_and_stop_together(
     one = f"OUTPUT_DIR={tmp_path / 'one'}"
     run(tiny_config(*settings, "SOLVER.MAX_ITER=2", "SOLVER.STEPS=[]", "HOOKS=['foreign_hooks:save_gradients']", one))
 
-    for iteration in range(2):
+    # After the first update weights differ by rounding, and a unit close to zero may be on in one run and off in the other.
+    for iteration, tolerance in enumerate((1e-5, 5e-3)):
         alone, together = (torch.load(tmp_path / name / f"gradients_{iteration}.pt") for name in ("one", "two"))
         assert alone.keys() == together.keys()
         assert "backbone.fpn_output4.weight" in alone
         assert "backbone.fpn_output5.weight" not in alone
         for name, gradient in alone.items():
             difference = (together[name] - gradient).norm() / gradient.norm()
-            assert difference < 1e-4, name
+            assert difference < tolerance, name
     for key in ("total_loss", "val/total_loss"):
         assert logged(tmp_path / "two", key) == pytest.approx(logged(tmp_path / "one", key), rel=1e-4)
 
