@@ -75,7 +75,7 @@ def test_two_processes_give_the_gradients_of_one_and_stop_together(
     one = f"OUTPUT_DIR={tmp_path / 'one'}"
     run(tiny_config(*settings, "SOLVER.MAX_ITER=2", "SOLVER.STEPS=[]", "HOOKS=['foreign_hooks:save_gradients']", one))
 
-    # After the first update weights differ by rounding, and a unit close to zero may be on in one run and off in the other.
+    # After the first update weights differ by rounding: a unit close to zero may be on in one run and off in the other.
     for iteration, tolerance in enumerate((1e-5, 5e-3)):
         alone, together = (torch.load(tmp_path / name / f"gradients_{iteration}.pt") for name in ("one", "two"))
         assert alone.keys() == together.keys()
