@@ -31,11 +31,11 @@ def main() -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     if not arguments.table:
         for runs in (COMPONENTS, COMPONENTS_ON_FILES):
-            if runs is COMPONENTS_ON_FILES:
-                _precompute_proposals(arguments.output)
             chosen = {name: runs[name] for name in runs if _is_chosen(name, arguments.only)}
             if not arguments.again:
                 chosen = {name: keys for name, keys in chosen.items() if not _is_done(name, keys, arguments.output)}
+            if any("PrecomputedProposals" in keys for keys in chosen.values()):
+                _precompute_proposals(arguments.output)
             shortest_first = sorted(chosen.items(), key=lambda item: int(_iterations(item[1])))
             with ThreadPoolExecutor(arguments.jobs) as pool:
                 list(pool.map(lambda item: _train(*item, folder=arguments.output), shortest_first))

@@ -1,4 +1,4 @@
-"""Numbers of the config that no model can be built of, refused by their keys before anything is computed with them."""
+"""Numbers of the config that nothing can be computed with, refused by their keys; here the rules for models."""
 
 import math
 from collections.abc import Callable
@@ -55,5 +55,17 @@ def check_numbers(cfg: CfgNode) -> None:
         if not key.name.startswith("MODEL.") or not key.is_built:
             continue
         rule = SCALES_OF_STAGES if key.name == CASCADE_SCALES else RULES.get(key.name.rsplit(".", 1)[-1])
-        if rule is not None and not rule[0](value := cfg.value_of(key.name)):
-            raise UserError(f"{key.name} = {value} {rule[1]}.")
+        if rule is not None:
+            check_number(cfg, key.name, rule)
+
+
+def check_number(cfg: CfgNode, name: str, rule: Rule) -> None:
+    """Hold the value of one key against a rule.
+
+    Raises:
+        UserError: with the key and its value.
+    """
+    is_allowed, words = rule
+    value = cfg.value_of(name)
+    if not is_allowed(value):
+        raise UserError(f"{name} = {value} {words}.")

@@ -2,11 +2,12 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.number_rules import AT_LEAST_ONE, Rule, check_number
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, KEYPOINTS, Curves, areas_of
@@ -24,9 +25,6 @@ from mrcnn_zoo.registry import did_you_mean
 from mrcnn_zoo.training.best_metric import AUTO
 from mrcnn_zoo.training.validation import VALIDATION_TASK
 
-Rule = tuple[Callable[[float], bool], str]  # what a value must satisfy, and that in words
-
-AT_LEAST_ONE: Rule = (lambda value: value >= 1, "must be at least 1")
 NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "must be a number that is not negative")
 BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "must lie in [0, 1)")
 TRAINING_RULES: dict[str, Rule] = {
@@ -49,9 +47,8 @@ def check_settings(cfg: CfgNode, *, is_training: bool) -> None:
     AP_BACKENDS.get(cfg.EVAL.BACKEND)
     if not is_training:
         return
-    for key, (is_allowed, words) in TRAINING_RULES.items():
-        if not is_allowed(cfg.value_of(key)):
-            raise UserError(f"{key} = {cfg.value_of(key)} {words}.")
+    for key, rule in TRAINING_RULES.items():
+        check_number(cfg, key, rule)
     betas = list(cfg.SOLVER.BETAS)
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise UserError(f"SOLVER.BETAS = {betas} must be two numbers in [0, 1), e.g. [0.9, 0.999].")
