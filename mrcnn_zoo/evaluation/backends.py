@@ -108,7 +108,7 @@ def curves_by_pycocotools(
             indexed.dataset = content
             indexed.createIndex()
             sets.append(indexed)
-        return _measure(cocoeval.COCOeval(*sets, task), limits, sigmas)
+        return _measure(cocoeval.COCOeval(*sets, task), _category_ids(ground_truth), limits, sigmas)
 
 
 @AP_BACKENDS.register("hotcoco")
@@ -122,7 +122,9 @@ def curves_by_hotcoco(
 ) -> Curves:
     """What pycocotools computes, in Rust."""
     hotcoco = _import_backend("hotcoco")
-    return _measure(hotcoco.COCOeval(hotcoco.COCO(ground_truth), hotcoco.COCO(detections), task), limits, sigmas)
+    sets = _with_counted_ids(ground_truth, detections)
+    evaluation = hotcoco.COCOeval(*(hotcoco.COCO(content) for content in sets), task)
+    return _measure(evaluation, _category_ids(sets[0]), limits, sigmas)
 
 
 @AP_BACKENDS.register("faster_coco_eval")
@@ -136,24 +138,52 @@ def curves_by_faster_coco_eval(
 ) -> Curves:
     """What pycocotools computes, in C++."""
     faster = _import_backend("faster_coco_eval")
-    sets = (faster.COCO(ground_truth), faster.COCO(detections))
-    return _measure(faster.COCOeval_faster(*sets, task, print_function=_discard), limits, sigmas)
+    sets = _with_counted_ids(ground_truth, detections)
+    evaluation = faster.COCOeval_faster(*map(faster.COCO, sets), task, print_function=_discard)
+    return _measure(evaluation, _category_ids(sets[0]), limits, sigmas)
 
 
-def _measure(evaluation: Any, limits: Sequence[int], sigmas: Sequence[float]) -> Curves:
+def _measure(evaluation: Any, categories: Sequence[int], limits: Sequence[int], sigmas: Sequence[float]) -> Curves:
+    """Run an evaluation of any of the libraries; `categories` are the ids of the ground truth, ascending."""
     evaluation.params.maxDets = list(limits)
     if sigmas:
         evaluation.params.kpt_oks_sigmas = np.array(sigmas, dtype=np.float64)
     evaluation.evaluate()
     evaluation.accumulate()
-    num_classes = len(evaluation.params.catIds)
+    # faster_coco_eval leaves categories without ground truth out of the keypoint task; the others give them -1.
+    measured = [categories.index(category) for category in evaluation.params.catIds]
     areas = tuple(evaluation.params.areaRngLbl)
-    shape = (len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), num_classes, len(areas), len(limits))
-    return Curves(
-        precision=np.asarray(evaluation.eval["precision"]).reshape(shape),
-        recall=np.asarray(evaluation.eval["recall"]).reshape(shape[:1] + shape[2:]),
-        limits=tuple(limits),
-        areas=areas,
+    shape = (len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), len(measured), len(areas), len(limits))
+    precision = np.full((*shape[:2], len(categories), *shape[3:]), -1.0)
+    recall = np.full_like(precision[:, 0], -1.0)
+    precision[:, :, measured] = np.asarray(evaluation.eval["precision"]).reshape(shape)
+    recall[:, measured] = np.asarray(evaluation.eval["recall"]).reshape(shape[:1] + shape[2:])
+    return Curves(precision=precision, recall=recall, limits=tuple(limits), areas=areas)
+
+
+def _category_ids(ground_truth: dict[str, Any]) -> list[int]:
+    return sorted(category["id"] for category in ground_truth["categories"])
+
+
+def _with_counted_ids(ground_truth: dict[str, Any], detections: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Both sets with images and categories numbered from 1 in the order of their ids, where an id is below 0.
+
+    The libraries other than pycocotools refuse such ids, and decide ties by the order.
+    """
+    orders = {name: sorted(item["id"] for item in ground_truth[name]) for name in ("images", "categories")}
+    if all(not ids or ids[0] >= 0 for ids in orders.values()):
+        return ground_truth, detections
+    images, categories = ({old: new for new, old in enumerate(ids, start=1)} for ids in orders.values())
+    return tuple(
+        {
+            "images": [image | {"id": images[image["id"]]} for image in content["images"]],
+            "categories": [category | {"id": categories[category["id"]]} for category in content["categories"]],
+            "annotations": [
+                row | {"image_id": images[row["image_id"]], "category_id": categories[row["category_id"]]}
+                for row in content["annotations"]
+            ],
+        }
+        for content in (ground_truth, detections)
     )
 
 
