@@ -16,7 +16,13 @@ PTH = ".pth"
 
 
 def save_detector(
-    path: str | Path, weights: Mapping[str, Tensor], *, config: str, class_names: Sequence[str], half: bool = False
+    path: str | Path,
+    weights: Mapping[str, Tensor],
+    *,
+    config: str,
+    class_names: Sequence[str],
+    category_ids: Sequence[int] = (),
+    half: bool = False,
 ) -> None:
     """Write a detector with the config and the class names that it is used with, as `.safetensors` or `.pth`.
 
@@ -27,6 +33,7 @@ def save_detector(
         weights: under our names, which are Detectron2's.
         config: as `cfg.dump()` gives it.
         class_names: by class index; may be empty.
+        category_ids: of the training data, by class index; may be empty.
         half: write the weights in half precision; a model of any precision loads them.
 
     Raises:
@@ -35,10 +42,11 @@ def save_detector(
     path = Path(path)
     prepared = _prepared(weights, half=half)
     if path.suffix == SAFETENSORS:
-        metadata = {"format": "pt", "config": config, "class_names": json.dumps(list(class_names))}
-        _write(path, _safetensors(prepared, metadata))
+        texts = {"class_names": json.dumps(list(class_names)), "category_ids": json.dumps(list(category_ids))}
+        _write(path, _safetensors(prepared, {"format": "pt", "config": config, **texts}))
     elif path.suffix == PTH:
-        _save(path, {"model": prepared, "config": config, "class_names": list(class_names)})
+        lists = {"class_names": list(class_names), "category_ids": list(category_ids)}
+        _save(path, {"model": prepared, "config": config, **lists})
     else:
         raise UserError(f"{path} should end in {SAFETENSORS} or {PTH}.")
 

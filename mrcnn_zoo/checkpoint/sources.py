@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # ours and Detectron2's; Lightning's and MMDetection's; the tutorials'; Detectron's
 WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict", "blobs")
+JSON_METADATA = {"class_names", "category_ids"}  # lists, which the metadata of safetensors hold as text
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
 
@@ -91,11 +92,11 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
 
 def _metadata_of(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     content: dict[str, Any] = dict(metadata)
-    if "class_names" in content:
+    for key in JSON_METADATA & content.keys():
         try:
-            content["class_names"] = json.loads(metadata["class_names"])
+            content[key] = json.loads(metadata[key])
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}: the class names in its metadata are not JSON: {error}.") from error
+            raise UserError(f"{path}: {key} in its metadata is not JSON: {error}.") from error
     return content
 
 

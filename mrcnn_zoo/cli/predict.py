@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from mrcnn_zoo.config.class_count import class_count
 from mrcnn_zoo.data.mapper import build_test_mapper
-from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes
+from mrcnn_zoo.evaluation.trained import open_trained
 from mrcnn_zoo.inspection.pictures import OBJECT
 from mrcnn_zoo.inspection.prediction import predict_files
 from mrcnn_zoo.modeling import resolve_device
@@ -21,17 +21,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Predict on images and folders; returns 0, or 1 when some image could not be read."""
     arguments = _parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    model, cfg, class_names = load_trained(arguments.weights, config=arguments.config_file, overrides=arguments.set)
+    model, cfg, trained = open_trained(arguments.weights, config=arguments.config_file, overrides=arguments.set)
     if resolve_device(cfg.MODEL.DEVICE).type == "cpu":
         keep_freed_memory()
+    class_names, category_ids = trained.class_names, trained.category_ids
     if not predicts_classes(model):
-        class_names = (OBJECT,)
+        class_names, category_ids = (OBJECT,), (1,)
     failures = predict_files(
         model,
         arguments.images,
         arguments.output,
         mapper=build_test_mapper(cfg),
         class_names=class_names or [str(index) for index in range(class_count(cfg) or 1)],
+        category_ids=category_ids,
         score_threshold=arguments.threshold,
     )
     if failures:

@@ -10,7 +10,9 @@ from torch import nn
 
 from mrcnn_zoo import zoo_index
 from mrcnn_zoo.checkpoint import LoadReport, WeightsFile, convert_detector, load_weights_file, read_weights
+from mrcnn_zoo.checkpoint.conversion import coco_classes
 from mrcnn_zoo.config import CfgNode, config_from_text, load_config
+from mrcnn_zoo.config.class_count import class_count
 from mrcnn_zoo.config.unbuilt import refuse_unbuilt
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import build_model
@@ -20,10 +22,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedFile:
-    """What a file with a trained model told."""
+    """What a file with a trained model holds."""
 
     file: WeightsFile
-    class_names: tuple[str, ...]  # by class index; empty where the file does not tell
+    class_names: tuple[str, ...]  # by class index; empty where the file has none
+    category_ids: tuple[int, ...]  # of the training data, by class index; 1, 2, ... where the file has none
     report: LoadReport  # what became of its weights
 
 
@@ -70,7 +73,9 @@ def open_trained(
     report = load_weights_file(model, file)
     refuse_gaps(report)
     _warn_of_other_settings(report, cfg)
-    return model, cfg, TrainedFile(file, class_names_of(file), report)
+    class_names = class_names_of(file)
+    ids = category_ids_of(file, class_names, count=len(class_names) or class_count(cfg) or 1)
+    return model, cfg, TrainedFile(file, class_names, ids, report)
 
 
 def config_of_weights(weights: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
@@ -109,6 +114,22 @@ def class_names_of(file: WeightsFile) -> tuple[str, ...]:
         return tuple(map(str, names))
     conversion = convert_detector(file)
     return conversion.class_names if conversion else ()
+
+
+def category_ids_of(file: WeightsFile, class_names: Sequence[str], *, count: int) -> tuple[int, ...]:
+    """The category ids of the data that a file's model was trained on, by class index.
+
+    Args:
+        file: its own ids come first; COCO's classes have COCO's ids.
+        class_names: of the file; may be empty.
+        count: number of classes; their ids are 1, 2, ... where the file has none.
+    """
+    ids = file.meta.get("category_ids")
+    if isinstance(ids, list | tuple) and len(ids) == count and all(type(value) is int for value in ids):
+        return tuple(ids)
+    if tuple(class_names) == coco_classes.NAMES:
+        return coco_classes.IDS
+    return tuple(range(1, count + 1))
 
 
 def _warn_of_other_settings(report: LoadReport, cfg: CfgNode) -> None:

@@ -65,6 +65,7 @@ def predict_files(
     *,
     mapper: TestMapper,
     class_names: Sequence[str],
+    category_ids: Sequence[int] = (),
     score_threshold: float,
 ) -> list[str]:
     """Draw what the model finds in image files, and write `predictions.json` in COCO's form.
@@ -75,6 +76,7 @@ def predict_files(
         output: gets `<image name>.png` and predictions.json.
         mapper: see `predict_image`.
         class_names: by class index.
+        category_ids: of predictions.json, by class index; 1, 2, ... without them.
         score_threshold: detections below it are left out.
 
     Returns:
@@ -84,6 +86,7 @@ def predict_files(
         UserError: no image at all, or an output that would overwrite the images.
     """
     files = image_files(inputs)
+    categories = list(zip(category_ids or range(1, len(class_names) + 1), class_names, strict=True))
     pictures = _picture_paths(files, Path(output))
     failures: list[str] = []
     images: list[dict[str, Any]] = []
@@ -99,10 +102,13 @@ def predict_files(
         found = found[found.scores >= score_threshold]
         save_picture(draw_instances(pixels, found, class_names), picture)
         images.append({"id": image_id, "file_name": str(file), "height": pixels.shape[0], "width": pixels.shape[1]})
-        annotations += _annotations(found, image_id, class_names, first_id=len(annotations) + 1)
+        annotations += _annotations(found, image_id, categories, first_id=len(annotations) + 1)
         logger.info("%s: %d instances, drawn in %s", file, len(found), picture)
-    categories = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
-    content = {"images": images, "categories": categories, "annotations": annotations}
+    content = {
+        "images": images,
+        "categories": [{"id": number, "name": name} for number, name in categories],
+        "annotations": annotations,
+    }
     write_json(Path(output) / "predictions.json", content)
     return failures
 
@@ -141,7 +147,9 @@ def _picture_paths(files: Sequence[Path], output: Path) -> list[Path]:
     return paths
 
 
-def _annotations(found: Detections, image_id: int, names: Sequence[str], *, first_id: int) -> list[dict[str, Any]]:
+def _annotations(
+    found: Detections, image_id: int, categories: Sequence[tuple[int, str]], *, first_id: int
+) -> list[dict[str, Any]]:
     rles = [None] * len(found) if found.masks is None else found.masks.rles()
     points = [None] * len(found) if found.keypoints is None else coco_points(found)
     columns = zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), rles, points, strict=True)
@@ -150,8 +158,8 @@ def _annotations(found: Detections, image_id: int, names: Sequence[str], *, firs
         annotation: dict[str, Any] = {
             "id": number,
             "image_id": image_id,
-            "category_id": index + 1,
-            "category_name": names[index],
+            "category_id": categories[index][0],
+            "category_name": categories[index][1],
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": score,
             "iscrowd": 0,

@@ -78,6 +78,7 @@ def build_trainer(cfg: CfgNode, workspace: Workspace, state: Mapping[str, Any] |
         provenance={
             "config": cfg.dump(),
             "class_names": list(workspace.train_datasets[0].class_names),
+            "category_ids": list(workspace.train_datasets[0].category_ids),
             "versions": installed_versions(),
         },
     )

@@ -32,12 +32,13 @@ def state() -> dict[str, Tensor]:
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_weights_config_and_class_names_come_back(suffix: str, state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "new" / f"model{suffix}"
-    save_detector(path, state, config="MODEL: {}\n", class_names=NAMES)
+    save_detector(path, state, config="MODEL: {}\n", class_names=NAMES, category_ids=(7, 3, 40))
     file = read_weights(path)
     assert file.weights.keys() == state.keys()
     assert all(torch.equal(file.weights[name], tensor) for name, tensor in state.items())
     assert file.meta["config"] == "MODEL: {}\n"
     assert tuple(file.meta["class_names"]) == NAMES
+    assert tuple(file.meta["category_ids"]) == (7, 3, 40)
 
 
 def test_a_pth_is_detectron2s(state: dict[str, Tensor], tmp_path: Path) -> None:
@@ -96,5 +97,5 @@ def test_class_names_that_are_not_json_are_named(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, tmp_path / "broken.safetensors", metadata={"class_names": "cat, dog"})
-    with pytest.raises(UserError, match=r"broken\.safetensors: the class names in its metadata are not JSON"):
+    with pytest.raises(UserError, match=r"broken\.safetensors: class_names in its metadata is not JSON"):
         read_weights(tmp_path / "broken.safetensors")

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mrcnn_zoo.checkpoint import Checkpointer
+from mrcnn_zoo.checkpoint import Checkpointer, WeightsFile
+from mrcnn_zoo.checkpoint.conversion import coco_classes
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import load_trained
+from mrcnn_zoo.evaluation.trained import category_ids_of
 from mrcnn_zoo.modeling import build_model
 
 TINY = [
@@ -40,6 +42,14 @@ def test_a_checkpoint_alone_gives_its_model_config_and_class_names(weights: Path
     assert not model.training
     stored = torch.load(weights, weights_only=True)["model"]
     assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items() if name in stored)
+
+
+def test_category_ids_are_the_files_own_or_cocos_or_count_from_1() -> None:
+    assert category_ids_of(WeightsFile("", {}, {"category_ids": [7, 3, 40]}), NAMES, count=3) == (7, 3, 40)
+    assert category_ids_of(WeightsFile("", {}, {}), NAMES, count=3) == (1, 2, 3)
+    assert category_ids_of(WeightsFile("", {}, {"category_ids": []}), (), count=2) == (1, 2)
+    coco_ids = category_ids_of(WeightsFile("", {}), coco_classes.NAMES, count=80)
+    assert dict(zip(coco_classes.NAMES, coco_ids, strict=True))["toothbrush"] == 90
 
 
 def test_overrides_lie_on_top_of_the_config_in_the_checkpoint(weights: Path) -> None:

@@ -12,6 +12,7 @@ from mrcnn_zoo.checkpoint.torchvision_export import to_torchvision
 from mrcnn_zoo.cli.main import main
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.evaluation import load_trained
+from mrcnn_zoo.evaluation.trained import open_trained
 from mrcnn_zoo.experiments.benchmark.living_weights import bring_to_life
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Sample
@@ -24,6 +25,7 @@ SMALL = [
     *("INPUT.MIN_SIZE_TEST", 96, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
 ]
 NAMES = ("cat", "dog", "cow")
+IDS = (7, 3, 40)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def ours(cfg: CfgNode, image: Path, tmp_path_factory: pytest.TempPathFactory) ->
     pixels = torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1).flip(0)
     bring_to_life(model, [Sample(pixels, 0, (96, 112))])
     path = tmp_path_factory.mktemp("ours") / "model_final.pth"
-    save_detector(path, model.state_dict(), config=cfg.dump(), class_names=NAMES)
+    save_detector(path, model.state_dict(), config=cfg.dump(), class_names=NAMES, category_ids=IDS)
     return path
 
 
@@ -59,8 +61,8 @@ def test_safetensors_alone_is_enough_to_predict(ours: Path, tmp_path: Path, caps
     target = tmp_path / "model.safetensors"
     assert convert(ours, target, "--half") == 0
     assert "left over" in capsys.readouterr().out
-    model, cfg, class_names = load_trained(target, overrides=["MODEL.DEVICE", "cpu"])
-    assert class_names == NAMES
+    model, cfg, trained = open_trained(target, overrides=["MODEL.DEVICE", "cpu"])
+    assert (trained.class_names, trained.category_ids) == (NAMES, IDS)
     assert cfg.MODEL.RESNETS.STEM_OUT_CHANNELS == 8
     assert next(model.parameters()).dtype == torch.float32
     assert target.stat().st_size < 0.6 * ours.stat().st_size

@@ -68,6 +68,16 @@ def test_pictures_and_a_coco_file_with_class_names_are_written(mapper, tmp_path)
     assert annotation["segmentation"]["size"] == [40, 50]
 
 
+def test_the_category_ids_are_those_of_the_training_data(mapper, tmp_path) -> None:
+    options = {"mapper": mapper, "class_names": NAMES, "category_ids": (7, 3), "score_threshold": 0.0}
+    predict_files(TwoBoxes(), [write_image(tmp_path / "a.jpg")], tmp_path / "out", **options)
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert content["categories"] == [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
+    id_of_name = {"cat": 7, "dog": 3}
+    assert {row["category_name"] for row in content["annotations"]} == {"cat", "dog"}
+    assert all(row["category_id"] == id_of_name[row["category_name"]] for row in content["annotations"])
+
+
 def test_bad_images_are_reported_and_the_others_are_done(mapper, tmp_path, caplog) -> None:
     good = write_image(tmp_path / "in" / "good.png")
     cut_off = tmp_path / "in" / "cut_off.png"

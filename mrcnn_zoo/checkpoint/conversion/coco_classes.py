@@ -17,3 +17,4 @@ NAMES_BY_ID = (
 
 # The 80 in use, in the order of their ids: class index k of most detectors.
 NAMES = tuple(name for name in NAMES_BY_ID if name != UNUSED)
+IDS = tuple(number for number, name in enumerate(NAMES_BY_ID, start=1) if name != UNUSED)  # of NAMES

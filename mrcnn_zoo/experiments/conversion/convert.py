@@ -76,7 +76,14 @@ def convert_checkpoint(
     else:
         notes = _notes_for_detectron2(cfg) if kind == DETECTRON2 else ()
         text = _with_values(cfg, {"MODEL.WEIGHTS": "", "MODEL.DEVICE": DEVICE}).dump()
-        save_detector(target, model.state_dict(), config=text, class_names=trained.class_names, half=half)
+        save_detector(
+            target,
+            model.state_dict(),
+            config=text,
+            class_names=trained.class_names,
+            category_ids=trained.category_ids,
+            half=half,
+        )
     # A file for torchvision has no place for a config.
     beside = _with_values(cfg, {"MODEL.WEIGHTS": str(target), "MODEL.DEVICE": DEVICE})
     text = f"# Converted from {trained.file.source}.\n" + _changed_values(beside)
