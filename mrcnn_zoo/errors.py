@@ -1,4 +1,4 @@
-"""The error for what a user can put right."""
+"""The error for what a user can put right, and how messages count."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,20 @@ class UserError(ValueError):
 
     The command line prints the message alone, without a traceback.
     """
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, e.g. "1 image", "2 images", "1,204 objects", "0 classes".
+
+    Args:
+        number: how many.
+        noun: of one.
+        plural: of several, where it is not made with -s, or with -es and -ies after the usual endings.
+    """
+    if number == 1:
+        return f"1 {noun}"
+    if not plural and noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        plural = f"{noun[:-1]}ies"
+    elif not plural:
+        plural = f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
+    return f"{number:,} {plural}"

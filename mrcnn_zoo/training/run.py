@@ -18,13 +18,14 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import check_evaluation, evaluate_datasets, refuse_gaps, verify_expected_results
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.ops.processes import world_size
+from mrcnn_zoo.output_paths import check_output_folder
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
 from mrcnn_zoo.training.assembly import build_trainer
 from mrcnn_zoo.training.distributed import is_main_process, wait_for_all
 from mrcnn_zoo.training.environment import describe_environment
 from mrcnn_zoo.training.lengths import fit_to_epochs, fit_to_processes
 from mrcnn_zoo.training.logs import LogFile, logging_to
-from mrcnn_zoo.training.output_folder import check_is_writable, check_output_folder, clear_output_folder
+from mrcnn_zoo.training.output_folder import check_training_folder, clear_output_folder
 from mrcnn_zoo.training.settings import check_best_metric, check_settings
 from mrcnn_zoo.training.signals import StopSignals, TrainingInterrupted
 from mrcnn_zoo.training.trainer import RESUMABLE_KEYS, Trainer
@@ -55,11 +56,10 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
         TrainingInterrupted: by SIGTERM or Ctrl-C, after a checkpoint was saved.
         NonFiniteLossError: after the batch was saved.
     """
-    output_dir = Path(cfg.OUTPUT_DIR)
-    if eval_only:
-        check_is_writable(output_dir)
-    else:
-        check_output_folder(output_dir, resume=resume, overwrite=overwrite)
+    output_dir = check_output_folder(cfg.OUTPUT_DIR, option="OUTPUT_DIR")
+    cfg = _with_output_dir(cfg, output_dir)
+    if not eval_only:
+        check_training_folder(output_dir, resume=resume, overwrite=overwrite)
     check_settings(cfg, is_training=not eval_only)
     with logging_to(output_dir) as log:
         cfg = fit_to_processes(cfg, world_size())
@@ -69,6 +69,17 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
         for stage in TRAINING_SCHEDULES.get(cfg.SOLVER.TRAINING_SCHEDULE)(cfg):
             results = _train_stage(stage, log, resume=resume)
         return results
+
+
+def _with_output_dir(cfg: CfgNode, folder: Path) -> CfgNode:
+    """The config with `~` of OUTPUT_DIR written out."""
+    if str(folder) == cfg.OUTPUT_DIR:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.freeze()
+    return cfg
 
 
 def _evaluate_only(cfg: CfgNode, log: LogFile, *, resume: bool) -> Results:
