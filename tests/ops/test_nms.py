@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torchvision
+from torch import Tensor
 
 from mrcnn_zoo.ops.nms import batched_nms
 
@@ -36,6 +37,88 @@ def test_many_boxes_are_treated_group_by_group(count: int) -> None:
         expected = members[torchvision.ops.nms(boxes[members], scores[members], 0.4)]
         assert rows[groups[rows] == group].tolist() == expected.tolist()
     assert (scores[rows].diff() <= 0).all()
+
+
+def by_group(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
+    """torchvision's NMS of each group alone, in float32; best first, earlier rows first where scores are equal."""
+    rows = []
+    for group in groups.unique().tolist():
+        members = (groups == group).nonzero().flatten()
+        rows.append(members[torchvision.ops.nms(boxes[members].float(), scores[members].float(), threshold)])
+    kept = torch.cat(rows).sort().values
+    return kept[scores[kept].float().argsort(descending=True, stable=True)].tolist()
+
+
+def crowded_scene(count: int, num_groups: int, size: float, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """About 12 moved copies of each of some boxes, so that many overlap those of their group."""
+    generator = torch.Generator().manual_seed(seed)
+    places = max(1, count // 12)
+    middles, sides = torch.rand((2, places, 2), generator=generator).mul(torch.tensor([size, 150.0])[:, None, None])
+    boxes = torch.cat((middles - sides / 2 - 10, middles + sides / 2 + 10), dim=1)
+    rows = torch.randint(places, (count,), generator=generator)
+    groups = torch.randint(num_groups, (places,), generator=generator)
+    moved = boxes[rows] + 5 * torch.randn((count, 4), generator=generator)
+    return moved, torch.rand(count, generator=generator), groups[rows]
+
+
+@pytest.mark.parametrize("shift", [0.0, -4000.0, -1e5])
+@pytest.mark.parametrize(("count", "num_groups"), [(1, 1), (300, 3), (1000, 1203), (1001, 1203), (3000, 80), (3000, 1)])
+def test_decisions_are_those_of_nms_group_by_group(count: int, num_groups: int, shift: float) -> None:
+    boxes, scores, groups = crowded_scene(count, num_groups, 8000.0 if num_groups > 80 else 600.0, seed=count)
+    boxes = boxes + shift
+    for threshold in (0.0, 0.3, 0.5, 0.7, 1.0):
+        rows = batched_nms(boxes, scores, groups, iou_threshold=threshold)
+        assert rows.tolist() == by_group(boxes, scores, groups, threshold)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+@pytest.mark.parametrize("count", [400, 2400])
+def test_ties_of_integer_boxes_are_decided_as_group_by_group(count: int, threshold: float) -> None:
+    generator = torch.Generator().manual_seed(count)
+    corners = 10 * torch.randint(0, 12, (count, 2), generator=generator)
+    boxes = torch.cat((corners, corners + 10 * torch.randint(1, 5, (count, 2), generator=generator)), dim=1).float()
+    scores = torch.randint(0, 50, (count,), generator=generator) / 50  # many are equal
+    groups = torch.randint(0, 6, (count,), generator=generator)
+    for scale in (1.0, 0.5):
+        rows = batched_nms(boxes * scale - 30, scores, groups, iou_threshold=threshold)
+        assert rows.tolist() == by_group(boxes * scale - 30, scores, groups, threshold)
+
+
+def test_one_box_far_away_does_not_blur_the_others() -> None:
+    boxes, scores, groups = crowded_scene(400, 9, 300.0, seed=1)
+    boxes[7] = torch.tensor([1e12, 1e12, 2e12, 2e12])
+    rows = batched_nms(boxes, scores, groups * 100_000, iou_threshold=0.5)
+    assert rows.tolist() == by_group(boxes, scores, groups, 0.5)
+
+
+def test_groups_below_zero_and_far_apart_are_kept_apart() -> None:
+    scores = torch.tensor([0.5, 0.9, 0.7, 0.8])
+    same = BOXES[:1].repeat(4, 1)
+    for groups in ([-1, 0, 1, -1], [-(2**40), 0, 2**40, -(2**40)]):
+        assert batched_nms(same, scores, torch.tensor(groups), iou_threshold=0.5).tolist() == [1, 3, 2]
+
+
+def test_100_000_boxes_of_many_groups_are_treated_group_by_group() -> None:
+    boxes, scores, groups = crowded_scene(100_000, 1203, 8000.0, seed=3)
+    rows = batched_nms(boxes, scores, groups, iou_threshold=0.5)
+    assert rows.tolist() == by_group(boxes, scores, groups, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_compared_as_float32(dtype: torch.dtype) -> None:
+    boxes, scores, groups = crowded_scene(500, 40, 900.0, seed=4)
+    boxes, scores = boxes.to(dtype) - 300, scores.to(dtype)
+    rows = batched_nms(boxes, scores, groups, iou_threshold=0.5)
+    assert rows.tolist() == by_group(boxes, scores, groups, 0.5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("count", "num_groups"), [(1, 1), (1000, 1203), (5000, 80), (30_000, 80)])
+def test_a_gpu_decides_as_the_cpu(count: int, num_groups: int) -> None:
+    scene = crowded_scene(count, num_groups, 4000.0, seed=count)
+    rows = batched_nms(*(part.cuda() for part in scene), iou_threshold=0.5)
+    assert rows.tolist() == by_group(*scene, 0.5)
 
 
 def test_scores_in_half_precision_are_accepted() -> None:
