@@ -46,6 +46,8 @@ class Precision:
 
     def step(self, optimizer: Optimizer) -> None:
         """One step of the optimizer, left out where float16 gradients overflowed."""
+        if self.scales_losses:
+            _start_momentum(optimizer)
         self._scaler.step(optimizer)
         self._scaler.update()
 
@@ -71,6 +73,20 @@ def build_precision(cfg: CfgNode, device: torch.device) -> Precision:
     if dtype == torch.float16 and device.type != "cuda":
         raise UserError(f"SOLVER.AMP.DTYPE = float16 needs a CUDA device, not {device}. Use bfloat16 or auto.")
     return Precision(device.type, dtype=dtype)
+
+
+@torch.no_grad()
+def _start_momentum(optimizer: Optimizer) -> None:
+    """Begin each missing momentum of SGD at 0, which the first step turns into the gradient.
+
+    torch's fused SGD otherwise allocates the momentum without a value and leaves it so when the first step is left out
+    for an overflow, as it usually is while the scale is still too large; the next step then reads it.
+    """
+    for group in optimizer.param_groups:
+        if isinstance(optimizer, torch.optim.SGD) and group["momentum"] != 0:
+            for parameter in group["params"]:
+                if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _best_dtype(device: torch.device) -> torch.dtype | None:

@@ -83,6 +83,21 @@ def test_float16_on_the_cpu_is_refused() -> None:
         build_precision(cfg, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_momentum_begins_with_the_first_float16_step_that_is_not_left_out(fused: bool) -> None:
+    precision = Precision("cpu", dtype=torch.float16)
+    weight = nn.Parameter(torch.ones(1000))
+    optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.5, fused=fused)
+    kept = [torch.full((1000,), 1e30) for _ in range(20)]  # memory that a missing value would come from
+    del kept
+    for gradient, expected in ((torch.inf, 1.0), (0.25, 0.75), (0.25, 0.375)):  # 0.75 - (0.5 * 0.25 + 0.25)
+        optimizer.zero_grad()
+        precision.backward((weight * gradient).sum())
+        precision.unscale(optimizer)
+        precision.step(optimizer)
+        torch.testing.assert_close(weight.detach(), torch.full((1000,), expected))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_float16_gradients_are_scaled_and_overflow_is_left_out() -> None:
