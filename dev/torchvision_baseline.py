@@ -21,6 +21,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling import resolve_device
 from mrcnn_zoo.structures import Detections, Sample, TrainingOutput
 from mrcnn_zoo.structures.masks import ProbabilityMasks
 
@@ -147,5 +148,5 @@ def build_torchvision_mask_rcnn(cfg: CfgNode) -> TorchvisionMaskRCNN:
         mask_predictor=MaskRCNNPredictor(mask.CONV_DIM, mask.CONV_DIM, heads.NUM_CLASSES + 1),
     )
     model.transform = PassThroughTransform(list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD))
-    device = torch.device(cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu")
+    device = resolve_device(cfg.MODEL.DEVICE)
     return TorchvisionMaskRCNN(model.to(device), device=device)

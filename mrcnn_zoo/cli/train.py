@@ -82,6 +82,7 @@ def _start(options: argparse.Namespace) -> int:
         num_machines=options.num_machines,
         machine_rank=options.machine_rank,
         url=options.dist_url,
+        device=str(resolve_device(cfg.MODEL.DEVICE)),
     )
     return launch(train, [cfg, options], layout)
 

@@ -149,6 +149,8 @@ def _config_of(file: WeightsFile, overrides: Sequence[Any]) -> CfgNode:
     """The config inside a file, or the one that a detector of another project needs, or that of the zoo."""
     text = file.meta.get("config")
     if isinstance(text, str):
+        # The device is that of this machine, not of the one it was trained on.
+        overrides = ["MODEL.DEVICE", "auto", *overrides]
         return _with_overrides(config_from_text(text, source=f"the config in {file.source}"), overrides)
     entry = zoo_index.find_entry(file.source) if file.source.startswith(zoo_index.PREFIX) else None
     overrides = [*(entry.overrides if entry else ()), *overrides]

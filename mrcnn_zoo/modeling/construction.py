@@ -15,6 +15,8 @@ from mrcnn_zoo.registries import DETECTORS
 def build_model(cfg: CfgNode) -> nn.Module:
     """The detector that `MODEL.META_ARCHITECTURE` names, with fresh weights, on `MODEL.DEVICE`.
 
+    FLOAT32_PRECISION holds for the whole process from then on, and a GPU named by number is torch's current one.
+
     Returns:
         A module with `losses(samples)` and `predict(samples)`; `forward` is one of them by training mode.
 
@@ -22,26 +24,42 @@ def build_model(cfg: CfgNode) -> nn.Module:
         UserError: settings that no model can be built of.
     """
     check_numbers(cfg)
+    device = resolve_device(cfg.MODEL.DEVICE)
+    _set_up_torch(cfg, device)
     model = DETECTORS.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     # Convolutions with weights in channels-last order return feature maps in it: on two CPU cores the dense stage then
     # takes a third less time, and on GPUs half precision needs it. The numbers and the checkpoints are the same.
-    return model.to(device=resolve_device(cfg.MODEL.DEVICE), memory_format=torch.channels_last)
+    return model.to(device=device, memory_format=torch.channels_last)
 
 
 def resolve_device(name: str) -> torch.device:
     """The device of that name; the CPU, with one warning, when CUDA is asked for and not there.
 
+    Args:
+        name: cpu, cuda, cuda:1, ...; auto is CUDA where it is there, else the CPU.
+
     Raises:
         UserError: not a name of a device.
     """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"MODEL.DEVICE = {name!r} is not a device. Use cpu, cuda, cuda:1, ...") from error
+        raise UserError(f"MODEL.DEVICE = {name!r} is not a device. Use auto, cpu, cuda, cuda:1, ...") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         _warn_no_cuda(name)
         return torch.device("cpu")
     return device
+
+
+def _set_up_torch(cfg: CfgNode, device: torch.device) -> None:
+    if cfg.FLOAT32_PRECISION:
+        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
+        # Convolutions have a switch of their own, and cuDNN's default is TF32.
+        torch.backends.cudnn.allow_tf32 = cfg.FLOAT32_PRECISION != "highest"
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # memory figures and the states of generators are those of the current device
 
 
 @functools.cache

@@ -86,6 +86,11 @@ def build_trainer(cfg: CfgNode, workspace: Workspace, state: Mapping[str, Any] |
         _warn_of_changes(cfg, state)
         trainer.load_state_dict(state)
         logger.info("resumed after %d iterations", trainer.iteration)
+        if _device_of(model).type == "cuda":
+            logger.info(
+                "on a GPU some gradients (RoIAlign's for instance) are summed in no fixed order: data, random numbers "
+                "and state go on as they were, the weights agree up to rounding only"
+            )
     return trainer
 
 

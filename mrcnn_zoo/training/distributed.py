@@ -30,17 +30,18 @@ def is_started_by_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
-def join_from_environment() -> None:
-    """Join the processes that torchrun started."""
+def join_from_environment(*, device_type: str) -> None:
+    """Join the processes that torchrun started; see `join_processes`."""
     join_processes(
         "env://",
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
         local_rank=int(os.environ.get("LOCAL_RANK", os.environ["RANK"])),
+        device_type=device_type,
     )
 
 
-def join_processes(url: str, *, rank: int, world_size: int, local_rank: int) -> None:
+def join_processes(url: str, *, rank: int, world_size: int, local_rank: int, device_type: str) -> None:
     """Meet the other processes at `url`: gloo between CPUs, NCCL between GPUs.
 
     Args:
@@ -48,9 +49,10 @@ def join_processes(url: str, *, rank: int, world_size: int, local_rank: int) -> 
         rank: of this process among all machines.
         world_size: of all machines.
         local_rank: of this process on this machine; picks its GPU.
+        device_type: "cuda" or "cpu", what the models run on.
     """
     backend = "gloo"
-    if torch.cuda.is_available():
+    if device_type == "cuda":
         torch.cuda.set_device(local_rank)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, init_method=url, rank=rank, world_size=world_size, timeout=PATIENCE)

@@ -47,11 +47,17 @@ class Layout:
     num_machines: int = 1
     machine_rank: int = 0  # of this machine
     url: str = "auto"  # where all meet, e.g. tcp://10.0.0.1:29500; auto on a single machine
+    device: str = "cpu"  # that the models run on, as torch names it; with cuda each process has a GPU of its own
 
     @property
     def world_size(self) -> int:
         """Processes on all machines."""
         return self.processes_per_machine * self.num_machines
+
+    @property
+    def device_type(self) -> str:
+        """cuda or cpu, without a number."""
+        return torch.device(self.device).type
 
 
 def launch(work: Work, arguments: Sequence[Any], layout: Layout) -> int:
@@ -66,7 +72,8 @@ def launch(work: Work, arguments: Sequence[Any], layout: Layout) -> int:
         UserError: an impossible layout, or what one process raised as such.
     """
     if is_started_by_torchrun():
-        join_from_environment()
+        _check_device(layout.device, int(os.environ["WORLD_SIZE"]))
+        join_from_environment(device_type=layout.device_type)
         try:
             return work(*arguments)
         finally:
@@ -89,9 +96,22 @@ def _check(layout: Layout) -> None:
         )
     if layout.num_machines > 1 and layout.url == "auto":
         raise UserError("several machines need --dist-url with the address of the first, e.g. tcp://10.0.0.1:29500.")
+    _check_device(layout.device, layout.world_size)
     gpus = torch.cuda.device_count()
-    if 0 < gpus < layout.processes_per_machine:
-        raise UserError(f"--num-gpus {layout.processes_per_machine}, but this machine has {gpus}.")
+    if layout.device_type == "cuda" and gpus < layout.processes_per_machine:
+        raise UserError(
+            f"--num-gpus {layout.processes_per_machine}, but this machine has {gpus}. Ask for fewer, or for processes "
+            f"on the CPU: MODEL.DEVICE cpu."
+        )
+
+
+def _check_device(device: str, world_size: int) -> None:
+    name, _, number = device.partition(":")
+    if world_size > 1 and number:
+        raise UserError(
+            f"MODEL.DEVICE = {device} is one device, but there are {world_size} processes. Use MODEL.DEVICE "
+            f"{name}; the variable CUDA_VISIBLE_DEVICES says which GPUs they take."
+        )
 
 
 def _free_port() -> int:
@@ -190,12 +210,18 @@ def _member(
 ) -> None:
     """What a new process does; its exit status is that of the work."""
     _end_with_parent()
-    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+    if layout.device_type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // layout.processes_per_machine))
     status, is_orderly = FAILED, False
     try:
         rank = layout.machine_rank * layout.processes_per_machine + local_rank
-        join_processes(url, rank=rank, world_size=layout.world_size, local_rank=local_rank)
+        join_processes(
+            url,
+            rank=rank,
+            world_size=layout.world_size,
+            local_rank=local_rank,
+            device_type=layout.device_type,
+        )
         status, is_orderly = work(*arguments), True
     except tuple(TOLD_ERRORS.values()) as error:
         kind = next(name for name, known in TOLD_ERRORS.items() if isinstance(error, known))

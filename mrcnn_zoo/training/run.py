@@ -204,5 +204,3 @@ def _record_run(cfg: CfgNode, output_dir: Path) -> None:
 
 def _set_up_torch(cfg: CfgNode, *, is_training: bool) -> None:
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and is_training
-    if cfg.FLOAT32_PRECISION:
-        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)

@@ -52,6 +52,19 @@ def test_category_ids_are_the_files_own_or_cocos_or_count_from_1() -> None:
     assert dict(zip(coco_classes.NAMES, coco_ids, strict=True))["toothbrush"] == 90
 
 
+def test_the_device_is_that_of_this_machine_and_not_of_the_one_it_was_trained_on(
+    weights: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    state = torch.load(weights, weights_only=True)
+    elsewhere = tmp_path / "trained_elsewhere.pth"
+    torch.save({**state, "config": state["config"].replace("DEVICE: cpu", "DEVICE: cuda:3")}, elsewhere)
+    _, cfg, _ = load_trained(elsewhere)
+    assert cfg.MODEL.DEVICE == "auto"
+    assert not recwarn.list
+    assert load_trained(weights, overrides=["MODEL.DEVICE=cpu"])[1].MODEL.DEVICE == "cpu"
+
+
 def test_overrides_lie_on_top_of_the_config_in_the_checkpoint(weights: Path) -> None:
     _, cfg, _ = load_trained(weights, overrides=["TEST.DETECTIONS_PER_IMAGE", "7", "TEST.NUM_IMAGES=5"])
     assert (cfg.TEST.DETECTIONS_PER_IMAGE, cfg.TEST.NUM_IMAGES, cfg.MODEL.FPN.OUT_CHANNELS) == (7, 5, 8)

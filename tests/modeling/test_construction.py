@@ -21,6 +21,28 @@ def test_cuda_falls_back_to_the_cpu_with_one_warning(monkeypatch: pytest.MonkeyP
         assert resolve_device("cpu") == torch.device("cpu")
 
 
+def test_device_auto_is_what_the_machine_has_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for is_available, expected in ((True, "cuda"), (False, "cpu")):
+            monkeypatch.setattr(torch.cuda, "is_available", lambda value=is_available: value)
+            assert resolve_device("auto") == torch.device(expected)
+
+
+@pytest.mark.parametrize(("precision", "allows_tf32"), [("highest", False), ("high", True), ("medium", True)])
+def test_float32_precision_holds_for_convolutions_too(
+    small_cfg: Callable[..., CfgNode], precision: str, allows_tf32: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not allows_tf32)  # put back after the test
+    try:
+        build_model(small_cfg("FLOAT32_PRECISION", precision))
+        assert torch.get_float32_matmul_precision() == precision
+        assert torch.backends.cudnn.allow_tf32 is allows_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_device_that_does_not_exist_is_refused() -> None:
     with pytest.raises(UserError, match=r"MODEL\.DEVICE = 'gpu'"):
         resolve_device("gpu")

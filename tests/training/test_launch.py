@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.training.distributed import join_processes, leave_processes
 from mrcnn_zoo.training.launch import Layout, launch
 
 HERE = Path(__file__).parent
@@ -52,8 +54,32 @@ def test_mistake_found_by_all_processes_is_raised_once(work, capfd: pytest.Captu
         (Layout(processes_per_machine=0), "--num-gpus 0"),
         (Layout(num_machines=2), "--dist-url"),
         (Layout(num_machines=2, machine_rank=2, url="tcp://10.0.0.1:1"), "--machine-rank 2"),
+        (Layout(processes_per_machine=2, device="cuda:1"), r"MODEL\.DEVICE = cuda:1 .* 2 processes"),
     ],
 )
 def test_impossible_layouts_are_refused(layout: Layout, message: str) -> None:
     with pytest.raises(UserError, match=message):
         launch(lambda: 0, [], layout)
+
+
+def test_more_processes_than_gpus_are_refused_on_gpus_only(
+    work, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="this machine has 1"):
+        launch(lambda: 0, [], Layout(processes_per_machine=2, device="cuda"))
+    layout = Layout(processes_per_machine=2, device="cpu")
+    assert launch(work.count_processes, [str(tmp_path)], layout) == 0
+
+
+@pytest.mark.parametrize(("device_type", "chosen"), [("cpu", []), ("cuda", [3])])
+def test_a_gpu_is_taken_by_processes_on_gpus_only(
+    device_type: str, chosen: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    join_processes(f"file://{tmp_path}/meeting", rank=7, world_size=8, local_rank=3, device_type=device_type)
+    leave_processes()
+    assert taken == chosen

@@ -13,7 +13,8 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.DEVICE",
         "cuda",
-        "Torch device the model runs on: cuda, cuda:1, cpu, ...; cuda falls back to cpu where there is none.",
+        "Torch device the model runs on: cuda, cuda:1, cpu, ...; cuda falls back to cpu where there is none, with a "
+        "note; auto does so without.",
     ),
     Key(
         "MODEL.META_ARCHITECTURE",

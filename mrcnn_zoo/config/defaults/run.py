@@ -19,7 +19,8 @@ DETECTRON2_KEYS = (
     Key(
         "FLOAT32_PRECISION",
         "",
-        "Precision of float32 matrix products on the GPU: highest, high or medium; empty leaves torch's setting.",
+        "Precision of float32 matrix products and convolutions on the GPU: highest, high (TF32) or medium; empty "
+        "leaves torch's settings, which are float32 for products and TF32 for convolutions.",
         choices=("", "highest", "high", "medium"),
     ),
     Key("VIS_PERIOD", 0, "Iterations between two pictures of a training batch; 0 for none."),

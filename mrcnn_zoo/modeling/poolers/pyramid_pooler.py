@@ -73,7 +73,7 @@ class PyramidPooler(nn.Module):
         Returns:
             (sum of R_i, C, S, S) in the order of the boxes, image after image.
         """
-        regions = with_image_rows(boxes)
+        regions = with_image_rows([_finite(image_boxes) for image_boxes in boxes])
         maps = [features[name] for name in self.names]
         if len(maps) == 1:
             return self.operations[0](maps[0], regions)
@@ -82,6 +82,12 @@ class PyramidPooler(nn.Module):
         pooled = [operation(maps[i], regions[rows[i]]) for i, operation in enumerate(self.operations)]
         # One copy back into order: writing each level into an empty result would copy its gradient once a level.
         return torch.cat(pooled).index_select(0, torch.cat(rows).argsort())
+
+
+def _finite(boxes: Tensor) -> Tensor:
+    # A box that is not a number has no level, and its samples lie outside of the map's memory. The losses show that
+    # something went wrong.
+    return torch.where(boxes.isfinite(), boxes, 0.0)
 
 
 def build_pyramid_pooler(

@@ -76,6 +76,18 @@ def test_canonical_box_comes_from_the_config(small_cfg: Callable[..., CfgNode]) 
 
 
 @pytest.mark.parametrize("pooling", POOLING_OPERATIONS.names())
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_boxes_that_are_no_numbers_leave_the_others_as_they_are(pooling: str, value: float) -> None:
+    features = pyramid(images=1)
+    pooler = build_pyramid_pooler(pooling, SPECS, side=3, sampling_ratio=0)
+    sound = boxes_of_all_sizes(6, seed=3)
+    broken = torch.stack((torch.full((4,), value), torch.tensor([1.0, 2, value, 9])))
+    pooled = pooler(features, [torch.cat((sound[:2], broken, sound[2:]))])
+    assert len(pooled) == 8
+    torch.testing.assert_close(pooled[[0, 1, 4, 5, 6, 7]], pooler(features, [sound]))
+
+
+@pytest.mark.parametrize("pooling", POOLING_OPERATIONS.names())
 def test_pooling_equals_one_region_at_a_time(pooling: str) -> None:
     features = pyramid()
     boxes = [boxes_of_all_sizes(13, seed=1), boxes_of_all_sizes(9, seed=2)]
