@@ -28,13 +28,22 @@ SIBLINGS = {"modeling", "data", "checkpoint"}  # of one row, but they must not k
 
 # Functions outside config/ and cli/ that start a run or a part of one, and so may read cfg.
 RUN_STARTERS = {
-    "evaluation": {"evaluate", "evaluate_datasets", "evaluated_part", "check_evaluation"},
+    "evaluation": {
+        "evaluate",
+        "evaluate_datasets",
+        "evaluated_part",
+        "check_evaluation",
+        "check_classes",
+        "load_test_datasets",
+        "fill_model",
+    },
     "inspection": {"save_predictions", "save_evaluation_pictures", "evaluate_with_pictures"},
     "training": {"run", "fit_to_processes", "fit_to_epochs", "check_settings", "check_best_metric"},
     "data": {
         "load_dataset",
         "dataset_names",
         "check_num_classes",
+        "check_class_count",
         "check_num_keypoints",
         "select_for_training",
         "depth_reduction_of",

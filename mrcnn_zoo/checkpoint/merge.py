@@ -1,18 +1,26 @@
 """Weights from a file into a model, with an account of each."""
 
+import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from mrcnn_zoo.checkpoint.class_rows import (
+    NO_ROW,
+    ClassNames,
+    filled_by_class,
+    rows_by_class,
+    stored_class_names,
+)
 from mrcnn_zoo.checkpoint.conversion import Conversion, Converter, DetectorSource, find_converter
 from mrcnn_zoo.checkpoint.input_channels import differs_in_input_channels, with_input_channels
 from mrcnn_zoo.checkpoint.report import LoadReport, Shape, shape_text
 from mrcnn_zoo.checkpoint.sources import WeightsFile, read_weights
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 
 # Counters and constants that a model has or has not without being another one: those of batch norms (a frozen one
 # counts nothing), and what old Detectron2 files keep of pixel statistics and anchors.
@@ -22,8 +30,11 @@ IGNORED = re.compile(
 # Last layers, with one output (or four) for each class or keypoint.
 CLASS_LAYERS = re.compile(r"(^|\.)(cls_score|bbox_pred|predictor|score_lowres)\.(weight|bias)$")
 RESIDUAL_BLOCK = re.compile(r"(?:^|\.)(res[2-5])\.(\d+)\.")
+NAMES_SHOWN = 20
 MIN_FIT = 0.5  # of the values
 MAX_MISMATCHED = 0.2  # of the tensors: a changed layer or two are fine, a wider network is another one
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -34,11 +45,12 @@ class Match:
     reinitialized: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     refitted: dict[str, str] = field(default_factory=dict)  # as pairs: first convolutions for other input channels
+    by_class: dict[str, Tensor] = field(default_factory=dict)  # name in the model -> see `rows_by_class`
     used: set[str] = field(default_factory=set)  # names in the file that the model has, in whatever shape
 
     def missing(self, targets: Iterable[str]) -> tuple[str, ...]:
         """The names of the model for which the file has nothing."""
-        found = {*self.pairs, *self.refitted, *self.reinitialized, *self.mismatched}
+        found = {*self.pairs, *self.refitted, *self.by_class, *self.reinitialized, *self.mismatched}
         return tuple(name for name in targets if name not in found)
 
     def skipped(self, offered: Iterable[str]) -> tuple[str, ...]:
@@ -56,6 +68,7 @@ class Offer:
     source: str = ""  # what the file was recognised as
     settings: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()  # empty where they are not known
 
 
 def load_weights(model: nn.Module, path_or_url: str | Path) -> LoadReport:
@@ -76,30 +89,44 @@ def load_weights(model: nn.Module, path_or_url: str | Path) -> LoadReport:
     return load_weights_file(model, read_weights(path_or_url))
 
 
-def load_weights_file(model: nn.Module, file: WeightsFile) -> LoadReport:
-    """As `load_weights`, of a file that has been read."""
+def load_weights_file(model: nn.Module, file: WeightsFile, *, class_names: Sequence[str] = ()) -> LoadReport:
+    """As `load_weights`, of a file that has been read.
+
+    Args:
+        model: see `load_weights`.
+        file: see there.
+        class_names: of the model by class index. Where the file has other ones, the rows of its last layers are taken
+            by name, and those of classes that it does not have stay as they are. Without names rows keep their order.
+    """
     targets = {name: value for name, value in model.state_dict().items() if not IGNORED.search(name)}
     offer = _offer(file, targets)
     match = _match(targets, offer, input_channels=len(getattr(model, "pixel_mean", ())))
+    classes = ClassNames(file=offer.class_names, model=tuple(class_names))
+    if classes.file and classes.model and classes.file != classes.model:
+        _match_classes(match, targets, offer, classes=classes, model=model)
     renamed = [offer.converter.rename(name) if offer.converter else name for name in offer.weights]
     _require_equal_depth(file.source, targets, renamed)
     _require_fit(file.source, targets, offer.weights, match)
     filling = {target: offer.weights[source] for target, source in match.pairs.items()}
     for target, source in match.refitted.items():
         filling[target] = with_input_channels(offer.weights[source], targets[target].shape[1])
+    for target, rows in match.by_class.items():
+        filling[target] = filled_by_class(offer.weights[target], targets[target], rows)
     model.load_state_dict(filling, strict=False)
+    _warn_of_unnamed(match, classes, file.source)
     return LoadReport(
         source=file.source,
         sizes={name: value.numel() for name, value in {**file.weights, **offer.weights, **targets}.items()},
         loaded=() if offer.source else tuple(match.pairs),
         converted=(*(match.pairs if offer.source else ()), *match.refitted),
+        by_class={name: _num_copied(rows, targets[name]) for name, rows in match.by_class.items()},
         reinitialized=match.reinitialized,
         mismatched=match.mismatched,
         missing=match.missing(targets),
         skipped=(*match.skipped(offer.weights), *offer.leftovers),
         converter=offer.source,
         expected_settings=offer.settings,
-        notes=offer.notes,
+        notes=(*offer.notes, *_class_notes(match, classes)),
     )
 
 
@@ -117,7 +144,7 @@ def _offer(file: WeightsFile, targets: Mapping[str, Tensor]) -> Offer:
     offered = {name: value for name, value in file.weights.items() if not IGNORED.search(name)}
     converter = find_converter(file.weights.keys())
     if converter is None:
-        return Offer(offered)
+        return Offer(offered, class_names=stored_class_names(file))
     if isinstance(converter, Converter):
         if targets.keys() & offered.keys():
             return Offer(offered)
@@ -134,6 +161,7 @@ def _offer_of_detector(file: WeightsFile, converter: DetectorSource) -> Offer:
         source=converter.source,
         settings=conversion.settings,
         notes=conversion.notes,
+        class_names=stored_class_names(file) or conversion.class_names,
     )
 
 
@@ -156,6 +184,43 @@ def _match(targets: Mapping[str, Tensor], offer: Offer, *, input_channels: int) 
         else:
             match.mismatched[name] = shapes
     return match
+
+
+def _match_classes(
+    match: Match, targets: Mapping[str, Tensor], offer: Offer, *, classes: ClassNames, model: nn.Module
+) -> None:
+    """Take the layers with rows of classes out of the others, because equal shapes do not mean equal classes."""
+    for name in [name for name in (*match.pairs, *match.reinitialized) if name in offer.weights]:
+        rows = rows_by_class(name, offer.weights[name], targets[name], classes=classes, model=model)
+        if rows is not None:
+            match.by_class[name] = rows
+            match.pairs.pop(name, None)
+            match.reinitialized.pop(name, None)
+
+
+def _num_copied(rows: Tensor, target: Tensor) -> int:
+    return int((rows != NO_ROW).sum()) * target[0].numel()
+
+
+def _class_notes(match: Match, classes: ClassNames) -> tuple[str, ...]:
+    if not match.by_class:
+        return ()
+    new = [name for name in classes.model if name not in classes.file]
+    parts = [
+        f"the rows of {_shortened(names)} {fate}"
+        for names, fate in ((classes.shared, "are copied by name"), (new, "are newly initialised"))
+        if names
+    ]
+    return (f"The file is for {counted(len(classes.file), 'class')} ({_shortened(classes.file)}); {', '.join(parts)}.",)
+
+
+def _warn_of_unnamed(match: Match, classes: ClassNames, source: str) -> None:
+    if classes.model and not classes.file and any(map(CLASS_LAYERS.search, match.pairs)):
+        logger.warning("%s has no class names: its classes are taken to be the model's, in the same order", source)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 def _by_longest_ending(targets: Mapping[str, Tensor], renamed: Mapping[str, str]) -> dict[str, str]:
@@ -193,8 +258,9 @@ def _blocks(names: Iterable[str]) -> dict[str, set[str]]:
 
 def _require_fit(source: str, targets: Mapping[str, Tensor], offered: Mapping[str, Tensor], match: Match) -> None:
     # Heads for other classes count on neither side: they are expected to differ.
-    of_model = sum(value.numel() for name, value in targets.items() if name not in match.reinitialized)
-    of_file = sum(value.numel() for name, value in offered.items() if name not in match.reinitialized)
+    of_classes = {*match.reinitialized, *match.by_class}
+    of_model = sum(value.numel() for name, value in targets.items() if name not in of_classes)
+    of_file = sum(value.numel() for name, value in offered.items() if name not in of_classes)
     fitting = sum(targets[name].numel() for name in (*match.pairs, *match.refitted))
     # A backbone alone fills little of a detector, but then all of the file fits. Weights that share names but not
     # shapes come from a network of another size, and what fits of them by chance is of no use.

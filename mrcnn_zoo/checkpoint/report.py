@@ -24,6 +24,7 @@ class LoadReport:
         sizes: number of values of each weight named below.
         loaded: filled from the same name.
         converted: filled from another name, through a converter, or for another number of input channels.
+        by_class: last layers for other classes, of which the rows of the classes that the file has were copied by name.
         reinitialized: heads whose size follows the number of classes, which differs; they keep the model's values.
         mismatched: of the same name but another shape; they keep the model's values.
         missing: of the model only; they keep the model's values.
@@ -37,6 +38,7 @@ class LoadReport:
     sizes: Mapping[str, int] = field(default_factory=dict)
     loaded: Sequence[str] = ()
     converted: Sequence[str] = ()
+    by_class: Mapping[str, int] = field(default_factory=dict)  # name -> number of values copied
     reinitialized: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)  # name -> shape in file, in model
     mismatched: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)
     missing: Sequence[str] = ()
@@ -48,7 +50,8 @@ class LoadReport:
     @property
     def is_complete(self) -> bool:
         """Whether every weight of the model was filled."""
-        return not (self.reinitialized or self.mismatched or self.missing)
+        is_partial = any(count < self.sizes[name] for name, count in self.by_class.items())
+        return not (self.reinitialized or self.mismatched or self.missing or is_partial)
 
     def table(self) -> str:
         """One line for each part of the model that shares a fate, then the totals."""
@@ -65,8 +68,9 @@ class LoadReport:
         )
 
     def __str__(self) -> str:
-        filled = sum(self.sizes[name] for name in (*self.loaded, *self.converted))
+        filled = sum(self.sizes[name] for name in (*self.loaded, *self.converted)) + sum(self.by_class.values())
         kept = sum(self.sizes[name] for name in (*self.reinitialized, *self.mismatched, *self.missing))
+        kept += sum(self.sizes[name] - count for name, count in self.by_class.items())
         recognised = f", recognised as {self.converter}," if self.converter else ""
         lines = [
             f"Weights of {self.source}{recognised} fill {100 * filled / max(filled + kept, 1):.1f} % of the model's "
@@ -91,6 +95,10 @@ class LoadReport:
         return {
             **dict.fromkeys(self.loaded, "loaded"),
             **dict.fromkeys(self.converted, "converted"),
+            **{
+                name: "rows copied by class name" if count else "re-initialised: other classes"
+                for name, count in self.by_class.items()
+            },
             **dict.fromkeys(self.reinitialized, "re-initialised: another number of classes"),
             **dict.fromkeys(self.mismatched, "not loaded: another shape"),
             **dict.fromkeys(self.missing, "missing in the file"),

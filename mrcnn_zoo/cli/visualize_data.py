@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mrcnn_zoo import data
 from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.data.classes import unite_classes
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inspection.pictures import save_dataset_images, save_training_batches
@@ -33,7 +34,7 @@ def _draw_images(cfg: CfgNode, folder: Path, count: int) -> list[Path]:
 
 
 def _draw_batches(cfg: CfgNode, folder: Path, count: int) -> list[Path]:
-    datasets = [data.load_dataset(cfg, name) for name in _some(cfg.DATASETS.TRAIN)]
+    datasets = unite_classes([data.load_dataset(cfg, name) for name in _some(cfg.DATASETS.TRAIN)])
     loader = data.build_train_loader(cfg, datasets, seed=max(cfg.SEED, 0))
     return save_training_batches(
         loader,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.classes import with_distinct_names
 from mrcnn_zoo.data.paths import candidate_places, how_to_set_root
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
@@ -67,7 +68,7 @@ def load_dataset(cfg: CfgNode, name: str) -> Dataset:
         raise UserError(f"{key} is missing; give one of {', '.join(DATASET_FORMATS.names())}.")
     if not isinstance(definition["FORMAT"], str):
         raise UserError(f"{key} = {definition['FORMAT']!r} must be one of {', '.join(DATASET_FORMATS.names())}.")
-    dataset = DATASET_FORMATS.get(definition["FORMAT"], key=key)(cfg, name, definition)
+    dataset = with_distinct_names(DATASET_FORMATS.get(definition["FORMAT"], key=key)(cfg, name, definition))
     for note in dataset.notes:
         logger.warning("%s: %s", name, note)
     return dataset

@@ -1,55 +1,210 @@
-"""What several datasets, and a dataset and the model, must agree on: the classes."""
+"""Classes of datasets and models, matched by name: a class index has no meaning outside of its own list."""
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.class_count import class_count, class_count_key
-from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.registry import did_you_mean
 
 NAMES_SHOWN = 20
 
+logger = logging.getLogger(__name__)
+
 
 def merge_datasets(datasets: Sequence[Dataset]) -> Dataset:
-    """Several datasets as one, their images one after the other.
+    """Several datasets as one, their images one after the other, their classes united by name.
 
     Raises:
-        UserError: no dataset, or classes or key points that differ.
+        UserError: no dataset, or keypoints that differ.
     """
     if not datasets:
         raise UserError("no training data: DATASETS.TRAIN is empty.")
-    first = datasets[0]
     if len(datasets) == 1:
-        return first
-    for other in datasets[1:]:
-        _check_same(first, other, "classes", first.class_names, other.class_names)
-        _check_same(first, other, "key points", first.keypoint_names, other.keypoint_names)
-    return Dataset(
-        name="+".join(dataset.name for dataset in datasets),
-        records=tuple(chain.from_iterable(dataset.records for dataset in datasets)),
-        class_names=first.class_names,
-        category_ids=first.category_ids,
-        keypoint_names=first.keypoint_names,
-        keypoint_flip_pairs=first.keypoint_flip_pairs,
-        keypoint_skeleton=first.keypoint_skeleton,
+        return datasets[0]
+    first, *others = unite_classes(datasets)
+    for other in others:
+        _check_same_keypoints(first, other)
+    return replace(
+        first,
+        name=_joined_name(datasets),
+        records=tuple(chain.from_iterable(dataset.records for dataset in (first, *others))),
+        annotation_file="",
         notes=tuple(f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes),
     )
 
 
+def unite_classes(datasets: Sequence[Dataset]) -> list[Dataset]:
+    """The datasets with one list of classes and category ids: those of the first, then what the others add.
+
+    A class that is new keeps its category id where that is free. Differences between the lists are logged.
+    """
+    names = tuple(dict.fromkeys(chain.from_iterable(dataset.class_names for dataset in datasets)))
+    ids: dict[str, int] = {}
+    for dataset in datasets:
+        for name, category_id in zip(dataset.class_names, dataset.category_ids, strict=True):
+            if name not in ids:
+                ids[name] = max(ids.values()) + 1 if category_id in ids.values() else category_id
+    differences = [
+        f"{dataset.name} has no {listed([name for name in names if name not in dataset.class_names])}"
+        for dataset in datasets
+        if set(dataset.class_names) != set(names)
+    ]
+    if differences:
+        logger.warning(
+            "%s: united by name, there are %d classes: %s. What a dataset has no class for is background in its "
+            "images: %s.",
+            _joined_name(datasets),
+            len(names),
+            listed(names),
+            "; ".join(differences),
+        )
+    elif any(dataset.class_names != names for dataset in datasets):
+        logger.info("%s: the orders of the classes differ; they are matched by name", _joined_name(datasets))
+    return [in_classes(dataset, names, tuple(ids.values())) for dataset in datasets]
+
+
+def in_classes(dataset: Dataset, class_names: Sequence[str], category_ids: Sequence[int] = ()) -> Dataset:
+    """A dataset with the classes of another list, of a model for example, found by name.
+
+    Args:
+        dataset: all of its names are in the list.
+        class_names: K of them.
+        category_ids: K; 1, 2, ... without them.
+
+    Raises:
+        UserError: as `require_known_classes`.
+    """
+    ids = tuple(category_ids) or tuple(range(1, len(class_names) + 1))
+    if dataset.class_names == tuple(class_names):
+        return dataset if dataset.category_ids == ids else replace(dataset, category_ids=ids)
+    require_known_classes(dataset, class_names)
+    places = [class_names.index(name) for name in dataset.class_names]
+    records = tuple(_with_places(record, places) for record in dataset.records)
+    return replace(dataset, records=records, class_names=tuple(class_names), category_ids=ids)
+
+
+def in_classes_of_checkpoint(
+    datasets: Sequence[Dataset], class_names: Sequence[str], category_ids: Sequence[int], *, source: str
+) -> list[Dataset]:
+    """The training data of a resumed run, with the classes in the order in which the checkpoint has them.
+
+    Args:
+        datasets: with one list of classes, see `unite_classes`.
+        class_names: of the checkpoint; without them the order of the data is taken.
+        category_ids: of the checkpoint; without them those of the data.
+        source: of the checkpoint, for messages.
+
+    Raises:
+        UserError: the data has other classes than the checkpoint.
+    """
+    if not class_names:
+        logger.warning("%s has no class names: the classes of the training data are taken in their order", source)
+        return list(datasets)
+    names, _ = distinct_names(class_names, category_ids or range(1, len(class_names) + 1))
+    present = datasets[0].class_names
+    appeared = [name for name in present if name not in names]
+    vanished = [name for name in names if name not in present]
+    if appeared or vanished:
+        changes = [f"{listed(appeared)} appeared"] * bool(appeared) + [f"{listed(vanished)} vanished"] * bool(vanished)
+        raise UserError(
+            f"{source} cannot be resumed from with other classes: of the classes of the training data, "
+            f"{' and '.join(changes)} since then. Resume with the data that the run began with, or start a new run "
+            f"from its weights, which keeps what the classes have in common: MODEL.WEIGHTS {source}, with another "
+            "OUTPUT_DIR."
+        )
+    if names != present:
+        logger.warning(
+            "the classes of the training data are in another order than in %s; they are matched by name", source
+        )
+    ids = category_ids or [datasets[0].category_ids[present.index(name)] for name in names]
+    return [in_classes(dataset, names, ids) for dataset in datasets]
+
+
+def require_known_classes(dataset: Dataset, class_names: Sequence[str]) -> None:
+    """Stop when a dataset has classes that a model does not have, or several that the names cannot tell apart.
+
+    Raises:
+        UserError: with the names, and the nearest ones that the model has.
+    """
+    unknown = [name for name in dataset.class_names if name not in class_names]
+    if unknown:
+        similar = [f"{name!r}:{nearest}" for name in unknown if (nearest := did_you_mean(name, class_names))]
+        raise UserError(
+            f"the model knows {len(class_names)} classes ({listed(class_names)}), but not {len(unknown)} of the "
+            f"{len(dataset.class_names)} of {dataset.name}: {listed(unknown)}. Choose a test set whose classes the "
+            f"model knows, under the same names.{' ' if similar else ''}{' '.join(similar[:NAMES_SHOWN])}"
+        )
+    for owner, names in (("the model", class_names), (dataset.name, dataset.class_names)):
+        repeated = [name for name, count in Counter(names).items() if count > 1 and name in dataset.class_names]
+        if repeated:
+            raise UserError(
+                f"{owner} has several classes of the same name, so they cannot be matched by name: "
+                f"{listed(repeated)}. Give each class a name of its own."
+            )
+
+
+def with_distinct_names(dataset: Dataset) -> Dataset:
+    """The dataset with class names that differ, without white space around them; what was changed is in its notes."""
+    names, notes = distinct_names(dataset.class_names, dataset.category_ids)
+    return replace(dataset, class_names=names, notes=(*dataset.notes, *notes)) if notes else dataset
+
+
+def distinct_names(names: Sequence[str], category_ids: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class names by which classes can be told apart: several of the same name get their category id behind it.
+
+    Returns:
+        The names, and a note for the log on each that was changed.
+    """
+    notes = []
+    padded = [name for name in names if name != name.strip()]
+    if padded:
+        notes.append(f"white space around class names is left out: {', '.join(map(repr, padded[:NAMES_SHOWN]))}")
+    result = [name.strip() for name in names]
+    repeated = [name for name, count in Counter(result).items() if count > 1]
+    for name in repeated:
+        places = [place for place, other in enumerate(result) if other == name]
+        for place in places:
+            result[place] = _free_name(f"{name} (id {category_ids[place]})", result)
+        notes.append(
+            f"{len(places)} categories have the name {name!r}; they are kept apart as "
+            f"{', '.join(repr(result[place]) for place in places)}. Give each its own name, or if they are the same, "
+            f"all annotations the category_id {category_ids[places[0]]}"
+        )
+    return tuple(result), tuple(notes)
+
+
 def check_num_classes(cfg: CfgNode, dataset: Dataset) -> None:
-    """Stop when the model has another number of classes or keypoints than the dataset.
+    """Stop when the model has another number of classes or keypoints than the dataset that it is trained on.
 
     Raises:
         UserError: with the right value and the names of the classes or keypoints.
     """
-    key, value = class_count_key(cfg), class_count(cfg)
-    if value is not None and value != len(dataset.class_names):
-        raise UserError(
-            f"{key} = {value}, but dataset {dataset.name!r} has {len(dataset.class_names)} classes: "
-            f"{_listed(dataset.class_names)}. Set {key} to {len(dataset.class_names)}."
-        )
+    check_class_count(cfg, len(dataset.class_names), f"dataset {dataset.name!r} has", dataset.class_names)
     check_num_keypoints(cfg, dataset)
+
+
+def check_class_count(cfg: CfgNode, count: int, owner: str, class_names: Sequence[str] = ()) -> None:
+    """Stop when NUM_CLASSES is not the number of classes that the training data or the weights have.
+
+    Args:
+        cfg: of the model.
+        count: of the classes of the owner.
+        owner: with the verb: "dataset 'a' has".
+        class_names: of the owner, where they are known.
+
+    Raises:
+        UserError: with the right value and the names.
+    """
+    key, value = class_count_key(cfg), class_count(cfg)
+    if value is not None and value != count:
+        names = f": {listed(class_names)}" if class_names else ""
+        raise UserError(f"{key} = {value}, but {owner} {counted(count, 'class')}{names}. Set {key} to {count}.")
 
 
 def check_num_keypoints(cfg: CfgNode, dataset: Dataset) -> None:
@@ -62,24 +217,41 @@ def check_num_keypoints(cfg: CfgNode, dataset: Dataset) -> None:
     if cfg.MODEL.KEYPOINT_ON and names and count != len(names):
         raise UserError(
             f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = {count}, but dataset {dataset.name!r} has {len(names)} "
-            f"keypoints: {_listed(names)}. Set it to {len(names)}."
+            f"keypoints: {listed(names)}. Set it to {len(names)}."
         )
 
 
-def _check_same(first: Dataset, other: Dataset, what: str, ours: Sequence[str], theirs: Sequence[str]) -> None:
+def listed(names: Sequence[str]) -> str:
+    """The first names, for messages."""
+    shown = ", ".join(names[:NAMES_SHOWN])
+    return f"{shown}, and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else shown
+
+
+def _joined_name(datasets: Sequence[Dataset]) -> str:
+    return "+".join(dataset.name for dataset in datasets)
+
+
+def _with_places(record: ImageRecord, places: Sequence[int]) -> ImageRecord:
+    instances = tuple(replace(instance, class_index=places[instance.class_index]) for instance in record.instances)
+    return replace(record, instances=instances)
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    while name in taken:
+        name = f"{name}'"
+    return name
+
+
+def _check_same_keypoints(first: Dataset, other: Dataset) -> None:
+    ours, theirs = first.keypoint_names, other.keypoint_names
     if tuple(ours) == tuple(theirs):
         return
     if len(ours) == len(theirs):
         row = next(row for row, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
         difference = f"number {row} is {ours[row]!r} in one and {theirs[row]!r} in the other"
     else:
-        difference = f"{len(ours)} ({_listed(ours)}) and {len(theirs)} ({_listed(theirs)})"
+        difference = f"{len(ours)} ({listed(ours)}) and {len(theirs)} ({listed(theirs)})"
     raise UserError(
-        f"the {what} of {first.name!r} and {other.name!r} differ: {difference}. "
-        f"Datasets that are trained on together need the same {what} in the same order."
+        f"the keypoints of {first.name!r} and {other.name!r} differ: {difference}. "
+        f"Datasets that are trained on together need the same keypoints in the same order."
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:NAMES_SHOWN])
-    return f"{shown}, and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else shown

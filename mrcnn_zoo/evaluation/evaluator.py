@@ -13,12 +13,11 @@ import torch
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.class_count import class_count, class_count_key
-from mrcnn_zoo.data import TestLoader, build_test_loader, check_num_classes, check_num_keypoints, load_dataset
+from mrcnn_zoo.data import TestLoader, build_test_loader, load_dataset
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.class_mapping import class_mapping, listed, predicts_classes, with_classes_of
+from mrcnn_zoo.evaluation.class_mapping import check_classes, predicts_classes, with_classes_of
 from mrcnn_zoo.evaluation.expected import verify_expected_results
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.ops.processes import rank, world_size
@@ -90,7 +89,12 @@ def build_prediction_loader(
 
 
 def evaluate_datasets(
-    model: nn.Module, cfg: CfgNode, *, output_dir: str | Path | None = None, class_names: Sequence[str] = ()
+    model: nn.Module,
+    cfg: CfgNode,
+    *,
+    output_dir: str | Path | None = None,
+    class_names: Sequence[str] = (),
+    datasets: Sequence[Dataset] | None = None,
 ) -> Results | dict[str, Results]:
     """Evaluate on DATASETS.TEST and hold the results against TEST.EXPECTED_RESULTS.
 
@@ -100,6 +104,7 @@ def evaluate_datasets(
         output_dir: see `evaluate`.
         class_names: that the model was trained for, if known. Datasets may have fewer, and in another order: they are
             found by name, and detections of other classes do not count. Without names the number must be the same.
+        datasets: those of DATASETS.TEST, loaded and checked already; without them that is done here.
 
     Returns:
         The results of the only dataset, or of several {dataset name: results}, whose files lie in a folder each.
@@ -109,13 +114,10 @@ def evaluate_datasets(
         UnexpectedResultsError: outside the tolerance of TEST.EXPECTED_RESULTS.
     """
     names = list(cfg.DATASETS.TEST)
-    if not names:
-        raise UserError(
-            "DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST \"('digits_val',)\"."
-        )
-    datasets = [load_dataset(cfg, name) for name in names]
-    for dataset in datasets:  # all of them before the first is evaluated, which may take an hour
-        _check_classes(cfg, dataset, model, class_names)
+    if datasets is None:
+        # All of them before the first is evaluated, which may take an hour.
+        datasets = load_test_datasets(cfg)
+        check_classes(cfg, datasets, class_names if predicts_classes(model) else ())
     check_evaluation(cfg, datasets)
     results: dict[str, Results] = {}
     for name, dataset in zip(names, datasets, strict=True):
@@ -126,6 +128,19 @@ def evaluate_datasets(
     return outcome
 
 
+def load_test_datasets(cfg: CfgNode) -> list[Dataset]:
+    """All of DATASETS.TEST.
+
+    Raises:
+        UserError: there is none, or one that cannot be loaded.
+    """
+    if not cfg.DATASETS.TEST:
+        raise UserError(
+            "DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST \"('digits_val',)\"."
+        )
+    return [load_dataset(cfg, name) for name in cfg.DATASETS.TEST]
+
+
 def check_evaluation(cfg: CfgNode, datasets: Iterable[Dataset]) -> None:
     """Build what measures each dataset, because after hours of training a mistake in its settings shows too late.
 
@@ -134,28 +149,6 @@ def check_evaluation(cfg: CfgNode, datasets: Iterable[Dataset]) -> None:
     """
     for dataset in datasets:
         EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, evaluated_part(dataset, cfg))
-
-
-def _check_classes(cfg: CfgNode, dataset: Dataset, model: nn.Module, class_names: Sequence[str]) -> None:
-    if not class_names or not predicts_classes(model):
-        check_num_classes(cfg, dataset)
-        return
-    count = class_count(cfg)
-    if count is not None and count != len(class_names):
-        raise UserError(
-            f"{class_count_key(cfg)} = {count}, but the model's weights name {len(class_names)} classes: "
-            f"{listed(class_names)}."
-        )
-    check_num_keypoints(cfg, dataset)
-    if tuple(class_names) != tuple(dataset.class_names):
-        class_mapping(class_names, dataset)
-        others = [name for name in dict.fromkeys(class_names) if name not in dataset.class_names]
-        logger.info(
-            "%s: the model's classes are mapped to the %d of the dataset by name%s",
-            dataset.name,
-            len(dataset.class_names),
-            f"; detections of others ({listed(others)}) do not count" if others else "",
-        )
 
 
 def evaluated_part(dataset: Dataset, cfg: CfgNode) -> Dataset:

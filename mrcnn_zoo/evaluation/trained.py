@@ -10,10 +10,12 @@ from torch import nn
 
 from mrcnn_zoo import zoo_index
 from mrcnn_zoo.checkpoint import LoadReport, WeightsFile, convert_detector, load_weights_file, read_weights
+from mrcnn_zoo.checkpoint.class_rows import stored_class_count, stored_class_names
 from mrcnn_zoo.checkpoint.conversion import coco_classes
 from mrcnn_zoo.config import CfgNode, config_from_text, load_config
 from mrcnn_zoo.config.class_count import class_count
 from mrcnn_zoo.config.unbuilt import refuse_unbuilt
+from mrcnn_zoo.data.classes import check_class_count, distinct_names
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import build_model
 
@@ -69,13 +71,26 @@ def open_trained(
     file = read_weights(weights)
     file = replace(file, meta={**file.meta, **(meta or {})})
     cfg = cfg or _config_of(file, overrides)
+    model, trained = fill_model(cfg, file)
+    _warn_of_other_settings(trained.report, cfg)
+    return model, cfg, trained
+
+
+def fill_model(cfg: CfgNode, file: WeightsFile) -> tuple[nn.Module, TrainedFile]:
+    """Build the model of a config, in evaluation mode, and fill all of it with the weights of a file.
+
+    Raises:
+        UserError: the file is for another number of classes, or leaves a part of the model as it was initialised.
+    """
+    class_names = class_names_of(file)
+    stored_count = len(class_names) or stored_class_count(file.weights)
+    if stored_count:
+        check_class_count(cfg, stored_count, f"{file.source} was trained on", class_names)
     model = build_model(cfg).eval()
     report = load_weights_file(model, file)
     refuse_gaps(report)
-    _warn_of_other_settings(report, cfg)
-    class_names = class_names_of(file)
     ids = category_ids_of(file, class_names, count=len(class_names) or class_count(cfg) or 1)
-    return model, cfg, TrainedFile(file, class_names, ids, report)
+    return model, TrainedFile(file, class_names, ids, report)
 
 
 def config_of_weights(weights: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
@@ -108,12 +123,14 @@ def refuse_gaps(report: LoadReport) -> None:
 
 
 def class_names_of(file: WeightsFile) -> tuple[str, ...]:
-    """The names that a file gives its classes, by class index; empty where it does not tell."""
-    names = file.meta.get("class_names")
-    if isinstance(names, list | tuple) and names:
-        return tuple(map(str, names))
-    conversion = convert_detector(file)
-    return conversion.class_names if conversion else ()
+    """The names of a file's classes by class index, each of them once; empty where they are not known."""
+    names = stored_class_names(file)
+    if not names:
+        conversion = convert_detector(file)
+        return conversion.class_names if conversion else ()
+    if len({*names} - {coco_classes.UNUSED}) == len([name for name in names if name != coco_classes.UNUSED]):
+        return names
+    return distinct_names(names, category_ids_of(file, (), count=len(names)))[0]
 
 
 def category_ids_of(file: WeightsFile, class_names: Sequence[str], *, count: int) -> tuple[int, ...]:

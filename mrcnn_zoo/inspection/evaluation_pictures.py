@@ -8,13 +8,12 @@ from pathlib import Path
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation import evaluate_datasets
-from mrcnn_zoo.evaluation.class_mapping import with_classes_of
+from mrcnn_zoo.evaluation.class_mapping import check_classes, predicts_classes, with_classes_of
 from mrcnn_zoo.evaluation.confusion import confusion_matrix
-from mrcnn_zoo.evaluation.evaluator import evaluated_part
+from mrcnn_zoo.evaluation.evaluator import evaluated_part, load_test_datasets
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.inspection.pictures import save_predictions
 from mrcnn_zoo.inspection.plots import save_confusion_matrix, save_precision_recall
@@ -60,10 +59,11 @@ def evaluate_with_pictures(
 ) -> Results | dict[str, Results]:
     """Evaluate on DATASETS.TEST, draw, and log where everything is; see `evaluate_datasets`."""
     names = list(cfg.DATASETS.TEST)
-    results = evaluate_datasets(model, cfg, output_dir=output_dir, class_names=class_names)
-    for name in names:
+    datasets = load_test_datasets(cfg)
+    check_classes(cfg, datasets, class_names if predicts_classes(model) else ())
+    results = evaluate_datasets(model, cfg, output_dir=output_dir, class_names=class_names, datasets=datasets)
+    for name, dataset in zip(names, datasets, strict=True):
         folder = Path(output_dir) if len(names) == 1 else Path(output_dir) / folder_name(name)
-        dataset = load_dataset(cfg, name)
         paths = save_evaluation_pictures(with_classes_of(dataset, model, class_names), dataset, cfg, folder)
         logger.info("%s: tables in %s\n%s", name, folder / "inference" / "results.md", "\n".join(map(str, paths)))
     return results

@@ -1,7 +1,7 @@
 """Putting the parts of a training together from the config."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ import yaml
 from torch import nn
 
 from mrcnn_zoo import data
-from mrcnn_zoo.checkpoint import load_weights
+from mrcnn_zoo.checkpoint import load_weights_file, read_weights
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.ops.processes import rank, value_of_main_process, world_size
@@ -60,7 +60,7 @@ def build_trainer(cfg: CfgNode, workspace: Workspace, state: Mapping[str, Any] |
     model = build_model(cfg)
     tell_class_counts(model, workspace.train_datasets)
     if state is None and cfg.MODEL.WEIGHTS:
-        _load_initial_weights(model, cfg)
+        _load_initial_weights(model, cfg, workspace.train_datasets[0].class_names)
     optimizer = build_optimizer(cfg, model)
     _describe_model(model)
     trainer = Trainer(
@@ -134,12 +134,13 @@ def _batch_opener(cfg: CfgNode, workspace: Workspace, seed: int) -> OpenBatches:
     return open_batches
 
 
-def _load_initial_weights(model: nn.Module, cfg: CfgNode) -> None:
-    report = load_weights(model, cfg.MODEL.WEIGHTS)
+def _load_initial_weights(model: nn.Module, cfg: CfgNode, class_names: Sequence[str]) -> None:
+    report = load_weights_file(model, read_weights(cfg.MODEL.WEIGHTS), class_names=class_names)
     logger.info("%s", report)
     for name, expected in (report.expected_settings or {}).items():
         value = cfg.value_of(name)
-        if value != expected:
+        # Another number of classes is what fine-tuning is for; the report says which are copied.
+        if value != expected and not name.endswith(".NUM_CLASSES"):
             logger.warning("the weights were trained with %s = %s; here it is %s", name, expected, value)
 
 

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 
 from mrcnn_zoo import data
-from mrcnn_zoo.checkpoint import Checkpointer, load_checkpoint, load_weights
+from mrcnn_zoo.checkpoint import Checkpointer, load_checkpoint, read_weights
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.classes import merge_datasets
+from mrcnn_zoo.data.classes import in_classes_of_checkpoint, merge_datasets, unite_classes
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.data.selection import select_for_training
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation import check_evaluation, evaluate_datasets, refuse_gaps, verify_expected_results
+from mrcnn_zoo.evaluation import check_evaluation, evaluate_datasets, verify_expected_results
+from mrcnn_zoo.evaluation.class_mapping import check_classes, predicts_classes
+from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
+from mrcnn_zoo.evaluation.evaluator import load_test_datasets
+from mrcnn_zoo.evaluation.trained import fill_model
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.ops.processes import world_size
 from mrcnn_zoo.output_paths import check_output_folder
@@ -85,33 +89,38 @@ def _with_output_dir(cfg: CfgNode, folder: Path) -> CfgNode:
 def _evaluate_only(cfg: CfgNode, log: LogFile, *, resume: bool) -> Results:
     output_dir = Path(cfg.OUTPUT_DIR)
     _set_up_torch(cfg, is_training=False)
-    for dataset in _load_datasets(cfg, cfg.DATASETS.TEST):
-        data.check_num_classes(cfg, dataset)
-    model = build_model(cfg)
+    datasets = load_test_datasets(cfg)
     weights = str(Checkpointer(output_dir).last_path()) if resume else cfg.MODEL.WEIGHTS
+    class_names: tuple[str, ...] = ()
     if weights:
-        refuse_gaps(load_weights(model, weights))
+        model, trained = fill_model(cfg, read_weights(weights))
+        class_names = trained.class_names
     else:
         logger.warning("MODEL.WEIGHTS is empty: evaluating random weights")
+        model = build_model(cfg)
+    check_classes(cfg, datasets, class_names if predicts_classes(model) else ())
     log.open()
-    return evaluate_datasets(model, cfg, output_dir=output_dir)
+    return evaluate_datasets(model, cfg, output_dir=output_dir, class_names=class_names, datasets=datasets)
 
 
 def _train_stage(cfg: CfgNode, log: LogFile, *, resume: bool) -> Results:
     _set_up_torch(cfg, is_training=True)
     output_dir = Path(cfg.OUTPUT_DIR)
-    train_datasets = _load_datasets(cfg, cfg.DATASETS.TRAIN)
-    test_datasets = _load_datasets(cfg, cfg.DATASETS.TEST)
-    if not train_datasets:
+    if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty: name the datasets to train on, e.g. DATASETS.TRAIN digits_train.")
-    for dataset in (*train_datasets, *test_datasets):
-        data.check_num_classes(cfg, dataset)
+    train_datasets = unite_classes(_load_datasets(cfg, cfg.DATASETS.TRAIN))
+    test_datasets = _load_datasets(cfg, cfg.DATASETS.TEST)
+    checkpointer = Checkpointer(output_dir)
+    state = _last_state(checkpointer) if resume else None
+    if cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK:  # whose proposals have no class
+        if state is not None:
+            train_datasets = _in_classes_of_state(train_datasets, state, source=str(checkpointer.last_path()))
+        data.check_num_classes(cfg, merge_datasets(train_datasets))
+        check_classes(cfg, test_datasets, train_datasets[0].class_names)
     check_best_metric(cfg, test_datasets)
     check_evaluation(cfg, test_datasets)
     if cfg.SOLVER.MAX_EPOCHS > 0:
         cfg = fit_to_epochs(cfg, len(select_for_training(cfg, merge_datasets(train_datasets))))
-    checkpointer = Checkpointer(output_dir)
-    state = _last_state(checkpointer) if resume else None
     writers: list[MetricWriter] = []  # the hooks keep this list; it is filled once nothing is left to be refused
     workspace = Workspace(
         output_dir=output_dir,
@@ -188,6 +197,12 @@ def _last_state(checkpointer: Checkpointer) -> dict[str, Any] | None:
         )
     logger.info("resuming from %s", path)
     return state
+
+
+def _in_classes_of_state(datasets: Sequence[Dataset], state: Mapping[str, Any], *, source: str) -> list[Dataset]:
+    return in_classes_of_checkpoint(
+        datasets, state.get("class_names", ()), state.get("category_ids", ()), source=source
+    )
 
 
 def _load_datasets(cfg: CfgNode, names: Sequence[str]) -> list[Dataset]:

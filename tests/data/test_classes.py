@@ -1,12 +1,20 @@
-"""Agreement of classes."""
+"""Classes are matched by name."""
 
 from dataclasses import replace
 
 import pytest
 
 from mrcnn_zoo.config.class_count import class_count
-from mrcnn_zoo.data.classes import check_num_classes, merge_datasets
-from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.data.classes import (
+    check_num_classes,
+    distinct_names,
+    in_classes,
+    in_classes_of_checkpoint,
+    merge_datasets,
+    unite_classes,
+    with_distinct_names,
+)
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError
 
 
@@ -26,16 +34,79 @@ def test_one_dataset_is_itself() -> None:
     assert merge_datasets([dataset]) is dataset
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (("dog", "cat"), "number 0 is 'cat' in one and 'dog' in the other"),
-        (("cat",), "2 .cat, dog. and 1 .cat."),
-    ],
-)
-def test_datasets_with_other_classes_are_refused(names: tuple[str, ...], message: str) -> None:
-    with pytest.raises(UserError, match=f"the classes of 'a' and 'b' differ: {message}"):
-        merge_datasets([_dataset("a", "cat", "dog"), _dataset("b", *names)])
+def _objects(dataset: Dataset, *class_indices: int) -> Dataset:
+    instances = tuple(InstanceRecord((0, 0, 2, 2), class_index) for class_index in class_indices)
+    return replace(dataset, records=(replace(dataset.records[0], instances=instances),))
+
+
+def _names_of_objects(dataset: Dataset) -> list[str]:
+    return [dataset.class_names[item.class_index] for record in dataset.records for item in record.instances]
+
+
+def test_classes_of_several_datasets_are_united_by_name_in_the_order_of_the_first(caplog) -> None:
+    first = replace(_objects(_dataset("a", "cat", "dog"), 0, 1), category_ids=(5, 2))
+    second = replace(_objects(_dataset("b", "cow", "dog", "ape"), 0, 1, 2), category_ids=(2, 5, 9))
+    merged = merge_datasets([first, second])
+    assert merged.class_names == ("cat", "dog", "cow", "ape")
+    assert merged.category_ids == (5, 2, 6, 9)  # 2 is taken
+    assert _names_of_objects(merged) == ["cat", "dog", "cow", "dog", "ape"]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "4 classes: cat, dog, cow, ape" in line
+    assert "a has no cow, ape; b has no cat" in line
+
+
+def test_another_order_alone_is_no_warning(caplog) -> None:
+    merged = merge_datasets([_objects(_dataset("a", "cat", "dog"), 0), _objects(_dataset("b", "dog", "cat"), 0)])
+    assert (merged.class_names, merged.category_ids) == (("cat", "dog"), (0, 1))
+    assert _names_of_objects(merged) == ["cat", "dog"]
+    assert not caplog.records
+
+
+def test_other_category_ids_of_the_same_classes_become_those_of_the_first() -> None:
+    other = replace(_dataset("b", "cat", "dog"), category_ids=(3, 4))
+    assert [dataset.category_ids for dataset in unite_classes([_dataset("a", "cat", "dog"), other])] == [(0, 1)] * 2
+
+
+def test_a_dataset_is_given_the_classes_of_a_model() -> None:
+    dataset = in_classes(_objects(_dataset("a", "dog", "cat"), 0, 1, 1), ("cat", "cow", "dog"), (4, 5, 6))
+    assert [item.class_index for item in dataset.records[0].instances] == [2, 0, 0]
+    assert (dataset.class_names, dataset.category_ids) == (("cat", "cow", "dog"), (4, 5, 6))
+
+
+def test_a_class_that_the_model_lacks_is_named_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"not 2 of the 3 of a: Cat, kite\. .*'Cat': Did you mean 'cat'\?$"):
+        in_classes(_dataset("a", "Cat", "dog", "kite"), ("cat", "dog"))
+
+
+def test_a_resumed_run_keeps_the_order_of_its_checkpoint(caplog) -> None:
+    data = [_objects(_dataset("a", "dog", "cat"), 0, 1)]
+    (resumed,) = in_classes_of_checkpoint(data, ["cat", "dog"], [7, 8], source="x.pth")
+    assert (resumed.class_names, resumed.category_ids) == (("cat", "dog"), (7, 8))
+    assert _names_of_objects(resumed) == ["dog", "cat"]
+    assert "another order than in x.pth" in caplog.text
+    (resumed,) = in_classes_of_checkpoint(data, ["cat", "dog"], [], source="x.pth")
+    assert resumed.category_ids == (1, 0)  # of the data
+
+
+def test_a_resumed_run_refuses_other_classes() -> None:
+    with pytest.raises(UserError, match=r"kite appeared and cat vanished since then.*MODEL\.WEIGHTS x\.pth"):
+        in_classes_of_checkpoint([_dataset("a", "dog", "kite")], ["cat", "dog"], [], source="x.pth")
+    with pytest.raises(UserError, match=r"classes of the training data, cat vanished since"):
+        in_classes_of_checkpoint([_dataset("a", "dog")], ["cat", "dog"], [], source="x.pth")
+
+
+def test_categories_of_one_name_are_kept_apart() -> None:
+    dataset = with_distinct_names(replace(_dataset("a", "box", " disc ", "box"), category_ids=(3, 4, 9)))
+    assert dataset.class_names == ("box (id 3)", "disc", "box (id 9)")
+    padding, repetition = dataset.notes
+    assert padding == "white space around class names is left out: ' disc '"
+    assert repetition.startswith("2 categories have the name 'box'; they are kept apart as 'box (id 3)', 'box (id 9)'")
+
+
+def test_names_that_become_equal_are_kept_apart_and_others_stay() -> None:
+    assert distinct_names(["a", "a "], [1, 2])[0] == ("a (id 1)", "a (id 2)")
+    assert distinct_names(["a", "A", "b  c"], [1, 2, 3]) == (("a", "A", "b  c"), ())
+    assert distinct_names(["a (id 1)", "a", "a"], [5, 1, 2])[0] == ("a (id 1)", "a (id 1)'", "a (id 2)")
 
 
 def test_no_dataset_is_refused() -> None:

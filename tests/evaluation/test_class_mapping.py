@@ -66,8 +66,7 @@ def dataset(square, dataset_of, monkeypatch) -> Dataset:
         (square(0, 0, 20, 0),),
         (square(10, 10, 20, 0), square(60, 60, 20, 1)),
     )
-    for place in ("evaluation.evaluator", "inspection.evaluation_pictures"):
-        monkeypatch.setattr(f"mrcnn_zoo.{place}.load_dataset", lambda _, name: replace(dataset, name=name))
+    monkeypatch.setattr("mrcnn_zoo.evaluation.evaluator.load_dataset", lambda _, name: replace(dataset, name=name))
     return dataset
 
 
@@ -148,7 +147,7 @@ def test_several_classes_of_one_name_cannot_be_told_apart(dataset) -> None:
 
 
 def test_names_for_another_number_of_classes_are_refused(dataset) -> None:
-    with pytest.raises(UserError, match=r"NUM_CLASSES = 3, but the model's weights name 5 classes: N/A, dog, "):
+    with pytest.raises(UserError, match=r"NUM_CLASSES = 3, but the model was trained on 5 classes: N/A, dog, "):
         evaluate_datasets(NamedOracle(dataset, SUPERSET), config(3), class_names=SUPERSET)
 
 

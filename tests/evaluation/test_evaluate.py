@@ -141,7 +141,7 @@ def test_unexpected_results_are_raised(three_images) -> None:
 def test_no_test_set_is_evaluated_when_one_has_another_class_count(three_images) -> None:
     model = Oracle(three_images)
     cfg = config(**{"DATASETS.TEST": ["a"], "MODEL.ROI_HEADS.NUM_CLASSES": 3})
-    with pytest.raises(UserError, match=r"NUM_CLASSES = 3, but dataset 'a' has 2 classes"):
+    with pytest.raises(UserError, match=r"no class names, and 3 classes .*, but dataset 'a' has 2 classes"):
         evaluate_datasets(model, cfg)
     assert model.batches == []
 

@@ -7,8 +7,10 @@ from torch import nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data import Dataset, TestLoader, build_test_loader
+from mrcnn_zoo.data.classes import in_classes
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.evaluation import evaluate
+from mrcnn_zoo.evaluation.class_mapping import predicts_classes, with_classes_of
 from mrcnn_zoo.ops.processes import rank, world_size
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.training.hook import Hook, Results, StepReport
@@ -64,14 +66,21 @@ class Evaluate(Hook):
 def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
     """Measures every test set; with several, tasks are called `<dataset>/<task>` and files lie in a folder each."""
     is_alone = len(workspace.test_datasets) == 1
+    training = workspace.train_datasets[0]
+    labelled: dict[str, Dataset] = {}  # test sets with the classes of the model, by name
 
     def measure(model: nn.Module) -> Results:
         results: dict[str, Mapping[str, float]] = {}
         for dataset in workspace.test_datasets:
             folder = workspace.output_dir if is_alone else workspace.output_dir / folder_name(dataset.name)
-            found = evaluate(model, dataset, cfg, output_dir=folder)
+            detector = with_classes_of(dataset, model, training.class_names)
+            found = evaluate(detector, dataset, cfg, output_dir=folder)
             if cfg.TEST.VAL_LOSS:
-                found = found | {VALIDATION_TASK: validation_losses(model, _labelled_batches(cfg, dataset))}
+                if dataset.name not in labelled:
+                    is_classified = predicts_classes(model)
+                    labelled[dataset.name] = in_classes(dataset, training.class_names) if is_classified else dataset
+                batches = _labelled_batches(cfg, labelled[dataset.name])
+                found = found | {VALIDATION_TASK: validation_losses(model, batches)}
             results |= found if is_alone else {f"{dataset.name}/{task}": metrics for task, metrics in found.items()}
         return results
 

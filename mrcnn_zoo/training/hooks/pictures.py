@@ -8,6 +8,7 @@ from torch import nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.paths import folder_name
+from mrcnn_zoo.evaluation.class_mapping import with_classes_of
 from mrcnn_zoo.inspection.pictures import save_predictions, save_training_batch
 from mrcnn_zoo.inspection.plots import save_loss_curves, save_precision_recall
 from mrcnn_zoo.registries import HOOKS
@@ -151,7 +152,8 @@ def build_draw_predictions(cfg: CfgNode, workspace: Workspace) -> DrawPrediction
         paths: dict[str, Path] = {}
         for dataset in workspace.test_datasets if cfg.VIS.NUM_IMAGES > 0 else ():
             place = folder / folder_name(dataset.name)
-            drawn = save_predictions(model, dataset, cfg, place, num_images=cfg.VIS.NUM_IMAGES)
+            detector = with_classes_of(dataset, model, workspace.train_datasets[0].class_names)
+            drawn = save_predictions(detector, dataset, cfg, place, num_images=cfg.VIS.NUM_IMAGES)
             paths |= {f"{dataset.name}/{path.stem}": path for path in drawn}
         return paths
 
