@@ -11,6 +11,11 @@ from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
 Activation = Callable[[Tensor], Tensor]
 relu_: Activation = torch.relu_  # in place: what it overwrites is this layer's own and not needed for its gradient
 
+# oneDNN (through 3.14) writes past a buffer in the weight gradient of strided 1 x 1 convolutions of channels-last maps with
+# fewer channels than this: wrong gradients, or the process is killed.
+# Source: issue 6035 of uxlfoundation/oneDNN.
+ONEDNN_CHANNEL_BLOCK = 16
+
 
 class Conv2d(nn.Conv2d):
     """Convolution, then norm, then activation; odd kernels are padded so that stride 1 keeps the size.
@@ -60,7 +65,10 @@ class Conv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride), rounded up."""
         weight, bias = folded(self.weight, self.bias, self.norm)
-        output = F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        stride = self.stride
+        if self.kernel_size == (1, 1) and self.in_channels < ONEDNN_CHANNEL_BLOCK and input.device.type == "cpu":
+            input, stride = input[:, :, :: self.stride[0], :: self.stride[1]], (1, 1)
+        output = F.conv2d(input, weight, bias, stride, self.padding, self.dilation, self.groups)
         return normalized_and_activated(output, self.norm, self.activation)
 
 
