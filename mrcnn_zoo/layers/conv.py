@@ -11,8 +11,8 @@ from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
 Activation = Callable[[Tensor], Tensor]
 relu_: Activation = torch.relu_  # in place: what it overwrites is this layer's own and not needed for its gradient
 
-# oneDNN (through 3.14) writes past a buffer in the weight gradient of strided 1 x 1 convolutions of channels-last maps with
-# fewer channels than this: wrong gradients, or the process is killed.
+# oneDNN (through 3.14) writes past a buffer in the weight gradient of strided 1 x 1 convolutions of channels-last maps
+# with fewer channels than this: wrong gradients, or the process is killed.
 # Source: issue 6035 of uxlfoundation/oneDNN.
 ONEDNN_CHANNEL_BLOCK = 16
 
