@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from mrcnn_zoo.config import resolve_config
 from mrcnn_zoo.config.explain import explain
 from mrcnn_zoo.config.folder import check_configs
+from mrcnn_zoo.config.loading import check_config
 from mrcnn_zoo.config.show import shown
-from mrcnn_zoo.config.unbuilt import refuse_unbuilt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         config = resolve_config(arguments.config, arguments.overrides)
         print(shown(config, only_changed=arguments.changed), end="", flush=True)
-        refuse_unbuilt(config)  # only now, so that the lines can be seen in their place
+        check_config(config)  # only now, so that the lines can be seen in their place
     return 0
 
 

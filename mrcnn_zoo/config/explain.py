@@ -7,6 +7,7 @@ from mrcnn_zoo import registries
 from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME
 from mrcnn_zoo.config.keys import Key
 from mrcnn_zoo.config.lookup import RENAMED, keys_below, no_such_key, section_names
+from mrcnn_zoo.config.rules import range_words
 from mrcnn_zoo.config.unbuilt import condition_of
 from mrcnn_zoo.config.values import type_words
 from mrcnn_zoo.errors import UserError
@@ -54,6 +55,8 @@ def registry_of(key: Key) -> Registry | None:
 
 def _explain_key(key: Key) -> str:
     rows = {"default": repr(key.default), "type": type_words(key)}
+    if range_words(key):
+        rows["range"] = range_words(key)
     if key.choices:
         rows["values"] = ", ".join(repr(choice) for choice in key.choices)
     registry = registry_of(key)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config.node import CfgNode, default_config
+from mrcnn_zoo.config.rules import check_numbers
 from mrcnn_zoo.config.safe_yaml import read_yaml
 from mrcnn_zoo.config.unbuilt import refuse_unbuilt, warn_of_inert
 
@@ -20,10 +21,20 @@ def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -
         UserError: for whatever is wrong in the file or the overrides, saying where.
     """
     config = resolve_config(path, overrides)
-    refuse_unbuilt(config)
+    check_config(config)
     warn_of_inert(config)
     config.freeze()
     return config
+
+
+def check_config(config: CfgNode) -> None:
+    """Refuse keys of parts that are not built, and numbers that nothing can be computed with.
+
+    Raises:
+        UserError: with the keys, their values and where they were set.
+    """
+    refuse_unbuilt(config)
+    check_numbers(config)
 
 
 def resolve_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -> CfgNode:
@@ -44,6 +55,6 @@ def config_from_text(text: str, *, source: str = "text") -> CfgNode:
     """
     config = default_config()
     config.assign(read_yaml(text, source))
-    refuse_unbuilt(config)
+    check_config(config)
     config.freeze()
     return config

@@ -127,7 +127,7 @@ def build_train_loader(
     def batches() -> Iterator[Batch]:
         return (share_of_rank(batch, rank, world_size) for batch in stream.batches(start_batch))
 
-    num_workers = _num_workers(cfg)
+    num_workers = cfg.DATALOADER.NUM_WORKERS
     proposals = build_proposal_maker(cfg, datasets, dataset.records, is_training=True)
     source = SampleSource(
         PackedRecords(dataset.records) if num_workers else dataset.records,
@@ -167,16 +167,10 @@ def build_test_loader(
     if batch_size < 1:
         raise UserError(f"TEST.BATCH_SIZE = {batch_size} must be at least 1.")
     count = min(len(dataset), cfg.TEST.NUM_IMAGES) if cfg.TEST.NUM_IMAGES > 0 else len(dataset)
-    num_workers = _num_workers(cfg)
+    num_workers = cfg.DATALOADER.NUM_WORKERS
     records = dataset.records[:count]
     proposals = build_proposal_maker(cfg, [dataset], records, is_training=False)
     mapper = build_validation_mapper(cfg, dataset, proposals) if with_targets else build_test_mapper(cfg, proposals)
     source = SampleSource(PackedRecords(records) if num_workers else records, mapper=mapper, seed=0)
     rows = contiguous_share(count, rank, world_size)[start:]
     return TestLoader(source, rows=rows, batch_size=batch_size, num_workers=num_workers)
-
-
-def _num_workers(cfg: CfgNode) -> int:
-    if cfg.DATALOADER.NUM_WORKERS < 0:
-        raise UserError(f"DATALOADER.NUM_WORKERS = {cfg.DATALOADER.NUM_WORKERS} must be at least 0.")
-    return cfg.DATALOADER.NUM_WORKERS

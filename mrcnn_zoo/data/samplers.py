@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import DATA_SAMPLERS
 
 # Streams of random numbers that must not be the same for the same seed.
@@ -123,8 +122,6 @@ def build_training_sampler(cfg: CfgNode, dataset: Dataset, seed: int) -> DataSam
 def build_random_subset_sampler(cfg: CfgNode, dataset: Dataset, seed: int) -> DataSampler:
     """The shuffle of a share of the images."""
     ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
-    if not 0 < ratio <= 1:
-        raise UserError(f"DATALOADER.RANDOM_SUBSET_RATIO = {ratio} must be above 0 and at most 1.")
     return RandomSubsetTrainingSampler(len(dataset), ratio=ratio, seed=seed)
 
 

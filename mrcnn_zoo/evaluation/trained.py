@@ -14,7 +14,7 @@ from mrcnn_zoo.checkpoint.class_rows import stored_class_count, stored_class_nam
 from mrcnn_zoo.checkpoint.conversion import coco_classes
 from mrcnn_zoo.config import CfgNode, config_from_text, load_config
 from mrcnn_zoo.config.class_count import class_count
-from mrcnn_zoo.config.unbuilt import refuse_unbuilt
+from mrcnn_zoo.config.loading import check_config
 from mrcnn_zoo.data.classes import check_class_count, distinct_names
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import build_model
@@ -183,6 +183,6 @@ def _with_overrides(cfg: CfgNode, overrides: Sequence[Any]) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.merge_from_list(list(overrides))
-    refuse_unbuilt(cfg)
+    check_config(cfg)
     cfg.freeze()
     return cfg

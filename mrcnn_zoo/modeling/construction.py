@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.number_rules import check_numbers
+from mrcnn_zoo.config.rules import check_numbers
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import DETECTORS
 

@@ -85,8 +85,6 @@ def build_weights_average(cfg: CfgNode, model: nn.Module) -> WeightsAverage | No
     """The average that SOLVER.EMA asks for; None when it is not enabled."""
     if not cfg.SOLVER.EMA.ENABLED:
         return None
-    if not 0 <= cfg.SOLVER.EMA.DECAY < 1:
-        raise UserError(f"SOLVER.EMA.DECAY = {cfg.SOLVER.EMA.DECAY} must lie in [0, 1), e.g. 0.999.")
     return WeightsAverage(model, decay=cfg.SOLVER.EMA.DECAY)
 
 

@@ -133,8 +133,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
 
 @OPTIMIZERS.register("SGD")
 def build_sgd(cfg: CfgNode, groups: list[dict[str, Any]]) -> torch.optim.SGD:
-    if cfg.SOLVER.NESTEROV and cfg.SOLVER.MOMENTUM <= 0:
-        raise UserError(f"SOLVER.NESTEROV needs a momentum; SOLVER.MOMENTUM is {cfg.SOLVER.MOMENTUM}.")
     return torch.optim.SGD(
         groups,
         lr=cfg.SOLVER.BASE_LR,

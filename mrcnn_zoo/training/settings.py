@@ -1,13 +1,12 @@
 """Settings that would only fail in the middle of a run, checked before it begins."""
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.number_rules import AT_LEAST_ONE, Rule, check_number
+from mrcnn_zoo.config.rules import check_numbers
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, KEYPOINTS, Curves, areas_of
@@ -25,15 +24,6 @@ from mrcnn_zoo.registry import did_you_mean
 from mrcnn_zoo.training.best_metric import AUTO
 from mrcnn_zoo.training.validation import VALIDATION_TASK
 
-NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "must be a number that is not negative")
-BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "must lie in [0, 1)")
-TRAINING_RULES: dict[str, Rule] = {
-    "LOG_PERIOD": AT_LEAST_ONE,
-    "SOLVER.IMS_PER_BATCH": AT_LEAST_ONE,
-    "SOLVER.ACCUMULATE_STEPS": AT_LEAST_ONE,
-    "SOLVER.BASE_LR": NOT_NEGATIVE,
-    "SOLVER.MOMENTUM": BELOW_ONE,
-}
 LOSS_NAME = re.compile(r"loss_\w+")  # which of them there are, the model alone knows
 
 
@@ -43,15 +33,11 @@ def check_settings(cfg: CfgNode, *, is_training: bool) -> None:
     Raises:
         UserError: with the key and its value.
     """
+    check_numbers(cfg)
     EVALUATORS.get(cfg.EVAL.EVALUATOR)
     AP_BACKENDS.get(cfg.EVAL.BACKEND)
     if not is_training:
         return
-    for key, rule in TRAINING_RULES.items():
-        check_number(cfg, key, rule)
-    betas = list(cfg.SOLVER.BETAS)
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise UserError(f"SOLVER.BETAS = {betas} must be two numbers in [0, 1), e.g. [0.9, 0.999].")
     for name in cfg.WRITERS:
         METRIC_WRITERS.get(name)
 

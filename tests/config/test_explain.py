@@ -19,6 +19,7 @@ def test_a_key_has_default_type_origin_and_meaning() -> None:
     assert rows("SOLVER.BASE_LR") == {
         "default": "0.001",
         "type": "number",
+        "range": "at least 0",
         "Detectron2": "has it",
         "meaning": "Learning rate after the warm-up.",
     }

@@ -134,8 +134,6 @@ def test_extras_come_after_the_crop_and_before_the_resize(cfg: CfgNode) -> None:
     [
         ("AUGMENTATIONS", ["RandomRotat90"], "RandomRotate90"),
         ("RANDOM_FLIP", "diagonal", "RANDOM_FLIP = 'diagonal'"),
-        ("MIN_SIZE_TRAIN", [], "MIN_SIZE_TRAIN is empty"),
-        ("BRIGHTNESS", [1.2, 0.8], "smallest and the largest"),
         ("FORMAT", "GBR", "INPUT.FORMAT = 'GBR'"),
     ],
 )
@@ -146,17 +144,7 @@ def test_bad_setting_is_named(cfg: CfgNode, key: str, value: object, message: st
         build_train_augmentations(cfg)
 
 
-@pytest.mark.parametrize(
-    ("kind", "size", "message"),
-    [
-        ("relativ", [0.5, 0.5], "Did you mean 'relative'"),
-        ("relative", [0.5, 2], "shares up to 1"),
-        ("absolute", [0.5, 2], "whole pixels"),
-        ("absolute_range", [20, 10], "in this order"),
-        ("absolute", [20, 0], "above 0"),
-    ],
-)
-def test_bad_crop_is_named(cfg: CfgNode, kind: str, size: list[float], message: str) -> None:
-    cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = kind, size
-    with pytest.raises(UserError, match=message):
+def test_bad_crop_is_named(cfg: CfgNode) -> None:
+    cfg.INPUT.CROP.TYPE = "relativ"
+    with pytest.raises(UserError, match="Did you mean 'relative'"):
         AUGMENTATIONS.get("RandomCrop")(cfg)

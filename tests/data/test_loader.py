@@ -217,7 +217,6 @@ def test_several_datasets_are_trained_on_together(cfg, dataset: Dataset) -> None
     [
         ("SOLVER.IMS_PER_BATCH", 3, "IMS_PER_BATCH = 3 must be a multiple of the 2"),
         ("SOLVER.IMS_PER_BATCH", 0, "IMS_PER_BATCH = 0"),
-        ("DATALOADER.NUM_WORKERS", -1, "NUM_WORKERS = -1"),
         ("DATALOADER.SAMPLER_TRAIN", "TrainSampler", "DATALOADER.SAMPLER_TRAIN = 'TrainSampler'.*TrainingSampler"),
         ("MODEL.KEYPOINT_ON", True, "has no key points"),
     ],

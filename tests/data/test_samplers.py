@@ -10,7 +10,6 @@ from mrcnn_zoo.data.samplers import (
     TrainingSampler,
     repeat_factors,
 )
-from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import DATA_SAMPLERS
 
 
@@ -67,10 +66,3 @@ def test_repeat_factors_come_from_the_config(cfg) -> None:
     cfg.DATALOADER.REPEAT_THRESHOLD = 1.0
     sampler = DATA_SAMPLERS.get("RepeatFactorTrainingSampler")(cfg, _dataset((0,), (0,), (0,), (0, 1)), 0)
     assert np.bincount(sampler.epoch(0)).tolist() == [1, 1, 1, 2]
-
-
-@pytest.mark.parametrize("ratio", [0.0, 1.5])
-def test_bad_subset_ratio_is_named(cfg, ratio: float) -> None:
-    cfg.DATALOADER.RANDOM_SUBSET_RATIO = ratio
-    with pytest.raises(UserError, match=f"RANDOM_SUBSET_RATIO = {ratio}"):
-        DATA_SAMPLERS.get("RandomSubsetTrainingSampler")(cfg, _dataset((0,)), 0)

@@ -115,9 +115,3 @@ def test_average_of_another_model_is_refused() -> None:
 
 def test_no_average_unless_asked_for() -> None:
     assert build_weights_average(load_config(), linear(0.0)) is None
-
-
-def test_impossible_decay_is_refused() -> None:
-    cfg = load_config(overrides=["SOLVER.EMA.ENABLED", True, "SOLVER.EMA.DECAY", 1.0])
-    with pytest.raises(UserError, match=r"SOLVER\.EMA\.DECAY"):
-        build_weights_average(cfg, linear(0.0))

@@ -1,12 +1,24 @@
 """Defaults of the data keys."""
 
-from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.keys import (
+    AT_LEAST_ONE,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    PAIR,
+    POSITIVE,
+    SHARE,
+    SHARE_ABOVE_ZERO,
+    Key,
+    Range,
+)
 
 DETECTRON2_KEYS = (
     Key(
         "INPUT.MIN_SIZE_TRAIN",
         [800],
         "Lengths in pixels that the shorter side of a training image is scaled to; 0 leaves images as they are.",
+        range=NOT_NEGATIVE,
+        length=NOT_EMPTY,
     ),
     Key(
         "INPUT.MIN_SIZE_TRAIN_SAMPLING",
@@ -17,13 +29,20 @@ DETECTRON2_KEYS = (
         "INPUT.MAX_SIZE_TRAIN",
         1333,
         "Upper bound in pixels of the longer side of a scaled training image; it wins over the shorter side's length.",
+        range=AT_LEAST_ONE,
     ),
     Key(
         "INPUT.MIN_SIZE_TEST",
         800,
         "Length in pixels that the shorter side of a test image is scaled to; 0 leaves images as they are.",
+        range=NOT_NEGATIVE,
     ),
-    Key("INPUT.MAX_SIZE_TEST", 1333, "Upper bound in pixels of the longer side of a scaled test image."),
+    Key(
+        "INPUT.MAX_SIZE_TEST",
+        1333,
+        "Upper bound in pixels of the longer side of a scaled test image.",
+        range=AT_LEAST_ONE,
+    ),
     Key(
         "INPUT.RANDOM_FLIP",
         "horizontal",
@@ -41,6 +60,8 @@ DETECTRON2_KEYS = (
         [0.9, 0.9],
         "Height and width of the window, as fractions of the image or in pixels according to INPUT.CROP.TYPE.",
         element_types=(int, float),
+        range=POSITIVE,
+        length=PAIR,
     ),
     Key(
         "INPUT.FORMAT",
@@ -66,6 +87,7 @@ DETECTRON2_KEYS = (
         "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN",
         2000,
         "Best precomputed proposals used for each training image.",
+        range=AT_LEAST_ONE,
     ),
     Key("DATASETS.TEST", [], "Names of the datasets to evaluate on, each by itself.", element_types=(str,)),
     Key(
@@ -78,11 +100,13 @@ DETECTRON2_KEYS = (
         "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST",
         1000,
         "Best precomputed proposals used for each test image.",
+        range=AT_LEAST_ONE,
     ),
     Key(
         "DATALOADER.NUM_WORKERS",
         4,
         "Processes that load images, for each training process; 0 loads in the training process.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "DATALOADER.ASPECT_RATIO_GROUPING",
@@ -99,6 +123,7 @@ DETECTRON2_KEYS = (
         0.0,
         "Share of images below which a class counts as rare; RepeatFactorTrainingSampler repeats the images of "
         "such classes.",
+        range=SHARE,
     ),
     Key(
         "DATALOADER.REPEAT_SQRT",
@@ -116,9 +141,30 @@ NEW_KEYS = (
         "RandomRotate90, RandomVerticalFlip, RandomBrightness, RandomContrast, RandomSaturation.",
         element_types=(str,),
     ),
-    Key("INPUT.BRIGHTNESS", [0.8, 1.2], "Smallest and largest factor of RandomBrightness."),
-    Key("INPUT.CONTRAST", [0.8, 1.2], "Smallest and largest factor of RandomContrast."),
-    Key("INPUT.SATURATION", [0.8, 1.2], "Smallest and largest factor of RandomSaturation."),
+    Key(
+        "INPUT.BRIGHTNESS",
+        [0.8, 1.2],
+        "Smallest and largest factor of RandomBrightness.",
+        range=NOT_NEGATIVE,
+        length=PAIR,
+        ascends=True,
+    ),
+    Key(
+        "INPUT.CONTRAST",
+        [0.8, 1.2],
+        "Smallest and largest factor of RandomContrast.",
+        range=NOT_NEGATIVE,
+        length=PAIR,
+        ascends=True,
+    ),
+    Key(
+        "INPUT.SATURATION",
+        [0.8, 1.2],
+        "Smallest and largest factor of RandomSaturation.",
+        range=NOT_NEGATIVE,
+        length=PAIR,
+        ascends=True,
+    ),
     Key(
         "INPUT.SIXTEEN_BIT",
         "stretch",
@@ -130,6 +176,7 @@ NEW_KEYS = (
         "DATALOADER.RANDOM_SUBSET_RATIO",
         1.0,
         "Share of the training images, above 0 and up to 1, that RandomSubsetTrainingSampler draws once and keeps to.",
+        range=SHARE_ABOVE_ZERO,
     ),
     Key(
         "DATASETS.DEFINITIONS",
@@ -137,31 +184,74 @@ NEW_KEYS = (
         "Datasets of your own by name, each a mapping with FORMAT (coco, dsb2018, digits, shapes, ...) and that "
         "format's fields, e.g. {cells_train: {FORMAT: coco, IMAGES: data/train, ANNOTATIONS: data/train.json}}.",
     ),
-    Key("DATASETS.SCENES.NUM_TRAIN", 2000, "Generated scenes in digits_train and shapes_train."),
-    Key("DATASETS.SCENES.NUM_VAL", 200, "Generated scenes in digits_val and shapes_val."),
-    Key("DATASETS.SCENES.SEED", 0, "Seed of the generated scenes, >= 0; the same seed gives the same pixels."),
-    Key("DATASETS.SCENES.IMAGE_SIZE", [128, 128], "Height and width of a scene in pixels."),
-    Key("DATASETS.SCENES.NUM_OBJECTS", [1, 6], "Fewest and most objects in a scene; a crowded scene may hold fewer."),
+    Key("DATASETS.SCENES.NUM_TRAIN", 2000, "Generated scenes in digits_train and shapes_train.", range=NOT_NEGATIVE),
+    Key("DATASETS.SCENES.NUM_VAL", 200, "Generated scenes in digits_val and shapes_val.", range=NOT_NEGATIVE),
+    Key(
+        "DATASETS.SCENES.SEED",
+        0,
+        "Seed of the generated scenes, >= 0; the same seed gives the same pixels.",
+        range=NOT_NEGATIVE,
+    ),
+    Key(
+        "DATASETS.SCENES.IMAGE_SIZE",
+        [128, 128],
+        "Height and width of a scene in pixels.",
+        range=Range(low=8),
+        length=PAIR,
+    ),
+    Key(
+        "DATASETS.SCENES.NUM_OBJECTS",
+        [1, 6],
+        "Fewest and most objects in a scene; a crowded scene may hold fewer.",
+        range=NOT_NEGATIVE,
+        length=PAIR,
+        ascends=True,
+    ),
     Key(
         "DATASETS.SCENES.OBJECT_SIZE",
         [24, 56],
         "Smallest and largest longer side of an object in pixels, before it is rotated; at least 8.",
+        range=Range(low=8),
+        length=PAIR,
+        ascends=True,
     ),
-    Key("DATASETS.SCENES.MAX_OVERLAP", 0.1, "Largest allowed IoU between the boxes of two objects of a scene, 0 to 1."),
+    Key(
+        "DATASETS.SCENES.MAX_OVERLAP",
+        0.1,
+        "Largest allowed IoU between the boxes of two objects of a scene, 0 to 1.",
+        range=SHARE,
+    ),
     Key(
         "DATASETS.SCENES.MIN_VISIBLE",
         0.7,
         "Share of an object's pixels, 0 to 1, that nearer objects must leave visible; masks hold visible pixels only.",
+        range=SHARE,
     ),
-    Key("DATASETS.SCENES.ROTATION", 10.0, "Largest rotation of an object in degrees, either way."),
+    Key(
+        "DATASETS.SCENES.ROTATION",
+        10.0,
+        "Largest rotation of an object in degrees, either way.",
+        range=Range(low=0, high=180),
+    ),
     Key("DATASETS.SCENES.BACKGROUND", "texture", "Background of a scene: plain, gradient or texture."),
-    Key("DATASETS.SCENES.NOISE", 0.03, "Standard deviation of the pixel noise, as a fraction of the full range."),
+    Key(
+        "DATASETS.SCENES.NOISE",
+        0.03,
+        "Standard deviation of the pixel noise, as a fraction of the full range.",
+        range=SHARE,
+    ),
     Key(
         "DATASETS.SCENES.MIN_CONTRAST",
         0.3,
         "Least difference of brightness between ink and background, as a fraction of the full range, at most 0.8.",
+        range=Range(low=0, high=0.8),
     ),
-    Key("DATASETS.SCENES.INVERT_PROBABILITY", 0.5, "Probability that the ink is darker than the background."),
+    Key(
+        "DATASETS.SCENES.INVERT_PROBABILITY",
+        0.5,
+        "Probability that the ink is darker than the background.",
+        range=SHARE,
+    ),
     Key("DATASETS.SCENES.IS_COLOR", True, "Draw objects and background in random colours instead of greys."),
     Key(
         "DATASETS.SCENES.DIGITS_SOURCE",

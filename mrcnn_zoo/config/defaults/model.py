@@ -1,6 +1,16 @@
 """Defaults of the model as a whole, its backbone and its feature pyramid."""
 
-from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.keys import (
+    AT_LEAST_ONE,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE_BELOW_ONE,
+    UNLIMITED,
+    Key,
+    Length,
+    Range,
+)
 
 DETECTRON2_KEYS = (
     Key(
@@ -31,12 +41,16 @@ DETECTRON2_KEYS = (
         [103.53, 116.28, 123.675],
         "Mean of each channel, in the order of INPUT.FORMAT and in pixel values of 0 to 255; subtracted from the "
         "image. The model sees as many channels as there are values: 1, 3, 4, 16, ...",
+        range=UNLIMITED,
+        length=NOT_EMPTY,
     ),
     Key(
         "MODEL.PIXEL_STD",
         [1.0, 1.0, 1.0],
         "Deviation that each channel is divided by, in the order of INPUT.FORMAT; 1 where the weights have taken "
         "it in.",
+        range=POSITIVE,
+        length=NOT_EMPTY,
     ),
     Key(
         "MODEL.BACKBONE.NAME",
@@ -49,6 +63,7 @@ DETECTRON2_KEYS = (
         2,
         "Number of first stages that are not trained: 0 none; of a ResNet 1 is the stem, 2 the stem and res2; of a VGG "
         "2 is conv1 and conv2; of a timm network n is all that the map c{n} depends on.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.FPN.IN_FEATURES",
@@ -57,20 +72,25 @@ DETECTRON2_KEYS = (
         "VGG, [c2, c3, c4, c5] of a timm network, or [c4] for build_timm_simple_fpn_backbone.",
         element_types=(str,),
     ),
-    Key("MODEL.FPN.OUT_CHANNELS", 256, "Channels of every level of the pyramid."),
+    Key("MODEL.FPN.OUT_CHANNELS", 256, "Channels of every level of the pyramid.", range=AT_LEAST_ONE),
     Key("MODEL.FPN.NORM", "", "Registered norm after the pyramid's convolutions, e.g. GN; empty for none."),
     Key(
         "MODEL.FPN.FUSE_TYPE",
         "sum",
         "How a level takes in the coarser one: sum, or avg for half of that.",
     ),
-    Key("MODEL.RESNETS.DEPTH", 50, "Layers of the ResNet: 18, 34, 50, 101 or 152."),
+    Key("MODEL.RESNETS.DEPTH", 50, "Layers of the ResNet: 18, 34, 50, 101 or 152.", range=AT_LEAST_ONE),
     Key(
         "MODEL.RESNETS.OUT_FEATURES",
         ["res4"],
         "Stages whose outputs the backbone returns, among stem, res2, res3, res4 and res5.",
     ),
-    Key("MODEL.RESNETS.NUM_GROUPS", 1, "Groups of the 3 x 3 convolutions: 1 is ResNet, 32 the usual ResNeXt."),
+    Key(
+        "MODEL.RESNETS.NUM_GROUPS",
+        1,
+        "Groups of the 3 x 3 convolutions: 1 is ResNet, 32 the usual ResNeXt.",
+        range=AT_LEAST_ONE,
+    ),
     Key(
         "MODEL.RESNETS.NORM",
         "FrozenBN",
@@ -80,6 +100,7 @@ DETECTRON2_KEYS = (
         "MODEL.RESNETS.WIDTH_PER_GROUP",
         64,
         "Channels of a group in the 3 x 3 convolutions of res2; doubled from stage to stage.",
+        range=AT_LEAST_ONE,
     ),
     Key(
         "MODEL.RESNETS.STRIDE_IN_1X1",
@@ -87,17 +108,24 @@ DETECTRON2_KEYS = (
         "Whether a stage's first bottleneck halves the size in its 1 x 1 convolution, as the original (MSRA) "
         "weights do, or in its 3 x 3 one, as torchvision's do.",
     ),
-    Key("MODEL.RESNETS.RES5_DILATION", 1, "Dilation of res5: 1, or 2 to keep stride 16 there (DC5)."),
+    Key(
+        "MODEL.RESNETS.RES5_DILATION",
+        1,
+        "Dilation of res5: 1, or 2 to keep stride 16 there (DC5).",
+        range=Range(low=1, high=2),
+    ),
     Key(
         "MODEL.RESNETS.RES2_OUT_CHANNELS",
         256,
         "Output channels of res2, doubled from stage to stage; 64 at depth 18 and 34.",
+        range=AT_LEAST_ONE,
     ),
-    Key("MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "Output channels of the first convolution."),
+    Key("MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "Output channels of the first convolution.", range=AT_LEAST_ONE),
     Key(
         "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
         [False, False, False, False],
         "Whether res2, res3, res4 and res5 have deformable 3 x 3 convolutions.",
+        length=Length(4, 4),
     ),
     Key(
         "MODEL.RESNETS.DEFORM_MODULATED",
@@ -108,6 +136,7 @@ DETECTRON2_KEYS = (
         "MODEL.RESNETS.DEFORM_NUM_GROUPS",
         1,
         "Channel groups of a deformable convolution that have offsets of their own.",
+        range=AT_LEAST_ONE,
     ),
 )
 
@@ -131,16 +160,32 @@ NEW_KEYS = (
         "",
         "Map that p6p7 is made of: the last of MODEL.FPN.IN_FEATURES (also when empty), or the last level, e.g. p5.",
     ),
-    Key("MODEL.VGG.DEPTH", 16, "Layers of the VGG with weights: 11, 13, 16 or 19, fc6 to fc8 included."),
+    Key(
+        "MODEL.VGG.DEPTH",
+        16,
+        "Layers of the VGG with weights: 11, 13, 16 or 19, fc6 to fc8 included.",
+        range=AT_LEAST_ONE,
+    ),
     Key(
         "MODEL.VGG.OUT_FEATURES",
         ["conv5"],
         "Stages whose outputs the backbone returns, among conv1 (stride 1) to conv5 (stride 16) and pool5 (stride 32).",
     ),
     Key("MODEL.VGG.NORM", "", "Registered norm after each convolution of the VGG, e.g. BN; empty for none."),
-    Key("MODEL.VGG.CONV1_OUT_CHANNELS", 64, "Channels of conv1; conv2 has 2, conv3 4, conv4 and conv5 8 times it."),
-    Key("MODEL.PLAIN_CNN.CHANNELS", [32, 64, 128, 128], "Channels of each stage: conv1 at stride 1, conv2 at 2, ..."),
-    Key("MODEL.PLAIN_CNN.CONVS_PER_STAGE", 1, "3 x 3 convolutions of each stage."),
+    Key(
+        "MODEL.VGG.CONV1_OUT_CHANNELS",
+        64,
+        "Channels of conv1; conv2 has 2, conv3 4, conv4 and conv5 8 times it.",
+        range=AT_LEAST_ONE,
+    ),
+    Key(
+        "MODEL.PLAIN_CNN.CHANNELS",
+        [32, 64, 128, 128],
+        "Channels of each stage: conv1 at stride 1, conv2 at 2, ...",
+        range=AT_LEAST_ONE,
+        length=NOT_EMPTY,
+    ),
+    Key("MODEL.PLAIN_CNN.CONVS_PER_STAGE", 1, "3 x 3 convolutions of each stage.", range=AT_LEAST_ONE),
     Key("MODEL.PLAIN_CNN.NORM", "BN", "Registered norm after each convolution; empty for none."),
     Key(
         "MODEL.PLAIN_CNN.OUT_FEATURES",
@@ -171,6 +216,7 @@ NEW_KEYS = (
         "MODEL.ROI_BOX_HEAD.DROPOUT",
         0.0,
         "Share of the outputs of each fully connected layer that training sets to 0; 0.5 with VGG's fc6 and fc7.",
+        range=SHARE_BELOW_ONE,
     ),
     Key("MODEL.ROI_BOX_HEAD.BOX_CODER", "Box2BoxTransform", "Registered form in which the box head predicts boxes."),
     Key(

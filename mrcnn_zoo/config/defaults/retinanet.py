@@ -1,9 +1,19 @@
 """Defaults of RetinaNet."""
 
-from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.keys import (
+    AT_LEAST_ONE,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_ABOVE_ZERO,
+    Key,
+    Length,
+    Range,
+)
 
 DETECTRON2_KEYS = (
-    Key("MODEL.RETINANET.NUM_CLASSES", 80, "Number of object classes, the background not counted."),
+    Key("MODEL.RETINANET.NUM_CLASSES", 80, "Number of object classes, the background not counted.", range=AT_LEAST_ONE),
     Key(
         "MODEL.RETINANET.IN_FEATURES",
         ["p3", "p4", "p5", "p6", "p7"],
@@ -13,56 +23,71 @@ DETECTRON2_KEYS = (
         "MODEL.RETINANET.NUM_CONVS",
         4,
         "Number of 3 x 3 convolutions in each of the two branches of the head.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.RETINANET.IOU_THRESHOLDS",
         [0.4, 0.5],
         "IoU values with the ground truth at which an anchor changes label.",
+        range=SHARE_ABOVE_ZERO,
+        length=NOT_EMPTY,
+        ascends=True,
     ),
     Key(
         "MODEL.RETINANET.IOU_LABELS",
         [0, -1, 1],
         "Labels of the intervals that RETINANET.IOU_THRESHOLDS cuts: 0 background, -1 ignored, 1 object.",
+        range=Range(low=-1, high=1),
+        length=NOT_EMPTY,
     ),
     Key(
         "MODEL.RETINANET.PRIOR_PROB",
         0.01,
         "Probability of an object that the untrained head predicts everywhere, in (0, 1).",
+        range=Range(low=0, high=1, low_open=True, high_open=True),
     ),
     Key(
         "MODEL.RETINANET.SCORE_THRESH_TEST",
         0.05,
         "Detections below this score, in [0, 1], are dropped before suppression.",
+        range=SHARE,
     ),
     Key(
         "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
         1000,
         "Best detections kept before suppression, per image and per feature level.",
+        range=AT_LEAST_ONE,
     ),
     Key(
         "MODEL.RETINANET.NMS_THRESH_TEST",
         0.5,
         "A detection is suppressed when its IoU with a better one of its class is above this.",
+        range=SHARE,
     ),
     Key(
         "MODEL.RETINANET.BBOX_REG_WEIGHTS",
         [1.0, 1.0, 1.0, 1.0],
         "Scales of the four box deltas (dx, dy, dw, dh).",
+        range=POSITIVE,
+        length=Length(4, 4),
     ),
     Key(
         "MODEL.RETINANET.FOCAL_LOSS_GAMMA",
         2.0,
         "Exponent of the focal loss; the larger, the less easy anchors count.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
         0.25,
         "Weight of object anchors in the focal loss, in [0, 1]; background anchors get the rest to 1.",
+        range=SHARE,
     ),
     Key(
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
         0.1,
         "Delta error at which smooth_l1 turns from quadratic to linear; 0 is the plain L1 loss.",
+        range=NOT_NEGATIVE,
     ),
     Key("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "smooth_l1", "Registered loss of the box regression."),
     Key(
@@ -81,8 +106,8 @@ NEW_KEYS = (
         "Registered rule that keeps one detection of an object: greedy drops those that overlap a better one of "
         "their class; the others are those of ROI_HEADS.SUPPRESSION, soft ones with ROI_HEADS.SOFT_NMS_*.",
     ),
-    Key("MODEL.RETINANET.CLS_LOSS_WEIGHT", 1.0, "Factor of RetinaNet's classification loss."),
-    Key("MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of RetinaNet's box regression loss."),
+    Key("MODEL.RETINANET.CLS_LOSS_WEIGHT", 1.0, "Factor of RetinaNet's classification loss.", range=NOT_NEGATIVE),
+    Key("MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of RetinaNet's box regression loss.", range=NOT_NEGATIVE),
     Key(
         "MODEL.RETINANET.CLIP_BEFORE_NMS",
         False,

@@ -1,6 +1,16 @@
 """Defaults of the region heads: sampling, box, mask, cascade and keypoint."""
 
-from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.keys import (
+    AT_LEAST_ONE,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_ABOVE_ZERO,
+    Key,
+    Length,
+    Range,
+)
 
 REGION_KEYS = (
     Key(
@@ -9,7 +19,7 @@ REGION_KEYS = (
         "Registered region heads: StandardROIHeads pools for each head, Res5ROIHeads shares the backbone's last stage, "
         "CascadeROIHeads judges and moves the boxes in several stages.",
     ),
-    Key("MODEL.ROI_HEADS.NUM_CLASSES", 80, "Number of object classes, the background not counted."),
+    Key("MODEL.ROI_HEADS.NUM_CLASSES", 80, "Number of object classes, the background not counted.", range=AT_LEAST_ONE),
     Key(
         "MODEL.ROI_HEADS.IN_FEATURES",
         ["res4"],
@@ -19,28 +29,38 @@ REGION_KEYS = (
         "MODEL.ROI_HEADS.IOU_THRESHOLDS",
         [0.5],
         "IoU values with the ground truth at which a proposal changes label: background below, object from here on.",
+        range=SHARE_ABOVE_ZERO,
+        length=NOT_EMPTY,
+        ascends=True,
     ),
     Key(
         "MODEL.ROI_HEADS.IOU_LABELS",
         [0, 1],
         "Labels of the intervals that ROI_HEADS.IOU_THRESHOLDS cuts: 0 background, -1 ignored, 1 object.",
+        range=Range(low=-1, high=1),
+        length=NOT_EMPTY,
     ),
-    Key("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 512, "Regions sampled per image to train the heads."),
+    Key(
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 512, "Regions sampled per image to train the heads.", range=AT_LEAST_ONE
+    ),
     Key(
         "MODEL.ROI_HEADS.POSITIVE_FRACTION",
         0.25,
         "Largest share of objects among the sampled regions, in [0, 1]; background fills the rest.",
+        range=SHARE,
     ),
     Key(
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
         0.05,
         "Detections below this score, in [0, 1], are dropped before suppression.",
+        range=SHARE,
     ),
     Key(
         "MODEL.ROI_HEADS.NMS_THRESH_TEST",
         0.5,
         "A detection is suppressed when its IoU with a better one of its class is above this; see "
         "ROI_HEADS.SUPPRESSION for other rules.",
+        range=SHARE,
     ),
     Key(
         "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT",
@@ -60,32 +80,50 @@ BOX_KEYS = (
         "smooth_l1",
         "Registered loss of the box regression: smooth_l1 or l1 on deltas, or giou, diou or ciou on decoded boxes.",
     ),
-    Key("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of the box head's regression loss."),
+    Key(
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of the box head's regression loss.", range=NOT_NEGATIVE
+    ),
     Key(
         "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
         [10.0, 10.0, 5.0, 5.0],
         "Scales of the four box deltas (dx, dy, dw, dh); chosen so that the targets have a deviation near 1.",
+        range=POSITIVE,
+        length=Length(4, 4),
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
         0.0,
         "Delta error at which smooth_l1 of the box head turns from quadratic to linear; 0 is the plain L1 loss.",
+        range=NOT_NEGATIVE,
     ),
-    Key("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 14, "Side, in cells, of the features pooled for the box head."),
+    Key(
+        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
+        14,
+        "Side, in cells, of the features pooled for the box head.",
+        range=AT_LEAST_ONE,
+    ),
     Key(
         "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO",
         0,
         "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.POOLER_TYPE",
         "ROIAlignV2",
         "Registered pooling operation of the box head: ROIAlignV2 (shifted by half a cell), ROIAlign, ROIPool, ...",
     ),
-    Key("MODEL.ROI_BOX_HEAD.NUM_FC", 0, "Number of fully connected layers in the box head."),
-    Key("MODEL.ROI_BOX_HEAD.FC_DIM", 1024, "Outputs of each fully connected layer of the box head."),
-    Key("MODEL.ROI_BOX_HEAD.NUM_CONV", 0, "Number of 3 x 3 convolutions before the fully connected layers."),
-    Key("MODEL.ROI_BOX_HEAD.CONV_DIM", 256, "Channels of the box head's convolutions."),
+    Key("MODEL.ROI_BOX_HEAD.NUM_FC", 0, "Number of fully connected layers in the box head.", range=NOT_NEGATIVE),
+    Key(
+        "MODEL.ROI_BOX_HEAD.FC_DIM", 1024, "Outputs of each fully connected layer of the box head.", range=AT_LEAST_ONE
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.NUM_CONV",
+        0,
+        "Number of 3 x 3 convolutions before the fully connected layers.",
+        range=NOT_NEGATIVE,
+    ),
+    Key("MODEL.ROI_BOX_HEAD.CONV_DIM", 256, "Channels of the box head's convolutions.", range=AT_LEAST_ONE),
     Key("MODEL.ROI_BOX_HEAD.NORM", "", "Registered norm after the box head's convolutions, e.g. GN; empty for none."),
     Key(
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
@@ -112,22 +150,28 @@ BOX_KEYS = (
         "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER",
         0.5,
         "Power of a class's image count that the federated loss samples negative classes with.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES",
         50,
         "Smallest number of classes that the federated loss looks at in a step, on each process.",
+        range=AT_LEAST_ONE,
     ),
     Key(
         "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS",
         [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]],
         "Scales of the four box deltas (dx, dy, dw, dh) for each stage of the cascade.",
+        range=POSITIVE,
+        length=Length(4, 4),
     ),
     Key(
         "MODEL.ROI_BOX_CASCADE_HEAD.IOUS",
         [0.5, 0.6, 0.7],
         "IoU from which on a region counts as object, for each stage of the cascade; the first is that of "
         "ROI_HEADS.IOU_THRESHOLDS.",
+        range=SHARE_ABOVE_ZERO,
+        length=NOT_EMPTY,
     ),
 )
 
@@ -138,14 +182,26 @@ MASK_KEYS = (
         14,
         "Side, in cells, of the features pooled for the mask head; the predicted mask has twice that side, or what "
         "ROI_MASK_HEAD.NUM_UPSAMPLE makes of it.",
+        range=AT_LEAST_ONE,
     ),
     Key(
         "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO",
         0,
         "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
+        range=NOT_NEGATIVE,
     ),
-    Key("MODEL.ROI_MASK_HEAD.NUM_CONV", 0, "Number of 3 x 3 convolutions before the up-sampling; 4 in the paper."),
-    Key("MODEL.ROI_MASK_HEAD.CONV_DIM", 256, "Channels of the mask head's convolutions and of its up-sampling."),
+    Key(
+        "MODEL.ROI_MASK_HEAD.NUM_CONV",
+        0,
+        "Number of 3 x 3 convolutions before the up-sampling; 4 in the paper.",
+        range=NOT_NEGATIVE,
+    ),
+    Key(
+        "MODEL.ROI_MASK_HEAD.CONV_DIM",
+        256,
+        "Channels of the mask head's convolutions and of its up-sampling.",
+        range=AT_LEAST_ONE,
+    ),
     Key("MODEL.ROI_MASK_HEAD.NORM", "", "Registered norm after the mask head's convolutions, e.g. GN; empty for none."),
     Key(
         "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK",
@@ -165,29 +221,34 @@ KEYPOINT_KEYS = (
         "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION",
         14,
         "Side, in cells, of the features pooled for the keypoint head.",
+        range=AT_LEAST_ONE,
     ),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO",
         0,
         "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS",
         [512, 512, 512, 512, 512, 512, 512, 512],
         "Output channels of each 3 x 3 convolution of the keypoint head, in order.",
+        range=AT_LEAST_ONE,
+        length=NOT_EMPTY,
     ),
-    Key("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 17, "Keypoints of an instance; 17 in COCO."),
+    Key("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 17, "Keypoints of an instance; 17 in COCO.", range=AT_LEAST_ONE),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE",
         1,
         "Training images with fewer visible keypoints than this are left out.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS",
         True,
         "Divide the keypoint loss by the visible keypoints of the batch; otherwise by a number fixed by the settings.",
     ),
-    Key("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 1.0, "Factor of the keypoint loss."),
+    Key("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 1.0, "Factor of the keypoint loss.", range=NOT_NEGATIVE),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE",
         "ROIAlignV2",
@@ -202,6 +263,7 @@ NEW_KEYS = (
         0.0,
         "Detections with a side of at most so many pixels of the network input are dropped before suppression; 0 "
         "drops none there.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE",
@@ -209,38 +271,44 @@ NEW_KEYS = (
         "Registered classification of regions: softmax over classes and background, sigmoid for each class, focal "
         "(sigmoid, RetinaNet's loss), or federated. USE_SIGMOID_CE and USE_FED_LOSS name the same as Detectron2 does.",
     ),
-    Key("MODEL.ROI_BOX_HEAD.CLS_LOSS_WEIGHT", 1.0, "Factor of the box head's classification loss."),
+    Key("MODEL.ROI_BOX_HEAD.CLS_LOSS_WEIGHT", 1.0, "Factor of the box head's classification loss.", range=NOT_NEGATIVE),
     Key(
         "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_ALPHA",
         0.25,
         "Weight of the right class in the focal CLS_LOSS_TYPE, in [0, 1]; the other classes get 1 minus it.",
+        range=SHARE,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_GAMMA",
         2.0,
         "How much less the focal CLS_LOSS_TYPE counts what is right already; 0 is plain cross-entropy.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.ROI_HEADS.CANONICAL_LEVEL",
         4,
         "Pyramid level, log2 of its stride, that a region of side ROI_HEADS.CANONICAL_BOX_SIDE is pooled from; each "
         "doubling of the side is one level up.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.ROI_HEADS.CANONICAL_BOX_SIDE",
         224.0,
         "Side, in pixels, of the region that is pooled from ROI_HEADS.CANONICAL_LEVEL. Levels are rounded down; "
         "158.392 (224 / sqrt 2) rounds them to the nearest, as matterport's Mask R-CNN does.",
+        range=POSITIVE,
     ),
     Key(
         "MODEL.ROI_HEADS.SOFT_NMS_SIGMA",
         0.5,
         "Width of soft_gaussian suppression: an overlap lowers a score by exp(-IoU ** 2 / sigma).",
+        range=POSITIVE,
     ),
     Key(
         "MODEL.ROI_HEADS.SOFT_NMS_MIN_SCORE",
         0.001,
         "Soft suppression drops detections whose lowered score is below this.",
+        range=SHARE,
     ),
     Key(
         "MODEL.ROI_MASK_HEAD.UPSAMPLE",
@@ -253,8 +321,14 @@ NEW_KEYS = (
         "MODEL.ROI_MASK_HEAD.NUM_UPSAMPLE",
         1,
         "How often the side doubles: masks have ROI_MASK_HEAD.POOLER_RESOLUTION times 2 to this power cells a side.",
+        range=Range(low=0, high=5),
     ),
-    Key("MODEL.ROI_MASK_HEAD.NUM_FC", 2, "Hidden layers of MaskRCNNMLPHead; other mask heads have none."),
-    Key("MODEL.ROI_MASK_HEAD.FC_DIM", 1024, "Outputs of each hidden layer of MaskRCNNMLPHead."),
-    Key("MODEL.ROI_MASK_HEAD.LOSS_WEIGHT", 1.0, "Factor of the mask loss."),
+    Key(
+        "MODEL.ROI_MASK_HEAD.NUM_FC",
+        2,
+        "Hidden layers of MaskRCNNMLPHead; other mask heads have none.",
+        range=NOT_NEGATIVE,
+    ),
+    Key("MODEL.ROI_MASK_HEAD.FC_DIM", 1024, "Outputs of each hidden layer of MaskRCNNMLPHead.", range=AT_LEAST_ONE),
+    Key("MODEL.ROI_MASK_HEAD.LOSS_WEIGHT", 1.0, "Factor of the mask loss.", range=NOT_NEGATIVE),
 )

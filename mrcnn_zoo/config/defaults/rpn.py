@@ -1,6 +1,19 @@
 """Defaults of the anchors and of the region proposal network."""
 
-from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.keys import (
+    AT_LEAST_ONE,
+    MINUS_ONE_OR_MORE,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_ABOVE_ZERO,
+    SHARE_BELOW_ONE,
+    UNLIMITED,
+    Key,
+    Length,
+    Range,
+)
 
 DETECTRON2_KEYS = (
     Key(
@@ -16,6 +29,7 @@ DETECTRON2_KEYS = (
         "Proposals with a side shorter than this many pixels of the network input are dropped; 0 drops only "
         "empty ones.",
         other_types=(float,),
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.ANCHOR_GENERATOR.NAME",
@@ -29,11 +43,15 @@ DETECTRON2_KEYS = (
         "Anchor sizes, the square root of their area in input pixels: one list per feature level, "
         "or a single list used at every level.",
         element_types=(int, float),
+        range=POSITIVE,
+        length=NOT_EMPTY,
     ),
     Key(
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS",
         [[0.5, 1.0, 2.0]],
         "Anchor shapes as height / width: one list per feature level, or a single list used at every level.",
+        range=POSITIVE,
+        length=NOT_EMPTY,
     ),
     Key(
         "MODEL.ANCHOR_GENERATOR.ANGLES",
@@ -41,12 +59,14 @@ DETECTRON2_KEYS = (
         "Angles in degrees of rotated anchors; only a rotated anchor generator has use for them.",
         is_built=False,
         element_types=(int, float),
+        range=UNLIMITED,
     ),
     Key(
         "MODEL.ANCHOR_GENERATOR.OFFSET",
         0.0,
         "Where in its cell an anchor is centred, as a fraction of the stride in [0, 1): 0 is the corner, 0.5 the "
         "middle.",
+        range=SHARE_BELOW_ONE,
     ),
     Key(
         "MODEL.RPN.HEAD_NAME",
@@ -64,62 +84,87 @@ DETECTRON2_KEYS = (
         -1,
         "In training, anchors that reach more than this many pixels outside the image are left out, at 0 all that "
         "cross its border; -1 keeps them all. At inference all are used, and their proposals clipped.",
+        range=MINUS_ONE_OR_MORE,
     ),
     Key(
         "MODEL.RPN.IOU_THRESHOLDS",
         [0.3, 0.7],
         "IoU values with the ground truth at which an anchor changes label: background below the first, "
         "object from the last on, ignored in between.",
+        range=SHARE_ABOVE_ZERO,
+        length=NOT_EMPTY,
+        ascends=True,
     ),
     Key(
         "MODEL.RPN.IOU_LABELS",
         [0, -1, 1],
         "Labels of the intervals that RPN.IOU_THRESHOLDS cuts: 0 background, -1 ignored, 1 object.",
+        range=Range(low=-1, high=1),
+        length=NOT_EMPTY,
     ),
-    Key("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 256, "Anchors sampled per image for the RPN losses."),
+    Key("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 256, "Anchors sampled per image for the RPN losses.", range=AT_LEAST_ONE),
     Key(
         "MODEL.RPN.POSITIVE_FRACTION",
         0.5,
         "Largest share of objects among the sampled anchors, in [0, 1]; background fills the rest.",
+        range=SHARE,
     ),
     Key(
         "MODEL.RPN.BBOX_REG_LOSS_TYPE",
         "smooth_l1",
         "Registered loss of the RPN's box regression: smooth_l1 on deltas, or one on decoded boxes such as giou.",
     ),
-    Key("MODEL.RPN.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of the RPN's box regression loss, besides RPN.LOSS_WEIGHT."),
+    Key(
+        "MODEL.RPN.BBOX_REG_LOSS_WEIGHT",
+        1.0,
+        "Factor of the RPN's box regression loss, besides RPN.LOSS_WEIGHT.",
+        range=NOT_NEGATIVE,
+    ),
     Key(
         "MODEL.RPN.BBOX_REG_WEIGHTS",
         [1.0, 1.0, 1.0, 1.0],
         "Scales of the four RPN box deltas (dx, dy, dw, dh); a larger one makes its delta count more.",
+        range=POSITIVE,
+        length=Length(4, 4),
     ),
     Key(
         "MODEL.RPN.SMOOTH_L1_BETA",
         0.0,
         "Delta error at which smooth_l1 of the RPN turns from quadratic to linear; 0 is the plain L1 loss.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.RPN.LOSS_WEIGHT",
         1.0,
         "Factor of both RPN losses, besides those of each, RPN.CLS_LOSS_WEIGHT and RPN.BBOX_REG_LOSS_WEIGHT.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
         12000,
         "Best scored anchors kept before suppression in training, per image and per feature level.",
+        range=AT_LEAST_ONE,
     ),
-    Key("MODEL.RPN.PRE_NMS_TOPK_TEST", 6000, "The same as RPN.PRE_NMS_TOPK_TRAIN, at inference."),
+    Key("MODEL.RPN.PRE_NMS_TOPK_TEST", 6000, "The same as RPN.PRE_NMS_TOPK_TRAIN, at inference.", range=AT_LEAST_ONE),
     Key(
         "MODEL.RPN.POST_NMS_TOPK_TRAIN",
         2000,
         "Proposals kept after suppression in training, per image over all feature levels together.",
+        range=AT_LEAST_ONE,
     ),
-    Key("MODEL.RPN.POST_NMS_TOPK_TEST", 1000, "The same as RPN.POST_NMS_TOPK_TRAIN, at inference."),
-    Key("MODEL.RPN.NMS_THRESH", 0.7, "A proposal is suppressed when its IoU with a better one is above this."),
+    Key("MODEL.RPN.POST_NMS_TOPK_TEST", 1000, "The same as RPN.POST_NMS_TOPK_TRAIN, at inference.", range=AT_LEAST_ONE),
+    Key(
+        "MODEL.RPN.NMS_THRESH",
+        0.7,
+        "A proposal is suppressed when its IoU with a better one is above this.",
+        range=SHARE,
+    ),
     Key(
         "MODEL.RPN.CONV_DIMS",
         [-1],
         "Output channels of each 3 x 3 convolution of the RPN head, in order; -1 keeps the number of input channels.",
+        range=Range(low=1, also=(-1,)),
+        length=NOT_EMPTY,
     ),
 )
 
@@ -149,30 +194,46 @@ NEW_KEYS = (
         "Loss of the RPN's objectness: cross_entropy, or focal, in which anchors count little that are right already.",
         choices=("cross_entropy", "focal"),
     ),
-    Key("MODEL.RPN.FOCAL_LOSS_ALPHA", 0.25, "Weight of objects in the RPN's focal loss, in [0, 1]."),
-    Key("MODEL.RPN.FOCAL_LOSS_GAMMA", 2.0, "Exponent of the RPN's focal loss; 0 is weighted cross-entropy."),
-    Key("MODEL.RPN.CLS_LOSS_WEIGHT", 1.0, "Factor of the RPN's objectness loss, besides RPN.LOSS_WEIGHT."),
+    Key("MODEL.RPN.FOCAL_LOSS_ALPHA", 0.25, "Weight of objects in the RPN's focal loss, in [0, 1].", range=SHARE),
+    Key(
+        "MODEL.RPN.FOCAL_LOSS_GAMMA",
+        2.0,
+        "Exponent of the RPN's focal loss; 0 is weighted cross-entropy.",
+        range=NOT_NEGATIVE,
+    ),
+    Key(
+        "MODEL.RPN.CLS_LOSS_WEIGHT",
+        1.0,
+        "Factor of the RPN's objectness loss, besides RPN.LOSS_WEIGHT.",
+        range=NOT_NEGATIVE,
+    ),
     Key(
         "MODEL.PROPOSAL_GENERATOR.JITTER",
         0.0,
         "Noise of the boxes of GroundTruthProposals: standard deviation of their centre in box sides and of the "
         "logarithm of their sides; 0 takes the boxes as they are.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.SLIDING_WINDOW.SIZES",
         [32, 64, 128, 256, 512],
         "Sizes of the windows of SlidingWindow, the square root of their area in input pixels.",
         element_types=(int, float),
+        range=POSITIVE,
+        length=NOT_EMPTY,
     ),
     Key(
         "MODEL.SLIDING_WINDOW.ASPECT_RATIOS",
         [0.5, 1.0, 2.0],
         "Shapes of the windows of SlidingWindow as height / width; every size comes in every shape.",
         element_types=(int, float),
+        range=POSITIVE,
+        length=NOT_EMPTY,
     ),
     Key(
         "MODEL.SLIDING_WINDOW.STRIDE",
         0.5,
         "Largest step between windows of SlidingWindow as a fraction of the window's sides, above 0 and up to 1.",
+        range=SHARE_ABOVE_ZERO,
     ),
 )

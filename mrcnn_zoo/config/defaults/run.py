@@ -1,6 +1,6 @@
 """Defaults of the run keys."""
 
-from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.keys import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, UNLIMITED, Key
 
 DETECTRON2_KEYS = (
     Key(
@@ -10,7 +10,12 @@ DETECTRON2_KEYS = (
         choices=(2,),
     ),
     Key("OUTPUT_DIR", "./output", "Folder for everything a run writes; relative to where the command is started."),
-    Key("SEED", -1, "Seed of everything random in a run; -1 draws one, which is logged and kept in the checkpoints."),
+    Key(
+        "SEED",
+        -1,
+        "Seed of everything random in a run; below 0 one is drawn, which is logged and kept in the checkpoints.",
+        range=UNLIMITED,
+    ),
     Key(
         "CUDNN_BENCHMARK",
         False,
@@ -23,8 +28,14 @@ DETECTRON2_KEYS = (
         "leaves torch's settings, which are float32 for products and TF32 for convolutions.",
         choices=("", "highest", "high", "medium"),
     ),
-    Key("VIS_PERIOD", 0, "Iterations between two pictures of a training batch; 0 for none."),
-    Key("GLOBAL.HACK", 1.0, "A number that Detectron2 keeps free for experiments; nothing reads it.", is_built=False),
+    Key("VIS_PERIOD", 0, "Iterations between two pictures of a training batch; 0 for none.", range=NOT_NEGATIVE),
+    Key(
+        "GLOBAL.HACK",
+        1.0,
+        "A number that Detectron2 keeps free for experiments; nothing reads it.",
+        is_built=False,
+        range=UNLIMITED,
+    ),
 )
 
 NEW_KEYS = (
@@ -40,7 +51,7 @@ NEW_KEYS = (
         "Settings of your own under any names, for builders that are named as package.module:function; nothing else "
         "reads them.",
     ),
-    Key("LOG_PERIOD", 20, "Iterations between two lines of metrics."),
+    Key("LOG_PERIOD", 20, "Iterations between two lines of metrics.", range=AT_LEAST_ONE),
     Key(
         "HOOKS",
         [],
@@ -57,7 +68,7 @@ NEW_KEYS = (
         choices=("", "online", "offline", "disabled"),
     ),
     Key("WANDB.LOG_CHECKPOINT", True, "Upload the final checkpoint as an artifact."),
-    Key("VIS.NUM_IMAGES", 8, "Validation images drawn with their predictions at each evaluation."),
-    Key("VIS.NUM_BATCHES", 1, "Training batches drawn at the start of training."),
-    Key("VIS.SCORE_THRESH", 0.5, "Predictions below this score are not drawn."),
+    Key("VIS.NUM_IMAGES", 8, "Validation images drawn with their predictions at each evaluation.", range=NOT_NEGATIVE),
+    Key("VIS.NUM_BATCHES", 1, "Training batches drawn at the start of training.", range=NOT_NEGATIVE),
+    Key("VIS.SCORE_THRESH", 0.5, "Predictions below this score are not drawn.", range=SHARE),
 )

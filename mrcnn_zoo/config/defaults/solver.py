@@ -1,6 +1,16 @@
 """Defaults of the solver keys."""
 
-from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.keys import (
+    AT_LEAST_ONE,
+    NOT_NEGATIVE,
+    PAIR,
+    POSITIVE,
+    SHARE,
+    SHARE_ABOVE_ZERO,
+    SHARE_BELOW_ONE,
+    Key,
+    Range,
+)
 
 DETECTRON2_KEYS = (
     Key(
@@ -8,18 +18,29 @@ DETECTRON2_KEYS = (
         "WarmupMultiStepLR",
         "Registered learning-rate schedule, e.g. WarmupMultiStepLR or WarmupCosineLR.",
     ),
-    Key("SOLVER.MAX_ITER", 40000, "Length of training in iterations, which are optimizer steps."),
-    Key("SOLVER.BASE_LR", 0.001, "Learning rate after the warm-up."),
-    Key("SOLVER.BASE_LR_END", 0.0, "Learning rate that a cosine schedule ends at."),
-    Key("SOLVER.MOMENTUM", 0.9, "Momentum of SGD, in [0, 1)."),
+    Key("SOLVER.MAX_ITER", 40000, "Length of training in iterations, which are optimizer steps.", range=AT_LEAST_ONE),
+    Key("SOLVER.BASE_LR", 0.001, "Learning rate after the warm-up.", range=NOT_NEGATIVE),
+    Key("SOLVER.BASE_LR_END", 0.0, "Learning rate that a cosine schedule ends at.", range=NOT_NEGATIVE),
+    Key("SOLVER.MOMENTUM", 0.9, "Momentum of SGD, in [0, 1).", range=SHARE_BELOW_ONE),
     Key("SOLVER.NESTEROV", False, "Use Nesterov's momentum in SGD."),
-    Key("SOLVER.WEIGHT_DECAY", 0.0001, "Weight decay of all parameters that no key below excepts."),
-    Key("SOLVER.WEIGHT_DECAY_NORM", 0.0, "Weight decay of the parameters of norms."),
-    Key("SOLVER.GAMMA", 0.1, "Factor of the learning rate at each step of a multi-step schedule."),
-    Key("SOLVER.STEPS", [30000], "Iterations at which a multi-step schedule multiplies the learning rate by GAMMA."),
-    Key("SOLVER.NUM_DECAYS", 3, "Number of equally spaced steps of WarmupStepWithFixedGammaLR."),
-    Key("SOLVER.WARMUP_FACTOR", 0.001, "Share of the learning rate that the warm-up starts from."),
-    Key("SOLVER.WARMUP_ITERS", 1000, "Length of the warm-up in iterations; 0 for none."),
+    Key("SOLVER.WEIGHT_DECAY", 0.0001, "Weight decay of all parameters that no key below excepts.", range=NOT_NEGATIVE),
+    Key("SOLVER.WEIGHT_DECAY_NORM", 0.0, "Weight decay of the parameters of norms.", range=NOT_NEGATIVE),
+    Key(
+        "SOLVER.GAMMA",
+        0.1,
+        "Factor of the learning rate at each step of a multi-step schedule.",
+        range=SHARE_ABOVE_ZERO,
+    ),
+    Key(
+        "SOLVER.STEPS",
+        [30000],
+        "Iterations at which a multi-step schedule multiplies the learning rate by GAMMA.",
+        range=AT_LEAST_ONE,
+        ascends=True,
+    ),
+    Key("SOLVER.NUM_DECAYS", 3, "Number of equally spaced steps of WarmupStepWithFixedGammaLR.", range=AT_LEAST_ONE),
+    Key("SOLVER.WARMUP_FACTOR", 0.001, "Share of the learning rate that the warm-up starts from.", range=SHARE),
+    Key("SOLVER.WARMUP_ITERS", 1000, "Length of the warm-up in iterations; 0 for none.", range=NOT_NEGATIVE),
     Key(
         "SOLVER.WARMUP_METHOD",
         "linear",
@@ -31,20 +52,27 @@ DETECTRON2_KEYS = (
         "Squeeze the whole schedule into the time after the warm-up instead of letting the warm-up cover its "
         "beginning.",
     ),
-    Key("SOLVER.CHECKPOINT_PERIOD", 5000, "Iterations between two checkpoints; 0 saves only at the end."),
-    Key("SOLVER.IMS_PER_BATCH", 16, "Images in a batch, over all processes together."),
+    Key(
+        "SOLVER.CHECKPOINT_PERIOD",
+        5000,
+        "Iterations between two checkpoints; 0 saves only at the end.",
+        range=NOT_NEGATIVE,
+    ),
+    Key("SOLVER.IMS_PER_BATCH", 16, "Images in a batch, over all processes together.", range=AT_LEAST_ONE),
     Key(
         "SOLVER.REFERENCE_WORLD_SIZE",
         0,
         "Number of processes the settings were made for: with another number, batch size, learning rate and "
         "lengths are scaled to match; 0 never scales.",
+        range=NOT_NEGATIVE,
     ),
-    Key("SOLVER.BIAS_LR_FACTOR", 1.0, "Factor of the learning rate for biases."),
+    Key("SOLVER.BIAS_LR_FACTOR", 1.0, "Factor of the learning rate for biases.", range=NOT_NEGATIVE),
     Key(
         "SOLVER.WEIGHT_DECAY_BIAS",
         None,
         "Weight decay of biases; None takes SOLVER.WEIGHT_DECAY.",
         other_types=(float,),
+        range=NOT_NEGATIVE,
     ),
     Key("SOLVER.CLIP_GRADIENTS.ENABLED", False, "Clip gradients before each optimizer step."),
     Key(
@@ -53,40 +81,45 @@ DETECTRON2_KEYS = (
         "What is clipped: value (each number), norm (each parameter's gradient) or full_model (the norm of all "
         "together).",
     ),
-    Key("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, "Largest absolute value or norm left by clipping."),
+    Key("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, "Largest absolute value or norm left by clipping.", range=POSITIVE),
     Key(
         "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
         2.0,
         "Order of the norm that is clipped; 2 is the Euclidean, .inf the maximum.",
+        range=Range(low=0, low_open=True, allows_infinity=True),
     ),
     Key("SOLVER.AMP.ENABLED", False, "Train in mixed precision; evaluations stay in float32."),
 )
 
 NEW_KEYS = (
     Key("SOLVER.OPTIMIZER", "SGD", "Registered optimizer: SGD or AdamW."),
-    Key("SOLVER.BETAS", [0.9, 0.999], "Decay of the two running means of AdamW."),
+    Key("SOLVER.BETAS", [0.9, 0.999], "Decay of the two running means of AdamW.", range=SHARE_BELOW_ONE, length=PAIR),
     Key(
         "SOLVER.MAX_EPOCHS",
         0.0,
         "When above 0, the length of training in passes over the data; replaces MAX_ITER and scales STEPS and "
         "WARMUP_ITERS with it.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "SOLVER.MAX_MINUTES",
         0.0,
         "When above 0, a time budget in minutes, from the first step to the last, evaluations included; it replaces "
         "MAX_ITER, and the learning-rate schedule is stretched to end with it. The warm-up keeps its WARMUP_ITERS.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "SOLVER.ACCUMULATE_STEPS",
         1,
         "Forward and backward passes whose gradients are added up before one optimizer step.",
+        range=AT_LEAST_ONE,
     ),
     Key(
         "SOLVER.SCALE_LR_TO_BATCH",
         0,
         "When above 0, the batch size BASE_LR was chosen for; BASE_LR is scaled by the images of one optimizer step, "
         "IMS_PER_BATCH * ACCUMULATE_STEPS, over this.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "SOLVER.FREEZE",
@@ -95,7 +128,7 @@ NEW_KEYS = (
         element_types=(str,),
     ),
     Key("SOLVER.EMA.ENABLED", False, "Keep an exponential moving average of the weights, and evaluate and save that."),
-    Key("SOLVER.EMA.DECAY", 0.999, "Share of the old average kept at each step."),
+    Key("SOLVER.EMA.DECAY", 0.999, "Share of the old average kept at each step.", range=SHARE_BELOW_ONE),
     Key(
         "SOLVER.AMP.DTYPE",
         "auto",
@@ -106,6 +139,7 @@ NEW_KEYS = (
         "SOLVER.EARLY_STOPPING.PATIENCE",
         0,
         "Evaluations without a better SOLVER.BEST_METRIC after which training stops; 0 never stops early.",
+        range=NOT_NEGATIVE,
     ),
     Key(
         "SOLVER.BEST_METRIC",
@@ -114,6 +148,11 @@ NEW_KEYS = (
         "lowest is the best); auto takes segm/AP when there are masks, else keypoints/AP, else bbox/AP, or "
         "box_proposals/AR@1000 of a ProposalNetwork.",
     ),
-    Key("SOLVER.KEEP_CHECKPOINTS", 3, "Periodic checkpoints kept besides best and final; 0 keeps all."),
+    Key(
+        "SOLVER.KEEP_CHECKPOINTS",
+        3,
+        "Periodic checkpoints kept besides best and final; 0 keeps all.",
+        range=NOT_NEGATIVE,
+    ),
     Key("SOLVER.TRAINING_SCHEDULE", "joint", "Registered training schedule: joint."),
 )

@@ -1,6 +1,6 @@
 """Random crops."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,18 +120,6 @@ def build_random_crop(cfg: CfgNode) -> Augmentation:
     if kind not in RELATIVE_TYPES and kind not in ABSOLUTE_TYPES:
         known = [*RELATIVE_TYPES, *ABSOLUTE_TYPES]
         raise UserError(f"INPUT.CROP.TYPE = {kind!r} is not one of {', '.join(known)}.{did_you_mean(kind, known)}")
-    _check_crop_size(kind, size)
     if kind in RELATIVE_TYPES:
         return RandomCrop(RELATIVE_TYPES[kind]((float(size[0]), float(size[1]))))
     return RandomCrop(ABSOLUTE_TYPES[kind]((int(size[0]), int(size[1]))))
-
-
-def _check_crop_size(kind: str, size: Sequence[float]) -> None:
-    if len(size) != 2 or min(size) <= 0:
-        raise UserError(f"INPUT.CROP.SIZE = {list(size)} must be two numbers above 0.")
-    if kind in RELATIVE_TYPES and max(size) > 1:
-        raise UserError(f"INPUT.CROP.SIZE = {list(size)} must be shares up to 1 where INPUT.CROP.TYPE is {kind!r}.")
-    if kind in ABSOLUTE_TYPES and any(side != int(side) for side in size):
-        raise UserError(f"INPUT.CROP.SIZE = {list(size)} must be whole pixels where INPUT.CROP.TYPE is {kind!r}.")
-    if kind == "absolute_range" and size[0] > size[1]:
-        raise UserError(f"INPUT.CROP.SIZE = {list(size)} must be the smaller and the larger bound, in this order.")

@@ -66,13 +66,13 @@ def blend(image: Tensor, other: Tensor, factor: float) -> Tensor:
 @AUGMENTATIONS.register("RandomBrightness")
 def build_random_brightness(cfg: CfgNode) -> Augmentation:
     """Brightness by a factor from INPUT.BRIGHTNESS."""
-    return RandomAdjustment(adjust_brightness, factors=_factors("INPUT.BRIGHTNESS", cfg.INPUT.BRIGHTNESS))
+    return RandomAdjustment(adjust_brightness, factors=_factors(cfg.INPUT.BRIGHTNESS))
 
 
 @AUGMENTATIONS.register("RandomContrast")
 def build_random_contrast(cfg: CfgNode) -> Augmentation:
     """Contrast by a factor from INPUT.CONTRAST."""
-    return RandomAdjustment(adjust_contrast, factors=_factors("INPUT.CONTRAST", cfg.INPUT.CONTRAST))
+    return RandomAdjustment(adjust_contrast, factors=_factors(cfg.INPUT.CONTRAST))
 
 
 @AUGMENTATIONS.register("RandomSaturation")
@@ -88,10 +88,8 @@ def build_random_saturation(cfg: CfgNode) -> Augmentation:
             f"INPUT.AUGMENTATIONS has RandomSaturation, which changes colours, but the model sees {count} channel(s) "
             "(MODEL.PIXEL_MEAN). Leave it out; RandomBrightness and RandomContrast work on any channels."
         )
-    return RandomAdjustment(adjust_saturation, factors=_factors("INPUT.SATURATION", cfg.INPUT.SATURATION))
+    return RandomAdjustment(adjust_saturation, factors=_factors(cfg.INPUT.SATURATION))
 
 
-def _factors(key: str, values: Sequence[float]) -> tuple[float, float]:
-    if len(values) != 2 or not 0 <= values[0] <= values[1]:
-        raise UserError(f"{key} = {list(values)} must be the smallest and the largest factor, both at least 0.")
+def _factors(values: Sequence[float]) -> tuple[float, float]:
     return float(values[0]), float(values[1])

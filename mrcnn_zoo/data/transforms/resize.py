@@ -89,16 +89,10 @@ def shortest_edge_size(size: ImageSize, length: int, max_size: int) -> ImageSize
 def build_resize_shortest_edge(cfg: CfgNode) -> Augmentation:
     """The resizing of training images."""
     lengths, sampling = list(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    if not lengths:
-        raise UserError("INPUT.MIN_SIZE_TRAIN is empty; give one length or several, e.g. [800].")
     if sampling == "choice":
         return ResizeShortestEdge(lengths, max_size=cfg.INPUT.MAX_SIZE_TRAIN)
     if sampling != "range":
         raise UserError(f"INPUT.MIN_SIZE_TRAIN_SAMPLING = {sampling!r} is neither 'choice' nor 'range'.")
-    if len(lengths) != 2:
-        raise UserError(
-            f"INPUT.MIN_SIZE_TRAIN = {lengths} must be the two ends of a range when MIN_SIZE_TRAIN_SAMPLING is 'range'."
-        )
     return ResizeShortestEdgeRange(lengths[0], lengths[1], max_size=cfg.INPUT.MAX_SIZE_TRAIN)
 
 

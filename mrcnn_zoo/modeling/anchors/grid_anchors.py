@@ -75,8 +75,6 @@ class GridAnchors(nn.Module):
 def build_grid_anchors(cfg: CfgNode, strides: Sequence[int]) -> GridAnchors:
     """The anchors of `MODEL.ANCHOR_GENERATOR`; a single list of sizes or ratios holds for every level."""
     settings = cfg.MODEL.ANCHOR_GENERATOR
-    if not 0 <= settings.OFFSET < 1:
-        raise UserError(f"MODEL.ANCHOR_GENERATOR.OFFSET = {settings.OFFSET} should be at least 0 and below 1.")
     return GridAnchors(
         anchor_lists(settings.SIZES, len(strides), "MODEL.ANCHOR_GENERATOR.SIZES"),
         aspect_ratios=anchor_lists(settings.ASPECT_RATIOS, len(strides), "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"),
@@ -102,8 +100,6 @@ def anchor_lists(values: Sequence, num_levels: int, key: str) -> list[list[float
     """Sizes or aspect ratios for each level; `values` of the config may be one list for all levels."""
     # A flat list is how users write the values of all levels at once.
     lists = [list(level) for level in values] if values and not isinstance(values[0], int | float) else [list(values)]
-    if any(not level or min(level) <= 0 for level in lists):
-        raise UserError(f"{key} = {values} should hold lists of positive numbers.")
     if len(lists) == 1:
         return lists * num_levels
     if len(lists) != num_levels:

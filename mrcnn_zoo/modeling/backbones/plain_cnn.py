@@ -16,11 +16,6 @@ from mrcnn_zoo.registries import BACKBONES
 def build_plain_cnn_backbone(cfg: CfgNode, input_channels: int) -> ConvStages:
     """The network of `MODEL.PLAIN_CNN`, frozen up to stage `MODEL.BACKBONE.FREEZE_AT`."""
     settings = cfg.MODEL.PLAIN_CNN
-    if not settings.CHANNELS or min(*settings.CHANNELS, settings.CONVS_PER_STAGE) < 1:
-        raise UserError(
-            f"MODEL.PLAIN_CNN.CHANNELS = {settings.CHANNELS} and CONVS_PER_STAGE = {settings.CONVS_PER_STAGE} should "
-            "be at least one stage of at least one channel and one convolution."
-        )
     stages = [[channels] * settings.CONVS_PER_STAGE for channels in settings.CHANNELS]
     maps = [*(f"conv{number}" for number in range(1, len(stages) + 1)), f"pool{len(stages)}"]
     if not settings.OUT_FEATURES or not set(settings.OUT_FEATURES) <= set(maps):

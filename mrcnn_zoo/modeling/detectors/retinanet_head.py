@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import build_norm
 
 WEIGHT_STD = 0.01  # Lin et al. 2017 (Focal Loss), sec. 4.1
@@ -113,10 +112,6 @@ def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
 def build_retinanet_head(cfg: CfgNode, channels: int, *, num_anchors: int, num_levels: int) -> RetinaNetHead:
     """The head that `MODEL.RETINANET` describes."""
     settings = cfg.MODEL.RETINANET
-    if not 0 < settings.PRIOR_PROB < 1:
-        raise UserError(f"MODEL.RETINANET.PRIOR_PROB = {settings.PRIOR_PROB} must lie between 0 and 1, e.g. 0.01.")
-    if settings.NUM_CONVS < 0:
-        raise UserError(f"MODEL.RETINANET.NUM_CONVS = {settings.NUM_CONVS} must be at least 0.")
     return RetinaNetHead(
         channels,
         num_anchors=num_anchors,

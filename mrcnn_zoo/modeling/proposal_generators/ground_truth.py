@@ -68,7 +68,4 @@ def build_ground_truth_proposals(
     feature_specs: Mapping[str, FeatureSpec],  # noqa: ARG001
 ) -> GroundTruthProposals:
     """The oracle with the noise of `MODEL.PROPOSAL_GENERATOR.JITTER`."""
-    jitter = cfg.MODEL.PROPOSAL_GENERATOR.JITTER
-    if not 0 <= jitter < float("inf"):
-        raise UserError(f"MODEL.PROPOSAL_GENERATOR.JITTER = {jitter} should be 0 or more.")
-    return GroundTruthProposals(jitter=jitter)
+    return GroundTruthProposals(jitter=cfg.MODEL.PROPOSAL_GENERATOR.JITTER)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import Conv2d, relu_
 from mrcnn_zoo.registries import RPN_HEADS
 
@@ -101,10 +100,7 @@ def build_softmax_rpn_head(cfg: CfgNode, channels: int, num_anchors: int) -> Sta
 
 def _hidden_channels(cfg: CfgNode, channels: int) -> list[int]:
     """Those of `MODEL.RPN.CONV_DIMS`, where -1 keeps the number of channels."""
-    dims = list(cfg.MODEL.RPN.CONV_DIMS)
-    if not dims or any(dim != -1 and dim <= 0 for dim in dims):
-        raise UserError(f"MODEL.RPN.CONV_DIMS = {dims} should hold channel numbers above 0, or -1 to keep the number.")
     hidden: list[int] = []
-    for dim in dims:
+    for dim in cfg.MODEL.RPN.CONV_DIMS:
         hidden.append(dim if dim > 0 else (hidden[-1] if hidden else channels))
     return hidden

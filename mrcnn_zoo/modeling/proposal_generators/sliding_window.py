@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.ops.anchors import cell_anchors
 from mrcnn_zoo.registries import PROPOSAL_GENERATORS
@@ -90,9 +89,4 @@ def build_sliding_window(
 ) -> SlidingWindow:
     """The windows of `MODEL.SLIDING_WINDOW`."""
     settings = cfg.MODEL.SLIDING_WINDOW
-    for name, values in (("SIZES", settings.SIZES), ("ASPECT_RATIOS", settings.ASPECT_RATIOS)):
-        if not values or min(values) <= 0:
-            raise UserError(f"MODEL.SLIDING_WINDOW.{name} = {list(values)} should hold numbers above 0.")
-    if not 0 < settings.STRIDE <= 1:
-        raise UserError(f"MODEL.SLIDING_WINDOW.STRIDE = {settings.STRIDE} should be above 0 and up to 1.")
     return SlidingWindow(settings.SIZES, aspect_ratios=settings.ASPECT_RATIOS, stride=settings.STRIDE)

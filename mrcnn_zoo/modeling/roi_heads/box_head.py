@@ -69,8 +69,6 @@ def build_fast_rcnn_conv_fc_head(cfg: CfgNode, input_spec: FeatureSpec) -> FastR
         raise UserError(
             "FastRCNNConvFCHead has no layer: set MODEL.ROI_BOX_HEAD.NUM_FC or MODEL.ROI_BOX_HEAD.NUM_CONV above 0."
         )
-    if not 0 <= head.DROPOUT < 1:
-        raise UserError(f"MODEL.ROI_BOX_HEAD.DROPOUT = {head.DROPOUT} should be at least 0 and below 1.")
     return FastRCNNConvFCHead(
         input_spec,
         conv_channels=[head.CONV_DIM] * head.NUM_CONV,

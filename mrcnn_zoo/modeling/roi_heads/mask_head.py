@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers.conv import Conv2d, fill_for_relu, relu_
 from mrcnn_zoo.layers.norm import build_norm
 from mrcnn_zoo.modeling.roi_heads.mask_criterion import MaskCriterion, build_mask_criterion
@@ -128,8 +127,6 @@ class MaskRCNNConvUpsampleHead(nn.Module):
 def build_mask_rcnn_conv_upsample_head(cfg: CfgNode, input_spec: FeatureSpec) -> MaskRCNNConvUpsampleHead:
     """The mask head that `MODEL.ROI_MASK_HEAD` describes."""
     head = cfg.MODEL.ROI_MASK_HEAD
-    if head.NUM_UPSAMPLE < 0:
-        raise UserError(f"MODEL.ROI_MASK_HEAD.NUM_UPSAMPLE = {head.NUM_UPSAMPLE} should be 0 or more.")
     return MaskRCNNConvUpsampleHead(
         input_spec,
         num_maps=1 if head.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers.conv import fill_for_linear, relu_
 from mrcnn_zoo.modeling.roi_heads.mask_criterion import MaskCriterion, build_mask_criterion
 from mrcnn_zoo.registries import MASK_HEADS
@@ -76,8 +75,6 @@ class MaskRCNNMLPHead(nn.Module):
 def build_mask_rcnn_mlp_head(cfg: CfgNode, input_spec: FeatureSpec) -> MaskRCNNMLPHead:
     """The fully connected head of `MODEL.ROI_MASK_HEAD`; its masks are as large as those of the convolutional one."""
     head = cfg.MODEL.ROI_MASK_HEAD
-    if head.NUM_UPSAMPLE < 0:
-        raise UserError(f"MODEL.ROI_MASK_HEAD.NUM_UPSAMPLE = {head.NUM_UPSAMPLE} should be 0 or more.")
     return MaskRCNNMLPHead(
         input_spec,
         num_maps=1 if head.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.soft_nms import soft_nms
 from mrcnn_zoo.registries import SUPPRESSIONS
 
@@ -80,6 +79,4 @@ def build_linear_suppression(cfg: CfgNode, iou_threshold: float) -> SoftSuppress
 def build_gaussian_suppression(cfg: CfgNode, _iou_threshold: float) -> SoftSuppression:
     """Soft-NMS with the Gaussian factor, which has a width and no threshold."""
     sigma = cfg.MODEL.ROI_HEADS.SOFT_NMS_SIGMA
-    if sigma <= 0:
-        raise UserError(f"MODEL.ROI_HEADS.SOFT_NMS_SIGMA = {sigma} should be above 0; the paper takes 0.5.")
     return SoftSuppression(GaussianFactor(sigma), min_score=cfg.MODEL.ROI_HEADS.SOFT_NMS_MIN_SCORE)

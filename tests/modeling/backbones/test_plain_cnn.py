@@ -60,7 +60,7 @@ def test_no_images_give_empty_maps() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("MODEL.PLAIN_CNN.CHANNELS", []), "at least one stage"),
+        (("MODEL.PLAIN_CNN.CHANNELS", []), r"CHANNELS = \[\] must hold at least 1 value"),
         (("MODEL.PLAIN_CNN.CONVS_PER_STAGE", 0), "CONVS_PER_STAGE = 0"),
         (("MODEL.PLAIN_CNN.CHANNELS", [4, 8]), r"OUT_FEATURES = \['conv4'\] should name some of conv1, conv2, pool2"),
     ],

@@ -175,7 +175,7 @@ def test_no_images_give_empty_maps() -> None:
         ({"RESNETS__RES5_DILATION": 3}, "RES5_DILATION = 3"),
         ({"RESNETS__DEPTH": 18, "RESNETS__RES2_OUT_CHANNELS": 256}, "set it to 64 for ResNet-18"),
         ({"RESNETS__DEPTH": 34, "RESNETS__NUM_GROUPS": 2}, "neither groups nor dilation"),
-        ({"RESNETS__DEFORM_ON_PER_STAGE": [True]}, "should have 4 values"),
+        ({"RESNETS__DEFORM_ON_PER_STAGE": [True]}, "must hold 4 values"),
         (
             {"RESNETS__DEPTH": 34, "RESNETS__DEFORM_ON_PER_STAGE": [True] * 4, "RESNETS__RES2_OUT_CHANNELS": 8},
             "50 or more",

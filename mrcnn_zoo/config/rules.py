@@ -1,0 +1,152 @@
+"""Numbers that a config must not have: outside the range of their key, or against a rule between keys."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mrcnn_zoo.config.defaults import ALL_KEYS
+from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.node import DEFAULT, CfgNode
+from mrcnn_zoo.config.provenance import Origin
+from mrcnn_zoo.errors import UserError
+
+Relation = Callable[[CfgNode], str]  # what is wrong with several keys together; empty for nothing
+
+
+def check_numbers(config: CfgNode) -> None:
+    """Compare every number of a config with the range of its key, and the keys that depend on each other.
+
+    Raises:
+        UserError: listing each key with its value, where it was set and what is allowed.
+    """
+    problems = list(_problems_of_keys(config)) or list(_problems_of_relations(config))
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        raise UserError("the config has values that cannot be used:\n  " + "\n  ".join(problems))
+
+
+def check_number(key: Key, value: Any, *, origin: Origin = DEFAULT) -> None:
+    """Compare one value with the range of its key.
+
+    Raises:
+        UserError: with the origin, the key, the value and what is allowed.
+    """
+    problem = _problem_of_value(key, value)
+    if problem:
+        raise UserError(f"{_place(origin)}{key.name} = {value!r} {problem}.")
+
+
+def range_words(key: Key) -> str:
+    """What a key allows, for `config explain`, e.g. "2 values, each in [0, 1), ascending"; empty without a rule."""
+    parts = [str(key.length)] if key.length else []
+    if key.range:
+        parts.append(f"each {key.range}" if isinstance(key.default, list) else str(key.range))
+    if key.ascends:
+        parts.append("ascending")
+    return ", ".join(parts)
+
+
+def _problems_of_keys(config: CfgNode) -> Iterator[str]:
+    for key in ALL_KEYS:
+        value = None if key.is_open else config.value_of(key.name)
+        problem = _problem_of_value(key, value)
+        if problem:
+            yield f"{_place(config.origin_of(key.name))}{key.name} = {value!r} {problem}."
+
+
+def _problem_of_value(key: Key, value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return _problem_of_list(key, list(value))
+    if key.range is not None and _is_number(value) and not key.range.holds(value):
+        return f"must be {key.range}"
+    return ""
+
+
+def _problem_of_list(key: Key, values: list[Any]) -> str:
+    rows = [row for row in values if isinstance(row, (list, tuple))] or [values]
+    if len(rows) != len(values) and rows[0] is not values:
+        return "must hold either numbers or lists of numbers"
+    numbers = [number for row in rows for number in row if _is_number(number)]
+    where = " in each of its lists" if isinstance(key.default, list) and rows[0] is not values else ""
+    if key.length is not None and not all(key.length.holds(len(row)) for row in rows):
+        return f"must hold {key.length}{where}{_rule_of_numbers(key)}"
+    if key.range is not None and not all(map(key.range.holds, numbers)):
+        count = f" {key.length}," if key.length is not None and key.length.most is not None else " numbers,"
+        return f"must hold{count} each {key.range}{where}"
+    if key.ascends and any(list(row) != sorted(row) for row in rows):
+        return "must ascend"
+    return ""
+
+
+def _rule_of_numbers(key: Key) -> str:
+    return f", each {key.range}" if key.range is not None else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _place(origin: Origin) -> str:
+    return "" if origin == DEFAULT else f"{origin}: "
+
+
+def _problems_of_relations(config: CfgNode) -> Iterator[str]:
+    for names, relation in RELATIONS.items():
+        problem = relation(config)
+        if problem:
+            origins = dict.fromkeys(map(config.origin_of, names))
+            places = ", ".join(str(origin) for origin in origins if origin != DEFAULT)
+            yield f"{places}: {problem}" if places else problem
+
+
+def _pixel_statistics(config: CfgNode) -> str:
+    mean, std = config.MODEL.PIXEL_MEAN, config.MODEL.PIXEL_STD
+    if len(mean) == len(std):
+        return ""
+    return f"MODEL.PIXEL_MEAN has {len(mean)} values and MODEL.PIXEL_STD {len(std)}; give both one value per channel."
+
+
+def _range_of_sizes(config: CfgNode) -> str:
+    sizes = list(config.INPUT.MIN_SIZE_TRAIN)
+    if config.INPUT.MIN_SIZE_TRAIN_SAMPLING != "range" or (len(sizes) == 2 and sizes[0] <= sizes[1]):
+        return ""
+    return (
+        f"INPUT.MIN_SIZE_TRAIN = {sizes} must be the two ends of a range, the smaller first, where "
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'."
+    )
+
+
+def _crop_size(config: CfgNode) -> str:
+    kind, size = config.INPUT.CROP.TYPE, list(config.INPUT.CROP.SIZE)
+    rule = ""
+    if kind.startswith("relative") and max(size, default=0) > 1:
+        rule = "must be shares up to 1"
+    elif kind.startswith("absolute") and any(math.isfinite(side) and side != int(side) for side in size):
+        rule = "must be whole pixels"
+    elif kind == "absolute_range" and size != sorted(size):
+        rule = "must be the smaller and the larger bound, in this order,"
+    return f"INPUT.CROP.SIZE = {size} {rule} where INPUT.CROP.TYPE is {kind!r}." if rule else ""
+
+
+def _final_learning_rate(config: CfgNode) -> str:
+    solver = config.SOLVER
+    if solver.LR_SCHEDULER_NAME != "WarmupCosineLR" or solver.BASE_LR_END <= solver.BASE_LR:
+        return ""
+    return f"SOLVER.BASE_LR_END = {solver.BASE_LR_END} must be at most SOLVER.BASE_LR = {solver.BASE_LR}."
+
+
+def _nesterov_momentum(config: CfgNode) -> str:
+    solver = config.SOLVER
+    if not solver.NESTEROV or solver.OPTIMIZER != "SGD" or solver.MOMENTUM > 0:
+        return ""
+    return f"SOLVER.NESTEROV needs a momentum; SOLVER.MOMENTUM is {solver.MOMENTUM}."
+
+
+RELATIONS: dict[tuple[str, str], Relation] = {
+    ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"): _pixel_statistics,
+    ("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING"): _range_of_sizes,
+    ("INPUT.CROP.SIZE", "INPUT.CROP.TYPE"): _crop_size,
+    ("SOLVER.BASE_LR_END", "SOLVER.BASE_LR"): _final_learning_rate,
+    ("SOLVER.NESTEROV", "SOLVER.MOMENTUM"): _nesterov_momentum,
+}
