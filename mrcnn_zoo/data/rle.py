@@ -64,11 +64,15 @@ def decode_window(rle: Rle) -> MaskWindow | None:
     if box is None:
         return None
     left, top, right, bottom = box
-    steps = np.zeros((right - left) * height + 1, dtype=np.int8)
-    steps[starts - left * height] += 1
-    steps[ends - left * height] -= 1
-    columns = np.cumsum(steps[:-1], dtype=np.int8).reshape(right - left, height)
-    return MaskWindow(left, top, np.ascontiguousarray(columns[:, top:bottom].T).view(np.uint8))
+    rows, columns = bottom - top, right - left
+    edges = np.empty(2 * len(starts) + 1, dtype=np.int64)  # the same runs, numbered down the columns of the window
+    edges[0:-1:2] = (starts // height - left) * rows + starts % height - top
+    edges[1::2] = ((ends - 1) // height - left) * rows + (ends - 1) % height - top + 1
+    edges[-1] = rows * columns
+    values = np.zeros(len(edges), dtype=np.uint8)
+    values[1::2] = 1
+    bitmap = np.repeat(values, np.diff(edges, prepend=0)).reshape(columns, rows).T
+    return MaskWindow(left, top, bitmap)
 
 
 Runs = NDArray[np.int64]

@@ -12,8 +12,6 @@ from mrcnn_zoo.data.rle import MaskWindow, decode_window
 from mrcnn_zoo.data.transforms import Geometry
 from mrcnn_zoo.structures import ImageSize
 
-FIFTHS = 5.0  # of a pixel, the grid that pycocotools draws polygons on
-
 
 def map_masks(instances: Sequence[InstanceRecord], geometry: Geometry) -> list[MaskWindow | None]:
     """The mask of every instance after a transform, rasterised in no more than its own window.
@@ -43,35 +41,25 @@ def map_masks(instances: Sequence[InstanceRecord], geometry: Geometry) -> list[M
 
 
 def rasterise(polygons: Sequence[NDArray[np.float64]], size: ImageSize) -> MaskWindow | None:
-    """Polygons as one bitmap by COCO's rule, in a window around them; None where they lie outside the frame.
+    """Polygons as one bitmap by COCO's rule, in the window around it; None where no pixel of the frame is covered.
 
-    A polygon too thin for that rule still marks the pixel at its middle, so that a small object keeps its mask.
+    Polygons too thin for that rule still mark the pixel at their middle, so that a small object keeps its mask.
 
     Args:
         polygons: each (N, 2) x, y in pixels of the frame; those of one instance, which may lie apart.
         size: (height, width) of the frame.
     """
-    height, width = size
+    # Drawn as run lengths of the whole frame: pycocotools rounds with respect to the frame's origin, so a polygon that
+    # is moved into its window gets other pixels at its border.
+    rles = coco_mask.frPyObjects([polygon.reshape(-1) for polygon in polygons], *size)
+    window = decode_window(rles[0] if len(rles) == 1 else coco_mask.merge(rles))
+    if window is not None:
+        return window
     points = np.concatenate(polygons)
-    low = np.clip(points.min(axis=0), 0, [width, height])
-    high = np.clip(points.max(axis=0), 0, [width, height])
-    left, top = np.floor(low).astype(int).tolist()
-    right, bottom = np.ceil(high).astype(int).tolist()
-    if right <= left or bottom <= top:
-        return None
-    shifted = [_shift(polygon, left, top).reshape(-1) for polygon in polygons]
-    rles = coco_mask.frPyObjects(shifted, bottom - top, right - left)
-    bitmap = coco_mask.decode(rles[0] if len(rles) == 1 else coco_mask.merge(rles))
-    if not bitmap.any():
-        x, y = np.floor((low + high) / 2).astype(int) - (left, top)
-        bitmap[min(y, bottom - top - 1), min(x, right - left - 1)] = 1
-    return MaskWindow(left, top, bitmap)
-
-
-def _shift(polygon: NDArray[np.float64], left: int, top: int) -> NDArray[np.float64]:
-    # COCO rounds corners to fifths of a pixel. Rounding before the shift, in the same arithmetic, makes the bitmap in
-    # the window that of the full image to the bit; 10.1 - 10 is not 0.1, and one corner in ten is such a tie.
-    return (np.trunc(polygon * FIFTHS + 0.5) - (FIFTHS * left, FIFTHS * top)) / FIFTHS
+    x, y = np.floor((points.min(axis=0) + points.max(axis=0)) / 2).astype(int).tolist()
+    if 0 <= y < size[0] and 0 <= x < size[1]:
+        return MaskWindow(x, y, np.ones((1, 1), dtype=np.uint8))
+    return None
 
 
 def tight_box(window: MaskWindow) -> tuple[int, int, int, int]:

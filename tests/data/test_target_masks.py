@@ -1,17 +1,19 @@
 """Masks at the network's resolution, against pycocotools on real annotations."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.data.rle import MaskWindow
-from mrcnn_zoo.data.target_masks import map_masks, rasterise
+from mrcnn_zoo.data.target_masks import map_masks, rasterise, tight_box
 from mrcnn_zoo.data.transforms import Geometry
 from mrcnn_zoo.data.transforms.flip import HorizontalFlip
 from mrcnn_zoo.data.transforms.resize import ResizeTransform
@@ -105,8 +107,9 @@ def test_no_window_is_larger_than_its_object(coco_mini: tuple[Dataset, COCO]) ->
             record.instances, map_masks(record.instances, Geometry.identity(record.image_size)), strict=True
         ):
             assert window is not None
-            beyond = np.abs(np.array(window.box) - np.array(item.box))
-            assert beyond.max() < 2
+            (x1, y1, x2, y2), (left, top, right, bottom) = item.box, window.box
+            assert max(x1 - left, y1 - top, right - x2, bottom - y2) < 2
+            assert window.box == tight_box(window)
 
 
 def _object(segmentation: object) -> InstanceRecord:
@@ -126,6 +129,63 @@ def test_object_too_thin_to_rasterise_keeps_one_pixel() -> None:
     window = rasterise([np.array([[4.1, 5.1], [4.3, 5.1], [4.2, 5.3]])], (10, 10))
     assert window is not None
     assert (window.x, window.y, window.bitmap.tolist()) == (4, 5, [[1]])
+
+
+def _stars(count: int, place: str, rng: np.random.Generator) -> Iterator[tuple[list[np.ndarray], tuple[int, int]]]:
+    """Random stars of one or two parts that reach over a side of their frame, with the frame's size."""
+    for _ in range(count):
+        height, width = rng.integers(1, 120, 2).tolist()
+        radius = rng.uniform(2, 60) * (20 if place == "far larger" else 0.05 if place == "tiny" else 1)
+        middle = rng.uniform(0, [width, height])
+        beyond = rng.uniform(-1, 1) * radius
+        if place in ("left", "right", "corner"):
+            middle[0] = beyond + (width if place == "right" else 0)
+        if place in ("top", "bottom", "corner"):
+            middle[1] = beyond + (height if place == "bottom" else 0)
+        parts = []
+        for _ in range(int(rng.integers(1, 3))):
+            corners = int(rng.integers(3, 20))
+            angles, radii = np.sort(rng.uniform(0, 2 * np.pi, corners)), radius * rng.uniform(0.2, 1, corners)
+            part = middle + np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
+            parts.append(np.round(part * 2) / 2 if place == "half pixels" else part)
+        yield parts, (height, width)
+
+
+PLACES = ("inside", "left", "top", "right", "bottom", "corner", "far larger", "tiny", "half pixels")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_stars_are_drawn_as_by_pycocotools(place: str) -> None:
+    drawn = 0
+    for polygons, size in _stars(100, place, np.random.default_rng(PLACES.index(place))):
+        rles = coco_mask.frPyObjects([polygon.reshape(-1).tolist() for polygon in polygons], *size)
+        expected = coco_mask.decode(coco_mask.merge(rles))
+        window = rasterise(polygons, size)
+        if expected.any():
+            assert np.array_equal(_full(window, size), expected)
+            drawn += 1
+        else:
+            assert window is None or window.bitmap.shape == (1, 1)
+    assert drawn > 20
+
+
+@pytest.mark.parametrize("shift", [(-200.0, 0.0), (200.0, 0.0), (0.0, -200.0), (0.0, 200.0), (-200.0, 200.0)])
+def test_stars_outside_the_frame_have_no_mask(shift: tuple[float, float]) -> None:
+    for polygons, size in _stars(20, "inside", np.random.default_rng(0)):
+        assert rasterise([polygon + shift for polygon in polygons], size) is None
+
+
+def test_what_is_left_of_an_object_is_as_pycocotools_draws_it_even_if_that_is_nothing() -> None:
+    sliver = np.array([[-20.0, 2], [0.3, 2], [0.3, 8], [-20, 8]])
+    assert rasterise([sliver], (10, 10)) is None
+
+
+@pytest.mark.parametrize("line", [[[3, 3], [3, 3], [3, 3]], [[1, 5], [6, 5], [1, 5]], [[4, 1], [4, 7], [4, 2]]])
+def test_a_line_marks_its_middle(line: list[list[float]]) -> None:
+    window = rasterise([np.array(line, dtype=np.float64)], (10, 10))
+    assert window is not None
+    assert (window.x, window.y) == ((line[0][0] + line[1][0]) // 2, (line[0][1] + line[1][1]) // 2)
+    assert window.bitmap.tolist() == [[1]]
 
 
 def test_polygon_outside_the_frame_has_no_mask() -> None:
