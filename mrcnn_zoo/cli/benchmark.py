@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.config.trust import code_modules
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.benchmark.data import benchmark_evaluation, benchmark_loading
 from mrcnn_zoo.experiments.benchmark.models import ModelPlan, benchmark_models
@@ -39,6 +40,7 @@ def _measure(arguments: argparse.Namespace, cfg: CfgNode) -> BenchmarkReport:
     return benchmark_models(
         ModelPlan(
             config_text=cfg.dump(),
+            trust=code_modules(cfg),
             task=arguments.task,
             is_against_torchvision=arguments.against == "torchvision",
             images=arguments.images,

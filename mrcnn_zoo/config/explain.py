@@ -3,31 +3,17 @@
 import inspect
 import textwrap
 
-from mrcnn_zoo import registries
 from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME
 from mrcnn_zoo.config.keys import Key
 from mrcnn_zoo.config.lookup import RENAMED, keys_below, no_such_key, section_names
 from mrcnn_zoo.config.rules import range_words
+from mrcnn_zoo.config.trust import registry_of
 from mrcnn_zoo.config.unbuilt import condition_of
 from mrcnn_zoo.config.values import type_words
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registry import Registry
 
 WIDTH = 100
-
-# Keys of these last parts select from one registry, whichever section they stand in.
-REGISTRY_OF_LEAF = {
-    "NORM": registries.NORMS,
-    "OUT_NORM": registries.NORMS,
-    "POOLER_TYPE": registries.POOLING_OPERATIONS,
-    "BBOX_REG_LOSS_TYPE": registries.BOX_LOSSES,
-    "MATCHER": registries.MATCHERS,
-    "SAMPLER": registries.SAMPLERS,
-    "BOX_CODER": registries.BOX_CODERS,
-    "SUPPRESSION": registries.SUPPRESSIONS,
-    "AUGMENTATIONS": registries.AUGMENTATIONS,
-    "DEFINITIONS": registries.DATASET_FORMATS,
-}
 
 
 def explain(name: str) -> str:
@@ -43,14 +29,6 @@ def explain(name: str) -> str:
     if name in RENAMED:
         return f"{name} is the old name of:\n\n{_explain_key(KEYS_BY_NAME[RENAMED[name]])}"
     raise UserError(no_such_key(name))
-
-
-def registry_of(key: Key) -> Registry | None:
-    """The registry whose names are the key's values; None for a key that names no component."""
-    for registry in vars(registries).values():
-        if isinstance(registry, Registry) and registry.key == key.name:
-            return registry
-    return REGISTRY_OF_LEAF.get(key.name.rsplit(".", 1)[-1])
 
 
 def _explain_key(key: Key) -> str:

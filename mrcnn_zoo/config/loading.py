@@ -1,12 +1,15 @@
 """From a YAML file and overrides to the frozen config that builders read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config.node import CfgNode, default_config
+from mrcnn_zoo.config.overrides import read_overrides
+from mrcnn_zoo.config.provenance import Origin
 from mrcnn_zoo.config.rules import check_numbers
 from mrcnn_zoo.config.safe_yaml import read_yaml
+from mrcnn_zoo.config.trust import refuse_foreign_code
 from mrcnn_zoo.config.unbuilt import refuse_unbuilt, warn_of_inert
 
 
@@ -27,16 +30,6 @@ def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -
     return config
 
 
-def check_config(config: CfgNode) -> None:
-    """Refuse keys of parts that are not built, and numbers that nothing can be computed with.
-
-    Raises:
-        UserError: with the keys, their values and where they were set.
-    """
-    refuse_unbuilt(config)
-    check_numbers(config)
-
-
 def resolve_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -> CfgNode:
     """As `load_config`, but mutable, and with keys of parts that are not built yet: to look at, not to build from."""
     config = default_config()
@@ -46,15 +39,65 @@ def resolve_config(path: str | Path | None = None, overrides: Sequence[Any] = ()
     return config
 
 
-def config_from_text(text: str, *, source: str = "text") -> CfgNode:
+def config_from_text(
+    text: str, *, source: str = "text", overrides: Sequence[Any] = (), trust: Iterable[str] = ()
+) -> CfgNode:
     """The frozen config of a YAML text without `_BASE_`, such as `dump()` gives and checkpoints keep.
 
     Args:
-        text: the YAML.
+        text: the YAML, which somebody else may have written: it may name no code to run, see `refuse_foreign_code`.
         source: what messages call it.
+        overrides: on top, as for `load_config`.
+        trust: modules whose code the text may name.
+
+    Raises:
+        UserError: for whatever is wrong in the text or the overrides, saying where.
     """
     config = default_config()
-    config.assign(read_yaml(text, source))
-    check_config(config)
+    config.assign(read_yaml(text, source, is_foreign=True))
+    return _finished(config, overrides, trust)
+
+
+def config_from_settings(
+    settings: Sequence[Any],
+    *,
+    source: str,
+    path: str | Path | None = None,
+    overrides: Sequence[Any] = (),
+    trust: Iterable[str] = (),
+) -> CfgNode:
+    """The frozen config of `KEY VALUE` items that a downloaded file or the index of the zoo asks for.
+
+    Args:
+        settings: which may name no code to run, see `refuse_foreign_code`.
+        source: what messages call them.
+        path: of the config below them, as for `load_config`.
+        overrides: on top, as for `load_config`.
+        trust: modules whose code the settings may name.
+
+    Raises:
+        UserError: for whatever is wrong in the settings or the overrides, saying where.
+    """
+    config = resolve_config(path)
+    config.assign(read_overrides(settings, Origin(source, is_foreign=True)))
+    config = _finished(config, overrides, trust)
+    warn_of_inert(config)
+    return config
+
+
+def check_config(config: CfgNode, trust: Iterable[str] = ()) -> None:
+    """Refuse keys of parts that are not built, numbers that nothing can be computed with, and code of strangers.
+
+    Raises:
+        UserError: with the keys, their values and where they were set.
+    """
+    refuse_unbuilt(config)
+    check_numbers(config)
+    refuse_foreign_code(config, trust)
+
+
+def _finished(config: CfgNode, overrides: Sequence[Any], trust: Iterable[str]) -> CfgNode:
+    config.merge_from_list(overrides)
+    check_config(config, trust)
     config.freeze()
     return config

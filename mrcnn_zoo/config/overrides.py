@@ -8,12 +8,17 @@ from mrcnn_zoo.config.provenance import COMMAND_LINE, Assignment, Origin
 from mrcnn_zoo.config.values import literal
 from mrcnn_zoo.errors import UserError
 
+TYPED = Origin(COMMAND_LINE)
 KEY_AND_VALUE = re.compile(r"([A-Za-z_][\w.:-]*)=(.*)", re.DOTALL)
 KEY = re.compile(r"[A-Za-z_][\w.:-]*")
 
 
-def read_overrides(items: Sequence[Any]) -> list[Assignment]:
+def read_overrides(items: Sequence[Any], origin: Origin = TYPED) -> list[Assignment]:
     """The assignments of a list such as `["SOLVER.BASE_LR", "0.01", "MODEL.MASK_ON=True", "SOLVER.STEPS", (10, 20)]`.
+
+    Args:
+        items: the list.
+        origin: of the values; the command line by default.
 
     Raises:
         UserError: for a key without a value, or something that is no key where a key is due.
@@ -24,7 +29,7 @@ def read_overrides(items: Sequence[Any]) -> list[Assignment]:
     rest = iter(items)
     for item in rest:
         key, value = _key_and_value(item, rest)
-        assignments += _flattened(tuple(key.split(".")), value)
+        assignments += _flattened(tuple(key.split(".")), value, origin)
     return assignments
 
 
@@ -40,13 +45,13 @@ def _key_and_value(item: Any, rest: Iterator[Any]) -> tuple[str, Any]:
     raise UserError(f"{COMMAND_LINE}: {item!r} stands where a KEY or KEY=VALUE is expected.")
 
 
-def _flattened(path: tuple[str, ...], value: Any) -> Iterator[Assignment]:
+def _flattened(path: tuple[str, ...], value: Any, origin: Origin) -> Iterator[Assignment]:
     mapping = literal(value) if isinstance(value, str) and value.startswith("{") else value
     if isinstance(mapping, Mapping) and mapping:
         for name, below in mapping.items():
-            yield from _flattened((*path, str(name)), below)
+            yield from _flattened((*path, str(name)), below, origin)
     else:
-        yield Assignment(path, value, Origin(COMMAND_LINE))
+        yield Assignment(path, value, origin)
 
 
 def _unquoted(value: Any) -> Any:

@@ -14,10 +14,12 @@ class Origin:
     Args:
         source: a file as the user would type it, or "command line".
         line: counted from 1; None where there are no lines.
+        is_foreign: whether it lies in a checkpoint or another downloaded file, and not in what the user wrote or named.
     """
 
     source: str
     line: int | None = None
+    is_foreign: bool = False
 
     def __str__(self) -> str:
         return self.source if self.line is None else f"{self.source}:{self.line}"

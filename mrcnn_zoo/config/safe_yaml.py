@@ -29,12 +29,13 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def read_yaml(text: str, source: str) -> list[Assignment]:
+def read_yaml(text: str, source: str, *, is_foreign: bool = False) -> list[Assignment]:
     """The values of a YAML mapping in the order of the text, sections flattened into paths.
 
     Args:
         text: one YAML document.
         source: what messages call the text, e.g. the file's name.
+        is_foreign: see `Origin`.
 
     Raises:
         UserError: for bad syntax, a top level that is no mapping, a key given twice, a tag that would build an object.
@@ -44,7 +45,7 @@ def read_yaml(text: str, source: str) -> list[Assignment]:
         return []
     if not isinstance(root, yaml.MappingNode) or root.tag not in PLAIN_TAGS:
         raise UserError(f"{source}: a config is a mapping of keys to values, but this is not.")
-    return list(_Tree(loader, source).assignments(root, ()))
+    return list(_Tree(loader, source, is_foreign=is_foreign).assignments(root, ()))
 
 
 def read_yaml_value(text: str) -> Any:
@@ -73,9 +74,10 @@ class _Entry(NamedTuple):
 class _Tree:
     """The nodes of one document, turned into values."""
 
-    def __init__(self, loader: Any, source: str) -> None:
+    def __init__(self, loader: Any, source: str, *, is_foreign: bool = False) -> None:
         self._loader = loader
         self._source = source
+        self._is_foreign = is_foreign
         self._num_values = 0
 
     def assignments(self, section: yaml.MappingNode, path: tuple[str, ...]) -> Iterator[Assignment]:
@@ -150,4 +152,4 @@ class _Tree:
             )
 
     def _origin(self, node: yaml.Node) -> Origin:
-        return Origin(self._source, node.start_mark.line + 1)
+        return Origin(self._source, node.start_mark.line + 1, self._is_foreign)

@@ -1,7 +1,7 @@
 """A trained model from its checkpoint: weights, config and class names."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,8 @@ from mrcnn_zoo import zoo_index
 from mrcnn_zoo.checkpoint import LoadReport, WeightsFile, convert_detector, load_weights_file, read_weights
 from mrcnn_zoo.checkpoint.class_rows import stored_class_count, stored_class_names
 from mrcnn_zoo.checkpoint.conversion import coco_classes
-from mrcnn_zoo.config import CfgNode, config_from_text, load_config
+from mrcnn_zoo.config import CfgNode, config_from_settings, config_from_text, load_config
 from mrcnn_zoo.config.class_count import class_count
-from mrcnn_zoo.config.loading import check_config
 from mrcnn_zoo.data.classes import check_class_count, distinct_names
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import build_model
@@ -33,7 +32,11 @@ class TrainedFile:
 
 
 def load_trained(
-    weights: str | Path = "", *, config: str | Path | None = None, overrides: Sequence[Any] = ()
+    weights: str | Path = "",
+    *,
+    config: str | Path | None = None,
+    overrides: Sequence[Any] = (),
+    trust: Iterable[str] = (),
 ) -> tuple[nn.Module, CfgNode, tuple[str, ...]]:
     """Build the model of a checkpoint and fill it.
 
@@ -42,15 +45,17 @@ def load_trained(
         config: a YAML file or the name of a config of the package; without it the one inside the file, or the one with
             which a detector of another project computes the same, or that of the zoo for `zoo://NAME`.
         overrides: `KEY VALUE` or `KEY=VALUE` on top.
+        trust: modules whose code the config inside the file may name, e.g. ("my_lab",) for "my_lab.heads:build_head".
 
     Returns:
         The model in evaluation mode on MODEL.DEVICE, its config, and its class names by class index, which are empty
         where the file does not tell.
 
     Raises:
-        UserError: no weights, no config, or weights that do not fill the model.
+        UserError: no weights, no config, a config that names code of a module that is not trusted, or weights that do
+            not fill the model.
     """
-    model, cfg, trained = open_trained(weights, config=config, overrides=overrides)
+    model, cfg, trained = open_trained(weights, config=config, overrides=overrides, trust=trust)
     return model, cfg, trained.class_names
 
 
@@ -59,6 +64,7 @@ def open_trained(
     *,
     config: str | Path | None = None,
     overrides: Sequence[Any] = (),
+    trust: Iterable[str] = (),
     meta: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, CfgNode, TrainedFile]:
     """As `load_trained`, with the file and the account of its weights; `meta` adds to what the file tells of itself."""
@@ -70,7 +76,7 @@ def open_trained(
         raise UserError("no config and no weights are given: say what model it is with --config-file.")
     file = read_weights(weights)
     file = replace(file, meta={**file.meta, **(meta or {})})
-    cfg = cfg or _config_of(file, overrides)
+    cfg = cfg or _config_of(file, overrides, trust)
     model, trained = fill_model(cfg, file)
     _warn_of_other_settings(trained.report, cfg)
     return model, cfg, trained
@@ -93,17 +99,18 @@ def fill_model(cfg: CfgNode, file: WeightsFile) -> tuple[nn.Module, TrainedFile]
     return model, TrainedFile(file, class_names, ids, report)
 
 
-def config_of_weights(weights: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
+def config_of_weights(weights: str | Path, overrides: Sequence[Any] = (), *, trust: Iterable[str] = ()) -> CfgNode:
     """The config that a file with a trained model brings along, as `load_trained` takes it; the model is not built.
 
     Args:
         weights: a file, or what else `load_weights` takes.
         overrides: `KEY VALUE` or `KEY=VALUE` on top.
+        trust: as for `load_trained`.
 
     Raises:
-        UserError: weights that tell no config.
+        UserError: weights that tell no config, or one that names code of a module that is not trusted.
     """
-    return _config_of(read_weights(weights), overrides)
+    return _config_of(read_weights(weights), overrides, trust)
 
 
 def refuse_gaps(report: LoadReport) -> None:
@@ -162,27 +169,25 @@ def _warn_of_other_settings(report: LoadReport, cfg: CfgNode) -> None:
             )
 
 
-def _config_of(file: WeightsFile, overrides: Sequence[Any]) -> CfgNode:
+def _config_of(file: WeightsFile, overrides: Sequence[Any], trust: Iterable[str]) -> CfgNode:
     """The config inside a file, or the one that a detector of another project needs, or that of the zoo."""
     text = file.meta.get("config")
     if isinstance(text, str):
         # The device is that of this machine, not of the one it was trained on.
         overrides = ["MODEL.DEVICE", "auto", *overrides]
-        return _with_overrides(config_from_text(text, source=f"the config in {file.source}"), overrides)
+        return config_from_text(text, source=f"the config in {file.source}", overrides=overrides, trust=trust)
     entry = zoo_index.find_entry(file.source) if file.source.startswith(zoo_index.PREFIX) else None
-    overrides = [*(entry.overrides if entry else ()), *overrides]
+    extra = entry.overrides if entry else ()
     conversion = convert_detector(file)
     if conversion is not None:
-        return load_config(None, [*(item for setting in conversion.settings.items() for item in setting), *overrides])
+        settings = [*(item for setting in conversion.settings.items() for item in setting), *extra]
+        return config_from_settings(settings, source=f"the settings of {file.source}", overrides=overrides, trust=trust)
     if entry is not None:
-        return load_config(zoo_index.config_name(entry), overrides)
+        return config_from_settings(
+            extra,
+            source=f"the zoo's entry {entry.name}",
+            path=zoo_index.config_name(entry),
+            overrides=overrides,
+            trust=trust,
+        )
     raise UserError(f"{file.source} holds no config: say what model it is with --config-file.")
-
-
-def _with_overrides(cfg: CfgNode, overrides: Sequence[Any]) -> CfgNode:
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.merge_from_list(list(overrides))
-    check_config(cfg)
-    cfg.freeze()
-    return cfg

@@ -1,5 +1,6 @@
 """Repeats a training step that went wrong, from the file that it left."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from mrcnn_zoo.training.randomness import derived_seed, generators_aside
 SAVED_CLASSES = (Sample, Targets, Proposals, BoxedBitmaps)
 
 
-def replay_batch(path: str | Path, *, model: nn.Module | None = None) -> list[TrainingOutput]:
+def replay_batch(
+    path: str | Path, *, model: nn.Module | None = None, trust: Iterable[str] = ()
+) -> list[TrainingOutput]:
     """The losses of a step that `<output>/nonfinite/` keeps, computed again: same weights, samples and random numbers.
 
     Args:
         path: of the file.
         model: to compute them with, its weights replaced; by default the one of the saved config, on the device that
             the config names.
+        trust: modules whose code the saved config may name, e.g. ("my_lab",).
 
     Returns:
         One output for each batch of the step, with gradients, so that `backward()` shows where they come from.
@@ -32,7 +36,7 @@ def replay_batch(path: str | Path, *, model: nn.Module | None = None) -> list[Tr
     """
     step = load_step(path)
     if model is None:
-        model = build_model(config_from_text(step["config"], source=str(path)))
+        model = build_model(config_from_text(step["config"], source=f"the config in {path}", trust=trust))
     model.load_state_dict(step["model"])
     model.train()
     with generators_aside(derived_seed(step["seed"], "step", step["iteration"], step["rank"])):

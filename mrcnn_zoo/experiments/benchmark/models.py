@@ -43,6 +43,7 @@ class ModelPlan:
 
     Args:
         config_text: YAML of the whole config.
+        trust: modules whose code the config names.
         task: "inference" or "train".
         is_against_torchvision: measure torchvision's model too.
         images: a dataset's name or a folder; empty takes the first of DATASETS.TEST.
@@ -57,6 +58,7 @@ class ModelPlan:
 
     config_text: str
     task: str
+    trust: tuple[str, ...] = ()
     is_against_torchvision: bool = False
     images: str = ""
     num_batches: int = 4
@@ -84,7 +86,7 @@ def benchmark_models(plan: ModelPlan) -> BenchmarkReport:
         UserError: a dataset that cannot be loaded, or a setting that torchvision's model does not have.
     """
     _set_up_process(plan)
-    cfg = config_from_text(plan.config_text)
+    cfg = config_from_text(plan.config_text, trust=plan.trust)
     batches = build_batches(
         cfg, plan.images, num_batches=plan.num_batches, batch_size=plan.batch_size, is_training=plan.task == "train"
     )
@@ -135,7 +137,7 @@ def prepare_memory_job(job: MemoryJob) -> Callable[[], None]:
     """Load what the measured work starts from; the work itself builds the model and runs its steps."""
     plan = job.plan
     _set_up_process(plan)
-    cfg = config_from_text(plan.config_text)
+    cfg = config_from_text(plan.config_text, trust=plan.trust)
     batches = build_batches(
         cfg, plan.images, num_batches=plan.num_batches, batch_size=plan.batch_size, is_training=plan.task == "train"
     )

@@ -1,6 +1,6 @@
 """From a file with a detector of any project to one that ours, Detectron2 or torchvision reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from mrcnn_zoo.checkpoint.export import PTH, SAFETENSORS, save_detector, save_fo
 from mrcnn_zoo.checkpoint.torchvision_export import to_torchvision, with_torchvision_input
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME
+from mrcnn_zoo.config.trust import code_modules
 from mrcnn_zoo.data.mapper import TestMapper, build_test_mapper
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.trained import TrainedFile, open_trained
@@ -36,6 +37,7 @@ class Converted:
     color_order: str  # of these
     source: TrainedFile
     notes: tuple[str, ...]  # what the reader of the target should know
+    modules: tuple[str, ...]  # whose code the config names
 
     @property
     def report(self) -> LoadReport:
@@ -51,6 +53,7 @@ def convert_checkpoint(
     config: str | Path | None = None,
     overrides: Sequence[Any] = (),
     half: bool = False,
+    trust: Iterable[str] = (),
     meta: Mapping[str, Any] | None = None,
 ) -> Converted:
     """Read a detector, write it as `target`, and its config beside it as `<target's name>.yaml`.
@@ -62,6 +65,7 @@ def convert_checkpoint(
         config: of the source; without it the one inside, or the one that fits a file of another project.
         overrides: on top of it.
         half: write the weights in half precision.
+        trust: as for `load_trained`.
         meta: what the source does not tell of itself, for its converter.
 
     Raises:
@@ -69,7 +73,9 @@ def convert_checkpoint(
     """
     target = Path(target)
     check_target(target, kind)
-    model, cfg, trained = open_trained(source, config=config, overrides=[*overrides, "MODEL.DEVICE", "cpu"], meta=meta)
+    model, cfg, trained = open_trained(
+        source, config=config, overrides=[*overrides, "MODEL.DEVICE", "cpu"], trust=trust, meta=meta
+    )
     if kind == TORCHVISION:
         weights, notes = _weights_for_torchvision(model, cfg)
         save_for_torchvision(target, weights, half=half)
@@ -96,6 +102,7 @@ def convert_checkpoint(
         color_order=cfg.INPUT.FORMAT,
         source=trained,
         notes=notes,
+        modules=code_modules(cfg),
     )
 
 

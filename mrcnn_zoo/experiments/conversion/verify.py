@@ -41,7 +41,7 @@ def verify(converted: Converted, image: str | Path) -> Iterator[str]:
         theirs = _found_by_torchvision(read_weights(converted.target).weights, converted, sample)
         yield f"ours, against {converted.target} in torchvision: {compare([ours], [theirs])}"
     else:
-        model, _, _ = load_trained(converted.target, overrides=["MODEL.DEVICE", "cpu"])
+        model, _, _ = load_trained(converted.target, overrides=["MODEL.DEVICE", "cpu"], trust=converted.modules)
         yield f"ours, against {converted.target} read back: {compare([ours], [found_by(model, sample)])}"
 
 

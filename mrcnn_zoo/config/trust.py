@@ -1,0 +1,133 @@
+"""Names of code in a config that came out of a checkpoint or another downloaded file: refused unless allowed.
+
+A component may be named as `package.module:function`, and then the module is imported and the function called. In a
+file that the user wrote or named that is wanted. A config inside weights that somebody else made must not have it.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from mrcnn_zoo import registries
+from mrcnn_zoo.config.defaults import KEYS_BY_NAME
+from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.node import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registry import Registry
+
+TRUST_VARIABLE = "MRCNN_ZOO_TRUST"
+MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")  # "my_lab.heads"
+CODE_NAME = re.compile(rf"{MODULE.pattern}:[^\W\d]\w*")  # "my_lab.heads:build_head"
+# Values that are never looked up as components: paths, addresses and titles.
+PLAIN_TEXT = ("MODEL.WEIGHTS", "OUTPUT_DIR", "WANDB.", "DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_")
+
+# Keys of these last parts select from one registry, whichever section they stand in.
+REGISTRY_OF_LEAF = {
+    "NORM": registries.NORMS,
+    "OUT_NORM": registries.NORMS,
+    "POOLER_TYPE": registries.POOLING_OPERATIONS,
+    "BBOX_REG_LOSS_TYPE": registries.BOX_LOSSES,
+    "MATCHER": registries.MATCHERS,
+    "SAMPLER": registries.SAMPLERS,
+    "BOX_CODER": registries.BOX_CODERS,
+    "SUPPRESSION": registries.SUPPRESSIONS,
+    "AUGMENTATIONS": registries.AUGMENTATIONS,
+    "DEFINITIONS": registries.DATASET_FORMATS,
+}
+
+
+def registry_of(key: Key) -> Registry | None:
+    """The registry whose names are the key's values; None for a key that names no component."""
+    for registry in vars(registries).values():
+        if isinstance(registry, Registry) and registry.key == key.name:
+            return registry
+    return REGISTRY_OF_LEAF.get(key.name.rsplit(".", 1)[-1])
+
+
+def refuse_foreign_code(config: CfgNode, trust: Iterable[str] = ()) -> None:
+    """Refuse names of code in the values that came out of a checkpoint or another downloaded file.
+
+    A name that the user has typed, or that stands in the user's own file, is allowed wherever it stands.
+
+    Args:
+        config: with the origins of its values.
+        trust: modules whose code may run, besides those of the environment variable; "my_lab" covers "my_lab.heads".
+
+    Raises:
+        UserError: listing each key with the name and where it stands, and how to allow it.
+    """
+    allowed = allowed_modules(trust)
+    named = list(code_names(config))
+    typed = {name for key, name in named if not config.origin_of(key).is_foreign}
+    refused = [
+        (key, name)
+        for key, name in named
+        if config.origin_of(key).is_foreign and name not in typed and not _is_covered(name, allowed)
+    ]
+    if not refused:
+        return
+    modules = list(dict.fromkeys(name.partition(":")[0] for _, name in refused))
+    lines = "".join(f"\n  {config.origin_of(key)}: {key} = {name!r}" for key, name in refused)
+    raise UserError(
+        f"a config out of a file with weights names code that would be imported and run:{lines}\n"
+        f"If you know and trust this code, add {' '.join(f'--trust {module}' for module in modules)} "
+        f"(from Python: trust={tuple(modules)!r}), or set {TRUST_VARIABLE}={','.join(modules)}."
+    )
+
+
+def code_names(config: CfgNode) -> Iterator[tuple[str, str]]:
+    """Each dotted key, and each name of code `module:function` in its value."""
+    for key, value in _leaves(config, ""):
+        declared = KEYS_BY_NAME.get(key)
+        selects = declared is not None and registry_of(declared) is not None
+        if selects or key.endswith(".FORMAT"):
+            yield from ((key, text) for text in _texts(value) if ":" in text)
+        elif not key.startswith(PLAIN_TEXT):
+            yield from ((key, text) for text in _texts(value) if CODE_NAME.fullmatch(text.strip()))
+
+
+def code_modules(config: CfgNode) -> tuple[str, ...]:
+    """The modules whose code a checked config names: to be trusted where its own text is read again."""
+    return tuple(dict.fromkeys(name.partition(":")[0] for _, name in code_names(config)))
+
+
+def allowed_modules(trust: Iterable[str] = ()) -> tuple[str, ...]:
+    """The modules of the argument and of the environment variable.
+
+    Raises:
+        UserError: what is no name of a module.
+    """
+    if isinstance(trust, str):
+        raise TypeError(f"trust is a sequence of modules like ('my_lab',), not the string {trust!r}")
+    named = [("--trust", text) for text in trust] + [(TRUST_VARIABLE, os.environ.get(TRUST_VARIABLE, ""))]
+    modules = [(where, module.strip()) for where, text in named for module in text.split(",") if module.strip()]
+    for where, module in modules:
+        if not MODULE.fullmatch(module):
+            raise UserError(f"{where} takes names of modules, as my_lab or my_lab.heads, not {module!r}.")
+    return tuple(module for _, module in modules)
+
+
+def _is_covered(name: str, allowed: Sequence[str]) -> bool:
+    module = name.partition(":")[0]
+    return any(module == root or module.startswith(f"{root}.") for root in allowed)
+
+
+def _leaves(node: CfgNode, section: str) -> Iterator[tuple[str, Any]]:
+    for part, value in node.items():
+        name = f"{section}.{part}" if section else part
+        if isinstance(value, CfgNode):
+            yield from _leaves(value, name)
+        else:
+            yield name, value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for below in value.values():
+            yield from _texts(below)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
