@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrcnn_zoo.config.loading import load_config
-from mrcnn_zoo.config.locations import SUFFIX, find_config
+from mrcnn_zoo.config.locations import FOLDER, SUFFIX, expanded, find_config, problem_of_place
 from mrcnn_zoo.errors import UserError
 
 
@@ -27,14 +27,14 @@ def check_configs(places: Iterable[str | Path]) -> Iterator[Finding]:
         UserError: a place that is neither, or a folder without a YAML file.
     """
     for place in places:
-        for path in _files_of(Path(place)):
+        for path in _files_of(place):
             yield Finding(path, _problem_of(path))
 
 
-def _files_of(place: Path) -> list[Path]:
-    if not place.is_dir():
+def _files_of(place: str | Path) -> list[Path]:
+    if not str(place) or problem_of_place(expanded(place)) != FOLDER:
         return [find_config(place)]
-    paths = sorted(place.rglob(f"*{SUFFIX}"))
+    paths = sorted(expanded(place).rglob(f"*{SUFFIX}"))
     if not paths:
         raise UserError(f"{place} holds no {SUFFIX} file.")
     return paths

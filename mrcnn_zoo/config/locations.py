@@ -1,6 +1,7 @@
 """Where config files are: at the path given, or among those that come with the package."""
 
 import difflib
+import stat
 from pathlib import Path
 
 from mrcnn_zoo.errors import UserError
@@ -9,6 +10,7 @@ PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 INSTALLED_CONFIGS = PACKAGE_FOLDER / "_configs"
 CHECKOUT = PACKAGE_FOLDER.parent
 SUFFIX = ".yaml"
+FOLDER = "is a folder"
 
 
 def find_config(name: str | Path) -> Path:
@@ -20,23 +22,48 @@ def find_config(name: str | Path) -> Path:
     Raises:
         UserError: when there is no such file, with the nearest name.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    if not str(name).strip():
+        raise UserError("the path of the config is empty; name a YAML file, or a config of the package.")
+    path = expanded(name)
+    problem = problem_of_place(path)
+    if not problem:
         return path
     packaged = find_packaged(name)
     if packaged is not None:
         return packaged
-    what = "is a folder" if path.is_dir() else "does not exist"
     raise UserError(
-        f"the config {str(name)!r} {what}, and the package has none of that name.{did_you_mean_config(name)}"
+        f"the config {str(name)!r} {problem}, and the package has none of that name.{did_you_mean_config(name)}"
     )
+
+
+def expanded(name: str | Path) -> Path:
+    """The path with `~` as the home folder, where there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # no such user
+        return Path(name)
+
+
+def problem_of_place(path: Path) -> str:
+    """Why a path is no file that could be read, as words after its name, e.g. "is a folder"; empty for a file."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be reached ({error.strerror})"
+    except ValueError as error:  # a zero byte
+        return f"is no path ({error})"
+    if stat.S_ISDIR(mode):
+        return FOLDER
+    return "" if stat.S_ISREG(mode) else "is a pipe or a device, not a file"
 
 
 def find_packaged(name: str | Path) -> Path | None:
     """The file of a config of the package, e.g. "Base-RCNN-FPN.yaml"; None when there is none of that name."""
     for folder in config_folders():
         for candidate in (folder / name, folder / f"{name}{SUFFIX}"):
-            if candidate.is_file() and folder in candidate.resolve().parents:
+            if not problem_of_place(candidate) and folder in candidate.resolve().parents:
                 return candidate
     return None
 
@@ -60,6 +87,8 @@ def did_you_mean_config(name: str | Path) -> str:
     A name without a folder is compared with the files' names alone.
     """
     wanted = Path(name)
+    if not wanted.name:
+        return ""
     is_bare = len(wanted.parts) == 1
     known: dict[str, str] = {}
     for full in packaged_names():

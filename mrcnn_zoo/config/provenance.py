@@ -49,5 +49,5 @@ def typed_path(path: Path) -> str:
     """A path as a user in the current folder would type it: relative where that is shorter."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, OSError, RuntimeError):  # elsewhere, or a path that cannot be resolved
         return str(path)

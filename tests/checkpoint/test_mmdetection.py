@@ -235,7 +235,11 @@ def test_the_command_writes_a_config_under_which_the_detections_agree(case: Case
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
-    [("a.json", "{", "cannot be read: Expecting"), ("a.json", "[1]", "not a list"), ("b.py", None, "No such file")],
+    [
+        ("a.json", "{", "is not valid JSON: Expecting"),
+        ("a.json", "[1]", "not a list"),
+        ("b.py", None, "does not exist"),
+    ],
 )
 def test_bad_config_files_are_named(name: str, text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:

@@ -156,7 +156,7 @@ def test_a_folder_is_not_a_config(tmp_path: Path) -> None:
 def test_a_picture_is_not_a_config(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
-    with pytest.raises(UserError, match="not a YAML file"):
+    with pytest.raises(UserError, match="is not a config"):
         load_config(path)
 
 

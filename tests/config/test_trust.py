@@ -28,7 +28,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "stranger_lab"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
-    (folder / "heads.py").write_text(f"open({str(mark)!r}, 'w').close()\ndef build(cfg, spec):\n    return None\n")
+    (folder / "heads.py").write_text(f"open({str(mark)!r}, 'w').close()\ndef build(cfg):\n    return None\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("stranger_lab", "stranger_lab.heads"):
         monkeypatch.delitem(sys.modules, name, raising=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mrcnn_zoo.config.files import read_text_file
 from mrcnn_zoo.errors import UserError
 
 SETTINGS_KEY = "settings"  # in what is known of a file, for a config that the user gives
@@ -35,15 +36,13 @@ def read_config_file(path: Path) -> str | dict[str, Any]:
     """A config of MMDetection as `config_of` takes it: the text of a .py file, or the values in a .json file.
 
     Raises:
-        UserError: it is missing, or no JSON.
+        UserError: it cannot be read as text, or no JSON.
     """
+    text = read_text_file(path)
     try:
-        text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else text
-    except OSError as error:
-        raise UserError(f"cannot read the config {path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise UserError(f"the config {path} cannot be read: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the config {path} is not valid JSON: {error}.") from error
     if not isinstance(values, str | dict):
         raise UserError(f"the config {path} should hold a mapping of settings, not a {type(values).__name__}.")
     return values
@@ -73,6 +72,8 @@ def parse_config(text: str) -> ForeignConfig:
         statements = ast.parse(text).body
     except SyntaxError as error:
         return ForeignConfig(unreadable=(f"line {error.lineno}: {(error.text or '').strip()}",))
+    except (ValueError, RecursionError, MemoryError) as error:  # zero bytes, or brackets without end
+        return ForeignConfig(unreadable=(str(error) or type(error).__name__,))
     reader = _Reader()
     for statement in statements:
         reader.take(statement)
