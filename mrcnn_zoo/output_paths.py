@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.ops.processes import rank
 
 FILES_SHOWN = 3  # in a message
 
@@ -120,6 +119,8 @@ def _try_to_write(folder: Path, *, option: str) -> None:
 
     Of several processes only the first tries: one would remove the folder while another puts its file into it.
     """
+    from mrcnn_zoo.ops.processes import rank
+
     if rank() != 0:
         return
     missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]

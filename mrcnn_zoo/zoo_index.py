@@ -73,6 +73,12 @@ def find_entry(name: str) -> ZooEntry:
     return models[stem]
 
 
+def has_weights(name: str) -> bool:
+    """Whether the zoo has weights under exactly this name."""
+    entry = read_index().get(name)
+    return entry is not None and bool(entry.weights)
+
+
 def weights_address(entry: ZooEntry) -> str:
     """Where a model's weights are: a URL, or the path of the file that ships with the package.
 

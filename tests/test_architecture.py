@@ -36,6 +36,7 @@ RUN_STARTERS = {
         "check_classes",
         "load_test_datasets",
         "fill_model",
+        "open_trained",
     },
     "inspection": {"save_predictions", "save_evaluation_pictures", "evaluate_with_pictures"},
     "training": {"run", "fit_to_processes", "fit_to_epochs", "check_settings", "check_best_metric"},

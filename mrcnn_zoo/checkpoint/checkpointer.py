@@ -16,6 +16,8 @@ from mrcnn_zoo.registry import did_you_mean
 
 LAST_CHECKPOINT_FILE = "last_checkpoint"
 BEST_CHECKPOINT = "model_best"
+FINAL_CHECKPOINT = "model_final.pth"
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 PERIODIC_CHECKPOINT = re.compile(r"model_\d{7}\.pth")
 PLAIN_TYPES = (bool, int, float, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
 
@@ -92,6 +94,27 @@ class Checkpointer:
         return path
 
 
+def checkpoint_in(folder: Path) -> Path:
+    """The file to take of the output folder of a training: its best checkpoint, or else its last.
+
+    Raises:
+        UserError: none of them is there; what is there is listed.
+    """
+    for name in (f"{BEST_CHECKPOINT}.pth", _named_last(folder), FINAL_CHECKPOINT):
+        if name and (folder / name).is_file():
+            return folder / name
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in CHECKPOINT_SUFFIXES)
+    if len(names) == 1:
+        return folder / names[0]
+    what = f"it holds {', '.join(names)}: name one of them" if names else "no checkpoint is in it: name a file"
+    raise UserError(f"weights {folder} are a folder, and {what}.")
+
+
+def _named_last(folder: Path) -> str:
+    note = folder / LAST_CHECKPOINT_FILE
+    return Path(note.read_text(encoding="utf-8-sig").strip()).name if note.is_file() else ""
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """What a `.pth` file holds, tensors on the CPU; no code in the file is run.
 
@@ -100,7 +123,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist{_checkpoints_beside(path)}")
+        raise UserError(missing_checkpoint(path))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of any kind, on bytes that are not a checkpoint's
@@ -108,6 +131,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, not a checkpoint: a dict with the weights.")
     return state
+
+
+def missing_checkpoint(path: Path) -> str:
+    """A sentence about a file that is not there, with those beside it."""
+    return f"checkpoint {path} does not exist{_checkpoints_beside(path)}"
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -179,7 +207,9 @@ def _unreadable(path: Path, error: Exception) -> str:
 
 
 def _checkpoints_beside(path: Path) -> str:
-    names = sorted(file.name for file in path.parent.glob("*.pth")) if path.parent.is_dir() else []
+    if not path.parent.is_dir():
+        return f": there is no folder {path.parent}."
+    names = sorted(file.name for file in path.parent.glob("*.pth"))
     if not names:
         return "."
     return f".{did_you_mean(path.name, names)} In {path.parent}: {', '.join(names)}."

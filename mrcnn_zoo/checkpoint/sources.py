@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.checkpoint.checkpointer import load_checkpoint
+from mrcnn_zoo import zoo_index
+from mrcnn_zoo.checkpoint.checkpointer import checkpoint_in, load_checkpoint, missing_checkpoint
 from mrcnn_zoo.checkpoint.inert_globals import shells_for_mmengine
 from mrcnn_zoo.checkpoint.keras_file import SUFFIXES as KERAS_SUFFIXES
 from mrcnn_zoo.checkpoint.keras_file import read_keras_weights
@@ -48,7 +49,9 @@ def read_weights(path_or_url: str | Path) -> WeightsFile:
         UserError: the file cannot be had or read, or holds no weights.
     """
     source = str(path_or_url)
-    path = local_path(source)
+    path = find_weights(source)
+    if "://" not in source:
+        source = str(path)
     try:
         content = _read(path)
     except UserError:
@@ -60,6 +63,26 @@ def read_weights(path_or_url: str | Path) -> WeightsFile:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
         raise UserError(f"{source} holds no weights, only: {keys or 'nothing'}.")
     return WeightsFile(source, _without_wrapper_prefixes(weights), _meta_in(content))
+
+
+def find_weights(source: str) -> Path:
+    """The file with weights that a path, the output folder of a training, a URL or `zoo://NAME` means.
+
+    Raises:
+        UserError: there is none. A file that is there is not opened.
+    """
+    if not source.strip():
+        raise UserError("the name of the weights is empty; name a file, a URL or zoo://NAME.")
+    path = local_path(source).expanduser()
+    if path.is_dir():
+        file = checkpoint_in(path)
+        logger.info("%s is a folder: %s is taken of it", source, file.name)
+        return file
+    if not path.exists() and zoo_index.has_weights(source):
+        raise UserError(f"weights {source} do not exist as a file. The zoo has them: {zoo_index.PREFIX}{source}")
+    if not path.exists():
+        raise UserError(missing_checkpoint(path))
+    return path
 
 
 def _read(path: Path) -> Any:

@@ -1,16 +1,26 @@
-"""`mrcnn-zoo benchmark`: seconds and memory of inference, training, data loading and evaluation."""
+"""Seconds and memory of inference, training, data loading and evaluation."""
 
 import argparse
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.cli.options import (
+    CommandParser,
+    add_config_option,
+    add_overrides,
+    load_command_config,
+    logging_lines,
+    read_arguments,
+    whole_number,
+)
+from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.trust import code_modules
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.benchmark.data import benchmark_evaluation, benchmark_loading
 from mrcnn_zoo.experiments.benchmark.models import ModelPlan, benchmark_models
 from mrcnn_zoo.experiments.benchmark.report import BenchmarkReport
+from mrcnn_zoo.output_paths import check_output_file
 
 DEFAULT_CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 MODEL_TASKS = ("inference", "train")
@@ -19,14 +29,20 @@ DEFAULT_BATCH_SIZE = {"inference": 1, "train": 2}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the report and write it as JSON when asked to; returns the exit status."""
-    arguments = _parser().parse_intermixed_args(argv)
+    arguments = read_arguments(build_parser(), argv)
     if arguments.against and arguments.task not in MODEL_TASKS:
         raise UserError(f"--against is for --task {' and '.join(MODEL_TASKS)}, not for {arguments.task}.")
-    cfg = load_config(arguments.config_file, [*_implied_overrides(arguments), *arguments.overrides])
-    report = _measure(arguments, cfg)
+    with logging_lines(sys.stderr):
+        output = arguments.output
+        if output is not None:
+            output = check_output_file(output, option="--output", overwrite=arguments.overwrite)
+        arguments.config_file = arguments.config_file or DEFAULT_CONFIG
+        cfg = load_command_config(arguments, _implied_overrides(arguments))
+        report = _measure(arguments, cfg)
     print(report.text())
-    if arguments.output:
-        report.write(Path(arguments.output))
+    if output is not None:
+        report.write(output)
+        print(f"written: {output}")
     return 0
 
 
@@ -66,31 +82,33 @@ def _implied_overrides(arguments: argparse.Namespace) -> list[Any]:
     return overrides
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mrcnn-zoo benchmark", description=__doc__)
-    add = parser.add_argument
-    add("--task", required=True, choices=(*MODEL_TASKS, "data", "eval"))
-    add("--config-file", "--config", default=DEFAULT_CONFIG, metavar="X.yaml", help=f"default: {DEFAULT_CONFIG}")
+def build_parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="mrcnn-zoo benchmark",
+        description=__doc__,
+        examples=(
+            "--task inference --images photos/ --image-size 400 600",
+            "--task train --against torchvision --num-batches 2 --output train.json",
+            "--task data --config-file Quickstart/mask_rcnn_R_18_FPN_digits.yaml",
+            "--task eval --config-file Quickstart/mask_rcnn_R_18_FPN_digits.yaml --detections 50 --repeats 1",
+        ),
+    )
+    add, count = parser.add_argument, whole_number(minimum=1)
+    add("--task", required=True, choices=(*MODEL_TASKS, "data", "eval"), help="what is measured")
+    add_config_option(parser, text=f"default: {DEFAULT_CONFIG}")
     add("--against", choices=("torchvision",), help="measure this model too, in turns with ours (inference, train)")
     add("--images", default="", metavar="NAME|FOLDER", help="dataset, COCO folder or, for inference, any image folder")
-    add("--image-size", type=int, nargs=2, metavar=("SHORTER", "LONGER"), help="as INPUT.MIN_SIZE and MAX_SIZE")
-    add("--batch-size", type=_positive, help="images in a batch (default: 1 for inference, 2 for train)")
-    add("--num-batches", type=_positive, default=4, help="different batches in a round (default: 4)")
-    add("--repeats", type=_positive, default=5, help="rounds that are measured, after one of warm-up (default: 5)")
+    add("--image-size", type=count, nargs=2, metavar=("SHORTER", "LONGER"), help="as INPUT.MIN_SIZE and MAX_SIZE")
+    add("--batch-size", type=count, metavar="N", help="images per batch (default: 1 for inference, 2 for train)")
+    add("--num-batches", type=count, default=4, metavar="N", help="different batches in a round (default: 4)")
+    add("--repeats", type=count, default=5, metavar="N", help="measured rounds, after one of warm-up (default: 5)")
     add("--masks", choices=("bitmap", "rle"), default="bitmap", help="what inference ends with (default: bitmap)")
-    add(
-        "--malloc", choices=("keep", "default"), default="keep", help="whether glibc keeps freed memory (default: keep)"
-    )
-    add("--threads", type=_positive, default=0, help="of torch on the CPU (default: torch's own)")
+    add("--malloc", choices=("keep", "default"), default="keep", help="whether glibc keeps freed memory")
+    add("--threads", type=count, default=0, metavar="N", help="of torch on the CPU (default: torch's own)")
     add("--no-memory", action="store_true", help="leave out the peak memory, which is measured in new processes")
-    add("--detections", type=_positive, default=100, help="of an image, for --task eval (default: 100)")
+    add("--detections", type=count, default=100, metavar="N", help="per image, for --task eval (default: 100)")
     add("--output", metavar="FILE.json", help="write the report there too")
-    add("overrides", nargs="*", metavar="KEY VALUE | KEY=VALUE", help="config keys")
+    add("--overwrite", action="store_true", help="replace FILE.json where it exists")
+    add_overrides(parser)
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value

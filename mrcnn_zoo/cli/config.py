@@ -1,9 +1,9 @@
-"""`mrcnn-zoo config`: explain a config key, show a config as it resolves, or check that files load."""
+"""Explain a config key, show a config as it resolves, or check that files load."""
 
-import argparse
 import textwrap
 from collections.abc import Sequence
 
+from mrcnn_zoo.cli.options import CommandParser, add_overrides
 from mrcnn_zoo.config import resolve_config
 from mrcnn_zoo.config.explain import explain
 from mrcnn_zoo.config.folder import check_configs
@@ -13,13 +13,13 @@ from mrcnn_zoo.config.show import shown
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `config explain KEY`, `show X.yaml [OVERRIDES]` or `check PATH ...`; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     if arguments.action == "check":
         return _check(arguments.paths)
     if arguments.action == "explain":
         print(explain(arguments.key))
     else:
-        config = resolve_config(arguments.config, arguments.overrides)
+        config = resolve_config(arguments.config, [*arguments.overrides, *arguments.set])
         print(shown(config, only_changed=arguments.changed), end="", flush=True)
         check_config(config)  # only now, so that the lines can be seen in their place
     return 0
@@ -36,15 +36,44 @@ def _check(paths: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mrcnn-zoo config", description=__doc__)
+def build_parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="mrcnn-zoo config",
+        description=__doc__,
+        examples=(
+            "explain SOLVER.BASE_LR",
+            "show Quickstart/mask_rcnn_R_18_FPN_digits.yaml --changed",
+            "check configs",
+        ),
+    )
     actions = parser.add_subparsers(dest="action", required=True)
-    explaining = actions.add_parser("explain", help="default, type and meaning of a key, or the keys of a section")
+
+    def add_action(name: str, text: str, *examples: str) -> CommandParser:
+        return actions.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            prog=f"mrcnn-zoo config {name}",
+            examples=examples,
+        )
+
+    explaining = add_action(
+        "explain", "default, type and meaning of a key, or the keys of a section", "SOLVER.BASE_LR", "MODEL.RPN", ""
+    )
     explaining.add_argument("key", nargs="?", default="", help="e.g. SOLVER.BASE_LR or SOLVER; all keys without it")
-    showing = actions.add_parser("show", help="the resolved config as YAML, with where each value came from")
-    showing.add_argument("config", help="a YAML file, or the name of a config of the package")
-    showing.add_argument("overrides", nargs="*", metavar="KEY VALUE | KEY=VALUE", help="set on top of the file")
+    name = "Quickstart/mask_rcnn_R_18_FPN_digits.yaml"
+    showing = add_action(
+        "show",
+        "the resolved config as YAML, with where each value came from",
+        name,
+        f"{name} --changed SOLVER.BASE_LR 0.1",
+    )
+    showing.add_argument("config", metavar="X.yaml", help="a YAML file, or the name of a config of the package")
     showing.add_argument("--changed", action="store_true", help="only the values that differ from their default")
-    checking = actions.add_parser("check", help="load every YAML file of a folder, e.g. of Detectron2's configs")
+    add_overrides(showing, text="set on top of the file")
+    checking = add_action(
+        "check", "load every YAML file of a folder, e.g. of Detectron2's configs", "my_configs/", "my.yaml other.yaml"
+    )
     checking.add_argument("paths", nargs="+", help="folders, files or names of configs of the package")
     return parser

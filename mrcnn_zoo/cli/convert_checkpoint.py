@@ -1,45 +1,63 @@
-"""`mrcnn-zoo convert-checkpoint`: a detector of another project as ours, or ours as Detectron2's or torchvision's.
-
-    mrcnn-zoo convert-checkpoint maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth mask_rcnn.safetensors --verify street.jpg
-    mrcnn-zoo convert-checkpoint output/model_final.pth small.safetensors --half
-    mrcnn-zoo convert-checkpoint output/model_final.pth for_torchvision.pth --to torchvision
+"""A detector of another project as ours, or ours as Detectron2's or torchvision's.
 
 Beside the file its config is written, under the same name with .yaml.
 """
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.checkpoint.conversion.mmdetection_config import SETTINGS_KEY, read_config_file
 from mrcnn_zoo.checkpoint.conversion.torchvision_detectors import FROZEN_EPS_KEY
-from mrcnn_zoo.experiments.conversion.convert import KINDS, OURS, Converted, convert_checkpoint
+from mrcnn_zoo.cli.options import (
+    CommandParser,
+    add_config_option,
+    add_overrides,
+    logging_lines,
+    not_negative,
+    read_arguments,
+)
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.experiments.conversion.convert import KINDS, OURS, Converted, check_target, convert_checkpoint
 from mrcnn_zoo.experiments.conversion.verify import open_image, verify
+from mrcnn_zoo.output_paths import check_output_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert, print what became of each weight, and compare with the source on request."""
-    arguments = _parser().parse_intermixed_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    if arguments.verify:
-        open_image(arguments.verify)  # before the work
-    converted = convert_checkpoint(
-        arguments.source,
-        arguments.target,
-        kind=arguments.to,
-        config=arguments.config_file,
-        overrides=arguments.overrides,
-        half=arguments.half,
-        meta=_meta(arguments),
-    )
-    _describe(converted)
-    if arguments.verify:
-        for line in verify(converted, arguments.verify):
-            print(line)
+    arguments = read_arguments(build_parser(), argv)
+    with logging_lines():
+        target = _target(arguments)
+        if arguments.verify:
+            open_image(arguments.verify)  # before the work
+        converted = convert_checkpoint(
+            arguments.source,
+            target,
+            kind=arguments.to,
+            config=arguments.config_file,
+            overrides=arguments.overrides,
+            half=arguments.half,
+            meta=_meta(arguments),
+        )
+        _describe(converted)
+        if arguments.verify:
+            for line in verify(converted, arguments.verify):
+                print(line)
     return 0
+
+
+def _target(arguments: argparse.Namespace) -> Path:
+    """DST, or `--output` in its place; neither it nor the config beside it replaces a file unasked."""
+    if arguments.output is None and arguments.target is None:
+        raise UserError(f"no file to write is named: mrcnn-zoo convert-checkpoint {arguments.source} DST.pth")
+    option, target = ("DST", arguments.target) if arguments.output is None else ("--output", arguments.output)
+    if arguments.output is not None and arguments.target is not None:  # the first config key stands in DST's place
+        arguments.overrides = [arguments.target, *arguments.overrides]
+    check_target(Path(target), arguments.to)
+    for path in (Path(target), Path(target).with_suffix(".yaml")):
+        check_output_file(path, option=option, overwrite=arguments.overwrite)
+    return Path(target).expanduser()
 
 
 def _meta(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -60,16 +78,23 @@ def _describe(converted: Converted) -> None:
     print(f"written: {converted.target}, with its config in {converted.target.with_suffix('.yaml')}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mrcnn-zoo convert-checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def build_parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="mrcnn-zoo convert-checkpoint",
+        description=__doc__,
+        examples=(
+            "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth mask_rcnn.safetensors --verify street.jpg",
+            "output/model_final.pth small.safetensors --half",
+            "output/model_final.pth for_torchvision.pth --to torchvision --overwrite",
+        ),
     )
     parser.add_argument("source", metavar="SRC", help="weights: a path, a URL, detectron2://... or zoo://NAME")
-    parser.add_argument("target", metavar="DST", help="file to write, .pth or .safetensors")
-    parser.add_argument("--to", choices=KINDS, default=OURS, help="who is to read it; default: ours")
-    parser.add_argument(
-        "--config-file", "--config", metavar="X.yaml", help="of SRC; default: the one in it, or the one that fits it"
-    )
+    parser.add_argument("target", metavar="DST", nargs="?", help="file to write, .pth or .safetensors")
+    parser.add_argument("--to", choices=KINDS, default=OURS, help="who is to read it (default: ours)")
+    parser.add_argument("--output", metavar="DST", help="the same as DST")
+    parser.add_argument("--overwrite", action="store_true", help="replace DST and its .yaml where they exist")
+    add_config_option(parser, text="of SRC; default: the one in it, or the one that fits it")
     parser.add_argument(
         "--source-config",
         metavar="FILE",
@@ -79,9 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verify", metavar="IMAGE", help="print how far SRC and DST differ on this image")
     parser.add_argument(
         "--frozen-bn-eps",
-        type=float,
+        type=not_negative,
         metavar="EPS",
         help="of torchvision's frozen norms; default: 0 for its published files of version 1, else 1e-5",
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE | KEY=VALUE", help="config keys")
+    add_overrides(parser)
     return parser

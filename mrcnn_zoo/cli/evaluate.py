@@ -1,33 +1,81 @@
-"""`mrcnn-zoo evaluate`: the COCO tables of a checkpoint on DATASETS.TEST."""
+"""Evaluate a checkpoint on DATASETS.TEST: COCO tables, result files and pictures."""
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from mrcnn_zoo.evaluation import load_trained
+from mrcnn_zoo.cli.options import (
+    CommandParser,
+    add_config_option,
+    add_output_options,
+    add_overrides,
+    add_weights_option,
+    given_weights,
+    logging_lines,
+    output_folder,
+    prepare_device,
+    read_arguments,
+)
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.trained import open_trained
 from mrcnn_zoo.inspection.evaluation_pictures import evaluate_with_pictures
-from mrcnn_zoo.modeling import resolve_device
-from mrcnn_zoo.ops.allocator import keep_freed_memory
+from mrcnn_zoo.output_paths import check_output_folder
+from mrcnn_zoo.training.logs import logging_to
+
+RESULTS = Path("inference") / "results.json"
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate a checkpoint, print the tables and the files that were written."""
-    arguments = _parser().parse_intermixed_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    model, cfg, class_names = load_trained(
-        arguments.weights, config=arguments.config_file, overrides=arguments.overrides
-    )
-    if resolve_device(cfg.MODEL.DEVICE).type == "cpu":
-        keep_freed_memory()
-    evaluate_with_pictures(model, cfg, arguments.output_dir or cfg.OUTPUT_DIR, class_names=class_names)
+    arguments = read_arguments(build_parser(), argv)
+    with logging_lines():
+        if arguments.output is not None:
+            check_output_folder(arguments.output, option="--output")  # before the weights are read
+        _evaluate(arguments)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mrcnn-zoo evaluate", description=__doc__)
-    parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint; MODEL.WEIGHTS without it")
-    parser.add_argument("--config-file", "--config", metavar="X.yaml", help="default: the config in the checkpoint")
-    parser.add_argument("--output-dir", default="", metavar="DIR", help="default: OUTPUT_DIR of the config")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE | KEY=VALUE", help="config keys")
+def _evaluate(arguments: argparse.Namespace) -> None:
+    def check(cfg: CfgNode) -> None:
+        prepare_device(cfg)
+        if not cfg.DATASETS.TEST:
+            raise UserError("DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST digits_val.")
+        folder = output_folder(arguments, cfg)
+        if (folder / RESULTS).exists() and not arguments.overwrite:
+            logger.info("the results of an earlier evaluation in %s will be replaced", folder / RESULTS.parent)
+
+    weights = given_weights(arguments)
+    model, cfg, trained = open_trained(
+        weights, config=arguments.config_file, overrides=arguments.overrides, check=check
+    )
+    folder = output_folder(arguments, cfg)
+    with logging_to(folder) as log:
+        log.open()
+        evaluate_with_pictures(model, cfg, folder, class_names=trained.class_names)
+
+
+def build_parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="mrcnn-zoo evaluate",
+        description=__doc__,
+        examples=(
+            "--weights zoo://Quickstart/mask_rcnn_R_18_FPN_digits --output results",
+            "output/model_best.pth",
+            "--weights output DATASETS.TEST digits_val TEST.NUM_IMAGES 50 MODEL.DEVICE cpu",
+            "--weights model.pth --config-file my.yaml",
+        ),
+    )
+    add_weights_option(parser)
+    add_config_option(parser, text="default: the config in the checkpoint")
+    add_output_options(
+        parser,
+        text="folder of the results (default: OUTPUT_DIR of the config)",
+        overwrite="replace the results of an earlier evaluation there without a note",
+    )
+    add_overrides(parser)
     return parser

@@ -1,31 +1,66 @@
-"""`mrcnn-zoo export-dataset`: any dataset as a COCO folder."""
+"""Write any dataset out as a COCO folder: images/*.png and annotations.json."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrcnn_zoo.config import load_config
+from mrcnn_zoo.cli.options import (
+    CommandParser,
+    add_config_option,
+    add_output_options,
+    add_overrides,
+    load_command_config,
+    logging_lines,
+    read_arguments,
+)
 from mrcnn_zoo.data.catalog import load_dataset
-from mrcnn_zoo.data.export import export_coco
+from mrcnn_zoo.data.export import check_export_folder, export_coco
+from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.output_paths import check_output_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the dataset and say where it is; returns the exit status."""
-    arguments = _parser().parse_intermixed_args(argv)
-    cfg = load_config(arguments.config_file, arguments.overrides)
-    dataset = load_dataset(cfg, arguments.name)
-    folder = Path(arguments.folder)
-    export_coco(dataset, folder, may_overwrite=arguments.overwrite)
-    num_instances = sum(len(record.instances) for record in dataset.records)
-    print(f"{len(dataset)} images with {num_instances} objects are in {folder}. To use them: DATASETS.TRAIN {folder}")
+    arguments = read_arguments(build_parser(), argv)
+    with logging_lines(sys.stderr):
+        folder = _folder(arguments)
+        check_export_folder(folder, may_overwrite=arguments.overwrite)
+        cfg = load_command_config(arguments)
+        dataset = load_dataset(cfg, arguments.name)
+        export_coco(dataset, folder, may_overwrite=arguments.overwrite)
+    objects = counted(sum(len(record.instances) for record in dataset.records), "object")
+    verb = "is" if len(dataset) == 1 else "are"
+    images = f"{counted(len(dataset), 'image')} with {objects} {verb} in {folder}"
+    print(f"{images}. To use {'it' if len(dataset) == 1 else 'them'}: DATASETS.TRAIN [{folder}]")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mrcnn-zoo export-dataset", description=__doc__)
+def _folder(arguments: argparse.Namespace) -> Path:
+    """FOLDER, or `--output` in its place."""
+    if arguments.output is None and arguments.folder is None:
+        raise UserError(f"no folder is named: mrcnn-zoo export-dataset {arguments.name} FOLDER")
+    if arguments.output is None:
+        return check_output_folder(arguments.folder, option="FOLDER")
+    if arguments.folder is not None:  # the first of the config keys, which stands where FOLDER may stand
+        arguments.overrides = [arguments.folder, *arguments.overrides]
+    return check_output_folder(arguments.output, option="--output")
+
+
+def build_parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="mrcnn-zoo export-dataset",
+        description=__doc__,
+        examples=(
+            "digits_val exported/digits",
+            "digits_val exported/digits --overwrite DATASETS.SCENES.NUM_VAL 10",
+            "my_cells --config-file my.yaml --output exported/cells",
+        ),
+    )
     parser.add_argument("name", metavar="NAME", help="of the dataset, e.g. digits_val")
-    parser.add_argument("folder", metavar="FOLDER", help="gets images/ and annotations.json; new or empty")
-    parser.add_argument("--config-file", "--config", metavar="X.yaml", help="defines the dataset, or its settings")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in FOLDER")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE | KEY=VALUE", help="config keys")
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", help="gets the files; new or empty")
+    add_config_option(parser, text="defines the dataset, or its settings")
+    add_output_options(parser, text="the same as FOLDER", overwrite="replace an earlier export in FOLDER")
+    add_overrides(parser)
     return parser

@@ -1,61 +1,181 @@
-"""`mrcnn-zoo predict`: draw and save the instances in image files."""
+"""Find objects in image files: draws them, and writes predictions.json (COCO's form) and predictions.csv."""
 
 import argparse
-import logging
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
+from tabulate import tabulate
+
+from mrcnn_zoo.cli.options import (
+    CONFIG_SUFFIXES,
+    CommandParser,
+    add_config_option,
+    add_output_options,
+    add_overrides,
+    add_weights_option,
+    given_weights,
+    logging_lines,
+    names_key,
+    names_weights,
+    prepare_device,
+    read_arguments,
+    score,
+)
+from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.class_count import class_count
 from mrcnn_zoo.data.mapper import build_test_mapper
+from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes
 from mrcnn_zoo.evaluation.trained import open_trained
+from mrcnn_zoo.inspection.image_inputs import IMAGE_SUFFIXES, find_images
 from mrcnn_zoo.inspection.pictures import OBJECT
-from mrcnn_zoo.inspection.prediction import predict_files
-from mrcnn_zoo.modeling import resolve_device
-from mrcnn_zoo.ops.allocator import keep_freed_memory
+from mrcnn_zoo.inspection.prediction import (
+    PREDICTIONS_FILE,
+    TABLE_FILE,
+    PredictedImages,
+    PredictionLimit,
+    check_predictions_folder,
+    predict_images,
+)
 
 SOME_IMAGES_FAILED = 1
+IMAGES_SHOWN, NAME_SHOWN, TABLE_WIDTH = 20, 40, 100  # rows, letters of a name, and letters of a line of the table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict on images and folders; returns 0, or 1 when some image could not be read."""
-    arguments = _parser().parse_intermixed_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    model, cfg, trained = open_trained(arguments.weights, config=arguments.config_file, overrides=arguments.set)
-    if resolve_device(cfg.MODEL.DEVICE).type == "cpu":
-        keep_freed_memory()
+    arguments = read_arguments(build_parser(), argv, is_input=_is_image_input)
+    with logging_lines():
+        result, output = _predict(arguments)
+    if result.counts:
+        print("\n" + _summary(result, output, threshold=arguments.threshold))
+    if result.failures:
+        print(f"error: {_failures(result)}", file=sys.stderr)
+    return SOME_IMAGES_FAILED if result.failures else 0
+
+
+def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
+    weights = given_weights(arguments)
+    found = find_images(arguments.inputs, recursive=arguments.recursive, besides=Path(arguments.output).expanduser())
+    output = check_predictions_folder(arguments.output, found, overwrite=arguments.overwrite)
+    model, cfg, trained = open_trained(
+        weights, config=arguments.config_file, overrides=arguments.overrides, check=prepare_device
+    )
     class_names, category_ids = trained.class_names, trained.category_ids
     if not predicts_classes(model):
         class_names, category_ids = (OBJECT,), (1,)
-    failures = predict_files(
+    result = predict_images(
         model,
-        arguments.images,
-        arguments.output,
+        found,
+        output,
         mapper=build_test_mapper(cfg),
         class_names=class_names or [str(index) for index in range(class_count(cfg) or 1)],
         category_ids=category_ids,
         score_threshold=arguments.threshold,
+        has_labels=not arguments.no_labels,
+        limit=_limit(cfg, is_of_proposals=not predicts_classes(model)),
     )
-    if failures:
-        print(f"{len(failures)} images could not be read; the others are in {arguments.output}.", file=sys.stderr)
-    return SOME_IMAGES_FAILED if failures else 0
+    return result, output
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mrcnn-zoo predict", description=__doc__)
-    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER", help="image files, and folders of them")
-    parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint; MODEL.WEIGHTS without it")
-    parser.add_argument("--config-file", "--config", metavar="X.yaml", help="default: the config in the checkpoint")
-    parser.add_argument("--output", "--output-dir", default="predictions", metavar="DIR", help="default: predictions")
-    parser.add_argument("--threshold", type=_share, default=0.5, metavar="SCORE", help="least score, from 0 to 1")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a config key, MODEL.DEVICE=cpu for instance"
+def _limit(cfg: CfgNode, *, is_of_proposals: bool) -> PredictionLimit:
+    if is_of_proposals:
+        return PredictionLimit("MODEL.RPN.POST_NMS_TOPK_TEST", cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
+    return PredictionLimit("TEST.DETECTIONS_PER_IMAGE", cfg.TEST.DETECTIONS_PER_IMAGE)
+
+
+def _summary(result: PredictedImages, output: Path, *, threshold: float) -> str:
+    images = counted(len(result.counts), "image")
+    written = {
+        str(output / PREDICTIONS_FILE): "boxes, masks, areas and scores, in COCO's form",
+        str(output / TABLE_FILE): "a row per object: image, class, score, box, area",
+        f"{output}/*.png" if len(result.counts) > 1 else str(result.pictures[0]): "the objects drawn",
+    }
+    width = max(map(len, written))
+    objects = f"{counted(result.num_objects, 'object')} with a score of at least {threshold:g} in {images}. Written:"
+    return "\n".join(
+        [count_table(result.counts), "", objects, *(f"  {path:{width}}  {what}" for path, what in written.items())]
+    )
+
+
+def count_table(counts: dict[str, Counter[str]]) -> str:
+    """Objects per image and class; of many images the first, and of many classes the most frequent."""
+    totals: Counter[str] = sum(counts.values(), Counter())
+    columns = len(totals)
+    table = _count_table(counts, totals, columns)
+    while columns > 1 and max(map(len, table.splitlines())) > TABLE_WIDTH:
+        columns -= 1
+        table = _count_table(counts, totals, columns)
+    images, classes = max(0, len(counts) - IMAGES_SHOWN), len(totals) - columns
+    if images or classes:
+        parts = [counted(images, "more image")] * bool(images) + [counted(classes, "more class")] * bool(classes)
+        table += f"\nNot shown: {' and '.join(parts)}; {TABLE_FILE} has all."
+    return table
+
+
+def _count_table(counts: dict[str, Counter[str]], totals: Counter[str], num_columns: int) -> str:
+    shown = [name for name, _ in totals.most_common(num_columns)]
+    has_sum = len(totals) != 1
+
+    def row(name: str, counter: Counter[str]) -> list[object]:
+        return [name, *(counter[column] for column in shown), *([counter.total()] if has_sum else [])]
+
+    rows = [row(_shortened(name), counter) for name, counter in list(counts.items())[:IMAGES_SHOWN]]
+    if len(counts) > 1:
+        rows.append(row(f"all {len(counts):,} images", totals))
+    return tabulate(rows, ["image", *shown, *(["all"] if has_sum else [])])
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= NAME_SHOWN else "..." + name[-NAME_SHOWN + 3 :]
+
+
+def _failures(result: PredictedImages) -> str:
+    count = len(result.failures)
+    if not result.counts:
+        return f"{'the image' if count == 1 else f'none of the {count:,} images'} could be read; nothing is written."
+    return f"{counted(count, 'input')} could not be read (see above); the others are done."
+
+
+def _is_image_input(text: str) -> bool:
+    """Whether an argument is an image, a folder or a pattern, and not weights, a config or a setting."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return True
+    is_other = names_weights(text) or text.endswith(CONFIG_SUFFIXES)
+    if path.is_file() or text.lower().endswith(IMAGE_SUFFIXES):
+        return not is_other
+    return not is_other and not names_key(text)
+
+
+def build_parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="mrcnn-zoo predict",
+        description=__doc__,
+        examples=(
+            "photo.jpg --weights zoo://Quickstart/mask_rcnn_R_18_FPN_digits",
+            "images/ --weights output/model_best.pth --output results --threshold 0.7",
+            "images/ --recursive --no-labels --weights output MODEL.DEVICE cpu TEST.DETECTIONS_PER_IMAGE 1000",
+            "'images/*.tif' --weights output/model_final.pth --config-file my.yaml --overwrite",
+        ),
+    )
+    add_weights_option(parser)
+    add_config_option(parser, text="default: the config in the checkpoint")
+    add_output_options(
+        parser,
+        text="folder of the results (default: predictions)",
+        overwrite="also replace files in it that no earlier prediction has made",
+    )
+    parser.set_defaults(output="predictions")
+    parser.add_argument("--threshold", type=score, default=0.5, metavar="SCORE", help="least score (default: 0.5)")
+    parser.add_argument("--recursive", action="store_true", help="also the images in folders of folders")
+    parser.add_argument("--no-labels", action="store_true", help="do not write class and score at the objects")
+    add_overrides(
+        parser,
+        metavar="IMAGE | FOLDER | PATTERN | KEY VALUE",
+        text="image files, folders of them, patterns such as 'x/*.png', and config keys",
     )
     return parser
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value

@@ -6,10 +6,18 @@ import sys
 from collections.abc import Sequence
 
 from mrcnn_zoo.cli.main import USAGE_ERROR
+from mrcnn_zoo.cli.options import (
+    CommandParser,
+    add_config_option,
+    add_output_options,
+    add_overrides,
+    prepare_device,
+    read_arguments,
+    require_config,
+    whole_number,
+)
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.modeling import resolve_device
-from mrcnn_zoo.ops.allocator import keep_freed_memory
 from mrcnn_zoo.ops.processes import rank
 from mrcnn_zoo.training import run
 from mrcnn_zoo.training.launch import FAILED, Layout, launch
@@ -17,51 +25,53 @@ from mrcnn_zoo.training.nonfinite import NonFiniteLossError
 from mrcnn_zoo.training.signals import TrainingInterrupted
 from mrcnn_zoo.training.trainer import OutOfDeviceMemoryError
 
-EPILOG = """\
-examples:
-  %(prog)s --config-file configs/Quickstart/mask_rcnn_R_18_FPN_digits.yaml
-  %(prog)s --config-file X.yaml --num-gpus 8 SOLVER.BASE_LR 0.02 OUTPUT_DIR output/x
-  %(prog)s --config-file X.yaml --resume OUTPUT_DIR=output/x
-  %(prog)s --config-file X.yaml --eval-only MODEL.WEIGHTS output/x/model_final.pth
-  torchrun --nproc-per-node 8 tools/train_net.py --config-file X.yaml
-"""
 
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command line, with the options that Detectron2's users type."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mrcnn-zoo train",
         description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=(
+            "--config-file Quickstart/mask_rcnn_R_18_FPN_digits.yaml",
+            "--config-file X.yaml --num-gpus 8 SOLVER.BASE_LR 0.02 OUTPUT_DIR output/x",
+            "--config-file X.yaml --resume OUTPUT_DIR=output/x",
+            "--config-file X.yaml --eval-only MODEL.WEIGHTS output/x/model_final.pth",
+        ),
+        more="torchrun --nproc-per-node 8 tools/train_net.py --config-file X.yaml",
     )
-    parser.add_argument(
-        "--config-file", "--config", required=True, metavar="FILE", help="YAML file, or the name of a packaged config"
-    )
+    add_config_option(parser, text="YAML file, or the name of a packaged config")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, or the last checkpoint")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="start afresh in OUTPUT_DIR, removing the checkpoints that it holds"
+    add_output_options(
+        parser,
+        text="the same as OUTPUT_DIR DIR",
+        overwrite="start afresh in OUTPUT_DIR, removing the checkpoints that it holds",
     )
     parser.add_argument(
         "--num-gpus",
-        type=int,
+        type=whole_number(minimum=1),
         default=1,
         metavar="N",
         help="processes on this machine; without GPU on its CPU",
     )
-    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines that train together")
-    parser.add_argument("--machine-rank", type=int, default=0, metavar="I", help="number of this machine, from 0")
+    parser.add_argument(
+        "--num-machines", type=whole_number(minimum=1), default=1, metavar="N", help="machines that train together"
+    )
+    parser.add_argument(
+        "--machine-rank", type=whole_number(minimum=0), default=0, metavar="I", help="number of this machine, from 0"
+    )
     parser.add_argument(
         "--dist-url", default="auto", metavar="URL", help="where the processes meet, e.g. tcp://10.0.0.1:29500"
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change; KEY=VALUE too")
+    add_overrides(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = build_parser().parse_intermixed_args(argv)
+    parser = build_parser()
+    options = read_arguments(parser, argv)
+    require_config(parser, options)
     try:
         return _start(options)
     except NonFiniteLossError as error:
@@ -76,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(options: argparse.Namespace) -> int:
+    if options.output is not None:
+        options.overrides += ["OUTPUT_DIR", options.output]
     cfg = load_config(options.config_file, options.overrides)  # a mistake shows before any process is started
     layout = Layout(
         processes_per_machine=options.num_gpus,
@@ -93,8 +105,7 @@ def _is_first_on_machine() -> bool:
 
 def train(cfg: CfgNode, options: argparse.Namespace) -> int:
     """What each process does."""
-    if resolve_device(cfg.MODEL.DEVICE).type == "cpu":
-        keep_freed_memory()
+    prepare_device(cfg)
     try:
         run(cfg, resume=options.resume, eval_only=options.eval_only, overwrite=options.overwrite)
     except TrainingInterrupted as interruption:

@@ -1,39 +1,64 @@
-"""`mrcnn-zoo visualize-data`: draw a dataset, or the batches that a model is trained on."""
+"""Draw a dataset with its annotations, or the batches that a model is trained on."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mrcnn_zoo import data
-from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.cli.options import (
+    CommandParser,
+    add_config_option,
+    add_output_options,
+    add_overrides,
+    load_command_config,
+    logging_lines,
+    read_arguments,
+    require_config,
+    whole_number,
+)
+from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.classes import unite_classes
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.inspection.pictures import save_dataset_images, save_training_batches
+from mrcnn_zoo.inspection.pictures import is_own_picture, save_dataset_images, save_training_batches, spread
+from mrcnn_zoo.output_paths import check_output_folder, refuse_to_replace
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write pictures and print their paths."""
-    arguments = _parser().parse_intermixed_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    cfg = load_config(arguments.config_file, arguments.overrides)
-    folder = Path(arguments.output_dir or Path(cfg.OUTPUT_DIR) / "pictures" / arguments.source)
-    draw = _draw_batches if arguments.source == "dataloader" else _draw_images
-    for path in draw(cfg, folder, arguments.num):
-        print(path)
+    parser = build_parser()
+    arguments = read_arguments(parser, argv)
+    require_config(parser, arguments)
+    with logging_lines(sys.stderr):
+        if arguments.output is not None:
+            check_output_folder(arguments.output, option="--output")
+        cfg = load_command_config(arguments)
+        folder = _folder(arguments, cfg)
+        draw = _draw_batches if arguments.source == "dataloader" else _draw_images
+        for path in draw(cfg, folder, arguments):
+            print(path)
     return 0
 
 
-def _draw_images(cfg: CfgNode, folder: Path, count: int) -> list[Path]:
+def _folder(arguments: argparse.Namespace, cfg: CfgNode) -> Path:
+    if arguments.output is not None:
+        return check_output_folder(arguments.output, option="--output")
+    return check_output_folder(cfg.OUTPUT_DIR, option="OUTPUT_DIR") / "pictures" / arguments.source
+
+
+def _draw_images(cfg: CfgNode, folder: Path, arguments: argparse.Namespace) -> list[Path]:
     names = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    datasets = [data.load_dataset(cfg, name) for name in _some(names)]
-    drawn = [save_dataset_images(dataset, folder / folder_name(dataset.name), num_images=count) for dataset in datasets]
+    datasets = {folder / folder_name(name): data.load_dataset(cfg, name) for name in _some(names)}
+    for place, dataset in datasets.items():
+        records = spread(dataset.records, arguments.num)
+        _refuse_foreign((place / f"{record.image_id}.png" for record in records), arguments)
+    drawn = [save_dataset_images(dataset, place, num_images=arguments.num) for place, dataset in datasets.items()]
     return [path for paths in drawn for path in paths]
 
 
-def _draw_batches(cfg: CfgNode, folder: Path, count: int) -> list[Path]:
+def _draw_batches(cfg: CfgNode, folder: Path, arguments: argparse.Namespace) -> list[Path]:
+    _refuse_foreign((folder / f"train_batch_{number}.png" for number in range(arguments.num)), arguments)
     datasets = unite_classes([data.load_dataset(cfg, name) for name in _some(cfg.DATASETS.TRAIN)])
     loader = data.build_train_loader(cfg, datasets, seed=max(cfg.SEED, 0))
     return save_training_batches(
@@ -41,27 +66,48 @@ def _draw_batches(cfg: CfgNode, folder: Path, count: int) -> list[Path]:
         folder,
         datasets[0].class_names,
         channel_order=cfg.INPUT.FORMAT,
-        num_batches=count,
+        num_batches=arguments.num,
         skeleton=datasets[0].keypoint_skeleton,
     )
 
 
+def _refuse_foreign(pictures: Iterable[Path], arguments: argparse.Namespace) -> None:
+    """Pictures of an earlier run are replaced, and others only with `--overwrite`."""
+    if not arguments.overwrite:
+        refuse_to_replace((path for path in pictures if path.exists() and not is_own_picture(path)), option="--output")
+
+
 def _some(names: Iterable[str]) -> list[str]:
     if not list(names):
-        raise UserError("the config names no dataset to draw: set DATASETS.TRAIN, e.g. DATASETS.TRAIN digits_train,")
+        raise UserError("the config names no dataset to draw: set DATASETS.TRAIN, e.g. DATASETS.TRAIN [digits_train]")
     return list(names)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mrcnn-zoo visualize-data", description=__doc__)
-    parser.add_argument("--config-file", "--config", required=True, metavar="X.yaml", help="names the datasets")
+def build_parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="mrcnn-zoo visualize-data",
+        description=__doc__,
+        examples=(
+            "--config-file Quickstart/mask_rcnn_R_18_FPN_digits.yaml",
+            "--config-file my.yaml --source dataloader --num 2 --output pictures",
+            "--config-file my.yaml DATASETS.TRAIN [digits_train] DATASETS.TEST []",
+        ),
+    )
+    add_config_option(parser, text="names the datasets")
     parser.add_argument(
         "--source",
         choices=("dataset", "dataloader"),
         default="dataset",
         help="dataset: image files of DATASETS.TRAIN and TEST with their annotations; dataloader: training batches",
     )
-    parser.add_argument("--num", type=int, default=8, help="images of each dataset, or batches (default: 8)")
-    parser.add_argument("--output-dir", default="", metavar="DIR", help="default: OUTPUT_DIR/pictures/<source>")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE | KEY=VALUE", help="config keys")
+    parser.add_argument(
+        "--num", type=whole_number(minimum=1), default=8, help="images of each dataset, or batches (default: 8)"
+    )
+    add_output_options(
+        parser,
+        text="folder of the pictures (default: OUTPUT_DIR/pictures/<source>)",
+        overwrite="also replace pictures in it that this program has not drawn",
+    )
+    add_overrides(parser)
     return parser

@@ -1,18 +1,21 @@
-"""`mrcnn-zoo zoo`: the published models: list, describe, download, check, and train them again."""
+"""The published models: list, describe, download, check, and train them again."""
 
 import argparse
 import json
-import logging
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from tabulate import tabulate
 
 from mrcnn_zoo import zoo
-from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.zoo_index import PREFIX, ZooEntry, find_entry
+from mrcnn_zoo.cli.options import CommandParser, logging_lines
+from mrcnn_zoo.downloads.checksum import checksum_of_entry
+from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.output_paths import check_output_file, check_output_folder, refuse_to_replace
+from mrcnn_zoo.zoo_index import PREFIX, ZooEntry, find_entry, weights_address
 
 RESULT_COLUMNS = {
     "box AP": "bbox/AP",
@@ -26,13 +29,12 @@ PROGRAM = "mrcnn-zoo"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the actions; returns the exit status."""
-    parser = _parser()
+    parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.action == "reproduce":
         arguments.additions += rest  # options of `train` among them
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     return ACTIONS[arguments.action](arguments)
 
 
@@ -42,7 +44,7 @@ def _list(arguments: argparse.Namespace) -> int:
     if not entries:
         raise UserError(f"no model of the zoo has {arguments.pattern!r} in its name; without it all are listed.")
     print(tabulate([_row(entry) for entry in entries], headers="keys", disable_numparse=True))
-    print(f"\n{len(entries)} models. `{PROGRAM} zoo info NAME` tells more; weights are named {PREFIX}NAME.")
+    print(f"\n{counted(len(entries), 'model')}. `{PROGRAM} zoo info NAME` tells more; weights are named {PREFIX}NAME.")
     return 0
 
 
@@ -101,9 +103,31 @@ def _download(arguments: argparse.Namespace) -> int:
     from mrcnn_zoo.checkpoint.weights_store import copy_weights
 
     entries = [find_entry(name) for name in arguments.names]  # all names are right before anything is fetched
-    for entry in entries:
-        print(copy_weights(entry, arguments.output))
+    outputs = [_output(entry, arguments) for entry in entries]
+    with logging_lines():
+        for entry, output in zip(entries, outputs, strict=True):
+            print(copy_weights(entry, output))
     return 0
+
+
+def _output(entry: ZooEntry, arguments: argparse.Namespace) -> str:
+    """The file or folder that the weights of a model are to be copied to, checked; empty for the cache alone."""
+    from mrcnn_zoo.checkpoint.weights_store import check_file
+
+    if arguments.output is None:
+        return ""
+    file_name = PurePosixPath(urlsplit(weights_address(entry)).path).name
+    is_folder = arguments.output.endswith("/") or Path(arguments.output).expanduser().is_dir()
+    if is_folder:
+        file = check_output_folder(arguments.output, option="--output") / file_name
+    elif len(arguments.names) > 1:
+        raise UserError(f"--output {arguments.output} names one file for several models; end it in / for a folder.")
+    else:
+        file = check_output_file(arguments.output, option="--output")
+    is_same = file.is_file() and bool(checksum_of_entry(entry)) and check_file(str(file), entry).is_right
+    if not is_same and not arguments.overwrite:
+        refuse_to_replace([file], option="--output")
+    return str(file)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -118,7 +142,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     for check in checks:
         print(f"{'ok' if check.is_right else 'WRONG':5}  {check.path}: {check.what}")
     wrong = sum(not check.is_right for check in checks)
-    print(f"{len(checks)} files, {wrong} wrong." if checks else "no downloads of the zoo are in the cache.")
+    print(f"{counted(len(checks), 'file')}, {wrong} wrong." if checks else "no downloads of the zoo are in the cache.")
     return SOME_ARE_WRONG if wrong else 0
 
 
@@ -137,27 +161,50 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 ACTIONS = {"list": _list, "info": _info, "download": _download, "verify": _verify, "reproduce": _reproduce}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} zoo", description=__doc__)
+def build_parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog=f"{PROGRAM} zoo",
+        description=__doc__,
+        examples=("list", "info Quickstart/mask_rcnn_R_18_FPN_digits", "verify"),
+    )
     actions = parser.add_subparsers(dest="action", required=True)
-    listing = actions.add_parser("list", help="the models with their results")
+
+    def add_action(name: str, text: str, *examples: str) -> CommandParser:
+        return actions.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            prog=f"{PROGRAM} zoo {name}",
+            examples=examples,
+        )
+
+    listing = add_action("list", "list the models with their results", "", "Quickstart", "--source torchvision")
     listing.add_argument("pattern", nargs="?", default="", help="part of a name, or `*FPN_3x`; all without it")
     listing.add_argument("--source", default="", metavar="WHO", help="mrcnn_zoo, Detectron2 or torchvision only")
-    telling = actions.add_parser("info", help="everything about one model")
-    telling.add_argument("name", metavar="NAME")
+    name = "Quickstart/mask_rcnn_R_18_FPN_digits"
+    telling = add_action("info", "everything about one model", name, f"{name} --json")
+    telling.add_argument("name", metavar="NAME", help="as `zoo list` prints it")
     telling.add_argument("--json", action="store_true", help="for programs")
-    fetching = actions.add_parser("download", help="fetch weights, check them, and print where they are")
-    fetching.add_argument("names", nargs="+", metavar="NAME")
-    fetching.add_argument(
-        "--output", default="", metavar="FILE|DIR", help="copy them there; default: in the cache only"
+    fetching = add_action(
+        "download", "fetch weights, check them, and print where they are", name, f"{name} --output weights/"
     )
-    checking = actions.add_parser("verify", help="compare files with their published checksums")
+    fetching.add_argument("names", nargs="+", metavar="NAME", help="of the models")
+    fetching.add_argument(
+        "--output", "--output-dir", metavar="FILE|DIR", help="copy them there; default: in the cache only"
+    )
+    fetching.add_argument("--overwrite", action="store_true", help="replace other files of these names")
+    checking = add_action(
+        "verify", "compare files with their published checksums", "", name, f"--file weights/digits.pth {name}"
+    )
     checking.add_argument("name", nargs="?", default="", metavar="NAME", help="default: all downloads in the cache")
     checking.add_argument(
         "--file", default="", metavar="FILE", help="this file, as NAME or as the model it is named after"
     )
-    training = actions.add_parser("reproduce", help="print the command that trains a model")
-    training.add_argument("name", metavar="NAME")
+    training = add_action(
+        "reproduce", "print the command that trains a model", name, f"{name} --run OUTPUT_DIR output/again"
+    )
+    training.add_argument("name", metavar="NAME", help="of a model with a recipe; `zoo info` shows it")
     training.add_argument("--run", action="store_true", help="and run it")
     training.add_argument("additions", nargs="*", metavar="ADDITION", help="options and config keys for the command")
     return parser

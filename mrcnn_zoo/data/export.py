@@ -35,7 +35,7 @@ def export_coco(dataset: Dataset, folder: Path, *, may_overwrite: bool = False) 
         UserError: a folder that is in use, or an image that PNG cannot hold.
     """
     folder = folder.resolve()
-    _refuse_folder_in_use(folder, may_overwrite=may_overwrite)
+    check_export_folder(folder, may_overwrite=may_overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -152,7 +152,12 @@ def _as_picture(pixels: NDArray[np.generic]) -> Image.Image | None:
     return None
 
 
-def _refuse_folder_in_use(folder: Path, *, may_overwrite: bool) -> None:
+def check_export_folder(folder: Path, *, may_overwrite: bool) -> None:
+    """Refuse a folder that holds anything; an earlier export may be replaced on request.
+
+    Raises:
+        UserError: with what it holds.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -162,7 +167,7 @@ def _refuse_folder_in_use(folder: Path, *, may_overwrite: bool) -> None:
     if foreign:
         raise UserError(f"{folder} is not empty: it holds {min(foreign)}. Name another folder.")
     if content and not may_overwrite:
-        raise UserError(f"{folder} already holds an exported dataset. Name another folder, or allow to overwrite it.")
+        raise UserError(f"{folder} already holds an exported dataset. Name another folder, or replace it: --overwrite.")
 
 
 def _move_into_place(partial: Path, folder: Path) -> None:

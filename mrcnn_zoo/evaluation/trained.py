@@ -1,7 +1,7 @@
 """A trained model from its checkpoint: weights, config and class names."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,17 +66,31 @@ def open_trained(
     overrides: Sequence[Any] = (),
     trust: Iterable[str] = (),
     meta: Mapping[str, Any] | None = None,
+    check: Callable[[CfgNode], None] | None = None,
 ) -> tuple[nn.Module, CfgNode, TrainedFile]:
-    """As `load_trained`, with the file and the account of its weights; `meta` adds to what the file tells of itself."""
+    """As `load_trained`, with the file and the account of its weights.
+
+    Args:
+        weights: see `load_trained`.
+        config: see `load_trained`.
+        overrides: see `load_trained`.
+        trust: see `load_trained`.
+        meta: adds to what the file tells of itself.
+        check: is called with the config before the model is built, and raises what is wrong with it.
+    """
     cfg = None if config is None else load_config(config, overrides)
     weights = weights or (cfg.MODEL.WEIGHTS if cfg is not None else "")
     if not weights and cfg is not None:
         raise UserError("no weights to load: give --weights, or MODEL.WEIGHTS in the config.")
     if not weights:
-        raise UserError("no config and no weights are given: say what model it is with --config-file.")
+        raise UserError(
+            "no weights are given: name a checkpoint with --weights, or a config that does with --config-file."
+        )
     file = read_weights(weights)
     file = replace(file, meta={**file.meta, **(meta or {})})
     cfg = cfg or _config_of(file, overrides, trust)
+    if check is not None:
+        check(cfg)
     model, trained = fill_model(cfg, file)
     _warn_of_other_settings(trained.report, cfg)
     return model, cfg, trained

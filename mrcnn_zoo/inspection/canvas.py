@@ -15,6 +15,8 @@ Point = tuple[float, float]  # x, y in pixels
 SMALL_SIDE = 400  # pictures whose longer side is below this are enlarged before anything is drawn
 GOLDEN_RATIO = 0.618034  # hues at multiples of it never come close to each other
 LABEL_SHARE = 0.15  # of the picture; further labels would hide what they name
+LABEL_SIZE = 0.25  # of the side of a square as large as the box
+SMALLEST_LABEL = 8  # points
 PERCENTILES = (0.5, 99.5)  # darkest and brightest shown value of an image that is not 8 bit
 BRIGHTNESS_RANGE = (100.0, 180.0)  # of colours, between black 0 and white 255
 BACKGROUND: Color = (32, 34, 38)
@@ -130,7 +132,7 @@ class Canvas:
         self._image = Image.fromarray(picture)
         self._draw = ImageDraw.Draw(self._image)
         self._factor = factor
-        self._font = font(font_size(self._image.height, self._image.width))
+        self._largest = font_size(self._image.height, self._image.width)
         self._taken: list[tuple[float, float, float, float]] = []
         self._covered = 0.0
 
@@ -152,13 +154,15 @@ class Canvas:
         self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=BACKGROUND)
 
     def label(self, text: str, box: tuple[float, float, float, float], color: Color) -> None:
-        """Write at a corner of the box where nothing is written yet.
+        """Write at a corner of the box where nothing is written yet, the smaller the box the smaller.
 
         A label without a free place is left out, and so is every one after labels cover LABEL_SHARE of the picture.
         """
         left, top, right, bottom = self._pixels(box)
-        x0, _, x1, _ = self._draw.textbbox((0, 0), text, font=self._font)
-        _, y0, _, y1 = self._draw.textbbox((0, 0), "Ag", font=self._font)  # all labels are of one height
+        side = ((right - left + 1) * (bottom - top + 1)) ** 0.5
+        text_font = font(int(np.clip(round(LABEL_SIZE * side), min(SMALLEST_LABEL, self._largest), self._largest)))
+        x0, _, x1, _ = self._draw.textbbox((0, 0), text, font=text_font)
+        _, y0, _, y1 = self._draw.textbbox((0, 0), "Ag", font=text_font)  # whatever letters the text has
         width, height = x1 - x0 + 6, y1 - y0 + 6
         corners = ((left, top - height), (left, top), (left, bottom + 1), (right - width + 1, top - height))
         if self._covered + width * height > LABEL_SHARE * self._image.width * self._image.height:
@@ -170,7 +174,7 @@ class Canvas:
                 self._taken.append((x, y, x + width, y + height))
                 self._covered += width * height
                 self._draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
-                self._draw.text((x + 3 - x0, y + 3 - y0), text, fill=text_color(color), font=self._font)
+                self._draw.text((x + 3 - x0, y + 3 - y0), text, fill=text_color(color), font=text_font)
                 return
 
     def picture(self) -> Picture:

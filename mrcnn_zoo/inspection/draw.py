@@ -40,6 +40,7 @@ def draw_instances(
     opacity: float = 0.4,
     colors: Sequence[Color] | None = None,
     skeleton: Skeleton = (),
+    has_labels: bool = True,
 ) -> Picture:
     """The image with translucent masks, boxes, keypoints and labels.
 
@@ -51,6 +52,7 @@ def draw_instances(
         opacity: of the masks, from 0 to 1.
         colors: of the instances that are drawn; each gets one of its own by default.
         skeleton: rows of keypoints to be connected; 17 keypoints are connected as COCO's people by default.
+        has_labels: whether classes and scores are written at the instances.
 
     Returns:
         (F H, F W, 3), where F > 1 for small images, so that labels can be read.
@@ -72,7 +74,7 @@ def draw_instances(
     if table.keypoints is not None:
         for row, points in enumerate(table.keypoints.tolist()):
             draw_keypoints(canvas, points, colors[row], skeleton=skeleton, is_scored=isinstance(table, Detections))
-    for row, text in enumerate(_labels(table, class_names)):
+    for row, text in enumerate(_labels(table, class_names) if has_labels else ()):
         if text:
             canvas.label(text, boxes[row], colors[row])
     return canvas.picture()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
@@ -23,6 +24,7 @@ from mrcnn_zoo.inspection.draw import draw_instances, draw_predictions, draw_tra
 from mrcnn_zoo.inspection.skeletons import Skeleton
 from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets
 
+SOFTWARE = ("Software", "mrcnn_zoo")  # entry of our pictures that tells them from the user's
 OBJECT = "object"  # the class of what has none
 
 logger = logging.getLogger(__name__)
@@ -33,12 +35,23 @@ def save_picture(picture: Picture, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
+    made_by = PngInfo()
+    made_by.add_text(*SOFTWARE)
     try:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=made_by)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def is_own_picture(path: Path) -> bool:
+    """Whether `save_picture` has written a file."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get(SOFTWARE[0]) == SOFTWARE[1]
+    except (OSError, SyntaxError, ValueError):  # Pillow's on what is no image
+        return False
 
 
 def save_training_batch(

@@ -1,28 +1,49 @@
-"""A trained model on image files: pictures of what it sees, and a COCO-style file of it."""
+"""A trained model on image files: pictures of what it finds, a COCO-style file and a table of it."""
 
+import csv
+import io
+import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 from torch import nn
 
-from mrcnn_zoo.data.array_images import ARRAY_SUFFIXES
+from mrcnn_zoo.data.array_images import as_pixels
 from mrcnn_zoo.data.images import FileImage
 from mrcnn_zoo.data.mapper import Mapper, TestMapper
 from mrcnn_zoo.data.records import ImageRecord
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.coco import coco_points
 from mrcnn_zoo.evaluation.evaluator import inference
-from mrcnn_zoo.evaluation.files import write_json
+from mrcnn_zoo.evaluation.files import write_json, write_text
 from mrcnn_zoo.inspection.draw import draw_instances
-from mrcnn_zoo.inspection.pictures import save_picture
+from mrcnn_zoo.inspection.image_inputs import IMAGE_SUFFIXES, FoundImages, find_images, image_files, picture_paths
+from mrcnn_zoo.inspection.pictures import is_own_picture, save_picture
+from mrcnn_zoo.output_paths import check_output_folder, refuse_to_replace
 from mrcnn_zoo.structures import Detections
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", *ARRAY_SUFFIXES)
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LoadedImage",
+    "PredictedImages",
+    "PredictionLimit",
+    "check_predictions_folder",
+    "image_files",
+    "predict_files",
+    "predict_image",
+    "predict_images",
+]
+
+PREDICTIONS_FILE, TABLE_FILE = "predictions.json", "predictions.csv"
+TABLE_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2", "area")
+MADE_BY = "predictions of mrcnn_zoo"  # the description in predictions.json
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +60,29 @@ class LoadedImage:
         return self.pixels
 
 
+@dataclass(frozen=True)
+class PredictionLimit:
+    """How many detections of one image a model keeps, and the key that says so."""
+
+    key: str
+    value: int
+
+
+@dataclass
+class PredictedImages:
+    """What was found in image files."""
+
+    counts: dict[str, Counter[str]] = field(default_factory=dict)  # image file -> objects by class name
+    failures: list[str] = field(default_factory=list)  # a message for every image that could not be read
+    cut: list[str] = field(default_factory=list)  # images with more objects than the model keeps
+    pictures: list[Path] = field(default_factory=list)  # as they were written
+
+    @property
+    def num_objects(self) -> int:
+        """In all images."""
+        return sum(counter.total() for counter in self.counts.values())
+
+
 def predict_image(
     model: nn.Module, pixels: NDArray[np.generic], *, mapper: Mapper, image_id: int = 0, name: str = "image"
 ) -> Detections:
@@ -46,11 +90,15 @@ def predict_image(
 
     Args:
         model: with `predict(samples)`.
-        pixels: (H, W, 3) RGB, or with as many channels as the model sees.
+        pixels: (H, W, 3) RGB or (H, W) grey, of any depth, or with as many channels as the model sees.
         mapper: resizes the image and orders its channels as the model wants them; see `build_test_mapper`.
         image_id: of the sample.
         name: for messages.
+
+    Raises:
+        UserError: pixels of another shape or number of channels, or that are no finite numbers.
     """
+    pixels = as_pixels(np.asarray(pixels), name)
     size = (int(pixels.shape[0]), int(pixels.shape[1]))
     record = ImageRecord(image_id=image_id, source=LoadedImage(name, pixels), image_size=size)
     sample = mapper(record, np.random.default_rng(0))
@@ -68,16 +116,7 @@ def predict_files(
     category_ids: Sequence[int] = (),
     score_threshold: float,
 ) -> list[str]:
-    """Draw what the model finds in image files, and write `predictions.json` in COCO's form.
-
-    Args:
-        model: with `predict(samples)`.
-        inputs: files and folders; of a folder all images directly in it.
-        output: gets `<image name>.png` and predictions.json.
-        mapper: see `predict_image`.
-        class_names: by class index.
-        category_ids: of predictions.json, by class index; 1, 2, ... without them.
-        score_threshold: detections below it are left out.
+    """As `predict_images` of files and folders; earlier results are replaced.
 
     Returns:
         A message for every image that could not be read; the others are done.
@@ -85,66 +124,137 @@ def predict_files(
     Raises:
         UserError: no image at all, or an output that would overwrite the images.
     """
-    files = image_files(inputs)
+    return predict_images(
+        model,
+        find_images(inputs),
+        output,
+        mapper=mapper,
+        class_names=class_names,
+        category_ids=category_ids,
+        score_threshold=score_threshold,
+    ).failures
+
+
+def predict_images(
+    model: nn.Module,
+    found: FoundImages,
+    output: str | Path,
+    *,
+    mapper: TestMapper,
+    class_names: Sequence[str],
+    category_ids: Sequence[int] = (),
+    score_threshold: float,
+    has_labels: bool = True,
+    limit: PredictionLimit | None = None,
+) -> PredictedImages:
+    """Draw what the model finds in image files, and write it in COCO's form and as a table of objects.
+
+    Args:
+        model: with `predict(samples)`.
+        found: the files; see `find_images`.
+        output: gets a PNG for each image, predictions.json and predictions.csv; nothing where no image can be read.
+        mapper: see `predict_image`.
+        class_names: by class index.
+        category_ids: of predictions.json, by class index; 1, 2, ... without them.
+        score_threshold: detections below it are left out.
+        has_labels: whether class and score are written at the objects.
+        limit: of the model; images in which it cuts are told in one warning.
+
+    Raises:
+        UserError: an output that cannot be written or would overwrite the images.
+    """
+    output = Path(output)
+    pictures = picture_paths(found, output)
     categories = list(zip(category_ids or range(1, len(class_names) + 1), class_names, strict=True))
-    pictures = _picture_paths(files, Path(output))
-    failures: list[str] = []
+    result = PredictedImages(failures=list(found.problems))
+    for problem in found.problems:
+        logger.error("%s", problem)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, (file, picture) in enumerate(zip(files, pictures, strict=True), start=1):
+    for image_id, (file, picture) in enumerate(zip(found.files, pictures, strict=True), start=1):
         try:
             pixels = mapper.reader.open(FileImage(str(file)))
         except UserError as error:
-            failures.append(str(error))
+            result.failures.append(str(error))
             logger.error("%s", error)
             continue
-        found = predict_image(model, pixels, mapper=mapper, image_id=image_id, name=str(file))
-        found = found[found.scores >= score_threshold]
-        save_picture(draw_instances(pixels, found, class_names), picture)
+        objects = predict_image(model, pixels, mapper=mapper, image_id=image_id, name=str(file))
+        if limit and len(objects) == limit.value > 0 and float(objects.scores.min()) >= score_threshold:
+            result.cut.append(str(file))
+        objects = objects[objects.scores >= score_threshold]
+        drawn = draw_instances(pixels, objects, class_names, has_labels=has_labels)
+        result.pictures.append(save_picture(drawn, picture))
         images.append({"id": image_id, "file_name": str(file), "height": pixels.shape[0], "width": pixels.shape[1]})
-        annotations += _annotations(found, image_id, categories, first_id=len(annotations) + 1)
-        logger.info("%s: %d instances, drawn in %s", file, len(found), picture)
+        annotations += _annotations(objects, image_id, categories, first_id=len(annotations) + 1)
+        result.counts[str(file)] = Counter(class_names[index] for index in objects.classes.tolist())
+        logger.info("%s: %s, drawn in %s", file, counted(len(objects), "object"), picture)
+    if images:
+        _write_files(output, images, categories, annotations)
+    if limit:
+        _warn_of_limit(result.cut, limit)
+    return result
+
+
+def check_predictions_folder(folder: str | Path, found: FoundImages, *, overwrite: bool) -> Path:
+    """Refuse a place for predictions before any work; predictions of an earlier run there may be replaced.
+
+    Args:
+        folder: as it was typed.
+        found: the images.
+        overwrite: also replace files that no prediction has made.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: it cannot be written, holds the images, or other files are in the way.
+    """
+    output = check_output_folder(folder, option="--output")
+    table, predictions = output / TABLE_FILE, output / PREDICTIONS_FILE
+    is_earlier_run = _is_own_file(predictions)
+    pictures = [path for path in picture_paths(found, output) if path.exists()]
+    foreign = [path for path in pictures if not is_own_picture(path)]
+    if not is_earlier_run:
+        foreign += [path for path in (predictions, table) if path.exists()]
+    if not overwrite:
+        refuse_to_replace(foreign, option="--output")
+    if is_earlier_run:
+        logger.info("the predictions of an earlier run in %s will be replaced", output)
+    return output
+
+
+def _is_own_file(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    info = content.get("info") if isinstance(content, dict) else None
+    return isinstance(info, dict) and info.get("description") == MADE_BY
+
+
+def _write_files(
+    output: Path,
+    images: Sequence[dict[str, Any]],
+    categories: Sequence[tuple[int, str]],
+    annotations: Sequence[dict[str, Any]],
+) -> None:
     content = {
+        "info": {"description": MADE_BY},
         "images": images,
         "categories": [{"id": number, "name": name} for number, name in categories],
         "annotations": annotations,
     }
-    write_json(Path(output) / "predictions.json", content)
-    return failures
-
-
-def image_files(inputs: Iterable[str | Path]) -> list[Path]:
-    """The files themselves, and the images directly in the folders, sorted; no file twice.
-
-    Raises:
-        UserError: none of it is there.
-    """
-    files: list[Path] = []
-    for place in map(Path, inputs):
-        if place.is_dir():
-            files += sorted(file for file in place.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        else:
-            files.append(place)
-    if not files:
-        raise UserError(f"no images to predict on: the folder has none of {', '.join(IMAGE_SUFFIXES)}.")
-    return list(dict.fromkeys(files))
-
-
-def _picture_paths(files: Sequence[Path], output: Path) -> list[Path]:
-    originals = {file.resolve() for file in files}
-    taken = set(originals)
-    paths: list[Path] = []
-    for file in files:
-        path = output / f"{file.stem}.png"
-        if path.resolve() in originals:
-            raise UserError(f"--output {output} holds the images themselves, and {path} would be overwritten.")
-        number = 1
-        while path.resolve() in taken:  # images of one name from several folders
-            number += 1
-            path = output / f"{file.stem}_{number}.png"
-        taken.add(path.resolve())
-        paths.append(path)
-    return paths
+    names = {image["id"]: image["file_name"] for image in images}
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(TABLE_COLUMNS)
+    for annotation in annotations:
+        x, y, width, height = annotation["bbox"]
+        numbers = [f"{value:.2f}" for value in (x, y, x + width, y + height)]
+        values = [f"{annotation['score']:.4f}", *numbers, f"{annotation['area']:g}"]
+        rows.writerow([names[annotation["image_id"]], annotation["category_name"], *values])
+    write_json(output / PREDICTIONS_FILE, content)
+    write_text(output / TABLE_FILE, text.getvalue())
 
 
 def _annotations(
@@ -161,6 +271,7 @@ def _annotations(
             "category_id": categories[index][0],
             "category_name": categories[index][1],
             "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1) if rle is None else int(coco_mask.area(rle)),  # of the mask, in pixels
             "score": score,
             "iscrowd": 0,
         }
@@ -170,3 +281,16 @@ def _annotations(
             annotation["keypoints"] = keypoints
         annotations.append(annotation)
     return annotations
+
+
+def _warn_of_limit(cut: Sequence[str], limit: PredictionLimit) -> None:
+    if not cut:
+        return
+    where = cut[0] if len(cut) == 1 else f"{len(cut):,} images ({', '.join(cut[:3])}{', ...' if len(cut) > 3 else ''})"
+    logger.warning(
+        "%s: only the best %s are kept per image, and there may be more. Raise the limit with %s %d",
+        where,
+        counted(limit.value, "detection"),
+        limit.key,
+        10 * limit.value,
+    )

@@ -1,7 +1,7 @@
 """A model from a config, on its device."""
 
 import functools
-import warnings
+import logging
 
 import torch
 from torch import nn
@@ -10,6 +10,8 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.rules import check_numbers
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import DETECTORS
+
+logger = logging.getLogger(__name__)
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
@@ -33,13 +35,13 @@ def build_model(cfg: CfgNode) -> nn.Module:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name; the CPU, with one warning, when CUDA is asked for and not there.
+    """The device of that name; the CPU, with one note, when CUDA is asked for and not there.
 
     Args:
         name: cpu, cuda, cuda:1, ...; auto is CUDA where it is there, else the CPU.
 
     Raises:
-        UserError: not a name of a device.
+        UserError: not a name of a device, or one that is not here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,8 +50,14 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UserError(f"MODEL.DEVICE = {name!r} is not a device. Use auto, cpu, cuda, cuda:1, ...") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        _warn_no_cuda(name)
+        _note_no_cuda(name)
         return torch.device("cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"MODEL.DEVICE = {name!r}: there are {torch.cuda.device_count()} GPUs here, numbered from 0. Use cuda:0."
+        )
+    if device.type not in ("cpu", "cuda") and not _is_available(device.type):
+        raise UserError(f"MODEL.DEVICE = {name!r} is not available here. Use auto, cpu, cuda, cuda:1, ...")
     return device
 
 
@@ -62,6 +70,11 @@ def _set_up_torch(cfg: CfgNode, device: torch.device) -> None:
         torch.cuda.set_device(device)  # memory figures and the states of generators are those of the current device
 
 
+def _is_available(kind: str) -> bool:
+    module = getattr(torch, kind, None) or getattr(torch.backends, kind, None)
+    return bool(module is not None and hasattr(module, "is_available") and module.is_available())
+
+
 @functools.cache
-def _warn_no_cuda(name: str) -> None:
-    warnings.warn(f"MODEL.DEVICE = {name!r}, but torch finds no CUDA device here: running on the CPU.", stacklevel=3)
+def _note_no_cuda(name: str) -> None:
+    logger.info("MODEL.DEVICE is %s, but there is no GPU here: running on the CPU", name)

@@ -18,10 +18,23 @@ CLOCK = "%H:%M:%S"
 DATE_AND_CLOCK = "%Y-%m-%d %H:%M:%S"
 
 
-class _MarkWarnings(logging.Formatter):
+class MarkWarnings(logging.Formatter):
+    """Puts the level in front of warnings and errors only."""
+
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         return text if record.levelno < logging.WARNING else f"{record.levelname}: {text}"
+
+
+class OncePerMessage(logging.Filter):
+    """Lets a warning pass once: a dataset that is read a second time is not warned of a second time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: dict[str, logging.LogRecord] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno < logging.WARNING or self._passed.setdefault(record.getMessage(), record) is record
 
 
 class LogFile(logging.Handler):
@@ -81,10 +94,12 @@ def logging_to(output_dir: Path) -> Iterator[LogFile]:
     Processes other than the first log to a file alone.
     """
     file = LogFile(output_dir / ("log.txt" if rank() == 0 else f"log_rank{rank()}.txt"))
+    file.addFilter(OncePerMessage())
     handlers: list[logging.Handler] = [file]
     if rank() == 0 and not _has_console():
         console = logging.StreamHandler(sys.stdout)
-        console.setFormatter(_MarkWarnings(CONSOLE_FORMAT, CLOCK))
+        console.setFormatter(MarkWarnings(CONSOLE_FORMAT, CLOCK))
+        console.addFilter(OncePerMessage())
         handlers.append(console)
     root = logging.getLogger()
     ours = logging.getLogger("mrcnn_zoo")

@@ -80,7 +80,7 @@ def test_a_trained_proposal_network_is_evaluated_by_recall(tmp_path: Path) -> No
 def test_a_part_of_the_images_is_called_a_part(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ["--weights", str(weights), "--output-dir", str(tmp_path), "TEST.NUM_IMAGES=1", "DATASETS.TRAIN=()"]
     assert run_command("precompute-proposals", arguments) == 0
-    assert "7 proposals in 1 images of 2 (TEST.NUM_IMAGES is 1)" in capsys.readouterr().out
+    assert "7 proposals in 1 image of 2 (TEST.NUM_IMAGES is 1)" in capsys.readouterr().out
 
 
 def test_nothing_to_do_and_nowhere_to_write_are_one_message(
@@ -92,4 +92,4 @@ def test_nothing_to_do_and_nowhere_to_write_are_one_message(
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     assert run_command("precompute-proposals", [*arguments[:2], "--output-dir", str(blocked), "DATASETS.TRAIN=()"]) == 2
-    assert "cannot write proposals" in capsys.readouterr().err
+    assert f"--output {blocked} is a file; name a folder" in capsys.readouterr().err

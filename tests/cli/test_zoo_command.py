@@ -102,7 +102,25 @@ def test_download_copies_to_a_folder_or_a_file(
 
 def test_download_that_cannot_be_written_is_told(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["zoo", "download", "Lab/one", "--output", f"{lab}/x/"]) == cli.USAGE_ERROR
-    assert f"cannot copy {lab} to {lab}/x/one.pth" in capsys.readouterr().err
+    assert f"--output {lab}/x lies below {lab}, which is a file" in capsys.readouterr().err
+
+
+def test_download_replaces_another_file_only_when_told(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = lab.with_name("mine.pth")
+    other.write_bytes(b"mine")
+    arguments = ["zoo", "download", "Lab/one", "--output", str(other)]
+    assert cli.main(arguments) == cli.USAGE_ERROR
+    assert f"1 file would be replaced: {other}" in capsys.readouterr().err
+    assert other.read_bytes() == b"mine"
+    assert cli.main([*arguments, "--overwrite"]) == 0
+    assert other.read_bytes() == CONTENT
+    assert cli.main(arguments) == 0  # the same weights are no loss
+
+
+def test_several_downloads_do_not_go_into_one_file(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["zoo", "download", "Lab/one", "Lab/two", "--output", str(lab.with_name("x.pth"))]
+    assert cli.main(arguments) == cli.USAGE_ERROR
+    assert "names one file for several models" in capsys.readouterr().err
 
 
 def test_download_offline_says_where_the_file_belongs(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:

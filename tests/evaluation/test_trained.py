@@ -93,7 +93,7 @@ def test_weights_without_a_config_need_one(weights: Path, tmp_path: Path) -> Non
 
 
 def test_nothing_at_all_is_refused() -> None:
-    with pytest.raises(UserError, match="no config and no weights are given"):
+    with pytest.raises(UserError, match="no weights are given: name a checkpoint"):
         load_trained()
     with pytest.raises(UserError, match="no weights to load: give --weights"):
         load_trained(config=CONFIG, overrides=[*TINY, "MODEL.WEIGHTS="])

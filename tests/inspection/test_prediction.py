@@ -99,7 +99,11 @@ def test_bad_images_are_reported_and_the_others_are_done(mapper, tmp_path, caplo
         True,
     ]
     assert len(failures) == len(caplog.records) == 3
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["good.png", "predictions.json"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "good.png",
+        "predictions.csv",
+        "predictions.json",
+    ]
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"]) == 2
 
 

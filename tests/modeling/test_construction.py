@@ -10,15 +10,31 @@ from mrcnn_zoo.modeling import build_model, construction, resolve_device
 from mrcnn_zoo.registry import UnknownNameError
 
 
-def test_cuda_falls_back_to_the_cpu_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_falls_back_to_the_cpu_with_one_note(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    construction._warn_no_cuda.cache_clear()
-    with pytest.warns(UserWarning, match="running on the CPU"):
-        assert resolve_device("cuda") == torch.device("cpu")
+    construction._note_no_cuda.cache_clear()
+    caplog.set_level("INFO")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert resolve_device("cuda") == torch.device("cpu")
-        assert resolve_device("cpu") == torch.device("cpu")
+        assert [resolve_device(name) for name in ("cuda", "cuda", "cpu")] == [torch.device("cpu")] * 3
+    assert caplog.messages == ["MODEL.DEVICE is cuda, but there is no GPU here: running on the CPU"]
+
+
+@pytest.mark.parametrize("name", ["mps", "meta", "mtia"])
+def test_device_that_is_not_here_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(construction, "_is_available", lambda _: False)
+    with pytest.raises(UserError, match=rf"MODEL\.DEVICE = '{name}' is not available here"):
+        resolve_device(name)
+
+
+def test_gpu_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match="there are 2 GPUs here, numbered from 0"):
+        resolve_device("cuda:2")
 
 
 def test_device_auto_is_what_the_machine_has_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

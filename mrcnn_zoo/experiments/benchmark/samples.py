@@ -13,7 +13,7 @@ from mrcnn_zoo.data.images import FileImage
 from mrcnn_zoo.data.mapper import build_test_mapper, build_validation_mapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.inspection.prediction import image_files
+from mrcnn_zoo.inspection.image_inputs import image_files
 from mrcnn_zoo.structures import Sample
 
 
