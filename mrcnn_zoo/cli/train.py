@@ -18,6 +18,7 @@ from mrcnn_zoo.cli.options import (
 )
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling import resolve_device
 from mrcnn_zoo.ops.processes import rank
 from mrcnn_zoo.training import run
 from mrcnn_zoo.training.launch import FAILED, Layout, launch

@@ -50,7 +50,8 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UserError(f"MODEL.DEVICE = {name!r} is not a device. Use auto, cpu, cuda, cuda:1, ...") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        _note_no_cuda(name)
+        if logger.isEnabledFor(logging.INFO):  # else it would count as told, and never be seen
+            _note_no_cuda(name)
         return torch.device("cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
