@@ -64,7 +64,7 @@ def unite_classes(datasets: Sequence[Dataset]) -> list[Dataset]:
             listed(names),
             "; ".join(differences),
         )
-    elif any(dataset.class_names != names for dataset in datasets):
+    elif any(tuple(dataset.class_names) != names for dataset in datasets):
         logger.info("%s: the orders of the classes differ; they are matched by name", _joined_name(datasets))
     return [in_classes(dataset, names, tuple(ids.values())) for dataset in datasets]
 
@@ -81,7 +81,7 @@ def in_classes(dataset: Dataset, class_names: Sequence[str], category_ids: Seque
         UserError: as `require_known_classes`.
     """
     ids = tuple(category_ids) or tuple(range(1, len(class_names) + 1))
-    if dataset.class_names == tuple(class_names):
+    if tuple(dataset.class_names) == tuple(class_names):
         return dataset if dataset.category_ids == ids else replace(dataset, category_ids=ids)
     require_known_classes(dataset, class_names)
     places = [class_names.index(name) for name in dataset.class_names]
@@ -107,7 +107,7 @@ def in_classes_of_checkpoint(
         logger.warning("%s has no class names: the classes of the training data are taken in their order", source)
         return list(datasets)
     names, _ = distinct_names(class_names, category_ids or range(1, len(class_names) + 1))
-    present = datasets[0].class_names
+    present = tuple(datasets[0].class_names)
     appeared = [name for name in present if name not in names]
     vanished = [name for name in names if name not in present]
     if appeared or vanished:
@@ -152,7 +152,8 @@ def require_known_classes(dataset: Dataset, class_names: Sequence[str]) -> None:
 def with_distinct_names(dataset: Dataset) -> Dataset:
     """The dataset with class names that differ, without white space around them; what was changed is in its notes."""
     names, notes = distinct_names(dataset.class_names, dataset.category_ids)
-    return replace(dataset, class_names=names, notes=(*dataset.notes, *notes)) if notes else dataset
+    ids = tuple(dataset.category_ids)  # formats of the user's own may give lists
+    return replace(dataset, class_names=names, category_ids=ids, notes=(*dataset.notes, *notes))
 
 
 def distinct_names(names: Sequence[str], category_ids: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -10,7 +10,7 @@ import numpy as np
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.formats.coco_instances import PIXEL_MIDDLE
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, build_backend, detection_set
 from mrcnn_zoo.evaluation.files import nan_as_null, write_arrays, write_json, write_text
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, coco_ground_truth, has_masks
@@ -97,8 +97,8 @@ class CocoEvaluator:
         if max(classes, default=0) >= len(self._dataset.class_names):
             raise UserError(
                 f"The model predicts class {max(classes)} where {self._dataset.name} has "
-                f"{len(self._dataset.class_names)} classes. MODEL.ROI_HEADS.NUM_CLASSES (RetinaNet: "
-                "MODEL.RETINANET.NUM_CLASSES) must fit the dataset."
+                f"{counted(len(self._dataset.class_names), 'class')}. Evaluate it on the classes that it was trained "
+                "on; where it has more, with its class names, by which the dataset's are found."
             )
         rows: list[Row] = [
             {"image_id": sample.image_id, "category_id": self._dataset.category_ids[index], "bbox": box, "score": score}

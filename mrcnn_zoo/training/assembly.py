@@ -77,8 +77,8 @@ def build_trainer(cfg: CfgNode, workspace: Workspace, state: Mapping[str, Any] |
         average=build_weights_average(cfg, model),
         provenance={
             "config": cfg.dump(),
-            "class_names": list(workspace.train_datasets[0].class_names),
-            "category_ids": list(workspace.train_datasets[0].category_ids),
+            "class_names": list(map(str, workspace.train_datasets[0].class_names)),
+            "category_ids": list(map(int, workspace.train_datasets[0].category_ids)),
             "versions": installed_versions(),
         },
     )

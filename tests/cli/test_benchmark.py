@@ -94,6 +94,11 @@ def test_training_on_a_folder_without_annotations_is_one_message(
     assert "has 0 images with objects" in capsys.readouterr().err
 
 
+def test_training_on_more_classes_than_the_model_has_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--task", "train", *ONCE, "MODEL.ROI_HEADS.NUM_CLASSES", "3") == USAGE_ERROR
+    assert "MODEL.ROI_HEADS.NUM_CLASSES = 3, but dataset 'digits_val' has 10 classes" in capsys.readouterr().err
+
+
 AGAINST_TORCHVISION = [
     *("--task", "train", "--against", "torchvision", *ONCE, "--batch-size", "1", "--image-size", "96", "128"),
     *("MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.DEVICE", "cpu"),

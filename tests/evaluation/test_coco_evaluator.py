@@ -170,7 +170,7 @@ def test_a_class_that_the_dataset_lacks_is_refused(square, dataset_of, samples_o
     (found,) = ground_truth_detections(dataset)
     found.classes[0] = 2
     evaluator = CocoEvaluator(dataset, backend=PYCOCOTOOLS)
-    with pytest.raises(UserError, match=r"predicts class 2 where squares has 2 classes.*NUM_CLASSES"):
+    with pytest.raises(UserError, match=r"predicts class 2 where squares has 2 classes.*with its class names"):
         evaluator.process(samples_of(dataset), [found])
 
 

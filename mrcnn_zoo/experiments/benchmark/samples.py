@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.class_count import class_count
 from mrcnn_zoo.data.catalog import load_dataset
+from mrcnn_zoo.data.classes import check_num_classes
 from mrcnn_zoo.data.formats.coco_layout import find_coco_layout
 from mrcnn_zoo.data.images import FileImage
 from mrcnn_zoo.data.mapper import build_test_mapper, build_validation_mapper
@@ -30,9 +32,11 @@ def build_batches(
         is_training: take images with objects only, and load these too.
 
     Raises:
-        UserError: no dataset, or fewer images than asked for.
+        UserError: no dataset, more classes to train on than the model has, or fewer images than asked for.
     """
     dataset = build_dataset(cfg, images)
+    if is_training and len(dataset.class_names) > (class_count(cfg) or 0) > 0:
+        check_num_classes(cfg, dataset)  # a label beyond the last class cannot be trained on, not even for its time
     records = tuple(record for record in dataset.records if not is_training or _is_trainable(record))
     needed = num_batches * batch_size
     if len(records) < needed:
