@@ -1,0 +1,133 @@
+"""Polygons as run lengths in no more memory than their image has pixels, wherever their corners lie.
+
+pycocotools walks along the outline in fifths of a pixel and keeps every step: a corner 2e8 pixels away takes 16 GB. A
+mask depends only on where the outline passes from one column of pixels to the next, and inside the image there are at
+most as many such places for an edge as the image has columns. The arithmetic here is that of pycocotools, so that the
+masks are equal to the pixel.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from mrcnn_zoo.data.records import Rle
+from mrcnn_zoo.structures import ImageSize
+
+FIFTHS = 5  # steps of pycocotools per pixel
+CENTRE = 2  # the step before the one that crosses the middle of a pixel
+BYTES_PER_STEP = 16  # that pycocotools needs: four integers
+LEAST_BYTES = 1 << 20
+BYTES_PER_PIXEL = 3
+FARTHEST = 4e8  # pixels; beyond, pycocotools' integers of 32 bits overflow
+MAX_CROSSINGS = 1 << 16  # worked on at once
+
+Integers = NDArray[np.int64]
+Points = NDArray[np.float64]
+
+
+def outline_steps(polygon: Points) -> float:
+    """How many steps pycocotools takes along a polygon.
+
+    Args:
+        polygon: (N, 2) x, y in pixels.
+    """
+    lengths = np.abs(polygon - np.roll(polygon, -1, axis=0)).max(axis=1)
+    return float(FIFTHS * lengths.sum()) + len(polygon)
+
+
+def allowed_steps(size: ImageSize) -> float:
+    """How many steps along an outline take about as much memory as an image of that size, or a megabyte."""
+    return max(LEAST_BYTES, BYTES_PER_PIXEL * size[0] * size[1]) / BYTES_PER_STEP
+
+
+def encode_polygons(polygons: Sequence[Points], size: ImageSize) -> Rle:
+    """The pixels inside any of the polygons, as pycocotools would draw them, in COCO's compressed form.
+
+    Args:
+        polygons: each (N, 2) x, y in pixels of the image, finite; of any size.
+        size: (height, width) of the image.
+    """
+    height, width = size
+    plain = [{"size": [height, width], "counts": _run_lengths(polygon, size).tolist()} for polygon in polygons]
+    encoded = coco_mask.frPyObjects(plain, height, width)
+    rle = encoded[0] if len(encoded) == 1 else coco_mask.merge(encoded)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+def _run_lengths(polygon: Points, size: ImageSize) -> Integers:
+    """Lengths of the runs of 0, 1, 0, ... down the columns."""
+    height, width = size
+    changes = np.zeros(0, dtype=np.int64)  # pixels, numbered down the columns, from which on the value is the other one
+    for more in _crossings(_steps(polygon, size), size):
+        positions, counts = np.unique(np.concatenate([changes, more]), return_counts=True)
+        changes = positions[counts % 2 == 1]
+    return np.diff(changes[changes < height * width], prepend=0, append=height * width)
+
+
+def _steps(polygon: Points, size: ImageSize) -> Integers:
+    """(N, 2) corners in fifths of a pixel. What is too far for pycocotools is moved nearer in the same direction."""
+    middle = np.array([size[1] / 2, size[0] / 2])
+    with np.errstate(over="ignore"):
+        offsets = polygon / 2 - middle / 2  # halves do not overflow
+        distances = 2 * np.abs(offsets).max(axis=1, keepdims=True)
+    is_far = (np.abs(polygon) > FARTHEST).any(axis=1, keepdims=True)
+    shrink = np.divide(FARTHEST / 2, distances / 2, out=np.ones_like(distances), where=is_far)
+    nearer = np.where(is_far, middle + 2 * offsets * np.where(is_far, shrink, 0.0), polygon)
+    return np.trunc(FIFTHS * nearer + 0.5).astype(np.int64)
+
+
+def _crossings(corners: Integers, size: ImageSize) -> Iterator[Integers]:
+    """Where the outline passes the middle of a column inside the image, a part of the edges at a time."""
+    width = size[1]
+    starts, ends = corners, np.roll(corners, -1, axis=0)
+    low, high = np.minimum(starts, ends)[:, 0], np.maximum(starts, ends)[:, 0]
+    first = np.maximum(-(-(low - CENTRE) // FIFTHS), 0)
+    last = np.minimum((high - CENTRE - 1) // FIFTHS, width - 1)
+    counts = np.maximum(last - first + 1, 0)
+    edges = np.flatnonzero(counts)
+    totals = np.cumsum(counts[edges])
+    begin = 0
+    while begin < len(edges):
+        limit = MAX_CROSSINGS + (totals[begin - 1] if begin else 0)
+        end = max(begin + 1, int(np.searchsorted(totals, limit, side="right")))
+        part = edges[begin:end]
+        repeated = np.repeat(part, counts[part])
+        columns = np.arange(len(repeated)) - np.repeat(np.cumsum(counts[part]) - counts[part], counts[part])
+        columns += first[repeated]
+        yield columns * size[0] + _rows(starts[repeated], ends[repeated], columns, size[0])
+        begin = end
+
+
+def _rows(starts: Integers, ends: Integers, columns: Integers, height: int) -> Integers:
+    """(M,) row, 0 to `height`, in which each edge passes the middle of a column."""
+    lengths = np.abs(ends - starts)
+    is_flat = lengths[:, 0] >= lengths[:, 1]
+    rows = np.empty(len(columns), dtype=np.int64)
+    for chosen, main in ((is_flat, 0), (~is_flat, 1)):
+        ahead = starts[chosen, main] <= ends[chosen, main]
+        near = np.where(ahead[:, None], starts[chosen], ends[chosen])
+        far = np.where(ahead[:, None], ends[chosen], starts[chosen])
+        target = FIFTHS * columns[chosen] + CENTRE
+        rows[chosen] = _flat_rows(near, far, target) if main == 0 else _steep_rows(near, far, target)
+    return np.ceil(np.clip((rows + 0.5) / FIFTHS - 0.5, 0, height)).astype(np.int64)
+
+
+def _flat_rows(near: Integers, far: Integers, target: Integers) -> Integers:
+    slope = (far - near)[:, 1] / (far - near)[:, 0]
+    step = target - near[:, 0]
+    before, after = (np.trunc(near[:, 1] + slope * at + 0.5) for at in (step, step + 1))
+    return np.minimum(before, after).astype(np.int64)
+
+
+def _steep_rows(near: Integers, far: Integers, target: Integers) -> Integers:
+    slope = (far - near)[:, 0] / (far - near)[:, 1]
+    # Slopes of 0 pass no column. The estimate may be off by the rounding of the line: the first step that has passed
+    # the middle of the column is looked for around it.
+    estimate = np.ceil((target + 0.5 - near[:, 0]) / slope).astype(np.int64)
+    candidates = estimate[:, None] + np.arange(-2, 3)
+    x = np.trunc(near[:, :1] + slope[:, None] * candidates + 0.5)
+    has_passed = np.where(slope[:, None] > 0, x > target[:, None], x <= target[:, None])
+    first = np.take_along_axis(candidates, has_passed.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return near[:, 1] + first - 1
