@@ -8,6 +8,7 @@ from itertools import chain
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.class_count import class_count, class_count_key
+from mrcnn_zoo.data.keypoints import FlipPairs
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registry import did_you_mean
@@ -35,8 +36,22 @@ def merge_datasets(datasets: Sequence[Dataset]) -> Dataset:
         name=_joined_name(datasets),
         records=tuple(chain.from_iterable(dataset.records for dataset in (first, *others))),
         annotation_file="",
+        keypoint_flip_pairs=_common_flip_pairs(first, others),
+        is_labelled=all(dataset.is_labelled for dataset in datasets),
         notes=tuple(f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes),
     )
+
+
+def _common_flip_pairs(first: Dataset, others: Sequence[Dataset]) -> FlipPairs | None:
+    """What the datasets know of keypoints that change places in a mirror."""
+    known = [dataset for dataset in (first, *others) if dataset.keypoint_flip_pairs is not None]
+    for dataset in known[1:]:
+        if dataset.keypoint_flip_pairs != known[0].keypoint_flip_pairs:
+            raise UserError(
+                f"datasets {known[0].name!r} and {dataset.name!r} have other pairs of keypoints that change places in "
+                "a mirror. Set DATASETS.KEYPOINT_FLIP_PAIRS to the right ones, as pairs of names."
+            )
+    return known[0].keypoint_flip_pairs if known else None
 
 
 def unite_classes(datasets: Sequence[Dataset]) -> list[Dataset]:

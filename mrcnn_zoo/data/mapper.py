@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.images import FileImage
+from mrcnn_zoo.data.keypoints import FlipPairs, read_pairs
 from mrcnn_zoo.data.pixels import (
     CHANNELS_WITH_ALPHA,
     DepthReduction,
@@ -100,7 +101,8 @@ class TrainMapper:
 
     def __call__(self, record: ImageRecord, rng: np.random.Generator) -> Sample:
         """The sample of a record; the same generator state gives the same sample."""
-        image, geometry = augment(self.reader.read(record), self.augmentations, rng)
+        may_mirror = self.target_maker.can_mirror(record.instances)
+        image, geometry = augment(self.reader.read(record), self.augmentations, rng, may_mirror=may_mirror)
         proposals = None if self.proposal_maker is None else self.proposal_maker(record, geometry)
         return _as_sample(record, image, self.target_maker(record.instances, geometry), proposals)
 
@@ -177,11 +179,27 @@ def build_pixel_reader(cfg: CfgNode) -> PixelReader:
     return PixelReader(depth_reduction_of(cfg), num_channels_of(cfg))
 
 
+def build_flip_pairs(cfg: CfgNode, dataset: Dataset) -> FlipPairs | None:
+    """The keypoints that change places in a mirror: DATASETS.KEYPOINT_FLIP_PAIRS, or what the dataset says.
+
+    Raises:
+        UserError: pairs that are none, or of keypoints that the dataset does not have.
+    """
+    pairs = cfg.DATASETS.KEYPOINT_FLIP_PAIRS
+    if not dataset.keypoint_names or not cfg.MODEL.KEYPOINT_ON:
+        return ()
+    if isinstance(pairs, list):
+        return read_pairs(pairs, dataset.keypoint_names, where="DATASETS.KEYPOINT_FLIP_PAIRS")
+    if pairs != "auto":
+        raise UserError(f"DATASETS.KEYPOINT_FLIP_PAIRS = {pairs!r} must be auto or a list of pairs of keypoint names.")
+    return dataset.keypoint_flip_pairs
+
+
 def build_target_maker(cfg: CfgNode, dataset: Dataset, *, is_cropped: bool) -> TargetMaker:
     """The labels that the model is trained on."""
     return TargetMaker(
         has_masks=cfg.MODEL.MASK_ON,
         num_keypoints=len(dataset.keypoint_names) if cfg.MODEL.KEYPOINT_ON else 0,
-        flip_pairs=dataset.keypoint_flip_pairs,
+        flip_pairs=build_flip_pairs(cfg, dataset),
         boxes_from_masks=is_cropped and cfg.MODEL.MASK_ON,
     )

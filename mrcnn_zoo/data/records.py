@@ -59,9 +59,10 @@ class Dataset:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # class index -> the id that the source files and COCO results use
     keypoint_names: tuple[str, ...] = ()
-    keypoint_flip_pairs: tuple[tuple[int, int], ...] = ()
+    keypoint_flip_pairs: tuple[tuple[int, int], ...] | None = ()  # None: which change places in a mirror is not known
     keypoint_skeleton: tuple[tuple[int, int], ...] = ()  # pairs of rows that pictures connect by a line
     annotation_file: str = ""  # the COCO JSON it came from, if it did
+    is_labelled: bool = True  # False for images without annotations, such as those of COCO's test server
     notes: tuple[str, ...] = field(default=())  # what was repaired or left out while reading, for the log
 
     def __len__(self) -> int:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mrcnn_zoo.data.keypoints import FlipPairs
 from mrcnn_zoo.data.records import InstanceRecord
 from mrcnn_zoo.data.rle import MaskWindow
 from mrcnn_zoo.data.target_masks import map_masks, tight_box
@@ -17,8 +18,6 @@ from mrcnn_zoo.structures.masks import BoxedBitmaps
 
 MIN_SIDE = 1e-5  # pixels; a shorter box is empty
 
-FlipPairs = tuple[tuple[int, int], ...]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TargetMaker:
@@ -26,8 +25,14 @@ class TargetMaker:
 
     has_masks: bool = False
     num_keypoints: int = 0  # 0 leaves key points out
-    flip_pairs: FlipPairs = ()  # key points that change places in a mirror, such as the two eyes
+    flip_pairs: FlipPairs | None = ()  # keypoints that change places in a mirror, such as the eyes; None: not known
     boxes_from_masks: bool = False  # where images are cropped: what is visible of a mask says what box is left of it
+
+    def can_mirror(self, instances: Sequence[InstanceRecord]) -> bool:
+        """Whether an image with these annotations may be mirrored: not if nobody knows which keypoints are left."""
+        if self.num_keypoints == 0 or self.flip_pairs is not None:
+            return True
+        return not any(visibility > 0 for item in instances for visibility in (item.keypoints or ())[2::3])
 
     def __call__(self, instances: Sequence[InstanceRecord], geometry: Geometry) -> Targets:
         """Targets of the instances that are left after a transform; crowds and what has no mask are left out.
@@ -67,7 +72,7 @@ class TargetMaker:
         is_inside = ((points >= 0) & (points <= [width, height])).all(axis=2)
         is_labelled = is_inside & (table[..., 2] > 0)
         mapped = np.concatenate([points, table[..., 2:]], axis=2) * is_labelled[..., None]
-        if geometry.is_mirroring:
+        if geometry.is_mirroring and self.flip_pairs:
             mapped = mapped[:, _mirrored_order(self.num_keypoints, self.flip_pairs)]
         return torch.from_numpy(mapped.astype(np.float32))
 

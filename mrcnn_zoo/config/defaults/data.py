@@ -184,6 +184,14 @@ NEW_KEYS = (
         "Datasets of your own by name, each a mapping with FORMAT (coco, dsb2018, digits, shapes, ...) and that "
         "format's fields, e.g. {cells_train: {FORMAT: coco, IMAGES: data/train, ANNOTATIONS: data/train.json}}.",
     ),
+    Key(
+        "DATASETS.KEYPOINT_FLIP_PAIRS",
+        "auto",
+        "Keypoints that change places when an image is mirrored, as pairs of their names, e.g. [[left_eye, "
+        "right_eye]]; [] where none does. auto takes the pairs of the annotation file, or those whose names differ by "
+        "left and right; where neither tells, images with keypoints are not mirrored.",
+        other_types=(list,),
+    ),
     Key("DATASETS.SCENES.NUM_TRAIN", 2000, "Generated scenes in digits_train and shapes_train.", range=NOT_NEGATIVE),
     Key("DATASETS.SCENES.NUM_VAL", 200, "Generated scenes in digits_val and shapes_val.", range=NOT_NEGATIVE),
     Key(

@@ -68,11 +68,22 @@ def size_of(image: Tensor) -> ImageSize:
     return int(image.shape[-2]), int(image.shape[-1])
 
 
-def augment(image: Tensor, augmentations: Sequence[Augmentation], rng: np.random.Generator) -> tuple[Tensor, Geometry]:
-    """The image after all augmentations in their order, and the one map from the old pixels to the new."""
+def augment(
+    image: Tensor, augmentations: Sequence[Augmentation], rng: np.random.Generator, *, may_mirror: bool = True
+) -> tuple[Tensor, Geometry]:
+    """The image after all augmentations in their order, and the one map from the old pixels to the new.
+
+    Args:
+        image: (C, H, W).
+        augmentations: in their order.
+        rng: of this image; drawn from as often with or without mirroring.
+        may_mirror: False leaves transforms out that exchange left and right.
+    """
     geometry = Geometry.identity(size_of(image))
     for augmentation in augmentations:
         transform = augmentation.get_transform(image, rng)
+        if not may_mirror and transform.geometry.is_mirroring:
+            continue
         image = transform.apply_image(image)
         geometry = geometry.then(transform.geometry)
     return image, geometry
