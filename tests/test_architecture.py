@@ -47,6 +47,7 @@ RUN_STARTERS = {
         "check_class_count",
         "check_num_keypoints",
         "select_for_training",
+        "warn_of_selection",
         "depth_reduction_of",
         "pixel_format_of",
         "num_channels_of",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mrcnn_zoo.data.formats.coco_instances import PIXEL_MIDDLE
+from mrcnn_zoo.data.formats.coco_keypoints import PIXEL_MIDDLE
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError
 

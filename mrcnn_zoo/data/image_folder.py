@@ -1,12 +1,16 @@
-"""Whether the image files that annotations name exist, found out by listing folders instead of asking for each."""
+"""The image files that annotations name: whether they exist, by listing folders, and their sizes."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mrcnn_zoo.data.array_images import is_array_file
+from mrcnn_zoo.data.images import EXIF_ORIENTATION, TIFF_SUFFIXES, FileImage, open_image
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.structures import ImageSize
 
 EXAMPLES_SHOWN = 3
+SIDEWAYS = range(5, 9)  # EXIF orientations with width and height exchanged
 
 
 def check_files_exist(folder: Path, names: Sequence[str], *, listed_in: str) -> None:
@@ -41,3 +45,18 @@ def _list_folder(folder: Path) -> set[str]:
         return set()
     with os.scandir(folder) as entries:
         return {entry.name for entry in entries}
+
+
+def size_of_file(path: Path) -> ImageSize:
+    """(height, width) of an image as it is shown, without decoding it where its kind of file allows that.
+
+    Raises:
+        UserError: a file that is missing, cut off or no image.
+    """
+    if is_array_file(str(path)) or path.suffix.lower() in TIFF_SUFFIXES:
+        height, width = FileImage(str(path)).read().shape[:2]
+        return height, width
+    with open_image(str(path)) as image:
+        width, height = image.size
+        is_sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+    return (width, height) if is_sideways else (height, width)

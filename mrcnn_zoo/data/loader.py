@@ -18,7 +18,7 @@ from mrcnn_zoo.data.classes import merge_datasets
 from mrcnn_zoo.data.mapper import build_test_mapper, build_train_mapper, build_validation_mapper
 from mrcnn_zoo.data.proposals import build_proposal_maker
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.data.selection import select_for_training
+from mrcnn_zoo.data.selection import select_for_training, warn_of_selection
 from mrcnn_zoo.data.workers import PackedRecords, SampleSource, pack, prepare_worker, raise_failures, unpack
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import DATA_SAMPLERS
@@ -97,6 +97,7 @@ def build_train_loader(
     rank: int = 0,
     world_size: int = 1,
     seed: int = 0,
+    is_first: bool = True,
 ) -> TrainLoader:
     """Training samples: shuffled, augmented, endless, and the same for the same seed.
 
@@ -107,6 +108,7 @@ def build_train_loader(
         rank: of this process.
         world_size: number of processes, which share each global batch.
         seed: at least 0.
+        is_first: log what of the data is not trained on; False for another loader of the same data.
 
     Raises:
         UserError: no image to train on, classes that differ, or a batch that cannot be shared evenly.
@@ -118,7 +120,10 @@ def build_train_loader(
         )
     if seed < 0:
         raise ValueError(f"the seed of the data must be at least 0, got {seed}")
-    dataset = select_for_training(cfg, merge_datasets(datasets))
+    merged = merge_datasets(datasets)
+    dataset = select_for_training(cfg, merged)
+    if is_first:
+        warn_of_selection(cfg, merged, dataset)
     sampler = DATA_SAMPLERS.get(cfg.DATALOADER.SAMPLER_TRAIN)(cfg, dataset, seed)
     is_grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     groups = orientation_groups([record.image_size for record in dataset.records]) if is_grouped else None

@@ -1,75 +1,132 @@
-"""Which images of a dataset are trained on."""
+"""Which images of a dataset are trained on, and what is said of the others."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.keypoints import sides_of
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError
 
+FLIPS = ("RandomHorizontalFlip", "RandomVerticalFlip")  # of INPUT.AUGMENTATIONS; both exchange left and right
+NO_FLIP = "none"  # INPUT.RANDOM_FLIP
+
 logger = logging.getLogger(__name__)
+
+IsTrained = Callable[[InstanceRecord], bool]
 
 
 def select_for_training(cfg: CfgNode, dataset: Dataset) -> Dataset:
     """The dataset without the images that DATALOADER and MODEL say not to train on.
 
     Raises:
-        UserError: nothing is left, or masks or key points are to be learned and there are none.
+        UserError: nothing is left, or masks or keypoints are to be learned and there are none.
     """
-    if len(dataset) == 0:
-        raise UserError(f"dataset {dataset.name!r} has no images to train on.")
-    if cfg.MODEL.MASK_ON:
-        _check_masks(dataset)
-    if cfg.MODEL.KEYPOINT_ON and not dataset.keypoint_names:
-        raise UserError(f"MODEL.KEYPOINT_ON is True, but dataset {dataset.name!r} has no key points.")
+    _check_annotations(cfg, dataset)
+    is_trained = build_object_filter(cfg)
     records: Sequence[ImageRecord] = dataset.records
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        records = [record for record in records if any(not item.is_crowd for item in record.instances)]
+        records = [record for record in records if any(map(is_trained, record.instances))]
     if cfg.MODEL.KEYPOINT_ON and records:
         least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
         records = [record for record in records if count_keypoints(record) >= least]
         if not records:
             raise UserError(
-                f"dataset {dataset.name!r}: none of its {len(dataset)} images has {least} visible key points, as "
+                f"dataset {dataset.name!r}: none of its {len(dataset)} images has {least} visible keypoints, as "
                 "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE asks for."
             )
-    if not records:
-        raise UserError(
-            f"dataset {dataset.name!r}: none of its {len(dataset)} images has an object to train on. "
-            "Check the annotations, or set DATALOADER.FILTER_EMPTY_ANNOTATIONS to False."
-        )
-    if len(records) < len(dataset):
-        logger.info("%s: %d of %d images have objects to train on", dataset.name, len(records), len(dataset))
     return replace(dataset, records=tuple(records))
 
 
+def build_object_filter(cfg: CfgNode) -> IsTrained:
+    """Whether an object is trained on: crowds are not, nor what has no mask where masks are learned."""
+    needs_mask = cfg.MODEL.MASK_ON
+    return lambda item: not item.is_crowd and (item.segmentation is not None or not needs_mask)
+
+
+def warn_of_selection(cfg: CfgNode, dataset: Dataset, selected: Dataset) -> None:
+    """Log what of a dataset is not trained on, and whether its images are not mirrored.
+
+    Args:
+        cfg: of the run.
+        dataset: as it was read.
+        selected: what `select_for_training` made of it.
+    """
+    objects = _objects_of(dataset)
+    without = [item for item in objects if item.segmentation is None] if cfg.MODEL.MASK_ON else []
+    if without:
+        logger.warning(
+            "%s: %d of %d objects have no mask and are not trained on (first: annotation %d); "
+            "with MODEL.MASK_ON False they would be",
+            dataset.name,
+            len(without),
+            len(objects),
+            without[0].annotation_id,
+        )
+    if len(selected) < len(dataset):
+        logger.info("%s: %d of %d images have objects to train on", dataset.name, len(selected), len(dataset))
+    _warn_of_mirrors(cfg, dataset)
+
+
 def count_keypoints(record: ImageRecord) -> int:
-    """Labelled key points of the objects of an image, crowds left out."""
+    """Labelled keypoints of the objects of an image, crowds left out."""
     points = [item.keypoints for item in record.instances if item.keypoints and not item.is_crowd]
     return sum(visibility > 0 for keypoints in points for visibility in keypoints[2::3])
 
 
-def _check_masks(dataset: Dataset) -> None:
-    """Objects without a mask are left out of training by the mapper: say so, and stop where it concerns all of them."""
-    objects = [item for record in dataset.records for item in record.instances if not item.is_crowd]
-    without = [item for item in objects if item.segmentation is None]
-    if not without:
-        return
-    if len(without) == len(objects):
+def _objects_of(dataset: Dataset) -> list[InstanceRecord]:
+    return [item for record in dataset.records for item in record.instances if not item.is_crowd]
+
+
+def _check_annotations(cfg: CfgNode, dataset: Dataset) -> None:
+    """Stop where there is nothing to learn from."""
+    name = f"dataset {dataset.name!r}"
+    if len(dataset) == 0:
+        raise UserError(f"{name} has no images to train on.")
+    if not dataset.is_labelled:
         raise UserError(
-            f"dataset {dataset.name!r} has boxes but no masks (no 'segmentation' in any annotation). "
-            "Set MODEL.MASK_ON to False to train on boxes alone."
+            f"{name} has no annotations: {dataset.annotation_file or 'one of its files'} lists images alone, as COCO's "
+            "file of the unlabelled test images does. It can be predicted on, as DATASETS.TEST; train on another one."
         )
-    logger.warning(
-        "%s: %d of %d objects have no mask and are not trained on (first: annotation %d); "
-        "with MODEL.MASK_ON False they would be",
-        dataset.name,
-        len(without),
-        len(objects),
-        _first_id(without),
+    objects = _objects_of(dataset)
+    if not objects:
+        is_crowded = any(record.instances for record in dataset.records)
+        notes = f" While reading: {'; '.join(dataset.notes)}." if dataset.notes else ""
+        raise UserError(
+            f"{name}: none of its {len(dataset)} images has an object to train on"
+            f"{': all annotations are crowds (iscrowd 1)' if is_crowded else ''}.{notes} Check the annotations"
+            f"{f' in {dataset.annotation_file}' if dataset.annotation_file else ''}."
+        )
+    if cfg.MODEL.MASK_ON and all(item.segmentation is None for item in objects):
+        raise UserError(
+            f"{name} has boxes but no masks: none of its {len(objects)} objects has a usable 'segmentation'. "
+            "Set MODEL.MASK_ON to False to train on boxes alone: MODEL.MASK_ON False."
+        )
+    if cfg.MODEL.KEYPOINT_ON and not dataset.keypoint_names:
+        raise UserError(
+            f"MODEL.KEYPOINT_ON is True, but {name} has no key points. To train without them: MODEL.KEYPOINT_ON False."
+        )
+
+
+def _warn_of_mirrors(cfg: CfgNode, dataset: Dataset) -> None:
+    is_mirrored = cfg.INPUT.RANDOM_FLIP != NO_FLIP or any(name in FLIPS for name in cfg.INPUT.AUGMENTATIONS)
+    is_known = dataset.keypoint_flip_pairs is not None or cfg.DATASETS.KEYPOINT_FLIP_PAIRS != "auto"
+    if not cfg.MODEL.KEYPOINT_ON or not dataset.keypoint_names or is_known or not is_mirrored:
+        return
+    names = dataset.keypoint_names
+    sides = sides_of(names)
+    reason = (
+        f"{', '.join(sides.alone)} has no counterpart on the other side"
+        if sides.alone
+        else "their names do not differ by left and right"
     )
-
-
-def _first_id(instances: Sequence[InstanceRecord]) -> int:
-    return instances[0].annotation_id
+    pairs = [f"[{names[left]}, {names[right]}]" for left, right in sides.pairs]
+    advice = f'"[{", ".join(pairs)}]"' if pairs else f'"[[{names[0]}, {names[-1]}]]" (with your pairs of names)'
+    logger.warning(
+        "%s: which keypoints change places in a mirror is not known: %s. Images with keypoints are not mirrored. Name "
+        'the pairs, DATASETS.KEYPOINT_FLIP_PAIRS %s, or say that there are none: DATASETS.KEYPOINT_FLIP_PAIRS "[]".',
+        dataset.name,
+        reason,
+        advice,
+    )

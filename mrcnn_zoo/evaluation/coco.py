@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.formats.coco_instances import PIXEL_MIDDLE
+from mrcnn_zoo.data.formats.coco_keypoints import PIXEL_MIDDLE
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, build_backend, detection_set

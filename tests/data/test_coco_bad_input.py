@@ -31,11 +31,15 @@ def test_polygon_with_two_points_is_dropped_and_the_object_stays(write_coco, ann
     assert notes == ("1 polygons with fewer than 3 points left out (first: annotation 8)",)
 
 
-@pytest.mark.parametrize("polygon", [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [], [NAN, 1, 2, 3, 4, 5]])
-def test_object_without_any_usable_polygon_is_dropped(write_coco, annotation, polygon: list[float]) -> None:
+@pytest.mark.parametrize(
+    "polygon", [[1, 2, 3, 4], [1, 2, 3, 4, 5], [NAN, 1, 2, 3, 4, 5], [None, 1, 2, 3, 4, 5], [0, 0, 0, 0, 0, 0]]
+)
+def test_object_without_any_usable_polygon_keeps_its_box(write_coco, annotation, polygon: list[float]) -> None:
     items, notes = _only_image(write_coco([annotation(8, segmentation=[polygon]), annotation(9)]))
-    assert [item.annotation_id for item in items] == [9]
-    assert notes[-1] == "1 objects without any usable mask left out (first: annotation 8)"
+    assert [item.segmentation is None for item in items] == [True, False]
+    assert [item.box for item in items] == [(10, 10, 20, 20)] * 2
+    assert notes[0].startswith("1 polygons ")
+    assert notes[0].endswith("left out (first: annotation 8)")
 
 
 def test_polygon_that_is_not_wrapped_in_a_list_is_understood(write_coco, annotation) -> None:
@@ -44,19 +48,39 @@ def test_polygon_that_is_not_wrapped_in_a_list_is_understood(write_coco, annotat
     assert notes == ()
 
 
+WITHOUT_SIZE = "NaN, infinite or not above 0 in size"
+HUGE = 10**400  # no float
+
+
 @pytest.mark.parametrize(
-    "box", [[NAN, 1, 2, 3], [1, 2, float("inf"), 3], [1, 2, -3, 4], [1, 2, 0, 4], [1, 2, 3], None, "box", [None] * 4]
+    ("box", "what"),
+    [
+        *((box, WITHOUT_SIZE) for box in ([NAN, 1, 2, 3], [1, 2, float("inf"), 3], [1, 2, -3, 4], [1, 2, 0, 4])),
+        *((box, WITHOUT_SIZE) for box in ([HUGE, 1, 2, 3], [1, 2, 3, "-4"])),
+        *(
+            (box, "absent")
+            for box in (None, "", [], [None] * 4, [0] * 4, [-1] * 4, [0.0] * 4, -1, {}, ["", "", "", ""])
+        ),
+        *((box, "not four numbers") for box in ("box", [1, 2, 3], [1, 2, None, 4], [1, 2, "x", 4], {"x": 1}, 7)),
+    ],
 )
-def test_unusable_box_is_taken_from_the_mask(write_coco, annotation, box: object) -> None:
+def test_unusable_box_is_taken_from_the_mask(write_coco, annotation, box: object, what: str) -> None:
     items, notes = _only_image(write_coco([annotation(5, bbox=box), annotation(6)]))
     assert [item.box for item in items] == [(10, 10, 20, 20)] * 2
-    assert notes == ("1 boxes that are NaN, infinite or not above 0 in size taken from the mask (first: annotation 5)",)
+    assert notes[-1] == f"1 boxes that are {what} taken from the mask (first: annotation 5)"
 
 
 def test_unusable_box_without_a_mask_is_dropped(write_coco, annotation) -> None:
     items, notes = _only_image(write_coco([annotation(5, bbox=[1, 2, NAN, 4], segmentation=[])]))
     assert items == ()
     assert notes == ("1 boxes that are NaN, infinite or not above 0 in size left out (first: annotation 5)",)
+
+
+@pytest.mark.parametrize("box", [None, [], "", [0, 0, 0, 0], [-1, -1, -1, -1]])
+def test_absent_box_is_called_absent(write_coco, annotation, box: object) -> None:
+    items, notes = _only_image(write_coco([annotation(5, bbox=box, segmentation=[])]))
+    assert items == ()
+    assert notes == ("1 objects without a box and a mask left out (first: annotation 5)",)
 
 
 def test_box_is_clipped_at_the_image(write_coco, annotation) -> None:
@@ -95,11 +119,12 @@ def test_annotation_of_an_image_that_is_not_listed_is_dropped(write_coco, annota
     assert notes == ("1 annotations of images that are not listed left out (first: annotation 5)",)
 
 
-def test_empty_run_lengths_are_dropped(write_coco, annotation) -> None:
-    empty = {"size": [40, 60], "counts": [2400]}
+@pytest.mark.parametrize("counts", [[2400], [], ""])
+def test_empty_run_lengths_are_dropped(write_coco, annotation, counts: object) -> None:
+    empty = {"size": [40, 60], "counts": counts}
     items, notes = _only_image(write_coco([annotation(5, segmentation=empty)]))
-    assert items == ()
-    assert notes[0] == "1 empty masks left out (first: annotation 5)"
+    assert items[0].segmentation is None
+    assert notes == ("1 empty masks left out (first: annotation 5)",)
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------
@@ -133,25 +158,42 @@ def test_unknown_category_is_refused(write_coco, annotation) -> None:
 @pytest.mark.parametrize(
     ("rle", "message"),
     [
-        ({"size": [60, 40], "counts": [2400]}, r"annotation 5: its mask is \[60, 40\] .* its image is \[40, 60\]"),
-        ({"size": [40, 60], "counts": [2300]}, "annotation 5: the runs of its RLE cover 2300 pixels"),
-        ({"size": [40, 60], "counts": "P"}, "annotation 5: its compressed RLE is cut off"),
-        ({"counts": [2400]}, "annotation 5: a run-length encoding needs 'counts' and 'size'"),
-        ("polygon", "segmentation of annotation 5 is neither"),
-        ([{"x": 1}], "segmentation of annotation 5 is neither"),
-        ([["1", "2", "a", "4", "5", "6"]], "segmentation of annotation 5 is neither"),
-        ([[[1, 2], [3, 4], [5, 6], [1, 1], [2, 2], [3, 3]]], "segmentation of annotation 5 is neither"),
+        ({"size": [60, 40], "counts": [2400]}, r"a mask of \[60, 40\] pixels .height, width. .* image is \[40, 60\]"),
+        ({"size": [40, 60], "counts": [2300]}, "cannot be decoded: the runs of its RLE cover 2300 pixels"),
+        ({"size": [40, 60], "counts": "P"}, "cannot be decoded: its compressed RLE is cut off"),
+        ({"size": [40, 60], "counts": [0.5, 2399.5]}, "has the run length 0.5, which is no whole number"),
+        ({"size": [40, 60], "counts": [2**63, 2**63, 2400]}, "cannot be decoded"),
+        ({"size": [40, 60], "counts": [-1, 2401]}, "cannot be decoded: a run of its RLE has a negative length"),
+        ({"size": [2**20, 2**20], "counts": [0, 2**40]}, r"a mask of \[1048576, 1048576\] pixels"),
+        ({"counts": [2400]}, "needs 'counts' and 'size' as run lengths, it has counts"),
+        ("polygon", "is neither a list of polygons .*; it is 'polygon'"),
+        (3, "is neither a list of polygons .*; it is 3"),
+        ([{"x": 1}], "is neither"),
+        ([["1", "2", "a", "4", "5", "6"]], "has the coordinate 'a', which is no number"),
+        ([[1, 2, True, 4, 5, 6], [1, 2, [3], 4, 5, 6]], "is neither|has the coordinate"),
     ],
 )
 def test_segmentation_that_is_none_is_refused(write_coco, annotation, rle: object, message: str) -> None:
-    _refused(write_coco([annotation(4), annotation(5, segmentation=rle)]), message)
+    _refused(
+        write_coco([annotation(4), annotation(5, segmentation=rle)]), f"the segmentation of annotation 5.*{message}"
+    )
 
 
-@pytest.mark.parametrize("points", [[1, 2, 2], [1, 2, 2, 4, NAN, 2]])
-def test_wrong_number_of_key_points_is_refused(write_coco, annotation, points: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([1, 2, 2], "has 3 keypoint values; 2 keypoints need 6"),
+        ([1, 2, 2, 4, NAN, 2], r"has a labelled keypoint at \[4, nan\]"),
+        ([1, 2, 2, 4, None, 2], r"has a labelled keypoint at \[4, None\]"),
+        ([1, 2, 3, 4, 5, 2], "has a keypoint visibility 3, which must be 0 .not labelled., 1 .hidden. or 2"),
+        ([1, 2, 0.97, 4, 5, 2], "has a keypoint visibility 0.97"),
+        ("nose", "has keypoints 'nose'"),
+        ({"nose": [1, 2]}, "has keypoints"),
+    ],
+)
+def test_what_is_no_keypoints_is_refused(write_coco, annotation, points: object, message: str) -> None:
     categories = [{"id": 7, "name": "person", "keypoints": ["nose", "chin"]}]
-    path = write_coco([annotation(5, keypoints=points)], categories=categories)
-    _refused(path, f"annotation 5 has {len(points)} key point values; 2 key points need 6")
+    _refused(write_coco([annotation(5, keypoints=points)], categories=categories), f"annotation 5 {message}")
 
 
 def test_dataset_without_images_is_refused(write_coco) -> None:
@@ -162,16 +204,20 @@ def test_dataset_without_categories_is_refused(write_coco) -> None:
     _refused(write_coco([], categories=[]), "'categories' is empty")
 
 
-@pytest.mark.parametrize("size", [(0, 60), (40, None), (40.5, 60), ("40", 60), (-40, 60)])
+@pytest.mark.parametrize("size", [(40.5, 60), ("forty", 60), (-40, 60), (40, True), (40, [60]), (2**31, 60)])
 def test_image_size_that_is_none_is_refused(write_coco, size: tuple[object, object]) -> None:
     images = [{"id": 1, "file_name": "001.png", "height": size[0], "width": size[1]}]
-    _refused(write_coco([], images=images), "image 1 has height")
+    _refused(write_coco([], images=images), "image 1 has (height|width) ")
+
+
+def test_image_of_more_pixels_than_run_lengths_can_count_is_refused(write_coco) -> None:
+    images = [{"id": 1, "file_name": "001.png", "height": 100_000, "width": 100_000}]
+    _refused(write_coco([], images=images), "image 1 has height 100000 and width 100000, more than 4294967295 pixels")
 
 
 @pytest.mark.parametrize(
     ("section", "element", "message"),
     [
-        ("annotations", {"image_id": 1, "category_id": 7}, "number 0 of 'annotations' has no 'id'"),
         ("annotations", {"id": 3, "category_id": 7}, "id 3 of 'annotations' has no 'image_id'"),
         ("images", {"id": 3, "height": 4, "width": 4}, "id 3 of 'images' has no 'file_name'"),
         ("images", {"id": "a", "file_name": "b", "height": 4, "width": 4}, "id 'a' in 'images' is not a whole"),

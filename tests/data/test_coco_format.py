@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from mrcnn_zoo.data.formats.coco import load_coco
-from mrcnn_zoo.data.formats.coco_json import flip_pairs
+from mrcnn_zoo.data.keypoints import flip_pairs
 
 
 def _load(path: Path):

@@ -174,14 +174,14 @@ def test_images_with_few_key_points_are_not_trained_on(cfg, write_coco, annotati
     categories = [{"id": 7, "name": "person", "keypoints": ["a", "b"]}]
     points = [[1, 1, 2, 2, 2, 1], [1, 1, 2, 0, 0, 0], None]
     annotations = [annotation(n, image_id=n, keypoints=values) for n, values in enumerate(points, 1)]
-    dataset = load_dataset(cfg, str(write_coco(annotations, num_images=3, categories=categories).parent))
     cfg.MODEL.KEYPOINT_ON = True
+    dataset = load_dataset(cfg, str(write_coco(annotations, num_images=3, categories=categories).parent))
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 2
     loader = build_train_loader(cfg, [dataset])
     assert loader.num_images == 1
     assert next(iter(loader))[0].targets.keypoints.shape == (1, 2, 3)
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 5
-    with pytest.raises(UserError, match=r"none of its 3 images has 5 visible key points.*MIN_KEYPOINTS_PER_IMAGE"):
+    with pytest.raises(UserError, match=r"none of its 3 images has 5 visible keypoints.*MIN_KEYPOINTS_PER_IMAGE"):
         build_train_loader(cfg, [dataset])
 
 

@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
+from mrcnn_zoo.data.field_rules import number_in, shown
+from mrcnn_zoo.data.formats.segmentation_forms import (
+    UnreadableSegmentationError,
+    is_absent,
+    is_plain,
+    polygons_in,
+    read_rle,
+)
+from mrcnn_zoo.data.polygon_runs import allowed_steps, encode_polygons, outline_steps
 from mrcnn_zoo.data.records import Rle
 from mrcnn_zoo.data.repairs import RepairLog
 from mrcnn_zoo.data.rle import box_of
@@ -26,122 +34,171 @@ class Segmentations:
         source: the file, for messages.
         ids: of the annotations.
         repairs: where what is left out is counted.
+        is_strict: refuse what is no segmentation; otherwise it is left out, and its object keeps the box.
     """
 
-    def __init__(self, source: str, *, ids: Sequence[int], repairs: RepairLog) -> None:
+    def __init__(self, source: str, *, ids: Sequence[int], repairs: RepairLog, is_strict: bool = True) -> None:
         self.source = source
         self.ids = ids
         self.repairs = repairs
+        self.is_strict = is_strict
         self.usable: list[list[NDArray[np.float64]] | Rle | None] = [None] * len(ids)
         self.boxes: NDArray[np.float64] = np.full((len(ids), 4), np.nan)  # x1 y1 x2 y2; NaN where there is none
-        self.is_lost: NDArray[np.bool_] = np.zeros(len(ids), dtype=bool)  # had a segmentation, has none left
+        # The box of the file is more likely right than these masks.
+        self.is_doubtful: NDArray[np.bool_] = np.zeros(len(ids), dtype=bool)
 
     def read(self, raw: Sequence[Any], sizes: Sequence[ImageSize]) -> None:
         """Take the segmentations as they stand in the file.
 
         Args:
-            raw: one an annotation: list of polygons, run lengths, or None.
+            raw: one per annotation: list of polygons, run lengths, or what stands for none.
             sizes: of the image of each.
 
         Raises:
             UserError: a segmentation that is neither polygons nor run lengths, or run lengths of another image.
         """
-        self._read_polygons([value if isinstance(value, list) else [] for value in raw])
+        shapes: list[list[Any]] = []
         for row, value in enumerate(raw):
-            if isinstance(value, dict):
-                self._read_rle(row, value, sizes[row])
-            elif value is not None and not isinstance(value, list):
-                raise self._not_a_segmentation(row)
-        had_one = np.array([bool(value) for value in raw], dtype=bool)
-        has_none = np.array([value is None for value in self.usable], dtype=bool)
-        self.is_lost = had_one & has_none
+            shapes.append([])
+            if is_plain(value):
+                shapes[row] = value
+            elif not is_absent(value):
+                try:
+                    shapes[row] = self._read_unusual(row, value, sizes[row])
+                except UnreadableSegmentationError as error:
+                    self._refuse(row, str(error))
+        self._read_polygons(shapes, sizes)
 
-    def _read_polygons(self, shapes: Sequence[list[Any]]) -> None:
-        # A single polygon that is not wrapped in a list is a common slip of hand-made files.
-        shapes = [[shape] if shape and isinstance(shape[0], int | float) else shape for shape in shapes]
+    def _read_unusual(self, row: int, value: Any, size: ImageSize) -> list[Any]:
+        """Polygons in another form than COCO's; none where the segmentation was run lengths."""
+        polygons, rles, repair = polygons_in(value)
+        if repair:
+            self._note(repair, [row])
+        if rles:
+            rle, repair = read_rle(rles, size)
+            if repair:
+                self._note(repair, [row])
+            self._take_rle(row, rle, "empty masks left out")
+        return polygons
+
+    def _take_rle(self, row: int, rle: Rle | None, note: str) -> None:
+        try:
+            box = None if rle is None else box_of(rle)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UnreadableSegmentationError(str(error)) from error
+        if box is None:
+            self._note(note, [row])
+            return
+        self.usable[row] = rle
+        self.boxes[row] = box
+
+    def _read_polygons(self, shapes: Sequence[list[Any]], sizes: Sequence[ImageSize]) -> None:
         polygons = list(chain.from_iterable(shapes))
         owners = np.repeat(np.arange(len(shapes)), [len(shape) for shape in shapes])
-        for row, polygon in zip(owners.tolist(), polygons, strict=True):
-            if not isinstance(polygon, list):
-                raise self._not_a_segmentation(row)
         lengths = np.array([len(polygon) for polygon in polygons], dtype=np.int64)
-        is_long = (lengths >= FEWEST_NUMBERS) & (lengths % 2 == 0)
-        self._note("polygons with fewer than 3 points left out", owners[~is_long])
+        odd = np.flatnonzero((lengths % 2 == 1) & (lengths > FEWEST_NUMBERS))
+        for place in odd.tolist():  # pycocotools ignores the last number, too
+            label = f"{self.ids[owners[place]]}: {lengths[place]} numbers"
+            self.repairs.add("polygons with an odd number of coordinates read without the last one", [label])
+            polygons[place] = polygons[place][:-1]
+            lengths[place] -= 1
+            self.is_doubtful[owners[place]] = True
+        is_long = lengths >= FEWEST_NUMBERS
+        self._note("polygons with fewer than 3 points left out", owners[~is_long].tolist())
         kept = np.flatnonzero(is_long)
-        self._keep_finite([polygons[row] for row in kept], owners[kept], lengths[kept])
+        self._keep_finite([polygons[place] for place in kept], owners[kept], lengths[kept], sizes)
 
-    def _keep_finite(self, polygons: list[list[Any]], owners: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    def _keep_finite(
+        self,
+        polygons: list[list[Any]],
+        owners: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        sizes: Sequence[ImageSize],
+    ) -> None:
         """Keep polygons as views of one array, which takes a quarter of the memory of lists of floats."""
         if not polygons:
             return
         numbers = self._as_numbers(polygons, owners, int(lengths.sum()))
         starts = np.cumsum(lengths) - lengths
         is_finite = np.logical_and.reduceat(np.isfinite(numbers), starts)
-        self._note("polygons with NaN or infinite coordinates left out", owners[~is_finite])
+        self._note("polygons with NaN, infinite or null coordinates left out", owners[~is_finite].tolist())
         points, first_points = numbers.reshape(-1, 2), starts // 2
         low = np.minimum.reduceat(points, first_points)
         high = np.maximum.reduceat(points, first_points)
+        is_point = is_finite & (low == high).all(axis=1)
+        self._note("polygons whose points are all the same left out", owners[is_point].tolist())
+        is_kept = is_finite & ~is_point
         views = np.split(numbers, starts[1:])
-        for row in np.flatnonzero(is_finite).tolist():
+        for row in np.flatnonzero(is_kept).tolist():
             owner = int(owners[row])
             polygons_of_owner = self.usable[owner]
             if polygons_of_owner is None:
                 self.usable[owner] = [views[row]]
             else:
                 polygons_of_owner.append(views[row])  # type: ignore[union-attr]
-        boxes = np.concatenate([low, high], axis=1)[is_finite]
-        self.boxes = _boxes_around(boxes, owners[is_finite], len(self.ids))
+        boxes = np.concatenate([low, high], axis=1)[is_kept]
+        _put_boxes_around(self.boxes, boxes, owners[is_kept])
+        self._limit_memory(boxes, owners[is_kept], lengths[is_kept], sizes)
+
+    def _limit_memory(
+        self,
+        boxes: NDArray[np.float64],
+        owners: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        sizes: Sequence[ImageSize],
+    ) -> None:
+        """Make run lengths of polygons that drawing would need much more memory for than their image takes."""
+        frames = np.array([sizes[owner][::-1] for owner in owners.tolist()], dtype=np.float64).reshape(-1, 2)
+        longest = frames.max(axis=1, keepdims=True)
+        is_far = ((boxes[:, :2] < -longest) | (boxes[:, 2:] > frames + longest)).any(axis=1)
+        allowed = np.array([allowed_steps(sizes[owner]) for owner in owners.tolist()])
+        with np.errstate(over="ignore"):
+            most_steps = lengths * (boxes[:, 2:] - boxes[:, :2]).max(axis=1) * 5
+        far_owners = set(owners[is_far].tolist())
+        for owner in sorted(far_owners | set(owners[most_steps > allowed].tolist())):
+            polygons = [np.asarray(polygon).reshape(-1, 2) for polygon in self.usable[owner] or ()]
+            if owner not in far_owners and sum(map(outline_steps, polygons)) <= allowed_steps(sizes[owner]):
+                continue
+            self.usable[owner], self.boxes[owner] = None, np.nan
+            self._take_rle(owner, encode_polygons(polygons, sizes[owner]), "masks outside their image left out")
+            if owner in far_owners:
+                self.is_doubtful[owner] = True
+                self._note("masks with points far outside their image clipped to it", [owner])
 
     def _as_numbers(self, polygons: list[list[Any]], owners: NDArray[np.int64], count: int) -> NDArray[np.float64]:
         try:
             return np.fromiter(chain.from_iterable(polygons), dtype=np.float64, count=count)
         except (TypeError, ValueError, OverflowError):
-            for row, polygon in zip(owners, polygons, strict=True):
-                if not all(isinstance(number, int | float) and not abs(number) > MAX_FLOAT for number in polygon):
-                    raise self._not_a_segmentation(row) from None
-            raise
+            rows = zip(owners.tolist(), polygons, strict=True)
+            return np.array([self._coordinate(item, row) for row, polygon in rows for item in polygon])
 
-    def _read_rle(self, row: int, value: dict[str, Any], size: ImageSize) -> None:
-        where = f"{self.source}: annotation {self.ids[row]}"
-        if not isinstance(value.get("counts"), str | list) or not isinstance(value.get("size"), list):
-            raise UserError(f"{where}: a run-length encoding needs 'counts' and 'size', it has {', '.join(value)}.")
-        if tuple(value["size"]) != size:
+    def _coordinate(self, value: Any, row: int) -> float:
+        """A coordinate as a number; NaN, which leaves the polygon out, for null."""
+        number = number_in(value)
+        if number is None or number == "":
+            return float("nan")
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            self._refuse(row, f"has the coordinate {shown(value)}, which is no number")
+            return float("nan")
+        if isinstance(number, int) and abs(number) > MAX_FLOAT:
+            return MAX_FLOAT if number > 0 else -MAX_FLOAT
+        return float(number)
+
+    def _note(self, kind: str, rows: Sequence[int]) -> None:
+        self.repairs.add(kind, [self.ids[row] for row in rows])
+
+    def _refuse(self, row: int, message: str) -> None:
+        if self.is_strict:
             raise UserError(
-                f"{where}: its mask is {value['size']} pixels (height, width) where its image is {list(size)}."
+                f"{self.source}: the segmentation of annotation {self.ids[row]} {message}. Correct it, or train on "
+                "boxes with MODEL.MASK_ON False."
             )
-        try:
-            box = box_of(value)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise UserError(f"{where}: {error}.") from error
-        if box is None:
-            self._note("empty masks left out", np.array([row]))
-            return
-        self.usable[row] = _compress(value)
-        self.boxes[row] = box
-
-    def _note(self, kind: str, rows: NDArray[np.int64]) -> None:
-        self.repairs.add(kind, [self.ids[row] for row in rows.tolist()])
-
-    def _not_a_segmentation(self, row: int) -> UserError:
-        return UserError(
-            f"{self.source}: the segmentation of annotation {self.ids[row]} is neither a list of polygons "
-            "[[x1, y1, x2, y2, ...], ...] nor a run-length encoding {'size': [height, width], 'counts': ...}."
-        )
+        self._note("segmentations that cannot be read left out, as MODEL.MASK_ON is False", [row])
 
 
-def _compress(rle: Rle) -> Rle:
-    if isinstance(rle["counts"], str):
-        return {"size": rle["size"], "counts": rle["counts"]}
-    height, width = rle["size"]
-    encoded = coco_mask.frPyObjects(rle, height, width)
-    return {"size": rle["size"], "counts": encoded["counts"].decode("ascii")}
-
-
-def _boxes_around(boxes: NDArray[np.float64], owners: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """The box around all boxes of one owner; NaN for owners without. Owners come in rising order."""
-    around = np.full((count, 4), np.nan)
+def _put_boxes_around(table: NDArray[np.float64], boxes: NDArray[np.float64], owners: NDArray[np.int64]) -> None:
+    """Write the box around all boxes of one owner into its row. Owners come in rising order."""
     if len(owners):
         first = np.flatnonzero(np.diff(owners, prepend=-1))
-        around[owners[first], :2] = np.minimum.reduceat(boxes[:, :2], first)
-        around[owners[first], 2:] = np.maximum.reduceat(boxes[:, 2:], first)
-    return around
+        table[owners[first], :2] = np.minimum.reduceat(boxes[:, :2], first)
+        table[owners[first], 2:] = np.maximum.reduceat(boxes[:, 2:], first)

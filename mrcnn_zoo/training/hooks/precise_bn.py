@@ -138,7 +138,13 @@ def build_precise_batch_norm(cfg: CfgNode, workspace: Workspace) -> PreciseBatch
 
     def open_batches(seed: int) -> Iterable[list[Sample]]:
         return data.build_train_loader(
-            cfg, workspace.train_datasets, start_batch=0, rank=rank(), world_size=world_size(), seed=seed
+            cfg,
+            workspace.train_datasets,
+            start_batch=0,
+            rank=rank(),
+            world_size=world_size(),
+            seed=seed,
+            is_first=False,
         )
 
     return PreciseBatchNorm(open_batches, num_batches=cfg.TEST.PRECISE_BN.NUM_ITER, period=cfg.TEST.EVAL_PERIOD)

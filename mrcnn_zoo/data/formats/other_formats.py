@@ -1,0 +1,135 @@
+"""Annotation formats that are not read, recognised so that messages can name them."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CONVERT = (
+    "which is not read yet: convert it to COCO's format, one JSON file with 'images', 'annotations' and 'categories' "
+    "for all images, and name that file as ANNOTATIONS."
+)
+LABELME = "labelme JSON (one file per image)"
+YOLO = "YOLO text (one .txt file per image)"
+VOC = "Pascal VOC XML (one file per image)"
+CITYSCAPES = "Cityscapes JSON (one file of polygons per image)"
+YOLO_LINE = re.compile(r"\s*\d+(\s+-?\d*\.?\d+([eE][+-]?\d+)?){4,}\s*")
+FILES_LOOKED_AT = 2000  # of a folder
+START_OF_FILE = 4096  # characters
+
+
+def name_of_json(content: Any) -> str:
+    """The format of a JSON file's content, e.g. "labelme JSON (one file per image)"; empty where it is not known."""
+    if isinstance(content, list):
+        return _name_of_list(content)
+    if not isinstance(content, Mapping):
+        return ""
+    if "_via_img_metadata" in content or "_via_settings" in content or _is_via(content):
+        return "VIA JSON (VGG Image Annotator)"
+    if "shapes" in content and {"imagePath", "imageData", "version", "flags"} & content.keys():
+        return LABELME
+    if {"imgHeight", "imgWidth", "objects"} <= content.keys():
+        return CITYSCAPES
+    if "objects" in content and "size" in content:
+        return "Supervisely JSON (one file per image)"
+    if content.get("type") == "FeatureCollection":
+        return "GeoJSON"
+    if "frames" in content or "labels" in content:
+        return "a JSON of labels for each image or frame"
+    return ""
+
+
+def kind_of_coco(content: Mapping[str, Any]) -> str:
+    """Which other file of COCO's this is: with captions, panoptic segments; empty for objects."""
+    annotations = content.get("annotations")
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    if not isinstance(first, Mapping) or "category_id" in first:
+        return ""
+    if "caption" in first:
+        return "COCO's captions: they have no objects. The objects of the same images are in instances_*.json."
+    if "segments_info" in first:
+        return "COCO's panoptic annotations, which are not read yet. The objects are in instances_*.json."
+    return ""
+
+
+def name_of_text(text: str) -> str:
+    """The format of a text file that is no JSON, by its beginning."""
+    start = text[:START_OF_FILE].lstrip("\ufeff \t\r\n")
+    if start.startswith("<"):
+        return VOC if "<annotation" in start and "<object" in text else "XML"
+    lines = [line for line in start.splitlines()[:-1] or [start] if line.strip()]
+    if lines and all(YOLO_LINE.fullmatch(line) for line in lines):
+        return YOLO
+    if re.search(r"^(nc|names|train|val)\s*:", start, re.MULTILINE):
+        return "the data.yaml of a YOLO dataset"
+    if lines and all(line.count(",") == lines[0].count(",") >= 3 for line in lines) and lines[0][:1] not in "[{":
+        return "a CSV table"
+    return ""
+
+
+def name_of_folder(folder: Path) -> str:
+    """The format of the annotations that lie in a folder, or in the folders that formats keep them in."""
+    for place in (folder, folder / "labels", folder / "Annotations", folder / "annotations", folder / "gtFine"):
+        name = _name_of_files(place) if place.is_dir() else ""
+        if name:
+            return name
+    return ""
+
+
+def looks_like_nuclei(folder: Path) -> bool:
+    """Whether a folder has a subfolder per image with `images` and `masks`, as FORMAT dsb2018 reads them."""
+    children = [child for child in sorted(folder.iterdir()) if child.is_dir()][:1] if folder.is_dir() else []
+    return bool(children) and all((children[0] / part).is_dir() for part in ("images", "masks"))
+
+
+def _name_of_files(folder: Path) -> str:
+    names = [path.name for path, _ in zip(sorted(folder.iterdir()), range(FILES_LOOKED_AT), strict=False)]
+    by_suffix = {
+        suffix: [name for name in names if name.lower().endswith(suffix)] for suffix in (".xml", ".txt", ".json")
+    }
+    if by_suffix[".json"]:
+        return _name_of_json_file(folder / by_suffix[".json"][0])
+    if by_suffix[".xml"]:
+        return VOC
+    texts = [name for name in by_suffix[".txt"] if name.lower() not in ("classes.txt", "readme.txt", "labels.txt")]
+    return name_of_text(_start_of(folder / texts[0])) if texts else ""
+
+
+def _name_of_json_file(path: Path) -> str:
+    """By the beginning of the file: a whole one may have hundreds of megabytes."""
+    start = _start_of(path)
+    if path.name.endswith("_polygons.json") or '"imgHeight"' in start:
+        return CITYSCAPES
+    if '"_via_' in start:
+        return "VIA JSON (VGG Image Annotator)"
+    return LABELME if '"shapes"' in start or '"imagePath"' in start else ""
+
+
+def _start_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(START_OF_FILE).decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _is_via(content: Mapping[str, Any]) -> bool:
+    values = list(content.values())[:5]
+    return bool(values) and all(
+        isinstance(value, Mapping) and {"filename", "regions"} <= value.keys() for value in values
+    )
+
+
+def _name_of_list(content: list[Any]) -> str:
+    first = content[0] if content and isinstance(content[0], Mapping) else {}
+    if {"image_id", "score"} <= first.keys():
+        return "a COCO results file (detections without their images)"
+    if "annotations" in first and "data" in first:
+        return "Label Studio JSON"
+    if "annotations" in first and "image" in first:
+        return "CreateML JSON"
+    if "labels" in first and "name" in first:
+        return "a JSON of labels for each image or frame"
+    if "segmentation" in first or "bbox" in first:
+        return "a list of annotations without their images and categories"
+    return ""
