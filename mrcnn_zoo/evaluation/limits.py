@@ -1,0 +1,282 @@
+"""Limits on the number and size of objects: what they cut off of the data and of the detections, with their keys."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.data.transforms.resize import shortest_edge_size
+from mrcnn_zoo.structures import Detections
+
+PROPOSAL_NETWORK, RETINANET = "ProposalNetwork", "RetinaNet"  # MODEL.META_ARCHITECTURE
+DETECTIONS = "TEST.DETECTIONS_PER_IMAGE"
+COUNTED_WITHOUT_LIMIT = (
+    100  # detections per image that the COCO evaluation counts where DETECTIONS_PER_IMAGE is below 0
+)
+COUNTED_POSES = 20  # of COCO's keypoint evaluation, whatever the number of detections
+COUNTED_PROPOSALS = 1000  # of AR@1000
+SURE_SCORE = 0.5  # a limit that cuts above it loses objects
+FULL_SHARE = 0.5  # sure detections per candidate at which candidates run out: NMS leaves about one of two
+ROOM = 1.2  # of a suggested limit over the number of objects
+CANDIDATES_PER_OBJECT = 2  # of a suggested limit on proposals
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A key that bounds how many objects of an image can be found.
+
+    Args:
+        key: its name.
+        value: of the key.
+        levels: feature levels that it counts separately.
+        is_of_candidates: it bounds what the detections are chosen from, rather than the detections themselves.
+    """
+
+    key: str
+    value: int
+    levels: int = 1
+    is_of_candidates: bool = True
+
+    @property
+    def capacity(self) -> int:
+        """Objects of an image that it lets through at most."""
+        return self.value * self.levels
+
+    def advice(self, objects: int) -> str:
+        """`KEY VALUE` with room for so many objects per image; empty where there is room already."""
+        wanted = suggested(objects) * (CANDIDATES_PER_OBJECT if self.is_of_candidates else 1)
+        return f"{self.key} {wanted}" if wanted > self.value else ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence about a limit that was reached, for the log."""
+
+    topic: str  # the same for the same limit
+    level: int  # of logging
+    text: str
+
+
+def suggested(objects: int) -> int:
+    """A round limit with room for more than so many objects."""
+    return math.ceil(objects * ROOM / 100) * 100
+
+
+def build_limits(cfg: CfgNode, *, is_training: bool = False) -> tuple[Limit, ...]:
+    """The limits that an object of an image meets, at inference or in the region proposals of training."""
+    limits = list(_candidate_limits(cfg, "TRAIN" if is_training else "TEST"))
+    kept = cfg.TEST.DETECTIONS_PER_IMAGE
+    if not is_training and kept > 0 and cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK:
+        limits.append(Limit(DETECTIONS, kept, is_of_candidates=False))
+    return tuple(limits)
+
+
+def _candidate_limits(cfg: CfgNode, split: str) -> Sequence[Limit]:
+    model = cfg.MODEL
+    if model.META_ARCHITECTURE == RETINANET:
+        key = "MODEL.RETINANET.TOPK_CANDIDATES_TEST"
+        levels = len(model.RETINANET.IN_FEATURES)
+        return [Limit(key, cfg.value_of(key), levels)] if split == "TEST" else []
+    if model.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
+        key = f"DATASETS.PRECOMPUTED_PROPOSAL_TOPK_{split}"
+        return [Limit(key, cfg.value_of(key))]
+    if model.PROPOSAL_GENERATOR.NAME != "RPN":
+        return []
+    before, after = f"MODEL.RPN.PRE_NMS_TOPK_{split}", f"MODEL.RPN.POST_NMS_TOPK_{split}"
+    levels = 1 if model.RPN.ACROSS_LEVELS else len(model.RPN.IN_FEATURES)
+    return [Limit(before, cfg.value_of(before), levels), Limit(after, cfg.value_of(after))]
+
+
+def cut_objects_message(dataset: Dataset, limits: Sequence[Limit]) -> str:
+    """What limits cut off where images have more objects than they let through; empty where none does.
+
+    Args:
+        dataset: its crowds do not count.
+        limits: see `build_limits`.
+    """
+    counts = [_num_objects(record) for record in dataset.records]
+    most = max(counts, default=0)
+    exceeded = [limit for limit in limits if limit.capacity < most]
+    if not exceeded:
+        return ""
+    fullest = dataset.records[counts.index(most)]
+    parts = []
+    for limit in exceeded:
+        excess = [count - limit.capacity for count in counts if count > limit.capacity]
+        each = " for each feature level" if limit.levels > 1 else ""
+        parts.append(f"{limit.key} = {limit.value}{each} leaves out {sum(excess)} in {_images(len(excess))}")
+    advice = " ".join(text for limit in limits if (text := limit.advice(most)))
+    return (
+        f"{dataset.name}: {fullest.source.name} has {most} objects, more than can be found in one image: "
+        f"{'; '.join(parts)}. Type {advice}"
+    )
+
+
+def build_data_notes(cfg: CfgNode, dataset: Dataset) -> list[str]:
+    """What else of a test set an evaluation leaves out, and which key or rule does so; a sentence each."""
+    name, counts = dataset.name, [_num_objects(record) for record in dataset.records]
+    most = max(counts, default=0)
+    notes = []
+    if cfg.MODEL.META_ARCHITECTURE == PROPOSAL_NETWORK:
+        if most > COUNTED_PROPOSALS:
+            notes.append(f"{name}: the average recall counts {COUNTED_PROPOSALS} proposals per image; one has {most}")
+        return notes
+    if cfg.TEST.DETECTIONS_PER_IMAGE <= 0 and most > COUNTED_WITHOUT_LIMIT:
+        notes.append(
+            f"{name}: {DETECTIONS} = {cfg.TEST.DETECTIONS_PER_IMAGE} keeps all detections, but the evaluation counts "
+            f"the best {COUNTED_WITHOUT_LIMIT} of each image, and one has {most} objects. Type {DETECTIONS} "
+            f"{suggested(most)}"
+        )
+    if cfg.MODEL.KEYPOINT_ON:
+        poses = [sum(bool(item.keypoints) and not item.is_crowd for item in r.instances) for r in dataset.records]
+        if max(poses, default=0) > COUNTED_POSES:
+            notes.append(
+                f"{name}: COCO's keypoint evaluation counts the best {COUNTED_POSES} detections of each image; "
+                f"{_images(sum(count > COUNTED_POSES for count in poses))} have more objects with keypoints"
+            )
+    for key in ("MODEL.PROPOSAL_GENERATOR.MIN_SIZE", "MODEL.ROI_HEADS.MIN_SIZE_TEST"):
+        small = _num_below(cfg, dataset, cfg.value_of(key))
+        if small and cfg.MODEL.META_ARCHITECTURE != RETINANET:
+            notes.append(
+                f"{name}: {key} = {cfg.value_of(key):g} pixels of the network input leaves out {small} of "
+                f"{sum(counts)} objects, which have a shorter side. Type {key} 0"
+            )
+    return notes
+
+
+def _num_below(cfg: CfgNode, dataset: Dataset, least_side: float) -> int:
+    """Objects with a side of at most so many pixels of the network input."""
+    if least_side <= 0:
+        return 0
+    count = 0
+    for record in dataset.records:
+        height, width = shortest_edge_size(record.image_size, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        scale_y, scale_x = height / record.image_size[0], width / record.image_size[1]
+        for item in record.instances:
+            x1, y1, x2, y2 = item.box
+            count += not item.is_crowd and min((x2 - x1) * scale_x, (y2 - y1) * scale_y) <= least_side
+    return count
+
+
+@dataclass
+class DetectionTally:
+    """Counts the images in which detections may have been cut off by a limit. Sums of several tallies are tallies.
+
+    Args:
+        limits: see `build_limits`.
+        least_score: detections below it are of no interest, as where a picture leaves them out.
+        counted: detections per image that an evaluation counts where `limits` bound none; 0 for all.
+    """
+
+    limits: tuple[Limit, ...]
+    least_score: float = 0.0
+    counted: int = 0
+    num_images: int = 0
+    lowest_kept: dict[str, float] = field(default_factory=dict)  # image -> score, where the limit was reached
+    exhausted: dict[str, int] = field(default_factory=dict)  # image -> sure detections, where candidates run out
+    uncounted: dict[str, int] = field(default_factory=dict)  # image -> detections, where not all are counted
+
+    def add(self, image: str, found: Detections) -> None:
+        """Take in all that a model has found in one image, before any threshold of the caller."""
+        self.num_images += 1
+        count = len(found)
+        if count == 0:
+            return
+        kept = next((limit.value for limit in self.limits if not limit.is_of_candidates), 0)
+        if kept and count >= kept:
+            score = float(found.scores.min())
+            if score >= self.least_score:
+                self.lowest_kept[image] = score
+        elif not kept and 0 < self.counted < count:
+            self.uncounted[image] = count
+        fewest = min((limit.value for limit in self.limits if limit.is_of_candidates), default=0)
+        if fewest and count >= FULL_SHARE * fewest:
+            sure = int((found.scores >= SURE_SCORE).sum())
+            if sure >= FULL_SHARE * fewest:
+                self.exhausted[image] = sure
+
+    def take(self, other: "DetectionTally") -> None:
+        """Add the counts of another tally, of other images."""
+        self.num_images += other.num_images
+        self.lowest_kept |= other.lowest_kept
+        self.exhausted |= other.exhausted
+        self.uncounted |= other.uncounted
+
+    def notes(self) -> list[Note]:
+        """One for each limit that was reached."""
+        notes = []
+        if self.lowest_kept:
+            notes.append(self._note_of_cut())
+        if self.exhausted:
+            notes.append(self._note_of_candidates())
+        if self.uncounted:
+            image, most = max(self.uncounted.items(), key=lambda item: item[1])
+            text = (
+                f"the evaluation counts the best {self.counted} detections of each image where {DETECTIONS} is not "
+                f"above 0; {_images(len(self.uncounted))} had more ({most} in {image}). To count all, type "
+                f"{DETECTIONS} {suggested(most)}"
+            )
+            notes.append(Note("uncounted", logging.WARNING, text))
+        return notes
+
+    def _note_of_cut(self) -> Note:
+        limit = next(limit for limit in self.limits if not limit.is_of_candidates)
+        image, score = max(self.lowest_kept.items(), key=lambda item: item[1])
+        text = (
+            f"{limit.key} = {limit.value} cut the detections of {len(self.lowest_kept)} of {_images(self.num_images)}; "
+            f"the lowest score kept is {score:.3f} ({image})"
+        )
+        if score < SURE_SCORE:
+            return Note(limit.key, logging.INFO, text)
+        advice = " ".join(text for each in self.limits if (text := each.advice(2 * limit.value)))
+        return Note(limit.key, logging.WARNING, f"{text}, so objects are missing. Type {advice}")
+
+    def _note_of_candidates(self) -> Note:
+        image, most = max(self.exhausted.items(), key=lambda item: item[1])
+        narrow = [limit for limit in self.limits if limit.is_of_candidates and FULL_SHARE * limit.value <= most]
+        keys = " and ".join(f"{limit.key} = {limit.value}" for limit in narrow)
+        advice = " ".join(text for limit in self.limits if (text := limit.advice(2 * most)))
+        text = (
+            f"{_images(len(self.exhausted))} had nearly as many detections as candidates for them ({keys}; {most} "
+            f"detections in {image}), so objects may be missing. Type {advice}"
+        )
+        return Note("candidates", logging.WARNING, text)
+
+
+def build_detection_tally(
+    cfg: CfgNode, *, least_score: float = 0.0, limits: Sequence[Limit] | None = None
+) -> DetectionTally:
+    """A fresh tally for a model of this config; its score threshold counts too."""
+    is_counted = cfg.EVAL.EVALUATOR == "coco" and cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK
+    return DetectionTally(
+        tuple(build_limits(cfg) if limits is None else limits),
+        least_score=least_score,
+        counted=COUNTED_WITHOUT_LIMIT if is_counted else 0,
+    )
+
+
+def log_notes(notes: Sequence[Note], *, said: set[tuple[str, str, int]], dataset: str = "") -> None:
+    """Log notes; of one limit and dataset only the first of each level.
+
+    Args:
+        notes: see `DetectionTally.notes`.
+        said: what was logged before in this run; extended.
+        dataset: put before each sentence.
+    """
+    for note in notes:
+        topic = (dataset, note.topic, note.level)
+        if topic not in said:
+            said.add(topic)
+            logger.log(note.level, "%s%s", f"{dataset}: " if dataset else "", note.text)
+
+
+def _num_objects(record: ImageRecord) -> int:
+    return sum(not item.is_crowd for item in record.instances)
+
+
+def _images(count: int) -> str:
+    return f"{count} image" if count == 1 else f"{count} images"
