@@ -19,8 +19,16 @@ from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.class_mapping import check_classes, predicts_classes, with_classes_of
 from mrcnn_zoo.evaluation.expected import verify_expected_results
+from mrcnn_zoo.evaluation.limits import (
+    DetectionTally,
+    build_data_notes,
+    build_evaluation_tally,
+    build_limits,
+    cut_objects_message,
+    log_notes,
+)
 from mrcnn_zoo.evaluation.tables import Results
-from mrcnn_zoo.ops.processes import rank, world_size
+from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
 
@@ -48,6 +56,7 @@ def evaluate(
     *,
     output_dir: str | Path | None = None,
     loader: Iterable[list[Sample]] | None = None,
+    said: set[tuple[str, str, int]] | None = None,
 ) -> Results:
     """Detect in every image of a dataset and measure.
 
@@ -58,6 +67,7 @@ def evaluate(
         output_dir: gets `inference/` with coco_instances_results.json, results.json, results.md and
             precision_recall.npz.
         loader: batches of this process's share of the images; by default those of `build_prediction_loader`.
+        said: notes on limits that were logged before in this run, and are not again; see `log_notes`.
 
     Returns:
         {"bbox": {"AP": ..., "AP50": ..., ...}, "segm": {...}} in percent, on every process.
@@ -70,14 +80,29 @@ def evaluate(
     if loader is None:
         loader = build_prediction_loader(cfg, dataset, model, rank=rank(), world_size=world_size())
     num_images = -(-len(dataset) // world_size())
+    tally = build_evaluation_tally(cfg)
     seconds = 0.0
     with inference(model):
         for samples in _with_progress(loader, num_images, name=dataset.name):
             start = time.perf_counter()
-            evaluator.process(samples, model.predict(samples))  # type: ignore[operator]
+            detections = model.predict(samples)  # type: ignore[operator]
+            evaluator.process(samples, detections)
             seconds += time.perf_counter() - start
-    logger.info("%s: %d images, %.3f s an image", dataset.name, len(dataset), seconds / num_images)
-    return evaluator.evaluate(output_dir)
+            for sample, found in zip(samples, detections, strict=True):
+                tally.add(sample.file_name or str(sample.image_id), found)
+    logger.info("%s: %d images, %.3f s per image", dataset.name, len(dataset), seconds / num_images)
+    results = evaluator.evaluate(output_dir)
+    _log_cut_detections(tally, dataset.name, set() if said is None else said)
+    return results
+
+
+def _log_cut_detections(tally: DetectionTally, name: str, said: set[tuple[str, str, int]]) -> None:
+    """Log on process 0 where a limit cut the detections of any process."""
+    first, *others = gather_on_main_process(tally) or [tally]
+    for other in others:
+        first.take(other)
+    if rank() == 0:
+        log_notes(first.notes(), said=said, dataset=name)
 
 
 def build_prediction_loader(
@@ -120,9 +145,11 @@ def evaluate_datasets(
         check_classes(cfg, datasets, class_names if predicts_classes(model) else ())
     check_evaluation(cfg, datasets)
     results: dict[str, Results] = {}
+    said: set[tuple[str, str, int]] = set()
     for name, dataset in zip(names, datasets, strict=True):
         folder = output_dir if output_dir is None or len(names) == 1 else Path(output_dir) / folder_name(name)
-        results[name] = evaluate(with_classes_of(dataset, model, class_names), dataset, cfg, output_dir=folder)
+        wrapped = with_classes_of(dataset, model, class_names)
+        results[name] = evaluate(wrapped, dataset, cfg, output_dir=folder, said=said)
     outcome = results[names[0]] if len(names) == 1 else results
     verify_expected_results(outcome, cfg.TEST.EXPECTED_RESULTS)
     return outcome
@@ -144,11 +171,20 @@ def load_test_datasets(cfg: CfgNode) -> list[Dataset]:
 def check_evaluation(cfg: CfgNode, datasets: Iterable[Dataset]) -> None:
     """Build what measures each dataset, because after hours of training a mistake in its settings shows too late.
 
+    Objects that a limit of the model or of the evaluation leaves out are logged here, once per run.
+
     Raises:
         UserError: settings that do not fit the dataset, one without images, or a backend that is not installed.
     """
+    limits = build_limits(cfg)
     for dataset in datasets:
-        EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, evaluated_part(dataset, cfg))
+        part = evaluated_part(dataset, cfg)
+        EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, part)
+        if len(part) < len(dataset):
+            logger.info("%s: TEST.NUM_IMAGES = %d of %d images are evaluated", dataset.name, len(part), len(dataset))
+        cut = cut_objects_message(part, limits)
+        for message in filter(None, (cut, *build_data_notes(cfg, part))):
+            logger.warning("%s", message)
 
 
 def evaluated_part(dataset: Dataset, cfg: CfgNode) -> Dataset:
@@ -206,4 +242,4 @@ def _with_lines(loader: Iterable[list[Sample]], num_images: int, *, name: str) -
         if now - last >= SECONDS_BETWEEN_LINES:
             last, each = now, (now - start) / done
             remaining = each * (num_images - done)
-            logger.info("%s: %d of %d images, %.3f s an image, %.0f s to go", name, done, num_images, each, remaining)
+            logger.info("%s: %d of %d images, %.3f s per image, %.0f s to go", name, done, num_images, each, remaining)

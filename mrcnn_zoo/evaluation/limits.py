@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.transforms.resize import shortest_edge_size
+from mrcnn_zoo.errors import counted
+from mrcnn_zoo.evaluation.coco import KEYPOINT_MAXIMUM, PROPOSAL_NETWORK, STANDARD_MAXIMUM
+from mrcnn_zoo.evaluation.proposals import LIMITS as PROPOSAL_LIMITS
 from mrcnn_zoo.structures import Detections
 
-PROPOSAL_NETWORK, RETINANET = "ProposalNetwork", "RetinaNet"  # MODEL.META_ARCHITECTURE
+RETINANET = "RetinaNet"  # MODEL.META_ARCHITECTURE
 DETECTIONS = "TEST.DETECTIONS_PER_IMAGE"
-COUNTED_WITHOUT_LIMIT = (
-    100  # detections per image that the COCO evaluation counts where DETECTIONS_PER_IMAGE is below 0
-)
-COUNTED_POSES = 20  # of COCO's keypoint evaluation, whatever the number of detections
-COUNTED_PROPOSALS = 1000  # of AR@1000
 SURE_SCORE = 0.5  # a limit that cuts above it loses objects
 FULL_SHARE = 0.5  # sure detections per candidate at which candidates run out: NMS leaves about one of two
 ROOM = 1.2  # of a suggested limit over the number of objects
@@ -66,6 +64,10 @@ def suggested(objects: int) -> int:
     return math.ceil(objects * ROOM / 100) * 100
 
 
+def _advice(limits: Sequence[Limit], objects: int) -> str:
+    return " ".join(filter(None, (limit.advice(objects) for limit in limits)))
+
+
 def build_limits(cfg: CfgNode, *, is_training: bool = False) -> tuple[Limit, ...]:
     """The limits that an object of an image meets, at inference or in the region proposals of training."""
     limits = list(_candidate_limits(cfg, "TRAIN" if is_training else "TEST"))
@@ -108,8 +110,8 @@ def cut_objects_message(dataset: Dataset, limits: Sequence[Limit]) -> str:
     for limit in exceeded:
         excess = [count - limit.capacity for count in counts if count > limit.capacity]
         each = " for each feature level" if limit.levels > 1 else ""
-        parts.append(f"{limit.key} = {limit.value}{each} leaves out {sum(excess)} in {_images(len(excess))}")
-    advice = " ".join(text for limit in limits if (text := limit.advice(most)))
+        parts.append(f"{limit.key} = {limit.value}{each} leaves out {sum(excess):,} in {counted(len(excess), 'image')}")
+    advice = _advice(limits, most)
     return (
         f"{dataset.name}: {fullest.source.name} has {most} objects, more than can be found in one image: "
         f"{'; '.join(parts)}. Type {advice}"
@@ -122,21 +124,21 @@ def build_data_notes(cfg: CfgNode, dataset: Dataset) -> list[str]:
     most = max(counts, default=0)
     notes = []
     if cfg.MODEL.META_ARCHITECTURE == PROPOSAL_NETWORK:
-        if most > COUNTED_PROPOSALS:
-            notes.append(f"{name}: the average recall counts {COUNTED_PROPOSALS} proposals per image; one has {most}")
+        if most > PROPOSAL_LIMITS[-1]:
+            notes.append(f"{name}: the average recall counts {PROPOSAL_LIMITS[-1]} proposals per image; one has {most}")
         return notes
-    if cfg.TEST.DETECTIONS_PER_IMAGE <= 0 and most > COUNTED_WITHOUT_LIMIT:
+    if cfg.TEST.DETECTIONS_PER_IMAGE <= 0 and most > STANDARD_MAXIMUM:
         notes.append(
             f"{name}: {DETECTIONS} = {cfg.TEST.DETECTIONS_PER_IMAGE} keeps all detections, but the evaluation counts "
-            f"the best {COUNTED_WITHOUT_LIMIT} of each image, and one has {most} objects. Type {DETECTIONS} "
+            f"the best {STANDARD_MAXIMUM} of each image, and one has {most} objects. Type {DETECTIONS} "
             f"{suggested(most)}"
         )
     if cfg.MODEL.KEYPOINT_ON:
         poses = [sum(bool(item.keypoints) and not item.is_crowd for item in r.instances) for r in dataset.records]
-        if max(poses, default=0) > COUNTED_POSES:
+        if max(poses, default=0) > KEYPOINT_MAXIMUM:
             notes.append(
-                f"{name}: COCO's keypoint evaluation counts the best {COUNTED_POSES} detections of each image; "
-                f"{_images(sum(count > COUNTED_POSES for count in poses))} have more objects with keypoints"
+                f"{name}: COCO's keypoint evaluation counts the best {KEYPOINT_MAXIMUM} detections of each image; "
+                f"{counted(sum(count > KEYPOINT_MAXIMUM for count in poses), 'image')} have more objects with keypoints"
             )
     for key in ("MODEL.PROPOSAL_GENERATOR.MIN_SIZE", "MODEL.ROI_HEADS.MIN_SIZE_TEST"):
         small = _num_below(cfg, dataset, cfg.value_of(key))
@@ -176,9 +178,9 @@ class DetectionTally:
     least_score: float = 0.0
     counted: int = 0
     num_images: int = 0
-    lowest_kept: dict[str, float] = field(default_factory=dict)  # image -> score, where the limit was reached
-    exhausted: dict[str, int] = field(default_factory=dict)  # image -> sure detections, where candidates run out
-    uncounted: dict[str, int] = field(default_factory=dict)  # image -> detections, where not all are counted
+    lowest_kept: list[tuple[float, str]] = field(default_factory=list)  # score and image, where the limit was reached
+    exhausted: list[tuple[int, str]] = field(default_factory=list)  # sure detections, where candidates run out
+    uncounted: list[tuple[int, str]] = field(default_factory=list)  # detections, where not all are counted
 
     def add(self, image: str, found: Detections) -> None:
         """Take in all that a model has found in one image, before any threshold of the caller."""
@@ -190,21 +192,21 @@ class DetectionTally:
         if kept and count >= kept:
             score = float(found.scores.min())
             if score >= self.least_score:
-                self.lowest_kept[image] = score
+                self.lowest_kept.append((score, image))
         elif not kept and 0 < self.counted < count:
-            self.uncounted[image] = count
+            self.uncounted.append((count, image))
         fewest = min((limit.value for limit in self.limits if limit.is_of_candidates), default=0)
         if fewest and count >= FULL_SHARE * fewest:
             sure = int((found.scores >= SURE_SCORE).sum())
             if sure >= FULL_SHARE * fewest:
-                self.exhausted[image] = sure
+                self.exhausted.append((sure, image))
 
     def take(self, other: "DetectionTally") -> None:
         """Add the counts of another tally, of other images."""
         self.num_images += other.num_images
-        self.lowest_kept |= other.lowest_kept
-        self.exhausted |= other.exhausted
-        self.uncounted |= other.uncounted
+        self.lowest_kept += other.lowest_kept
+        self.exhausted += other.exhausted
+        self.uncounted += other.uncounted
 
     def notes(self) -> list[Note]:
         """One for each limit that was reached."""
@@ -214,10 +216,10 @@ class DetectionTally:
         if self.exhausted:
             notes.append(self._note_of_candidates())
         if self.uncounted:
-            image, most = max(self.uncounted.items(), key=lambda item: item[1])
+            most, image = max(self.uncounted)
             text = (
                 f"the evaluation counts the best {self.counted} detections of each image where {DETECTIONS} is not "
-                f"above 0; {_images(len(self.uncounted))} had more ({most} in {image}). To count all, type "
+                f"above 0; {counted(len(self.uncounted), 'image')} had more ({most} in {image}). To count all, type "
                 f"{DETECTIONS} {suggested(most)}"
             )
             notes.append(Note("uncounted", logging.WARNING, text))
@@ -225,38 +227,42 @@ class DetectionTally:
 
     def _note_of_cut(self) -> Note:
         limit = next(limit for limit in self.limits if not limit.is_of_candidates)
-        image, score = max(self.lowest_kept.items(), key=lambda item: item[1])
+        score, image = max(self.lowest_kept)
         text = (
-            f"{limit.key} = {limit.value} cut the detections of {len(self.lowest_kept)} of {_images(self.num_images)}; "
-            f"the lowest score kept is {score:.3f} ({image})"
+            f"{limit.key} = {limit.value} cut the detections of {len(self.lowest_kept)} of "
+            f"{counted(self.num_images, 'image')}; the lowest score kept is {score:.3f} ({image})"
         )
         if score < SURE_SCORE:
             return Note(limit.key, logging.INFO, text)
-        advice = " ".join(text for each in self.limits if (text := each.advice(2 * limit.value)))
-        return Note(limit.key, logging.WARNING, f"{text}, so objects are missing. Type {advice}")
+        advice = _advice(self.limits, 2 * limit.value)
+        return Note(limit.key, logging.WARNING, f"{text}, so objects may be missing. Type {advice}")
 
     def _note_of_candidates(self) -> Note:
-        image, most = max(self.exhausted.items(), key=lambda item: item[1])
+        most, image = max(self.exhausted)
         narrow = [limit for limit in self.limits if limit.is_of_candidates and FULL_SHARE * limit.value <= most]
         keys = " and ".join(f"{limit.key} = {limit.value}" for limit in narrow)
-        advice = " ".join(text for limit in self.limits if (text := limit.advice(2 * most)))
+        advice = _advice(self.limits, 2 * most)
         text = (
-            f"{_images(len(self.exhausted))} had nearly as many detections as candidates for them ({keys}; {most} "
-            f"detections in {image}), so objects may be missing. Type {advice}"
+            f"{counted(len(self.exhausted), 'image')} had nearly as many detections as candidates for them ({keys}; "
+            f"{most} detections in {image}), so objects may be missing. Type {advice}"
         )
         return Note("candidates", logging.WARNING, text)
 
 
-def build_detection_tally(
-    cfg: CfgNode, *, least_score: float = 0.0, limits: Sequence[Limit] | None = None
-) -> DetectionTally:
-    """A fresh tally for a model of this config; its score threshold counts too."""
-    is_counted = cfg.EVAL.EVALUATOR == "coco" and cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK
-    return DetectionTally(
-        tuple(build_limits(cfg) if limits is None else limits),
-        least_score=least_score,
-        counted=COUNTED_WITHOUT_LIMIT if is_counted else 0,
-    )
+def build_detection_tally(cfg: CfgNode, *, least_score: float = 0.0) -> DetectionTally:
+    """A fresh tally of what a model of this config detects.
+
+    Args:
+        cfg: of the model.
+        least_score: see `DetectionTally`.
+    """
+    return DetectionTally(build_limits(cfg), least_score=least_score)
+
+
+def build_evaluation_tally(cfg: CfgNode) -> DetectionTally:
+    """The same for an evaluation, which may count fewer detections than the model keeps."""
+    is_limited = cfg.EVAL.EVALUATOR == "coco" and cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK
+    return DetectionTally(build_limits(cfg), counted=STANDARD_MAXIMUM if is_limited else 0)
 
 
 def log_notes(notes: Sequence[Note], *, said: set[tuple[str, str, int]], dataset: str = "") -> None:
@@ -276,7 +282,3 @@ def log_notes(notes: Sequence[Note], *, said: set[tuple[str, str, int]], dataset
 
 def _num_objects(record: ImageRecord) -> int:
     return sum(not item.is_crowd for item in record.instances)
-
-
-def _images(count: int) -> str:
-    return f"{count} image" if count == 1 else f"{count} images"

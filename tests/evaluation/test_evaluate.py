@@ -90,11 +90,11 @@ def test_files_go_into_the_folder_inference(three_images, tmp_path) -> None:
     assert (tmp_path / "inference" / "results.json").is_file()
 
 
-def test_tables_and_seconds_an_image_are_logged(three_images, caplog) -> None:
+def test_tables_and_seconds_per_image_are_logged(three_images, caplog) -> None:
     with caplog.at_level(logging.INFO):
         evaluate(Oracle(three_images), three_images, config())
     assert "squares: 3 images" in caplog.text
-    assert "s an image" in caplog.text
+    assert "s per image" in caplog.text
     assert "| segm " in caplog.text
     assert "| cat " in caplog.text
 

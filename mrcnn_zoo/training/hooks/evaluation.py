@@ -68,13 +68,14 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
     is_alone = len(workspace.test_datasets) == 1
     training = workspace.train_datasets[0]
     labelled: dict[str, Dataset] = {}  # test sets with the classes of the model, by name
+    said: set[tuple[str, str, int]] = set()  # limits that were logged: once per run, not at each evaluation
 
     def measure(model: nn.Module) -> Results:
         results: dict[str, Mapping[str, float]] = {}
         for dataset in workspace.test_datasets:
             folder = workspace.output_dir if is_alone else workspace.output_dir / folder_name(dataset.name)
             detector = with_classes_of(dataset, model, training.class_names)
-            found = evaluate(detector, dataset, cfg, output_dir=folder)
+            found = evaluate(detector, dataset, cfg, output_dir=folder, said=said)
             if cfg.TEST.VAL_LOSS:
                 if dataset.name not in labelled:
                     is_classified = predicts_classes(model)
