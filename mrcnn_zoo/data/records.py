@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mrcnn_zoo.errors import counted
 from mrcnn_zoo.structures import ImageSize
 
 # Each x1 y1 x2 y2 ..., at least 3 points, pixels of the original image; lists of floats or arrays of float64.
@@ -67,3 +68,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def summary(self) -> str:
+        """How much there is, e.g. "24 images, 827 objects, 1 class"; crowds are counted apart."""
+        instances = [item for record in self.records for item in record.instances]
+        num_crowds = sum(item.is_crowd for item in instances)
+        parts = [counted(len(self.records), "image"), counted(len(instances) - num_crowds, "object")]
+        parts += [counted(num_crowds, "crowd")] if num_crowds else []
+        return ", ".join([*parts, counted(len(self.class_names), "class")])

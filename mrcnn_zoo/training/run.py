@@ -19,6 +19,7 @@ from mrcnn_zoo.evaluation import check_evaluation, evaluate_datasets, verify_exp
 from mrcnn_zoo.evaluation.class_mapping import check_classes, predicts_classes
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
 from mrcnn_zoo.evaluation.evaluator import load_test_datasets
+from mrcnn_zoo.evaluation.limits import build_limits, cut_objects_message
 from mrcnn_zoo.evaluation.trained import fill_model
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.ops.processes import world_size
@@ -119,6 +120,7 @@ def _train_stage(cfg: CfgNode, log: LogFile, *, resume: bool) -> Results:
         check_classes(cfg, test_datasets, train_datasets[0].class_names)
     check_best_metric(cfg, test_datasets)
     check_evaluation(cfg, test_datasets)
+    _log_data(cfg, train_datasets, test_datasets)
     if cfg.SOLVER.MAX_EPOCHS > 0:
         cfg = fit_to_epochs(cfg, len(select_for_training(cfg, merge_datasets(train_datasets))))
     writers: list[MetricWriter] = []  # the hooks keep this list; it is filled once nothing is left to be refused
@@ -207,6 +209,16 @@ def _in_classes_of_state(datasets: Sequence[Dataset], state: Mapping[str, Any], 
 
 def _load_datasets(cfg: CfgNode, names: Sequence[str]) -> list[Dataset]:
     return [data.load_dataset(cfg, name) for name in names]
+
+
+def _log_data(cfg: CfgNode, train_datasets: Sequence[Dataset], test_datasets: Sequence[Dataset]) -> None:
+    """What was read, and what the limits of the region proposals leave out of it in training."""
+    for split, datasets in (("train", train_datasets), ("test", test_datasets)):
+        for dataset in datasets:
+            logger.info("%s %s: %s", split, dataset.name, dataset.summary())
+    limits = build_limits(cfg, is_training=True)
+    for message in filter(None, (cut_objects_message(dataset, limits) for dataset in train_datasets)):
+        logger.warning("%s", message)
 
 
 def _record_run(cfg: CfgNode, output_dir: Path) -> None:
