@@ -19,6 +19,7 @@ from mrcnn_zoo.errors import UserError
 logger = logging.getLogger(__name__)
 
 ORIGINS = "__origins__"  # kept beside the keys, where YACS keeps its own state
+SOURCES = "__sources__"
 DEFAULT = Origin("default")
 OLD_VERSIONS = (0, 1)
 
@@ -44,6 +45,8 @@ class CfgNode(YacsNode):
             raise AttributeError("the config is frozen; call defrost() on it, or on a clone(), before changing it")
         lines: dict[tuple[str, str], Origin] = {}
         for assignment in assignments:
+            if assignment.origin.source not in self._sources():
+                self._sources().append(assignment.origin.source)
             if assignment.name in section_names() and assignment.value in (None, {}):
                 continue  # a section whose keys are all commented out
             key, below = locate(assignment)
@@ -73,6 +76,15 @@ class CfgNode(YacsNode):
         """Where the value of a dotted name came from; self must be the root."""
         return self._origins().get(name, DEFAULT)
 
+    def closeness_of(self, name: str) -> int:
+        """How close to the user the value of a dotted name was set: 0 by default, more in each file that is based on
+        the one before, most on the command line. Of keys that contradict each other the closer one counts.
+        """
+        source = self.origin_of(name).source
+        if source == COMMAND_LINE:
+            return 1 + len(self._sources())
+        return 1 + self._sources().index(source) if source in self._sources() else 0
+
     def _assign_leaf(self, name: str, value: Any) -> None:
         section, _, leaf = name.rpartition(".")
         node = self.value_of(section) if section else self
@@ -95,6 +107,10 @@ class CfgNode(YacsNode):
 
     def _origins(self) -> dict[str, Origin]:
         return self.__dict__.setdefault(ORIGINS, {})
+
+    def _sources(self) -> list[str]:
+        """Files and command line, in the order in which they were read: a base before what is based on it."""
+        return self.__dict__.setdefault(SOURCES, [])
 
     @classmethod
     def _load_cfg_py_source(cls, filename: str) -> NoReturn:

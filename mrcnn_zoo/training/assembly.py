@@ -21,6 +21,7 @@ from mrcnn_zoo.training.clipping import build_clipper
 from mrcnn_zoo.training.ema import build_weights_average
 from mrcnn_zoo.training.environment import installed_versions
 from mrcnn_zoo.training.hook import Hook
+from mrcnn_zoo.training.lengths import warn_of_schedule
 from mrcnn_zoo.training.lr_schedule import build_lr_schedule
 from mrcnn_zoo.training.optimizer import build_optimizer
 from mrcnn_zoo.training.precision import build_precision
@@ -62,6 +63,8 @@ def build_trainer(cfg: CfgNode, workspace: Workspace, state: Mapping[str, Any] |
     if state is None and cfg.MODEL.WEIGHTS:
         _load_initial_weights(model, cfg, workspace.train_datasets[0].class_names)
     optimizer = build_optimizer(cfg, model)
+    schedule = build_lr_schedule(cfg)
+    warn_of_schedule(cfg, schedule)
     _describe_model(model)
     trainer = Trainer(
         model,
@@ -69,7 +72,7 @@ def build_trainer(cfg: CfgNode, workspace: Workspace, state: Mapping[str, Any] |
         updater=Updater(optimizer, precision=build_precision(cfg, _device_of(model)), clipper=build_clipper(cfg)),
         plan=TrainingPlan(
             budget=build_budget(cfg),
-            schedule=build_lr_schedule(cfg),
+            schedule=schedule,
             seed=seed,
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
         ),

@@ -1,12 +1,150 @@
-"""Lengths and rates of a run, fitted to the number of processes and to the size of the data."""
+"""Lengths and rates of a run: which one counts, fitted to the number of processes and to the size of the data."""
 
 import logging
 import math
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.training.budget import LONGEST_WARMUP
+from mrcnn_zoo.training.lr_schedule import LRSchedule, build_lr_schedule
+
+MINUTES, EPOCHS, ITERATIONS = "SOLVER.MAX_MINUTES", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER"
+LENGTHS = (MINUTES, EPOCHS, ITERATIONS)  # of two that are set equally close the first counts
+WARMUP = "SOLVER.WARMUP_ITERS"
+LEAST_SHARE = 0.5  # of the rate that a run must reach; below it a warm-up that is less close is shortened
+NEAR_SHARE = 0.9  # below it the shortfall is said
+STEPS_OF_1X = (2 / 3, 8 / 9)  # of the training, where Detectron2's 1x schedule has its steps
+# Schedules that read a key; others do not.
+READ_BY = {
+    "SOLVER.STEPS": ("WarmupMultiStepLR",),
+    "SOLVER.GAMMA": ("WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"),
+    "SOLVER.NUM_DECAYS": ("WarmupStepWithFixedGammaLR",),
+    "SOLVER.BASE_LR_END": ("WarmupCosineLR",),
+}
+BUILT_IN_SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 
 logger = logging.getLogger(__name__)
+
+
+def choose_length(cfg: CfgNode) -> CfgNode:
+    """The config with one length: of MAX_MINUTES, MAX_EPOCHS and MAX_ITER the one that was set closest to the user.
+
+    What is typed counts before what stands in a file, a file before its base, and that before the default; at equal
+    distance MAX_MINUTES counts before MAX_EPOCHS, and that before MAX_ITER. The others are named in one log line.
+    """
+    given = [name for name in LENGTHS if name == ITERATIONS or cfg.value_of(name) > 0]
+    chosen = max(given, key=cfg.closeness_of)
+    others = [name for name in given if name != chosen and cfg.closeness_of(name) > 0]
+    if not others:
+        return cfg
+    left_out = [_with_origin(cfg, name) for name in others if name != ITERATIONS]
+    words = f"{' and '.join(left_out)} {'does' if len(left_out) == 1 else 'do'} not count" if left_out else ""
+    shape = f"{_with_origin(cfg, ITERATIONS)} only gives the shape of the schedule" if ITERATIONS in others else ""
+    logger.info("the length of training is %s; %s", _with_origin(cfg, chosen), "; ".join(filter(None, (words, shape))))
+    cfg, is_frozen = _thawed(cfg)
+    if chosen != MINUTES:
+        cfg.SOLVER.MAX_MINUTES = 0.0
+    if chosen != EPOCHS:
+        cfg.SOLVER.MAX_EPOCHS = 0.0
+    return _refrozen(cfg, is_frozen)
+
+
+def fit_warmup(cfg: CfgNode) -> CfgNode:
+    """The config with a warm-up that leaves time for the rate, where a length that was set closer is too short for it.
+
+    The decay runs meanwhile: by the end of a warm-up that takes nearly all of the training, a cosine or steps have
+    brought down what the warm-up climbs to.
+    """
+    if cfg.SOLVER.MAX_MINUTES > 0:
+        return cfg
+    length = EPOCHS if cfg.SOLVER.MAX_EPOCHS > 0 else ITERATIONS
+    if cfg.closeness_of(length) <= cfg.closeness_of(WARMUP):
+        return cfg
+    share, _ = build_lr_schedule(cfg).highest_factor(cfg.SOLVER.MAX_ITER)
+    if share >= LEAST_SHARE:
+        return cfg
+    shortened = int(LONGEST_WARMUP * cfg.SOLVER.MAX_ITER)
+    logger.info(
+        "the warm-up takes %d iterations, as %s leaves too little time for %s; to keep it, type %s %d",
+        shortened,
+        _with_origin(cfg, length),
+        _with_origin(cfg, WARMUP),
+        WARMUP,
+        cfg.SOLVER.WARMUP_ITERS,
+    )
+    cfg, is_frozen = _thawed(cfg)
+    cfg.SOLVER.WARMUP_ITERS = shortened
+    return _refrozen(cfg, is_frozen)
+
+
+def warn_of_schedule(cfg: CfgNode, schedule: LRSchedule) -> None:
+    """Say at the start where the learning rate never reaches its value, ends too early, or does not read a typed key.
+
+    Args:
+        cfg: with lengths fitted to the data.
+        schedule: of the run.
+    """
+    iterations, rate = cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR
+    share, best = schedule.highest_factor(iterations)
+    if rate == 0:
+        logger.warning("SOLVER.BASE_LR = 0: nothing is learned")
+    elif share < NEAR_SHARE or iterations <= cfg.SOLVER.WARMUP_ITERS:
+        logger.warning(
+            "the learning rate is at most %.2g, in iteration %d of %d, where SOLVER.BASE_LR = %g: the warm-up takes "
+            "%s. Type for instance %s %d",
+            rate * share,
+            best + 1,
+            iterations,
+            rate,
+            _with_origin(cfg, WARMUP),
+            WARMUP,
+            int(LONGEST_WARMUP * iterations),
+        )
+    first_zero = schedule.first_zero(iterations)
+    if rate > 0 and first_zero < iterations:
+        logger.warning(
+            "the learning rate is 0 from iteration %d of %d on: nothing is learned after it. Check "
+            "SOLVER.LR_SCHEDULER_NAME = %s",
+            first_zero + 1,
+            iterations,
+            cfg.SOLVER.LR_SCHEDULER_NAME,
+        )
+    name = cfg.SOLVER.LR_SCHEDULER_NAME
+    beyond = [step for step in cfg.SOLVER.STEPS if step >= iterations]
+    if beyond and name in READ_BY["SOLVER.STEPS"]:
+        within = str([round(iterations * place) for place in STEPS_OF_1X]).replace(" ", "")
+        logger.warning(
+            "SOLVER.STEPS %s (%s) do not lie within SOLVER.MAX_ITER = %d: no effect. Type for instance SOLVER.STEPS %s",
+            beyond,
+            cfg.origin_of("SOLVER.STEPS"),
+            iterations,
+            within,
+        )
+    for key, readers in READ_BY.items():
+        is_set_for_this_run = cfg.closeness_of(key) > cfg.closeness_of("SOLVER.LR_SCHEDULER_NAME")
+        if name in BUILT_IN_SCHEDULES and name not in readers and is_set_for_this_run:
+            logger.warning(
+                "%s has no effect: SOLVER.LR_SCHEDULER_NAME = %s does not read it", _with_origin(cfg, key), name
+            )
+
+
+def warn_of_early_stopping(cfg: CfgNode, num_test_datasets: int) -> None:
+    """Say where SOLVER.EARLY_STOPPING.PATIENCE has nothing to go by."""
+    patience = cfg.SOLVER.EARLY_STOPPING.PATIENCE
+    if patience <= 0:
+        return
+    if not num_test_datasets:
+        logger.warning("SOLVER.EARLY_STOPPING.PATIENCE = %d has no effect: DATASETS.TEST is empty", patience)
+    elif cfg.TEST.EVAL_PERIOD <= 0:
+        logger.warning(
+            "SOLVER.EARLY_STOPPING.PATIENCE = %d has no effect: TEST.EVAL_PERIOD = %d evaluates only at the end",
+            patience,
+            cfg.TEST.EVAL_PERIOD,
+        )
 
 
 def fit_to_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
@@ -51,8 +189,15 @@ def fit_to_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
     images_per_step = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
     iterations = max(1, math.ceil(cfg.SOLVER.MAX_EPOCHS * num_images / images_per_step))
     former = cfg.SOLVER.MAX_ITER
+    # What was set closer than MAX_ITER was not meant for its length.
+    kept = {
+        name: cfg.SOLVER[name]
+        for name in ("STEPS", "WARMUP_ITERS")
+        if cfg.closeness_of(f"SOLVER.{name}") > cfg.closeness_of(ITERATIONS)
+    }
     cfg, is_frozen = _thawed(cfg)
     _scale_lengths(cfg, iterations / former)
+    cfg.SOLVER.update(kept)
     cfg.SOLVER.MAX_ITER = iterations
     logger.info(
         "%g epochs of %d images are %d iterations of %d images; steps at %s, warm-up %d",
@@ -64,6 +209,44 @@ def fit_to_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
         cfg.SOLVER.WARMUP_ITERS,
     )
     return _refrozen(cfg, is_frozen)
+
+
+def check_remaining_length(cfg: CfgNode, state: Mapping[str, Any]) -> None:
+    """Say that the training of a checkpoint is complete, or refuse a length that it has passed already.
+
+    Args:
+        cfg: with lengths fitted to the data.
+        state: of the checkpoint.
+
+    Raises:
+        UserError: the length was changed to one that is over; nothing would be trained, and nobody notice.
+    """
+    done, minutes = state["iteration"], state["elapsed_seconds"] / 60
+    if cfg.SOLVER.MAX_MINUTES > 0:
+        name, past, is_over = MINUTES, f"{minutes:.1f} minutes", minutes >= cfg.SOLVER.MAX_MINUTES
+        more = f"{MINUTES} {math.ceil(minutes + cfg.SOLVER.MAX_MINUTES)}"
+        former = (yaml.safe_load(state["config"]) or {}).get("SOLVER", {}).get("MAX_MINUTES")
+        is_passed = is_over and former != cfg.SOLVER.MAX_MINUTES
+    else:
+        name = EPOCHS if cfg.SOLVER.MAX_EPOCHS > 0 else ITERATIONS
+        past, is_over, is_passed = counted(done, "iteration"), done >= cfg.SOLVER.MAX_ITER, done > cfg.SOLVER.MAX_ITER
+        epochs = cfg.SOLVER.MAX_EPOCHS * (1 + done / cfg.SOLVER.MAX_ITER)
+        more = f"{EPOCHS} {math.ceil(epochs)}" if name == EPOCHS else f"{name} {done + cfg.SOLVER.MAX_ITER}"
+    length = _with_origin(cfg, name)
+    if name == EPOCHS:
+        length += f", which are {counted(cfg.SOLVER.MAX_ITER, 'iteration')}"
+    if is_passed:
+        raise UserError(
+            f"the checkpoint in OUTPUT_DIR = {cfg.OUTPUT_DIR} has been trained for {past}, longer than {length}: "
+            f"nothing is left to train. To go on, type for instance {more}; to evaluate the checkpoint, add "
+            f"--eval-only to --resume."
+        )
+    if is_over:
+        logger.info("%s of %s are done: the training is complete. To go on, type for instance %s", past, length, more)
+
+
+def _with_origin(cfg: CfgNode, name: str) -> str:
+    return f"{name} = {cfg.value_of(name)} ({cfg.origin_of(name)})"
 
 
 def _scale_lengths(cfg: CfgNode, factor: float) -> None:

@@ -4,7 +4,6 @@ Formulas and key names are Detectron2's. Everything is computed in progress, ite
 """
 
 import bisect
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import LR_SCHEDULES
 
-logger = logging.getLogger(__name__)
-
 PROGRESS_EPSILON = 1e-6  # an iteration that lies on a step by arithmetic counts as having reached it
+INSPECTED_ITERATIONS = 500  # of a schedule that is looked at before it begins
 WARMUP_METHODS = ("linear", "constant")
 
 
@@ -112,6 +110,27 @@ class LRSchedule:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
+    def highest_factor(self, iterations: int) -> tuple[float, int]:
+        """The largest factor in a training of so many iterations, and the first of them that has it."""
+        places = sorted({*self._inspected(iterations), *self._around(self._warmup.fraction * iterations, iterations)})
+        factors = [self.factor(place, iterations) for place in places]
+        highest = max(factors)
+        return highest, places[factors.index(highest)]
+
+    def first_zero(self, iterations: int) -> int:
+        """The iteration from which on the factor is 0 for more than the last of the training; else `iterations`."""
+        places = self._inspected(iterations)
+        zeros = [place for place in places if self.factor(place, iterations) == 0.0 and place < iterations - 1]
+        return zeros[0] if zeros and self.factor(iterations - 1, iterations) == 0.0 else iterations
+
+    def _inspected(self, iterations: int) -> list[int]:
+        """Some hundred iterations, spread evenly, with the first and the last."""
+        step = max(1, iterations // INSPECTED_ITERATIONS)
+        return sorted({*range(0, iterations, step), iterations - 1})
+
+    def _around(self, place: float, iterations: int) -> list[int]:
+        return [number for number in range(int(place) - 1, int(place) + 3) if 0 <= number < iterations]
+
     def _warmup_factor(self, progress: float) -> float:
         start = self._warmup.start * self._decay(0.0)
         if self._warmup.method == "constant":
@@ -135,9 +154,6 @@ def build_lr_schedule(cfg: CfgNode) -> LRSchedule:
 @LR_SCHEDULES.register("WarmupMultiStepLR")
 def build_multi_step(cfg: CfgNode) -> LRSchedule:
     milestones = [step for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER]
-    beyond = [step for step in cfg.SOLVER.STEPS if step > cfg.SOLVER.MAX_ITER]
-    if beyond:
-        logger.warning("SOLVER.STEPS %s lie beyond SOLVER.MAX_ITER = %d: no effect.", beyond, cfg.SOLVER.MAX_ITER)
     return _with_warmup(cfg, MultiStepDecay(tuple(milestones), length=cfg.SOLVER.MAX_ITER, gamma=cfg.SOLVER.GAMMA))
 
 

@@ -28,7 +28,14 @@ from mrcnn_zoo.registries import TRAINING_SCHEDULES
 from mrcnn_zoo.training.assembly import build_trainer
 from mrcnn_zoo.training.distributed import is_main_process, wait_for_all
 from mrcnn_zoo.training.environment import describe_environment
-from mrcnn_zoo.training.lengths import fit_to_epochs, fit_to_processes
+from mrcnn_zoo.training.lengths import (
+    check_remaining_length,
+    choose_length,
+    fit_to_epochs,
+    fit_to_processes,
+    fit_warmup,
+    warn_of_early_stopping,
+)
 from mrcnn_zoo.training.logs import LogFile, logging_to
 from mrcnn_zoo.training.output_folder import check_training_folder, clear_output_folder
 from mrcnn_zoo.training.settings import check_best_metric, check_settings
@@ -67,12 +74,13 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
         check_training_folder(output_dir, resume=resume, overwrite=overwrite)
     check_settings(cfg, is_training=not eval_only)
     with logging_to(output_dir) as log:
-        cfg = fit_to_processes(cfg, world_size())
+        cfg = fit_to_processes(choose_length(cfg), world_size())
         if eval_only:
             return _evaluate_only(cfg, log, resume=resume)
         results: Results = {}
-        for stage in TRAINING_SCHEDULES.get(cfg.SOLVER.TRAINING_SCHEDULE)(cfg):
-            results = _train_stage(stage, log, resume=resume)
+        stages = TRAINING_SCHEDULES.get(cfg.SOLVER.TRAINING_SCHEDULE)(cfg)
+        for stage in stages:
+            results = _train_stage(stage, log, resume=resume, is_only=len(stages) == 1)
         return results
 
 
@@ -104,7 +112,7 @@ def _evaluate_only(cfg: CfgNode, log: LogFile, *, resume: bool) -> Results:
     return evaluate_datasets(model, cfg, output_dir=output_dir, class_names=class_names, datasets=datasets)
 
 
-def _train_stage(cfg: CfgNode, log: LogFile, *, resume: bool) -> Results:
+def _train_stage(cfg: CfgNode, log: LogFile, *, resume: bool, is_only: bool) -> Results:
     _set_up_torch(cfg, is_training=True)
     output_dir = Path(cfg.OUTPUT_DIR)
     if not cfg.DATASETS.TRAIN:
@@ -123,6 +131,10 @@ def _train_stage(cfg: CfgNode, log: LogFile, *, resume: bool) -> Results:
     _log_data(cfg, train_datasets, test_datasets)
     if cfg.SOLVER.MAX_EPOCHS > 0:
         cfg = fit_to_epochs(cfg, len(select_for_training(cfg, merge_datasets(train_datasets))))
+    cfg = fit_warmup(cfg)
+    warn_of_early_stopping(cfg, len(test_datasets))
+    if state is not None and is_only:  # the checkpoint of a later stage has passed the earlier ones
+        check_remaining_length(cfg, state)
     writers: list[MetricWriter] = []  # the hooks keep this list; it is filled once nothing is left to be refused
     workspace = Workspace(
         output_dir=output_dir,

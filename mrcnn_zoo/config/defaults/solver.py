@@ -18,7 +18,14 @@ DETECTRON2_KEYS = (
         "WarmupMultiStepLR",
         "Registered learning-rate schedule, e.g. WarmupMultiStepLR or WarmupCosineLR.",
     ),
-    Key("SOLVER.MAX_ITER", 40000, "Length of training in iterations, which are optimizer steps.", range=AT_LEAST_ONE),
+    Key(
+        "SOLVER.MAX_ITER",
+        40000,
+        "Length of training in iterations, which are optimizer steps. Of MAX_ITER, MAX_EPOCHS and MAX_MINUTES the one "
+        "counts that is set closest: typed before in a file, in a file before in its base. At equal distance "
+        "MAX_MINUTES counts before MAX_EPOCHS, and that before MAX_ITER.",
+        range=AT_LEAST_ONE,
+    ),
     Key("SOLVER.BASE_LR", 0.001, "Learning rate after the warm-up.", range=NOT_NEGATIVE),
     Key("SOLVER.BASE_LR_END", 0.0, "Learning rate that a cosine schedule ends at.", range=NOT_NEGATIVE),
     Key("SOLVER.MOMENTUM", 0.9, "Momentum of SGD, in [0, 1).", range=SHARE_BELOW_ONE),
@@ -98,14 +105,16 @@ NEW_KEYS = (
         "SOLVER.MAX_EPOCHS",
         0.0,
         "When above 0, the length of training in passes over the data; replaces MAX_ITER and scales STEPS and "
-        "WARMUP_ITERS with it.",
+        "WARMUP_ITERS with it, unless these were set closer than MAX_ITER. Of several lengths the closest counts, see "
+        "MAX_ITER.",
         range=NOT_NEGATIVE,
     ),
     Key(
         "SOLVER.MAX_MINUTES",
         0.0,
         "When above 0, a time budget in minutes, from the first step to the last, evaluations included; it replaces "
-        "MAX_ITER, and the learning-rate schedule is stretched to end with it. The warm-up keeps its WARMUP_ITERS.",
+        "MAX_ITER, and the learning-rate schedule is stretched to end with it. The warm-up keeps its WARMUP_ITERS. Of "
+        "several lengths the closest counts, see MAX_ITER.",
         range=NOT_NEGATIVE,
     ),
     Key(
