@@ -16,7 +16,7 @@ MINUTES, EPOCHS, ITERATIONS = "SOLVER.MAX_MINUTES", "SOLVER.MAX_EPOCHS", "SOLVER
 LENGTHS = (MINUTES, EPOCHS, ITERATIONS)  # of two that are set equally close the first counts
 WARMUP = "SOLVER.WARMUP_ITERS"
 LEAST_SHARE = 0.5  # of the rate that a run must reach; below it a warm-up that is less close is shortened
-NEAR_SHARE = 0.9  # below it the shortfall is said
+NEAR_SHARE = 0.75  # below it the shortfall is said
 STEPS_OF_1X = (2 / 3, 8 / 9)  # of the training, where Detectron2's 1x schedule has its steps
 # Schedules that read a key; others do not.
 READ_BY = {
