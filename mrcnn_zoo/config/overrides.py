@@ -37,12 +37,28 @@ def _key_and_value(item: Any, rest: Iterator[Any]) -> tuple[str, Any]:
     if isinstance(item, str):
         joined = KEY_AND_VALUE.fullmatch(item)
         if joined:
-            return joined[1], _unquoted(joined[2])
+            return joined[1], _unquoted(_whole_list(joined[2], rest))
         if KEY.fullmatch(item):
             for value in rest:
-                return item, _unquoted(value)
+                return item, _unquoted(_whole_list(value, rest))
             raise UserError(f"{COMMAND_LINE}: the key {item} is given without a value; write {item}=VALUE.")
-    raise UserError(f"{COMMAND_LINE}: {item!r} stands where a KEY or KEY=VALUE is expected.")
+    raise UserError(
+        f"{COMMAND_LINE}: {item!r} stands where a KEY or KEY=VALUE is expected. A value with spaces is written in quotes."
+    )
+
+
+def _whole_list(value: Any, rest: Iterator[Any]) -> Any:
+    """A list that the shell has cut at its spaces, put together again: "[64," and "80]"."""
+    while isinstance(value, str) and value[:1] in ("[", "(") and _open_brackets(value) > 0:
+        more = next(rest, None)
+        if not isinstance(more, str):
+            break
+        value = f"{value} {more}"
+    return value
+
+
+def _open_brackets(text: str) -> int:
+    return sum((character in "[(") - (character in "])") for character in text)
 
 
 def _flattened(path: tuple[str, ...], value: Any, origin: Origin) -> Iterator[Assignment]:

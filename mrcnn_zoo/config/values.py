@@ -1,5 +1,6 @@
 """Whether a value fits a key, and its conversion to the key's type."""
 
+import re
 from ast import literal_eval
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from mrcnn_zoo.registry import did_you_mean
 
 WORDS = {"true": True, "false": False, "none": None, "null": None}  # as YAML and shells write them
 MAX_LITERAL = 10_000  # characters
+BETWEEN_ELEMENTS = re.compile(r"(?<=[\w.\])])\s+(?=[\[(\w.+-])")  # "64 80", "[[32] [64 128]]"
 TYPE_NAMES = {  # one, several
     str: ("string", "strings"),
     int: ("integer", "integers"),
@@ -77,9 +79,38 @@ def type_words(key: Key) -> str:
 
 
 def _readings(value: Any, key: Key) -> list[Any]:
-    if not isinstance(value, str) or key.types == (str,):
-        return [value]
-    return [literal(value), value]
+    """What a value may mean, the most literal first; lists may be typed without brackets, quotes or commas."""
+    readings = [value]
+    if isinstance(value, str) and key.types != (str,):
+        readings = [literal(value), value]
+    if isinstance(key.default, list):
+        readings += _list_readings(value, key)
+    return readings
+
+
+def _list_readings(value: Any, key: Key) -> list[Any]:
+    types = element_types(key)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return [] if str in types else [[value]]
+    if not isinstance(value, str) or value.strip().lower() in WORDS or len(value) > MAX_LITERAL:
+        return []
+    if str in types:
+        is_bracketed = value.strip()[:1] in ("[", "(", "{")
+        return [] if is_bracketed else [[part.strip() for part in value.split(",") if part.strip()]]
+    if not value.strip() or not types:
+        return []
+    commas = BETWEEN_ELEMENTS.sub(", ", value.strip())
+    return [literal(commas if commas[:1] in ("[", "(") and "," not in _after_list(commas) else f"[{commas}]")]
+
+
+def _after_list(text: str) -> str:
+    """What follows the first bracketed list of a text: ", [64]" of "[32], [64]"."""
+    depth = 0
+    for end, character in enumerate(text, start=1):
+        depth += (character in "[(") - (character in "])")
+        if depth == 0:
+            return text[end:]
+    return ""
 
 
 def _converted(value: Any, types: tuple[type, ...], key: Key) -> Any:
@@ -120,8 +151,10 @@ def _with_article(words: str) -> str:
 
 
 def _hint(value: Any, key: Key) -> str:
-    if isinstance(key.default, list) and isinstance(value, (int, float, str)):
-        return f" A list of one is written [{value}]."
+    if isinstance(key.default, list) and isinstance(value, str) and value.strip().lower() in ("none", "null"):
+        return " An empty list is written []."
+    if isinstance(key.default, list) and key.default and isinstance(value, (int, float, str)):
+        return f" Write it like {key.default}."
     if str in key.types and isinstance(value, (int, float)):
         return ' Put it in quotes: "...".'
     return ""

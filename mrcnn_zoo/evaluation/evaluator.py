@@ -162,9 +162,7 @@ def load_test_datasets(cfg: CfgNode) -> list[Dataset]:
         UserError: there is none, or one that cannot be loaded.
     """
     if not cfg.DATASETS.TEST:
-        raise UserError(
-            "DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST \"('digits_val',)\"."
-        )
+        raise UserError("DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST digits_val.")
     return [load_dataset(cfg, name) for name in cfg.DATASETS.TEST]
 
 

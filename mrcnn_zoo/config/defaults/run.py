@@ -56,6 +56,7 @@ NEW_KEYS = (
         "HOOKS",
         [],
         'Additional hooks of your own, called after the built-in ones, e.g. ["my_lab.hooks:build_my_hook"].',
+        element_types=(str,),
     ),
     Key("WANDB.PROJECT", "mrcnn_zoo", "W&B project."),
     Key("WANDB.ENTITY", "", "W&B user or team; empty takes the account's default."),
