@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.action == "check":
         return _check(arguments.paths)
     if arguments.action == "explain":
-        print(explain(arguments.key))
+        print(explain(" ".join(arguments.key)))
     else:
         config = resolve_config(arguments.config, [*arguments.overrides, *arguments.set])
         print(shown(config, only_changed=arguments.changed), end="", flush=True)
@@ -59,9 +59,16 @@ def build_parser() -> CommandParser:
         )
 
     explaining = add_action(
-        "explain", "default, type and meaning of a key, or the keys of a section", "SOLVER.BASE_LR", "MODEL.RPN", ""
+        "explain",
+        "default, type and meaning of a key, the keys of a section, or those that have some words in them",
+        "SOLVER.BASE_LR",
+        "MODEL.RPN",
+        "lr",
+        "",
     )
-    explaining.add_argument("key", nargs="?", default="", help="e.g. SOLVER.BASE_LR or SOLVER; all keys without it")
+    explaining.add_argument(
+        "key", nargs="*", help="a key, a section, or words of its name or meaning; all keys without it"
+    )
     name = "Quickstart/mask_rcnn_R_18_FPN_digits.yaml"
     showing = add_action(
         "show",

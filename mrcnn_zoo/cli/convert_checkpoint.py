@@ -14,6 +14,7 @@ from mrcnn_zoo.cli.options import (
     CommandParser,
     add_config_option,
     add_overrides,
+    add_trust_option,
     logging_lines,
     not_negative,
     read_arguments,
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             config=arguments.config_file,
             overrides=arguments.overrides,
             half=arguments.half,
+            trust=arguments.trust,
             meta=_meta(arguments),
         )
         _describe(converted)
@@ -108,5 +110,6 @@ def build_parser() -> CommandParser:
         metavar="EPS",
         help="of torchvision's frozen norms; default: 0 for its published files of version 1, else 1e-5",
     )
+    add_trust_option(parser)
     add_overrides(parser)
     return parser

@@ -50,7 +50,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     weights = given_weights(arguments)
     model, cfg, trained = open_trained(
-        weights, config=arguments.config_file, overrides=arguments.overrides, check=check
+        weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
     )
     folder = output_folder(arguments, cfg)
     with logging_to(folder) as log:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TextIO
 
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.config.defaults import KEYS_BY_NAME
-from mrcnn_zoo.config.lookup import section_names
+from mrcnn_zoo.config.lookup import RENAMED, section_names
 from mrcnn_zoo.config.overrides import KEY_AND_VALUE
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_paths import check_output_folder
@@ -48,6 +48,28 @@ class CommandParser(argparse.ArgumentParser):
             prog=prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         self._negative_number_matcher = NEGATIVE_VALUE
+
+    def parse_known_args(  # type: ignore[override]  # argparse has overloads for the namespace's type
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's, except that a value behind a config key may begin with a dash."""
+        return super().parse_known_args(self._with_joined_values(sys.argv[1:] if args is None else args), namespace)
+
+    def _with_joined_values(self, argv: Sequence[str]) -> list[str]:
+        """`KEY -1e-3` as `KEY=-1e-3`; an option behind a key ends the command, as the value is missing."""
+        joined: list[str] = []
+        items = iter(argv)
+        for item in items:
+            value = next(items, None) if is_config_key(item) else None
+            if value is None:
+                joined.append(item)
+            elif not value.startswith("-") or value in ("-", "--", "-h", "--help"):
+                joined += [item, value]
+            elif value.startswith("--") or value in self._option_string_actions:
+                self.error(f"the key {item} is given without a value before {value}; write {item}=VALUE")
+            else:
+                joined.append(f"{item}={value}")
+        return joined
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and exit with status 2."""
@@ -102,6 +124,13 @@ def add_weights_option(parser: argparse.ArgumentParser) -> None:
     """`--weights`."""
     text = "checkpoint, the output folder of a training, a URL or zoo://NAME; MODEL.WEIGHTS without it"
     parser.add_argument("--weights", metavar="FILE", help=text)
+    add_trust_option(parser)
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """`--trust`, of every command that takes a config out of a file with weights."""
+    text = "let the config inside the weights name code of this module, as my_lab:build; only if you know its author"
+    parser.add_argument("--trust", action="append", default=[], metavar="MODULE", help=text)
 
 
 def add_output_options(parser: argparse.ArgumentParser, *, text: str, overwrite: str, metavar: str = "DIR") -> None:
@@ -165,6 +194,13 @@ def names_weights(text: str) -> bool:
     is_address = text.startswith(tuple(WeightsPathHandler.PREFIXES))
     is_file = text.lower().endswith(WEIGHTS_SUFFIXES)
     return is_address or is_file or (Path(text).is_dir() and any(Path(text).glob("*.pth")))
+
+
+def is_config_key(text: str) -> bool:
+    """Whether an argument is the name of a config key, or begins with a section that there is."""
+    section, dot, rest = text.partition(".")
+    is_below = bool(dot) and section in section_names() and re.fullmatch(r"[\w.:-]+", rest) is not None
+    return text in KEYS_BY_NAME or text in RENAMED or is_below
 
 
 def names_key(text: str) -> bool:

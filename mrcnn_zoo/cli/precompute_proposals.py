@@ -46,7 +46,9 @@ def _precompute(arguments: argparse.Namespace) -> None:
             refuse_to_replace(paths.values(), option="--output")
 
     weights = given_weights(arguments)
-    model, cfg, _ = open_trained(weights, config=arguments.config_file, overrides=arguments.overrides, check=check)
+    model, cfg, _ = open_trained(
+        weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
+    )
     paths = _paths(arguments, cfg)
     for name, path in paths.items():
         print(_write(model, cfg, name, path))

@@ -61,7 +61,11 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
     found = find_images(arguments.inputs, recursive=arguments.recursive, besides=Path(arguments.output).expanduser())
     output = check_predictions_folder(arguments.output, found, overwrite=arguments.overwrite)
     model, cfg, trained = open_trained(
-        weights, config=arguments.config_file, overrides=arguments.overrides, check=prepare_device
+        weights,
+        config=arguments.config_file,
+        overrides=arguments.overrides,
+        trust=arguments.trust,
+        check=prepare_device,
     )
     class_names, category_ids = trained.class_names, trained.category_ids
     if not predicts_classes(model):

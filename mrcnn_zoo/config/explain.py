@@ -1,6 +1,7 @@
 """What a config key means, as text for the terminal."""
 
 import inspect
+import re
 import textwrap
 
 from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME
@@ -17,10 +18,10 @@ WIDTH = 100
 
 
 def explain(name: str) -> str:
-    """Default, type and meaning of a key; or the keys of a section, all of them for an empty name.
+    """Default, type and meaning of a key; the keys of a section, for an empty name all; or those found by words.
 
     Raises:
-        UserError: for a name that is neither, with what may have been meant.
+        UserError: for what is none of these, with what may have been meant.
     """
     if name in KEYS_BY_NAME:
         return _explain_key(KEYS_BY_NAME[name])
@@ -28,7 +29,28 @@ def explain(name: str) -> str:
         return _list_keys(keys_below(name))
     if name in RENAMED:
         return f"{name} is the old name of:\n\n{_explain_key(KEYS_BY_NAME[RENAMED[name]])}"
-    raise UserError(no_such_key(name))
+    if name.upper() in KEYS_BY_NAME or name.upper() in section_names():
+        return explain(name.upper())
+    found = search(name)
+    if not found:
+        raise UserError(no_such_key(name))
+    column = max(len(key.name) for key in found) + 2
+    lines = [f"{key.name:{column}}{_shortened(key.meaning, WIDTH - column)}" for key in found]
+    return "\n".join([*lines, "", f"`mrcnn-zoo config explain {found[0].name}` tells more of the first."])
+
+
+def search(words: str) -> list[Key]:
+    """The keys that have every word in their name, or a word that begins with it in their meaning; any case.
+
+    Those come first whose name has all of the words.
+    """
+    wanted = words.lower().split()
+
+    def has(key: Key, word: str) -> bool:
+        return word in key.name.lower() or re.search(rf"\b{re.escape(word)}", key.meaning.lower()) is not None
+
+    found = [key for key in KEYS_BY_NAME.values() if wanted and all(has(key, word) for word in wanted)]
+    return sorted(found, key=lambda key: not all(word in key.name.lower() for word in wanted))
 
 
 def _explain_key(key: Key) -> str:
@@ -73,6 +95,10 @@ def _list_keys(keys: list[Key]) -> str:
         note = "" if key.is_built else "  (not built)"
         blocks.append(f"{key.name} = {key.default!r}{note}\n{_wrapped('    ', key.meaning)}")
     return "\n".join(blocks)
+
+
+def _shortened(meaning: str, width: int) -> str:
+    return textwrap.shorten(meaning, max(width, 20), placeholder=" ...")
 
 
 def _wrapped(first_indent: str, text: str) -> str:

@@ -43,7 +43,8 @@ def _key_and_value(item: Any, rest: Iterator[Any]) -> tuple[str, Any]:
                 return item, _unquoted(_whole_list(value, rest))
             raise UserError(f"{COMMAND_LINE}: the key {item} is given without a value; write {item}=VALUE.")
     raise UserError(
-        f"{COMMAND_LINE}: {item!r} stands where a KEY or KEY=VALUE is expected. A value with spaces is written in quotes."
+        f"{COMMAND_LINE}: {item!r} stands where a KEY or KEY=VALUE is expected. "
+        "A value with spaces is written in quotes."
     )
 
 

@@ -26,6 +26,60 @@ def test_negative_values_are_values(capsys: pytest.CaptureFixture[str]) -> None:
     assert "SEED: -3" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("key", "typed", "shown"),
+    [
+        ("MODEL.PIXEL_MEAN", "-1,2,3", "PIXEL_MEAN: [-1.0, 2.0, 3.0]"),
+        ("MODEL.PIXEL_MEAN", "-1 2 -3e1", "PIXEL_MEAN: [-1.0, 2.0, -30.0]"),
+        ("MODEL.PIXEL_MEAN", "-.5,2,3", "PIXEL_MEAN: [-0.5, 2.0, 3.0]"),
+        ("SEED", "-2e0", "SEED: -2"),
+        ("OUTPUT_DIR", "-odd-name", "OUTPUT_DIR: -odd-name"),
+    ],
+)
+def test_values_may_begin_with_a_dash(capsys: pytest.CaptureFixture[str], key: str, typed: str, shown: str) -> None:
+    assert cli.main(["config", "show", "--changed", "Base-RCNN-FPN", key, typed]) == 0
+    assert shown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["config", "show", "Base-RCNN-FPN"],
+        ["train", "--config-file", "Base-RCNN-FPN"],
+        ["visualize-data", "--config-file", "Base-RCNN-FPN"],
+        ["export-dataset", "digits_val", "out"],
+        ["benchmark", "--task", "data"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_negative_value_that_is_out_of_range_is_refused_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command, "SOLVER.BASE_LR", "-1e-3"]) == cli.USAGE_ERROR
+    assert "SOLVER.BASE_LR = -0.001 must be at least 0" in capsys.readouterr().err
+
+
+def test_option_behind_a_key_names_the_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "--config-file", "Base-RCNN-FPN", "SOLVER.BASE_LR", "--resume"])
+    assert stopped.value.code == cli.USAGE_ERROR
+    assert "the key SOLVER.BASE_LR is given without a value before --resume" in capsys.readouterr().err
+
+
+def test_explain_searches_names_and_meanings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "explain", "lr"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines if line.startswith("SOLVER")]
+    assert {"SOLVER.BASE_LR", "SOLVER.BASE_LR_END", "SOLVER.LR_SCHEDULER_NAME"} <= set(names)
+    assert len(names) == len(set(names))
+    assert cli.main(["config", "explain", "Learning", "RATE"]) == 0
+    assert "SOLVER.BASE_LR " in capsys.readouterr().out
+    assert cli.main(["config", "explain", "solver.base_lr"]) == 0
+    assert capsys.readouterr().out.startswith("SOLVER.BASE_LR\n")
+    assert cli.main(["config", "explain", "qqqq"]) == cli.USAGE_ERROR
+
+
 def test_show_prints_a_file_that_needs_more_and_then_names_the_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,3 +44,12 @@ def test_what_is_no_key_is_an_error(item: object) -> None:
 def test_one_string_instead_of_a_list_is_a_programming_error() -> None:
     with pytest.raises(TypeError, match="are a list"):
         read_overrides("SOLVER.BASE_LR 0.1")
+
+
+def test_a_list_that_the_shell_has_cut_is_put_together() -> None:
+    cut = read_overrides(["A.B", "[64,", "80]", "C=[[1,", "2],", "[3]]", "D", "5"])
+    assert [(assignment.name, assignment.value) for assignment in cut] == [
+        ("A.B", "[64, 80]"),
+        ("C", "[[1, 2], [3]]"),
+        ("D", "5"),
+    ]

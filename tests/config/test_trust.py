@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from mrcnn_zoo.cli import main as cli
 from mrcnn_zoo.config import CfgNode, config_from_settings, config_from_text, load_config
 from mrcnn_zoo.config.defaults import ALL_KEYS
 from mrcnn_zoo.config.trust import TRUST_VARIABLE, allowed_modules, code_modules, registry_of
@@ -154,4 +156,22 @@ def test_weights_of_a_stranger_import_nothing(tmp_path: Path, stranger: Path) ->
     assert config_of_weights(path, trust=("stranger_lab",)).MODEL.META_ARCHITECTURE == NAME
     with pytest.raises(AttributeError):  # it is built now, and is None
         load_trained(path, trust=("stranger_lab",))
+    assert stranger.exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "precompute-proposals", "convert-checkpoint"])
+def test_every_command_that_reads_a_config_out_of_weights_has_the_option(
+    tmp_path: Path, stranger: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (16, 16)).save("x.png")
+    text = f"MODEL: {{META_ARCHITECTURE: '{NAME}', DEVICE: cpu}}\nDATASETS: {{TEST: [digits_val]}}"
+    torch.save({"model": {"weight": torch.zeros(1)}, "config": text}, "w.pth")
+    arguments = {"predict": ["x.png", "--weights", "w.pth"], "convert-checkpoint": ["w.pth", "v.pth"]}
+    line = [command, *arguments.get(command, ["--weights", "w.pth"])]
+    assert cli.main(line) == cli.USAGE_ERROR
+    assert "--trust stranger_lab.heads" in capsys.readouterr().err
+    assert not stranger.exists()
+    with pytest.raises(AttributeError):  # what the stranger built is None
+        cli.main([*line, "--trust", "stranger_lab.heads"])
     assert stranger.exists()

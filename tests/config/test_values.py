@@ -1,7 +1,10 @@
 """Which values fit a key, and what they become."""
 
+from typing import Any
+
 import pytest
 
+from mrcnn_zoo.config.defaults import KEYS_BY_NAME
 from mrcnn_zoo.config.keys import Key
 from mrcnn_zoo.config.provenance import Assignment, Origin
 from mrcnn_zoo.config.values import fitted, literal, type_words
@@ -90,7 +93,8 @@ def test_the_value_does_not_share_its_list_with_the_config() -> None:
         (TEXT, 3),
         (TEXT, None),
         (TEXT, ["a"]),
-        (NAMES, "a"),
+        (NAMES, "none"),
+        (NAMES, "[a"),
         (NAMES, [1]),
         (NAMES, [["a"]]),
         (NUMBERS, ["a"]),
@@ -109,9 +113,43 @@ def test_a_wrong_type_names_place_key_and_value(key: Key, value: object) -> None
     assert repr(value) in message
 
 
-def test_a_scalar_for_a_list_says_how_a_list_of_one_is_written() -> None:
-    with pytest.raises(UserError, match=r"takes a list of integers, not 640\. A list of one is written \[640\]\."):
-        fit(640, INTEGERS)
+@pytest.mark.parametrize(
+    ("key", "typed", "expected"),
+    [
+        (NAMES, "a", ["a"]),
+        (NAMES, "a,", ["a"]),
+        (NAMES, "a, b", ["a", "b"]),
+        (NAMES, "/data/own cells", ["/data/own cells"]),
+        (NAMES, "7", ["7"]),
+        (NAMES, "", []),
+        (INTEGERS, "640", [640]),
+        (INTEGERS, 640, [640]),
+        (INTEGERS, "64 80", [64, 80]),
+        (INTEGERS, "[64 80]", [64, 80]),
+        (INTEGERS, "64,80", [64, 80]),
+        (INTEGERS, "-64 80", [-64, 80]),
+        (NUMBERS, "-1 2.5 -3e2", [-1.0, 2.5, -300.0]),
+        (KEYS_BY_NAME["MODEL.ANCHOR_GENERATOR.SIZES"], "[[32 64] [128]]", [[32, 64], [128]]),
+        (KEYS_BY_NAME["MODEL.ANCHOR_GENERATOR.SIZES"], "[32] [64]", [[32], [64]]),
+        (KEYS_BY_NAME["MODEL.RESNETS.DEFORM_ON_PER_STAGE"], "true false true true", [True, False, True, True]),
+    ],
+)
+def test_a_list_may_be_typed_without_brackets_quotes_or_commas(key: Key, typed: Any, expected: list[Any]) -> None:
+    assert fit(typed, key) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "hint"),
+    [
+        (KEYS_BY_NAME["SOLVER.STEPS"], "soon", "Write it like [30000]."),
+        (KEYS_BY_NAME["SOLVER.STEPS"], "10 x", "Write it like [30000]."),
+        (NAMES, "none", "An empty list is written []."),
+    ],
+)
+def test_what_is_no_list_gets_a_hint_that_works(key: Key, typed: str, hint: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        fit(typed, key)
+    assert str(refusal.value).endswith(hint)
 
 
 def test_a_number_for_a_text_says_that_it_needs_quotes() -> None:
