@@ -4,8 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrcnn_zoo.data.array_images import is_array_file
-from mrcnn_zoo.data.images import EXIF_ORIENTATION, TIFF_SUFFIXES, FileImage, open_image
+from mrcnn_zoo.data.images import EXIF_ORIENTATION, FileImage, open_image
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import ImageSize
 
@@ -53,10 +52,11 @@ def size_of_file(path: Path) -> ImageSize:
     Raises:
         UserError: a file that is missing, cut off or no image.
     """
-    if is_array_file(str(path)) or path.suffix.lower() in TIFF_SUFFIXES:
-        height, width = FileImage(str(path)).read().shape[:2]
+    source = FileImage(str(path))
+    if source.is_array_or_tiff():
+        height, width = source.read(max_pixels=0).shape[:2]
         return height, width
-    with open_image(str(path)) as image:
+    with open_image(str(path), max_pixels=0) as image:
         width, height = image.size
         is_sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
     return (width, height) if is_sideways else (height, width)

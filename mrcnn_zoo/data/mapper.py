@@ -8,14 +8,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.images import FileImage
+from mrcnn_zoo.data.array_images import as_pixels
+from mrcnn_zoo.data.images import MAX_PIXELS, FileImage
 from mrcnn_zoo.data.keypoints import FlipPairs, read_pairs
 from mrcnn_zoo.data.pixels import (
     CHANNELS_WITH_ALPHA,
     DepthReduction,
     as_image_tensor,
+    channels_fit,
+    check_pixel_statistics,
     depth_reduction_of,
     fit_channels,
+    note_unusual_values,
     num_channels_of,
 )
 from mrcnn_zoo.data.proposals import ProposalMaker
@@ -35,10 +39,14 @@ class PixelReader:
     Args:
         reduce_depth: makes bytes of deeper pixels.
         num_channels: that the model sees.
+        max_pixels: most pixels of an image file; 0 for any number.
+        statistics: MODEL.PIXEL_MEAN and PIXEL_STD, which kept values are compared with; empty compares nothing.
     """
 
     reduce_depth: DepthReduction
     num_channels: int = 3
+    max_pixels: int = MAX_PIXELS
+    statistics: tuple[Sequence[float], Sequence[float]] | tuple[()] = ()
 
     def open(self, source: ImageSource) -> NDArray[np.generic]:
         """(H, W, C) of any depth as it is in the file; RGB where the model sees colours or grey.
@@ -46,11 +54,14 @@ class PixelReader:
         Raises:
             UserError: an image that cannot be read, or has another number of channels.
         """
-        if self.num_channels in CHANNELS_WITH_ALPHA and isinstance(source, FileImage):
-            pixels = source.read_with_alpha()
+        if not isinstance(source, FileImage):
+            return fit_channels(as_pixels(source.read(), source.name), self.num_channels, name=source.name)
+        if self.num_channels in CHANNELS_WITH_ALPHA:
+            pixels = source.read_with_alpha(max_pixels=self.max_pixels)
         else:
-            pixels = source.read()
-        return fit_channels(pixels, self.num_channels, name=source.name)
+            pixels = source.read(max_pixels=self.max_pixels)
+        pages = "" if channels_fit(pixels.shape[2], self.num_channels) else source.pages()
+        return fit_channels(pixels, self.num_channels, name=source.name, pages=pages)
 
     def read(self, record: ImageRecord) -> Tensor:
         """(C, H, W) uint8 or float32 of the record's image.
@@ -62,7 +73,10 @@ class PixelReader:
         size = (int(pixels.shape[0]), int(pixels.shape[1]))
         if size != tuple(record.image_size):
             raise UserError(_size_message(record, size))
-        return as_image_tensor(pixels, self.reduce_depth)
+        image = as_image_tensor(pixels, self.reduce_depth)
+        if self.statistics and image.is_floating_point():
+            note_unusual_values(image, *self.statistics, name=record.source.name)
+        return image
 
 
 def _size_message(record: ImageRecord, size: tuple[int, int]) -> str:
@@ -72,7 +86,9 @@ def _size_message(record: ImageRecord, size: tuple[int, int]) -> str:
         f"{expected_width} x {expected_height}."
     )
     if (width, height) == (expected_height, expected_width):
-        return f"{message} Its EXIF tag may turn it: save the image upright, or annotate it as it is shown."
+        if isinstance(record.source, FileImage) and record.source.is_turned():
+            return f"{message} Its EXIF tag turns it: save the image upright, or annotate it as it is shown."
+        return f"{message} They look exchanged: correct 'width' and 'height' in the annotations."
     return f"{message} The annotations belong to another version of the image."
 
 
@@ -176,7 +192,10 @@ def build_validation_mapper(cfg: CfgNode, dataset: Dataset, proposal_maker: Prop
 
 def build_pixel_reader(cfg: CfgNode) -> PixelReader:
     """How INPUT wants its pixels."""
-    return PixelReader(depth_reduction_of(cfg), num_channels_of(cfg))
+    statistics = tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)
+    num_channels = num_channels_of(cfg)
+    check_pixel_statistics(*statistics, sixteen_bit=cfg.INPUT.SIXTEEN_BIT)
+    return PixelReader(depth_reduction_of(cfg), num_channels, cfg.INPUT.MAX_IMAGE_PIXELS, statistics)
 
 
 def build_flip_pairs(cfg: CfgNode, dataset: Dataset) -> FlipPairs | None:

@@ -1,6 +1,7 @@
 """Pixel values on their way from a file to a model: bit depth and order of the channels."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -8,11 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.image_problems import note_once
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registry import did_you_mean
 
 STRETCH_PERCENTILES = (0.1, 99.9)  # a few hot or dead pixels must not decide the contrast of the whole image
 UINT16_TO_UINT8 = 257.0  # 65535 / 255
+UINT8_MAX = 255
+MAX_NORMALIZED = 256.0  # of values of 0 to 255 with a deviation of 1
+MIN_NORMALIZED_SPREAD = 0.02  # from the darkest to the brightest pixel; 0 to 1 with a deviation of 57 has less
 LUMA_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow's mode L has them
 LUMA_BITS = 16
 
@@ -73,7 +78,7 @@ def num_channels_of(cfg: CfgNode) -> int:
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     if not mean or len(mean) != len(std):
         raise UserError(
-            f"MODEL.PIXEL_MEAN has {len(mean)} values and MODEL.PIXEL_STD {len(std)}; give both one value a channel."
+            f"MODEL.PIXEL_MEAN has {len(mean)} values and MODEL.PIXEL_STD {len(std)}; give both one value per channel."
         )
     return len(mean)
 
@@ -93,22 +98,74 @@ def pixel_format_of(cfg: CfgNode) -> str:
     return "L" if count == 1 else pixel_format
 
 
-def fit_channels(pixels: NDArray[np.generic], count: int, *, name: str) -> NDArray[np.generic]:
+def check_pixel_statistics(mean: Sequence[float], std: Sequence[float], *, sixteen_bit: str) -> None:
+    """Refuse MODEL.PIXEL_MEAN and PIXEL_STD that cannot be of the values that the model sees.
+
+    Args:
+        mean: MODEL.PIXEL_MEAN.
+        std: MODEL.PIXEL_STD.
+        sixteen_bit: INPUT.SIXTEEN_BIT; unless it is "keep", every image has values from 0 to 255.
+
+    Raises:
+        UserError: a mean outside of that range, or a deviation above it.
+    """
+    if sixteen_bit == "keep":
+        return
+    for key, values, low in (("MODEL.PIXEL_MEAN", mean, 0.0), ("MODEL.PIXEL_STD", std, -math.inf)):
+        if not all(low <= value <= UINT8_MAX for value in values):
+            raise UserError(
+                f"{key} = {list(values)} is not of the values that the model sees, which are 0 to 255, also for images "
+                f"deeper than 8 bits: INPUT.SIXTEEN_BIT is {sixteen_bit}. Give it in that range, or set "
+                "INPUT.SIXTEEN_BIT to keep, which leaves the values as they are."
+            )
+    if 0 < max(mean) <= 1 and max(std) <= 1:
+        note_once(
+            f"MODEL.PIXEL_MEAN = {list(mean)} and MODEL.PIXEL_STD = {list(std)}",
+            "look as if they were for values of 0 to 1; images have 0 to 255 here. Multiply both by 255.",
+            kind="Statistics of 0 to 1",
+        )
+
+
+def note_unusual_values(image: Tensor, mean: Sequence[float], std: Sequence[float], *, name: str) -> None:
+    """Log once where MODEL.PIXEL_MEAN and PIXEL_STD make almost nothing, or huge numbers, of values that were kept.
+
+    Args:
+        image: (C, H, W) float32, before normalization.
+        mean: MODEL.PIXEL_MEAN.
+        std: MODEL.PIXEL_STD.
+        name: of the image.
+    """
+    low, high = image.min().item(), image.max().item()
+    largest = max(abs(value - center) / scale for value in (low, high) for center, scale in zip(mean, std, strict=True))
+    if largest > MAX_NORMALIZED or 0 < (high - low) / max(std) < MIN_NORMALIZED_SPREAD:
+        note_once(
+            f"MODEL.PIXEL_MEAN = {list(mean)} and MODEL.PIXEL_STD = {list(std)}",
+            f"do not fit the values of {name}, {low:g} to {high:g}, which INPUT.SIXTEEN_BIT = 'keep' leaves as they "
+            "are. Set both to the mean and deviation of your images' values, or INPUT.SIXTEEN_BIT to stretch.",
+            kind="Statistics of kept values",
+        )
+
+
+def fit_channels(pixels: NDArray[np.generic], count: int, *, name: str, pages: str = "") -> NDArray[np.generic]:
     """Pixels that have as many channels as the model sees, or colours that still have to become grey.
 
     Args:
         pixels: (H, W, C).
         count: of the model.
         name: of the image, for the message.
+        pages: what the channels are where they are pages of a file, e.g. "5 pages (axes ZYX)".
 
     Raises:
         UserError: the channels of the image do not fit.
     """
     channels = pixels.shape[2]
-    if channels == count or (count == 1 and channels == COLORS):
-        return pixels
-    if channels == 1 and count == COLORS:
-        return np.repeat(pixels, COLORS, axis=2)
+    if channels_fit(channels, count):
+        return np.repeat(pixels, COLORS, axis=2) if channels == 1 != count else pixels
+    if pages:
+        raise UserError(
+            f"{name} has {pages}, which are read as channels, where the model sees {count}. Write each page as a file "
+            f"of its own, or give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD {channels} values each to train on all of them."
+        )
     if pixels.shape[0] == count:
         raise UserError(
             f"{name} has the shape {pixels.shape}, which looks like {count} channels first; write it as "
@@ -116,8 +173,13 @@ def fit_channels(pixels: NDArray[np.generic], count: int, *, name: str) -> NDArr
         )
     raise UserError(
         f"{name} has {channels} channels where the model sees {count}. Give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD one "
-        f"value a channel, {channels} each, or train on images with {count}."
+        f"value per channel, {channels} each, or train on images with {count}."
     )
+
+
+def channels_fit(channels: int, count: int) -> bool:
+    """Whether a model of `count` channels takes an image: it has as many, or one of the two is grey and one colours."""
+    return channels == count or (channels, count) in ((COLORS, 1), (1, COLORS))
 
 
 def as_image_tensor(pixels: NDArray[np.generic], reduce_depth: DepthReduction) -> Tensor:

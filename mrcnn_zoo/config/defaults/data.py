@@ -173,6 +173,13 @@ NEW_KEYS = (
         choices=("stretch", "divide", "keep"),
     ),
     Key(
+        "INPUT.MAX_IMAGE_PIXELS",
+        178_956_970,
+        "Most pixels of an image file, height times width (the default is Pillow's limit). A larger one is refused, "
+        "because a small file that unpacks to a huge image, a decompression bomb, fills the memory. 0 allows any size.",
+        range=NOT_NEGATIVE,
+    ),
+    Key(
         "DATALOADER.RANDOM_SUBSET_RATIO",
         1.0,
         "Share of the training images, above 0 and up to 1, that RandomSubsetTrainingSampler draws once and keeps to.",

@@ -99,7 +99,7 @@ def read_folder(root: Path, files: NucleiFiles) -> NucleiImage:
     Raises:
         UserError: a PNG that cannot be read, or a mask of another size than the image.
     """
-    pixels = FileImage(str(root / files.image)).read()
+    pixels = FileImage(str(root / files.image)).read(max_pixels=0)
     size = (int(pixels.shape[0]), int(pixels.shape[1]))
     covered = np.zeros(size, dtype=bool)
     nuclei, empty, overlapping = [], [], []
