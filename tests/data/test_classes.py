@@ -95,6 +95,12 @@ def test_a_resumed_run_refuses_other_classes() -> None:
         in_classes_of_checkpoint([_dataset("a", "dog")], ["cat", "dog"], [], source="x.pth")
 
 
+def test_a_resumed_run_without_class_names_takes_the_order_of_the_data(caplog) -> None:
+    data = [_dataset("a", "dog", "cat")]
+    assert in_classes_of_checkpoint(data, [], [], source="x.pth") == data
+    assert "x.pth has no class names" in caplog.text
+
+
 def test_categories_of_one_name_are_kept_apart() -> None:
     dataset = with_distinct_names(replace(_dataset("a", "box", " disc ", "box"), category_ids=(3, 4, 9)))
     assert dataset.class_names == ("box (id 3)", "disc", "box (id 9)")

@@ -158,6 +158,29 @@ def test_several_training_sets_with_other_ids_equal_the_same_with_equal_ids(
     assert weights["other"]["category_ids"] == [1, 2, 3]
 
 
+def test_training_sets_with_different_classes_are_united(
+    shapes: Path, tiny_config: TinyConfig, tmp_path: Path, caplog
+) -> None:
+    ids = {"circle": 1, "square": 2, "triangle": 3}
+    first = with_ids(shapes, ids, only=("square", "circle"), name="first")
+    second = with_ids(shapes, ids, only=("triangle",), name="second")
+    data = [*defined(a=first, b=second, te=shapes), "DATASETS.TRAIN=[a, b]", "DATASETS.TEST=[te]"]
+    results = run(tiny_config(*data, "SOLVER.MAX_ITER=1"))
+    assert {name for name in results["bbox"] if "-" in name} == {f"AP-{name}" for name in SHAPES}
+    assert load_checkpoint(tmp_path / "output" / "model_final.pth")["class_names"] == list(SHAPES)
+    assert caplog.text.count("a+b: united by name, there are 3 classes: circle, square, triangle.") == 1
+    with pytest.raises(UserError, match=r"NUM_CLASSES = 2, but dataset 'a\+b' has 3 classes: circle, square, triangle"):
+        run(tiny_config(*data, "MODEL.ROI_HEADS.NUM_CLASSES=2"), overwrite=True)
+
+
+def test_the_classes_of_a_proposal_network_mean_nothing(shapes: Path, tiny_config: TinyConfig) -> None:
+    train = with_ids(shapes, rotated(SHAPES), only=("square",), name="square")
+    model = ("MODEL.META_ARCHITECTURE=ProposalNetwork", "MODEL.MASK_ON=False", "SOLVER.MAX_ITER=1")
+    cfg = tiny_config(*defined(tr=train, te=shapes), "DATASETS.TRAIN=[tr]", "DATASETS.TEST=[te]", *model)
+    assert run(cfg).keys() == {"box_proposals"}
+    assert run(cfg, eval_only=True, resume=True).keys() == {"box_proposals"}
+
+
 def test_a_resumed_run_whose_file_has_another_order_goes_on_bit_for_bit(
     shapes: Path, tiny_config: TinyConfig, tmp_path: Path, caplog
 ) -> None:
