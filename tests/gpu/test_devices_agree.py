@@ -1,0 +1,287 @@
+"""The GPU computes what the CPU computes: each stage of four detectors, with the same weights and the same inputs.
+
+Without a GPU, MRCNN_ZOO_CHECK_DEVICE=cpu compares the CPU with itself on small models, which checks the comparison.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.experiments.benchmark.living_weights import bring_to_life
+from mrcnn_zoo.experiments.benchmark.samples import generated_samples
+from mrcnn_zoo.modeling import build_model
+from mrcnn_zoo.structures import Detections, Proposals, Sample, TrainingOutput
+
+DEVICE = torch.device(os.environ.get("MRCNN_ZOO_CHECK_DEVICE", "cuda"))
+CPU = torch.device("cpu")
+needs_device = pytest.mark.skipif(
+    DEVICE.type == "cuda" and not torch.cuda.is_available(),
+    reason="needs a CUDA device; MRCNN_ZOO_CHECK_DEVICE=cpu compares the CPU with itself instead",
+)
+
+CONFIGS = {
+    "Mask R-CNN": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
+    "Cascade Mask R-CNN": "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml",
+    "Keypoint R-CNN": "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml",
+    "RetinaNet": "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+}
+IMAGE_SIZE = (320, 416)
+SMALL = (
+    *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
+    *("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 32, "MODEL.ROI_MASK_HEAD.CONV_DIM", 16),
+    *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [16, 16], "MODEL.RPN.POST_NMS_TOPK_TEST", 100),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 100, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 64),
+)
+SMALL_IMAGE_SIZE = (96, 128)
+
+# Float32 sums in another order differ by 1e-6 to 1e-5 of their size after 50 layers; TF32 by about 1e-3.
+FEATURE_TOLERANCE = 1e-4  # L2 norm of the difference by that of the CPU's
+LOSS_TOLERANCE = 1e-3  # relative
+GRADIENT_TOLERANCE = 1e-2  # L2, of a parameter: what ReLU and max-pooling switch at 0 or at a tie adds to rounding
+NEGLIGIBLE_GRADIENT = 1e-3  # share of the largest parameter's gradient, below which one is compared with that share
+SCORE_TOLERANCE = 1e-3
+SAME_BOX = 0.99  # IoU
+SHARE_FOUND = 0.98  # of boxes that have a match: the order of near-equal scores decides what suppression leaves
+SHARE_OF_KEYPOINTS = 0.95  # within a pixel: the maximum of a heat map may have near-equal rivals
+
+
+@dataclass
+class Pair:
+    """One detector on the CPU and on the device."""
+
+    name: str
+    host: nn.Module
+    other: nn.Module
+    samples: list[Sample]
+    device: torch.device
+
+
+def build_pair(name: str, device: torch.device) -> Pair:
+    """A detector with random weights that finds instances, twice; a small one where both are on the CPU."""
+    is_small = device == CPU
+    cfg = _load(name, CPU, *(SMALL if is_small else ()))
+    samples = generated_samples(
+        2,
+        image_size=SMALL_IMAGE_SIZE if is_small else IMAGE_SIZE,
+        num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        num_objects=6,
+        num_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0,
+    )
+    torch.manual_seed(0)
+    host = build_model(cfg)
+    bring_to_life(host, samples)
+    other = build_model(_load(name, device, *(SMALL if is_small else ())))
+    other.load_state_dict(host.state_dict())
+    return Pair(name, host.eval(), other.eval(), samples, device)
+
+
+def _load(name: str, device: torch.device, *overrides: Any) -> CfgNode:
+    settings = ("MODEL.DEVICE", str(device), "MODEL.WEIGHTS", "", "FLOAT32_PRECISION", "highest")
+    return load_config(CONFIGS[name], [*settings, *overrides])
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """Each detector on the CPU and on the device that is checked."""
+    return build_pair(request.param, DEVICE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch_settings() -> Iterator[None]:
+    """FLOAT32_PRECISION of these models does not outlast them."""
+    precision, allows_tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = allows_tf32
+
+
+@pytest.fixture
+def same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samplers draw the same rows on every device: the CPU's."""
+    draw = torch.randperm
+
+    def draw_on_cpu(count: int, *, device: torch.device | str = "cpu") -> Tensor:
+        return draw(count, generator=torch.Generator().manual_seed(count)).to(device)
+
+    monkeypatch.setattr(torch, "randperm", draw_on_cpu)
+
+
+@pytest.mark.gpu
+@needs_device
+def test_features_agree(pair: Pair) -> None:
+    check_features(pair)
+
+
+@pytest.mark.gpu
+@needs_device
+def test_proposals_agree(pair: Pair) -> None:
+    if pair.name == "RetinaNet":
+        pytest.skip("RetinaNet has no proposals")
+    check_proposals(pair)
+
+
+@pytest.mark.gpu
+@needs_device
+def test_detections_with_masks_and_keypoints_agree(pair: Pair) -> None:
+    check_detections(pair)
+
+
+@pytest.mark.gpu
+@needs_device
+@pytest.mark.usefixtures("same_draws")
+def test_losses_and_gradients_agree(pair: Pair) -> None:
+    check_training(pair)
+
+
+@pytest.mark.usefixtures("same_draws")
+@pytest.mark.parametrize(
+    ("stage", "parameter"),
+    [
+        ("features", "backbone.fpn_output3.weight"),
+        ("proposals", "proposal_generator.rpn_head.anchor_deltas.bias"),
+        ("detections", "roi_heads.box_predictor.cls_score.bias"),
+        ("detections", "roi_heads.mask_head.predictor.bias"),
+        ("training", "roi_heads.box_predictor.cls_score.bias"),
+    ],
+)
+def test_a_changed_weight_is_noticed(stage: str, parameter: str) -> None:
+    check = {
+        "features": check_features,
+        "proposals": check_proposals,
+        "detections": check_detections,
+        "training": check_training,
+    }[stage]
+    pair = build_pair("Mask R-CNN", CPU)
+    check(pair)
+    with torch.no_grad():
+        pair.other.get_parameter(parameter)[::2] += 0.5
+    with pytest.raises(AssertionError, match="the limit is"):
+        check(pair)
+
+
+@torch.no_grad()
+def check_features(pair: Pair) -> None:
+    """Every map of the pyramid, normalisation and padding included."""
+    host, other = ({**model.backbone(model.collate(pair.samples).pixels)} for model in (pair.host, pair.other))
+    hold(pair, "features", max(relative_error(other[name], host[name]) for name in host), FEATURE_TOLERANCE)
+
+
+@torch.no_grad()
+def check_proposals(pair: Pair) -> None:
+    """Boxes and objectness from the same features."""
+    expected, found = propose(pair)
+    shares = [_share_found(a.boxes, b.boxes) for a, b in zip(found, expected, strict=True)]
+    hold(pair, "proposals that differ", 1 - min(shares), 1 - SHARE_FOUND)
+    errors = [_largest(a.objectness[:20] - b.objectness[:20]) for a, b in zip(found, expected, strict=True)]
+    hold(pair, "objectness", max(errors), SCORE_TOLERANCE)
+
+
+@torch.no_grad()
+def check_detections(pair: Pair) -> None:
+    """Boxes, classes, scores, masks and keypoints of the same features and proposals."""
+    if pair.name == "RetinaNet":
+        expected, found = pair.host.predict(pair.samples), pair.other.predict(pair.samples)
+    else:
+        features = pair.host.backbone(pair.host.collate(pair.samples).pixels)
+        proposals, _ = propose(pair)
+        expected = pair.host.roi_heads.predict(features, proposals)
+        found = pair.other.roi_heads.predict(
+            _moved(features, pair.device), [table.to(pair.device) for table in proposals]
+        )
+    found = [table.to("cpu") for table in found]
+    assert sum(map(len, expected)) > 10, "too few detections to compare"
+    rows = [_matches(a, b) for a, b in zip(found, expected, strict=True)]
+    missing = 1 - min(float((match >= 0).float().mean()) for match in rows)
+    hold(pair, "detections that differ", missing, 1 - SHARE_FOUND)
+    pairs = [
+        (table[match[match >= 0]], truth[(match >= 0).nonzero().flatten()])
+        for table, truth, match in zip(found, expected, rows, strict=True)
+    ]
+    hold(pair, "scores", max(_largest(a.scores - b.scores) for a, b in pairs), SCORE_TOLERANCE)
+    if expected[0].masks is not None:
+        errors = [_largest(a.masks.probabilities - b.masks.probabilities) for a, b in pairs]
+        hold(pair, "masks", max(errors), 10 * SCORE_TOLERANCE)
+    if expected[0].keypoints is not None:
+        moved = [(a.keypoints[..., :2] - b.keypoints[..., :2]).norm(dim=-1).flatten() for a, b in pairs]
+        hold(pair, "keypoints that differ", float((torch.cat(moved) > 1).float().mean()), 1 - SHARE_OF_KEYPOINTS)
+
+
+def check_training(pair: Pair) -> None:
+    """Every loss, and the gradient of every parameter."""
+    proposals = None if pair.name == "RetinaNet" else propose(pair)[0]
+    expected = losses_and_gradients(pair.host, pair.samples, proposals)
+    found = losses_and_gradients(pair.other, pair.samples, proposals)
+    errors = [abs(found[0][name] - loss) / max(abs(loss), 1e-3) for name, loss in expected[0].items()]
+    hold(pair, "losses", max(errors), LOSS_TOLERANCE)
+    assert expected[1].keys() == found[1].keys()
+    floor = NEGLIGIBLE_GRADIENT * max(float(gradient.norm()) for gradient in expected[1].values())
+    errors = [relative_error(found[1][name], gradient, floor=floor) for name, gradient in expected[1].items()]
+    hold(pair, "gradients", max(errors), GRADIENT_TOLERANCE)
+
+
+def losses_and_gradients(
+    model: nn.Module, samples: list[Sample], proposals: Sequence[Proposals] | None
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Of one training step; region heads see the proposals that are given, not those of their own RPN."""
+    model.train()
+    model.zero_grad()
+    output = model.losses(samples) if proposals is None else _losses_with(model, samples, proposals)
+    output.total().backward()
+    model.eval()
+    gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: loss.item() for name, loss in output.losses.items()}, gradients
+
+
+def _losses_with(model: Any, samples: list[Sample], proposals: Sequence[Proposals]) -> TrainingOutput:
+    batch = model.collate(samples)
+    features = model.backbone(batch.pixels)
+    _, output = model.proposal_generator.losses(features, batch)
+    device = batch.pixels.device
+    return output | model.roi_heads.losses(features, [table.to(device) for table in proposals], batch.targets)
+
+
+@torch.no_grad()
+def propose(pair: Pair) -> tuple[list[Proposals], list[Proposals]]:
+    """The proposals of both, on the CPU, from the CPU's features."""
+    batch = pair.host.collate(pair.samples)
+    features = pair.host.backbone(batch.pixels)
+    expected = pair.host.proposal_generator.predict(features, batch)
+    found = pair.other.proposal_generator.predict(_moved(features, pair.device), pair.other.collate(pair.samples))
+    return expected, [table.to("cpu") for table in found]
+
+
+def hold(pair: Pair, what: str, value: float, limit: float) -> None:
+    """Print a measured difference, for dev/gpu_checks.py to collect, and compare it with its limit."""
+    print(f"\nagreement: {pair.name} | {what} | {value:.2g} | {limit:.2g}")
+    assert value <= limit, f"{pair.name}: {what} differ by {value:.3g}, the limit is {limit:.2g}"
+
+
+def relative_error(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
+    """L2 norm of the difference by that of the expected values, or by `floor` where that is larger."""
+    return float((found.cpu() - expected).norm() / max(float(expected.norm()), floor))
+
+
+def _moved(features: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in features.items()}
+
+
+def _share_found(found: Tensor, expected: Tensor) -> float:
+    return float((box_iou(expected, found).amax(dim=1) > SAME_BOX).float().mean())
+
+
+def _matches(found: Detections, expected: Detections) -> Tensor:
+    """(R,) for each expected detection the row of the same in `found`, -1 where there is none."""
+    overlaps = box_iou(expected.boxes, found.boxes) * (expected.classes[:, None] == found.classes)
+    best, rows = overlaps.max(dim=1)
+    return torch.where(best > SAME_BOX, rows, -1)
+
+
+def _largest(difference: Tensor) -> float:
+    return float(difference.abs().max()) if difference.numel() else 0.0
