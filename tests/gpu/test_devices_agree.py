@@ -4,7 +4,7 @@ Without a GPU, MRCNN_ZOO_CHECK_DEVICE=cpu compares the CPU with itself on small 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,15 +91,6 @@ def _load(name: str, device: torch.device, *overrides: Any) -> CfgNode:
 def pair(request: pytest.FixtureRequest) -> Pair:
     """Each detector on the CPU and on the device that is checked."""
     return build_pair(request.param, DEVICE)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def torch_settings() -> Iterator[None]:
-    """FLOAT32_PRECISION of these models does not outlast them."""
-    precision, allows_tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    yield
-    torch.set_float32_matmul_precision(precision)
-    torch.backends.cudnn.allow_tf32 = allows_tf32
 
 
 @pytest.fixture

@@ -1,0 +1,219 @@
+"""Speed and memory of R50-FPN Mask R-CNN against torchvision's, and where the time goes; a part of gpu_checks.py."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gpu_report import PartResult
+from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.experiments.benchmark.living_weights import bring_to_life
+from mrcnn_zoo.experiments.benchmark.samples import generated_samples
+from mrcnn_zoo.experiments.benchmark.steps import our_steps, torchvision_inputs, torchvision_steps
+from mrcnn_zoo.experiments.benchmark.timing import Contestant, time_in_turns
+from mrcnn_zoo.experiments.benchmark.torchvision_model import build_torchvision_model, torchvision_state
+from mrcnn_zoo.modeling import build_model
+from mrcnn_zoo.structures import Sample
+
+CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+OURS, TORCHVISION = "mrcnn_zoo", "torchvision"
+PRECISIONS = {"bfloat16": torch.bfloat16, "TF32": None}  # dtype of the autocast region
+LEARNING_RATE = 1e-9  # the optimizer does all its work, and the weights stay what they are
+WARMUP = 2  # rounds, in which cuDNN chooses its algorithms
+TOP_OPERATIONS = 15
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a measurement is."""
+
+    image_size: tuple[int, int]
+    batch_size: int  # of training; inference takes one image at a time
+    num_images: int  # of inference
+    repeats: int
+    overrides: tuple[Any, ...] = ()
+
+
+FULL = Size((800, 1333), batch_size=16, num_images=4, repeats=5)
+TINY = Size(
+    (96, 128),
+    batch_size=2,
+    num_images=2,
+    repeats=2,
+    overrides=(
+        *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 32),
+        *("MODEL.ROI_BOX_HEAD.FC_DIM", 32, "MODEL.ROI_MASK_HEAD.CONV_DIM", 16, "MODEL.ROI_MASK_HEAD.NUM_CONV", 1),
+        *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 100, "MODEL.RPN.POST_NMS_TOPK_TEST", 50),
+        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 64, "TEST.DETECTIONS_PER_IMAGE", 20),
+    ),
+)
+Step = Callable[[], int]  # the number of instances or images
+
+
+def measure_training(result: PartResult, *, device: str, size: Size) -> None:
+    """Images per second of forward, backward and optimizer, and the peak memory, of both in each precision."""
+    cfg, samples, state = _prepare(device, size, count=size.batch_size)
+
+    def measure(name: str, precision: str, dtype: torch.dtype | None) -> None:
+        step = _training_step(name, cfg, samples, state, dtype=dtype)
+        seconds = _seconds(name, [step], repeats=size.repeats)
+        _add_speed(result, f"training, {precision}, {name}", size.batch_size / seconds)
+        if name == OURS and dtype is not None:
+            result.profiles[f"training step, {precision}"] = profile_steps([step], seconds=seconds)
+
+    _for_both_in_each_precision(result, measure)
+
+
+def measure_inference(result: PartResult, *, device: str, size: Size) -> None:
+    """Images per second at batch 1, until the masks are bitmaps of the image's size, and the peak memory."""
+    cfg, samples, state = _prepare(device, size, count=size.num_images)
+    batches = [[sample] for sample in samples]
+
+    def measure(name: str, precision: str, dtype: torch.dtype | None) -> None:
+        model = _build(name, cfg, state)
+        options = {"task": "inference", "mask_form": "bitmap"}
+        inputs = [torchvision_inputs(batch) for batch in batches] if name == TORCHVISION else []
+        steps = torchvision_steps(model, inputs, **options) if inputs else our_steps(model, batches, **options)
+        with _autocast(torch.device(device).type, dtype):
+            seconds = _seconds(name, steps, repeats=size.repeats)
+            _add_speed(result, f"inference, {precision}, {name}", len(steps) / seconds)
+            result.add(f"inference, {precision}, {name}: detections per image", sum(s() for s in steps) / len(steps))
+            if name == OURS and dtype is None:
+                result.profiles[f"inference, {precision}"] = profile_steps(steps, seconds=seconds)
+
+    _for_both_in_each_precision(result, measure)
+
+
+def _for_both_in_each_precision(result: PartResult, measure: Callable[[str, str, torch.dtype | None], None]) -> None:
+    for precision, dtype in PRECISIONS.items():
+        for name in (OURS, TORCHVISION):
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            with result.attempt(f"{name}, {precision}"):  # one may run out of memory
+                measure(name, precision, dtype)
+    _add_ratios(result)
+
+
+def profile_steps(steps: list[Step], *, seconds: float) -> dict[str, Any]:
+    """Operations by the device time that they take themselves, and the share of time in which the GPU is idle.
+
+    Args:
+        steps: run once.
+        seconds: that they take without the profiler, which slows the CPU and not the kernels.
+
+    Returns:
+        {"seconds": as given, "idle_share": None on the CPU, "operations": [[name, calls, milliseconds, share], ...]}.
+    """
+    on_gpu = torch.cuda.is_available()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as profiler:
+        for step in steps:
+            step()
+        if on_gpu:
+            torch.cuda.synchronize()
+    # A kernel has a row of its own besides that of the operation that launched it.
+    rows = [
+        (event.key, event.count, (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3)
+        for event in profiler.key_averages()
+        if event.device_type == DeviceType.CPU and not event.is_user_annotation
+    ]
+    rows = sorted((row for row in rows if row[2] > 0), key=lambda row: -row[2])
+    total = sum(milliseconds for _, _, milliseconds in rows)
+    return {
+        "seconds": seconds,
+        "idle_share": max(0.0, 1 - _busy_seconds(profiler) / seconds) if on_gpu else None,
+        "operations": [[*row, row[2] / total] for row in rows[:TOP_OPERATIONS]],
+    }
+
+
+def busy_length(intervals: list[tuple[float, float]]) -> float:
+    """Length of the union of (start, end) intervals."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def _busy_seconds(profiler: profile) -> float:
+    kernels = [e.time_range for e in profiler.events() if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+    return busy_length([(kernel.start, kernel.end) for kernel in kernels]) / 1e6
+
+
+def _prepare(device: str, size: Size, *, count: int) -> tuple[CfgNode, list[Sample], dict[str, Tensor]]:
+    """The config, images, and weights with which the model finds as many instances as a trained one."""
+    settings = ("MODEL.DEVICE", device, "MODEL.WEIGHTS", "", "FLOAT32_PRECISION", "high")
+    # Where torchvision's ResNets have their stride.
+    cfg = load_config(CONFIG, [*settings, "MODEL.RESNETS.STRIDE_IN_1X1", False, *size.overrides])
+    samples = generated_samples(count, image_size=size.image_size, num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    bring_to_life(model, samples[:2])
+    return cfg, samples, {name: value.cpu() for name, value in model.state_dict().items()}
+
+
+def _build(name: str, cfg: CfgNode, state: dict[str, Tensor]) -> nn.Module:
+    if name == OURS:
+        model = build_model(cfg)
+        model.load_state_dict(state)
+        return model
+    model = build_torchvision_model(cfg)
+    model.load_state_dict(torchvision_state(state, model.state_dict()), strict=False)
+    return model
+
+
+def _training_step(
+    name: str, cfg: CfgNode, samples: list[Sample], state: dict[str, Tensor], *, dtype: torch.dtype | None
+) -> Step:
+    model: Any = _build(name, cfg, state).train()
+    device = next(model.parameters()).device
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=LEARNING_RATE, momentum=0.9, fused=True)
+    images, targets = torchvision_inputs(samples) if name == TORCHVISION else ([], [])
+
+    def total_loss() -> Tensor:
+        if name == OURS:
+            return model.losses(samples).total()
+        moved = [{key: column.to(device) for key, column in target.items()} for target in targets]
+        return sum(model([image.to(device) for image in images], moved).values())  # type: ignore[return-value]
+
+    def step() -> int:
+        optimizer.zero_grad(set_to_none=True)
+        with _autocast(device.type, dtype):
+            loss = total_loss()
+        loss.backward()
+        optimizer.step()
+        return len(samples)
+
+    return step
+
+
+def _seconds(name: str, steps: list[Step], *, repeats: int) -> float:
+    """Median of a round of all steps."""
+    return time_in_turns([Contestant(name, steps)], repeats=repeats, warmup=WARMUP)[0].median
+
+
+def _add_speed(result: PartResult, what: str, images_per_second: float) -> None:
+    result.add(f"{what}: images per second", images_per_second)
+    if torch.cuda.is_available():
+        result.add(f"{what}: peak memory in MiB", torch.cuda.max_memory_allocated() / MEBIBYTE)
+
+
+def _add_ratios(result: PartResult) -> None:
+    """Ours by torchvision's, of every figure that both have."""
+    values = {what: value for what, value, _ in result.rows}
+    for what, value in values.items():
+        theirs = values.get(what.replace(f", {OURS}:", f", {TORCHVISION}:"))
+        if f", {OURS}:" in what and theirs:
+            result.add(what.replace(f"{OURS}:", f"{OURS} / {TORCHVISION}:"), float(value) / float(theirs))
+
+
+def _autocast(device_type: str, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype)

@@ -1,0 +1,15 @@
+"""Tests of and for GPUs."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch_settings() -> Iterator[None]:
+    """FLOAT32_PRECISION of the models of a module does not outlast it."""
+    precision, allows_tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = allows_tf32
