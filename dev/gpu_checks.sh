@@ -39,7 +39,7 @@ PYTHON_CODE
 )
     if [[ -n "$missing" ]]; then
         # shellcheck disable=SC2086
-        "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --target "$SITE" $missing
+        "$PYTHON" -m pip install --quiet --root-user-action ignore --no-index --no-deps --no-compile --no-cache-dir --target "$SITE" $missing
     fi
 }
 

@@ -125,6 +125,8 @@ def profile_steps(steps: list[Step], *, seconds: float) -> dict[str, Any]:
         if event.device_type == DeviceType.CPU and not event.is_user_annotation
     ]
     rows = sorted((row for row in rows if row[2] > 0), key=lambda row: -row[2])
+    if not rows:
+        raise RuntimeError("the profiler saw nothing run on the device")
     total = sum(milliseconds for _, _, milliseconds in rows)
     return {
         "seconds": seconds,

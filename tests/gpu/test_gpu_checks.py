@@ -31,7 +31,7 @@ def test_report_holds_measurements_profiles_and_failures(modules: dict[str, Modu
     with broken.attempt("second half"):
         broken.add("first half", "measured")
         raise RuntimeError("out of luck")
-    text = report.write_report(tmp_path / "out", [fine, broken], {"device": "a GPU", "cuda": ""})
+    text = report.write_report(tmp_path / "out", [fine, broken], {"on_gpu": True, "device": "a GPU"})
     assert text == (tmp_path / "out" / "gpu_checks.md").read_text()
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     for row in (
@@ -42,6 +42,8 @@ def test_report_holds_measurements_profiles_and_failures(modules: dict[str, Modu
         ["aten::mm", "7", "12.3", "50.0%"],
     ):
         assert row in lines
+    assert "device a GPU" in text
+    assert "speeds mean nothing" not in text
     assert "the GPU idle 25% of it" in text
     assert "RuntimeError: out of luck" in text
     parts = json.loads((tmp_path / "out" / "gpu_checks.json").read_text())["parts"]
