@@ -80,7 +80,7 @@ def refuse_to_replace(paths: Iterable[Path], *, option: str) -> None:
 
 def _named(option: str, path: Path) -> str:
     """ "--output x" of an option, "OUTPUT_DIR = x" of a key."""
-    return f"{option} {path}" if option.startswith("-") or not option.isupper() else f"{option} = {path}"
+    return f"{option} {path}" if "_" not in option else f"{option} = {path}"
 
 
 def _expanded(path: str | Path, *, option: str, kind: str) -> Path:

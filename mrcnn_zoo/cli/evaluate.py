@@ -43,7 +43,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     def check(cfg: CfgNode) -> None:
         prepare_device(cfg)
         if not cfg.DATASETS.TEST:
-            raise UserError("DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST digits_val.")
+            raise UserError("DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST [digits_val].")
         folder = output_folder(arguments, cfg)
         if (folder / RESULTS).exists() and not arguments.overwrite:
             logger.info("the results of an earlier evaluation in %s will be replaced", folder / RESULTS.parent)
@@ -66,7 +66,7 @@ def build_parser() -> CommandParser:
         examples=(
             "--weights zoo://Quickstart/mask_rcnn_R_18_FPN_digits --output results",
             "output/model_best.pth",
-            "--weights output DATASETS.TEST digits_val TEST.NUM_IMAGES 50 MODEL.DEVICE cpu",
+            "--weights output DATASETS.TEST [digits_val] TEST.NUM_IMAGES 50 MODEL.DEVICE cpu",
             "--weights model.pth --config-file my.yaml",
         ),
     )

@@ -46,7 +46,7 @@ IMAGES_SHOWN, NAME_SHOWN, TABLE_WIDTH = 20, 40, 100  # rows, letters of a name, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict on images and folders; returns 0, or 1 when some image could not be read."""
-    arguments = read_arguments(build_parser(), argv, is_input=_is_image_input)
+    arguments = read_arguments(build_parser(), argv, is_input=is_image_input)
     with logging_lines():
         result, output = _predict(arguments)
     if result.counts:
@@ -143,7 +143,7 @@ def _failures(result: PredictedImages) -> str:
     return f"{counted(count, 'input')} could not be read (see above); the others are done."
 
 
-def _is_image_input(text: str) -> bool:
+def is_image_input(text: str) -> bool:
     """Whether an argument is an image, a folder or a pattern, and not weights, a config or a setting."""
     path = Path(text).expanduser()
     if path.is_dir():

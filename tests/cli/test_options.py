@@ -1,0 +1,300 @@
+"""What all commands have in common: help with examples, options, and the checks of output, device and weights."""
+
+import argparse
+import importlib
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mrcnn_zoo.checkpoint import Checkpointer
+from mrcnn_zoo.cli.main import COMMANDS, USAGE_ERROR, run_command
+from mrcnn_zoo.cli.options import CommandParser, add_overrides, add_weights_option, names_key, read_arguments
+from mrcnn_zoo.cli.predict import is_image_input
+from mrcnn_zoo.config import load_config
+from mrcnn_zoo.modeling import build_model
+
+CONFIG = "Quickstart/mask_rcnn_R_18_FPN_digits"
+TINY = [
+    "MODEL.DEVICE=cpu",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS=8",
+    "MODEL.FPN.OUT_CHANNELS=8",
+    "MODEL.ROI_BOX_HEAD.FC_DIM=8",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM=8",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0",
+    "TEST.DETECTIONS_PER_IMAGE=5",
+    "DATASETS.SCENES.NUM_TRAIN=4",
+    "DATASETS.SCENES.NUM_VAL=2",
+    "DATALOADER.NUM_WORKERS=0",
+    "VIS.NUM_IMAGES=0",
+]
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a training, with fresh weights in model_final.pth."""
+    cfg = load_config(CONFIG, TINY)
+    torch.manual_seed(1)
+    state = {"model": build_model(cfg).state_dict(), "config": cfg.dump(), "class_names": list("0123456789")}
+    return Checkpointer(tmp_path_factory.mktemp("run")).save("model_final", state).parent
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.png"
+    Image.fromarray(np.full((60, 80, 3), 120, dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that must end in one message, and returns the message."""
+
+    def check(*arguments: object) -> str:
+        capsys.readouterr()
+        assert run_command(str(arguments[0]), list(map(str, arguments[1:]))) == USAGE_ERROR
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        assert error.count("error: ") == 1
+        return error
+
+    return check
+
+
+# --- parsers and help -------------------------------------------------------------------------------------------------
+
+
+def parsers() -> list[CommandParser]:
+    """The parsers of all commands and of their actions."""
+    found = []
+    for module, _ in COMMANDS.values():
+        parser = importlib.import_module(module).build_parser()
+        found.append(parser)
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += action.choices.values()
+    return found
+
+
+@pytest.mark.parametrize("parser", parsers(), ids=lambda parser: parser.prog)
+def test_help_ends_in_examples_that_the_parser_takes(parser: CommandParser) -> None:
+    last = parser.format_help().rstrip().rpartition("\n\n")[2].splitlines()
+    assert last[0] == "examples:"
+    assert len(parser.examples) >= 1
+    typed = [line.strip().removeprefix(parser.prog) for line in last[1:] if line.strip().startswith(parser.prog)]
+    assert [line.strip() for line in typed] == [example.strip() for example in parser.examples]
+    for line in typed:
+        if "overrides" in {action.dest for action in parser._actions}:
+            is_input = is_image_input if parser.prog == "mrcnn-zoo predict" else None
+            load_config(None, read_arguments(parser, shlex.split(line), is_input=is_input).overrides)
+        else:
+            parser.parse_known_args(shlex.split(line))
+
+
+@pytest.mark.parametrize("parser", parsers(), ids=lambda parser: parser.prog)
+def test_every_option_has_a_help_text(parser: CommandParser) -> None:
+    assert [action.dest for action in parser._actions if not action.help and action.dest != "action"] == []
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_errors_of_options_name_no_function(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = importlib.import_module(COMMANDS[command][0]).build_parser()
+    for action in parser._actions:
+        if action.type is None:
+            continue
+        values = ["abc"] * (action.nargs if isinstance(action.nargs, int) else 1)
+        with pytest.raises(SystemExit):
+            parser.parse_intermixed_args([action.option_strings[0], *values])
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert f"{action.option_strings[0]} takes a" in message
+        assert message.endswith("not 'abc'")
+
+
+# --- positional arguments ---------------------------------------------------------------------------------------------
+
+
+def read(*argv: str) -> argparse.Namespace:
+    parser = CommandParser(prog="x")
+    add_weights_option(parser)
+    parser.add_argument("--config-file")
+    add_overrides(parser)
+    return read_arguments(parser, argv)
+
+
+def test_weights_and_config_without_their_option_are_understood() -> None:
+    arguments = read("a.pth", "SEED", "1", "b.yaml", "MODEL.WEIGHTS", "c.pth", "--set", "OUTPUT_DIR=x")
+    assert (arguments.weights, arguments.config_file) == ("a.pth", "b.yaml")
+    assert arguments.overrides == ["SEED", "1", "MODEL.WEIGHTS", "c.pth", "OUTPUT_DIR=x"]
+    assert read("MODEL.WEIGHTS=c.pth").weights is None
+
+
+@pytest.mark.parametrize(
+    ("text", "is_key"),
+    [
+        ("MODEL.DEVICE", True),
+        ("MODEL.DEVISE", True),
+        ("MODLE.DEVICE=cpu", True),
+        ("OUTPUT_DIR=x", True),
+        ("DATASETS.DEFINITIONS.mine.FORMAT", True),
+        ("photo.png", False),
+        ("photo", False),
+        ("IMG_1.CR2", False),
+        ("a=b.png", False),
+        ("model/device.png", False),
+    ],
+)
+def test_keys_are_told_from_files(text: str, is_key: bool) -> None:
+    assert names_key(text) is is_key
+
+
+# --- rules that all commands have -------------------------------------------------------------------------------------
+
+
+def commands_that_write(run_folder: Path, image: Path, place: object) -> dict[str, list[object]]:
+    """Each command that writes into a folder, with the folder."""
+    weights = ["--weights", run_folder / "model_final.pth"]
+    return {
+        "train": ["--config-file", CONFIG, "--output", place, *TINY],
+        "evaluate": [*weights, "--output", place],
+        "predict": [*weights, image, "--output", place],
+        "precompute-proposals": [*weights, "--output", place],
+        "visualize-data": ["--config-file", CONFIG, "--output", place, *TINY],
+        "export-dataset": ["digits_val", "--output", place, *TINY],
+        "benchmark": ["--task", "data", "--config-file", CONFIG, "--output", f"{place}/x.json", *TINY],
+        "convert-checkpoint": [run_folder / "model_final.pth", f"{place}/x.pth"],
+        "zoo": ["download", CONFIG, "--output", f"{place}/x.pth"],
+    }
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"config"}))
+def test_output_that_cannot_be_a_folder_is_refused_before_work(
+    command: str, place: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused, monkeypatch
+) -> None:
+    monkeypatch.setattr("mrcnn_zoo.evaluation.trained.fill_model", None)  # is called for a model
+    (tmp_path / "file").write_text("keep")
+    message = refused(command, *commands_that_write(run_folder, image, tmp_path / place)[command])
+    assert str(tmp_path / "file") in message
+    assert "is a file" in message
+    assert (tmp_path / "file").read_text() == "keep"
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "predict", "precompute-proposals", "visualize-data", "export-dataset"]
+)
+def test_empty_output_is_refused(command: str, run_folder: Path, image: Path, refused: Refused) -> None:
+    assert "empty; name a f" in refused(command, *commands_that_write(run_folder, image, "")[command])
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "predict", "precompute-proposals", "visualize-data", "export-dataset", "benchmark"]
+)
+def test_device_that_is_none_is_refused(
+    command: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
+) -> None:
+    arguments = commands_that_write(run_folder, image, tmp_path / "out")[command]
+    assert "'banana' is not a device" in refused(command, *arguments, "MODEL.DEVICE=banana")
+
+
+@pytest.mark.parametrize("command", ["precompute-proposals", "benchmark", "convert-checkpoint", "export-dataset"])
+def test_files_that_are_there_are_not_replaced_unasked(
+    command: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
+) -> None:
+    files = {
+        "precompute-proposals": "digits_val_proposals.pkl",
+        "benchmark": "x.json",
+        "convert-checkpoint": "x.yaml",
+        "export-dataset": "annotations.json",
+    }
+    mine = tmp_path / "out" / files[command]
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    message = refused(command, *commands_that_write(run_folder, image, tmp_path / "out")[command])
+    assert "--overwrite" in message
+    assert str(mine.parent) in message
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("file", ["image.png", "predictions.json", "predictions.csv"])
+def test_predict_does_not_replace_files_of_others(
+    file: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
+) -> None:
+    mine = tmp_path / "out" / file
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    arguments = commands_that_write(run_folder, image, tmp_path / "out")["predict"]
+    assert f"1 file would be replaced: {mine}" in refused("predict", *arguments)
+    assert mine.read_text() == "mine"
+    assert run_command("predict", [*map(str, arguments), "--overwrite"]) == 0
+    assert run_command("predict", list(map(str, arguments))) == 0  # over its own results
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
+
+
+def test_visualize_data_replaces_its_own_pictures_only(tmp_path: Path, refused: Refused) -> None:
+    arguments = ["--config-file", CONFIG, "--num", "1", "--output", str(tmp_path), "DATASETS.TEST=[]", *TINY]
+    picture = tmp_path / "digits_train" / "1.png"
+    for _ in range(2):
+        assert run_command("visualize-data", arguments) == 0
+    Image.new("RGB", (9, 9)).save(picture)
+    assert f"1 file would be replaced: {picture}" in refused("visualize-data", *arguments)
+    assert run_command("visualize-data", [*arguments, "--overwrite"]) == 0
+    assert Image.open(picture).size != (9, 9)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "precompute-proposals", "convert-checkpoint", "train"])
+def test_missing_weights_are_one_message(command: str, image: Path, tmp_path: Path, refused: Refused) -> None:
+    missing = tmp_path / "gone" / "x.pth"
+    arguments = {
+        "evaluate": ["--weights", missing],
+        "predict": [image, "--weights", missing],
+        "precompute-proposals": ["--weights", missing],
+        "convert-checkpoint": [missing, tmp_path / "y.pth"],
+        "train": ["--config-file", CONFIG, "--eval-only", missing, "--output", tmp_path / "out", *TINY],
+    }
+    assert f"{missing} does not exist: there is no folder {missing.parent}" in refused(command, *arguments[command])
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "train"])
+def test_the_folder_of_a_training_stands_for_its_best_or_last_checkpoint(
+    command: str, run_folder: Path, image: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = {
+        "evaluate": ["--weights", run_folder, "--output", tmp_path / "out"],
+        "predict": [image, "--weights", run_folder, "--output", tmp_path / "out"],
+        "train": ["--config-file", CONFIG, "--eval-only", run_folder, "--output", tmp_path / "out", *TINY],
+    }
+    caplog.set_level("INFO")
+    assert run_command(command, list(map(str, arguments[command]))) == 0
+    assert f"{run_folder} is a folder: model_final.pth is taken of it" in caplog.messages
+
+
+def test_a_folder_without_a_training_lists_what_it_holds(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "beside.pth").write_bytes(b"")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    message = refused("evaluate", "--weights", folder)
+    assert f"weights {folder} are a folder, and no checkpoint is in it" in message
+    assert "beside" not in message
+    for name in ("a.pth", "b.safetensors"):
+        (folder / name).write_bytes(b"")
+    assert "it holds a.pth, b.safetensors: name one of them" in refused("evaluate", "--weights", folder)
+
+
+def test_a_name_of_the_zoo_without_its_prefix_is_explained(refused: Refused) -> None:
+    assert f"The zoo has them: zoo://{CONFIG}" in refused("evaluate", "--weights", CONFIG)
+
+
+def test_evaluate_takes_weights_without_their_option(run_folder: Path, tmp_path: Path, capsys) -> None:
+    arguments = [run_folder / "model_final.pth", "--output", tmp_path / "out", "DATASETS.TEST=[]"]
+    assert run_command("evaluate", list(map(str, arguments))) == USAGE_ERROR
+    assert "DATASETS.TEST is empty" in capsys.readouterr().err
