@@ -14,6 +14,7 @@ from mrcnn_zoo.cli.options import (
     logging_lines,
     read_arguments,
 )
+from mrcnn_zoo.config.overrides import typed_list
 from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.export import check_export_folder, export_coco
 from mrcnn_zoo.errors import UserError, counted
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     objects = counted(sum(len(record.instances) for record in dataset.records), "object")
     verb = "is" if len(dataset) == 1 else "are"
     images = f"{counted(len(dataset), 'image')} with {objects} {verb} in {folder}"
-    print(f"{images}. To use {'it' if len(dataset) == 1 else 'them'}: DATASETS.TRAIN [{folder}]")
+    print(f"{images}. To use {'it' if len(dataset) == 1 else 'them'}: DATASETS.TRAIN {typed_list([str(folder)])}")
     return 0
 
 

@@ -19,6 +19,7 @@ from mrcnn_zoo.cli.options import (
     read_arguments,
 )
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.overrides import typed_list
 from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.data.proposal_files import FORMATS, write_proposals
 from mrcnn_zoo.errors import UserError, counted
@@ -56,7 +57,7 @@ def _precompute(arguments: argparse.Namespace) -> None:
     print("  MODEL.LOAD_PROPOSALS True MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals")
     for split, members in (("TRAIN", cfg.DATASETS.TRAIN), ("TEST", cfg.DATASETS.TEST)):
         if members:
-            print(f'  DATASETS.PROPOSAL_FILES_{split} "{[str(paths[name]) for name in members]}"')
+            print(f"  DATASETS.PROPOSAL_FILES_{split} {typed_list([str(paths[name]) for name in members])}")
 
 
 def _paths(arguments: argparse.Namespace, cfg: CfgNode) -> dict[str, Path]:
@@ -84,7 +85,7 @@ def build_parser() -> CommandParser:
         description=__doc__,
         examples=(
             "--weights output/model_best.pth --output proposals",
-            "--weights output --format .npz DATASETS.TRAIN [digits_train] MODEL.RPN.POST_NMS_TOPK_TEST 2000",
+            "--weights output --format .npz DATASETS.TRAIN digits_train MODEL.RPN.POST_NMS_TOPK_TEST 2000",
         ),
     )
     add_weights_option(parser)

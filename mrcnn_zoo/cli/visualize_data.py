@@ -79,7 +79,7 @@ def _refuse_foreign(pictures: Iterable[Path], arguments: argparse.Namespace) -> 
 
 def _some(names: Iterable[str]) -> list[str]:
     if not list(names):
-        raise UserError("the config names no dataset to draw: set DATASETS.TRAIN, e.g. DATASETS.TRAIN [digits_train]")
+        raise UserError("the config names no dataset to draw: set DATASETS.TRAIN, e.g. DATASETS.TRAIN digits_train")
     return list(names)
 
 
@@ -91,7 +91,7 @@ def build_parser() -> CommandParser:
         examples=(
             "--config-file Quickstart/mask_rcnn_R_18_FPN_digits.yaml",
             "--config-file my.yaml --source dataloader --num 2 --output pictures",
-            "--config-file my.yaml DATASETS.TRAIN [digits_train] DATASETS.TEST []",
+            "--config-file my.yaml DATASETS.TRAIN digits_train DATASETS.TEST ''",
         ),
     )
     add_config_option(parser, text="names the datasets")

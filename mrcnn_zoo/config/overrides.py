@@ -1,11 +1,13 @@
 """Reads `KEY VALUE` and `KEY=VALUE` pairs, as typed after a command or given in Python."""
 
+import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mrcnn_zoo.config.provenance import COMMAND_LINE, Assignment, Origin
-from mrcnn_zoo.config.values import literal
+from mrcnn_zoo.config.values import WORDS, literal
 from mrcnn_zoo.errors import UserError
 
 TYPED = Origin(COMMAND_LINE)
@@ -31,6 +33,13 @@ def read_overrides(items: Sequence[Any], origin: Origin = TYPED) -> list[Assignm
         key, value = _key_and_value(item, rest)
         assignments += _flattened(tuple(key.split(".")), value, origin)
     return assignments
+
+
+def typed_list(names: Sequence[str]) -> str:
+    """A list of names or paths as the value of a key is typed in a shell, e.g. "a,b" or "'my data'"."""
+    needs_brackets = any(not name.strip() or "," in name or name != name.strip() or name[0] in "[({" for name in names)
+    needs_brackets = needs_brackets or any(name.lower() in WORDS for name in names)
+    return shlex.quote(json.dumps(list(names), ensure_ascii=False) if needs_brackets or not names else ",".join(names))
 
 
 def _key_and_value(item: Any, rest: Iterator[Any]) -> tuple[str, Any]:

@@ -1,7 +1,7 @@
 """`precompute-proposals`, and a Fast R-CNN that is trained on what it writes."""
 
-import ast
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -55,10 +55,7 @@ def test_a_fast_rcnn_trains_and_is_evaluated_on_the_files_by_the_printed_keys(
     printed = capsys.readouterr().out
     assert f"digits_val_proposals{suffix}: 14 proposals in 2 images" in printed
     keys = printed.split("Fast R-CNN on them with:")[1].split("\n")
-    overrides = keys[1].split()
-    for line in keys[2:4]:
-        name, files = line.strip().split(" ", 1)
-        overrides += [name, str(ast.literal_eval(ast.literal_eval(files)))]
+    overrides = shlex.split(" ".join(keys[1:4]))
     training = [*TINY, "SOLVER.MAX_ITER=1", "TEST.EVAL_PERIOD=0", f"OUTPUT_DIR={tmp_path / 'fast'}", *overrides]
     assert run_command("train", ["--config-file", CONFIG, *training]) == 0
     results = json.loads((tmp_path / "fast" / "inference" / "results.json").read_text())

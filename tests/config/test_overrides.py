@@ -1,8 +1,11 @@
 """`KEY VALUE` and `KEY=VALUE` lists."""
 
+import shlex
+
 import pytest
 
-from mrcnn_zoo.config.overrides import read_overrides
+from mrcnn_zoo.config import load_config
+from mrcnn_zoo.config.overrides import read_overrides, typed_list
 from mrcnn_zoo.errors import UserError
 
 
@@ -53,3 +56,23 @@ def test_a_list_that_the_shell_has_cut_is_put_together() -> None:
         ("C", "[[1, 2], [3]]"),
         ("D", "5"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "typed"),
+    [
+        (["digits_train"], "digits_train"),
+        (["a", "b"], "a,b"),
+        (["/own data/cells"], "'/own data/cells'"),
+        (["one,two"], """'["one,two"]'"""),
+        (["it's"], None),
+        (["none"], None),
+        (["[x"], None),
+        (["$HOME"], None),
+        ([], "'[]'"),
+        (["3"], "3"),
+    ],
+)
+def test_a_printed_list_can_be_typed_in_a_shell(names: list[str], typed: str | None) -> None:
+    assert typed is None or typed_list(names) == typed
+    assert names == load_config(None, shlex.split(f"DATASETS.TRAIN {typed_list(names)}")).DATASETS.TRAIN
