@@ -23,7 +23,10 @@ SIGNATURES: tuple[tuple[bytes, int, str], ...] = (
 )
 LONGEST_HEAD = 512  # bytes that are looked at
 # In messages of Pillow and tifffile about files of a kind that they do not know, which are not damaged.
-UNKNOWN_KIND = ("raw mode", "unsupported", "not supported", "unknown compression", "imagecodecs", "requires the")
+UNKNOWN_KIND = (
+    *("raw mode", "unsupported", "not supported", "unknown compression", "imagecodecs", "requires the"),
+    "max_text_chunk",
+)
 WHAT_TO_DO = "copy or download it again, or leave it out."
 MOST_NOTES = 5  # of one kind; more files are not named
 

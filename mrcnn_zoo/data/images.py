@@ -25,7 +25,7 @@ from mrcnn_zoo.data.image_problems import cannot_decode, no_image, note_once, re
 from mrcnn_zoo.errors import UserError
 
 EXIF_ORIENTATION = 0x0112
-UPRIGHT = 1
+UPRIGHT, TURNED = 1, range(2, 9)
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 MAX_16_BIT = 65535
 MAX_PIXELS = 178_956_970  # of an image: Pillow's own limit, from which on it refuses to open a file
@@ -86,7 +86,7 @@ class FileImage:
         """Whether an EXIF tag turns the image or mirrors it."""
         try:
             with open_image(self.path, max_pixels=0) as image:
-                return bool(image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT)
+                return image.getexif().get(EXIF_ORIENTATION) in TURNED
         except UserError:
             return False
 

@@ -73,7 +73,10 @@ class PixelReader:
         size = (int(pixels.shape[0]), int(pixels.shape[1]))
         if size != tuple(record.image_size):
             raise UserError(_size_message(record, size))
-        image = as_image_tensor(pixels, self.reduce_depth)
+        try:
+            image = as_image_tensor(pixels, self.reduce_depth)
+        except UserError as error:
+            raise UserError(f"{record.source.name}: {error}") from error
         if self.statistics and image.is_floating_point():
             note_unusual_values(image, *self.statistics, name=record.source.name)
         return image

@@ -186,7 +186,7 @@ def as_image_tensor(pixels: NDArray[np.generic], reduce_depth: DepthReduction) -
     """(C, H, W) uint8 or float32 of what an image source reads: (H, W, C), any depth."""
     if pixels.dtype != np.uint8:
         pixels = reduce_depth(pixels)
-    if not pixels.flags.writeable:
+    if not pixels.flags.writeable or min(pixels.strides) < 0:  # such as channels turned by [..., ::-1]
         pixels = pixels.copy()
     return torch.from_numpy(pixels).permute(2, 0, 1)
 

@@ -204,6 +204,33 @@ def test_many_files_with_the_same_note_are_not_all_named(tmp_path: Path, caplog:
     assert caplog.text.count("the others are not named") <= 1
 
 
+def test_arrays_from_python_come_in_any_layout(cfg: CfgNode) -> None:
+    class Array:
+        name = "an array"
+
+        def __init__(self, pixels: np.ndarray) -> None:
+            self.pixels = pixels
+
+        def read(self) -> np.ndarray:
+            return self.pixels
+
+    mapper = build_test_mapper(cfg)
+    plain = mapper(ImageRecord(1, Array(RGB), (H, W)), np.random.default_rng(0)).image
+    for same in (RGB[:, :, ::-1].copy()[:, :, ::-1], np.asfortranarray(RGB)):  # channels turned, columns first
+        assert mapper(ImageRecord(1, Array(same), (H, W)), np.random.default_rng(0)).image.equal(plain)
+    repeated = mapper(ImageRecord(1, Array(GREY), (H, W)), np.random.default_rng(0)).image
+    assert repeated.equal(mapper(ImageRecord(1, Array(grey(GREY)), (H, W)), np.random.default_rng(0)).image)
+    with pytest.raises(UserError, match=r"an array has the shape \(0, 30, 3\)"):
+        mapper(ImageRecord(1, Array(RGB[:0]), (0, W)), np.random.default_rng(0))
+
+
+def test_depth_that_cannot_be_divided_is_refused_by_file(cfg: CfgNode, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", FLOATS)
+    cfg.INPUT.SIXTEEN_BIT = "divide"
+    with pytest.raises(UserError, match=r"a\.tif: INPUT\.SIXTEEN_BIT = 'divide'.* float32"):
+        build_test_mapper(cfg)(ImageRecord(1, FileImage(str(tmp_path / "a.tif")), (H, W)), np.random.default_rng(0))
+
+
 CONTENTS = {
     "hello, this is no image": r"not an image but text \('hello, this is no image'",
     "<!DOCTYPE html><html>404</html>": "not an image but a web page",
