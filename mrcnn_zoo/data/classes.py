@@ -149,11 +149,12 @@ def require_known_classes(dataset: Dataset, class_names: Sequence[str]) -> None:
     """
     unknown = [name for name in dataset.class_names if name not in class_names]
     if unknown:
-        similar = [f"{name!r}:{nearest}" for name in unknown if (nearest := did_you_mean(name, class_names))]
+        similar = [f" {name!r}:{nearest}" for name in unknown if (nearest := did_you_mean(name, class_names))]
         raise UserError(
-            f"the model knows {len(class_names)} classes ({listed(class_names)}), but not {len(unknown)} of the "
-            f"{len(dataset.class_names)} of {dataset.name}: {listed(unknown)}. Choose a test set whose classes the "
-            f"model knows, under the same names.{' ' if similar else ''}{' '.join(similar[:NAMES_SHOWN])}"
+            f"{dataset.name} has {counted(len(unknown), 'class')} that the model does not know: {listed(unknown)}."
+            f"{''.join(similar[:NAMES_SHOWN])} The model knows {counted(len(class_names), 'class')}: "
+            f"{listed(class_names)}. Choose a test set whose classes the model knows, or name its categories as the "
+            "model does."
         )
     for owner, names in (("the model", class_names), (dataset.name, dataset.class_names)):
         repeated = [name for name, count in Counter(names).items() if count > 1 and name in dataset.class_names]

@@ -61,7 +61,8 @@ def evaluate(
     """Detect in every image of a dataset and measure.
 
     Args:
-        model: with `predict(samples)`; its modules are in the same modes afterwards as before.
+        model: with `predict(samples)`, whose classes are the dataset's, see `with_classes_of`; its modules are in the
+            same modes afterwards as before.
         dataset: all of it, or its first TEST.NUM_IMAGES images.
         cfg: of the run.
         output_dir: gets `inference/` with coco_instances_results.json, results.json, results.md and
