@@ -15,7 +15,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Who may import whom: a part imports its own row and the rows below it.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "registry", "registries", "errors", "config", "ops", "zoo_index", "downloads", "output_paths"),
+    (
+        "__init__",
+        "registry",
+        "registries",
+        "errors",
+        "config",
+        "ops",
+        "zoo_index",
+        "downloads",
+        "output_paths",
+        "progress",
+    ),
     ("structures",),
     ("layers", "losses"),
     ("modeling", "data", "checkpoint"),

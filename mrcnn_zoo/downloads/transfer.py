@@ -13,12 +13,11 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from tqdm import tqdm
-
 from mrcnn_zoo import __version__
 from mrcnn_zoo.downloads.checksum import CHUNK, Checksum, record_checksum
 from mrcnn_zoo.downloads.partial_file import PartialFile
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.progress import ProgressLine, show_progress, size_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -155,16 +154,16 @@ def _receive(transfer: Transfer, part: PartialFile, response: HTTPResponse) -> N
             raise transfer.refusal("the server sent an empty file", f"Check the address, {OTHER_MEANS}.")
     total = None if remaining is None else start + remaining
     try:
-        # A bar in a log file would be thousands of fragments: None shows it on terminals only.
-        with (
-            part.open(start, response.headers) as file,
-            tqdm(
-                total=total, initial=start, unit="B", unit_scale=True, desc=transfer.target.name, disable=None
-            ) as progress,
-        ):
+        line = ProgressLine(transfer.target.name, total=total or 0, done=start, in_bytes=True)
+        began = time.monotonic()
+        with part.open(start, response.headers) as file, show_progress(line) as display:
             for chunk in chain([first], chunks):
                 file.write(chunk)
-                progress.update(len(chunk))
+                line.done += len(chunk)
+                rate = (line.done - start) / max(time.monotonic() - began, 1e-3)
+                line.show({"rate": f"{size_in_words(rate)}/s"})
+                if display is not None:
+                    display.refresh()
     except OSError as error:  # of the disk: those of the network come as BrokenTransferError
         raise transfer.refusal(
             f"{part.path} cannot be written: {error.strerror or error}",

@@ -29,6 +29,7 @@ from mrcnn_zoo.evaluation.limits import (
 )
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
+from mrcnn_zoo.progress import ProgressLine, duration, has_terminal, show_progress
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
 
@@ -216,19 +217,23 @@ def _with_progress(loader: Iterable[list[Sample]], num_images: int, *, name: str
     """The batches, with a bar on a terminal and a line now and then elsewhere, on process 0."""
     if rank() != 0:
         yield from loader
-    elif sys.stderr.isatty():
+    elif has_terminal(sys.stderr):
         yield from _with_bar(loader, num_images, name=name)
     else:
         yield from _with_lines(loader, num_images, name=name)
 
 
 def _with_bar(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:
-    from tqdm import tqdm
-
-    with tqdm(total=num_images, desc=name, unit="img", leave=False, dynamic_ncols=True) as bar:
+    line = ProgressLine(name, total=num_images)
+    start = time.monotonic()
+    with show_progress(line) as display:
         for samples in loader:
             yield samples
-            bar.update(len(samples))
+            line.done += len(samples)
+            each = (time.monotonic() - start) / line.done
+            line.show({"eta": f"eta {duration(each * (num_images - line.done))}", "rate": f"{1 / each:.1f} img/s"})
+            if display is not None:
+                display.refresh()
 
 
 def _with_lines(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:

@@ -2,13 +2,14 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.processes import rank
+from mrcnn_zoo.progress import is_on_terminal
 from mrcnn_zoo.training.nonfinite import NonFiniteLossError
 from mrcnn_zoo.training.signals import TrainingInterrupted
 
@@ -118,6 +119,38 @@ def logging_to(output_dir: Path) -> Iterator[LogFile]:
         for handler in handlers:
             root.removeHandler(handler)
         file.close()
+
+
+def log_to_files(log: logging.Logger, message: str) -> None:
+    """Log a message to files alone, for what would be too much on a console."""
+    _hand_to(log, message, _is_file)
+
+
+def log_to_consoles(log: logging.Logger, message: str, *, terminals: bool = True) -> None:
+    """Log a message to all but files.
+
+    Args:
+        log: that it comes from.
+        message: a line.
+        terminals: whether terminals get it too, and not only pipes and the like.
+    """
+    _hand_to(log, message, lambda handler: not _is_file(handler) and (terminals or not is_on_terminal(handler)))
+
+
+def _hand_to(log: logging.Logger, message: str, is_wanted: Callable[[logging.Handler], bool]) -> None:
+    if not log.isEnabledFor(logging.INFO):
+        return
+    record = log.makeRecord(log.name, logging.INFO, __file__, 0, "%s", (message,), None)
+    place: logging.Logger | None = log
+    while place is not None:
+        for handler in place.handlers:
+            if is_wanted(handler) and record.levelno >= handler.level:
+                handler.handle(record)
+        place = place.parent if place.propagate else None
+
+
+def _is_file(handler: logging.Handler) -> bool:
+    return isinstance(handler, LogFile | logging.FileHandler)
 
 
 def _traceback_of(error: Exception) -> Any:

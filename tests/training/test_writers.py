@@ -2,13 +2,8 @@
 
 import builtins
 import csv
-import io
 import json
-import logging
-import os
 import struct
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +16,6 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import METRIC_WRITERS
 from mrcnn_zoo.training import writers
 from mrcnn_zoo.training.writers import RunPlace, build_writers
-from mrcnn_zoo.training.writers.console import LogLineWriter, ProgressBarWriter, progress_line
 from mrcnn_zoo.training.writers.csv import CsvWriter
 from mrcnn_zoo.training.writers.json_lines import JsonLinesWriter
 from mrcnn_zoo.training.writers.tensorboard import TensorboardWriter
@@ -164,90 +158,6 @@ def test_csv_resume_keeps_the_rows_before(tmp_path: Path) -> None:
     path.write_text("iteration,bbox/AP\n9,1.0\n19,2.0\n29,3.0\n")
     CsvWriter(path, start_iteration=20).write_results(29, {"bbox": {"AP": 4.0}})
     assert [row["bbox/AP"] for row in rows_of(path)] == ["1.0", "2.0", "4.0"]
-
-
-# --- console ----------------------------------------------------------------------------------------------------------
-
-
-def test_progress_line_says_the_important_first() -> None:
-    assert progress_line(19, SCALARS, max_iterations=500) == (
-        "iter 19/499  eta 0:01:05  total_loss 1.25  lr 0.001  62.1 img/s  3412 MB  loss_mask 0.5"
-    )
-
-
-def test_progress_line_without_length_or_metrics() -> None:
-    assert progress_line(19, {}) == "iter 19"
-
-
-def test_log_lines_come_only_with_metrics(caplog: pytest.LogCaptureFixture) -> None:
-    writer = LogLineWriter(max_iterations=500)
-    with caplog.at_level(logging.INFO):
-        for iteration in range(20):
-            writer.advance(iteration)
-        writer.write(19, {"lr": 0.5})
-    assert caplog.messages == ["iter 19/499  lr 0.5"]
-
-
-@pytest.mark.parametrize(
-    ("is_terminal", "columns", "expected"),
-    [(True, 80, ProgressBarWriter), (True, 0, LogLineWriter), (False, 80, LogLineWriter)],
-)
-def test_console_is_a_bar_only_on_a_terminal_with_room(
-    is_terminal: bool, columns: int, expected: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
-    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((columns, 24)))
-    assert type(METRIC_WRITERS.get("console")(load_config(), RunPlace(tmp_path))) is expected
-
-
-@pytest.fixture
-def terminal_log(tmp_path: Path) -> Iterator[tuple[io.StringIO, Path]]:
-    """A terminal that the root logger writes to, and a log file of the root logger."""
-    terminal, log_file = io.StringIO(), tmp_path / "log.txt"
-    console, file = logging.StreamHandler(terminal), logging.FileHandler(log_file)
-    former_level = logging.root.level
-    logging.root.setLevel(logging.INFO)
-    logging.root.addHandler(console)
-    logging.root.addHandler(file)
-    yield terminal, log_file
-    logging.root.removeHandler(console)
-    logging.root.removeHandler(file)
-    logging.root.setLevel(former_level)
-    file.close()
-
-
-def test_bar_starts_where_the_run_resumes_and_shows_the_metrics() -> None:
-    screen = io.StringIO()
-    writer = ProgressBarWriter(screen, start_iteration=20, max_iterations=100)
-    writer.write(24, {"total_loss": 1.25})
-    writer.close()
-    assert "20/100" in screen.getvalue()
-    assert "25/100" in screen.getvalue()
-    assert "total_loss 1.25" in screen.getvalue()
-
-
-def test_lines_under_a_bar_go_to_the_log_file_alone(terminal_log: tuple[io.StringIO, Path]) -> None:
-    terminal, log_file = terminal_log
-    writer = ProgressBarWriter(io.StringIO(), max_iterations=100)
-    writer.write(24, {"total_loss": 1.25})
-    writer.close()
-    assert log_file.read_text() == "iter 24/99  total_loss 1.25\n"
-    assert terminal.getvalue() == ""
-
-
-def test_messages_pass_above_the_bar_and_handlers_return(
-    terminal_log: tuple[io.StringIO, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    terminal, _ = terminal_log
-    monkeypatch.setattr(sys, "stdout", terminal)
-    before = list(logging.root.handlers)
-    writer = ProgressBarWriter(terminal, max_iterations=100)
-    writer.advance(0)
-    logging.getLogger("mrcnn_zoo.test").info("saved model_final.pth")
-    assert logging.root.handlers != before
-    writer.close()
-    assert logging.root.handlers == before
-    assert "saved model_final.pth\n" in terminal.getvalue()
 
 
 # --- TensorBoard ------------------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
-"""Says which parameters the loss does not reach."""
+"""Records in the log file which parameters the loss does not reach."""
 
 import logging
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import counted
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.hook import Hook
+from mrcnn_zoo.training.logs import log_to_files
 from mrcnn_zoo.training.nonfinite import shortened
 from mrcnn_zoo.training.trainer import Trainer
 from mrcnn_zoo.training.workspace import Workspace
@@ -25,8 +27,11 @@ class ReportUnusedParameters(Hook):
         self._has_looked = True
         names = trainer.updater.names_without_gradient(trainer.model)
         if names:
-            logger.info(
-                "no loss depends on %d of the parameters, which stay as they are: %s", len(names), shortened(names)
+            # In the log file alone: a backbone may well compute a map that no head reads.
+            log_to_files(
+                logger,
+                f"no loss depends on {counted(len(names), 'parameter')} of the model, which stay as they are: "
+                f"{shortened(names)}",
             )
 
 

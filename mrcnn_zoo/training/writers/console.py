@@ -1,126 +1,114 @@
-"""Progress for people: a bar on a terminal, lines in a log."""
+"""Progress of a training for people: a steady line on a terminal, short lines elsewhere, all numbers in log files."""
 
 import logging
-import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from datetime import timedelta
-from typing import TextIO
-
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
+from typing import TYPE_CHECKING
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.progress import Display, ProgressLine, duration, has_terminal, show_progress
 from mrcnn_zoo.registries import METRIC_WRITERS
+from mrcnn_zoo.training.logs import log_to_consoles, log_to_files
 from mrcnn_zoo.training.writers.contract import MetricWriter, RunPlace
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 logger = logging.getLogger(__name__)
 
-BAR_FORMAT = "{percentage:3.0f}%|{bar:16}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
-BAR_FORMAT_WITHOUT_LENGTH = "{n_fmt} iterations [{elapsed}{postfix}]"
+# What people look at first stands first: on a narrow terminal the last are left out.
+SHOWN: dict[str, Callable[[float], str]] = {
+    "eta_seconds": lambda value: f"eta {duration(value)}",
+    "total_loss": lambda value: f"loss {value:.3f}" if 1e-3 <= abs(value) < 1e4 else f"loss {value:.2e}",
+    "lr": lambda value: f"lr {value:.2e}",
+    "images_per_second": lambda value: f"{value:.1f} img/s" if value >= 1 else f"{value:.2g} img/s",
+    "memory_mb": lambda value: f"{value / 1024:.1f} GB",
+}
 
 
 class LogLineWriter(MetricWriter):
-    """One plain line to the log each time metrics are written."""
+    """A short line on the console each time metrics are written; log files get all numbers."""
 
     def __init__(self, *, max_iterations: int = 0) -> None:
         self._max_iterations = max_iterations
 
     def write(self, iteration: int, scalars: Mapping[str, float]) -> None:
-        logger.info("%s", progress_line(iteration, scalars, max_iterations=self._max_iterations))
+        log_to_files(logger, progress_line(iteration, scalars, max_iterations=self._max_iterations))
+        log_to_consoles(logger, short_line(iteration, scalars, max_iterations=self._max_iterations))
 
 
 class ProgressBarWriter(MetricWriter):
-    """A bar that moves with every iteration; the lines go to log files alone, and other messages appear above the bar.
+    """A line on the terminal that moves with every iteration; log files get all numbers, pipes the short lines.
 
     Args:
-        stream: the terminal.
+        console: of the terminal; stderr by default.
         start_iteration: where the bar begins.
         max_iterations: where it ends; 0 when unknown.
     """
 
-    def __init__(self, stream: TextIO, *, start_iteration: int = 0, max_iterations: int = 0) -> None:
-        self._stream = stream
-        self._start_iteration = start_iteration
+    def __init__(self, *, console: "Console | None" = None, start_iteration: int = 0, max_iterations: int = 0) -> None:
+        self._console = console
         self._max_iterations = max_iterations
-        self._bar: tqdm | None = None
-        self._redirection = ExitStack()
+        self._line = ProgressLine("", total=max_iterations, done=start_iteration)
+        self._display: Display | None = None
+        self._open = ExitStack()
 
     def advance(self, iteration: int) -> None:
-        bar = self._opened_bar()
-        bar.update(iteration + 1 - bar.n)
+        self._line.done = iteration + 1
+        self._refresh()
 
     def write(self, iteration: int, scalars: Mapping[str, float]) -> None:
-        bar = self._opened_bar()
-        bar.set_postfix_str("  ".join(_formatted(scalars)), refresh=False)
-        bar.update(iteration + 1 - bar.n)
-        bar.refresh()
-        _log_to_files(progress_line(iteration, scalars, max_iterations=self._max_iterations))
+        log_to_files(logger, progress_line(iteration, scalars, max_iterations=self._max_iterations))
+        is_of_steps = "lr" in scalars or "total_loss" in scalars  # and not of a validation
+        short = short_line(iteration, scalars, max_iterations=self._max_iterations)
+        log_to_consoles(logger, short, terminals=not is_of_steps)
+        if is_of_steps:
+            self._line.done = iteration + 1
+            self._line.show({name: show(scalars[name]) for name, show in SHOWN.items() if name in scalars})
+            self._refresh(now=True)
 
     def close(self, *, failed: bool = False) -> None:  # noqa: ARG002
-        if self._bar is not None:
-            self._bar.close()
-        self._redirection.close()
+        self._open.close()
+        self._display = None
 
-    def _opened_bar(self) -> tqdm:
-        # Not in the constructor: whatever is logged until training starts would tear the bar.
-        if self._bar is None:
-            loggers = [log for log in (logging.root, logging.getLogger("mrcnn_zoo")) if _writes_to_terminal(log)]
-            self._redirection.enter_context(logging_redirect_tqdm(loggers))
-            self._bar = tqdm(
-                total=self._max_iterations or None,
-                initial=self._start_iteration,
-                file=self._stream,
-                dynamic_ncols=True,
-                bar_format=BAR_FORMAT if self._max_iterations else BAR_FORMAT_WITHOUT_LENGTH,
-            )
-        return self._bar
+    def _refresh(self, *, now: bool = False) -> None:
+        # Not in the constructor: the line appears with the first iteration.
+        if self._display is None:
+            self._display = self._open.enter_context(show_progress(self._line, console=self._console))
+        if self._display is not None:
+            self._display.refresh(now=now)
 
 
 @METRIC_WRITERS.register("console")
 def build_console_writer(cfg: CfgNode, place: RunPlace) -> MetricWriter:  # noqa: ARG001
-    if _has_room_for_a_bar(sys.stderr):
-        return ProgressBarWriter(sys.stderr, start_iteration=place.start_iteration, max_iterations=place.max_iterations)
+    """A line that moves on a terminal, short lines elsewhere."""
+    if has_terminal(sys.stderr):
+        return ProgressBarWriter(start_iteration=place.start_iteration, max_iterations=place.max_iterations)
     return LogLineWriter(max_iterations=place.max_iterations)
 
 
-def _has_room_for_a_bar(stream: TextIO) -> bool:
-    # Some containers give a terminal without a width, on which a bar would be nothing at all.
-    return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
-
-
 def progress_line(iteration: int, scalars: Mapping[str, float], *, max_iterations: int = 0) -> str:
-    """For example `iter 19/499  eta 0:01:05  total_loss 1.234  lr 0.001  62.1 img/s  3412 MB  loss_cls 0.3`."""
-    position = f"iter {iteration}/{max_iterations - 1}" if max_iterations else f"iter {iteration}"
-    return "  ".join([position, *_formatted(scalars)])
-
-
-def _formatted(scalars: Mapping[str, float]) -> list[str]:
-    # What people look at first stands first: a terminal cuts the line at its width.
+    """All numbers: `iter 20/500  eta 0:01:05  total_loss 1.234  lr 0.001  62.1 img/s  3412 MB  loss_cls 0.3`."""
     known = {
-        "eta_seconds": lambda value: f"eta {timedelta(seconds=round(value))}",
+        "eta_seconds": lambda value: f"eta {duration(value)}",
         "total_loss": lambda value: f"total_loss {value:.4g}",
         "lr": lambda value: f"lr {value:.3g}",
         "images_per_second": lambda value: f"{value:.3g} img/s",
         "memory_mb": lambda value: f"{value:.0f} MB",
     }
     first = [show(scalars[name]) for name, show in known.items() if name in scalars]
-    return first + [f"{name} {value:.4g}" for name, value in scalars.items() if name not in known]
+    others = [f"{name} {value:.4g}" for name, value in scalars.items() if name not in known]
+    return "  ".join([_position(iteration, max_iterations), *first, *others])
 
 
-def _writes_to_terminal(log: logging.Logger) -> bool:
-    return any(
-        isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)
-        for handler in log.handlers
-    )
+def short_line(iteration: int, scalars: Mapping[str, float], *, max_iterations: int = 0) -> str:
+    """What matters while it runs: `iter 20/500  loss 1.234  lr 1.00e-03  62.1 img/s  eta 0:01:05`."""
+    names = [name for name in ("total_loss", "lr", "images_per_second", "eta_seconds") if name in scalars]
+    known = [SHOWN[name](scalars[name]) for name in names]
+    totals = [f"{name} {value:.4g}" for name, value in scalars.items() if name.endswith("/total_loss")]
+    return "  ".join([_position(iteration, max_iterations), *known, *totals])
 
 
-def _log_to_files(message: str) -> None:
-    record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, message, (), None)
-    log: logging.Logger | None = logger
-    while log is not None:
-        for handler in log.handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.handle(record)
-        log = log.parent if log.propagate else None
+def _position(iteration: int, max_iterations: int) -> str:
+    return f"iter {iteration + 1}/{max_iterations}" if max_iterations else f"iter {iteration + 1}"

@@ -1,0 +1,237 @@
+"""Progress on a terminal: one steady line for each task at the bottom, with all other output above it."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import timedelta
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+LEAST_WIDTH = 20  # columns of a terminal with room for a line
+BAR_WIDTHS = (8, 40)  # columns, at least and at most
+SECONDS_BETWEEN_REFRESHES = 0.1
+GAP = "  "
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@dataclass
+class ProgressLine:
+    """One task: how far it is, and what else is to be seen of it.
+
+    Args:
+        label: in front; may be empty.
+        total: steps, or bytes; 0 when unknown.
+        done: of them.
+        in_bytes: whether steps are bytes.
+        fields: texts by name, the most important first; those that do not fit the terminal are left out.
+    """
+
+    label: str
+    total: int = 0
+    done: int = 0
+    in_bytes: bool = False
+    fields: dict[str, str] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)  # the widest text of each field so far: fields do not jump
+
+    def show(self, fields: Mapping[str, str]) -> None:
+        """Replace the fields."""
+        self.fields = dict(fields)
+        for name, text in fields.items():
+            self.widths[name] = max(len(text), self.widths.get(name, 0))
+
+    def render(self, width: int) -> "Text":
+        """The line, at most `width` columns wide."""
+        from rich.text import Text
+
+        texts = [self.fields[name].ljust(self.widths.get(name, 0)) for name in self.fields]
+        head = [text for text in (self.label, self._position()) if text]
+        room = width - 1  # a line that ends in the last column makes some terminals begin another
+        bar = BAR_WIDTHS[0] if self.total else 0
+        while texts and len(GAP.join([*head, *texts])) + bool(bar) * (bar + len(GAP)) > room:
+            texts.pop()
+        free = room - len(GAP.join([*head, *texts])) - len(GAP)
+        line = Text(no_wrap=True, overflow="crop", end="")
+        if self.label:
+            line.append(self.label + GAP, style="bold")
+        if self.total and free >= BAR_WIDTHS[0]:
+            length = min(free, BAR_WIDTHS[1])
+            filled = min(length, round(length * self.done / self.total))
+            line.append("━" * filled, style="green").append("━" * (length - filled), style="bright_black").append(GAP)
+        line.append(GAP.join([self._position(), *texts]).rstrip())
+        line.truncate(width, overflow="crop")
+        return line
+
+    def _position(self) -> str:
+        if self.in_bytes:
+            return f"{size_in_words(self.done)}/{size_in_words(self.total)}" if self.total else size_in_words(self.done)
+        return f"{self.done:>{len(str(self.total))}}/{self.total}" if self.total else f"iter {self.done}"
+
+
+class Display:
+    """The lines of all tasks that are under way, drawn on one terminal.
+
+    No thread draws them: loader processes that are forked meanwhile would inherit its locks.
+
+    Args:
+        console: of the terminal.
+    """
+
+    def __init__(self, console: "Console") -> None:
+        from rich.live import Live
+
+        self._console = console
+        self._lines: list[ProgressLine] = []
+        self._handlers: list[tuple[logging.Logger, logging.Handler, logging.Handler]] = []
+        self._drawn = 0.0
+        self._live = Live(
+            get_renderable=self._render,
+            console=console,
+            auto_refresh=False,
+            vertical_overflow="visible",
+            redirect_stdout=_is_terminal(sys.stdout),  # what goes into a pipe stays there
+            redirect_stderr=_is_terminal(sys.stderr),
+        )
+
+    def start(self) -> None:
+        """Begin to draw; log messages to the terminal go above the lines from now on."""
+        for log in (logging.root, logging.getLogger("mrcnn_zoo")):
+            for handler in list(log.handlers):
+                if is_on_terminal(handler):
+                    replacement = _AboveTheLines(self._console, handler)
+                    _replace_handler(log, handler, replacement)
+                    self._handlers.append((log, handler, replacement))
+        self._live.start()
+
+    def stop(self) -> None:
+        """Leave the last state of the lines on the terminal, and give log messages back to their handlers."""
+        self._live.stop()
+        for log, handler, replacement in self._handlers:
+            _replace_handler(log, replacement, handler)
+        self._handlers.clear()
+
+    def add(self, line: ProgressLine) -> None:
+        """Draw a further line, above the others."""
+        self._lines.insert(0, line)
+        self.refresh(now=True)
+
+    def remove(self, line: ProgressLine) -> None:
+        """Draw it no longer; the last one stays on the terminal."""
+        if len(self._lines) > 1:
+            self._lines.remove(line)
+        self.refresh(now=True)
+
+    def refresh(self, *, now: bool = False) -> None:
+        """Draw anew, unless that was done a moment ago."""
+        if now or monotonic() - self._drawn >= SECONDS_BETWEEN_REFRESHES:
+            self._live.refresh()
+            self._drawn = monotonic()
+
+    def _render(self) -> "Text":
+        from rich.text import Text
+
+        return Text("\n").join(line.render(self._console.width) for line in self._lines)
+
+
+class _AboveTheLines(logging.Handler):
+    """Prints log messages through the console that draws the lines, in the format of the handler it replaces."""
+
+    def __init__(self, console: "Console", replaced: logging.Handler) -> None:
+        super().__init__(replaced.level)
+        self._console = console
+        self.setFormatter(replaced.formatter)
+        for condition in replaced.filters:
+            self.addFilter(condition)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno)
+        self._console.print(
+            self.format(record), style=style, markup=False, highlight=False, emoji=False, soft_wrap=True
+        )
+
+
+_display: ContextVar[Display | None] = ContextVar("_display", default=None)
+
+
+@contextmanager
+def show_progress(line: ProgressLine, *, console: "Console | None" = None) -> Iterator[Display | None]:
+    """Draw a line while the block runs, together with those of the blocks around it.
+
+    Args:
+        line: to draw; call `refresh` of the display after changing it.
+        console: of the terminal; stderr by default. Without a terminal there nothing is drawn, and None is given.
+    """
+    display = _display.get()
+    if display is not None:
+        display.add(line)
+        try:
+            yield display
+        finally:
+            display.remove(line)
+        return
+    if console is None and not has_terminal(sys.stderr):
+        yield None
+        return
+    display = Display(console or new_console(sys.stderr))
+    token = _display.set(display)
+    display.start()
+    display.add(line)
+    try:
+        yield display
+    finally:
+        display.refresh(now=True)
+        display.stop()
+        _display.reset(token)
+
+
+def is_on_terminal(handler: logging.Handler) -> bool:
+    """Whether log messages of a handler appear on a terminal."""
+    if isinstance(handler, logging.StreamHandler):
+        return _is_terminal(handler.stream)
+    return isinstance(handler, _AboveTheLines)
+
+
+def has_terminal(stream: TextIO) -> bool:
+    """Whether a stream is a terminal on which lines can be redrawn, with room for one."""
+    # Some containers give a terminal without a width, on which a line would be nothing at all.
+    is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    return _is_terminal(stream) and not is_dumb and os.get_terminal_size(stream.fileno()).columns >= LEAST_WIDTH
+
+
+def new_console(stream: TextIO) -> "Console":
+    """A console of rich on a stream; colours as NO_COLOR and the terminal allow."""
+    from rich.console import Console
+
+    return Console(file=stream)
+
+
+def duration(seconds: float) -> str:
+    """For example 0:01:05."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def size_in_words(num_bytes: float) -> str:
+    """For example 12.3 MB."""
+    place = 0
+    while num_bytes >= 1000 and place < len(UNITS) - 1:
+        num_bytes, place = num_bytes / 1000, place + 1
+    return f"{num_bytes:.1f} {UNITS[place]}" if place else f"{num_bytes:.0f} B"
+
+
+def _replace_handler(log: logging.Logger, former: logging.Handler, present: logging.Handler) -> None:
+    log.handlers = [present if handler is former else handler for handler in log.handlers]
+
+
+def _is_terminal(stream: Any) -> bool:
+    is_terminal = getattr(stream, "isatty", None)
+    try:
+        return bool(is_terminal and is_terminal())
+    except ValueError:  # closed
+        return False
