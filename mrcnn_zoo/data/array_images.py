@@ -23,7 +23,11 @@ ALPHA = (1, 2)  # values of the TIFF tag ExtraSamples
 
 
 class MissingTiffReaderError(UserError):
-    """A TIFF that tifffile would read, which is not installed or lacks a codec."""
+    """A TIFF that tifffile would read, which is not installed."""
+
+
+class MissingCodecError(UserError):
+    """A TIFF that tifffile would read if it could decompress it."""
 
 
 def read_array(path: str) -> NDArray[np.generic]:
@@ -69,7 +73,8 @@ def read_tiff(path: str, *, with_alpha: bool, max_pixels: int) -> NDArray[np.gen
         uint8, uint16, or float32 of all other types.
 
     Raises:
-        MissingTiffReaderError: no tifffile to read it with, or not what decompresses it.
+        MissingTiffReaderError: no tifffile to read it with.
+        MissingCodecError: not what decompresses it.
         UserError: a file that is cut off or too large, or pages that are no channels.
     """
     try:
@@ -197,7 +202,7 @@ def _tifffile_errors(path: str) -> Iterator[None]:
         yield
     except Exception as error:  # of many kinds, on files that are cut off
         if "imagecodecs" in str(error):
-            raise MissingTiffReaderError(str(cannot_decode(path, error))) from error
+            raise MissingCodecError(str(cannot_decode(path, error))) from error
         raise cannot_decode(path, error) from error
     finally:
         log.disabled = was_disabled

@@ -10,10 +10,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, ImageSequence, UnidentifiedImageError
 
 from mrcnn_zoo.data.array_images import (
+    MissingCodecError,
     MissingTiffReaderError,
+    as_pixels,
     check_pixels,
     finite_pixels,
     read_array,
@@ -41,8 +43,9 @@ GREY_ALPHA_16 = "LA;16B"
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-# Pillow's complaint about tags of the camera, which do not matter here.
-warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning, module=r"PIL\.")
+# Pillow's complaints about tags and palettes, which do not matter here.
+HARMLESS = "Corrupt EXIF data|Palette images with Transparency|Image appears to be a malformed MPO|Metadata Warning"
+warnings.filterwarnings("ignore", message=HARMLESS, category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -245,13 +248,34 @@ def _read_tiff(path: str, max_pixels: int, *, with_alpha: bool) -> NDArray[np.ge
                 raise error from error.__cause__
     try:
         return read_tiff(path, with_alpha=with_alpha, max_pixels=max_pixels)
+    except MissingCodecError:
+        pixels = _read_pages(path, max_pixels)
+        if pixels is not None:
+            return pixels
+        if is_simple is None:
+            raise
+        missing = "imagecodecs"
     except MissingTiffReaderError:
         if is_simple is None:
             raise
-        pixels = read_by_pillow()
-        text = "is read with 8 bits per channel; `pip install tifffile imagecodecs` reads all of them."
-        note_once(path, text, kind="TIFF files deeper than 8 bits")
-        return pixels
+        missing = "tifffile"
+    text = f"is read with 8 bits per channel; with `pip install {missing}` all bits are read."
+    note_once(path, text, kind="TIFF files deeper than 8 bits")
+    return read_by_pillow()
+
+
+def _read_pages(path: str, max_pixels: int) -> NDArray[np.generic] | None:
+    """The pages of a compressed TIFF as channels, by Pillow; None of one page, or of pages that are not alike and grey."""
+    try:
+        with open_image(path, max_pixels=max_pixels) as image:
+            if getattr(image, "n_frames", 1) == 1:
+                return None
+            pages = [np.array(page) for page in ImageSequence.Iterator(image)]
+    except UserError:
+        return None  # what tifffile lacks is the better message
+    if pages[0].ndim != 2 or any((page.shape, page.dtype) != (pages[0].shape, pages[0].dtype) for page in pages):
+        return None
+    return as_pixels(np.stack(pages, axis=2), path)
 
 
 def _pillow_reads_all_of(path: str) -> bool | None:

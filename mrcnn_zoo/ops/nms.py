@@ -1,5 +1,6 @@
 """Greedy non-maximum suppression."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -48,7 +49,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, *, iou_threshold:
     counts = groups[order].unique_consecutive(return_counts=True)[1]
     numbers = torch.arange(len(counts), device=boxes.device).repeat_interleave(counts)
     is_kept = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    for start, stop, is_one_group in _parts(counts.tolist(), min(limit // 2, int(MAX_OFFSET / extent))):
+    most_groups = int(MAX_OFFSET / extent) if math.isfinite(extent) else 0
+    for start, stop, is_one_group in _parts(counts.tolist(), min(limit // 2, most_groups)):
         rows = order[start:stop]
         offsets = None if is_one_group else (numbers[start:stop] - numbers[start]).double() * extent - low
         is_kept[rows[_nms(boxes[rows], scores[rows], offsets, iou_threshold)]] = True

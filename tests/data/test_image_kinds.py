@@ -96,6 +96,19 @@ def test_tiff_files_of_every_kind(kind: str, name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read, expected)
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
+@pytest.mark.parametrize("pages", [1, 5])
+def test_compressed_tiff_needs_no_further_package(compression: str, pages: int, tmp_path: Path) -> None:
+    arrays = [np.roll(GREY if compression == "jpeg" else DEEP, shift, axis=0) for shift in range(pages)]
+    first, *others = map(Image.fromarray, arrays)
+    first.save(tmp_path / "a.tif", compression=compression, save_all=pages > 1, append_images=others)
+    read, expected = FileImage(str(tmp_path / "a.tif")).read(), np.stack(arrays * (3 if pages == 1 else 1), axis=2)
+    assert read.dtype == expected.dtype
+    assert read.shape == expected.shape
+    if compression != "jpeg":
+        np.testing.assert_array_equal(read, expected)
+
+
 @pytest.mark.parametrize("channels", [2, 3, 4])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_png_of_16_bits_in_several_channels_keeps_them(channels: int, orientation: int, tmp_path: Path) -> None:

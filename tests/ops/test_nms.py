@@ -91,6 +91,16 @@ def test_one_box_far_away_does_not_blur_the_others() -> None:
     assert rows.tolist() == by_group(boxes, scores, groups, 0.5)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_boxes_that_have_diverged_leave_other_groups_alone(value: float) -> None:
+    boxes, scores, groups = crowded_scene(200, 5, 300.0, seed=2)
+    boxes[::50, 2:] = value
+    groups[::50] = 7
+    rows = batched_nms(boxes, scores, groups, iou_threshold=0.5).tolist()
+    expected = by_group(boxes, scores, groups, 0.5)
+    assert [row for row in rows if row % 50] == [row for row in expected if row % 50]
+
+
 def test_groups_below_zero_and_far_apart_are_kept_apart() -> None:
     scores = torch.tensor([0.5, 0.9, 0.7, 0.8])
     same = BOXES[:1].repeat(4, 1)
