@@ -265,7 +265,7 @@ def _read_tiff(path: str, max_pixels: int, *, with_alpha: bool) -> NDArray[np.ge
 
 
 def _read_pages(path: str, max_pixels: int) -> NDArray[np.generic] | None:
-    """The pages of a compressed TIFF as channels, by Pillow; None of one page, or of pages that are not alike and grey."""
+    """The grey pages of a compressed TIFF as channels, by Pillow; None of one page, or of others."""
     try:
         with open_image(path, max_pixels=max_pixels) as image:
             if getattr(image, "n_frames", 1) == 1:
