@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("training", "inspection", "zoo", "model_zoo"),
     ("experiments",),
-    ("cli",),
+    ("cli", "__main__"),
 )
 SIBLINGS = {"modeling", "data", "checkpoint"}  # of one row, but they must not know each other
 

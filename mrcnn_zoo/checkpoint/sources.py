@@ -20,6 +20,7 @@ from mrcnn_zoo.checkpoint.keras_file import read_keras_weights
 from mrcnn_zoo.downloads.download import forget_download, local_path
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.numpy_pickle import load_numpy_pickle
+from mrcnn_zoo.structures.summary import summary
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +30,16 @@ JSON_METADATA = {"class_names", "category_ids"}  # lists, which the metadata of 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WeightsFile:
     """Weights as a file has them, by their names in it."""
 
     source: str  # the path or URL it was asked for by
     weights: dict[str, Tensor]
     meta: dict[str, Any] = field(default_factory=dict)  # what else the file holds, by its keys there
+
+    def __repr__(self) -> str:
+        return summary(self)
 
 
 def read_weights(path_or_url: str | Path) -> WeightsFile:

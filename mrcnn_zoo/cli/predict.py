@@ -1,6 +1,7 @@
 """Find objects in image files: draws them, and writes predictions.json (COCO's form) and predictions.csv."""
 
 import argparse
+import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from mrcnn_zoo.config.class_count import class_count
 from mrcnn_zoo.data.mapper import build_test_mapper
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes
+from mrcnn_zoo.evaluation.limits import RETINANET, build_detection_tally
 from mrcnn_zoo.evaluation.trained import open_trained
 from mrcnn_zoo.inspection.image_inputs import IMAGE_SUFFIXES, find_images
 from mrcnn_zoo.inspection.pictures import OBJECT
@@ -35,13 +37,14 @@ from mrcnn_zoo.inspection.prediction import (
     PREDICTIONS_FILE,
     TABLE_FILE,
     PredictedImages,
-    PredictionLimit,
     check_predictions_folder,
     predict_images,
 )
 
 SOME_IMAGES_FAILED = 1
 IMAGES_SHOWN, NAME_SHOWN, TABLE_WIDTH = 20, 40, 100  # rows, letters of a name, and letters of a line of the table
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +71,9 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
         check=prepare_device,
     )
     class_names, category_ids = trained.class_names, trained.category_ids
-    if not predicts_classes(model):
+    if predicts_classes(model):
+        _note_of_threshold(cfg, arguments.threshold)
+    else:
         class_names, category_ids = (OBJECT,), (1,)
     result = predict_images(
         model,
@@ -79,15 +84,25 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
         category_ids=category_ids,
         score_threshold=arguments.threshold,
         has_labels=not arguments.no_labels,
-        limit=_limit(cfg, is_of_proposals=not predicts_classes(model)),
+        tally=build_detection_tally(cfg, least_score=arguments.threshold),
     )
     return result, output
 
 
-def _limit(cfg: CfgNode, *, is_of_proposals: bool) -> PredictionLimit:
-    if is_of_proposals:
-        return PredictionLimit("MODEL.RPN.POST_NMS_TOPK_TEST", cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
-    return PredictionLimit("TEST.DETECTIONS_PER_IMAGE", cfg.TEST.DETECTIONS_PER_IMAGE)
+def _note_of_threshold(cfg: CfgNode, threshold: float) -> None:
+    """Say that the model itself leaves out what the threshold would let through."""
+    section = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == RETINANET else "ROI_HEADS"
+    key = f"MODEL.{section}.SCORE_THRESH_TEST"
+    least = cfg.value_of(key)
+    if threshold < least:
+        logger.warning(
+            "--threshold %g: the model leaves out scores below %s = %g. Type %s %g",
+            threshold,
+            key,
+            least,
+            key,
+            threshold,
+        )
 
 
 def _summary(result: PredictedImages, output: Path, *, threshold: float) -> str:

@@ -19,18 +19,22 @@ from numpy.typing import NDArray
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.numpy_pickle import load_numpy_pickle
+from mrcnn_zoo.structures.summary import summary
 
 FORMATS = (".pkl", ".npz")
 CORNERS, CORNER_AND_SIDES = 0, 1  # Detectron2's BoxMode.XYXY_ABS and XYWH_ABS
 KEYS_OF_DETECTRON1: dict[Any, str] = {"indexes": "ids", "scores": "objectness_logits"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StoredProposals:
     """The proposals of one image, in any order."""
 
     boxes: NDArray[np.float32]  # (R, 4) x1 y1 x2 y2, pixels of the image file
     objectness: NDArray[np.float32]  # (R,) logits
+
+    def __repr__(self) -> str:
+        return summary(self)
 
 
 def read_proposals(path: Path) -> dict[str, StoredProposals]:

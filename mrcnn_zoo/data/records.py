@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.structures import ImageSize
+from mrcnn_zoo.structures.summary import summary
 
 # Each x1 y1 x2 y2 ..., at least 3 points, pixels of the original image; lists of floats or arrays of float64.
 Polygons = Sequence[Sequence[float]]
@@ -41,7 +42,7 @@ class InstanceRecord:
     annotation_id: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageRecord:
     """One image and what is in it."""
 
@@ -50,8 +51,11 @@ class ImageRecord:
     image_size: ImageSize  # (height, width) of the original
     instances: tuple[InstanceRecord, ...] = ()
 
+    def __repr__(self) -> str:
+        return summary(self)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Images with their annotations, classes numbered from 0 without gaps."""
 
@@ -68,6 +72,9 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def __repr__(self) -> str:
+        return summary(self)
 
     def summary(self) -> str:
         """How much there is, e.g. "24 images, 827 objects, 1 class"; crowds are counted apart."""

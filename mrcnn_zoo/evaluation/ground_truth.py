@@ -14,6 +14,7 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, Polygon
 from mrcnn_zoo.data.rle import decode_window
 from mrcnn_zoo.evaluation.backends import KEYPOINTS
 from mrcnn_zoo.structures import Detections, ImageSize
+from mrcnn_zoo.structures.summary import summary
 
 BBOX = "bbox"
 SEGM = "segm"
@@ -88,7 +89,7 @@ def _labeled_points(instance: InstanceRecord, count: int) -> dict[str, Any]:
     return {"keypoints": points, "num_keypoints": sum(visibility > UNLABELED for visibility in points[2::3])}
 
 
-@dataclass
+@dataclass(repr=False)
 class RleMasks:
     """Masks kept as COCO's run lengths: small, exact, and ready for a results file."""
 
@@ -97,6 +98,9 @@ class RleMasks:
 
     def __len__(self) -> int:
         return len(self.encodings)
+
+    def __repr__(self) -> str:
+        return summary(self)
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
         kept = self.encodings[rows] if isinstance(rows, slice) else [self.encodings[row] for row in _indices(rows)]

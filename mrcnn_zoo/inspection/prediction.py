@@ -23,17 +23,18 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.coco import coco_points
 from mrcnn_zoo.evaluation.evaluator import inference
 from mrcnn_zoo.evaluation.files import write_json, write_text
+from mrcnn_zoo.evaluation.limits import DetectionTally, log_notes
 from mrcnn_zoo.inspection.draw import draw_instances
 from mrcnn_zoo.inspection.image_inputs import IMAGE_SUFFIXES, FoundImages, find_images, image_files, picture_paths
 from mrcnn_zoo.inspection.pictures import is_own_picture, save_picture
 from mrcnn_zoo.output_paths import check_output_folder, refuse_to_replace
 from mrcnn_zoo.structures import Detections
+from mrcnn_zoo.structures.summary import summary
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "LoadedImage",
     "PredictedImages",
-    "PredictionLimit",
     "check_predictions_folder",
     "image_files",
     "predict_files",
@@ -48,24 +49,19 @@ MADE_BY = "predictions of mrcnn_zoo"  # the description in predictions.json
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedImage:
     """An image source whose pixels are there already."""
 
     name: str
     pixels: NDArray[np.generic]  # (H, W, C) RGB
 
+    def __repr__(self) -> str:
+        return summary(self)
+
     def read(self) -> NDArray[np.generic]:
         """The pixels."""
         return self.pixels
-
-
-@dataclass(frozen=True)
-class PredictionLimit:
-    """How many detections of one image a model keeps, and the key that says so."""
-
-    key: str
-    value: int
 
 
 @dataclass
@@ -74,7 +70,6 @@ class PredictedImages:
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)  # image file -> objects by class name
     failures: list[str] = field(default_factory=list)  # a message for every image that could not be read
-    cut: list[str] = field(default_factory=list)  # images with more objects than the model keeps
     pictures: list[Path] = field(default_factory=list)  # as they were written
 
     @property
@@ -145,7 +140,7 @@ def predict_images(
     category_ids: Sequence[int] = (),
     score_threshold: float,
     has_labels: bool = True,
-    limit: PredictionLimit | None = None,
+    tally: DetectionTally | None = None,
 ) -> PredictedImages:
     """Draw what the model finds in image files, and write it in COCO's form and as a table of objects.
 
@@ -158,7 +153,7 @@ def predict_images(
         category_ids: of predictions.json, by class index; 1, 2, ... without them.
         score_threshold: detections below it are left out.
         has_labels: whether class and score are written at the objects.
-        limit: of the model; images in which it cuts are told in one warning.
+        tally: counts images in which a limit of the model may have cut objects off; logged once at the end.
 
     Raises:
         UserError: an output that cannot be written or would overwrite the images.
@@ -179,8 +174,8 @@ def predict_images(
             logger.error("%s", error)
             continue
         objects = predict_image(model, pixels, mapper=mapper, image_id=image_id, name=str(file))
-        if limit and len(objects) == limit.value > 0 and float(objects.scores.min()) >= score_threshold:
-            result.cut.append(str(file))
+        if tally is not None:
+            tally.add(str(file), objects)
         objects = objects[objects.scores >= score_threshold]
         drawn = draw_instances(pixels, objects, class_names, has_labels=has_labels)
         result.pictures.append(save_picture(drawn, picture))
@@ -190,8 +185,8 @@ def predict_images(
         logger.info("%s: %s, drawn in %s", file, counted(len(objects), "object"), picture)
     if images:
         _write_files(output, images, categories, annotations)
-    if limit:
-        _warn_of_limit(result.cut, limit)
+    if tally is not None:
+        log_notes(tally.notes(), said=set())
     return result
 
 
@@ -281,16 +276,3 @@ def _annotations(
             annotation["keypoints"] = keypoints
         annotations.append(annotation)
     return annotations
-
-
-def _warn_of_limit(cut: Sequence[str], limit: PredictionLimit) -> None:
-    if not cut:
-        return
-    where = cut[0] if len(cut) == 1 else f"{len(cut):,} images ({', '.join(cut[:3])}{', ...' if len(cut) > 3 else ''})"
-    logger.warning(
-        "%s: only the best %s are kept per image, and there may be more. Raise the limit with %s %d",
-        where,
-        counted(limit.value, "detection"),
-        limit.key,
-        10 * limit.value,
-    )

@@ -8,13 +8,14 @@ from torch import Tensor
 from typing_extensions import Self
 
 from mrcnn_zoo.structures.masks import PredictedMasks, TargetMasks
+from mrcnn_zoo.structures.summary import summary
 
 ImageSize = tuple[int, int]  # (height, width) in pixels
 
 NOT_A_COLUMN: dict[str, Any] = {"is_column": False}
 
 
-@dataclass
+@dataclass(repr=False)
 class InstanceTable:
     """Columns of equal length about the instances of one image; `table[rows]` selects rows of all of them.
 
@@ -45,6 +46,9 @@ class InstanceTable:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __repr__(self) -> str:
+        return summary(self)
+
     def __getitem__(self, rows: Tensor | slice) -> Self:
         return replace(self, **{name: column[rows] for name, column in self.columns().items()})
 
@@ -54,7 +58,7 @@ class InstanceTable:
         return replace(self, **moved)
 
 
-@dataclass
+@dataclass(repr=False)
 class Targets(InstanceTable):
     """Ground truth of one image."""
 
@@ -63,14 +67,14 @@ class Targets(InstanceTable):
     keypoints: Tensor | None = None  # (R, J, 3) float32: x, y in pixels, visibility 0, 1 or 2
 
 
-@dataclass
+@dataclass(repr=False)
 class Proposals(InstanceTable):
     """Boxes that may hold an object, best first."""
 
     objectness: Tensor  # (R,) float32 logits
 
 
-@dataclass
+@dataclass(repr=False)
 class LabeledRegions(InstanceTable):
     """Regions to train a head on, each with the ground truth it was matched to, as a row number."""
 
@@ -84,7 +88,7 @@ class LabeledRegions(InstanceTable):
         return replace(moved, targets=self.targets.to(device, non_blocking=non_blocking))
 
 
-@dataclass
+@dataclass(repr=False)
 class Detections(InstanceTable):
     """What the model says is in one image, best first."""
 

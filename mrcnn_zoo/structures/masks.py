@@ -14,6 +14,7 @@ from typing_extensions import Self
 from mrcnn_zoo.ops.mask_cropping import crop_bitmaps
 from mrcnn_zoo.ops.mask_pasting import Window, paste_masks
 from mrcnn_zoo.ops.rle import compress_runs, run_lengths
+from mrcnn_zoo.structures.summary import summary
 
 # Bitmaps padded to one size at a time while regions are cropped: 16 MiB of float32.
 MAX_PADDED_PIXELS = 1 << 22
@@ -57,7 +58,7 @@ class PredictedMasks(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BoxedBitmaps:
     """Each instance as a bitmap of its own window of the image; rows share the pixels, selecting them copies none."""
 
@@ -118,6 +119,9 @@ class BoxedBitmaps:
 
     def __len__(self) -> int:
         return len(self.windows)
+
+    def __repr__(self) -> str:
+        return summary(self)
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
         return replace(self, windows=self.windows[rows])
@@ -199,7 +203,7 @@ class BoxedBitmaps:
         return result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProbabilityMasks:
     """Masks as a mask head gives them: probabilities on a square grid over each box, cut at a threshold when asked."""
 
@@ -210,6 +214,9 @@ class ProbabilityMasks:
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    def __repr__(self) -> str:
+        return summary(self)
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
         return replace(self, probabilities=self.probabilities[rows], boxes=self.boxes[rows])

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.structures.instances import ImageSize, Proposals, Targets
+from mrcnn_zoo.structures.summary import summary
 
 
-@dataclass
+@dataclass(repr=False)
 class Sample:
     """One image as the data mapper hands it over: resized and flipped, pixel values untouched."""
 
@@ -20,13 +21,16 @@ class Sample:
     proposals: Proposals | None = None
     file_name: str = ""  # for messages
 
+    def __repr__(self) -> str:
+        return summary(self)
+
     @property
     def image_size(self) -> ImageSize:
         """(height, width) of `image`."""
         return int(self.image.shape[-2]), int(self.image.shape[-1])
 
 
-@dataclass
+@dataclass(repr=False)
 class Batch:
     """Samples normalised, padded at the right and the bottom to one size, and on the model's device."""
 
@@ -34,6 +38,9 @@ class Batch:
     image_sizes: list[ImageSize]  # before padding
     targets: list[Targets] | None
     proposals: list[Proposals] | None
+
+    def __repr__(self) -> str:
+        return summary(self)
 
     @classmethod
     def collate(
