@@ -154,7 +154,8 @@ def _shortened(name: str) -> str:
 def _failures(result: PredictedImages) -> str:
     count = len(result.failures)
     if not result.counts:
-        return f"{'the image' if count == 1 else f'none of the {count:,} images'} could be read; nothing is written."
+        who = "the image could not" if count == 1 else f"none of the {count:,} images could"
+        return f"{who} be read; nothing is written."
     return f"{counted(count, 'input')} could not be read (see above); the others are done."
 
 

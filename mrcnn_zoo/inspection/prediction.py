@@ -182,7 +182,7 @@ def predict_images(
         images.append({"id": image_id, "file_name": str(file), "height": pixels.shape[0], "width": pixels.shape[1]})
         annotations += _annotations(objects, image_id, categories, first_id=len(annotations) + 1)
         result.counts[str(file)] = Counter(class_names[index] for index in objects.classes.tolist())
-        logger.info("%s: %s, drawn in %s", file, counted(len(objects), "object"), picture)
+        logger.info("%s: %s", file, counted(len(objects), "object"))
     if images:
         _write_files(output, images, categories, annotations)
     if tally is not None:

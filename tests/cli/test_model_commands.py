@@ -1,6 +1,7 @@
 """`evaluate`, `predict` and `visualize-data`: what they print, write and return."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.cli.main import run_command
+from mrcnn_zoo.cli.predict import count_table
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling import build_model
 
@@ -132,3 +134,73 @@ def test_visualize_data_without_a_dataset_says_what_to_set(tmp_path: Path, capsy
     assert run_command("visualize-data", arguments) == 2
     assert "names no dataset to draw" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_writes_a_log_and_says_that_results_are_replaced(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--weights", str(weights), "--output-dir", str(tmp_path), "VIS.NUM_IMAGES=0", "TEST.NUM_IMAGES=1"]
+    note = f"the results of an earlier evaluation in {tmp_path / 'inference'} will be replaced"
+    assert run_command("evaluate", arguments) == 0
+    assert note not in capsys.readouterr().out
+    assert "results in %" in (tmp_path / "log.txt").read_text()
+    assert run_command("evaluate", arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(note) == 1
+    assert printed.count("113 weights loaded") == 1
+
+
+def test_predict_prints_a_table_of_counts_and_what_was_written(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (80, 60)).save(tmp_path / "image.png")
+    arguments = [str(tmp_path / "image.png"), str(weights), "--output", str(tmp_path / "out"), "--threshold", "0"]
+    assert run_command("predict", [*arguments, "TEST.DETECTIONS_PER_IMAGE", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'image.png'}: 1 object\n" in printed
+    assert "1 object with a score of at least 0 in 1 image. Written:" in printed
+    for name in ("predictions.json", "predictions.csv", "image.png"):
+        assert f"  {tmp_path / 'out' / name} " in printed
+
+
+def test_predict_says_what_the_model_leaves_out_below_its_own_threshold(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (80, 60)).save(tmp_path / "image.png")
+    key = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
+    arguments = [str(tmp_path / "image.png"), "--weights", str(weights), "--output", str(tmp_path / "out"), key, "0.2"]
+    for threshold, count in (("0.1", 1), ("0.2", 0)):
+        assert run_command("predict", [*arguments, "--threshold", threshold]) == 0
+        assert capsys.readouterr().out.count(f"Type {key} {threshold}") == count
+
+
+def test_predict_where_nothing_can_be_read_says_so(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("no image")
+    arguments = ["--weights", str(weights), "--output", str(tmp_path / "out")]
+    assert run_command("predict", [str(tmp_path), *arguments]) == 1
+    assert "none of the 2 images could be read; nothing is written" in capsys.readouterr().err
+    assert run_command("predict", [str(tmp_path / "a.png"), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert "the image could not be read; nothing is written" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_key_typed_at_predict_is_no_image(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (80, 60)).save(tmp_path / "image.png")
+    arguments = [str(tmp_path / "image.png"), "--weights", str(weights), "MODEL.DEVISE", "cpu"]
+    assert run_command("predict", [*arguments, "--output", str(tmp_path / "out")]) == 2
+    assert "there is no config key MODEL.DEVISE. Did you mean 'MODEL.DEVICE'?" in capsys.readouterr().err
+
+
+def test_count_table_keeps_to_the_width_and_says_what_it_hides() -> None:
+    counts = {f"image_{n}.png": Counter({f"a class of name {k}": k + 1 for k in range(20)}) for n in range(30)}
+    lines = count_table(counts).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[-2].split()[:3] == ["all", "30", "images"]
+    assert lines[-2].split()[-1] == str(30 * 210)
+    assert lines[-1].startswith("Not shown: 10 more images and ")
+    assert count_table({"a.png": Counter(cat=2)}).splitlines()[-1].split() == ["a.png", "2"]
+    assert count_table({"a.png": Counter()}).splitlines()[-1].split() == ["a.png", "0"]

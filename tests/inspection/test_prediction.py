@@ -1,18 +1,23 @@
 """A model on image files of the user."""
 
+import csv
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 from torch import nn
 
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data import build_test_mapper
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.inspection.prediction import image_files, predict_files, predict_image
+from mrcnn_zoo.evaluation.limits import DetectionTally, Limit
+from mrcnn_zoo.inspection.image_inputs import find_images
+from mrcnn_zoo.inspection.prediction import image_files, predict_files, predict_image, predict_images
 from mrcnn_zoo.structures import Detections, ProbabilityMasks, Sample
 
 NAMES = ("cat", "dog")
@@ -66,6 +71,7 @@ def test_pictures_and_a_coco_file_with_class_names_are_written(mapper, tmp_path)
     assert annotation["bbox"] == [2, 4, 10, 20]
     assert annotation["score"] == pytest.approx(0.9)
     assert annotation["segmentation"]["size"] == [40, 50]
+    assert annotation["area"] == 196  # pasting leaves out the four corner pixels of the 10 x 20 box
 
 
 def test_the_category_ids_are_those_of_the_training_data(mapper, tmp_path) -> None:
@@ -132,3 +138,145 @@ def test_the_images_themselves_are_never_overwritten(mapper, tmp_path) -> None:
         predict_files(TwoBoxes(), [image], tmp_path, mapper=mapper, class_names=NAMES, score_threshold=0.5)
     assert image.read_bytes() == before
     assert not (tmp_path / "predictions.json").exists()
+
+
+def test_the_area_is_that_of_the_mask_or_else_of_the_box(mapper, tmp_path) -> None:
+    class HalfMask(TwoBoxes):
+        def predict(self, samples: list[Sample]) -> list[Detections]:
+            (found,) = super().predict(samples)
+            probabilities = torch.zeros(2, 4, 4)
+            probabilities[:, :2] = 1  # the upper half
+            return [replace(found, masks=ProbabilityMasks(probabilities, found.boxes, found.image_size))]
+
+    class NoMask(TwoBoxes):
+        def predict(self, samples: list[Sample]) -> list[Detections]:
+            return [replace(found, masks=None) for found in super().predict(samples)]
+
+    image = write_image(tmp_path / "a.png")
+    for model, is_mask in ((HalfMask(), True), (NoMask(), False)):
+        predict_files(model, [image], tmp_path / "out", mapper=mapper, class_names=NAMES, score_threshold=0.0)
+        annotations = json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"]
+        areas = [annotation["area"] for annotation in annotations]
+        if is_mask:
+            assert areas == [int(coco_mask.decode(annotation["segmentation"]).sum()) for annotation in annotations]
+            assert 80 < areas[0] < 120
+        else:
+            assert areas == [200, 100]
+
+
+def test_the_table_has_a_row_per_object(mapper, tmp_path) -> None:
+    images = [write_image(tmp_path / name) for name in ("a.png", "b, c.png")]
+    predict_files(TwoBoxes(), images, tmp_path / "out", mapper=mapper, class_names=NAMES, score_threshold=0.0)
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["image", "class", "score", "x1", "y1", "x2", "y2", "area"],
+        [str(images[0]), "cat", "0.9000", "2.00", "4.00", "12.00", "24.00", "196"],
+        [str(images[0]), "dog", "0.3000", "20.00", "4.00", "30.00", "14.00", "96"],
+        [str(images[1]), "cat", "0.9000", "2.00", "4.00", "12.00", "24.00", "196"],
+        [str(images[1]), "dog", "0.3000", "20.00", "4.00", "30.00", "14.00", "96"],
+    ]
+
+
+def test_nothing_is_written_where_no_image_can_be_read(mapper, tmp_path) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    options = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.5}
+    assert len(predict_files(TwoBoxes(), [tmp_path / "a.png"], tmp_path / "out", **options)) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_reached_limits_are_told_once(mapper, tmp_path, caplog) -> None:
+    found = find_images([write_image(tmp_path / name) for name in ("a.png", "b.png", "c.png")])
+    options = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.2}
+    for kept, count in ((2, 1), (3, 0)):
+        caplog.clear()
+        tally = DetectionTally((Limit("TEST.DETECTIONS_PER_IMAGE", kept, is_of_candidates=False),), least_score=0.2)
+        with caplog.at_level(logging.INFO):
+            predict_images(TwoBoxes(), found, tmp_path / "out", tally=tally, **options)
+        told = [message for message in caplog.messages if f"TEST.DETECTIONS_PER_IMAGE = {kept}" in message]
+        assert len(told) == count
+        assert all("3 of 3 images" in message for message in told)
+
+
+def test_pictures_without_labels_differ_from_those_with(mapper, tmp_path) -> None:
+    found = find_images([write_image(tmp_path / "a.png")])
+    options = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.2}
+    predict_images(TwoBoxes(), found, tmp_path / "with", **options)
+    predict_images(TwoBoxes(), found, tmp_path / "without", has_labels=False, **options)
+    pictures = [np.asarray(Image.open(tmp_path / folder / "a.png")) for folder in ("with", "without")]
+    assert (pictures[0] != pictures[1]).any()
+
+
+# --- pixels from Python -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (np.zeros((0, 60, 3), np.uint8), r"image has the shape \(0, 60, 3\)"),
+        (np.zeros((), np.uint8), r"image has the shape \(\)"),
+        (np.zeros((4, 5, 3, 2), np.uint8), r"image has the shape"),
+        (np.array([["a", "b"]]), r"image holds <U1; the pixels of an image are real numbers"),
+        (np.zeros((40, 50, 3), complex), r"image holds complex128"),
+        (np.zeros((40, 50, 5), np.uint8), r"image has 5 channels where the model sees 3"),
+    ],
+)
+def test_arrays_that_are_no_image_are_refused(mapper, pixels: np.ndarray, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        predict_image(TwoBoxes(), pixels, mapper=mapper)
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 1), (40, 50, 3)])
+def test_grey_and_color_arrays_are_images(mapper, shape: tuple[int, ...]) -> None:
+    assert predict_image(TwoBoxes(), np.zeros(shape, np.uint8), mapper=mapper).image_size == (40, 50)
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def test_folders_of_folders_are_searched_on_request_and_their_pictures_lie_alike(mapper, tmp_path) -> None:
+    for name in ("a.png", "x/a.png", "x/y/b.png", "out/old.png", "x/._a.png"):
+        write_image(tmp_path / name)
+    found = find_images([tmp_path], recursive=True, besides=tmp_path / "out")
+    assert [str(path) for path in found.places.values()] == ["a", "x/a", "x/y/b"]
+    predict_images(TwoBoxes(), found, tmp_path / "out", mapper=mapper, class_names=NAMES, score_threshold=0.5)
+    assert (tmp_path / "out" / "x" / "y" / "b.png").is_file()
+    assert [path.name for path in find_images([tmp_path]).files] == ["a.png"]
+
+
+def test_patterns_that_the_shell_left_are_expanded(tmp_path) -> None:
+    for name in ("a.png", "b.jpg", "x/c.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("")
+    assert [path.name for path in find_images([f"{tmp_path}/*"]).files] == ["a.png", "b.jpg"]
+    assert [path.name for path in find_images([f"{tmp_path}/**/*.png"]).files] == ["a.png", "c.png"]
+    write_image(tmp_path / "d[1].png")
+    assert [path.name for path in find_images([f"{tmp_path}/d[1].png"]).files] == ["d[1].png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gone/a.png", "{tmp}/gone/a.png does not exist: there is no {tmp}/gone."),
+        ("gone", "{tmp}/gone: there is no such file or folder."),
+        ("gone.png", "{tmp}/gone.png: there is no such image file."),
+        ("*.tif", "the pattern {tmp}/*.tif matches nothing."),
+        ("*.txt", "the pattern {tmp}/*.txt matches 1 file, but no image: notes.txt."),
+        ("empty", "{tmp}/empty is empty."),
+        ("texts", "{tmp}/texts has no image, only other files (1 x .txt). Images end in .jpg"),
+        ("deep", "{tmp}/deep has no image directly in it, but 1 in its sub-folders: add --recursive."),
+    ],
+)
+def test_inputs_without_an_image_are_told_with_their_reason(tmp_path, name: str, words: str) -> None:
+    for path in (tmp_path / "notes.txt", tmp_path / "texts" / "a.txt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    (tmp_path / "empty").mkdir()
+    write_image(tmp_path / "deep" / "x" / "a.png")
+    with pytest.raises(UserError) as refusal:
+        find_images([tmp_path / name])
+    assert words.format(tmp=tmp_path) in str(refusal.value)
+    good = write_image(tmp_path / "good.png")
+    found = find_images([tmp_path / name, good])
+    assert found.files == [good]
+    assert words.format(tmp=tmp_path) in found.problems[0]
