@@ -9,7 +9,10 @@ from pathlib import Path
 from mrcnn_zoo.data.array_images import ARRAY_SUFFIXES
 from mrcnn_zoo.errors import UserError, counted
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", *ARRAY_SUFFIXES)
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".gif", ".tga"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", *ARRAY_SUFFIXES),
+)
 PATTERN_SIGNS = "*?["
 
 
