@@ -16,7 +16,7 @@ from mrcnn_zoo.evaluation.files import nan_as_null, write_arrays, write_json, wr
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, coco_ground_truth, has_masks
 from mrcnn_zoo.evaluation.main_process import results_of_main_process
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
-from mrcnn_zoo.evaluation.tables import Results, category_table, coco_metrics, markdown_report, summary_table
+from mrcnn_zoo.evaluation.tables import Results, category_table, coco_metrics, footnote, markdown_report, summary_table
 from mrcnn_zoo.ops.processes import gather_on_main_process
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
@@ -63,6 +63,11 @@ class CocoEvaluator:
         self._limits = sorted({*(limit for limit in STANDARD_LIMITS if limit < max_detections), max_detections})
         self._image_ids = {record.image_id for record in dataset.records}
         self._rows: dict[int | str, list[Row]] = {}
+        self._previous: Results = {}
+
+    def show_changes_to(self, previous: Results) -> None:
+        """Let the logged table show the change of AP to earlier results."""
+        self._previous = previous
 
     def process(self, samples: Sequence[Sample], detections: Sequence[Detections]) -> None:
         """Add the detections of some images; an image that was added before counts once.
@@ -123,8 +128,9 @@ class CocoEvaluator:
         curves = {task: self._curves(rows, task) for task in self._tasks}
         names, ids = self._dataset.class_names, self._dataset.category_ids
         results = {task: coco_metrics(curve, names, ids) for task, curve in curves.items()}
-        logger.info("%s: results in %%\n%s", self._dataset.name, summary_table(results))
-        logger.info("%s: AP of each category\n%s", self._dataset.name, category_table(results))
+        logger.info("%s: results in %%\n%s", self._dataset.name, summary_table(results, previous=self._previous))
+        categories = category_table(results) + footnote(results)
+        logger.info("%s: AP of each category\n%s", self._dataset.name, categories)
         if folder is not None:
             write_json(folder / "results.json", nan_as_null(results), indent=2)
             write_text(folder / "results.md", markdown_report(self._dataset.name, results))
@@ -151,7 +157,7 @@ class CocoEvaluator:
         if not rows:
             logger.warning("%s: the model detected nothing in %d images.", name, len(self._dataset))
         if not any(record.instances for record in self._dataset.records):
-            logger.warning("%s has no annotations, so nothing can be measured: every AP is nan.", name)
+            logger.warning("%s has no annotations, so nothing can be measured.", name)
 
 
 def coco_points(found: Detections) -> list[list[float]]:

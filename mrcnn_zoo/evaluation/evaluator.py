@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data import TestLoader, build_test_loader, load_dataset
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.class_mapping import check_classes, predicts_classes, with_classes_of
 from mrcnn_zoo.evaluation.expected import verify_expected_results
 from mrcnn_zoo.evaluation.limits import (
@@ -50,6 +50,15 @@ class Evaluator(Protocol):
         ...
 
 
+@runtime_checkable
+class ShowsChanges(Protocol):
+    """An evaluator whose table can show the change to an earlier evaluation."""
+
+    def show_changes_to(self, previous: Results) -> None:
+        """Take in the earlier results."""
+        ...
+
+
 def evaluate(
     model: nn.Module,
     dataset: Dataset,
@@ -58,6 +67,7 @@ def evaluate(
     output_dir: str | Path | None = None,
     loader: Iterable[list[Sample]] | None = None,
     said: set[tuple[str, str, int]] | None = None,
+    previous: Results | None = None,
 ) -> Results:
     """Detect in every image of a dataset and measure.
 
@@ -70,6 +80,7 @@ def evaluate(
             precision_recall.npz.
         loader: batches of this process's share of the images; by default those of `build_prediction_loader`.
         said: notes on limits that were logged before in this run, and are not again; see `log_notes`.
+        previous: results of an earlier evaluation of the same dataset, to which the table shows the change.
 
     Returns:
         {"bbox": {"AP": ..., "AP50": ..., ...}, "segm": {...}} in percent, on every process.
@@ -79,6 +90,8 @@ def evaluate(
     """
     dataset = evaluated_part(dataset, cfg)
     evaluator: Evaluator = EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, dataset)
+    if previous and isinstance(evaluator, ShowsChanges):
+        evaluator.show_changes_to(previous)
     if loader is None:
         loader = build_prediction_loader(cfg, dataset, model, rank=rank(), world_size=world_size())
     num_images = -(-len(dataset) // world_size())
@@ -92,7 +105,7 @@ def evaluate(
             seconds += time.perf_counter() - start
             for sample, found in zip(samples, detections, strict=True):
                 tally.add(sample.file_name or str(sample.image_id), found)
-    logger.info("%s: %d images, %.3f s per image", dataset.name, len(dataset), seconds / num_images)
+    logger.info("%s: %s, %.3f s per image", dataset.name, counted(len(dataset), "image"), seconds / num_images)
     results = evaluator.evaluate(output_dir)
     _log_cut_detections(tally, dataset.name, set() if said is None else said)
     return results

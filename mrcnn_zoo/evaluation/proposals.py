@@ -15,7 +15,7 @@ from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS
 from mrcnn_zoo.evaluation.files import nan_as_null, write_json, write_text
 from mrcnn_zoo.evaluation.ground_truth import BBOX, coco_ground_truth
 from mrcnn_zoo.evaluation.main_process import results_of_main_process
-from mrcnn_zoo.evaluation.tables import Metrics, Results, markdown_report, summary_table
+from mrcnn_zoo.evaluation.tables import Metrics, Results, footnote, markdown_report, summary_table
 from mrcnn_zoo.ops.processes import gather_on_main_process
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
@@ -53,6 +53,11 @@ class ProposalEvaluator:
         self._dataset = dataset
         self._records = {record.image_id: record for record in dataset.records}
         self._recalled: dict[int | str, Recalled] = {}
+        self._previous: Results = {}
+
+    def show_changes_to(self, previous: Results) -> None:
+        """Let the logged table show the change of the first recall to earlier results."""
+        self._previous = previous
 
     def process(self, samples: Sequence[Sample], detections: Sequence[Detections]) -> None:
         """Count what the boxes of some images find; they are best first, and their classes and scores do not matter.
@@ -97,7 +102,8 @@ class ProposalEvaluator:
             unseen = len(self._records) - len(by_image)
             logger.warning("%s: %d images were not given to the model; they count as empty.", name, unseen)
         results = {BOX_PROPOSALS: recall_metrics(recalled)}
-        logger.info("%s: average recall of the proposals in %%\n%s", name, summary_table(results))
+        table = summary_table(results, previous=self._previous) + footnote(results)
+        logger.info("%s: average recall of the proposals in %%\n%s", name, table)
         if folder is not None:
             write_json(folder / "results.json", nan_as_null(results), indent=2)
             write_text(folder / "results.md", markdown_report(name, results))

@@ -1,5 +1,6 @@
 """From precision and recall to the numbers of the COCO table, and the table as text."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ Results = dict[str, Metrics]  # by task
 
 IOU_50, IOU_75 = 0, 5  # places in backends.IOU_THRESHOLDS
 PER_CLASS = "AP-"
+ABSENT = "-"  # in tables, for nan: there is nothing to find
 CATEGORY_COLUMNS = 3  # how often category and values stand beside each other in the table of categories
 
 
@@ -43,23 +45,43 @@ def _percent(values: NDArray[np.float64]) -> float:
     return float(defined.mean()) * 100 if defined.size else float("nan")
 
 
-def summary_table(results: Mapping[str, Metrics], *, tablefmt: str = "pipe") -> str:
-    """One row a task, one column a metric, without the classes."""
+def summary_table(
+    results: Mapping[str, Metrics], *, previous: Mapping[str, Metrics] | None = None, tablefmt: str = "pipe"
+) -> str:
+    """One row per task, one column per metric, without the classes.
+
+    Args:
+        results: by task.
+        previous: of an earlier evaluation; the first column shows the change to it, e.g. 71.20 (+1.40).
+        tablefmt: of tabulate.
+    """
     names = list(dict.fromkeys(name for metrics in results.values() for name in metrics if not _is_of_class(name)))
-    rows = [[task, *(metrics.get(name, float("nan")) for name in names)] for task, metrics in results.items()]
-    return tabulate(rows, headers=["task", *names], tablefmt=tablefmt, floatfmt=".2f", stralign="left")
+    rows = []
+    for task, metrics in results.items():
+        before = (previous or {}).get(task, {})
+        cells = [_cell(metrics.get(name, math.nan)) for name in names]
+        if names:
+            cells[0] += _change(metrics.get(names[0], math.nan), before.get(names[0], math.nan))
+        rows.append([task, *cells])
+    return _table(rows, ["task", *names], tablefmt=tablefmt, names_at=[0])
 
 
 def category_table(results: Mapping[str, Metrics], *, tablefmt: str = "pipe") -> str:
     """AP of every class for every task, several classes in one row where there are many."""
     names = list(dict.fromkeys(name for metrics in results.values() for name in metrics if _is_of_class(name)))
-    cells = [[name[len(PER_CLASS) :], *(m.get(name, float("nan")) for m in results.values())] for name in names]
+    cells = [[name[len(PER_CLASS) :], *(_cell(m.get(name, math.nan)) for m in results.values())] for name in names]
     columns = min(CATEGORY_COLUMNS, max(1, len(cells) // 4))
     height = -(-len(cells) // columns)
     rows = [[value for cell in cells[row::height] for value in cell] for row in range(height)]
     headers = ["category", *(f"{task} AP" for task in results)] * columns
-    names_at = [column * (1 + len(results)) for column in range(columns)]  # "7" may be the name of a class
-    return tabulate(rows, headers, tablefmt=tablefmt, floatfmt=".2f", stralign="left", disable_numparse=names_at)
+    names_at = [column * (1 + len(results)) for column in range(columns)]
+    return _table(rows, headers, tablefmt=tablefmt, names_at=names_at)
+
+
+def footnote(results: Mapping[str, Metrics]) -> str:
+    """What the dash in the tables means, after a blank line; empty where there is none."""
+    is_any_absent = any(math.isnan(value) for metrics in results.values() for value in metrics.values())
+    return f"\n\n{ABSENT}: the dataset has no such objects" if is_any_absent else ""
 
 
 def markdown_report(title: str, results: Mapping[str, Metrics]) -> str:
@@ -67,7 +89,22 @@ def markdown_report(title: str, results: Mapping[str, Metrics]) -> str:
     report = f"# {title}\n\n{summary_table(results)}\n"
     if any(_is_of_class(name) for metrics in results.values() for name in metrics):
         report += f"\n## AP of each category\n\n{category_table(results)}\n"
-    return report
+    return report.rstrip() + footnote(results) + "\n"
+
+
+def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], *, tablefmt: str, names_at: Sequence[int]) -> str:
+    """Text with numbers to the right and names to the left; "7" may be the name of a class."""
+    width = max(map(len, rows), default=len(headers))
+    sides = ["left" if column in names_at else "right" for column in range(width)]
+    return tabulate(rows, headers[:width], tablefmt=tablefmt, disable_numparse=True, colalign=sides if rows else None)
+
+
+def _cell(value: float) -> str:
+    return ABSENT if math.isnan(value) else f"{value:.2f}"
+
+
+def _change(value: float, before: float) -> str:
+    return "" if math.isnan(value) or math.isnan(before) else f" ({value - before:+.2f})"
 
 
 def _is_of_class(name: str) -> bool:

@@ -21,8 +21,10 @@ from mrcnn_zoo.inspection.plots import save_confusion_matrix, save_precision_rec
 logger = logging.getLogger(__name__)
 
 
-def save_evaluation_plots(dataset: Dataset, output_dir: str | Path, *, score_threshold: float = 0.5) -> list[Path]:
-    """Plot what `evaluate` has written into `<output_dir>/inference`, in `<output_dir>/pictures`.
+def save_evaluation_plots(
+    dataset: Dataset, output_dir: str | Path, *, score_threshold: float = 0.5, pictures: str | Path | None = None
+) -> list[Path]:
+    """Plot what `evaluate` has written into `<output_dir>/inference`.
 
     Proposals without classes have neither precision nor confusion, and no plots.
 
@@ -30,8 +32,10 @@ def save_evaluation_plots(dataset: Dataset, output_dir: str | Path, *, score_thr
         dataset: the one that was evaluated.
         output_dir: as given to `evaluate`.
         score_threshold: detections below it do not count in the confusion matrix.
+        pictures: folder of the plots; `<output_dir>/pictures` by default.
     """
-    folder, pictures = Path(output_dir) / "inference", Path(output_dir) / "pictures"
+    folder = Path(output_dir) / "inference"
+    pictures = Path(output_dir) / "pictures" if pictures is None else Path(pictures)
     if not (folder / "precision_recall.npz").is_file():
         return []
     rows = json.loads((folder / "coco_instances_results.json").read_text(encoding="utf-8"))

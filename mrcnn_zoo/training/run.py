@@ -126,9 +126,9 @@ def _train_stage(cfg: CfgNode, log: LogFile, *, resume: bool, is_only: bool) -> 
             train_datasets = _in_classes_of_state(train_datasets, state, source=str(checkpointer.last_path()))
         data.check_num_classes(cfg, merge_datasets(train_datasets))
         check_classes(cfg, test_datasets, train_datasets[0].class_names)
+    _log_data(cfg, train_datasets, test_datasets)
     check_best_metric(cfg, test_datasets)
     check_evaluation(cfg, test_datasets)
-    _log_data(cfg, train_datasets, test_datasets)
     if cfg.SOLVER.MAX_EPOCHS > 0:
         cfg = fit_to_epochs(cfg, len(select_for_training(cfg, merge_datasets(train_datasets))))
     cfg = fit_warmup(cfg)

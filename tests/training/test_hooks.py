@@ -19,6 +19,7 @@ from mrcnn_zoo.training.hooks.evaluation import Evaluate
 from mrcnn_zoo.training.hooks.gradients import ReportUnusedParameters
 from mrcnn_zoo.training.hooks.metrics import WriteMetrics
 from mrcnn_zoo.training.hooks.pictures import DrawPredictions, DrawTrainingBatches, listed_by_folder
+from mrcnn_zoo.training.logs import logging_to
 from mrcnn_zoo.training.validation import validation_losses
 from mrcnn_zoo.training.writers import MetricWriter
 
@@ -30,7 +31,7 @@ class Scores:
         self.values = list(values)
         self.calls = 0
 
-    def __call__(self, model: nn.Module) -> dict[str, dict[str, float]]:
+    def __call__(self, model: nn.Module, previous: Any) -> dict[str, dict[str, float]]:
         self.calls += 1
         return {"bbox": {"AP": 1.0}, "segm": {"AP": self.values[self.calls - 1]}}
 
@@ -57,14 +58,18 @@ class ListWriter(MetricWriter):
         self.images.append((iteration, images))
 
 
-def test_parameters_without_gradient_are_named_once(
-    make_trainer: Any, tiny_model: Any, caplog: pytest.LogCaptureFixture
+def test_parameters_without_gradient_are_named_once_in_the_log_file(
+    make_trainer: Any, tiny_model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny_model()
     model.forgotten = nn.Linear(1, 1)
-    with caplog.at_level("INFO", logger="mrcnn_zoo.training.hooks.gradients"):
+    with logging_to(tmp_path) as log:
+        log.open()
         make_trainer(budget=2, model=model, hooks={"report": ReportUnusedParameters()}).train()
-    assert caplog.text.count("forgotten.weight, forgotten.bias") == 1
+    text = (tmp_path / "log.txt").read_text()
+    assert text.count("no loss depends on 2 parameters of the model") == 1
+    assert text.count("forgotten.weight, forgotten.bias") == 1
+    assert "forgotten" not in caplog.text
 
 
 def test_best_checkpoint_is_kept_apart_from_the_last(make_trainer: Any, recorder: Any, tmp_path: Path) -> None:
@@ -145,7 +150,7 @@ def test_evaluation_that_was_due_when_the_run_was_killed_is_made_up_for(make_tra
     class KilledError(Exception):
         pass
 
-    def die(model: nn.Module) -> Any:
+    def die(model: nn.Module, previous: Any) -> Any:
         raise KilledError
 
     with pytest.raises(KilledError):
@@ -219,7 +224,10 @@ def test_metrics_are_written_each_period_and_at_the_end(make_trainer: Any, recor
 def test_results_and_validation_losses_are_written_apart(make_trainer: Any) -> None:
     writer = ListWriter()
     results = {"segm": {"AP": 1.0}, "val": {"total_loss": 2.0}}
-    hooks = {"WriteMetrics": WriteMetrics([writer], period=10), "Evaluate": Evaluate(lambda model: results, period=0)}
+    hooks = {
+        "WriteMetrics": WriteMetrics([writer], period=10),
+        "Evaluate": Evaluate(lambda model, previous: results, period=0),
+    }
     make_trainer(budget=3, hooks=hooks).train()
     assert writer.results == [(2, {"segm": {"AP": 1.0}})]
     assert writer.lines[-1] == (2, {"val/total_loss": 2.0})

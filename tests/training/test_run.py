@@ -63,10 +63,18 @@ def test_run_leaves_what_its_users_look_for(tiny_config: TinyConfig, tmp_path: P
         "inference/results.json",
         "pictures/train_batch_0000000.png",
         "pictures/loss_curves.png",
+        "pictures/precision_recall.png",
+        "pictures/confusion_matrix.png",
     ):
         assert (output / name).stat().st_size > 0, name
     assert len(list((output / "pictures" / "predictions" / "shapes_val").glob("*.png"))) == 1
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
+    log = (output / "log.txt").read_text()
+    assert "confusion_matrix.png" in log.split("plots: ")[1]
+    assert "iter 4/4 " in log
+    assert "loss_mask" in log  # all numbers, of which the console shows the first
+    aps = [float(line["bbox/AP"]) for line in lines if "bbox/AP" in line]
+    assert f"| bbox   | {aps[1]:.2f} ({aps[1] - aps[0]:+.2f}) |" in log
 
 
 RETINANET = (

@@ -18,16 +18,18 @@ from mrcnn_zoo.training.trainer import Trainer
 from mrcnn_zoo.training.validation import VALIDATION_TASK, validation_losses
 from mrcnn_zoo.training.workspace import Workspace
 
+Measure = Callable[[nn.Module, Results], Results]
+
 
 class Evaluate(Hook):
     """Evaluates the averaged weights where there are such, else the present ones, and announces the results.
 
     Args:
-        measure: of a model, gives results by task and metric; leaves the model as it was.
+        measure: of a model and the results before, gives results by task and metric; leaves the model as it was.
         period: iterations between two evaluations; 0 evaluates only at the end.
     """
 
-    def __init__(self, measure: Callable[[nn.Module], Results], *, period: int) -> None:
+    def __init__(self, measure: Measure, *, period: int) -> None:
         self._measure = measure
         self._period = period
         self._evaluated_iteration = 0
@@ -57,7 +59,7 @@ class Evaluate(Hook):
 
     def _evaluate(self, trainer: Trainer) -> None:
         with trainer.weights_to_evaluate():
-            results = self._measure(trainer.model)
+            results = self._measure(trainer.model, trainer.results)
         self._evaluated_iteration = trainer.iteration
         trainer.announce(results)
 
@@ -70,12 +72,14 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
     labelled: dict[str, Dataset] = {}  # test sets with the classes of the model, by name
     said: set[tuple[str, str, int]] = set()  # limits that were logged: once per run, not at each evaluation
 
-    def measure(model: nn.Module) -> Results:
+    def measure(model: nn.Module, previous: Results) -> Results:
         results: dict[str, Mapping[str, float]] = {}
         for dataset in workspace.test_datasets:
             folder = workspace.output_dir if is_alone else workspace.output_dir / folder_name(dataset.name)
             detector = with_classes_of(dataset, model, training.class_names)
-            found = evaluate(detector, dataset, cfg, output_dir=folder, said=said)
+            prefix = "" if is_alone else f"{dataset.name}/"
+            before = {task.removeprefix(prefix): dict(m) for task, m in previous.items() if task.startswith(prefix)}
+            found = evaluate(detector, dataset, cfg, output_dir=folder, said=said, previous=before)
             if cfg.TEST.VAL_LOSS:
                 if dataset.name not in labelled:
                     is_classified = predicts_classes(model)

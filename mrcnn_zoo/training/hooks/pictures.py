@@ -9,8 +9,10 @@ from torch import nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.evaluation.class_mapping import with_classes_of
+from mrcnn_zoo.evaluation.evaluator import evaluated_part
+from mrcnn_zoo.inspection.evaluation_pictures import save_evaluation_plots
 from mrcnn_zoo.inspection.pictures import save_predictions, save_training_batch
-from mrcnn_zoo.inspection.plots import save_loss_curves, save_precision_recall
+from mrcnn_zoo.inspection.plots import save_loss_curves
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample
 from mrcnn_zoo.training.distributed import is_main_process
@@ -85,26 +87,26 @@ class DrawPredictions(Hook):
 
 
 class DrawCurves(Hook):
-    """Plots losses and results over the iterations, and precision over recall, when training has ended.
+    """Plots losses and results over the iterations, and the last evaluation, when training has ended.
 
     Args:
-        output_dir: of the run; its metrics.json and its evaluations are read.
+        output_dir: of the run; its metrics.json is read.
+        draw_evaluations: plots what the last evaluation has written; gives the files.
     """
 
-    def __init__(self, output_dir: Path) -> None:
+    def __init__(self, output_dir: Path, draw_evaluations: Callable[[], Sequence[Path]] = list) -> None:
         self._output_dir = output_dir
+        self._draw_evaluations = draw_evaluations
 
-    def after_train(self, trainer: Trainer) -> None:  # noqa: ARG002
+    def after_train(self, trainer: Trainer) -> None:
         if not is_main_process():
             return
-        pictures = self._output_dir / "pictures"
         metrics = self._output_dir / "metrics.json"
         paths: list[Path] = []
         if metrics.is_file() and metrics.stat().st_size:
-            paths.append(save_loss_curves(metrics, pictures / "loss_curves.png"))
-        for curves in sorted(self._output_dir.rglob("inference/precision_recall.npz")):
-            folder = pictures / curves.parent.parent.relative_to(self._output_dir)
-            paths.append(save_precision_recall(curves, folder / "precision_recall.png"))
+            paths.append(save_loss_curves(metrics, self._output_dir / "pictures" / "loss_curves.png"))
+        if trainer.results:  # else the folder may hold the evaluation of another run
+            paths += self._draw_evaluations()
         if paths:
             logger.info("plots: %s", listed_by_folder(paths))
 
@@ -118,8 +120,22 @@ def listed_by_folder(paths: Sequence[Path]) -> str:
 
 
 @HOOKS.register("DrawCurves")
-def build_draw_curves(cfg: CfgNode, workspace: Workspace) -> DrawCurves:  # noqa: ARG001
-    return DrawCurves(workspace.output_dir)
+def build_draw_curves(cfg: CfgNode, workspace: Workspace) -> DrawCurves:
+    is_alone = len(workspace.test_datasets) == 1
+
+    def draw_evaluations() -> list[Path]:
+        paths: list[Path] = []
+        for dataset in workspace.test_datasets:
+            below = "" if is_alone else folder_name(dataset.name)
+            paths += save_evaluation_plots(
+                evaluated_part(dataset, cfg),
+                workspace.output_dir / below,
+                pictures=workspace.output_dir / "pictures" / below,
+                score_threshold=cfg.VIS.SCORE_THRESH,
+            )
+        return paths
+
+    return DrawCurves(workspace.output_dir, draw_evaluations)
 
 
 @HOOKS.register("DrawTrainingBatches")

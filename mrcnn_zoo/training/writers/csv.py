@@ -1,6 +1,7 @@
 """results.csv: one row an evaluation."""
 
 import csv
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,7 +39,9 @@ class CsvWriter(MetricWriter):
         row: Row = {"iteration": iteration}
         for earlier in former:
             row |= earlier
-        row |= {"iteration": iteration, **flattened(results), **self._latest}
+        values = {**flattened(results), **self._latest}
+        # A cell stays empty where there is no number: without objects of a class there is no AP.
+        row |= {"iteration": iteration, **{name: "" if math.isnan(value) else value for name, value in values.items()}}
         self._columns += [name for name in row if name not in self._columns]
         self._rows = [row for row in self._rows if row not in former] + [row]
         self._save()
