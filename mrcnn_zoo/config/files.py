@@ -1,5 +1,6 @@
 """Reads a config file and the files it is based on."""
 
+import codecs
 from pathlib import Path
 
 from mrcnn_zoo.config.locations import did_you_mean_config, expanded, find_config, find_packaged, problem_of_place
@@ -68,10 +69,17 @@ def read_text_file(path: Path) -> str:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise UserError(f"{typed_path(path)} has {size} bytes, too many for a config; is it the right file?")
-        return path.read_text(encoding="utf-8-sig")
+        return _decoded(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read the config {typed_path(path)}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UserError(
             f"{typed_path(path)} is not a config: it is not UTF-8 text ({error.reason}). Is it the right file?"
         ) from error
+
+
+def _decoded(content: bytes) -> str:
+    """UTF-8, or UTF-16 where it begins with its byte order mark, as some editors write it."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    return content.decode("utf-8-sig")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mrcnn_zoo.data.field_rules import FIELD_RULES
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registry import did_you_mean
 
@@ -32,6 +33,12 @@ def read_fields(
     values = {**optional, **definition}
     for field, default in (*((field, "") for field in required), *optional.items()):
         allowed = (int, float) if isinstance(default, float) else (type(default),)
-        if not isinstance(values[field], allowed):
-            raise UserError(f"{where}.{field} = {values[field]!r} must be of type {allowed[-1].__name__}.")
+        value = values[field]
+        if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise UserError(f"{where}.{field} = {value!r} must be of type {allowed[-1].__name__}.")
+        rule = FIELD_RULES.get(field)
+        if rule is not None and not rule.accepts(value):
+            raise UserError(f"{where}.{field} = {value!r} must be {rule.words}.")
+        if field in required and isinstance(value, str) and not value.strip():
+            raise UserError(f"{where}.{field} is empty; name a file or folder.")
     return values

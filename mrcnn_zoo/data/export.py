@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mrcnn_zoo.data.formats.coco_keypoints import PIXEL_MIDDLE
+from mrcnn_zoo.data.keypoints import pairs_by_name
+from mrcnn_zoo.data.mapper import check_size
+from mrcnn_zoo.data.polygon_runs import instance_area
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError
 
@@ -60,6 +63,8 @@ def coco_annotations(dataset: Dataset) -> dict[str, Any]:
         skeleton = [[first + 1, second + 1] for first, second in dataset.keypoint_skeleton]
         for category in categories:
             category |= {"keypoints": list(dataset.keypoint_names), "skeleton": skeleton}
+            if dataset.keypoint_flip_pairs != pairs_by_name(dataset.keypoint_names):
+                category |= {"flip_pairs": _names_of_pairs(dataset)}
     return {
         "info": {"description": dataset.name},
         "licenses": [],
@@ -75,6 +80,12 @@ def coco_annotations(dataset: Dataset) -> dict[str, Any]:
         "annotations": list(_annotations(dataset)),
         "categories": categories,
     }
+
+
+def _names_of_pairs(dataset: Dataset) -> list[list[str]] | None:
+    if dataset.keypoint_flip_pairs is None:
+        return None
+    return [[dataset.keypoint_names[row] for row in pair] for pair in dataset.keypoint_flip_pairs]
 
 
 def file_name(record: ImageRecord) -> str:
@@ -93,16 +104,15 @@ def _annotations(dataset: Dataset) -> Iterator[dict[str, Any]]:
                 "id": next(next_id),
                 "image_id": record.image_id,
                 "category_id": dataset.category_ids[instance.class_index],
-                **_coco_instance(instance),
+                **_coco_instance(instance, record),
             }
 
 
-def _coco_instance(instance: InstanceRecord) -> dict[str, Any]:
+def _coco_instance(instance: InstanceRecord, record: ImageRecord) -> dict[str, Any]:
     left, top, right, bottom = instance.box
-    area = (right - left) * (bottom - top) if instance.area is None else instance.area
     entry: dict[str, Any] = {
         "bbox": [left, top, right - left, bottom - top],
-        "area": area,
+        "area": instance_area(instance, record.image_size),
         "iscrowd": int(instance.is_crowd),
     }
     if instance.segmentation is not None:
@@ -134,6 +144,7 @@ def _coco_segmentation(segmentation: Any) -> Any:
 
 def _write_png(record: ImageRecord, path: Path) -> None:
     pixels = record.source.read()
+    check_size(record, pixels)
     picture = _as_picture(pixels)
     if picture is None:
         raise UserError(

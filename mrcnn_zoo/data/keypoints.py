@@ -65,6 +65,12 @@ def flip_pairs(names: Sequence[str]) -> FlipPairs:
     return sides_of(names).pairs
 
 
+def pairs_by_name(names: Sequence[str]) -> FlipPairs | None:
+    """The pairs that names tell; None where they do not: no name has a side, or one lacks its counterpart."""
+    sides = sides_of(names)
+    return sides.pairs if not names or (sides.pairs and not sides.alone) else None
+
+
 def sides_of(names: Sequence[str]) -> Sides:
     """Pairs of names such as left_eye and right_eye, LeftEye and RightEye, L-eye and R-eye, eye.l and eye.r.
 

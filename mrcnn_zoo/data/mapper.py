@@ -95,6 +95,17 @@ def _size_message(record: ImageRecord, size: tuple[int, int]) -> str:
     return f"{message} The annotations belong to another version of the image."
 
 
+def check_size(record: ImageRecord, pixels: NDArray[np.generic]) -> None:
+    """Stop where an image file has another size than its annotations say, before anything is drawn in that size.
+
+    Raises:
+        UserError: with both sizes.
+    """
+    size = (int(pixels.shape[0]), int(pixels.shape[1]))
+    if size != tuple(record.image_size):
+        raise UserError(_size_message(record, size))
+
+
 class TrainMapper:
     """Reads, augments and labels.
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mrcnn_zoo.data.records import Rle
+from mrcnn_zoo.data.records import InstanceRecord, Polygons, Rle
 from mrcnn_zoo.structures import ImageSize
 
 FIFTHS = 5  # steps of pycocotools per pixel
@@ -54,6 +54,29 @@ def encode_polygons(polygons: Sequence[Points], size: ImageSize) -> Rle:
     encoded = coco_mask.frPyObjects(plain, height, width)
     rle = encoded[0] if len(encoded) == 1 else coco_mask.merge(encoded)
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+def segmentation_rle(segmentation: Polygons | Rle, image_size: ImageSize) -> Rle:
+    """COCO's compressed run lengths ({"size": [H, W], "counts": str}) of polygons or of run lengths of either kind."""
+    if not isinstance(segmentation, dict):
+        rle = coco_mask.merge(coco_mask.frPyObjects([list(polygon) for polygon in segmentation], *image_size))
+    elif isinstance(segmentation["counts"], (list, tuple)):
+        uncompressed = {"size": list(image_size), "counts": list(segmentation["counts"])}
+        rle = coco_mask.frPyObjects(uncompressed, *image_size)
+    else:
+        rle = segmentation
+    counts = rle["counts"]
+    return {"size": list(rle["size"]), "counts": counts if isinstance(counts, str) else counts.decode("ascii")}
+
+
+def instance_area(instance: InstanceRecord, image_size: ImageSize) -> float:
+    """The area that the file gives, or else that of the mask, or else that of the box; in square pixels."""
+    if instance.area is not None:
+        return instance.area
+    if instance.segmentation is not None:
+        return float(coco_mask.area(segmentation_rle(instance.segmentation, image_size)))
+    x1, y1, x2, y2 = instance.box
+    return (x2 - x1) * (y2 - y1)
 
 
 def _run_lengths(polygon: Points, size: ImageSize) -> Integers:

@@ -6,6 +6,7 @@ A `.npz` holds `image_ids` (N,) and `counts` (N,), and the rows of all images on
 x2 y2, and `objectness` (T,). Coordinates are pixels of the image files.
 """
 
+import logging
 import os
 import pickle
 import zipfile
@@ -17,9 +18,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from mrcnn_zoo.data.field_rules import FIELD_RULES
+from mrcnn_zoo.data.repairs import RepairLog
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.numpy_pickle import load_numpy_pickle
 from mrcnn_zoo.structures.summary import summary
+
+logger = logging.getLogger(__name__)
 
 FORMATS = (".pkl", ".npz")
 CORNERS, CORNER_AND_SIDES = 0, 1  # Detectron2's BoxMode.XYXY_ABS and XYWH_ABS
@@ -51,10 +56,19 @@ def read_proposals(path: Path) -> dict[str, StoredProposals]:
             f"{path} has {len(ids)} image ids, boxes of {len(boxes)} and scores of {len(objectness)} images; "
             "there must be equally many."
         )
-    return {
-        str(image_id): _checked(path, image_id, image_boxes, logits)
+    repairs = RepairLog()
+    proposals = {
+        _id_text(image_id): _checked(path, image_id, image_boxes, logits, repairs=repairs)
         for image_id, image_boxes, logits in zip(ids, boxes, objectness, strict=True)
     }
+    for note in repairs.notes():
+        logger.warning("%s: %s", path, note)
+    return proposals
+
+
+def _id_text(image_id: Any) -> str:
+    """An id as text, the same for 7, 7.0 and "7"."""
+    return str(int(image_id)) if isinstance(image_id, float) and image_id.is_integer() else str(image_id).strip()
 
 
 def write_proposals(path: Path, proposals: Mapping[int | str, StoredProposals]) -> Path:
@@ -90,6 +104,11 @@ def _read_pickle(path: Path) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any
         raise UserError(f"{path} holds a {type(content).__name__} where proposals are a dict with ids and boxes.")
     columns: dict[Any, Any] = {KEYS_OF_DETECTRON1.get(key, key): value for key, value in content.items()}
     ids, boxes, logits = (_column(path, columns, name) for name in ("ids", "boxes", "objectness_logits"))
+    for name, column in (("ids", ids), ("boxes", boxes), ("objectness_logits", logits)):
+        if not isinstance(column, list | tuple | np.ndarray):
+            raise UserError(
+                f"{path}: {name} is a {type(column).__name__} where a list with one element per image belongs."
+            )
     mode = columns.get("bbox_mode", CORNERS)
     if mode not in (CORNERS, CORNER_AND_SIDES):
         raise UserError(
@@ -100,7 +119,10 @@ def _read_pickle(path: Path) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any
 
 
 def _corners(table: Any, mode: int) -> NDArray[np.float32]:
-    boxes = np.asarray(table, dtype=np.float32)
+    try:
+        boxes = np.asarray(table, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        return table  # refused with the image's id
     if mode == CORNERS or boxes.ndim != 2 or boxes.shape[1] != 4:
         return boxes
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
@@ -115,6 +137,8 @@ def _read_arrays(path: Path) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any
     ids, counts, boxes, logits = (
         _column(path, columns, name) for name in ("image_ids", "counts", "boxes", "objectness")
     )
+    if not np.issubdtype(counts.dtype, np.integer) or counts.ndim != 1 or (len(counts) and counts.min() < 0):
+        raise UserError(f"{path}: counts must be {FIELD_RULES['proposals.counts'].words} for each image.")
     if counts.sum() != len(boxes) or len(boxes) != len(logits):
         raise UserError(f"{path}: counts add up to {counts.sum()}, of {len(boxes)} boxes and {len(logits)} scores.")
     ends = np.cumsum(counts)[:-1]
@@ -129,9 +153,13 @@ def _column(path: Path, columns: Mapping[str, Any], name: str) -> Any:
     return columns[name]
 
 
-def _checked(path: Path, image_id: Any, boxes: Any, objectness: Any) -> StoredProposals:
-    boxes = np.asarray(boxes, dtype=np.float32)
-    objectness = np.asarray(objectness, dtype=np.float32).reshape(-1)
+def _checked(path: Path, image_id: Any, boxes: Any, objectness: Any, *, repairs: RepairLog) -> StoredProposals:
+    try:
+        with np.errstate(over="ignore"):
+            boxes = np.asarray(boxes, dtype=np.float32)
+            objectness = np.asarray(objectness, dtype=np.float32).reshape(-1)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}, image {image_id}: boxes or scores are not numbers ({error}).") from error
     if boxes.size == 0:
         boxes = boxes.reshape(0, 4)
     if boxes.shape != (len(objectness), 4):
@@ -139,7 +167,14 @@ def _checked(path: Path, image_id: Any, boxes: Any, objectness: Any) -> StoredPr
             f"{path}, image {image_id}: boxes of shape {boxes.shape} with {len(objectness)} scores; it should be "
             f"({len(objectness)}, 4)."
         )
-    return StoredProposals(boxes, objectness)
+    is_usable = np.isfinite(boxes).all(axis=1) & ~np.isnan(objectness)
+    is_usable &= (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)
+    repairs.add(
+        "proposals that are NaN, infinite or turned inside out left out",
+        [image_id] * int((~is_usable).sum()),
+        name="image",
+    )
+    return StoredProposals(boxes[is_usable], objectness[is_usable])
 
 
 def _write_pickle(proposals: Mapping[int | str, StoredProposals], file: BinaryIO) -> None:

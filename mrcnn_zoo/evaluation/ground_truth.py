@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 from typing_extensions import Self
 
 from mrcnn_zoo.data.export import coco_keypoints
-from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, Polygons, Rle
+from mrcnn_zoo.data.polygon_runs import instance_area, segmentation_rle
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, Rle
 from mrcnn_zoo.data.rle import decode_window
 from mrcnn_zoo.evaluation.backends import KEYPOINTS
 from mrcnn_zoo.structures import Detections, ImageSize
@@ -19,19 +19,6 @@ from mrcnn_zoo.structures.summary import summary
 BBOX = "bbox"
 SEGM = "segm"
 UNLABELED = 0  # visibility of a key point that nobody has marked
-
-
-def segmentation_rle(segmentation: Polygons | Rle, image_size: ImageSize) -> Rle:
-    """COCO's compressed run lengths ({"size": [H, W], "counts": str}) of polygons or of run lengths of either kind."""
-    if not isinstance(segmentation, dict):
-        rle = coco_mask.merge(coco_mask.frPyObjects([list(polygon) for polygon in segmentation], *image_size))
-    elif isinstance(segmentation["counts"], (list, tuple)):
-        uncompressed = {"size": list(image_size), "counts": list(segmentation["counts"])}
-        rle = coco_mask.frPyObjects(uncompressed, *image_size)
-    else:
-        rle = segmentation
-    counts = rle["counts"]
-    return {"size": list(rle["size"]), "counts": counts if isinstance(counts, str) else counts.decode("ascii")}
 
 
 def has_masks(dataset: Dataset) -> bool:
@@ -69,13 +56,10 @@ def coco_ground_truth(dataset: Dataset, task: str) -> dict[str, Any]:
 def _annotation(instance: InstanceRecord, record: ImageRecord, task: str) -> dict[str, Any]:
     x1, y1, x2, y2 = instance.box
     rle = None if instance.segmentation is None else segmentation_rle(instance.segmentation, record.image_size)
-    area = instance.area
-    if area is None:
-        area = (x2 - x1) * (y2 - y1) if rle is None else float(coco_mask.area(rle))
     annotation = {
         "image_id": record.image_id,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": area,
+        "area": instance_area(instance, record.image_size),
         "iscrowd": int(instance.is_crowd or (task == SEGM and rle is None)),
     }
     if task == SEGM:

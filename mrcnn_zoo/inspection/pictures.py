@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.mapper import check_size
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.rle import decode_window
 from mrcnn_zoo.errors import UserError
@@ -125,6 +126,7 @@ def save_dataset_images(dataset: Dataset, folder: str | Path, *, num_images: int
     for record in spread(dataset.records, num_images):
         try:
             image = record.source.read()
+            check_size(record, image)
         except UserError as error:
             logger.error("%s", error)
             continue

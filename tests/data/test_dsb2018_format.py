@@ -10,9 +10,10 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.catalog import load_dataset
-from mrcnn_zoo.data.formats import dsb2018
+from mrcnn_zoo.data.formats import dsb2018, nuclei_folder
 from mrcnn_zoo.data.formats.dsb2018 import load_dsb2018
 from mrcnn_zoo.data.formats.nuclei_folder import list_folder, modality_of, read_folder, stratum_of
+from mrcnn_zoo.data.images import read_bitmap as read
 from mrcnn_zoo.errors import UserError
 
 
@@ -82,6 +83,13 @@ def test_wrong_size_mask_is_refused_with_both_sizes(root: Path) -> None:
     path = root / "image3" / "masks" / "b.png"
     _save_mask(path, (0, 0, 5, 5), size=(48, 32))
     with pytest.raises(UserError, match=re.escape(str(path)) + " is 32 x 48 .* image3.png is 48 x 32"):
+        load_dsb2018("nuclei", root)
+
+
+def test_size_of_a_mask_is_compared_before_it_is_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _save_mask(next(root.iterdir()) / "masks" / "huge.png", None, size=(320, 480))
+    monkeypatch.setattr(nuclei_folder, "read_bitmap", lambda path: pytest.fail(path) if "huge" in path else read(path))
+    with pytest.raises(UserError, match=r"huge.png is 480 x 320 pixels"):
         load_dsb2018("nuclei", root)
 
 

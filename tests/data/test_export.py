@@ -134,6 +134,7 @@ def test_every_field_of_an_instance_is_written(tmp_path: Path) -> None:
         "supercategory": "",
         "keypoints": ["nose", "tail"],
         "skeleton": [],
+        "flip_pairs": [],
     }
 
 
@@ -205,3 +206,28 @@ def test_file_is_refused_as_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(UserError, match="out is a file"):
         export_coco(scenes(1), tmp_path / "out")
+
+
+def test_area_that_is_not_given_is_that_of_the_mask(tmp_path: Path) -> None:
+    square = [[2, 2, 6, 2, 6, 6, 2, 6]]
+    box = (2.0, 2.0, 8.0, 8.0)
+    instances = (InstanceRecord(box, 0, square), InstanceRecord(box, 0), InstanceRecord(box, 0, square, area=5.0))
+    export_coco(one_image(np.zeros((10, 12, 3), dtype=np.uint8), *instances), tmp_path / "out")
+    annotations = json.loads((tmp_path / "out" / "annotations.json").read_text())["annotations"]
+    assert [annotation["area"] for annotation in annotations] == [16, 36, 5]
+
+
+@pytest.mark.parametrize("pairs", [((0, 1),), (), None])
+def test_pairs_of_keypoints_survive_an_export(tmp_path: Path, pairs: tuple | None) -> None:
+    instance = InstanceRecord((2, 2, 8, 8), 0, keypoints=(3.5, 3.5, 2, 6.5, 3.5, 2))
+    dataset = one_image(np.zeros((10, 12, 3), dtype=np.uint8), instance)
+    dataset = replace(dataset, keypoint_names=("a", "b"), keypoint_flip_pairs=pairs)
+    export_coco(dataset, tmp_path / "out")
+    assert load_coco("again", *find_coco_layout(tmp_path / "out")).keypoint_flip_pairs == pairs
+
+
+def test_image_of_another_size_than_its_annotations_say_is_refused(tmp_path: Path) -> None:
+    dataset = one_image(np.zeros((10, 12, 3), dtype=np.uint8))
+    dataset = replace(dataset, records=(replace(dataset.records[0], image_size=(60000, 60000)),))
+    with pytest.raises(UserError, match=r"is 12 x 10 pixels .* say 60000 x 60000"):
+        export_coco(dataset, tmp_path / "out")

@@ -108,6 +108,45 @@ def test_arrays_whose_counts_do_not_add_up_are_refused(tmp_path: Path) -> None:
         read_proposals(path)
 
 
+def test_proposals_that_are_no_boxes_are_left_out_with_one_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = np.array([[np.nan, 0, 5, 5], [0, 0, np.inf, 5], [9, 9, 2, 12], [1, 1, 5, 5], *BOXES], dtype=np.float64)
+    logits = np.array([1.0, 1.0, 1.0, np.nan, *LOGITS])
+    read = read_proposals(detectron2(tmp_path, boxes=[odd, BOXES], objectness_logits=[logits, LOGITS]))
+    assert_same(read["7"], TABLE)
+    assert_same(read["12"], TABLE)
+    assert [line.split(": ", 1)[1] for line in caplog.messages] == [
+        "4 proposals that are NaN, infinite or turned inside out left out (first: image 7)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"boxes": [[["a", 1, 2, 3]], []]}, "image 7: boxes or scores are not numbers"),
+        ({"objectness_logits": ["x", []]}, "image 7: boxes or scores are not numbers"),
+        ({"boxes": [[[None, "b", 2, 3]], []], "bbox_mode": 1}, "image 7: boxes or scores are not numbers"),
+        ({"ids": 7}, "ids is a int where a list"),
+    ],
+)
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_proposals(detectron2(tmp_path, **changes))
+
+
+def test_ids_are_the_same_as_numbers_and_text(tmp_path: Path) -> None:
+    assert list(read_proposals(detectron2(tmp_path, ids=[7.0, " 12"]))) == ["7", "12"]
+
+
+@pytest.mark.parametrize("counts", [[-1, 4], [1.5, 1.5], [[3]]])
+def test_counts_that_are_no_counts_are_refused(tmp_path: Path, counts: list) -> None:
+    path = tmp_path / "p.npz"
+    np.savez(path, image_ids=[7, 12], counts=counts, boxes=BOXES, objectness=LOGITS)
+    with pytest.raises(UserError, match="counts must be a whole number >= 0 for each image"):
+        read_proposals(path)
+
+
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\.pkl or \.npz"):
         read_proposals(tmp_path / "proposals.json")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -91,6 +91,14 @@ def test_a_picture_for_each_image_of_a_dataset_and_a_message_for_the_unreadable(
     assert [path.name for path in paths] == ["0.png", "2.png"]
     assert "flat.png is truncated" in caplog.text
     assert all(Image.open(path).size == (400, 320) for path in paths)
+
+
+def test_an_image_of_another_size_than_its_annotations_say_is_not_drawn(tmp_path, caplog) -> None:
+    dataset = make_dataset(10, 20)
+    huge = replace(dataset.records[0], image_size=(60000, 60000))
+    paths = save_dataset_images(replace(dataset, records=(huge, dataset.records[1])), tmp_path, num_images=2)
+    assert [path.name for path in paths] == ["1.png"]
+    assert "flat.png is 50 x 40 pixels (width x height) where its annotations say 60000 x 60000" in caplog.text
 
 
 def test_an_empty_dataset_cannot_be_drawn(tmp_path) -> None:

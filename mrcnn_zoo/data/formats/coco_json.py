@@ -114,11 +114,7 @@ def read_coco_json(path: Path) -> CocoJson:
         content = {**content, "annotations": []}
     for section in SECTIONS:
         if section not in content:
-            found = ", ".join(repr(key) for key in list(content)[:10]) or "nothing"
-            raise UserError(
-                (kind_of_coco(content) and f"{path} is {kind_of_coco(content)}")
-                or (f"{path} is not in COCO's format: it has no {section!r}, it has {found}.")
-            )
+            raise UserError(_missing_section(path, content, section))
         elements = content[section]
         if not isinstance(elements, list) or not all(isinstance(element, dict) for element in elements):
             raise UserError(f"{path} is not in COCO's format: {section!r} is not a list of objects.")
@@ -128,10 +124,22 @@ def read_coco_json(path: Path) -> CocoJson:
     return CocoJson(path, images, annotations, categories, is_labelled=not is_unlabelled)
 
 
+def _missing_section(path: Path, content: dict[str, Any], section: str) -> str:
+    if kind_of_coco(content):
+        return f"{path} is {kind_of_coco(content)}"
+    found = ", ".join(repr(key) for key in list(content)[:10]) or "nothing"
+    advice = ""
+    if content.get("images") and not content.keys() & {"annotations", "categories"}:
+        advice = " Add 'categories' with the ids and names of the classes to predict on these images."
+    return f"{path} is not in COCO's format: it has no {section!r}, it has {found}.{advice}"
+
+
 def _read_json(path: Path) -> Any:
     try:
-        text = path.read_bytes()
-        return json.loads(text)  # UTF-8, UTF-16 and UTF-32 alike, with or without a byte order mark
+        with path.open("rb") as file:
+            encoding = json.detect_encoding(file.read(4))  # UTF-8, UTF-16 or UTF-32, also with a byte order mark
+        with path.open(encoding=encoding) as text:
+            return json.load(text)
     except json.JSONDecodeError as error:
         other = name_of_text(error.doc)
         if other:

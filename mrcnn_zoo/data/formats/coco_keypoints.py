@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn_zoo.data.field_rules import FIELD_RULES, ColumnReader, number_in
-from mrcnn_zoo.data.keypoints import FlipPairs, read_pairs, read_permutation, sides_of
+from mrcnn_zoo.data.keypoints import FlipPairs, pairs_by_name, read_pairs, read_permutation
 from mrcnn_zoo.data.repairs import RepairLog
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import ImageSize
@@ -54,8 +54,7 @@ def pairs_of_category(
             if is_strict:
                 raise
             repairs.add(f"{field!r} that cannot be understood left out", [category.get("id")], name="category")
-    sides = sides_of(names)
-    return sides.pairs if not names or (sides.pairs and not sides.alone) else None
+    return pairs_by_name(names)
 
 
 def read_keypoints(

@@ -125,8 +125,8 @@ def build_dsb2018_dataset(cfg: CfgNode, name: str, definition: Mapping[str, Any]
     where = f"DATASETS.DEFINITIONS.{name}"
     if fields["SPLIT"] not in SPLITS:
         raise UserError(f"{where}.SPLIT = {fields['SPLIT']!r} is not one of {', '.join(SPLITS)}.")
-    if not 0 < fields["VAL_FRACTION"] < 1:
-        raise UserError(f"{where}.VAL_FRACTION = {fields['VAL_FRACTION']} must lie between 0 and 1.")
+    if not fields["CLASS"].strip():
+        raise UserError(f"{where}.CLASS is empty; give the name of the class.")
     return load_dsb2018(
         name,
         find_folder(fields["IMAGES"], dataset=name, what="folder of images (IMAGES)"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from typing_extensions import Self
 
-from mrcnn_zoo.data.images import FileImage, read_bitmap
+from mrcnn_zoo.data.images import FileImage, open_image, read_bitmap
 from mrcnn_zoo.data.pixels import stretch
 from mrcnn_zoo.errors import UserError
 
@@ -127,13 +127,14 @@ def read_folder(root: Path, files: NucleiFiles) -> NucleiImage:
 
 
 def _read_mask(path: Path, size: tuple[int, int], image_path: Path) -> NDArray[np.bool_]:
-    bitmap = read_bitmap(str(path))
-    if bitmap.shape != size:
+    with open_image(str(path)) as image:  # only its header: a mask of another size may need any amount of memory
+        width, height = image.size
+    if (height, width) != size:
         raise UserError(
-            f"{path} is {bitmap.shape[1]} x {bitmap.shape[0]} pixels (width x height) where its image "
+            f"{path} is {width} x {height} pixels (width x height) where its image "
             f"{image_path.name} is {size[1]} x {size[0]}. A mask must have the size of its image."
         )
-    return bitmap
+    return read_bitmap(str(path))
 
 
 def _encode(bitmap: NDArray[np.bool_]) -> Nucleus:

@@ -1,7 +1,9 @@
 """Annotation formats that are not read, recognised so that messages can name them."""
 
+import json
 import re
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,11 @@ YOLO = "YOLO text (one .txt file per image)"
 VOC = "Pascal VOC XML (one file per image)"
 CITYSCAPES = "Cityscapes JSON (one file of polygons per image)"
 YOLO_LINE = re.compile(r"\s*\d+(\s+-?\d*\.?\d+([eE][+-]?\d+)?){4,}\s*")
+ANNOTATION_FOLDERS = ("labels", "Annotations", "annotations", "gtFine")
+IMAGE_FOLDERS = ("images", "JPEGImages", "leftImg8bit")
+NOT_ANNOTATIONS = ("classes.txt", "readme.txt", "labels.txt", "requirements.txt")
 FILES_LOOKED_AT = 2000  # of a folder
+MOST_BYTES = 20_000_000  # of a file that is read to recognise it
 START_OF_FILE = 4096  # characters
 
 
@@ -68,8 +74,13 @@ def name_of_text(text: str) -> str:
 
 
 def name_of_folder(folder: Path) -> str:
-    """The format of the annotations that lie in a folder, or in the folders that formats keep them in."""
-    for place in (folder, folder / "labels", folder / "Annotations", folder / "annotations", folder / "gtFine"):
+    """The format of the annotations that lie in a folder or beside it, in the folders that formats keep them in."""
+    places = [folder, *(folder / name for name in ANNOTATION_FOLDERS)]
+    if folder.name in IMAGE_FOLDERS:
+        places += [folder.parent / name for name in ANNOTATION_FOLDERS]
+    elif folder.parent.name in IMAGE_FOLDERS:  # images/train beside labels/train
+        places += [folder.parent.parent / name / folder.name for name in ANNOTATION_FOLDERS]
+    for place in places:
         name = _name_of_files(place) if place.is_dir() else ""
         if name:
             return name
@@ -83,26 +94,35 @@ def looks_like_nuclei(folder: Path) -> bool:
 
 
 def _name_of_files(folder: Path) -> str:
-    names = [path.name for path, _ in zip(sorted(folder.iterdir()), range(FILES_LOOKED_AT), strict=False)]
-    by_suffix = {
-        suffix: [name for name in names if name.lower().endswith(suffix)] for suffix in (".xml", ".txt", ".json")
-    }
-    if by_suffix[".json"]:
-        return _name_of_json_file(folder / by_suffix[".json"][0])
-    if by_suffix[".xml"]:
-        return VOC
-    texts = [name for name in by_suffix[".txt"] if name.lower() not in ("classes.txt", "readme.txt", "labels.txt")]
-    return name_of_text(_start_of(folder / texts[0])) if texts else ""
+    """By the first file of each kind in a folder, or in the folders of its splits."""
+    is_searched = folder.name in ANNOTATION_FOLDERS
+    files = sorted(islice(folder.rglob("*") if is_searched else folder.iterdir(), FILES_LOOKED_AT))
+    for suffix, name_of in ((".json", _name_of_json_file), (".xml", _name_of_xml_file), (".txt", _name_of_text_file)):
+        found = [path for path in files if path.suffix.lower() == suffix and path.name.lower() not in NOT_ANNOTATIONS]
+        name = name_of(found[0]) if found else ""
+        if name:
+            return name
+    return ""
 
 
 def _name_of_json_file(path: Path) -> str:
-    """By the beginning of the file: a whole one may have hundreds of megabytes."""
-    start = _start_of(path)
-    if path.name.endswith("_polygons.json") or '"imgHeight"' in start:
+    """By the content, or by the beginning of a file that has hundreds of megabytes."""
+    if path.name.endswith("_polygons.json"):
         return CITYSCAPES
-    if '"_via_' in start:
-        return "VIA JSON (VGG Image Annotator)"
-    return LABELME if '"shapes"' in start or '"imagePath"' in start else ""
+    try:
+        if path.stat().st_size <= MOST_BYTES:
+            return name_of_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return LABELME if '"shapes"' in _start_of(path) else ""
+
+
+def _name_of_xml_file(path: Path) -> str:
+    return VOC if "<annotation" in _start_of(path) else ""
+
+
+def _name_of_text_file(path: Path) -> str:
+    return name_of_text(_start_of(path))
 
 
 def _start_of(path: Path) -> str:

@@ -1,11 +1,11 @@
 """What a generated scene looks like, as settings with checked values."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.field_rules import FIELD_RULES, NumberRule
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registry import did_you_mean
 
@@ -14,6 +14,7 @@ SPLITS = ("train", "val")
 FIELDS_OF_A_DEFINITION = ("FORMAT", "SPLIT", "NUM_IMAGES")
 KEYS_OF_THE_SPLITS = ("NUM_TRAIN", "NUM_VAL")
 MIN_OBJECT_SIDE = 8  # pixels; a smaller digit has no strokes left
+MOST_OF_A_SCENE = 20_000  # pixels of a side, objects; more does not fit into memory
 MAX_CONTRAST = 0.8  # more leaves no room for different inks
 
 
@@ -39,7 +40,7 @@ class SceneSettings:
     digits_source: str = "embedded"
 
     def __post_init__(self) -> None:
-        _check(isinstance(self.seed, int) and self.seed >= 0, "SEED", self.seed, "a whole number >= 0")
+        _check(FIELD_RULES["SEED"].accepts(self.seed), "SEED", self.seed, FIELD_RULES["SEED"].words)
         _check_pair("IMAGE_SIZE", self.image_size, least=MIN_OBJECT_SIDE, is_whole=True)
         _check_pair("NUM_OBJECTS", self.num_objects, least=0, is_whole=True)
         _check_pair("OBJECT_SIZE", self.object_size, least=MIN_OBJECT_SIDE)
@@ -105,8 +106,9 @@ def build_scene_split(cfg: CfgNode, definition: Mapping[str, Any], *, name: str)
         raise UserError(f"Dataset {name!r}: SPLIT = {split!r} must be one of {', '.join(SPLITS)}.")
     scenes = cfg.DATASETS.SCENES
     length = definition.get("NUM_IMAGES", scenes.NUM_TRAIN if split == "train" else scenes.NUM_VAL)
-    if not isinstance(length, int) or length < 0:
-        raise UserError(f"Dataset {name!r}: NUM_IMAGES = {length!r} must be a whole number >= 0.")
+    rule = FIELD_RULES["NUM_IMAGES"]
+    if not rule.accepts(length):
+        raise UserError(f"Dataset {name!r}: NUM_IMAGES = {length!r} must be {rule.words}.")
     return split, length
 
 
@@ -121,15 +123,12 @@ def _check(is_right: bool, key: str, value: object, rule: str) -> None:
 
 
 def _check_number(key: str, value: object, *, most: float) -> None:
-    is_right = isinstance(value, (int, float)) and 0 <= value <= most
-    _check(is_right, key, value, f"a number from 0 to {most}")
+    rule = NumberRule(words=f"a number from 0 to {most}", least=0, most=most)
+    _check(rule.accepts(value), key, value, rule.words)
 
 
 def _check_pair(key: str, value: object, *, least: float, is_whole: bool = False) -> None:
-    kinds = (int,) if is_whole else (int, float)
-    is_right = (
-        isinstance(value, tuple)
-        and len(value) == 2
-        and all(isinstance(number, kinds) and least <= number < math.inf for number in value)
-    )
-    _check(is_right, key, value, f"two {'whole ' if is_whole else ''}numbers >= {least}")
+    words = f"two {'whole ' if is_whole else ''}numbers >= {least} and <= {MOST_OF_A_SCENE}"
+    rule = NumberRule(words=words, least=least, most=MOST_OF_A_SCENE, is_whole=is_whole)
+    is_right = isinstance(value, tuple) and len(value) == 2 and all(map(rule.accepts, value))
+    _check(is_right, key, value, words)
