@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mrcnn_zoo.config.contradictions import settle_contradictions
 from mrcnn_zoo.config.node import CfgNode, default_config
 from mrcnn_zoo.config.overrides import read_overrides
 from mrcnn_zoo.config.provenance import Origin
@@ -24,6 +25,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -
         UserError: for whatever is wrong in the file or the overrides, saying where.
     """
     config = resolve_config(path, overrides)
+    settle_contradictions(config)
     check_config(config)
     warn_of_inert(config)
     config.freeze()
@@ -98,6 +100,7 @@ def check_config(config: CfgNode, trust: Iterable[str] = ()) -> None:
 
 def _finished(config: CfgNode, overrides: Sequence[Any], trust: Iterable[str]) -> CfgNode:
     config.merge_from_list(overrides)
+    settle_contradictions(config)
     check_config(config, trust)
     config.freeze()
     return config

@@ -15,6 +15,7 @@ from mrcnn_zoo.structures import Detections
 
 RETINANET = "RetinaNet"  # MODEL.META_ARCHITECTURE
 DETECTIONS = "TEST.DETECTIONS_PER_IMAGE"
+LOW_SCORE = 0.2  # what a limit cuts below it is no loss: the score threshold of most models is 0.05
 SURE_SCORE = 0.5  # a limit that cuts above it loses objects
 FULL_SHARE = 0.5  # sure detections per candidate at which candidates run out: NMS leaves about one of two
 ROOM = 1.2  # of a suggested limit over the number of objects
@@ -191,7 +192,7 @@ class DetectionTally:
         kept = next((limit.value for limit in self.limits if not limit.is_of_candidates), 0)
         if kept and count >= kept:
             score = float(found.scores.min())
-            if score >= self.least_score:
+            if score >= max(self.least_score, LOW_SCORE):
                 self.lowest_kept.append((score, image))
         elif not kept and 0 < self.counted < count:
             self.uncounted.append((count, image))

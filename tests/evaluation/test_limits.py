@@ -144,6 +144,8 @@ def test_tally_finds_the_image_that_loses_most() -> None:
 def test_low_scores_at_the_limit_are_no_warning() -> None:
     tally = build_detection_tally(config("TEST.DETECTIONS_PER_IMAGE", 3))
     tally.add("full.png", found([0.9, 0.3, 0.1]))
+    assert tally.notes() == []
+    tally.add("fuller.png", found([0.9, 0.3, 0.25]))
     assert [note.level for note in tally.notes()] == [logging.INFO]
 
 
@@ -196,7 +198,7 @@ def test_tallies_of_several_processes_add_up() -> None:
 
 def test_a_note_is_logged_once_per_run_and_level(caplog: pytest.LogCaptureFixture) -> None:
     cfg, said = config("TEST.DETECTIONS_PER_IMAGE", 2), set()
-    for scores in ([0.2, 0.1], [0.3, 0.2], [0.9, 0.8], [0.9, 0.7]):
+    for scores in ([0.4, 0.3], [0.3, 0.2], [0.9, 0.8], [0.9, 0.7]):
         tally = build_detection_tally(cfg)
         tally.add("a.png", found(scores))
         with caplog.at_level(logging.INFO):

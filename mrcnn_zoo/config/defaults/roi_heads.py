@@ -269,7 +269,8 @@ NEW_KEYS = (
         "MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE",
         "softmax",
         "Registered classification of regions: softmax over classes and background, sigmoid for each class, focal "
-        "(sigmoid, RetinaNet's loss), or federated. USE_SIGMOID_CE and USE_FED_LOSS name the same as Detectron2 does.",
+        "(sigmoid, RetinaNet's loss), or federated. USE_SIGMOID_CE and USE_FED_LOSS name the same as Detectron2 does; "
+        "of the three the one set closest counts.",
     ),
     Key("MODEL.ROI_BOX_HEAD.CLS_LOSS_WEIGHT", 1.0, "Factor of the box head's classification loss.", range=NOT_NEGATIVE),
     Key(
