@@ -89,4 +89,4 @@ def test_options_may_stand_after_the_overrides() -> None:
         ["--config-file", "x.yaml", "SEED", "-1", "OUTPUT_DIR=output/x", "--resume", "SOLVER.BASE_LR", "0.1"]
     )
     assert options.resume
-    assert options.overrides == ["SEED", "-1", "OUTPUT_DIR=output/x", "SOLVER.BASE_LR", "0.1"]
+    assert options.overrides == ["SEED=-1", "OUTPUT_DIR=output/x", "SOLVER.BASE_LR", "0.1"]

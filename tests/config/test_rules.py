@@ -110,7 +110,7 @@ def test_length_in_words(length: Length, words: str) -> None:
         ("LOG_PERIOD", 0, "must be at least 1"),
         ("DATALOADER.NUM_WORKERS", -1, "must be at least 0"),
         ("DATALOADER.RANDOM_SUBSET_RATIO", 0.0, "must be in (0, 1]"),
-        ("DATASETS.SCENES.IMAGE_SIZE", [4, 128], "must hold 2 values, each at least 8"),
+        ("DATASETS.SCENES.IMAGE_SIZE", [4, 128], "must hold 2 values, each in [8, 20000]"),
         ("DATASETS.SCENES.NUM_OBJECTS", [6, 1], "must ascend"),
     ],
 )

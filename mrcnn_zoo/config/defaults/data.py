@@ -12,6 +12,8 @@ from mrcnn_zoo.config.keys import (
     Range,
 )
 
+MOST_OF_A_SCENE = 20_000  # pixels of a side, objects; more does not fit into memory
+
 DETECTRON2_KEYS = (
     Key(
         "INPUT.MIN_SIZE_TRAIN",
@@ -211,14 +213,14 @@ NEW_KEYS = (
         "DATASETS.SCENES.IMAGE_SIZE",
         [128, 128],
         "Height and width of a scene in pixels.",
-        range=Range(low=8),
+        range=Range(low=8, high=MOST_OF_A_SCENE),
         length=PAIR,
     ),
     Key(
         "DATASETS.SCENES.NUM_OBJECTS",
         [1, 6],
         "Fewest and most objects in a scene; a crowded scene may hold fewer.",
-        range=NOT_NEGATIVE,
+        range=Range(low=0, high=MOST_OF_A_SCENE),
         length=PAIR,
         ascends=True,
     ),
@@ -226,7 +228,7 @@ NEW_KEYS = (
         "DATASETS.SCENES.OBJECT_SIZE",
         [24, 56],
         "Smallest and largest longer side of an object in pixels, before it is rotated; at least 8.",
-        range=Range(low=8),
+        range=Range(low=8, high=MOST_OF_A_SCENE),
         length=PAIR,
         ascends=True,
     ),
@@ -248,7 +250,7 @@ NEW_KEYS = (
         "Largest rotation of an object in degrees, either way.",
         range=Range(low=0, high=180),
     ),
-    Key("DATASETS.SCENES.BACKGROUND", "texture", "Background of a scene: plain, gradient or texture."),
+    Key("DATASETS.SCENES.BACKGROUND", "texture", "Background of a scene.", choices=("plain", "gradient", "texture")),
     Key(
         "DATASETS.SCENES.NOISE",
         0.03,
