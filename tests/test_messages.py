@@ -23,13 +23,7 @@ HOLE = "<hole>"  # where a message has a value of its own
 KEY = re.compile(r"(?<![\w.])([A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)+|SEED|OUTPUT_DIR|HOOKS|WRITERS|LOG_PERIOD)(?![\w.]*\w)")
 VALUE = re.compile(r"[= ](\"[^\"]*\"|'[^']*'|\[[^\]]*\]|[^\s,;:()`]+)")
 COMMAND = re.compile(r"`(mrcnn-zoo [^`]+)`")
-# What follows a key in prose instead of a value.
-PROSE = """
-is are was has have had and or of to in on at by for from with without that which than as the a an its this it
-one nor not if where when what how but be above below under asks names name name, needs need gives give says
-say so set sets means counts makes takes take does did do decide decides tells holds hold lies lie images
-pixels passes keeps reads reach defines describes looks cuts times over against there must should = ... |
-"""
+PROSE = re.compile(r"(?!(true|false|none|null)$)[a-z]+|[=|.]+")  # "SOLVER.STEPS decide", and no value
 
 
 class Advice(NamedTuple):
@@ -61,11 +55,14 @@ def overrides() -> Iterator[Advice]:
             continue  # sentences about keys, printed by `config explain`
         for key in KEY.finditer(text):
             value = VALUE.match(text, key.end())
-            if value is None or key[1] not in KEYS_BY_NAME or value[1].strip("\"'.") in PROSE.split():
+            if value is None or key[1] not in KEYS_BY_NAME or _is_prose(value[1].rstrip("."), KEYS_BY_NAME[key[1]]):
                 continue
-            if text[key.end() :].startswith(" = "):
-                continue  # tells a value, and advises nothing
             yield Advice(place, f"{key[1]} {value[1].rstrip('.')}")
+
+
+def _is_prose(word: str, key: Key) -> bool:
+    takes_words = str in key.types and (not key.choices or word in key.choices)
+    return PROSE.fullmatch(word) is not None and not takes_words
 
 
 def sample_of(key: Key) -> str:
