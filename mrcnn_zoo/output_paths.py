@@ -10,15 +10,17 @@ from pathlib import Path
 
 from mrcnn_zoo.errors import UserError, counted
 
+RESULT_FOLDERS = ("inference", "pictures")  # in the output folder of a training or an evaluation
 FILES_SHOWN = 3  # in a message
 
 
-def check_output_folder(folder: str | Path, *, option: str) -> Path:
+def check_output_folder(folder: str | Path, *, option: str, subfolders: Iterable[str] = ()) -> Path:
     """Refuse a folder that is none, cannot be made, or that no file can be put into; nothing is left behind.
 
     Args:
         folder: as it was typed; `~` is the home folder.
         option: what it was given by, for messages: "--output", "OUTPUT_DIR".
+        subfolders: that will be made in it.
 
     Returns:
         Its path with `~` expanded. It does not exist yet if it did not before.
@@ -29,6 +31,8 @@ def check_output_folder(folder: str | Path, *, option: str) -> Path:
     path = _expanded(folder, option=option, kind="folder")
     _refuse_file_in_the_way(path, option=option)
     _try_to_write(path, option=option)
+    for name in subfolders:
+        _refuse_file_in_the_way(path / name, option=option)
     return path
 
 

@@ -66,7 +66,7 @@ class Checkpointer:
         note = self._folder / LAST_CHECKPOINT_FILE
         if not note.exists():
             raise UserError(f"nothing to resume from: there is no {LAST_CHECKPOINT_FILE} in {self._folder}.")
-        path = self._folder / note.read_text(encoding="utf-8").strip()
+        path = self._folder / note.read_text(encoding="utf-8-sig").strip()
         if not path.is_file():
             raise UserError(f"{note} names {path.name}, which is not there{_checkpoints_beside(path)}")
         return path

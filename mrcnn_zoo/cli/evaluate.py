@@ -21,7 +21,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.trained import open_trained
 from mrcnn_zoo.inspection.evaluation_pictures import evaluate_with_pictures
-from mrcnn_zoo.output_paths import check_output_folder
+from mrcnn_zoo.output_paths import RESULT_FOLDERS, check_output_folder
 from mrcnn_zoo.training.logs import logging_to
 
 RESULTS = Path("inference") / "results.json"
@@ -44,7 +44,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         prepare_device(cfg)
         if not cfg.DATASETS.TEST:
             raise UserError("DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST [digits_val].")
-        folder = output_folder(arguments, cfg)
+        folder = output_folder(arguments, cfg, subfolders=RESULT_FOLDERS)
         if (folder / RESULTS).exists() and not arguments.overwrite:
             logger.info("the results of an earlier evaluation in %s will be replaced", folder / RESULTS.parent)
 

@@ -1,5 +1,6 @@
 """The `mrcnn-zoo` command: one sub-command a tool, each the same main as the script in `tools/`."""
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,15 @@ COMMANDS = {
     "benchmark": ("mrcnn_zoo.cli.benchmark", "seconds and memory of training, inference, data and evaluation"),
 }
 
+EXAMPLES = (
+    "train --config-file Quickstart/mask_rcnn_R_18_FPN_digits.yaml",
+    "evaluate --weights output/model_best.pth",
+    "predict photo.jpg --weights zoo://Quickstart/mask_rcnn_R_18_FPN_digits",
+    "config explain SOLVER.BASE_LR",
+)
+
 USAGE_ERROR = 2  # exit status of a mistake that the user can put right
+SYSTEM_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 
@@ -51,6 +60,11 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in SYSTEM_REFUSALS:
+            raise
+        print(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror}.", file=sys.stderr)
+        return USAGE_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -58,7 +72,9 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {meaning}" for name, (_, meaning) in COMMANDS.items()]
-    return "usage: mrcnn-zoo COMMAND ...    (mrcnn-zoo COMMAND --help tells more)\n\n" + "\n".join(lines)
+    usage = "usage: mrcnn-zoo COMMAND ...    (mrcnn-zoo COMMAND --help shows its options and examples)"
+    examples = ["examples:", *(f"  mrcnn-zoo {example}" for example in EXAMPLES)]
+    return "\n".join([usage, "", *lines, "", *examples])
 
 
 if __name__ == "__main__":

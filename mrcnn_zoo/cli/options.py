@@ -257,10 +257,10 @@ def load_command_config(arguments: argparse.Namespace, overrides: Sequence[Any] 
     Raises:
         UserError: a config with a mistake, or a device that there is not.
     """
-    from mrcnn_zoo.modeling import resolve_device
+    from mrcnn_zoo.modeling.construction import check_device
 
     cfg = load_config(arguments.config_file, [*overrides, *arguments.overrides])
-    resolve_device(cfg.MODEL.DEVICE)
+    check_device(cfg.MODEL.DEVICE)
     return cfg
 
 
@@ -289,12 +289,12 @@ def prepare_device(cfg: CfgNode) -> None:
         keep_freed_memory()
 
 
-def output_folder(arguments: argparse.Namespace, cfg: CfgNode) -> Path:
+def output_folder(arguments: argparse.Namespace, cfg: CfgNode, *, subfolders: Sequence[str] = ()) -> Path:
     """The checked folder of `--output`, or else of OUTPUT_DIR.
 
     Raises:
         UserError: see `check_output_folder`.
     """
     if arguments.output is not None:
-        return check_output_folder(arguments.output, option="--output")
-    return check_output_folder(cfg.OUTPUT_DIR, option="OUTPUT_DIR")
+        return check_output_folder(arguments.output, option="--output", subfolders=subfolders)
+    return check_output_folder(cfg.OUTPUT_DIR, option="OUTPUT_DIR", subfolders=subfolders)

@@ -26,10 +26,12 @@ def read_fields(
     where = f"DATASETS.DEFINITIONS.{name}"
     for field in definition:
         if field not in known:
-            raise UserError(f"{where} has no field {field!r}: {', '.join(known)}.{did_you_mean(field, known)}")
+            raise UserError(
+                f"{where} has no field {field!r}; its fields are {', '.join(known)}.{did_you_mean(field, known)}"
+            )
     for field in required:
         if field not in definition:
-            raise UserError(f"{where} needs the field {field}, it has {', '.join(definition) or 'none'}.")
+            raise UserError(f"{where} needs the field {field}; it has only {', '.join(definition) or 'none'}.")
     values = {**optional, **definition}
     for field, default in (*((field, "") for field in required), *optional.items()):
         allowed = (int, float) if isinstance(default, float) else (type(default),)

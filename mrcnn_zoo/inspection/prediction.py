@@ -208,6 +208,9 @@ def check_predictions_folder(folder: str | Path, found: FoundImages, *, overwrit
     table, predictions = output / TABLE_FILE, output / PREDICTIONS_FILE
     is_earlier_run = _is_own_file(predictions)
     pictures = [path for path in picture_paths(found, output) if path.exists()]
+    for path in (predictions, table, *pictures):
+        if path.is_dir():
+            raise UserError(f"--output {output}: {path} is a folder where a file is written; name another folder.")
     foreign = [path for path in pictures if not is_own_picture(path)]
     if not is_earlier_run:
         foreign += [path for path in (predictions, table) if path.exists()]

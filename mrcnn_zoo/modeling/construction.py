@@ -43,17 +43,27 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UserError: not a name of a device, or one that is not here.
     """
+    device = check_device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        if logger.isEnabledFor(logging.INFO):  # else it would count as told, and never be seen
+            _note_no_cuda(name)
+        return torch.device("cpu")
+    return device
+
+
+def check_device(name: str) -> torch.device:
+    """As `resolve_device`, where nothing runs on the device: CUDA need not be there.
+
+    Raises:
+        UserError: not a name of a device, or one that is not here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"MODEL.DEVICE = {name!r} is not a device. Use auto, cpu, cuda, cuda:1, ...") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        if logger.isEnabledFor(logging.INFO):  # else it would count as told, and never be seen
-            _note_no_cuda(name)
-        return torch.device("cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and torch.cuda.is_available() and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"MODEL.DEVICE = {name!r}: there are {torch.cuda.device_count()} GPUs here, numbered from 0. Use cuda:0."
         )

@@ -23,7 +23,7 @@ from mrcnn_zoo.evaluation.limits import build_limits, cut_objects_message
 from mrcnn_zoo.evaluation.trained import fill_model
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.ops.processes import world_size
-from mrcnn_zoo.output_paths import check_output_folder
+from mrcnn_zoo.output_paths import RESULT_FOLDERS, check_output_folder
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
 from mrcnn_zoo.training.assembly import build_trainer
 from mrcnn_zoo.training.distributed import is_main_process, wait_for_all
@@ -68,7 +68,7 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
         TrainingInterrupted: by SIGTERM or Ctrl-C, after a checkpoint was saved.
         NonFiniteLossError: after the batch was saved.
     """
-    output_dir = check_output_folder(cfg.OUTPUT_DIR, option="OUTPUT_DIR")
+    output_dir = check_output_folder(cfg.OUTPUT_DIR, option="OUTPUT_DIR", subfolders=RESULT_FOLDERS)
     cfg = _with_output_dir(cfg, output_dir)
     if not eval_only:
         check_training_folder(output_dir, resume=resume, overwrite=overwrite)

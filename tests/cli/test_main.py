@@ -1,5 +1,7 @@
 """The `mrcnn-zoo` command: dispatch and messages."""
 
+import errno
+
 import pytest
 
 from mrcnn_zoo.cli import main as cli
@@ -29,3 +31,12 @@ def test_a_users_mistake_is_one_message_without_traceback(capsys: pytest.Capture
     printed = capsys.readouterr().err
     assert "no/such/file.yaml" in printed
     assert "Traceback" not in printed
+
+
+def test_what_the_system_refuses_is_one_message(monkeypatch, capsys) -> None:
+    def fail(_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "results.json")
+
+    monkeypatch.setattr("mrcnn_zoo.cli.evaluate.main", fail)
+    assert cli.run_command("evaluate", []) == cli.USAGE_ERROR
+    assert capsys.readouterr().err == "error: results.json: No space left on device.\n"

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from mrcnn_zoo.checkpoint import Checkpointer
-from mrcnn_zoo.cli.main import COMMANDS, USAGE_ERROR, run_command
+from mrcnn_zoo.cli.main import COMMANDS, USAGE_ERROR, main, run_command
 from mrcnn_zoo.cli.options import CommandParser, add_overrides, add_weights_option, names_key, read_arguments
 from mrcnn_zoo.cli.predict import is_image_input
 from mrcnn_zoo.config import load_config
@@ -96,6 +97,22 @@ def test_help_ends_in_examples_that_the_parser_takes(parser: CommandParser) -> N
             load_config(None, read_arguments(parser, shlex.split(line), is_input=is_input).overrides)
         else:
             parser.parse_known_args(shlex.split(line))
+
+
+def test_help_of_the_program_ends_in_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    last = capsys.readouterr().out.rstrip().rpartition("\n\n")[2].splitlines()
+    assert last[0] == "examples:"
+    for line in last[1:]:
+        program, command, *typed = shlex.split(line)
+        assert program == "mrcnn-zoo"
+        importlib.import_module(COMMANDS[command][0]).build_parser().parse_args(typed)
+
+
+@pytest.mark.parametrize("tool", sorted((Path(__file__).parents[2] / "tools").glob("*.py")), ids=lambda tool: tool.stem)
+def test_each_tool_is_a_command(tool: Path) -> None:
+    (command,) = re.findall(r"run_command\(\"([\w-]+)\"\)", tool.read_text())
+    assert command in COMMANDS
 
 
 @pytest.mark.parametrize("parser", parsers(), ids=lambda parser: parser.prog)
@@ -184,6 +201,23 @@ def test_output_that_cannot_be_a_folder_is_refused_before_work(
     assert str(tmp_path / "file") in message
     assert "is a file" in message
     assert (tmp_path / "file").read_text() == "keep"
+
+
+@pytest.mark.parametrize(("command", "name"), [("train", "inference"), ("evaluate", "pictures")])
+def test_a_file_in_the_place_of_a_folder_of_results_is_refused_before_work(
+    command: str, name: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
+) -> None:
+    (tmp_path / name).write_text("keep")
+    message = refused(command, *commands_that_write(run_folder, image, tmp_path)[command])
+    assert f"{tmp_path / name} is a file; name a folder" in message
+
+
+def test_a_folder_in_the_place_of_a_predicted_file_is_refused(
+    run_folder: Path, image: Path, tmp_path: Path, refused: Refused
+) -> None:
+    (tmp_path / "out" / "predictions.csv").mkdir(parents=True)
+    message = refused("predict", *commands_that_write(run_folder, image, tmp_path / "out")["predict"], "--overwrite")
+    assert "predictions.csv is a folder where a file is written" in message
 
 
 @pytest.mark.parametrize(
