@@ -9,6 +9,7 @@ from mrcnn_zoo.config.explain import explain
 from mrcnn_zoo.config.folder import check_configs
 from mrcnn_zoo.config.loading import check_config
 from mrcnn_zoo.config.show import shown
+from mrcnn_zoo.errors import counted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def _check(paths: Sequence[str]) -> int:
         if finding.problem:
             print(textwrap.indent(finding.problem, "       "))
     failed = sum(bool(finding.problem) for finding in findings)
-    print(f"{len(findings) - failed} of {len(findings)} files load")
+    print(f"{len(findings) - failed} of {counted(len(findings), 'file')} load")
     return 1 if failed else 0
 
 

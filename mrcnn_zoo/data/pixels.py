@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.image_problems import note_once
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registry import did_you_mean
 
 STRETCH_PERCENTILES = (0.1, 99.9)  # a few hot or dead pixels must not decide the contrast of the whole image
@@ -172,8 +172,8 @@ def fit_channels(pixels: NDArray[np.generic], count: int, *, name: str, pages: s
             "(height, width, channels)."
         )
     raise UserError(
-        f"{name} has {channels} channels where the model sees {count}. Give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD one "
-        f"value per channel, {channels} each, or train on images with {count}."
+        f"{name} has {counted(channels, 'channel')} where the model sees {count}. Give MODEL.PIXEL_MEAN and "
+        f"MODEL.PIXEL_STD one value per channel, {channels} each, or train on images with {count}."
     )
 
 

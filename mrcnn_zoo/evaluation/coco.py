@@ -153,9 +153,11 @@ class CocoEvaluator:
         name = self._dataset.name
         unseen = len(self._image_ids - by_image.keys())
         if unseen:
-            logger.warning("%s: %d images were not given to the model; they count as empty.", name, unseen)
+            logger.warning(
+                "%s: %s not given to the model; they count as empty.", name, counted(unseen, "image was", "images were")
+            )
         if not rows:
-            logger.warning("%s: the model detected nothing in %d images.", name, len(self._dataset))
+            logger.warning("%s: the model detected nothing in %s.", name, counted(len(self._dataset), "image"))
         if not any(record.instances for record in self._dataset.records):
             logger.warning("%s has no annotations, so nothing can be measured.", name)
 

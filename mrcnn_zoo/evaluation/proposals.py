@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS
 from mrcnn_zoo.evaluation.files import nan_as_null, write_json, write_text
 from mrcnn_zoo.evaluation.ground_truth import BBOX, coco_ground_truth
@@ -100,7 +101,9 @@ class ProposalEvaluator:
         name = self._dataset.name
         if len(by_image) < len(self._records):
             unseen = len(self._records) - len(by_image)
-            logger.warning("%s: %d images were not given to the model; they count as empty.", name, unseen)
+            logger.warning(
+                "%s: %s not given to the model; they count as empty.", name, counted(unseen, "image was", "images were")
+            )
         results = {BOX_PROPOSALS: recall_metrics(recalled)}
         table = summary_table(results, previous=self._previous) + footnote(results)
         logger.info("%s: average recall of the proposals in %%\n%s", name, table)

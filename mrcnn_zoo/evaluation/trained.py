@@ -15,7 +15,7 @@ from mrcnn_zoo.checkpoint.conversion import coco_classes
 from mrcnn_zoo.config import CfgNode, config_from_settings, config_from_text, load_config
 from mrcnn_zoo.config.class_count import class_count
 from mrcnn_zoo.data.classes import check_class_count, distinct_names
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.modeling import build_model
 
 logger = logging.getLogger(__name__)
@@ -137,8 +137,8 @@ def refuse_gaps(report: LoadReport) -> None:
     if gaps:
         some = ", ".join(gaps[:4]) + (", ..." if len(gaps) > 4 else "")
         raise UserError(
-            f"{report.source} leaves {len(gaps)} parameters of the model untrained ({some}): it was trained with "
-            f"another config or other classes, and its results would mean nothing.\n{report}"
+            f"{report.source} leaves {counted(len(gaps), 'parameter')} of the model untrained ({some}): it was trained "
+            f"with another config or other classes, and its results would mean nothing.\n{report}"
         )
     logger.info("%s: %d weights loaded", report.source, len(report.loaded) + len(report.converted))
 

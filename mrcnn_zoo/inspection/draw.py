@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from mrcnn_zoo.errors import counted
 from mrcnn_zoo.inspection.canvas import (
     BACKGROUND,
     FOREGROUND,
@@ -141,7 +142,7 @@ def draw_training_batch(
         if sample.targets is not None:
             image = draw_instances(image, sample.targets, class_names, skeleton=skeleton)
         drawn.append(image)
-        titles.append(f"{sample.image_id}   {width} x {height}   {count} objects")
+        titles.append(f"{sample.image_id}   {width} x {height}   {counted(count, 'object')}")
     return grid([_shrink(picture, BATCH_PICTURE_SIDE) for picture in drawn], titles)
 
 

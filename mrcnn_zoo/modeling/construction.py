@@ -8,7 +8,7 @@ from torch import nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.rules import check_numbers
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registries import DETECTORS
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,8 @@ def check_device(name: str) -> torch.device:
         raise UserError(f"MODEL.DEVICE = {name!r} is not a device. Use auto, cpu, cuda, cuda:1, ...") from error
     if device.type == "cuda" and torch.cuda.is_available() and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"MODEL.DEVICE = {name!r}: there are {torch.cuda.device_count()} GPUs here, numbered from 0. Use cuda:0."
+            f"MODEL.DEVICE = {name!r}: this machine has {counted(torch.cuda.device_count(), 'GPU')}, numbered from 0. "
+            "Use cuda:0."
         )
     if device.type not in ("cpu", "cuda") and not _is_available(device.type):
         raise UserError(f"MODEL.DEVICE = {name!r} is not available here. Use auto, cpu, cuda, cuda:1, ...")

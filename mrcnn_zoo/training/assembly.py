@@ -11,6 +11,7 @@ from torch import nn
 from mrcnn_zoo import data
 from mrcnn_zoo.checkpoint import load_weights_file, read_weights
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import counted
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.ops.processes import rank, value_of_main_process, world_size
 from mrcnn_zoo.registries import HOOKS
@@ -88,7 +89,7 @@ def build_trainer(cfg: CfgNode, workspace: Workspace, state: Mapping[str, Any] |
     if state is not None:
         _warn_of_changes(cfg, state)
         trainer.load_state_dict(state)
-        logger.info("resumed after %d iterations", trainer.iteration)
+        logger.info("resumed after %s", counted(trainer.iteration, "iteration"))
         if _device_of(model).type == "cuda":
             logger.info(
                 "on a GPU some gradients (RoIAlign's for instance) are summed in no fixed order: data, random numbers "

@@ -14,7 +14,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.classes import in_classes_of_checkpoint, merge_datasets, unite_classes
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.data.selection import select_for_training
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation import check_evaluation, evaluate_datasets, verify_expected_results
 from mrcnn_zoo.evaluation.class_mapping import check_classes, predicts_classes
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
@@ -172,7 +172,7 @@ def _begin_writing(cfg: CfgNode, log: LogFile, *, resume: bool, start_iteration:
 def _conclude(cfg: CfgNode, trainer: Trainer, test_datasets: Sequence[Dataset]) -> Results:
     if trainer.interrupted:
         raise TrainingInterrupted(
-            f"stopped after {trainer.iteration} iterations, which are saved in {cfg.OUTPUT_DIR}. Go on with the same "
+            f"stopped after {counted(trainer.iteration, 'iteration')}, saved in {cfg.OUTPUT_DIR}. Go on with the same "
             f"command and --resume.",
             signal_number=trainer.interrupted,
         )

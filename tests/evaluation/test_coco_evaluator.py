@@ -151,7 +151,7 @@ def test_an_image_that_is_not_given_counts_as_empty_with_a_warning(square, datas
     evaluator = CocoEvaluator(dataset, backend=PYCOCOTOOLS)
     evaluator.process(samples_of(dataset)[:1], ground_truth_detections(dataset)[:1])
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100 * 51 / 101)
-    assert "1 images were not given to the model" in caplog.text
+    assert "1 image was not given to the model" in caplog.text
 
 
 def test_a_dataset_without_annotations_gives_nan_and_says_why(dataset_of, samples_of, caplog, tmp_path) -> None:

@@ -33,7 +33,7 @@ def test_gpu_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert resolve_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(UserError, match="there are 2 GPUs here, numbered from 0"):
+    with pytest.raises(UserError, match="this machine has 2 GPUs, numbered from 0"):
         resolve_device("cuda:2")
 
 

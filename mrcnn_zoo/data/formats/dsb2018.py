@@ -24,7 +24,7 @@ from mrcnn_zoo.data.paths import find_folder
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.data.repairs import RepairLog
 from mrcnn_zoo.data.splitting import choose_validation
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registries import DATASET_FORMATS
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,12 @@ def read_all(root: Path) -> list[NucleiImage]:
 
 def _read_in_parallel(root: Path, folders: Sequence[NucleiFiles]) -> list[NucleiImage]:
     masks = sum(len(folder.masks) for folder in folders)
-    logger.info("%s: reading %d images and %d masks; the next time it comes from a cache", root, len(folders), masks)
+    logger.info(
+        "%s: reading %s and %s; the next time it comes from a cache",
+        root,
+        counted(len(folders), "image"),
+        counted(masks, "mask"),
+    )
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(partial(read_folder, root), folders))
 

@@ -13,7 +13,7 @@ from mrcnn_zoo.checkpoint.conversion.torchvision_detectors import TorchvisionDet
 from mrcnn_zoo.data.images import FileImage
 from mrcnn_zoo.data.mapper import TestMapper
 from mrcnn_zoo.data.records import ImageRecord
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.experiments.conversion.comparison import Found, compare
 from mrcnn_zoo.experiments.conversion.convert import TORCHVISION, Converted
@@ -29,7 +29,7 @@ def verify(converted: Converted, image: str | Path) -> Iterator[str]:
     """
     sample = sample_of(converted.mapper, image)
     ours = found_by(converted.model, sample)
-    yield f"{len(ours.boxes)} instances found in {image}"
+    yield f"{counted(len(ours.boxes), 'object')} found in {image}"
     name, file = converted.report.converter, converted.source.file
     if name == TorchvisionDetector.source:
         theirs = _found_by_torchvision(file.weights, converted, sample)
