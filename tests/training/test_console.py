@@ -117,6 +117,15 @@ def test_bar_starts_where_the_run_resumes_and_ends_at_the_length() -> None:
     assert lines[-2].endswith("100/100  eta 0:01:05  loss 1.250  lr 1.00e-03  62.1 img/s  3.3 GB")
 
 
+def test_the_time_left_shrinks_with_every_iteration() -> None:
+    console = screen_of(100)
+    writer = ProgressBarWriter(console=console, max_iterations=100)
+    writer.write(89, {"eta_seconds": 20.0, "total_loss": 1.0, "time": 2.0})
+    writer.advance(94)
+    writer.close()
+    assert drawn_on(console)[-2].endswith(" 95/100  eta 0:00:10  loss 1.000")
+
+
 @pytest.mark.parametrize(
     ("width", "shown", "hidden"),
     [

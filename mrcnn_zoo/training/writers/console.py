@@ -51,11 +51,15 @@ class ProgressBarWriter(MetricWriter):
         self._console = console
         self._max_iterations = max_iterations
         self._line = ProgressLine("", total=max_iterations, done=start_iteration)
+        self._seconds_per_iteration = 0.0  # of the last metrics
         self._display: Display | None = None
         self._open = ExitStack()
 
     def advance(self, iteration: int) -> None:
         self._line.done = iteration + 1
+        if self._max_iterations and self._seconds_per_iteration:
+            left = max(0, self._max_iterations - self._line.done) * self._seconds_per_iteration
+            self._line.show(self._line.fields | {"eta_seconds": SHOWN["eta_seconds"](left)})
         self._refresh()
 
     def write(self, iteration: int, scalars: Mapping[str, float]) -> None:
@@ -65,6 +69,7 @@ class ProgressBarWriter(MetricWriter):
         log_to_consoles(logger, short, terminals=not is_of_steps)
         if is_of_steps:
             self._line.done = iteration + 1
+            self._seconds_per_iteration = scalars.get("time", 0.0)
             self._line.show({name: show(scalars[name]) for name, show in SHOWN.items() if name in scalars})
             self._refresh(now=True)
 
