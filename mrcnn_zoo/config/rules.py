@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mrcnn_zoo.config.defaults import ALL_KEYS
-from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.keys import UNLIMITED, Key
 from mrcnn_zoo.config.node import DEFAULT, CfgNode
 from mrcnn_zoo.config.provenance import Origin
 from mrcnn_zoo.errors import UserError
 
+EXPECTATION = (
+    "[task, metric, value, tolerance], e.g. ['bbox', 'AP', 38.5, 0.2], after the dataset's name if there are several"
+)
 Relation = Callable[[CfgNode], str]  # what is wrong with several keys together; empty for nothing
 
 
@@ -59,8 +62,14 @@ def _problem_of_value(key: Key, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return _problem_of_list(key, list(value))
     if key.range is not None and _is_number(value) and not key.range.holds(value):
-        return f"must be {key.range}"
+        return f"must be {_finite(key, [value])}{key.range}"
     return ""
+
+
+def _finite(key: Key, numbers: list[float]) -> str:
+    """What NaN and infinity need to hear besides the bounds, which they may well keep."""
+    is_said = key.range is None or key.range.allows_infinity or key.range == UNLIMITED
+    return "" if is_said or all(map(math.isfinite, numbers)) else "finite, and "
 
 
 def _problem_of_list(key: Key, values: list[Any]) -> str:
@@ -73,7 +82,7 @@ def _problem_of_list(key: Key, values: list[Any]) -> str:
         return f"must hold {key.length}{where}{_rule_of_numbers(key)}"
     if key.range is not None and not all(map(key.range.holds, numbers)):
         count = f" {key.length}," if key.length is not None and key.length.most is not None else " numbers,"
-        return f"must hold{count} each {key.range}{where}"
+        return f"must hold{count} each {_finite(key, numbers)}{key.range}{where}"
     if key.ascends and any(list(row) != sorted(row) for row in rows):
         return "must ascend"
     return ""
@@ -143,7 +152,26 @@ def _nesterov_momentum(config: CfgNode) -> str:
     return f"SOLVER.NESTEROV needs a momentum; SOLVER.MOMENTUM is {solver.MOMENTUM}."
 
 
-RELATIONS: dict[tuple[str, str], Relation] = {
+def problem_of_expectation(row: Any) -> str:
+    """What is wrong with a row of TEST.EXPECTED_RESULTS; empty for nothing."""
+    is_row = isinstance(row, (list, tuple)) and len(row) in (4, 5)
+    if not is_row or not all(isinstance(part, str) for part in row[:-2]):
+        return f"a row is {EXPECTATION}"
+    if not all(_is_number(number) and math.isfinite(number) for number in row[-2:]):
+        return f"its last two values must be finite numbers; a row is {EXPECTATION}"
+    return "its tolerance, the last value, must be at least 0" if row[-1] < 0 else ""
+
+
+def _expected_results(config: CfgNode) -> str:
+    for row in config.TEST.EXPECTED_RESULTS:
+        problem = problem_of_expectation(row)
+        if problem:
+            return f"TEST.EXPECTED_RESULTS has the row {row!r}; {problem}."
+    return ""
+
+
+RELATIONS: dict[tuple[str, ...], Relation] = {
+    ("TEST.EXPECTED_RESULTS",): _expected_results,
     ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"): _pixel_statistics,
     ("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING"): _range_of_sizes,
     ("INPUT.CROP.SIZE", "INPUT.CROP.TYPE"): _crop_size,

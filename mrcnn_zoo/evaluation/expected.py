@@ -4,11 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mrcnn_zoo.config.rules import problem_of_expectation
 from mrcnn_zoo.errors import UserError
-
-SHAPE = (
-    "[task, metric, value, tolerance], e.g. ['bbox', 'AP', 38.5, 0.2], after the dataset's name if there are several"
-)
 
 
 class UnexpectedResultsError(UserError):
@@ -42,11 +39,9 @@ def verify_expected_results(
 
 
 def _checked(row: Sequence[Any], key: str) -> Sequence[Any]:
-    is_row = isinstance(row, (list, tuple)) and len(row) in (4, 5)
-    if not is_row or not all(isinstance(part, str) for part in row[:-2]):
-        raise UserError(f"{key} has the row {row!r}; a row is {SHAPE}.")
-    if not all(isinstance(number, (int, float)) for number in row[-2:]):
-        raise UserError(f"{key} has the row {row!r}, whose last two values must be numbers; a row is {SHAPE}.")
+    problem = problem_of_expectation(row)
+    if problem:
+        raise UserError(f"{key} has the row {row!r}; {problem}.")
     return row
 
 

@@ -86,8 +86,9 @@ def test_length_in_words(length: Length, words: str) -> None:
         ("SOLVER.MOMENTUM", 1.5, "must be in [0, 1)"),
         ("SOLVER.BETAS", [0.9, 1.0], "must hold 2 values, each in [0, 1)"),
         ("SOLVER.STEPS", [20, 10], "must ascend"),
-        ("SOLVER.BASE_LR", NAN, "must be at least 0"),
-        ("SOLVER.BASE_LR", INF, "must be at least 0"),
+        ("SOLVER.BASE_LR", NAN, "must be finite, and at least 0"),
+        ("SOLVER.BASE_LR", INF, "must be finite, and at least 0"),
+        ("MODEL.PIXEL_STD", [INF, 1.0, 1.0], "each finite, and above 0"),
         ("SOLVER.EMA.DECAY", 1.0, "must be in [0, 1)"),
         ("MODEL.PIXEL_STD", [0.0, 1.0, 1.0], "must hold numbers, each above 0"),
         ("MODEL.PIXEL_MEAN", [NAN, 1.0, 1.0], "must hold numbers, each any finite number"),
@@ -181,6 +182,25 @@ def test_rules_between_keys_name_both(overrides: list[Any], message: str) -> Non
         load_config(None, overrides)
     assert message in str(refusal.value)
     assert all(name in str(refusal.value) for name in overrides[::2] if name != "SOLVER.LR_SCHEDULER_NAME")
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (["bbox", "AP", NAN, 0.2], "must be finite numbers"),
+        (["bbox", "AP", 38.5, NAN], "must be finite numbers"),  # every result would be within such a tolerance
+        (["bbox", "AP", 38.5, INF], "must be finite numbers"),
+        (["bbox", "AP", 38.5, -1], "its tolerance, the last value, must be at least 0"),
+        (["bbox", "AP", 38.5], "a row is"),
+        (["bbox", "AP", "high", 0.2], "must be finite numbers"),
+        (["bbox", 1, 38.5, 0.2], "a row is"),
+        ("bbox", "a row is"),
+    ],
+)
+def test_expected_results_are_checked_before_the_run(row: Any, problem: str) -> None:
+    with pytest.raises(UserError, match=r"TEST\.EXPECTED_RESULTS has the row") as refusal:
+        load_config(None, ["TEST.EXPECTED_RESULTS", [row]])
+    assert problem in str(refusal.value)
 
 
 def test_explain_prints_the_range(caplog: pytest.LogCaptureFixture) -> None:
