@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from mrcnn_zoo.cli.options import (
@@ -22,7 +23,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.trained import open_trained
 from mrcnn_zoo.inspection.evaluation_pictures import evaluate_with_pictures
 from mrcnn_zoo.output_paths import RESULT_FOLDERS, check_output_folder
-from mrcnn_zoo.training.logs import logging_to
+from mrcnn_zoo.training.logs import LogFile, logging_to
 
 RESULTS = Path("inference") / "results.json"
 
@@ -40,20 +41,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    def check(cfg: CfgNode) -> None:
-        prepare_device(cfg)
-        if not cfg.DATASETS.TEST:
-            raise UserError("DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST [digits_val].")
-        folder = output_folder(arguments, cfg, subfolders=RESULT_FOLDERS)
-        if (folder / RESULTS).exists() and not arguments.overwrite:
-            logger.info("the results of an earlier evaluation in %s will be replaced", folder / RESULTS.parent)
-
     weights = given_weights(arguments)
-    model, cfg, trained = open_trained(
-        weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
-    )
-    folder = output_folder(arguments, cfg)
-    with logging_to(folder) as log:
+    with ExitStack() as stack:
+        logs: list[tuple[LogFile, Path]] = []
+
+        def check(cfg: CfgNode) -> None:
+            prepare_device(cfg)
+            if not cfg.DATASETS.TEST:
+                raise UserError("DATASETS.TEST is empty: name the dataset to evaluate on: DATASETS.TEST [digits_val]")
+            folder = output_folder(arguments, cfg, subfolders=RESULT_FOLDERS)
+            logs.append((stack.enter_context(logging_to(folder)), folder))
+            if (folder / RESULTS).exists() and not arguments.overwrite:
+                logger.info("the results of an earlier evaluation in %s will be replaced", folder / RESULTS.parent)
+
+        model, cfg, trained = open_trained(
+            weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
+        )
+        ((log, folder),) = logs
         log.open()
         evaluate_with_pictures(model, cfg, folder, class_names=trained.class_names)
 

@@ -143,7 +143,9 @@ def test_evaluate_writes_a_log_and_says_that_results_are_replaced(
     note = f"the results of an earlier evaluation in {tmp_path / 'inference'} will be replaced"
     assert run_command("evaluate", arguments) == 0
     assert note not in capsys.readouterr().out
-    assert "results in %" in (tmp_path / "log.txt").read_text()
+    log = (tmp_path / "log.txt").read_text()
+    assert "113 weights loaded" in log
+    assert "results in %" in log
     assert run_command("evaluate", arguments) == 0
     printed = capsys.readouterr().out
     assert printed.count(note) == 1

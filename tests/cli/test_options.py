@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import logging
 import re
 import shlex
 from collections.abc import Callable
@@ -15,7 +16,14 @@ from PIL import Image
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.cli.main import COMMANDS, USAGE_ERROR, main, run_command
-from mrcnn_zoo.cli.options import CommandParser, add_overrides, add_weights_option, names_key, read_arguments
+from mrcnn_zoo.cli.options import (
+    CommandParser,
+    add_overrides,
+    add_weights_option,
+    logging_lines,
+    names_key,
+    read_arguments,
+)
 from mrcnn_zoo.cli.predict import is_image_input
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling import build_model
@@ -280,6 +288,16 @@ def test_visualize_data_replaces_its_own_pictures_only(tmp_path: Path, refused: 
     assert f"1 file would be replaced: {picture}" in refused("visualize-data", *arguments)
     assert run_command("visualize-data", [*arguments, "--overwrite"]) == 0
     assert Image.open(picture).size != (9, 9)
+
+
+def test_a_warning_is_printed_once_and_other_lines_as_often_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("mrcnn_zoo.test")
+    with logging_lines():
+        for _ in range(2):
+            logger.info("progress")
+            logger.warning("%d boxes repaired", 3)
+    logger.info("afterwards")
+    assert capsys.readouterr().out == "progress\nWARNING: 3 boxes repaired\nprogress\n"
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
