@@ -63,7 +63,8 @@ def check_agreement(result: PartResult, on_gpu: bool) -> None:
 
 def train_digits(result: PartResult, on_gpu: bool) -> None:
     """Train the quickstart in each precision, all at once; losses must fall, AP is reported."""
-    with tempfile.TemporaryDirectory() as folder:
+    # Beside the result, where it goes away even if this process is killed.
+    with tempfile.TemporaryDirectory(dir=Path(result.path).parent if result.path else None) as folder:
         running = {}
         for precision, keys in PRECISIONS.items():
             if precision == "float16" and not on_gpu:
@@ -142,6 +143,7 @@ def run_part(name: str, limit: float, path: Path) -> PartResult:
     result.seconds = time.monotonic() - started
     if status:
         result.status = status
+        result.failures.append(f"ended after {limit:.0f} s; what it found until then is in the table")
     elif process.returncode and result.status == PASSED:
         result.status = FAILED
         result.failures.append(last_lines(errors) or f"exit status {process.returncode}")

@@ -124,7 +124,8 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         sums = all_reduce(sums)
         count = sums[-1]
         mean, mean_square = (sums[:-1] / count.clamp(min=1)).chunk(2)
-        variance = mean_square - mean.square()
+        # In float32 the difference of nearly constant features may be below 0, whose root is no number.
+        variance = (mean_square - mean.square()).clamp(min=0)
         mean, variance = self._or_running(mean, variance, count)
         self._update_statistics(mean.detach(), variance.detach(), count.detach())
         scale = (variance + self.eps).rsqrt() * self.weight

@@ -8,6 +8,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.layers import norm as norm_module
 from mrcnn_zoo.layers.norm import ChannelLayerNorm, FrozenBatchNorm2d, SyncBatchNorm2d, build_norm, freeze_batch_norms
 
 
@@ -160,3 +161,13 @@ def test_group_norm_is_as_precise_for_maps_in_channels_last_order() -> None:
         made = norm(features.to(memory_format=order))
         assert made.is_contiguous(memory_format=order)
         assert (made - exact).abs().max() < 3e-6
+
+
+def test_sync_batch_norm_of_constant_features_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norm_module, "world_size", lambda: 2)
+    monkeypatch.setattr(norm_module, "all_reduce", lambda sums: 2 * sums)  # the other process sees the same
+    norm = SyncBatchNorm2d(64)
+    features = torch.linspace(1000.1, 3000.7, 64)[None, :, None, None].expand(2, 64, 5, 5)
+    assert (features.square().mean((0, 2, 3)) - features.mean((0, 2, 3)).square()).min() < -norm.eps
+    assert norm(features).isfinite().all()
+    assert (norm.running_var >= 0).all()
