@@ -150,6 +150,11 @@ def test_duplicate_category_ids_are_refused(write_coco) -> None:
     _refused(write_coco([], categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "in 'categories'")
 
 
+@pytest.mark.parametrize("name", [None, "", " ", [], True, {"en": "cat"}])
+def test_category_without_a_name_is_refused(write_coco, name: object) -> None:
+    _refused(write_coco([], categories=[{"id": 3, "name": name}]), "category 3 has name .*, which must be a text")
+
+
 def test_unknown_category_is_refused(write_coco, annotation) -> None:
     path = write_coco([annotation(5, category_id=4)])
     _refused(path, re.escape("annotation 5 has category_id 4, which 'categories' does not list: 3 (dog), 7 (cat)."))

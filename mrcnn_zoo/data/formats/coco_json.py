@@ -188,6 +188,12 @@ def read_categories(document: CocoJson, *, repairs: RepairLog, needs_keypoints: 
         UserError: no category, two with one id, or keypoints that are not names.
     """
     ids, names = document.ids("categories", repairs=repairs), document.column("categories", "name")
+    for number, name in zip(ids, names, strict=True):
+        if isinstance(name, bool) or not isinstance(name, str | int | float) or not str(name).strip():
+            raise UserError(
+                f"{document.path}: category {number} has name {shown(name)}, which must be a text: classes are known "
+                "by their names."
+            )
     unused = _roboflow_root(document)
     by_id = {
         number: (str(name), category.get("keypoints") or [])
