@@ -65,7 +65,17 @@ def warn_of_selection(cfg: CfgNode, dataset: Dataset, selected: Dataset) -> None
             without[0].annotation_id,
         )
     if len(selected) < len(dataset):
-        logger.info("%s: %d of %d images have objects to train on", dataset.name, len(selected), len(dataset))
+        keys = ["DATALOADER.FILTER_EMPTY_ANNOTATIONS"] if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else []
+        if cfg.MODEL.KEYPOINT_ON:
+            least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+            keys.append(f"MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = {least}")
+        logger.info(
+            "%s: %d of %d images have objects to train on (%s)",
+            dataset.name,
+            len(selected),
+            len(dataset),
+            ", ".join(keys),
+        )
     _warn_of_mirrors(cfg, dataset)
 
 
