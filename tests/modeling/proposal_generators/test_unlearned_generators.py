@@ -47,6 +47,18 @@ def test_samples_without_precomputed_proposals_are_refused_with_the_keys() -> No
         PrecomputedProposals().predict({}, batch(BOXES))
 
 
+@pytest.mark.parametrize(
+    ("are_loaded", "message"),
+    [
+        (True, "the files that are given, a.pkl, hold those of datasets, and these images are of none"),
+        (False, "the files that are given, a.pkl, are not read. Set MODEL.LOAD_PROPOSALS to True"),
+    ],
+)
+def test_files_of_proposals_that_do_not_help_are_named(are_loaded: bool, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        PrecomputedProposals(files=("a.pkl",), are_loaded=are_loaded).predict({}, batch(BOXES))
+
+
 def test_ground_truth_is_proposed_in_its_place() -> None:
     generator = build("GroundTruthProposals")
     first, second = generator.predict({}, batch(BOXES, BOXES[:0]))
