@@ -20,11 +20,13 @@ from mrcnn_zoo.config.lookup import RENAMED, section_names
 from mrcnn_zoo.config.overrides import KEY_AND_VALUE
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_paths import check_output_folder
+from mrcnn_zoo.registry import did_you_mean
 
 PROGRAM = "mrcnn-zoo"
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors", ".h5", ".hdf5")
 CONFIG_SUFFIXES = (".yaml", ".yml")
 NEGATIVE_VALUE = re.compile(r"-(\d|\.\d|inf|nan).*")  # "-1e-3", "-1,2,3": a value, whatever argparse takes it for
+UNKNOWN = "unrecognized arguments: "  # argparse's words
 TYPE_ERROR = re.compile(r"argument (\S+?)(?:/\S+)*: (takes .*)", re.DOTALL)
 
 
@@ -74,7 +76,12 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and exit with status 2."""
         told = TYPE_ERROR.fullmatch(message)
-        super().error(f"{told[1]} {told[2]}" if told else message)
+        unknown = message.removeprefix(UNKNOWN).split()
+        if told:
+            message = f"{told[1]} {told[2]}"
+        elif message.startswith(UNKNOWN) and unknown[0].startswith("--"):
+            message += "." + did_you_mean(unknown[0], list(self._option_string_actions))
+        super().error(message)
 
 
 def whole_number(*, minimum: int) -> Callable[[str], int]:

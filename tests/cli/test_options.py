@@ -142,6 +142,12 @@ def test_errors_of_options_name_no_function(command: str, capsys: pytest.Capture
         assert message.endswith("not 'abc'")
 
 
+def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command("predict", ["a.png", "--thresold", "0.3"])
+    assert "unrecognized arguments: --thresold. Did you mean '--threshold'?" in capsys.readouterr().err
+
+
 # --- positional arguments ---------------------------------------------------------------------------------------------
 
 
