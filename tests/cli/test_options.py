@@ -145,7 +145,7 @@ def test_errors_of_options_name_no_function(command: str, capsys: pytest.Capture
 def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run_command("predict", ["a.png", "--thresold", "0.3"])
-    assert "unrecognized arguments: --thresold. Did you mean '--threshold'?" in capsys.readouterr().err
+    assert "unrecognized arguments: --thresold 0.3. Did you mean '--threshold'?" in capsys.readouterr().err
 
 
 # --- positional arguments ---------------------------------------------------------------------------------------------
