@@ -46,7 +46,15 @@ def main() -> int:
 def _precompute_proposals(folder: Path) -> None:
     weights = folder / _file_name("ProposalNetwork") / "model_final.pth"
     if weights.is_file():
-        command = [sys.executable, "-m", "mrcnn_zoo.cli.main", "precompute-proposals", "--weights", str(weights)]
+        command = [
+            sys.executable,
+            "-m",
+            "mrcnn_zoo.cli.main",
+            "precompute-proposals",
+            "--overwrite",
+            "--weights",
+            str(weights),
+        ]
         subprocess.run([*command, "--output-dir", str(folder)], check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
 
 
