@@ -1,4 +1,4 @@
-"""A tally of what was wrong in annotations and what was done about it, for one line a kind in the log."""
+"""Counts of what was wrong in annotations and what was done about it, for one line per kind in the log."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,4 +28,4 @@ class RepairLog:
 
     def notes(self) -> tuple[str, ...]:
         """A line for each kind, with the count and the first case."""
-        return tuple(f"{count} {kind} (first: {self._firsts[kind]})" for kind, count in self._counts.items())
+        return tuple(f"{kind}: {count} (first: {self._firsts[kind]})" for kind, count in self._counts.items())

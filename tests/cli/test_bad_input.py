@@ -232,7 +232,7 @@ def test_repairable_annotation_is_noted_once_and_trained_past(
     assert _train(output, f"DATASETS.TRAIN=[{folder}]") == 0
     assert (output / "model_final.pth").is_file()
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert sum(line.startswith(f"{folder}: 1 {note} (first: annotation 1") for line in warnings) == 1
+    assert sum(line.startswith(f"{folder}: {note}: 1 (first: annotation 1") for line in warnings) == 1
 
 
 # --- configs ----------------------------------------------------------------------------------------------------------

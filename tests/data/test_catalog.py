@@ -151,7 +151,7 @@ def test_notes_are_logged_once_each(cfg, write_coco, annotation, caplog: pytest.
     with caplog.at_level(logging.WARNING):
         load_dataset(cfg, str(path.parent))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path.parent}: 2 boxes that are NaN, infinite or not above 0 in size taken from the mask "
+        f"{path.parent}: boxes that are NaN, infinite or not above 0 in size taken from the mask: 2 "
         "(first: annotation 1)"
     ]
 

@@ -28,7 +28,7 @@ def _only_image(path: Path):
 def test_polygon_with_two_points_is_dropped_and_the_object_stays(write_coco, annotation) -> None:
     items, notes = _only_image(write_coco([annotation(8, segmentation=[[1, 2, 3, 4], SQUARE])]))
     assert [polygon.tolist() for polygon in items[0].segmentation] == [SQUARE]
-    assert notes == ("1 polygons with fewer than 3 points left out (first: annotation 8)",)
+    assert notes == ("polygons with fewer than 3 points left out: 1 (first: annotation 8)",)
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_object_without_any_usable_polygon_keeps_its_box(write_coco, annotation,
     items, notes = _only_image(write_coco([annotation(8, segmentation=[polygon]), annotation(9)]))
     assert [item.segmentation is None for item in items] == [True, False]
     assert [item.box for item in items] == [(10, 10, 20, 20)] * 2
-    assert notes[0].startswith("1 polygons ")
-    assert notes[0].endswith("left out (first: annotation 8)")
+    assert notes[0].startswith("polygons ")
+    assert notes[0].endswith("left out: 1 (first: annotation 8)")
 
 
 def test_polygon_that_is_not_wrapped_in_a_list_is_understood(write_coco, annotation) -> None:
@@ -67,26 +67,26 @@ HUGE = 10**400  # no float
 def test_unusable_box_is_taken_from_the_mask(write_coco, annotation, box: object, what: str) -> None:
     items, notes = _only_image(write_coco([annotation(5, bbox=box), annotation(6)]))
     assert [item.box for item in items] == [(10, 10, 20, 20)] * 2
-    assert notes[-1] == f"1 boxes that are {what} taken from the mask (first: annotation 5)"
+    assert notes[-1] == f"boxes that are {what} taken from the mask: 1 (first: annotation 5)"
 
 
 def test_unusable_box_without_a_mask_is_dropped(write_coco, annotation) -> None:
     items, notes = _only_image(write_coco([annotation(5, bbox=[1, 2, NAN, 4], segmentation=[])]))
     assert items == ()
-    assert notes == ("1 boxes that are NaN, infinite or not above 0 in size left out (first: annotation 5)",)
+    assert notes == ("boxes that are NaN, infinite or not above 0 in size left out: 1 (first: annotation 5)",)
 
 
 @pytest.mark.parametrize("box", [None, [], "", [0, 0, 0, 0], [-1, -1, -1, -1]])
 def test_absent_box_is_called_absent(write_coco, annotation, box: object) -> None:
     items, notes = _only_image(write_coco([annotation(5, bbox=box, segmentation=[])]))
     assert items == ()
-    assert notes == ("1 objects without a box and a mask left out (first: annotation 5)",)
+    assert notes == ("objects without a box and a mask left out: 1 (first: annotation 5)",)
 
 
 def test_box_is_clipped_at_the_image(write_coco, annotation) -> None:
     items, notes = _only_image(write_coco([annotation(5, bbox=[50, 30, 20, 20], segmentation=[])]))
     assert items[0].box == (50, 30, 60, 40)
-    assert notes == ("1 boxes that reach outside their image clipped (first: annotation 5)",)
+    assert notes == ("boxes that reach outside their image clipped: 1 (first: annotation 5)",)
 
 
 def test_box_rounded_up_at_the_border_is_clipped_without_a_note(write_coco, annotation) -> None:
@@ -98,13 +98,13 @@ def test_box_rounded_up_at_the_border_is_clipped_without_a_note(write_coco, anno
 def test_box_outside_the_image_is_dropped(write_coco, annotation) -> None:
     items, notes = _only_image(write_coco([annotation(5, bbox=[70, 5, 10, 10], segmentation=[]), annotation(6)]))
     assert [item.annotation_id for item in items] == [6]
-    assert notes == ("1 boxes outside their image left out (first: annotation 5)",)
+    assert notes == ("boxes outside their image left out: 1 (first: annotation 5)",)
 
 
 def test_box_that_contradicts_its_mask_is_taken_from_the_mask(write_coco, annotation) -> None:
     items, notes = _only_image(write_coco([annotation(5, bbox=[30, 20, 10, 10])]))
     assert items[0].box == (10, 10, 20, 20)
-    assert notes == ("1 boxes that contradict their mask taken from the mask (first: annotation 5)",)
+    assert notes == ("boxes that contradict their mask taken from the mask: 1 (first: annotation 5)",)
 
 
 def test_loose_box_is_kept(write_coco, annotation) -> None:
@@ -116,7 +116,7 @@ def test_loose_box_is_kept(write_coco, annotation) -> None:
 def test_annotation_of_an_image_that_is_not_listed_is_dropped(write_coco, annotation) -> None:
     items, notes = _only_image(write_coco([annotation(5, image_id=99), annotation(6)]))
     assert [item.annotation_id for item in items] == [6]
-    assert notes == ("1 annotations of images that are not listed left out (first: annotation 5)",)
+    assert notes == ("annotations of images that are not listed left out: 1 (first: annotation 5)",)
 
 
 @pytest.mark.parametrize("counts", [[2400], [], ""])
@@ -124,7 +124,7 @@ def test_empty_run_lengths_are_dropped(write_coco, annotation, counts: object) -
     empty = {"size": [40, 60], "counts": counts}
     items, notes = _only_image(write_coco([annotation(5, segmentation=empty)]))
     assert items[0].segmentation is None
-    assert notes == ("1 empty masks left out (first: annotation 5)",)
+    assert notes == ("empty masks left out: 1 (first: annotation 5)",)
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def _only_item(path: Path, **needs: bool):
 def test_crowds_are_what_the_value_means(write_coco, annotation, value: object, is_crowd: bool, is_noted: bool) -> None:
     item, notes = _only_item(write_coco([annotation(5, iscrowd=value)]))
     assert item.is_crowd is is_crowd
-    assert [note.startswith("1 iscrowd values ") for note in notes] == [True] * is_noted
+    assert [note.startswith("iscrowd values ") for note in notes] == [True] * is_noted
 
 
 def test_missing_iscrowd_is_none(write_coco, annotation) -> None:
@@ -65,14 +65,14 @@ def test_iscrowd_that_is_neither_is_refused(write_coco, annotation, value: objec
 def test_area_that_cannot_be_is_computed(write_coco, annotation, value: object) -> None:
     item, notes = _only_item(write_coco([annotation(5, area=value)]))
     assert item.area is None
-    assert notes[0].startswith("1 areas that are not above 0, or larger than the image, computed from mask or box")
+    assert notes[0].startswith("areas that are not above 0, or larger than the image, computed from mask or box")
 
 
 @pytest.mark.parametrize("value", [None, ""])
 def test_area_that_is_absent_is_computed(write_coco, annotation, value: object) -> None:
     item, notes = _only_item(write_coco([annotation(5, area=value)]))
     assert item.area is None
-    assert notes == ("1 areas that are absent computed from mask or box (first: annotation 5)",)
+    assert notes == ("areas that are absent computed from mask or box: 1 (first: annotation 5)",)
 
 
 @pytest.mark.parametrize(("value", "area"), [(3, 3), (0.5, 0.5), ("12.5", 12.5), (2400, 2400)])
@@ -137,7 +137,7 @@ def test_image_id_that_is_none_is_refused(write_coco, annotation, value: object)
 def test_category_name_stands_for_its_id(write_coco, annotation) -> None:
     item, notes = _only_item(write_coco([annotation(5, category_id="cat")]))
     assert item.class_index == 1
-    assert notes == ("1 category_id values that are names taken for the category (first: annotation 5: 'cat')",)
+    assert notes == ("category_id values that are names taken for the category: 1 (first: annotation 5: 'cat')",)
 
 
 @pytest.mark.parametrize("value", [0, -1, None, "", "bird", True, [7]])
@@ -150,7 +150,7 @@ def test_category_that_is_not_listed_is_refused(write_coco, annotation, value: o
 def test_annotations_without_ids_are_numbered(write_coco, annotation, ids: tuple) -> None:
     dataset = _load(write_coco([annotation(ids[0]), annotation(4), annotation(ids[1])]))
     assert [item.annotation_id for item in dataset.records[0].instances] == [5, 4, 6]
-    assert dataset.notes == ("2 annotations without an id of their own numbered anew (first: annotation number 0)",)
+    assert dataset.notes == ("annotations without an id of their own numbered anew: 2 (first: annotation number 0)",)
 
 
 def test_a_single_id_of_0_is_an_id(write_coco, annotation) -> None:
@@ -164,7 +164,7 @@ def test_size_that_is_not_given_is_that_of_the_file(write_coco, annotation, size
     images = [{"id": 1, "file_name": "001.png", "height": size[0], "width": size[1]}]
     dataset = _load(write_coco([annotation()], images=images))
     assert dataset.records[0].image_size == (40, 60)
-    assert dataset.notes == ("1 images without height or width measured in the image file (first: image 1)",)
+    assert dataset.notes == ("images without height or width measured in the image file: 1 (first: image 1)",)
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_odd_number_of_coordinates_is_called_that(write_coco, annotation) -> Non
     item, notes = _only_item(write_coco([annotation(5, segmentation=[[*SQUARE, 7.0]])]))
     assert [polygon.tolist() for polygon in item.segmentation] == [SQUARE]  # as pycocotools reads it
     assert notes == (
-        "1 polygons with an odd number of coordinates read without the last one (first: annotation 5: 9 numbers)",
+        "polygons with an odd number of coordinates read without the last one: 1 (first: annotation 5: 9 numbers)",
     )
 
 
@@ -210,7 +210,7 @@ def test_run_lengths_written_as_bytes_are_read(write_coco, annotation) -> None:
         write_coco([annotation(5, segmentation={"size": [40, 60], "counts": f"b'{counts}'"}, bbox=[10, 10, 1, 10])])
     )
     assert item.segmentation["counts"] == counts
-    assert notes == ("1 run lengths written as b'...' read (first: annotation 5)",)
+    assert notes == ("run lengths written as b'...' read: 1 (first: annotation 5)",)
 
 
 # --- what a model does not use ----------------------------------------------------------------------------------------

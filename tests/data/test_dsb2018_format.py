@@ -104,14 +104,14 @@ def test_empty_mask_is_dropped_with_a_note(root: Path) -> None:
     _save_mask(root / "image3" / "masks" / "b.png", None)
     dataset = load_dsb2018("nuclei", root)
     assert len(dataset.records[3].instances) == 1
-    assert dataset.notes == ("1 empty mask files left out (first: file image3/masks/b.png)",)
+    assert dataset.notes == ("empty mask files left out: 1 (first: file image3/masks/b.png)",)
 
 
 def test_overlapping_masks_are_kept_with_a_note(root: Path) -> None:
     _save_mask(root / "image3" / "masks" / "b.png", (11, 3, 15, 9))
     dataset = load_dsb2018("nuclei", root)
     assert [item.area for item in dataset.records[3].instances] == [60, 24]
-    assert dataset.notes == ("1 masks that overlap another kept as they are (first: file image3/masks/b.png)",)
+    assert dataset.notes == ("masks that overlap another kept as they are: 1 (first: file image3/masks/b.png)",)
 
 
 def test_image_without_masks_has_no_objects(root: Path) -> None:

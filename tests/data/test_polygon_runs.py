@@ -78,7 +78,7 @@ def test_annotation_with_a_corner_far_away_is_clipped_and_keeps_its_box(write_co
     item = dataset.records[0].instances[0]
     assert item.segmentation["size"] == [40, 60]
     assert item.box == (10, 10, 20, 20)
-    assert dataset.notes[0] == "1 masks with points far outside their image clipped to it (first: annotation 5)"
+    assert dataset.notes[0] == "masks with points far outside their image clipped to it: 1 (first: annotation 5)"
 
 
 def test_polygon_of_very_many_points_becomes_run_lengths_of_the_same_mask(write_coco, annotation) -> None:

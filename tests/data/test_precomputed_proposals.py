@@ -117,7 +117,7 @@ def test_proposals_that_are_no_boxes_are_left_out_with_one_note(
     assert_same(read["7"], TABLE)
     assert_same(read["12"], TABLE)
     assert [line.split(": ", 1)[1] for line in caplog.messages] == [
-        "4 proposals that are NaN, infinite or turned inside out left out (first: image 7)"
+        "proposals that are NaN, infinite or turned inside out left out: 4 (first: image 7)"
     ]
 
 
