@@ -99,7 +99,7 @@ def test_images_that_were_not_seen_count_as_empty_with_a_warning(square, dataset
     for _ in range(2):  # an image counts once
         evaluator.process(samples_of(dataset)[:1], [detections([[0, 0, 20, 20]])])
     assert evaluator.evaluate()[BOX_PROPOSALS]["AR@100"] == 50
-    assert "1 images were not given" in caplog.text
+    assert "1 image was not given" in caplog.text
     with pytest.raises(ValueError, match="image 7"):
         evaluator.process([Sample(torch.zeros(3, 1, 1), 7, (100, 100))], [detections([])])
 
