@@ -91,7 +91,7 @@ def save_confusion_matrix(matrix: NDArray[np.int64], class_names: Sequence[str],
         class_names: K names.
         path: of the PNG.
     """
-    names = np.array([*class_names, "nothing"])
+    names = np.array([*class_names, "background"])
     occurs = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
     occurs[-1] = True
     matrix, names = matrix[np.ix_(occurs, occurs)], names[occurs]
