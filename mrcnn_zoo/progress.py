@@ -3,11 +3,13 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import chain, groupby
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +22,8 @@ BAR_WIDTHS = (8, 40)  # columns, at least and at most
 SECONDS_BETWEEN_REFRESHES = 0.1
 GAP = "  "
 UNITS = ("B", "kB", "MB", "GB", "TB")
+BORDER = "|"  # of tables
+MORE_COLUMNS = " ..."  # after the head of a table whose last columns are left out
 
 
 @dataclass
@@ -28,16 +32,16 @@ class ProgressLine:
 
     Args:
         label: in front; may be empty.
-        total: steps, or bytes; 0 when unknown.
+        total: steps, bytes or seconds; 0 when unknown.
         done: of them.
-        in_bytes: whether steps are bytes.
+        in_words: how bytes or seconds are written; None for steps.
         fields: texts by name, the most important first; those that do not fit the terminal are left out.
     """
 
     label: str
-    total: int = 0
-    done: int = 0
-    in_bytes: bool = False
+    total: float = 0
+    done: float = 0
+    in_words: Callable[[float], str] | None = None
     fields: dict[str, str] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)  # the widest text of each field so far: fields do not jump
 
@@ -70,8 +74,9 @@ class ProgressLine:
         return line
 
     def _position(self) -> str:
-        if self.in_bytes:
-            return f"{size_in_words(self.done)}/{size_in_words(self.total)}" if self.total else size_in_words(self.done)
+        if self.in_words is not None:
+            done = self.in_words(self.done)
+            return f"{done}/{self.in_words(self.total)}" if self.total else done
         return f"{self.done:>{len(str(self.total))}}/{self.total}" if self.total else f"iter {self.done}"
 
 
@@ -202,7 +207,15 @@ def has_terminal(stream: TextIO) -> bool:
     """Whether a stream is a terminal on which lines can be redrawn, with room for one."""
     # Some containers give a terminal without a width, on which a line would be nothing at all.
     is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
-    return _is_terminal(stream) and not is_dumb and os.get_terminal_size(stream.fileno()).columns >= LEAST_WIDTH
+    return not is_dumb and terminal_width(stream) >= LEAST_WIDTH
+
+
+def terminal_width(stream: Any) -> int:
+    """Columns of the terminal that a stream writes to; 0 where it is none, or one that does not tell."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns if _is_terminal(stream) else 0
+    except (OSError, ValueError, AttributeError):
+        return 0
 
 
 def new_console(stream: TextIO) -> "Console":
@@ -210,6 +223,49 @@ def new_console(stream: TextIO) -> "Console":
     from rich.console import Console
 
     return Console(file=stream)
+
+
+def fitted(text: str, stream: Any) -> str:
+    """A text for a stream: on a terminal, tables lose the columns that do not fit and other lines break at words.
+
+    Rows of a table begin with `|`; those that follow each other end at the same column.
+    """
+    width = terminal_width(stream)
+    if width < LEAST_WIDTH:
+        return text
+    lines: list[str] = []
+    for is_table, group in groupby(text.split("\n"), key=lambda line: line.startswith(BORDER)):
+        if is_table:
+            lines += _narrowed(list(group), width)
+        else:
+            lines += chain.from_iterable(_wrapped(line, width) for line in group)
+    return "\n".join(lines)
+
+
+def _narrowed(rows: list[str], width: int) -> list[str]:
+    if max(map(len, rows)) <= width:
+        return rows
+    end = min(row.rfind(BORDER, 0, width - len(MORE_COLUMNS)) for row in rows) + 1
+    if end <= 1:  # not even the first column fits
+        return rows
+    head, *others = (row[:end] for row in rows)
+    return [head + MORE_COLUMNS, *others]
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    if len(line) <= width:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()) + len(GAP))
+    # Paths and commands stay whole, also where they are longer than a line.
+    return textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=indent,
+        expand_tabs=False,
+        replace_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mrcnn_zoo import __version__
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.progress import fitted
 from mrcnn_zoo.registry import did_you_mean
 
 COMMANDS = {
@@ -55,7 +56,7 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     try:
         return importlib.import_module(COMMANDS[name][0]).main(argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(fitted(f"error: {error}", sys.stderr), file=sys.stderr)
         return USAGE_ERROR
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough
         sys.stderr.close()

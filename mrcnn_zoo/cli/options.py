@@ -245,8 +245,9 @@ def logging_lines(stream: TextIO | None = None) -> Iterator[None]:
     from mrcnn_zoo.training.logs import MarkWarnings, OncePerMessage
 
     root, ours = logging.getLogger(), logging.getLogger("mrcnn_zoo")
-    handler = logging.StreamHandler(stream or sys.stdout)
-    handler.setFormatter(MarkWarnings("%(message)s"))
+    stream = stream or sys.stdout
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(MarkWarnings("%(message)s", stream=stream))
     handler.addFilter(OncePerMessage())
     former_level = ours.level
     root.addHandler(handler)

@@ -20,6 +20,7 @@ from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import resolve_device
 from mrcnn_zoo.ops.processes import rank
+from mrcnn_zoo.progress import fitted
 from mrcnn_zoo.training import run
 from mrcnn_zoo.training.launch import FAILED, Layout, launch
 from mrcnn_zoo.training.nonfinite import NonFiniteLossError
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _start(options)
     except NonFiniteLossError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(fitted(f"error: {error}", sys.stderr), file=sys.stderr)
         return FAILED
     except UserError as error:
         # Under torchrun every process finds the same mistake, and the first of each machine tells it. Only memory may
@@ -111,6 +112,6 @@ def train(cfg: CfgNode, options: argparse.Namespace) -> int:
         run(cfg, resume=options.resume, eval_only=options.eval_only, overwrite=options.overwrite)
     except TrainingInterrupted as interruption:
         if rank() == 0:
-            print(interruption, file=sys.stderr)
+            print(fitted(str(interruption), sys.stderr), file=sys.stderr)
         return interruption.exit_status
     return 0

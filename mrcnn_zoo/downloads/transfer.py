@@ -154,7 +154,7 @@ def _receive(transfer: Transfer, part: PartialFile, response: HTTPResponse) -> N
             raise transfer.refusal("the server sent an empty file", f"Check the address, {OTHER_MEANS}.")
     total = None if remaining is None else start + remaining
     try:
-        line = ProgressLine(transfer.target.name, total=total or 0, done=start, in_bytes=True)
+        line = ProgressLine(transfer.target.name, total=total or 0, done=start, in_words=size_in_words)
         began = time.monotonic()
         with part.open(start, response.headers) as file, show_progress(line) as display:
             for chunk in chain([first], chunks):

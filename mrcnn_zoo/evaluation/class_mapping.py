@@ -41,7 +41,10 @@ class ClassMappedDetector(nn.Module):
 
     def predict(self, samples: list[Sample]) -> list[Detections]:
         """As the detector's, with the dataset's class indices."""
-        found: list[Detections] = self.detector.predict(samples)  # type: ignore[operator]
+        return self.mapped(self.detector.predict(samples))  # type: ignore[operator]
+
+    def mapped(self, found: Sequence[Detections]) -> list[Detections]:
+        """Detections of the detector, with the dataset's class indices."""
         return [with_mapped_classes(detections, self.mapping) for detections in found]
 
 

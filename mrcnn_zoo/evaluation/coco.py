@@ -154,7 +154,9 @@ class CocoEvaluator:
         unseen = len(self._image_ids - by_image.keys())
         if unseen:
             logger.warning(
-                "%s: %s not given to the model, and counted as empty.", name, counted(unseen, "image was", "images were")
+                "%s: %s not given to the model, and counted as empty.",
+                name,
+                counted(unseen, "image was", "images were"),
             )
         if not rows:
             logger.warning("%s: the model detected nothing in %s.", name, counted(len(self._dataset), "image"))

@@ -17,7 +17,12 @@ from mrcnn_zoo.data import TestLoader, build_test_loader, load_dataset
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.evaluation.class_mapping import check_classes, predicts_classes, with_classes_of
+from mrcnn_zoo.evaluation.class_mapping import (
+    ClassMappedDetector,
+    check_classes,
+    predicts_classes,
+    with_classes_of,
+)
 from mrcnn_zoo.evaluation.expected import verify_expected_results
 from mrcnn_zoo.evaluation.limits import (
     DetectionTally,
@@ -96,15 +101,18 @@ def evaluate(
         loader = build_prediction_loader(cfg, dataset, model, rank=rank(), world_size=world_size())
     num_images = -(-len(dataset) // world_size())
     tally = build_evaluation_tally(cfg)
+    # A limit cuts what is found of all classes, before those that the dataset does not have are left out.
+    detector = model.detector if isinstance(model, ClassMappedDetector) else model
     seconds = 0.0
     with inference(model):
         for samples in _with_progress(loader, num_images, name=dataset.name):
             start = time.perf_counter()
-            detections = model.predict(samples)  # type: ignore[operator]
-            evaluator.process(samples, detections)
+            found = detector.predict(samples)  # type: ignore[operator]
+            measured = found if detector is model else model.mapped(found)  # type: ignore[operator]
+            evaluator.process(samples, measured)
             seconds += time.perf_counter() - start
-            for sample, found in zip(samples, detections, strict=True):
-                tally.add(sample.file_name or str(sample.image_id), found)
+            for sample, all_classes, own_classes in zip(samples, found, measured, strict=True):
+                tally.add(sample.file_name or str(sample.image_id), all_classes, measured=own_classes)
     logger.info("%s: %s, %.3f s per image", dataset.name, counted(len(dataset), "image"), seconds / num_images)
     results = evaluator.evaluate(output_dir)
     _log_cut_detections(tally, dataset.name, set() if said is None else said)

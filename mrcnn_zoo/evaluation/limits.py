@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -128,11 +129,12 @@ def build_data_notes(cfg: CfgNode, dataset: Dataset) -> list[str]:
         if most > PROPOSAL_LIMITS[-1]:
             notes.append(f"{name}: the average recall counts {PROPOSAL_LIMITS[-1]} proposals per image; one has {most}")
         return notes
-    if cfg.TEST.DETECTIONS_PER_IMAGE <= 0 and most > STANDARD_MAXIMUM:
+    most_of_class = max(map(_most_of_one_class, dataset.records), default=0)
+    if cfg.TEST.DETECTIONS_PER_IMAGE <= 0 and most_of_class > STANDARD_MAXIMUM:
         notes.append(
             f"{name}: {DETECTIONS} = {cfg.TEST.DETECTIONS_PER_IMAGE} keeps all detections, but the evaluation counts "
-            f"the best {STANDARD_MAXIMUM} of each image, and one has {most} objects. Type {DETECTIONS} "
-            f"{suggested(most)}"
+            f"the best {STANDARD_MAXIMUM} of each image and class, and one image has {most_of_class} objects of a "
+            f"class. Type {DETECTIONS} {suggested(most)}"
         )
     if cfg.MODEL.KEYPOINT_ON:
         poses = [sum(bool(item.keypoints) and not item.is_crowd for item in r.instances) for r in dataset.records]
@@ -172,7 +174,7 @@ class DetectionTally:
     Args:
         limits: see `build_limits`.
         least_score: detections below it are of no interest, as where a picture leaves them out.
-        counted: detections per image that an evaluation counts where `limits` bound none; 0 for all.
+        counted: detections per image and class that an evaluation counts where `limits` bound none; 0 for all.
     """
 
     limits: tuple[Limit, ...]
@@ -181,12 +183,22 @@ class DetectionTally:
     num_images: int = 0
     lowest_kept: list[tuple[float, str]] = field(default_factory=list)  # score and image, where the limit was reached
     exhausted: list[tuple[int, str]] = field(default_factory=list)  # sure detections, where candidates run out
-    uncounted: list[tuple[int, str]] = field(default_factory=list)  # detections, where not all are counted
+    uncounted: list[tuple[int, str]] = field(default_factory=list)  # of one class, where not all are counted
+    most_found: int = 0  # detections of all classes in an image
 
-    def add(self, image: str, found: Detections) -> None:
-        """Take in all that a model has found in one image, before any threshold of the caller."""
+    def add(self, image: str, found: Detections, *, measured: Detections | None = None) -> None:
+        """Take in what a model has found in one image.
+
+        Args:
+            image: its name.
+            found: all of it, before any threshold or choice of the caller.
+            measured: those that an evaluation gets; all by default.
+        """
         self.num_images += 1
         count = len(found)
+        classes = (found if measured is None else measured).classes
+        most_of_class = int(classes.bincount().max()) if len(classes) else 0
+        self.most_found = max(self.most_found, count)
         if count == 0:
             return
         kept = next((limit.value for limit in self.limits if not limit.is_of_candidates), 0)
@@ -194,8 +206,8 @@ class DetectionTally:
             score = float(found.scores.min())
             if score >= max(self.least_score, LOW_SCORE):
                 self.lowest_kept.append((score, image))
-        elif not kept and 0 < self.counted < count:
-            self.uncounted.append((count, image))
+        elif not kept and 0 < self.counted < most_of_class:
+            self.uncounted.append((most_of_class, image))
         fewest = min((limit.value for limit in self.limits if limit.is_of_candidates), default=0)
         if fewest and count >= FULL_SHARE * fewest:
             sure = int((found.scores >= SURE_SCORE).sum())
@@ -208,6 +220,7 @@ class DetectionTally:
         self.lowest_kept += other.lowest_kept
         self.exhausted += other.exhausted
         self.uncounted += other.uncounted
+        self.most_found = max(self.most_found, other.most_found)
 
     def notes(self) -> list[Note]:
         """One for each limit that was reached."""
@@ -219,9 +232,9 @@ class DetectionTally:
         if self.uncounted:
             most, image = max(self.uncounted)
             text = (
-                f"the evaluation counts the best {self.counted} detections of each image where {DETECTIONS} is not "
-                f"above 0; {counted(len(self.uncounted), 'image')} had more ({most} in {image}). To count all, type "
-                f"{DETECTIONS} {suggested(most)}"
+                f"the evaluation counts the best {self.counted} detections of each image and class where {DETECTIONS} "
+                f"is not above 0; {counted(len(self.uncounted), 'image')} had more ({most} of a class in {image}). To "
+                f"count all, type {DETECTIONS} {suggested(self.most_found)}"
             )
             notes.append(Note("uncounted", logging.WARNING, text))
         return notes
@@ -283,3 +296,7 @@ def log_notes(notes: Sequence[Note], *, said: set[tuple[str, str, int]], dataset
 
 def _num_objects(record: ImageRecord) -> int:
     return sum(not item.is_crowd for item in record.instances)
+
+
+def _most_of_one_class(record: ImageRecord) -> int:
+    return max(Counter(item.class_index for item in record.instances if not item.is_crowd).values(), default=0)

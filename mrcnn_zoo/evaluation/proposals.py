@@ -102,7 +102,9 @@ class ProposalEvaluator:
         if len(by_image) < len(self._records):
             unseen = len(self._records) - len(by_image)
             logger.warning(
-                "%s: %s not given to the model, and counted as empty.", name, counted(unseen, "image was", "images were")
+                "%s: %s not given to the model, and counted as empty.",
+                name,
+                counted(unseen, "image was", "images were"),
             )
         results = {BOX_PROPOSALS: recall_metrics(recalled)}
         table = summary_table(results, previous=self._previous) + footnote(results)

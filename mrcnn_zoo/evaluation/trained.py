@@ -109,6 +109,7 @@ def fill_model(cfg: CfgNode, file: WeightsFile) -> tuple[nn.Module, TrainedFile]
     model = build_model(cfg).eval()
     report = load_weights_file(model, file)
     refuse_gaps(report)
+    logger.info("%s on %s", type(model).__name__, next(model.parameters()).device)
     ids = category_ids_of(file, class_names, count=len(class_names) or class_count(cfg) or 1)
     return model, TrainedFile(file, class_names, ids, report)
 

@@ -15,12 +15,14 @@ from mrcnn_zoo.training.lr_schedule import LRSchedule, build_lr_schedule
 MINUTES, EPOCHS, ITERATIONS = "SOLVER.MAX_MINUTES", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER"
 LENGTHS = (MINUTES, EPOCHS, ITERATIONS)  # of two that are set equally close the first counts
 WARMUP = "SOLVER.WARMUP_ITERS"
+STEPS = "SOLVER.STEPS"
+SCALED_WARMUP = 0.05  # of the training: scaling with the epochs does not shorten a warm-up below it
 LEAST_SHARE = 0.5  # of the rate that a run must reach; below it a warm-up that is less close is shortened
 NEAR_SHARE = 0.75  # below it the shortfall is said
 STEPS_OF_1X = (2 / 3, 8 / 9)  # of the training, where Detectron2's 1x schedule has its steps
 # Schedules that read a key; others do not.
 READ_BY = {
-    "SOLVER.STEPS": ("WarmupMultiStepLR",),
+    STEPS: ("WarmupMultiStepLR",),
     "SOLVER.GAMMA": ("WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"),
     "SOLVER.NUM_DECAYS": ("WarmupStepWithFixedGammaLR",),
     "SOLVER.BASE_LR_END": ("WarmupCosineLR",),
@@ -59,18 +61,17 @@ def fit_warmup(cfg: CfgNode) -> CfgNode:
     The decay runs meanwhile: by the end of a warm-up that takes nearly all of the training, a cosine or steps have
     brought down what the warm-up climbs to.
     """
-    if cfg.SOLVER.MAX_MINUTES > 0:
-        return cfg
     length = EPOCHS if cfg.SOLVER.MAX_EPOCHS > 0 else ITERATIONS
     if cfg.closeness_of(length) <= cfg.closeness_of(WARMUP):
         return cfg
-    share, _ = build_lr_schedule(cfg).highest_factor(cfg.SOLVER.MAX_ITER)
-    if share >= LEAST_SHARE:
+    iterations, warmup = cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS
+    share, _ = build_lr_schedule(cfg).highest_factor(iterations)
+    shortened = int(LONGEST_WARMUP * iterations)
+    if shortened >= warmup or (share >= LEAST_SHARE and iterations > warmup):
         return cfg
-    shortened = int(LONGEST_WARMUP * cfg.SOLVER.MAX_ITER)
     logger.info(
-        "the warm-up takes %d iterations, as %s leaves too little time for %s; to keep it, type %s %d",
-        shortened,
+        "the warm-up takes %s, as %s leaves too little time for %s; to keep it, type %s %d",
+        counted(shortened, "iteration"),
         _with_origin(cfg, length),
         _with_origin(cfg, WARMUP),
         WARMUP,
@@ -93,17 +94,7 @@ def warn_of_schedule(cfg: CfgNode, schedule: LRSchedule) -> None:
     if rate == 0:
         logger.warning("SOLVER.BASE_LR = 0: nothing is learned")
     elif share < NEAR_SHARE or iterations <= cfg.SOLVER.WARMUP_ITERS:
-        logger.warning(
-            "the learning rate is at most %.2g, in iteration %d of %d, where SOLVER.BASE_LR = %g: the warm-up takes "
-            "%s. Type for instance %s %d",
-            rate * share,
-            best + 1,
-            iterations,
-            rate,
-            _with_origin(cfg, WARMUP),
-            WARMUP,
-            int(LONGEST_WARMUP * iterations),
-        )
+        logger.warning("%s", _low_rate_message(cfg, share=share, best=best))
     first_zero = schedule.first_zero(iterations)
     if rate > 0 and first_zero < iterations:
         logger.warning(
@@ -115,21 +106,61 @@ def warn_of_schedule(cfg: CfgNode, schedule: LRSchedule) -> None:
         )
     name = cfg.SOLVER.LR_SCHEDULER_NAME
     beyond = [step for step in cfg.SOLVER.STEPS if step >= iterations]
-    if beyond and name in READ_BY["SOLVER.STEPS"]:
-        within = str([round(iterations * place) for place in STEPS_OF_1X]).replace(" ", "")
+    if beyond and name in READ_BY[STEPS]:
         logger.warning(
-            "SOLVER.STEPS %s (%s) do not lie within SOLVER.MAX_ITER = %d: no effect. Type for instance SOLVER.STEPS %s",
+            "%s %s (%s) do not lie within SOLVER.MAX_ITER = %d: no effect. Type for instance %s %s",
+            STEPS,
             beyond,
-            cfg.origin_of("SOLVER.STEPS"),
+            cfg.origin_of(STEPS),
             iterations,
-            within,
+            STEPS,
+            str(sorted({round(iterations * place) for place in STEPS_OF_1X} - {0, iterations})).replace(" ", ""),
         )
-    for key, readers in READ_BY.items():
+    for key in READ_BY:
         is_set_for_this_run = cfg.closeness_of(key) > cfg.closeness_of("SOLVER.LR_SCHEDULER_NAME")
-        if name in BUILT_IN_SCHEDULES and name not in readers and is_set_for_this_run:
+        if not _reads(cfg, key) and is_set_for_this_run:
             logger.warning(
                 "%s has no effect: SOLVER.LR_SCHEDULER_NAME = %s does not read it", _with_origin(cfg, key), name
             )
+
+
+def _low_rate_message(cfg: CfgNode, *, share: float, best: int) -> str:
+    """Why the rate of a whole training is low: a warm-up that a shorter one would mend, or else the decay."""
+    iterations, rate = cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR
+    where = f"in iteration {best + 1} of {iterations}"
+    shorter = _shorter_warmup(cfg)
+    if shorter is None:
+        keys = [key for key in READ_BY if _reads(cfg, key)]
+        values = ", ".join(_with_origin(cfg, key) for key in keys)
+        return (
+            f"the learning rate is at most {rate * share:.2g}, {where}, where SOLVER.BASE_LR = {rate:g}: it decays "
+            f"before it is reached. Check SOLVER.LR_SCHEDULER_NAME = {cfg.SOLVER.LR_SCHEDULER_NAME}"
+            f"{f' with {values}' if values else ''}"
+        )
+    advice = f"the warm-up takes {_with_origin(cfg, WARMUP)}. Type for instance {WARMUP} {shorter}"
+    if share >= NEAR_SHARE:
+        return f"the learning rate reaches {rate * share:.2g} only at the end, {where}: {advice}"
+    return f"the learning rate is at most {rate * share:.2g}, {where}, where SOLVER.BASE_LR = {rate:g}: {advice}"
+
+
+def _shorter_warmup(cfg: CfgNode) -> int | None:
+    """A shorter warm-up under which the rate is reached, nearly, if there is one."""
+    if cfg.SOLVER.WARMUP_ITERS == 0:
+        return None
+    shorter, _ = _thawed(cfg)
+    longest = min(int(LONGEST_WARMUP * cfg.SOLVER.MAX_ITER), cfg.SOLVER.WARMUP_ITERS - 1)
+    for warmup in (longest >> halvings for halvings in range(max(1, longest.bit_length()))):
+        shorter.SOLVER.WARMUP_ITERS = warmup
+        reached, _ = build_lr_schedule(shorter).highest_factor(cfg.SOLVER.MAX_ITER)
+        if reached >= NEAR_SHARE:
+            return warmup
+    return None
+
+
+def _reads(cfg: CfgNode, key: str) -> bool:
+    """Whether the schedule reads a key; of schedules that are not built in this is not known."""
+    name = cfg.SOLVER.LR_SCHEDULER_NAME
+    return name not in BUILT_IN_SCHEDULES or name in READ_BY[key]
 
 
 def warn_of_early_stopping(cfg: CfgNode, num_test_datasets: int) -> None:
@@ -170,8 +201,8 @@ def fit_to_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
     cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / scale)
     cfg.SOLVER.CHECKPOINT_PERIOD = round(cfg.SOLVER.CHECKPOINT_PERIOD / scale)
     logger.info(
-        "%d processes, settings for %d: IMS_PER_BATCH %d, BASE_LR %g, MAX_ITER %d, STEPS %s, WARMUP_ITERS %d",
-        num_processes,
+        "%s, settings for %d: IMS_PER_BATCH %d, BASE_LR %g, MAX_ITER %d, STEPS %s, WARMUP_ITERS %d",
+        counted(num_processes, "process"),
         reference,
         cfg.SOLVER.IMS_PER_BATCH,
         cfg.SOLVER.BASE_LR,
@@ -183,7 +214,11 @@ def fit_to_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
 
 
 def fit_to_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
-    """The config with MAX_ITER, STEPS and WARMUP_ITERS for SOLVER.MAX_EPOCHS passes over `num_images` images."""
+    """The config with MAX_ITER, STEPS and WARMUP_ITERS for SOLVER.MAX_EPOCHS passes over `num_images` images.
+
+    The warm-up shrinks to no less than SCALED_WARMUP of the training: MAX_ITER may be a number of iterations that is
+    never reached, as where it only gives the shape of a schedule of minutes, and then little would be left of it.
+    """
     if cfg.SOLVER.MAX_EPOCHS <= 0:
         return cfg
     images_per_step = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
@@ -195,17 +230,20 @@ def fit_to_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
         for name in ("STEPS", "WARMUP_ITERS")
         if cfg.closeness_of(f"SOLVER.{name}") > cfg.closeness_of(ITERATIONS)
     }
+    least_warmup = min(cfg.SOLVER.WARMUP_ITERS, int(SCALED_WARMUP * iterations))
     cfg, is_frozen = _thawed(cfg)
     _scale_lengths(cfg, iterations / former)
+    cfg.SOLVER.WARMUP_ITERS = max(cfg.SOLVER.WARMUP_ITERS, least_warmup)
     cfg.SOLVER.update(kept)
     cfg.SOLVER.MAX_ITER = iterations
+    steps = f"steps at {list(cfg.SOLVER.STEPS)}, " if _reads(cfg, STEPS) else ""
     logger.info(
-        "%g epochs of %d images are %d iterations of %d images; steps at %s, warm-up %d",
-        cfg.SOLVER.MAX_EPOCHS,
-        num_images,
-        iterations,
-        images_per_step,
-        list(cfg.SOLVER.STEPS),
+        "%s of %s are %s of %s; %swarm-up %d",
+        f"{cfg.SOLVER.MAX_EPOCHS:g} {'epoch' if cfg.SOLVER.MAX_EPOCHS == 1 else 'epochs'}",
+        counted(num_images, "image"),
+        counted(iterations, "iteration"),
+        counted(images_per_step, "image"),
+        steps,
         cfg.SOLVER.WARMUP_ITERS,
     )
     return _refrozen(cfg, is_frozen)

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.processes import rank
-from mrcnn_zoo.progress import is_on_terminal
+from mrcnn_zoo.progress import fitted, is_on_terminal
 from mrcnn_zoo.training.nonfinite import NonFiniteLossError
 from mrcnn_zoo.training.signals import TrainingInterrupted
 
@@ -20,11 +20,22 @@ DATE_AND_CLOCK = "%Y-%m-%d %H:%M:%S"
 
 
 class MarkWarnings(logging.Formatter):
-    """Puts the level in front of warnings and errors only."""
+    """Puts the level in front of warnings and errors only, and fits lines to a terminal.
+
+    Args:
+        form: of a line, as logging.Formatter's.
+        clock: of times, the same.
+        stream: that the lines are written to.
+    """
+
+    def __init__(self, form: str, clock: str | None = None, *, stream: TextIO | None = None) -> None:
+        super().__init__(form, clock)
+        self._stream = stream
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return text if record.levelno < logging.WARNING else f"{record.levelname}: {text}"
+        text = text if record.levelno < logging.WARNING else f"{record.levelname}: {text}"
+        return fitted(text, self._stream)
 
 
 class OncePerMessage(logging.Filter):
@@ -99,7 +110,7 @@ def logging_to(output_dir: Path) -> Iterator[LogFile]:
     handlers: list[logging.Handler] = [file]
     if rank() == 0 and not _has_console():
         console = logging.StreamHandler(sys.stdout)
-        console.setFormatter(MarkWarnings(CONSOLE_FORMAT, CLOCK))
+        console.setFormatter(MarkWarnings(CONSOLE_FORMAT, CLOCK, stream=sys.stdout))
         console.addFilter(OncePerMessage())
         handlers.append(console)
     root = logging.getLogger()

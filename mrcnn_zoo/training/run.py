@@ -144,13 +144,13 @@ def _train_stage(cfg: CfgNode, log: LogFile, *, resume: bool, is_only: bool) -> 
         test_datasets=test_datasets,
     )
     trainer = build_trainer(cfg, workspace, state)
-    writers += _begin_writing(cfg, log, resume=resume, start_iteration=trainer.iteration)
+    writers += _begin_writing(cfg, log, trainer, resume=resume)
     with closing(writers), StopSignals() as signals:
         trainer.train(signals=signals)
     return _conclude(cfg, trainer, test_datasets)
 
 
-def _begin_writing(cfg: CfgNode, log: LogFile, *, resume: bool, start_iteration: int) -> list[MetricWriter]:
+def _begin_writing(cfg: CfgNode, log: LogFile, trainer: Trainer, *, resume: bool) -> list[MetricWriter]:
     """The first changes to the output folder, made once all processes have found all in order."""
     output_dir = Path(cfg.OUTPUT_DIR)
     is_first_stage = not log.is_open  # the checkpoints of an earlier stage stay
@@ -159,8 +159,10 @@ def _begin_writing(cfg: CfgNode, log: LogFile, *, resume: bool, start_iteration:
     writers = build_writers(
         cfg,
         output_dir,
-        start_iteration=start_iteration,
+        start_iteration=trainer.iteration,
         max_iterations=0 if cfg.SOLVER.MAX_MINUTES > 0 else cfg.SOLVER.MAX_ITER,
+        start_seconds=trainer.elapsed,
+        max_seconds=60 * cfg.SOLVER.MAX_MINUTES,
     )
     if is_main_process():
         if is_first_stage and not resume:

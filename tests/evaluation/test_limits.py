@@ -10,6 +10,7 @@ from torch import nn
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation import evaluate
+from mrcnn_zoo.evaluation.class_mapping import with_classes_of
 from mrcnn_zoo.evaluation.evaluator import check_evaluation
 from mrcnn_zoo.evaluation.limits import (
     DetectionTally,
@@ -115,8 +116,10 @@ def test_small_objects_that_a_minimum_leaves_out_are_counted(five_and_two: Datas
 def test_detections_that_are_kept_but_not_counted_are_said(square, dataset_of) -> None:
     crowded = dataset_of(tuple(square(place % 90, 5, 3) for place in range(101)))
     (note,) = build_data_notes(config("TEST.DETECTIONS_PER_IMAGE", -1), crowded)
-    assert "counts the best 100 of each image, and one has 101 objects" in note
+    assert "counts the best 100 of each image and class, and one image has 101 objects of a class" in note
     assert note.endswith("Type TEST.DETECTIONS_PER_IMAGE 200")
+    two_classes = dataset_of(tuple(square(place % 90, 5, 3, place % 2) for place in range(101)))
+    assert build_data_notes(config("TEST.DETECTIONS_PER_IMAGE", -1), two_classes) == []
 
 
 def test_check_before_an_evaluation_logs_what_is_cut(five_and_two: Dataset, caplog: pytest.LogCaptureFixture) -> None:
@@ -180,8 +183,8 @@ def test_detections_that_an_evaluation_does_not_count_are_said() -> None:
     assert tally.notes() == []
     tally.add("101.png", found([0.1] * 101))
     (note,) = tally.notes()
-    assert "counts the best 100 detections" in note.text
-    assert "1 image had more (101 in 101.png). To count all, type TEST.DETECTIONS_PER_IMAGE 200" in note.text
+    assert "counts the best 100 detections of each image and class" in note.text
+    assert "1 image had more (101 of a class in 101.png). To count all, type TEST.DETECTIONS_PER_IMAGE 200" in note.text
     proposals = build_evaluation_tally(config("MODEL.META_ARCHITECTURE", "ProposalNetwork"))
     proposals.add("101.png", found([0.1] * 101))
     assert proposals.notes() == []
@@ -221,3 +224,15 @@ def test_evaluation_warns_after_it_was_cut(five_and_two: Dataset, caplog: pytest
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert warnings[0].startswith("squares: TEST.DETECTIONS_PER_IMAGE = 2 cut the detections of 3 of 3 images")
+
+
+def test_detections_are_cut_before_those_of_other_classes_are_left_out(
+    five_and_two: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = config("TEST.DETECTIONS_PER_IMAGE", 2, "MODEL.MASK_ON", False, "INPUT.MIN_SIZE_TEST", 32)
+    # Both detections are of a class that the dataset does not have: the limit had no room for its objects.
+    detector = with_classes_of(five_and_two, Crowded(), ("kite", *five_and_two.class_names))
+    with caplog.at_level(logging.INFO):
+        results = evaluate(detector, five_and_two, cfg)
+    assert results["bbox"]["AP"] == 0
+    assert sum("cut the detections of 3 of 3 images" in message for message in caplog.messages) == 1

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from mrcnn_zoo.config import load_config
-from mrcnn_zoo.progress import ProgressLine, show_progress
+from mrcnn_zoo.progress import ProgressLine, fitted, show_progress, size_in_words
 from mrcnn_zoo.registries import METRIC_WRITERS
 from mrcnn_zoo.training.logs import LogFile
 from mrcnn_zoo.training.writers import RunPlace
@@ -126,6 +126,21 @@ def test_the_time_left_shrinks_with_every_iteration() -> None:
     assert drawn_on(console)[-2].endswith(" 95/100  eta 0:00:10  loss 1.000")
 
 
+def test_the_bar_of_a_time_budget_is_over_its_time() -> None:
+    console = screen_of(100)
+    writer = ProgressBarWriter(console=console, start_iteration=70, start_seconds=180.0, max_seconds=720.0)
+    writer.advance(70)
+    writer.write(99, SCALARS | {"eta_seconds": 540.0})
+    writer.advance(100)
+    writer.close()
+    lines = drawn_on(console)
+    assert any(line.endswith("0:03:00/0:12:00  iter 71") for line in lines)
+    bar = lines[-2]
+    assert bar.startswith("━" * 8)
+    assert bar.endswith("0:03:00/0:12:00  iter 101  loss 1.250  lr 1.00e-03  62.1 img/s  3.3 GB")
+    assert "eta" not in bar
+
+
 @pytest.mark.parametrize(
     ("width", "shown", "hidden"),
     [
@@ -195,6 +210,51 @@ def test_nothing_is_drawn_without_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_bytes_are_shown_in_their_units() -> None:
-    line = ProgressLine("model.pth", total=178_000_000, done=12_345_678, in_bytes=True)
+    line = ProgressLine("model.pth", total=178_000_000, done=12_345_678, in_words=size_in_words)
     assert line.render(80).plain.endswith("12.3 MB/178.0 MB")
-    assert ProgressLine("model.pth", done=999, in_bytes=True).render(80).plain == "model.pth  999 B"
+    assert ProgressLine("model.pth", done=999, in_words=size_in_words).render(80).plain == "model.pth  999 B"
+
+
+# --- the width of a terminal ------------------------------------------------------------------------------------------
+
+TABLE = "\n".join(
+    ["| task   |           AP |   AP50 |", "|:-------|-------------:|-------:|", "| bbox   | 3.16 (-8.75) |  13.33 |"]
+)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """A stream of 32 columns."""
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(stream, "fileno", lambda: 9, raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((32, 24)))
+    return stream
+
+
+def test_tables_lose_the_columns_that_do_not_fit_a_terminal(terminal: io.StringIO) -> None:
+    assert fitted(f"[12:00:00] te: results in %\n{TABLE}", terminal).split("\n") == [
+        "[12:00:00] te: results in %",
+        "| task   |           AP | ...",
+        "|:-------|-------------:|",
+        "| bbox   | 3.16 (-8.75) |",
+    ]
+    narrow = "| a | b |\n|---|---|"
+    assert fitted(narrow, terminal) == narrow
+
+
+def test_lines_break_at_words_and_paths_stay_whole(terminal: io.StringIO) -> None:
+    path = "/a/path/that/is/longer/than/the-terminal/model_final.pth"
+    assert fitted(f"saved the weights and the optimizer state: {path}\n\n  b", terminal).split("\n") == [
+        "saved the weights and the",
+        "  optimizer state:",
+        f"  {path}",
+        "",
+        "  b",
+    ]
+
+
+def test_pipes_and_files_get_tables_and_lines_as_they_are() -> None:
+    text = TABLE + "\n" + "word " * 100
+    assert fitted(text, io.StringIO()) == text
+    assert fitted(text, None) == text

@@ -92,6 +92,16 @@ def test_typed_warmup_is_not_scaled_with_the_epochs() -> None:
     assert (fitted.SOLVER.MAX_ITER, fitted.SOLVER.WARMUP_ITERS) == (200, 7)
 
 
+def test_a_warmup_is_not_scaled_to_nothing_by_a_length_that_is_never_reached(caplog: pytest.LogCaptureFixture) -> None:
+    nuclei = choose_length(load_config(NUCLEI, ["SOLVER.MAX_EPOCHS", "1"]))  # 12 minutes, MAX_ITER 100000
+    with caplog.at_level(logging.INFO):
+        assert fit_to_epochs(nuclei, 400).SOLVER.WARMUP_ITERS == 5  # of 100 iterations; 50 / 100000 of them is none
+        assert fit_to_epochs(nuclei, 40_000).SOLVER.WARMUP_ITERS == 50
+    assert "1 epoch of 400 images are 100 iterations of 4 images; warm-up 5" in caplog.messages
+    typed = ["SOLVER.MAX_EPOCHS", "12", "SOLVER.MAX_ITER", "900", "SOLVER.WARMUP_ITERS", "90"]
+    assert fit_to_epochs(load_config(None, typed), 1200).SOLVER.WARMUP_ITERS == 90
+
+
 # --- schedules --------------------------------------------------------------------------------------------------------
 
 
@@ -117,7 +127,7 @@ def test_typed_iterations_give_the_quickstart_a_whole_schedule(caplog: pytest.Lo
     [
         ["SOLVER.MAX_ITER", "40", "SOLVER.WARMUP_ITERS", "50"],
         ["SOLVER.MAX_ITER", "1000"],
-        ["SOLVER.MAX_ITER", "40", "SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"],
+        ["SOLVER.MAX_ITER", "60", "SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"],
     ],
 )
 def test_a_warmup_that_was_typed_or_fits_is_kept(typed: list[str]) -> None:
@@ -129,7 +139,7 @@ def test_a_warmup_that_was_typed_or_fits_is_kept(typed: list[str]) -> None:
     ("typed", "expected"),
     [
         # The warm-up is squeezed into the training, as in Detectron2: 0.001 * (0.001 + 0.999 * 39 / 40).
-        (["SOLVER.STEPS", "[]"], "at most 0.00098, in iteration 40 of 40, where SOLVER.BASE_LR = 0.001"),
+        (["SOLVER.STEPS", "[]"], "reaches 0.00098 only at the end, in iteration 40 of 40"),
         # Two steps have passed by its end: it climbs to a hundredth only.
         (["SOLVER.STEPS", "[20,30]"], "at most 9.8e-06, in iteration 40"),
         # A cosine has come down to 0 by then: the first iteration of the warm-up is the best, 0.001 of the rate.
@@ -149,7 +159,7 @@ def test_a_rate_that_is_never_reached_is_said_with_numbers_and_advice(
     assert warnings_of(caplog, load_config(None, [*typed, *advice])) == []
     caplog.clear()
     shortened = fit_warmup(load_config(None, typed)).SOLVER.WARMUP_ITERS
-    assert shortened == (1000 if "[]" in typed else 8)
+    assert shortened == 8
 
 
 def test_steps_beyond_the_end_are_named_with_advice_that_works(caplog: pytest.LogCaptureFixture) -> None:
@@ -174,6 +184,56 @@ def test_a_schedule_that_ends_before_the_training_is_said(caplog: pytest.LogCapt
         warn_of_schedule(cfg, ended)
     (message,) = caplog.messages
     assert "the learning rate is 0 from iteration 51 of 100 on" in message
+
+
+@pytest.mark.parametrize("iterations", [40, 50])
+def test_a_typed_length_within_the_default_warmup_leaves_it(iterations: int, caplog: pytest.LogCaptureFixture) -> None:
+    typed = ["SOLVER.MAX_ITER", iterations, "SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.STEPS", "[]"]
+    cfg = fit_warmup(load_config(QUICKSTART, typed))
+    assert iterations // 5 == cfg.SOLVER.WARMUP_ITERS
+    assert warnings_of(caplog, cfg) == []
+
+
+def test_minutes_with_a_typed_shape_leave_the_warmup() -> None:
+    cfg = choose_length(load_config(QUICKSTART, ["SOLVER.MAX_ITER", "40", "SOLVER.MAX_MINUTES", "3"]))
+    assert fit_warmup(cfg).SOLVER.WARMUP_ITERS == 8
+
+
+@pytest.mark.parametrize(
+    ("typed", "cause"),
+    [
+        (
+            ["LR_SCHEDULER_NAME=WarmupStepWithFixedGammaLR", "NUM_DECAYS=200", "MAX_ITER=100"],
+            "it decays before it is reached. Check SOLVER.LR_SCHEDULER_NAME = WarmupStepWithFixedGammaLR with "
+            "SOLVER.GAMMA = 0.1 (default), SOLVER.NUM_DECAYS = 200 (command line)",
+        ),
+        (
+            ["STEPS=[5,5]", "MAX_ITER=1000", "WARMUP_ITERS=100"],
+            "Type for instance SOLVER.WARMUP_ITERS 3",
+        ),
+        (["STEPS=[]", "MAX_ITER=100", "WARMUP_ITERS=100"], "reaches 0.00099 only at the end, in iteration 100 of 100"),
+    ],
+)
+def test_a_low_rate_has_the_cause_that_holds(typed: list[str], cause: str, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = fit_warmup(load_config(None, [f"SOLVER.{item}" for item in typed]))
+    (message,) = warnings_of(caplog, cfg)
+    assert cause in message
+
+
+def test_a_warmup_is_never_made_longer() -> None:
+    cfg = load_config(None, ["SOLVER.MAX_ITER", "1000", "SOLVER.STEPS", "[5,6]", "SOLVER.WARMUP_ITERS", "20"])
+    assert fit_warmup(cfg).SOLVER.WARMUP_ITERS == 20
+    default = load_config(None, ["SOLVER.MAX_ITER", "9000", "SOLVER.STEPS", "[5,6]"])
+    assert fit_warmup(default).SOLVER.WARMUP_ITERS == 1000
+
+
+@pytest.mark.parametrize(("iterations", "advice"), [(100, "[67,89]"), (2, "[1]"), (1, "[]")])
+def test_advice_on_steps_works_when_typed(iterations: int, advice: str, caplog: pytest.LogCaptureFixture) -> None:
+    typed = ["SOLVER.MAX_ITER", iterations, "SOLVER.WARMUP_ITERS", 0]
+    (message,) = warnings_of(caplog, load_config(None, typed))
+    assert message.endswith(f"Type for instance SOLVER.STEPS {advice}")
+    caplog.clear()
+    assert warnings_of(caplog, load_config(None, [*typed, "SOLVER.STEPS", advice])) == []
 
 
 def test_a_typed_key_that_the_schedule_does_not_read_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -105,8 +105,8 @@ NEW_KEYS = (
         "SOLVER.MAX_EPOCHS",
         0.0,
         "When above 0, the length of training in passes over the data; replaces MAX_ITER and scales STEPS and "
-        "WARMUP_ITERS with it, unless these were set closer than MAX_ITER. Of several lengths the closest counts, see "
-        "MAX_ITER.",
+        "WARMUP_ITERS with it, unless these were set closer than MAX_ITER (a warm-up to no less than 5% of the "
+        "training). Of several lengths the closest counts, see MAX_ITER.",
         range=NOT_NEGATIVE,
     ),
     Key(

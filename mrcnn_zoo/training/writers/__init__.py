@@ -26,7 +26,13 @@ __all__ = [
 
 
 def build_writers(
-    cfg: CfgNode, output_dir: str | Path, *, start_iteration: int = 0, max_iterations: int = 0
+    cfg: CfgNode,
+    output_dir: str | Path,
+    *,
+    start_iteration: int = 0,
+    max_iterations: int = 0,
+    start_seconds: float = 0.0,
+    max_seconds: float = 0.0,
 ) -> list[MetricWriter]:
     """The writers that WRITERS names; none on processes other than the first.
 
@@ -36,10 +42,18 @@ def build_writers(
         start_iteration: the first iteration that this run will do, 0 for a fresh one. What an earlier run in the folder
             wrote for this iteration and later ones is dropped; a fresh run sets the files of an earlier one aside.
         max_iterations: the length of the whole training; 0 when unknown.
+        start_seconds: of training before this run.
+        max_seconds: the time budget of the whole training; 0 when it has none.
     """
     if rank() != 0:
         return []
-    place = RunPlace(Path(output_dir), start_iteration=start_iteration, max_iterations=max_iterations)
+    place = RunPlace(
+        Path(output_dir),
+        start_iteration=start_iteration,
+        max_iterations=max_iterations,
+        start_seconds=start_seconds,
+        max_seconds=max_seconds,
+    )
     place.output_dir.mkdir(parents=True, exist_ok=True)
     # Look up every name before the first writer opens a file: a typo must leave nothing behind.
     builders = [METRIC_WRITERS.get(name) for name in dict.fromkeys(cfg.WRITERS)]

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from mrcnn_zoo.config import CfgNode
@@ -45,21 +46,33 @@ class ProgressBarWriter(MetricWriter):
         console: of the terminal; stderr by default.
         start_iteration: where the bar begins.
         max_iterations: where it ends; 0 when unknown.
+        start_seconds: where the bar of a time budget begins.
+        max_seconds: where it ends; 0 without such a budget.
     """
 
-    def __init__(self, *, console: "Console | None" = None, start_iteration: int = 0, max_iterations: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        console: "Console | None" = None,
+        start_iteration: int = 0,
+        max_iterations: int = 0,
+        start_seconds: float = 0.0,
+        max_seconds: float = 0.0,
+    ) -> None:
         self._console = console
         self._max_iterations = max_iterations
-        self._line = ProgressLine("", total=max_iterations, done=start_iteration)
+        self._max_seconds = max_seconds
+        self._began = monotonic() - start_seconds
+        if max_seconds:
+            self._line = ProgressLine("", total=max_seconds, done=start_seconds, in_words=duration)
+        else:
+            self._line = ProgressLine("", total=max_iterations, done=start_iteration)
         self._seconds_per_iteration = 0.0  # of the last metrics
         self._display: Display | None = None
         self._open = ExitStack()
 
     def advance(self, iteration: int) -> None:
-        self._line.done = iteration + 1
-        if self._max_iterations and self._seconds_per_iteration:
-            left = max(0, self._max_iterations - self._line.done) * self._seconds_per_iteration
-            self._line.show(self._line.fields | {"eta_seconds": SHOWN["eta_seconds"](left)})
+        self._move(iteration, self._line.fields)
         self._refresh()
 
     def write(self, iteration: int, scalars: Mapping[str, float]) -> None:
@@ -68,10 +81,24 @@ class ProgressBarWriter(MetricWriter):
         short = short_line(iteration, scalars, max_iterations=self._max_iterations)
         log_to_consoles(logger, short, terminals=not is_of_steps)
         if is_of_steps:
-            self._line.done = iteration + 1
+            self._seconds_per_iteration = 0.0  # the time left is that of these metrics
+            if self._max_seconds and "eta_seconds" in scalars:
+                self._began = monotonic() - (self._max_seconds - scalars["eta_seconds"])
+            self._move(iteration, {name: show(scalars[name]) for name, show in SHOWN.items() if name in scalars})
             self._seconds_per_iteration = scalars.get("time", 0.0)
-            self._line.show({name: show(scalars[name]) for name, show in SHOWN.items() if name in scalars})
             self._refresh(now=True)
+
+    def _move(self, iteration: int, fields: Mapping[str, str]) -> None:
+        if self._max_seconds:  # the bar shows the time that is left
+            self._line.done = min(monotonic() - self._began, self._max_seconds)
+            others = {name: text for name, text in fields.items() if name not in ("iteration", "eta_seconds")}
+            self._line.show({"iteration": f"iter {iteration + 1}"} | others)
+            return
+        self._line.done = iteration + 1
+        if self._max_iterations and self._seconds_per_iteration:
+            left = max(0, self._max_iterations - self._line.done) * self._seconds_per_iteration
+            fields = {**fields, "eta_seconds": SHOWN["eta_seconds"](left)}
+        self._line.show(fields)
 
     def close(self, *, failed: bool = False) -> None:  # noqa: ARG002
         self._open.close()
@@ -89,7 +116,12 @@ class ProgressBarWriter(MetricWriter):
 def build_console_writer(cfg: CfgNode, place: RunPlace) -> MetricWriter:  # noqa: ARG001
     """A line that moves on a terminal, short lines elsewhere."""
     if has_terminal(sys.stderr):
-        return ProgressBarWriter(start_iteration=place.start_iteration, max_iterations=place.max_iterations)
+        return ProgressBarWriter(
+            start_iteration=place.start_iteration,
+            max_iterations=place.max_iterations,
+            start_seconds=place.start_seconds,
+            max_seconds=place.max_seconds,
+        )
     return LogLineWriter(max_iterations=place.max_iterations)
 
 

@@ -14,6 +14,8 @@ class RunPlace:
     output_dir: Path
     start_iteration: int = 0  # the first iteration that this run does
     max_iterations: int = 0  # of the whole training; 0 when unknown
+    start_seconds: float = 0.0  # of training in earlier sittings
+    max_seconds: float = 0.0  # of the whole training where it has a time budget; else 0
 
 
 class MetricWriter:
