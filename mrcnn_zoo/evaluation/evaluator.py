@@ -27,6 +27,7 @@ from mrcnn_zoo.evaluation.expected import verify_expected_results
 from mrcnn_zoo.evaluation.limits import (
     DetectionTally,
     build_data_notes,
+    build_data_topics,
     build_evaluation_tally,
     build_limits,
     cut_objects_message,
@@ -168,7 +169,7 @@ def evaluate_datasets(
         check_classes(cfg, datasets, class_names if predicts_classes(model) else ())
     check_evaluation(cfg, datasets)
     results: dict[str, Results] = {}
-    said: set[tuple[str, str, int]] = set()
+    said = build_said_topics(cfg, datasets)
     for name, dataset in zip(names, datasets, strict=True):
         folder = output_dir if output_dir is None or len(names) == 1 else Path(output_dir) / folder_name(name)
         wrapped = with_classes_of(dataset, model, class_names)
@@ -206,6 +207,11 @@ def check_evaluation(cfg: CfgNode, datasets: Iterable[Dataset]) -> None:
         cut = cut_objects_message(part, limits)
         for message in filter(None, (cut, *build_data_notes(cfg, part))):
             logger.warning("%s", message)
+
+
+def build_said_topics(cfg: CfgNode, datasets: Iterable[Dataset]) -> set[tuple[str, str, int]]:
+    """The limits that `check_evaluation` has logged, for `evaluate`, which then does not repeat them."""
+    return set().union(*(build_data_topics(cfg, evaluated_part(dataset, cfg)) for dataset in datasets))
 
 
 def evaluated_part(dataset: Dataset, cfg: CfgNode) -> Dataset:

@@ -16,6 +16,7 @@ from mrcnn_zoo.structures import Detections
 
 RETINANET = "RetinaNet"  # MODEL.META_ARCHITECTURE
 DETECTIONS = "TEST.DETECTIONS_PER_IMAGE"
+CANDIDATES, UNCOUNTED = "candidates", "uncounted"  # topics of notes
 LOW_SCORE = 0.2  # what a limit cuts below it is no loss: the score threshold of most models is 0.05
 SURE_SCORE = 0.5  # a limit that cuts above it loses objects
 FULL_SHARE = 0.5  # sure detections per candidate at which candidates run out: NMS leaves about one of two
@@ -118,6 +119,19 @@ def cut_objects_message(dataset: Dataset, limits: Sequence[Limit]) -> str:
         f"{dataset.name}: {fullest.source.name} has {most} objects, more than can be found in one image: "
         f"{'; '.join(parts)}. Type {advice}"
     )
+
+
+def build_data_topics(cfg: CfgNode, dataset: Dataset) -> set[tuple[str, str, int]]:
+    """Topics of `log_notes` that `cut_objects_message` and `build_data_notes` speak of: the same keys and advice."""
+    most = max(map(_num_objects, dataset.records), default=0)
+    exceeded = [limit for limit in build_limits(cfg) if limit.capacity < most]
+    topics = {CANDIDATES if limit.is_of_candidates else limit.key for limit in exceeded}
+    if (
+        cfg.TEST.DETECTIONS_PER_IMAGE <= 0
+        and max(map(_most_of_one_class, dataset.records), default=0) > STANDARD_MAXIMUM
+    ):
+        topics.add(UNCOUNTED)
+    return {(dataset.name, topic, level) for topic in topics for level in (logging.INFO, logging.WARNING)}
 
 
 def build_data_notes(cfg: CfgNode, dataset: Dataset) -> list[str]:
@@ -236,7 +250,7 @@ class DetectionTally:
                 f"is not above 0; {counted(len(self.uncounted), 'image')} had more ({most} of a class in {image}). To "
                 f"count all, type {DETECTIONS} {suggested(self.most_found)}"
             )
-            notes.append(Note("uncounted", logging.WARNING, text))
+            notes.append(Note(UNCOUNTED, logging.WARNING, text))
         return notes
 
     def _note_of_cut(self) -> Note:
@@ -260,7 +274,7 @@ class DetectionTally:
             f"{counted(len(self.exhausted), 'image')} had nearly as many detections as candidates for them ({keys}; "
             f"{most} detections in {image}), so objects may be missing. Type {advice}"
         )
-        return Note("candidates", logging.WARNING, text)
+        return Note(CANDIDATES, logging.WARNING, text)
 
 
 def build_detection_tally(cfg: CfgNode, *, least_score: float = 0.0) -> DetectionTally:

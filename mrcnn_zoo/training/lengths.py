@@ -11,6 +11,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.training.budget import LONGEST_WARMUP
 from mrcnn_zoo.training.lr_schedule import LRSchedule, build_lr_schedule
+from mrcnn_zoo.training.optimizer import build_batch_scale
 
 MINUTES, EPOCHS, ITERATIONS = "SOLVER.MAX_MINUTES", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER"
 LENGTHS = (MINUTES, EPOCHS, ITERATIONS)  # of two that are set equally close the first counts
@@ -126,21 +127,23 @@ def warn_of_schedule(cfg: CfgNode, schedule: LRSchedule) -> None:
 
 def _low_rate_message(cfg: CfgNode, *, share: float, best: int) -> str:
     """Why the rate of a whole training is low: a warm-up that a shorter one would mend, or else the decay."""
-    iterations, rate = cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR
+    iterations, scale = cfg.SOLVER.MAX_ITER, build_batch_scale(cfg)
+    reached = f"{cfg.SOLVER.BASE_LR * scale * share:.2g}"
     where = f"in iteration {best + 1} of {iterations}"
+    wanted = f"where SOLVER.BASE_LR = {cfg.SOLVER.BASE_LR:g}"
+    if scale != 1:
+        wanted += f", times {scale:g} for SOLVER.SCALE_LR_TO_BATCH = {cfg.SOLVER.SCALE_LR_TO_BATCH}"
     shorter = _shorter_warmup(cfg)
     if shorter is None:
-        keys = [key for key in READ_BY if _reads(cfg, key)]
-        values = ", ".join(_with_origin(cfg, key) for key in keys)
+        values = ", ".join(_with_origin(cfg, key) for key in READ_BY if _reads(cfg, key))
         return (
-            f"the learning rate is at most {rate * share:.2g}, {where}, where SOLVER.BASE_LR = {rate:g}: it decays "
-            f"before it is reached. Check SOLVER.LR_SCHEDULER_NAME = {cfg.SOLVER.LR_SCHEDULER_NAME}"
-            f"{f' with {values}' if values else ''}"
+            f"the learning rate is at most {reached}, {where}, {wanted}: it decays before it is reached. Check "
+            f"SOLVER.LR_SCHEDULER_NAME = {cfg.SOLVER.LR_SCHEDULER_NAME}{f' with {values}' if values else ''}"
         )
     advice = f"the warm-up takes {_with_origin(cfg, WARMUP)}. Type for instance {WARMUP} {shorter}"
     if share >= NEAR_SHARE:
-        return f"the learning rate reaches {rate * share:.2g} only at the end, {where}: {advice}"
-    return f"the learning rate is at most {rate * share:.2g}, {where}, where SOLVER.BASE_LR = {rate:g}: {advice}"
+        return f"the learning rate reaches {reached} only at the end, {where}: {advice}"
+    return f"the learning rate is at most {reached}, {where}, {wanted}: {advice}"
 
 
 def _shorter_warmup(cfg: CfgNode) -> int | None:
@@ -164,7 +167,7 @@ def _reads(cfg: CfgNode, key: str) -> bool:
 
 
 def warn_of_early_stopping(cfg: CfgNode, num_test_datasets: int) -> None:
-    """Say where SOLVER.EARLY_STOPPING.PATIENCE has nothing to go by."""
+    """Say where SOLVER.EARLY_STOPPING.PATIENCE has nothing to go by, or training ends first."""
     patience = cfg.SOLVER.EARLY_STOPPING.PATIENCE
     if patience <= 0:
         return
@@ -175,6 +178,14 @@ def warn_of_early_stopping(cfg: CfgNode, num_test_datasets: int) -> None:
             "SOLVER.EARLY_STOPPING.PATIENCE = %d has no effect: TEST.EVAL_PERIOD = %d evaluates only at the end",
             patience,
             cfg.TEST.EVAL_PERIOD,
+        )
+    elif cfg.SOLVER.MAX_MINUTES == 0 and patience >= cfg.SOLVER.MAX_ITER // cfg.TEST.EVAL_PERIOD:
+        logger.warning(
+            "SOLVER.EARLY_STOPPING.PATIENCE = %d has no effect: TEST.EVAL_PERIOD = %d gives %s in %s",
+            patience,
+            cfg.TEST.EVAL_PERIOD,
+            counted(cfg.SOLVER.MAX_ITER // cfg.TEST.EVAL_PERIOD, "evaluation"),
+            counted(cfg.SOLVER.MAX_ITER, "iteration"),
         )
 
 
@@ -238,7 +249,7 @@ def fit_to_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
     cfg.SOLVER.MAX_ITER = iterations
     steps = f"steps at {list(cfg.SOLVER.STEPS)}, " if _reads(cfg, STEPS) else ""
     logger.info(
-        "%s of %s are %s of %s; %swarm-up %d",
+        "%s of %s: %s of %s; %swarm-up %d",
         f"{cfg.SOLVER.MAX_EPOCHS:g} {'epoch' if cfg.SOLVER.MAX_EPOCHS == 1 else 'epochs'}",
         counted(num_images, "image"),
         counted(iterations, "iteration"),
@@ -261,7 +272,7 @@ def check_remaining_length(cfg: CfgNode, state: Mapping[str, Any]) -> None:
     """
     done, minutes = state["iteration"], state["elapsed_seconds"] / 60
     if cfg.SOLVER.MAX_MINUTES > 0:
-        name, past, is_over = MINUTES, f"{minutes:.1f} minutes", minutes >= cfg.SOLVER.MAX_MINUTES
+        name, past, is_over = MINUTES, f"{minutes:.3g} minutes", minutes >= cfg.SOLVER.MAX_MINUTES
         more = f"{MINUTES} {math.ceil(minutes + cfg.SOLVER.MAX_MINUTES)}"
         former = (yaml.safe_load(state["config"]) or {}).get("SOLVER", {}).get("MAX_MINUTES")
         is_passed = is_over and former != cfg.SOLVER.MAX_MINUTES

@@ -118,7 +118,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """Freeze what SOLVER.FREEZE names, then the optimizer SOLVER.OPTIMIZER over what is left."""
     freeze_parameters(model, cfg.SOLVER.FREEZE)
     rule = GroupRule(
-        lr=cfg.SOLVER.BASE_LR * _batch_scale(cfg),
+        lr=cfg.SOLVER.BASE_LR * build_batch_scale(cfg),
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         norm_weight_decay=cfg.SOLVER.WEIGHT_DECAY_NORM,
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
@@ -148,7 +148,8 @@ def build_adamw(cfg: CfgNode, groups: list[dict[str, Any]]) -> torch.optim.AdamW
     return torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, betas=(first, second), fused=_fusable(groups))
 
 
-def _batch_scale(cfg: CfgNode) -> float:
+def build_batch_scale(cfg: CfgNode) -> float:
+    """What SOLVER.SCALE_LR_TO_BATCH multiplies SOLVER.BASE_LR by; 1 without it."""
     reference = cfg.SOLVER.SCALE_LR_TO_BATCH
     return cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS / reference if reference > 0 else 1.0
 

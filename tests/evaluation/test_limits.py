@@ -9,7 +9,7 @@ from torch import nn
 
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.evaluation import evaluate
+from mrcnn_zoo.evaluation import evaluate, evaluate_datasets
 from mrcnn_zoo.evaluation.class_mapping import with_classes_of
 from mrcnn_zoo.evaluation.evaluator import check_evaluation
 from mrcnn_zoo.evaluation.limits import (
@@ -236,3 +236,20 @@ def test_detections_are_cut_before_those_of_other_classes_are_left_out(
         results = evaluate(detector, five_and_two, cfg)
     assert results["bbox"]["AP"] == 0
     assert sum("cut the detections of 3 of 3 images" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        (("TEST.DETECTIONS_PER_IMAGE", 2), "TEST.DETECTIONS_PER_IMAGE = 2 leaves out 3"),
+        (("MODEL.RPN.POST_NMS_TOPK_TEST", 2), "MODEL.RPN.POST_NMS_TOPK_TEST = 2 leaves out 3"),
+    ],
+)
+def test_a_limit_that_the_data_exceeds_is_not_said_again_with_other_advice(
+    keys: tuple[str, int], named: str, five_and_two: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = config(*keys, "MODEL.MASK_ON", False, "INPUT.MIN_SIZE_TEST", 32, "DATASETS.TEST", ["squares"])
+    with caplog.at_level(logging.INFO):
+        evaluate_datasets(Crowded(), cfg, class_names=five_and_two.class_names, datasets=[five_and_two])
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert named in warning

@@ -97,7 +97,24 @@ def test_training_stops_when_the_best_stays_the_best(make_trainer: Any) -> None:
     trainer.train()
     assert trainer.iteration == 4
     assert "segm/AP has not been better than 30, reached after 2 iterations" in trainer.stop_reason
+    assert trainer.stop_reason.endswith("add --resume SOLVER.EARLY_STOPPING.PATIENCE 4")
     assert trainer.has_stopped_early
+
+
+def test_a_metric_without_objects_is_said_once_and_stops_nothing(
+    make_trainer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks = {
+        "Evaluate": Evaluate(Scores(*[math.nan] * 4), period=1),
+        "SaveBest": SaveBest(Checkpointer(tmp_path), BestMetric("segm/AP")),
+        "StopEarly": StopEarly(BestMetric("segm/AP"), patience=2),
+    }
+    trainer = make_trainer(budget=4, hooks=hooks)
+    trainer.train()
+    assert trainer.iteration == 4
+    assert not (tmp_path / "model_best.pth").exists()
+    (message,) = [message for message in caplog.messages if "BEST_METRIC" in message]
+    assert message.startswith("SOLVER.BEST_METRIC = segm/AP has no value: the test set has no such objects")
 
 
 def test_patience_that_runs_out_at_the_end_has_not_stopped_early(make_trainer: Any) -> None:

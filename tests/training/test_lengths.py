@@ -97,7 +97,7 @@ def test_a_warmup_is_not_scaled_to_nothing_by_a_length_that_is_never_reached(cap
     with caplog.at_level(logging.INFO):
         assert fit_to_epochs(nuclei, 400).SOLVER.WARMUP_ITERS == 5  # of 100 iterations; 50 / 100000 of them is none
         assert fit_to_epochs(nuclei, 40_000).SOLVER.WARMUP_ITERS == 50
-    assert "1 epoch of 400 images are 100 iterations of 4 images; warm-up 5" in caplog.messages
+    assert "1 epoch of 400 images: 100 iterations of 4 images; warm-up 5" in caplog.messages
     typed = ["SOLVER.MAX_EPOCHS", "12", "SOLVER.MAX_ITER", "900", "SOLVER.WARMUP_ITERS", "90"]
     assert fit_to_epochs(load_config(None, typed), 1200).SOLVER.WARMUP_ITERS == 90
 
@@ -220,6 +220,14 @@ def test_a_low_rate_has_the_cause_that_holds(typed: list[str], cause: str, caplo
     assert cause in message
 
 
+def test_a_low_rate_is_that_of_the_batch(caplog: pytest.LogCaptureFixture) -> None:
+    scaled = ["IMS_PER_BATCH=2", "ACCUMULATE_STEPS=3", "SCALE_LR_TO_BATCH=2", "BASE_LR=0.01"]
+    typed = [*scaled, "MAX_ITER=2", "WARMUP_ITERS=1", "LR_SCHEDULER_NAME=WarmupCosineLR"]
+    (message,) = warnings_of(caplog, load_config(None, [f"SOLVER.{item}" for item in typed]))
+    # Half a cosine after one of two iterations, of three times the rate.
+    assert "at most 0.015, in iteration 2 of 2, where SOLVER.BASE_LR = 0.01, times 3 for" in message
+
+
 def test_a_warmup_is_never_made_longer() -> None:
     cfg = load_config(None, ["SOLVER.MAX_ITER", "1000", "SOLVER.STEPS", "[5,6]", "SOLVER.WARMUP_ITERS", "20"])
     assert fit_warmup(cfg).SOLVER.WARMUP_ITERS == 20
@@ -254,6 +262,11 @@ def test_patience_without_evaluations_is_said(caplog: pytest.LogCaptureFixture) 
     warn_of_early_stopping(load_config(None, ["TEST.EVAL_PERIOD", 10, *patience]), 0)
     assert "TEST.EVAL_PERIOD = 0 evaluates only at the end" in caplog.messages[0]
     assert "DATASETS.TEST is empty" in caplog.messages[1]
+    ends_first = ["TEST.EVAL_PERIOD", 10, "SOLVER.MAX_ITER", 39, *patience]
+    warn_of_early_stopping(load_config(None, ends_first), 1)
+    assert "TEST.EVAL_PERIOD = 10 gives 3 evaluations in 39 iterations" in caplog.messages[2]
+    warn_of_early_stopping(load_config(None, [*ends_first, "SOLVER.MAX_ITER", 41]), 1)
+    assert len(caplog.messages) == 3
 
 
 # --- resuming ---------------------------------------------------------------------------------------------------------
@@ -283,6 +296,12 @@ def test_fewer_epochs_than_are_done_are_refused() -> None:
     state = state_of(cfg, iteration=300)
     with pytest.raises(UserError, match=r"MAX_EPOCHS = 2.0 \(command line\), which are 50 iterations.*MAX_EPOCHS 14"):
         check_remaining_length(fit_to_epochs(cfg, 100), state)
+
+
+def test_minutes_of_a_short_training_are_not_rounded_away() -> None:
+    state = state_of(load_config(), iteration=300, minutes=0.0345)
+    with pytest.raises(UserError, match=r"trained for 0.0345 minutes, longer than SOLVER.MAX_MINUTES = 0.01"):
+        check_remaining_length(load_config(None, ["SOLVER.MAX_MINUTES", "0.01"]), state)
 
 
 @pytest.mark.parametrize("typed", [["SOLVER.MAX_ITER", "300"], ["SOLVER.MAX_MINUTES", "7"]])

@@ -184,6 +184,14 @@ def test_tensorboard_events_hold_scalars_and_pictures(tmp_path: Path, picture: P
     assert (image.step, image.width, image.height) == (19, 6, 4)
 
 
+def test_tensorboard_has_no_points_where_there_are_no_objects(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    writer = TensorboardWriter(tmp_path)
+    writer.write_results(9, {"bbox": {"AP": 50.0, "APl": float("nan")}})
+    writer.close()
+    assert accumulator.EventAccumulator(str(tmp_path)).Reload().Tags()["scalars"] == ["bbox/AP"]
+
+
 def test_tensorboard_resume_hides_what_is_done_again(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for start, value in ((0, 1.0), (20, 2.0)):

@@ -1,10 +1,12 @@
 """Keeps the best weights apart from the last, and stops when they stay the best for long."""
 
 import logging
+import math
 from typing import Any
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import counted
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.training.best_metric import BestMetric
 from mrcnn_zoo.training.distributed import is_main_process
@@ -29,11 +31,20 @@ class SaveBest(Hook):
 
     def after_evaluation(self, trainer: Trainer, results: Results) -> None:
         if not self._best.update(results, trainer.iteration):
+            self._warn_of_no_value()
             return
         state = trainer.state_dict()
         if is_main_process():
             path = self._checkpointer.save_best(state)
             logger.info("best %s so far: %.4g; saved %s", self._best.name, self._best.value, path)
+
+    def _warn_of_no_value(self) -> None:
+        if math.isnan(self._best.value) and self._best.evaluations_since == 1:  # the first evaluation of all
+            logger.warning(
+                "SOLVER.BEST_METRIC = %s has no value: the test set has no such objects. No weights are kept as the "
+                "best, and SOLVER.EARLY_STOPPING has nothing to go by",
+                self._best.name,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return self._best.state_dict()
@@ -68,11 +79,14 @@ class StopEarly(Hook):
         self._best.load_state_dict(state)
 
     def _stop_if_exhausted(self, trainer: Trainer) -> None:
-        if 0 < self._patience <= self._best.evaluations_since:
+        has_value = not math.isnan(self._best.value)
+        if has_value and 0 < self._patience <= self._best.evaluations_since:
             trainer.stop(
                 f"{self._best.name} has not been better than {self._best.value:.4g}, reached after "
-                f"{self._best.iteration} iterations, in {self._best.evaluations_since} evaluations "
-                f"(SOLVER.EARLY_STOPPING.PATIENCE)"
+                f"{counted(self._best.iteration, 'iteration')}, in "
+                f"{counted(self._best.evaluations_since, 'evaluation')} (SOLVER.EARLY_STOPPING.PATIENCE = "
+                f"{self._patience}). To go on, add --resume SOLVER.EARLY_STOPPING.PATIENCE "
+                f"{self._best.evaluations_since + self._patience}"
             )
 
 

@@ -11,6 +11,7 @@ from mrcnn_zoo.data.classes import in_classes
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.evaluation import evaluate
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes, with_classes_of
+from mrcnn_zoo.evaluation.evaluator import build_said_topics
 from mrcnn_zoo.ops.processes import rank, world_size
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.training.hook import Hook, Results, StepReport
@@ -70,7 +71,9 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
     is_alone = len(workspace.test_datasets) == 1
     training = workspace.train_datasets[0]
     labelled: dict[str, Dataset] = {}  # test sets with the classes of the model, by name
-    said: set[tuple[str, str, int]] = set()  # limits that were logged: once per run, not at each evaluation
+    said = build_said_topics(
+        cfg, workspace.test_datasets
+    )  # limits that were logged: once per run, not at each evaluation
 
     def measure(model: nn.Module, previous: Results) -> Results:
         results: dict[str, Mapping[str, float]] = {}

@@ -1,5 +1,6 @@
 """What every metric writer does."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,11 @@ class MetricWriter:
 def flattened(results: Results) -> dict[str, float]:
     """{"bbox": {"AP": 38.6}} as {"bbox/AP": 38.6}."""
     return {f"{task}/{name}": value for task, metrics in results.items() for name, value in metrics.items()}
+
+
+def measured(results: Results) -> dict[str, float]:
+    """As `flattened`, without the metrics of which the dataset has no objects: charts have no point for them."""
+    return {name: value for name, value in flattened(results).items() if not math.isnan(value)}
 
 
 def set_aside(path: Path) -> None:

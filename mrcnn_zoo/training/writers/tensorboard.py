@@ -6,7 +6,7 @@ from pathlib import Path
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import METRIC_WRITERS
-from mrcnn_zoo.training.writers.contract import MetricWriter, Results, RunPlace, flattened
+from mrcnn_zoo.training.writers.contract import MetricWriter, Results, RunPlace, measured
 
 
 class TensorboardWriter(MetricWriter):
@@ -35,7 +35,7 @@ class TensorboardWriter(MetricWriter):
                 self._events.add_image(name, np.asarray(image.convert("RGB")), iteration, dataformats="HWC")
 
     def write_results(self, iteration: int, results: Results) -> None:
-        self.write(iteration, flattened(results))
+        self.write(iteration, measured(results))
         self._events.flush()
 
     def close(self, *, failed: bool = False) -> None:  # noqa: ARG002

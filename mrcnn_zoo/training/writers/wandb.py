@@ -10,7 +10,7 @@ import yaml
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import METRIC_WRITERS
-from mrcnn_zoo.training.writers.contract import MetricWriter, Results, RunPlace, flattened
+from mrcnn_zoo.training.writers.contract import MetricWriter, Results, RunPlace, measured
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,10 @@ class WandbWriter(MetricWriter):
         import wandb
 
         names = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
-        rows = [[name, *(metrics.get(name) for metrics in results.values())] for name in names]
+        values = measured(results)
+        rows = [[name, *(values.get(f"{task}/{name}") for task in results)] for name in names]
         table = wandb.Table(columns=["metric", *results], data=rows)
-        self._run.log({"iteration": iteration, **flattened(results), "results": table})
+        self._run.log({"iteration": iteration, **values, "results": table})
 
     def write_checkpoint(self, path: Path) -> None:
         import wandb
