@@ -16,7 +16,8 @@ fi
 
 fetch_wheels() {
     "$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$WHEELS" \
-        fvcore iopath yacs termcolor portalocker tabulate tqdm pytest pluggy iniconfig packaging pygments
+        fvcore iopath yacs termcolor portalocker tabulate tqdm rich markdown-it-py mdurl pygments pytest pluggy \
+        iniconfig packaging
     "$PYTHON" -m pip download --quiet --no-deps --dest "$WHEELS" --only-binary=:all: --implementation cp \
         --python-version "$1" --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
         --platform manylinux2014_x86_64 pycocotools

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 LEAST_WIDTH = 20  # columns of a terminal with room for a line
 BAR_WIDTHS = (8, 40)  # columns, at least and at most
 SECONDS_BETWEEN_REFRESHES = 0.1
+DONE, TO_DO = "━", "─"  # of the bar; told apart without colours
 GAP = "  "
+# A line that ends in the last column makes some terminals begin another, and Ctrl-C is echoed as ^C behind it.
+SPARE_COLUMNS = 3
 UNITS = ("B", "kB", "MB", "GB", "TB")
 BORDER = "|"  # of tables
 MORE_COLUMNS = " ..."  # after the head of a table whose last columns are left out
@@ -57,7 +60,7 @@ class ProgressLine:
 
         texts = [self.fields[name].ljust(self.widths.get(name, 0)) for name in self.fields]
         head = [text for text in (self.label, self._position()) if text]
-        room = width - 1  # a line that ends in the last column makes some terminals begin another
+        room = width - SPARE_COLUMNS
         bar = BAR_WIDTHS[0] if self.total else 0
         while texts and len(GAP.join([*head, *texts])) + bool(bar) * (bar + len(GAP)) > room:
             texts.pop()
@@ -68,9 +71,11 @@ class ProgressLine:
         if self.total and free >= BAR_WIDTHS[0]:
             length = min(free, BAR_WIDTHS[1])
             filled = min(length, round(length * self.done / self.total))
-            line.append("━" * filled, style="green").append("━" * (length - filled), style="bright_black").append(GAP)
+            line.append(DONE * filled, style="green").append(TO_DO * (length - filled), style="bright_black").append(
+                GAP
+            )
         line.append(GAP.join([self._position(), *texts]).rstrip())
-        line.truncate(width, overflow="crop")
+        line.truncate(room, overflow="crop")
         return line
 
     def _position(self) -> str:

@@ -40,6 +40,7 @@ from mrcnn_zoo.inspection.prediction import (
     check_predictions_folder,
     predict_images,
 )
+from mrcnn_zoo.progress import terminal_width
 
 SOME_IMAGES_FAILED = 1
 IMAGES_SHOWN, NAME_SHOWN, TABLE_WIDTH = 20, 40, 100  # rows, letters of a name, and letters of a line of the table
@@ -124,7 +125,8 @@ def count_table(counts: dict[str, Counter[str]]) -> str:
     totals: Counter[str] = sum(counts.values(), Counter())
     columns = len(totals)
     table = _count_table(counts, totals, columns)
-    while columns > 1 and max(map(len, table.splitlines())) > TABLE_WIDTH:
+    width = min(TABLE_WIDTH, terminal_width(sys.stdout) or TABLE_WIDTH)
+    while columns > 1 and max(map(len, table.splitlines())) > width:
         columns -= 1
         table = _count_table(counts, totals, columns)
     images, classes = max(0, len(counts) - IMAGES_SHOWN), len(totals) - columns

@@ -136,7 +136,7 @@ def test_the_bar_of_a_time_budget_is_over_its_time() -> None:
     lines = drawn_on(console)
     assert any(line.endswith("0:03:00/0:12:00  iter 71") for line in lines)
     bar = lines[-2]
-    assert bar.startswith("━" * 8)
+    assert bar.startswith("━" * 6 + "─")  # a quarter of 25 columns
     assert bar.endswith("0:03:00/0:12:00  iter 101  loss 1.250  lr 1.00e-03  62.1 img/s  3.3 GB")
     assert "eta" not in bar
 
@@ -199,7 +199,7 @@ def test_an_evaluation_draws_its_line_above_that_of_the_training() -> None:
     writer.advance(10)
     writer.close()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())  # type: ignore[attr-defined]
-    assert re.search(r"digits_val  ━+  3/8\n━+   10/100", text)
+    assert re.search(r"digits_val  ━+─+  3/8\n━+─+   10/100", text)
     assert drawn_on(console)[-2].endswith(" 11/100")
 
 
