@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from mrcnn_zoo.cli.options import CommandParser, logging_lines
 from mrcnn_zoo.downloads.checksum import checksum_of_entry
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.output_paths import check_output_file, check_output_folder, refuse_to_replace
+from mrcnn_zoo.progress import terminal_width
 from mrcnn_zoo.zoo_index import PREFIX, ZooEntry, find_entry, weights_address
 
 RESULT_COLUMNS = {
@@ -23,6 +25,7 @@ RESULT_COLUMNS = {
     "keypoint AP": "keypoints/AP",
     "proposal AR": "box_proposals/AR@1000",
 }
+LEAST_COLUMNS = ("s/image", "config", "proposal AR", "keypoint AP", "weights")  # the first is the first to go
 SOME_ARE_WRONG = 1  # exit status of `verify`
 PROGRAM = "mrcnn-zoo"
 
@@ -43,7 +46,7 @@ def _list(arguments: argparse.Namespace) -> int:
     entries = [entry for entry in entries if arguments.source.lower() in ("", entry.source.lower())]
     if not entries:
         raise UserError(f"no model of the zoo has {arguments.pattern!r} in its name; without it all are listed.")
-    print(tabulate([_row(entry) for entry in entries], headers="keys", disable_numparse=True))
+    print(_table([_row(entry) for entry in entries]))
     print(f"\n{counted(len(entries), 'model')}. `{PROGRAM} zoo info NAME` tells more; weights are named {PREFIX}NAME.")
     return 0
 
@@ -57,6 +60,17 @@ def _row(entry: ZooEntry) -> dict[str, object]:
         "weights": weights,
         "config": "yes" if entry.config else "in weights" if entry.is_told_by_weights else "no",
     }
+
+
+def _table(rows: Sequence[dict[str, object]]) -> str:
+    """The rows as text; a terminal that is too narrow gets them without the columns that matter least."""
+    width = terminal_width(sys.stdout)
+    for left_out in range(len(LEAST_COLUMNS) + 1):
+        shown = [{name: cell for name, cell in row.items() if name not in LEAST_COLUMNS[:left_out]} for row in rows]
+        table = tabulate(shown, headers="keys", disable_numparse=True)
+        if not width or max(map(len, table.splitlines())) <= width:
+            break
+    return table
 
 
 def _number(value: float | None, digits: int) -> str:

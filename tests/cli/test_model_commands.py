@@ -197,12 +197,14 @@ def test_a_key_typed_at_predict_is_no_image(weights: Path, tmp_path: Path, capsy
     assert "there is no config key MODEL.DEVISE. Did you mean 'MODEL.DEVICE'?" in capsys.readouterr().err
 
 
-def test_count_table_keeps_to_the_width_and_says_what_it_hides() -> None:
+def test_count_table_keeps_to_the_width_and_says_what_it_hides(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {f"image_{n}.png": Counter({f"a class of name {k}": k + 1 for k in range(20)}) for n in range(30)}
     lines = count_table(counts).splitlines()
     assert max(map(len, lines)) <= 100
     assert lines[-2].split()[:3] == ["all", "30", "images"]
     assert lines[-2].split()[-1] == str(30 * 210)
     assert lines[-1].startswith("Not shown: 10 more images and ")
+    monkeypatch.setattr("mrcnn_zoo.cli.predict.terminal_width", lambda _: 60)
+    assert max(map(len, count_table(counts).splitlines()[:-1])) <= 60
     assert count_table({"a.png": Counter(cat=2)}).splitlines()[-1].split() == ["a.png", "2"]
     assert count_table({"a.png": Counter()}).splitlines()[-1].split() == ["a.png", "0"]

@@ -50,6 +50,18 @@ def test_list_shows_results_and_where_weights_are(capsys: pytest.CaptureFixture[
     assert "Quickstart" not in printed
 
 
+def test_list_leaves_out_columns_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "terminal_width", lambda _: 100)
+    command.main(["list", "*R_50_FPN_3x"])
+    head, _, *rows = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert max(map(len, rows)) <= 100
+    assert head.split()[:5] == ["name", "box", "AP", "mask", "AP"]
+    assert "weights" in head
+    assert "s/image" not in head
+
+
 def test_list_can_be_of_one_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["list", "--source", "torchvision"]) == 0
     assert "\n7 models." in capsys.readouterr().out
