@@ -59,11 +59,6 @@ class AnchorGenerator(Protocol):
 class RPNHead(Protocol):
     """Scores anchors and moves them; the same layers on every level."""
 
-    @property
-    def reach(self) -> int:
-        """How many cells away a prediction looks: 1 for a 3 x 3 convolution."""
-        ...
-
     def __call__(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """For each level (N, A, H, W) objectness logits and (N, 4 A, H, W) deltas, A anchors a cell."""
         ...

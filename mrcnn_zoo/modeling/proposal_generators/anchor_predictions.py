@@ -59,8 +59,8 @@ def predict_at(head: RPNHead, levels: list[Tensor], anchors_per_cell: int, rows:
     through the head's 3 x 3 convolution, at the cost of twice its forward pass.
 
     Args:
-        head: looks `head.reach` cells far; it must be at most 1, because a second convolution would see a border that
-            only the first one pads.
+        head: each of its predictions depends on the 3 x 3 cells around it; see `has_plain_window`. Not more, because a
+            second convolution would see a border that only the first one pads.
         levels: (N, C, H, W) each.
         anchors_per_cell: A, the same on every level.
         rows: (M,) int64.
@@ -72,20 +72,20 @@ def predict_at(head: RPNHead, levels: list[Tensor], anchors_per_cell: int, rows:
     first = 0
     for level, count in zip(levels, cells_of_levels, strict=True):
         members = ((cells >= first) & (cells < first + count)).nonzero().flatten()
-        patches.append(_cut_patches(level, images[members], cells[members] - first, head.reach))
+        patches.append(_cut_patches(level, images[members], cells[members] - first))
         order.append(members)
         first += count
     (logits,), (deltas,) = head([torch.cat(patches)])
     back = torch.cat(order).argsort()
-    center = (back, slice(None), head.reach, head.reach)
+    center = (back, slice(None), 1, 1)
     anchor = (torch.arange(len(rows), device=rows.device), rows % anchors_per_cell)
     return SampledPredictions(logits[center][anchor], deltas[center].unflatten(1, (-1, 4))[anchor])
 
 
-def _cut_patches(level: Tensor, images: Tensor, cells: Tensor, reach: int) -> Tensor:
-    """The neighbourhood of each cell, zeros outside the map: (M, C, 2 reach + 1, 2 reach + 1)."""
+def _cut_patches(level: Tensor, images: Tensor, cells: Tensor) -> Tensor:
+    """The neighbourhood of each cell, zeros outside the map: (M, C, 3, 3)."""
     height, width = level.shape[-2:]
-    offsets = torch.arange(-reach, reach + 1, device=level.device)
+    offsets = torch.arange(-1, 2, device=level.device)
     y = (cells // width)[:, None, None] + offsets[:, None]
     x = (cells % width)[:, None, None] + offsets
     is_outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)

@@ -17,6 +17,7 @@ from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import (
     predict_all,
     predict_at,
 )
+from mrcnn_zoo.modeling.proposal_generators.rpn_head import WINDOW_SIDE, has_plain_window
 from mrcnn_zoo.modeling.proposal_generators.rpn_supervision import RPNSupervision, build_rpn_supervision
 from mrcnn_zoo.modeling.proposal_generators.selection import RANKINGS, Candidates, JointSelection, ProposalSelection
 from mrcnn_zoo.ops.box_coding import BoxCoder
@@ -85,8 +86,8 @@ class RPN(nn.Module):
         """Predictions on the sampled anchors, which have a gradient, and on all, which may have none."""
         levels = [features[name] for name in self.in_features]
         num_cells = sum(level.shape[0] * level.shape[-2] * level.shape[-1] for level in levels)
-        patch_cells = (2 * self.rpn_head.reach + 1) ** 2
-        if self.rpn_head.reach > 1 or len(rows) * patch_cells > num_cells:
+        is_local = levels[0].device.type == "cpu" and has_plain_window(self.rpn_head)
+        if not is_local or len(rows) * WINDOW_SIDE**2 > num_cells:
             predictions = self(features)
             return predictions.at(rows), predictions
         # With gradient first: under autocast, weights cast without gradient would be remembered and used again.

@@ -9,6 +9,7 @@ from mrcnn_zoo.layers import Conv2d, relu_
 from mrcnn_zoo.registries import RPN_HEADS
 
 WEIGHT_STD = 0.01  # Ren et al. 2015 (Faster R-CNN), sec. 3.1.3
+WINDOW_SIDE = 3  # cells that a prediction of the paper's head depends on, in each direction
 
 
 ObjectnessLayer = Callable[[int, int], nn.Module]  # (C, A) -> (N, C, H, W) to logits (N, A, H, W)
@@ -63,7 +64,6 @@ class StandardRPNHead(nn.Module):
         objectness: ObjectnessLayer = sigmoid_objectness,
     ) -> None:
         super().__init__()
-        self.reach = len(hidden_channels)
         inputs = (in_channels, *hidden_channels)
         convs = [Conv2d(a, b, 3, activation=relu_) for a, b in zip(inputs, hidden_channels, strict=False)]
         # One convolution is named conv, several conv.conv0, conv.conv1, ..., as in Detectron2's checkpoints.
@@ -83,6 +83,23 @@ class StandardRPNHead(nn.Module):
         """For each level (N, C, H, W): logits (N, A, H, W) and deltas (N, 4 A, H, W), anchor by anchor."""
         hidden = [self.conv(level) for level in features]
         return [self.objectness_logits(level) for level in hidden], [self.anchor_deltas(level) for level in hidden]
+
+
+def has_plain_window(head: object) -> bool:
+    """Whether each prediction of a head depends on the 3 x 3 cells around it alone, by the same weights everywhere.
+
+    True for `StandardRPNHead` itself with plain convolutions, one of them 3 x 3. A norm, a dilation, another kind of
+    convolution or a subclass may depend on other cells.
+    """
+    if type(head) is not StandardRPNHead:
+        return False
+    layers = [layer for layer in head.modules() if not isinstance(layer, StandardRPNHead | SoftmaxObjectness)]
+    return all(map(_is_plain, layers)) and [layer for layer in layers if layer.kernel_size != (1, 1)] == [head.conv]
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    is_dense = type(layer) is Conv2d and layer.norm is None and layer.activation in (None, relu_)
+    return is_dense and layer.kernel_size in ((1, 1), (WINDOW_SIDE, WINDOW_SIDE)) and layer.dilation == (1, 1)
 
 
 @RPN_HEADS.register("StandardRPNHead")

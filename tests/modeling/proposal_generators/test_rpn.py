@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ from torch import Tensor
 
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.modeling.proposal_generators import RPN, build_proposal_generator
+from mrcnn_zoo.layers import Conv2d, DeformConv2d, relu_
+from mrcnn_zoo.modeling.proposal_generators import RPN, StandardRPNHead, build_proposal_generator
 from mrcnn_zoo.ops.boxes import iou
 from mrcnn_zoo.structures import Batch, FeatureSpec, Targets
 
@@ -151,23 +153,92 @@ def test_large_maps_are_not_kept_for_the_gradient() -> None:
     assert not any(shape[-2:] == (16, 16) for shape in kept)
 
 
-@pytest.mark.parametrize("conv_dims", [[-1], [-1, -1]])
-def test_large_maps_give_the_losses_and_gradients_of_the_dense_computation(
-    conv_dims: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # 10 anchors of 400 cells: one convolution runs on patches, two do not.
-    rpn = build(RPN__CONV_DIMS=conv_dims)
+def plain(_rpn: RPN) -> None:
+    pass
+
+
+def with_group_norm(rpn: RPN) -> None:
+    conv = rpn.rpn_head.conv
+    rpn.rpn_head.conv = torch.nn.Sequential(conv, torch.nn.GroupNorm(2, 4))
+
+
+def with_norm_in_the_layer(rpn: RPN) -> None:
+    rpn.rpn_head.conv.norm = torch.nn.GroupNorm(2, 4)
+
+
+def with_batch_norm(rpn: RPN) -> None:
+    rpn.rpn_head.conv.norm = torch.nn.BatchNorm2d(4)
+
+
+def with_dilation(rpn: RPN) -> None:
+    rpn.rpn_head.conv = Conv2d(4, 4, 3, dilation=2, activation=relu_)
+
+
+class Deformable(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.offsets = Conv2d(4, 18, 1)
+        self.conv = DeformConv2d(4, 4, 3)
+
+    def forward(self, level: Tensor) -> Tensor:
+        return self.conv(level, self.offsets(level))
+
+
+def with_deformation(rpn: RPN) -> None:
+    rpn.rpn_head.conv = Deformable()
+
+
+def with_another_forward(rpn: RPN) -> None:
+    class LooksEverywhere(StandardRPNHead):
+        def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+            return super().forward([level + level.mean(dim=(2, 3), keepdim=True) for level in features])
+
+    rpn.rpn_head = LooksEverywhere(4, num_anchors=1, hidden_channels=[4])
+
+
+def with_another_objectness(rpn: RPN) -> None:
+    rpn.rpn_head.objectness_logits = torch.nn.Conv2d(4, 1, 3, padding=1)
+
+
+def with_two_convolutions(rpn: RPN) -> None:
+    rpn.rpn_head = StandardRPNHead(4, num_anchors=1, hidden_channels=[4, 4])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        plain,
+        with_group_norm,
+        with_norm_in_the_layer,
+        with_batch_norm,
+        with_dilation,
+        with_deformation,
+        with_another_forward,
+        with_another_objectness,
+        with_two_convolutions,
+    ],
+)
+def test_large_maps_give_the_losses_and_gradients_of_the_dense_computation(change: Callable[[RPN], None]) -> None:
+    # 10 anchors of 640 cells: the plain head runs on patches, all others must not, even those that call themselves
+    # local as heads did in former versions.
+    rpn = build()
+    change(rpn)
+    rpn.rpn_head.reach = 1
     maps = large_features()
     inputs = (*maps.values(), *rpn.parameters())
     images = batch([[9.0, 8.0, 25.0, 24.0], [60.0, 60.0, 90.0, 95.0]], [])
-    results = []
-    for patches_are_too_far in (False, True):
-        torch.manual_seed(5)
-        if patches_are_too_far:
-            monkeypatch.setattr(rpn.rpn_head, "reach", 9)
-        proposals, output = rpn.losses(maps, images)
-        results.append((proposals[0].boxes, output.losses, torch.autograd.grad(output.total(), inputs)))
-    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
+    torch.manual_seed(5)
+    _, output = rpn.losses(maps, images)
+    torch.manual_seed(5)
+    sample = rpn.supervision.sample(rpn.anchor_generator(list(maps.values())), images.require_targets(), [(64, 64)] * 2)
+    dense = rpn.supervision.losses(rpn(maps).at(sample.rows), sample)
+    torch.testing.assert_close(output.losses, dense.losses, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        torch.autograd.grad(output.total(), inputs),
+        torch.autograd.grad(dense.total(), inputs),
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 def test_images_without_objects_have_only_negatives() -> None:
