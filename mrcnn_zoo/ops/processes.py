@@ -1,8 +1,5 @@
-"""Who we are among the processes of a distributed run; one process alone is rank 0 of 1."""
+"""Rank and world size of a distributed run, and simple collectives; a single process is rank 0 of 1."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -10,9 +7,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 Value = TypeVar("Value")
-
-
-_is_alone: ContextVar[bool] = ContextVar("_is_alone", default=False)
 
 
 def world_size() -> int:
@@ -25,30 +19,13 @@ def rank() -> int:
     return dist.get_rank() if _has_others() else 0
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """Inside, this process counts as the only one and waits for no other.
-
-    For what each process does a different number of times, such as the losses of its share of the validation images.
-    """
-    token = _is_alone.set(True)
-    try:
-        yield
-    finally:
-        _is_alone.reset(token)
-
-
 def _has_others() -> bool:
-    return dist.is_available() and dist.is_initialized() and not _is_alone.get()
+    return dist.is_available() and dist.is_initialized()
 
 
 @torch.no_grad()
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes, without gradient; the tensor itself when there is one process.
-
-    Losses divide by a count averaged like this. The gradients, averaged over processes, then equal those of one process
-    that sees the whole batch, however unevenly the counts are spread.
-    """
+    """The mean of a tensor over all processes, without gradient; the tensor itself when there is one process."""
     if world_size() == 1:
         return value
     total = value.detach().clone()

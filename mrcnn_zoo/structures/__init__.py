@@ -10,7 +10,7 @@ from mrcnn_zoo.structures.instances import (
     Targets,
 )
 from mrcnn_zoo.structures.masks import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks
-from mrcnn_zoo.structures.outputs import TrainingOutput
+from mrcnn_zoo.structures.outputs import LossSum, TrainingOutput
 from mrcnn_zoo.structures.samples import Batch, Sample
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ImageSize",
     "InstanceTable",
     "LabeledRegions",
+    "LossSum",
     "PredictedMasks",
     "ProbabilityMasks",
     "Proposals",

@@ -1,24 +1,98 @@
 """What a training forward returns."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
-@dataclass
-class TrainingOutput:
-    """Losses to add up and metrics to look at."""
+@dataclass(frozen=True)
+class LossSum:
+    """A weighted loss, summed over the items of this process, before its division by the number of items.
 
-    losses: dict[str, Tensor] = field(default_factory=dict)  # scalars, already weighted
-    metrics: dict[str, Tensor] = field(default_factory=dict)  # scalars, detached, never moved off the device here
+    The sum over all processes is divided by the divisor of the count over all processes, so N processes have the
+    gradients of one that sees the whole batch, however unevenly the items are spread.
+    """
+
+    value: Tensor  # scalar
+    count: Tensor | float | None  # items, e.g. sampled regions; None: `value` is a mean over this process's images
+    divisor: Callable[[Tensor], Tensor] | None = None  # count -> what to divide by; None: the count, 1 where it is 0
+
+
+@dataclass(init=False)
+class TrainingOutput:
+    """Losses to add up and metrics to look at.
+
+    Args:
+        losses: a `LossSum` or a scalar for each name, weighted. A plain scalar is a mean over this process's images.
+        metrics: scalars, detached, where they were computed.
+    """
+
+    sums: dict[str, LossSum]
+    metrics: dict[str, Tensor]
+    _divided: dict[str, Tensor] | None = field(default=None, repr=False, compare=False)
+
+    def __init__(
+        self, losses: Mapping[str, Tensor | LossSum] | None = None, metrics: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self.sums = {
+            name: loss if isinstance(loss, LossSum) else LossSum(loss, None) for name, loss in (losses or {}).items()
+        }
+        self.metrics = dict(metrics or {})
+        self._divided = None
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """Each loss divided by this process's own count."""
+        if self._divided is None:  # once, because a divisor may keep a running mean of the counts
+            self._divided = divided_losses(self.sums, {name: loss.count for name, loss in self.sums.items()})
+        return self._divided
 
     def total(self) -> Tensor:
-        """The scalar to call backward on."""
-        return sum(self.losses.values())  # type: ignore[return-value]
+        """The scalar to call backward on, for one process.
+
+        Raises:
+            ValueError: there are no losses.
+        """
+        if not self.sums:
+            raise ValueError("there are no losses to add up: no part of the model has returned one")
+        first, *others = self.losses.values()
+        return sum(others, start=first)
 
     def __or__(self, other: "TrainingOutput") -> "TrainingOutput":
         """Both outputs as one; a name may stand on one side only."""
-        twice = (self.losses.keys() & other.losses.keys()) | (self.metrics.keys() & other.metrics.keys())
+        twice = (self.sums.keys() & other.sums.keys()) | (self.metrics.keys() & other.metrics.keys())
         if twice:
             raise ValueError(f"two components return the same names: {', '.join(sorted(twice))}")
-        return TrainingOutput(self.losses | other.losses, self.metrics | other.metrics)
+        return TrainingOutput(self.sums | other.sums, self.metrics | other.metrics)
+
+
+def divided_losses(sums: Mapping[str, LossSum], counts: Mapping[str, Tensor | float | None]) -> dict[str, Tensor]:
+    """Each sum divided by the divisor of a count; a loss whose count is None is a mean already.
+
+    Losses that share a divisor have the same count, and the divisor is called once for all of them.
+
+    Args:
+        sums: of this process.
+        counts: by name, of the processes that `sums` are added up over.
+    """
+    shared: dict[int, Tensor] = {}
+    divided = {}
+    for name, loss in sums.items():
+        count = counts[name]
+        if count is None:
+            divided[name] = loss.value
+        elif loss.divisor is None:
+            divided[name] = loss.value / at_least_one(count)
+        else:
+            key = id(loss.divisor)
+            if key not in shared:
+                shared[key] = loss.divisor(torch.as_tensor(count, device=loss.value.device))
+            divided[name] = loss.value / shared[key]
+    return divided
+
+
+def at_least_one(count: Tensor | float) -> Tensor | float:
+    """The count, or 1 where it is 0: a sum over nothing is 0 whatever it is divided by."""
+    return count + (count == 0)

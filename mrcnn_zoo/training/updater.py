@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.clipping import Clipper, gradient_norm
-from mrcnn_zoo.training.distributed import average_gradients
+from mrcnn_zoo.training.distributed import LossReduction, average_gradients
 from mrcnn_zoo.training.precision import Precision
 
 
@@ -28,6 +28,7 @@ class Updater:
         self.optimizer = optimizer
         self.precision = precision
         self._clipper = clipper
+        self._reduction = LossReduction()
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -47,6 +48,7 @@ class Updater:
             with nullcontext() if number == len(batches) else _without_averaging(model):
                 with self.precision.autocast():
                     output: TrainingOutput = model(samples)
+                output = self._reduction(output, num_images=len(samples))
                 self.precision.backward(output.total() / len(batches))
             outputs.append(_detached(output))
         if not isinstance(model, nn.parallel.DistributedDataParallel):

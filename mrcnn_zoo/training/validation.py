@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from torch import nn
 
 from mrcnn_zoo.evaluation.evaluator import inference
-from mrcnn_zoo.ops.processes import alone
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.distributed import gather_over_processes
 from mrcnn_zoo.training.randomness import generators_aside
@@ -23,8 +22,8 @@ def validation_losses(model: nn.Module, loader: Iterable[list[Sample]]) -> dict[
     """
     outputs: list[TrainingOutput] = []
     counts: list[int] = []
-    # The processes' shares may differ in length: none may wait for another inside a batch.
-    with generators_aside(VALIDATION_SEED), inference(model), alone():
+    # The processes' shares may differ in length: each divides its losses by its own counts, without a collective.
+    with generators_aside(VALIDATION_SEED), inference(model):
         for samples in loader:
             outputs.append(model.losses(samples))  # type: ignore[operator]
             counts.append(len(samples))

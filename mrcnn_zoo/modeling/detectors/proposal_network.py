@@ -67,7 +67,7 @@ class ProposalNetwork(nn.Module):
         batch = self.collate(samples)
         batch.require_targets()
         _, output = self.proposal_generator.losses(self.backbone(batch.pixels), batch)
-        if not output.losses:
+        if not output.sums:
             raise UserError(
                 f"{type(self.proposal_generator).__name__} (MODEL.PROPOSAL_GENERATOR.NAME) learns nothing, so a "
                 "ProposalNetwork with it cannot be trained: measure it with --eval-only."

@@ -11,8 +11,7 @@ from mrcnn_zoo.losses.classification import IGNORED, focal_loss_of_classes
 from mrcnn_zoo.modeling.assignment import POSITIVE
 from mrcnn_zoo.modeling.contracts import Matcher
 from mrcnn_zoo.ops.box_coding import BoxCoder
-from mrcnn_zoo.ops.processes import mean_over_processes, world_size
-from mrcnn_zoo.structures import Targets, TrainingOutput
+from mrcnn_zoo.structures import LossSum, Targets, TrainingOutput
 
 FIRST_COUNT = 100.0  # positives that the running mean begins with, as Detectron2's
 MOMENTUM = 0.9
@@ -29,7 +28,7 @@ class LabeledAnchors:
 
 
 class RunningCount(nn.Module):
-    """A running mean of the positives of a global batch, by which losses are divided; a single batch may have none.
+    """A running mean of the positives of the batches of all processes together, by which losses are divided.
 
     It is no weight: checkpoints of models do not have it, so it is kept beside them (`RemembersTraining`).
     """
@@ -42,17 +41,15 @@ class RunningCount(nn.Module):
 
     @torch.no_grad()
     def forward(self, count: Tensor) -> Tensor:
-        """The divisor for losses that one process sums up over its batch, of which `count` were positive.
+        """The divisor of losses that are summed over a batch of all processes, of which `count` were positive.
 
         In training the mean moves on; otherwise the divisor is the batch's own count, as in the paper.
         """
-        count = count.to(self.value.dtype)
+        count = count.to(self.value.dtype).clamp(min=1)
         if not self.training:
-            return count.clamp(min=1)
-        # Of all processes together: each divides by the same, and gradients do not depend on how many there are.
-        total = mean_over_processes(count) * world_size()
-        self.value.lerp_(total.clamp(min=1), 1 - MOMENTUM)
-        return self.value / world_size()
+            return count
+        self.value.lerp_(count, 1 - MOMENTUM)
+        return self.value.clone()
 
     def training_state(self) -> dict[str, Tensor]:
         """The running mean."""
@@ -121,8 +118,7 @@ class FocalSupervision(nn.Module):
 
     def losses(self, logits: Tensor, deltas: Tensor, labeled: LabeledAnchors) -> TrainingOutput:
         """The losses of (N, A, K) logits and (N, A, 4) deltas."""
-        count = torch.tensor(len(labeled.positives), device=logits.device)
-        divisor = self.positives_of_a_batch(count)
+        count = len(labeled.positives)
         focal_loss = focal_loss_of_classes(
             logits.flatten(0, 1).float(), labeled.classes, alpha=self.alpha, gamma=self.gamma
         )
@@ -130,8 +126,8 @@ class FocalSupervision(nn.Module):
         box_loss = self.box_loss(chosen, labeled.boxes, labeled.targets, self.coder)
         return TrainingOutput(
             losses={
-                "loss_cls": self.class_weight * focal_loss / divisor,
-                "loss_box_reg": self.box_weight * box_loss / divisor,
+                "loss_cls": LossSum(self.class_weight * focal_loss, count, self.positives_of_a_batch),
+                "loss_box_reg": LossSum(self.box_weight * box_loss, count, self.positives_of_a_batch),
             },
-            metrics={"num_pos_anchors": count / len(logits)},
+            metrics={"num_pos_anchors": torch.tensor(count / len(logits), device=logits.device)},
         )

@@ -14,7 +14,7 @@ from mrcnn_zoo.modeling.assignment import AnchorLabeler
 from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import SampledPredictions
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_LOSSES, MATCHERS, SAMPLERS
-from mrcnn_zoo.structures import ImageSize, Targets, TrainingOutput
+from mrcnn_zoo.structures import ImageSize, LossSum, Targets, TrainingOutput
 
 ObjectnessLoss = Callable[[Tensor, Tensor], Tensor]  # (M,) logits, (M,) 0 or 1 -> scalar
 
@@ -91,13 +91,13 @@ class RPNSupervision:
         is_object[: sample.num_positives] = 1
         deltas = predictions.deltas[: sample.num_positives].float()
         box_loss = self.box_loss(deltas, sample.boxes, sample.targets, self.coder)
-        normalizer = self.anchors_per_image * sample.num_images
+        full_sample = self.anchors_per_image * sample.num_images
         positives_per_image = sample.num_positives / sample.num_images
         negatives_per_image = (len(sample.rows) - sample.num_positives) / sample.num_images
         return TrainingOutput(
             losses={
-                "loss_rpn_cls": self.objectness_loss(logits, is_object) * (self.objectness_weight / normalizer),
-                "loss_rpn_loc": box_loss * (self.box_weight / normalizer),
+                "loss_rpn_cls": LossSum(self.objectness_loss(logits, is_object) * self.objectness_weight, full_sample),
+                "loss_rpn_loc": LossSum(box_loss * self.box_weight, full_sample),
             },
             metrics={
                 "rpn/num_pos_anchors": torch.tensor(positives_per_image, device=logits.device),

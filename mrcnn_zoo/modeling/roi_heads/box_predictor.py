@@ -18,9 +18,8 @@ from mrcnn_zoo.modeling.roi_heads.detection_selection import (
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only, is_foreground, matched_boxes
 from mrcnn_zoo.modeling.roi_heads.region_classification import build_region_classification
 from mrcnn_zoo.ops.box_coding import BoxCoder
-from mrcnn_zoo.ops.processes import mean_over_processes, world_size
 from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES
-from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Proposals, TrainingOutput
+from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, LossSum, Proposals, TrainingOutput
 
 
 class BoxRegression:
@@ -99,7 +98,7 @@ class BoxPredictor(nn.Module):
             regions: R_i of each image.
         """
         classes = torch.cat([table.classes for table in regions])
-        count = mean_over_processes((classes != IGNORED).sum().float()).clamp(min=1 / world_size())
+        count = (classes != IGNORED).sum()
         foreground = foreground_only(regions, self.num_classes)
         rows = torch.nonzero(is_foreground(classes, self.num_classes)).squeeze(1)
         box_loss = self.regression.loss(
@@ -109,8 +108,8 @@ class BoxPredictor(nn.Module):
             self.regression.coder,
         )
         losses = {
-            "loss_cls": self.loss_weight * self.classification.loss(logits, classes) / count,
-            "loss_box_reg": self.regression.loss_weight * box_loss / count,
+            "loss_cls": LossSum(self.loss_weight * self.classification.loss(logits, classes), count),
+            "loss_box_reg": LossSum(self.regression.loss_weight * box_loss, count),
         }
         return TrainingOutput(losses, classification_metrics(logits.detach(), classes, self.num_classes))
 

@@ -12,9 +12,8 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers.conv import Conv2d, fill_for_relu, relu_
 from mrcnn_zoo.losses.keypoint import heatmap_cross_entropy
 from mrcnn_zoo.ops.keypoints import NO_CELL, decode_heatmaps, heatmap_cells
-from mrcnn_zoo.ops.processes import mean_over_processes, world_size
 from mrcnn_zoo.registries import KEYPOINT_HEADS
-from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, TrainingOutput
+from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, LossSum, TrainingOutput
 
 UPSAMPLING = 4  # twice learned, then twice bilinear: a heatmap has 56 cells a side for a pooled map of 14
 
@@ -76,12 +75,9 @@ class KRCNNConvDeconvUpsampleHead(nn.Module):
         """
         cells = torch.cat([self.keypoint_targets(table) for table in foreground])
         count = (cells != NO_CELL).sum().float()
-        if self.keypoints_per_image is None:
-            normalizer = mean_over_processes(count).clamp(min=1 / world_size())
-        else:
-            normalizer = count.new_tensor(self.keypoints_per_image * len(foreground))
-        loss = heatmap_cross_entropy(self(pooled), cells) / normalizer
-        return TrainingOutput({"loss_keypoint": self.loss_weight * loss}, {"keypoint/num_labelled": count})
+        divided_by = count if self.keypoints_per_image is None else self.keypoints_per_image * len(foreground)
+        loss = self.loss_weight * heatmap_cross_entropy(self(pooled), cells)
+        return TrainingOutput({"loss_keypoint": LossSum(loss, divided_by)}, {"keypoint/num_labelled": count})
 
     @torch.no_grad()
     def keypoint_targets(self, foreground: LabeledRegions) -> Tensor:

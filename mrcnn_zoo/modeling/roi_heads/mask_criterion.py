@@ -9,9 +9,8 @@ from torch import Tensor
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.losses.mask import MaskLoss
-from mrcnn_zoo.ops.processes import mean_over_processes, world_size
 from mrcnn_zoo.registries import MASK_LOSSES
-from mrcnn_zoo.structures import Detections, LabeledRegions, ProbabilityMasks, TrainingOutput
+from mrcnn_zoo.structures import Detections, LabeledRegions, LossSum, ProbabilityMasks, TrainingOutput
 
 
 class MaskLayers(Protocol):
@@ -56,12 +55,10 @@ class MaskCriterion:
         classes = torch.cat([table.classes for table in foreground])
         logits = self._logits(layers, pooled, classes)
         targets = torch.cat([mask_targets(table, logits.shape[-1]) for table in foreground])
-        num_pixels = logits.new_tensor(targets.numel())
-        normalizer = mean_over_processes(num_pixels).clamp(min=1 / world_size())
         is_right = (self.loss.probabilities(logits.detach(), classes) > 0.5) == targets
         return TrainingOutput(
-            {"loss_mask": self.weight * self.loss(logits, targets, classes) / normalizer},
-            {"mask/accuracy": is_right.sum() / num_pixels.clamp(min=1)},
+            {"loss_mask": LossSum(self.weight * self.loss(logits, targets, classes), targets.numel())},
+            {"mask/accuracy": is_right.sum() / max(targets.numel(), 1)},
         )
 
     def predict(self, layers: MaskLayers, pooled: Tensor, detections: list[Detections]) -> list[Detections]:

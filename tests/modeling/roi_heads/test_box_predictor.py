@@ -9,7 +9,6 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from mrcnn_zoo.losses.box_regression import DeltaLoss
-from mrcnn_zoo.modeling.roi_heads import box_predictor as module
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, BoxRegression
 from mrcnn_zoo.modeling.roi_heads.detection_selection import DetectionSelection, deltas_of_class
 from mrcnn_zoo.modeling.roi_heads.region_classification import SigmoidClassification, SoftmaxClassification
@@ -150,14 +149,14 @@ def test_sigmoid_loss_by_hand() -> None:
     assert output.losses["loss_cls"].item() == pytest.approx((first + 3 * math.log(2)) / 2)
 
 
-def test_two_processes_average_to_the_loss_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_and_counts_of_two_parts_add_up_to_those_of_the_whole() -> None:
     inputs = vectors([[1.0, 2.0, 3.0, 4.0]] * 4, [[0.5] * 12] * 4)
     tables = [regions([0, 1, K]), regions([2])]
     together = predictor().losses(inputs, tables)
-    monkeypatch.setattr(module, "mean_over_processes", lambda _count: torch.tensor(4 / 2))
     parts = [predictor().losses(inputs[:3], tables[:1]), predictor().losses(inputs[3:], tables[1:])]
-    for name, value in together.losses.items():
-        assert sum(part.losses[name].item() for part in parts) / 2 == pytest.approx(value.item())
+    for name, whole in together.sums.items():
+        assert sum(part.sums[name].value.item() for part in parts) == pytest.approx(whole.value.item())
+        assert sum(part.sums[name].count for part in parts) == whole.count == 4
 
 
 def test_predict_decodes_clips_and_thresholds() -> None:

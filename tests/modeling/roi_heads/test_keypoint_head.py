@@ -7,7 +7,6 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, Keypoi
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.roi_heads import KRCNNConvDeconvUpsampleHead
-from mrcnn_zoo.modeling.roi_heads import keypoint_head as module
 from mrcnn_zoo.modeling.roi_heads.keypoint_head import with_visible_keypoints
 from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Targets
 
@@ -81,12 +80,12 @@ def test_without_keypoints_the_loss_is_zero_and_keeps_the_graph(visibilities: li
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in made.parameters())
 
 
-def test_two_processes_average_to_the_loss_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_and_counts_of_two_parts_add_up_to_those_of_the_whole() -> None:
     made, tables = head(), [regions([[2, 1]]), regions([[0, 2]])]
-    together = made.losses(pooled(2), tables).losses["loss_keypoint"].item()
-    monkeypatch.setattr(module, "mean_over_processes", lambda _count: torch.tensor(3 / 2))
-    parts = [made.losses(pooled(2)[[i]], [tables[i]]).losses["loss_keypoint"].item() for i in (0, 1)]
-    assert sum(parts) / 2 == pytest.approx(together, rel=1e-5)
+    together = made.losses(pooled(2), tables).sums["loss_keypoint"]
+    parts = [made.losses(pooled(2)[[i]], [tables[i]]).sums["loss_keypoint"] for i in (0, 1)]
+    assert sum(part.value.item() for part in parts) == pytest.approx(together.value.item(), rel=1e-5)
+    assert sum(part.count for part in parts) == together.count == 3
 
 
 def test_regions_without_a_labelled_keypoint_are_left_out() -> None:

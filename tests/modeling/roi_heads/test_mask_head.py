@@ -8,7 +8,6 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.losses.mask import MaskLoss, SigmoidMaskLoss, SoftmaxMaskLoss
 from mrcnn_zoo.modeling.roi_heads import MaskCriterion, MaskRCNNConvUpsampleHead, MaskRCNNMLPHead
-from mrcnn_zoo.modeling.roi_heads import mask_criterion as module
 from mrcnn_zoo.modeling.roi_heads.mask_criterion import mask_targets
 from mrcnn_zoo.modeling.roi_heads.mask_head import bilinear_resizing
 from mrcnn_zoo.registries import MASK_HEADS
@@ -106,13 +105,15 @@ def test_without_foreground_the_loss_is_zero_and_keeps_the_graph() -> None:
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in made.parameters())
 
 
-def test_two_processes_average_to_the_loss_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_and_counts_of_two_parts_add_up_to_those_of_the_whole() -> None:
     made, tables = head(), [foreground([0, 2]), foreground([1], seed=5)]
-    together = made.losses(pooled(3), tables).losses["loss_mask"].item()
-    monkeypatch.setattr(module, "mean_over_processes", lambda _count: torch.tensor(3 * 14 * 14 / 2))
-    first = made.losses(pooled(3)[:2], tables[:1]).losses["loss_mask"].item()
-    second = made.losses(pooled(3)[2:], tables[1:]).losses["loss_mask"].item()
-    assert (first + second) / 2 == pytest.approx(together, rel=1e-5)
+    together = made.losses(pooled(3), tables).sums["loss_mask"]
+    parts = [
+        made.losses(pooled(3)[:2], tables[:1]).sums["loss_mask"],
+        made.losses(pooled(3)[2:], tables[1:]).sums["loss_mask"],
+    ]
+    assert sum(part.value.item() for part in parts) == pytest.approx(together.value.item(), rel=1e-5)
+    assert sum(part.count for part in parts) == together.count == 3 * 14 * 14
 
 
 def test_objects_without_masks_are_the_users_mistake() -> None:

@@ -1,0 +1,49 @@
+"""Losses as sums with counts."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.structures import LossSum, TrainingOutput
+
+
+def test_each_loss_is_divided_by_its_own_count() -> None:
+    output = TrainingOutput({"a": LossSum(torch.tensor(6.0), 4), "b": torch.tensor(2.0)})
+    assert {name: loss.item() for name, loss in output.losses.items()} == {"a": 1.5, "b": 2.0}
+    assert output.total().item() == 3.5
+
+
+@pytest.mark.parametrize("count", [0, torch.tensor(0)])
+def test_nothing_counted_is_a_loss_of_zero_with_a_gradient(count: int | Tensor) -> None:
+    weight = torch.ones(3, requires_grad=True)
+    TrainingOutput({"a": LossSum((weight * 0).sum(), count)}).total().backward()
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+def test_a_fractional_count_divides_as_it_is() -> None:
+    assert TrainingOutput({"a": LossSum(torch.tensor(1.0), 0.25)}).total().item() == 4.0
+
+
+def test_a_divisor_is_called_once_for_all_losses_and_readings() -> None:
+    calls = []
+
+    def divisor(count: Tensor) -> Tensor:
+        calls.append(count.item())
+        return count + 1
+
+    output = TrainingOutput({name: LossSum(torch.tensor(8.0), 3, divisor) for name in "ab"})
+    assert output.total().item() == output.total().item() == 4.0
+    assert calls == [3]
+
+
+def test_union_refuses_a_name_twice() -> None:
+    output = TrainingOutput({"a": torch.zeros(())}, {"m": torch.zeros(())})
+    assert (output | TrainingOutput({"b": torch.ones(())})).total().item() == 1
+    with pytest.raises(ValueError, match="the same names: m"):
+        output | TrainingOutput({}, {"m": torch.zeros(())})
+
+
+def test_no_loss_at_all_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no losses to add up"):
+        TrainingOutput().total()
