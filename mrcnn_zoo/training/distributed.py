@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -144,35 +145,20 @@ def _count(loss: LossSum | None, num_images: int, device: torch.device) -> Tenso
     return torch.as_tensor(count, dtype=torch.float32, device=device)
 
 
-@torch.no_grad()
-def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over the processes; one that no process has stays missing."""
-    if world_size() == 1:
-        return
-    exists = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
-    dist.all_reduce(exists, op=dist.ReduceOp.MAX)
-    for parameter, exists_somewhere in zip(parameters, exists.tolist(), strict=True):
-        if exists_somewhere:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= world_size()
-
-
-def with_averaged_gradients(model: nn.Module, *, some_are_unused: bool) -> nn.Module:
+def with_averaged_gradients(model: nn.Module) -> nn.Module:
     """The model, wrapped so that backward averages the gradients meanwhile; itself when there is one process.
 
+    Parameters that a loss does not depend on are searched for in each step: those of an FPN level that nothing looks
+    at, but also of a module that only some images pass through, on some of the processes.
+
     Args:
-        model: on its device.
-        some_are_unused: some parameters have no part in the loss, e.g. of an FPN level that nothing looks at. They are
-            searched for in each step then.
+        model: on its device, with the same parameters on every process.
     """
     if world_size() == 1:
         return model
-    # Samples are moved by the model itself, so the wrapper is told no device.
-    wrapped = nn.parallel.DistributedDataParallel(
-        model, gradient_as_bucket_view=True, find_unused_parameters=some_are_unused
-    )
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified", category=UserWarning)
+    # Samples are moved by the model itself, so the wrapper has no device.
+    wrapped = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=True)
     wrapped.broadcast_buffers = False  # training does not read them; `share_buffers` comes before what does
     return wrapped
 

@@ -107,13 +107,11 @@ class Trainer:
             hook.before_train(self)
         if self._goes_on(stopwatch, signals):
             batches = iter(self._open_batches(self._batches_drawn))
-            # The first step tells which parameters are unused, before the wrapper has to know: heads stay connected to
-            # the loss even without foreground, so what has no gradient now will never have one.
-            self._step(self.model, batches)
-            unused = self.updater.names_without_gradient(self.model)
-            wrapped = with_averaged_gradients(self.model, some_are_unused=bool(unused))
-            while self._goes_on(stopwatch, signals):
+            wrapped = with_averaged_gradients(self.model)
+            is_going_on = True
+            while is_going_on:
                 self._step(wrapped, batches)
+                is_going_on = self._goes_on(stopwatch, signals)
         for hook in self.hooks.values():
             hook.after_train(self)
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.clipping import Clipper, gradient_norm
-from mrcnn_zoo.training.distributed import LossReduction, average_gradients
+from mrcnn_zoo.training.distributed import LossReduction
 from mrcnn_zoo.training.precision import Precision
 
 
@@ -39,7 +39,7 @@ class Updater:
         """Put the mean gradient over the batches into the parameters; returns what the model said of each batch.
 
         Args:
-            model: in training mode; wrapped or not where there are several processes.
+            model: in training mode; `with_averaged_gradients` where there are several processes.
             batches: each goes through the model on its own.
         """
         self.optimizer.zero_grad(set_to_none=True)
@@ -51,8 +51,6 @@ class Updater:
                 output = self._reduction(output, num_images=len(samples))
                 self.precision.backward(output.total() / len(batches))
             outputs.append(_detached(output))
-        if not isinstance(model, nn.parallel.DistributedDataParallel):
-            average_gradients(self.parameters)
         self.precision.unscale(self.optimizer)
         return outputs
 
