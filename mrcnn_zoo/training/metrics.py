@@ -1,6 +1,6 @@
 """Means of what the training steps return, without a synchronisation in between."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -35,14 +35,33 @@ class MetricAccumulator:
             totals = _added_up(of_processes)
         return {name: total / count for name, (total, count) in totals.items()}
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The values since the last means, of this process: (n,) for each name, on the CPU."""
+        return {name: torch.stack(values).to("cpu") for name, values in self._values.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._values = {name: list(values.unbind()) for name, values in state.items()}
+
     def _pop_totals(self) -> Totals:
         if not self._values:
             return {}
         names, counts = list(self._values), [len(values) for values in self._values.values()]
         # Stacked by name first: names may come with different dtypes, and float16 sums would overflow.
-        sums = torch.stack([torch.stack(values).float().sum() for values in self._values.values()]).tolist()
+        sums = torch.stack([_sum(values) for values in self._values.values()]).tolist()
         self._values = {}
         return {name: (total, count) for name, total, count in zip(names, sums, counts, strict=True)}
+
+
+def joined(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The values of several `state_dict`s as those of one."""
+    names = dict.fromkeys(name for state in states for name in state)
+    return {name: torch.cat([state[name] for state in states if name in state]) for name in names}
+
+
+def _sum(values: list[Tensor]) -> Tensor:
+    device = values[-1].device  # those from a checkpoint lie on the CPU
+    return torch.stack([value.to(device) for value in values]).float().sum()
 
 
 def _added_up(of_processes: list[Totals]) -> Totals:

@@ -1,8 +1,12 @@
 # ruff: noqa: ARG001, ARG002, ARG005 - hooks and builders have fixed signatures
 """Built-in hooks around the tiny model's training."""
 
+import json
 import math
+import os
+import signal
 from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,10 @@ from mrcnn_zoo.training.hooks.gradients import ReportUnusedParameters
 from mrcnn_zoo.training.hooks.metrics import WriteMetrics
 from mrcnn_zoo.training.hooks.pictures import DrawPredictions, DrawTrainingBatches, listed_by_folder
 from mrcnn_zoo.training.logs import logging_to
+from mrcnn_zoo.training.signals import StopSignals
 from mrcnn_zoo.training.validation import validation_losses
 from mrcnn_zoo.training.writers import MetricWriter
+from mrcnn_zoo.training.writers.json_lines import JsonLinesWriter
 
 
 class Scores:
@@ -236,6 +242,51 @@ def test_metrics_are_written_each_period_and_at_the_end(make_trainer: Any, recor
     assert last["images_per_second"] == pytest.approx(2 / last["time"])
     assert last["memory_mb"] > 1
     assert last["data_time"] <= last["time"]
+
+
+TIMES = {"time", "data_time", "images_per_second", "eta_seconds", "memory_mb"}
+
+
+def lines_of(path: Path) -> list[dict[str, float]]:
+    lines = map(json.loads, path.read_text().splitlines())
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_lines_of_a_resumed_run_cover_the_same_steps(
+    make_trainer: Any, recorder: Any, tmp_path: Path, is_killed: bool
+) -> None:
+    # Lines after the steps 3, 6, 9 and 10. One run is asked to stop after step 5, another is killed after step 8, when
+    # it has written a line more than its checkpoint of step 5 knows of.
+    def train(name: str, on_step: Any, **state: Any) -> None:
+        recorder.on_step = on_step
+        writer = JsonLinesWriter(tmp_path / name / "metrics.json", start_iteration=state.get("iteration", 0))
+        with closing(writer):
+            hooks = {"recorder": recorder, "WriteMetrics": WriteMetrics([writer], period=3)}
+            # The checkpoint comes after the line, as in a run.
+            trainer = make_trainer(noise=1.0, hooks=hooks, folder=tmp_path / name, checkpoint_period=5)
+            trainer.hooks = {key: trainer.hooks[key] for key in ("recorder", "WriteMetrics", "SaveCheckpoints")}
+            if state:
+                trainer.load_state_dict(state)
+            with StopSignals() as signals:
+                trainer.train(signals=signals)
+
+    def disturb(trainer: Any) -> None:
+        if is_killed and trainer.iteration == 8:
+            raise RuntimeError("killed")
+        if not is_killed and trainer.iteration == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "disturbed").mkdir()
+    train("whole", lambda trainer: None)
+    with pytest.raises(RuntimeError, match="killed") if is_killed else nullcontext():
+        train("disturbed", disturb)
+    train("disturbed", lambda trainer: None, **load_checkpoint(Checkpointer(tmp_path / "disturbed").last_path()))
+    whole = lines_of(tmp_path / "whole" / "metrics.json")
+    assert [line["iteration"] for line in whole] == [2, 5, 8, 9]
+    assert {"total_loss", "loss_square", "largest_error", "lr"} <= whole[0].keys()
+    assert lines_of(tmp_path / "disturbed" / "metrics.json") == whole
 
 
 def test_results_and_validation_losses_are_written_apart(make_trainer: Any) -> None:

@@ -2,12 +2,15 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from mrcnn_zoo.training.hook import StepReport
+from mrcnn_zoo.training.hooks.metrics import WriteMetrics
 from mrcnn_zoo.training.metrics import MetricAccumulator
 
 
@@ -68,3 +71,41 @@ def test_two_processes_get_the_mean_of_both(tmp_path: Path) -> None:
     mp.start_processes(_average_in_process, args=(str(tmp_path),), nprocs=2, start_method="fork")
     results = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert results == ["{'loss': 3.0, 'mask': 5.0}"] * 2
+
+
+def _resume_in_process(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    report = StepReport(
+        iteration=0,
+        metrics={"loss": torch.tensor(1.0 + rank)},
+        learning_rate=0.1,
+        num_images=1,
+        seconds=1,
+        data_seconds=0,
+    )
+    hook = WriteMetrics([], period=5)
+    hook.after_step(SimpleNamespace(iteration=1), report)  # type: ignore[arg-type]
+    boxes = [hook.state_dict()]
+    dist.broadcast_object_list(boxes, src=0)  # as a checkpoint, which the first process writes
+    resumed = WriteMetrics([], period=5)
+    resumed.load_state_dict(boxes[0])
+    resumed._means.add({"loss": torch.tensor(6.0)})
+    Path(folder, f"{rank}.txt").write_text(repr((resumed._means.pop_means(), len(resumed._reports))))
+    if rank == 0:
+        torch.save(boxes[0], Path(folder, "state.pt"))
+    dist.destroy_process_group()
+
+
+def test_the_values_of_all_processes_are_kept(tmp_path: Path) -> None:
+    # Steps 1 and 6 on the first process, 2 and 6 on the second.
+    mp.start_processes(_resume_in_process, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["({'loss': 3.75}, 1)"] * 2
+    hook = WriteMetrics([], period=5)  # of a single process, which takes over from both
+    hook.load_state_dict(torch.load(tmp_path / "state.pt"))
+    assert hook._means.pop_means() == {"loss": 1.5}
+
+
+def test_a_checkpoint_without_values_begins_with_none() -> None:
+    hook = WriteMetrics([], period=5)
+    hook.load_state_dict({})
+    assert hook._means.pop_means() == {}

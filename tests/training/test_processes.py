@@ -37,10 +37,17 @@ def logged(folder: Path, key: str) -> dict[int, float]:
     return {line["iteration"]: line[key] for line in lines if key in line}
 
 
+def lines(folder: Path) -> list[dict[str, float]]:
+    """Of metrics.json, without what measures time and memory."""
+    measured = {"time", "data_time", "images_per_second", "eta_seconds", "memory_mb"}
+    parsed = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name not in measured} for line in parsed]
+
+
 def test_killed_run_goes_on_as_if_nothing_had_happened(
     train_net: TrainNet, tiny_config: TinyConfig, tmp_path: Path
 ) -> None:
-    settings = ("SOLVER.EMA.ENABLED=True", "DATASETS.TEST=[]")
+    settings = ("SOLVER.EMA.ENABLED=True", "DATASETS.TEST=[]", "LOG_PERIOD=4")  # with a checkpoint between two lines
     killed = train_net("HOOKS=['foreign_hooks:kill_after_7']", "OUTPUT_DIR=killed", *settings)
     assert killed.returncode == -9, killed.stderr
     assert (tmp_path / "killed" / "last_checkpoint").read_text() == "model_0000005.pth"
@@ -51,7 +58,10 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(
     assert whole["iteration"] == 10
     for part in ("model", "optimizer", "ema", "sampler"):
         torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
-    assert logged(tmp_path / "killed", "total_loss") == logged(tmp_path / "whole", "total_loss")
+    lines_of_whole = lines(tmp_path / "whole")
+    assert [line["iteration"] for line in lines_of_whole] == [3, 7, 9]
+    assert {"total_loss", "loss_mask", "rpn/num_pos_anchors", "lr"} <= lines_of_whole[0].keys()
+    assert lines(tmp_path / "killed") == lines_of_whole
 
 
 def test_sigterm_saves_and_says_how_to_go_on(train_net: TrainNet, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Hands the means of losses, metrics and times to the writers every few iterations."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.ops.processes import world_size
+from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.training.hook import Hook, Results, StepReport
 from mrcnn_zoo.training.memory import peak_memory_mb
-from mrcnn_zoo.training.metrics import MetricAccumulator
+from mrcnn_zoo.training.metrics import MetricAccumulator, joined
 from mrcnn_zoo.training.trainer import Trainer
 from mrcnn_zoo.training.validation import is_validation_task
 from mrcnn_zoo.training.workspace import Workspace
@@ -16,6 +18,9 @@ from mrcnn_zoo.training.writers import MetricWriter
 
 class WriteMetrics(Hook):
     """Accumulates what the steps return, and writes the means over a period and over all processes.
+
+    What has been accumulated since the last line is part of checkpoints, so that the lines of a resumed run cover the
+    same steps as those of a run that was never interrupted.
 
     Args:
         writers: none on processes other than the first; these accumulate all the same.
@@ -30,7 +35,7 @@ class WriteMetrics(Hook):
 
     def after_step(self, trainer: Trainer, report: StepReport) -> None:
         self._means.add(report.metrics)
-        self._reports.append(report)
+        self._reports.append(replace(report, metrics={}))
         if trainer.iteration % self._period == 0:
             self._write(trainer)
         for writer in self._writers:
@@ -51,8 +56,22 @@ class WriteMetrics(Hook):
                 writer.write_results(trainer.iteration - 1, metrics)
 
     def after_train(self, trainer: Trainer) -> None:
-        if self._reports:
+        if self._reports and not trainer.interrupted:  # else the line is completed when the run goes on
             self._write(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "values": gather_on_main_process(self._means.state_dict()),  # of each process
+            "reports": [asdict(report) for report in self._reports],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        values = state.get("values", [])
+        if len(values) == world_size():
+            self._means.load_state_dict(values[rank()])
+        else:  # as many processes as then there are not: the first takes over from all of them
+            self._means.load_state_dict(joined(values) if rank() == 0 else {})
+        self._reports = [StepReport(**report) for report in state.get("reports", [])]
 
     def _write(self, trainer: Trainer) -> None:
         count = len(self._reports)
