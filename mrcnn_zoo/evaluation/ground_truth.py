@@ -13,7 +13,7 @@ from mrcnn_zoo.data.polygon_runs import instance_area, segmentation_rle
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, Rle
 from mrcnn_zoo.data.rle import decode_window
 from mrcnn_zoo.evaluation.backends import KEYPOINTS
-from mrcnn_zoo.structures import Detections, ImageSize
+from mrcnn_zoo.structures import BoxedBitmaps, Detections, ImageSize
 from mrcnn_zoo.structures.summary import summary
 
 BBOX = "bbox"
@@ -106,6 +106,10 @@ class RleMasks:
     def rles(self) -> list[Rle]:
         """The run lengths themselves."""
         return self.encodings
+
+    def resized(self, image_size: ImageSize, boxes: Tensor) -> Self:
+        """The run lengths of the resized bitmaps."""
+        return type(self)(BoxedBitmaps.from_full(self.bitmaps()).resized(image_size, boxes).rles(), image_size)
 
 
 def _indices(rows: Tensor) -> Sequence[int]:

@@ -57,6 +57,15 @@ class PredictedMasks(Protocol):
         """COCO run-length encodings ({"size": [H, W], "counts": str}), made without a full-image grid an instance."""
         ...
 
+    def resized(self, image_size: tuple[int, int], boxes: Tensor) -> Self:
+        """The masks in the same image at another size.
+
+        Args:
+            image_size: (height, width) then.
+            boxes: (R, 4) pixels of that image: the boxes of the instances there.
+        """
+        ...
+
 
 @dataclass(frozen=True, repr=False)
 class BoxedBitmaps:
@@ -183,6 +192,19 @@ class BoxedBitmaps:
         ]
         return compress_runs(runs, self.image_size)
 
+    def resized(self, image_size: tuple[int, int], boxes: Tensor) -> Self:  # noqa: ARG002
+        """Each pixel of the new image takes the value of the one that its centre lies in; boxes are not needed."""
+        height, width = image_size
+        y_scale, x_scale = height / self.image_size[0], width / self.image_size[1]
+        origins, bitmaps = [], []
+        for left, top, columns, rows, position in self.windows.tolist():
+            window = self.pixels[position : position + columns * rows].view(rows, columns)
+            first_y, y = _nearest(top, rows, y_scale)
+            first_x, x = _nearest(left, columns, x_scale)
+            origins.append((first_x, first_y))
+            bitmaps.append(window.numpy(force=True)[y][:, x])
+        return self.from_windows(np.array(origins), bitmaps, image_size).to(self.pixels.device)
+
     def _groups(self) -> list[tuple[list[int], Tensor, list[int]]]:
         """Rows with windows of similar size, their distinct bitmaps padded to (n, h, w), and each row's number."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -241,6 +263,10 @@ class ProbabilityMasks:
         runs = [run_lengths(window, (x, y), self.image_size) for x, y, window in self._windows()]
         return compress_runs(runs, self.image_size)
 
+    def resized(self, image_size: tuple[int, int], boxes: Tensor) -> Self:
+        """The same probabilities over other boxes."""
+        return replace(self, boxes=boxes, image_size=image_size)
+
     def _windows(self) -> list[Window]:
         return paste_masks(
             self.probabilities.detach().float().numpy(force=True),
@@ -248,3 +274,9 @@ class ProbabilityMasks:
             self.image_size,
             threshold=self.threshold,
         )
+
+
+def _nearest(start: int, length: int, scale: float) -> tuple[int, NDArray[np.int64]]:
+    """On one axis, the first scaled pixel whose centre lies in [start, start + length), and the source of each."""
+    first, end = (int(np.ceil(edge * scale - 0.5)) for edge in (start, start + length))
+    return first, np.floor((np.arange(first, end) + 0.5) / scale).astype(np.int64) - start

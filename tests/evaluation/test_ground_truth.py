@@ -25,6 +25,15 @@ def test_polygons_and_both_forms_of_run_lengths_give_the_same_mask() -> None:
         assert coco_mask.toBbox(rle).tolist() == [1, 1, 2, 3]
 
 
+def test_run_lengths_move_to_an_image_of_another_size() -> None:
+    # 2 x 3 pixels from (1, 1) on, in an image twice as high and three times as wide.
+    resized = RleMasks([segmentation_rle(RUNS, (5, 5))], (5, 5)).resized((10, 15), torch.zeros(1, 4))
+    expected = np.zeros((10, 15), dtype=np.uint8)
+    expected[2:8, 3:9] = 1
+    assert (resized.image_size, len(resized)) == ((10, 15), 1)
+    np.testing.assert_array_equal(coco_mask.decode(resized.rles()[0]), expected)
+
+
 def test_annotations_are_numbered_anew_from_1_and_carry_the_original_category_ids(square, dataset_of) -> None:
     dataset = dataset_of((square(0, 0, 10, 0), square(20, 0, 10, 1)), (), (square(0, 0, 10, 1),))
     annotations = coco_ground_truth(dataset, "bbox")["annotations"]

@@ -193,6 +193,15 @@ def test_boxed_bitmaps_can_be_evaluated_as_predictions() -> None:
     assert np.array_equal(decoded, bitmaps)
 
 
+@pytest.mark.parametrize("size", [SIZE, (2 * SIZE[0], SIZE[1] // 3), (SIZE[0] // 2 + 1, 5 * SIZE[1])])
+def test_resized_bitmaps_equal_nearest_sampling_of_the_whole_image(size: tuple[int, int]) -> None:
+    bitmaps = ellipses(5, seed=6)
+    resized = BoxedBitmaps.from_full(bitmaps).resized(size, torch.zeros(5, 4))
+    expected = F.interpolate(torch.from_numpy(bitmaps)[:, None].float(), size=size, mode="nearest-exact")[:, 0]
+    assert torch.equal(resized.bitmaps(), expected.bool())
+    assert len(BoxedBitmaps.from_full(bitmaps[:0]).resized(size, torch.zeros(0, 4))) == 0
+
+
 # --- ProbabilityMasks -------------------------------------------------------------------------------------------------
 def smooth_masks(count: int, *, seed: int, threshold: float = 0.5) -> ProbabilityMasks:
     generator = torch.Generator().manual_seed(seed)

@@ -1,7 +1,9 @@
+import numpy as np
+import pytest
 import torch
 
 from mrcnn_zoo.modeling.detectors import to_original_size
-from mrcnn_zoo.structures import Detections, ProbabilityMasks
+from mrcnn_zoo.structures import BoxedBitmaps, Detections, ProbabilityMasks
 
 
 def detections(boxes: list[list[float]]) -> Detections:
@@ -55,3 +57,26 @@ def test_arguments_are_not_changed() -> None:
     to_original_size(table, (50, 800))
     assert table.boxes.tolist() == [[10, 20, 30, 40]]
     assert table.image_size == (100, 200)
+
+
+def test_bitmaps_are_moved_with_their_boxes() -> None:
+    # A rectangle, from 10 to 30 in x and from 20 to 40 in y, on 200 x 100 pixels; then 4 times wider and half as high.
+    table = detections([[10.0, 20, 30, 40]])
+    table.masks = BoxedBitmaps.from_windows([(10, 20)], [np.ones((20, 20), dtype=np.uint8)], (100, 200))
+    scaled = to_original_size(table, (50, 800))
+    assert scaled.masks is not None
+    bitmap = scaled.masks.bitmaps()[0]
+    assert bitmap.shape == (50, 800)
+    assert bitmap.sum() == 80 * 10
+    assert bitmap[10:20, 40:120].all()
+
+
+def test_masks_that_cannot_be_moved_are_refused() -> None:
+    class Outlines:
+        def __len__(self) -> int:
+            return 1
+
+    table = detections([[10.0, 20, 30, 40]])
+    table.masks = Outlines()  # type: ignore[assignment]
+    with pytest.raises(TypeError, match=r"class Outlines cannot be moved.*resized\(image_size, boxes\)"):
+        to_original_size(table, (50, 800))
