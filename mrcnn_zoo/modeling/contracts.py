@@ -4,7 +4,7 @@ A component predicts with `forward` (tensors to tensors), learns with `losses` (
 `predict` (typed instances). Shape letters: N images, R regions, C channels, K classes, H W height and width, S M sides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -104,6 +104,15 @@ class Sampler(Protocol):
 
     def sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(R,) labels as in `Matches` -> rows of positives (P,) and of negatives (M,), int64."""
+        ...
+
+
+@runtime_checkable
+class SamplesBatches(Protocol):
+    """A sampler that lets the host wait for the device once per batch, and not once per image."""
+
+    def sample_batch(self, labels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """What `Sampler.sample` returns, for the labels of each image."""
         ...
 
 

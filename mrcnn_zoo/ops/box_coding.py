@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mrcnn_zoo.ops.constants import constant
+
 # No box grows by more than 1000 / 16 in one step (the largest side of an image over the smallest stride), so that exp()
 # stays finite early in training.
 SCALE_CLAMP = math.log(1000.0 / 16)
@@ -35,7 +37,7 @@ class BoxCoder:
         target_centers, target_sides = _centers_and_sides(target)
         shift = (target_centers - source_centers) / source_sides
         growth = torch.log(target_sides / source_sides)
-        return torch.cat((shift, growth), dim=-1) * source.new_tensor(self.weights)
+        return torch.cat((shift, growth), dim=-1) * self._weights(source.dtype, source.device)
 
     def decode(self, deltas: Tensor, boxes: Tensor) -> Tensor:
         """Apply deltas to boxes.
@@ -47,11 +49,14 @@ class BoxCoder:
         Returns:
             (..., 4 * k) float32 pixels.
         """
-        deltas = deltas.float().unflatten(-1, (-1, 4)) / deltas.new_tensor(self.weights, dtype=torch.float32)
+        deltas = deltas.float().unflatten(-1, (-1, 4)) / self._weights(torch.float32, deltas.device)
         centers, sides = _centers_and_sides(boxes.float().unsqueeze(-2))
         new_centers = deltas[..., :2] * sides + centers
         half_sides = 0.5 * torch.exp(deltas[..., 2:].clamp(self.scale_floor, self.scale_clamp)) * sides
         return torch.cat((new_centers - half_sides, new_centers + half_sides), dim=-1).flatten(-2)
+
+    def _weights(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return constant(self.weights, dtype=dtype, device=device)
 
 
 class LastPixelBoxCoder(BoxCoder):

@@ -58,4 +58,4 @@ def is_nonempty(boxes: Tensor, *, min_size: float = 0.0) -> Tensor:
 
 def scale(boxes: Tensor, *, x: float, y: float) -> Tensor:
     """The boxes of an image that is resized by the factors `x` and `y`: (..., 4) -> (..., 4)."""
-    return boxes * boxes.new_tensor((x, y, x, y))
+    return torch.stack((boxes[..., 0::2] * x, boxes[..., 1::2] * y), dim=-1).flatten(-2)

@@ -11,13 +11,7 @@ from mrcnn_zoo.ops.roi_sampling import sample, taps_at, taps_in_bins
 
 def with_image_rows(boxes: list[Tensor]) -> Tensor:
     """All boxes of a batch in one tensor, each with its image's number in front: N of (R_i, 4) -> (sum of R_i, 5)."""
-    counts = [len(image_boxes) for image_boxes in boxes]
-    merged = torch.cat(boxes)
-    numbers = torch.arange(len(boxes), device=merged.device, dtype=merged.dtype)
-    # The sum of the counts is known here; telling it spares a wait for the device.
-    repeats = torch.tensor(counts, device=merged.device)
-    rows = torch.repeat_interleave(numbers, repeats, output_size=sum(counts))
-    return torch.cat((rows[:, None], merged), dim=1)
+    return torch.cat([F.pad(image_boxes, (1, 0), value=number) for number, image_boxes in enumerate(boxes)])
 
 
 def roi_align(

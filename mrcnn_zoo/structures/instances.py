@@ -81,6 +81,11 @@ class LabeledRegions(InstanceTable):
     classes: Tensor  # (R,) int64: [0, K) foreground, K background, -1 ignored
     matches: Tensor  # (R,) int64 rows of `targets`; meaningless where the region is background
     targets: Targets = field(metadata=NOT_A_COLUMN)
+    # How many regions show an object, where these are the first rows: then the host knows without asking the device.
+    num_foreground: int | None = field(default=None, metadata=NOT_A_COLUMN)
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        return replace(super().__getitem__(rows), num_foreground=None)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The same regions and their targets on `device`."""

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mrcnn_zoo.modeling.assignment.sampler import sample_all
 from mrcnn_zoo.modeling.contracts import Matcher, Sampler
 from mrcnn_zoo.ops.anchors import is_inside
+from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.structures import ImageSize, Targets
 
 
@@ -42,23 +44,28 @@ class AnchorLabeler:
 
     @torch.no_grad()
     def label(self, anchors: Tensor, targets: list[Targets], image_sizes: list[ImageSize]) -> list[AnchorLabels]:
-        """The sampled anchors of each image; one image at a time, which keeps the overlaps of one in memory.
+        """The sampled anchors of each image; matched one image at a time, which keeps the overlaps of one in memory.
 
         Args:
             anchors: (A, 4) pixels, the same for all images.
             targets: one table an image.
             image_sizes: without padding, one an image.
         """
-        return [self._label_image(anchors, *image) for image in zip(targets, image_sizes, strict=True)]
-
-    def _label_image(self, anchors: Tensor, targets: Targets, image_size: ImageSize) -> AnchorLabels:
         if self.boundary_margin < 0:
-            return self._sample(anchors, targets)
-        inside = is_inside(anchors, image_size, margin=self.boundary_margin).nonzero().flatten()
-        labels = self._sample(anchors[inside], targets)
-        return AnchorLabels(inside[labels.positives], inside[labels.negatives], labels.matches)
+            return self._sample([anchors] * len(targets), targets)
+        inside = rows_where([is_inside(anchors, size, margin=self.boundary_margin) for size in image_sizes])
+        labels = self._sample([anchors[rows] for rows in inside], targets)
+        return [
+            AnchorLabels(rows[image.positives], rows[image.negatives], image.matches)
+            for rows, image in zip(inside, labels, strict=True)
+        ]
 
-    def _sample(self, anchors: Tensor, targets: Targets) -> AnchorLabels:
-        matches = self.matcher.match(anchors, targets.boxes)
-        positives, negatives = self.sampler.sample(matches.labels)
-        return AnchorLabels(positives, negatives, matches.rows[positives])
+    def _sample(self, anchors: list[Tensor], targets: list[Targets]) -> list[AnchorLabels]:
+        matches = [
+            self.matcher.match(*image) for image in zip(anchors, [truth.boxes for truth in targets], strict=True)
+        ]
+        samples = sample_all(self.sampler, [image.labels for image in matches])
+        return [
+            AnchorLabels(positives, negatives, image.rows[positives])
+            for image, (positives, negatives) in zip(matches, samples, strict=True)
+        ]

@@ -8,6 +8,7 @@ from torch import Tensor
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Matches
 from mrcnn_zoo.ops import boxes as box_ops
+from mrcnn_zoo.ops.constants import constant
 from mrcnn_zoo.registries import MATCHERS
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
@@ -64,8 +65,8 @@ class MaxIoUMatcher:
         return Matches(rows, torch.where(is_someones_best, POSITIVE, self._label(best_iou)).to(torch.int8))
 
     def _label(self, best_iou: Tensor) -> Tensor:
-        bounds = best_iou.new_tensor(self.thresholds)
-        labels = torch.tensor(self.labels, dtype=torch.int8, device=best_iou.device)
+        bounds = constant(self.thresholds, dtype=best_iou.dtype, device=best_iou.device)
+        labels = constant(self.labels, dtype=torch.int8, device=best_iou.device)
         return labels[torch.bucketize(best_iou, bounds, right=True)]
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.assignment.matcher import IGNORED, POSITIVE
-from mrcnn_zoo.modeling.contracts import Matcher, Sampler
+from mrcnn_zoo.modeling.assignment.sampler import sample_all
+from mrcnn_zoo.modeling.contracts import Matcher, Matches, Sampler
 from mrcnn_zoo.registries import MATCHERS, SAMPLERS
 from mrcnn_zoo.structures import LabeledRegions, Proposals, Targets
 
@@ -36,11 +37,16 @@ class RegionLabeler:
         """The sampled regions of each image, foreground first and then background."""
         if self.append_ground_truth:
             proposals = [with_ground_truth(table, truth) for table, truth in zip(proposals, targets, strict=True)]
-        return [self._label_image(table, truth) for table, truth in zip(proposals, targets, strict=True)]
+        matches = [
+            self.matcher.match(table.boxes, truth.boxes) for table, truth in zip(proposals, targets, strict=True)
+        ]
+        samples = sample_all(self.sampler, [image.labels for image in matches])
+        return [self._label_image(*image) for image in zip(proposals, targets, matches, samples, strict=True)]
 
-    def _label_image(self, proposals: Proposals, targets: Targets) -> LabeledRegions:
-        matches = self.matcher.match(proposals.boxes, targets.boxes)
-        foreground, background = self.sampler.sample(matches.labels)
+    def _label_image(
+        self, proposals: Proposals, targets: Targets, matches: Matches, sample: tuple[Tensor, Tensor]
+    ) -> LabeledRegions:
+        foreground, background = sample
         rows = torch.cat((foreground, background))
         classes = torch.full_like(rows, self.num_classes)
         classes[: len(foreground)] = targets.classes[matches.rows[foreground]]
@@ -50,6 +56,7 @@ class RegionLabeler:
             classes=classes,
             matches=matches.rows[rows],
             targets=targets,
+            num_foreground=len(foreground),
         )
 
 
@@ -72,8 +79,8 @@ def label_all(boxes: list[Tensor], targets: list[Targets], matcher: Matcher, num
 def _label_boxes(boxes: Tensor, targets: Targets, matcher: Matcher, num_classes: int) -> LabeledRegions:
     matches = matcher.match(boxes, targets.boxes)
     classes = torch.where(matches.labels == IGNORED, IGNORED, num_classes)
-    foreground = (matches.labels == POSITIVE).nonzero().flatten()
-    classes[foreground] = targets.classes[matches.rows[foreground]]
+    if len(targets):
+        classes = torch.where(matches.labels == POSITIVE, targets.classes[matches.rows], classes)
     return LabeledRegions(
         image_size=targets.image_size, boxes=boxes, classes=classes, matches=matches.rows, targets=targets
     )

@@ -1,9 +1,13 @@
 """Which of the labelled boxes take part in a training step."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from mrcnn_zoo.modeling.assignment.matcher import NEGATIVE, POSITIVE
+from mrcnn_zoo.modeling.contracts import Sampler, SamplesBatches
+from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.registries import SAMPLERS
 
 
@@ -25,9 +29,23 @@ class RandomSampler:
 
     def sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the sampled positives and of the sampled negatives: (R,) labels -> (P,), (M,) int64."""
-        positives = _subset((labels == POSITIVE).nonzero().flatten(), int(self.count * self.positive_fraction))
-        negatives = _subset((labels == NEGATIVE).nonzero().flatten(), self.count - len(positives))
-        return positives, negatives
+        return self.sample_batch([labels])[0]
+
+    def sample_batch(self, labels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """What `sample` returns for the labels of each image; the random draws are those of one image after another."""
+        rows = rows_where([image_labels == kind for image_labels in labels for kind in (POSITIVE, NEGATIVE)])
+        samples = []
+        for all_positives, all_negatives in zip(rows[::2], rows[1::2], strict=True):
+            positives = _subset(all_positives, int(self.count * self.positive_fraction))
+            samples.append((positives, _subset(all_negatives, self.count - len(positives))))
+        return samples
+
+
+def sample_all(sampler: Sampler, labels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The sampled rows of each image: at once where the sampler can, else image by image."""
+    if isinstance(sampler, SamplesBatches):
+        return sampler.sample_batch(labels)
+    return [sampler.sample(image_labels) for image_labels in labels]
 
 
 def _subset(rows: Tensor, count: int) -> Tensor:

@@ -11,6 +11,7 @@ from mrcnn_zoo.losses.classification import IGNORED, focal_loss_of_classes
 from mrcnn_zoo.modeling.assignment import POSITIVE
 from mrcnn_zoo.modeling.contracts import Matcher
 from mrcnn_zoo.ops.box_coding import BoxCoder
+from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.structures import LossSum, Targets, TrainingOutput
 
 FIRST_COUNT = 100.0  # positives that the running mean begins with, as Detectron2's
@@ -102,13 +103,13 @@ class FocalSupervision(nn.Module):
 
     @torch.no_grad()
     def label(self, anchors: Tensor, targets: list[Targets]) -> LabeledAnchors:
-        """What each of (A, 4) anchors is in every image; one at a time, which keeps the overlaps of one in memory."""
+        """What each of (A, 4) anchors is in every image; matched one by one, to keep the overlaps of one in memory."""
         classes, positives, boxes, truths = [], [], [], []
-        for number, truth in enumerate(targets):
-            matches = self.matcher.match(anchors, truth.boxes)
-            rows = (matches.labels == POSITIVE).nonzero().flatten()
-            labels = torch.full_like(matches.rows, self.num_classes)
-            labels[matches.labels == IGNORED] = IGNORED
+        matches_of_images = [self.matcher.match(anchors, truth.boxes) for truth in targets]
+        rows_of_images = rows_where([matches.labels == POSITIVE for matches in matches_of_images])
+        images = zip(targets, matches_of_images, rows_of_images, strict=True)
+        for number, (truth, matches, rows) in enumerate(images):
+            labels = torch.where(matches.labels == IGNORED, IGNORED, self.num_classes)
             labels[rows] = truth.classes[matches.rows[rows]]
             classes.append(labels)
             positives.append(rows + number * len(anchors))
@@ -129,5 +130,5 @@ class FocalSupervision(nn.Module):
                 "loss_cls": LossSum(self.class_weight * focal_loss, count, self.positives_of_a_batch),
                 "loss_box_reg": LossSum(self.box_weight * box_loss, count, self.positives_of_a_batch),
             },
-            metrics={"num_pos_anchors": torch.tensor(count / len(logits), device=logits.device)},
+            metrics={"num_pos_anchors": torch.full((), count / len(logits), device=logits.device)},
         )

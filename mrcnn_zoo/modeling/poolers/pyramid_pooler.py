@@ -12,6 +12,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.roi import with_image_rows
+from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.registries import POOLING_OPERATIONS
 from mrcnn_zoo.structures import FeatureSpec
 
@@ -78,7 +79,7 @@ class PyramidPooler(nn.Module):
         if len(maps) == 1:
             return self.operations[0](maps[0], regions)
         levels = self.assignment(regions[:, 1:], self.finest_level, self.finest_level + len(maps) - 1)
-        rows = [torch.nonzero(levels == self.finest_level + i).squeeze(1) for i in range(len(maps))]
+        rows = rows_where([levels == self.finest_level + i for i in range(len(maps))])
         pooled = [operation(maps[i], regions[rows[i]]) for i, operation in enumerate(self.operations)]
         # One copy back into order: writing each level into an empty result would copy its gradient once a level.
         return torch.cat(pooled).index_select(0, torch.cat(rows).argsort())

@@ -100,8 +100,8 @@ class RPNSupervision:
                 "loss_rpn_loc": LossSum(box_loss * self.box_weight, full_sample),
             },
             metrics={
-                "rpn/num_pos_anchors": torch.tensor(positives_per_image, device=logits.device),
-                "rpn/num_neg_anchors": torch.tensor(negatives_per_image, device=logits.device),
+                "rpn/num_pos_anchors": torch.full((), positives_per_image, device=logits.device),
+                "rpn/num_neg_anchors": torch.full((), negatives_per_image, device=logits.device),
             },
         )
 

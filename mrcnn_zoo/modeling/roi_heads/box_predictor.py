@@ -15,7 +15,7 @@ from mrcnn_zoo.modeling.roi_heads.detection_selection import (
     build_detection_selection,
     deltas_of_class,
 )
-from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only, is_foreground, matched_boxes
+from mrcnn_zoo.modeling.roi_heads.foreground import foreground_and_rows, is_foreground, matched_boxes
 from mrcnn_zoo.modeling.roi_heads.region_classification import build_region_classification
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES
@@ -99,8 +99,7 @@ class BoxPredictor(nn.Module):
         """
         classes = torch.cat([table.classes for table in regions])
         count = (classes != IGNORED).sum()
-        foreground = foreground_only(regions, self.num_classes)
-        rows = torch.nonzero(is_foreground(classes, self.num_classes)).squeeze(1)
+        foreground, rows = foreground_and_rows(regions, self.num_classes)
         box_loss = self.regression.loss(
             deltas_of_class(deltas[rows], classes[rows]),
             torch.cat([table.boxes for table in foreground]),

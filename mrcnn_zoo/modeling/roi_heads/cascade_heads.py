@@ -18,6 +18,7 @@ from mrcnn_zoo.modeling.roi_heads.instance_branches import InstanceBranches, bui
 from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, in_reading_order, named_specs
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
+from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.registries import BOX_HEADS, MATCHERS, ROI_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Proposals, Targets, TrainingOutput
 
@@ -80,7 +81,8 @@ class CascadeROIHeads(nn.Module):
         output, moved = self._train_stage(0, features, first)
         for stage, matcher in enumerate(self.matchers, start=1):
             # A box that lies outside the image by now has nothing to pool from.
-            boxes = [image_boxes[box_ops.is_nonempty(image_boxes)] for image_boxes in moved]
+            rows = rows_where([box_ops.is_nonempty(image_boxes) for image_boxes in moved])
+            boxes = [image_boxes[image_rows] for image_boxes, image_rows in zip(moved, rows, strict=True)]
             regions = label_all(boxes, targets, matcher, self.labeler.num_classes)
             of_stage, moved = self._train_stage(stage, features, regions)
             output |= of_stage

@@ -1,8 +1,13 @@
 """The sampled regions that show an object."""
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.structures import LabeledRegions
 
 
@@ -11,9 +16,23 @@ def is_foreground(classes: Tensor, num_classes: int) -> Tensor:
     return (classes >= 0) & (classes < num_classes)
 
 
-def foreground_only(regions: list[LabeledRegions], num_classes: int) -> list[LabeledRegions]:
+def foreground_only(regions: Sequence[LabeledRegions], num_classes: int) -> list[LabeledRegions]:
     """The foreground of each image. Only there may `matches` be followed: an image may have no ground truth at all."""
-    return [table[is_foreground(table.classes, num_classes)] for table in regions]
+    return foreground_and_rows(regions, num_classes)[0]
+
+
+def foreground_and_rows(regions: Sequence[LabeledRegions], num_classes: int) -> tuple[list[LabeledRegions], Tensor]:
+    """The foreground of each image, and its rows counted through the regions of all images: (sum of R_i,) int64."""
+    counts = [table.num_foreground for table in regions if table.num_foreground is not None]
+    if len(counts) == len(regions):
+        rows = [torch.arange(count, device=table.boxes.device) for count, table in zip(counts, regions, strict=True)]
+        tables = [table[:count] for count, table in zip(counts, regions, strict=True)]
+    else:
+        rows = rows_where([is_foreground(table.classes, num_classes) for table in regions])
+        tables = [table[image_rows] for image_rows, table in zip(rows, regions, strict=True)]
+    firsts = itertools.accumulate([0, *map(len, regions[:-1])])
+    all_rows = torch.cat([image_rows + first for image_rows, first in zip(rows, firsts, strict=True)])
+    return [replace(table, num_foreground=len(table)) for table in tables], all_rows
 
 
 def matched_boxes(foreground: list[LabeledRegions]) -> Tensor:

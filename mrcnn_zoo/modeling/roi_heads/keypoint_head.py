@@ -12,6 +12,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers.conv import Conv2d, fill_for_relu, relu_
 from mrcnn_zoo.losses.keypoint import heatmap_cross_entropy
 from mrcnn_zoo.ops.keypoints import NO_CELL, decode_heatmaps, heatmap_cells
+from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.registries import KEYPOINT_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, LossSum, TrainingOutput
 
@@ -118,7 +119,9 @@ def matched_keypoints(foreground: LabeledRegions) -> Tensor:
 @torch.no_grad()
 def with_visible_keypoints(foreground: list[LabeledRegions]) -> list[LabeledRegions]:
     """The regions that hold a labelled keypoint of their object; the others would be pooled for nothing."""
-    return [table[_holds_keypoint(table)] if len(table) else table for table in foreground]
+    present = [table for table in foreground if len(table)]
+    rows = iter(rows_where([_holds_keypoint(table) for table in present]))
+    return [table[next(rows)] if len(table) else table for table in foreground]
 
 
 def _holds_keypoint(foreground: LabeledRegions) -> Tensor:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
@@ -13,7 +12,7 @@ from mrcnn_zoo.modeling.backbones.resnet import build_res5_stage
 from mrcnn_zoo.modeling.contracts import Features, MaskHead
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
-from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only, is_foreground
+from mrcnn_zoo.modeling.roi_heads.foreground import foreground_and_rows
 from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, in_reading_order, named_specs
 from mrcnn_zoo.registries import MASK_HEADS, ROI_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, Proposals, Targets, TrainingOutput
@@ -54,10 +53,8 @@ class Res5ROIHeads(nn.Module):
         maps = self.region_maps(in_reading_order(features, self.pooler.names), boxes_of(regions))
         output = self.box_predictor.losses(maps.mean(dim=(2, 3)), regions)
         if self.mask_head is not None:
-            num_classes = self.labeler.num_classes
-            classes = torch.cat([table.classes for table in regions])
-            foreground_maps = maps[is_foreground(classes, num_classes)]
-            output |= self.mask_head.losses(foreground_maps, foreground_only(regions, num_classes))
+            foreground, rows = foreground_and_rows(regions, self.labeler.num_classes)
+            output |= self.mask_head.losses(maps[rows], foreground)
         return output
 
     def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:

@@ -1,0 +1,34 @@
+"""Row numbers, without letting the host wait more often than once per batch.
+
+The number of rows that a mask selects decides the shape of the result, so the host needs it before it can go on. On an
+accelerator it then waits for all work that was launched before. The numbers of all images fit into one copy.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+WITHOUT_STATIC_NONZERO = ("cpu", "mps")  # where `nonzero` waits for nothing, or there is no other way
+
+
+def rows_where(masks: Sequence[Tensor]) -> list[Tensor]:
+    """The rows of each mask that are True, in order; the host waits once for all masks.
+
+    Args:
+        masks: (R_i,) bool.
+
+    Returns:
+        (P_i,) int64 of each.
+    """
+    if not masks or masks[0].device.type in WITHOUT_STATIC_NONZERO:
+        return [mask.nonzero().flatten() for mask in masks]
+    counts = torch.stack([mask.sum() for mask in masks]).tolist()
+    return [known_rows(mask, count) for mask, count in zip(masks, counts, strict=True)]
+
+
+def known_rows(mask: Tensor, count: int) -> Tensor:
+    """The rows of a mask that are True, in order, where the host knows how many there are: (R,) bool -> (count,)."""
+    if mask.device.type in WITHOUT_STATIC_NONZERO:
+        return mask.nonzero().flatten()
+    return torch.nonzero_static(mask, size=count).flatten()
