@@ -161,14 +161,13 @@ class Trainer:
         """Go on from what `state_dict` gave; the plan's seed must be the state's.
 
         Raises:
-            UserError: the state is of another model.
+            UserError: the state is of another model, or lacks what a part of this one remembers.
         """
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
             raise UserError(_another_model_message(self.model.state_dict(), state["model"])) from error
-        for name, module in _remembering(self.model):
-            module.load_training_state(state["remembered"][name])
+        self._load_remembered(state.get("remembered", {}))  # of a former version, where nothing was remembered
         self.updater.load_optimizer_state(state["optimizer"])
         self.updater.precision.load_state_dict(state["scaler"])
         if self.average is not None and state["ema"]:
@@ -181,6 +180,20 @@ class Trainer:
             restore_generator_states(state["generators"][rank()])
         for name, hook in self.hooks.items():
             hook.load_state_dict(state["hooks"].get(name, {}))
+
+    def _load_remembered(self, remembered: Mapping[str, Any]) -> None:
+        modules = dict(_remembering(self.model))
+        missing = [
+            f"{name or 'the model'} ({type(modules[name]).__name__})" for name in modules if name not in remembered
+        ]
+        if missing:
+            raise UserError(
+                f"the checkpoint cannot be resumed from: it lacks what {', '.join(missing)} had learned beside the "
+                "weights (its key `remembered`), as checkpoints of an earlier version do. Start a new run from its "
+                "weights: MODEL.WEIGHTS, with another OUTPUT_DIR."
+            )
+        for name, module in modules.items():
+            module.load_training_state(remembered[name])
 
     def _goes_on(self, stopwatch: Stopwatch, signals: StopSignals | None) -> bool:
         local = [stopwatch.elapsed(), float(signals.received if signals else 0)]

@@ -41,6 +41,9 @@ class Updater:
         Args:
             model: in training mode; `with_averaged_gradients` where there are several processes.
             batches: each goes through the model on its own.
+
+        Raises:
+            UserError: the model returns no losses, or none that depends on what is trained.
         """
         self.optimizer.zero_grad(set_to_none=True)
         outputs = []
@@ -48,6 +51,7 @@ class Updater:
             with nullcontext() if number == len(batches) else _without_averaging(model):
                 with self.precision.autocast():
                     output: TrainingOutput = model(samples)
+                _check_losses(model, output)
                 output = self._reduction(output, num_images=len(samples))
                 self.precision.backward(output.total() / len(batches))
             outputs.append(_detached(output))
@@ -94,6 +98,21 @@ def mean_metrics(outputs: Sequence[TrainingOutput]) -> dict[str, Tensor]:
         for name, value in {"total_loss": output.total(), **output.losses, **output.metrics}.items():
             columns.setdefault(name, []).append(value)
     return {name: torch.stack(values).mean() if len(values) > 1 else values[0] for name, values in columns.items()}
+
+
+def _check_losses(model: nn.Module, output: TrainingOutput) -> None:
+    inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    if not output.sums:
+        raise UserError(
+            f"{type(inner).__name__} returned no losses in training: none of its parts learns anything. A model of "
+            "your own must return TrainingOutput(losses={name: scalar}); where nothing is to be learned, only evaluate: "
+            "--eval-only."
+        )
+    if not any(loss.value.requires_grad for loss in output.sums.values()):
+        raise UserError(
+            f"no loss of {type(inner).__name__} ({', '.join(output.sums)}) depends on a parameter that is trained: a "
+            f"loss was detached, or all parts with losses are frozen."
+        )
 
 
 def _without_averaging(model: nn.Module) -> AbstractContextManager[None]:

@@ -11,6 +11,7 @@ import torch
 
 from mrcnn_zoo.checkpoint import Checkpointer, load_checkpoint
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.structures import TrainingOutput
 from mrcnn_zoo.training.budget import IterationBudget, TimeBudget
 from mrcnn_zoo.training.hook import Hook
 from mrcnn_zoo.training.signals import StopSignals
@@ -96,6 +97,63 @@ def test_resume_with_another_model_is_refused(make_trainer: Any, tmp_path: Path)
     other = make_trainer(model=torch.nn.Linear(2, 2))
     with pytest.raises(UserError, match="another model"):
         other.load_state_dict(load_checkpoint(tmp_path / "model_final.pth"))
+
+
+class Remembers(torch.nn.Module):
+    """Has a number beside its weights."""
+
+    number = 0.0
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        return {"number": torch.tensor(self.number)}
+
+    def load_training_state(self, state: dict[str, torch.Tensor]) -> None:
+        self.number = float(state["number"])
+
+
+def test_what_modules_remember_is_resumed(make_trainer: Any, tiny_model: Any, tmp_path: Path) -> None:
+    first, second = tiny_model(), tiny_model()
+    first.memory, second.memory = Remembers(), Remembers()
+    first.memory.number = 3.0
+    make_trainer(budget=1, model=first).train()
+    resumed = make_trainer(model=second)
+    state = load_checkpoint(tmp_path / "model_final.pth")
+    resumed.load_state_dict(state)
+    assert second.memory.number == 3.0
+    for remembered in ({}, {"remembered": {}}, {"remembered": {"another": state["remembered"]["memory"]}}):
+        former = {key: value for key, value in state.items() if key != "remembered"} | remembered
+        with pytest.raises(UserError, match=r"lacks what memory \(Remembers\) had learned.*MODEL.WEIGHTS"):
+            resumed.load_state_dict(former)
+
+
+def test_checkpoint_of_a_former_version_is_resumed_where_nothing_is_remembered(
+    make_trainer: Any, tmp_path: Path
+) -> None:
+    make_trainer(budget=1).train()
+    state = load_checkpoint(tmp_path / "model_final.pth")
+    del state["remembered"]
+    resumed = make_trainer()
+    resumed.load_state_dict(state)
+    assert resumed.iteration == 1
+
+
+class Silent(torch.nn.Module):
+    """Returns what it is given as losses."""
+
+    def __init__(self, losses: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+        self.losses = losses
+
+    def forward(self, samples: list[Any]) -> TrainingOutput:
+        return TrainingOutput(self.losses)
+
+
+def test_a_model_without_losses_is_refused_by_name(make_trainer: Any) -> None:
+    with pytest.raises(UserError, match="Silent returned no losses in training"):
+        make_trainer(model=Silent({})).train()
+    with pytest.raises(UserError, match=r"no loss of Silent \(loss_a, loss_b\) depends on a parameter"):
+        make_trainer(model=Silent({"loss_a": torch.tensor(1.0), "loss_b": torch.tensor(2.0)})).train()
 
 
 def test_accumulated_batches_equal_the_larger_batch(make_trainer: Any, numbered_batches: Any) -> None:
