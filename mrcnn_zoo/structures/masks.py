@@ -34,6 +34,10 @@ class TargetMasks(Protocol):
         """Mask r inside boxes[r], resampled: (R, 4) pixels of the image -> (R, side, side) bool."""
         ...
 
+    def sample_points(self, points: Tensor) -> Tensor:
+        """Mask r at points[r], interpolated: (R, P, 2) x, y pixels of the image -> (R, P) float32 in [0, 1]."""
+        ...
+
     def bitmaps(self) -> Tensor:
         """(R, H, W) bool; a full image each, so for drawing and evaluation, not for training."""
         ...
@@ -174,6 +178,31 @@ class BoxedBitmaps:
                     max_samples=max_samples,
                 )
         return crops
+
+    def sample_points(self, points: Tensor) -> Tensor:
+        """Mask r at points[r], bilinear between the centres of pixels, as grid sampling of its full-image bitmap.
+
+        The host does not wait for the device.
+
+        Args:
+            points: (R, P, 2) x, y in pixels of the image; beyond the image the mask is 0.
+
+        Returns:
+            (R, P) float32 in [0, 1].
+        """
+        if self.pixels.numel() == 0:
+            return torch.zeros(points.shape[:2], device=points.device)
+        # Points that are not finite, of boxes of a training that diverges, lie outside.
+        positions = (points.detach().float() - 0.5).nan_to_num(-2.0, -2.0, -2.0)[:, :, None]
+        lower = positions.floor()
+        corner = torch.arange(4, device=points.device)
+        offsets = torch.stack((corner % 2, corner // 2), dim=1)  # x, y of the four pixels around a point
+        weights = torch.where(offsets == 1, positions - lower, 1 - (positions - lower)).prod(dim=3)  # (R, P, 4)
+        windows = self.windows[:, None, None]
+        pixels = lower.long() + offsets - windows[..., :2]  # (R, P, 4, 2), from the first one of the window
+        is_inside = ((pixels >= 0) & (pixels < windows[..., 2:4])).all(dim=3)
+        rows = windows[..., 4] + pixels[..., 1] * windows[..., 2] + pixels[..., 0]
+        return (self.pixels[torch.where(is_inside, rows, 0)] * is_inside * weights).sum(dim=2)
 
     def bitmaps(self) -> Tensor:
         """(R, H, W) bool."""

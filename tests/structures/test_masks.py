@@ -123,6 +123,36 @@ def test_box_without_area_has_an_empty_crop() -> None:
     assert not crops.any()
 
 
+def test_values_at_points_equal_grid_sampling_of_full_images() -> None:
+    bitmaps = ellipses(12, seed=0)
+    rows, boxes = boxes_around(bitmaps, 4, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    points = boxes[:, None, :2] + torch.rand((48, 50, 2), generator=generator) * (boxes[:, 2:] - boxes[:, :2])[:, None]
+    points[:, -9:] = torch.rand((48, 9, 2), generator=generator) * torch.tensor([100.0, 70.0]) - 5  # also outside
+    height, width = SIZE
+    grid = (points / torch.tensor([width, height]) * 2 - 1)[:, None]
+    full = torch.from_numpy(bitmaps)[rows].float()[:, None]
+    values = BoxedBitmaps.from_full(bitmaps)[rows].sample_points(points)
+    torch.testing.assert_close(values, F.grid_sample(full, grid, align_corners=False)[:, 0, 0], atol=1e-4, rtol=0)
+    assert 0.2 < values.mean() < 0.9
+
+
+def test_values_at_points_by_hand() -> None:
+    masks = BoxedBitmaps.from_windows([(3, 1)], [np.array([[1, 0], [1, 1]])], (4, 8))
+    points = torch.tensor([[3.5, 1.5], [4.5, 1.5], [4.0, 1.5], [4.0, 2.0], [3.0, 1.5], [3.25, 1.0], [0.5, 0.5]])
+    assert masks.sample_points(points[None]).tolist() == [[1, 0, 0.5, 0.75, 0.5, 0.375, 0]]
+
+
+def test_values_at_points_of_masks_without_pixels_are_zero() -> None:
+    bitmaps = np.zeros((2, *SIZE), dtype=bool)
+    points = torch.full((2, 3, 2), 5.0)
+    assert not BoxedBitmaps.from_full(bitmaps).sample_points(points).any()
+    bitmaps[1] = True
+    points[1, 0] = torch.nan
+    assert BoxedBitmaps.from_full(bitmaps).sample_points(points).tolist() == [[0, 0, 0], [0, 1, 1]]
+    assert BoxedBitmaps.from_windows([], [], SIZE).sample_points(points[:0]).shape == (0, 3)
+
+
 def test_mask_without_pixels_has_an_empty_crop() -> None:
     bitmaps = np.zeros((2, *SIZE), dtype=bool)
     bitmaps[1] = True
