@@ -33,6 +33,9 @@ MASK_HEADS = Registry(
 KEYPOINT_HEADS = Registry(
     "KEYPOINT_HEADS", key="MODEL.ROI_KEYPOINT_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads"
 )  # (cfg, spec)
+REGION_BRANCHES = Registry(
+    "REGION_BRANCHES", key="MODEL.ROI_HEADS.BRANCHES", package="mrcnn_zoo.modeling.roi_heads"
+)  # (cfg, spec)
 REGION_CLASSIFICATIONS = Registry(
     "REGION_CLASSIFICATIONS", key="MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE", package="mrcnn_zoo.modeling.roi_heads"
 )  # (cfg)

@@ -14,6 +14,7 @@ from mrcnn_zoo.structures import (
     Batch,
     Detections,
     FeatureSpec,
+    ImageSize,
     LabeledRegions,
     Proposals,
     Sample,
@@ -186,6 +187,24 @@ class KeypointHead(Protocol):
 
 
 @runtime_checkable
+class SelectsRegions(Protocol):
+    """A pooled head that trains on some of the regions only; the others are not pooled."""
+
+    def select_regions(self, foreground: list[LabeledRegions]) -> list[LabeledRegions]:
+        """The regions of each image to train on."""
+        ...
+
+
+@runtime_checkable
+class HandsOnMasks(Protocol):
+    """A mask head whose masks in training are of use to later branches."""
+
+    def supervise(self, pooled: Tensor, foreground: list[LabeledRegions]) -> tuple[Tensor, TrainingOutput]:
+        """(R, M, M) probabilities of each region's class, with gradient, and what `losses` returns."""
+        ...
+
+
+@runtime_checkable
 class LearnsFromClassCounts(Protocol):
     """A part of a model whose loss depends on how frequent the classes are; it is told before the first step."""
 
@@ -194,11 +213,37 @@ class LearnsFromClassCounts(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Boxes of a batch among which a suppression chooses, image after image."""
+
+    boxes: Tensor  # (R, 4) pixels, clipped to their image, finite
+    scores: Tensor  # (R,)
+    classes: Tensor  # (R,) int64 in [0, K)
+    images: Tensor  # (R,) int64 rows of the batch, ascending
+    image_sizes: Sequence[ImageSize]  # of each image of the batch
+    vectors: Tensor | None = None  # (R, D) of the box head, for the region that each box comes from
+    features: Features | None = None  # maps of the backbone
+
+
 class Suppression(Protocol):
-    """Keeps one box of each group that shows the same object."""
+    """Keeps one box of each group that shows the same object; see also `suppression.Suppression`, a module."""
 
     def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """(R, 4), (R,), (R,) -> rows that stay (int64, best first) and their scores."""
+        ...
+
+
+@runtime_checkable
+class LearnsToSuppress(Protocol):
+    """A suppression that is trained."""
+
+    def suppress(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """The rows that stay, image after image and best first in each, and their scores."""
+        ...
+
+    def losses(self, candidates: Candidates, targets: list[Targets]) -> TrainingOutput:
+        """What supervises it, on candidates from the sampled regions; only `vectors` and `features` have gradients."""
         ...
 
 
@@ -211,6 +256,17 @@ class RoIHeads(Protocol):
 
     def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals."""
+        ...
+
+
+@runtime_checkable
+class AnswersForBoxes(Protocol):
+    """Region heads that can be asked about boxes of the caller."""
+
+    def predict_in_boxes(
+        self, features: Features, boxes: list[Proposals], classes: list[Tensor] | None = None
+    ) -> list[Detections]:
+        """One detection for each box, in the caller's order; without classes, of the class with the highest score."""
         ...
 
 

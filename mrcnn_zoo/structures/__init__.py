@@ -1,6 +1,6 @@
 """The data that the components hand to each other."""
 
-from mrcnn_zoo.structures.features import FeatureSpec
+from mrcnn_zoo.structures.features import BranchSpec, FeatureSpec
 from mrcnn_zoo.structures.instances import (
     Detections,
     ImageSize,
@@ -16,6 +16,7 @@ from mrcnn_zoo.structures.samples import Batch, Sample
 __all__ = [
     "Batch",
     "BoxedBitmaps",
+    "BranchSpec",
     "Detections",
     "FeatureSpec",
     "ImageSize",

@@ -81,6 +81,7 @@ class LabeledRegions(InstanceTable):
     classes: Tensor  # (R,) int64: [0, K) foreground, K background, -1 ignored
     matches: Tensor  # (R,) int64 rows of `targets`; meaningless where the region is background
     targets: Targets = field(metadata=NOT_A_COLUMN)
+    mask_probabilities: Tensor | None = None  # (R, M, M) in [0, 1], predicted for the region's class; has a gradient
     # How many regions show an object, where these are the first rows: then the host knows without asking the device.
     num_foreground: int | None = field(default=None, metadata=NOT_A_COLUMN)
 
@@ -101,3 +102,4 @@ class Detections(InstanceTable):
     classes: Tensor  # (R,) int64 in [0, K)
     masks: PredictedMasks | None = None
     keypoints: Tensor | None = None  # (R, J, 3) float32: x, y in pixels, score
+    mask_scores: Tensor | None = None  # (R,) float32: what masks are ranked by, where it is not `scores`

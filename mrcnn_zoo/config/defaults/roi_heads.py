@@ -259,6 +259,12 @@ KEYPOINT_KEYS = (
 DETECTRON2_KEYS = REGION_KEYS + BOX_KEYS + MASK_KEYS + KEYPOINT_KEYS
 NEW_KEYS = (
     Key(
+        "MODEL.ROI_HEADS.BRANCHES",
+        [],
+        "Registered further branches, in this order after the mask and the keypoint head: MaskIoUHead corrects the "
+        "scores of masks.",
+    ),
+    Key(
         "MODEL.ROI_HEADS.MIN_SIZE_TEST",
         0.0,
         "Detections with a side of at most so many pixels of the network input are dropped before suppression; 0 "

@@ -1,15 +1,22 @@
 """Detectors that propose regions and then look at each of them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.backbones import build_backbone
-from mrcnn_zoo.modeling.contracts import Backbone, ProposalGenerator, RoIHeads
+from mrcnn_zoo.modeling.contracts import AnswersForBoxes, Backbone, ProposalGenerator, RoIHeads
 from mrcnn_zoo.modeling.detectors.collation import Collation
-from mrcnn_zoo.modeling.detectors.postprocessing import proposals_to_original_size, to_original_size
+from mrcnn_zoo.modeling.detectors.postprocessing import (
+    check_given_boxes,
+    proposals_to_original_size,
+    to_original_size,
+    to_resized,
+)
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
 from mrcnn_zoo.modeling.roi_heads import build_roi_heads
 from mrcnn_zoo.registries import DETECTORS
@@ -83,6 +90,44 @@ class GeneralizedRCNN(nn.Module):
         return [
             to_original_size(table, sample.original_size) for table, sample in zip(detections, samples, strict=True)
         ]
+
+    @torch.no_grad()
+    def predict_in_boxes(
+        self, samples: list[Sample], boxes: list[Tensor], classes: list[Tensor] | None = None
+    ) -> list[Detections]:
+        """The masks and keypoints of given boxes.
+
+        Args:
+            samples: images.
+            boxes: (R_i, 4) of each image, pixels of its original size.
+            classes: (R_i,) int64 in [0, K) of each image; without them each box has the class with the highest score.
+
+        Returns:
+            One detection for each box, in the same order, with the box as it was given and the score that the box
+            branch has for its class.
+
+        Raises:
+            UserError: region heads that cannot be asked about given boxes, or tensors of another shape.
+        """
+        if not isinstance(self.roi_heads, AnswersForBoxes):
+            raise UserError(
+                f"{type(self.roi_heads).__name__} (MODEL.ROI_HEADS.NAME) has no method predict_in_boxes, so it cannot "
+                "be asked about given boxes."
+            )
+        check_given_boxes(samples, boxes, classes)
+        batch = self.collate(samples)
+        device = batch.pixels.device
+        resized = [
+            to_resized(table.to(device).float(), sample.original_size, size)
+            for table, sample, size in zip(boxes, samples, batch.image_sizes, strict=True)
+        ]
+        labels = None if classes is None else [image_classes.to(device) for image_classes in classes]
+        detections = self.roi_heads.predict_in_boxes(self.backbone(batch.pixels), resized, labels)
+        original = [
+            to_original_size(table, sample.original_size, drops_empty=False)
+            for table, sample in zip(detections, samples, strict=True)
+        ]
+        return [replace(table, boxes=given.to(device).float()) for table, given in zip(original, boxes, strict=True)]
 
     @torch.no_grad()
     def propose(self, samples: list[Sample]) -> list[Proposals]:

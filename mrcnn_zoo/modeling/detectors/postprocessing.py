@@ -1,12 +1,16 @@
 """From the coordinates of the resized image that the model saw to those of the original."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops import boxes as box_ops
-from mrcnn_zoo.structures import Detections, ImageSize, Proposals
+from mrcnn_zoo.structures import Detections, ImageSize, Proposals, Sample
 
 
-def to_original_size(detections: Detections, original_size: ImageSize) -> Detections:
+def to_original_size(detections: Detections, original_size: ImageSize, *, drops_empty: bool = True) -> Detections:
     """The detections scaled to the original image and clipped to it; boxes without width or height are dropped.
 
     Masks are `resized`, which only moves boxes where masks are probabilities. Keypoints may lie outside.
@@ -14,6 +18,7 @@ def to_original_size(detections: Detections, original_size: ImageSize) -> Detect
     Args:
         detections: of the resized image.
         original_size: (height, width).
+        drops_empty: False keeps the boxes without width or height.
 
     Raises:
         TypeError: the masks are of a kind without `resized`.
@@ -32,7 +37,32 @@ def to_original_size(detections: Detections, original_size: ImageSize) -> Detect
     if keypoints is not None:
         keypoints = keypoints * keypoints.new_tensor((x_scale, y_scale, 1))
     scaled = replace(detections, image_size=original_size, boxes=boxes, masks=masks, keypoints=keypoints)
-    return scaled[box_ops.is_nonempty(boxes)]
+    return scaled[box_ops.is_nonempty(boxes)] if drops_empty else scaled
+
+
+def to_resized(boxes: Tensor, original_size: ImageSize, image_size: ImageSize) -> Proposals:
+    """Given boxes of the original image, (R, 4) pixels, as proposals of the resized one, clipped to it."""
+    (height, width), (original_height, original_width) = image_size, original_size
+    resized = box_ops.clip(box_ops.scale(boxes, x=width / original_width, y=height / original_height), image_size)
+    return Proposals(image_size, resized, objectness=boxes.new_zeros(len(boxes)))
+
+
+def check_given_boxes(samples: Sequence[Sample], boxes: Sequence[Tensor], classes: Sequence[Tensor] | None) -> None:
+    """Refuse boxes or classes of another shape than the samples need.
+
+    Raises:
+        UserError: naming the image.
+    """
+    if len(boxes) != len(samples) or (classes is not None and len(classes) != len(samples)):
+        raise UserError(f"{len(samples)} images need as many tensors of boxes and classes, one for each image.")
+    for number, (sample, table) in enumerate(zip(samples, boxes, strict=True)):
+        name = sample.file_name or sample.image_id
+        if table.dim() != 2 or table.shape[1] != 4:
+            raise UserError(f"{name}: given boxes must be (R, 4), not {tuple(table.shape)}.")
+        if not table.isfinite().all():
+            raise UserError(f"{name}: a given box has a coordinate that is not finite.")
+        if classes is not None and classes[number].shape != table.shape[:1]:
+            raise UserError(f"{name}: {len(table)} given boxes with classes of shape {tuple(classes[number].shape)}.")
 
 
 def proposals_to_original_size(proposals: Proposals, original_size: ImageSize) -> Proposals:

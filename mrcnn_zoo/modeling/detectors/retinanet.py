@@ -16,9 +16,10 @@ from mrcnn_zoo.modeling.detectors.postprocessing import to_original_size
 from mrcnn_zoo.modeling.detectors.retinanet_head import RetinaNetHead, build_retinanet_head
 from mrcnn_zoo.modeling.detectors.retinanet_selection import DenseSelection
 from mrcnn_zoo.modeling.detectors.retinanet_supervision import FocalSupervision
+from mrcnn_zoo.modeling.suppression import build_suppression
 from mrcnn_zoo.ops.anchors import by_anchor
 from mrcnn_zoo.ops.box_coding import BoxCoder
-from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES, DETECTORS, MATCHERS, SUPPRESSIONS
+from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES, DETECTORS, MATCHERS
 from mrcnn_zoo.structures import Detections, Sample, TrainingOutput
 
 
@@ -139,7 +140,7 @@ def build_retinanet(cfg: CfgNode) -> RetinaNet:
         anchors=levels.anchors,
         supervision=_build_supervision(cfg, coder),
         selection=DenseSelection(
-            SUPPRESSIONS.get(settings.SUPPRESSION, key="MODEL.RETINANET.SUPPRESSION")(cfg, settings.NMS_THRESH_TEST),
+            build_suppression(cfg, settings.SUPPRESSION, settings.NMS_THRESH_TEST, key="MODEL.RETINANET.SUPPRESSION"),
             coder=coder,
             score_threshold=settings.SCORE_THRESH_TEST,
             candidates_per_level=settings.TOPK_CANDIDATES_TEST,

@@ -4,15 +4,16 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mrcnn_zoo.modeling.contracts import Suppression
+from mrcnn_zoo.modeling.contracts import Candidates
+from mrcnn_zoo.modeling.suppression import Suppression
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.structures import Detections, ImageSize
 
 
-class DenseSelection:
+class DenseSelection(nn.Module):
     """Drops weak scores, keeps and decodes the best of each level, suppresses repetitions.
 
     Source: Lin et al. 2017 (Focal Loss), sec. 4.1 (Inference).
@@ -36,6 +37,7 @@ class DenseSelection:
         max_detections: int,
         clips_first: bool = False,
     ) -> None:
+        super().__init__()
         self.suppression = suppression
         self.coder = coder
         self.candidates_per_level = candidates_per_level
@@ -61,7 +63,8 @@ class DenseSelection:
         boxes, scores, classes = (torch.cat(columns) for columns in zip(*best, strict=True))
         if self.clips_first:
             boxes = box_ops.clip(boxes, image_size)
-        rows, kept_scores = self.suppression(boxes, scores, classes)
+        images = torch.zeros_like(classes)
+        rows, kept_scores = self.suppression.suppress(Candidates(boxes, scores, classes, images, [image_size]))
         rows, kept_scores = rows[: self.max_detections], kept_scores[: self.max_detections]
         return Detections(image_size=image_size, boxes=boxes[rows], scores=kept_scores, classes=classes[rows])
 

@@ -6,6 +6,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.contracts import RoIHeads
 from mrcnn_zoo.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor
+from mrcnn_zoo.modeling.roi_heads.branch import PooledBranch, RegionBranch, RegionHeads
 from mrcnn_zoo.modeling.roi_heads.cascade_heads import CascadeROIHeads
 from mrcnn_zoo.modeling.roi_heads.detection_selection import DetectionSelection
 from mrcnn_zoo.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
@@ -26,6 +27,9 @@ __all__ = [
     "MaskCriterion",
     "MaskRCNNConvUpsampleHead",
     "MaskRCNNMLPHead",
+    "PooledBranch",
+    "RegionBranch",
+    "RegionHeads",
     "Res5ROIHeads",
     "StandardROIHeads",
     "build_roi_heads",

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.losses.box_regression import BoxLoss
 from mrcnn_zoo.losses.classification import IGNORED
-from mrcnn_zoo.modeling.contracts import RegionClassification
+from mrcnn_zoo.modeling.contracts import Features, LearnsToSuppress, RegionClassification
 from mrcnn_zoo.modeling.roi_heads.detection_selection import (
     DetectionSelection,
+    RegionPredictions,
     build_detection_selection,
     deltas_of_class,
 )
@@ -19,7 +20,14 @@ from mrcnn_zoo.modeling.roi_heads.foreground import foreground_and_rows, is_fore
 from mrcnn_zoo.modeling.roi_heads.region_classification import build_region_classification
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES
-from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, LossSum, Proposals, TrainingOutput
+from mrcnn_zoo.structures import (
+    Detections,
+    FeatureSpec,
+    LabeledRegions,
+    LossSum,
+    Proposals,
+    TrainingOutput,
+)
 
 
 class BoxRegression:
@@ -49,7 +57,7 @@ class BoxPredictor(nn.Module):
         classification: meaning and loss of the logits.
         loss_weight: factor of the loss of the logits.
         regression: meaning and loss of the deltas.
-        selection: makes detections.
+        selection: makes detections; None for a stage of a cascade that makes none.
     """
 
     def __init__(
@@ -60,7 +68,7 @@ class BoxPredictor(nn.Module):
         boxes_per_region: int,
         classification: RegionClassification,
         regression: BoxRegression,
-        selection: DetectionSelection,
+        selection: DetectionSelection | None,
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
@@ -85,6 +93,31 @@ class BoxPredictor(nn.Module):
         """`loss_cls`, `loss_box_reg` and how many regions were judged rightly, of (sum of R_i, D) vectors."""
         logits, deltas = self(vectors)
         return self.supervise(logits, deltas, regions)
+
+    def suppression_losses(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        regions: list[LabeledRegions],
+        *,
+        vectors: Tensor,
+        features: Features | None = None,
+    ) -> TrainingOutput:
+        """What supervises the suppression, if it learns, on the detections that the regions make without it.
+
+        Args:
+            logits: (sum of R_i, K + 1); the suppression sends no gradient back through them, nor through the deltas.
+            deltas: (sum of R_i, 4 or 4 K).
+            regions: R_i of each image.
+            vectors: (sum of R_i, ...) of the box head.
+            features: maps of the backbone.
+        """
+        if self.selection is None or not isinstance(self.selection.suppression, LearnsToSuppress):
+            return TrainingOutput()
+        scores = self.classification.scores(logits.detach())
+        predictions = RegionPredictions(scores, deltas.detach(), regions, vectors.flatten(1), features)
+        candidates = self.selection.candidates(predictions, self.regression.coder)
+        return self.selection.suppression.losses(candidates, [table.targets for table in regions])
 
     def supervise(self, logits: Tensor, deltas: Tensor, regions: list[LabeledRegions]) -> TrainingOutput:
         """The losses of what `forward` returned.
@@ -112,26 +145,18 @@ class BoxPredictor(nn.Module):
         }
         return TrainingOutput(losses, classification_metrics(logits.detach(), classes, self.num_classes))
 
-    def predict(self, vectors: Tensor, proposals: list[Proposals]) -> list[Detections]:
+    def predict(
+        self, vectors: Tensor, proposals: list[Proposals], features: Features | None = None
+    ) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals."""
         logits, deltas = self(vectors)
-        return self.detect(self.classification.scores(logits), deltas, proposals)
+        scores = self.classification.scores(logits)
+        return self.detect(RegionPredictions(scores, deltas, proposals, vectors.flatten(1), features))
 
-    def detect(self, scores: Tensor, deltas: Tensor, proposals: list[Proposals]) -> list[Detections]:
-        """The detections of each image.
-
-        Args:
-            scores: (sum of R_i, K) in [0, 1].
-            deltas: (sum of R_i, 4 or 4 K).
-            proposals: R_i boxes of each image, which the deltas move.
-        """
-        counts = [len(table) for table in proposals]
-        return [
-            self.selection.select(image_scores, image_deltas, table, self.regression.coder)
-            for image_scores, image_deltas, table in zip(
-                scores.split(counts), deltas.split(counts), proposals, strict=True
-            )
-        ]
+    def detect(self, predictions: RegionPredictions) -> list[Detections]:
+        """The detections of each image."""
+        assert self.selection is not None
+        return self.selection.select(predictions, self.regression.coder)
 
     @torch.no_grad()
     def refine(self, deltas: Tensor, regions: list[LabeledRegions]) -> list[LabeledRegions]:
@@ -161,9 +186,16 @@ def classification_metrics(logits: Tensor, classes: Tensor, num_classes: int) ->
 
 
 def build_box_predictor(
-    cfg: CfgNode, input_spec: FeatureSpec, *, weights: Sequence[float] | None = None
+    cfg: CfgNode, input_spec: FeatureSpec, *, weights: Sequence[float] | None = None, is_last: bool = True
 ) -> BoxPredictor:
-    """The predictor that `MODEL.ROI_BOX_HEAD` describes; a stage of a cascade brings its own weights of the deltas."""
+    """The predictor that `MODEL.ROI_BOX_HEAD` describes.
+
+    Args:
+        cfg: the whole config.
+        input_spec: of the box head's output.
+        weights: of the deltas; a stage of a cascade has its own.
+        is_last: whether this predictor makes the detections.
+    """
     head, num_classes = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NUM_CLASSES
     build_coder = BOX_CODERS.get(head.BOX_CODER, key="MODEL.ROI_BOX_HEAD.BOX_CODER")
     build_loss = BOX_LOSSES.get(head.BBOX_REG_LOSS_TYPE, key="MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")
@@ -177,6 +209,6 @@ def build_box_predictor(
             build_loss(head.SMOOTH_L1_BETA),
             loss_weight=head.BBOX_REG_LOSS_WEIGHT,
         ),
-        selection=build_detection_selection(cfg),
+        selection=build_detection_selection(cfg) if is_last else None,
         loss_weight=head.CLS_LOSS_WEIGHT,
     )

@@ -13,9 +13,10 @@ from mrcnn_zoo.modeling.assignment import RegionLabeler, build_region_labeler, l
 from mrcnn_zoo.modeling.contracts import BoxHead, Features, Matcher
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
+from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch, RegionHeads, build_branches
+from mrcnn_zoo.modeling.roi_heads.detection_selection import RegionPredictions
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only
-from mrcnn_zoo.modeling.roi_heads.instance_branches import InstanceBranches, build_instance_branches
-from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, in_reading_order, named_specs
+from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, contiguous_features, named_specs
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.ops.rows import rows_where
@@ -23,11 +24,11 @@ from mrcnn_zoo.registries import BOX_HEADS, MATCHERS, ROI_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Proposals, Targets, TrainingOutput
 
 
-class CascadeROIHeads(nn.Module):
-    """Box branches one after another, each on the boxes that the one before has made; then masks and keypoints.
+class CascadeROIHeads(RegionHeads):
+    """Box branches one after another, each on the boxes that the one before has made; then the further branches.
 
-    At inference the scores of all stages are averaged and the boxes are the last stage's. The mask and the keypoint
-    branch are trained on the regions of the first stage.
+    At inference the scores of all stages are averaged and the boxes are the last stage's. The further
+    branches are trained on the regions of the first stage.
 
     Source: Cai & Vasconcelos 2018 (Cascade R-CNN), section 4.
 
@@ -38,7 +39,7 @@ class CascadeROIHeads(nn.Module):
         box_pooler: makes the input of each stage's box head.
         box_heads: of each stage.
         box_predictors: of each stage, with one box for all classes.
-        branches: masks and keypoints.
+        branches: the further branches by module name, in their order.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class CascadeROIHeads(nn.Module):
         box_pooler: PyramidPooler,
         box_heads: Sequence[BoxHead],
         box_predictors: Sequence[BoxPredictor],
-        branches: InstanceBranches,
+        branches: Mapping[str, RegionBranch],
     ) -> None:
         super().__init__()
         if not len(matchers) + 1 == len(box_heads) == len(box_predictors):
@@ -59,15 +60,7 @@ class CascadeROIHeads(nn.Module):
         self.box_pooler = box_pooler
         self.box_head = nn.ModuleList(box_heads)  # type: ignore[arg-type]
         self.box_predictor = nn.ModuleList(box_predictors)
-        self.mask_pooler = branches.mask_pooler
-        self.mask_head = branches.mask_head
-        self.keypoint_pooler = branches.keypoint_pooler
-        self.keypoint_head = branches.keypoint_head
-
-    @property
-    def branches(self) -> InstanceBranches:
-        """The mask and the keypoint branch."""
-        return InstanceBranches(self.mask_pooler, self.mask_head, self.keypoint_pooler, self.keypoint_head)
+        self.add_branches(branches)
 
     @property
     def predictors(self) -> list[BoxPredictor]:
@@ -76,7 +69,7 @@ class CascadeROIHeads(nn.Module):
 
     def losses(self, features: Features, proposals: list[Proposals], targets: list[Targets]) -> TrainingOutput:
         """The losses of all stages, `loss_cls_stage0` and so on, and those of the other branches."""
-        features = in_reading_order(features, self.box_pooler.names)
+        features = contiguous_features(features, self.box_pooler.names)
         first = self.labeler.label(proposals, targets)
         output, moved = self._train_stage(0, features, first)
         for stage, matcher in enumerate(self.matchers, start=1):
@@ -86,37 +79,50 @@ class CascadeROIHeads(nn.Module):
             regions = label_all(boxes, targets, matcher, self.labeler.num_classes)
             of_stage, moved = self._train_stage(stage, features, regions)
             output |= of_stage
-        return output | self.branches.losses(features, foreground_only(first, self.labeler.num_classes))
+        return output | self.branch_losses(features, foreground_only(first, self.labeler.num_classes))
 
     def _train_stage(
         self, stage: int, features: Features, regions: list[LabeledRegions]
     ) -> tuple[TrainingOutput, list[Tensor]]:
         predictor = self.predictors[stage]
-        logits, deltas = self._judge(stage, features, boxes_of(regions))
+        vectors, logits, deltas = self._predict_stage(stage, features, boxes_of(regions))
         output = predictor.supervise(logits, deltas, regions)
+        output |= predictor.suppression_losses(logits, deltas, regions, vectors=vectors, features=features)
         named = TrainingOutput(_of_stage(stage, output.losses), _of_stage(stage, output.metrics))
         return named, moved_boxes(deltas, regions, predictor.regression.coder)
 
     def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals."""
-        features = in_reading_order(features, self.box_pooler.names)
+        features = contiguous_features(features, self.box_pooler.names)
         predictors = self.predictors
-        logits, deltas = self._judge(0, features, boxes_of(proposals))
+        vectors, logits, deltas = self._predict_stage(0, features, boxes_of(proposals))
         scores = [predictors[0].classification.scores(logits)]
         for stage in range(1, len(predictors)):
             moved = moved_boxes(deltas, proposals, predictors[stage - 1].regression.coder)
             proposals = [replace(table, boxes=boxes) for table, boxes in zip(proposals, moved, strict=True)]
-            logits, deltas = self._judge(stage, features, moved)
+            vectors, logits, deltas = self._predict_stage(stage, features, moved)
             scores.append(predictors[stage].classification.scores(logits))
-        detections = predictors[-1].detect(torch.stack(scores).mean(dim=0), deltas, proposals)
-        return self.branches.predict(features, detections)
+        mean_scores = torch.stack(scores).mean(dim=0)
+        detections = predictors[-1].detect(
+            RegionPredictions(mean_scores, deltas, proposals, vectors.flatten(1), features)
+        )
+        return self.branch_predictions(features, detections)
 
-    def _judge(self, stage: int, features: Features, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Class logits and deltas that one stage gives to boxes."""
+    def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
+        """The mean scores of all stages for given boxes, which no stage moves: N x (R_i, 4) -> (sum of R_i, K)."""
+        scores = [
+            predictor.classification.scores(self._predict_stage(stage, features, boxes)[1])
+            for stage, predictor in enumerate(self.predictors)
+        ]
+        return torch.stack(scores).mean(dim=0)
+
+    def _predict_stage(self, stage: int, features: Features, boxes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors, class logits and deltas of one stage for boxes."""
         pooled = self.box_pooler(features, boxes)
         # All stages train the same features, which would otherwise learn as many times faster from boxes.
         pooled = scale_gradient(pooled, 1 / len(self.box_head))
-        return self.predictors[stage](self.box_head[stage](pooled))
+        vectors = self.box_head[stage](pooled)
+        return vectors, *self.predictors[stage](vectors)
 
 
 @torch.no_grad()
@@ -157,10 +163,10 @@ def build_cascade_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> C
         box_pooler=build_head_pooler(cfg, "ROI_BOX_HEAD", maps),
         box_heads=box_heads,
         box_predictors=[
-            build_box_predictor(cfg, head.output_spec, weights=weights)
+            build_box_predictor(cfg, head.output_spec, weights=weights, is_last=head is box_heads[-1])
             for head, weights in zip(box_heads, cascade.BBOX_REG_WEIGHTS, strict=True)
         ],
-        branches=build_instance_branches(cfg, maps),
+        branches=build_branches(cfg, specs),
     )
 
 

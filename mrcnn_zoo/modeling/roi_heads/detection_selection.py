@@ -1,17 +1,46 @@
 """From scores and deltas of every region and class to the few detections of an image."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.modeling.contracts import Suppression
+from mrcnn_zoo.modeling.contracts import Candidates, Features
+from mrcnn_zoo.modeling.suppression import Suppression, build_suppression
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
-from mrcnn_zoo.registries import SUPPRESSIONS
-from mrcnn_zoo.structures import Detections, Proposals
+from mrcnn_zoo.structures import Detections, LabeledRegions, Proposals
 
 
-class DetectionSelection:
+@dataclass(frozen=True)
+class RegionPredictions:
+    """What a box head predicts for the regions of all images."""
+
+    scores: Tensor  # (sum of R_i, K) in [0, 1]
+    deltas: Tensor  # (sum of R_i, 4 K), or (sum of R_i, 4) for all classes alike
+    tables: Sequence[Proposals] | Sequence[LabeledRegions]  # R_i boxes of each image, which the deltas move
+    vectors: Tensor | None = None  # (sum of R_i, D) of the box head
+    features: Features | None = None  # maps of the backbone
+
+    def boxes(self) -> Tensor:
+        """(sum of R_i, 4) pixels."""
+        return torch.cat([table.boxes for table in self.tables])
+
+    def images(self) -> Tensor:
+        """(sum of R_i,) int64 row of each region's image."""
+        device = self.scores.device
+        counts = torch.tensor([len(table) for table in self.tables], device=device)
+        numbers = torch.arange(len(self.tables), device=device)
+        return numbers.repeat_interleave(counts, output_size=len(self.scores))
+
+    def heights_and_widths(self) -> Tensor:
+        """(N, 2) of each image."""
+        return torch.tensor([table.image_size for table in self.tables], device=self.scores.device)
+
+
+class DetectionSelection(nn.Module):
     """Drops weak scores, decodes and clips what is left, suppresses repetitions, and keeps the best.
 
     Args:
@@ -24,36 +53,60 @@ class DetectionSelection:
     def __init__(
         self, suppression: Suppression, *, score_threshold: float, max_detections: int, min_size: float = 0.0
     ) -> None:
+        super().__init__()
         self.suppression = suppression
         self.score_threshold = score_threshold
         self.max_detections = max_detections if max_detections >= 0 else None
         self.min_size = min_size
 
-    def select(self, scores: Tensor, deltas: Tensor, proposals: Proposals, coder: BoxCoder) -> Detections:
-        """The detections of one image.
+    def select(self, predictions: RegionPredictions, coder: BoxCoder) -> list[Detections]:
+        """The detections of each image.
 
         Args:
-            scores: (R, K) in [0, 1].
-            deltas: (R, 4 K), or (R, 4) for all classes alike.
-            proposals: R boxes that the deltas move.
-            coder: decodes them.
+            predictions: of all regions.
+            coder: decodes the deltas.
 
         Returns:
-            At most `max_detections`, best first, clipped to the image. A region with a number that is not finite gives
-            none.
+            At most `max_detections` each, best first, clipped to the image. A region with a number that is not finite
+            gives none.
         """
+        candidates = self.candidates(predictions, coder)
+        rows, scores = self.suppression.suppress(candidates)
+        counts = torch.bincount(candidates.images[rows], minlength=len(candidates.image_sizes)).tolist()
+        return [
+            Detections(
+                image_size=size,
+                boxes=candidates.boxes[kept[: self.max_detections]],
+                scores=kept_scores[: self.max_detections],
+                classes=candidates.classes[kept[: self.max_detections]],
+            )
+            for size, kept, kept_scores in zip(
+                candidates.image_sizes, rows.split(counts), scores.split(counts), strict=True
+            )
+        ]
+
+    def candidates(self, predictions: RegionPredictions, coder: BoxCoder) -> Candidates:
+        """The boxes of all classes whose scores are above the threshold, decoded and clipped to their images."""
+        scores, deltas = predictions.scores, predictions.deltas
         is_finite = scores.isfinite().all(dim=1) & deltas.isfinite().all(dim=1)
         is_candidate = (scores > self.score_threshold) & is_finite[:, None]
         regions, classes = torch.nonzero(is_candidate, as_tuple=True)
-        boxes = coder.decode(deltas_of_class(deltas[regions], classes), proposals.boxes[regions])
+        images = predictions.images()[regions]
+        boxes = coder.decode(deltas_of_class(deltas[regions], classes), predictions.boxes()[regions])
         # Clip before the suppression: a box that reaches far outside would look unlike its visible twin.
-        boxes = box_ops.clip(boxes, proposals.image_size)
+        boxes = box_ops.clip_each(boxes, predictions.heights_and_widths()[images])
         if self.min_size > 0:
             is_large = box_ops.is_nonempty(boxes, min_size=self.min_size)
-            boxes, regions, classes = boxes[is_large], regions[is_large], classes[is_large]
-        rows, kept_scores = self.suppression(boxes, scores[regions, classes], classes)
-        rows, kept_scores = rows[: self.max_detections], kept_scores[: self.max_detections]
-        return Detections(image_size=proposals.image_size, boxes=boxes[rows], scores=kept_scores, classes=classes[rows])
+            boxes, regions, classes, images = boxes[is_large], regions[is_large], classes[is_large], images[is_large]
+        return Candidates(
+            boxes=boxes,
+            scores=scores[regions, classes],
+            classes=classes,
+            images=images,
+            image_sizes=[table.image_size for table in predictions.tables],
+            vectors=None if predictions.vectors is None else predictions.vectors[regions],
+            features=predictions.features,
+        )
 
 
 def deltas_of_class(deltas: Tensor, classes: Tensor) -> Tensor:
@@ -67,7 +120,7 @@ def build_detection_selection(cfg: CfgNode) -> DetectionSelection:
     """The selection that `MODEL.ROI_HEADS` and `TEST` describe."""
     heads = cfg.MODEL.ROI_HEADS
     return DetectionSelection(
-        SUPPRESSIONS.get(heads.SUPPRESSION)(cfg, heads.NMS_THRESH_TEST),
+        build_suppression(cfg, heads.SUPPRESSION, heads.NMS_THRESH_TEST, key="MODEL.ROI_HEADS.SUPPRESSION"),
         score_threshold=heads.SCORE_THRESH_TEST,
         max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
         min_size=heads.MIN_SIZE_TEST,

@@ -80,6 +80,10 @@ class KRCNNConvDeconvUpsampleHead(nn.Module):
         loss = self.loss_weight * heatmap_cross_entropy(self(pooled), cells)
         return TrainingOutput({"loss_keypoint": LossSum(loss, divided_by)}, {"keypoint/num_labelled": count})
 
+    def select_regions(self, foreground: list[LabeledRegions]) -> list[LabeledRegions]:
+        """The regions to pool for in training: those that hold a labelled keypoint of their object."""
+        return with_visible_keypoints(foreground)
+
     @torch.no_grad()
     def keypoint_targets(self, foreground: LabeledRegions) -> Tensor:
         """The heatmap cell of each keypoint of the matched objects, `NO_CELL` outside the region: (R, J) int64."""

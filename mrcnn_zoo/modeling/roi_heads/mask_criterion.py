@@ -41,13 +41,18 @@ class MaskCriterion:
         """The maps that a head must have: those of the classes, and the background's where they compete."""
         return num_class_maps + 1 if self.loss.maps_compete else num_class_maps
 
-    def losses(self, layers: MaskLayers, pooled: Tensor, foreground: list[LabeledRegions]) -> TrainingOutput:
-        """`loss_mask`, the mean over the pixels of all foreground regions, and the share of right pixels.
+    def supervise(
+        self, layers: MaskLayers, pooled: Tensor, foreground: list[LabeledRegions]
+    ) -> tuple[Tensor, TrainingOutput]:
+        """Masks, `loss_mask`, the mean over the pixels of all foreground regions, and the share of right pixels.
 
         Args:
             layers: of the head.
             pooled: (sum of R_i, C, S, S).
             foreground: R_i regions of each image, all with an object.
+
+        Returns:
+            (sum of R_i, M, M) probabilities of each region's class, and the losses.
 
         Raises:
             UserError: an image with objects has no masks.
@@ -55,8 +60,9 @@ class MaskCriterion:
         classes = torch.cat([table.classes for table in foreground])
         logits = self._logits(layers, pooled, classes)
         targets = torch.cat([mask_targets(table, logits.shape[-1]) for table in foreground])
-        is_right = (self.loss.probabilities(logits.detach(), classes) > 0.5) == targets
-        return TrainingOutput(
+        probabilities = self.loss.probabilities(logits, classes)
+        is_right = (probabilities.detach() > 0.5) == targets
+        return probabilities, TrainingOutput(
             {"loss_mask": LossSum(self.weight * self.loss(logits, targets, classes), targets.numel())},
             {"mask/accuracy": is_right.sum() / max(targets.numel(), 1)},
         )

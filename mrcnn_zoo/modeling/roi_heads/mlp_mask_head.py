@@ -63,8 +63,12 @@ class MaskRCNNMLPHead(nn.Module):
         return self(pooled)[regions, classes.clamp(max=self.num_maps - 1)].float()
 
     def losses(self, pooled: Tensor, foreground: list[LabeledRegions]) -> TrainingOutput:
-        """`loss_mask` and the share of right pixels; see `MaskCriterion.losses`."""
-        return self.criterion.losses(self, pooled, foreground)
+        """`loss_mask` and the share of right pixels; see `MaskCriterion.supervise`."""
+        return self.supervise(pooled, foreground)[1]
+
+    def supervise(self, pooled: Tensor, foreground: list[LabeledRegions]) -> tuple[Tensor, TrainingOutput]:
+        """The masks with a gradient, (sum of R_i, M, M) in [0, 1], and the losses."""
+        return self.criterion.supervise(self, pooled, foreground)
 
     def predict(self, pooled: Tensor, detections: list[Detections]) -> list[Detections]:
         """The detections with masks: (sum of R_i, C, S, S) and R_i detections of each image."""

@@ -14,9 +14,9 @@ def boxes_of(tables: Sequence[Proposals] | Sequence[LabeledRegions] | Sequence[D
     return [table.boxes for table in tables]
 
 
-def in_reading_order(features: Features, names: Iterable[str]) -> dict[str, Tensor]:
-    """The named maps, channel by channel in memory as pooling reads them, so that no pooler has to copy them again."""
-    return {name: features[name].contiguous() for name in names}
+def contiguous_features(features: Features, names: Iterable[str]) -> dict[str, Tensor]:
+    """The maps, the named ones contiguous as pooling reads them, so that no pooler has to copy them again."""
+    return {**features, **{name: features[name].contiguous() for name in names}}
 
 
 def named_specs(specs: Mapping[str, FeatureSpec], in_features: Sequence[str]) -> dict[str, FeatureSpec]:

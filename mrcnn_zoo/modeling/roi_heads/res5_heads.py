@@ -9,16 +9,34 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.assignment import RegionLabeler, build_region_labeler
 from mrcnn_zoo.modeling.backbones.resnet import build_res5_stage
-from mrcnn_zoo.modeling.contracts import Features, MaskHead
+from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
+from mrcnn_zoo.modeling.roi_heads.branch import PooledBranch, RegionBranch, RegionHeads, build_branches
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_and_rows
-from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, in_reading_order, named_specs
-from mrcnn_zoo.registries import MASK_HEADS, ROI_HEADS
+from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, contiguous_features, named_specs
+from mrcnn_zoo.registries import ROI_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, Proposals, Targets, TrainingOutput
 
 
-class Res5ROIHeads(nn.Module):
+class SharedStage:
+    """Pooling and res5 as the pooler of a branch; no module, because both are the region heads'.
+
+    Args:
+        pooler: makes the input of res5.
+        res5: (R, C, S, S) -> (R, D, S / 2, S / 2).
+    """
+
+    def __init__(self, pooler: PyramidPooler, res5: nn.Module) -> None:
+        self.pooler = pooler
+        self.res5 = res5
+
+    def __call__(self, features: Features, boxes: list[Tensor]) -> Tensor:
+        """N x (R_i, 4) pixels -> (sum of R_i, D, S / 2, S / 2)."""
+        return self.res5(self.pooler(features, boxes))
+
+
+class Res5ROIHeads(RegionHeads):
     """Each pooled region goes through res5; from its mean come class and box, from the map itself the mask.
 
     Source: He et al. 2017 (Mask R-CNN), figure 4, left.
@@ -28,7 +46,7 @@ class Res5ROIHeads(nn.Module):
         pooler: makes the input of res5.
         res5: (R, C, S, S) -> (R, D, S / 2, S / 2).
         box_predictor: judges the mean of a region's map.
-        mask_head: draws the masks; None without masks.
+        branches: the further branches by module name, in their order; pooled ones pool with a `SharedStage`.
     """
 
     def __init__(
@@ -38,36 +56,49 @@ class Res5ROIHeads(nn.Module):
         pooler: PyramidPooler,
         res5: nn.Sequential,
         box_predictor: BoxPredictor,
-        mask_head: MaskHead | None = None,
+        branches: Mapping[str, RegionBranch],
     ) -> None:
         super().__init__()
         self.labeler = labeler
         self.pooler = pooler
         self.res5 = res5
         self.box_predictor = box_predictor
-        self.mask_head = mask_head
+        self.add_branches(branches)
 
     def losses(self, features: Features, proposals: list[Proposals], targets: list[Targets]) -> TrainingOutput:
-        """The losses of both branches over regions sampled from the proposals; the maps are computed once for both."""
+        """The losses of all branches over regions sampled from the proposals; the maps are computed once for all."""
+        features = contiguous_features(features, self.pooler.names)
         regions = self.labeler.label(proposals, targets)
-        maps = self.region_maps(in_reading_order(features, self.pooler.names), boxes_of(regions))
-        output = self.box_predictor.losses(maps.mean(dim=(2, 3)), regions)
-        if self.mask_head is not None:
-            foreground, rows = foreground_and_rows(regions, self.labeler.num_classes)
-            output |= self.mask_head.losses(maps[rows], foreground)
+        maps = self.region_maps(features, boxes_of(regions))
+        vectors = maps.mean(dim=(2, 3))
+        logits, deltas = self.box_predictor(vectors)
+        output = self.box_predictor.supervise(logits, deltas, regions)
+        output |= self.box_predictor.suppression_losses(logits, deltas, regions, vectors=vectors, features=features)
+        if not self.branches:
+            return output
+        foreground, rows = foreground_and_rows(regions, self.labeler.num_classes)
+        foreground_maps = maps[rows]
+        for branch in self.branches:
+            if isinstance(branch, PooledBranch):
+                foreground, of_branch = branch.pooled_losses(foreground_maps, foreground, foreground)
+            else:
+                foreground, of_branch = branch.losses(features, foreground)
+            output |= of_branch
         return output
 
     def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals; only these get masks."""
-        features = in_reading_order(features, self.pooler.names)
+        features = contiguous_features(features, self.pooler.names)
         vectors = self.region_maps(features, boxes_of(proposals)).mean(dim=(2, 3))
-        detections = self.box_predictor.predict(vectors, proposals)
-        if self.mask_head is None:
-            return detections
-        return self.mask_head.predict(self.region_maps(features, boxes_of(detections)), detections)
+        return self.branch_predictions(features, self.box_predictor.predict(vectors, proposals, features))
+
+    def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
+        """The scores of each class for given boxes: N x (R_i, 4) pixels -> (sum of R_i, K)."""
+        logits, _ = self.box_predictor(self.region_maps(features, boxes).mean(dim=(2, 3)))
+        return self.box_predictor.classification.scores(logits)
 
     def region_maps(self, features: Features, boxes: list[Tensor]) -> Tensor:
-        """What both branches look at, of all images' boxes: (sum of R_i, D, S / 2, S / 2)."""
+        """What all branches see, of all images' boxes: (sum of R_i, D, S / 2, S / 2)."""
         return self.res5(self.pooler(features, boxes))
 
 
@@ -79,13 +110,14 @@ def build_res5_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> Res5
     res5, spec = build_res5_stage(cfg)
     _check_channels(maps, spec)
     map_spec = replace(spec, side=-(-cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION // 2))
-    mask_head = MASK_HEADS.get(cfg.MODEL.ROI_MASK_HEAD.NAME)(cfg, map_spec) if cfg.MODEL.MASK_ON else None
+    pooler = build_head_pooler(cfg, "ROI_BOX_HEAD", maps)
+    branches = build_branches(cfg, specs, pooler=SharedStage(pooler, res5), pooled=map_spec)
     return Res5ROIHeads(
         build_region_labeler(cfg),
-        pooler=build_head_pooler(cfg, "ROI_BOX_HEAD", maps),
+        pooler=pooler,
         res5=res5,
         box_predictor=build_box_predictor(cfg, replace(spec, side=1)),
-        mask_head=mask_head,
+        branches=branches,
     )
 
 

@@ -2,25 +2,25 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.assignment import RegionLabeler, build_region_labeler
 from mrcnn_zoo.modeling.contracts import BoxHead, Features
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
+from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch, RegionHeads, build_branches
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only
-from mrcnn_zoo.modeling.roi_heads.instance_branches import InstanceBranches, build_instance_branches
-from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, in_reading_order, named_specs
+from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, contiguous_features, named_specs
 from mrcnn_zoo.registries import BOX_HEADS, ROI_HEADS
-from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Proposals, Targets, TrainingOutput
+from mrcnn_zoo.structures import Detections, FeatureSpec, Proposals, Targets, TrainingOutput
 
 
-class StandardROIHeads(nn.Module):
-    """A box branch over all regions, and a mask and a keypoint branch over those with an object.
+class StandardROIHeads(RegionHeads):
+    """A box branch over all regions, and further branches, for masks and keypoints, over those with an object.
 
-    The branches share the features and nothing else. In training the mask and the keypoint branch get the foreground
-    proposals, at inference the boxes that the box branch kept.
+    The branches share the features and nothing else. In training the further branches get the foreground proposals, at
+    inference the boxes that the box branch kept.
 
     Source: He et al. 2017 (Mask R-CNN), section 3.
 
@@ -29,7 +29,7 @@ class StandardROIHeads(nn.Module):
         box_pooler: makes the box head's input.
         box_head: makes the vector of a region.
         box_predictor: judges it.
-        branches: masks and keypoints.
+        branches: the further branches by module name, in their order.
         train_on_predicted_boxes: train `branches` on the boxes that the box branch makes of the foreground proposals,
             which are nearer to those of inference.
     """
@@ -41,7 +41,7 @@ class StandardROIHeads(nn.Module):
         box_pooler: PyramidPooler,
         box_head: BoxHead,
         box_predictor: BoxPredictor,
-        branches: InstanceBranches,
+        branches: Mapping[str, RegionBranch],
         train_on_predicted_boxes: bool = False,
     ) -> None:
         super().__init__()
@@ -49,36 +49,36 @@ class StandardROIHeads(nn.Module):
         self.box_pooler = box_pooler
         self.box_head = box_head
         self.box_predictor = box_predictor
-        self.mask_pooler = branches.mask_pooler
-        self.mask_head = branches.mask_head
-        self.keypoint_pooler = branches.keypoint_pooler
-        self.keypoint_head = branches.keypoint_head
+        self.add_branches(branches)
         self.train_on_predicted_boxes = train_on_predicted_boxes
-
-    @property
-    def branches(self) -> InstanceBranches:
-        """The mask and the keypoint branch."""
-        return InstanceBranches(self.mask_pooler, self.mask_head, self.keypoint_pooler, self.keypoint_head)
 
     def losses(self, features: Features, proposals: list[Proposals], targets: list[Targets]) -> TrainingOutput:
         """The losses of all branches over regions sampled from the proposals."""
-        features = in_reading_order(features, self.box_pooler.names)
+        features = contiguous_features(features, self.box_pooler.names)
         regions = self.labeler.label(proposals, targets)
-        logits, deltas = self.box_predictor(self.box_vectors(features, regions))
+        vectors = self.box_vectors(features, boxes_of(regions))
+        logits, deltas = self.box_predictor(vectors)
         output = self.box_predictor.supervise(logits, deltas, regions)
+        output |= self.box_predictor.suppression_losses(logits, deltas, regions, vectors=vectors, features=features)
         if self.train_on_predicted_boxes:
             regions = self.box_predictor.refine(deltas, regions)
-        return output | self.branches.losses(features, foreground_only(regions, self.labeler.num_classes))
+        return output | self.branch_losses(features, foreground_only(regions, self.labeler.num_classes))
 
     def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals; only these get masks."""
-        features = in_reading_order(features, self.box_pooler.names)
-        detections = self.box_predictor.predict(self.box_vectors(features, proposals), proposals)
-        return self.branches.predict(features, detections)
+        features = contiguous_features(features, self.box_pooler.names)
+        vectors = self.box_vectors(features, boxes_of(proposals))
+        detections = self.box_predictor.predict(vectors, proposals, features)
+        return self.branch_predictions(features, detections)
 
-    def box_vectors(self, features: Features, regions: list[Proposals] | list[LabeledRegions]) -> Tensor:
-        """What the box predictor judges, of all images' regions: (sum of R_i, D)."""
-        return self.box_head(self.box_pooler(features, boxes_of(regions)))
+    def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
+        """The scores of each class for given boxes: N x (R_i, 4) pixels -> (sum of R_i, K)."""
+        logits, _ = self.box_predictor(self.box_vectors(features, boxes))
+        return self.box_predictor.classification.scores(logits)
+
+    def box_vectors(self, features: Features, boxes: list[Tensor]) -> Tensor:
+        """What the box predictor sees of all images' boxes: N x (R_i, 4) pixels -> (sum of R_i, D)."""
+        return self.box_head(self.box_pooler(features, boxes))
 
 
 @ROI_HEADS.register("StandardROIHeads")
@@ -93,6 +93,6 @@ def build_standard_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> 
         box_pooler=build_head_pooler(cfg, "ROI_BOX_HEAD", maps),
         box_head=box_head,
         box_predictor=build_box_predictor(cfg, box_head.output_spec),
-        branches=build_instance_branches(cfg, maps),
+        branches=build_branches(cfg, specs),
         train_on_predicted_boxes=box.TRAIN_ON_PRED_BOXES,
     )

@@ -1,6 +1,16 @@
 """Of many boxes around the same object, keep one."""
 
+from mrcnn_zoo.modeling.suppression.base import FunctionSuppression, Suppression, build_suppression
 from mrcnn_zoo.modeling.suppression.greedy import ClassAgnosticSuppression, GreedySuppression
 from mrcnn_zoo.modeling.suppression.soft import GaussianFactor, LinearFactor, SoftSuppression
 
-__all__ = ["ClassAgnosticSuppression", "GaussianFactor", "GreedySuppression", "LinearFactor", "SoftSuppression"]
+__all__ = [
+    "ClassAgnosticSuppression",
+    "FunctionSuppression",
+    "GaussianFactor",
+    "GreedySuppression",
+    "LinearFactor",
+    "SoftSuppression",
+    "Suppression",
+    "build_suppression",
+]

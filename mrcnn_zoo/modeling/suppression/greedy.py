@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.modeling.contracts import Suppression
+from mrcnn_zoo.modeling.suppression.base import Suppression, best_overlapping
 from mrcnn_zoo.ops.nms import batched_nms
 from mrcnn_zoo.registries import SUPPRESSIONS
 
 
-class GreedySuppression:
+class GreedySuppression(Suppression):
     """The best box stays and removes those of its class that overlap it; then the best of the rest, and so on.
 
     Args:
@@ -17,9 +17,10 @@ class GreedySuppression:
     """
 
     def __init__(self, iou_threshold: float) -> None:
+        super().__init__()
         self.iou_threshold = iou_threshold
 
-    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Rows that stay, best first, and their scores, which do not change.
 
         Args:
@@ -30,8 +31,12 @@ class GreedySuppression:
         rows = batched_nms(boxes, scores, classes, iou_threshold=self.iou_threshold)
         return rows, scores[rows]
 
+    def suppressors(self, boxes: Tensor, classes: Tensor, kept: Tensor) -> Tensor:
+        """The best kept box of each box's class that overlaps it by more than the threshold: (R,) rows, or -1."""
+        return best_overlapping(boxes, classes, kept, min_iou=self.iou_threshold)
 
-class ClassAgnosticSuppression:
+
+class ClassAgnosticSuppression(Suppression):
     """Another suppression over the boxes of all classes together: one detection a place.
 
     Args:
@@ -39,11 +44,16 @@ class ClassAgnosticSuppression:
     """
 
     def __init__(self, suppression: Suppression) -> None:
+        super().__init__()
         self.suppression = suppression
 
-    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """(R, 4), (R,), (R,), of which the classes do not matter -> rows that stay, best first, and their scores."""
         return self.suppression(boxes, scores, torch.zeros_like(classes))
+
+    def suppressors(self, boxes: Tensor, classes: Tensor, kept: Tensor) -> Tensor:
+        """Those of the other suppression, over all classes."""
+        return self.suppression.suppressors(boxes, torch.zeros_like(classes), kept)
 
 
 @SUPPRESSIONS.register("greedy")

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling.suppression.base import Suppression
 from mrcnn_zoo.ops.soft_nms import soft_nms
 from mrcnn_zoo.registries import SUPPRESSIONS
 
 
-class SoftSuppression:
+class SoftSuppression(Suppression):
     """The best box stays as it is, and those of its class that overlap it get lower scores; then the next, and so on.
 
     Source: Bodla et al. 2017 (Soft-NMS), section 3.
@@ -21,10 +22,11 @@ class SoftSuppression:
     """
 
     def __init__(self, factor: Callable[[Tensor], Tensor], *, min_score: float) -> None:
+        super().__init__()
         self.factor = factor
         self.min_score = min_score
 
-    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Rows that stay, best first, and their lowered scores.
 
         Args:

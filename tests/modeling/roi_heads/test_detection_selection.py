@@ -2,7 +2,7 @@
 
 import torch
 
-from mrcnn_zoo.modeling.roi_heads.detection_selection import DetectionSelection
+from mrcnn_zoo.modeling.roi_heads.detection_selection import DetectionSelection, RegionPredictions
 from mrcnn_zoo.modeling.suppression import GreedySuppression
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.structures import Detections, Proposals
@@ -17,7 +17,9 @@ def select(boxes: list[list[float]], *, min_size: float, max_detections: int = 1
     selection = DetectionSelection(
         GreedySuppression(0.5), score_threshold=0.05, max_detections=max_detections, min_size=min_size
     )
-    return selection.select(scores, torch.zeros(len(boxes), 4), proposals, BoxCoder((1.0, 1.0, 1.0, 1.0)))
+    predictions = RegionPredictions(scores, torch.zeros(len(boxes), 4), [proposals])
+    (found,) = selection.select(predictions, BoxCoder((1.0, 1.0, 1.0, 1.0)))
+    return found
 
 
 def test_small_boxes_leave_their_place_to_others() -> None:

@@ -47,7 +47,7 @@ def test_masks_and_keypoints_are_made_of_the_boxes_given(small_cfg: Callable[...
     maps = scene.features(1)
     with torch.no_grad():
         (found,) = heads.predict(maps, [scene.proposals(30)])
-        (again,) = heads.branches.predict(maps, [replace(found, masks=None, keypoints=None)])
+        (again,) = heads.branch_predictions(maps, [replace(found, masks=None, keypoints=None)])
     assert found.masks is not None
     assert again.masks is not None
     assert torch.equal(again.masks.bitmaps(), found.masks.bitmaps())

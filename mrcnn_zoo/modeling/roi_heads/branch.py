@@ -1,0 +1,181 @@
+"""Branches beside the box branch: each one module with its pooler, layers and criterion."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling.contracts import Features, HandsOnMasks, SelectsRegions
+from mrcnn_zoo.modeling.poolers import build_head_pooler
+from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, named_specs
+from mrcnn_zoo.registries import KEYPOINT_HEADS, MASK_HEADS, REGION_BRANCHES
+from mrcnn_zoo.structures import BranchSpec, Detections, FeatureSpec, LabeledRegions, Proposals, TrainingOutput
+
+Pooler = Callable[[Features, list[Tensor]], Tensor]  # maps, N x (R_i, 4) boxes -> (sum of R_i, C, S, S)
+
+
+class RegionBranch(nn.Module):
+    """A branch that pools or samples the feature maps itself.
+
+    A branch that a config lists in MODEL.ROI_HEADS.BRANCHES has an attribute `name`, its place below `roi_heads`. One
+    that changes scores has `corrects_scores = True`; the region heads then sort the detections again.
+    """
+
+    def losses(self, features: Features, regions: list[LabeledRegions]) -> tuple[list[LabeledRegions], TrainingOutput]:
+        """What supervises this branch.
+
+        Args:
+            features: maps of the backbone.
+            regions: of each image, all with an object.
+
+        Returns:
+            The regions for the next branch, with the columns that this one adds, and the losses.
+        """
+        raise NotImplementedError
+
+    def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:
+        """The same detections in the same order, with what this branch adds or corrects."""
+        raise NotImplementedError
+
+
+class PooledBranch(RegionBranch):
+    """The branch of a head that sees pooled maps only; `pool_for` makes one of such a head.
+
+    `losses` and `predict` of the class behind `RegionBranch` in the method resolution order are those of the head.
+    """
+
+    pooler: Any  # a `Pooler`
+
+    def losses(self, features: Features, regions: list[LabeledRegions]) -> tuple[list[LabeledRegions], TrainingOutput]:
+        """Those of the head, on the regions that it trains on."""
+        chosen = self.select_regions(regions) if isinstance(self, SelectsRegions) else regions
+        return self.pooled_losses(self.pooler(features, boxes_of(chosen)), chosen, regions)
+
+    def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:
+        """The detections with what the head finds in each box."""
+        return self.pooled_predict(self.pooler(features, boxes_of(detections)), detections)
+
+    def pooled_losses(
+        self, pooled: Tensor, chosen: list[LabeledRegions], regions: list[LabeledRegions]
+    ) -> tuple[list[LabeledRegions], TrainingOutput]:
+        """The same for maps that are pooled already: (sum of R_i, C, S, S) of the `chosen` ones of the regions."""
+        if not isinstance(self, HandsOnMasks):
+            return regions, cast(Any, super(RegionBranch, self)).losses(pooled, chosen)
+        probabilities, output = self.supervise(pooled, chosen)
+        parts = probabilities.split([len(table) for table in chosen])
+        masked = [replace(table, mask_probabilities=part) for table, part in zip(chosen, parts, strict=True)]
+        return masked, output
+
+    def pooled_predict(self, pooled: Tensor, detections: list[Detections]) -> list[Detections]:
+        """The same for maps that are pooled already."""
+        return cast(Any, super(RegionBranch, self)).predict(pooled, detections)
+
+
+def pool_for(head: nn.Module, pooler: Pooler) -> PooledBranch:
+    """Make a head that sees pooled maps a branch with that pooler.
+
+    The head stays the same module with the same names in the state dict; its class becomes a subclass of its own class,
+    in which `losses` and `predict` pool first. (`torch.nn.utils.parametrize` changes modules in the same way.)
+    """
+    cls = type(head)
+    head.__class__ = type(cls.__name__, (PooledBranch, cls), {"__doc__": cls.__doc__, "__module__": cls.__module__})
+    setattr(head, "pooler", pooler)  # noqa: B010 - a module or a function
+    return cast(PooledBranch, head)
+
+
+class RegionHeads(nn.Module):
+    """A box branch, which a subclass has, and the other branches in their order.
+
+    Subclasses call `add_branches` after their own modules, whose order state dicts and optimizers keep.
+    """
+
+    def add_branches(self, branches: Mapping[str, RegionBranch]) -> None:
+        """Register the branches under their names, in their order."""
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+        self.branch_names = tuple(branches)
+
+    def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
+        """The scores of each class for given boxes: N x (R_i, 4) pixels -> (sum of R_i, K)."""
+        raise NotImplementedError
+
+    def predict_in_boxes(
+        self, features: Features, boxes: list[Proposals], classes: list[Tensor] | None = None
+    ) -> list[Detections]:
+        """What all branches find in boxes of the caller, in the order and at the place of the boxes.
+
+        Args:
+            features: maps of the backbone.
+            boxes: R_i of each image.
+            classes: (R_i,) int64 of each image; without them each box has the class with the highest score.
+
+        Returns:
+            R_i detections of each image, scored by the box branch for their class.
+        """
+        counts = [len(table) for table in boxes]
+        scores = self.box_scores(features, boxes_of(boxes))
+        labels = scores.argmax(dim=1) if classes is None else torch.cat(classes)
+        scores = scores.gather(1, labels[:, None]).squeeze(1)
+        detections = [
+            Detections(table.image_size, table.boxes, image_scores, image_labels)
+            for table, image_scores, image_labels in zip(boxes, scores.split(counts), labels.split(counts), strict=True)
+        ]
+        for branch in self.branches:
+            detections = branch.predict(features, detections)
+        return detections
+
+    @property
+    def branches(self) -> list[RegionBranch]:
+        """In the order in which they are trained and asked."""
+        return [cast(RegionBranch, self.get_submodule(name)) for name in self.branch_names]
+
+    def branch_losses(self, features: Features, foreground: list[LabeledRegions]) -> TrainingOutput:
+        """The losses of all branches on regions with an object; each sees the columns that earlier ones add."""
+        output = TrainingOutput()
+        for branch in self.branches:
+            foreground, of_branch = branch.losses(features, foreground)
+            output |= of_branch
+        return output
+
+    def branch_predictions(self, features: Features, detections: list[Detections]) -> list[Detections]:
+        """The detections with what all branches add, best first."""
+        for branch in self.branches:
+            detections = branch.predict(features, detections)
+        if any(getattr(branch, "corrects_scores", False) for branch in self.branches):
+            detections = [table[table.scores.argsort(descending=True, stable=True)] for table in detections]
+        return detections
+
+
+def build_branches(
+    cfg: CfgNode, specs: Mapping[str, FeatureSpec], *, pooler: Pooler | None = None, pooled: FeatureSpec | None = None
+) -> dict[str, RegionBranch]:
+    """The branches that MODEL.MASK_ON, MODEL.KEYPOINT_ON and MODEL.ROI_HEADS.BRANCHES ask for, by module name.
+
+    Args:
+        cfg: the whole config.
+        specs: all maps of the backbone.
+        pooler: what the branches pool with; by default each has the one that its section of the config describes.
+        pooled: shape of what `pooler` makes.
+    """
+    branches: dict[str, RegionBranch] = {}
+    sections = []
+    if cfg.MODEL.MASK_ON:
+        sections.append(("mask_head", "ROI_MASK_HEAD", MASK_HEADS))
+    if cfg.MODEL.KEYPOINT_ON:
+        sections.append(("keypoint_head", "ROI_KEYPOINT_HEAD", KEYPOINT_HEADS))
+    maps = named_specs(specs, cfg.MODEL.ROI_HEADS.IN_FEATURES)
+    channels = next(iter(maps.values())).channels
+    for name, section, registry in sections:
+        settings = cfg.MODEL[section]
+        spec = pooled or FeatureSpec(channels=channels, side=settings.POOLER_RESOLUTION)
+        head = registry.get(settings.NAME)(cfg, BranchSpec(spec.channels, spec.stride, spec.side, maps=specs))
+        if not isinstance(head, RegionBranch):
+            head = pool_for(head, pooler or build_head_pooler(cfg, section, maps))
+        branches[name] = head
+    for entry in cfg.MODEL.ROI_HEADS.BRANCHES:
+        branch = REGION_BRANCHES.get(entry)(cfg, BranchSpec(channels, maps=specs))
+        branches[branch.name] = branch
+    return branches

@@ -1,0 +1,101 @@
+"""What every suppression is: a module that keeps one box of each group that shows the same object."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.modeling.contracts import Candidates
+from mrcnn_zoo.modeling.contracts import Suppression as SuppressionContract
+from mrcnn_zoo.ops import boxes as box_ops
+from mrcnn_zoo.registries import SUPPRESSIONS
+
+
+class Suppression(nn.Module):
+    """A suppression of the boxes of one image, `forward`, applied image by image in `suppress`.
+
+    One that sees features overrides `suppress`. One that learns has a method `losses`, too: see
+    `contracts.LearnsToSuppress`.
+    """
+
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that stay (int64), best first, and their scores.
+
+        Args:
+            boxes: (R, 4) pixels, finite.
+            scores: (R,).
+            classes: (R,) int64.
+        """
+        raise NotImplementedError
+
+    def suppress(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """The rows that stay, image after image and best first in each, and their scores."""
+        rows, scores = [candidates.classes[:0]], [candidates.scores[:0]]
+        for image in range(len(candidates.image_sizes)):
+            members = (candidates.images == image).nonzero().flatten()
+            kept, kept_scores = self(candidates.boxes[members], candidates.scores[members], candidates.classes[members])
+            rows.append(members[kept])
+            scores.append(kept_scores)
+        return torch.cat(rows), torch.cat(scores)
+
+    def suppressors(self, boxes: Tensor, classes: Tensor, kept: Tensor) -> Tensor:
+        """The row of the kept box that stands for each box of one image: of its class, the one that overlaps it most.
+
+        Args:
+            boxes: (R, 4) pixels.
+            classes: (R,) int64.
+            kept: (S,) int64 rows that stay, best first.
+
+        Returns:
+            (R,) int64; -1 where no kept box of the class overlaps.
+        """
+        return best_overlapping(boxes, classes, kept)
+
+
+class FunctionSuppression(Suppression):
+    """Another callable as a suppression.
+
+    Args:
+        function: (R, 4) boxes, (R,) scores, (R,) classes -> rows that stay, best first, and their scores; a module is
+            a child of this one.
+    """
+
+    def __init__(self, function: SuppressionContract) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """What the function returns."""
+        return self.function(boxes, scores, classes)
+
+
+def best_overlapping(boxes: Tensor, classes: Tensor, kept: Tensor, *, min_iou: float = 0.0) -> Tensor:
+    """For each box the first kept box of its class that overlaps it more than `min_iou`; else the most, above 0.
+
+    Args:
+        boxes: (R, 4) pixels.
+        classes: (R,) int64.
+        kept: (S,) int64 rows of boxes, best first.
+        min_iou: in [0, 1).
+
+    Returns:
+        (R,) int64 rows; -1 where there is none.
+    """
+    if len(kept) == 0:
+        return torch.full_like(classes, -1)
+    overlaps = box_ops.iou(boxes, boxes[kept])
+    overlaps = overlaps.masked_fill(classes[:, None] != classes[kept], 0)
+    first = (overlaps > min_iou).int().argmax(dim=1)
+    most = overlaps.argmax(dim=1)
+    is_above = (overlaps > min_iou).any(dim=1) if min_iou > 0 else torch.zeros_like(first, dtype=torch.bool)
+    columns = torch.where(is_above, first, most)
+    found = overlaps.amax(dim=1) > 0
+    return torch.where(found, kept[columns], -1)
+
+
+def build_suppression(cfg: object, name: str, iou_threshold: float, *, key: str) -> Suppression:
+    """The suppression registered as `name`; a plain function or callable of the user's is wrapped."""
+    made = SUPPRESSIONS.get(name, key=key)(cfg, iou_threshold)
+    if isinstance(made, Suppression) or (isinstance(made, nn.Module) and hasattr(made, "suppress")):
+        return cast(Suppression, made)
+    return FunctionSuppression(made)
