@@ -17,8 +17,8 @@ def changed_values(config: CfgNode) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", packaged_names())
-def test_every_config_loads(name: str) -> None:
-    load_config(name)
+def test_every_config_loads_and_leaves_the_device_to_the_machine(name: str) -> None:
+    assert load_config(name).MODEL.DEVICE == "auto"
 
 
 def recorded_values(shared_dir: Path) -> dict[str, dict[str, Any]]:

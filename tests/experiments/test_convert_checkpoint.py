@@ -72,7 +72,7 @@ def test_the_yaml_beside_it_names_the_weights_and_leaves_the_device_open(ours: P
     assert convert(ours, tmp_path / "model.safetensors") == 0
     written = load_config(tmp_path / "model.yaml")
     assert str(written.MODEL.WEIGHTS) == str(tmp_path / "model.safetensors")
-    assert written.MODEL.DEVICE == "cuda"
+    assert written.MODEL.DEVICE == "auto"
     assert written.MODEL.FPN.OUT_CHANNELS == 8
     assert (tmp_path / "model.yaml").read_text().startswith(f"# Converted from {ours}.\n")
 

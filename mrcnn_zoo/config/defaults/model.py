@@ -22,9 +22,9 @@ DETECTRON2_KEYS = (
     Key("MODEL.KEYPOINT_ON", False, "Predict keypoints for every detection."),
     Key(
         "MODEL.DEVICE",
-        "cuda",
-        "Torch device the model runs on: cuda, cuda:1, cpu, ...; cuda falls back to cpu where there is none, with a "
-        "note; auto does so without.",
+        "auto",
+        "Torch device the model runs on: auto is the GPU where there is one, else the CPU; or cuda, cuda:1, cpu, ... "
+        "Where there is no GPU, cuda is the CPU, with a note.",
     ),
     Key(
         "MODEL.META_ARCHITECTURE",
