@@ -9,7 +9,7 @@ from mrcnn_zoo.structures.instances import (
     Proposals,
     Targets,
 )
-from mrcnn_zoo.structures.masks import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks
+from mrcnn_zoo.structures.masks import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks, crop_matched
 from mrcnn_zoo.structures.outputs import LossSum, TrainingOutput
 from mrcnn_zoo.structures.samples import Batch, Sample
 
@@ -30,4 +30,5 @@ __all__ = [
     "TargetMasks",
     "Targets",
     "TrainingOutput",
+    "crop_matched",
 ]

@@ -1,6 +1,5 @@
 """Masks of instances: what targets and detections may carry, and the forms they come in."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -11,13 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
-from mrcnn_zoo.ops.mask_cropping import crop_bitmaps
+from mrcnn_zoo.ops.mask_cropping import WindowsOfImage, crop_windows
 from mrcnn_zoo.ops.mask_pasting import Window, paste_masks
 from mrcnn_zoo.ops.rle import compress_runs, run_lengths
 from mrcnn_zoo.structures.summary import summary
-
-# Bitmaps padded to one size at a time while regions are cropped: 16 MiB of float32.
-MAX_PADDED_PIXELS = 1 << 22
 
 
 @runtime_checkable
@@ -78,6 +74,8 @@ class BoxedBitmaps:
     pixels: Tensor  # (P,) uint8 of 0 and 1: the windows one after another, each row by row
     windows: Tensor  # (R, 5) int64: x, y of the first pixel, width, height, position of the first pixel in `pixels`
     image_size: tuple[int, int]  # (height, width)
+    # The windows on the host, where `windows` is elsewhere and they are known: cropping needs not wait for a copy then.
+    host_windows: Tensor | None = None
 
     @classmethod
     def from_windows(
@@ -137,20 +135,24 @@ class BoxedBitmaps:
         return summary(self)
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
-        return replace(self, windows=self.windows[rows])
+        host_windows = self.host_windows
+        if host_windows is not None:
+            is_on_host = not isinstance(rows, Tensor) or rows.device.type == "cpu"
+            host_windows = host_windows[rows] if is_on_host else None
+        return replace(self, windows=self.windows[rows], host_windows=host_windows)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The same masks on `device`."""
-        return replace(
+        host_windows = self.windows if self.windows.device.type == "cpu" else self.host_windows
+        moved = replace(
             self,
             pixels=self.pixels.to(device, non_blocking=non_blocking),
             windows=self.windows.to(device, non_blocking=non_blocking),
         )
+        return replace(moved, host_windows=None if moved.windows.device.type == "cpu" else host_windows)
 
     def crop_and_resize(self, boxes: Tensor, side: int) -> Tensor:
         """Mask r inside boxes[r] as ROIAlign of its full-image bitmap sees it, cut at one half.
-
-        Windows of about the same size are padded to one size and cropped together.
 
         Args:
             boxes: (R, 4) pixels of the image.
@@ -159,25 +161,7 @@ class BoxedBitmaps:
         Returns:
             (R, side, side) bool.
         """
-        crops = torch.zeros((len(self), side, side), dtype=torch.bool, device=boxes.device)
-        boxes = boxes.detach().float()
-        extents = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1).tolist()
-        for rows, padded, bitmap_rows in self._groups():
-            max_samples = max(int(np.ceil(extents[row] / side)) for row in rows)
-            if max_samples <= 0:
-                continue
-            chunk = max(1, MAX_PADDED_PIXELS // padded[0].numel())
-            for first in range(0, len(rows), chunk):
-                index = torch.tensor(rows[first : first + chunk], device=boxes.device)
-                crops[index] = crop_bitmaps(
-                    padded[bitmap_rows[first : first + chunk]],
-                    self.windows[index, :2],
-                    boxes[index],
-                    side,
-                    image_size=self.image_size,
-                    max_samples=max_samples,
-                )
-        return crops
+        return crop_matched([self], [None], [boxes], side)
 
     def sample_points(self, points: Tensor) -> Tensor:
         """Mask r at points[r], bilinear between the centres of pixels, as grid sampling of its full-image bitmap.
@@ -234,24 +218,46 @@ class BoxedBitmaps:
             bitmaps.append(window.numpy(force=True)[y][:, x])
         return self.from_windows(np.array(origins), bitmaps, image_size).to(self.pixels.device)
 
-    def _groups(self) -> list[tuple[list[int], Tensor, list[int]]]:
-        """Rows with windows of similar size, their distinct bitmaps padded to (n, h, w), and each row's number."""
-        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        # The only copy to the host: which rows belong together decides the shapes of all that follows.
-        windows = self.windows.tolist()
-        for row, (_, _, width, height, _) in enumerate(windows):
-            if width and height:
-                groups[(height - 1).bit_length(), (width - 1).bit_length()].append(row)
-        result = []
-        for rows in groups.values():
-            numbers: dict[tuple[int, int, int], int] = {}
-            bitmap_rows = [numbers.setdefault(tuple(windows[row][2:]), len(numbers)) for row in rows]
-            sizes = (len(numbers), max(key[1] for key in numbers), max(key[0] for key in numbers))
-            padded = self.pixels.new_zeros(sizes)
-            for bitmap, (width, height, position) in zip(padded, numbers, strict=True):
-                bitmap[:height, :width] = self.pixels[position : position + width * height].view(height, width)
-            result.append((rows, padded, bitmap_rows))
-        return result
+    def _windows_on_host(self) -> list[list[int]]:
+        windows: list[list[int]] = (self.windows if self.host_windows is None else self.host_windows).tolist()
+        return windows
+
+
+def crop_matched(
+    masks: Sequence[TargetMasks], matches: Sequence[Tensor | None], boxes: Sequence[Tensor], side: int
+) -> Tensor:
+    """The masks of several images inside boxes, as `crop_and_resize` crops them.
+
+    Where all masks are `BoxedBitmaps`, the host waits for the device once.
+
+    Args:
+        masks: of each image.
+        matches: (R_i,) int64 the row of each box's mask in the masks of its image; None where these are all in order.
+        boxes: (R_i, 4) pixels of each image.
+        side: rows and columns of the result.
+
+    Returns:
+        (sum of R_i, side, side) bool.
+    """
+    images = list(zip(masks, matches, boxes, strict=True))
+    bitmaps = [image_masks for image_masks in masks if isinstance(image_masks, BoxedBitmaps)]
+    if len(bitmaps) < len(masks):
+        crops = [
+            (image_masks if rows is None else image_masks[rows]).crop_and_resize(image_boxes, side)
+            for image_masks, rows, image_boxes in images
+        ]
+        return torch.cat(crops)
+    rows = [torch.arange(len(m), device=b.device) if r is None else r for m, r, b in images]
+    all_boxes = torch.cat(list(boxes)).detach().float()
+    extents = (all_boxes[:, 2:] - all_boxes[:, :2]).amax(dim=1)
+    host_rows, host_extents = torch.stack((torch.cat(rows).double(), extents.double())).tolist()
+    windows, first = [], 0
+    for image_masks, image_rows in zip(bitmaps, rows, strict=True):
+        of_image = image_masks._windows_on_host()
+        members = [of_image[int(row)] for row in host_rows[first : first + len(image_rows)]]
+        windows.append(WindowsOfImage(image_masks.pixels, members, image_masks.image_size))
+        first += len(image_rows)
+    return crop_windows(windows, all_boxes, host_extents, side)
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from mrcnn_zoo.ops import mask_cropping
 from mrcnn_zoo.structures import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks
-from mrcnn_zoo.structures import masks as masks_module
 
 SIZE = (60, 90)  # height, width of the test images
 
@@ -79,7 +79,7 @@ def test_crops_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.Mo
     rows, boxes = boxes_around(bitmaps, 8, seed=1)
     masks = BoxedBitmaps.from_full(bitmaps)[rows]
     at_once = masks.crop_and_resize(boxes, 14)
-    monkeypatch.setattr(masks_module, "MAX_PADDED_PIXELS", 4000)
+    monkeypatch.setattr(mask_cropping, "MAX_PADDED_PIXELS", 4000)
     assert torch.equal(masks.crop_and_resize(boxes, 14), at_once)
 
 

@@ -1,5 +1,6 @@
 """How a mask head is trained, and how its maps become masks; the same for every kind of layers."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.losses.mask import MaskLoss
 from mrcnn_zoo.registries import MASK_LOSSES
-from mrcnn_zoo.structures import Detections, LabeledRegions, LossSum, ProbabilityMasks, TrainingOutput
+from mrcnn_zoo.structures import Detections, LabeledRegions, LossSum, ProbabilityMasks, TrainingOutput, crop_matched
 
 
 class MaskLayers(Protocol):
@@ -59,7 +60,7 @@ class MaskCriterion:
         """
         classes = torch.cat([table.classes for table in foreground])
         logits = self._logits(layers, pooled, classes)
-        targets = torch.cat([mask_targets(table, logits.shape[-1]) for table in foreground])
+        targets = mask_targets_of_all(foreground, logits.shape[-1])
         probabilities = self.loss.probabilities(logits, classes)
         is_right = (probabilities.detach() > 0.5) == targets
         return probabilities, TrainingOutput(
@@ -90,12 +91,19 @@ def mask_targets(foreground: LabeledRegions, side: int) -> Tensor:
     Raises:
         UserError: there are regions but no masks.
     """
-    if len(foreground) == 0:
-        return torch.zeros((0, side, side), dtype=torch.bool, device=foreground.boxes.device)
-    masks = foreground.targets.masks
-    if masks is None:
+    return mask_targets_of_all([foreground], side)
+
+
+@torch.no_grad()
+def mask_targets_of_all(foreground: Sequence[LabeledRegions], side: int) -> Tensor:
+    """The same for the regions of all images: (sum of R_i, side, side) bool. The host waits once for all of them."""
+    tables = [table for table in foreground if len(table)]
+    if not tables:
+        return torch.zeros((0, side, side), dtype=torch.bool, device=foreground[0].boxes.device)
+    masks = [table.targets.masks for table in tables if table.targets.masks is not None]
+    if len(masks) < len(tables):
         raise UserError("The training data has no masks. Use data with masks, or set MODEL.MASK_ON False.")
-    return masks[foreground.matches].crop_and_resize(foreground.boxes, side)
+    return crop_matched(masks, [table.matches for table in tables], [table.boxes for table in tables], side)
 
 
 def build_mask_criterion(cfg: CfgNode) -> MaskCriterion:
