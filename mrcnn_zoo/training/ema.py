@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights."""
+"""An exponential moving average of the weights, and of the batch-norm statistics that belong to them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,13 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 
 
 class WeightsAverage:
-    """A running mean of a model's trainable parameters; buffers and frozen parameters are the latest ones.
+    """A running mean of a model's trainable parameters and batch-norm statistics; all else is the latest.
+
+    Statistics are those of the features that weights make, so averaged weights need averaged ones: the latest, of other
+    weights, would shift the features of every layer.
 
     Source: Polyak and Juditsky 1992 in the exponential form; the decay grows from 1/10 to its final value as in
     TensorFlow's ExponentialMovingAverage, so that the first averages are not dominated by the initial weights.
@@ -25,6 +29,7 @@ class WeightsAverage:
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self._decay = decay
         self._num_updates = 0
+        self._statistics = _names_of_statistics(model)
         saved = model.state_dict().keys()  # leaves out buffers that are only caches and may change their size
         self._weights = {name: value.detach().clone() for name, value in _values(model).items() if name in saved}
 
@@ -38,7 +43,8 @@ class WeightsAverage:
         values = _values(model)
         for name in self._weights:
             value = values[name]
-            (averaged if value.requires_grad else latest).append((self._weights[name], value))
+            is_averaged = value.requires_grad or name in self._statistics
+            (averaged if is_averaged else latest).append((self._weights[name], value))
         if averaged:
             old, new = map(list, zip(*averaged, strict=True))
             torch._foreach_lerp_(old, new, 1 - decay)
@@ -59,7 +65,7 @@ class WeightsAverage:
 
     @torch.no_grad()
     def take_buffers(self, model: nn.Module) -> None:
-        """Keep a model's buffers, batch-norm statistics for instance, until the next update."""
+        """Replace the averaged buffers by a model's, e.g. batch-norm statistics that were estimated anew."""
         for name, buffer in model.named_buffers():
             if name in self._weights:
                 self._weights[name].copy_(buffer)
@@ -86,6 +92,11 @@ def build_weights_average(cfg: CfgNode, model: nn.Module) -> WeightsAverage | No
     if not cfg.SOLVER.EMA.ENABLED:
         return None
     return WeightsAverage(model, decay=cfg.SOLVER.EMA.DECAY)
+
+
+def _names_of_statistics(model: nn.Module) -> set[str]:
+    norms = [(name, module) for name, module in model.named_modules() if isinstance(module, BatchNorm)]
+    return {f"{name}.{buffer}".lstrip(".") for name, _ in norms for buffer in ("running_mean", "running_var")}
 
 
 def _values(model: nn.Module) -> dict[str, Tensor]:

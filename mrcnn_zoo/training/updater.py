@@ -105,7 +105,7 @@ def _check_losses(model: nn.Module, output: TrainingOutput) -> None:
     if not output.sums:
         raise UserError(
             f"{type(inner).__name__} returned no losses in training: none of its parts learns anything. A model of "
-            "your own must return TrainingOutput(losses={name: scalar}); where nothing is to be learned, only evaluate: "
+            "your own must return TrainingOutput(losses={name: scalar}). Where nothing is to be learned, evaluate with "
             "--eval-only."
         )
     if not any(loss.value.requires_grad for loss in output.sums.values()):

@@ -39,14 +39,42 @@ def test_decay_never_exceeds_the_given_one() -> None:
     assert averaged(average) == pytest.approx(9.0)
 
 
-def test_buffers_are_the_latest() -> None:
-    model = nn.BatchNorm2d(1)
+def test_batch_norm_statistics_are_averaged_like_the_weights() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(1))
+    average = WeightsAverage(model, decay=0.1)
+    for tensor, value in ((model[0].weight, 11.0), (model[0].running_mean, 10.0), (model[0].running_var, 21.0)):
+        nn.init.constant_(tensor, value)
+    model[0].num_batches_tracked.fill_(7)
+    average.update(model)  # from a weight of 1, a mean of 0 and a variance of 1
+    assert averaged(average, "0.weight") == pytest.approx(10.0)
+    assert averaged(average, "0.running_mean") == pytest.approx(9.0)
+    assert averaged(average, "0.running_var") == pytest.approx(19.0)
+    assert averaged(average, "0.num_batches_tracked") == 7
+    with average.applied_to(model):
+        assert model[0].running_mean.item() == pytest.approx(9.0)
+    assert model[0].running_mean.item() == 10.0
+
+
+def test_averaged_statistics_fit_the_averaged_weights() -> None:
+    # A convolution whose weight goes up and down: what its average makes has the averaged mean, not the latest.
+    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1, momentum=1.0, affine=False))
+    images = torch.linspace(1, 3, 64).reshape(1, 1, 8, 8)
     average = WeightsAverage(model, decay=0.9)
-    model.running_mean.fill_(5.0)
-    model.num_batches_tracked.fill_(7)
+    for step in range(100):
+        nn.init.constant_(model[0].weight, 10.0 if step % 2 else 2.0)
+        model(images)
+        average.update(model)
+    with average.applied_to(model):
+        assert model.eval()(images).mean().abs() < 0.05  # with the latest statistics: -1.4
+
+
+def test_other_buffers_are_the_latest() -> None:
+    model = linear(0.0)
+    model.register_buffer("scale", torch.zeros(1))
+    average = WeightsAverage(model, decay=0.9)
+    model.scale.fill_(5.0)
     average.update(model)
-    assert averaged(average, "running_mean") == 5.0
-    assert averaged(average, "num_batches_tracked") == 7
+    assert averaged(average, "scale") == 5.0
 
 
 def test_frozen_parameters_are_the_latest() -> None:
