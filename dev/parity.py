@@ -13,7 +13,14 @@ from tabulate import tabulate
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY / "tests" / "modeling"), str(REPOSITORY / "tests" / "checkpoint")]
 
-from test_detectron2_parity import CASES, Case, in_recorded_order, relative_error  # noqa: E402
+from test_detectron2_parity import (  # noqa: E402
+    AUGMENTED_CASE,
+    CASES,
+    Case,
+    augmented_detections,
+    in_recorded_order,
+    relative_error,
+)
 from test_mmdetection import CASES as MMDETECTION_CASES  # noqa: E402
 from test_mmdetection import Case as MMDetectionCase  # noqa: E402
 
@@ -40,13 +47,24 @@ def measure(case: Case) -> list[str | float]:
         detections = model.predict(case.samples) if has_detections else []
     names = [name for name in case.recorded if name.startswith("feature_")]
     feature_error = max(relative_error(features[name.removeprefix("feature_")], case.tensor(name)) for name in names)
-    boxes = [_difference(table.boxes, case.tensor(f"out{n}_pred_boxes")) for n, table in enumerate(detections)]
-    scores = [_difference(table.scores, case.tensor(f"out{n}_scores")) for n, table in enumerate(detections)]
     errors = (
-        *(feature_error, _proposal_error(case, proposals), max(boxes, default=NONE), max(scores, default=NONE)),
-        *(_mask_error(case, detections), _keypoint_error(case, detections), *_training_errors(case)),
+        *(feature_error, _proposal_error(case, proposals), *_detection_errors(case, detections, "out")),
+        *(_keypoint_error(case, detections), *_training_errors(case)),
     )
     return [case.folder.name, *map(_cell, errors)]
+
+
+def measure_augmented(case: Case) -> list[str | float]:
+    """The row of test-time augmentation, of which only the merged detections are recorded."""
+    errors = _detection_errors(case, augmented_detections(case), "tta")
+    return [case.folder.name, NONE, NONE, *map(_cell, errors), NONE, NONE, NONE]
+
+
+def _detection_errors(case: Case, detections: list, prefix: str) -> tuple[float | str, float | str, float | str]:
+    """Boxes, scores and mask pixels."""
+    boxes = [_difference(table.boxes, case.tensor(f"{prefix}{n}_pred_boxes")) for n, table in enumerate(detections)]
+    scores = [_difference(table.scores, case.tensor(f"{prefix}{n}_scores")) for n, table in enumerate(detections)]
+    return max(boxes, default=NONE), max(scores, default=NONE), _mask_error(case, detections, prefix)
 
 
 def _cell(error: float | str) -> str:
@@ -73,12 +91,12 @@ def _keypoint_error(case: Case, detections: list) -> float | str:
     return max(_difference(ours[..., :2], theirs[..., :2]) for ours, theirs in pairs)
 
 
-def _mask_error(case: Case, detections: list) -> float | str:
+def _mask_error(case: Case, detections: list, prefix: str) -> float | str:
     if not detections or detections[0].masks is None:
         return NONE
     shares = []
     for number, table in enumerate(detections):
-        recorded = case.bitmaps(f"out{number}_pred_masks", table.image_size[1])
+        recorded = case.bitmaps(f"{prefix}{number}_pred_masks", table.image_size[1])
         shares.append(((table.masks.bitmaps() != recorded).sum() / recorded.sum()).item())
     return max(shares)
 
@@ -127,6 +145,7 @@ def measure_mmdetection(case: MMDetectionCase) -> list[str]:
 
 if __name__ == "__main__":
     rows = [measure(Case(FIXTURES / name)) for name in (*CASES, "rpn_R_50_FPN")]
+    rows.append(measure_augmented(Case(FIXTURES / AUGMENTED_CASE)))
     print(tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True), end="\n\n")
     rows = [measure_mmdetection(MMDetectionCase(MMDETECTION / name)) for name in MMDETECTION_CASES]
     print(tabulate(rows, headers=MMDETECTION_HEADERS, tablefmt="github", disable_numparse=True))

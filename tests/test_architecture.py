@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("structures",),
     ("layers", "losses"),
     ("modeling", "data", "checkpoint"),
-    ("evaluation",),
+    ("evaluation", "inference"),
     ("training", "inspection", "zoo", "model_zoo"),
     ("experiments",),
     ("cli", "__main__"),

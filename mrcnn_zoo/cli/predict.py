@@ -26,11 +26,11 @@ from mrcnn_zoo.cli.options import (
 )
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.class_count import class_count
-from mrcnn_zoo.data.mapper import build_test_mapper
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes
 from mrcnn_zoo.evaluation.limits import RETINANET, build_detection_tally
 from mrcnn_zoo.evaluation.trained import open_trained
+from mrcnn_zoo.inference.tta import build_augmented_detector, build_prediction_mapper
 from mrcnn_zoo.inspection.image_inputs import IMAGE_SUFFIXES, find_images
 from mrcnn_zoo.inspection.pictures import OBJECT
 from mrcnn_zoo.inspection.prediction import (
@@ -71,6 +71,7 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
         trust=arguments.trust,
         check=prepare_device,
     )
+    model = build_augmented_detector(cfg, model)
     class_names, category_ids = trained.class_names, trained.category_ids
     if predicts_classes(model):
         _note_of_threshold(cfg, arguments.threshold)
@@ -80,7 +81,7 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
         model,
         found,
         output,
-        mapper=build_test_mapper(cfg),
+        mapper=build_prediction_mapper(cfg, model),
         class_names=class_names or [str(index) for index in range(class_count(cfg) or 1)],
         category_ids=category_ids,
         score_threshold=arguments.threshold,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from typing_extensions import Self
 from yacs.config import CfgNode as YacsNode
 
 from mrcnn_zoo.config.defaults import ALL_KEYS
@@ -71,6 +72,14 @@ class CfgNode(YacsNode):
         for part in name.split("."):
             node = node[part]
         return node
+
+    def with_value(self, name: str, value: Any) -> Self:
+        """A frozen copy in which the key of a dotted name has another value; self must be the root."""
+        copied = self.clone()
+        copied.defrost()
+        copied._assign_leaf(name, value)
+        copied.freeze()
+        return copied
 
     def origin_of(self, name: str) -> Origin:
         """Where the value of a dotted name came from; self must be the root."""

@@ -41,9 +41,6 @@ CONDITIONS = (
     Condition("MODEL.SEM_SEG_HEAD.", "MODEL.META_ARCHITECTURE", ("PanopticFPN", "SemanticSegmentor")),
     Condition("MODEL.PANOPTIC_FPN.", "MODEL.META_ARCHITECTURE", ("PanopticFPN",)),
     Condition("MODEL.ANCHOR_GENERATOR.ANGLES", "MODEL.ANCHOR_GENERATOR.NAME", ("RotatedAnchorGenerator",)),
-    Condition("TEST.AUG.MIN_SIZES", "TEST.AUG.ENABLED", (True,)),
-    Condition("TEST.AUG.MAX_SIZE", "TEST.AUG.ENABLED", (True,)),
-    Condition("TEST.AUG.FLIP", "TEST.AUG.ENABLED", (True,)),
 )
 
 

@@ -39,6 +39,11 @@ class ClassMappedDetector(nn.Module):
         """Whether `predict` needs the ground truth."""
         return getattr(self.detector, "needs_targets", False)
 
+    @property
+    def resizes_images(self) -> bool:
+        """Whether `predict` takes images of the size of their files."""
+        return getattr(self.detector, "resizes_images", False)
+
     def predict(self, samples: list[Sample]) -> list[Detections]:
         """As the detector's, with the dataset's class indices."""
         return self.mapped(self.detector.predict(samples))  # type: ignore[operator]

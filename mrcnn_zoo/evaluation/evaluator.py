@@ -34,6 +34,7 @@ from mrcnn_zoo.evaluation.limits import (
     log_notes,
 )
 from mrcnn_zoo.evaluation.tables import Results
+from mrcnn_zoo.inference.tta import build_augmented_detector
 from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
 from mrcnn_zoo.progress import ProgressLine, duration, has_terminal, show_progress
 from mrcnn_zoo.registries import EVALUATORS
@@ -95,6 +96,7 @@ def evaluate(
         UserError: an empty dataset, an unknown backend or evaluator.
     """
     dataset = evaluated_part(dataset, cfg)
+    model = build_test_detector(cfg, model, dataset)
     evaluator: Evaluator = EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, dataset)
     if previous and isinstance(evaluator, ShowsChanges):
         evaluator.show_changes_to(previous)
@@ -129,11 +131,26 @@ def _log_cut_detections(tally: DetectionTally, name: str, said: set[tuple[str, s
         log_notes(first.notes(), said=said, dataset=name)
 
 
+def build_test_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) -> nn.Module:
+    """The model as it is evaluated on a dataset: with test-time augmentation where TEST.AUG.ENABLED.
+
+    Args:
+        cfg: of the model.
+        model: a detector, or a `ClassMappedDetector` of one.
+        dataset: to be evaluated on.
+    """
+    if isinstance(model, ClassMappedDetector):
+        return ClassMappedDetector(build_augmented_detector(cfg, model.detector, dataset), model.mapping)
+    return build_augmented_detector(cfg, model, dataset)
+
+
 def build_prediction_loader(
     cfg: CfgNode, dataset: Dataset, model: nn.Module, *, rank: int = 0, world_size: int = 1
 ) -> TestLoader:
-    """`build_test_loader` with all that `model.predict` needs, which is the ground truth for an oracle."""
+    """`build_test_loader` with what `model.predict` needs: an oracle the ground truth, TEST.AUG images of full size."""
     needs_targets = getattr(model, "needs_targets", False)
+    if getattr(model, "resizes_images", False):
+        cfg = cfg.with_value("INPUT.MIN_SIZE_TEST", 0)
     return build_test_loader(cfg, dataset, rank=rank, world_size=world_size, with_targets=needs_targets)
 
 

@@ -18,7 +18,7 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.rle import decode_window
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes
-from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, inference
+from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, build_test_detector, inference
 from mrcnn_zoo.evaluation.ground_truth import segmentation_rle
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.draw import draw_instances, draw_predictions, draw_training_batch
@@ -94,6 +94,7 @@ def save_predictions(
     chosen = replace(dataset, records=spread(dataset.records, num_images))
     if not chosen.records:
         return []
+    model = build_test_detector(cfg, model, dataset)
     records = {record.image_id: record for record in chosen.records}
     # A single name is not written at all: boxes without a class must not look like the first one.
     class_names = dataset.class_names if predicts_classes(model) else (OBJECT,)

@@ -36,7 +36,7 @@ def test_choices_are_listed() -> None:
 def test_an_unbuilt_key_says_when_it_is_refused() -> None:
     assert "refused when" in explain("MODEL.SEM_SEG_HEAD.NORM")
     assert "MODEL.META_ARCHITECTURE is PanopticFPN" in explain("MODEL.SEM_SEG_HEAD.NORM")
-    assert rows("TEST.AUG.ENABLED")["not built"].startswith("this version does not have the part")
+    assert rows("GLOBAL.HACK")["not built"].startswith("this version does not have the part")
 
 
 @pytest.mark.parametrize(

@@ -18,22 +18,25 @@ def test_defaults_need_nothing_that_is_not_built() -> None:
 
 def test_an_unbuilt_key_is_refused_with_place_key_value_and_default(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text("TEST:\n  AUG: {ENABLED: True}\n")
+    path.write_text("GLOBAL:\n  HACK: 2.0\n")
     with pytest.raises(UserError) as caught:
         load_config(path)
     assert str(caught.value).splitlines() == [
         "this key sets a part of Detectron2 that this version does not have:",
-        f"  {path}:2: TEST.AUG.ENABLED = True; leave it at its default False.",
+        f"  {path}:2: GLOBAL.HACK = 2.0; leave it at its default 1.0.",
     ]
 
 
 def test_every_unbuilt_key_in_use_is_listed() -> None:
-    overrides = ["TEST.AUG.ENABLED=True", "TEST.AUG.MAX_SIZE=500", "GLOBAL.HACK=2"]
+    overrides = ["MODEL.META_ARCHITECTURE=PanopticFPN", "MODEL.SEM_SEG_HEAD.NUM_CLASSES=7", "GLOBAL.HACK=2"]
+    overrides += ["MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT=7"]
     with pytest.raises(UserError) as caught:
         load_config(None, overrides)
     lines = str(caught.value).splitlines()[1:]
     assert len(lines) == 3
-    message = "MAX_SIZE = 500, which counts because TEST.AUG.ENABLED is True; leave it at its default 4000."
+    message = (
+        "LOSS_WEIGHT = 7.0, which counts because MODEL.META_ARCHITECTURE is PanopticFPN; leave it at its default 1.0."
+    )
     assert any(message in line for line in lines)
 
 
@@ -41,11 +44,13 @@ def test_a_key_in_a_file_of_a_part_that_is_not_selected_is_inert_with_one_warnin
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text("MODEL:\n  SEM_SEG_HEAD: {NUM_CLASSES: 7, IGNORE_VALUE: 255}\nTEST: {AUG: {FLIP: False}}\n")
+    path.write_text(
+        "MODEL:\n  SEM_SEG_HEAD: {NUM_CLASSES: 7, IGNORE_VALUE: 255}\n  PANOPTIC_FPN: {INSTANCE_LOSS_WEIGHT: 7}\n"
+    )
     assert load_config(path).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 7
     assert [record.message for record in caplog.records] == [
         "set without effect, as they belong to parts that the config does not select: "
-        f"MODEL.SEM_SEG_HEAD.NUM_CLASSES ({path}:2), TEST.AUG.FLIP ({path}:3)"
+        f"MODEL.SEM_SEG_HEAD.NUM_CLASSES ({path}:2), MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT ({path}:3)"
     ]
 
 
@@ -81,9 +86,9 @@ def test_every_condition_is_about_unbuilt_keys_and_a_real_selector(condition: Co
 
 
 def test_full_config_files_of_detectron2_load(shared_dir: Path) -> None:
-    """Those of models that exist here; PointRend's keys, of a project beside Detectron2, and TEST.AUG come later."""
+    """Those of models that exist here; PointRend's keys, of a project beside Detectron2, come later."""
     paths = sorted((shared_dir / "reference/detectron2/fixtures").glob("*/config.yaml"))
-    paths = [path for path in paths if not path.parent.name.startswith(("pointrend", "tta"))]
-    assert len(paths) >= 11
+    paths = [path for path in paths if not path.parent.name.startswith("pointrend")]
+    assert len(paths) >= 12
     for path in paths:
         load_config(path)

@@ -4,18 +4,21 @@ Every anchor and every region was sampled there, so that nothing random is left.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import load_config
+from mrcnn_zoo.inference import build_augmented_detector
+from mrcnn_zoo.inference.views import View
 from mrcnn_zoo.modeling import build_model
-from mrcnn_zoo.structures import BoxedBitmaps, Proposals, Sample, Targets
+from mrcnn_zoo.structures import BoxedBitmaps, Detections, Proposals, Sample, Targets
 
 CASES = (
     "mask_rcnn_R_50_FPN",
@@ -32,6 +35,8 @@ CASES = (
 # Group norm of few, almost constant values multiplies rounding: in float64 this model's gradients are up to 1.0 % from
 # the recorded ones, and 0.4 % from ours.
 # In the C4 model, a change of the weights by their rounding, 1e-7, moves the gradients by 1e-3.
+AUGMENTED_CASE = "tta_mask_rcnn_R_50_FPN"
+AUGMENTED_BATCH = 3  # views of one forward pass in Detectron2, padded to one size, which changes features at the border
 GRADIENT_TOLERANCES = {"mask_rcnn_R_50_FPN_gn": 1.5e-2, "mask_rcnn_R_50_C4": 3e-3}
 
 
@@ -150,3 +155,36 @@ def test_losses_and_gradients_agree(case: Case) -> None:
     tolerance = GRADIENT_TOLERANCES.get(case.folder.name, 1e-3)
     # The bias of the keypoint heatmaps moves all logits of a softmax alike: its gradient is 0 but for rounding.
     assert norms == pytest.approx(case.gradient_norms, rel=tolerance, abs=1e-6)
+
+
+def with_pixels_of_pillow(view: View, image: Tensor) -> View:
+    """The view with its image resized by Pillow, as Detectron2 does it; ours differs by 1 in some pixels."""
+    height, width = view.size
+    resized = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((width, height), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+    pixels = pixels.flip(-1) if view.orientation.is_mirrored else pixels
+    assert (pixels.int() - view.sample.image.int()).abs().max() <= 1
+    return replace(view, sample=replace(view.sample, image=pixels))
+
+
+def augmented_detections(case: Case) -> list[Detections]:
+    """What test-time augmentation finds in the recorded images, in pixels of these."""
+    cfg = load_config(case.folder / "config.yaml", ["TEST.BATCH_SIZE", AUGMENTED_BATCH])
+    detector = build_augmented_detector(cfg, case.build().eval())
+    samples = [replace(sample, original_size=sample.image_size) for sample in case.samples]
+    return [
+        detector.predict_views(
+            [with_pixels_of_pillow(view, sample.image) for view in detector.views(sample)], sample.original_size
+        )
+        for sample in samples
+    ]
+
+
+def test_merged_detections_of_augmented_images_agree(shared_dir: Path) -> None:
+    case = Case(shared_dir / "reference" / "detectron2" / "fixtures" / AUGMENTED_CASE)
+    for number, table in enumerate(augmented_detections(case)):
+        assert torch.equal(table.classes, case.tensor(f"tta{number}_pred_classes"))
+        torch.testing.assert_close(table.boxes, case.tensor(f"tta{number}_pred_boxes"), atol=1e-3, rtol=0)
+        torch.testing.assert_close(table.scores, case.tensor(f"tta{number}_scores"), atol=1e-5, rtol=0)
+        masks = case.bitmaps(f"tta{number}_pred_masks", table.image_size[1])
+        assert (table.masks.bitmaps() != masks).sum() <= 1e-3 * masks.sum()

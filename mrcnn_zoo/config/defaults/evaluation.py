@@ -1,6 +1,6 @@
 """Defaults of the evaluation keys."""
 
-from mrcnn_zoo.config.keys import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Key, Range
+from mrcnn_zoo.config.keys import AT_LEAST_ONE, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Key, Range
 
 DETECTRON2_KEYS = (
     Key(
@@ -32,24 +32,25 @@ DETECTRON2_KEYS = (
     Key(
         "TEST.AUG.ENABLED",
         False,
-        "Merge the detections of several scales and flips of each test image.",
-        is_built=False,
+        "Look at several sizes, flips and turns of each test image and merge what is found: boxes by one suppression, "
+        "masks and keypoints in them averaged. Holds for every evaluation, those during training too, and for predict; "
+        "takes as many times longer as there are views. For the end alone, train without it and evaluate with it.",
     ),
     Key(
         "TEST.AUG.MIN_SIZES",
         [400, 500, 600, 700, 800, 900, 1000, 1100, 1200],
-        "Lengths in pixels that the shorter side of the test image is scaled to, one after the other.",
-        is_built=False,
-        range=AT_LEAST_ONE,
+        "Lengths in pixels that the shorter side of the test image is scaled to under TEST.AUG, instead of "
+        "INPUT.MIN_SIZE_TEST; 0 keeps the image's own size.",
+        range=NOT_NEGATIVE,
+        length=NOT_EMPTY,
     ),
     Key(
         "TEST.AUG.MAX_SIZE",
         4000,
-        "Upper bound in pixels of the longer side under TEST.AUG.",
-        is_built=False,
+        "Upper bound in pixels of the longer side under TEST.AUG; not of images that keep their own size.",
         range=AT_LEAST_ONE,
     ),
-    Key("TEST.AUG.FLIP", True, "Also detect in the mirrored image at each scale.", is_built=False),
+    Key("TEST.AUG.FLIP", True, "Under TEST.AUG, each size also with left and right exchanged."),
     Key(
         "TEST.PRECISE_BN.ENABLED",
         False,
@@ -59,7 +60,23 @@ DETECTRON2_KEYS = (
 )
 
 NEW_KEYS = (
-    Key("TEST.BATCH_SIZE", 1, "Images per forward pass at inference.", range=AT_LEAST_ONE),
+    Key(
+        "TEST.AUG.FLIP_VERTICAL",
+        False,
+        "Under TEST.AUG, each size also with top and bottom exchanged, and with TEST.AUG.FLIP with both.",
+    ),
+    Key(
+        "TEST.AUG.ROTATE",
+        False,
+        "Under TEST.AUG, each size and flip also turned by 90, 180 and 270 degrees; for images without an up, such as "
+        "cells.",
+    ),
+    Key(
+        "TEST.BATCH_SIZE",
+        1,
+        "Images per forward pass at inference; under TEST.AUG, views of one image.",
+        range=AT_LEAST_ONE,
+    ),
     Key(
         "TEST.NUM_IMAGES", 0, "When above 0, evaluate only this many first images of each test set.", range=NOT_NEGATIVE
     ),

@@ -1,0 +1,248 @@
+"""Test-time augmentation: detections of several views of an image merged into one set."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.keypoints import FlipPairs
+from mrcnn_zoo.data.mapper import TestMapper, build_flip_pairs, build_test_mapper
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inference.views import AugmentedViews, View, build_augmented_views
+from mrcnn_zoo.modeling.contracts import Suppression
+from mrcnn_zoo.modeling.detectors.generalized_rcnn import GeneralizedRCNN
+from mrcnn_zoo.modeling.suppression import GreedySuppression
+from mrcnn_zoo.ops import boxes as box_ops
+from mrcnn_zoo.registries import SUPPRESSIONS
+from mrcnn_zoo.structures import Detections, ImageSize, ProbabilityMasks, Sample
+
+# Fills in masks and keypoints of given boxes: one table for each sample of a forward pass, in pixels of the sample.
+Completion = Callable[[list[Detections]], list[Detections]]
+
+logger = logging.getLogger(__name__)
+
+
+class AugmentedDetector(nn.Module):
+    """A detector that looks at several views of each image.
+
+    The boxes of all views go through one suppression. Masks are predicted in the boxes that are left, on every view,
+    and their probabilities averaged; keypoints likewise, their places weighted by their scores. The score of a
+    detection is the one it has in the view that its box is from.
+
+    Source: the boxes and masks as in Detectron2's GeneralizedRCNNWithTTA.
+
+    Args:
+        detector: with `predict(samples)`; one that finds masks or keypoints is a `GeneralizedRCNN`, or has
+            `predict_in_boxes(samples, boxes, classes)`.
+        views: makes the views of a sample.
+        suppression: of the boxes of all views.
+        max_detections: at most so many stay in an image; below 0 all do.
+        batch_size: views per forward pass.
+        flip_pairs: keypoints that change places in a mirror; where that is None, mirrored views give no keypoints.
+    """
+
+    resizes_images = True  # samples are to have the size of their image files
+
+    def __init__(
+        self,
+        detector: nn.Module,
+        *,
+        views: AugmentedViews,
+        suppression: Suppression,
+        max_detections: int,
+        batch_size: int = 1,
+        flip_pairs: FlipPairs | None = None,
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.views = views
+        self.suppression = suppression
+        self.max_detections = max_detections if max_detections >= 0 else None
+        self.batch_size = batch_size
+        self.flip_pairs = flip_pairs
+
+    @property
+    def needs_targets(self) -> bool:
+        """Whether `predict` needs samples with targets."""
+        return getattr(self.detector, "needs_targets", False)
+
+    @property
+    def predicts_classes(self) -> bool:
+        """Whether the classes of the detections mean anything."""
+        return getattr(self.detector, "predicts_classes", True)
+
+    def predict(self, samples: list[Sample]) -> list[Detections]:
+        """The instances of each image in the coordinates of its original size, best first."""
+        return [self.predict_views(self.views(sample), sample.original_size) for sample in samples]
+
+    @torch.no_grad()
+    def predict_views(self, views: Sequence[View], original_size: ImageSize) -> Detections:
+        """The instances of one image.
+
+        Args:
+            views: of it.
+            original_size: (height, width).
+
+        Raises:
+            UserError: masks or keypoints of a kind that cannot be merged.
+        """
+        parts = [views[start : start + self.batch_size] for start in range(0, len(views), self.batch_size)]
+        found, completions = zip(
+            *(_detect(self.detector, [view.sample for view in part]) for part in parts), strict=True
+        )
+        merged = self._merge_boxes(views, [table for tables in found for table in tables], original_size)
+        tables: list[Detections] = []
+        for part, complete in zip(parts, completions, strict=True):
+            tables += complete(
+                [replace(merged, image_size=view.size, boxes=view.boxes_from_original(merged.boxes)) for view in part]
+            )
+        return replace(
+            merged,
+            masks=_mean_masks(views, tables, merged),
+            keypoints=_mean_keypoints(views, tables, self.flip_pairs),
+        )
+
+    def _merge_boxes(self, views: Sequence[View], found: Sequence[Detections], original_size: ImageSize) -> Detections:
+        boxes = torch.cat([view.boxes_to_original(table.boxes) for view, table in zip(views, found, strict=True)])
+        boxes = box_ops.clip(boxes, original_size)
+        rows = box_ops.is_nonempty(boxes).nonzero().squeeze(1)
+        scores, classes = (torch.cat([getattr(table, name) for table in found])[rows] for name in ("scores", "classes"))
+        boxes = boxes[rows]
+        kept, kept_scores = self.suppression(boxes, scores, classes)
+        kept, kept_scores = kept[: self.max_detections], kept_scores[: self.max_detections]
+        return Detections(original_size, boxes[kept], scores=kept_scores, classes=classes[kept])
+
+
+def _detect(detector: nn.Module, samples: list[Sample]) -> tuple[list[Detections], Completion]:
+    """The detections of samples in their own pixels, and what fills in masks and keypoints of boxes in them."""
+    if isinstance(detector, GeneralizedRCNN):
+        batch = detector.collate(samples)
+        features = detector.backbone(batch.pixels)
+        proposals = detector.proposal_generator.predict(features, batch)
+        heads: Any = detector.roi_heads
+        return heads.predict(features, proposals), partial(heads.branches.predict, features)
+    found: list[Detections] = detector.predict(samples)  # type: ignore[operator]
+    if all(table.masks is None and table.keypoints is None for table in found):
+        return found, lambda tables: tables
+    if not hasattr(detector, "predict_in_boxes"):
+        raise UserError(
+            f"TEST.AUG.ENABLED is True, but {type(detector).__name__} cannot predict masks or keypoints in the boxes "
+            "that are merged: it has no `predict_in_boxes(samples, boxes, classes)`. Set TEST.AUG.ENABLED False."
+        )
+
+    def complete(tables: list[Detections]) -> list[Detections]:
+        boxes, classes = [table.boxes for table in tables], [table.classes for table in tables]
+        return detector.predict_in_boxes(samples, boxes, classes)  # type: ignore[operator]
+
+    return found, complete
+
+
+def _mean_masks(views: Sequence[View], tables: Sequence[Detections], merged: Detections) -> ProbabilityMasks | None:
+    """The mean of the probabilities in each box over all views, in pixels of the original image."""
+    if tables[0].masks is None:
+        return None
+    probabilities = []
+    for view, table in zip(views, tables, strict=True):
+        if not isinstance(table.masks, ProbabilityMasks):
+            raise UserError(
+                f"TEST.AUG.ENABLED is True, but masks of {type(table.masks).__name__} cannot be averaged over several "
+                "views of an image: a mask head must give ProbabilityMasks. Set TEST.AUG.ENABLED False."
+            )
+        probabilities.append(view.orientation.undo(table.masks.probabilities))
+        threshold = table.masks.threshold
+    mean = torch.stack(probabilities).mean(dim=0)
+    return ProbabilityMasks(mean, merged.boxes, merged.image_size, threshold=threshold)
+
+
+def _mean_keypoints(views: Sequence[View], tables: Sequence[Detections], flip_pairs: FlipPairs | None) -> Tensor | None:
+    """Places in pixels of the original image, weighted by their scores, and the mean of the scores: (R, J, 3)."""
+    if tables[0].keypoints is None:
+        return None
+    total: Tensor | float = 0.0
+    num_views = 0
+    for view, table in zip(views, tables, strict=True):
+        assert table.keypoints is not None
+        points, scores = view.points_to_original(table.keypoints[..., :2]), table.keypoints[..., 2:]
+        weighted = torch.cat((points * scores, scores), dim=-1)
+        if view.orientation.is_mirrored:
+            if flip_pairs is None:
+                continue
+            weighted = weighted[:, _mirrored_rows(flip_pairs, weighted.shape[1])]
+        total = total + weighted
+        num_views += 1
+    assert isinstance(total, Tensor)  # the upright view is not mirrored
+    return torch.cat((total[..., :2] / total[..., 2:], total[..., 2:] / num_views), dim=-1)
+
+
+def _mirrored_rows(flip_pairs: FlipPairs, count: int) -> list[int]:
+    """For each of `count` keypoints the row of the one that it is in a mirror."""
+    rows = list(range(count))
+    for first, second in flip_pairs:
+        rows[first], rows[second] = second, first
+    return rows
+
+
+def build_augmented_detector(cfg: CfgNode, detector: nn.Module, dataset: Dataset | None = None) -> nn.Module:
+    """The detector as TEST.AUG wants it: itself where that is off.
+
+    Args:
+        cfg: of the detector.
+        detector: with `predict(samples)`.
+        dataset: that it will be evaluated on, which knows the keypoints that change places in a mirror.
+    """
+    if not cfg.TEST.AUG.ENABLED or isinstance(detector, AugmentedDetector):
+        return detector
+    suppression, max_detections = _build_merging(cfg, detector)
+    return AugmentedDetector(
+        detector,
+        views=build_augmented_views(cfg),
+        suppression=suppression,
+        max_detections=max_detections,
+        batch_size=cfg.TEST.BATCH_SIZE,
+        flip_pairs=_build_flip_pairs(cfg, dataset),
+    )
+
+
+def build_prediction_mapper(cfg: CfgNode, model: nn.Module) -> TestMapper:
+    """What makes the samples of a model of image files: resized, but for a model that does so itself."""
+    if getattr(model, "resizes_images", False):
+        cfg = cfg.with_value("INPUT.MIN_SIZE_TEST", 0)
+    return build_test_mapper(cfg)
+
+
+def _build_merging(cfg: CfgNode, detector: nn.Module) -> tuple[Suppression, int]:
+    """The suppression of the model's last stage, and how many boxes that keeps."""
+    if not getattr(detector, "predicts_classes", True):
+        return GreedySuppression(cfg.MODEL.RPN.NMS_THRESH), cfg.MODEL.RPN.POST_NMS_TOPK_TEST
+    section = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    settings = cfg.MODEL[section]
+    build_suppression = SUPPRESSIONS.get(settings.SUPPRESSION, key=f"MODEL.{section}.SUPPRESSION")
+    suppression = build_suppression(cfg, settings.NMS_THRESH_TEST)
+    if isinstance(suppression, nn.Module) and any(True for _ in suppression.parameters()):
+        logger.info(
+            "TEST.AUG: the boxes of all views are merged greedily, with MODEL.%s.NMS_THRESH_TEST = %g: %s sees the "
+            "features of one view only",
+            section,
+            settings.NMS_THRESH_TEST,
+            settings.SUPPRESSION,
+        )
+        suppression = GreedySuppression(settings.NMS_THRESH_TEST)
+    return suppression, cfg.TEST.DETECTIONS_PER_IMAGE
+
+
+def _build_flip_pairs(cfg: CfgNode, dataset: Dataset | None) -> FlipPairs | None:
+    if not cfg.MODEL.KEYPOINT_ON:
+        return ()
+    pairs = None if dataset is None else build_flip_pairs(cfg, dataset)
+    if pairs is None and (cfg.TEST.AUG.FLIP or cfg.TEST.AUG.FLIP_VERTICAL):
+        logger.info(
+            "TEST.AUG: keypoints come from the views that are not mirrored, as it is not known which of them change "
+            "places in a mirror (DATASETS.KEYPOINT_FLIP_PAIRS)"
+        )
+    return pairs

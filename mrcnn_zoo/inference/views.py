@@ -1,0 +1,166 @@
+"""Augmented views of a test image, scaled, mirrored and turned, and the way back from each of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.transforms.flip import HalfTurn, HorizontalFlip, QuarterTurn, ThreeQuarterTurn
+from mrcnn_zoo.data.transforms.geometry import Geometry
+from mrcnn_zoo.data.transforms.resize import resize_shortest_edge
+from mrcnn_zoo.data.transforms.transform import NoTransform, Transform
+from mrcnn_zoo.structures import ImageSize, Proposals, Sample, Targets
+from mrcnn_zoo.structures.summary import summary
+
+TURNS = (NoTransform, QuarterTurn, HalfTurn, ThreeQuarterTurn)
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """Mirrored or not, then turned: one of the eight that a rectangle of pixels can have."""
+
+    is_mirrored: bool = False  # left and right exchanged, before the turn
+    quarter_turns: int = 0  # counter-clockwise, 0 to 3
+
+    def transforms(self, size: ImageSize) -> list[Transform]:
+        """What brings an image of (height, width) into this orientation."""
+        mirror: list[Transform] = [HorizontalFlip(size)] if self.is_mirrored else []
+        return [*mirror, TURNS[self.quarter_turns](size)]
+
+    def undo(self, grid: Tensor) -> Tensor:
+        """A grid over the view as a grid over the image: (..., H, W) -> (..., H, W), or (..., W, H) of a turned one."""
+        grid = torch.rot90(grid, -self.quarter_turns, (-2, -1))
+        return grid.flip(-1) if self.is_mirrored else grid
+
+
+@dataclass(frozen=True, repr=False)
+class View:
+    """One augmented copy of a sample."""
+
+    sample: Sample  # its original size is its own size, so that predictions come in pixels of the view
+    geometry: Geometry  # from pixels of the original image to pixels of the view
+    orientation: Orientation
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+    @property
+    def size(self) -> ImageSize:
+        """(height, width) of the view."""
+        return self.sample.image_size
+
+    def boxes_from_original(self, boxes: Tensor) -> Tensor:
+        """(R, 4) pixels of the original image -> (R, 4) pixels of the view."""
+        return mapped_boxes(boxes, self.geometry.matrix)
+
+    def boxes_to_original(self, boxes: Tensor) -> Tensor:
+        """(R, 4) pixels of the view -> (R, 4) pixels of the original image."""
+        return mapped_boxes(boxes, np.linalg.inv(self.geometry.matrix))
+
+    def points_to_original(self, points: Tensor) -> Tensor:
+        """(..., 2) x, y in pixels of the view -> (..., 2) in pixels of the original image."""
+        return mapped_points(points, np.linalg.inv(self.geometry.matrix))
+
+
+class AugmentedViews:
+    """Makes the views of a sample: each length of the shorter side in each orientation.
+
+    Args:
+        lengths: of the shorter side in pixels; 0 keeps the size of the image. Two that give the same size count once.
+        max_size: upper bound of the longer side in pixels, where the length is not 0.
+        orientations: of every size.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, max_size: int, orientations: Sequence[Orientation]) -> None:
+        self.lengths = tuple(lengths)
+        self.max_size = max_size
+        self.orientations = tuple(orientations)
+
+    def __call__(self, sample: Sample) -> list[View]:
+        """All orientations of the first size, then those of the next."""
+        resizes = [resize_shortest_edge(sample.image_size, length, self.max_size) for length in self.lengths]
+        by_size = {resize.geometry.size: resize for resize in resizes}
+        return [
+            _view(sample, resize, orientation) for resize, orientation in product(by_size.values(), self.orientations)
+        ]
+
+
+def _view(sample: Sample, resize: Transform, orientation: Orientation) -> View:
+    image, geometry = sample.image, Geometry.identity(sample.image_size)
+    for transform in (resize, *orientation.transforms(resize.geometry.size)):
+        image, geometry = transform.apply_image(image), geometry.then(transform.geometry)
+    (height, width), (original_height, original_width) = sample.image_size, sample.original_size
+    scale = (width / original_width, height / original_height)
+    return View(
+        sample=replace(
+            sample,
+            image=image.contiguous(),
+            original_size=geometry.size,
+            targets=_targets_in_view(sample.targets, geometry),
+            proposals=_proposals_in_view(sample.proposals, geometry),
+        ),
+        geometry=Geometry.scale_and_shift(scale, (0.0, 0.0), sample.image_size).then(geometry),
+        orientation=orientation,
+    )
+
+
+def _targets_in_view(targets: Targets | None, geometry: Geometry) -> Targets | None:
+    """Boxes and classes, which is all that proposals from the ground truth need."""
+    if targets is None:
+        return None
+    return Targets(geometry.size, mapped_boxes(targets.boxes, geometry.matrix), targets.classes)
+
+
+def _proposals_in_view(proposals: Proposals | None, geometry: Geometry) -> Proposals | None:
+    if proposals is None:
+        return None
+    return Proposals(geometry.size, mapped_boxes(proposals.boxes, geometry.matrix), proposals.objectness)
+
+
+def mapped_points(points: Tensor, matrix: NDArray[np.floating]) -> Tensor:
+    """Points (..., 2) x, y after the affine map of a (3, 3) matrix."""
+    # Not a matrix product: on a GPU that may be one of lower precision.
+    (a, b, c), (d, e, f) = matrix[:2].tolist()
+    x, y = points.unbind(-1)
+    return torch.stack((a * x + b * y + c, d * x + e * y + f), dim=-1)
+
+
+def mapped_boxes(boxes: Tensor, matrix: NDArray[np.floating]) -> Tensor:
+    """Boxes (R, 4) after the affine map of a (3, 3) matrix that turns by quarters only, so that they stay upright."""
+    corners = mapped_points(boxes.unflatten(1, (2, 2)), matrix)
+    return torch.cat((corners.amin(dim=1), corners.amax(dim=1)), dim=1)
+
+
+def build_augmented_views(cfg: CfgNode) -> AugmentedViews:
+    """The scales, flips and turns of TEST.AUG; every combination of those that are switched on."""
+    settings = cfg.TEST.AUG
+    orientations = all_orientations(
+        mirrors=settings.FLIP, mirrors_vertically=settings.FLIP_VERTICAL, turns=settings.ROTATE
+    )
+    return AugmentedViews(settings.MIN_SIZES, max_size=settings.MAX_SIZE, orientations=orientations)
+
+
+def all_orientations(*, mirrors: bool, mirrors_vertically: bool, turns: bool) -> list[Orientation]:
+    """Every orientation that comes of the given changes in any combination, each of them once, the upright one first.
+
+    Args:
+        mirrors: left and right may be exchanged.
+        mirrors_vertically: top and bottom may be exchanged, which is a mirror and a half turn.
+        turns: quarter turns, any number of them.
+    """
+    combinations = product(
+        (False, True) if mirrors_vertically else (False,),
+        range(4 if turns else 1),
+        (False, True) if mirrors else (False,),
+    )
+    return list(
+        dict.fromkeys(
+            Orientation(is_mirrored != is_upside_down, (2 * is_upside_down + quarter_turns) % 4)
+            for is_upside_down, quarter_turns, is_mirrored in combinations
+        )
+    )

@@ -1,0 +1,422 @@
+"""Test-time augmentation: the views, the way back from them, and what is merged."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation import evaluate
+from mrcnn_zoo.evaluation.class_mapping import ClassMappedDetector
+from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, build_test_detector
+from mrcnn_zoo.inference import AugmentedDetector, AugmentedViews, build_augmented_detector
+from mrcnn_zoo.inference.views import Orientation, all_orientations
+from mrcnn_zoo.modeling import build_model
+from mrcnn_zoo.modeling.suppression import GreedySuppression
+from mrcnn_zoo.structures import BoxedBitmaps, Detections, ProbabilityMasks, Proposals, Sample, Targets
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TINY = (
+    *("MODEL.DEVICE", "cpu"),
+    *("MODEL.PIXEL_STD", [60.0, 60.0, 60.0]),
+    *("MODEL.RESNETS.DEPTH", 18),
+    *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
+    *("MODEL.ROI_HEADS.NUM_CLASSES", 2),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", 16),
+    *("MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
+    *("MODEL.RPN.POST_NMS_TOPK_TEST", 30),
+    *("TEST.DETECTIONS_PER_IMAGE", 15),
+    *("TEST.AUG.ENABLED", True),
+    *("TEST.AUG.MIN_SIZES", [0]),
+    *("DATALOADER.NUM_WORKERS", 0),
+    *("VIS.NUM_IMAGES", 0),
+)
+FPN = ("MODEL.FPN.OUT_CHANNELS", 8)
+KEYPOINTS = (
+    *("MODEL.KEYPOINT_ON", True),
+    *("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3),
+    *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8]),
+)
+MODELS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "mask": ("Base-RCNN-FPN", (*FPN, "MODEL.MASK_ON", True)),
+    "C4": ("Base-RCNN-C4", ("MODEL.MASK_ON", True)),
+    "cascade": ("Misc/cascade_mask_rcnn_R_50_FPN_1x", FPN),
+    "keypoints": ("Base-RCNN-FPN", (*FPN, *KEYPOINTS)),
+    "retinanet": ("Base-RetinaNet", (*FPN, "MODEL.RETINANET.NUM_CLASSES", 2)),
+    "proposals": ("COCO-Detection/rpn_R_50_FPN_1x", FPN),
+}
+UPRIGHT = (Orientation(),)
+ALL = all_orientations(mirrors=True, mirrors_vertically=True, turns=True)
+
+
+def config(name: str, *overrides: Any) -> CfgNode:
+    base, settings = MODELS[name]
+    scores = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0)
+    return load_config(CONFIGS / f"{base}.yaml", [*TINY, *settings, *scores, *overrides])
+
+
+def sample_of(height: int = 64, width: int = 96) -> Sample:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 256, (1, 3, 8, 12), generator=generator).float()
+    image = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].to(torch.uint8)
+    return Sample(image, image_id=1, original_size=(height, width))
+
+
+def random_model(cfg: CfgNode) -> nn.Module:
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    for name, parameter in model.named_parameters():  # the last layers begin with weights near 0: all scores alike
+        if any(
+            part in name for part in ("predictor", "subnet", "cls_score", "bbox_pred", "objectness", "anchor_deltas")
+        ):
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+# --- views ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("keys", "turns", "mirrored_turns"),
+    [
+        ((False, False, False), {0}, set()),
+        ((True, False, False), {0}, {0}),
+        ((False, True, False), {0}, {2}),  # upside down: a mirror and half a turn
+        ((True, True, False), {0, 2}, {0, 2}),
+        ((False, False, True), {0, 1, 2, 3}, set()),
+        ((True, False, True), {0, 1, 2, 3}, {0, 1, 2, 3}),
+        ((True, True, True), {0, 1, 2, 3}, {0, 1, 2, 3}),
+    ],
+)
+def test_orientations_are_all_combinations_of_flips_and_turns_once(
+    keys: tuple[bool, bool, bool], turns: set[int], mirrored_turns: set[int]
+) -> None:
+    horizontal, vertical, quarter = keys
+    found = all_orientations(mirrors=horizontal, mirrors_vertically=vertical, turns=quarter)
+    assert found[0] == Orientation()
+    assert len(found) == len(turns) + len(mirrored_turns)
+    assert {one.quarter_turns for one in found if not one.is_mirrored} == turns
+    assert {one.quarter_turns for one in found if one.is_mirrored} == mirrored_turns
+
+
+def test_lengths_are_of_the_shorter_side_and_0_keeps_the_image_and_no_size_comes_twice() -> None:
+    views = AugmentedViews([0, 32, 128, 200, 300], max_size=192, orientations=UPRIGHT)(sample_of())
+    assert [view.size for view in views] == [(64, 96), (32, 48), (128, 192)]  # 200 and 300 end at the upper bound, too
+    assert [view.sample.original_size for view in views] == [view.size for view in views]
+    assert torch.equal(views[0].sample.image, sample_of().image)
+
+
+@pytest.mark.parametrize("orientation", ALL)
+def test_a_box_goes_where_its_pixels_go_and_back(orientation: Orientation) -> None:
+    image = torch.zeros((3, 40, 60), dtype=torch.uint8)
+    image[:, 5:12, 20:50] = 255
+    sample = Sample(image, image_id=0, original_size=(80, 60))  # the file is twice as high
+    (view,) = AugmentedViews([0], max_size=1, orientations=[orientation])(sample)
+    (box,) = view.boxes_from_original(torch.tensor([[20.0, 10, 50, 24]])).tolist()
+    rows, columns = (view.sample.image[0] > 0).nonzero().unbind(1)
+    bounds = [columns.min().item(), rows.min().item(), columns.max().item() + 1, rows.max().item() + 1]
+    assert box == pytest.approx(bounds)
+    back = view.boxes_to_original(torch.tensor([bounds], dtype=torch.float32))
+    assert back.tolist() == [pytest.approx([20, 10, 50, 24])]
+    assert torch.equal(orientation.undo(view.sample.image), image)
+
+
+def test_proposals_and_targets_go_along() -> None:
+    boxes = torch.tensor([[10.0, 20, 30, 40]])
+    sample = replace(
+        sample_of(),
+        proposals=Proposals((64, 96), boxes, objectness=torch.tensor([0.5])),
+        targets=Targets((64, 96), boxes, torch.tensor([1]), masks=BoxedBitmaps.from_full(torch.ones(1, 64, 96))),
+    )
+    mirrored = AugmentedViews([32], max_size=100, orientations=[Orientation(is_mirrored=True)])(sample)[0].sample
+    assert mirrored.proposals is not None
+    assert mirrored.targets is not None
+    assert mirrored.proposals.boxes.tolist() == mirrored.targets.boxes.tolist() == [[33, 10, 43, 20]]
+    assert mirrored.proposals.image_size == mirrored.targets.image_size == (32, 48)
+    empty = replace(sample, proposals=sample.proposals and sample.proposals[:0])
+    turned = AugmentedViews([0], max_size=100, orientations=[Orientation(quarter_turns=1)])(empty)[0].sample
+    assert turned.proposals is not None
+    assert turned.proposals.image_size == (96, 64)
+
+
+# --- merging ----------------------------------------------------------------------------------------------------------
+class Scripted(nn.Module):
+    """Gives for each view, in their order, boxes that were written down, and colours of the image as masks."""
+
+    def __init__(self, *found: list[tuple[float, ...]]) -> None:
+        super().__init__()
+        self.found = list(found)
+        self.sizes: list[list[tuple[int, int]]] = []
+
+    def predict(self, samples: list[Sample]) -> list[Detections]:
+        self.sizes.append([sample.image_size for sample in samples])
+        tables = [torch.tensor(self.found.pop(0)).reshape(-1, 6) for _ in samples]
+        return [
+            Detections(sample.image_size, rows[:, :4], scores=rows[:, 4], classes=rows[:, 5].long())
+            for sample, rows in zip(samples, tables, strict=True)
+        ]
+
+
+def augmented(detector: nn.Module, *, lengths: tuple[int, ...] = (0,), orientations: Any = UPRIGHT, **options: Any):
+    return AugmentedDetector(
+        detector,
+        views=AugmentedViews(lengths, max_size=1000, orientations=orientations),
+        suppression=GreedySuppression(0.5),
+        max_detections=options.pop("max_detections", 100),
+        **options,
+    )
+
+
+def test_the_best_of_the_overlapping_boxes_of_all_views_stays_with_its_score_class_by_class() -> None:
+    detector = Scripted(
+        [(10, 10, 30, 30, 0.6, 0), (10, 10, 30, 30, 0.5, 1)],  # the image as it is, 96 wide
+        [(24, 20, 64, 60, 0.9, 0), (100, 0, 190, 20, 0.3, 0)],  # twice as large: (12, 10, 32, 30)
+    )
+    (table,) = augmented(detector, lengths=(0, 128)).predict([sample_of()])
+    assert table.boxes.tolist() == [[12, 10, 32, 30], [10, 10, 30, 30], [50, 0, 95, 10]]
+    assert table.scores.tolist() == pytest.approx([0.9, 0.5, 0.3])
+    assert table.classes.tolist() == [0, 1, 0]
+    assert (table.masks, table.keypoints, table.image_size) == (None, None, (64, 96))
+
+
+def test_boxes_are_cut_off_at_the_image_and_empty_ones_and_those_beyond_the_limit_go() -> None:
+    rows = [(90, 10, 120, 30, 0.9, 0), (100, 0, 110, 20, 0.8, 0), (0, 0, 9, 9, 0.7, 0), (40, 0, 49, 9, 0.6, 0)]
+    (table,) = augmented(Scripted(rows), max_detections=2).predict([sample_of()])
+    assert table.boxes.tolist() == [[90, 10, 96, 30], [0, 0, 9, 9]]
+    (table,) = augmented(Scripted(rows), max_detections=-1).predict([sample_of()])
+    assert len(table) == 3
+
+
+def test_views_of_one_image_share_forward_passes() -> None:
+    detector = Scripted(*[[] for _ in range(6)])
+    augmented(detector, lengths=(0, 32, 128), orientations=ALL[:2], batch_size=4).predict([sample_of()])
+    assert detector.sizes == [[(64, 96), (64, 96), (32, 48), (32, 48)], [(128, 192), (128, 192)]]
+
+
+class Painted(nn.Module):
+    """Finds the bright rectangle of an image; its mask is what is red in it, its keypoints lie left and right."""
+
+    def __init__(self, mask_type: Callable[..., Any] = ProbabilityMasks) -> None:
+        super().__init__()
+        self.mask_type = mask_type
+
+    def predict(self, samples: list[Sample]) -> list[Detections]:
+        boxes = []
+        for sample in samples:
+            rows, columns = (sample.image[0] > 0).nonzero().unbind(1)
+            low, high = (columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)
+            boxes.append(torch.stack((*low, *high))[None].float())
+        return self.predict_in_boxes(samples, boxes, [torch.zeros(1, dtype=torch.int64) for _ in samples])
+
+    def predict_in_boxes(self, samples: list[Sample], boxes: list[Tensor], classes: list[Tensor]) -> list[Detections]:
+        return [self._look(*columns) for columns in zip(samples, boxes, classes, strict=True)]
+
+    def _look(self, sample: Sample, boxes: Tensor, classes: Tensor) -> Detections:
+        ((x1, y1, x2, y2),) = boxes.round().long().tolist()
+        crop = sample.image[2, y1:y2, x1:x2].float() / 255
+        grid = nn.functional.interpolate(crop[None, None], (4, 4), mode="nearest")[0]
+        ends = torch.tensor([[[x1 + 1.0, y1 + 1.0, 0.5], [x2 - 1.0, y1 + 1.0, 0.5]]])
+        masks = self.mask_type(grid, boxes, sample.image_size)
+        return Detections(
+            sample.image_size, boxes, scores=torch.ones(len(boxes)), classes=classes, masks=masks, keypoints=ends
+        )
+
+
+def painted_sample() -> Sample:
+    image = torch.zeros((3, 32, 48), dtype=torch.uint8)
+    image[0, 8:16, 20:40] = 255
+    image[2, 8:10, 20:25] = 255  # a corner is red: the mask looks otherwise in each orientation
+    image[2, 10:12, 20:25] = 128
+    return Sample(image, image_id=0, original_size=(32, 48))
+
+
+def test_masks_of_all_views_lie_over_each_other() -> None:
+    (alone,) = augmented(Painted()).predict([painted_sample()])
+    (table,) = augmented(Painted(), orientations=ALL, flip_pairs=()).predict([painted_sample()])
+    assert len(table) == 1
+    assert isinstance(table.masks, ProbabilityMasks)
+    assert isinstance(alone.masks, ProbabilityMasks)
+    assert alone.masks.probabilities[0, :2, :2].tolist() == [[1, 0], [pytest.approx(128 / 255), 0]]
+    torch.testing.assert_close(table.masks.probabilities, alone.masks.probabilities)
+    assert table.masks.boxes.tolist() == [[20, 8, 40, 16]]
+
+
+def test_masks_are_averaged_as_probabilities() -> None:
+    class Doubtful(Painted):
+        def predict_in_boxes(self, samples: list[Sample], *columns: Any) -> list[Detections]:
+            tables = super().predict_in_boxes(samples, *columns)
+            return [
+                replace(table, masks=replace(table.masks, probabilities=value(sample)))
+                for table, sample in zip(tables, samples, strict=True)
+            ]
+
+    def value(sample: Sample) -> Tensor:
+        return torch.full((1, 4, 4), 0.9 if sample.image_size == (32, 48) else 0.2)
+
+    (table,) = augmented(Doubtful(), lengths=(0, 64)).predict([painted_sample()])
+    assert table.masks.probabilities.unique().tolist() == [pytest.approx(0.55)]
+
+
+MIRRORS = all_orientations(mirrors=True, mirrors_vertically=False, turns=False)
+
+
+def test_left_and_right_keypoints_of_mirrored_views_change_places() -> None:
+    (table,) = augmented(Painted(), orientations=MIRRORS, flip_pairs=((0, 1),)).predict([painted_sample()])
+    assert table.keypoints is not None
+    assert table.keypoints.tolist() == [[pytest.approx([21, 9, 0.5]), pytest.approx([39, 9, 0.5])]]
+
+
+def test_keypoints_that_nobody_can_mirror_come_from_the_other_views() -> None:
+    (table,) = augmented(Painted(), orientations=MIRRORS, flip_pairs=None).predict([painted_sample()])
+    assert table.keypoints is not None
+    assert table.keypoints.tolist() == [[pytest.approx([21, 9, 0.5]), pytest.approx([39, 9, 0.5])]]
+    (mixed,) = augmented(Painted(), orientations=MIRRORS, flip_pairs=()).predict([painted_sample()])
+    assert mixed.keypoints is not None
+    assert mixed.keypoints[0, :, 0].tolist() == [30, 30]  # as if they had no sides
+
+
+def test_places_of_keypoints_are_weighted_by_their_scores() -> None:
+    class Sharp(Painted):
+        def predict_in_boxes(self, samples: list[Sample], *columns: Any) -> list[Detections]:
+            (table,) = super().predict_in_boxes(samples, *columns)
+            scale = samples[0].image_size[0] / 32
+            x, score = (24 * scale, 0.9) if scale == 1 else (28 * scale, 0.3)
+            return [replace(table, keypoints=torch.tensor([[[x, 10 * scale, score]]]))]
+
+    (table,) = augmented(Sharp(), lengths=(0, 64)).predict([painted_sample()])
+    assert table.keypoints is not None
+    assert table.keypoints.tolist() == [[pytest.approx([25, 10, 0.6])]]
+
+
+def test_what_cannot_be_merged_is_refused_by_name() -> None:
+    def full_masks(_grid: Tensor, _boxes: Tensor, size: tuple[int, int]) -> BoxedBitmaps:
+        return BoxedBitmaps.from_full(torch.ones(1, *size))
+
+    with pytest.raises(UserError, match=r"TEST\.AUG\.ENABLED is True, but masks of BoxedBitmaps cannot be averaged"):
+        augmented(Painted(full_masks)).predict([painted_sample()])
+
+    model = Painted()
+    alone = nn.Module()
+    alone.predict = model.predict  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"Module cannot predict masks or keypoints .* no `predict_in_boxes"):
+        augmented(alone).predict([painted_sample()])
+
+
+# --- detectors --------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module", params=MODELS)
+def built(request: pytest.FixtureRequest) -> tuple[CfgNode, nn.Module]:
+    cfg = config(request.param)
+    return cfg, random_model(cfg)
+
+
+def test_one_view_finds_what_the_detector_finds(built: tuple[CfgNode, nn.Module]) -> None:
+    _, model = built
+    cfg = built[0].with_value("TEST.AUG.FLIP", False)
+    detector = build_augmented_detector(cfg, model)
+    (plain,) = model.predict([sample_of()])
+    # RetinaNet compares boxes before they are cut off at the image, an RPN those of one level only.
+    plain = plain[detector.suppression(plain.boxes, plain.scores, plain.classes)[0]]
+    (table,) = detector.predict([sample_of()])
+    assert 5 < len(table) == len(plain)
+    assert torch.equal(table.classes, plain.classes)
+    torch.testing.assert_close(table.scores, plain.scores)
+    torch.testing.assert_close(table.boxes, plain.boxes)
+    assert (table.masks is None, table.keypoints is None) == (plain.masks is None, plain.keypoints is None)
+    if plain.masks is not None:
+        assert torch.equal(table.masks.bitmaps(), plain.masks.bitmaps())
+    if plain.keypoints is not None:
+        torch.testing.assert_close(table.keypoints, plain.keypoints)
+
+
+def test_with_all_orientations_a_turned_image_gives_turned_results(built: tuple[CfgNode, nn.Module]) -> None:
+    cfg, model = built
+    cfg = cfg.with_value("TEST.AUG.FLIP_VERTICAL", True).with_value("TEST.AUG.ROTATE", True)
+    detector = build_augmented_detector(cfg, model)
+    sample = sample_of()
+    (upright,) = detector.predict([sample])
+    turned_sample = Sample(torch.rot90(sample.image, 1, (1, 2)).contiguous(), image_id=2, original_size=(96, 64))
+    (turned,) = detector.predict([turned_sample])
+    x1, y1, x2, y2 = upright.boxes.unbind(1)
+    torch.testing.assert_close(turned.scores, upright.scores)
+    torch.testing.assert_close(turned.boxes, torch.stack((y1, 96 - x2, y2, 96 - x1), dim=1), atol=1e-3, rtol=1e-4)
+    if upright.masks is not None:
+        probabilities = torch.rot90(upright.masks.probabilities, 1, (1, 2))
+        torch.testing.assert_close(turned.masks.probabilities, probabilities, atol=1e-4, rtol=0)
+
+
+def test_proposals_of_the_ground_truth_are_those_of_each_view() -> None:
+    cfg = config("mask", "MODEL.PROPOSAL_GENERATOR.NAME", "GroundTruthProposals")
+    detector = build_augmented_detector(cfg, random_model(cfg))
+    assert detector.needs_targets
+    targets = Targets((64, 96), torch.tensor([[10.0, 20, 70, 50]]), torch.tensor([0]))
+    (table,) = detector.predict([replace(sample_of(), targets=targets)])
+    assert len(table)
+    with pytest.raises(UserError, match="annotated images only"):
+        detector.predict([sample_of()])
+
+
+def test_off_by_default() -> None:
+    model = nn.Linear(1, 1)
+    assert build_augmented_detector(load_config(None), model) is model
+
+
+# --- in the evaluation ------------------------------------------------------------------------------------------------
+class Image:
+    name = "stripes"
+
+    def read(self) -> np.ndarray:
+        return np.tile(np.arange(0, 90, dtype=np.uint8)[:, None, None], (1, 60, 3))
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    instance = InstanceRecord(box=(10.0, 20.0, 40.0, 60.0), class_index=0)
+    record = ImageRecord(image_id=1, source=Image(), image_size=(90, 60), instances=(instance,))
+    return Dataset(name="stripes", records=(record,), class_names=("cat",), category_ids=(1,))
+
+
+def boxes_only(*overrides: Any) -> CfgNode:
+    settings = ("MODEL.MASK_ON", False, "TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", [0, 30], "MODEL.DEVICE", "cpu")
+    return load_config(None, [*settings, "DATALOADER.NUM_WORKERS", 0, *overrides])
+
+
+def test_the_evaluation_merges_views_made_of_the_image_file(dataset: Dataset) -> None:
+    whole, half = (10, 20, 40, 60, 0.5, 0), (5, 10, 20, 30, 0.6, 0)
+    mirrored = (20, 20, 50, 60, 0.4, 0)
+    detector = Scripted([whole], [mirrored], [half], [(0, 0, 3, 3, 0.1, 0)])
+    results = evaluate(detector, dataset, boxes_only())
+    assert detector.sizes == [[(90, 60)], [(90, 60)], [(45, 30)], [(45, 30)]]
+    assert results["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_classes_are_mapped_after_the_merging(dataset: Dataset) -> None:
+    detector = Scripted([(10, 20, 40, 60, 0.5, 1), (0, 0, 5, 5, 0.9, 0)])
+    cfg = boxes_only("TEST.AUG.MIN_SIZES", [0], "TEST.AUG.FLIP", False, "MODEL.ROI_HEADS.NUM_CLASSES", 2)
+    results = evaluate(ClassMappedDetector(detector, torch.tensor([-1, 0])), dataset, cfg)
+    assert results["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_only_an_augmented_detector_gets_images_of_the_size_of_the_file(dataset: Dataset) -> None:
+    model = Scripted()
+    cfg = boxes_only("INPUT.MIN_SIZE_TEST", 32)
+    assert next(iter(build_prediction_loader(cfg, dataset, model)))[0].image_size == (48, 32)
+    detector = build_test_detector(cfg, model, dataset)
+    assert next(iter(build_prediction_loader(cfg, dataset, detector)))[0].image_size == (90, 60)
+
+
+def test_keypoints_of_mirrored_views_count_where_the_data_knows_the_sides(
+    dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    cfg = config("keypoints")
+    sides = replace(dataset, keypoint_names=("nose", "left eye", "right eye"), keypoint_flip_pairs=((1, 2),))
+    assert build_augmented_detector(cfg, nn.Identity(), sides).flip_pairs == ((1, 2),)
+    assert not caplog.messages
+    assert build_augmented_detector(cfg, nn.Identity()).flip_pairs is None
+    assert "DATASETS.KEYPOINT_FLIP_PAIRS" in caplog.text
