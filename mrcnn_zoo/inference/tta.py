@@ -15,7 +15,7 @@ from mrcnn_zoo.data.mapper import TestMapper, build_flip_pairs, build_test_mappe
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.views import AugmentedViews, View, build_augmented_views
-from mrcnn_zoo.modeling.contracts import Suppression
+from mrcnn_zoo.modeling.contracts import Features, Suppression
 from mrcnn_zoo.modeling.detectors.generalized_rcnn import GeneralizedRCNN
 from mrcnn_zoo.modeling.suppression import GreedySuppression
 from mrcnn_zoo.ops import boxes as box_ops
@@ -125,8 +125,7 @@ def _detect(detector: nn.Module, samples: list[Sample]) -> tuple[list[Detections
         batch = detector.collate(samples)
         features = detector.backbone(batch.pixels)
         proposals = detector.proposal_generator.predict(features, batch)
-        heads: Any = detector.roi_heads
-        return heads.predict(features, proposals), partial(heads.branches.predict, features)
+        return detector.roi_heads.predict(features, proposals), partial(_ask_branches, detector.roi_heads, features)
     found: list[Detections] = detector.predict(samples)  # type: ignore[operator]
     if all(table.masks is None and table.keypoints is None for table in found):
         return found, lambda tables: tables
@@ -141,6 +140,19 @@ def _detect(detector: nn.Module, samples: list[Sample]) -> tuple[list[Detections
         return detector.predict_in_boxes(samples, boxes, classes)  # type: ignore[operator]
 
     return found, complete
+
+
+def _ask_branches(heads: Any, features: Features, tables: list[Detections]) -> list[Detections]:
+    branches = getattr(heads, "branches", None)
+    if isinstance(branches, list):
+        for branch in branches:
+            tables = branch.predict(features, tables)
+        return tables
+    if branches is not None:
+        return branches.predict(features, tables)
+    if heads.mask_head is None:
+        return tables
+    return heads.mask_head.predict(heads.region_maps(features, [table.boxes for table in tables]), tables)
 
 
 def _mean_masks(views: Sequence[View], tables: Sequence[Detections], merged: Detections) -> ProbabilityMasks | None:

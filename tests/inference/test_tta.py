@@ -1,4 +1,4 @@
-"""Test-time augmentation: the views, the way back from them, and what is merged."""
+"""Test-time augmentation: what is merged, with which detectors, and in the evaluation."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +20,7 @@ from mrcnn_zoo.inference import AugmentedDetector, AugmentedViews, build_augment
 from mrcnn_zoo.inference.views import Orientation, all_orientations
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.suppression import GreedySuppression
-from mrcnn_zoo.structures import BoxedBitmaps, Detections, ProbabilityMasks, Proposals, Sample, Targets
+from mrcnn_zoo.structures import BoxedBitmaps, Detections, ProbabilityMasks, Sample, Targets
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TINY = (
@@ -79,70 +79,6 @@ def random_model(cfg: CfgNode) -> nn.Module:
         ):
             nn.init.normal_(parameter, std=0.1)
     return model
-
-
-# --- views ------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("keys", "turns", "mirrored_turns"),
-    [
-        ((False, False, False), {0}, set()),
-        ((True, False, False), {0}, {0}),
-        ((False, True, False), {0}, {2}),  # upside down: a mirror and half a turn
-        ((True, True, False), {0, 2}, {0, 2}),
-        ((False, False, True), {0, 1, 2, 3}, set()),
-        ((True, False, True), {0, 1, 2, 3}, {0, 1, 2, 3}),
-        ((True, True, True), {0, 1, 2, 3}, {0, 1, 2, 3}),
-    ],
-)
-def test_orientations_are_all_combinations_of_flips_and_turns_once(
-    keys: tuple[bool, bool, bool], turns: set[int], mirrored_turns: set[int]
-) -> None:
-    horizontal, vertical, quarter = keys
-    found = all_orientations(mirrors=horizontal, mirrors_vertically=vertical, turns=quarter)
-    assert found[0] == Orientation()
-    assert len(found) == len(turns) + len(mirrored_turns)
-    assert {one.quarter_turns for one in found if not one.is_mirrored} == turns
-    assert {one.quarter_turns for one in found if one.is_mirrored} == mirrored_turns
-
-
-def test_lengths_are_of_the_shorter_side_and_0_keeps_the_image_and_no_size_comes_twice() -> None:
-    views = AugmentedViews([0, 32, 128, 200, 300], max_size=192, orientations=UPRIGHT)(sample_of())
-    assert [view.size for view in views] == [(64, 96), (32, 48), (128, 192)]  # 200 and 300 end at the upper bound, too
-    assert [view.sample.original_size for view in views] == [view.size for view in views]
-    assert torch.equal(views[0].sample.image, sample_of().image)
-
-
-@pytest.mark.parametrize("orientation", ALL)
-def test_a_box_goes_where_its_pixels_go_and_back(orientation: Orientation) -> None:
-    image = torch.zeros((3, 40, 60), dtype=torch.uint8)
-    image[:, 5:12, 20:50] = 255
-    sample = Sample(image, image_id=0, original_size=(80, 60))  # the file is twice as high
-    (view,) = AugmentedViews([0], max_size=1, orientations=[orientation])(sample)
-    (box,) = view.boxes_from_original(torch.tensor([[20.0, 10, 50, 24]])).tolist()
-    rows, columns = (view.sample.image[0] > 0).nonzero().unbind(1)
-    bounds = [columns.min().item(), rows.min().item(), columns.max().item() + 1, rows.max().item() + 1]
-    assert box == pytest.approx(bounds)
-    back = view.boxes_to_original(torch.tensor([bounds], dtype=torch.float32))
-    assert back.tolist() == [pytest.approx([20, 10, 50, 24])]
-    assert torch.equal(orientation.undo(view.sample.image), image)
-
-
-def test_proposals_and_targets_go_along() -> None:
-    boxes = torch.tensor([[10.0, 20, 30, 40]])
-    sample = replace(
-        sample_of(),
-        proposals=Proposals((64, 96), boxes, objectness=torch.tensor([0.5])),
-        targets=Targets((64, 96), boxes, torch.tensor([1]), masks=BoxedBitmaps.from_full(torch.ones(1, 64, 96))),
-    )
-    mirrored = AugmentedViews([32], max_size=100, orientations=[Orientation(is_mirrored=True)])(sample)[0].sample
-    assert mirrored.proposals is not None
-    assert mirrored.targets is not None
-    assert mirrored.proposals.boxes.tolist() == mirrored.targets.boxes.tolist() == [[33, 10, 43, 20]]
-    assert mirrored.proposals.image_size == mirrored.targets.image_size == (32, 48)
-    empty = replace(sample, proposals=sample.proposals and sample.proposals[:0])
-    turned = AugmentedViews([0], max_size=100, orientations=[Orientation(quarter_turns=1)])(empty)[0].sample
-    assert turned.proposals is not None
-    assert turned.proposals.image_size == (96, 64)
 
 
 # --- merging ----------------------------------------------------------------------------------------------------------
