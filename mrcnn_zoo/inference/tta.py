@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +14,10 @@ from mrcnn_zoo.data.mapper import TestMapper, build_flip_pairs, build_test_mappe
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.views import AugmentedViews, View, build_augmented_views
-from mrcnn_zoo.modeling.contracts import Features, Suppression
 from mrcnn_zoo.modeling.detectors.generalized_rcnn import GeneralizedRCNN
-from mrcnn_zoo.modeling.suppression import GreedySuppression
+from mrcnn_zoo.modeling.roi_heads.branch import RegionHeads
+from mrcnn_zoo.modeling.suppression import GreedySuppression, Suppression, build_suppression
 from mrcnn_zoo.ops import boxes as box_ops
-from mrcnn_zoo.registries import SUPPRESSIONS
 from mrcnn_zoo.structures import Detections, ImageSize, ProbabilityMasks, Sample
 
 # Fills in masks and keypoints of given boxes: one table for each sample of a forward pass, in pixels of the sample.
@@ -102,11 +100,17 @@ class AugmentedDetector(nn.Module):
             tables += complete(
                 [replace(merged, image_size=view.size, boxes=view.boxes_from_original(merged.boxes)) for view in part]
             )
-        return replace(
+        table = replace(
             merged,
             masks=_mean_masks(views, tables, merged),
             keypoints=_mean_keypoints(views, tables, self.flip_pairs),
+            mask_scores=_mean([table.mask_scores for table in tables]),
         )
+        heads = _region_heads(self.detector)
+        if heads is None or not heads.corrects_scores:
+            return table
+        scores = torch.stack([table.scores for table in tables]).mean(dim=0)
+        return replace(table, scores=scores)[scores.argsort(descending=True, stable=True)]
 
     def _merge_boxes(self, views: Sequence[View], found: Sequence[Detections], original_size: ImageSize) -> Detections:
         boxes = torch.cat([view.boxes_to_original(table.boxes) for view, table in zip(views, found, strict=True)])
@@ -119,13 +123,20 @@ class AugmentedDetector(nn.Module):
         return Detections(original_size, boxes[kept], scores=kept_scores, classes=classes[kept])
 
 
+def _region_heads(detector: nn.Module) -> RegionHeads | None:
+    """The part of the detector whose branches can be asked about given boxes while the features are at hand."""
+    heads = detector.roi_heads if isinstance(detector, GeneralizedRCNN) else None
+    return heads if isinstance(heads, RegionHeads) else None
+
+
 def _detect(detector: nn.Module, samples: list[Sample]) -> tuple[list[Detections], Completion]:
     """The detections of samples in their own pixels, and what fills in masks and keypoints of boxes in them."""
-    if isinstance(detector, GeneralizedRCNN):
+    heads = _region_heads(detector)
+    if heads is not None and isinstance(detector, GeneralizedRCNN):
         batch = detector.collate(samples)
         features = detector.backbone(batch.pixels)
         proposals = detector.proposal_generator.predict(features, batch)
-        return detector.roi_heads.predict(features, proposals), partial(_ask_branches, detector.roi_heads, features)
+        return heads.detect_boxes(features, proposals), partial(heads.ask_branches, features)
     found: list[Detections] = detector.predict(samples)  # type: ignore[operator]
     if all(table.masks is None and table.keypoints is None for table in found):
         return found, lambda tables: tables
@@ -140,19 +151,6 @@ def _detect(detector: nn.Module, samples: list[Sample]) -> tuple[list[Detections
         return detector.predict_in_boxes(samples, boxes, classes)  # type: ignore[operator]
 
     return found, complete
-
-
-def _ask_branches(heads: Any, features: Features, tables: list[Detections]) -> list[Detections]:
-    branches = getattr(heads, "branches", None)
-    if isinstance(branches, list):
-        for branch in branches:
-            tables = branch.predict(features, tables)
-        return tables
-    if branches is not None:
-        return branches.predict(features, tables)
-    if heads.mask_head is None:
-        return tables
-    return heads.mask_head.predict(heads.region_maps(features, [table.boxes for table in tables]), tables)
 
 
 def _mean_masks(views: Sequence[View], tables: Sequence[Detections], merged: Detections) -> ProbabilityMasks | None:
@@ -170,6 +168,12 @@ def _mean_masks(views: Sequence[View], tables: Sequence[Detections], merged: Det
         threshold = table.masks.threshold
     mean = torch.stack(probabilities).mean(dim=0)
     return ProbabilityMasks(mean, merged.boxes, merged.image_size, threshold=threshold)
+
+
+def _mean(columns: list[Tensor | None]) -> Tensor | None:
+    """The mean of a column over all views; None where there is none."""
+    present = [column for column in columns if column is not None]
+    return torch.stack(present).mean(dim=0) if present else None
 
 
 def _mean_keypoints(views: Sequence[View], tables: Sequence[Detections], flip_pairs: FlipPairs | None) -> Tensor | None:
@@ -234,9 +238,9 @@ def _build_merging(cfg: CfgNode, detector: nn.Module) -> tuple[Suppression, int]
         return GreedySuppression(cfg.MODEL.RPN.NMS_THRESH), cfg.MODEL.RPN.POST_NMS_TOPK_TEST
     section = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
     settings = cfg.MODEL[section]
-    build_suppression = SUPPRESSIONS.get(settings.SUPPRESSION, key=f"MODEL.{section}.SUPPRESSION")
-    suppression = build_suppression(cfg, settings.NMS_THRESH_TEST)
-    if isinstance(suppression, nn.Module) and any(True for _ in suppression.parameters()):
+    key = f"MODEL.{section}.SUPPRESSION"
+    suppression = build_suppression(cfg, settings.SUPPRESSION, settings.NMS_THRESH_TEST, key=key)
+    if any(True for _ in suppression.parameters()):
         logger.info(
             "TEST.AUG: the boxes of all views are merged greedily, with MODEL.%s.NMS_THRESH_TEST = %g: %s sees the "
             "features of one view only",

@@ -19,6 +19,7 @@ from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, build_test_d
 from mrcnn_zoo.inference import AugmentedDetector, AugmentedViews, build_augmented_detector
 from mrcnn_zoo.inference.views import Orientation, all_orientations
 from mrcnn_zoo.modeling import build_model
+from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
 from mrcnn_zoo.modeling.suppression import GreedySuppression
 from mrcnn_zoo.structures import BoxedBitmaps, Detections, ProbabilityMasks, Sample, Targets
 
@@ -284,6 +285,33 @@ def test_with_all_orientations_a_turned_image_gives_turned_results(built: tuple[
     if upright.masks is not None:
         probabilities = torch.rot90(upright.masks.probabilities, 1, (1, 2))
         torch.testing.assert_close(turned.masks.probabilities, probabilities, atol=1e-4, rtol=0)
+
+
+class Doubt(RegionBranch):
+    """Lowers the score of each box by its place in the view: x1 over the width."""
+
+    corrects_scores = True
+
+    def predict(self, features: Any, detections: list[Detections]) -> list[Detections]:  # noqa: ARG002
+        shares = [1 - table.boxes[:, 0] / table.image_size[1] for table in detections]
+        return [
+            replace(table, scores=table.scores * share, mask_scores=table.scores * share / 2)
+            for table, share in zip(detections, shares, strict=True)
+        ]
+
+
+def test_scores_that_a_branch_corrects_are_averaged_over_the_views() -> None:
+    cfg = config("mask")
+    plain = random_model(cfg)
+    (before,) = build_augmented_detector(cfg, plain).predict([sample_of()])
+    plain.roi_heads.add_branches({"mask_head": plain.roi_heads.mask_head, "doubt": Doubt()})
+    (table,) = build_augmented_detector(cfg, plain).predict([sample_of()])
+    left, right = before.boxes[:, 0] / 96, 1 - before.boxes[:, 2] / 96  # of the image and of its mirror image
+    scores, order = (before.scores * (1 - (left + right) / 2)).sort(descending=True, stable=True)
+    torch.testing.assert_close(table.scores, scores)
+    torch.testing.assert_close(table.mask_scores, scores / 2)
+    torch.testing.assert_close(table.boxes, before.boxes[order])
+    assert torch.equal(table.masks.bitmaps(), before.masks.bitmaps()[order])
 
 
 def test_proposals_of_the_ground_truth_are_those_of_each_view() -> None:

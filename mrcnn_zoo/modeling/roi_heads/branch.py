@@ -98,6 +98,15 @@ class RegionHeads(nn.Module):
             self.add_module(name, branch)
         self.branch_names = tuple(branches)
 
+    @property
+    def corrects_scores(self) -> bool:
+        """Whether a branch changes the scores of the box branch."""
+        return any(getattr(branch, "corrects_scores", False) for branch in self.branches)
+
+    def detect_boxes(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+        """The detections of the box branch alone, best first, in the coordinates of the proposals of each image."""
+        raise NotImplementedError
+
     def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """The scores of each class for given boxes: N x (R_i, 4) pixels -> (sum of R_i, K)."""
         raise NotImplementedError
@@ -123,6 +132,10 @@ class RegionHeads(nn.Module):
             Detections(table.image_size, table.boxes, image_scores, image_labels)
             for table, image_scores, image_labels in zip(boxes, scores.split(counts), labels.split(counts), strict=True)
         ]
+        return self.ask_branches(features, detections)
+
+    def ask_branches(self, features: Features, detections: list[Detections]) -> list[Detections]:
+        """The detections with what all branches add or correct, in the same order."""
         for branch in self.branches:
             detections = branch.predict(features, detections)
         return detections
@@ -142,9 +155,8 @@ class RegionHeads(nn.Module):
 
     def branch_predictions(self, features: Features, detections: list[Detections]) -> list[Detections]:
         """The detections with what all branches add, best first."""
-        for branch in self.branches:
-            detections = branch.predict(features, detections)
-        if any(getattr(branch, "corrects_scores", False) for branch in self.branches):
+        detections = self.ask_branches(features, detections)
+        if self.corrects_scores:
             detections = [table[table.scores.argsort(descending=True, stable=True)] for table in detections]
         return detections
 

@@ -94,6 +94,11 @@ class CascadeROIHeads(RegionHeads):
     def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals."""
         features = contiguous_features(features, self.box_pooler.names)
+        return self.branch_predictions(features, self.detect_boxes(features, proposals))
+
+    def detect_boxes(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+        """The detections of the box branch alone."""
+        features = contiguous_features(features, self.box_pooler.names)
         predictors = self.predictors
         vectors, logits, deltas = self._predict_stage(0, features, boxes_of(proposals))
         scores = [predictors[0].classification.scores(logits)]
@@ -103,10 +108,7 @@ class CascadeROIHeads(RegionHeads):
             vectors, logits, deltas = self._predict_stage(stage, features, moved)
             scores.append(predictors[stage].classification.scores(logits))
         mean_scores = torch.stack(scores).mean(dim=0)
-        detections = predictors[-1].detect(
-            RegionPredictions(mean_scores, deltas, proposals, vectors.flatten(1), features)
-        )
-        return self.branch_predictions(features, detections)
+        return predictors[-1].detect(RegionPredictions(mean_scores, deltas, proposals, vectors.flatten(1), features))
 
     def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """The mean scores of all stages for given boxes, which no stage moves: N x (R_i, 4) -> (sum of R_i, K)."""

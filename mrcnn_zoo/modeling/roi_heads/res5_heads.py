@@ -89,8 +89,13 @@ class Res5ROIHeads(RegionHeads):
     def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals; only these get masks."""
         features = contiguous_features(features, self.pooler.names)
+        return self.branch_predictions(features, self.detect_boxes(features, proposals))
+
+    def detect_boxes(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+        """The detections of the box branch alone."""
+        features = contiguous_features(features, self.pooler.names)
         vectors = self.region_maps(features, boxes_of(proposals)).mean(dim=(2, 3))
-        return self.branch_predictions(features, self.box_predictor.predict(vectors, proposals, features))
+        return self.box_predictor.predict(vectors, proposals, features)
 
     def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """The scores of each class for given boxes: N x (R_i, 4) pixels -> (sum of R_i, K)."""

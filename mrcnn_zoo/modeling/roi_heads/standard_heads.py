@@ -67,9 +67,12 @@ class StandardROIHeads(RegionHeads):
     def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals; only these get masks."""
         features = contiguous_features(features, self.box_pooler.names)
-        vectors = self.box_vectors(features, boxes_of(proposals))
-        detections = self.box_predictor.predict(vectors, proposals, features)
-        return self.branch_predictions(features, detections)
+        return self.branch_predictions(features, self.detect_boxes(features, proposals))
+
+    def detect_boxes(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+        """The detections of the box branch alone."""
+        features = contiguous_features(features, self.box_pooler.names)
+        return self.box_predictor.predict(self.box_vectors(features, boxes_of(proposals)), proposals, features)
 
     def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """The scores of each class for given boxes: N x (R_i, 4) pixels -> (sum of R_i, K)."""
