@@ -4,9 +4,11 @@ A builder is called with the number of channels. The name "" stands for no norma
 """
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
+from torch.nn.modules._functions import SyncBatchNorm as TorchSyncBatchNormFunction
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.processes import world_size
@@ -104,8 +106,9 @@ class BatchNorm2d(nn.BatchNorm2d):
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation with the statistics of the images of all processes, on any device.
 
-    torch's own `SyncBatchNorm` runs on GPUs only. Every process weighs as much as its number of pixels; where all of
-    them together have no value or a single one a channel, this is `BatchNorm2d`.
+    On GPUs it is torch's own, which runs nowhere else. Every process weighs as much as its number of pixels. Where all
+    of them together have no value or a single one per channel, the running statistics stay; the CPU also normalises by
+    them then, as `BatchNorm2d`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -113,6 +116,24 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         if not self.training or world_size() == 1:
             return super().forward(input) if has_statistics(self, input) else normalise_as_in_evaluation(self, input)
         self._check_input_dim(input)
+        return self._by_torch(input) if input.is_cuda else self._by_sums(input)
+
+    def _by_torch(self, input: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        mean, variance, features = self.running_mean, self.running_var, input
+        if has_statistics(self, input):
+            self.num_batches_tracked += 1
+        else:
+            # The others may have no value either, and torch would take a mean of nothing. It also sends the statistics
+            # of an empty map in the precision of the map, while the others send theirs in float32.
+            mean, variance, features = mean.clone(), variance.clone(), input.float()
+        others = (self.eps, self.momentum, dist.group.WORLD, world_size())
+        output = TorchSyncBatchNormFunction.apply(features, self.weight, self.bias, mean, variance, *others)
+        return output.to(input.dtype)
+
+    def _by_sums(self, input: Tensor) -> Tensor:
         features = input.float()
         sums = torch.cat(
             (

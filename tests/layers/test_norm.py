@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import norm as norm_module
 from mrcnn_zoo.layers.norm import ChannelLayerNorm, FrozenBatchNorm2d, SyncBatchNorm2d, build_norm, freeze_batch_norms
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def batch_norm_with_statistics(channels: int) -> nn.BatchNorm2d:
@@ -114,17 +117,28 @@ def test_norms_accept_no_images() -> None:
         assert norm(torch.zeros(0, 32, 3, 3)).shape == (0, 32, 3, 3)
 
 
-def normalise_a_part(rank: int, folder: str, features: Tensor) -> None:
+def normalise_a_part(rank: int, folder: str, features: Tensor, device: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    normalise_a_single_value(rank)
+    norm = SyncBatchNorm2d(features.shape[1]).to(device)
+    normalise_nothing(norm)
+    if device == "cpu":
+        normalise_a_single_value(rank)
     part = features[:1] if rank == 0 else features[1:]  # one image and two: processes weigh by their pixels
-    part = part.clone().requires_grad_()
-    norm = SyncBatchNorm2d(features.shape[1])
+    part = part.to(device, copy=True).requires_grad_()
     output = norm(part)
     (output**3).sum().backward()
-    torch.save((output.detach(), part.grad, norm.running_mean, norm.running_var), os.path.join(folder, f"{rank}.pt"))
+    results = (output.detach(), part.grad, norm.running_mean, norm.running_var)
+    torch.save([value.to("cpu") for value in results], os.path.join(folder, f"{rank}.pt"))
     dist.destroy_process_group()
+
+
+def normalise_nothing(norm: SyncBatchNorm2d) -> None:
+    """No process has a pixel: nothing changes."""
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    norm(torch.zeros(0, norm.num_features, 5, 6, device=norm.weight.device, dtype=torch.bfloat16)).sum().backward()
+    torch.testing.assert_close(norm.state_dict(), before, rtol=0, atol=0)
+    norm.zero_grad()
 
 
 def normalise_a_single_value(rank: int) -> None:
@@ -139,9 +153,10 @@ def normalise_a_single_value(rank: int) -> None:
     assert norm.num_batches_tracked == 0
 
 
-def test_sync_batch_norm_in_two_processes_equals_batch_norm_in_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_GPU])])
+def test_sync_batch_norm_in_two_processes_equals_batch_norm_in_one(device: str, tmp_path: Path) -> None:
     features = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0)) * 2 + 1
-    mp.spawn(normalise_a_part, args=(str(tmp_path), features), nprocs=2)
+    mp.spawn(normalise_a_part, args=(str(tmp_path), features, device), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     whole, norm = features.clone().requires_grad_(), nn.BatchNorm2d(4)
     output = norm(whole)
@@ -171,3 +186,36 @@ def test_sync_batch_norm_of_constant_features_is_finite(monkeypatch: pytest.Monk
     assert (features.square().mean((0, 2, 3)) - features.mean((0, 2, 3)).square()).min() < -norm.eps
     assert norm(features).isfinite().all()
     assert (norm.running_var >= 0).all()
+
+
+class OnGPU(Tensor):
+    """A tensor that says that it is on a GPU."""
+
+    is_cuda = True
+
+
+def test_sync_batch_norm_on_gpus_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[Any]] = []
+
+    def apply(features: Tensor, *others: Any) -> Tensor:
+        _weight, _bias, mean, variance, *rest = others
+        given.append(rest)
+        for statistic in (mean, variance):
+            statistic.fill_(torch.nan if not features.numel() else 7)
+        return features + 1
+
+    monkeypatch.setattr(norm_module, "world_size", lambda: 2)
+    monkeypatch.setattr(norm_module.TorchSyncBatchNormFunction, "apply", apply)
+    norm = SyncBatchNorm2d(3)
+    output = norm(torch.zeros(2, 3, 4, 4, dtype=torch.bfloat16).as_subclass(OnGPU))
+    assert output.dtype == torch.bfloat16
+    assert (output == 1).all()
+    assert given == [[1e-5, 0.1, dist.group.WORLD, 2]]
+    assert norm(torch.zeros(0, 3, 4, 4).as_subclass(OnGPU)).shape == (
+        0,
+        3,
+        4,
+        4,
+    )  # and its numbers of nothing are not kept
+    assert (norm.running_mean.tolist(), norm.running_var.tolist()) == ([7] * 3, [7] * 3)
+    assert norm.num_batches_tracked == 1
