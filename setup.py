@@ -26,8 +26,9 @@ class BuildWithConfigs(build_py):
 REQUIREMENTS = [
     "torch>=2.8",
     "torchvision>=0.23",
-    "fvcore>=0.1.5.post20221221",
+    "fvcore>=0.1.5.post20221221",  # what the tests compare schedules and precise batch norm with
     "iopath>=0.1.9",
+    "portalocker>=2.0",
     "yacs>=0.1.8",
     "pycocotools>=2.0.7",
     "tabulate>=0.9",

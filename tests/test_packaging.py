@@ -1,6 +1,8 @@
 """What travels in the wheel."""
 
+import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,40 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "mrcnn_zoo", "configs", "model_zoo")
 RESOURCES = "mrcnn_zoo/data/synthetic/resources"  # the digits
+
+
+# Where a distribution is not called like its module.
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "faster_coco_eval": "faster-coco-eval"}
+IMPORTED_ELSEWHERE = {"fvcore": "by tests, to compare with", "tensorboard": "by torch.utils.tensorboard"}
+
+
+def requirements(name: str) -> set[str]:
+    """The distributions of a list in setup.py."""
+    tree = ast.parse((REPOSITORY / "setup.py").read_text(encoding="utf-8"))
+    (value,) = (
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
+    )
+    return {re.split("[<>=]", requirement)[0] for requirement in ast.literal_eval(value)}
+
+
+def imported_distributions() -> set[str]:
+    """What the package imports, anywhere in its code, that is neither its own nor Python's."""
+    modules: set[str] = set()
+    for path in (REPOSITORY / "mrcnn_zoo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules.add(str(node.module))
+    names = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - {"mrcnn_zoo"}
+    return {DISTRIBUTIONS.get(name, name) for name in names}
+
+
+def test_what_is_imported_is_declared_and_what_is_required_is_imported() -> None:
+    required, imported = requirements("REQUIREMENTS"), imported_distributions()
+    optional = set().union(*map(requirements, ("EVALUATION_BACKENDS", "TIMM", "KERAS", "TIFF")))
+    assert imported - required - optional == set()
+    assert required - imported == set(IMPORTED_ELSEWHERE)
 
 
 @pytest.mark.slow

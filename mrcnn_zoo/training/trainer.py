@@ -1,4 +1,7 @@
-"""The training loop: steps until the budget is spent, with hooks at fixed moments, resumable bit for bit."""
+"""The training loop: steps until the budget is spent, with hooks at fixed moments, resumable bit for bit.
+
+On GPUs resumable up to rounding: the gradients of RoIAlign are added up in no fixed order there.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

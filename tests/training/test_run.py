@@ -13,7 +13,7 @@ import torch
 from mrcnn_zoo.checkpoint import load_checkpoint
 from mrcnn_zoo.config import CfgNode, config_from_text
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.training import run
+from mrcnn_zoo.training import assembly, run
 
 TinyConfig = Callable[..., CfgNode]
 
@@ -106,6 +106,19 @@ def test_resumed_run_equals_the_uninterrupted_one(
     for part in ("model", "remembered", "optimizer", "ema", "scaler", "sampler"):
         torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
     assert torch.equal(resumed["generators"][0]["torch"], whole["generators"][0]["torch"])
+
+
+def test_a_resumed_run_says_what_a_gpu_does_not_repeat(
+    tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("DATASETS.TEST=[]", "SOLVER.STEPS=[]", "SOLVER.WARMUP_ITERS=0")
+    run(tiny_config(*settings, "SOLVER.MAX_ITER=1"))
+    run(tiny_config(*settings, "SOLVER.MAX_ITER=2"), resume=True)
+    log = tmp_path / "output" / "log.txt"
+    assert "summed in no fixed order" not in log.read_text()
+    monkeypatch.setattr(assembly, "_device_of", lambda _: torch.device("cuda"))
+    run(tiny_config(*settings, "SOLVER.MAX_ITER=3"), resume=True)
+    assert "RoIAlign's for instance) are summed in no fixed order" in log.read_text()
 
 
 def test_fresh_seed_is_drawn_and_kept(tiny_config: TinyConfig, tmp_path: Path) -> None:
