@@ -9,6 +9,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from mrcnn_zoo.ops.rows import image_numbers
+
 # One call compares the boxes of different groups, too. Above so many boxes several calls for parts of the groups are
 # faster: on the CPU as measured; on a GPU the bit matrix of all pairs takes 78 MB at 25,000 boxes.
 MAX_BOXES_PER_CALL = {"cpu": 1000}
@@ -57,6 +59,68 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, *, iou_threshold:
     kept = is_kept.nonzero().flatten()
     # Not a stable sort: torchvision's is not for so many boxes, and recorded results have many scores of exactly 1.
     return kept[scores[kept].sort(descending=True).indices]
+
+
+def nms_of_images(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    *,
+    counts: Sequence[int],
+    iou_threshold: float,
+    num_groups: int | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> Tensor:
+    """`batched_nms` of each image; on an accelerator the images go into few calls, often one.
+
+    Args:
+        boxes: (R, 4) pixels, finite, image after image.
+        scores: (R,).
+        groups: (R,) integers; from 0 on where `num_groups` is given.
+        counts: boxes of each image.
+        iou_threshold: in [0, 1].
+        num_groups: above every group. Without it or the bounds, the host waits for the device to learn them.
+        bounds: numbers that no coordinate is below or above.
+
+    Returns:
+        (at most R,) int64 rows of the kept boxes, image after image and best first in each.
+    """
+    if boxes.device.type == "cpu" or len(boxes) == 0:
+        return _nms_image_by_image(boxes, scores, groups, counts, iou_threshold)
+    boxes, scores = boxes.float(), scores.float()
+    if num_groups is None or bounds is None:
+        low, high, first_group, last_group = _extremes(boxes, groups)
+        groups, num_groups, bounds = groups - int(first_group), int(last_group - first_group) + 1, (low, high)
+    extent = bounds[1] - bounds[0] + 1
+    most_images = int(MAX_OFFSET / extent / num_groups) if math.isfinite(extent) else 0
+    if most_images == 0:
+        return _nms_image_by_image(boxes, scores, groups, counts, iou_threshold)
+    images = image_numbers(counts, boxes.device)
+    offsets = (images % most_images * num_groups + groups).double() * extent - bounds[0]
+    kept, first = [], 0
+    for number in range(0, len(counts), most_images):
+        chunk = counts[number : number + most_images]
+        for start, stop, _ in _parts(chunk, MAX_BOXES_PER_GPU_CALL):
+            rows = slice(first + start, first + stop)
+            if stop - start > MAX_BOXES_PER_GPU_CALL:  # of one image
+                part = batched_nms(boxes[rows], scores[rows], groups[rows], iou_threshold=iou_threshold)
+            else:
+                part = _nms(boxes[rows], scores[rows], offsets[rows], iou_threshold)
+                part = part[images[rows][part].argsort(stable=True)]
+            kept.append(part + rows.start)
+        first += sum(chunk)
+    return torch.cat(kept)
+
+
+def _nms_image_by_image(
+    boxes: Tensor, scores: Tensor, groups: Tensor, counts: Sequence[int], iou_threshold: float
+) -> Tensor:
+    kept, first = [torch.zeros(0, dtype=torch.int64, device=boxes.device)], 0
+    for count in counts:
+        image = slice(first, first + count)
+        kept.append(batched_nms(boxes[image], scores[image], groups[image], iou_threshold=iou_threshold) + first)
+        first += count
+    return torch.cat(kept)
 
 
 def _extremes(boxes: Tensor, groups: Tensor) -> tuple[float, float, float, float]:

@@ -32,3 +32,15 @@ def known_rows(mask: Tensor, count: int) -> Tensor:
     if mask.device.type in WITHOUT_STATIC_NONZERO:
         return mask.nonzero().flatten()
     return torch.nonzero_static(mask, size=count).flatten()
+
+
+def counts_of_images(images: Tensor, num_images: int) -> list[int]:
+    """How many rows each image has, in one copy to the host: (R,) int64 in [0, num_images) -> N counts."""
+    numbers = torch.arange(num_images, device=images.device)
+    counts: list[int] = (images == numbers[:, None]).sum(dim=1).tolist()
+    return counts
+
+
+def image_numbers(counts: Sequence[int], device: torch.device) -> Tensor:
+    """The number of each row's image where image i has counts[i] rows: (sum of the counts,) int64."""
+    return torch.cat([torch.full((count,), number, device=device) for number, count in enumerate(counts)])

@@ -1,5 +1,6 @@
 """From predictions on all anchors to a few good proposals."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
-from mrcnn_zoo.ops.nms import batched_nms
+from mrcnn_zoo.ops.nms import batched_nms, nms_of_images
+from mrcnn_zoo.ops.rows import counts_of_images
 from mrcnn_zoo.structures import ImageSize, Proposals
 
 
@@ -19,7 +21,8 @@ class Candidates:
 
     boxes: Tensor  # (N, T, 4) float32 pixels, not clipped
     logits: Tensor  # (N, T) float32
-    levels: Tensor  # (T,) int64
+    levels: Tensor  # (T,) int64 in [0, num_levels)
+    num_levels: int
 
     def is_finite(self) -> Tensor:
         """(N, T) bool; False where the network has predicted NaN or infinity."""
@@ -114,29 +117,65 @@ class ProposalSelection:
             boxes.append(coder.decode(best_deltas, level_anchors[rows]))
             best_logits.append(level_logits.gather(1, rows).float())
             levels.append(torch.full_like(rows[0], level))
-        return Candidates(torch.cat(boxes, dim=1), torch.cat(best_logits, dim=1), torch.cat(levels))
+        return Candidates(torch.cat(boxes, dim=1), torch.cat(best_logits, dim=1), torch.cat(levels), len(levels))
 
     @torch.no_grad()
     def suppress(self, candidates: Candidates, image_sizes: Sequence[ImageSize]) -> list[Proposals]:
         """The proposals of each image, best first; candidates that are not finite are left out."""
-        is_finite = candidates.is_finite()
+        # Clip before NMS: boxes that differ only outside the image are the same proposal.
+        boxes = torch.stack(
+            [box_ops.clip(image, size) for image, size in zip(candidates.boxes, image_sizes, strict=True)]
+        )
+        is_usable = candidates.is_finite() & box_ops.is_nonempty(boxes, min_size=self.min_size)
+        on_cpu = boxes.device.type == "cpu"
+        suppressed = self._rows_on_cpu if on_cpu else self._rows_on_accelerator
         return [
-            self._suppress_image(boxes, logits, candidates.levels, usable, size)
-            for boxes, logits, usable, size in zip(
-                candidates.boxes, candidates.logits, is_finite, image_sizes, strict=True
+            Proposals(image_size=size, boxes=boxes[image][rows], objectness=candidates.logits[image][rows])
+            for image, (rows, size) in enumerate(
+                zip(suppressed(candidates, boxes, is_usable, image_sizes), image_sizes, strict=True)
             )
         ]
 
-    def _suppress_image(
-        self, boxes: Tensor, logits: Tensor, levels: Tensor, usable: Tensor, image_size: ImageSize
-    ) -> Proposals:
-        # Clip before NMS: boxes that differ only outside the image are the same proposal.
-        boxes = box_ops.clip(boxes, image_size)
-        rows = (usable & box_ops.is_nonempty(boxes, min_size=self.min_size)).nonzero().flatten()
-        scores = self.ranking.scores(logits[rows])
-        kept = batched_nms(boxes[rows], scores, levels[rows], iou_threshold=self.iou_threshold)
-        rows = rows[kept[: self.post_nms_topk]]
-        return Proposals(image_size=image_size, boxes=boxes[rows], objectness=logits[rows])
+    def _rows_on_cpu(
+        self,
+        candidates: Candidates,
+        boxes: Tensor,
+        is_usable: Tensor,
+        image_sizes: Sequence[ImageSize],  # noqa: ARG002
+    ) -> list[Tensor]:
+        """The rows that stay in each image, best first."""
+        kept = []
+        for image_boxes, logits, usable in zip(boxes, candidates.logits, is_usable, strict=True):
+            rows = usable.nonzero().flatten()
+            scores, levels = self.ranking.scores(logits[rows]), candidates.levels[rows]
+            best = batched_nms(image_boxes[rows], scores, levels, iou_threshold=self.iou_threshold)
+            kept.append(rows[best[: self.post_nms_topk]])
+        return kept
+
+    def _rows_on_accelerator(
+        self, candidates: Candidates, boxes: Tensor, is_usable: Tensor, image_sizes: Sequence[ImageSize]
+    ) -> list[Tensor]:
+        """The same for all images together, where the host waits for NMS and for one copy.
+
+        Candidates that are not usable stay in their places, so that their number need not be known: the last and
+        empty ones suppress nothing.
+        """
+        num_images, num_candidates = is_usable.shape
+        scores = self.ranking.scores(candidates.logits).masked_fill(~is_usable, -math.inf)
+        rows = nms_of_images(
+            boxes.masked_fill(~is_usable[..., None], 0).flatten(0, 1),
+            scores.flatten(),
+            candidates.levels.repeat(num_images),
+            counts=[num_candidates] * num_images,
+            iou_threshold=self.iou_threshold,
+            num_groups=candidates.num_levels,
+            bounds=(0, max(map(max, image_sizes))),
+        )
+        images = rows // num_candidates
+        # Numbers of a second image for those that are left out: they stand behind the others of their image.
+        counts = counts_of_images(2 * images + ~is_usable.flatten()[rows], 2 * num_images)
+        parts = (rows % num_candidates).split(counts)
+        return [usable[: self.post_nms_topk] for usable in parts[::2]]
 
 
 class JointSelection:

@@ -19,7 +19,7 @@ def selection(**changes: float) -> ProposalSelection:
 
 
 def suppress(boxes: list[list[float]], logits: list[float], levels: list[int], **changes: float) -> Proposals:
-    candidates = Candidates(torch.tensor([boxes]), torch.tensor([logits]), torch.tensor(levels))
+    candidates = Candidates(torch.tensor([boxes]), torch.tensor([logits]), torch.tensor(levels), max(levels) + 1)
     (proposals,) = selection(**changes).suppress(candidates, [(20, 100)])
     return proposals
 
@@ -82,7 +82,7 @@ def test_candidates_that_are_not_finite_are_dropped() -> None:
 
 
 def test_images_have_their_own_size() -> None:
-    candidates = Candidates(torch.tensor([[[0.0, 0, 50, 50]]] * 2), torch.ones(2, 1), torch.tensor([0]))
+    candidates = Candidates(torch.tensor([[[0.0, 0, 50, 50]]] * 2), torch.ones(2, 1), torch.tensor([0]), 1)
     first, second = selection().suppress(candidates, [(10, 20), (30, 40)])
     assert first.boxes.tolist() == [[0, 0, 20, 10]]
     assert second.boxes.tolist() == [[0, 0, 40, 30]]
