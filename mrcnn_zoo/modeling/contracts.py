@@ -217,11 +217,14 @@ class LearnsFromClassCounts(Protocol):
 class Candidates:
     """Boxes of a batch among which a suppression chooses, image after image."""
 
-    boxes: Tensor  # (R, 4) pixels, clipped to their image, finite
+    boxes: Tensor  # (R, 4) pixels, finite
     scores: Tensor  # (R,)
     classes: Tensor  # (R,) int64 in [0, K)
     images: Tensor  # (R,) int64 rows of the batch, ascending
     image_sizes: Sequence[ImageSize]  # of each image of the batch
+    counts: Sequence[int]  # boxes of each image, which add up to R
+    num_classes: int  # K
+    are_clipped: bool = True  # whether boxes end at the border of their image
     vectors: Tensor | None = None  # (R, D) of the box head, for the region that each box comes from
     features: Features | None = None  # maps of the backbone
 

@@ -51,13 +51,6 @@ def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1)
 
 
-def clip_each(boxes: Tensor, image_sizes: Tensor) -> Tensor:
-    """Each box cut at the borders of its own image: (R, 4) pixels, (R, 2) heights and widths -> (R, 4)."""
-    height, width = image_sizes.to(boxes.dtype).unbind(-1)
-    limits = torch.stack((width, height, width, height), dim=-1)
-    return torch.minimum(boxes.clamp(min=0), limits)
-
-
 def is_nonempty(boxes: Tensor, *, min_size: float = 0.0) -> Tensor:
     """Whether both sides of each box are longer than `min_size` pixels: (..., 4) -> (...,) bool."""
     return ((boxes[..., 2:] - boxes[..., :2]) > min_size).all(dim=-1)

@@ -4,6 +4,7 @@ The number of rows that a mask selects decides the shape of the result, so the h
 accelerator it then waits for all work that was launched before. The numbers of all images fit into one copy.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -25,6 +26,25 @@ def rows_where(masks: Sequence[Tensor]) -> list[Tensor]:
         return [mask.nonzero().flatten() for mask in masks]
     counts = torch.stack([mask.sum() for mask in masks]).tolist()
     return [known_rows(mask, count) for mask, count in zip(masks, counts, strict=True)]
+
+
+def rows_in_parts(masks: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+    """The rows that are True in several masks one after another, and how many of each; the host waits once.
+
+    Args:
+        masks: (R_i,) bool, at least one.
+
+    Returns:
+        (sum of P_i,) int64 rows counted through all masks, and P_i of each.
+    """
+    rows = rows_where(masks)
+    return rows_of_all(rows, [*map(len, masks)]), [*map(len, rows)]
+
+
+def rows_of_all(rows: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
+    """Rows of several tables, counted through all tables: (P_i,) int64 each, and the length of each table."""
+    firsts = itertools.accumulate([0, *lengths[:-1]])
+    return torch.cat([of_table + first for of_table, first in zip(rows, firsts, strict=True)])
 
 
 def known_rows(mask: Tensor, count: int) -> Tensor:

@@ -12,6 +12,7 @@ from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.contracts import AnswersForBoxes, Backbone, ProposalGenerator, RoIHeads
 from mrcnn_zoo.modeling.detectors.collation import Collation
 from mrcnn_zoo.modeling.detectors.postprocessing import (
+    all_to_original_size,
     check_given_boxes,
     proposals_to_original_size,
     to_original_size,
@@ -87,9 +88,7 @@ class GeneralizedRCNN(nn.Module):
         features = self.backbone(batch.pixels)
         proposals = self.proposal_generator.predict(features, batch)
         detections = self.roi_heads.predict(features, proposals)
-        return [
-            to_original_size(table, sample.original_size) for table, sample in zip(detections, samples, strict=True)
-        ]
+        return all_to_original_size(detections, samples)
 
     @torch.no_grad()
     def predict_in_boxes(
@@ -134,10 +133,7 @@ class GeneralizedRCNN(nn.Module):
         """The proposals of each image in the coordinates of its original size, best first."""
         batch = self.collate(samples)
         proposals = self.proposal_generator.predict(self.backbone(batch.pixels), batch)
-        return [
-            proposals_to_original_size(table, sample.original_size)
-            for table, sample in zip(proposals, samples, strict=True)
-        ]
+        return proposals_to_original_size(proposals, samples)
 
 
 @DETECTORS.register("GeneralizedRCNN")

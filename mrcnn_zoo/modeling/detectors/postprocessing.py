@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops import boxes as box_ops
-from mrcnn_zoo.structures import Detections, ImageSize, Proposals, Sample
+from mrcnn_zoo.ops.rows import rows_where
+from mrcnn_zoo.structures import Detections, ImageSize, InstanceTable, Proposals, Sample
 
 
 def to_original_size(detections: Detections, original_size: ImageSize, *, drops_empty: bool = True) -> Detections:
@@ -35,9 +38,19 @@ def to_original_size(detections: Detections, original_size: ImageSize, *, drops_
             )
         masks = masks.resized(original_size, boxes)
     if keypoints is not None:
-        keypoints = keypoints * keypoints.new_tensor((x_scale, y_scale, 1))
+        x, y, score = keypoints.unbind(-1)
+        keypoints = torch.stack((x * x_scale, y * y_scale, score), dim=-1)
     scaled = replace(detections, image_size=original_size, boxes=boxes, masks=masks, keypoints=keypoints)
-    return scaled[box_ops.is_nonempty(boxes)] if drops_empty else scaled
+    return _without_empty([scaled])[0] if drops_empty else scaled
+
+
+def all_to_original_size(detections: Sequence[Detections], samples: Sequence[Sample]) -> list[Detections]:
+    """`to_original_size` for the sample of each table; the host waits for the device once."""
+    scaled = [
+        to_original_size(table, sample.original_size, drops_empty=False)
+        for table, sample in zip(detections, samples, strict=True)
+    ]
+    return _without_empty(scaled)
 
 
 def to_resized(boxes: Tensor, original_size: ImageSize, image_size: ImageSize) -> Proposals:
@@ -65,14 +78,22 @@ def check_given_boxes(samples: Sequence[Sample], boxes: Sequence[Tensor], classe
             raise UserError(f"{name}: {len(table)} given boxes with classes of shape {tuple(classes[number].shape)}.")
 
 
-def proposals_to_original_size(proposals: Proposals, original_size: ImageSize) -> Proposals:
-    """The proposals scaled to the original image and clipped to it; boxes without width or height are dropped.
+def proposals_to_original_size(proposals: Sequence[Proposals], samples: Sequence[Sample]) -> list[Proposals]:
+    """Proposals scaled to the original image of each sample and clipped to it; without width or height are dropped."""
+    scaled = []
+    for table, sample in zip(proposals, samples, strict=True):
+        (height, width), (original_height, original_width) = table.image_size, sample.original_size
+        boxes = box_ops.scale(table.boxes, x=original_width / width, y=original_height / height)
+        boxes = box_ops.clip(boxes, sample.original_size)
+        scaled.append(replace(table, image_size=sample.original_size, boxes=boxes))
+    return _without_empty(scaled)
 
-    Args:
-        proposals: of the resized image.
-        original_size: (height, width).
-    """
-    (height, width), (original_height, original_width) = proposals.image_size, original_size
-    boxes = box_ops.scale(proposals.boxes, x=original_width / width, y=original_height / height)
-    boxes = box_ops.clip(boxes, original_size)
-    return replace(proposals, image_size=original_size, boxes=boxes)[box_ops.is_nonempty(boxes)]
+
+Table = TypeVar("Table", bound=InstanceTable)
+
+
+def _without_empty(tables: Sequence[Table]) -> list[Table]:
+    rows = rows_where([box_ops.is_nonempty(table.boxes) for table in tables])
+    return [
+        table if len(of_table) == len(table) else table[of_table] for table, of_table in zip(tables, rows, strict=True)
+    ]

@@ -79,10 +79,7 @@ class ProposalNetwork(nn.Module):
         """The proposals of each image in the coordinates of its original size, best first."""
         batch = self.collate(samples)
         proposals = self.proposal_generator.predict(self.backbone(batch.pixels), batch)
-        return [
-            proposals_to_original_size(table, sample.original_size)
-            for table, sample in zip(proposals, samples, strict=True)
-        ]
+        return proposals_to_original_size(proposals, samples)
 
     def predict(self, samples: list[Sample]) -> list[Detections]:
         """The proposals as detections of the only class "object", scored by the sigmoid of their objectness.

@@ -12,7 +12,7 @@ from mrcnn_zoo.modeling.anchors import build_anchored_levels
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.contracts import AnchorGenerator, Backbone, Features
 from mrcnn_zoo.modeling.detectors.collation import Collation
-from mrcnn_zoo.modeling.detectors.postprocessing import to_original_size
+from mrcnn_zoo.modeling.detectors.postprocessing import all_to_original_size
 from mrcnn_zoo.modeling.detectors.retinanet_head import RetinaNetHead, build_retinanet_head
 from mrcnn_zoo.modeling.detectors.retinanet_selection import DenseSelection
 from mrcnn_zoo.modeling.detectors.retinanet_supervision import FocalSupervision
@@ -107,13 +107,10 @@ class RetinaNet(nn.Module):
         """The instances of each image in the coordinates of its original size, best first."""
         batch = self.collate(samples)
         predictions = self.predict_all(self.backbone(batch.pixels))
-        detections = []
-        for row, (sample, size) in enumerate(zip(samples, batch.image_sizes, strict=True)):
-            logits = [level[row] for level in predictions.logits]
-            deltas = [level[row] for level in predictions.deltas]
-            found = self.selection.select(logits, deltas, predictions.anchors, size)
-            detections.append(to_original_size(found, sample.original_size))
-        return detections
+        detections = self.selection.select(
+            predictions.logits, predictions.deltas, predictions.anchors, batch.image_sizes
+        )
+        return all_to_original_size(detections, samples)
 
 
 @DETECTORS.register("RetinaNet")

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.modeling.contracts import Candidates
-from mrcnn_zoo.modeling.suppression import Suppression
+from mrcnn_zoo.modeling.suppression import Suppression, suppress_and_limit
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
+from mrcnn_zoo.ops.rows import image_numbers, rows_in_parts, rows_where
 from mrcnn_zoo.structures import Detections, ImageSize
 
 
@@ -46,37 +47,72 @@ class DenseSelection(nn.Module):
         self._least_logit = _logit(score_threshold)
 
     def select(
-        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], image_size: ImageSize
-    ) -> Detections:
-        """The detections of one image.
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        image_sizes: Sequence[ImageSize],
+    ) -> list[Detections]:
+        """The detections of each image.
 
         Args:
-            logits: for each level (A, K); one that is not finite gives no detection.
-            deltas: for each level (A, 4).
+            logits: for each level (N, A, K); one that is not finite gives no detection.
+            deltas: for each level (N, A, 4).
             anchors: for each level (A, 4) pixels.
-            image_size: without padding.
+            image_sizes: of N images, without padding.
 
         Returns:
-            At most `max_detections`, best first; they may reach outside the image.
+            At most `max_detections` of each image, best first; they may reach outside the image.
         """
-        best = [self._best_of_level(*level) for level in zip(logits, deltas, anchors, strict=True)]
-        boxes, scores, classes = (torch.cat(columns) for columns in zip(*best, strict=True))
-        if self.clips_first:
-            boxes = box_ops.clip(boxes, image_size)
-        images = torch.zeros_like(classes)
-        rows, kept_scores = self.suppression.suppress(Candidates(boxes, scores, classes, images, [image_size]))
-        rows, kept_scores = rows[: self.max_detections], kept_scores[: self.max_detections]
-        return Detections(image_size=image_size, boxes=boxes[rows], scores=kept_scores, classes=classes[rows])
+        return suppress_and_limit(
+            self.candidates(logits, deltas, anchors, image_sizes), self.suppression, self.max_detections
+        )
 
-    def _best_of_level(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (T, 4), scores (T,) and classes (T,) of the best candidates."""
+    def candidates(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        image_sizes: Sequence[ImageSize],
+    ) -> Candidates:
+        """The best of each level that are above the threshold, decoded; arguments as those of `select`."""
+        num_images, num_levels = len(image_sizes), len(logits)
         # Compared as logits: of millions of scores only those that pass are computed.
-        rows, classes = torch.nonzero((logits > self._least_logit) & (logits < math.inf), as_tuple=True)
-        scores, order = logits[rows, classes].float().sigmoid().topk(min(self.candidates_per_level, len(rows)))
+        masks = [(level > self._least_logit) & (level < math.inf) for level in logits]
+        places = rows_where([mask[image].flatten() for image in range(num_images) for mask in masks])
+        found = [
+            self._best_of_level(
+                logits[level][image], deltas[level][image], anchors[level], places[image * num_levels + level]
+            )
+            for image in range(num_images)
+            for level in range(num_levels)
+        ]
+        boxes, scores, classes = (torch.cat(columns) for columns in zip(*found, strict=True))
+        lengths = [len(of_level[1]) for of_level in found]
+        counts = [sum(lengths[first : first + num_levels]) for first in range(0, len(lengths), num_levels)]
+        rows, counts = rows_in_parts(boxes.isfinite().all(dim=1).split(counts))
+        boxes = boxes[rows]
+        if self.clips_first:
+            boxes = torch.cat([box_ops.clip(*image) for image in zip(boxes.split(counts), image_sizes, strict=True)])
+        return Candidates(
+            boxes=boxes,
+            scores=scores[rows],
+            classes=classes[rows],
+            images=image_numbers(counts, boxes.device),
+            image_sizes=image_sizes,
+            counts=counts,
+            num_classes=logits[0].shape[2],
+            are_clipped=self.clips_first,
+        )
+
+    def _best_of_level(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, places: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (T, 4), scores (T,) and classes (T,) of the best candidates, which are given as places in A x K."""
+        rows, classes = places // logits.shape[1], places % logits.shape[1]
+        scores, order = logits[rows, classes].float().sigmoid().topk(min(self.candidates_per_level, len(places)))
         rows, classes = rows[order], classes[order]
-        boxes = self.coder.decode(deltas[rows], anchors[rows])
-        is_finite = boxes.isfinite().all(dim=1)
-        return boxes[is_finite], scores[is_finite], classes[is_finite]
+        return self.coder.decode(deltas[rows], anchors[rows]), scores, classes
 
 
 def _logit(probability: float) -> float:

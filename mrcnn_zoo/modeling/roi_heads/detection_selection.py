@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.contracts import Candidates, Features
-from mrcnn_zoo.modeling.suppression import Suppression, build_suppression
+from mrcnn_zoo.modeling.suppression import Suppression, build_suppression, suppress_and_limit
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
-from mrcnn_zoo.structures import Detections, LabeledRegions, Proposals
+from mrcnn_zoo.ops.rows import image_numbers, rows_in_parts
+from mrcnn_zoo.structures import Detections, ImageSize, LabeledRegions, Proposals
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,13 @@ class RegionPredictions:
         """(sum of R_i, 4) pixels."""
         return torch.cat([table.boxes for table in self.tables])
 
-    def images(self) -> Tensor:
-        """(sum of R_i,) int64 row of each region's image."""
-        device = self.scores.device
-        counts = torch.tensor([len(table) for table in self.tables], device=device)
-        numbers = torch.arange(len(self.tables), device=device)
-        return numbers.repeat_interleave(counts, output_size=len(self.scores))
+    def counts(self) -> list[int]:
+        """R_i of each image."""
+        return [len(table) for table in self.tables]
 
-    def heights_and_widths(self) -> Tensor:
-        """(N, 2) of each image."""
-        return torch.tensor([table.image_size for table in self.tables], device=self.scores.device)
+    def image_sizes(self) -> list[ImageSize]:
+        """Of each image."""
+        return [table.image_size for table in self.tables]
 
 
 class DetectionSelection(nn.Module):
@@ -70,40 +68,31 @@ class DetectionSelection(nn.Module):
             At most `max_detections` each, best first, clipped to the image. A region with a number that is not finite
             gives none.
         """
-        candidates = self.candidates(predictions, coder)
-        rows, scores = self.suppression.suppress(candidates)
-        counts = torch.bincount(candidates.images[rows], minlength=len(candidates.image_sizes)).tolist()
-        return [
-            Detections(
-                image_size=size,
-                boxes=candidates.boxes[kept[: self.max_detections]],
-                scores=kept_scores[: self.max_detections],
-                classes=candidates.classes[kept[: self.max_detections]],
-            )
-            for size, kept, kept_scores in zip(
-                candidates.image_sizes, rows.split(counts), scores.split(counts), strict=True
-            )
-        ]
+        return suppress_and_limit(self.candidates(predictions, coder), self.suppression, self.max_detections)
 
     def candidates(self, predictions: RegionPredictions, coder: BoxCoder) -> Candidates:
         """The boxes of all classes whose scores are above the threshold, decoded and clipped to their images."""
         scores, deltas = predictions.scores, predictions.deltas
         is_finite = scores.isfinite().all(dim=1) & deltas.isfinite().all(dim=1)
         is_candidate = (scores > self.score_threshold) & is_finite[:, None]
-        regions, classes = torch.nonzero(is_candidate, as_tuple=True)
-        images = predictions.images()[regions]
+        places, counts = rows_in_parts([image.flatten() for image in is_candidate.split(predictions.counts())])
+        regions, classes = places // scores.shape[1], places % scores.shape[1]
         boxes = coder.decode(deltas_of_class(deltas[regions], classes), predictions.boxes()[regions])
         # Clip before the suppression: a box that reaches far outside would look unlike its visible twin.
-        boxes = box_ops.clip_each(boxes, predictions.heights_and_widths()[images])
+        sizes = predictions.image_sizes()
+        boxes = torch.cat([box_ops.clip(*image) for image in zip(boxes.split(counts), sizes, strict=True)])
         if self.min_size > 0:
             is_large = box_ops.is_nonempty(boxes, min_size=self.min_size)
-            boxes, regions, classes, images = boxes[is_large], regions[is_large], classes[is_large], images[is_large]
+            rows, counts = rows_in_parts(is_large.split(counts))
+            boxes, regions, classes = boxes[rows], regions[rows], classes[rows]
         return Candidates(
             boxes=boxes,
             scores=scores[regions, classes],
             classes=classes,
-            images=images,
-            image_sizes=[table.image_size for table in predictions.tables],
+            images=image_numbers(counts, boxes.device),
+            image_sizes=sizes,
+            counts=counts,
+            num_classes=scores.shape[1],
             vectors=None if predictions.vectors is None else predictions.vectors[regions],
             features=predictions.features,
         )

@@ -1,13 +1,12 @@
 """The sampled regions that show an object."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.ops.rows import rows_where
+from mrcnn_zoo.ops.rows import rows_of_all, rows_where
 from mrcnn_zoo.structures import LabeledRegions
 
 
@@ -30,9 +29,7 @@ def foreground_and_rows(regions: Sequence[LabeledRegions], num_classes: int) -> 
     else:
         rows = rows_where([is_foreground(table.classes, num_classes) for table in regions])
         tables = [table[image_rows] for image_rows, table in zip(rows, regions, strict=True)]
-    firsts = itertools.accumulate([0, *map(len, regions[:-1])])
-    all_rows = torch.cat([image_rows + first for image_rows, first in zip(rows, firsts, strict=True)])
-    return [replace(table, num_foreground=len(table)) for table in tables], all_rows
+    return [replace(table, num_foreground=len(table)) for table in tables], rows_of_all(rows, [*map(len, regions)])
 
 
 def matched_boxes(foreground: list[LabeledRegions]) -> Tensor:

@@ -1,6 +1,11 @@
 """Of many boxes around the same object, keep one."""
 
-from mrcnn_zoo.modeling.suppression.base import FunctionSuppression, Suppression, build_suppression
+from mrcnn_zoo.modeling.suppression.base import (
+    FunctionSuppression,
+    Suppression,
+    build_suppression,
+    suppress_and_limit,
+)
 from mrcnn_zoo.modeling.suppression.greedy import ClassAgnosticSuppression, GreedySuppression
 from mrcnn_zoo.modeling.suppression.soft import GaussianFactor, LinearFactor, SoftSuppression
 
@@ -13,4 +18,5 @@ __all__ = [
     "SoftSuppression",
     "Suppression",
     "build_suppression",
+    "suppress_and_limit",
 ]

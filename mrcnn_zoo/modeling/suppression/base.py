@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from mrcnn_zoo.modeling.contracts import Candidates
 from mrcnn_zoo.modeling.contracts import Suppression as SuppressionContract
 from mrcnn_zoo.ops import boxes as box_ops
+from mrcnn_zoo.ops.rows import counts_of_images
 from mrcnn_zoo.registries import SUPPRESSIONS
+from mrcnn_zoo.structures import Detections
 
 
 class Suppression(nn.Module):
@@ -31,11 +33,13 @@ class Suppression(nn.Module):
     def suppress(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
         """The rows that stay, image after image and best first in each, and their scores."""
         rows, scores = [candidates.classes[:0]], [candidates.scores[:0]]
-        for image in range(len(candidates.image_sizes)):
-            members = (candidates.images == image).nonzero().flatten()
-            kept, kept_scores = self(candidates.boxes[members], candidates.scores[members], candidates.classes[members])
-            rows.append(members[kept])
+        first = 0
+        for count in candidates.counts:
+            image = slice(first, first + count)
+            kept, kept_scores = self(candidates.boxes[image], candidates.scores[image], candidates.classes[image])
+            rows.append(kept + first)
             scores.append(kept_scores)
+            first += count
         return torch.cat(rows), torch.cat(scores)
 
     def suppressors(self, boxes: Tensor, classes: Tensor, kept: Tensor) -> Tensor:
@@ -67,6 +71,20 @@ class FunctionSuppression(Suppression):
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """What the function returns."""
         return self.function(boxes, scores, classes)
+
+
+def suppress_and_limit(
+    candidates: Candidates, suppression: Suppression, max_detections: int | None
+) -> list[Detections]:
+    """The detections of each image, best first: at most so many of those that the suppression keeps; None keeps all."""
+    rows, scores = suppression.suppress(candidates)
+    counts = counts_of_images(candidates.images[rows], len(candidates.image_sizes))
+    images = zip(candidates.image_sizes, rows.split(counts), scores.split(counts), strict=True)
+    best = [(size, kept[:max_detections], kept_scores[:max_detections]) for size, kept, kept_scores in images]
+    return [
+        Detections(size, candidates.boxes[kept], kept_scores, candidates.classes[kept])
+        for size, kept, kept_scores in best
+    ]
 
 
 def best_overlapping(boxes: Tensor, classes: Tensor, kept: Tensor, *, min_iou: float = 0.0) -> Tensor:

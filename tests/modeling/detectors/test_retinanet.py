@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
@@ -13,7 +13,7 @@ from mrcnn_zoo.modeling.detectors.retinanet_selection import DenseSelection
 from mrcnn_zoo.modeling.detectors.retinanet_supervision import RunningCount
 from mrcnn_zoo.modeling.suppression import GreedySuppression
 from mrcnn_zoo.ops.box_coding import BoxCoder
-from mrcnn_zoo.structures import Sample, Targets
+from mrcnn_zoo.structures import Detections, Sample, Targets
 
 RETINANET = (
     *("MODEL.META_ARCHITECTURE", "RetinaNet"),
@@ -127,9 +127,14 @@ def test_levels_keep_batch_statistics_of_their_own(retinanet: Callable[..., nn.M
     assert not any(torch.equal(means[0], mean) for mean in means[1:])
 
 
-def selection(**settings: object) -> DenseSelection:
+def select(
+    logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], size: tuple[int, int], **settings: object
+) -> Detections:
+    """The detections of one image: (A, K), (A, 4) and (A, 4) of each level."""
     values = {"score_threshold": 0.5, "candidates_per_level": 10, "max_detections": 10, **settings}
-    return DenseSelection(GreedySuppression(0.5), coder=BoxCoder((1.0, 1.0, 1.0, 1.0)), **values)
+    selection = DenseSelection(GreedySuppression(0.5), coder=BoxCoder((1.0, 1.0, 1.0, 1.0)), **values)
+    (found,) = selection.select([level[None] for level in logits], [level[None] for level in deltas], anchors, [size])
+    return found
 
 
 ANCHORS = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])
@@ -137,7 +142,7 @@ ANCHORS = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])
 
 def test_selection_by_hand() -> None:
     logits = torch.tensor([[2.0, -1.0], [0.1, 3.0], [-0.1, -5.0]])
-    found = selection().select([logits], [torch.zeros(3, 4)], [ANCHORS], (10, 60))
+    found = select([logits], [torch.zeros(3, 4)], [ANCHORS], (10, 60))
     assert found.classes.tolist() == [1, 0, 0]
     assert torch.equal(found.boxes, ANCHORS[[1, 0, 1]])
     torch.testing.assert_close(found.scores, torch.tensor([3.0, 2.0, 0.1]).sigmoid())
@@ -146,37 +151,35 @@ def test_selection_by_hand() -> None:
 def test_selection_keeps_the_best_of_each_level() -> None:
     logits = torch.tensor([[4.0], [3.0], [2.0]])
     far = ANCHORS + 100
-    found = selection(candidates_per_level=1).select(
-        [logits, logits - 1], [torch.zeros(3, 4)] * 2, [ANCHORS, far], (200, 200)
-    )
+    found = select([logits, logits - 1], [torch.zeros(3, 4)] * 2, [ANCHORS, far], (200, 200), candidates_per_level=1)
     assert torch.equal(found.boxes, torch.stack((ANCHORS[0], far[0])))
-    assert len(selection(max_detections=2).select([logits], [torch.zeros(3, 4)], [ANCHORS], (9, 9))) == 2
+    assert len(select([logits], [torch.zeros(3, 4)], [ANCHORS], (9, 9), max_detections=2)) == 2
 
 
 def test_selection_suppresses_within_a_class() -> None:
     logits = torch.tensor([[4.0, 3.0], [3.5, -9.0]])
     same = ANCHORS[:1].expand(2, 4)
-    found = selection().select([logits], [torch.zeros(2, 4)], [same], (10, 10))
+    found = select([logits], [torch.zeros(2, 4)], [same], (10, 10))
     assert found.classes.tolist() == [0, 1]
 
 
 def test_selection_compares_boxes_whole_or_clipped() -> None:
     wide = torch.tensor([[0.0, 0, 10, 10], [0, 0, 30, 10]])  # alike only inside an image of 10 pixels
     logits = torch.tensor([[4.0], [3.0]])
-    assert len(selection().select([logits], [torch.zeros(2, 4)], [wide], (10, 10))) == 2
-    assert len(selection(clips_first=True).select([logits], [torch.zeros(2, 4)], [wide], (10, 10))) == 1
+    assert len(select([logits], [torch.zeros(2, 4)], [wide], (10, 10))) == 2
+    assert len(select([logits], [torch.zeros(2, 4)], [wide], (10, 10), clips_first=True)) == 1
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_what_is_not_finite_is_not_detected(broken: float) -> None:
     logits, deltas = torch.tensor([[broken], [3.0], [2.0]]), torch.zeros(3, 4)
     deltas[2, 0] = broken
-    found = selection().select([logits], [deltas], [ANCHORS], (10, 60))
+    found = select([logits], [deltas], [ANCHORS], (10, 60))
     assert torch.equal(found.boxes, ANCHORS[1:2])
 
 
 def test_selection_may_find_nothing() -> None:
-    found = selection().select([torch.full((3, 2), -9.0)], [torch.zeros(3, 4)], [ANCHORS], (10, 60))
+    found = select([torch.full((3, 2), -9.0)], [torch.zeros(3, 4)], [ANCHORS], (10, 60))
     assert len(found) == 0
 
 
