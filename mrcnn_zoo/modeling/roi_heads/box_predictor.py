@@ -160,15 +160,17 @@ class BoxPredictor(nn.Module):
 
     @torch.no_grad()
     def refine(self, deltas: Tensor, regions: list[LabeledRegions]) -> list[LabeledRegions]:
-        """The regions of each image with the boxes that were predicted for their classes, not clipped to the image."""
-        per_image = deltas.split([len(table) for table in regions])
-        return [
-            replace(
-                table,
-                boxes=self.regression.coder.decode(deltas_of_class(image_deltas, table.classes), table.boxes),
-            )
-            for image_deltas, table in zip(per_image, regions, strict=True)
-        ]
+        """The regions of each image with the boxes that were predicted for their classes, not clipped to the image.
+
+        Boxes whose deltas are not finite stay as they are.
+        """
+        refined = []
+        for image_deltas, table in zip(deltas.split([len(table) for table in regions]), regions, strict=True):
+            of_class = deltas_of_class(image_deltas, table.classes)
+            is_finite = of_class.isfinite().all(dim=1, keepdim=True)
+            boxes = torch.where(is_finite, self.regression.coder.decode(of_class, table.boxes), table.boxes)
+            refined.append(replace(table, boxes=boxes))
+        return refined
 
 
 def classification_metrics(logits: Tensor, classes: Tensor, num_classes: int) -> dict[str, Tensor]:

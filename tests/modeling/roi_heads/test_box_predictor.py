@@ -90,6 +90,11 @@ def test_class_loss_weight_is_a_factor_of_the_class_loss_alone() -> None:
     assert weighted["loss_box_reg"].item() == plain["loss_box_reg"].item()
 
 
+def test_refine_keeps_boxes_whose_deltas_are_not_finite() -> None:
+    (table,) = predictor().refine(torch.tensor([[torch.nan, 0, 0, 0] * 3, [0, 0, torch.inf, 0] * 3]), [regions([1, 0])])
+    assert torch.equal(table.boxes, regions([1, 0]).boxes)
+
+
 def test_refine_moves_each_region_by_the_deltas_of_its_class() -> None:
     # dx = 10 is one width, 20 pixels; the image is 200 wide and nothing is clipped.
     deltas = torch.zeros(3, 12, requires_grad=True) + 0
