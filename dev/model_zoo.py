@@ -36,8 +36,9 @@ SOURCES = {
     ),
     "Detectron2": (
         "Detectron2",
-        "Published by Detectron2 under CC BY-SA 3.0, with its figures: training on 8 V100 GPUs, seconds of an "
-        "iteration of 16 images, inference on one. A dash under config says that no config of ours builds the model.",
+        "Published by Detectron2 under CC BY-SA 3.0 (its PointRend project states no licence), with its figures: "
+        "training on 8 V100 GPUs, seconds of an iteration of 16 images, inference on one. A dash under config says "
+        "that no config of ours builds the model.",
     ),
     "torchvision": (
         "torchvision",

@@ -30,6 +30,9 @@ BOX_HEADS = Registry("BOX_HEADS", key="MODEL.ROI_BOX_HEAD.NAME", package="mrcnn_
 MASK_HEADS = Registry(
     "MASK_HEADS", key="MODEL.ROI_MASK_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads"
 )  # (cfg, spec)
+POINT_HEADS = Registry(
+    "POINT_HEADS", key="MODEL.POINT_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads"
+)  # (cfg, spec of the fine features, number of coarse maps)
 KEYPOINT_HEADS = Registry(
     "KEYPOINT_HEADS", key="MODEL.ROI_KEYPOINT_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads"
 )  # (cfg, spec)

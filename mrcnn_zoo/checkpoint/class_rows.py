@@ -15,7 +15,10 @@ DETECTRON2_ZOO = "Detectron2 Model Zoo"  # "__author__" of its files; those of 8
 REGION_SCORES = re.compile(r"(^|\.)box_predictor(\.\d+)?\.cls_score\.(weight|bias)$")  # K + 1 rows
 ANCHOR_SCORES = re.compile(r"(^|\.)head\.cls_score\.(weight|bias)$")  # A K rows, the classes of an anchor together
 BOX_DELTAS = re.compile(r"(^|\.)box_predictor(\.\d+)?\.bbox_pred\.(weight|bias)$")  # 4 K rows, or 4 for all classes
-MASKS = re.compile(r"(^|\.)mask_head\.predictor\.(weight|bias)$")  # K maps, 1 for all classes, or K + 1 that compete
+# K maps, 1 for all classes, or K + 1 that compete.
+MASKS = re.compile(r"(^|\.)mask_head\.(predictor|coarse_head\.prediction)\.(weight|bias)$")
+# PointRend's point head: layers that see K logits of the coarse mask after their other inputs.
+POINTS = re.compile(r"(^|\.)mask_head\.point_head\.\w+\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,12 @@ def rows_by_class(name: str, theirs: Tensor, ours: Tensor, *, classes: ClassName
     """
     num_theirs, num_ours = len(classes.file), len(classes.model)
     shapes = (len(theirs), len(ours))
+    rows = classes.rows()
+    if POINTS.search(name):
+        is_predicted = ".predictor." in name and shapes == (num_theirs, num_ours) != (1, 1)
+        return rows if is_predicted else None
     if theirs.shape[1:] != ours.shape[1:]:
         return None
-    rows = classes.rows()
     if REGION_SCORES.search(name):
         background = torch.tensor([num_theirs])
         return torch.cat([rows, background]) if shapes == (num_theirs + 1, num_ours + 1) else None
@@ -84,15 +90,41 @@ def rows_by_class(name: str, theirs: Tensor, ours: Tensor, *, classes: ClassName
         is_shared = num_theirs == num_ours == 1
         return _in_blocks(rows, 4) if shapes == (4 * num_theirs, 4 * num_ours) and not is_shared else None
     if MASKS.search(name):
-        return _rows_of_masks(rows, shapes, num_theirs, model.get_submodule(name.rpartition(".predictor.")[0]))
+        return _rows_of_masks(rows, shapes, num_theirs, model.get_submodule(name.rsplit(".", 2)[0]))
     return None
 
 
-def filled_by_class(theirs: Tensor, ours: Tensor, rows: Tensor) -> Tensor:
-    """A model's layer with the rows that the file has; see `rows_by_class`."""
-    is_known = rows != NO_ROW
+def columns_by_class(
+    name: str, theirs: Tensor, ours: Tensor, *, classes: ClassNames, model: nn.Module
+) -> Tensor | None:
+    """For each input of a layer of the model the input of the file's layer of the same class; see `rows_by_class`.
+
+    Returns:
+        (inputs of `ours`,) int64, NO_ROW for classes that the file does not have; None where no input is of a class.
+    """
+    num_theirs, num_ours = len(classes.file), len(classes.model)
+    if not POINTS.search(name) or ours.dim() < 2 or num_theirs == num_ours == 1:
+        return None
+    head_name, layer, _ = name.rsplit(".", 2)
+    num_others = ours.shape[1] - num_ours
+    num_coarse = getattr(model.get_submodule(head_name), "num_coarse_inputs", {}).get(layer, 0)
+    if num_coarse != num_ours or theirs.shape[1] - num_theirs != num_others:
+        return None
+    rows = classes.rows()
+    return torch.cat([torch.arange(num_others), torch.where(rows == NO_ROW, NO_ROW, rows + num_others)])
+
+
+def filled_by_class(theirs: Tensor, ours: Tensor, rows: Tensor | None, columns: Tensor | None = None) -> Tensor:
+    """A model's layer with what the file has; see `rows_by_class` and `columns_by_class`."""
+    rows = torch.arange(len(ours)) if rows is None else rows
     filled = ours.detach().clone()
-    filled[is_known.to(filled.device)] = theirs[rows[is_known]].to(filled)
+    known_rows = (rows != NO_ROW).nonzero().flatten()
+    if columns is None:
+        filled[known_rows.to(filled.device)] = theirs[rows[known_rows]].to(filled)
+        return filled
+    known = (columns != NO_ROW).nonzero().flatten()
+    copied = theirs[rows[known_rows]][:, columns[known]]
+    filled[known_rows[:, None].to(filled.device), known.to(filled.device)] = copied.to(filled)
     return filled
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.checkpoint.class_rows import (
     NO_ROW,
     ClassNames,
+    columns_by_class,
     filled_by_class,
     rows_by_class,
     stored_class_names,
@@ -28,7 +29,9 @@ IGNORED = re.compile(
     r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std|cell_anchors\.\d+|anchor_generator\.cell_anchors)$"
 )
 # Last layers, with one output (or four) for each class or keypoint.
-CLASS_LAYERS = re.compile(r"(^|\.)(cls_score|bbox_pred|predictor|score_lowres)\.(weight|bias)$")
+CLASS_LAYERS = re.compile(
+    r"(^|\.)(cls_score|bbox_pred|predictor|score_lowres|coarse_head\.prediction|point_head\.fc\d+)\.(weight|bias)$"
+)
 RESIDUAL_BLOCK = re.compile(r"(?:^|\.)(res[2-5])\.(\d+)\.")
 NAMES_SHOWN = 20
 MIN_FIT = 0.5  # of the values
@@ -45,7 +48,8 @@ class Match:
     reinitialized: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     refitted: dict[str, str] = field(default_factory=dict)  # as pairs: first convolutions for other input channels
-    by_class: dict[str, Tensor] = field(default_factory=dict)  # name in the model -> see `rows_by_class`
+    # Name in the model -> see `rows_by_class` and `columns_by_class`.
+    by_class: dict[str, tuple[Tensor | None, Tensor | None]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)  # names in the file that the model has, in whatever shape
 
     def missing(self, targets: Iterable[str]) -> tuple[str, ...]:
@@ -110,8 +114,8 @@ def load_weights_file(model: nn.Module, file: WeightsFile, *, class_names: Seque
     filling = {target: offer.weights[source] for target, source in match.pairs.items()}
     for target, source in match.refitted.items():
         filling[target] = with_input_channels(offer.weights[source], targets[target].shape[1])
-    for target, rows in match.by_class.items():
-        filling[target] = filled_by_class(offer.weights[target], targets[target], rows)
+    for target, (rows, columns) in match.by_class.items():
+        filling[target] = filled_by_class(offer.weights[target], targets[target], rows, columns)
     model.load_state_dict(filling, strict=False)
     _warn_of_unnamed(match, classes, file.source)
     return LoadReport(
@@ -119,7 +123,7 @@ def load_weights_file(model: nn.Module, file: WeightsFile, *, class_names: Seque
         sizes={name: value.numel() for name, value in {**file.weights, **offer.weights, **targets}.items()},
         loaded=() if offer.source else tuple(match.pairs),
         converted=(*(match.pairs if offer.source else ()), *match.refitted),
-        by_class={name: _num_copied(rows, targets[name]) for name, rows in match.by_class.items()},
+        by_class={name: _num_copied(*places, targets[name]) for name, places in match.by_class.items()},
         reinitialized=match.reinitialized,
         mismatched=match.mismatched,
         missing=match.missing(targets),
@@ -175,7 +179,7 @@ def _match(targets: Mapping[str, Tensor], offer: Offer, *, input_channels: int) 
         shapes = tuple(offered[source].shape), tuple(targets[name].shape)
         if shapes[0] == shapes[1]:
             match.pairs[name] = source
-        elif CLASS_LAYERS.search(name) and _differ_in_one_side(*shapes):
+        elif CLASS_LAYERS.search(name) and _differ_in_classes(*shapes):
             match.reinitialized[name] = shapes
         elif differs_in_input_channels(name, *shapes, input_channels=input_channels):
             match.refitted[name] = source
@@ -192,14 +196,17 @@ def _match_classes(
     """Take the layers with rows of classes out of the others, because equal shapes do not mean equal classes."""
     for name in [name for name in (*match.pairs, *match.reinitialized) if name in offer.weights]:
         rows = rows_by_class(name, offer.weights[name], targets[name], classes=classes, model=model)
-        if rows is not None:
-            match.by_class[name] = rows
+        columns = columns_by_class(name, offer.weights[name], targets[name], classes=classes, model=model)
+        if rows is not None or columns is not None:
+            match.by_class[name] = rows, columns
             match.pairs.pop(name, None)
             match.reinitialized.pop(name, None)
 
 
-def _num_copied(rows: Tensor, target: Tensor) -> int:
-    return int((rows != NO_ROW).sum()) * target[0].numel()
+def _num_copied(rows: Tensor | None, columns: Tensor | None, target: Tensor) -> int:
+    num_rows = len(target) if rows is None else int((rows != NO_ROW).sum())
+    share = 1.0 if columns is None else (columns != NO_ROW).float().mean().item()
+    return round(num_rows * target[0].numel() * share)
 
 
 def _class_notes(match: Match, classes: ClassNames) -> tuple[str, ...]:
@@ -234,8 +241,10 @@ def _by_longest_ending(targets: Mapping[str, Tensor], renamed: Mapping[str, str]
     return sources
 
 
-def _differ_in_one_side(first: Shape, second: Shape) -> bool:
-    return len(first) == len(second) and sum(a != b for a, b in zip(first, second, strict=True)) == 1
+def _differ_in_classes(first: Shape, second: Shape) -> bool:
+    """Whether one side differs, or outputs and inputs by the same number, as where a layer sees what others predict."""
+    changes = [a - b for a, b in zip(first, second, strict=False) if a != b]
+    return len(first) == len(second) and (len(changes) == 1 or (len(changes) == 2 and changes[0] == changes[1]))
 
 
 def _require_equal_depth(source: str, targets: Iterable[str], offered: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,11 @@ logger = logging.getLogger(__name__)
 WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict", "blobs")
 JSON_METADATA = {"class_names", "category_ids"}  # lists, which the metadata of safetensors hold as text
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+# Names that early versions of Detectron2's PointRend project gave, and those of its later ones.
+POINTREND_NAMES = (
+    (re.compile(r"^roi_heads\.mask_coarse_head\.(coarse_mask_)?"), "roi_heads.mask_head.coarse_head."),
+    (re.compile(r"^roi_heads\.mask_point_head\."), "roi_heads.mask_head.point_head."),
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,7 +72,7 @@ def read_weights(path_or_url: str | Path) -> WeightsFile:
     if not weights:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
         raise UserError(f"{source} holds no weights, only: {keys or 'nothing'}.")
-    return WeightsFile(source, _without_wrapper_prefixes(weights), _meta_in(content))
+    return WeightsFile(source, _with_later_names(_without_wrapper_prefixes(weights)), _meta_in(content))
 
 
 def find_weights(source: str) -> Path:
@@ -149,6 +155,15 @@ def _as_tensor(value: Any) -> Tensor | None:
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         return torch.from_numpy(np.ascontiguousarray(value)).reshape(value.shape)
     return None
+
+
+def _with_later_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, value in weights.items():
+        for pattern, replacement in POINTREND_NAMES:
+            name = pattern.sub(replacement, name)
+        renamed[name] = value
+    return renamed
 
 
 def _without_wrapper_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,10 +3,11 @@
 import logging
 from typing import Any
 
-from mrcnn_zoo.config.node import CfgNode
+from mrcnn_zoo.config.node import DEFAULT, CfgNode
 
 BOX_HEAD = "MODEL.ROI_BOX_HEAD"
 LOSS_TYPE, SIGMOID, FEDERATED = f"{BOX_HEAD}.CLS_LOSS_TYPE", f"{BOX_HEAD}.USE_SIGMOID_CE", f"{BOX_HEAD}.USE_FED_LOSS"
+CLASSES, POINT_CLASSES = "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.POINT_HEAD.NUM_CLASSES"
 SWITCHED = ("sigmoid", "federated")  # the types that the switches mean
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,11 @@ def settle_contradictions(config: CfgNode) -> None:
     Args:
         config: mutable.
     """
+    _settle_classification(config)
+    _settle_point_classes(config)
+
+
+def _settle_classification(config: CfgNode) -> None:
     switches = max(config.closeness_of(SIGMOID), config.closeness_of(FEDERATED))
     typed = config.closeness_of(LOSS_TYPE)
     head = config.MODEL.ROI_BOX_HEAD
@@ -39,6 +45,23 @@ def settle_contradictions(config: CfgNode) -> None:
         )
         if is_contradicted:
             _give_up(config, LOSS_TYPE, "softmax", counts=closer)
+
+
+def _settle_point_classes(config: CfgNode) -> None:
+    """PointRend's point head has the classes of the region heads where these were set closer."""
+    count = config.MODEL.ROI_HEADS.NUM_CLASSES
+    is_contradicted = count != config.MODEL.POINT_HEAD.NUM_CLASSES and has_point_head(config)
+    if is_contradicted and config.closeness_of(CLASSES) > config.closeness_of(POINT_CLASSES):
+        if config.origin_of(POINT_CLASSES) == DEFAULT:
+            config.MODEL.POINT_HEAD.NUM_CLASSES = count
+        else:
+            _give_up(config, POINT_CLASSES, count, counts=CLASSES)
+
+
+def has_point_head(config: CfgNode) -> bool:
+    """Whether the model has PointRend's point head."""
+    mask_head = config.MODEL.ROI_MASK_HEAD
+    return config.MODEL.MASK_ON and mask_head.NAME == "PointRendMaskHead" and mask_head.POINT_HEAD_ON
 
 
 def _give_up(config: CfgNode, name: str, value: Any, *, counts: str) -> None:

@@ -4,7 +4,7 @@ import inspect
 import re
 import textwrap
 
-from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME
+from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME, PROJECT_OF_NAME
 from mrcnn_zoo.config.keys import Key
 from mrcnn_zoo.config.lookup import RENAMED, keys_below, no_such_key, section_names
 from mrcnn_zoo.config.rules import range_words
@@ -62,13 +62,19 @@ def _explain_key(key: Key) -> str:
     registry = registry_of(key)
     if registry is not None:
         rows["registered"] = ", ".join(registry.names()) or f"nothing is in {registry.name}"
-    rows["Detectron2"] = "has it" if key.name in DETECTRON2_NAMES else "does not have it"
+    rows["Detectron2"] = _detectron2_words(key)
     if not key.is_built:
         rows["not built"] = _unbuilt_words(key)
     rows["meaning"] = key.meaning
     column = max(map(len, rows)) + 2
     lines = [key.name, *(_wrapped(f"  {label:{column}}", text) for label, text in rows.items())]
     return "\n".join([*lines, *_component_lines(registry)])
+
+
+def _detectron2_words(key: Key) -> str:
+    if key.name in PROJECT_OF_NAME:
+        return f"its project {PROJECT_OF_NAME[key.name]} has it"
+    return "has it" if key.name in DETECTRON2_NAMES else "does not have it"
 
 
 def _component_lines(registry: Registry | None) -> list[str]:

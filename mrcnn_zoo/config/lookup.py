@@ -9,7 +9,7 @@ from mrcnn_zoo.config.provenance import Assignment
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registry import did_you_mean
 
-MAX_SUGGESTIONS = 3
+MAX_SUGGESTIONS = 4
 
 # Version 1 of Detectron2's config (2019) differs from version 2 in these names only.
 RENAMED = {

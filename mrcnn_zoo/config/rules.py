@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mrcnn_zoo.config.contradictions import has_point_head
 from mrcnn_zoo.config.defaults import ALL_KEYS
 from mrcnn_zoo.config.keys import UNLIMITED, Key
 from mrcnn_zoo.config.node import DEFAULT, CfgNode
@@ -170,10 +171,18 @@ def _expected_results(config: CfgNode) -> str:
     return ""
 
 
+def _classes_of_points(config: CfgNode) -> str:
+    regions, points = config.MODEL.ROI_HEADS.NUM_CLASSES, config.MODEL.POINT_HEAD.NUM_CLASSES
+    if regions == points or not has_point_head(config):
+        return ""
+    return f"MODEL.POINT_HEAD.NUM_CLASSES = {points} must be MODEL.ROI_HEADS.NUM_CLASSES = {regions} in PointRend."
+
+
 RELATIONS: dict[tuple[str, ...], Relation] = {
     ("TEST.EXPECTED_RESULTS",): _expected_results,
     ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"): _pixel_statistics,
     ("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING"): _range_of_sizes,
+    ("MODEL.POINT_HEAD.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES"): _classes_of_points,
     ("INPUT.CROP.SIZE", "INPUT.CROP.TYPE"): _crop_size,
     ("SOLVER.BASE_LR_END", "SOLVER.BASE_LR"): _final_learning_rate,
     ("SOLVER.NESTEROV", "SOLVER.MOMENTUM"): _nesterov_momentum,

@@ -41,6 +41,10 @@ CONDITIONS = (
     Condition("MODEL.SEM_SEG_HEAD.", "MODEL.META_ARCHITECTURE", ("PanopticFPN", "SemanticSegmentor")),
     Condition("MODEL.PANOPTIC_FPN.", "MODEL.META_ARCHITECTURE", ("PanopticFPN",)),
     Condition("MODEL.ANCHOR_GENERATOR.ANGLES", "MODEL.ANCHOR_GENERATOR.NAME", ("RotatedAnchorGenerator",)),
+    Condition("MODEL.POINT_HEAD.COARSE_SEM_SEG_HEAD_NAME", "MODEL.META_ARCHITECTURE", ("SemanticSegmentor",)),
+    Condition("MODEL.IMPLICIT_POINTREND.", "MODEL.ROI_MASK_HEAD.NAME", ("ImplicitPointRendMaskHead",)),
+    Condition("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", "MODEL.META_ARCHITECTURE", ("SemanticSegmentor",)),
+    Condition("INPUT.COLOR_AUG_SSD", "MODEL.META_ARCHITECTURE", ("SemanticSegmentor",)),
 )
 
 

@@ -87,7 +87,7 @@ def normalized_and_activated(output: Tensor, norm: nn.Module | None, activation:
     return output if activation is None else activation(output)
 
 
-def fill_for_relu(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+def fill_for_relu(conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> None:
     """Normal weights that keep the variance of the gradient through a ReLU, biases of 0.
 
     Source: He et al. 2015 (Delving Deep into Rectifiers), sec. 2.2, backward case.

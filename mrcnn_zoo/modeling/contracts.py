@@ -170,6 +170,17 @@ class MaskHead(Protocol):
         ...
 
 
+class PointHead(Protocol):
+    """Decides single points of regions, for PointRend."""
+
+    def __call__(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """(R, C, P) features of the points, (R, K, P) coarse logits there -> (R, K, P) logits.
+
+        K of the result is 1 when masks do not depend on the class.
+        """
+        ...
+
+
 class KeypointHead(Protocol):
     """Finds the keypoints of the object in each pooled region."""
 

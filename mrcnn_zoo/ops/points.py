@@ -6,6 +6,9 @@ one. A point of a map is in cells: the centre of the first cell is (0.5, 0.5).
 Source: Kirillov et al. 2020 (PointRend), section 3.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -75,3 +78,50 @@ def most_uncertain(logits: Tensor, count: int) -> Tensor:
         (R, min(count, P)) int64, most uncertain first.
     """
     return logits.abs().topk(min(count, logits.shape[1]), dim=1, largest=False).indices
+
+
+@dataclass(frozen=True)
+class Subdivision:
+    """From a small grid to a large one: the side doubles, and the most uncertain cells are decided anew.
+
+    Steps that would decide all cells anew are skipped: the first grid is larger then.
+
+    Source: Kirillov et al. 2020 (PointRend), section 3.1, "Inference" and figure 4.
+
+    Args:
+        side: of the coarse mask, cells.
+        steps: how often the side doubles.
+        num_points: decided anew per region and step.
+    """
+
+    side: int
+    steps: int
+    num_points: int
+
+    @property
+    def num_skipped(self) -> int:
+        """The first steps, which need not be made."""
+        sides = (self.side * 2**step for step in range(1, self.steps + 1))
+        return sum(side**2 <= self.num_points for side in sides)
+
+    def __call__(self, logits_at: Callable[[Tensor], Tensor], num_regions: int, device: torch.device) -> Tensor:
+        """The refined masks.
+
+        Args:
+            logits_at: (R, P, 2) points in the unit square of each region -> (R, P) logits.
+            num_regions: R.
+            device: of the regions.
+
+        Returns:
+            (R, M, M) logits, where M is the side times 2 to the number of steps.
+        """
+        side = self.side * 2**self.num_skipped
+        logits = logits_at(grid_points(side, device).expand(num_regions, -1, -1))
+        for _ in range(self.steps - self.num_skipped):
+            finer = F.interpolate(
+                logits.unflatten(1, (1, side, side)), scale_factor=2, mode="bilinear", align_corners=False
+            ).flatten(1)
+            side *= 2
+            cells = most_uncertain(finer, self.num_points)
+            logits = finer.scatter(1, cells, logits_at(cell_centers(cells, side)))
+        return logits.unflatten(1, (side, side))

@@ -130,3 +130,30 @@ def test_files_of_detectron2s_zoo_have_cocos_classes(count: int, expected: tuple
     weights = {f"{SCORES}.bias": torch.zeros(count + 1)}
     assert stored_class_names(WeightsFile("", weights, {"__author__": "Detectron2 Model Zoo"})) == expected
     assert stored_class_names(WeightsFile("", weights)) == ()
+
+
+def test_inputs_of_pointrends_point_head_are_copied_by_name_too() -> None:
+    head, settings = "roi_heads.mask_head", ("MODEL.ROI_MASK_HEAD.POINT_HEAD_ON", True, "MODEL.POINT_HEAD.FC_DIM", 6)
+    settings = (*settings, "MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead", "MODEL.POINT_HEAD.NUM_FC", 2)
+    *weights, report = fine_tuned(OLD, NEW, *settings)
+    assert_rows(f"{head}.coarse_head.prediction", weights, size=7 * 7, background=False)
+    theirs, before, after = (
+        {name: value.squeeze(-1) for name, value in state.items() if ".point_head." in name} for state in weights
+    )
+    for layer, width in (("fc1", theirs[f"{head}.point_head.fc1.weight"].shape[1] - len(OLD)), ("fc2", 6)):
+        old, initial, new = (state[f"{head}.point_head.{layer}.weight"] for state in (theirs, before, after))
+        assert torch.equal(new[:, :width], old[:, :width])
+        for column, source in enumerate(SOURCES, start=width):
+            assert torch.equal(new[:, column], initial[:, column] if source is None else old[:, width + source])
+        assert torch.equal(after[f"{head}.point_head.{layer}.bias"], theirs[f"{head}.point_head.{layer}.bias"])
+    old, initial, new = (state[f"{head}.point_head.predictor.weight"] for state in (theirs, before, after))
+    for row, source in enumerate(SOURCES):
+        for column, other in enumerate(SOURCES):
+            is_new = source is None or other is None
+            assert new[row, 6 + column] == (initial[row, 6 + column] if is_new else old[source, 6 + other])
+        assert torch.equal(new[row, :6], initial[row, :6] if source is None else old[source, :6])
+    assert report.by_class[f"{head}.point_head.predictor.weight"] == 2 * (6 + 2)
+    # As many classes in another order are not the same classes either.
+    *weights, _ = fine_tuned(OLD, OLD[::-1], *settings)
+    theirs, _, after = (state[f"{head}.point_head.fc2.weight"].squeeze(-1) for state in weights)
+    assert torch.equal(after[:, 6:], theirs[:, 6:].flip(1))

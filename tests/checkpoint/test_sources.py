@@ -36,6 +36,24 @@ def test_pickles_of_numpy_1_are_read(tmp_path: Path) -> None:
     assert sorted(read_weights(path).weights) == ["a.bias", "a.weight"]
 
 
+def test_early_names_of_pointrend_become_the_later_ones(tmp_path: Path) -> None:
+    # As in the published model_final_3c3198.pkl.
+    names = {
+        "roi_heads.mask_coarse_head.coarse_mask_fc1.weight": "roi_heads.mask_head.coarse_head.fc1.weight",
+        "roi_heads.mask_coarse_head.reduce_spatial_dim_conv.bias": (
+            "roi_heads.mask_head.coarse_head.reduce_spatial_dim_conv.bias"
+        ),
+        "roi_heads.mask_coarse_head.prediction.bias": "roi_heads.mask_head.coarse_head.prediction.bias",
+        "roi_heads.mask_point_head.fc3.weight": "roi_heads.mask_head.point_head.fc3.weight",
+        "roi_heads.box_predictor.cls_score.bias": "roi_heads.box_predictor.cls_score.bias",
+    }
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"model": {name: np.float32([number]) for number, name in enumerate(names)}}))
+    assert {name: value.item() for name, value in read_weights(path).weights.items()} == {
+        later: number for number, later in enumerate(names.values())
+    }
+
+
 class RunsCommand:
     """Unpickling it with Python's unpickler creates a file."""
 

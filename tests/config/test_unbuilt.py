@@ -86,9 +86,7 @@ def test_every_condition_is_about_unbuilt_keys_and_a_real_selector(condition: Co
 
 
 def test_full_config_files_of_detectron2_load(shared_dir: Path) -> None:
-    """Those of models that exist here; PointRend's keys, of a project beside Detectron2, come later."""
     paths = sorted((shared_dir / "reference/detectron2/fixtures").glob("*/config.yaml"))
-    paths = [path for path in paths if not path.parent.name.startswith("pointrend")]
-    assert len(paths) >= 12
+    assert len(paths) >= 13
     for path in paths:
         load_config(path)

@@ -10,29 +10,62 @@ from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.modeling.contracts import LearnsFromClassCounts
+from mrcnn_zoo.modeling.poolers import build_pyramid_pooler
+from mrcnn_zoo.modeling.roi_heads.branch import PooledBranch, RegionBranch, pool_for
 from mrcnn_zoo.registries import (
     BOX_HEADS,
     KEYPOINT_HEADS,
     MASK_HEADS,
     MASK_LOSSES,
+    POINT_HEADS,
     POOLING_OPERATIONS,
     REGION_CLASSIFICATIONS,
     ROI_HEADS,
     SUPPRESSIONS,
 )
-from mrcnn_zoo.structures import BoxedBitmaps, Detections, FeatureSpec, LabeledRegions, Targets
+from mrcnn_zoo.structures import BoxedBitmaps, BranchSpec, Detections, FeatureSpec, LabeledRegions, Targets
 
 # What region heads need beyond the small Mask R-CNN's settings.
 SETTINGS_OF_HEADS: dict[str, tuple[Any, ...]] = {
     "CascadeROIHeads": ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
     "Res5ROIHeads": ("MODEL.ROI_HEADS.IN_FEATURES", ["p4"], "MODEL.RESNETS.RES2_OUT_CHANNELS", 2),
 }
+SETTINGS_OF_MASK_HEADS: dict[str, tuple[Any, ...]] = {
+    "PointRendMaskHead": (
+        *("MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead", "MODEL.ROI_MASK_HEAD.POINT_HEAD_ON", True),
+        *("MODEL.POINT_HEAD.FC_DIM", 16, "MODEL.POINT_HEAD.SUBDIVISION_STEPS", 1),
+    )
+}
+MASK_HEADS_WITH_LOSSES = [
+    (name, loss)
+    for name in MASK_HEADS
+    for loss in MASK_LOSSES
+    if (name, loss) != ("PointRendMaskHead", "softmax")  # refused: its classes cannot compete
+]
 POOLED = FeatureSpec(channels=4, side=7)
 SIZE = (40, 50)
 
 
 def pooled_maps(count: int) -> Tensor:
     return torch.randn((count, 4, 7, 7), generator=torch.Generator().manual_seed(1))
+
+
+def feature_maps() -> dict[str, Tensor]:
+    """Of one image; what is pooled of it differs from region to region."""
+    return {"p2": torch.randn((1, 4, 10, 13), generator=torch.Generator().manual_seed(1))}
+
+
+def mask_settings(name: str, loss: str) -> tuple[Any, ...]:
+    return ("MODEL.ROI_MASK_HEAD.LOSS", loss, *SETTINGS_OF_MASK_HEADS.get(name, ()))
+
+
+def mask_branch(name: str, cfg: CfgNode) -> RegionBranch:
+    """The mask head as region heads have it; one that sees pooled maps pools them from p2."""
+    maps = {"p2": FeatureSpec(channels=4, stride=4)}
+    head = MASK_HEADS.get(name)(cfg, BranchSpec(channels=4, side=7, maps=maps))
+    if isinstance(head, RegionBranch):
+        return head
+    return pool_for(head, build_pyramid_pooler("ROIAlignV2", maps, side=7, sampling_ratio=1))
 
 
 def foreground(classes: list[int]) -> LabeledRegions:
@@ -103,48 +136,65 @@ def test_box_head_returns_what_it_announces(name: str, small_cfg: Callable[..., 
         assert all(parameter.grad is not None for parameter in head.parameters())
 
 
-@pytest.mark.parametrize("loss", MASK_LOSSES)
-@pytest.mark.parametrize("name", MASK_HEADS)
+@pytest.mark.parametrize(("name", "loss"), MASK_HEADS_WITH_LOSSES)
 @pytest.mark.parametrize("is_class_agnostic", [False, True])
 def test_mask_head_does_its_verbs_with_every_loss(
     name: str, loss: str, is_class_agnostic: bool, small_cfg: Callable[..., CfgNode]
 ) -> None:
-    cfg = small_cfg("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", is_class_agnostic, "MODEL.ROI_MASK_HEAD.LOSS", loss)
-    head = MASK_HEADS.get(name)(cfg, POOLED)
-    num_maps = (1 if is_class_agnostic else 5) + MASK_LOSSES.get(loss)().maps_compete
-    assert head(pooled_maps(2)).shape == (2, num_maps, 14, 14)
+    cfg = small_cfg("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", is_class_agnostic, *mask_settings(name, loss))
+    head = mask_branch(name, cfg)
+    if isinstance(head, PooledBranch):
+        num_maps = (1 if is_class_agnostic else 5) + MASK_LOSSES.get(loss)().maps_compete
+        assert head(torch.randn(2, 4, 7, 7)).shape == (2, num_maps, 14, 14)
     for table in (foreground([4, 0, 1]), foreground([])):
         head.zero_grad()
-        output = head.losses(pooled_maps(len(table)), [table])
-        assert output.losses["loss_mask"].isfinite()
+        (region_table,), output = head.losses(feature_maps(), [table])
+        assert torch.equal(region_table.boxes, table.boxes)
+        assert all(loss.isfinite() and loss.dim() == 0 for loss in output.losses.values())
+        assert "loss_mask" in output.losses
         assert not any(metric.requires_grad for metric in output.metrics.values())
-        output.losses["loss_mask"].backward()
+        output.total().backward()
         assert all(parameter.grad is not None for parameter in head.parameters())
         assert any(parameter.grad.any() for parameter in head.parameters()) == (len(table) > 0)
         detections = Detections(SIZE, table.boxes, torch.ones(len(table)), table.classes)
-        (found,) = head.predict(pooled_maps(len(table)), [detections])
+        (found,) = head.predict(feature_maps(), [detections])
         assert found.masks is not None
         assert len(found.masks.rles()) == len(table)
         assert detections.masks is None
 
 
-@pytest.mark.parametrize("loss", MASK_LOSSES)
-@pytest.mark.parametrize("name", MASK_HEADS)
+@pytest.mark.parametrize(("name", "loss"), MASK_HEADS_WITH_LOSSES)
 def test_mask_head_learns_what_it_predicts(name: str, loss: str, small_cfg: Callable[..., CfgNode]) -> None:
     torch.manual_seed(0)
-    cfg = small_cfg("MODEL.ROI_MASK_HEAD.LOSS", loss, "MODEL.ROI_MASK_HEAD.FC_DIM", 64)
-    head = MASK_HEADS.get(name)(cfg, POOLED)
-    table, inputs = foreground([4, 0, 1]), pooled_maps(3)
+    head = mask_branch(name, small_cfg("MODEL.ROI_MASK_HEAD.FC_DIM", 64, *mask_settings(name, loss)))
+    table, inputs = foreground([4, 0, 1]), feature_maps()
     optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
     for _ in range(100):
         optimizer.zero_grad()
-        head.losses(inputs, [table]).total().backward()
+        head.losses(inputs, [table])[1].total().backward()
         optimizer.step()
     (found,) = head.predict(inputs, [Detections(SIZE, table.boxes, torch.ones(3), table.classes)])
     assert found.masks is not None
     assert table.targets.masks is not None
     wanted = table.targets.masks[table.matches].crop_and_resize(table.boxes, 14)
     assert ((found.masks.probabilities > 0.5) == wanted).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", POINT_HEADS)
+@pytest.mark.parametrize("is_class_agnostic", [False, True])
+def test_point_head_decides_each_point_on_its_own(
+    name: str, is_class_agnostic: bool, small_cfg: Callable[..., CfgNode]
+) -> None:
+    cfg = small_cfg(
+        *SETTINGS_OF_MASK_HEADS["PointRendMaskHead"], "MODEL.POINT_HEAD.CLS_AGNOSTIC_MASK", is_class_agnostic
+    )
+    head = POINT_HEADS.get(name)(cfg, FeatureSpec(channels=4), 5)
+    fine, coarse = torch.randn(3, 4, 6), torch.randn(3, 5, 6)
+    logits = head(fine, coarse)
+    assert logits.shape == (3, 1 if is_class_agnostic else 5, 6)
+    torch.testing.assert_close(head(fine[:, :, 2:4], coarse[:, :, 2:4]), logits[:, :, 2:4])
+    head(fine[:0], coarse[:0]).sum().backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
 
 
 @pytest.mark.parametrize("name", SUPPRESSIONS)

@@ -30,6 +30,7 @@ CASES = (
     "faster_rcnn_R_50_FPN",
     "cascade_mask_rcnn_R_50_FPN",
     "keypoint_rcnn_R_50_FPN",
+    "pointrend_R_50_FPN",
     "retinanet_R_50_FPN",
 )
 # Group norm of few, almost constant values multiplies rounding: in float64 this model's gradients are up to 1.0 % from
@@ -38,6 +39,16 @@ CASES = (
 AUGMENTED_CASE = "tta_mask_rcnn_R_50_FPN"
 AUGMENTED_BATCH = 3  # views of one forward pass in Detectron2, padded to one size, which changes features at the border
 GRADIENT_TOLERANCES = {"mask_rcnn_R_50_FPN_gn": 1.5e-2, "mask_rcnn_R_50_C4": 3e-3}
+
+
+@dataclass
+class FixedPoints:
+    """The same points in every region, instead of random ones."""
+
+    points: Tensor  # (P, 2) in the unit square
+
+    def sample(self, logits: Tensor) -> Tensor:
+        return self.points.expand(len(logits), -1, -1)
 
 
 @dataclass
@@ -62,6 +73,9 @@ class Case:
     def build(self) -> nn.Module:
         model = build_model(load_config(self.folder / "config.yaml"))
         model.load_state_dict(torch.load(self.folder / "model.pth", weights_only=True)["model"])
+        if "points" in self.recorded:
+            head = model.roi_heads.mask_head
+            head.refinement = replace(head.refinement, sampler=FixedPoints(self.tensor("points")))
         return model
 
     def tensor(self, name: str) -> Tensor:

@@ -211,7 +211,8 @@ MASK_KEYS = (
     Key(
         "MODEL.ROI_MASK_HEAD.POOLER_TYPE",
         "ROIAlignV2",
-        "Registered pooling operation of the mask head: ROIAlignV2 (shifted by half a cell), ROIAlign, ROIPool, ...",
+        "Registered pooling operation of the mask head: ROIAlignV2 (shifted by half a cell), ROIAlign, ROIPool, ...; "
+        "empty for PointRendMaskHead, which pools nothing.",
     ),
 )
 
@@ -330,12 +331,5 @@ NEW_KEYS = (
         "How often the side doubles: masks have ROI_MASK_HEAD.POOLER_RESOLUTION times 2 to this power cells a side.",
         range=Range(low=0, high=5),
     ),
-    Key(
-        "MODEL.ROI_MASK_HEAD.NUM_FC",
-        2,
-        "Hidden layers of MaskRCNNMLPHead; other mask heads have none.",
-        range=NOT_NEGATIVE,
-    ),
-    Key("MODEL.ROI_MASK_HEAD.FC_DIM", 1024, "Outputs of each hidden layer of MaskRCNNMLPHead.", range=AT_LEAST_ONE),
     Key("MODEL.ROI_MASK_HEAD.LOSS_WEIGHT", 1.0, "Factor of the mask loss.", range=NOT_NEGATIVE),
 )

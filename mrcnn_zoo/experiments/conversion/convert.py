@@ -14,7 +14,7 @@ from mrcnn_zoo.checkpoint.conversion.torchvision_detectors import TorchvisionDet
 from mrcnn_zoo.checkpoint.export import PTH, SAFETENSORS, save_detector, save_for_torchvision
 from mrcnn_zoo.checkpoint.torchvision_export import to_torchvision, with_torchvision_input
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME
+from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME, PROJECT_OF_NAME
 from mrcnn_zoo.config.trust import code_modules
 from mrcnn_zoo.data.mapper import TestMapper, build_test_mapper
 from mrcnn_zoo.errors import UserError
@@ -148,7 +148,8 @@ def _weights_for_torchvision(model: nn.Module, cfg: CfgNode) -> tuple[dict[str, 
 
 def _notes_for_detectron2(cfg: CfgNode) -> tuple[str, ...]:
     """The settings of our own that Detectron2 does not know, where they are not at their default."""
-    own = [key for key in KEYS_BY_NAME.values() if key.name not in DETECTRON2_NAMES and key.name.startswith("MODEL.")]
+    theirs = DETECTRON2_NAMES | PROJECT_OF_NAME.keys()
+    own = [key for key in KEYS_BY_NAME.values() if key.name not in theirs and key.name.startswith("MODEL.")]
     return tuple(
         f"Detectron2 has no {key.name} = {cfg.value_of(key.name)}; it computes as with {key.default!r}"
         for key in own

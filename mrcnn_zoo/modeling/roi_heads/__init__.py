@@ -13,6 +13,8 @@ from mrcnn_zoo.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHe
 from mrcnn_zoo.modeling.roi_heads.mask_criterion import MaskCriterion
 from mrcnn_zoo.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from mrcnn_zoo.modeling.roi_heads.mlp_mask_head import MaskRCNNMLPHead
+from mrcnn_zoo.modeling.roi_heads.point_head import PointSampler, StandardPointHead
+from mrcnn_zoo.modeling.roi_heads.point_rend import PointRendMaskHead
 from mrcnn_zoo.modeling.roi_heads.res5_heads import Res5ROIHeads
 from mrcnn_zoo.modeling.roi_heads.standard_heads import StandardROIHeads
 from mrcnn_zoo.registries import ROI_HEADS
@@ -27,10 +29,13 @@ __all__ = [
     "MaskCriterion",
     "MaskRCNNConvUpsampleHead",
     "MaskRCNNMLPHead",
+    "PointRendMaskHead",
+    "PointSampler",
     "PooledBranch",
     "RegionBranch",
     "RegionHeads",
     "Res5ROIHeads",
+    "StandardPointHead",
     "StandardROIHeads",
     "build_roi_heads",
 ]

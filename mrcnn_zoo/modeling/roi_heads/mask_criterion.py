@@ -11,7 +11,15 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.losses.mask import MaskLoss
 from mrcnn_zoo.registries import MASK_LOSSES
-from mrcnn_zoo.structures import Detections, LabeledRegions, LossSum, ProbabilityMasks, TrainingOutput, crop_matched
+from mrcnn_zoo.structures import (
+    Detections,
+    LabeledRegions,
+    LossSum,
+    ProbabilityMasks,
+    TargetMasks,
+    TrainingOutput,
+    crop_matched,
+)
 
 
 class MaskLayers(Protocol):
@@ -100,10 +108,20 @@ def mask_targets_of_all(foreground: Sequence[LabeledRegions], side: int) -> Tens
     tables = [table for table in foreground if len(table)]
     if not tables:
         return torch.zeros((0, side, side), dtype=torch.bool, device=foreground[0].boxes.device)
-    masks = [table.targets.masks for table in tables if table.targets.masks is not None]
-    if len(masks) < len(tables):
-        raise UserError("The training data has no masks. Use data with masks, or set MODEL.MASK_ON False.")
+    masks = [target_masks(table) for table in tables]
     return crop_matched(masks, [table.matches for table in tables], [table.boxes for table in tables], side)
+
+
+def target_masks(foreground: LabeledRegions) -> TargetMasks:
+    """The masks of the objects of one image.
+
+    Raises:
+        UserError: there are none.
+    """
+    masks = foreground.targets.masks
+    if masks is None:
+        raise UserError("The training data has no masks. Use data with masks, or set MODEL.MASK_ON False.")
+    return masks
 
 
 def build_mask_criterion(cfg: CfgNode) -> MaskCriterion:

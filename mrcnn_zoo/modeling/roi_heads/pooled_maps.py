@@ -19,15 +19,15 @@ def contiguous_features(features: Features, names: Iterable[str]) -> dict[str, T
     return {**features, **{name: features[name].contiguous() for name in names}}
 
 
-def named_specs(specs: Mapping[str, FeatureSpec], in_features: Sequence[str]) -> dict[str, FeatureSpec]:
-    """Those maps of the backbone that `MODEL.ROI_HEADS.IN_FEATURES` lists, in its order.
+def named_specs(
+    specs: Mapping[str, FeatureSpec], in_features: Sequence[str], *, key: str = "MODEL.ROI_HEADS.IN_FEATURES"
+) -> dict[str, FeatureSpec]:
+    """Those maps of the backbone that the key lists, in its order.
 
     Raises:
         UserError: the list is empty or names a map that the backbone does not return.
     """
     maps = {name: specs[name] for name in in_features if name in specs}
     if not maps or len(maps) < len(in_features):
-        raise UserError(
-            f"MODEL.ROI_HEADS.IN_FEATURES = {list(in_features)} should name maps of the backbone: {', '.join(specs)}."
-        )
+        raise UserError(f"{key} = {list(in_features)} should name maps of the backbone: {', '.join(specs)}.")
     return maps

@@ -84,6 +84,7 @@ class StandardROIHeads(RegionHeads):
         return self.box_head(self.box_pooler(features, boxes))
 
 
+@ROI_HEADS.register("PointRendROIHeads")  # what configs of Detectron2's PointRend project call them
 @ROI_HEADS.register("StandardROIHeads")
 def build_standard_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> StandardROIHeads:
     """Heads over the maps that `MODEL.ROI_HEADS.IN_FEATURES` lists."""
