@@ -1,56 +1,120 @@
 """Every extension point of the framework, on one page.
 
 Each line: what the registry holds, the config key that picks from it (none where several do: `config explain KEY` knows
-them), the package that fills it, and what a builder is called with. `BACKBONES.get(name)` returns the builder.
+them), the package that fills it, the contract of what a builder makes, and what a builder is called with.
+`BACKBONES.get(name)` returns the builder.
 """
 
 from mrcnn_zoo.registry import Registry
 
+CONTRACTS = "mrcnn_zoo.modeling.contracts"
+
 # --- modeling ---------------------------------------------------------------------------------------------------------
-DETECTORS = Registry("DETECTORS", key="MODEL.META_ARCHITECTURE", package="mrcnn_zoo.modeling.detectors")  # (cfg)
-BACKBONES = Registry("BACKBONES", key="MODEL.BACKBONE.NAME", package="mrcnn_zoo.modeling.backbones")  # (cfg, channels)
+DETECTORS = Registry(
+    "DETECTORS",
+    key="MODEL.META_ARCHITECTURE",
+    package="mrcnn_zoo.modeling.detectors",
+    contract=f"{CONTRACTS}:Detector",
+)  # (cfg)
+BACKBONES = Registry(
+    "BACKBONES",
+    key="MODEL.BACKBONE.NAME",
+    package="mrcnn_zoo.modeling.backbones",
+    contract=f"{CONTRACTS}:Backbone",
+)  # (cfg, channels)
 NORMS = Registry("NORMS", package="mrcnn_zoo.layers.norm")  # (channels)
 ANCHOR_GENERATORS = Registry(
-    "ANCHOR_GENERATORS", key="MODEL.ANCHOR_GENERATOR.NAME", package="mrcnn_zoo.modeling.anchors"
+    "ANCHOR_GENERATORS",
+    key="MODEL.ANCHOR_GENERATOR.NAME",
+    package="mrcnn_zoo.modeling.anchors",
+    contract=f"{CONTRACTS}:AnchorGenerator",
 )  # (cfg, strides)
 PROPOSAL_GENERATORS = Registry(
-    "PROPOSAL_GENERATORS", key="MODEL.PROPOSAL_GENERATOR.NAME", package="mrcnn_zoo.modeling.proposal_generators"
+    "PROPOSAL_GENERATORS",
+    key="MODEL.PROPOSAL_GENERATOR.NAME",
+    package="mrcnn_zoo.modeling.proposal_generators",
+    contract=f"{CONTRACTS}:ProposalGenerator",
 )  # (cfg, feature_specs)
 RPN_HEADS = Registry(
-    "RPN_HEADS", key="MODEL.RPN.HEAD_NAME", package="mrcnn_zoo.modeling.proposal_generators"
+    "RPN_HEADS",
+    key="MODEL.RPN.HEAD_NAME",
+    package="mrcnn_zoo.modeling.proposal_generators",
+    contract=f"{CONTRACTS}:RPNHead",
 )  # (cfg, channels, anchors per cell)
-MATCHERS = Registry("MATCHERS", package="mrcnn_zoo.modeling.assignment")  # (thresholds, labels, *, allow_low_quality)
-SAMPLERS = Registry("SAMPLERS", package="mrcnn_zoo.modeling.assignment")  # (count, *, positive_fraction)
-BOX_CODERS = Registry("BOX_CODERS", package="mrcnn_zoo.modeling.assignment")  # (weights)
-BOX_LOSSES = Registry("BOX_LOSSES", package="mrcnn_zoo.losses")  # (beta)
-MASK_LOSSES = Registry("MASK_LOSSES", key="MODEL.ROI_MASK_HEAD.LOSS", package="mrcnn_zoo.losses")  # ()
-POOLING_OPERATIONS = Registry("POOLING_OPERATIONS", package="mrcnn_zoo.modeling.poolers")  # (side, scale, sampling)
-ROI_HEADS = Registry("ROI_HEADS", key="MODEL.ROI_HEADS.NAME", package="mrcnn_zoo.modeling.roi_heads")  # (cfg, specs)
-BOX_HEADS = Registry("BOX_HEADS", key="MODEL.ROI_BOX_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads")  # (cfg, spec)
+MATCHERS = Registry(
+    "MATCHERS", package="mrcnn_zoo.modeling.assignment", contract=f"{CONTRACTS}:Matcher"
+)  # (thresholds, labels, *, allow_low_quality)
+SAMPLERS = Registry(
+    "SAMPLERS", package="mrcnn_zoo.modeling.assignment", contract=f"{CONTRACTS}:Sampler"
+)  # (count, *, positive_fraction)
+BOX_CODERS = Registry(
+    "BOX_CODERS", package="mrcnn_zoo.modeling.assignment", contract=f"{CONTRACTS}:BoxCoder"
+)  # (weights)
+BOX_LOSSES = Registry(
+    "BOX_LOSSES", package="mrcnn_zoo.losses", contract="mrcnn_zoo.losses.box_regression:BoxLoss"
+)  # (beta)
+MASK_LOSSES = Registry(
+    "MASK_LOSSES", key="MODEL.ROI_MASK_HEAD.LOSS", package="mrcnn_zoo.losses", contract="mrcnn_zoo.losses.mask:MaskLoss"
+)  # ()
+POOLING_OPERATIONS = Registry(
+    "POOLING_OPERATIONS", package="mrcnn_zoo.modeling.poolers", contract=f"{CONTRACTS}:PoolingOperation"
+)  # (side, scale, sampling)
+ROI_HEADS = Registry(
+    "ROI_HEADS",
+    key="MODEL.ROI_HEADS.NAME",
+    package="mrcnn_zoo.modeling.roi_heads",
+    contract=f"{CONTRACTS}:RoIHeads",
+)  # (cfg, specs)
+BOX_HEADS = Registry(
+    "BOX_HEADS",
+    key="MODEL.ROI_BOX_HEAD.NAME",
+    package="mrcnn_zoo.modeling.roi_heads",
+    contract=f"{CONTRACTS}:BoxHead",
+)  # (cfg, spec)
 MASK_HEADS = Registry(
-    "MASK_HEADS", key="MODEL.ROI_MASK_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads"
+    "MASK_HEADS",
+    key="MODEL.ROI_MASK_HEAD.NAME",
+    package="mrcnn_zoo.modeling.roi_heads",
+    contract=f"{CONTRACTS}:RegionHead",
 )  # (cfg, spec)
 POINT_HEADS = Registry(
     "POINT_HEADS", key="MODEL.POINT_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads"
 )  # (cfg, spec of the fine features, number of coarse maps)
 KEYPOINT_HEADS = Registry(
-    "KEYPOINT_HEADS", key="MODEL.ROI_KEYPOINT_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads"
+    "KEYPOINT_HEADS",
+    key="MODEL.ROI_KEYPOINT_HEAD.NAME",
+    package="mrcnn_zoo.modeling.roi_heads",
+    contract=f"{CONTRACTS}:RegionHead",
 )  # (cfg, spec)
 REGION_BRANCHES = Registry(
-    "REGION_BRANCHES", key="MODEL.ROI_HEADS.BRANCHES", package="mrcnn_zoo.modeling.roi_heads"
+    "REGION_BRANCHES",
+    key="MODEL.ROI_HEADS.BRANCHES",
+    package="mrcnn_zoo.modeling.roi_heads",
+    contract=f"{CONTRACTS}:NamedBranch",
 )  # (cfg, spec)
 REGION_CLASSIFICATIONS = Registry(
-    "REGION_CLASSIFICATIONS", key="MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE", package="mrcnn_zoo.modeling.roi_heads"
+    "REGION_CLASSIFICATIONS",
+    key="MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE",
+    package="mrcnn_zoo.modeling.roi_heads",
+    contract=f"{CONTRACTS}:RegionClassification",
 )  # (cfg)
 SUPPRESSIONS = Registry(
-    "SUPPRESSIONS", key="MODEL.ROI_HEADS.SUPPRESSION", package="mrcnn_zoo.modeling.suppression"
+    "SUPPRESSIONS",
+    key="MODEL.ROI_HEADS.SUPPRESSION",
+    package="mrcnn_zoo.modeling.suppression",
+    contract=f"{CONTRACTS}:Suppression",
 )  # (cfg, iou threshold)
 
 # --- data -------------------------------------------------------------------------------------------------------------
 DATASET_FORMATS = Registry("DATASET_FORMATS", package="mrcnn_zoo.data.formats")  # (cfg, name, definition)
-AUGMENTATIONS = Registry("AUGMENTATIONS", package="mrcnn_zoo.data.transforms")  # (cfg)
+AUGMENTATIONS = Registry(
+    "AUGMENTATIONS", package="mrcnn_zoo.data.transforms", contract="mrcnn_zoo.data.transforms.transform:Augmentation"
+)  # (cfg)
 DATA_SAMPLERS = Registry(
-    "DATA_SAMPLERS", key="DATALOADER.SAMPLER_TRAIN", package="mrcnn_zoo.data.samplers"
+    "DATA_SAMPLERS",
+    key="DATALOADER.SAMPLER_TRAIN",
+    package="mrcnn_zoo.data.samplers",
+    contract="mrcnn_zoo.data.samplers:DataSampler",
 )  # (cfg, dataset, seed)
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -59,16 +123,30 @@ CHECKPOINT_CONVERTERS = Registry(
 )  # (); the names in a file pick: a Converter of backbones, or a DetectorSource
 
 # --- evaluation and training ------------------------------------------------------------------------------------------
-EVALUATORS = Registry("EVALUATORS", key="EVAL.EVALUATOR", package="mrcnn_zoo.evaluation")  # (cfg, dataset)
+EVALUATORS = Registry(
+    "EVALUATORS",
+    key="EVAL.EVALUATOR",
+    package="mrcnn_zoo.evaluation",
+    contract="mrcnn_zoo.evaluation.evaluator:Evaluator",
+)  # (cfg, dataset)
 AP_BACKENDS = Registry(
     "AP_BACKENDS", key="EVAL.BACKEND", package="mrcnn_zoo.evaluation.backends"
 )  # called itself: (ground truth, detections, task, limits, *, sigmas) -> Curves
-OPTIMIZERS = Registry("OPTIMIZERS", key="SOLVER.OPTIMIZER", package="mrcnn_zoo.training.optimizer")  # (cfg, groups)
+OPTIMIZERS = Registry(
+    "OPTIMIZERS", key="SOLVER.OPTIMIZER", package="mrcnn_zoo.training.optimizer", contract="torch.optim:Optimizer"
+)  # (cfg, groups)
 LR_SCHEDULES = Registry(
     "LR_SCHEDULES", key="SOLVER.LR_SCHEDULER_NAME", package="mrcnn_zoo.training.lr_schedule"
 )  # (cfg)
-HOOKS = Registry("HOOKS", key="HOOKS", package="mrcnn_zoo.training.hooks")  # (cfg, workspace)
-METRIC_WRITERS = Registry("METRIC_WRITERS", key="WRITERS", package="mrcnn_zoo.training.writers")  # (cfg, place)
+HOOKS = Registry(
+    "HOOKS", key="HOOKS", package="mrcnn_zoo.training.hooks", contract="mrcnn_zoo.training.hook:Hook"
+)  # (cfg, workspace)
+METRIC_WRITERS = Registry(
+    "METRIC_WRITERS",
+    key="WRITERS",
+    package="mrcnn_zoo.training.writers",
+    contract="mrcnn_zoo.training.writers.contract:MetricWriter",
+)  # (cfg, place)
 TRAINING_SCHEDULES = Registry(
     "TRAINING_SCHEDULES", key="SOLVER.TRAINING_SCHEDULE", package="mrcnn_zoo.training.schedules"
 )  # (cfg) -> list of configs

@@ -1,7 +1,9 @@
 """A registry maps a name that a YAML file may say to the function that builds the component."""
 
 import difflib
+import functools
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -32,12 +34,14 @@ class Registry:
         key: the dotted config key whose value names the builder, e.g. "MODEL.BACKBONE.NAME"; empty when several
             keys select from this registry, as the two pooler types do.
         package: imported on first look-up, so that the components inside can register themselves.
+        contract: "package.module:Class" of the protocol, or base class, that what a builder makes is checked against.
     """
 
-    def __init__(self, name: str, *, key: str = "", package: str = "") -> None:
+    def __init__(self, name: str, *, key: str = "", package: str = "", contract: str = "") -> None:
         self.name = name
         self.key = key
         self._package = package
+        self._contract = contract
         self._builders: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str) -> Callable[[Builder], Builder]:
@@ -58,11 +62,15 @@ class Registry:
             name: as the config gives it.
             key: the config key that gave the name, for the message; the registry's own by default.
 
+        Returns:
+            The builder, which raises a UserError where it is called with other arguments than it takes, or makes
+            something without the methods that the contract has.
+
         Raises:
             UnknownNameError: with the key, the known names and the nearest one.
         """
         if ":" in name:
-            return self._import_foreign(name, key or self.key)
+            return self._checked(self._import_foreign(name, key or self.key), name, key or self.key)
         self._load_package()
         if name not in self._builders:
             source = f"{key or self.key} = " if (key or self.key) else ""
@@ -70,7 +78,7 @@ class Registry:
                 f"{source}{name!r} is not one of the registered {self.name}: {', '.join(self.names())}."
                 f"{did_you_mean(name, self._builders)} Your own code is named as 'package.module:function'."
             )
-        return self._builders[name]
+        return self._checked(self._builders[name], name, key or self.key)
 
     def names(self) -> list[str]:
         """Every registered name, sorted."""
@@ -86,6 +94,20 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self.names())
+
+    def _checked(self, builder: Callable[..., Any], name: str, key: str) -> Callable[..., Any]:
+        if not self._contract:
+            return builder
+        source = f"{key} = {name!r}" if key else repr(name)
+
+        @functools.wraps(builder)
+        def build(*args: Any, **kwargs: Any) -> Any:
+            _check_arguments(builder, args, kwargs, f"{source} ({self.name})")
+            made = builder(*args, **kwargs)
+            check_contract(made, self._contract, source=source)
+            return made
+
+        return build
 
     def _load_package(self) -> None:
         if self._package:
@@ -106,3 +128,71 @@ class Registry:
         if not callable(builder):
             raise UnknownNameError(f"{name!r} is a {type(builder).__name__}, not a function that builds {self.name}.")
         return builder
+
+
+def check_contract(made: Any, contract: str, *, source: str) -> None:
+    """Refuse a component that lacks a method or attribute of its contract.
+
+    Args:
+        made: the component.
+        contract: "package.module:Class" of a protocol or a base class.
+        source: the config key and value that it comes from, for the message.
+
+    Raises:
+        UserError: naming what is missing and the page that describes it.
+    """
+    module_name, _, class_name = contract.partition(":")
+    expected = getattr(importlib.import_module(module_name), class_name)
+    if not _is_protocol(expected) and isinstance(made, expected):
+        return
+    missing = [name for name, member in _members(expected).items() if _lacks(made, name, member)]
+    if missing:
+        made_name = "nothing (None)" if made is None else f"a {type(made).__name__}"
+        page = module_name.replace(".", "/") + ".py"
+        raise UserError(
+            f"{source} makes {made_name} without {', '.join(missing)}. What it must have is described by "
+            f"{class_name} in {page}."
+        )
+
+
+def _is_protocol(expected: type) -> bool:
+    return bool(getattr(expected, "_is_protocol", False))
+
+
+def _members(expected: type) -> dict[str, Any]:
+    """Public methods and attributes, and `__call__`, that the class declares or inherits from its own kind."""
+    members: dict[str, Any] = {}
+    for cls in reversed(expected.__mro__):
+        if cls is object or cls.__module__ in ("typing", "typing_extensions"):
+            continue
+        declared = {**dict.fromkeys(vars(cls).get("__annotations__", {})), **vars(cls)}
+        members |= {name: value for name, value in declared.items() if name == "__call__" or not name.startswith("_")}
+    return members
+
+
+def _lacks(made: Any, name: str, member: Any) -> bool:
+    """Whether the component has no such member, or only the placeholder of its base class."""
+    if name == "__call__":
+        forward = getattr(type(made), "forward", None)
+        return not callable(made) or getattr(forward, "__name__", "") == "_forward_unimplemented"
+    if not hasattr(made, name):
+        return True
+    if not inspect.isfunction(member):
+        return False
+    own = getattr(type(made), name, None)
+    return not callable(getattr(made, name)) or bool(getattr(own, "__isabstractmethod__", False))
+
+
+def _check_arguments(builder: Callable[..., Any], args: Any, kwargs: Any, source: str) -> None:
+    try:
+        signature = inspect.signature(builder)
+    except (TypeError, ValueError):  # of functions written in C
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        given = ", ".join([*(type(value).__name__ for value in args), *kwargs])
+        raise UserError(
+            f"{source}: the builder takes {signature} and is called with ({given}): {error}. What builders are called "
+            "with is listed in mrcnn_zoo/registries.py."
+        ) from error

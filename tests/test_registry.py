@@ -1,9 +1,17 @@
 """The registry: look-up, foreign builders and messages."""
 
-import pytest
+import importlib
+from typing import Protocol
 
+import pytest
+import torch
+
+from mrcnn_zoo import registries
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.registry import Registry, UnknownNameError, did_you_mean
+from mrcnn_zoo.modeling.contracts import Features
+from mrcnn_zoo.modeling.roi_heads import RegionBranch
+from mrcnn_zoo.registry import Registry, UnknownNameError, check_contract, did_you_mean
+from mrcnn_zoo.structures import Detections
 
 
 @pytest.fixture
@@ -56,3 +64,83 @@ def test_foreign_builder_that_cannot_be_had_says_why(fruit: Registry, name: str,
 def test_did_you_mean_ignores_case_and_stays_silent_when_nothing_is_close() -> None:
     assert did_you_mean("roialign", ["ROIAlign", "ROIPool"]) == " Did you mean 'ROIAlign'?"
     assert did_you_mean("zebra", ["ROIAlign"]) == ""
+
+
+class Peeled(Protocol):
+    """What a fruit must be."""
+
+    @property
+    def weight(self) -> float: ...
+
+    def peel(self) -> str: ...
+
+    def __call__(self) -> str: ...
+
+
+class Orange:
+    weight = 0.2
+
+    def peel(self) -> str:
+        return "peeled"
+
+    def __call__(self) -> str:
+        return "an orange"
+
+
+class Stone:
+    peel = "no method"
+
+
+@pytest.fixture
+def checked() -> Registry:
+    registry = Registry("FRUIT", key="KITCHEN.FRUIT", contract=f"{__name__}:Peeled")
+    registry.register("Orange")(Orange)
+    registry.register("Stone")(Stone)
+    registry.register("Nothing")(lambda: None)
+    registry.register("Of two")(lambda size, color: Orange())
+    return registry
+
+
+def test_what_keeps_the_contract_is_returned(checked: Registry) -> None:
+    assert checked.get("Orange")()() == "an orange"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Stone", r"^KITCHEN\.FRUIT = 'Stone' makes a Stone without weight, peel, __call__\. .* Peeled in .*\.py\.$"),
+        ("Nothing", r"makes nothing \(None\) without weight"),
+    ],
+)
+def test_what_lacks_a_method_is_refused_when_built(checked: Registry, name: str, message: str) -> None:
+    builder = checked.get(name)
+    with pytest.raises(UserError, match=message):
+        builder()
+
+
+def test_builder_of_other_arguments_is_refused_with_its_signature(checked: Registry) -> None:
+    with pytest.raises(UserError, match=r"takes \(size, color\) and is called with \(int\).*registries\.py"):
+        checked.get("Of two")(3)
+
+
+def test_module_without_forward_lacks_the_call() -> None:
+    with pytest.raises(UserError, match="makes a Module without output_spec, __call__"):
+        check_contract(torch.nn.Module(), "mrcnn_zoo.modeling.contracts:BoxHead", source="X = 'a:b'")
+
+
+def test_placeholder_of_a_base_class_counts_as_missing() -> None:
+    class Half(RegionBranch):
+        name = "half"
+
+        def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:
+            return detections
+
+    with pytest.raises(UserError, match="makes a Half without losses"):
+        check_contract(Half(), "mrcnn_zoo.modeling.contracts:NamedBranch", source="X = 'a:b'")
+
+
+def test_every_contract_of_a_registry_can_be_imported() -> None:
+    contracts = [value._contract for value in vars(registries).values() if isinstance(value, Registry)]
+    for contract in filter(None, contracts):
+        module, _, name = contract.partition(":")
+        assert isinstance(getattr(importlib.import_module(module), name), type)

@@ -100,6 +100,18 @@ class Matcher(Protocol):
         ...
 
 
+class BoxCoder(Protocol):
+    """Turns boxes into what a network regresses, and back."""
+
+    def encode(self, source: Tensor, target: Tensor) -> Tensor:
+        """(..., 4) boxes to start from, (..., 4) boxes to reach, pixels -> (..., 4) deltas."""
+        ...
+
+    def decode(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """(..., 4) deltas, (..., 4) boxes to start from -> (..., 4) boxes."""
+        ...
+
+
 class Sampler(Protocol):
     """Decides which labelled boxes take part in a step."""
 
@@ -148,6 +160,39 @@ class RegionClassification(Protocol):
 
     def scores(self, logits: Tensor) -> Tensor:
         """(R, K + 1) -> (R, K) in [0, 1]."""
+        ...
+
+
+class RegionHead(Protocol):
+    """What a mask or a keypoint head is besides its layers.
+
+    Either a pooled head, whose methods take pooled maps, as `MaskHead` and `KeypointHead` below, or a
+    `roi_heads.branch.RegionBranch`, whose methods take feature maps.
+    """
+
+    def losses(self, pooled: Tensor, foreground: list[LabeledRegions]) -> TrainingOutput:
+        """What supervises it, on regions that all have an object."""
+        ...
+
+    def predict(self, pooled: Tensor, detections: list[Detections]) -> list[Detections]:
+        """The detections with what it adds."""
+        ...
+
+
+class NamedBranch(Protocol):
+    """A `roi_heads.branch.RegionBranch` that a config lists in MODEL.ROI_HEADS.BRANCHES."""
+
+    @property
+    def name(self) -> str:
+        """Its place below `roi_heads`, in state dicts, too."""
+        ...
+
+    def losses(self, features: Features, regions: list[LabeledRegions]) -> tuple[list[LabeledRegions], TrainingOutput]:
+        """The regions for the next branch, and what supervises this one, on regions that all have an object."""
+        ...
+
+    def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:
+        """The detections with what it adds or corrects."""
         ...
 
 

@@ -1,5 +1,6 @@
 """Branches beside the box branch: each one module with its pooler, layers and criterion."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -24,6 +25,7 @@ class RegionBranch(nn.Module):
     that changes scores has `corrects_scores = True`; the region heads then sort the detections again.
     """
 
+    @abstractmethod
     def losses(self, features: Features, regions: list[LabeledRegions]) -> tuple[list[LabeledRegions], TrainingOutput]:
         """What supervises this branch.
 
@@ -36,6 +38,7 @@ class RegionBranch(nn.Module):
         """
         raise NotImplementedError
 
+    @abstractmethod
     def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:
         """The same detections in the same order, with what this branch adds or corrects."""
         raise NotImplementedError
