@@ -66,9 +66,7 @@ class HalvedScores(RegionBranch):
         self.map_name = map_name
         self.weight = nn.Parameter(torch.ones(()))
 
-    def losses(
-        self, features: Features, regions: list[LabeledRegions]
-    ) -> tuple[list[LabeledRegions], TrainingOutput]:
+    def losses(self, features: Features, regions: list[LabeledRegions]) -> tuple[list[LabeledRegions], TrainingOutput]:
         count = sum(map(len, regions))
         assert all((table.classes < 5).all() for table in regions)  # the foreground alone
         return regions, TrainingOutput({"loss_halved": LossSum(self.weight * features[self.map_name].mean(), count)})
