@@ -256,7 +256,7 @@ def calls_by_function(node: ast.AST, function: str = "") -> Iterator[tuple[str, 
 
 
 def takes_no_unnamed_keywords(file: SourceFile) -> Iterator[str]:
-    if not file.part:
+    if not file.part or file.path == "mrcnn_zoo/registry.py":  # which wraps builders of any arguments
         return
     for node in ast.walk(file.tree):
         if isinstance(node, ast.FunctionDef) and node.args.kwarg is not None:

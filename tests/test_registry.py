@@ -97,7 +97,7 @@ def checked() -> Registry:
     registry.register("Orange")(Orange)
     registry.register("Stone")(Stone)
     registry.register("Nothing")(lambda: None)
-    registry.register("Of two")(lambda size, color: Orange())
+    registry.register("Of two")(lambda size, color: (size, color))
     return registry
 
 
@@ -132,7 +132,7 @@ def test_placeholder_of_a_base_class_counts_as_missing() -> None:
     class Half(RegionBranch):
         name = "half"
 
-        def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:
+        def predict(self, _features: Features, detections: list[Detections]) -> list[Detections]:
             return detections
 
     with pytest.raises(UserError, match="makes a Half without losses"):

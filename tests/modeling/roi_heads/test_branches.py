@@ -71,7 +71,7 @@ class HalvedScores(RegionBranch):
         assert all((table.classes < 5).all() for table in regions)  # the foreground alone
         return regions, TrainingOutput({"loss_halved": LossSum(self.weight * features[self.map_name].mean(), count)})
 
-    def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:
+    def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:  # noqa: ARG002
         halves = [1 - 0.5 * (torch.arange(len(table)) % 2) for table in detections]
         return [replace(table, scores=table.scores * half) for table, half in zip(detections, halves, strict=True)]
 
@@ -105,7 +105,7 @@ def test_pooled_head_of_a_user_trains_and_predicts(flat: nn.Module, scene: Any) 
     assert all(shape[2:] == (14, 14) for shape in flat.mask_head.seen)
 
 
-def test_copy_of_an_adapted_head_is_independent(flat: nn.Module, scene: Any) -> None:
+def test_copy_of_an_adapted_head_is_independent(flat: nn.Module) -> None:
     other = copy.deepcopy(flat)
     with torch.no_grad():
         other.mask_head.layer.weight.add_(1)
