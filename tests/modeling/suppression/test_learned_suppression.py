@@ -1,0 +1,143 @@
+"""A suppression with weights that sees features: what `contracts.LearnsToSuppress` is for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mrcnn_zoo.checkpoint import load_weights
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.modeling.contracts import Candidates
+from mrcnn_zoo.modeling.roi_heads import build_roi_heads
+from mrcnn_zoo.modeling.suppression import GreedySuppression, Suppression
+from mrcnn_zoo.ops import boxes as box_ops
+from mrcnn_zoo.structures import LossSum, Targets, TrainingOutput
+
+SIZE = (100, 100)
+DIM = 4
+
+
+class PairSuppression(Suppression):
+    """Drops a box when a better one of its class overlaps it and looks alike: as a learned function of both."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(dim, 8)
+        self.decide = nn.Linear(2, 1)
+
+    def logits(self, candidates: Candidates) -> Tensor:
+        """(R,) above 0 for boxes that stay."""
+        assert candidates.vectors is not None
+        embedded = F.normalize(self.embed(candidates.vectors), dim=1)
+        overlaps = box_ops.iou(candidates.boxes, candidates.boxes)
+        is_better = candidates.scores > candidates.scores[:, None]
+        is_rival = is_better & (candidates.images == candidates.images[:, None])
+        is_rival &= candidates.classes == candidates.classes[:, None]
+        pairs = torch.stack((overlaps, overlaps * (embedded @ embedded.T)), dim=-1) * is_rival[..., None]
+        if len(pairs) == 0:
+            return self.decide(pairs.flatten(0, 1)).squeeze(1)
+        return self.decide(pairs).squeeze(2).amin(dim=1)
+
+    def suppress(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        rows = (self.logits(candidates) > 0).nonzero().flatten()
+        rows = rows[candidates.scores[rows].argsort(descending=True, stable=True)]
+        rows = rows[candidates.images[rows].argsort(stable=True)]
+        return rows, candidates.scores[rows]
+
+    def losses(self, candidates: Candidates, targets: list[Targets]) -> TrainingOutput:
+        wanted = torch.zeros_like(candidates.scores)
+        for image, truth in enumerate(targets):
+            for box in truth.boxes:
+                overlaps = box_ops.iou(candidates.boxes, box[None]).squeeze(1) * (candidates.images == image)
+                if len(overlaps) and overlaps.max() > 0:
+                    shows = overlaps >= overlaps.max() - 0.1
+                    wanted[candidates.scores.masked_fill(~shows, -1).argmax()] = 1
+        loss = F.binary_cross_entropy_with_logits(self.logits(candidates), wanted, reduction="sum")
+        return TrainingOutput({"loss_suppression": LossSum(loss, len(wanted))})
+
+
+def build_pair_suppression(cfg: CfgNode, iou_threshold: float) -> PairSuppression:  # noqa: ARG001
+    return PairSuppression(cfg.MODEL.ROI_BOX_HEAD.FC_DIM)
+
+
+def two_scenes(seed: int) -> tuple[Candidates, list[Targets]]:
+    """Two images; in each, two objects that cover each other by 0.6 and look different, and three boxes of each."""
+    generator = torch.Generator().manual_seed(seed)
+    boxes, vectors, targets = [], [], []
+    for _ in range(2):
+        corner = torch.rand(2, generator=generator) * 40
+        objects = torch.stack([torch.cat((corner + shift, corner + shift + 40)) for shift in (0.0, 6.0)])
+        looks = torch.eye(DIM)[torch.randperm(DIM, generator=generator)[:2]]
+        targets.append(Targets(SIZE, objects, torch.zeros(2, dtype=torch.int64)))
+        boxes.append(objects.repeat_interleave(3, dim=0) + torch.randn((6, 1), generator=generator) * 0.5)
+        vectors.append(looks.repeat_interleave(3, dim=0) + torch.randn((6, DIM), generator=generator) * 0.05)
+    candidates = Candidates(
+        boxes=torch.cat(boxes),
+        scores=torch.rand(12, generator=generator),
+        classes=torch.zeros(12, dtype=torch.int64),
+        images=torch.arange(2).repeat_interleave(6),
+        image_sizes=[SIZE, SIZE],
+        counts=[6, 6],
+        num_classes=1,
+        vectors=torch.cat(vectors),
+    )
+    return candidates, targets
+
+
+def shown_objects(rows: Tensor) -> list[int]:
+    """The object, 0 to 3, that each kept row is of."""
+    return sorted((rows // 3).tolist())
+
+
+@pytest.fixture(scope="module")
+def trained() -> PairSuppression:
+    torch.manual_seed(0)
+    suppression = PairSuppression(DIM)
+    optimizer = torch.optim.Adam(suppression.parameters(), lr=0.05)
+    for step in range(150):
+        optimizer.zero_grad()
+        suppression.losses(*two_scenes(step)).total().backward()
+        optimizer.step()
+    return suppression
+
+
+def test_duplicates_go_and_different_objects_stay(trained: PairSuppression) -> None:
+    for seed in range(1000, 1020):
+        candidates, _ = two_scenes(seed)
+        assert shown_objects(trained.suppress(candidates)[0]) == [0, 1, 2, 3]
+        # By the boxes alone the two objects cannot be told apart from duplicates.
+        assert shown_objects(GreedySuppression(0.5).suppress(candidates)[0]) != [0, 1, 2, 3]
+
+
+def test_before_training_it_does_not_know() -> None:
+    torch.manual_seed(0)
+    candidates, _ = two_scenes(1000)
+    assert shown_objects(PairSuppression(DIM).suppress(candidates)[0]) != [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["StandardROIHeads", "CascadeROIHeads"])
+def test_region_heads_train_it_and_keep_its_weights(
+    name: str, small_cfg: Callable[..., CfgNode], scene: Any, tmp_path: Any
+) -> None:
+    settings = ("MODEL.ROI_HEADS.NAME", name, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
+    cfg = small_cfg("MODEL.ROI_HEADS.SUPPRESSION", f"{__name__}:build_pair_suppression", *settings)
+    heads = build_roi_heads(cfg, scene.specs)
+    output = heads.losses(scene.features(2), [scene.proposals(30), scene.proposals(20)], [scene.targets()] * 2)
+    suffix = "_stage2" if name == "CascadeROIHeads" else ""
+    assert f"loss_suppression{suffix}" in output.losses
+    output.total().backward()
+    saved = {key: value for key, value in heads.state_dict().items() if "suppression" in key}  # type: ignore[attr-defined]
+    assert {key.rsplit("suppression.")[1] for key in saved} == {
+        f"{layer}.{part}" for layer in ("embed", "decide") for part in ("weight", "bias")
+    }
+    parameters = dict(heads.named_parameters())  # type: ignore[attr-defined]
+    assert all(parameters[key].grad.any() for key in saved if key.endswith("decide.bias"))
+    torch.save({"model": heads.state_dict()}, tmp_path / "model.pth")  # type: ignore[attr-defined]
+    other = build_roi_heads(cfg, scene.specs)
+    load_weights(other, tmp_path / "model.pth")  # type: ignore[arg-type]
+    proposals = [scene.proposals(30)]
+    (found,), (again,) = (part.eval().predict(scene.features(1), proposals) for part in (heads, other))  # type: ignore[attr-defined]
+    assert torch.equal(found.boxes, again.boxes)
