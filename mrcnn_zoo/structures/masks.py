@@ -34,6 +34,10 @@ class TargetMasks(Protocol):
         """Mask r at points[r], interpolated: (R, P, 2) x, y pixels of the image -> (R, P) float32 in [0, 1]."""
         ...
 
+    def areas(self, boxes: Tensor | None = None) -> Tensor:
+        """Pixels of each mask, or of its part in boxes[r], (R, 4) pixels of the image: (R,) int64."""
+        ...
+
     def bitmaps(self) -> Tensor:
         """(R, H, W) bool; a full image each, so for drawing and evaluation, not for training."""
         ...
@@ -187,6 +191,29 @@ class BoxedBitmaps:
         is_inside = ((pixels >= 0) & (pixels < windows[..., 2:4])).all(dim=3)
         rows = windows[..., 4] + pixels[..., 1] * windows[..., 2] + pixels[..., 0]
         return (self.pixels[torch.where(is_inside, rows, 0)] * is_inside * weights).sum(dim=2)
+
+    def areas(self, boxes: Tensor | None = None) -> Tensor:
+        """Pixels of each mask, without a copy to the host.
+
+        Args:
+            boxes: (R, 4) pixels of the image: of mask r only the pixels are counted whose centre is in boxes[r].
+
+        Returns:
+            (R,) int64.
+        """
+        x, y, widths, heights, positions = self.windows.unbind(dim=1)
+        left, top, right, bottom = torch.zeros_like(x), torch.zeros_like(y), widths, heights
+        if boxes is not None:
+            first_x, first_y, end_x, end_y = (boxes.detach().float() - 0.5).ceil().long().unbind(dim=1)
+            left, right = (torch.minimum((edge - x).clamp(min=0), widths) for edge in (first_x, end_x))
+            top, bottom = (torch.minimum((edge - y).clamp(min=0), heights) for edge in (first_y, end_y))
+        sums = torch.cat((self.windows.new_zeros(1), self.pixels.cumsum(dim=0, dtype=torch.int64)))
+        # As many rows for each mask as the image has: their number is known without asking the device.
+        rows = torch.arange(self.image_size[0], device=self.windows.device)
+        is_counted = (rows >= top[:, None]) & (rows < bottom[:, None])
+        starts = positions[:, None] + rows * widths[:, None]
+        before, until = (sums[torch.where(is_counted, starts + edge[:, None], 0)] for edge in (left, right))
+        return (until - before).sum(dim=1).clamp(min=0)
 
     def bitmaps(self) -> Tensor:
         """(R, H, W) bool."""

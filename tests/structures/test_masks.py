@@ -232,6 +232,28 @@ def test_resized_bitmaps_equal_nearest_sampling_of_the_whole_image(size: tuple[i
     assert len(BoxedBitmaps.from_full(bitmaps[:0]).resized(size, torch.zeros(0, 4))) == 0
 
 
+def test_areas_count_the_pixels_whose_centre_is_in_the_box() -> None:
+    bitmaps = ellipses(8, seed=7)
+    bitmaps[3] = False
+    masks = BoxedBitmaps.from_full(bitmaps)
+    assert masks.areas().tolist() == bitmaps.sum(axis=(1, 2)).tolist()
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand((8, 2, 2), generator=generator) * torch.tensor([SIZE[1] + 20.0, SIZE[0] + 20.0]) - 10
+    boxes = torch.cat((corners.amin(dim=1), corners.amax(dim=1)), dim=1)
+    boxes[5] = torch.tensor([30.0, 30.0, 10.0, 10.0])  # turned inside out
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    expected = [
+        int((bitmap & (x >= x1) & (x < x2) & (y >= y1) & (y < y2)).sum())
+        for bitmap, (x1, y1, x2, y2) in zip(bitmaps, boxes.tolist(), strict=True)
+    ]
+    assert masks.areas(boxes).tolist() == expected
+    assert sum(expected) > 0
+    rows = torch.tensor([6, 2, 2])
+    assert masks[rows].areas(boxes[rows]).tolist() == [expected[6], expected[2], expected[2]]
+    assert masks[:0].areas(boxes[:0]).tolist() == []
+    assert BoxedBitmaps.from_full(np.zeros((2, *SIZE), dtype=bool)).areas(boxes[:2]).tolist() == [0, 0]
+
+
 # --- ProbabilityMasks -------------------------------------------------------------------------------------------------
 def smooth_masks(count: int, *, seed: int, threshold: float = 0.5) -> ProbabilityMasks:
     generator = torch.Generator().manual_seed(seed)
