@@ -151,6 +151,9 @@ COMPONENTS = {
     "masks: softmax over classes": "SOLVER.MAX_ITER 1500 MODEL.ROI_MASK_HEAD.LOSS softmax",
     "masks: class-agnostic": "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True",
     "masks: dice loss": "MODEL.ROI_MASK_HEAD.LOSS dice",
+    "masks: scored by their IoU": (
+        "MODEL.ROI_HEADS.BRANCHES ['MaskIoUHead'] MODEL.ROI_MASKIOU_HEAD.CONV_DIM 64 MODEL.ROI_MASKIOU_HEAD.FC_DIM 128"
+    ),
     "cascade": CASCADE,
     # --- detectors
     "Faster R-CNN": "MODEL.MASK_ON False",

@@ -19,6 +19,7 @@ BOX_DELTAS = re.compile(r"(^|\.)box_predictor(\.\d+)?\.bbox_pred\.(weight|bias)$
 MASKS = re.compile(r"(^|\.)mask_head\.(predictor|coarse_head\.prediction)\.(weight|bias)$")
 # PointRend's point head: layers that see K logits of the coarse mask after their other inputs.
 POINTS = re.compile(r"(^|\.)mask_head\.point_head\.\w+\.(weight|bias)$")
+MASK_IOUS = re.compile(r"(^|\.)mask_iou_head\.predictor\.(weight|bias)$")  # K rows
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def rows_by_class(name: str, theirs: Tensor, ours: Tensor, *, classes: ClassName
     if BOX_DELTAS.search(name):
         is_shared = num_theirs == num_ours == 1
         return _in_blocks(rows, 4) if shapes == (4 * num_theirs, 4 * num_ours) and not is_shared else None
+    if MASK_IOUS.search(name):
+        return rows if shapes == (num_theirs, num_ours) else None
     if MASKS.search(name):
         return _rows_of_masks(rows, shapes, num_theirs, model.get_submodule(name.rsplit(".", 2)[0]))
     return None

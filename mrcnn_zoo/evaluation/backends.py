@@ -70,10 +70,13 @@ def detection_set(rows: Sequence[dict[str, Any]], ground_truth: dict[str, Any], 
     """Rows of a COCO results file as a COCO data set of their own, each with the area that decides its size class.
 
     That area is the box's for "bbox", the mask's for "segm", and that of the box around all points for "keypoints".
+    Masks are ranked by their own score where the rows have a `mask_score`.
     """
     annotations = []
     for number, row in enumerate(rows, start=1):
+        score = row["score"]
         if task == "segm":
+            score = row.get("mask_score", score)
             area = float(coco_mask.area(row["segmentation"]))
             measured = {"segmentation": dict(row["segmentation"]), "bbox": row["bbox"]}
         elif task == KEYPOINTS:
@@ -85,7 +88,7 @@ def detection_set(rows: Sequence[dict[str, Any]], ground_truth: dict[str, Any], 
             area = row["bbox"][2] * row["bbox"][3]
             measured = {"bbox": row["bbox"]}
         identity = {"id": number, "image_id": row["image_id"], "category_id": row["category_id"]}
-        annotations.append(identity | measured | {"score": row["score"], "area": area, "iscrowd": 0})
+        annotations.append(identity | measured | {"score": score, "area": area, "iscrowd": 0})
     return {"images": ground_truth["images"], "categories": ground_truth["categories"], "annotations": annotations}
 
 

@@ -31,7 +31,7 @@ PROPOSAL_NETWORK = "ProposalNetwork"  # the MODEL.META_ARCHITECTURE without clas
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]  # of a COCO results file: image_id, category_id, bbox (x y w h), score, segmentation (RLE)
-#                     and keypoints (x y score of each, pixels counted from 0)
+#                     keypoints (x y score of each, pixels counted from 0), and mask_score where masks have their own
 
 
 class CocoEvaluator:
@@ -115,6 +115,9 @@ class CocoEvaluator:
                     "MODEL.MASK_ON is True, so masks are to be measured, but the model's detections carry no masks."
                 )
             rows = [row | {"segmentation": rle} for row, rle in zip(rows, found.masks.rles(), strict=True)]
+            if found.mask_scores is not None:
+                mask_scores = found.mask_scores.tolist()
+                rows = [row | {"mask_score": score} for row, score in zip(rows, mask_scores, strict=True)]
         if KEYPOINTS in self._tasks:
             rows = [row | {"keypoints": points} for row, points in zip(rows, coco_points(found), strict=True)]
         return rows
@@ -125,6 +128,8 @@ class CocoEvaluator:
         self._warn_of_missing(by_image, rows)
         if folder is not None:
             write_json(folder / "coco_instances_results.json", rows)
+            if any("mask_score" in row for row in rows):
+                write_json(folder / "coco_segm_results.json", mask_rows(rows))
         curves = {task: self._curves(rows, task) for task in self._tasks}
         names, ids = self._dataset.class_names, self._dataset.category_ids
         results = {task: coco_metrics(curve, names, ids) for task, curve in curves.items()}
@@ -162,6 +167,12 @@ class CocoEvaluator:
             logger.warning("%s: the model detected nothing in %s.", name, counted(len(self._dataset), "image"))
         if not any(record.instances for record in self._dataset.records):
             logger.warning("%s has no annotations, so nothing can be measured.", name)
+
+
+def mask_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a results file of masks alone, whose `score` is that of the mask, as COCO's server takes them."""
+    columns = ("image_id", "category_id", "segmentation")
+    return [{column: row[column] for column in columns} | {"score": row["mask_score"]} for row in rows]
 
 
 def coco_points(found: Detections) -> list[list[float]]:

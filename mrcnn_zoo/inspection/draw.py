@@ -207,4 +207,6 @@ def _labels(table: Targets | Detections, class_names: Sequence[str]) -> list[str
         names = [""] * len(names)
     if isinstance(table, Detections):
         names = [f"{name} {score:.0%}".strip() for name, score in zip(names, table.scores.tolist(), strict=True)]
+        if table.mask_scores is not None:
+            names = [f"{name}, mask {score:.0%}" for name, score in zip(names, table.mask_scores.tolist(), strict=True)]
     return names

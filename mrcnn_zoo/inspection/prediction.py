@@ -245,11 +245,14 @@ def _write_files(
     names = {image["id"]: image["file_name"] for image in images}
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(TABLE_COLUMNS)
+    has_mask_scores = any("mask_score" in annotation for annotation in annotations)
+    rows.writerow((*TABLE_COLUMNS, "mask_score") if has_mask_scores else TABLE_COLUMNS)
     for annotation in annotations:
         x, y, width, height = annotation["bbox"]
         numbers = [f"{value:.2f}" for value in (x, y, x + width, y + height)]
         values = [f"{annotation['score']:.4f}", *numbers, f"{annotation['area']:g}"]
+        if has_mask_scores:
+            values.append(f"{annotation['mask_score']:.4f}")
         rows.writerow([names[annotation["image_id"]], annotation["category_name"], *values])
     write_json(output / PREDICTIONS_FILE, content)
     write_text(output / TABLE_FILE, text.getvalue())
@@ -278,4 +281,7 @@ def _annotations(
         if keypoints is not None:
             annotation["keypoints"] = keypoints
         annotations.append(annotation)
+    if found.mask_scores is not None:  # the scores that masks are ranked by
+        for annotation, score in zip(annotations, found.mask_scores.tolist(), strict=True):
+            annotation["mask_score"] = score
     return annotations

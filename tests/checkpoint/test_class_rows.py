@@ -51,6 +51,12 @@ def assert_rows(name: str, weights: Sequence[dict[str, Tensor]], *, size: int, b
             assert torch.equal(after[-1], theirs[-1])
 
 
+def test_rows_of_mask_ious_are_copied_by_name() -> None:
+    settings = ("MODEL.ROI_HEADS.BRANCHES", ["MaskIoUHead"], "MODEL.ROI_MASKIOU_HEAD.CONV_DIM", 4)
+    *weights, _ = fine_tuned(OLD, NEW, *settings, "MODEL.ROI_MASKIOU_HEAD.FC_DIM", 8)
+    assert_rows("roi_heads.mask_iou_head.predictor", weights, size=1, background=False)
+
+
 def test_rows_of_scores_deltas_and_masks_are_copied_by_name() -> None:
     *weights, report = fine_tuned(OLD, NEW)
     assert_rows(SCORES, weights, size=1, background=True)

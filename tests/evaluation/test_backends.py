@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import CocoEvaluator, ground_truth_detections
-from mrcnn_zoo.evaluation.ground_truth import RleMasks, segmentation_rle
+from mrcnn_zoo.evaluation.ground_truth import RleMasks, coco_ground_truth, segmentation_rle
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.registries import AP_BACKENDS
 from mrcnn_zoo.structures import Detections
@@ -93,6 +93,35 @@ def test_numbers_equal_those_of_pycocotools_own_summary_of_the_files(
             evaluation.summarize()
         twelve = [value for name, value in found[task].items() if not name.startswith("AP-")]
         np.testing.assert_allclose(twelve, 100 * evaluation.stats, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_masks_are_ranked_by_their_own_scores_and_boxes_by_theirs(
+    square, dataset_of, samples_of, tmp_path, name: str
+) -> None:
+    dataset = dataset_of((square(0, 0, 20),), (square(40, 40, 20),))
+    both = dataset_of((square(0, 0, 20), square(60, 0, 20)), (square(40, 40, 20), square(0, 0, 20)))
+    found = ground_truth_detections(both)  # the second of each image is wrong
+    for table in found:
+        table.scores = torch.tensor([0.4, 0.9])
+        table.mask_scores = torch.tensor([0.3, 0.2])
+    results = evaluate_with(name, dataset, samples_of, detections=found, limit=100, output_dir=tmp_path)
+    assert results["bbox"]["AP"] == pytest.approx(50)  # two wrong ones before the two right ones
+    assert results["segm"]["AP"] == pytest.approx(100)
+    truth = COCO()
+    truth.dataset = coco_ground_truth(dataset, "segm")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        file = tmp_path / "inference" / "coco_segm_results.json"
+        evaluation = COCOeval(truth, truth.loadRes(str(file)), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    twelve = [value for name, value in results["segm"].items() if not name.startswith("AP-")]
+    np.testing.assert_allclose(twelve, np.where(evaluation.stats < 0, np.nan, 100 * evaluation.stats), atol=1e-10)
+    rows = json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text())
+    assert rows[0]["score"] == pytest.approx(0.4)
+    assert rows[0]["mask_score"] == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -74,6 +74,24 @@ def test_pictures_and_a_coco_file_with_class_names_are_written(mapper, tmp_path)
     assert annotation["area"] == 196  # pasting leaves out the four corner pixels of the 10 x 20 box
 
 
+def test_scores_of_masks_are_written_where_masks_have_their_own(mapper, tmp_path) -> None:
+    class ScoresMasks(TwoBoxes):
+        def predict(self, samples: list[Sample]) -> list[Detections]:
+            return [replace(table, mask_scores=torch.tensor([0.25, 0.125])) for table in super().predict(samples)]
+
+    options = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.0}
+    image = write_image(tmp_path / "a.jpg")
+    predict_files(ScoresMasks(), [image], tmp_path / "scored", **options)
+    content = json.loads((tmp_path / "scored" / "predictions.json").read_text())
+    assert [row["mask_score"] for row in content["annotations"]] == [0.25, 0.125]
+    assert [row["score"] for row in content["annotations"]] == pytest.approx([0.9, 0.3])
+    rows = list(csv.DictReader((tmp_path / "scored" / "predictions.csv").read_text().splitlines()))
+    assert [(row["score"], row["mask_score"]) for row in rows] == [("0.9000", "0.2500"), ("0.3000", "0.1250")]
+    predict_files(TwoBoxes(), [image], tmp_path / "plain", **options)
+    assert "mask_score" not in (tmp_path / "plain" / "predictions.json").read_text()
+    assert "mask_score" not in (tmp_path / "plain" / "predictions.csv").read_text()
+
+
 def test_the_category_ids_are_those_of_the_training_data(mapper, tmp_path) -> None:
     options = {"mapper": mapper, "class_names": NAMES, "category_ids": (7, 3), "score_threshold": 0.0}
     predict_files(TwoBoxes(), [write_image(tmp_path / "a.jpg")], tmp_path / "out", **options)

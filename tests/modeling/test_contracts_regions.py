@@ -19,6 +19,7 @@ from mrcnn_zoo.registries import (
     MASK_LOSSES,
     POINT_HEADS,
     POOLING_OPERATIONS,
+    REGION_BRANCHES,
     REGION_CLASSIFICATIONS,
     ROI_HEADS,
     SUPPRESSIONS,
@@ -42,6 +43,10 @@ MASK_HEADS_WITH_LOSSES = [
     for loss in MASK_LOSSES
     if (name, loss) != ("PointRendMaskHead", "softmax")  # refused: its classes cannot compete
 ]
+# What further branches need beyond it, or less of it.
+SETTINGS_OF_BRANCHES: dict[str, tuple[Any, ...]] = {
+    "MaskIoUHead": ("MODEL.ROI_MASKIOU_HEAD.CONV_DIM", 8, "MODEL.ROI_MASKIOU_HEAD.FC_DIM", 16),
+}
 POOLED = FeatureSpec(channels=4, side=7)
 SIZE = (40, 50)
 
@@ -250,6 +255,35 @@ def test_roi_heads_take_no_proposals_and_no_objects(name: str, small_cfg: Callab
     found = heads.predict(maps, proposals)
     assert [len(table) for table in found] == [0, 0]
     assert found[0].masks is not None
+
+
+@pytest.mark.parametrize("heads_name", ROI_HEADS)
+@pytest.mark.parametrize("name", REGION_BRANCHES)
+def test_region_branch_trains_and_predicts_in_all_region_heads(
+    name: str, heads_name: str, small_cfg: Callable[..., CfgNode], scene: Any
+) -> None:
+    settings = (*SETTINGS_OF_HEADS.get(heads_name, ()), *SETTINGS_OF_BRANCHES.get(name, ()))
+    cfg = small_cfg("MODEL.ROI_HEADS.NAME", heads_name, "MODEL.ROI_HEADS.BRANCHES", [name], *settings)
+    heads = ROI_HEADS.get(heads_name)(cfg, scene.specs)
+    branch = heads.branches[-1]
+    assert heads.get_submodule(branch.name) is branch
+    maps, proposals = scene.features(2), [scene.proposals(30), scene.proposals(0)]
+    plain = ROI_HEADS.get(heads_name)(small_cfg("MODEL.ROI_HEADS.NAME", heads_name, *settings), scene.specs)
+    for targets in ([scene.targets(), scene.targets(0)], [scene.targets(0)] * 2):
+        heads.zero_grad()
+        output = heads.losses(maps, proposals, targets)
+        assert output.losses.keys() > plain.losses(maps, proposals, targets).losses.keys()
+        assert all(loss.isfinite() for loss in output.losses.values())
+        assert not any(metric.requires_grad for metric in output.metrics.values())
+        output.total().backward()
+        assert all(parameter.grad is not None for parameter in branch.parameters())
+        assert any(parameter.grad.any() for parameter in branch.parameters()) == (len(targets[0]) > 0)
+    with torch.no_grad():
+        found = heads.predict(maps, proposals)
+    assert len(found[0]) > 0 == len(found[1])
+    for table in found:
+        assert table.scores.tolist() == sorted(table.scores.tolist(), reverse=True)
+        assert table.masks is not None
 
 
 @pytest.mark.parametrize("name", ROI_HEADS)

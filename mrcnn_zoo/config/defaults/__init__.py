@@ -3,6 +3,7 @@
 from mrcnn_zoo.config.defaults import (
     data,
     evaluation,
+    mask_iou_head,
     model,
     panoptic,
     point_rend,
@@ -14,7 +15,7 @@ from mrcnn_zoo.config.defaults import (
 )
 from mrcnn_zoo.config.keys import Key
 
-AREAS = (model, rpn, roi_heads, retinanet, panoptic, data, solver, evaluation, run)
+AREAS = (model, rpn, roi_heads, mask_iou_head, retinanet, panoptic, data, solver, evaluation, run)
 
 DETECTRON2_NAMES: frozenset[str] = frozenset(key.name for area in AREAS for key in area.DETECTRON2_KEYS)
 # Names that Detectron2's core does not declare, and its project that does.

@@ -12,6 +12,7 @@ from mrcnn_zoo.modeling.roi_heads.detection_selection import DetectionSelection
 from mrcnn_zoo.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
 from mrcnn_zoo.modeling.roi_heads.mask_criterion import MaskCriterion
 from mrcnn_zoo.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from mrcnn_zoo.modeling.roi_heads.mask_iou_head import MaskIoUHead
 from mrcnn_zoo.modeling.roi_heads.mlp_mask_head import MaskRCNNMLPHead
 from mrcnn_zoo.modeling.roi_heads.point_head import PointSampler, StandardPointHead
 from mrcnn_zoo.modeling.roi_heads.point_rend import PointRendMaskHead
@@ -27,6 +28,7 @@ __all__ = [
     "FastRCNNConvFCHead",
     "KRCNNConvDeconvUpsampleHead",
     "MaskCriterion",
+    "MaskIoUHead",
     "MaskRCNNConvUpsampleHead",
     "MaskRCNNMLPHead",
     "PointRendMaskHead",

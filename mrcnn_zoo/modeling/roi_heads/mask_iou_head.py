@@ -1,0 +1,215 @@
+"""The mask-IoU head of Mask Scoring R-CNN: how good each predicted mask is."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.layers.conv import Conv2d, fill_for_linear, fill_for_relu, relu_
+from mrcnn_zoo.modeling.contracts import Features
+from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
+from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
+from mrcnn_zoo.modeling.roi_heads.mask_criterion import mask_targets
+from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, named_specs
+from mrcnn_zoo.registries import REGION_BRANCHES
+from mrcnn_zoo.structures import (
+    BranchSpec,
+    Detections,
+    FeatureSpec,
+    LabeledRegions,
+    LossSum,
+    ProbabilityMasks,
+    TrainingOutput,
+)
+
+MASK_THRESHOLD = 0.5  # from which probability on a pixel belongs to the predicted mask
+
+
+class MaskIoUHead(RegionBranch):
+    """Predicts the IoU of each predicted mask with the mask of its object; masks are ranked by score times this IoU.
+
+    It sees the region's features and, as one more channel, the predicted mask, max-pooled to their side. In training
+    that mask keeps its gradient, so the loss also trains the mask head, as in MMDetection.
+
+    Source: Huang et al. 2019 (Mask Scoring R-CNN), section 3.3 and figure 3.
+
+    Args:
+        pooler: makes the features of the regions.
+        input_spec: their channels and side.
+        num_classes: K; one IoU is predicted for each class.
+        conv_channels: output channels of each 3 x 3 convolution; the last one has stride 2.
+        fc_channels: outputs of each fully connected layer but the last.
+        weight: factor of the loss.
+    """
+
+    name = "mask_iou_head"
+
+    def __init__(
+        self,
+        pooler: PyramidPooler,
+        *,
+        input_spec: FeatureSpec,
+        num_classes: int,
+        conv_channels: Sequence[int],
+        fc_channels: Sequence[int],
+        weight: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.pooler = pooler
+        channels, side = input_spec.channels + 1, input_spec.side
+        self.conv_names = [f"conv{number}" for number in range(1, len(conv_channels) + 1)]
+        for name, width in zip(self.conv_names, conv_channels, strict=True):
+            conv = Conv2d(channels, width, 3, stride=2 if name == self.conv_names[-1] else 1, activation=relu_)
+            fill_for_relu(conv)
+            self.add_module(name, conv)
+            channels = width
+        channels *= (-(-side // 2)) ** 2
+        self.fc_names = [f"fc{number}" for number in range(1, len(fc_channels) + 1)]
+        for name, width in zip(self.fc_names, fc_channels, strict=True):
+            linear = nn.Linear(channels, width)
+            fill_for_linear(linear)
+            self.add_module(name, linear)
+            channels = width
+        self.predictor = nn.Linear(channels, num_classes)
+        nn.init.normal_(self.predictor.weight, std=0.01)
+        nn.init.zeros_(self.predictor.bias)
+        self.weight = weight
+
+    def forward(self, pooled: Tensor, masks: Tensor) -> Tensor:
+        """The IoU that each region's mask would have if its object were of each class.
+
+        Args:
+            pooled: (R, C, S, S) features of the regions.
+            masks: (R, M, M) probabilities.
+
+        Returns:
+            (R, K), of any value, as it is a regression.
+        """
+        mask_channel = F.adaptive_max_pool2d(masks[:, None].to(pooled.dtype), pooled.shape[-1])
+        values = torch.cat((pooled, mask_channel), dim=1)
+        for name in self.conv_names:
+            values = self.get_submodule(name)(values)
+        values = values.flatten(1)
+        for name in self.fc_names:
+            values = relu_(self.get_submodule(name)(values))
+        return self.predictor(values)
+
+    def losses(self, features: Features, regions: list[LabeledRegions]) -> tuple[list[LabeledRegions], TrainingOutput]:
+        """`loss_mask_iou`, the mean squared error of the IoU of each region's class, and the mean absolute error.
+
+        Regions are left out whose object has no pixel in its mask. (MMDetection and the authors' code also leave out
+        those whose mask has no pixel in common with the object's: there the head is never told about the worst masks.)
+
+        Raises:
+            UserError: a mask head that does not hand on its masks.
+        """
+        masks = torch.cat([_masks_in_training(table) for table in regions])
+        classes = torch.cat([table.classes for table in regions])
+        predicted = self.class_ious(features, boxes_of(regions), masks, classes)
+        targets = [mask_iou_targets(table) for table in regions]
+        ious, is_counted = (torch.cat(columns) for columns in zip(*targets, strict=True))
+        errors = (predicted - ious) * is_counted
+        count = is_counted.sum()
+        return regions, TrainingOutput(
+            {"loss_mask_iou": LossSum(self.weight * errors.square().sum(), count)},
+            {"mask_iou/error": errors.detach().abs().sum() / count.clamp(min=1)},
+        )
+
+    def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:
+        """The detections in the same order, with the `mask_scores` that masks are ranked by."""
+        masks = torch.cat([_predicted_masks(table) for table in detections])
+        classes = torch.cat([table.classes for table in detections])
+        ious = self.class_ious(features, boxes_of(detections), masks, classes)
+        parts = ious.split([len(table) for table in detections])
+        return [replace(table, mask_scores=table.scores * part) for table, part in zip(detections, parts, strict=True)]
+
+    def class_ious(self, features: Features, boxes: list[Tensor], masks: Tensor, classes: Tensor) -> Tensor:
+        """The predicted IoU of each region's class.
+
+        Args:
+            features: maps of the backbone.
+            boxes: N x (R_i, 4) pixels.
+            masks: (sum of R_i, M, M) probabilities.
+            classes: (sum of R_i,) int64 in [0, K).
+
+        Returns:
+            (sum of R_i,) float32.
+        """
+        ious = self(self.pooler(features, boxes), masks)
+        return ious.gather(1, classes[:, None]).squeeze(1).float()
+
+
+@torch.no_grad()
+def mask_iou_targets(regions: LabeledRegions) -> tuple[Tensor, Tensor]:
+    """The IoU of each region's predicted mask with the whole mask of its object, also the part outside the region.
+
+    Both masks are compared on the grid of the predicted one. The cells that the whole object would fill there are those
+    that its part in the region fills, times the pixels of the whole by the pixels of that part, as in MMDetection and
+    the authors' code. (Both of them cut the predicted mask at a logit of 0.5; here it is a probability of 0.5, which is
+    where masks are cut at inference.)
+
+    Source: Huang et al. 2019 (Mask Scoring R-CNN), section 3.3.
+
+    Args:
+        regions: R regions with objects and `mask_probabilities`.
+
+    Returns:
+        (R,) float32 IoU in [0, 1], and (R,) bool, False where the object has no mask pixel and so no IoU.
+    """
+    predicted = _masks_in_training(regions) > MASK_THRESHOLD
+    inside = mask_targets(regions, predicted.shape[-1])
+    if len(regions) == 0:
+        return predicted.new_zeros(0, dtype=torch.float32), predicted.new_zeros(0)
+    assert regions.targets.masks is not None  # or `mask_targets` had raised
+    masks = regions.targets.masks[regions.matches]
+    pixels, pixels_inside = masks.areas(), masks.areas(regions.boxes)
+    common = (predicted & inside).sum(dim=(1, 2))
+    whole = inside.sum(dim=(1, 2)) * pixels / pixels_inside.clamp(min=1)
+    union = predicted.sum(dim=(1, 2)) + whole - common
+    return common / union.clamp(min=1), pixels > 0
+
+
+def _masks_in_training(table: LabeledRegions) -> Tensor:
+    if table.mask_probabilities is None:
+        raise UserError(
+            "MaskIoUHead (MODEL.ROI_HEADS.BRANCHES) needs the masks of the mask head in training, and the one in "
+            "MODEL.ROI_MASK_HEAD.NAME hands on none: take one that has `supervise` (modeling/contracts.py, "
+            "HandsOnMasks), as MaskRCNNConvUpsampleHead has, or remove MaskIoUHead."
+        )
+    return table.mask_probabilities
+
+
+def _predicted_masks(table: Detections) -> Tensor:
+    if not isinstance(table.masks, ProbabilityMasks):
+        kind = "none" if table.masks is None else type(table.masks).__name__
+        raise UserError(
+            "MaskIoUHead (MODEL.ROI_HEADS.BRANCHES) needs masks as probabilities (ProbabilityMasks) and gets "
+            f"{kind}: take another MODEL.ROI_MASK_HEAD.NAME, or remove MaskIoUHead."
+        )
+    return table.masks.probabilities
+
+
+@REGION_BRANCHES.register("MaskIoUHead")
+def build_mask_iou_head(cfg: CfgNode, spec: BranchSpec) -> MaskIoUHead:
+    """The mask-IoU head that `MODEL.ROI_MASKIOU_HEAD` describes, over the maps of `MODEL.ROI_HEADS.IN_FEATURES`.
+
+    With `Res5ROIHeads` it pools from their one map, before res5.
+    """
+    if not cfg.MODEL.MASK_ON:
+        raise UserError(
+            "MaskIoUHead in MODEL.ROI_HEADS.BRANCHES scores masks, and MODEL.MASK_ON is False: set it to True, or "
+            "remove MaskIoUHead."
+        )
+    head = cfg.MODEL.ROI_MASKIOU_HEAD
+    return MaskIoUHead(
+        build_head_pooler(cfg, "ROI_MASKIOU_HEAD", named_specs(spec.maps, cfg.MODEL.ROI_HEADS.IN_FEATURES)),
+        input_spec=FeatureSpec(channels=spec.channels, side=head.POOLER_RESOLUTION),
+        num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        conv_channels=[head.CONV_DIM] * head.NUM_CONV,
+        fc_channels=[head.FC_DIM] * head.NUM_FC,
+        weight=head.LOSS_WEIGHT,
+    )
