@@ -33,7 +33,17 @@ MMDETECTION = REFERENCE / "mmdetection"
 RESULTS = ["features", "proposals", "boxes (px)", "scores", "mask pixels", "keypoints (px)", "losses", "gradients"]
 HEADERS = ["case", *RESULTS]
 NONE = "-"  # the model has none
-MMDETECTION_HEADERS = ["case", "input", "features", "proposals", "proposal scores", "boxes", "scores", "mask pixels"]
+MMDETECTION_RESULTS = [
+    "input",
+    "features",
+    "proposals",
+    "proposal scores",
+    "boxes",
+    "scores",
+    "mask pixels",
+    "mask scores",
+]
+MMDETECTION_HEADERS = ["case", *MMDETECTION_RESULTS]
 
 
 def measure(case: Case) -> list[str | float]:
@@ -137,8 +147,9 @@ def measure_mmdetection(case: MMDetectionCase) -> list[str]:
         relative_error(proposals.boxes, case.tensor("proposals_boxes")),
         _difference(proposals.objectness.sigmoid(), case.tensor("proposals_scores")),
         relative_error(table.boxes, case.tensor("boxes")),
-        _difference(table.scores, case.tensor("scores")),
+        _difference(table.scores, case.box_scores()),
         mask_error,
+        NONE if table.mask_scores is None else _difference(table.mask_scores, case.tensor("scores")),
     )
     return [case.folder.name, *map(_cell, errors)]
 

@@ -1,4 +1,4 @@
-"""MMDetection's Faster and Mask R-CNN on ResNets and ResNeXts, versions 3.x and 2.x.
+"""MMDetection's Faster, Mask and Mask Scoring R-CNN on ResNets and ResNeXts, versions 3.x and 2.x.
 
 Exact: all layers, the decoding of boxes with its bounds, the assignment to levels, pooling, suppression, mask pasting,
 and the order of proposals whose probabilities are equal in float32 (as far as torch's sort keeps to it). Not the same:
@@ -62,6 +62,9 @@ RENAMES = (
     (r"^roi_head\.mask_head\.convs\.3\.", "roi_heads.mask_head.mask_fcn4."),
     (r"^roi_head\.mask_head\.upsample\.", "roi_heads.mask_head.deconv."),
     (r"^roi_head\.mask_head\.conv_logits\.", "roi_heads.mask_head.predictor."),
+    *((rf"^roi_head\.mask_iou_head\.convs\.{n}\.", f"roi_heads.mask_iou_head.conv{n + 1}.") for n in range(8)),
+    *((rf"^roi_head\.mask_iou_head\.fcs\.{n}\.", f"roi_heads.mask_iou_head.fc{n + 1}.") for n in range(4)),
+    (r"^roi_head\.mask_iou_head\.fc_mask_iou\.", "roi_heads.mask_iou_head.predictor."),
 )
 # Within a part that the lines above have placed.
 INNER_RENAMES = (
@@ -89,7 +92,9 @@ class MMDetectionSource:
         config = config_of(meta)
         model = MMDetectionModel(config)
         settings = structure_settings(ours) | _image_settings(config)
-        settings |= convention_settings(model, has_masks=settings["MODEL.MASK_ON"])
+        settings |= convention_settings(
+            model, has_masks=settings["MODEL.MASK_ON"], scores_masks="MODEL.ROI_MASKIOU_HEAD.NUM_CONV" in settings
+        )
         ours = sizes_first(ours, num_sizes=len(anchor_scales(model)))
         ours = _with_means_in_biases(ours, model)
         return Conversion(
@@ -103,7 +108,7 @@ class MMDetectionSource:
 
 @CHECKPOINT_CONVERTERS.register("mmdetection")
 def build_mmdetection_source() -> MMDetectionSource:
-    """MMDetection's Mask and Faster R-CNN."""
+    """MMDetection's Mask Scoring, Mask and Faster R-CNN."""
     return MMDetectionSource()
 
 

@@ -38,17 +38,19 @@ PUBLISHED: dict[str, Any] = {
 }
 # Types that are expressed here; anything else is another network.
 KNOWN_TYPES = {
-    "type": ("FasterRCNN", "MaskRCNN", "TwoStageDetector"),
+    "type": ("FasterRCNN", "MaskRCNN", "MaskScoringRCNN", "TwoStageDetector"),
     "backbone.type": ("ResNet", "ResNeXt"),
     "neck.type": ("FPN",),
     "rpn_head.type": ("RPNHead",),
     "rpn_head.anchor_generator.type": ("AnchorGenerator",),
     "rpn_head.bbox_coder.type": ("DeltaXYWHBBoxCoder",),
-    "roi_head.type": ("StandardRoIHead",),
+    "roi_head.type": ("StandardRoIHead", "MaskScoringRoIHead"),
     "roi_head.bbox_roi_extractor.type": ("SingleRoIExtractor",),
     "roi_head.bbox_head.type": ("Shared2FCBBoxHead", "Shared4Conv1FCBBoxHead", "ConvFCBBoxHead", "BBoxHead"),
     "roi_head.bbox_head.bbox_coder.type": ("DeltaXYWHBBoxCoder",),
     "roi_head.mask_head.type": ("FCNMaskHead",),
+    "roi_head.mask_iou_head.type": ("MaskIoUHead",),
+    "roi_head.mask_iou_head.loss_iou.type": ("MSELoss",),
 }
 # Settings that we have no key for, with the only value under which ours is the same.
 FIXED: dict[str, Any] = {
@@ -118,12 +120,13 @@ def _with_old_places(config: Mapping[str, Any]) -> dict[str, Any]:
     return model
 
 
-def convention_settings(model: MMDetectionModel, *, has_masks: bool) -> Settings:
+def convention_settings(model: MMDetectionModel, *, has_masks: bool, scores_masks: bool = False) -> Settings:
     """The config keys that the shapes of the weights do not decide.
 
     Args:
         model: what is known of it.
         has_masks: whether there is a mask branch.
+        scores_masks: whether there is a mask-IoU head.
 
     Raises:
         UserError: a network that cannot be expressed as ours.
@@ -139,6 +142,7 @@ def convention_settings(model: MMDetectionModel, *, has_masks: bool) -> Settings
         **_proposal_settings(model),
         **_box_settings(model),
         **(_mask_settings(model) if has_masks else {}),
+        **(_mask_iou_settings(model) if scores_masks else {}),
         **_training_settings(model),
     }
 
@@ -255,12 +259,24 @@ def _suppression_settings(model: MMDetectionModel, path: str) -> Settings:
 
 
 def _mask_settings(model: MMDetectionModel) -> Settings:
-    # A mask branch without an extractor of its own shares the box branch's.
-    own, shared = "roi_head.mask_roi_extractor", "roi_head.bbox_roi_extractor"
     return {
-        **_pooler_settings(model, own if model.has(own) else shared, "MODEL.ROI_MASK_HEAD"),
+        **_pooler_settings(model, _mask_extractor(model), "MODEL.ROI_MASK_HEAD"),
         "MODEL.ROI_MASK_HEAD.NORM": NORMS.get(model.at("roi_head.mask_head.norm_cfg.type", ""), ""),
     }
+
+
+def _mask_iou_settings(model: MMDetectionModel) -> Settings:
+    # It sees the features that the mask head sees.
+    return {
+        **_pooler_settings(model, _mask_extractor(model), "MODEL.ROI_MASKIOU_HEAD"),
+        "MODEL.ROI_MASKIOU_HEAD.LOSS_WEIGHT": float(model.at("roi_head.mask_iou_head.loss_iou.loss_weight", 0.5)),
+    }
+
+
+def _mask_extractor(model: MMDetectionModel) -> str:
+    # A mask branch without an extractor of its own shares the box branch's.
+    own, shared = "roi_head.mask_roi_extractor", "roi_head.bbox_roi_extractor"
+    return own if model.has(own) else shared
 
 
 def _pooler_settings(model: MMDetectionModel, extractor: str, head: str) -> Settings:

@@ -32,7 +32,7 @@ def structure_settings(weights: Weights) -> Settings:
     settings |= _resnet_settings(weights, "backbone.bottom_up." if is_pyramid else "backbone.")
     settings |= _rpn_settings(weights)
     settings |= _box_settings(weights)
-    return settings | _mask_settings(weights)
+    return settings | _mask_settings(weights) | _mask_iou_settings(weights)
 
 
 def _pyramid_settings(weights: Weights) -> Settings:
@@ -133,6 +133,22 @@ def _mask_settings(weights: Weights) -> Settings:
         "MODEL.ROI_MASK_HEAD.CONV_DIM": channels,
         "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": masks < len(weights["roi_heads.box_predictor.cls_score.weight"]) - 1,
     }
+
+
+def _mask_iou_settings(weights: Weights) -> Settings:
+    prefix = r"^roi_heads\.mask_iou_head\."
+    convs, fcs = (_count(weights, rf"{prefix}{layer}(\d+)\.weight$") for layer in ("conv", "fc"))
+    if convs == 0:
+        return {}
+    settings = {
+        "MODEL.ROI_HEADS.BRANCHES": ["MaskIoUHead"],
+        "MODEL.ROI_MASKIOU_HEAD.NUM_CONV": convs,
+        "MODEL.ROI_MASKIOU_HEAD.CONV_DIM": len(weights["roi_heads.mask_iou_head.conv1.weight"]),
+        "MODEL.ROI_MASKIOU_HEAD.NUM_FC": fcs,
+    }
+    if fcs:
+        settings["MODEL.ROI_MASKIOU_HEAD.FC_DIM"] = len(weights["roi_heads.mask_iou_head.fc1.weight"])
+    return settings
 
 
 def _count(weights: Weights, pattern: str) -> int:
