@@ -31,7 +31,8 @@ COLUMNS = {
 SOURCES = {
     "mrcnn_zoo": (
         "Our own",
-        "Trained here on two CPU cores; what it took is in [dev/BENCHMARKS.md](../dev/BENCHMARKS.md). "
+        "Trained here on two CPU cores, except those without AP; what it took is in "
+        "[dev/BENCHMARKS.md](../dev/BENCHMARKS.md). "
         "Where the weights ship with the package, nothing is downloaded.",
     ),
     "Detectron2": (
