@@ -13,7 +13,7 @@ from mrcnn_zoo.layers.conv import Conv2d, fill_for_linear, fill_for_relu, relu_
 from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
-from mrcnn_zoo.modeling.roi_heads.mask_criterion import mask_targets
+from mrcnn_zoo.modeling.roi_heads.mask_criterion import mask_targets_of_all, target_masks
 from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, named_specs
 from mrcnn_zoo.registries import REGION_BRANCHES
 from mrcnn_zoo.structures import (
@@ -110,8 +110,7 @@ class MaskIoUHead(RegionBranch):
         masks = torch.cat([_masks_in_training(table) for table in regions])
         classes = torch.cat([table.classes for table in regions])
         predicted = self.class_ious(features, boxes_of(regions), masks, classes)
-        targets = [mask_iou_targets(table) for table in regions]
-        ious, is_counted = (torch.cat(columns) for columns in zip(*targets, strict=True))
+        ious, is_counted = mask_iou_targets(masks, regions)
         errors = (predicted - ious) * is_counted
         count = is_counted.sum()
         return regions, TrainingOutput(
@@ -144,8 +143,8 @@ class MaskIoUHead(RegionBranch):
 
 
 @torch.no_grad()
-def mask_iou_targets(regions: LabeledRegions) -> tuple[Tensor, Tensor]:
-    """The IoU of each region's predicted mask with the whole mask of its object, also the part outside the region.
+def mask_iou_targets(masks: Tensor, regions: Sequence[LabeledRegions]) -> tuple[Tensor, Tensor]:
+    """The IoU of each predicted mask with the whole mask of its object, also with the part outside the region.
 
     Both masks are compared on the grid of the predicted one. The cells that the whole object would fill there are those
     that its part in the region fills, times the pixels of the whole by the pixels of that part, as in MMDetection and
@@ -155,18 +154,19 @@ def mask_iou_targets(regions: LabeledRegions) -> tuple[Tensor, Tensor]:
     Source: Huang et al. 2019 (Mask Scoring R-CNN), section 3.3.
 
     Args:
-        regions: R regions with objects and `mask_probabilities`.
+        masks: (sum of R_i, M, M) probabilities.
+        regions: R_i of each image, all with an object.
 
     Returns:
-        (R,) float32 IoU in [0, 1], and (R,) bool, False where the object has no mask pixel and so no IoU.
+        (sum of R_i,) float32 IoU in [0, 1], and (sum of R_i,) bool, False where the object has no mask pixel and so no
+        IoU.
     """
-    predicted = _masks_in_training(regions) > MASK_THRESHOLD
-    inside = mask_targets(regions, predicted.shape[-1])
-    if len(regions) == 0:
-        return predicted.new_zeros(0, dtype=torch.float32), predicted.new_zeros(0)
-    assert regions.targets.masks is not None  # or `mask_targets` had raised
-    masks = regions.targets.masks[regions.matches]
-    pixels, pixels_inside = masks.areas(), masks.areas(regions.boxes)
+    predicted = masks > MASK_THRESHOLD
+    inside = mask_targets_of_all(regions, masks.shape[-1])
+    objects = [(target_masks(table)[table.matches], table.boxes) for table in regions if len(table)]
+    none = [masks.new_zeros(0, dtype=torch.int64)]
+    pixels = torch.cat([image_masks.areas() for image_masks, _ in objects] or none)
+    pixels_inside = torch.cat([image_masks.areas(boxes) for image_masks, boxes in objects] or none)
     common = (predicted & inside).sum(dim=(1, 2))
     whole = inside.sum(dim=(1, 2)) * pixels / pixels_inside.clamp(min=1)
     union = predicted.sum(dim=(1, 2)) + whole - common

@@ -49,6 +49,11 @@ def columns(*filled: int) -> Tensor:
     return masks
 
 
+def targets_of(regions: LabeledRegions) -> tuple[Tensor, Tensor]:
+    assert regions.mask_probabilities is not None
+    return mask_iou_targets(regions.mask_probabilities, [regions])
+
+
 @pytest.fixture
 def head(small_cfg: Callable[..., CfgNode], scene: Any) -> MaskIoUHead:
     torch.manual_seed(0)
@@ -58,7 +63,7 @@ def head(small_cfg: Callable[..., CfgNode], scene: Any) -> MaskIoUHead:
 def test_target_is_the_iou_with_the_whole_object_also_outside_the_region() -> None:
     boxes = (SQUARE_BOX, SQUARE_BOX, SQUARE_BOX, LEFT_HALF, LEFT_HALF, LEFT_HALF, AROUND)
     regions = regions_of_square(*boxes, probabilities=columns(4, 2, 0, 4, 2, 0, 2))
-    ious, is_counted = mask_iou_targets(regions)
+    ious, is_counted = targets_of(regions)
     # The left half has 16 cells of the object and the whole would have 32: all of the half is an IoU of 16 / 32, half
     # of it 8 / 32. Around the object it fills 4 of 16 cells; two columns are 8 cells, 2 of which are the object's.
     assert ious.tolist() == [1.0, 0.5, 0.0, 0.5, 0.25, 0.0, pytest.approx(2 / (8 + 4 - 2))]
@@ -67,13 +72,13 @@ def test_target_is_the_iou_with_the_whole_object_also_outside_the_region() -> No
 
 def test_target_of_a_region_beside_the_object_is_0() -> None:
     regions = regions_of_square((50.0, 40, 90, 60), (10.0, 10, 10, 10), probabilities=columns(4, 0))
-    ious, _ = mask_iou_targets(regions)
+    ious, _ = targets_of(regions)
     assert ious.tolist() == [0.0, 0.0]
 
 
 def test_regions_whose_object_has_no_mask_pixel_are_left_out(head: MaskIoUHead, scene: Any) -> None:
     empty = regions_of_square(SQUARE_BOX, probabilities=columns(4), empty=True)
-    assert not mask_iou_targets(empty)[1].any()
+    assert not targets_of(empty)[1].any()
     full = regions_of_square(SQUARE_BOX, LEFT_HALF, probabilities=columns(4, 4))
     features = scene.features(2)
     _, output = head.losses(features, [full, empty])
@@ -150,7 +155,7 @@ def test_the_head_learns_the_ious_of_masks(head: MaskIoUHead, scene: Any) -> Non
     features = {name: level.detach() for name, level in scene.features(1).items()}
     boxes = (SQUARE_BOX, SQUARE_BOX, LEFT_HALF, AROUND)
     regions = regions_of_square(*boxes, probabilities=columns(4, 2, 4, 2))
-    targets, _ = mask_iou_targets(regions)
+    targets, _ = targets_of(regions)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.005)
     for _ in range(100):
         optimizer.zero_grad()
