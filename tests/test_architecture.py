@@ -30,8 +30,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("structures",),
     ("layers", "losses"),
     ("modeling", "data", "checkpoint"),
-    ("evaluation", "inference"),
-    ("training", "inspection", "zoo", "model_zoo"),
+    ("evaluation", "inference", "inspection"),
+    ("training", "zoo", "model_zoo"),
     ("experiments",),
     ("cli", "__main__"),
 )
@@ -46,9 +46,8 @@ RUN_STARTERS = {
         "check_evaluation",
         "check_classes",
         "load_test_datasets",
-        "fill_model",
-        "open_trained",
     },
+    "inference": {"fill_model", "open_trained"},
     "inspection": {"save_predictions", "save_evaluation_pictures", "evaluate_with_pictures"},
     "training": {
         "run",

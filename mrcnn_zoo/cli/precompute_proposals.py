@@ -25,7 +25,7 @@ from mrcnn_zoo.data.proposal_files import FORMATS, write_proposals
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.evaluator import build_prediction_loader
 from mrcnn_zoo.evaluation.precompute import compute_proposals
-from mrcnn_zoo.evaluation.trained import open_trained
+from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.output_paths import check_output_folder, refuse_to_replace
 
 

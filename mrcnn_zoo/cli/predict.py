@@ -1,7 +1,6 @@
 """Find objects in image files: draws them, and writes predictions.json (COCO's form) and predictions.csv."""
 
 import argparse
-import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -24,15 +23,11 @@ from mrcnn_zoo.cli.options import (
     read_arguments,
     score,
 )
-from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.class_count import class_count
 from mrcnn_zoo.errors import counted
-from mrcnn_zoo.evaluation.class_mapping import predicts_classes
-from mrcnn_zoo.evaluation.limits import RETINANET, build_detection_tally
-from mrcnn_zoo.evaluation.trained import open_trained
-from mrcnn_zoo.inference.tta import build_augmented_detector, build_prediction_mapper
+from mrcnn_zoo.evaluation.limits import build_detection_tally
+from mrcnn_zoo.inference.predictor import build_image_detector
+from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inspection.image_inputs import IMAGE_SUFFIXES, find_images
-from mrcnn_zoo.inspection.pictures import OBJECT
 from mrcnn_zoo.inspection.prediction import (
     PREDICTIONS_FILE,
     TABLE_FILE,
@@ -44,8 +39,6 @@ from mrcnn_zoo.progress import terminal_width
 
 SOME_IMAGES_FAILED = 1
 IMAGES_SHOWN, NAME_SHOWN, TABLE_WIDTH = 20, 40, 100  # rows, letters of a name, and letters of a line of the table
-
-logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,40 +64,19 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
         trust=arguments.trust,
         check=prepare_device,
     )
-    model = build_augmented_detector(cfg, model)
-    class_names, category_ids = trained.class_names, trained.category_ids
-    if predicts_classes(model):
-        _note_of_threshold(cfg, arguments.threshold)
-    else:
-        class_names, category_ids = (OBJECT,), (1,)
+    detector = build_image_detector(cfg, model, trained, score_threshold=arguments.threshold, option="--threshold")
     result = predict_images(
-        model,
+        detector.model,
         found,
         output,
-        mapper=build_prediction_mapper(cfg, model),
-        class_names=class_names or [str(index) for index in range(class_count(cfg) or 1)],
-        category_ids=category_ids,
+        mapper=detector.mapper,
+        class_names=detector.class_names,
+        category_ids=detector.category_ids,
         score_threshold=arguments.threshold,
         has_labels=not arguments.no_labels,
         tally=build_detection_tally(cfg, least_score=arguments.threshold),
     )
     return result, output
-
-
-def _note_of_threshold(cfg: CfgNode, threshold: float) -> None:
-    """Say that the model itself leaves out what the threshold would let through."""
-    section = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == RETINANET else "ROI_HEADS"
-    key = f"MODEL.{section}.SCORE_THRESH_TEST"
-    least = cfg.value_of(key)
-    if threshold < least:
-        logger.warning(
-            "--threshold %g: the model leaves out scores below %s = %g. Type %s %g",
-            threshold,
-            key,
-            least,
-            key,
-            threshold,
-        )
 
 
 def _summary(result: PredictedImages, output: Path, *, threshold: float) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.formats.coco_keypoints import PIXEL_MIDDLE
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, build_backend, detection_set
@@ -17,6 +16,7 @@ from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, coco_ground_truth, has
 from mrcnn_zoo.evaluation.main_process import results_of_main_process
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
 from mrcnn_zoo.evaluation.tables import Results, category_table, coco_metrics, footnote, markdown_report, summary_table
+from mrcnn_zoo.inference.prediction import coco_points
 from mrcnn_zoo.ops.processes import gather_on_main_process
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
@@ -173,20 +173,6 @@ def mask_rows(rows: Sequence[Row]) -> list[Row]:
     """The rows of a results file of masks alone, whose `score` is that of the mask, as COCO's server takes them."""
     columns = ("image_id", "category_id", "segmentation")
     return [{column: row[column] for column in columns} | {"score": row["mask_score"]} for row in rows]
-
-
-def coco_points(found: Detections) -> list[list[float]]:
-    """The keypoints of each detection as a results file has them: x, y and score of one after the other.
-
-    Raises:
-        UserError: detections without keypoints.
-    """
-    if found.keypoints is None:
-        raise UserError(
-            "MODEL.KEYPOINT_ON is True, so keypoints are to be measured, but the model's detections carry none."
-        )
-    shift = found.keypoints.new_tensor((PIXEL_MIDDLE, PIXEL_MIDDLE, 0.0))
-    return (found.keypoints - shift).detach().cpu().double().flatten(1).tolist()
 
 
 @EVALUATORS.register("coco")

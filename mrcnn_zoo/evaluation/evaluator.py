@@ -1,15 +1,13 @@
 """Running a model over datasets and measuring what it finds."""
 
-import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
@@ -34,6 +32,7 @@ from mrcnn_zoo.evaluation.limits import (
     log_notes,
 )
 from mrcnn_zoo.evaluation.tables import Results
+from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.inference.tta import build_augmented_detector
 from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
 from mrcnn_zoo.progress import ProgressLine, duration, has_terminal, show_progress
@@ -241,20 +240,6 @@ def evaluated_part(dataset: Dataset, cfg: CfgNode) -> Dataset:
         raise UserError(f"{dataset.name} has no images, so there is nothing to evaluate. Check its definition.")
     count = cfg.TEST.NUM_IMAGES
     return replace(dataset, records=dataset.records[:count]) if count > 0 else dataset
-
-
-@contextlib.contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
-    modes: Mapping[nn.Module, bool] = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        # Not inference_mode: what a model caches meanwhile, anchors for instance, could not be trained with.
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _with_progress(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:

@@ -7,7 +7,7 @@ from torch import nn
 
 from mrcnn_zoo.data.proposal_files import StoredProposals
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.evaluator import inference
+from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.modeling.contracts import ProposesRegions
 from mrcnn_zoo.structures import Sample
 

@@ -1,6 +1,16 @@
-"""What is done with a trained detector: test-time augmentation."""
+"""What is done with a trained detector: predictions on images, test-time augmentation."""
 
+from mrcnn_zoo.inference.prediction import Prediction
+from mrcnn_zoo.inference.predictor import Predictor
+from mrcnn_zoo.inference.trained import load_trained
 from mrcnn_zoo.inference.tta import AugmentedDetector, build_augmented_detector
 from mrcnn_zoo.inference.views import AugmentedViews
 
-__all__ = ["AugmentedDetector", "AugmentedViews", "build_augmented_detector"]
+__all__ = [
+    "AugmentedDetector",
+    "AugmentedViews",
+    "Prediction",
+    "Predictor",
+    "build_augmented_detector",
+    "load_trained",
+]

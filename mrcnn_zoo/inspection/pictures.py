@@ -18,15 +18,16 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.rle import decode_window
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes
-from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, build_test_detector, inference
+from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, build_test_detector
 from mrcnn_zoo.evaluation.ground_truth import segmentation_rle
+from mrcnn_zoo.inference.prediction import OBJECT
+from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.draw import draw_instances, draw_predictions, draw_training_batch
 from mrcnn_zoo.inspection.skeletons import Skeleton
 from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets
 
 SOFTWARE = ("Software", "mrcnn_zoo")  # entry of our pictures that tells them from the user's
-OBJECT = "object"  # the class of what has none
 
 logger = logging.getLogger(__name__)
 

@@ -10,26 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from torch import nn
 
-from mrcnn_zoo.data.array_images import as_pixels
 from mrcnn_zoo.data.images import FileImage
-from mrcnn_zoo.data.mapper import Mapper, TestMapper
-from mrcnn_zoo.data.records import ImageRecord
+from mrcnn_zoo.data.mapper import TestMapper
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.evaluation.coco import coco_points
-from mrcnn_zoo.evaluation.evaluator import inference
 from mrcnn_zoo.evaluation.files import write_json, write_text
 from mrcnn_zoo.evaluation.limits import DetectionTally, log_notes
+from mrcnn_zoo.inference.prediction import coco_rows
+from mrcnn_zoo.inference.predictor import LoadedImage, predict_image
 from mrcnn_zoo.inspection.draw import draw_instances
 from mrcnn_zoo.inspection.image_inputs import IMAGE_SUFFIXES, FoundImages, find_images, image_files, picture_paths
 from mrcnn_zoo.inspection.pictures import is_own_picture, save_picture
 from mrcnn_zoo.output_paths import check_output_folder, refuse_to_replace
-from mrcnn_zoo.structures import Detections
-from mrcnn_zoo.structures.summary import summary
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -49,21 +42,6 @@ MADE_BY = "predictions of mrcnn_zoo"  # the description in predictions.json
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, repr=False)
-class LoadedImage:
-    """An image source whose pixels are there already."""
-
-    name: str
-    pixels: NDArray[np.generic]  # (H, W, C) RGB
-
-    def __repr__(self) -> str:
-        return summary(self)
-
-    def read(self) -> NDArray[np.generic]:
-        """The pixels."""
-        return self.pixels
-
-
 @dataclass
 class PredictedImages:
     """What was found in image files."""
@@ -76,29 +54,6 @@ class PredictedImages:
     def num_objects(self) -> int:
         """In all images."""
         return sum(counter.total() for counter in self.counts.values())
-
-
-def predict_image(
-    model: nn.Module, pixels: NDArray[np.generic], *, mapper: Mapper, image_id: int = 0, name: str = "image"
-) -> Detections:
-    """What the model finds in one image, in the image's own pixels.
-
-    Args:
-        model: with `predict(samples)`.
-        pixels: (H, W, 3) RGB or (H, W) grey, of any depth, or with as many channels as the model sees.
-        mapper: resizes the image and orders its channels as the model wants them; see `build_test_mapper`.
-        image_id: of the sample.
-        name: for messages.
-
-    Raises:
-        UserError: pixels of another shape or number of channels, or that are no finite numbers.
-    """
-    pixels = as_pixels(np.asarray(pixels), name)
-    size = (int(pixels.shape[0]), int(pixels.shape[1]))
-    record = ImageRecord(image_id=image_id, source=LoadedImage(name, pixels), image_size=size)
-    sample = mapper(record, np.random.default_rng(0))
-    with inference(model):
-        return model.predict([sample])[0]  # type: ignore[operator]
 
 
 def predict_files(
@@ -180,7 +135,8 @@ def predict_images(
         drawn = draw_instances(pixels, objects, class_names, has_labels=has_labels)
         result.pictures.append(save_picture(drawn, picture))
         images.append({"id": image_id, "file_name": str(file), "height": pixels.shape[0], "width": pixels.shape[1]})
-        annotations += _annotations(objects, image_id, categories, first_id=len(annotations) + 1)
+        for row in coco_rows(objects, image_id, categories):
+            annotations.append({"id": len(annotations) + 1, **row, "iscrowd": 0})
         result.counts[str(file)] = Counter(class_names[index] for index in objects.classes.tolist())
         logger.info("%s: %s", file, counted(len(objects), "object"))
     if images:
@@ -256,32 +212,3 @@ def _write_files(
         rows.writerow([names[annotation["image_id"]], annotation["category_name"], *values])
     write_json(output / PREDICTIONS_FILE, content)
     write_text(output / TABLE_FILE, text.getvalue())
-
-
-def _annotations(
-    found: Detections, image_id: int, categories: Sequence[tuple[int, str]], *, first_id: int
-) -> list[dict[str, Any]]:
-    rles = [None] * len(found) if found.masks is None else found.masks.rles()
-    points = [None] * len(found) if found.keypoints is None else coco_points(found)
-    columns = zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), rles, points, strict=True)
-    annotations = []
-    for number, ((x1, y1, x2, y2), score, index, rle, keypoints) in enumerate(columns, start=first_id):
-        annotation: dict[str, Any] = {
-            "id": number,
-            "image_id": image_id,
-            "category_id": categories[index][0],
-            "category_name": categories[index][1],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": (x2 - x1) * (y2 - y1) if rle is None else int(coco_mask.area(rle)),  # of the mask, in pixels
-            "score": score,
-            "iscrowd": 0,
-        }
-        if rle is not None:
-            annotation["segmentation"] = rle
-        if keypoints is not None:
-            annotation["keypoints"] = keypoints
-        annotations.append(annotation)
-    if found.mask_scores is not None:  # the scores that masks are ranked by
-        for annotation, score in zip(annotations, found.mask_scores.tolist(), strict=True):
-            annotation["mask_score"] = score
-    return annotations

@@ -20,7 +20,7 @@ from mrcnn_zoo.evaluation.class_mapping import check_classes, predicts_classes
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
 from mrcnn_zoo.evaluation.evaluator import load_test_datasets
 from mrcnn_zoo.evaluation.limits import build_limits, cut_objects_message
-from mrcnn_zoo.evaluation.trained import fill_model
+from mrcnn_zoo.inference.trained import fill_model
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.ops.processes import world_size
 from mrcnn_zoo.output_paths import RESULT_FOLDERS, check_output_folder

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from mrcnn_zoo.evaluation.evaluator import inference
+from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.distributed import gather_over_processes
 from mrcnn_zoo.training.randomness import generators_aside

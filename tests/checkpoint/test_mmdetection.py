@@ -16,7 +16,7 @@ from mrcnn_zoo.checkpoint.conversion.mmdetection import MMDetectionSource, under
 from mrcnn_zoo.checkpoint.conversion.mmdetection_config import parse_config, read_config_file
 from mrcnn_zoo.cli.convert_checkpoint import main
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.trained import load_trained
+from mrcnn_zoo.inference.trained import load_trained
 from mrcnn_zoo.structures import Sample
 
 CASES = ("faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "mask_scoring_rcnn_r50_fpn")

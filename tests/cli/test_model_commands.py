@@ -173,7 +173,7 @@ def test_predict_says_what_the_model_leaves_out_below_its_own_threshold(
     arguments = [str(tmp_path / "image.png"), "--weights", str(weights), "--output", str(tmp_path / "out"), key, "0.2"]
     for threshold, count in (("0.1", 1), ("0.2", 0)):
         assert run_command("predict", [*arguments, "--threshold", threshold]) == 0
-        assert capsys.readouterr().out.count(f"Type {key} {threshold}") == count
+        assert capsys.readouterr().out.count(f"Set {key} {threshold}") == count
 
 
 def test_predict_where_nothing_can_be_read_says_so(

@@ -209,7 +209,7 @@ def commands_that_write(run_folder: Path, image: Path, place: object) -> dict[st
 def test_output_that_cannot_be_a_folder_is_refused_before_work(
     command: str, place: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused, monkeypatch
 ) -> None:
-    monkeypatch.setattr("mrcnn_zoo.evaluation.trained.fill_model", None)  # is called for a model
+    monkeypatch.setattr("mrcnn_zoo.inference.trained.fill_model", None)  # is called for a model
     (tmp_path / "file").write_text("keep")
     message = refused(command, *commands_that_write(run_folder, image, tmp_path / place)[command])
     assert str(tmp_path / "file") in message

@@ -12,8 +12,8 @@ from mrcnn_zoo.checkpoint.torchvision_export import to_torchvision
 from mrcnn_zoo.cli.main import main
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.evaluation import load_trained
-from mrcnn_zoo.evaluation.trained import open_trained
 from mrcnn_zoo.experiments.benchmark.living_weights import bring_to_life
+from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Sample
 

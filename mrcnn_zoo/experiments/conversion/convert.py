@@ -18,7 +18,7 @@ from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME, PROJECT_OF
 from mrcnn_zoo.config.trust import code_modules
 from mrcnn_zoo.data.mapper import TestMapper, build_test_mapper
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.trained import TrainedFile, open_trained
+from mrcnn_zoo.inference.trained import TrainedFile, open_trained
 
 DEVICE: str = KEYS_BY_NAME["MODEL.DEVICE"].default  # of the written config: conversion on a CPU says nothing about use
 OURS, DETECTRON2, TORCHVISION = KINDS = ("ours", "detectron2", "torchvision")

@@ -10,7 +10,7 @@ from mrcnn_zoo.checkpoint.conversion import coco_classes
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import load_trained
-from mrcnn_zoo.evaluation.trained import category_ids_of
+from mrcnn_zoo.inference.trained import category_ids_of
 from mrcnn_zoo.modeling import build_model
 
 TINY = [

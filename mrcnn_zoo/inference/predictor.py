@@ -1,0 +1,274 @@
+"""A trained detector on images of any kind: files, arrays, Pillow images."""
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from mrcnn_zoo import zoo_index
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.class_count import class_count
+from mrcnn_zoo.data.array_images import as_pixels
+from mrcnn_zoo.data.image_problems import cannot_decode
+from mrcnn_zoo.data.images import DECODING_ERRORS, FileImage, decode, decode_with_alpha
+from mrcnn_zoo.data.mapper import Mapper, TestMapper
+from mrcnn_zoo.data.pixels import CHANNELS_WITH_ALPHA
+from mrcnn_zoo.data.records import ImageRecord, ImageSource
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inference.prediction import OBJECT, Prediction
+from mrcnn_zoo.inference.trained import TrainedFile, open_trained
+from mrcnn_zoo.inference.tta import build_augmented_detector, build_prediction_mapper
+from mrcnn_zoo.structures import Detections, Sample
+from mrcnn_zoo.structures.summary import summary
+
+ImageInput = str | Path | NDArray[np.generic] | Image.Image  # arrays: (H, W, C) RGB or (H, W) grey
+
+logger = logging.getLogger(__name__)
+
+
+class Predictor:
+    """A trained detector, to be called with images.
+
+    A model without class names calls its classes "0", "1", ...; a `ProposalNetwork` calls everything "object".
+
+    Args:
+        weights: a checkpoint, the output folder of a training, a URL, `zoo://NAME` or the name of a model in the zoo;
+            empty takes MODEL.WEIGHTS of the config.
+        config: a YAML file or the name of a config of the package; by default the one that the weights bring along.
+        overrides: `KEY, VALUE` or `KEY=VALUE` on top, e.g. ["TEST.AUG.ENABLED", True].
+        score_threshold: objects with a lower score are left out; MODEL.ROI_HEADS.SCORE_THRESH_TEST, or
+            MODEL.RETINANET.SCORE_THRESH_TEST, has its say before.
+        device: "cpu", "cuda", "cuda:1", ...; by default that of the config, which is a GPU if there is one.
+        batch_size: images per forward pass. Images of different sizes are padded to one, which changes scores a little.
+        trust: modules whose code the config inside the weights may name.
+
+    Raises:
+        UserError: weights that cannot be had, that bring no config along, or that do not fill the model.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path = "",
+        *,
+        config: str | Path | None = None,
+        overrides: Sequence[Any] = (),
+        score_threshold: float = 0.5,
+        device: str | torch.device | None = None,
+        batch_size: int = 1,
+        trust: Iterable[str] = (),
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size = {batch_size} must be at least 1.")
+        settings = [*overrides, *(() if device is None else ("MODEL.DEVICE", str(device)))]
+        model, settled, trained = open_trained(_in_zoo(weights), config=config, overrides=settings, trust=trust)
+        self.detector = build_image_detector(settled, model, trained, score_threshold=score_threshold)
+        self.score_threshold = score_threshold
+        self.batch_size = batch_size
+
+    @property
+    def model(self) -> nn.Module:
+        """The detector, in evaluation mode."""
+        return self.detector.model
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """By class index."""
+        return self.detector.class_names
+
+    @overload
+    def __call__(self, images: ImageInput) -> Prediction: ...  # type: ignore[overload-overlap]  # str: a sequence, too
+
+    @overload
+    def __call__(self, images: Sequence[ImageInput]) -> list[Prediction]: ...
+
+    def __call__(self, images: ImageInput | Sequence[ImageInput]) -> Prediction | list[Prediction]:
+        """The objects in an image, or in each of a list of images, in pixels of the image as it was given.
+
+        Args:
+            images: a file, an array, a Pillow image, or a list of these; EXIF tags turn them upright.
+
+        Raises:
+            UserError: an image that cannot be read, by its name.
+        """
+        if isinstance(images, list | tuple):
+            return self._predict(images)
+        (prediction,) = self._predict([images])  # type: ignore[list-item]
+        return prediction
+
+    def _predict(self, images: Sequence[ImageInput]) -> list[Prediction]:
+        predictions: list[Prediction] = []
+        for start in range(0, len(images), self.batch_size):
+            predictions += self.detector.predict(
+                images[start : start + self.batch_size], first_id=start + 1, score_threshold=self.score_threshold
+            )
+        return predictions
+
+
+@dataclass(frozen=True, repr=False)
+class ImageDetector:
+    """A detector with all that it takes to predict on images and to name what it finds."""
+
+    model: nn.Module  # with `predict(samples)`
+    mapper: TestMapper  # resizes images and orders their channels as the model wants them
+    class_names: tuple[str, ...]  # by class index
+    category_ids: tuple[int, ...]  # of the training data, by class index
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+    def predict(self, images: Sequence[ImageInput], *, first_id: int = 1, score_threshold: float) -> list[Prediction]:
+        """The objects in each image, from one forward pass.
+
+        Args:
+            images: files, arrays or Pillow images.
+            first_id: number of the first image.
+            score_threshold: objects with a lower score are left out.
+
+        Raises:
+            UserError: an image that cannot be read, by its name.
+        """
+        named = [self._read(image, number) for number, image in enumerate(images, start=first_id)]
+        samples = [
+            _as_sample(pixels, mapper=self.mapper, image_id=number, name=name)
+            for number, (name, pixels) in enumerate(named, start=first_id)
+        ]
+        with inference(self.model):
+            tables: list[Detections] = self.model.predict(samples)  # type: ignore[operator]
+        return [
+            Prediction(
+                name=name,
+                image_id=number,
+                pixels=pixels,
+                detections=table[table.scores >= score_threshold].to("cpu"),
+                class_names=self.class_names,
+                category_ids=self.category_ids,
+            )
+            for number, ((name, pixels), table) in enumerate(zip(named, tables, strict=True), start=first_id)
+        ]
+
+    def _read(self, image: ImageInput, number: int) -> tuple[str, NDArray[np.generic]]:
+        source = _source_of(image, f"image {number}", with_alpha=self.mapper.reader.num_channels in CHANNELS_WITH_ALPHA)
+        return source.name, self.mapper.reader.open(source)
+
+
+def _source_of(image: ImageInput, name: str, *, with_alpha: bool) -> ImageSource:
+    if isinstance(image, str | Path):
+        return FileImage(str(Path(image).expanduser()))
+    if isinstance(image, np.ndarray):
+        return LoadedImage(name, image)
+    if isinstance(image, Image.Image):
+        name = str(getattr(image, "filename", "") or name)
+        try:
+            return LoadedImage(name, decode_with_alpha(image) if with_alpha else decode(image))
+        except DECODING_ERRORS as error:
+            raise cannot_decode(name, error) from error
+    raise UserError(
+        f"{name} is a {type(image).__name__}: give a path, a NumPy array (height, width, channels), a Pillow image or "
+        "a list of these."
+    )
+
+
+def _in_zoo(weights: str | Path) -> str | Path:
+    """The name of a model in the zoo as an address."""
+    name = str(weights).removesuffix(".yaml")
+    is_name = "://" not in name and not Path(weights).expanduser().exists() and zoo_index.has_weights(name)
+    return zoo_index.PREFIX + name if is_name else weights
+
+
+@dataclass(frozen=True, repr=False)
+class LoadedImage:
+    """An image source whose pixels are there already."""
+
+    name: str
+    pixels: NDArray[np.generic]  # (H, W, C) RGB
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+    def read(self) -> NDArray[np.generic]:
+        """The pixels."""
+        return self.pixels
+
+
+def predict_image(
+    model: nn.Module, pixels: NDArray[np.generic], *, mapper: Mapper, image_id: int = 0, name: str = "image"
+) -> Detections:
+    """What the model finds in one image, in the image's own pixels.
+
+    Args:
+        model: with `predict(samples)`.
+        pixels: (H, W, 3) RGB or (H, W) grey, of any depth, or with as many channels as the model sees.
+        mapper: resizes the image and orders its channels as the model wants them; see `build_test_mapper`.
+        image_id: of the sample.
+        name: for messages.
+
+    Raises:
+        UserError: pixels of another shape or number of channels, or that are no finite numbers.
+    """
+    sample = _as_sample(as_pixels(np.asarray(pixels), name), mapper=mapper, image_id=image_id, name=name)
+    with inference(model):
+        return model.predict([sample])[0]  # type: ignore[operator]
+
+
+def _as_sample(pixels: NDArray[np.generic], *, mapper: Mapper, image_id: int, name: str) -> Sample:
+    size = (int(pixels.shape[0]), int(pixels.shape[1]))
+    record = ImageRecord(image_id=image_id, source=LoadedImage(name, pixels), image_size=size)
+    return mapper(record, np.random.default_rng(0))
+
+
+@contextlib.contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
+    modes: Mapping[nn.Module, bool] = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        # Not inference_mode: what a model caches meanwhile, anchors for instance, could not be trained with.
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def build_image_detector(
+    cfg: CfgNode,
+    model: nn.Module,
+    trained: TrainedFile,
+    *,
+    score_threshold: float = 0.0,
+    option: str = "score_threshold",
+) -> ImageDetector:
+    """A model that `open_trained` gave, ready for images; with test-time augmentation where TEST.AUG.ENABLED.
+
+    Args:
+        cfg: of the model.
+        model: in evaluation mode.
+        trained: the file that it is from.
+        score_threshold: that detections will have to pass; a line is logged where the model's own is higher.
+        option: what the threshold is called there.
+    """
+    model = build_augmented_detector(cfg, model)
+    mapper = build_prediction_mapper(cfg, model)
+    if not getattr(model, "predicts_classes", True):
+        return ImageDetector(model, mapper, class_names=(OBJECT,), category_ids=(1,))
+    _note_of_threshold(cfg, score_threshold, option)
+    names = trained.class_names or tuple(str(index) for index in range(class_count(cfg) or 1))
+    return ImageDetector(model, mapper, class_names=names, category_ids=trained.category_ids)
+
+
+def _note_of_threshold(cfg: CfgNode, threshold: float, option: str) -> None:
+    """Log that the model itself leaves out what the threshold would let through."""
+    section = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    key = f"MODEL.{section}.SCORE_THRESH_TEST"
+    least = cfg.value_of(key)
+    if threshold < least:
+        text = "%s %g: the model leaves out scores below %s = %g. Set %s %g"
+        logger.warning(text, option, threshold, key, least, key, threshold)

@@ -1,0 +1,212 @@
+"""`Predictor`: a checkpoint on files, arrays and Pillow images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+from mrcnn_zoo.checkpoint import Checkpointer
+from mrcnn_zoo.cli.main import run_command
+from mrcnn_zoo.config import load_config
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inference import AugmentedDetector, Prediction, Predictor
+from mrcnn_zoo.modeling import build_model
+
+DIGITS = "Quickstart/mask_rcnn_R_18_FPN_digits"
+TINY = [
+    "MODEL.DEVICE=cpu",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS=8",
+    "MODEL.FPN.OUT_CHANNELS=8",
+    "MODEL.ROI_BOX_HEAD.FC_DIM=8",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM=8",
+    "MODEL.ROI_HEADS.NUM_CLASSES=3",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0",
+    "TEST.DETECTIONS_PER_IMAGE=6",
+]
+NAMES, IDS = ("cat", "dog", "cow"), [7, 3, 40]
+
+
+def save_checkpoint(folder: Path, *overrides: str, **extra: Any) -> Path:
+    cfg = load_config(DIGITS, [*TINY, *overrides])
+    torch.manual_seed(1)
+    state = {"model": build_model(cfg).state_dict(), "config": cfg.dump(), **extra}
+    return Checkpointer(folder).save("model_final", state)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("run"), class_names=list(NAMES), category_ids=IDS)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two images of 60 x 80 pixels with a bright rectangle each, the second lying on its side by an EXIF tag."""
+    folder = tmp_path_factory.mktemp("images")
+    paths = [folder / "a.png", folder / "b.png"]
+    for number, path in enumerate(paths):
+        pixels = np.random.default_rng(number).integers(0, 60, (60, 80, 3), dtype=np.uint8)
+        pixels[10:40, 20 + 10 * number : 60] += 150
+        Image.fromarray(pixels).save(path)
+    turned = Image.open(paths[1]).transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6  # shown turned clockwise
+    turned.save(paths[1], exif=turned.getexif())
+    return paths
+
+
+@pytest.fixture(scope="module")
+def predictor(weights: Path) -> Predictor:
+    return Predictor(weights, score_threshold=0.0)
+
+
+def assert_same(found: Prediction, expected: Prediction) -> None:
+    assert found.names == expected.names
+    assert torch.equal(found.boxes, expected.boxes)
+    assert torch.equal(found.scores, expected.scores)
+    assert found.masks is not None
+    assert expected.masks is not None
+    assert torch.equal(found.masks, expected.masks)
+
+
+def test_a_path_an_array_and_a_pillow_image_give_the_same(predictor: Predictor, images: list[Path]) -> None:
+    for path in images:
+        found = predictor(path)
+        assert len(found) == 6
+        assert found.detections.image_size == (60, 80)
+        assert found.masks is not None
+        assert found.masks.shape == (6, 60, 80)
+        assert set(found.names) <= set(NAMES)
+        assert found.name == str(path)
+        assert_same(predictor(str(path)), found)
+        assert_same(predictor(np.asarray(found.pixels)), found)
+        with Image.open(path) as image:
+            assert_same(predictor(image), found)
+
+
+def test_a_list_gives_a_list_in_its_order(predictor: Predictor, images: list[Path]) -> None:
+    alone = [predictor(path) for path in images]
+    with Image.open(images[1]) as second:
+        found = predictor([images[0], second, alone[0].pixels])
+    for prediction, expected in zip(found, [*alone, alone[0]], strict=True):
+        assert_same(prediction, expected)
+    assert [prediction.image_id for prediction in found] == [1, 2, 3]
+    assert [prediction.name for prediction in found] == [str(images[0]), str(images[1]), "image 3"]
+    assert predictor([]) == []
+
+
+def test_a_batch_gives_what_its_images_give_alone(
+    weights: Path, predictor: Predictor, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = Predictor(weights, score_threshold=0.0, batch_size=2)
+    sizes: list[int] = []
+    predict = together.model.predict
+    monkeypatch.setattr(together.model, "predict", lambda samples: sizes.append(len(samples)) or predict(samples))
+    found = together([*images, images[0]])
+    assert sizes == [2, 1]
+    assert [prediction.image_id for prediction in found] == [1, 2, 3]
+    for prediction, path in zip(found, [*images, images[0]], strict=True):
+        expected = predictor(path)
+        assert prediction.names == expected.names
+        torch.testing.assert_close(prediction.boxes, expected.boxes)
+
+
+@pytest.mark.parametrize("augmented", [[], ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "[0,96]"]])
+def test_it_finds_what_the_command_finds(
+    weights: Path, images: list[Path], tmp_path: Path, augmented: list[str]
+) -> None:
+    threshold = Predictor(weights, score_threshold=0.0, overrides=augmented)(images[0]).scores[2].item()
+    options = ["--weights", str(weights), "--output", str(tmp_path), "--threshold", repr(threshold)]
+    assert run_command("predict", [*map(str, images), *options, *augmented]) == 0
+    written = json.loads((tmp_path / "predictions.json").read_text())["annotations"]
+    predictor = Predictor(weights, score_threshold=threshold, overrides=augmented)
+    assert isinstance(predictor.model, AugmentedDetector) == bool(augmented)
+    rows = [row for prediction in predictor(images) for row in prediction.to_coco()]
+    assert 3 <= len(rows) < 12
+    assert {row.pop("file_name") for row in rows} <= set(map(str, images))
+    assert rows == [{name: value for name, value in row.items() if name not in ("id", "iscrowd")} for row in written]
+
+
+def test_pycocotools_takes_the_rows(predictor: Predictor, images: list[Path]) -> None:
+    found = predictor(images)
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": number, "height": 60, "width": 80} for number in (1, 2)],
+        "categories": [{"id": number, "name": name} for number, name in zip(IDS, NAMES, strict=True)],
+        "annotations": [],
+    }
+    truth.createIndex()
+    loaded = truth.loadRes([row for prediction in found for row in prediction.to_coco()])
+    assert len(loaded.anns) == 12
+    (first, *_) = loaded.loadAnns(loaded.getAnnIds(imgIds=[2]))
+    assert loaded.cats[first["category_id"]]["name"] == found[1].names[0]
+    assert found[1].masks is not None
+    np.testing.assert_array_equal(loaded.annToMask(first).astype(bool), found[1].masks[0].numpy())
+    assert {row["image_id"] for row in found[0].to_coco(image_id="a")} == {"a"}
+
+
+def test_the_drawing_is_a_pillow_image_of_the_same_shape(predictor: Predictor, images: list[Path]) -> None:
+    found = predictor(images[0])
+    drawn = found.draw()
+    assert isinstance(drawn, Image.Image)
+    width, height = drawn.size
+    assert (width * 60, width % 80) == (height * 80, 0)
+    plain = Image.fromarray(found.pixels).resize(drawn.size, Image.Resampling.NEAREST)
+    assert (np.asarray(drawn) != np.asarray(plain)).any()
+    assert (np.asarray(found.draw(has_labels=False)) != np.asarray(drawn)).any()
+
+
+def test_objects_below_the_threshold_are_left_out(weights: Path, predictor: Predictor, images: list[Path]) -> None:
+    scores = predictor(images[0]).scores
+    least = scores[2].item()
+    assert torch.equal(Predictor(weights, score_threshold=least)(images[0]).scores, scores[scores >= least])
+    assert len(Predictor(weights, score_threshold=1.0)(images[0]).names) == 0
+
+
+def test_an_image_that_cannot_be_read_is_named(predictor: Predictor, images: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(UserError, match=r"text\.png is not an image"):
+        predictor([images[0], tmp_path / "text.png"])
+    with pytest.raises(UserError, match=r"missing\.png: the image file is missing"):
+        predictor("missing.png")
+    (tmp_path / "cut.png").write_bytes(images[0].read_bytes()[:2000])
+    with (
+        Image.open(tmp_path / "cut.png") as image,
+        pytest.raises(UserError, match=r"cut\.png cannot be decoded .*truncated"),
+    ):
+        predictor([image])
+    with pytest.raises(UserError, match="image 2 is a Tensor: give a path, a NumPy array"):
+        predictor([images[0], torch.zeros(3, 60, 80)])  # type: ignore[list-item]
+    with pytest.raises(UserError, match=r"image 1 has the shape \(5,\)"):
+        predictor(np.zeros(5, np.uint8))
+    with pytest.raises(UserError, match="is a folder"):
+        predictor(tmp_path)
+
+
+def test_a_name_in_the_zoo_is_enough() -> None:
+    predictor = Predictor(DIGITS, device="cpu")
+    assert predictor.class_names == tuple("0123456789")
+    assert str(next(predictor.model.parameters()).device) == "cpu"
+    with pytest.raises(UserError, match="Quickstart/nothing"):
+        Predictor("Quickstart/nothing")
+
+
+def test_settings_are_checked(weights: Path) -> None:
+    with pytest.raises(UserError, match="batch_size = 0 must be at least 1"):
+        Predictor(weights, batch_size=0)
+    with pytest.raises(UserError, match=r"TEST\.DETECTION"):
+        Predictor(weights, overrides=["TEST.DETECTION", 3])
+
+
+def test_what_has_no_names_gets_some(tmp_path: Path, images: list[Path]) -> None:
+    unnamed = Predictor(save_checkpoint(tmp_path / "unnamed"), score_threshold=0.0)
+    assert set(unnamed(images[0]).names) <= {"0", "1", "2"}
+    settings = ("MODEL.META_ARCHITECTURE=ProposalNetwork", "MODEL.MASK_ON=False")
+    proposals = Predictor(save_checkpoint(tmp_path / "proposals", *settings), score_threshold=0.0)(images[0])
+    assert set(proposals.names) == {"object"}
+    assert proposals.masks is None
+    assert {row["category_id"] for row in proposals.to_coco()} == {1}
