@@ -76,6 +76,10 @@ def test_models_of_different_size_are_refused(small_config: SmallConfig) -> None
         (("MODEL.RESNETS.STRIDE_IN_1X1", True), "MODEL.RESNETS.STRIDE_IN_1X1 = True, only with False"),
         (("MODEL.RESNETS.NORM", "GN"), "MODEL.RESNETS.NORM = 'GN', only with FrozenBN or BN"),
         (("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"), "POOLER_TYPE"),
+        (
+            ("MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead"),
+            "MODEL.ROI_MASK_HEAD.NAME = 'PointRendMaskHead', only with",
+        ),
     ],
 )
 def test_setting_that_torchvision_does_not_have_is_named(
