@@ -99,14 +99,16 @@ class GeneralizedRCNN(nn.Module):
         Args:
             samples: images.
             boxes: (R_i, 4) of each image, pixels of its original size.
-            classes: (R_i,) int64 in [0, K) of each image; without them each box has the class with the highest score.
+            classes: (R_i,) int64 in [0, K) of each image; a box without a class, of -1, has the one with the highest
+                score, as all have without `classes`.
 
         Returns:
             One detection for each box, in the same order, with the box as it was given and the score that the box
             branch has for its class.
 
         Raises:
-            UserError: region heads that cannot be asked about given boxes, or tensors of another shape.
+            UserError: region heads that cannot be asked about given boxes, tensors of another shape, or a class that
+                the model does not have.
         """
         if not isinstance(self.roi_heads, AnswersForBoxes):
             raise UserError(

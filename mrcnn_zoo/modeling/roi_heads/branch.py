@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Features, HandsOnMasks, SelectsRegions
 from mrcnn_zoo.modeling.poolers import build_head_pooler
 from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, named_specs
 from mrcnn_zoo.registries import KEYPOINT_HEADS, MASK_HEADS, REGION_BRANCHES
 from mrcnn_zoo.structures import BranchSpec, Detections, FeatureSpec, LabeledRegions, Proposals, TrainingOutput
 
+UNKNOWN_CLASS = -1  # of a given box: the model finds it
 Pooler = Callable[[Features, list[Tensor]], Tensor]  # maps, N x (R_i, 4) boxes -> (sum of R_i, C, S, S)
 
 
@@ -122,14 +124,22 @@ class RegionHeads(nn.Module):
         Args:
             features: maps of the backbone.
             boxes: R_i of each image.
-            classes: (R_i,) int64 of each image; without them each box has the class with the highest score.
+            classes: (R_i,) int64 in [0, K) of each image; a box without a class, of -1, has the one with the highest
+                score, as all have without `classes`.
 
         Returns:
             R_i detections of each image, scored by the box branch for their class.
+
+        Raises:
+            UserError: a class that the model does not have.
         """
         counts = [len(table) for table in boxes]
         scores = self.box_scores(features, boxes_of(boxes))
-        labels = scores.argmax(dim=1) if classes is None else torch.cat(classes)
+        labels = scores.argmax(dim=1)
+        if classes is not None:
+            given = torch.cat(classes)
+            _check_classes(given, scores.shape[1])
+            labels = torch.where(given == UNKNOWN_CLASS, labels, given)
         scores = scores.gather(1, labels[:, None]).squeeze(1)
         detections = [
             Detections(table.image_size, table.boxes, image_scores, image_labels)
@@ -162,6 +172,15 @@ class RegionHeads(nn.Module):
         if self.corrects_scores:
             detections = [table[table.scores.argsort(descending=True, stable=True)] for table in detections]
         return detections
+
+
+def _check_classes(classes: Tensor, count: int) -> None:
+    wrong = classes[(classes < UNKNOWN_CLASS) | (classes >= count)]
+    if len(wrong):
+        raise UserError(
+            f"class {int(wrong[0])} of a given box is none of the model's: classes are 0 to {count - 1}, or "
+            f"{UNKNOWN_CLASS} where the model is to find the class."
+        )
 
 
 def build_branches(
