@@ -1,0 +1,249 @@
+"""What a GPU would find, on a machine without one: no devices are mixed, and the host waits little.
+
+test_pretend_device.py runs these tests in a process of their own.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pretend_device as pretend
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo import registries
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.experiments.benchmark.samples import generated_samples
+from mrcnn_zoo.modeling import build_model
+from mrcnn_zoo.modeling.contracts import LearnsFromClassCounts
+from mrcnn_zoo.registry import Registry
+from mrcnn_zoo.structures import Proposals, Sample, Targets
+from mrcnn_zoo.training.clipping import clip_each_norm
+from mrcnn_zoo.training.ema import WeightsAverage
+
+MOST_WAITS = {"training": 10, "prediction": 8}  # of a Mask R-CNN, whatever the batch
+CONFIGS = Path(__file__).parents[2] / "configs"
+SMALL = (
+    *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.MASK_ON", True, "TEST.DETECTIONS_PER_IMAGE", 10),
+    *("MODEL.BACKBONE.NAME", "build_plain_cnn_fpn_backbone", "MODEL.PLAIN_CNN.OUT_FEATURES", ["conv3", "conv4"]),
+    *("MODEL.PLAIN_CNN.CHANNELS", [4, 4, 8, 8], "MODEL.FPN.IN_FEATURES", ["conv3", "conv4"]),
+    *("MODEL.FPN.OUT_CHANNELS", 8, "MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"]),
+    *("MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32], [64]], "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"]),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 50, "MODEL.RPN.POST_NMS_TOPK_TEST", 30),
+    *("MODEL.ROI_HEADS.NUM_CLASSES", 5, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
+    *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 4, "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", 6),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8, "MODEL.ROI_MASK_HEAD.NUM_CONV", 1),
+    *("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8]),
+)
+# The keys that put a name of each registry into the model.
+KEYS: dict[str, tuple[str, ...]] = {
+    "DETECTORS": ("MODEL.META_ARCHITECTURE",),
+    "PROPOSAL_GENERATORS": ("MODEL.PROPOSAL_GENERATOR.NAME",),
+    "ANCHOR_GENERATORS": ("MODEL.ANCHOR_GENERATOR.NAME",),
+    "RPN_HEADS": ("MODEL.RPN.HEAD_NAME",),
+    "SAMPLERS": ("MODEL.RPN.SAMPLER", "MODEL.ROI_HEADS.SAMPLER"),
+    "MATCHERS": ("MODEL.RPN.MATCHER", "MODEL.ROI_HEADS.MATCHER"),
+    "BOX_CODERS": ("MODEL.RPN.BOX_CODER", "MODEL.ROI_BOX_HEAD.BOX_CODER"),
+    "BOX_LOSSES": ("MODEL.RPN.BBOX_REG_LOSS_TYPE", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"),
+    "POOLING_OPERATIONS": ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "MODEL.ROI_MASK_HEAD.POOLER_TYPE"),
+    "ROI_HEADS": ("MODEL.ROI_HEADS.NAME",),
+    "BOX_HEADS": ("MODEL.ROI_BOX_HEAD.NAME",),
+    "REGION_CLASSIFICATIONS": ("MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE",),
+    "MASK_HEADS": ("MODEL.ROI_MASK_HEAD.NAME",),
+    "MASK_LOSSES": ("MODEL.ROI_MASK_HEAD.LOSS",),
+    "KEYPOINT_HEADS": ("MODEL.ROI_KEYPOINT_HEAD.NAME",),
+    "REGION_BRANCHES": ("MODEL.ROI_HEADS.BRANCHES",),
+    "SUPPRESSIONS": ("MODEL.ROI_HEADS.SUPPRESSION",),
+}
+# What a name needs besides.
+SETTINGS: dict[str, tuple[Any, ...]] = {
+    "CascadeROIHeads": ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+    "Res5ROIHeads": (
+        "MODEL.ROI_HEADS.IN_FEATURES",
+        ["p4"],
+        "MODEL.RESNETS.RES2_OUT_CHANNELS",
+        2,
+        "MODEL.RESNETS.DEPTH",
+        18,
+    ),
+    "KRCNNConvDeconvUpsampleHead": ("MODEL.KEYPOINT_ON", True, "MODEL.MASK_ON", False),
+    "PrecomputedProposals": ("MODEL.LOAD_PROPOSALS", True),
+    "SlidingWindow": ("MODEL.SLIDING_WINDOW.SIZES", [24, 32]),
+    "ProposalNetwork": ("MODEL.MASK_ON", False),
+    "RetinaNet": (
+        *("MODEL.MASK_ON", False, "MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4"], "MODEL.RETINANET.NUM_CLASSES", 5),
+        *("MODEL.RETINANET.NUM_CONVS", 1),
+    ),
+}
+FURTHER: dict[str, tuple[Any, ...]] = {
+    "border anchors": ("MODEL.RPN.BOUNDARY_THRESH", 0),
+    "ranking by probability": ("MODEL.RPN.RANK_BY", "probability", "MODEL.RPN.CLS_LOSS_TYPE", "focal"),
+    "one level for all": ("MODEL.RPN.ACROSS_LEVELS", True, "MODEL.ROI_HEADS.MIN_SIZE_TEST", 5.0),
+    "predicted boxes": ("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True),
+    "clipped RetinaNet": (
+        *("MODEL.META_ARCHITECTURE", "RetinaNet", *SETTINGS["RetinaNet"], "MODEL.RETINANET.CLIP_BEFORE_NMS", True),
+        *("MODEL.RETINANET.SUPPRESSION", "soft_linear"),
+    ),
+}
+
+
+def cases() -> Iterator[Any]:
+    """The small Mask R-CNN, and for each registered name that is not in it one model that has it."""
+    cfg = small_config()
+    yield pytest.param((), id="Mask R-CNN")
+    for registry, keys in KEYS.items():
+        names: Registry = getattr(registries, registry)
+        for name in names:
+            value = [name] if registry == "REGION_BRANCHES" else name
+            is_default = registry != "KEYPOINT_HEADS" and all(cfg.value_of(key) == value for key in keys)
+            if not is_default:
+                overrides = [item for key in keys for item in (key, value)]
+                yield pytest.param((*overrides, *SETTINGS.get(name, ())), id=name)
+    for name, settings in FURTHER.items():
+        yield pytest.param(settings, id=name)
+
+
+def small_config(*overrides: Any) -> CfgNode:
+    return load_config(CONFIGS / "Base-RCNN-FPN.yaml", [*SMALL, *overrides])
+
+
+def scenes(count: int, cfg: CfgNode) -> list[Sample]:
+    """Images of two sizes, the second without objects, with proposals around and beside the objects."""
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
+    settings: dict[str, Any] = {"num_classes": 5, "num_objects": 4, "num_keypoints": keypoints}
+    samples = generated_samples(count, image_size=(48, 64), **settings)
+    if count > 1:
+        samples[-1] = generated_samples(1, image_size=(56, 40), seed=1, **settings)[0]
+        assert samples[1].targets is not None
+        samples[1] = replace(samples[1], targets=samples[1].targets[:0]) if count > 2 else samples[1]
+    return [replace(sample, original_size=(100, 150), proposals=around(sample)) for sample in samples]
+
+
+def around(sample: Sample) -> Proposals:
+    targets: Targets | None = sample.targets
+    assert targets is not None
+    boxes = torch.cat((targets.boxes, targets.boxes + 3, torch.tensor([[0.0, 0, 30, 20], [10, 10, 40, 45]])))
+    return Proposals(sample.image_size, boxes, torch.zeros(len(boxes)))
+
+
+def train_and_predict(model: Any, samples: list[Sample]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Losses and detections, as numbers of Python; there are gradients afterwards."""
+    for module in model.modules():
+        if isinstance(module, LearnsFromClassCounts):
+            module.set_class_counts(torch.arange(1, 6, device=model.pixel_mean.device))
+    torch.manual_seed(0)
+    output = model.train().losses(samples)
+    if output.losses:
+        output.total().backward()
+    losses = {name: loss.item() for name, loss in output.losses.items()}
+    tables = model.eval().predict(samples)
+    columns = ("boxes", "scores", "classes", "keypoints")
+    found = [
+        {name: getattr(table, name).cpu() for name in columns if getattr(table, name) is not None} for table in tables
+    ]
+    for table, numbers in zip(tables, found, strict=True):
+        if table.masks is not None:
+            assert len(table.masks.rles()) == len(table)
+            numbers["probabilities"] = table.masks.probabilities.cpu()
+    return losses, found
+
+
+@pytest.mark.parametrize("overrides", cases())
+def test_component_computes_on_the_device_what_it_computes_on_the_cpu(
+    overrides: tuple[Any, ...],
+) -> None:
+    cfg = small_config(*overrides)
+    samples = scenes(3, cfg)
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(build_model(cfg))
+    is_proposal_network = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork"
+    losses, found = train_and_predict(models[0], samples)
+    pretend.move(models[1])
+    with pretend.PretendDevice():
+        losses_there, found_there = train_and_predict(models[1], samples)
+
+    assert losses_there == pytest.approx(losses, rel=1e-4)
+    trained = [(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True) if b.grad is not None]
+    assert trained
+    for expected, gradient in ((a.grad, b.grad) for a, b in trained):
+        assert isinstance(gradient, pretend.PretendTensor)
+        torch.testing.assert_close(gradient.numbers, expected, rtol=1e-3, atol=1e-4)
+    assert sum(len(table["scores"]) for table in found) > 0
+    assert is_proposal_network or all(len(table["scores"]) <= 10 for table in found)
+    for there, here in zip(found_there, found, strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def mask_rcnn() -> nn.Module:
+    torch.manual_seed(0)
+    return pretend.move(build_model(small_config()))
+
+
+@pytest.mark.parametrize("what", MOST_WAITS)
+def test_host_waits_as_often_whatever_the_batch(what: str, mask_rcnn: Any) -> None:
+    waits, reports = {}, []
+    mask_rcnn.train(what == "training")
+    for count in (1, 2, 8):
+        samples = scenes(count, small_config())
+        with pretend.PretendDevice() as device:
+            if what == "training":
+                mask_rcnn.losses(samples).total().backward()
+            else:
+                tables = mask_rcnn.predict(samples)
+        assert what == "training" or all(len(table) for table in tables)
+        waits[count] = device.waits
+        reports.append(f"{what}, {count} images: {device.waits} waits\n{device.report()}")
+    assert len(set(waits.values())) == 1, "\n".join(reports)
+    assert 0 < waits[1] <= MOST_WAITS[what], "\n".join(reports)
+
+
+def test_training_around_the_model_mixes_no_devices() -> None:
+    model = pretend.move(build_model(small_config()))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    before = trained[0].numbers.clone()
+    with pretend.PretendDevice():
+        model.losses(scenes(2, small_config())).total().backward()
+        clip_each_norm(trained, limit=1.0, norm_type=2.0)
+        torch.optim.SGD(trained, lr=0.1, momentum=0.9).step()
+        WeightsAverage(model, decay=0.9).update(model)
+    assert all(parameter.grad.numbers.norm() <= 1.001 for parameter in trained)
+    assert not torch.equal(trained[0].numbers, before)
+
+
+@pytest.mark.parametrize(
+    ("what", "waits"),
+    [
+        (lambda device: device.nonzero(), 1),
+        (lambda device: device[device > 1], 1),
+        (lambda device: float(device.sum()), 1),
+        (lambda device: device.tolist(), 1),
+        (lambda device: device.cpu(), 1),
+        (lambda device: bool((device > 1).all()), 1),
+        (lambda device: device.repeat_interleave(device.long()), 1),
+        (lambda device: device.repeat_interleave(device.long(), output_size=6), 0),
+        (lambda device: torch.nonzero_static(device > 1, size=2), 0),
+        (lambda device: device[device.argsort()] + 1, 0),
+        (lambda device: device + torch.tensor(2.0), 0),
+    ],
+)
+def test_device_counts_what_the_host_waits_for(what: Callable[[Tensor], object], waits: int) -> None:
+    tensor = pretend.PretendTensor(torch.tensor([1.0, 2, 3]))
+    with pretend.PretendDevice() as device:
+        what(tensor)
+    assert device.waits == waits, device.report()
+
+
+def test_device_refuses_tensors_of_the_cpu() -> None:
+    tensor = pretend.PretendTensor(torch.ones(3))
+    with pretend.PretendDevice():
+        with pytest.raises(RuntimeError, match="two devices"):
+            tensor + torch.ones(3)
+        with pytest.raises(TypeError, match="numpy"):
+            tensor.numpy()
+        assert torch.ones(2, device=tensor.device).device == tensor.device == tensor.new_tensor([1]).device

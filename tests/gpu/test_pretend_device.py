@@ -1,0 +1,39 @@
+"""Runs on_pretend_device.py in a process of its own: torch takes a new device only before its first backward pass."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import backend_registration
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason=f"needs torch 2.10 or later, whose backends may be written in Python; this is {torch.__version__}",
+)
+def test_every_component_on_the_pretended_device() -> None:
+    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            str(HERE / "on_pretend_device.py"),
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:warnings",
+        ],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
