@@ -1,11 +1,18 @@
 """Configuration: keys with defaults and meanings, YAML files, overrides."""
 
-from mrcnn_zoo.config.loading import config_from_settings, config_from_text, load_config, resolve_config
+from mrcnn_zoo.config.loading import (
+    changed_config,
+    config_from_settings,
+    config_from_text,
+    load_config,
+    resolve_config,
+)
 from mrcnn_zoo.config.locations import find_config, packaged_names
 from mrcnn_zoo.config.node import CfgNode, default_config
 
 __all__ = [
     "CfgNode",
+    "changed_config",
     "config_from_settings",
     "config_from_text",
     "default_config",

@@ -1,13 +1,13 @@
 """From a YAML file and overrides to the frozen config that builders read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config.contradictions import settle_contradictions
 from mrcnn_zoo.config.node import CfgNode, default_config
 from mrcnn_zoo.config.overrides import read_overrides
-from mrcnn_zoo.config.provenance import Origin
+from mrcnn_zoo.config.provenance import Assignment, Origin
 from mrcnn_zoo.config.rules import check_numbers
 from mrcnn_zoo.config.safe_yaml import read_yaml
 from mrcnn_zoo.config.trust import refuse_foreign_code
@@ -85,6 +85,25 @@ def config_from_settings(
     config = _finished(config, overrides, trust)
     warn_of_inert(config)
     return config
+
+
+def changed_config(config: CfgNode, settings: Mapping[str, Any], *, source: str) -> CfgNode:
+    """A frozen copy of a config with some keys set by code, such as a training schedule; the config itself stays.
+
+    Args:
+        config: the root.
+        settings: values by dotted key.
+        source: that messages name as the origin of the values, and that counts closer than files and less close than
+            the command line.
+
+    Raises:
+        UserError: an unknown key, or a value that does not fit.
+    """
+    changed: CfgNode = config.clone()
+    changed.defrost()
+    changed.assign(Assignment((name,), value, Origin(source)) for name, value in settings.items())
+    changed.freeze()
+    return changed
 
 
 def check_config(config: CfgNode, trust: Iterable[str] = ()) -> None:

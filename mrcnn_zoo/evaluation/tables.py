@@ -1,7 +1,8 @@
 """From precision and recall to the numbers of the COCO table, and the table as text."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,34 @@ def summary_table(
             cells[0] += _change(metrics.get(names[0], math.nan), before.get(names[0], math.nan))
         rows.append([task, *cells])
     return _table(rows, ["task", *names], tablefmt=tablefmt, names_at=[0])
+
+
+def stages_table(stages: Mapping[str, Mapping[str, Any]], *, tablefmt: str = "pipe") -> str:
+    """One row per stage of a run and task, without the classes; a table of its own for tasks with other metrics.
+
+    Args:
+        stages: the results of each stage by its name, by task, or by dataset name and task.
+        tablefmt: of tabulate.
+    """
+    tables: dict[tuple[str, ...], list[list[str]]] = {}
+    for stage, results in stages.items():
+        rows = list(_rows_of(results))
+        for task, metrics in rows or [("-", {})]:
+            names = tuple(name for name in metrics if not _is_of_class(name))
+            tables.setdefault(names, []).append([stage, task, *(_cell(metrics[name]) for name in names)])
+    texts = (
+        _table(rows, ["stage", "task", *names], tablefmt=tablefmt, names_at=[0, 1]) for names, rows in tables.items()
+    )
+    return "\n\n".join(texts)
+
+
+def _rows_of(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Metrics]]:
+    """Tasks with their metrics; the name of the dataset stands before the task where there is one."""
+    for name, value in results.items():
+        if any(isinstance(inner, Mapping) for inner in value.values()):
+            yield from _rows_of(value, f"{prefix}{name}/")
+        elif value:
+            yield f"{prefix}{name}", value
 
 
 def category_table(results: Mapping[str, Metrics], *, tablefmt: str = "pipe") -> str:

@@ -2,5 +2,6 @@
 
 from mrcnn_zoo.training.replay import replay_batch
 from mrcnn_zoo.training.run import run
+from mrcnn_zoo.training.stages import FinishedStage, Stage
 
-__all__ = ["replay_batch", "run"]
+__all__ = ["FinishedStage", "Stage", "replay_batch", "run"]

@@ -163,5 +163,10 @@ NEW_KEYS = (
         "Periodic checkpoints kept besides best and final; 0 keeps all.",
         range=NOT_NEGATIVE,
     ),
-    Key("SOLVER.TRAINING_SCHEDULE", "joint", "Registered training schedule: joint."),
+    Key(
+        "SOLVER.TRAINING_SCHEDULE",
+        "joint",
+        "Registered training schedule, which makes the list of stages of a run: joint, a single one. Yours is a "
+        "function from a config to a list of mrcnn_zoo.training.Stage.",
+    ),
 )

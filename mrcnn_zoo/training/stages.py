@@ -1,0 +1,304 @@
+"""Stages: a run is a list of trainings, each with its config, its folder, what it starts from and what it hands over.
+
+A training schedule, SOLVER.TRAINING_SCHEDULE, makes the list out of the config of the run. For example, the heads alone
+and then all of the model:
+
+    def heads_then_all(cfg: CfgNode) -> list[Stage]:
+        heads = changed_config(cfg, {"SOLVER.FREEZE": ["backbone.*"]}, source="heads_then_all")
+        return [Stage("heads", heads), Stage("all", cfg, starts_from="heads")]
+"""
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mrcnn_zoo.checkpoint import Checkpointer
+from mrcnn_zoo.config import CfgNode, changed_config
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.files import write_json
+from mrcnn_zoo.ops.processes import value_of_main_process
+from mrcnn_zoo.output_paths import RESULT_FOLDERS
+from mrcnn_zoo.registries import TRAINING_SCHEDULES
+from mrcnn_zoo.registry import did_you_mean
+from mrcnn_zoo.training.assembly import changed_keys
+from mrcnn_zoo.training.distributed import is_main_process, wait_for_all
+
+JOINT = "joint"  # the schedule of one stage
+STAGE_FILE = "stage.json"  # in the folder of a stage that is finished
+WEIGHTS = "weights"  # what every stage hands over
+FINAL_WEIGHTS = "model_final.pth"
+TRAINING_FILES = (STAGE_FILE, "last_checkpoint", "model_*.pth")  # in this order they are removed
+TAKEN_NAMES = (".", "..", *RESULT_FOLDERS, "nonfinite", "wandb")  # other folders in an output folder
+
+Results = dict[str, Any]  # {"bbox": {"AP": ...}, "segm": {...}}; with several test sets {dataset: that}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FinishedStage:
+    """What later stages know of one that is finished."""
+
+    name: str
+    folder: Path
+    handed_over: Mapping[str, Path]  # files by name; "weights" is what a stage that starts from this one loads
+    results: Results  # of its last evaluation, as `run` returns them
+
+
+Prepare = Callable[[CfgNode, Mapping[str, FinishedStage]], CfgNode]
+HandOver = Callable[[CfgNode], Mapping[str, Path]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of a run.
+
+    `prepare` and `hand_over` are called in every process of the run, as an evaluation is; files are written by the main
+    process alone (`is_main_process()`), and all processes wait for each other afterwards.
+
+    Args:
+        name: of its folder below OUTPUT_DIR; empty in a run of this one stage, which writes into OUTPUT_DIR itself.
+        cfg: complete but for what `prepare` sets. Its lengths, test sets and hooks are this stage's own.
+        starts_from: name of an earlier stage whose weights it starts from; empty for MODEL.WEIGHTS of its config.
+        prepare: called with the config and the finished stages by name before the stage starts or goes on; returns the
+            config to train with. It sets what depends on earlier stages: files, and the keys that switch them on.
+            OUTPUT_DIR of the config is the stage's folder, where it may write; it may find its files there, of a
+            sitting that was interrupted.
+        hand_over: called once with that config, when the training has ended; returns files by name for later stages,
+            e.g. proposals, besides "weights": the final ones, unless it names others.
+    """
+
+    name: str
+    cfg: CfgNode
+    _: KW_ONLY
+    starts_from: str = ""
+    prepare: Prepare | None = None
+    hand_over: HandOver | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the stage writes; in a list made by `build_stages`."""
+        return Path(self.cfg.OUTPUT_DIR)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether an earlier sitting has trained it to the end."""
+        return bool(self.name) and (self.folder / STAGE_FILE).exists()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an earlier sitting has left a checkpoint of it."""
+        return self.is_finished or Checkpointer(self.folder).has_checkpoint()
+
+
+@TRAINING_SCHEDULES.register(JOINT)
+def joint(cfg: CfgNode) -> list[Stage]:
+    """All parts of the model are trained together: one stage."""
+    return [Stage("", cfg)]
+
+
+# --- the list ---------------------------------------------------------------------------------------------------------
+
+
+def build_stages(cfg: CfgNode) -> list[Stage]:
+    """The stages of a run, each with its folder as OUTPUT_DIR.
+
+    Args:
+        cfg: of the run. Its schedule returns Stages; configs are taken, too, and trained in the order of the list.
+
+    Raises:
+        UserError: what the schedule returns is no list of stages, or names clash or are not known.
+    """
+    listed = TRAINING_SCHEDULES.get(cfg.SOLVER.TRAINING_SCHEDULE)(cfg)
+    source = f"SOLVER.TRAINING_SCHEDULE = {cfg.SOLVER.TRAINING_SCHEDULE}"
+    is_list = isinstance(listed, Sequence) and not isinstance(listed, str) and len(listed) > 0
+    if is_list and all(isinstance(item, CfgNode) for item in listed):
+        stages = _stages_of_configs(listed, cfg.OUTPUT_DIR)
+    elif is_list and all(isinstance(item, Stage) for item in listed):
+        stages = [_in_own_folder(stage, cfg.OUTPUT_DIR, source) for stage in listed]
+    else:
+        items = ", ".join(type(item).__name__ for item in listed) if is_list else type(listed).__name__
+        what = "an empty list" if listed == [] else items
+        raise UserError(
+            f"{source} returned {what}; it must return a list of Stages or of configs, at least one "
+            f"(mrcnn_zoo/training/stages.py describes them)."
+        )
+    _check_names(stages, source)
+    return stages
+
+
+def _stages_of_configs(configs: Sequence[CfgNode], output_dir: str) -> list[Stage]:
+    """One stage for each config; MODEL.WEIGHTS that are the final ones of the run mean those of the stage before."""
+    if len(configs) == 1:
+        return [Stage("", configs[0])]
+    stages: list[Stage] = []
+    for number, cfg in enumerate(configs, start=1):
+        name = f"stage_{number}"
+        is_shared = output_dir == cfg.OUTPUT_DIR
+        source = {Path(output_dir), Path(output_dir) / FINAL_WEIGHTS} if is_shared and stages else set()
+        continues = bool(cfg.MODEL.WEIGHTS) and Path(cfg.MODEL.WEIGHTS) in source
+        own = _as_run(cfg, Path(output_dir) / name if is_shared else Path(cfg.OUTPUT_DIR))
+        stages.append(Stage(name, own, starts_from=stages[-1].name if continues else ""))
+    return stages
+
+
+def _in_own_folder(stage: Stage, output_dir: str, source: str) -> Stage:
+    name = stage.name
+    if name != name.strip() or name in TAKEN_NAMES or Path(name).name != name:
+        raise UserError(
+            f"{source} names a stage {name!r}; the name is that of its folder below OUTPUT_DIR: without slashes, and "
+            f"none of {', '.join(TAKEN_NAMES)}."
+        )
+    return replace(stage, cfg=_as_run(stage.cfg, Path(output_dir) / name)) if name else stage
+
+
+def _as_run(cfg: CfgNode, folder: Path) -> CfgNode:
+    """The config of a stage as one of a run of its own, which its config.yaml and its checkpoints then describe."""
+    return changed_config(cfg, {"OUTPUT_DIR": str(folder), "SOLVER.TRAINING_SCHEDULE": JOINT}, source="stage")
+
+
+def _check_names(stages: Sequence[Stage], source: str) -> None:
+    earlier: list[str] = []
+    for stage in stages:
+        if not stage.name and len(stages) > 1:
+            raise UserError(f"{source} returned {len(stages)} stages, one of them without a name; each needs its own.")
+        if stage.name in earlier or any(stage.folder == other.folder for other in stages[: len(earlier)]):
+            raise UserError(f"{source} has two stages {stage.name!r} in {stage.folder}; each needs its own name.")
+        if stage.starts_from and stage.starts_from not in earlier:
+            known = f"the stages before it are {', '.join(earlier)}" if earlier else "it is the first stage"
+            raise UserError(
+                f"{source}: stage {stage.name!r} starts from {stage.starts_from!r}, but {known}."
+                f"{did_you_mean(stage.starts_from, earlier)}"
+            )
+        earlier.append(stage.name)
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def check_training_folders(output_dir: Path, stages: Sequence[Stage], *, resume: bool, overwrite: bool) -> None:
+    """Refuse to start a run in the folder of another one: never two mixed, never one lost by mistake.
+
+    Raises:
+        UserError: a checkpoint is there, and the user has not said what is to become of it.
+    """
+    if resume and overwrite:
+        raise UserError("--resume goes on with the training in OUTPUT_DIR, --overwrite removes it: give one of them.")
+    for folder in (output_dir, *(stage.folder for stage in stages)):
+        note = folder / STAGE_FILE
+        has_checkpoint = Checkpointer(folder).has_checkpoint()
+        if (has_checkpoint or note.exists()) and not (resume or overwrite):
+            file = Checkpointer(folder).last_path() if has_checkpoint else note
+            shown = file.relative_to(output_dir) if file.is_relative_to(output_dir) else file
+            raise UserError(
+                f"OUTPUT_DIR = {output_dir} holds a training ({shown}). Go on with it with --resume, choose another "
+                f"OUTPUT_DIR, or remove its checkpoints and start afresh with --overwrite."
+            )
+
+
+def clear_training_folders(output_dir: Path, stages: Sequence[Stage]) -> None:
+    """Remove the checkpoints of an earlier run; metrics are set aside by their writers, logs are continued."""
+    for folder in (output_dir, *(stage.folder for stage in stages)):
+        for pattern in TRAINING_FILES:
+            for path in folder.glob(pattern):
+                path.unlink()
+
+
+# --- finished stages --------------------------------------------------------------------------------------------------
+
+
+def read_finished(stages: Sequence[Stage]) -> dict[str, FinishedStage]:
+    """The stages that earlier sittings have finished, by name; a changed config of one of them is a warning.
+
+    Raises:
+        UserError: a stage has begun before one that it follows is finished, or a file of one cannot be read.
+    """
+    finished: dict[str, FinishedStage] = {}
+    waiting: Stage | None = None
+    for stage in stages:
+        if waiting is not None and stage.has_begun:
+            raise UserError(
+                f"stage {stage.name!r} has been trained in {stage.folder}, but {waiting.name!r} before it is not "
+                f"finished: there is no {waiting.folder / STAGE_FILE}. Move {stage.folder} away to train it "
+                f"again, or start afresh with --overwrite."
+            )
+        if stage.is_finished:
+            finished[stage.name] = _read_stage_file(stage)
+        else:
+            waiting = waiting or stage
+    return value_of_main_process(finished)
+
+
+def finish_stage(stage: Stage, cfg: CfgNode, results: Results) -> FinishedStage:
+    """Collect what a trained stage hands over, and mark it as finished.
+
+    Args:
+        stage: whose training has ended.
+        cfg: that it was trained with.
+        results: of its last evaluation.
+
+    Raises:
+        UserError: a file that it hands over is not there.
+    """
+    extra = stage.hand_over(cfg) if stage.hand_over else {}
+    wait_for_all()
+    files = {WEIGHTS: stage.folder / FINAL_WEIGHTS} | {name: Path(path) for name, path in extra.items()}
+    finished = value_of_main_process(FinishedStage(stage.name, stage.folder, files, results))
+    if is_main_process():
+        for name, path in finished.handed_over.items():
+            if not path.exists():
+                raise UserError(f"stage {stage.name!r} hands over {name!r}, but {path} does not exist.")
+        if stage.name:
+            _write_stage_file(stage, finished)
+    wait_for_all()
+    return finished
+
+
+def _write_stage_file(stage: Stage, finished: FinishedStage) -> None:
+    files = {
+        # Relative where that is possible: the folder of a run may be moved.
+        name: str(path.relative_to(stage.folder) if path.is_relative_to(stage.folder) else path.absolute())
+        for name, path in finished.handed_over.items()
+    }
+    record = {"name": stage.name, "results": _plain(finished.results), "handed_over": files, "config": stage.cfg.dump()}
+    write_json(stage.folder / STAGE_FILE, record, indent=2)
+
+
+def _read_stage_file(stage: Stage) -> FinishedStage:
+    path = stage.folder / STAGE_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        files = {name: stage.folder / file for name, file in record["handed_over"].items()}
+        finished = FinishedStage(stage.name, stage.folder, files, _measured(record["results"]))
+        former = record["config"]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}). Remove it: the stage then goes on from its last checkpoint."
+        ) from error
+    changes = {key: both for key, both in changed_keys(former, stage.cfg.dump()).items() if key != "OUTPUT_DIR"}
+    if changes:
+        logger.warning(
+            "stage %r is finished and is not trained again, though its config has changed since: %s. To go on with it, "
+            "remove %s and the folders of the later stages",
+            stage.name,
+            ", ".join(f"{key} = {now} (it was {before})" for key, (before, now) in changes.items()),
+            path,
+        )
+    return finished
+
+
+def _plain(results: Any) -> Any:
+    """With None for what is no number, which JSON does not know."""
+    if isinstance(results, Mapping):
+        return {name: _plain(value) for name, value in results.items()}
+    return float(results) if math.isfinite(results) else None
+
+
+def _measured(results: Any) -> Any:
+    if isinstance(results, Mapping):
+        return {name: _measured(value) for name, value in results.items()}
+    return math.nan if results is None else results
