@@ -100,13 +100,8 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
 
 def _with_output_dir(cfg: CfgNode, folder: Path) -> CfgNode:
     """The config with `~` of OUTPUT_DIR written out."""
-    if str(folder) == cfg.OUTPUT_DIR:
-        return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.OUTPUT_DIR = str(folder)
-    cfg.freeze()
-    return cfg
+    is_same = str(folder) == cfg.OUTPUT_DIR
+    return cfg if is_same else changed_config(cfg, {"OUTPUT_DIR": str(folder)}, source="run")
 
 
 def _fitted(cfg: CfgNode) -> CfgNode:
@@ -145,7 +140,8 @@ def _train_stages(cfg: CfgNode, stages: Sequence[Stage], log: LogFile, *, resume
     finished = read_finished(stages) if resume else {}
     waiting = [stage for stage in stages if stage.name not in finished]
     for stage in waiting:
-        _rehearse(stage)
+        if not (resume and stage.has_begun):  # that one is the next to be built, with its checkpoint
+            _rehearse(stage)
     wait_for_all()
     log.open()
     if is_main_process():

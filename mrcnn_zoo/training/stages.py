@@ -62,7 +62,8 @@ class Stage:
 
     Args:
         name: of its folder below OUTPUT_DIR; empty in a run of this one stage, which writes into OUTPUT_DIR itself.
-        cfg: complete but for what `prepare` sets. Its lengths, test sets and hooks are this stage's own.
+        cfg: complete but for what `prepare` sets. Its lengths, test sets and hooks are this stage's own;
+            TEST.EXPECTED_RESULTS counts in the last stage alone.
         starts_from: name of an earlier stage whose weights it starts from; empty for MODEL.WEIGHTS of its config.
         prepare: called with the config and the finished stages by name before the stage starts or goes on; returns the
             config to train with. It sets what depends on earlier stages: files, and the keys that switch them on.

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mrcnn_zoo.config import CfgNode, config_from_text, default_config, load_config, resolve_config
+from mrcnn_zoo.config import (
+    CfgNode,
+    changed_config,
+    config_from_text,
+    default_config,
+    load_config,
+    resolve_config,
+)
 from mrcnn_zoo.errors import UserError
 
 
@@ -275,3 +282,24 @@ def test_detectron2s_full_config_files_load(case: str, shared_dir: Path) -> None
 def test_importing_the_config_does_not_import_torch() -> None:
     code = "import sys, mrcnn_zoo.config as c; c.load_config(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_changed_config_is_a_frozen_copy_whose_values_name_their_source(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "SOLVER:\n  MAX_EPOCHS: 3\n")
+    config = load_config(path, ["SOLVER.BASE_LR", "0.5"])
+    changed = changed_config(config, {"SOLVER.MAX_ITER": 7, "SOLVER.FREEZE": ["backbone.*"]}, source="my schedule")
+    assert (config.SOLVER.MAX_ITER, config.SOLVER.FREEZE) == (default_config().SOLVER.MAX_ITER, [])
+    assert (changed.SOLVER.MAX_ITER, changed.SOLVER.FREEZE, changed.SOLVER.BASE_LR) == (7, ["backbone.*"], 0.5)
+    assert changed.is_frozen()
+    assert str(changed.origin_of("SOLVER.MAX_ITER")) == "my schedule"
+    # Of two lengths the one of the schedule counts before that of a file, and what is typed before both.
+    closeness = [changed.closeness_of(f"SOLVER.{key}") for key in ("MAX_EPOCHS", "MAX_ITER", "BASE_LR")]
+    assert closeness == sorted(set(closeness))
+
+
+def test_changed_config_refuses_what_a_file_could_not_have(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "a.yaml", ""))
+    with pytest.raises(UserError, match=r"my schedule: .*SOLVER.FREZE.*SOLVER.FREEZE"):
+        changed_config(config, {"SOLVER.FREZE": []}, source="my schedule")
+    with pytest.raises(UserError, match=r"my schedule: SOLVER.MAX_ITER"):
+        changed_config(config, {"SOLVER.MAX_ITER": "many"}, source="my schedule")

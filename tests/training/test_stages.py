@@ -277,7 +277,14 @@ def test_hand_over_that_is_not_there_is_refused(tmp_path: Path, schedule_of: Cal
 
 def test_two_processes_agree_on_the_stages(train_net: TrainNet, tmp_path: Path) -> None:
     schedule = "SOLVER.TRAINING_SCHEDULE=foreign_schedules:proposals_then_detector"
-    settings = (*TWO_STAGES, schedule, "SOLVER.MAX_ITER=1", "DATASETS.SCENES.NUM_TRAIN=4", "SEED=-1")
+    settings = (
+        *TWO_STAGES,
+        schedule,
+        "SOLVER.MAX_ITER=1",
+        "DATASETS.TEST=[]",
+        "DATASETS.SCENES.NUM_TRAIN=4",
+        "SEED=-1",
+    )
     done = train_net("--num-gpus", "2", *settings, "OUTPUT_DIR=run")
     assert done.returncode == 0, done.stderr
     for name in ("rpn", "detector"):
