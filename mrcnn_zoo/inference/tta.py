@@ -189,7 +189,9 @@ def _mean_keypoints(views: Sequence[View], tables: Sequence[Detections], flip_pa
         if view.orientation.is_mirrored:
             if flip_pairs is None:
                 continue
-            weighted = weighted[:, _mirrored_rows(flip_pairs, weighted.shape[1])]
+            # Not an index: a list of rows would be copied to the device.
+            columns = weighted.unbind(dim=1)
+            weighted = torch.stack([columns[row] for row in _mirrored_rows(flip_pairs, len(columns))], dim=1)
         total = total + weighted
         num_views += 1
     assert isinstance(total, Tensor)  # the upright view is not mirrored
