@@ -19,6 +19,7 @@ from mrcnn_zoo.modeling.detectors.postprocessing import (
     to_resized,
 )
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
+from mrcnn_zoo.modeling.recording import Recorder, recorded
 from mrcnn_zoo.modeling.roi_heads import build_roi_heads
 from mrcnn_zoo.registries import DETECTORS
 from mrcnn_zoo.structures import Detections, Proposals, Sample, TrainingOutput
@@ -82,13 +83,18 @@ class GeneralizedRCNN(nn.Module):
         return output | self.roi_heads.losses(features, proposals, targets)
 
     @torch.no_grad()
-    def predict(self, samples: list[Sample]) -> list[Detections]:
-        """The instances of each image in the coordinates of its original size, best first."""
+    def predict(self, samples: list[Sample], recorder: Recorder | None = None) -> list[Detections]:
+        """The instances of each image in the coordinates of its original size, best first.
+
+        Args:
+            samples: images.
+            recorder: gets a report of each stage on each image: what stays, and why the rest goes.
+        """
         batch = self.collate(samples)
         features = self.backbone(batch.pixels)
-        proposals = self.proposal_generator.predict(features, batch)
-        detections = self.roi_heads.predict(features, proposals)
-        return all_to_original_size(detections, samples)
+        proposals = recorded(self.proposal_generator.predict, features, batch, recorder=recorder)
+        detections = recorded(self.roi_heads.predict, features, proposals, recorder=recorder)
+        return all_to_original_size(detections, samples, recorder=recorder)
 
     @torch.no_grad()
     def predict_in_boxes(

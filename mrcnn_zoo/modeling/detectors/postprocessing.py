@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling.recording import Recorder, report_all_kept
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.structures import Detections, ImageSize, InstanceTable, Proposals, Sample
@@ -44,12 +45,19 @@ def to_original_size(detections: Detections, original_size: ImageSize, *, drops_
     return _without_empty([scaled])[0] if drops_empty else scaled
 
 
-def all_to_original_size(detections: Sequence[Detections], samples: Sequence[Sample]) -> list[Detections]:
-    """`to_original_size` for the sample of each table; the host waits for the device once."""
+def all_to_original_size(
+    detections: Sequence[Detections], samples: Sequence[Sample], *, recorder: Recorder | None = None
+) -> list[Detections]:
+    """`to_original_size` for the sample of each table; the host waits for the device once.
+
+    A recorder gets a report of the stage "original size".
+    """
     scaled = [
         to_original_size(table, sample.original_size, drops_empty=False)
         for table, sample in zip(detections, samples, strict=True)
     ]
+    if recorder is not None:
+        report_all_kept(recorder, scaled, stage="original size", drops_empty=True)
     return _without_empty(scaled)
 
 

@@ -12,6 +12,7 @@ from mrcnn_zoo.modeling.contracts import Backbone, ProposalGenerator
 from mrcnn_zoo.modeling.detectors.collation import Collation
 from mrcnn_zoo.modeling.detectors.postprocessing import proposals_to_original_size
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
+from mrcnn_zoo.modeling.recording import Recorder, recorded
 from mrcnn_zoo.registries import DETECTORS
 from mrcnn_zoo.structures import Detections, Proposals, Sample, TrainingOutput
 
@@ -75,13 +76,14 @@ class ProposalNetwork(nn.Module):
         return output
 
     @torch.no_grad()
-    def propose(self, samples: list[Sample]) -> list[Proposals]:
+    def propose(self, samples: list[Sample], recorder: Recorder | None = None) -> list[Proposals]:
         """The proposals of each image in the coordinates of its original size, best first."""
         batch = self.collate(samples)
-        proposals = self.proposal_generator.predict(self.backbone(batch.pixels), batch)
+        features = self.backbone(batch.pixels)
+        proposals = recorded(self.proposal_generator.predict, features, batch, recorder=recorder)
         return proposals_to_original_size(proposals, samples)
 
-    def predict(self, samples: list[Sample]) -> list[Detections]:
+    def predict(self, samples: list[Sample], recorder: Recorder | None = None) -> list[Detections]:
         """The proposals as detections of the only class "object", scored by the sigmoid of their objectness.
 
         They stay in the order of their logits, also where the scores of different logits round to the same 1.0.
@@ -93,7 +95,7 @@ class ProposalNetwork(nn.Module):
                 scores=table.objectness.sigmoid(),
                 classes=torch.zeros(len(table), dtype=torch.int64, device=table.boxes.device),
             )
-            for table in self.propose(samples)
+            for table in self.propose(samples, recorder)
         ]
 
 

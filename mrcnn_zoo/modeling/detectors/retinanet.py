@@ -16,6 +16,7 @@ from mrcnn_zoo.modeling.detectors.postprocessing import all_to_original_size
 from mrcnn_zoo.modeling.detectors.retinanet_head import RetinaNetHead, build_retinanet_head
 from mrcnn_zoo.modeling.detectors.retinanet_selection import DenseSelection
 from mrcnn_zoo.modeling.detectors.retinanet_supervision import FocalSupervision
+from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.suppression import build_suppression
 from mrcnn_zoo.ops.anchors import by_anchor
 from mrcnn_zoo.ops.box_coding import BoxCoder
@@ -103,14 +104,19 @@ class RetinaNet(nn.Module):
         )
 
     @torch.no_grad()
-    def predict(self, samples: list[Sample]) -> list[Detections]:
-        """The instances of each image in the coordinates of its original size, best first."""
+    def predict(self, samples: list[Sample], recorder: Recorder | None = None) -> list[Detections]:
+        """The instances of each image in the coordinates of its original size, best first.
+
+        Args:
+            samples: images.
+            recorder: gets a report on each image: what stays, and why the rest goes.
+        """
         batch = self.collate(samples)
         predictions = self.predict_all(self.backbone(batch.pixels))
         detections = self.selection.select(
-            predictions.logits, predictions.deltas, predictions.anchors, batch.image_sizes
+            predictions.logits, predictions.deltas, predictions.anchors, batch.image_sizes, recorder=recorder
         )
-        return all_to_original_size(detections, samples)
+        return all_to_original_size(detections, samples, recorder=recorder)
 
 
 @DETECTORS.register("RetinaNet")

@@ -1,12 +1,16 @@
 """From the scores and deltas of all anchors and classes to the few detections of an image."""
 
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.modeling.contracts import Candidates
+from mrcnn_zoo.modeling.recording import Fate, Recorder, Selected, above_threshold_or_best, report_selection
 from mrcnn_zoo.modeling.suppression import Suppression, suppress_and_limit
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
@@ -52,6 +56,8 @@ class DenseSelection(nn.Module):
         deltas: Sequence[Tensor],
         anchors: Sequence[Tensor],
         image_sizes: Sequence[ImageSize],
+        *,
+        recorder: Recorder | None = None,
     ) -> list[Detections]:
         """The detections of each image.
 
@@ -60,13 +66,17 @@ class DenseSelection(nn.Module):
             deltas: for each level (N, A, 4).
             anchors: for each level (A, 4) pixels.
             image_sizes: of N images, without padding.
+            recorder: gets a report of the stage "boxes".
 
         Returns:
             At most `max_detections` of each image, best first; they may reach outside the image.
         """
-        return suppress_and_limit(
-            self.candidates(logits, deltas, anchors, image_sizes), self.suppression, self.max_detections
-        )
+        candidates = self.candidates(logits, deltas, anchors, image_sizes, keeps_sources=recorder is not None)
+        report = None
+        if recorder is not None:
+            joined = torch.cat(list(logits), dim=1), torch.cat(list(deltas), dim=1), torch.cat(list(anchors))
+            report = partial(self._report, recorder, joined, candidates)
+        return suppress_and_limit(candidates, self.suppression, self.max_detections, report)
 
     def candidates(
         self,
@@ -74,6 +84,8 @@ class DenseSelection(nn.Module):
         deltas: Sequence[Tensor],
         anchors: Sequence[Tensor],
         image_sizes: Sequence[ImageSize],
+        *,
+        keeps_sources: bool = False,
     ) -> Candidates:
         """The best of each level that are above the threshold, decoded; arguments as those of `select`."""
         num_images, num_levels = len(image_sizes), len(logits)
@@ -87,7 +99,7 @@ class DenseSelection(nn.Module):
             for image in range(num_images)
             for level in range(num_levels)
         ]
-        boxes, scores, classes = (torch.cat(columns) for columns in zip(*found, strict=True))
+        boxes, scores, classes = (torch.cat(columns) for columns in zip(*(f[:3] for f in found), strict=True))
         lengths = [len(of_level[1]) for of_level in found]
         counts = [sum(lengths[first : first + num_levels]) for first in range(0, len(lengths), num_levels)]
         rows, counts = rows_in_parts(boxes.isfinite().all(dim=1).split(counts))
@@ -103,16 +115,56 @@ class DenseSelection(nn.Module):
             counts=counts,
             num_classes=logits[0].shape[2],
             are_clipped=self.clips_first,
+            sources=self._sources([f[3] for f in found], anchors)[rows] if keeps_sources else None,
         )
+
+    def _sources(self, rows: Sequence[Tensor], anchors: Sequence[Tensor]) -> Tensor:
+        """Rows within each level of each image -> rows of the anchors of all levels."""
+        firsts = itertools.accumulate([0, *map(len, anchors[:-1])])
+        return torch.cat([of_level + first for of_level, first in zip(rows, itertools.cycle(firsts), strict=False)])
+
+    def _report(
+        self,
+        recorder: Recorder,
+        joined: tuple[Tensor, Tensor, Tensor],
+        candidates: Candidates,
+        selected: list[Selected],
+    ) -> None:
+        assert candidates.sources is not None
+        all_logits, all_deltas, anchors = joined
+        num_classes = candidates.num_classes
+        places = (candidates.sources * num_classes + candidates.classes).split(list(candidates.counts))
+        for image, image_size in enumerate(candidates.image_sizes):
+            logits = all_logits[image].float()
+            above, others = above_threshold_or_best(logits, (logits > self._least_logit) & (logits < math.inf))
+            rows = torch.cat((above, others))
+            sources, classes = rows // num_classes, rows % num_classes
+            boxes = self.coder.decode(all_deltas[image][sources], anchors[sources])
+            scores = logits[sources, classes].sigmoid()
+            reasons = torch.full(rows.shape, int(Fate.BELOW_THRESHOLD), dtype=torch.int8, device=rows.device)
+            reasons[: len(above)] = int(Fate.NOT_IN_TOP_K)
+            reasons[~(boxes.isfinite().all(dim=1) & logits[sources, classes].isfinite())] = int(Fate.NOT_FINITE)
+            report_selection(
+                recorder,
+                stage="boxes",
+                image=image,
+                image_size=image_size,
+                boxes=box_ops.clip(boxes, image_size) if self.clips_first else boxes,
+                scores=scores,
+                classes=classes,
+                sources=sources,
+                reasons=reasons,
+                selected=replace(selected[image], rows=torch.searchsorted(above, places[image])),
+            )
 
     def _best_of_level(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, places: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (T, 4), scores (T,) and classes (T,) of the best candidates, which are given as places in A x K."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Boxes (T, 4), scores, classes and anchors (T,) of the best candidates, given as places in A x K."""
         rows, classes = places // logits.shape[1], places % logits.shape[1]
         scores, order = logits[rows, classes].float().sigmoid().topk(min(self.candidates_per_level, len(places)))
         rows, classes = rows[order], classes[order]
-        return self.coder.decode(deltas[rows], anchors[rows]), scores, classes
+        return self.coder.decode(deltas[rows], anchors[rows]), scores, classes, rows
 
 
 def _logit(probability: float) -> float:

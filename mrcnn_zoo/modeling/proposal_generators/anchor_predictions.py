@@ -21,6 +21,10 @@ class AnchorPredictions:
     logits: list[Tensor]  # (N, A)
     deltas: list[Tensor]  # (N, A, 4)
 
+    def joined(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The levels one after another: (A, 4) anchors, (N, A) logits, (N, A, 4) deltas."""
+        return torch.cat(self.anchors), torch.cat(self.logits, dim=1), torch.cat(self.deltas, dim=1)
+
     def at(self, rows: Tensor) -> "SampledPredictions":
         """The predictions of some anchors."""
         return SampledPredictions(

@@ -3,7 +3,10 @@
 Source: Ren et al. 2015 (Faster R-CNN), sec. 3.
 """
 
+import itertools
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +23,10 @@ from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import (
 from mrcnn_zoo.modeling.proposal_generators.rpn_head import WINDOW_SIDE, has_plain_window
 from mrcnn_zoo.modeling.proposal_generators.rpn_supervision import RPNSupervision, build_rpn_supervision
 from mrcnn_zoo.modeling.proposal_generators.selection import RANKINGS, Candidates, JointSelection, ProposalSelection
+from mrcnn_zoo.modeling.recording import Fate, Recorder, Selected, report_selection
+from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
+from mrcnn_zoo.ops.rows import image_numbers
 from mrcnn_zoo.registries import BOX_CODERS, PROPOSAL_GENERATORS, RPN_HEADS
 from mrcnn_zoo.structures import Batch, FeatureSpec, Proposals, TrainingOutput
 
@@ -77,10 +83,45 @@ class RPN(nn.Module):
         proposals = self.training_selection.suppress(candidates, batch.image_sizes)
         return proposals, self.supervision.losses(sampled, sample)
 
-    def predict(self, features: Features, batch: Batch) -> list[Proposals]:
-        """The proposals of each image, best first."""
-        candidates = self._candidates(self(features), self.test_selection)
-        return self.test_selection.suppress(candidates, batch.image_sizes)
+    def predict(self, features: Features, batch: Batch, *, recorder: Recorder | None = None) -> list[Proposals]:
+        """The proposals of each image, best first; a recorder gets a report of the stage "proposals"."""
+        predictions = self(features)
+        candidates = self._candidates(predictions, self.test_selection)
+        report = None if recorder is None else partial(self._report, recorder, predictions, candidates, batch)
+        return self.test_selection.suppress(candidates, batch.image_sizes, report)
+
+    def _report(
+        self,
+        recorder: Recorder,
+        predictions: AnchorPredictions,
+        candidates: Candidates,
+        batch: Batch,
+        selected: list[Selected],
+    ) -> None:
+        anchors, logits, deltas = predictions.joined()
+        sizes = [len(level) for level in predictions.anchors]
+        # Where levels compete, the candidates are of one level, which has the anchors of all.
+        firsts = [0] if len(candidates.rows) == 1 else list(itertools.accumulate([0, *sizes[:-1]]))
+        for image, image_size in enumerate(batch.image_sizes):
+            boxes = self.coder.decode(deltas[image], anchors)
+            rows = torch.cat([level[image] + first for level, first in zip(candidates.rows, firsts, strict=True)])
+            is_finite = boxes.isfinite().all(dim=1) & logits[image].isfinite()
+            boxes = box_ops.clip(boxes, image_size)
+            reasons = torch.full(boxes.shape[:1], int(Fate.NOT_IN_TOP_K), dtype=torch.int8, device=boxes.device)
+            reasons[rows] = int(Fate.TOO_SMALL)
+            reasons[~is_finite] = int(Fate.NOT_FINITE)
+            report_selection(
+                recorder,
+                stage="proposals",
+                image=image,
+                image_size=image_size,
+                boxes=boxes,
+                scores=logits[image].float(),
+                classes=image_numbers(sizes, boxes.device),
+                sources=torch.arange(len(boxes), device=boxes.device),
+                reasons=reasons,
+                selected=replace(selected[image], rows=rows[selected[image].rows]),
+            )
 
     def _predict_for_training(self, features: Features, rows: Tensor) -> tuple[SampledPredictions, AnchorPredictions]:
         """Predictions on the sampled anchors, which have a gradient, and on all, which may have none."""

@@ -1,18 +1,22 @@
 """From predictions on all anchors to a few good proposals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from mrcnn_zoo.modeling.recording import Selected
+from mrcnn_zoo.modeling.suppression import best_overlapping
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.ops.nms import batched_nms, nms_of_images
 from mrcnn_zoo.ops.rows import counts_of_images
 from mrcnn_zoo.structures import ImageSize, Proposals
+
+Report = Callable[[list[Selected]], None]  # of each image
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Candidates:
     logits: Tensor  # (N, T) float32
     levels: Tensor  # (T,) int64 in [0, num_levels)
     num_levels: int
+    rows: Sequence[Tensor] = ()  # for each level (N, T_i) int64 rows of its anchors
 
     def is_finite(self) -> Tensor:
         """(N, T) bool; False where the network has predicted NaN or infinity."""
@@ -110,31 +115,51 @@ class ProposalSelection:
             anchors: for each level (A, 4) pixels.
             coder: turns deltas into boxes.
         """
-        boxes, best_logits, levels = [], [], []
+        boxes, best_logits, levels, chosen = [], [], [], []
         for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
             rows = self.ranking.best(level_logits, min(self.pre_nms_topk, level_logits.shape[1]))
             best_deltas = level_deltas.gather(1, rows[:, :, None].expand(-1, -1, 4))
             boxes.append(coder.decode(best_deltas, level_anchors[rows]))
             best_logits.append(level_logits.gather(1, rows).float())
             levels.append(torch.full_like(rows[0], level))
-        return Candidates(torch.cat(boxes, dim=1), torch.cat(best_logits, dim=1), torch.cat(levels), len(levels))
+            chosen.append(rows)
+        return Candidates(
+            torch.cat(boxes, dim=1), torch.cat(best_logits, dim=1), torch.cat(levels), len(levels), chosen
+        )
 
     @torch.no_grad()
-    def suppress(self, candidates: Candidates, image_sizes: Sequence[ImageSize]) -> list[Proposals]:
-        """The proposals of each image, best first; candidates that are not finite are left out."""
+    def suppress(
+        self, candidates: Candidates, image_sizes: Sequence[ImageSize], report: Report | None = None
+    ) -> list[Proposals]:
+        """The proposals of each image, best first; candidates that are not finite are left out.
+
+        Args:
+            candidates: of all images.
+            image_sizes: without padding.
+            report: gets what was compared and kept in each image, for a recorder.
+        """
         # Clip before NMS: boxes that differ only outside the image are the same proposal.
         boxes = torch.stack(
             [box_ops.clip(image, size) for image, size in zip(candidates.boxes, image_sizes, strict=True)]
         )
         is_usable = candidates.is_finite() & box_ops.is_nonempty(boxes, min_size=self.min_size)
         on_cpu = boxes.device.type == "cpu"
-        suppressed = self._rows_on_cpu if on_cpu else self._rows_on_accelerator
+        suppress = self._rows_on_cpu if on_cpu else self._rows_on_accelerator
+        kept = suppress(candidates, boxes, is_usable, image_sizes)
+        if report is not None:
+            report([self._selected(candidates, *image) for image in zip(boxes, is_usable, kept, strict=True)])
+        best = [rows[: self.post_nms_topk] for rows in kept]
         return [
             Proposals(image_size=size, boxes=boxes[image][rows], objectness=candidates.logits[image][rows])
-            for image, (rows, size) in enumerate(
-                zip(suppressed(candidates, boxes, is_usable, image_sizes), image_sizes, strict=True)
-            )
+            for image, (rows, size) in enumerate(zip(best, image_sizes, strict=True))
         ]
+
+    def _selected(self, candidates: Candidates, boxes: Tensor, is_usable: Tensor, kept: Tensor) -> Selected:
+        """What was compared and kept in one image; rows are those of its candidates."""
+        compared = is_usable.nonzero().flatten()
+        places = torch.searchsorted(compared, kept)
+        by = best_overlapping(boxes[compared], candidates.levels[compared], places, min_iou=self.iou_threshold)
+        return Selected(compared, places, by, self.post_nms_topk)
 
     def _rows_on_cpu(
         self,
@@ -149,7 +174,7 @@ class ProposalSelection:
             rows = usable.nonzero().flatten()
             scores, levels = self.ranking.scores(logits[rows]), candidates.levels[rows]
             best = batched_nms(image_boxes[rows], scores, levels, iou_threshold=self.iou_threshold)
-            kept.append(rows[best[: self.post_nms_topk]])
+            kept.append(rows[best])
         return kept
 
     def _rows_on_accelerator(
@@ -175,7 +200,7 @@ class ProposalSelection:
         # Numbers of a second image for those that are left out: they stand behind the others of their image.
         counts = counts_of_images(2 * images + ~is_usable.flatten()[rows], 2 * num_images)
         parts = (rows % num_candidates).split(counts)
-        return [usable[: self.post_nms_topk] for usable in parts[::2]]
+        return list(parts[::2])
 
 
 class JointSelection:
@@ -195,6 +220,8 @@ class JointSelection:
         joined = [torch.cat(list(logits), dim=1)], [torch.cat(list(deltas), dim=1)], [torch.cat(list(anchors))]
         return self.selection.candidates(*joined, coder)
 
-    def suppress(self, candidates: Candidates, image_sizes: Sequence[ImageSize]) -> list[Proposals]:
-        """The proposals of each image, best first."""
-        return self.selection.suppress(candidates, image_sizes)
+    def suppress(
+        self, candidates: Candidates, image_sizes: Sequence[ImageSize], report: Report | None = None
+    ) -> list[Proposals]:
+        """The proposals of each image, best first; arguments as those of `ProposalSelection.suppress`."""
+        return self.selection.suppress(candidates, image_sizes, report)

@@ -10,6 +10,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.losses.box_regression import BoxLoss
 from mrcnn_zoo.losses.classification import IGNORED
 from mrcnn_zoo.modeling.contracts import Features, LearnsToSuppress, RegionClassification
+from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.roi_heads.detection_selection import (
     DetectionSelection,
     RegionPredictions,
@@ -146,17 +147,23 @@ class BoxPredictor(nn.Module):
         return TrainingOutput(losses, classification_metrics(logits.detach(), classes, self.num_classes))
 
     def predict(
-        self, vectors: Tensor, proposals: list[Proposals], features: Features | None = None
+        self,
+        vectors: Tensor,
+        proposals: list[Proposals],
+        features: Features | None = None,
+        *,
+        recorder: Recorder | None = None,
     ) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals."""
         logits, deltas = self(vectors)
         scores = self.classification.scores(logits)
-        return self.detect(RegionPredictions(scores, deltas, proposals, vectors.flatten(1), features))
+        predictions = RegionPredictions(scores, deltas, proposals, vectors.flatten(1), features)
+        return self.detect(predictions, recorder=recorder)
 
-    def detect(self, predictions: RegionPredictions) -> list[Detections]:
+    def detect(self, predictions: RegionPredictions, *, recorder: Recorder | None = None) -> list[Detections]:
         """The detections of each image."""
         assert self.selection is not None
-        return self.selection.select(predictions, self.regression.coder)
+        return self.selection.select(predictions, self.regression.coder, recorder=recorder)
 
     @torch.no_grad()
     def refine(self, deltas: Tensor, regions: list[LabeledRegions]) -> list[LabeledRegions]:

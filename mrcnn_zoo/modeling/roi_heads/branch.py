@@ -12,6 +12,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Features, HandsOnMasks, SelectsRegions
 from mrcnn_zoo.modeling.poolers import build_head_pooler
+from mrcnn_zoo.modeling.recording import Recorder, report_all_kept
 from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, named_specs
 from mrcnn_zoo.registries import KEYPOINT_HEADS, MASK_HEADS, REGION_BRANCHES
 from mrcnn_zoo.structures import BranchSpec, Detections, FeatureSpec, LabeledRegions, Proposals, TrainingOutput
@@ -108,7 +109,9 @@ class RegionHeads(nn.Module):
         """Whether a branch changes the scores of the box branch."""
         return any(getattr(branch, "corrects_scores", False) for branch in self.branches)
 
-    def detect_boxes(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+    def detect_boxes(
+        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
+    ) -> list[Detections]:
         """The detections of the box branch alone, best first, in the coordinates of the proposals of each image."""
         raise NotImplementedError
 
@@ -166,12 +169,17 @@ class RegionHeads(nn.Module):
             output |= of_branch
         return output
 
-    def branch_predictions(self, features: Features, detections: list[Detections]) -> list[Detections]:
-        """The detections with what all branches add, best first."""
+    def branch_predictions(
+        self, features: Features, detections: list[Detections], *, recorder: Recorder | None = None
+    ) -> list[Detections]:
+        """The detections with what all branches add, best first; a recorder gets a report of corrected scores."""
         detections = self.ask_branches(features, detections)
-        if self.corrects_scores:
-            detections = [table[table.scores.argsort(descending=True, stable=True)] for table in detections]
-        return detections
+        if not self.corrects_scores:
+            return detections
+        orders = [table.scores.argsort(descending=True, stable=True) for table in detections]
+        if recorder is not None:
+            report_all_kept(recorder, detections, stage="corrected scores", orders=orders)
+        return [table[order] for table, order in zip(detections, orders, strict=True)]
 
 
 def _check_classes(classes: Tensor, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from mrcnn_zoo.layers.gradient import scale_gradient
 from mrcnn_zoo.modeling.assignment import RegionLabeler, build_region_labeler, label_all
 from mrcnn_zoo.modeling.contracts import BoxHead, Features, Matcher
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
+from mrcnn_zoo.modeling.recording import Recorder, report_all_kept
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch, RegionHeads, build_branches
 from mrcnn_zoo.modeling.roi_heads.detection_selection import RegionPredictions
@@ -22,6 +24,8 @@ from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.registries import BOX_HEADS, MATCHERS, ROI_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Proposals, Targets, TrainingOutput
+
+Value = TypeVar("Value")
 
 
 class CascadeROIHeads(RegionHeads):
@@ -88,15 +92,20 @@ class CascadeROIHeads(RegionHeads):
         vectors, logits, deltas = self._predict_stage(stage, features, boxes_of(regions))
         output = predictor.supervise(logits, deltas, regions)
         output |= predictor.suppression_losses(logits, deltas, regions, vectors=vectors, features=features)
-        named = TrainingOutput(_of_stage(stage, output.losses), _of_stage(stage, output.metrics))
+        named = TrainingOutput(_of_stage(stage, output.sums), _of_stage(stage, output.metrics))
         return named, moved_boxes(deltas, regions, predictor.regression.coder)
 
-    def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+    def predict(
+        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
+    ) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals."""
         features = contiguous_features(features, self.box_pooler.names)
-        return self.branch_predictions(features, self.detect_boxes(features, proposals))
+        detections = self.detect_boxes(features, proposals, recorder=recorder)
+        return self.branch_predictions(features, detections, recorder=recorder)
 
-    def detect_boxes(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+    def detect_boxes(
+        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
+    ) -> list[Detections]:
         """The detections of the box branch alone."""
         features = contiguous_features(features, self.box_pooler.names)
         predictors = self.predictors
@@ -105,10 +114,13 @@ class CascadeROIHeads(RegionHeads):
         for stage in range(1, len(predictors)):
             moved = moved_boxes(deltas, proposals, predictors[stage - 1].regression.coder)
             proposals = [replace(table, boxes=boxes) for table, boxes in zip(proposals, moved, strict=True)]
+            if recorder is not None:
+                _report_moved(recorder, f"boxes of stage {stage - 1}", proposals, scores[-1])
             vectors, logits, deltas = self._predict_stage(stage, features, moved)
             scores.append(predictors[stage].classification.scores(logits))
         mean_scores = torch.stack(scores).mean(dim=0)
-        return predictors[-1].detect(RegionPredictions(mean_scores, deltas, proposals, vectors.flatten(1), features))
+        predictions = RegionPredictions(mean_scores, deltas, proposals, vectors.flatten(1), features)
+        return predictors[-1].detect(predictions, recorder=recorder)
 
     def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """The mean scores of all stages for given boxes, which no stage moves: N x (R_i, 4) -> (sum of R_i, K)."""
@@ -146,7 +158,16 @@ def moved_boxes(
     return moved
 
 
-def _of_stage(stage: int, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _report_moved(recorder: Recorder, stage: str, tables: Sequence[Proposals], scores: Tensor) -> None:
+    """All boxes of a stage after their move, with their best class there: scores are (sum of R_i, K)."""
+    detections = [
+        Detections(table.image_size, table.boxes, *of_image.max(dim=1))
+        for table, of_image in zip(tables, scores.split([*map(len, tables)]), strict=True)
+    ]
+    report_all_kept(recorder, detections, stage=stage)
+
+
+def _of_stage(stage: int, values: Mapping[str, Value]) -> dict[str, Value]:
     return {f"{name}_stage{stage}": value for name, value in values.items()}
 
 

@@ -1,13 +1,15 @@
 """From scores and deltas of every region and class to the few detections of an image."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.contracts import Candidates, Features
+from mrcnn_zoo.modeling.recording import Fate, Recorder, Selected, above_threshold_or_best, report_selection
 from mrcnn_zoo.modeling.suppression import Suppression, build_suppression, suppress_and_limit
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
@@ -57,18 +59,23 @@ class DetectionSelection(nn.Module):
         self.max_detections = max_detections if max_detections >= 0 else None
         self.min_size = min_size
 
-    def select(self, predictions: RegionPredictions, coder: BoxCoder) -> list[Detections]:
+    def select(
+        self, predictions: RegionPredictions, coder: BoxCoder, *, recorder: Recorder | None = None
+    ) -> list[Detections]:
         """The detections of each image.
 
         Args:
             predictions: of all regions.
             coder: decodes the deltas.
+            recorder: gets a report of the stage "boxes".
 
         Returns:
             At most `max_detections` each, best first, clipped to the image. A region with a number that is not finite
             gives none.
         """
-        return suppress_and_limit(self.candidates(predictions, coder), self.suppression, self.max_detections)
+        candidates = self.candidates(predictions, coder)
+        report = None if recorder is None else partial(self._report, recorder, predictions, coder, candidates)
+        return suppress_and_limit(candidates, self.suppression, self.max_detections, report)
 
     def candidates(self, predictions: RegionPredictions, coder: BoxCoder) -> Candidates:
         """The boxes of all classes whose scores are above the threshold, decoded and clipped to their images."""
@@ -95,7 +102,45 @@ class DetectionSelection(nn.Module):
             num_classes=scores.shape[1],
             vectors=None if predictions.vectors is None else predictions.vectors[regions],
             features=predictions.features,
+            sources=regions,
         )
+
+    def _report(
+        self,
+        recorder: Recorder,
+        predictions: RegionPredictions,
+        coder: BoxCoder,
+        candidates: Candidates,
+        selected: list[Selected],
+    ) -> None:
+        assert candidates.sources is not None
+        num_classes, counts = candidates.num_classes, predictions.counts()
+        all_scores, all_deltas = predictions.scores.split(counts), predictions.deltas.split(counts)
+        places = (candidates.sources * num_classes + candidates.classes).split(list(candidates.counts))
+        first = 0
+        for image, (scores, deltas, table) in enumerate(zip(all_scores, all_deltas, predictions.tables, strict=True)):
+            is_finite = scores.isfinite().all(dim=1) & deltas.isfinite().all(dim=1)
+            above, others = above_threshold_or_best(scores, (scores > self.score_threshold) & is_finite[:, None])
+            rows = torch.cat((above, others))
+            regions, classes = rows // num_classes, rows % num_classes
+            boxes = coder.decode(deltas_of_class(deltas[regions], classes), table.boxes[regions])
+            reasons = torch.full(rows.shape, int(Fate.BELOW_THRESHOLD), dtype=torch.int8, device=rows.device)
+            reasons[: len(above)] = int(Fate.TOO_SMALL)
+            reasons[~is_finite[regions]] = int(Fate.NOT_FINITE)
+            compared = torch.searchsorted(above, places[image] - first * num_classes)
+            report_selection(
+                recorder,
+                stage="boxes",
+                image=image,
+                image_size=table.image_size,
+                boxes=box_ops.clip(boxes, table.image_size),
+                scores=scores[regions, classes],
+                classes=classes,
+                sources=regions,
+                reasons=reasons,
+                selected=replace(selected[image], rows=compared),
+            )
+            first += len(table)
 
 
 def deltas_of_class(deltas: Tensor, classes: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from mrcnn_zoo.modeling.assignment import RegionLabeler, build_region_labeler
 from mrcnn_zoo.modeling.backbones.resnet import build_res5_stage
 from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
+from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
 from mrcnn_zoo.modeling.roi_heads.branch import PooledBranch, RegionBranch, RegionHeads, build_branches
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_and_rows
@@ -86,16 +87,21 @@ class Res5ROIHeads(RegionHeads):
             output |= of_branch
         return output
 
-    def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+    def predict(
+        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
+    ) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals; only these get masks."""
         features = contiguous_features(features, self.pooler.names)
-        return self.branch_predictions(features, self.detect_boxes(features, proposals))
+        detections = self.detect_boxes(features, proposals, recorder=recorder)
+        return self.branch_predictions(features, detections, recorder=recorder)
 
-    def detect_boxes(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+    def detect_boxes(
+        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
+    ) -> list[Detections]:
         """The detections of the box branch alone."""
         features = contiguous_features(features, self.pooler.names)
         vectors = self.region_maps(features, boxes_of(proposals)).mean(dim=(2, 3))
-        return self.box_predictor.predict(vectors, proposals, features)
+        return self.box_predictor.predict(vectors, proposals, features, recorder=recorder)
 
     def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """The scores of each class for given boxes: N x (R_i, 4) pixels -> (sum of R_i, K)."""

@@ -8,6 +8,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.assignment import RegionLabeler, build_region_labeler
 from mrcnn_zoo.modeling.contracts import BoxHead, Features
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
+from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch, RegionHeads, build_branches
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only
@@ -64,15 +65,21 @@ class StandardROIHeads(RegionHeads):
             regions = self.box_predictor.refine(deltas, regions)
         return output | self.branch_losses(features, foreground_only(regions, self.labeler.num_classes))
 
-    def predict(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+    def predict(
+        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
+    ) -> list[Detections]:
         """The detections of each image, best first, in the coordinates of its proposals; only these get masks."""
         features = contiguous_features(features, self.box_pooler.names)
-        return self.branch_predictions(features, self.detect_boxes(features, proposals))
+        detections = self.detect_boxes(features, proposals, recorder=recorder)
+        return self.branch_predictions(features, detections, recorder=recorder)
 
-    def detect_boxes(self, features: Features, proposals: list[Proposals]) -> list[Detections]:
+    def detect_boxes(
+        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
+    ) -> list[Detections]:
         """The detections of the box branch alone."""
         features = contiguous_features(features, self.box_pooler.names)
-        return self.box_predictor.predict(self.box_vectors(features, boxes_of(proposals)), proposals, features)
+        vectors = self.box_vectors(features, boxes_of(proposals))
+        return self.box_predictor.predict(vectors, proposals, features, recorder=recorder)
 
     def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """The scores of each class for given boxes: N x (R_i, 4) pixels -> (sum of R_i, K)."""

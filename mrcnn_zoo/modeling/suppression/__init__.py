@@ -3,6 +3,7 @@
 from mrcnn_zoo.modeling.suppression.base import (
     FunctionSuppression,
     Suppression,
+    best_overlapping,
     build_suppression,
     suppress_and_limit,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "LinearFactor",
     "SoftSuppression",
     "Suppression",
+    "best_overlapping",
     "build_suppression",
     "suppress_and_limit",
 ]

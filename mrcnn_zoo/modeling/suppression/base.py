@@ -1,5 +1,6 @@
 """What every suppression is: a module that keeps one box of each group that shows the same object."""
 
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.modeling.contracts import Candidates
 from mrcnn_zoo.modeling.contracts import Suppression as SuppressionContract
+from mrcnn_zoo.modeling.recording import Selected
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.rows import counts_of_images
 from mrcnn_zoo.registries import SUPPRESSIONS
@@ -74,17 +76,44 @@ class FunctionSuppression(Suppression):
 
 
 def suppress_and_limit(
-    candidates: Candidates, suppression: Suppression, max_detections: int | None
+    candidates: Candidates,
+    suppression: Suppression,
+    max_detections: int | None,
+    report: Callable[[list[Selected]], None] | None = None,
 ) -> list[Detections]:
-    """The detections of each image, best first: at most so many of those that the suppression keeps; None keeps all."""
+    """The detections of each image, best first: at most so many of those that the suppression keeps; None keeps all.
+
+    Args:
+        candidates: of all images.
+        suppression: chooses among them.
+        max_detections: of each image.
+        report: gets what was compared and kept in each image, for a recorder.
+    """
     rows, scores = suppression.suppress(candidates)
     counts = counts_of_images(candidates.images[rows], len(candidates.image_sizes))
+    if report is not None:
+        report(_selected(candidates, suppression, rows.split(counts), max_detections))
     images = zip(candidates.image_sizes, rows.split(counts), scores.split(counts), strict=True)
     best = [(size, kept[:max_detections], kept_scores[:max_detections]) for size, kept, kept_scores in images]
     return [
         Detections(size, candidates.boxes[kept], kept_scores, candidates.classes[kept])
         for size, kept, kept_scores in best
     ]
+
+
+def _selected(
+    candidates: Candidates, suppression: Suppression, kept: Sequence[Tensor], limit: int | None
+) -> list[Selected]:
+    """What was compared and kept in each image; rows are those of the image's candidates."""
+    selected, first = [], 0
+    explain = getattr(suppression, "suppressors", best_overlapping)  # a user's module need not have it
+    for count, image_kept in zip(candidates.counts, kept, strict=True):
+        image = slice(first, first + count)
+        own = image_kept - first
+        by = explain(candidates.boxes[image], candidates.classes[image], own)
+        selected.append(Selected(torch.arange(count, device=own.device), own, by, limit))
+        first += count
+    return selected
 
 
 def best_overlapping(boxes: Tensor, classes: Tensor, kept: Tensor, *, min_iou: float = 0.0) -> Tensor:
