@@ -18,6 +18,7 @@ from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.experiments.benchmark.samples import generated_samples
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.contracts import LearnsFromClassCounts
+from mrcnn_zoo.ops import nms
 from mrcnn_zoo.registry import Registry
 from mrcnn_zoo.structures import Proposals, Sample, Targets
 from mrcnn_zoo.training.clipping import clip_each_norm
@@ -201,6 +202,23 @@ def test_host_waits_as_often_whatever_the_batch(what: str, mask_rcnn: Any) -> No
         reports.append(f"{what}, {count} images: {device.waits} waits\n{device.report()}")
     assert len(set(waits.values())) == 1, "\n".join(reports)
     assert 0 < waits[1] <= MOST_WAITS[what], "\n".join(reports)
+
+
+@pytest.mark.parametrize("most_boxes", [1000, 100, 30])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_nms_in_parts_is_that_of_each_image(most_boxes: int, is_known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nms, "MAX_BOXES_PER_GPU_CALL", most_boxes)
+    generator, counts = torch.Generator().manual_seed(0), [60, 0, 45, 70]
+    corners = torch.rand((175, 2), generator=generator) * 30
+    boxes = torch.cat((corners, corners + 10), dim=1)
+    scores, groups = torch.rand(175, generator=generator), torch.randint(0, 3, (175,), generator=generator)
+    knowledge: dict[str, Any] = {"num_groups": 3, "bounds": (0, 40)} if is_known else {}
+    expected = nms.nms_of_images(boxes, scores, groups, counts=counts, iou_threshold=0.5)
+    there = [pretend.PretendTensor(values) for values in (boxes, scores, groups)]
+    with pretend.PretendDevice() as device:
+        found = nms.nms_of_images(*there, counts=counts, iou_threshold=0.5, **knowledge)
+    assert found.numbers.tolist() == expected.tolist()
+    assert most_boxes < 1000 or device.waits == (1 if is_known else 2), device.report()
 
 
 def test_training_around_the_model_mixes_no_devices() -> None:

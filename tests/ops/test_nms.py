@@ -3,7 +3,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from mrcnn_zoo.ops.nms import batched_nms
+from mrcnn_zoo.ops.nms import batched_nms, nms_of_images
 
 # Box 1 overlaps box 0 by 8 / 12, box 2 overlaps neither.
 BOXES = torch.tensor([[0.0, 0.0, 10.0, 1.0], [2.0, 0.0, 12.0, 1.0], [50.0, 0.0, 60.0, 1.0]])
@@ -143,3 +143,18 @@ def test_no_boxes_keep_no_rows() -> None:
     rows = batched_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), iou_threshold=0.5)
     assert rows.shape == (0,)
     assert rows.dtype == torch.int64
+
+
+def test_nms_of_images_is_torchvisions_of_each_image() -> None:
+    generator, counts = torch.Generator().manual_seed(0), [40, 0, 25]
+    corners = torch.rand((65, 2), generator=generator) * 30
+    boxes = torch.cat((corners, corners + 10), dim=1)
+    scores, groups = torch.rand(65, generator=generator), torch.randint(0, 3, (65,), generator=generator)
+    expected, first = [], 0
+    for count in counts:
+        part = slice(first, first + count)
+        expected += (torchvision.ops.batched_nms(boxes[part], scores[part], groups[part], 0.5) + first).tolist()
+        first += count
+    found = nms_of_images(boxes, scores, groups, counts=counts, iou_threshold=0.5, num_groups=3, bounds=(0, 40))
+    assert found.tolist() == expected
+    assert 0 < len(found) < 65

@@ -2,6 +2,7 @@
 
 import pickle
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from mrcnn_zoo.ops import mask_cropping
-from mrcnn_zoo.structures import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks
+from mrcnn_zoo.structures import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks, crop_matched
 
 SIZE = (60, 90)  # height, width of the test images
 
@@ -72,6 +73,24 @@ def test_crops_equal_roi_align_of_full_images(side: int) -> None:
     crops = BoxedBitmaps.from_full(bitmaps)[rows].crop_and_resize(boxes, side)
     assert torch.equal(crops, full_image_crops(bitmaps[rows], boxes, side))
     assert 0.2 < crops.float().mean() < 0.9
+
+
+def test_crops_of_several_images_are_those_of_each() -> None:
+    images, expected = [], []
+    for seed, size in enumerate([SIZE, (40, 50)]):
+        bitmaps = ellipses(4, seed=seed, size=size)
+        rows, boxes = boxes_around(bitmaps, 3, seed=seed)
+        images.append((BoxedBitmaps.from_full(bitmaps), rows, boxes))
+        expected.append(full_image_crops(bitmaps[rows], boxes, 14))
+    masks, matches, boxes_of_images = map(list, zip(*images, strict=True))
+    assert torch.equal(crop_matched(masks, matches, boxes_of_images, 14), torch.cat(expected))
+
+
+def test_windows_on_the_host_follow_the_rows() -> None:
+    masks = replace(BoxedBitmaps.from_full(ellipses(4, seed=0)), host_windows=torch.arange(20).view(4, 5))
+    assert masks[1:3].host_windows is not None
+    assert masks[1:3].host_windows[:, 0].tolist() == [5, 10]
+    assert masks.to("cpu").host_windows is None  # `windows` are on the host
 
 
 def test_crops_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 import torch
+from torch import Tensor
 
-from mrcnn_zoo.modeling.assignment.sampler import RandomSampler
+from mrcnn_zoo.modeling.assignment.sampler import RandomSampler, sample_all
 
 # Rows 0 to 9 are positive, 10 to 39 negative, 40 to 49 ignored.
 LABELS = torch.tensor([1] * 10 + [0] * 30 + [-1] * 10, dtype=torch.int8)
@@ -52,3 +53,22 @@ def test_every_positive_can_be_drawn() -> None:
 def test_nothing_is_sampled_of_nothing() -> None:
     positives, negatives = RandomSampler(8, positive_fraction=0.5).sample(torch.zeros(0, dtype=torch.int8))
     assert len(positives) == len(negatives) == 0
+
+
+def test_batch_draws_what_one_image_after_another_draws() -> None:
+    sampler, images = RandomSampler(8, positive_fraction=0.5), [LABELS, LABELS.flip(0), LABELS[:3]]
+    torch.manual_seed(5)
+    one_by_one = [sampler.sample(labels) for labels in images]
+    torch.manual_seed(5)
+    at_once = sampler.sample_batch(images)
+    for expected, found in zip(one_by_one, at_once, strict=True):
+        assert [rows.tolist() for rows in found] == [rows.tolist() for rows in expected]
+
+
+def test_sampler_without_a_batch_path_is_asked_image_by_image() -> None:
+    class First:
+        def sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+            return (labels == 1).nonzero().flatten()[:1], (labels == 0).nonzero().flatten()[:1]
+
+    found = sample_all(First(), [LABELS, LABELS.flip(0)])
+    assert [[rows.tolist() for rows in image] for image in found] == [[[0], [10]], [[40], [10]]]
