@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.processes import rank, world_size
 from mrcnn_zoo.structures import LossSum, TrainingOutput
 from mrcnn_zoo.structures.outputs import divided_losses
@@ -54,9 +55,18 @@ def join_processes(url: str, *, rank: int, world_size: int, local_rank: int, dev
         world_size: of all machines.
         local_rank: of this process on this machine; picks its GPU.
         device_type: "cuda" or "cpu", what the models run on.
+
+    Raises:
+        UserError: this machine has no GPU of that number.
     """
     backend = "gloo"
     if device_type == "cuda":
+        gpus = torch.cuda.device_count()
+        if local_rank >= gpus:
+            raise UserError(
+                f"process {local_rank} of this machine has no GPU: there are {gpus} here. Start as many processes as "
+                "there are GPUs, or run them on the CPU: MODEL.DEVICE cpu."
+            )
         torch.cuda.set_device(local_rank)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, init_method=url, rank=rank, world_size=world_size, timeout=PATIENCE)

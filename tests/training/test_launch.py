@@ -78,8 +78,17 @@ def test_a_gpu_is_taken_by_processes_on_gpus_only(
 ) -> None:
     taken: list[int] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
     join_processes(f"file://{tmp_path}/meeting", rank=7, world_size=8, local_rank=3, device_type=device_type)
     leave_processes()
     assert taken == chosen
+
+
+def test_a_process_of_torchrun_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", 1), ("LOCAL_RANK", 1), ("WORLD_SIZE", 2), ("MASTER_ADDR", "::1"), ("MASTER_PORT", 1)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="process 1 of this machine has no GPU: there are 1 here"):
+        launch(lambda: 0, [], Layout(device="cuda"))

@@ -241,6 +241,17 @@ def test_large_maps_give_the_losses_and_gradients_of_the_dense_computation(chang
     )
 
 
+def test_patches_are_for_the_cpu_alone() -> None:
+    # A device without numbers stands for all others; the predictions on all anchors have a gradient if they were used.
+    rows = torch.arange(10)
+    for device, is_dense in (("cpu", False), ("meta", True)):
+        maps = {name: level.to(device) for name, level in large_features().items()}
+        sampled, predictions = build().to(device)._predict_for_training(maps, rows.to(device))
+        assert predictions.logits[0].requires_grad is is_dense
+        assert sampled.logits.requires_grad
+        assert sampled.deltas.shape == (10, 4)
+
+
 def test_images_without_objects_have_only_negatives() -> None:
     rpn = silence(build())
     proposals, output = rpn.losses(features(), batch([], []))
