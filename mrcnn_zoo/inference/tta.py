@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,17 +101,48 @@ class AugmentedDetector(nn.Module):
             tables += complete(
                 [replace(merged, image_size=view.size, boxes=view.boxes_from_original(merged.boxes)) for view in part]
             )
-        table = replace(
-            merged,
-            masks=_mean_masks(views, tables, merged),
-            keypoints=_mean_keypoints(views, tables, self.flip_pairs),
-            mask_scores=_mean([table.mask_scores for table in tables]),
-        )
+        table = self._with_means(merged, views, tables)
         heads = _region_heads(self.detector)
         if heads is None or not heads.corrects_scores:
             return table
         scores = torch.stack([table.scores for table in tables]).mean(dim=0)
         return replace(table, scores=scores)[scores.argsort(descending=True, stable=True)]
+
+    @torch.no_grad()
+    def predict_in_boxes(
+        self, samples: list[Sample], boxes: list[Tensor], classes: list[Tensor] | None = None
+    ) -> list[Detections]:
+        """The masks and keypoints of given boxes, averaged over the views, as are the scores.
+
+        Args:
+            samples: images.
+            boxes: (R_i, 4) of each image, pixels of its original size.
+            classes: (R_i,) int64 of each image; without them those that the detector finds in the first view.
+
+        Raises:
+            UserError: a detector that cannot be asked about given boxes.
+        """
+        _refuse_without_given_boxes(self.detector)
+        ask: Any = self.detector.predict_in_boxes
+        found = []
+        for row, (sample, image_boxes) in enumerate(zip(samples, boxes, strict=True)):
+            views = self.views(sample)
+            given = [view.boxes_from_original(image_boxes) for view in views]
+            labels = ask([views[0].sample], given[:1])[0].classes if classes is None else classes[row]
+            tables = [ask([view.sample], [table], [labels])[0] for view, table in zip(views, given, strict=True)]
+            scores = torch.stack([table.scores for table in tables]).mean(dim=0)
+            placed = Detections(sample.original_size, image_boxes.to(scores), scores, tables[0].classes)
+            found.append(self._with_means(placed, views, tables))
+        return found
+
+    def _with_means(self, table: Detections, views: Sequence[View], tables: Sequence[Detections]) -> Detections:
+        """A table in pixels of the original image with the mean of what the views have for its boxes."""
+        return replace(
+            table,
+            masks=_mean_masks(views, tables, table),
+            keypoints=_mean_keypoints(views, tables, self.flip_pairs),
+            mask_scores=_mean([part.mask_scores for part in tables]),
+        )
 
     def _merge_boxes(self, views: Sequence[View], found: Sequence[Detections], original_size: ImageSize) -> Detections:
         boxes = torch.cat([view.boxes_to_original(table.boxes) for view, table in zip(views, found, strict=True)])
@@ -140,17 +172,21 @@ def _detect(detector: nn.Module, samples: list[Sample]) -> tuple[list[Detections
     found: list[Detections] = detector.predict(samples)  # type: ignore[operator]
     if all(table.masks is None and table.keypoints is None for table in found):
         return found, lambda tables: tables
-    if not hasattr(detector, "predict_in_boxes"):
-        raise UserError(
-            f"TEST.AUG.ENABLED is True, but {type(detector).__name__} cannot predict masks or keypoints in the boxes "
-            "that are merged: it has no `predict_in_boxes(samples, boxes, classes)`. Set TEST.AUG.ENABLED False."
-        )
+    _refuse_without_given_boxes(detector)
 
     def complete(tables: list[Detections]) -> list[Detections]:
         boxes, classes = [table.boxes for table in tables], [table.classes for table in tables]
         return detector.predict_in_boxes(samples, boxes, classes)  # type: ignore[operator]
 
     return found, complete
+
+
+def _refuse_without_given_boxes(detector: nn.Module) -> None:
+    if not hasattr(detector, "predict_in_boxes"):
+        raise UserError(
+            f"TEST.AUG.ENABLED is True, but {type(detector).__name__} cannot predict masks or keypoints in given "
+            "boxes: it has no `predict_in_boxes(samples, boxes, classes)`. Set TEST.AUG.ENABLED False."
+        )
 
 
 def _mean_masks(views: Sequence[View], tables: Sequence[Detections], merged: Detections) -> ProbabilityMasks | None:

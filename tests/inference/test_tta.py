@@ -1,8 +1,7 @@
-"""Test-time augmentation: what is merged, with which detectors, and in the evaluation."""
+"""Test-time augmentation: what is merged, and in the evaluation."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,50 +17,11 @@ from mrcnn_zoo.evaluation.class_mapping import ClassMappedDetector
 from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, build_test_detector
 from mrcnn_zoo.inference import AugmentedDetector, AugmentedViews, build_augmented_detector
 from mrcnn_zoo.inference.views import Orientation, all_orientations
-from mrcnn_zoo.modeling import build_model
-from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
 from mrcnn_zoo.modeling.suppression import GreedySuppression
-from mrcnn_zoo.structures import BoxedBitmaps, Detections, ProbabilityMasks, Sample, Targets
+from mrcnn_zoo.structures import BoxedBitmaps, Detections, ProbabilityMasks, Sample
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-TINY = (
-    *("MODEL.DEVICE", "cpu"),
-    *("MODEL.PIXEL_STD", [60.0, 60.0, 60.0]),
-    *("MODEL.RESNETS.DEPTH", 18),
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
-    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
-    *("MODEL.ROI_HEADS.NUM_CLASSES", 2),
-    *("MODEL.ROI_BOX_HEAD.FC_DIM", 16),
-    *("MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
-    *("MODEL.RPN.POST_NMS_TOPK_TEST", 30),
-    *("TEST.DETECTIONS_PER_IMAGE", 15),
-    *("TEST.AUG.ENABLED", True),
-    *("TEST.AUG.MIN_SIZES", [0]),
-    *("DATALOADER.NUM_WORKERS", 0),
-    *("VIS.NUM_IMAGES", 0),
-)
-FPN = ("MODEL.FPN.OUT_CHANNELS", 8)
-KEYPOINTS = (
-    *("MODEL.KEYPOINT_ON", True),
-    *("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3),
-    *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8]),
-)
-MODELS: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "mask": ("Base-RCNN-FPN", (*FPN, "MODEL.MASK_ON", True)),
-    "C4": ("Base-RCNN-C4", ("MODEL.MASK_ON", True)),
-    "cascade": ("Misc/cascade_mask_rcnn_R_50_FPN_1x", FPN),
-    "keypoints": ("Base-RCNN-FPN", (*FPN, *KEYPOINTS)),
-    "retinanet": ("Base-RetinaNet", (*FPN, "MODEL.RETINANET.NUM_CLASSES", 2)),
-    "proposals": ("COCO-Detection/rpn_R_50_FPN_1x", FPN),
-}
 UPRIGHT = (Orientation(),)
 ALL = all_orientations(mirrors=True, mirrors_vertically=True, turns=True)
-
-
-def config(name: str, *overrides: Any) -> CfgNode:
-    base, settings = MODELS[name]
-    scores = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0)
-    return load_config(CONFIGS / f"{base}.yaml", [*TINY, *settings, *scores, *overrides])
 
 
 def sample_of(height: int = 64, width: int = 96) -> Sample:
@@ -69,17 +29,6 @@ def sample_of(height: int = 64, width: int = 96) -> Sample:
     coarse = torch.randint(0, 256, (1, 3, 8, 12), generator=generator).float()
     image = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].to(torch.uint8)
     return Sample(image, image_id=1, original_size=(height, width))
-
-
-def random_model(cfg: CfgNode) -> nn.Module:
-    torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    for name, parameter in model.named_parameters():  # the last layers begin with weights near 0: all scores alike
-        if any(
-            part in name for part in ("predictor", "subnet", "cls_score", "bbox_pred", "objectness", "anchor_deltas")
-        ):
-            nn.init.normal_(parameter, std=0.1)
-    return model
 
 
 # --- merging ----------------------------------------------------------------------------------------------------------
@@ -149,9 +98,12 @@ class Painted(nn.Module):
             rows, columns = (sample.image[0] > 0).nonzero().unbind(1)
             low, high = (columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)
             boxes.append(torch.stack((*low, *high))[None].float())
-        return self.predict_in_boxes(samples, boxes, [torch.zeros(1, dtype=torch.int64) for _ in samples])
+        return self.predict_in_boxes(samples, boxes)
 
-    def predict_in_boxes(self, samples: list[Sample], boxes: list[Tensor], classes: list[Tensor]) -> list[Detections]:
+    def predict_in_boxes(
+        self, samples: list[Sample], boxes: list[Tensor], classes: list[Tensor] | None = None
+    ) -> list[Detections]:
+        classes = [torch.zeros(1, dtype=torch.int64) for _ in samples] if classes is None else classes
         return [self._look(*columns) for columns in zip(samples, boxes, classes, strict=True)]
 
     def _look(self, sample: Sample, boxes: Tensor, classes: Tensor) -> Detections:
@@ -231,6 +183,20 @@ def test_places_of_keypoints_are_weighted_by_their_scores() -> None:
     assert table.keypoints.tolist() == [[pytest.approx([25, 10, 0.6])]]
 
 
+def test_masks_of_given_boxes_are_averaged_too() -> None:
+    boxes = torch.tensor([[20.0, 8, 40, 16]])
+    detector = augmented(Painted(), orientations=ALL, flip_pairs=((0, 1),))
+    (expected,) = detector.predict([painted_sample()])
+    for classes in (None, [torch.tensor([0])]):
+        (table,) = detector.predict_in_boxes([painted_sample()], [boxes], classes)
+        assert table.boxes.tolist() == boxes.tolist()
+        torch.testing.assert_close(table.masks.probabilities, expected.masks.probabilities)
+        assert table.scores.tolist() == [1]
+        assert table.classes.tolist() == [0]
+    with pytest.raises(UserError, match="Scripted cannot predict masks or keypoints in given boxes"):
+        augmented(Scripted()).predict_in_boxes([painted_sample()], [boxes])
+
+
 def test_what_cannot_be_merged_is_refused_by_name() -> None:
     def full_masks(_grid: Tensor, _boxes: Tensor, size: tuple[int, int]) -> BoxedBitmaps:
         return BoxedBitmaps.from_full(torch.ones(1, *size))
@@ -241,88 +207,8 @@ def test_what_cannot_be_merged_is_refused_by_name() -> None:
     model = Painted()
     alone = nn.Module()
     alone.predict = model.predict  # type: ignore[assignment]
-    with pytest.raises(UserError, match=r"Module cannot predict masks or keypoints .* no `predict_in_boxes"):
+    with pytest.raises(UserError, match=r"Module cannot predict masks .* no `predict_in_boxes"):
         augmented(alone).predict([painted_sample()])
-
-
-# --- detectors --------------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module", params=MODELS)
-def built(request: pytest.FixtureRequest) -> tuple[CfgNode, nn.Module]:
-    cfg = config(request.param)
-    return cfg, random_model(cfg)
-
-
-def test_one_view_finds_what_the_detector_finds(built: tuple[CfgNode, nn.Module]) -> None:
-    _, model = built
-    cfg = built[0].with_value("TEST.AUG.FLIP", False)
-    detector = build_augmented_detector(cfg, model)
-    (plain,) = model.predict([sample_of()])
-    # RetinaNet compares boxes before they are cut off at the image, an RPN those of one level only.
-    plain = plain[detector.suppression(plain.boxes, plain.scores, plain.classes)[0]]
-    (table,) = detector.predict([sample_of()])
-    assert 5 < len(table) == len(plain)
-    assert torch.equal(table.classes, plain.classes)
-    torch.testing.assert_close(table.scores, plain.scores)
-    torch.testing.assert_close(table.boxes, plain.boxes)
-    assert (table.masks is None, table.keypoints is None) == (plain.masks is None, plain.keypoints is None)
-    if plain.masks is not None:
-        assert torch.equal(table.masks.bitmaps(), plain.masks.bitmaps())
-    if plain.keypoints is not None:
-        torch.testing.assert_close(table.keypoints, plain.keypoints)
-
-
-def test_with_all_orientations_a_turned_image_gives_turned_results(built: tuple[CfgNode, nn.Module]) -> None:
-    cfg, model = built
-    cfg = cfg.with_value("TEST.AUG.FLIP_VERTICAL", True).with_value("TEST.AUG.ROTATE", True)
-    detector = build_augmented_detector(cfg, model)
-    sample = sample_of()
-    (upright,) = detector.predict([sample])
-    turned_sample = Sample(torch.rot90(sample.image, 1, (1, 2)).contiguous(), image_id=2, original_size=(96, 64))
-    (turned,) = detector.predict([turned_sample])
-    x1, y1, x2, y2 = upright.boxes.unbind(1)
-    torch.testing.assert_close(turned.scores, upright.scores)
-    torch.testing.assert_close(turned.boxes, torch.stack((y1, 96 - x2, y2, 96 - x1), dim=1), atol=1e-3, rtol=1e-4)
-    if upright.masks is not None:
-        probabilities = torch.rot90(upright.masks.probabilities, 1, (1, 2))
-        torch.testing.assert_close(turned.masks.probabilities, probabilities, atol=1e-4, rtol=0)
-
-
-class Doubt(RegionBranch):
-    """Lowers the score of each box by its place in the view: x1 over the width."""
-
-    corrects_scores = True
-
-    def predict(self, features: Any, detections: list[Detections]) -> list[Detections]:  # noqa: ARG002
-        shares = [1 - table.boxes[:, 0] / table.image_size[1] for table in detections]
-        return [
-            replace(table, scores=table.scores * share, mask_scores=table.scores * share / 2)
-            for table, share in zip(detections, shares, strict=True)
-        ]
-
-
-def test_scores_that_a_branch_corrects_are_averaged_over_the_views() -> None:
-    cfg = config("mask")
-    plain = random_model(cfg)
-    (before,) = build_augmented_detector(cfg, plain).predict([sample_of()])
-    plain.roi_heads.add_branches({"mask_head": plain.roi_heads.mask_head, "doubt": Doubt()})
-    (table,) = build_augmented_detector(cfg, plain).predict([sample_of()])
-    left, right = before.boxes[:, 0] / 96, 1 - before.boxes[:, 2] / 96  # of the image and of its mirror image
-    scores, order = (before.scores * (1 - (left + right) / 2)).sort(descending=True, stable=True)
-    torch.testing.assert_close(table.scores, scores)
-    torch.testing.assert_close(table.mask_scores, scores / 2)
-    torch.testing.assert_close(table.boxes, before.boxes[order])
-    assert torch.equal(table.masks.bitmaps(), before.masks.bitmaps()[order])
-
-
-def test_proposals_of_the_ground_truth_are_those_of_each_view() -> None:
-    cfg = config("mask", "MODEL.PROPOSAL_GENERATOR.NAME", "GroundTruthProposals")
-    detector = build_augmented_detector(cfg, random_model(cfg))
-    assert detector.needs_targets
-    targets = Targets((64, 96), torch.tensor([[10.0, 20, 70, 50]]), torch.tensor([0]))
-    (table,) = detector.predict([replace(sample_of(), targets=targets)])
-    assert len(table)
-    with pytest.raises(UserError, match="annotated images only"):
-        detector.predict([sample_of()])
 
 
 def test_off_by_default() -> None:
@@ -372,15 +258,3 @@ def test_only_an_augmented_detector_gets_images_of_the_size_of_the_file(dataset:
     assert next(iter(build_prediction_loader(cfg, dataset, model)))[0].image_size == (48, 32)
     detector = build_test_detector(cfg, model, dataset)
     assert next(iter(build_prediction_loader(cfg, dataset, detector)))[0].image_size == (90, 60)
-
-
-def test_keypoints_of_mirrored_views_count_where_the_data_knows_the_sides(
-    dataset: Dataset, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    cfg = config("keypoints")
-    sides = replace(dataset, keypoint_names=("nose", "left eye", "right eye"), keypoint_flip_pairs=((1, 2),))
-    assert build_augmented_detector(cfg, nn.Identity(), sides).flip_pairs == ((1, 2),)
-    assert not caplog.messages
-    assert build_augmented_detector(cfg, nn.Identity()).flip_pairs is None
-    assert "DATASETS.KEYPOINT_FLIP_PAIRS" in caplog.text

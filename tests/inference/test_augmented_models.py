@@ -1,0 +1,177 @@
+"""Test-time augmentation of detectors that are built from configs."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inference import build_augmented_detector
+from mrcnn_zoo.modeling import build_model
+from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
+from mrcnn_zoo.structures import Detections, Sample, Targets
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TINY = (
+    *("MODEL.DEVICE", "cpu"),
+    *("MODEL.PIXEL_STD", [60.0, 60.0, 60.0]),
+    *("MODEL.RESNETS.DEPTH", 18),
+    *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
+    *("MODEL.ROI_HEADS.NUM_CLASSES", 2),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", 16),
+    *("MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
+    *("MODEL.RPN.POST_NMS_TOPK_TEST", 30),
+    *("TEST.DETECTIONS_PER_IMAGE", 15),
+    *("TEST.AUG.ENABLED", True),
+    *("TEST.AUG.MIN_SIZES", [0]),
+    *("DATALOADER.NUM_WORKERS", 0),
+    *("VIS.NUM_IMAGES", 0),
+)
+FPN = ("MODEL.FPN.OUT_CHANNELS", 8)
+KEYPOINTS = (
+    *("MODEL.KEYPOINT_ON", True),
+    *("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3),
+    *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8]),
+)
+MODELS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "mask": ("Base-RCNN-FPN", (*FPN, "MODEL.MASK_ON", True)),
+    "C4": ("Base-RCNN-C4", ("MODEL.MASK_ON", True)),
+    "cascade": ("Misc/cascade_mask_rcnn_R_50_FPN_1x", FPN),
+    "keypoints": ("Base-RCNN-FPN", (*FPN, *KEYPOINTS)),
+    "retinanet": ("Base-RetinaNet", (*FPN, "MODEL.RETINANET.NUM_CLASSES", 2)),
+    "proposals": ("COCO-Detection/rpn_R_50_FPN_1x", FPN),
+}
+
+
+def config(name: str, *overrides: Any) -> CfgNode:
+    base, settings = MODELS[name]
+    scores = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0)
+    return load_config(CONFIGS / f"{base}.yaml", [*TINY, *settings, *scores, *overrides])
+
+
+def sample_of(height: int = 64, width: int = 96) -> Sample:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 256, (1, 3, 8, 12), generator=generator).float()
+    image = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].to(torch.uint8)
+    return Sample(image, image_id=1, original_size=(height, width))
+
+
+def random_model(cfg: CfgNode) -> nn.Module:
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    for name, parameter in model.named_parameters():  # the last layers begin with weights near 0: all scores alike
+        if any(
+            part in name for part in ("predictor", "subnet", "cls_score", "bbox_pred", "objectness", "anchor_deltas")
+        ):
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def built(request: pytest.FixtureRequest) -> tuple[CfgNode, nn.Module]:
+    cfg = config(request.param)
+    return cfg, random_model(cfg)
+
+
+def test_one_view_finds_what_the_detector_finds(built: tuple[CfgNode, nn.Module]) -> None:
+    _, model = built
+    cfg = built[0].with_value("TEST.AUG.FLIP", False)
+    detector = build_augmented_detector(cfg, model)
+    (plain,) = model.predict([sample_of()])
+    # RetinaNet compares boxes before they are cut off at the image, an RPN those of one level only.
+    plain = plain[detector.suppression(plain.boxes, plain.scores, plain.classes)[0]]
+    (table,) = detector.predict([sample_of()])
+    assert 5 < len(table) == len(plain)
+    assert torch.equal(table.classes, plain.classes)
+    torch.testing.assert_close(table.scores, plain.scores)
+    torch.testing.assert_close(table.boxes, plain.boxes)
+    assert (table.masks is None, table.keypoints is None) == (plain.masks is None, plain.keypoints is None)
+    if plain.masks is not None:
+        assert torch.equal(table.masks.bitmaps(), plain.masks.bitmaps())
+    if plain.keypoints is not None:
+        torch.testing.assert_close(table.keypoints, plain.keypoints)
+
+
+def test_with_all_orientations_a_turned_image_gives_turned_results(built: tuple[CfgNode, nn.Module]) -> None:
+    cfg, model = built
+    cfg = cfg.with_value("TEST.AUG.FLIP_VERTICAL", True).with_value("TEST.AUG.ROTATE", True)
+    detector = build_augmented_detector(cfg, model)
+    sample = sample_of()
+    (upright,) = detector.predict([sample])
+    turned_sample = Sample(torch.rot90(sample.image, 1, (1, 2)).contiguous(), image_id=2, original_size=(96, 64))
+    (turned,) = detector.predict([turned_sample])
+    x1, y1, x2, y2 = upright.boxes.unbind(1)
+    torch.testing.assert_close(turned.scores, upright.scores)
+    torch.testing.assert_close(turned.boxes, torch.stack((y1, 96 - x2, y2, 96 - x1), dim=1), atol=1e-3, rtol=1e-4)
+    if upright.masks is not None:
+        probabilities = torch.rot90(upright.masks.probabilities, 1, (1, 2))
+        torch.testing.assert_close(turned.masks.probabilities, probabilities, atol=1e-4, rtol=0)
+
+
+class Doubt(RegionBranch):
+    """Lowers the score of each box by its place in the view: x1 over the width."""
+
+    corrects_scores = True
+
+    def predict(self, features: Any, detections: list[Detections]) -> list[Detections]:  # noqa: ARG002
+        shares = [1 - table.boxes[:, 0] / table.image_size[1] for table in detections]
+        return [
+            replace(table, scores=table.scores * share, mask_scores=table.scores * share / 2)
+            for table, share in zip(detections, shares, strict=True)
+        ]
+
+
+def test_scores_that_a_branch_corrects_are_averaged_over_the_views() -> None:
+    cfg = config("mask")
+    plain = random_model(cfg)
+    (before,) = build_augmented_detector(cfg, plain).predict([sample_of()])
+    plain.roi_heads.add_branches({"mask_head": plain.roi_heads.mask_head, "doubt": Doubt()})
+    (table,) = build_augmented_detector(cfg, plain).predict([sample_of()])
+    left, right = before.boxes[:, 0] / 96, 1 - before.boxes[:, 2] / 96  # of the image and of its mirror image
+    scores, order = (before.scores * (1 - (left + right) / 2)).sort(descending=True, stable=True)
+    torch.testing.assert_close(table.scores, scores)
+    torch.testing.assert_close(table.mask_scores, scores / 2)
+    torch.testing.assert_close(table.boxes, before.boxes[order])
+    assert torch.equal(table.masks.bitmaps(), before.masks.bitmaps()[order])
+
+
+def test_proposals_of_the_ground_truth_are_those_of_each_view() -> None:
+    cfg = config("mask", "MODEL.PROPOSAL_GENERATOR.NAME", "GroundTruthProposals")
+    detector = build_augmented_detector(cfg, random_model(cfg))
+    assert detector.needs_targets
+    targets = Targets((64, 96), torch.tensor([[10.0, 20, 70, 50]]), torch.tensor([0]))
+    (table,) = detector.predict([replace(sample_of(), targets=targets)])
+    assert len(table)
+    with pytest.raises(UserError, match="annotated images only"):
+        detector.predict([sample_of()])
+
+
+def test_one_view_has_the_masks_of_the_detector_in_given_boxes() -> None:
+    cfg = config("mask")
+    model = random_model(cfg)
+    sample = replace(sample_of(), original_size=(128, 192))
+    boxes = [torch.tensor([[100.0, 20, 180, 90], [0, 0, 30, 128]])]
+    (expected,) = model.predict_in_boxes([sample], boxes)
+    (table,) = build_augmented_detector(cfg.with_value("TEST.AUG.FLIP", False), model).predict_in_boxes([sample], boxes)
+    torch.testing.assert_close(table.scores, expected.scores)
+    assert torch.equal(table.classes, expected.classes)
+    assert torch.equal(table.masks.bitmaps(), expected.masks.bitmaps())
+
+
+def test_keypoints_of_mirrored_views_count_where_the_data_knows_the_sides(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    cfg = config("keypoints")
+    names = ("nose", "left eye", "right eye")
+    sides = Dataset("faces", (), ("face",), (1,), keypoint_names=names, keypoint_flip_pairs=((1, 2),))
+    assert build_augmented_detector(cfg, nn.Identity(), sides).flip_pairs == ((1, 2),)
+    assert not caplog.messages
+    assert build_augmented_detector(cfg, nn.Identity()).flip_pairs is None
+    assert "DATASETS.KEYPOINT_FLIP_PAIRS" in caplog.text
