@@ -70,6 +70,10 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
         "MODEL.RESNETS.DEPTH",
         18,
     ),
+    "PointRendMaskHead": (
+        *("MODEL.ROI_MASK_HEAD.POINT_HEAD_ON", True, "MODEL.ROI_MASK_HEAD.FC_DIM", 8, "MODEL.POINT_HEAD.FC_DIM", 8),
+        *("MODEL.POINT_HEAD.SUBDIVISION_STEPS", 3, "MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS", 100),
+    ),
     "KRCNNConvDeconvUpsampleHead": ("MODEL.KEYPOINT_ON", True, "MODEL.MASK_ON", False),
     "PrecomputedProposals": ("MODEL.LOAD_PROPOSALS", True),
     "SlidingWindow": ("MODEL.SLIDING_WINDOW.SIZES", [24, 32]),
