@@ -33,7 +33,7 @@ from mrcnn_zoo.evaluation.limits import (
 )
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.inference.predictor import inference
-from mrcnn_zoo.inference.tta import build_augmented_detector
+from mrcnn_zoo.inference.tta import build_augmentation_notes, build_augmented_detector
 from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
 from mrcnn_zoo.progress import ProgressLine, duration, has_terminal, show_progress
 from mrcnn_zoo.registries import EVALUATORS
@@ -223,6 +223,8 @@ def check_evaluation(cfg: CfgNode, datasets: Iterable[Dataset]) -> None:
         cut = cut_objects_message(part, limits)
         for message in filter(None, (cut, *build_data_notes(cfg, part))):
             logger.warning("%s", message)
+        for note in build_augmentation_notes(cfg, part):
+            logger.info("%s: %s", dataset.name, note)
 
 
 def build_said_topics(cfg: CfgNode, datasets: Iterable[Dataset]) -> set[tuple[str, str, int]]:

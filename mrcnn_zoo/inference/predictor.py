@@ -25,7 +25,7 @@ from mrcnn_zoo.data.records import ImageRecord, ImageSource
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.prediction import OBJECT, Prediction
 from mrcnn_zoo.inference.trained import TrainedFile, open_trained
-from mrcnn_zoo.inference.tta import build_augmented_detector, build_prediction_mapper
+from mrcnn_zoo.inference.tta import build_augmentation_notes, build_augmented_detector, build_prediction_mapper
 from mrcnn_zoo.structures import Detections, Sample
 from mrcnn_zoo.structures.summary import summary
 
@@ -256,6 +256,8 @@ def build_image_detector(
         option: what the threshold is called there.
     """
     model = build_augmented_detector(cfg, model)
+    for note in build_augmentation_notes(cfg):
+        logger.info("%s", note)
     mapper = build_prediction_mapper(cfg, model)
     if not getattr(model, "predicts_classes", True):
         return ImageDetector(model, mapper, class_names=(OBJECT,), category_ids=(1,))

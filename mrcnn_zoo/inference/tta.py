@@ -1,6 +1,5 @@
 """Test-time augmentation: detections of several views of an image merged into one set."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,8 +22,6 @@ from mrcnn_zoo.structures import Detections, ImageSize, ProbabilityMasks, Sample
 
 # Fills in masks and keypoints of given boxes: one table for each sample of a forward pass, in pixels of the sample.
 Completion = Callable[[list[Detections]], list[Detections]]
-
-logger = logging.getLogger(__name__)
 
 
 class AugmentedDetector(nn.Module):
@@ -270,33 +267,55 @@ def build_prediction_mapper(cfg: CfgNode, model: nn.Module) -> TestMapper:
     return build_test_mapper(cfg)
 
 
+def build_augmentation_notes(cfg: CfgNode, dataset: Dataset | None = None) -> list[str]:
+    """Sentences for the log about what TEST.AUG merges otherwise than the model's keys would let one expect.
+
+    Args:
+        cfg: of the detector.
+        dataset: as for `build_augmented_detector`.
+    """
+    if not cfg.TEST.AUG.ENABLED:
+        return []
+    notes = []
+    section = _section_of(cfg)
+    settings = cfg.MODEL[section]
+    if _build_boxes_suppression(cfg) is None:
+        notes.append(
+            f"TEST.AUG: {settings.SUPPRESSION} (MODEL.{section}.SUPPRESSION) needs the features of one image; boxes "
+            f"of all views are merged by greedy suppression at MODEL.{section}.NMS_THRESH_TEST."
+        )
+    is_mirrored = cfg.TEST.AUG.FLIP or cfg.TEST.AUG.FLIP_VERTICAL
+    if is_mirrored and _build_flip_pairs(cfg, dataset) is None:
+        notes.append(
+            "TEST.AUG: keypoints are predicted on the views that are not mirrored only, as it is not known which of "
+            "them change places in a mirror: set DATASETS.KEYPOINT_FLIP_PAIRS."
+        )
+    return notes
+
+
+def _section_of(cfg: CfgNode) -> str:
+    return "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+
+
 def _build_merging(cfg: CfgNode, detector: nn.Module) -> tuple[Suppression, int]:
     """The suppression of the model's last stage, and how many boxes that keeps."""
     if not getattr(detector, "predicts_classes", True):
         return GreedySuppression(cfg.MODEL.RPN.NMS_THRESH), cfg.MODEL.RPN.POST_NMS_TOPK_TEST
-    section = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    greedy = GreedySuppression(cfg.MODEL[_section_of(cfg)].NMS_THRESH_TEST)
+    return _build_boxes_suppression(cfg) or greedy, cfg.TEST.DETECTIONS_PER_IMAGE
+
+
+def _build_boxes_suppression(cfg: CfgNode) -> Suppression | None:
+    """The configured suppression; None where it has weights, or takes more than boxes, scores and classes."""
+    section = _section_of(cfg)
     settings = cfg.MODEL[section]
     key = f"MODEL.{section}.SUPPRESSION"
     suppression = build_suppression(cfg, settings.SUPPRESSION, settings.NMS_THRESH_TEST, key=key)
-    if any(True for _ in suppression.parameters()):
-        logger.info(
-            "TEST.AUG: the boxes of all views are merged greedily, with MODEL.%s.NMS_THRESH_TEST = %g: %s sees the "
-            "features of one view only",
-            section,
-            settings.NMS_THRESH_TEST,
-            settings.SUPPRESSION,
-        )
-        suppression = GreedySuppression(settings.NMS_THRESH_TEST)
-    return suppression, cfg.TEST.DETECTIONS_PER_IMAGE
+    takes_boxes = type(suppression).forward not in (Suppression.forward, nn.Module.forward)
+    return suppression if takes_boxes and not any(True for _ in suppression.parameters()) else None
 
 
 def _build_flip_pairs(cfg: CfgNode, dataset: Dataset | None) -> FlipPairs | None:
     if not cfg.MODEL.KEYPOINT_ON:
         return ()
-    pairs = None if dataset is None else build_flip_pairs(cfg, dataset)
-    if pairs is None and (cfg.TEST.AUG.FLIP or cfg.TEST.AUG.FLIP_VERTICAL):
-        logger.info(
-            "TEST.AUG: keypoints come from the views that are not mirrored, as it is not known which of them change "
-            "places in a mirror (DATASETS.KEYPOINT_FLIP_PAIRS)"
-        )
-    return pairs
+    return None if dataset is None else build_flip_pairs(cfg, dataset)

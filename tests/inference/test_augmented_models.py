@@ -12,8 +12,10 @@ from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference import build_augmented_detector
+from mrcnn_zoo.inference.tta import build_augmentation_notes
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
+from mrcnn_zoo.modeling.suppression import GreedySuppression, Suppression
 from mrcnn_zoo.structures import Detections, Sample, Targets
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -164,14 +166,38 @@ def test_one_view_has_the_masks_of_the_detector_in_given_boxes() -> None:
     assert torch.equal(table.masks.bitmaps(), expected.masks.bitmaps())
 
 
-def test_keypoints_of_mirrored_views_count_where_the_data_knows_the_sides(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level("INFO")
+def test_keypoints_of_mirrored_views_count_where_the_data_knows_the_sides() -> None:
     cfg = config("keypoints")
     names = ("nose", "left eye", "right eye")
     sides = Dataset("faces", (), ("face",), (1,), keypoint_names=names, keypoint_flip_pairs=((1, 2),))
     assert build_augmented_detector(cfg, nn.Identity(), sides).flip_pairs == ((1, 2),)
-    assert not caplog.messages
+    assert build_augmentation_notes(cfg, sides) == []
     assert build_augmented_detector(cfg, nn.Identity()).flip_pairs is None
-    assert "DATASETS.KEYPOINT_FLIP_PAIRS" in caplog.text
+    (note,) = build_augmentation_notes(cfg)
+    assert "DATASETS.KEYPOINT_FLIP_PAIRS" in note
+    assert build_augmentation_notes(cfg.with_value("TEST.AUG.FLIP", False)) == []
+    assert build_augmentation_notes(cfg.with_value("TEST.AUG.ENABLED", False)) == []
+
+
+class WithWeights(GreedySuppression):
+    def __init__(self) -> None:
+        super().__init__(0.1)
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
+class OfFeatures(Suppression):
+    def suppress(self, candidates: Any) -> Any: ...
+
+
+@pytest.mark.parametrize("suppression", [WithWeights, OfFeatures])
+def test_a_suppression_that_needs_features_or_weights_is_replaced_by_the_greedy_one(
+    suppression: type[Suppression], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config("mask")
+    assert build_augmentation_notes(cfg) == []
+    monkeypatch.setattr("mrcnn_zoo.inference.tta.build_suppression", lambda *_, **__: suppression())
+    (note,) = build_augmentation_notes(cfg)
+    assert "greedy (MODEL.ROI_HEADS.SUPPRESSION) needs" in note
+    merging = build_augmented_detector(cfg, nn.Identity()).suppression
+    assert type(merging) is GreedySuppression
+    assert merging.iou_threshold == 0.5
