@@ -80,6 +80,7 @@ def build_parser() -> CommandParser:
     showing.add_argument("config", metavar="X.yaml", help="a YAML file, or the name of a config of the package")
     showing.add_argument("--changed", action="store_true", help="only the values that differ from their default")
     add_overrides(showing, text="set on top of the file")
+    showing.mixes_options = True
     checking = add_action(
         "check", "load every YAML file of a folder, e.g. of Detectron2's configs", "my_configs/", "my.yaml other.yaml"
     )

@@ -50,12 +50,26 @@ class CommandParser(argparse.ArgumentParser):
             prog=prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         self._negative_number_matcher = NEGATIVE_VALUE
+        self._is_mixing = False
+        self.mixes_options = False  # whether options may stand between positional arguments also below a subcommand
 
     def parse_known_args(  # type: ignore[override]  # argparse has overloads for the namespace's type
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse's, except that a value behind a config key may begin with a dash."""
+        if self.mixes_options and not self._is_mixing:
+            return self.parse_known_intermixed_args(args, namespace)
         return super().parse_known_args(self._with_joined_values(sys.argv[1:] if args is None else args), namespace)
+
+    def parse_known_intermixed_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's, which comes back to `parse_known_args`."""
+        self._is_mixing = True
+        try:
+            return super().parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_mixing = False
 
     def _with_joined_values(self, argv: Sequence[str]) -> list[str]:
         """`KEY -1e-3` as `KEY=-1e-3`; an option behind a key ends the command, as the value is missing."""
@@ -119,6 +133,12 @@ def _number(text: str, what: str, is_right: Callable[[float], bool]) -> float:
     return value
 
 
+def _key_and_value(text: str) -> str:
+    if not KEY_AND_VALUE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"takes a KEY=VALUE in one word, not {text!r}")
+    return text
+
+
 # --- options that several commands have ------------------------------------------------------------------------------
 
 
@@ -151,7 +171,8 @@ def add_overrides(
 ) -> None:
     """Config keys as `KEY VALUE`, `KEY=VALUE` or `--set KEY=VALUE`."""
     parser.add_argument("overrides", nargs="*", metavar=metavar, help=text)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="the same as KEY=VALUE alone")
+    text = "the same as KEY=VALUE alone"
+    parser.add_argument("--set", action="append", default=[], type=_key_and_value, metavar="KEY=VALUE", help=text)
 
 
 def read_arguments(

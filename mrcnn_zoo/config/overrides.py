@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mrcnn_zoo.config.defaults import KEYS_BY_NAME
 from mrcnn_zoo.config.provenance import COMMAND_LINE, Assignment, Origin
 from mrcnn_zoo.config.values import WORDS, literal
 from mrcnn_zoo.errors import UserError
@@ -49,12 +50,19 @@ def _key_and_value(item: Any, rest: Iterator[Any]) -> tuple[str, Any]:
             return joined[1], _unquoted(_whole_list(joined[2], rest))
         if KEY.fullmatch(item):
             for value in rest:
+                _refuse_key_as_value(item, value)
                 return item, _unquoted(_whole_list(value, rest))
             raise UserError(f"{COMMAND_LINE}: the key {item} is given without a value; write {item}=VALUE.")
     raise UserError(
         f"{COMMAND_LINE}: {item!r} stands where a KEY or KEY=VALUE is expected. "
         "A value with spaces is written in quotes."
     )
+
+
+def _refuse_key_as_value(key: str, value: Any) -> None:
+    """Where a value is missing, the next key stands in its place."""
+    if isinstance(value, str) and value.partition("=")[0] in KEYS_BY_NAME and "." in value.partition("=")[0]:
+        raise UserError(f"{COMMAND_LINE}: the key {key} is given without a value before {value}; write {key}=VALUE.")
 
 
 def _whole_list(value: Any, rest: Iterator[Any]) -> Any:

@@ -356,3 +356,21 @@ def test_evaluate_takes_weights_without_their_option(run_folder: Path, tmp_path:
     arguments = [run_folder / "model_final.pth", "--output", tmp_path / "out", "DATASETS.TEST=[]"]
     assert run_command("evaluate", list(map(str, arguments))) == USAGE_ERROR
     assert "DATASETS.TEST is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", [["--changed", "SOLVER.BASE_LR", "0.5"], ["SOLVER.BASE_LR", "0.5", "--changed"]])
+def test_config_show_takes_options_and_keys_in_any_order(order: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "show", "Base-RCNN-FPN.yaml", "MODEL.MASK_ON=True", *order]) == 0
+    shown = capsys.readouterr().out
+    assert "BASE_LR: 0.5 " in shown
+    assert "MASK_ON: true " in shown
+    assert "MOMENTUM" not in shown  # only what differs from the defaults
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "--config-file"], ["config", "show"], ["visualize-data", "--config-file"]]
+)
+def test_set_takes_one_word(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command, "Base-RCNN-FPN.yaml", "--set", "SOLVER.BASE_LR", "MODEL.MASK_ON", "True"])
+    assert "--set takes a KEY=VALUE in one word, not 'SOLVER.BASE_LR'" in capsys.readouterr().err

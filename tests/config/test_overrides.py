@@ -76,3 +76,9 @@ def test_a_list_that_the_shell_has_cut_is_put_together() -> None:
 def test_a_printed_list_can_be_typed_in_a_shell(names: list[str], typed: str | None) -> None:
     assert typed is None or typed_list(names) == typed
     assert names == load_config(None, shlex.split(f"DATASETS.TRAIN {typed_list(names)}")).DATASETS.TRAIN
+
+
+@pytest.mark.parametrize("value", ["MODEL.MASK_ON", "MODEL.MASK_ON=True"])
+def test_a_key_in_the_place_of_a_value_means_that_the_value_is_missing(value: str) -> None:
+    with pytest.raises(UserError, match=f"OUTPUT_DIR is given without a value before {value}; write OUTPUT_DIR=VALUE"):
+        read_overrides(["OUTPUT_DIR", value])
