@@ -1,8 +1,10 @@
 """What the README prints can be typed: its commands parse, its Python runs, its folder of images becomes a table."""
 
 import csv
+import json
 import re
 import shlex
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -58,10 +60,32 @@ def test_prediction_in_python(
     monkeypatch.chdir(tmp_path)
     assert main(["export-dataset", "digits_val", "output/digits_val", "DATASETS.SCENES.NUM_VAL", "1"]) == 0
     capsys.readouterr()
-    exec(compile(with_words("predict_image"), str(README), "exec"), {})
+    exec(compile(with_words("import Predictor"), str(README), "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert lines
     assert all(re.fullmatch(r"\d  score \d\.\d\d  box \[.+\]  [1-9]\d* pixels", line) for line in lines)
+    assert Image.open("output/found.png").size[0] > 100
+
+
+@pytest.mark.parametrize(("module", "loss"), [("my_lab", "loss_cls"), ("my_masks", "loss_mask")])
+def test_components_of_the_readme_train(
+    module: str, loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = {"my_lab": "def build_mean_box_head", "my_masks": "def build_shallow_mask_head"}[module]
+    Path(f"{module}.py").write_text(with_words(words))
+    (command,) = (line for line in commands() if f" {module}:" in line)
+    few = (
+        "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 TEST.NUM_IMAGES 1 VIS.NUM_IMAGES 0 LOG_PERIOD 1 "
+        "SOLVER.AMP.ENABLED False DATASETS.SCENES.NUM_TRAIN 4 DATASETS.SCENES.NUM_VAL 2"
+    )
+    assert main([*shlex.split(command)[1:], *few.split()]) == 0
+    folder = Path(shlex.split(command)[-1])
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert all(line[loss] > 0 for line in lines if "total_loss" in line)
+    assert (folder / "model_final.pth").is_file()
+    sys.modules.pop(module, None)
 
 
 def test_own_images_from_folder_to_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
