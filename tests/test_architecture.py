@@ -47,7 +47,7 @@ RUN_STARTERS = {
         "check_classes",
         "load_test_datasets",
     },
-    "inference": {"fill_model", "open_trained"},
+    "inference": {"fill_model", "open_trained", "check_takes_boxes"},
     "inspection": {"save_predictions", "save_evaluation_pictures", "evaluate_with_pictures"},
     "training": {
         "run",

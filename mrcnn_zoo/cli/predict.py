@@ -23,8 +23,16 @@ from mrcnn_zoo.cli.options import (
     read_arguments,
     score,
 )
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.given_boxes import read_given_boxes
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.limits import build_detection_tally
+from mrcnn_zoo.inference.given_boxes import (
+    boxes_of_files,
+    boxes_of_names,
+    build_given_box_detector,
+    check_takes_boxes,
+)
 from mrcnn_zoo.inference.predictor import build_image_detector
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inspection.image_inputs import IMAGE_SUFFIXES, find_images
@@ -38,6 +46,7 @@ from mrcnn_zoo.inspection.prediction import (
 from mrcnn_zoo.progress import terminal_width
 
 SOME_IMAGES_FAILED = 1
+THRESHOLD = 0.5  # least score of what is shown, where no boxes are given
 IMAGES_SHOWN, NAME_SHOWN, TABLE_WIDTH = 20, 40, 100  # rows, letters of a name, and letters of a line of the table
 
 
@@ -47,24 +56,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     with logging_lines():
         result, output = _predict(arguments)
     if result.counts:
-        print("\n" + _summary(result, output, threshold=arguments.threshold))
+        print("\n" + _summary(result, output, threshold=_threshold(arguments)))
     if result.failures:
         print(f"error: {_failures(result)}", file=sys.stderr)
     return SOME_IMAGES_FAILED if result.failures else 0
 
 
 def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
-    weights = given_weights(arguments)
+    weights, threshold = given_weights(arguments), _threshold(arguments) or 0.0
     found = find_images(arguments.inputs, recursive=arguments.recursive, besides=Path(arguments.output).expanduser())
     output = check_predictions_folder(arguments.output, found, overwrite=arguments.overwrite)
+    boxes = None if arguments.boxes is None else read_given_boxes(arguments.boxes)
+    given = None if boxes is None else boxes_of_files(boxes, found.files)
+
+    def check(cfg: CfgNode) -> None:
+        prepare_device(cfg)
+        if boxes is not None:
+            check_takes_boxes(cfg, option="--boxes")
+
     model, cfg, trained = open_trained(
-        weights,
-        config=arguments.config_file,
-        overrides=arguments.overrides,
-        trust=arguments.trust,
-        check=prepare_device,
+        weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
     )
-    detector = build_image_detector(cfg, model, trained, score_threshold=arguments.threshold, option="--threshold")
+    if boxes is not None and given is not None:
+        class_of_id = boxes.class_of_id(trained.class_names, trained.category_ids)
+        model = build_given_box_detector(cfg, model, boxes_of_names(given, class_of_id), option="--boxes")
+    detector = build_image_detector(cfg, model, trained, score_threshold=threshold, option="--threshold")
     result = predict_images(
         detector.model,
         found,
@@ -72,14 +88,21 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
         mapper=detector.mapper,
         class_names=detector.class_names,
         category_ids=detector.category_ids,
-        score_threshold=arguments.threshold,
+        score_threshold=threshold,
         has_labels=not arguments.no_labels,
-        tally=build_detection_tally(cfg, least_score=arguments.threshold),
+        tally=build_detection_tally(cfg, least_score=threshold) if given is None else None,
+        given=given,
     )
     return result, output
 
 
-def _summary(result: PredictedImages, output: Path, *, threshold: float) -> str:
+def _threshold(arguments: argparse.Namespace) -> float | None:
+    """The least score; None where all given boxes are shown."""
+    is_default = arguments.threshold is None and arguments.boxes is None
+    return THRESHOLD if is_default else arguments.threshold
+
+
+def _summary(result: PredictedImages, output: Path, *, threshold: float | None) -> str:
     images = counted(len(result.counts), "image")
     written = {
         str(output / PREDICTIONS_FILE): "boxes, masks, areas and scores, in COCO's form",
@@ -87,7 +110,8 @@ def _summary(result: PredictedImages, output: Path, *, threshold: float) -> str:
         f"{output}/*.png" if len(result.counts) > 1 else str(result.pictures[0]): "the objects drawn",
     }
     width = max(map(len, written))
-    objects = f"{counted(result.num_objects, 'object')} with a score of at least {threshold:g} in {images}. Written:"
+    chosen = "in all given boxes" if threshold is None else f"with a score of at least {threshold:g}"
+    objects = f"{counted(result.num_objects, 'object')} {chosen} in {images}. Written:"
     return "\n".join(
         [count_table(result.counts), "", objects, *(f"  {path:{width}}  {what}" for path, what in written.items())]
     )
@@ -154,6 +178,7 @@ def build_parser() -> CommandParser:
             "photo.jpg --weights zoo://Quickstart/mask_rcnn_R_18_FPN_digits",
             "images/ --weights output/model_best.pth --output results --threshold 0.7",
             "images/ --recursive --no-labels --weights output MODEL.DEVICE cpu TEST.DETECTIONS_PER_IMAGE 1000",
+            "images/ --weights output --boxes boxes.json --output masks",
             "'images/*.tif' --weights output/model_final.pth --config-file my.yaml --overwrite",
         ),
     )
@@ -165,7 +190,13 @@ def build_parser() -> CommandParser:
         overwrite="also replace files in it that no earlier prediction has made",
     )
     parser.set_defaults(output="predictions")
-    parser.add_argument("--threshold", type=score, default=0.5, metavar="SCORE", help="least score (default: 0.5)")
+    parser.add_argument("--threshold", type=score, metavar="SCORE", help="least score (default: 0.5, with --boxes 0)")
+    parser.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help="find masks in these boxes: a COCO data set, or a list of COCO results; boxes without a category_id get "
+        "the class that the model finds",
+    )
     parser.add_argument("--recursive", action="store_true", help="also the images in folders of folders")
     parser.add_argument("--no-labels", action="store_true", help="do not write class and score at the objects")
     add_overrides(

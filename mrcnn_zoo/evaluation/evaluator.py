@@ -32,6 +32,7 @@ from mrcnn_zoo.evaluation.limits import (
     log_notes,
 )
 from mrcnn_zoo.evaluation.tables import Results
+from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, build_given_box_detector, check_takes_boxes
 from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.inference.tta import build_augmentation_notes, build_augmented_detector
 from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
@@ -113,7 +114,9 @@ def evaluate(
             measured = found if detector is model else model.mapped(found)  # type: ignore[operator]
             evaluator.process(samples, measured)
             seconds += time.perf_counter() - start
-            for sample, all_classes, own_classes in zip(samples, found, measured, strict=True):
+            # Given boxes are as many as they are: no limit of the model has cut them.
+            pairs = () if cfg.EVAL.GIVEN_BOXES else zip(samples, found, measured, strict=True)
+            for sample, all_classes, own_classes in pairs:
                 tally.add(sample.file_name or str(sample.image_id), all_classes, measured=own_classes)
     logger.info("%s: %s, %.3f s per image", dataset.name, counted(len(dataset), "image"), seconds / num_images)
     results = evaluator.evaluate(output_dir)
@@ -131,16 +134,30 @@ def _log_cut_detections(tally: DetectionTally, name: str, said: set[tuple[str, s
 
 
 def build_test_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) -> nn.Module:
-    """The model as it is evaluated on a dataset: with test-time augmentation where TEST.AUG.ENABLED.
+    """The model as it is evaluated on a dataset: in the boxes of EVAL.GIVEN_BOXES, or as TEST.AUG wants it.
 
     Args:
         cfg: of the model.
         model: a detector, or a `ClassMappedDetector` of one.
         dataset: to be evaluated on.
+
+    Raises:
+        UserError: given boxes that do not belong to the dataset, or a model that cannot be asked about them.
     """
+    if cfg.EVAL.GIVEN_BOXES:
+        return _build_given_box_detector(cfg, model, dataset)
     if isinstance(model, ClassMappedDetector):
         return ClassMappedDetector(build_augmented_detector(cfg, model.detector, dataset), model.mapping)
     return build_augmented_detector(cfg, model, dataset)
+
+
+def _build_given_box_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) -> nn.Module:
+    if not isinstance(model, ClassMappedDetector):
+        return build_given_box_detector(cfg, model, build_boxes_of_dataset(cfg, dataset))
+    mapping = model.mapping.tolist()
+    class_rows = [mapping.index(row) for row in range(len(dataset.class_names))]
+    boxes_of = build_boxes_of_dataset(cfg, dataset, class_rows)
+    return ClassMappedDetector(build_given_box_detector(cfg, model.detector, boxes_of), model.mapping)
 
 
 def build_prediction_loader(
@@ -212,12 +229,17 @@ def check_evaluation(cfg: CfgNode, datasets: Iterable[Dataset]) -> None:
     Objects that a limit of the model or of the evaluation leaves out are logged here, once per run.
 
     Raises:
-        UserError: settings that do not fit the dataset, one without images, or a backend that is not installed.
+        UserError: settings that do not fit the dataset, one without images, a backend that is not installed, or given
+            boxes that do not belong to the dataset.
     """
     limits = build_limits(cfg)
     for dataset in datasets:
         part = evaluated_part(dataset, cfg)
         EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, part)
+        if cfg.EVAL.GIVEN_BOXES:
+            check_takes_boxes(cfg, option="EVAL.GIVEN_BOXES")
+            build_boxes_of_dataset(cfg, part)
+            logger.info("%s: masks are evaluated in given boxes (EVAL.GIVEN_BOXES %s)", part.name, cfg.EVAL.GIVEN_BOXES)
         if len(part) < len(dataset):
             logger.info("%s: TEST.NUM_IMAGES = %d of %d images are evaluated", dataset.name, len(part), len(dataset))
         cut = cut_objects_message(part, limits)

@@ -23,6 +23,7 @@ from mrcnn_zoo.data.mapper import Mapper, TestMapper
 from mrcnn_zoo.data.pixels import CHANNELS_WITH_ALPHA
 from mrcnn_zoo.data.records import ImageRecord, ImageSource
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inference.given_boxes import GivenBoxDetector
 from mrcnn_zoo.inference.prediction import OBJECT, Prediction
 from mrcnn_zoo.inference.trained import TrainedFile, open_trained
 from mrcnn_zoo.inference.tta import build_augmentation_notes, build_augmented_detector, build_prediction_mapper
@@ -261,7 +262,8 @@ def build_image_detector(
     mapper = build_prediction_mapper(cfg, model)
     if not getattr(model, "predicts_classes", True):
         return ImageDetector(model, mapper, class_names=(OBJECT,), category_ids=(1,))
-    _note_of_threshold(cfg, score_threshold, option)
+    if not isinstance(model, GivenBoxDetector):  # whose boxes have any score
+        _note_of_threshold(cfg, score_threshold, option)
     names = trained.class_names or tuple(str(index) for index in range(class_count(cfg) or 1))
     return ImageDetector(model, mapper, class_names=names, category_ids=trained.category_ids)
 

@@ -5,13 +5,15 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from mrcnn_zoo.data.given_boxes import BoxesOfImage
 from mrcnn_zoo.data.images import FileImage
 from mrcnn_zoo.data.mapper import TestMapper
 from mrcnn_zoo.errors import UserError, counted
@@ -96,6 +98,7 @@ def predict_images(
     score_threshold: float,
     has_labels: bool = True,
     tally: DetectionTally | None = None,
+    given: Mapping[str, BoxesOfImage] | None = None,
 ) -> PredictedImages:
     """Draw what the model finds in image files, and write it in COCO's form and as a table of objects.
 
@@ -109,6 +112,8 @@ def predict_images(
         score_threshold: detections below it are left out.
         has_labels: whether class and score are written at the objects.
         tally: counts images in which a limit of the model may have cut objects off; logged once at the end.
+        given: the boxes that a `GivenBoxDetector` was asked about, by file; predictions.json has their image ids, and
+            the ids of their annotations as `given_id`.
 
     Raises:
         UserError: an output that cannot be written or would overwrite the images.
@@ -121,21 +126,26 @@ def predict_images(
         logger.error("%s", problem)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, (file, picture) in enumerate(zip(found.files, pictures, strict=True), start=1):
+    image_ids = _image_ids(found.files, given or {})
+    for image_id, file, picture in zip(image_ids, found.files, pictures, strict=True):
         try:
             pixels = mapper.reader.open(FileImage(str(file)))
         except UserError as error:
             result.failures.append(str(error))
             logger.error("%s", error)
             continue
-        objects = predict_image(model, pixels, mapper=mapper, image_id=image_id, name=str(file))
+        objects = predict_image(model, pixels, mapper=mapper, image_id=len(images) + 1, name=str(file))
         if tally is not None:
             tally.add(str(file), objects)
-        objects = objects[objects.scores >= score_threshold]
+        is_shown = objects.scores >= score_threshold
+        objects = objects[is_shown]
         drawn = draw_instances(pixels, objects, class_names, has_labels=has_labels)
         result.pictures.append(save_picture(drawn, picture))
         images.append({"id": image_id, "file_name": str(file), "height": pixels.shape[0], "width": pixels.shape[1]})
-        for row in coco_rows(objects, image_id, categories):
+        rows = coco_rows(objects, image_id, categories)
+        if given and str(file) in given:
+            rows = _with_given_ids(rows, given[str(file)], is_shown.tolist())
+        for row in rows:
             annotations.append({"id": len(annotations) + 1, **row, "iscrowd": 0})
         result.counts[str(file)] = Counter(class_names[index] for index in objects.classes.tolist())
         logger.info("%s: %s", file, counted(len(objects), "object"))
@@ -144,6 +154,20 @@ def predict_images(
     if tally is not None:
         log_notes(tally.notes(), said=set())
     return result
+
+
+def _image_ids(files: Sequence[Path], given: Mapping[str, BoxesOfImage]) -> list[int | str]:
+    """1, 2, ... or those of the given boxes; images without boxes get numbers after them."""
+    ids = [given[str(file)].image_id if str(file) in given else None for file in files]
+    numbers = count(1 + max((number for number in ids if isinstance(number, int)), default=0))
+    return [next(numbers) if image_id is None else image_id for image_id in ids]
+
+
+def _with_given_ids(
+    rows: Sequence[dict[str, Any]], boxes: BoxesOfImage, is_shown: Sequence[bool]
+) -> list[dict[str, Any]]:
+    ids = [given_id for given_id, shown in zip(boxes.ids, is_shown, strict=True) if shown]
+    return [row if given_id is None else {**row, "given_id": given_id} for row, given_id in zip(rows, ids, strict=True)]
 
 
 def check_predictions_folder(folder: str | Path, found: FoundImages, *, overwrite: bool) -> Path:

@@ -2,6 +2,7 @@
 
 from mrcnn_zoo.structures.features import BranchSpec, FeatureSpec
 from mrcnn_zoo.structures.instances import (
+    UNKNOWN_CLASS,
     Detections,
     ImageSize,
     InstanceTable,
@@ -14,6 +15,7 @@ from mrcnn_zoo.structures.outputs import LossSum, TrainingOutput
 from mrcnn_zoo.structures.samples import Batch, Sample
 
 __all__ = [
+    "UNKNOWN_CLASS",
     "Batch",
     "BoxedBitmaps",
     "BranchSpec",

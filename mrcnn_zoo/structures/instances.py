@@ -12,6 +12,8 @@ from mrcnn_zoo.structures.summary import summary
 
 ImageSize = tuple[int, int]  # (height, width) in pixels
 
+UNKNOWN_CLASS = -1  # of a given box: the model is to find it
+
 NOT_A_COLUMN: dict[str, Any] = {"is_column": False}
 
 

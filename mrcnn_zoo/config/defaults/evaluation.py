@@ -87,5 +87,12 @@ NEW_KEYS = (
         "Registered evaluator of the test sets: coco for AP, or for the average recall of a ProposalNetwork; "
         "box_proposals for the average recall of any model's boxes.",
     ),
+    Key(
+        "EVAL.GIVEN_BOXES",
+        "",
+        "Boxes that a model with region heads gets instead of finding its own, in every evaluation: ground_truth for "
+        "the boxes and classes of the annotations, which gives the AP of the mask head alone, or a COCO file with "
+        "boxes, as of `predict --boxes`; empty for none.",
+    ),
     Key("EVAL.BACKEND", "pycocotools", "Who computes COCO AP: pycocotools, hotcoco or faster_coco_eval."),
 )

@@ -103,7 +103,7 @@ def read_coco_json(path: Path) -> CocoJson:
     Raises:
         UserError: a file that cannot be read, is no JSON, or is not in COCO's format.
     """
-    content = _read_json(path)
+    content = read_json(path)
     other = name_of_json(content)
     if not isinstance(content, dict) or (other and not {"images", "annotations"} <= content.keys()):
         if other:
@@ -134,7 +134,7 @@ def _missing_section(path: Path, content: dict[str, Any], section: str) -> str:
     return f"{path} is not in COCO's format: it has no {section!r}, it has {found}.{advice}"
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             encoding = json.detect_encoding(file.read(4))  # UTF-8, UTF-16 or UTF-32, also with a byte order mark

@@ -15,9 +15,16 @@ from mrcnn_zoo.modeling.poolers import build_head_pooler
 from mrcnn_zoo.modeling.recording import Recorder, report_all_kept
 from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, named_specs
 from mrcnn_zoo.registries import KEYPOINT_HEADS, MASK_HEADS, REGION_BRANCHES
-from mrcnn_zoo.structures import BranchSpec, Detections, FeatureSpec, LabeledRegions, Proposals, TrainingOutput
+from mrcnn_zoo.structures import (
+    UNKNOWN_CLASS,
+    BranchSpec,
+    Detections,
+    FeatureSpec,
+    LabeledRegions,
+    Proposals,
+    TrainingOutput,
+)
 
-UNKNOWN_CLASS = -1  # of a given box: the model finds it
 Pooler = Callable[[Features, list[Tensor]], Tensor]  # maps, N x (R_i, 4) boxes -> (sum of R_i, C, S, S)
 
 

@@ -1,0 +1,206 @@
+"""A detector that is asked about given boxes: those of a file, or of the ground truth."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.given_boxes import BoxesOfImage, GivenBoxes, read_given_boxes
+from mrcnn_zoo.data.image_folder import size_of_file
+from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.structures import UNKNOWN_CLASS, Detections, ImageSize, Sample
+
+GROUND_TRUTH = "ground_truth"  # the value of EVAL.GIVEN_BOXES for the boxes and classes of the annotations
+NO_REGION_HEADS = ("RetinaNet", "ProposalNetwork")  # MODEL.META_ARCHITECTURE
+NAMES_SHOWN = 3  # of images, in messages
+# The boxes of a sample, (R, 4) x1 y1 x2 y2 in pixels of its original image, and their classes, (R,) int64.
+BoxesOf = Callable[[Sample], tuple[Tensor, Tensor]]
+
+logger = logging.getLogger(__name__)
+
+
+class GivenBoxDetector(nn.Module):
+    """Finds masks and keypoints in given boxes instead of boxes of its own.
+
+    Args:
+        detector: with `predict_in_boxes(samples, boxes, classes)`.
+        boxes_of: the boxes of a sample, with their classes or `UNKNOWN_CLASS`.
+    """
+
+    def __init__(self, detector: nn.Module, boxes_of: BoxesOf) -> None:
+        super().__init__()
+        self.detector = detector
+        self.boxes_of = boxes_of
+
+    def predict(self, samples: list[Sample]) -> list[Detections]:
+        """One detection for each box, in the order of the boxes."""
+        boxes, classes = zip(*map(self.boxes_of, samples), strict=True)
+        return self.detector.predict_in_boxes(samples, list(boxes), list(classes))  # type: ignore[operator]
+
+
+def build_given_box_detector(
+    cfg: CfgNode, detector: nn.Module, boxes_of: BoxesOf, *, option: str = "EVAL.GIVEN_BOXES"
+) -> nn.Module:
+    """The detector as it is asked about given boxes.
+
+    Args:
+        cfg: of the detector.
+        detector: a `GeneralizedRCNN`, or another one that has `predict_in_boxes`.
+        boxes_of: see `GivenBoxDetector`.
+        option: what asks for it, for messages.
+
+    Raises:
+        UserError: a detector that cannot be asked about boxes, or test-time augmentation, which merges its own.
+    """
+    if isinstance(detector, GivenBoxDetector):
+        return detector
+    check_takes_boxes(cfg, option=option)
+    if not hasattr(detector, "predict_in_boxes"):
+        raise UserError(
+            f"{option}: {type(detector).__name__} cannot be asked about given boxes, because it has no "
+            "`predict_in_boxes(samples, boxes, classes)`. Take a model with region heads, such as Mask R-CNN."
+        )
+    return GivenBoxDetector(detector, boxes_of)
+
+
+def check_takes_boxes(cfg: CfgNode, *, option: str) -> None:
+    """Stop before any work where a model cannot be asked about given boxes.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if cfg.MODEL.META_ARCHITECTURE in NO_REGION_HEADS:
+        raise UserError(
+            f"{option}: a {cfg.MODEL.META_ARCHITECTURE} (MODEL.META_ARCHITECTURE) has no region heads, so it cannot be "
+            "asked about given boxes. Take a model that has them, such as Mask R-CNN."
+        )
+    if cfg.TEST.AUG.ENABLED:
+        raise UserError(
+            f"{option}: test-time augmentation finds boxes of its own and merges them. Set TEST.AUG.ENABLED False to "
+            "ask about given boxes."
+        )
+
+
+def build_boxes_of_dataset(cfg: CfgNode, dataset: Dataset, class_rows: Sequence[int] | None = None) -> BoxesOf:
+    """The boxes that EVAL.GIVEN_BOXES names for the images of a dataset.
+
+    Args:
+        cfg: of the run.
+        dataset: to be evaluated on.
+        class_rows: of each class of the dataset the class index of the model; without it they are the same.
+
+    Raises:
+        UserError: a file of boxes that does not belong to the dataset; see `read_given_boxes`.
+    """
+    if cfg.EVAL.GIVEN_BOXES == GROUND_TRUTH:
+        tables = {record.image_id: _of_ground_truth(record) for record in dataset.records}
+    else:
+        tables = _of_file(read_given_boxes(cfg.EVAL.GIVEN_BOXES), dataset)
+    rows = torch.arange(len(dataset.class_names)) if class_rows is None else torch.tensor(class_rows)
+
+    def boxes_of(sample: Sample) -> tuple[Tensor, Tensor]:
+        boxes, classes = tables[sample.image_id]  # type: ignore[index]
+        return boxes, torch.where(classes == UNKNOWN_CLASS, UNKNOWN_CLASS, rows[classes.clamp(min=0)])
+
+    return boxes_of
+
+
+def _of_ground_truth(record: ImageRecord) -> tuple[Tensor, Tensor]:
+    objects = [item for item in record.instances if not item.is_crowd]
+    boxes = np.array([item.box for item in objects], dtype=np.float64).reshape(-1, 4)
+    return _as_tensors(boxes, np.array([item.class_index for item in objects], dtype=np.int64))
+
+
+def _of_file(given: GivenBoxes, dataset: Dataset) -> dict[int, tuple[Tensor, Tensor]]:
+    found = {record.image_id: given.find(record.source.name, record.image_id) for record in dataset.records}
+    names = [record.source.name for record in dataset.records if found[record.image_id] is None]
+    _check_missing(given, names, len(dataset), owner=f"the images of {dataset.name}")
+    class_of_id = given.class_of_id(dataset.class_names, dataset.category_ids)
+    tables = {}
+    for record in dataset.records:
+        boxes = found[record.image_id]
+        if boxes is None:
+            tables[record.image_id] = _as_tensors(np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
+            continue
+        boxes.check_size(record.image_size, image=record.source.name, source=given.path)
+        tables[record.image_id] = _as_tensors(boxes.boxes, boxes.classes(class_of_id))
+    return tables
+
+
+def boxes_of_files(given: GivenBoxes, files: Sequence[Path]) -> dict[str, BoxesOfImage]:
+    """The boxes of image files, by the name of the file.
+
+    Raises:
+        UserError: a file of another size than its boxes are for, or one that is not in a data set with boxes.
+    """
+    found = {str(file): given.find(str(file.absolute())) for file in files}
+    missing = [name for name, boxes in found.items() if boxes is None]
+    _check_missing(given, missing, len(files), owner="the images")
+    tables: dict[str, BoxesOfImage] = {}
+    taken: dict[int | str, str] = {}
+    for name, boxes in found.items():
+        if boxes is None:
+            continue
+        twin = taken.setdefault(boxes.image_id, name)
+        if twin != name:
+            raise UserError(
+                f"{given.path}: the boxes of {boxes.file_name or boxes.image_id} fit two images, {twin} and {name}. "
+                "Give one of them, or name the images in the file with their folders."
+            )
+        size = _size_of_readable(name)
+        if size is not None:
+            boxes.check_size(size, image=name, source=given.path)
+        tables[name] = boxes
+    unused = len(given.images) - len(tables)
+    if unused:
+        logger.info("%s: boxes of %s are not asked for", given.path, counted(unused, "other image"))
+    return tables
+
+
+def _size_of_readable(name: str) -> ImageSize | None:
+    try:
+        return size_of_file(Path(name))
+    except UserError:
+        return None  # it is reported when it is its turn
+
+
+def boxes_of_names(tables: Mapping[str, BoxesOfImage], class_of_id: Mapping[int, int]) -> BoxesOf:
+    """The boxes of samples that are called as the keys of `tables`; others have none."""
+
+    def boxes_of(sample: Sample) -> tuple[Tensor, Tensor]:
+        table = tables.get(sample.file_name)
+        if table is None:
+            return _as_tensors(np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
+        return _as_tensors(table.boxes, table.classes(class_of_id))
+
+    return boxes_of
+
+
+def _check_missing(given: GivenBoxes, missing: Sequence[str], count: int, *, owner: str) -> None:
+    """In a data set each image is listed; a list of results leaves out those without boxes."""
+    for note in given.notes:
+        logger.info("%s", note)
+    if not missing:
+        return
+    if len(missing) < count and given.is_list:
+        logger.warning("%s has no boxes for %d of %s: %s", given.path, len(missing), owner, _some(missing))
+        return
+    verb = "is" if len(missing) == 1 else "are"
+    which = f"none of {owner} is" if len(missing) == count else f"{len(missing):,} of {owner} {verb} not"
+    how = "the ids that their file names end in" if given.is_list else "their file names, or else their ids"
+    known = _some([image.file_name or str(image.image_id) for image in given.images]) or "no images"
+    raise UserError(f"{given.path}: {which} in it ({_some(missing)}). They are looked for by {how}; it has {known}.")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def _as_tensors(boxes: np.ndarray, classes: np.ndarray) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(boxes).float(), torch.from_numpy(classes)
