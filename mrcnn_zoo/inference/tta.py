@@ -125,8 +125,10 @@ class AugmentedDetector(nn.Module):
         for row, (sample, image_boxes) in enumerate(zip(samples, boxes, strict=True)):
             views = self.views(sample)
             given = [view.boxes_from_original(image_boxes) for view in views]
-            labels = ask([views[0].sample], given[:1])[0].classes if classes is None else classes[row]
-            tables = [ask([view.sample], [table], [labels])[0] for view, table in zip(views, given, strict=True)]
+            # The first view also decides the classes that are not given.
+            tables = ask([views[0].sample], given[:1], None if classes is None else [classes[row]])
+            for view, view_boxes in zip(views[1:], given[1:], strict=True):
+                tables += ask([view.sample], [view_boxes], [tables[0].classes])
             scores = torch.stack([table.scores for table in tables]).mean(dim=0)
             placed = Detections(sample.original_size, image_boxes.to(scores), scores, tables[0].classes)
             found.append(self._with_means(placed, views, tables))
