@@ -1,0 +1,133 @@
+"""Training steps and predictions of two versions of the code in turns: ratio of times and of peak memory.
+
+python dev/equal_speed.py --before ../mrcnn_zoo_before --after . --rounds 12
+
+Each version has a process of its own; a round runs a step in the one and then in the other, the next round in the other
+order. The ratio is after / before: the geometric mean over the rounds, with a bootstrap interval of 95 %.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIGS = {
+    "Mask R-CNN R50-FPN": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
+    "Cascade Mask R-CNN R50-FPN": "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml",
+    "Keypoint R-CNN R50-FPN": "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml",
+    "RetinaNet R50-FPN": "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+}
+MODES = ("train", "predict")
+IMAGE_SIZE = (320, 448)
+BOOTSTRAPS = 10_000
+
+
+def work(config: str, mode: str) -> None:
+    """Run one step for every line on stdin and answer with its seconds and the peak memory so far in MiB."""
+    import torch
+
+    from mrcnn_zoo.config import load_config
+    from mrcnn_zoo.experiments.benchmark.samples import generated_samples
+    from mrcnn_zoo.modeling import build_model
+
+    cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
+    classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    samples = generated_samples(2, image_size=IMAGE_SIZE, num_classes=classes, num_keypoints=keypoints)
+    torch.manual_seed(0)
+    model = build_model(cfg).train(mode == "train")
+    for _ in sys.stdin:
+        torch.manual_seed(1)
+        started = time.perf_counter()
+        if mode == "train":
+            model.zero_grad(set_to_none=True)
+            model.losses(samples).total().backward()
+        else:
+            model.predict(samples)
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"seconds": seconds, "peak": peak}), flush=True)
+
+
+@dataclass
+class Version:
+    """One version of the code at work in a process."""
+
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def start(cls, tree: Path, config: str, mode: str) -> "Version":
+        env = {**os.environ, "PYTHONPATH": str(tree.resolve())}
+        command = [sys.executable, str(Path(__file__).resolve()), "--work", config, mode]
+        return cls(
+            subprocess.Popen(
+                command, cwd=tree, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            )
+        )
+
+    def step(self) -> dict[str, float]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def stop(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(before: Path, after: Path, config: str, mode: str, *, rounds: int) -> str:
+    """A row of the table."""
+    versions = [Version.start(tree, config, mode) for tree in (before, after)]
+    for version in versions:
+        version.step()  # the first is slower
+    times: list[list[float]] = [[], []]
+    peaks = [0.0, 0.0]
+    for number in range(rounds):
+        for which in (0, 1) if number % 2 == 0 else (1, 0):
+            answer = versions[which].step()
+            times[which].append(answer["seconds"])
+            peaks[which] = answer["peak"]
+    for version in versions:
+        version.stop()
+    logs = [math.log(new / old) for old, new in zip(*times, strict=True)]
+    generator = random.Random(0)
+    means = sorted(sum(generator.choices(logs, k=rounds)) / rounds for _ in range(BOOTSTRAPS))
+    low, high = (math.exp(means[int(share * BOOTSTRAPS)]) for share in (0.025, 0.975))
+    ratio = math.exp(sum(logs) / rounds)
+    medians = [sorted(of_version)[rounds // 2] for of_version in times]
+    return (
+        f"{medians[0]:.3f} | {medians[1]:.3f} | {ratio:.3f} [{low:.3f}, {high:.3f}] | "
+        f"{peaks[0]:.0f} | {peaks[1]:.0f} | {peaks[1] / peaks[0]:.3f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=Path, help="folder of the one version")
+    parser.add_argument("--after", type=Path, default=Path(), help="folder of the other")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.work:
+        work(*args.work)
+        return
+    print("| model | | s before | s after | ratio of times | MiB before | MiB after | ratio |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, config in CONFIGS.items():
+        for mode in MODES:
+            row = measure(args.before, args.after, config, mode, rounds=args.rounds)
+            print(f"| {name} | {mode} | {row}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
