@@ -18,14 +18,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+QUICKSTART = "Quickstart/mask_rcnn_R_18_FPN_digits.yaml"
 CONFIGS = {
+    "quickstart": QUICKSTART,
     "Mask R-CNN R50-FPN": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
     "Cascade Mask R-CNN R50-FPN": "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml",
     "Keypoint R-CNN R50-FPN": "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml",
     "RetinaNet R50-FPN": "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
 }
 MODES = ("train", "predict")
-IMAGE_SIZE = (320, 448)
+IMAGE_SIZE, NUM_IMAGES = (320, 448), 2
+QUICKSTART_SIZE, NUM_QUICKSTART_IMAGES = (128, 128), 4
 BOOTSTRAPS = 10_000
 
 
@@ -40,7 +43,8 @@ def work(config: str, mode: str) -> None:
     cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
     classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    samples = generated_samples(2, image_size=IMAGE_SIZE, num_classes=classes, num_keypoints=keypoints)
+    size, count = (QUICKSTART_SIZE, NUM_QUICKSTART_IMAGES) if config == QUICKSTART else (IMAGE_SIZE, NUM_IMAGES)
+    samples = generated_samples(count, image_size=size, num_classes=classes, num_keypoints=keypoints)
     torch.manual_seed(0)
     model = build_model(cfg).train(mode == "train")
     for _ in sys.stdin:
