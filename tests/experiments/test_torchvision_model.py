@@ -80,6 +80,7 @@ def test_models_of_different_size_are_refused(small_config: SmallConfig) -> None
             ("MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead"),
             "MODEL.ROI_MASK_HEAD.NAME = 'PointRendMaskHead', only with",
         ),
+        (("MODEL.ROI_HEADS.BRANCHES", ["MaskIoUHead"]), r"MODEL\.ROI_HEADS\.BRANCHES = \['MaskIoUHead'\], only"),
     ],
 )
 def test_setting_that_torchvision_does_not_have_is_named(

@@ -226,5 +226,10 @@ def build_branches(
         branches[name] = head
     for entry in cfg.MODEL.ROI_HEADS.BRANCHES:
         branch = REGION_BRANCHES.get(entry)(cfg, BranchSpec(channels, maps=specs))
+        if branch.name in branches:
+            raise UserError(
+                f"MODEL.ROI_HEADS.BRANCHES = {list(cfg.MODEL.ROI_HEADS.BRANCHES)}: two branches are called "
+                f"{branch.name!r}. List each once; a branch of your own needs another `name`."
+            )
         branches[branch.name] = branch
     return branches

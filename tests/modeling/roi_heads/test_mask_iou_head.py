@@ -185,6 +185,12 @@ def test_a_model_without_masks_is_refused(small_cfg: Callable[..., CfgNode]) -> 
         build_model(small_cfg(*SCORING, "MODEL.MASK_ON", False))
 
 
+def test_a_branch_that_is_listed_twice_is_refused(small_cfg: Callable[..., CfgNode]) -> None:
+    cfg = small_cfg(*SCORING, "MODEL.ROI_HEADS.BRANCHES", ["MaskIoUHead", "MaskIoUHead"])
+    with pytest.raises(UserError, match=r"MODEL\.ROI_HEADS\.BRANCHES = .*: two branches are called 'mask_iou_head'"):
+        build_model(cfg)
+
+
 def test_mask_heads_that_hand_on_no_masks_are_named(head: MaskIoUHead, scene: Any) -> None:
     regions = replace(regions_of_square(SQUARE_BOX, probabilities=columns(4)), mask_probabilities=None)
     with pytest.raises(UserError, match=r"MODEL\.ROI_MASK_HEAD\.NAME hands on none"):
