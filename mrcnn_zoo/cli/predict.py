@@ -78,7 +78,7 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
         weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
     )
     if boxes is not None and given is not None:
-        class_of_id = boxes.class_of_id(trained.class_names, trained.category_ids)
+        class_of_id = boxes.class_of_id(trained.class_names, trained.category_ids, images=given.values())
         model = build_given_box_detector(cfg, model, boxes_of_names(given, class_of_id), option="--boxes")
     detector = build_image_detector(cfg, model, trained, score_threshold=threshold, option="--threshold")
     result = predict_images(

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -92,17 +92,21 @@ class GivenBoxes:
         found = [self.by_id.get(name) for name in _ids_of_name(parts[-1])] if parts else []
         return next((image for image in found if image is not None and not image.file_name), None)
 
-    def class_of_id(self, class_names: Sequence[str], category_ids: Sequence[int]) -> dict[int, int]:
+    def class_of_id(
+        self, class_names: Sequence[str], category_ids: Sequence[int], *, images: Iterable[BoxesOfImage] | None = None
+    ) -> dict[int, int]:
         """The class index of each category that a box has: by name where the file has names, else by id.
 
         Args:
             class_names: of the model, by class index; empty where they are not known.
             category_ids: the same.
+            images: that are asked for; all of them by default.
 
         Raises:
             UserError: a category that is none of the model's classes.
         """
-        used = dict.fromkeys(number for image in self.images for number in image.category_ids if number is not None)
+        chosen = self.images if images is None else images
+        used = dict.fromkeys(number for image in chosen for number in image.category_ids if number is not None)
         indices: dict[int, int] = {}
         for number in used:
             known: Sequence[Any] = category_ids

@@ -120,7 +120,8 @@ def _of_file(given: GivenBoxes, dataset: Dataset) -> dict[int, tuple[Tensor, Ten
     found = {record.image_id: given.find(record.source.name, record.image_id) for record in dataset.records}
     names = [record.source.name for record in dataset.records if found[record.image_id] is None]
     _check_missing(given, names, len(dataset), owner=f"the images of {dataset.name}")
-    class_of_id = given.class_of_id(dataset.class_names, dataset.category_ids)
+    images = [boxes for boxes in found.values() if boxes is not None]
+    class_of_id = given.class_of_id(dataset.class_names, dataset.category_ids, images=images)
     tables = {}
     for record in dataset.records:
         boxes = found[record.image_id]

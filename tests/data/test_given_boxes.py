@@ -114,6 +114,10 @@ def test_unknown_categories_are_refused_with_what_the_model_knows(tmp_path: Path
         read(DATA_SET, tmp_path).class_of_id(("dog", "cow"), (1, 2))
     with pytest.raises(UserError, match=r"category_id 2 is none of the model's 1 class: 5\."):
         read(RESULTS, tmp_path).class_of_id(("dog",), (5,))
+    given = read(DATA_SET, tmp_path)
+    table = given.find("right/a.jpg")
+    assert table is not None
+    assert given.class_of_id(("dog", "cow"), (1, 2), images=[table]) == {2: 0}  # the cat is in an image not asked for
 
 
 def test_boxes_of_another_image_size_are_refused(tmp_path: Path) -> None:
