@@ -211,7 +211,16 @@ def test_unknown_names_are_left_over(case: Case) -> None:
 def test_masks_are_imported_without_a_config(case: Case) -> None:
     settings = case.convert({}).settings
     assert settings["MODEL.MASK_ON"] == ("masks" in case.recorded)
-    assert ("MODEL.ROI_MASK_HEAD.POOLER_TYPE" in settings) == ("masks" in case.recorded)
+    assert settings.get("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION") == (14 if "masks" in case.recorded else None)
+
+
+def test_without_a_config_only_limits_differ(case: Case) -> None:
+    known, assumed = case.convert().settings, case.convert({}).settings
+    assert {key for key in known.keys() | assumed.keys() if known.get(key) != assumed.get(key)} == {
+        "MODEL.RPN.PRE_NMS_TOPK_TEST",
+        "MODEL.RPN.POST_NMS_TOPK_TEST",
+        "TEST.DETECTIONS_PER_IMAGE",
+    }
 
 
 @pytest.mark.parametrize(

@@ -274,9 +274,9 @@ def _mask_iou_settings(model: MMDetectionModel) -> Settings:
 
 
 def _mask_extractor(model: MMDetectionModel) -> str:
-    # A mask branch without an extractor of its own shares the box branch's.
+    # In a config, a mask branch without an extractor of its own shares the box branch's.
     own, shared = "roi_head.mask_roi_extractor", "roi_head.bbox_roi_extractor"
-    return own if model.has(own) else shared
+    return shared if model.has(shared) and not model.has(own) else own
 
 
 def _pooler_settings(model: MMDetectionModel, extractor: str, head: str) -> Settings:
