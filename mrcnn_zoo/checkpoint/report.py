@@ -99,7 +99,7 @@ class LoadReport:
                 name: "rows copied by class name" if count else "re-initialised: other classes"
                 for name, count in self.by_class.items()
             },
-            **dict.fromkeys(self.reinitialized, "re-initialised: another number of classes"),
+            **dict.fromkeys(self.reinitialized, "re-initialised: other classes or another shape"),
             **dict.fromkeys(self.mismatched, "not loaded: another shape"),
             **dict.fromkeys(self.missing, "missing in the file"),
             **dict.fromkeys(self.skipped, "skipped: not in the model"),

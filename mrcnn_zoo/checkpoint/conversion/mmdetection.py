@@ -164,6 +164,9 @@ def _notes(config: ForeignConfig, model: MMDetectionModel) -> tuple[str, ...]:
     assumed = list(dict.fromkeys(model.assumed))
     notes = [f"not plain data in MMDetection's config, left out: {text}" for text in config.unreadable]
     if not config.is_known:
-        notes.append("the file holds no config of MMDetection; its published settings for R-50-FPN are assumed")
+        notes.append(
+            "the file holds no config of MMDetection; its published settings for R-50-FPN are assumed. "
+            "`mrcnn-zoo convert-checkpoint` takes another with --source-config"
+        )
     notes += [f"assumed, as MMDetection's published config has it: {text}" for text in assumed]
     return (*notes, *differences(model))

@@ -40,7 +40,8 @@ POINT_KEYS = (
     Key(
         "MODEL.POINT_HEAD.NUM_CLASSES",
         80,
-        "Number of object classes; equal to ROI_HEADS.NUM_CLASSES, which counts where it was set closer.",
+        "Number of object classes; must be ROI_HEADS.NUM_CLASSES, whose value is taken where that was set closer to "
+        "the command line.",
         range=AT_LEAST_ONE,
     ),
     Key(

@@ -262,8 +262,9 @@ NEW_KEYS = (
     Key(
         "MODEL.ROI_HEADS.BRANCHES",
         [],
-        "Registered further branches, in this order after the mask and the keypoint head: MaskIoUHead corrects the "
-        "scores of masks.",
+        "Registered further branches, in this order after the mask and the keypoint head: MaskIoUHead is that of Mask "
+        "Scoring R-CNN and corrects the scores of masks.",
+        element_types=(str,),
     ),
     Key(
         "MODEL.ROI_HEADS.MIN_SIZE_TEST",

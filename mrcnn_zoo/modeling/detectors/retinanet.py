@@ -126,6 +126,11 @@ def build_retinanet(cfg: CfgNode) -> RetinaNet:
     for key in ("MODEL.MASK_ON", "MODEL.KEYPOINT_ON"):
         if cfg.value_of(key):
             raise UserError(f"RetinaNet predicts boxes only: set {key} to False, or use GeneralizedRCNN.")
+    if cfg.MODEL.ROI_HEADS.BRANCHES:
+        raise UserError(
+            f"RetinaNet has no region heads, so MODEL.ROI_HEADS.BRANCHES = {cfg.MODEL.ROI_HEADS.BRANCHES} has no place "
+            "in it: set it to [], or use GeneralizedRCNN."
+        )
     backbone = build_backbone(cfg, len(cfg.MODEL.PIXEL_MEAN))
     levels = build_anchored_levels(
         cfg,

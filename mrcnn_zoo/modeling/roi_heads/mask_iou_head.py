@@ -204,6 +204,12 @@ def build_mask_iou_head(cfg: CfgNode, spec: BranchSpec) -> MaskIoUHead:
             "MaskIoUHead in MODEL.ROI_HEADS.BRANCHES scores masks, and MODEL.MASK_ON is False: set it to True, or "
             "remove MaskIoUHead."
         )
+    if cfg.MODEL.ROI_MASK_HEAD.NAME == "PointRendMaskHead":
+        raise UserError(
+            "MaskIoUHead in MODEL.ROI_HEADS.BRANCHES learns from the masks that the mask head makes in training, and "
+            "MODEL.ROI_MASK_HEAD.NAME = 'PointRendMaskHead' makes none there, only points of masks: take "
+            "MaskRCNNConvUpsampleHead, or remove MaskIoUHead."
+        )
     head = cfg.MODEL.ROI_MASKIOU_HEAD
     return MaskIoUHead(
         build_head_pooler(cfg, "ROI_MASKIOU_HEAD", named_specs(spec.maps, cfg.MODEL.ROI_HEADS.IN_FEATURES)),

@@ -220,6 +220,11 @@ def test_masks_and_keypoints_are_refused(retinanet: Callable[..., nn.Module], ke
         retinanet(key, True)
 
 
+def test_branches_of_region_heads_are_refused(retinanet: Callable[..., nn.Module]) -> None:
+    with pytest.raises(UserError, match=r"MODEL\.ROI_HEADS\.BRANCHES = \['MaskIoUHead'\] has no place"):
+        retinanet("MODEL.ROI_HEADS.BRANCHES", ["MaskIoUHead"])
+
+
 def test_losses_are_weighted_by_key(retinanet: Callable[..., nn.Module]) -> None:
     samples = [sample(BOX)]
     plain = retinanet().losses(samples).losses

@@ -180,9 +180,18 @@ def test_masks_of_other_sides_are_pooled_to_the_features(head: MaskIoUHead) -> N
     assert head(pooled, torch.zeros(2, 7, 7)).shape == (2, 5)
 
 
-def test_a_model_without_masks_is_refused(small_cfg: Callable[..., CfgNode]) -> None:
-    with pytest.raises(UserError, match=r"MaskIoUHead in MODEL\.ROI_HEADS\.BRANCHES .*MODEL\.MASK_ON is False"):
-        build_model(small_cfg(*SCORING, "MODEL.MASK_ON", False))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("MODEL.MASK_ON", False), r"MaskIoUHead in MODEL\.ROI_HEADS\.BRANCHES .*MODEL\.MASK_ON is False"),
+        (("MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead"), "'PointRendMaskHead' makes none there"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_when_built(
+    settings: tuple[Any, ...], message: str, small_cfg: Callable[..., CfgNode]
+) -> None:
+    with pytest.raises(UserError, match=message):
+        build_model(small_cfg(*SCORING, *settings))
 
 
 def test_a_branch_that_is_listed_twice_is_refused(small_cfg: Callable[..., CfgNode]) -> None:
