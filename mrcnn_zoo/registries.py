@@ -1,13 +1,15 @@
 """Every extension point of the framework, on one page.
 
 Each line: what the registry holds, the config key that picks from it (none where several do: `config explain KEY` knows
-them), the package that fills it, the contract of what a builder makes, and what a builder is called with.
+them), the package that fills it, the contract of what a builder makes, the class that it must be an instance of (some),
+and what a builder is called with.
 `BACKBONES.get(name)` returns the builder.
 """
 
 from mrcnn_zoo.registry import Registry
 
 CONTRACTS = "mrcnn_zoo.modeling.contracts"
+MODULE = "torch.nn:Module"
 
 # --- modeling ---------------------------------------------------------------------------------------------------------
 DETECTORS = Registry(
@@ -15,6 +17,7 @@ DETECTORS = Registry(
     key="MODEL.META_ARCHITECTURE",
     package="mrcnn_zoo.modeling.detectors",
     contract=f"{CONTRACTS}:Detector",
+    base=MODULE,
 )  # (cfg)
 BACKBONES = Registry(
     "BACKBONES",
@@ -76,21 +79,27 @@ MASK_HEADS = Registry(
     key="MODEL.ROI_MASK_HEAD.NAME",
     package="mrcnn_zoo.modeling.roi_heads",
     contract=f"{CONTRACTS}:RegionHead",
+    base=MODULE,
 )  # (cfg, spec)
 POINT_HEADS = Registry(
-    "POINT_HEADS", key="MODEL.POINT_HEAD.NAME", package="mrcnn_zoo.modeling.roi_heads"
+    "POINT_HEADS",
+    key="MODEL.POINT_HEAD.NAME",
+    package="mrcnn_zoo.modeling.roi_heads",
+    contract=f"{CONTRACTS}:PointHead",
 )  # (cfg, spec of the fine features, number of coarse maps)
 KEYPOINT_HEADS = Registry(
     "KEYPOINT_HEADS",
     key="MODEL.ROI_KEYPOINT_HEAD.NAME",
     package="mrcnn_zoo.modeling.roi_heads",
     contract=f"{CONTRACTS}:RegionHead",
+    base=MODULE,
 )  # (cfg, spec)
 REGION_BRANCHES = Registry(
     "REGION_BRANCHES",
     key="MODEL.ROI_HEADS.BRANCHES",
     package="mrcnn_zoo.modeling.roi_heads",
     contract=f"{CONTRACTS}:NamedBranch",
+    base=MODULE,
 )  # (cfg, spec)
 REGION_CLASSIFICATIONS = Registry(
     "REGION_CLASSIFICATIONS",

@@ -35,13 +35,15 @@ class Registry:
             keys select from this registry, as the two pooler types do.
         package: imported on first look-up, so that the components inside can register themselves.
         contract: "package.module:Class" of the protocol, or base class, that what a builder makes is checked against.
+        base: "package.module:Class" that it must be an instance of besides.
     """
 
-    def __init__(self, name: str, *, key: str = "", package: str = "", contract: str = "") -> None:
+    def __init__(self, name: str, *, key: str = "", package: str = "", contract: str = "", base: str = "") -> None:
         self.name = name
         self.key = key
         self._package = package
         self._contract = contract
+        self._base = base
         self._builders: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str) -> Callable[[Builder], Builder]:
@@ -105,6 +107,8 @@ class Registry:
             _check_arguments(builder, args, kwargs, f"{source} ({self.name})")
             made = builder(*args, **kwargs)
             check_contract(made, self._contract, source=source)
+            if self._base and not isinstance(made, _imported(self._base)):
+                raise UserError(f"{source} makes a {type(made).__name__}, which is no {self._base.replace(':', '.')}.")
             return made
 
         return build
@@ -131,7 +135,7 @@ class Registry:
 
 
 def check_contract(made: Any, contract: str, *, source: str) -> None:
-    """Refuse a component that lacks a method or attribute of its contract.
+    """Refuse a component that lacks a method or attribute of its contract, or has a method of other arguments.
 
     Args:
         made: the component.
@@ -141,18 +145,30 @@ def check_contract(made: Any, contract: str, *, source: str) -> None:
     Raises:
         UserError: naming what is missing and the page that describes it.
     """
-    module_name, _, class_name = contract.partition(":")
-    expected = getattr(importlib.import_module(module_name), class_name)
+    expected = _imported(contract)
+    page = f"{expected.__name__} in {expected.__module__.replace('.', '/')}.py"
+    if isinstance(made, type):
+        raise UserError(f"{source} makes the class {made.__name__} itself, not an instance of it; see {page}.")
     if not _is_protocol(expected) and isinstance(made, expected):
         return
-    missing = [name for name, member in _members(expected).items() if _lacks(made, name, member)]
+    made_name = "nothing (None)" if made is None else f"a {type(made).__name__}"
+    members = _members(expected)
+    missing = [name for name, member in members.items() if _lacks(made, name, member)]
     if missing:
-        made_name = "nothing (None)" if made is None else f"a {type(made).__name__}"
-        page = module_name.replace(".", "/") + ".py"
         raise UserError(
-            f"{source} makes {made_name} without {', '.join(missing)}. What it must have is described by "
-            f"{class_name} in {page}."
+            f"{source} makes {made_name} without {', '.join(missing)}. What it must have is described by {page}."
         )
+    for name, member in members.items():
+        if inspect.isfunction(member):
+            problem = _other_arguments(made, name, member)
+            if problem:
+                raise UserError(f"{source} makes {made_name} whose {name} {problem}. It is described by {page}.")
+
+
+def _imported(name: str) -> type:
+    module_name, _, class_name = name.partition(":")
+    imported: type = getattr(importlib.import_module(module_name), class_name)
+    return imported
 
 
 def _is_protocol(expected: type) -> bool:
@@ -181,6 +197,24 @@ def _lacks(made: Any, name: str, member: Any) -> bool:
         return False
     own = getattr(type(made), name, None)
     return not callable(getattr(made, name)) or bool(getattr(own, "__isabstractmethod__", False))
+
+
+def _other_arguments(made: Any, name: str, member: Callable[..., Any]) -> str:
+    """What is wrong with the arguments that a method takes; empty where it can be called as the contract's."""
+    # A module's own `__call__` takes anything, and hands it to `forward`.
+    method = getattr(made, "forward", made) if name == "__call__" else getattr(made, name)
+    try:
+        own = inspect.signature(method)
+    except (TypeError, ValueError):  # of functions written in C
+        return ""
+    wanted = [p for p in list(inspect.signature(member).parameters.values())[1:] if p.default is p.empty]
+    by_position = [p.name for p in wanted if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    by_name = {p.name: None for p in wanted if p.kind is p.KEYWORD_ONLY}
+    try:
+        own.bind(*by_position, **by_name)
+    except TypeError:
+        return f"takes {own} and is called with ({', '.join([*by_position, *by_name])})"
+    return ""
 
 
 def _check_arguments(builder: Callable[..., Any], args: Any, kwargs: Any, source: str) -> None:

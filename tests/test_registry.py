@@ -1,6 +1,7 @@
 """The registry: look-up, foreign builders and messages."""
 
 import importlib
+from collections.abc import Callable
 from typing import Protocol
 
 import pytest
@@ -116,6 +117,38 @@ def test_what_lacks_a_method_is_refused_when_built(checked: Registry, name: str,
     builder = checked.get(name)
     with pytest.raises(UserError, match=message):
         builder()
+
+
+class Lemon(Orange):
+    def peel(self, knife: str) -> str:
+        return knife
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        (Lemon, r"makes a Lemon whose peel takes \(knife: str\) -> str and is called with \(\)\. .* Peeled in "),
+        (lambda: Orange, "makes the class Orange itself, not an instance of it; see Peeled in "),
+        (Orange, r"makes a Orange, which is no torch\.nn\.Module"),
+    ],
+)
+def test_what_could_not_be_used_is_refused_when_built(builder: Callable[..., object], message: str) -> None:
+    registry = Registry("FRUIT", key="KITCHEN.FRUIT", contract=f"{__name__}:Peeled", base="torch.nn:Module")
+    registry.register("Fruit")(builder)
+    with pytest.raises(UserError, match=message):
+        registry.get("Fruit")()
+
+
+@pytest.mark.parametrize("forward", [lambda _self, *_anything: None, lambda _self, pooled, scale=1: pooled * scale])
+def test_methods_may_take_more_than_the_contract_has(forward: Callable[..., object]) -> None:
+    members = {"forward": forward, "output_spec": None}
+    check_contract(type("Head", (torch.nn.Module,), members)(), "mrcnn_zoo.modeling.contracts:BoxHead", source="X")
+
+
+def test_forward_of_other_arguments_is_refused() -> None:
+    members = {"forward": lambda _self: None, "output_spec": None}
+    with pytest.raises(UserError, match=r"whose __call__ takes \(\) and is called with \(pooled\)"):
+        check_contract(type("Head", (torch.nn.Module,), members)(), "mrcnn_zoo.modeling.contracts:BoxHead", source="X")
 
 
 def test_builder_of_other_arguments_is_refused_with_its_signature(checked: Registry) -> None:
