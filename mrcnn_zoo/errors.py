@@ -1,4 +1,6 @@
-"""The error for what a user can put right, and how messages count."""
+"""The error for what a user can put right, and how messages count and name values."""
+
+from typing import Any
 
 
 class UserError(ValueError):
@@ -23,3 +25,12 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     elif not plural:
         plural = f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
     return f"{number:,} {plural}"
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, e.g. "None", "a list of 3", "(Tensor, dict)"; for a message about a wrong one."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(kind_of, value))})"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return "None" if value is None else type(value).__name__

@@ -11,7 +11,7 @@ from mrcnn_zoo.structures.instances import (
     Targets,
 )
 from mrcnn_zoo.structures.masks import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks, crop_matched
-from mrcnn_zoo.structures.outputs import LossSum, TrainingOutput
+from mrcnn_zoo.structures.outputs import LossSum, TrainingOutput, training_output
 from mrcnn_zoo.structures.samples import Batch, Sample
 
 __all__ = [
@@ -33,4 +33,5 @@ __all__ = [
     "Targets",
     "TrainingOutput",
     "crop_matched",
+    "training_output",
 ]

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from mrcnn_zoo.errors import UserError, kind_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,9 @@ class TrainingOutput:
     Args:
         losses: a `LossSum` or a scalar for each name, weighted. A plain scalar is a mean over this process's images.
         metrics: scalars, detached, where they were computed.
+
+    Raises:
+        UserError: a loss is no tensor of one number.
     """
 
     sums: dict[str, LossSum]
@@ -39,6 +45,11 @@ class TrainingOutput:
         self.sums = {
             name: loss if isinstance(loss, LossSum) else LossSum(loss, None) for name, loss in (losses or {}).items()
         }
+        for name, loss in self.sums.items():
+            if not isinstance(loss.value, Tensor) or loss.value.numel() != 1:
+                is_tensor = isinstance(loss.value, Tensor)
+                what = f"shape {tuple(loss.value.shape)}" if is_tensor else kind_of(loss.value)
+                raise UserError(f"loss {name!r} must be a tensor of one number, not {what}.")
         self.metrics = dict(metrics or {})
         self._divided = None
 
@@ -68,6 +79,20 @@ class TrainingOutput:
         return TrainingOutput(self.sums | other.sums, self.metrics | other.metrics)
 
 
+def training_output(returned: Any, *, made_by: object) -> TrainingOutput:
+    """What `losses` of a component has returned.
+
+    Raises:
+        UserError: it is no TrainingOutput.
+    """
+    if isinstance(returned, TrainingOutput):
+        return returned
+    raise UserError(
+        f"`losses` of {type(made_by).__name__} must return TrainingOutput(losses={{name: scalar}}), but it returned "
+        f"{kind_of(returned)}: see mrcnn_zoo/structures/outputs.py."
+    )
+
+
 def divided_losses(sums: Mapping[str, LossSum], counts: Mapping[str, Tensor | float | None]) -> dict[str, Tensor]:
     """Each sum divided by the divisor of a count; a loss whose count is None is a mean already.
 
@@ -77,7 +102,7 @@ def divided_losses(sums: Mapping[str, LossSum], counts: Mapping[str, Tensor | fl
         sums: of this process.
         counts: by name, of the processes that `sums` are added up over.
     """
-    shared: dict[int, Tensor] = {}
+    shared: dict[Callable[[Tensor], Tensor], Tensor] = {}
     divided = {}
     for name, loss in sums.items():
         count = counts[name]
@@ -86,10 +111,9 @@ def divided_losses(sums: Mapping[str, LossSum], counts: Mapping[str, Tensor | fl
         elif loss.divisor is None:
             divided[name] = loss.value / at_least_one(count)
         else:
-            key = id(loss.divisor)
-            if key not in shared:
-                shared[key] = loss.divisor(torch.as_tensor(count, device=loss.value.device))
-            divided[name] = loss.value / shared[key]
+            if loss.divisor not in shared:
+                shared[loss.divisor] = loss.divisor(torch.as_tensor(count, device=loss.value.device))
+            divided[name] = loss.value / shared[loss.divisor]
     return divided
 
 

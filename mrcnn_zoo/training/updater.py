@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.structures import Sample, TrainingOutput
+from mrcnn_zoo.structures import Sample, TrainingOutput, training_output
 from mrcnn_zoo.training.clipping import Clipper, gradient_norm
 from mrcnn_zoo.training.distributed import LossReduction
 from mrcnn_zoo.training.precision import Precision
@@ -36,7 +36,7 @@ class Updater:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def compute_gradients(self, model: nn.Module, batches: Sequence[list[Sample]]) -> list[TrainingOutput]:
-        """Put the mean gradient over the batches into the parameters; returns what the model said of each batch.
+        """Put the mean gradient over the batches into the parameters; returns what the model gave for each batch.
 
         Args:
             model: in training mode; `with_averaged_gradients` where there are several processes.
@@ -50,8 +50,7 @@ class Updater:
         for number, samples in enumerate(batches, start=1):
             with nullcontext() if number == len(batches) else _without_averaging(model):
                 with self.precision.autocast():
-                    output: TrainingOutput = model(samples)
-                _check_losses(model, output)
+                    output = _checked_output(model, model(samples))
                 output = self._reduction(output, num_images=len(samples))
                 self.precision.backward(output.total() / len(batches))
             outputs.append(_detached(output))
@@ -100,8 +99,9 @@ def mean_metrics(outputs: Sequence[TrainingOutput]) -> dict[str, Tensor]:
     return {name: torch.stack(values).mean() if len(values) > 1 else values[0] for name, values in columns.items()}
 
 
-def _check_losses(model: nn.Module, output: TrainingOutput) -> None:
+def _checked_output(model: nn.Module, returned: Any) -> TrainingOutput:
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    output = training_output(returned, made_by=inner)
     if not output.sums:
         raise UserError(
             f"{type(inner).__name__} returned no losses in training: none of its parts learns anything. A model of "
@@ -113,6 +113,7 @@ def _check_losses(model: nn.Module, output: TrainingOutput) -> None:
             f"no loss of {type(inner).__name__} ({', '.join(output.sums)}) depends on a parameter that is trained: a "
             f"loss was detached, or all parts with losses are frozen."
         )
+    return output
 
 
 def _without_averaging(model: nn.Module) -> AbstractContextManager[None]:

@@ -1,9 +1,12 @@
 """Losses as sums with counts."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import LossSum, TrainingOutput
 
 
@@ -35,6 +38,35 @@ def test_a_divisor_is_called_once_for_all_losses_and_readings() -> None:
     output = TrainingOutput({name: LossSum(torch.tensor(8.0), 3, divisor) for name in "ab"})
     assert output.total().item() == output.total().item() == 4.0
     assert calls == [3]
+
+
+class RunningSum:
+    def __init__(self) -> None:
+        self.value = torch.zeros(())
+
+    def add(self, count: Tensor) -> Tensor:
+        self.value = self.value + count
+        return self.value
+
+
+def test_a_method_is_one_divisor_however_often_it_is_named() -> None:
+    running = RunningSum()
+    output = TrainingOutput({name: LossSum(torch.tensor(8.0), 4, running.add) for name in "ab"})
+    assert {name: loss.item() for name, loss in output.losses.items()} == {"a": 2.0, "b": 2.0}
+    assert running.value.item() == 4
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (torch.ones(3), r"loss 'a' must be a tensor of one number, not shape \(3,\)"),
+        (LossSum(torch.ones((0, 2)), 1), r"not shape \(0, 2\)"),
+        (1.5, "loss 'a' must be a tensor of one number, not float"),
+    ],
+)
+def test_a_loss_that_is_no_scalar_is_refused(loss: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainingOutput({"a": loss})
 
 
 def test_union_refuses_a_name_twice() -> None:

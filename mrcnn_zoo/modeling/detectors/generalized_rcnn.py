@@ -22,7 +22,7 @@ from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
 from mrcnn_zoo.modeling.recording import Recorder, recorded
 from mrcnn_zoo.modeling.roi_heads import build_roi_heads
 from mrcnn_zoo.registries import DETECTORS
-from mrcnn_zoo.structures import Detections, Proposals, Sample, TrainingOutput
+from mrcnn_zoo.structures import Detections, Proposals, Sample, TrainingOutput, training_output
 
 
 class GeneralizedRCNN(nn.Module):
@@ -80,7 +80,8 @@ class GeneralizedRCNN(nn.Module):
         targets = batch.require_targets()
         features = self.backbone(batch.pixels)
         proposals, output = self.proposal_generator.losses(features, batch)
-        return output | self.roi_heads.losses(features, proposals, targets)
+        output = training_output(output, made_by=self.proposal_generator)
+        return output | training_output(self.roi_heads.losses(features, proposals, targets), made_by=self.roi_heads)
 
     @torch.no_grad()
     def predict(self, samples: list[Sample], recorder: Recorder | None = None) -> list[Detections]:
