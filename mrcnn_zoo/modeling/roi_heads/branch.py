@@ -1,5 +1,6 @@
 """Branches beside the box branch: each one module with its pooler, layers and criterion."""
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, kind_of
 from mrcnn_zoo.modeling.contracts import Features, HandsOnMasks, SelectsRegions
 from mrcnn_zoo.modeling.poolers import build_head_pooler
 from mrcnn_zoo.modeling.recording import Recorder, report_all_kept
@@ -23,6 +24,7 @@ from mrcnn_zoo.structures import (
     LabeledRegions,
     Proposals,
     TrainingOutput,
+    training_output,
 )
 
 Pooler = Callable[[Features, list[Tensor]], Tensor]  # maps, N x (R_i, 4) boxes -> (sum of R_i, C, S, S)
@@ -60,23 +62,24 @@ class PooledBranch(RegionBranch):
     `losses` and `predict` of the class behind `RegionBranch` in the method resolution order are those of the head.
     """
 
-    pooler: Any  # a `Pooler`
+    region_pooler: Any  # a `Pooler`; the head may have a `pooler` of its own
 
     def losses(self, features: Features, regions: list[LabeledRegions]) -> tuple[list[LabeledRegions], TrainingOutput]:
         """Those of the head, on the regions that it trains on."""
         chosen = self.select_regions(regions) if isinstance(self, SelectsRegions) else regions
-        return self.pooled_losses(self.pooler(features, boxes_of(chosen)), chosen, regions)
+        return self.pooled_losses(self.region_pooler(features, boxes_of(chosen)), chosen, regions)
 
     def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:
         """The detections with what the head finds in each box."""
-        return self.pooled_predict(self.pooler(features, boxes_of(detections)), detections)
+        return self.pooled_predict(self.region_pooler(features, boxes_of(detections)), detections)
 
     def pooled_losses(
         self, pooled: Tensor, chosen: list[LabeledRegions], regions: list[LabeledRegions]
     ) -> tuple[list[LabeledRegions], TrainingOutput]:
         """The same for maps that are pooled already: (sum of R_i, C, S, S) of the `chosen` ones of the regions."""
-        if not isinstance(self, HandsOnMasks):
-            return regions, cast(Any, super(RegionBranch, self)).losses(pooled, chosen)
+        if not isinstance(self, HandsOnMasks) or _changes_losses_alone(type(self)):
+            returned = cast(Any, super(RegionBranch, self)).losses(pooled, chosen)
+            return regions, training_output(returned, made_by=self)
         probabilities, output = self.supervise(pooled, chosen)
         parts = probabilities.split([len(table) for table in chosen])
         masked = [replace(table, mask_probabilities=part) for table, part in zip(chosen, parts, strict=True)]
@@ -87,16 +90,39 @@ class PooledBranch(RegionBranch):
         return cast(Any, super(RegionBranch, self)).predict(pooled, detections)
 
 
+def _changes_losses_alone(cls: type) -> bool:
+    """Whether a head is a subclass of one with `supervise`, and has `losses` of its own that `supervise` ignores."""
+    of_head = cls.__mro__[cls.__mro__.index(RegionBranch) + 1 :]
+    losses, supervise = (
+        next((place for place, base in enumerate(of_head) if name in vars(base)), 0) for name in ("losses", "supervise")
+    )
+    return losses < supervise
+
+
 def pool_for(head: nn.Module, pooler: Pooler) -> PooledBranch:
     """Make a head that sees pooled maps a branch with that pooler.
 
     The head stays the same module with the same names in the state dict; its class becomes a subclass of its own class,
     in which `losses` and `predict` pool first. (`torch.nn.utils.parametrize` changes modules in the same way.)
     """
-    cls = type(head)
-    head.__class__ = type(cls.__name__, (PooledBranch, cls), {"__doc__": cls.__doc__, "__module__": cls.__module__})
-    setattr(head, "pooler", pooler)  # noqa: B010 - a module or a function
+    cls: Any = type(head)
+    head.__class__ = _branch_class(cls)
+    setattr(head, "region_pooler", pooler)  # noqa: B010 - a module or a function
     return cast(PooledBranch, head)
+
+
+@functools.cache
+def _branch_class(cls: Any) -> Any:  # of type[nn.Module]
+    def reduce(self: nn.Module) -> tuple[Any, ...]:  # made here, the class is found by pickle under no name
+        return _empty_branch, (cls,), self.__dict__
+
+    members = {"__doc__": cls.__doc__, "__module__": cls.__module__, "__reduce__": reduce}
+    return type(cls.__name__, (PooledBranch, cls), members)
+
+
+def _empty_branch(cls: Any) -> PooledBranch:
+    made = _branch_class(cls)
+    return cast(PooledBranch, made.__new__(made))
 
 
 class RegionHeads(nn.Module):
@@ -106,8 +132,18 @@ class RegionHeads(nn.Module):
     """
 
     def add_branches(self, branches: Mapping[str, RegionBranch]) -> None:
-        """Register the branches under their names, in their order."""
+        """Register the branches under their names, in their order.
+
+        Raises:
+            UserError: a name that is none, or is taken by another part of the heads.
+        """
+        own = {name for name in branches if hasattr(self, name)} - {*getattr(self, "branch_names", ())}
         for name, branch in branches.items():
+            if not name.isidentifier() or name in own:
+                raise UserError(
+                    f"{type(branch).__name__} (MODEL.ROI_HEADS.BRANCHES) has the name {name!r}; it must be one word, "
+                    f"and no other part of {type(self).__name__} may have it."
+                )
             self.add_module(name, branch)
         self.branch_names = tuple(branches)
 
@@ -160,7 +196,13 @@ class RegionHeads(nn.Module):
     def ask_branches(self, features: Features, detections: list[Detections]) -> list[Detections]:
         """The detections with what all branches add or correct, in the same order."""
         for branch in self.branches:
-            detections = branch.predict(features, detections)
+            found = branch.predict(features, detections)
+            if not isinstance(found, list) or len(found) != len(detections):
+                raise UserError(
+                    f"`predict` of {type(branch).__name__} must return a list of {len(detections)} Detections, one for "
+                    f"each image, but it returned {kind_of(found)}."
+                )
+            detections = found
         return detections
 
     @property
@@ -172,7 +214,7 @@ class RegionHeads(nn.Module):
         """The losses of all branches on regions with an object; each sees the columns that earlier ones add."""
         output = TrainingOutput()
         for branch in self.branches:
-            foreground, of_branch = branch.losses(features, foreground)
+            foreground, of_branch = regions_and_losses(branch.losses(features, foreground), branch)
             output |= of_branch
         return output
 
@@ -187,6 +229,20 @@ class RegionHeads(nn.Module):
         if recorder is not None:
             report_all_kept(recorder, detections, stage="corrected scores", orders=orders)
         return [table[order] for table, order in zip(detections, orders, strict=True)]
+
+
+def regions_and_losses(returned: Any, branch: RegionBranch) -> tuple[list[LabeledRegions], TrainingOutput]:
+    """What `losses` of a branch has returned.
+
+    Raises:
+        UserError: it is not the regions of each image and a TrainingOutput.
+    """
+    if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[0], list):
+        raise UserError(
+            f"`losses` of {type(branch).__name__} must return (regions, TrainingOutput), but it returned "
+            f"{kind_of(returned)}: see RegionBranch in mrcnn_zoo/modeling/roi_heads/branch.py."
+        )
+    return returned[0], training_output(returned[1], made_by=branch)
 
 
 def _check_classes(classes: Tensor, count: int) -> None:

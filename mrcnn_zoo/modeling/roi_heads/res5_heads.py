@@ -13,7 +13,13 @@ from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
-from mrcnn_zoo.modeling.roi_heads.branch import PooledBranch, RegionBranch, RegionHeads, build_branches
+from mrcnn_zoo.modeling.roi_heads.branch import (
+    PooledBranch,
+    RegionBranch,
+    RegionHeads,
+    build_branches,
+    regions_and_losses,
+)
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_and_rows
 from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, contiguous_features, named_specs
 from mrcnn_zoo.registries import ROI_HEADS
@@ -83,7 +89,7 @@ class Res5ROIHeads(RegionHeads):
             if isinstance(branch, PooledBranch):
                 foreground, of_branch = branch.pooled_losses(foreground_maps, foreground, foreground)
             else:
-                foreground, of_branch = branch.losses(features, foreground)
+                foreground, of_branch = regions_and_losses(branch.losses(features, foreground), branch)
             output |= of_branch
         return output
 
