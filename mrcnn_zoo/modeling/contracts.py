@@ -296,14 +296,17 @@ class Suppression(Protocol):
 
 @runtime_checkable
 class LearnsToSuppress(Protocol):
-    """A suppression that is trained."""
+    """A suppression that is trained: a module, e.g. a `suppression.Suppression`, with these besides its `__call__`."""
 
     def suppress(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
         """The rows that stay, image after image and best first in each, and their scores."""
         ...
 
     def losses(self, candidates: Candidates, targets: list[Targets]) -> TrainingOutput:
-        """What supervises it, on candidates from the sampled regions; only `vectors` and `features` have gradients."""
+        """What supervises it; only `vectors` and `features` have gradients.
+
+        The candidates are from the sampled regions; RetinaNet's are those of inference, without `vectors`.
+        """
         ...
 
 
@@ -333,6 +336,9 @@ class AnswersForBoxes(Protocol):
 # --- the whole --------------------------------------------------------------------------------------------------------
 class Detector(Protocol):
     """A model from samples to losses or detections.
+
+    Its `predict`, and that of proposal generators and region heads, may take `recorder` by name: a `recording.Recorder`
+    or None. One that does not has no reports.
 
     Attributes that may be missing: `needs_targets` is True where also `predict` needs samples with targets;
     `predicts_classes` is False where detections are objects of no class in particular, as proposals are.

@@ -10,14 +10,14 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.anchors import build_anchored_levels
 from mrcnn_zoo.modeling.backbones import build_backbone
-from mrcnn_zoo.modeling.contracts import AnchorGenerator, Backbone, Features
+from mrcnn_zoo.modeling.contracts import AnchorGenerator, Backbone, Features, LearnsToSuppress
 from mrcnn_zoo.modeling.detectors.collation import Collation
 from mrcnn_zoo.modeling.detectors.postprocessing import all_to_original_size
 from mrcnn_zoo.modeling.detectors.retinanet_head import RetinaNetHead, build_retinanet_head
 from mrcnn_zoo.modeling.detectors.retinanet_selection import DenseSelection
 from mrcnn_zoo.modeling.detectors.retinanet_supervision import FocalSupervision
 from mrcnn_zoo.modeling.recording import Recorder
-from mrcnn_zoo.modeling.suppression import build_suppression
+from mrcnn_zoo.modeling.suppression import build_suppression, suppression_losses
 from mrcnn_zoo.ops.anchors import by_anchor
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES, DETECTORS, MATCHERS
@@ -90,18 +90,26 @@ class RetinaNet(nn.Module):
         )
 
     def losses(self, samples: list[Sample]) -> TrainingOutput:
-        """The losses of classes and boxes.
+        """The losses of classes and boxes, and of a suppression that learns.
 
         Raises:
             ValueError: a sample has no targets.
         """
         batch = self.collate(samples)
         targets = batch.require_targets()
-        predictions = self.predict_all(self.backbone(batch.pixels))
+        features = self.backbone(batch.pixels)
+        predictions = self.predict_all(features)
         labeled = self.supervision.label(torch.cat(predictions.anchors), targets)
-        return self.supervision.losses(
+        output = self.supervision.losses(
             torch.cat(predictions.logits, dim=1), torch.cat(predictions.deltas, dim=1), labeled
         )
+        if not isinstance(self.selection.suppression, LearnsToSuppress):
+            return output
+        logits, deltas = ([level.detach() for level in levels] for levels in (predictions.logits, predictions.deltas))
+        candidates = self.selection.candidates(
+            logits, deltas, predictions.anchors, batch.image_sizes, features=features
+        )
+        return output | suppression_losses(self.selection.suppression, candidates, targets)
 
     @torch.no_grad()
     def predict(self, samples: list[Sample], recorder: Recorder | None = None) -> list[Detections]:
@@ -112,9 +120,15 @@ class RetinaNet(nn.Module):
             recorder: gets a report on each image: what stays, and why the rest goes.
         """
         batch = self.collate(samples)
-        predictions = self.predict_all(self.backbone(batch.pixels))
+        features = self.backbone(batch.pixels)
+        predictions = self.predict_all(features)
         detections = self.selection.select(
-            predictions.logits, predictions.deltas, predictions.anchors, batch.image_sizes, recorder=recorder
+            predictions.logits,
+            predictions.deltas,
+            predictions.anchors,
+            batch.image_sizes,
+            features=features,
+            recorder=recorder,
         )
         return all_to_original_size(detections, samples, recorder=recorder)
 

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mrcnn_zoo.modeling.contracts import Candidates
+from mrcnn_zoo.modeling.contracts import Candidates, Features
 from mrcnn_zoo.modeling.recording import Fate, Recorder, Selected, above_threshold_or_best, report_selection
 from mrcnn_zoo.modeling.suppression import Suppression, suppress_and_limit
 from mrcnn_zoo.ops import boxes as box_ops
@@ -57,6 +57,7 @@ class DenseSelection(nn.Module):
         anchors: Sequence[Tensor],
         image_sizes: Sequence[ImageSize],
         *,
+        features: Features | None = None,
         recorder: Recorder | None = None,
     ) -> list[Detections]:
         """The detections of each image.
@@ -66,12 +67,15 @@ class DenseSelection(nn.Module):
             deltas: for each level (N, A, 4).
             anchors: for each level (A, 4) pixels.
             image_sizes: of N images, without padding.
+            features: maps of the backbone, for a suppression that sees them.
             recorder: gets a report of the stage "boxes".
 
         Returns:
             At most `max_detections` of each image, best first; they may reach outside the image.
         """
-        candidates = self.candidates(logits, deltas, anchors, image_sizes, keeps_sources=recorder is not None)
+        candidates = self.candidates(
+            logits, deltas, anchors, image_sizes, features=features, keeps_sources=recorder is not None
+        )
         report = None
         if recorder is not None:
             joined = torch.cat(list(logits), dim=1), torch.cat(list(deltas), dim=1), torch.cat(list(anchors))
@@ -85,6 +89,7 @@ class DenseSelection(nn.Module):
         anchors: Sequence[Tensor],
         image_sizes: Sequence[ImageSize],
         *,
+        features: Features | None = None,
         keeps_sources: bool = False,
     ) -> Candidates:
         """The best of each level that are above the threshold, decoded; arguments as those of `select`."""
@@ -115,6 +120,7 @@ class DenseSelection(nn.Module):
             counts=counts,
             num_classes=logits[0].shape[2],
             are_clipped=self.clips_first,
+            features=features,
             sources=self._sources([f[3] for f in found], anchors)[rows] if keeps_sources else None,
         )
 
@@ -135,12 +141,12 @@ class DenseSelection(nn.Module):
         num_classes = candidates.num_classes
         places = (candidates.sources * num_classes + candidates.classes).split(list(candidates.counts))
         for image, image_size in enumerate(candidates.image_sizes):
-            logits = all_logits[image].float()
+            logits = all_logits[image]
             above, others = above_threshold_or_best(logits, (logits > self._least_logit) & (logits < math.inf))
             rows = torch.cat((above, others))
             sources, classes = rows // num_classes, rows % num_classes
             boxes = self.coder.decode(all_deltas[image][sources], anchors[sources])
-            scores = logits[sources, classes].sigmoid()
+            scores = logits[sources, classes].float().sigmoid()
             reasons = torch.full(rows.shape, int(Fate.BELOW_THRESHOLD), dtype=torch.int8, device=rows.device)
             reasons[: len(above)] = int(Fate.NOT_IN_TOP_K)
             reasons[~(boxes.isfinite().all(dim=1) & logits[sources, classes].isfinite())] = int(Fate.NOT_FINITE)

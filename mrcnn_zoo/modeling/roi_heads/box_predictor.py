@@ -19,6 +19,7 @@ from mrcnn_zoo.modeling.roi_heads.detection_selection import (
 )
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_and_rows, is_foreground, matched_boxes
 from mrcnn_zoo.modeling.roi_heads.region_classification import build_region_classification
+from mrcnn_zoo.modeling.suppression import suppression_losses
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES
 from mrcnn_zoo.structures import (
@@ -118,7 +119,7 @@ class BoxPredictor(nn.Module):
         scores = self.classification.scores(logits.detach())
         predictions = RegionPredictions(scores, deltas.detach(), regions, vectors.flatten(1), features)
         candidates = self.selection.candidates(predictions, self.regression.coder)
-        return self.selection.suppression.losses(candidates, [table.targets for table in regions])
+        return suppression_losses(self.selection.suppression, candidates, [table.targets for table in regions])
 
     def supervise(self, logits: Tensor, deltas: Tensor, regions: list[LabeledRegions]) -> TrainingOutput:
         """The losses of what `forward` returned.

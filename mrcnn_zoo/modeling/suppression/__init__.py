@@ -6,6 +6,7 @@ from mrcnn_zoo.modeling.suppression.base import (
     best_overlapping,
     build_suppression,
     suppress_and_limit,
+    suppression_losses,
 )
 from mrcnn_zoo.modeling.suppression.greedy import ClassAgnosticSuppression, GreedySuppression
 from mrcnn_zoo.modeling.suppression.soft import GaussianFactor, LinearFactor, SoftSuppression
@@ -21,4 +22,5 @@ __all__ = [
     "best_overlapping",
     "build_suppression",
     "suppress_and_limit",
+    "suppression_losses",
 ]

@@ -1,18 +1,20 @@
 """What every suppression is: a module that keeps one box of each group that shows the same object."""
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mrcnn_zoo.modeling.contracts import Candidates
+from mrcnn_zoo.errors import UserError, kind_of
+from mrcnn_zoo.modeling.contracts import Candidates, LearnsToSuppress
 from mrcnn_zoo.modeling.contracts import Suppression as SuppressionContract
 from mrcnn_zoo.modeling.recording import Selected
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.rows import counts_of_images
 from mrcnn_zoo.registries import SUPPRESSIONS
-from mrcnn_zoo.structures import Detections
+from mrcnn_zoo.registry import check_contract
+from mrcnn_zoo.structures import Detections, Targets, TrainingOutput, training_output
 
 
 class Suppression(nn.Module):
@@ -38,7 +40,8 @@ class Suppression(nn.Module):
         first = 0
         for count in candidates.counts:
             image = slice(first, first + count)
-            kept, kept_scores = self(candidates.boxes[image], candidates.scores[image], candidates.classes[image])
+            found = self(candidates.boxes[image], candidates.scores[image], candidates.classes[image])
+            kept, kept_scores = _rows_and_scores(found, self)
             rows.append(kept + first)
             scores.append(kept_scores)
             first += count
@@ -89,7 +92,7 @@ def suppress_and_limit(
         max_detections: of each image.
         report: gets what was compared and kept in each image, for a recorder.
     """
-    rows, scores = suppression.suppress(candidates)
+    rows, scores = _rows_and_scores(suppression.suppress(candidates), suppression)
     counts = counts_of_images(candidates.images[rows], len(candidates.image_sizes))
     if report is not None:
         report(_selected(candidates, suppression, rows.split(counts), max_detections))
@@ -99,6 +102,16 @@ def suppress_and_limit(
         Detections(size, candidates.boxes[kept], kept_scores, candidates.classes[kept])
         for size, kept, kept_scores in best
     ]
+
+
+def _rows_and_scores(found: Any, suppression: nn.Module) -> tuple[Tensor, Tensor]:
+    if isinstance(found, tuple | list) and len(found) == 2 and len(found[0]) == len(found[1]):
+        return found[0], found[1]
+    made_by = suppression.function if isinstance(suppression, FunctionSuppression) else suppression
+    raise UserError(
+        f"the suppression {getattr(made_by, '__name__', type(made_by).__name__)} must return (rows that stay, their "
+        f"scores), but it returned {kind_of(found)}: see Suppression in mrcnn_zoo/modeling/contracts.py."
+    )
 
 
 def _selected(
@@ -114,6 +127,18 @@ def _selected(
         selected.append(Selected(torch.arange(count, device=own.device), own, by, limit))
         first += count
     return selected
+
+
+def suppression_losses(suppression: nn.Module, candidates: Candidates, targets: list[Targets]) -> TrainingOutput:
+    """What supervises a suppression that learns.
+
+    Args:
+        suppression: a `LearnsToSuppress`.
+        candidates: without gradient, but for `vectors` and `features`.
+        targets: of each image.
+    """
+    assert isinstance(suppression, LearnsToSuppress)
+    return training_output(suppression.losses(candidates, targets), made_by=suppression)
 
 
 def best_overlapping(boxes: Tensor, classes: Tensor, kept: Tensor, *, min_iou: float = 0.0) -> Tensor:
@@ -141,8 +166,19 @@ def best_overlapping(boxes: Tensor, classes: Tensor, kept: Tensor, *, min_iou: f
 
 
 def build_suppression(cfg: object, name: str, iou_threshold: float, *, key: str) -> Suppression:
-    """The suppression registered as `name`; a plain function or callable of the user's is wrapped."""
+    """The suppression registered as `name`; a plain function or callable of the user's is wrapped.
+
+    Raises:
+        UserError: one that has `losses` but no `suppress`, or `suppress` but is no module.
+    """
     made = SUPPRESSIONS.get(name, key=key)(cfg, iou_threshold)
-    if isinstance(made, Suppression) or (isinstance(made, nn.Module) and hasattr(made, "suppress")):
-        return cast(Suppression, made)
-    return FunctionSuppression(made)
+    source = f"{key} = {name!r}"
+    if hasattr(made, "losses"):
+        check_contract(made, f"{LearnsToSuppress.__module__}:{LearnsToSuppress.__name__}", source=source)
+    if not hasattr(made, "suppress"):
+        return FunctionSuppression(made)
+    if not isinstance(made, nn.Module):
+        raise UserError(
+            f"{source} makes a {type(made).__name__} with a method `suppress`, which is no torch.nn.Module."
+        )
+    return cast(Suppression, made)

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from mrcnn_zoo.checkpoint import load_weights
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.experiments.benchmark.samples import generated_samples
+from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.contracts import Candidates
 from mrcnn_zoo.modeling.roi_heads import build_roi_heads
 from mrcnn_zoo.modeling.suppression import GreedySuppression, Suppression
@@ -116,6 +119,80 @@ def test_before_training_it_does_not_know() -> None:
     torch.manual_seed(0)
     candidates, _ = two_scenes(1000)
     assert shown_objects(PairSuppression(DIM).suppress(candidates)[0]) != [0, 1, 2, 3]
+
+
+class Doubter(Suppression):
+    """Keeps all of what it sees, and learns one number from the maps and the scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def suppress(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        assert candidates.features is not None
+        return torch.arange(len(candidates.scores)), candidates.scores
+
+    def losses(self, candidates: Candidates, targets: list[Targets]) -> TrainingOutput:
+        assert candidates.features is not None
+        assert not candidates.scores.requires_grad
+        assert not candidates.boxes.requires_grad
+        assert len(targets) == len(candidates.counts)
+        loss = self.weight * (candidates.scores.sum() + candidates.features["p3"].sum())
+        return TrainingOutput({"loss_doubt": LossSum(loss, len(candidates.scores))})
+
+
+def build_doubter(cfg: CfgNode, iou_threshold: float) -> Doubter:  # noqa: ARG001
+    return Doubter()
+
+
+def test_retinanet_trains_it(small_cfg: Callable[..., CfgNode]) -> None:
+    key = ("MODEL.RETINANET.SUPPRESSION", f"{__name__}:build_doubter")
+    backbone = ("MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone")
+    settings = ("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", 5, "MODEL.MASK_ON", False)
+    anchors = ("MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32], [64], [128], [256]], "MODEL.RETINANET.NUM_CONVS", 1)
+    levels = ("MODEL.RESNETS.OUT_FEATURES", ["res3", "res4", "res5"], "MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"])
+    score = ("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0)
+    model: Any = build_model(small_cfg(*settings, *backbone, *anchors, *levels, *score, *key))
+    samples = generated_samples(2, image_size=(64, 96), num_classes=5)
+    output = model.losses(samples)
+    output.total().backward()
+    assert output.losses["loss_doubt"].isfinite()
+    assert model.selection.suppression.weight.grad.abs() > 0
+    assert all(len(table) > 0 for table in model.eval().predict(samples))
+
+
+def build_forgetful(cfg: CfgNode, iou_threshold: float) -> nn.Module:  # noqa: ARG001
+    return type("Forgetful", (nn.Module,), {"losses": Doubter.losses, "forward": GreedySuppression.forward})()
+
+
+def build_of_no_module(cfg: CfgNode, iou_threshold: float) -> object:  # noqa: ARG001
+    return type("Plain", (), {"suppress": Doubter.suppress, "__call__": GreedySuppression.forward})()
+
+
+def build_of_rows(cfg: CfgNode, iou_threshold: float) -> object:  # noqa: ARG001
+    def rows(boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:  # noqa: ARG001
+        return scores.argsort(descending=True)
+
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        (
+            "build_forgetful",
+            "SUPPRESSION = '.*:build_forgetful' makes a Forgetful without suppress.*LearnsToSuppress",
+        ),
+        ("build_of_no_module", "makes a Plain with a method `suppress`, which is no torch.nn.Module"),
+        ("build_of_rows", r"the suppression rows must return \(rows that stay, their scores\).*returned Tensor"),
+    ],
+)
+def test_suppression_that_would_not_be_used_is_refused(
+    builder: str, message: str, small_cfg: Callable[..., CfgNode], scene: Any
+) -> None:
+    cfg = small_cfg("MODEL.ROI_HEADS.SUPPRESSION", f"{__name__}:{builder}")
+    with pytest.raises(UserError, match=message):
+        build_roi_heads(cfg, scene.specs).eval().predict(scene.features(1), [scene.proposals(30)])  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["StandardROIHeads", "CascadeROIHeads"])
