@@ -77,7 +77,12 @@ class Prediction:
         Args:
             has_labels: whether class and score are written at the objects.
             opacity: of the masks, from 0 to 1.
+
+        Raises:
+            UserError: another opacity.
         """
+        if not 0 <= opacity <= 1:
+            raise UserError(f"opacity = {opacity} must be in [0, 1].")
         picture = draw_instances(self.pixels, self.detections, self.class_names, has_labels=has_labels, opacity=opacity)
         return Image.fromarray(picture)
 

@@ -32,6 +32,8 @@ from mrcnn_zoo.structures.summary import summary
 
 ImageInput = str | Path | NDArray[np.generic] | Image.Image  # arrays: (H, W, C) RGB or (H, W) grey
 
+GREY_WITH_ALPHA = 2  # channels
+
 logger = logging.getLogger(__name__)
 
 
@@ -52,7 +54,8 @@ class Predictor:
         trust: modules whose code the config inside the weights may name.
 
     Raises:
-        UserError: weights that cannot be had, that bring no config along, or that do not fill the model.
+        UserError: weights that cannot be had, that bring no config along, or that do not fill the model; an argument
+            out of range.
     """
 
     def __init__(
@@ -68,9 +71,18 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size} must be at least 1.")
+        if not isinstance(score_threshold, int | float) or not 0 <= score_threshold <= 1:
+            raise UserError(f"score_threshold = {score_threshold!r} must be a number in [0, 1].")
+        if isinstance(overrides, str | Mapping):
+            raise UserError(
+                f"overrides = {overrides!r} must be a list: overrides=['TEST.DETECTIONS_PER_IMAGE', 50] or "
+                "overrides=['TEST.DETECTIONS_PER_IMAGE=50']."
+            )
         settings = [*overrides, *(() if device is None else ("MODEL.DEVICE", str(device)))]
         model, settled, trained = open_trained(_in_zoo(weights), config=config, overrides=settings, trust=trust)
         self.detector = build_image_detector(settled, model, trained, score_threshold=score_threshold)
+        if str(device).startswith("cuda") and next(model.parameters()).device.type == "cpu":
+            logger.warning("device %s: there is no GPU here; running on the CPU", device)
         self.score_threshold = score_threshold
         self.batch_size = batch_size
 
@@ -94,7 +106,8 @@ class Predictor:
         """The objects in an image, or in each of a list of images, in pixels of the image as it was given.
 
         Args:
-            images: a file, an array, a Pillow image, or a list of these; EXIF tags turn them upright.
+            images: a file, an array, a Pillow image, or a list of these; EXIF tags turn them upright. The alpha channel
+                of files, Pillow images and arrays (H, W, 4) is dropped, unless the model sees as many channels.
 
         Raises:
             UserError: an image that cannot be read, by its name.
@@ -162,9 +175,11 @@ class ImageDetector:
 
 def _source_of(image: ImageInput, name: str, *, with_alpha: bool) -> ImageSource:
     if isinstance(image, str | Path):
+        if not str(image) or "://" in str(image):
+            raise UserError(f"{name} is {str(image)!r}: give the path of an image file; addresses are not read here.")
         return FileImage(str(Path(image).expanduser()))
     if isinstance(image, np.ndarray):
-        return LoadedImage(name, image)
+        return LoadedImage(name, image if with_alpha else _without_alpha(image))
     if isinstance(image, Image.Image):
         name = str(getattr(image, "filename", "") or name)
         try:
@@ -175,6 +190,13 @@ def _source_of(image: ImageInput, name: str, *, with_alpha: bool) -> ImageSource
         f"{name} is a {type(image).__name__}: give a path, a NumPy array (height, width, channels), a Pillow image or "
         "a list of these."
     )
+
+
+def _without_alpha(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Grey with alpha as (H, W), and RGBA as (H, W, 3), as files with an alpha channel are read; others as they are."""
+    if array.ndim != 3 or array.shape[2] not in CHANNELS_WITH_ALPHA:
+        return array
+    return array[..., 0] if array.shape[2] == GREY_WITH_ALPHA else array[..., :-1]
 
 
 def _in_zoo(weights: str | Path) -> str | Path:

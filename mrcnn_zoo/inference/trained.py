@@ -205,4 +205,4 @@ def _config_of(file: WeightsFile, overrides: Sequence[Any], trust: Iterable[str]
             overrides=overrides,
             trust=trust,
         )
-    raise UserError(f"{file.source} holds no config: say what model it is with --config-file.")
+    raise UserError(f"{file.source} holds no config: say what model it is with --config-file (config=... in Python).")

@@ -158,6 +158,8 @@ def test_the_drawing_is_a_pillow_image_of_the_same_shape(predictor: Predictor, i
     plain = Image.fromarray(found.pixels).resize(drawn.size, Image.Resampling.NEAREST)
     assert (np.asarray(drawn) != np.asarray(plain)).any()
     assert (np.asarray(found.draw(has_labels=False)) != np.asarray(drawn)).any()
+    with pytest.raises(UserError, match=r"opacity = 40 must be in \[0, 1\]"):
+        found.draw(opacity=40)
 
 
 def test_objects_below_the_threshold_are_left_out(weights: Path, predictor: Predictor, images: list[Path]) -> None:
@@ -185,6 +187,19 @@ def test_an_image_that_cannot_be_read_is_named(predictor: Predictor, images: lis
         predictor(np.zeros(5, np.uint8))
     with pytest.raises(UserError, match="is a folder"):
         predictor(tmp_path)
+    with pytest.raises(UserError, match=r"image 1 is 'https://a\.org/b\.png': give the path of an image file"):
+        predictor("https://a.org/b.png")
+
+
+def test_alpha_of_an_array_is_dropped_as_that_of_a_file(predictor: Predictor, images: list[Path]) -> None:
+    rgb = np.asarray(Image.open(images[0]))
+    grey = np.asarray(Image.open(images[0]).convert("L"))
+    for opaque, pixels in ((rgb, rgb), (grey, grey[..., None])):
+        alpha = np.full((*grey.shape, 1), 9, np.uint8)
+        found = predictor(np.concatenate((pixels, alpha), axis=2))
+        assert torch.equal(found.boxes, predictor(opaque).boxes)
+    with pytest.raises(UserError, match="5 channels where the model sees 3"):
+        predictor(np.zeros((40, 40, 5), np.uint8))
 
 
 def test_a_name_in_the_zoo_is_enough() -> None:
@@ -198,6 +213,11 @@ def test_a_name_in_the_zoo_is_enough() -> None:
 def test_settings_are_checked(weights: Path) -> None:
     with pytest.raises(UserError, match="batch_size = 0 must be at least 1"):
         Predictor(weights, batch_size=0)
+    with pytest.raises(UserError, match=r"score_threshold = 50 must be a number in \[0, 1\]"):
+        Predictor(weights, score_threshold=50)
+    for overrides in ("MODEL.DEVICE cpu", {"MODEL.DEVICE": "cpu"}):
+        with pytest.raises(UserError, match=r"overrides = .* must be a list"):
+            Predictor(weights, overrides=overrides)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"TEST\.DETECTION"):
         Predictor(weights, overrides=["TEST.DETECTION", 3])
 
