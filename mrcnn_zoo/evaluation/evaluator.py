@@ -134,7 +134,7 @@ def _log_cut_detections(tally: DetectionTally, name: str, said: set[tuple[str, s
 
 
 def build_test_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) -> nn.Module:
-    """The model as it is evaluated on a dataset: in the boxes of EVAL.GIVEN_BOXES, or as TEST.AUG wants it.
+    """The model as it is evaluated on a dataset: in the boxes of EVAL.GIVEN_BOXES, as TEST.AUG wants it.
 
     Args:
         cfg: of the model.
@@ -153,11 +153,11 @@ def build_test_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) -> nn.
 
 def _build_given_box_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) -> nn.Module:
     if not isinstance(model, ClassMappedDetector):
-        return build_given_box_detector(cfg, model, build_boxes_of_dataset(cfg, dataset))
+        return build_given_box_detector(cfg, model, build_boxes_of_dataset(cfg, dataset), dataset=dataset)
     mapping = model.mapping.tolist()
     class_rows = [mapping.index(row) for row in range(len(dataset.class_names))]
     boxes_of = build_boxes_of_dataset(cfg, dataset, class_rows)
-    return ClassMappedDetector(build_given_box_detector(cfg, model.detector, boxes_of), model.mapping)
+    return ClassMappedDetector(build_given_box_detector(cfg, model.detector, boxes_of, dataset=dataset), model.mapping)
 
 
 def build_prediction_loader(

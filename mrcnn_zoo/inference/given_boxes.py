@@ -13,6 +13,7 @@ from mrcnn_zoo.data.given_boxes import BoxesOfImage, GivenBoxes, read_given_boxe
 from mrcnn_zoo.data.image_folder import size_of_file
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.inference.tta import build_augmented_detector
 from mrcnn_zoo.structures import UNKNOWN_CLASS, Detections, ImageSize, Sample
 
 GROUND_TRUTH = "ground_truth"  # the value of EVAL.GIVEN_BOXES for the boxes and classes of the annotations
@@ -37,6 +38,11 @@ class GivenBoxDetector(nn.Module):
         self.detector = detector
         self.boxes_of = boxes_of
 
+    @property
+    def resizes_images(self) -> bool:
+        """Whether samples are to have the size of their image files."""
+        return getattr(self.detector, "resizes_images", False)
+
     def predict(self, samples: list[Sample]) -> list[Detections]:
         """One detection for each box, in the order of the boxes."""
         boxes, classes = zip(*map(self.boxes_of, samples), strict=True)
@@ -44,18 +50,24 @@ class GivenBoxDetector(nn.Module):
 
 
 def build_given_box_detector(
-    cfg: CfgNode, detector: nn.Module, boxes_of: BoxesOf, *, option: str = "EVAL.GIVEN_BOXES"
+    cfg: CfgNode,
+    detector: nn.Module,
+    boxes_of: BoxesOf,
+    *,
+    option: str = "EVAL.GIVEN_BOXES",
+    dataset: Dataset | None = None,
 ) -> nn.Module:
-    """The detector as it is asked about given boxes.
+    """The detector as it is asked about given boxes, on several views of each image where TEST.AUG.ENABLED.
 
     Args:
         cfg: of the detector.
         detector: a `GeneralizedRCNN`, or another one that has `predict_in_boxes`.
         boxes_of: see `GivenBoxDetector`.
         option: what asks for it, for messages.
+        dataset: that it will be evaluated on; see `build_augmented_detector`.
 
     Raises:
-        UserError: a detector that cannot be asked about boxes, or test-time augmentation, which merges its own.
+        UserError: a detector that cannot be asked about boxes.
     """
     if isinstance(detector, GivenBoxDetector):
         return detector
@@ -65,7 +77,7 @@ def build_given_box_detector(
             f"{option}: {type(detector).__name__} cannot be asked about given boxes, because it has no "
             "`predict_in_boxes(samples, boxes, classes)`. Take a model with region heads, such as Mask R-CNN."
         )
-    return GivenBoxDetector(detector, boxes_of)
+    return GivenBoxDetector(build_augmented_detector(cfg, detector, dataset), boxes_of)
 
 
 def check_takes_boxes(cfg: CfgNode, *, option: str) -> None:
@@ -78,11 +90,6 @@ def check_takes_boxes(cfg: CfgNode, *, option: str) -> None:
         raise UserError(
             f"{option}: a {cfg.MODEL.META_ARCHITECTURE} (MODEL.META_ARCHITECTURE) has no region heads, so it cannot be "
             "asked about given boxes. Take a model that has them, such as Mask R-CNN."
-        )
-    if cfg.TEST.AUG.ENABLED:
-        raise UserError(
-            f"{option}: test-time augmentation finds boxes of its own and merges them. Set TEST.AUG.ENABLED False to "
-            "ask about given boxes."
         )
 
 

@@ -278,7 +278,8 @@ def build_image_detector(
         score_threshold: that detections will have to pass; a line is logged where the model's own is higher.
         option: what the threshold is called there.
     """
-    model = build_augmented_detector(cfg, model)
+    if not isinstance(model, GivenBoxDetector):  # which is built with it
+        model = build_augmented_detector(cfg, model)
     for note in build_augmentation_notes(cfg):
         logger.info("%s", note)
     mapper = build_prediction_mapper(cfg, model)
