@@ -28,7 +28,7 @@ class Fate(enum.IntEnum):
     BELOW_THRESHOLD = 2  # the score is not above the score threshold
     NOT_IN_TOP_K = 3  # others on its level have better scores
     TOO_SMALL = 4  # a side is not above the least size
-    SUPPRESSED = 5  # by a better box
+    SUPPRESSED = 5  # by the suppression, most often for another box
     BEYOND_LIMIT = 6  # there are more boxes than an image may have
 
 
@@ -48,7 +48,9 @@ class StageReport:
     classes: Tensor  # (R,) int64 in [0, K); of proposals the pyramid level
     sources: Tensor  # (R,) int64 the anchor, or the row of what the stage before has kept, that each row comes from
     fates: Tensor  # (R,) int8, a `Fate` each
-    suppressed_by: Tensor  # (R,) int64 row of the box that suppressed this one, -1 for other fates
+    # (R,) int64 row of the kept box that suppressed this one; -1 for other fates, and where none that is kept overlaps
+    # it: scores below SOFT_NMS_MIN_SCORE, or what a learned suppression drops on its own.
+    suppressed_by: Tensor
     kept: Tensor  # (S,) int64 rows that stay, in the order in which they are handed on
 
     def counts(self) -> dict[str, int]:

@@ -3,7 +3,7 @@
 test_pretend_device.py runs these tests in a process of their own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from mrcnn_zoo import registries
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.experiments.benchmark.samples import generated_samples
+from mrcnn_zoo.inference.tta import build_augmented_detector
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.contracts import LearnsFromClassCounts
+from mrcnn_zoo.modeling.recording import Recording
 from mrcnn_zoo.ops import nms
 from mrcnn_zoo.registry import Registry
-from mrcnn_zoo.structures import Proposals, Sample, Targets
+from mrcnn_zoo.structures import Detections, Proposals, Sample, Targets
 from mrcnn_zoo.training.clipping import clip_each_norm
 from mrcnn_zoo.training.ema import WeightsAverage
 
@@ -38,6 +40,7 @@ SMALL = (
     *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 4, "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", 6),
     *("MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8, "MODEL.ROI_MASK_HEAD.NUM_CONV", 1),
     *("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8]),
+    *("MODEL.ROI_MASKIOU_HEAD.CONV_DIM", 8, "MODEL.ROI_MASKIOU_HEAD.FC_DIM", 16),
 )
 # The keys that put a name of each registry into the model.
 KEYS: dict[str, tuple[str, ...]] = {
@@ -144,8 +147,12 @@ def train_and_predict(model: Any, samples: list[Sample]) -> tuple[dict[str, floa
     if output.losses:
         output.total().backward()
     losses = {name: loss.item() for name, loss in output.losses.items()}
-    tables = model.eval().predict(samples)
-    columns = ("boxes", "scores", "classes", "keypoints")
+    return losses, as_numbers(model.eval().predict(samples))
+
+
+def as_numbers(tables: Sequence[Detections]) -> list[dict[str, Any]]:
+    """The columns of each table on the CPU; masks can also be made run lengths there."""
+    columns = ("boxes", "scores", "classes", "keypoints", "mask_scores")
     found = [
         {name: getattr(table, name).cpu() for name in columns if getattr(table, name) is not None} for table in tables
     ]
@@ -153,7 +160,7 @@ def train_and_predict(model: Any, samples: list[Sample]) -> tuple[dict[str, floa
         if table.masks is not None:
             assert len(table.masks.rles()) == len(table)
             numbers["probabilities"] = table.masks.probabilities.cpu()
-    return losses, found
+    return found
 
 
 @pytest.mark.parametrize("overrides", cases())
@@ -182,6 +189,46 @@ def test_component_computes_on_the_device_what_it_computes_on_the_cpu(
     assert is_proposal_network or all(len(table["scores"]) <= 10 for table in found)
     for there, here in zip(found_there, found, strict=True):
         torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-3)
+
+
+def ask_around(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
+    """Detections in given boxes, of augmented views, in given boxes of these, and of a recorded prediction."""
+    samples = [replace(sample, original_size=sample.image_size) for sample in scenes(3, cfg)]
+    boxes = [around(sample).boxes for sample in samples]
+    classes = [torch.arange(len(table)) % 6 - 1 for table in boxes]
+    augmented: Any = build_augmented_detector(cfg, model)
+    recording = Recording()
+    asked: Any = model.eval()
+    found = asked.predict_in_boxes(samples, boxes, classes) + augmented.predict(samples)
+    found += augmented.predict_in_boxes(samples, boxes, classes) + asked.predict(samples, recorder=recording)
+    reports = [{"fates": r.fates.cpu(), "kept": r.kept.cpu(), "by": r.suppressed_by.cpu()} for r in recording.reports]
+    return [*as_numbers(found), *reports]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads", *SETTINGS["CascadeROIHeads"]),
+        ("MODEL.ROI_HEADS.NAME", "Res5ROIHeads", *SETTINGS["Res5ROIHeads"]),
+        ("MODEL.ROI_HEADS.BRANCHES", ["MaskIoUHead"]),
+        ("MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead", *SETTINGS["PointRendMaskHead"]),
+        (*SETTINGS["KRCNNConvDeconvUpsampleHead"], "TEST.AUG.FLIP", False),
+    ],
+    ids=["standard", "cascade", "res5", "mask scoring", "PointRend", "keypoints"],
+)
+def test_given_boxes_augmented_views_and_reports_are_those_of_the_cpu(settings: tuple[Any, ...]) -> None:
+    views = ("TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", [0, 80], "TEST.AUG.FLIP", True, "INPUT.MIN_SIZE_TEST", 48)
+    cfg = small_config(*views, *settings)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    here = ask_around(model, cfg)
+    pretend.move(model)
+    with pretend.PretendDevice():
+        there = ask_around(model, cfg)
+    assert sum(len(numbers.get("scores", ())) for numbers in here) > 0
+    for found, expected in zip(there, here, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
