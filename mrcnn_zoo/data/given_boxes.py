@@ -132,7 +132,8 @@ def read_given_boxes(path: str | Path) -> GivenBoxes:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"boxes are to be read from {path}: there is no such file.")
+        what = "it is a folder" if path.is_dir() else "there is no such file"
+        raise UserError(f"boxes are to be read from {path}: {what}.")
     content = read_json(path)
     if isinstance(content, list):
         images: list[Any] = []

@@ -106,6 +106,11 @@ def build_boxes_of_dataset(cfg: CfgNode, dataset: Dataset, class_rows: Sequence[
     """
     if cfg.EVAL.GIVEN_BOXES == GROUND_TRUTH:
         tables = {record.image_id: _of_ground_truth(record) for record in dataset.records}
+    elif not Path(cfg.EVAL.GIVEN_BOXES).expanduser().is_file():
+        raise UserError(
+            f"EVAL.GIVEN_BOXES = {cfg.EVAL.GIVEN_BOXES!r} is neither {GROUND_TRUTH} nor a file: name a COCO file with "
+            f"boxes, or {GROUND_TRUTH} for the boxes of the annotations."
+        )
     else:
         tables = _of_file(read_given_boxes(cfg.EVAL.GIVEN_BOXES), dataset)
     rows = torch.arange(len(dataset.class_names)) if class_rows is None else torch.tensor(class_rows)

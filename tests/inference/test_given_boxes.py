@@ -136,7 +136,7 @@ def test_a_file_of_boxes_is_evaluated(dataset: Dataset, tmp_path: Path) -> None:
 def test_boxes_of_another_dataset_are_refused_before_the_training(dataset: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "boxes.json"
     cfg = config("EVAL.GIVEN_BOXES", str(path), "DATASETS.TEST", ["squares"])
-    with pytest.raises(UserError, match=r"boxes\.json: there is no such file"):
+    with pytest.raises(UserError, match=r"EVAL\.GIVEN_BOXES = .*boxes\.json' is neither ground_truth nor a file"):
         check_evaluation(cfg, [dataset])
     path.write_text(json.dumps([{"image_id": 99, "bbox": [1, 2, 3, 4]}]))
     with pytest.raises(UserError, match=r"none of the images of squares is in it \(images/1\.png, .*it has 99"):
