@@ -53,6 +53,7 @@ def _measure(arguments: argparse.Namespace, cfg: CfgNode) -> BenchmarkReport:
         return benchmark_evaluation(
             cfg, arguments.images, detections_per_image=arguments.detections, repeats=arguments.repeats
         )
+    _check_inference(cfg)
     return benchmark_models(
         ModelPlan(
             config_text=cfg.dump(),
@@ -69,6 +70,13 @@ def _measure(arguments: argparse.Namespace, cfg: CfgNode) -> BenchmarkReport:
             measures_memory=not arguments.no_memory,
         )
     )
+
+
+def _check_inference(cfg: CfgNode) -> None:
+    if cfg.TEST.AUG.ENABLED:
+        raise UserError("the benchmark measures one view per image: set TEST.AUG.ENABLED False.")
+    if cfg.EVAL.GIVEN_BOXES:
+        raise UserError("the benchmark measures the boxes that the model finds: set EVAL.GIVEN_BOXES ''.")
 
 
 def _implied_overrides(arguments: argparse.Namespace) -> list[Any]:

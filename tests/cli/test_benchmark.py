@@ -81,6 +81,12 @@ def test_against_is_refused_where_there_is_nothing_to_compare(capsys: pytest.Cap
     assert "--against is for --task inference and train" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("setting", ["TEST.AUG.ENABLED=True", "EVAL.GIVEN_BOXES=ground_truth"])
+def test_settings_that_would_not_count_are_refused(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--task", "inference", setting) == USAGE_ERROR
+    assert f"set {setting.split('=')[0]} " in capsys.readouterr().err
+
+
 def test_more_images_than_there_are_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--task", "inference", "--num-batches", "5", "--no-memory") == USAGE_ERROR
     assert "has 4 images, the benchmark needs 5 (5 batches of 1)" in capsys.readouterr().err
