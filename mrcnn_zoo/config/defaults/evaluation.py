@@ -33,8 +33,9 @@ DETECTRON2_KEYS = (
         "TEST.AUG.ENABLED",
         False,
         "Test-time augmentation: look at several sizes, flips and turns of each test image and merge what is found: "
-        "boxes by one suppression, masks and keypoints in them averaged. Holds for every evaluation, those during training too, and for predict; "
-        "takes as many times longer as there are views. For the end alone, train without it and evaluate with it.",
+        "boxes by one suppression, masks and keypoints in them averaged. Holds for every evaluation, those during "
+        "training too, and for predict; takes as many times longer as there are views. For the end alone, train "
+        "without it and evaluate with it.",
     ),
     Key(
         "TEST.AUG.MIN_SIZES",
