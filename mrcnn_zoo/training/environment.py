@@ -1,5 +1,7 @@
 """Where a run takes place: versions, devices, and the state of the source code."""
 
+import json
+import logging
 import os
 import platform
 import subprocess
@@ -13,6 +15,15 @@ import torch
 import mrcnn_zoo
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pycocotools", "hotcoco", "faster-coco-eval")
+
+logger = logging.getLogger(__name__)
+
+
+def record_environment(folder: Path) -> None:
+    """Write `environment.json`, and log the versions."""
+    environment = describe_environment()
+    (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+    logger.info("%s", " ".join(f"{name} {version}" for name, version in environment["versions"].items()))
 
 
 def describe_environment() -> dict[str, Any]:

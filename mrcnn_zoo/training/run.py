@@ -1,6 +1,5 @@
 """A run: from a config to trained weights and their results."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 
 from mrcnn_zoo import data
-from mrcnn_zoo.checkpoint import Checkpointer, load_checkpoint, read_weights
+from mrcnn_zoo.checkpoint import Checkpointer, read_weights
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.data.classes import in_classes_of_checkpoint, merge_datasets, unite_classes
 from mrcnn_zoo.data.records import Dataset
@@ -28,7 +27,7 @@ from mrcnn_zoo.ops.processes import value_of_main_process, world_size
 from mrcnn_zoo.output_paths import RESULT_FOLDERS, check_output_folder
 from mrcnn_zoo.training.assembly import build_trainer
 from mrcnn_zoo.training.distributed import is_main_process, maximum_over_processes, wait_for_all
-from mrcnn_zoo.training.environment import describe_environment
+from mrcnn_zoo.training.environment import record_environment
 from mrcnn_zoo.training.lengths import (
     check_remaining_length,
     choose_length,
@@ -51,8 +50,8 @@ from mrcnn_zoo.training.stages import (
     finish_stage,
     read_finished,
 )
-from mrcnn_zoo.training.trainer import RESUMABLE_KEYS, Trainer
-from mrcnn_zoo.training.validation import is_validation_task
+from mrcnn_zoo.training.trainer import Trainer, last_training_state
+from mrcnn_zoo.training.validation import results_by_dataset
 from mrcnn_zoo.training.workspace import Workspace
 from mrcnn_zoo.training.writers import MetricWriter, build_writers, closing
 
@@ -251,7 +250,7 @@ def _assemble(cfg: CfgNode, *, resume: bool, writers: list[MetricWriter]) -> tup
     train_datasets = unite_classes(_load_datasets(cfg, cfg.DATASETS.TRAIN))
     test_datasets = _load_datasets(cfg, cfg.DATASETS.TEST)
     checkpointer = Checkpointer(output_dir)
-    state = _last_state(checkpointer) if resume else None
+    state = last_training_state(checkpointer) if resume else None
     if cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK:  # whose proposals have no class
         if state is not None:
             train_datasets = _in_classes_of_state(train_datasets, state, source=str(checkpointer.last_path()))
@@ -305,7 +304,7 @@ def _conclude(cfg: CfgNode, trainer: Trainer, test_datasets: Sequence[Dataset]) 
         )
     if trainer.has_stopped_early:
         logger.info("training stopped early: %s", trainer.stop_reason)
-    return _by_dataset(trainer.results, test_datasets) if test_datasets else {}
+    return results_by_dataset(trainer.results, test_datasets) if test_datasets else {}
 
 
 def _verified(results: Results, cfg: CfgNode) -> Results:
@@ -313,34 +312,6 @@ def _verified(results: Results, cfg: CfgNode) -> Results:
     if cfg.DATASETS.TEST:
         verify_expected_results(results, cfg.TEST.EXPECTED_RESULTS)
     return results
-
-
-def _by_dataset(results: Mapping[str, Mapping[str, float]], datasets: Sequence[Dataset]) -> Results:
-    """From "<dataset>/<task>" to one level each, as `evaluate_datasets` returns them, without validation losses."""
-    results = {task: metrics for task, metrics in results.items() if not is_validation_task(task)}
-    if len(datasets) == 1:
-        return {task: dict(metrics) for task, metrics in results.items()}
-    nested: Results = {dataset.name: {} for dataset in datasets}
-    for name, metrics in results.items():
-        dataset_name, _, task = name.rpartition("/")
-        nested[dataset_name][task] = dict(metrics)
-    return nested
-
-
-def _last_state(checkpointer: Checkpointer) -> dict[str, Any] | None:
-    if not checkpointer.has_checkpoint():
-        logger.info("nothing to resume: starting afresh")
-        return None
-    path = checkpointer.last_path()
-    state = load_checkpoint(path)
-    missing = [key for key in RESUMABLE_KEYS if key not in state]
-    if missing:
-        raise UserError(
-            f"{path} cannot be resumed from: it has no {', '.join(missing)}. Start a new run from its weights: "
-            f"MODEL.WEIGHTS {path}, with another OUTPUT_DIR."
-        )
-    logger.info("resuming from %s", path)
-    return state
 
 
 def _in_classes_of_state(datasets: Sequence[Dataset], state: Mapping[str, Any], *, source: str) -> list[Dataset]:
@@ -364,10 +335,8 @@ def _log_data(cfg: CfgNode, train_datasets: Sequence[Dataset], test_datasets: Se
 
 
 def _record_run(cfg: CfgNode, output_dir: Path) -> None:
-    environment = describe_environment()
     (output_dir / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
-    (output_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
-    logger.info("%s", " ".join(f"{name} {version}" for name, version in environment["versions"].items()))
+    record_environment(output_dir)
     logger.info("output folder: %s", output_dir)
 
 

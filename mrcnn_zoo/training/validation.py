@@ -1,9 +1,11 @@
-"""The losses of a model on data that it is not trained on."""
+"""The losses of a model on data that it is not trained on, beside the results of an evaluation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
+from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.distributed import gather_over_processes
@@ -34,6 +36,25 @@ def validation_losses(model: nn.Module, loader: Iterable[list[Sample]]) -> dict[
     shares = gather_over_processes((sums, sum(counts)))
     total = sum(count for _, count in shares)
     return {name: sum(share.get(name, 0.0) for share, _ in shares) / total for name in shares[0][0]} if total else {}
+
+
+def results_by_dataset(
+    results: Mapping[str, Mapping[str, float]], datasets: Sequence[Dataset]
+) -> dict[str, dict[str, Any]]:
+    """Results of "<dataset>/<task>" as `evaluate_datasets` returns them, without validation losses.
+
+    Args:
+        results: by task; where there are several datasets, with the name of one before it.
+        datasets: that were evaluated on.
+    """
+    results = {task: metrics for task, metrics in results.items() if not is_validation_task(task)}
+    if len(datasets) == 1:
+        return {task: dict(metrics) for task, metrics in results.items()}
+    nested: dict[str, dict[str, Any]] = {dataset.name: {} for dataset in datasets}
+    for name, metrics in results.items():
+        dataset_name, _, task = name.rpartition("/")
+        nested[dataset_name][task] = dict(metrics)
+    return nested
 
 
 def is_validation_task(task: str) -> bool:
