@@ -134,7 +134,7 @@ def _log_cut_detections(tally: DetectionTally, name: str, said: set[tuple[str, s
 
 
 def build_test_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) -> nn.Module:
-    """The model as it is evaluated on a dataset: in the boxes of EVAL.GIVEN_BOXES, as TEST.AUG wants it.
+    """The model as it is evaluated on a dataset: in the boxes of EVAL.GIVEN_BOXES, with the views of TEST.AUG.
 
     Args:
         cfg: of the model.

@@ -159,10 +159,10 @@ def boxes_of_files(given: GivenBoxes, files: Sequence[Path]) -> dict[str, BoxesO
     for name, boxes in found.items():
         if boxes is None:
             continue
-        twin = taken.setdefault(boxes.image_id, name)
-        if twin != name:
+        other = taken.setdefault(boxes.image_id, name)
+        if other != name:
             raise UserError(
-                f"{given.path}: the boxes of {boxes.file_name or boxes.image_id} fit two images, {twin} and {name}. "
+                f"{given.path}: the boxes of {boxes.file_name or boxes.image_id} fit two images, {other} and {name}. "
                 "Give one of them, or name the images in the file with their folders."
             )
         size = _size_of_readable(name)

@@ -47,8 +47,8 @@ class Predictor:
             empty takes MODEL.WEIGHTS of the config.
         config: a YAML file or the name of a config of the package; by default the one that the weights bring along.
         overrides: `KEY, VALUE` or `KEY=VALUE` on top, e.g. ["TEST.AUG.ENABLED", True].
-        score_threshold: objects with a lower score are left out; MODEL.ROI_HEADS.SCORE_THRESH_TEST, or
-            MODEL.RETINANET.SCORE_THRESH_TEST, has its say before.
+        score_threshold: objects with a lower score are left out, besides those that the config leaves out:
+            MODEL.ROI_HEADS.SCORE_THRESH_TEST or MODEL.RETINANET.SCORE_THRESH_TEST.
         device: "cpu", "cuda", "cuda:1", ...; by default that of the config, which is a GPU if there is one.
         batch_size: images per forward pass. Images of different sizes are padded to one, which changes scores a little.
         trust: modules whose code the config inside the weights may name.

@@ -242,12 +242,12 @@ def _mirrored_rows(flip_pairs: FlipPairs, count: int) -> list[int]:
 
 
 def build_augmented_detector(cfg: CfgNode, detector: nn.Module, dataset: Dataset | None = None) -> nn.Module:
-    """The detector as TEST.AUG wants it: itself where that is off.
+    """The detector with the views of TEST.AUG; itself where that is off.
 
     Args:
         cfg: of the detector.
         detector: with `predict(samples)`.
-        dataset: that it will be evaluated on, which knows the keypoints that change places in a mirror.
+        dataset: that it will be evaluated on, with the keypoints that change places in a mirror.
     """
     if not cfg.TEST.AUG.ENABLED or isinstance(detector, AugmentedDetector):
         return detector

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FinishedStage:
-    """What later stages know of one that is finished."""
+    """A finished stage, as later stages get it."""
 
     name: str
     folder: Path
@@ -67,8 +67,8 @@ class Stage:
         starts_from: name of an earlier stage whose weights it starts from; empty for MODEL.WEIGHTS of its config.
         prepare: called with the config and the finished stages by name before the stage starts or goes on; returns the
             config to train with. It sets what depends on earlier stages: files, and the keys that switch them on.
-            OUTPUT_DIR of the config is the stage's folder, where it may write; it may find its files there, of a
-            sitting that was interrupted.
+            OUTPUT_DIR of the config is the stage's folder, where it may write; after an interruption it may
+            find its files there.
         hand_over: called once with that config, when the training has ended; returns files by name for later stages,
             e.g. proposals, besides "weights": the final ones, unless it names others.
     """
@@ -87,12 +87,12 @@ class Stage:
 
     @property
     def is_finished(self) -> bool:
-        """Whether an earlier sitting has trained it to the end."""
+        """Whether an earlier session has trained it to the end."""
         return bool(self.name) and (self.folder / STAGE_FILE).exists()
 
     @property
     def has_begun(self) -> bool:
-        """Whether an earlier sitting has left a checkpoint of it."""
+        """Whether an earlier session has left a checkpoint of it."""
         return self.is_finished or Checkpointer(self.folder).has_checkpoint()
 
 
@@ -185,7 +185,7 @@ def check_training_folders(output_dir: Path, stages: Sequence[Stage], *, resume:
     """Refuse to start a run in the folder of another one: never two mixed, never one lost by mistake.
 
     Raises:
-        UserError: a checkpoint is there, and the user has not said what is to become of it.
+        UserError: a checkpoint is there, with neither `resume` nor `overwrite`; or both are given.
     """
     if resume and overwrite:
         raise UserError("--resume goes on with the training in OUTPUT_DIR, --overwrite removes it: give one of them.")
@@ -213,7 +213,7 @@ def clear_training_folders(output_dir: Path, stages: Sequence[Stage]) -> None:
 
 
 def read_finished(stages: Sequence[Stage]) -> dict[str, FinishedStage]:
-    """The stages that earlier sittings have finished, by name; a changed config of one of them is a warning.
+    """The stages that earlier sessions have finished, by name; a changed config of one of them is a warning.
 
     Raises:
         UserError: a stage has begun before one that it follows is finished, or a file of one cannot be read.
@@ -293,7 +293,7 @@ def _read_stage_file(stage: Stage) -> FinishedStage:
 
 
 def _plain(results: Any) -> Any:
-    """With None for what is no number, which JSON does not know."""
+    """With None for NaN and infinity, which are no JSON."""
     if isinstance(results, Mapping):
         return {name: _plain(value) for name, value in results.items()}
     return float(results) if math.isfinite(results) else None

@@ -48,7 +48,7 @@ class BoxRegression:
 
 
 class BoxPredictor(nn.Module):
-    """Judges each region's vector: which class it shows, and where the object's box really is.
+    """Classifies each region and regresses its box.
 
     Source: Girshick 2015 (Fast R-CNN), section 2.
 
@@ -92,7 +92,7 @@ class BoxPredictor(nn.Module):
         return self.cls_score(vectors).float(), self.bbox_pred(vectors).float()
 
     def losses(self, vectors: Tensor, regions: list[LabeledRegions]) -> TrainingOutput:
-        """`loss_cls`, `loss_box_reg` and how many regions were judged rightly, of (sum of R_i, D) vectors."""
+        """`loss_cls`, `loss_box_reg` and how many regions are classified correctly, of (sum of R_i, D) vectors."""
         logits, deltas = self(vectors)
         return self.supervise(logits, deltas, regions)
 

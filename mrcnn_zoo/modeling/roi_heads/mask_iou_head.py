@@ -102,7 +102,7 @@ class MaskIoUHead(RegionBranch):
         """`loss_mask_iou`, the mean squared error of the IoU of each region's class, and the mean absolute error.
 
         Regions are left out whose object has no pixel in its mask. (MMDetection and the authors' code also leave out
-        those whose mask has no pixel in common with the object's: there the head is never told about the worst masks.)
+        those whose mask has no pixel in common with the object's: so their head does not learn from the worst masks.)
 
         Raises:
             UserError: a mask head that does not hand on its masks.
