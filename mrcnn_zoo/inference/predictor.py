@@ -75,8 +75,7 @@ class Predictor:
             raise UserError(f"score_threshold = {score_threshold!r} must be a number in [0, 1].")
         if isinstance(overrides, str | Mapping):
             raise UserError(
-                f"overrides = {overrides!r} must be a list: overrides=['TEST.DETECTIONS_PER_IMAGE', 50] or "
-                "overrides=['TEST.DETECTIONS_PER_IMAGE=50']."
+                f"overrides = {overrides!r} must be a list of keys and values, as [KEY, VALUE] or ['KEY=VALUE']."
             )
         settings = [*overrides, *(() if device is None else ("MODEL.DEVICE", str(device)))]
         model, settled, trained = open_trained(_in_zoo(weights), config=config, overrides=settings, trust=trust)

@@ -159,6 +159,7 @@ def test_run_interrupted_in_the_second_stage_goes_on_there(whole: Undisturbed, t
             assert results["stages"][name][task] == pytest.approx(expected, nan_ok=True, abs=0)
 
 
+@pytest.mark.slow  # a process of its own; the interrupted run above is the same in this one
 def test_run_killed_in_the_second_stage_goes_on_there(whole: Undisturbed, train_net: TrainNet, tmp_path: Path) -> None:
     schedule = "SOLVER.TRAINING_SCHEDULE=foreign_schedules:heads_then_all"
     untested = "DATASETS.TEST=[]"
@@ -275,6 +276,7 @@ def test_hand_over_that_is_not_there_is_refused(tmp_path: Path, schedule_of: Cal
     assert not (tmp_path / "run" / "one" / "stage.json").exists()
 
 
+@pytest.mark.slow  # two processes of their own
 def test_two_processes_agree_on_the_stages(train_net: TrainNet, tmp_path: Path) -> None:
     schedule = "SOLVER.TRAINING_SCHEDULE=foreign_schedules:proposals_then_detector"
     settings = (
