@@ -1,17 +1,19 @@
 """Training steps and predictions of two versions of the code in turns: ratio of times and of peak memory.
 
-python dev/equal_speed.py --before ../mrcnn_zoo_before --after . --rounds 12
+python dev/equal_speed.py --before ../mrcnn_zoo_before --after .
 
-Each version has a process of its own; a round runs a step in the one and then in the other, the next round in the other
-order. The ratio is after / before: the geometric mean over the rounds, with a bootstrap interval of 95 %.
+Each version has a process of its own. A round runs a step in the one and then in the other, the next round in the
+other order. Processes of the same code differ by some per cent, by where their memory lies, so both are started several
+times. The ratio is after / before: the geometric mean over the starts, each the median of its rounds, with an interval
+of 95 % (Student's t).
 """
 
 import argparse
 import json
 import math
 import os
-import random
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -29,7 +31,7 @@ CONFIGS = {
 MODES = ("train", "predict")
 IMAGE_SIZE, NUM_IMAGES = (320, 448), 2
 QUICKSTART_SIZE, NUM_QUICKSTART_IMAGES = (128, 128), 4
-BOOTSTRAPS = 10_000
+STUDENT_T = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # by starts, two-sided 95 %
 
 
 def work(config: str, mode: str) -> None:
@@ -89,26 +91,27 @@ class Version:
         self.process.wait()
 
 
-def measure(before: Path, after: Path, config: str, mode: str, *, rounds: int) -> str:
+def measure(before: Path, after: Path, config: str, mode: str, *, rounds: int, starts: int) -> str:
     """A row of the table."""
-    versions = [Version.start(tree, config, mode) for tree in (before, after)]
-    for version in versions:
-        version.step()  # the first is slower
-    times: list[list[float]] = [[], []]
-    peaks = [0.0, 0.0]
-    for number in range(rounds):
-        for which in (0, 1) if number % 2 == 0 else (1, 0):
-            answer = versions[which].step()
-            times[which].append(answer["seconds"])
-            peaks[which] = answer["peak"]
-    for version in versions:
-        version.stop()
-    logs = [math.log(new / old) for old, new in zip(*times, strict=True)]
-    generator = random.Random(0)
-    means = sorted(sum(generator.choices(logs, k=rounds)) / rounds for _ in range(BOOTSTRAPS))
-    low, high = (math.exp(means[int(share * BOOTSTRAPS)]) for share in (0.025, 0.975))
-    ratio = math.exp(sum(logs) / rounds)
-    medians = [sorted(of_version)[rounds // 2] for of_version in times]
+    logs: list[float] = []
+    medians, peaks = [0.0, 0.0], [0.0, 0.0]
+    for start in range(starts):
+        versions = [Version.start(tree, config, mode) for tree in (before, after)]
+        for version in versions:
+            version.step()  # the first is slower
+        times: list[list[float]] = [[], []]
+        for number in range(rounds):
+            for which in (0, 1) if (start + number) % 2 == 0 else (1, 0):
+                answer = versions[which].step()
+                times[which].append(answer["seconds"])
+                peaks[which] = max(peaks[which], answer["peak"])
+        for version in versions:
+            version.stop()
+        medians = [statistics.median(of_version) for of_version in times]
+        logs.append(statistics.median(math.log(new / old) for old, new in zip(*times, strict=True)))
+    mean = statistics.mean(logs)
+    half = STUDENT_T[starts] * statistics.stdev(logs) / math.sqrt(starts)
+    ratio, low, high = (math.exp(value) for value in (mean, mean - half, mean + half))
     return (
         f"{medians[0]:.3f} | {medians[1]:.3f} | {ratio:.3f} [{low:.3f}, {high:.3f}] | "
         f"{peaks[0]:.0f} | {peaks[1]:.0f} | {peaks[1] / peaks[0]:.3f} |"
@@ -119,7 +122,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="folder of the one version")
     parser.add_argument("--after", type=Path, default=Path(), help="folder of the other")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=4, help="of each start")
+    parser.add_argument("--starts", type=int, default=5, choices=sorted(STUDENT_T))
+    parser.add_argument("--models", nargs="+", default=list(CONFIGS), choices=list(CONFIGS))
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
@@ -127,9 +132,9 @@ def main() -> None:
         return
     print("| model | | s before | s after | ratio of times | MiB before | MiB after | ratio |")
     print("|---|---|---|---|---|---|---|---|")
-    for name, config in CONFIGS.items():
+    for name, config in ((name, CONFIGS[name]) for name in args.models):
         for mode in MODES:
-            row = measure(args.before, args.after, config, mode, rounds=args.rounds)
+            row = measure(args.before, args.after, config, mode, rounds=args.rounds, starts=args.starts)
             print(f"| {name} | {mode} | {row}", flush=True)
 
 
