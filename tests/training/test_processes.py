@@ -73,6 +73,7 @@ def test_sigterm_saves_and_says_how_to_go_on(train_net: TrainNet, tmp_path: Path
     assert load_checkpoint(tmp_path / "out" / "model_0000003.pth")["iteration"] == 4
 
 
+@pytest.mark.slow  # whole runs; test_one_global_batch.py compares the gradients of more models
 def test_two_processes_give_the_gradients_of_one_and_stop_together(
     train_net: TrainNet, tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ def test_two_processes_give_the_gradients_of_one_and_stop_together(
         assert logged(tmp_path / "two", key) == pytest.approx(logged(tmp_path / "one", key), rel=1e-4)
 
 
+@pytest.mark.slow  # torchrun
 def test_non_finite_loss_stops_all_processes_of_torchrun(train_net: TrainNet, tmp_path: Path) -> None:
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = train_net("HOOKS=['foreign_hooks:poison_weights']", "OUTPUT_DIR=out", prefix=torchrun)
