@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError, kind_of
 from mrcnn_zoo.modeling.contracts import Features, HandsOnMasks, SelectsRegions
-from mrcnn_zoo.modeling.poolers import build_head_pooler
+from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.recording import Recorder, report_all_kept
-from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, named_specs
+from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, contiguous_features, named_specs
 from mrcnn_zoo.registries import KEYPOINT_HEADS, MASK_HEADS, REGION_BRANCHES
 from mrcnn_zoo.structures import (
     UNKNOWN_CLASS,
@@ -131,6 +131,8 @@ class RegionHeads(nn.Module):
     Subclasses call `add_branches` after their own modules, whose order state dicts and optimizers keep.
     """
 
+    box_pooler: PyramidPooler  # of the box branch
+
     def add_branches(self, branches: Mapping[str, RegionBranch]) -> None:
         """Register the branches under their names, in their order.
 
@@ -151,6 +153,14 @@ class RegionHeads(nn.Module):
     def corrects_scores(self) -> bool:
         """Whether a branch changes the scores of the box branch."""
         return any(getattr(branch, "corrects_scores", False) for branch in self.branches)
+
+    def predict(
+        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
+    ) -> list[Detections]:
+        """The detections of each image, best first, in the coordinates of its proposals; only these get masks."""
+        features = contiguous_features(features, self.box_pooler.names)
+        detections = self.detect_boxes(features, proposals, recorder=recorder)
+        return self.branch_predictions(features, detections, recorder=recorder)
 
     def detect_boxes(
         self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
@@ -179,6 +189,7 @@ class RegionHeads(nn.Module):
         Raises:
             UserError: a class that the model does not have.
         """
+        features = contiguous_features(features, self.box_pooler.names)
         counts = [len(table) for table in boxes]
         scores = self.box_scores(features, boxes_of(boxes))
         labels = scores.argmax(dim=1)
@@ -210,11 +221,23 @@ class RegionHeads(nn.Module):
         """In the order in which they are trained and asked."""
         return [cast(RegionBranch, self.get_submodule(name)) for name in self.branch_names]
 
-    def branch_losses(self, features: Features, foreground: list[LabeledRegions]) -> TrainingOutput:
-        """The losses of all branches on regions with an object; each sees the columns that earlier ones add."""
+    def branch_losses(
+        self, features: Features, foreground: list[LabeledRegions], *, pooled: Tensor | None = None
+    ) -> TrainingOutput:
+        """The losses of all branches on regions with an object; each sees the columns that earlier ones add.
+
+        Args:
+            features: maps of the backbone.
+            foreground: of each image.
+            pooled: (sum of R_i, C, S, S), what pooled branches see, where it is at hand; else they pool themselves.
+        """
         output = TrainingOutput()
         for branch in self.branches:
-            foreground, of_branch = regions_and_losses(branch.losses(features, foreground), branch)
+            if pooled is not None and isinstance(branch, PooledBranch):
+                returned: Any = branch.pooled_losses(pooled, foreground, foreground)
+            else:
+                returned = branch.losses(features, foreground)
+            foreground, of_branch = regions_and_losses(returned, branch)
             output |= of_branch
         return output
 

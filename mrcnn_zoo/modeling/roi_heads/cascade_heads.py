@@ -95,14 +95,6 @@ class CascadeROIHeads(RegionHeads):
         named = TrainingOutput(_of_stage(stage, output.sums), _of_stage(stage, output.metrics))
         return named, moved_boxes(deltas, regions, predictor.regression.coder)
 
-    def predict(
-        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
-    ) -> list[Detections]:
-        """The detections of each image, best first, in the coordinates of its proposals."""
-        features = contiguous_features(features, self.box_pooler.names)
-        detections = self.detect_boxes(features, proposals, recorder=recorder)
-        return self.branch_predictions(features, detections, recorder=recorder)
-
     def detect_boxes(
         self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
     ) -> list[Detections]:

@@ -14,11 +14,9 @@ from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
 from mrcnn_zoo.modeling.roi_heads.branch import (
-    PooledBranch,
     RegionBranch,
     RegionHeads,
     build_branches,
-    regions_and_losses,
 )
 from mrcnn_zoo.modeling.roi_heads.foreground import foreground_and_rows
 from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, contiguous_features, named_specs
@@ -67,14 +65,14 @@ class Res5ROIHeads(RegionHeads):
     ) -> None:
         super().__init__()
         self.labeler = labeler
-        self.pooler = pooler
+        self.box_pooler = pooler
         self.res5 = res5
         self.box_predictor = box_predictor
         self.add_branches(branches)
 
     def losses(self, features: Features, proposals: list[Proposals], targets: list[Targets]) -> TrainingOutput:
         """The losses of all branches over regions sampled from the proposals; the maps are computed once for all."""
-        features = contiguous_features(features, self.pooler.names)
+        features = contiguous_features(features, self.box_pooler.names)
         regions = self.labeler.label(proposals, targets)
         maps = self.region_maps(features, boxes_of(regions))
         vectors = maps.mean(dim=(2, 3))
@@ -84,28 +82,13 @@ class Res5ROIHeads(RegionHeads):
         if not self.branches:
             return output
         foreground, rows = foreground_and_rows(regions, self.labeler.num_classes)
-        foreground_maps = maps[rows]
-        for branch in self.branches:
-            if isinstance(branch, PooledBranch):
-                foreground, of_branch = branch.pooled_losses(foreground_maps, foreground, foreground)
-            else:
-                foreground, of_branch = regions_and_losses(branch.losses(features, foreground), branch)
-            output |= of_branch
-        return output
-
-    def predict(
-        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
-    ) -> list[Detections]:
-        """The detections of each image, best first, in the coordinates of its proposals; only these get masks."""
-        features = contiguous_features(features, self.pooler.names)
-        detections = self.detect_boxes(features, proposals, recorder=recorder)
-        return self.branch_predictions(features, detections, recorder=recorder)
+        return output | self.branch_losses(features, foreground, pooled=maps[rows])
 
     def detect_boxes(
         self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
     ) -> list[Detections]:
         """The detections of the box branch alone."""
-        features = contiguous_features(features, self.pooler.names)
+        features = contiguous_features(features, self.box_pooler.names)
         vectors = self.region_maps(features, boxes_of(proposals)).mean(dim=(2, 3))
         return self.box_predictor.predict(vectors, proposals, features, recorder=recorder)
 
@@ -116,7 +99,7 @@ class Res5ROIHeads(RegionHeads):
 
     def region_maps(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """What all branches see, of all images' boxes: (sum of R_i, D, S / 2, S / 2)."""
-        return self.res5(self.pooler(features, boxes))
+        return self.res5(self.box_pooler(features, boxes))
 
 
 @ROI_HEADS.register("Res5ROIHeads")

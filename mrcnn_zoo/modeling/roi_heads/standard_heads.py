@@ -65,14 +65,6 @@ class StandardROIHeads(RegionHeads):
             regions = self.box_predictor.refine(deltas, regions)
         return output | self.branch_losses(features, foreground_only(regions, self.labeler.num_classes))
 
-    def predict(
-        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
-    ) -> list[Detections]:
-        """The detections of each image, best first, in the coordinates of its proposals; only these get masks."""
-        features = contiguous_features(features, self.box_pooler.names)
-        detections = self.detect_boxes(features, proposals, recorder=recorder)
-        return self.branch_predictions(features, detections, recorder=recorder)
-
     def detect_boxes(
         self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
     ) -> list[Detections]:
