@@ -1,4 +1,4 @@
-"""How many classes a model predicts: each architecture has a key of its own for that."""
+"""How many classes a model predicts, and in which section its boxes are described: each architecture has its own."""
 
 from mrcnn_zoo.config.node import CfgNode
 
@@ -20,3 +20,8 @@ def class_count(config: CfgNode) -> int | None:
     """The number of classes of the model, the background not counted; None where no key tells."""
     key = class_count_key(config)
     return config.value_of(key) if key else None
+
+
+def section_of_boxes(config: CfgNode) -> str:
+    """The section of MODEL with the thresholds and the suppression of the detector's boxes."""
+    return "RETINANET" if config.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"

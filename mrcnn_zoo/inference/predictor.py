@@ -15,7 +15,7 @@ from torch import nn
 
 from mrcnn_zoo import zoo_index
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.class_count import class_count
+from mrcnn_zoo.config.class_count import class_count, section_of_boxes
 from mrcnn_zoo.data.array_images import as_pixels
 from mrcnn_zoo.data.image_problems import cannot_decode
 from mrcnn_zoo.data.images import DECODING_ERRORS, FileImage, decode, decode_with_alpha
@@ -26,7 +26,11 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.given_boxes import GivenBoxDetector
 from mrcnn_zoo.inference.prediction import OBJECT, Prediction
 from mrcnn_zoo.inference.trained import TrainedFile, open_trained
-from mrcnn_zoo.inference.tta import build_augmentation_notes, build_augmented_detector, build_prediction_mapper
+from mrcnn_zoo.inference.tta import (
+    build_augmentation_notes,
+    build_augmented_detector,
+    build_prediction_mapper,
+)
 from mrcnn_zoo.structures import Detections, Sample
 from mrcnn_zoo.structures.summary import summary
 
@@ -292,8 +296,7 @@ def build_image_detector(
 
 def _note_of_threshold(cfg: CfgNode, threshold: float, option: str) -> None:
     """Log that the model itself leaves out what the threshold would let through."""
-    section = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-    key = f"MODEL.{section}.SCORE_THRESH_TEST"
+    key = f"MODEL.{section_of_boxes(cfg)}.SCORE_THRESH_TEST"
     least = cfg.value_of(key)
     if threshold < least:
         text = "%s %g: the model leaves out scores below %s = %g. Set %s %g"

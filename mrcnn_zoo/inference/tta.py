@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.class_count import section_of_boxes
 from mrcnn_zoo.data.keypoints import FlipPairs
 from mrcnn_zoo.data.mapper import TestMapper, build_flip_pairs, build_test_mapper
 from mrcnn_zoo.data.records import Dataset
@@ -279,7 +280,7 @@ def build_augmentation_notes(cfg: CfgNode, dataset: Dataset | None = None) -> li
     if not cfg.TEST.AUG.ENABLED:
         return []
     notes = []
-    section = _section_of(cfg)
+    section = section_of_boxes(cfg)
     settings = cfg.MODEL[section]
     if _build_boxes_suppression(cfg) is None:
         notes.append(
@@ -295,21 +296,17 @@ def build_augmentation_notes(cfg: CfgNode, dataset: Dataset | None = None) -> li
     return notes
 
 
-def _section_of(cfg: CfgNode) -> str:
-    return "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-
-
 def _build_merging(cfg: CfgNode, detector: nn.Module) -> tuple[Suppression, int]:
     """The suppression of the model's last stage, and how many boxes that keeps."""
     if not getattr(detector, "predicts_classes", True):
         return GreedySuppression(cfg.MODEL.RPN.NMS_THRESH), cfg.MODEL.RPN.POST_NMS_TOPK_TEST
-    greedy = GreedySuppression(cfg.MODEL[_section_of(cfg)].NMS_THRESH_TEST)
+    greedy = GreedySuppression(cfg.MODEL[section_of_boxes(cfg)].NMS_THRESH_TEST)
     return _build_boxes_suppression(cfg) or greedy, cfg.TEST.DETECTIONS_PER_IMAGE
 
 
 def _build_boxes_suppression(cfg: CfgNode) -> Suppression | None:
     """The configured suppression; None where it has weights, or takes more than boxes, scores and classes."""
-    section = _section_of(cfg)
+    section = section_of_boxes(cfg)
     settings = cfg.MODEL[section]
     key = f"MODEL.{section}.SUPPRESSION"
     suppression = build_suppression(cfg, settings.SUPPRESSION, settings.NMS_THRESH_TEST, key=key)

@@ -1,6 +1,6 @@
 """Convolution with its normalisation and activation in one layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -102,3 +102,23 @@ def fill_for_linear(layer: nn.Conv2d | nn.Linear) -> None:
     nn.init.kaiming_uniform_(layer.weight, a=1)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def add_linear_layers(module: nn.Module, size: int, widths: Sequence[int]) -> tuple[list[str], int]:
+    """Add fully connected layers to a module as fc1, fc2, ...; what stands between them is the caller's.
+
+    Args:
+        module: gets the layers.
+        size: inputs of the first.
+        widths: outputs of each.
+
+    Returns:
+        Their names, and the outputs of the last, `size` where there is none.
+    """
+    names = [f"fc{number}" for number in range(1, len(widths) + 1)]
+    for name, width in zip(names, widths, strict=True):
+        linear = nn.Linear(size, width)
+        fill_for_linear(linear)
+        module.add_module(name, linear)
+        size = width
+    return names, size

@@ -38,6 +38,7 @@ CASES = (
 # In the C4 model, a change of the weights by their rounding, 1e-7, moves the gradients by 1e-3.
 AUGMENTED_CASE = "tta_mask_rcnn_R_50_FPN"
 AUGMENTED_BATCH = 3  # views of one forward pass in Detectron2, padded to one size, which changes features at the border
+BOX_TOLERANCES = {"pointrend_R_50_FPN": 1.5e-3}  # pixels; 0.8e-3 with one thread, 1.17e-3 with two
 GRADIENT_TOLERANCES = {"mask_rcnn_R_50_FPN_gn": 1.5e-2, "mask_rcnn_R_50_C4": 3e-3}
 
 
@@ -144,7 +145,8 @@ def test_input_features_and_proposals_agree(case: Case, model: nn.Module) -> Non
 def test_detections_agree(case: Case, model: nn.Module) -> None:
     for number, table in enumerate(model.predict(case.samples)):
         assert torch.equal(table.classes, case.tensor(f"out{number}_pred_classes"))
-        torch.testing.assert_close(table.boxes, case.tensor(f"out{number}_pred_boxes"), atol=2e-3, rtol=0)
+        tolerance = BOX_TOLERANCES.get(case.folder.name, 1e-3)
+        torch.testing.assert_close(table.boxes, case.tensor(f"out{number}_pred_boxes"), atol=tolerance, rtol=0)
         torch.testing.assert_close(table.scores, case.tensor(f"out{number}_scores"), atol=1e-4, rtol=0)
         assert (table.masks is None) == (f"out{number}_pred_masks" not in case.recorded)
         assert (table.keypoints is None) == (f"out{number}_pred_keypoints" not in case.recorded)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.layers.conv import Conv2d, fill_for_linear, fill_for_relu, relu_
+from mrcnn_zoo.layers.conv import Conv2d, add_linear_layers, fill_for_relu, relu_
 from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
@@ -68,12 +68,7 @@ class MaskIoUHead(RegionBranch):
             self.add_module(name, conv)
             channels = width
         channels *= (-(-side // 2)) ** 2
-        self.fc_names = [f"fc{number}" for number in range(1, len(fc_channels) + 1)]
-        for name, width in zip(self.fc_names, fc_channels, strict=True):
-            linear = nn.Linear(channels, width)
-            fill_for_linear(linear)
-            self.add_module(name, linear)
-            channels = width
+        self.fc_names, channels = add_linear_layers(self, channels, fc_channels)
         self.predictor = nn.Linear(channels, num_classes)
         nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.zeros_(self.predictor.bias)

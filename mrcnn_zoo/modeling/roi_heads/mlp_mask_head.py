@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.layers.conv import fill_for_linear, relu_
+from mrcnn_zoo.layers.conv import add_linear_layers, relu_
 from mrcnn_zoo.modeling.roi_heads.mask_criterion import MaskCriterion, build_mask_criterion
 from mrcnn_zoo.registries import MASK_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, TrainingOutput
@@ -36,12 +36,7 @@ class MaskRCNNMLPHead(nn.Module):
     ) -> None:
         super().__init__()
         size = input_spec.channels * input_spec.side**2
-        self.fc_names = [f"fc{number}" for number in range(1, len(fc_channels) + 1)]
-        for name, width in zip(self.fc_names, fc_channels, strict=True):
-            linear = nn.Linear(size, width)
-            fill_for_linear(linear)
-            self.add_module(name, linear)
-            size = width
+        self.fc_names, size = add_linear_layers(self, size, fc_channels)
         self.num_maps = num_maps
         self.mask_side = mask_side
         self.predictor = nn.Linear(size, criterion.count_maps(num_maps) * mask_side**2)

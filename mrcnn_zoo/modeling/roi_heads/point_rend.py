@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.layers.conv import Conv2d, fill_for_linear, fill_for_relu, relu_
+from mrcnn_zoo.layers.conv import Conv2d, add_linear_layers, fill_for_relu, relu_
 from mrcnn_zoo.losses.classification import binary_cross_entropy
 from mrcnn_zoo.losses.mask import MaskLoss
 from mrcnn_zoo.modeling.contracts import Features, PointHead
@@ -63,12 +63,7 @@ class CoarseMaskHead(nn.Module):
         self.reduce_spatial_dim_conv = Conv2d(conv_channels, conv_channels, 2, stride=2, activation=relu_)
         fill_for_relu(self.reduce_spatial_dim_conv)
         size = conv_channels * (input_spec.side // 2) ** 2
-        self.fc_names = [f"fc{number}" for number in range(1, len(fc_channels) + 1)]
-        for name, width in zip(self.fc_names, fc_channels, strict=True):
-            linear = nn.Linear(size, width)
-            fill_for_linear(linear)
-            self.add_module(name, linear)
-            size = width
+        self.fc_names, size = add_linear_layers(self, size, fc_channels)
         self.num_maps = num_maps
         self.mask_side = mask_side
         self.prediction = nn.Linear(size, num_maps * mask_side**2)
