@@ -1,4 +1,4 @@
-"""Boxes that a user gives, to be asked for masks: a COCO data set, or a list of COCO results."""
+"""Boxes that a user gives, to find masks in: a COCO data set, or a list of COCO results."""
 
 import re
 from collections import defaultdict

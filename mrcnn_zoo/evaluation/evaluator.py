@@ -142,7 +142,7 @@ def build_test_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) -> nn.
         dataset: to be evaluated on.
 
     Raises:
-        UserError: given boxes that do not belong to the dataset, or a model that cannot be asked about them.
+        UserError: given boxes that do not belong to the dataset, or a model that cannot predict in them.
     """
     if cfg.EVAL.GIVEN_BOXES:
         return _build_given_box_detector(cfg, model, dataset)

@@ -1,4 +1,4 @@
-"""A detector that is asked about given boxes: those of a file, or of the ground truth."""
+"""Prediction in given boxes: those of a file, or of the ground truth."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +57,7 @@ def build_given_box_detector(
     option: str = "EVAL.GIVEN_BOXES",
     dataset: Dataset | None = None,
 ) -> nn.Module:
-    """The detector as it is asked about given boxes, on several views of each image where TEST.AUG.ENABLED.
+    """The detector as it predicts in given boxes, on several views of each image where TEST.AUG.ENABLED.
 
     Args:
         cfg: of the detector.
@@ -67,7 +67,7 @@ def build_given_box_detector(
         dataset: that it will be evaluated on; see `build_augmented_detector`.
 
     Raises:
-        UserError: a detector that cannot be asked about boxes.
+        UserError: a detector that cannot predict in given boxes.
     """
     if isinstance(detector, GivenBoxDetector):
         return detector
@@ -81,7 +81,7 @@ def build_given_box_detector(
 
 
 def check_takes_boxes(cfg: CfgNode, *, option: str) -> None:
-    """Stop before any work where a model cannot be asked about given boxes.
+    """Stop before any work where a model cannot predict in given boxes.
 
     Raises:
         UserError: naming the key.

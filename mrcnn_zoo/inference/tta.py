@@ -118,7 +118,7 @@ class AugmentedDetector(nn.Module):
             classes: (R_i,) int64 of each image; without them those that the detector finds in the first view.
 
         Raises:
-            UserError: a detector that cannot be asked about given boxes.
+            UserError: a detector that cannot predict in given boxes.
         """
         _refuse_without_given_boxes(self.detector)
         ask: Any = self.detector.predict_in_boxes
@@ -168,7 +168,7 @@ def _detect(detector: nn.Module, samples: list[Sample]) -> tuple[list[Detections
         batch = detector.collate(samples)
         features = detector.backbone(batch.pixels)
         proposals = detector.proposal_generator.predict(features, batch)
-        return heads.detect_boxes(features, proposals), partial(heads.ask_branches, features)
+        return heads.detect_boxes(features, proposals), partial(heads.run_branches, features)
     found: list[Detections] = detector.predict(samples)  # type: ignore[operator]
     if all(table.masks is None and table.keypoints is None for table in found):
         return found, lambda tables: tables

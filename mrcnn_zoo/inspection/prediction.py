@@ -112,7 +112,7 @@ def predict_images(
         score_threshold: detections below it are left out.
         has_labels: whether class and score are written at the objects.
         tally: counts images in which a limit of the model may have cut objects off; logged once at the end.
-        given: the boxes that a `GivenBoxDetector` was asked about, by file; predictions.json has their image ids, and
+        given: the boxes that a `GivenBoxDetector` predicts in, by file; predictions.json has their image ids, and
             the ids of their annotations as `given_id`.
 
     Raises:

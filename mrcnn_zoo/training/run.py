@@ -140,7 +140,7 @@ def _train_stages(cfg: CfgNode, stages: Sequence[Stage], log: LogFile, *, resume
     waiting = [stage for stage in stages if stage.name not in finished]
     for stage in waiting:
         if not (resume and stage.has_begun):  # that one is the next to be built, with its checkpoint
-            _rehearse(stage)
+            _build_and_discard(stage)
     wait_for_all()
     log.open()
     if is_main_process():
@@ -162,7 +162,7 @@ def _train_stages(cfg: CfgNode, stages: Sequence[Stage], log: LogFile, *, resume
     return _verified({**by_stage[stages[-1].name], "stages": by_stage}, stages[-1].cfg)
 
 
-def _rehearse(stage: Stage) -> None:
+def _build_and_discard(stage: Stage) -> None:
     """Build all of a stage and forget it: what is wrong with a later one must show before the first is trained.
 
     Raises:

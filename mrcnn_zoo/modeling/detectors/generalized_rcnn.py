@@ -114,7 +114,7 @@ class GeneralizedRCNN(nn.Module):
             branch has for its class.
 
         Raises:
-            UserError: region heads that cannot be asked about given boxes, tensors of another shape, or a class that
+            UserError: region heads that cannot predict in given boxes, tensors of another shape, or a class that
                 the model does not have.
         """
         if not isinstance(self.roi_heads, AnswersForBoxes):

@@ -202,9 +202,9 @@ class RegionHeads(nn.Module):
             Detections(table.image_size, table.boxes, image_scores, image_labels)
             for table, image_scores, image_labels in zip(boxes, scores.split(counts), labels.split(counts), strict=True)
         ]
-        return self.ask_branches(features, detections)
+        return self.run_branches(features, detections)
 
-    def ask_branches(self, features: Features, detections: list[Detections]) -> list[Detections]:
+    def run_branches(self, features: Features, detections: list[Detections]) -> list[Detections]:
         """The detections with what all branches add or correct, in the same order."""
         for branch in self.branches:
             found = branch.predict(features, detections)
@@ -245,7 +245,7 @@ class RegionHeads(nn.Module):
         self, features: Features, detections: list[Detections], *, recorder: Recorder | None = None
     ) -> list[Detections]:
         """The detections with what all branches add, best first; a recorder gets a report of corrected scores."""
-        detections = self.ask_branches(features, detections)
+        detections = self.run_branches(features, detections)
         if not self.corrects_scores:
             return detections
         orders = [table.scores.argsort(descending=True, stable=True) for table in detections]
