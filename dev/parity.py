@@ -6,30 +6,27 @@ python dev/parity.py
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from tabulate import tabulate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY / "tests" / "modeling"), str(REPOSITORY / "tests" / "checkpoint")]
+sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "modeling")]
 
 from test_detectron2_parity import (  # noqa: E402
     AUGMENTED_CASE,
     CASES,
-    Case,
     augmented_detections,
     in_recorded_order,
-    relative_error,
 )
-from test_mmdetection import CASES as MMDETECTION_CASES  # noqa: E402
-from test_mmdetection import Case as MMDetectionCase  # noqa: E402
 
 from mrcnn_zoo.config import load_config  # noqa: E402
 from mrcnn_zoo.modeling import build_model  # noqa: E402
+from support.comparisons import relative_error  # noqa: E402
+from support.recorded_detectron2 import build_recorded, recorded_samples  # noqa: E402
+from support.recorded_mmdetection import CASES as MMDETECTION_CASES  # noqa: E402
+from support.recorded_mmdetection import MMDetectionCase  # noqa: E402
+from support.references import RecordedCase, find_case  # noqa: E402
 
-REFERENCE = REPOSITORY.parent / "shared" / "reference"
-FIXTURES = REFERENCE / "detectron2" / "fixtures"
-MMDETECTION = REFERENCE / "mmdetection"
 RESULTS = ["features", "proposals", "boxes (px)", "scores", "mask pixels", "keypoints (px)", "losses", "gradients"]
 HEADERS = ["case", *RESULTS]
 NONE = "-"  # the model has none
@@ -46,31 +43,33 @@ MMDETECTION_RESULTS = [
 MMDETECTION_HEADERS = ["case", *MMDETECTION_RESULTS]
 
 
-def measure(case: Case) -> list[str | float]:
+def measure(case: RecordedCase) -> list[str | float]:
     """One row: the largest difference of each kind; relative but for boxes, scores and keypoints."""
-    model = case.build().eval()
+    model = build_recorded(case).eval()
     with torch.no_grad():
-        batch = model.collate(case.samples)
+        batch = model.collate(recorded_samples(case))
         features = model.backbone(batch.pixels)
-        proposals = model.proposal_generator.predict(features, batch) if "proposals0_boxes" in case.recorded else []
-        has_detections = "out0_pred_boxes" in case.recorded
-        detections = model.predict(case.samples) if has_detections else []
-    names = [name for name in case.recorded if name.startswith("feature_")]
+        proposals = model.proposal_generator.predict(features, batch) if "proposals0_boxes" in case.arrays else []
+        has_detections = "out0_pred_boxes" in case.arrays
+        detections = model.predict(recorded_samples(case)) if has_detections else []
+    names = [name for name in case.arrays if name.startswith("feature_")]
     feature_error = max(relative_error(features[name.removeprefix("feature_")], case.tensor(name)) for name in names)
     errors = (
         *(feature_error, _proposal_error(case, proposals), *_detection_errors(case, detections, "out")),
         *(_keypoint_error(case, detections), *_training_errors(case)),
     )
-    return [case.folder.name, *map(_cell, errors)]
+    return [case.name, *map(_cell, errors)]
 
 
-def measure_augmented(case: Case) -> list[str | float]:
+def measure_augmented(case: RecordedCase) -> list[str | float]:
     """The row of test-time augmentation, of which only the merged detections are recorded."""
     errors = _detection_errors(case, augmented_detections(case), "tta")
-    return [case.folder.name, NONE, NONE, *map(_cell, errors), NONE, NONE, NONE]
+    return [case.name, NONE, NONE, *map(_cell, errors), NONE, NONE, NONE]
 
 
-def _detection_errors(case: Case, detections: list, prefix: str) -> tuple[float | str, float | str, float | str]:
+def _detection_errors(
+    case: RecordedCase, detections: list, prefix: str
+) -> tuple[float | str, float | str, float | str]:
     """Boxes, scores and mask pixels."""
     boxes = [_difference(table.boxes, case.tensor(f"{prefix}{n}_pred_boxes")) for n, table in enumerate(detections)]
     scores = [_difference(table.scores, case.tensor(f"{prefix}{n}_scores")) for n, table in enumerate(detections)]
@@ -85,7 +84,7 @@ def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return (ours - theirs).abs().max().item()
 
 
-def _proposal_error(case: Case, proposals: list) -> float | str:
+def _proposal_error(case: RecordedCase, proposals: list) -> float | str:
     errors = []
     for number, table in enumerate(proposals):
         boxes, logits = (case.tensor(f"proposals{number}_{name}") for name in ("boxes", "logits"))
@@ -94,14 +93,14 @@ def _proposal_error(case: Case, proposals: list) -> float | str:
     return max(errors, default=NONE)
 
 
-def _keypoint_error(case: Case, detections: list) -> float | str:
+def _keypoint_error(case: RecordedCase, detections: list) -> float | str:
     if not detections or detections[0].keypoints is None:
         return NONE
     pairs = [(table.keypoints, case.tensor(f"out{number}_pred_keypoints")) for number, table in enumerate(detections)]
     return max(_difference(ours[..., :2], theirs[..., :2]) for ours, theirs in pairs)
 
 
-def _mask_error(case: Case, detections: list, prefix: str) -> float | str:
+def _mask_error(case: RecordedCase, detections: list, prefix: str) -> float | str:
     if not detections or detections[0].masks is None:
         return NONE
     shares = []
@@ -111,11 +110,11 @@ def _mask_error(case: Case, detections: list, prefix: str) -> float | str:
     return max(shares)
 
 
-def _training_errors(case: Case) -> tuple[float, float]:
-    model = case.build()
-    output = model.losses(case.samples)
+def _training_errors(case: RecordedCase) -> tuple[float, float]:
+    model = build_recorded(case)
+    output = model.losses(recorded_samples(case))
     output.total().backward()
-    recorded = {name: float(case.recorded[f"loss_{name}"]) for name in output.losses}
+    recorded = {name: float(case.arrays[f"loss_{name}"]) for name in output.losses}
     # A loss of nothing, as of a late stage of a cascade, counts with its absolute difference.
     losses = [abs(loss.item() - recorded[name]) / (recorded[name] or 1) for name, loss in output.losses.items()]
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
@@ -135,11 +134,10 @@ def measure_mmdetection(case: MMDetectionCase) -> list[str]:
     features = model.backbone(batch.pixels)
     (proposals,) = model.proposal_generator.predict(features, batch)
     (table,) = model.predict([case.sample()])
-    levels = [name for name in case.recorded if name.startswith("feature_")]
+    levels = [name for name in case.case.arrays if name.startswith("feature_")]
     mask_error: float | str = NONE
     if table.masks is not None:
-        packed = case.recorded["masks"]
-        masks = torch.from_numpy(np.unpackbits(packed, axis=-1)[..., : case.recorded["masks_shape"][-1]].astype(bool))
+        masks = case.masks()
         mask_error = ((table.masks.bitmaps() != masks).sum() / masks.sum()).item()
     errors = (
         _difference(batch.pixels, case.tensor("input_tensor")),
@@ -151,12 +149,12 @@ def measure_mmdetection(case: MMDetectionCase) -> list[str]:
         mask_error,
         NONE if table.mask_scores is None else _difference(table.mask_scores, case.tensor("scores")),
     )
-    return [case.folder.name, *map(_cell, errors)]
+    return [case.case.name.rpartition("/")[2], *map(_cell, errors)]
 
 
 if __name__ == "__main__":
-    rows = [measure(Case(FIXTURES / name)) for name in (*CASES, "rpn_R_50_FPN")]
-    rows.append(measure_augmented(Case(FIXTURES / AUGMENTED_CASE)))
+    rows = [measure(find_case(name)) for name in (*CASES, "rpn_R_50_FPN")]
+    rows.append(measure_augmented(find_case(AUGMENTED_CASE)))
     print(tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True), end="\n\n")
-    rows = [measure_mmdetection(MMDetectionCase(MMDETECTION / name)) for name in MMDETECTION_CASES]
+    rows = [measure_mmdetection(MMDetectionCase.find(name)) for name in MMDETECTION_CASES]
     print(tabulate(rows, headers=MMDETECTION_HEADERS, tablefmt="github", disable_numparse=True))

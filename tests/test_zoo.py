@@ -19,6 +19,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.zoo_index import ZooEntry, read_index
+from support.references import REFERENCES
 
 QUICKSTART = "Quickstart/mask_rcnn_R_18_FPN_digits"
 ENTRIES = list(read_index().values())
@@ -87,8 +88,8 @@ def test_entries_are_complete(entry: ZooEntry) -> None:
         assert entry.is_shipped or entry.weights.startswith("https://")
 
 
-def test_published_weights_of_detectron2_are_all_there(shared_dir: Path) -> None:
-    published = json.loads((shared_dir / "reference/detectron2/model_zoo.json").read_text())
+def test_published_weights_of_detectron2_are_all_there() -> None:
+    published = json.loads((REFERENCES / "detectron2" / "model_zoo.json").read_text())
     assert len(published) == 64
     found = {
         entry.name: (entry.weights, entry.md5) for entry in ENTRIES if entry.source == "Detectron2" and entry.weights

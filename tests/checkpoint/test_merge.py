@@ -11,6 +11,7 @@ from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
 from mrcnn_zoo.modeling import build_model
+from support.references import detectron2_shapes, find_case
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -213,63 +214,58 @@ def test_a_file_without_weights_is_refused(content: dict[str, object], tmp_path:
 # --- real names -------------------------------------------------------------------------------------------------------
 
 
-def reference_shapes(shared_dir: Path, name: str) -> Shapes:
-    lines = (shared_dir / "reference/detectron2/state_dict_keys" / f"{name}.txt").read_text().splitlines()
-    return {
-        key: tuple(map(int, shape.split("x"))) if shape else () for key, _, shape in (x.partition(" ") for x in lines)
-    }
+def reference_shapes(name: str) -> Shapes:
+    shapes = detectron2_shapes()[name].items()
+    return {key: tuple(map(int, shape.split("x"))) if shape else () for key, shape in shapes}
 
 
-def meta_report(shared_dir: Path, tmp_path: Path, *, model: str, weights: str) -> LoadReport:
+def meta_report(tmp_path: Path, *, model: str, weights: str) -> LoadReport:
     """Load one reference model into another; every side is a sixteenth, which is quick and keeps what differs apart."""
     small = [
-        {name: tuple(-(-side // 16) for side in shape) for name, shape in reference_shapes(shared_dir, which).items()}
+        {name: tuple(-(-side // 16) for side in shape) for name, shape in reference_shapes(which).items()}
         for which in (model, weights)
     ]
     return load_weights(module_with(small[0]), saved(tmp_path, {"model": ones(small[1])}))
 
 
-def test_detectron2_mask_rcnn_fills_itself(shared_dir: Path, tmp_path: Path) -> None:
-    name = "COCO-InstanceSegmentation__mask_rcnn_R_50_FPN_1x"
-    report = meta_report(shared_dir, tmp_path, model=name, weights=name)
+def test_detectron2_mask_rcnn_fills_itself(tmp_path: Path) -> None:
+    name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"
+    report = meta_report(tmp_path, model=name, weights=name)
     assert report.is_complete
     assert len(report.loaded) == 307
 
 
-def test_detectron2_faster_rcnn_starts_a_mask_rcnn(shared_dir: Path, tmp_path: Path) -> None:
+def test_detectron2_faster_rcnn_starts_a_mask_rcnn(tmp_path: Path) -> None:
     report = meta_report(
-        shared_dir,
         tmp_path,
-        model="COCO-InstanceSegmentation__mask_rcnn_R_50_FPN_1x",
-        weights="COCO-Detection__faster_rcnn_R_50_FPN_1x",
+        model="COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x",
+        weights="COCO-Detection/faster_rcnn_R_50_FPN_1x",
     )
     assert {name.split(".")[1] for name in report.missing} == {"mask_head"}
     assert report.skipped == ()
 
 
-def test_resnet_101_does_not_load_into_resnet_50(shared_dir: Path, tmp_path: Path) -> None:
+def test_resnet_101_does_not_load_into_resnet_50(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="res4 has 23 blocks in the file, 6 in the model"):
         meta_report(
-            shared_dir,
             tmp_path,
-            model="COCO-InstanceSegmentation__mask_rcnn_R_50_FPN_1x",
-            weights="COCO-InstanceSegmentation__mask_rcnn_R_101_FPN_3x",
+            model="COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x",
+            weights="COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x",
         )
 
 
-def test_c4_does_not_load_into_fpn(shared_dir: Path, tmp_path: Path) -> None:
+def test_c4_does_not_load_into_fpn(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another model"):
         meta_report(
-            shared_dir,
             tmp_path,
-            model="COCO-InstanceSegmentation__mask_rcnn_R_50_FPN_1x",
-            weights="COCO-InstanceSegmentation__mask_rcnn_R_50_C4_1x",
+            model="COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x",
+            weights="COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x",
         )
 
 
-def test_detectron2_weights_fill_our_model(shared_dir: Path) -> None:
-    folder = shared_dir / "reference/detectron2/fixtures/mask_rcnn_R_50_FPN"
-    model = build_model(load_config(folder / "config.yaml", ["MODEL.DEVICE", "cpu"]))
-    report = load_weights(model, folder / "model.pth")
+def test_detectron2_weights_fill_our_model(tmp_path: Path) -> None:
+    case = find_case("mask_rcnn_R_50_FPN")
+    model = build_model(load_config(case.config, ["MODEL.DEVICE", "cpu"]))
+    report = load_weights(model, saved(tmp_path, {"model": case.weights}))
     assert report.is_complete
     assert report.skipped == ()

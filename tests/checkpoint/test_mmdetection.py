@@ -1,74 +1,35 @@
 """MMDetection's detectors here compute what was recorded there."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mrcnn_zoo.checkpoint import read_weights
 from mrcnn_zoo.checkpoint.conversion import Conversion, find_converter
 from mrcnn_zoo.checkpoint.conversion.mmdetection import MMDetectionSource, under_our_names
 from mrcnn_zoo.checkpoint.conversion.mmdetection_config import parse_config, read_config_file
 from mrcnn_zoo.cli.convert_checkpoint import main
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.trained import load_trained
-from mrcnn_zoo.structures import Sample
-
-CASES = ("faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "mask_scoring_rcnn_r50_fpn")
-
-
-class Case:
-    """One recorded model with its input and results."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.settings: dict[str, Any] = json.loads((folder / "model_settings.json").read_text())
-        self.weights = read_weights(folder / "model.pth").weights
-        with np.load(folder / "io.npz") as arrays:
-            self.recorded = dict(arrays)
-
-    def convert(self, meta: dict[str, Any] | None = None) -> Conversion:
-        return MMDetectionSource().convert(self.weights, {"settings": self.settings} if meta is None else meta)
-
-    def sample(self) -> Sample:
-        height, width = self.recorded["out_size"].tolist()
-        channels = {"BGR": [0, 1, 2], "RGB": [2, 1, 0]}[self.convert().settings["INPUT.FORMAT"]]
-        image = self.tensor("image").permute(2, 0, 1)[channels]
-        return Sample(image=image, image_id=0, original_size=(height, width))
-
-    def tensor(self, name: str) -> Tensor:
-        return torch.from_numpy(self.recorded[name])
-
-    def box_scores(self) -> Tensor:
-        """Where masks are scored, `scores` are those of the masks."""
-        return self.tensor("box_scores" if "box_scores" in self.recorded else "scores")
+from support.comparisons import relative_error
+from support.recorded_mmdetection import CASES, MMDetectionCase
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request: pytest.FixtureRequest, shared_dir: Path) -> Case:
-    folder = shared_dir / "reference" / "mmdetection" / request.param
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Case(folder)
+def case(request: pytest.FixtureRequest) -> MMDetectionCase:
+    return MMDetectionCase.find(request.param)
 
 
 @pytest.fixture
-def model(case: Case, build_converted: Callable[[Conversion], nn.Module]) -> nn.Module:
+def model(case: MMDetectionCase, build_converted: Callable[[Conversion], nn.Module]) -> nn.Module:
     return build_converted(case.convert())
 
 
-def relative_error(ours: Tensor, recorded: Tensor) -> float:
-    assert ours.shape == recorded.shape
-    return ((ours - recorded).abs().max() / recorded.abs().max()).item()
-
-
 @torch.no_grad()
-def test_input_features_and_proposals_agree(case: Case, model: nn.Module) -> None:
+def test_input_features_and_proposals_agree(case: MMDetectionCase, model: nn.Module) -> None:
     batch = model.collate([case.sample()])
     assert torch.equal(batch.pixels, case.tensor("input_tensor"))
     features = model.backbone(batch.pixels)
@@ -79,25 +40,24 @@ def test_input_features_and_proposals_agree(case: Case, model: nn.Module) -> Non
     torch.testing.assert_close(proposals.objectness.sigmoid(), case.tensor("proposals_scores"), atol=1e-4, rtol=0)
 
 
-def test_detections_agree(case: Case, model: nn.Module) -> None:
+def test_detections_agree(case: MMDetectionCase, model: nn.Module) -> None:
     (table,) = model.predict([case.sample()])
     assert torch.equal(table.classes, case.tensor("labels"))
     assert relative_error(table.boxes, case.tensor("boxes")) < 1e-4
     torch.testing.assert_close(table.scores, case.box_scores(), atol=1e-4, rtol=0)
-    if "masks" not in case.recorded:
+    if not case.has("masks"):
         assert table.masks is None
         return
-    width = case.recorded["masks_shape"][-1]
-    masks = torch.from_numpy(np.unpackbits(case.recorded["masks"], axis=-1)[..., :width].astype(bool))
+    masks = case.masks()
     assert table.masks is not None
     # Pixels whose probability is one half up to rounding; of few pixels one.
     assert (table.masks.bitmaps() != masks).sum() <= max(1, 1e-4 * masks.sum())
 
 
 @torch.no_grad()
-def test_scores_of_masks_agree(case: Case, model: nn.Module) -> None:
+def test_scores_of_masks_agree(case: MMDetectionCase, model: nn.Module) -> None:
     (table,) = model.predict([case.sample()])
-    if "mask_iou_preds" not in case.recorded:
+    if not case.has("mask_iou_preds"):
         assert table.mask_scores is None
         return
     assert not torch.equal(case.tensor("scores"), case.box_scores())
@@ -108,7 +68,7 @@ def test_scores_of_masks_agree(case: Case, model: nn.Module) -> None:
     torch.testing.assert_close(seen["ious"], case.tensor("mask_iou_preds"), atol=1e-5, rtol=0)
 
 
-def test_every_weight_finds_its_place(case: Case) -> None:
+def test_every_weight_finds_its_place(case: MMDetectionCase) -> None:
     conversion = case.convert()
     assert isinstance(find_converter(case.weights.keys()), MMDetectionSource)
     assert conversion.leftovers == ()
@@ -116,7 +76,7 @@ def test_every_weight_finds_its_place(case: Case) -> None:
     assert conversion.notes == ()
 
 
-def test_the_config_text_of_a_checkpoint_says_the_same(case: Case) -> None:
+def test_the_config_text_of_a_checkpoint_says_the_same(case: MMDetectionCase) -> None:
     text = f"model = {case.settings!r}\nworkers = int('2')\n"
     from_text = case.convert({"meta": {"cfg": text, "CLASSES": ("cat", "dog")}})
     assert from_text.settings == case.convert().settings
@@ -124,7 +84,7 @@ def test_the_config_text_of_a_checkpoint_says_the_same(case: Case) -> None:
     assert from_text.notes == ("not plain data in MMDetection's config, left out: workers = int('2')",)
 
 
-def test_without_a_config_the_published_one_is_assumed_and_listed(case: Case) -> None:
+def test_without_a_config_the_published_one_is_assumed_and_listed(case: MMDetectionCase) -> None:
     conversion = case.convert({})
     assert conversion.settings["TEST.DETECTIONS_PER_IMAGE"] == 100
     assert conversion.settings["MODEL.ROI_HEADS.NUM_CLASSES"] == 7
@@ -164,7 +124,7 @@ def test_without_a_config_the_published_one_is_assumed_and_listed(case: Case) ->
     ids=["caffe", "pixels", "test_cfg", "pooling", "anchors", "soft_nms"],
 )
 def test_conventions_become_keys(
-    changes: dict[str, Any], settings: dict[str, Any], case: Case, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], settings: dict[str, Any], case: MMDetectionCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "rpn_head" in changes:  # twice the anchors need twice the outputs
         doubled = {name: torch.cat([value] * 2) for name, value in case.weights.items() if "rpn_cls" in name}
@@ -182,18 +142,18 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def test_other_networks_are_refused_by_name(case: Case) -> None:
+def test_other_networks_are_refused_by_name(case: MMDetectionCase) -> None:
     with pytest.raises(ValueError, match=r"roi_head.type = 'CascadeRoIHead' cannot be imported"):
         case.convert({"settings": merged(case.settings, {"roi_head": {"type": "CascadeRoIHead"}})})
 
 
-def test_what_has_no_key_is_noted(case: Case) -> None:
+def test_what_has_no_key_is_noted(case: MMDetectionCase) -> None:
     changed = merged(case.settings, {"test_cfg": {"rcnn": {"mask_thr_binary": 0.3}}})
     (note,) = case.convert({"settings": changed}).notes
     assert note.startswith("test_cfg.rcnn.mask_thr_binary = 0.3")
 
 
-def test_means_of_the_deltas_move_into_the_bias(case: Case) -> None:
+def test_means_of_the_deltas_move_into_the_bias(case: MMDetectionCase) -> None:
     coder = {"target_means": [0.1, 0.0, 0.0, 0.0], "target_stds": [0.1, 0.1, 0.2, 0.2]}
     plain = case.convert()
     shifted = case.convert({"settings": merged(case.settings, {"roi_head": {"bbox_head": {"bbox_coder": coder}}})})
@@ -202,19 +162,19 @@ def test_means_of_the_deltas_move_into_the_bias(case: Case) -> None:
     torch.testing.assert_close(difference, torch.tensor([[1.0, 0, 0, 0]]).expand(7, 4))
 
 
-def test_unknown_names_are_left_over(case: Case) -> None:
+def test_unknown_names_are_left_over(case: MMDetectionCase) -> None:
     extra = case.weights | {"roi_head.bbox_head.extra.weight": torch.zeros(1)}
     conversion = MMDetectionSource().convert(extra, {"settings": case.settings})
     assert conversion.leftovers == ("roi_head.bbox_head.extra.weight",)
 
 
-def test_masks_are_imported_without_a_config(case: Case) -> None:
+def test_masks_are_imported_without_a_config(case: MMDetectionCase) -> None:
     settings = case.convert({}).settings
-    assert settings["MODEL.MASK_ON"] == ("masks" in case.recorded)
-    assert settings.get("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION") == (14 if "masks" in case.recorded else None)
+    assert settings["MODEL.MASK_ON"] == case.has("masks")
+    assert settings.get("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION") == (14 if case.has("masks") else None)
 
 
-def test_without_a_config_only_limits_differ(case: Case) -> None:
+def test_without_a_config_only_limits_differ(case: MMDetectionCase) -> None:
     known, assumed = case.convert().settings, case.convert({}).settings
     assert {key for key in known.keys() | assumed.keys() if known.get(key) != assumed.get(key)} == {
         "MODEL.RPN.PRE_NMS_TOPK_TEST",
@@ -251,16 +211,16 @@ def test_names_without_a_pyramid() -> None:
     assert list(ours) == ["backbone.res2.0.shortcut.norm.weight", "roi_heads.res5.0.shortcut.weight"]
 
 
-def test_the_command_writes_a_config_under_which_the_detections_agree(case: Case, tmp_path: Path) -> None:
+def test_the_command_writes_a_config_under_which_the_detections_agree(case: MMDetectionCase, tmp_path: Path) -> None:
     target = tmp_path / "converted.safetensors"
-    config = case.folder / "model_settings.json"
-    assert main([str(case.folder / "model.pth"), str(target), "--source-config", str(config)]) == 0
+    weights, config = case.write(tmp_path)
+    assert main([str(weights), str(target), "--source-config", str(config)]) == 0
     model, cfg, _ = load_trained(config=target.with_suffix(".yaml"), overrides=["MODEL.DEVICE", "cpu"])
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 7
     (table,) = model.predict([case.sample()])  # type: ignore[operator]
     assert torch.equal(table.classes, case.tensor("labels"))
     torch.testing.assert_close(table.scores, case.box_scores(), atol=1e-4, rtol=0)
-    assert (table.mask_scores is None) == ("mask_iou_preds" not in case.recorded)
+    assert (table.mask_scores is None) == (not case.has("mask_iou_preds"))
     assert relative_error(table.boxes, case.tensor("boxes")) < 1e-4
 
 
@@ -293,7 +253,7 @@ def test_texts_that_are_no_python_are_listed() -> None:
     assert parse_config("").values == {}
 
 
-def test_settings_are_found_where_version_2_keeps_them(case: Case) -> None:
+def test_settings_are_found_where_version_2_keeps_them(case: MMDetectionCase) -> None:
     pixels = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0], "to_rgb": False}
     model = {key: value for key, value in case.settings.items() if key not in ("data_preprocessor", "test_cfg")}
     test_cfg = {

@@ -1,12 +1,10 @@
 """The declared keys."""
 
-import json
-from pathlib import Path
-
 from mrcnn_zoo.config.defaults import ALL_KEYS, AREAS, DETECTRON2_NAMES, KEYS_BY_NAME
 from mrcnn_zoo.config.lookup import RENAMED, section_names
 from mrcnn_zoo.config.provenance import Assignment, Origin
 from mrcnn_zoo.config.values import fitted
+from support.references import detectron2_defaults
 
 
 def test_every_key_has_a_meaning_that_ends_with_a_period() -> None:
@@ -41,8 +39,8 @@ def test_old_names_lead_to_keys_and_are_no_keys() -> None:
 OTHER_DEFAULTS = {"MODEL.DEVICE": ("auto", "cuda")}
 
 
-def test_detectron2s_keys_have_its_defaults_but_for_the_device(shared_dir: Path) -> None:
-    recorded = json.loads((shared_dir / "reference/detectron2/config_defaults.json").read_text())
+def test_detectron2s_keys_have_its_defaults_but_for_the_device() -> None:
+    recorded = detectron2_defaults()
     ours = {name: KEYS_BY_NAME[name].default for name in DETECTRON2_NAMES}
     assert {name: (ours[name], recorded[name]) for name in recorded if ours[name] != recorded[name]} == OTHER_DEFAULTS
     assert len(recorded) == 192

@@ -17,6 +17,7 @@ from mrcnn_zoo.config import (
     resolve_config,
 )
 from mrcnn_zoo.errors import UserError
+from support.references import find_case
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -272,9 +273,9 @@ def test_resolving_leaves_the_config_mutable() -> None:
     assert config.MODEL.KEYPOINT_ON
 
 
-@pytest.mark.parametrize("case", ["mask_rcnn_R_50_FPN", "mask_rcnn_R_50_FPN_roipool_agnostic", "faster_rcnn_R_50_FPN"])
-def test_detectron2s_full_config_files_load(case: str, shared_dir: Path) -> None:
-    config = load_config(shared_dir / "reference/detectron2/fixtures" / case / "config.yaml")
+@pytest.mark.parametrize("case", ["mask_rcnn_R_50_FPN", "retinanet_R_50_FPN", "mask_rcnn_R_50_FPN_roipool_agnostic"])
+def test_detectron2s_full_config_files_load(case: str) -> None:
+    config = load_config(find_case(case).config)
     assert config.MODEL.RETINANET.NUM_CLASSES == 7
     assert config.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS == [10.0, 10.0, 5.0, 5.0]
 

@@ -1,13 +1,12 @@
 """The YAML files that come with the package."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mrcnn_zoo.config import CfgNode, default_config, load_config, packaged_names, resolve_config
 from mrcnn_zoo.config.defaults import DETECTRON2_NAMES
+from support.references import detectron2_values
 
 
 def changed_values(config: CfgNode) -> dict[str, Any]:
@@ -21,14 +20,11 @@ def test_every_config_loads_and_leaves_the_device_to_the_machine(name: str) -> N
     assert load_config(name).MODEL.DEVICE == "auto"
 
 
-def recorded_values(shared_dir: Path) -> dict[str, dict[str, Any]]:
-    return json.loads((shared_dir / "reference/detectron2/config_effective.json").read_text())
+def test_every_recorded_config_is_there() -> None:
+    assert len(detectron2_values()) == 51
+    assert {f"{name}.yaml" for name in detectron2_values()} <= set(packaged_names())
 
 
-def test_every_recorded_config_is_there(shared_dir: Path) -> None:
-    assert {f"{name}.yaml" for name in recorded_values(shared_dir)} <= set(packaged_names())
-
-
-def test_configs_named_as_detectron2s_resolve_to_its_values(shared_dir: Path) -> None:
-    for name, values in recorded_values(shared_dir).items():
+def test_configs_named_as_detectron2s_resolve_to_its_values() -> None:
+    for name, values in detectron2_values().items():
         assert changed_values(resolve_config(name)) == values, name

@@ -8,6 +8,7 @@ from mrcnn_zoo.config import default_config, load_config
 from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME
 from mrcnn_zoo.config.unbuilt import CONDITIONS, Condition, unbuilt_changes
 from mrcnn_zoo.errors import UserError
+from support.references import REFERENCES
 
 UNBUILT = [key for key in ALL_KEYS if not key.is_built]
 
@@ -85,8 +86,10 @@ def test_every_condition_is_about_unbuilt_keys_and_a_real_selector(condition: Co
     assert not condition.holds(default_config())
 
 
-def test_full_config_files_of_detectron2_load(shared_dir: Path) -> None:
-    paths = sorted((shared_dir / "reference/detectron2/fixtures").glob("*/config.yaml"))
-    assert len(paths) >= 13
+@pytest.mark.parametrize("count", [2, 13], ids=["committed", "all"])
+def test_full_config_files_of_detectron2_load(count: int, request: pytest.FixtureRequest) -> None:
+    root = REFERENCES if count == 2 else request.getfixturevalue("shared_dir") / "reference"
+    paths = sorted((root / "detectron2" / "fixtures").glob("*/config.yaml"))
+    assert len(paths) >= count
     for path in paths:
         load_config(path)

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pretend_device as pretend
 import pytest
 import torch
 from torch import Tensor, nn
 
+import pretend_device as pretend
 from mrcnn_zoo import registries
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.experiments.benchmark.samples import generated_samples

@@ -3,10 +3,7 @@
 Every anchor and every region was sampled there, so that nothing random is left. To add a case, add its folder's name.
 """
 
-import json
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +14,10 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.inference import build_augmented_detector
 from mrcnn_zoo.inference.views import View
-from mrcnn_zoo.modeling import build_model
-from mrcnn_zoo.structures import BoxedBitmaps, Detections, Proposals, Sample, Targets
+from mrcnn_zoo.structures import Detections, Proposals
+from support.comparisons import relative_error
+from support.recorded_detectron2 import build_recorded, recorded_samples
+from support.references import RecordedCase, find_case
 
 CASES = (
     "mask_rcnn_R_50_FPN",
@@ -42,77 +41,14 @@ BOX_TOLERANCES = {"pointrend_R_50_FPN": 1.5e-3}  # pixels; 0.8e-3 with one threa
 GRADIENT_TOLERANCES = {"mask_rcnn_R_50_FPN_gn": 1.5e-2, "mask_rcnn_R_50_C4": 3e-3}
 
 
-@dataclass
-class FixedPoints:
-    """The same points in every region, instead of random ones."""
-
-    points: Tensor  # (P, 2) in the unit square
-
-    def sample(self, logits: Tensor) -> Tensor:
-        return self.points.expand(len(logits), -1, -1)
-
-
-@dataclass
-class Case:
-    """One recorded model with its inputs and results."""
-
-    folder: Path
-
-    @cached_property
-    def recorded(self) -> dict[str, np.ndarray]:
-        with np.load(self.folder / "io.npz") as arrays:
-            return dict(arrays)
-
-    @cached_property
-    def gradient_norms(self) -> dict[str, float]:
-        return json.loads((self.folder / "grad_norms.json").read_text())
-
-    @cached_property
-    def samples(self) -> list[Sample]:
-        return [self._sample(number) for number in range(2)]
-
-    def build(self) -> nn.Module:
-        model = build_model(load_config(self.folder / "config.yaml"))
-        model.load_state_dict(torch.load(self.folder / "model.pth", weights_only=True)["model"])
-        if "points" in self.recorded:
-            head = model.roi_heads.mask_head
-            head.refinement = replace(head.refinement, sampler=FixedPoints(self.tensor("points")))
-        return model
-
-    def tensor(self, name: str) -> Tensor:
-        return torch.from_numpy(self.recorded[name])
-
-    def bitmaps(self, name: str, width: int) -> Tensor:
-        return torch.from_numpy(np.unpackbits(self.recorded[name], axis=-1)[..., :width].astype(bool))
-
-    def _sample(self, number: int) -> Sample:
-        image = self.tensor(f"image{number}").permute(2, 0, 1)
-        height, width = image.shape[1:]
-        targets = Targets(
-            (height, width),
-            self.tensor(f"gt{number}_boxes"),
-            self.tensor(f"gt{number}_classes"),
-            masks=BoxedBitmaps.from_full(self.bitmaps(f"gt{number}_masks", width)),
-            keypoints=self.tensor(f"gt{number}_keypoints"),
-        )
-        out_height, out_width = self.recorded["out_size"][number].tolist()
-        return Sample(image=image, image_id=number, original_size=(out_height, out_width), targets=targets)
-
-
 @pytest.fixture(scope="module", params=CASES)
-def case(request: pytest.FixtureRequest, shared_dir: Path) -> Case:
-    return Case(shared_dir / "reference" / "detectron2" / "fixtures" / request.param)
+def case(request: pytest.FixtureRequest) -> RecordedCase:
+    return find_case(request.param)
 
 
 @pytest.fixture(scope="module")
-def model(case: Case) -> nn.Module:
-    return case.build().eval()
-
-
-def relative_error(ours: Tensor, recorded: Tensor) -> float:
-    """The largest difference, as a fraction of the largest recorded number."""
-    assert ours.shape == recorded.shape
-    return ((ours - recorded).abs().max() / recorded.abs().max()).item()
+def model(case: RecordedCase) -> nn.Module:
+    return build_recorded(case).eval()
 
 
 def in_recorded_order(proposals: Proposals, boxes: Tensor, logits: Tensor) -> Tensor:
@@ -125,15 +61,15 @@ def in_recorded_order(proposals: Proposals, boxes: Tensor, logits: Tensor) -> Te
 
 
 @torch.no_grad()
-def test_input_features_and_proposals_agree(case: Case, model: nn.Module) -> None:
-    batch = model.collate(case.samples)
+def test_input_features_and_proposals_agree(case: RecordedCase, model: nn.Module) -> None:
+    batch = model.collate(recorded_samples(case))
     assert relative_error(batch.pixels, case.tensor("input_tensor")) < 1e-4
     features = model.backbone(batch.pixels)
-    recorded = [name for name in case.recorded if name.startswith("feature_")]
+    recorded = [name for name in case.arrays if name.startswith("feature_")]
     assert recorded
     for name in recorded:
         assert relative_error(features[name.removeprefix("feature_")], case.tensor(name)) < 1e-4, name
-    if "proposals0_boxes" not in case.recorded:
+    if "proposals0_boxes" not in case.arrays:
         return  # a detector of one stage
     for number, table in enumerate(model.proposal_generator.predict(features, batch)):
         logits = case.tensor(f"proposals{number}_logits")
@@ -142,14 +78,14 @@ def test_input_features_and_proposals_agree(case: Case, model: nn.Module) -> Non
         assert relative_error(boxes, case.tensor(f"proposals{number}_boxes")) < 1e-4
 
 
-def test_detections_agree(case: Case, model: nn.Module) -> None:
-    for number, table in enumerate(model.predict(case.samples)):
+def test_detections_agree(case: RecordedCase, model: nn.Module) -> None:
+    for number, table in enumerate(model.predict(recorded_samples(case))):
         assert torch.equal(table.classes, case.tensor(f"out{number}_pred_classes"))
-        tolerance = BOX_TOLERANCES.get(case.folder.name, 1e-3)
+        tolerance = BOX_TOLERANCES.get(case.name, 1e-3)
         torch.testing.assert_close(table.boxes, case.tensor(f"out{number}_pred_boxes"), atol=tolerance, rtol=0)
         torch.testing.assert_close(table.scores, case.tensor(f"out{number}_scores"), atol=1e-4, rtol=0)
-        assert (table.masks is None) == (f"out{number}_pred_masks" not in case.recorded)
-        assert (table.keypoints is None) == (f"out{number}_pred_keypoints" not in case.recorded)
+        assert (table.masks is None) == (f"out{number}_pred_masks" not in case.arrays)
+        assert (table.keypoints is None) == (f"out{number}_pred_keypoints" not in case.arrays)
         if table.masks is not None:
             masks = case.bitmaps(f"out{number}_pred_masks", table.image_size[1])
             assert (table.masks.bitmaps() != masks).sum() <= 1e-3 * masks.sum()
@@ -159,16 +95,16 @@ def test_detections_agree(case: Case, model: nn.Module) -> None:
             torch.testing.assert_close(table.keypoints[..., 2], keypoints[..., 2], atol=1e-4, rtol=0)
 
 
-def test_losses_and_gradients_agree(case: Case) -> None:
-    model = case.build()
-    output = model.losses(case.samples)
+def test_losses_and_gradients_agree(case: RecordedCase) -> None:
+    model = build_recorded(case)
+    output = model.losses(recorded_samples(case))
     recorded = {
-        name.removeprefix("loss_"): float(value) for name, value in case.recorded.items() if name.startswith("loss_")
+        name.removeprefix("loss_"): float(value) for name, value in case.arrays.items() if name.startswith("loss_")
     }
     assert {name: loss.item() for name, loss in output.losses.items()} == pytest.approx(recorded, rel=1e-4)
     output.total().backward()
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
-    tolerance = GRADIENT_TOLERANCES.get(case.folder.name, 1e-3)
+    tolerance = GRADIENT_TOLERANCES.get(case.name, 1e-3)
     # The bias of the keypoint heatmaps moves all logits of a softmax alike: its gradient is 0 but for rounding.
     assert norms == pytest.approx(case.gradient_norms, rel=tolerance, abs=1e-6)
 
@@ -183,11 +119,11 @@ def with_pixels_of_pillow(view: View, image: Tensor) -> View:
     return replace(view, sample=replace(view.sample, image=pixels))
 
 
-def augmented_detections(case: Case) -> list[Detections]:
+def augmented_detections(case: RecordedCase) -> list[Detections]:
     """What test-time augmentation finds in the recorded images, in pixels of these."""
-    cfg = load_config(case.folder / "config.yaml", ["TEST.BATCH_SIZE", AUGMENTED_BATCH])
-    detector = build_augmented_detector(cfg, case.build().eval())
-    samples = [replace(sample, original_size=sample.image_size) for sample in case.samples]
+    cfg = load_config(case.config, ["TEST.BATCH_SIZE", AUGMENTED_BATCH])
+    detector = build_augmented_detector(cfg, build_recorded(case).eval())
+    samples = [replace(sample, original_size=sample.image_size) for sample in recorded_samples(case)]
     return [
         detector.predict_views(
             [with_pixels_of_pillow(view, sample.image) for view in detector.views(sample)], sample.original_size
@@ -196,8 +132,8 @@ def augmented_detections(case: Case) -> list[Detections]:
     ]
 
 
-def test_merged_detections_of_augmented_images_agree(shared_dir: Path) -> None:
-    case = Case(shared_dir / "reference" / "detectron2" / "fixtures" / AUGMENTED_CASE)
+def test_merged_detections_of_augmented_images_agree() -> None:
+    case = find_case(AUGMENTED_CASE)
     for number, table in enumerate(augmented_detections(case)):
         assert torch.equal(table.classes, case.tensor(f"tta{number}_pred_classes"))
         torch.testing.assert_close(table.boxes, case.tensor(f"tta{number}_pred_boxes"), atol=1e-3, rtol=0)

@@ -1,8 +1,5 @@
 """Parameter groups, freezing, and the optimizers themselves."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -12,6 +9,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.training.optimizer import GroupRule, build_optimizer, freeze_parameters, parameter_groups
+from support.references import find_case
 
 
 class SmallNet(nn.Module):
@@ -181,11 +179,11 @@ def test_unknown_optimizer_is_named() -> None:
         build_optimizer(config("SOLVER.OPTIMIZER", "Adamw2"), SmallNet())
 
 
-def test_detectron2_trains_the_same_parameters(shared_dir: Path) -> None:
+def test_detectron2_trains_the_same_parameters() -> None:
     # The recorded gradients name everything that Detectron2 trains in this model; FrozenBN leaves a single group.
-    folder = shared_dir / "reference/detectron2/fixtures/mask_rcnn_R_50_FPN"
-    cfg = load_config(folder / "config.yaml", ["MODEL.DEVICE", "cpu"])
+    case = find_case("mask_rcnn_R_50_FPN")
+    cfg = load_config(case.config, ["MODEL.DEVICE", "cpu"])
     model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
-    assert settings_by_name(model, optimizer).keys() == json.loads((folder / "grad_norms.json").read_text()).keys()
+    assert settings_by_name(model, optimizer).keys() == case.gradient_norms.keys()
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.02, 0.0001)]

@@ -1,10 +1,7 @@
 """ProposalNetwork: against what Detectron2 has recorded, and by itself."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,25 +12,25 @@ from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.detectors import ProposalNetwork
 from mrcnn_zoo.registries import DETECTORS
 from mrcnn_zoo.structures import Proposals, Sample, Targets
+from support.references import RecordedCase, detectron2_shapes, detectron2_values, find_case, shapes_of
 
 SAME_LOGIT = 1e-5  # candidates with closer ones may stand in either order
 
 
 @pytest.fixture(scope="module")
-def folder(shared_dir: Path) -> Path:
-    return shared_dir / "reference/detectron2/fixtures/rpn_R_50_FPN"
+def case() -> RecordedCase:
+    return find_case("rpn_R_50_FPN")
 
 
 @pytest.fixture(scope="module")
-def recorded(folder: Path) -> dict[str, Tensor]:
-    with np.load(folder / "io.npz") as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+def recorded(case: RecordedCase) -> dict[str, Tensor]:
+    return {name: case.tensor(name) for name in case.arrays}
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> ProposalNetwork:
-    model = build_model(load_config(folder / "config.yaml"))
-    model.load_state_dict(torch.load(folder / "model.pth", weights_only=True)["model"])
+def model(case: RecordedCase) -> ProposalNetwork:
+    model = build_model(load_config(case.config))
+    model.load_state_dict(case.weights)
     assert isinstance(model, ProposalNetwork)
     return model
 
@@ -67,7 +64,7 @@ def test_proposals_agree_in_pixels_of_the_original(
 
 
 def test_losses_and_gradient_norms_agree(
-    model: ProposalNetwork, samples: list[Sample], recorded: dict[str, Tensor], folder: Path
+    model: ProposalNetwork, samples: list[Sample], recorded: dict[str, Tensor], case: RecordedCase
 ) -> None:
     output = model.losses(samples)
     expected = {name: float(recorded[f"loss_{name}"]) for name in ("loss_rpn_cls", "loss_rpn_loc")}
@@ -75,20 +72,17 @@ def test_losses_and_gradient_norms_agree(
     output.total().backward()
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    assert norms == pytest.approx(json.loads((folder / "grad_norms.json").read_text()), rel=1e-3)
+    assert norms == pytest.approx(case.gradient_norms, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["rpn_R_50_C4_1x", "rpn_R_50_FPN_1x", "fast_rcnn_R_50_FPN_1x"])
-def test_names_and_shapes_are_detectron2s(name: str, shared_dir: Path) -> None:
-    reference = shared_dir / "reference" / "detectron2"
-    values = json.loads((reference / "config_effective.json").read_text())[f"COCO-Detection/{name}"]
+def test_names_and_shapes_are_detectron2s(name: str) -> None:
+    values = detectron2_values()[f"COCO-Detection/{name}"]
     changes = {key: value for key, value in values.items() if key.startswith("MODEL.") and key != "MODEL.WEIGHTS"}
     cfg = load_config(None, [part for item in changes.items() for part in item])
     with torch.device("meta"):
         model = DETECTORS.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
-    ours = {key: "x".join(map(str, value.shape)) for key, value in model.state_dict().items()}
-    lines = (reference / "state_dict_keys" / f"COCO-Detection__{name}.txt").read_text().splitlines()
-    assert ours == dict(line.split(" ") for line in lines)
+    assert shapes_of(model) == detectron2_shapes()[f"COCO-Detection/{name}"]
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """Backbone and RPN against what Detectron2 has computed with the same weights."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +12,8 @@ from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
 from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import predict_at
 from mrcnn_zoo.structures import Batch, Targets
+from support.comparisons import relative_error
+from support.references import find_case
 
 # All recorded models with an RPN.
 CASES = (
@@ -42,16 +42,15 @@ class Case:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request: pytest.FixtureRequest, shared_dir: Path) -> Case:
-    folder = shared_dir / "reference/detectron2/fixtures" / request.param
-    recorded = {name: torch.from_numpy(value) for name, value in np.load(folder / "io.npz").items()}
-    state = torch.load(folder / "model.pth", weights_only=True)["model"]
-    cfg = load_config(folder / "config.yaml")
+def case(request: pytest.FixtureRequest) -> Case:
+    source = find_case(request.param)
+    recorded = {name: source.tensor(name) for name in source.arrays}
+    cfg = load_config(source.config)
     backbone = build_backbone(cfg, 3)
     rpn = build_proposal_generator(cfg, backbone.output_specs)
     for prefix, part in (("backbone.", backbone), ("proposal_generator.", rpn)):
         assert isinstance(part, nn.Module)
-        part.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        part.load_state_dict({k.removeprefix(prefix): v for k, v in source.weights.items() if k.startswith(prefix)})
     sizes = [(len(recorded[f"image{i}"]), len(recorded[f"image{i}"][0])) for i in range(2)]
     targets = [Targets(sizes[i], recorded[f"gt{i}_boxes"], recorded[f"gt{i}_classes"]) for i in range(2)]
     batch = Batch(recorded["input_tensor"], sizes, targets, None)
@@ -59,24 +58,19 @@ def case(request: pytest.FixtureRequest, shared_dir: Path) -> Case:
         return Case(rpn, recorded, backbone(batch.pixels), batch)
 
 
-def assert_equal_to_scale(actual: Tensor, expected: Tensor, *, tolerance: float) -> None:
-    assert actual.shape == expected.shape
-    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
-
-
 def test_features_agree(case: Case) -> None:
     names = [name for name in case.features if f"feature_{name}" in case.recorded]
     assert names
     for name in names:
-        assert_equal_to_scale(case.features[name], case.recorded[f"feature_{name}"], tolerance=1e-4)
+        assert relative_error(case.features[name], case.recorded[f"feature_{name}"]) < 1e-4
 
 
 def test_proposals_agree_in_the_same_order(case: Case) -> None:
     proposals = case.rpn.predict(case.features, case.batch)
     for image, table in enumerate(proposals):
         boxes, logits = case.recorded[f"proposals{image}_boxes"], case.recorded[f"proposals{image}_logits"]
-        assert_equal_to_scale(table.objectness, logits, tolerance=1e-4)
-        assert_equal_to_scale(table.boxes[order_of_recorded(table.boxes, boxes, logits)], boxes, tolerance=1e-4)
+        assert relative_error(table.objectness, logits) < 1e-4
+        assert relative_error(table.boxes[order_of_recorded(table.boxes, boxes, logits)], boxes) < 1e-4
 
 
 def order_of_recorded(ours: Tensor, recorded: Tensor, logits: Tensor) -> Tensor:

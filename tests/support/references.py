@@ -1,0 +1,130 @@
+"""Results recorded from other projects: small ones in tests/references, the others in ../shared beside the checkout."""
+
+import functools
+import json
+import lzma
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REFERENCES = REPOSITORY / "tests" / "references"
+SHARED = REPOSITORY.parent / "shared"
+COMMITTED_CASES = frozenset({"mask_rcnn_R_50_FPN", "retinanet_R_50_FPN", "mmdetection/mask_rcnn_r50_fpn"})
+SPLIT_BYTES = ".float32"  # suffix of arrays that are stored as four planes of bytes, which compress better
+
+
+def shared_folder() -> Path:
+    """`../shared`, with large references and real images; the test is skipped without it, and fails where CI is set."""
+    if (SHARED / "reference").is_dir():
+        return SHARED
+    message = f"needs the reference data in {SHARED}, which is not there"
+    if os.environ.get("CI"):
+        pytest.fail(f"{message} (CI is set)", pytrace=False)
+    pytest.skip(message)
+
+
+@dataclass(frozen=True)
+class RecordedCase:
+    """A model of another project with random weights, its input and its results."""
+
+    name: str  # Detectron2's: `<case>`; MMDetection's: `mmdetection/<case>`
+    folder: Path
+
+    @functools.cached_property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Inputs and results, as ../shared/README.md describes them."""
+        return read_arrays(self.folder / "io.npz")
+
+    @functools.cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict, under the project's own names."""
+        packed = self.folder / "weights.npz"
+        if packed.is_file():
+            return {name: torch.from_numpy(array) for name, array in read_arrays(packed).items()}
+        content = torch.load(self.folder / "model.pth", weights_only=True)
+        return content["model"] if "model" in content else content["state_dict"]
+
+    @functools.cached_property
+    def gradient_norms(self) -> dict[str, float]:
+        """Parameter name -> L2 norm of its gradient; Detectron2's cases alone."""
+        return json.loads((self.folder / "grad_norms.json").read_text())
+
+    @property
+    def config(self) -> Path:
+        """Detectron2's config of the model, with all its keys."""
+        return self.folder / "config.yaml"
+
+    def tensor(self, name: str) -> Tensor:
+        return torch.from_numpy(self.arrays[name])
+
+    def bitmaps(self, name: str, width: int) -> Tensor:
+        """Masks (N, H, width) of bool, which are stored as bits along the last axis."""
+        return torch.from_numpy(np.unpackbits(self.arrays[name], axis=-1)[..., :width].astype(bool))
+
+
+def find_case(name: str) -> RecordedCase:
+    """The recorded case `mask_rcnn_R_50_FPN` (Detectron2) or `mmdetection/mask_rcnn_r50_fpn`.
+
+    Committed cases are always there; the others skip or fail the test as `shared_folder` does.
+    """
+    path = name if name.startswith("mmdetection/") else f"detectron2/fixtures/{name}"
+    root = REFERENCES if name in COMMITTED_CASES else shared_folder() / "reference"
+    return RecordedCase(name, root / path)
+
+
+def detectron2_defaults() -> dict[str, Any]:
+    """Detectron2's config keys with their defaults."""
+    return json.loads((REFERENCES / "detectron2" / "config_defaults.json").read_text())
+
+
+@functools.cache
+def detectron2_values() -> dict[str, dict[str, Any]]:
+    """Config name without `.yaml` -> the keys whose effective values differ from Detectron2's defaults."""
+    return json.loads((REFERENCES / "detectron2" / "config_effective.json").read_text())
+
+
+def detectron2_overrides(name: str, sections: tuple[str, ...]) -> list[Any]:
+    """[key, value, ...] of the effective values of a config whose keys start with one of `sections`."""
+    values = detectron2_values()[name]
+    return [part for key, value in values.items() if key.startswith(sections) for part in (key, value)]
+
+
+@functools.cache
+def detectron2_shapes() -> dict[str, dict[str, str]]:
+    """Config name -> {parameter or buffer name: "64x3x7x7"} of Detectron2's model; "" is the shape of a scalar."""
+    with lzma.open(REFERENCES / "detectron2" / "state_dict_keys.txt.xz", "rt", encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    models: dict[str, dict[str, str]] = {}
+    for line in lines:
+        if line.startswith("# "):
+            shapes: dict[str, str] = {}
+            models |= dict.fromkeys(line.removeprefix("# ").split(), shapes)
+        else:
+            name, _, shape = line.partition(" ")
+            shapes[name] = shape
+    return models
+
+
+def shapes_of(module: torch.nn.Module) -> dict[str, str]:
+    """The state dict of `module` in the form of `detectron2_shapes`."""
+    return {name: "x".join(map(str, value.shape)) for name, value in module.state_dict().items()}
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file; those under names that end with `SPLIT_BYTES` are put together again."""
+    with np.load(path) as stored:
+        return dict(_joined(name, stored[name]) for name in stored.files)
+
+
+def _joined(name: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    if not name.endswith(SPLIT_BYTES):
+        return name, array
+    return name.removesuffix(SPLIT_BYTES), np.ascontiguousarray(np.moveaxis(array, 0, -1)).view(np.float32)[..., 0]
