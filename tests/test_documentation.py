@@ -1,0 +1,152 @@
+"""README.md and docs/: every page is listed, commands parse, YAML loads, Python runs, links lead somewhere."""
+
+import csv
+import json
+import re
+import shlex
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from mrcnn_zoo.cli.main import COMMANDS, main
+from mrcnn_zoo.cli.options import read_arguments
+from mrcnn_zoo.config import load_config
+from mrcnn_zoo.config.loading import resolve_config
+from support.documentation import DOCS, PAGES, README, REPOSITORY, Block, block_with, blocks, commands, links
+
+OURS = [(place, command.removeprefix("PYTHONPATH=. ")) for place, command in commands() if "mrcnn-zoo" in command]
+DOCUMENTS = [page for page in PAGES if page != README]
+
+
+def name_of(value: Path | Block) -> str:
+    return value.place if isinstance(value, Block) else str(value.relative_to(REPOSITORY))
+
+
+def test_docs_readme_lists_every_page() -> None:
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCUMENTS} - {"README.md"}
+    listed = {link for link in links(DOCS / "README.md") if not link.startswith("..")} if DOCUMENTS else set()
+    assert listed == pages
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files(page: Path) -> None:
+    assert [link for link in links(page) if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize(("place", "command"), OURS, ids=[f"{place} {command}" for place, command in OURS])
+def test_command_can_be_typed(place: str, command: str) -> None:  # noqa: ARG001 - shown by pytest
+    program, name, *typed = shlex.split(command)
+    assert program == "mrcnn-zoo"
+    module = import_module(COMMANDS[name][0])
+    if name in ("zoo", "config"):
+        module.build_parser().parse_args(typed)
+    else:
+        arguments = read_arguments(module.build_parser(), typed, is_input=getattr(module, "is_image_input", None))
+        resolve_config(None, arguments.overrides)
+
+
+def test_there_are_commands_of_every_kind() -> None:
+    named = {command.split()[1] for _, command in OURS}
+    assert {"train", "evaluate", "predict", "visualize-data", "zoo", "config"} <= named
+
+
+def test_scripts_and_make_targets_of_commands_are_there() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for place, command in commands():
+        words = command.split()
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", makefile, flags=re.MULTILINE), place
+        scripts = [word for word in words if re.fullmatch(r"(?:dev|tools)/\S+\.(?:py|sh)", word)]
+        assert all((REPOSITORY / script).is_file() for script in scripts), place
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=name_of)
+def test_yaml_is_a_config(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / (block.file_name or "config.yaml")
+    path.write_text(block.text)
+    assert load_config(path) != load_config()
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The current folder, which Python imports from, with two scenes of digits in output/digits_val."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["export-dataset", "digits_val", "output/digits_val", "DATASETS.SCENES.NUM_VAL", "2"]) == 0
+    capsys.readouterr()
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name_of)
+def test_python_of_a_page_runs(page: Path, workplace: Path) -> None:
+    """From top to bottom in one namespace; blocks that are files are written before."""
+    files = [block for block in blocks("python", "yaml", pages=(page,)) if block.file_name]
+    for block in files:
+        (workplace / str(block.file_name)).write_text(block.text)
+    names: dict[str, object] = {}
+    for block in blocks("python", pages=(page,)):
+        exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
+    for block in files:
+        sys.modules.pop(str(block.file_name).removesuffix(".py"), None)
+
+
+@pytest.mark.usefixtures("workplace")
+def test_prediction_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+    block = block_with("found.draw()")
+    exec(compile(block.text, block.page, "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert all(re.fullmatch(r"\d  score \d\.\d\d  box \[.+\]  [1-9]\d* pixels", line) for line in lines)
+    assert Image.open("output/found.png").size[0] > 100
+
+
+@pytest.mark.parametrize(("module", "loss"), [("my_lab", "loss_cls"), ("my_masks", "loss_mask")])
+def test_documented_components_train(module: str, loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = {"my_lab": "def build_mean_box_head", "my_masks": "def build_shallow_mask_head"}[module]
+    Path(f"{module}.py").write_text(block_with(words).text)
+    (command,) = (command for _, command in OURS if f" {module}:" in command)
+    few = (
+        "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 TEST.NUM_IMAGES 1 VIS.NUM_IMAGES 0 LOG_PERIOD 1 "
+        "SOLVER.AMP.ENABLED False DATASETS.SCENES.NUM_TRAIN 4 DATASETS.SCENES.NUM_VAL 2"
+    )
+    assert main([*shlex.split(command)[1:], *few.split()]) == 0
+    folder = Path(shlex.split(command)[-1])
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert all(line[loss] > 0 for line in lines if "total_loss" in line)
+    assert (folder / "model_final.pth").is_file()
+    sys.modules.pop(module, None)
+
+
+def test_own_images_from_folder_to_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        image = rng.integers(0, 60, (64, 64), dtype=np.uint8)
+        for index, corner in enumerate(((5, 8), (35, 30))):
+            mask = np.zeros((64, 64), np.uint8)
+            mask[corner[0] : corner[0] + 18, corner[1] : corner[1] + 20] = 255
+            image[mask > 0] += 120
+            folder = tmp_path / f"data/cells/picture{number}/masks"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(folder / f"{index}.png")
+        (folder.parent / "images").mkdir()
+        Image.fromarray(image).convert("RGB").save(folder.parent / "images" / f"picture{number}.png")
+    text = block_with("# cells.yaml").text
+    Path("cells.yaml").write_text(text)
+    assert yaml.safe_load(text)["INPUT"]["SIXTEEN_BIT"] == load_config("cells.yaml").INPUT.SIXTEEN_BIT
+    few = "SOLVER.MAX_ITER 1 SOLVER.IMS_PER_BATCH 2 INPUT.MIN_SIZE_TRAIN 64 INPUT.MIN_SIZE_TEST 64 VIS.NUM_IMAGES 0"
+    assert main(["train", "--config-file", "cells.yaml", *few.split(), "DATALOADER.NUM_WORKERS", "0"]) == 0
+    # The file with the weights of the nuclei model has another class name, so scores begin anew: all are shown.
+    typed = "predict --weights output/cells --output output/cells_found data/cells --recursive --threshold 0.05"
+    assert main(typed.split()) == 0
+    with Path("output/cells_found/predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    assert all(row["class"] == "cell" and float(row["area"]) >= 0 for row in rows)
