@@ -120,7 +120,9 @@ def test_tiff_of_an_array_whose_axes_nobody_named(tmp_path: Path) -> None:
 
 
 def test_tiff_stack_of_more_axes_is_refused(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((2, 3, *SIZE), np.uint8), metadata={"axes": "ZCYX"})
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.zeros((2, 3, *SIZE), np.uint8), photometric="minisblack", metadata={"axes": "ZCYX"}
+    )
     with pytest.raises(UserError, match="axes ZCYX"):
         FileImage(str(tmp_path / "a.tif")).read()
 

@@ -165,9 +165,10 @@ def test_pixels_that_are_not_finite_are_replaced_with_a_note(name: str, tmp_path
     expected = values.copy()
     finite = values[np.isfinite(values)]
     expected[3, 4], expected[5, 5], expected[6, 6] = finite.min(), finite.max(), finite.min()
+    kind = "minisblack"
     if name.startswith("b"):  # read by tifffile: in several channels
-        values, expected = np.stack([values] * 3, axis=2), grey(expected)
-    np.save(path, values) if name.endswith("npy") else tifffile.imwrite(path, values)
+        values, expected, kind = np.stack([values] * 3, axis=2), grey(expected), "rgb"
+    np.save(path, values) if name.endswith("npy") else tifffile.imwrite(path, values, photometric=kind)
     for _ in range(2):
         read = FileImage(str(path)).read()
         np.testing.assert_array_equal(read, expected if expected.ndim == 3 else grey(expected))

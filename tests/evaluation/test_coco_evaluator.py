@@ -1,52 +1,45 @@
 """What goes into the COCO evaluator and what comes out: rows, files, limits, several processes."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from mrcnn_zoo.config import load_config
+from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import CocoEvaluator, ground_truth_detections
 from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS
 from mrcnn_zoo.structures import Sample
+from support.processes import run_in_processes
 
 PYCOCOTOOLS = AP_BACKENDS.get("pycocotools")
 
-TWO_PROCESSES = """
-import json, sys
-import torch, torch.distributed as dist
-from pathlib import Path
-from mrcnn_zoo.data.formats.coco import load_coco
-from mrcnn_zoo.evaluation import CocoEvaluator, ground_truth_detections
-from mrcnn_zoo.registries import AP_BACKENDS
-from mrcnn_zoo.structures import Sample
 
-folder, meeting, rank = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-dataset = load_coco("mini", folder / "val2017", folder / "annotations" / "instances_val2017.json")
-evaluator = CocoEvaluator(dataset, backend=AP_BACKENDS.get("faster_coco_eval"))
-found = ground_truth_detections(dataset)
-rows = range(0, 36) if rank == 0 else range(35, 70)  # image 35 twice, as padding to equal shares does
-for row in rows:
-    record = dataset.records[row]
-    keep = torch.arange(len(found[row])) % 3 != 0
-    evaluator.process([Sample(torch.zeros(3, 1, 1), record.image_id, record.image_size)], [found[row][keep]])
-print(json.dumps(evaluator.evaluate()))
+def evaluate_a_share(rank: int, folder: Path) -> tuple[dict[str, Any], str]:
+    """The results, and the message of a backend that fails on process 0."""
+    dataset = load_coco("mini", folder / "val2017", folder / "annotations" / "instances_val2017.json")
+    evaluator = CocoEvaluator(dataset, backend=AP_BACKENDS.get("faster_coco_eval"))
+    found = ground_truth_detections(dataset)
+    rows = range(36) if rank == 0 else range(35, 70)  # image 35 twice, as padding to equal shares does
+    for row in rows:
+        record = dataset.records[row]
+        keep = torch.arange(len(found[row])) % 3 != 0
+        evaluator.process([Sample(torch.zeros(3, 1, 1), record.image_id, record.image_size)], [found[row][keep]])
+    results = evaluator.evaluate()
+    try:
+        CocoEvaluator(dataset, backend=broken_backend).evaluate()
+    except (RuntimeError, ValueError) as error:
+        return results, f"{type(error).__name__}: {error}"
+    return results, "no failure"
 
-def broken_backend(*_):
+
+def broken_backend(*_: Any) -> Any:
     raise ValueError("the disk is full")
-
-try:
-    CocoEvaluator(dataset, backend=broken_backend).evaluate()
-except Exception as error:
-    print(f"{type(error).__name__}: {error}")
-"""
 
 
 def test_the_results_file_holds_original_ids_and_boxes_as_x_y_width_height(
@@ -190,23 +183,11 @@ def test_detections_without_masks_cannot_be_measured_as_masks(square, dataset_of
 
 
 @pytest.fixture(scope="module")
-def outputs_of_two_processes(shared_dir, tmp_path_factory) -> list[list[str]]:
-    """The lines that each of two processes prints: results, and what a failure on process 0 becomes."""
+def outputs_of_two_processes(shared_dir, tmp_path_factory) -> list[tuple[dict[str, Any], str]]:
+    """Of each of two processes: the results, and what a failure on process 0 becomes."""
     pytest.importorskip("faster_coco_eval")
     folder = tmp_path_factory.mktemp("two_processes")
-    script = folder / "two_processes.py"
-    script.write_text(TWO_PROCESSES)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    children = [
-        subprocess.Popen(
-            [sys.executable, script, shared_dir / "data" / "coco_mini", folder / "meeting", str(rank)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for rank in range(2)
-    ]
-    return [child.communicate(timeout=120)[0].splitlines() for child in children]
+    return run_in_processes(evaluate_a_share, shared_dir / "data" / "coco_mini", folder=folder)
 
 
 def test_two_processes_measure_what_one_does_and_both_know_it(coco_val, samples_of, outputs_of_two_processes) -> None:
@@ -215,14 +196,13 @@ def test_two_processes_measure_what_one_does_and_both_know_it(coco_val, samples_
     alone.process(samples_of(coco_val), found)
     expected = alone.evaluate()
     assert 10 < expected["segm"]["AP"] < 90
-    for lines in outputs_of_two_processes:
-        results = json.loads(lines[0])
+    for results, _ in outputs_of_two_processes:
         for task in ("bbox", "segm"):
             np.testing.assert_array_equal(list(results[task].values()), list(expected[task].values()))
 
 
 def test_a_failure_on_process_0_stops_the_others_too(outputs_of_two_processes) -> None:
-    assert [lines[1] for lines in outputs_of_two_processes] == [
+    assert [message for _, message in outputs_of_two_processes] == [
         "ValueError: the disk is full",
         "RuntimeError: the evaluation failed on process 0: the disk is full",
     ]

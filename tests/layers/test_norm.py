@@ -1,16 +1,15 @@
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import norm as norm_module
 from mrcnn_zoo.layers.norm import ChannelLayerNorm, FrozenBatchNorm2d, SyncBatchNorm2d, build_norm, freeze_batch_norms
+from support.processes import run_in_processes
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -117,9 +116,7 @@ def test_norms_accept_no_images() -> None:
         assert norm(torch.zeros(0, 32, 3, 3)).shape == (0, 32, 3, 3)
 
 
-def normalise_a_part(rank: int, folder: str, features: Tensor, device: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.set_num_threads(1)
+def normalise_a_part(rank: int, features: Tensor, device: str) -> list[Tensor]:
     norm = SyncBatchNorm2d(features.shape[1]).to(device)
     normalise_nothing(norm)
     if device == "cpu":
@@ -128,9 +125,7 @@ def normalise_a_part(rank: int, folder: str, features: Tensor, device: str) -> N
     part = part.to(device, copy=True).requires_grad_()
     output = norm(part)
     (output**3).sum().backward()
-    results = (output.detach(), part.grad, norm.running_mean, norm.running_var)
-    torch.save([value.to("cpu") for value in results], os.path.join(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
+    return [value.to("cpu") for value in (output.detach(), part.grad, norm.running_mean, norm.running_var)]
 
 
 def normalise_nothing(norm: SyncBatchNorm2d) -> None:
@@ -156,8 +151,7 @@ def normalise_a_single_value(rank: int) -> None:
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_GPU])])
 def test_sync_batch_norm_in_two_processes_equals_batch_norm_in_one(device: str, tmp_path: Path) -> None:
     features = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0)) * 2 + 1
-    mp.spawn(normalise_a_part, args=(str(tmp_path), features, device), nprocs=2)
-    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    parts = run_in_processes(normalise_a_part, features, device, folder=tmp_path)
     whole, norm = features.clone().requires_grad_(), nn.BatchNorm2d(4)
     output = norm(whole)
     (output**3).sum().backward()

@@ -1,15 +1,12 @@
 """Losses of two processes, divided by the counts of both, equal those of one process with all items."""
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from mrcnn_zoo.modeling.detectors.retinanet_supervision import RunningCount
 from mrcnn_zoo.structures import LossSum, TrainingOutput
 from mrcnn_zoo.training.distributed import LossReduction
+from support.processes import run_in_processes
 
 # Items of (rank 0, rank 1): the mean over all is not the mean of the means.
 ITEMS = ([3.0, 6.0, 9.0], [1.0])
@@ -30,8 +27,7 @@ def output_of(rank: int, running: RunningCount) -> TrainingOutput:
     return TrainingOutput(losses)
 
 
-def reduce_in_process(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def reduce_in_process(rank: int) -> dict:
     running, reduction = RunningCount(), LossReduction()
     reduced = reduction(output_of(rank, running), num_images=IMAGES[rank])
     message = ""
@@ -40,15 +36,12 @@ def reduce_in_process(rank: int, folder: str) -> None:
             reduction(TrainingOutput({"new": torch.zeros(())}), num_images=1)
         except RuntimeError as error:
             message = str(error)
-    torch.save({"losses": reduced.losses, "running": running.value, "message": message}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return {"losses": reduced.losses, "running": running.value, "message": message}
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    folder = tmp_path_factory.mktemp("reduction")
-    mp.spawn(reduce_in_process, args=(str(folder),), nprocs=2)
-    return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
+    return run_in_processes(reduce_in_process, folder=tmp_path_factory.mktemp("reduction"))
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,16 @@
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from mrcnn_zoo.training.hook import StepReport
 from mrcnn_zoo.training.hooks.metrics import WriteMetrics
 from mrcnn_zoo.training.metrics import MetricAccumulator
+from support.processes import run_in_processes
 
 
 def test_means_since_the_last_call() -> None:
@@ -55,26 +56,20 @@ def test_not_a_number_stays_visible() -> None:
     assert math.isnan(metrics.pop_means()["loss"])
 
 
-def _average_in_process(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def _average_in_process(rank: int) -> dict[str, float]:
     metrics = MetricAccumulator()
     metrics.add({"loss": torch.tensor(1.0 + rank)})
     if rank == 1:
         metrics.add({"loss": torch.tensor(6.0), "mask": torch.tensor(5.0)})
-    Path(folder, f"{rank}.txt").write_text(repr(metrics.pop_means()))
-    dist.destroy_process_group()
+    return metrics.pop_means()
 
 
 def test_two_processes_get_the_mean_of_both(tmp_path: Path) -> None:
     # Steps 1 on the first process, 2 and 6 on the second; only the second has a mask loss.
-    # Forked, not spawned: starting two interpreters with torch takes ten seconds.
-    mp.start_processes(_average_in_process, args=(str(tmp_path),), nprocs=2, start_method="fork")
-    results = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
-    assert results == ["{'loss': 3.0, 'mask': 5.0}"] * 2
+    assert run_in_processes(_average_in_process, folder=tmp_path) == [{"loss": 3.0, "mask": 5.0}] * 2
 
 
-def _resume_in_process(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def _resume_in_process(rank: int) -> tuple[dict[str, float], int, dict[str, Any]]:
     report = StepReport(
         iteration=0,
         metrics={"loss": torch.tensor(1.0 + rank)},
@@ -90,18 +85,15 @@ def _resume_in_process(rank: int, folder: str) -> None:
     resumed = WriteMetrics([], period=5)
     resumed.load_state_dict(boxes[0])
     resumed._means.add({"loss": torch.tensor(6.0)})
-    Path(folder, f"{rank}.txt").write_text(repr((resumed._means.pop_means(), len(resumed._reports))))
-    if rank == 0:
-        torch.save(boxes[0], Path(folder, "state.pt"))
-    dist.destroy_process_group()
+    return resumed._means.pop_means(), len(resumed._reports), boxes[0]
 
 
 def test_the_values_of_all_processes_are_kept(tmp_path: Path) -> None:
     # Steps 1 and 6 on the first process, 2 and 6 on the second.
-    mp.start_processes(_resume_in_process, args=(str(tmp_path),), nprocs=2, start_method="fork")
-    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["({'loss': 3.75}, 1)"] * 2
+    results = run_in_processes(_resume_in_process, folder=tmp_path)
+    assert [result[:2] for result in results] == [({"loss": 3.75}, 1)] * 2
     hook = WriteMetrics([], period=5)  # of a single process, which takes over from both
-    hook.load_state_dict(torch.load(tmp_path / "state.pt"))
+    hook.load_state_dict(results[0][2])
     assert hook._means.pop_means() == {"loss": 1.5}
 
 
