@@ -1,5 +1,6 @@
 # make quickstart   set up, then train and evaluate Mask R-CNN on the embedded data (about 5 minutes on two CPU cores)
-# make test         set up, then run the tests
+# make test         set up, then run the tests in TEST_PROCESSES processes of one thread each; without slow ones
+# make slow         the tests that take longer
 # make lint types   the checks that CI runs besides
 #
 # PYTHON picks the interpreter (3.10 or later); VENV the folder of the environment.
@@ -7,6 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TEST_PROCESSES ?= 2
 QUICKSTART_OUTPUT ?= output/quickstart
 
 .PHONY: quickstart test slow lint types setup setup-dev clean
@@ -16,7 +18,7 @@ quickstart: setup
 		OUTPUT_DIR $(QUICKSTART_OUTPUT)
 
 test: setup-dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
 slow: setup-dev
 	bash dev/slow_checks.sh

@@ -64,7 +64,7 @@ setup(
         "timm": TIMM,
         "keras": KERAS,
         "tiff": TIFF,
-        "dev": ["pytest>=7.4", "ruff>=0.6", "mypy>=1.8", *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF],
+        "dev": ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.8", *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF],
     },
     entry_points={"console_scripts": ["mrcnn-zoo=mrcnn_zoo.cli.main:main"]},
     cmdclass={"build_py": BuildWithConfigs},
