@@ -46,6 +46,7 @@ EVALUATION_BACKENDS = ["hotcoco>=1.3", "faster-coco-eval>=1.6"]
 TIMM = ["timm>=1.0"]  # its feature extractors as backbones
 KERAS = ["h5py>=3.8"]  # matterport's .h5 weights
 TIFF = ["tifffile>=2023.1"]  # images with many channels
+CHECKS = ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.8"]
 
 setup(
     name="mrcnn_zoo",
@@ -64,7 +65,7 @@ setup(
         "timm": TIMM,
         "keras": KERAS,
         "tiff": TIFF,
-        "dev": ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.8", *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF],
+        "dev": [*CHECKS, *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF],
     },
     entry_points={"console_scripts": ["mrcnn-zoo=mrcnn_zoo.cli.main:main"]},
     cmdclass={"build_py": BuildWithConfigs},
