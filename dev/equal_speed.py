@@ -38,8 +38,8 @@ def work(config: str, mode: str) -> None:
     """Run one step for every line on stdin and answer with its seconds and the peak memory so far in MiB."""
     import torch
 
+    from mrcnn_zoo.benchmark.data import generated_samples
     from mrcnn_zoo.config import load_config
-    from mrcnn_zoo.experiments.benchmark.samples import generated_samples
     from mrcnn_zoo.modeling import build_model
 
     cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])

@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from mrcnn_zoo.benchmark.data import generated_samples
+from mrcnn_zoo.benchmark.measure import Contestant, our_steps, time_in_turns, torchvision_inputs, torchvision_steps
+from mrcnn_zoo.benchmark.torchvision_model import bring_to_life, build_torchvision_model, torchvision_state
 from mrcnn_zoo.config import CfgNode, load_config
-from mrcnn_zoo.experiments.benchmark.living_weights import bring_to_life
-from mrcnn_zoo.experiments.benchmark.samples import generated_samples
-from mrcnn_zoo.experiments.benchmark.steps import our_steps, torchvision_inputs, torchvision_steps
-from mrcnn_zoo.experiments.benchmark.timing import Contestant, time_in_turns
-from mrcnn_zoo.experiments.benchmark.torchvision_model import build_torchvision_model, torchvision_state
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Sample
 

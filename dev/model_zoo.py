@@ -15,9 +15,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from mrcnn_zoo import zoo_index
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.zoo_index import ZooEntry
+from mrcnn_zoo.model_zoo import index as zoo_index
+from mrcnn_zoo.model_zoo.index import ZooEntry
 
 LARGEST_SHIPPED = 8_000_000  # bytes; the repository and the wheel carry them
 COLUMNS = {
@@ -115,7 +115,7 @@ def _reasons(entries: list[ZooEntry]) -> str:
 
 def ship(name: str, file: Path) -> None:
     """Copy trained weights into `model_zoo/weights/`, and note them with their checksum in the index."""
-    from mrcnn_zoo.downloads.checksum import Checksum  # brings torch, which the page does not need
+    from mrcnn_zoo.model_zoo.checksum import Checksum
 
     entry = zoo_index.find_entry(name)
     if file.suffix != ".safetensors" or file.stat().st_size >= LARGEST_SHIPPED:

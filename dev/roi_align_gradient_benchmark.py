@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from mrcnn_zoo.ops.roi_align_gradient import SeparableRoIAlign
+from mrcnn_zoo.ops.roi_align import SeparableRoIAlign
 
 ROUNDS = 5
 CASES = (  # (shape of the map, regions, side, sampling ratio, scale, smallest and largest side of a region in pixels)

@@ -4,14 +4,122 @@ python dev/torchvision_parity.py [MODEL ...]
 """
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from tabulate import tabulate
+from torch import Tensor, nn
+from torchvision.models import detection
 
-from mrcnn_zoo.experiments.conversion.torchvision_detectors import NAMES
-from mrcnn_zoo.experiments.conversion.torchvision_parity import Limits, parity
+from mrcnn_zoo.benchmark.torchvision_model import bring_to_life
+from mrcnn_zoo.config import load_config
+from mrcnn_zoo.interop import Conversion
+from mrcnn_zoo.interop.conversion.verify import NAMES, Differences, Found, TorchvisionReference, compare
+from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetector
+from mrcnn_zoo.interop.torchvision.export import to_torchvision
+from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Sample
+
+INTO_OURS = "torchvision -> mrcnn_zoo"
+OUT_OF_OURS = "mrcnn_zoo -> torchvision"
+# Fresh last layers predict next to nothing; with these gains boxes move by some of their size and masks are not grey.
+GAINS = {
+    "proposal_generator.rpn_head.objectness_logits.weight": 20.0,
+    "proposal_generator.rpn_head.anchor_deltas.weight": 3.0,
+    "roi_heads.box_predictor.bbox_pred.weight": 3.0,
+    "roi_heads.mask_head.predictor.weight": 3.0,
+    "head.bbox_pred.weight": 20.0,
+}
+GAIN_AFTER_NORMS = 0.1  # of RetinaNet's boxes: with norms in its head nothing has died away before its last layer
+
+
+def model_of(conversion: Conversion, limits: "Limits | None" = None) -> nn.Module:
+    """Our model as the settings of a conversion describe it, with its weights, on the CPU in evaluation mode."""
+    settings = conversion.settings | (limits.of_ours() if limits else {}) | {"MODEL.DEVICE": "cpu"}
+    model = build_model(load_config(None, [item for setting in settings.items() for item in setting]))
+    fill(model, conversion)
+    return model.eval()
+
+
+def fill(model: nn.Module, conversion: Conversion) -> None:
+    """Load weights that must be all that the model has."""
+    counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    model.load_state_dict(counters | conversion.weights)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much both models look at; torchvision's own numbers take half a minute for two small images."""
+
+    proposals: int = 1000
+    detections: int = 100
+
+    def of_ours(self) -> dict[str, Any]:
+        """As settings."""
+        return {"MODEL.RPN.POST_NMS_TOPK_TEST": self.proposals, "TEST.DETECTIONS_PER_IMAGE": self.detections}
+
+    def set_in(self, theirs: Any) -> None:
+        """Change a model of torchvision."""
+        if hasattr(theirs, "roi_heads"):
+            theirs.rpn._post_nms_top_n = {**theirs.rpn._post_nms_top_n, "testing": self.proposals}
+            theirs.roi_heads.detections_per_img = self.detections
+        else:
+            theirs.detections_per_img = self.detections
+
+
+def parity(name: str, samples: list[Sample], limits: Limits, *, seed: int = 0) -> dict[str, Differences]:
+    """The largest differences for one of torchvision's detectors, by direction of the conversion.
+
+    Args:
+        name: of the constructor in `torchvision.models.detection`.
+        samples: RGB images.
+        limits: of the search.
+        seed: of the weights.
+    """
+    torch.manual_seed(seed)
+    theirs = getattr(detection, name)(weights=None, weights_backbone=None)
+    ours = living_counterpart(theirs, samples, limits)
+    found = found_by(ours, samples)
+    theirs.load_state_dict(to_torchvision(ours.state_dict()))
+    limits.set_in(theirs)
+    expected = TorchvisionReference(theirs).predict(samples)
+    for parameter in ours.parameters():
+        parameter.detach().zero_()  # so that nothing but what is read back can be found
+    fill(ours, TorchvisionDetector().convert(theirs.state_dict(), {}))
+    return {OUT_OF_OURS: compare(expected, found), INTO_OURS: compare(found_by(ours, samples), expected)}
+
+
+def living_counterpart(theirs: nn.Module, samples: list[Sample], limits: Limits) -> nn.Module:
+    """Our model of the same architecture, with random weights that find different things in the samples."""
+    fresh = theirs.state_dict()
+    _vary_norms(fresh)
+    conversion = TorchvisionDetector().convert(fresh, {})
+    model = model_of(conversion, limits)
+    has_norms = conversion.settings.get("MODEL.RETINANET.NORM", "") != ""
+    with torch.no_grad():
+        for weight, gain in GAINS.items():
+            if weight in conversion.weights:
+                model.get_parameter(weight).mul_(GAIN_AFTER_NORMS if has_norms else gain)
+    bring_to_life(model, samples)
+    return model
+
+
+def found_by(model: Any, samples: list[Sample]) -> list[Found]:
+    """What a model of ours finds."""
+    return [Found.of(table) for table in model.predict(samples)]
+
+
+def _vary_norms(state: Mapping[str, Tensor]) -> None:
+    """Statistics and biases as a training leaves them, in place: fresh ones are 0 and 1 and would hide a mix-up."""
+    for name, tensor in state.items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+            state[name.replace("running_var", "running_mean")].normal_(std=0.1)
+            state[name.replace("running_var", "bias")].normal_(std=0.1)
+
 
 SIZES = ((155, 205), (171, 189))  # of images; no stride divides them
 LIMITS = Limits(proposals=300, detections=50)

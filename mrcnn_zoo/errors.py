@@ -34,3 +34,7 @@ def kind_of(value: Any) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)}"
     return "None" if value is None else type(value).__name__
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or a gradient became infinite or not a number; every process raises the same message."""

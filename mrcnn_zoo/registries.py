@@ -50,9 +50,7 @@ MATCHERS = Registry(
 SAMPLERS = Registry(
     "SAMPLERS", package="mrcnn_zoo.modeling.assignment", contract=f"{CONTRACTS}:Sampler"
 )  # (count, *, positive_fraction)
-BOX_CODERS = Registry(
-    "BOX_CODERS", package="mrcnn_zoo.modeling.assignment", contract=f"{CONTRACTS}:BoxCoder"
-)  # (weights)
+BOX_CODERS = Registry("BOX_CODERS", package="mrcnn_zoo.ops.box_coding", contract=f"{CONTRACTS}:BoxCoder")  # (weights)
 BOX_LOSSES = Registry(
     "BOX_LOSSES", package="mrcnn_zoo.losses", contract="mrcnn_zoo.losses.box_regression:BoxLoss"
 )  # (beta)
@@ -122,13 +120,13 @@ AUGMENTATIONS = Registry(
 DATA_SAMPLERS = Registry(
     "DATA_SAMPLERS",
     key="DATALOADER.SAMPLER_TRAIN",
-    package="mrcnn_zoo.data.samplers",
-    contract="mrcnn_zoo.data.samplers:DataSampler",
+    package="mrcnn_zoo.data.loading.samplers",
+    contract="mrcnn_zoo.data.loading.samplers:DataSampler",
 )  # (cfg, dataset, seed)
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 CHECKPOINT_CONVERTERS = Registry(
-    "CHECKPOINT_CONVERTERS", package="mrcnn_zoo.checkpoint.conversion"
+    "CHECKPOINT_CONVERTERS", package="mrcnn_zoo.interop"
 )  # (); the names in a file pick: a Converter of backbones, or a DetectorSource
 
 # --- evaluation and training ------------------------------------------------------------------------------------------

@@ -9,19 +9,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mrcnn_zoo.checkpoint.class_rows import (
+from mrcnn_zoo.checkpoint.adaptation import (
     NO_ROW,
     ClassNames,
     columns_by_class,
+    differs_in_input_channels,
     filled_by_class,
     rows_by_class,
     stored_class_names,
+    with_input_channels,
 )
-from mrcnn_zoo.checkpoint.conversion import Conversion, Converter, DetectorSource, find_converter
-from mrcnn_zoo.checkpoint.input_channels import differs_in_input_channels, with_input_channels
 from mrcnn_zoo.checkpoint.report import LoadReport, Shape, shape_text
 from mrcnn_zoo.checkpoint.sources import WeightsFile, read_weights
 from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.interop import Conversion, Converter, DetectorSource, find_converter
 
 # Counters and constants that a model has or has not without being another one: those of batch norms (a frozen one
 # counts nothing), and what old Detectron2 files keep of pixel statistics and anchors.

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from mrcnn_zoo.benchmark.data import benchmark_evaluation, benchmark_loading
+from mrcnn_zoo.benchmark.models import ModelPlan, benchmark_models
+from mrcnn_zoo.benchmark.report import BenchmarkReport
 from mrcnn_zoo.cli.options import (
     CommandParser,
     add_config_option,
@@ -17,10 +20,7 @@ from mrcnn_zoo.cli.options import (
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.trust import code_modules
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.experiments.benchmark.data import benchmark_evaluation, benchmark_loading
-from mrcnn_zoo.experiments.benchmark.models import ModelPlan, benchmark_models
-from mrcnn_zoo.experiments.benchmark.report import BenchmarkReport
-from mrcnn_zoo.output_paths import check_output_file
+from mrcnn_zoo.output_files import check_output_file
 
 DEFAULT_CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 MODEL_TASKS = ("inference", "train")

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 
 from mrcnn_zoo.cli.options import CommandParser, add_overrides
 from mrcnn_zoo.config import resolve_config
-from mrcnn_zoo.config.explain import explain
-from mrcnn_zoo.config.folder import check_configs
-from mrcnn_zoo.config.loading import check_config
-from mrcnn_zoo.config.show import shown
+from mrcnn_zoo.config.explain import explain, shown
+from mrcnn_zoo.config.loading import check_config, check_configs
 from mrcnn_zoo.errors import counted
 
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrcnn_zoo.checkpoint.conversion.mmdetection_config import SETTINGS_KEY, read_config_file
-from mrcnn_zoo.checkpoint.conversion.torchvision_detectors import FROZEN_EPS_KEY
 from mrcnn_zoo.cli.options import (
     CommandParser,
     add_config_option,
@@ -20,9 +18,11 @@ from mrcnn_zoo.cli.options import (
     read_arguments,
 )
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.experiments.conversion.convert import KINDS, OURS, Converted, check_target, convert_checkpoint
-from mrcnn_zoo.experiments.conversion.verify import open_image, verify
-from mrcnn_zoo.output_paths import check_output_file
+from mrcnn_zoo.interop.conversion.convert import KINDS, OURS, Converted, check_target, convert_checkpoint
+from mrcnn_zoo.interop.conversion.verify import open_image, verify
+from mrcnn_zoo.interop.mmdetection.config import SETTINGS_KEY, read_config_file
+from mrcnn_zoo.interop.torchvision.detectors import FROZEN_EPS_KEY
+from mrcnn_zoo.output_files import check_output_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,9 +21,9 @@ from mrcnn_zoo.cli.options import (
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.trained import open_trained
-from mrcnn_zoo.inspection.evaluation_pictures import evaluate_with_pictures
-from mrcnn_zoo.output_paths import RESULT_FOLDERS, check_output_folder
-from mrcnn_zoo.training.logs import LogFile, logging_to
+from mrcnn_zoo.inspection.pictures import evaluate_with_pictures
+from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder
+from mrcnn_zoo.training.run_context import LogFile, logging_to
 
 RESULTS = Path("inference") / "results.json"
 

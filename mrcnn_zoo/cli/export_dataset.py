@@ -18,7 +18,7 @@ from mrcnn_zoo.config.overrides import typed_list
 from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.export import check_export_folder, export_coco
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.output_paths import check_output_folder
+from mrcnn_zoo.output_files import check_output_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

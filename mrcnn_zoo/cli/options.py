@@ -19,7 +19,7 @@ from mrcnn_zoo.config.defaults import KEYS_BY_NAME
 from mrcnn_zoo.config.lookup import RENAMED, section_names
 from mrcnn_zoo.config.overrides import KEY_AND_VALUE
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.output_paths import check_output_folder
+from mrcnn_zoo.output_files import check_output_folder
 from mrcnn_zoo.registry import did_you_mean
 
 PROGRAM = "mrcnn-zoo"
@@ -215,7 +215,7 @@ def read_arguments(
 
 def names_weights(text: str) -> bool:
     """Whether an argument that stands alone is a file with weights, a training's folder, or an address of weights."""
-    from mrcnn_zoo.downloads.download import WeightsPathHandler
+    from mrcnn_zoo.model_zoo.download import WeightsPathHandler
 
     if KEY_AND_VALUE.fullmatch(text) and not Path(text).is_file():
         return False
@@ -263,7 +263,7 @@ def logging_lines(stream: TextIO | None = None) -> Iterator[None]:
     Args:
         stream: standard output by default; standard error where results are printed to standard output.
     """
-    from mrcnn_zoo.training.logs import MarkWarnings, OncePerMessage
+    from mrcnn_zoo.training.run_context import MarkWarnings, OncePerMessage
 
     root, ours = logging.getLogger(), logging.getLogger("mrcnn_zoo")
     stream = stream or sys.stdout
@@ -312,7 +312,7 @@ def prepare_device(cfg: CfgNode) -> None:
         UserError: see `resolve_device`.
     """
     from mrcnn_zoo.modeling import resolve_device
-    from mrcnn_zoo.ops.allocator import keep_freed_memory
+    from mrcnn_zoo.ops.memory import keep_freed_memory
 
     if resolve_device(cfg.MODEL.DEVICE).type == "cpu":
         keep_freed_memory()

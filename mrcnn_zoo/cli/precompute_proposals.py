@@ -21,12 +21,12 @@ from mrcnn_zoo.cli.options import (
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.overrides import typed_list
 from mrcnn_zoo.data import load_dataset
-from mrcnn_zoo.data.proposal_files import FORMATS, write_proposals
+from mrcnn_zoo.data.proposals import FORMATS, write_proposals
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.evaluator import build_prediction_loader
-from mrcnn_zoo.evaluation.precompute import compute_proposals
+from mrcnn_zoo.evaluation.proposals import compute_proposals
 from mrcnn_zoo.inference.trained import open_trained
-from mrcnn_zoo.output_paths import check_output_folder, refuse_to_replace
+from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace
 
 
 def main(argv: Sequence[str] | None = None) -> int:

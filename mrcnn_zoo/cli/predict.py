@@ -33,16 +33,16 @@ from mrcnn_zoo.inference.given_boxes import (
     build_given_box_detector,
     check_takes_boxes,
 )
-from mrcnn_zoo.inference.predictor import build_image_detector
-from mrcnn_zoo.inference.trained import open_trained
-from mrcnn_zoo.inspection.image_inputs import IMAGE_SUFFIXES, find_images
-from mrcnn_zoo.inspection.prediction import (
+from mrcnn_zoo.inference.image_files import (
     PREDICTIONS_FILE,
     TABLE_FILE,
     PredictedImages,
     check_predictions_folder,
     predict_images,
 )
+from mrcnn_zoo.inference.image_inputs import IMAGE_SUFFIXES, find_images
+from mrcnn_zoo.inference.predictor import build_image_detector
+from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.progress import terminal_width
 
 SOME_IMAGES_FAILED = 1

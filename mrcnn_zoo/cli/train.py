@@ -17,14 +17,13 @@ from mrcnn_zoo.cli.options import (
     whole_number,
 )
 from mrcnn_zoo.config import CfgNode, load_config
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.distributed.launch import FAILED, Layout, launch
+from mrcnn_zoo.distributed.processes import rank
+from mrcnn_zoo.errors import NonFiniteLossError, UserError
 from mrcnn_zoo.modeling import resolve_device
-from mrcnn_zoo.ops.processes import rank
 from mrcnn_zoo.progress import fitted
 from mrcnn_zoo.training import run
-from mrcnn_zoo.training.launch import FAILED, Layout, launch
-from mrcnn_zoo.training.nonfinite import NonFiniteLossError
-from mrcnn_zoo.training.signals import TrainingInterrupted
+from mrcnn_zoo.training.stopping import TrainingInterrupted
 from mrcnn_zoo.training.trainer import OutOfDeviceMemoryError
 
 

@@ -22,7 +22,7 @@ from mrcnn_zoo.data.classes import unite_classes
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inspection.pictures import is_own_picture, save_dataset_images, save_training_batches, spread
-from mrcnn_zoo.output_paths import check_output_folder, refuse_to_replace
+from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 
 from tabulate import tabulate
 
-from mrcnn_zoo import zoo
 from mrcnn_zoo.cli.options import CommandParser, logging_lines
-from mrcnn_zoo.downloads.checksum import checksum_of_entry
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.output_paths import check_output_file, check_output_folder, refuse_to_replace
+from mrcnn_zoo.model_zoo import models as zoo
+from mrcnn_zoo.model_zoo.checksum import checksum_of_entry
+from mrcnn_zoo.model_zoo.index import PREFIX, ZooEntry, find_entry, weights_address
+from mrcnn_zoo.output_files import check_output_file, check_output_folder, refuse_to_replace
 from mrcnn_zoo.progress import terminal_width
-from mrcnn_zoo.zoo_index import PREFIX, ZooEntry, find_entry, weights_address
 
 RESULT_COLUMNS = {
     "box AP": "bbox/AP",
@@ -114,7 +114,7 @@ def _with_unit(value: float | None, unit: str) -> str:
 
 
 def _download(arguments: argparse.Namespace) -> int:
-    from mrcnn_zoo.checkpoint.weights_store import copy_weights
+    from mrcnn_zoo.model_zoo.weights import copy_weights
 
     entries = [find_entry(name) for name in arguments.names]  # all names are right before anything is fetched
     outputs = [_output(entry, arguments) for entry in entries]
@@ -126,7 +126,7 @@ def _download(arguments: argparse.Namespace) -> int:
 
 def _output(entry: ZooEntry, arguments: argparse.Namespace) -> str:
     """The file or folder that the weights of a model are to be copied to, checked; empty for the cache alone."""
-    from mrcnn_zoo.checkpoint.weights_store import check_file
+    from mrcnn_zoo.model_zoo.weights import check_file
 
     if arguments.output is None:
         return ""
@@ -145,7 +145,7 @@ def _output(entry: ZooEntry, arguments: argparse.Namespace) -> str:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from mrcnn_zoo.checkpoint.weights_store import check_cache, check_entry, check_file
+    from mrcnn_zoo.model_zoo.weights import check_cache, check_entry, check_file
 
     if arguments.file:
         checks = [check_file(arguments.file, find_entry(arguments.name) if arguments.name else None)]

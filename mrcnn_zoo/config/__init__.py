@@ -1,5 +1,6 @@
 """Configuration: keys with defaults and meanings, YAML files, overrides."""
 
+from mrcnn_zoo.config.files import find_config, packaged_names
 from mrcnn_zoo.config.loading import (
     changed_config,
     config_from_settings,
@@ -7,7 +8,6 @@ from mrcnn_zoo.config.loading import (
     load_config,
     resolve_config,
 )
-from mrcnn_zoo.config.locations import find_config, packaged_names
 from mrcnn_zoo.config.node import CfgNode, default_config
 
 __all__ = [

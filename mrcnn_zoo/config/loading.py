@@ -1,17 +1,19 @@
-"""From a YAML file and overrides to the frozen config that builders read."""
+"""From a YAML file and overrides to the frozen config that builders read; whole folders for checking."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mrcnn_zoo.config.contradictions import settle_contradictions
+from mrcnn_zoo.config.files import FOLDER, SUFFIX, expanded, find_config, problem_of_place
 from mrcnn_zoo.config.node import CfgNode, default_config
 from mrcnn_zoo.config.overrides import read_overrides
 from mrcnn_zoo.config.provenance import Assignment, Origin
-from mrcnn_zoo.config.rules import check_numbers
+from mrcnn_zoo.config.rules import check_numbers, settle_contradictions
 from mrcnn_zoo.config.safe_yaml import read_yaml
 from mrcnn_zoo.config.trust import refuse_foreign_code
-from mrcnn_zoo.config.unbuilt import refuse_unbuilt, warn_of_inert
+from mrcnn_zoo.config.unsupported import refuse_unbuilt, warn_of_inert
+from mrcnn_zoo.errors import UserError
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -> CfgNode:
@@ -123,3 +125,42 @@ def _finished(config: CfgNode, overrides: Sequence[Any], trust: Iterable[str]) -
     check_config(config, trust)
     config.freeze()
     return config
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether one file loads."""
+
+    path: Path
+    problem: str = ""  # empty when it loads
+
+
+def check_configs(places: Iterable[str | Path]) -> Iterator[Finding]:
+    """Load every file as `load_config` does.
+
+    Args:
+        places: folders, searched with all folders inside, files, or names of configs of the package.
+
+    Raises:
+        UserError: a place that is neither, or a folder without a YAML file.
+    """
+    for place in places:
+        for path in _files_of(place):
+            yield Finding(path, _problem_of(path))
+
+
+def _files_of(place: str | Path) -> list[Path]:
+    if not str(place) or problem_of_place(expanded(place)) != FOLDER:
+        return [find_config(place)]
+    paths = sorted(expanded(place).rglob(f"*{SUFFIX}"))
+    if not paths:
+        raise UserError(f"{place} holds no {SUFFIX} file.")
+    return paths
+
+
+def _problem_of(path: Path) -> str:
+    try:
+        load_config(path)
+    except UserError as error:
+        return str(error)
+    return ""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import chain
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.class_count import class_count, class_count_key
+from mrcnn_zoo.config.rules import class_count, class_count_key
 from mrcnn_zoo.data.keypoints import FlipPairs
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError, counted

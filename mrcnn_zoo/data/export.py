@@ -14,8 +14,8 @@ from PIL import Image
 
 from mrcnn_zoo.data.formats.coco_keypoints import PIXEL_MIDDLE
 from mrcnn_zoo.data.keypoints import pairs_by_name
-from mrcnn_zoo.data.mapper import check_size
-from mrcnn_zoo.data.polygon_runs import instance_area
+from mrcnn_zoo.data.loading.mapper import check_size
+from mrcnn_zoo.data.masks import instance_area
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError
 

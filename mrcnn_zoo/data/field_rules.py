@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn_zoo.data.repairs import RepairLog
+from mrcnn_zoo.data.records import RepairLog
 from mrcnn_zoo.errors import UserError
 
 MAX_ID = 2**63 - 1

@@ -1,20 +1,208 @@
-"""Precomputed proposals on their way from files to samples."""
+"""Precomputed proposals: the files that hold them, and their way to the samples.
 
+A `.pkl` holds a dict with lists that have one element an image: `ids` (or `indexes`), `boxes` (R, 4) and
+`objectness_logits` (or `scores`) (R,), and the number `bbox_mode`, 0 for x1 y1 x2 y2 or 1 for x y width height.
+A `.npz` holds `image_ids` (N,) and `counts` (N,), and the rows of all images one after the other: `boxes` (T, 4), x1 y1
+x2 y2, and `objectness` (T,). Coordinates are pixels of the image files.
+"""
+
+import logging
+import os
+import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.field_rules import FIELD_RULES
 from mrcnn_zoo.data.paths import find_path
-from mrcnn_zoo.data.proposal_files import StoredProposals, read_proposals
-from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog
 from mrcnn_zoo.data.transforms import Geometry
-from mrcnn_zoo.downloads.download import local_path
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.model_zoo.download import local_path
+from mrcnn_zoo.restricted_pickle import load_numpy_pickle
 from mrcnn_zoo.structures import Proposals
+from mrcnn_zoo.structures.summary import summary
+
+logger = logging.getLogger(__name__)
+
+FORMATS = (".pkl", ".npz")
+CORNERS, CORNER_AND_SIDES = 0, 1  # Detectron2's BoxMode.XYXY_ABS and XYWH_ABS
+KEYS_OF_DETECTRON1: dict[Any, str] = {"indexes": "ids", "scores": "objectness_logits"}
+
+
+@dataclass(frozen=True, repr=False)
+class StoredProposals:
+    """The proposals of one image, in any order."""
+
+    boxes: NDArray[np.float32]  # (R, 4) x1 y1 x2 y2, pixels of the image file
+    objectness: NDArray[np.float32]  # (R,) logits
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+
+def read_proposals(path: Path) -> dict[str, StoredProposals]:
+    """The proposals of each image by its id, written as a string; no code in the file is run.
+
+    Raises:
+        UserError: not a file of one of the two formats, or columns that do not fit together.
+    """
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path} is not a file with proposals: these end in {' or '.join(FORMATS)}.")
+    ids, boxes, objectness = _read_pickle(path) if path.suffix == ".pkl" else _read_arrays(path)
+    if not len(ids) == len(boxes) == len(objectness):
+        raise UserError(
+            f"{path} has {len(ids)} image ids, boxes of {len(boxes)} and scores of {len(objectness)} images; "
+            "there must be equally many."
+        )
+    repairs = RepairLog()
+    proposals = {
+        _id_text(image_id): _checked(path, image_id, image_boxes, logits, repairs=repairs)
+        for image_id, image_boxes, logits in zip(ids, boxes, objectness, strict=True)
+    }
+    for note in repairs.notes():
+        logger.warning("%s: %s", path, note)
+    return proposals
+
+
+def _id_text(image_id: Any) -> str:
+    """An id as text, the same for 7, 7.0 and "7"."""
+    return str(int(image_id)) if isinstance(image_id, float) and image_id.is_integer() else str(image_id).strip()
+
+
+def write_proposals(path: Path, proposals: Mapping[int | str, StoredProposals]) -> Path:
+    """Write the proposals of images by their ids, whole or not at all, in the format of the path's suffix.
+
+    Raises:
+        UserError: another suffix, or a place that cannot be written.
+    """
+    if path.suffix not in FORMATS:
+        raise UserError(
+            f"{path}: proposals are written as {' or '.join(FORMATS)}; give the file one of these suffixes."
+        )
+    write = _write_pickle if path.suffix == ".pkl" else _write_arrays
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write proposals to {path}: {error}.") from error
+    try:
+        with temporary.open("wb") as file:
+            write(proposals, file)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write proposals to {path}: {error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _read_pickle(path: Path) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+    content = load_numpy_pickle(path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__} where proposals are a dict with ids and boxes.")
+    columns: dict[Any, Any] = {KEYS_OF_DETECTRON1.get(key, key): value for key, value in content.items()}
+    ids, boxes, logits = (_column(path, columns, name) for name in ("ids", "boxes", "objectness_logits"))
+    for name, column in (("ids", ids), ("boxes", boxes), ("objectness_logits", logits)):
+        if not isinstance(column, list | tuple | np.ndarray):
+            raise UserError(
+                f"{path}: {name} is a {type(column).__name__} where a list with one element per image belongs."
+            )
+    mode = columns.get("bbox_mode", CORNERS)
+    if mode not in (CORNERS, CORNER_AND_SIDES):
+        raise UserError(
+            f"{path} has bbox_mode {mode!r}; known are {CORNERS} (x1 y1 x2 y2) and {CORNER_AND_SIDES} (x y width "
+            "height), both in pixels."
+        )
+    return ids, [_corners(table, mode) for table in boxes], logits
+
+
+def _corners(table: Any, mode: int) -> NDArray[np.float32]:
+    try:
+        boxes = np.asarray(table, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        return table  # refused with the image's id
+    if mode == CORNERS or boxes.ndim != 2 or boxes.shape[1] != 4:
+        return boxes
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def _read_arrays(path: Path) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            columns = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read as a file of arrays: {error}. Write it again.") from error
+    ids, counts, boxes, logits = (
+        _column(path, columns, name) for name in ("image_ids", "counts", "boxes", "objectness")
+    )
+    if not np.issubdtype(counts.dtype, np.integer) or counts.ndim != 1 or (len(counts) and counts.min() < 0):
+        raise UserError(f"{path}: counts must be {FIELD_RULES['proposals.counts'].words} for each image.")
+    if counts.sum() != len(boxes) or len(boxes) != len(logits):
+        raise UserError(f"{path}: counts add up to {counts.sum()}, of {len(boxes)} boxes and {len(logits)} scores.")
+    ends = np.cumsum(counts)[:-1]
+    return ids.tolist(), np.split(boxes, ends) if len(ids) else [], np.split(logits, ends) if len(ids) else []
+
+
+def _column(path: Path, columns: Mapping[str, Any], name: str) -> Any:
+    if name not in columns:
+        raise UserError(
+            f"{path} has no {name!r} among {', '.join(map(str, columns)) or 'nothing'}: it is no file of proposals."
+        )
+    return columns[name]
+
+
+def _checked(path: Path, image_id: Any, boxes: Any, objectness: Any, *, repairs: RepairLog) -> StoredProposals:
+    try:
+        with np.errstate(over="ignore"):
+            boxes = np.asarray(boxes, dtype=np.float32)
+            objectness = np.asarray(objectness, dtype=np.float32).reshape(-1)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}, image {image_id}: boxes or scores are not numbers ({error}).") from error
+    if boxes.size == 0:
+        boxes = boxes.reshape(0, 4)
+    if boxes.shape != (len(objectness), 4):
+        raise UserError(
+            f"{path}, image {image_id}: boxes of shape {boxes.shape} with {len(objectness)} scores; it should be "
+            f"({len(objectness)}, 4)."
+        )
+    is_usable = np.isfinite(boxes).all(axis=1) & ~np.isnan(objectness)
+    is_usable &= (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)
+    repairs.add(
+        "proposals that are NaN, infinite or turned inside out left out",
+        [image_id] * int((~is_usable).sum()),
+        name="image",
+    )
+    return StoredProposals(boxes[is_usable], objectness[is_usable])
+
+
+def _write_pickle(proposals: Mapping[int | str, StoredProposals], file: BinaryIO) -> None:
+    content = {
+        "ids": list(proposals),
+        "boxes": [table.boxes for table in proposals.values()],
+        "objectness_logits": [table.objectness for table in proposals.values()],
+        "bbox_mode": CORNERS,
+    }
+    pickle.dump(content, file, protocol=4)
+
+
+def _write_arrays(proposals: Mapping[int | str, StoredProposals], file: BinaryIO) -> None:
+    tables = list(proposals.values())
+    np.savez(
+        file,
+        image_ids=np.array(list(proposals)),
+        counts=np.array([len(table.boxes) for table in tables], dtype=np.int64),
+        boxes=np.concatenate([np.zeros((0, 4), np.float32), *(table.boxes for table in tables)]),
+        objectness=np.concatenate([np.zeros(0, np.float32), *(table.objectness for table in tables)]),
+    )
+
 
 TOPK_TRAIN = "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN"
 TOPK_TEST = "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"

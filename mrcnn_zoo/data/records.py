@@ -1,6 +1,8 @@
-"""What a dataset is before any image is read: records of images and of the objects in them."""
+"""Records of images and of the objects in them, counts of repairs, and the choice of a validation set."""
 
-from collections.abc import Sequence
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -83,3 +85,58 @@ class Dataset:
         parts = [counted(len(self.records), "image"), counted(len(instances) - num_crowds, "object")]
         parts += [counted(num_crowds, "crowd")] if num_crowds else []
         return ", ".join([*parts, counted(len(self.class_names), "class")])
+
+
+class RepairLog:
+    """Counts repairs by kind and remembers the first of each."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._firsts: dict[str, str] = {}
+
+    def add(self, kind: str, where: Sequence[object] | NDArray[Any], *, name: str = "annotation") -> None:
+        """Count repairs of one kind.
+
+        Args:
+            kind: what was wrong and what was done, e.g. "boxes outside their image left out".
+            where: ids of what was repaired; may be empty.
+            name: what the ids are of.
+        """
+        if len(where) == 0:
+            return
+        self._counts[kind] = self._counts.get(kind, 0) + len(where)
+        self._firsts.setdefault(kind, f"{name} {where[0]}")
+
+    def notes(self) -> tuple[str, ...]:
+        """A line for each kind, with the count and the first case."""
+        return tuple(f"{kind}: {count} (first: {self._firsts[kind]})" for kind, count in self._counts.items())
+
+
+def choose_validation(strata: Mapping[str, str], fraction: float, *, seed: int = 0) -> set[str]:
+    """Names of the images to validate on: a share of each stratum, chosen by a hash of the name.
+
+    The choice depends on names, strata and seed alone, not on their order or the machine. The share is exact over all
+    images; seats that whole numbers leave over go to the strata that are owed most (largest remainders).
+
+    Args:
+        strata: image name -> name of its stratum.
+        fraction: of the images to validate on, 0 to 1.
+        seed: another seed, another choice.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    for name, stratum in strata.items():
+        members[stratum].append(name)
+    shares = {stratum: len(names) * fraction for stratum, names in members.items()}
+    seats = {stratum: int(share) for stratum, share in shares.items()}
+    left_over = int(len(strata) * fraction + 0.5) - sum(seats.values())
+    owed = sorted(members, key=lambda stratum: (seats[stratum] - shares[stratum], stratum))
+    for stratum in owed[:left_over]:
+        seats[stratum] += 1
+    chosen: set[str] = set()
+    for stratum, names in members.items():
+        chosen.update(sorted(names, key=lambda name: _digest(name, seed))[: seats[stratum]])
+    return chosen
+
+
+def _digest(name: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()

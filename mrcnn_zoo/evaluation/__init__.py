@@ -2,9 +2,9 @@
 
 from mrcnn_zoo.evaluation.coco import CocoEvaluator
 from mrcnn_zoo.evaluation.evaluator import check_evaluation, evaluate, evaluate_datasets
-from mrcnn_zoo.evaluation.expected import UnexpectedResultsError, verify_expected_results
 from mrcnn_zoo.evaluation.ground_truth import ground_truth_detections
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator
+from mrcnn_zoo.evaluation.tables import UnexpectedResultsError, verify_expected_results
 from mrcnn_zoo.inference.trained import config_of_weights, load_trained, refuse_gaps
 
 __all__ = [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.class_count import class_count, class_count_key
+from mrcnn_zoo.config.rules import class_count, class_count_key
 from mrcnn_zoo.data.classes import check_class_count, check_num_keypoints, listed, require_known_classes
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted

@@ -9,15 +9,14 @@ import numpy as np
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, build_backend, detection_set
-from mrcnn_zoo.evaluation.files import nan_as_null, write_arrays, write_json, write_text
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, coco_ground_truth, has_masks
-from mrcnn_zoo.evaluation.main_process import results_of_main_process
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
 from mrcnn_zoo.evaluation.tables import Results, category_table, coco_metrics, footnote, markdown_report, summary_table
 from mrcnn_zoo.inference.prediction import coco_points
-from mrcnn_zoo.ops.processes import gather_on_main_process
+from mrcnn_zoo.output_files import nan_as_null, write_arrays, write_json, write_text
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
 

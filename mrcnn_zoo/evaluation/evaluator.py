@@ -14,6 +14,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data import TestLoader, build_test_loader, load_dataset
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.distributed.processes import gather_on_main_process, rank, world_size
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.class_mapping import (
     ClassMappedDetector,
@@ -21,7 +22,6 @@ from mrcnn_zoo.evaluation.class_mapping import (
     predicts_classes,
     with_classes_of,
 )
-from mrcnn_zoo.evaluation.expected import verify_expected_results
 from mrcnn_zoo.evaluation.limits import (
     DetectionTally,
     build_data_notes,
@@ -31,11 +31,10 @@ from mrcnn_zoo.evaluation.limits import (
     cut_objects_message,
     log_notes,
 )
-from mrcnn_zoo.evaluation.tables import Results
+from mrcnn_zoo.evaluation.tables import Results, verify_expected_results
 from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, build_given_box_detector, check_takes_boxes
 from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.inference.tta import build_augmentation_notes, build_augmented_detector
-from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
 from mrcnn_zoo.progress import ProgressLine, duration, has_terminal, show_progress
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample

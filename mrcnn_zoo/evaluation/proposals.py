@@ -1,25 +1,55 @@
-"""Average recall of proposals: how many objects are found, whatever their class."""
+"""Proposals of a model as files, and their average recall."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from torch import nn
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.proposals import StoredProposals
 from mrcnn_zoo.data.records import Dataset, ImageRecord
-from mrcnn_zoo.errors import counted
+from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS
-from mrcnn_zoo.evaluation.files import nan_as_null, write_json, write_text
 from mrcnn_zoo.evaluation.ground_truth import BBOX, coco_ground_truth
-from mrcnn_zoo.evaluation.main_process import results_of_main_process
 from mrcnn_zoo.evaluation.tables import Metrics, Results, footnote, markdown_report, summary_table
-from mrcnn_zoo.ops.processes import gather_on_main_process
+from mrcnn_zoo.inference.predictor import inference
+from mrcnn_zoo.modeling.contracts import ProposesRegions
+from mrcnn_zoo.output_files import nan_as_null, write_json, write_text
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
+
+
+def compute_proposals(model: nn.Module, loader: Iterable[list[Sample]]) -> dict[int | str, StoredProposals]:
+    """The proposals of each image by its id, in pixels of the image file, best first.
+
+    Args:
+        model: a detector with proposals, see `ProposesRegions`.
+        loader: batches of the images.
+
+    Raises:
+        UserError: a model that proposes nothing.
+    """
+    if not isinstance(model, ProposesRegions):
+        raise UserError(
+            f"{type(model).__name__} makes no proposals: take a ProposalNetwork or a GeneralizedRCNN "
+            "(MODEL.META_ARCHITECTURE)."
+        )
+    stored: dict[int | str, StoredProposals] = {}
+    with inference(model):
+        for samples in loader:
+            for sample, table in zip(samples, model.propose(samples), strict=True):
+                boxes, objectness = (
+                    column.cpu().numpy().astype(np.float32) for column in (table.boxes, table.objectness)
+                )
+                stored[sample.image_id] = StoredProposals(boxes, objectness)
+    return stored
+
 
 BOX_PROPOSALS = "box_proposals"
 LIMITS = (100, 1000)  # L, proposals of an image that count

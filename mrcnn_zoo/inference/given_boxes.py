@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.given_boxes import BoxesOfImage, GivenBoxes, read_given_boxes
-from mrcnn_zoo.data.image_folder import size_of_file
+from mrcnn_zoo.data.paths import size_of_file
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.inference.tta import build_augmented_detector

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from mrcnn_zoo import zoo_index
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.class_count import class_count, section_of_boxes
-from mrcnn_zoo.data.array_images import as_pixels
-from mrcnn_zoo.data.image_problems import cannot_decode
-from mrcnn_zoo.data.images import DECODING_ERRORS, FileImage, decode, decode_with_alpha
-from mrcnn_zoo.data.mapper import Mapper, TestMapper
-from mrcnn_zoo.data.pixels import CHANNELS_WITH_ALPHA
+from mrcnn_zoo.config.rules import class_count, section_of_boxes
+from mrcnn_zoo.data.images.arrays import as_pixels
+from mrcnn_zoo.data.images.pixels import CHANNELS_WITH_ALPHA
+from mrcnn_zoo.data.images.problems import cannot_decode
+from mrcnn_zoo.data.images.reading import DECODING_ERRORS, FileImage, decode, decode_with_alpha
+from mrcnn_zoo.data.loading.mapper import Mapper, TestMapper
 from mrcnn_zoo.data.records import ImageRecord, ImageSource
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.given_boxes import GivenBoxDetector
@@ -31,6 +30,7 @@ from mrcnn_zoo.inference.tta import (
     build_augmented_detector,
     build_prediction_mapper,
 )
+from mrcnn_zoo.model_zoo import index as zoo_index
 from mrcnn_zoo.structures import Detections, Sample
 from mrcnn_zoo.structures.summary import summary
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from mrcnn_zoo import zoo_index
 from mrcnn_zoo.checkpoint import LoadReport, WeightsFile, convert_detector, load_weights_file, read_weights
-from mrcnn_zoo.checkpoint.class_rows import stored_class_count, stored_class_names
-from mrcnn_zoo.checkpoint.conversion import coco_classes
+from mrcnn_zoo.checkpoint.adaptation import stored_class_count, stored_class_names
 from mrcnn_zoo.config import CfgNode, config_from_settings, config_from_text, load_config
-from mrcnn_zoo.config.class_count import class_count
+from mrcnn_zoo.config.rules import class_count
 from mrcnn_zoo.data.classes import check_class_count, distinct_names
 from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.interop import converter
+from mrcnn_zoo.model_zoo import index as zoo_index
 from mrcnn_zoo.modeling import build_model
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def class_names_of(file: WeightsFile) -> tuple[str, ...]:
     if not names:
         conversion = convert_detector(file)
         return conversion.class_names if conversion else ()
-    if len({*names} - {coco_classes.UNUSED}) == len([name for name in names if name != coco_classes.UNUSED]):
+    if len({*names} - {converter.UNUSED_ID}) == len([name for name in names if name != converter.UNUSED_ID]):
         return names
     return distinct_names(names, category_ids_of(file, (), count=len(names)))[0]
 
@@ -166,8 +166,8 @@ def category_ids_of(file: WeightsFile, class_names: Sequence[str], *, count: int
     ids = file.meta.get("category_ids")
     if isinstance(ids, list | tuple) and len(ids) == count and all(type(value) is int for value in ids):
         return tuple(ids)
-    if tuple(class_names) == coco_classes.NAMES:
-        return coco_classes.IDS
+    if tuple(class_names) == converter.COCO_CLASSES:
+        return converter.COCO_CATEGORY_IDS
     return tuple(range(1, count + 1))
 
 

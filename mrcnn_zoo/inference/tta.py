@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.class_count import section_of_boxes
+from mrcnn_zoo.config.rules import section_of_boxes
 from mrcnn_zoo.data.keypoints import FlipPairs
-from mrcnn_zoo.data.mapper import TestMapper, build_flip_pairs, build_test_mapper
+from mrcnn_zoo.data.loading.mapper import TestMapper, build_flip_pairs, build_test_mapper
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.views import AugmentedViews, View, build_augmented_views

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.transforms.flip import HalfTurn, HorizontalFlip, QuarterTurn, ThreeQuarterTurn
-from mrcnn_zoo.data.transforms.geometry import Geometry
 from mrcnn_zoo.data.transforms.resize import resize_shortest_edge
-from mrcnn_zoo.data.transforms.transform import NoTransform, Transform
+from mrcnn_zoo.data.transforms.transform import Geometry, NoTransform, Transform
 from mrcnn_zoo.structures import ImageSize, Proposals, Sample, Targets
 from mrcnn_zoo.structures.summary import summary
 

@@ -10,8 +10,8 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 from torch.nn.modules._functions import SyncBatchNorm as TorchSyncBatchNormFunction
 
+from mrcnn_zoo.distributed.processes import world_size
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.ops.processes import world_size
 from mrcnn_zoo.registries import NORMS
 
 GROUPS = 32  # Wu & He 2018 (Group Normalization), sec. 4

@@ -1,5 +1,5 @@
 """The formulas of losses: pure functions of predictions and labels."""
 
-from mrcnn_zoo.losses import box_regression, classification, keypoint, mask
+from mrcnn_zoo.losses import box_regression, classification, mask
 
-__all__ = ["box_regression", "classification", "keypoint", "mask"]
+__all__ = ["box_regression", "classification", "mask"]

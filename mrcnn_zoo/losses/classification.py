@@ -1,4 +1,4 @@
-"""Losses of class scores; sums, which the caller divides by what it counts."""
+"""Losses of class scores and of keypoint heatmaps, as sums that the caller divides by a count."""
 
 import torch
 from torch import Tensor
@@ -73,3 +73,20 @@ def focal_loss_of_classes(logits: Tensor, classes: Tensor, *, alpha: float, gamm
     yes = logits[rows, classes[rows]]
     correction = sigmoid_focal_loss(yes, nowhere + 1, alpha=alpha, gamma=gamma) - as_no[rows, classes[rows]]
     return as_no.sum(dim=1).masked_fill(classes == IGNORED, 0).sum() + correction.sum()
+
+
+def heatmap_cross_entropy(logits: Tensor, cells: Tensor) -> Tensor:
+    """Cross-entropy of one choice among the cells of each heatmap, summed.
+
+    The cells compete, unlike the pixels of a mask: a keypoint is in one place only.
+
+    Source: He et al. 2017 (Mask R-CNN), section 5.
+
+    Args:
+        logits: (R, J, M, M).
+        cells: (R, J) int64 in [0, M * M), row after row; -1 leaves the keypoint out.
+
+    Returns:
+        Scalar; 0 with a gradient of 0 when there is no keypoint.
+    """
+    return softmax_cross_entropy(logits.flatten(0, 1).flatten(1), cells.flatten())

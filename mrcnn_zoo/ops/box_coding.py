@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.ops.constants import constant
+from mrcnn_zoo.ops.rows import constant
+from mrcnn_zoo.registries import BOX_CODERS
 
 # No box grows by more than 1000 / 16 in one step (the largest side of an image over the smallest stride), so that exp()
 # stays finite early in training.
@@ -83,3 +84,21 @@ def _to_last_pixel(boxes: Tensor) -> Tensor:
 def _centers_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
     sides = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + 0.5 * sides, sides
+
+
+@BOX_CODERS.register("Box2BoxTransform")
+def build_box_coder(weights: Sequence[float]) -> BoxCoder:
+    """Deltas of centre and logarithmic size."""
+    return BoxCoder(weights)
+
+
+@BOX_CODERS.register("DeltaXYWHBBoxCoder")
+def build_bounded_box_coder(weights: Sequence[float]) -> BoxCoder:
+    """As MMDetection's: no box shrinks by more than it may grow."""
+    return BoxCoder(weights, scale_floor=-SCALE_CLAMP)
+
+
+@BOX_CODERS.register("LastPixelBoxCoder")
+def build_last_pixel_box_coder(weights: Sequence[float]) -> LastPixelBoxCoder:
+    """As matterport's: deltas between the centres of the first and last pixels."""
+    return LastPixelBoxCoder(weights)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mrcnn_zoo.ops.roi_sampling import taps_at
+from mrcnn_zoo.ops.roi_pooling import taps_at
 
 
 def grid_points(side: int, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Row numbers, without letting the host wait more often than once per batch.
+"""Row selection with at most one host synchronisation per batch, and constant tensors cached per device.
 
 The number of rows that a mask selects decides the shape of the result, so the host needs it before it can go on. On an
 accelerator it then waits for all work that was launched before. The numbers of all images fit into one copy.
@@ -6,9 +6,27 @@ accelerator it then waits for all work that was launched before. The numbers of 
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+
+def constant(values: tuple[float, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of these values, (len(values),); it may be shared and must not be changed.
+
+    On an accelerator the same tensor is returned again, because making one copies it from the host.
+    """
+    if device.type == "cpu":
+        return torch.tensor(values, dtype=dtype)
+    return _shared_constant(values, dtype, device)
+
+
+@lru_cache(maxsize=256)
+def _shared_constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training later
+        return torch.tensor(values, dtype=dtype, device=device)
+
 
 WITHOUT_STATIC_NONZERO = ("cpu", "mps")  # where `nonzero` waits for nothing, or there is no other way
 

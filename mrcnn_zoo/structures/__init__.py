@@ -1,6 +1,5 @@
 """The data that the components hand to each other."""
 
-from mrcnn_zoo.structures.features import BranchSpec, FeatureSpec
 from mrcnn_zoo.structures.instances import (
     UNKNOWN_CLASS,
     Detections,
@@ -12,7 +11,7 @@ from mrcnn_zoo.structures.instances import (
 )
 from mrcnn_zoo.structures.masks import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks, crop_matched
 from mrcnn_zoo.structures.outputs import LossSum, TrainingOutput, training_output
-from mrcnn_zoo.structures.samples import Batch, Sample
+from mrcnn_zoo.structures.samples import Batch, BranchSpec, FeatureSpec, Sample
 
 __all__ = [
     "UNKNOWN_CLASS",

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
-from mrcnn_zoo.ops.mask_cropping import WindowsOfImage, crop_windows
-from mrcnn_zoo.ops.mask_pasting import Window, paste_masks
+from mrcnn_zoo.ops.masks import Window, WindowsOfImage, crop_windows, paste_masks
 from mrcnn_zoo.ops.rle import compress_runs, run_lengths
 from mrcnn_zoo.structures.summary import summary
 

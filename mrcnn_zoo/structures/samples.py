@@ -1,13 +1,29 @@
-"""One image on its way into a model, and several of them as a batch."""
+"""Images as samples and batches, and the shapes of feature maps."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mrcnn_zoo.structures.instances import ImageSize, Proposals, Targets
 from mrcnn_zoo.structures.summary import summary
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Shape of one feature map."""
+
+    channels: int
+    stride: int = 1  # image pixels from one cell to the next
+    side: int = 0  # height and width of a pooled, square map; 0 where it depends on the image
+
+
+@dataclass(frozen=True)
+class BranchSpec(FeatureSpec):
+    """What the builder of a branch of the region heads is called with: its pooled map, and the maps of the backbone."""
+
+    maps: Mapping[str, FeatureSpec] = field(default_factory=dict)  # all of them, by name
 
 
 @dataclass(repr=False)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from mrcnn_zoo.checkpoint import Checkpointer
+from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.structures import Sample, TrainingOutput
+from mrcnn_zoo.training.writers import MetricWriter
 
 if TYPE_CHECKING:
     from mrcnn_zoo.training.trainer import Trainer
@@ -68,3 +72,14 @@ class Hook:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Handed to the builder of every hook."""
+
+    output_dir: Path
+    checkpointer: Checkpointer
+    writers: Sequence[MetricWriter]  # none on processes other than the first
+    train_datasets: Sequence[Dataset]
+    test_datasets: Sequence[Dataset]

@@ -9,9 +9,9 @@ import yaml
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.training.budget import LONGEST_WARMUP
 from mrcnn_zoo.training.lr_schedule import LRSchedule, build_lr_schedule
 from mrcnn_zoo.training.optimizer import build_batch_scale
+from mrcnn_zoo.training.stopping import LONGEST_WARMUP
 
 MINUTES, EPOCHS, ITERATIONS = "SOLVER.MAX_MINUTES", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER"
 LENGTHS = (MINUTES, EPOCHS, ITERATIONS)  # of two that are set equally close the first counts

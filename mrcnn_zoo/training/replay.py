@@ -11,7 +11,7 @@ from mrcnn_zoo.config import config_from_text
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import BoxedBitmaps, Proposals, Sample, Targets, TrainingOutput
-from mrcnn_zoo.training.randomness import derived_seed, generators_aside
+from mrcnn_zoo.training.run_context import derived_seed, generators_aside
 
 # What a saved batch may hold besides plain values and tensors.
 SAVED_CLASSES = (Sample, Targets, Proposals, BoxedBitmaps)

@@ -11,23 +11,28 @@ from mrcnn_zoo import data
 from mrcnn_zoo.checkpoint import Checkpointer, read_weights
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.data.classes import in_classes_of_checkpoint, merge_datasets, unite_classes
+from mrcnn_zoo.data.loading.selection import select_for_training
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.data.selection import select_for_training
+from mrcnn_zoo.distributed.processes import (
+    is_main_process,
+    maximum_over_processes,
+    value_of_main_process,
+    wait_for_all,
+    world_size,
+)
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation import check_evaluation, evaluate_datasets, verify_expected_results
 from mrcnn_zoo.evaluation.class_mapping import check_classes, predicts_classes
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
 from mrcnn_zoo.evaluation.evaluator import load_test_datasets
-from mrcnn_zoo.evaluation.files import write_text
 from mrcnn_zoo.evaluation.limits import build_limits, cut_objects_message
 from mrcnn_zoo.evaluation.tables import stages_table
 from mrcnn_zoo.inference.trained import fill_model
 from mrcnn_zoo.modeling import build_model
-from mrcnn_zoo.ops.processes import value_of_main_process, world_size
-from mrcnn_zoo.output_paths import RESULT_FOLDERS, check_output_folder
-from mrcnn_zoo.training.assembly import build_trainer
-from mrcnn_zoo.training.distributed import is_main_process, maximum_over_processes, wait_for_all
-from mrcnn_zoo.training.environment import record_environment
+from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder, write_text
+from mrcnn_zoo.training.build import build_trainer
+from mrcnn_zoo.training.hook import Workspace
+from mrcnn_zoo.training.hooks.evaluation import results_by_dataset
 from mrcnn_zoo.training.lengths import (
     check_remaining_length,
     choose_length,
@@ -36,9 +41,8 @@ from mrcnn_zoo.training.lengths import (
     fit_warmup,
     warn_of_early_stopping,
 )
-from mrcnn_zoo.training.logs import LogFile, logging_to
+from mrcnn_zoo.training.run_context import LogFile, logging_to, record_environment
 from mrcnn_zoo.training.settings import check_best_metric, check_settings
-from mrcnn_zoo.training.signals import StopSignals, TrainingInterrupted
 from mrcnn_zoo.training.stages import (
     WEIGHTS,
     FinishedStage,
@@ -50,9 +54,8 @@ from mrcnn_zoo.training.stages import (
     finish_stage,
     read_finished,
 )
+from mrcnn_zoo.training.stopping import StopSignals, TrainingInterrupted
 from mrcnn_zoo.training.trainer import Trainer, last_training_state
-from mrcnn_zoo.training.validation import results_by_dataset
-from mrcnn_zoo.training.workspace import Workspace
 from mrcnn_zoo.training.writers import MetricWriter, build_writers, closing
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from mrcnn_zoo.evaluation.proposals import BOX_PROPOSALS, recall_metrics
 from mrcnn_zoo.evaluation.tables import coco_metrics
 from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS, METRIC_WRITERS
 from mrcnn_zoo.registry import did_you_mean
-from mrcnn_zoo.training.best_metric import AUTO
-from mrcnn_zoo.training.validation import VALIDATION_TASK
+from mrcnn_zoo.training.hooks.best import AUTO
+from mrcnn_zoo.training.hooks.evaluation import VALIDATION_TASK
 
 LOSS_NAME = re.compile(r"loss_\w+")  # which of them there are, the model alone knows
 

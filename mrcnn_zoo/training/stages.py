@@ -18,14 +18,12 @@ from typing import Any
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode, changed_config
+from mrcnn_zoo.distributed.processes import is_main_process, value_of_main_process, wait_for_all
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.files import write_json
-from mrcnn_zoo.ops.processes import value_of_main_process
-from mrcnn_zoo.output_paths import RESULT_FOLDERS
+from mrcnn_zoo.output_files import RESULT_FOLDERS, write_json
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
 from mrcnn_zoo.registry import did_you_mean
-from mrcnn_zoo.training.assembly import changed_keys
-from mrcnn_zoo.training.distributed import is_main_process, wait_for_all
+from mrcnn_zoo.training.build import changed_keys
 
 JOINT = "joint"  # the schedule of one stage
 STAGE_FILE = "stage.json"  # in the folder of a stage that is finished

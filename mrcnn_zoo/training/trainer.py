@@ -14,18 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.checkpoint import Checkpointer, load_checkpoint
+from mrcnn_zoo.distributed.processes import gather_on_main_process, maximum_over_processes, rank, world_size
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import RemembersTraining
-from mrcnn_zoo.ops.processes import gather_on_main_process, rank, world_size
 from mrcnn_zoo.structures import Sample, TrainingOutput
-from mrcnn_zoo.training.budget import Budget, Clock, Stopwatch
-from mrcnn_zoo.training.distributed import maximum_over_processes, share_buffers, with_averaged_gradients
-from mrcnn_zoo.training.ema import WeightsAverage
+from mrcnn_zoo.training.averaging import WeightsAverage
 from mrcnn_zoo.training.hook import Hook, Results, StepReport
 from mrcnn_zoo.training.lr_schedule import LRSchedule
-from mrcnn_zoo.training.randomness import generator_states, restore_generator_states, seed_step
-from mrcnn_zoo.training.signals import StopSignals
-from mrcnn_zoo.training.updater import Updater, mean_metrics
+from mrcnn_zoo.training.reduction import share_buffers, with_averaged_gradients
+from mrcnn_zoo.training.run_context import generator_states, restore_generator_states, seed_step
+from mrcnn_zoo.training.step import Updater, mean_metrics
+from mrcnn_zoo.training.stopping import Budget, Clock, StopSignals, Stopwatch
 
 RESUMABLE_KEYS = (  # without these a checkpoint may hold weights, but no training to go on with
     "model",

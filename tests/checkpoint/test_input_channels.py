@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mrcnn_zoo.checkpoint import load_weights
-from mrcnn_zoo.checkpoint.input_channels import differs_in_input_channels, with_input_channels
+from mrcnn_zoo.checkpoint.adaptation import differs_in_input_channels, with_input_channels
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling import build_model
 

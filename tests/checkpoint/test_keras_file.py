@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrcnn_zoo.checkpoint.keras_file import read_keras_weights
+from mrcnn_zoo.checkpoint.sources import read_keras_weights
 from mrcnn_zoo.errors import UserError
 
 h5py = pytest.importorskip("h5py", reason="h5py is an optional dependency")

@@ -86,7 +86,7 @@ def test_predict_draws_the_readable_images_and_returns_1_for_the_others(weights:
 
 def test_commands_keep_freed_memory_on_the_cpu(weights: Path, tmp_path: Path, monkeypatch) -> None:
     told = []
-    monkeypatch.setattr("mrcnn_zoo.ops.allocator.keep_freed_memory", lambda: told.append("kept"))
+    monkeypatch.setattr("mrcnn_zoo.ops.memory.keep_freed_memory", lambda: told.append("kept"))
     Image.new("RGB", (80, 60)).save(tmp_path / "image.png")
     few = ["--weights", str(weights), "--output-dir", str(tmp_path / "out")]
     assert run_command("evaluate", [*few, "TEST.NUM_IMAGES=1", "VIS.NUM_IMAGES=0"]) == 0

@@ -10,7 +10,7 @@ import torch
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.cli.main import run_command
 from mrcnn_zoo.config import load_config
-from mrcnn_zoo.data.proposal_files import read_proposals
+from mrcnn_zoo.data.proposals import read_proposals
 from mrcnn_zoo.modeling import build_model
 
 CONFIG = "Quickstart/mask_rcnn_R_18_FPN_digits"

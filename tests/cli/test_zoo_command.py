@@ -9,8 +9,8 @@ import pytest
 
 from mrcnn_zoo.cli import main as cli
 from mrcnn_zoo.cli import zoo as command
-from mrcnn_zoo.config import locations
-from mrcnn_zoo.downloads.checksum import record_checksum
+from mrcnn_zoo.config import files
+from mrcnn_zoo.model_zoo.checksum import record_checksum
 
 FPN_3X = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
 QUICKSTART = "Quickstart/mask_rcnn_R_18_FPN_digits"
@@ -34,8 +34,8 @@ def lab(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = tmp_path / "mrcnn_zoo"
     (package / "_model_zoo").mkdir(parents=True)
     (package / "_model_zoo" / "index.json").write_text(json.dumps({"models": models}))
-    monkeypatch.setattr(locations, "CHECKOUT", tmp_path / "no checkout")
-    monkeypatch.setattr(locations, "PACKAGE_FOLDER", package)
+    monkeypatch.setattr(files, "CHECKOUT", tmp_path / "no checkout")
+    monkeypatch.setattr(files, "PACKAGE_FOLDER", package)
     file = cache / "lab" / "one.pth"
     file.parent.mkdir(parents=True)
     file.write_bytes(CONTENT)

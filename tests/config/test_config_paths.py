@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mrcnn_zoo.checkpoint.conversion.mmdetection_config import read_config_file as read_mmdetection
 from mrcnn_zoo.cli import main as cli
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.config.files import MAX_BYTES
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.interop.mmdetection.config import read_config_file as read_mmdetection
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from mrcnn_zoo.cli import config as command
 from mrcnn_zoo.config import load_config
-from mrcnn_zoo.config.folder import check_configs
+from mrcnn_zoo.config.loading import check_configs
 from mrcnn_zoo.errors import UserError
 
 BASE = """

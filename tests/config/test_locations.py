@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mrcnn_zoo.config import find_config, locations, packaged_names
-from mrcnn_zoo.config.locations import did_you_mean_config, find_packaged
+from mrcnn_zoo.config import files, find_config, packaged_names
+from mrcnn_zoo.config.files import did_you_mean_config, find_packaged
 from mrcnn_zoo.errors import UserError
 
 NAME = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
@@ -19,8 +19,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "Lab/net.yaml").write_text("SEED: 1\n")
     (tmp_path / "site-packages/configs").mkdir()
     (tmp_path / "site-packages/configs/foreign.yaml").write_text("SEED: 2\n")
-    monkeypatch.setattr(locations, "INSTALLED_CONFIGS", folder)
-    monkeypatch.setattr(locations, "CHECKOUT", tmp_path / "site-packages")
+    monkeypatch.setattr(files, "INSTALLED_CONFIGS", folder)
+    monkeypatch.setattr(files, "CHECKOUT", tmp_path / "site-packages")
     return folder
 
 
@@ -50,7 +50,7 @@ def test_a_name_cannot_lead_out_of_the_package(installed: Path) -> None:
 
 
 def test_without_any_configs_nothing_is_suggested(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locations, "INSTALLED_CONFIGS", installed / "nothing")
+    monkeypatch.setattr(files, "INSTALLED_CONFIGS", installed / "nothing")
     assert packaged_names() == []
     assert did_you_mean_config("net") == ""
 

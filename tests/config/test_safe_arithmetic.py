@@ -2,7 +2,7 @@
 
 import pytest
 
-from mrcnn_zoo.config.safe_arithmetic import evaluate_arithmetic
+from mrcnn_zoo.config.safe_yaml import evaluate_arithmetic
 
 RETINANET_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mrcnn_zoo.config import config_from_text, load_config, resolve_config
-from mrcnn_zoo.config.show import shown
+from mrcnn_zoo.config.explain import shown
 
 
 def lines(text: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import pytest
 
 from mrcnn_zoo.config import default_config, load_config
 from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME
-from mrcnn_zoo.config.unbuilt import CONDITIONS, Condition, unbuilt_changes
+from mrcnn_zoo.config.unsupported import CONDITIONS, Condition, unbuilt_changes
 from mrcnn_zoo.errors import UserError
 from support.references import REFERENCES
 

@@ -4,8 +4,13 @@ from itertools import chain, islice
 
 import pytest
 
-from mrcnn_zoo.data.batches import BatchStream, contiguous_share, orientation_groups, share_of_rank
-from mrcnn_zoo.data.samplers import TrainingSampler
+from mrcnn_zoo.data.loading.samplers import (
+    BatchStream,
+    TrainingSampler,
+    contiguous_share,
+    orientation_groups,
+    share_of_rank,
+)
 
 
 def _rows(stream: BatchStream, count: int, start: int = 0) -> list[list[int]]:

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.images import FileImage
-from mrcnn_zoo.data.mapper import build_test_mapper
-from mrcnn_zoo.data.pixels import divide, fit_channels, num_channels_of, pixel_format_of, stretch
+from mrcnn_zoo.data.images.pixels import divide, fit_channels, num_channels_of, pixel_format_of, stretch
+from mrcnn_zoo.data.images.reading import FileImage
+from mrcnn_zoo.data.loading.mapper import build_test_mapper
 from mrcnn_zoo.data.records import ImageRecord
 from mrcnn_zoo.data.transforms import build_train_augmentations
 from mrcnn_zoo.data.transforms.photometric import adjust_brightness, adjust_contrast

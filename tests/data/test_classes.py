@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mrcnn_zoo.config.class_count import class_count
+from mrcnn_zoo.config.rules import class_count
 from mrcnn_zoo.data.classes import (
     check_num_classes,
     distinct_names,

@@ -11,8 +11,7 @@ from pycocotools.coco import COCO
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.export import export_coco
-from mrcnn_zoo.data.formats.coco import load_coco
-from mrcnn_zoo.data.formats.coco_layout import find_coco_layout
+from mrcnn_zoo.data.formats.coco import find_coco_layout, load_coco
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.data.synthetic.scenes import build_scenes
 from mrcnn_zoo.data.synthetic.settings import SceneSettings

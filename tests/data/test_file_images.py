@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrcnn_zoo.data.images import FileImage, read_bitmap
+from mrcnn_zoo.data.images.reading import FileImage, read_bitmap
 from mrcnn_zoo.errors import UserError
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]], [[7, 7, 7], [0, 0, 0]]], np.uint8)

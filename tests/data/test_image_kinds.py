@@ -14,10 +14,10 @@ import tifffile
 from PIL import Image
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data import image_problems
-from mrcnn_zoo.data.images import MAX_PIXELS, FileImage, read_bitmap
-from mrcnn_zoo.data.mapper import build_pixel_reader, build_test_mapper
-from mrcnn_zoo.data.pixels import check_pixel_statistics
+from mrcnn_zoo.data.images import problems
+from mrcnn_zoo.data.images.pixels import check_pixel_statistics
+from mrcnn_zoo.data.images.reading import MAX_PIXELS, FileImage, read_bitmap
+from mrcnn_zoo.data.loading.mapper import build_pixel_reader, build_test_mapper
 from mrcnn_zoo.data.records import ImageRecord
 from mrcnn_zoo.errors import UserError
 
@@ -32,7 +32,7 @@ FLOATS = RNG.random((H, W)).astype(np.float32)
 
 @pytest.fixture(autouse=True)
 def _nothing_noted_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_problems, "_noted", bytearray(len(image_problems._noted)))
+    monkeypatch.setattr(problems, "_noted", bytearray(len(problems._noted)))
 
 
 def grey(array: np.ndarray) -> np.ndarray:
@@ -165,10 +165,9 @@ def test_pixels_that_are_not_finite_are_replaced_with_a_note(name: str, tmp_path
     expected = values.copy()
     finite = values[np.isfinite(values)]
     expected[3, 4], expected[5, 5], expected[6, 6] = finite.min(), finite.max(), finite.min()
-    kind = "minisblack"
     if name.startswith("b"):  # read by tifffile: in several channels
-        values, expected, kind = np.stack([values] * 3, axis=2), grey(expected), "rgb"
-    np.save(path, values) if name.endswith("npy") else tifffile.imwrite(path, values, photometric=kind)
+        values, expected = np.stack([values] * 3, axis=2), grey(expected)
+    np.save(path, values) if name.endswith("npy") else tifffile.imwrite(path, values)
     for _ in range(2):
         read = FileImage(str(path)).read()
         np.testing.assert_array_equal(read, expected if expected.ndim == 3 else grey(expected))

@@ -10,7 +10,7 @@ import torch
 from mrcnn_zoo.data import build_train_loader, load_dataset, merge_datasets
 from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.data.keypoints import flip_pairs, read_pairs, read_permutation, sides_of
-from mrcnn_zoo.data.mapper import build_flip_pairs, build_train_mapper
+from mrcnn_zoo.data.loading.mapper import build_flip_pairs, build_train_mapper
 from mrcnn_zoo.errors import UserError
 
 EYES = ["left_eye", "right_eye", "nose"]

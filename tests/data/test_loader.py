@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mrcnn_zoo.data import build_test_loader, build_train_loader, load_dataset
+from mrcnn_zoo.data.loading.loader import PackedRecords, pack, unpack
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.data.workers import PackedRecords, pack, unpack
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import Sample
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.mapper import build_test_mapper, build_train_mapper, build_validation_mapper
+from mrcnn_zoo.data.loading.mapper import build_test_mapper, build_train_mapper, build_validation_mapper
+from mrcnn_zoo.data.loading.targets import TargetMaker
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
-from mrcnn_zoo.data.targets import TargetMaker
 from mrcnn_zoo.data.transforms import Geometry
 from mrcnn_zoo.data.transforms.crop import CropTransform
 from mrcnn_zoo.data.transforms.flip import HorizontalFlip

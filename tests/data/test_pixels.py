@@ -6,7 +6,15 @@ import torch
 from PIL import Image
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.pixels import as_image_tensor, depth_reduction_of, divide, keep, luma, order_channels, stretch
+from mrcnn_zoo.data.images.pixels import (
+    as_image_tensor,
+    depth_reduction_of,
+    divide,
+    keep,
+    luma,
+    order_channels,
+    stretch,
+)
 from mrcnn_zoo.errors import UserError
 
 

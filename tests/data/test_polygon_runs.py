@@ -7,7 +7,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.data.formats.coco import load_coco
-from mrcnn_zoo.data.polygon_runs import MAX_CROSSINGS, allowed_steps, encode_polygons, outline_steps
+from mrcnn_zoo.data.masks import MAX_CROSSINGS, allowed_steps, encode_polygons, outline_steps
 
 FAR = (1e4, 2e8, 3e9, 1e300, 1.79e308)
 MEGABYTES = 1 << 20

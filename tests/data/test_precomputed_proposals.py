@@ -10,8 +10,7 @@ import torch
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data import build_test_loader, build_train_loader, load_dataset
-from mrcnn_zoo.data.proposal_files import StoredProposals, read_proposals, write_proposals
-from mrcnn_zoo.data.proposals import ProposalMaker
+from mrcnn_zoo.data.proposals import ProposalMaker, StoredProposals, read_proposals, write_proposals
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.transforms import Geometry
 from mrcnn_zoo.data.transforms.crop import CropTransform

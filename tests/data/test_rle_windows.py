@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mrcnn_zoo.data.rle import box_of, decode_window, read_runs
+from mrcnn_zoo.data.masks import box_of, decode_window, read_runs
 
 
 def _masks() -> list[np.ndarray]:

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
-from mrcnn_zoo.data.samplers import (
+from mrcnn_zoo.data.loading.samplers import (
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
     TrainingSampler,
     repeat_factors,
 )
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.registries import DATA_SAMPLERS
 
 

@@ -11,9 +11,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from mrcnn_zoo.data.formats.coco import load_coco
+from mrcnn_zoo.data.loading.targets import map_masks, rasterise, tight_box
+from mrcnn_zoo.data.masks import MaskWindow
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
-from mrcnn_zoo.data.rle import MaskWindow
-from mrcnn_zoo.data.target_masks import map_masks, rasterise, tight_box
 from mrcnn_zoo.data.transforms import Geometry
 from mrcnn_zoo.data.transforms.flip import HorizontalFlip
 from mrcnn_zoo.data.transforms.resize import ResizeTransform

@@ -20,8 +20,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import CocoEvaluator, ProposalEvaluator, evaluate
 from mrcnn_zoo.evaluation.backends import detection_set
 from mrcnn_zoo.evaluation.ground_truth import coco_ground_truth
-from mrcnn_zoo.evaluation.precompute import compute_proposals
-from mrcnn_zoo.evaluation.proposals import BOX_PROPOSALS
+from mrcnn_zoo.evaluation.proposals import BOX_PROPOSALS, compute_proposals
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Proposals, Sample
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import pretend_device as pretend
 from mrcnn_zoo import registries
+from mrcnn_zoo.benchmark.data import generated_samples
 from mrcnn_zoo.config import CfgNode, load_config
-from mrcnn_zoo.experiments.benchmark.samples import generated_samples
 from mrcnn_zoo.inference.tta import build_augmented_detector
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.contracts import LearnsFromClassCounts
@@ -23,8 +23,8 @@ from mrcnn_zoo.modeling.recording import Recording
 from mrcnn_zoo.ops import nms
 from mrcnn_zoo.registry import Registry
 from mrcnn_zoo.structures import Detections, Proposals, Sample, Targets
-from mrcnn_zoo.training.clipping import clip_each_norm
-from mrcnn_zoo.training.ema import WeightsAverage
+from mrcnn_zoo.training.averaging import WeightsAverage
+from mrcnn_zoo.training.step import clip_each_norm
 
 MOST_WAITS = {"training": 10, "prediction": 8}  # of a Mask R-CNN, whatever the batch
 CONFIGS = Path(__file__).parents[2] / "configs"

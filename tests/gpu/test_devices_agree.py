@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from mrcnn_zoo.benchmark.data import generated_samples
+from mrcnn_zoo.benchmark.torchvision_model import bring_to_life
 from mrcnn_zoo.config import CfgNode, load_config
-from mrcnn_zoo.experiments.benchmark.living_weights import bring_to_life
-from mrcnn_zoo.experiments.benchmark.samples import generated_samples
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Detections, Proposals, Sample, TrainingOutput
 

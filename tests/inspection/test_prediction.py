@@ -16,8 +16,8 @@ from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data import build_test_mapper
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.limits import DetectionTally, Limit
-from mrcnn_zoo.inspection.image_inputs import find_images
-from mrcnn_zoo.inspection.prediction import image_files, predict_files, predict_image, predict_images
+from mrcnn_zoo.inference.image_files import image_files, predict_files, predict_image, predict_images
+from mrcnn_zoo.inference.image_inputs import find_images
 from mrcnn_zoo.structures import Detections, ProbabilityMasks, Sample
 
 NAMES = ("cat", "dog")

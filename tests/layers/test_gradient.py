@@ -1,6 +1,6 @@
 import torch
 
-from mrcnn_zoo.layers.gradient import scale_gradient
+from mrcnn_zoo.modeling.roi_heads.cascade_heads import scale_gradient
 
 
 def test_values_stay_and_the_gradient_is_scaled() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.models.detection.roi_heads import keypointrcnn_loss
 
-from mrcnn_zoo.losses.keypoint import heatmap_cross_entropy
+from mrcnn_zoo.losses.classification import heatmap_cross_entropy
 from mrcnn_zoo.ops.keypoints import heatmap_cells
 
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling import build_model
-from mrcnn_zoo.modeling.detectors.retinanet_selection import DenseSelection
+from mrcnn_zoo.modeling.detectors.retinanet_outputs import DenseSelection
 from mrcnn_zoo.modeling.proposal_generators.rpn import RPN
 from mrcnn_zoo.modeling.proposal_generators.selection import JointSelection, ProposalSelection
 from mrcnn_zoo.modeling.recording import Fate, Recording, StageReport

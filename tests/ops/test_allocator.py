@@ -6,7 +6,7 @@ import pytest
 COUNT_FAULTS = """
 import resource, sys
 import numpy as np
-from mrcnn_zoo.ops.allocator import keep_freed_memory
+from mrcnn_zoo.ops.memory import keep_freed_memory
 
 if sys.argv[1] == "keep" and not keep_freed_memory():
     print("unsupported")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mrcnn_zoo.ops.mask_pasting import paste_masks, stretch, window_bounds
+from mrcnn_zoo.ops.masks import paste_masks, stretch, window_bounds
 
 
 def test_stretch_interpolates_at_pixel_centres() -> None:

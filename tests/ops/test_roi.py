@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.ops.roi import roi_align, roi_pool, with_image_rows
+from mrcnn_zoo.ops.roi_pooling import roi_align, roi_pool, with_image_rows
 
 REGIONS = torch.tensor(
     [

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from mrcnn_zoo.ops.roi_align_gradient import SeparableRoIAlign
+from mrcnn_zoo.ops.roi_align import SeparableRoIAlign
 
 SHAPE = (2, 5, 13, 17)
 SCALE = 0.25

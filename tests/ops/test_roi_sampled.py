@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.ops.roi import crop_and_resize, roi_align, roi_align_max, roi_warp, rounded_to_cells
+from mrcnn_zoo.ops.roi_pooling import crop_and_resize, roi_align, roi_align_max, roi_warp, rounded_to_cells
 
 # No sample is on the centre of a cell or on the border: there the coordinates have two gradients.
 REGIONS = torch.tensor(

@@ -1,8 +1,15 @@
 import pytest
 import torch
 
-from mrcnn_zoo.ops.constants import constant
-from mrcnn_zoo.ops.rows import counts_of_images, image_numbers, known_rows, rows_in_parts, rows_of_all, rows_where
+from mrcnn_zoo.ops.rows import (
+    constant,
+    counts_of_images,
+    image_numbers,
+    known_rows,
+    rows_in_parts,
+    rows_of_all,
+    rows_where,
+)
 
 MASKS = [torch.tensor([True, False, True]), torch.tensor([False]), torch.zeros(0, dtype=torch.bool)]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.modeling.suppression import GaussianFactor, LinearFactor
-from mrcnn_zoo.ops import soft_nms as module
-from mrcnn_zoo.ops.soft_nms import soft_nms
+from mrcnn_zoo.modeling.suppression import soft as module
+from mrcnn_zoo.modeling.suppression.soft import soft_nms
 
 Factor = Callable[[Tensor], Tensor]
 FACTORS = [LinearFactor(0.3), GaussianFactor(0.5)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from mrcnn_zoo.ops import mask_cropping
+from mrcnn_zoo.ops import masks as mask_cropping
 from mrcnn_zoo.structures import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks, crop_matched
 
 SIZE = (60, 90)  # height, width of the test images

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from mrcnn_zoo.checkpoint import WeightsFile
-from mrcnn_zoo.data.proposal_files import StoredProposals
+from mrcnn_zoo.data.proposals import StoredProposals
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.evaluation.ground_truth import RleMasks
-from mrcnn_zoo.inspection.prediction import LoadedImage
+from mrcnn_zoo.inference.image_files import LoadedImage
 from mrcnn_zoo.structures import (
     Batch,
     BoxedBitmaps,

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.checkpoint.conversion import Conversion
-from mrcnn_zoo.checkpoint.conversion.mmdetection import MMDetectionSource
+from mrcnn_zoo.interop.converter import Conversion
+from mrcnn_zoo.interop.mmdetection.weights import MMDetectionSource
 from mrcnn_zoo.structures import Sample
 from support.references import RecordedCase, find_case
 

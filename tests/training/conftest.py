@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.structures import Sample, TrainingOutput
-from mrcnn_zoo.training.budget import IterationBudget
 from mrcnn_zoo.training.hook import Hook
 from mrcnn_zoo.training.hooks.checkpoints import SaveCheckpoints
 from mrcnn_zoo.training.lr_schedule import LRSchedule, MultiStepDecay, Warmup
-from mrcnn_zoo.training.precision import Precision
-from mrcnn_zoo.training.randomness import seed_everything
+from mrcnn_zoo.training.run_context import seed_everything
+from mrcnn_zoo.training.step import Precision, Updater
+from mrcnn_zoo.training.stopping import IterationBudget
 from mrcnn_zoo.training.trainer import Trainer, TrainingPlan
-from mrcnn_zoo.training.updater import Updater
 
 SEED = 7
 HERE = Path(__file__).parent

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
+from mrcnn_zoo.distributed.processes import gather_over_processes, maximum_over_processes, rank, world_size
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.ops.processes import rank, world_size
 from mrcnn_zoo.structures import Sample, TrainingOutput
-from mrcnn_zoo.training.distributed import gather_over_processes, maximum_over_processes
 from mrcnn_zoo.training.hook import Hook
 from mrcnn_zoo.training.trainer import Trainer
 

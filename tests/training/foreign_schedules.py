@@ -12,12 +12,12 @@ from foreign_hooks import At
 from mrcnn_zoo.checkpoint import read_weights
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.data import load_dataset
-from mrcnn_zoo.data.proposal_files import write_proposals
+from mrcnn_zoo.data.proposals import write_proposals
+from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.evaluation.evaluator import build_prediction_loader
-from mrcnn_zoo.evaluation.precompute import compute_proposals
+from mrcnn_zoo.evaluation.proposals import compute_proposals
 from mrcnn_zoo.inference.trained import fill_model
 from mrcnn_zoo.training import FinishedStage, Stage
-from mrcnn_zoo.training.distributed import is_main_process
 from mrcnn_zoo.training.hook import Hook
 
 HEADS_ONLY = {"SOLVER.FREEZE": ["backbone.*"], "SOLVER.MAX_ITER": 3, "SOLVER.BASE_LR": 0.02}

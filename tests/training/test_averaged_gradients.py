@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from mrcnn_zoo.ops.processes import rank
+from mrcnn_zoo.distributed.processes import rank
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.hook import Hook
 from mrcnn_zoo.training.trainer import Trainer

@@ -2,7 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
-from mrcnn_zoo.training.class_counts import images_by_class, tell_class_counts
+from mrcnn_zoo.training.build import images_by_class, tell_class_counts
 
 
 class Learner(nn.Module):

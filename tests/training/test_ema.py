@@ -6,7 +6,7 @@ from torch import nn
 
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.training.ema import WeightsAverage, build_weights_average
+from mrcnn_zoo.training.averaging import WeightsAverage, build_weights_average
 
 
 def linear(value: float) -> nn.Linear:

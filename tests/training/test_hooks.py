@@ -17,17 +17,14 @@ from torch import nn
 from mrcnn_zoo.checkpoint import Checkpointer, load_checkpoint
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import Sample, TrainingOutput
-from mrcnn_zoo.training.best_metric import BestMetric
-from mrcnn_zoo.training.hooks.best import SaveBest, StopEarly
-from mrcnn_zoo.training.hooks.evaluation import Evaluate
-from mrcnn_zoo.training.hooks.gradients import ReportUnusedParameters
-from mrcnn_zoo.training.hooks.metrics import WriteMetrics
+from mrcnn_zoo.training.hooks.best import BestMetric, SaveBest, StopEarly
+from mrcnn_zoo.training.hooks.evaluation import Evaluate, validation_losses
+from mrcnn_zoo.training.hooks.metrics import ReportUnusedParameters, WriteMetrics
 from mrcnn_zoo.training.hooks.pictures import DrawPredictions, DrawTrainingBatches, listed_by_folder
-from mrcnn_zoo.training.logs import logging_to
-from mrcnn_zoo.training.signals import StopSignals
-from mrcnn_zoo.training.validation import validation_losses
+from mrcnn_zoo.training.run_context import logging_to
+from mrcnn_zoo.training.stopping import StopSignals
 from mrcnn_zoo.training.writers import MetricWriter
-from mrcnn_zoo.training.writers.json_lines import JsonLinesWriter
+from mrcnn_zoo.training.writers.files import JsonLinesWriter
 
 
 class Scores:

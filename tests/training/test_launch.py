@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mrcnn_zoo.distributed.launch import Layout, launch
+from mrcnn_zoo.distributed.processes import join_processes, leave_processes
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.training.distributed import join_processes, leave_processes
-from mrcnn_zoo.training.launch import Layout, launch
 
 HERE = Path(__file__).parent
 

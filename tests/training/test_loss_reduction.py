@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mrcnn_zoo.modeling.detectors.retinanet_supervision import RunningCount
+from mrcnn_zoo.modeling.detectors.retinanet_outputs import RunningCount
 from mrcnn_zoo.structures import LossSum, TrainingOutput
-from mrcnn_zoo.training.distributed import LossReduction
+from mrcnn_zoo.training.reduction import LossReduction
 from support.processes import run_in_processes
 
 # Items of (rank 0, rank 1): the mean over all is not the mean of the means.

@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 
 from mrcnn_zoo.training.hook import StepReport
-from mrcnn_zoo.training.hooks.metrics import WriteMetrics
-from mrcnn_zoo.training.metrics import MetricAccumulator
+from mrcnn_zoo.training.hooks.metrics import MetricAccumulator, WriteMetrics
 from support.processes import run_in_processes
 
 

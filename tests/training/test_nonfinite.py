@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import NonFiniteLossError, UserError
 from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets, TrainingOutput
 from mrcnn_zoo.training import replay_batch
-from mrcnn_zoo.training.hooks.nonfinite import StopOnNonFinite
-from mrcnn_zoo.training.nonfinite import NonFiniteLossError, find_nonfinite_losses, save_batches
+from mrcnn_zoo.training.hooks.nonfinite import StopOnNonFinite, find_nonfinite_losses, save_batches
 from mrcnn_zoo.training.replay import load_step
 from mrcnn_zoo.training.trainer import Trainer
 

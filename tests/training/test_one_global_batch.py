@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets, TrainingOutput
-from mrcnn_zoo.training.distributed import with_averaged_gradients
 from mrcnn_zoo.training.optimizer import build_optimizer
-from mrcnn_zoo.training.precision import build_precision
-from mrcnn_zoo.training.updater import Updater
+from mrcnn_zoo.training.reduction import with_averaged_gradients
+from mrcnn_zoo.training.step import Updater, build_precision
 from support.processes import run_in_processes
 
 SIDE = 64

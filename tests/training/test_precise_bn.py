@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mrcnn_zoo.structures import Sample, TrainingOutput
-from mrcnn_zoo.training.ema import WeightsAverage
+from mrcnn_zoo.training.averaging import WeightsAverage
 from mrcnn_zoo.training.hooks.precise_bn import PreciseBatchNorm, estimate_batch_norm_statistics
 
 Batches = Callable[..., Iterator[list[Sample]]]

@@ -13,7 +13,8 @@ import torch
 from mrcnn_zoo.checkpoint import load_checkpoint
 from mrcnn_zoo.config import CfgNode, config_from_text
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.training import assembly, run
+from mrcnn_zoo.training import build as assembly
+from mrcnn_zoo.training import run
 
 TinyConfig = Callable[..., CfgNode]
 

@@ -10,20 +10,20 @@ from torch import nn
 
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.training.assembly import build_budget, changed_keys
-from mrcnn_zoo.training.budget import IterationBudget, TimeBudget
-from mrcnn_zoo.training.clipping import build_clipper
-from mrcnn_zoo.training.environment import describe_environment, git_state
+from mrcnn_zoo.training.build import build_budget, changed_keys
 from mrcnn_zoo.training.lengths import fit_to_epochs, fit_to_processes
-from mrcnn_zoo.training.precision import Precision, build_precision
-from mrcnn_zoo.training.randomness import (
+from mrcnn_zoo.training.run_context import (
     choose_seed,
     derived_seed,
+    describe_environment,
     generator_states,
     generators_aside,
+    git_state,
     restore_generator_states,
     seed_step,
 )
+from mrcnn_zoo.training.step import Precision, build_clipper, build_precision
+from mrcnn_zoo.training.stopping import IterationBudget, TimeBudget
 
 
 def parameters_with_gradients(*gradients: list[float]) -> list[nn.Parameter]:
@@ -224,7 +224,7 @@ def test_environment_is_described(tmp_path: Any) -> None:
 def test_auto_precision_uses_bfloat16_only_where_the_processor_computes_it(
     has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mrcnn_zoo.training.precision._processor_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr("mrcnn_zoo.training.step._processor_has_bfloat16", lambda: has_bfloat16)
     precision = build_precision(load_config(None, ["SOLVER.AMP.ENABLED", "True"]), torch.device("cpu"))
     with precision.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)

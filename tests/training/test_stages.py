@@ -16,14 +16,13 @@ from torch import Tensor
 from mrcnn_zoo.checkpoint import load_checkpoint
 from mrcnn_zoo.config import CfgNode, changed_config, config_from_text, load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.expected import UnexpectedResultsError
-from mrcnn_zoo.evaluation.tables import stages_table
+from mrcnn_zoo.evaluation.tables import UnexpectedResultsError, stages_table
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
 from mrcnn_zoo.training import Stage, run
-from mrcnn_zoo.training.randomness import derived_seed, seed_everything
-from mrcnn_zoo.training.signals import TrainingInterrupted
+from mrcnn_zoo.training.run_context import derived_seed, seed_everything
 from mrcnn_zoo.training.stages import build_stages
+from mrcnn_zoo.training.stopping import TrainingInterrupted
 
 TrainNet = Callable[..., CompletedProcess]
 

@@ -12,9 +12,8 @@ import torch
 from mrcnn_zoo.checkpoint import Checkpointer, load_checkpoint
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import TrainingOutput
-from mrcnn_zoo.training.budget import IterationBudget, TimeBudget
 from mrcnn_zoo.training.hook import Hook
-from mrcnn_zoo.training.signals import StopSignals
+from mrcnn_zoo.training.stopping import IterationBudget, StopSignals, TimeBudget
 from mrcnn_zoo.training.trainer import Trainer
 
 
@@ -305,7 +304,7 @@ def test_metrics_are_means_over_accumulated_batches(make_trainer: Any, recorder:
 
 
 def test_averaged_weights_are_evaluated_and_the_own_come_back(make_trainer: Any) -> None:
-    from mrcnn_zoo.training.ema import WeightsAverage
+    from mrcnn_zoo.training.averaging import WeightsAverage
 
     trainer = make_trainer(budget=3)
     trainer.average = WeightsAverage(trainer.model, decay=0.5)

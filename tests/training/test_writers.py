@@ -16,9 +16,8 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import METRIC_WRITERS
 from mrcnn_zoo.training import writers
 from mrcnn_zoo.training.writers import RunPlace, build_writers
-from mrcnn_zoo.training.writers.csv import CsvWriter
-from mrcnn_zoo.training.writers.json_lines import JsonLinesWriter
-from mrcnn_zoo.training.writers.tensorboard import TensorboardWriter
+from mrcnn_zoo.training.writers.files import CsvWriter, JsonLinesWriter
+from mrcnn_zoo.training.writers.trackers import TensorboardWriter
 
 SCALARS = {
     "loss_mask": 0.5,

@@ -12,9 +12,8 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.training import run
 from mrcnn_zoo.training.hooks.checkpoints import SaveCheckpoints
 from mrcnn_zoo.training.writers import MetricWriter, closing
-from mrcnn_zoo.training.writers.csv import CsvWriter
-from mrcnn_zoo.training.writers.json_lines import JsonLinesWriter
-from mrcnn_zoo.training.writers.wandb import WandbWriter
+from mrcnn_zoo.training.writers.files import CsvWriter, JsonLinesWriter
+from mrcnn_zoo.training.writers.trackers import WandbWriter
 
 
 class Witness(MetricWriter):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn_zoo.data.field_rules import FIELD_RULES, ColumnReader, number_in
-from mrcnn_zoo.data.repairs import RepairLog
+from mrcnn_zoo.data.records import RepairLog
 from mrcnn_zoo.errors import UserError
 
 # A box and its mask contradict each other when they overlap by less than this and an edge is off by more than that:

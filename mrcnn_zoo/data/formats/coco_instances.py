@@ -13,8 +13,7 @@ from mrcnn_zoo.data.formats.coco_boxes import check_readable, check_unit, corner
 from mrcnn_zoo.data.formats.coco_json import Categories, CocoJson, Images
 from mrcnn_zoo.data.formats.coco_keypoints import read_keypoints
 from mrcnn_zoo.data.formats.coco_segmentation import Segmentations
-from mrcnn_zoo.data.records import InstanceRecord
-from mrcnn_zoo.data.repairs import RepairLog
+from mrcnn_zoo.data.records import InstanceRecord, RepairLog
 from mrcnn_zoo.errors import UserError
 
 CATEGORIES_SHOWN = 20

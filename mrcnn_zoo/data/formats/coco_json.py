@@ -12,7 +12,7 @@ from mrcnn_zoo.data.field_rules import FIELD_RULES, MAX_PIXELS, ColumnReader, nu
 from mrcnn_zoo.data.formats.coco_keypoints import pairs_of_category
 from mrcnn_zoo.data.formats.other_formats import CONVERT, kind_of_coco, name_of_folder, name_of_json, name_of_text
 from mrcnn_zoo.data.keypoints import FlipPairs
-from mrcnn_zoo.data.repairs import RepairLog
+from mrcnn_zoo.data.records import RepairLog
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import ImageSize
 

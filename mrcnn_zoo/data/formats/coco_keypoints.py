@@ -9,7 +9,7 @@ import numpy as np
 
 from mrcnn_zoo.data.field_rules import FIELD_RULES, ColumnReader, number_in
 from mrcnn_zoo.data.keypoints import FlipPairs, pairs_by_name, read_pairs, read_permutation
-from mrcnn_zoo.data.repairs import RepairLog
+from mrcnn_zoo.data.records import RepairLog
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import ImageSize
 

@@ -16,10 +16,8 @@ from mrcnn_zoo.data.formats.segmentation_forms import (
     polygons_in,
     read_rle,
 )
-from mrcnn_zoo.data.polygon_runs import allowed_steps, encode_polygons, outline_steps
-from mrcnn_zoo.data.records import Rle
-from mrcnn_zoo.data.repairs import RepairLog
-from mrcnn_zoo.data.rle import box_of
+from mrcnn_zoo.data.masks import allowed_steps, box_of, encode_polygons, outline_steps
+from mrcnn_zoo.data.records import RepairLog, Rle
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import ImageSize
 

@@ -8,8 +8,8 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.data.field_rules import number_in, shown
+from mrcnn_zoo.data.masks import read_runs
 from mrcnn_zoo.data.records import Rle
-from mrcnn_zoo.data.rle import read_runs
 from mrcnn_zoo.structures import ImageSize
 
 FORMS = (

@@ -1,4 +1,4 @@
-"""What a generated scene looks like, as settings with checked values."""
+"""Settings of generated scenes, with checked values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +10,23 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registry import did_you_mean
 
 BACKGROUNDS = ("plain", "gradient", "texture")
+
+
 SPLITS = ("train", "val")
+
+
 FIELDS_OF_A_DEFINITION = ("FORMAT", "SPLIT", "NUM_IMAGES")
+
+
 KEYS_OF_THE_SPLITS = ("NUM_TRAIN", "NUM_VAL")
+
+
 MIN_OBJECT_SIDE = 8  # pixels; a smaller digit has no strokes left
+
+
 MOST_OF_A_SCENE = 20_000  # pixels of a side, objects; more does not fit into memory
+
+
 MAX_CONTRAST = 0.8  # more leaves no room for different inks
 
 

@@ -1,4 +1,4 @@
-"""Circles, squares and triangles, the classic first example of instance segmentation."""
+"""Scenes of circles, squares and triangles."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn_zoo.data.synthetic.stamps import Stamp, crop_to_mask
+from mrcnn_zoo.data.synthetic.layout import Stamp, crop_to_mask
 
 
 @dataclass(frozen=True)

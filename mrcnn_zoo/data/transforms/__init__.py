@@ -1,12 +1,11 @@
 """Augmentations: what training does to an image and to everything that is marked in it."""
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.pixels import pixel_format_of
+from mrcnn_zoo.data.images.pixels import pixel_format_of
 from mrcnn_zoo.data.transforms import crop, flip, photometric, resize
-from mrcnn_zoo.data.transforms.channels import ChannelOrder
-from mrcnn_zoo.data.transforms.geometry import Geometry
+from mrcnn_zoo.data.transforms.photometric import ChannelOrder
 from mrcnn_zoo.data.transforms.resize import build_test_resize
-from mrcnn_zoo.data.transforms.transform import Augmentation, Transform, augment
+from mrcnn_zoo.data.transforms.transform import Augmentation, Geometry, Transform, augment
 from mrcnn_zoo.registries import AUGMENTATIONS
 
 __all__ = [

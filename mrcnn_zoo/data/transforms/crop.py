@@ -7,8 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.transforms.geometry import Geometry
-from mrcnn_zoo.data.transforms.transform import Augmentation, Transform, size_of
+from mrcnn_zoo.data.transforms.transform import Augmentation, Geometry, Transform, size_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import AUGMENTATIONS
 from mrcnn_zoo.registry import did_you_mean

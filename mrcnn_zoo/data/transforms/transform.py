@@ -1,14 +1,129 @@
-"""What an augmentation is: it looks at an image, draws at random, and hands back one fixed transform."""
+"""Augmentations and transforms: an affine map of pixel coordinates and its effect on a sample.
 
-from collections.abc import Callable, Sequence
+Every geometric augmentation here is affine, so that several in a row are one matrix, and boxes, polygons, key points
+and bitmaps go from the file to the network's input in one step, without being rounded on the way.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import Self
 
-from mrcnn_zoo.data.transforms.geometry import Geometry
+from mrcnn_zoo.data.masks import MaskWindow
 from mrcnn_zoo.structures import ImageSize
+
+Points = NDArray[np.float64]
+
+ROUNDING = 1e-6  # pixels; an edge at 99.9999999 is at pixel 100
+HALF_COVERED = 0.5
+MAX_PADDED_PIXELS = 1 << 20  # of the bitmaps that are resampled at once
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where each point of the image goes."""
+
+    matrix: NDArray[np.float64]  # (3, 3), maps (x, y, 1) in pixels before to pixels after
+    size: ImageSize  # (height, width) of the image after
+
+    @classmethod
+    def identity(cls, size: ImageSize) -> Self:
+        """Everything stays where it is."""
+        return cls(np.eye(3), size)
+
+    @classmethod
+    def scale_and_shift(cls, scale: tuple[float, float], shift: tuple[float, float], size: ImageSize) -> Self:
+        """x -> scale[0] x + shift[0] and y -> scale[1] y + shift[1]."""
+        return cls(np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]], [0, 0, 1.0]]), size)
+
+    @property
+    def is_mirroring(self) -> bool:
+        """Whether left and right of an object change places."""
+        return bool(np.linalg.det(self.matrix) < 0)
+
+    def then(self, after: "Geometry") -> "Geometry":
+        """This map followed by another."""
+        return Geometry(after.matrix @ self.matrix, after.size)
+
+    def map_points(self, points: Points) -> Points:
+        """(N, 2) x, y before -> (N, 2) after; points may leave the frame."""
+        return points @ self.matrix[:2, :2].T + self.matrix[:2, 2]
+
+    def map_boxes(self, boxes: Points) -> Points:
+        """The upright boxes (N, 4) around the mapped corners of boxes (N, 4), not clipped."""
+        x1, y1, x2, y2 = boxes.T
+        corners = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 2)
+        mapped = self.map_points(corners).reshape(-1, 4, 2)
+        return np.concatenate([mapped.min(axis=1), mapped.max(axis=1)], axis=1)
+
+    def clip_boxes(self, boxes: Points) -> Points:
+        """Boxes (N, 4) cut off at the frame."""
+        height, width = self.size
+        return np.clip(boxes, 0, [width, height, width, height])
+
+    def map_windows(self, windows: Sequence[MaskWindow]) -> list[MaskWindow | None]:
+        """Bitmaps in their windows, resampled; None for those of which no pixel is left in the frame."""
+        corners = np.array([window.box for window in windows], dtype=np.float64).reshape(-1, 4)
+        boxes = self.clip_boxes(self.map_boxes(corners))
+        low = np.floor(boxes[:, :2] + ROUNDING).astype(np.int64)
+        high = np.ceil(boxes[:, 2:] - ROUNDING).astype(np.int64)
+        mapped: list[MaskWindow | None] = [None] * len(windows)
+        for rows in _groups_of_similar_size(corners, low, high):
+            bitmaps = self._resample([windows[row] for row in rows], low[rows], (high - low)[rows].max(axis=0))
+            for row, padded in zip(rows, bitmaps, strict=True):
+                width, height = (high - low)[row]
+                bitmap = padded[:height, :width]
+                if bitmap.any():
+                    mapped[row] = MaskWindow(int(low[row, 0]), int(low[row, 1]), np.ascontiguousarray(bitmap))
+        return mapped
+
+    def _resample(
+        self, windows: Sequence[MaskWindow], origins: NDArray[np.int64], side_lengths: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """(N, h, w) of the bitmaps after, all of one size (w, h) with their first pixels at the origins (N, 2)."""
+        heights, widths = zip(*(window.bitmap.shape for window in windows), strict=True)
+        source = torch.zeros((len(windows), 1, max(heights), max(widths)))
+        for target, window in zip(source, windows, strict=True):
+            target[0, : window.bitmap.shape[0], : window.bitmap.shape[1]] = torch.from_numpy(window.bitmap)
+        starts = np.array([(window.x, window.y) for window in windows])
+        before = _normalised_to_pixels(starts, np.array([max(widths), max(heights)]))
+        after = _normalised_to_pixels(origins, side_lengths)
+        theta = np.linalg.inv(before) @ np.linalg.inv(self.matrix) @ after
+        width, height = side_lengths.tolist()
+        grid = torch.nn.functional.affine_grid(
+            torch.from_numpy(theta[:, :2]).float(), [len(windows), 1, height, width], align_corners=False
+        )
+        shares = torch.nn.functional.grid_sample(source, grid, padding_mode="zeros", align_corners=False)
+        return (shares[:, 0] >= HALF_COVERED).numpy().view(np.uint8)
+
+
+def _groups_of_similar_size(
+    boxes: NDArray[np.float64], low: NDArray[np.int64], high: NDArray[np.int64]
+) -> Iterator[list[int]]:
+    """Rows to be resampled together: padding them to one size must not cost much. Rows without pixels are left out."""
+    groups: dict[int, list[int]] = {}
+    longest = np.maximum((high - low).max(axis=1, initial=0), (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0))
+    for row in np.flatnonzero((high > low).all(axis=1)).tolist():
+        size = (int(longest[row]) - 1).bit_length()
+        rows = groups.setdefault(size, [])
+        rows.append(row)
+        if len(rows) << (2 * size) >= MAX_PADDED_PIXELS:
+            yield groups.pop(size)
+    yield from groups.values()
+
+
+def _normalised_to_pixels(origins: NDArray[np.int64], side_lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(N, 3, 3) maps from [-1, 1] x [-1, 1], which grid_sample works in, to windows of one size (w, h), in pixels."""
+    maps = np.zeros((len(origins), 3, 3))
+    maps[:, [0, 1], [0, 1]] = side_lengths / 2
+    maps[:, :2, 2] = origins + side_lengths / 2
+    maps[:, 2, 2] = 1
+    return maps
 
 
 class Transform(Protocol):

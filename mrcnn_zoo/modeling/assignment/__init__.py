@@ -1,15 +1,15 @@
 """What boxes are trained as: matching with ground truth, sampling, labels, and the coding of boxes."""
 
-from mrcnn_zoo.modeling.assignment.anchor_labeler import AnchorLabeler, AnchorLabels
-from mrcnn_zoo.modeling.assignment.box_coder import build_box_coder
-from mrcnn_zoo.modeling.assignment.matcher import IGNORED, NEGATIVE, POSITIVE, Matches, MaxIoUMatcher
-from mrcnn_zoo.modeling.assignment.region_labeler import (
+from mrcnn_zoo.modeling.assignment.labelers import (
+    AnchorLabeler,
+    AnchorLabels,
     RegionLabeler,
     build_region_labeler,
     label_all,
     with_ground_truth,
 )
-from mrcnn_zoo.modeling.assignment.sampler import RandomSampler
+from mrcnn_zoo.modeling.assignment.matching import IGNORED, NEGATIVE, POSITIVE, Matches, MaxIoUMatcher, RandomSampler
+from mrcnn_zoo.ops.box_coding import build_box_coder
 
 __all__ = [
     "IGNORED",

@@ -1,4 +1,4 @@
-"""Feature pyramid network.
+"""Feature pyramid network, and the levels above its coarsest one.
 
 Source: Lin et al. 2017 (Feature Pyramid Networks), sec. 3 and 4.1.
 """
@@ -7,21 +7,70 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import Conv2d, build_norm, fill_for_linear
-from mrcnn_zoo.modeling.backbones.plain_cnn import build_plain_cnn_backbone
 from mrcnn_zoo.modeling.backbones.resnet import build_resnet_backbone
 from mrcnn_zoo.modeling.backbones.timm_features import build_timm_backbone
-from mrcnn_zoo.modeling.backbones.top_blocks import ConvLevels, MaxPoolLevel, TopBlock
-from mrcnn_zoo.modeling.backbones.vgg import build_vgg_backbone
+from mrcnn_zoo.modeling.backbones.vgg import build_plain_cnn_backbone, build_vgg_backbone
 from mrcnn_zoo.modeling.contracts import Backbone
 from mrcnn_zoo.registries import BACKBONES
 from mrcnn_zoo.structures import FeatureSpec
+
+
+class TopBlock(Protocol):
+    """Makes levels, each half the resolution of the one before, out of one map."""
+
+    num_levels: int
+
+    def __call__(self, source: Tensor) -> list[Tensor]:
+        """(N, C, H, W) -> maps from fine to coarse; sides are halved and rounded up."""
+        ...
+
+
+class MaxPoolLevel(nn.Module):
+    """One more level by dropping every second cell of the coarsest map; it has no parameters.
+
+    Source: Lin et al. 2017 (Feature Pyramid Networks), sec. 4.1, footnote on P6.
+    """
+
+    num_levels = 1
+
+    def forward(self, source: Tensor) -> list[Tensor]:
+        """(N, C, H, W) -> [(N, C, H / 2, W / 2)]."""
+        return [F.max_pool2d(source, kernel_size=1, stride=2)]
+
+
+class ConvLevels(nn.Module):
+    """Two more levels, P6 and P7, by 3 x 3 convolutions with stride 2.
+
+    Source: Lin et al. 2017 (Focal Loss), sec. 4, footnote 2.
+
+    Args:
+        in_channels: C of the map that P6 is made of.
+        out_channels: C of both levels.
+    """
+
+    num_levels = 2
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.p6 = Conv2d(in_channels, out_channels, 3, stride=2)
+        self.p7 = Conv2d(out_channels, out_channels, 3, stride=2)
+        fill_for_linear(self.p6)
+        fill_for_linear(self.p7)
+
+    def forward(self, source: Tensor) -> list[Tensor]:
+        """(N, C_in, H, W) -> P6 of (N, C_out, H / 2, W / 2), P7 of half that."""
+        p6 = self.p6(source)
+        return [p6, self.p7(torch.relu(p6))]
+
 
 Fusion = Callable[[Tensor, Tensor], Tensor]  # (lateral, coarser map at its size) -> fused; may work in place on lateral
 

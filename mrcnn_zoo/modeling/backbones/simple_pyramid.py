@@ -12,9 +12,9 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import Conv2d, build_norm, fill_for_linear
 from mrcnn_zoo.layers.norm import ChannelLayerNorm
+from mrcnn_zoo.modeling.backbones.fpn import MaxPoolLevel
 from mrcnn_zoo.modeling.backbones.residual_blocks import NormBuilder
 from mrcnn_zoo.modeling.backbones.timm_features import build_timm_backbone
-from mrcnn_zoo.modeling.backbones.top_blocks import MaxPoolLevel
 from mrcnn_zoo.modeling.contracts import Backbone
 from mrcnn_zoo.registries import BACKBONES
 from mrcnn_zoo.structures import FeatureSpec

@@ -10,8 +10,8 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.contracts import AnswersForBoxes, Backbone, ProposalGenerator, RoIHeads
-from mrcnn_zoo.modeling.detectors.collation import Collation
-from mrcnn_zoo.modeling.detectors.postprocessing import (
+from mrcnn_zoo.modeling.detectors.input_output import (
+    Collation,
     all_to_original_size,
     check_given_boxes,
     proposals_to_original_size,

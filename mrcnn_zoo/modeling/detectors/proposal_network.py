@@ -9,8 +9,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.contracts import Backbone, ProposalGenerator
-from mrcnn_zoo.modeling.detectors.collation import Collation
-from mrcnn_zoo.modeling.detectors.postprocessing import proposals_to_original_size
+from mrcnn_zoo.modeling.detectors.input_output import Collation, proposals_to_original_size
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
 from mrcnn_zoo.modeling.recording import Recorder, recorded
 from mrcnn_zoo.registries import DETECTORS

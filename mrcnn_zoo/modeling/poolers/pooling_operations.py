@@ -5,14 +5,14 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from mrcnn_zoo.modeling.contracts import PoolingOperation
-from mrcnn_zoo.ops import roi
+from mrcnn_zoo.ops import roi_pooling
 from mrcnn_zoo.registries import POOLING_OPERATIONS
 
 WARP_SAMPLES = 2  # rows of the warped region in a pooled one, where the config leaves it open
 
 
 class Alignment(Protocol):
-    """Makes one value of the bilinear samples in a cell: `ops.roi.roi_align` or `ops.roi.roi_align_max`."""
+    """Makes one value of the bilinear samples in a cell: `roi_align` or `roi_align_max`."""
 
     __name__: str
 
@@ -24,10 +24,10 @@ class Alignment(Protocol):
 
 
 class RoIAlign(nn.Module):
-    """The mean of bilinear samples, or another alignment; see `ops.roi.roi_align` for the other arguments."""
+    """The mean of bilinear samples, or another alignment; see `ops.roi_pooling.roi_align` for the other arguments."""
 
     def __init__(
-        self, side: int, *, scale: float, sampling_ratio: int, aligned: bool, align: Alignment = roi.roi_align
+        self, side: int, *, scale: float, sampling_ratio: int, aligned: bool, align: Alignment = roi_pooling.roi_align
     ) -> None:
         super().__init__()
         self.align = align
@@ -53,7 +53,7 @@ class RoIAlign(nn.Module):
 
 
 class RoIPool(nn.Module):
-    """Greatest value of the feature cells in each pooled cell; see `ops.roi.roi_pool`."""
+    """Greatest value of the feature cells in each pooled cell; see `ops.roi_pooling.roi_pool`."""
 
     def __init__(self, side: int, *, scale: float) -> None:
         super().__init__()
@@ -62,14 +62,14 @@ class RoIPool(nn.Module):
 
     def forward(self, features: Tensor, regions: Tensor) -> Tensor:
         """(N, C, H, W) features, (R, 5) regions with the row of their image -> (R, C, S, S)."""
-        return roi.roi_pool(features, regions, self.side, scale=self.scale)
+        return roi_pooling.roi_pool(features, regions, self.side, scale=self.scale)
 
     def extra_repr(self) -> str:
         return f"{self.side}, scale={self.scale}"
 
 
 class RoIWarp(nn.Module):
-    """Greatest value in each cell of the warped region; see `ops.roi.roi_warp`."""
+    """Greatest value in each cell of the warped region; see `ops.roi_pooling.roi_warp`."""
 
     def __init__(self, side: int, *, scale: float, samples: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class RoIWarp(nn.Module):
 
     def forward(self, features: Tensor, regions: Tensor) -> Tensor:
         """(N, C, H, W) features, (R, 5) regions with the row of their image -> (R, C, S, S)."""
-        return roi.roi_warp(features, regions, self.side, scale=self.scale, samples=self.samples)
+        return roi_pooling.roi_warp(features, regions, self.side, scale=self.scale, samples=self.samples)
 
     def extra_repr(self) -> str:
         return f"{self.side}, scale={self.scale}, samples={self.samples}"
@@ -103,7 +103,7 @@ class RoundedRoIs(nn.Module):
 
     def forward(self, features: Tensor, regions: Tensor) -> Tensor:
         """(N, C, H, W) features, (R, 5) regions with the row of their image -> (R, C, S, S)."""
-        return self.operation(features, roi.rounded_to_cells(regions, scale=self.scale))
+        return self.operation(features, roi_pooling.rounded_to_cells(regions, scale=self.scale))
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
@@ -128,7 +128,7 @@ class ToLastPixel(nn.Module):
 
 
 class CropAndResize(nn.Module):
-    """One bilinear sample a cell between the centres of the region's outermost pixels; see `ops.roi.crop_and_resize`.
+    """One bilinear sample a cell between the centres of the region's outermost pixels; see `ops.roi_pooling`.
 
     Boxes are normalised as matterport's Mask R-CNN does: 0 and 1 are the centres of the first and last pixel of the
     padded image, and a box ends with the centre of the last pixel inside.
@@ -145,7 +145,7 @@ class CropAndResize(nn.Module):
         # x2 and y2 are the border behind the last pixel; its centre is counted one less, as the first one's is 0.
         first_to_last = regions - regions.new_tensor([0, 0, 0, 1, 1])
         normalizer = (height / self.scale - 1, width / self.scale - 1)
-        return roi.crop_and_resize(features, first_to_last, self.side, normalizer=normalizer)
+        return roi_pooling.crop_and_resize(features, first_to_last, self.side, normalizer=normalizer)
 
     def extra_repr(self) -> str:
         return f"{self.side}, scale={self.scale}"
@@ -178,13 +178,13 @@ def build_roi_pool(side: int, scale: float, _sampling_ratio: int) -> RoIPool:
 @POOLING_OPERATIONS.register("ROIAlignMax")
 def build_roi_align_max(side: int, scale: float, sampling_ratio: int) -> RoIAlign:
     """`ROIAlign` with the greatest sample instead of the mean."""
-    return RoIAlign(side, scale=scale, sampling_ratio=sampling_ratio, aligned=False, align=roi.roi_align_max)
+    return RoIAlign(side, scale=scale, sampling_ratio=sampling_ratio, aligned=False, align=roi_pooling.roi_align_max)
 
 
 @POOLING_OPERATIONS.register("ROIAlignV2Max")
 def build_roi_align_v2_max(side: int, scale: float, sampling_ratio: int) -> RoIAlign:
     """`ROIAlignV2` with the greatest sample instead of the mean."""
-    return RoIAlign(side, scale=scale, sampling_ratio=sampling_ratio, aligned=True, align=roi.roi_align_max)
+    return RoIAlign(side, scale=scale, sampling_ratio=sampling_ratio, aligned=True, align=roi_pooling.roi_align_max)
 
 
 @POOLING_OPERATIONS.register("ROIWarp")
@@ -202,7 +202,7 @@ def build_roi_warp_rounded(side: int, scale: float, sampling_ratio: int) -> Roun
 @POOLING_OPERATIONS.register("ROIWarpRoundedMax")
 def build_roi_warp_rounded_max(side: int, scale: float, sampling_ratio: int) -> RoundedRoIs:
     """`ROIWarpRounded` with the greatest sample."""
-    operation = RoIAlign(side, scale=1.0, sampling_ratio=sampling_ratio, aligned=True, align=roi.roi_align_max)
+    operation = RoIAlign(side, scale=1.0, sampling_ratio=sampling_ratio, aligned=True, align=roi_pooling.roi_align_max)
     return RoundedRoIs(operation, scale=scale)
 
 

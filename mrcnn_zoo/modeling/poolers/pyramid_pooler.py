@@ -11,7 +11,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.ops import boxes as box_ops
-from mrcnn_zoo.ops.roi import with_image_rows
+from mrcnn_zoo.ops.roi_pooling import with_image_rows
 from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.registries import POOLING_OPERATIONS
 from mrcnn_zoo.structures import FeatureSpec

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.contracts import ProposalGenerator
-from mrcnn_zoo.modeling.proposal_generators.ground_truth import GroundTruthProposals
-from mrcnn_zoo.modeling.proposal_generators.precomputed import PrecomputedProposals
+from mrcnn_zoo.modeling.proposal_generators.precomputed import GroundTruthProposals, PrecomputedProposals
 from mrcnn_zoo.modeling.proposal_generators.rpn import RPN
 from mrcnn_zoo.modeling.proposal_generators.rpn_head import StandardRPNHead
 from mrcnn_zoo.modeling.proposal_generators.selection import ProposalSelection

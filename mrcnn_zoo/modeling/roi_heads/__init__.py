@@ -10,8 +10,7 @@ from mrcnn_zoo.modeling.roi_heads.branch import PooledBranch, RegionBranch, Regi
 from mrcnn_zoo.modeling.roi_heads.cascade_heads import CascadeROIHeads
 from mrcnn_zoo.modeling.roi_heads.detection_selection import DetectionSelection
 from mrcnn_zoo.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
-from mrcnn_zoo.modeling.roi_heads.mask_criterion import MaskCriterion, mask_targets
-from mrcnn_zoo.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from mrcnn_zoo.modeling.roi_heads.mask_head import MaskCriterion, MaskRCNNConvUpsampleHead, mask_targets
 from mrcnn_zoo.modeling.roi_heads.mask_iou_head import MaskIoUHead
 from mrcnn_zoo.modeling.roi_heads.mlp_mask_head import MaskRCNNMLPHead
 from mrcnn_zoo.modeling.roi_heads.point_head import PointSampler, StandardPointHead

@@ -17,8 +17,8 @@ from mrcnn_zoo.modeling.roi_heads.detection_selection import (
     build_detection_selection,
     deltas_of_class,
 )
-from mrcnn_zoo.modeling.roi_heads.foreground import foreground_and_rows, is_foreground, matched_boxes
 from mrcnn_zoo.modeling.roi_heads.region_classification import build_region_classification
+from mrcnn_zoo.modeling.roi_heads.region_features import foreground_and_rows, is_foreground, matched_boxes
 from mrcnn_zoo.modeling.suppression import suppression_losses
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES

@@ -14,7 +14,7 @@ from mrcnn_zoo.errors import UserError, kind_of
 from mrcnn_zoo.modeling.contracts import Features, HandsOnMasks, SelectsRegions
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.recording import Recorder, report_all_kept
-from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, contiguous_features, named_specs
+from mrcnn_zoo.modeling.roi_heads.region_features import boxes_of, contiguous_features, named_specs
 from mrcnn_zoo.registries import KEYPOINT_HEADS, MASK_HEADS, REGION_BRANCHES
 from mrcnn_zoo.structures import (
     UNKNOWN_CLASS,

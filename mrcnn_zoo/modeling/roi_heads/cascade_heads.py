@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.layers.gradient import scale_gradient
 from mrcnn_zoo.modeling.assignment import RegionLabeler, build_region_labeler, label_all
 from mrcnn_zoo.modeling.contracts import BoxHead, Features, Matcher
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
@@ -17,13 +16,29 @@ from mrcnn_zoo.modeling.recording import Recorder, report_all_kept
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch, RegionHeads, build_branches
 from mrcnn_zoo.modeling.roi_heads.detection_selection import RegionPredictions
-from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only
-from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, contiguous_features, named_specs
+from mrcnn_zoo.modeling.roi_heads.region_features import boxes_of, contiguous_features, foreground_only, named_specs
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.registries import BOX_HEADS, MATCHERS, ROI_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Proposals, Targets, TrainingOutput
+
+
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, values: Tensor, factor: float) -> Tensor:
+        context.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient * context.factor, None
+
+
+def scale_gradient(values: Tensor, factor: float) -> Tensor:
+    """The same values; the gradient that flows back through them is multiplied by `factor`."""
+    return _ScaledGradient.apply(values, factor)
+
 
 Value = TypeVar("Value")
 

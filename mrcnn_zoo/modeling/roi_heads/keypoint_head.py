@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers.conv import Conv2d, fill_for_relu, relu_
-from mrcnn_zoo.losses.keypoint import heatmap_cross_entropy
+from mrcnn_zoo.losses.classification import heatmap_cross_entropy
 from mrcnn_zoo.ops.keypoints import NO_CELL, decode_heatmaps, heatmap_cells
 from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.registries import KEYPOINT_HEADS

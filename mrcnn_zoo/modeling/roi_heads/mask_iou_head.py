@@ -13,8 +13,8 @@ from mrcnn_zoo.layers.conv import Conv2d, add_linear_layers, fill_for_relu, relu
 from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
-from mrcnn_zoo.modeling.roi_heads.mask_criterion import mask_targets_of_all, target_masks
-from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, named_specs
+from mrcnn_zoo.modeling.roi_heads.mask_head import mask_targets_of_all, target_masks
+from mrcnn_zoo.modeling.roi_heads.region_features import boxes_of, named_specs
 from mrcnn_zoo.registries import REGION_BRANCHES
 from mrcnn_zoo.structures import (
     BranchSpec,

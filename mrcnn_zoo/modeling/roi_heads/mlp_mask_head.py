@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.layers.conv import add_linear_layers, relu_
-from mrcnn_zoo.modeling.roi_heads.mask_criterion import MaskCriterion, build_mask_criterion
+from mrcnn_zoo.modeling.roi_heads.mask_head import MaskCriterion, build_mask_criterion
 from mrcnn_zoo.registries import MASK_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, TrainingOutput
 

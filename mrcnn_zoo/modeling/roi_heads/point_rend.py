@@ -13,11 +13,11 @@ from mrcnn_zoo.losses.classification import binary_cross_entropy
 from mrcnn_zoo.losses.mask import MaskLoss
 from mrcnn_zoo.modeling.contracts import Features, PointHead
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
-from mrcnn_zoo.modeling.roi_heads.mask_criterion import mask_targets_of_all, target_masks
+from mrcnn_zoo.modeling.roi_heads.mask_head import mask_targets_of_all, target_masks
 from mrcnn_zoo.modeling.roi_heads.point_head import PointFeatures, PointSampler, UncertainPointSampler
-from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, named_specs
+from mrcnn_zoo.modeling.roi_heads.region_features import boxes_of, named_specs
 from mrcnn_zoo.ops.points import Subdivision, grid_points, points_on_image, sample_own
-from mrcnn_zoo.ops.roi import with_image_rows
+from mrcnn_zoo.ops.roi_pooling import with_image_rows
 from mrcnn_zoo.registries import MASK_HEADS, MASK_LOSSES, POINT_HEADS
 from mrcnn_zoo.structures import (
     BranchSpec,

@@ -18,8 +18,7 @@ from mrcnn_zoo.modeling.roi_heads.branch import (
     RegionHeads,
     build_branches,
 )
-from mrcnn_zoo.modeling.roi_heads.foreground import foreground_and_rows
-from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, contiguous_features, named_specs
+from mrcnn_zoo.modeling.roi_heads.region_features import boxes_of, contiguous_features, foreground_and_rows, named_specs
 from mrcnn_zoo.registries import ROI_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, Proposals, Targets, TrainingOutput
 

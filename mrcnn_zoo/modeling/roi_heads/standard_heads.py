@@ -11,8 +11,7 @@ from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch, RegionHeads, build_branches
-from mrcnn_zoo.modeling.roi_heads.foreground import foreground_only
-from mrcnn_zoo.modeling.roi_heads.pooled_maps import boxes_of, contiguous_features, named_specs
+from mrcnn_zoo.modeling.roi_heads.region_features import boxes_of, contiguous_features, foreground_only, named_specs
 from mrcnn_zoo.registries import BOX_HEADS, ROI_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, Proposals, Targets, TrainingOutput
 

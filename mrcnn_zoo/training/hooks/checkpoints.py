@@ -5,11 +5,10 @@ from collections.abc import Sequence
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.registries import HOOKS
-from mrcnn_zoo.training.distributed import is_main_process
-from mrcnn_zoo.training.hook import Hook, StepReport
+from mrcnn_zoo.training.hook import Hook, StepReport, Workspace
 from mrcnn_zoo.training.trainer import Trainer
-from mrcnn_zoo.training.workspace import Workspace
 from mrcnn_zoo.training.writers import MetricWriter
 
 logger = logging.getLogger(__name__)

@@ -8,17 +8,15 @@ from torch import nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.paths import folder_name
+from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.evaluation.class_mapping import with_classes_of
 from mrcnn_zoo.evaluation.evaluator import evaluated_part
-from mrcnn_zoo.inspection.evaluation_pictures import save_evaluation_plots
-from mrcnn_zoo.inspection.pictures import save_predictions, save_training_batch
+from mrcnn_zoo.inspection.pictures import save_evaluation_plots, save_predictions, save_training_batch
 from mrcnn_zoo.inspection.plots import save_loss_curves
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample
-from mrcnn_zoo.training.distributed import is_main_process
-from mrcnn_zoo.training.hook import Hook, Results
+from mrcnn_zoo.training.hook import Hook, Results, Workspace
 from mrcnn_zoo.training.trainer import Trainer
-from mrcnn_zoo.training.workspace import Workspace
 from mrcnn_zoo.training.writers import MetricWriter
 
 logger = logging.getLogger(__name__)

@@ -12,13 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from mrcnn_zoo import data
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.ops.processes import mean_over_processes, rank, world_size
+from mrcnn_zoo.distributed.processes import mean_over_processes, rank, world_size
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample
-from mrcnn_zoo.training.hook import Hook, StepReport
-from mrcnn_zoo.training.randomness import derived_seed, generators_aside
+from mrcnn_zoo.training.hook import Hook, StepReport, Workspace
+from mrcnn_zoo.training.run_context import derived_seed, generators_aside
 from mrcnn_zoo.training.trainer import Trainer
-from mrcnn_zoo.training.workspace import Workspace
 
 OpenSeededBatches = Callable[[int], Iterable[list[Sample]]]  # seed -> this process's share of training batches
 

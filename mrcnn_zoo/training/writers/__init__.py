@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.ops.processes import rank
+from mrcnn_zoo.distributed.processes import rank
 from mrcnn_zoo.registries import METRIC_WRITERS
-from mrcnn_zoo.training.writers import console, csv, json_lines, tensorboard, wandb
+from mrcnn_zoo.training.writers import console, files, trackers
 from mrcnn_zoo.training.writers.contract import MetricWriter, RunPlace
 
 __all__ = [
@@ -18,10 +18,8 @@ __all__ = [
     "build_writers",
     "closing",
     "console",
-    "csv",
-    "json_lines",
-    "tensorboard",
-    "wandb",
+    "files",
+    "trackers",
 ]
 
 

@@ -12,12 +12,12 @@ from mrcnn_zoo.data.synthetic.digits import (
     cubic_matrix,
     load_digit_stamps,
     make_glyph,
+    read_idx,
     render_glyph,
     sample_linearly,
 )
-from mrcnn_zoo.data.synthetic.idx import read_idx
+from mrcnn_zoo.data.synthetic.layout import INK_THRESHOLD
 from mrcnn_zoo.data.synthetic.settings import MIN_OBJECT_SIDE
-from mrcnn_zoo.data.synthetic.stamps import INK_THRESHOLD
 from mrcnn_zoo.errors import UserError
 
 

@@ -5,13 +5,16 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.config import load_config
-from mrcnn_zoo.data.formats.digits import build_digit_scenes
-from mrcnn_zoo.data.formats.shapes import build_shape_scenes
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.data.synthetic.layout import Layout, PlacedStamp
-from mrcnn_zoo.data.synthetic.scenes import SceneImage, build_scenes, scene_instances
+from mrcnn_zoo.data.synthetic.layout import Layout, PlacedStamp, Stamp
+from mrcnn_zoo.data.synthetic.scenes import (
+    SceneImage,
+    build_digit_scenes,
+    build_scenes,
+    build_shape_scenes,
+    scene_instances,
+)
 from mrcnn_zoo.data.synthetic.settings import SceneSettings
-from mrcnn_zoo.data.synthetic.stamps import Stamp
 from mrcnn_zoo.errors import UserError
 
 RECORDED_SUM = 9735392

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
+from mrcnn_zoo.data.synthetic.layout import crop_to_mask
 from mrcnn_zoo.data.synthetic.shapes import ShapeStamps, render_shape, shape_keypoints
-from mrcnn_zoo.data.synthetic.stamps import crop_to_mask
 
 SIDE = 40.0
 

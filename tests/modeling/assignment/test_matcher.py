@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.modeling.assignment import matcher as matcher_module
-from mrcnn_zoo.modeling.assignment.matcher import MaxIoUMatcher
+from mrcnn_zoo.modeling.assignment import matching as matcher_module
+from mrcnn_zoo.modeling.assignment.matching import MaxIoUMatcher
 
 GROUND_TRUTH = torch.tensor([[0.0, 0.0, 10.0, 1.0], [20.0, 0.0, 30.0, 1.0]])
 # IoU with their ground truth: 1 with the first, 0.6 with the second, 0.5 with the second, none.

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.modeling.assignment.sampler import RandomSampler, sample_all
+from mrcnn_zoo.modeling.assignment.matching import RandomSampler, sample_all
 
 # Rows 0 to 9 are positive, 10 to 39 negative, 40 to 49 ignored.
 LABELS = torch.tensor([1] * 10 + [0] * 30 + [-1] * 10, dtype=torch.int8)

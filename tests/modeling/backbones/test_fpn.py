@@ -4,8 +4,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.modeling.backbones.fpn import FPN, add, average, build_fpn
-from mrcnn_zoo.modeling.backbones.top_blocks import ConvLevels, MaxPoolLevel
+from mrcnn_zoo.modeling.backbones.fpn import FPN, ConvLevels, MaxPoolLevel, add, average, build_fpn
 from mrcnn_zoo.structures import FeatureSpec
 
 

@@ -3,8 +3,7 @@ import torch
 
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.modeling.backbones.conv_stages import ConvStages
-from mrcnn_zoo.modeling.backbones.plain_cnn import build_plain_cnn_backbone
+from mrcnn_zoo.modeling.backbones.vgg import ConvStages, build_plain_cnn_backbone
 
 
 def build(*overrides: object, channels: int = 1) -> ConvStages:

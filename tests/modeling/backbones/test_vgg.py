@@ -6,9 +6,8 @@ import torch
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import FrozenBatchNorm2d
-from mrcnn_zoo.modeling.backbones.conv_stages import ConvStages
 from mrcnn_zoo.modeling.backbones.fpn import build_vgg_fpn_backbone
-from mrcnn_zoo.modeling.backbones.vgg import build_vgg_backbone
+from mrcnn_zoo.modeling.backbones.vgg import ConvStages, build_vgg_backbone
 
 NARROW = {"MODEL.VGG.CONV1_OUT_CHANNELS": 4, "MODEL.BACKBONE.FREEZE_AT": 0}
 

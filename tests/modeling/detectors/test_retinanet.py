@@ -9,8 +9,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.contracts import RemembersTraining
-from mrcnn_zoo.modeling.detectors.retinanet_selection import DenseSelection
-from mrcnn_zoo.modeling.detectors.retinanet_supervision import RunningCount
+from mrcnn_zoo.modeling.detectors.retinanet_outputs import DenseSelection, RunningCount
 from mrcnn_zoo.modeling.suppression import GreedySuppression
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.structures import Detections, Sample, Targets

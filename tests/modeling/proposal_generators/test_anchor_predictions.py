@@ -2,11 +2,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import SampledPredictions, predict_all, predict_at
 from mrcnn_zoo.modeling.proposal_generators.rpn_head import (
     ObjectnessLayer,
+    SampledPredictions,
     SoftmaxObjectness,
     StandardRPNHead,
+    predict_all,
+    predict_at,
     sigmoid_objectness,
 )
 

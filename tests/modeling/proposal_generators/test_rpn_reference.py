@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
-from mrcnn_zoo.modeling.proposal_generators.anchor_predictions import predict_at
+from mrcnn_zoo.modeling.proposal_generators.rpn_head import predict_at
 from mrcnn_zoo.structures import Batch, Targets
 from support.comparisons import relative_error
 from support.references import find_case

@@ -8,8 +8,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.losses.mask import MaskLoss, SigmoidMaskLoss, SoftmaxMaskLoss
 from mrcnn_zoo.modeling.roi_heads import MaskCriterion, MaskRCNNConvUpsampleHead, MaskRCNNMLPHead
-from mrcnn_zoo.modeling.roi_heads.mask_criterion import mask_targets
-from mrcnn_zoo.modeling.roi_heads.mask_head import bilinear_resizing
+from mrcnn_zoo.modeling.roi_heads.mask_head import bilinear_resizing, mask_targets
 from mrcnn_zoo.registries import MASK_HEADS
 from mrcnn_zoo.structures import BoxedBitmaps, Detections, FeatureSpec, LabeledRegions, Targets
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mrcnn_zoo.benchmark.data import generated_samples
 from mrcnn_zoo.checkpoint import load_weights
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.experiments.benchmark.samples import generated_samples
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.contracts import Candidates
 from mrcnn_zoo.modeling.roi_heads import build_roi_heads

@@ -1,0 +1,1 @@
+"""Image files: reading, pixel formats, and messages about unreadable ones."""

@@ -1,0 +1,239 @@
+"""Images that are arrays of any number of channels: NumPy's files and scientific TIFF."""
+
+import logging
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrcnn_zoo.data.images.problems import cannot_decode, note_once
+from mrcnn_zoo.errors import UserError, counted
+
+ARRAY_SUFFIXES = (".npy", ".npz")
+IMAGE_ENTRY = "image"  # of a .npz file with several arrays
+TIFF_CHANNELS = "SCQIZT"  # samples, channels, and pages of whatever kind
+TIFF_PLANE = "YX"
+TIFF_STACK = "QYX"  # pages of unknown meaning
+STACK_AXES = {"Z": "slices", "T": "time points", "I": "pages", "Q": "pages"}  # of a TIFF, but not its channels
+TIFF_ORIENTATION = 274
+COLORS = 3  # pages of a stack that are taken for red, green and blue
+ALPHA = (1, 2)  # values of the TIFF tag ExtraSamples
+
+
+class MissingTiffReaderError(UserError):
+    """A TIFF that tifffile would read, which is not installed."""
+
+
+class MissingCodecError(UserError):
+    """A TIFF that tifffile would read if it could decompress it."""
+
+
+def read_array(path: str) -> NDArray[np.generic]:
+    """The (H, W, C) image in a `.npy` or `.npz` file; grey, (H, W) or (H, W, 1), is repeated to 3 channels.
+
+    Returns:
+        uint8, uint16, or float32 of all other types.
+
+    Raises:
+        UserError: a file that is missing or cut off, or an array that is no image.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        names = loaded.files if isinstance(loaded, np.lib.npyio.NpzFile) else None
+        if names is None:
+            array = loaded
+        elif IMAGE_ENTRY in names or len(names) == 1:
+            with loaded:
+                array = loaded[IMAGE_ENTRY if IMAGE_ENTRY in names else names[0]]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as a NumPy array ({reason}). It may be truncated, or hold Python objects: "
+            "write it again with numpy.save."
+        ) from error
+    if names is not None and IMAGE_ENTRY not in names and len(names) != 1:
+        raise UserError(
+            f"{path} holds {counted(len(names), 'array')} ({', '.join(names)}); name the one that is meant "
+            f"{IMAGE_ENTRY!r}."
+        )
+    return as_pixels(array, path)
+
+
+def read_tiff(path: str, *, with_alpha: bool, max_pixels: int) -> NDArray[np.generic]:
+    """The (H, W, C) image in a TIFF file; several pages are channels. Grey is repeated to 3 channels.
+
+    Args:
+        path: of the file.
+        with_alpha: whether an alpha channel is kept.
+        max_pixels: see `check_pixels`.
+
+    Returns:
+        uint8, uint16, or float32 of all other types.
+
+    Raises:
+        MissingTiffReaderError: no tifffile to read it with.
+        MissingCodecError: not what decompresses it.
+        UserError: a file that is cut off or too large, or pages that are no channels.
+    """
+    try:
+        import tifffile
+    except ImportError as error:
+        raise MissingTiffReaderError(
+            f"{path} is a TIFF of several pages, or of a kind that Pillow does not read. "
+            "Install what reads it with `pip install tifffile`."
+        ) from error
+    with _tifffile_errors(path), tifffile.TiffFile(path) as file:
+        series, page, count = file.series[0], file.pages.first, len(file.series)
+        sides = dict(zip(series.axes, series.shape, strict=True))
+        check_pixels(path, sides.get("Y", 1), sides.get("X", 1), max_pixels=max_pixels)
+        array, axes = series.asarray(), series.axes
+        orientation = page.tags.valueof(TIFF_ORIENTATION, 1)
+        is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u"
+        has_alpha = "S" in axes and len(page.extrasamples) == 1 and int(page.extrasamples[0]) in ALPHA
+    if is_inverted:
+        array = np.iinfo(array.dtype).max - array
+    if has_alpha and not with_alpha:
+        array = array.take(range(sides["S"] - 1), axis=axes.index("S"))
+    if count > 1:
+        text = f"holds {count} images of different sizes or kinds; the first is read."
+        note_once(path, text, kind="Files of several images")
+    _note_stack(path, axes, sides)
+    return upright(as_pixels(_channels_last(array, axes, path), path), int(orientation))
+
+
+def tiff_pages(path: str) -> str:
+    """What the channels of a TIFF are, e.g. "5 pages (axes ZYX)"; empty for the channels of one page."""
+    try:
+        import tifffile
+
+        with tifffile.TiffFile(path) as file:
+            axes, shape = file.series[0].axes, file.series[0].shape
+    except Exception:  # not a TIFF, or none that can be read, for which there are other messages
+        return ""
+    stacked = [size for axis, size in zip(axes, shape, strict=True) if axis not in (*TIFF_PLANE, "S", "C")]
+    return f"{counted(stacked[0], 'page')} (axes {axes})" if len(stacked) == 1 else ""
+
+
+def check_pixels(path: str, height: int, width: int, *, max_pixels: int) -> None:
+    """Refuse an image that is larger than allowed, before it is decoded.
+
+    Args:
+        path: of its file.
+        height: in pixels.
+        width: in pixels.
+        max_pixels: most pixels, of INPUT.MAX_IMAGE_PIXELS; 0 for any number.
+
+    Raises:
+        UserError: a larger image.
+    """
+    if 0 < max_pixels < height * width:
+        raise UserError(
+            f"{path} is {width} x {height} pixels (width x height), {height * width:,} in all, where "
+            f"INPUT.MAX_IMAGE_PIXELS allows {max_pixels:,}: a small file that unpacks to a huge image can fill the "
+            f"memory. If you trust the file, set INPUT.MAX_IMAGE_PIXELS to {height * width} or more (0 for any size), "
+            "or cut the image into tiles."
+        )
+
+
+def as_pixels(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
+    """An array from outside as an image: (H, W, C) of uint8, uint16 or float32, grey repeated to 3 channels.
+
+    Args:
+        array: (H, W) or (H, W, C) of any numbers.
+        name: of its file, for messages.
+
+    Raises:
+        UserError: another shape, no numbers, or none that are finite.
+    """
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise UserError(
+            f"{name} has the shape {array.shape}; an image is (height, width) or (height, width, channels), each at "
+            "least 1."
+        )
+    if array.dtype.kind not in "buif":
+        raise UserError(f"{name} holds {array.dtype}; the pixels of an image are real numbers.")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype not in (np.uint8, np.uint16):
+        array = finite_pixels(array, name)
+    pixels = array[:, :, None] if array.ndim == 2 else array
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def finite_pixels(array: NDArray[np.generic], name: str) -> NDArray[np.float32]:
+    """float32 without NaN and infinity: these become the least value of their channel, infinity the greatest.
+
+    Args:
+        array: (H, W) or (H, W, C).
+        name: of its file, for messages.
+
+    Raises:
+        UserError: no pixel is finite.
+    """
+    with np.errstate(over="ignore"):
+        pixels = array.astype(np.float32)
+    is_finite = np.isfinite(pixels)
+    if is_finite.all():
+        return pixels
+    if not is_finite.any():
+        raise UserError(f"{name} holds nothing but pixels that are NaN or infinite; write it again, or leave it out.")
+    pixels = pixels.copy()
+    channels, usable = (np.moveaxis(np.atleast_3d(values), 2, 0) for values in (pixels, is_finite))
+    for channel, rows in zip(channels, usable, strict=True):
+        low, high = (channel[rows].min(), channel[rows].max()) if rows.any() else (0.0, 0.0)
+        np.nan_to_num(channel, copy=False, nan=low, neginf=low, posinf=high)
+    text = (
+        f"holds NaN or infinity in {pixels.size - int(is_finite.sum()):,} of {pixels.size:,} values; they are read as "
+        "the least finite value of their channel, +infinity as the greatest."
+    )
+    note_once(name, text, kind="Pixels that are NaN or infinite")
+    return pixels
+
+
+@contextmanager
+def _tifffile_errors(path: str) -> Iterator[None]:
+    """Errors of tifffile as ours; what it logs about damaged files is in the error already."""
+    log = logging.getLogger("tifffile")
+    was_disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    except Exception as error:  # of many kinds, on files that are cut off
+        if "imagecodecs" in str(error):
+            raise MissingCodecError(str(cannot_decode(path, error))) from error
+        raise cannot_decode(path, error) from error
+    finally:
+        log.disabled = was_disabled
+
+
+def _note_stack(path: str, axes: str, sides: dict[str, int]) -> None:
+    stacked = [axis for axis in axes if axis in STACK_AXES]
+    if len(axes) == COLORS and len(stacked) == 1 and sides[stacked[0]] == COLORS:
+        text = f"is a stack of {COLORS} {STACK_AXES[stacked[0]]}; they are read as red, green and blue."
+        note_once(path, text, kind="Stacks read as colours")
+
+
+def _channels_last(array: NDArray[np.generic], axes: str, path: str) -> NDArray[np.generic]:
+    if axes == TIFF_STACK and array.shape[0] > array.shape[2]:
+        # tifffile.imwrite of an (H, W, C) array that is not told what its axes are: H pages of W x C.
+        return array
+    others = [axis for axis in axes if axis not in TIFF_PLANE]
+    if len(others) > 1 or not set(others) <= set(TIFF_CHANNELS) or not set(TIFF_PLANE) <= set(axes):
+        raise UserError(
+            f"{path} is a stack with the axes {axes} and shape {array.shape}; an image has height, width and, at most, "
+            "channels or pages. Write one file per image, e.g. with tifffile.imwrite."
+        )
+    return array.transpose([axes.index(axis) for axis in (*TIFF_PLANE, *others)])
+
+
+def upright(pixels: NDArray[np.generic], orientation: int) -> NDArray[np.generic]:
+    """Pixels (H, W, C) as an orientation of EXIF and TIFF, 1 to 8, says that they are shown."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,220 @@
+"""Pixel values on their way from a file to a model: bit depth and order of the channels."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.images.problems import note_once
+from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.registry import did_you_mean
+
+STRETCH_PERCENTILES = (0.1, 99.9)  # a few hot or dead pixels must not decide the contrast of the whole image
+UINT16_TO_UINT8 = 257.0  # 65535 / 255
+UINT8_MAX = 255
+MAX_NORMALIZED = 256.0  # of values of 0 to 255 with a deviation of 1
+MIN_NORMALIZED_SPREAD = 0.02  # from the darkest to the brightest pixel; 0 to 1 with a deviation of 57 has less
+LUMA_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow's mode L has them
+LUMA_BITS = 16
+
+
+def stretch(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """uint8 in which the darkest pixels of this image are 0 and the brightest 255.
+
+    The channels of a colour image are stretched alike, which keeps its colours; more than three are of different
+    sensors, each with a range of its own.
+    """
+    if pixels.ndim == 3 and pixels.shape[2] != COLORS:
+        return np.stack([stretch(channel) for channel in np.moveaxis(pixels, 2, 0)], axis=2)
+    values = pixels.astype(np.float32)
+    low, high = (float(bound) for bound in np.percentile(values, STRETCH_PERCENTILES))
+    if high <= low:
+        low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1.0)
+    scaled = (values - low) * (255.0 / (high - low))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def divide(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """uint8 of full-range uint16, so that brightness stays comparable between images.
+
+    Raises:
+        UserError: pixels that are floats, whose range nothing tells.
+    """
+    if pixels.dtype.kind == "f":
+        raise UserError(
+            f"INPUT.SIXTEEN_BIT = 'divide' is for integers of 16 bits, and this image holds {pixels.dtype}; set it to "
+            "stretch, or to keep with PIXEL_MEAN and PIXEL_STD of the values' range."
+        )
+    return np.clip(np.rint(pixels.astype(np.float32) / UINT16_TO_UINT8), 0, 255).astype(np.uint8)
+
+
+def keep(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """float32 of the values as they are; MODEL.PIXEL_MEAN and PIXEL_STD must be of that range."""
+    return pixels.astype(np.float32)
+
+
+DepthReduction = Callable[[NDArray[np.generic]], NDArray[np.generic]]
+DEPTH_REDUCTIONS: dict[str, DepthReduction] = {"stretch": stretch, "divide": divide, "keep": keep}
+PIXEL_FORMATS = ("BGR", "RGB", "L")
+COLORS = 3  # channels of an image whose channels are colours
+CHANNELS_WITH_ALPHA = (2, 4)
+
+
+def depth_reduction_of(cfg: CfgNode) -> DepthReduction:
+    """What INPUT.SIXTEEN_BIT names."""
+    return DEPTH_REDUCTIONS[_known("INPUT.SIXTEEN_BIT", cfg.INPUT.SIXTEEN_BIT, tuple(DEPTH_REDUCTIONS))]
+
+
+def num_channels_of(cfg: CfgNode) -> int:
+    """How many channels the model sees: as many as MODEL.PIXEL_MEAN has values.
+
+    Raises:
+        UserError: no value, or MODEL.PIXEL_STD has another number of them.
+    """
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if not mean or len(mean) != len(std):
+        raise UserError(
+            f"MODEL.PIXEL_MEAN has {len(mean)} values and MODEL.PIXEL_STD {len(std)}; give both one value per channel."
+        )
+    return len(mean)
+
+
+def pixel_format_of(cfg: CfgNode) -> str:
+    """INPUT.FORMAT, checked; "L" where MODEL.PIXEL_MEAN says that there is one channel.
+
+    Raises:
+        UserError: an unknown name, or "L" for a model of several channels.
+    """
+    pixel_format, count = _known("INPUT.FORMAT", cfg.INPUT.FORMAT, PIXEL_FORMATS), num_channels_of(cfg)
+    if pixel_format == "L" and count > 1:
+        raise UserError(
+            f"INPUT.FORMAT = 'L' is one grey channel, but MODEL.PIXEL_MEAN has {count} values; give it and "
+            "MODEL.PIXEL_STD one value."
+        )
+    return "L" if count == 1 else pixel_format
+
+
+def check_pixel_statistics(mean: Sequence[float], std: Sequence[float], *, sixteen_bit: str) -> None:
+    """Refuse MODEL.PIXEL_MEAN and PIXEL_STD that cannot be of the values that the model sees.
+
+    Args:
+        mean: MODEL.PIXEL_MEAN.
+        std: MODEL.PIXEL_STD.
+        sixteen_bit: INPUT.SIXTEEN_BIT; unless it is "keep", every image has values from 0 to 255.
+
+    Raises:
+        UserError: a mean outside of that range, or a deviation above it.
+    """
+    if sixteen_bit == "keep":
+        return
+    for key, values, low in (("MODEL.PIXEL_MEAN", mean, 0.0), ("MODEL.PIXEL_STD", std, -math.inf)):
+        if not all(low <= value <= UINT8_MAX for value in values):
+            raise UserError(
+                f"{key} = {list(values)} is not of the values that the model sees, which are 0 to 255, also for images "
+                f"deeper than 8 bits: INPUT.SIXTEEN_BIT is {sixteen_bit}. Give it in that range, or set "
+                "INPUT.SIXTEEN_BIT to keep, which leaves the values as they are."
+            )
+    if 0 < max(mean) <= 1 and max(std) <= 1:
+        note_once(
+            f"MODEL.PIXEL_MEAN = {list(mean)} and MODEL.PIXEL_STD = {list(std)}",
+            "look as if they were for values of 0 to 1; images have 0 to 255 here. Multiply both by 255.",
+            kind="Statistics of 0 to 1",
+        )
+
+
+def note_unusual_values(image: Tensor, mean: Sequence[float], std: Sequence[float], *, name: str) -> None:
+    """Log once where MODEL.PIXEL_MEAN and PIXEL_STD make almost nothing, or huge numbers, of values that were kept.
+
+    Args:
+        image: (C, H, W) float32, before normalization.
+        mean: MODEL.PIXEL_MEAN.
+        std: MODEL.PIXEL_STD.
+        name: of the image.
+    """
+    low, high = image.min().item(), image.max().item()
+    largest = max(abs(value - center) / scale for value in (low, high) for center, scale in zip(mean, std, strict=True))
+    if largest > MAX_NORMALIZED or 0 < (high - low) / max(std) < MIN_NORMALIZED_SPREAD:
+        note_once(
+            f"MODEL.PIXEL_MEAN = {list(mean)} and MODEL.PIXEL_STD = {list(std)}",
+            f"do not fit the values of {name}, {low:g} to {high:g}, which INPUT.SIXTEEN_BIT = 'keep' leaves as they "
+            "are. Set both to the mean and deviation of your images' values, or INPUT.SIXTEEN_BIT to stretch.",
+            kind="Statistics of kept values",
+        )
+
+
+def fit_channels(pixels: NDArray[np.generic], count: int, *, name: str, pages: str = "") -> NDArray[np.generic]:
+    """Pixels that have as many channels as the model sees, or colours that still have to become grey.
+
+    Args:
+        pixels: (H, W, C).
+        count: of the model.
+        name: of the image, for the message.
+        pages: what the channels are where they are pages of a file, e.g. "5 pages (axes ZYX)".
+
+    Raises:
+        UserError: the channels of the image do not fit.
+    """
+    channels = pixels.shape[2]
+    if channels_fit(channels, count):
+        return np.repeat(pixels, COLORS, axis=2) if channels == 1 != count else pixels
+    if pages:
+        raise UserError(
+            f"{name} has {pages}, which are read as channels, where the model sees {count}. Write each page as a file "
+            f"of its own, or give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD {channels} values each to train on all of them."
+        )
+    if pixels.shape[0] == count:
+        raise UserError(
+            f"{name} has the shape {pixels.shape}, which looks like {count} channels first; write it as "
+            "(height, width, channels)."
+        )
+    raise UserError(
+        f"{name} has {counted(channels, 'channel')} where the model sees {count}. Give MODEL.PIXEL_MEAN and "
+        f"MODEL.PIXEL_STD one value per channel, {channels} each, or train on images with {count}."
+    )
+
+
+def channels_fit(channels: int, count: int) -> bool:
+    """Whether a model of `count` channels takes an image: it has as many, or one of the two is grey and one colours."""
+    return channels == count or (channels, count) in ((COLORS, 1), (1, COLORS))
+
+
+def as_image_tensor(pixels: NDArray[np.generic], reduce_depth: DepthReduction) -> Tensor:
+    """(C, H, W) uint8 or float32 of what an image source reads: (H, W, C), any depth."""
+    if pixels.dtype != np.uint8:
+        pixels = reduce_depth(pixels)
+    if not pixels.flags.writeable or min(pixels.strides) < 0:  # such as channels turned by [..., ::-1]
+        pixels = pixels.copy()
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def order_channels(image: Tensor, pixel_format: str) -> Tensor:
+    """A (C, H, W) image in the order of INPUT.FORMAT.
+
+    Args:
+        image: (3, H, W) RGB; an image of another number of channels keeps them as they are.
+        pixel_format: "BGR", "RGB" or "L", which gives one channel.
+    """
+    if len(image) != 3 or pixel_format == "RGB":
+        return image
+    if pixel_format == "BGR":
+        return image.flip(0)
+    return luma(image)
+
+
+def luma(image: Tensor) -> Tensor:
+    """(1, H, W) grey of a (3, H, W) RGB image, of the same dtype."""
+    if image.dtype.is_floating_point:
+        weights = torch.tensor(LUMA_WEIGHTS, dtype=image.dtype) / (1 << LUMA_BITS)
+        return (image * weights[:, None, None]).sum(0, keepdim=True)
+    red, green, blue = (channel.to(torch.int32) * weight for channel, weight in zip(image, LUMA_WEIGHTS, strict=True))
+    return ((red + green + blue + (1 << (LUMA_BITS - 1))) >> LUMA_BITS).to(image.dtype)[None]
+
+
+def _known(key: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise UserError(f"{key} = {value!r} is not one of {', '.join(known)}.{did_you_mean(value, known)}")
+    return value

@@ -1,0 +1,1 @@
+"""From records to batches: selection, samplers, the mapper, loaders."""

@@ -1,0 +1,238 @@
+"""From the record of an image to the sample that a model takes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.images.arrays import as_pixels
+from mrcnn_zoo.data.images.pixels import (
+    CHANNELS_WITH_ALPHA,
+    DepthReduction,
+    as_image_tensor,
+    channels_fit,
+    check_pixel_statistics,
+    depth_reduction_of,
+    fit_channels,
+    note_unusual_values,
+    num_channels_of,
+)
+from mrcnn_zoo.data.images.reading import MAX_PIXELS, FileImage
+from mrcnn_zoo.data.keypoints import FlipPairs, read_pairs
+from mrcnn_zoo.data.loading.targets import TargetMaker
+from mrcnn_zoo.data.proposals import ProposalMaker
+from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource
+from mrcnn_zoo.data.transforms import Augmentation, augment, build_test_augmentations, build_train_augmentations
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.structures import Proposals, Sample, Targets
+
+Mapper = Callable[[ImageRecord, np.random.Generator], Sample]
+
+
+@dataclass(frozen=True)
+class PixelReader:
+    """Reads the pixels of a record.
+
+    Args:
+        reduce_depth: makes bytes of deeper pixels.
+        num_channels: that the model sees.
+        max_pixels: most pixels of an image file; 0 for any number.
+        statistics: MODEL.PIXEL_MEAN and PIXEL_STD, which kept values are compared with; empty compares nothing.
+    """
+
+    reduce_depth: DepthReduction
+    num_channels: int = 3
+    max_pixels: int = MAX_PIXELS
+    statistics: tuple[Sequence[float], Sequence[float]] | tuple[()] = ()
+
+    def open(self, source: ImageSource) -> NDArray[np.generic]:
+        """(H, W, C) of any depth as it is in the file; RGB where the model sees colours or grey.
+
+        Raises:
+            UserError: an image that cannot be read, or has another number of channels.
+        """
+        if not isinstance(source, FileImage):
+            return fit_channels(as_pixels(source.read(), source.name), self.num_channels, name=source.name)
+        if self.num_channels in CHANNELS_WITH_ALPHA:
+            pixels = source.read_with_alpha(max_pixels=self.max_pixels)
+        else:
+            pixels = source.read(max_pixels=self.max_pixels)
+        pages = "" if channels_fit(pixels.shape[2], self.num_channels) else source.pages()
+        return fit_channels(pixels, self.num_channels, name=source.name, pages=pages)
+
+    def read(self, record: ImageRecord) -> Tensor:
+        """(C, H, W) uint8 or float32 of the record's image.
+
+        Raises:
+            UserError: an image that cannot be read, or has another size than its annotations say.
+        """
+        pixels = self.open(record.source)
+        size = (int(pixels.shape[0]), int(pixels.shape[1]))
+        if size != tuple(record.image_size):
+            raise UserError(_size_message(record, size))
+        try:
+            image = as_image_tensor(pixels, self.reduce_depth)
+        except UserError as error:
+            raise UserError(f"{record.source.name}: {error}") from error
+        if self.statistics and image.is_floating_point():
+            note_unusual_values(image, *self.statistics, name=record.source.name)
+        return image
+
+
+def _size_message(record: ImageRecord, size: tuple[int, int]) -> str:
+    (height, width), (expected_height, expected_width) = size, record.image_size
+    message = (
+        f"{record.source.name} is {width} x {height} pixels (width x height) where its annotations say "
+        f"{expected_width} x {expected_height}."
+    )
+    if (width, height) == (expected_height, expected_width):
+        if isinstance(record.source, FileImage) and record.source.is_turned():
+            return f"{message} Its EXIF tag turns it: save the image upright, or annotate it as it is shown."
+        return f"{message} They look exchanged: correct 'width' and 'height' in the annotations."
+    return f"{message} The annotations belong to another version of the image."
+
+
+def check_size(record: ImageRecord, pixels: NDArray[np.generic]) -> None:
+    """Stop where an image file has another size than its annotations say, before anything is drawn in that size.
+
+    Raises:
+        UserError: with both sizes.
+    """
+    size = (int(pixels.shape[0]), int(pixels.shape[1]))
+    if size != tuple(record.image_size):
+        raise UserError(_size_message(record, size))
+
+
+class TrainMapper:
+    """Reads, augments and labels.
+
+    Args:
+        reader: of the pixels.
+        augmentations: in their order.
+        target_maker: of the labels.
+        proposal_maker: of precomputed proposals, where there are such.
+    """
+
+    def __init__(
+        self,
+        reader: PixelReader,
+        *,
+        augmentations: Sequence[Augmentation],
+        target_maker: TargetMaker,
+        proposal_maker: ProposalMaker | None = None,
+    ) -> None:
+        self.reader = reader
+        self.augmentations = tuple(augmentations)
+        self.target_maker = target_maker
+        self.proposal_maker = proposal_maker
+
+    def __call__(self, record: ImageRecord, rng: np.random.Generator) -> Sample:
+        """The sample of a record; the same generator state gives the same sample."""
+        may_mirror = self.target_maker.can_mirror(record.instances)
+        image, geometry = augment(self.reader.read(record), self.augmentations, rng, may_mirror=may_mirror)
+        proposals = None if self.proposal_maker is None else self.proposal_maker(record, geometry)
+        return _as_sample(record, image, self.target_maker(record.instances, geometry), proposals)
+
+
+class TestMapper:
+    """Reads and resizes, without labels.
+
+    Args:
+        reader: of the pixels.
+        augmentations: in their order; nothing in them is random.
+        proposal_maker: of precomputed proposals, where there are such.
+    """
+
+    __test__ = False  # not a test, whatever pytest makes of the name
+
+    def __init__(
+        self,
+        reader: PixelReader,
+        *,
+        augmentations: Sequence[Augmentation],
+        proposal_maker: ProposalMaker | None = None,
+    ) -> None:
+        self.reader = reader
+        self.augmentations = tuple(augmentations)
+        self.proposal_maker = proposal_maker
+
+    def __call__(self, record: ImageRecord, rng: np.random.Generator) -> Sample:
+        """The sample of a record."""
+        image, geometry = augment(self.reader.read(record), self.augmentations, rng)
+        proposals = None if self.proposal_maker is None else self.proposal_maker(record, geometry)
+        return _as_sample(record, image, None, proposals)
+
+
+def _as_sample(record: ImageRecord, image: Tensor, targets: Targets | None, proposals: Proposals | None) -> Sample:
+    return Sample(
+        image=image.contiguous(),
+        image_id=record.image_id,
+        original_size=record.image_size,
+        targets=targets,
+        proposals=proposals,
+        file_name=record.source.name,
+    )
+
+
+def build_train_mapper(cfg: CfgNode, dataset: Dataset, proposal_maker: ProposalMaker | None = None) -> Mapper:
+    """What makes training samples."""
+    return TrainMapper(
+        build_pixel_reader(cfg),
+        augmentations=build_train_augmentations(cfg),
+        target_maker=build_target_maker(cfg, dataset, is_cropped=cfg.INPUT.CROP.ENABLED),
+        proposal_maker=proposal_maker,
+    )
+
+
+def build_test_mapper(cfg: CfgNode, proposal_maker: ProposalMaker | None = None) -> TestMapper:
+    """What makes samples to predict on."""
+    return TestMapper(
+        build_pixel_reader(cfg), augmentations=build_test_augmentations(cfg), proposal_maker=proposal_maker
+    )
+
+
+def build_validation_mapper(cfg: CfgNode, dataset: Dataset, proposal_maker: ProposalMaker | None = None) -> Mapper:
+    """What makes test samples with labels, in pixels of the resized image, for the validation loss."""
+    return TrainMapper(
+        build_pixel_reader(cfg),
+        augmentations=build_test_augmentations(cfg),
+        target_maker=build_target_maker(cfg, dataset, is_cropped=False),
+        proposal_maker=proposal_maker,
+    )
+
+
+def build_pixel_reader(cfg: CfgNode) -> PixelReader:
+    """How INPUT wants its pixels."""
+    statistics = tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)
+    num_channels = num_channels_of(cfg)
+    check_pixel_statistics(*statistics, sixteen_bit=cfg.INPUT.SIXTEEN_BIT)
+    return PixelReader(depth_reduction_of(cfg), num_channels, cfg.INPUT.MAX_IMAGE_PIXELS, statistics)
+
+
+def build_flip_pairs(cfg: CfgNode, dataset: Dataset) -> FlipPairs | None:
+    """The keypoints that change places in a mirror: DATASETS.KEYPOINT_FLIP_PAIRS, or what the dataset says.
+
+    Raises:
+        UserError: pairs that are none, or of keypoints that the dataset does not have.
+    """
+    pairs = cfg.DATASETS.KEYPOINT_FLIP_PAIRS
+    if not dataset.keypoint_names or not cfg.MODEL.KEYPOINT_ON:
+        return ()
+    if isinstance(pairs, list):
+        return read_pairs(pairs, dataset.keypoint_names, where="DATASETS.KEYPOINT_FLIP_PAIRS")
+    if pairs != "auto":
+        raise UserError(f"DATASETS.KEYPOINT_FLIP_PAIRS = {pairs!r} must be auto or a list of pairs of keypoint names.")
+    return dataset.keypoint_flip_pairs
+
+
+def build_target_maker(cfg: CfgNode, dataset: Dataset, *, is_cropped: bool) -> TargetMaker:
+    """The labels that the model is trained on."""
+    return TargetMaker(
+        has_masks=cfg.MODEL.MASK_ON,
+        num_keypoints=len(dataset.keypoint_names) if cfg.MODEL.KEYPOINT_ON else 0,
+        flip_pairs=build_flip_pairs(cfg, dataset),
+        boxes_from_masks=is_cropped and cfg.MODEL.MASK_ON,
+    )

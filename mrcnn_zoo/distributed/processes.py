@@ -1,0 +1,158 @@
+"""Rank, world size and collectives of a distributed run; a single process is rank 0 of 1."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mrcnn_zoo.errors import UserError
+
+Value = TypeVar("Value")
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if _has_others() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if _has_others() else 0
+
+
+def _has_others() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+@torch.no_grad()
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, without gradient; the tensor itself when there is one process."""
+    if world_size() == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def gather_on_main_process(value: Value) -> list[Value]:
+    """The values of all processes in the order of their ranks on process 0; an empty list on the others."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values, dst=0)
+    return values or []
+
+
+def value_of_main_process(value: Value) -> Value:
+    """What process 0 passed in, on every process."""
+    if world_size() == 1:
+        return value
+    box: list[Any] = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def results_of_main_process(measure: Callable[[], Value]) -> Value:
+    """What `measure` returns on process 0, on every process; the others do not call it.
+
+    Raises:
+        RuntimeError: on the others when it has failed on process 0, which raises the error itself.
+    """
+    results: Any = None
+    failure: Exception | None = None
+    if rank() == 0:
+        try:
+            results = measure()
+        except Exception as error:  # told to the other processes before it is raised, or they would wait for ever
+            failure = error
+    results, message = value_of_main_process((results, failure and str(failure)))
+    if failure is not None:
+        raise failure
+    if message:
+        raise RuntimeError(f"the evaluation failed on process 0: {message}")
+    return results
+
+
+# Evaluation on one process may take long while the others wait for it.
+PATIENCE = timedelta(hours=2)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files and prints."""
+    return rank() == 0
+
+
+def is_started_by_torchrun() -> bool:
+    """Whether torchrun, or a scheduler that speaks like it, has told this process who it is."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def join_from_environment(*, device_type: str) -> None:
+    """Join the processes that torchrun started; see `join_processes`."""
+    join_processes(
+        "env://",
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        local_rank=int(os.environ.get("LOCAL_RANK", os.environ["RANK"])),
+        device_type=device_type,
+    )
+
+
+def join_processes(url: str, *, rank: int, world_size: int, local_rank: int, device_type: str) -> None:
+    """Meet the other processes at `url`: gloo between CPUs, NCCL between GPUs.
+
+    Args:
+        url: e.g. "tcp://127.0.0.1:29500", "file:///tmp/meeting" or "env://".
+        rank: of this process among all machines.
+        world_size: of all machines.
+        local_rank: of this process on this machine; picks its GPU.
+        device_type: "cuda" or "cpu", what the models run on.
+
+    Raises:
+        UserError: this machine has no GPU of that number.
+    """
+    backend = "gloo"
+    if device_type == "cuda":
+        gpus = torch.cuda.device_count()
+        if local_rank >= gpus:
+            raise UserError(
+                f"process {local_rank} of this machine has no GPU: there are {gpus} here. Start as many processes as "
+                "there are GPUs, or run them on the CPU: MODEL.DEVICE cpu."
+            )
+        torch.cuda.set_device(local_rank)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, init_method=url, rank=rank, world_size=world_size, timeout=PATIENCE)
+
+
+def leave_processes() -> None:
+    """Say good-bye to the other processes, if there were any."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def maximum_over_processes(values: list[float]) -> list[float]:
+    """The largest of each value over all processes; the values themselves when there is one process."""
+    if world_size() == 1:
+        return values
+    largest = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest.tolist()
+
+
+def gather_over_processes(value: Value) -> list[Value]:
+    """The value of every process, by rank, on every process."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if world_size() > 1:
+        gather_over_processes(None)

@@ -1,1 +1,0 @@
-"""Files by address: fetched once, checked, and kept in a cache."""

@@ -1,0 +1,237 @@
+"""A trained model on image files: pictures of what it finds, a COCO-style file and a table of it."""
+
+import csv
+import io
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mrcnn_zoo.data.given_boxes import BoxesOfImage
+from mrcnn_zoo.data.images.reading import FileImage
+from mrcnn_zoo.data.loading.mapper import TestMapper
+from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.evaluation.limits import DetectionTally, log_notes
+from mrcnn_zoo.inference.image_inputs import IMAGE_SUFFIXES, FoundImages, find_images, image_files, picture_paths
+from mrcnn_zoo.inference.prediction import coco_rows
+from mrcnn_zoo.inference.predictor import LoadedImage, predict_image
+from mrcnn_zoo.inspection.draw import draw_instances
+from mrcnn_zoo.inspection.pictures import is_own_picture, save_picture
+from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace, write_json, write_text
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LoadedImage",
+    "PredictedImages",
+    "check_predictions_folder",
+    "image_files",
+    "predict_files",
+    "predict_image",
+    "predict_images",
+]
+
+PREDICTIONS_FILE, TABLE_FILE = "predictions.json", "predictions.csv"
+TABLE_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2", "area")
+MADE_BY = "predictions of mrcnn_zoo"  # the description in predictions.json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PredictedImages:
+    """What was found in image files."""
+
+    counts: dict[str, Counter[str]] = field(default_factory=dict)  # image file -> objects by class name
+    failures: list[str] = field(default_factory=list)  # a message for every image that could not be read
+    pictures: list[Path] = field(default_factory=list)  # as they were written
+
+    @property
+    def num_objects(self) -> int:
+        """In all images."""
+        return sum(counter.total() for counter in self.counts.values())
+
+
+def predict_files(
+    model: nn.Module,
+    inputs: Iterable[str | Path],
+    output: str | Path,
+    *,
+    mapper: TestMapper,
+    class_names: Sequence[str],
+    category_ids: Sequence[int] = (),
+    score_threshold: float,
+) -> list[str]:
+    """As `predict_images` of files and folders; earlier results are replaced.
+
+    Returns:
+        A message for every image that could not be read; the others are done.
+
+    Raises:
+        UserError: no image at all, or an output that would overwrite the images.
+    """
+    return predict_images(
+        model,
+        find_images(inputs),
+        output,
+        mapper=mapper,
+        class_names=class_names,
+        category_ids=category_ids,
+        score_threshold=score_threshold,
+    ).failures
+
+
+def predict_images(
+    model: nn.Module,
+    found: FoundImages,
+    output: str | Path,
+    *,
+    mapper: TestMapper,
+    class_names: Sequence[str],
+    category_ids: Sequence[int] = (),
+    score_threshold: float,
+    has_labels: bool = True,
+    tally: DetectionTally | None = None,
+    given: Mapping[str, BoxesOfImage] | None = None,
+) -> PredictedImages:
+    """Draw what the model finds in image files, and write it in COCO's form and as a table of objects.
+
+    Args:
+        model: with `predict(samples)`.
+        found: the files; see `find_images`.
+        output: gets a PNG for each image, predictions.json and predictions.csv; nothing where no image can be read.
+        mapper: see `predict_image`.
+        class_names: by class index.
+        category_ids: of predictions.json, by class index; 1, 2, ... without them.
+        score_threshold: detections below it are left out.
+        has_labels: whether class and score are written at the objects.
+        tally: counts images in which a limit of the model may have cut objects off; logged once at the end.
+        given: the boxes that a `GivenBoxDetector` predicts in, by file; predictions.json has their image ids, and
+            the ids of their annotations as `given_id`.
+
+    Raises:
+        UserError: an output that cannot be written or would overwrite the images.
+    """
+    output = Path(output)
+    pictures = picture_paths(found, output)
+    categories = list(zip(category_ids or range(1, len(class_names) + 1), class_names, strict=True))
+    result = PredictedImages(failures=list(found.problems))
+    for problem in found.problems:
+        logger.error("%s", problem)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    image_ids = _image_ids(found.files, given or {})
+    for image_id, file, picture in zip(image_ids, found.files, pictures, strict=True):
+        try:
+            pixels = mapper.reader.open(FileImage(str(file)))
+        except UserError as error:
+            result.failures.append(str(error))
+            logger.error("%s", error)
+            continue
+        objects = predict_image(model, pixels, mapper=mapper, image_id=len(images) + 1, name=str(file))
+        if tally is not None:
+            tally.add(str(file), objects)
+        is_shown = objects.scores >= score_threshold
+        objects = objects[is_shown]
+        drawn = draw_instances(pixels, objects, class_names, has_labels=has_labels)
+        result.pictures.append(save_picture(drawn, picture))
+        images.append({"id": image_id, "file_name": str(file), "height": pixels.shape[0], "width": pixels.shape[1]})
+        rows = coco_rows(objects, image_id, categories)
+        if given and str(file) in given:
+            rows = _with_given_ids(rows, given[str(file)], is_shown.tolist())
+        for row in rows:
+            annotations.append({"id": len(annotations) + 1, **row, "iscrowd": 0})
+        result.counts[str(file)] = Counter(class_names[index] for index in objects.classes.tolist())
+        logger.info("%s: %s", file, counted(len(objects), "object"))
+    if images:
+        _write_files(output, images, categories, annotations)
+    if tally is not None:
+        log_notes(tally.notes(), said=set())
+    return result
+
+
+def _image_ids(files: Sequence[Path], given: Mapping[str, BoxesOfImage]) -> list[int | str]:
+    """1, 2, ... or those of the given boxes; images without boxes get numbers after them."""
+    ids = [given[str(file)].image_id if str(file) in given else None for file in files]
+    numbers = count(1 + max((number for number in ids if isinstance(number, int)), default=0))
+    return [next(numbers) if image_id is None else image_id for image_id in ids]
+
+
+def _with_given_ids(
+    rows: Sequence[dict[str, Any]], boxes: BoxesOfImage, is_shown: Sequence[bool]
+) -> list[dict[str, Any]]:
+    ids = [given_id for given_id, shown in zip(boxes.ids, is_shown, strict=True) if shown]
+    return [row if given_id is None else {**row, "given_id": given_id} for row, given_id in zip(rows, ids, strict=True)]
+
+
+def check_predictions_folder(folder: str | Path, found: FoundImages, *, overwrite: bool) -> Path:
+    """Refuse a place for predictions before any work; predictions of an earlier run there may be replaced.
+
+    Args:
+        folder: as it was typed.
+        found: the images.
+        overwrite: also replace files that no prediction has made.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: it cannot be written, holds the images, or other files are in the way.
+    """
+    output = check_output_folder(folder, option="--output")
+    table, predictions = output / TABLE_FILE, output / PREDICTIONS_FILE
+    is_earlier_run = _is_own_file(predictions)
+    pictures = [path for path in picture_paths(found, output) if path.exists()]
+    for path in (predictions, table, *pictures):
+        if path.is_dir():
+            raise UserError(f"--output {output}: {path} is a folder where a file is written; name another folder.")
+    foreign = [path for path in pictures if not is_own_picture(path)]
+    if not is_earlier_run:
+        foreign += [path for path in (predictions, table) if path.exists()]
+    if not overwrite:
+        refuse_to_replace(foreign, option="--output")
+    if is_earlier_run:
+        logger.info("the predictions of an earlier run in %s will be replaced", output)
+    return output
+
+
+def _is_own_file(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    info = content.get("info") if isinstance(content, dict) else None
+    return isinstance(info, dict) and info.get("description") == MADE_BY
+
+
+def _write_files(
+    output: Path,
+    images: Sequence[dict[str, Any]],
+    categories: Sequence[tuple[int, str]],
+    annotations: Sequence[dict[str, Any]],
+) -> None:
+    content = {
+        "info": {"description": MADE_BY},
+        "images": images,
+        "categories": [{"id": number, "name": name} for number, name in categories],
+        "annotations": annotations,
+    }
+    names = {image["id"]: image["file_name"] for image in images}
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    has_mask_scores = any("mask_score" in annotation for annotation in annotations)
+    rows.writerow((*TABLE_COLUMNS, "mask_score") if has_mask_scores else TABLE_COLUMNS)
+    for annotation in annotations:
+        x, y, width, height = annotation["bbox"]
+        numbers = [f"{value:.2f}" for value in (x, y, x + width, y + height)]
+        values = [f"{annotation['score']:.4f}", *numbers, f"{annotation['area']:g}"]
+        if has_mask_scores:
+            values.append(f"{annotation['mask_score']:.4f}")
+        rows.writerow([names[annotation["image_id"]], annotation["category_name"], *values])
+    write_json(output / PREDICTIONS_FILE, content)
+    write_text(output / TABLE_FILE, text.getvalue())

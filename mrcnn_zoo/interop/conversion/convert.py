@@ -1,0 +1,185 @@
+"""From a file with a detector of any project to one that ours, Detectron2 or torchvision reads."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor, nn
+
+from mrcnn_zoo.checkpoint import LoadReport
+from mrcnn_zoo.checkpoint.checkpointer import write_atomically
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME, PROJECT_OF_NAME
+from mrcnn_zoo.config.trust import code_modules
+from mrcnn_zoo.data.loading.mapper import TestMapper, build_test_mapper
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inference.trained import TrainedFile, open_trained
+from mrcnn_zoo.interop.detectron2 import PTH, SAFETENSORS, save_detector, save_for_torchvision
+from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetector
+from mrcnn_zoo.interop.torchvision.export import to_torchvision, with_torchvision_input
+
+DEVICE: str = KEYS_BY_NAME["MODEL.DEVICE"].default  # of the written config: conversion on a CPU says nothing about use
+OURS, DETECTRON2, TORCHVISION = KINDS = ("ours", "detectron2", "torchvision")
+# Settings that change neither weights nor what a model computes at inference, and torchvision has its own.
+WITHOUT_EFFECT = ("INPUT.M", "_TRAIN", "IOU_THRESHOLDS", "SMOOTH_L1", "LOSS", "POSITIVE_FRACTION", "BATCH_SIZE", "NORM")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written, and the model that it was made of."""
+
+    target: Path
+    kind: str
+    model: nn.Module  # ours with the source's weights, on the CPU in evaluation mode
+    mapper: TestMapper  # makes its samples
+    color_order: str  # of these
+    source: TrainedFile
+    notes: tuple[str, ...]  # what the reader of the target should know
+    modules: tuple[str, ...]  # whose code the config names
+
+    @property
+    def report(self) -> LoadReport:
+        """What became of each weight of the source."""
+        return self.source.report
+
+
+def convert_checkpoint(
+    source: str | Path,
+    target: str | Path,
+    *,
+    kind: str = OURS,
+    config: str | Path | None = None,
+    overrides: Sequence[Any] = (),
+    half: bool = False,
+    trust: Iterable[str] = (),
+    meta: Mapping[str, Any] | None = None,
+) -> Converted:
+    """Read a detector, write it as `target`, and its config beside it as `<target's name>.yaml`.
+
+    Args:
+        source: what `load_weights` takes.
+        target: `.pth` or `.safetensors`.
+        kind: who is to read it: "ours", "detectron2" or "torchvision".
+        config: of the source; without it the one inside, or the one that fits a file of another project.
+        overrides: on top of it.
+        half: write the weights in half precision.
+        trust: as for `load_trained`.
+        meta: what the source does not tell of itself, for its converter.
+
+    Raises:
+        UserError: weights that do not fill their model, or a model that the reader does not have.
+    """
+    target = Path(target)
+    check_target(target, kind)
+    model, cfg, trained = open_trained(
+        source, config=config, overrides=[*overrides, "MODEL.DEVICE", "cpu"], trust=trust, meta=meta
+    )
+    if kind == TORCHVISION:
+        weights, notes = _weights_for_torchvision(model, cfg)
+        save_for_torchvision(target, weights, half=half)
+    else:
+        notes = _notes_for_detectron2(cfg) if kind == DETECTRON2 else ()
+        text = _with_values(cfg, {"MODEL.WEIGHTS": "", "MODEL.DEVICE": DEVICE}).dump()
+        save_detector(
+            target,
+            model.state_dict(),
+            config=text,
+            class_names=trained.class_names,
+            category_ids=trained.category_ids,
+            half=half,
+        )
+    # A file for torchvision has no place for a config.
+    beside = _with_values(cfg, {"MODEL.WEIGHTS": str(target), "MODEL.DEVICE": DEVICE})
+    text = f"# Converted from {trained.file.source}.\n" + _changed_values(beside)
+    write_atomically(target.with_suffix(".yaml"), lambda file: file.write(text.encode()))
+    return Converted(
+        target,
+        kind,
+        model=model,
+        mapper=build_test_mapper(cfg),
+        color_order=cfg.INPUT.FORMAT,
+        source=trained,
+        notes=notes,
+        modules=code_modules(cfg),
+    )
+
+
+def check_target(target: Path, kind: str) -> None:
+    """Refuse a target that the reader cannot read, before anything is computed.
+
+    Raises:
+        UserError: with what would do.
+    """
+    if kind not in KINDS:
+        raise UserError(f"{kind!r} is not one of {', '.join(KINDS)}.")
+    suffixes = (PTH,) if kind == DETECTRON2 else (PTH, SAFETENSORS)
+    if target.suffix not in suffixes:
+        raise UserError(f"{target} should end in {' or '.join(suffixes)} for {kind}.")
+
+
+def _weights_for_torchvision(model: nn.Module, cfg: CfgNode) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Our weights for torchvision's input, still under our names, and the settings that its models have otherwise.
+
+    Raises:
+        UserError: a part that torchvision does not have.
+    """
+    if cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.MODEL.RESNETS.DEPTH >= 50:
+        raise UserError(
+            "torchvision's ResNets halve the size in 3 x 3 convolutions. This one does in 1 x 1 ones "
+            "(MODEL.RESNETS.STRIDE_IN_1X1 True), so its weights would compute something else there."
+        )
+    weights = with_torchvision_input(
+        model.state_dict(),
+        color_order=cfg.INPUT.FORMAT,
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
+        pixel_std=cfg.MODEL.PIXEL_STD,
+    )
+    theirs = TorchvisionDetector().convert(to_torchvision(weights), {}).settings
+    ignored = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")  # the weights have taken them in
+    notes = [
+        f"torchvision's model has {key} = {value} where this one has {cfg.value_of(key)}"
+        for key, value in theirs.items()
+        if key not in ignored and not any(part in key for part in WITHOUT_EFFECT) and cfg.value_of(key) != value
+    ]
+    return weights, tuple(notes)
+
+
+def _notes_for_detectron2(cfg: CfgNode) -> tuple[str, ...]:
+    """The settings of our own that Detectron2 does not know, where they are not at their default."""
+    theirs = DETECTRON2_NAMES | PROJECT_OF_NAME.keys()
+    own = [key for key in KEYS_BY_NAME.values() if key.name not in theirs and key.name.startswith("MODEL.")]
+    return tuple(
+        f"Detectron2 has no {key.name} = {cfg.value_of(key.name)}; it computes as with {key.default!r}"
+        for key in own
+        if cfg.value_of(key.name) != key.default
+    )
+
+
+def _changed_values(cfg: CfgNode) -> str:
+    """YAML of the values that are not the defaults."""
+
+    def pruned(node: dict[str, Any], section: str) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        for part, value in node.items():
+            name = f"{section}{part}"
+            if isinstance(value, dict) and name not in KEYS_BY_NAME:
+                value = pruned(value, f"{name}.")
+                is_default = not value
+            else:
+                is_default = name in KEYS_BY_NAME and KEYS_BY_NAME[name].default == value
+            if not is_default:
+                kept[part] = value
+        return kept
+
+    return yaml.safe_dump(pruned(yaml.safe_load(cfg.dump()), ""), default_flow_style=None, width=120)
+
+
+def _with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
+    """A frozen copy with some other values."""
+    changed = cfg.clone()
+    changed.defrost()
+    changed.merge_from_list([item for pair in values.items() for item in pair])
+    changed.freeze()
+    return changed

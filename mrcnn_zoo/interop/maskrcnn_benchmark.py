@@ -1,0 +1,164 @@
+"""maskrcnn-benchmark's Faster and Mask R-CNN, with a pyramid or on C4.
+
+There a box ends with its last pixel, and its width is x2 - x1 + 1. Such a box is ours with x2 + 1 and y2 + 1, so that
+sizes, overlaps, deltas and levels need no change. Exact: all layers, the anchors with their rounded shapes, decoding,
+the choice of proposals and detections, pooling (which stops at the last pixel). Not the same:
+  - boxes are clipped to one pixel less there, so that those outside an image stay one pixel wide; here they vanish;
+  - an overlap that equals the threshold suppresses on the CPU there; proposals of equal probability have another order;
+  - boxes are scaled to the original image before their last pixel is counted, a fraction of a pixel;
+  - masks are stretched to whole pixels there.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.interop.converter import Conversion, background_last, renamed, sizes_first, variance_under_our_eps
+from mrcnn_zoo.interop.structure import Settings, structure_settings
+from mrcnn_zoo.registries import CHECKPOINT_CONVERTERS
+
+SIGNATURE = (
+    "backbone.body.stem.conv1.weight",
+    "rpn.head.cls_logits.weight",
+    "roi_heads.box.predictor.cls_score.weight",
+)
+
+RENAMES = (
+    (r"^backbone\.body\.stem\.bn1\.", "backbone.bottom_up.stem.conv1.norm."),
+    (r"^backbone\.body\.stem\.conv1\.", "backbone.bottom_up.stem.conv1."),
+    (r"^backbone\.body\.layer1\.", "backbone.bottom_up.res2."),
+    (r"^backbone\.body\.layer2\.", "backbone.bottom_up.res3."),
+    (r"^backbone\.body\.layer3\.", "backbone.bottom_up.res4."),
+    (r"^backbone\.body\.layer4\.", "backbone.bottom_up.res5."),
+    (r"^backbone\.fpn\.fpn_inner1\.", "backbone.fpn_lateral2."),
+    (r"^backbone\.fpn\.fpn_inner2\.", "backbone.fpn_lateral3."),
+    (r"^backbone\.fpn\.fpn_inner3\.", "backbone.fpn_lateral4."),
+    (r"^backbone\.fpn\.fpn_inner4\.", "backbone.fpn_lateral5."),
+    (r"^backbone\.fpn\.fpn_layer1\.", "backbone.fpn_output2."),
+    (r"^backbone\.fpn\.fpn_layer2\.", "backbone.fpn_output3."),
+    (r"^backbone\.fpn\.fpn_layer3\.", "backbone.fpn_output4."),
+    (r"^backbone\.fpn\.fpn_layer4\.", "backbone.fpn_output5."),
+    (r"^rpn\.head\.conv\.", "proposal_generator.rpn_head.conv."),
+    (r"^rpn\.head\.cls_logits\.", "proposal_generator.rpn_head.objectness_logits."),
+    (r"^rpn\.head\.bbox_pred\.", "proposal_generator.rpn_head.anchor_deltas."),
+    (r"^rpn\.anchor_generator\.cell_anchors\.", "proposal_generator.anchor_generator.cell_anchors."),
+    (r"^roi_heads\.box\.feature_extractor\.fc6\.", "roi_heads.box_head.fc1."),
+    (r"^roi_heads\.box\.feature_extractor\.fc7\.", "roi_heads.box_head.fc2."),
+    (r"^roi_heads\.box\.feature_extractor\.head\.layer4\.", "roi_heads.res5."),
+    (r"^roi_heads\.box\.predictor\.cls_score\.", "roi_heads.box_predictor.cls_score."),
+    (r"^roi_heads\.box\.predictor\.bbox_pred\.", "roi_heads.box_predictor.bbox_pred."),
+    (r"^roi_heads\.mask\.feature_extractor\.mask_fcn1\.", "roi_heads.mask_head.mask_fcn1."),
+    (r"^roi_heads\.mask\.feature_extractor\.mask_fcn2\.", "roi_heads.mask_head.mask_fcn2."),
+    (r"^roi_heads\.mask\.feature_extractor\.mask_fcn3\.", "roi_heads.mask_head.mask_fcn3."),
+    (r"^roi_heads\.mask\.feature_extractor\.mask_fcn4\.", "roi_heads.mask_head.mask_fcn4."),
+    (r"^roi_heads\.mask\.predictor\.conv5_mask\.", "roi_heads.mask_head.deconv."),
+    (r"^roi_heads\.mask\.predictor\.mask_fcn_logits\.", "roi_heads.mask_head.predictor."),
+    # Within a block of the network.
+    (r"(\.res\d\.\d+)\.bn(\d)\.", r"\1.conv\2.norm."),
+    (r"(\.res\d\.\d+)\.downsample\.0\.", r"\1.shortcut."),
+    (r"(\.res\d\.\d+)\.downsample\.1\.", r"\1.shortcut.norm."),
+)
+# On C4 the mask branch has the box branch's last stage, under a second name.
+SHARED = ("roi_heads.mask.feature_extractor.head.", "roi_heads.box.feature_extractor.head.")
+
+SIZES = [32.0, 64.0, 128.0, 256.0, 512.0]
+NETWORK: Settings = {
+    "INPUT.FORMAT": "BGR",
+    "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+    "MODEL.RESNETS.NORM": "FrozenBN",
+    "MODEL.ANCHOR_GENERATOR.NAME": "RoundedAnchorGenerator",
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
+    "MODEL.RPN.SMOOTH_L1_BETA": 1 / 9,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 2000,
+    "MODEL.RPN.NMS_THRESH": 0.7,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.05,
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.5,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignLastPixel",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0],
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 1.0,
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+}
+PYRAMID: Settings = {
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[size] for size in SIZES],
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 2000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "ROIAlignLastPixel",
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
+    "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 2,
+}
+SINGLE_MAP: Settings = {
+    "MODEL.ANCHOR_GENERATOR.SIZES": [SIZES],
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 12000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 14,
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0,
+}
+NOTES = (
+    "maskrcnn-benchmark keeps no config in its files; the settings of its published configs are assumed: BGR pixels, "
+    "3 anchor shapes on 5 sizes, 1000 proposals, score threshold 0.05, NMS at 0.5",
+    "its masks are stretched to whole pixels and its boxes clipped to the last pixel, ours are not",
+)
+BACKGROUND_ROWS = {
+    "roi_heads.box_predictor.bbox_pred": 4,
+    "roi_heads.mask_head.predictor": 1,
+}
+
+
+class MaskRCNNBenchmarkSource:
+    """Two-stage detectors that maskrcnn-benchmark trained."""
+
+    source = "maskrcnn-benchmark"
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether the names are those of a detector of that project."""
+        return all(name in names for name in SIGNATURE)
+
+    def convert(self, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Conversion:  # noqa: ARG002
+        """The same network as ours, background last, under the settings of the published configs."""
+        ours, leftovers = renamed(_without_second_names(weights), RENAMES)
+        is_pyramid = "backbone.fpn_lateral2.weight" in ours
+        if not is_pyramid:
+            ours = {re.sub(r"^backbone\.bottom_up\.", "backbone.", name): tensor for name, tensor in ours.items()}
+            ours = sizes_first(ours, num_sizes=len(SIZES))
+        ours = {name: _in_our_convention(name, tensor) for name, tensor in ours.items()}
+        settings = structure_settings(ours) | NETWORK | (PYRAMID if is_pyramid else SINGLE_MAP)
+        # The published ResNeXts halve the size in the 3 x 3 convolution, the ResNets in the 1 x 1 one.
+        settings["MODEL.RESNETS.STRIDE_IN_1X1"] = settings["MODEL.RESNETS.NUM_GROUPS"] == 1
+        return Conversion(ours, leftovers, settings, notes=NOTES)
+
+
+@CHECKPOINT_CONVERTERS.register("maskrcnn_benchmark")
+def build_maskrcnn_benchmark_source() -> MaskRCNNBenchmarkSource:
+    """maskrcnn-benchmark's Mask and Faster R-CNN."""
+    return MaskRCNNBenchmarkSource()
+
+
+def _without_second_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    own, shared = SHARED
+    kept = {}
+    for name, tensor in weights.items():
+        other = weights.get(name.replace(own, shared, 1)) if name.startswith(own) else None
+        if other is None:
+            kept[name] = tensor
+        elif not other.equal(tensor):
+            raise UserError(
+                f"{name} differs from the box branch's: mask heads with a last stage of their own cannot be imported."
+            )
+    return kept
+
+
+def _in_our_convention(name: str, tensor: Tensor) -> Tensor:
+    layer = name.rpartition(".")[0]
+    if layer in BACKGROUND_ROWS:
+        return tensor[BACKGROUND_ROWS[layer] :]
+    if layer == "roi_heads.box_predictor.cls_score":
+        return background_last(tensor)
+    # Its frozen batch norm adds nothing to the variance.
+    return variance_under_our_eps(tensor, eps=0.0) if name.endswith(".norm.running_var") else tensor

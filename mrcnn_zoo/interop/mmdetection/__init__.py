@@ -1,0 +1,5 @@
+"""MMDetection: its weights, and its configs as settings."""
+
+from mrcnn_zoo.interop.mmdetection import weights
+
+__all__ = ["weights"]

@@ -1,0 +1,171 @@
+"""MMDetection's Faster, Mask and Mask Scoring R-CNN on ResNets and ResNeXts, versions 3.x and 2.x.
+
+Exact: all layers, the decoding of boxes with its bounds, the assignment to levels, pooling, suppression, mask pasting,
+and the order of proposals whose probabilities are equal in float32 (as far as torch's sort keeps to it). Not the same:
+images are resized by other code, and boxes without area are dropped.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.interop.converter import Conversion, renamed, sizes_first
+from mrcnn_zoo.interop.mmdetection.config import ForeignConfig, config_of
+from mrcnn_zoo.interop.mmdetection.settings import (
+    MMDetectionModel,
+    anchor_scales,
+    convention_settings,
+    differences,
+)
+from mrcnn_zoo.interop.structure import Settings, structure_settings
+from mrcnn_zoo.registries import CHECKPOINT_CONVERTERS
+
+SIGNATURE = ("backbone.conv1.weight", "rpn_head.rpn_conv.weight", "rpn_head.rpn_cls.weight")
+
+RENAMES = (
+    # The network, with a pyramid on it.
+    (r"^backbone\.conv1\.", "backbone.bottom_up.stem.conv1."),
+    (r"^backbone\.[bg]n1\.", "backbone.bottom_up.stem.conv1.norm."),
+    (r"^backbone\.layer1\.", "backbone.bottom_up.res2."),
+    (r"^backbone\.layer2\.", "backbone.bottom_up.res3."),
+    (r"^backbone\.layer3\.", "backbone.bottom_up.res4."),
+    (r"^backbone\.layer4\.", "backbone.bottom_up.res5."),
+    (r"^neck\.lateral_convs\.0\.", "backbone.fpn_lateral2."),
+    (r"^neck\.lateral_convs\.1\.", "backbone.fpn_lateral3."),
+    (r"^neck\.lateral_convs\.2\.", "backbone.fpn_lateral4."),
+    (r"^neck\.lateral_convs\.3\.", "backbone.fpn_lateral5."),
+    (r"^neck\.fpn_convs\.0\.", "backbone.fpn_output2."),
+    (r"^neck\.fpn_convs\.1\.", "backbone.fpn_output3."),
+    (r"^neck\.fpn_convs\.2\.", "backbone.fpn_output4."),
+    (r"^neck\.fpn_convs\.3\.", "backbone.fpn_output5."),
+    # Proposals.
+    (r"^rpn_head\.rpn_conv\.", "proposal_generator.rpn_head.conv."),
+    (r"^rpn_head\.rpn_cls\.", "proposal_generator.rpn_head.objectness_logits."),
+    (r"^rpn_head\.rpn_reg\.", "proposal_generator.rpn_head.anchor_deltas."),
+    # Regions.
+    (r"^roi_head\.shared_head\.layer4\.", "roi_heads.res5."),
+    (r"^roi_head\.bbox_head\.shared_convs\.0\.", "roi_heads.box_head.conv1."),
+    (r"^roi_head\.bbox_head\.shared_convs\.1\.", "roi_heads.box_head.conv2."),
+    (r"^roi_head\.bbox_head\.shared_convs\.2\.", "roi_heads.box_head.conv3."),
+    (r"^roi_head\.bbox_head\.shared_convs\.3\.", "roi_heads.box_head.conv4."),
+    (r"^roi_head\.bbox_head\.shared_fcs\.0\.", "roi_heads.box_head.fc1."),
+    (r"^roi_head\.bbox_head\.shared_fcs\.1\.", "roi_heads.box_head.fc2."),
+    (r"^roi_head\.bbox_head\.fc_cls\.", "roi_heads.box_predictor.cls_score."),
+    (r"^roi_head\.bbox_head\.fc_reg\.", "roi_heads.box_predictor.bbox_pred."),
+    (r"^roi_head\.mask_head\.convs\.0\.", "roi_heads.mask_head.mask_fcn1."),
+    (r"^roi_head\.mask_head\.convs\.1\.", "roi_heads.mask_head.mask_fcn2."),
+    (r"^roi_head\.mask_head\.convs\.2\.", "roi_heads.mask_head.mask_fcn3."),
+    (r"^roi_head\.mask_head\.convs\.3\.", "roi_heads.mask_head.mask_fcn4."),
+    (r"^roi_head\.mask_head\.upsample\.", "roi_heads.mask_head.deconv."),
+    (r"^roi_head\.mask_head\.conv_logits\.", "roi_heads.mask_head.predictor."),
+    *((rf"^roi_head\.mask_iou_head\.convs\.{n}\.", f"roi_heads.mask_iou_head.conv{n + 1}.") for n in range(8)),
+    *((rf"^roi_head\.mask_iou_head\.fcs\.{n}\.", f"roi_heads.mask_iou_head.fc{n + 1}.") for n in range(4)),
+    (r"^roi_head\.mask_iou_head\.fc_mask_iou\.", "roi_heads.mask_iou_head.predictor."),
+)
+# Within a part that the lines above have placed.
+INNER_RENAMES = (
+    (r"(\.res\d\.\d+)\.[bg]n(\d)\.", r"\1.conv\2.norm."),
+    (r"(\.res\d\.\d+)\.downsample\.0\.", r"\1.shortcut."),
+    (r"(\.res\d\.\d+)\.downsample\.1\.", r"\1.shortcut.norm."),
+    (r"(\.res\d\.\d+)\.conv2\.conv_offset\.", r"\1.conv2_offset."),
+    (r"(\.(?:fpn_lateral|fpn_output|conv|mask_fcn)\d)\.conv\.", r"\1."),
+    (r"(\.(?:fpn_lateral|fpn_output|conv|mask_fcn)\d)\.[bg]n\.", r"\1.norm."),
+)
+
+
+class MMDetectionSource:
+    """Two-stage detectors that MMDetection trained."""
+
+    source = "MMDetection"
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether the names are those of a network with MMDetection's RPN."""
+        return all(name in names for name in SIGNATURE)
+
+    def convert(self, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Conversion:
+        """The same network as ours, by the config in the checkpoint and, for what it leaves open, MMDetection's own."""
+        ours, leftovers = under_our_names(weights)
+        config = config_of(meta)
+        model = MMDetectionModel(config)
+        settings = structure_settings(ours) | _image_settings(config)
+        settings |= convention_settings(
+            model, has_masks=settings["MODEL.MASK_ON"], scores_masks="MODEL.ROI_MASKIOU_HEAD.NUM_CONV" in settings
+        )
+        ours = sizes_first(ours, num_sizes=len(anchor_scales(model)))
+        ours = _with_means_in_biases(ours, model)
+        return Conversion(
+            weights=ours,
+            leftovers=leftovers,
+            settings=settings,
+            class_names=_class_names(meta),
+            notes=_notes(config, model),
+        )
+
+
+@CHECKPOINT_CONVERTERS.register("mmdetection")
+def build_mmdetection_source() -> MMDetectionSource:
+    """MMDetection's Mask Scoring, Mask and Faster R-CNN."""
+    return MMDetectionSource()
+
+
+def under_our_names(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights by our names, and the names that no line of the table takes."""
+    placed, leftovers = renamed(weights, RENAMES)
+    ours = {_inner_name(name): tensor for name, tensor in placed.items()}
+    if not any(name.startswith("backbone.fpn_") for name in ours):
+        ours = {re.sub(r"^backbone\.bottom_up\.", "backbone.", name): tensor for name, tensor in ours.items()}
+    return ours, leftovers
+
+
+def _inner_name(name: str) -> str:
+    for pattern, replacement in INNER_RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _with_means_in_biases(weights: dict[str, Tensor], model: MMDetectionModel) -> dict[str, Tensor]:
+    """MMDetection decodes `delta * std + mean`, we `delta / weight`: the mean belongs into the layer's bias then."""
+    changed = dict(weights)
+    for name, path in (
+        ("proposal_generator.rpn_head.anchor_deltas.bias", "rpn_head.bbox_coder"),
+        ("roi_heads.box_predictor.bbox_pred.bias", "roi_head.bbox_head.bbox_coder"),
+    ):
+        means, deviations = (torch.tensor(model.at(f"{path}.target_{what}", [0.0] * 4)) for what in ("means", "stds"))
+        if means.any():
+            changed[name] = weights[name] + (means / deviations).repeat(len(weights[name]) // 4)
+    return changed
+
+
+def _image_settings(config: ForeignConfig) -> Settings:
+    """The size of test images, which the last part of a whole config tells: width and height, in either order."""
+    steps = config.values.get("test_pipeline")
+    for step in steps if isinstance(steps, list | tuple) else ():
+        scale = step.get("scale", step.get("img_scale")) if isinstance(step, Mapping) else None
+        if isinstance(scale, list | tuple) and len(scale) == 2 and all(isinstance(side, int) for side in scale):
+            return {"INPUT.MIN_SIZE_TEST": min(scale), "INPUT.MAX_SIZE_TEST": max(scale)}
+    return {}
+
+
+def _class_names(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    inner = meta.get("meta")
+    for place in (inner, inner.get("dataset_meta") if isinstance(inner, Mapping) else None):
+        for key in ("classes", "CLASSES"):
+            names = place.get(key) if isinstance(place, Mapping) else None
+            if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+                return tuple(names)
+    return ()
+
+
+def _notes(config: ForeignConfig, model: MMDetectionModel) -> tuple[str, ...]:
+    assumed = list(dict.fromkeys(model.assumed))
+    notes = [f"not plain data in MMDetection's config, left out: {text}" for text in config.unreadable]
+    if not config.is_known:
+        notes.append(
+            "the file holds no config of MMDetection; its published settings for R-50-FPN are assumed. "
+            "`mrcnn-zoo convert-checkpoint` takes another with --source-config"
+        )
+    notes += [f"assumed, as MMDetection's published config has it: {text}" for text in assumed]
+    return (*notes, *differences(model))

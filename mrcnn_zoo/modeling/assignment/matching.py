@@ -1,0 +1,127 @@
+"""Matching of boxes with ground truth, and sampling of the matched boxes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling.contracts import Matches, Sampler, SamplesBatches
+from mrcnn_zoo.ops import boxes as box_ops
+from mrcnn_zoo.ops.rows import constant, rows_where
+from mrcnn_zoo.registries import MATCHERS, SAMPLERS
+
+POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+
+# Overlaps computed at one time. 50 objects with all 268,569 anchors of a large image would be 54 MB a temporary.
+MAX_PAIRS = 2_000_000
+
+
+class MaxIoUMatcher:
+    """Labels a box by its best overlap with any ground truth.
+
+    Source: Ren et al. 2015 (Faster R-CNN), sec. 3.1.2.
+
+    Args:
+        thresholds: rising IoU bounds; label i holds from thresholds[i - 1], inclusive, up to thresholds[i].
+        labels: one more than thresholds, each POSITIVE, NEGATIVE or IGNORED.
+        allow_low_quality: also make those boxes positive that no other box beats in overlap with some ground truth, so
+            that every object has at least one. Such a box keeps the ground truth that it overlaps best itself.
+
+    Raises:
+        UserError: thresholds that do not rise, or a wrong number of labels.
+    """
+
+    def __init__(self, thresholds: Sequence[float], labels: Sequence[int], *, allow_low_quality: bool) -> None:
+        if list(thresholds) != sorted(thresholds) or any(not 0 < bound <= 1 for bound in thresholds):
+            raise UserError(f"IOU_THRESHOLDS = {list(thresholds)} should rise and lie above 0 and up to 1.")
+        if len(labels) != len(thresholds) + 1 or not set(labels) <= {POSITIVE, NEGATIVE, IGNORED}:
+            raise UserError(
+                f"IOU_LABELS = {list(labels)} should be {len(thresholds) + 1} labels of 1 (object), 0 (background) or "
+                f"-1 (ignored), one more than IOU_THRESHOLDS = {list(thresholds)}."
+            )
+        self.thresholds = tuple(thresholds)
+        self.labels = tuple(labels)
+        self.allow_low_quality = allow_low_quality
+
+    @torch.no_grad()
+    def match(self, boxes: Tensor, ground_truth: Tensor) -> Matches:
+        """Match each of (R, 4) boxes to one of (G, 4) ground-truth boxes; without ground truth all get labels[0]."""
+        best_iou = boxes.new_zeros(len(boxes))
+        rows = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+        is_someones_best = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+        block = max(1, MAX_PAIRS // max(1, len(boxes)))
+        for first in range(0, len(ground_truth) if len(boxes) else 0, block):
+            overlaps = box_ops.iou(ground_truth[first : first + block], boxes)
+            values, indices = overlaps.max(dim=0)
+            # Strictly better only: of equal overlaps the first ground truth wins, as within a block.
+            is_better = values > best_iou
+            rows = torch.where(is_better, indices + first, rows)
+            best_iou = torch.where(is_better, values, best_iou)
+            if self.allow_low_quality:
+                best_of_each = overlaps.amax(dim=1, keepdim=True)
+                # A ground truth that nothing overlaps has every box as its best; none of them should learn it.
+                is_someones_best |= ((overlaps == best_of_each) & (best_of_each > 0)).any(dim=0)
+        return Matches(rows, torch.where(is_someones_best, POSITIVE, self._label(best_iou)).to(torch.int8))
+
+    def _label(self, best_iou: Tensor) -> Tensor:
+        bounds = constant(self.thresholds, dtype=best_iou.dtype, device=best_iou.device)
+        labels = constant(self.labels, dtype=torch.int8, device=best_iou.device)
+        return labels[torch.bucketize(best_iou, bounds, right=True)]
+
+
+@MATCHERS.register("MaxIoUMatcher")
+def build_max_iou_matcher(
+    thresholds: Sequence[float], labels: Sequence[int], *, allow_low_quality: bool
+) -> MaxIoUMatcher:
+    """The rule of Faster R-CNN."""
+    return MaxIoUMatcher(thresholds, labels, allow_low_quality=allow_low_quality)
+
+
+class RandomSampler:
+    """A random subset of fixed size with a bounded share of positives; negatives fill what positives leave free.
+
+    Draws from torch's generator of the labels' device, and only where there is something to leave out.
+
+    Source: Girshick 2015 (Fast R-CNN), sec. 2.3.
+
+    Args:
+        count: boxes an image, fewer where there are not enough.
+        positive_fraction: upper bound of the share of positives, in [0, 1].
+    """
+
+    def __init__(self, count: int, *, positive_fraction: float) -> None:
+        self.count = count
+        self.positive_fraction = positive_fraction
+
+    def sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of the sampled positives and of the sampled negatives: (R,) labels -> (P,), (M,) int64."""
+        return self.sample_batch([labels])[0]
+
+    def sample_batch(self, labels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """What `sample` returns for the labels of each image; the random draws are those of one image after another."""
+        rows = rows_where([image_labels == kind for image_labels in labels for kind in (POSITIVE, NEGATIVE)])
+        samples = []
+        for all_positives, all_negatives in zip(rows[::2], rows[1::2], strict=True):
+            positives = _subset(all_positives, int(self.count * self.positive_fraction))
+            samples.append((positives, _subset(all_negatives, self.count - len(positives))))
+        return samples
+
+
+def sample_all(sampler: Sampler, labels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The sampled rows of each image: at once where the sampler can, else image by image."""
+    if isinstance(sampler, SamplesBatches):
+        return sampler.sample_batch(labels)
+    return [sampler.sample(image_labels) for image_labels in labels]
+
+
+def _subset(rows: Tensor, count: int) -> Tensor:
+    if len(rows) <= count:
+        return rows
+    return rows[torch.randperm(len(rows), device=rows.device)[:count]]
+
+
+@SAMPLERS.register("RandomSampler")
+def build_random_sampler(count: int, *, positive_fraction: float) -> RandomSampler:
+    """Uniformly random."""
+    return RandomSampler(count, positive_fraction=positive_fraction)

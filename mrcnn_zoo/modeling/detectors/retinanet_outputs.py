@@ -1,0 +1,301 @@
+"""RetinaNet's outputs: the loss over all anchors, and the selection of detections."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.losses.box_regression import BoxLoss
+from mrcnn_zoo.losses.classification import IGNORED, focal_loss_of_classes
+from mrcnn_zoo.modeling.assignment import POSITIVE
+from mrcnn_zoo.modeling.contracts import Candidates, Features, Matcher
+from mrcnn_zoo.modeling.recording import Fate, Recorder, Selected, above_threshold_or_best, report_selection
+from mrcnn_zoo.modeling.suppression import Suppression, suppress_and_limit
+from mrcnn_zoo.ops import boxes as box_ops
+from mrcnn_zoo.ops.box_coding import BoxCoder
+from mrcnn_zoo.ops.rows import image_numbers, rows_in_parts, rows_where
+from mrcnn_zoo.structures import Detections, ImageSize, LossSum, Targets, TrainingOutput
+
+FIRST_COUNT = 100.0  # positives that the running mean begins with, as Detectron2's
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class LabeledAnchors:
+    """What the anchors of N images are to be trained as."""
+
+    classes: Tensor  # (N * A,) int64: [0, K), K background, -1 ignored
+    positives: Tensor  # (P,) int64 rows of those with an object
+    boxes: Tensor  # (P, 4) pixels, the anchors of the positives
+    targets: Tensor  # (P, 4) pixels, the ground truth of each
+
+
+class RunningCount(nn.Module):
+    """A running mean of the positives of the batches of all processes together, by which losses are divided.
+
+    It is no weight: checkpoints of models do not have it, so it is kept beside them (`RemembersTraining`).
+    """
+
+    value: Tensor  # scalar
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.tensor(FIRST_COUNT), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, count: Tensor) -> Tensor:
+        """The divisor of losses that are summed over a batch of all processes, of which `count` were positive.
+
+        In training the mean moves on; otherwise the divisor is the batch's own count, as in the paper.
+        """
+        count = count.to(self.value.dtype).clamp(min=1)
+        if not self.training:
+            return count
+        self.value.lerp_(count, 1 - MOMENTUM)
+        return self.value.clone()
+
+    def training_state(self) -> dict[str, Tensor]:
+        """The running mean."""
+        return {"value": self.value.clone()}
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a saved mean."""
+        self.value.copy_(state["value"])
+
+
+class FocalSupervision(nn.Module):
+    """Labels all anchors by their overlap with objects and computes the losses.
+
+    Source: Lin et al. 2017 (Focal Loss), sec. 4.1 (Focal Loss, Anchors). As Detectron2 does, losses are divided by a
+    running mean of the number of positives instead of that of each batch.
+
+    Args:
+        matcher: decides which ground truth an anchor belongs to.
+        num_classes: K.
+        coder: the one that predictions are decoded with.
+        box_loss: compares predicted with ground-truth boxes of the positives.
+        alpha: weight of positives in the focal loss.
+        gamma: exponent of the focal loss.
+        class_weight: factor of `loss_cls`.
+        box_weight: factor of `loss_box_reg`.
+    """
+
+    def __init__(
+        self,
+        matcher: Matcher,
+        *,
+        num_classes: int,
+        coder: BoxCoder,
+        box_loss: BoxLoss,
+        alpha: float,
+        gamma: float,
+        class_weight: float = 1.0,
+        box_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.matcher = matcher
+        self.num_classes = num_classes
+        self.coder = coder
+        self.box_loss = box_loss
+        self.alpha = alpha
+        self.gamma = gamma
+        self.class_weight = class_weight
+        self.box_weight = box_weight
+        self.positives_of_a_batch = RunningCount()
+
+    @torch.no_grad()
+    def label(self, anchors: Tensor, targets: list[Targets]) -> LabeledAnchors:
+        """What each of (A, 4) anchors is in every image; matched one by one, to keep the overlaps of one in memory."""
+        classes, positives, boxes, truths = [], [], [], []
+        matches_of_images = [self.matcher.match(anchors, truth.boxes) for truth in targets]
+        rows_of_images = rows_where([matches.labels == POSITIVE for matches in matches_of_images])
+        images = zip(targets, matches_of_images, rows_of_images, strict=True)
+        for number, (truth, matches, rows) in enumerate(images):
+            labels = torch.where(matches.labels == IGNORED, IGNORED, self.num_classes)
+            labels[rows] = truth.classes[matches.rows[rows]]
+            classes.append(labels)
+            positives.append(rows + number * len(anchors))
+            boxes.append(anchors[rows])
+            truths.append(truth.boxes[matches.rows[rows]])
+        return LabeledAnchors(torch.cat(classes), torch.cat(positives), torch.cat(boxes), torch.cat(truths))
+
+    def losses(self, logits: Tensor, deltas: Tensor, labeled: LabeledAnchors) -> TrainingOutput:
+        """The losses of (N, A, K) logits and (N, A, 4) deltas."""
+        count = len(labeled.positives)
+        focal_loss = focal_loss_of_classes(
+            logits.flatten(0, 1).float(), labeled.classes, alpha=self.alpha, gamma=self.gamma
+        )
+        chosen = deltas.flatten(0, 1)[labeled.positives].float()
+        box_loss = self.box_loss(chosen, labeled.boxes, labeled.targets, self.coder)
+        return TrainingOutput(
+            losses={
+                "loss_cls": LossSum(self.class_weight * focal_loss, count, self.positives_of_a_batch),
+                "loss_box_reg": LossSum(self.box_weight * box_loss, count, self.positives_of_a_batch),
+            },
+            metrics={"num_pos_anchors": torch.full((), count / len(logits), device=logits.device)},
+        )
+
+
+class DenseSelection(nn.Module):
+    """Drops weak scores, keeps and decodes the best of each level, suppresses repetitions.
+
+    Source: Lin et al. 2017 (Focal Loss), sec. 4.1 (Inference).
+
+    Args:
+        suppression: removes boxes that show the same object.
+        coder: decodes deltas.
+        score_threshold: only higher scores are looked at.
+        candidates_per_level: the best scores of each level that are decoded.
+        max_detections: at most so many stay in an image; below 0 all do.
+        clips_first: compare boxes as they are inside the image, as torchvision does; Detectron2 compares them whole.
+    """
+
+    def __init__(
+        self,
+        suppression: Suppression,
+        *,
+        coder: BoxCoder,
+        score_threshold: float,
+        candidates_per_level: int,
+        max_detections: int,
+        clips_first: bool = False,
+    ) -> None:
+        super().__init__()
+        self.suppression = suppression
+        self.coder = coder
+        self.candidates_per_level = candidates_per_level
+        self.max_detections = max_detections if max_detections >= 0 else None
+        self.clips_first = clips_first
+        self._least_logit = _logit(score_threshold)
+
+    def select(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        image_sizes: Sequence[ImageSize],
+        *,
+        features: Features | None = None,
+        recorder: Recorder | None = None,
+    ) -> list[Detections]:
+        """The detections of each image.
+
+        Args:
+            logits: for each level (N, A, K); one that is not finite gives no detection.
+            deltas: for each level (N, A, 4).
+            anchors: for each level (A, 4) pixels.
+            image_sizes: of N images, without padding.
+            features: maps of the backbone, for a suppression that sees them.
+            recorder: gets a report of the stage "boxes".
+
+        Returns:
+            At most `max_detections` of each image, best first; they may reach outside the image.
+        """
+        candidates = self.candidates(
+            logits, deltas, anchors, image_sizes, features=features, keeps_sources=recorder is not None
+        )
+        report = None
+        if recorder is not None:
+            joined = torch.cat(list(logits), dim=1), torch.cat(list(deltas), dim=1), torch.cat(list(anchors))
+            report = partial(self._report, recorder, joined, candidates)
+        return suppress_and_limit(candidates, self.suppression, self.max_detections, report)
+
+    def candidates(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        image_sizes: Sequence[ImageSize],
+        *,
+        features: Features | None = None,
+        keeps_sources: bool = False,
+    ) -> Candidates:
+        """The best of each level that are above the threshold, decoded; arguments as those of `select`."""
+        num_images, num_levels = len(image_sizes), len(logits)
+        # Compared as logits: of millions of scores only those that pass are computed.
+        masks = [(level > self._least_logit) & (level < math.inf) for level in logits]
+        places = rows_where([mask[image].flatten() for image in range(num_images) for mask in masks])
+        found = [
+            self._best_of_level(
+                logits[level][image], deltas[level][image], anchors[level], places[image * num_levels + level]
+            )
+            for image in range(num_images)
+            for level in range(num_levels)
+        ]
+        boxes, scores, classes = (torch.cat(columns) for columns in zip(*(f[:3] for f in found), strict=True))
+        lengths = [len(of_level[1]) for of_level in found]
+        counts = [sum(lengths[first : first + num_levels]) for first in range(0, len(lengths), num_levels)]
+        rows, counts = rows_in_parts(boxes.isfinite().all(dim=1).split(counts))
+        boxes = boxes[rows]
+        if self.clips_first:
+            boxes = torch.cat([box_ops.clip(*image) for image in zip(boxes.split(counts), image_sizes, strict=True)])
+        return Candidates(
+            boxes=boxes,
+            scores=scores[rows],
+            classes=classes[rows],
+            images=image_numbers(counts, boxes.device),
+            image_sizes=image_sizes,
+            counts=counts,
+            num_classes=logits[0].shape[2],
+            are_clipped=self.clips_first,
+            features=features,
+            sources=self._sources([f[3] for f in found], anchors)[rows] if keeps_sources else None,
+        )
+
+    def _sources(self, rows: Sequence[Tensor], anchors: Sequence[Tensor]) -> Tensor:
+        """Rows within each level of each image -> rows of the anchors of all levels."""
+        firsts = itertools.accumulate([0, *map(len, anchors[:-1])])
+        return torch.cat([of_level + first for of_level, first in zip(rows, itertools.cycle(firsts), strict=False)])
+
+    def _report(
+        self,
+        recorder: Recorder,
+        joined: tuple[Tensor, Tensor, Tensor],
+        candidates: Candidates,
+        selected: list[Selected],
+    ) -> None:
+        assert candidates.sources is not None
+        all_logits, all_deltas, anchors = joined
+        num_classes = candidates.num_classes
+        places = (candidates.sources * num_classes + candidates.classes).split(list(candidates.counts))
+        for image, image_size in enumerate(candidates.image_sizes):
+            logits = all_logits[image]
+            above, others = above_threshold_or_best(logits, (logits > self._least_logit) & (logits < math.inf))
+            rows = torch.cat((above, others))
+            sources, classes = rows // num_classes, rows % num_classes
+            boxes = self.coder.decode(all_deltas[image][sources], anchors[sources])
+            scores = logits[sources, classes].float().sigmoid()
+            reasons = torch.full(rows.shape, int(Fate.BELOW_THRESHOLD), dtype=torch.int8, device=rows.device)
+            reasons[: len(above)] = int(Fate.NOT_IN_TOP_K)
+            reasons[~(boxes.isfinite().all(dim=1) & logits[sources, classes].isfinite())] = int(Fate.NOT_FINITE)
+            report_selection(
+                recorder,
+                stage="boxes",
+                image=image,
+                image_size=image_size,
+                boxes=box_ops.clip(boxes, image_size) if self.clips_first else boxes,
+                scores=scores,
+                classes=classes,
+                sources=sources,
+                reasons=reasons,
+                selected=replace(selected[image], rows=torch.searchsorted(above, places[image])),
+            )
+
+    def _best_of_level(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, places: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Boxes (T, 4), scores, classes and anchors (T,) of the best candidates, given as places in A x K."""
+        rows, classes = places // logits.shape[1], places % logits.shape[1]
+        scores, order = logits[rows, classes].float().sigmoid().topk(min(self.candidates_per_level, len(places)))
+        rows, classes = rows[order], classes[order]
+        return self.coder.decode(deltas[rows], anchors[rows]), scores, classes, rows
+
+
+def _logit(probability: float) -> float:
+    if probability <= 0:
+        return -math.inf
+    return math.inf if probability >= 1 else math.log(probability / (1 - probability))

@@ -1,0 +1,192 @@
+"""Output files and folders: checked before the work begins, written atomically.
+
+Every command checks its output here, so that all of them refuse the same places with the same words.
+"""
+
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrcnn_zoo.errors import UserError, counted
+
+RESULT_FOLDERS = ("inference", "pictures")  # in the output folder of a training or an evaluation
+FILES_SHOWN = 3  # in a message
+
+
+def check_output_folder(folder: str | Path, *, option: str, subfolders: Iterable[str] = ()) -> Path:
+    """Refuse a folder that is none, cannot be made, or that no file can be put into; nothing is left behind.
+
+    Args:
+        folder: as it was typed; `~` is the home folder.
+        option: what it was given by, for messages: "--output", "OUTPUT_DIR".
+        subfolders: that will be made in it.
+
+    Returns:
+        Its path with `~` expanded. It does not exist yet if it did not before.
+
+    Raises:
+        UserError: with what stands in the way.
+    """
+    path = _expanded(folder, option=option, kind="folder")
+    _refuse_file_in_the_way(path, option=option)
+    _try_to_write(path, option=option)
+    for name in subfolders:
+        _refuse_file_in_the_way(path / name, option=option)
+    return path
+
+
+def check_output_file(file: str | Path, *, option: str, overwrite: bool = True) -> Path:
+    """Refuse a file that is a folder, or whose folder cannot be made or written, or that exists and must stay.
+
+    Args:
+        file: as it was typed; `~` is the home folder.
+        option: what it was given by, for messages.
+        overwrite: whether a file that is there may be replaced.
+
+    Returns:
+        Its path with `~` expanded.
+
+    Raises:
+        UserError: with what stands in the way.
+    """
+    path = _expanded(file, option=option, kind="file")
+    if os.path.isdir(path) or str(file).endswith(("/", os.sep)):
+        raise UserError(f"{_named(option, path)} is a folder; name a file in it.")
+    _refuse_file_in_the_way(path.parent, option=option, below=path)
+    _try_to_write(path.parent, option=option)
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise UserError(f"{_named(option, path)} cannot be written: no permission. Name another file.")
+    if not overwrite:
+        refuse_to_replace([path], option=option)
+    return path
+
+
+def refuse_to_replace(paths: Iterable[Path], *, option: str) -> None:
+    """Refuse to write files that exist already.
+
+    Args:
+        paths: that will be written.
+        option: what names the place, for messages.
+
+    Raises:
+        UserError: with the first ones that exist.
+    """
+    existing = [path for path in paths if os.path.lexists(path)]
+    if not existing:
+        return
+    shown = ", ".join(map(str, existing[:FILES_SHOWN])) + (", ..." if len(existing) > FILES_SHOWN else "")
+    raise UserError(
+        f"{counted(len(existing), 'file')} would be replaced: {shown}. Choose another place with {option}, or replace "
+        f"{'it' if len(existing) == 1 else 'them'} with --overwrite."
+    )
+
+
+def _named(option: str, path: Path) -> str:
+    """ "--output x" of an option, "OUTPUT_DIR = x" of a key."""
+    return f"{option} {path}" if "_" not in option else f"{option} = {path}"
+
+
+def _expanded(path: str | Path, *, option: str, kind: str) -> Path:
+    text = os.fspath(path)
+    if not text.strip():
+        raise UserError(f"{option} is empty; name a {kind}.")
+    if "\0" in text:
+        raise UserError(f"{option} {text!r} holds a zero byte, which no path can; name another {kind}.")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{option} {text}: there is no home folder of that user; write the path out.") from error
+
+
+def _refuse_file_in_the_way(folder: Path, *, option: str, below: Path | None = None) -> None:
+    shown = below or folder
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        is_folder = existing.is_dir()
+    except OSError as error:  # a name that is too long, for instance
+        raise UserError(f"{_named(option, shown)} cannot be used ({error.strerror}); name another place.") from error
+    if is_folder and os.access(existing, os.W_OK | os.X_OK):
+        return
+    if is_folder:
+        raise UserError(
+            f"{_named(option, shown)} cannot be written: no permission in {existing}. Choose another folder."
+        )
+    what = "a link to nowhere" if existing.is_symlink() and not existing.exists() else "a file"
+    is_itself = existing == folder and below is None
+    where = f"is {what}" if is_itself else f"lies below {existing}, which is {what}"
+    raise UserError(f"{_named(option, shown)} {where}; name {'a folder' if below is None else 'another place'}.")
+
+
+def _try_to_write(folder: Path, *, option: str) -> None:
+    """Make the folder and a file without a name in it, and remove what was made: only trying shows what is allowed.
+
+    Of several processes only the first tries: one would remove the folder while another puts its file into it.
+    """
+    from mrcnn_zoo.distributed.processes import rank
+
+    if rank() != 0:
+        return
+    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    made: list[Path] = []
+    try:
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            made.append(path)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{_named(option, folder)} cannot be written ({reason}). Choose another folder.") from error
+    finally:
+        for path in reversed(made):
+            _remove_if_empty(path)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:  # another process has put something into it
+        return
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 into a file, whose folder is made if needed."""
+    return _write_bytes(path, text.encode("utf-8"))
+
+
+def _write_bytes(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = None) -> Path:
+    """Write JSON as every parser reads it; the content must not hold NaN (see `nan_as_null`)."""
+    return write_text(path, json.dumps(content, indent=indent, allow_nan=False))
+
+
+def nan_as_null(results: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Results by task with None for NaN, which JSON does not know."""
+    return {
+        task: {name: None if math.isnan(value) else value for name, value in metrics.items()}
+        for task, metrics in results.items()
+    }
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Write a compressed .npz file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return _write_bytes(path, buffer.getvalue())

@@ -1,0 +1,154 @@
+"""When training stops: a number of iterations, a time, or a signal."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Protocol
+
+from typing_extensions import Self
+
+LONGEST_WARMUP = 0.2  # of a time budget
+
+Clock = Callable[[], float]  # seconds from any origin
+
+
+class Stopwatch:
+    """Seconds of training so far, over all sittings.
+
+    Args:
+        elapsed: seconds from earlier sittings.
+        clock: replaced in tests.
+    """
+
+    def __init__(self, *, elapsed: float = 0.0, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._origin = clock() - elapsed
+
+    def elapsed(self) -> float:
+        """Seconds since the start of training, time between sittings not counted."""
+        return self._clock() - self._origin
+
+
+class Budget(Protocol):
+    """When training is over, and how far the learning-rate schedule is by then."""
+
+    def position(self, iteration: int, elapsed: float) -> float:
+        """The iteration that the learning-rate schedule is at; a time budget gives fractions."""
+        ...
+
+    def is_spent(self, iteration: int, elapsed: float) -> bool:
+        """Whether to stop after `iteration` finished steps and `elapsed` seconds."""
+        ...
+
+    def seconds_left(self, iteration: int, elapsed: float, seconds_per_step: float) -> float:
+        """Estimated seconds to the end."""
+        ...
+
+
+class IterationBudget:
+    """Train for so many optimizer steps."""
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations = iterations
+
+    def position(self, iteration: int, elapsed: float) -> float:  # noqa: ARG002
+        return float(iteration)
+
+    def is_spent(self, iteration: int, elapsed: float) -> bool:  # noqa: ARG002
+        return iteration >= self.iterations
+
+    def seconds_left(self, iteration: int, elapsed: float, seconds_per_step: float) -> float:  # noqa: ARG002
+        return max(0, self.iterations - iteration) * seconds_per_step
+
+
+class TimeBudget:
+    """Train for so many seconds, with the schedule of `iterations` steps stretched or squeezed to end with them.
+
+    Everything between the first step and the end counts, evaluations and checkpoints included; building the model and
+    the data does not. The warm-up is not stretched: it takes as many steps on a slow machine as on a fast one.
+
+    Args:
+        seconds: of training.
+        iterations: that the schedule is made for.
+        warmup_iterations: steps that the warm-up takes, if they fit into its share of the time.
+    """
+
+    def __init__(self, seconds: float, *, iterations: int, warmup_iterations: int = 0) -> None:
+        self.seconds = seconds
+        self.iterations = iterations
+        self.warmup_iterations = warmup_iterations
+
+    def position(self, iteration: int, elapsed: float) -> float:
+        share = min(elapsed / self.seconds, 1.0)
+        if iteration < self.warmup_iterations and share < LONGEST_WARMUP:
+            return float(iteration)
+        return self.warmup_iterations + share * (self.iterations - self.warmup_iterations)
+
+    def is_spent(self, iteration: int, elapsed: float) -> bool:  # noqa: ARG002
+        return elapsed >= self.seconds
+
+    def seconds_left(self, iteration: int, elapsed: float, seconds_per_step: float) -> float:  # noqa: ARG002
+        return max(0.0, self.seconds - elapsed)
+
+
+logger = logging.getLogger(__name__)
+
+NOTICED = (signal.SIGINT, signal.SIGTERM)
+
+
+class TrainingInterrupted(RuntimeError):  # noqa: N818 - not an error: it was asked for
+    """Training was told to stop, and has saved itself.
+
+    Args:
+        message: how to go on.
+        signal_number: the signal that asked for it.
+    """
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+    @property
+    def exit_status(self) -> int:
+        """As a shell reports a process that the signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.signal_number
+
+
+class StopSignals:
+    """While entered, the first SIGTERM or Ctrl-C is only noted; a second Ctrl-C stops at once.
+
+    Outside the main thread, where Python allows no handlers, nothing is noticed.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0  # the signal's number, 0 for none
+        self._owner = 0
+        self._former: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._owner = os.getpid()
+            self._former = {number: signal.signal(number, self._notice) for number in NOTICED}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if os.getpid() != self._owner:
+            # A data-loading process forked from this one: a terminal's Ctrl-C and a scheduler's SIGTERM reach it too,
+            # and the last step still needs it. It goes when its parent lets it go, or at the second signal.
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+        elif not self.received:
+            self.received = number
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            name = signal.Signals(number).name
+            logger.warning("%s: finishing the current step, then saving. Ctrl-C stops at once, unsaved.", name)

@@ -1,0 +1,63 @@
+"""torchvision's detectors with random weights and ours find the same, whichever way the weights went."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+from dev.torchvision_parity import INTO_OURS, OUT_OF_OURS, Limits, model_of, parity
+from mrcnn_zoo.interop.conversion.verify import NAMES
+from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetector
+from mrcnn_zoo.structures import Sample
+
+TOLERANCE = 1e-4  # pixels and probabilities
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    """One image of coloured squares, whose sides no stride divides."""
+    squares = np.random.default_rng(0).integers(0, 255, (3, 8, 9), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
+    image = torch.from_numpy(squares[:, :-5, :-3].copy())
+    return [Sample(image, 0, (image.shape[1], image.shape[2]))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_is_found_in_both_directions(name: str, samples: list[Sample]) -> None:
+    limits = Limits(proposals=40, detections=60 if "retinanet" in name else 8)  # a few regions cost little time
+    for direction, differences in parity(name, samples, limits).items():
+        assert direction in (INTO_OURS, OUT_OF_OURS)
+        assert differences.found == differences.expected == differences.paired >= 4
+        assert differences.boxes < TOLERANCE
+        assert differences.scores < TOLERANCE
+        assert (differences.masks is not None) == ("mask" in name)
+        assert (differences.masks or 0) < TOLERANCE
+        assert (differences.keypoints is not None) == ("keypoint" in name)
+        assert (differences.keypoints or 0) < TOLERANCE
+
+
+@torch.no_grad()
+def test_the_published_files_of_version_1_are_computed_without_eps() -> None:
+    """As torchvision does after loading them: with frozen norms, whose eps it sets to 0."""
+    torch.manual_seed(0)
+    theirs = FasterRCNN(resnet_fpn_backbone(backbone_name="resnet18", weights=None), num_classes=4).eval()
+    overwrite_eps(theirs, 0.0)
+    state = theirs.state_dict()
+    for name, tensor in state.items():
+        if name.endswith("running_var"):
+            tensor.uniform_(1e-5, 3e-5)
+            state[name.replace("running_var", "weight")].fill_(2e-5**0.5)
+    published = {
+        name.replace(".0.weight", ".weight").replace(".0.bias", ".bias") if ".fpn." in name else name: tensor
+        for name, tensor in state.items()
+    }
+    ours = model_of(TorchvisionDetector().convert(published, {}))
+    pixels = torch.rand(1, 3, 64, 64)
+    expected = theirs.backbone(pixels)
+    found = ours.get_submodule("backbone")(pixels)
+    for level, other in zip(found.values(), expected.values(), strict=True):
+        torch.testing.assert_close(level / other.std(), other / other.std(), atol=1e-4, rtol=0)
+    other = model_of(TorchvisionDetector().convert(published, {"frozen_bn_eps": 1e-5}))
+    with_eps = other.get_submodule("backbone")(pixels)
+    assert (with_eps["p2"] - expected["0"]).abs().mean() > 0.1 * expected["0"].abs().mean()
