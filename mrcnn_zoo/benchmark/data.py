@@ -21,7 +21,7 @@ from mrcnn_zoo.data.classes import check_num_classes
 from mrcnn_zoo.data.formats.coco import find_coco_layout
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.loading.loader import build_train_loader
-from mrcnn_zoo.data.loading.mapper import build_test_mapper, build_validation_mapper
+from mrcnn_zoo.data.loading.mapper import build_eval_mapper, build_validation_mapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import Backend, detection_set
@@ -91,7 +91,7 @@ def build_batches(
             f"{dataset.name} has {len(records)} images{' with objects' if is_training else ''}, the benchmark needs "
             f"{needed} ({num_batches} batches of {batch_size}). Ask for fewer, or name more images."
         )
-    mapper = build_validation_mapper(cfg, dataset) if is_training else build_test_mapper(cfg)
+    mapper = build_validation_mapper(cfg, dataset) if is_training else build_eval_mapper(cfg)
     samples = [_in_its_own_size(mapper(record, np.random.default_rng(0))) for record in records[:needed]]
     return [samples[start : start + batch_size] for start in range(0, needed, batch_size)]
 

@@ -2,19 +2,19 @@
 
 from mrcnn_zoo.data.catalog import dataset_names, load_dataset
 from mrcnn_zoo.data.classes import check_num_classes, check_num_keypoints, merge_datasets
-from mrcnn_zoo.data.loading.loader import TestLoader, TrainLoader, build_test_loader, build_train_loader
-from mrcnn_zoo.data.loading.mapper import build_test_mapper, build_train_mapper, build_validation_mapper
+from mrcnn_zoo.data.loading.loader import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
+from mrcnn_zoo.data.loading.mapper import build_eval_mapper, build_train_mapper, build_validation_mapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource, InstanceRecord
 
 __all__ = [
     "Dataset",
+    "EvalLoader",
     "ImageRecord",
     "ImageSource",
     "InstanceRecord",
-    "TestLoader",
     "TrainLoader",
-    "build_test_loader",
-    "build_test_mapper",
+    "build_eval_loader",
+    "build_eval_mapper",
     "build_train_loader",
     "build_train_mapper",
     "build_validation_mapper",

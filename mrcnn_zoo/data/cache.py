@@ -14,7 +14,7 @@ CACHE_VARIABLE = "MRCNN_ZOO_CACHE"
 KEY_LENGTH = 16  # characters of the hash in file names
 
 
-def cache_folder() -> Path:
+def dataset_cache_folder() -> Path:
     """MRCNN_ZOO_CACHE, else mrcnn_zoo in XDG_CACHE_HOME, else ~/.cache/mrcnn_zoo."""
     if os.environ.get(CACHE_VARIABLE):
         return Path(os.environ[CACHE_VARIABLE]).expanduser()
@@ -55,4 +55,4 @@ def write_cache(name: str, key: str, content: Any) -> None:
 
 
 def _file_of(name: str, key: str) -> Path:
-    return cache_folder() / f"{name}-{key}.json.gz"
+    return dataset_cache_folder() / f"{name}-{key}.json.gz"

@@ -124,7 +124,7 @@ def _coco_instance(instance: InstanceRecord, record: ImageRecord) -> dict[str, A
 
 
 def coco_keypoints(keypoints: Sequence[float]) -> list[float]:
-    """COCO's key points are pixels, counted from 0, and zeros where they are not labelled."""
+    """COCO's keypoints are pixels, counted from 0, and zeros where they are not labelled."""
     points: list[float] = []
     for x, y, visibility in zip(keypoints[0::3], keypoints[1::3], keypoints[2::3], strict=True):
         points += [x - PIXEL_MIDDLE, y - PIXEL_MIDDLE, visibility] if visibility > 0 else [0.0, 0.0, 0.0]

@@ -23,7 +23,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.field_rules import FIELD_RULES
 from mrcnn_zoo.data.paths import find_path
 from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog
-from mrcnn_zoo.data.transforms import Geometry
+from mrcnn_zoo.data.transforms import AffineTransform
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.model_zoo.download import local_path
 from mrcnn_zoo.restricted_pickle import load_numpy_pickle
@@ -211,34 +211,34 @@ RecordKey = tuple[int, str]  # image id and file: ids alone may occur in several
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProposalMaker:
+class ProposalMapper:
     """Gives each image its precomputed proposals, moved as its pixels and its objects are."""
 
     stored: Mapping[RecordKey, StoredProposals]
     topk: int  # of an image, at most
     min_size: float = 0.0  # pixels of the network's input; a box with a side of at most that is left out
 
-    def __call__(self, record: ImageRecord, geometry: Geometry) -> Proposals:
+    def __call__(self, record: ImageRecord, affine: AffineTransform) -> Proposals:
         """The proposals of an image that are left after a transform, best first.
 
         Args:
             record: of the image.
-            geometry: from the image file to the network's input.
+            affine: from the image file to the network's input.
         """
         stored = self.stored[_key(record)]
-        boxes = geometry.clip_boxes(geometry.map_boxes(stored.boxes.astype(np.float64)))
+        boxes = affine.clip_boxes(affine.map_boxes(stored.boxes.astype(np.float64)))
         rows = np.flatnonzero(((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(axis=1))
         rows = rows[np.argsort(-stored.objectness[rows], kind="stable")[: self.topk]]
         return Proposals(
-            geometry.size,
+            affine.size,
             torch.from_numpy(boxes[rows].astype(np.float32)),
             objectness=torch.from_numpy(stored.objectness[rows]),
         )
 
 
-def build_proposal_maker(
+def build_proposal_mapper(
     cfg: CfgNode, datasets: Sequence[Dataset], records: Sequence[ImageRecord], *, is_training: bool
-) -> ProposalMaker | None:
+) -> ProposalMapper | None:
     """What reads `DATASETS.PROPOSAL_FILES_*`; None where MODEL.LOAD_PROPOSALS is off.
 
     Args:
@@ -261,7 +261,7 @@ def build_proposal_maker(
     topk = cfg.value_of(topk_key)
     if topk < 1:
         raise UserError(f"{topk_key} = {topk} must be at least 1.")
-    return ProposalMaker(stored=stored, topk=topk, min_size=cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE)
+    return ProposalMapper(stored=stored, topk=topk, min_size=cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE)
 
 
 def _key(record: ImageRecord) -> RecordKey:

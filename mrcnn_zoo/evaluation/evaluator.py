@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data import TestLoader, build_test_loader, load_dataset
+from mrcnn_zoo.data import EvalLoader, build_eval_loader, load_dataset
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.distributed.processes import gather_on_main_process, rank, world_size
@@ -161,12 +161,12 @@ def _build_given_box_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) 
 
 def build_prediction_loader(
     cfg: CfgNode, dataset: Dataset, model: nn.Module, *, rank: int = 0, world_size: int = 1
-) -> TestLoader:
-    """`build_test_loader` with what `model.predict` needs: an oracle the ground truth, TEST.AUG images of full size."""
+) -> EvalLoader:
+    """`build_eval_loader` with what `model.predict` needs: an oracle the ground truth, TEST.AUG images of full size."""
     needs_targets = getattr(model, "needs_targets", False)
     if getattr(model, "resizes_images", False):
         cfg = cfg.with_value("INPUT.MIN_SIZE_TEST", 0)
-    return build_test_loader(cfg, dataset, rank=rank, world_size=world_size, with_targets=needs_targets)
+    return build_eval_loader(cfg, dataset, rank=rank, world_size=world_size, with_targets=needs_targets)
 
 
 def evaluate_datasets(

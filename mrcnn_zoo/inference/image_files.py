@@ -15,7 +15,7 @@ from torch import nn
 
 from mrcnn_zoo.data.given_boxes import BoxesOfImage
 from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.loading.mapper import TestMapper
+from mrcnn_zoo.data.loading.mapper import EvalMapper
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.limits import DetectionTally, log_notes
 from mrcnn_zoo.inference.image_inputs import IMAGE_SUFFIXES, FoundImages, find_images, image_files, picture_paths
@@ -62,7 +62,7 @@ def predict_files(
     inputs: Iterable[str | Path],
     output: str | Path,
     *,
-    mapper: TestMapper,
+    mapper: EvalMapper,
     class_names: Sequence[str],
     category_ids: Sequence[int] = (),
     score_threshold: float,
@@ -91,7 +91,7 @@ def predict_images(
     found: FoundImages,
     output: str | Path,
     *,
-    mapper: TestMapper,
+    mapper: EvalMapper,
     class_names: Sequence[str],
     category_ids: Sequence[int] = (),
     score_threshold: float,

@@ -19,7 +19,7 @@ from mrcnn_zoo.data.images.arrays import as_pixels
 from mrcnn_zoo.data.images.pixels import CHANNELS_WITH_ALPHA
 from mrcnn_zoo.data.images.problems import cannot_decode
 from mrcnn_zoo.data.images.reading import DECODING_ERRORS, FileImage, decode, decode_with_alpha
-from mrcnn_zoo.data.loading.mapper import Mapper, TestMapper
+from mrcnn_zoo.data.loading.mapper import EvalMapper, Mapper
 from mrcnn_zoo.data.records import ImageRecord, ImageSource
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.given_boxes import GivenBoxDetector
@@ -134,7 +134,7 @@ class ImageDetector:
     """A detector with all that it takes to predict on images and to name what it finds."""
 
     model: nn.Module  # with `predict(samples)`
-    mapper: TestMapper  # resizes images and orders their channels as the model wants them
+    mapper: EvalMapper  # resizes images and orders their channels as the model wants them
     class_names: tuple[str, ...]  # by class index
     category_ids: tuple[int, ...]  # of the training data, by class index
 
@@ -232,7 +232,7 @@ def predict_image(
     Args:
         model: with `predict(samples)`.
         pixels: (H, W, 3) RGB or (H, W) grey, of any depth, or with as many channels as the model sees.
-        mapper: resizes the image and orders its channels as the model wants them; see `build_test_mapper`.
+        mapper: resizes the image and orders its channels as the model wants them; see `build_eval_mapper`.
         image_id: of the sample.
         name: for messages.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.rules import section_of_boxes
 from mrcnn_zoo.data.keypoints import FlipPairs
-from mrcnn_zoo.data.loading.mapper import TestMapper, build_flip_pairs, build_test_mapper
+from mrcnn_zoo.data.loading.mapper import EvalMapper, build_eval_mapper, build_flip_pairs
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.views import AugmentedViews, View, build_augmented_views
@@ -263,11 +263,11 @@ def build_augmented_detector(cfg: CfgNode, detector: nn.Module, dataset: Dataset
     )
 
 
-def build_prediction_mapper(cfg: CfgNode, model: nn.Module) -> TestMapper:
+def build_prediction_mapper(cfg: CfgNode, model: nn.Module) -> EvalMapper:
     """What makes the samples of a model of image files: resized, but for a model that does so itself."""
     if getattr(model, "resizes_images", False):
         cfg = cfg.with_value("INPUT.MIN_SIZE_TEST", 0)
-    return build_test_mapper(cfg)
+    return build_eval_mapper(cfg)
 
 
 def build_augmentation_notes(cfg: CfgNode, dataset: Dataset | None = None) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.transforms.flip import HalfTurn, HorizontalFlip, QuarterTurn, ThreeQuarterTurn
 from mrcnn_zoo.data.transforms.resize import resize_shortest_edge
-from mrcnn_zoo.data.transforms.transform import Geometry, NoTransform, Transform
+from mrcnn_zoo.data.transforms.transform import AffineTransform, NoTransform, Transform
 from mrcnn_zoo.structures import ImageSize, Proposals, Sample, Targets
 from mrcnn_zoo.structures.summary import summary
 
@@ -42,7 +42,7 @@ class View:
     """One augmented copy of a sample."""
 
     sample: Sample  # its original size is its own size, so that predictions come in pixels of the view
-    geometry: Geometry  # from pixels of the original image to pixels of the view
+    affine: AffineTransform  # from pixels of the original image to pixels of the view
     orientation: Orientation
 
     def __repr__(self) -> str:
@@ -55,15 +55,15 @@ class View:
 
     def boxes_from_original(self, boxes: Tensor) -> Tensor:
         """(R, 4) pixels of the original image -> (R, 4) pixels of the view."""
-        return mapped_boxes(boxes, self.geometry.matrix)
+        return mapped_boxes(boxes, self.affine.matrix)
 
     def boxes_to_original(self, boxes: Tensor) -> Tensor:
         """(R, 4) pixels of the view -> (R, 4) pixels of the original image."""
-        return mapped_boxes(boxes, np.linalg.inv(self.geometry.matrix))
+        return mapped_boxes(boxes, np.linalg.inv(self.affine.matrix))
 
     def points_to_original(self, points: Tensor) -> Tensor:
         """(..., 2) x, y in pixels of the view -> (..., 2) in pixels of the original image."""
-        return mapped_points(points, np.linalg.inv(self.geometry.matrix))
+        return mapped_points(points, np.linalg.inv(self.affine.matrix))
 
 
 class AugmentedViews:
@@ -83,42 +83,42 @@ class AugmentedViews:
     def __call__(self, sample: Sample) -> list[View]:
         """All orientations of the first size, then those of the next."""
         resizes = [resize_shortest_edge(sample.image_size, length, self.max_size) for length in self.lengths]
-        by_size = {resize.geometry.size: resize for resize in resizes}
+        by_size = {resize.affine.size: resize for resize in resizes}
         return [
             _view(sample, resize, orientation) for resize, orientation in product(by_size.values(), self.orientations)
         ]
 
 
 def _view(sample: Sample, resize: Transform, orientation: Orientation) -> View:
-    image, geometry = sample.image, Geometry.identity(sample.image_size)
-    for transform in (resize, *orientation.transforms(resize.geometry.size)):
-        image, geometry = transform.apply_image(image), geometry.then(transform.geometry)
+    image, affine = sample.image, AffineTransform.identity(sample.image_size)
+    for transform in (resize, *orientation.transforms(resize.affine.size)):
+        image, affine = transform.apply_image(image), affine.then(transform.affine)
     (height, width), (original_height, original_width) = sample.image_size, sample.original_size
     scale = (width / original_width, height / original_height)
     return View(
         sample=replace(
             sample,
             image=image.contiguous(),
-            original_size=geometry.size,
-            targets=_targets_in_view(sample.targets, geometry),
-            proposals=_proposals_in_view(sample.proposals, geometry),
+            original_size=affine.size,
+            targets=_targets_in_view(sample.targets, affine),
+            proposals=_proposals_in_view(sample.proposals, affine),
         ),
-        geometry=Geometry.scale_and_shift(scale, (0.0, 0.0), sample.image_size).then(geometry),
+        affine=AffineTransform.scale_and_shift(scale, (0.0, 0.0), sample.image_size).then(affine),
         orientation=orientation,
     )
 
 
-def _targets_in_view(targets: Targets | None, geometry: Geometry) -> Targets | None:
+def _targets_in_view(targets: Targets | None, affine: AffineTransform) -> Targets | None:
     """Boxes and classes, which is all that proposals from the ground truth need."""
     if targets is None:
         return None
-    return Targets(geometry.size, mapped_boxes(targets.boxes, geometry.matrix), targets.classes)
+    return Targets(affine.size, mapped_boxes(targets.boxes, affine.matrix), targets.classes)
 
 
-def _proposals_in_view(proposals: Proposals | None, geometry: Geometry) -> Proposals | None:
+def _proposals_in_view(proposals: Proposals | None, affine: AffineTransform) -> Proposals | None:
     if proposals is None:
         return None
-    return Proposals(geometry.size, mapped_boxes(proposals.boxes, geometry.matrix), proposals.objectness)
+    return Proposals(affine.size, mapped_boxes(proposals.boxes, affine.matrix), proposals.objectness)
 
 
 def mapped_points(points: Tensor, matrix: NDArray[np.floating]) -> Tensor:

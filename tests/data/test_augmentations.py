@@ -20,9 +20,9 @@ def test_marked_pixel_is_where_the_geometry_says(cfg: CfgNode, name: str) -> Non
     for seed in range(8):
         image = torch.zeros((3, 40, 60), dtype=torch.uint8)
         image[:, 18:21, 30:33] = 255  # its middle is at (31.5, 19.5)
-        after, geometry = augment(image, [augmentation], np.random.default_rng(seed))
-        assert tuple(after.shape[-2:]) == geometry.size
-        x, y = geometry.map_points(np.array([[31.5, 19.5]]))[0]
+        after, affine = augment(image, [augmentation], np.random.default_rng(seed))
+        assert tuple(after.shape[-2:]) == affine.size
+        x, y = affine.map_points(np.array([[31.5, 19.5]]))[0]
         weights = after.float().sum(0)
         rows, columns = torch.meshgrid(*(torch.arange(side) + 0.5 for side in weights.shape), indexing="ij")
         middle = [(weights * axis).sum() / weights.sum() for axis in (columns, rows)]
@@ -71,7 +71,7 @@ def test_range_draws_every_length_between_its_ends(cfg: CfgNode) -> None:
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = [50, 53], "range"
     augmentation = AUGMENTATIONS.get("ResizeShortestEdge")(cfg)
     image, rng = torch.zeros((3, 40, 60), dtype=torch.uint8), np.random.default_rng(0)
-    heights = {augmentation.get_transform(image, rng).geometry.size[0] for _ in range(60)}
+    heights = {augmentation.get_transform(image, rng).affine.size[0] for _ in range(60)}
     assert heights == {50, 51, 52, 53}
 
 
@@ -79,7 +79,7 @@ def test_choice_draws_only_the_given_lengths(cfg: CfgNode) -> None:
     cfg.INPUT.MIN_SIZE_TRAIN = [50, 53]
     augmentation = AUGMENTATIONS.get("ResizeShortestEdge")(cfg)
     image, rng = torch.zeros((3, 40, 60), dtype=torch.uint8), np.random.default_rng(0)
-    assert {augmentation.get_transform(image, rng).geometry.size[0] for _ in range(30)} == {50, 53}
+    assert {augmentation.get_transform(image, rng).affine.size[0] for _ in range(30)} == {50, 53}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_crop_sizes(cfg: CfgNode, kind: str, size: list[float], heights: set[int
     cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = kind, size
     crop = AUGMENTATIONS.get("RandomCrop")(cfg)
     image, rng = torch.zeros((3, 40, 60), dtype=torch.uint8), np.random.default_rng(0)
-    sizes = [crop.get_transform(image, rng).geometry.size for _ in range(80)]
+    sizes = [crop.get_transform(image, rng).affine.size for _ in range(80)]
     assert {size[0] for size in sizes} == heights
     assert {size[1] for size in sizes} == widths
 
@@ -110,7 +110,7 @@ def test_crops_reach_every_border(cfg: CfgNode) -> None:
 def test_half_of_the_images_are_flipped(cfg: CfgNode) -> None:
     flip = AUGMENTATIONS.get("RandomFlip")(cfg)
     image, rng = torch.zeros((3, 4, 6), dtype=torch.uint8), np.random.default_rng(0)
-    mirrored = sum(flip.get_transform(image, rng).geometry.is_mirroring for _ in range(1000))
+    mirrored = sum(flip.get_transform(image, rng).affine.is_mirroring for _ in range(1000))
     assert 450 < mirrored < 550
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mrcnn_zoo.data.cache import cache_folder, cache_key, read_cache, write_cache
+from mrcnn_zoo.data.cache import cache_key, dataset_cache_folder, read_cache, write_cache
 
 CONTENT = {"a": [1, 2.5, "x"]}
 
@@ -20,10 +20,10 @@ def test_what_is_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MRCNN_ZOO_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache_folder() == Path("/somewhere/mrcnn_zoo")
+    assert dataset_cache_folder() == Path("/somewhere/mrcnn_zoo")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
-    assert cache_folder() == Path("/home/me/.cache/mrcnn_zoo")
+    assert dataset_cache_folder() == Path("/home/me/.cache/mrcnn_zoo")
 
 
 @pytest.mark.parametrize("damage", [b"", b"not gzip", None])

@@ -14,7 +14,7 @@ from PIL import Image
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.images.pixels import divide, fit_channels, num_channels_of, pixel_format_of, stretch
 from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.loading.mapper import build_test_mapper
+from mrcnn_zoo.data.loading.mapper import build_eval_mapper
 from mrcnn_zoo.data.records import ImageRecord
 from mrcnn_zoo.data.transforms import build_train_augmentations
 from mrcnn_zoo.data.transforms.photometric import adjust_brightness, adjust_contrast
@@ -34,7 +34,7 @@ def with_channels(cfg: CfgNode, count: int) -> CfgNode:
 
 def sample_of(cfg: CfgNode, path: Path) -> torch.Tensor:
     record = ImageRecord(1, FileImage(str(path)), SIZE)
-    return build_test_mapper(cfg)(record, np.random.default_rng(0)).image
+    return build_eval_mapper(cfg)(record, np.random.default_rng(0)).image
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4, 16])

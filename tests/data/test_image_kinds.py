@@ -17,7 +17,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.images import problems
 from mrcnn_zoo.data.images.pixels import check_pixel_statistics
 from mrcnn_zoo.data.images.reading import MAX_PIXELS, FileImage, read_bitmap
-from mrcnn_zoo.data.loading.mapper import build_pixel_reader, build_test_mapper
+from mrcnn_zoo.data.loading.mapper import build_eval_mapper, build_pixel_reader
 from mrcnn_zoo.data.records import ImageRecord
 from mrcnn_zoo.errors import UserError
 
@@ -233,7 +233,7 @@ def test_arrays_from_python_come_in_any_layout(cfg: CfgNode) -> None:
         def read(self) -> np.ndarray:
             return self.pixels
 
-    mapper = build_test_mapper(cfg)
+    mapper = build_eval_mapper(cfg)
     plain = mapper(ImageRecord(1, Array(RGB), (H, W)), np.random.default_rng(0)).image
     for same in (RGB[:, :, ::-1].copy()[:, :, ::-1], np.asfortranarray(RGB)):  # channels turned, columns first
         assert mapper(ImageRecord(1, Array(same), (H, W)), np.random.default_rng(0)).image.equal(plain)
@@ -247,7 +247,7 @@ def test_depth_that_cannot_be_divided_is_refused_by_file(cfg: CfgNode, tmp_path:
     tifffile.imwrite(tmp_path / "a.tif", FLOATS)
     cfg.INPUT.SIXTEEN_BIT = "divide"
     with pytest.raises(UserError, match=r"a\.tif: INPUT\.SIXTEEN_BIT = 'divide'.* float32"):
-        build_test_mapper(cfg)(ImageRecord(1, FileImage(str(tmp_path / "a.tif")), (H, W)), np.random.default_rng(0))
+        build_eval_mapper(cfg)(ImageRecord(1, FileImage(str(tmp_path / "a.tif")), (H, W)), np.random.default_rng(0))
 
 
 CONTENTS = {
@@ -331,7 +331,7 @@ def test_exchanged_width_and_height_are_blamed_on_exif_only_where_it_turns_the_i
     Image.fromarray(RGB).save(tmp_path / "turned.jpg", exif=exif)
     for name, size, cause in (("plain.png", (W, H), "look exchanged"), ("turned.jpg", (H, W), "EXIF tag turns it")):
         with pytest.raises(UserError, match=cause) as error:
-            build_test_mapper(cfg)(ImageRecord(1, FileImage(str(tmp_path / name)), size), np.random.default_rng(0))
+            build_eval_mapper(cfg)(ImageRecord(1, FileImage(str(tmp_path / name)), size), np.random.default_rng(0))
         assert ("EXIF" in str(error.value)) == name.startswith("turned")
 
 
@@ -353,5 +353,5 @@ def test_statistics_that_do_not_fit_kept_values_are_noted(
     cfg.INPUT.SIXTEEN_BIT = "keep"
     std = 57.0 if values is FLOATS else 1000.0 if mean == 2000 else 1.0
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [mean] * 3, [std] * 3
-    build_test_mapper(cfg)(ImageRecord(1, FileImage(str(tmp_path / "a.tif")), (H, W)), np.random.default_rng(0))
+    build_eval_mapper(cfg)(ImageRecord(1, FileImage(str(tmp_path / "a.tif")), (H, W)), np.random.default_rng(0))
     assert ("do not fit the values of" in caplog.text) == (mean != 2000)

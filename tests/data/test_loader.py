@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrcnn_zoo.data import build_test_loader, build_train_loader, load_dataset
+from mrcnn_zoo.data import build_eval_loader, build_train_loader, load_dataset
 from mrcnn_zoo.data.loading.loader import PackedRecords, pack, unpack
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
@@ -109,7 +109,7 @@ def test_loader_processes_give_what_this_process_would(random_cfg, dataset: Data
 
 def test_test_loader_with_processes_keeps_the_order(cfg, dataset: Dataset) -> None:
     cfg.TEST.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS = 3, 2
-    loader = build_test_loader(cfg, dataset)
+    loader = build_eval_loader(cfg, dataset)
     assert len(loader) == 3
     assert _ids(list(loader)) == [[1, 2, 3], [4, 5, 6], [7]]
     assert _ids(list(loader)) == [[1, 2, 3], [4, 5, 6], [7]]  # a second pass
@@ -117,31 +117,31 @@ def test_test_loader_with_processes_keeps_the_order(cfg, dataset: Dataset) -> No
 
 def test_test_loader_keeps_images_without_objects_and_has_no_targets(cfg, write_coco, annotation) -> None:
     dataset = load_dataset(cfg, str(write_coco([annotation()], num_images=3).parent))
-    samples = _flat(build_test_loader(cfg, dataset))
+    samples = _flat(build_eval_loader(cfg, dataset))
     assert [sample.image_id for sample in samples] == [1, 2, 3]
     assert [sample.targets for sample in samples] == [None] * 3
 
 
 def test_test_loader_gives_targets_when_asked(cfg, dataset: Dataset) -> None:
     cfg.INPUT.MIN_SIZE_TEST = 80
-    sample = next(iter(build_test_loader(cfg, dataset, with_targets=True)))[0]
+    sample = next(iter(build_eval_loader(cfg, dataset, with_targets=True)))[0]
     assert sample.targets.boxes.tolist() == [[20, 20, 40, 40]]
     assert sample.targets.image_size == (80, 120)
 
 
 def test_ranks_part_the_test_set(cfg, dataset: Dataset) -> None:
-    ids = [_flat(_ids(list(build_test_loader(cfg, dataset, rank=r, world_size=2)))) for r in (0, 1)]
+    ids = [_flat(_ids(list(build_eval_loader(cfg, dataset, rank=r, world_size=2)))) for r in (0, 1)]
     assert ids == [[1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_first_images_only(cfg, dataset: Dataset) -> None:
     cfg.TEST.NUM_IMAGES = 5
-    assert _flat(_ids(list(build_test_loader(cfg, dataset, batch_size=2, start=1)))) == [2, 3, 4, 5]
+    assert _flat(_ids(list(build_eval_loader(cfg, dataset, batch_size=2, start=1)))) == [2, 3, 4, 5]
 
 
 def test_rank_without_images_gets_none(cfg, dataset: Dataset) -> None:
     cfg.TEST.NUM_IMAGES, cfg.DATALOADER.NUM_WORKERS = 1, 2
-    assert list(build_test_loader(cfg, dataset, rank=0, world_size=2)) == []
+    assert list(build_eval_loader(cfg, dataset, rank=0, world_size=2)) == []
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -150,7 +150,7 @@ def test_truncated_image_is_one_clean_error(cfg, dataset: Dataset, num_workers: 
     path = Path(dataset.records[3].source.name)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError) as caught:
-        list(build_test_loader(cfg, dataset))
+        list(build_eval_loader(cfg, dataset))
     assert str(caught.value).startswith(str(path))
     assert "Traceback" not in str(caught.value)
     assert multiprocessing.active_children() == []
@@ -159,7 +159,7 @@ def test_truncated_image_is_one_clean_error(cfg, dataset: Dataset, num_workers: 
 def test_image_that_vanished_is_named(cfg, dataset: Dataset) -> None:
     Path(dataset.records[0].source.name).unlink()
     with pytest.raises(UserError, match=r"001\.png: the image file is missing"):
-        list(build_test_loader(cfg, dataset))
+        list(build_eval_loader(cfg, dataset))
 
 
 def test_images_without_objects_are_not_trained_on(cfg, write_coco, annotation) -> None:
@@ -218,7 +218,7 @@ def test_several_datasets_are_trained_on_together(cfg, dataset: Dataset) -> None
         ("SOLVER.IMS_PER_BATCH", 3, "IMS_PER_BATCH = 3 must be a multiple of the 2"),
         ("SOLVER.IMS_PER_BATCH", 0, "IMS_PER_BATCH = 0"),
         ("DATALOADER.SAMPLER_TRAIN", "TrainSampler", "DATALOADER.SAMPLER_TRAIN = 'TrainSampler'.*TrainingSampler"),
-        ("MODEL.KEYPOINT_ON", True, "has no key points"),
+        ("MODEL.KEYPOINT_ON", True, "has no keypoints"),
     ],
 )
 def test_bad_setting_is_named(cfg, dataset: Dataset, key: str, value: object, message: str) -> None:
@@ -230,7 +230,7 @@ def test_bad_setting_is_named(cfg, dataset: Dataset, key: str, value: object, me
 def test_empty_datasets_are_refused(cfg, dataset: Dataset) -> None:
     empty = replace(dataset, records=())
     with pytest.raises(UserError, match="no images to evaluate on"):
-        build_test_loader(cfg, empty)
+        build_eval_loader(cfg, empty)
     with pytest.raises(UserError, match="no images to train on"):
         build_train_loader(cfg, [empty])
     nothing = replace(dataset, records=tuple(replace(record, instances=()) for record in dataset.records))

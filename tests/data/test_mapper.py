@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.loading.mapper import build_test_mapper, build_train_mapper, build_validation_mapper
-from mrcnn_zoo.data.loading.targets import TargetMaker
+from mrcnn_zoo.data.loading.mapper import build_eval_mapper, build_train_mapper, build_validation_mapper
+from mrcnn_zoo.data.loading.targets import TargetBuilder
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
-from mrcnn_zoo.data.transforms import Geometry
+from mrcnn_zoo.data.transforms import AffineTransform
 from mrcnn_zoo.data.transforms.crop import CropTransform
 from mrcnn_zoo.data.transforms.flip import HorizontalFlip
 from mrcnn_zoo.errors import UserError
@@ -44,7 +44,7 @@ RNG = np.random.default_rng
 
 def test_test_sample_is_resized_and_says_where_it_is_from(cfg: CfgNode) -> None:
     cfg.INPUT.MIN_SIZE_TEST = 80
-    sample = build_test_mapper(cfg)(_record(), RNG(0))
+    sample = build_eval_mapper(cfg)(_record(), RNG(0))
     assert sample.image_size == (80, 120)
     assert (sample.image_id, sample.original_size, sample.file_name) == (5, SIZE, "constant.png")
     assert sample.targets is None
@@ -54,7 +54,7 @@ def test_test_sample_is_resized_and_says_where_it_is_from(cfg: CfgNode) -> None:
 def test_channels_come_in_the_order_of_the_config(cfg: CfgNode, name: str, expected: list[int]) -> None:
     cfg.INPUT.FORMAT = name
     cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [1.0] * len(expected)
-    for mapper in (build_test_mapper(cfg), build_train_mapper(cfg, DATASET)):
+    for mapper in (build_eval_mapper(cfg), build_train_mapper(cfg, DATASET)):
         image = mapper(_record(), RNG(0)).image
         assert image.is_contiguous()
         assert image.dtype == torch.uint8
@@ -86,25 +86,25 @@ def test_image_without_objects_has_empty_targets(cfg: CfgNode) -> None:
 
 
 def test_objects_outside_the_crop_are_dropped() -> None:
-    crop = CropTransform(0, 0, (20, 20)).geometry
-    targets = TargetMaker(has_masks=True)([_square(30, 30, 5), _square(2, 3, 5)], crop)
+    crop = CropTransform(0, 0, (20, 20)).affine
+    targets = TargetBuilder(has_masks=True)([_square(30, 30, 5), _square(2, 3, 5)], crop)
     assert targets.boxes.tolist() == [[2, 3, 7, 8]]
     assert len(targets.masks) == 1
 
 
 def test_cropped_box_is_that_of_the_visible_mask() -> None:
     triangle = InstanceRecord((10, 10, 30, 30), 0, segmentation=[[10, 10, 30, 10, 10, 30]])
-    crop = CropTransform(20, 0, (20, 60)).geometry  # leaves the tip below y = 20, which is 10 wide
-    boxes = TargetMaker(has_masks=True, boxes_from_masks=True)([triangle], crop).boxes
+    crop = CropTransform(20, 0, (20, 60)).affine  # leaves the tip below y = 20, which is 10 wide
+    boxes = TargetBuilder(has_masks=True, boxes_from_masks=True)([triangle], crop).boxes
     assert boxes[0].tolist() == pytest.approx([10, 0, 20, 10], abs=1)
-    assert TargetMaker(has_masks=True)([triangle], crop).boxes.tolist() == [[10, 0, 30, 10]]
+    assert TargetBuilder(has_masks=True)([triangle], crop).boxes.tolist() == [[10, 0, 30, 10]]
 
 
 def test_cropping_takes_boxes_from_masks(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.ENABLED = True
-    assert build_train_mapper(cfg, DATASET).target_maker.boxes_from_masks
+    assert build_train_mapper(cfg, DATASET).target_builder.boxes_from_masks
     cfg.MODEL.MASK_ON = False
-    assert not build_train_mapper(cfg, DATASET).target_maker.boxes_from_masks
+    assert not build_train_mapper(cfg, DATASET).target_builder.boxes_from_masks
 
 
 def test_without_masks_boxes_suffice(cfg: CfgNode) -> None:
@@ -124,20 +124,20 @@ KEYPOINTS = (10.0, 10.0, 2.0, 12.0, 11.0, 1.0, 50.0, 30.0, 0.0)
 
 
 def test_mirrored_key_points_change_sides() -> None:
-    maker = TargetMaker(num_keypoints=3, flip_pairs=((0, 1),))
+    maker = TargetBuilder(num_keypoints=3, flip_pairs=((0, 1),))
     item = _square(5, 5, 20, keypoints=KEYPOINTS)
-    mapped = maker([item], HorizontalFlip(SIZE).geometry).keypoints
+    mapped = maker([item], HorizontalFlip(SIZE).affine).keypoints
     assert mapped.tolist() == [[[48, 11, 1], [50, 10, 2], [0, 0, 0]]]
 
 
 def test_key_points_outside_the_crop_are_unlabelled() -> None:
-    crop = CropTransform(0, 11, (40, 40)).geometry
-    mapped = TargetMaker(num_keypoints=3)([_square(5, 5, 20, keypoints=KEYPOINTS)], crop).keypoints
+    crop = CropTransform(0, 11, (40, 40)).affine
+    mapped = TargetBuilder(num_keypoints=3)([_square(5, 5, 20, keypoints=KEYPOINTS)], crop).keypoints
     assert mapped.tolist() == [[[0, 0, 0], [1, 11, 1], [0, 0, 0]]]
 
 
 def test_object_without_key_points_has_none_labelled() -> None:
-    mapped = TargetMaker(num_keypoints=3)([_square(5, 5, 20)], Geometry.identity(SIZE)).keypoints
+    mapped = TargetBuilder(num_keypoints=3)([_square(5, 5, 20)], AffineTransform.identity(SIZE)).keypoints
     assert mapped.tolist() == [[[0, 0, 0]] * 3]
 
 
@@ -148,7 +148,7 @@ def test_object_without_key_points_has_none_labelled() -> None:
 def test_image_of_another_size_than_annotated_is_refused(cfg: CfgNode, size: tuple[int, int], message: str) -> None:
     record = ImageRecord(5, ConstantImage(size), SIZE)
     with pytest.raises(UserError, match=message):
-        build_test_mapper(cfg)(record, RNG(0))
+        build_eval_mapper(cfg)(record, RNG(0))
 
 
 def test_same_generator_gives_the_same_sample(cfg: CfgNode) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data import build_test_loader, build_train_loader, load_dataset
-from mrcnn_zoo.data.proposals import ProposalMaker, StoredProposals, read_proposals, write_proposals
+from mrcnn_zoo.data import build_eval_loader, build_train_loader, load_dataset
+from mrcnn_zoo.data.proposals import ProposalMapper, StoredProposals, read_proposals, write_proposals
 from mrcnn_zoo.data.records import Dataset, ImageRecord
-from mrcnn_zoo.data.transforms import Geometry
+from mrcnn_zoo.data.transforms import AffineTransform
 from mrcnn_zoo.data.transforms.crop import CropTransform
 from mrcnn_zoo.data.transforms.flip import HorizontalFlip, QuarterTurn
 from mrcnn_zoo.errors import UserError
@@ -159,13 +159,13 @@ class Nameless:
 
 
 RECORD = ImageRecord(7, Nameless(), (40, 60))  # type: ignore[arg-type]
-SAME = Geometry.identity((40, 60))
+SAME = AffineTransform.identity((40, 60))
 
 
-def make(geometry: Geometry, *, topk: int = 100, min_size: float = 0.0, table: StoredProposals = TABLE) -> tuple:
-    maker = ProposalMaker(stored={(7, "image.png"): table}, topk=topk, min_size=min_size)
-    proposals = maker(RECORD, geometry)
-    assert proposals.image_size == geometry.size
+def make(affine: AffineTransform, *, topk: int = 100, min_size: float = 0.0, table: StoredProposals = TABLE) -> tuple:
+    maker = ProposalMapper(stored={(7, "image.png"): table}, topk=topk, min_size=min_size)
+    proposals = maker(RECORD, affine)
+    assert proposals.image_size == affine.size
     assert proposals.boxes.dtype == proposals.objectness.dtype == torch.float32
     return proposals.boxes.tolist(), proposals.objectness.tolist()
 
@@ -176,22 +176,22 @@ def test_the_best_come_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("geometry", "expected"),
+    ("affine", "expected"),
     [
-        (Geometry.scale_and_shift((2.0, 3.0), (0.0, 0.0), (120, 120)), [20, 30, 60, 60]),
-        (HorizontalFlip((40, 60)).geometry, [30, 10, 50, 20]),
-        (QuarterTurn((40, 60)).geometry, [10, 30, 20, 50]),
-        (CropTransform(15, 20, (25, 40)).geometry, [0, 0, 10, 5]),
+        (AffineTransform.scale_and_shift((2.0, 3.0), (0.0, 0.0), (120, 120)), [20, 30, 60, 60]),
+        (HorizontalFlip((40, 60)).affine, [30, 10, 50, 20]),
+        (QuarterTurn((40, 60)).affine, [10, 30, 20, 50]),
+        (CropTransform(15, 20, (25, 40)).affine, [0, 0, 10, 5]),
     ],
     ids=["resize", "flip", "turn", "crop"],
 )
-def test_boxes_move_as_the_pixels_do(geometry: Geometry, expected: list[int]) -> None:
-    boxes, logits = make(geometry)
+def test_boxes_move_as_the_pixels_do(affine: AffineTransform, expected: list[int]) -> None:
+    boxes, logits = make(affine)
     assert boxes[logits.index(0.5)] == expected
 
 
 def test_boxes_that_leave_the_frame_are_dropped_before_the_best_are_counted() -> None:
-    corner = CropTransform(25, 40, (15, 20)).geometry  # boxes 1 and 2 are left
+    corner = CropTransform(25, 40, (15, 20)).affine  # boxes 1 and 2 are left
     assert make(corner, topk=2) == ([[0, 0, 20, 15], [10, 5, 20, 15]], [2.0, -1.0])
 
 
@@ -227,7 +227,7 @@ def files(cfg: CfgNode, tmp_path: Path) -> Path:
 def test_test_samples_carry_the_proposals_of_their_image(cfg: CfgNode, dataset: Dataset, with_targets: bool) -> None:
     cfg.INPUT.MIN_SIZE_TEST = 80
     cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST = 2
-    samples = [sample for batch in build_test_loader(cfg, dataset, with_targets=with_targets) for sample in batch]
+    samples = [sample for batch in build_eval_loader(cfg, dataset, with_targets=with_targets) for sample in batch]
     assert [sample.proposals.objectness.tolist() for sample in samples] == [[2.0 + i, 0.5 + i] for i in (1, 2, 3)]
     assert samples[0].proposals.boxes.tolist() == [[0, 0, 120, 80], [20, 20, 60, 40]]
     assert samples[0].proposals.image_size == samples[0].image_size
@@ -249,12 +249,12 @@ def test_proposals_of_training_flip_with_the_image(cfg: CfgNode, dataset: Datase
 
 def test_without_the_key_samples_have_no_proposals(cfg: CfgNode, dataset: Dataset) -> None:
     cfg.MODEL.LOAD_PROPOSALS = False
-    assert next(iter(build_test_loader(cfg, dataset)))[0].proposals is None
+    assert next(iter(build_eval_loader(cfg, dataset)))[0].proposals is None
 
 
 def test_an_image_that_the_file_lacks_is_named_with_the_file(cfg: CfgNode, dataset: Dataset, files: Path) -> None:
     write_proposals(files, {1: TABLE, 3: TABLE})
-    for build in (lambda: build_train_loader(cfg, [dataset]), lambda: build_test_loader(cfg, dataset)):
+    for build in (lambda: build_train_loader(cfg, [dataset]), lambda: build_eval_loader(cfg, dataset)):
         with pytest.raises(UserError, match=rf"{files} has no proposals for 1 of 3 images.*image 2 \(.*002\.png"):
             build()
 
@@ -287,7 +287,7 @@ def test_equal_ids_in_two_datasets_keep_their_own_proposals(
 
 def test_files_that_are_not_one_for_each_dataset_are_refused(cfg: CfgNode, dataset: Dataset) -> None:
     with pytest.raises(UserError, match=r"DATASETS\.PROPOSAL_FILES_TEST = \[\] should name one file"):
-        build_test_loader(cfg, dataset)
+        build_eval_loader(cfg, dataset)
     with pytest.raises(UserError, match=r"DATASETS\.PROPOSAL_FILES_TRAIN"):
         build_train_loader(cfg, [dataset])
 
@@ -295,22 +295,22 @@ def test_files_that_are_not_one_for_each_dataset_are_refused(cfg: CfgNode, datas
 @pytest.mark.usefixtures("files")
 def test_a_training_set_that_is_tested_takes_the_file_of_training(cfg: CfgNode, dataset: Dataset) -> None:
     cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST = [], []
-    assert next(iter(build_test_loader(cfg, dataset)))[0].proposals is not None
+    assert next(iter(build_eval_loader(cfg, dataset)))[0].proposals is not None
 
 
 def test_a_dataset_outside_the_config_and_a_missing_file_are_refused(cfg: CfgNode, dataset: Dataset) -> None:
     with pytest.raises(UserError, match=r"'other' is neither in DATASETS\.TRAIN nor"):
-        build_test_loader(cfg, replace(dataset, name="other"))
+        build_eval_loader(cfg, replace(dataset, name="other"))
     cfg.DATASETS.PROPOSAL_FILES_TEST = ["nowhere.pkl"]
     with pytest.raises(UserError, match=r"file of proposals is missing, looked for .*nowhere\.pkl"):
-        build_test_loader(cfg, dataset)
+        build_eval_loader(cfg, dataset)
 
 
 @pytest.mark.usefixtures("files")
 def test_a_number_of_proposals_below_one_is_refused(cfg: CfgNode, dataset: Dataset) -> None:
     cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST = 0
     with pytest.raises(UserError, match=r"PRECOMPUTED_PROPOSAL_TOPK_TEST = 0"):
-        build_test_loader(cfg, dataset)
+        build_eval_loader(cfg, dataset)
 
 
 def test_a_file_named_by_its_address_is_looked_for_in_the_cache_of_downloads(
@@ -320,9 +320,9 @@ def test_a_file_named_by_its_address_is_looked_for_in_the_cache_of_downloads(
     monkeypatch.setenv("MRCNN_ZOO_OFFLINE", "1")
     cfg.DATASETS.PROPOSAL_FILES_TEST = ["detectron2://COCO-Detection/rpn/proposals.npz"]
     with pytest.raises(UserError, match=r"proposals\.npz is not in the cache, and MRCNN_ZOO_OFFLINE forbids"):
-        build_test_loader(cfg, dataset)
+        build_eval_loader(cfg, dataset)
     cached = tmp_path / "detectron2" / "COCO-Detection" / "rpn" / "proposals.npz"
     cached.parent.mkdir(parents=True)
     files.rename(cached)
-    (first, *_) = build_test_loader(cfg, dataset)
+    (first, *_) = build_eval_loader(cfg, dataset)
     assert first[0].proposals is not None

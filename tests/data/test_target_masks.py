@@ -14,7 +14,7 @@ from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.data.loading.targets import map_masks, rasterise, tight_box
 from mrcnn_zoo.data.masks import MaskWindow
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
-from mrcnn_zoo.data.transforms import Geometry
+from mrcnn_zoo.data.transforms import AffineTransform
 from mrcnn_zoo.data.transforms.flip import HorizontalFlip
 from mrcnn_zoo.data.transforms.resize import ResizeTransform
 
@@ -47,7 +47,7 @@ def test_every_mask_is_that_of_pycocotools_at_the_original_size(coco_mini: tuple
     dataset, coco = coco_mini
     compared = 0
     for record in dataset.records:
-        windows = map_masks(record.instances, Geometry.identity(record.image_size))
+        windows = map_masks(record.instances, AffineTransform.identity(record.image_size))
         for item, window in zip(record.instances, windows, strict=True):
             expected = coco.annToMask(coco.anns[item.annotation_id])
             if expected.any():
@@ -58,12 +58,12 @@ def test_every_mask_is_that_of_pycocotools_at_the_original_size(coco_mini: tuple
 
 def _enlarged(record: ImageRecord, coco: COCO, factor: int) -> list[tuple[np.ndarray, np.ndarray]]:
     height, width = record.image_size
-    geometry = ResizeTransform((height, width), (height * factor, width * factor)).geometry
-    windows = map_masks(record.instances, geometry)
+    affine = ResizeTransform((height, width), (height * factor, width * factor)).affine
+    windows = map_masks(record.instances, affine)
     pairs = []
     for item, window in zip(record.instances, windows, strict=True):
         expected = coco.annToMask(coco.anns[item.annotation_id])
-        pairs.append((_full(window, geometry.size), np.kron(expected, np.ones((factor, factor), np.uint8))))
+        pairs.append((_full(window, affine.size), np.kron(expected, np.ones((factor, factor), np.uint8))))
     return pairs
 
 
@@ -91,7 +91,7 @@ def test_flipped_mask_is_the_mirror_image(coco_mini: tuple[Dataset, COCO]) -> No
     dataset, coco = coco_mini
     ious = []
     for record in dataset.records[:10]:
-        windows = map_masks(record.instances, HorizontalFlip(record.image_size).geometry)
+        windows = map_masks(record.instances, HorizontalFlip(record.image_size).affine)
         for item, window in zip(record.instances, windows, strict=True):
             expected = np.fliplr(coco.annToMask(coco.anns[item.annotation_id]))
             if expected.sum() > 1000:
@@ -104,7 +104,7 @@ def test_no_window_is_larger_than_its_object(coco_mini: tuple[Dataset, COCO]) ->
     dataset, _ = coco_mini
     for record in dataset.records[:20]:
         for item, window in zip(
-            record.instances, map_masks(record.instances, Geometry.identity(record.image_size)), strict=True
+            record.instances, map_masks(record.instances, AffineTransform.identity(record.image_size)), strict=True
         ):
             assert window is not None
             (x1, y1, x2, y2), (left, top, right, bottom) = item.box, window.box
@@ -118,7 +118,7 @@ def _object(segmentation: object) -> InstanceRecord:
 
 def test_parts_of_an_object_are_one_mask() -> None:
     parts = [[1, 1, 3, 1, 3, 3, 1, 3], [6, 6, 8, 6, 8, 8, 6, 8]]
-    window = map_masks([_object(parts)], Geometry.identity((10, 10)))[0]
+    window = map_masks([_object(parts)], AffineTransform.identity((10, 10)))[0]
     full = _full(window, (10, 10))
     assert full.sum() == 8
     assert full[1:3, 1:3].all()
@@ -203,9 +203,9 @@ def test_polygons_and_run_lengths_keep_their_rows() -> None:
     square = _object([[2, 2, 5, 2, 5, 5, 2, 5]])
     rle = _object({"size": [10, 10], "counts": [0, 4, 96]})
     empty = _object({"size": [10, 10], "counts": [100]})
-    windows = map_masks([rle, square, empty], Geometry.identity((10, 10)))
+    windows = map_masks([rle, square, empty], AffineTransform.identity((10, 10)))
     assert [window and window.box for window in windows] == [(0, 0, 1, 4), (2, 2, 5, 5), None]
 
 
 def test_no_objects_have_no_masks() -> None:
-    assert map_masks([], Geometry.identity((10, 10))) == []
+    assert map_masks([], AffineTransform.identity((10, 10))) == []

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from mrcnn_zoo.config import load_config
-from mrcnn_zoo.data import build_test_mapper
+from mrcnn_zoo.data import build_eval_mapper
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.limits import DetectionTally, Limit
 from mrcnn_zoo.inference.image_files import image_files, predict_files, predict_image, predict_images
@@ -42,7 +42,7 @@ class TwoBoxes(nn.Module):
 
 @pytest.fixture
 def mapper():
-    return build_test_mapper(load_config(None, ["INPUT.MIN_SIZE_TEST", 32]))
+    return build_eval_mapper(load_config(None, ["INPUT.MIN_SIZE_TEST", 32]))
 
 
 def write_image(path, *, height: int = 40, width: int = 50):

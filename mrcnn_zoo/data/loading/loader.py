@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.classes import merge_datasets
-from mrcnn_zoo.data.loading.mapper import Mapper, build_test_mapper, build_train_mapper, build_validation_mapper
+from mrcnn_zoo.data.loading.mapper import Mapper, build_eval_mapper, build_train_mapper, build_validation_mapper
 from mrcnn_zoo.data.loading.samplers import (
     SAMPLE_STREAM,
     Batch,
@@ -31,7 +31,7 @@ from mrcnn_zoo.data.loading.samplers import (
     share_of_rank,
 )
 from mrcnn_zoo.data.loading.selection import select_for_training, warn_of_selection
-from mrcnn_zoo.data.proposals import build_proposal_maker
+from mrcnn_zoo.data.proposals import build_proposal_mapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import DATA_SAMPLERS
@@ -208,10 +208,8 @@ class TrainLoader(SampleLoader):
         self.num_images = len(dataset)
 
 
-class TestLoader(SampleLoader):
+class EvalLoader(SampleLoader):
     """This process's share of a test set, in order; `len` is its number of batches."""
-
-    __test__ = False  # not a test, whatever pytest makes of the name
 
     def __init__(self, source: SampleSource, *, rows: range, batch_size: int, num_workers: int) -> None:
         starts = range(0, len(rows), batch_size)
@@ -268,7 +266,7 @@ def build_train_loader(
         return (share_of_rank(batch, rank, world_size) for batch in stream.batches(start_batch))
 
     num_workers = cfg.DATALOADER.NUM_WORKERS
-    proposals = build_proposal_maker(cfg, datasets, dataset.records, is_training=True)
+    proposals = build_proposal_mapper(cfg, datasets, dataset.records, is_training=True)
     source = SampleSource(
         PackedRecords(dataset.records) if num_workers else dataset.records,
         mapper=build_train_mapper(cfg, dataset, proposals),
@@ -277,7 +275,7 @@ def build_train_loader(
     return TrainLoader(source, dataset=dataset, batches=batches, num_workers=num_workers)
 
 
-def build_test_loader(
+def build_eval_loader(
     cfg: CfgNode,
     dataset: Dataset,
     *,
@@ -286,7 +284,7 @@ def build_test_loader(
     with_targets: bool = False,
     start: int = 0,
     batch_size: int | None = None,
-) -> TestLoader:
+) -> EvalLoader:
     """Test samples in the dataset's order, each process a contiguous share.
 
     Args:
@@ -309,8 +307,8 @@ def build_test_loader(
     count = min(len(dataset), cfg.TEST.NUM_IMAGES) if cfg.TEST.NUM_IMAGES > 0 else len(dataset)
     num_workers = cfg.DATALOADER.NUM_WORKERS
     records = dataset.records[:count]
-    proposals = build_proposal_maker(cfg, [dataset], records, is_training=False)
-    mapper = build_validation_mapper(cfg, dataset, proposals) if with_targets else build_test_mapper(cfg, proposals)
+    proposals = build_proposal_mapper(cfg, [dataset], records, is_training=False)
+    mapper = build_validation_mapper(cfg, dataset, proposals) if with_targets else build_eval_mapper(cfg, proposals)
     source = SampleSource(PackedRecords(records) if num_workers else records, mapper=mapper, seed=0)
     rows = contiguous_share(count, rank, world_size)[start:]
-    return TestLoader(source, rows=rows, batch_size=batch_size, num_workers=num_workers)
+    return EvalLoader(source, rows=rows, batch_size=batch_size, num_workers=num_workers)

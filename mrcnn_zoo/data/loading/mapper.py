@@ -22,10 +22,10 @@ from mrcnn_zoo.data.images.pixels import (
 )
 from mrcnn_zoo.data.images.reading import MAX_PIXELS, FileImage
 from mrcnn_zoo.data.keypoints import FlipPairs, read_pairs
-from mrcnn_zoo.data.loading.targets import TargetMaker
-from mrcnn_zoo.data.proposals import ProposalMaker
+from mrcnn_zoo.data.loading.targets import TargetBuilder
+from mrcnn_zoo.data.proposals import ProposalMapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource
-from mrcnn_zoo.data.transforms import Augmentation, augment, build_test_augmentations, build_train_augmentations
+from mrcnn_zoo.data.transforms import Augmentation, augment, build_eval_augmentations, build_train_augmentations
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import Proposals, Sample, Targets
 
@@ -112,8 +112,8 @@ class TrainMapper:
     Args:
         reader: of the pixels.
         augmentations: in their order.
-        target_maker: of the labels.
-        proposal_maker: of precomputed proposals, where there are such.
+        target_builder: of the labels.
+        proposal_mapper: of precomputed proposals, where there are such.
     """
 
     def __init__(
@@ -121,48 +121,46 @@ class TrainMapper:
         reader: PixelReader,
         *,
         augmentations: Sequence[Augmentation],
-        target_maker: TargetMaker,
-        proposal_maker: ProposalMaker | None = None,
+        target_builder: TargetBuilder,
+        proposal_mapper: ProposalMapper | None = None,
     ) -> None:
         self.reader = reader
         self.augmentations = tuple(augmentations)
-        self.target_maker = target_maker
-        self.proposal_maker = proposal_maker
+        self.target_builder = target_builder
+        self.proposal_mapper = proposal_mapper
 
     def __call__(self, record: ImageRecord, rng: np.random.Generator) -> Sample:
         """The sample of a record; the same generator state gives the same sample."""
-        may_mirror = self.target_maker.can_mirror(record.instances)
-        image, geometry = augment(self.reader.read(record), self.augmentations, rng, may_mirror=may_mirror)
-        proposals = None if self.proposal_maker is None else self.proposal_maker(record, geometry)
-        return _as_sample(record, image, self.target_maker(record.instances, geometry), proposals)
+        may_mirror = self.target_builder.can_mirror(record.instances)
+        image, affine = augment(self.reader.read(record), self.augmentations, rng, may_mirror=may_mirror)
+        proposals = None if self.proposal_mapper is None else self.proposal_mapper(record, affine)
+        return _as_sample(record, image, self.target_builder(record.instances, affine), proposals)
 
 
-class TestMapper:
+class EvalMapper:
     """Reads and resizes, without labels.
 
     Args:
         reader: of the pixels.
         augmentations: in their order; nothing in them is random.
-        proposal_maker: of precomputed proposals, where there are such.
+        proposal_mapper: of precomputed proposals, where there are such.
     """
-
-    __test__ = False  # not a test, whatever pytest makes of the name
 
     def __init__(
         self,
         reader: PixelReader,
         *,
         augmentations: Sequence[Augmentation],
-        proposal_maker: ProposalMaker | None = None,
+        proposal_mapper: ProposalMapper | None = None,
     ) -> None:
         self.reader = reader
         self.augmentations = tuple(augmentations)
-        self.proposal_maker = proposal_maker
+        self.proposal_mapper = proposal_mapper
 
     def __call__(self, record: ImageRecord, rng: np.random.Generator) -> Sample:
         """The sample of a record."""
-        image, geometry = augment(self.reader.read(record), self.augmentations, rng)
-        proposals = None if self.proposal_maker is None else self.proposal_maker(record, geometry)
+        image, affine = augment(self.reader.read(record), self.augmentations, rng)
+        proposals = None if self.proposal_mapper is None else self.proposal_mapper(record, affine)
         return _as_sample(record, image, None, proposals)
 
 
@@ -177,30 +175,30 @@ def _as_sample(record: ImageRecord, image: Tensor, targets: Targets | None, prop
     )
 
 
-def build_train_mapper(cfg: CfgNode, dataset: Dataset, proposal_maker: ProposalMaker | None = None) -> Mapper:
+def build_train_mapper(cfg: CfgNode, dataset: Dataset, proposal_mapper: ProposalMapper | None = None) -> Mapper:
     """What makes training samples."""
     return TrainMapper(
         build_pixel_reader(cfg),
         augmentations=build_train_augmentations(cfg),
-        target_maker=build_target_maker(cfg, dataset, is_cropped=cfg.INPUT.CROP.ENABLED),
-        proposal_maker=proposal_maker,
+        target_builder=build_target_builder(cfg, dataset, is_cropped=cfg.INPUT.CROP.ENABLED),
+        proposal_mapper=proposal_mapper,
     )
 
 
-def build_test_mapper(cfg: CfgNode, proposal_maker: ProposalMaker | None = None) -> TestMapper:
+def build_eval_mapper(cfg: CfgNode, proposal_mapper: ProposalMapper | None = None) -> EvalMapper:
     """What makes samples to predict on."""
-    return TestMapper(
-        build_pixel_reader(cfg), augmentations=build_test_augmentations(cfg), proposal_maker=proposal_maker
+    return EvalMapper(
+        build_pixel_reader(cfg), augmentations=build_eval_augmentations(cfg), proposal_mapper=proposal_mapper
     )
 
 
-def build_validation_mapper(cfg: CfgNode, dataset: Dataset, proposal_maker: ProposalMaker | None = None) -> Mapper:
+def build_validation_mapper(cfg: CfgNode, dataset: Dataset, proposal_mapper: ProposalMapper | None = None) -> Mapper:
     """What makes test samples with labels, in pixels of the resized image, for the validation loss."""
     return TrainMapper(
         build_pixel_reader(cfg),
-        augmentations=build_test_augmentations(cfg),
-        target_maker=build_target_maker(cfg, dataset, is_cropped=False),
-        proposal_maker=proposal_maker,
+        augmentations=build_eval_augmentations(cfg),
+        target_builder=build_target_builder(cfg, dataset, is_cropped=False),
+        proposal_mapper=proposal_mapper,
     )
 
 
@@ -228,9 +226,9 @@ def build_flip_pairs(cfg: CfgNode, dataset: Dataset) -> FlipPairs | None:
     return dataset.keypoint_flip_pairs
 
 
-def build_target_maker(cfg: CfgNode, dataset: Dataset, *, is_cropped: bool) -> TargetMaker:
+def build_target_builder(cfg: CfgNode, dataset: Dataset, *, is_cropped: bool) -> TargetBuilder:
     """The labels that the model is trained on."""
-    return TargetMaker(
+    return TargetBuilder(
         has_masks=cfg.MODEL.MASK_ON,
         num_keypoints=len(dataset.keypoint_names) if cfg.MODEL.KEYPOINT_ON else 0,
         flip_pairs=build_flip_pairs(cfg, dataset),

@@ -115,7 +115,7 @@ def _check_annotations(cfg: CfgNode, dataset: Dataset) -> None:
         )
     if cfg.MODEL.KEYPOINT_ON and not dataset.keypoint_names:
         raise UserError(
-            f"MODEL.KEYPOINT_ON is True, but {name} has no key points. To train without them: MODEL.KEYPOINT_ON False."
+            f"MODEL.KEYPOINT_ON is True, but {name} has no keypoints. To train without them: MODEL.KEYPOINT_ON False."
         )
 
 

@@ -13,33 +13,33 @@ from torch import Tensor
 from mrcnn_zoo.data.keypoints import FlipPairs
 from mrcnn_zoo.data.masks import MaskWindow, decode_window
 from mrcnn_zoo.data.records import InstanceRecord, Polygons
-from mrcnn_zoo.data.transforms import Geometry
+from mrcnn_zoo.data.transforms import AffineTransform
 from mrcnn_zoo.structures import ImageSize, Targets
 from mrcnn_zoo.structures.masks import BoxedBitmaps
 
 
-def map_masks(instances: Sequence[InstanceRecord], geometry: Geometry) -> list[MaskWindow | None]:
+def map_masks(instances: Sequence[InstanceRecord], affine: AffineTransform) -> list[MaskWindow | None]:
     """The mask of every instance after a transform, rasterised in no more than its own window.
 
     Args:
         instances: each with a segmentation.
-        geometry: from the image file to the network's input.
+        affine: from the image file to the network's input.
 
     Returns:
         one a row; None where nothing of the mask is left in the frame.
     """
     rows_of_polygons = [row for row, item in enumerate(instances) if not isinstance(item.segmentation, dict)]
-    outlines = _map_polygons([_polygons_of(instances[row]) for row in rows_of_polygons], geometry)
+    outlines = _map_polygons([_polygons_of(instances[row]) for row in rows_of_polygons], affine)
     windows: list[MaskWindow | None] = [None] * len(instances)
     for row, polygons in zip(rows_of_polygons, outlines, strict=True):
-        windows[row] = rasterise(polygons, geometry.size)
+        windows[row] = rasterise(polygons, affine.size)
     decoded = {
         row: decode_window(item.segmentation)
         for row, item in enumerate(instances)
         if isinstance(item.segmentation, dict)
     }
     present = {row: window for row, window in decoded.items() if window is not None}
-    windows_after = geometry.map_windows(list(present.values()))
+    windows_after = affine.map_windows(list(present.values()))
     for row, window in zip(present, windows_after, strict=True):
         windows[row] = window
     return windows
@@ -84,12 +84,12 @@ def _polygons_of(instance: InstanceRecord) -> Polygons:
     return instance.segmentation
 
 
-def _map_polygons(shapes: Sequence[Polygons], geometry: Geometry) -> list[list[NDArray[np.float64]]]:
+def _map_polygons(shapes: Sequence[Polygons], affine: AffineTransform) -> list[list[NDArray[np.float64]]]:
     """Polygons of several instances, mapped as one array, as lists of (N, 2) an instance."""
     polygons = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in chain.from_iterable(shapes)]
     if not polygons:
         return []
-    mapped = geometry.map_points(np.concatenate(polygons))
+    mapped = affine.map_points(np.concatenate(polygons))
     pieces = iter(np.split(mapped, np.cumsum([len(polygon) for polygon in polygons])[:-1]))
     return [[next(pieces) for _ in shape] for shape in shapes]
 
@@ -98,11 +98,11 @@ MIN_SIDE = 1e-5  # pixels; a shorter box is empty
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetMaker:
+class TargetBuilder:
     """Which columns targets have, and how boxes come about."""
 
     has_masks: bool = False
-    num_keypoints: int = 0  # 0 leaves key points out
+    num_keypoints: int = 0  # 0 leaves keypoints out
     flip_pairs: FlipPairs | None = ()  # keypoints that change places in a mirror, such as the eyes; None: not known
     boxes_from_masks: bool = False  # where images are cropped: what is visible of a mask says what box is left of it
 
@@ -112,19 +112,19 @@ class TargetMaker:
             return True
         return not any(visibility > 0 for item in instances for visibility in (item.keypoints or ())[2::3])
 
-    def __call__(self, instances: Sequence[InstanceRecord], geometry: Geometry) -> Targets:
+    def __call__(self, instances: Sequence[InstanceRecord], affine: AffineTransform) -> Targets:
         """Targets of the instances that are left after a transform; crowds and what has no mask are left out.
 
         Args:
             instances: all annotations of an image.
-            geometry: from the image file to the network's input.
+            affine: from the image file to the network's input.
         """
         usable = [item for item in instances if not item.is_crowd]
         if self.has_masks:
             usable = [item for item in usable if item.segmentation is not None]
         corners = np.array([item.box for item in usable], dtype=np.float64).reshape(-1, 4)
-        boxes = geometry.clip_boxes(geometry.map_boxes(corners))
-        windows: list[MaskWindow | None] = map_masks(usable, geometry) if self.has_masks else []
+        boxes = affine.clip_boxes(affine.map_boxes(corners))
+        windows: list[MaskWindow | None] = map_masks(usable, affine) if self.has_masks else []
         if self.has_masks and self.boxes_from_masks:
             boxes = _boxes_of(windows)
         is_left = ((boxes[:, 2:] - boxes[:, :2]) > MIN_SIDE).all(axis=1)
@@ -133,24 +133,24 @@ class TargetMaker:
         rows = np.flatnonzero(is_left).tolist()
         left = [usable[row] for row in rows]
         return Targets(
-            image_size=geometry.size,
+            image_size=affine.size,
             boxes=torch.from_numpy(boxes[rows].astype(np.float32)),
             classes=torch.tensor([item.class_index for item in left], dtype=torch.int64),
-            masks=_as_bitmaps([windows[row] for row in rows], geometry) if self.has_masks else None,
-            keypoints=self._map_keypoints(left, geometry) if self.num_keypoints else None,
+            masks=_as_bitmaps([windows[row] for row in rows], affine) if self.has_masks else None,
+            keypoints=self._map_keypoints(left, affine) if self.num_keypoints else None,
         )
 
-    def _map_keypoints(self, instances: Sequence[InstanceRecord], geometry: Geometry) -> Tensor:
+    def _map_keypoints(self, instances: Sequence[InstanceRecord], affine: AffineTransform) -> Tensor:
         """(R, J, 3); a point that is unlabelled or has left the frame is 0, 0, 0."""
         unlabelled = (0.0,) * (3 * self.num_keypoints)
         table = np.array([item.keypoints or unlabelled for item in instances], dtype=np.float64)
         table = table.reshape(-1, self.num_keypoints, 3)
-        points = geometry.map_points(table[..., :2].reshape(-1, 2)).reshape(*table.shape[:2], 2)
-        height, width = geometry.size
+        points = affine.map_points(table[..., :2].reshape(-1, 2)).reshape(*table.shape[:2], 2)
+        height, width = affine.size
         is_inside = ((points >= 0) & (points <= [width, height])).all(axis=2)
         is_labelled = is_inside & (table[..., 2] > 0)
         mapped = np.concatenate([points, table[..., 2:]], axis=2) * is_labelled[..., None]
-        if geometry.is_mirroring and self.flip_pairs:
+        if affine.is_mirroring and self.flip_pairs:
             mapped = mapped[:, _mirrored_order(self.num_keypoints, self.flip_pairs)]
         return torch.from_numpy(mapped.astype(np.float32))
 
@@ -160,10 +160,10 @@ def _boxes_of(windows: Sequence[MaskWindow | None]) -> NDArray[np.float64]:
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
-def _as_bitmaps(windows: Sequence[MaskWindow | None], geometry: Geometry) -> BoxedBitmaps:
+def _as_bitmaps(windows: Sequence[MaskWindow | None], affine: AffineTransform) -> BoxedBitmaps:
     present = [window for window in windows if window is not None]
     origins = np.array([(window.x, window.y) for window in present], dtype=np.int64).reshape(-1, 2)
-    return BoxedBitmaps.from_windows(origins, [window.bitmap for window in present], geometry.size)
+    return BoxedBitmaps.from_windows(origins, [window.bitmap for window in present], affine.size)
 
 
 def _mirrored_order(num_keypoints: int, flip_pairs: FlipPairs) -> list[int]:

@@ -36,7 +36,7 @@ class StampSource(Protocol):
 
     @property
     def keypoint_names(self) -> tuple[str, ...]:
-        """Names of the key points of every stamp; () where they have none."""
+        """Names of the keypoints of every stamp; () where they have none."""
         ...
 
     def draw(self, rng: np.random.Generator, *, side: float, rotation: float) -> Stamp:
@@ -90,7 +90,7 @@ class PlacedStamp:
 
 
 @dataclass(frozen=True)
-class Layout:
+class SceneLayout:
     """The objects of a scene, the nearest to the viewer last."""
 
     placed: tuple[PlacedStamp, ...]
@@ -101,7 +101,7 @@ class Layout:
         return self.owner == index
 
 
-def arrange(settings: SceneSettings, source: StampSource, rng: np.random.Generator) -> Layout:
+def arrange(settings: SceneSettings, source: StampSource, rng: np.random.Generator) -> SceneLayout:
     """Draw and place the objects of one scene.
 
     Each object lies wholly inside the image. A place is refused where the box would overlap another's by more than
@@ -126,7 +126,7 @@ def arrange(settings: SceneSettings, source: StampSource, rng: np.random.Generat
                 visible = [*left_over.tolist(), int(stamp.mask.sum())]
                 placed.append(candidate)
                 break
-    return Layout(tuple(placed), owner)
+    return SceneLayout(tuple(placed), owner)
 
 
 def _draw_fitting(settings: SceneSettings, source: StampSource, rng: np.random.Generator) -> Stamp:

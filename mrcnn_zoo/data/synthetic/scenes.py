@@ -14,13 +14,13 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.keypoints import flip_pairs
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, Rle
 from mrcnn_zoo.data.synthetic.digits import load_digit_stamps
-from mrcnn_zoo.data.synthetic.layout import Layout, PlacedStamp, StampSource, arrange
+from mrcnn_zoo.data.synthetic.layout import PlacedStamp, SceneLayout, StampSource, arrange
 from mrcnn_zoo.data.synthetic.settings import SPLITS, SceneSettings, build_scene_settings, build_scene_split
 from mrcnn_zoo.data.synthetic.shapes import ShapeStamps
 from mrcnn_zoo.registries import DATASET_FORMATS
 
 KINDS = ("digits", "shapes")
-HIDDEN, VISIBLE = 1.0, 2.0  # of key points, as in COCO
+HIDDEN, VISIBLE = 1.0, 2.0  # of keypoints, as in COCO
 LAYOUT_STREAM, PAINT_STREAM = 0, 1  # apart, so that settings of the paint leave the objects where they are
 
 
@@ -42,7 +42,7 @@ class SceneImage:
         """(H, W, 3) RGB."""
         return paint(self.settings, self.layout(), self._generator(PAINT_STREAM))
 
-    def layout(self) -> Layout:
+    def layout(self) -> SceneLayout:
         """The objects of the scene, without painting it."""
         return arrange(self.settings, stamp_source(self), self._generator(LAYOUT_STREAM))
 
@@ -83,7 +83,7 @@ def build_scenes(name: str, settings: SceneSettings, *, kind: str, split: str, l
     )
 
 
-def scene_instances(layout: Layout, annotation_ids: Iterator[int]) -> Iterator[InstanceRecord]:
+def scene_instances(layout: SceneLayout, annotation_ids: Iterator[int]) -> Iterator[InstanceRecord]:
     """The annotation of every object: its visible mask, and the tight box of that."""
     for index, item in enumerate(layout.placed):
         mask = layout.visible_mask(index)
@@ -98,7 +98,7 @@ def scene_instances(layout: Layout, annotation_ids: Iterator[int]) -> Iterator[I
         )
 
 
-def _visible_keypoints(layout: Layout, index: int, item: PlacedStamp) -> tuple[float, ...] | None:
+def _visible_keypoints(layout: SceneLayout, index: int, item: PlacedStamp) -> tuple[float, ...] | None:
     """x, y and visibility of each: 2, or 1 where a nearer object hides it."""
     if item.stamp.keypoints is None:
         return None
@@ -127,7 +127,7 @@ TINT = 0.5  # a colour's channels lie up to about this far from their mean, of t
 Picture = NDArray[np.float32]
 
 
-def paint(settings: SceneSettings, layout: Layout, rng: np.random.Generator) -> NDArray[np.uint8]:
+def paint(settings: SceneSettings, layout: SceneLayout, rng: np.random.Generator) -> NDArray[np.uint8]:
     """The picture of a layout, (H, W, 3) RGB.
 
     All is painted as light ink on a dark ground and turned into its negative where the ink is to be dark. Ink is

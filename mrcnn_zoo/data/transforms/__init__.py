@@ -4,16 +4,16 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.images.pixels import pixel_format_of
 from mrcnn_zoo.data.transforms import crop, flip, photometric, resize
 from mrcnn_zoo.data.transforms.photometric import ChannelOrder
-from mrcnn_zoo.data.transforms.resize import build_test_resize
-from mrcnn_zoo.data.transforms.transform import Augmentation, Geometry, Transform, augment
+from mrcnn_zoo.data.transforms.resize import build_eval_resize
+from mrcnn_zoo.data.transforms.transform import AffineTransform, Augmentation, Transform, augment
 from mrcnn_zoo.registries import AUGMENTATIONS
 
 __all__ = [
+    "AffineTransform",
     "Augmentation",
-    "Geometry",
     "Transform",
     "augment",
-    "build_test_augmentations",
+    "build_eval_augmentations",
     "build_train_augmentations",
     "crop",
     "flip",
@@ -33,6 +33,6 @@ def build_train_augmentations(cfg: CfgNode) -> list[Augmentation]:
     return [AUGMENTATIONS.get(name, key="INPUT.AUGMENTATIONS")(cfg) for name in names]
 
 
-def build_test_augmentations(cfg: CfgNode) -> list[Augmentation]:
+def build_eval_augmentations(cfg: CfgNode) -> list[Augmentation]:
     """What happens to a test image; nothing of it is random."""
-    return [build_test_resize(cfg), ChannelOrder(pixel_format_of(cfg))]
+    return [build_eval_resize(cfg), ChannelOrder(pixel_format_of(cfg))]

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.transforms.transform import Augmentation, Geometry, Transform, size_of
+from mrcnn_zoo.data.transforms.transform import AffineTransform, Augmentation, Transform, size_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import AUGMENTATIONS
 from mrcnn_zoo.registry import did_you_mean
@@ -23,9 +23,9 @@ class CropTransform:
     size: ImageSize  # (height, width) of the rectangle
 
     @property
-    def geometry(self) -> Geometry:
+    def affine(self) -> AffineTransform:
         """A shift of the origin to the corner of the rectangle."""
-        return Geometry.scale_and_shift((1.0, 1.0), (-float(self.left), -float(self.top)), self.size)
+        return AffineTransform.scale_and_shift((1.0, 1.0), (-float(self.left), -float(self.top)), self.size)
 
     def apply_image(self, image: Tensor) -> Tensor:
         """The rectangle, as a view."""

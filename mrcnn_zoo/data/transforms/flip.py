@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.transforms.transform import Augmentation, Geometry, NoTransform, Transform, size_of
+from mrcnn_zoo.data.transforms.transform import AffineTransform, Augmentation, NoTransform, Transform, size_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import AUGMENTATIONS
 from mrcnn_zoo.structures import ImageSize
@@ -22,9 +22,9 @@ class HorizontalFlip:
     size: ImageSize
 
     @property
-    def geometry(self) -> Geometry:
+    def affine(self) -> AffineTransform:
         """x -> width - x."""
-        return Geometry.scale_and_shift((-1.0, 1.0), (float(self.size[1]), 0.0), self.size)
+        return AffineTransform.scale_and_shift((-1.0, 1.0), (float(self.size[1]), 0.0), self.size)
 
     def apply_image(self, image: Tensor) -> Tensor:
         """The mirrored image."""
@@ -38,9 +38,9 @@ class VerticalFlip:
     size: ImageSize
 
     @property
-    def geometry(self) -> Geometry:
+    def affine(self) -> AffineTransform:
         """y -> height - y."""
-        return Geometry.scale_and_shift((1.0, -1.0), (0.0, float(self.size[0])), self.size)
+        return AffineTransform.scale_and_shift((1.0, -1.0), (0.0, float(self.size[0])), self.size)
 
     def apply_image(self, image: Tensor) -> Tensor:
         """The mirrored image."""
@@ -54,10 +54,10 @@ class QuarterTurn:
     before: ImageSize
 
     @property
-    def geometry(self) -> Geometry:
+    def affine(self) -> AffineTransform:
         """(x, y) -> (y, width - x)."""
         height, width = self.before
-        return Geometry(np.array([[0, 1, 0], [-1, 0, width], [0, 0, 1.0]]), (width, height))
+        return AffineTransform(np.array([[0, 1, 0], [-1, 0, width], [0, 0, 1.0]]), (width, height))
 
     def apply_image(self, image: Tensor) -> Tensor:
         """The turned image."""
@@ -71,10 +71,10 @@ class HalfTurn:
     size: ImageSize
 
     @property
-    def geometry(self) -> Geometry:
+    def affine(self) -> AffineTransform:
         """(x, y) -> (width - x, height - y)."""
         height, width = self.size
-        return Geometry.scale_and_shift((-1.0, -1.0), (float(width), float(height)), self.size)
+        return AffineTransform.scale_and_shift((-1.0, -1.0), (float(width), float(height)), self.size)
 
     def apply_image(self, image: Tensor) -> Tensor:
         """The turned image."""
@@ -88,10 +88,10 @@ class ThreeQuarterTurn:
     before: ImageSize
 
     @property
-    def geometry(self) -> Geometry:
+    def affine(self) -> AffineTransform:
         """(x, y) -> (height - y, x)."""
         height, width = self.before
-        return Geometry(np.array([[0, -1, height], [1, 0, 0], [0, 0, 1.0]]), (width, height))
+        return AffineTransform(np.array([[0, -1, height], [1, 0, 0], [0, 0, 1.0]]), (width, height))
 
     def apply_image(self, image: Tensor) -> Tensor:
         """The turned image."""

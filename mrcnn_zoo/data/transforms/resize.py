@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.transforms.transform import Augmentation, Geometry, NoTransform, Transform, size_of
+from mrcnn_zoo.data.transforms.transform import AffineTransform, Augmentation, NoTransform, Transform, size_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import AUGMENTATIONS
 from mrcnn_zoo.structures import ImageSize
@@ -22,10 +22,10 @@ class ResizeTransform:
     after: ImageSize
 
     @property
-    def geometry(self) -> Geometry:
+    def affine(self) -> AffineTransform:
         """Each axis by its own factor, as rounding to whole pixels makes them differ."""
         scale = (self.after[1] / self.before[1], self.after[0] / self.before[0])
-        return Geometry.scale_and_shift(scale, (0.0, 0.0), self.after)
+        return AffineTransform.scale_and_shift(scale, (0.0, 0.0), self.after)
 
     def apply_image(self, image: Tensor) -> Tensor:
         """(C, H, W) of `before` -> (C, H', W') of `after`."""
@@ -95,6 +95,6 @@ def build_resize_shortest_edge(cfg: CfgNode) -> Augmentation:
     return ResizeShortestEdgeRange(lengths[0], lengths[1], max_size=cfg.INPUT.MAX_SIZE_TRAIN)
 
 
-def build_test_resize(cfg: CfgNode) -> Augmentation:
+def build_eval_resize(cfg: CfgNode) -> Augmentation:
     """The resizing of test images, which draws nothing."""
     return ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], max_size=cfg.INPUT.MAX_SIZE_TEST)

@@ -1,6 +1,6 @@
 """Augmentations and transforms: an affine map of pixel coordinates and its effect on a sample.
 
-Every geometric augmentation here is affine, so that several in a row are one matrix, and boxes, polygons, key points
+Every geometric augmentation here is affine, so that several in a row are one matrix, and boxes, polygons, keypoints
 and bitmaps go from the file to the network's input in one step, without being rounded on the way.
 """
 
@@ -25,7 +25,7 @@ MAX_PADDED_PIXELS = 1 << 20  # of the bitmaps that are resampled at once
 
 
 @dataclass(frozen=True)
-class Geometry:
+class AffineTransform:
     """Where each point of the image goes."""
 
     matrix: NDArray[np.float64]  # (3, 3), maps (x, y, 1) in pixels before to pixels after
@@ -46,9 +46,9 @@ class Geometry:
         """Whether left and right of an object change places."""
         return bool(np.linalg.det(self.matrix) < 0)
 
-    def then(self, after: "Geometry") -> "Geometry":
+    def then(self, after: "AffineTransform") -> "AffineTransform":
         """This map followed by another."""
-        return Geometry(after.matrix @ self.matrix, after.size)
+        return AffineTransform(after.matrix @ self.matrix, after.size)
 
     def map_points(self, points: Points) -> Points:
         """(N, 2) x, y before -> (N, 2) after; points may leave the frame."""
@@ -130,7 +130,7 @@ class Transform(Protocol):
     """One fixed change of an image, and where its points go."""
 
     @property
-    def geometry(self) -> Geometry: ...
+    def affine(self) -> AffineTransform: ...
 
     def apply_image(self, image: Tensor) -> Tensor:
         """(C, H, W) before -> (C, H', W') after, of the same dtype; the argument is not modified."""
@@ -152,9 +152,9 @@ class NoTransform:
     size: ImageSize
 
     @property
-    def geometry(self) -> Geometry:
+    def affine(self) -> AffineTransform:
         """The identity."""
-        return Geometry.identity(self.size)
+        return AffineTransform.identity(self.size)
 
     def apply_image(self, image: Tensor) -> Tensor:
         """The image itself."""
@@ -169,9 +169,9 @@ class PixelTransform:
     function: Callable[[Tensor], Tensor]
 
     @property
-    def geometry(self) -> Geometry:
+    def affine(self) -> AffineTransform:
         """The identity."""
-        return Geometry.identity(self.size)
+        return AffineTransform.identity(self.size)
 
     def apply_image(self, image: Tensor) -> Tensor:
         """What the function makes of the pixels."""
@@ -185,7 +185,7 @@ def size_of(image: Tensor) -> ImageSize:
 
 def augment(
     image: Tensor, augmentations: Sequence[Augmentation], rng: np.random.Generator, *, may_mirror: bool = True
-) -> tuple[Tensor, Geometry]:
+) -> tuple[Tensor, AffineTransform]:
     """The image after all augmentations in their order, and the one map from the old pixels to the new.
 
     Args:
@@ -194,11 +194,11 @@ def augment(
         rng: of this image; drawn from as often with or without mirroring.
         may_mirror: False leaves transforms out that exchange left and right.
     """
-    geometry = Geometry.identity(size_of(image))
+    affine = AffineTransform.identity(size_of(image))
     for augmentation in augmentations:
         transform = augmentation.get_transform(image, rng)
-        if not may_mirror and transform.geometry.is_mirroring:
+        if not may_mirror and transform.affine.is_mirroring:
             continue
         image = transform.apply_image(image)
-        geometry = geometry.then(transform.geometry)
-    return image, geometry
+        affine = affine.then(transform.affine)
+    return image, affine

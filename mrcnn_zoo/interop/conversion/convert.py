@@ -13,7 +13,7 @@ from mrcnn_zoo.checkpoint.checkpointer import write_atomically
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME, PROJECT_OF_NAME
 from mrcnn_zoo.config.trust import code_modules
-from mrcnn_zoo.data.loading.mapper import TestMapper, build_test_mapper
+from mrcnn_zoo.data.loading.mapper import EvalMapper, build_eval_mapper
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.trained import TrainedFile, open_trained
 from mrcnn_zoo.interop.detectron2 import PTH, SAFETENSORS, save_detector, save_for_torchvision
@@ -33,7 +33,7 @@ class Converted:
     target: Path
     kind: str
     model: nn.Module  # ours with the source's weights, on the CPU in evaluation mode
-    mapper: TestMapper  # makes its samples
+    mapper: EvalMapper  # makes its samples
     color_order: str  # of these
     source: TrainedFile
     notes: tuple[str, ...]  # what the reader of the target should know
@@ -98,7 +98,7 @@ def convert_checkpoint(
         target,
         kind,
         model=model,
-        mapper=build_test_mapper(cfg),
+        mapper=build_eval_mapper(cfg),
         color_order=cfg.INPUT.FORMAT,
         source=trained,
         notes=notes,

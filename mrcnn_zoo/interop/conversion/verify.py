@@ -14,7 +14,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from mrcnn_zoo.checkpoint import read_weights
 from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.loading.mapper import TestMapper
+from mrcnn_zoo.data.loading.mapper import EvalMapper
 from mrcnn_zoo.data.records import ImageRecord
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation import load_trained
@@ -270,7 +270,7 @@ def open_image(image: str | Path) -> FileImage:
     return FileImage(str(image))
 
 
-def sample_of(mapper: TestMapper, image: str | Path) -> Sample:
+def sample_of(mapper: EvalMapper, image: str | Path) -> Sample:
     """An image file as a model wants it; results are asked for in the pixels that the model sees."""
     source = open_image(image)
     height, width = source.read().shape[:2]

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data import Dataset, TestLoader, build_test_loader
+from mrcnn_zoo.data import Dataset, EvalLoader, build_eval_loader
 from mrcnn_zoo.data.classes import in_classes
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.distributed.processes import gather_over_processes, rank, world_size
@@ -147,6 +147,6 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
     return Evaluate(measure, period=cfg.TEST.EVAL_PERIOD)
 
 
-def _labelled_batches(cfg: CfgNode, dataset: Dataset) -> TestLoader:
+def _labelled_batches(cfg: CfgNode, dataset: Dataset) -> EvalLoader:
     """This process's share of a test set, with targets."""
-    return build_test_loader(cfg, dataset, rank=rank(), world_size=world_size(), with_targets=True)
+    return build_eval_loader(cfg, dataset, rank=rank(), world_size=world_size(), with_targets=True)

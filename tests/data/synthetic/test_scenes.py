@@ -6,7 +6,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.data.synthetic.layout import Layout, PlacedStamp, Stamp
+from mrcnn_zoo.data.synthetic.layout import PlacedStamp, SceneLayout, Stamp
 from mrcnn_zoo.data.synthetic.scenes import (
     SceneImage,
     build_digit_scenes,
@@ -83,7 +83,7 @@ def test_nearer_object_hides_the_one_beneath_and_the_box_follows() -> None:
     beneath, above = PlacedStamp(Stamp(3, full), left=1, top=2), PlacedStamp(Stamp(7, full), left=5, top=0)
     owner = np.full((8, 12), -1, dtype=np.int16)
     owner[beneath.window], owner[above.window] = 0, 1
-    first, second = scene_instances(Layout((beneath, above), owner), iter(range(1, 9)))
+    first, second = scene_instances(SceneLayout((beneath, above), owner), iter(range(1, 9)))
     # Columns 5 and 6 of the lower object stay visible in rows 4 and 5 only: 24 pixels less 2 x 2.
     assert (first.class_index, first.box, first.area) == (3, (1.0, 2.0, 7.0, 6.0), 20.0)
     assert (second.class_index, second.box, second.area) == (7, (5.0, 0.0, 11.0, 4.0), 24.0)
@@ -232,7 +232,7 @@ def test_keypoints_under_a_nearer_object_are_hidden() -> None:
     below, above = PlacedStamp(Stamp(0, square, points), 0, 0), PlacedStamp(Stamp(0, square, points), 5, 5)
     owner = np.full((20, 20), -1, dtype=np.int16)
     owner[below.window], owner[above.window] = 0, 1
-    first, second = scene_instances(Layout((below, above), owner), iter((1, 2)))
+    first, second = scene_instances(SceneLayout((below, above), owner), iter((1, 2)))
     assert first.keypoints == (2.5, 2.5, 2, 7.5, 7.5, 1)
     assert second.keypoints == (7.5, 7.5, 2, 12.5, 12.5, 2)
     assert digits(1).records[0].instances[0].keypoints is None

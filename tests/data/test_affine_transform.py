@@ -1,4 +1,4 @@
-"""Affine geometry of points, boxes and bitmaps, by hand."""
+"""Affine affine of points, boxes and bitmaps, by hand."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from mrcnn_zoo.data.masks import MaskWindow
 from mrcnn_zoo.data.transforms.crop import CropTransform
 from mrcnn_zoo.data.transforms.flip import HalfTurn, HorizontalFlip, QuarterTurn, ThreeQuarterTurn, VerticalFlip
 from mrcnn_zoo.data.transforms.resize import ResizeTransform
-from mrcnn_zoo.data.transforms.transform import Geometry
+from mrcnn_zoo.data.transforms.transform import AffineTransform
 
 SIZE = (40, 60)  # height, width
 BOX = np.array([[10.0, 5.0, 30.0, 15.0]])
@@ -26,21 +26,21 @@ BOX = np.array([[10.0, 5.0, 30.0, 15.0]])
     ],
 )
 def test_box_is_mapped(transform: HorizontalFlip, expected: list[float]) -> None:
-    assert transform.geometry.map_boxes(BOX).tolist() == [expected]
+    assert transform.affine.map_boxes(BOX).tolist() == [expected]
 
 
 def test_maps_in_a_row_are_one_map() -> None:
     crop, flip = CropTransform(4, 8, (20, 30)), HorizontalFlip((20, 30))
     resize = ResizeTransform((20, 30), (40, 60))
-    chain = crop.geometry.then(flip.geometry).then(resize.geometry)
+    chain = crop.affine.then(flip.affine).then(resize.affine)
     # (12, 6) -> crop (4, 2) -> flip (26, 2) -> resize (52, 4)
     assert chain.map_points(np.array([[12.0, 6.0]])).tolist() == [[52.0, 4.0]]
     assert chain.size == (40, 60)
 
 
 def test_boxes_are_clipped_at_the_frame() -> None:
-    geometry = CropTransform(4, 20, (10, 30)).geometry
-    assert geometry.clip_boxes(geometry.map_boxes(BOX)).tolist() == [[0, 1, 10, 10]]
+    affine = CropTransform(4, 20, (10, 30)).affine
+    assert affine.clip_boxes(affine.map_boxes(BOX)).tolist() == [[0, 1, 10, 10]]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_boxes_are_clipped_at_the_frame() -> None:
     [(HorizontalFlip(SIZE), True), (VerticalFlip(SIZE), True), (HalfTurn(SIZE), False), (QuarterTurn(SIZE), False)],
 )
 def test_only_mirrors_exchange_left_and_right(transform: HorizontalFlip, is_mirroring: bool) -> None:
-    assert transform.geometry.is_mirroring == is_mirroring
+    assert transform.affine.is_mirroring == is_mirroring
 
 
 def _full(window: MaskWindow | None, size: tuple[int, int]) -> np.ndarray:
@@ -74,8 +74,8 @@ def _full(window: MaskWindow | None, size: tuple[int, int]) -> np.ndarray:
 def test_bitmap_in_its_window_goes_where_the_image_goes(transform: HorizontalFlip, on_image) -> None:
     bitmap = (np.random.default_rng(0).random((14, 9)) < 0.5).astype(np.uint8)
     window = MaskWindow(8, 4, bitmap)
-    geometry = transform.geometry
-    mapped = _full(geometry.map_windows([window])[0], geometry.size)
+    affine = transform.affine
+    mapped = _full(affine.map_windows([window])[0], affine.size)
     expected = on_image(_full(window, SIZE))
     if isinstance(transform, ResizeTransform):  # bilinear: corners of the enlarged pixels are rounded off
         assert (mapped == expected).mean() > 0.98
@@ -85,8 +85,8 @@ def test_bitmap_in_its_window_goes_where_the_image_goes(transform: HorizontalFli
 
 def test_halving_keeps_pixels_that_are_covered_by_half() -> None:
     bitmap = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]], np.uint8)
-    geometry = ResizeTransform((4, 4), (2, 2)).geometry
-    mapped = geometry.map_windows([MaskWindow(0, 0, bitmap)])[0]
+    affine = ResizeTransform((4, 4), (2, 2)).affine
+    mapped = affine.map_windows([MaskWindow(0, 0, bitmap)])[0]
     # Quarters of the right column: 1 of 4 covered, then none.
     assert _full(mapped, (2, 2)).tolist() == [[1, 0], [1, 0]]
 
@@ -94,7 +94,7 @@ def test_halving_keeps_pixels_that_are_covered_by_half() -> None:
 def test_windows_of_many_sizes_are_each_mapped() -> None:
     rng = np.random.default_rng(1)
     windows = [MaskWindow(int(x), 0, np.ones((h, w), np.uint8)) for x, h, w in rng.integers(1, 30, (25, 3))]
-    mapped = HorizontalFlip(SIZE).geometry.map_windows(windows)
+    mapped = HorizontalFlip(SIZE).affine.map_windows(windows)
     for before, after in zip(windows, mapped, strict=True):
         assert np.array_equal(_full(after, SIZE), np.fliplr(_full(before, SIZE)))
 
@@ -102,11 +102,11 @@ def test_windows_of_many_sizes_are_each_mapped() -> None:
 def test_window_outside_the_frame_is_none() -> None:
     outside = MaskWindow(0, 0, np.ones((3, 3), np.uint8))
     inside = MaskWindow(10, 10, np.ones((3, 3), np.uint8))
-    mapped = CropTransform(8, 8, (10, 10)).geometry.map_windows([outside, inside])
+    mapped = CropTransform(8, 8, (10, 10)).affine.map_windows([outside, inside])
     assert mapped[0] is None
     assert mapped[1] is not None
 
 
 def test_no_windows_are_none() -> None:
-    assert Geometry.identity(SIZE).map_windows([]) == []
-    assert Geometry.identity(SIZE).map_boxes(np.zeros((0, 4))).shape == (0, 4)
+    assert AffineTransform.identity(SIZE).map_windows([]) == []
+    assert AffineTransform.identity(SIZE).map_boxes(np.zeros((0, 4))).shape == (0, 4)
