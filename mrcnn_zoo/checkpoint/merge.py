@@ -26,7 +26,7 @@ from mrcnn_zoo.interop import Conversion, Converter, DetectorSource, find_conver
 
 # Counters and constants that a model has or has not without being another one: those of batch norms (a frozen one
 # counts nothing), and what old Detectron2 files keep of pixel statistics and anchors.
-IGNORED = re.compile(
+IGNORED_NAMES = re.compile(
     r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std|cell_anchors\.\d+|anchor_generator\.cell_anchors)$"
 )
 # Last layers, with one output (or four) for each class or keypoint.
@@ -103,7 +103,7 @@ def load_weights_file(model: nn.Module, file: WeightsFile, *, class_names: Seque
         class_names: of the model by class index. Where the file has other ones, the rows of its last layers are taken
             by name, and those of classes that it does not have stay as they are. Without names rows keep their order.
     """
-    targets = {name: value for name, value in model.state_dict().items() if not IGNORED.search(name)}
+    targets = {name: value for name, value in model.state_dict().items() if not IGNORED_NAMES.search(name)}
     offer = _offer(file, targets)
     match = _match(targets, offer, input_channels=len(getattr(model, "pixel_mean", ())))
     classes = ClassNames(file=offer.class_names, model=tuple(class_names))
@@ -146,14 +146,14 @@ def convert_detector(file: WeightsFile) -> Conversion | None:
 
 
 def _offer(file: WeightsFile, targets: Mapping[str, Tensor]) -> Offer:
-    offered = {name: value for name, value in file.weights.items() if not IGNORED.search(name)}
+    offered = {name: value for name, value in file.weights.items() if not IGNORED_NAMES.search(name)}
     converter = find_converter(file.weights.keys())
     if converter is None:
         return Offer(offered, class_names=stored_class_names(file))
     if isinstance(converter, Converter):
         if targets.keys() & offered.keys():
             return Offer(offered)
-        prepared = {name: value for name, value in converter.prepare(offered).items() if not IGNORED.search(name)}
+        prepared = {name: value for name, value in converter.prepare(offered).items() if not IGNORED_NAMES.search(name)}
         return Offer(prepared, converter, source=converter.source, settings=converter.settings(file.weights))
     return _offer_of_detector(file, converter)
 
@@ -161,8 +161,8 @@ def _offer(file: WeightsFile, targets: Mapping[str, Tensor]) -> Offer:
 def _offer_of_detector(file: WeightsFile, converter: DetectorSource) -> Offer:
     conversion = converter.convert(file.weights, file.meta)
     return Offer(
-        {name: value for name, value in conversion.weights.items() if not IGNORED.search(name)},
-        leftovers=tuple(name for name in conversion.leftovers if not IGNORED.search(name)),
+        {name: value for name, value in conversion.weights.items() if not IGNORED_NAMES.search(name)},
+        leftovers=tuple(name for name in conversion.leftovers if not IGNORED_NAMES.search(name)),
         source=converter.source,
         settings=conversion.settings,
         notes=conversion.notes,

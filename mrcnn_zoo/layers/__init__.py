@@ -1,6 +1,6 @@
 """Layers that networks are built of."""
 
-from mrcnn_zoo.layers.conv import Conv2d, fill_for_linear, fill_for_relu, relu_
+from mrcnn_zoo.layers.conv import Conv2d, caffe2_xavier_init_, kaiming_init_, relu_
 from mrcnn_zoo.layers.deform_conv import DeformConv2d
 from mrcnn_zoo.layers.norm import FrozenBatchNorm2d, build_norm, freeze_batch_norms
 
@@ -9,8 +9,8 @@ __all__ = [
     "DeformConv2d",
     "FrozenBatchNorm2d",
     "build_norm",
-    "fill_for_linear",
-    "fill_for_relu",
+    "caffe2_xavier_init_",
     "freeze_batch_norms",
+    "kaiming_init_",
     "relu_",
 ]

@@ -87,7 +87,7 @@ def normalized_and_activated(output: Tensor, norm: nn.Module | None, activation:
     return output if activation is None else activation(output)
 
 
-def fill_for_relu(conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> None:
+def kaiming_init_(conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> None:
     """Normal weights that keep the variance of the gradient through a ReLU, biases of 0.
 
     Source: He et al. 2015 (Delving Deep into Rectifiers), sec. 2.2, backward case.
@@ -97,7 +97,7 @@ def fill_for_relu(conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> None:
         nn.init.zeros_(conv.bias)
 
 
-def fill_for_linear(layer: nn.Conv2d | nn.Linear) -> None:
+def caffe2_xavier_init_(layer: nn.Conv2d | nn.Linear) -> None:
     """Uniform weights that keep the variance of the signal where no activation follows, biases of 0."""
     nn.init.kaiming_uniform_(layer.weight, a=1)
     if layer.bias is not None:
@@ -118,7 +118,7 @@ def add_linear_layers(module: nn.Module, size: int, widths: Sequence[int]) -> tu
     names = [f"fc{number}" for number in range(1, len(widths) + 1)]
     for name, width in zip(names, widths, strict=True):
         linear = nn.Linear(size, width)
-        fill_for_linear(linear)
+        caffe2_xavier_init_(linear)
         module.add_module(name, linear)
         size = width
     return names, size

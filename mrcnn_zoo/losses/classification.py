@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -1  # the class of regions that take no part in a loss
+IGNORED_CLASS = -1  # the class of regions that take no part in a loss
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def softmax_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
     Returns:
         Scalar; 0 with a gradient of 0 when there are no rows.
     """
-    return F.cross_entropy(logits, classes, ignore_index=IGNORED, reduction="sum")
+    return F.cross_entropy(logits, classes, ignore_index=IGNORED_CLASS, reduction="sum")
 
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
@@ -72,7 +72,7 @@ def focal_loss_of_classes(logits: Tensor, classes: Tensor, *, alpha: float, gamm
     rows = ((classes >= 0) & (classes < logits.shape[1])).nonzero().flatten()
     yes = logits[rows, classes[rows]]
     correction = sigmoid_focal_loss(yes, nowhere + 1, alpha=alpha, gamma=gamma) - as_no[rows, classes[rows]]
-    return as_no.sum(dim=1).masked_fill(classes == IGNORED, 0).sum() + correction.sum()
+    return as_no.sum(dim=1).masked_fill(classes == IGNORED_CLASS, 0).sum() + correction.sum()
 
 
 def heatmap_cross_entropy(logits: Tensor, cells: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def grid_anchors(cell: Tensor, feature_size: tuple[int, int], *, stride: int, of
     return (shifts[:, :, None] + cell).reshape(-1, 4)
 
 
-def by_anchor(maps: Tensor, values: int) -> Tensor:
+def flatten_per_anchor(maps: Tensor, values: int) -> Tensor:
     """What a head predicts, in the order of `grid_anchors`: (N, A * values, H, W) -> (N, H * W * A, values)."""
     return maps.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values))
 

@@ -137,12 +137,12 @@ def _finish_retinanet(ours: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[
     finished = dict(ours)
     num_anchors = len(ours["head.bbox_pred.bias"]) // 4
     for name in ("head.cls_score.weight", "head.cls_score.bias"):
-        by_anchor = ours[name].unflatten(0, (num_anchors, -1))
-        if by_anchor.shape[1] < 2:
+        flatten_per_anchor = ours[name].unflatten(0, (num_anchors, -1))
+        if flatten_per_anchor.shape[1] < 2:
             raise UserError(
                 f"this RetinaNet of torchvision has no class but the background: {name} has no row for one."
             )
-        finished[name] = by_anchor[:, 1:].flatten(0, 1)
+        finished[name] = flatten_per_anchor[:, 1:].flatten(0, 1)
     # Our convolutions have a bias in front of a norm too, as Detectron2's.
     for name, tensor in ours.items():
         if re.fullmatch(r"head\.(cls|bbox)_subnet\.\d+\.weight", name) and tensor.dim() == 4:

@@ -139,9 +139,9 @@ def _finish_retinanet(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     num_anchors = len(theirs["head.regression_head.bbox_reg.bias"]) // 4
     for kind, background in (("weight", 0.0), ("bias", IMPOSSIBLE_LOGIT)):
         name = f"head.classification_head.cls_logits.{kind}"
-        by_anchor = theirs[name].unflatten(0, (num_anchors, -1))
-        first = torch.full_like(by_anchor[:, :1], background)
-        finished[name] = torch.cat([first, by_anchor], dim=1).flatten(0, 1)
+        flatten_per_anchor = theirs[name].unflatten(0, (num_anchors, -1))
+        first = torch.full_like(flatten_per_anchor[:, :1], background)
+        finished[name] = torch.cat([first, flatten_per_anchor], dim=1).flatten(0, 1)
     for name, tensor in theirs.items():
         has_norm = name.replace(".0.bias", ".1.weight") in theirs
         if re.fullmatch(r"head\.\w+_head\.conv\.\d\.0\.bias", name) and has_norm:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.layers import Conv2d, build_norm, fill_for_linear
+from mrcnn_zoo.layers import Conv2d, build_norm, caffe2_xavier_init_
 from mrcnn_zoo.modeling.backbones.resnet import build_resnet_backbone
 from mrcnn_zoo.modeling.backbones.timm_features import build_timm_backbone
 from mrcnn_zoo.modeling.backbones.vgg import build_plain_cnn_backbone, build_vgg_backbone
@@ -63,8 +63,8 @@ class ConvLevels(nn.Module):
         super().__init__()
         self.p6 = Conv2d(in_channels, out_channels, 3, stride=2)
         self.p7 = Conv2d(out_channels, out_channels, 3, stride=2)
-        fill_for_linear(self.p6)
-        fill_for_linear(self.p7)
+        caffe2_xavier_init_(self.p6)
+        caffe2_xavier_init_(self.p7)
 
     def forward(self, source: Tensor) -> list[Tensor]:
         """(N, C_in, H, W) -> P6 of (N, C_out, H / 2, W / 2), P7 of half that."""
@@ -111,8 +111,8 @@ class FPN(nn.Module):
         for level, spec in zip(self.levels, specs, strict=True):
             lateral = Conv2d(spec.channels, out_channels, 1, norm=build_norm(out_channels))
             output = Conv2d(out_channels, out_channels, 3, norm=build_norm(out_channels))
-            fill_for_linear(lateral)
-            fill_for_linear(output)
+            caffe2_xavier_init_(lateral)
+            caffe2_xavier_init_(output)
             self.add_module(f"fpn_lateral{level}", lateral)
             self.add_module(f"fpn_output{level}", output)
         self.bottom_up = bottom_up
@@ -158,13 +158,13 @@ def average(lateral: Tensor, coarser: Tensor) -> Tensor:
 FUSIONS: dict[str, Fusion] = {"sum": add, "avg": average}
 
 
-def build_fpn(cfg: CfgNode, bottom_up: Backbone, *, usual_top_block: str = "maxpool") -> FPN:
-    """The pyramid of `MODEL.FPN` on any network; `usual_top_block` is what an empty `TOP_BLOCK` stands for."""
+def build_fpn(cfg: CfgNode, bottom_up: Backbone, *, default_top_block: str = "maxpool") -> FPN:
+    """The pyramid of `MODEL.FPN` on any network; `default_top_block` is what an empty `TOP_BLOCK` stands for."""
     settings = cfg.MODEL.FPN
     if settings.FUSE_TYPE not in FUSIONS:
         raise UserError(f"MODEL.FPN.FUSE_TYPE = {settings.FUSE_TYPE!r} should be one of {', '.join(FUSIONS)}.")
     _check_levels(settings.IN_FEATURES, bottom_up)
-    top_block, top_source = _build_top_block(settings, bottom_up, settings.TOP_BLOCK or usual_top_block)
+    top_block, top_source = _build_top_block(settings, bottom_up, settings.TOP_BLOCK or default_top_block)
     return FPN(
         bottom_up,
         in_features=list(settings.IN_FEATURES),
@@ -185,7 +185,7 @@ def build_resnet_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
 @BACKBONES.register("build_retinanet_resnet_fpn_backbone")
 def build_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
     """A ResNet under the pyramid, with convolutions for P6 and P7."""
-    return build_fpn(cfg, build_resnet_backbone(cfg, input_channels), usual_top_block="p6p7")
+    return build_fpn(cfg, build_resnet_backbone(cfg, input_channels), default_top_block="p6p7")
 
 
 @BACKBONES.register("build_vgg_fpn_backbone")

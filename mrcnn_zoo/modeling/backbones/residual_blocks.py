@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrcnn_zoo.layers import Conv2d, DeformConv2d, fill_for_relu, relu_
+from mrcnn_zoo.layers import Conv2d, DeformConv2d, kaiming_init_, relu_
 
 NormBuilder = Callable[[int], nn.Module | None]  # channels -> norm
 
@@ -62,7 +62,7 @@ class Stem(nn.Module):
         super().__init__()
         self.pool = pool
         self.conv1 = Conv2d(in_channels, out_channels, 7, stride=2, norm=build_norm(out_channels), activation=relu_)
-        fill_for_relu(self.conv1)
+        kaiming_init_(self.conv1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C_stem, H / 4, W / 4)."""
@@ -192,7 +192,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, build_norm: Norm
 def _initialize(block: nn.Module) -> None:
     for module in block.modules():
         if isinstance(module, Conv2d):
-            fill_for_relu(module)
+            kaiming_init_(module)
 
 
 def _add_and_activate(residual: Tensor, shortcut: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.layers import Conv2d, build_norm, fill_for_linear
+from mrcnn_zoo.layers import Conv2d, build_norm, caffe2_xavier_init_
 from mrcnn_zoo.layers.norm import ChannelLayerNorm
 from mrcnn_zoo.modeling.backbones.fpn import MaxPoolLevel
 from mrcnn_zoo.modeling.backbones.residual_blocks import NormBuilder
@@ -41,8 +41,8 @@ class SimplePyramid(nn.Module):
             channels = widths[-1] if widths else spec.channels
             lateral = Conv2d(channels, out_channels, 1, norm=build_norm(out_channels))
             output = Conv2d(out_channels, out_channels, 3, norm=build_norm(out_channels))
-            fill_for_linear(lateral)
-            fill_for_linear(output)
+            caffe2_xavier_init_(lateral)
+            caffe2_xavier_init_(output)
             self.add_module(f"simfp_{level}", nn.Sequential(*resizing, lateral, output))
         self.net = bottom_up
         self.in_feature = in_feature

@@ -32,24 +32,24 @@ WINDOW_SIDES = (1, 2, 4, 7, 8)
 
 
 @dataclass(frozen=True)
-class Outline:
-    """What is known of a network without its weights.
+class FeatureInfo:
+    """Feature maps and parameters of a network, found without its weights.
 
     Args:
         indices: timm's number of each map to return, by our name of it, from fine to coarse.
         specs: of the same maps.
         is_channels_last: whether the maps come as (N, H, W, C).
         size_divisibility: height and width of the pixels must be multiples of this.
-        frozen: parameters not to train.
-        idle: parameters that none of the maps depends on.
+        frozen_parameters: parameters not to train.
+        unused_parameters: parameters that none of the maps depends on.
     """
 
     indices: Mapping[str, int]
     specs: Mapping[str, FeatureSpec]
     is_channels_last: bool
     size_divisibility: int
-    frozen: frozenset[str]
-    idle: frozenset[str]
+    frozen_parameters: frozenset[str]
+    unused_parameters: frozenset[str]
 
 
 class TimmFeatures(nn.Module):
@@ -106,25 +106,25 @@ def build_timm_backbone(cfg: CfgNode, input_channels: int) -> TimmFeatures:
     timm = _import_timm()
     _check_name(settings.NAME, timm)
     with torch.device("meta"):
-        twin, arguments = _create(timm, settings.NAME, input_channels)
-    outline = _outline(twin, settings, input_channels, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+        meta_model, arguments = _create(timm, settings.NAME, input_channels)
+    info = _feature_info(meta_model, settings, input_channels, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
     # Weights of a detector would overwrite the pretrained ones.
     is_pretrained = settings.PRETRAINED and not cfg.MODEL.WEIGHTS
-    arguments = arguments | {"out_indices": tuple(outline.indices.values()), "pretrained": is_pretrained}
+    arguments = arguments | {"out_indices": tuple(info.indices.values()), "pretrained": is_pretrained}
     try:
         network, _ = _create(timm, settings.NAME, input_channels, (arguments,))
     except OSError as error:
         raise UserError(f"timm cannot fetch the weights of MODEL.TIMM.NAME = {settings.NAME!r}: {error}") from error
     if is_pretrained:
         _compare_photometry(cfg, network)
-    _freeze(network, outline.frozen)
+    _freeze(network, info.frozen_parameters)
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and name not in outline.idle)
+        parameter.requires_grad_(parameter.requires_grad and name not in info.unused_parameters)
     return TimmFeatures(
         network,
-        specs=outline.specs,
-        is_channels_last=outline.is_channels_last,
-        size_divisibility=outline.size_divisibility,
+        specs=info.specs,
+        is_channels_last=info.is_channels_last,
+        size_divisibility=info.size_divisibility,
         build_norm=partial(build_norm, settings.OUT_NORM, key="MODEL.TIMM.OUT_NORM"),
     )
 
@@ -157,10 +157,10 @@ def _create(
     raise UserError(f"MODEL.TIMM.NAME = {name!r} cannot be built as a feature extractor: {refusal}") from refusal
 
 
-def _outline(twin: nn.Module, settings: CfgNode, input_channels: int, *, freeze_at: int) -> Outline:
+def _feature_info(meta_model: nn.Module, settings: CfgNode, input_channels: int, *, freeze_at: int) -> FeatureInfo:
     """Run a network on the meta device to learn what it returns."""
-    info: Any = twin.feature_info
-    names = [f"c{round(math.log2(stride))}" for stride in info.reduction()]
+    timm_info: Any = meta_model.feature_info
+    names = [f"c{round(math.log2(stride))}" for stride in timm_info.reduction()]
     last = {name: position for position, name in enumerate(names)}  # of several maps at one stride the last counts
     wanted = settings.OUT_FEATURES or list(last)
     unknown = [name for name in wanted if name not in last]
@@ -170,25 +170,25 @@ def _outline(twin: nn.Module, settings: CfgNode, input_channels: int, *, freeze_
             "of their stride."
         )
     chosen = sorted(last[name] for name in set(wanted))
-    specs = {names[p]: FeatureSpec(info.channels()[p], stride=info.reduction()[p]) for p in chosen}
-    is_channels_last = "NHWC" in str(getattr(twin, "output_fmt", ""))
-    maps, divisibility = _trial(twin, settings.NAME, specs, chosen, (input_channels, is_channels_last))
+    specs = {names[p]: FeatureSpec(timm_info.channels()[p], stride=timm_info.reduction()[p]) for p in chosen}
+    is_channels_last = "NHWC" in str(getattr(meta_model, "output_fmt", ""))
+    maps, divisibility = _trial(meta_model, settings.NAME, specs, chosen, (input_channels, is_channels_last))
     frozen = [
-        maps[position] for position, stride in enumerate(info.reduction()) if round(math.log2(stride)) <= freeze_at
+        maps[position] for position, stride in enumerate(timm_info.reduction()) if round(math.log2(stride)) <= freeze_at
     ]
-    everything = {name for name, _ in twin.named_parameters()}
-    return Outline(
-        indices={names[position]: info.out_indices[position] for position in chosen},
+    everything = {name for name, _ in meta_model.named_parameters()}
+    return FeatureInfo(
+        indices={names[position]: timm_info.out_indices[position] for position in chosen},
         specs=specs,
         is_channels_last=is_channels_last,
         size_divisibility=divisibility,
-        frozen=frozenset(_dependencies(twin, frozen)) if freeze_at > 0 else frozenset(),
-        idle=frozenset(everything - _dependencies(twin, [maps[position] for position in chosen])),
+        frozen_parameters=frozenset(_dependencies(meta_model, frozen)) if freeze_at > 0 else frozenset(),
+        unused_parameters=frozenset(everything - _dependencies(meta_model, [maps[position] for position in chosen])),
     )
 
 
 def _trial(
-    twin: nn.Module, name: str, specs: Mapping[str, FeatureSpec], chosen: list[int], pixels: tuple[int, bool]
+    meta_model: nn.Module, name: str, specs: Mapping[str, FeatureSpec], chosen: list[int], pixels: tuple[int, bool]
 ) -> tuple[list[Tensor], int]:
     """All maps of images of a size that the network takes, and the number that this size is a multiple of."""
     channels, is_channels_last = pixels
@@ -198,7 +198,7 @@ def _trial(
         height, width = 6 * divisibility, 5 * divisibility
         try:
             with torch.enable_grad():
-                maps = twin(torch.zeros(1, channels, height, width, device="meta"))
+                maps = meta_model(torch.zeros(1, channels, height, width, device="meta"))
         except (AssertionError, RuntimeError, ValueError) as error:
             refusal = refusal or str(error)
             continue

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.layers import Conv2d, build_norm, fill_for_relu, freeze_batch_norms
+from mrcnn_zoo.layers import Conv2d, build_norm, freeze_batch_norms, kaiming_init_
 from mrcnn_zoo.registries import BACKBONES
 from mrcnn_zoo.structures import FeatureSpec
 
@@ -48,7 +48,7 @@ class ConvStages(nn.Module):
         for stage, widths in enumerate(stages, start=1):
             for number, width in enumerate(widths, start=1):
                 conv = Conv2d(channels, width, 3)
-                fill_for_relu(conv)
+                kaiming_init_(conv)
                 self.add_module(f"conv{stage}_{number}", conv)
                 norm = build_norm(width)
                 if norm is not None:

@@ -18,7 +18,7 @@ from mrcnn_zoo.modeling.detectors.input_output import Collation, all_to_original
 from mrcnn_zoo.modeling.detectors.retinanet_outputs import DenseSelection, FocalSupervision
 from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.suppression import build_suppression, suppression_losses
-from mrcnn_zoo.ops.anchors import by_anchor
+from mrcnn_zoo.ops.anchors import flatten_per_anchor
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES, DETECTORS, MATCHERS
 from mrcnn_zoo.structures import Detections, Sample, TrainingOutput
@@ -203,8 +203,8 @@ class RetinaNet(nn.Module):
         logits, deltas = self.head(levels)
         return DensePredictions(
             anchors=self.anchor_generator(levels),
-            logits=[by_anchor(level, self.head.num_classes) for level in logits],
-            deltas=[by_anchor(level, 4) for level in deltas],
+            logits=[flatten_per_anchor(level, self.head.num_classes) for level in logits],
+            deltas=[flatten_per_anchor(level, 4) for level in deltas],
         )
 
     def losses(self, samples: list[Sample]) -> TrainingOutput:

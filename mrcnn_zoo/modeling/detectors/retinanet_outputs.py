@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.losses.box_regression import BoxLoss
-from mrcnn_zoo.losses.classification import IGNORED, focal_loss_of_classes
-from mrcnn_zoo.modeling.assignment import POSITIVE
+from mrcnn_zoo.losses.classification import focal_loss_of_classes
+from mrcnn_zoo.modeling.assignment import IGNORED, POSITIVE
 from mrcnn_zoo.modeling.contracts import Candidates, Features, Matcher
 from mrcnn_zoo.modeling.recording import Fate, Recorder, Selected, above_threshold_or_best, report_selection
 from mrcnn_zoo.modeling.suppression import Suppression, suppress_and_limit

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.layers import Conv2d, relu_
 from mrcnn_zoo.modeling.contracts import RPNHead
-from mrcnn_zoo.ops.anchors import by_anchor
+from mrcnn_zoo.ops.anchors import flatten_per_anchor
 from mrcnn_zoo.registries import RPN_HEADS
 
 WEIGHT_STD = 0.01  # Ren et al. 2015 (Faster R-CNN), sec. 3.1.3
@@ -170,7 +170,7 @@ def predict_all(head: RPNHead, levels: list[Tensor], anchors: list[Tensor]) -> A
     return AnchorPredictions(
         anchors=anchors,
         logits=[level.permute(0, 2, 3, 1).flatten(1) for level in logits],
-        deltas=[by_anchor(level, 4) for level in deltas],
+        deltas=[flatten_per_anchor(level, 4) for level in deltas],
     )
 
 

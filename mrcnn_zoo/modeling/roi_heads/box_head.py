@@ -7,7 +7,7 @@ from torch import nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.layers.conv import Conv2d, fill_for_linear, fill_for_relu, relu_
+from mrcnn_zoo.layers.conv import Conv2d, caffe2_xavier_init_, kaiming_init_, relu_
 from mrcnn_zoo.layers.norm import build_norm
 from mrcnn_zoo.registries import BOX_HEADS
 from mrcnn_zoo.structures import FeatureSpec
@@ -42,7 +42,7 @@ class FastRCNNConvFCHead(nn.Sequential):
             conv = Conv2d(
                 channels, width, 3, norm=build_norm(norm, width, key="MODEL.ROI_BOX_HEAD.NORM"), activation=relu_
             )
-            fill_for_relu(conv)
+            kaiming_init_(conv)
             layers[f"conv{number}"] = conv
             channels = width
         side = input_spec.side
@@ -51,7 +51,7 @@ class FastRCNNConvFCHead(nn.Sequential):
             channels, side = channels * side**2, 1
         for number, width in enumerate(fc_channels, start=1):
             linear = nn.Linear(channels, width)
-            fill_for_linear(linear)
+            caffe2_xavier_init_(linear)
             layers[f"fc{number}"] = linear
             layers[f"fc_relu{number}"] = nn.ReLU(inplace=True)
             if dropout > 0:

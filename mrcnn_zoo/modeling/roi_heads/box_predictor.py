@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.losses.box_regression import BoxLoss
-from mrcnn_zoo.losses.classification import IGNORED
+from mrcnn_zoo.losses.classification import IGNORED_CLASS
 from mrcnn_zoo.modeling.contracts import Features, LearnsToSuppress, RegionClassification
 from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.roi_heads.detection_selection import (
@@ -133,7 +133,7 @@ class BoxPredictor(nn.Module):
             regions: R_i of each image.
         """
         classes = torch.cat([table.classes for table in regions])
-        count = (classes != IGNORED).sum()
+        count = (classes != IGNORED_CLASS).sum()
         foreground, rows = foreground_and_rows(regions, self.num_classes)
         box_loss = self.regression.loss(
             deltas_of_class(deltas[rows], classes[rows]),
@@ -185,7 +185,7 @@ def classification_metrics(logits: Tensor, classes: Tensor, num_classes: int) ->
     """Shares of rightly classified regions, and how many there are of each kind; shares of nothing are 0."""
     is_right = logits.argmax(dim=1) == classes
     is_object = is_foreground(classes, num_classes)
-    num_sampled = (classes != IGNORED).sum()
+    num_sampled = (classes != IGNORED_CLASS).sum()
     num_foreground = is_object.sum()
     return {
         "roi/cls_accuracy": is_right.sum() / num_sampled.clamp(min=1),

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.layers.conv import Conv2d, fill_for_relu, relu_
+from mrcnn_zoo.layers.conv import Conv2d, kaiming_init_, relu_
 from mrcnn_zoo.losses.classification import heatmap_cross_entropy
 from mrcnn_zoo.ops.keypoints import NO_CELL, decode_heatmaps, heatmap_cells
 from mrcnn_zoo.ops.rows import rows_where
@@ -47,11 +47,11 @@ class KRCNNConvDeconvUpsampleHead(nn.Module):
         self.conv_names = [f"conv_fcn{number}" for number in range(1, len(conv_channels) + 1)]
         for name, width in zip(self.conv_names, conv_channels, strict=True):
             conv = Conv2d(channels, width, 3, activation=relu_)
-            fill_for_relu(conv)
+            kaiming_init_(conv)
             self.add_module(name, conv)
             channels = width
         self.score_lowres = nn.ConvTranspose2d(channels, num_keypoints, 4, stride=2, padding=1)
-        fill_for_relu(self.score_lowres)
+        kaiming_init_(self.score_lowres)
         self.num_keypoints = num_keypoints
         self.output_side = UPSAMPLING * input_spec.side
         self.loss_weight = loss_weight

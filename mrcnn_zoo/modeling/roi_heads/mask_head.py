@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.layers.conv import Conv2d, fill_for_relu, relu_
+from mrcnn_zoo.layers.conv import Conv2d, kaiming_init_, relu_
 from mrcnn_zoo.layers.norm import build_norm
 from mrcnn_zoo.losses.mask import MaskLoss
 from mrcnn_zoo.registries import MASK_HEADS, MASK_LOSSES
@@ -137,14 +137,14 @@ def build_mask_criterion(cfg: CfgNode) -> MaskCriterion:
 def transposed_convolution(in_channels: int, out_channels: int) -> nn.Module:
     """A learned up-sampling: (R, C, S, S) -> (R, D, 2 S, 2 S)."""
     deconv = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
-    fill_for_relu(deconv)
+    kaiming_init_(deconv)
     return deconv
 
 
 def bilinear_resizing(in_channels: int, out_channels: int) -> nn.Module:
     """Bilinear up-sampling and a 3 x 3 convolution: (R, C, S, S) -> (R, D, 2 S, 2 S)."""
     conv = Conv2d(in_channels, out_channels, 3)
-    fill_for_relu(conv)
+    kaiming_init_(conv)
     resize = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
     return nn.Sequential(OrderedDict(resize=resize, conv=conv))
 
@@ -188,7 +188,7 @@ class MaskRCNNConvUpsampleHead(nn.Module):
             conv = Conv2d(
                 channels, width, 3, norm=build_norm(norm, width, key="MODEL.ROI_MASK_HEAD.NORM"), activation=relu_
             )
-            fill_for_relu(conv)
+            kaiming_init_(conv)
             self.add_module(name, conv)
             channels = width
         # The first has no number, as in Detectron2, where it is the only one.

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.layers.conv import Conv2d, add_linear_layers, fill_for_relu, relu_
+from mrcnn_zoo.layers.conv import Conv2d, add_linear_layers, kaiming_init_, relu_
 from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
@@ -64,7 +64,7 @@ class MaskIoUHead(RegionBranch):
         self.conv_names = [f"conv{number}" for number in range(1, len(conv_channels) + 1)]
         for name, width in zip(self.conv_names, conv_channels, strict=True):
             conv = Conv2d(channels, width, 3, stride=2 if name == self.conv_names[-1] else 1, activation=relu_)
-            fill_for_relu(conv)
+            kaiming_init_(conv)
             self.add_module(name, conv)
             channels = width
         channels *= (-(-side // 2)) ** 2

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.layers.conv import fill_for_relu, relu_
+from mrcnn_zoo.layers.conv import kaiming_init_, relu_
 from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.ops.points import most_uncertain, points_on_image, sample_at, sample_own
 from mrcnn_zoo.registries import POINT_HEADS
@@ -115,7 +115,7 @@ class StandardPointHead(nn.Module):
         }
         for name, width in zip(self.fc_names, fc_channels, strict=True):
             layer = nn.Conv1d(size, width, 1)
-            fill_for_relu(layer)
+            kaiming_init_(layer)
             self.add_module(name, layer)
             size = width + num_coarse_maps * sees_coarse_in_each_layer
         self.sees_coarse_in_each_layer = sees_coarse_in_each_layer

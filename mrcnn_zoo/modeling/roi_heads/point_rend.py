@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.layers.conv import Conv2d, add_linear_layers, fill_for_relu, relu_
+from mrcnn_zoo.layers.conv import Conv2d, add_linear_layers, kaiming_init_, relu_
 from mrcnn_zoo.losses.classification import binary_cross_entropy
 from mrcnn_zoo.losses.mask import MaskLoss
 from mrcnn_zoo.modeling.contracts import Features, PointHead
@@ -59,9 +59,9 @@ class CoarseMaskHead(nn.Module):
         self.reduce_channel_dim_conv: nn.Module = nn.Identity()
         if input_spec.channels != conv_channels:
             self.reduce_channel_dim_conv = Conv2d(input_spec.channels, conv_channels, 1, activation=relu_)
-            fill_for_relu(self.reduce_channel_dim_conv)
+            kaiming_init_(self.reduce_channel_dim_conv)
         self.reduce_spatial_dim_conv = Conv2d(conv_channels, conv_channels, 2, stride=2, activation=relu_)
-        fill_for_relu(self.reduce_spatial_dim_conv)
+        kaiming_init_(self.reduce_spatial_dim_conv)
         size = conv_channels * (input_spec.side // 2) ** 2
         self.fc_names, size = add_linear_layers(self, size, fc_channels)
         self.num_maps = num_maps

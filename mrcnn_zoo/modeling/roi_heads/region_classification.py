@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.losses.classification import (
-    IGNORED,
+    IGNORED_CLASS,
     binary_cross_entropy,
     focal_loss_of_classes,
     softmax_cross_entropy,
@@ -138,7 +138,7 @@ def counted_decisions(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (S, K) logits and (S, K) 0 or 1, of the same type.
     """
-    is_counted = classes != IGNORED
+    is_counted = classes != IGNORED_CLASS
     logits, classes = logits[is_counted], classes[is_counted]
     targets = F.one_hot(classes, logits.shape[1]).to(logits.dtype)
     return logits[:, :-1], targets[:, :-1]
