@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,8 @@ from mrcnn_zoo.checkpoint.adaptation import stored_class_count, stored_class_nam
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.interop import converter
 from mrcnn_zoo.modeling import build_model
+from support.small_models import TINY_YAML
 
-TINY = Path(__file__).parents[1] / "training" / "tiny_mask_rcnn.yaml"
 OLD, NEW = ("cat", "cow", "dog"), ("dog", "ape", "cat", "kite")
 SOURCES = (2, None, 0, None)  # rows of OLD for those of NEW
 REGIONS = "MODEL.ROI_HEADS.NUM_CLASSES"
@@ -32,9 +31,9 @@ def fine_tuned(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], LoadReport]:
     """Weights of the file, of the model before and after, and the report."""
     torch.manual_seed(0)
-    theirs = build_model(load_config(TINY, [*settings, key, len(old)])).state_dict()
+    theirs = build_model(load_config(TINY_YAML, [*settings, key, len(old)])).state_dict()
     theirs = {name: torch.rand_like(value) if value.is_floating_point() else value for name, value in theirs.items()}
-    model = build_model(load_config(TINY, [*settings, key, len(new)]))
+    model = build_model(load_config(TINY_YAML, [*settings, key, len(new)]))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = load_weights_file(model, WeightsFile("x.pth", theirs, {"class_names": list(old)}), class_names=new)
     return theirs, before, model.state_dict(), report
@@ -122,7 +121,7 @@ def test_of_a_single_class_with_another_name_only_the_background_is_kept() -> No
 
 
 def test_a_file_without_names_is_taken_by_index_with_a_warning(caplog) -> None:
-    model = build_model(load_config(TINY, [REGIONS, 2]))
+    model = build_model(load_config(TINY_YAML, [REGIONS, 2]))
     with caplog.at_level(logging.WARNING):
         report = load_weights_file(model, WeightsFile("x.pth", model.state_dict()), class_names=("a", "b"))
     assert report.is_complete

@@ -10,22 +10,14 @@ from mrcnn_zoo.checkpoint import load_weights
 from mrcnn_zoo.checkpoint.adaptation import differs_in_input_channels, with_input_channels
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling import build_model
+from support.small_models import DIGITS, TINY_LAYERS
 
 STEM = "backbone.bottom_up.stem.conv1.weight"
-TINY = [
-    "MODEL.DEVICE=cpu",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS=8",
-    "MODEL.FPN.OUT_CHANNELS=8",
-    "MODEL.ROI_BOX_HEAD.FC_DIM=8",
-    "MODEL.ROI_MASK_HEAD.CONV_DIM=8",
-]
-CONFIG = "Quickstart/mask_rcnn_R_18_FPN_digits"
 
 
 def model_for(channels: int) -> nn.Module:
     values = [f"MODEL.PIXEL_MEAN={[100.0] * channels}", f"MODEL.PIXEL_STD={[50.0] * channels}"]
-    return build_model(load_config(CONFIG, [*TINY, *values]))
+    return build_model(load_config(DIGITS, [*TINY_LAYERS, *values]))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7, 16])

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from mrcnn_zoo.cli.main import USAGE_ERROR, run_command
+from support.small_models import TINY_YAML
 
-TINY = Path(__file__).parents[1] / "training" / "tiny_mask_rcnn.yaml"
 SIDE = 64  # pixels
 NAN = float("nan")
 
@@ -69,7 +69,7 @@ def _nothing(document: Document) -> None:
     pass
 
 
-def _train(output: Path, *overrides: str, config: Path = TINY) -> int:
+def _train(output: Path, *overrides: str, config: Path = TINY_YAML) -> int:
     fixed = [f"OUTPUT_DIR={output}", "SOLVER.MAX_ITER=1", "DATASETS.TEST=[]", "WRITERS=[json]"]
     return run_command("train", ["--config-file", str(config), *fixed, *overrides])
 
@@ -78,7 +78,7 @@ def _train(output: Path, *overrides: str, config: Path = TINY) -> int:
 def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Trains, checks that the mistake is told in one message and leaves no result, and returns the message."""
 
-    def check(*overrides: str, config: Path = TINY) -> str:
+    def check(*overrides: str, config: Path = TINY_YAML) -> str:
         output = tmp_path / "output"
         assert _train(output, *overrides, config=config) == USAGE_ERROR
         printed = capsys.readouterr()
@@ -250,7 +250,7 @@ def test_repairable_annotation_is_noted_once_and_trained_past(
 )
 def test_yaml_with_a_mistake(tmp_path: Path, refused, text: str, words: str) -> None:
     config = tmp_path / "x.yaml"
-    config.write_text(f"_BASE_: {TINY}\n{text}\n")
+    config.write_text(f"_BASE_: {TINY_YAML}\n{text}\n")
     assert words in refused(config=config)
 
 
@@ -325,7 +325,7 @@ def test_resuming_from_a_checkpoint_that_does_not_fit(
         path.write_bytes(path.read_bytes()[:10_000])
     before = path.read_bytes()
     overrides = ["SOLVER.MAX_ITER=2"] + (["MODEL.ROI_BOX_HEAD.FC_DIM=32"] if mistake == "another model" else [])
-    arguments = ["--config-file", str(TINY), "--resume", f"OUTPUT_DIR={output}", "DATASETS.TEST=[]", *overrides]
+    arguments = ["--config-file", str(TINY_YAML), "--resume", f"OUTPUT_DIR={output}", "DATASETS.TEST=[]", *overrides]
     assert run_command("train", arguments) == USAGE_ERROR
     printed = capsys.readouterr()
     messages = [line for line in printed.err.splitlines() if line.startswith("error: ")]

@@ -14,20 +14,15 @@ from mrcnn_zoo.cli.main import run_command
 from mrcnn_zoo.cli.predict import count_table
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling import build_model
+from support.small_models import DIGITS, FEW_SCENES, TINY_LAYERS
 
-CONFIG = "Quickstart/mask_rcnn_R_18_FPN_digits"
 TINY = [
-    "MODEL.DEVICE=cpu",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS=8",
-    "MODEL.FPN.OUT_CHANNELS=8",
-    "MODEL.ROI_BOX_HEAD.FC_DIM=8",
-    "MODEL.ROI_MASK_HEAD.CONV_DIM=8",
+    *TINY_LAYERS,
+    *FEW_SCENES,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0",
     "TEST.DETECTIONS_PER_IMAGE=5",
     "DATASETS.SCENES.NUM_TRAIN=10",
     "DATASETS.SCENES.NUM_VAL=3",
-    "DATALOADER.NUM_WORKERS=0",
     "VIS.NUM_IMAGES=2",
     "VIS.SCORE_THRESH=0.0",
 ]
@@ -36,7 +31,7 @@ TINY = [
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     """A checkpoint as a run writes it, with fresh weights."""
-    cfg = load_config(CONFIG, TINY)
+    cfg = load_config(DIGITS, TINY)
     torch.manual_seed(1)
     names = [str(digit) for digit in range(10)]
     state = {"model": build_model(cfg).state_dict(), "config": cfg.dump(), "class_names": names}
@@ -108,7 +103,7 @@ def test_a_missing_checkpoint_is_one_message(capsys) -> None:
 
 
 def test_visualize_data_draws_each_dataset_and_prints_the_paths(tmp_path: Path, capsys) -> None:
-    arguments = ["--config-file", CONFIG, "--num", "2", "--output-dir", str(tmp_path), *TINY]
+    arguments = ["--config-file", DIGITS, "--num", "2", "--output-dir", str(tmp_path), *TINY]
     assert run_command("visualize-data", arguments) == 0
     printed = capsys.readouterr().out.split()
     assert len(printed) == 4
@@ -117,7 +112,7 @@ def test_visualize_data_draws_each_dataset_and_prints_the_paths(tmp_path: Path, 
 
 
 def test_visualize_data_draws_batches_of_the_training_loader(tmp_path: Path, capsys) -> None:
-    arguments = ["--config-file", CONFIG, "--source", "dataloader", "--num", "1", "--output-dir", str(tmp_path), *TINY]
+    arguments = ["--config-file", DIGITS, "--source", "dataloader", "--num", "1", "--output-dir", str(tmp_path), *TINY]
     assert run_command("visualize-data", arguments) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "train_batch_0.png")]
 

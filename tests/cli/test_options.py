@@ -27,29 +27,16 @@ from mrcnn_zoo.cli.options import (
 from mrcnn_zoo.cli.predict import is_image_input
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling import build_model
+from support.small_models import DIGITS, FEW_SCENES, TINY_LAYERS
 
-CONFIG = "Quickstart/mask_rcnn_R_18_FPN_digits"
-TINY = [
-    "MODEL.DEVICE=cpu",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS=8",
-    "MODEL.FPN.OUT_CHANNELS=8",
-    "MODEL.ROI_BOX_HEAD.FC_DIM=8",
-    "MODEL.ROI_MASK_HEAD.CONV_DIM=8",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0",
-    "TEST.DETECTIONS_PER_IMAGE=5",
-    "DATASETS.SCENES.NUM_TRAIN=4",
-    "DATASETS.SCENES.NUM_VAL=2",
-    "DATALOADER.NUM_WORKERS=0",
-    "VIS.NUM_IMAGES=0",
-]
+TINY = [*TINY_LAYERS, *FEW_SCENES, "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0", "TEST.DETECTIONS_PER_IMAGE=5"]
 Refused = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a training, with fresh weights in model_final.pth."""
-    cfg = load_config(CONFIG, TINY)
+    cfg = load_config(DIGITS, TINY)
     torch.manual_seed(1)
     state = {"model": build_model(cfg).state_dict(), "config": cfg.dump(), "class_names": list("0123456789")}
     return Checkpointer(tmp_path_factory.mktemp("run")).save("model_final", state).parent
@@ -192,15 +179,15 @@ def commands_that_write(run_folder: Path, image: Path, place: object) -> dict[st
     """Each command that writes into a folder, with the folder."""
     weights = ["--weights", run_folder / "model_final.pth"]
     return {
-        "train": ["--config-file", CONFIG, "--output", place, *TINY],
+        "train": ["--config-file", DIGITS, "--output", place, *TINY],
         "evaluate": [*weights, "--output", place],
         "predict": [*weights, image, "--output", place],
         "precompute-proposals": [*weights, "--output", place],
-        "visualize-data": ["--config-file", CONFIG, "--output", place, *TINY],
+        "visualize-data": ["--config-file", DIGITS, "--output", place, *TINY],
         "export-dataset": ["digits_val", "--output", place, *TINY],
-        "benchmark": ["--task", "data", "--config-file", CONFIG, "--output", f"{place}/x.json", *TINY],
+        "benchmark": ["--task", "data", "--config-file", DIGITS, "--output", f"{place}/x.json", *TINY],
         "convert-checkpoint": [run_folder / "model_final.pth", f"{place}/x.pth"],
-        "zoo": ["download", CONFIG, "--output", f"{place}/x.pth"],
+        "zoo": ["download", DIGITS, "--output", f"{place}/x.pth"],
     }
 
 
@@ -286,7 +273,7 @@ def test_predict_does_not_replace_files_of_others(
 
 
 def test_visualize_data_replaces_its_own_pictures_only(tmp_path: Path, refused: Refused) -> None:
-    arguments = ["--config-file", CONFIG, "--num", "1", "--output", str(tmp_path), "DATASETS.TEST=[]", *TINY]
+    arguments = ["--config-file", DIGITS, "--num", "1", "--output", str(tmp_path), "DATASETS.TEST=[]", *TINY]
     picture = tmp_path / "digits_train" / "1.png"
     for _ in range(2):
         assert run_command("visualize-data", arguments) == 0
@@ -317,7 +304,7 @@ def test_missing_weights_are_one_message(command: str, image: Path, tmp_path: Pa
         "predict": [image, "--weights", missing],
         "precompute-proposals": ["--weights", missing],
         "convert-checkpoint": [missing, tmp_path / "y.pth"],
-        "train": ["--config-file", CONFIG, "--eval-only", missing, "--output", tmp_path / "out", *TINY],
+        "train": ["--config-file", DIGITS, "--eval-only", missing, "--output", tmp_path / "out", *TINY],
     }
     assert f"{missing} does not exist: there is no folder {missing.parent}" in refused(command, *arguments[command])
 
@@ -329,7 +316,7 @@ def test_the_folder_of_a_training_stands_for_its_best_or_last_checkpoint(
     arguments = {
         "evaluate": ["--weights", run_folder, "--output", tmp_path / "out"],
         "predict": [image, "--weights", run_folder, "--output", tmp_path / "out"],
-        "train": ["--config-file", CONFIG, "--eval-only", run_folder, "--output", tmp_path / "out", *TINY],
+        "train": ["--config-file", DIGITS, "--eval-only", run_folder, "--output", tmp_path / "out", *TINY],
     }
     caplog.set_level("INFO")
     assert run_command(command, list(map(str, arguments[command]))) == 0
@@ -349,7 +336,7 @@ def test_a_folder_without_a_training_lists_what_it_holds(tmp_path: Path, refused
 
 
 def test_a_name_of_the_zoo_without_its_prefix_is_explained(refused: Refused) -> None:
-    assert f"The zoo has them: zoo://{CONFIG}" in refused("evaluate", "--weights", CONFIG)
+    assert f"The zoo has them: zoo://{DIGITS}" in refused("evaluate", "--weights", DIGITS)
 
 
 def test_evaluate_takes_weights_without_their_option(run_folder: Path, tmp_path: Path, capsys) -> None:

@@ -12,26 +12,14 @@ from mrcnn_zoo.cli.main import run_command
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data.proposals import read_proposals
 from mrcnn_zoo.modeling import build_model
+from support.small_models import DIGITS, FEW_SCENES, TINY_LAYERS
 
-CONFIG = "Quickstart/mask_rcnn_R_18_FPN_digits"
-TINY = [
-    "MODEL.DEVICE=cpu",
-    "MODEL.MASK_ON=False",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS=8",
-    "MODEL.FPN.OUT_CHANNELS=8",
-    "MODEL.ROI_BOX_HEAD.FC_DIM=8",
-    "MODEL.RPN.POST_NMS_TOPK_TEST=7",
-    "DATASETS.SCENES.NUM_TRAIN=4",
-    "DATASETS.SCENES.NUM_VAL=2",
-    "DATALOADER.NUM_WORKERS=0",
-    "VIS.NUM_IMAGES=1",
-]
+TINY = [*TINY_LAYERS, *FEW_SCENES, "MODEL.MASK_ON=False", "MODEL.RPN.POST_NMS_TOPK_TEST=7", "VIS.NUM_IMAGES=1"]
 
 
 def save_weights(folder: Path, architecture: str) -> Path:
     """A checkpoint as a run writes it, with fresh weights."""
-    cfg = load_config(CONFIG, [*TINY, f"MODEL.META_ARCHITECTURE={architecture}"])
+    cfg = load_config(DIGITS, [*TINY, f"MODEL.META_ARCHITECTURE={architecture}"])
     torch.manual_seed(1)
     state = {"model": build_model(cfg).state_dict(), "config": cfg.dump(), "class_names": list("0123456789")}
     return Checkpointer(folder).save("model_final", state)
@@ -57,14 +45,14 @@ def test_a_fast_rcnn_trains_and_is_evaluated_on_the_files_by_the_printed_keys(
     keys = printed.split("Fast R-CNN on them with:")[1].split("\n")
     overrides = shlex.split(" ".join(keys[1:4]))
     training = [*TINY, "SOLVER.MAX_ITER=1", "TEST.EVAL_PERIOD=0", f"OUTPUT_DIR={tmp_path / 'fast'}", *overrides]
-    assert run_command("train", ["--config-file", CONFIG, *training]) == 0
+    assert run_command("train", ["--config-file", DIGITS, *training]) == 0
     results = json.loads((tmp_path / "fast" / "inference" / "results.json").read_text())
     assert "bbox" in results
 
 
 def test_a_trained_proposal_network_is_evaluated_by_recall(tmp_path: Path) -> None:
     network = ["MODEL.META_ARCHITECTURE=ProposalNetwork", "SOLVER.MAX_ITER=1", "TEST.EVAL_PERIOD=0"]
-    assert run_command("train", ["--config-file", CONFIG, *TINY, *network, f"OUTPUT_DIR={tmp_path}"]) == 0
+    assert run_command("train", ["--config-file", DIGITS, *TINY, *network, f"OUTPUT_DIR={tmp_path}"]) == 0
     evaluated = tmp_path / "evaluated"
     arguments = ["--weights", str(tmp_path / "model_best.pth"), "--output-dir", str(evaluated)]
     assert run_command("evaluate", arguments) == 0

@@ -6,8 +6,7 @@ import pytest
 
 from mrcnn_zoo.cli.train import build_parser, main
 from mrcnn_zoo.errors import UserError
-
-CONFIG = Path(__file__).parents[1] / "training" / "tiny_mask_rcnn.yaml"
+from support.small_models import TINY_YAML
 
 
 @pytest.mark.parametrize("option", ["--config-file", "--config"])
@@ -58,7 +57,7 @@ def test_mistakes_stop_at_the_start_with_nothing_half_written(
     options = [argument for argument in arguments if argument.startswith("--")]
     overrides = [argument for argument in arguments if not argument.startswith("--")]
     with pytest.raises(UserError, match=message):
-        main(["--config-file", str(CONFIG), *options, "OUTPUT_DIR", str(output), *overrides])
+        main(["--config-file", str(TINY_YAML), *options, "OUTPUT_DIR", str(output), *overrides])
     assert not output.exists()
 
 
@@ -69,7 +68,7 @@ def test_only_the_first_process_of_torchrun_tells_a_mistake(
     for variable in ("RANK", "LOCAL_RANK"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, "1")
-    arguments = ["--config-file", str(CONFIG), "SOLVER.BASE_LP", "0.1"]
+    arguments = ["--config-file", str(TINY_YAML), "SOLVER.BASE_LP", "0.1"]
     if status is None:
         with pytest.raises(UserError):
             main(arguments)
@@ -79,7 +78,7 @@ def test_only_the_first_process_of_torchrun_tells_a_mistake(
 
 def test_trains_and_ends_with_status_0(tmp_path: Path) -> None:
     output = tmp_path / "output"
-    status = main(["--config", str(CONFIG), f"OUTPUT_DIR={output}", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]"])
+    status = main(["--config", str(TINY_YAML), f"OUTPUT_DIR={output}", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]"])
     assert status == 0
     assert (output / "model_final.pth").is_file()
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.structures import Sample
+from support.scenes import square_record
 
 Square = Callable[..., InstanceRecord]
 DatasetOf = Callable[..., Dataset]
@@ -27,14 +28,7 @@ class BlackImage:
 
 @pytest.fixture(scope="session")
 def square() -> Square:
-    """Makes a square object with an exact mask: (x, y, side, class_index=0, is_crowd=False)."""
-
-    def make(x: float, y: float, side: float, class_index: int = 0, *, is_crowd: bool = False) -> InstanceRecord:
-        polygon = [x, y, x + side, y, x + side, y + side, x, y + side]
-        box = (x, y, x + side, y + side)
-        return InstanceRecord(box=box, class_index=class_index, segmentation=[polygon], is_crowd=is_crowd)
-
-    return make
+    return square_record
 
 
 @pytest.fixture(scope="session")

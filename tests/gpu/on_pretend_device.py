@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import pretend_device as pretend
 from mrcnn_zoo import registries
 from mrcnn_zoo.benchmark.data import generated_samples
 from mrcnn_zoo.config import CfgNode, load_config
@@ -25,6 +24,7 @@ from mrcnn_zoo.registry import Registry
 from mrcnn_zoo.structures import Detections, Proposals, Sample, Targets
 from mrcnn_zoo.training.averaging import WeightsAverage
 from mrcnn_zoo.training.step import clip_each_norm
+from support import pretend_device as pretend
 
 MOST_WAITS = {"training": 10, "prediction": 8}  # of a Mask R-CNN, whatever the batch
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -163,7 +163,7 @@ def as_numbers(tables: Sequence[Detections]) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("overrides", cases())
+@pytest.mark.parametrize("overrides", list(cases()))
 def test_component_computes_on_the_device_what_it_computes_on_the_cpu(
     overrides: tuple[Any, ...],
 ) -> None:

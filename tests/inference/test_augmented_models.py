@@ -1,7 +1,6 @@
 """Test-time augmentation of detectors that are built from configs."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,27 +12,17 @@ from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference import build_augmented_detector
 from mrcnn_zoo.inference.tta import build_augmentation_notes
-from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
 from mrcnn_zoo.modeling.suppression import GreedySuppression, Suppression
 from mrcnn_zoo.structures import Detections, Sample, Targets
+from support.scenes import smooth_sample
+from support.small_models import CONFIGS, TINY_RESNET_18, varied_model
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TINY = (
-    *("MODEL.DEVICE", "cpu"),
-    *("MODEL.PIXEL_STD", [60.0, 60.0, 60.0]),
-    *("MODEL.RESNETS.DEPTH", 18),
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
-    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
-    *("MODEL.ROI_HEADS.NUM_CLASSES", 2),
-    *("MODEL.ROI_BOX_HEAD.FC_DIM", 16),
-    *("MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
-    *("MODEL.RPN.POST_NMS_TOPK_TEST", 30),
-    *("TEST.DETECTIONS_PER_IMAGE", 15),
-    *("TEST.AUG.ENABLED", True),
-    *("TEST.AUG.MIN_SIZES", [0]),
-    *("DATALOADER.NUM_WORKERS", 0),
-    *("VIS.NUM_IMAGES", 0),
+    *TINY_RESNET_18,
+    *("MODEL.PIXEL_STD", [60.0, 60.0, 60.0], "MODEL.FPN.OUT_CHANNELS", 256, "MODEL.ROI_BOX_HEAD.FC_DIM", 16),
+    *("MODEL.ROI_HEADS.NUM_CLASSES", 2, "MODEL.RPN.POST_NMS_TOPK_TEST", 30, "TEST.DETECTIONS_PER_IMAGE", 15),
+    *("TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", [0], "DATALOADER.NUM_WORKERS", 0, "VIS.NUM_IMAGES", 0),
 )
 FPN = ("MODEL.FPN.OUT_CHANNELS", 8)
 KEYPOINTS = (
@@ -57,38 +46,20 @@ def config(name: str, *overrides: Any) -> CfgNode:
     return load_config(CONFIGS / f"{base}.yaml", [*TINY, *settings, *scores, *overrides])
 
 
-def sample_of(height: int = 64, width: int = 96) -> Sample:
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randint(0, 256, (1, 3, 8, 12), generator=generator).float()
-    image = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].to(torch.uint8)
-    return Sample(image, image_id=1, original_size=(height, width))
-
-
-def random_model(cfg: CfgNode) -> nn.Module:
-    torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    for name, parameter in model.named_parameters():  # the last layers begin with weights near 0: all scores alike
-        if any(
-            part in name for part in ("predictor", "subnet", "cls_score", "bbox_pred", "objectness", "anchor_deltas")
-        ):
-            nn.init.normal_(parameter, std=0.1)
-    return model
-
-
 @pytest.fixture(scope="module", params=MODELS)
 def built(request: pytest.FixtureRequest) -> tuple[CfgNode, nn.Module]:
     cfg = config(request.param)
-    return cfg, random_model(cfg)
+    return cfg, varied_model(cfg)
 
 
 def test_one_view_finds_what_the_detector_finds(built: tuple[CfgNode, nn.Module]) -> None:
     _, model = built
     cfg = built[0].with_value("TEST.AUG.FLIP", False)
     detector = build_augmented_detector(cfg, model)
-    (plain,) = model.predict([sample_of()])
+    (plain,) = model.predict([smooth_sample()])
     # RetinaNet compares boxes before they are cut off at the image, an RPN those of one level only.
     plain = plain[detector.suppression(plain.boxes, plain.scores, plain.classes)[0]]
-    (table,) = detector.predict([sample_of()])
+    (table,) = detector.predict([smooth_sample()])
     assert 5 < len(table) == len(plain)
     assert torch.equal(table.classes, plain.classes)
     torch.testing.assert_close(table.scores, plain.scores)
@@ -104,7 +75,7 @@ def test_with_all_orientations_a_turned_image_gives_turned_results(built: tuple[
     cfg, model = built
     cfg = cfg.with_value("TEST.AUG.FLIP_VERTICAL", True).with_value("TEST.AUG.ROTATE", True)
     detector = build_augmented_detector(cfg, model)
-    sample = sample_of()
+    sample = smooth_sample()
     (upright,) = detector.predict([sample])
     turned_sample = Sample(torch.rot90(sample.image, 1, (1, 2)).contiguous(), image_id=2, original_size=(96, 64))
     (turned,) = detector.predict([turned_sample])
@@ -131,10 +102,10 @@ class Doubt(RegionBranch):
 
 def test_scores_that_a_branch_corrects_are_averaged_over_the_views() -> None:
     cfg = config("mask")
-    plain = random_model(cfg)
-    (before,) = build_augmented_detector(cfg, plain).predict([sample_of()])
+    plain = varied_model(cfg)
+    (before,) = build_augmented_detector(cfg, plain).predict([smooth_sample()])
     plain.roi_heads.add_branches({"mask_head": plain.roi_heads.mask_head, "doubt": Doubt()})
-    (table,) = build_augmented_detector(cfg, plain).predict([sample_of()])
+    (table,) = build_augmented_detector(cfg, plain).predict([smooth_sample()])
     left, right = before.boxes[:, 0] / 96, 1 - before.boxes[:, 2] / 96  # of the image and of its mirror image
     scores, order = (before.scores * (1 - (left + right) / 2)).sort(descending=True, stable=True)
     torch.testing.assert_close(table.scores, scores)
@@ -145,19 +116,19 @@ def test_scores_that_a_branch_corrects_are_averaged_over_the_views() -> None:
 
 def test_proposals_of_the_ground_truth_are_those_of_each_view() -> None:
     cfg = config("mask", "MODEL.PROPOSAL_GENERATOR.NAME", "GroundTruthProposals")
-    detector = build_augmented_detector(cfg, random_model(cfg))
+    detector = build_augmented_detector(cfg, varied_model(cfg))
     assert detector.needs_targets
     targets = Targets((64, 96), torch.tensor([[10.0, 20, 70, 50]]), torch.tensor([0]))
-    (table,) = detector.predict([replace(sample_of(), targets=targets)])
+    (table,) = detector.predict([replace(smooth_sample(), targets=targets)])
     assert len(table)
     with pytest.raises(UserError, match="annotated images only"):
-        detector.predict([sample_of()])
+        detector.predict([smooth_sample()])
 
 
 def test_one_view_has_the_masks_of_the_detector_in_given_boxes() -> None:
     cfg = config("mask")
-    model = random_model(cfg)
-    sample = replace(sample_of(), original_size=(128, 192))
+    model = varied_model(cfg)
+    sample = replace(smooth_sample(), original_size=(128, 192))
     boxes = [torch.tensor([[100.0, 20, 180, 90], [0, 0, 30, 128]])]
     (expected,) = model.predict_in_boxes([sample], boxes)
     (table,) = build_augmented_detector(cfg.with_value("TEST.AUG.FLIP", False), model).predict_in_boxes([sample], boxes)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.cli.main import run_command
 from mrcnn_zoo.config import CfgNode, load_config
-from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
+from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import evaluate, evaluate_datasets
 from mrcnn_zoo.evaluation.class_mapping import ClassMappedDetector
@@ -23,12 +23,12 @@ from mrcnn_zoo.evaluation.evaluator import build_test_detector, check_evaluation
 from mrcnn_zoo.inference.predictor import LoadedImage
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Detections, ProbabilityMasks, Sample
+from support.scenes import square_record as square
+from support.small_models import CONFIGS, TINY_RESNET_18
 
-BASE = Path(__file__).resolve().parents[2] / "configs"
 TINY = (
-    *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.MASK_ON", True, "MODEL.RESNETS.DEPTH", 18),
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8, "MODEL.FPN.OUT_CHANNELS", 8),
-    *("MODEL.ROI_HEADS.NUM_CLASSES", 2, "MODEL.ROI_BOX_HEAD.FC_DIM", 8, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
+    *TINY_RESNET_18,
+    *("MODEL.MASK_ON", True, "MODEL.ROI_HEADS.NUM_CLASSES", 2),
     *("INPUT.MIN_SIZE_TEST", 64, "DATALOADER.NUM_WORKERS", 0, "VIS.NUM_IMAGES", 0),
 )
 NAMES = ("cat", "dog")
@@ -57,12 +57,7 @@ class FillsBoxes(nn.Module):
 
 
 def config(*overrides: Any, base: str = "Base-RCNN-FPN") -> CfgNode:
-    return load_config(BASE / f"{base}.yaml", [*TINY, *overrides])
-
-
-def square(x: float, y: float, side: float, class_index: int, *, is_crowd: bool = False) -> InstanceRecord:
-    polygon = [x, y, x + side, y, x + side, y + side, x, y + side]
-    return InstanceRecord((x, y, x + side, y + side), class_index, segmentation=[polygon], is_crowd=is_crowd)
+    return load_config(CONFIGS / f"{base}.yaml", [*TINY, *overrides])
 
 
 @pytest.fixture

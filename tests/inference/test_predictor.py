@@ -16,19 +16,14 @@ from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference import AugmentedDetector, Prediction, Predictor
 from mrcnn_zoo.modeling import build_model
+from support.small_models import DIGITS, TINY_LAYERS
 
-DIGITS = "Quickstart/mask_rcnn_R_18_FPN_digits"
-TINY = [
-    "MODEL.DEVICE=cpu",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS=8",
-    "MODEL.FPN.OUT_CHANNELS=8",
-    "MODEL.ROI_BOX_HEAD.FC_DIM=8",
-    "MODEL.ROI_MASK_HEAD.CONV_DIM=8",
+TINY = (
+    *TINY_LAYERS,
     "MODEL.ROI_HEADS.NUM_CLASSES=3",
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0",
     "TEST.DETECTIONS_PER_IMAGE=6",
-]
+)
 NAMES, IDS = ("cat", "dog", "cow"), [7, 3, 40]
 
 

@@ -12,24 +12,16 @@ from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.inference.trained import category_ids_of
 from mrcnn_zoo.interop import converter
 from mrcnn_zoo.modeling import build_model
+from support.small_models import DIGITS, TINY_LAYERS
 
-TINY = [
-    "MODEL.DEVICE=cpu",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS=8",
-    "MODEL.FPN.OUT_CHANNELS=8",
-    "MODEL.ROI_BOX_HEAD.FC_DIM=8",
-    "MODEL.ROI_MASK_HEAD.CONV_DIM=8",
-    "MODEL.ROI_HEADS.NUM_CLASSES=3",
-]
-CONFIG = "Quickstart/mask_rcnn_R_18_FPN_digits"
+TINY = (*TINY_LAYERS, "MODEL.ROI_HEADS.NUM_CLASSES=3")
 NAMES = ("cat", "dog", "cow")
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     """A checkpoint as a run writes it."""
-    cfg = load_config(CONFIG, TINY)
+    cfg = load_config(DIGITS, list(TINY))
     torch.manual_seed(1)
     state = {"model": build_model(cfg).state_dict(), "config": cfg.dump(), "class_names": list(NAMES)}
     return Checkpointer(tmp_path_factory.mktemp("run")).save("model_final", state)
@@ -72,7 +64,7 @@ def test_overrides_lie_on_top_of_the_config_in_the_checkpoint(weights: Path) -> 
 
 
 def test_weights_may_be_named_by_the_config(weights: Path) -> None:
-    model, _, class_names = load_trained(config=CONFIG, overrides=[*TINY, f"MODEL.WEIGHTS={weights}"])
+    model, _, class_names = load_trained(config=DIGITS, overrides=[*TINY, f"MODEL.WEIGHTS={weights}"])
     assert class_names == NAMES
     stored = torch.load(weights, weights_only=True)["model"]
     assert torch.equal(model.state_dict()["backbone.fpn_output2.weight"], stored["backbone.fpn_output2.weight"])
@@ -88,7 +80,7 @@ def test_weights_without_a_config_need_one(weights: Path, tmp_path: Path) -> Non
     torch.save(torch.load(weights, weights_only=True)["model"], bare)
     with pytest.raises(UserError, match=r"bare\.pth holds no config: say what model it is with --config-file"):
         load_trained(bare)
-    _, _, class_names = load_trained(bare, config=CONFIG, overrides=TINY)
+    _, _, class_names = load_trained(bare, config=DIGITS, overrides=list(TINY))
     assert class_names == ()
 
 
@@ -96,12 +88,12 @@ def test_nothing_at_all_is_refused() -> None:
     with pytest.raises(UserError, match="no weights are given: name a checkpoint"):
         load_trained()
     with pytest.raises(UserError, match="no weights to load: give --weights"):
-        load_trained(config=CONFIG, overrides=[*TINY, "MODEL.WEIGHTS="])
+        load_trained(config=DIGITS, overrides=[*TINY, "MODEL.WEIGHTS="])
 
 
 def test_weights_for_other_classes_are_not_evaluated(weights: Path) -> None:
     with pytest.raises(UserError, match=r"NUM_CLASSES = 4, but .*trained on 3 classes: cat, dog, cow\. Set .* to 3"):
-        load_trained(weights, config=CONFIG, overrides=[*TINY, "MODEL.ROI_HEADS.NUM_CLASSES=4"])
+        load_trained(weights, config=DIGITS, overrides=[*TINY, "MODEL.ROI_HEADS.NUM_CLASSES=4"])
 
 
 def test_a_missing_file_is_named() -> None:

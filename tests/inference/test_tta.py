@@ -19,16 +19,10 @@ from mrcnn_zoo.inference import AugmentedDetector, AugmentedViews, build_augment
 from mrcnn_zoo.inference.views import Orientation, all_orientations
 from mrcnn_zoo.modeling.suppression import GreedySuppression
 from mrcnn_zoo.structures import BoxedBitmaps, Detections, ProbabilityMasks, Sample
+from support.scenes import smooth_sample
 
 UPRIGHT = (Orientation(),)
 ALL = all_orientations(mirrors=True, mirrors_vertically=True, turns=True)
-
-
-def sample_of(height: int = 64, width: int = 96) -> Sample:
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randint(0, 256, (1, 3, 8, 12), generator=generator).float()
-    image = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].to(torch.uint8)
-    return Sample(image, image_id=1, original_size=(height, width))
 
 
 # --- merging ----------------------------------------------------------------------------------------------------------
@@ -64,7 +58,7 @@ def test_the_best_of_the_overlapping_boxes_of_all_views_stays_with_its_score_cla
         [(10, 10, 30, 30, 0.6, 0), (10, 10, 30, 30, 0.5, 1)],  # the image as it is, 96 wide
         [(24, 20, 64, 60, 0.9, 0), (100, 0, 190, 20, 0.3, 0)],  # twice as large: (12, 10, 32, 30)
     )
-    (table,) = augmented(detector, lengths=(0, 128)).predict([sample_of()])
+    (table,) = augmented(detector, lengths=(0, 128)).predict([smooth_sample()])
     assert table.boxes.tolist() == [[12, 10, 32, 30], [10, 10, 30, 30], [50, 0, 95, 10]]
     assert table.scores.tolist() == pytest.approx([0.9, 0.5, 0.3])
     assert table.classes.tolist() == [0, 1, 0]
@@ -73,15 +67,15 @@ def test_the_best_of_the_overlapping_boxes_of_all_views_stays_with_its_score_cla
 
 def test_boxes_are_cut_off_at_the_image_and_empty_ones_and_those_beyond_the_limit_go() -> None:
     rows = [(90, 10, 120, 30, 0.9, 0), (100, 0, 110, 20, 0.8, 0), (0, 0, 9, 9, 0.7, 0), (40, 0, 49, 9, 0.6, 0)]
-    (table,) = augmented(Scripted(rows), max_detections=2).predict([sample_of()])
+    (table,) = augmented(Scripted(rows), max_detections=2).predict([smooth_sample()])
     assert table.boxes.tolist() == [[90, 10, 96, 30], [0, 0, 9, 9]]
-    (table,) = augmented(Scripted(rows), max_detections=-1).predict([sample_of()])
+    (table,) = augmented(Scripted(rows), max_detections=-1).predict([smooth_sample()])
     assert len(table) == 3
 
 
 def test_views_of_one_image_share_forward_passes() -> None:
     detector = Scripted(*[[] for _ in range(6)])
-    augmented(detector, lengths=(0, 32, 128), orientations=ALL[:2], batch_size=4).predict([sample_of()])
+    augmented(detector, lengths=(0, 32, 128), orientations=ALL[:2], batch_size=4).predict([smooth_sample()])
     assert detector.sizes == [[(64, 96), (64, 96), (32, 48), (32, 48)], [(128, 192), (128, 192)]]
 
 

@@ -4,20 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from mrcnn_zoo.inference.views import AugmentedViews, Orientation, all_orientations
 from mrcnn_zoo.structures import BoxedBitmaps, Proposals, Sample, Targets
+from support.scenes import smooth_sample
 
 UPRIGHT = (Orientation(),)
 ALL = all_orientations(mirrors=True, mirrors_vertically=True, turns=True)
-
-
-def sample_of(height: int = 64, width: int = 96) -> Sample:
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randint(0, 256, (1, 3, 8, 12), generator=generator).float()
-    image = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].to(torch.uint8)
-    return Sample(image, image_id=1, original_size=(height, width))
 
 
 @pytest.mark.parametrize(
@@ -44,10 +37,10 @@ def test_orientations_are_all_combinations_of_flips_and_turns_once(
 
 
 def test_lengths_are_of_the_shorter_side_and_0_keeps_the_image_and_no_size_comes_twice() -> None:
-    views = AugmentedViews([0, 32, 128, 200, 300], max_size=192, orientations=UPRIGHT)(sample_of())
+    views = AugmentedViews([0, 32, 128, 200, 300], max_size=192, orientations=UPRIGHT)(smooth_sample())
     assert [view.size for view in views] == [(64, 96), (32, 48), (128, 192)]  # 200 and 300 end at the upper bound, too
     assert [view.sample.original_size for view in views] == [view.size for view in views]
-    assert torch.equal(views[0].sample.image, sample_of().image)
+    assert torch.equal(views[0].sample.image, smooth_sample().image)
 
 
 @pytest.mark.parametrize("orientation", ALL)
@@ -68,7 +61,7 @@ def test_a_box_goes_where_its_pixels_go_and_back(orientation: Orientation) -> No
 def test_proposals_and_targets_go_along() -> None:
     boxes = torch.tensor([[10.0, 20, 30, 40]])
     sample = replace(
-        sample_of(),
+        smooth_sample(),
         proposals=Proposals((64, 96), boxes, objectness=torch.tensor([0.5])),
         targets=Targets((64, 96), boxes, torch.tensor([1]), masks=BoxedBitmaps.from_full(torch.ones(1, 64, 96))),
     )

@@ -16,12 +16,12 @@ from mrcnn_zoo.interop.detectron2 import save_detector
 from mrcnn_zoo.interop.torchvision.export import to_torchvision
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Sample
+from support.small_models import TINY_RESNET_18
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"
 SMALL = [
-    *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.STRIDE_IN_1X1", False),
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8, "MODEL.FPN.OUT_CHANNELS", 8),
-    *("MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.ROI_BOX_HEAD.FC_DIM", 8, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
+    *TINY_RESNET_18,
+    *("MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.ROI_HEADS.NUM_CLASSES", 3),
     *("INPUT.MIN_SIZE_TEST", 96, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
 ]
 NAMES = ("cat", "dog", "cow")

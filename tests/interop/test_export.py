@@ -11,13 +11,11 @@ from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.interop.detectron2 import save_detector, save_for_torchvision
 from mrcnn_zoo.modeling import build_model
+from support.small_models import DIGITS, TINY_LAYERS
 
-CONFIG = "Quickstart/mask_rcnn_R_18_FPN_digits"
 TINY = [
-    *("MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
-    *("MODEL.FPN.OUT_CHANNELS", 8, "MODEL.ROI_BOX_HEAD.FC_DIM", 8, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
-    *("MODEL.ROI_HEADS.NUM_CLASSES", 3),
-    *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
+    *TINY_LAYERS,
+    *("MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
     *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
 ]
 NAMES = ("cat", "dog", "cow")
@@ -26,7 +24,7 @@ NAMES = ("cat", "dog", "cow")
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return build_model(load_config(CONFIG, TINY)).state_dict()
+    return build_model(load_config(DIGITS, TINY)).state_dict()
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -56,7 +54,7 @@ def test_half_precision_halves_the_file_and_fills_a_model_of_any(
     save_detector(whole, state, config="", class_names=())
     save_detector(half, state, config="", class_names=(), half=True)
     assert half.stat().st_size < 0.6 * whole.stat().st_size or whole.stat().st_size < 400_000
-    model = build_model(load_config(CONFIG, TINY))
+    model = build_model(load_config(DIGITS, TINY))
     assert load_weights(model, half).is_complete
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():

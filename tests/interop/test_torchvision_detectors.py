@@ -19,12 +19,11 @@ from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetector, with_ot
 from mrcnn_zoo.interop.torchvision.export import to_torchvision, with_torchvision_input
 from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
 from mrcnn_zoo.modeling import build_model
+from support.small_models import TINY_RESNET_18
 
 SMALL = [
-    *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.STRIDE_IN_1X1", False),
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8, "MODEL.FPN.OUT_CHANNELS", 8),
-    *("MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.ROI_BOX_HEAD.FC_DIM", 8, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
-    *("MODEL.RETINANET.NUM_CLASSES", 3),
+    *TINY_RESNET_18,
+    *("MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.RETINANET.NUM_CLASSES", 3),
 ]
 MASK_RCNN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"
 RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x"

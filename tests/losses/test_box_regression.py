@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 import torchvision
-from torch import Tensor
 from torch.nn import functional as F
 
 from mrcnn_zoo.losses.box_regression import (
@@ -14,18 +13,13 @@ from mrcnn_zoo.losses.box_regression import (
 )
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_LOSSES
+from support.scenes import random_boxes
 
 FORMULAS = {
     "giou": (generalized_iou_loss, torchvision.ops.generalized_box_iou_loss),
     "diou": (distance_iou_loss, torchvision.ops.distance_box_iou_loss),
     "ciou": (complete_iou_loss, torchvision.ops.complete_box_iou_loss),
 }
-
-
-def random_boxes(count: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    corners = torch.rand(count, 2, generator=generator) * 40
-    return torch.cat((corners, corners + 1 + torch.rand(count, 2, generator=generator) * 40), dim=1)
 
 
 def test_smooth_l1_is_quadratic_below_beta_and_linear_above() -> None:
@@ -38,7 +32,7 @@ def test_smooth_l1_with_beta_zero_is_l1() -> None:
 
 
 def test_smooth_l1_agrees_with_torch() -> None:
-    predicted, target = random_boxes(20, 0), random_boxes(20, 1)
+    predicted, target = random_boxes(20, seed=0), random_boxes(20, seed=1)
     expected = F.smooth_l1_loss(predicted, target, beta=7.0, reduction="none")
     torch.testing.assert_close(smooth_l1(predicted, target, beta=7.0), expected)
 
@@ -46,7 +40,7 @@ def test_smooth_l1_agrees_with_torch() -> None:
 @pytest.mark.parametrize("name", FORMULAS)
 def test_iou_losses_and_their_gradients_agree_with_torchvision(name: str) -> None:
     ours, theirs = FORMULAS[name]
-    predicted, target = random_boxes(60, 0).requires_grad_(), random_boxes(60, 1)
+    predicted, target = random_boxes(60, seed=0).requires_grad_(), random_boxes(60, seed=1)
     torch.testing.assert_close(ours(predicted, target), theirs(predicted, target), atol=1e-5, rtol=1e-5)
     expected = torch.autograd.grad(theirs(predicted, target).sum(), predicted)
     actual = torch.autograd.grad(ours(predicted, target).sum(), predicted)
@@ -79,6 +73,6 @@ def test_the_delta_loss_compares_deltas(name: str, beta: float) -> None:
 @pytest.mark.parametrize("name", FORMULAS)
 def test_the_losses_of_decoded_boxes_vanish_on_the_target(name: str) -> None:
     coder = BoxCoder((10, 10, 5, 5))
-    source, target = random_boxes(5, 0), random_boxes(5, 1)
+    source, target = random_boxes(5, seed=0), random_boxes(5, seed=1)
     loss = BOX_LOSSES.get(name)(0.0)(coder.encode(source, target), source, target, coder)
     assert abs(loss) < 1e-4

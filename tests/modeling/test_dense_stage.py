@@ -4,17 +4,12 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.proposal_generators import RPN, build_proposal_generator
+from support.small_models import TINY_RESNET_18
 
 TINY = [
-    *("MODEL.DEVICE", "cpu"),
-    *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
-    *("MODEL.RESNETS.DEPTH", 18),
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
-    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
-    *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3"]),
-    *("MODEL.FPN.IN_FEATURES", ["res2", "res3"]),
-    *("MODEL.FPN.OUT_CHANNELS", 8),
-    *("MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"]),
+    *TINY_RESNET_18,
+    *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"]),
+    *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3"], "MODEL.FPN.IN_FEATURES", ["res2", "res3"]),
 ]
 
 

@@ -1,14 +1,8 @@
 import torch
 import torchvision
-from torch import Tensor
 
 from mrcnn_zoo.ops import boxes as box_ops
-
-
-def random_boxes(count: int, *, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    corners = torch.rand(count, 2, generator=generator) * 80
-    return torch.cat((corners, corners + torch.rand(count, 2, generator=generator) * 40), dim=1)
+from support.scenes import random_boxes
 
 
 def test_area_is_zero_for_a_box_turned_inside_out() -> None:

@@ -2,19 +2,13 @@
 
 import pytest
 import torch
-from torch import Tensor
 from torchvision.models.detection import roi_heads as torchvision_heads
 
 from mrcnn_zoo.ops import keypoints as module
 from mrcnn_zoo.ops.keypoints import NO_CELL, decode_heatmaps, heatmap_cells
+from support.scenes import random_boxes
 
 BOX = torch.tensor([[10.0, 20.0, 18.0, 36.0]])  # 8 x 16 pixels: cells of 2 x 4 pixels on a heatmap of 4
-
-
-def random_boxes(count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.rand((count, 2), generator=generator) * 50
-    return torch.cat((corners, corners + 0.3 + torch.rand((count, 2), generator=generator) * 90), dim=1)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +30,7 @@ def test_cell_by_hand(x: float, y: float, visibility: int, cell: int) -> None:
 
 
 def test_cells_agree_with_torchvision() -> None:
-    boxes = random_boxes(20)
+    boxes = random_boxes(20, sides=(0.3, 90.0))
     generator = torch.Generator().manual_seed(1)
     points = torch.rand((20, 17, 2), generator=generator) * 120
     points[0, :2] = boxes[0].view(2, 2)  # both corners
@@ -79,14 +73,17 @@ def test_score_is_the_probability_of_the_cell() -> None:
 
 
 def test_places_agree_with_torchvision() -> None:
-    boxes = random_boxes(12)
+    boxes = random_boxes(12, sides=(0.3, 90.0))
     logits = torch.randn((12, 5, 14, 14), generator=torch.Generator().manual_seed(2)) * 3
     expected, _ = torchvision_heads.heatmaps_to_keypoints(logits, boxes)
     torch.testing.assert_close(decode_heatmaps(logits, boxes)[..., :2], expected[..., :2])
 
 
 def test_decoding_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    boxes, logits = random_boxes(3), torch.randn((3, 5, 14, 14), generator=torch.Generator().manual_seed(2))
+    boxes, logits = (
+        random_boxes(3, sides=(0.3, 90.0)),
+        torch.randn((3, 5, 14, 14), generator=torch.Generator().manual_seed(2)),
+    )
     at_once = decode_heatmaps(logits, boxes)
     monkeypatch.setattr(module, "MAX_VALUES", 10_000)
     assert torch.equal(decode_heatmaps(logits, boxes), at_once)
@@ -94,7 +91,7 @@ def test_decoding_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_there_and_back_is_within_a_cell() -> None:
     # Enlarged, that is: of a region smaller than the heatmap a single high cell may fall between two pixels.
-    boxes = random_boxes(10) + torch.tensor([0.0, 0.0, 56.0, 56.0])
+    boxes = random_boxes(10, sides=(0.3, 90.0)) + torch.tensor([0.0, 0.0, 56.0, 56.0])
     points = boxes[:, None, :2] + torch.rand((10, 17, 2), generator=torch.Generator().manual_seed(3)) * (
         boxes[:, None, 2:] - boxes[:, None, :2]
     )

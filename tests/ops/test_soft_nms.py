@@ -10,17 +10,10 @@ from torch import Tensor
 from mrcnn_zoo.modeling.suppression import GaussianFactor, LinearFactor
 from mrcnn_zoo.modeling.suppression import soft as module
 from mrcnn_zoo.modeling.suppression.soft import soft_nms
+from support.scenes import scored_boxes
 
 Factor = Callable[[Tensor], Tensor]
 FACTORS = [LinearFactor(0.3), GaussianFactor(0.5)]
-
-
-def scene(count: int, num_groups: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    corners = torch.rand((count, 2), generator=generator) * 60
-    boxes = torch.cat((corners, corners + 10 + torch.rand((count, 2), generator=generator) * 30), dim=1)
-    scores = torch.rand(count, generator=generator)
-    return boxes, scores, torch.randint(0, num_groups, (count,), generator=generator)
 
 
 def overlap(box: list[float], other: list[float]) -> float:
@@ -49,7 +42,7 @@ def slow_soft_nms(
 @pytest.mark.parametrize("factor", FACTORS, ids=lambda factor: type(factor).__name__)
 @pytest.mark.parametrize("min_score", [0.0, 0.001, 0.2])
 def test_soft_nms_follows_its_definition(factor: Factor, min_score: float) -> None:
-    boxes, scores, groups = scene(90, 3, seed=1)
+    boxes, scores, groups = scored_boxes(90, 3, seed=1)
     groups[groups == 1] = 7  # numbers of groups may have gaps
     rows, lowered = soft_nms(boxes, scores, groups, factor=factor, min_score=min_score)
     expected = slow_soft_nms(boxes, scores, groups, factor, min_score)
@@ -80,7 +73,7 @@ def test_twins_are_dropped_whatever_the_threshold() -> None:
 
 
 def test_groups_are_split_to_save_memory_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    boxes, scores, groups = scene(200, 9, seed=2)
+    boxes, scores, groups = scored_boxes(200, 9, seed=2)
     expected = soft_nms(boxes, scores, groups, factor=FACTORS[1], min_score=0.01)
     monkeypatch.setattr(module, "MAX_PAIRS", 2000)
     monkeypatch.setattr(module, "STEPS_BETWEEN_CHECKS", 1)
@@ -90,7 +83,7 @@ def test_groups_are_split_to_save_memory_without_a_change(monkeypatch: pytest.Mo
 
 
 def test_scores_in_half_precision_are_accepted() -> None:
-    boxes, scores, groups = scene(20, 2, seed=3)
+    boxes, scores, groups = scored_boxes(20, 2, seed=3)
     rows, lowered = soft_nms(boxes, scores.bfloat16(), groups, factor=FACTORS[0], min_score=0.1)
     assert lowered.dtype == torch.bfloat16
     assert len(rows) == len(lowered) > 0

@@ -23,6 +23,7 @@ from mrcnn_zoo.training.run_context import seed_everything
 from mrcnn_zoo.training.step import Precision, Updater
 from mrcnn_zoo.training.stopping import IterationBudget
 from mrcnn_zoo.training.trainer import Trainer, TrainingPlan
+from support.small_models import TINY_YAML
 
 SEED = 7
 HERE = Path(__file__).parent
@@ -156,7 +157,7 @@ def tiny_config(tmp_path: Path) -> Callable[..., CfgNode]:
     """The config of a small real Mask R-CNN on generated shapes, with overrides; OUTPUT_DIR is a temporary folder."""
 
     def load(*overrides: Any) -> CfgNode:
-        return load_config(HERE / "tiny_mask_rcnn.yaml", ["OUTPUT_DIR", str(tmp_path / "output"), *overrides])
+        return load_config(TINY_YAML, ["OUTPUT_DIR", str(tmp_path / "output"), *overrides])
 
     return load
 
@@ -170,7 +171,7 @@ def train_net(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
             *prefix,
             str(REPOSITORY / "tools" / "train_net.py"),
             "--config-file",
-            str(HERE / "tiny_mask_rcnn.yaml"),
+            str(TINY_YAML),
         ]
         path = os.pathsep.join([str(REPOSITORY), str(HERE)])
         return subprocess.run(

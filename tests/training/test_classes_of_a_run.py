@@ -16,6 +16,7 @@ from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.data.export import export_coco
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.training import run
+from support.small_models import TINY_YAML
 
 TinyConfig = Callable[..., CfgNode]
 DIGITS = "Quickstart/mask_rcnn_R_18_FPN_digits"
@@ -57,7 +58,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight small scenes of shapes as COCO JSON."""
     folder = tmp_path_factory.mktemp("shapes") / "data"
-    tiny = Path(__file__).with_name("tiny_mask_rcnn.yaml")
+    tiny = TINY_YAML
     export_coco(load_dataset(load_config(tiny), "shapes_train"), folder)
     return folder / "annotations.json"
 

@@ -23,6 +23,7 @@ from mrcnn_zoo.training import Stage, run
 from mrcnn_zoo.training.run_context import derived_seed, seed_everything
 from mrcnn_zoo.training.stages import build_stages
 from mrcnn_zoo.training.stopping import TrainingInterrupted
+from support.small_models import TINY_YAML
 
 TrainNet = Callable[..., CompletedProcess]
 
@@ -43,7 +44,7 @@ PARTS = ("model", "optimizer", "sampler")
 
 def digits(folder: Path, *overrides: Any, schedule: str = "foreign_schedules:heads_then_all") -> CfgNode:
     settings = [*TWO_STAGES, "SOLVER.TRAINING_SCHEDULE", schedule, "OUTPUT_DIR", str(folder), *overrides]
-    return load_config(HERE / "tiny_mask_rcnn.yaml", settings)
+    return load_config(TINY_YAML, settings)
 
 
 def hook(name: str) -> str:

@@ -10,14 +10,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.suppression import ClassAgnosticSuppression, GreedySuppression
 from mrcnn_zoo.ops.boxes import iou
 from mrcnn_zoo.registries import SUPPRESSIONS
-
-
-def scene(count: int, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(count)
-    corners = torch.rand((count, 2), generator=generator) * 60
-    boxes = torch.cat((corners, corners + 10 + torch.rand((count, 2), generator=generator) * 30), dim=1)
-    scores = torch.rand(count, generator=generator)
-    return boxes, scores, torch.randint(0, num_classes, (count,), generator=generator)
+from support.scenes import scored_boxes
 
 
 def slow_greedy(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
@@ -30,7 +23,7 @@ def slow_greedy(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float)
 
 
 def test_greedy_follows_its_definition_and_torchvision() -> None:
-    boxes, scores, classes = scene(120, 3)
+    boxes, scores, classes = scored_boxes(120, 3)
     rows, _ = GreedySuppression(0.4)(boxes, scores, classes)
     assert rows.tolist() == slow_greedy(boxes, scores, classes, 0.4)
     assert torch.equal(rows, torchvision.ops.batched_nms(boxes, scores, classes, 0.4))
@@ -38,7 +31,7 @@ def test_greedy_follows_its_definition_and_torchvision() -> None:
 
 
 def test_class_agnostic_suppression_forgets_the_classes() -> None:
-    boxes, scores, classes = scene(120, 3)
+    boxes, scores, classes = scored_boxes(120, 3)
     rows, kept = ClassAgnosticSuppression(GreedySuppression(0.4))(boxes, scores, classes)
     assert rows.tolist() == slow_greedy(boxes, scores, torch.zeros(120), 0.4)
     assert torch.equal(rows, torchvision.ops.nms(boxes, scores, 0.4))

@@ -1,0 +1,58 @@
+"""Hand-made boxes, images and objects."""
+
+import torch
+from torch import Tensor, nn
+
+from mrcnn_zoo.data.records import InstanceRecord
+from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets
+
+
+def random_boxes(
+    count: int, *, seed: int = 0, extent: float = 80.0, sides: tuple[float, float] = (1.0, 40.0)
+) -> Tensor:
+    """(count, 4) boxes whose first corner lies in a square of `extent` pixels and whose sides lie in `sides`."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand((count, 2), generator=generator) * extent
+    shortest, longest = sides
+    return torch.cat(
+        (corners, corners + shortest + torch.rand((count, 2), generator=generator) * (longest - shortest)), dim=1
+    )
+
+
+def scored_boxes(count: int, num_classes: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Overlapping boxes (count, 4) with random scores (count,) and classes (count,), as input of suppression."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand((count, 2), generator=generator) * 60
+    boxes = torch.cat((corners, corners + 10 + torch.rand((count, 2), generator=generator) * 30), dim=1)
+    scores = torch.rand(count, generator=generator)
+    return boxes, scores, torch.randint(0, num_classes, (count,), generator=generator)
+
+
+def smooth_sample(height: int = 64, width: int = 96) -> Sample:
+    """An image without targets whose colours change slowly, so that resizing changes its values little."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 256, (1, 3, 8, 12), generator=generator).float()
+    image = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].to(torch.uint8)
+    return Sample(image, image_id=1, original_size=(height, width))
+
+
+def square_record(x: float, y: float, side: float, class_index: int = 0, *, is_crowd: bool = False) -> InstanceRecord:
+    """A square object, whose polygon is exact."""
+    polygon = [x, y, x + side, y, x + side, y + side, x, y + side]
+    box = (x, y, x + side, y + side)
+    return InstanceRecord(box=box, class_index=class_index, segmentation=[polygon], is_crowd=is_crowd)
+
+
+def filled_boxes(boxes: Tensor, image_size: tuple[int, int]) -> BoxedBitmaps:
+    """Masks that fill boxes (N, 4), cut off to whole pixels."""
+    bitmaps = torch.zeros(len(boxes), *image_size, dtype=torch.bool)
+    for bitmap, (x0, y0, x1, y1) in zip(bitmaps, boxes.int().tolist(), strict=True):
+        bitmap[y0:y1, x0:x1] = True
+    return BoxedBitmaps.from_full(bitmaps)
+
+
+def targets_of(
+    boxes: Tensor, classes: Tensor, image_size: tuple[int, int], *, keypoints: Tensor | None = None
+) -> Targets:
+    """Objects that fill their boxes."""
+    return Targets(image_size, boxes, classes, masks=filled_boxes(boxes, image_size), keypoints=keypoints)

@@ -1,0 +1,54 @@
+"""Small models: overrides of packaged configs, written `KEY=VALUE` so that commands take them as well."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.modeling import build_model
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS = REPOSITORY / "configs"
+BASE_FPN = CONFIGS / "Base-RCNN-FPN.yaml"
+DIGITS = "Quickstart/mask_rcnn_R_18_FPN_digits"
+TINY_YAML = Path(__file__).with_name("tiny_mask_rcnn.yaml")  # learns generated shapes
+
+# Layers of eight channels; the depth, the number of classes and the limits are the config's.
+TINY_LAYERS = (
+    "MODEL.DEVICE=cpu",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS=8",
+    "MODEL.FPN.OUT_CHANNELS=8",
+    "MODEL.ROI_BOX_HEAD.FC_DIM=8",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM=8",
+)
+# The same for a config whose backbone is a ResNet-50 with weights.
+TINY_RESNET_18 = (*TINY_LAYERS, "MODEL.RESNETS.DEPTH=18", "MODEL.WEIGHTS=")
+# A run on the generated digits that takes a second, without pictures.
+FEW_SCENES = (
+    "DATASETS.SCENES.NUM_TRAIN=4",
+    "DATASETS.SCENES.NUM_VAL=2",
+    "DATALOADER.NUM_WORKERS=0",
+    "VIS.NUM_IMAGES=0",
+)
+SCORING_LAYERS = ("predictor", "subnet", "cls_score", "bbox_pred", "objectness", "anchor_deltas")
+
+
+def varied_model(cfg: CfgNode) -> nn.Module:
+    """A model in evaluation mode whose random detections have different scores and boxes.
+
+    The last layers are initialised with weights near 0 for training, after which all scores are nearly equal.
+    """
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in SCORING_LAYERS):
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def config_of(settings: dict[str, Any], base: str | Path | None = None) -> CfgNode:
+    """The config `base` with {key: value} changed."""
+    return load_config(base, [part for item in settings.items() for part in item])
