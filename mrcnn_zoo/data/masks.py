@@ -7,33 +7,19 @@ masks are equal to the pixel.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.data.records import InstanceRecord, Polygons, Rle
+from mrcnn_zoo.ops.masks import MaskWindow
 from mrcnn_zoo.structures import ImageSize
 
 # The compressed form writes 6 bits a character from "0" on: 5 bits of value and one that says more characters follow.
 FIRST_CODE = 48
 MAX_CHARACTERS = 8  # of one number: 40 bits
 MORE_BIT, SIGN_BIT, VALUE_BITS, VALUE_MASK = 0x20, 0x10, 5, 0x1F
-
-
-class MaskWindow(NamedTuple):
-    """The part of a mask that is not empty, and where it lies in the image."""
-
-    x: int  # left column of the window
-    y: int  # top row
-    bitmap: NDArray[np.uint8]  # (h, w) of 0 and 1
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """x1, y1, x2, y2 of the window in pixels of the image."""
-        height, width = self.bitmap.shape
-        return self.x, self.y, self.x + width, self.y + height
 
 
 def read_runs(rle: Rle) -> NDArray[np.int64]:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from mrcnn_zoo.ops.masks import tight_box
+
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Color = tuple[int, int, int]
 Point = tuple[float, float]  # x, y in pixels
@@ -86,11 +88,11 @@ def paint_mask(picture: Picture, mask: NDArray[np.bool_], color: Color, *, opaci
         opacity: of the tint, from 0 to 1.
         outline: in pixels of the picture.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
+    box = tight_box(mask)
+    if box is None:
         return
+    left, top, right, bottom = box
     factor = picture.shape[0] // mask.shape[0]
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     inside = enlarge(mask[top:bottom, left:right], factor)
     window = picture[top * factor : bottom * factor, left * factor : right * factor]
     window[inside] = (window[inside] * (1 - opacity) + np.asarray(color) * opacity).astype(np.uint8)

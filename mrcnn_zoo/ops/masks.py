@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -181,17 +181,31 @@ def crop_bitmaps(
     return sums >= 0.5 * (rows * columns)[:, None, None]
 
 
-class Window(NamedTuple):
-    """The part of an image bitmap that may hold ones."""
+class MaskWindow(NamedTuple):
+    """The part of a mask's image that holds all of its pixels."""
 
-    x: int
-    y: int
-    bitmap: NDArray[np.bool_]  # (h, w)
+    x: int  # first column of the window
+    y: int  # first row
+    bitmap: NDArray[np.bool_] | NDArray[np.uint8]  # (h, w) of 0 and 1
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """x1, y1, x2, y2 of the window in pixels of the image."""
+        height, width = self.bitmap.shape
+        return self.x, self.y, self.x + width, self.y + height
+
+
+def tight_box(bitmap: NDArray[Any]) -> tuple[int, int, int, int] | None:
+    """x1, y1, x2, y2 around the nonzero pixels of an (H, W) bitmap; x2 and y2 are excluded. None where all are 0."""
+    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+    if len(rows) == 0:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def paste_masks(
     probabilities: NDArray[np.float32], boxes: NDArray[np.float32], image_size: tuple[int, int], *, threshold: float
-) -> list[Window]:
+) -> list[MaskWindow]:
     """Where each mask reaches the threshold, box by box.
 
     Args:
@@ -211,7 +225,7 @@ def paste_masks(
     ):
         rows = stretch(mask, float(y0), float(y1), top, bottom)
         pasted = stretch(rows.T, float(x0), float(x1), left, right)  # (w, h)
-        windows.append(Window(left, top, (pasted >= threshold).T))
+        windows.append(MaskWindow(left, top, (pasted >= threshold).T))
     return windows
 
 

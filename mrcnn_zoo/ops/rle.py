@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def run_lengths(window: NDArray[np.bool_], origin: tuple[int, int], image_size: tuple[int, int]) -> NDArray[np.int64]:
+def run_lengths(
+    window: NDArray[np.bool_] | NDArray[np.uint8], origin: tuple[int, int], image_size: tuple[int, int]
+) -> NDArray[np.int64]:
     """Lengths of the runs of 0 and 1, in turns and from 0 on, down the columns of an image.
 
     Args:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
-from mrcnn_zoo.ops.masks import Window, WindowsOfImage, crop_windows, paste_masks
+from mrcnn_zoo.ops.masks import MaskWindow, WindowsOfImage, crop_windows, paste_masks, tight_box
 from mrcnn_zoo.ops.rle import compress_runs, run_lengths
 from mrcnn_zoo.structures.summary import summary
 
@@ -124,9 +124,7 @@ class BoxedBitmaps:
         arrays = np.asarray(bitmaps) != 0
         origins, windows = [], []
         for array in arrays:
-            rows, columns = np.flatnonzero(array.any(axis=1)), np.flatnonzero(array.any(axis=0))
-            top, bottom = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
-            left, right = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)
+            left, top, right, bottom = tight_box(array) or (0, 0, 0, 0)
             origins.append((left, top))
             windows.append(array[top:bottom, left:right])
         return cls.from_windows(np.array(origins), windows, arrays.shape[1:])
@@ -328,7 +326,7 @@ class ProbabilityMasks:
         """The same probabilities over other boxes."""
         return replace(self, boxes=boxes, image_size=image_size)
 
-    def _windows(self) -> list[Window]:
+    def _windows(self) -> list[MaskWindow]:
         return paste_masks(
             self.probabilities.detach().float().numpy(force=True),
             self.boxes.detach().float().numpy(force=True),

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mrcnn_zoo.data.masks import MaskWindow
 from mrcnn_zoo.data.transforms.crop import CropTransform
 from mrcnn_zoo.data.transforms.flip import HalfTurn, HorizontalFlip, QuarterTurn, ThreeQuarterTurn, VerticalFlip
 from mrcnn_zoo.data.transforms.resize import ResizeTransform
 from mrcnn_zoo.data.transforms.transform import AffineTransform
+from mrcnn_zoo.ops.masks import MaskWindow
 
 SIZE = (40, 60)  # height, width
 BOX = np.array([[10.0, 5.0, 30.0, 15.0]])

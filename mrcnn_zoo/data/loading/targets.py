@@ -11,9 +11,10 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from mrcnn_zoo.data.keypoints import FlipPairs
-from mrcnn_zoo.data.masks import MaskWindow, decode_window
+from mrcnn_zoo.data.masks import decode_window
 from mrcnn_zoo.data.records import InstanceRecord, Polygons
 from mrcnn_zoo.data.transforms import AffineTransform
+from mrcnn_zoo.ops.masks import MaskWindow, tight_box
 from mrcnn_zoo.structures import ImageSize, Targets
 from mrcnn_zoo.structures.masks import BoxedBitmaps
 
@@ -67,15 +68,12 @@ def rasterise(polygons: Sequence[NDArray[np.float64]], size: ImageSize) -> MaskW
     return None
 
 
-def tight_box(window: MaskWindow) -> tuple[int, int, int, int]:
+def visible_box(window: MaskWindow) -> tuple[int, int, int, int]:
     """x1, y1, x2, y2 in pixels of the image around the pixels that are set; at least one must be."""
-    rows, columns = np.flatnonzero(window.bitmap.any(axis=1)), np.flatnonzero(window.bitmap.any(axis=0))
-    return (
-        window.x + int(columns[0]),
-        window.y + int(rows[0]),
-        window.x + int(columns[-1]) + 1,
-        window.y + int(rows[-1]) + 1,
-    )
+    box = tight_box(window.bitmap)
+    assert box is not None
+    x1, y1, x2, y2 = box
+    return window.x + x1, window.y + y1, window.x + x2, window.y + y2
 
 
 def _polygons_of(instance: InstanceRecord) -> Polygons:
@@ -156,7 +154,7 @@ class TargetBuilder:
 
 
 def _boxes_of(windows: Sequence[MaskWindow | None]) -> NDArray[np.float64]:
-    boxes = [(0, 0, 0, 0) if window is None else tight_box(window) for window in windows]
+    boxes = [(0, 0, 0, 0) if window is None else visible_box(window) for window in windows]
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn_zoo.data.synthetic.settings import SceneSettings
+from mrcnn_zoo.ops.masks import tight_box
 
 INK_THRESHOLD = 0.5  # a pixel belongs to the object when at least half of it is covered with ink
 
@@ -55,12 +56,13 @@ def crop_to_mask(
 ) -> Stamp | None:
     """The stamp of a coverage map without its empty margins; None when no pixel is covered enough."""
     mask = coverage >= INK_THRESHOLD
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
+    box = tight_box(mask)
+    if box is None:
         return None
+    left, top, right, bottom = box
     if keypoints is not None:
-        keypoints = keypoints - np.array([columns[0], rows[0]])
-    return Stamp(class_index, coverage[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], keypoints)
+        keypoints = keypoints - np.array([left, top])
+    return Stamp(class_index, coverage[top:bottom, left:right], keypoints)
 
 
 PLACEMENT_TRIES = 20  # then the object is left out

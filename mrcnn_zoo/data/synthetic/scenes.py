@@ -17,6 +17,7 @@ from mrcnn_zoo.data.synthetic.digits import load_digit_stamps
 from mrcnn_zoo.data.synthetic.layout import PlacedStamp, SceneLayout, StampSource, arrange
 from mrcnn_zoo.data.synthetic.settings import SPLITS, SceneSettings, build_scene_settings, build_scene_split
 from mrcnn_zoo.data.synthetic.shapes import ShapeStamps
+from mrcnn_zoo.ops.masks import tight_box
 from mrcnn_zoo.registries import DATASET_FORMATS
 
 KINDS = ("digits", "shapes")
@@ -87,9 +88,10 @@ def scene_instances(layout: SceneLayout, annotation_ids: Iterator[int]) -> Itera
     """The annotation of every object: its visible mask, and the tight box of that."""
     for index, item in enumerate(layout.placed):
         mask = layout.visible_mask(index)
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = tight_box(mask)
+        assert box is not None  # a layout leaves hidden objects out
         yield InstanceRecord(
-            box=(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)),
+            box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
             class_index=item.stamp.class_index,
             segmentation=_encode(mask),
             keypoints=_visible_keypoints(layout, index, item),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
-from mrcnn_zoo.data.masks import MaskWindow
+from mrcnn_zoo.ops.masks import MaskWindow
 from mrcnn_zoo.structures import ImageSize
 
 Points = NDArray[np.float64]
