@@ -13,11 +13,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.ops import rle
 from mrcnn_zoo.structures import Sample
 
 
@@ -263,11 +263,5 @@ def _torchvision_inference(model: nn.Module, images: list[Tensor], mask_form: st
             if "masks" in table:
                 bitmaps = table["masks"][:, 0] > MASK_THRESHOLD
                 if mask_form == "rle":
-                    _encode(bitmaps)
+                    [rle.encode(bitmap) for bitmap in bitmaps.cpu().numpy()]
     return sum(len(table["boxes"]) for table in detections)
-
-
-def _encode(bitmaps: Tensor) -> list[dict[str, Any]]:
-    from pycocotools import mask as coco_mask
-
-    return [coco_mask.encode(np.asfortranarray(bitmap)) for bitmap in bitmaps.cpu().numpy().astype(np.uint8)]

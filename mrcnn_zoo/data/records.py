@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn_zoo.errors import counted
+from mrcnn_zoo.ops.rle import Rle
 from mrcnn_zoo.structures import ImageSize
 from mrcnn_zoo.structures.summary import summary
 
 # Each x1 y1 x2 y2 ..., at least 3 points, pixels of the original image; lists of floats or arrays of float64.
 Polygons = Sequence[Sequence[float]]
-Rle = dict[str, Any]  # COCO: {"size": [H, W], "counts": str | bytes | list[int]}
 
 
 class ImageSource(Protocol):

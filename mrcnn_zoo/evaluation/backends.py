@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.ops import rle
 from mrcnn_zoo.registries import AP_BACKENDS
 
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))  # T
@@ -77,7 +77,7 @@ def detection_set(rows: Sequence[dict[str, Any]], ground_truth: dict[str, Any], 
         score = row["score"]
         if task == "segm":
             score = row.get("mask_score", score)
-            area = float(coco_mask.area(row["segmentation"]))
+            area = float(rle.area(row["segmentation"]))
             measured = {"segmentation": dict(row["segmentation"]), "bbox": row["bbox"]}
         elif task == KEYPOINTS:
             x, y = row["keypoints"][0::3], row["keypoints"][1::3]

@@ -9,9 +9,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 from mrcnn_zoo.data.export import coco_keypoints
-from mrcnn_zoo.data.masks import decode_window, instance_area, segmentation_rle
-from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, Rle
+from mrcnn_zoo.data.masks import instance_area, segmentation_rle
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.evaluation.backends import KEYPOINTS
+from mrcnn_zoo.ops.rle import Rle, decode_window
 from mrcnn_zoo.structures import BoxedBitmaps, Detections, ImageSize
 from mrcnn_zoo.structures.summary import summary
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from mrcnn_zoo.data.formats.coco_keypoints import PIXEL_MIDDLE
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inspection.draw import draw_instances
+from mrcnn_zoo.ops.rle import area as rle_area
 from mrcnn_zoo.structures import Detections
 from mrcnn_zoo.structures.summary import summary
 
@@ -105,7 +105,7 @@ def coco_rows(found: Detections, image_id: int | str, categories: Sequence[tuple
             "category_id": categories[index][0],
             "category_name": categories[index][1],
             "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": (x2 - x1) * (y2 - y1) if rle is None else int(coco_mask.area(rle)),  # of the mask, in pixels
+            "area": (x2 - x1) * (y2 - y1) if rle is None else rle_area(rle),  # of the mask, in pixels
             "score": score,
         }
         if rle is not None:

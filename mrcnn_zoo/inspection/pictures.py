@@ -15,7 +15,7 @@ from torch import nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.loading.mapper import check_size
-from mrcnn_zoo.data.masks import decode_window
+from mrcnn_zoo.data.masks import segmentation_rle
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
@@ -28,13 +28,13 @@ from mrcnn_zoo.evaluation.evaluator import (
     evaluated_part,
     load_test_datasets,
 )
-from mrcnn_zoo.evaluation.ground_truth import segmentation_rle
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.inference.prediction import OBJECT
 from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.draw import Skeleton, draw_instances, draw_predictions, draw_training_batch
 from mrcnn_zoo.inspection.plots import save_confusion_matrix, save_precision_recall
+from mrcnn_zoo.ops.rle import decode_window
 from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets
 
 SOFTWARE = ("Software", "mrcnn_zoo")  # entry of our pictures that tells them from the user's

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from mrcnn_zoo.ops.masks import MaskWindow, WindowsOfImage, crop_windows, paste_masks, tight_box
-from mrcnn_zoo.ops.rle import compress_runs, run_lengths
+from mrcnn_zoo.ops.rle import encode_windows
 from mrcnn_zoo.structures.summary import summary
 
 
@@ -223,11 +223,11 @@ class BoxedBitmaps:
     def rles(self) -> list[dict[str, Any]]:
         """COCO run-length encodings, so that ground truth can stand in for predictions."""
         pixels = self.pixels.numpy(force=True).view(np.bool_)
-        runs = [
-            run_lengths(pixels[position : position + width * height].reshape(height, width), (x, y), self.image_size)
+        windows = [
+            MaskWindow(x, y, pixels[position : position + width * height].reshape(height, width))
             for x, y, width, height, position in self.windows.tolist()
         ]
-        return compress_runs(runs, self.image_size)
+        return encode_windows(windows, self.image_size)
 
     def resized(self, image_size: tuple[int, int], boxes: Tensor) -> Self:  # noqa: ARG002
         """Each pixel of the new image takes the value of the one that its centre lies in; boxes are not needed."""
@@ -319,8 +319,7 @@ class ProbabilityMasks:
 
     def rles(self) -> list[dict[str, Any]]:
         """COCO run-length encodings, each made from the window of its own box."""
-        runs = [run_lengths(window, (x, y), self.image_size) for x, y, window in self._windows()]
-        return compress_runs(runs, self.image_size)
+        return encode_windows(self._windows(), self.image_size)
 
     def resized(self, image_size: tuple[int, int], boxes: Tensor) -> Self:
         """The same probabilities over other boxes."""

@@ -7,14 +7,19 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.data.formats.coco import load_coco
-from mrcnn_zoo.data.masks import MAX_CROSSINGS, allowed_steps, encode_polygons, outline_steps
+from mrcnn_zoo.data.masks import (
+    MAX_CROSSINGS,
+    encode_clipped_polygons,
+    max_outline_steps,
+    num_outline_steps,
+)
 
 FAR = (1e4, 2e8, 3e9, 1e300, 1.79e308)
 MEGABYTES = 1 << 20
 
 
 def _decoded(polygons: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    return coco_mask.decode(encode_polygons(polygons, size))
+    return coco_mask.decode(encode_clipped_polygons(polygons, size))
 
 
 def _by_pycocotools(polygons: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
@@ -63,9 +68,9 @@ def test_direction_of_a_corner_is_kept_beyond_all_integers() -> None:
 
 def test_steps_are_fifths_of_a_pixel_along_the_outline() -> None:
     square = np.array([[0, 0], [10, 0], [10, 10], [0, 10.0]])
-    assert outline_steps(square) == 5 * 40 + 4
-    assert allowed_steps((4000, 4000)) == 3 * 4000 * 4000 / 16
-    assert allowed_steps((1, 1)) == MEGABYTES / 16
+    assert num_outline_steps(square) == 5 * 40 + 4
+    assert max_outline_steps((4000, 4000)) == 3 * 4000 * 4000 / 16
+    assert max_outline_steps((1, 1)) == MEGABYTES / 16
 
 
 @pytest.mark.parametrize("far", [*FAR, -2e8])

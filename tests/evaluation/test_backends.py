@@ -12,10 +12,11 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mrcnn_zoo.data.masks import segmentation_rle
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import CocoEvaluator, ground_truth_detections
-from mrcnn_zoo.evaluation.ground_truth import RleMasks, coco_ground_truth, segmentation_rle
+from mrcnn_zoo.evaluation.ground_truth import RleMasks, coco_ground_truth
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.registries import AP_BACKENDS
 from mrcnn_zoo.structures import Detections

@@ -7,8 +7,9 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
+from mrcnn_zoo.data.masks import segmentation_rle
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.evaluation.ground_truth import RleMasks, coco_ground_truth, ground_truth_detections, segmentation_rle
+from mrcnn_zoo.evaluation.ground_truth import RleMasks, coco_ground_truth, ground_truth_detections
 
 POLYGON = [[1.0, 1.0, 3.0, 1.0, 3.0, 4.0, 1.0, 4.0]]
 # The same 2 x 3 pixels in 5 x 5: column 0 is empty, columns 1 and 2 are set in rows 1 to 3, the rest is empty.

@@ -16,9 +16,10 @@ from mrcnn_zoo.data.formats.segmentation_forms import (
     polygons_in,
     read_rle,
 )
-from mrcnn_zoo.data.masks import allowed_steps, box_of, encode_polygons, outline_steps
-from mrcnn_zoo.data.records import RepairLog, Rle
+from mrcnn_zoo.data.masks import encode_clipped_polygons, max_outline_steps, num_outline_steps
+from mrcnn_zoo.data.records import RepairLog
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.ops.rle import Rle, bounding_box
 from mrcnn_zoo.structures import ImageSize
 
 FEWEST_NUMBERS = 6  # x and y of three points
@@ -80,10 +81,7 @@ class Segmentations:
         return polygons
 
     def _take_rle(self, row: int, rle: Rle | None, note: str) -> None:
-        try:
-            box = None if rle is None else box_of(rle)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise UnreadableSegmentationError(str(error)) from error
+        box = None if rle is None else bounding_box(rle)
         if box is None:
             self._note(note, [row])
             return
@@ -149,16 +147,16 @@ class Segmentations:
         frames = np.array([sizes[owner][::-1] for owner in owners.tolist()], dtype=np.float64).reshape(-1, 2)
         longest = frames.max(axis=1, keepdims=True)
         is_far = ((boxes[:, :2] < -longest) | (boxes[:, 2:] > frames + longest)).any(axis=1)
-        allowed = np.array([allowed_steps(sizes[owner]) for owner in owners.tolist()])
+        allowed = np.array([max_outline_steps(sizes[owner]) for owner in owners.tolist()])
         with np.errstate(over="ignore"):
             most_steps = lengths * (boxes[:, 2:] - boxes[:, :2]).max(axis=1) * 5
         far_owners = set(owners[is_far].tolist())
         for owner in sorted(far_owners | set(owners[most_steps > allowed].tolist())):
             polygons = [np.asarray(polygon).reshape(-1, 2) for polygon in self.usable[owner] or ()]
-            if owner not in far_owners and sum(map(outline_steps, polygons)) <= allowed_steps(sizes[owner]):
+            if owner not in far_owners and sum(map(num_outline_steps, polygons)) <= max_outline_steps(sizes[owner]):
                 continue
             self.usable[owner], self.boxes[owner] = None, np.nan
-            self._take_rle(owner, encode_polygons(polygons, sizes[owner]), "masks outside their image left out")
+            self._take_rle(owner, encode_clipped_polygons(polygons, sizes[owner]), "masks outside their image left out")
             if owner in far_owners:
                 self.is_doubtful[owner] = True
                 self._note("masks with points far outside their image clipped to it", [owner])

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from typing_extensions import Self
 
 from mrcnn_zoo.config import CfgNode
@@ -23,6 +22,7 @@ from mrcnn_zoo.data.images.reading import FileImage, open_image, read_bitmap
 from mrcnn_zoo.data.paths import find_folder
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog, choose_validation
 from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.ops import rle
 from mrcnn_zoo.registries import DATASET_FORMATS
 
 # Thresholds between kinds of images, in grey levels of 255; they lie in wide gaps of the 670 images of stage 1.
@@ -148,9 +148,9 @@ def _read_mask(path: Path, size: tuple[int, int], image_path: Path) -> NDArray[n
 
 
 def _encode(bitmap: NDArray[np.bool_]) -> Nucleus:
-    rle = coco_mask.encode(np.asfortranarray(bitmap, dtype=np.uint8))
-    x, y, width, height = (float(side) for side in coco_mask.toBbox(rle))
-    return Nucleus(rle["counts"].decode("ascii"), (x, y, x + width, y + height), float(coco_mask.area(rle)))
+    encoded = rle.encode(bitmap)
+    x1, y1, x2, y2 = map(float, rle.bounding_box(encoded) or (0, 0, 0, 0))
+    return Nucleus(encoded["counts"], (x1, y1, x2, y2), float(rle.area(encoded)))
 
 
 def modality_of(pixels: NDArray[np.generic]) -> str:

@@ -5,11 +5,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pycocotools import mask as coco_mask
-
 from mrcnn_zoo.data.field_rules import number_in, shown
-from mrcnn_zoo.data.masks import read_runs
-from mrcnn_zoo.data.records import Rle
+from mrcnn_zoo.ops import rle as rle_ops
+from mrcnn_zoo.ops.rle import Rle
 from mrcnn_zoo.structures import ImageSize
 
 FORMS = (
@@ -93,13 +91,13 @@ def read_rle(rles: Sequence[dict[str, Any]], size: ImageSize) -> tuple[Rle | Non
             continue
         plain = {"size": list(size), "counts": counts}
         try:
-            read_runs(plain)
+            rle_ops.read_runs(plain)
         except (ValueError, TypeError, OverflowError) as error:
             raise UnreadableSegmentationError(f"cannot be decoded: {error}") from error
-        checked.append(_compressed(plain))
+        checked.append(rle_ops.compress(plain))
     if not checked:
         return None, repair
-    return (checked[0] if len(checked) == 1 else _merged(checked)), repair
+    return rle_ops.merge(checked), repair
 
 
 def _parsed(text: str) -> Any:
@@ -143,15 +141,3 @@ def _read_counts(counts: str | list[Any]) -> tuple[str | list[int], str]:
             raise UnreadableSegmentationError(f"has the run length {shown(value)}, which is no whole number")
         runs.append(int(number))
     return runs, "run lengths written as text taken as numbers" if any(isinstance(run, str) for run in counts) else ""
-
-
-def _compressed(rle: Rle) -> Rle:
-    if isinstance(rle["counts"], str):
-        return rle
-    encoded = coco_mask.frPyObjects(rle, *rle["size"])
-    return {"size": rle["size"], "counts": encoded["counts"].decode("ascii")}
-
-
-def _merged(rles: list[Rle]) -> Rle:
-    merged = coco_mask.merge([{"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in rles])
-    return {"size": rles[0]["size"], "counts": merged["counts"].decode("ascii")}

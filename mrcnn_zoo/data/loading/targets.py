@@ -7,14 +7,13 @@ from itertools import chain
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from mrcnn_zoo.data.keypoints import FlipPairs
-from mrcnn_zoo.data.masks import decode_window
 from mrcnn_zoo.data.records import InstanceRecord, Polygons
 from mrcnn_zoo.data.transforms import AffineTransform
 from mrcnn_zoo.ops.masks import MaskWindow, tight_box
+from mrcnn_zoo.ops.rle import decode_window, encode_polygons
 from mrcnn_zoo.structures import ImageSize, Targets
 from mrcnn_zoo.structures.masks import BoxedBitmaps
 
@@ -57,8 +56,7 @@ def rasterise(polygons: Sequence[NDArray[np.float64]], size: ImageSize) -> MaskW
     """
     # Drawn as run lengths of the whole frame: pycocotools rounds with respect to the frame's origin, so a polygon that
     # is moved into its window gets other pixels at its border.
-    rles = coco_mask.frPyObjects([polygon.reshape(-1) for polygon in polygons], *size)
-    window = decode_window(rles[0] if len(rles) == 1 else coco_mask.merge(rles))
+    window = decode_window(encode_polygons([polygon.reshape(-1) for polygon in polygons], size))
     if window is not None:
         return window
     points = np.concatenate(polygons)
@@ -66,14 +64,6 @@ def rasterise(polygons: Sequence[NDArray[np.float64]], size: ImageSize) -> MaskW
     if 0 <= y < size[0] and 0 <= x < size[1]:
         return MaskWindow(x, y, np.ones((1, 1), dtype=np.uint8))
     return None
-
-
-def visible_box(window: MaskWindow) -> tuple[int, int, int, int]:
-    """x1, y1, x2, y2 in pixels of the image around the pixels that are set; at least one must be."""
-    box = tight_box(window.bitmap)
-    assert box is not None
-    x1, y1, x2, y2 = box
-    return window.x + x1, window.y + y1, window.x + x2, window.y + y2
 
 
 def _polygons_of(instance: InstanceRecord) -> Polygons:
@@ -154,8 +144,12 @@ class TargetBuilder:
 
 
 def _boxes_of(windows: Sequence[MaskWindow | None]) -> NDArray[np.float64]:
-    boxes = [(0, 0, 0, 0) if window is None else visible_box(window) for window in windows]
-    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    boxes = np.zeros((len(windows), 4))
+    for box, window in zip(boxes, windows, strict=True):
+        inner = tight_box(window.bitmap) if window is not None else None
+        if window is not None and inner is not None:
+            box[:] = np.add(inner, (window.x, window.y, window.x, window.y))
+    return boxes
 
 
 def _as_bitmaps(windows: Sequence[MaskWindow | None], affine: AffineTransform) -> BoxedBitmaps:

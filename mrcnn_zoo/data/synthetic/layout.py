@@ -55,8 +55,7 @@ def crop_to_mask(
     class_index: int, coverage: NDArray[np.float64], keypoints: NDArray[np.float64] | None = None
 ) -> Stamp | None:
     """The stamp of a coverage map without its empty margins; None when no pixel is covered enough."""
-    mask = coverage >= INK_THRESHOLD
-    box = tight_box(mask)
+    box = tight_box(coverage >= INK_THRESHOLD)
     if box is None:
         return None
     left, top, right, bottom = box

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.keypoints import flip_pairs
-from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, Rle
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.data.synthetic.digits import load_digit_stamps
 from mrcnn_zoo.data.synthetic.layout import PlacedStamp, SceneLayout, StampSource, arrange
 from mrcnn_zoo.data.synthetic.settings import SPLITS, SceneSettings, build_scene_settings, build_scene_split
 from mrcnn_zoo.data.synthetic.shapes import ShapeStamps
+from mrcnn_zoo.ops import rle
 from mrcnn_zoo.ops.masks import tight_box
 from mrcnn_zoo.registries import DATASET_FORMATS
 
@@ -89,11 +89,12 @@ def scene_instances(layout: SceneLayout, annotation_ids: Iterator[int]) -> Itera
     for index, item in enumerate(layout.placed):
         mask = layout.visible_mask(index)
         box = tight_box(mask)
-        assert box is not None  # a layout leaves hidden objects out
+        assert box is not None, "every placed object stays visible"
+        left, top, right, bottom = map(float, box)
         yield InstanceRecord(
-            box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+            box=(left, top, right, bottom),
             class_index=item.stamp.class_index,
-            segmentation=_encode(mask),
+            segmentation=rle.encode(mask),
             keypoints=_visible_keypoints(layout, index, item),
             area=float(mask.sum()),
             annotation_id=next(annotation_ids),
@@ -110,11 +111,6 @@ def _visible_keypoints(layout: SceneLayout, index: int, item: PlacedStamp) -> tu
         owner = layout.owner[min(max(int(y), 0), last_row), min(max(int(x), 0), last_column)]
         values += [x, y, HIDDEN if owner > index else VISIBLE]
     return tuple(values)
-
-
-def _encode(mask: NDArray[np.bool_]) -> Rle:
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 TEXTURE_CELLS = (5, 12, 28)  # grid cells across the longer side, of each octave of the texture
