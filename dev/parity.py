@@ -21,11 +21,14 @@ from test_detectron2_parity import (  # noqa: E402
 
 from mrcnn_zoo.config import load_config  # noqa: E402
 from mrcnn_zoo.modeling import build_model  # noqa: E402
-from support.comparisons import relative_error  # noqa: E402
 from support.recorded_detectron2 import build_recorded, recorded_samples  # noqa: E402
 from support.recorded_mmdetection import CASES as MMDETECTION_CASES  # noqa: E402
 from support.recorded_mmdetection import MMDetectionCase  # noqa: E402
-from support.references import RecordedCase, find_case  # noqa: E402
+from support.references import (  # noqa: E402
+    RecordedCase,
+    find_case,
+    relative_error,
+)
 
 RESULTS = ["features", "proposals", "boxes (px)", "scores", "mask pixels", "keypoints (px)", "losses", "gradients"]
 HEADERS = ["case", *RESULTS]

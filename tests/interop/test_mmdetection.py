@@ -14,8 +14,8 @@ from mrcnn_zoo.inference.trained import load_trained
 from mrcnn_zoo.interop.converter import Conversion, find_converter
 from mrcnn_zoo.interop.mmdetection.config import parse_config, read_config_file
 from mrcnn_zoo.interop.mmdetection.weights import MMDetectionSource, under_our_names
-from support.comparisons import relative_error
 from support.recorded_mmdetection import CASES, MMDetectionCase
+from support.references import relative_error
 
 
 @pytest.fixture(scope="module", params=CASES)

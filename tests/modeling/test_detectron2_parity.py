@@ -15,9 +15,8 @@ from mrcnn_zoo.config import load_config
 from mrcnn_zoo.inference import build_augmented_detector
 from mrcnn_zoo.inference.views import View
 from mrcnn_zoo.structures import Detections, Proposals
-from support.comparisons import relative_error
 from support.recorded_detectron2 import build_recorded, recorded_samples
-from support.references import RecordedCase, find_case
+from support.references import RecordedCase, find_case, relative_error
 
 CASES = (
     "mask_rcnn_R_50_FPN",

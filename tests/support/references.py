@@ -128,3 +128,9 @@ def _joined(name: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
     if not name.endswith(SPLIT_BYTES):
         return name, array
     return name.removesuffix(SPLIT_BYTES), np.ascontiguousarray(np.moveaxis(array, 0, -1)).view(np.float32)[..., 0]
+
+
+def relative_error(ours: Tensor, recorded: Tensor) -> float:
+    """The largest difference of two tensors of one shape, as a fraction of the largest recorded magnitude."""
+    assert ours.shape == recorded.shape
+    return ((ours - recorded).abs().max() / recorded.abs().max()).item()

@@ -6,8 +6,7 @@ import torch
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.config.safe_yaml import read_yaml_value
 from mrcnn_zoo.modeling.backbones import build_backbone
-from support.comparisons import relative_error
-from support.references import RecordedCase, find_case
+from support.references import RecordedCase, find_case, relative_error
 
 CASES = (
     "mask_rcnn_R_50_C4",

@@ -12,8 +12,7 @@ from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
 from mrcnn_zoo.modeling.proposal_generators.rpn_head import predict_at
 from mrcnn_zoo.structures import Batch, Targets
-from support.comparisons import relative_error
-from support.references import find_case
+from support.references import find_case, relative_error
 
 # All recorded models with an RPN.
 CASES = (
