@@ -283,7 +283,7 @@ class Candidates:
     are_clipped: bool = True  # whether boxes end at the border of their image
     vectors: Tensor | None = None  # (R, D) of the box head, for the region that each box comes from
     features: Features | None = None  # maps of the backbone
-    sources: Tensor | None = None  # (R,) int64 region or anchor of each box, through all images; for a recorder
+    sources: Tensor | None = None  # (R,) int64 region or anchor of each box, counted through all images; for a recorder
 
 
 class Suppression(Protocol):

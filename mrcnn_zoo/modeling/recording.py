@@ -10,12 +10,14 @@ The stages compute the same without a recorder; what the reports add is computed
 import enum
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
+from mrcnn_zoo.modeling.contracts import Candidates
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.structures import Detections, ImageSize
 
@@ -178,17 +180,60 @@ def report_all_kept(
         )
 
 
-def above_threshold_or_best(scores: Tensor, is_above: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of a report on boxes with a score for each class.
+@dataclass(frozen=True)
+class ImageScores:
+    """Class scores of all boxes of one image before the candidates are chosen, for `report_detections`."""
+
+    image_size: ImageSize  # (height, width)
+    scores: Tensor  # (B, K)
+    is_above: Tensor  # (B, K) bool: above the score threshold
+    is_finite: Tensor  # (B, K) bool, or (B, 1)
+    decode: Callable[[Tensor, Tensor], Tensor]  # (T,) int64 boxes, (T,) int64 classes -> (T, 4) pixels, not clipped
+    clips: bool = True  # whether boxes are clipped before the suppression
+
+
+def report_detections(
+    recorder: Recorder,
+    images: Sequence[ImageScores],
+    candidates: Candidates,
+    excluded: Fate,
+    selected: Sequence[Selected],
+) -> None:
+    """Report the stage "boxes", which makes detections of class scores.
+
+    A box has a row per class above the threshold, or one row for its best class where none is.
 
     Args:
-        scores: (B, K).
-        is_above: (B, K) bool, whether each is above the threshold.
-
-    Returns:
-        (A,) int64 places in B x K that are above, ascending, and (B',) the place of the best class of each box without.
+        recorder: gets the reports.
+        images: scores and boxes of each image.
+        candidates: the boxes that the suppression compares.
+        excluded: why a score above the threshold gives no candidate.
+        selected: the result of the suppression in each image.
     """
-    above = is_above.flatten().nonzero().flatten()
-    without = (~is_above.any(dim=1)).nonzero().flatten()
-    best = scores[without].nan_to_num(nan=-torch.inf).argmax(dim=1) if len(without) else without
-    return above, without * scores.shape[1] + best
+    assert candidates.sources is not None
+    num_classes, first = candidates.num_classes, 0
+    places = (candidates.sources * num_classes + candidates.classes).split(list(candidates.counts))
+    for image, of_image in enumerate(images):
+        above = of_image.is_above.flatten().nonzero().flatten()
+        below = (~of_image.is_above.any(dim=1)).nonzero().flatten()
+        best = of_image.scores[below].nan_to_num(nan=-torch.inf).argmax(dim=1) if len(below) else below
+        rows = torch.cat((above, below * num_classes + best))
+        sources, classes = rows // num_classes, rows % num_classes
+        boxes = of_image.decode(sources, classes)
+        reasons = torch.full(rows.shape, int(Fate.BELOW_THRESHOLD), dtype=torch.int8, device=rows.device)
+        reasons[: len(above)] = int(excluded)
+        is_finite = of_image.is_finite.expand_as(of_image.scores)[sources, classes] & boxes.isfinite().all(dim=1)
+        reasons[~is_finite] = int(Fate.NOT_FINITE)
+        report_selection(
+            recorder,
+            stage="boxes",
+            image=image,
+            image_size=of_image.image_size,
+            boxes=clip_boxes_to_image(boxes, of_image.image_size) if of_image.clips else boxes,
+            scores=of_image.scores[sources, classes],
+            classes=classes,
+            sources=sources,
+            reasons=reasons,
+            selected=replace(selected[image], rows=torch.searchsorted(above, places[image] - first * num_classes)),
+        )
+        first += len(of_image.scores)

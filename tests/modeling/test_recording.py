@@ -227,7 +227,7 @@ class OperationsByFunction(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-REPORTING = {"_report", "_report_moved", "_selected", "suppressors", "best_overlapping", "_sources", "joined"}
+REPORTING = {"_report", "_image_scores", "_report_moved", "_selected", "suppressors", "best_overlapping", "_sources"}
 
 
 def reporting_operations(model: nn.Module, recorder: Recording | None) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import build_norm
 from mrcnn_zoo.modeling.anchors import build_anchored_levels
 from mrcnn_zoo.modeling.backbones import build_backbone
-from mrcnn_zoo.modeling.contracts import AnchorGenerator, Backbone, Features, LearnsToSuppress
+from mrcnn_zoo.modeling.contracts import AnchorGenerator, Backbone, Features
 from mrcnn_zoo.modeling.detectors.input_output import Collation, all_to_original_size
 from mrcnn_zoo.modeling.detectors.retinanet_outputs import DenseSelection, FocalSupervision
 from mrcnn_zoo.modeling.recording import Recorder
@@ -221,11 +221,13 @@ class RetinaNet(nn.Module):
         output = self.supervision.losses(
             torch.cat(predictions.logits, dim=1), torch.cat(predictions.deltas, dim=1), labeled
         )
-        if not isinstance(self.selection.suppression, LearnsToSuppress):
-            return output
-        logits, deltas = ([level.detach() for level in levels] for levels in (predictions.logits, predictions.deltas))
-        candidates = self.selection.candidates(
-            logits, deltas, predictions.anchors, batch.image_sizes, features=features
+        candidates = partial(
+            self.selection.candidates,
+            [level.detach() for level in predictions.logits],
+            [level.detach() for level in predictions.deltas],
+            predictions.anchors,
+            batch.image_sizes,
+            features=features,
         )
         return output | suppression_losses(self.selection.suppression, candidates, targets)
 

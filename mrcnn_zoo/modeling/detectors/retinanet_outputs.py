@@ -1,9 +1,8 @@
 """RetinaNet's outputs: the loss over all anchors, and the selection of detections."""
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,11 +12,11 @@ from mrcnn_zoo.losses.box_regression import BoxLoss
 from mrcnn_zoo.losses.classification import focal_loss_of_classes
 from mrcnn_zoo.modeling.assignment import IGNORED, POSITIVE
 from mrcnn_zoo.modeling.contracts import Candidates, Features, Matcher
-from mrcnn_zoo.modeling.recording import Fate, Recorder, Selected, above_threshold_or_best, report_selection
+from mrcnn_zoo.modeling.recording import Fate, ImageScores, Recorder, report_detections
 from mrcnn_zoo.modeling.suppression import Suppression, suppress_and_limit
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
-from mrcnn_zoo.ops.rows import image_numbers, rows_in_parts, rows_where
+from mrcnn_zoo.ops.rows import image_numbers, rows_in_parts, rows_of_all, rows_where
 from mrcnn_zoo.structures import Detections, ImageSize, LossSum, Targets, TrainingOutput
 
 FIRST_COUNT = 100.0  # positives that the running mean begins with, as Detectron2's
@@ -200,8 +199,8 @@ class DenseSelection(nn.Module):
         )
         report = None
         if recorder is not None:
-            joined = torch.cat(list(logits), dim=1), torch.cat(list(deltas), dim=1), torch.cat(list(anchors))
-            report = partial(self._report, recorder, joined, candidates)
+            images = list(self._image_scores(logits, deltas, anchors, image_sizes))
+            report = partial(report_detections, recorder, images, candidates, Fate.NOT_IN_TOP_K)
         return suppress_and_limit(candidates, self.suppression, self.max_detections, report)
 
     def candidates(
@@ -247,43 +246,33 @@ class DenseSelection(nn.Module):
         )
 
     def _sources(self, rows: Sequence[Tensor], anchors: Sequence[Tensor]) -> Tensor:
-        """Rows within each level of each image -> rows of the anchors of all levels."""
-        firsts = itertools.accumulate([0, *map(len, anchors[:-1])])
-        return torch.cat([of_level + first for of_level, first in zip(rows, itertools.cycle(firsts), strict=False)])
+        """Rows within each level of each image -> rows of the anchors of all levels and images."""
+        lengths = [len(level) for level in anchors] * (len(rows) // len(anchors))
+        return rows_of_all(rows, lengths)
 
-    def _report(
+    def _image_scores(
         self,
-        recorder: Recorder,
-        joined: tuple[Tensor, Tensor, Tensor],
-        candidates: Candidates,
-        selected: list[Selected],
-    ) -> None:
-        assert candidates.sources is not None
-        all_logits, all_deltas, anchors = joined
-        num_classes = candidates.num_classes
-        places = (candidates.sources * num_classes + candidates.classes).split(list(candidates.counts))
-        for image, image_size in enumerate(candidates.image_sizes):
-            logits = all_logits[image]
-            above, others = above_threshold_or_best(logits, (logits > self._least_logit) & (logits < math.inf))
-            rows = torch.cat((above, others))
-            sources, classes = rows // num_classes, rows % num_classes
-            boxes = self.coder.decode(all_deltas[image][sources], anchors[sources])
-            scores = logits[sources, classes].float().sigmoid()
-            reasons = torch.full(rows.shape, int(Fate.BELOW_THRESHOLD), dtype=torch.int8, device=rows.device)
-            reasons[: len(above)] = int(Fate.NOT_IN_TOP_K)
-            reasons[~(boxes.isfinite().all(dim=1) & logits[sources, classes].isfinite())] = int(Fate.NOT_FINITE)
-            report_selection(
-                recorder,
-                stage="boxes",
-                image=image,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        image_sizes: Sequence[ImageSize],
+    ) -> Iterator[ImageScores]:
+        """Of all levels of each image, for a recorder."""
+        all_anchors = torch.cat(list(anchors))
+        for image, image_size in enumerate(image_sizes):
+            image_logits = torch.cat([level[image] for level in logits])
+            image_deltas = torch.cat([level[image] for level in deltas])
+            yield ImageScores(
                 image_size=image_size,
-                boxes=box_ops.clip(boxes, image_size) if self.clips_first else boxes,
-                scores=scores,
-                classes=classes,
-                sources=sources,
-                reasons=reasons,
-                selected=replace(selected[image], rows=torch.searchsorted(above, places[image])),
+                scores=image_logits.float().sigmoid(),
+                is_above=(image_logits > self._least_logit) & (image_logits < math.inf),
+                is_finite=image_logits.isfinite(),
+                decode=partial(self._decode, image_deltas, all_anchors),
+                clips=self.clips_first,
             )
+
+    def _decode(self, deltas: Tensor, anchors: Tensor, rows: Tensor, _classes: Tensor) -> Tensor:
+        return self.coder.decode(deltas[rows], anchors[rows])
 
     def _best_of_level(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, places: Tensor

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.losses.box_regression import BoxLoss
 from mrcnn_zoo.losses.classification import IGNORED_CLASS
-from mrcnn_zoo.modeling.contracts import Features, LearnsToSuppress, RegionClassification
+from mrcnn_zoo.modeling.contracts import Candidates, Features, RegionClassification
 from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.roi_heads.detection_selection import (
     DetectionSelection,
@@ -91,47 +91,30 @@ class BoxPredictor(nn.Module):
         vectors = vectors.flatten(1)
         return self.cls_score(vectors).float(), self.bbox_pred(vectors).float()
 
-    def losses(self, vectors: Tensor, regions: list[LabeledRegions]) -> TrainingOutput:
-        """`loss_cls`, `loss_box_reg` and how many regions are classified correctly, of (sum of R_i, D) vectors."""
-        logits, deltas = self(vectors)
-        return self.supervise(logits, deltas, regions)
-
-    def suppression_losses(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        regions: list[LabeledRegions],
-        *,
-        vectors: Tensor,
-        features: Features | None = None,
+    def losses(
+        self, vectors: Tensor, regions: list[LabeledRegions], features: Features | None = None
     ) -> TrainingOutput:
-        """What supervises the suppression, if it learns, on the detections that the regions make without it.
+        """The losses of `supervise` alone."""
+        return self.supervise(vectors, regions, features)[1]
+
+    def supervise(
+        self, vectors: Tensor, regions: list[LabeledRegions], features: Features | None = None
+    ) -> tuple[Tensor, TrainingOutput]:
+        """Deltas and losses of the sampled regions.
+
+        `loss_cls` and `loss_box_reg` are divided by the number of sampled regions, not by the number of foreground
+        regions: a region has the same weight in both, and an image with few objects has no larger weight. A suppression
+        that learns adds its own losses. Source: Girshick 2015, section 2.3.
 
         Args:
-            logits: (sum of R_i, K + 1); the suppression sends no gradient back through them, nor through the deltas.
-            deltas: (sum of R_i, 4 or 4 K).
-            regions: R_i of each image.
-            vectors: (sum of R_i, ...) of the box head.
-            features: maps of the backbone.
+            vectors: (sum of R_i, ...) outputs of the box head.
+            regions: R_i sampled regions of each image.
+            features: maps of the backbone, for a suppression that uses them.
+
+        Returns:
+            (sum of R_i, 4 or 4 K) deltas, and the losses with the accuracy of the classification.
         """
-        if self.selection is None or not isinstance(self.selection.suppression, LearnsToSuppress):
-            return TrainingOutput()
-        scores = self.classification.scores(logits.detach())
-        predictions = RegionPredictions(scores, deltas.detach(), regions, vectors.flatten(1), features)
-        candidates = self.selection.candidates(predictions, self.regression.coder)
-        return suppression_losses(self.selection.suppression, candidates, [table.targets for table in regions])
-
-    def supervise(self, logits: Tensor, deltas: Tensor, regions: list[LabeledRegions]) -> TrainingOutput:
-        """The losses of what `forward` returned.
-
-        Both losses are divided by the number of sampled regions and not by that of the foreground: so a region weighs
-        the same in both, and an image with few objects does not weigh more. Source: Girshick 2015, section 2.3.
-
-        Args:
-            logits: (sum of R_i, K + 1).
-            deltas: (sum of R_i, 4 or 4 K).
-            regions: R_i of each image.
-        """
+        logits, deltas = self(vectors)
         classes = torch.cat([table.classes for table in regions])
         count = (classes != IGNORED_CLASS).sum()
         foreground, rows = foreground_and_rows(regions, self.num_classes)
@@ -145,7 +128,28 @@ class BoxPredictor(nn.Module):
             "loss_cls": LossSum(self.loss_weight * self.classification.loss(logits, classes), count),
             "loss_box_reg": LossSum(self.regression.loss_weight * box_loss, count),
         }
-        return TrainingOutput(losses, classification_metrics(logits.detach(), classes, self.num_classes))
+        output = TrainingOutput(losses, classification_metrics(logits.detach(), classes, self.num_classes))
+        return deltas, output | self._suppression_losses(logits, deltas, regions, vectors, features)
+
+    def _suppression_losses(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        regions: list[LabeledRegions],
+        vectors: Tensor,
+        features: Features | None,
+    ) -> TrainingOutput:
+        """The losses of the suppression on the detections of the sampled regions; logits and deltas are detached."""
+        if self.selection is None:
+            return TrainingOutput()
+
+        def candidates() -> Candidates:
+            assert self.selection is not None
+            scores = self.classification.scores(logits.detach())
+            predictions = RegionPredictions(scores, deltas.detach(), regions, vectors.flatten(1), features)
+            return self.selection.candidates(predictions, self.regression.coder)
+
+        return suppression_losses(self.selection.suppression, candidates, [table.targets for table in regions])
 
     def predict(
         self,

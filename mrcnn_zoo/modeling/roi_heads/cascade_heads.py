@@ -104,9 +104,7 @@ class CascadeROIHeads(RegionHeads):
         self, stage: int, features: Features, regions: list[LabeledRegions]
     ) -> tuple[TrainingOutput, list[Tensor]]:
         predictor = self.predictors[stage]
-        vectors, logits, deltas = self._predict_stage(stage, features, boxes_of(regions))
-        output = predictor.supervise(logits, deltas, regions)
-        output |= predictor.suppression_losses(logits, deltas, regions, vectors=vectors, features=features)
+        deltas, output = predictor.supervise(self._stage_vectors(stage, features, boxes_of(regions)), regions, features)
         named = TrainingOutput(_of_stage(stage, output.sums), _of_stage(stage, output.metrics))
         return named, moved_boxes(deltas, regions, predictor.regression.coder)
 
@@ -116,14 +114,16 @@ class CascadeROIHeads(RegionHeads):
         """The detections of the box branch alone."""
         features = contiguous_features(features, self.box_pooler.names)
         predictors = self.predictors
-        vectors, logits, deltas = self._predict_stage(0, features, boxes_of(proposals))
+        vectors = self._stage_vectors(0, features, boxes_of(proposals))
+        logits, deltas = predictors[0](vectors)
         scores = [predictors[0].classification.scores(logits)]
         for stage in range(1, len(predictors)):
             moved = moved_boxes(deltas, proposals, predictors[stage - 1].regression.coder)
             proposals = [replace(table, boxes=boxes) for table, boxes in zip(proposals, moved, strict=True)]
             if recorder is not None:
                 _report_moved(recorder, f"boxes of stage {stage - 1}", proposals, scores[-1])
-            vectors, logits, deltas = self._predict_stage(stage, features, moved)
+            vectors = self._stage_vectors(stage, features, moved)
+            logits, deltas = predictors[stage](vectors)
             scores.append(predictors[stage].classification.scores(logits))
         mean_scores = torch.stack(scores).mean(dim=0)
         predictions = RegionPredictions(mean_scores, deltas, proposals, vectors.flatten(1), features)
@@ -132,18 +132,17 @@ class CascadeROIHeads(RegionHeads):
     def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """The mean scores of all stages for given boxes, which no stage moves: N x (R_i, 4) -> (sum of R_i, K)."""
         scores = [
-            predictor.classification.scores(self._predict_stage(stage, features, boxes)[1])
+            predictor.classification.scores(predictor(self._stage_vectors(stage, features, boxes))[0])
             for stage, predictor in enumerate(self.predictors)
         ]
         return torch.stack(scores).mean(dim=0)
 
-    def _predict_stage(self, stage: int, features: Features, boxes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors, class logits and deltas of one stage for boxes."""
+    def _stage_vectors(self, stage: int, features: Features, boxes: list[Tensor]) -> Tensor:
+        """The box head's output of one stage: N x (R_i, 4) pixels -> (sum of R_i, D)."""
         pooled = self.box_pooler(features, boxes)
         # All stages train the same features, which would otherwise learn as many times faster from boxes.
         pooled = scale_gradient(pooled, 1 / len(self.box_head))
-        vectors = self.box_head[stage](pooled)
-        return vectors, *self.predictors[stage](vectors)
+        return self.box_head[stage](pooled)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """From scores and deltas of every region and class to the few detections of an image."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.contracts import Candidates, Features
-from mrcnn_zoo.modeling.recording import Fate, Recorder, Selected, above_threshold_or_best, report_selection
+from mrcnn_zoo.modeling.recording import Fate, ImageScores, Recorder, report_detections
 from mrcnn_zoo.modeling.suppression import Suppression, build_suppression, suppress_and_limit
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
@@ -74,7 +74,10 @@ class DetectionSelection(nn.Module):
             gives none.
         """
         candidates = self.candidates(predictions, coder)
-        report = None if recorder is None else partial(self._report, recorder, predictions, coder, candidates)
+        report = None
+        if recorder is not None:
+            images = list(self._image_scores(predictions, coder))
+            report = partial(report_detections, recorder, images, candidates, Fate.TOO_SMALL)
         return suppress_and_limit(candidates, self.suppression, self.max_detections, report)
 
     def candidates(self, predictions: RegionPredictions, coder: BoxCoder) -> Candidates:
@@ -84,7 +87,7 @@ class DetectionSelection(nn.Module):
         is_candidate = (scores > self.score_threshold) & is_finite[:, None]
         places, counts = rows_in_parts([image.flatten() for image in is_candidate.split(predictions.counts())])
         regions, classes = places // scores.shape[1], places % scores.shape[1]
-        boxes = coder.decode(deltas_of_class(deltas[regions], classes), predictions.boxes()[regions])
+        boxes = _decode(coder, deltas, predictions.boxes(), regions, classes)
         # Clip before the suppression: a box that reaches far outside would look unlike its visible twin.
         sizes = predictions.image_sizes()
         boxes = torch.cat([box_ops.clip(*image) for image in zip(boxes.split(counts), sizes, strict=True)])
@@ -105,42 +108,18 @@ class DetectionSelection(nn.Module):
             sources=regions,
         )
 
-    def _report(
-        self,
-        recorder: Recorder,
-        predictions: RegionPredictions,
-        coder: BoxCoder,
-        candidates: Candidates,
-        selected: list[Selected],
-    ) -> None:
-        assert candidates.sources is not None
-        num_classes, counts = candidates.num_classes, predictions.counts()
+    def _image_scores(self, predictions: RegionPredictions, coder: BoxCoder) -> Iterator[ImageScores]:
+        """Of each image, for a recorder."""
+        counts = predictions.counts()
         all_scores, all_deltas = predictions.scores.split(counts), predictions.deltas.split(counts)
-        places = (candidates.sources * num_classes + candidates.classes).split(list(candidates.counts))
-        first = 0
-        for image, (scores, deltas, table) in enumerate(zip(all_scores, all_deltas, predictions.tables, strict=True)):
-            is_finite = scores.isfinite().all(dim=1) & deltas.isfinite().all(dim=1)
-            above, others = above_threshold_or_best(scores, (scores > self.score_threshold) & is_finite[:, None])
-            rows = torch.cat((above, others))
-            regions, classes = rows // num_classes, rows % num_classes
-            boxes = coder.decode(deltas_of_class(deltas[regions], classes), table.boxes[regions])
-            reasons = torch.full(rows.shape, int(Fate.BELOW_THRESHOLD), dtype=torch.int8, device=rows.device)
-            reasons[: len(above)] = int(Fate.TOO_SMALL)
-            reasons[~is_finite[regions]] = int(Fate.NOT_FINITE)
-            compared = torch.searchsorted(above, places[image] - first * num_classes)
-            report_selection(
-                recorder,
-                stage="boxes",
-                image=image,
-                image_size=table.image_size,
-                boxes=box_ops.clip(boxes, table.image_size),
-                scores=scores[regions, classes],
-                classes=classes,
-                sources=regions,
-                reasons=reasons,
-                selected=replace(selected[image], rows=compared),
-            )
-            first += len(table)
+        for scores, deltas, table in zip(all_scores, all_deltas, predictions.tables, strict=True):
+            is_finite = (scores.isfinite().all(dim=1) & deltas.isfinite().all(dim=1))[:, None]
+            decode = partial(_decode, coder, deltas, table.boxes)
+            yield ImageScores(table.image_size, scores, (scores > self.score_threshold) & is_finite, is_finite, decode)
+
+
+def _decode(coder: BoxCoder, deltas: Tensor, boxes: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+    return coder.decode(deltas_of_class(deltas[rows], classes), boxes[rows])
 
 
 def deltas_of_class(deltas: Tensor, classes: Tensor) -> Tensor:

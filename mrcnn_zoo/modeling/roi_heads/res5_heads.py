@@ -74,10 +74,7 @@ class Res5ROIHeads(RegionHeads):
         features = contiguous_features(features, self.box_pooler.names)
         regions = self.labeler.label(proposals, targets)
         maps = self.region_maps(features, boxes_of(regions))
-        vectors = maps.mean(dim=(2, 3))
-        logits, deltas = self.box_predictor(vectors)
-        output = self.box_predictor.supervise(logits, deltas, regions)
-        output |= self.box_predictor.suppression_losses(logits, deltas, regions, vectors=vectors, features=features)
+        output = self.box_predictor.losses(maps.mean(dim=(2, 3)), regions, features)
         if not self.branches:
             return output
         foreground, rows = foreground_and_rows(regions, self.labeler.num_classes)

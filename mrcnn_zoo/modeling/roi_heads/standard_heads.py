@@ -57,9 +57,7 @@ class StandardROIHeads(RegionHeads):
         features = contiguous_features(features, self.box_pooler.names)
         regions = self.labeler.label(proposals, targets)
         vectors = self.box_vectors(features, boxes_of(regions))
-        logits, deltas = self.box_predictor(vectors)
-        output = self.box_predictor.supervise(logits, deltas, regions)
-        output |= self.box_predictor.suppression_losses(logits, deltas, regions, vectors=vectors, features=features)
+        deltas, output = self.box_predictor.supervise(vectors, regions, features)
         if self.train_on_predicted_boxes:
             regions = self.box_predictor.refine(deltas, regions)
         return output | self.branch_losses(features, foreground_only(regions, self.labeler.num_classes))

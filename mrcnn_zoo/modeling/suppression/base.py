@@ -129,16 +129,19 @@ def _selected(
     return selected
 
 
-def suppression_losses(suppression: nn.Module, candidates: Candidates, targets: list[Targets]) -> TrainingOutput:
-    """What supervises a suppression that learns.
+def suppression_losses(
+    suppression: nn.Module, candidates: Callable[[], Candidates], targets: list[Targets]
+) -> TrainingOutput:
+    """The losses of a suppression that learns; none for any other.
 
     Args:
-        suppression: a `LearnsToSuppress`.
-        candidates: without gradient, but for `vectors` and `features`.
-        targets: of each image.
+        suppression: of the detections.
+        candidates: computes the boxes that the suppression compares; only `vectors` and `features` have gradients.
+        targets: ground truth of each image.
     """
-    assert isinstance(suppression, LearnsToSuppress)
-    return training_output(suppression.losses(candidates, targets), made_by=suppression)
+    if not isinstance(suppression, LearnsToSuppress):
+        return TrainingOutput()
+    return training_output(suppression.losses(candidates(), targets), made_by=suppression)
 
 
 def best_overlapping(boxes: Tensor, classes: Tensor, kept: Tensor, *, min_iou: float = 0.0) -> Tensor:
