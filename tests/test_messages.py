@@ -16,7 +16,7 @@ from mrcnn_zoo.cli.main import COMMANDS
 from mrcnn_zoo.config.defaults import KEYS_BY_NAME
 from mrcnn_zoo.config.keys import Key
 from mrcnn_zoo.config.loading import resolve_config
-from mrcnn_zoo.config.rules import check_numbers
+from mrcnn_zoo.config.rules import check_values
 
 PACKAGE = Path(mrcnn_zoo.__file__).parent
 HOLE = "<hole>"  # where a message has a value of its own
@@ -78,7 +78,7 @@ def sample_of(key: Key) -> str:
 def test_override_in_a_message_can_be_typed(advice: Advice) -> None:
     name, _, value = advice.text.partition(" ")
     items = [name, *shlex.split(value.replace(HOLE, sample_of(KEYS_BY_NAME[name])))]
-    check_numbers(resolve_config(None, items))
+    check_values(resolve_config(None, items))
 
 
 def commands() -> Iterator[Advice]:

@@ -14,7 +14,7 @@ from mrcnn_zoo.cli.options import (
     logging_lines,
     read_arguments,
 )
-from mrcnn_zoo.config.overrides import typed_list
+from mrcnn_zoo.config.values import typed_list
 from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.export import check_export_folder, export_coco
 from mrcnn_zoo.errors import UserError, counted

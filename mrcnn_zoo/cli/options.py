@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from mrcnn_zoo.config import CfgNode, load_config
-from mrcnn_zoo.config.defaults import KEYS_BY_NAME
-from mrcnn_zoo.config.lookup import RENAMED, section_names
-from mrcnn_zoo.config.overrides import KEY_AND_VALUE
+from mrcnn_zoo.config.defaults import KEYS_BY_NAME, KEYS_BY_OLD_NAME, SECTION_NAMES
+from mrcnn_zoo.config.values import KEY_AND_VALUE
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_files import check_output_folder
 from mrcnn_zoo.registry import did_you_mean
@@ -227,15 +226,15 @@ def names_weights(text: str) -> bool:
 def is_config_key(text: str) -> bool:
     """Whether an argument is the name of a config key, or begins with a section that there is."""
     section, dot, rest = text.partition(".")
-    is_below = bool(dot) and section in section_names() and re.fullmatch(r"[\w.:-]+", rest) is not None
-    return text in KEYS_BY_NAME or text in RENAMED or is_below
+    is_below = bool(dot) and section in SECTION_NAMES and re.fullmatch(r"[\w.:-]+", rest) is not None
+    return text in KEYS_BY_NAME or text in KEYS_BY_OLD_NAME or is_below
 
 
 def names_key(text: str) -> bool:
     """Whether an argument is a config key, perhaps misspelt, or `KEY=VALUE` with such a key; no file is asked for."""
     key = text.partition("=")[0]
     section, dot, _ = key.partition(".")
-    sections = sorted({name.partition(".")[0] for name in section_names()})
+    sections = sorted({name.partition(".")[0] for name in SECTION_NAMES})
     is_near = bool(difflib.get_close_matches(section.upper(), sections, n=1, cutoff=0.75))
     return key in KEYS_BY_NAME or (bool(dot) and is_near and "/" not in key)
 

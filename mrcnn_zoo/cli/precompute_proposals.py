@@ -19,7 +19,7 @@ from mrcnn_zoo.cli.options import (
     read_arguments,
 )
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.overrides import typed_list
+from mrcnn_zoo.config.values import typed_list
 from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.data.proposals import FORMATS, write_proposals
 from mrcnn_zoo.errors import UserError, counted

@@ -8,13 +8,17 @@ from typing import Any
 
 import yaml
 
-from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME, PROJECT_OF_NAME
-from mrcnn_zoo.config.keys import Key
-from mrcnn_zoo.config.lookup import RENAMED, keys_below, no_such_key, section_names
-from mrcnn_zoo.config.node import DEFAULT, CfgNode
-from mrcnn_zoo.config.rules import range_words
-from mrcnn_zoo.config.trust import registry_of
-from mrcnn_zoo.config.unsupported import condition_of, unbuilt_changes
+from mrcnn_zoo.config.defaults import (
+    DETECTRON2_NAMES,
+    KEYS_BY_NAME,
+    KEYS_BY_OLD_NAME,
+    PROJECT_OF_NAME,
+    SECTION_NAMES,
+    keys_below,
+)
+from mrcnn_zoo.config.keys import DEFAULT, Key, Unsupported
+from mrcnn_zoo.config.node import CfgNode, no_such_key
+from mrcnn_zoo.config.rules import unsupported_changes
 from mrcnn_zoo.config.values import type_words
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registry import Registry
@@ -30,18 +34,18 @@ def explain(name: str) -> str:
     """
     if name in KEYS_BY_NAME:
         return _explain_key(KEYS_BY_NAME[name])
-    if not name or name in section_names():
+    if not name or name in SECTION_NAMES:
         return _list_keys(keys_below(name))
-    if name in RENAMED:
-        return f"{name} is the old name of:\n\n{_explain_key(KEYS_BY_NAME[RENAMED[name]])}"
-    if name.upper() in KEYS_BY_NAME or name.upper() in section_names():
+    if name in KEYS_BY_OLD_NAME:
+        return f"{name} is the old name of:\n\n{_explain_key(KEYS_BY_OLD_NAME[name])}"
+    if name.upper() in KEYS_BY_NAME or name.upper() in SECTION_NAMES:
         return explain(name.upper())
     found = search(name)
     if not found:
         raise UserError(no_such_key(name))
     column = max(len(key.name) for key in found) + 2
     lines = [f"{key.name:{column}}{_shortened(key.meaning, WIDTH - column)}" for key in found]
-    return "\n".join([*lines, "", f"`mrcnn-zoo config explain {found[0].name}` tells more of the first."])
+    return "\n".join([*lines, "", f"`mrcnn-zoo config explain {found[0].name}` explains the first."])
 
 
 def search(words: str) -> list[Key]:
@@ -64,16 +68,25 @@ def _explain_key(key: Key) -> str:
         rows["range"] = range_words(key)
     if key.choices:
         rows["values"] = ", ".join(repr(choice) for choice in key.choices)
-    registry = registry_of(key)
-    if registry is not None:
-        rows["registered"] = ", ".join(registry.names()) or f"nothing is in {registry.name}"
+    if key.registry is not None:
+        rows["registered"] = ", ".join(key.registry.names()) or f"nothing is in {key.registry.name}"
     rows["Detectron2"] = _detectron2_words(key)
-    if not key.is_built:
-        rows["not built"] = _unbuilt_words(key)
+    if key.unsupported is not None:
+        rows["unsupported"] = _unsupported_words(key.unsupported)
     rows["meaning"] = key.meaning
     column = max(map(len, rows)) + 2
     lines = [key.name, *(_wrapped(f"  {label:{column}}", text) for label, text in rows.items())]
-    return "\n".join([*lines, *_component_lines(registry)])
+    return "\n".join([*lines, *_component_lines(key.registry)])
+
+
+def range_words(key: Key) -> str:
+    """The numbers that a key allows, e.g. "2 values, each in [0, 1), ascending"; empty without a rule."""
+    parts = [str(key.length)] if key.length else []
+    if key.range:
+        parts.append(f"each {key.range}" if isinstance(key.default, list) else str(key.range))
+    if key.ascends:
+        parts.append("ascending")
+    return ", ".join(parts)
 
 
 def _detectron2_words(key: Key) -> str:
@@ -83,27 +96,27 @@ def _detectron2_words(key: Key) -> str:
 
 
 def _component_lines(registry: Registry | None) -> list[str]:
-    """A line for each registered name that tells what it is: the first of its builder's docstring."""
-    names = registry.names() if registry is not None else []
-    told = {name: inspect.getdoc(registry.get(name)) for name in names} if registry is not None else {}
-    column = max(map(len, names), default=0) + 2
+    """One line per registered name with the first line of its builder's docstring."""
+    if registry is None:
+        return []
+    summaries = {name: inspect.getdoc(registry.get(name)) for name in registry.names()}
+    column = max(map(len, summaries), default=0) + 2
     return [
-        _wrapped(f"    {name:{column}}", text.splitlines()[0].replace("`", "")) for name, text in told.items() if text
+        _wrapped(f"    {name:{column}}", text.splitlines()[0].replace("`", ""))
+        for name, text in summaries.items()
+        if text
     ]
 
 
-def _unbuilt_words(key: Key) -> str:
-    condition = condition_of(key)
-    if condition is None:
-        return "this version does not have the part; a value other than the default is refused"
-    refused = f"refused when {condition}, and on the command line always"
-    return f"this version does not have the part; a value other than the default is {refused}"
+def _unsupported_words(part: Unsupported) -> str:
+    words = "this version does not have the part; a value other than the default is refused"
+    return f"{words} when {part}, and on the command line always" if part.selector else words
 
 
 def _list_keys(keys: list[Key]) -> str:
     blocks = []
     for key in keys:
-        note = "" if key.is_built else "  (not built)"
+        note = "" if key.unsupported is None else "  (unsupported)"
         blocks.append(f"{key.name} = {key.default!r}{note}\n{_wrapped('    ', key.meaning)}")
     return "\n".join(blocks)
 
@@ -129,27 +142,27 @@ def shown(config: CfgNode, *, only_changed: bool = False) -> str:
         config: the root, frozen or not.
         only_changed: leave out the values that equal their default.
     """
-    unbuilt = {key.name for key in unbuilt_changes(config)}
-    return "".join(f"{line}\n" for line in _lines(config, config, "", unbuilt, only_changed))
+    unsupported = {key.name for key in unsupported_changes(config)}
+    return "".join(f"{line}\n" for line in _lines(config, config, "", unsupported, only_changed))
 
 
-def _lines(root: CfgNode, node: CfgNode, section: str, unbuilt: set[str], only_changed: bool) -> Iterator[str]:
+def _lines(root: CfgNode, node: CfgNode, section: str, unsupported: set[str], only_changed: bool) -> Iterator[str]:
     indent = INDENT * (section.count(".") + 1) if section else ""
     for part, value in sorted(node.items()):
         name = f"{section}.{part}" if section else part
         if isinstance(value, CfgNode) and value:
-            below = list(_lines(root, value, name, unbuilt, only_changed))
+            below = list(_lines(root, value, name, unsupported, only_changed))
             yield from [f"{indent}{_yaml(part)}:", *below] if below else []
         elif not only_changed or not _is_default(name, value):
-            note = _note(root, name, unbuilt)
+            note = _note(root, name, unsupported)
             line = f"{indent}{_yaml(part)}: {_yaml(value)}"
             yield f"{line:{COMMENT_COLUMN}}  # {note}" if note else line
 
 
-def _note(root: CfgNode, name: str, unbuilt: set[str]) -> str:
+def _note(root: CfgNode, name: str, unsupported: set[str]) -> str:
     origin = root.origin_of(name)
     notes = [] if origin == DEFAULT else [str(origin)]
-    if name in unbuilt:
+    if name in unsupported:
         notes.append("this version does not have the part")
     return "; ".join(notes)
 

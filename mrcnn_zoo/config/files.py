@@ -5,7 +5,7 @@ import difflib
 import stat
 from pathlib import Path
 
-from mrcnn_zoo.config.provenance import Assignment, typed_path
+from mrcnn_zoo.config.keys import Assignment, typed_path
 from mrcnn_zoo.config.safe_yaml import read_yaml
 from mrcnn_zoo.errors import UserError
 

@@ -1,13 +1,18 @@
-"""How a config key is declared: its dotted name, its default, what it means, and which numbers it takes."""
+"""Config keys: name, default, meaning and allowed values; and where a value was set."""
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from mrcnn_zoo.registry import Registry, did_you_mean
+
+COMMAND_LINE = "command line"
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a key takes; NaN never is one of them.
+    """The numbers that a key allows; NaN never is one of them.
 
     Args:
         low: least number.
@@ -25,7 +30,7 @@ class Range:
     also: tuple[float, ...] = ()
     allows_infinity: bool = False
 
-    def holds(self, number: float) -> bool:
+    def contains(self, number: float) -> bool:
         """Whether the number lies in the range."""
         if number in self.also:
             return True
@@ -59,7 +64,7 @@ SHARE_ABOVE_ZERO = Range(low=0, high=1, low_open=True)
 
 @dataclass(frozen=True)
 class Length:
-    """How many elements the list of a key has; of a list of lists, each of these.
+    """Number of elements in the list of a key; of a list of lists, in each of these.
 
     Args:
         least: fewest.
@@ -69,8 +74,8 @@ class Length:
     least: int
     most: int | None = None
 
-    def holds(self, count: int) -> bool:
-        """Whether a list may have so many elements."""
+    def contains(self, count: int) -> bool:
+        """Whether a list may have that many elements."""
         return self.least <= count and (self.most is None or count <= self.most)
 
     def __str__(self) -> str:
@@ -82,43 +87,156 @@ class Length:
 
 
 PAIR = Length(2, 2)
+FOUR = Length(4, 4)
 NOT_EMPTY = Length(1)
 
 
 @dataclass(frozen=True)
+class Unsupported:
+    """Marks a Detectron2 key whose part does not exist here: a value other than the default is refused.
+
+    Detectron2's full config.yaml files set every key, also those of parts that are not in use. A file may set a key
+    whose part is not selected; the command line may not.
+
+    Args:
+        selector: the key that selects the part; empty for a key that always matters.
+        values: of the selector that select the part.
+    """
+
+    selector: str = ""
+    values: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.selector} is {' or '.join(self.values)}" if self.selector else ""
+
+
+@dataclass(frozen=True)
 class Key:
-    """One line of the defaults.
+    """One config key, with every rule that concerns it alone.
 
     Args:
         name: dotted, e.g. "MODEL.FPN.OUT_CHANNELS".
         default: also fixes the type that a value must have. `{}` declares an open section with names of the user's own.
         meaning: one or two sentences with unit and allowed values, as `mrcnn-zoo config explain` prints them.
-        is_built: False for a Detectron2 key whose part does not exist here yet; changing it is refused.
-        other_types: further types a value may have, e.g. (str,) for a number that may also be "auto".
+        other_types: further types of a value, e.g. (str,) for a number that may also be "auto".
         element_types: of the numbers or strings in a list; () takes those of the default's elements.
-        choices: the only allowed values, when they are few and no registry knows them; () allows all.
+        choices: the only allowed values, where no registry has them; () allows all.
         range: the allowed numbers, of a list those of each element; every key of numbers without `choices` has one.
-        length: how many elements a list has, of a list of lists each of these; None allows any number.
+        length: number of elements of a list, of a list of lists of each of these; None allows any number.
         ascends: whether the numbers of a list must not fall.
+        registry: whose names, or `module:function`, are the values.
+        counts_classes_of: values of MODEL.META_ARCHITECTURE whose number of classes this key holds.
+        old_names: names of the key in version 1 of Detectron2's config (2019), read as this one.
+        unsupported: set for a Detectron2 key whose part does not exist here.
     """
 
     name: str
     default: Any
     meaning: str
-    is_built: bool = True
     other_types: tuple[type, ...] = ()
     element_types: tuple[type, ...] = ()
     choices: tuple[Any, ...] = ()
     range: Range | None = None
     length: Length | None = None
     ascends: bool = False
+    registry: Registry | None = None
+    counts_classes_of: tuple[str, ...] = ()
+    old_names: tuple[str, ...] = ()
+    unsupported: Unsupported | None = None
 
     @property
     def is_open(self) -> bool:
-        """Whether this is a section in which the user invents the names."""
+        """Whether this is a section of the user's own names."""
         return self.default == {}
 
     @property
     def types(self) -> tuple[type, ...]:
         """Every type that a value may have, the default's first."""
         return (type(self.default), *self.other_types)
+
+    def problem_of(self, value: Any) -> str:
+        """Why a value is not allowed, as words after "KEY = VALUE "; empty for an allowed value.
+
+        Args:
+            value: of the key's type.
+        """
+        if self.choices and value not in self.choices:
+            near = did_you_mean(value, map(str, self.choices)) if isinstance(value, str) else ""
+            return f"is not one of {', '.join(map(repr, self.choices))}.{near}"
+        if isinstance(value, (list, tuple)):
+            return self._problem_of_list(list(value))
+        if self.range is not None and is_number(value) and not self.range.contains(value):
+            return f"must be {self._finite([value])}{self.range}."
+        return ""
+
+    def _problem_of_list(self, values: list[Any]) -> str:
+        rows = [row for row in values if isinstance(row, (list, tuple))] or [values]
+        if len(rows) != len(values) and rows[0] is not values:
+            return "must hold either numbers or lists of numbers."
+        numbers = [number for row in rows for number in row if is_number(number)]
+        where = " in each of its lists" if isinstance(self.default, list) and rows[0] is not values else ""
+        if self.length is not None and not all(self.length.contains(len(row)) for row in rows):
+            return f"must hold {self.length}{where}{f', each {self.range}' if self.range is not None else ''}."
+        if self.range is not None and not all(map(self.range.contains, numbers)):
+            count = f" {self.length}," if self.length is not None and self.length.most is not None else " numbers,"
+            return f"must hold{count} each {self._finite(numbers)}{self.range}{where}."
+        return "must ascend." if self.ascends and any(list(row) != sorted(row) for row in rows) else ""
+
+    def _finite(self, numbers: list[float]) -> str:
+        """Added to the bounds for NaN and infinity, which may well keep these."""
+        is_stated = self.range is None or self.range.allows_infinity or self.range == UNLIMITED
+        return "" if is_stated or all(map(math.isfinite, numbers)) else "finite, and "
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an integer or a float, and no boolean."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was set.
+
+    Args:
+        source: a file as the user would type it, or "command line".
+        line: counted from 1; None where there are no lines.
+        is_foreign: whether that is a checkpoint or another downloaded file, not one that the user wrote or named.
+    """
+
+    source: str
+    line: int | None = None
+    is_foreign: bool = False
+
+    def __str__(self) -> str:
+        return self.source if self.line is None else f"{self.source}:{self.line}"
+
+
+DEFAULT = Origin("default")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A value for a key, both unchecked.
+
+    Args:
+        path: the names on the way from the root; a name may itself be dotted.
+        value: as read, of any plain type.
+        origin: where it was read.
+    """
+
+    path: tuple[str, ...]
+    value: Any
+    origin: Origin
+
+    @property
+    def name(self) -> str:
+        """The dotted name."""
+        return ".".join(self.path)
+
+
+def typed_path(path: Path) -> str:
+    """A path as a user in the current folder would type it: relative where that is shorter."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError, RuntimeError):  # elsewhere, or a path that cannot be resolved
+        return str(path)

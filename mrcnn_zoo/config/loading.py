@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config.files import FOLDER, SUFFIX, expanded, find_config, problem_of_place
+from mrcnn_zoo.config.keys import Assignment, Origin
 from mrcnn_zoo.config.node import CfgNode, default_config
-from mrcnn_zoo.config.overrides import read_overrides
-from mrcnn_zoo.config.provenance import Assignment, Origin
-from mrcnn_zoo.config.rules import check_numbers, settle_contradictions
+from mrcnn_zoo.config.rules import check_values, refuse_unsupported, settle_contradictions, warn_of_unused
 from mrcnn_zoo.config.safe_yaml import read_yaml
 from mrcnn_zoo.config.trust import refuse_foreign_code
-from mrcnn_zoo.config.unsupported import refuse_unbuilt, warn_of_inert
+from mrcnn_zoo.config.values import read_overrides
 from mrcnn_zoo.errors import UserError
 
 
@@ -29,7 +28,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -
     config = resolve_config(path, overrides)
     settle_contradictions(config)
     check_config(config)
-    warn_of_inert(config)
+    warn_of_unused(config)
     config.freeze()
     return config
 
@@ -85,25 +84,28 @@ def config_from_settings(
     config = resolve_config(path)
     config.assign(read_overrides(settings, Origin(source, is_foreign=True)))
     config = _finished(config, overrides, trust)
-    warn_of_inert(config)
+    warn_of_unused(config)
     return config
 
 
-def changed_config(config: CfgNode, settings: Mapping[str, Any], *, source: str) -> CfgNode:
+def changed_config(config: CfgNode, settings: Mapping[str, Any], *, source: str = "") -> CfgNode:
     """A frozen copy of a config with some keys set by code, such as a training schedule; the config itself stays.
 
     Args:
         config: the root.
         settings: values by dotted key.
-        source: that messages name as the origin of the values, and that counts closer than files and less close than
-            the command line.
+        source: origin of the values in messages, closer to the user than files and less close than the command line;
+            empty keeps the origin of each key.
 
     Raises:
         UserError: an unknown key, or a value that does not fit.
     """
     changed: CfgNode = config.clone()
     changed.defrost()
-    changed.assign(Assignment((name,), value, Origin(source)) for name, value in settings.items())
+    changed.assign(
+        Assignment((name,), value, Origin(source) if source else config.origin_of(name))
+        for name, value in settings.items()
+    )
     changed.freeze()
     return changed
 
@@ -114,8 +116,8 @@ def check_config(config: CfgNode, trust: Iterable[str] = ()) -> None:
     Raises:
         UserError: with the keys, their values and where they were set.
     """
-    refuse_unbuilt(config)
-    check_numbers(config)
+    refuse_unsupported(config)
+    check_values(config)
     refuse_foreign_code(config, trust)
 
 

@@ -3,26 +3,25 @@
 import copy
 import logging
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NoReturn
 
-from typing_extensions import Self
 from yacs.config import CfgNode as YacsNode
 
-from mrcnn_zoo.config.defaults import ALL_KEYS
+from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME, KEYS_BY_OLD_NAME, SECTION_NAMES, keys_below
 from mrcnn_zoo.config.files import read_config_file
-from mrcnn_zoo.config.lookup import RENAMED, locate, section_names
-from mrcnn_zoo.config.overrides import read_overrides
-from mrcnn_zoo.config.provenance import COMMAND_LINE, Assignment, Origin
-from mrcnn_zoo.config.values import fitted, literal
+from mrcnn_zoo.config.keys import COMMAND_LINE, DEFAULT, Assignment, Key, Origin
+from mrcnn_zoo.config.values import coerce, literal, read_overrides
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registry import did_you_mean
 
 logger = logging.getLogger(__name__)
 
 ORIGINS = "__origins__"  # kept beside the keys, where YACS keeps its own state
 SOURCES = "__sources__"
-DEFAULT = Origin("default")
 OLD_VERSIONS = (0, 1)
+MAX_SUGGESTIONS = 4
 
 
 class CfgNode(YacsNode):
@@ -46,16 +45,16 @@ class CfgNode(YacsNode):
             raise AttributeError("the config is frozen; call defrost() on it, or on a clone(), before changing it")
         lines: dict[tuple[str, str], Origin] = {}
         for assignment in assignments:
-            if assignment.origin.source not in self._sources():
+            if assignment.origin != DEFAULT and assignment.origin.source not in self._sources():
                 self._sources().append(assignment.origin.source)
-            if assignment.name in section_names() and assignment.value in (None, {}):
+            if assignment.name in SECTION_NAMES and assignment.value in (None, {}):
                 continue  # a section whose keys are all commented out
             key, below = locate(assignment)
             name = ".".join((key.name, *below))
             place = (assignment.origin.source, name)
             if assignment.origin.line is not None and place in lines:
                 raise UserError(f"{assignment.origin}: {name} is set a second time; {lines[place]} has set it already.")
-            if assignment.name in RENAMED:
+            if assignment.name in KEYS_BY_OLD_NAME:
                 logger.warning(
                     "%s: %s is the old name of %s and is read as such", assignment.origin, assignment.name, name
                 )
@@ -63,7 +62,7 @@ class CfgNode(YacsNode):
             if key.is_open:
                 self._assign_open(key.name, below, assignment)
             else:
-                self._assign_leaf(key.name, fitted(_of_this_version(assignment), key))
+                self._assign_leaf(key.name, coerce(_of_this_version(assignment), key))
             self._origins()[name] = assignment.origin
 
     def value_of(self, name: str) -> Any:
@@ -72,14 +71,6 @@ class CfgNode(YacsNode):
         for part in name.split("."):
             node = node[part]
         return node
-
-    def with_value(self, name: str, value: Any) -> Self:
-        """A frozen copy in which the key of a dotted name has another value; self must be the root."""
-        copied = self.clone()
-        copied.defrost()
-        copied._assign_leaf(name, value)
-        copied.freeze()
-        return copied
 
     def origin_of(self, name: str) -> Origin:
         """Where the value of a dotted name came from; self must be the root."""
@@ -142,3 +133,51 @@ def _of_this_version(assignment: Assignment) -> Assignment:
     if assignment.name == "VERSION" and assignment.value in OLD_VERSIONS:
         return Assignment(assignment.path, 2, assignment.origin)
     return assignment
+
+
+def locate(assignment: Assignment) -> tuple[Key, tuple[str, ...]]:
+    """The key that an assignment means, and the names below it when that key is an open section.
+
+    Raises:
+        UserError: when there is no such key, naming the nearest ones and where the assignment stands.
+    """
+    path: list[str] = []
+    parts = list(assignment.path)
+    while parts:
+        path += parts.pop(0).split(".")
+        # The shortest prefix counts, since below an open section the user's own names may hold dots.
+        for end in range(1, len(path) + 1):
+            key = KEYS_BY_NAME.get(".".join(path[:end]))
+            if key is not None and key.is_open:
+                return key, (*path[end:], *parts)
+    name = ".".join(path)
+    found = KEYS_BY_NAME.get(name) or KEYS_BY_OLD_NAME.get(name)
+    if found is None:
+        raise UserError(f"{assignment.origin}: {no_such_key(name)}")
+    return found, ()
+
+
+def no_such_key(name: str) -> str:
+    """A sentence about a name that is no key, with what may have been meant."""
+    if name in SECTION_NAMES:
+        leaves = ", ".join(key.name.removeprefix(f"{name}.") for key in keys_below(name)[:8])
+        return f"{name} is a section and takes no value of its own; give one of its keys ({leaves}, ...)."
+    for parent in _parents(name):
+        if parent in KEYS_BY_NAME:
+            return f"{parent} is a value, not a section, so there is no key {name}."
+    return f"there is no config key {name}.{suggestion(name)}"
+
+
+def suggestion(name: str) -> str:
+    """` Did you mean ...?` with the keys of the same last part, or else the nearest key; or an empty string."""
+    leaf = name.rsplit(".", 1)[-1].lower()
+    same_leaf = [key for key in KEYS_BY_NAME.values() if key.name.rsplit(".", 1)[-1].lower() == leaf]
+    if len(same_leaf) in range(1, MAX_SUGGESTIONS + 1):
+        same_leaf.sort(key=lambda key: (key.unsupported is not None, -SequenceMatcher(None, name, key.name).ratio()))
+        return f" Did you mean {' or '.join(repr(key.name) for key in same_leaf)}?"
+    return did_you_mean(name, [*KEYS_BY_NAME, *SECTION_NAMES])
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]

@@ -1,32 +1,27 @@
-"""Value ranges, rules between two keys, and keys that describe one thing in two ways."""
+"""Checks the values of a whole config: each key by itself, rules between keys, keys of unsupported parts."""
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mrcnn_zoo.config.defaults import ALL_KEYS
-from mrcnn_zoo.config.keys import UNLIMITED, Key
-from mrcnn_zoo.config.node import DEFAULT, CfgNode
-from mrcnn_zoo.config.provenance import Origin
+from mrcnn_zoo.config.keys import COMMAND_LINE, DEFAULT, Key, Origin, is_number
+from mrcnn_zoo.config.node import CfgNode
 from mrcnn_zoo.errors import UserError
 
-# By MODEL.META_ARCHITECTURE; others predict no classes, or are the user's own.
-CLASS_COUNT_KEYS = {
-    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
-    "FCOS": "MODEL.RETINANET.NUM_CLASSES",
-}
+logger = logging.getLogger(__name__)
 
 
 def class_count_key(config: CfgNode) -> str:
     """The key that holds the number of classes of the model; empty where none does."""
-    return CLASS_COUNT_KEYS.get(config.MODEL.META_ARCHITECTURE, "")
+    detector = config.MODEL.META_ARCHITECTURE
+    return next((key.name for key in ALL_KEYS if detector in key.counts_classes_of), "")
 
 
 def class_count(config: CfgNode) -> int | None:
-    """The number of classes of the model, the background not counted; None where no key tells."""
+    """The number of classes of the model, the background not counted; None where no key holds it."""
     key = class_count_key(config)
     return config.value_of(key) if key else None
 
@@ -36,14 +31,14 @@ def section_of_boxes(config: CfgNode) -> str:
     return "RETINANET" if config.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
 
 
-EXPECTATION = (
-    "[task, metric, value, tolerance], e.g. ['bbox', 'AP', 38.5, 0.2], after the dataset's name if there are several"
-)
-Relation = Callable[[CfgNode], str]  # what is wrong with several keys together; empty for nothing
+def has_point_head(config: CfgNode) -> bool:
+    """Whether the model has PointRend's point head."""
+    mask_head = config.MODEL.ROI_MASK_HEAD
+    return config.MODEL.MASK_ON and mask_head.NAME == "PointRendMaskHead" and mask_head.POINT_HEAD_ON
 
 
-def check_numbers(config: CfgNode) -> None:
-    """Compare every number of a config with the range of its key, and the keys that depend on each other.
+def check_values(config: CfgNode) -> None:
+    """Check every value against its key, then the keys that depend on each other.
 
     Raises:
         UserError: listing each key with its value, where it was set and what is allowed.
@@ -55,84 +50,108 @@ def check_numbers(config: CfgNode) -> None:
         raise UserError("the config has values that cannot be used:\n  " + "\n  ".join(problems))
 
 
-def check_number(key: Key, value: Any, *, origin: Origin = DEFAULT) -> None:
-    """Compare one value with the range of its key.
-
-    Raises:
-        UserError: with the origin, the key, the value and what is allowed.
-    """
-    problem = _problem_of_value(key, value)
-    if problem:
-        raise UserError(f"{_place(origin)}{key.name} = {value!r} {problem}.")
-
-
-def range_words(key: Key) -> str:
-    """What a key allows, for `config explain`, e.g. "2 values, each in [0, 1), ascending"; empty without a rule."""
-    parts = [str(key.length)] if key.length else []
-    if key.range:
-        parts.append(f"each {key.range}" if isinstance(key.default, list) else str(key.range))
-    if key.ascends:
-        parts.append("ascending")
-    return ", ".join(parts)
-
-
 def _problems_of_keys(config: CfgNode) -> Iterator[str]:
     for key in ALL_KEYS:
         value = None if key.is_open else config.value_of(key.name)
-        problem = _problem_of_value(key, value)
+        problem = "" if key.is_open else key.problem_of(value)
         if problem:
-            yield f"{_place(config.origin_of(key.name))}{key.name} = {value!r} {problem}."
+            yield f"{_place(config.origin_of(key.name))}{key.name} = {value!r} {problem}"
 
 
-def _problem_of_value(key: Key, value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return _problem_of_list(key, list(value))
-    if key.range is not None and _is_number(value) and not key.range.holds(value):
-        return f"must be {_finite(key, [value])}{key.range}"
-    return ""
+def _place(*origins: Origin) -> str:
+    places = dict.fromkeys(str(origin) for origin in origins if origin != DEFAULT)
+    return f"{', '.join(places)}: " if places else ""
 
 
-def _finite(key: Key, numbers: list[float]) -> str:
-    """What NaN and infinity need to hear besides the bounds, which they may well keep."""
-    is_said = key.range is None or key.range.allows_infinity or key.range == UNLIMITED
-    return "" if is_said or all(map(math.isfinite, numbers)) else "finite, and "
+# --- rules between keys -----------------------------------------------------------------------------------------------
+
+BOX_HEAD = "MODEL.ROI_BOX_HEAD"
+LOSS_TYPE, SIGMOID, FEDERATED = f"{BOX_HEAD}.CLS_LOSS_TYPE", f"{BOX_HEAD}.USE_SIGMOID_CE", f"{BOX_HEAD}.USE_FED_LOSS"
+CLASSES, POINT_CLASSES = "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.POINT_HEAD.NUM_CLASSES"
+EXPECTATION = (
+    "[task, metric, value, tolerance], e.g. ['bbox', 'AP', 38.5, 0.2], after the dataset's name if there are several"
+)
 
 
-def _problem_of_list(key: Key, values: list[Any]) -> str:
-    rows = [row for row in values if isinstance(row, (list, tuple))] or [values]
-    if len(rows) != len(values) and rows[0] is not values:
-        return "must hold either numbers or lists of numbers"
-    numbers = [number for row in rows for number in row if _is_number(number)]
-    where = " in each of its lists" if isinstance(key.default, list) and rows[0] is not values else ""
-    if key.length is not None and not all(key.length.holds(len(row)) for row in rows):
-        return f"must hold {key.length}{where}{_rule_of_numbers(key)}"
-    if key.range is not None and not all(map(key.range.holds, numbers)):
-        count = f" {key.length}," if key.length is not None and key.length.most is not None else " numbers,"
-        return f"must hold{count} each {_finite(key, numbers)}{key.range}{where}"
-    if key.ascends and any(list(row) != sorted(row) for row in rows):
-        return "must ascend"
-    return ""
+@dataclass(frozen=True)
+class Relation:
+    """A rule that concerns several keys together.
+
+    Args:
+        keys: dotted names.
+        problem: what is wrong with their values together; empty for nothing.
+        replaced: for keys that give way: the value that a key takes where it breaks the rule and another of the keys
+            was set closer to the user (`CfgNode.closeness_of`).
+    """
+
+    keys: tuple[str, ...]
+    problem: Callable[[CfgNode], str]
+    replaced: Mapping[str, Callable[[CfgNode], Any]] = field(default_factory=dict)
 
 
-def _rule_of_numbers(key: Key) -> str:
-    return f", each {key.range}" if key.range is not None else ""
+def settle_contradictions(config: CfgNode) -> None:
+    """Replace values that contradict a key set closer to the user, with a warning; equally close keys stay.
+
+    Lengths of training are chosen by the run, as some of them are not contradictions there (`choose_length`).
+
+    Args:
+        config: mutable.
+    """
+    for relation in RELATIONS:
+        closest = max(relation.keys, key=config.closeness_of)
+        for name in sorted(relation.replaced, key=config.closeness_of):
+            if not relation.problem(config) or config.closeness_of(name) == config.closeness_of(closest):
+                break
+            value = relation.replaced[name](config)
+            if value != config.value_of(name):
+                _replace(config, name, value, closest=closest)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _place(origin: Origin) -> str:
-    return "" if origin == DEFAULT else f"{origin}: "
+def _replace(config: CfgNode, name: str, value: Any, *, closest: str) -> None:
+    if config.origin_of(name) != DEFAULT:
+        logger.warning(
+            "%s = %s (%s) has no effect: %s = %s (%s) contradicts it and was set closer",
+            name,
+            config.value_of(name),
+            config.origin_of(name),
+            closest,
+            config.value_of(closest),
+            config.origin_of(closest),
+        )
+    section, _, leaf = name.rpartition(".")
+    config.value_of(section)[leaf] = value
 
 
 def _problems_of_relations(config: CfgNode) -> Iterator[str]:
-    for names, relation in RELATIONS.items():
-        problem = relation(config)
+    for relation in RELATIONS:
+        problem = relation.problem(config)
         if problem:
-            origins = dict.fromkeys(map(config.origin_of, names))
-            places = ", ".join(str(origin) for origin in origins if origin != DEFAULT)
-            yield f"{places}: {problem}" if places else problem
+            yield f"{_place(*map(config.origin_of, relation.keys))}{problem}"
+
+
+def _classification(config: CfgNode) -> str:
+    head = config.MODEL.ROI_BOX_HEAD
+    of_type, of_sigmoid = config.closeness_of(LOSS_TYPE), config.closeness_of(SIGMOID)
+    if head.USE_FED_LOSS and not head.USE_SIGMOID_CE:
+        return f"{FEDERATED} needs {SIGMOID} True."
+    if not head.USE_SIGMOID_CE:
+        is_contradicted = of_sigmoid > of_type and head.CLS_LOSS_TYPE in ("sigmoid", "federated")
+        return f"{LOSS_TYPE} = {head.CLS_LOSS_TYPE!r} contradicts {SIGMOID} False." if is_contradicted else ""
+    by_switch = "federated" if head.USE_FED_LOSS else "sigmoid"
+    is_unset = head.CLS_LOSS_TYPE == "softmax" and of_type <= max(of_sigmoid, config.closeness_of(FEDERATED))
+    if by_switch == head.CLS_LOSS_TYPE or is_unset:
+        return ""
+    return (
+        f"{LOSS_TYPE} = {head.CLS_LOSS_TYPE!r} contradicts {SIGMOID} or {FEDERATED}, which mean {by_switch!r}: leave "
+        "these at False."
+    )
+
+
+def _classes_of_points(config: CfgNode) -> str:
+    regions, points = config.MODEL.ROI_HEADS.NUM_CLASSES, config.MODEL.POINT_HEAD.NUM_CLASSES
+    if regions == points or not has_point_head(config):
+        return ""
+    return f"{POINT_CLASSES} = {points} must be {CLASSES} = {regions} in PointRend."
 
 
 def _pixel_statistics(config: CfgNode) -> str:
@@ -183,7 +202,7 @@ def problem_of_expectation(row: Any) -> str:
     is_row = isinstance(row, (list, tuple)) and len(row) in (4, 5)
     if not is_row or not all(isinstance(part, str) for part in row[:-2]):
         return f"a row is {EXPECTATION}"
-    if not all(_is_number(number) and math.isfinite(number) for number in row[-2:]):
+    if not all(is_number(number) and math.isfinite(number) for number in row[-2:]):
         return f"its last two values must be finite numbers; a row is {EXPECTATION}"
     return "its tolerance, the last value, must be at least 0" if row[-1] < 0 else ""
 
@@ -196,92 +215,75 @@ def _expected_results(config: CfgNode) -> str:
     return ""
 
 
-def _classes_of_points(config: CfgNode) -> str:
-    regions, points = config.MODEL.ROI_HEADS.NUM_CLASSES, config.MODEL.POINT_HEAD.NUM_CLASSES
-    if regions == points or not has_point_head(config):
-        return ""
-    return f"MODEL.POINT_HEAD.NUM_CLASSES = {points} must be MODEL.ROI_HEADS.NUM_CLASSES = {regions} in PointRend."
+RELATIONS = (
+    Relation(
+        (LOSS_TYPE, FEDERATED, SIGMOID),
+        _classification,
+        {LOSS_TYPE: lambda _: "softmax", FEDERATED: lambda _: False, SIGMOID: lambda _: False},
+    ),
+    Relation(
+        (POINT_CLASSES, CLASSES),
+        _classes_of_points,
+        {POINT_CLASSES: lambda config: config.MODEL.ROI_HEADS.NUM_CLASSES},
+    ),
+    Relation(("TEST.EXPECTED_RESULTS",), _expected_results),
+    Relation(("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"), _pixel_statistics),
+    Relation(("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING"), _range_of_sizes),
+    Relation(("INPUT.CROP.SIZE", "INPUT.CROP.TYPE"), _crop_size),
+    Relation(("SOLVER.BASE_LR_END", "SOLVER.BASE_LR"), _final_learning_rate),
+    Relation(("SOLVER.NESTEROV", "SOLVER.MOMENTUM"), _nesterov_momentum),
+)
 
 
-RELATIONS: dict[tuple[str, ...], Relation] = {
-    ("TEST.EXPECTED_RESULTS",): _expected_results,
-    ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"): _pixel_statistics,
-    ("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING"): _range_of_sizes,
-    ("MODEL.POINT_HEAD.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES"): _classes_of_points,
-    ("INPUT.CROP.SIZE", "INPUT.CROP.TYPE"): _crop_size,
-    ("SOLVER.BASE_LR_END", "SOLVER.BASE_LR"): _final_learning_rate,
-    ("SOLVER.NESTEROV", "SOLVER.MOMENTUM"): _nesterov_momentum,
-}
+# --- keys of unsupported parts ----------------------------------------------------------------------------------------
 
 
-BOX_HEAD = "MODEL.ROI_BOX_HEAD"
-LOSS_TYPE, SIGMOID, FEDERATED = f"{BOX_HEAD}.CLS_LOSS_TYPE", f"{BOX_HEAD}.USE_SIGMOID_CE", f"{BOX_HEAD}.USE_FED_LOSS"
-CLASSES, POINT_CLASSES = "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.POINT_HEAD.NUM_CLASSES"
-SWITCHED = ("sigmoid", "federated")  # the types that the switches mean
+def unsupported_changes(config: CfgNode) -> list[Key]:
+    """The keys of unsupported parts that differ from their default where that would change the result.
 
-logger = logging.getLogger(__name__)
-
-
-def settle_contradictions(config: CfgNode) -> None:
-    """Give up, and name, what was set less close than a key that contradicts it; equally close keys stay as they are.
-
-    Lengths of training are chosen by the run, as some of them are not contradictions there (`choose_length`).
-
-    Args:
-        config: mutable.
+    These are the keys whose part the config selects, and those on the command line.
     """
-    _settle_classification(config)
-    _settle_point_classes(config)
+    return [key for key in _changed_unsupported(config) if _is_selected(key, config) or _is_typed(key, config)]
 
 
-def _settle_classification(config: CfgNode) -> None:
-    switches = max(config.closeness_of(SIGMOID), config.closeness_of(FEDERATED))
-    typed = config.closeness_of(LOSS_TYPE)
-    head = config.MODEL.ROI_BOX_HEAD
-    if config.closeness_of(SIGMOID) > config.closeness_of(FEDERATED) and head.USE_FED_LOSS and not head.USE_SIGMOID_CE:
-        _give_up(config, FEDERATED, False, counts=SIGMOID)
-    meant = "federated" if head.USE_FED_LOSS else "sigmoid"
-    if typed > switches and head.USE_SIGMOID_CE and meant != head.CLS_LOSS_TYPE:
-        for switch in (SIGMOID, FEDERATED):
-            if config.value_of(switch):
-                _give_up(config, switch, False, counts=LOSS_TYPE)
-    elif switches > typed:
-        closer = SIGMOID if config.closeness_of(SIGMOID) == switches else FEDERATED
-        is_contradicted = (
-            head.CLS_LOSS_TYPE not in ("softmax", meant)
-            if head.USE_SIGMOID_CE
-            else (config.closeness_of(SIGMOID) > typed and head.CLS_LOSS_TYPE in SWITCHED)
+def refuse_unsupported(config: CfgNode) -> None:
+    """Refuse keys of unsupported parts that would change the result.
+
+    Raises:
+        UserError: listing each key with its value, where it was set and its default.
+    """
+    lines = []
+    for key in unsupported_changes(config):
+        why = "because" if _is_selected(key, config) else "only if"
+        reason = f", which counts {why} {key.unsupported}" if str(key.unsupported) else ""
+        lines.append(
+            f"{config.origin_of(key.name)}: {key.name} = {config.value_of(key.name)!r}{reason}; "
+            f"leave it at its default {key.default!r}."
         )
-        if is_contradicted:
-            _give_up(config, LOSS_TYPE, "softmax", counts=closer)
+    if lines:
+        keys = "this key sets a part" if len(lines) == 1 else "these keys set parts"
+        raise UserError(f"{keys} of Detectron2 that this version does not have:\n  " + "\n  ".join(lines))
 
 
-def _settle_point_classes(config: CfgNode) -> None:
-    """PointRend's point head has the classes of the region heads where these were set closer."""
-    count = config.MODEL.ROI_HEADS.NUM_CLASSES
-    is_contradicted = count != config.MODEL.POINT_HEAD.NUM_CLASSES and has_point_head(config)
-    if is_contradicted and config.closeness_of(CLASSES) > config.closeness_of(POINT_CLASSES):
-        if config.origin_of(POINT_CLASSES) == DEFAULT:
-            config.MODEL.POINT_HEAD.NUM_CLASSES = count
-        else:
-            _give_up(config, POINT_CLASSES, count, counts=CLASSES)
+def warn_of_unused(config: CfgNode) -> None:
+    """Log one line with the keys of unsupported parts that a file sets and the config does not select."""
+    matter = unsupported_changes(config)
+    unused = [key.name for key in _changed_unsupported(config) if key not in matter]
+    if unused:
+        logger.warning(
+            "set without effect, as they belong to parts that the config does not select: %s",
+            ", ".join(f"{name} ({config.origin_of(name)})" for name in unused),
+        )
 
 
-def has_point_head(config: CfgNode) -> bool:
-    """Whether the model has PointRend's point head."""
-    mask_head = config.MODEL.ROI_MASK_HEAD
-    return config.MODEL.MASK_ON and mask_head.NAME == "PointRendMaskHead" and mask_head.POINT_HEAD_ON
+def _changed_unsupported(config: CfgNode) -> list[Key]:
+    return [key for key in ALL_KEYS if key.unsupported is not None and config.value_of(key.name) != key.default]
 
 
-def _give_up(config: CfgNode, name: str, value: Any, *, counts: str) -> None:
-    logger.warning(
-        "%s = %s (%s) does not count: %s = %s (%s) contradicts it and was set closer",
-        name,
-        config.value_of(name),
-        config.origin_of(name),
-        counts,
-        config.value_of(counts),
-        config.origin_of(counts),
-    )
-    section, _, leaf = name.rpartition(".")
-    config.value_of(section)[leaf] = value
+def _is_selected(key: Key, config: CfgNode) -> bool:
+    part = key.unsupported
+    return part is not None and (not part.selector or config.value_of(part.selector) in part.values)
+
+
+def _is_typed(key: Key, config: CfgNode) -> bool:
+    return config.origin_of(key.name).source == COMMAND_LINE

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mrcnn_zoo.config.provenance import Assignment, Origin
+from mrcnn_zoo.config.keys import Assignment, Origin
 from mrcnn_zoo.errors import UserError
 
 MAX_TEXT = 1000  # characters

@@ -9,40 +9,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from mrcnn_zoo import registries
 from mrcnn_zoo.config.defaults import KEYS_BY_NAME
-from mrcnn_zoo.config.keys import Key
 from mrcnn_zoo.config.node import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.registry import Registry
 
 TRUST_VARIABLE = "MRCNN_ZOO_TRUST"
 MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")  # "my_lab.heads"
 CODE_NAME = re.compile(rf"{MODULE.pattern}:[^\W\d]\w*")  # "my_lab.heads:build_head"
 # Values that are never looked up as components: paths, addresses and titles.
 PLAIN_TEXT = ("MODEL.WEIGHTS", "OUTPUT_DIR", "WANDB.", "DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_")
-
-# Keys of these last parts select from one registry, whichever section they stand in.
-REGISTRY_OF_LEAF = {
-    "NORM": registries.NORMS,
-    "OUT_NORM": registries.NORMS,
-    "POOLER_TYPE": registries.POOLING_OPERATIONS,
-    "BBOX_REG_LOSS_TYPE": registries.BOX_LOSSES,
-    "MATCHER": registries.MATCHERS,
-    "SAMPLER": registries.SAMPLERS,
-    "BOX_CODER": registries.BOX_CODERS,
-    "SUPPRESSION": registries.SUPPRESSIONS,
-    "AUGMENTATIONS": registries.AUGMENTATIONS,
-    "DEFINITIONS": registries.DATASET_FORMATS,
-}
-
-
-def registry_of(key: Key) -> Registry | None:
-    """The registry whose names are the key's values; None for a key that names no component."""
-    for registry in vars(registries).values():
-        if isinstance(registry, Registry) and registry.key == key.name:
-            return registry
-    return REGISTRY_OF_LEAF.get(key.name.rsplit(".", 1)[-1])
 
 
 def refuse_foreign_code(config: CfgNode, trust: Iterable[str] = ()) -> None:
@@ -80,8 +55,8 @@ def code_names(config: CfgNode) -> Iterator[tuple[str, str]]:
     """Each dotted key, and each name of code `module:function` in its value."""
     for key, value in _leaves(config, ""):
         declared = KEYS_BY_NAME.get(key)
-        selects = declared is not None and registry_of(declared) is not None
-        if selects or key.endswith(".FORMAT"):
+        names_component = declared is not None and declared.registry is not None
+        if names_component or key.endswith(".FORMAT"):
             yield from ((key, text) for text in _texts(value) if ":" in text)
         elif not key.startswith(PLAIN_TEXT):
             yield from ((key, text) for text in _texts(value) if CODE_NAME.fullmatch(text.strip()))

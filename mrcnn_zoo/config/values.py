@@ -1,16 +1,20 @@
-"""Whether a value fits a key, and its conversion to the key's type."""
+"""Values as they are typed: `KEY VALUE` and `KEY=VALUE` items, literals, and their conversion to the type of a key."""
 
+import json
 import re
+import shlex
 from ast import literal_eval
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mrcnn_zoo.config.keys import Key
-from mrcnn_zoo.config.provenance import Assignment
+from mrcnn_zoo.config.defaults import KEYS_BY_NAME
+from mrcnn_zoo.config.keys import COMMAND_LINE, Assignment, Key, Origin
 from mrcnn_zoo.config.safe_yaml import read_yaml_value
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.registry import did_you_mean
 
+TYPED = Origin(COMMAND_LINE)
+KEY_AND_VALUE = re.compile(r"([A-Za-z_][\w.:-]*)=(.*)", re.DOTALL)
+KEY = re.compile(r"[A-Za-z_][\w.:-]*")
 WORDS = {"true": True, "false": False, "none": None, "null": None}  # as YAML and shells write them
 MAX_LITERAL = 10_000  # characters
 BETWEEN_ELEMENTS = re.compile(r"(?<=[\w.\])])\s+(?=[\[(\w.+-])")  # "64 80", "[[32] [64 128]]"
@@ -24,26 +28,107 @@ TYPE_NAMES = {  # one, several
     dict: ("mapping", "mappings"),
 }
 
-_MISFIT = object()
+_INVALID = object()
 
 
-def fitted(assignment: Assignment, key: Key) -> Any:
-    """The assignment's value in the type that the key wants: "1e-3" as a number, "(1, 2)" as a list, 1 as 1.0.
+def read_overrides(items: Sequence[Any], origin: Origin = TYPED) -> list[Assignment]:
+    """The assignments of a list such as `["SOLVER.BASE_LR", "0.01", "MODEL.MASK_ON=True", "SOLVER.STEPS", (10, 20)]`.
+
+    Args:
+        items: the list.
+        origin: of the values; the command line by default.
 
     Raises:
-        UserError: naming key, expected type, value and place.
+        UserError: for a key without a value, or something that is no key where a key is due.
+    """
+    if isinstance(items, str):
+        raise TypeError(f"overrides are a list like ['KEY', 'VALUE', 'KEY=VALUE'], not the string {items!r}")
+    assignments: list[Assignment] = []
+    rest = iter(items)
+    for item in rest:
+        key, value = _key_and_value(item, rest)
+        assignments += _flattened(tuple(key.split(".")), value, origin)
+    return assignments
+
+
+def typed_list(names: Sequence[str]) -> str:
+    """A list of names or paths as the value of a key is typed in a shell, e.g. "a,b" or "'my data'"."""
+    needs_brackets = any(not name.strip() or "," in name or name != name.strip() or name[0] in "[({" for name in names)
+    needs_brackets = needs_brackets or any(name.lower() in WORDS for name in names)
+    return shlex.quote(json.dumps(list(names), ensure_ascii=False) if needs_brackets or not names else ",".join(names))
+
+
+def _key_and_value(item: Any, rest: Iterator[Any]) -> tuple[str, Any]:
+    if isinstance(item, str):
+        joined = KEY_AND_VALUE.fullmatch(item)
+        if joined:
+            return joined[1], _unquoted(_whole_list(joined[2], rest))
+        if KEY.fullmatch(item):
+            for value in rest:
+                _refuse_key_as_value(item, value)
+                return item, _unquoted(_whole_list(value, rest))
+            raise UserError(f"{COMMAND_LINE}: the key {item} is given without a value; write {item}=VALUE.")
+    raise UserError(
+        f"{COMMAND_LINE}: {item!r} stands where a KEY or KEY=VALUE is expected. "
+        "A value with spaces is written in quotes."
+    )
+
+
+def _refuse_key_as_value(key: str, value: Any) -> None:
+    """Where a value is missing, the next key stands in its place."""
+    if isinstance(value, str) and value.partition("=")[0] in KEYS_BY_NAME and "." in value.partition("=")[0]:
+        raise UserError(f"{COMMAND_LINE}: the key {key} is given without a value before {value}; write {key}=VALUE.")
+
+
+def _whole_list(value: Any, rest: Iterator[Any]) -> Any:
+    """A list that the shell has cut at its spaces, put together again: "[64," and "80]"."""
+    while isinstance(value, str) and value[:1] in ("[", "(") and _open_brackets(value) > 0:
+        more = next(rest, None)
+        if not isinstance(more, str):
+            break
+        value = f"{value} {more}"
+    return value
+
+
+def _open_brackets(text: str) -> int:
+    return sum((character in "[(") - (character in "])") for character in text)
+
+
+def _flattened(path: tuple[str, ...], value: Any, origin: Origin) -> Iterator[Assignment]:
+    mapping = literal(value) if isinstance(value, str) and value.startswith("{") else value
+    if isinstance(mapping, Mapping) and mapping:
+        for name, below in mapping.items():
+            yield from _flattened((*path, str(name)), below, origin)
+    else:
+        yield Assignment(path, value, origin)
+
+
+def _unquoted(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("'", '"'):  # quotes inside the shell's quotes
+        inner = literal(value)
+        return inner if isinstance(inner, str) else value
+    return value
+
+
+def coerce(assignment: Assignment, key: Key) -> Any:
+    """The assignment's value in the type of the key: "1e-3" as a number, "(1, 2)" as a list, 1 as 1.0.
+
+    Args:
+        assignment: of any value.
+        key: that it sets.
+
+    Raises:
+        UserError: a value of another type, or none of the key's choices; with key, value and origin.
     """
     for reading in _readings(assignment.value, key):
         value = _converted(reading, key.types, key)
-        if value is _MISFIT:
+        if value is _INVALID:
             continue
-        if key.choices and value not in key.choices:
-            choices = ", ".join(repr(choice) for choice in key.choices)
-            near = did_you_mean(value, key.choices) if isinstance(value, str) else ""
-            raise UserError(f"{assignment.origin}: {key.name} = {value!r} is not one of {choices}.{near}")
+        if key.choices and key.problem_of(value):
+            raise UserError(f"{assignment.origin}: {key.name} = {value!r} {key.problem_of(value)}")
         return value
-    misfit = f"{key.name} takes {_with_article(type_words(key))}, not {assignment.value!r}"
-    raise UserError(f"{assignment.origin}: {misfit}.{_hint(assignment.value, key)}")
+    invalid = f"{key.name} takes {_with_article(type_words(key))}, not {assignment.value!r}"
+    raise UserError(f"{assignment.origin}: {invalid}.{_hint(assignment.value, key)}")
 
 
 def literal(text: str) -> Any:
@@ -122,7 +207,7 @@ def _converted(value: Any, types: tuple[type, ...], key: Key) -> Any:
         return float(value)
     if int in types and type(value) is float and value.is_integer():
         return int(value)
-    return _MISFIT
+    return _INVALID
 
 
 def _converted_list(values: Sequence[Any], key: Key) -> Any:
@@ -131,7 +216,7 @@ def _converted_list(values: Sequence[Any], key: Key) -> Any:
         return [_converted_list(item, key) if isinstance(item, (list, tuple)) else item for item in values]
     is_nested = bool(key.default) and isinstance(key.default[0], list)
     elements = [_converted(item, (*types, list) if is_nested else types, key) for item in values]
-    return _MISFIT if any(element is _MISFIT for element in elements) else elements
+    return _INVALID if any(element is _INVALID for element in elements) else elements
 
 
 def element_types(key: Key) -> tuple[type, ...]:

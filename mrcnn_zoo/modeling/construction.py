@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.rules import check_numbers
+from mrcnn_zoo.config.rules import check_values
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registries import DETECTORS
 
@@ -25,7 +25,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
     Raises:
         UserError: settings that no model can be built of.
     """
-    check_numbers(cfg)
+    check_values(cfg)
     device = resolve_device(cfg.MODEL.DEVICE)
     _set_up_torch(cfg, device)
     model = DETECTORS.get(cfg.MODEL.META_ARCHITECTURE)(cfg)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.rules import check_numbers
+from mrcnn_zoo.config.rules import check_values
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, KEYPOINTS, Curves, areas_of
@@ -33,7 +33,7 @@ def check_settings(cfg: CfgNode, *, is_training: bool) -> None:
     Raises:
         UserError: with the key and its value.
     """
-    check_numbers(cfg)
+    check_values(cfg)
     EVALUATORS.get(cfg.EVAL.EVALUATOR)
     AP_BACKENDS.get(cfg.EVAL.BACKEND)
     if not is_training:

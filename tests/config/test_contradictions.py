@@ -1,10 +1,13 @@
 """Of keys that contradict each other the one set closer to the user counts, and the other is named."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mrcnn_zoo.config import load_config
+from mrcnn_zoo.errors import UserError
 
 HEAD = "MODEL.ROI_BOX_HEAD"
 
@@ -30,7 +33,6 @@ HEAD = "MODEL.ROI_BOX_HEAD"
         ("CLS_LOSS_TYPE: sigmoid", ["USE_SIGMOID_CE", "True"], ("sigmoid", True, False), ""),
         ("USE_SIGMOID_CE: True", ["CLS_LOSS_TYPE", "sigmoid"], ("sigmoid", True, False), ""),
         ("CLS_LOSS_TYPE: focal", ["USE_SIGMOID_CE", "False"], ("focal", False, False), ""),
-        ("{CLS_LOSS_TYPE: focal, USE_SIGMOID_CE: True}", [], ("focal", True, False), ""),  # refused by the builder
     ],
 )
 def test_the_closer_key_of_a_loss_counts(
@@ -46,9 +48,30 @@ def test_the_closer_key_of_a_loss_counts(
     overrides = [f"{HEAD}.{typed[0]}", typed[1]] if typed else []
     head = load_config(tmp_path / "file.yaml", overrides).MODEL.ROI_BOX_HEAD
     assert expected == (head.CLS_LOSS_TYPE, head.USE_SIGMOID_CE, head.USE_FED_LOSS)
-    messages = [message for message in caplog.messages if "does not count" in message]
+    messages = [message for message in caplog.messages if "has no effect" in message]
     assert bool(messages) == bool(named)
     assert not named or any(f"{HEAD}.{named} (" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([f"{HEAD}.USE_FED_LOSS", True], "USE_FED_LOSS needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE True"),
+        ([f"{HEAD}.USE_SIGMOID_CE", True, f"{HEAD}.CLS_LOSS_TYPE", "focal"], "'focal' contradicts"),
+        (
+            [
+                "MODEL.MASK_ON=True",
+                "MODEL.ROI_MASK_HEAD.NAME=PointRendMaskHead",
+                "MODEL.ROI_MASK_HEAD.POINT_HEAD_ON=True",
+                "MODEL.POINT_HEAD.NUM_CLASSES=3",
+            ],
+            "command line: MODEL.POINT_HEAD.NUM_CLASSES = 3 must be MODEL.ROI_HEADS.NUM_CLASSES = 80",
+        ),
+    ],
+)
+def test_contradiction_of_equally_close_keys_is_refused(overrides: list[Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_config(None, overrides)
 
 
 def test_files_are_ranked_as_they_are_based_on_each_other(tmp_path: Path) -> None:

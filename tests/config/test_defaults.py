@@ -1,9 +1,10 @@
 """The declared keys."""
 
-from mrcnn_zoo.config.defaults import ALL_KEYS, AREAS, DETECTRON2_NAMES, KEYS_BY_NAME
-from mrcnn_zoo.config.lookup import RENAMED, section_names
-from mrcnn_zoo.config.provenance import Assignment, Origin
-from mrcnn_zoo.config.values import fitted
+from mrcnn_zoo import registries
+from mrcnn_zoo.config.defaults import ALL_KEYS, AREAS, DETECTRON2_NAMES, KEYS_BY_NAME, KEYS_BY_OLD_NAME, SECTION_NAMES
+from mrcnn_zoo.config.keys import Assignment, Origin
+from mrcnn_zoo.config.values import coerce
+from mrcnn_zoo.registry import Registry
 from support.references import detectron2_defaults
 
 
@@ -13,7 +14,7 @@ def test_every_key_has_a_meaning_that_ends_with_a_period() -> None:
 
 def test_names_are_unique_and_none_is_also_a_section() -> None:
     assert len(KEYS_BY_NAME) == len(ALL_KEYS)
-    assert section_names().isdisjoint(KEYS_BY_NAME)
+    assert SECTION_NAMES.isdisjoint(KEYS_BY_NAME)
 
 
 def test_names_are_written_in_capitals() -> None:
@@ -23,16 +24,28 @@ def test_names_are_written_in_capitals() -> None:
 def test_every_default_fits_its_own_key() -> None:
     for key in ALL_KEYS:
         if not key.is_open:
-            assert fitted(Assignment((key.name,), key.default, Origin("default")), key) == key.default
+            assert coerce(Assignment((key.name,), key.default, Origin("default")), key) == key.default
 
 
-def test_only_keys_of_detectron2_may_be_unbuilt() -> None:
-    assert [key.name for area in AREAS for key in area.NEW_KEYS if not key.is_built] == []
+def test_only_keys_of_detectron2_may_be_unsupported() -> None:
+    assert [key.name for area in AREAS for key in area.NEW_KEYS if key.unsupported is not None] == []
 
 
-def test_old_names_lead_to_keys_and_are_no_keys() -> None:
-    assert set(RENAMED.values()) <= set(KEYS_BY_NAME)
-    assert set(RENAMED).isdisjoint(KEYS_BY_NAME)
+def test_old_names_are_unique_and_no_keys() -> None:
+    assert len(KEYS_BY_OLD_NAME) == sum(len(key.old_names) for key in ALL_KEYS)
+    assert set(KEYS_BY_OLD_NAME).isdisjoint(KEYS_BY_NAME)
+
+
+def test_each_registry_names_a_key_that_names_it() -> None:
+    for registry in vars(registries).values():
+        if isinstance(registry, Registry) and registry.key:
+            assert KEYS_BY_NAME[registry.key].registry is registry
+
+
+def test_key_of_registered_names_declares_its_registry() -> None:
+    for key in ALL_KEYS:
+        if key.unsupported is None:
+            assert key.meaning.startswith(("Registered ", "Additional hooks")) <= (key.registry is not None), key.name
 
 
 # Ours, and Detectron2's: its "cuda" cannot be used on a machine without a GPU.

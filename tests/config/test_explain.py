@@ -2,11 +2,9 @@
 
 import pytest
 
-from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME
-from mrcnn_zoo.config.explain import explain, registry_of
-from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.defaults import ALL_KEYS
+from mrcnn_zoo.config.explain import explain
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.registries import BACKBONES, BOX_LOSSES, NORMS, POOLING_OPERATIONS
 
 
 def rows(name: str) -> dict[str, str]:
@@ -33,10 +31,10 @@ def test_choices_are_listed() -> None:
     assert rows("INPUT.MASK_FORMAT")["values"] == "'polygon', 'bitmask'"
 
 
-def test_an_unbuilt_key_says_when_it_is_refused() -> None:
+def test_an_unsupported_key_says_when_it_is_refused() -> None:
     assert "refused when" in explain("MODEL.SEM_SEG_HEAD.NORM")
     assert "MODEL.META_ARCHITECTURE is PanopticFPN" in explain("MODEL.SEM_SEG_HEAD.NORM")
-    assert rows("GLOBAL.HACK")["not built"].startswith("this version does not have the part")
+    assert rows("GLOBAL.HACK")["unsupported"].startswith("this version does not have the part")
 
 
 @pytest.mark.parametrize(
@@ -57,21 +55,6 @@ def test_each_registered_name_is_explained_in_a_line() -> None:
     assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("    ROIAlignV2 ")] == [
         "RoIAlign with the right half-cell shift."
     ]
-
-
-def test_keys_find_their_registry_by_name_or_by_last_part() -> None:
-    assert registry_of(KEYS_BY_NAME["MODEL.BACKBONE.NAME"]) is BACKBONES
-    assert registry_of(KEYS_BY_NAME["MODEL.ROI_BOX_HEAD.POOLER_TYPE"]) is POOLING_OPERATIONS
-    assert registry_of(KEYS_BY_NAME["MODEL.RESNETS.NORM"]) is NORMS
-    assert registry_of(KEYS_BY_NAME["MODEL.RPN.BBOX_REG_LOSS_TYPE"]) is BOX_LOSSES
-    assert registry_of(KEYS_BY_NAME["SOLVER.WEIGHT_DECAY_NORM"]) is None
-
-
-@pytest.mark.parametrize(
-    "key", [key for key in ALL_KEYS if key.meaning.startswith("Registered ")], ids=lambda key: key.name
-)
-def test_every_key_that_speaks_of_registered_names_has_a_registry(key: Key) -> None:
-    assert registry_of(key) is not None or not key.is_built
 
 
 def test_a_section_lists_its_keys() -> None:

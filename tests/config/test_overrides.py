@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from mrcnn_zoo.config import load_config
-from mrcnn_zoo.config.overrides import read_overrides, typed_list
+from mrcnn_zoo.config.values import read_overrides, typed_list
 from mrcnn_zoo.errors import UserError
 
 

@@ -34,6 +34,6 @@ def test_defaults_have_no_changes_to_show() -> None:
     assert shown(load_config(), only_changed=True) == ""
 
 
-def test_unbuilt_values_are_marked() -> None:
+def test_unsupported_values_are_marked() -> None:
     found = lines(shown(resolve_config(None, ["GLOBAL.HACK=2"])))
     assert found["HACK"].endswith("# command line; this version does not have the part")

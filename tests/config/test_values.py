@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 
 from mrcnn_zoo.config.defaults import KEYS_BY_NAME
-from mrcnn_zoo.config.keys import Key
-from mrcnn_zoo.config.provenance import Assignment, Origin
-from mrcnn_zoo.config.values import fitted, literal, type_words
+from mrcnn_zoo.config.keys import Assignment, Key, Origin
+from mrcnn_zoo.config.values import coerce, literal, type_words
 from mrcnn_zoo.errors import UserError
 
 INTEGER = Key("A.INTEGER", 3, "")
@@ -25,7 +24,7 @@ CHOICE = Key("A.CHOICE", "sum", "", choices=("sum", "avg"))
 
 
 def fit(value: object, key: Key) -> object:
-    return fitted(Assignment(tuple(key.name.split(".")), value, Origin("x.yaml", 7)), key)
+    return coerce(Assignment(tuple(key.name.split(".")), value, Origin("x.yaml", 7)), key)
 
 
 @pytest.mark.parametrize(

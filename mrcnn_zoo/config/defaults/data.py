@@ -11,6 +11,7 @@ from mrcnn_zoo.config.keys import (
     Key,
     Range,
 )
+from mrcnn_zoo.registries import AUGMENTATIONS, DATA_SAMPLERS, DATASET_FORMATS
 
 MOST_OF_A_SCENE = 20_000  # pixels of a side, objects; more does not fit into memory
 
@@ -119,6 +120,7 @@ DETECTRON2_KEYS = (
         "DATALOADER.SAMPLER_TRAIN",
         "TrainingSampler",
         "Registered sampler that orders the training images, e.g. TrainingSampler for an endless shuffle.",
+        registry=DATA_SAMPLERS,
     ),
     Key(
         "DATALOADER.REPEAT_THRESHOLD",
@@ -142,6 +144,7 @@ NEW_KEYS = (
         "Registered augmentations besides crop, resize and flip, in their order and before the resize: "
         "RandomRotate90, RandomVerticalFlip, RandomBrightness, RandomContrast, RandomSaturation.",
         element_types=(str,),
+        registry=AUGMENTATIONS,
     ),
     Key(
         "INPUT.BRIGHTNESS",
@@ -192,6 +195,7 @@ NEW_KEYS = (
         {},
         "Datasets of your own by name, each a mapping with FORMAT (coco, dsb2018, digits, shapes, ...) and that "
         "format's fields, e.g. {cells_train: {FORMAT: coco, IMAGES: data/train, ANNOTATIONS: data/train.json}}.",
+        registry=DATASET_FORMATS,
     ),
     Key(
         "DATASETS.KEYPOINT_FLIP_PAIRS",

@@ -1,6 +1,7 @@
 """Defaults of the evaluation keys."""
 
 from mrcnn_zoo.config.keys import AT_LEAST_ONE, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Key, Range
+from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS
 
 DETECTRON2_KEYS = (
     Key(
@@ -28,6 +29,7 @@ DETECTRON2_KEYS = (
         100,
         "Most detections kept for an image; the COCO evaluation counts as many. -1 keeps all, of which 100 count.",
         range=Range(low=1, also=(-1,)),
+        old_names=("TEST.DETECTIONS_PER_IMG",),
     ),
     Key(
         "TEST.AUG.ENABLED",
@@ -36,6 +38,7 @@ DETECTRON2_KEYS = (
         "boxes by one suppression, masks and keypoints in them averaged. Holds for every evaluation, those during "
         "training too, and for predict; takes as many times longer as there are views. For the end alone, train "
         "without it and evaluate with it.",
+        old_names=("TEST.AUG_ON",),
     ),
     Key(
         "TEST.AUG.MIN_SIZES",
@@ -44,14 +47,21 @@ DETECTRON2_KEYS = (
         "INPUT.MIN_SIZE_TEST; 0 keeps the image's own size.",
         range=NOT_NEGATIVE,
         length=NOT_EMPTY,
+        old_names=("TEST.AUG_MIN_SIZES",),
     ),
     Key(
         "TEST.AUG.MAX_SIZE",
         4000,
         "Upper bound in pixels of the longer side under TEST.AUG; not of images that keep their own size.",
         range=AT_LEAST_ONE,
+        old_names=("TEST.AUG_MAX_SIZE",),
     ),
-    Key("TEST.AUG.FLIP", True, "Under TEST.AUG, each size also with left and right exchanged."),
+    Key(
+        "TEST.AUG.FLIP",
+        True,
+        "Under TEST.AUG, each size also with left and right exchanged.",
+        old_names=("TEST.AUG_FLIP",),
+    ),
     Key(
         "TEST.PRECISE_BN.ENABLED",
         False,
@@ -87,6 +97,7 @@ NEW_KEYS = (
         "coco",
         "Registered evaluator of the test sets: coco for AP, or for the average recall of a ProposalNetwork; "
         "box_proposals for the average recall of any model's boxes.",
+        registry=EVALUATORS,
     ),
     Key(
         "EVAL.GIVEN_BOXES",
@@ -95,5 +106,10 @@ NEW_KEYS = (
         "the boxes and classes of the annotations, which gives the AP of the mask head alone, or a COCO file with "
         "boxes, as of `predict --boxes`; empty for none.",
     ),
-    Key("EVAL.BACKEND", "pycocotools", "Who computes COCO AP: pycocotools, hotcoco or faster_coco_eval."),
+    Key(
+        "EVAL.BACKEND",
+        "pycocotools",
+        "Who computes COCO AP: pycocotools, hotcoco or faster_coco_eval.",
+        registry=AP_BACKENDS,
+    ),
 )

@@ -2,15 +2,15 @@
 
 from mrcnn_zoo.config.keys import (
     AT_LEAST_ONE,
+    FOUR,
     NOT_EMPTY,
     NOT_NEGATIVE,
     POSITIVE,
-    SHARE_BELOW_ONE,
     UNLIMITED,
     Key,
-    Length,
     Range,
 )
+from mrcnn_zoo.registries import BACKBONES, DETECTORS, NORMS
 
 DETECTRON2_KEYS = (
     Key(
@@ -30,11 +30,13 @@ DETECTRON2_KEYS = (
         "MODEL.META_ARCHITECTURE",
         "GeneralizedRCNN",
         "Registered detector: the model as a whole, built of the parts that the other keys name.",
+        registry=DETECTORS,
     ),
     Key(
         "MODEL.WEIGHTS",
         "",
         "Path or URL of the weights to start from or to evaluate; empty for random weights.",
+        old_names=("MODEL.WEIGHT",),
     ),
     Key(
         "MODEL.PIXEL_MEAN",
@@ -57,6 +59,7 @@ DETECTRON2_KEYS = (
         "build_resnet_backbone",
         "Registered backbone: build_{resnet, vgg, plain_cnn, timm}_backbone or build_{...}_fpn_backbone, "
         "build_retinanet_resnet_fpn_backbone, build_timm_simple_fpn_backbone.",
+        registry=BACKBONES,
     ),
     Key(
         "MODEL.BACKBONE.FREEZE_AT",
@@ -73,7 +76,12 @@ DETECTRON2_KEYS = (
         element_types=(str,),
     ),
     Key("MODEL.FPN.OUT_CHANNELS", 256, "Channels of every level of the pyramid.", range=AT_LEAST_ONE),
-    Key("MODEL.FPN.NORM", "", "Registered norm after the pyramid's convolutions, e.g. GN; empty for none."),
+    Key(
+        "MODEL.FPN.NORM",
+        "",
+        "Registered norm after the pyramid's convolutions, e.g. GN; empty for none.",
+        registry=NORMS,
+    ),
     Key(
         "MODEL.FPN.FUSE_TYPE",
         "sum",
@@ -95,6 +103,7 @@ DETECTRON2_KEYS = (
         "MODEL.RESNETS.NORM",
         "FrozenBN",
         "Registered norm after each convolution of the ResNet, e.g. FrozenBN, BN, SyncBN or GN.",
+        registry=NORMS,
     ),
     Key(
         "MODEL.RESNETS.WIDTH_PER_GROUP",
@@ -125,7 +134,7 @@ DETECTRON2_KEYS = (
         "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
         [False, False, False, False],
         "Whether res2, res3, res4 and res5 have deformable 3 x 3 convolutions.",
-        length=Length(4, 4),
+        length=FOUR,
     ),
     Key(
         "MODEL.RESNETS.DEFORM_MODULATED",
@@ -171,7 +180,12 @@ NEW_KEYS = (
         ["conv5"],
         "Stages whose outputs the backbone returns, among conv1 (stride 1) to conv5 (stride 16) and pool5 (stride 32).",
     ),
-    Key("MODEL.VGG.NORM", "", "Registered norm after each convolution of the VGG, e.g. BN; empty for none."),
+    Key(
+        "MODEL.VGG.NORM",
+        "",
+        "Registered norm after each convolution of the VGG, e.g. BN; empty for none.",
+        registry=NORMS,
+    ),
     Key(
         "MODEL.VGG.CONV1_OUT_CHANNELS",
         64,
@@ -186,7 +200,7 @@ NEW_KEYS = (
         length=NOT_EMPTY,
     ),
     Key("MODEL.PLAIN_CNN.CONVS_PER_STAGE", 1, "3 x 3 convolutions of each stage.", range=AT_LEAST_ONE),
-    Key("MODEL.PLAIN_CNN.NORM", "BN", "Registered norm after each convolution; empty for none."),
+    Key("MODEL.PLAIN_CNN.NORM", "BN", "Registered norm after each convolution; empty for none.", registry=NORMS),
     Key(
         "MODEL.PLAIN_CNN.OUT_FEATURES",
         ["conv4"],
@@ -206,30 +220,10 @@ NEW_KEYS = (
         "a plain ViT has c4 only. Empty for all that the network has.",
         element_types=(str,),
     ),
-    Key("MODEL.TIMM.OUT_NORM", "", "Registered norm on each map of the timm network, e.g. LN; empty for none."),
-    Key("MODEL.RPN.MATCHER", "MaxIoUMatcher", "Registered rule that assigns anchors to ground truth."),
-    Key("MODEL.RPN.SAMPLER", "RandomSampler", "Registered choice of the anchors that a training step uses."),
-    Key("MODEL.RPN.BOX_CODER", "Box2BoxTransform", "Registered form in which the RPN predicts boxes."),
-    Key("MODEL.ROI_HEADS.MATCHER", "MaxIoUMatcher", "Registered rule that assigns proposals to ground truth."),
-    Key("MODEL.ROI_HEADS.SAMPLER", "RandomSampler", "Registered choice of the proposals that a training step uses."),
     Key(
-        "MODEL.ROI_BOX_HEAD.DROPOUT",
-        0.0,
-        "Share of the outputs of each fully connected layer that training sets to 0; 0.5 with VGG's fc6 and fc7.",
-        range=SHARE_BELOW_ONE,
-    ),
-    Key("MODEL.ROI_BOX_HEAD.BOX_CODER", "Box2BoxTransform", "Registered form in which the box head predicts boxes."),
-    Key(
-        "MODEL.ROI_HEADS.SUPPRESSION",
-        "greedy",
-        "Registered rule that keeps one detection of an object: greedy drops those that overlap a better one of "
-        "their class, greedy_class_agnostic of any class; soft_linear (from an IoU of NMS_THRESH_TEST on) and "
-        "soft_gaussian lower their scores (Soft-NMS).",
-    ),
-    Key(
-        "MODEL.ROI_MASK_HEAD.LOSS",
-        "sigmoid",
-        "Registered mask loss: sigmoid decides each pixel of the true class's map on its own, softmax among the maps "
-        "of all classes and the background; dice is sigmoid trained by the overlap of the whole mask.",
+        "MODEL.TIMM.OUT_NORM",
+        "",
+        "Registered norm on each map of the timm network, e.g. LN; empty for none.",
+        registry=NORMS,
     ),
 )

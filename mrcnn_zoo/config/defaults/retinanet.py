@@ -2,18 +2,25 @@
 
 from mrcnn_zoo.config.keys import (
     AT_LEAST_ONE,
+    FOUR,
     NOT_EMPTY,
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
     SHARE_ABOVE_ZERO,
     Key,
-    Length,
     Range,
 )
+from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES, MATCHERS, NORMS, SUPPRESSIONS
 
 DETECTRON2_KEYS = (
-    Key("MODEL.RETINANET.NUM_CLASSES", 80, "Number of object classes, the background not counted.", range=AT_LEAST_ONE),
+    Key(
+        "MODEL.RETINANET.NUM_CLASSES",
+        80,
+        "Number of object classes, the background not counted.",
+        range=AT_LEAST_ONE,
+        counts_classes_of=("RetinaNet", "FCOS"),
+    ),
     Key(
         "MODEL.RETINANET.IN_FEATURES",
         ["p3", "p4", "p5", "p6", "p7"],
@@ -51,25 +58,28 @@ DETECTRON2_KEYS = (
         0.05,
         "Detections below this score, in [0, 1], are dropped before suppression.",
         range=SHARE,
+        old_names=("MODEL.RETINANET.INFERENCE_SCORE_THRESHOLD",),
     ),
     Key(
         "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
         1000,
         "Best detections kept before suppression, per image and per feature level.",
         range=AT_LEAST_ONE,
+        old_names=("MODEL.RETINANET.INFERENCE_TOPK_CANDIDATES",),
     ),
     Key(
         "MODEL.RETINANET.NMS_THRESH_TEST",
         0.5,
         "A detection is suppressed when its IoU with a better one of its class is above this.",
         range=SHARE,
+        old_names=("MODEL.RETINANET.INFERENCE_NMS_THRESHOLD",),
     ),
     Key(
         "MODEL.RETINANET.BBOX_REG_WEIGHTS",
         [1.0, 1.0, 1.0, 1.0],
         "Scales of the four box deltas (dx, dy, dw, dh).",
         range=POSITIVE,
-        length=Length(4, 4),
+        length=FOUR,
     ),
     Key(
         "MODEL.RETINANET.FOCAL_LOSS_GAMMA",
@@ -89,22 +99,36 @@ DETECTRON2_KEYS = (
         "Delta error at which smooth_l1 turns from quadratic to linear; 0 is the plain L1 loss.",
         range=NOT_NEGATIVE,
     ),
-    Key("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "smooth_l1", "Registered loss of the box regression."),
+    Key(
+        "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "smooth_l1", "Registered loss of the box regression.", registry=BOX_LOSSES
+    ),
     Key(
         "MODEL.RETINANET.NORM",
         "",
         "Registered norm after the head's convolutions; empty for none. BN and SyncBN keep statistics for each level.",
+        registry=NORMS,
     ),
 )
 
 NEW_KEYS = (
-    Key("MODEL.RETINANET.MATCHER", "MaxIoUMatcher", "Registered rule that assigns anchors to ground truth."),
-    Key("MODEL.RETINANET.BOX_CODER", "Box2BoxTransform", "Registered form in which the head predicts boxes."),
+    Key(
+        "MODEL.RETINANET.MATCHER",
+        "MaxIoUMatcher",
+        "Registered rule that assigns anchors to ground truth.",
+        registry=MATCHERS,
+    ),
+    Key(
+        "MODEL.RETINANET.BOX_CODER",
+        "Box2BoxTransform",
+        "Registered form in which the head predicts boxes.",
+        registry=BOX_CODERS,
+    ),
     Key(
         "MODEL.RETINANET.SUPPRESSION",
         "greedy",
         "Registered rule that keeps one detection of an object: greedy drops those that overlap a better one of "
         "their class; the others are those of ROI_HEADS.SUPPRESSION, soft ones with ROI_HEADS.SOFT_NMS_*.",
+        registry=SUPPRESSIONS,
     ),
     Key("MODEL.RETINANET.CLS_LOSS_WEIGHT", 1.0, "Factor of RetinaNet's classification loss.", range=NOT_NEGATIVE),
     Key("MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of RetinaNet's box regression loss.", range=NOT_NEGATIVE),

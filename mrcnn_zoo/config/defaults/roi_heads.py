@@ -1,15 +1,29 @@
-"""Defaults of the region heads: sampling, box, mask, cascade and keypoint."""
+"""Defaults of the region heads: sampling, box head, cascade and suppression."""
 
 from mrcnn_zoo.config.keys import (
     AT_LEAST_ONE,
+    FOUR,
     NOT_EMPTY,
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
     SHARE_ABOVE_ZERO,
+    SHARE_BELOW_ONE,
     Key,
-    Length,
     Range,
+)
+from mrcnn_zoo.registries import (
+    BOX_CODERS,
+    BOX_HEADS,
+    BOX_LOSSES,
+    MATCHERS,
+    NORMS,
+    POOLING_OPERATIONS,
+    REGION_BRANCHES,
+    REGION_CLASSIFICATIONS,
+    ROI_HEADS,
+    SAMPLERS,
+    SUPPRESSIONS,
 )
 
 REGION_KEYS = (
@@ -18,8 +32,15 @@ REGION_KEYS = (
         "Res5ROIHeads",
         "Registered region heads: StandardROIHeads pools for each head, Res5ROIHeads shares the backbone's last stage, "
         "CascadeROIHeads judges and moves the boxes in several stages.",
+        registry=ROI_HEADS,
     ),
-    Key("MODEL.ROI_HEADS.NUM_CLASSES", 80, "Number of object classes, the background not counted.", range=AT_LEAST_ONE),
+    Key(
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        80,
+        "Number of object classes, the background not counted.",
+        range=AT_LEAST_ONE,
+        counts_classes_of=("GeneralizedRCNN", "PanopticFPN"),
+    ),
     Key(
         "MODEL.ROI_HEADS.IN_FEATURES",
         ["res4"],
@@ -54,6 +75,7 @@ REGION_KEYS = (
         0.05,
         "Detections below this score, in [0, 1], are dropped before suppression.",
         range=SHARE,
+        old_names=("MODEL.ROI_HEADS.SCORE_THRESH",),
     ),
     Key(
         "MODEL.ROI_HEADS.NMS_THRESH_TEST",
@@ -61,6 +83,7 @@ REGION_KEYS = (
         "A detection is suppressed when its IoU with a better one of its class is above this; see "
         "ROI_HEADS.SUPPRESSION for other rules.",
         range=SHARE,
+        old_names=("MODEL.ROI_HEADS.NMS",),
     ),
     Key(
         "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT",
@@ -74,11 +97,13 @@ BOX_KEYS = (
         "MODEL.ROI_BOX_HEAD.NAME",
         "",
         "Registered box head, e.g. FastRCNNConvFCHead; empty when the region heads bring their own.",
+        registry=BOX_HEADS,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE",
         "smooth_l1",
         "Registered loss of the box regression: smooth_l1 or l1 on deltas, or giou, diou or ciou on decoded boxes.",
+        registry=BOX_LOSSES,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of the box head's regression loss.", range=NOT_NEGATIVE
@@ -88,7 +113,7 @@ BOX_KEYS = (
         [10.0, 10.0, 5.0, 5.0],
         "Scales of the four box deltas (dx, dy, dw, dh); chosen so that the targets have a deviation near 1.",
         range=POSITIVE,
-        length=Length(4, 4),
+        length=FOUR,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
@@ -112,6 +137,7 @@ BOX_KEYS = (
         "MODEL.ROI_BOX_HEAD.POOLER_TYPE",
         "ROIAlignV2",
         "Registered pooling operation of the box head: ROIAlignV2 (shifted by half a cell), ROIAlign, ROIPool, ...",
+        registry=POOLING_OPERATIONS,
     ),
     Key("MODEL.ROI_BOX_HEAD.NUM_FC", 0, "Number of fully connected layers in the box head.", range=NOT_NEGATIVE),
     Key(
@@ -124,7 +150,12 @@ BOX_KEYS = (
         range=NOT_NEGATIVE,
     ),
     Key("MODEL.ROI_BOX_HEAD.CONV_DIM", 256, "Channels of the box head's convolutions.", range=AT_LEAST_ONE),
-    Key("MODEL.ROI_BOX_HEAD.NORM", "", "Registered norm after the box head's convolutions, e.g. GN; empty for none."),
+    Key(
+        "MODEL.ROI_BOX_HEAD.NORM",
+        "",
+        "Registered norm after the box head's convolutions, e.g. GN; empty for none.",
+        registry=NORMS,
+    ),
     Key(
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
         False,
@@ -163,7 +194,7 @@ BOX_KEYS = (
         [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]],
         "Scales of the four box deltas (dx, dy, dw, dh) for each stage of the cascade.",
         range=POSITIVE,
-        length=Length(4, 4),
+        length=FOUR,
     ),
     Key(
         "MODEL.ROI_BOX_CASCADE_HEAD.IOUS",
@@ -175,96 +206,47 @@ BOX_KEYS = (
     ),
 )
 
-MASK_KEYS = (
-    Key("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead", "Registered mask head."),
-    Key(
-        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION",
-        14,
-        "Side, in cells, of the features pooled for the mask head; the predicted mask has twice that side, or what "
-        "ROI_MASK_HEAD.NUM_UPSAMPLE makes of it.",
-        range=AT_LEAST_ONE,
-    ),
-    Key(
-        "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO",
-        0,
-        "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
-        range=NOT_NEGATIVE,
-    ),
-    Key(
-        "MODEL.ROI_MASK_HEAD.NUM_CONV",
-        0,
-        "Number of 3 x 3 convolutions before the up-sampling; 4 in the paper.",
-        range=NOT_NEGATIVE,
-    ),
-    Key(
-        "MODEL.ROI_MASK_HEAD.CONV_DIM",
-        256,
-        "Channels of the mask head's convolutions and of its up-sampling.",
-        range=AT_LEAST_ONE,
-    ),
-    Key("MODEL.ROI_MASK_HEAD.NORM", "", "Registered norm after the mask head's convolutions, e.g. GN; empty for none."),
-    Key(
-        "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK",
-        False,
-        "Predict one mask for a region instead of one for every class.",
-    ),
-    Key(
-        "MODEL.ROI_MASK_HEAD.POOLER_TYPE",
-        "ROIAlignV2",
-        "Registered pooling operation of the mask head: ROIAlignV2 (shifted by half a cell), ROIAlign, ROIPool, ...; "
-        "empty for PointRendMaskHead, which pools nothing.",
-    ),
-)
-
-KEYPOINT_KEYS = (
-    Key("MODEL.ROI_KEYPOINT_HEAD.NAME", "KRCNNConvDeconvUpsampleHead", "Registered keypoint head."),
-    Key(
-        "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION",
-        14,
-        "Side, in cells, of the features pooled for the keypoint head.",
-        range=AT_LEAST_ONE,
-    ),
-    Key(
-        "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO",
-        0,
-        "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
-        range=NOT_NEGATIVE,
-    ),
-    Key(
-        "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS",
-        [512, 512, 512, 512, 512, 512, 512, 512],
-        "Output channels of each 3 x 3 convolution of the keypoint head, in order.",
-        range=AT_LEAST_ONE,
-        length=NOT_EMPTY,
-    ),
-    Key("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 17, "Keypoints of an instance; 17 in COCO.", range=AT_LEAST_ONE),
-    Key(
-        "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE",
-        1,
-        "Training images with fewer visible keypoints than this are left out.",
-        range=NOT_NEGATIVE,
-    ),
-    Key(
-        "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS",
-        True,
-        "Divide the keypoint loss by the visible keypoints of the batch; otherwise by a number fixed by the settings.",
-    ),
-    Key("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 1.0, "Factor of the keypoint loss.", range=NOT_NEGATIVE),
-    Key(
-        "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE",
-        "ROIAlignV2",
-        "Registered pooling operation of the keypoint head.",
-    ),
-)
-
-DETECTRON2_KEYS = REGION_KEYS + BOX_KEYS + MASK_KEYS + KEYPOINT_KEYS
+DETECTRON2_KEYS = REGION_KEYS + BOX_KEYS
 NEW_KEYS = (
+    Key(
+        "MODEL.ROI_HEADS.MATCHER",
+        "MaxIoUMatcher",
+        "Registered rule that assigns proposals to ground truth.",
+        registry=MATCHERS,
+    ),
+    Key(
+        "MODEL.ROI_HEADS.SAMPLER",
+        "RandomSampler",
+        "Registered choice of the proposals that a training step uses.",
+        registry=SAMPLERS,
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.DROPOUT",
+        0.0,
+        "Share of the outputs of each fully connected layer that training sets to 0; 0.5 with VGG's fc6 and fc7.",
+        range=SHARE_BELOW_ONE,
+    ),
+    Key(
+        "MODEL.ROI_BOX_HEAD.BOX_CODER",
+        "Box2BoxTransform",
+        "Registered form in which the box head predicts boxes.",
+        registry=BOX_CODERS,
+    ),
+    Key(
+        "MODEL.ROI_HEADS.SUPPRESSION",
+        "greedy",
+        "Registered rule that keeps one detection of an object: greedy drops those that overlap a better one of "
+        "their class, greedy_class_agnostic of any class; soft_linear (from an IoU of NMS_THRESH_TEST on) and "
+        "soft_gaussian lower their scores (Soft-NMS).",
+        registry=SUPPRESSIONS,
+    ),
     Key(
         "MODEL.ROI_HEADS.BRANCHES",
         [],
         "Registered further branches, in this order after the mask and the keypoint head: MaskIoUHead is that of Mask "
         "Scoring R-CNN and corrects the scores of masks.",
         element_types=(str,),
+        registry=REGION_BRANCHES,
     ),
     Key(
         "MODEL.ROI_HEADS.MIN_SIZE_TEST",
@@ -279,6 +261,7 @@ NEW_KEYS = (
         "Registered classification of regions: softmax over classes and background, sigmoid for each class, focal "
         "(sigmoid, RetinaNet's loss), or federated. USE_SIGMOID_CE and USE_FED_LOSS name the same as Detectron2 does; "
         "of the three the one set closest counts.",
+        registry=REGION_CLASSIFICATIONS,
     ),
     Key("MODEL.ROI_BOX_HEAD.CLS_LOSS_WEIGHT", 1.0, "Factor of the box head's classification loss.", range=NOT_NEGATIVE),
     Key(
@@ -319,18 +302,4 @@ NEW_KEYS = (
         "Soft suppression drops detections whose lowered score is below this.",
         range=SHARE,
     ),
-    Key(
-        "MODEL.ROI_MASK_HEAD.UPSAMPLE",
-        "deconv",
-        "How the mask head doubles the side of its maps: deconv (transposed 2 x 2 convolution), or bilinear (resizing, "
-        "then a 3 x 3 convolution).",
-        choices=("deconv", "bilinear"),
-    ),
-    Key(
-        "MODEL.ROI_MASK_HEAD.NUM_UPSAMPLE",
-        1,
-        "How often the side doubles: masks have ROI_MASK_HEAD.POOLER_RESOLUTION times 2 to this power cells a side.",
-        range=Range(low=0, high=5),
-    ),
-    Key("MODEL.ROI_MASK_HEAD.LOSS_WEIGHT", 1.0, "Factor of the mask loss.", range=NOT_NEGATIVE),
 )

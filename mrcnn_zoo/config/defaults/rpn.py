@@ -2,6 +2,7 @@
 
 from mrcnn_zoo.config.keys import (
     AT_LEAST_ONE,
+    FOUR,
     MINUS_ONE_OR_MORE,
     NOT_EMPTY,
     NOT_NEGATIVE,
@@ -9,10 +10,17 @@ from mrcnn_zoo.config.keys import (
     SHARE,
     SHARE_ABOVE_ZERO,
     SHARE_BELOW_ONE,
-    UNLIMITED,
     Key,
-    Length,
     Range,
+)
+from mrcnn_zoo.registries import (
+    ANCHOR_GENERATORS,
+    BOX_CODERS,
+    BOX_LOSSES,
+    MATCHERS,
+    PROPOSAL_GENERATORS,
+    RPN_HEADS,
+    SAMPLERS,
 )
 
 DETECTRON2_KEYS = (
@@ -22,6 +30,7 @@ DETECTRON2_KEYS = (
         "Registered proposal generator, what suggests the regions that the heads then classify: RPN, "
         "PrecomputedProposals (from files, with MODEL.LOAD_PROPOSALS), SlidingWindow, or GroundTruthProposals (an "
         "oracle for ablations).",
+        registry=PROPOSAL_GENERATORS,
     ),
     Key(
         "MODEL.PROPOSAL_GENERATOR.MIN_SIZE",
@@ -36,6 +45,7 @@ DETECTRON2_KEYS = (
         "DefaultAnchorGenerator",
         "Registered anchor generator; DefaultAnchorGenerator lays a grid of axis-aligned boxes over each feature map, "
         "TorchvisionAnchorGenerator rounds their corners and strides to whole pixels as torchvision's detectors do.",
+        registry=ANCHOR_GENERATORS,
     ),
     Key(
         "MODEL.ANCHOR_GENERATOR.SIZES",
@@ -45,6 +55,10 @@ DETECTRON2_KEYS = (
         element_types=(int, float),
         range=POSITIVE,
         length=NOT_EMPTY,
+        old_names=(
+            "MODEL.RPN.ANCHOR_SIZES",
+            "MODEL.RETINANET.ANCHOR_SIZES",
+        ),
     ),
     Key(
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS",
@@ -52,14 +66,10 @@ DETECTRON2_KEYS = (
         "Anchor shapes as height / width: one list per feature level, or a single list used at every level.",
         range=POSITIVE,
         length=NOT_EMPTY,
-    ),
-    Key(
-        "MODEL.ANCHOR_GENERATOR.ANGLES",
-        [[-90, 0, 90]],
-        "Angles in degrees of rotated anchors; only a rotated anchor generator has use for them.",
-        is_built=False,
-        element_types=(int, float),
-        range=UNLIMITED,
+        old_names=(
+            "MODEL.RPN.ANCHOR_ASPECT_RATIOS",
+            "MODEL.RETINANET.ANCHOR_ASPECT_RATIOS",
+        ),
     ),
     Key(
         "MODEL.ANCHOR_GENERATOR.OFFSET",
@@ -73,6 +83,8 @@ DETECTRON2_KEYS = (
         "StandardRPNHead",
         "Registered head that scores anchors and predicts their box deltas: StandardRPNHead has one sigmoid output an "
         "anchor for objectness, SoftmaxRPNHead a softmax over two, background and object.",
+        registry=RPN_HEADS,
+        old_names=("MODEL.RPN_HEAD.NAME",),
     ),
     Key(
         "MODEL.RPN.IN_FEATURES",
@@ -113,6 +125,7 @@ DETECTRON2_KEYS = (
         "MODEL.RPN.BBOX_REG_LOSS_TYPE",
         "smooth_l1",
         "Registered loss of the RPN's box regression: smooth_l1 on deltas, or one on decoded boxes such as giou.",
+        registry=BOX_LOSSES,
     ),
     Key(
         "MODEL.RPN.BBOX_REG_LOSS_WEIGHT",
@@ -125,7 +138,7 @@ DETECTRON2_KEYS = (
         [1.0, 1.0, 1.0, 1.0],
         "Scales of the four RPN box deltas (dx, dy, dw, dh); a larger one makes its delta count more.",
         range=POSITIVE,
-        length=Length(4, 4),
+        length=FOUR,
     ),
     Key(
         "MODEL.RPN.SMOOTH_L1_BETA",
@@ -138,6 +151,7 @@ DETECTRON2_KEYS = (
         1.0,
         "Factor of both RPN losses, besides those of each, RPN.CLS_LOSS_WEIGHT and RPN.BBOX_REG_LOSS_WEIGHT.",
         range=NOT_NEGATIVE,
+        old_names=("MODEL.PANOPTIC_FPN.RPN_LOSS_SCALE",),
     ),
     Key(
         "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
@@ -169,6 +183,21 @@ DETECTRON2_KEYS = (
 )
 
 NEW_KEYS = (
+    Key(
+        "MODEL.RPN.MATCHER", "MaxIoUMatcher", "Registered rule that assigns anchors to ground truth.", registry=MATCHERS
+    ),
+    Key(
+        "MODEL.RPN.SAMPLER",
+        "RandomSampler",
+        "Registered choice of the anchors that a training step uses.",
+        registry=SAMPLERS,
+    ),
+    Key(
+        "MODEL.RPN.BOX_CODER",
+        "Box2BoxTransform",
+        "Registered form in which the RPN predicts boxes.",
+        registry=BOX_CODERS,
+    ),
     Key(
         "MODEL.RPN.RANK_BY",
         "logit",

@@ -1,6 +1,7 @@
 """Defaults of the run keys."""
 
 from mrcnn_zoo.config.keys import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, UNLIMITED, Key
+from mrcnn_zoo.registries import HOOKS, METRIC_WRITERS
 
 DETECTRON2_KEYS = (
     Key(
@@ -29,13 +30,6 @@ DETECTRON2_KEYS = (
         choices=("", "highest", "high", "medium"),
     ),
     Key("VIS_PERIOD", 0, "Iterations between two pictures of a training batch; 0 for none.", range=NOT_NEGATIVE),
-    Key(
-        "GLOBAL.HACK",
-        1.0,
-        "A number that Detectron2 keeps free for experiments; nothing reads it.",
-        is_built=False,
-        range=UNLIMITED,
-    ),
 )
 
 NEW_KEYS = (
@@ -44,6 +38,7 @@ NEW_KEYS = (
         ["console", "json", "csv"],
         "Registered metric writers: console, json (metrics.json), csv (results.csv), tensorboard, wandb; the last two "
         "need their package.",
+        registry=METRIC_WRITERS,
     ),
     Key(
         "CUSTOM",
@@ -57,6 +52,7 @@ NEW_KEYS = (
         [],
         'Additional hooks of your own, called after the built-in ones, e.g. ["my_lab.hooks:build_my_hook"].',
         element_types=(str,),
+        registry=HOOKS,
     ),
     Key("WANDB.PROJECT", "mrcnn_zoo", "W&B project."),
     Key("WANDB.ENTITY", "", "W&B user or team; empty takes the account's default."),

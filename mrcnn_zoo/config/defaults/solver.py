@@ -11,12 +11,14 @@ from mrcnn_zoo.config.keys import (
     Key,
     Range,
 )
+from mrcnn_zoo.registries import LR_SCHEDULES, OPTIMIZERS, TRAINING_SCHEDULES
 
 DETECTRON2_KEYS = (
     Key(
         "SOLVER.LR_SCHEDULER_NAME",
         "WarmupMultiStepLR",
         "Registered learning-rate schedule, e.g. WarmupMultiStepLR or WarmupCosineLR.",
+        registry=LR_SCHEDULES,
     ),
     Key(
         "SOLVER.MAX_ITER",
@@ -99,7 +101,7 @@ DETECTRON2_KEYS = (
 )
 
 NEW_KEYS = (
-    Key("SOLVER.OPTIMIZER", "SGD", "Registered optimizer: SGD or AdamW."),
+    Key("SOLVER.OPTIMIZER", "SGD", "Registered optimizer: SGD or AdamW.", registry=OPTIMIZERS),
     Key("SOLVER.BETAS", [0.9, 0.999], "Decay of the two running means of AdamW.", range=SHARE_BELOW_ONE, length=PAIR),
     Key(
         "SOLVER.MAX_EPOCHS",
@@ -168,5 +170,6 @@ NEW_KEYS = (
         "joint",
         "Registered training schedule, which makes the list of stages of a run: joint, a single one. Yours is a "
         "function from a config to a list of mrcnn_zoo.training.Stage.",
+        registry=TRAINING_SCHEDULES,
     ),
 )

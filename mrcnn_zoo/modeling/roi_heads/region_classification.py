@@ -175,21 +175,7 @@ def build_federated_classification(cfg: CfgNode) -> FederatedClassification:
 
 
 def build_region_classification(cfg: CfgNode) -> RegionClassification:
-    """What `CLS_LOSS_TYPE` names, or Detectron2's switches USE_SIGMOID_CE and USE_FED_LOSS mean.
-
-    Raises:
-        UserError: settings that contradict each other.
-    """
+    """The classification of Detectron2's switches USE_SIGMOID_CE and USE_FED_LOSS, or else of `CLS_LOSS_TYPE`."""
     head = cfg.MODEL.ROI_BOX_HEAD
-    name = head.CLS_LOSS_TYPE
-    if head.USE_FED_LOSS and not head.USE_SIGMOID_CE:
-        raise UserError("MODEL.ROI_BOX_HEAD.USE_FED_LOSS needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE True.")
-    if head.USE_SIGMOID_CE:
-        by_switch = "federated" if head.USE_FED_LOSS else "sigmoid"
-        if name not in ("softmax", by_switch):
-            raise UserError(
-                f"MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE = {name!r} contradicts MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE or "
-                f"USE_FED_LOSS, which mean {by_switch!r}: leave these at False."
-            )
-        name = by_switch
-    return REGION_CLASSIFICATIONS.get(name)(cfg)
+    by_switch = "federated" if head.USE_FED_LOSS else "sigmoid"
+    return REGION_CLASSIFICATIONS.get(by_switch if head.USE_SIGMOID_CE else head.CLS_LOSS_TYPE)(cfg)

@@ -1,4 +1,4 @@
-"""Keys of parts that do not exist yet are refused when they would matter."""
+"""Keys of parts that do not exist are refused when they would matter."""
 
 from pathlib import Path
 
@@ -6,18 +6,19 @@ import pytest
 
 from mrcnn_zoo.config import default_config, load_config
 from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME
-from mrcnn_zoo.config.unsupported import CONDITIONS, Condition, unbuilt_changes
+from mrcnn_zoo.config.keys import Key
+from mrcnn_zoo.config.rules import unsupported_changes
 from mrcnn_zoo.errors import UserError
 from support.references import REFERENCES
 
-UNBUILT = [key for key in ALL_KEYS if not key.is_built]
+UNSUPPORTED = [key for key in ALL_KEYS if key.unsupported is not None]
 
 
-def test_defaults_need_nothing_that_is_not_built() -> None:
-    assert unbuilt_changes(default_config()) == []
+def test_defaults_set_no_unsupported_key() -> None:
+    assert unsupported_changes(default_config()) == []
 
 
-def test_an_unbuilt_key_is_refused_with_place_key_value_and_default(tmp_path: Path) -> None:
+def test_an_unsupported_key_is_refused_with_place_key_value_and_default(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("GLOBAL:\n  HACK: 2.0\n")
     with pytest.raises(UserError) as caught:
@@ -28,7 +29,7 @@ def test_an_unbuilt_key_is_refused_with_place_key_value_and_default(tmp_path: Pa
     ]
 
 
-def test_every_unbuilt_key_in_use_is_listed() -> None:
+def test_every_unsupported_key_in_use_is_listed() -> None:
     overrides = ["MODEL.META_ARCHITECTURE=PanopticFPN", "MODEL.SEM_SEG_HEAD.NUM_CLASSES=7", "GLOBAL.HACK=2"]
     overrides += ["MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT=7"]
     with pytest.raises(UserError) as caught:
@@ -41,7 +42,7 @@ def test_every_unbuilt_key_in_use_is_listed() -> None:
     assert any(message in line for line in lines)
 
 
-def test_a_key_in_a_file_of_a_part_that_is_not_selected_is_inert_with_one_warning(
+def test_a_key_in_a_file_of_a_part_that_is_not_selected_has_no_effect_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "x.yaml"
@@ -77,13 +78,12 @@ def test_a_key_on_the_command_line_of_a_part_that_is_not_selected_is_refused() -
         load_config(None, ["MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT=7", "MODEL.META_ARCHITECTURE=PanopticFPN"])
 
 
-@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.prefix)
-def test_every_condition_is_about_unbuilt_keys_and_a_real_selector(condition: Condition) -> None:
-    assert condition.selector in KEYS_BY_NAME
-    matching = [key for key in ALL_KEYS if key.name.startswith(condition.prefix)]
-    assert matching
-    assert not any(key.is_built for key in matching)
-    assert not condition.holds(default_config())
+@pytest.mark.parametrize("key", UNSUPPORTED, ids=lambda key: key.name)
+def test_part_of_an_unsupported_key_is_selected_by_a_key_and_not_by_default(key: Key) -> None:
+    part = key.unsupported
+    assert part is not None
+    assert not part.selector or KEYS_BY_NAME[part.selector].default not in part.values
+    assert bool(part.selector) == bool(part.values)
 
 
 @pytest.mark.parametrize("count", [2, 13], ids=["committed", "all"])
