@@ -26,8 +26,9 @@ def samples() -> list[Sample]:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_is_found_in_both_directions(name: str, samples: list[Sample]) -> None:
     limits = Limits(proposals=40, detections=60 if "retinanet" in name else 8)  # a few regions cost little time
-    for direction, differences in parity(name, samples, limits).items():
-        assert direction in (INTO_OURS, OUT_OF_OURS)
+    by_direction = parity(name, samples, limits)
+    assert by_direction.keys() == {INTO_OURS, OUT_OF_OURS}
+    for differences in by_direction.values():
         assert differences.found == differences.expected == differences.paired >= 4
         assert differences.boxes < TOLERANCE
         assert differences.scores < TOLERANCE

@@ -75,6 +75,7 @@ def test_norm_keeps_the_shape_and_the_layout(name: str) -> None:
     features = torch.randn(2, 32, 5, 7)
     assert norm(features).shape == features.shape
     channels_last = norm(features.to(memory_format=torch.channels_last))
+    assert channels_last.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(channels_last, norm(features), atol=1e-5, rtol=1e-4)
 
 

@@ -15,7 +15,7 @@ from mrcnn_zoo.config import load_config
 from mrcnn_zoo.inference import build_augmented_detector
 from mrcnn_zoo.inference.views import View
 from mrcnn_zoo.structures import Detections, Proposals
-from support.recorded_detectron2 import build_recorded, recorded_samples
+from support.recorded_detectron2 import NUM_IMAGES, build_recorded, recorded_samples
 from support.references import RecordedCase, find_case, relative_error
 
 CASES = (
@@ -78,7 +78,9 @@ def test_input_features_and_proposals_agree(case: RecordedCase, model: nn.Module
 
 
 def test_detections_agree(case: RecordedCase, model: nn.Module) -> None:
-    for number, table in enumerate(model.predict(recorded_samples(case))):
+    tables = model.predict(recorded_samples(case))
+    assert len(tables) == NUM_IMAGES
+    for number, table in enumerate(tables):
         assert torch.equal(table.classes, case.tensor(f"out{number}_pred_classes"))
         tolerance = BOX_TOLERANCES.get(case.name, 1e-3)
         torch.testing.assert_close(table.boxes, case.tensor(f"out{number}_pred_boxes"), atol=tolerance, rtol=0)
@@ -133,7 +135,9 @@ def augmented_detections(case: RecordedCase) -> list[Detections]:
 
 def test_merged_detections_of_augmented_images_agree() -> None:
     case = find_case(AUGMENTED_CASE)
-    for number, table in enumerate(augmented_detections(case)):
+    tables = augmented_detections(case)
+    assert len(tables) == NUM_IMAGES
+    for number, table in enumerate(tables):
         assert torch.equal(table.classes, case.tensor(f"tta{number}_pred_classes"))
         torch.testing.assert_close(table.boxes, case.tensor(f"tta{number}_pred_boxes"), atol=1e-3, rtol=0)
         torch.testing.assert_close(table.scores, case.tensor(f"tta{number}_scores"), atol=1e-5, rtol=0)

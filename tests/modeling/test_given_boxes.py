@@ -130,7 +130,9 @@ def test_boxes_without_size_or_outside_the_image_keep_their_place(model: nn.Modu
 
 
 def test_no_boxes_at_all(model: nn.Module, samples: list[Sample]) -> None:
-    for found in model.predict_in_boxes(samples, [torch.zeros(0, 4)] * 3):
+    tables = model.predict_in_boxes(samples, [torch.zeros(0, 4)] * 3)
+    assert len(tables) == 3
+    for found in tables:
         assert len(found) == 0
         assert found.masks is not None
 

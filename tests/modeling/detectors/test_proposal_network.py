@@ -51,7 +51,9 @@ def samples(recorded: dict[str, Tensor]) -> list[Sample]:
 def test_proposals_agree_in_pixels_of_the_original(
     model: ProposalNetwork, samples: list[Sample], recorded: dict[str, Tensor]
 ) -> None:
-    for number, table in enumerate(model.eval().propose(samples)):
+    tables = model.eval().propose(samples)
+    assert len(tables) == len(samples) == 2
+    for number, table in enumerate(tables):
         boxes, logits = recorded[f"out{number}_proposal_boxes"], recorded[f"out{number}_objectness_logits"]
         assert table.image_size == samples[number].original_size
         torch.testing.assert_close(table.objectness, logits, rtol=1e-4, atol=0)

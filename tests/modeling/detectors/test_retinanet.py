@@ -44,7 +44,7 @@ def sample(boxes: torch.Tensor, *, channels: int = 3) -> Sample:
 def test_untrained_head_predicts_the_prior_everywhere(retinanet: Callable[..., nn.Module]) -> None:
     model = retinanet("MODEL.RETINANET.PRIOR_PROB", 0.2)
     features = {f"p{level}": torch.randn(1, 8, 4, 4) for level in range(3, 8)}
-    for logits in model.predict_all(features).logits:
+    for _, logits in zip(features, model.predict_all(features).logits, strict=True):
         torch.testing.assert_close(logits.sigmoid(), torch.full_like(logits, 0.2), atol=0.05, rtol=0)
 
 

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -58,13 +60,23 @@ def test_a_level_without_sampled_anchors_takes_part_with_nothing() -> None:
     torch.testing.assert_close(predict_at(head, levels, ANCHORS_PER_CELL, rows).logits, whole.logits)
 
 
-def test_overlapping_patches_have_the_same_gradient_every_time() -> None:
-    # Threads add up in any order; 4,000 patches on 16 cells leave no order unnoticed.
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_gradients_of_overlapping_patches_are_deterministic_with_several_threads() -> None:
+    # 4,000 patches on 16 cells. Where they are cut by indexing, threads add to one position in varying order, and the
+    # gradient differs in 20 of 20 repetitions with four threads.
     head = build_head()
     level = torch.randn(1, 8, 4, 4, requires_grad=True)
     rows = torch.arange(48).repeat(90)
-    first, second = (gradients(head, [level], predict_at(head, [level], ANCHORS_PER_CELL, rows)) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    first, *others = (gradients(head, [level], predict_at(head, [level], ANCHORS_PER_CELL, rows)) for _ in range(5))
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
 
 def test_no_sampled_anchors_give_no_predictions() -> None:

@@ -277,6 +277,7 @@ def test_an_image_weighs_the_same_alone_as_with_its_twin() -> None:
     boxes = [[9.0, 8.0, 25.0, 24.0]]
     _, single = rpn.losses(alone, batch(boxes))
     _, double = rpn.losses(twins, batch(boxes, boxes))
+    assert single.losses.keys() == {"loss_rpn_cls", "loss_rpn_loc"}
     for name, loss in single.losses.items():
         torch.testing.assert_close(double.losses[name], loss)
 

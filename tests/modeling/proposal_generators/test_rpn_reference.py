@@ -27,6 +27,7 @@ CASES = (
     "mask_rcnn_X_101_FPN",
     "rpn_R_50_FPN",
 )
+LOSSES = {"loss_rpn_cls", "loss_rpn_loc"}
 SAME_LOGIT = 1e-5  # of the largest: candidates with closer ones may stand in either order
 
 
@@ -66,6 +67,7 @@ def test_features_agree(case: Case) -> None:
 
 def test_proposals_agree_in_the_same_order(case: Case) -> None:
     proposals = case.rpn.predict(case.features, case.batch)
+    assert len(proposals) == 2
     for image, table in enumerate(proposals):
         boxes, logits = case.recorded[f"proposals{image}_boxes"], case.recorded[f"proposals{image}_logits"]
         assert relative_error(table.objectness, logits) < 1e-4
@@ -84,7 +86,9 @@ def order_of_recorded(ours: Tensor, recorded: Tensor, logits: Tensor) -> Tensor:
 
 
 def test_losses_agree(case: Case) -> None:
-    for name, loss in case.rpn.losses(case.features, case.batch)[1].losses.items():
+    losses = case.rpn.losses(case.features, case.batch)[1].losses
+    assert losses.keys() == LOSSES
+    for name, loss in losses.items():
         torch.testing.assert_close(loss, case.recorded[f"loss_{name}"], rtol=1e-4, atol=0)
 
 
@@ -94,5 +98,7 @@ def test_losses_agree_when_the_head_runs_around_the_sampled_anchors_only(case: C
     anchors = case.rpn.anchor_generator(levels)
     sample = case.rpn.supervision.sample(anchors, case.batch.targets, case.batch.image_sizes)
     predictions = predict_at(case.rpn.rpn_head, levels, case.rpn.anchor_generator.anchors_per_cell[0], sample.rows)
-    for name, loss in case.rpn.supervision.losses(predictions, sample).losses.items():
+    losses = case.rpn.supervision.losses(predictions, sample).losses
+    assert losses.keys() == LOSSES
+    for name, loss in losses.items():
         torch.testing.assert_close(loss, case.recorded[f"loss_{name}"], rtol=1e-4, atol=0)

@@ -159,6 +159,7 @@ def test_sums_and_counts_of_two_parts_add_up_to_those_of_the_whole() -> None:
     tables = [regions([0, 1, K]), regions([2])]
     together = predictor().losses(inputs, tables)
     parts = [predictor().losses(inputs[:3], tables[:1]), predictor().losses(inputs[3:], tables[1:])]
+    assert together.sums.keys() == {"loss_cls", "loss_box_reg"}
     for name, whole in together.sums.items():
         assert sum(part.sums[name].value.item() for part in parts) == pytest.approx(whole.value.item())
         assert sum(part.sums[name].count for part in parts) == whole.count == 4

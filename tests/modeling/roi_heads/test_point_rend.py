@@ -220,6 +220,7 @@ def test_half_precision_features_are_trained_on(build: Callable[..., PointRendMa
     torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, output = head.losses(half, [regions_of(scene, 2)])
+    assert output.losses.keys() == {"loss_mask", "loss_mask_point"}
     for name, loss in output.losses.items():
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(expected.losses[name].item(), rel=0.02)
