@@ -1,4 +1,4 @@
-"""Training steps and predictions of two versions of the code in turns: ratio of times and of peak memory.
+"""Training steps and predictions of two versions of the code interleaved: ratio of times and of peak memory.
 
 python dev/equal_speed.py --before ../mrcnn_zoo_before --after .
 
@@ -38,7 +38,7 @@ def work(config: str, mode: str) -> None:
     """Run one step for every line on stdin and answer with its seconds and the peak memory so far in MiB."""
     import torch
 
-    from mrcnn_zoo.benchmark.data import generated_samples
+    from mrcnn_zoo.benchmark.inputs import generated_samples
     from mrcnn_zoo.config import load_config
     from mrcnn_zoo.modeling import build_model
 

@@ -36,7 +36,7 @@ def run(config: str) -> dict[str, Any]:
     """The losses of each step, the gradient norm of each step, and what the trained model predicts."""
     import torch
 
-    from mrcnn_zoo.benchmark.data import generated_samples
+    from mrcnn_zoo.benchmark.inputs import generated_samples
     from mrcnn_zoo.config import load_config
     from mrcnn_zoo.modeling import build_model
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from mrcnn_zoo.benchmark.data import generated_samples
-from mrcnn_zoo.benchmark.measure import Contestant, our_steps, time_in_turns, torchvision_inputs, torchvision_steps
-from mrcnn_zoo.benchmark.torchvision_model import bring_to_life, build_torchvision_model, torchvision_state
+from mrcnn_zoo.benchmark.inputs import calibrate_random_weights, generated_samples
+from mrcnn_zoo.benchmark.measure import Candidate, time_interleaved
+from mrcnn_zoo.benchmark.models import our_steps, torchvision_inputs, torchvision_steps
+from mrcnn_zoo.benchmark.torchvision_model import build_torchvision_model, torchvision_state
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Sample
@@ -155,7 +156,7 @@ def _prepare(device: str, size: Size, *, count: int) -> tuple[CfgNode, list[Samp
     samples = generated_samples(count, image_size=size.image_size, num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     torch.manual_seed(0)
     model = build_model(cfg)
-    bring_to_life(model, samples[:2])
+    calibrate_random_weights(model, samples[:2])
     return cfg, samples, {name: value.cpu() for name, value in model.state_dict().items()}
 
 
@@ -197,7 +198,7 @@ def _training_step(
 
 def _seconds(name: str, steps: list[Step], *, repeats: int) -> float:
     """Median of a round of all steps."""
-    return time_in_turns([Contestant(name, steps)], repeats=repeats, warmup=WARMUP)[0].median
+    return time_interleaved([Candidate(name, steps)], repeats=repeats, warmup=WARMUP)[0].median
 
 
 def _add_speed(result: PartResult, what: str, images_per_second: float) -> None:

@@ -1,4 +1,4 @@
-"""Seconds of RoIAlign's backward on the CPU: torchvision's kernel and ours in turns, on maps of the usual sizes.
+"""Seconds of RoIAlign's backward on the CPU: torchvision's kernel and ours interleaved, on maps of the usual sizes.
 
 python dev/roi_align_gradient_benchmark.py
 """

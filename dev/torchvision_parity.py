@@ -14,7 +14,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torchvision.models import detection
 
-from mrcnn_zoo.benchmark.torchvision_model import bring_to_life
+from mrcnn_zoo.benchmark.inputs import calibrate_random_weights
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.interop import Conversion
 from mrcnn_zoo.interop.conversion.verify import NAMES, Differences, Found, TorchvisionReference, compare
@@ -103,7 +103,7 @@ def living_counterpart(theirs: nn.Module, samples: list[Sample], limits: Limits)
         for weight, gain in GAINS.items():
             if weight in conversion.weights:
                 model.get_parameter(weight).mul_(GAIN_AFTER_NORMS if has_norms else gain)
-    bring_to_life(model, samples)
+    calibrate_random_weights(model, samples)
     return model
 
 

@@ -1,1 +1,1 @@
-"""How fast we are, and how much memory we need: against torchvision, measured in turns."""
+"""Speed and peak memory of models, beside torchvision's, of data loading and of evaluation."""

@@ -8,26 +8,22 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.ops import rle
-from mrcnn_zoo.structures import Sample
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """Somebody whose steps are measured.
+class Candidate:
+    """Work to be timed.
 
     Args:
         name: in the report.
-        steps: the pieces of work of one round; each returns how many things it produced (instances, images).
+        steps: the steps of one round; each returns the number of instances or images that it produced.
         before: called before each step, outside the measured time.
     """
 
@@ -38,7 +34,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one contestant, one number a round."""
+    """Seconds of one candidate, one number per round."""
 
     name: str
     seconds: tuple[float, ...]
@@ -46,36 +42,36 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """Seconds of a typical round."""
+        """Median seconds per round."""
         return statistics.median(self.seconds)
 
     @property
     def minimum(self) -> float:
-        """Seconds of the fastest round: the one that other programs disturbed least."""
+        """Seconds of the fastest round, the one least disturbed by other processes."""
         return min(self.seconds)
 
 
-def time_in_turns(contestants: Sequence[Contestant], *, repeats: int, warmup: int = 1) -> list[Timing]:
-    """Run every contestant's steps, taking turns step by step; who begins changes from round to round.
+def time_interleaved(candidates: Sequence[Candidate], *, repeats: int, warmup: int = 1) -> list[Timing]:
+    """Run the steps of all candidates interleaved; their order alternates between rounds.
 
     Args:
-        contestants: with equally many steps.
-        repeats: rounds that count, at least 1.
+        candidates: with the same number of steps.
+        repeats: measured rounds, at least 1.
         warmup: rounds before them.
     """
-    seconds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+    seconds: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     produced: dict[str, int] = {}
     for round_number in range(warmup + repeats):
-        order = contestants if round_number % 2 == 0 else contestants[::-1]
+        order = candidates if round_number % 2 == 0 else candidates[::-1]
         elapsed = dict.fromkeys(seconds, 0.0)
         produced = dict.fromkeys(seconds, 0)
-        for number in range(len(contestants[0].steps)):
-            for contestant in order:
-                if contestant.before is not None:
-                    contestant.before()
+        for number in range(len(candidates[0].steps)):
+            for candidate in order:
+                if candidate.before is not None:
+                    candidate.before()
                 start = _now()
-                produced[contestant.name] += contestant.steps[number]()
-                elapsed[contestant.name] += _now() - start
+                produced[candidate.name] += candidate.steps[number]()
+                elapsed[candidate.name] += _now() - start
         if round_number >= warmup:
             for name, value in elapsed.items():
                 seconds[name].append(value)
@@ -83,7 +79,7 @@ def time_in_turns(contestants: Sequence[Contestant], *, repeats: int, warmup: in
 
 
 def paired_ratio(one: Timing, other: Timing) -> float:
-    """The median over the rounds of one's seconds by the other's; below 1 where `one` is faster."""
+    """The median over rounds of the ratio of seconds; below 1 where `one` is faster."""
     return statistics.median(a / b for a, b in zip(one.seconds, other.seconds, strict=True))
 
 
@@ -100,19 +96,19 @@ Prepare = Callable[[Any], Callable[[], None]]
 
 
 def peak_memory_mib(prepare: Prepare, job: Any) -> float:
-    """MiB that a piece of work needs at its highest, on top of what was there before it began.
+    """Peak memory of a job in MiB, without the memory in use before it starts.
 
     Args:
-        prepare: a function of a module; called in a new process with the job, it returns the work. What it allocates,
-            such as the inputs, does not count; what the work allocates, such as the model, does.
-        job: picklable.
+        prepare: a module-level function; called with the job in a new process, it returns the work. Its own
+            allocations, such as the inputs, are not counted; those of the work, such as the model, are.
+        job: picklable argument of `prepare`.
 
     Returns:
-        Of tensors on the GPU where the work uses CUDA, else of the resident set of the process.
+        Allocated GPU memory where the work uses CUDA, else the resident set of the process.
 
     Raises:
         RuntimeError: the work failed; with its traceback.
-        UserError: as the work raised it.
+        UserError: raised by the work.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -145,19 +141,19 @@ def _measure(prepare: Prepare, job: Any, sender: Connection) -> None:
             sender.send(peak_resident_mib() - before)
     except UserError as error:
         sender.send(error)
-    except BaseException:  # told to the parent, which raises it
+    except BaseException:  # sent to the parent, which raises it
         sender.send(traceback.format_exc())
 
 
 def resident_mib() -> float:
-    """MiB of this process in memory now; its peak where the system does not tell."""
+    """Resident memory of this process in MiB; its peak where the system has no current value."""
     return _status("VmRSS:") or _largest_resident_mib()
 
 
 def peak_resident_mib() -> float:
-    """MiB of this process at its highest.
+    """Peak resident memory of this process in MiB.
 
-    Not getrusage where it can be helped: on Linux a new process may inherit the figure of the one that started it.
+    Read from /proc where it exists: on Linux the value of getrusage may be inherited from the parent process.
     """
     return _status("VmHWM:") or _largest_resident_mib()
 
@@ -172,96 +168,3 @@ def _status(label: str) -> float:
 def _largest_resident_mib() -> float:
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEBIBYTE
-
-
-LEARNING_RATE = 1e-9  # the optimizer does all its work, and the weights stay what they are
-MOMENTUM = 0.9
-MASK_THRESHOLD = 0.5
-
-Steps = list[Callable[[], int]]  # one a batch; each returns the number of instances it found or was trained on
-TorchvisionInput = tuple[list[Tensor], list[dict[str, Tensor]]]  # images, targets
-
-
-def our_steps(model: nn.Module, batches: Sequence[list[Sample]], *, task: str, mask_form: str) -> Steps:
-    """Steps of our model.
-
-    Args:
-        model: with `losses(samples)` and `predict(samples)`.
-        batches: one step each.
-        task: "inference" or "train".
-        mask_form: "bitmap" or "rle".
-    """
-    if task == "train":
-        optimizer = _training_mode(model)
-        return [partial(_our_training_step, model, optimizer, batch) for batch in batches]
-    model.eval()
-    return [partial(_our_inference, model, batch, mask_form) for batch in batches]
-
-
-def torchvision_steps(model: nn.Module, inputs: Sequence[TorchvisionInput], *, task: str, mask_form: str) -> Steps:
-    """Steps of torchvision's model; arguments as for `our_steps`."""
-    if task == "train":
-        optimizer = _training_mode(model)
-        return [partial(_torchvision_training_step, model, optimizer, *batch) for batch in inputs]
-    model.eval()
-    return [partial(_torchvision_inference, model, images, mask_form) for images, _ in inputs]
-
-
-def torchvision_inputs(batch: list[Sample]) -> TorchvisionInput:
-    """Images as float tensors and targets with full-image masks, which torchvision's models are trained with."""
-    targets: list[dict[str, Tensor]] = []
-    for sample in batch:
-        if sample.targets is None:
-            continue
-        columns = {"boxes": sample.targets.boxes, "labels": sample.targets.classes + 1}
-        if sample.targets.masks is not None:
-            columns["masks"] = sample.targets.masks.bitmaps().to(torch.uint8)
-        has_area = (columns["boxes"][:, 2:] > columns["boxes"][:, :2]).all(dim=1)  # it refuses others
-        targets.append({name: column[has_area] for name, column in columns.items()})
-    return [sample.image.float() for sample in batch], targets
-
-
-def _training_mode(model: nn.Module) -> torch.optim.Optimizer:
-    model.train()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.SGD(trained, lr=LEARNING_RATE, momentum=MOMENTUM)
-
-
-def _our_training_step(model: Any, optimizer: torch.optim.Optimizer, batch: list[Sample]) -> int:
-    optimizer.zero_grad()
-    model.losses(batch).total().backward()
-    optimizer.step()
-    return sum(len(sample.targets) for sample in batch if sample.targets is not None)
-
-
-def _torchvision_training_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: list[Tensor], targets: list[dict[str, Tensor]]
-) -> int:
-    device = next(model.parameters()).device
-    images = [image.to(device) for image in images]
-    moved = [{name: column.to(device) for name, column in target.items()} for target in targets]
-    optimizer.zero_grad()
-    sum(model(images, moved).values()).backward()
-    optimizer.step()
-    return sum(len(target["boxes"]) for target in targets)
-
-
-def _our_inference(model: Any, batch: list[Sample], mask_form: str) -> int:
-    with torch.no_grad():
-        detections = model.predict(batch)
-        for table in detections:
-            if table.masks is not None:
-                table.masks.rles() if mask_form == "rle" else table.masks.bitmaps()
-    return sum(len(table) for table in detections)
-
-
-def _torchvision_inference(model: nn.Module, images: list[Tensor], mask_form: str) -> int:
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        detections = model([image.to(device) for image in images])
-        for table in detections:
-            if "masks" in table:
-                bitmaps = table["masks"][:, 0] > MASK_THRESHOLD
-                if mask_form == "rle":
-                    [rle.encode(bitmap) for bitmap in bitmaps.cpu().numpy()]
-    return sum(len(table["boxes"]) for table in detections)

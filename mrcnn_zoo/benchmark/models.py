@@ -1,64 +1,63 @@
-"""Our model and torchvision's at the same work: the same weights, images, sizes and settings."""
+"""Inference and training steps of our model and torchvision's, with the same weights, images and settings."""
 
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mrcnn_zoo.benchmark.data import build_batches
-from mrcnn_zoo.benchmark.measure import (
-    Contestant,
-    Steps,
-    our_steps,
-    peak_memory_mib,
-    time_in_turns,
-    torchvision_inputs,
-    torchvision_steps,
-)
+from mrcnn_zoo.benchmark.inputs import build_batches, calibrate_random_weights
+from mrcnn_zoo.benchmark.measure import Candidate, peak_memory_mib, time_interleaved
 from mrcnn_zoo.benchmark.report import BenchmarkReport, make_ratios, make_rows
-from mrcnn_zoo.benchmark.torchvision_model import bring_to_life, build_torchvision_model, torchvision_state
+from mrcnn_zoo.benchmark.torchvision_model import build_torchvision_model, torchvision_state
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.loading import config_from_text
 from mrcnn_zoo.modeling import build_model
+from mrcnn_zoo.ops import rle
 from mrcnn_zoo.ops.memory import keep_freed_memory
 from mrcnn_zoo.structures import Sample
 
 OURS, TORCHVISION = "mrcnn_zoo", "torchvision"
-MEMORY_ROUNDS = 2  # of all batches; the peak is there from the second on, when optimizer state and caches exist
+MEMORY_ROUNDS = 2  # of all batches; optimizer state and caches exist from the second on
+
+LEARNING_RATE = 1e-9  # the optimizer does all its work; the weights hardly change
+MOMENTUM = 0.9
+MASK_THRESHOLD = 0.5
+Steps = list[Callable[[], int]]  # one per batch; returns the number of instances detected or trained on
+TorchvisionInput = tuple[list[Tensor], list[dict[str, Tensor]]]  # images, targets
 
 NOTES = {
-    "inference": "Until the masks are {masks} of the size that the images have here, for all detections.",
-    "train": "Forward, losses, backward and SGD with momentum; loading the data is not in it.",
+    "inference": "Ends with {masks} of the input size for the masks of all detections.",
+    "train": "Forward, losses, backward and SGD with momentum, without data loading.",
 }
 WEIGHTS_NOTE = (
-    "The weights are random, and the same on both sides. Backbone and classifier are scaled to give as many candidates "
-    "and detections as a trained model finds in a crowded image."
+    "Both models have the same random weights, scaled to give as many candidates and detections as a trained model "
+    "finds in a crowded image."
 )
-MEMORY_NOTE = (
-    "Peak memory: each contestant alone in a process of its own, without the memory in use before it was built."
-)
+MEMORY_NOTE = "Peak memory: each candidate in a new process, without the memory in use before the model is built."
 
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What to measure; picklable, so that another process can do the same.
+    """What to measure; picklable, because memory is measured in other processes.
 
     Args:
         config_text: YAML of the whole config.
-        trust: modules whose code the config names.
+        trust: modules whose code the config may name.
         task: "inference" or "train".
-        is_against_torchvision: measure torchvision's model too.
-        images: a dataset's name or a folder; empty takes the first of DATASETS.TEST.
-        num_batches: of a round.
-        batch_size: images in a batch.
-        repeats: rounds that count.
-        mask_form: what inference ends with, "bitmap" (full images) or "rle".
-        keeps_memory: let the C library keep freed memory, for all contestants.
-        num_threads: of torch; 0 leaves its default.
-        measures_memory: also measure the peak memory, which takes a few more rounds.
+        is_against_torchvision: whether torchvision's model is measured, too.
+        images: name of a dataset or path of a folder; empty for the first of DATASETS.TEST.
+        num_batches: per round.
+        batch_size: images per batch.
+        repeats: measured rounds.
+        mask_form: form of the predicted masks, "bitmap" (full images) or "rle".
+        keeps_memory: whether the C library keeps freed memory, for all candidates.
+        num_threads: of torch; 0 for its default.
+        measures_memory: whether the peak memory is measured, in a few more rounds.
     """
 
     config_text: str
@@ -77,7 +76,7 @@ class ModelPlan:
 
 @dataclass(frozen=True)
 class MemoryJob:
-    """One contestant, to be built in a process of its own."""
+    """One candidate whose memory is measured in a new process."""
 
     plan: ModelPlan
     name: str
@@ -85,10 +84,13 @@ class MemoryJob:
 
 
 def benchmark_models(plan: ModelPlan) -> BenchmarkReport:
-    """Seconds, images a second and peak memory of inference or of training steps.
+    """Seconds, images per second and peak memory of inference or training steps.
+
+    Args:
+        plan: what to measure.
 
     Raises:
-        UserError: a dataset that cannot be loaded, or a setting that torchvision's model does not have.
+        UserError: the dataset cannot be loaded, or torchvision's model does not support a setting.
     """
     _set_up_process(plan)
     cfg = config_from_text(plan.config_text, trust=plan.trust)
@@ -96,8 +98,8 @@ def benchmark_models(plan: ModelPlan) -> BenchmarkReport:
         cfg, plan.images, num_batches=plan.num_batches, batch_size=plan.batch_size, is_training=plan.task == "train"
     )
     models = _build_models(cfg, batches[0], is_against_torchvision=plan.is_against_torchvision)
-    contestants = [Contestant(name, _start(name, model, batches, plan)()) for name, model in models.items()]
-    timings = time_in_turns(contestants, repeats=plan.repeats)
+    candidates = [Candidate(name, _start(name, model, batches, plan)()) for name, model in models.items()]
+    timings = time_interleaved(candidates, repeats=plan.repeats)
     memory = _measure_memory(plan, models) if plan.measures_memory else {}
     rows = make_rows(timings, num_images=plan.num_batches * plan.batch_size, memory=memory)
     return BenchmarkReport(
@@ -112,7 +114,7 @@ def benchmark_models(plan: ModelPlan) -> BenchmarkReport:
 def _build_models(cfg: CfgNode, samples: list[Sample], *, is_against_torchvision: bool) -> dict[str, nn.Module]:
     torch.manual_seed(0)
     ours = build_model(cfg)
-    bring_to_life(ours, samples)
+    calibrate_random_weights(ours, samples)
     if not is_against_torchvision:
         return {OURS: ours}
     theirs = build_torchvision_model(cfg)
@@ -121,7 +123,7 @@ def _build_models(cfg: CfgNode, samples: list[Sample], *, is_against_torchvision
 
 
 def _start(name: str, model: nn.Module, batches: Sequence[list[Sample]], plan: ModelPlan) -> Callable[[], Steps]:
-    """Bring the inputs into the form a model takes; what is returned makes the steps."""
+    """Convert the inputs for the model; returns a function that makes its steps."""
     if name == OURS:
         return lambda: our_steps(model, batches, task=plan.task, mask_form=plan.mask_form)
     inputs = [torchvision_inputs(batch) for batch in batches]
@@ -139,7 +141,11 @@ def _measure_memory(plan: ModelPlan, models: dict[str, nn.Module]) -> dict[str, 
 
 
 def prepare_memory_job(job: MemoryJob) -> Callable[[], None]:
-    """Load what the measured work starts from; the work itself builds the model and runs its steps."""
+    """Load the inputs; the returned work builds the model and runs its steps.
+
+    Args:
+        job: the candidate and its weights.
+    """
     plan = job.plan
     _set_up_process(plan)
     cfg = config_from_text(plan.config_text, trust=plan.trust)
@@ -182,3 +188,88 @@ def _notes(plan: ModelPlan) -> tuple[str, ...]:
     masks = "run-length encodings" if plan.mask_form == "rle" else "bitmaps"
     notes = [NOTES[plan.task].format(masks=masks), WEIGHTS_NOTE]
     return tuple([*notes, MEMORY_NOTE] if plan.measures_memory else notes)
+
+
+def our_steps(model: nn.Module, batches: Sequence[list[Sample]], *, task: str, mask_form: str) -> Steps:
+    """Inference or training steps of our model.
+
+    Args:
+        model: with `losses(samples)` and `predict(samples)`.
+        batches: one step per batch.
+        task: "inference" or "train".
+        mask_form: "bitmap" or "rle".
+    """
+    if task == "train":
+        optimizer = _training_mode(model)
+        return [partial(_our_training_step, model, optimizer, batch) for batch in batches]
+    model.eval()
+    return [partial(_our_inference, model, batch, mask_form) for batch in batches]
+
+
+def torchvision_steps(model: nn.Module, inputs: Sequence[TorchvisionInput], *, task: str, mask_form: str) -> Steps:
+    """Steps of torchvision's model; arguments as for `our_steps`."""
+    if task == "train":
+        optimizer = _training_mode(model)
+        return [partial(_torchvision_training_step, model, optimizer, *batch) for batch in inputs]
+    model.eval()
+    return [partial(_torchvision_inference, model, images, mask_form) for images, _ in inputs]
+
+
+def torchvision_inputs(batch: list[Sample]) -> TorchvisionInput:
+    """Inputs of torchvision's models: float images, and targets with full-image masks."""
+    targets: list[dict[str, Tensor]] = []
+    for sample in batch:
+        if sample.targets is None:
+            continue
+        columns = {"boxes": sample.targets.boxes, "labels": sample.targets.classes + 1}
+        if sample.targets.masks is not None:
+            columns["masks"] = sample.targets.masks.bitmaps().to(torch.uint8)
+        has_area = (columns["boxes"][:, 2:] > columns["boxes"][:, :2]).all(dim=1)  # torchvision refuses empty boxes
+        targets.append({name: column[has_area] for name, column in columns.items()})
+    return [sample.image.float() for sample in batch], targets
+
+
+def _training_mode(model: nn.Module) -> torch.optim.Optimizer:
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(trained, lr=LEARNING_RATE, momentum=MOMENTUM)
+
+
+def _our_training_step(model: Any, optimizer: torch.optim.Optimizer, batch: list[Sample]) -> int:
+    optimizer.zero_grad()
+    model.losses(batch).total().backward()
+    optimizer.step()
+    return sum(len(sample.targets) for sample in batch if sample.targets is not None)
+
+
+def _torchvision_training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: list[Tensor], targets: list[dict[str, Tensor]]
+) -> int:
+    device = next(model.parameters()).device
+    images = [image.to(device) for image in images]
+    moved = [{name: column.to(device) for name, column in target.items()} for target in targets]
+    optimizer.zero_grad()
+    sum(model(images, moved).values()).backward()
+    optimizer.step()
+    return sum(len(target["boxes"]) for target in targets)
+
+
+def _our_inference(model: Any, batch: list[Sample], mask_form: str) -> int:
+    with torch.no_grad():
+        detections = model.predict(batch)
+        for table in detections:
+            if table.masks is not None:
+                table.masks.rles() if mask_form == "rle" else table.masks.bitmaps()
+    return sum(len(table) for table in detections)
+
+
+def _torchvision_inference(model: nn.Module, images: list[Tensor], mask_form: str) -> int:
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        detections = model([image.to(device) for image in images])
+        for table in detections:
+            if "masks" in table:
+                bitmaps = table["masks"][:, 0] > MASK_THRESHOLD
+                if mask_form == "rle":
+                    [rle.encode(bitmap) for bitmap in bitmaps.cpu().numpy()]
+    return sum(len(table["boxes"]) for table in detections)

@@ -1,4 +1,4 @@
-"""What a benchmark found, as a table and as JSON."""
+"""Benchmark reports as tables and JSON."""
 
 import json
 import platform
@@ -14,28 +14,28 @@ from mrcnn_zoo.benchmark.measure import Timing, paired_ratio
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant's figures."""
+    """Measurements of one candidate."""
 
     name: str
-    seconds_median: float  # an image
-    seconds_min: float  # an image
+    seconds_median: float  # per image
+    seconds_min: float  # per image
     images_per_second: float  # at the median
-    produced: float  # an image
+    produced: float  # per image
     peak_memory_mib: float | None = None
 
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """The figures of a task, and what they were measured on."""
+    """Measurements of a task with its settings."""
 
     task: str
     settings: dict[str, Any]
     rows: tuple[Row, ...]
-    ratios: dict[str, float]  # of two contestants each; below 1 where the first one named is better
+    ratios: dict[str, float]  # of two candidates; below 1 where the first is better
     notes: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """Settings, table, ratios and notes, to print."""
+        """Settings, table, ratios and notes."""
         settings = "\n".join(f"  {name}: {value}" for name, value in (self.settings | environment()).items())
         has_memory = any(row.peak_memory_mib is not None for row in self.rows)
         headers = ["", "s / image (median)", "(min)", "images / s", "produced / image"]
@@ -51,18 +51,22 @@ class BenchmarkReport:
         return "\n\n".join([*parts, "\n".join(f"* {note}" for note in self.notes)])
 
     def write(self, path: Path) -> None:
-        """The same as JSON."""
+        """Write the report as JSON.
+
+        Args:
+            path: of the file, whose folder is created if needed.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self) | {"environment": environment()}, indent=2) + "\n")
 
 
 def make_rows(timings: list[Timing], *, num_images: int, memory: dict[str, float] | None = None) -> tuple[Row, ...]:
-    """Rows a report can show.
+    """Rows of a report, per image.
 
     Args:
         timings: of rounds of `num_images` images.
-        num_images: at least 1.
-        memory: MiB by contestant.
+        num_images: per round, at least 1.
+        memory: peak memory in MiB by candidate.
     """
     return tuple(
         Row(
@@ -78,7 +82,12 @@ def make_rows(timings: list[Timing], *, num_images: int, memory: dict[str, float
 
 
 def make_ratios(timings: list[Timing], rows: tuple[Row, ...]) -> dict[str, float]:
-    """Ratios of the first to the second contestant; empty when it is alone."""
+    """Ratios of the first to the second candidate; empty for one candidate.
+
+    Args:
+        timings: of the candidates.
+        rows: of the same candidates.
+    """
     if len(rows) < 2:
         return {}
     pair = f"{rows[0].name} / {rows[1].name}"
@@ -93,6 +102,6 @@ def make_ratios(timings: list[Timing], rows: tuple[Row, ...]) -> dict[str, float
 
 
 def environment() -> dict[str, Any]:
-    """Machine and versions that figures depend on."""
+    """Versions and processor of this machine."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {"torch": torch.__version__, "python": platform.python_version(), "processor": device}

@@ -1,9 +1,7 @@
-"""torchvision's Mask R-CNN with the settings of a config, and random weights with which detectors detect."""
+"""torchvision's Faster and Mask R-CNN with the settings of a config."""
 
-import re
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -18,92 +16,11 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.interop.torchvision.export import to_torchvision
 from mrcnn_zoo.modeling import resolve_device
-from mrcnn_zoo.modeling.detectors.input_output import Collation
-from mrcnn_zoo.structures import Sample
-
-RESIDUAL_GAIN = 0.3  # what a block adds; at 1 the features of an untrained ResNet-50 double in variance 16 times
-CLASS_LOGIT_SPREAD = 2.5  # standard deviation over the regions
-FOREGROUND_SHARE = 0.07  # of the regions, a class beats the background
-DENSE_CANDIDATES = 300  # anchors and classes of a RetinaNet in an image, above ...
-DENSE_CANDIDATE_LOGIT = -2.9  # ... a score of 0.05, its usual threshold
-
-
-@torch.no_grad()
-def bring_to_life(model: nn.Module, samples: list[Sample]) -> None:
-    """Change the fresh weights of a detector so that on these samples it finds many, differing instances.
-
-    The features of a deep network with fresh weights explode, and its classifier then says the same of every region: it
-    finds nothing, or one class everywhere. A score threshold of 0 makes every region a candidate for every class, which
-    is more work than any real image. Here the backbone keeps its scale, and the classifier is centred and spread on
-    what it sees: most regions are background, the rest are of various classes. Numbers of candidates and of detections
-    are then close to those of a trained model on a crowded image.
-
-    Args:
-        model: with Detectron2's parameter names; changed in place. Of one that only proposes, the backbone is.
-        samples: what it is going to be measured on, or some like it.
-    """
-    _scale_backbone(model, samples)
-    if "head.cls_score.weight" in model.state_dict():
-        _spread_dense_scores(model, samples)
-        return
-    # One after another: the regions of a stage of a cascade depend on the stages before. Proposals have no classes.
-    for name, classifier in model.named_modules():
-        if name.startswith("roi_heads.") and name.endswith("cls_score") and isinstance(classifier, nn.Linear):
-            _spread_region_scores(model, classifier, samples)
-
-
-def _spread_region_scores(model: nn.Module, classifier: nn.Linear, samples: list[Sample]) -> None:
-    """Most regions are background, the rest of various classes."""
-    seen: list[Tensor] = []
-    hook = classifier.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach()))
-    was_training = model.training
-    model.eval()
-    model.predict(samples)  # type: ignore[operator]
-    model.train(was_training)
-    hook.remove()
-    regions = torch.cat(seen)
-    centred = (regions - regions.mean(dim=0)) @ classifier.weight.T
-    gain = CLASS_LOGIT_SPREAD / centred.std()
-    classifier.weight *= gain
-    classifier.bias.copy_(-classifier.weight @ regions.mean(dim=0))
-    lead_of_best = gain * (centred[:, :-1].amax(dim=1) - centred[:, -1])
-    classifier.bias[-1] += torch.quantile(lead_of_best, 1 - FOREGROUND_SHARE)
-
-
-def _scale_backbone(model: nn.Module, samples: list[Sample]) -> None:
-    state = model.state_dict()
-    brightness = torch.stack([sample.image.float().std() for sample in samples]).mean()
-    if isinstance(collation := getattr(model, "collate", None), Collation):
-        brightness = brightness / collation.pixel_std.mean().cpu()
-    for name, tensor in state.items():
-        if name.endswith("stem.conv1.norm.weight"):
-            tensor.fill_(1 / max(float(brightness), 1.0))
-        last_of_block = re.fullmatch(r"(.*res\d\.\d+)\.conv(\d)\.norm\.weight", name)
-        if last_of_block and f"{last_of_block[1]}.conv{int(last_of_block[2]) + 1}.weight" not in state:
-            tensor.fill_(RESIDUAL_GAIN)
-
-
-def _spread_dense_scores(model: nn.Module, samples: list[Sample]) -> None:
-    """Of all scores of a RetinaNet, few pass the threshold, and these differ."""
-    classifier = model.get_submodule("head.cls_score")
-    seen: list[Tensor] = []
-    hook = classifier.register_forward_hook(lambda _, __, output: seen.append(output.flatten()))
-    model.eval()
-    model.predict(samples)  # type: ignore[operator]
-    hook.remove()
-    logits = torch.cat(seen)
-    gain = CLASS_LOGIT_SPREAD / logits.std()
-    classifier.weight *= gain  # type: ignore[operator]
-    rank = DENSE_CANDIDATES * len(samples)
-    threshold = gain * logits.sort(descending=True).values[min(rank, len(logits) - 1)]
-    # All biases are equal in fresh weights.
-    classifier.bias.mul_(gain).add_(DENSE_CANDIDATE_LOGIT - threshold)  # type: ignore[operator, union-attr]
-
 
 NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d}
-STAGES = ("conv1.", "layer1.", "layer2.", "layer3.", "layer4.")  # what FREEZE_AT counts; bn1 belongs to the first
+STAGES = ("conv1.", "layer1.", "layer2.", "layer3.", "layer4.")  # of FREEZE_AT; bn1 belongs to the first
 
-# What torchvision's model cannot do otherwise.
+# The only values that torchvision's model supports.
 REQUIRED = {
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
     "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
@@ -132,12 +49,15 @@ class NormalizeOnly(GeneralizedRCNNTransform):
 
 
 def build_torchvision_model(cfg: CfgNode) -> FasterRCNN:
-    """The same network, with the same selections, thresholds and frozen parts, on MODEL.DEVICE, with fresh weights.
+    """torchvision's model with the layers, thresholds and frozen parts of a config, randomly initialised.
 
-    It takes images in pixel units, of the size that the network is to see.
+    It is on MODEL.DEVICE and takes images in pixel units, resized for the network.
+
+    Args:
+        cfg: of a Faster or Mask R-CNN with an FPN.
 
     Raises:
-        UserError: a setting that torchvision's model does not have.
+        UserError: torchvision's model does not support a setting.
     """
     _check_supported(cfg)
     model, heads = cfg.MODEL, cfg.MODEL.ROI_HEADS
@@ -176,14 +96,14 @@ def build_torchvision_model(cfg: CfgNode) -> FasterRCNN:
 
 
 def torchvision_state(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under torchvision's names: with them both models compute the same.
+    """Our weights under torchvision's names, with which both models compute the same.
 
     Args:
         ours: state dict of our model.
         theirs: state dict of the model that `build_torchvision_model` gives for the same config; not changed.
 
     Raises:
-        ValueError: a weight on either side without its like on the other.
+        ValueError: a weight that only one of the models has, or in another shape.
     """
     state = _without_counters(to_torchvision(ours))
     theirs = _without_counters(theirs)

@@ -105,7 +105,7 @@ def build_parser() -> CommandParser:
     add, count = parser.add_argument, whole_number(minimum=1)
     add("--task", required=True, choices=(*MODEL_TASKS, "data", "eval"), help="what is measured")
     add_config_option(parser, text=f"default: {DEFAULT_CONFIG}")
-    add("--against", choices=("torchvision",), help="measure this model too, in turns with ours (inference, train)")
+    add("--against", choices=("torchvision",), help="measure this model, too, interleaved with ours (inference, train)")
     add("--images", default="", metavar="NAME|FOLDER", help="dataset, COCO folder or, for inference, any image folder")
     add("--image-size", type=count, nargs=2, metavar=("SHORTER", "LONGER"), help="as INPUT.MIN_SIZE and MAX_SIZE")
     add("--batch-size", type=count, metavar="N", help="images per batch (default: 1 for inference, 2 for train)")

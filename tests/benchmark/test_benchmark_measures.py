@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrcnn_zoo.benchmark.measure import Contestant, Timing, paired_ratio, peak_memory_mib, time_in_turns
+from mrcnn_zoo.benchmark.measure import Candidate, Timing, paired_ratio, peak_memory_mib, time_interleaved
 from mrcnn_zoo.benchmark.report import BenchmarkReport, make_ratios, make_rows
 from mrcnn_zoo.errors import UserError
 
@@ -25,14 +25,14 @@ def fail_as_a_user(_: None) -> Callable[[], None]:
     raise UserError("no such dataset")
 
 
-def test_contestants_take_turns_and_the_warm_up_does_not_count() -> None:
+def test_candidates_are_interleaved_and_warmup_is_not_counted() -> None:
     calls: list[str] = []
 
     def step(name: str) -> Callable[[], int]:
         return lambda: calls.append(name) or 2
 
-    contestants = [Contestant(name, [step(f"{name}1"), step(f"{name}2")]) for name in "ab"]
-    first, second = time_in_turns(contestants, repeats=2, warmup=1)
+    candidates = [Candidate(name, [step(f"{name}1"), step(f"{name}2")]) for name in "ab"]
+    first, second = time_interleaved(candidates, repeats=2, warmup=1)
     assert calls == ["a1", "b1", "a2", "b2", "b1", "a1", "b2", "a2", "a1", "b1", "a2", "b2"]
     assert (first.name, len(first.seconds), first.produced) == ("a", 2, 4)
     assert (second.name, len(second.seconds), second.produced) == ("b", 2, 4)
@@ -40,8 +40,8 @@ def test_contestants_take_turns_and_the_warm_up_does_not_count() -> None:
 
 def test_preparation_comes_before_every_step() -> None:
     calls: list[str] = []
-    contestant = Contestant("a", [lambda: calls.append("work") or 0], before=lambda: calls.append("before"))
-    time_in_turns([contestant], repeats=2, warmup=0)
+    candidate = Candidate("a", [lambda: calls.append("work") or 0], before=lambda: calls.append("before"))
+    time_interleaved([candidate], repeats=2, warmup=0)
     assert calls == ["before", "work", "before", "work"]
 
 
@@ -66,7 +66,7 @@ def test_report_has_figures_an_image_and_ratios(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "new" / "report.json").read_text())["rows"][1]["peak_memory_mib"] == 400.0
 
 
-def test_one_contestant_has_no_ratios() -> None:
+def test_single_candidate_has_no_ratios() -> None:
     timings = [Timing("ours", (1.0,), 1)]
     rows = make_rows(timings, num_images=1)
     assert make_ratios(timings, rows) == {}

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mrcnn_zoo.benchmark.torchvision_model import bring_to_life, build_torchvision_model, torchvision_state
+from mrcnn_zoo.benchmark.inputs import calibrate_random_weights
+from mrcnn_zoo.benchmark.torchvision_model import build_torchvision_model, torchvision_state
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.interop.converter import to_theirs
@@ -20,7 +21,7 @@ def both(small_config: SmallConfig, blocky_samples: list[Sample]) -> tuple[nn.Mo
     """Our model and torchvision's, with the same weights."""
     torch.manual_seed(0)
     ours = build_model(small_config())
-    bring_to_life(ours, blocky_samples)
+    calibrate_random_weights(ours, blocky_samples)
     theirs = build_torchvision_model(small_config())
     theirs.load_state_dict(torchvision_state(ours.state_dict(), theirs.state_dict()))
     return ours.eval(), theirs.eval()

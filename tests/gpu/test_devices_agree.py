@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from mrcnn_zoo.benchmark.data import generated_samples
-from mrcnn_zoo.benchmark.torchvision_model import bring_to_life
+from mrcnn_zoo.benchmark.inputs import calibrate_random_weights, generated_samples
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Detections, Proposals, Sample, TrainingOutput
@@ -78,7 +77,7 @@ def build_pair(name: str, device: torch.device) -> Pair:
     )
     torch.manual_seed(0)
     host = build_model(cfg)
-    bring_to_life(host, samples)
+    calibrate_random_weights(host, samples)
     other = build_model(_load(name, device, *(SMALL if is_small else ())))
     other.load_state_dict(host.state_dict())
     return Pair(name, host.eval(), other.eval(), samples, device)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mrcnn_zoo.benchmark.torchvision_model import bring_to_life
+from mrcnn_zoo.benchmark.inputs import calibrate_random_weights
 from mrcnn_zoo.cli.main import main
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.evaluation import load_trained
@@ -47,7 +47,7 @@ def ours(cfg: CfgNode, image: Path, tmp_path_factory: pytest.TempPathFactory) ->
     torch.manual_seed(0)
     model = build_model(cfg)
     pixels = torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1).flip(0)
-    bring_to_life(model, [Sample(pixels, 0, (96, 112))])
+    calibrate_random_weights(model, [Sample(pixels, 0, (96, 112))])
     path = tmp_path_factory.mktemp("ours") / "model_final.pth"
     save_detector(path, model.state_dict(), config=cfg.dump(), class_names=NAMES, category_ids=IDS)
     return path
