@@ -90,7 +90,7 @@ def test_python_of_a_page_runs(page: Path, workplace: Path) -> None:
         (workplace / str(block.file_name)).write_text(block.text)
     names: dict[str, object] = {}
     for block in blocks("python", pages=(page,)):
-        exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
+        exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)  # raises nothing
     for block in files:
         sys.modules.pop(str(block.file_name).removesuffix(".py"), None)
 

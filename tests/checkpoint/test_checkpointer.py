@@ -163,7 +163,7 @@ def test_state_of_an_optimizer_is_plain(tmp_path: Path) -> None:
     parameter.grad = torch.ones(2)
     optimizer.step()
     path = Checkpointer(tmp_path).save("model_final", {"optimizer": optimizer.state_dict()})
-    optimizer.load_state_dict(load_checkpoint(path)["optimizer"])
+    optimizer.load_state_dict(load_checkpoint(path)["optimizer"])  # raises nothing
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,72 @@
+"""Rules for the tests themselves."""
+
+import ast
+import warnings
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+CHECKS = ("raises", "assert_", "gradcheck", "fail")  # parts of the names of functions that can fail a test
+# A comment in the body of a test that passes when the code raises nothing.
+RAISES_NOTHING = "# raises nothing"
+
+
+def tests_without_checks(text: str) -> set[str]:
+    """Tests that neither assert nor call something that does, directly or through functions of the same file."""
+    tree = ast.parse(text)
+    lines = text.splitlines()
+    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    checking: set[str] = set()
+    while True:
+        found = {name for name, node in functions.items() if name not in checking and can_fail(node, checking)}
+        if not found:
+            tests = {
+                name: node for name, node in functions.items() if name.startswith("test_") and name not in checking
+            }
+            return {
+                n for n, node in tests.items() if RAISES_NOTHING not in "".join(lines[node.lineno : node.end_lineno])
+            }
+        checking |= found
+
+
+def can_fail(function: ast.FunctionDef, checking: set[str]) -> bool:
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assert) and not is_constant(node.test):
+            return True
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func).rpartition(".")[2]
+            if name in checking or any(part in name for part in CHECKS):
+                return True
+    return False
+
+
+def is_constant(expression: ast.expr) -> bool:
+    return not any(isinstance(node, ast.Name | ast.Attribute | ast.Call) for node in ast.walk(expression))
+
+
+def test_every_test_can_fail() -> None:
+    paths = sorted(TESTS.rglob("test_*.py"))
+    found = {path.name: tests_without_checks(path.read_text(encoding="utf-8")) for path in paths}
+    assert {name: tests for name, tests in found.items() if tests} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("def test_a():\n    f()\n", {"test_a"}),
+        ("def test_a():\n    assert True\n    assert 1 < 2\n", {"test_a"}),
+        ("def test_a():\n    assert f()\n", set()),
+        ("def test_a():\n    f()  # raises nothing\n", set()),
+        ("def test_a():\n    with pytest.raises(ValueError):\n        f()\n", set()),
+        ("def check(x):\n    assert x\ndef check_all(x):\n    check(x)\ndef test_a():\n    check_all(1)\n", set()),
+    ],
+)
+def test_tests_without_checks_are_found(text: str, found: set[str]) -> None:
+    assert tests_without_checks(text) == found
+
+
+@pytest.mark.parametrize("category", [UserWarning, DeprecationWarning, FutureWarning, RuntimeWarning])
+def test_a_warning_about_code_of_the_package_is_an_error(category: type[Warning]) -> None:
+    with pytest.raises(category, match="from inside"):
+        warnings.warn_explicit("from inside", category, "boxes.py", 1, module="mrcnn_zoo.ops.boxes")
