@@ -12,22 +12,15 @@ CHECKS = ("raises", "assert_", "gradcheck", "fail")  # parts of the names of fun
 RAISES_NOTHING = "# raises nothing"
 
 
-def tests_without_checks(text: str) -> set[str]:
+def uncheckable_tests(text: str) -> set[str]:
     """Tests that neither assert nor call something that does, directly or through functions of the same file."""
-    tree = ast.parse(text)
     lines = text.splitlines()
-    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    functions = {node.name: node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)}
     checking: set[str] = set()
-    while True:
-        found = {name for name, node in functions.items() if name not in checking and can_fail(node, checking)}
-        if not found:
-            tests = {
-                name: node for name, node in functions.items() if name.startswith("test_") and name not in checking
-            }
-            return {
-                n for n, node in tests.items() if RAISES_NOTHING not in "".join(lines[node.lineno : node.end_lineno])
-            }
+    while found := {name for name, node in functions.items() if name not in checking and can_fail(node, checking)}:
         checking |= found
+    tests = [node for name, node in functions.items() if name.startswith("test_") and name not in checking]
+    return {node.name for node in tests if RAISES_NOTHING not in "".join(lines[node.lineno : node.end_lineno])}
 
 
 def can_fail(function: ast.FunctionDef, checking: set[str]) -> bool:
@@ -47,7 +40,7 @@ def is_constant(expression: ast.expr) -> bool:
 
 def test_every_test_can_fail() -> None:
     paths = sorted(TESTS.rglob("test_*.py"))
-    found = {path.name: tests_without_checks(path.read_text(encoding="utf-8")) for path in paths}
+    found = {path.name: uncheckable_tests(path.read_text(encoding="utf-8")) for path in paths}
     assert {name: tests for name, tests in found.items() if tests} == {}
 
 
@@ -62,8 +55,8 @@ def test_every_test_can_fail() -> None:
         ("def check(x):\n    assert x\ndef check_all(x):\n    check(x)\ndef test_a():\n    check_all(1)\n", set()),
     ],
 )
-def test_tests_without_checks_are_found(text: str, found: set[str]) -> None:
-    assert tests_without_checks(text) == found
+def test_uncheckable_tests_are_found(text: str, found: set[str]) -> None:
+    assert uncheckable_tests(text) == found
 
 
 @pytest.mark.parametrize("category", [UserWarning, DeprecationWarning, FutureWarning, RuntimeWarning])
