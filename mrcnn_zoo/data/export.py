@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mrcnn_zoo.data.formats.coco_keypoints import PIXEL_MIDDLE
-from mrcnn_zoo.data.keypoints import pairs_by_name
+from mrcnn_zoo.data.keypoints import PIXEL_CENTER, pairs_by_name
 from mrcnn_zoo.data.loading.mapper import check_size
 from mrcnn_zoo.data.masks import instance_area
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
@@ -127,7 +126,7 @@ def coco_keypoints(keypoints: Sequence[float]) -> list[float]:
     """COCO's keypoints are pixels, counted from 0, and zeros where they are not labelled."""
     points: list[float] = []
     for x, y, visibility in zip(keypoints[0::3], keypoints[1::3], keypoints[2::3], strict=True):
-        points += [x - PIXEL_MIDDLE, y - PIXEL_MIDDLE, visibility] if visibility > 0 else [0.0, 0.0, 0.0]
+        points += [x - PIXEL_CENTER, y - PIXEL_CENTER, visibility] if visibility > 0 else [0.0, 0.0, 0.0]
     return points
 
 

@@ -1,8 +1,7 @@
-"""What each number in data files and dataset definitions may be, in one table, and how a column of them is read.
+"""Types and ranges of the numbers in data files and dataset definitions, in one table, and the reader of a column.
 
-Converters write 0, -1, "" or null where they know nothing, and numbers as text. Where such a value can only mean one
-thing it is repaired and counted in the notes of the dataset; every other value that breaks its rule is refused with
-the file, the element, the field and the value.
+Converters write 0, -1, "" or null for unknown values, and numbers as text. Unambiguous values are repaired and counted
+in the notes of the dataset; any other value that breaks its rule is an error with the file, element, field and value.
 """
 
 import math
@@ -17,8 +16,8 @@ from mrcnn_zoo.errors import UserError
 
 MAX_ID = 2**63 - 1
 MAX_SIDE = 2**31 - 1  # pixels
-MAX_PIXELS = 2**32 - 1  # of an image; COCO's run lengths have 32 bits
-TRUTH_WORDS = {"true": 1, "false": 0}
+MAX_PIXELS = 2**32 - 1  # per image; COCO's run lengths have 32 bits
+BOOLEANS = {"true": True, "false": False}
 NOT_GIVEN = (None, "")
 
 
@@ -27,13 +26,13 @@ class NumberRule:
     """Type and range of the numbers of one field.
 
     Args:
-        least: the smallest value allowed.
-        most: the largest one.
-        above: values must be larger than this.
-        is_whole: fractions are not allowed.
-        is_truth: true and false stand for 1 and 0.
+        words: the rule for messages, as in "must be <words>".
+        least: the smallest allowed value.
+        most: the largest allowed value.
+        above: an exclusive lower bound.
+        is_whole: whether fractions are refused.
+        allows_bool: whether true and false are 1 and 0.
         absent: values that mean "not given".
-        words: what a value must be, for messages.
     """
 
     words: str
@@ -41,19 +40,32 @@ class NumberRule:
     most: float = math.inf
     above: float = -math.inf
     is_whole: bool = False
-    is_truth: bool = False
+    allows_bool: bool = False
     absent: tuple[Any, ...] = NOT_GIVEN
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value is a finite number of the right type within the range; text never is."""
-        if isinstance(value, bool) and not self.is_truth:
+        """Whether a value is a finite number of the right type within the range; text is not."""
+        if isinstance(value, bool) and not self.allows_bool:
             return False
         if not isinstance(value, int | float) or not (self.least <= value <= self.most and value > self.above):
             return False
         return isinstance(value, int) or (math.isfinite(value) and (not self.is_whole or value.is_integer()))
 
+    def accepts_all(self, values: Sequence[Any]) -> bool:
+        """Whether a column consists of accepted int and float values; False if that needs a check of each value."""
+        types = set(map(type, values))
+        if types <= {int}:
+            return not values or (self.least <= min(values) and max(values) <= self.most and min(values) > self.above)
+        if not types <= {int, float} or self.is_whole:
+            return False
+        try:
+            table = np.array(values, dtype=np.float64)
+        except OverflowError:
+            return False
+        return bool(((table >= self.least) & (table <= self.most) & (table > self.above) & np.isfinite(table)).all())
+
     def is_absent(self, value: Any) -> bool:
-        """Whether a value is a placeholder."""
+        """Whether a value is a placeholder for "not given"."""
         return not isinstance(value, list | dict | bool) and value in self.absent
 
 
@@ -63,7 +75,7 @@ SIDE = NumberRule(
 IDENTIFIER = NumberRule(words="a whole number of at most 64 bits", least=-MAX_ID, most=MAX_ID, is_whole=True)
 COORDINATE = NumberRule(words="a finite number of pixels")
 
-# By section and field: of COCO files, files of proposals, and definitions of datasets.
+# By section and field: of COCO files, proposal files and dataset definitions.
 FIELD_RULES: dict[str, NumberRule] = {
     "images.id": IDENTIFIER,
     "images.height": SIDE,
@@ -73,7 +85,7 @@ FIELD_RULES: dict[str, NumberRule] = {
     "annotations.image_id": IDENTIFIER,
     "annotations.category_id": IDENTIFIER,
     "annotations.iscrowd": NumberRule(
-        words="0 or 1", least=0, most=1, is_whole=True, is_truth=True, absent=(*NOT_GIVEN, -1)
+        words="0 or 1", least=0, most=1, is_whole=True, allows_bool=True, absent=(*NOT_GIVEN, -1)
     ),
     "annotations.area": NumberRule(words="a number of square pixels above 0", above=0, most=MAX_PIXELS),
     "annotations.bbox": COORDINATE,
@@ -83,7 +95,7 @@ FIELD_RULES: dict[str, NumberRule] = {
         least=0,
         most=2,
         is_whole=True,
-        is_truth=True,
+        allows_bool=True,
         absent=(*NOT_GIVEN, -1),
     ),
     "proposals.counts": NumberRule(words="a whole number >= 0", least=0, is_whole=True),
@@ -93,17 +105,93 @@ FIELD_RULES: dict[str, NumberRule] = {
 }
 
 
-def number_in(value: Any) -> Any:
-    """The number that a text holds, or else the value itself.
+class ColumnReader:
+    """Reads one field of all elements of a section by its rule.
 
-    >>> number_in("12.5"), number_in(" 7 "), number_in("7 px")
+    Args:
+        source: the file, for messages.
+        section: of the elements, e.g. "annotations".
+        labels: the id of each element, or another name for messages.
+        repairs: counts repairs.
+    """
+
+    def __init__(self, source: str, section: str, labels: Sequence[Any], *, repairs: RepairLog) -> None:
+        self.source = source
+        self.section = section
+        self.labels = labels
+        self.repairs = repairs
+
+    @property
+    def element(self) -> str:
+        """The word for one element, e.g. "annotation"."""
+        return {"categories": "category"}.get(self.section, self.section.removesuffix("s"))
+
+    def read(self, field: str, raw: Sequence[Any], *, absent_note: str = "") -> list[Any]:
+        """The numbers of a column; None for values that mean "not given".
+
+        Args:
+            field: selects the rule.
+            raw: one value per element.
+            absent_note: the repair of placeholders, e.g. "taken as 0"; "" does not count them.
+
+        Raises:
+            UserError: a value that breaks the rule.
+        """
+        rule = FIELD_RULES[f"{self.section}.{field}"]
+        if rule.accepts_all(raw):
+            return list(raw)
+        numbers: list[Any] = []
+        for label, value in zip(self.labels, raw, strict=True):
+            number = parse_number(value)
+            if rule.is_absent(number):
+                number = None
+                if absent_note:
+                    self.note(f"{field} values that are placeholders {absent_note}", label, value)
+            elif not rule.accepts(number):
+                raise self.error(label, field, value, rule.words)
+            else:
+                number = int(number) if rule.is_whole else number
+                if isinstance(value, str):
+                    self.note(f"{field} values written as text taken as numbers", label, value)
+            numbers.append(number)
+        return numbers
+
+    def note(self, kind: str, label: object, value: Any) -> None:
+        """Count a repair; the first value of each kind is kept for the log.
+
+        Args:
+            kind: see `RepairLog.add`.
+            label: of the element.
+            value: as in the file.
+        """
+        self.repairs.add(kind, [f"{label}: {short_repr(value)}"], name=self.element)
+
+    def error(self, label: object, field: str, value: Any, words: str) -> UserError:
+        """The error for a value that breaks its rule.
+
+        Args:
+            label: of the element.
+            field: its name for the message.
+            value: as in the file.
+            words: of the rule.
+        """
+        return UserError(
+            f"{self.source}: {self.element} {label} has {field} {short_repr(value)}, which must be {words}. Correct "
+            f"it, or remove the {self.element}."
+        )
+
+
+def parse_number(value: Any) -> Any:
+    """The number or boolean in a text; other values unchanged.
+
+    >>> parse_number("12.5"), parse_number(" 7 "), parse_number("7 px")
     (12.5, 7, '7 px')
     """
     if not isinstance(value, str) or "_" in value:
         return value
     text = value.strip()
-    if text.lower() in TRUTH_WORDS:
-        return bool(TRUTH_WORDS[text.lower()])
+    if text.lower() in BOOLEANS:
+        return BOOLEANS[text.lower()]
     for kind in (int, float):
         try:
             return kind(text)
@@ -112,84 +200,7 @@ def number_in(value: Any) -> Any:
     return value
 
 
-class ColumnReader:
-    """Reads one field of all elements of a section by its rule.
-
-    Args:
-        source: the file, for messages.
-        section: of the elements, e.g. "annotations".
-        labels: the id, or what else names each element in messages.
-        repairs: where what was repaired is counted.
-    """
-
-    def __init__(self, source: str, section: str, labels: Sequence[object], *, repairs: RepairLog) -> None:
-        self.source = source
-        self.section = section
-        self.labels = labels
-        self.repairs = repairs
-
-    @property
-    def element(self) -> str:
-        """The word for one element."""
-        return {"categories": "category"}.get(self.section, self.section.removesuffix("s"))
-
-    def read(self, field: str, raw: Sequence[Any], *, absent_note: str = "") -> list[Any]:
-        """The numbers of a column; None where the value means "not given".
-
-        Args:
-            field: whose rule holds.
-            raw: one value per element.
-            absent_note: what was done about placeholders, e.g. "taken as 0"; they are not counted without it.
-
-        Raises:
-            UserError: a value that breaks the rule.
-        """
-        rule = FIELD_RULES[f"{self.section}.{field}"]
-        if _all_accepted(raw, rule):
-            return list(raw)
-        read: list[Any] = []
-        for label, value in zip(self.labels, raw, strict=True):
-            number = number_in(value)
-            if rule.is_absent(number):
-                number = None
-                if absent_note:
-                    self.note(f"{field} values that are placeholders {absent_note}", label, value)
-            elif not rule.accepts(number):
-                raise self.refusal(label, field, value, rule.words)
-            else:
-                number = int(number) if rule.is_whole else number
-                if isinstance(value, str):
-                    self.note(f"{field} values written as text taken as numbers", label, value)
-            read.append(number)
-        return read
-
-    def note(self, kind: str, label: object, value: Any) -> None:
-        """Count a repair, with the value of the first."""
-        self.repairs.add(kind, [f"{label}: {shown(value)}"], name=self.element)
-
-    def refusal(self, label: object, field: str, value: Any, words: str) -> UserError:
-        """The error for a value that breaks its rule."""
-        return UserError(
-            f"{self.source}: {self.element} {label} has {field} {shown(value)}, which must be {words}. Correct it, or "
-            f"remove the {self.element}."
-        )
-
-
-def shown(value: Any) -> str:
-    """A value as messages show it: on one line, and not longer than one."""
+def short_repr(value: Any) -> str:
+    """The repr of a value for a message, shortened to one line."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:70]}... ({len(text)} characters)"
-
-
-def _all_accepted(raw: Sequence[Any], rule: NumberRule) -> bool:
-    """The same as asking the rule for each, for columns of numbers of which all are in order."""
-    types = set(map(type, raw))
-    if types <= {int}:
-        return not raw or (rule.least <= min(raw) and max(raw) <= rule.most and min(raw) > rule.above)
-    if not types <= {int, float} or rule.is_whole:
-        return False
-    try:
-        table = np.array(raw, dtype=np.float64)
-    except OverflowError:
-        return False
-    return bool(((table >= rule.least) & (table <= rule.most) & (table > rule.above) & np.isfinite(table)).all())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn_zoo.data.classes import listed
-from mrcnn_zoo.data.field_rules import number_in, shown
+from mrcnn_zoo.data.field_rules import parse_number, short_repr
 from mrcnn_zoo.data.formats.coco_json import read_json
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.structures import UNKNOWN_CLASS, ImageSize
@@ -194,7 +194,7 @@ def _table(
     path: Path, image_id: int | str, image: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> BoxesOfImage:
     corners = [_box(path, row, _called(row, row["_number"])) for row in rows]
-    height, width = number_in(image.get("height")), number_in(image.get("width"))
+    height, width = parse_number(image.get("height")), parse_number(image.get("width"))
     return BoxesOfImage(
         image_id=image_id,
         file_name=str(image.get("file_name") or ""),
@@ -208,20 +208,20 @@ def _table(
 def _box(path: Path, row: Mapping[str, Any], name: str) -> tuple[float, float, float, float]:
     """x1 y1 x2 y2 of x, y, width and height."""
     box = row.get("bbox")
-    values = [number_in(value) for value in box] if isinstance(box, list | tuple) else []
+    values = [parse_number(value) for value in box] if isinstance(box, list | tuple) else []
     if len(values) != 4 or not all(_is_number(value) for value in values) or values[2] < 0 or values[3] < 0:
-        what = "has no 'bbox'" if box is None else f"has the bbox {shown(box)}"
+        what = "has no 'bbox'" if box is None else f"has the bbox {short_repr(box)}"
         raise UserError(f"{path}: {name} {what}; it should be four numbers, x, y, width and height, in pixels.")
     x, y, width, height = map(float, values)
     return x, y, x + width, y + height
 
 
 def _category(path: Path, row: Mapping[str, Any], name: str) -> int | None:
-    number = number_in(row.get("category_id"))
+    number = parse_number(row.get("category_id"))
     if number is None:
         return None
     if not _is_number(number) or number != int(number):
-        raise UserError(f"{path}: {name} has the category_id {shown(number)}, which is not a whole number.")
+        raise UserError(f"{path}: {name} has the category_id {short_repr(number)}, which is not a whole number.")
     return int(number)
 
 

@@ -9,6 +9,9 @@ from mrcnn_zoo.errors import UserError
 
 FlipPairs = tuple[tuple[int, int], ...]
 
+# COCO's keypoints are pixel indices from 0; coordinates here are continuous, with pixel centres at one half.
+PIXEL_CENTER = 0.5
+
 # The words for the two sides, as they stand in names of keypoints.
 SIDE_WORDS = (
     ("left", "right"),

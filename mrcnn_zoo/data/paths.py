@@ -114,7 +114,7 @@ def _list_folder(folder: Path) -> set[str]:
         return {entry.name for entry in entries}
 
 
-def size_of_file(path: Path) -> ImageSize:
+def image_file_size(path: Path) -> ImageSize:
     """(height, width) of an image as it is shown, without decoding it where its kind of file allows that.
 
     Raises:

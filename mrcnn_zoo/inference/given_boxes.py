@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.given_boxes import BoxesOfImage, GivenBoxes, read_given_boxes
-from mrcnn_zoo.data.paths import size_of_file
+from mrcnn_zoo.data.paths import image_file_size
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.inference.tta import build_augmented_detector
@@ -177,7 +177,7 @@ def boxes_of_files(given: GivenBoxes, files: Sequence[Path]) -> dict[str, BoxesO
 
 def _size_of_readable(name: str) -> ImageSize | None:
     try:
-        return size_of_file(Path(name))
+        return image_file_size(Path(name))
     except UserError:
         return None  # it is reported when it is its turn
 

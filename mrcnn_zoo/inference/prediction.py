@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mrcnn_zoo.data.formats.coco_keypoints import PIXEL_MIDDLE
+from mrcnn_zoo.data.keypoints import PIXEL_CENTER
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inspection.draw import draw_instances
 from mrcnn_zoo.ops.rle import area as rle_area
@@ -129,5 +129,5 @@ def coco_points(found: Detections) -> list[list[float]]:
         raise UserError(
             "MODEL.KEYPOINT_ON is True, so keypoints are to be measured, but the model's detections carry none."
         )
-    shift = found.keypoints.new_tensor((PIXEL_MIDDLE, PIXEL_MIDDLE, 0.0))
+    shift = found.keypoints.new_tensor((PIXEL_CENTER, PIXEL_CENTER, 0.0))
     return (found.keypoints - shift).detach().cpu().double().flatten(1).tolist()

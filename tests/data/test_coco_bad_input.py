@@ -166,7 +166,7 @@ def test_unknown_category_is_refused(write_coco, annotation) -> None:
         ({"size": [60, 40], "counts": [2400]}, r"a mask of \[60, 40\] pixels .height, width. .* image is \[40, 60\]"),
         ({"size": [40, 60], "counts": [2300]}, "cannot be decoded: the runs of its RLE cover 2300 pixels"),
         ({"size": [40, 60], "counts": "P"}, "cannot be decoded: its compressed RLE is cut off"),
-        ({"size": [40, 60], "counts": [0.5, 2399.5]}, "has the run length 0.5, which is no whole number"),
+        ({"size": [40, 60], "counts": [0.5, 2399.5]}, "has the run length 0.5, which is not a whole number"),
         ({"size": [40, 60], "counts": [2**63, 2**63, 2400]}, "cannot be decoded"),
         ({"size": [40, 60], "counts": [-1, 2401]}, "cannot be decoded: a run of its RLE has a negative length"),
         ({"size": [2**20, 2**20], "counts": [0, 2**40]}, r"a mask of \[1048576, 1048576\] pixels"),
@@ -174,7 +174,7 @@ def test_unknown_category_is_refused(write_coco, annotation) -> None:
         ("polygon", "is neither a list of polygons .*; it is 'polygon'"),
         (3, "is neither a list of polygons .*; it is 3"),
         ([{"x": 1}], "is neither"),
-        ([["1", "2", "a", "4", "5", "6"]], "has the coordinate 'a', which is no number"),
+        ([["1", "2", "a", "4", "5", "6"]], "has the coordinate 'a', which is not a number"),
         ([[1, 2, True, 4, 5, 6], [1, 2, [3], 4, 5, 6]], "is neither|has the coordinate"),
     ],
 )

@@ -24,7 +24,7 @@ MOST_BYTES = 20_000_000  # of a file that is read to recognise it
 START_OF_FILE = 4096  # characters
 
 
-def name_of_json(content: Any) -> str:
+def detect_json_format(content: Any) -> str:
     """The format of a JSON file's content, e.g. "labelme JSON (one file per image)"; empty where it is not known."""
     if isinstance(content, list):
         return _name_of_list(content)
@@ -45,7 +45,7 @@ def name_of_json(content: Any) -> str:
     return ""
 
 
-def kind_of_coco(content: Mapping[str, Any]) -> str:
+def detect_other_coco_file(content: Mapping[str, Any]) -> str:
     """Which other file of COCO's this is: with captions, panoptic segments; empty for objects."""
     annotations = content.get("annotations")
     first = annotations[0] if isinstance(annotations, list) and annotations else None
@@ -58,7 +58,7 @@ def kind_of_coco(content: Mapping[str, Any]) -> str:
     return ""
 
 
-def name_of_text(text: str) -> str:
+def detect_text_format(text: str) -> str:
     """The format of a text file that is no JSON, by its beginning."""
     start = text[:START_OF_FILE].lstrip("\ufeff \t\r\n")
     if start.startswith("<"):
@@ -73,7 +73,7 @@ def name_of_text(text: str) -> str:
     return ""
 
 
-def name_of_folder(folder: Path) -> str:
+def detect_folder_format(folder: Path) -> str:
     """The format of the annotations that lie in a folder or beside it, in the folders that formats keep them in."""
     places = [folder, *(folder / name for name in ANNOTATION_FOLDERS)]
     if folder.name in IMAGE_FOLDERS:
@@ -87,7 +87,7 @@ def name_of_folder(folder: Path) -> str:
     return ""
 
 
-def looks_like_nuclei(folder: Path) -> bool:
+def is_dsb2018_folder(folder: Path) -> bool:
     """Whether a folder has a subfolder per image with `images` and `masks`, as FORMAT dsb2018 reads them."""
     children = [child for child in sorted(folder.iterdir()) if child.is_dir()][:1] if folder.is_dir() else []
     return bool(children) and all((children[0] / part).is_dir() for part in ("images", "masks"))
@@ -111,7 +111,7 @@ def _name_of_json_file(path: Path) -> str:
         return CITYSCAPES
     try:
         if path.stat().st_size <= MOST_BYTES:
-            return name_of_json(json.loads(path.read_bytes()))
+            return detect_json_format(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError):
         return ""
     return LABELME if '"shapes"' in _start_of(path) else ""
@@ -122,7 +122,7 @@ def _name_of_xml_file(path: Path) -> str:
 
 
 def _name_of_text_file(path: Path) -> str:
-    return name_of_text(_start_of(path))
+    return detect_text_format(_start_of(path))
 
 
 def _start_of(path: Path) -> str:

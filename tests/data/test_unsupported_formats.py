@@ -12,7 +12,7 @@ from PIL import Image
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data import build_train_loader, load_dataset
 from mrcnn_zoo.data.formats.coco import load_coco
-from mrcnn_zoo.data.formats.other_formats import name_of_json, name_of_text
+from mrcnn_zoo.data.formats.unsupported_formats import detect_json_format, detect_text_format
 from mrcnn_zoo.errors import UserError
 
 LABELME = {"version": "5.0", "flags": {}, "shapes": [], "imagePath": "0.png", "imageData": "A" * 9000}
@@ -107,15 +107,15 @@ def test_folder_instead_of_a_file_is_named(folders, name: str) -> None:
     ],
 )
 def test_json_of_others_is_named(content: object, words: str) -> None:
-    assert words in name_of_json(content)
-    assert bool(name_of_json(content)) == bool(words)
+    assert words in detect_json_format(content)
+    assert bool(detect_json_format(content)) == bool(words)
 
 
 def test_text_of_others_is_named() -> None:
-    assert name_of_text("filename,width,height,class\na,1,2,b\n") == "a CSV table"
-    assert name_of_text("train: images\nnc: 2\nnames: [a, b]\n") == "the data.yaml of a YOLO dataset"
-    assert name_of_text('{"images": [') == ""
-    assert name_of_text("") == ""
+    assert detect_text_format("filename,width,height,class\na,1,2,b\n") == "a CSV table"
+    assert detect_text_format("train: images\nnc: 2\nnames: [a, b]\n") == "the data.yaml of a YOLO dataset"
+    assert detect_text_format('{"images": [') == ""
+    assert detect_text_format("") == ""
 
 
 @pytest.mark.parametrize(
