@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.data.records import InstanceRecord
-from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets
+from mrcnn_zoo.structures import BoxedBitmaps, FeatureSpec, Proposals, Sample, Targets
 
 
 def random_boxes(
@@ -51,8 +51,47 @@ def filled_boxes(boxes: Tensor, image_size: tuple[int, int]) -> BoxedBitmaps:
     return BoxedBitmaps.from_full(bitmaps)
 
 
-def targets_of(
-    boxes: Tensor, classes: Tensor, image_size: tuple[int, int], *, keypoints: Tensor | None = None
-) -> Targets:
-    """Objects that fill their boxes."""
-    return Targets(image_size, boxes, classes, masks=filled_boxes(boxes, image_size), keypoints=keypoints)
+class RegionScene:
+    """Two objects of classes 3 and 4 that fill their boxes, proposals, and maps of a pyramid."""
+
+    size = (64, 96)
+    specs = {  # noqa: RUF012
+        name: FeatureSpec(channels=8, stride=stride) for name, stride in (("p2", 4), ("p3", 8), ("p4", 16), ("p5", 32))
+    }
+    boxes = torch.tensor([[10.0, 10, 40, 50], [50, 5, 90, 60]])
+    keypoint_settings = (
+        *("MODEL.KEYPOINT_ON", True),
+        *("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3),
+        *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8, 8]),
+    )
+
+    def features(self, images: int) -> dict[str, Tensor]:
+        """Random maps that take gradients."""
+        generator = torch.Generator().manual_seed(0)
+        height, width = self.size
+        return {
+            name: torch.randn(
+                (images, spec.channels, height // spec.stride, width // spec.stride), generator=generator
+            ).requires_grad_()
+            for name, spec in self.specs.items()
+        }
+
+    def targets(self, count: int = 2) -> Targets:
+        """The first objects, with keypoints in two corners and the middle."""
+        boxes = self.boxes[:count]
+        start, end = boxes[:, :2], boxes[:, 2:]
+        points = torch.stack((start, end, (start + end) / 2), dim=1)
+        return Targets(
+            self.size,
+            boxes,
+            torch.arange(count) + 3,
+            masks=filled_boxes(boxes, self.size),
+            keypoints=torch.cat((points, torch.full((count, 3, 1), 2.0)), dim=2),
+        )
+
+    def proposals(self, count: int, *, seed: int = 0) -> Proposals:
+        """Random boxes inside the image."""
+        generator = torch.Generator().manual_seed(seed)
+        corners = torch.rand((count, 2), generator=generator) * torch.tensor([60.0, 30.0])
+        sides = 5 + torch.rand((count, 2), generator=generator) * 29
+        return Proposals(self.size, torch.cat((corners, corners + sides), dim=1), torch.zeros(count))

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.modeling import build_model
-from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets, TrainingOutput
+from mrcnn_zoo.structures import Sample, Targets, TrainingOutput
 from mrcnn_zoo.training.optimizer import build_optimizer
 from mrcnn_zoo.training.reduction import with_averaged_gradients
 from mrcnn_zoo.training.step import Updater, build_precision
 from support.processes import run_in_processes
+from support.scenes import filled_boxes
 
 SIDE = 64
 SMALL = (
@@ -49,13 +50,10 @@ def sample(number: int) -> Sample:
     image = torch.randint(0, 256, (3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     corners = torch.rand((count, 2), generator=generator) * 30
     boxes = torch.cat((corners, corners + 12 + torch.rand((count, 2), generator=generator) * 20), dim=1)
-    bitmaps = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
-    for bitmap, (x0, y0, x1, y1) in zip(bitmaps, boxes.int().tolist(), strict=True):
-        bitmap[y0:y1, x0:x1] = True
     points = torch.stack((boxes[:, :2] + 3, boxes[:, 2:] - 3), dim=1)
     keypoints = torch.cat((points, torch.full((count, 2, 1), 2.0)), dim=2)
     classes = torch.randint(0, 3, (count,), generator=generator)
-    targets = Targets((SIDE, SIDE), boxes, classes, masks=BoxedBitmaps.from_full(bitmaps), keypoints=keypoints)
+    targets = Targets((SIDE, SIDE), boxes, classes, masks=filled_boxes(boxes, (SIDE, SIDE)), keypoints=keypoints)
     return Sample(image, number, (SIDE, SIDE), targets=targets)
 
 

@@ -7,7 +7,8 @@ from torch import nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.registries import DETECTORS
-from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets, TrainingOutput
+from mrcnn_zoo.structures import Sample, Targets, TrainingOutput
+from support.scenes import filled_boxes
 
 # What a detector needs besides its name on top of the small Mask R-CNN.
 OVERRIDES_OF: dict[str, tuple[object, ...]] = {
@@ -29,11 +30,8 @@ def sample(height: int, width: int, *, objects: int = 2, seed: int = 0, has_targ
     generator = torch.Generator().manual_seed(seed)
     corners = torch.randint(0, min(height, width) // 2, (objects, 2), generator=generator)
     boxes = torch.cat((corners, corners + 20), dim=1).float()
-    bitmaps = torch.zeros(objects, height, width, dtype=torch.bool)
-    for bitmap, (x0, y0, x1, y1) in zip(bitmaps, boxes.int().tolist(), strict=True):
-        bitmap[y0:y1, x0:x1] = True
     size = (height, width)
-    targets = Targets(size, boxes, torch.arange(objects) % 5, masks=BoxedBitmaps.from_full(bitmaps))
+    targets = Targets(size, boxes, torch.arange(objects) % 5, masks=filled_boxes(boxes, size))
     return Sample(
         image=torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8),
         image_id=seed,
