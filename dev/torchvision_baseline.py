@@ -16,11 +16,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.interop.torchvision.reference import RawOutput
 from mrcnn_zoo.modeling import resolve_device
 from mrcnn_zoo.structures import Detections, Sample, TrainingOutput
 from mrcnn_zoo.structures.masks import ProbabilityMasks
@@ -34,27 +34,11 @@ LOSS_NAMES = {
 }
 
 
-class PassThroughTransform(GeneralizedRCNNTransform):
-    """Normalises and pads only: our mapper has resized already, and masks stay in their boxes until they are scored."""
-
-    def __init__(self, mean: list[float], std: list[float]) -> None:
-        super().__init__(min_size=0, max_size=0, image_mean=mean, image_std=std, size_divisible=32)
-
-    def resize(self, image, target=None):  # type: ignore[no-untyped-def]
-        """The image as it is, in training and at inference."""
-        return image, target
-
-    def postprocess(self, result, image_shapes, original_image_sizes):  # type: ignore[no-untyped-def]
-        """Results as they are, in the coordinates of the network's input."""
-        del image_shapes, original_image_sizes
-        return result
-
-
 class TorchvisionMaskRCNN(nn.Module):
     """`losses` and `predict` of a torchvision MaskRCNN.
 
     Args:
-        model: with a `PassThroughTransform`.
+        model: with a `RawOutput` transform.
         device: where the images go.
     """
 
@@ -129,6 +113,8 @@ def build_torchvision_mask_rcnn(cfg: CfgNode) -> TorchvisionMaskRCNN:
     levels = [str(level) for level in range(4)]
     model = MaskRCNN(
         backbone,
+        image_mean=list(cfg.MODEL.PIXEL_MEAN),
+        image_std=list(cfg.MODEL.PIXEL_STD),
         rpn_anchor_generator=AnchorGenerator(sizes, ratios),
         rpn_pre_nms_top_n_train=rpn.PRE_NMS_TOPK_TRAIN,
         rpn_pre_nms_top_n_test=rpn.PRE_NMS_TOPK_TEST,
@@ -147,6 +133,7 @@ def build_torchvision_mask_rcnn(cfg: CfgNode) -> TorchvisionMaskRCNN:
         mask_head=MaskRCNNHeads(channels, (mask.CONV_DIM,) * mask.NUM_CONV, 1),
         mask_predictor=MaskRCNNPredictor(mask.CONV_DIM, mask.CONV_DIM, heads.NUM_CLASSES + 1),
     )
-    model.transform = PassThroughTransform(list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD))
+    # Images come resized from our mapper, and masks stay in their boxes until they are scored.
+    model.transform = RawOutput(model.transform)
     device = resolve_device(cfg.MODEL.DEVICE)
     return TorchvisionMaskRCNN(model.to(device), device=device)

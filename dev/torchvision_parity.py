@@ -17,9 +17,10 @@ from torchvision.models import detection
 from mrcnn_zoo.benchmark.inputs import calibrate_random_weights
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.interop import Conversion
-from mrcnn_zoo.interop.conversion.verify import NAMES, Differences, Found, TorchvisionReference, compare
-from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetector
+from mrcnn_zoo.interop.comparison import Differences, PlainDetections, compare
+from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetectorConverter
 from mrcnn_zoo.interop.torchvision.export import to_torchvision
+from mrcnn_zoo.interop.torchvision.reference import NAMES, TorchvisionReference
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Sample
 
@@ -88,7 +89,7 @@ def parity(name: str, samples: list[Sample], limits: Limits, *, seed: int = 0) -
     expected = TorchvisionReference(theirs).predict(samples)
     for parameter in ours.parameters():
         parameter.detach().zero_()  # so that nothing but what is read back can be found
-    fill(ours, TorchvisionDetector().convert(theirs.state_dict(), {}))
+    fill(ours, TorchvisionDetectorConverter().convert(theirs.state_dict(), {}))
     return {OUT_OF_OURS: compare(expected, found), INTO_OURS: compare(found_by(ours, samples), expected)}
 
 
@@ -96,7 +97,7 @@ def living_counterpart(theirs: nn.Module, samples: list[Sample], limits: Limits)
     """Our model of the same architecture, with random weights that find different things in the samples."""
     fresh = theirs.state_dict()
     _vary_norms(fresh)
-    conversion = TorchvisionDetector().convert(fresh, {})
+    conversion = TorchvisionDetectorConverter().convert(fresh, {})
     model = model_of(conversion, limits)
     has_norms = conversion.settings.get("MODEL.RETINANET.NORM", "") != ""
     with torch.no_grad():
@@ -107,9 +108,9 @@ def living_counterpart(theirs: nn.Module, samples: list[Sample], limits: Limits)
     return model
 
 
-def found_by(model: Any, samples: list[Sample]) -> list[Found]:
+def found_by(model: Any, samples: list[Sample]) -> list[PlainDetections]:
     """What a model of ours finds."""
-    return [Found.of(table) for table in model.predict(samples)]
+    return [PlainDetections.of(table) for table in model.predict(samples)]
 
 
 def _vary_norms(state: Mapping[str, Tensor]) -> None:
@@ -143,7 +144,7 @@ def main(names: list[str]) -> None:
         for direction, found in parity(name, samples(), LIMITS).items():
             errors = (found.boxes, found.scores, found.masks, found.keypoints)
             cells = ["" if error is None else f"{error:.1e}" for error in errors]
-            rows.append([name, direction, *cells, f"{found.paired} of {max(found.found, found.expected)}"])
+            rows.append([name, direction, *cells, f"{found.num_paired} of {max(found.num_found, found.num_expected)}"])
     print(tabulate(rows, headers=HEADERS, tablefmt="pipe", disable_numparse=True))
 
 

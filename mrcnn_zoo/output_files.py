@@ -3,14 +3,14 @@
 Every command checks its output here, so that all of them refuse the same places with the same words.
 """
 
-import io
+import contextlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from mrcnn_zoo.errors import UserError, counted
 
 RESULT_FOLDERS = ("inference", "pictures")  # in the output folder of a training or an evaluation
 FILES_SHOWN = 3  # in a message
+UNFINISHED_SUFFIX = ".unfinished"  # of a file that is being written, or whose process was killed
 
 
 def check_output_folder(folder: str | Path, *, option: str, subfolders: Iterable[str] = ()) -> Path:
@@ -156,24 +157,58 @@ def _remove_if_empty(folder: Path) -> None:
         return
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 into a file, whose folder is made if needed."""
-    return _write_bytes(path, text.encode("utf-8"))
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> Path:
+    """Write a file completely, or leave the one from before; its folder is made if needed.
 
+    Args:
+        path: of the file.
+        write: called with the open file to write to.
 
-def _write_bytes(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    Returns:
+        The path.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED_SUFFIX}")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:
+        cause = _os_error(error)
+        if cause is None:
+            raise
+        raise UserError(
+            f"cannot write {path}: {cause.strerror or cause}. What was there before is untouched; "
+            f"make room or choose another folder."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove_if_there(unfinished)
     return path
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 into a file; see `write_atomically`.
+
+    Args:
+        path: of the file.
+        text: its content.
+    """
+    return write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+
+
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> Path:
-    """Write JSON as every parser reads it; the content must not hold NaN (see `nan_as_null`)."""
+    """Write JSON as every parser reads it; see `write_atomically`.
+
+    Args:
+        path: of the file.
+        content: without NaN, see `nan_as_null`.
+        indent: spaces per level; None writes one line.
+    """
     return write_text(path, json.dumps(content, indent=indent, allow_nan=False))
 
 
@@ -186,7 +221,22 @@ def nan_as_null(results: Mapping[str, Mapping[str, float]]) -> dict[str, dict[st
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
-    """Write a compressed .npz file."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return _write_bytes(path, buffer.getvalue())
+    """Write a compressed .npz file; see `write_atomically`.
+
+    Args:
+        path: of the file.
+        arrays: by their names in it.
+    """
+    return write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    # torch.save turns an error of the file into a RuntimeError of its zip writer.
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def _remove_if_there(path: Path) -> None:
+    with contextlib.suppress(OSError):  # its folder may be none
+        path.unlink()

@@ -127,7 +127,7 @@ DATA_SAMPLERS = Registry(
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 CHECKPOINT_CONVERTERS = Registry(
     "CHECKPOINT_CONVERTERS", package="mrcnn_zoo.interop"
-)  # (); the names in a file pick: a Converter of backbones, or a DetectorSource
+)  # (); the names in a file pick: a BackboneConverter or a DetectorConverter
 
 # --- evaluation and training ------------------------------------------------------------------------------------------
 EVALUATORS = Registry(

@@ -9,12 +9,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.interop.torchvision.export import to_torchvision
+from mrcnn_zoo.interop.torchvision.reference import NormalizeOnly
 from mrcnn_zoo.modeling import resolve_device
 
 NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d}
@@ -38,14 +38,6 @@ REQUIRED = {
     "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
     "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": False,
 }
-
-
-class NormalizeOnly(GeneralizedRCNNTransform):
-    """torchvision's input stage for images that already have the size to work on."""
-
-    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Both as they are."""
-        return image, target
 
 
 def build_torchvision_model(cfg: CfgNode) -> FasterRCNN:
@@ -90,8 +82,7 @@ def build_torchvision_model(cfg: CfgNode) -> FasterRCNN:
         detector: FasterRCNN = MaskRCNN(backbone, **ours_to_theirs, **_build_mask_parts(cfg))
     else:
         detector = FasterRCNN(backbone, **ours_to_theirs)
-    theirs = detector.transform
-    detector.transform = NormalizeOnly(theirs.min_size, theirs.max_size, theirs.image_mean, theirs.image_std)
+    detector.transform = NormalizeOnly(detector.transform)
     return detector.to(resolve_device(model.DEVICE))
 
 

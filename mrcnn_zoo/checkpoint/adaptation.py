@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.checkpoint.report import Shape
 from mrcnn_zoo.checkpoint.sources import WeightsFile
-from mrcnn_zoo.interop import converter
+from mrcnn_zoo.interop.coco_classes import COCO_CLASSES
 
 STEM = re.compile(r"(^|\.)stem\.conv1\.weight$")
 
@@ -85,7 +85,7 @@ def stored_class_names(file: WeightsFile) -> tuple[str, ...]:
         return tuple(str(name).strip() for name in names)
     if file.meta.get("__author__") == DETECTRON2_ZOO:
         is_keypoint_model = any(name.startswith("roi_heads.keypoint_head.") for name in file.weights)
-        known = {len(converter.COCO_CLASSES): converter.COCO_CLASSES} | ({1: ("person",)} if is_keypoint_model else {})
+        known = {len(COCO_CLASSES): COCO_CLASSES} | ({1: ("person",)} if is_keypoint_model else {})
         return known.get(stored_class_count(file.weights) or 0, ())
     return ()
 

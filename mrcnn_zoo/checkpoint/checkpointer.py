@@ -1,17 +1,17 @@
 """Checkpoint files of a run: written whole or not at all, and read without running code."""
 
-import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.output_files import UNFINISHED_SUFFIX, write_atomically, write_text
 from mrcnn_zoo.registry import did_you_mean
 
 LAST_CHECKPOINT_FILE = "last_checkpoint"
@@ -46,7 +46,7 @@ class Checkpointer:
             UserError: it cannot be written; a file of that name from before is still whole.
         """
         path = self._write(name, state)
-        write_atomically(self._folder / LAST_CHECKPOINT_FILE, lambda file: file.write(path.name.encode()))
+        write_text(self._folder / LAST_CHECKPOINT_FILE, path.name)
         return path
 
     def save_best(self, state: Mapping[str, Any]) -> Path:
@@ -87,11 +87,9 @@ class Checkpointer:
         if foreign:
             raise TypeError(f"a checkpoint holds plain types and tensors only, but {foreign}")
         path = self._folder / (name if name.endswith(".pth") else f"{name}.pth")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self._folder.glob(".*.unfinished"):
+        for leftover in self._folder.glob(f".*{UNFINISHED_SUFFIX}"):
             leftover.unlink()  # of a run that was killed while it saved
-        write_atomically(path, lambda file: torch.save(dict(state), file))
-        return path
+        return write_atomically(path, lambda file: torch.save(dict(state), file))
 
 
 def checkpoint_in(folder: Path) -> Path:
@@ -136,44 +134,6 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 def missing_checkpoint(path: Path) -> str:
     """A sentence about a file that is not there, with those beside it."""
     return f"checkpoint {path} does not exist{_checkpoints_beside(path)}"
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file whole, or leave what was there.
-
-    Args:
-        path: of the file.
-        write: called with the open file to write to.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except (OSError, RuntimeError) as error:
-        unfinished.unlink(missing_ok=True)
-        cause = _os_error(error)
-        if cause is None:
-            raise
-        raise UserError(
-            f"cannot write {path}: {cause.strerror or cause}. What was there before is untouched; "
-            f"make room or choose another folder."
-        ) from error
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-def _os_error(error: BaseException | None) -> OSError | None:
-    # torch.save turns an error of the file into a RuntimeError of its zip writer.
-    while error is not None and not isinstance(error, OSError):
-        error = error.__context__
-    return error
 
 
 def _unloadable(value: Any, where: str) -> Iterator[str]:

@@ -22,7 +22,7 @@ from mrcnn_zoo.checkpoint.adaptation import (
 from mrcnn_zoo.checkpoint.report import LoadReport, Shape, shape_text
 from mrcnn_zoo.checkpoint.sources import WeightsFile, read_weights
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.interop import Conversion, Converter, DetectorSource, find_converter
+from mrcnn_zoo.interop import BackboneConverter, Conversion, DetectorConverter, find_converter
 
 # Counters and constants that a model has or has not without being another one: those of batch norms (a frozen one
 # counts nothing), and what old Detectron2 files keep of pixel statistics and anchors.
@@ -68,7 +68,9 @@ class Offer:
     """What a file has for a model, under names that can be compared with the model's."""
 
     weights: dict[str, Tensor]
-    converter: Converter | None = None  # of a backbone, whose names are relative to wherever the model has its own
+    converter: BackboneConverter | None = (
+        None  # of a backbone, whose names are relative to wherever the model has its own
+    )
     leftovers: tuple[str, ...] = ()  # names in the file that its source does not know
     source: str = ""  # what the file was recognised as
     settings: dict[str, Any] = field(default_factory=dict)
@@ -109,7 +111,7 @@ def load_weights_file(model: nn.Module, file: WeightsFile, *, class_names: Seque
     classes = ClassNames(file=offer.class_names, model=tuple(class_names))
     if classes.file and classes.model and classes.file != classes.model:
         _match_classes(match, targets, offer, classes=classes, model=model)
-    renamed = [offer.converter.rename(name) if offer.converter else name for name in offer.weights]
+    renamed = [offer.converter.names.rename(name) if offer.converter else name for name in offer.weights]
     _require_equal_depth(file.source, targets, renamed)
     _require_fit(file.source, targets, offer.weights, match)
     filling = {target: offer.weights[source] for target, source in match.pairs.items()}
@@ -142,7 +144,11 @@ def convert_detector(file: WeightsFile) -> Conversion | None:
         UserError: it is one, and cannot be expressed as ours.
     """
     converter = find_converter(file.weights.keys())
-    return None if converter is None or isinstance(converter, Converter) else converter.convert(file.weights, file.meta)
+    return (
+        None
+        if converter is None or isinstance(converter, BackboneConverter)
+        else converter.convert(file.weights, file.meta)
+    )
 
 
 def _offer(file: WeightsFile, targets: Mapping[str, Tensor]) -> Offer:
@@ -150,7 +156,7 @@ def _offer(file: WeightsFile, targets: Mapping[str, Tensor]) -> Offer:
     converter = find_converter(file.weights.keys())
     if converter is None:
         return Offer(offered, class_names=stored_class_names(file))
-    if isinstance(converter, Converter):
+    if isinstance(converter, BackboneConverter):
         if targets.keys() & offered.keys():
             return Offer(offered)
         prepared = {name: value for name, value in converter.prepare(offered).items() if not IGNORED_NAMES.search(name)}
@@ -158,7 +164,7 @@ def _offer(file: WeightsFile, targets: Mapping[str, Tensor]) -> Offer:
     return _offer_of_detector(file, converter)
 
 
-def _offer_of_detector(file: WeightsFile, converter: DetectorSource) -> Offer:
+def _offer_of_detector(file: WeightsFile, converter: DetectorConverter) -> Offer:
     conversion = converter.convert(file.weights, file.meta)
     return Offer(
         {name: value for name, value in conversion.weights.items() if not IGNORED_NAMES.search(name)},
@@ -174,7 +180,7 @@ def _match(targets: Mapping[str, Tensor], offer: Offer, *, input_channels: int) 
     offered = offer.weights
     sources = {name: name for name in targets if name in offered}
     if offer.converter is not None:
-        sources = _by_longest_ending(targets, {offer.converter.rename(name): name for name in offered})
+        sources = _by_longest_ending(targets, {offer.converter.names.rename(name): name for name in offered})
     match = Match(used=set(sources.values()))
     for name, source in sources.items():
         shapes = tuple(offered[source].shape), tuple(targets[name].shape)

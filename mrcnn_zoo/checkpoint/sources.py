@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from mrcnn_zoo.checkpoint.checkpointer import checkpoint_in, load_checkpoint, missing_checkpoint
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.interop.detectron2 import EARLY_POINTREND_NAMES
 from mrcnn_zoo.model_zoo import index as zoo_index
 from mrcnn_zoo.model_zoo.download import forget_download, local_path
 from mrcnn_zoo.restricted_pickle import load_numpy_pickle, shells_for_mmengine
@@ -64,11 +64,6 @@ logger = logging.getLogger(__name__)
 WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict", "blobs")
 JSON_METADATA = {"class_names", "category_ids"}  # lists, which the metadata of safetensors hold as text
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
-# Names that early versions of Detectron2's PointRend project gave, and those of its later ones.
-POINTREND_NAMES = (
-    (re.compile(r"^roi_heads\.mask_coarse_head\.(coarse_mask_)?"), "roi_heads.mask_head.coarse_head."),
-    (re.compile(r"^roi_heads\.mask_point_head\."), "roi_heads.mask_head.point_head."),
-)
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,7 +102,10 @@ def read_weights(path_or_url: str | Path) -> WeightsFile:
     if not weights:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
         raise UserError(f"{source} holds no weights, only: {keys or 'nothing'}.")
-    return WeightsFile(source, _with_later_names(_without_wrapper_prefixes(weights)), _meta_in(content))
+    weights = {
+        EARLY_POINTREND_NAMES.rename(name): tensor for name, tensor in _without_wrapper_prefixes(weights).items()
+    }
+    return WeightsFile(source, weights, _meta_in(content))
 
 
 def find_weights(source: str) -> Path:
@@ -190,15 +188,6 @@ def _as_tensor(value: Any) -> Tensor | None:
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         return torch.from_numpy(np.ascontiguousarray(value)).reshape(value.shape)
     return None
-
-
-def _with_later_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
-    for name, value in weights.items():
-        for pattern, replacement in POINTREND_NAMES:
-            name = pattern.sub(replacement, name)
-        renamed[name] = value
-    return renamed
 
 
 def _without_wrapper_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:

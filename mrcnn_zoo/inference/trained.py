@@ -14,7 +14,7 @@ from mrcnn_zoo.config import CfgNode, config_from_settings, config_from_text, lo
 from mrcnn_zoo.config.rules import class_count
 from mrcnn_zoo.data.classes import check_class_count, distinct_names
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.interop import converter
+from mrcnn_zoo.interop import coco_classes
 from mrcnn_zoo.model_zoo import index as zoo_index
 from mrcnn_zoo.modeling import build_model
 
@@ -150,7 +150,7 @@ def class_names_of(file: WeightsFile) -> tuple[str, ...]:
     if not names:
         conversion = convert_detector(file)
         return conversion.class_names if conversion else ()
-    if len({*names} - {converter.UNUSED_ID}) == len([name for name in names if name != converter.UNUSED_ID]):
+    if len({*names} - {coco_classes.UNUSED_ID}) == len([name for name in names if name != coco_classes.UNUSED_ID]):
         return names
     return distinct_names(names, category_ids_of(file, (), count=len(names)))[0]
 
@@ -166,8 +166,8 @@ def category_ids_of(file: WeightsFile, class_names: Sequence[str], *, count: int
     ids = file.meta.get("category_ids")
     if isinstance(ids, list | tuple) and len(ids) == count and all(type(value) is int for value in ids):
         return tuple(ids)
-    if tuple(class_names) == converter.COCO_CLASSES:
-        return converter.COCO_CATEGORY_IDS
+    if tuple(class_names) == coco_classes.COCO_CLASSES:
+        return coco_classes.COCO_CATEGORY_IDS
     return tuple(range(1, count + 1))
 
 

@@ -9,15 +9,16 @@ the choice of proposals and detections, pooling (which stops at the last pixel).
   - masks are stretched to whole pixels there.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.interop.converter import Conversion, background_last, renamed, sizes_first, variance_under_our_eps
-from mrcnn_zoo.interop.structure import Settings, structure_settings
+from mrcnn_zoo.interop.conventions import anchors_by_size, background_last, variance_under_our_eps
+from mrcnn_zoo.interop.converter import Conversion, has_all
+from mrcnn_zoo.interop.renaming import RESIDUAL_BLOCK, RenameTable, without_pyramid
+from mrcnn_zoo.interop.structure import Settings, two_stage_settings
 from mrcnn_zoo.registries import CHECKPOINT_CONVERTERS
 
 SIGNATURE = (
@@ -26,40 +27,39 @@ SIGNATURE = (
     "roi_heads.box.predictor.cls_score.weight",
 )
 
-RENAMES = (
-    (r"^backbone\.body\.stem\.bn1\.", "backbone.bottom_up.stem.conv1.norm."),
-    (r"^backbone\.body\.stem\.conv1\.", "backbone.bottom_up.stem.conv1."),
-    (r"^backbone\.body\.layer1\.", "backbone.bottom_up.res2."),
-    (r"^backbone\.body\.layer2\.", "backbone.bottom_up.res3."),
-    (r"^backbone\.body\.layer3\.", "backbone.bottom_up.res4."),
-    (r"^backbone\.body\.layer4\.", "backbone.bottom_up.res5."),
-    (r"^backbone\.fpn\.fpn_inner1\.", "backbone.fpn_lateral2."),
-    (r"^backbone\.fpn\.fpn_inner2\.", "backbone.fpn_lateral3."),
-    (r"^backbone\.fpn\.fpn_inner3\.", "backbone.fpn_lateral4."),
-    (r"^backbone\.fpn\.fpn_inner4\.", "backbone.fpn_lateral5."),
-    (r"^backbone\.fpn\.fpn_layer1\.", "backbone.fpn_output2."),
-    (r"^backbone\.fpn\.fpn_layer2\.", "backbone.fpn_output3."),
-    (r"^backbone\.fpn\.fpn_layer3\.", "backbone.fpn_output4."),
-    (r"^backbone\.fpn\.fpn_layer4\.", "backbone.fpn_output5."),
-    (r"^rpn\.head\.conv\.", "proposal_generator.rpn_head.conv."),
-    (r"^rpn\.head\.cls_logits\.", "proposal_generator.rpn_head.objectness_logits."),
-    (r"^rpn\.head\.bbox_pred\.", "proposal_generator.rpn_head.anchor_deltas."),
-    (r"^rpn\.anchor_generator\.cell_anchors\.", "proposal_generator.anchor_generator.cell_anchors."),
-    (r"^roi_heads\.box\.feature_extractor\.fc6\.", "roi_heads.box_head.fc1."),
-    (r"^roi_heads\.box\.feature_extractor\.fc7\.", "roi_heads.box_head.fc2."),
-    (r"^roi_heads\.box\.feature_extractor\.head\.layer4\.", "roi_heads.res5."),
-    (r"^roi_heads\.box\.predictor\.cls_score\.", "roi_heads.box_predictor.cls_score."),
-    (r"^roi_heads\.box\.predictor\.bbox_pred\.", "roi_heads.box_predictor.bbox_pred."),
-    (r"^roi_heads\.mask\.feature_extractor\.mask_fcn1\.", "roi_heads.mask_head.mask_fcn1."),
-    (r"^roi_heads\.mask\.feature_extractor\.mask_fcn2\.", "roi_heads.mask_head.mask_fcn2."),
-    (r"^roi_heads\.mask\.feature_extractor\.mask_fcn3\.", "roi_heads.mask_head.mask_fcn3."),
-    (r"^roi_heads\.mask\.feature_extractor\.mask_fcn4\.", "roi_heads.mask_head.mask_fcn4."),
-    (r"^roi_heads\.mask\.predictor\.conv5_mask\.", "roi_heads.mask_head.deconv."),
-    (r"^roi_heads\.mask\.predictor\.mask_fcn_logits\.", "roi_heads.mask_head.predictor."),
-    # Within a block of the network.
-    (r"(\.res\d\.\d+)\.bn(\d)\.", r"\1.conv\2.norm."),
-    (r"(\.res\d\.\d+)\.downsample\.0\.", r"\1.shortcut."),
-    (r"(\.res\d\.\d+)\.downsample\.1\.", r"\1.shortcut.norm."),
+NAMES = RenameTable(
+    (
+        ("backbone.body.stem.bn1.", "backbone.bottom_up.stem.conv1.norm."),
+        ("backbone.body.stem.conv1.", "backbone.bottom_up.stem.conv1."),
+        ("backbone.body.layer1.", "backbone.bottom_up.res2."),
+        ("backbone.body.layer2.", "backbone.bottom_up.res3."),
+        ("backbone.body.layer3.", "backbone.bottom_up.res4."),
+        ("backbone.body.layer4.", "backbone.bottom_up.res5."),
+        ("backbone.fpn.fpn_inner1.", "backbone.fpn_lateral2."),
+        ("backbone.fpn.fpn_inner2.", "backbone.fpn_lateral3."),
+        ("backbone.fpn.fpn_inner3.", "backbone.fpn_lateral4."),
+        ("backbone.fpn.fpn_inner4.", "backbone.fpn_lateral5."),
+        ("backbone.fpn.fpn_layer1.", "backbone.fpn_output2."),
+        ("backbone.fpn.fpn_layer2.", "backbone.fpn_output3."),
+        ("backbone.fpn.fpn_layer3.", "backbone.fpn_output4."),
+        ("backbone.fpn.fpn_layer4.", "backbone.fpn_output5."),
+        ("rpn.head.conv.", "proposal_generator.rpn_head.conv."),
+        ("rpn.head.cls_logits.", "proposal_generator.rpn_head.objectness_logits."),
+        ("rpn.head.bbox_pred.", "proposal_generator.rpn_head.anchor_deltas."),
+        ("rpn.anchor_generator.cell_anchors.", "proposal_generator.anchor_generator.cell_anchors."),
+        ("roi_heads.box.feature_extractor.fc6.", "roi_heads.box_head.fc1."),
+        ("roi_heads.box.feature_extractor.fc7.", "roi_heads.box_head.fc2."),
+        ("roi_heads.box.feature_extractor.head.layer4.", "roi_heads.res5."),
+        ("roi_heads.box.predictor.cls_score.", "roi_heads.box_predictor.cls_score."),
+        ("roi_heads.box.predictor.bbox_pred.", "roi_heads.box_predictor.bbox_pred."),
+        ("roi_heads.mask.feature_extractor.mask_fcn1.", "roi_heads.mask_head.mask_fcn1."),
+        ("roi_heads.mask.feature_extractor.mask_fcn2.", "roi_heads.mask_head.mask_fcn2."),
+        ("roi_heads.mask.feature_extractor.mask_fcn3.", "roi_heads.mask_head.mask_fcn3."),
+        ("roi_heads.mask.feature_extractor.mask_fcn4.", "roi_heads.mask_head.mask_fcn4."),
+        ("roi_heads.mask.predictor.conv5_mask.", "roi_heads.mask_head.deconv."),
+        ("roi_heads.mask.predictor.mask_fcn_logits.", "roi_heads.mask_head.predictor."),
+    ),
+    inner=RESIDUAL_BLOCK,
 )
 # On C4 the mask branch has the box branch's last stage, under a second name.
 SHARED = ("roi_heads.mask.feature_extractor.head.", "roi_heads.box.feature_extractor.head.")
@@ -111,36 +111,35 @@ BACKGROUND_ROWS = {
 }
 
 
-class MaskRCNNBenchmarkSource:
+class MaskRCNNBenchmarkConverter:
     """Two-stage detectors that maskrcnn-benchmark trained."""
 
     source = "maskrcnn-benchmark"
 
     def recognises(self, names: Collection[str]) -> bool:
         """Whether the names are those of a detector of that project."""
-        return all(name in names for name in SIGNATURE)
+        return has_all(names, SIGNATURE)
 
     def convert(self, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Conversion:  # noqa: ARG002
         """The same network as ours, background last, under the settings of the published configs."""
-        ours, leftovers = renamed(_without_second_names(weights), RENAMES)
+        ours, leftovers = NAMES.apply(_without_shared_stage(weights))
         is_pyramid = "backbone.fpn_lateral2.weight" in ours
         if not is_pyramid:
-            ours = {re.sub(r"^backbone\.bottom_up\.", "backbone.", name): tensor for name, tensor in ours.items()}
-            ours = sizes_first(ours, num_sizes=len(SIZES))
+            ours = anchors_by_size(without_pyramid(ours), num_sizes=len(SIZES))
         ours = {name: _in_our_convention(name, tensor) for name, tensor in ours.items()}
-        settings = structure_settings(ours) | NETWORK | (PYRAMID if is_pyramid else SINGLE_MAP)
+        settings = two_stage_settings(ours) | NETWORK | (PYRAMID if is_pyramid else SINGLE_MAP)
         # The published ResNeXts halve the size in the 3 x 3 convolution, the ResNets in the 1 x 1 one.
         settings["MODEL.RESNETS.STRIDE_IN_1X1"] = settings["MODEL.RESNETS.NUM_GROUPS"] == 1
         return Conversion(ours, leftovers, settings, notes=NOTES)
 
 
 @CHECKPOINT_CONVERTERS.register("maskrcnn_benchmark")
-def build_maskrcnn_benchmark_source() -> MaskRCNNBenchmarkSource:
+def build_maskrcnn_benchmark_converter() -> MaskRCNNBenchmarkConverter:
     """maskrcnn-benchmark's Mask and Faster R-CNN."""
-    return MaskRCNNBenchmarkSource()
+    return MaskRCNNBenchmarkConverter()
 
 
-def _without_second_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_shared_stage(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     own, shared = SHARED
     kept = {}
     for name, tensor in weights.items():

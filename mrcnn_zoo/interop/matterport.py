@@ -16,64 +16,72 @@ from typing import Any
 
 from torch import Tensor
 
-from mrcnn_zoo.interop.converter import Conversion, background_last, folded, renamed, variance_under_our_eps
-from mrcnn_zoo.interop.structure import Settings, structure_settings
+from mrcnn_zoo.interop.conventions import background_last, fold_batch_norm, variance_under_our_eps
+from mrcnn_zoo.interop.converter import Conversion, has_all
+from mrcnn_zoo.interop.renaming import RenameTable, patterns
+from mrcnn_zoo.interop.structure import Settings, two_stage_settings
 from mrcnn_zoo.registries import CHECKPOINT_CONVERTERS
 
 SIGNATURE = ("fpn_c5p5/kernel", "rpn_class_raw/kernel", "mrcnn_class_logits/kernel")
 KERAS_EPS = 1e-3
 BLOCK_LETTERS = "abcdefghijklmnopqrstuvw"  # 23 blocks has the longest stage of ResNet-101
 
-RENAMES = (
-    (r"^conv1/", "backbone.bottom_up.stem.conv1/"),
-    (r"^bn_conv1/", "backbone.bottom_up.stem.conv1.norm/"),
-    *(
-        (rf"^(res|bn)(\d){letter}_branch", rf"backbone.bottom_up.res\2.{number}.\1_branch")
-        for number, letter in enumerate(BLOCK_LETTERS)
+NAMES = RenameTable(
+    (
+        ("conv1/", "backbone.bottom_up.stem.conv1/"),
+        ("bn_conv1/", "backbone.bottom_up.stem.conv1.norm/"),
+        *patterns(
+            *(
+                (rf"^(res|bn)(\d){letter}_branch", rf"backbone.bottom_up.res\2.{number}.\1_branch")
+                for number, letter in enumerate(BLOCK_LETTERS)
+            )
+        ),
+        ("fpn_c2p2/", "backbone.fpn_lateral2/"),
+        ("fpn_c3p3/", "backbone.fpn_lateral3/"),
+        ("fpn_c4p4/", "backbone.fpn_lateral4/"),
+        ("fpn_c5p5/", "backbone.fpn_lateral5/"),
+        ("fpn_p2/", "backbone.fpn_output2/"),
+        ("fpn_p3/", "backbone.fpn_output3/"),
+        ("fpn_p4/", "backbone.fpn_output4/"),
+        ("fpn_p5/", "backbone.fpn_output5/"),
+        ("rpn_conv_shared/", "proposal_generator.rpn_head.conv/"),
+        ("rpn_class_raw/", "proposal_generator.rpn_head.objectness_logits/"),
+        ("rpn_bbox_pred/", "proposal_generator.rpn_head.anchor_deltas/"),
+        ("mrcnn_class_conv1/", "roi_heads.box_head.fc1/"),
+        ("mrcnn_class_conv2/", "roi_heads.box_head.fc2/"),
+        ("mrcnn_class_bn1/", "roi_heads.box_head.fc1.norm/"),
+        ("mrcnn_class_bn2/", "roi_heads.box_head.fc2.norm/"),
+        ("mrcnn_class_logits/", "roi_heads.box_predictor.cls_score/"),
+        ("mrcnn_bbox_fc/", "roi_heads.box_predictor.bbox_pred/"),
+        ("mrcnn_mask_conv1/", "roi_heads.mask_head.mask_fcn1/"),
+        ("mrcnn_mask_conv2/", "roi_heads.mask_head.mask_fcn2/"),
+        ("mrcnn_mask_conv3/", "roi_heads.mask_head.mask_fcn3/"),
+        ("mrcnn_mask_conv4/", "roi_heads.mask_head.mask_fcn4/"),
+        ("mrcnn_mask_bn1/", "roi_heads.mask_head.mask_fcn1.norm/"),
+        ("mrcnn_mask_bn2/", "roi_heads.mask_head.mask_fcn2.norm/"),
+        ("mrcnn_mask_bn3/", "roi_heads.mask_head.mask_fcn3.norm/"),
+        ("mrcnn_mask_bn4/", "roi_heads.mask_head.mask_fcn4.norm/"),
+        ("mrcnn_mask_deconv/", "roi_heads.mask_head.deconv/"),
+        ("mrcnn_mask/", "roi_heads.mask_head.predictor/"),
     ),
-    (r"\.res_branch1/", ".shortcut/"),
-    (r"\.res_branch2a/", ".conv1/"),
-    (r"\.res_branch2b/", ".conv2/"),
-    (r"\.res_branch2c/", ".conv3/"),
-    (r"\.bn_branch1/", ".shortcut.norm/"),
-    (r"\.bn_branch2a/", ".conv1.norm/"),
-    (r"\.bn_branch2b/", ".conv2.norm/"),
-    (r"\.bn_branch2c/", ".conv3.norm/"),
-    (r"^fpn_c2p2/", "backbone.fpn_lateral2/"),
-    (r"^fpn_c3p3/", "backbone.fpn_lateral3/"),
-    (r"^fpn_c4p4/", "backbone.fpn_lateral4/"),
-    (r"^fpn_c5p5/", "backbone.fpn_lateral5/"),
-    (r"^fpn_p2/", "backbone.fpn_output2/"),
-    (r"^fpn_p3/", "backbone.fpn_output3/"),
-    (r"^fpn_p4/", "backbone.fpn_output4/"),
-    (r"^fpn_p5/", "backbone.fpn_output5/"),
-    (r"^rpn_conv_shared/", "proposal_generator.rpn_head.conv/"),
-    (r"^rpn_class_raw/", "proposal_generator.rpn_head.objectness_logits/"),
-    (r"^rpn_bbox_pred/", "proposal_generator.rpn_head.anchor_deltas/"),
-    (r"^mrcnn_class_conv1/", "roi_heads.box_head.fc1/"),
-    (r"^mrcnn_class_conv2/", "roi_heads.box_head.fc2/"),
-    (r"^mrcnn_class_bn1/", "roi_heads.box_head.fc1.norm/"),
-    (r"^mrcnn_class_bn2/", "roi_heads.box_head.fc2.norm/"),
-    (r"^mrcnn_class_logits/", "roi_heads.box_predictor.cls_score/"),
-    (r"^mrcnn_bbox_fc/", "roi_heads.box_predictor.bbox_pred/"),
-    (r"^mrcnn_mask_conv1/", "roi_heads.mask_head.mask_fcn1/"),
-    (r"^mrcnn_mask_conv2/", "roi_heads.mask_head.mask_fcn2/"),
-    (r"^mrcnn_mask_conv3/", "roi_heads.mask_head.mask_fcn3/"),
-    (r"^mrcnn_mask_conv4/", "roi_heads.mask_head.mask_fcn4/"),
-    (r"^mrcnn_mask_bn1/", "roi_heads.mask_head.mask_fcn1.norm/"),
-    (r"^mrcnn_mask_bn2/", "roi_heads.mask_head.mask_fcn2.norm/"),
-    (r"^mrcnn_mask_bn3/", "roi_heads.mask_head.mask_fcn3.norm/"),
-    (r"^mrcnn_mask_bn4/", "roi_heads.mask_head.mask_fcn4.norm/"),
-    (r"^mrcnn_mask_deconv/", "roi_heads.mask_head.deconv/"),
-    (r"^mrcnn_mask/", "roi_heads.mask_head.predictor/"),
-)
-VALUES = (
-    (r"/kernel$", ".weight"),
-    (r"/bias$", ".bias"),
-    (r"/gamma$", ".weight"),
-    (r"/beta$", ".bias"),
-    (r"/moving_mean$", ".running_mean"),
-    (r"/moving_variance$", ".running_var"),
+    inner=(
+        (".res_branch1/", ".shortcut/"),
+        (".res_branch2a/", ".conv1/"),
+        (".res_branch2b/", ".conv2/"),
+        (".res_branch2c/", ".conv3/"),
+        (".bn_branch1/", ".shortcut.norm/"),
+        (".bn_branch2a/", ".conv1.norm/"),
+        (".bn_branch2b/", ".conv2.norm/"),
+        (".bn_branch2c/", ".conv3.norm/"),
+        *patterns(
+            (r"/kernel$", ".weight"),
+            (r"/bias$", ".bias"),
+            (r"/gamma$", ".weight"),
+            (r"/beta$", ".bias"),
+            (r"/moving_mean$", ".running_mean"),
+            (r"/moving_variance$", ".running_var"),
+        ),
+    ),
 )
 NORM_VALUES = ("weight", "bias", "running_mean", "running_var")
 
@@ -121,39 +129,35 @@ NOTES = (
 )
 
 
-class MatterportSource:
+class MatterportConverter:
     """Mask R-CNN as matterport's Keras code trains it."""
 
     source = "matterport Mask_RCNN"
 
     def recognises(self, names: Collection[str]) -> bool:
         """Whether the names are those of its layers."""
-        return all(name in names for name in SIGNATURE)
+        return has_all(names, SIGNATURE)
 
     def convert(self, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Conversion:  # noqa: ARG002
         """The same network as ours, background last, under the settings of the project's base Config."""
-        placed, leftovers = renamed(weights, RENAMES)
-        ours = dict(_as_torch(name, tensor) for name, tensor in placed.items())
-        ours = _with_folded_norms(ours)
+        renamed, leftovers = NAMES.apply(weights)
+        ours = _with_folded_norms({name: _in_torch_layout(tensor) for name, tensor in renamed.items()})
         ours |= {name: _in_our_convention(name, tensor) for name, tensor in ours.items()}
-        return Conversion(ours, leftovers, structure_settings(ours) | SETTINGS, notes=NOTES)
+        return Conversion(ours, leftovers, two_stage_settings(ours) | SETTINGS, notes=NOTES)
 
 
 @CHECKPOINT_CONVERTERS.register("matterport")
-def build_matterport_source() -> MatterportSource:
+def build_matterport_converter() -> MatterportConverter:
     """matterport's Mask_RCNN in Keras."""
-    return MatterportSource()
+    return MatterportConverter()
 
 
-def _as_torch(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    """Our name, and the values in torch's layout."""
-    for pattern, replacement in VALUES:
-        name = re.sub(pattern, replacement, name)
-    if tensor.ndim == 4:  # (h, w, in, out) of a convolution; (h, w, out, in) of a transposed one, where torch turns too
+def _in_torch_layout(tensor: Tensor) -> Tensor:
+    if tensor.ndim == 4:  # (h, w, in, out) of a convolution; (h, w, out, in) of a transposed one, where torch swaps too
         tensor = tensor.permute(3, 2, 0, 1)
     elif tensor.ndim == 2:
         tensor = tensor.T
-    return name, tensor.contiguous()
+    return tensor.contiguous()
 
 
 def _with_folded_norms(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -168,7 +172,9 @@ def _with_folded_norms(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             result |= {f"{layer}.norm.{value}": tensor for value, tensor in zip(NORM_VALUES, norm, strict=True)}
         else:
             names = f"{layer}.weight", f"{layer}.bias"
-            pair = folded((result[names[0]], result[names[1]]), (norm[0], norm[1], norm[2], norm[3]), eps=KERAS_EPS)
+            pair = fold_batch_norm(
+                (result[names[0]], result[names[1]]), (norm[0], norm[1], norm[2], norm[3]), eps=KERAS_EPS
+            )
             result |= dict(zip(names, pair, strict=True))
     return result
 

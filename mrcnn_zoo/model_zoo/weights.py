@@ -12,6 +12,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.model_zoo.checksum import RECORD_SUFFIX, checksum_of_entry, recorded_checksum
 from mrcnn_zoo.model_zoo.download import cache_folder, cached_path, local_path
 from mrcnn_zoo.model_zoo.index import PREFIX, ZooEntry, read_index, weights_address
+from mrcnn_zoo.output_files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,8 @@ def copy_weights(entry: ZooEntry, output: str = "", *, paths: PathManager | None
     target = Path(output).expanduser()
     if target.is_dir() or output.endswith(("/", os.sep)):
         target = target / source.name
-    part = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, part)
-        os.replace(part, target)
-    except OSError as error:
-        if part.is_file():
-            part.unlink()
-        raise UserError(f"cannot copy {source} to {target}: {error.strerror or error}.") from error
-    return target
+    with source.open("rb") as original:
+        return write_atomically(target, lambda file: shutil.copyfileobj(original, file))
 
 
 def check_entry(entry: ZooEntry) -> Check:

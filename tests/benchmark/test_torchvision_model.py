@@ -8,8 +8,7 @@ from mrcnn_zoo.benchmark.inputs import calibrate_random_weights
 from mrcnn_zoo.benchmark.torchvision_model import build_torchvision_model, torchvision_state
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.interop.converter import to_theirs
-from mrcnn_zoo.interop.torchvision.export import table_to_torchvision
+from mrcnn_zoo.interop.torchvision.names import names_of_detector
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Sample
 
@@ -52,8 +51,8 @@ def test_living_weights_find_instances_of_several_classes(
 def test_the_same_parameters_are_trained(small_config: SmallConfig, frozen_stages: int) -> None:
     cfg = small_config("MODEL.BACKBONE.FREEZE_AT", frozen_stages, "MODEL.RESNETS.NORM", "BN")
     ours, theirs = build_model(cfg), build_torchvision_model(cfg)
-    table = table_to_torchvision(ours.state_dict())
-    trained = {to_theirs(name, table) for name, parameter in ours.named_parameters() if parameter.requires_grad}
+    theirs_by_ours = names_of_detector(ours.state_dict()).inverse()
+    trained = {theirs_by_ours.rename(name) for name, parameter in ours.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, parameter in theirs.named_parameters() if parameter.requires_grad}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mrcnn_zoo.checkpoint import LoadReport, WeightsFile, load_weights_file
 from mrcnn_zoo.checkpoint.adaptation import stored_class_count, stored_class_names
 from mrcnn_zoo.config import load_config
-from mrcnn_zoo.interop import converter
+from mrcnn_zoo.interop import coco_classes
 from mrcnn_zoo.modeling import build_model
 from support.small_models import TINY_YAML
 
@@ -130,7 +130,7 @@ def test_a_file_without_names_is_taken_by_index_with_a_warning(caplog) -> None:
     ]
 
 
-@pytest.mark.parametrize(("count", "expected"), [(80, converter.COCO_CLASSES), (20, ())])
+@pytest.mark.parametrize(("count", "expected"), [(80, coco_classes.COCO_CLASSES), (20, ())])
 def test_files_of_detectron2s_zoo_have_cocos_classes(count: int, expected: tuple[str, ...]) -> None:
     weights = {f"{SCORES}.bias": torch.zeros(count + 1)}
     assert stored_class_names(WeightsFile("", weights, {"__author__": "Detectron2 Model Zoo"})) == expected

@@ -10,7 +10,7 @@ from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.inference.trained import category_ids_of
-from mrcnn_zoo.interop import converter
+from mrcnn_zoo.interop import coco_classes
 from mrcnn_zoo.modeling import build_model
 from support.small_models import DIGITS, TINY_LAYERS
 
@@ -40,8 +40,8 @@ def test_category_ids_are_the_files_own_or_cocos_or_count_from_1() -> None:
     assert category_ids_of(WeightsFile("", {}, {"category_ids": [7, 3, 40]}), NAMES, count=3) == (7, 3, 40)
     assert category_ids_of(WeightsFile("", {}, {}), NAMES, count=3) == (1, 2, 3)
     assert category_ids_of(WeightsFile("", {}, {"category_ids": []}), (), count=2) == (1, 2)
-    coco_ids = category_ids_of(WeightsFile("", {}), converter.COCO_CLASSES, count=80)
-    assert dict(zip(converter.COCO_CLASSES, coco_ids, strict=True))["toothbrush"] == 90
+    coco_ids = category_ids_of(WeightsFile("", {}), coco_classes.COCO_CLASSES, count=80)
+    assert dict(zip(coco_classes.COCO_CLASSES, coco_ids, strict=True))["toothbrush"] == 90
 
 
 def test_the_device_is_that_of_this_machine_and_not_of_the_one_it_was_trained_on(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.checkpoint import load_weights
 from mrcnn_zoo.config import load_config
-from mrcnn_zoo.interop import Converter, find_converter
+from mrcnn_zoo.interop import BackboneConverter, find_converter
 from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
 from mrcnn_zoo.modeling import build_model
 
@@ -127,12 +127,12 @@ def test_affine_norms_are_exactly_their_scale_and_shift(tmp_path: Path) -> None:
 
 def test_statistics_in_the_file_are_kept() -> None:
     converter = find_converter(["conv1_w", "res2_0_branch2a_w"])
-    assert isinstance(converter, Converter)
+    assert isinstance(converter, BackboneConverter)
     norm = {f"res2_0_branch2a_bn_{kind}": torch.full((2,), 5.0) for kind in ("s", "b", "rm", "riv")}
     prepared = converter.prepare(norm)
     assert prepared.keys() == norm.keys()
-    assert converter.rename("res2_0_branch2a_bn_rm") == "res2.0.conv1.norm.running_mean"
-    assert converter.rename("res2_0_branch2a_bn_riv") == "res2.0.conv1.norm.running_var"
+    assert converter.names.rename("res2_0_branch2a_bn_rm") == "res2.0.conv1.norm.running_mean"
+    assert converter.names.rename("res2_0_branch2a_bn_riv") == "res2.0.conv1.norm.running_var"
 
 
 def test_group_norms_get_no_statistics(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def weights_like(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
 
 def test_the_stride_follows_from_who_trained_the_network() -> None:
     converter = find_converter(["conv1_w", "res2_0_branch2a_w"])
-    assert isinstance(converter, Converter)
+    assert isinstance(converter, BackboneConverter)
     msra = converter.settings(weights_like(res2_0_branch2b_w=(64, 64, 3, 3)))
     assert msra["MODEL.RESNETS.STRIDE_IN_1X1"] is True
     assert msra["MODEL.PIXEL_STD"] == [1.0, 1.0, 1.0]

@@ -9,7 +9,8 @@ from torch import Tensor
 from mrcnn_zoo.checkpoint import load_weights, read_weights
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.interop.detectron2 import save_detector, save_for_torchvision
+from mrcnn_zoo.interop.detectron2 import save_detector
+from mrcnn_zoo.interop.torchvision.export import save_for_torchvision
 from mrcnn_zoo.modeling import build_model
 from support.small_models import DIGITS, TINY_LAYERS
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.checkpoint import load_weights
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.interop import Conversion, find_converter
-from mrcnn_zoo.interop.maskrcnn_benchmark import MaskRCNNBenchmarkSource
+from mrcnn_zoo.interop.maskrcnn_benchmark import MaskRCNNBenchmarkConverter
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.anchors import build_anchor_generator
 from mrcnn_zoo.ops.box_coding import BoxCoder
@@ -104,7 +104,7 @@ def theirs(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.fixture
 def conversion(theirs: dict[str, Tensor]) -> Conversion:
-    return MaskRCNNBenchmarkSource().convert(theirs, {"iteration": 90000})
+    return MaskRCNNBenchmarkConverter().convert(theirs, {"iteration": 90000})
 
 
 def test_every_weight_comes_back(model: nn.Module, conversion: Conversion) -> None:
@@ -120,7 +120,7 @@ def test_a_trainers_file_is_read_through_its_wrappers(theirs: dict[str, Tensor],
     wrapped = {f"module.{name}": tensor for name, tensor in theirs.items()}
     wrapped["module.rpn.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
     torch.save({"model": wrapped, "optimizer": {}, "iteration": 1}, path)
-    conversion = MaskRCNNBenchmarkSource().convert(theirs, {})
+    conversion = MaskRCNNBenchmarkConverter().convert(theirs, {})
     model = build_model(load_config(overrides=flat(conversion.settings | {"MODEL.DEVICE": "cpu"})))
     report = load_weights(model, path)
     assert report.is_complete
@@ -145,16 +145,16 @@ def test_the_network_is_built_from_its_settings(
 
 
 def test_only_its_own_names_are_recognised(theirs: dict[str, Tensor], model: nn.Module) -> None:
-    assert isinstance(find_converter(theirs.keys()), MaskRCNNBenchmarkSource)
-    assert not MaskRCNNBenchmarkSource().recognises(model.state_dict().keys())
+    assert isinstance(find_converter(theirs.keys()), MaskRCNNBenchmarkConverter)
+    assert not MaskRCNNBenchmarkConverter().recognises(model.state_dict().keys())
     torchvision_names = torchvision.models.detection.maskrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=2
     ).state_dict()
-    assert not MaskRCNNBenchmarkSource().recognises(torchvision_names.keys())
+    assert not MaskRCNNBenchmarkConverter().recognises(torchvision_names.keys())
 
 
 def test_unknown_names_are_left_over(theirs: dict[str, Tensor]) -> None:
-    conversion = MaskRCNNBenchmarkSource().convert(theirs | {"roi_heads.mask_iou.x": torch.zeros(1)}, {})
+    conversion = MaskRCNNBenchmarkConverter().convert(theirs | {"roi_heads.mask_iou.x": torch.zeros(1)}, {})
     assert conversion.leftovers == ("roi_heads.mask_iou.x",)
 
 
@@ -200,4 +200,4 @@ def test_mrun_branches_with_a_last_stage_of_their_own_are_refused(theirs: dict[s
     if name not in theirs:
         pytest.skip("only detectors on C4 have it")
     with pytest.raises(ValueError, match="differs from the box branch's"):
-        MaskRCNNBenchmarkSource().convert(theirs | {name: theirs[name] + 1}, {})
+        MaskRCNNBenchmarkConverter().convert(theirs | {name: theirs[name] + 1}, {})

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from mrcnn_zoo.checkpoint import load_weights, read_weights
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.interop import Conversion, find_converter
-from mrcnn_zoo.interop.matterport import MatterportSource
+from mrcnn_zoo.interop.matterport import MatterportConverter
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.ops.box_coding import LastPixelBoxCoder
 
@@ -93,7 +93,7 @@ def arrays(keras_file: Path) -> dict[str, Tensor]:
 
 @pytest.fixture
 def conversion(arrays: dict[str, Tensor]) -> Conversion:
-    return MatterportSource().convert(arrays, {})
+    return MatterportConverter().convert(arrays, {})
 
 
 @pytest.fixture
@@ -265,6 +265,6 @@ def test_a_model_loads_the_file(keras_file: Path, conversion: Conversion) -> Non
 
 
 def test_unknown_layers_are_left_over(arrays: dict[str, Tensor]) -> None:
-    assert isinstance(find_converter(arrays.keys()), MatterportSource)
-    conversion = MatterportSource().convert(arrays | {"conv1000/kernel": torch.zeros(1)}, {})
+    assert isinstance(find_converter(arrays.keys()), MatterportConverter)
+    conversion = MatterportConverter().convert(arrays | {"conv1000/kernel": torch.zeros(1)}, {})
     assert conversion.leftovers == ("conv1000/kernel",)

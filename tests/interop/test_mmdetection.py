@@ -13,7 +13,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.trained import load_trained
 from mrcnn_zoo.interop.converter import Conversion, find_converter
 from mrcnn_zoo.interop.mmdetection.config import parse_config, read_config_file
-from mrcnn_zoo.interop.mmdetection.weights import MMDetectionSource, under_our_names
+from mrcnn_zoo.interop.mmdetection.weights import MMDetectionConverter, under_our_names
 from support.recorded_mmdetection import CASES, MMDetectionCase
 from support.references import relative_error
 
@@ -70,7 +70,7 @@ def test_scores_of_masks_agree(case: MMDetectionCase, model: nn.Module) -> None:
 
 def test_every_weight_finds_its_place(case: MMDetectionCase) -> None:
     conversion = case.convert()
-    assert isinstance(find_converter(case.weights.keys()), MMDetectionSource)
+    assert isinstance(find_converter(case.weights.keys()), MMDetectionConverter)
     assert conversion.leftovers == ()
     assert len(conversion.weights) == len(case.weights)
     assert conversion.notes == ()
@@ -164,7 +164,7 @@ def test_means_of_the_deltas_move_into_the_bias(case: MMDetectionCase) -> None:
 
 def test_unknown_names_are_left_over(case: MMDetectionCase) -> None:
     extra = case.weights | {"roi_head.bbox_head.extra.weight": torch.zeros(1)}
-    conversion = MMDetectionSource().convert(extra, {"settings": case.settings})
+    conversion = MMDetectionConverter().convert(extra, {"settings": case.settings})
     assert conversion.leftovers == ("roi_head.bbox_head.extra.weight",)
 
 

@@ -15,7 +15,8 @@ from mrcnn_zoo.checkpoint import convert_detector, load_weights, read_weights
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.interop import find_converter
-from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetector, with_other_eps
+from mrcnn_zoo.interop.conventions import scaled_for_our_eps
+from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetectorConverter
 from mrcnn_zoo.interop.torchvision.export import to_torchvision, with_torchvision_input
 from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
 from mrcnn_zoo.modeling import build_model
@@ -75,15 +76,15 @@ def with_former_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_the_names_of_the_first_published_files_are_known(theirs: dict[str, Tensor]) -> None:
     former = with_former_names(theirs)
     assert former.keys() != theirs.keys()
-    present = TorchvisionDetector().convert(theirs, {})
-    past = TorchvisionDetector().convert(former, {"frozen_bn_eps": 1e-5})
+    present = TorchvisionDetectorConverter().convert(theirs, {})
+    past = TorchvisionDetectorConverter().convert(former, {"frozen_bn_eps": 1e-5})
     assert past.leftovers == ()
     assert past.weights.keys() == present.weights.keys()
     assert all(torch.equal(past.weights[name], tensor) for name, tensor in present.weights.items())
 
 
 def test_frozen_norms_of_the_first_published_files_have_no_eps(theirs: dict[str, Tensor]) -> None:
-    converted = TorchvisionDetector().convert(with_former_names(theirs), {}).weights
+    converted = TorchvisionDetectorConverter().convert(with_former_names(theirs), {}).weights
     norm = FrozenBatchNorm2d(8)
     start = "backbone.bottom_up.stem.conv1.norm."
     norm.load_state_dict({name.removeprefix(start): value for name, value in converted.items() if start in name})
@@ -98,7 +99,9 @@ def test_tiny_variances_survive_another_eps() -> None:
     names = {"weight": 1e-3, "bias": 0.0, "running_mean": 0.0, "running_var": 1e-12}
     ours = {f"norm.{name}": torch.full((1,), value) for name, value in names.items()}
     norm = FrozenBatchNorm2d(1)
-    norm.load_state_dict({name.removeprefix("norm."): value for name, value in with_other_eps(ours, 0.0).items()})
+    norm.load_state_dict(
+        {name.removeprefix("norm."): value for name, value in scaled_for_our_eps(ours, eps=0.0).items()}
+    )
     assert float(norm.scale_and_shift()[0]) == pytest.approx(1e-3 / 1e-6, rel=1e-5)
 
 
@@ -110,7 +113,7 @@ def test_the_background_goes_from_first_to_last_and_its_box_and_mask_away(mask_r
         f"{start}bbox_pred.bias": torch.arange(16.0),
         "roi_heads.mask_predictor.mask_fcn_logits.bias": torch.arange(4.0),
     }
-    ours = TorchvisionDetector().convert(theirs, {}).weights
+    ours = TorchvisionDetectorConverter().convert(theirs, {}).weights
     assert ours[f"{start}cls_score.bias"].tolist() == [1, 2, 3, 9]
     assert ours[f"{start}bbox_pred.bias"].tolist() == list(range(4, 16))
     assert ours["roi_heads.mask_head.predictor.bias"].tolist() == [1, 2, 3]
@@ -150,16 +153,16 @@ def test_a_detector_for_other_classes_starts_a_training(mask_rcnn: dict[str, Ten
 
 
 def test_coco_has_names_with_gaps_and_other_numbers_of_classes_have_none(mask_rcnn: dict[str, Tensor]) -> None:
-    assert TorchvisionDetector().convert(mask_rcnn, {}).class_names == ()
+    assert TorchvisionDetectorConverter().convert(mask_rcnn, {}).class_names == ()
     wide = build_model(load_config(MASK_RCNN, [*SMALL, "MODEL.ROI_HEADS.NUM_CLASSES", 90])).state_dict()
-    names = TorchvisionDetector().convert(to_torchvision(wide), {}).class_names
+    names = TorchvisionDetectorConverter().convert(to_torchvision(wide), {}).class_names
     assert (len(names), names[0], names[11], names[89]) == (90, "person", "N/A", "toothbrush")
 
 
 def test_anchors_that_the_file_does_not_tell_are_refused(mask_rcnn: dict[str, Tensor]) -> None:
     theirs = {**mask_rcnn, "rpn.head.cls_logits.bias": torch.zeros(5)}
-    with pytest.raises(UserError, match="have 5 anchors a cell, and torchvision's own detectors 3"):
-        TorchvisionDetector().convert(theirs, {})
+    with pytest.raises(UserError, match="have 5 anchors per cell, and torchvision's own detectors 3"):
+        TorchvisionDetectorConverter().convert(theirs, {})
 
 
 def test_our_own_names_are_not_taken_for_torchvisions() -> None:
@@ -167,7 +170,7 @@ def test_our_own_names_are_not_taken_for_torchvisions() -> None:
 
 
 def test_the_way_out_and_back_changes_nothing(theirs: dict[str, Tensor]) -> None:
-    ours = TorchvisionDetector().convert(theirs, {}).weights
+    ours = TorchvisionDetectorConverter().convert(theirs, {}).weights
     back = to_torchvision(ours)
     assert back.keys() == theirs.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in theirs.items())

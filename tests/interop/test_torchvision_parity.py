@@ -8,8 +8,8 @@ from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from dev.torchvision_parity import INTO_OURS, OUT_OF_OURS, Limits, model_of, parity
-from mrcnn_zoo.interop.conversion.verify import NAMES
-from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetector
+from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetectorConverter
+from mrcnn_zoo.interop.torchvision.reference import NAMES
 from mrcnn_zoo.structures import Sample
 
 TOLERANCE = 1e-4  # pixels and probabilities
@@ -29,7 +29,7 @@ def test_the_same_is_found_in_both_directions(name: str, samples: list[Sample]) 
     by_direction = parity(name, samples, limits)
     assert by_direction.keys() == {INTO_OURS, OUT_OF_OURS}
     for differences in by_direction.values():
-        assert differences.found == differences.expected == differences.paired >= 4
+        assert differences.num_found == differences.num_expected == differences.num_paired >= 4
         assert differences.boxes < TOLERANCE
         assert differences.scores < TOLERANCE
         assert (differences.masks is not None) == ("mask" in name)
@@ -53,12 +53,12 @@ def test_the_published_files_of_version_1_are_computed_without_eps() -> None:
         name.replace(".0.weight", ".weight").replace(".0.bias", ".bias") if ".fpn." in name else name: tensor
         for name, tensor in state.items()
     }
-    ours = model_of(TorchvisionDetector().convert(published, {}))
+    ours = model_of(TorchvisionDetectorConverter().convert(published, {}))
     pixels = torch.rand(1, 3, 64, 64)
     expected = theirs.backbone(pixels)
     found = ours.get_submodule("backbone")(pixels)
     for level, other in zip(found.values(), expected.values(), strict=True):
         torch.testing.assert_close(level / other.std(), other / other.std(), atol=1e-4, rtol=0)
-    other = model_of(TorchvisionDetector().convert(published, {"frozen_bn_eps": 1e-5}))
+    other = model_of(TorchvisionDetectorConverter().convert(published, {"frozen_bn_eps": 1e-5}))
     with_eps = other.get_submodule("backbone")(pixels)
     assert (with_eps["p2"] - expected["0"]).abs().mean() > 0.1 * expected["0"].abs().mean()

@@ -89,5 +89,5 @@ def test_each_of_the_eight_networks_is_recognised(depth: int, ending: str) -> No
     assert converter is not None
     assert converter.source == f"torchvision VGG-{depth}{' with batch norm' if ending else ''}"
     convolutions = [name for name in network.state_dict() if name.endswith("weight") and "features" in name]
-    assert all(converter.rename(name).startswith(("conv", "norm")) for name in convolutions)
-    assert len({converter.rename(name) for name in convolutions}) == len(convolutions)
+    assert all(converter.names.rename(name).startswith(("conv", "norm")) for name in convolutions)
+    assert len({converter.names.rename(name) for name in convolutions}) == len(convolutions)

@@ -13,7 +13,7 @@ from mrcnn_zoo import model_zoo
 from mrcnn_zoo.cli.main import USAGE_ERROR, run_command
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import load_trained
-from mrcnn_zoo.interop import converter
+from mrcnn_zoo.interop import coco_classes
 from mrcnn_zoo.model_zoo import index as zoo_index
 from mrcnn_zoo.model_zoo.download import cached_path
 
@@ -86,7 +86,7 @@ def test_the_config_is_read_off_the_weights_and_names_them() -> None:
 def test_the_address_is_enough_and_overrides_lie_on_top() -> None:
     overrides = ["DATASETS.TEST=['mine']", "TEST.DETECTIONS_PER_IMAGE", 7]
     _, cfg, class_names = load_trained(ADDRESS, overrides=overrides)
-    assert class_names == converter.COCO_CLASSES_BY_ID
+    assert class_names == coco_classes.COCO_CLASSES_BY_ID
     assert (list(cfg.DATASETS.TEST), cfg.TEST.DETECTIONS_PER_IMAGE) == (["mine"], 7)
 
 

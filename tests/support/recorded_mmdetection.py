@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.interop.converter import Conversion
-from mrcnn_zoo.interop.mmdetection.weights import MMDetectionSource
+from mrcnn_zoo.interop.mmdetection.weights import MMDetectionConverter
 from mrcnn_zoo.structures import Sample
 from support.references import RecordedCase, find_case
 
@@ -35,7 +35,7 @@ class MMDetectionCase:
 
     def convert(self, meta: dict[str, Any] | None = None) -> Conversion:
         """With `meta` in place of the recorded settings, if given."""
-        return MMDetectionSource().convert(self.weights, {"settings": self.settings} if meta is None else meta)
+        return MMDetectionConverter().convert(self.weights, {"settings": self.settings} if meta is None else meta)
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Writes a checkpoint as MMDetection does, and the settings; returns both paths."""

@@ -1,1 +1,1 @@
-"""Whether a converted model computes what the model it comes from does."""
+"""Conversion of whole detector files, and its check."""

@@ -9,18 +9,20 @@ import yaml
 from torch import Tensor, nn
 
 from mrcnn_zoo.checkpoint import LoadReport
-from mrcnn_zoo.checkpoint.checkpointer import write_atomically
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME, PROJECT_OF_NAME
 from mrcnn_zoo.config.trust import code_modules
 from mrcnn_zoo.data.loading.mapper import EvalMapper, build_eval_mapper
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.trained import TrainedFile, open_trained
-from mrcnn_zoo.interop.detectron2 import PTH, SAFETENSORS, save_detector, save_for_torchvision
-from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetector
-from mrcnn_zoo.interop.torchvision.export import to_torchvision, with_torchvision_input
+from mrcnn_zoo.interop.detectron2 import save_detector
+from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetectorConverter
+from mrcnn_zoo.interop.torchvision.export import save_for_torchvision, to_torchvision, with_torchvision_input
+from mrcnn_zoo.interop.weights_file import PTH, SAFETENSORS
+from mrcnn_zoo.output_files import write_text
 
 DEVICE: str = KEYS_BY_NAME["MODEL.DEVICE"].default  # of the written config: conversion on a CPU says nothing about use
+COMMAND = "convert-checkpoint"
 OURS, DETECTRON2, TORCHVISION = KINDS = ("ours", "detectron2", "torchvision")
 # Settings that change neither weights nor what a model computes at inference, and torchvision has its own.
 WITHOUT_EFFECT = ("INPUT.M", "_TRAIN", "IOU_THRESHOLDS", "SMOOTH_L1", "LOSS", "POSITIVE_FRACTION", "BATCH_SIZE", "NORM")
@@ -81,7 +83,7 @@ def convert_checkpoint(
         save_for_torchvision(target, weights, half=half)
     else:
         notes = _notes_for_detectron2(cfg) if kind == DETECTRON2 else ()
-        text = _with_values(cfg, {"MODEL.WEIGHTS": "", "MODEL.DEVICE": DEVICE}).dump()
+        text = changed_config(cfg, {"MODEL.WEIGHTS": "", "MODEL.DEVICE": DEVICE}, source=COMMAND).dump()
         save_detector(
             target,
             model.state_dict(),
@@ -91,9 +93,9 @@ def convert_checkpoint(
             half=half,
         )
     # A file for torchvision has no place for a config.
-    beside = _with_values(cfg, {"MODEL.WEIGHTS": str(target), "MODEL.DEVICE": DEVICE})
+    beside = changed_config(cfg, {"MODEL.WEIGHTS": str(target), "MODEL.DEVICE": DEVICE}, source=COMMAND)
     text = f"# Converted from {trained.file.source}.\n" + _changed_values(beside)
-    write_atomically(target.with_suffix(".yaml"), lambda file: file.write(text.encode()))
+    write_text(target.with_suffix(".yaml"), text)
     return Converted(
         target,
         kind,
@@ -136,7 +138,7 @@ def _weights_for_torchvision(model: nn.Module, cfg: CfgNode) -> tuple[dict[str, 
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
     )
-    theirs = TorchvisionDetector().convert(to_torchvision(weights), {}).settings
+    theirs = TorchvisionDetectorConverter().convert(to_torchvision(weights), {}).settings
     ignored = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")  # the weights have taken them in
     notes = [
         f"torchvision's model has {key} = {value} where this one has {cfg.value_of(key)}"
@@ -174,12 +176,3 @@ def _changed_values(cfg: CfgNode) -> str:
         return kept
 
     return yaml.safe_dump(pruned(yaml.safe_load(cfg.dump()), ""), default_flow_style=None, width=120)
-
-
-def _with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
-    """A frozen copy with some other values."""
-    changed = cfg.clone()
-    changed.defrost()
-    changed.merge_from_list([item for pair in values.items() for item in pair])
-    changed.freeze()
-    return changed

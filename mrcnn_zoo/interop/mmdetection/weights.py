@@ -5,14 +5,14 @@ and the order of proposals whose probabilities are equal in float32 (as far as t
 images are resized by other code, and boxes without area are dropped.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.interop.converter import Conversion, renamed, sizes_first
+from mrcnn_zoo.interop.conventions import anchors_by_size
+from mrcnn_zoo.interop.converter import Conversion, has_all
 from mrcnn_zoo.interop.mmdetection.config import ForeignConfig, config_of
 from mrcnn_zoo.interop.mmdetection.settings import (
     MMDetectionModel,
@@ -20,81 +20,87 @@ from mrcnn_zoo.interop.mmdetection.settings import (
     convention_settings,
     differences,
 )
-from mrcnn_zoo.interop.structure import Settings, structure_settings
+from mrcnn_zoo.interop.renaming import RESIDUAL_BLOCK, RenameTable, patterns, without_pyramid
+from mrcnn_zoo.interop.structure import Settings, two_stage_settings
 from mrcnn_zoo.registries import CHECKPOINT_CONVERTERS
 
 SIGNATURE = ("backbone.conv1.weight", "rpn_head.rpn_conv.weight", "rpn_head.rpn_cls.weight")
 
-RENAMES = (
-    # The network, with a pyramid on it.
-    (r"^backbone\.conv1\.", "backbone.bottom_up.stem.conv1."),
-    (r"^backbone\.[bg]n1\.", "backbone.bottom_up.stem.conv1.norm."),
-    (r"^backbone\.layer1\.", "backbone.bottom_up.res2."),
-    (r"^backbone\.layer2\.", "backbone.bottom_up.res3."),
-    (r"^backbone\.layer3\.", "backbone.bottom_up.res4."),
-    (r"^backbone\.layer4\.", "backbone.bottom_up.res5."),
-    (r"^neck\.lateral_convs\.0\.", "backbone.fpn_lateral2."),
-    (r"^neck\.lateral_convs\.1\.", "backbone.fpn_lateral3."),
-    (r"^neck\.lateral_convs\.2\.", "backbone.fpn_lateral4."),
-    (r"^neck\.lateral_convs\.3\.", "backbone.fpn_lateral5."),
-    (r"^neck\.fpn_convs\.0\.", "backbone.fpn_output2."),
-    (r"^neck\.fpn_convs\.1\.", "backbone.fpn_output3."),
-    (r"^neck\.fpn_convs\.2\.", "backbone.fpn_output4."),
-    (r"^neck\.fpn_convs\.3\.", "backbone.fpn_output5."),
-    # Proposals.
-    (r"^rpn_head\.rpn_conv\.", "proposal_generator.rpn_head.conv."),
-    (r"^rpn_head\.rpn_cls\.", "proposal_generator.rpn_head.objectness_logits."),
-    (r"^rpn_head\.rpn_reg\.", "proposal_generator.rpn_head.anchor_deltas."),
-    # Regions.
-    (r"^roi_head\.shared_head\.layer4\.", "roi_heads.res5."),
-    (r"^roi_head\.bbox_head\.shared_convs\.0\.", "roi_heads.box_head.conv1."),
-    (r"^roi_head\.bbox_head\.shared_convs\.1\.", "roi_heads.box_head.conv2."),
-    (r"^roi_head\.bbox_head\.shared_convs\.2\.", "roi_heads.box_head.conv3."),
-    (r"^roi_head\.bbox_head\.shared_convs\.3\.", "roi_heads.box_head.conv4."),
-    (r"^roi_head\.bbox_head\.shared_fcs\.0\.", "roi_heads.box_head.fc1."),
-    (r"^roi_head\.bbox_head\.shared_fcs\.1\.", "roi_heads.box_head.fc2."),
-    (r"^roi_head\.bbox_head\.fc_cls\.", "roi_heads.box_predictor.cls_score."),
-    (r"^roi_head\.bbox_head\.fc_reg\.", "roi_heads.box_predictor.bbox_pred."),
-    (r"^roi_head\.mask_head\.convs\.0\.", "roi_heads.mask_head.mask_fcn1."),
-    (r"^roi_head\.mask_head\.convs\.1\.", "roi_heads.mask_head.mask_fcn2."),
-    (r"^roi_head\.mask_head\.convs\.2\.", "roi_heads.mask_head.mask_fcn3."),
-    (r"^roi_head\.mask_head\.convs\.3\.", "roi_heads.mask_head.mask_fcn4."),
-    (r"^roi_head\.mask_head\.upsample\.", "roi_heads.mask_head.deconv."),
-    (r"^roi_head\.mask_head\.conv_logits\.", "roi_heads.mask_head.predictor."),
-    *((rf"^roi_head\.mask_iou_head\.convs\.{n}\.", f"roi_heads.mask_iou_head.conv{n + 1}.") for n in range(8)),
-    *((rf"^roi_head\.mask_iou_head\.fcs\.{n}\.", f"roi_heads.mask_iou_head.fc{n + 1}.") for n in range(4)),
-    (r"^roi_head\.mask_iou_head\.fc_mask_iou\.", "roi_heads.mask_iou_head.predictor."),
-)
-# Within a part that the lines above have placed.
-INNER_RENAMES = (
-    (r"(\.res\d\.\d+)\.[bg]n(\d)\.", r"\1.conv\2.norm."),
-    (r"(\.res\d\.\d+)\.downsample\.0\.", r"\1.shortcut."),
-    (r"(\.res\d\.\d+)\.downsample\.1\.", r"\1.shortcut.norm."),
-    (r"(\.res\d\.\d+)\.conv2\.conv_offset\.", r"\1.conv2_offset."),
-    (r"(\.(?:fpn_lateral|fpn_output|conv|mask_fcn)\d)\.conv\.", r"\1."),
-    (r"(\.(?:fpn_lateral|fpn_output|conv|mask_fcn)\d)\.[bg]n\.", r"\1.norm."),
+NAMES = RenameTable(
+    (
+        # The network, with a pyramid on it.
+        ("backbone.conv1.", "backbone.bottom_up.stem.conv1."),
+        ("backbone.bn1.", "backbone.bottom_up.stem.conv1.norm."),
+        ("backbone.gn1.", "backbone.bottom_up.stem.conv1.norm."),
+        ("backbone.layer1.", "backbone.bottom_up.res2."),
+        ("backbone.layer2.", "backbone.bottom_up.res3."),
+        ("backbone.layer3.", "backbone.bottom_up.res4."),
+        ("backbone.layer4.", "backbone.bottom_up.res5."),
+        ("neck.lateral_convs.0.", "backbone.fpn_lateral2."),
+        ("neck.lateral_convs.1.", "backbone.fpn_lateral3."),
+        ("neck.lateral_convs.2.", "backbone.fpn_lateral4."),
+        ("neck.lateral_convs.3.", "backbone.fpn_lateral5."),
+        ("neck.fpn_convs.0.", "backbone.fpn_output2."),
+        ("neck.fpn_convs.1.", "backbone.fpn_output3."),
+        ("neck.fpn_convs.2.", "backbone.fpn_output4."),
+        ("neck.fpn_convs.3.", "backbone.fpn_output5."),
+        # Proposals.
+        ("rpn_head.rpn_conv.", "proposal_generator.rpn_head.conv."),
+        ("rpn_head.rpn_cls.", "proposal_generator.rpn_head.objectness_logits."),
+        ("rpn_head.rpn_reg.", "proposal_generator.rpn_head.anchor_deltas."),
+        # Regions.
+        ("roi_head.shared_head.layer4.", "roi_heads.res5."),
+        ("roi_head.bbox_head.shared_convs.0.", "roi_heads.box_head.conv1."),
+        ("roi_head.bbox_head.shared_convs.1.", "roi_heads.box_head.conv2."),
+        ("roi_head.bbox_head.shared_convs.2.", "roi_heads.box_head.conv3."),
+        ("roi_head.bbox_head.shared_convs.3.", "roi_heads.box_head.conv4."),
+        ("roi_head.bbox_head.shared_fcs.0.", "roi_heads.box_head.fc1."),
+        ("roi_head.bbox_head.shared_fcs.1.", "roi_heads.box_head.fc2."),
+        ("roi_head.bbox_head.fc_cls.", "roi_heads.box_predictor.cls_score."),
+        ("roi_head.bbox_head.fc_reg.", "roi_heads.box_predictor.bbox_pred."),
+        ("roi_head.mask_head.convs.0.", "roi_heads.mask_head.mask_fcn1."),
+        ("roi_head.mask_head.convs.1.", "roi_heads.mask_head.mask_fcn2."),
+        ("roi_head.mask_head.convs.2.", "roi_heads.mask_head.mask_fcn3."),
+        ("roi_head.mask_head.convs.3.", "roi_heads.mask_head.mask_fcn4."),
+        ("roi_head.mask_head.upsample.", "roi_heads.mask_head.deconv."),
+        ("roi_head.mask_head.conv_logits.", "roi_heads.mask_head.predictor."),
+        *((f"roi_head.mask_iou_head.convs.{n}.", f"roi_heads.mask_iou_head.conv{n + 1}.") for n in range(8)),
+        *((f"roi_head.mask_iou_head.fcs.{n}.", f"roi_heads.mask_iou_head.fc{n + 1}.") for n in range(4)),
+        ("roi_head.mask_iou_head.fc_mask_iou.", "roi_heads.mask_iou_head.predictor."),
+    ),
+    inner=(
+        *RESIDUAL_BLOCK,
+        (".gn1.", ".conv1.norm."),
+        (".gn2.", ".conv2.norm."),
+        (".gn3.", ".conv3.norm."),
+        (".conv2.conv_offset.", ".conv2_offset."),
+        *patterns(
+            (r"(\.(?:fpn_lateral|fpn_output|conv|mask_fcn)\d)\.conv\.", r"\1."),
+            (r"(\.(?:fpn_lateral|fpn_output|conv|mask_fcn)\d)\.[bg]n\.", r"\1.norm."),
+        ),
+    ),
 )
 
 
-class MMDetectionSource:
+class MMDetectionConverter:
     """Two-stage detectors that MMDetection trained."""
 
     source = "MMDetection"
 
     def recognises(self, names: Collection[str]) -> bool:
         """Whether the names are those of a network with MMDetection's RPN."""
-        return all(name in names for name in SIGNATURE)
+        return has_all(names, SIGNATURE)
 
     def convert(self, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Conversion:
         """The same network as ours, by the config in the checkpoint and, for what it leaves open, MMDetection's own."""
         ours, leftovers = under_our_names(weights)
         config = config_of(meta)
         model = MMDetectionModel(config)
-        settings = structure_settings(ours) | _image_settings(config)
+        settings = two_stage_settings(ours) | _image_settings(config)
         settings |= convention_settings(
             model, has_masks=settings["MODEL.MASK_ON"], scores_masks="MODEL.ROI_MASKIOU_HEAD.NUM_CONV" in settings
         )
-        ours = sizes_first(ours, num_sizes=len(anchor_scales(model)))
+        ours = anchors_by_size(ours, num_sizes=len(anchor_scales(model)))
         ours = _with_means_in_biases(ours, model)
         return Conversion(
             weights=ours,
@@ -106,24 +112,16 @@ class MMDetectionSource:
 
 
 @CHECKPOINT_CONVERTERS.register("mmdetection")
-def build_mmdetection_source() -> MMDetectionSource:
+def build_mmdetection_converter() -> MMDetectionConverter:
     """MMDetection's Mask Scoring, Mask and Faster R-CNN."""
-    return MMDetectionSource()
+    return MMDetectionConverter()
 
 
 def under_our_names(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The weights by our names, and the names that no line of the table takes."""
-    placed, leftovers = renamed(weights, RENAMES)
-    ours = {_inner_name(name): tensor for name, tensor in placed.items()}
-    if not any(name.startswith("backbone.fpn_") for name in ours):
-        ours = {re.sub(r"^backbone\.bottom_up\.", "backbone.", name): tensor for name, tensor in ours.items()}
-    return ours, leftovers
-
-
-def _inner_name(name: str) -> str:
-    for pattern, replacement in INNER_RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    ours, leftovers = NAMES.apply(weights)
+    has_pyramid = any(name.startswith("backbone.fpn_") for name in ours)
+    return ours if has_pyramid else without_pyramid(ours), leftovers
 
 
 def _with_means_in_biases(weights: dict[str, Tensor], model: MMDetectionModel) -> dict[str, Tensor]:

@@ -3,9 +3,14 @@
 The names there are positions in a list of layers, so the table has one line for each of the eight networks.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
-from mrcnn_zoo.interop.converter import Converter
+from torch import Tensor
+
+from mrcnn_zoo.interop.converter import BackboneConverter
+from mrcnn_zoo.interop.renaming import RESIDUAL_BLOCK, Line, RenameTable
 from mrcnn_zoo.registries import CHECKPOINT_CONVERTERS
 
 # The ImageNet statistics of torchvision's transforms, times 255.
@@ -14,30 +19,34 @@ TRAINED_WITH = {
     "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
     "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
 }
-RENAMES = (
-    (r"^conv1\.", "stem.conv1."),
-    (r"^bn1\.", "stem.conv1.norm."),
-    (r"^layer1\.", "res2."),
-    (r"^layer2\.", "res3."),
-    (r"^layer3\.", "res4."),
-    (r"^layer4\.", "res5."),
-    (r"\.bn(\d)\.", r".conv\1.norm."),
-    (r"\.downsample\.0\.", ".shortcut."),
-    (r"\.downsample\.1\.", ".shortcut.norm."),
+RESNET = RenameTable(
+    (
+        ("conv1.", "stem.conv1."),
+        ("bn1.", "stem.conv1.norm."),
+        ("layer1.", "res2."),
+        ("layer2.", "res3."),
+        ("layer3.", "res4."),
+        ("layer4.", "res5."),
+    ),
+    inner=RESIDUAL_BLOCK,
 )
 
 
 @CHECKPOINT_CONVERTERS.register("torchvision_resnet")
-def build_torchvision_resnet_converter() -> Converter:
+def build_torchvision_resnet_converter() -> BackboneConverter:
     """torchvision's classification ResNets and ResNeXts."""
-    return Converter(
+    return BackboneConverter(
         source="torchvision ResNet",
         signature=("conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "layer4.1.bn2.weight"),
-        renames=RENAMES,
+        names=RESNET,
         expected_settings=TRAINED_WITH,
-        bottleneck_settings={"MODEL.RESNETS.STRIDE_IN_1X1": False},
-        bottleneck_signature="layer1.0.conv3.weight",
+        settings_from_weights=_resnet_settings,
     )
+
+
+def _resnet_settings(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    has_bottlenecks = "layer1.0.conv3.weight" in weights
+    return {"MODEL.RESNETS.STRIDE_IN_1X1": False} if has_bottlenecks else {}
 
 
 # Positions of the convolutions of each stage in `features`; with batch norm, its position is one later.
@@ -53,34 +62,34 @@ WITH_BATCH_NORM = {
     16: ((0, 3), (7, 10), (14, 17, 20), (24, 27, 30), (34, 37, 40)),
     19: ((0, 3), (7, 10), (14, 17, 20, 23), (27, 30, 33, 36), (40, 43, 46, 49)),
 }
-CLASSIFIER = ((r"^classifier\.0\.", "box_head.fc1."), (r"^classifier\.3\.", "box_head.fc2."))
+CLASSIFIER = (("classifier.0.", "box_head.fc1."), ("classifier.3.", "box_head.fc2."))
 
 Positions = tuple[tuple[int, ...], ...]
 
 
-def build_torchvision_vgg_converter(depth: int, positions: Positions, *, has_batch_norm: bool) -> Converter:
-    """The converter of one of the eight networks; `positions` are those of its convolutions, stage by stage."""
-    renames = []
+def build_torchvision_vgg_converter(depth: int, positions: Positions, *, has_batch_norm: bool) -> BackboneConverter:
+    """The converter of one of torchvision's eight VGGs.
+
+    Args:
+        depth: 11, 13, 16 or 19.
+        positions: of the convolutions of each stage in `features`.
+        has_batch_norm: whether a batch norm follows each convolution.
+    """
+    lines: list[Line] = []
     signature = ["classifier.0.weight"]
-    for stage, places in enumerate(positions, start=1):
-        for number, place in enumerate(places, start=1):
-            renames.append((rf"^features\.{place}\.", f"conv{stage}_{number}."))
-            signature.append(f"features.{place}.bias")
+    for stage, indices in enumerate(positions, start=1):
+        for number, index in enumerate(indices, start=1):
+            lines.append((f"features.{index}.", f"conv{stage}_{number}."))
+            signature.append(f"features.{index}.bias")
             if has_batch_norm:
-                renames.append((rf"^features\.{place + 1}\.", f"norm{stage}_{number}."))
-                signature.append(f"features.{place + 1}.running_mean")
-    return Converter(
+                lines.append((f"features.{index + 1}.", f"norm{stage}_{number}."))
+                signature.append(f"features.{index + 1}.running_mean")
+    return BackboneConverter(
         source=f"torchvision VGG-{depth}{' with batch norm' if has_batch_norm else ''}",
         signature=tuple(signature),
-        renames=(*renames, *CLASSIFIER),
-        # The ImageNet statistics of torchvision's transforms, times 255.
-        expected_settings={
-            "INPUT.FORMAT": "RGB",
-            "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-            "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-            "MODEL.VGG.DEPTH": depth,
-        },
-        optional=r"box_head\.fc[12]\.",  # of other widths, or behind an FPN
+        names=RenameTable((*lines, *CLASSIFIER)),
+        expected_settings={**TRAINED_WITH, "MODEL.VGG.DEPTH": depth},
+        optional=r"box_head\.fc[12]\.",  # other widths, or an FPN before them
     )
 
 

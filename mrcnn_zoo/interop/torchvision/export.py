@@ -1,28 +1,20 @@
-"""Our detectors as torchvision's: the way back of `conversion/torchvision_detectors.py`."""
+"""Our detectors as torchvision's: the inverse of `detectors.py`."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.interop.converter import Line, background_first, to_theirs
+from mrcnn_zoo.interop.conventions import background_first
 from mrcnn_zoo.interop.torchvision.classifiers import TRAINED_WITH
-from mrcnn_zoo.interop.torchvision.names import (
-    CONV_FC_BOX_HEAD,
-    FC_BOX_HEAD,
-    ONE_RPN_CONVOLUTION,
-    RCNN,
-    RETINANET,
-    RETINANET_CONVOLUTIONS,
-    RETINANET_CONVOLUTIONS_AND_NORMS,
-    RPN_CONVOLUTIONS,
-    UNCHANGED,
-)
+from mrcnn_zoo.interop.torchvision.names import names_of_detector
+from mrcnn_zoo.interop.weights_file import write_weights
 
-RPN_SIGN = "proposal_generator.rpn_head.objectness_logits.weight"
-RETINANET_SIGN = "head.cls_score.weight"
+RPN_SCORES = "proposal_generator.rpn_head.objectness_logits.weight"
+RETINANET_SCORES = "head.cls_score.weight"
 STEM = "backbone.bottom_up.stem.conv1.weight"
 # What all of torchvision's detectors have, the R-CNNs and RetinaNet.
 RCNN_PARTS = (
@@ -38,7 +30,7 @@ IMPOSSIBLE_LOGIT = -20.0  # of RetinaNet's background, which torchvision has a s
 def to_torchvision(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of one of our detectors under torchvision's names and in its conventions.
 
-    The background comes first, and has a box and a mask of zeros, which torchvision never looks at.
+    The background comes first, with a box and a mask of zeros, which torchvision does not use.
 
     Args:
         ours: state dict of a model with a ResNet and an FPN, with StandardROIHeads or of RetinaNet.
@@ -46,23 +38,18 @@ def to_torchvision(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         UserError: a part that torchvision's detectors do not have.
     """
-    if RPN_SIGN not in ours and RETINANET_SIGN not in ours:
+    if RPN_SCORES not in ours and RETINANET_SCORES not in ours:
         raise UserError(
-            f"these weights are not of a detector that torchvision has: there is no {RPN_SIGN} and no {RETINANET_SIGN}."
+            f"these weights are not of a detector that torchvision has: there is no {RPN_SCORES} and no "
+            f"{RETINANET_SCORES}."
         )
-    _require_parts(ours, RETINANET_PARTS if RETINANET_SIGN in ours else RCNN_PARTS)
-    table = table_to_torchvision(ours)
-    theirs: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    for name, tensor in ours.items():
-        new_name = to_theirs(name, table)
-        if new_name == name and not UNCHANGED.fullmatch(name):
-            unknown.append(name)
-        else:
-            theirs[new_name] = tensor
+    _require_parts(ours, RETINANET_PARTS if RETINANET_SCORES in ours else RCNN_PARTS)
+    theirs, unknown = names_of_detector(ours).inverse().apply(ours)
     if unknown:
         raise UserError(f"torchvision's detectors have no place for {', '.join(unknown[:5])}.")
-    return _finish_retinanet(theirs) if RETINANET_SIGN in ours else _finish_rcnn(theirs)
+    if RETINANET_SCORES in ours:
+        return _retinanet_in_their_convention(theirs)
+    return _rcnn_in_their_convention(theirs)
 
 
 def with_torchvision_input(
@@ -94,18 +81,18 @@ def with_torchvision_input(
     return {**ours, STEM: stem * (stem.new_tensor(std) / stem.new_tensor(deviations))[:, None, None]}
 
 
-def table_to_torchvision(ours: Collection[str]) -> tuple[Line, ...]:
-    """The rename table for a model of ours with these names."""
-    if RETINANET_SIGN in ours:
-        has_norms = "head.cls_subnet.1.weight" in ours
-        return (RETINANET_CONVOLUTIONS_AND_NORMS if has_norms else RETINANET_CONVOLUTIONS) + RETINANET
-    has_one_rpn_conv = "proposal_generator.rpn_head.conv.weight" in ours
-    has_box_convs = "roi_heads.box_head.conv1.weight" in ours
-    return (
-        (ONE_RPN_CONVOLUTION if has_one_rpn_conv else RPN_CONVOLUTIONS)
-        + (CONV_FC_BOX_HEAD if has_box_convs else FC_BOX_HEAD)
-        + RCNN
-    )
+def save_for_torchvision(path: str | Path, ours: Mapping[str, Tensor], *, half: bool = False) -> None:
+    """Write a detector as the bare state dict of torchvision's, as `model.load_state_dict` takes it.
+
+    Args:
+        path: of the file, `.pth` or `.safetensors`; its folder is made.
+        ours: weights under our names.
+        half: write the weights in half precision.
+
+    Raises:
+        UserError: as for `to_torchvision` and `write_weights`.
+    """
+    write_weights(Path(path), to_torchvision(ours), half=half)
 
 
 def _require_parts(ours: Collection[str], parts: Sequence[str]) -> None:
@@ -117,12 +104,12 @@ def _require_parts(ours: Collection[str], parts: Sequence[str]) -> None:
         )
 
 
-def _finish_rcnn(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    finished = dict(theirs)
+def _rcnn_in_their_convention(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    converted = dict(theirs)
     num_classes = len(theirs["roi_heads.box_predictor.cls_score.bias"]) - 1
     for name, tensor in theirs.items():
         if re.search(r"box_predictor\.cls_score\.(weight|bias)$", name):
-            finished[name] = background_first(tensor)
+            converted[name] = background_first(tensor)
         elif re.search(r"box_predictor\.bbox_pred\.(weight|bias)$|\.mask_fcn_logits\.(weight|bias)$", name):
             rows = 4 if "bbox_pred" in name else 1
             if len(tensor) != rows * num_classes:
@@ -130,18 +117,18 @@ def _finish_rcnn(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
                     f"{name} has {len(tensor)} rows for {num_classes} classes: torchvision's detectors predict a box "
                     f"and a mask for every class; one with CLS_AGNOSTIC_BBOX_REG or CLS_AGNOSTIC_MASK cannot be theirs."
                 )
-            finished[name] = torch.cat([tensor.new_zeros(rows, *tensor.shape[1:]), tensor])
-    return finished
+            converted[name] = torch.cat([tensor.new_zeros(rows, *tensor.shape[1:]), tensor])
+    return converted
 
 
-def _finish_retinanet(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    finished = dict(theirs)
+def _retinanet_in_their_convention(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    converted = dict(theirs)
     num_anchors = len(theirs["head.regression_head.bbox_reg.bias"]) // 4
     for kind, background in (("weight", 0.0), ("bias", IMPOSSIBLE_LOGIT)):
         name = f"head.classification_head.cls_logits.{kind}"
-        flatten_per_anchor = theirs[name].unflatten(0, (num_anchors, -1))
-        first = torch.full_like(flatten_per_anchor[:, :1], background)
-        finished[name] = torch.cat([first, flatten_per_anchor], dim=1).flatten(0, 1)
+        per_anchor = theirs[name].unflatten(0, (num_anchors, -1))
+        first = torch.full_like(per_anchor[:, :1], background)
+        converted[name] = torch.cat([first, per_anchor], dim=1).flatten(0, 1)
     for name, tensor in theirs.items():
         has_norm = name.replace(".0.bias", ".1.weight") in theirs
         if re.fullmatch(r"head\.\w+_head\.conv\.\d\.0\.bias", name) and has_norm:
@@ -150,5 +137,5 @@ def _finish_retinanet(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
                     f"{name} is not zero, and torchvision's RetinaNet has no biases in front of norms: it cannot "
                     f"compute what this model does."
                 )
-            del finished[name]
-    return finished
+            del converted[name]
+    return converted
