@@ -1,4 +1,4 @@
-"""The error for what a user can put right, and how messages count and name values."""
+"""The errors that the command line prints without a traceback, and how messages count and name values."""
 
 from typing import Any
 
@@ -8,6 +8,10 @@ class UserError(ValueError):
 
     The command line prints the message alone, without a traceback.
     """
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or a gradient became infinite or not a number; every process raises the same message."""
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -17,7 +17,7 @@ from mrcnn_zoo.cli.options import (
     whole_number,
 )
 from mrcnn_zoo.config import CfgNode, load_config
-from mrcnn_zoo.distributed.launch import FAILED, Layout, launch
+from mrcnn_zoo.distributed.launch import FAILED, ProcessLayout, launch
 from mrcnn_zoo.distributed.processes import rank
 from mrcnn_zoo.errors import NonFiniteLossError, UserError
 from mrcnn_zoo.modeling import resolve_device
@@ -62,7 +62,14 @@ def build_parser() -> CommandParser:
         "--machine-rank", type=whole_number(minimum=0), default=0, metavar="I", help="number of this machine, from 0"
     )
     parser.add_argument(
-        "--dist-url", default="auto", metavar="URL", help="where the processes meet, e.g. tcp://10.0.0.1:29500"
+        "--dist-url", default="auto", metavar="URL", help="of machine 0, where all meet, e.g. tcp://10.0.0.1:29500"
+    )
+    parser.add_argument(
+        "--max-restarts",
+        type=whole_number(minimum=0),
+        default=0,
+        metavar="N",
+        help="how often all processes restart from the last checkpoint after one failed; torchrun has its own",
     )
     add_overrides(parser)
     return parser
@@ -90,12 +97,13 @@ def _start(options: argparse.Namespace) -> int:
     if options.output is not None:
         options.overrides += ["OUTPUT_DIR", options.output]
     cfg = load_config(options.config_file, options.overrides)  # a mistake shows before any process is started
-    layout = Layout(
+    layout = ProcessLayout(
         processes_per_machine=options.num_gpus,
         num_machines=options.num_machines,
         machine_rank=options.machine_rank,
         url=options.dist_url,
         device=str(resolve_device(cfg.MODEL.DEVICE)),
+        max_restarts=options.max_restarts,
     )
     return launch(train, [cfg, options], layout)
 

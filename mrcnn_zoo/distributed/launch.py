@@ -1,52 +1,70 @@
-"""Starts the processes of a run on this machine and ends all of them when one fails."""
+"""Starting the worker processes of a run under PyTorch's elastic agent, and what each of them does.
 
+`--num-gpus`, several machines and torchrun are one path: an agent on each machine starts the workers, and each of them
+joins the others from its environment. Under torchrun, which is such an agent, the command is a worker already.
+"""
+
+import json
 import logging
 import multiprocessing
 import os
 import signal
-import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.multiprocessing import ProcessExitedException
 
 from mrcnn_zoo.distributed.processes import (
     is_started_by_torchrun,
     join_from_environment,
-    join_processes,
     leave_processes,
+    wait_for_all,
 )
 from mrcnn_zoo.errors import NonFiniteLossError, UserError
 
 Work = Callable[..., int]  # -> exit status; a function of a module, so that new processes can import it
 
 FAILED = 1
-INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-TOLD_ERRORS: dict[str, type[Exception]] = {"mistake": UserError, "non-finite": NonFiniteLossError}
-ORPHAN_SECONDS = 120.0  # to save and end in, for a process whose parent is gone
-LOOK_EVERY = 1.0  # seconds between two looks at signals that arrived
+FORWARDED_ERRORS = {error.__name__: error for error in (UserError, NonFiniteLossError)}
+SAVE_SECONDS = 120  # for the workers to save and end after a signal, or after the end of their launcher
+MEETING_SECONDS = 1800  # in which all machines must have started, or started again
+AGENT_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn", "torchelastic-events-null")
+NO_SHARED_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+HOSTING_DELAY = 1.0  # seconds for the agents of the other machines to end
+STARTED = "started"  # a file in the folder of reports
+FAILURE_DELAY = 1.0  # seconds before a worker ends with an error, which another one's end may have caused
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Layout:
+class ProcessLayout:
     """Which processes make up a run."""
 
     processes_per_machine: int = 1
     num_machines: int = 1
     machine_rank: int = 0  # of this machine
-    url: str = "auto"  # where all meet, e.g. tcp://10.0.0.1:29500; auto on a single machine
+    url: str = "auto"  # tcp://HOST:PORT of the machine of rank 0, where the agents meet; auto on a single machine
     device: str = "cpu"  # that the models run on, as torch names it; with cuda each process has a GPU of its own
+    max_restarts: int = 0  # of all processes, after one of them failed
 
     @property
     def world_size(self) -> int:
@@ -59,16 +77,17 @@ class Layout:
         return torch.device(self.device).type
 
 
-def launch(work: Work, arguments: Sequence[Any], layout: Layout) -> int:
+def launch(work: Work, arguments: Sequence[Any], layout: ProcessLayout) -> int:
     """Call `work(*arguments)` in every process of the layout, or right here when that is only this one.
 
     Under torchrun the processes exist already, and the layout is torchrun's.
 
     Returns:
-        The exit status: 0, or that of the first process that failed; the others are ended then.
+        The exit status: 0; what `work` returned otherwise in a process; 1 after a failure; 128 + number after a signal.
 
     Raises:
-        UserError: an impossible layout, or what one process raised as such.
+        UserError: an impossible layout, machines that do not meet, or as one process raised it.
+        NonFiniteLossError: as one process raised it.
     """
     if is_started_by_torchrun():
         _check_device(layout.device, int(os.environ["WORLD_SIZE"]))
@@ -78,13 +97,16 @@ def launch(work: Work, arguments: Sequence[Any], layout: Layout) -> int:
         finally:
             leave_processes()
     _check(layout)
-    if layout.world_size == 1:
+    if layout.world_size == 1 and not layout.max_restarts:
         return work(*arguments)
-    url = f"tcp://127.0.0.1:{_free_port()}" if layout.url == "auto" else layout.url
-    return _Crew(work, arguments, layout, url).run()
+    with tempfile.TemporaryDirectory(prefix="mrcnn_zoo_") as reports:
+        return _WorkerGroup(layout, Path(reports)).run(work, arguments)
 
 
-def _check(layout: Layout) -> None:
+# --- layout -----------------------------------------------------------------------------------------------------------
+
+
+def _check(layout: ProcessLayout) -> None:
     if layout.processes_per_machine < 1 or layout.num_machines < 1:
         raise UserError(
             f"--num-gpus {layout.processes_per_machine} and --num-machines {layout.num_machines} must be at least 1."
@@ -93,15 +115,28 @@ def _check(layout: Layout) -> None:
         raise UserError(
             f"--machine-rank {layout.machine_rank} must be below --num-machines {layout.num_machines}, and at least 0."
         )
-    if layout.num_machines > 1 and layout.url == "auto":
-        raise UserError("several machines need --dist-url with the address of the first, e.g. tcp://10.0.0.1:29500.")
+    if layout.num_machines > 1:
+        _check_url(layout.url)
     _check_device(layout.device, layout.world_size)
     gpus = torch.cuda.device_count()
     if layout.device_type == "cuda" and gpus < layout.processes_per_machine:
         raise UserError(
-            f"--num-gpus {layout.processes_per_machine}, but this machine has {gpus}. Ask for fewer, or for processes "
-            f"on the CPU: MODEL.DEVICE cpu."
+            f"--num-gpus {layout.processes_per_machine}, but this machine has {gpus}. Use fewer, or processes on the "
+            f"CPU: MODEL.DEVICE cpu."
         )
+
+
+def _check_url(url: str) -> None:
+    example = "the address of the machine of rank 0 and a free port there, e.g. tcp://10.0.0.1:29500"
+    if url == "auto":
+        raise UserError(f"several machines need --dist-url with {example}.")
+    try:
+        parts = urlsplit(url)
+        is_complete = parts.scheme == "tcp" and bool(parts.hostname) and bool(parts.port)
+    except ValueError:  # the port is no number, or too large
+        is_complete = False
+    if not is_complete:
+        raise UserError(f"--dist-url {url} must be {example}.")
 
 
 def _check_device(device: str, world_size: int) -> None:
@@ -113,140 +148,271 @@ def _check_device(device: str, world_size: int) -> None:
         )
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def _agent_config(layout: ProcessLayout) -> LaunchConfig:
+    """The settings of the elastic agent of this machine; c10d rendezvous, hosted by the machine of rank 0."""
+    is_host = layout.machine_rank == 0
+    endpoint, host = "127.0.0.1:0", "127.0.0.1"
+    if layout.num_machines > 1:
+        parts = urlsplit(layout.url)
+        endpoint, host = parts.netloc, str(parts.hostname)
+    return LaunchConfig(
+        min_nodes=layout.num_machines,
+        max_nodes=layout.num_machines,
+        nproc_per_node=layout.processes_per_machine,
+        run_id="mrcnn_zoo",  # the same on all machines
+        rdzv_backend="c10d",
+        rdzv_endpoint=endpoint,
+        rdzv_configs={"is_host": is_host, "join_timeout": MEETING_SECONDS, "read_timeout": MEETING_SECONDS},
+        # The agents are ranked by these names, and the first must be an address: that of the host. "~" sorts after all.
+        local_addr=host if is_host else f"~{layout.machine_rank:06d}",
+        max_restarts=layout.max_restarts,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+        signals_to_handle="SIGHUP,SIGQUIT",  # SIGINT and SIGTERM are handled by `_WorkerGroup`
+    )
 
 
-class _Crew:
-    """The processes of this machine, from their start to their end."""
+# --- the launcher -----------------------------------------------------------------------------------------------------
 
-    def __init__(self, work: Work, arguments: Sequence[Any], layout: Layout, url: str) -> None:
-        context = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA
-        self._members: list[SpawnProcess] = []
-        self._messages: list[Connection] = []
-        self._signal = 0
-        for local_rank in range(layout.processes_per_machine):
-            receiver, sender = context.Pipe(duplex=False)
-            member = context.Process(target=_member, args=(work, tuple(arguments), layout, local_rank, url, sender))
-            member.start()
-            sender.close()
-            self._members.append(member)
-            self._messages.append(receiver)
 
-    def run(self) -> int:
-        """Wait for all; the exit status of the whole.
+@dataclass(frozen=True)
+class _Report:
+    """Why a worker ended, written by it for the launcher."""
 
-        Raises:
-            UserError, NonFiniteLossError: as a process has raised it.
-        """
-        with self._passing_signals_on():
-            status = self._wait()
-        return 128 + self._signal if status and self._signal else status
+    status: int  # its exit status
+    error: str = ""  # a name in FORWARDED_ERRORS
+    message: str = ""  # of that error, or the traceback of another one
+    is_failure: bool = False  # of a kind that a restart may repair
 
-    def _wait(self) -> int:
-        """Until all have ended well, or one has not: then the others, who may wait for it for ever, are killed."""
-        running = {member.sentinel: number for number, member in enumerate(self._members)}
-        interruption = 0
-        while running:
-            for sentinel in wait(list(running), timeout=LOOK_EVERY):
-                number = running.pop(sentinel)  # type: ignore[arg-type]
-                self._members[number].join()
-                status = self._members[number].exitcode or 0
-                if status not in (0, *INTERRUPTED):
-                    self._end_all()
-                    if not self._signal:
-                        self._report(number, status)
-                    return status if status > 0 else FAILED
-                interruption = interruption or status
-        return interruption
+    def write(self, folder: Path) -> None:
+        """Into a file of this worker's own, complete or not at all."""
+        path = folder / f"{os.environ['LOCAL_RANK']}.json"
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        part.replace(path)
 
-    def _end_all(self) -> None:
-        for member in self._members:
-            if member.is_alive():
-                member.kill()
-        for member in self._members:
-            member.join()
 
-    def _report(self, number: int, status: int) -> None:
-        """Raise what a process has raised, where its message says all, or tell which process failed."""
+class _WorkerGroup:
+    """The workers of this machine, which the elastic agent starts, restarts after a failure, and ends.
+
+    An end that a restart cannot repair stops the agent by a KeyboardInterrupt in this process: a report of a worker, a
+    signal to this process after which a worker failed or SAVE_SECONDS went by, or a second Ctrl-C.
+    """
+
+    def __init__(self, layout: ProcessLayout, folder: Path) -> None:
+        self._layout = layout
+        self._folder = folder  # of reports
+        self._signal = 0  # the first that arrived
+        self._workers: list[BaseProcess] = []  # that were alive then
+        self._is_stopped = False
+        self._failures = 0
+
+    def run(self, work: Work, arguments: Sequence[Any]) -> int:
+        """The exit status of the whole, when all workers have ended."""
         try:
-            kind, message = self._messages[number].recv()
-        except EOFError:  # it had nothing to tell
-            pass
-        else:
-            raise TOLD_ERRORS[kind](message)
-        how = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
-        logger.error("process %d failed (%s); the others were ended", number, how)
+            with self._handling_signals(), self._logging_failures(), _own_store_per_attempt(), _hosting(self._layout):
+                elastic_launch(_agent_config(self._layout), _worker)(
+                    work, tuple(arguments), self._layout, str(self._folder)
+                )
+        except KeyboardInterrupt:
+            if not self._is_stopped:
+                raise
+            return self._conclude(FAILED)
+        except ChildFailedError as error:
+            _, failure = error.get_first_failure()
+            return self._conclude(max(failure.exitcode, FAILED))
+        except SignalException as error:
+            return 128 + error.sigval
+        except (RendezvousError, dist.DistNetworkError) as error:
+            self._fail_to_meet(error)
+            return FAILED
+        return 0
+
+    def _conclude(self, status: int) -> int:
+        """Raise what a worker has raised, where its message says all, or return the exit status of the whole."""
+        reports = self._reports()
+        for report in reports:
+            if report.error:
+                raise FORWARDED_ERRORS[report.error](report.message)
+        if reports and reports[0].is_failure:
+            print(reports[0].message, file=sys.stderr)
+        elif reports:
+            status = reports[0].status
+        return 128 + self._signal if self._signal else status
+
+    def _fail_to_meet(self, error: Exception) -> None:
+        if not (self._folder / STARTED).exists():
+            raise UserError(
+                f"--dist-url {self._layout.url}: {self._layout.num_machines} machines did not meet there "
+                f"({error}). Start the same command on each, with its own --machine-rank."
+            ) from error
+        logger.error("the run ends: another machine has ended (%s)", error)
+
+    def _reports(self) -> list[_Report]:
+        return [_Report(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(self._folder.glob("*.json"))]
+
+    # --- signals ---
 
     @contextmanager
-    def _passing_signals_on(self) -> Iterator[None]:
+    def _handling_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        former = {number: signal.signal(number, self._pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD)
+        former = {number: signal.signal(number, self._on_signal) for number in handled}
         try:
             yield
         finally:
+            self._is_stopped = True
+            if self._signal:
+                signal.alarm(0)
             for number, handler in former.items():
                 signal.signal(number, handler)
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self._signal and number == signal.SIGINT:
-            self._end_all()
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._is_stopped:
+            return
+        if number == signal.SIGCHLD:
+            is_over = any(not report.is_failure for report in self._reports())
+            is_over = is_over or any(worker.exitcode for worker in self._workers)
+        elif not self._signal:
+            is_over = not self._forward(number)
+        else:
+            is_over = number in (signal.SIGINT, signal.SIGALRM)  # a second Ctrl-C; SAVE_SECONDS are over
+        if is_over:
+            self._is_stopped = True
+            for worker in multiprocessing.active_children():
+                worker.kill()
             raise KeyboardInterrupt
+
+    def _forward(self, number: int) -> bool:
+        """Give the workers SAVE_SECONDS to save; whether there are any."""
         self._signal = number
-        for member in self._members:
-            # SIGTERM for both: a terminal's Ctrl-C has reached the processes already, and a second one would stop them
+        self._workers = multiprocessing.active_children()
+        for worker in self._workers:
+            # SIGTERM for both: a terminal's Ctrl-C has reached the workers already, and a second one would stop them
             # before they have saved.
-            if member.is_alive():
-                member.terminate()
+            worker.terminate()
+        signal.alarm(SAVE_SECONDS)
+        return bool(self._workers)
+
+    # --- failures ---
+
+    @contextmanager
+    def _logging_failures(self) -> Iterator[None]:
+        """Log a failure of a worker, which torch's agent logs as an exception, in our words; nothing else of torch."""
+        handler = logging.Handler()
+        handler.emit = self._on_record  # type: ignore[method-assign]
+        loggers = [logging.getLogger(name) for name in AGENT_LOGGERS]
+        for agent_logger in loggers:
+            agent_logger.addHandler(handler)
+            agent_logger.propagate = False
+        try:
+            yield
+        finally:
+            for agent_logger in loggers:
+                agent_logger.removeHandler(handler)
+                agent_logger.propagate = True
+
+    def _on_record(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, ProcessExitedException):
+            self._on_failure(error.error_index, error.exit_code)
+
+    def _on_failure(self, local_rank: int, status: int) -> None:
+        if self._is_stopped or self._signal or any(not report.is_failure for report in self._reports()):
+            return
+        self._failures += 1
+        path = self._folder / f"{local_rank}.json"
+        if path.exists():
+            print(json.loads(path.read_text(encoding="utf-8"))["message"], file=sys.stderr)
+        for path in self._folder.glob("*.json"):  # others failed because of this one
+            path.unlink()
+        rank = self._layout.machine_rank * self._layout.processes_per_machine + local_rank
+        how = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
+        restarts = self._layout.max_restarts
+        if self._failures > restarts:
+            logger.error("process %d failed (%s); the others were ended", rank, how)
+        else:
+            what = f"restart {self._failures} of {restarts} goes on from the last checkpoint"
+            logger.error("process %d failed (%s); %s", rank, how, what)
 
 
-def _member(
-    work: Work, arguments: tuple[Any, ...], layout: Layout, local_rank: int, url: str, messages: Connection
-) -> None:
-    """What a new process does; its exit status is that of the work."""
-    _end_with_parent()
+@contextmanager
+def _hosting(layout: ProcessLayout) -> Iterator[None]:
+    """Keep the store of several agents, on the machine of rank 0, until the others have read it for the last time."""
+    if layout.num_machines == 1 or layout.machine_rank > 0:
+        yield
+        return
+    parts = urlsplit(layout.url)
+    store = dist.TCPStore(str(parts.hostname), parts.port, is_master=True, multi_tenant=True, wait_for_workers=False)
+    yield
+    time.sleep(HOSTING_DELAY)
+    del store
+
+
+@contextmanager
+def _own_store_per_attempt() -> Iterator[None]:
+    """Without the agents' shared store, which would keep the addresses of dead processes after a restart."""
+    former = os.environ.get(NO_SHARED_STORE)
+    os.environ[NO_SHARED_STORE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(NO_SHARED_STORE)
+        os.environ.update({} if former is None else {NO_SHARED_STORE: former})
+
+
+# --- a worker ---------------------------------------------------------------------------------------------------------
+
+
+def _worker(work: Work, arguments: tuple[Any, ...], layout: ProcessLayout, folder: str) -> None:
+    """What each new process does. It returns when the work has ended well, and exits otherwise."""
+    (Path(folder) / STARTED).touch()
+    _end_with_launcher()
     if layout.device_type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // layout.processes_per_machine))
-    status, is_orderly = FAILED, False
-    try:
-        rank = layout.machine_rank * layout.processes_per_machine + local_rank
-        join_processes(
-            url,
-            rank=rank,
-            world_size=layout.world_size,
-            local_rank=local_rank,
-            device_type=layout.device_type,
-        )
-        status, is_orderly = work(*arguments), True
-    except tuple(TOLD_ERRORS.values()) as error:
-        kind = next(name for name, known in TOLD_ERRORS.items() if isinstance(error, known))
-        messages.send((kind, str(error)))
-    except KeyboardInterrupt:
-        pass  # a second one, or one before training: there is nothing to save
-    except Exception:
-        traceback.print_exc()
-    if is_orderly:
+    report = _work(work, arguments, layout.device_type)
+    if report is None:
         leave_processes()
-        sys.exit(status)
+        return
+    report.write(Path(folder))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # an orderly end might wait for processes that wait for this one
+    os._exit(report.status)  # an orderly end might wait for processes that wait for this one
 
 
-def _end_with_parent() -> None:
-    """Stop this process when the one that started it is gone, even if that was killed: first kindly, then not."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
+def _work(work: Work, arguments: tuple[Any, ...], device_type: str) -> _Report | None:
+    """Join the others and work; None when it ended well."""
+    try:
+        join_from_environment(device_type=device_type)
+        status = work(*arguments)
+        if not status:
+            return None
+        with suppress(RuntimeError):  # others have ended already
+            wait_for_all()  # the first worker that ends with a report ends those that still write a checkpoint
+        return _Report(status)
+    except tuple(FORWARDED_ERRORS.values()) as error:
+        name = next(name for name, kind in FORWARDED_ERRORS.items() if isinstance(error, kind))
+        return _Report(FAILED, name, str(error))
+    except KeyboardInterrupt:  # a second one, or one before training: there is nothing to save
+        os._exit(128 + signal.SIGINT)
+    except Exception:
+        trace = traceback.format_exc()
+        time.sleep(FAILURE_DELAY)  # the agent finds a process that ended at once before those that this made fail
+        return _Report(FAILED, message=trace, is_failure=True)
+
+
+def _end_with_launcher() -> None:
+    """Stop this process when its launcher is gone, even if that was killed: first so that it saves, then at once."""
+    launcher = multiprocessing.parent_process()
+    if launcher is None:
         return
 
     def watch() -> None:
-        wait([parent.sentinel])
+        wait([launcher.sentinel])
+        time.sleep(5)  # on Linux torch has sent SIGINT
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(ORPHAN_SECONDS)
+        time.sleep(SAVE_SECONDS)
         os._exit(FAILED)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -13,6 +13,8 @@ from mrcnn_zoo.errors import UserError
 
 Value = TypeVar("Value")
 
+COLLECTIVE_TIMEOUT = timedelta(hours=2)  # evaluation on one process may take long while the others wait for it
+
 
 def world_size() -> int:
     """How many processes train together."""
@@ -77,18 +79,25 @@ def results_of_main_process(measure: Callable[[], Value]) -> Value:
     return results
 
 
-# Evaluation on one process may take long while the others wait for it.
-PATIENCE = timedelta(hours=2)
-
-
 def is_main_process() -> bool:
     """Whether this process writes files and prints."""
     return rank() == 0
 
 
 def is_started_by_torchrun() -> bool:
-    """Whether torchrun, or a scheduler that speaks like it, has told this process who it is."""
+    """Whether torchrun, or a scheduler that sets the same variables, has started this process."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def is_restarted() -> bool:
+    """Whether an elastic agent has restarted any process of this run after a failure; the same in all of them."""
+    (count,) = maximum_over_processes([float(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))])
+    return count > 0
+
+
+def may_be_restarted() -> bool:
+    """Whether an elastic agent may restart the processes of this run after a failure."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
 
 
 def join_from_environment(*, device_type: str) -> None:
@@ -125,11 +134,22 @@ def join_processes(url: str, *, rank: int, world_size: int, local_rank: int, dev
             )
         torch.cuda.set_device(local_rank)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, init_method=url, rank=rank, world_size=world_size, timeout=PATIENCE)
+    group: dict[str, Any] = {"rank": rank, "world_size": world_size, "timeout": COLLECTIVE_TIMEOUT}
+    if url == "env://" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        dist.init_process_group(backend, store=_store_of_attempt(), **group)
+    else:
+        dist.init_process_group(backend, init_method=url, **group)
+
+
+def _store_of_attempt() -> dist.Store:
+    """The store of torchrun's agent; it outlives a restart, so that the keys of each attempt need a prefix."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, timeout=COLLECTIVE_TIMEOUT)
+    return dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 def leave_processes() -> None:
-    """Say good-bye to the other processes, if there were any."""
+    """Destroy the process group, if there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

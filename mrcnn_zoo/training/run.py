@@ -53,6 +53,7 @@ from mrcnn_zoo.training.stages import (
     clear_training_folders,
     finish_stage,
     read_finished,
+    resume_after_restart,
 )
 from mrcnn_zoo.training.stopping import StopSignals, TrainingInterrupted
 from mrcnn_zoo.training.trainer import Trainer, last_training_state
@@ -67,7 +68,7 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
     Args:
         cfg: of the run. OUTPUT_DIR gets everything that is written; SOLVER.TRAINING_SCHEDULE names its stages.
         resume: go on from the last checkpoint in OUTPUT_DIR, in the stage that was interrupted; start afresh when there
-            is none.
+            is none. A run that an elastic agent has restarted after a failure does so, too.
         eval_only: only evaluate MODEL.WEIGHTS, or with `resume` the last checkpoint, as the last stage does.
         overwrite: start afresh in an OUTPUT_DIR that holds a training, and remove the checkpoints of all stages.
 
@@ -86,6 +87,7 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
     cfg = _with_output_dir(cfg, output_dir)
     stages = build_stages(cfg)
     if not eval_only:
+        resume, overwrite = resume_after_restart(output_dir, resume=resume, overwrite=overwrite)
         check_training_folders(output_dir, stages, resume=resume, overwrite=overwrite)
     for stage in stages:
         check_output_folder(stage.folder, option="OUTPUT_DIR", subfolders=RESULT_FOLDERS)

@@ -18,7 +18,13 @@ from typing import Any
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode, changed_config
-from mrcnn_zoo.distributed.processes import is_main_process, value_of_main_process, wait_for_all
+from mrcnn_zoo.distributed.processes import (
+    is_main_process,
+    is_restarted,
+    may_be_restarted,
+    value_of_main_process,
+    wait_for_all,
+)
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_files import RESULT_FOLDERS, write_json
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
@@ -30,6 +36,7 @@ STAGE_FILE = "stage.json"  # in the folder of a stage that is finished
 WEIGHTS = "weights"  # what every stage hands over
 FINAL_WEIGHTS = "model_final.pth"
 TRAINING_FILES = (STAGE_FILE, "last_checkpoint", "model_*.pth")  # in this order they are removed
+OVERWRITE_MARKER = "overwrite_pending"  # in OUTPUT_DIR until the checkpoints of an earlier training are removed
 TAKEN_NAMES = (".", "..", *RESULT_FOLDERS, "nonfinite", "wandb")  # other folders in an output folder
 
 Results = dict[str, Any]  # {"bbox": {"AP": ...}, "segm": {...}}; with several test sets {dataset: that}
@@ -179,6 +186,25 @@ def _check_names(stages: Sequence[Stage], source: str) -> None:
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
+def resume_after_restart(output_dir: Path, *, resume: bool, overwrite: bool) -> tuple[bool, bool]:
+    """`resume` and `overwrite` of this attempt: a restarted run resumes, whatever the user typed.
+
+    With `overwrite` it does so once the checkpoints of the earlier training are removed; until then it overwrites.
+
+    Args:
+        output_dir: of the run.
+        resume: as typed.
+        overwrite: as typed.
+    """
+    marker = output_dir / OVERWRITE_MARKER
+    if is_restarted():
+        overwrites = overwrite and value_of_main_process(marker.exists())
+        return not overwrites, overwrites
+    if overwrite and may_be_restarted() and is_main_process() and output_dir.is_dir():
+        marker.touch()
+    return resume, overwrite
+
+
 def check_training_folders(output_dir: Path, stages: Sequence[Stage], *, resume: bool, overwrite: bool) -> None:
     """Refuse to start a run in the folder of another one: never two mixed, never one lost by mistake.
 
@@ -205,6 +231,7 @@ def clear_training_folders(output_dir: Path, stages: Sequence[Stage]) -> None:
         for pattern in TRAINING_FILES:
             for path in folder.glob(pattern):
                 path.unlink()
+    (output_dir / OVERWRITE_MARKER).unlink(missing_ok=True)
 
 
 # --- finished stages --------------------------------------------------------------------------------------------------

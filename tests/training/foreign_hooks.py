@@ -33,6 +33,12 @@ def kill_after_7(cfg: Any, workspace: Any) -> Hook:
     return At(7, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
+def kill_second_once_after_7(cfg: Any, workspace: Any) -> Hook:
+    """SIGKILL for the second process, but not after a restart."""
+    is_first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    return At(7, lambda: os.kill(os.getpid(), signal.SIGKILL) if is_first and rank() == 1 else None)
+
+
 def terminate_group_after_4(cfg: Any, workspace: Any) -> Hook:
     """SIGTERM for this process and its loader processes, as a batch scheduler sends it."""
     return At(4, lambda: os.killpg(os.getpgid(0), signal.SIGTERM))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mrcnn_zoo.distributed.launch import Layout, launch
+from mrcnn_zoo.distributed.launch import ProcessLayout, launch
 from mrcnn_zoo.distributed.processes import join_processes, leave_processes
 from mrcnn_zoo.errors import UserError
 
@@ -25,18 +25,18 @@ def work(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_one_process_is_this_one() -> None:
-    assert launch(lambda status: status, [7], Layout()) == 7
+    assert launch(lambda status: status, [7], ProcessLayout()) == 7
 
 
 def test_processes_know_each_other(work, tmp_path: Path) -> None:
-    assert launch(work.count_processes, [str(tmp_path)], Layout(processes_per_machine=2)) == 0
+    assert launch(work.count_processes, [str(tmp_path)], ProcessLayout(processes_per_machine=2)) == 0
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["[0, 1] [1.0, 5.0]"] * 2
 
 
 def test_crash_of_one_process_ends_the_other(
     work, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert launch(work.crash_second, [], Layout(processes_per_machine=2)) == 1
+    assert launch(work.crash_second, [], ProcessLayout(processes_per_machine=2)) == 1
     assert "this process fails on purpose" in capfd.readouterr().err
     assert "process 1 failed (exit status 1); the others were ended" in caplog.text
     assert multiprocessing.active_children() == []
@@ -44,20 +44,20 @@ def test_crash_of_one_process_ends_the_other(
 
 def test_mistake_found_by_all_processes_is_raised_once(work, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"^SOLVER.X = 1 is wrong$"):
-        launch(work.mistake, [], Layout(processes_per_machine=2))
+        launch(work.mistake, [], ProcessLayout(processes_per_machine=2))
     assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        (Layout(processes_per_machine=0), "--num-gpus 0"),
-        (Layout(num_machines=2), "--dist-url"),
-        (Layout(num_machines=2, machine_rank=2, url="tcp://10.0.0.1:1"), "--machine-rank 2"),
-        (Layout(processes_per_machine=2, device="cuda:1"), r"MODEL\.DEVICE = cuda:1 .* 2 processes"),
+        (ProcessLayout(processes_per_machine=0), "--num-gpus 0"),
+        (ProcessLayout(num_machines=2), "--dist-url"),
+        (ProcessLayout(num_machines=2, machine_rank=2, url="tcp://10.0.0.1:1"), "--machine-rank 2"),
+        (ProcessLayout(processes_per_machine=2, device="cuda:1"), r"MODEL\.DEVICE = cuda:1 .* 2 processes"),
     ],
 )
-def test_impossible_layouts_are_refused(layout: Layout, message: str) -> None:
+def test_impossible_layouts_are_refused(layout: ProcessLayout, message: str) -> None:
     with pytest.raises(UserError, match=message):
         launch(lambda: 0, [], layout)
 
@@ -67,8 +67,8 @@ def test_more_processes_than_gpus_are_refused_on_gpus_only(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="this machine has 1"):
-        launch(lambda: 0, [], Layout(processes_per_machine=2, device="cuda"))
-    layout = Layout(processes_per_machine=2, device="cpu")
+        launch(lambda: 0, [], ProcessLayout(processes_per_machine=2, device="cuda"))
+    layout = ProcessLayout(processes_per_machine=2, device="cpu")
     assert launch(work.count_processes, [str(tmp_path)], layout) == 0
 
 
@@ -91,4 +91,4 @@ def test_a_process_of_torchrun_without_a_gpu_of_its_own_is_refused(monkeypatch: 
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="process 1 of this machine has no GPU: there are 1 here"):
-        launch(lambda: 0, [], Layout(device="cuda"))
+        launch(lambda: 0, [], ProcessLayout(device="cuda"))
