@@ -10,10 +10,6 @@ class UserError(ValueError):
     """
 
 
-class NonFiniteLossError(RuntimeError):
-    """A loss or a gradient became infinite or not a number; every process raises the same message."""
-
-
 def counted(number: int, noun: str, plural: str = "") -> str:
     """A number with its noun, e.g. "1 image", "2 images", "1,204 objects", "0 classes".
 

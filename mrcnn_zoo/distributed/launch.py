@@ -1,4 +1,4 @@
-"""Starting the worker processes of a run under PyTorch's elastic agent, and what each of them does.
+"""Starts the worker processes of a run under PyTorch's elastic agent.
 
 `--num-gpus`, several machines and torchrun are one path: an agent on each machine starts the workers, and each of them
 joins the others from its environment. Under torchrun, which is such an agent, the command is a worker already.
@@ -13,11 +13,9 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from multiprocessing.connection import wait
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -32,25 +30,22 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.multiprocessing import ProcessExitedException
 
-from mrcnn_zoo.distributed.processes import (
-    is_started_by_torchrun,
-    join_from_environment,
-    leave_processes,
-    wait_for_all,
+from mrcnn_zoo.distributed.processes import is_started_by_torchrun, join_from_environment, leave_processes
+from mrcnn_zoo.distributed.worker import (
+    FAILED,
+    FORWARDED_ERRORS,
+    SAVE_SECONDS,
+    STARTED,
+    Work,
+    read_reports,
+    run_worker,
 )
-from mrcnn_zoo.errors import NonFiniteLossError, UserError
+from mrcnn_zoo.errors import UserError
 
-Work = Callable[..., int]  # -> exit status; a function of a module, so that new processes can import it
-
-FAILED = 1
-FORWARDED_ERRORS = {error.__name__: error for error in (UserError, NonFiniteLossError)}
-SAVE_SECONDS = 120  # for the workers to save and end after a signal, or after the end of their launcher
 MEETING_SECONDS = 1800  # in which all machines must have started, or started again
 AGENT_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn", "torchelastic-events-null")
 NO_SHARED_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 HOSTING_DELAY = 1.0  # seconds for the agents of the other machines to end
-STARTED = "started"  # a file in the folder of reports
-FAILURE_DELAY = 1.0  # seconds before a worker ends with an error, which another one's end may have caused
 
 logger = logging.getLogger(__name__)
 
@@ -174,23 +169,6 @@ def _agent_config(layout: ProcessLayout) -> LaunchConfig:
 # --- the launcher -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Report:
-    """Why a worker ended, written by it for the launcher."""
-
-    status: int  # its exit status
-    error: str = ""  # a name in FORWARDED_ERRORS
-    message: str = ""  # of that error, or the traceback of another one
-    is_failure: bool = False  # of a kind that a restart may repair
-
-    def write(self, folder: Path) -> None:
-        """Into a file of this worker's own, complete or not at all."""
-        path = folder / f"{os.environ['LOCAL_RANK']}.json"
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        part.replace(path)
-
-
 class _WorkerGroup:
     """The workers of this machine, which the elastic agent starts, restarts after a failure, and ends.
 
@@ -210,12 +188,9 @@ class _WorkerGroup:
         """The exit status of the whole, when all workers have ended."""
         try:
             with self._handling_signals(), self._logging_failures(), _own_store_per_attempt(), _hosting(self._layout):
-                elastic_launch(_agent_config(self._layout), _worker)(
-                    work, tuple(arguments), self._layout, str(self._folder)
-                )
+                start = elastic_launch(_agent_config(self._layout), run_worker)
+                start(work, tuple(arguments), self._layout.device_type, str(self._folder))
         except KeyboardInterrupt:
-            if not self._is_stopped:
-                raise
             return self._conclude(FAILED)
         except ChildFailedError as error:
             _, failure = error.get_first_failure()
@@ -229,7 +204,7 @@ class _WorkerGroup:
 
     def _conclude(self, status: int) -> int:
         """Raise what a worker has raised, where its message says all, or return the exit status of the whole."""
-        reports = self._reports()
+        reports = read_reports(self._folder)
         for report in reports:
             if report.error:
                 raise FORWARDED_ERRORS[report.error](report.message)
@@ -243,12 +218,9 @@ class _WorkerGroup:
         if not (self._folder / STARTED).exists():
             raise UserError(
                 f"--dist-url {self._layout.url}: {self._layout.num_machines} machines did not meet there "
-                f"({error}). Start the same command on each, with its own --machine-rank."
+                f"({error.__cause__ or error}). Start the same command on each, with its own --machine-rank."
             ) from error
-        logger.error("the run ends: another machine has ended (%s)", error)
-
-    def _reports(self) -> list[_Report]:
-        return [_Report(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(self._folder.glob("*.json"))]
+        logger.error("the run ends: another machine has ended (%s)", error.__cause__ or error)
 
     # --- signals ---
 
@@ -272,7 +244,7 @@ class _WorkerGroup:
         if self._is_stopped:
             return
         if number == signal.SIGCHLD:
-            is_over = any(not report.is_failure for report in self._reports())
+            is_over = any(not report.is_failure for report in read_reports(self._folder))
             is_over = is_over or any(worker.exitcode for worker in self._workers)
         elif not self._signal:
             is_over = not self._forward(number)
@@ -299,9 +271,8 @@ class _WorkerGroup:
 
     @contextmanager
     def _logging_failures(self) -> Iterator[None]:
-        """Log a failure of a worker, which torch's agent logs as an exception, in our words; nothing else of torch."""
-        handler = logging.Handler()
-        handler.emit = self._on_record  # type: ignore[method-assign]
+        """Log failures of workers, which the agent logs as exceptions, as a line each, and nothing else of the agent."""
+        handler = _FailureHandler(self._on_failure)
         loggers = [logging.getLogger(name) for name in AGENT_LOGGERS]
         for agent_logger in loggers:
             agent_logger.addHandler(handler)
@@ -313,13 +284,8 @@ class _WorkerGroup:
                 agent_logger.removeHandler(handler)
                 agent_logger.propagate = True
 
-    def _on_record(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, ProcessExitedException):
-            self._on_failure(error.error_index, error.exit_code)
-
     def _on_failure(self, local_rank: int, status: int) -> None:
-        if self._is_stopped or self._signal or any(not report.is_failure for report in self._reports()):
+        if self._is_stopped or self._signal or any(not report.is_failure for report in read_reports(self._folder)):
             return
         self._failures += 1
         path = self._folder / f"{local_rank}.json"
@@ -333,8 +299,23 @@ class _WorkerGroup:
         if self._failures > restarts:
             logger.error("process %d failed (%s); the others were ended", rank, how)
         else:
-            what = f"restart {self._failures} of {restarts} goes on from the last checkpoint"
-            logger.error("process %d failed (%s); %s", rank, how, what)
+            logger.error(
+                "process %d failed (%s); restart %d of %d from the last checkpoint", rank, how, self._failures, restarts
+            )
+
+
+class _FailureHandler(logging.Handler):
+    """Calls a function with local rank and exit status of each worker that failed; drops all other records."""
+
+    def __init__(self, on_failure: Callable[[int, int], None]) -> None:
+        super().__init__()
+        self._on_failure = on_failure
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, ProcessExitedException):
+            self._on_failure(error.error_index, error.exit_code)
 
 
 @contextmanager
@@ -344,7 +325,8 @@ def _hosting(layout: ProcessLayout) -> Iterator[None]:
         yield
         return
     parts = urlsplit(layout.url)
-    store = dist.TCPStore(str(parts.hostname), parts.port, is_master=True, multi_tenant=True, wait_for_workers=False)
+    host, port = str(parts.hostname), int(parts.port or 0)
+    store = dist.TCPStore(host, port, is_master=True, multi_tenant=True, wait_for_workers=False)
     yield
     time.sleep(HOSTING_DELAY)
     del store
@@ -360,59 +342,3 @@ def _own_store_per_attempt() -> Iterator[None]:
     finally:
         os.environ.pop(NO_SHARED_STORE)
         os.environ.update({} if former is None else {NO_SHARED_STORE: former})
-
-
-# --- a worker ---------------------------------------------------------------------------------------------------------
-
-
-def _worker(work: Work, arguments: tuple[Any, ...], layout: ProcessLayout, folder: str) -> None:
-    """What each new process does. It returns when the work has ended well, and exits otherwise."""
-    (Path(folder) / STARTED).touch()
-    _end_with_launcher()
-    if layout.device_type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // layout.processes_per_machine))
-    report = _work(work, arguments, layout.device_type)
-    if report is None:
-        leave_processes()
-        return
-    report.write(Path(folder))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(report.status)  # an orderly end might wait for processes that wait for this one
-
-
-def _work(work: Work, arguments: tuple[Any, ...], device_type: str) -> _Report | None:
-    """Join the others and work; None when it ended well."""
-    try:
-        join_from_environment(device_type=device_type)
-        status = work(*arguments)
-        if not status:
-            return None
-        with suppress(RuntimeError):  # others have ended already
-            wait_for_all()  # the first worker that ends with a report ends those that still write a checkpoint
-        return _Report(status)
-    except tuple(FORWARDED_ERRORS.values()) as error:
-        name = next(name for name, kind in FORWARDED_ERRORS.items() if isinstance(error, kind))
-        return _Report(FAILED, name, str(error))
-    except KeyboardInterrupt:  # a second one, or one before training: there is nothing to save
-        os._exit(128 + signal.SIGINT)
-    except Exception:
-        trace = traceback.format_exc()
-        time.sleep(FAILURE_DELAY)  # the agent finds a process that ended at once before those that this made fail
-        return _Report(FAILED, message=trace, is_failure=True)
-
-
-def _end_with_launcher() -> None:
-    """Stop this process when its launcher is gone, even if that was killed: first so that it saves, then at once."""
-    launcher = multiprocessing.parent_process()
-    if launcher is None:
-        return
-
-    def watch() -> None:
-        wait([launcher.sentinel])
-        time.sleep(5)  # on Linux torch has sent SIGINT
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(SAVE_SECONDS)
-        os._exit(FAILED)
-
-    threading.Thread(target=watch, daemon=True).start()

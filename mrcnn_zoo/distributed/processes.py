@@ -91,13 +91,13 @@ def is_started_by_torchrun() -> bool:
 
 def is_restarted() -> bool:
     """Whether an elastic agent has restarted any process of this run after a failure; the same in all of them."""
-    (count,) = maximum_over_processes([float(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))])
+    (count,) = maximum_over_processes([float(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))])
     return count > 0
 
 
 def may_be_restarted() -> bool:
     """Whether an elastic agent may restart the processes of this run after a failure."""
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
 def join_from_environment(*, device_type: str) -> None:
