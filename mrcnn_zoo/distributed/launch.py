@@ -271,7 +271,7 @@ class _WorkerGroup:
 
     @contextmanager
     def _logging_failures(self) -> Iterator[None]:
-        """Log failures of workers, which the agent logs as exceptions, as a line each, and nothing else of the agent."""
+        """Log each failure that the agent logs as an exception as one line; drop its other messages."""
         handler = _FailureHandler(self._on_failure)
         loggers = [logging.getLogger(name) for name in AGENT_LOGGERS]
         for agent_logger in loggers:

@@ -3,14 +3,12 @@
 
 import os
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mrcnn_zoo.distributed.processes import gather_over_processes, maximum_over_processes, rank, world_size
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.distributed.processes import rank, world_size
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.hook import Hook
 from mrcnn_zoo.training.trainer import Trainer
@@ -73,26 +71,6 @@ class PoisonWeights(Hook):
         if trainer.iteration == 3 and rank() == world_size() - 1:
             with torch.no_grad():
                 trainer.model.roi_heads.mask_head.predictor.weight.fill_(float("nan"))
-
-
-def crash_second() -> int:
-    """Work of a process, for `launch`: an error in the second, while the first would never end."""
-    if rank() == 1:
-        raise RuntimeError("this process fails on purpose")
-    threading.Event().wait()
-    return 0
-
-
-def mistake() -> int:
-    """Work of a process, for `launch`: every one finds the user's mistake."""
-    raise UserError("SOLVER.X = 1 is wrong")
-
-
-def count_processes(folder: str) -> int:
-    """Work of a process, for `launch`: a file for each, with what it knows."""
-    ranks = gather_over_processes(rank())
-    (Path(folder) / f"{rank()}.txt").write_text(f"{ranks} {maximum_over_processes([float(rank()), 5.0])}")
-    return 0
 
 
 def poison_weights(cfg: Any, workspace: Any) -> Hook:
