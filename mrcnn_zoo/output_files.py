@@ -113,7 +113,8 @@ def _refuse_file_in_the_way(folder: Path, *, option: str, below: Path | None = N
         is_folder = existing.is_dir()
     except OSError as error:  # a name that is too long, for instance
         raise UserError(f"{_named(option, shown)} cannot be used ({error.strerror}); name another place.") from error
-    if is_folder and os.access(existing, os.W_OK | os.X_OK):
+    is_writable = is_folder and os.access(existing, os.W_OK | os.X_OK)
+    if is_writable or not os.path.lexists(existing):  # made and removed by another process meanwhile (`_try_to_write`)
         return
     if is_folder:
         raise UserError(

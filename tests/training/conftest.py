@@ -1,12 +1,11 @@
 # ruff: noqa: ARG002, ARG005 - hooks and builders have fixed signatures
 """A model of three weights and a trainer around it: small enough to be recomputed by hand."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -24,10 +23,9 @@ from mrcnn_zoo.training.step import Precision, Updater
 from mrcnn_zoo.training.stopping import IterationBudget
 from mrcnn_zoo.training.trainer import Trainer, TrainingPlan
 from support.small_models import TINY_YAML
+from support.train_net import run_train_net
 
 SEED = 7
-HERE = Path(__file__).parent
-REPOSITORY = HERE.parents[1]
 
 
 class TinyModel(nn.Module):
@@ -163,27 +161,6 @@ def tiny_config(tmp_path: Path) -> Callable[..., CfgNode]:
 
 
 @pytest.fixture
-def train_net(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs tools/train_net.py on the tiny config in a process of its own, with this folder on its path."""
-
-    def start(*arguments: str, prefix: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess:
-        command = [
-            *prefix,
-            str(REPOSITORY / "tools" / "train_net.py"),
-            "--config-file",
-            str(TINY_YAML),
-        ]
-        path = os.pathsep.join([str(REPOSITORY), str(HERE)])
-        return subprocess.run(
-            [*command, *arguments],
-            cwd=tmp_path,
-            # As many threads as here: sums in another order differ in their last bits.
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            start_new_session=True,  # signals for its group must not reach the tests
-        )
-
-    return start
+def train_net(tmp_path: Path) -> Callable[..., CompletedProcess]:
+    """Runs tools/train_net.py on the tiny config in a process of its own, in a temporary folder."""
+    return partial(run_train_net, tmp_path)

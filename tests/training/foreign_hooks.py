@@ -37,6 +37,16 @@ def kill_second_once_after_7(cfg: Any, workspace: Any) -> Hook:
     return At(7, lambda: os.kill(os.getpid(), signal.SIGKILL) if is_first and rank() == 1 else None)
 
 
+def kill_launcher_0_after_4(cfg: Any, workspace: Any) -> Hook:
+    """SIGKILL for the launcher of the first process."""
+    return At(4, lambda: os.kill(os.getppid(), signal.SIGKILL) if rank() == 0 else None)
+
+
+def kill_launcher_1_after_4(cfg: Any, workspace: Any) -> Hook:
+    """SIGKILL for the launcher of the second process."""
+    return At(4, lambda: os.kill(os.getppid(), signal.SIGKILL) if rank() == 1 else None)
+
+
 def terminate_group_after_4(cfg: Any, workspace: Any) -> Hook:
     """SIGTERM for this process and its loader processes, as a batch scheduler sends it."""
     return At(4, lambda: os.killpg(os.getpgid(0), signal.SIGTERM))

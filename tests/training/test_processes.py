@@ -2,10 +2,12 @@
 
 import json
 import re
+import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import CompletedProcess, Popen
 
 import pytest
 import torch
@@ -13,6 +15,9 @@ import torch
 from mrcnn_zoo.checkpoint import load_checkpoint
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.training import replay_batch, run
+from support.train_net import finish, run_train_net, start_train_net
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 TrainNet = Callable[..., CompletedProcess]
 TinyConfig = Callable[..., CfgNode]
@@ -64,6 +69,80 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(
     assert lines(tmp_path / "killed") == lines_of_whole
 
 
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of two processes that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("two")
+    done = run_train_net(folder, "--num-gpus", "2", "OUTPUT_DIR=out", "DATASETS.TEST=[]")
+    assert done.returncode == 0, done.stderr
+    return folder / "out" / "model_final.pth"
+
+
+def assert_same_training(first: Path, second: Path) -> None:
+    """Of two checkpoints, bit for bit."""
+    one, other = load_checkpoint(first), load_checkpoint(second)
+    for part in ("model", "optimizer", "sampler"):
+        torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
+
+
+@pytest.mark.slow  # five processes in turn
+@pytest.mark.parametrize("prefix", [(sys.executable,), (*TORCHRUN, "--max-restarts", "1")], ids=["agent", "torchrun"])
+def test_restart_after_sigkill_of_one_process_ends_bit_equal(
+    prefix: tuple[str, ...], train_net: TrainNet, two_processes: Path, tmp_path: Path
+) -> None:
+    options = () if prefix[-1] == "1" else ("--num-gpus", "2", "--max-restarts", "1")
+    hook = "HOOKS=['foreign_hooks:kill_second_once_after_7']"
+    done = train_net(*options, hook, "OUTPUT_DIR=out", "DATASETS.TEST=[]", prefix=prefix)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from out/model_0000005.pth" in done.stdout
+    assert_same_training(tmp_path / "out" / "model_final.pth", two_processes)
+
+
+@pytest.mark.slow  # two processes
+def test_sigterm_of_a_group_saves_in_time(train_net: TrainNet, tmp_path: Path) -> None:
+    hook = "HOOKS=['foreign_hooks:terminate_group_after_4']"
+    done = train_net("--num-gpus", "2", "--max-restarts", "1", hook, "OUTPUT_DIR=out")
+    assert done.returncode == 143, done.stderr
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert load_checkpoint(tmp_path / "out" / "model_0000003.pth")["iteration"] == 4
+
+
+def start_machines(folder: Path, *arguments: str) -> list[Popen[str]]:
+    """Two agents with a process each, which meet on the loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    common = ("--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{port}", "OUTPUT_DIR=out", "DATASETS.TEST=[]")
+    return [start_train_net(folder, "--machine-rank", str(rank), *common, *arguments) for rank in range(2)]
+
+
+@pytest.mark.slow  # two agents and their processes
+def test_two_machines_train_as_one(two_processes: Path, tmp_path: Path) -> None:
+    for done in map(finish, start_machines(tmp_path)):
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    assert_same_training(tmp_path / "out" / "model_final.pth", two_processes)
+
+
+@pytest.mark.slow  # two agents and their processes
+@pytest.mark.parametrize("victim", [0, 1])
+def test_end_of_one_machine_ends_the_run(victim: int, tmp_path: Path) -> None:
+    hook = f"HOOKS=['foreign_hooks:kill_launcher_{victim}_after_4']"
+    machines = [finish(machine) for machine in start_machines(tmp_path, hook, "SOLVER.MAX_ITER=2000")]
+    assert machines[victim].returncode == -signal.SIGKILL
+    assert machines[1 - victim].returncode in (1, 130), machines[1 - victim].stderr
+
+
+@pytest.mark.slow  # two processes
+def test_non_finite_loss_is_one_message_and_is_not_restarted(train_net: TrainNet) -> None:
+    hook = "HOOKS=['foreign_hooks:poison_weights']"
+    done = train_net("--num-gpus", "2", "--max-restarts", "3", hook, "OUTPUT_DIR=out")
+    assert done.returncode == 1
+    assert done.stderr.count("loss is not finite in iteration 3") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "resuming" not in done.stdout
+
+
 def test_sigterm_saves_and_says_how_to_go_on(train_net: TrainNet, tmp_path: Path) -> None:
     done = train_net("HOOKS=['foreign_hooks:terminate_group_after_4']", "OUTPUT_DIR=out", "DATALOADER.NUM_WORKERS=1")
     assert done.returncode == 143, done.stderr
@@ -101,8 +180,7 @@ def test_two_processes_give_the_gradients_of_one_and_stop_together(
 
 @pytest.mark.slow  # torchrun
 def test_non_finite_loss_stops_all_processes_of_torchrun(train_net: TrainNet, tmp_path: Path) -> None:
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    done = train_net("HOOKS=['foreign_hooks:poison_weights']", "OUTPUT_DIR=out", prefix=torchrun)
+    done = train_net("HOOKS=['foreign_hooks:poison_weights']", "OUTPUT_DIR=out", prefix=TORCHRUN)
     assert done.returncode != 0
     messages = re.findall(
         r"loss is not finite in iteration 3.\n  process 1: loss_mask = nan; images: (.*)", done.stderr
