@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -209,7 +208,7 @@ class _WorkerGroup:
             if report.error:
                 raise FORWARDED_ERRORS[report.error](report.message)
         if reports and reports[0].is_failure:
-            print(reports[0].message, file=sys.stderr)
+            logger.error("%s", reports[0].message)
         elif reports:
             status = reports[0].status
         return 128 + self._signal if self._signal else status
@@ -290,7 +289,7 @@ class _WorkerGroup:
         self._failures += 1
         path = self._folder / f"{local_rank}.json"
         if path.exists():
-            print(json.loads(path.read_text(encoding="utf-8"))["message"], file=sys.stderr)
+            logger.error("%s", json.loads(path.read_text(encoding="utf-8"))["message"])
         for path in self._folder.glob("*.json"):  # others failed because of this one
             path.unlink()
         rank = self._layout.machine_rank * self._layout.processes_per_machine + local_rank

@@ -90,7 +90,7 @@ def _work(work: Work, arguments: Sequence[Any], device_type: str) -> Report | No
     except KeyboardInterrupt:  # a second one, or one before training: there is nothing to save
         os._exit(128 + signal.SIGINT)
     except Exception:
-        trace = traceback.format_exc()
+        trace = traceback.format_exc().rstrip()
         time.sleep(FAILURE_DELAY)  # the agent finds a process that ended at once before those that this made fail
         return Report(FAILED, message=trace, is_failure=True)
 
