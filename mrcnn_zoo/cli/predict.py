@@ -194,7 +194,7 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--boxes",
         metavar="FILE",
-        help="find masks in these boxes: a COCO data set, or a list of COCO results; boxes without a category_id get "
+        help="find masks in these boxes: a COCO dataset, or a list of COCO results; boxes without a category_id get "
         "the class that the model finds",
     )
     parser.add_argument("--recursive", action="store_true", help="also the images in folders of folders")

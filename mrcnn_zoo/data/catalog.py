@@ -1,4 +1,4 @@
-"""Datasets by name: the known ones, those that a config defines, and folders."""
+"""Datasets by name: built-in ones, those of DATASETS.DEFINITIONS, and paths of COCO folders."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -8,50 +8,11 @@ from typing import Any
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.classes import with_distinct_names
 from mrcnn_zoo.data.field_rules import FIELD_RULES
-from mrcnn_zoo.data.paths import candidate_places, how_to_set_root
+from mrcnn_zoo.data.paths import candidate_paths, how_to_set_root
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import DATASET_FORMATS
 from mrcnn_zoo.registry import did_you_mean
-
-
-def read_fields(
-    name: str, definition: Mapping[str, Any], *, required: Sequence[str], optional: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Every field of the definition by name, with the defaults of the optional ones filled in.
-
-    Args:
-        name: of the dataset, for messages.
-        definition: the mapping under DATASETS.DEFINITIONS.
-        required: fields that must be there, as strings; FORMAT need not be named.
-        optional: further fields and their defaults; a value must be of the default's type.
-
-    Raises:
-        UserError: a field that is missing, unknown or of the wrong type.
-    """
-    known = ["FORMAT", *required, *optional]
-    where = f"DATASETS.DEFINITIONS.{name}"
-    for field in definition:
-        if field not in known:
-            raise UserError(
-                f"{where} has no field {field!r}; its fields are {', '.join(known)}.{did_you_mean(field, known)}"
-            )
-    for field in required:
-        if field not in definition:
-            raise UserError(f"{where} needs the field {field}; it has only {', '.join(definition) or 'none'}.")
-    values = {**optional, **definition}
-    for field, default in (*((field, "") for field in required), *optional.items()):
-        allowed = (int, float) if isinstance(default, float) else (type(default),)
-        value = values[field]
-        if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(default, bool)):
-            raise UserError(f"{where}.{field} = {value!r} must be of type {allowed[-1].__name__}.")
-        rule = FIELD_RULES.get(field)
-        if rule is not None and not rule.accepts(value):
-            raise UserError(f"{where}.{field} = {value!r} must be {rule.words}.")
-        if field in required and isinstance(value, str) and not value.strip():
-            raise UserError(f"{where}.{field} is empty; name a file or folder.")
-    return values
-
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +54,11 @@ KNOWN_DATASETS: dict[str, Definition] = {
 
 
 def load_dataset(cfg: CfgNode, name: str) -> Dataset:
-    """The dataset that a name stands for; what was repaired while reading it is logged.
+    """Load a dataset and log the repairs of its annotations.
 
     Args:
-        cfg: DATASETS.DEFINITIONS, and what the formats read.
-        name: a known dataset, one that DATASETS.DEFINITIONS defines, or the path of a folder in COCO's layout.
+        cfg: DATASETS.DEFINITIONS, and the keys of the formats.
+        name: a built-in dataset, a key of DATASETS.DEFINITIONS, or the path of a folder in COCO's layout.
 
     Raises:
         UserError: an unknown name, missing files, or annotations that cannot be used.
@@ -115,7 +76,7 @@ def load_dataset(cfg: CfgNode, name: str) -> Dataset:
 
 
 def dataset_names(cfg: CfgNode) -> list[str]:
-    """Every name that a config can use without a path, sorted."""
+    """The built-in names and those of DATASETS.DEFINITIONS, sorted."""
     return sorted({*KNOWN_DATASETS, *cfg.DATASETS.DEFINITIONS})
 
 
@@ -127,7 +88,7 @@ def _definition_of(cfg: CfgNode, name: str) -> Definition:
         return defined
     if name in KNOWN_DATASETS:
         return KNOWN_DATASETS[name]
-    if any(place.is_dir() for place in candidate_places(name)):
+    if any(path.is_dir() for path in candidate_paths(name)):
         return {"FORMAT": "coco", "IMAGES": name}
     raise UserError(_unknown_name(cfg, name))
 
@@ -135,9 +96,47 @@ def _definition_of(cfg: CfgNode, name: str) -> Definition:
 def _unknown_name(cfg: CfgNode, name: str) -> str:
     known = dataset_names(cfg)
     if "/" in name or "\\" in name:
-        looked_at = " and ".join(str(place.absolute()) for place in candidate_places(Path(name)))
-        return f"dataset {name!r}: there is no such folder, looked for {looked_at}. {how_to_set_root()}"
+        searched = " and ".join(str(path.absolute()) for path in candidate_paths(Path(name)))
+        return f"dataset {name!r}: there is no such folder, searched {searched}. {how_to_set_root()}"
     return (
         f"unknown dataset {name!r}.{did_you_mean(name, known)} Known are {', '.join(known)}, what you define under "
         "DATASETS.DEFINITIONS, and the path of any folder with COCO annotations."
     )
+
+
+def read_fields(
+    name: str, definition: Mapping[str, Any], *, required: Sequence[str], optional: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The fields of a dataset definition, with defaults for the optional ones.
+
+    Args:
+        name: of the dataset, for messages.
+        definition: the mapping under DATASETS.DEFINITIONS.
+        required: names of mandatory fields, all strings, besides FORMAT.
+        optional: defaults by name; a value must have the type of its default.
+
+    Raises:
+        UserError: a field that is missing, unknown, empty, or of the wrong type or range.
+    """
+    known = ["FORMAT", *required, *optional]
+    where = f"DATASETS.DEFINITIONS.{name}"
+    for field in definition:
+        if field not in known:
+            raise UserError(
+                f"{where} has no field {field!r}; its fields are {', '.join(known)}.{did_you_mean(field, known)}"
+            )
+    for field in required:
+        if field not in definition:
+            raise UserError(f"{where} needs the field {field}; it has only {', '.join(definition) or 'none'}.")
+    values = {**optional, **definition}
+    for field, default in (*((field, "") for field in required), *optional.items()):
+        allowed = (int, float) if isinstance(default, float) else (type(default),)
+        value = values[field]
+        if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise UserError(f"{where}.{field} = {value!r} must be of type {allowed[-1].__name__}.")
+        rule = FIELD_RULES.get(field)
+        if rule is not None and not rule.accepts(value):
+            raise UserError(f"{where}.{field} = {value!r} must be {rule.words}.")
+        if field in required and isinstance(value, str) and not value.strip():
+            raise UserError(f"{where}.{field} is empty; name a file or folder.")
+    return values

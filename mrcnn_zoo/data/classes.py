@@ -1,4 +1,4 @@
-"""Classes of datasets and models, matched by name: a class index has no meaning outside of its own list."""
+"""Classes of datasets and models, matched by name: a class index has a meaning only in its own list."""
 
 import logging
 from collections import Counter
@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def merge_datasets(datasets: Sequence[Dataset]) -> Dataset:
-    """Several datasets as one, their images one after the other, their classes united by name.
+    """The concatenation of datasets, with the union of their classes by name.
+
+    Args:
+        datasets: at least one, with the same keypoints.
 
     Raises:
         UserError: no dataset, or keypoints that differ.
@@ -43,21 +46,24 @@ def merge_datasets(datasets: Sequence[Dataset]) -> Dataset:
 
 
 def _common_flip_pairs(first: Dataset, others: Sequence[Dataset]) -> FlipPairs | None:
-    """What the datasets know of keypoints that change places in a mirror."""
+    """The pairs that a mirror exchanges, from the datasets that have them; None if no dataset does."""
     known = [dataset for dataset in (first, *others) if dataset.keypoint_flip_pairs is not None]
     for dataset in known[1:]:
         if dataset.keypoint_flip_pairs != known[0].keypoint_flip_pairs:
             raise UserError(
-                f"datasets {known[0].name!r} and {dataset.name!r} have other pairs of keypoints that change places in "
-                "a mirror. Set DATASETS.KEYPOINT_FLIP_PAIRS to the right ones, as pairs of names."
+                f"datasets {known[0].name!r} and {dataset.name!r} differ in the pairs of keypoints that a mirror "
+                "exchanges. Set DATASETS.KEYPOINT_FLIP_PAIRS to the right ones, as pairs of names."
             )
     return known[0].keypoint_flip_pairs if known else None
 
 
 def unite_classes(datasets: Sequence[Dataset]) -> list[Dataset]:
-    """The datasets with one list of classes and category ids: those of the first, then what the others add.
+    """The datasets with the union of their classes: those of the first dataset, then the new ones of the others.
 
-    A class that is new keeps its category id where that is free. Differences between the lists are logged.
+    A new class keeps its category id if no other class has it. Differences between the lists are logged.
+
+    Args:
+        datasets: with distinct class names each.
     """
     names = tuple(dict.fromkeys(chain.from_iterable(dataset.class_names for dataset in datasets)))
     ids: dict[str, int] = {}
@@ -72,8 +78,8 @@ def unite_classes(datasets: Sequence[Dataset]) -> list[Dataset]:
     ]
     if differences:
         logger.warning(
-            "%s: united by name, there are %d classes: %s. What a dataset has no class for is background in its "
-            "images: %s.",
+            "%s: the union by name has %d classes: %s. Objects of a class that a dataset lacks are background "
+            "in its images: %s.",
             _joined_name(datasets),
             len(names),
             listed(names),
@@ -85,15 +91,15 @@ def unite_classes(datasets: Sequence[Dataset]) -> list[Dataset]:
 
 
 def in_classes(dataset: Dataset, class_names: Sequence[str], category_ids: Sequence[int] = ()) -> Dataset:
-    """A dataset with the classes of another list, of a model for example, found by name.
+    """A dataset with the class indices of another list, such as a model's, matched by name.
 
     Args:
-        dataset: all of its names are in the list.
-        class_names: K of them.
-        category_ids: K; 1, 2, ... without them.
+        dataset: whose class names are all in the list.
+        class_names: (K,) of the list.
+        category_ids: (K,) of the list; 1, 2, ... by default.
 
     Raises:
-        UserError: as `require_known_classes`.
+        UserError: see `require_known_classes`.
     """
     ids = tuple(category_ids) or tuple(range(1, len(class_names) + 1))
     if tuple(dataset.class_names) == tuple(class_names):
@@ -107,13 +113,13 @@ def in_classes(dataset: Dataset, class_names: Sequence[str], category_ids: Seque
 def in_classes_of_checkpoint(
     datasets: Sequence[Dataset], class_names: Sequence[str], category_ids: Sequence[int], *, source: str
 ) -> list[Dataset]:
-    """The training data of a resumed run, with the classes in the order in which the checkpoint has them.
+    """The training data of a resumed run, with the classes in the order of the checkpoint.
 
     Args:
         datasets: with one list of classes, see `unite_classes`.
-        class_names: of the checkpoint; without them the order of the data is taken.
-        category_ids: of the checkpoint; without them those of the data.
-        source: of the checkpoint, for messages.
+        class_names: of the checkpoint; () keeps the order of the data.
+        category_ids: of the checkpoint; () keeps those of the data.
+        source: the checkpoint, for messages.
 
     Raises:
         UserError: the data has other classes than the checkpoint.
@@ -142,41 +148,49 @@ def in_classes_of_checkpoint(
 
 
 def require_known_classes(dataset: Dataset, class_names: Sequence[str]) -> None:
-    """Stop when a dataset has classes that a model does not have, or several that the names cannot tell apart.
+    """Refuse a dataset with classes that a model lacks, or with class names that are not distinct.
+
+    Args:
+        dataset: to be evaluated.
+        class_names: of the model.
 
     Raises:
-        UserError: with the names, and the nearest ones that the model has.
+        UserError: with the names, and the nearest ones of the model.
     """
     unknown = [name for name in dataset.class_names if name not in class_names]
     if unknown:
         similar = [f" {name!r}:{nearest}" for name in unknown if (nearest := did_you_mean(name, class_names))]
         raise UserError(
-            f"{dataset.name} has {counted(len(unknown), 'class')} that the model does not know: {listed(unknown)}."
-            f"{''.join(similar[:NAMES_SHOWN])} The model knows {counted(len(class_names), 'class')}: "
-            f"{listed(class_names)}. Choose a test set whose classes the model knows, or name its categories as the "
-            "model does."
+            f"{dataset.name} has {counted(len(unknown), 'class')} that the model lacks: {listed(unknown)}."
+            f"{''.join(similar[:NAMES_SHOWN])} The model has {counted(len(class_names), 'class')}: "
+            f"{listed(class_names)}. Choose a test set with classes of the model, or rename its categories to the "
+            "model's."
         )
     for owner, names in (("the model", class_names), (dataset.name, dataset.class_names)):
         repeated = [name for name, count in Counter(names).items() if count > 1 and name in dataset.class_names]
         if repeated:
             raise UserError(
                 f"{owner} has several classes of the same name, so they cannot be matched by name: "
-                f"{listed(repeated)}. Give each class a name of its own."
+                f"{listed(repeated)}. Give each class a distinct name."
             )
 
 
 def with_distinct_names(dataset: Dataset) -> Dataset:
-    """The dataset with class names that differ, without white space around them; what was changed is in its notes."""
+    """The dataset with stripped and distinct class names, see `distinct_names`; changes are added to its notes."""
     names, notes = distinct_names(dataset.class_names, dataset.category_ids)
     ids = tuple(dataset.category_ids)  # formats of the user's own may give lists
     return replace(dataset, class_names=names, category_ids=ids, notes=(*dataset.notes, *notes))
 
 
 def distinct_names(names: Sequence[str], category_ids: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Class names by which classes can be told apart: several of the same name get their category id behind it.
+    """Stripped and distinct class names: the category id is appended to a name that several classes share.
+
+    Args:
+        names: (K,) of the classes.
+        category_ids: (K,).
 
     Returns:
-        The names, and a note for the log on each that was changed.
+        (K,) names, and a note for the log per change.
     """
     notes = []
     padded = [name for name in names if name != name.strip()]
@@ -197,7 +211,11 @@ def distinct_names(names: Sequence[str], category_ids: Sequence[int]) -> tuple[t
 
 
 def check_num_classes(cfg: CfgNode, dataset: Dataset) -> None:
-    """Stop when the model has another number of classes or keypoints than the dataset that it is trained on.
+    """Refuse a model with another number of classes or keypoints than its training data.
+
+    Args:
+        cfg: of the model.
+        dataset: to train on.
 
     Raises:
         UserError: with the right value and the names of the classes or keypoints.
@@ -207,13 +225,13 @@ def check_num_classes(cfg: CfgNode, dataset: Dataset) -> None:
 
 
 def check_class_count(cfg: CfgNode, count: int, owner: str, class_names: Sequence[str] = ()) -> None:
-    """Stop when NUM_CLASSES is not the number of classes that the training data or the weights have.
+    """Refuse a model with another number of classes than its training data or weights.
 
     Args:
         cfg: of the model.
-        count: of the classes of the owner.
-        owner: with the verb: "dataset 'a' has".
-        class_names: of the owner, where they are known.
+        count: number of classes of the data or weights.
+        owner: subject and verb for the message: "dataset 'a' has".
+        class_names: of the data or weights; () if unknown.
 
     Raises:
         UserError: with the right value and the names.
@@ -225,7 +243,11 @@ def check_class_count(cfg: CfgNode, count: int, owner: str, class_names: Sequenc
 
 
 def check_num_keypoints(cfg: CfgNode, dataset: Dataset) -> None:
-    """Stop when a keypoint model has another number of keypoints than the dataset, if that has any.
+    """Refuse a keypoint model with another number of keypoints than the dataset, if that has any.
+
+    Args:
+        cfg: of the model.
+        dataset: to train or evaluate on.
 
     Raises:
         UserError: with the right value and the names of the keypoints.
@@ -239,7 +261,7 @@ def check_num_keypoints(cfg: CfgNode, dataset: Dataset) -> None:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first names, for messages."""
+    """The first names of a list, for messages; the number of the others is added."""
     shown = ", ".join(names[:NAMES_SHOWN])
     return f"{shown}, and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else shown
 

@@ -1,4 +1,4 @@
-"""Any dataset written out as a COCO folder: `images/*.png` and `annotations.json`."""
+"""Export of any dataset as a COCO folder: `images/*.png` and `annotations.json`."""
 
 import json
 import os
@@ -23,18 +23,18 @@ ANNOTATION_FILE = "annotations.json"
 
 
 def export_coco(dataset: Dataset, folder: Path, *, may_overwrite: bool = False) -> None:
-    """Write images and annotations; `folder` appears at the end, complete, or not at all.
+    """Write images and annotations; `folder` is created atomically.
 
-    Read back with the format "coco", the records are equal but for the image sources and the last digit of a box.
-    Objects without an annotation id of their own are numbered anew.
+    Format "coco" reads back equal records but for the image sources and the last digit of boxes. Annotation ids that
+    are missing or not unique are replaced.
 
     Args:
-        dataset: its images are read one by one.
-        folder: is made; may exist when it is empty.
-        may_overwrite: also replace an earlier export, but never a folder that holds anything else.
+        dataset: to export; its images are read one at a time.
+        folder: new or empty.
+        may_overwrite: whether an earlier export is replaced; a folder with any other file is refused.
 
     Raises:
-        UserError: a folder that is in use, or an image that PNG cannot hold.
+        UserError: a folder in use, or an image that PNG cannot store.
     """
     folder = folder.resolve()
     check_export_folder(folder, may_overwrite=may_overwrite)
@@ -45,7 +45,7 @@ def export_coco(dataset: Dataset, folder: Path, *, may_overwrite: bool = False) 
         for record in dataset.records:
             _write_png(record, partial / IMAGE_FOLDER / file_name(record))
         (partial / ANNOTATION_FILE).write_text(json.dumps(coco_annotations(dataset)))
-        partial.chmod(0o755)  # mkdtemp keeps it to its owner
+        partial.chmod(0o755)  # mkdtemp permits only the owner
         _move_into_place(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -88,7 +88,7 @@ def _names_of_pairs(dataset: Dataset) -> list[list[str]] | None:
 
 
 def file_name(record: ImageRecord) -> str:
-    """Name of the image file of a record, e.g. "000000000042.png"."""
+    """The name of a record's image file, e.g. "000000000042.png"."""
     return f"{record.image_id:012d}.png"
 
 
@@ -147,8 +147,8 @@ def _write_png(record: ImageRecord, path: Path) -> None:
     picture = _as_picture(pixels)
     if picture is None:
         raise UserError(
-            f"{record.source.name}: has {pixels.shape[2]} channels of {pixels.dtype}; a PNG can hold 8-bit RGB or "
-            f"16-bit grey. Such a dataset cannot be written as a COCO folder."
+            f"{record.source.name}: has {pixels.shape[2]} channels of {pixels.dtype}; a PNG stores 8-bit RGB or "
+            f"16-bit grey, so this dataset cannot be exported as a COCO folder."
         )
     picture.save(path, compress_level=1)
 
@@ -163,10 +163,14 @@ def _as_picture(pixels: NDArray[np.generic]) -> Image.Image | None:
 
 
 def check_export_folder(folder: Path, *, may_overwrite: bool) -> None:
-    """Refuse a folder that holds anything; an earlier export may be replaced on request.
+    """Refuse a folder that is not empty, but for an earlier export.
+
+    Args:
+        folder: of the export.
+        may_overwrite: whether an earlier export may be replaced.
 
     Raises:
-        UserError: with what it holds.
+        UserError: with the content of the folder.
     """
     if not folder.exists():
         return
@@ -184,7 +188,7 @@ def _move_into_place(partial: Path, folder: Path) -> None:
     if not folder.exists():
         os.replace(partial, folder)
         return
-    # A folder cannot replace a full one in one step: put the old one aside first, so that it can be put back.
+    # A folder cannot replace a non-empty one: the old one is moved first, and restored if the second move fails.
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
     os.replace(folder, old / "export")
     try:

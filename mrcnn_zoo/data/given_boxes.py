@@ -1,4 +1,4 @@
-"""Boxes that a user gives, to find masks in: a COCO data set, or a list of COCO results."""
+"""Given boxes, in which masks are predicted: read from a COCO dataset or a list of COCO results."""
 
 import re
 from collections import defaultdict
@@ -17,7 +17,7 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.structures import UNKNOWN_CLASS, ImageSize
 
 FORMS = (
-    "it should be a COCO data set, an object with 'images' and 'annotations', or a list of COCO results, objects with "
+    "it should be a COCO dataset, an object with 'images' and 'annotations', or a list of COCO results, objects with "
     "'image_id' and 'bbox'"
 )
 
@@ -28,21 +28,30 @@ class BoxesOfImage:
 
     image_id: int | str
     file_name: str  # "" in a list of results
-    image_size: ImageSize | None  # (height, width) that the boxes are for; None where the file does not have it
+    image_size: ImageSize | None  # (height, width) of the image in the file; None if it is not given
     boxes: NDArray[np.float64]  # (R, 4) x1 y1 x2 y2, pixels
-    category_ids: tuple[int | None, ...]  # R; None where the model is to find the class
-    ids: tuple[Any, ...]  # R, of the annotations; None where there is none
+    category_ids: tuple[int | None, ...]  # R; None if the model predicts the class
+    ids: tuple[Any, ...]  # R, of the annotations; None if not given
 
     def classes(self, class_of_id: Mapping[int, int]) -> NDArray[np.int64]:
-        """(R,) class indices, `UNKNOWN_CLASS` for boxes without a category."""
+        """(R,) class indices, `UNKNOWN_CLASS` for boxes without a category.
+
+        Args:
+            class_of_id: category id -> class index, see `GivenBoxes.class_of_id`.
+        """
         classes = [UNKNOWN_CLASS if number is None else class_of_id[number] for number in self.category_ids]
         return np.array(classes, dtype=np.int64)
 
     def check_size(self, size: ImageSize, *, image: str, source: Path) -> None:
-        """Refuse boxes of another image size.
+        """Refuse boxes for another image size.
+
+        Args:
+            size: (height, width) of the image.
+            image: its name, for the message.
+            source: the file of the boxes, for the message.
 
         Raises:
-            UserError: naming both sizes.
+            UserError: with both sizes.
         """
         if self.image_size is not None and self.image_size != size:
             (height, width), (own_height, own_width) = self.image_size, size
@@ -58,20 +67,20 @@ class GivenBoxes:
 
     path: Path
     images: tuple[BoxesOfImage, ...]
-    category_names: Mapping[int, str]  # by category id; empty where the file has no categories
-    is_list: bool  # of results, which has no images of its own and none without boxes
+    category_names: Mapping[int, str]  # by category id; empty if the file has no categories
+    is_list: bool  # of COCO results, without 'images'; images without boxes are not in it
     notes: tuple[str, ...] = ()
     by_id: dict[str, BoxesOfImage] = field(default_factory=dict)
     by_name: dict[str, list[BoxesOfImage]] = field(default_factory=dict)  # by the last part of the file name
 
     def find(self, file_name: str, image_id: int | str | None = None) -> BoxesOfImage | None:
-        """The boxes of an image, found by its file name or else by its id.
+        """The boxes of an image, by its file name or else by its id.
 
-        Where images have no names, as in a list of results, "000000000139.jpg" is the image with the id 139.
+        In a list of results, images have no names: "000000000139.jpg" is the image with id 139.
 
         Args:
             file_name: of the image.
-            image_id: of the image, where it has one.
+            image_id: of the image, if it has one.
 
         Raises:
             UserError: several images of the file have that name.
@@ -95,45 +104,48 @@ class GivenBoxes:
     def class_of_id(
         self, class_names: Sequence[str], category_ids: Sequence[int], *, images: Iterable[BoxesOfImage] | None = None
     ) -> dict[int, int]:
-        """The class index of each category that a box has: by name where the file has names, else by id.
+        """Category id -> class index, by name if the file has names, else by id.
 
         Args:
-            class_names: of the model, by class index; empty where they are not known.
-            category_ids: the same.
-            images: that are asked for; all of them by default.
+            class_names: (K,) of the model; empty if unknown.
+            category_ids: (K,) of the model.
+            images: whose categories are mapped; all images by default.
 
         Raises:
-            UserError: a category that is none of the model's classes.
+            UserError: a category that is not a class of the model.
         """
         chosen = self.images if images is None else images
         used = dict.fromkeys(number for image in chosen for number in image.category_ids if number is not None)
         indices: dict[int, int] = {}
         for number in used:
             known: Sequence[Any] = category_ids
-            wanted: Any = number
+            target: Any = number
             if self.category_names and class_names:
-                known, wanted = class_names, self.category_names.get(number)
-            if wanted not in known:
+                known, target = class_names, self.category_names.get(number)
+            if target not in known:
                 name = f" ({self.category_names[number]!r})" if number in self.category_names else ""
                 classes = listed([str(value) for value in known])
                 raise UserError(
                     f"{self.path}: category_id {number}{name} is none of the model's {counted(len(known), 'class')}: "
-                    f"{classes}. Name it as the model does, or leave category_id out: the model then finds the class."
+                    f"{classes}. Rename it to one of them, or omit category_id: then the model predicts the class."
                 )
-            indices[number] = list(known).index(wanted)
+            indices[number] = list(known).index(target)
         return indices
 
 
 def read_given_boxes(path: str | Path) -> GivenBoxes:
-    """The boxes of a COCO file; crowds are left out.
+    """The boxes of a COCO file without its crowds.
+
+    Args:
+        path: of a COCO dataset or a list of COCO results.
 
     Raises:
-        UserError: a file that cannot be read, is of another form, or has a box that is none.
+        UserError: a file that cannot be read or has another structure, or a malformed box.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         what = "it is a folder" if path.is_dir() else "there is no such file"
-        raise UserError(f"boxes are to be read from {path}: {what}.")
+        raise UserError(f"boxes cannot be read from {path}: {what}.")
     content = read_json(path)
     if isinstance(content, list):
         images: list[Any] = []
@@ -170,21 +182,21 @@ def read_given_boxes(path: str | Path) -> GivenBoxes:
 def _tables(
     path: Path, images: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], *, is_list: bool
 ) -> list[BoxesOfImage]:
-    """The boxes of each image, those of a list of results in the order in which their images appear."""
+    """The boxes per image, in the order of 'images' or of the first appearance in a list of results."""
     of_image: dict[Any, list[dict[str, Any]]] = {}
     described: dict[Any, dict[str, Any]] = {}
     for number, image in enumerate(images):
         image_id = _image_id(path, image, "id", f"image number {number}")
         if image_id in described:
-            raise UserError(f"{path}: two images have the id {image_id}. Give each its own.")
+            raise UserError(f"{path}: two images have the id {image_id}. Give each a distinct id.")
         described[image_id], of_image[image_id] = image, []
     for number, row in enumerate(rows):
-        image_id = _image_id(path, row, "image_id", _called(row, number))
+        image_id = _image_id(path, row, "image_id", _label(row, number))
         if is_list:
             of_image.setdefault(image_id, [])
         elif image_id not in of_image:
             raise UserError(
-                f"{path}: {_called(row, number)} is of the image {image_id}, which is not among the 'images'."
+                f"{path}: {_label(row, number)} is of the image {image_id}, which is not among the 'images'."
             )
         of_image[image_id].append(row | {"_number": number})
     return [_table(path, number, described.get(number, {}), members) for number, members in of_image.items()]
@@ -193,14 +205,14 @@ def _tables(
 def _table(
     path: Path, image_id: int | str, image: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> BoxesOfImage:
-    corners = [_box(path, row, _called(row, row["_number"])) for row in rows]
+    corners = [_box(path, row, _label(row, row["_number"])) for row in rows]
     height, width = parse_number(image.get("height")), parse_number(image.get("width"))
     return BoxesOfImage(
         image_id=image_id,
         file_name=str(image.get("file_name") or ""),
         image_size=(int(height), int(width)) if _is_number(height) and _is_number(width) else None,
         boxes=np.array(corners, dtype=np.float64).reshape(-1, 4),
-        category_ids=tuple(_category(path, row, _called(row, row["_number"])) for row in rows),
+        category_ids=tuple(_category(path, row, _label(row, row["_number"])) for row in rows),
         ids=tuple(row.get("id") for row in rows),
     )
 
@@ -239,7 +251,7 @@ def _image_id(path: Path, element: Mapping[str, Any], key: str, name: str) -> in
     return value
 
 
-def _called(row: Mapping[str, Any], number: int) -> str:
+def _label(row: Mapping[str, Any], number: int) -> str:
     return f"box number {number}" if row.get("id") is None else f"annotation {row['id']}"
 
 
@@ -248,18 +260,18 @@ def _is_number(value: Any) -> bool:
 
 
 def _parts(file_name: str) -> tuple[str, ...]:
-    """Of a path of any system."""
+    """The parts of a path with slashes or backslashes."""
     return PureWindowsPath(file_name).parts
 
 
 def _common_tail(first: Sequence[str], second: Sequence[str]) -> int:
-    """How many parts two paths have in common, from the last one on."""
+    """The number of equal trailing parts of two paths."""
     pairs = zip(reversed(first), reversed(second), strict=False)
     return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def _ids_of_name(name: str) -> list[str]:
-    """Ids that a file of this name may have, as texts."""
+    """Possible ids of an image with this file name, as text."""
     stem = Path(name).stem
     number = re.search(r"(\d+)$", stem)
     return [name, stem, *([str(int(stem))] if stem.isdecimal() else [str(int(number[1]))] if number else [])]

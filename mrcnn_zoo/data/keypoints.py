@@ -1,4 +1,4 @@
-"""Which keypoints change places in a mirror: by their names, or as a file or the config says."""
+"""Pairs of keypoints that a mirror exchanges: from their names, a file or the config."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ FlipPairs = tuple[tuple[int, int], ...]
 # COCO's keypoints are pixel indices from 0; coordinates here are continuous, with pixel centres at one half.
 PIXEL_CENTER = 0.5
 
-# The words for the two sides, as they stand in names of keypoints.
+# Words for left and right in names of keypoints.
 SIDE_WORDS = (
     ("left", "right"),
     ("links", "rechts"),
@@ -39,7 +39,7 @@ SIDE_WORDS = (
 )
 ABBREVIATIONS = (("l", "r"), ("lt", "rt"), ("lft", "rgt"), ("lft", "rght"))
 LETTERS = ("l", "r")  # also within a word, at its beginning or end: "leye", "eyel"
-# Words in names: digits, capitals before a capitalised word, a word in one case.
+# Words in a name: numbers, and runs of letters, split at changes from lower to upper case.
 TOKENS = re.compile(r"\d+|[^\W\d_]+")
 CAMEL = re.compile(r"(?<=[a-zà-ÿ])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -48,19 +48,14 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Sides:
-    """What the names of keypoints say of left and right.
+    """Keypoints with a side in their names."""
 
-    Args:
-        pairs: rows of two keypoints that change places in a mirror, the left one first.
-        alone: names with a side whose counterpart is missing.
-    """
-
-    pairs: FlipPairs
-    alone: tuple[str, ...] = ()
+    pairs: FlipPairs  # rows of the left and the right keypoint
+    unpaired: tuple[str, ...] = ()  # names with a side but no counterpart
 
 
 def flip_pairs(names: Sequence[str]) -> FlipPairs:
-    """Rows of the keypoints whose names differ by left and right only; see `sides_of`.
+    """Rows of the keypoints whose names differ only in left and right; see `sides_of`.
 
     >>> flip_pairs(["nose", "left_eye", "right_eye"])
     ((1, 2),)
@@ -69,15 +64,18 @@ def flip_pairs(names: Sequence[str]) -> FlipPairs:
 
 
 def pairs_by_name(names: Sequence[str]) -> FlipPairs | None:
-    """The pairs that names tell; None where they do not: no name has a side, or one lacks its counterpart."""
+    """The pairs of `sides_of`; None if they are unknown: no name has a side, or one has no counterpart."""
     sides = sides_of(names)
-    return sides.pairs if not names or (sides.pairs and not sides.alone) else None
+    return sides.pairs if not names or (sides.pairs and not sides.unpaired) else None
 
 
 def sides_of(names: Sequence[str]) -> Sides:
     """Pairs of names such as left_eye and right_eye, LeftEye and RightEye, L-eye and R-eye, eye.l and eye.r.
 
-    Letters and abbreviations count only where exchanging them gives another of the names.
+    Letters and abbreviations count only if exchanging them gives another name of the list.
+
+    Args:
+        names: (J,) of the keypoints.
     """
     words = [_words(name) for name in names]
     pairs: dict[int, int] = {}
@@ -93,16 +91,16 @@ def sides_of(names: Sequence[str]) -> Sides:
                 taken |= {row, partner}
                 is_abbreviated |= rule is _exchange_abbreviations
     taken = {*pairs, *pairs.values()}
-    alone = [
+    unpaired = [
         names[row]
         for row, item in enumerate(words)
         if row not in taken and (_has_side_word(item) or (is_abbreviated and _has_abbreviation(item)))
     ]
-    return Sides(tuple(sorted(pairs.items())), tuple(alone))
+    return Sides(tuple(sorted(pairs.items())), tuple(unpaired))
 
 
 def _words(name: str) -> Words:
-    """The words of a name in lower case: those that separators, capitals or digits set apart."""
+    """The words of a name in lower case, split at separators, capitals and digits."""
     spaced = CAMEL.sub(" ", name)
     return tuple(word.lower() for word in TOKENS.findall(spaced))
 
@@ -112,7 +110,7 @@ def _joined(words: Words) -> str:
 
 
 def _exchange_words(words: Words) -> Iterator[Words]:
-    """The name with the word of the other side, where left stands in it; also within a word, as in "lefteye"."""
+    """The names with left replaced by right; also inside a word, as in "lefteye"."""
     for left, right in SIDE_WORDS:
         if left in words:
             other = {left: right, right: left}
@@ -154,15 +152,15 @@ def _has_abbreviation(words: Words) -> bool:
 
 
 def read_pairs(pairs: Any, names: Sequence[str], *, where: str) -> FlipPairs:
-    """Pairs as someone wrote them: of names, or of rows counted from 0 (from 1 where a row is the number of names).
+    """Pairs of names, or of rows counted from 0 (from 1 if the largest row is the number of names).
 
     Args:
         pairs: a list of pairs, or a mapping of one name to the other.
-        names: of the keypoints.
-        where: the key or the place in a file, for messages.
+        names: (J,) of the keypoints.
+        where: the config key or the field of a file, for messages.
 
     Raises:
-        UserError: what is no list of pairs of different keypoints.
+        UserError: a value that is not a list of pairs of different keypoints.
     """
     items = list(pairs.items()) if isinstance(pairs, dict) else pairs
     rule = f"must be a list of pairs of keypoints, e.g. [[left_eye, right_eye]]; the keypoints are {', '.join(names)}"
@@ -187,15 +185,15 @@ def read_pairs(pairs: Any, names: Sequence[str], *, where: str) -> FlipPairs:
 
 
 def read_permutation(order: Any, names: Sequence[str], *, where: str) -> FlipPairs:
-    """Pairs from the list that gives for each keypoint the one it becomes in a mirror, itself where that is the same.
+    """Pairs from the permutation of the keypoints by a mirror.
 
     Args:
-        order: one row per keypoint, counted from 0 or 1, or one name.
-        names: of the keypoints.
-        where: the key or the place in a file, for messages.
+        order: per keypoint its counterpart, or itself: a row counted from 0 or 1, or a name.
+        names: (J,) of the keypoints.
+        where: the config key or the field of a file, for messages.
 
     Raises:
-        UserError: a list that does not lead back after two mirrors.
+        UserError: a list that is not its own inverse.
     """
     count = len(names)
     rows = {name: row for row, name in enumerate(names)}
@@ -206,5 +204,5 @@ def read_permutation(order: Any, names: Sequence[str], *, where: str) -> FlipPai
     if not all(isinstance(item, int) for item in raw) or sorted(raw) != list(range(count)):
         raise UserError(f"{where} = {order!r} must have each of the {count} keypoints once.")
     if any(raw[raw[row]] != row for row in range(count)):
-        raise UserError(f"{where} = {order!r} does not lead back to the same keypoints after two mirrors.")
+        raise UserError(f"{where} = {order!r} does not give the same keypoints after two mirrors.")
     return tuple((row, other) for row, other in enumerate(raw) if row < other)

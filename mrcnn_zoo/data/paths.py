@@ -1,9 +1,15 @@
-"""Where datasets are stored, and the image files that annotations name."""
+"""Folders of datasets and of the cache of parsed datasets, and checks of the image files that annotations name."""
 
+import contextlib
+import gzip
+import hashlib
+import json
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mrcnn_zoo.data.images.reading import EXIF_ORIENTATION, FileImage, open_image
 from mrcnn_zoo.errors import UserError
@@ -11,10 +17,14 @@ from mrcnn_zoo.structures import ImageSize
 
 ROOT_VARIABLES = ("MRCNN_ZOO_DATASETS", "DETECTRON2_DATASETS")
 DEFAULT_ROOT = "datasets"
+CACHE_VARIABLE = "MRCNN_ZOO_CACHE"
+KEY_LENGTH = 16  # characters of the hash in the names of cache files
+EXAMPLES_SHOWN = 3
+SIDEWAYS = range(5, 9)  # EXIF orientations with width and height exchanged
 
 
 def datasets_root() -> Path:
-    """The folder that holds `coco`, `dsb2018` and others: from the environment, else ./datasets."""
+    """The folder with `coco`, `dsb2018` and others: from the environment, else ./datasets."""
     for variable in ROOT_VARIABLES:
         if os.environ.get(variable):
             return Path(os.environ[variable]).expanduser()
@@ -22,30 +32,35 @@ def datasets_root() -> Path:
 
 
 def find_path(path: str | Path, *, dataset: str, what: str) -> Path:
-    """The existing file or folder that a definition names, relative to the current folder or to the datasets' root.
+    """An existing file or folder, relative to the current folder or else to the root of the datasets.
 
     Args:
-        path: as the definition gives it.
+        path: as in the definition of the dataset.
         dataset: name of the dataset, for the message.
-        what: what is looked for, e.g. "image folder", for the message.
+        what: the kind of file, e.g. "image folder", for the message.
 
     Raises:
-        UserError: with every place that was looked at and how to set the root.
+        UserError: with every candidate and how to set the root.
     """
-    places = candidate_places(path)
-    for place in places:
-        if place.exists():
-            return place
-    looked_at = " and ".join(str(place.absolute()) for place in places)
+    candidates = candidate_paths(path)
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    searched = " and ".join(str(candidate.absolute()) for candidate in candidates)
     advice = "" if Path(path).expanduser().is_absolute() else f" {how_to_set_root()}"
-    raise UserError(f"dataset {dataset!r}: the {what} is missing, looked for {looked_at}.{advice}")
+    raise UserError(f"dataset {dataset!r}: the {what} is missing, searched {searched}.{advice}")
 
 
 def find_folder(path: str | Path, *, dataset: str, what: str) -> Path:
-    """As `find_path`, for a path that must be a folder.
+    """An existing folder, see `find_path`.
+
+    Args:
+        path: as in the definition of the dataset.
+        dataset: name of the dataset, for the message.
+        what: the kind of folder, for the message.
 
     Raises:
-        UserError: also when it is a file.
+        UserError: it is missing, or a file.
     """
     found = find_path(path, dataset=dataset, what=what)
     if not found.is_dir():
@@ -53,22 +68,22 @@ def find_folder(path: str | Path, *, dataset: str, what: str) -> Path:
     return found
 
 
-def candidate_places(path: str | Path) -> Sequence[Path]:
-    """Where a path may lie, in the order of preference."""
+def candidate_paths(path: str | Path) -> Sequence[Path]:
+    """The absolute path, or the relative one in the current folder and in the root, in this order."""
     path = Path(path).expanduser()
     return [path] if path.is_absolute() else list(dict.fromkeys([path, datasets_root() / path]))
 
 
 def how_to_set_root() -> str:
-    """The sentence for messages."""
+    """A sentence for messages on how to set the root of the datasets."""
     return f"Set the environment variable {ROOT_VARIABLES[0]} to the folder that holds your datasets."
 
 
 def folder_name(dataset: str) -> str:
-    """The name of a dataset as that of one folder to write into.
+    """The name of an output folder for a dataset.
 
-    A dataset may be named by its own path, and joining that to an output folder would lead back to the dataset, where
-    pictures named `<image id>.png` could replace the images.
+    Datasets may be named by their paths; an absolute one, joined to an output folder, would be the dataset itself,
+    where pictures named `<image id>.png` could replace the images.
 
     >>> folder_name("/data/cells/train")
     'data_cells_train'
@@ -76,17 +91,13 @@ def folder_name(dataset: str) -> str:
     return re.sub(r"[^\w.-]+", "_", dataset).strip("_.") or "dataset"
 
 
-EXAMPLES_SHOWN = 3
-SIDEWAYS = range(5, 9)  # EXIF orientations with width and height exchanged
-
-
 def check_files_exist(folder: Path, names: Sequence[str], *, listed_in: str) -> None:
-    """Check all images of a dataset at once.
+    """Check that all image files of a dataset exist, with one listing per folder.
 
     Args:
         folder: of the images.
-        names: of the files, relative to the folder; may contain subfolders.
-        listed_in: the file that names them, for the message.
+        names: of the files, relative to the folder, subfolders included.
+        listed_in: the annotation file, for the message.
 
     Raises:
         UserError: with the number of missing files and the first three.
@@ -115,10 +126,10 @@ def _list_folder(folder: Path) -> set[str]:
 
 
 def image_file_size(path: Path) -> ImageSize:
-    """(height, width) of an image as it is shown, without decoding it where its kind of file allows that.
+    """(height, width) of an upright image, from the header if the file format has one.
 
     Raises:
-        UserError: a file that is missing, cut off or no image.
+        UserError: a file that is missing, truncated or not an image.
     """
     source = FileImage(str(path))
     if source.is_array_or_tiff():
@@ -128,3 +139,62 @@ def image_file_size(path: Path) -> ImageSize:
         width, height = image.size
         is_sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
     return (width, height) if is_sideways else (height, width)
+
+
+def dataset_cache_folder() -> Path:
+    """The folder of parsed datasets: MRCNN_ZOO_CACHE, else $XDG_CACHE_HOME/mrcnn_zoo, else ~/.cache/mrcnn_zoo.
+
+    Its compressed JSON files may be deleted at any time.
+    """
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE]).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "mrcnn_zoo"
+
+
+def cache_key(lines: Sequence[str]) -> str:
+    """A hash of everything that a cached result depends on.
+
+    Args:
+        lines: paths, sizes, modification times, versions.
+    """
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:KEY_LENGTH]
+
+
+def read_cache(name: str, key: str) -> Any | None:
+    """The content written by `write_cache`; None if there is none or the file is damaged.
+
+    Args:
+        name: of the format.
+        key: see `cache_key`.
+    """
+    try:
+        with gzip.open(_file_of(name, key), "rt", encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, EOFError, ValueError):
+        return None
+
+
+def write_cache(name: str, key: str, content: Any) -> None:
+    """Write a result to the cache atomically; does nothing if the folder is not writable.
+
+    Args:
+        name: of the format.
+        key: see `cache_key`.
+        content: lists, dicts, numbers and strings.
+    """
+    path = _file_of(name, key)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as raw, gzip.open(raw, "wt", encoding="utf-8", compresslevel=1) as file:
+                json.dump(content, file, separators=(",", ":"))
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+
+def _file_of(name: str, key: str) -> Path:
+    return dataset_cache_folder() / f"{name}-{key}.json.gz"

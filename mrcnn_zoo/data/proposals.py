@@ -1,9 +1,9 @@
-"""Precomputed proposals: the files that hold them, and their way to the samples.
+"""Precomputed proposals: files of them, and the proposals of a sample.
 
-A `.pkl` holds a dict with lists that have one element an image: `ids` (or `indexes`), `boxes` (R, 4) and
-`objectness_logits` (or `scores`) (R,), and the number `bbox_mode`, 0 for x1 y1 x2 y2 or 1 for x y width height.
-A `.npz` holds `image_ids` (N,) and `counts` (N,), and the rows of all images one after the other: `boxes` (T, 4), x1 y1
-x2 y2, and `objectness` (T,). Coordinates are pixels of the image files.
+A `.pkl` holds a dict of lists with one element per image: `ids` (or `indexes`), `boxes` (R, 4) and `objectness_logits`
+(or `scores`) (R,), and the number `bbox_mode`, 0 for x1 y1 x2 y2 or 1 for x y width height.
+A `.npz` holds `image_ids` (N,) and `counts` (N,), and the concatenated rows of all images: `boxes` (T, 4), x1 y1 x2 y2,
+and `objectness` (T,). Coordinates are pixels of the image files.
 """
 
 import logging
@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 FORMATS = (".pkl", ".npz")
 CORNERS, CORNER_AND_SIDES = 0, 1  # Detectron2's BoxMode.XYXY_ABS and XYWH_ABS
 KEYS_OF_DETECTRON1: dict[Any, str] = {"indexes": "ids", "scores": "objectness_logits"}
+TOPK_TRAIN = "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN"
+TOPK_TEST = "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"
+
+RecordKey = tuple[int, str]  # image id and file: several datasets may have the same ids
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,13 +53,16 @@ class StoredProposals:
 
 
 def read_proposals(path: Path) -> dict[str, StoredProposals]:
-    """The proposals of each image by its id, written as a string; no code in the file is run.
+    """Read the proposals of images by their ids, as text; pickles are read without running code.
+
+    Args:
+        path: a `.pkl` or `.npz`.
 
     Raises:
-        UserError: not a file of one of the two formats, or columns that do not fit together.
+        UserError: another format, or columns of different lengths.
     """
     if path.suffix not in FORMATS:
-        raise UserError(f"{path} is not a file with proposals: these end in {' or '.join(FORMATS)}.")
+        raise UserError(f"{path} is not a proposal file: these end in {' or '.join(FORMATS)}.")
     ids, boxes, objectness = _read_pickle(path) if path.suffix == ".pkl" else _read_arrays(path)
     if not len(ids) == len(boxes) == len(objectness):
         raise UserError(
@@ -73,15 +80,22 @@ def read_proposals(path: Path) -> dict[str, StoredProposals]:
 
 
 def _id_text(image_id: Any) -> str:
-    """An id as text, the same for 7, 7.0 and "7"."""
+    """An id as text; equal for 7, 7.0 and "7"."""
     return str(int(image_id)) if isinstance(image_id, float) and image_id.is_integer() else str(image_id).strip()
 
 
 def write_proposals(path: Path, proposals: Mapping[int | str, StoredProposals]) -> Path:
-    """Write the proposals of images by their ids, whole or not at all, in the format of the path's suffix.
+    """Write proposals atomically in the format of the path's suffix.
+
+    Args:
+        path: ends in `.pkl` or `.npz`; its folder is created.
+        proposals: by image id.
+
+    Returns:
+        the path.
 
     Raises:
-        UserError: another suffix, or a place that cannot be written.
+        UserError: another suffix, or a file that cannot be written.
     """
     if path.suffix not in FORMATS:
         raise UserError(
@@ -107,13 +121,13 @@ def write_proposals(path: Path, proposals: Mapping[int | str, StoredProposals]) 
 def _read_pickle(path: Path) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
     content = load_numpy_pickle(path)
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__} where proposals are a dict with ids and boxes.")
+        raise UserError(f"{path} holds a {type(content).__name__} instead of a dict with ids and boxes.")
     columns: dict[Any, Any] = {KEYS_OF_DETECTRON1.get(key, key): value for key, value in content.items()}
     ids, boxes, logits = (_column(path, columns, name) for name in ("ids", "boxes", "objectness_logits"))
     for name, column in (("ids", ids), ("boxes", boxes), ("objectness_logits", logits)):
         if not isinstance(column, list | tuple | np.ndarray):
             raise UserError(
-                f"{path}: {name} is a {type(column).__name__} where a list with one element per image belongs."
+                f"{path}: {name} is a {type(column).__name__} instead of a list with one element per image."
             )
     mode = columns.get("bbox_mode", CORNERS)
     if mode not in (CORNERS, CORNER_AND_SIDES):
@@ -128,7 +142,7 @@ def _corners(table: Any, mode: int) -> NDArray[np.float32]:
     try:
         boxes = np.asarray(table, dtype=np.float32)
     except (TypeError, ValueError, OverflowError):
-        return table  # refused with the image's id
+        return table  # `_checked` refuses it with the image's id
     if mode == CORNERS or boxes.ndim != 2 or boxes.shape[1] != 4:
         return boxes
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
@@ -139,7 +153,7 @@ def _read_arrays(path: Path) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any
         with np.load(path, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as a file of arrays: {error}. Write it again.") from error
+        raise UserError(f"{path} cannot be read as an .npz file: {error}. Write it again.") from error
     ids, counts, boxes, logits = (
         _column(path, columns, name) for name in ("image_ids", "counts", "boxes", "objectness")
     )
@@ -154,7 +168,7 @@ def _read_arrays(path: Path) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any
 def _column(path: Path, columns: Mapping[str, Any], name: str) -> Any:
     if name not in columns:
         raise UserError(
-            f"{path} has no {name!r} among {', '.join(map(str, columns)) or 'nothing'}: it is no file of proposals."
+            f"{path} has no {name!r} among {', '.join(map(str, columns)) or 'nothing'}: it is not a proposal file."
         )
     return columns[name]
 
@@ -204,22 +218,22 @@ def _write_arrays(proposals: Mapping[int | str, StoredProposals], file: BinaryIO
     )
 
 
-TOPK_TRAIN = "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN"
-TOPK_TEST = "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"
-
-RecordKey = tuple[int, str]  # image id and file: ids alone may occur in several datasets
-
-
 @dataclass(frozen=True, kw_only=True)
 class ProposalMapper:
-    """Gives each image its precomputed proposals, moved as its pixels and its objects are."""
+    """Maps the precomputed proposals of an image into its augmented pixels.
+
+    Args:
+        stored: the proposals of all images.
+        topk: the largest number of proposals per image.
+        min_size: pixels of the network's input; boxes with a side of at most that are left out.
+    """
 
     stored: Mapping[RecordKey, StoredProposals]
-    topk: int  # of an image, at most
-    min_size: float = 0.0  # pixels of the network's input; a box with a side of at most that is left out
+    topk: int
+    min_size: float = 0.0
 
     def __call__(self, record: ImageRecord, affine: AffineTransform) -> Proposals:
-        """The proposals of an image that are left after a transform, best first.
+        """The proposals of an image inside its frame after the transform, best first.
 
         Args:
             record: of the image.
@@ -239,24 +253,24 @@ class ProposalMapper:
 def build_proposal_mapper(
     cfg: CfgNode, datasets: Sequence[Dataset], records: Sequence[ImageRecord], *, is_training: bool
 ) -> ProposalMapper | None:
-    """What reads `DATASETS.PROPOSAL_FILES_*`; None where MODEL.LOAD_PROPOSALS is off.
+    """The proposals of DATASETS.PROPOSAL_FILES_*; None if MODEL.LOAD_PROPOSALS is False.
 
     Args:
         cfg: DATASETS and MODEL.
-        datasets: that the records are from; each has a file of its own.
+        datasets: of the records, one file each.
         records: the images that need proposals.
-        is_training: take the keys of training instead of those of testing.
+        is_training: whether the keys of training are read instead of those of testing.
 
     Raises:
-        UserError: no file for a dataset, or a file that lacks an image.
+        UserError: no file for a dataset, or a file without an image.
     """
     if not cfg.MODEL.LOAD_PROPOSALS:
         return None
-    wanted = {_key(record) for record in records}
+    needed = {_key(record) for record in records}
     stored: dict[RecordKey, StoredProposals] = {}
     for dataset in datasets:
         path = _local_file(_file_of(cfg, dataset.name, is_training=is_training), dataset.name)
-        stored |= _proposals_of([record for record in dataset.records if _key(record) in wanted], path, dataset.name)
+        stored |= _proposals_of([record for record in dataset.records if _key(record) in needed], path, dataset.name)
     topk_key = TOPK_TRAIN if is_training else TOPK_TEST
     topk = cfg.value_of(topk_key)
     if topk < 1:
@@ -273,7 +287,7 @@ def _proposals_of(records: Sequence[ImageRecord], path: Path, dataset: str) -> d
     missing = [record for record in records if str(record.image_id) not in in_file]
     if missing:
         raise UserError(
-            f"{path} has no proposals for {len(missing)} of {len(records)} images of {dataset!r}, the first of them "
+            f"{path} has no proposals for {len(missing)} of {len(records)} images of {dataset!r}, the first is "
             f"image {missing[0].image_id} ({missing[0].source.name}). Write the file for this dataset with `mrcnn-zoo "
             "precompute-proposals`."
         )
@@ -283,11 +297,11 @@ def _proposals_of(records: Sequence[ImageRecord], path: Path, dataset: str) -> d
 def _local_file(file: str, dataset: str) -> Path:
     if "://" in file:
         return local_path(file)
-    return find_path(file, dataset=dataset, what="file of proposals")
+    return find_path(file, dataset=dataset, what="proposal file")
 
 
 def _file_of(cfg: CfgNode, name: str, *, is_training: bool) -> str:
-    """The file for a dataset: that of its own split, else that of the other."""
+    """The file of a dataset: that of the given split, else that of the other one."""
     splits = [
         ("TRAIN", cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN),
         ("TEST", cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST),
@@ -298,11 +312,11 @@ def _file_of(cfg: CfgNode, name: str, *, is_training: bool) -> str:
         if len(files) != len(names):
             raise UserError(
                 f"MODEL.LOAD_PROPOSALS is True, but DATASETS.PROPOSAL_FILES_{split} = {list(files)} should name one "
-                f"file for each dataset of DATASETS.{split} = {list(names)}, in the same order. `mrcnn-zoo "
+                f"file per dataset of DATASETS.{split} = {list(names)}, in the same order. `mrcnn-zoo "
                 "precompute-proposals` writes them."
             )
         return files[list(names).index(name)]
     raise UserError(
-        f"MODEL.LOAD_PROPOSALS is True, and dataset {name!r} is neither in DATASETS.TRAIN nor in DATASETS.TEST, so no "
-        "file of proposals is named for it."
+        f"MODEL.LOAD_PROPOSALS is True, and dataset {name!r} is neither in DATASETS.TRAIN nor in DATASETS.TEST, so it "
+        "has no proposal file."
     )

@@ -1,8 +1,6 @@
-"""Records of images and of the objects in them, counts of repairs, and the choice of a validation set."""
+"""Records of images and annotated objects, datasets of them, and counts of repairs."""
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,20 +12,20 @@ from mrcnn_zoo.ops.rle import Rle
 from mrcnn_zoo.structures import ImageSize
 from mrcnn_zoo.structures.summary import summary
 
-# Each x1 y1 x2 y2 ..., at least 3 points, pixels of the original image; lists of floats or arrays of float64.
+# Each x1 y1 x2 y2 ..., 3 points or more, pixels of the original image; lists of floats or float64 arrays.
 Polygons = Sequence[Sequence[float]]
 
 
 class ImageSource(Protocol):
-    """Where the pixels of one image come from; picklable, so that loader processes can read it."""
+    """The source of an image's pixels; picklable, for loader processes."""
 
     @property
     def name(self) -> str:
-        """The file, or what stands for it in messages."""
+        """The path, or another name for messages."""
         ...
 
     def read(self) -> NDArray[np.generic]:
-        """(H, W, 3) RGB, EXIF rotation applied, or as many other channels as there are; uint8, uint16 or float32."""
+        """(H, W, 3) RGB, upright, or (H, W, C) of other channels; uint8, uint16 or float32."""
         ...
 
 
@@ -38,15 +36,15 @@ class InstanceRecord:
     box: tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the original image
     class_index: int  # in [0, K)
     segmentation: Polygons | Rle | None = None
-    keypoints: tuple[float, ...] | None = None  # x y visibility, 3 J numbers; a pixel's middle is at one half
+    keypoints: tuple[float, ...] | None = None  # x y visibility of J keypoints; pixel centres are at one half
     is_crowd: bool = False
-    area: float | None = None  # square pixels, decides small, medium or large in COCO's tables
+    area: float | None = None  # square pixels; selects small, medium or large in COCO's tables
     annotation_id: int = 0
 
 
 @dataclass(frozen=True, repr=False)
 class ImageRecord:
-    """One image and what is in it."""
+    """One image and its annotated objects."""
 
     image_id: int
     source: ImageSource
@@ -59,18 +57,18 @@ class ImageRecord:
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
-    """Images with their annotations, classes numbered from 0 without gaps."""
+    """Images with annotations, and the classes, numbered from 0 without gaps."""
 
     name: str
     records: tuple[ImageRecord, ...]
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]  # class index -> the id that the source files and COCO results use
+    category_ids: tuple[int, ...]  # class index -> id in annotation and result files
     keypoint_names: tuple[str, ...] = ()
-    keypoint_flip_pairs: tuple[tuple[int, int], ...] | None = ()  # None: which change places in a mirror is not known
-    keypoint_skeleton: tuple[tuple[int, int], ...] = ()  # pairs of rows that pictures connect by a line
-    annotation_file: str = ""  # the COCO JSON it came from, if it did
-    is_labelled: bool = True  # False for images without annotations, such as those of COCO's test server
-    notes: tuple[str, ...] = field(default=())  # what was repaired or left out while reading, for the log
+    keypoint_flip_pairs: tuple[tuple[int, int], ...] | None = ()  # rows that a mirror exchanges; None: unknown
+    keypoint_skeleton: tuple[tuple[int, int], ...] = ()  # pairs of rows connected in pictures
+    annotation_file: str = ""  # the COCO JSON, if there is one
+    is_labelled: bool = True  # False: images without annotations, such as those of COCO's test server
+    notes: tuple[str, ...] = field(default=())  # repairs and omissions while reading, for the log
 
     def __len__(self) -> int:
         return len(self.records)
@@ -79,7 +77,7 @@ class Dataset:
         return summary(self)
 
     def summary(self) -> str:
-        """How much there is, e.g. "24 images, 827 objects, 1 class"; crowds are counted apart."""
+        """The counts, e.g. "24 images, 827 objects, 1 class"; crowds are counted separately."""
         instances = [item for record in self.records for item in record.instances]
         num_crowds = sum(item.is_crowd for item in instances)
         parts = [counted(len(self.records), "image"), counted(len(instances) - num_crowds, "object")]
@@ -88,7 +86,7 @@ class Dataset:
 
 
 class RepairLog:
-    """Counts repairs by kind and remembers the first of each."""
+    """Counts repairs by kind and keeps the first of each."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -98,9 +96,9 @@ class RepairLog:
         """Count repairs of one kind.
 
         Args:
-            kind: what was wrong and what was done, e.g. "boxes outside their image left out".
-            where: ids of what was repaired; may be empty.
-            name: what the ids are of.
+            kind: the problem and the repair, e.g. "boxes outside their image left out".
+            where: ids of the repaired elements; may be empty.
+            name: the kind of element.
         """
         if len(where) == 0:
             return
@@ -108,35 +106,5 @@ class RepairLog:
         self._firsts.setdefault(kind, f"{name} {where[0]}")
 
     def notes(self) -> tuple[str, ...]:
-        """A line for each kind, with the count and the first case."""
+        """One line per kind, with the count and the first case."""
         return tuple(f"{kind}: {count} (first: {self._firsts[kind]})" for kind, count in self._counts.items())
-
-
-def choose_validation(strata: Mapping[str, str], fraction: float, *, seed: int = 0) -> set[str]:
-    """Names of the images to validate on: a share of each stratum, chosen by a hash of the name.
-
-    The choice depends on names, strata and seed alone, not on their order or the machine. The share is exact over all
-    images; seats that whole numbers leave over go to the strata that are owed most (largest remainders).
-
-    Args:
-        strata: image name -> name of its stratum.
-        fraction: of the images to validate on, 0 to 1.
-        seed: another seed, another choice.
-    """
-    members: dict[str, list[str]] = defaultdict(list)
-    for name, stratum in strata.items():
-        members[stratum].append(name)
-    shares = {stratum: len(names) * fraction for stratum, names in members.items()}
-    seats = {stratum: int(share) for stratum, share in shares.items()}
-    left_over = int(len(strata) * fraction + 0.5) - sum(seats.values())
-    owed = sorted(members, key=lambda stratum: (seats[stratum] - shares[stratum], stratum))
-    for stratum in owed[:left_over]:
-        seats[stratum] += 1
-    chosen: set[str] = set()
-    for stratum, names in members.items():
-        chosen.update(sorted(names, key=lambda name: _digest(name, seed))[: seats[stratum]])
-    return chosen
-
-
-def _digest(name: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()

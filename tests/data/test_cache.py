@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mrcnn_zoo.data.cache import cache_key, dataset_cache_folder, read_cache, write_cache
+from mrcnn_zoo.data.paths import cache_key, dataset_cache_folder, read_cache, write_cache
 
 CONTENT = {"a": [1, 2.5, "x"]}
 

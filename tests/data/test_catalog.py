@@ -125,7 +125,7 @@ def test_folder_with_several_files_asks_for_a_definition(cfg, write_coco, annota
 
 
 def test_path_that_is_no_folder_is_refused(cfg) -> None:
-    with pytest.raises(UserError, match=r"there is no such folder, looked for .*/elsewhere.*/no/such"):
+    with pytest.raises(UserError, match=r"there is no such folder, searched .*/elsewhere.*/no/such"):
         load_dataset(cfg, "no/such")
 
 

@@ -75,7 +75,7 @@ def test_a_dataset_is_given_the_classes_of_a_model() -> None:
 
 def test_a_class_that_the_model_lacks_is_named_with_the_nearest() -> None:
     with pytest.raises(
-        UserError, match=r"a has 2 classes that the model does not know: Cat, kite\. 'Cat': Did you mean 'cat'\? The"
+        UserError, match=r"a has 2 classes that the model lacks: Cat, kite\. 'Cat': Did you mean 'cat'\? The"
     ):
         in_classes(_dataset("a", "Cat", "dog", "kite"), ("cat", "dog"))
 

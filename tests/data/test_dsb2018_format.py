@@ -10,9 +10,9 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.catalog import load_dataset
-from mrcnn_zoo.data.formats import nuclei as dsb2018
-from mrcnn_zoo.data.formats import nuclei as nuclei_folder
-from mrcnn_zoo.data.formats.nuclei import list_folder, load_dsb2018, modality_of, read_folder, stratum_of
+from mrcnn_zoo.data.formats import dsb2018 as dsb2018
+from mrcnn_zoo.data.formats import dsb2018 as nuclei_folder
+from mrcnn_zoo.data.formats.dsb2018 import list_folder, load_dsb2018, modality_of, read_folder, stratum_of
 from mrcnn_zoo.data.images.reading import read_bitmap as read
 from mrcnn_zoo.errors import UserError
 

@@ -132,7 +132,7 @@ def test_boxes_of_another_image_size_are_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "is not valid JSON"),
-        ({"boxes": []}, "has no boxes that can be read: it should be a COCO data set.*it is an object with boxes"),
+        ({"boxes": []}, "has no boxes that can be read: it should be a COCO dataset.*it is an object with boxes"),
         ("3", "has no boxes that can be read.*it is a number or a text"),
         ({}, "it is an empty object"),
         ([3], "'annotations' is not a list of objects"),

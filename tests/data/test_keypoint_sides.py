@@ -55,7 +55,7 @@ EYES = ["left_eye", "right_eye", "nose"]
 def test_names_that_differ_by_the_side_are_a_pair(left: str, right: str) -> None:
     assert flip_pairs([left, "nose", right]) == ((0, 2),)
     assert flip_pairs([right, "nose", left]) == ((2, 0),)
-    assert sides_of([left, "nose", right]).alone == ()
+    assert sides_of([left, "nose", right]).unpaired == ()
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_corners_of_both_eyes_are_paired_across() -> None:
 
 
 def test_names_of_one_side_alone_are_told() -> None:
-    assert sides_of([*EYES, "left_ear"]).alone == ("left_ear",)
-    assert sides_of(["l_eye", "r_eye", "l_ear", "lip"]).alone == ("l_ear",)
+    assert sides_of([*EYES, "left_ear"]).unpaired == ("left_ear",)
+    assert sides_of(["l_eye", "r_eye", "l_ear", "lip"]).unpaired == ("l_ear",)
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_proposals_that_are_no_boxes_are_left_out_with_one_note(
         ({"boxes": [[["a", 1, 2, 3]], []]}, "image 7: boxes or scores are not numbers"),
         ({"objectness_logits": ["x", []]}, "image 7: boxes or scores are not numbers"),
         ({"boxes": [[[None, "b", 2, 3]], []], "bbox_mode": 1}, "image 7: boxes or scores are not numbers"),
-        ({"ids": 7}, "ids is a int where a list"),
+        ({"ids": 7}, "ids is a int instead of a list"),
     ],
 )
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
@@ -302,7 +302,7 @@ def test_a_dataset_outside_the_config_and_a_missing_file_are_refused(cfg: CfgNod
     with pytest.raises(UserError, match=r"'other' is neither in DATASETS\.TRAIN nor"):
         build_eval_loader(cfg, replace(dataset, name="other"))
     cfg.DATASETS.PROPOSAL_FILES_TEST = ["nowhere.pkl"]
-    with pytest.raises(UserError, match=r"file of proposals is missing, looked for .*nowhere\.pkl"):
+    with pytest.raises(UserError, match=r"proposal file is missing, searched .*nowhere\.pkl"):
         build_eval_loader(cfg, dataset)
 
 

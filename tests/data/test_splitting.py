@@ -2,7 +2,7 @@
 
 import pytest
 
-from mrcnn_zoo.data.records import choose_validation
+from mrcnn_zoo.data.formats.dsb2018 import choose_validation
 
 STRATA = {f"image{number}": "big" if number < 70 else "small" if number < 97 else "rare" for number in range(100)}
 

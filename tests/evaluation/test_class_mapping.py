@@ -135,7 +135,7 @@ def test_one_line_says_which_classes_do_not_count(dataset, caplog) -> None:
 
 def test_a_class_that_the_model_does_not_know_is_named(dataset) -> None:
     with pytest.raises(
-        UserError, match=r"^a has 1 class that the model does not know: dog\. The model knows 2 classes: cat, cow\."
+        UserError, match=r"^a has 1 class that the model lacks: dog\. The model has 2 classes: cat, cow\."
     ):
         evaluate_datasets(NamedOracle(dataset, dataset.class_names), config(2), class_names=("cat", "cow"))
 

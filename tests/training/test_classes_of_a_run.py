@@ -127,9 +127,7 @@ def test_a_test_class_that_is_not_trained_on_is_refused_before_anything_is_writt
     cfg = tiny_config(
         *defined(tr=train, te=shapes), "DATASETS.TRAIN=[tr]", "DATASETS.TEST=[te]", "MODEL.ROI_HEADS.NUM_CLASSES=2"
     )
-    with pytest.raises(
-        UserError, match=r"te has 1 class that the model does not know: triangle\. The model knows 2 classes"
-    ):
+    with pytest.raises(UserError, match=r"te has 1 class that the model lacks: triangle\. The model has 2 classes"):
         run(cfg)
     assert not (tmp_path / "output" / "config.yaml").exists()
 
@@ -171,7 +169,7 @@ def test_training_sets_with_different_classes_are_united(
     results = run(tiny_config(*data, "SOLVER.MAX_ITER=1"))
     assert {name for name in results["bbox"] if "-" in name} == {f"AP-{name}" for name in SHAPES}
     assert load_checkpoint(tmp_path / "output" / "model_final.pth")["class_names"] == list(SHAPES)
-    assert caplog.text.count("a+b: united by name, there are 3 classes: circle, square, triangle.") == 1
+    assert caplog.text.count("a+b: the union by name has 3 classes: circle, square, triangle.") == 1
     with pytest.raises(UserError, match=r"NUM_CLASSES = 2, but dataset 'a\+b' has 3 classes: circle, square, triangle"):
         run(tiny_config(*data, "MODEL.ROI_HEADS.NUM_CLASSES=2"), overwrite=True)
 

@@ -127,8 +127,8 @@ def _warn_of_mirrors(cfg: CfgNode, dataset: Dataset) -> None:
     names = dataset.keypoint_names
     sides = sides_of(names)
     reason = (
-        f"{', '.join(sides.alone)} has no counterpart on the other side"
-        if sides.alone
+        f"{', '.join(sides.unpaired)} has no counterpart on the other side"
+        if sides.unpaired
         else "their names do not differ by left and right"
     )
     pairs = [f"[{names[left]}, {names[right]}]" for left, right in sides.pairs]
