@@ -16,7 +16,7 @@ from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.views import AugmentedViews, View, build_augmented_views
 from mrcnn_zoo.modeling.detectors.generalized_rcnn import GeneralizedRCNN
-from mrcnn_zoo.modeling.roi_heads.branch import RegionHeads
+from mrcnn_zoo.modeling.roi_heads.standard_heads import RegionHeads
 from mrcnn_zoo.modeling.suppression import GreedySuppression, Suppression, build_suppression
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.structures import Detections, ImageSize, ProbabilityMasks, Sample

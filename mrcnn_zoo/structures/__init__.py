@@ -8,6 +8,8 @@ from mrcnn_zoo.structures.instances import (
     LabeledRegions,
     Proposals,
     Targets,
+    foreground_regions,
+    is_foreground,
 )
 from mrcnn_zoo.structures.masks import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks, crop_matched
 from mrcnn_zoo.structures.outputs import LossSum, TrainingOutput, training_output
@@ -32,5 +34,7 @@ __all__ = [
     "Targets",
     "TrainingOutput",
     "crop_matched",
+    "foreground_regions",
+    "is_foreground",
     "training_output",
 ]

@@ -1,5 +1,6 @@
 """Tables of the instances of one image: columns of equal length, one row an instance."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from mrcnn_zoo.ops.rows import rows_of_all, rows_where
 from mrcnn_zoo.structures.masks import PredictedMasks, TargetMasks
 from mrcnn_zoo.structures.summary import summary
 
@@ -94,6 +96,39 @@ class LabeledRegions(InstanceTable):
         """The same regions and their targets on `device`."""
         moved = super().to(device, non_blocking=non_blocking)
         return replace(moved, targets=self.targets.to(device, non_blocking=non_blocking))
+
+
+def is_foreground(classes: Tensor, num_classes: int) -> Tensor:
+    """Whether each region shows an object, neither background nor ignored.
+
+    Args:
+        classes: (R,) int64 as in `LabeledRegions`.
+        num_classes: K.
+
+    Returns:
+        (R,) bool.
+    """
+    return (classes >= 0) & (classes < num_classes)
+
+
+def foreground_regions(regions: Sequence[LabeledRegions], num_classes: int) -> tuple[list[LabeledRegions], Tensor]:
+    """The foreground regions of each image. `matches` is valid for these only: an image may have no ground truth.
+
+    Args:
+        regions: R_i of each image.
+        num_classes: K.
+
+    Returns:
+        The tables, and the (P,) int64 rows of all their regions among the sum of R_i regions of all images.
+    """
+    counts = [table.num_foreground for table in regions if table.num_foreground is not None]
+    if len(counts) == len(regions):
+        rows = [torch.arange(count, device=table.boxes.device) for count, table in zip(counts, regions, strict=True)]
+        tables = [table[:count] for count, table in zip(counts, regions, strict=True)]
+    else:
+        rows = rows_where([is_foreground(table.classes, num_classes) for table in regions])
+        tables = [table[image_rows] for image_rows, table in zip(rows, regions, strict=True)]
+    return [replace(table, num_foreground=len(table)) for table in tables], rows_of_all(rows, [*map(len, regions)])
 
 
 @dataclass(repr=False)

@@ -12,6 +12,7 @@ from mrcnn_zoo.modeling.poolers.pyramid_pooler import (
     PyramidPooler,
     build_head_pooler,
     build_pyramid_pooler,
+    select_specs,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "RoundedRoIs",
     "build_head_pooler",
     "build_pyramid_pooler",
+    "select_specs",
 ]

@@ -127,13 +127,32 @@ def build_pyramid_pooler(
     )
 
 
+def select_specs(
+    specs: Mapping[str, FeatureSpec], in_features: Sequence[str], *, key: str = "MODEL.ROI_HEADS.IN_FEATURES"
+) -> dict[str, FeatureSpec]:
+    """The maps that a config key lists, in its order.
+
+    Args:
+        specs: all maps of the backbone by name.
+        in_features: names in the config.
+        key: of these names, for the message.
+
+    Raises:
+        UserError: the list is empty or names a map that the backbone does not return.
+    """
+    maps = {name: specs[name] for name in in_features if name in specs}
+    if not maps or len(maps) < len(in_features):
+        raise UserError(f"{key} = {list(in_features)} should name maps of the backbone: {', '.join(specs)}.")
+    return maps
+
+
 def build_head_pooler(cfg: CfgNode, section: str, specs: Mapping[str, FeatureSpec]) -> PyramidPooler:
-    """The pooler of one head.
+    """The pooler of one head, over the maps in `MODEL.ROI_HEADS.IN_FEATURES`.
 
     Args:
         cfg: the whole config.
-        section: of `MODEL` that describes the head: ROI_BOX_HEAD, ROI_MASK_HEAD or ROI_KEYPOINT_HEAD.
-        specs: the maps to pool from, finest first.
+        section: of the head in `MODEL`: ROI_BOX_HEAD, ROI_MASK_HEAD, ROI_KEYPOINT_HEAD or ROI_MASKIOU_HEAD.
+        specs: all maps of the backbone by name.
 
     Raises:
         UserError: a canonical side that no box can have.
@@ -145,7 +164,7 @@ def build_head_pooler(cfg: CfgNode, section: str, specs: Mapping[str, FeatureSpe
         )
     return build_pyramid_pooler(
         head.POOLER_TYPE,
-        specs,
+        select_specs(specs, regions.IN_FEATURES),
         side=head.POOLER_RESOLUTION,
         sampling_ratio=head.POOLER_SAMPLING_RATIO,
         assignment=LevelAssignment(regions.CANONICAL_LEVEL, regions.CANONICAL_BOX_SIDE),

@@ -1,4 +1,4 @@
-"""Region heads that judge and move each box several times, each time with a stricter idea of an object."""
+"""Region heads that classify and regress each box in several stages with increasing IoU thresholds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,17 +11,25 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.assignment import RegionLabeler, build_region_labeler, label_all
 from mrcnn_zoo.modeling.contracts import BoxHead, Features, Matcher
-from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
+from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler, select_specs
 from mrcnn_zoo.modeling.recording import Recorder, report_all_kept
-from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, build_box_predictor
-from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch, RegionHeads, build_branches
+from mrcnn_zoo.modeling.roi_heads.box_head import BoxPredictor, build_box_predictor
+from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch, build_branches
 from mrcnn_zoo.modeling.roi_heads.detection_selection import RegionPredictions
-from mrcnn_zoo.modeling.roi_heads.region_features import boxes_of, contiguous_features, foreground_only, named_specs
+from mrcnn_zoo.modeling.roi_heads.standard_heads import RegionHeads, contiguous_features
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.registries import BOX_HEADS, MATCHERS, ROI_HEADS
-from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, Proposals, Targets, TrainingOutput
+from mrcnn_zoo.structures import (
+    Detections,
+    FeatureSpec,
+    LabeledRegions,
+    Proposals,
+    Targets,
+    TrainingOutput,
+    foreground_regions,
+)
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -36,7 +44,12 @@ class _ScaledGradient(torch.autograd.Function):
 
 
 def scale_gradient(values: Tensor, factor: float) -> Tensor:
-    """The same values; the gradient that flows back through them is multiplied by `factor`."""
+    """The same values, with their gradient multiplied by a factor.
+
+    Args:
+        values: of any shape.
+        factor: of the gradient.
+    """
     return _ScaledGradient.apply(values, factor)
 
 
@@ -44,20 +57,20 @@ Value = TypeVar("Value")
 
 
 class CascadeROIHeads(RegionHeads):
-    """Box branches one after another, each on the boxes that the one before has made; then the further branches.
+    """Box branches in sequence, each on the boxes that the previous one predicts; then the further branches.
 
-    At inference the scores of all stages are averaged and the boxes are the last stage's. The further
+    At inference the scores are the mean over the stages, and the boxes are those of the last stage. The further
     branches are trained on the regions of the first stage.
 
     Source: Cai & Vasconcelos 2018 (Cascade R-CNN), section 4.
 
     Args:
-        labeler: chooses and labels the regions of the first stage.
-        matchers: of the later stages, whose regions are labelled anew and all used: as good boxes become more frequent
-            from stage to stage, nothing has to be balanced.
-        box_pooler: makes the input of each stage's box head.
-        box_heads: of each stage.
-        box_predictors: of each stage, with one box for all classes.
+        labeler: samples and labels the regions of the first stage.
+        matchers: of the later stages. Their regions are labelled again and all used without sampling, because the share
+            of foreground boxes grows from stage to stage.
+        box_pooler: makes the input of the box heads.
+        box_heads: one per stage.
+        box_predictors: one per stage, with class-agnostic boxes.
         branches: the further branches by module name, in their order.
     """
 
@@ -92,29 +105,31 @@ class CascadeROIHeads(RegionHeads):
         first = self.labeler.label(proposals, targets)
         output, moved = self._train_stage(0, features, first)
         for stage, matcher in enumerate(self.matchers, start=1):
-            # A box that lies outside the image by now has nothing to pool from.
+            # A box that has moved out of the image is empty after clipping: there is nothing to pool.
             rows = rows_where([box_ops.is_nonempty(image_boxes) for image_boxes in moved])
             boxes = [image_boxes[image_rows] for image_boxes, image_rows in zip(moved, rows, strict=True)]
             regions = label_all(boxes, targets, matcher, self.labeler.num_classes)
             of_stage, moved = self._train_stage(stage, features, regions)
             output |= of_stage
-        return output | self.branch_losses(features, foreground_only(first, self.labeler.num_classes))
+        return output | self.branch_losses(features, foreground_regions(first, self.labeler.num_classes)[0])
 
     def _train_stage(
         self, stage: int, features: Features, regions: list[LabeledRegions]
     ) -> tuple[TrainingOutput, list[Tensor]]:
         predictor = self.predictors[stage]
-        deltas, output = predictor.supervise(self._stage_vectors(stage, features, boxes_of(regions)), regions, features)
+        deltas, output = predictor.supervise(
+            self._stage_vectors(stage, features, [table.boxes for table in regions]), regions, features
+        )
         named = TrainingOutput(_of_stage(stage, output.sums), _of_stage(stage, output.metrics))
         return named, moved_boxes(deltas, regions, predictor.regression.coder)
 
     def detect_boxes(
         self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
     ) -> list[Detections]:
-        """The detections of the box branch alone."""
+        """The detections of the last stage, with the mean scores of all stages."""
         features = contiguous_features(features, self.box_pooler.names)
         predictors = self.predictors
-        vectors = self._stage_vectors(0, features, boxes_of(proposals))
+        vectors = self._stage_vectors(0, features, [table.boxes for table in proposals])
         logits, deltas = predictors[0](vectors)
         scores = [predictors[0].classification.scores(logits)]
         for stage in range(1, len(predictors)):
@@ -130,9 +145,9 @@ class CascadeROIHeads(RegionHeads):
         return predictors[-1].detect(predictions, recorder=recorder)
 
     def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
-        """The mean scores of all stages for given boxes, which no stage moves: N x (R_i, 4) -> (sum of R_i, K)."""
+        """The mean class scores of all stages in the same given boxes: N x (R_i, 4) pixels -> (sum of R_i, K)."""
         scores = [
-            predictor.classification.scores(predictor(self._stage_vectors(stage, features, boxes))[0])
+            predictor.scores(self._stage_vectors(stage, features, boxes))
             for stage, predictor in enumerate(self.predictors)
         ]
         return torch.stack(scores).mean(dim=0)
@@ -140,7 +155,7 @@ class CascadeROIHeads(RegionHeads):
     def _stage_vectors(self, stage: int, features: Features, boxes: list[Tensor]) -> Tensor:
         """The box head's output of one stage: N x (R_i, 4) pixels -> (sum of R_i, D)."""
         pooled = self.box_pooler(features, boxes)
-        # All stages train the same features, which would otherwise learn as many times faster from boxes.
+        # The gradients of all stages add up in the features, so each is scaled to keep their sum that of one stage.
         pooled = scale_gradient(pooled, 1 / len(self.box_head))
         return self.box_head[stage](pooled)
 
@@ -149,10 +164,10 @@ class CascadeROIHeads(RegionHeads):
 def moved_boxes(
     deltas: Tensor, tables: Sequence[Proposals] | Sequence[LabeledRegions], coder: BoxCoder
 ) -> list[Tensor]:
-    """The boxes of each image after its deltas, clipped to it; boxes whose deltas are not finite stay as they are.
+    """The boxes of each image after their deltas, clipped to the image.
 
     Args:
-        deltas: (sum of R_i, 4).
+        deltas: (sum of R_i, 4); boxes with deltas that are not finite do not move.
         tables: R_i boxes of each image.
         coder: decodes the deltas.
     """
@@ -165,7 +180,7 @@ def moved_boxes(
 
 
 def _report_moved(recorder: Recorder, stage: str, tables: Sequence[Proposals], scores: Tensor) -> None:
-    """All boxes of a stage after their move, with their best class there: scores are (sum of R_i, K)."""
+    """Report all boxes predicted by a stage with their best class; scores are (sum of R_i, K)."""
     detections = [
         Detections(table.image_size, table.boxes, *of_image.max(dim=1))
         for table, of_image in zip(tables, scores.split([*map(len, tables)]), strict=True)
@@ -179,17 +194,17 @@ def _of_stage(stage: int, values: Mapping[str, Value]) -> dict[str, Value]:
 
 @ROI_HEADS.register("CascadeROIHeads")
 def build_cascade_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> CascadeROIHeads:
-    """As many stages as `MODEL.ROI_BOX_CASCADE_HEAD` has weights, over the maps of `MODEL.ROI_HEADS.IN_FEATURES`."""
+    """The stages of `MODEL.ROI_BOX_CASCADE_HEAD`, over the maps in `MODEL.ROI_HEADS.IN_FEATURES`."""
     _check_settings(cfg)
     heads, box, cascade = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD
-    maps = named_specs(specs, heads.IN_FEATURES)
+    maps = select_specs(specs, heads.IN_FEATURES)
     pooled = FeatureSpec(channels=next(iter(maps.values())).channels, side=box.POOLER_RESOLUTION)
     box_heads = [BOX_HEADS.get(box.NAME)(cfg, pooled) for _ in cascade.IOUS]
     build_matcher = MATCHERS.get(heads.MATCHER, key="MODEL.ROI_HEADS.MATCHER")
     return CascadeROIHeads(
         build_region_labeler(cfg),
         matchers=[build_matcher([iou], [0, 1], allow_low_quality=False) for iou in cascade.IOUS[1:]],
-        box_pooler=build_head_pooler(cfg, "ROI_BOX_HEAD", maps),
+        box_pooler=build_head_pooler(cfg, "ROI_BOX_HEAD", specs),
         box_heads=box_heads,
         box_predictors=[
             build_box_predictor(cfg, head.output_spec, weights=weights, is_last=head is box_heads[-1])
@@ -205,11 +220,11 @@ def _check_settings(cfg: CfgNode) -> None:
     if not cascade.IOUS or len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
         raise UserError(
             f"{section}.IOUS has {len(cascade.IOUS)} stages and {section}.BBOX_REG_WEIGHTS has "
-            f"{len(cascade.BBOX_REG_WEIGHTS)}: both need one entry a stage."
+            f"{len(cascade.BBOX_REG_WEIGHTS)}: both need one entry per stage."
         )
     if not box.CLS_AGNOSTIC_BBOX_REG:
         raise UserError(
-            "CascadeROIHeads hands one box of each region to the next stage: set "
+            "CascadeROIHeads passes one box per region to the next stage: set "
             "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True."
         )
     if list(heads.IOU_THRESHOLDS) != [cascade.IOUS[0]]:

@@ -1,4 +1,4 @@
-"""From scores and deltas of every region and class to the few detections of an image."""
+"""From class scores and box deltas of all regions to the detections of each image."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from mrcnn_zoo.structures import Detections, ImageSize, LabeledRegions, Proposal
 
 @dataclass(frozen=True)
 class RegionPredictions:
-    """What a box head predicts for the regions of all images."""
+    """Outputs of a box predictor for the regions of all images."""
 
     scores: Tensor  # (sum of R_i, K) in [0, 1]
-    deltas: Tensor  # (sum of R_i, 4 K), or (sum of R_i, 4) for all classes alike
-    tables: Sequence[Proposals] | Sequence[LabeledRegions]  # R_i boxes of each image, which the deltas move
-    vectors: Tensor | None = None  # (sum of R_i, D) of the box head
+    deltas: Tensor  # (sum of R_i, 4 K), or (sum of R_i, 4) shared by all classes
+    tables: Sequence[Proposals] | Sequence[LabeledRegions]  # R_i boxes of each image that the deltas refer to
+    vectors: Tensor | None = None  # (sum of R_i, D) outputs of the box head
     features: Features | None = None  # maps of the backbone
 
     def boxes(self) -> Tensor:
@@ -36,18 +36,18 @@ class RegionPredictions:
         return [len(table) for table in self.tables]
 
     def image_sizes(self) -> list[ImageSize]:
-        """Of each image."""
+        """(height, width) of each image."""
         return [table.image_size for table in self.tables]
 
 
 class DetectionSelection(nn.Module):
-    """Drops weak scores, decodes and clips what is left, suppresses repetitions, and keeps the best.
+    """Thresholds the scores, decodes and clips the boxes, suppresses duplicates, and keeps the best.
 
     Args:
-        suppression: removes boxes that show the same object.
-        score_threshold: only higher scores are looked at.
-        max_detections: at most so many stay in an image; below 0 all do.
-        min_size: boxes with a side of at most so many pixels are dropped before the suppression; 0 drops none.
+        suppression: removes duplicate boxes of an object.
+        score_threshold: scores up to this give no detection, in [0, 1].
+        max_detections: per image; negative for no limit.
+        min_size: boxes with a side of at most this many pixels are removed before the suppression; 0 keeps all.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class DetectionSelection(nn.Module):
             recorder: gets a report of the stage "boxes".
 
         Returns:
-            At most `max_detections` each, best first, clipped to the image. A region with a number that is not finite
-            gives none.
+            At most `max_detections` per image, best first, clipped to the image. A region with a score or delta that is
+            not finite gives none.
         """
         candidates = self.candidates(predictions, coder)
         report = None
@@ -81,14 +81,14 @@ class DetectionSelection(nn.Module):
         return suppress_and_limit(candidates, self.suppression, self.max_detections, report)
 
     def candidates(self, predictions: RegionPredictions, coder: BoxCoder) -> Candidates:
-        """The boxes of all classes whose scores are above the threshold, decoded and clipped to their images."""
+        """The boxes of all classes with scores above the threshold, decoded and clipped; arguments as `select`."""
         scores, deltas = predictions.scores, predictions.deltas
         is_finite = scores.isfinite().all(dim=1) & deltas.isfinite().all(dim=1)
         is_candidate = (scores > self.score_threshold) & is_finite[:, None]
         places, counts = rows_in_parts([image.flatten() for image in is_candidate.split(predictions.counts())])
         regions, classes = places // scores.shape[1], places % scores.shape[1]
         boxes = _decode(coder, deltas, predictions.boxes(), regions, classes)
-        # Clip before the suppression: a box that reaches far outside would look unlike its visible twin.
+        # Clip before NMS: a box that reaches far outside would have a low IoU with its visible duplicate.
         sizes = predictions.image_sizes()
         boxes = torch.cat([box_ops.clip(*image) for image in zip(boxes.split(counts), sizes, strict=True)])
         if self.min_size > 0:
@@ -109,7 +109,7 @@ class DetectionSelection(nn.Module):
         )
 
     def _image_scores(self, predictions: RegionPredictions, coder: BoxCoder) -> Iterator[ImageScores]:
-        """Of each image, for a recorder."""
+        """Scores and boxes of each image, for a recorder."""
         counts = predictions.counts()
         all_scores, all_deltas = predictions.scores.split(counts), predictions.deltas.split(counts)
         for scores, deltas, table in zip(all_scores, all_deltas, predictions.tables, strict=True):
@@ -123,14 +123,22 @@ def _decode(coder: BoxCoder, deltas: Tensor, boxes: Tensor, rows: Tensor, classe
 
 
 def deltas_of_class(deltas: Tensor, classes: Tensor) -> Tensor:
-    """Each region's deltas for its class, or its only ones: (R, 4 K) or (R, 4), (R,) int64 -> (R, 4)."""
+    """The deltas of each region for its class.
+
+    Args:
+        deltas: (R, 4 K), or (R, 4) shared by all classes.
+        classes: (R,) int64.
+
+    Returns:
+        (R, 4).
+    """
     by_class = deltas.unflatten(1, (-1, 4))
     columns = classes.clamp(max=by_class.shape[1] - 1)
     return by_class[torch.arange(len(by_class), device=deltas.device), columns]
 
 
 def build_detection_selection(cfg: CfgNode) -> DetectionSelection:
-    """The selection that `MODEL.ROI_HEADS` and `TEST` describe."""
+    """The selection of `MODEL.ROI_HEADS` and `TEST`."""
     heads = cfg.MODEL.ROI_HEADS
     return DetectionSelection(
         build_suppression(cfg, heads.SUPPRESSION, heads.NMS_THRESH_TEST, key="MODEL.ROI_HEADS.SUPPRESSION"),

@@ -1,4 +1,4 @@
-"""Keypoint heads: from a pooled map to the places of an object's keypoints."""
+"""Keypoint heads: from pooled maps to one heatmap per keypoint."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,11 +16,11 @@ from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.registries import KEYPOINT_HEADS
 from mrcnn_zoo.structures import Detections, FeatureSpec, LabeledRegions, LossSum, TrainingOutput
 
-UPSAMPLING = 4  # twice learned, then twice bilinear: a heatmap has 56 cells a side for a pooled map of 14
+UPSAMPLING = 4  # 2 learned, 2 bilinear: pooled maps of side 14 give heatmaps of side 56
 
 
 class KRCNNConvDeconvUpsampleHead(nn.Module):
-    """3 x 3 convolutions, a learned and a bilinear up-sampling by two each, and one heatmap a keypoint.
+    """3 x 3 convolutions, a learned and a bilinear up-sampling by 2 each, and one heatmap per keypoint.
 
     Source: He et al. 2017 (Mask R-CNN), section 5.
 
@@ -29,8 +29,8 @@ class KRCNNConvDeconvUpsampleHead(nn.Module):
         num_keypoints: J.
         conv_channels: output channels of each convolution, at least one.
         loss_weight: factor of the loss.
-        keypoints_per_image: the loss is divided by this number for every image; None divides by the labelled keypoints
-            in the regions, so that a region with few of them counts less.
+        keypoints_per_image: the loss is divided by this number times the images; if None, by the number of labelled
+            keypoints in the regions, so that each keypoint has the same weight.
     """
 
     def __init__(
@@ -58,21 +58,21 @@ class KRCNNConvDeconvUpsampleHead(nn.Module):
         self.keypoints_per_image = keypoints_per_image
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(R, C, S, S) -> (R, J, 4 S, 4 S) logits, float32; a softmax over the cells gives the place."""
+        """(R, C, S, S) -> (R, J, 4 S, 4 S) float32 logits of a softmax over the cells."""
         for name in self.conv_names:
             pooled = self.get_submodule(name)(pooled)
         scores = self.score_lowres(pooled).float()
         return F.interpolate(scores, size=(self.output_side,) * 2, mode="bilinear", align_corners=False)
 
     def losses(self, pooled: Tensor, foreground: list[LabeledRegions]) -> TrainingOutput:
-        """`loss_keypoint`, and how many keypoints were trained.
+        """`loss_keypoint`, and the number of labelled keypoints.
 
         Args:
             pooled: (sum of R_i, C, S, S).
-            foreground: R_i regions of each image, all with an object.
+            foreground: R_i foreground regions of each image.
 
         Raises:
-            UserError: an image with objects has no keypoints, or another number of them.
+            UserError: the targets have no keypoints, or a number other than J.
         """
         cells = torch.cat([self.keypoint_targets(table) for table in foreground])
         count = (cells != NO_CELL).sum().float()
@@ -81,12 +81,12 @@ class KRCNNConvDeconvUpsampleHead(nn.Module):
         return TrainingOutput({"loss_keypoint": LossSum(loss, divided_by)}, {"keypoint/num_labelled": count})
 
     def select_regions(self, foreground: list[LabeledRegions]) -> list[LabeledRegions]:
-        """The regions to pool for in training: those that hold a labelled keypoint of their object."""
+        """The training regions: those that contain a labelled keypoint of their object."""
         return with_visible_keypoints(foreground)
 
     @torch.no_grad()
     def keypoint_targets(self, foreground: LabeledRegions) -> Tensor:
-        """The heatmap cell of each keypoint of the matched objects, `NO_CELL` outside the region: (R, J) int64."""
+        """The heatmap cell of each keypoint of the matched objects: (R, J) int64, `NO_CELL` outside the region."""
         if len(foreground) == 0:
             return torch.zeros((0, self.num_keypoints), dtype=torch.int64, device=foreground.boxes.device)
         keypoints = matched_keypoints(foreground)
@@ -98,21 +98,22 @@ class KRCNNConvDeconvUpsampleHead(nn.Module):
         return heatmap_cells(keypoints, foreground.boxes, self.output_side)
 
     def predict(self, pooled: Tensor, detections: list[Detections]) -> list[Detections]:
-        """The detections with keypoints: (sum of R_i, C, S, S) and R_i detections of each image."""
+        """The detections with keypoints.
+
+        Args:
+            pooled: (sum of R_i, C, S, S).
+            detections: R_i of each image.
+        """
         keypoints = decode_heatmaps(self(pooled), torch.cat([table.boxes for table in detections]))
-        return [
-            replace(table, keypoints=image_keypoints)
-            for table, image_keypoints in zip(
-                detections, keypoints.split([len(table) for table in detections]), strict=True
-            )
-        ]
+        parts = keypoints.split([len(table) for table in detections])
+        return [replace(table, keypoints=part) for table, part in zip(detections, parts, strict=True)]
 
 
 def matched_keypoints(foreground: LabeledRegions) -> Tensor:
-    """The keypoints of the object that each region was matched to: (R, J, 3), x, y and visibility.
+    """The keypoints of the object that each region is matched to: (R, J, 3) x, y in pixels, and visibility.
 
     Raises:
-        UserError: the image has none.
+        UserError: the targets have no keypoints.
     """
     keypoints = foreground.targets.keypoints
     if keypoints is None:
@@ -122,13 +123,13 @@ def matched_keypoints(foreground: LabeledRegions) -> Tensor:
 
 @torch.no_grad()
 def with_visible_keypoints(foreground: list[LabeledRegions]) -> list[LabeledRegions]:
-    """The regions that hold a labelled keypoint of their object; the others would be pooled for nothing."""
+    """The regions of each image that contain a labelled keypoint of their object; the others have no loss."""
     present = [table for table in foreground if len(table)]
-    rows = iter(rows_where([_holds_keypoint(table) for table in present]))
+    rows = iter(rows_where([_contains_keypoint(table) for table in present]))
     return [table[next(rows)] if len(table) else table for table in foreground]
 
 
-def _holds_keypoint(foreground: LabeledRegions) -> Tensor:
+def _contains_keypoint(foreground: LabeledRegions) -> Tensor:
     keypoints, boxes = matched_keypoints(foreground), foreground.boxes[:, None]
     is_inside = ((keypoints[..., :2] >= boxes[..., :2]) & (keypoints[..., :2] <= boxes[..., 2:])).all(dim=-1)
     return (is_inside & (keypoints[..., 2] > 0)).any(dim=1)
@@ -136,9 +137,9 @@ def _holds_keypoint(foreground: LabeledRegions) -> Tensor:
 
 @KEYPOINT_HEADS.register("KRCNNConvDeconvUpsampleHead")
 def build_krcnn_conv_deconv_upsample_head(cfg: CfgNode, input_spec: FeatureSpec) -> KRCNNConvDeconvUpsampleHead:
-    """The keypoint head that `MODEL.ROI_KEYPOINT_HEAD` describes."""
+    """The keypoint head of `MODEL.ROI_KEYPOINT_HEAD`."""
     head, heads = cfg.MODEL.ROI_KEYPOINT_HEAD, cfg.MODEL.ROI_HEADS
-    # As many as there would be if every foreground region that may be sampled showed every keypoint.
+    # The number if each image had all foreground regions that are sampled at most, each with all keypoints.
     most = head.NUM_KEYPOINTS * heads.BATCH_SIZE_PER_IMAGE * heads.POSITIVE_FRACTION
     return KRCNNConvDeconvUpsampleHead(
         input_spec,

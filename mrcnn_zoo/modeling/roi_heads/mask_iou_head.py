@@ -1,4 +1,4 @@
-"""The mask-IoU head of Mask Scoring R-CNN: how good each predicted mask is."""
+"""The mask-IoU head of Mask Scoring R-CNN: the IoU of each predicted mask with its object."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,8 +13,7 @@ from mrcnn_zoo.layers.conv import Conv2d, add_linear_layers, kaiming_init_, relu
 from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
-from mrcnn_zoo.modeling.roi_heads.mask_head import mask_targets_of_all, target_masks
-from mrcnn_zoo.modeling.roi_heads.region_features import boxes_of, named_specs
+from mrcnn_zoo.modeling.roi_heads.mask_head import mask_targets, target_masks
 from mrcnn_zoo.registries import REGION_BRANCHES
 from mrcnn_zoo.structures import (
     BranchSpec,
@@ -26,21 +25,21 @@ from mrcnn_zoo.structures import (
     TrainingOutput,
 )
 
-MASK_THRESHOLD = 0.5  # from which probability on a pixel belongs to the predicted mask
+MASK_THRESHOLD = 0.5  # probability above which a pixel belongs to the predicted mask
 
 
 class MaskIoUHead(RegionBranch):
     """Predicts the IoU of each predicted mask with the mask of its object; masks are ranked by score times this IoU.
 
-    It sees the region's features and, as one more channel, the predicted mask, max-pooled to their side. In training
-    that mask keeps its gradient, so the loss also trains the mask head, as in MMDetection.
+    The input is the features of the region and, as one more channel, the predicted mask, max-pooled to their side. In
+    training the mask has a gradient, so the loss also trains the mask head, as in MMDetection.
 
     Source: Huang et al. 2019 (Mask Scoring R-CNN), section 3.3 and figure 3.
 
     Args:
-        pooler: makes the features of the regions.
-        input_spec: their channels and side.
-        num_classes: K; one IoU is predicted for each class.
+        pooler: pools the features of the regions.
+        input_spec: channels and side of the pooled features.
+        num_classes: K; one IoU is predicted per class.
         conv_channels: output channels of each 3 x 3 convolution; the last one has stride 2.
         fc_channels: outputs of each fully connected layer but the last.
         weight: factor of the loss.
@@ -75,14 +74,14 @@ class MaskIoUHead(RegionBranch):
         self.weight = weight
 
     def forward(self, pooled: Tensor, masks: Tensor) -> Tensor:
-        """The IoU that each region's mask would have if its object were of each class.
+        """The IoU of each region's mask for each class.
 
         Args:
             pooled: (R, C, S, S) features of the regions.
             masks: (R, M, M) probabilities.
 
         Returns:
-            (R, K), of any value, as it is a regression.
+            (R, K), not bounded to [0, 1].
         """
         mask_channel = F.adaptive_max_pool2d(masks[:, None].to(pooled.dtype), pooled.shape[-1])
         values = torch.cat((pooled, mask_channel), dim=1)
@@ -96,15 +95,19 @@ class MaskIoUHead(RegionBranch):
     def losses(self, features: Features, regions: list[LabeledRegions]) -> tuple[list[LabeledRegions], TrainingOutput]:
         """`loss_mask_iou`, the mean squared error of the IoU of each region's class, and the mean absolute error.
 
-        Regions are left out whose object has no pixel in its mask. (MMDetection and the authors' code also leave out
-        those whose mask has no pixel in common with the object's: so their head does not learn from the worst masks.)
+        Regions whose object has an empty mask are left out. (MMDetection and the authors' code also leave out regions
+        whose masks do not overlap, so their head is not trained on the worst masks.)
+
+        Args:
+            features: maps of the backbone, (N, C, H, W) each.
+            regions: foreground regions of each image, with mask probabilities.
 
         Raises:
-            UserError: a mask head that does not hand on its masks.
+            UserError: the mask head has not added its masks to the regions.
         """
         masks = torch.cat([_masks_in_training(table) for table in regions])
         classes = torch.cat([table.classes for table in regions])
-        predicted = self.class_ious(features, boxes_of(regions), masks, classes)
+        predicted = self.class_ious(features, [table.boxes for table in regions], masks, classes)
         ious, is_counted = mask_iou_targets(masks, regions)
         errors = (predicted - ious) * is_counted
         count = is_counted.sum()
@@ -114,10 +117,18 @@ class MaskIoUHead(RegionBranch):
         )
 
     def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:
-        """The detections in the same order, with the `mask_scores` that masks are ranked by."""
+        """The detections in the same order, with `mask_scores`.
+
+        Args:
+            features: maps of the backbone, (N, C, H, W) each.
+            detections: of each image, with `ProbabilityMasks`.
+
+        Raises:
+            UserError: the masks are of another kind.
+        """
         masks = torch.cat([_predicted_masks(table) for table in detections])
         classes = torch.cat([table.classes for table in detections])
-        ious = self.class_ious(features, boxes_of(detections), masks, classes)
+        ious = self.class_ious(features, [table.boxes for table in detections], masks, classes)
         parts = ious.split([len(table) for table in detections])
         return [replace(table, mask_scores=table.scores * part) for table, part in zip(detections, parts, strict=True)]
 
@@ -125,7 +136,7 @@ class MaskIoUHead(RegionBranch):
         """The predicted IoU of each region's class.
 
         Args:
-            features: maps of the backbone.
+            features: maps of the backbone, (N, C, H, W) each.
             boxes: N x (R_i, 4) pixels.
             masks: (sum of R_i, M, M) probabilities.
             classes: (sum of R_i,) int64 in [0, K).
@@ -139,25 +150,23 @@ class MaskIoUHead(RegionBranch):
 
 @torch.no_grad()
 def mask_iou_targets(masks: Tensor, regions: Sequence[LabeledRegions]) -> tuple[Tensor, Tensor]:
-    """The IoU of each predicted mask with the whole mask of its object, also with the part outside the region.
+    """The IoU of each predicted mask with the mask of its object, including the part outside the region.
 
-    Both masks are compared on the grid of the predicted one. The cells that the whole object would fill there are those
-    that its part in the region fills, times the pixels of the whole by the pixels of that part, as in MMDetection and
-    the authors' code. (Both of them cut the predicted mask at a logit of 0.5; here it is a probability of 0.5, which is
-    where masks are cut at inference.)
+    Masks are compared on the grid of the predicted one. The area of the whole object there is the area of its part in
+    the region times the ratio of their pixels in the image, as in MMDetection and the authors' code. (Both threshold
+    the predicted mask at a logit of 0.5; here it is a probability of 0.5, as at inference.)
 
     Source: Huang et al. 2019 (Mask Scoring R-CNN), section 3.3.
 
     Args:
         masks: (sum of R_i, M, M) probabilities.
-        regions: R_i of each image, all with an object.
+        regions: R_i foreground regions of each image.
 
     Returns:
-        (sum of R_i,) float32 IoU in [0, 1], and (sum of R_i,) bool, False where the object has no mask pixel and so no
-        IoU.
+        (sum of R_i,) float32 IoU in [0, 1], and (sum of R_i,) bool, False where the mask of the object is empty.
     """
     predicted = masks > MASK_THRESHOLD
-    inside = mask_targets_of_all(regions, masks.shape[-1])
+    inside = mask_targets(regions, masks.shape[-1])
     objects = [(target_masks(table)[table.matches], table.boxes) for table in regions if len(table)]
     none = [masks.new_zeros(0, dtype=torch.int64)]
     pixels = torch.cat([image_masks.areas() for image_masks, _ in objects] or none)
@@ -171,9 +180,9 @@ def mask_iou_targets(masks: Tensor, regions: Sequence[LabeledRegions]) -> tuple[
 def _masks_in_training(table: LabeledRegions) -> Tensor:
     if table.mask_probabilities is None:
         raise UserError(
-            "MaskIoUHead (MODEL.ROI_HEADS.BRANCHES) needs the masks of the mask head in training, and the one in "
-            "MODEL.ROI_MASK_HEAD.NAME hands on none: take one that has `supervise` (modeling/contracts.py, "
-            "HandsOnMasks), as MaskRCNNConvUpsampleHead has, or remove MaskIoUHead."
+            "MaskIoUHead (MODEL.ROI_HEADS.BRANCHES) needs the masks of the mask head in training, and the head of "
+            "MODEL.ROI_MASK_HEAD.NAME has no `supervise` that returns them (modeling/contracts.py, HandsOnMasks): use "
+            "MaskRCNNConvUpsampleHead, or remove MaskIoUHead."
         )
     return table.mask_probabilities
 
@@ -182,17 +191,17 @@ def _predicted_masks(table: Detections) -> Tensor:
     if not isinstance(table.masks, ProbabilityMasks):
         kind = "none" if table.masks is None else type(table.masks).__name__
         raise UserError(
-            "MaskIoUHead (MODEL.ROI_HEADS.BRANCHES) needs masks as probabilities (ProbabilityMasks) and gets "
-            f"{kind}: take another MODEL.ROI_MASK_HEAD.NAME, or remove MaskIoUHead."
+            "MaskIoUHead (MODEL.ROI_HEADS.BRANCHES) needs masks as probabilities (ProbabilityMasks), but they are "
+            f"{kind}: use another MODEL.ROI_MASK_HEAD.NAME, or remove MaskIoUHead."
         )
     return table.masks.probabilities
 
 
 @REGION_BRANCHES.register("MaskIoUHead")
 def build_mask_iou_head(cfg: CfgNode, spec: BranchSpec) -> MaskIoUHead:
-    """The mask-IoU head that `MODEL.ROI_MASKIOU_HEAD` describes, over the maps of `MODEL.ROI_HEADS.IN_FEATURES`.
+    """The mask-IoU head of `MODEL.ROI_MASKIOU_HEAD`, over the maps in `MODEL.ROI_HEADS.IN_FEATURES`.
 
-    With `Res5ROIHeads` it pools from their one map, before res5.
+    With `Res5ROIHeads` it pools from the input of res5.
     """
     if not cfg.MODEL.MASK_ON:
         raise UserError(
@@ -201,13 +210,13 @@ def build_mask_iou_head(cfg: CfgNode, spec: BranchSpec) -> MaskIoUHead:
         )
     if cfg.MODEL.ROI_MASK_HEAD.NAME == "PointRendMaskHead":
         raise UserError(
-            "MaskIoUHead in MODEL.ROI_HEADS.BRANCHES learns from the masks that the mask head makes in training, and "
-            "MODEL.ROI_MASK_HEAD.NAME = 'PointRendMaskHead' makes none there, only points of masks: take "
+            "MaskIoUHead in MODEL.ROI_HEADS.BRANCHES is trained on the masks of the mask head, and "
+            "MODEL.ROI_MASK_HEAD.NAME = 'PointRendMaskHead' predicts only points of masks in training: use "
             "MaskRCNNConvUpsampleHead, or remove MaskIoUHead."
         )
     head = cfg.MODEL.ROI_MASKIOU_HEAD
     return MaskIoUHead(
-        build_head_pooler(cfg, "ROI_MASKIOU_HEAD", named_specs(spec.maps, cfg.MODEL.ROI_HEADS.IN_FEATURES)),
+        build_head_pooler(cfg, "ROI_MASKIOU_HEAD", spec.maps),
         input_spec=FeatureSpec(channels=spec.channels, side=head.POOLER_RESOLUTION),
         num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
         conv_channels=[head.CONV_DIM] * head.NUM_CONV,

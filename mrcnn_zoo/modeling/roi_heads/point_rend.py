@@ -12,10 +12,10 @@ from mrcnn_zoo.layers.conv import Conv2d, add_linear_layers, kaiming_init_, relu
 from mrcnn_zoo.losses.classification import binary_cross_entropy
 from mrcnn_zoo.losses.mask import MaskLoss
 from mrcnn_zoo.modeling.contracts import Features, PointHead
+from mrcnn_zoo.modeling.poolers import select_specs
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
-from mrcnn_zoo.modeling.roi_heads.mask_head import mask_targets_of_all, target_masks
+from mrcnn_zoo.modeling.roi_heads.mask_head import mask_targets, target_masks
 from mrcnn_zoo.modeling.roi_heads.point_head import PointFeatures, PointSampler, UncertainPointSampler
-from mrcnn_zoo.modeling.roi_heads.region_features import boxes_of, named_specs
 from mrcnn_zoo.ops.points import Subdivision, grid_points, points_on_image, sample_own
 from mrcnn_zoo.ops.roi_pooling import with_image_rows
 from mrcnn_zoo.registries import MASK_HEADS, MASK_LOSSES, POINT_HEADS
@@ -144,7 +144,7 @@ class PointRendMaskHead(RegionBranch):
         Raises:
             UserError: an image with objects has no masks.
         """
-        features, rois = channels_last(features, self.map_names), with_image_rows(boxes_of(regions))
+        features, rois = channels_last(features, self.map_names), with_image_rows([table.boxes for table in regions])
         classes = torch.cat([table.classes for table in regions])
         coarse = self.coarse_maps(features, rois)
         output = self.coarse_losses(of_class(coarse, classes), regions)
@@ -161,14 +161,14 @@ class PointRendMaskHead(RegionBranch):
     def coarse_losses(self, logits: Tensor, regions: list[LabeledRegions]) -> TrainingOutput:
         """`loss_mask` and the share of right pixels: (sum of R_i, M, M) logits of each region's class."""
         classes = torch.cat([table.classes for table in regions])
-        targets = mask_targets_of_all(regions, logits.shape[-1])
+        targets = mask_targets(regions, logits.shape[-1])
         is_right = (logits.detach() > 0) == targets
         loss = LossSum(self.loss_weight * self.loss(logits, targets, classes), targets.numel())
         return TrainingOutput({"loss_mask": loss}, {"mask/accuracy": is_right.sum() / max(targets.numel(), 1)})
 
     def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:
         """The detections with masks."""
-        features, rois = channels_last(features, self.map_names), with_image_rows(boxes_of(detections))
+        features, rois = channels_last(features, self.map_names), with_image_rows([table.boxes for table in detections])
         classes = torch.cat([table.classes for table in detections])
         coarse = self.coarse_maps(features, rois)
         if self.refinement is None:
@@ -248,7 +248,7 @@ def build_point_rend_mask_head(cfg: CfgNode, spec: BranchSpec) -> PointRendMaskH
     """A coarse mask refined at its uncertain points, of `MODEL.ROI_MASK_HEAD` and `MODEL.POINT_HEAD`."""
     head, loss = cfg.MODEL.ROI_MASK_HEAD, MASK_LOSSES.get(cfg.MODEL.ROI_MASK_HEAD.LOSS)()
     _check_settings(cfg, loss)
-    coarse_maps = named_specs(spec.maps, head.IN_FEATURES, key="MODEL.ROI_MASK_HEAD.IN_FEATURES")
+    coarse_maps = select_specs(spec.maps, head.IN_FEATURES, key="MODEL.ROI_MASK_HEAD.IN_FEATURES")
     num_coarse_maps = 1 if head.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES
     coarse_head = CoarseMaskHead(
         FeatureSpec(_num_channels(coarse_maps), side=head.POOLER_RESOLUTION),
@@ -260,7 +260,7 @@ def build_point_rend_mask_head(cfg: CfgNode, spec: BranchSpec) -> PointRendMaskH
     point_head = refinement = None
     if head.POINT_HEAD_ON:
         points = cfg.MODEL.POINT_HEAD
-        fine_maps = named_specs(spec.maps, points.IN_FEATURES, key="MODEL.POINT_HEAD.IN_FEATURES")
+        fine_maps = select_specs(spec.maps, points.IN_FEATURES, key="MODEL.POINT_HEAD.IN_FEATURES")
         point_head = POINT_HEADS.get(points.NAME)(cfg, FeatureSpec(_num_channels(fine_maps)), num_coarse_maps)
         refinement = PointRefinement(
             _point_features(fine_maps),

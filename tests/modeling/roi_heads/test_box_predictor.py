@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from mrcnn_zoo.losses.box_regression import DeltaLoss
-from mrcnn_zoo.modeling.roi_heads.box_predictor import BoxPredictor, BoxRegression
+from mrcnn_zoo.modeling.roi_heads.box_head import BoxPredictor, BoxRegression
 from mrcnn_zoo.modeling.roi_heads.detection_selection import DetectionSelection, deltas_of_class
 from mrcnn_zoo.modeling.roi_heads.region_classification import SigmoidClassification, SoftmaxClassification
 from mrcnn_zoo.modeling.suppression import GreedySuppression

@@ -222,7 +222,7 @@ build_twice = changed_branch(name="mask_head")
         ("build_too_few", "returned a list of 1"),
         ("build_taken", r"Changed \(MODEL.ROI_HEADS.BRANCHES\) has the name 'box_head'"),
         ("build_dotted", "has the name 'a.b'; it must be one word"),
-        ("build_twice", "two branches are called 'mask_head'"),
+        ("build_twice", "two branches have the name 'mask_head'"),
     ],
 )
 def test_branch_that_breaks_the_contract_is_named(

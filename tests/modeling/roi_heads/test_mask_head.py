@@ -77,7 +77,7 @@ def test_loss_is_the_mean_over_the_pixels_of_all_images() -> None:
     made, tables = head(), [foreground([0, 2]), foreground([1], seed=5)]
     output = made.losses(pooled(3), tables)
     logits = made(pooled(3))[torch.arange(3), torch.tensor([0, 2, 1])]
-    targets = torch.cat([mask_targets(table, 14) for table in tables])
+    targets = mask_targets(tables, 14)
     assert 0 < targets.float().mean() < 1
     expected = F.binary_cross_entropy_with_logits(logits, targets.float())
     assert output.losses["loss_mask"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -88,7 +88,7 @@ def test_targets_are_cut_out_of_the_matched_mask() -> None:
     table = foreground([0, 0])
     table.boxes = torch.tensor([[15.0, 10, 35, 30], [15.0, 10, 35, 30]])
     table.matches = torch.tensor([0, 1])
-    left, right = mask_targets(table, 14)
+    left, right = mask_targets([table], 14)
     assert left[:, :7].all()
     assert not left[:, 7:].any()
     assert torch.equal(right, ~left)
@@ -172,7 +172,7 @@ def test_competing_maps_are_those_of_the_classes_and_the_background() -> None:
     made, tables = head(loss=SoftmaxMaskLoss()), [foreground([0, 2]), foreground([1], seed=5)]
     logits = made(pooled(3))
     assert logits.shape == (3, 4, 14, 14)
-    targets = torch.cat([mask_targets(table, 14) for table in tables])
+    targets = mask_targets(tables, 14)
     labels = torch.where(targets, torch.tensor([0, 2, 1])[:, None, None], 3)
     output = made.losses(pooled(3), tables)
     assert output.losses["loss_mask"].item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)

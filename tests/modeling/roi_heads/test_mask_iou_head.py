@@ -184,26 +184,26 @@ def test_masks_of_other_sides_are_pooled_to_the_features(head: MaskIoUHead) -> N
     ("settings", "message"),
     [
         (("MODEL.MASK_ON", False), r"MaskIoUHead in MODEL\.ROI_HEADS\.BRANCHES .*MODEL\.MASK_ON is False"),
-        (("MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead"), "'PointRendMaskHead' makes none there"),
+        (("MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead"), "'PointRendMaskHead' predicts only points"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_when_built(
+def test_unsupported_settings_are_refused(
     settings: tuple[Any, ...], message: str, small_cfg: Callable[..., CfgNode]
 ) -> None:
     with pytest.raises(UserError, match=message):
         build_model(small_cfg(*SCORING, *settings))
 
 
-def test_a_branch_that_is_listed_twice_is_refused(small_cfg: Callable[..., CfgNode]) -> None:
+def test_branch_listed_twice_is_refused(small_cfg: Callable[..., CfgNode]) -> None:
     cfg = small_cfg(*SCORING, "MODEL.ROI_HEADS.BRANCHES", ["MaskIoUHead", "MaskIoUHead"])
-    with pytest.raises(UserError, match=r"MODEL\.ROI_HEADS\.BRANCHES = .*: two branches are called 'mask_iou_head'"):
+    with pytest.raises(UserError, match=r"MODEL\.ROI_HEADS\.BRANCHES = .*: two branches have the name 'mask_iou_head'"):
         build_model(cfg)
 
 
-def test_mask_heads_that_hand_on_no_masks_are_named(head: MaskIoUHead, scene: Any) -> None:
+def test_missing_mask_probabilities_are_reported(head: MaskIoUHead, scene: Any) -> None:
     regions = replace(regions_of_square(SQUARE_BOX, probabilities=columns(4)), mask_probabilities=None)
-    with pytest.raises(UserError, match=r"MODEL\.ROI_MASK_HEAD\.NAME hands on none"):
+    with pytest.raises(UserError, match=r"MODEL\.ROI_MASK_HEAD\.NAME has no `supervise`"):
         head.losses(scene.features(1), [regions])
     detections = Detections(SIZE, regions.boxes, torch.ones(1), regions.classes, masks=regions.targets.masks)
-    with pytest.raises(UserError, match="gets BoxedBitmaps"):
+    with pytest.raises(UserError, match="they are BoxedBitmaps"):
         head.predict(scene.features(1), [detections])

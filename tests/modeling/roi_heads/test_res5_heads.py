@@ -58,12 +58,12 @@ def test_without_masks(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     [
         (("MODEL.ROI_HEADS.IN_FEATURES", ["p3", "p4"]), "pools from one map"),
         (("MODEL.ROI_HEADS.IN_FEATURES", ["res9"]), "should name maps of the backbone: p2, p3, p4, p5"),
-        (("MODEL.RESNETS.RES2_OUT_CHANNELS", 64), r"needs the 256 channels .* p4 has 8"),
+        (("MODEL.RESNETS.RES2_OUT_CHANNELS", 64), r"must have the 256 channels .* p4 has 8"),
         (("MODEL.KEYPOINT_ON", True), r"MODEL\.KEYPOINT_ON True"),
         (("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True), "TRAIN_ON_PRED_BOXES True"),
     ],
 )
-def test_settings_that_it_cannot_honour_are_refused(
+def test_unsupported_settings_are_refused(
     settings: tuple[Any, ...], message: str, small_cfg: Callable[..., CfgNode], scene: Any
 ) -> None:
     with pytest.raises(UserError, match=message):
