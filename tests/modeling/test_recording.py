@@ -15,7 +15,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.detectors.retinanet_outputs import DenseSelection
 from mrcnn_zoo.modeling.proposal_generators.rpn import RPN
-from mrcnn_zoo.modeling.proposal_generators.selection import JointSelection, ProposalSelection
+from mrcnn_zoo.modeling.proposal_generators.selection import ProposalSelection
 from mrcnn_zoo.modeling.recording import Fate, Recording, StageReport
 from mrcnn_zoo.modeling.roi_heads.detection_selection import DetectionSelection, RegionPredictions
 from mrcnn_zoo.modeling.suppression import GreedySuppression
@@ -66,15 +66,16 @@ class FixedAnchors:
 
 
 def propose(logits: list[list[float]], levels: list[Tensor], *, joint: bool = False) -> tuple[StageReport, Proposals]:
-    selection = ProposalSelection(pre_nms_topk=6, post_nms_topk=2, iou_threshold=0.7)
+    selection = ProposalSelection(CODER, pre_nms_topk=6, post_nms_topk=2, iou_threshold=0.7, joins_levels=joint)
     rpn = RPN(
         FixedRPNHead(logits),
         in_features=[str(number) for number in range(len(levels))],
         anchors=FixedAnchors(levels),
+        labeler=None,  # type: ignore[arg-type]
         coder=CODER,
+        box_loss=None,  # type: ignore[arg-type]
         training_selection=selection,
-        test_selection=JointSelection(selection) if joint else selection,
-        supervision=None,  # type: ignore[arg-type]
+        test_selection=selection,
     )
     features = {str(number): torch.zeros(1, 1, 1, len(level)) for number, level in enumerate(levels)}
     recording = Recording()

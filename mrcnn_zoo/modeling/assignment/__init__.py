@@ -1,28 +1,33 @@
-"""What boxes are trained as: matching with ground truth, sampling, labels, and the coding of boxes."""
+"""Training targets of boxes: matching with ground truth, sampling and class labels."""
 
-from mrcnn_zoo.modeling.assignment.labelers import (
-    AnchorLabeler,
-    AnchorLabels,
+from mrcnn_zoo.modeling.assignment.matching import (
+    IGNORED,
+    NEGATIVE,
+    POSITIVE,
+    Matches,
+    MaxIoUMatcher,
+    RandomSampler,
+    match_and_sample,
+    matched_classes,
+)
+from mrcnn_zoo.modeling.assignment.region_labeler import (
     RegionLabeler,
     build_region_labeler,
     label_all,
     with_ground_truth,
 )
-from mrcnn_zoo.modeling.assignment.matching import IGNORED, NEGATIVE, POSITIVE, Matches, MaxIoUMatcher, RandomSampler
-from mrcnn_zoo.ops.box_coding import build_box_coder
 
 __all__ = [
     "IGNORED",
     "NEGATIVE",
     "POSITIVE",
-    "AnchorLabeler",
-    "AnchorLabels",
     "Matches",
     "MaxIoUMatcher",
     "RandomSampler",
     "RegionLabeler",
-    "build_box_coder",
     "build_region_labeler",
     "label_all",
+    "match_and_sample",
+    "matched_classes",
     "with_ground_truth",
 ]

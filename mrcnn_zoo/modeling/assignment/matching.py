@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.modeling.contracts import Matches, Sampler, SamplesBatches
+from mrcnn_zoo.modeling.contracts import Matcher, Matches, Sampler, SamplesBatches
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.rows import constant, rows_where
 from mrcnn_zoo.registries import MATCHERS, SAMPLERS
@@ -108,11 +108,47 @@ class RandomSampler:
         return samples
 
 
-def sample_all(sampler: Sampler, labels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """The sampled rows of each image: at once where the sampler can, else image by image."""
+def match_and_sample(
+    matcher: Matcher, sampler: Sampler, boxes: Sequence[Tensor], ground_truth: Sequence[Tensor]
+) -> list[tuple[Matches, Tensor, Tensor]]:
+    """Match the boxes of each image and sample the matched ones.
+
+    Images are matched one by one, to hold the overlaps of one in memory, and sampled together where the sampler has
+    `sample_batch`.
+
+    Args:
+        matcher: assigns ground truth and a label to each box.
+        sampler: samples positives and negatives.
+        boxes: (R_i, 4) of each image, pixels.
+        ground_truth: (G_i, 4) of each image, pixels.
+
+    Returns:
+        For each image the matches of all boxes, (P,) int64 rows of the sampled positives, (M,) of the negatives.
+    """
+    matches = [matcher.match(*image) for image in zip(boxes, ground_truth, strict=True)]
+    labels = [image.labels for image in matches]
     if isinstance(sampler, SamplesBatches):
-        return sampler.sample_batch(labels)
-    return [sampler.sample(image_labels) for image_labels in labels]
+        samples = sampler.sample_batch(labels)
+    else:
+        samples = [sampler.sample(image_labels) for image_labels in labels]
+    return [(image, *sample) for image, sample in zip(matches, samples, strict=True)]
+
+
+def matched_classes(matches: Matches, classes: Tensor, num_classes: int) -> Tensor:
+    """The class that each matched box is trained as.
+
+    Args:
+        matches: of R boxes.
+        classes: (G,) int64 classes of the ground truth.
+        num_classes: K.
+
+    Returns:
+        (R,) int64: the class of the ground truth for positives, K (background) for negatives, -1 for ignored boxes.
+    """
+    labels = torch.where(matches.labels == IGNORED, IGNORED, num_classes)
+    if len(classes) == 0:
+        return labels
+    return torch.where(matches.labels == POSITIVE, classes[matches.rows], labels)
 
 
 def _subset(rows: Tensor, count: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.losses.box_regression import BoxLoss
 from mrcnn_zoo.losses.classification import focal_loss_of_classes
-from mrcnn_zoo.modeling.assignment import IGNORED, POSITIVE
+from mrcnn_zoo.modeling.assignment import POSITIVE, matched_classes
 from mrcnn_zoo.modeling.contracts import Candidates, Features, Matcher
 from mrcnn_zoo.modeling.recording import Fate, ImageScores, Recorder, report_detections
 from mrcnn_zoo.modeling.suppression import Suppression, suppress_and_limit
@@ -114,9 +114,7 @@ class FocalSupervision(nn.Module):
         rows_of_images = rows_where([matches.labels == POSITIVE for matches in matches_of_images])
         images = zip(targets, matches_of_images, rows_of_images, strict=True)
         for number, (truth, matches, rows) in enumerate(images):
-            labels = torch.where(matches.labels == IGNORED, IGNORED, self.num_classes)
-            labels[rows] = truth.classes[matches.rows[rows]]
-            classes.append(labels)
+            classes.append(matched_classes(matches, truth.classes, self.num_classes))
             positives.append(rows + number * len(anchors))
             boxes.append(anchors[rows])
             truths.append(truth.boxes[matches.rows[rows]])

@@ -1,4 +1,4 @@
-"""Finding boxes that may hold an object."""
+"""Proposal generators: boxes that may contain an object."""
 
 from collections.abc import Mapping
 

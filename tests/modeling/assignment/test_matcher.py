@@ -3,7 +3,7 @@ import torch
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.assignment import matching as matcher_module
-from mrcnn_zoo.modeling.assignment.matching import MaxIoUMatcher
+from mrcnn_zoo.modeling.assignment.matching import Matches, MaxIoUMatcher, matched_classes
 
 GROUND_TRUTH = torch.tensor([[0.0, 0.0, 10.0, 1.0], [20.0, 0.0, 30.0, 1.0]])
 # IoU with their ground truth: 1 with the first, 0.6 with the second, 0.5 with the second, none.
@@ -94,3 +94,10 @@ def test_without_boxes_there_are_no_matches() -> None:
 def test_thresholds_and_labels_that_do_not_fit_are_refused(thresholds, labels, message: str) -> None:
     with pytest.raises(UserError, match=message):
         MaxIoUMatcher(thresholds, labels, allow_low_quality=False)
+
+
+def test_matched_classes_are_those_of_the_ground_truth_background_or_ignored() -> None:
+    matches = Matches(torch.tensor([1, 0, 0, 1]), torch.tensor([1, 0, -1, 1], dtype=torch.int8))
+    assert matched_classes(matches, torch.tensor([4, 2]), 7).tolist() == [2, 7, -1, 2]
+    nothing = Matches(torch.zeros(2, dtype=torch.int64), torch.tensor([0, -1], dtype=torch.int8))
+    assert matched_classes(nothing, torch.zeros(0, dtype=torch.int64), 7).tolist() == [7, -1]

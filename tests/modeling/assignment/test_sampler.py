@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.modeling.assignment.matching import RandomSampler, sample_all
+from mrcnn_zoo.modeling.assignment.matching import MaxIoUMatcher, RandomSampler, match_and_sample
 
 # Rows 0 to 9 are positive, 10 to 39 negative, 40 to 49 ignored.
 LABELS = torch.tensor([1] * 10 + [0] * 30 + [-1] * 10, dtype=torch.int8)
@@ -65,10 +65,13 @@ def test_batch_draws_what_one_image_after_another_draws() -> None:
         assert [rows.tolist() for rows in found] == [rows.tolist() for rows in expected]
 
 
-def test_sampler_without_a_batch_path_is_asked_image_by_image() -> None:
+def test_match_and_sample_calls_a_sampler_without_batch_method_per_image() -> None:
     class First:
         def sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
             return (labels == 1).nonzero().flatten()[:1], (labels == 0).nonzero().flatten()[:1]
 
-    found = sample_all(First(), [LABELS, LABELS.flip(0)])
-    assert [[rows.tolist() for rows in image] for image in found] == [[[0], [10]], [[40], [10]]]
+    matcher = MaxIoUMatcher((0.5,), (0, 1), allow_low_quality=False)
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20.0, 20, 30, 30], [40.0, 0, 50, 10]])
+    found = match_and_sample(matcher, First(), [boxes, boxes.flip(0)], [boxes[:2], boxes[:1]])
+    assert [matches.labels.tolist() for matches, _, _ in found] == [[1, 1, 0], [0, 0, 1]]
+    assert [[rows.tolist() for rows in sample] for _, *sample in found] == [[[0], [2]], [[2], [0]]]

@@ -10,6 +10,7 @@ from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import Conv2d, DeformConv2d, relu_
 from mrcnn_zoo.modeling.proposal_generators import RPN, StandardRPNHead, build_proposal_generator
+from mrcnn_zoo.modeling.proposal_generators.rpn_patches import can_use_patches
 from mrcnn_zoo.ops.boxes import iou
 from mrcnn_zoo.structures import Batch, FeatureSpec, Targets
 
@@ -219,19 +220,19 @@ def with_two_convolutions(rpn: RPN) -> None:
     ],
 )
 def test_large_maps_give_the_losses_and_gradients_of_the_dense_computation(change: Callable[[RPN], None]) -> None:
-    # 10 anchors of 640 cells: the plain head runs on patches, all others must not, even those that call themselves
-    # local as heads did in former versions.
+    # 10 anchors of 640 cells: the plain head runs on patches, all others must not.
     rpn = build()
     change(rpn)
-    rpn.rpn_head.reach = 1
     maps = large_features()
     inputs = (*maps.values(), *rpn.parameters())
     images = batch([[9.0, 8.0, 25.0, 24.0], [60.0, 60.0, 90.0, 95.0]], [])
     torch.manual_seed(5)
     _, output = rpn.losses(maps, images)
     torch.manual_seed(5)
-    sample = rpn.supervision.sample(rpn.anchor_generator(list(maps.values())), images.require_targets(), [(64, 64)] * 2)
-    dense = rpn.supervision.losses(rpn(maps).at(sample.rows), sample)
+    anchors = torch.cat(rpn.anchor_generator(list(maps.values())))
+    sample = rpn.labeler.sample(anchors, images.require_targets(), images.image_sizes)
+    logits, deltas = (torch.cat(levels, dim=1).flatten(0, 1)[sample.rows] for levels in rpn(maps))
+    dense = rpn.sampled_losses(logits, deltas, sample, num_images=2)
     torch.testing.assert_close(output.losses, dense.losses, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(
         torch.autograd.grad(output.total(), inputs),
@@ -242,14 +243,15 @@ def test_large_maps_give_the_losses_and_gradients_of_the_dense_computation(chang
 
 
 def test_patches_are_for_the_cpu_alone() -> None:
-    # A device without numbers stands for all others; the predictions on all anchors have a gradient if they were used.
-    rows = torch.arange(10)
-    for device, is_dense in (("cpu", False), ("meta", True)):
-        maps = {name: level.to(device) for name, level in large_features().items()}
-        sampled, predictions = build().to(device)._predict_for_training(maps, rows.to(device))
-        assert predictions.logits[0].requires_grad is is_dense
-        assert sampled.logits.requires_grad
-        assert sampled.deltas.shape == (10, 4)
+    levels = list(large_features().values())
+    assert can_use_patches(build().rpn_head, levels, 10)
+    assert not can_use_patches(build().rpn_head, [level.to("meta") for level in levels], 10)
+
+
+def test_patches_are_not_used_where_they_have_more_cells_than_the_maps() -> None:
+    levels = list(large_features().values())  # 2 x (16 x 16 + 8 x 8) = 640 cells; a patch has 9
+    assert can_use_patches(build().rpn_head, levels, 71)
+    assert not can_use_patches(build().rpn_head, levels, 72)
 
 
 def test_images_without_objects_have_only_negatives() -> None:
@@ -306,10 +308,11 @@ def test_predictions_stand_in_the_order_of_the_anchors() -> None:
     rpn.rpn_head.conv.weight.data[0, 0, 1, 1] = 1  # the logit is the first channel, where positive
     maps = {"p3": torch.zeros(1, 4, 8, 8), "p4": torch.zeros(1, 4, 4, 4)}
     maps["p3"][0, 0, 5, 2] = 3.0
-    predictions = rpn(maps)
-    row = int(predictions.logits[0].argmax())
+    logits, deltas = rpn(maps)
+    assert [tuple(level.shape) for level in (*logits, *deltas)] == [(1, 64), (1, 16), (1, 64, 4), (1, 16, 4)]
+    row = int(logits[0].argmax())
     assert row == 5 * 8 + 2
-    assert predictions.anchors[0][row].tolist() == [2 * 8 - 8, 5 * 8 - 8, 2 * 8 + 8, 5 * 8 + 8]
+    assert rpn.anchor_generator(list(maps.values()))[0][row].tolist() == [2 * 8 - 8, 5 * 8 - 8, 2 * 8 + 8, 5 * 8 + 8]
 
 
 def test_channels_last_features_give_the_same_proposals() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
-from mrcnn_zoo.modeling.proposal_generators.rpn_head import predict_at
+from mrcnn_zoo.modeling.proposal_generators.rpn_patches import predict_on_patches
 from mrcnn_zoo.structures import Batch, Targets
 from support.references import find_case, relative_error
 
@@ -95,10 +95,11 @@ def test_losses_agree(case: Case) -> None:
 def test_losses_agree_when_the_head_runs_around_the_sampled_anchors_only(case: Case) -> None:
     # Every anchor is sampled here.
     levels = [case.features[name] for name in case.rpn.in_features]
-    anchors = case.rpn.anchor_generator(levels)
-    sample = case.rpn.supervision.sample(anchors, case.batch.targets, case.batch.image_sizes)
-    predictions = predict_at(case.rpn.rpn_head, levels, case.rpn.anchor_generator.anchors_per_cell[0], sample.rows)
-    losses = case.rpn.supervision.losses(predictions, sample).losses
+    anchors = torch.cat(case.rpn.anchor_generator(levels))
+    sample = case.rpn.labeler.sample(anchors, case.batch.targets, case.batch.image_sizes)
+    anchors_per_cell = case.rpn.anchor_generator.anchors_per_cell[0]
+    logits, deltas = predict_on_patches(case.rpn.rpn_head, levels, anchors_per_cell, sample.rows)
+    losses = case.rpn.sampled_losses(logits, deltas, sample, num_images=2).losses
     assert losses.keys() == LOSSES
     for name, loss in losses.items():
         torch.testing.assert_close(loss, case.recorded[f"loss_{name}"], rtol=1e-4, atol=0)

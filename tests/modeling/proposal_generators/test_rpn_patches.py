@@ -6,13 +6,12 @@ from torch import Tensor
 
 from mrcnn_zoo.modeling.proposal_generators.rpn_head import (
     ObjectnessLayer,
-    SampledPredictions,
     SoftmaxObjectness,
     StandardRPNHead,
-    predict_all,
-    predict_at,
     sigmoid_objectness,
 )
+from mrcnn_zoo.modeling.proposal_generators.rpn_patches import predict_on_patches
+from mrcnn_zoo.ops.anchors import flatten_per_anchor
 
 ANCHORS_PER_CELL = 3
 SIZES = ((5, 7), (3, 4), (1, 1))
@@ -33,9 +32,18 @@ def build_levels(memory_format: torch.memory_format = torch.contiguous_format) -
     return [level.to(memory_format=memory_format).requires_grad_() for level in maps]
 
 
-def gradients(head: StandardRPNHead, levels: list[Tensor], predictions: SampledPredictions) -> tuple[Tensor, ...]:
-    weights = torch.randn(len(predictions.logits), 5, generator=torch.Generator().manual_seed(2))
-    score = (predictions.logits * weights[:, 0]).sum() + (predictions.deltas * weights[:, 1:]).sum()
+def predict_on_maps(head: StandardRPNHead, levels: list[Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(M,) logits and (M, 4) deltas of some anchors, from whole maps."""
+    logits, deltas = head(levels)
+    all_logits = torch.cat([flatten_per_anchor(level, 1) for level in logits], dim=1)
+    all_deltas = torch.cat([flatten_per_anchor(level, 4) for level in deltas], dim=1)
+    return all_logits.flatten()[rows], all_deltas.flatten(0, 1)[rows]
+
+
+def gradients(head: StandardRPNHead, levels: list[Tensor], predictions: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    logits, deltas = predictions
+    weights = torch.randn(len(logits), 5, generator=torch.Generator().manual_seed(2))
+    score = (logits * weights[:, 0]).sum() + (deltas * weights[:, 1:]).sum()
     return torch.autograd.grad(score, (*levels, *head.parameters()), allow_unused=True)
 
 
@@ -46,18 +54,17 @@ def test_patches_give_the_predictions_and_gradients_of_whole_maps(
 ) -> None:
     head, levels = build_head(objectness), build_levels(memory_format)
     rows = torch.randperm(NUM_ROWS)  # every anchor of every level, borders and corners too
-    whole = predict_all(head, levels, []).at(rows)
-    patches = predict_at(head, levels, ANCHORS_PER_CELL, rows)
-    torch.testing.assert_close(patches.logits, whole.logits, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(patches.deltas, whole.deltas, rtol=1e-5, atol=1e-5)
+    whole = predict_on_maps(head, levels, rows)
+    patches = predict_on_patches(head, levels, ANCHORS_PER_CELL, rows)
+    torch.testing.assert_close(patches, whole, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(head, levels, patches), gradients(head, levels, whole), rtol=1e-4, atol=1e-4)
 
 
 def test_a_level_without_sampled_anchors_takes_part_with_nothing() -> None:
     head, levels = build_head(), build_levels()
     rows = torch.tensor([0, 40])  # both on the first level of the first image
-    whole = predict_all(head, levels, []).at(rows)
-    torch.testing.assert_close(predict_at(head, levels, ANCHORS_PER_CELL, rows).logits, whole.logits)
+    patches = predict_on_patches(head, levels, ANCHORS_PER_CELL, rows)
+    torch.testing.assert_close(patches, predict_on_maps(head, levels, rows))
 
 
 @pytest.fixture
@@ -75,12 +82,14 @@ def test_gradients_of_overlapping_patches_are_deterministic_with_several_threads
     head = build_head()
     level = torch.randn(1, 8, 4, 4, requires_grad=True)
     rows = torch.arange(48).repeat(90)
-    first, *others = (gradients(head, [level], predict_at(head, [level], ANCHORS_PER_CELL, rows)) for _ in range(5))
+    first, *others = (
+        gradients(head, [level], predict_on_patches(head, [level], ANCHORS_PER_CELL, rows)) for _ in range(5)
+    )
     assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
 
 def test_no_sampled_anchors_give_no_predictions() -> None:
     nothing = torch.zeros(0, dtype=torch.int64)
-    predictions = predict_at(build_head(), build_levels(), ANCHORS_PER_CELL, nothing)
-    assert predictions.logits.shape == (0,)
-    assert predictions.deltas.shape == (0, 4)
+    logits, deltas = predict_on_patches(build_head(), build_levels(), ANCHORS_PER_CELL, nothing)
+    assert logits.shape == (0,)
+    assert deltas.shape == (0, 4)
