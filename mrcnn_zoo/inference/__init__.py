@@ -1,4 +1,4 @@
-"""What is done with a trained detector: predictions on images, test-time augmentation."""
+"""Inference with trained detectors: predictions on images, test-time augmentation, given boxes."""
 
 from mrcnn_zoo.inference.prediction import Prediction
 from mrcnn_zoo.inference.predictor import Predictor

@@ -1,4 +1,4 @@
-"""What a detector finds in one image: boxes with names, in COCO's form, and as a picture."""
+"""The prediction for one image: boxes with class names, COCO results, and a picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from mrcnn_zoo.ops.rle import area as rle_area
 from mrcnn_zoo.structures import Detections
 from mrcnn_zoo.structures.summary import summary
 
-OBJECT = "object"  # the class of what has none
+OBJECT = "object"  # class name of detections without classes
 
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """The objects in one image, best first, in pixels of the image as it was given; its tensors are on the CPU."""
+    """The detected objects of one image in descending order of score, in pixels of the given image, on the CPU."""
 
-    name: str  # the file, or "image 1" and so on where there is none
+    name: str  # the file, or "image 1", "image 2", ...
     image_id: int  # 1, 2, ... in the order of the images
-    pixels: NDArray[np.generic]  # (H, W, C) RGB, or as many other channels as the model sees
+    pixels: NDArray[np.generic]  # (H, W, C) RGB, or the input channels of the model
     detections: Detections
     class_names: tuple[str, ...]  # by class index
     category_ids: tuple[int, ...]  # of the training data, by class index
@@ -53,33 +53,33 @@ class Prediction:
 
     @property
     def masks(self) -> Tensor | None:
-        """(R, H, W) bool; None of a model without masks. Made anew at each call: a full image for each object."""
+        """(R, H, W) bool, computed at each access; None for models without masks."""
         return None if self.detections.masks is None else self.detections.masks.bitmaps()
 
     @property
     def keypoints(self) -> Tensor | None:
-        """(R, J, 3) float32, x, y and score; None of a model without keypoints."""
+        """(R, J, 3) float32, x, y and score; None for models without keypoints."""
         return self.detections.keypoints
 
     def to_coco(self, *, image_id: int | str | None = None) -> list[dict[str, Any]]:
-        """The objects as rows of a COCO results file, each with the file name of its image beside COCO's entries.
+        """The objects as COCO results, with the additional entry "file_name".
 
         Args:
-            image_id: of the rows, to measure them against annotations that call the image so.
+            image_id: id of the image in the annotations; by default its number.
         """
         number = self.image_id if image_id is None else image_id
         categories = list(zip(self.category_ids, self.class_names, strict=True))
         return [{**row, "file_name": self.name} for row in coco_rows(self.detections, number, categories)]
 
     def draw(self, *, has_labels: bool = True, opacity: float = 0.4) -> Image.Image:
-        """The image with masks, boxes, keypoints and names; small images are enlarged so that names can be read.
+        """The image with masks, boxes, keypoints and labels; small images are enlarged to keep labels readable.
 
         Args:
-            has_labels: whether class and score are written at the objects.
-            opacity: of the masks, from 0 to 1.
+            has_labels: whether class and score are drawn.
+            opacity: of the masks, in [0, 1].
 
         Raises:
-            UserError: another opacity.
+            UserError: the opacity is out of range.
         """
         if not 0 <= opacity <= 1:
             raise UserError(f"opacity = {opacity} must be in [0, 1].")
@@ -88,12 +88,12 @@ class Prediction:
 
 
 def coco_rows(found: Detections, image_id: int | str, categories: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
-    """Detections of an image as rows of a COCO results file, with names and areas.
+    """Detections of one image as COCO results, with category names and areas.
 
     Args:
-        found: in pixels of the original image.
-        image_id: of the image.
-        categories: id and name by class index.
+        found: detections in pixels of the original image.
+        image_id: id of the image.
+        categories: category id and name by class index.
     """
     rles = [None] * len(found) if found.masks is None else found.masks.rles()
     points = [None] * len(found) if found.keypoints is None else coco_points(found)
@@ -113,21 +113,24 @@ def coco_rows(found: Detections, image_id: int | str, categories: Sequence[tuple
         if keypoints is not None:
             row["keypoints"] = keypoints
         rows.append(row)
-    if found.mask_scores is not None:  # the scores that masks are ranked by
+    if found.mask_scores is not None:  # by which masks are ranked
         for row, score in zip(rows, found.mask_scores.tolist(), strict=True):
             row["mask_score"] = score
     return rows
 
 
 def coco_points(found: Detections) -> list[list[float]]:
-    """The keypoints of each detection as a results file has them: x, y and score of one after the other.
+    """Keypoints of each detection as in COCO results: x1, y1, score1, x2, ...
+
+    Args:
+        found: R detections with keypoints.
 
     Raises:
-        UserError: detections without keypoints.
+        UserError: the detections have no keypoints.
     """
     if found.keypoints is None:
         raise UserError(
-            "MODEL.KEYPOINT_ON is True, so keypoints are to be measured, but the model's detections carry none."
+            "MODEL.KEYPOINT_ON is True, so keypoints are evaluated, but the detections of the model have none."
         )
     shift = found.keypoints.new_tensor((PIXEL_CENTER, PIXEL_CENTER, 0.0))
     return (found.keypoints - shift).detach().cpu().double().flatten(1).tolist()

@@ -30,7 +30,7 @@ from mrcnn_zoo.inference.tta import (
     build_augmented_detector,
     build_prediction_mapper,
 )
-from mrcnn_zoo.model_zoo import index as zoo_index
+from mrcnn_zoo.model_zoo import index
 from mrcnn_zoo.structures import Detections, Sample
 from mrcnn_zoo.structures.summary import summary
 
@@ -42,24 +42,23 @@ logger = logging.getLogger(__name__)
 
 
 class Predictor:
-    """A trained detector, to be called with images.
+    """A trained detector, called with images.
 
-    A model without class names calls its classes "0", "1", ...; a `ProposalNetwork` calls everything "object".
+    Classes without names are named "0", "1", ...; the proposals of a `ProposalNetwork` are named "object".
 
     Args:
         weights: a checkpoint, the output folder of a training, a URL, `zoo://NAME` or the name of a model in the zoo;
-            empty takes MODEL.WEIGHTS of the config.
-        config: a YAML file or the name of a config of the package; by default the one that the weights bring along.
-        overrides: `KEY, VALUE` or `KEY=VALUE` on top, e.g. ["TEST.AUG.ENABLED", True].
-        score_threshold: objects with a lower score are left out, besides those that the config leaves out:
+            empty for MODEL.WEIGHTS of the config.
+        config: a YAML file or the name of a packaged config; by default the config in the checkpoint.
+        overrides: `KEY, VALUE` or `KEY=VALUE`, e.g. ["TEST.AUG.ENABLED", True].
+        score_threshold: minimum score of a detection in [0, 1], in addition to the config's own threshold,
             MODEL.ROI_HEADS.SCORE_THRESH_TEST or MODEL.RETINANET.SCORE_THRESH_TEST.
-        device: "cpu", "cuda", "cuda:1", ...; by default that of the config, which is a GPU if there is one.
-        batch_size: images per forward pass. Images of different sizes are padded to one, which changes scores a little.
-        trust: modules whose code the config inside the weights may name.
+        device: "cpu", "cuda", "cuda:1", ...; by default MODEL.DEVICE of the config: a GPU if there is one.
+        batch_size: images per forward pass. Images of different sizes are padded, which changes scores slightly.
+        trust: modules whose code the config in the checkpoint may name.
 
     Raises:
-        UserError: weights that cannot be had, that bring no config along, or that do not fill the model; an argument
-            out of range.
+        UserError: the weights cannot be loaded, have no config or do not fill the model; an argument is out of range.
     """
 
     def __init__(
@@ -82,8 +81,8 @@ class Predictor:
                 f"overrides = {overrides!r} must be a list of keys and values, as [KEY, VALUE] or ['KEY=VALUE']."
             )
         settings = [*overrides, *(() if device is None else ("MODEL.DEVICE", str(device)))]
-        model, settled, trained = open_trained(_in_zoo(weights), config=config, overrides=settings, trust=trust)
-        self.detector = build_image_detector(settled, model, trained, score_threshold=score_threshold)
+        model, cfg, trained = open_trained(_in_zoo(weights), config=config, overrides=settings, trust=trust)
+        self.detector = build_image_detector(cfg, model, trained, score_threshold=score_threshold)
         if str(device).startswith("cuda") and next(model.parameters()).device.type == "cpu":
             logger.warning("device %s: there is no GPU here; running on the CPU", device)
         self.score_threshold = score_threshold
@@ -96,7 +95,7 @@ class Predictor:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """By class index."""
+        """Class names by class index."""
         return self.detector.class_names
 
     @overload
@@ -106,14 +105,17 @@ class Predictor:
     def __call__(self, images: Sequence[ImageInput]) -> list[Prediction]: ...
 
     def __call__(self, images: ImageInput | Sequence[ImageInput]) -> Prediction | list[Prediction]:
-        """The objects in an image, or in each of a list of images, in pixels of the image as it was given.
+        """Detect the objects in an image or in each image of a list.
 
         Args:
-            images: a file, an array, a Pillow image, or a list of these; EXIF tags turn them upright. The alpha channel
-                of files, Pillow images and arrays (H, W, 4) is dropped, unless the model sees as many channels.
+            images: a file, an array, a Pillow image, or a list of these. EXIF orientation is applied. An alpha channel
+                is dropped unless the model has an input channel for it.
+
+        Returns:
+            Predictions in pixels of the given images.
 
         Raises:
-            UserError: an image that cannot be read, by its name.
+            UserError: an image cannot be read; the message has its name.
         """
         if isinstance(images, list | tuple):
             return self._predict(images)
@@ -131,10 +133,10 @@ class Predictor:
 
 @dataclass(frozen=True, repr=False)
 class ImageDetector:
-    """A detector with all that it takes to predict on images and to name what it finds."""
+    """A detector with its input mapper and class names."""
 
     model: nn.Module  # with `predict(samples)`
-    mapper: EvalMapper  # resizes images and orders their channels as the model wants them
+    mapper: EvalMapper  # resizes images and orders their channels
     class_names: tuple[str, ...]  # by class index
     category_ids: tuple[int, ...]  # of the training data, by class index
 
@@ -142,15 +144,15 @@ class ImageDetector:
         return summary(self)
 
     def predict(self, images: Sequence[ImageInput], *, first_id: int = 1, score_threshold: float) -> list[Prediction]:
-        """The objects in each image, from one forward pass.
+        """Detect the objects in each image in one forward pass.
 
         Args:
             images: files, arrays or Pillow images.
             first_id: number of the first image.
-            score_threshold: objects with a lower score are left out.
+            score_threshold: minimum score of a detection, in [0, 1].
 
         Raises:
-            UserError: an image that cannot be read, by its name.
+            UserError: an image cannot be read; the message has its name.
         """
         named = [self._read(image, number) for number, image in enumerate(images, start=first_id)]
         samples = [
@@ -179,7 +181,7 @@ class ImageDetector:
 def _source_of(image: ImageInput, name: str, *, with_alpha: bool) -> ImageSource:
     if isinstance(image, str | Path):
         if not str(image) or "://" in str(image):
-            raise UserError(f"{name} is {str(image)!r}: give the path of an image file; addresses are not read here.")
+            raise UserError(f"{name} is {str(image)!r}: give the path of an image file; URLs are not supported.")
         return FileImage(str(Path(image).expanduser()))
     if isinstance(image, np.ndarray):
         return LoadedImage(name, image if with_alpha else _without_alpha(image))
@@ -196,22 +198,22 @@ def _source_of(image: ImageInput, name: str, *, with_alpha: bool) -> ImageSource
 
 
 def _without_alpha(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Grey with alpha as (H, W), and RGBA as (H, W, 3), as files with an alpha channel are read; others as they are."""
+    """(H, W, 2) grey with alpha -> (H, W), RGBA -> (H, W, 3), as files are read; other arrays unchanged."""
     if array.ndim != 3 or array.shape[2] not in CHANNELS_WITH_ALPHA:
         return array
     return array[..., 0] if array.shape[2] == GREY_WITH_ALPHA else array[..., :-1]
 
 
 def _in_zoo(weights: str | Path) -> str | Path:
-    """The name of a model in the zoo as an address."""
+    """The name of a zoo model as a zoo:// address; other weights unchanged."""
     name = str(weights).removesuffix(".yaml")
-    is_name = "://" not in name and not Path(weights).expanduser().exists() and zoo_index.has_weights(name)
-    return zoo_index.PREFIX + name if is_name else weights
+    is_name = "://" not in name and not Path(weights).expanduser().exists() and index.has_weights(name)
+    return index.PREFIX + name if is_name else weights
 
 
 @dataclass(frozen=True, repr=False)
 class LoadedImage:
-    """An image source whose pixels are there already."""
+    """An image source in memory."""
 
     name: str
     pixels: NDArray[np.generic]  # (H, W, C) RGB
@@ -227,17 +229,17 @@ class LoadedImage:
 def predict_image(
     model: nn.Module, pixels: NDArray[np.generic], *, mapper: Mapper, image_id: int = 0, name: str = "image"
 ) -> Detections:
-    """What the model finds in one image, in the image's own pixels.
+    """Detections of the model in one image, in pixels of that image.
 
     Args:
         model: with `predict(samples)`.
-        pixels: (H, W, 3) RGB or (H, W) grey, of any depth, or with as many channels as the model sees.
-        mapper: resizes the image and orders its channels as the model wants them; see `build_eval_mapper`.
+        pixels: (H, W, 3) RGB, (H, W) grey, or with the input channels of the model; of any bit depth.
+        mapper: resizes the image and orders its channels; see `build_eval_mapper`.
         image_id: of the sample.
-        name: for messages.
+        name: of the image in messages.
 
     Raises:
-        UserError: pixels of another shape or number of channels, or that are no finite numbers.
+        UserError: pixels of another shape or number of channels, or not finite.
     """
     sample = _as_sample(as_pixels(np.asarray(pixels), name), mapper=mapper, image_id=image_id, name=name)
     with inference(model):
@@ -252,11 +254,15 @@ def _as_sample(pixels: NDArray[np.generic], *, mapper: Mapper, image_id: int, na
 
 @contextlib.contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
+    """Evaluation mode without gradients; the previous mode of every module is restored.
+
+    Args:
+        model: whose modules are switched.
+    """
     modes: Mapping[nn.Module, bool] = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        # Not inference_mode: what a model caches meanwhile, anchors for instance, could not be trained with.
+        # Not inference_mode: tensors cached meanwhile, such as anchors, could not be used in training.
         with torch.no_grad():
             yield
     finally:
@@ -272,32 +278,32 @@ def build_image_detector(
     score_threshold: float = 0.0,
     option: str = "score_threshold",
 ) -> ImageDetector:
-    """A model that `open_trained` gave, ready for images; with test-time augmentation where TEST.AUG.ENABLED.
+    """An image detector from the results of `open_trained`, with test-time augmentation where TEST.AUG.ENABLED.
 
     Args:
         cfg: of the model.
         model: in evaluation mode.
-        trained: the file that it is from.
-        score_threshold: that detections will have to pass; a line is logged where the model's own is higher.
-        option: what the threshold is called there.
+        trained: the checkpoint of the model.
+        score_threshold: of the caller; a warning is logged where the threshold of the model is higher.
+        option: name of the caller's threshold in that warning.
     """
-    if not isinstance(model, GivenBoxDetector):  # which is built with it
+    if not isinstance(model, GivenBoxDetector):  # which includes the augmentation
         model = build_augmented_detector(cfg, model)
     for note in build_augmentation_notes(cfg):
         logger.info("%s", note)
     mapper = build_prediction_mapper(cfg, model)
     if not getattr(model, "predicts_classes", True):
         return ImageDetector(model, mapper, class_names=(OBJECT,), category_ids=(1,))
-    if not isinstance(model, GivenBoxDetector):  # whose boxes have any score
-        _note_of_threshold(cfg, score_threshold, option)
+    if not isinstance(model, GivenBoxDetector):  # given boxes have no threshold
+        _warn_of_threshold(cfg, score_threshold, option)
     names = trained.class_names or tuple(str(index) for index in range(class_count(cfg) or 1))
     return ImageDetector(model, mapper, class_names=names, category_ids=trained.category_ids)
 
 
-def _note_of_threshold(cfg: CfgNode, threshold: float, option: str) -> None:
-    """Log that the model itself leaves out what the threshold would let through."""
+def _warn_of_threshold(cfg: CfgNode, threshold: float, option: str) -> None:
+    """Warn when the threshold of the model is above that of the caller."""
     key = f"MODEL.{section_of_boxes(cfg)}.SCORE_THRESH_TEST"
     least = cfg.value_of(key)
     if threshold < least:
-        text = "%s %g: the model leaves out scores below %s = %g. Set %s %g"
+        text = "%s %g: the model drops scores below %s = %g. Set %s %g"
         logger.warning(text, option, threshold, key, least, key, threshold)

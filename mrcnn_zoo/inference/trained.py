@@ -15,7 +15,7 @@ from mrcnn_zoo.config.rules import class_count
 from mrcnn_zoo.data.classes import check_class_count, distinct_names
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.interop import coco_classes
-from mrcnn_zoo.model_zoo import index as zoo_index
+from mrcnn_zoo.model_zoo import index
 from mrcnn_zoo.modeling import build_model
 
 logger = logging.getLogger(__name__)
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedFile:
-    """What a file with a trained model holds."""
+    """A file with a trained model."""
 
     file: WeightsFile
     class_names: tuple[str, ...]  # by class index; empty where the file has none
     category_ids: tuple[int, ...]  # of the training data, by class index; 1, 2, ... where the file has none
-    report: LoadReport  # what became of its weights
+    report: LoadReport  # of loading its weights
 
 
 def load_trained(
@@ -38,22 +38,22 @@ def load_trained(
     overrides: Sequence[Any] = (),
     trust: Iterable[str] = (),
 ) -> tuple[nn.Module, CfgNode, tuple[str, ...]]:
-    """Build the model of a checkpoint and fill it.
+    """Build the model of a checkpoint and load its weights.
 
     Args:
-        weights: a file, or what else `load_weights` takes; empty takes MODEL.WEIGHTS of the config.
-        config: a YAML file or the name of a config of the package; without it the one inside the file, or the one with
-            which a detector of another project computes the same, or that of the zoo for `zoo://NAME`.
-        overrides: `KEY VALUE` or `KEY=VALUE` on top.
-        trust: modules whose code the config inside the file may name, e.g. ("my_lab",) for "my_lab.heads:build_head".
+        weights: a file or another source of `load_weights`; empty for MODEL.WEIGHTS of the config.
+        config: a YAML file or the name of a packaged config. By default the config in the file, the equivalent one of
+            a detector of another project, or that of the zoo for `zoo://NAME`.
+        overrides: `KEY VALUE` or `KEY=VALUE`.
+        trust: modules whose code the config in the file may name, e.g. ("my_lab",) for "my_lab.heads:build_head".
 
     Returns:
-        The model in evaluation mode on MODEL.DEVICE, its config, and its class names by class index, which are empty
-        where the file does not tell.
+        The model in evaluation mode on MODEL.DEVICE, its config, and its class names by class index (empty if the file
+        has none).
 
     Raises:
-        UserError: no weights, no config, a config that names code of a module that is not trusted, or weights that do
-            not fill the model.
+        UserError: no weights, no config, a config that names code of an untrusted module, or weights that do not fill
+            the model.
     """
     model, cfg, trained = open_trained(weights, config=config, overrides=overrides, trust=trust)
     return model, cfg, trained.class_names
@@ -68,15 +68,15 @@ def open_trained(
     meta: Mapping[str, Any] | None = None,
     check: Callable[[CfgNode], None] | None = None,
 ) -> tuple[nn.Module, CfgNode, TrainedFile]:
-    """As `load_trained`, with the file and the account of its weights.
+    """As `load_trained`, but returns the file with the report of its weights.
 
     Args:
         weights: see `load_trained`.
         config: see `load_trained`.
         overrides: see `load_trained`.
         trust: see `load_trained`.
-        meta: adds to what the file tells of itself.
-        check: is called with the config before the model is built, and raises what is wrong with it.
+        meta: added to the metadata of the file.
+        check: called with the config before the model is built; raises UserError to refuse it.
     """
     cfg = None if config is None else load_config(config, overrides)
     weights = weights or (cfg.MODEL.WEIGHTS if cfg is not None else "")
@@ -97,10 +97,14 @@ def open_trained(
 
 
 def fill_model(cfg: CfgNode, file: WeightsFile) -> tuple[nn.Module, TrainedFile]:
-    """Build the model of a config, in evaluation mode, and fill all of it with the weights of a file.
+    """Build the model of a config in evaluation mode and load all of its weights from a file.
+
+    Args:
+        cfg: of the model.
+        file: with its weights.
 
     Raises:
-        UserError: the file is for another number of classes, or leaves a part of the model as it was initialised.
+        UserError: the file has another number of classes, or lacks weights of the model.
     """
     class_names = class_names_of(file)
     stored_count = len(class_names) or stored_class_count(file.weights)
@@ -115,24 +119,27 @@ def fill_model(cfg: CfgNode, file: WeightsFile) -> tuple[nn.Module, TrainedFile]
 
 
 def config_of_weights(weights: str | Path, overrides: Sequence[Any] = (), *, trust: Iterable[str] = ()) -> CfgNode:
-    """The config that a file with a trained model brings along, as `load_trained` takes it; the model is not built.
+    """The config of a file with a trained model, without building the model.
 
     Args:
-        weights: a file, or what else `load_weights` takes.
-        overrides: `KEY VALUE` or `KEY=VALUE` on top.
-        trust: as for `load_trained`.
+        weights: a file or another source of `load_weights`.
+        overrides: `KEY VALUE` or `KEY=VALUE`.
+        trust: see `load_trained`.
 
     Raises:
-        UserError: weights that tell no config, or one that names code of a module that is not trusted.
+        UserError: no config is known for the weights, or it names code of an untrusted module.
     """
     return _config_of(read_weights(weights), overrides, trust)
 
 
 def refuse_gaps(report: LoadReport) -> None:
-    """Stop when weights leave a part of the model as it was initialised; log how many were loaded otherwise.
+    """Refuse weights that do not fill the model; log the number of loaded weights otherwise.
+
+    Args:
+        report: of loading them.
 
     Raises:
-        UserError: with the names and the whole report.
+        UserError: with the names of the missing weights and the report.
     """
     gaps = (*report.missing, *report.mismatched, *report.reinitialized)
     if gaps:
@@ -145,7 +152,7 @@ def refuse_gaps(report: LoadReport) -> None:
 
 
 def class_names_of(file: WeightsFile) -> tuple[str, ...]:
-    """The names of a file's classes by class index, each of them once; empty where they are not known."""
+    """Distinct class names of a file by class index; empty if they are not known."""
     names = stored_class_names(file)
     if not names:
         conversion = convert_detector(file)
@@ -156,12 +163,12 @@ def class_names_of(file: WeightsFile) -> tuple[str, ...]:
 
 
 def category_ids_of(file: WeightsFile, class_names: Sequence[str], *, count: int) -> tuple[int, ...]:
-    """The category ids of the data that a file's model was trained on, by class index.
+    """Category ids of the training data by class index: those of the file, COCO's for COCO's classes, or 1, 2, ...
 
     Args:
-        file: its own ids come first; COCO's classes have COCO's ids.
+        file: whose metadata may have category ids.
         class_names: of the file; may be empty.
-        count: number of classes; their ids are 1, 2, ... where the file has none.
+        count: number of classes.
     """
     ids = file.meta.get("category_ids")
     if isinstance(ids, list | tuple) and len(ids) == count and all(type(value) is int for value in ids):
@@ -172,7 +179,7 @@ def category_ids_of(file: WeightsFile, class_names: Sequence[str], *, count: int
 
 
 def _warn_of_other_settings(report: LoadReport, cfg: CfgNode) -> None:
-    """Log the settings that weights of another project were trained with, and that the config has otherwise."""
+    """Warn of settings that differ from those that the weights of another project were trained with."""
     for name, expected in report.expected_settings.items():
         if cfg.value_of(name) != expected:
             logger.warning(
@@ -185,13 +192,13 @@ def _warn_of_other_settings(report: LoadReport, cfg: CfgNode) -> None:
 
 
 def _config_of(file: WeightsFile, overrides: Sequence[Any], trust: Iterable[str]) -> CfgNode:
-    """The config inside a file, or the one that a detector of another project needs, or that of the zoo."""
+    """The config in the file, the equivalent of another project's detector, or that of the zoo."""
     text = file.meta.get("config")
     if isinstance(text, str):
-        # The device is that of this machine, not of the one it was trained on.
+        # MODEL.DEVICE in the file is that of the training machine.
         overrides = ["MODEL.DEVICE", "auto", *overrides]
         return config_from_text(text, source=f"the config in {file.source}", overrides=overrides, trust=trust)
-    entry = zoo_index.find_entry(file.source) if file.source.startswith(zoo_index.PREFIX) else None
+    entry = index.find_entry(file.source) if file.source.startswith(index.PREFIX) else None
     extra = entry.overrides if entry else ()
     conversion = convert_detector(file)
     if conversion is not None:
@@ -201,8 +208,8 @@ def _config_of(file: WeightsFile, overrides: Sequence[Any], trust: Iterable[str]
         return config_from_settings(
             extra,
             source=f"the zoo's entry {entry.name}",
-            path=zoo_index.config_name(entry),
+            path=index.config_name(entry),
             overrides=overrides,
             trust=trust,
         )
-    raise UserError(f"{file.source} holds no config: say what model it is with --config-file (config=... in Python).")
+    raise UserError(f"{file.source} contains no config: name one with --config-file (config=... in Python).")

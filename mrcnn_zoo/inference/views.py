@@ -1,4 +1,4 @@
-"""Augmented views of a test image, scaled, mirrored and turned, and the way back from each of them."""
+"""Augmented views of a test image: resized, mirrored and rotated, with the inverse maps of their coordinates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,23 +16,23 @@ from mrcnn_zoo.data.transforms.transform import AffineTransform, NoTransform, Tr
 from mrcnn_zoo.structures import ImageSize, Proposals, Sample, Targets
 from mrcnn_zoo.structures.summary import summary
 
-TURNS = (NoTransform, QuarterTurn, HalfTurn, ThreeQuarterTurn)
+ROTATIONS = (NoTransform, QuarterTurn, HalfTurn, ThreeQuarterTurn)
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """Mirrored or not, then turned: one of the eight that a rectangle of pixels can have."""
+    """One of the eight orientations of an image: optionally mirrored, then rotated by quarter turns."""
 
-    is_mirrored: bool = False  # left and right exchanged, before the turn
+    is_mirrored: bool = False  # horizontally, before the rotation
     quarter_turns: int = 0  # counter-clockwise, 0 to 3
 
     def transforms(self, size: ImageSize) -> list[Transform]:
-        """What brings an image of (height, width) into this orientation."""
+        """The transforms of an image of size (height, width) to this orientation."""
         mirror: list[Transform] = [HorizontalFlip(size)] if self.is_mirrored else []
-        return [*mirror, TURNS[self.quarter_turns](size)]
+        return [*mirror, ROTATIONS[self.quarter_turns](size)]
 
     def undo(self, grid: Tensor) -> Tensor:
-        """A grid over the view as a grid over the image: (..., H, W) -> (..., H, W), or (..., W, H) of a turned one."""
+        """A grid over the view as a grid over the image: (..., H, W) -> (..., H, W), or (..., W, H) after odd turns."""
         grid = torch.rot90(grid, -self.quarter_turns, (-2, -1))
         return grid.flip(-1) if self.is_mirrored else grid
 
@@ -41,7 +41,7 @@ class Orientation:
 class View:
     """One augmented copy of a sample."""
 
-    sample: Sample  # its original size is its own size, so that predictions come in pixels of the view
+    sample: Sample  # original_size is its own size, so predictions are in pixels of the view
     affine: AffineTransform  # from pixels of the original image to pixels of the view
     orientation: Orientation
 
@@ -70,9 +70,9 @@ class AugmentedViews:
     """Makes the views of a sample: each length of the shorter side in each orientation.
 
     Args:
-        lengths: of the shorter side in pixels; 0 keeps the size of the image. Two that give the same size count once.
-        max_size: upper bound of the longer side in pixels, where the length is not 0.
-        orientations: of every size.
+        lengths: of the shorter side in pixels; 0 keeps the size of the image. Duplicate sizes are used once.
+        max_size: maximum of the longer side in pixels where the length is not 0.
+        orientations: of each size.
     """
 
     def __init__(self, lengths: Sequence[int], *, max_size: int, orientations: Sequence[Orientation]) -> None:
@@ -81,7 +81,7 @@ class AugmentedViews:
         self.orientations = tuple(orientations)
 
     def __call__(self, sample: Sample) -> list[View]:
-        """All orientations of the first size, then those of the next."""
+        """Views of a sample: all orientations of the first size, then those of the next."""
         resizes = [resize_shortest_edge(sample.image_size, length, self.max_size) for length in self.lengths]
         by_size = {resize.affine.size: resize for resize in resizes}
         return [
@@ -109,7 +109,7 @@ def _view(sample: Sample, resize: Transform, orientation: Orientation) -> View:
 
 
 def _targets_in_view(targets: Targets | None, affine: AffineTransform) -> Targets | None:
-    """Boxes and classes, which is all that proposals from the ground truth need."""
+    """Boxes and classes, the columns that ground-truth proposals use."""
     if targets is None:
         return None
     return Targets(affine.size, mapped_boxes(targets.boxes, affine.matrix), targets.classes)
@@ -122,21 +122,37 @@ def _proposals_in_view(proposals: Proposals | None, affine: AffineTransform) -> 
 
 
 def mapped_points(points: Tensor, matrix: NDArray[np.floating]) -> Tensor:
-    """Points (..., 2) x, y after the affine map of a (3, 3) matrix."""
-    # Not a matrix product: on a GPU that may be one of lower precision.
+    """Map points with an affine matrix.
+
+    Args:
+        points: (..., 2) x, y.
+        matrix: (3, 3).
+
+    Returns:
+        (..., 2).
+    """
+    # Not a matrix product, which may use TF32 on a GPU.
     (a, b, c), (d, e, f) = matrix[:2].tolist()
     x, y = points.unbind(-1)
     return torch.stack((a * x + b * y + c, d * x + e * y + f), dim=-1)
 
 
 def mapped_boxes(boxes: Tensor, matrix: NDArray[np.floating]) -> Tensor:
-    """Boxes (R, 4) after the affine map of a (3, 3) matrix that turns by quarters only, so that they stay upright."""
+    """Map boxes with an affine matrix that rotates by quarter turns only.
+
+    Args:
+        boxes: (R, 4).
+        matrix: (3, 3).
+
+    Returns:
+        (R, 4) axis-aligned boxes.
+    """
     corners = mapped_points(boxes.unflatten(1, (2, 2)), matrix)
     return torch.cat((corners.amin(dim=1), corners.amax(dim=1)), dim=1)
 
 
 def build_augmented_views(cfg: CfgNode) -> AugmentedViews:
-    """The scales, flips and turns of TEST.AUG; every combination of those that are switched on."""
+    """All combinations of the sizes, flips and rotations of TEST.AUG."""
     settings = cfg.TEST.AUG
     orientations = all_orientations(
         mirrors=settings.FLIP, mirrors_vertically=settings.FLIP_VERTICAL, turns=settings.ROTATE
@@ -145,12 +161,12 @@ def build_augmented_views(cfg: CfgNode) -> AugmentedViews:
 
 
 def all_orientations(*, mirrors: bool, mirrors_vertically: bool, turns: bool) -> list[Orientation]:
-    """Every orientation that comes of the given changes in any combination, each of them once, the upright one first.
+    """Distinct orientations from all combinations of the given changes; the original orientation comes first.
 
     Args:
-        mirrors: left and right may be exchanged.
-        mirrors_vertically: top and bottom may be exchanged, which is a mirror and a half turn.
-        turns: quarter turns, any number of them.
+        mirrors: include horizontal flips.
+        mirrors_vertically: include vertical flips, each a horizontal flip and a half turn.
+        turns: include rotations by quarter turns.
     """
     combinations = product(
         (False, True) if mirrors_vertically else (False,),
