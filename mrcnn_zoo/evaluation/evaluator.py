@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.data import EvalLoader, build_eval_loader, load_dataset
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
@@ -165,7 +165,7 @@ def build_prediction_loader(
     """`build_eval_loader` with what `model.predict` needs: an oracle the ground truth, TEST.AUG images of full size."""
     needs_targets = getattr(model, "needs_targets", False)
     if getattr(model, "resizes_images", False):
-        cfg = cfg.with_value("INPUT.MIN_SIZE_TEST", 0)
+        cfg = changed_config(cfg, {"INPUT.MIN_SIZE_TEST": 0})
     return build_eval_loader(cfg, dataset, rank=rank, world_size=world_size, with_targets=needs_targets)
 
 

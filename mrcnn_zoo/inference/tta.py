@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.config.rules import section_of_boxes
 from mrcnn_zoo.data.keypoints import FlipPairs
 from mrcnn_zoo.data.loading.mapper import EvalMapper, build_eval_mapper, build_flip_pairs
@@ -266,7 +266,7 @@ def build_augmented_detector(cfg: CfgNode, detector: nn.Module, dataset: Dataset
 def build_prediction_mapper(cfg: CfgNode, model: nn.Module) -> EvalMapper:
     """What makes the samples of a model of image files: resized, but for a model that does so itself."""
     if getattr(model, "resizes_images", False):
-        cfg = cfg.with_value("INPUT.MIN_SIZE_TEST", 0)
+        cfg = changed_config(cfg, {"INPUT.MIN_SIZE_TEST": 0})
     return build_eval_mapper(cfg)
 
 

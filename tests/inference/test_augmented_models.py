@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.config import CfgNode, changed_config, load_config
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference import build_augmented_detector
@@ -54,7 +54,7 @@ def built(request: pytest.FixtureRequest) -> tuple[CfgNode, nn.Module]:
 
 def test_one_view_finds_what_the_detector_finds(built: tuple[CfgNode, nn.Module]) -> None:
     _, model = built
-    cfg = built[0].with_value("TEST.AUG.FLIP", False)
+    cfg = changed_config(built[0], {"TEST.AUG.FLIP": False})
     detector = build_augmented_detector(cfg, model)
     (plain,) = model.predict([smooth_sample()])
     # RetinaNet compares boxes before they are cut off at the image, an RPN those of one level only.
@@ -73,7 +73,7 @@ def test_one_view_finds_what_the_detector_finds(built: tuple[CfgNode, nn.Module]
 
 def test_with_all_orientations_a_turned_image_gives_turned_results(built: tuple[CfgNode, nn.Module]) -> None:
     cfg, model = built
-    cfg = cfg.with_value("TEST.AUG.FLIP_VERTICAL", True).with_value("TEST.AUG.ROTATE", True)
+    cfg = changed_config(cfg, {"TEST.AUG.FLIP_VERTICAL": True, "TEST.AUG.ROTATE": True})
     detector = build_augmented_detector(cfg, model)
     sample = smooth_sample()
     (upright,) = detector.predict([sample])
@@ -131,7 +131,8 @@ def test_one_view_has_the_masks_of_the_detector_in_given_boxes() -> None:
     sample = replace(smooth_sample(), original_size=(128, 192))
     boxes = [torch.tensor([[100.0, 20, 180, 90], [0, 0, 30, 128]])]
     (expected,) = model.predict_in_boxes([sample], boxes)
-    (table,) = build_augmented_detector(cfg.with_value("TEST.AUG.FLIP", False), model).predict_in_boxes([sample], boxes)
+    unflipped = changed_config(cfg, {"TEST.AUG.FLIP": False})
+    (table,) = build_augmented_detector(unflipped, model).predict_in_boxes([sample], boxes)
     torch.testing.assert_close(table.scores, expected.scores)
     assert torch.equal(table.classes, expected.classes)
     assert torch.equal(table.masks.bitmaps(), expected.masks.bitmaps())
@@ -146,8 +147,8 @@ def test_keypoints_of_mirrored_views_count_where_the_data_knows_the_sides() -> N
     assert build_augmented_detector(cfg, nn.Identity()).flip_pairs is None
     (note,) = build_augmentation_notes(cfg)
     assert "DATASETS.KEYPOINT_FLIP_PAIRS" in note
-    assert build_augmentation_notes(cfg.with_value("TEST.AUG.FLIP", False)) == []
-    assert build_augmentation_notes(cfg.with_value("TEST.AUG.ENABLED", False)) == []
+    assert build_augmentation_notes(changed_config(cfg, {"TEST.AUG.FLIP": False})) == []
+    assert build_augmentation_notes(changed_config(cfg, {"TEST.AUG.ENABLED": False})) == []
 
 
 class WithWeights(GreedySuppression):

@@ -78,7 +78,7 @@ def test_a_typo_in_an_override_is_refused(weights: Path) -> None:
 def test_weights_without_a_config_need_one(weights: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.pth"
     torch.save(torch.load(weights, weights_only=True)["model"], bare)
-    with pytest.raises(UserError, match=r"bare\.pth holds no config: say what model it is with --config-file"):
+    with pytest.raises(UserError, match=r"bare\.pth contains no config: name one with --config-file"):
         load_trained(bare)
     _, _, class_names = load_trained(bare, config=DIGITS, overrides=list(TINY))
     assert class_names == ()
