@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from mrcnn_zoo.distributed.processes import rank
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.hook import Hook
 from mrcnn_zoo.training.trainer import Trainer
+from support.processes import run_in_processes
+from support.tiny_trainer import make_trainer
 
 # For each step and each process whether its images, one per pass, go through the module `sometimes`.
 PATHS = (
@@ -58,20 +58,15 @@ class KeepGradients(Hook):
         self.steps.append((weights, gradients))
 
 
-def train_a_part(process: int, folder: str, make_trainer: Any, passes: int) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=process, world_size=2)
-
+def train_a_part(process: int, folder: Path, passes: int) -> list[tuple[dict[str, Tensor], Gradients]]:
     def batches(start: int) -> Any:
         for number in range(start, len(PATHS) * passes):
             yield [sample(number // passes, rank(), number % passes)]
 
     kept = KeepGradients()
-    model = Conditional()
-    make_trainer(
-        model=model, budget=len(PATHS), open_batches=batches, accumulate_steps=passes, hooks={"kept": kept}
-    ).train()
-    torch.save(kept.steps, Path(folder) / f"{process}.pt")
-    dist.destroy_process_group()
+    settings = {"budget": len(PATHS), "open_batches": batches, "accumulate_steps": passes, "hooks": {"kept": kept}}
+    make_trainer(folder=folder / str(process), model=Conditional(), **settings).train()
+    return kept.steps
 
 
 def expected_gradients(weights: dict[str, Tensor], step: int, passes: int) -> Gradients:
@@ -83,9 +78,8 @@ def expected_gradients(weights: dict[str, Tensor], step: int, passes: int) -> Gr
 
 
 @pytest.mark.parametrize("passes", [1, 2])
-def test_a_module_that_only_some_images_pass_through_is_trained(make_trainer: Any, tmp_path: Path, passes: int) -> None:
-    mp.start_processes(train_a_part, args=(str(tmp_path), make_trainer, passes), nprocs=2, start_method="fork")
-    first, second = (torch.load(tmp_path / f"{process}.pt") for process in range(2))
+def test_a_module_that_only_some_images_pass_through_is_trained(tmp_path: Path, passes: int) -> None:
+    first, second = run_in_processes(train_a_part, tmp_path, passes, folder=tmp_path)
     assert len(first) == len(PATHS)
     for step, ((weights, gradients), (other_weights, other_gradients)) in enumerate(zip(first, second, strict=True)):
         torch.testing.assert_close(weights, other_weights, rtol=0, atol=0)

@@ -25,6 +25,7 @@ from mrcnn_zoo.training.run_context import logging_to
 from mrcnn_zoo.training.stopping import StopSignals
 from mrcnn_zoo.training.writers import MetricWriter
 from mrcnn_zoo.training.writers.files import JsonLinesWriter
+from support.tiny_trainer import TinyModel, batches_from
 
 
 class Scores:
@@ -62,9 +63,9 @@ class ListWriter(MetricWriter):
 
 
 def test_parameters_without_gradient_are_named_once_in_the_log_file(
-    make_trainer: Any, tiny_model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make_trainer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = tiny_model()
+    model = TinyModel()
     model.forgotten = nn.Linear(1, 1)
     with logging_to(tmp_path) as log:
         log.open()
@@ -342,19 +343,19 @@ def test_pictures_are_listed_by_folder() -> None:
     assert listed_by_folder([]) == ""
 
 
-def test_validation_loss_is_the_mean_over_images(tiny_model: Any, numbered_batches: Any) -> None:
-    model = tiny_model()
-    whole = next(numbered_batches(0, size=3))
+def test_validation_loss_is_the_mean_over_images() -> None:
+    model = TinyModel()
+    whole = next(batches_from(0, size=3))
     expected = {name: loss.item() for name, loss in model.losses(whole).losses.items()}
     losses = validation_losses(model, [whole[:2], whole[2:]])
     assert losses == pytest.approx({**expected, "total_loss": sum(expected.values())})
 
 
-def test_validation_loss_of_no_image_is_empty(tiny_model: Any) -> None:
-    assert validation_losses(tiny_model(), []) == {}
+def test_validation_loss_of_no_image_is_empty() -> None:
+    assert validation_losses(TinyModel(), []) == {}
 
 
-def test_validation_loss_leaves_model_and_generators_as_they_were(numbered_batches: Any) -> None:
+def test_validation_loss_leaves_model_and_generators_as_they_were() -> None:
     class WithStatistics(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -368,7 +369,7 @@ def test_validation_loss_leaves_model_and_generators_as_they_were(numbered_batch
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    losses = [validation_losses(model, [next(numbered_batches(0))]) for _ in range(2)]
+    losses = [validation_losses(model, [next(batches_from(0))]) for _ in range(2)]
     assert torch.equal(torch.rand(1), expected)
     assert losses[0] == losses[1]
     assert int(model.norm.num_batches_tracked) == 0

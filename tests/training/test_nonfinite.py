@@ -15,6 +15,7 @@ from mrcnn_zoo.training import replay_batch
 from mrcnn_zoo.training.hooks.nonfinite import StopOnNonFinite, find_nonfinite_losses, save_batches
 from mrcnn_zoo.training.replay import load_step
 from mrcnn_zoo.training.trainer import Trainer
+from support.tiny_trainer import TinyModel
 
 BAD_IMAGE = "image_7.png"  # in the fourth batch of two
 
@@ -37,10 +38,10 @@ class Poisoned(nn.Module):
 
 
 @pytest.fixture
-def stopped(make_trainer: Any, tiny_model: Any, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Trainer, str]:
+def stopped(make_trainer: Any, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Trainer, str]:
     value = getattr(request, "param", math.nan)
     hook = StopOnNonFinite(tmp_path / "nonfinite")
-    trainer = make_trainer(model=Poisoned(tiny_model(noise=1.0), value), hooks={"nonfinite": hook})
+    trainer = make_trainer(model=Poisoned(TinyModel(noise=1.0), value), hooks={"nonfinite": hook})
     with pytest.raises(NonFiniteLossError) as caught:
         trainer.train()
     return trainer, str(caught.value)
@@ -55,28 +56,28 @@ def test_message_names_loss_iteration_and_images(stopped: tuple[Trainer, str]) -
     assert "image_6.png, image_7.png" in message
 
 
-def test_weights_are_those_before_the_step(stopped: tuple[Trainer, str], make_trainer: Any, tiny_model: Any) -> None:
+def test_weights_are_those_before_the_step(stopped: tuple[Trainer, str], make_trainer: Any) -> None:
     trainer, _ = stopped
-    until_then = make_trainer(model=tiny_model(noise=1.0), budget=3)
+    until_then = make_trainer(model=TinyModel(noise=1.0), budget=3)
     until_then.train()
     assert trainer.iteration == 3
     assert torch.equal(trainer.model.tiny.linear.weight, until_then.model.linear.weight)
 
 
-def test_saved_batch_gives_the_same_losses_again(stopped: tuple[Trainer, str], tmp_path: Path, tiny_model: Any) -> None:
+def test_saved_batch_gives_the_same_losses_again(stopped: tuple[Trainer, str], tmp_path: Path) -> None:
     path = tmp_path / "nonfinite" / "iter_0000003_rank_0.pt"
     assert str(path) in stopped[1]
-    outputs = replay_batch(path, model=Poisoned(tiny_model(noise=1.0), math.nan))
+    outputs = replay_batch(path, model=Poisoned(TinyModel(noise=1.0), math.nan))
     assert outputs[0].losses["loss_absolute"].isnan()
     assert outputs[0].losses["loss_square"].item() == stopped[0].model.squares[3]
     assert load_step(path)["what"] == "loss_absolute = nan"
 
 
-def test_non_finite_gradients_of_a_finite_loss_stop_too(make_trainer: Any, tiny_model: Any, tmp_path: Path) -> None:
+def test_non_finite_gradients_of_a_finite_loss_stop_too(make_trainer: Any, tmp_path: Path) -> None:
     class SquareRootAtZero(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.tiny = tiny_model()
+            self.tiny = TinyModel()
 
         def forward(self, samples: list[Sample]) -> TrainingOutput:
             return TrainingOutput({"loss_root": (self.tiny.linear.weight * 0).sum().sqrt()})
@@ -86,11 +87,11 @@ def test_non_finite_gradients_of_a_finite_loss_stop_too(make_trainer: Any, tiny_
         trainer.train()
 
 
-def test_model_that_finds_it_itself_is_treated_alike(make_trainer: Any, tiny_model: Any, tmp_path: Path) -> None:
+def test_model_that_finds_it_itself_is_treated_alike(make_trainer: Any, tmp_path: Path) -> None:
     class Refusing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.tiny = tiny_model()
+            self.tiny = TinyModel()
 
         def forward(self, samples: list[Sample]) -> TrainingOutput:
             if samples[0].file_name == "image_4.png":

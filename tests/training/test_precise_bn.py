@@ -1,7 +1,6 @@
 """Batch-norm statistics of fixed weights, against fvcore's estimate and by hand."""
 
 import copy
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,8 +10,7 @@ from torch import nn
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.averaging import WeightsAverage
 from mrcnn_zoo.training.hooks.precise_bn import PreciseBatchNorm, estimate_batch_norm_statistics
-
-Batches = Callable[..., Iterator[list[Sample]]]
+from support.tiny_trainer import batches_from
 
 
 class NormalizedModel(nn.Module):
@@ -32,13 +30,13 @@ class NormalizedModel(nn.Module):
         return TrainingOutput({"loss": self.norm(self.conv(pixels)).square().mean() + self.conv.weight.sum()})
 
 
-def test_statistics_equal_fvcores(numbered_batches: Batches) -> None:
+def test_statistics_equal_fvcores() -> None:
     from fvcore.nn.precise_bn import update_bn_stats
 
     ours = NormalizedModel()
     theirs = copy.deepcopy(ours)
-    estimate_batch_norm_statistics(ours, numbered_batches(0), num_batches=5)
-    update_bn_stats(theirs, numbered_batches(0), 5)
+    estimate_batch_norm_statistics(ours, batches_from(0), num_batches=5)
+    update_bn_stats(theirs, batches_from(0), 5)
     torch.testing.assert_close(ours.norm.running_mean, theirs.norm.running_mean)
     torch.testing.assert_close(ours.norm.running_var, theirs.norm.running_var)
     assert ours.calls == 0  # put back
@@ -52,25 +50,23 @@ def test_a_norm_without_inputs_keeps_its_statistics() -> None:
     assert model.norm.running_mean.tolist() == [3.0, 3.0]
 
 
-def test_model_without_trained_norms_is_not_called(numbered_batches: Batches) -> None:
+def test_model_without_trained_norms_is_not_called() -> None:
     model = NormalizedModel()
     model.norm.eval()
-    estimate_batch_norm_statistics(model, numbered_batches(0), num_batches=1)
+    estimate_batch_norm_statistics(model, batches_from(0), num_batches=1)
     assert model.norm.running_mean.tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("decay", [None, 0.5])
-def test_final_statistics_are_those_of_the_evaluated_weights(
-    decay: float | None, make_trainer: Any, numbered_batches: Batches
-) -> None:
+def test_final_statistics_are_those_of_the_evaluated_weights(decay: float | None, make_trainer: Any) -> None:
     torch.manual_seed(0)
     model = NormalizedModel()
-    hook = PreciseBatchNorm(lambda seed: numbered_batches(0), num_batches=3, period=2)  # noqa: ARG005
+    hook = PreciseBatchNorm(lambda seed: batches_from(0), num_batches=3, period=2)  # noqa: ARG005
     trainer = make_trainer(budget=5, hooks={"PreciseBatchNorm": hook}, model=model)
     trainer.average = WeightsAverage(model, decay=decay) if decay else None
     trainer.train()
     with trainer.weights_to_evaluate():
-        mixed = torch.cat([s.image.float() / 255 for batch, _ in zip(numbered_batches(0), range(3), strict=False)
+        mixed = torch.cat([s.image.float() / 255 for batch, _ in zip(batches_from(0), range(3), strict=False)
                            for s in batch], dim=1)[None]  # fmt: skip
         outputs = model.conv(mixed).flatten(2)[0]
         torch.testing.assert_close(model.norm.running_mean, outputs.mean(dim=1))

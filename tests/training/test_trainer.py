@@ -15,6 +15,7 @@ from mrcnn_zoo.structures import TrainingOutput
 from mrcnn_zoo.training.hook import Hook
 from mrcnn_zoo.training.stopping import IterationBudget, StopSignals, TimeBudget
 from mrcnn_zoo.training.trainer import Trainer
+from support.tiny_trainer import TinyModel, batches_from
 
 
 def assert_equal_weights(first: Trainer, second: Trainer) -> None:
@@ -22,10 +23,10 @@ def assert_equal_weights(first: Trainer, second: Trainer) -> None:
         assert torch.equal(a, b), name
 
 
-def test_step_is_a_step_of_gradient_descent(make_trainer: Any, numbered_batches: Any) -> None:
+def test_step_is_a_step_of_gradient_descent(make_trainer: Any) -> None:
     trainer = make_trainer(budget=1, momentum=0.0)
     before = trainer.model.linear.weight.detach().clone().requires_grad_()
-    samples = next(numbered_batches(0))
+    samples = next(batches_from(0))
     means = torch.stack([sample.image.float().mean(dim=(1, 2)) / 255 for sample in samples])
     errors = (means @ before.T).squeeze(1) - torch.tensor([float(sample.image_id) for sample in samples])
     (errors.square().mean() + errors.abs().mean()).backward()
@@ -110,8 +111,8 @@ class Remembers(torch.nn.Module):
         self.number = float(state["number"])
 
 
-def test_what_modules_remember_is_resumed(make_trainer: Any, tiny_model: Any, tmp_path: Path) -> None:
-    first, second = tiny_model(), tiny_model()
+def test_what_modules_remember_is_resumed(make_trainer: Any, tmp_path: Path) -> None:
+    first, second = TinyModel(), TinyModel()
     first.memory, second.memory = Remembers(), Remembers()
     first.memory.number = 3.0
     make_trainer(budget=1, model=first).train()
@@ -155,9 +156,9 @@ def test_a_model_without_losses_is_refused_by_name(make_trainer: Any) -> None:
         make_trainer(model=Silent({"loss_a": torch.tensor(1.0), "loss_b": torch.tensor(2.0)})).train()
 
 
-def test_accumulated_batches_equal_the_larger_batch(make_trainer: Any, numbered_batches: Any) -> None:
+def test_accumulated_batches_equal_the_larger_batch(make_trainer: Any) -> None:
     small = make_trainer(budget=4, accumulate_steps=3)
-    large = make_trainer(budget=4, open_batches=lambda start: numbered_batches(start, size=6))
+    large = make_trainer(budget=4, open_batches=lambda start: batches_from(start, size=6))
     small.train()
     large.train()
     torch.testing.assert_close(small.model.linear.weight, large.model.linear.weight)
