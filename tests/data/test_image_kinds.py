@@ -329,7 +329,7 @@ def test_exchanged_width_and_height_are_blamed_on_exif_only_where_it_turns_the_i
     exif[0x0112] = 6
     Image.fromarray(RGB).save(tmp_path / "plain.png")
     Image.fromarray(RGB).save(tmp_path / "turned.jpg", exif=exif)
-    for name, size, cause in (("plain.png", (W, H), "look exchanged"), ("turned.jpg", (H, W), "EXIF tag turns it")):
+    for name, size, cause in (("plain.png", (W, H), "seem exchanged"), ("turned.jpg", (H, W), "EXIF tag rotates it")):
         with pytest.raises(UserError, match=cause) as error:
             build_eval_mapper(cfg)(ImageRecord(1, FileImage(str(tmp_path / name)), size), np.random.default_rng(0))
         assert ("EXIF" in str(error.value)) == name.startswith("turned")

@@ -143,7 +143,7 @@ def test_object_without_key_points_has_none_labelled() -> None:
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [((41, 60), "constant.png is 60 x 41 .* say 60 x 40"), ((60, 40), "look exchanged: correct 'width' and 'height'")],
+    [((41, 60), "constant.png is 60 x 41 .* have 60 x 40"), ((60, 40), "seem exchanged: correct 'width' and 'height'")],
 )
 def test_image_of_another_size_than_annotated_is_refused(cfg: CfgNode, size: tuple[int, int], message: str) -> None:
     record = ImageRecord(5, ConstantImage(size), SIZE)

@@ -98,7 +98,7 @@ def test_an_image_of_another_size_than_its_annotations_say_is_not_drawn(tmp_path
     huge = replace(dataset.records[0], image_size=(60000, 60000))
     paths = save_dataset_images(replace(dataset, records=(huge, dataset.records[1])), tmp_path, num_images=2)
     assert [path.name for path in paths] == ["1.png"]
-    assert "flat.png is 50 x 40 pixels (width x height) where its annotations say 60000 x 60000" in caplog.text
+    assert "flat.png is 50 x 40 pixels (width x height) where its annotations have 60000 x 60000" in caplog.text
 
 
 def test_an_empty_dataset_cannot_be_drawn(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Loaders of samples and their worker processes: endless and shuffled for training, in order for testing."""
+"""Sample loaders with worker processes: endless and shuffled for training, in order for evaluation."""
 
 import gc
 import io
@@ -37,15 +37,17 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import DATA_SAMPLERS
 from mrcnn_zoo.structures import Sample
 
+PREFETCHED_BATCHES = 2  # per worker
+
 
 class PackedRecords(Sequence[ImageRecord]):
     """Records as bytes in one array.
 
-    Millions of Python objects shared by forked processes are copied page by page as soon as their reference counts
-    change; one array is not. Source: Detectron2's issue on growing memory, and its answer.
+    Changing reference counts copies the memory pages of Python objects that forked processes share; an array has one
+    reference count. Source: Detectron2, `DatasetFromList`.
 
     Args:
-        records: what to pack.
+        records: picklable.
     """
 
     def __init__(self, records: Sequence[ImageRecord]) -> None:
@@ -57,25 +59,25 @@ class PackedRecords(Sequence[ImageRecord]):
         return len(self._ends)
 
     def __getitem__(self, row: Any) -> Any:
-        """The record of a row; slices are not supported."""
+        """The record of a row, an int; slices are not supported."""
         start = int(self._ends[row - 1]) if row else 0
         return pickle.loads(self._bytes[start : int(self._ends[row])].data)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A user's mistake found in a loader process, on its way to the process that can report it."""
+    """A `UserError` raised in a worker process, to be raised again in the training process."""
 
     message: str
 
 
 class SampleSource:
-    """The samples of a batch; the map-style dataset that torch's DataLoader asks.
+    """A map-style dataset of torch whose items are batches of samples.
 
     Args:
         records: of the dataset.
-        mapper: makes a sample of a record.
-        seed: with a draw's position, seeds the augmentation, so that it does not matter which process makes the sample.
+        mapper: record and generator -> sample.
+        seed: seeds the augmentation of a sample together with its position, so that it is the same in any process.
     """
 
     def __init__(self, records: Sequence[ImageRecord], *, mapper: Mapper, seed: int) -> None:
@@ -94,10 +96,10 @@ class SampleSource:
 
 
 class _TensorPickler(pickle.Pickler):
-    """Pickles tensors by value, as bytes.
+    """Pickles tensors by value.
 
-    torch's own way of sending tensors between processes takes a file descriptor each and shared memory, and both run
-    out: /dev/shm has 64 MB in a container, and a process 1,024 descriptors.
+    torch sends tensors between processes in shared memory with a file descriptor each, and both run out: containers
+    have 64 MB of /dev/shm, processes 1,024 descriptors.
     """
 
     def reducer_override(self, item: Any) -> Any:
@@ -107,24 +109,27 @@ class _TensorPickler(pickle.Pickler):
 
 
 def pack(item: Any) -> bytes:
-    """The bytes of samples or a failure, to be sent to another process."""
+    """Serialise samples or a `Failure` for another process."""
     buffer = io.BytesIO()
     _TensorPickler(buffer, protocol=5).dump(item)
     return buffer.getvalue()
 
 
 def unpack(item: bytes) -> Any:
-    """What `pack` was given; only ever called on what an own loader process sent."""
+    """The inverse of `pack`; only for bytes from this run's own worker processes."""
     return pickle.loads(item)
 
 
 def raise_failures(loaded: Generator[list[Sample] | Failure, None, None]) -> Iterator[list[Sample]]:
-    """The samples; a failure is raised as the error that it was.
+    """The samples; a `Failure` is raised.
+
+    Args:
+        loaded: one batch or failure at a time.
 
     Raises:
-        UserError: the mistake that a loader process found.
+        UserError: the message of a failure.
     """
-    # Closed at once, or the traceback of a failure would keep the loader processes alive.
+    # Closed explicitly: the traceback of a failure would keep the worker processes alive.
     with closing(loaded):
         for item in loaded:
             if isinstance(item, Failure):
@@ -133,16 +138,16 @@ def raise_failures(loaded: Generator[list[Sample] | Failure, None, None]) -> Ite
 
 
 def prepare_worker(worker_number: int) -> None:  # noqa: ARG001
-    """Set a loader process up.
+    """Set the signals and the garbage collection of a worker process.
 
-    Ctrl-C and a cluster's SIGTERM go to all processes, and a loader process that ends takes the training process with
-    it before that can save. So they are left to the training process, which ends its loader processes itself.
+    Ctrl-C and a cluster's SIGTERM reach all processes, and a worker that exits stops the training process before it
+    saves. Workers therefore ignore both; the training process ends its workers.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey_parent, args=(_parent_id(),), daemon=True).start()
-    gc.freeze()  # collecting would touch, and so copy, every object inherited from the training process
+        threading.Thread(target=_exit_on_sigterm_of, args=(_parent_id(),), daemon=True).start()
+    gc.freeze()  # a collection would touch, and thereby copy, all objects inherited from the training process
 
 
 def _parent_id() -> int:
@@ -152,23 +157,19 @@ def _parent_id() -> int:
     return parent.pid  # os.getppid() may be a fork server's
 
 
-def _obey_parent(parent: int) -> None:
-    """End this process when its parent says so, and no other."""
+def _exit_on_sigterm_of(parent: int) -> None:
     while True:
         if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent:
             os._exit(0)
 
 
-PREFETCHED_BATCHES = 2  # a worker
-
-
 class SampleLoader:
-    """Lists of samples, read by loader processes ahead of time.
+    """An iterable of lists of samples, prefetched by worker processes.
 
     Args:
-        source: makes the samples of a batch.
-        batches: called at each iteration, the batches to load in their order.
-        num_workers: loader processes; 0 loads when a batch is asked for.
+        source: batch -> samples.
+        batches: called per iteration; the batches in their order.
+        num_workers: worker processes; 0 loads in the calling process.
     """
 
     def __init__(self, source: SampleSource, *, batches: Callable[[], Iterator[Batch]], num_workers: int) -> None:
@@ -194,10 +195,13 @@ class SampleLoader:
 
 
 class TrainLoader(SampleLoader):
-    """This process's share of every global batch, without end.
+    """An endless loader of this process's share of every global batch.
 
-    `num_images` is the number of images in one pass over the data; `dataset` what is trained on, after images without
-    objects have been left out.
+    Args:
+        source: batch -> samples.
+        dataset: the selected training data; `num_images` is its length.
+        batches: called per iteration; the batches of this process in their order.
+        num_workers: worker processes; 0 loads in the calling process.
     """
 
     def __init__(
@@ -209,7 +213,14 @@ class TrainLoader(SampleLoader):
 
 
 class EvalLoader(SampleLoader):
-    """This process's share of a test set, in order; `len` is its number of batches."""
+    """A loader of this process's share of a dataset, in order; `len` is its number of batches.
+
+    Args:
+        source: batch -> samples.
+        rows: of the dataset.
+        batch_size: samples per batch; the last one may be smaller.
+        num_workers: worker processes, at most one per batch; 0 loads in the calling process.
+    """
 
     def __init__(self, source: SampleSource, *, rows: range, batch_size: int, num_workers: int) -> None:
         starts = range(0, len(rows), batch_size)
@@ -232,19 +243,19 @@ def build_train_loader(
     seed: int = 0,
     is_first: bool = True,
 ) -> TrainLoader:
-    """Training samples: shuffled, augmented, endless, and the same for the same seed.
+    """The loader of training samples: shuffled, augmented, endless, and determined by the seed.
 
     Args:
-        cfg: INPUT, DATALOADER, SOLVER.IMS_PER_BATCH and the model's columns.
-        datasets: taken together; their classes must agree.
-        start_batch: the global batch to begin with; what comes is what an uninterrupted run would have seen.
+        cfg: INPUT, DATALOADER, SOLVER.IMS_PER_BATCH, and MODEL for the columns of targets.
+        datasets: concatenated; their classes must agree.
+        start_batch: number of the first global batch; the sequence equals that of an uninterrupted run.
         rank: of this process.
         world_size: number of processes, which share each global batch.
         seed: at least 0.
-        is_first: log what of the data is not trained on; False for another loader of the same data.
+        is_first: whether omitted images and objects are logged; False for further loaders of the same data.
 
     Raises:
-        UserError: no image to train on, classes that differ, or a batch that cannot be shared evenly.
+        UserError: no image to train on, classes that differ, or a batch size that is no multiple of `world_size`.
     """
     batch_size = cfg.SOLVER.IMS_PER_BATCH
     if batch_size < 1 or batch_size % world_size:
@@ -285,16 +296,16 @@ def build_eval_loader(
     start: int = 0,
     batch_size: int | None = None,
 ) -> EvalLoader:
-    """Test samples in the dataset's order, each process a contiguous share.
+    """The loader of evaluation samples, in the order of the dataset, a contiguous share per process.
 
     Args:
         cfg: INPUT, DATALOADER.NUM_WORKERS, TEST.BATCH_SIZE and TEST.NUM_IMAGES.
-        dataset: what to load.
+        dataset: to evaluate on.
         rank: of this process.
         world_size: number of processes.
-        with_targets: add targets in pixels of the resized image, for the validation loss.
-        start: images of this process's share to leave out at its beginning.
-        batch_size: instead of TEST.BATCH_SIZE.
+        with_targets: whether samples have targets, in pixels of the resized image, for the validation loss.
+        start: number of images to skip at the start of this process's share.
+        batch_size: overrides TEST.BATCH_SIZE.
 
     Raises:
         UserError: a dataset without images, or a batch size below 1.

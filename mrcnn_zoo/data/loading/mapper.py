@@ -1,4 +1,4 @@
-"""From the record of an image to the sample that a model takes."""
+"""Mappers from the record of an image to the sample of a model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,10 +37,10 @@ class PixelReader:
     """Reads the pixels of a record.
 
     Args:
-        reduce_depth: makes bytes of deeper pixels.
-        num_channels: that the model sees.
-        max_pixels: most pixels of an image file; 0 for any number.
-        statistics: MODEL.PIXEL_MEAN and PIXEL_STD, which kept values are compared with; empty compares nothing.
+        reduce_depth: converts pixels of more than 8 bits.
+        num_channels: of the model's input.
+        max_pixels: the largest allowed number of pixels per image file; 0 for no limit.
+        statistics: MODEL.PIXEL_MEAN and PIXEL_STD, to warn about float pixels that do not fit them; () never warns.
     """
 
     reduce_depth: DepthReduction
@@ -49,7 +49,10 @@ class PixelReader:
     statistics: tuple[Sequence[float], Sequence[float]] | tuple[()] = ()
 
     def open(self, source: ImageSource) -> NDArray[np.generic]:
-        """(H, W, C) of any depth as it is in the file; RGB where the model sees colours or grey.
+        """(H, W, C) of any depth; RGB if the model's input is RGB or grey.
+
+        Args:
+            source: of the pixels.
 
         Raises:
             UserError: an image that cannot be read, or has another number of channels.
@@ -66,13 +69,14 @@ class PixelReader:
     def read(self, record: ImageRecord) -> Tensor:
         """(C, H, W) uint8 or float32 of the record's image.
 
+        Args:
+            record: of the image.
+
         Raises:
-            UserError: an image that cannot be read, or has another size than its annotations say.
+            UserError: an image that cannot be read, or has another size than in its annotations.
         """
         pixels = self.open(record.source)
-        size = (int(pixels.shape[0]), int(pixels.shape[1]))
-        if size != tuple(record.image_size):
-            raise UserError(_size_message(record, size))
+        check_size(record, pixels)
         try:
             image = as_image_tensor(pixels, self.reduce_depth)
         except UserError as error:
@@ -85,18 +89,22 @@ class PixelReader:
 def _size_message(record: ImageRecord, size: tuple[int, int]) -> str:
     (height, width), (expected_height, expected_width) = size, record.image_size
     message = (
-        f"{record.source.name} is {width} x {height} pixels (width x height) where its annotations say "
+        f"{record.source.name} is {width} x {height} pixels (width x height) where its annotations have "
         f"{expected_width} x {expected_height}."
     )
     if (width, height) == (expected_height, expected_width):
         if isinstance(record.source, FileImage) and record.source.is_turned():
-            return f"{message} Its EXIF tag turns it: save the image upright, or annotate it as it is shown."
-        return f"{message} They look exchanged: correct 'width' and 'height' in the annotations."
+            return f"{message} Its EXIF tag rotates it: save the image upright, or annotate the rotated image."
+        return f"{message} They seem exchanged: correct 'width' and 'height' in the annotations."
     return f"{message} The annotations belong to another version of the image."
 
 
 def check_size(record: ImageRecord, pixels: NDArray[np.generic]) -> None:
-    """Stop where an image file has another size than its annotations say, before anything is drawn in that size.
+    """Refuse an image of another size than in its annotations.
+
+    Args:
+        record: of the image.
+        pixels: (H, W, C) of the image.
 
     Raises:
         UserError: with both sizes.
@@ -107,13 +115,13 @@ def check_size(record: ImageRecord, pixels: NDArray[np.generic]) -> None:
 
 
 class TrainMapper:
-    """Reads, augments and labels.
+    """Maps records to augmented samples with targets.
 
     Args:
         reader: of the pixels.
         augmentations: in their order.
-        target_builder: of the labels.
-        proposal_mapper: of precomputed proposals, where there are such.
+        target_builder: of the targets.
+        proposal_mapper: of precomputed proposals; None for samples without.
     """
 
     def __init__(
@@ -130,7 +138,12 @@ class TrainMapper:
         self.proposal_mapper = proposal_mapper
 
     def __call__(self, record: ImageRecord, rng: np.random.Generator) -> Sample:
-        """The sample of a record; the same generator state gives the same sample."""
+        """The sample of a record, determined by the state of the generator.
+
+        Args:
+            record: of the image.
+            rng: the only source of randomness.
+        """
         may_mirror = self.target_builder.can_mirror(record.instances)
         image, affine = augment(self.reader.read(record), self.augmentations, rng, may_mirror=may_mirror)
         proposals = None if self.proposal_mapper is None else self.proposal_mapper(record, affine)
@@ -138,12 +151,12 @@ class TrainMapper:
 
 
 class EvalMapper:
-    """Reads and resizes, without labels.
+    """Maps records to resized samples without targets.
 
     Args:
         reader: of the pixels.
-        augmentations: in their order; nothing in them is random.
-        proposal_mapper: of precomputed proposals, where there are such.
+        augmentations: in their order, without randomness.
+        proposal_mapper: of precomputed proposals; None for samples without.
     """
 
     def __init__(
@@ -158,7 +171,12 @@ class EvalMapper:
         self.proposal_mapper = proposal_mapper
 
     def __call__(self, record: ImageRecord, rng: np.random.Generator) -> Sample:
-        """The sample of a record."""
+        """The sample of a record.
+
+        Args:
+            record: of the image.
+            rng: is not used.
+        """
         image, affine = augment(self.reader.read(record), self.augmentations, rng)
         proposals = None if self.proposal_mapper is None else self.proposal_mapper(record, affine)
         return _as_sample(record, image, None, proposals)
@@ -176,7 +194,13 @@ def _as_sample(record: ImageRecord, image: Tensor, targets: Targets | None, prop
 
 
 def build_train_mapper(cfg: CfgNode, dataset: Dataset, proposal_mapper: ProposalMapper | None = None) -> Mapper:
-    """What makes training samples."""
+    """The mapper of training samples.
+
+    Args:
+        cfg: INPUT, MODEL, DATASETS.KEYPOINT_FLIP_PAIRS.
+        dataset: the training data.
+        proposal_mapper: of precomputed proposals.
+    """
     return TrainMapper(
         build_pixel_reader(cfg),
         augmentations=build_train_augmentations(cfg),
@@ -186,14 +210,25 @@ def build_train_mapper(cfg: CfgNode, dataset: Dataset, proposal_mapper: Proposal
 
 
 def build_eval_mapper(cfg: CfgNode, proposal_mapper: ProposalMapper | None = None) -> EvalMapper:
-    """What makes samples to predict on."""
+    """The mapper of samples for prediction.
+
+    Args:
+        cfg: INPUT, MODEL.PIXEL_MEAN and PIXEL_STD.
+        proposal_mapper: of precomputed proposals.
+    """
     return EvalMapper(
         build_pixel_reader(cfg), augmentations=build_eval_augmentations(cfg), proposal_mapper=proposal_mapper
     )
 
 
 def build_validation_mapper(cfg: CfgNode, dataset: Dataset, proposal_mapper: ProposalMapper | None = None) -> Mapper:
-    """What makes test samples with labels, in pixels of the resized image, for the validation loss."""
+    """The mapper of samples for the validation loss: resized only, with targets in pixels of the resized image.
+
+    Args:
+        cfg: INPUT, MODEL, DATASETS.KEYPOINT_FLIP_PAIRS.
+        dataset: the validation data.
+        proposal_mapper: of precomputed proposals.
+    """
     return TrainMapper(
         build_pixel_reader(cfg),
         augmentations=build_eval_augmentations(cfg),
@@ -203,7 +238,7 @@ def build_validation_mapper(cfg: CfgNode, dataset: Dataset, proposal_mapper: Pro
 
 
 def build_pixel_reader(cfg: CfgNode) -> PixelReader:
-    """How INPUT wants its pixels."""
+    """The pixel reader of INPUT, MODEL.PIXEL_MEAN and PIXEL_STD."""
     statistics = tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)
     num_channels = num_channels_of(cfg)
     check_pixel_statistics(*statistics, sixteen_bit=cfg.INPUT.SIXTEEN_BIT)
@@ -211,10 +246,14 @@ def build_pixel_reader(cfg: CfgNode) -> PixelReader:
 
 
 def build_flip_pairs(cfg: CfgNode, dataset: Dataset) -> FlipPairs | None:
-    """The keypoints that change places in a mirror: DATASETS.KEYPOINT_FLIP_PAIRS, or what the dataset says.
+    """The pairs of keypoints that a mirror exchanges: DATASETS.KEYPOINT_FLIP_PAIRS, or "auto": those of the dataset.
+
+    Args:
+        cfg: DATASETS.KEYPOINT_FLIP_PAIRS, MODEL.KEYPOINT_ON.
+        dataset: with the names of the keypoints.
 
     Raises:
-        UserError: pairs that are none, or of keypoints that the dataset does not have.
+        UserError: pairs that cannot be read, or of keypoints that the dataset does not have.
     """
     pairs = cfg.DATASETS.KEYPOINT_FLIP_PAIRS
     if not dataset.keypoint_names or not cfg.MODEL.KEYPOINT_ON:
@@ -227,7 +266,13 @@ def build_flip_pairs(cfg: CfgNode, dataset: Dataset) -> FlipPairs | None:
 
 
 def build_target_builder(cfg: CfgNode, dataset: Dataset, *, is_cropped: bool) -> TargetBuilder:
-    """The labels that the model is trained on."""
+    """The builder of targets with the columns of the model.
+
+    Args:
+        cfg: MODEL.MASK_ON, MODEL.KEYPOINT_ON, DATASETS.KEYPOINT_FLIP_PAIRS.
+        dataset: with the names of the keypoints.
+        is_cropped: whether images are cropped.
+    """
     return TargetBuilder(
         has_masks=cfg.MODEL.MASK_ON,
         num_keypoints=len(dataset.keypoint_names) if cfg.MODEL.KEYPOINT_ON else 0,

@@ -1,6 +1,6 @@
 """Order of the training images, and the endless sequence of training batches.
 
-A sampler says the order of any epoch from its number alone, so that a run can be resumed at any position.
+The order of an epoch depends only on its number and the seed, so a run can be resumed at any position.
 """
 
 import math
@@ -17,20 +17,20 @@ from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.registries import DATA_SAMPLERS
 from mrcnn_zoo.structures import ImageSize
 
-# Streams of random numbers that must not be the same for the same seed.
+# Independent streams of random numbers of one seed.
 SHUFFLE_STREAM, SUBSET_STREAM, SAMPLE_STREAM = 0, 1, 2
 
 
 class DataSampler(Protocol):
-    """The order of images, epoch by epoch."""
+    """The order of images per epoch."""
 
     def epoch(self, number: int) -> NDArray[np.int64]:
-        """Rows of the dataset in the order of epoch `number`, from 0 on; at least one."""
+        """(n,) rows of the dataset in the order of epoch `number`, counted from 0; n is at least 1."""
         ...
 
 
 class TrainingSampler:
-    """Every image once an epoch, shuffled anew each time.
+    """Every image once per epoch, shuffled per epoch.
 
     Args:
         size: number of images.
@@ -42,17 +42,17 @@ class TrainingSampler:
         self.seed = seed
 
     def epoch(self, number: int) -> NDArray[np.int64]:
-        """A permutation."""
+        """(size,) a permutation of the rows; see `DataSampler`."""
         return generator(self.seed, SHUFFLE_STREAM, number).permutation(self.size)
 
 
 class RandomSubsetTrainingSampler:
-    """Every image of a random subset once an epoch; the subset is drawn once.
+    """Every image of a fixed random subset once per epoch.
 
     Args:
         size: number of images.
-        ratio: share of them in the subset.
-        seed: at least 0; draws the subset and its order.
+        ratio: share of the images in the subset, in (0, 1].
+        seed: of the subset and its order, at least 0.
     """
 
     def __init__(self, size: int, *, ratio: float, seed: int) -> None:
@@ -61,18 +61,18 @@ class RandomSubsetTrainingSampler:
         self.shuffle = TrainingSampler(count, seed=seed)
 
     def epoch(self, number: int) -> NDArray[np.int64]:
-        """The subset in random order."""
+        """(n,) the rows of the subset in random order; see `DataSampler`."""
         return self.subset[self.shuffle.epoch(number)]
 
 
 class RepeatFactorTrainingSampler:
-    """Images with rare classes several times an epoch.
+    """Images with rare classes several times per epoch.
 
-    A factor such as 2.3 is 2 in seven epochs of ten and 3 in the others.
+    A factor of 2.3 is rounded to 2 in 70% of the epochs and to 3 in the others.
     Source: Gupta et al. 2019 (LVIS), appendix B.2.
 
     Args:
-        factors: how often each image comes, at least 1.
+        factors: (images,) mean repetitions per epoch, at least 1.
         seed: at least 0.
     """
 
@@ -81,7 +81,7 @@ class RepeatFactorTrainingSampler:
         self.seed = seed
 
     def epoch(self, number: int) -> NDArray[np.int64]:
-        """Images repeated by their factors, which are rounded up or down at random, in random order."""
+        """(n,) rows repeated by their randomly rounded factors, in random order; see `DataSampler`."""
         rng = generator(self.seed, SHUFFLE_STREAM, number)
         whole = np.floor(self.factors)
         times = (whole + (rng.random(len(self.factors)) < self.factors - whole)).astype(np.int64)
@@ -91,15 +91,17 @@ class RepeatFactorTrainingSampler:
 def repeat_factors(
     classes_of_images: Sequence[Sequence[int]], threshold: float, *, is_sqrt: bool
 ) -> NDArray[np.float64]:
-    """How often each image should come so that rare classes are seen more often.
+    """Repetitions per image that oversample rare classes.
 
     Args:
-        classes_of_images: the classes in each image.
+        classes_of_images: the class indices in each image.
         threshold: share of images below which a class is rare.
-        is_sqrt: take the square root of threshold / share, as LVIS does.
+        is_sqrt: whether the factor is sqrt(threshold / share), as in LVIS, or threshold / share.
 
     Returns:
         (images,) the largest factor of the classes in an image, at least 1.
+
+    Source: Gupta et al. 2019 (LVIS), appendix B.2.
     """
     images_with = Counter(index for classes in classes_of_images for index in set(classes))
     factors: dict[int, float] = {}
@@ -110,13 +112,19 @@ def repeat_factors(
 
 
 def generator(seed: int, stream: int, number: int) -> np.random.Generator:
-    """The random numbers of one epoch, one subset or one sample."""
+    """The random generator of an epoch, a subset or a sample.
+
+    Args:
+        seed: of the data.
+        stream: one of the *_STREAM constants.
+        number: of the epoch, or position of the sample.
+    """
     return np.random.default_rng([seed, stream, number])
 
 
 @DATA_SAMPLERS.register("TrainingSampler")
 def build_training_sampler(cfg: CfgNode, dataset: Dataset, seed: int) -> DataSampler:  # noqa: ARG001
-    """The shuffle."""
+    """The shuffle of all images."""
     return TrainingSampler(len(dataset), seed=seed)
 
 
@@ -136,9 +144,9 @@ def build_repeat_factor_sampler(cfg: CfgNode, dataset: Dataset, seed: int) -> Da
 
 
 class Draw(NamedTuple):
-    """One image drawn for training."""
+    """One image in the sequence of training images."""
 
-    position: int  # in the sequence of all draws since the first epoch began; seeds the augmentation
+    position: int  # in the sequence since the start of the first epoch; seeds the augmentation
     row: int  # of the dataset
 
 
@@ -146,13 +154,13 @@ Batch = list[Draw]
 
 
 class BatchStream:
-    """Global batches, in which all images are of one group.
+    """Global batches of images of one group.
 
     Args:
         sampler: the order of the images.
-        batch_size: images of all processes together.
-        groups: of each row of the dataset, e.g. whether the image is wide; rows of different groups never share a
-            batch. None puts all in one.
+        batch_size: images of all processes.
+        groups: the group of each row of the dataset, e.g. its orientation; a batch has rows of one group. None: one
+            group.
     """
 
     def __init__(self, sampler: DataSampler, *, batch_size: int, groups: Sequence[int] | None = None) -> None:
@@ -161,11 +169,11 @@ class BatchStream:
         self.groups = groups
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
-        """Every batch from number `start` on, without end."""
+        """The endless sequence of batches from number `start` on."""
         return islice(self._batches(), start, None)
 
     def _batches(self) -> Iterator[Batch]:
-        """A group's batch comes out when it is full; what is not full waits for the next epoch."""
+        """A batch is complete when its group has enough images; incomplete ones continue in the next epoch."""
         waiting: dict[int, Batch] = defaultdict(list)
         for draw in self._draws():
             group = self.groups[draw.row] if self.groups is not None else 0
@@ -181,16 +189,28 @@ class BatchStream:
 
 
 def orientation_groups(sizes: Sequence[ImageSize]) -> list[int]:
-    """1 for images wider than high, 0 for the others; together they need little padding."""
+    """1 for images wider than high, 0 for others; batches of one orientation need little padding."""
     return [int(width > height) for height, width in sizes]
 
 
 def share_of_rank(batch: Batch, rank: int, world_size: int) -> Batch:
-    """The images of a global batch that one process works on."""
+    """The part of a global batch of one process.
+
+    Args:
+        batch: of all processes, a multiple of `world_size`.
+        rank: of the process.
+        world_size: number of processes.
+    """
     size = len(batch) // world_size
     return batch[rank * size : (rank + 1) * size]
 
 
 def contiguous_share(count: int, rank: int, world_size: int) -> range:
-    """The rows of `count` that one process evaluates: neighbours, so that the order is that of the dataset."""
+    """The rows that one process evaluates; shares are contiguous, which keeps the order of the dataset.
+
+    Args:
+        count: rows of all processes.
+        rank: of the process.
+        world_size: number of processes.
+    """
     return range(count * rank // world_size, count * (rank + 1) // world_size)

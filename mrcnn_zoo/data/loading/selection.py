@@ -1,4 +1,4 @@
-"""Which images of a dataset are trained on, and what is said of the others."""
+"""Selection of the training images, and log messages about omitted images and objects."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -18,10 +18,14 @@ IsTrained = Callable[[InstanceRecord], bool]
 
 
 def select_for_training(cfg: CfgNode, dataset: Dataset) -> Dataset:
-    """The dataset without the images that DATALOADER and MODEL say not to train on.
+    """The dataset without the images that DATALOADER and MODEL exclude.
+
+    Args:
+        cfg: DATALOADER.FILTER_EMPTY_ANNOTATIONS, MODEL.
+        dataset: the training data.
 
     Raises:
-        UserError: nothing is left, or masks or keypoints are to be learned and there are none.
+        UserError: no image remains, or the data has none of the masks or keypoints that the model needs.
     """
     _check_annotations(cfg, dataset)
     is_trained = build_object_filter(cfg)
@@ -34,31 +38,31 @@ def select_for_training(cfg: CfgNode, dataset: Dataset) -> Dataset:
         if not records:
             raise UserError(
                 f"dataset {dataset.name!r}: none of its {len(dataset)} images has {least} visible keypoints, as "
-                "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE asks for."
+                "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE requires."
             )
     return replace(dataset, records=tuple(records))
 
 
 def build_object_filter(cfg: CfgNode) -> IsTrained:
-    """Whether an object is trained on: crowds are not, nor what has no mask where masks are learned."""
+    """A predicate for the trained objects: no crowds and, with MODEL.MASK_ON, only objects with masks."""
     needs_mask = cfg.MODEL.MASK_ON
     return lambda item: not item.is_crowd and (item.segmentation is not None or not needs_mask)
 
 
 def warn_of_selection(cfg: CfgNode, dataset: Dataset, selected: Dataset) -> None:
-    """Log what of a dataset is not trained on, and whether its images are not mirrored.
+    """Log the objects and images that are not trained on, and images that are not mirrored.
 
     Args:
         cfg: of the run.
-        dataset: as it was read.
-        selected: what `select_for_training` made of it.
+        dataset: the training data.
+        selected: the result of `select_for_training`.
     """
     objects = _objects_of(dataset)
     without = [item for item in objects if item.segmentation is None] if cfg.MODEL.MASK_ON else []
     if without:
         logger.warning(
             "%s: %d of %d objects have no mask and are not trained on (first: annotation %d); "
-            "with MODEL.MASK_ON False they would be",
+            "set MODEL.MASK_ON False to use them",
             dataset.name,
             len(without),
             len(objects),
@@ -80,7 +84,7 @@ def warn_of_selection(cfg: CfgNode, dataset: Dataset, selected: Dataset) -> None
 
 
 def count_keypoints(record: ImageRecord) -> int:
-    """Labelled keypoints of the objects of an image, crowds left out."""
+    """The number of labelled keypoints in an image, without crowds."""
     points = [item.keypoints for item in record.instances if item.keypoints and not item.is_crowd]
     return sum(visibility > 0 for keypoints in points for visibility in keypoints[2::3])
 
@@ -90,7 +94,7 @@ def _objects_of(dataset: Dataset) -> list[InstanceRecord]:
 
 
 def _check_annotations(cfg: CfgNode, dataset: Dataset) -> None:
-    """Stop where there is nothing to learn from."""
+    """Refuse data without images, objects, or the masks or keypoints that the model needs."""
     name = f"dataset {dataset.name!r}"
     if len(dataset) == 0:
         raise UserError(f"{name} has no images to train on.")
@@ -134,8 +138,8 @@ def _warn_of_mirrors(cfg: CfgNode, dataset: Dataset) -> None:
     pairs = [f"[{names[left]}, {names[right]}]" for left, right in sides.pairs]
     advice = f'"[{", ".join(pairs)}]"' if pairs else f'"[[{names[0]}, {names[-1]}]]" (with your pairs of names)'
     logger.warning(
-        "%s: which keypoints change places in a mirror is not known: %s. Images with keypoints are not mirrored. Name "
-        'the pairs, DATASETS.KEYPOINT_FLIP_PAIRS %s, or say that there are none: DATASETS.KEYPOINT_FLIP_PAIRS "[]".',
+        "%s: the pairs of keypoints that a mirror exchanges are unknown: %s. Images with keypoints are not mirrored. "
+        'Set the pairs, DATASETS.KEYPOINT_FLIP_PAIRS %s, or, if there are none, DATASETS.KEYPOINT_FLIP_PAIRS "[]".',
         dataset.name,
         reason,
         advice,

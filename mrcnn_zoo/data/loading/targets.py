@@ -1,4 +1,4 @@
-"""From annotations in pixels of the file to targets in pixels of the network's input."""
+"""Targets in pixels of the network's input, from annotations in pixels of the image file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,16 +17,18 @@ from mrcnn_zoo.ops.rle import decode_window, encode_polygons
 from mrcnn_zoo.structures import ImageSize, Targets
 from mrcnn_zoo.structures.masks import BoxedBitmaps
 
+MIN_SIDE = 1e-5  # pixels; a shorter box is empty
+
 
 def map_masks(instances: Sequence[InstanceRecord], affine: AffineTransform) -> list[MaskWindow | None]:
-    """The mask of every instance after a transform, rasterised in no more than its own window.
+    """The mask of every instance after a transform, in its own window.
 
     Args:
-        instances: each with a segmentation.
+        instances: R with segmentations.
         affine: from the image file to the network's input.
 
     Returns:
-        one a row; None where nothing of the mask is left in the frame.
+        R windows; None if no pixel of the mask is inside the frame.
     """
     rows_of_polygons = [row for row, item in enumerate(instances) if not isinstance(item.segmentation, dict)]
     outlines = _map_polygons([_polygons_of(instances[row]) for row in rows_of_polygons], affine)
@@ -46,16 +48,16 @@ def map_masks(instances: Sequence[InstanceRecord], affine: AffineTransform) -> l
 
 
 def rasterise(polygons: Sequence[NDArray[np.float64]], size: ImageSize) -> MaskWindow | None:
-    """Polygons as one bitmap by COCO's rule, in the window around it; None where no pixel of the frame is covered.
+    """The union of polygons as pycocotools draws it, in the window around it; None if no pixel of the frame is covered.
 
-    Polygons too thin for that rule still mark the pixel at their middle, so that a small object keeps its mask.
+    Polygons that are too thin to cover a pixel centre get the pixel at their centre, so that small objects have masks.
 
     Args:
-        polygons: each (N, 2) x, y in pixels of the frame; those of one instance, which may lie apart.
+        polygons: of one instance, each (N, 2) x, y in pixels of the frame.
         size: (height, width) of the frame.
     """
-    # Drawn as run lengths of the whole frame: pycocotools rounds with respect to the frame's origin, so a polygon that
-    # is moved into its window gets other pixels at its border.
+    # Drawn as run lengths of the whole frame: pycocotools rounds relative to the origin, so shifting a polygon into its
+    # window would change pixels at its border.
     window = decode_window(encode_polygons([polygon.reshape(-1) for polygon in polygons], size))
     if window is not None:
         return window
@@ -73,7 +75,7 @@ def _polygons_of(instance: InstanceRecord) -> Polygons:
 
 
 def _map_polygons(shapes: Sequence[Polygons], affine: AffineTransform) -> list[list[NDArray[np.float64]]]:
-    """Polygons of several instances, mapped as one array, as lists of (N, 2) an instance."""
+    """The polygons of each instance, (N, 2) each, mapped in one array operation."""
     polygons = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in chain.from_iterable(shapes)]
     if not polygons:
         return []
@@ -82,26 +84,30 @@ def _map_polygons(shapes: Sequence[Polygons], affine: AffineTransform) -> list[l
     return [[next(pieces) for _ in shape] for shape in shapes]
 
 
-MIN_SIDE = 1e-5  # pixels; a shorter box is empty
-
-
 @dataclass(frozen=True, kw_only=True)
 class TargetBuilder:
-    """Which columns targets have, and how boxes come about."""
+    """Builds the targets of an image.
+
+    Args:
+        has_masks: whether targets have masks; instances without one are left out.
+        num_keypoints: J; 0 for targets without keypoints.
+        flip_pairs: rows of keypoints that a mirror exchanges; None if unknown.
+        boxes_from_masks: whether boxes are those of the masks inside the frame, for cropped images.
+    """
 
     has_masks: bool = False
-    num_keypoints: int = 0  # 0 leaves keypoints out
-    flip_pairs: FlipPairs | None = ()  # keypoints that change places in a mirror, such as the eyes; None: not known
-    boxes_from_masks: bool = False  # where images are cropped: what is visible of a mask says what box is left of it
+    num_keypoints: int = 0
+    flip_pairs: FlipPairs | None = ()
+    boxes_from_masks: bool = False
 
     def can_mirror(self, instances: Sequence[InstanceRecord]) -> bool:
-        """Whether an image with these annotations may be mirrored: not if nobody knows which keypoints are left."""
+        """Whether an image with these annotations may be mirrored: not with keypoints of unknown flip pairs."""
         if self.num_keypoints == 0 or self.flip_pairs is not None:
             return True
         return not any(visibility > 0 for item in instances for visibility in (item.keypoints or ())[2::3])
 
     def __call__(self, instances: Sequence[InstanceRecord], affine: AffineTransform) -> Targets:
-        """Targets of the instances that are left after a transform; crowds and what has no mask are left out.
+        """The targets inside the frame after a transform, without crowds.
 
         Args:
             instances: all annotations of an image.
@@ -129,7 +135,7 @@ class TargetBuilder:
         )
 
     def _map_keypoints(self, instances: Sequence[InstanceRecord], affine: AffineTransform) -> Tensor:
-        """(R, J, 3); a point that is unlabelled or has left the frame is 0, 0, 0."""
+        """(R, J, 3) x, y, visibility; 0, 0, 0 for points that are unlabelled or outside the frame."""
         unlabelled = (0.0,) * (3 * self.num_keypoints)
         table = np.array([item.keypoints or unlabelled for item in instances], dtype=np.float64)
         table = table.reshape(-1, self.num_keypoints, 3)
