@@ -1,7 +1,7 @@
-"""Scenes of handwritten digits, read from IDX files or from scikit-learn.
+"""Stamps of handwritten digits, from IDX files or from the embedded digits of scikit-learn.
 
-Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits": two zero bytes, a byte that says the type
-of the numbers, a byte that says the number of axes, the length of each axis as big-endian 32-bit integers, the numbers.
+Source of the IDX format: LeCun, Cortes and Burges, "The MNIST database of handwritten digits". Two zero bytes, a byte
+for the data type, a byte for the number of axes, the length of each axis as a big-endian 32-bit integer, the data.
 """
 
 import gzip
@@ -21,13 +21,21 @@ from mrcnn_zoo.errors import UserError
 
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTE = 0x08
+MNIST_STEMS = {"train": "train", "val": "t10k"}
+EMBEDDED = "embedded"
+VAL_PERIOD = 5  # every fifth embedded digit of a class is for validation scenes
+GLYPH_SIDE = 56  # pixels; glyphs are enlarged to at least this, which makes them smooth enough for linear sampling
+FULL_INK = 0.85  # share of a digit's darkest pixel that counts as full coverage
+MAX_SHEAR = 0.15
+MIN_STRETCH = 0.85  # of the width relative to the height
+EDGE = 1.5  # pixels over which ink fades out
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The array in an IDX file of unsigned bytes, compressed with gzip or not.
+    """The array in an IDX file of unsigned bytes, also compressed with gzip.
 
     Raises:
-        UserError: an unreadable or truncated file, or one that is not IDX.
+        UserError: a file that is unreadable, truncated or not IDX.
     """
     try:
         content = path.read_bytes()
@@ -46,17 +54,21 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     shape = struct.unpack(f">{num_axes}I", content[4:start])
     if len(content) - start != math.prod(shape):
         raise UserError(
-            f"{path}: says it holds {' x '.join(map(str, shape))} bytes, but {len(content) - start} follow its header. "
+            f"{path}: its header gives {' x '.join(map(str, shape))} bytes, but {len(content) - start} follow. "
             f"Download the file again."
         )
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 
 
 def find_idx(folder: Path, stem: str) -> Path:
-    """The file of `stem`, e.g. "train-images", in a folder as MNIST's mirrors and torchvision lay it out.
+    """The IDX file of a stem in a folder with the layout of MNIST's mirrors or of torchvision.
+
+    Args:
+        folder: of MNIST.
+        stem: e.g. "train-images".
 
     Raises:
-        UserError: there is none, with the places looked at.
+        UserError: there is none, with the searched folders.
     """
     axes = 3 if stem.endswith("images") else 1
     names = [f"{stem}{dash}idx{axes}-ubyte{suffix}" for dash in "-." for suffix in ("", ".gz")]
@@ -71,39 +83,35 @@ def find_idx(folder: Path, stem: str) -> Path:
     )
 
 
-EMBEDDED = "embedded"
-VAL_PERIOD = 5  # of the embedded digits of each class, every fifth is for validation scenes
-GLYPH_SIDE = 56  # pixels: enlarged to at least this, a glyph is smooth enough to be sampled linearly
-FULL_INK = 0.85  # of a digit's darkest pixel: ink from here on covers its pixel entirely
-MAX_SHEAR = 0.15
-MIN_STRETCH = 0.85  # of the width against the height
-EDGE = 1.5  # pixels over which ink fades out
-MNIST_STEMS = {"train": "train", "val": "t10k"}
-
-
 @dataclass(frozen=True)
 class DigitStamps:
-    """Stamps of digits; every digit of a class is equally likely, and so is every class."""
+    """Stamps of digits, with equal probabilities of the classes and of the digits of a class."""
 
-    glyphs: tuple[tuple[NDArray[np.float64], ...], ...]  # of each class: (h, w) coverage in [0, 1]
+    glyphs: tuple[tuple[NDArray[np.float64], ...], ...]  # per class, (h, w) coverage in [0, 1]
     class_names: tuple[str, ...] = tuple("0123456789")
     keypoint_names: tuple[str, ...] = ()
 
     def draw(self, rng: np.random.Generator, *, side: float, rotation: float) -> Stamp:
-        """A random digit, slightly stretched, sheared and rotated."""
+        """A random digit, slightly stretched, sheared and rotated; see `StampSource.draw`.
+
+        Args:
+            rng: the only source of randomness.
+            side: longer side of the digit before shear and rotation, in pixels.
+            rotation: largest angle in degrees, in either direction.
+        """
         class_index = int(rng.integers(len(self.glyphs)))
         glyph = self.glyphs[class_index][int(rng.integers(len(self.glyphs[class_index])))]
         angle = math.radians(rng.uniform(-rotation, rotation))
         shear, stretch = rng.uniform(-MAX_SHEAR, MAX_SHEAR), rng.uniform(MIN_STRETCH, 1 / MIN_STRETCH)
         stamp = crop_to_mask(class_index, render_glyph(glyph, side=side, angle=angle, shear=shear, stretch=stretch))
-        assert stamp is not None, "a glyph keeps its darkest pixel at every size that settings allow"
+        assert stamp is not None, "a glyph has a covered pixel at every allowed size"
         return stamp
 
 
 def render_glyph(
     glyph: NDArray[np.float64], *, side: float, angle: float, shear: float, stretch: float
 ) -> NDArray[np.float64]:
-    """A glyph scaled to `side`, transformed about its centre, with edges as sharp as the pixels allow.
+    """A glyph, transformed about its centre, with sharp antialiased edges.
 
     Args:
         glyph: (h, w) coverage in [0, 1], cropped to its ink.
@@ -119,19 +127,25 @@ def render_glyph(
     scale = side / max(height, width * stretch)
     forward = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     forward = forward @ np.array([[stretch, shear], [0.0, 1.0]])
-    reach = np.abs(forward) @ np.array([width, height]) / 2 + 1
-    half_width, half_height = (math.ceil(value) for value in reach)
+    extent = np.abs(forward) @ np.array([width, height]) / 2 + 1
+    half_width, half_height = (math.ceil(value) for value in extent)
     x = np.arange(-half_width, half_width) + 0.5
     y = np.arange(-half_height, half_height)[:, None] + 0.5
     (a, b), (c, d) = np.linalg.inv(forward)
     values = sample_linearly(glyph, x=a * x + b * y + width / 2, y=c * x + d * y + height / 2)
-    # One step from empty to full took about an eighth of the digit; make it EDGE pixels around the mask's border.
+    # The edge is about an eighth of the digit wide; it becomes EDGE pixels around the border of the mask.
     sharpness = max(1.0, side / (8 * EDGE))
     return np.clip(0.5 + (values - 0.5) * sharpness, 0.0, 1.0)
 
 
 def sample_linearly(image: NDArray[np.float64], *, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray:
-    """Bilinear samples of an image at continuous positions, where pixel (0, 0) has its centre at 0.5; 0 outside."""
+    """Bilinear samples of an image, which is 0 outside; the centre of pixel (0, 0) is at (0.5, 0.5).
+
+    Args:
+        image: (h, w).
+        x: (...) positions in pixels.
+        y: (...) positions in pixels.
+    """
     padded = np.pad(image, 1)
     height, width = image.shape
     x, y = np.clip(x + 0.5, 0, width + 1), np.clip(y + 0.5, 0, height + 1)
@@ -146,14 +160,14 @@ def sample_linearly(image: NDArray[np.float64], *, x: NDArray[np.float64], y: ND
 
 @lru_cache(maxsize=4)
 def load_digit_stamps(source: str, split: str) -> DigitStamps:
-    """The digits for the scenes of one split; no digit is in both.
+    """The digits of one split; the splits share no digit.
 
     Args:
         source: "embedded", or the folder of the MNIST IDX files.
         split: "train" or "val".
 
     Raises:
-        UserError: a folder without the files, or files that do not fit together.
+        UserError: a folder without the files, or images and labels of different number.
     """
     images, labels = _embedded_digits(split) if source == EMBEDDED else _mnist_digits(Path(source), split)
     missing = sorted(set(range(10)) - set(labels.tolist()))
@@ -166,13 +180,17 @@ def load_digit_stamps(source: str, split: str) -> DigitStamps:
 
 
 def make_glyph(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """A scanned digit as smooth coverage in [0, 1], enlarged, and cropped to its ink."""
+    """A scanned digit as smooth coverage in [0, 1], enlarged and cropped to its mask.
+
+    Args:
+        image: (h, w) ink, 0 to 255.
+    """
     ink = np.minimum(image / (FULL_INK * image.max()), 1.0)
     ink = np.pad(ink, 1)
     factor = math.ceil(GLYPH_SIDE / max(image.shape))
     rows, columns = (cubic_matrix(length, factor) for length in ink.shape)
     smooth = np.clip(rows @ ink @ columns.T, 0.0, 1.0)
-    # Rounding hides how the matrix product was summed, which differs between processors.
+    # Rounding removes differences between processors in the order of summation.
     stamp = crop_to_mask(0, np.round(smooth, 6))
     assert stamp is not None
     return stamp.coverage
@@ -180,10 +198,14 @@ def make_glyph(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 @lru_cache
 def cubic_matrix(length: int, factor: int) -> NDArray[np.float64]:
-    """(factor * length, length) matrix that enlarges a signal by cubic convolution, zero outside.
+    """(factor * length, length) matrix of enlargement by cubic convolution, zero outside.
 
-    Source: Keys 1981 (Cubic Convolution Interpolation for Digital Image Processing), eq. 15. It keeps the holes in
-    8 x 8 digits open, where smoother kernels fill them.
+    Smoother kernels would fill the holes in 8 x 8 digits.
+    Source: Keys 1981 (Cubic Convolution Interpolation for Digital Image Processing), eq. 15.
+
+    Args:
+        length: of the signal.
+        factor: of the enlargement, a whole number.
     """
     target = (np.arange(factor * length) + 0.5) / factor - 0.5
     distance = np.abs(target[:, None] - np.arange(length))

@@ -1,4 +1,4 @@
-"""Stamps of single objects, and their layout in a scene with the masks that stay visible."""
+"""Stamps of single objects, and their layout in a scene with visible masks."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from mrcnn_zoo.data.synthetic.settings import SceneSettings
 from mrcnn_zoo.ops.masks import tight_box
 
-INK_THRESHOLD = 0.5  # a pixel belongs to the object when at least half of it is covered with ink
+INK_THRESHOLD = 0.5  # the least coverage of a pixel of the mask
+MAX_PLACEMENTS = 20  # tries per object; then it is left out
+
+Box = tuple[int, int, int, int]  # x1 y1 x2 y2, whole pixels
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """An object that is not yet placed in a scene, cropped to its mask."""
+    """An object without a position, cropped to its mask."""
 
     class_index: int
     coverage: NDArray[np.float64]  # (h, w) in [0, 1]
@@ -23,7 +26,7 @@ class Stamp:
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """(h, w), the pixels that count as the object."""
+        """(h, w) the pixels of the object."""
         return self.coverage >= INK_THRESHOLD
 
 
@@ -32,12 +35,12 @@ class StampSource(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names by class index."""
+        """(K,) names by class index."""
         ...
 
     @property
     def keypoint_names(self) -> tuple[str, ...]:
-        """Names of the keypoints of every stamp; () where they have none."""
+        """(J,) names of the keypoints of every stamp; () for stamps without keypoints."""
         ...
 
     def draw(self, rng: np.random.Generator, *, side: float, rotation: float) -> Stamp:
@@ -45,8 +48,8 @@ class StampSource(Protocol):
 
         Args:
             rng: the only source of randomness.
-            side: longer side of the object before it is rotated, in pixels.
-            rotation: largest angle in degrees, either way.
+            side: longer side of the object before its rotation, in pixels.
+            rotation: largest angle in degrees, in either direction.
         """
         ...
 
@@ -54,7 +57,13 @@ class StampSource(Protocol):
 def crop_to_mask(
     class_index: int, coverage: NDArray[np.float64], keypoints: NDArray[np.float64] | None = None
 ) -> Stamp | None:
-    """The stamp of a coverage map without its empty margins; None when no pixel is covered enough."""
+    """The stamp of a coverage map without its empty margins; None if the mask is empty.
+
+    Args:
+        class_index: of the object.
+        coverage: (H, W) in [0, 1].
+        keypoints: (J, 2) x, y in pixels of the coverage.
+    """
     box = tight_box(coverage >= INK_THRESHOLD)
     if box is None:
         return None
@@ -64,14 +73,9 @@ def crop_to_mask(
     return Stamp(class_index, coverage[top:bottom, left:right], keypoints)
 
 
-PLACEMENT_TRIES = 20  # then the object is left out
-
-Box = tuple[int, int, int, int]  # x1 y1 x2 y2, whole pixels
-
-
 @dataclass(frozen=True)
 class PlacedStamp:
-    """A stamp with its upper left corner at (left, top) of the scene."""
+    """A stamp with its upper left pixel at (left, top) of the scene."""
 
     stamp: Stamp
     left: int
@@ -79,35 +83,39 @@ class PlacedStamp:
 
     @property
     def box(self) -> Box:
-        """The tight box of the whole mask, hidden parts included."""
+        """The tight box of the mask, including hidden parts."""
         height, width = self.stamp.coverage.shape
         return self.left, self.top, self.left + width, self.top + height
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """Rows and columns of the scene that the stamp covers."""
+        """The rows and columns of the stamp in the scene."""
         left, top, right, bottom = self.box
         return slice(top, bottom), slice(left, right)
 
 
 @dataclass(frozen=True)
 class SceneLayout:
-    """The objects of a scene, the nearest to the viewer last."""
+    """The objects of a scene, from back to front."""
 
     placed: tuple[PlacedStamp, ...]
-    owner: NDArray[np.int8 | np.int16]  # (H, W) which object a pixel belongs to, -1 for none
+    owner: NDArray[np.int8 | np.int16]  # (H, W) index of the frontmost object per pixel; -1 for none
 
     def visible_mask(self, index: int) -> NDArray[np.bool_]:
-        """(H, W), the pixels of an object that no nearer one hides."""
+        """(H, W) the pixels of the object with this index that no other object hides."""
         return self.owner == index
 
 
 def arrange(settings: SceneSettings, source: StampSource, rng: np.random.Generator) -> SceneLayout:
-    """Draw and place the objects of one scene.
+    """Draw and place the objects of one scene, each inside the image.
 
-    Each object lies wholly inside the image. A place is refused where the box would overlap another's by more than
-    `max_overlap`, or would leave less than `min_visible` of another object to see; so every object drawn is annotated.
-    A crowded scene may end with fewer objects than drawn for, but never with none where one was asked for.
+    A position is rejected if the IoU with another box exceeds `max_overlap`, or if less than `min_visible` of another
+    object would be visible. A crowded scene may have fewer objects than drawn, but at least one.
+
+    Args:
+        settings: of the scene.
+        source: of the objects.
+        rng: the only source of randomness.
     """
     count = int(rng.integers(settings.num_objects[0], settings.num_objects[1] + 1))
     owner = np.full(settings.image_size, -1, dtype=np.int16)
@@ -115,23 +123,23 @@ def arrange(settings: SceneSettings, source: StampSource, rng: np.random.Generat
     visible: list[int] = []  # pixels of each object
     for _ in range(count):
         stamp = _draw_fitting(settings, source, rng)
-        for _ in range(PLACEMENT_TRIES):
+        for _ in range(MAX_PLACEMENTS):
             candidate = _place_anywhere(stamp, settings.image_size, rng)
             if max((_iou(candidate.box, other.box) for other in placed), default=0.0) > settings.max_overlap:
                 continue
-            beneath = owner[candidate.window][stamp.mask]
-            left_over = np.array(visible, dtype=np.int64) - np.bincount(beneath[beneath >= 0], minlength=len(placed))
-            own = np.array([other.stamp.mask.sum() for other in placed])
-            if np.all(left_over >= settings.min_visible * own):
+            covered = owner[candidate.window][stamp.mask]
+            remaining = np.array(visible, dtype=np.int64) - np.bincount(covered[covered >= 0], minlength=len(placed))
+            areas = np.array([other.stamp.mask.sum() for other in placed])
+            if np.all(remaining >= settings.min_visible * areas):
                 owner[candidate.window][stamp.mask] = len(placed)
-                visible = [*left_over.tolist(), int(stamp.mask.sum())]
+                visible = [*remaining.tolist(), int(stamp.mask.sum())]
                 placed.append(candidate)
                 break
     return SceneLayout(tuple(placed), owner)
 
 
 def _draw_fitting(settings: SceneSettings, source: StampSource, rng: np.random.Generator) -> Stamp:
-    """A stamp that fits into the image; rotated, a shape as large as the image may not."""
+    """A stamp that fits into the image; a rotated shape as large as the image does not, and is drawn smaller."""
     smallest, largest = settings.object_size
     height, width = settings.image_size
     side = rng.uniform(smallest, largest)

@@ -1,4 +1,4 @@
-"""Generated scenes as a dataset: images that are painted when they are read, and their exact annotations."""
+"""Synthetic scenes as a dataset: images painted when they are read, with exact annotations."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,22 +21,27 @@ from mrcnn_zoo.ops.masks import tight_box
 from mrcnn_zoo.registries import DATASET_FORMATS
 
 KINDS = ("digits", "shapes")
-HIDDEN, VISIBLE = 1.0, 2.0  # of keypoints, as in COCO
-LAYOUT_STREAM, PAINT_STREAM = 0, 1  # apart, so that settings of the paint leave the objects where they are
+HIDDEN, VISIBLE = 1.0, 2.0  # visibility of keypoints, as in COCO
+LAYOUT_STREAM, PAINT_STREAM = 0, 1  # separate, so that settings of the paint do not move the objects
+TEXTURE_CELLS = (5, 12, 28)  # grid cells across the longer side, per octave of the texture
+TEXTURE_WEIGHTS = (1.0, 0.6, 0.4)  # per octave
+TINT = 0.5  # largest distance of a channel from the mean of a colour, of the full range
+
+Picture = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class SceneImage:
-    """The image of one scene: an image source that paints it anew at each reading."""
+    """The image source of one scene, which paints it at each reading."""
 
     settings: SceneSettings
     kind: str  # one of KINDS
-    split: str
-    index: int
+    split: str  # "train" or "val"
+    index: int  # of the scene in its split
 
     @property
     def name(self) -> str:
-        """What stands for a file in messages, e.g. "digits/train/000012 (seed 0)"."""
+        """The name for messages, e.g. "digits/train/000012 (seed 0)"."""
         return f"{self.kind}/{self.split}/{self.index:06d} (seed {self.settings.seed})"
 
     def read(self) -> NDArray[np.uint8]:
@@ -44,7 +49,7 @@ class SceneImage:
         return paint(self.settings, self.layout(), self._generator(PAINT_STREAM))
 
     def layout(self) -> SceneLayout:
-        """The objects of the scene, without painting it."""
+        """The objects of the scene; nothing is painted."""
         return arrange(self.settings, stamp_source(self), self._generator(LAYOUT_STREAM))
 
     def _generator(self, stream: int) -> np.random.Generator:
@@ -53,14 +58,22 @@ class SceneImage:
 
 
 def stamp_source(scene: SceneImage) -> StampSource:
-    """What a scene draws its objects from."""
+    """The source of a scene's objects."""
     if scene.kind == "digits":
         return load_digit_stamps(scene.settings.digits_source, scene.split)
     return ShapeStamps()
 
 
 def build_scenes(name: str, settings: SceneSettings, *, kind: str, split: str, length: int) -> Dataset:
-    """A dataset of `length` scenes; category ids and annotation ids start at 1, as COCO's do."""
+    """A dataset of synthetic scenes; category and annotation ids start at 1, as in COCO.
+
+    Args:
+        name: of the dataset.
+        settings: of the scenes.
+        kind: one of KINDS.
+        split: "train" or "val".
+        length: number of scenes.
+    """
     annotation_ids = count(1)
     scenes = [SceneImage(settings, kind, split, index) for index in range(length)]
     records = tuple(
@@ -85,7 +98,12 @@ def build_scenes(name: str, settings: SceneSettings, *, kind: str, split: str, l
 
 
 def scene_instances(layout: SceneLayout, annotation_ids: Iterator[int]) -> Iterator[InstanceRecord]:
-    """The annotation of every object: its visible mask, and the tight box of that."""
+    """The annotations of the objects, with their visible masks and the tight boxes of these.
+
+    Args:
+        layout: of the scene.
+        annotation_ids: the next free ids.
+    """
     for index, item in enumerate(layout.placed):
         mask = layout.visible_mask(index)
         box = tight_box(mask)
@@ -102,7 +120,7 @@ def scene_instances(layout: SceneLayout, annotation_ids: Iterator[int]) -> Itera
 
 
 def _visible_keypoints(layout: SceneLayout, index: int, item: PlacedStamp) -> tuple[float, ...] | None:
-    """x, y and visibility of each: 2, or 1 where a nearer object hides it."""
+    """x, y and visibility of each: 2, or 1 if an object in front hides it."""
     if item.stamp.keypoints is None:
         return None
     values: list[float] = []
@@ -113,23 +131,16 @@ def _visible_keypoints(layout: SceneLayout, index: int, item: PlacedStamp) -> tu
     return tuple(values)
 
 
-TEXTURE_CELLS = (5, 12, 28)  # grid cells across the longer side, of each octave of the texture
-
-
-TEXTURE_WEIGHTS = (1.0, 0.6, 0.4)
-
-
-TINT = 0.5  # a colour's channels lie up to about this far from their mean, of the full range
-
-
-Picture = NDArray[np.float32]
-
-
 def paint(settings: SceneSettings, layout: SceneLayout, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The picture of a layout, (H, W, 3) RGB.
+    """Paint a layout, (H, W, 3) RGB.
 
-    All is painted as light ink on a dark ground and turned into its negative where the ink is to be dark. Ink is
-    mixed with what lies beneath by its coverage, so objects have soft edges; the mask is what is at least half covered.
+    Light ink is painted on a dark ground; scenes of dark ink are inverted. The coverage blends the ink with the ground,
+    which gives soft edges; the mask has the pixels of at least half coverage.
+
+    Args:
+        settings: of the scene.
+        layout: its objects.
+        rng: the only source of randomness.
     """
     is_dark_ink = rng.random() < settings.invert_probability
     darkest_ink = rng.uniform(settings.min_contrast, 0.5 + settings.min_contrast / 2)
@@ -137,8 +148,8 @@ def paint(settings: SceneSettings, layout: SceneLayout, rng: np.random.Generator
     picture = paint_background(settings, ground_level, rng)
     for item in layout.placed:
         ink = random_color(settings, rng.uniform(darkest_ink, 1.0), rng)
-        beneath = picture[item.window]
-        beneath += item.stamp.coverage.astype(np.float32)[:, :, None] * (ink - beneath)
+        window = picture[item.window]
+        window += item.stamp.coverage.astype(np.float32)[:, :, None] * (ink - window)
     if is_dark_ink:
         picture = 1.0 - picture
     if settings.noise > 0:
@@ -149,7 +160,13 @@ def paint(settings: SceneSettings, layout: SceneLayout, rng: np.random.Generator
 
 
 def paint_background(settings: SceneSettings, level: float, rng: np.random.Generator) -> Picture:
-    """(H, W, 3) in [0, 1]: one colour, or a pattern between two colours no lighter than `level`."""
+    """(H, W, 3) in [0, 1]: one colour, or a pattern of two colours.
+
+    Args:
+        settings: of the scene.
+        level: largest brightness, in [0, 1].
+        rng: the only source of randomness.
+    """
     dark = random_color(settings, rng.uniform(0.0, level), rng)
     light = random_color(settings, level, rng)
     height, width = settings.image_size
@@ -163,12 +180,18 @@ def paint_background(settings: SceneSettings, level: float, rng: np.random.Gener
 
 
 def random_color(settings: SceneSettings, level: float, rng: np.random.Generator) -> Picture:
-    """(3,) in [0, 1]: a random tint of a grey level; the mean of the channels is that level."""
+    """(3,) in [0, 1]: a random tint of a grey level.
+
+    Args:
+        settings: of the scene.
+        level: mean of the channels, in [0, 1].
+        rng: the only source of randomness.
+    """
     tint = rng.uniform(-1.0, 1.0, size=3)
     if not settings.is_color:
         return np.full(3, level, dtype=np.float32)
     tint = TINT * (tint - tint.mean())
-    # Close to black or white there is little room for colour; clipping would change the brightness instead.
+    # The tint is weaker near black or white: clipping would change the brightness.
     room = np.where(tint > 0, 1.0 - level, level)
     strength = min(1.0, float((room / np.maximum(np.abs(tint), 1e-6)).min()))
     return (level + strength * tint).astype(np.float32)
@@ -181,7 +204,7 @@ def _ramp(height: int, width: int, angle: float) -> Picture:
 
 
 def _texture(height: int, width: int, rng: np.random.Generator) -> Picture:
-    """(height, width) in [0, 1]: random grids of several scales, added up."""
+    """(height, width) in [0, 1]: the sum of random grids at several scales."""
     total = np.zeros((height, width), dtype=np.float64)
     for cells, weight in zip(TEXTURE_CELLS, TEXTURE_WEIGHTS, strict=True):
         rows, columns = (max(2, round(cells * side / max(height, width))) for side in (height, width))
@@ -192,7 +215,7 @@ def _texture(height: int, width: int, rng: np.random.Generator) -> Picture:
 
 @lru_cache(maxsize=64)
 def _linear_matrix(cells: int, length: int) -> NDArray[np.float64]:
-    """(length, cells) matrix that stretches values at `cells` points evenly over `length` pixels, linearly."""
+    """(length, cells) matrix of linear interpolation from `cells` points, evenly spaced, to `length` pixels."""
     position = np.linspace(0, cells - 1, length)
     return np.maximum(1.0 - np.abs(position[:, None] - np.arange(cells)), 0.0)
 

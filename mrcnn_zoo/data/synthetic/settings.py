@@ -1,4 +1,4 @@
-"""Settings of generated scenes, with checked values."""
+"""Settings of synthetic scenes, with their checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,40 +10,31 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registry import did_you_mean
 
 BACKGROUNDS = ("plain", "gradient", "texture")
-
-
 SPLITS = ("train", "val")
-
-
-FIELDS_OF_A_DEFINITION = ("FORMAT", "SPLIT", "NUM_IMAGES")
-
-
-KEYS_OF_THE_SPLITS = ("NUM_TRAIN", "NUM_VAL")
-
-
-MIN_OBJECT_SIDE = 8  # pixels; a smaller digit has no strokes left
-
-
-MOST_OF_A_SCENE = 20_000  # pixels of a side, objects; more does not fit into memory
-
-
-MAX_CONTRAST = 0.8  # more leaves no room for different inks
+DEFINITION_FIELDS = ("FORMAT", "SPLIT", "NUM_IMAGES")
+SPLIT_KEYS = ("NUM_TRAIN", "NUM_VAL")
+MIN_OBJECT_SIDE = 8  # pixels; a smaller digit has no strokes
+MAX_COUNT = 20_000  # pixels per side, objects per scene; more do not fit into memory
+MAX_CONTRAST = 0.8  # leaves room for inks of different brightness
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneSettings:
-    """Everything that decides the pixels of a scene, together with its split and index.
+    """The settings that determine the pixels of a scene, together with its split and index.
 
-    The fields are the keys DATASETS.SCENES.*, in lower case; `mrcnn-zoo config explain DATASETS.SCENES.X` says more.
+    The fields are the keys DATASETS.SCENES.* in lower case; see `mrcnn-zoo config explain DATASETS.SCENES`.
+
+    Raises:
+        UserError: a value outside its range.
     """
 
     seed: int = 0
     image_size: tuple[int, int] = (128, 128)  # (height, width) in pixels
     num_objects: tuple[int, int] = (1, 6)
     object_size: tuple[float, float] = (24, 56)  # pixels
-    max_overlap: float = 0.1  # IoU of two boxes
-    min_visible: float = 0.7  # share of an object's own pixels
-    rotation: float = 10.0  # degrees, either way
+    max_overlap: float = 0.1  # largest IoU of two boxes
+    min_visible: float = 0.7  # smallest visible share of an object's pixels
+    rotation: float = 10.0  # largest angle in degrees, in either direction
     background: str = "texture"
     noise: float = 0.03  # of the full range
     min_contrast: float = 0.3  # of the full range
@@ -71,19 +62,24 @@ class SceneSettings:
 
 
 def build_scene_settings(cfg: CfgNode, definition: Mapping[str, Any], *, name: str) -> SceneSettings:
-    """The settings of dataset `name`: DATASETS.SCENES, with what its definition says differently.
+    """The settings of a dataset: DATASETS.SCENES, overridden by its definition.
+
+    Args:
+        cfg: DATASETS.SCENES.
+        definition: the mapping under DATASETS.DEFINITIONS.
+        name: of the dataset, for messages.
 
     Raises:
-        UserError: a field of the definition that is no scene setting, or a value that does not fit.
+        UserError: an unknown field, or a value outside its range.
     """
-    values = {key: value for key, value in cfg.DATASETS.SCENES.items() if key not in KEYS_OF_THE_SPLITS}
+    values = {key: value for key, value in cfg.DATASETS.SCENES.items() if key not in SPLIT_KEYS}
     for key, value in definition.items():
-        if key in FIELDS_OF_A_DEFINITION:
+        if key in DEFINITION_FIELDS:
             continue
         if key not in values:
-            known = [*FIELDS_OF_A_DEFINITION, *values]
+            known = [*DEFINITION_FIELDS, *values]
             raise UserError(
-                f"Dataset {name!r}: {key!r} is not a field of generated scenes.{did_you_mean(key, known)} "
+                f"Dataset {name!r}: {key!r} is not a field of synthetic scenes.{did_you_mean(key, known)} "
                 f"Known fields: {', '.join(known)}."
             )
         values[key] = value
@@ -108,7 +104,12 @@ def build_scene_settings(cfg: CfgNode, definition: Mapping[str, Any], *, name: s
 
 
 def build_scene_split(cfg: CfgNode, definition: Mapping[str, Any], *, name: str) -> tuple[str, int]:
-    """The split ("train" or "val") and the number of scenes of dataset `name`.
+    """The split ("train" or "val") and the number of scenes of a dataset.
+
+    Args:
+        cfg: DATASETS.SCENES.NUM_TRAIN and NUM_VAL.
+        definition: the mapping under DATASETS.DEFINITIONS.
+        name: of the dataset, for messages.
 
     Raises:
         UserError: another SPLIT, or a negative NUM_IMAGES.
@@ -125,11 +126,11 @@ def build_scene_split(cfg: CfgNode, definition: Mapping[str, Any], *, name: str)
 
 
 def _as_pair(value: Any) -> tuple[Any, Any]:
-    return tuple(value) if isinstance(value, (list, tuple)) else value  # what is no pair fails the check
+    return tuple(value) if isinstance(value, (list, tuple)) else value  # others fail the check
 
 
-def _check(is_right: bool, key: str, value: object, rule: str) -> None:
-    if not is_right:
+def _check(is_valid: bool, key: str, value: object, rule: str) -> None:
+    if not is_valid:
         shown = list(value) if isinstance(value, tuple) else value
         raise UserError(f"DATASETS.SCENES.{key} = {shown!r} must be {rule}.")
 
@@ -140,7 +141,7 @@ def _check_number(key: str, value: object, *, most: float) -> None:
 
 
 def _check_pair(key: str, value: object, *, least: float, is_whole: bool = False) -> None:
-    words = f"two {'whole ' if is_whole else ''}numbers >= {least} and <= {MOST_OF_A_SCENE}"
-    rule = NumberRule(words=words, least=least, most=MOST_OF_A_SCENE, is_whole=is_whole)
-    is_right = isinstance(value, tuple) and len(value) == 2 and all(map(rule.accepts, value))
-    _check(is_right, key, value, words)
+    words = f"two {'whole ' if is_whole else ''}numbers >= {least} and <= {MAX_COUNT}"
+    rule = NumberRule(words=words, least=least, most=MAX_COUNT, is_whole=is_whole)
+    is_valid = isinstance(value, tuple) and len(value) == 2 and all(map(rule.accepts, value))
+    _check(is_valid, key, value, words)

@@ -1,4 +1,4 @@
-"""Scenes of circles, squares and triangles."""
+"""Stamps of circles, squares and triangles."""
 
 import math
 from dataclasses import dataclass
@@ -11,19 +11,25 @@ from mrcnn_zoo.data.synthetic.layout import Stamp, crop_to_mask
 
 @dataclass(frozen=True)
 class ShapeStamps:
-    """Stamps of filled shapes; every class is equally likely."""
+    """Stamps of filled shapes, with equal probabilities of the classes."""
 
     class_names: tuple[str, ...] = ("circle", "square", "triangle")
     keypoint_names: tuple[str, ...] = ("center", "top", "right", "bottom", "left")
 
     def draw(self, rng: np.random.Generator, *, side: float, rotation: float) -> Stamp:
-        """A random shape that fits into a square of `side`, rotated."""
+        """A random shape, rotated; see `StampSource.draw`.
+
+        Args:
+            rng: the only source of randomness.
+            side: of the square around the shape before its rotation, in pixels.
+            rotation: largest angle in degrees, in either direction.
+        """
         class_index = int(rng.integers(len(self.class_names)))
         name = self.class_names[class_index]
         angle = math.radians(rng.uniform(-rotation, rotation))
         keypoints = shape_keypoints(name, side=side, angle=angle)
         stamp = crop_to_mask(class_index, render_shape(name, side=side, angle=angle), keypoints)
-        assert stamp is not None, "a shape of the least allowed size still covers pixels"
+        assert stamp is not None, "a shape of the smallest allowed size covers pixels"
         return stamp
 
 
@@ -32,7 +38,7 @@ def render_shape(name: str, *, side: float, angle: float) -> NDArray[np.float64]
 
     Args:
         name: "circle", "square" or "triangle" (equilateral, its base down).
-        side: of the square that the shape fits into before it is rotated, in pixels.
+        side: of the square around the shape before its rotation, in pixels.
         angle: radians.
     """
     half = _half_width(side)
@@ -43,9 +49,14 @@ def render_shape(name: str, *, side: float, angle: float) -> NDArray[np.float64]
 
 
 def shape_keypoints(name: str, *, side: float, angle: float) -> NDArray[np.float64]:
-    """(5, 2) x, y of `ShapeStamps.keypoint_names` in what `render_shape` draws: the middle, and the border around it.
+    """(5, 2) x, y of `ShapeStamps.keypoint_names`: the centre, and points on the border, rotated with the shape.
 
-    They turn with the shape. Right and left of a triangle are the ends of its base.
+    Right and left of a triangle are the ends of its base.
+
+    Args:
+        name: "circle", "square" or "triangle".
+        side: see `render_shape`.
+        angle: radians.
     """
     half = side / 2
     if name == "triangle":
@@ -62,15 +73,21 @@ def _half_width(side: float) -> int:
 
 
 def signed_distance(name: str, *, x: NDArray[np.float64], y: NDArray[np.float64], side: float) -> NDArray[np.float64]:
-    """Pixels from a position to the border of a shape about the origin, negative inside; y points down.
+    """Distance in pixels to the border of a shape centred at the origin, negative inside; y points down.
 
-    Outside a corner it is the distance to the nearer edge's line, which is all that antialiasing needs.
+    Outside a corner it is the distance to the line of the nearer edge, which suffices for antialiasing.
+
+    Args:
+        name: "circle", "square" or "triangle".
+        x: (H, W) positions in pixels.
+        y: (H, W) positions in pixels.
+        side: see `render_shape`.
     """
     if name == "circle":
         return np.hypot(x, y) - side / 2
     if name == "square":
         return np.maximum(np.abs(x), np.abs(y)) - side / 2
-    # Half the height of an equilateral triangle above the middle, half below; its other two edges lean by 30 degrees.
+    # The centre is at half the height of the equilateral triangle; two edges are 30 degrees from the vertical.
     height = side * math.sqrt(0.75)
     leaning = np.abs(x) * math.cos(math.pi / 6) - (y + height / 2) * math.sin(math.pi / 6)
     return np.maximum(y - height / 2, leaning)

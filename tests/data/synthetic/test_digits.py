@@ -152,7 +152,7 @@ def test_class_without_digits_is_refused(tmp_path: Path) -> None:
         (b"\x89PNG....", "is not an IDX file; it starts with 89 50 4e 47"),
         (bytes([0, 0, 13, 1, 0, 0, 0, 1]) + bytes(4), "IDX type 0x0d"),
         (bytes([0, 0, 8, 3, 0, 0]), "truncated inside its header"),
-        (idx_bytes(np.zeros((3, 4), dtype=np.uint8))[:-1], "says it holds 3 x 4 bytes, but 11 follow"),
+        (idx_bytes(np.zeros((3, 4), dtype=np.uint8))[:-1], "its header gives 3 x 4 bytes, but 11 follow"),
         (gzip.compress(idx_bytes(np.zeros((3, 4), dtype=np.uint8)), mtime=0)[:-9], "cannot be read"),
     ],
 )
