@@ -141,7 +141,7 @@ def train_and_predict(model: Any, samples: list[Sample]) -> tuple[dict[str, floa
     """Losses and detections, as numbers of Python; there are gradients afterwards."""
     for module in model.modules():
         if isinstance(module, LearnsFromClassCounts):
-            module.set_class_counts(torch.arange(1, 6, device=model.pixel_mean.device))
+            module.set_class_counts(torch.arange(1, 6, device=model.collate.pixel_mean.device))
     torch.manual_seed(0)
     output = model.train().losses(samples)
     if output.losses:

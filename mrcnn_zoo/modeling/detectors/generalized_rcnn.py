@@ -1,4 +1,4 @@
-"""Detectors that propose regions and then look at each of them."""
+"""Two-stage detectors: region proposals, then a classification of each region."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,33 +13,37 @@ from mrcnn_zoo.modeling.contracts import AnswersForBoxes, Backbone, ProposalGene
 from mrcnn_zoo.modeling.detectors.input_output import (
     Collation,
     all_to_original_size,
+    as_proposals,
     check_given_boxes,
-    proposals_to_original_size,
+    losses_or_detections,
+    propose,
     to_original_size,
-    to_resized,
 )
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
 from mrcnn_zoo.modeling.recording import Recorder, recorded
 from mrcnn_zoo.modeling.roi_heads import build_roi_heads
 from mrcnn_zoo.registries import DETECTORS
-from mrcnn_zoo.structures import Detections, Proposals, Sample, TrainingOutput, training_output
+from mrcnn_zoo.structures import Detections, Sample, TrainingOutput, training_output
 
 
 class GeneralizedRCNN(nn.Module):
     """Backbone, proposals, region heads: Fast, Faster and Mask R-CNN.
 
-    The three are the stages to compile or measure apart: the backbone, with `proposal_generator.forward`, has static
-    shapes; choosing the proposals is small and dynamic; the region heads work on a list of boxes of any origin.
+    The three are the stages to compile or measure separately: the backbone with `proposal_generator.forward` has static
+    shapes; the selection of proposals is small and dynamic; the region heads work on lists of boxes from any source.
 
     Source: Ren et al. 2015 (Faster R-CNN), figure 2; He et al. 2017 (Mask R-CNN), figure 1.
 
     Args:
-        backbone: makes feature maps.
-        proposal_generator: finds regions on them.
+        backbone: pixels to feature maps.
+        proposal_generator: proposes regions on these maps.
         roi_heads: turn regions into detections.
         pixel_mean: of each input channel, pixel units.
         pixel_std: of each input channel, pixel units.
     """
+
+    forward = losses_or_detections
+    propose = propose
 
     def __init__(
         self,
@@ -58,20 +62,14 @@ class GeneralizedRCNN(nn.Module):
 
     @property
     def needs_targets(self) -> bool:
-        """Whether also `predict` needs samples with targets."""
+        """Whether `predict` also needs samples with targets."""
         return self.proposal_generator.needs_targets
-
-    def forward(self, samples: list[Sample]) -> TrainingOutput | list[Detections]:
-        """`losses` in training mode, else `predict`: the one entry that a DistributedDataParallel wrapper has."""
-        return self.losses(samples) if self.training else self.predict(samples)
-
-    @property
-    def pixel_mean(self) -> Tensor:
-        """(C, 1, 1), one value for each channel of the images."""
-        return self.collate.pixel_mean
 
     def losses(self, samples: list[Sample]) -> TrainingOutput:
         """The losses of all components.
+
+        Args:
+            samples: images with targets.
 
         Raises:
             ValueError: a sample has no targets.
@@ -89,7 +87,7 @@ class GeneralizedRCNN(nn.Module):
 
         Args:
             samples: images.
-            recorder: gets a report of each stage on each image: what stays, and why the rest goes.
+            recorder: gets a report of each stage on each image: which boxes are kept, and why the others are not.
         """
         batch = self.collate(samples)
         features = self.backbone(batch.pixels)
@@ -106,12 +104,11 @@ class GeneralizedRCNN(nn.Module):
         Args:
             samples: images.
             boxes: (R_i, 4) of each image, pixels of its original size.
-            classes: (R_i,) int64 in [0, K) of each image; a box without a class, of -1, has the one with the highest
-                score, as all have without `classes`.
+            classes: (R_i,) int64 in [0, K) of each image; -1, as None for all, stands for the class with the highest
+                score.
 
         Returns:
-            One detection for each box, in the same order, with the box as it was given and the score that the box
-            branch has for its class.
+            One detection per box, in the same order, with the given box and the box branch's score of its class.
 
         Raises:
             UserError: region heads that cannot predict in given boxes, tensors of another shape, or a class that
@@ -120,14 +117,14 @@ class GeneralizedRCNN(nn.Module):
         if not isinstance(self.roi_heads, AnswersForBoxes):
             raise UserError(
                 f"{type(self.roi_heads).__name__} (MODEL.ROI_HEADS.NAME) has no method predict_in_boxes, so it cannot "
-                "be asked about given boxes."
+                "predict in given boxes."
             )
         check_given_boxes(samples, boxes, classes)
         batch = self.collate(samples)
         device = batch.pixels.device
         resized = [
-            to_resized(table.to(device).float(), sample.original_size, size)
-            for table, sample, size in zip(boxes, samples, batch.image_sizes, strict=True)
+            as_proposals(table.to(device).float(), sample.original_size, image_size)
+            for table, sample, image_size in zip(boxes, samples, batch.image_sizes, strict=True)
         ]
         labels = None if classes is None else [image_classes.to(device) for image_classes in classes]
         detections = self.roi_heads.predict_in_boxes(self.backbone(batch.pixels), resized, labels)
@@ -137,17 +134,10 @@ class GeneralizedRCNN(nn.Module):
         ]
         return [replace(table, boxes=given.to(device).float()) for table, given in zip(original, boxes, strict=True)]
 
-    @torch.no_grad()
-    def propose(self, samples: list[Sample]) -> list[Proposals]:
-        """The proposals of each image in the coordinates of its original size, best first."""
-        batch = self.collate(samples)
-        proposals = self.proposal_generator.predict(self.backbone(batch.pixels), batch)
-        return proposals_to_original_size(proposals, samples)
-
 
 @DETECTORS.register("GeneralizedRCNN")
 def build_generalized_rcnn(cfg: CfgNode) -> GeneralizedRCNN:
-    """The detector of `MODEL`, on the CPU and with fresh weights."""
+    """The detector of `MODEL`, on the CPU with initial weights."""
     backbone = build_backbone(cfg, len(cfg.MODEL.PIXEL_MEAN))
     return GeneralizedRCNN(
         backbone,

@@ -1,21 +1,22 @@
-"""From samples to one batch, and from detections back to pixels of the original image."""
+"""What detectors share: batches of samples, `forward`, `propose`, and results in pixels of the original images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.modeling.recording import Recorder, report_all_kept
+from mrcnn_zoo.modeling.contracts import Backbone, Detector, ProposalGenerator
+from mrcnn_zoo.modeling.recording import Recorder, recorded, report_all_kept
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.rows import rows_where
-from mrcnn_zoo.structures import Batch, Detections, ImageSize, InstanceTable, Proposals, Sample
+from mrcnn_zoo.structures import Batch, Detections, ImageSize, InstanceTable, Proposals, Sample, TrainingOutput
 
 
 class Collation(nn.Module):
-    """Normalises images and pads them to one size that the backbone can halve often enough.
+    """Normalises images and pads them to one size that the backbone's strides divide.
 
     Args:
         pixel_mean: of each input channel, pixel units.
@@ -33,7 +34,11 @@ class Collation(nn.Module):
         self.size_divisibility = size_divisibility
 
     def forward(self, samples: Sequence[Sample]) -> Batch:
-        """The samples as a batch, on the device of the model."""
+        """The samples as a batch, on the device of the model.
+
+        Args:
+            samples: at least one.
+        """
         return Batch.collate(
             samples,
             pixel_mean=self.pixel_mean,
@@ -42,43 +47,83 @@ class Collation(nn.Module):
         )
 
 
-def to_original_size(detections: Detections, original_size: ImageSize, *, drops_empty: bool = True) -> Detections:
-    """The detections scaled to the original image and clipped to it; boxes without width or height are dropped.
+def losses_or_detections(detector: Detector, samples: list[Sample]) -> TrainingOutput | list[Detections]:
+    """`forward` of every detector, the one method that DistributedDataParallel wraps.
 
-    Masks are `resized`, which only moves boxes where masks are probabilities. Keypoints may lie outside.
+    Args:
+        detector: the model.
+        samples: images, with targets in training mode.
+
+    Returns:
+        What `losses` returns in training mode, else what `predict` returns.
+    """
+    return detector.losses(samples) if detector.training else detector.predict(samples)  # type: ignore[attr-defined]
+
+
+class _ProposingDetector(Protocol):
+    collate: Collation
+    backbone: Backbone
+    proposal_generator: ProposalGenerator
+
+
+@torch.no_grad()
+def propose(detector: _ProposingDetector, samples: list[Sample], recorder: Recorder | None = None) -> list[Proposals]:
+    """`propose` of every detector with a proposal generator.
+
+    Args:
+        detector: the model.
+        samples: images.
+        recorder: gets a report of the stage "proposals" on each image.
+
+    Returns:
+        The proposals of each image in pixels of its original size, best first; those without width or height are
+        dropped.
+    """
+    batch = detector.collate(samples)
+    features = detector.backbone(batch.pixels)
+    proposals = recorded(detector.proposal_generator.predict, features, batch, recorder=recorder)
+    return _without_empty([_rescaled(table, s.original_size) for table, s in zip(proposals, samples, strict=True)])
+
+
+def to_original_size(detections: Detections, original_size: ImageSize, *, drops_empty: bool = True) -> Detections:
+    """The detections scaled to the original image; boxes, but not keypoints, are clipped to it.
+
+    Masks are `resized`, which only moves boxes where masks are probabilities.
 
     Args:
         detections: of the resized image.
         original_size: (height, width).
-        drops_empty: False keeps the boxes without width or height.
+        drops_empty: drop boxes without width or height.
 
     Raises:
-        TypeError: the masks are of a kind without `resized`.
+        TypeError: masks of a class without `resized`.
     """
-    (height, width), (original_height, original_width) = detections.image_size, original_size
-    x_scale, y_scale = original_width / width, original_height / height
-    boxes = box_ops.clip(box_ops.scale(detections.boxes, x=x_scale, y=y_scale), original_size)
-    masks, keypoints = detections.masks, detections.keypoints
-    if masks is not None:
-        if not hasattr(masks, "resized"):
+    scaled = _rescaled(detections, original_size)
+    if scaled.masks is not None:
+        if not hasattr(scaled.masks, "resized"):
             raise TypeError(
-                f"masks of the class {type(masks).__name__} cannot be moved from the resized to the original image: "
-                "give it a method resized(image_size, boxes), see PredictedMasks in mrcnn_zoo/structures/masks.py."
+                f"masks of the class {type(scaled.masks).__name__} cannot be moved from the resized to the original "
+                "image: give it a method resized(image_size, boxes), see PredictedMasks in "
+                "mrcnn_zoo/structures/masks.py."
             )
-        masks = masks.resized(original_size, boxes)
-    if keypoints is not None:
-        x, y, score = keypoints.unbind(-1)
-        keypoints = torch.stack((x * x_scale, y * y_scale, score), dim=-1)
-    scaled = replace(detections, image_size=original_size, boxes=boxes, masks=masks, keypoints=keypoints)
+        scaled = replace(scaled, masks=scaled.masks.resized(original_size, scaled.boxes))
+    if scaled.keypoints is not None:
+        (height, width), (original_height, original_width) = detections.image_size, original_size
+        x, y, score = scaled.keypoints.unbind(-1)
+        keypoints = torch.stack((x * (original_width / width), y * (original_height / height), score), dim=-1)
+        scaled = replace(scaled, keypoints=keypoints)
     return _without_empty([scaled])[0] if drops_empty else scaled
 
 
 def all_to_original_size(
     detections: Sequence[Detections], samples: Sequence[Sample], *, recorder: Recorder | None = None
 ) -> list[Detections]:
-    """`to_original_size` for the sample of each table; the host waits for the device once.
+    """`to_original_size` of several images; the host waits for the device once.
 
-    A recorder gets a report of the stage "original size".
+    Args:
+        detections: of each resized image.
+        samples: the same images.
+        recorder: gets a report of the stage "original size" on each image.
     """
     scaled = [
         to_original_size(table, sample.original_size, drops_empty=False)
@@ -89,21 +134,30 @@ def all_to_original_size(
     return _without_empty(scaled)
 
 
-def to_resized(boxes: Tensor, original_size: ImageSize, image_size: ImageSize) -> Proposals:
-    """Given boxes of the original image, (R, 4) pixels, as proposals of the resized one, clipped to it."""
-    (height, width), (original_height, original_width) = image_size, original_size
-    resized = box_ops.clip(box_ops.scale(boxes, x=width / original_width, y=height / original_height), image_size)
-    return Proposals(image_size, resized, objectness=boxes.new_zeros(len(boxes)))
+def as_proposals(boxes: Tensor, original_size: ImageSize, image_size: ImageSize) -> Proposals:
+    """Given boxes as proposals of objectness 0 in the resized image.
+
+    Args:
+        boxes: (R, 4) pixels of the original image.
+        original_size: (height, width).
+        image_size: (height, width) of the resized image.
+    """
+    return _rescaled(Proposals(original_size, boxes, objectness=boxes.new_zeros(len(boxes))), image_size)
 
 
 def check_given_boxes(samples: Sequence[Sample], boxes: Sequence[Tensor], classes: Sequence[Tensor] | None) -> None:
-    """Refuse boxes or classes of another shape than the samples need.
+    """Refuse boxes or classes whose shapes do not fit the samples.
+
+    Args:
+        samples: N images.
+        boxes: (R_i, 4) of each image.
+        classes: (R_i,) of each image, or None.
 
     Raises:
         UserError: naming the image.
     """
     if len(boxes) != len(samples) or (classes is not None and len(classes) != len(samples)):
-        raise UserError(f"{len(samples)} images need as many tensors of boxes and classes, one for each image.")
+        raise UserError(f"{len(samples)} images need as many tensors of boxes and classes, one per image.")
     for number, (sample, table) in enumerate(zip(samples, boxes, strict=True)):
         name = sample.file_name or sample.image_id
         if table.dim() != 2 or table.shape[1] != 4:
@@ -114,18 +168,14 @@ def check_given_boxes(samples: Sequence[Sample], boxes: Sequence[Tensor], classe
             raise UserError(f"{name}: {len(table)} given boxes with classes of shape {tuple(classes[number].shape)}.")
 
 
-def proposals_to_original_size(proposals: Sequence[Proposals], samples: Sequence[Sample]) -> list[Proposals]:
-    """Proposals scaled to the original image of each sample and clipped to it; without width or height are dropped."""
-    scaled = []
-    for table, sample in zip(proposals, samples, strict=True):
-        (height, width), (original_height, original_width) = table.image_size, sample.original_size
-        boxes = box_ops.scale(table.boxes, x=original_width / width, y=original_height / height)
-        boxes = box_ops.clip(boxes, sample.original_size)
-        scaled.append(replace(table, image_size=sample.original_size, boxes=boxes))
-    return _without_empty(scaled)
-
-
 Table = TypeVar("Table", bound=InstanceTable)
+
+
+def _rescaled(table: Table, image_size: ImageSize) -> Table:
+    """The table with boxes scaled to an image of another size and clipped to it."""
+    (height, width), (new_height, new_width) = table.image_size, image_size
+    boxes = box_ops.clip(box_ops.scale(table.boxes, x=new_width / width, y=new_height / height), image_size)
+    return replace(table, image_size=image_size, boxes=boxes)
 
 
 def _without_empty(tables: Sequence[Table]) -> list[Table]:

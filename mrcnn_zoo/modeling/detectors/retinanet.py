@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,7 +13,7 @@ from mrcnn_zoo.layers import build_norm
 from mrcnn_zoo.modeling.anchors import build_anchored_levels
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.contracts import AnchorGenerator, Backbone, Features
-from mrcnn_zoo.modeling.detectors.input_output import Collation, all_to_original_size
+from mrcnn_zoo.modeling.detectors.input_output import Collation, all_to_original_size, losses_or_detections
 from mrcnn_zoo.modeling.detectors.retinanet_outputs import DenseSelection, FocalSupervision
 from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.suppression import build_suppression, suppression_losses
@@ -142,30 +141,23 @@ def _build_norm(name: str, num_levels: int, channels: int) -> nn.Module | None:
     return NormOfEachLevel([norm for norm in norms if norm is not None], num_channels=channels)
 
 
-@dataclass(frozen=True)
-class DensePredictions:
-    """What the head says of every anchor of N images, level by level."""
-
-    anchors: list[Tensor]  # (A, 4) pixels
-    logits: list[Tensor]  # (N, A, K)
-    deltas: list[Tensor]  # (N, A, 4)
-
-
 class RetinaNet(nn.Module):
     """Backbone and a head that classifies and moves every anchor.
 
     Source: Lin et al. 2017 (Focal Loss), figure 3.
 
     Args:
-        backbone: makes feature maps.
-        head: predicts on them.
+        backbone: pixels to feature maps.
+        head: predicts class logits and deltas on these maps.
         in_features: names of the maps, from fine to coarse.
         anchors: makes the anchors of these maps.
         supervision: labels anchors and computes the losses.
-        selection: makes detections of predictions.
+        selection: selects detections from the predictions.
         pixel_mean: of each input channel, pixel units.
         pixel_std: of each input channel, pixel units.
     """
+
+    forward = losses_or_detections
 
     def __init__(
         self,
@@ -188,27 +180,29 @@ class RetinaNet(nn.Module):
         self.selection = selection
         self.collate = Collation(pixel_mean, pixel_std, size_divisibility=backbone.size_divisibility)
 
-    def forward(self, samples: list[Sample]) -> TrainingOutput | list[Detections]:
-        """`losses` in training mode, else `predict`: the one entry that a DistributedDataParallel wrapper has."""
-        return self.losses(samples) if self.training else self.predict(samples)
+    def predict_all(self, features: Features) -> tuple[list[Tensor], list[Tensor]]:
+        """Predictions on every anchor, in the order of the anchors: the dense stage, which has static shapes.
 
-    @property
-    def pixel_mean(self) -> Tensor:
-        """(C, 1, 1), one value for each channel of the images."""
-        return self.collate.pixel_mean
+        Args:
+            features: maps of the backbone by name.
 
-    def predict_all(self, features: Features) -> DensePredictions:
-        """Predictions on every anchor: the dense stage, which has static shapes."""
-        levels = [features[name] for name in self.in_features]
-        logits, deltas = self.head(levels)
-        return DensePredictions(
-            anchors=self.anchor_generator(levels),
-            logits=[flatten_per_anchor(level, self.head.num_classes) for level in logits],
-            deltas=[flatten_per_anchor(level, 4) for level in deltas],
+        Returns:
+            For each level (N, A, K) logits and (N, A, 4) deltas.
+        """
+        logits, deltas = self.head(self._levels(features))
+        return (
+            [flatten_per_anchor(level, self.head.num_classes) for level in logits],
+            [flatten_per_anchor(level, 4) for level in deltas],
         )
+
+    def _levels(self, features: Features) -> list[Tensor]:
+        return [features[name] for name in self.in_features]
 
     def losses(self, samples: list[Sample]) -> TrainingOutput:
         """The losses of classes and boxes, and of a suppression that learns.
+
+        Args:
+            samples: images with targets.
 
         Raises:
             ValueError: a sample has no targets.
@@ -216,16 +210,15 @@ class RetinaNet(nn.Module):
         batch = self.collate(samples)
         targets = batch.require_targets()
         features = self.backbone(batch.pixels)
-        predictions = self.predict_all(features)
-        labeled = self.supervision.label(torch.cat(predictions.anchors), targets)
-        output = self.supervision.losses(
-            torch.cat(predictions.logits, dim=1), torch.cat(predictions.deltas, dim=1), labeled
-        )
+        logits, deltas = self.predict_all(features)
+        anchors = self.anchor_generator(self._levels(features))
+        labeled = self.supervision.label(torch.cat(anchors), targets)
+        output = self.supervision.losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), labeled)
         candidates = partial(
             self.selection.candidates,
-            [level.detach() for level in predictions.logits],
-            [level.detach() for level in predictions.deltas],
-            predictions.anchors,
+            [level.detach() for level in logits],
+            [level.detach() for level in deltas],
+            anchors,
             batch.image_sizes,
             features=features,
         )
@@ -237,25 +230,21 @@ class RetinaNet(nn.Module):
 
         Args:
             samples: images.
-            recorder: gets a report on each image: what stays, and why the rest goes.
+            recorder: gets a report of each stage on each image: which boxes are kept, and why the others are not.
         """
         batch = self.collate(samples)
         features = self.backbone(batch.pixels)
-        predictions = self.predict_all(features)
+        logits, deltas = self.predict_all(features)
+        anchors = self.anchor_generator(self._levels(features))
         detections = self.selection.select(
-            predictions.logits,
-            predictions.deltas,
-            predictions.anchors,
-            batch.image_sizes,
-            features=features,
-            recorder=recorder,
+            logits, deltas, anchors, batch.image_sizes, features=features, recorder=recorder
         )
         return all_to_original_size(detections, samples, recorder=recorder)
 
 
 @DETECTORS.register("RetinaNet")
 def build_retinanet(cfg: CfgNode) -> RetinaNet:
-    """The detector of `MODEL.RETINANET`, on the CPU and with fresh weights."""
+    """The detector of `MODEL.RETINANET`, on the CPU with initial weights."""
     settings = cfg.MODEL.RETINANET
     for key in ("MODEL.MASK_ON", "MODEL.KEYPOINT_ON"):
         if cfg.value_of(key):

@@ -120,7 +120,7 @@ def test_an_image_is_detected_alike_alone_and_in_a_batch(model: nn.Module) -> No
 
 def test_pixel_statistics_are_not_in_the_state_dict(model: nn.Module) -> None:
     assert not any("pixel" in name for name in model.state_dict())
-    assert model.pixel_mean.flatten().tolist() == pytest.approx([103.53, 116.28, 123.675])
+    assert model.collate.pixel_mean.flatten().tolist() == pytest.approx([103.53, 116.28, 123.675])
 
 
 def test_samples_are_not_changed(model: nn.Module) -> None:

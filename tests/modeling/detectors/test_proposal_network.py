@@ -142,7 +142,7 @@ def test_only_an_oracle_needs_targets_to_predict(name: str, needs: bool, small_c
 
 
 @pytest.mark.parametrize("name", ["GroundTruthProposals", "SlidingWindow"])
-def test_proposals_that_learn_nothing_cannot_be_trained(name: str, small_cfg: Callable[..., CfgNode]) -> None:
+def test_generators_without_losses_cannot_be_trained(name: str, small_cfg: Callable[..., CfgNode]) -> None:
     keys = ("MODEL.META_ARCHITECTURE", "ProposalNetwork", "MODEL.PROPOSAL_GENERATOR.NAME", name)
-    with pytest.raises(UserError, match=f"{name} .* learns nothing.*--eval-only"):
+    with pytest.raises(UserError, match=f"{name} .* has no losses.*--eval-only"):
         build_model(small_cfg(*keys)).losses([image(0, [])])

@@ -44,21 +44,20 @@ def sample(boxes: torch.Tensor, *, channels: int = 3) -> Sample:
 def test_untrained_head_predicts_the_prior_everywhere(retinanet: Callable[..., nn.Module]) -> None:
     model = retinanet("MODEL.RETINANET.PRIOR_PROB", 0.2)
     features = {f"p{level}": torch.randn(1, 8, 4, 4) for level in range(3, 8)}
-    for _, logits in zip(features, model.predict_all(features).logits, strict=True):
+    for _, logits in zip(features, model.predict_all(features)[0], strict=True):
         torch.testing.assert_close(logits.sigmoid(), torch.full_like(logits, 0.2), atol=0.05, rtol=0)
 
 
 def test_predictions_stand_in_the_order_of_the_anchors(retinanet: Callable[..., nn.Module]) -> None:
     model = retinanet()
     features = {f"p{level}": torch.randn(2, 8, 2, 3) for level in range(3, 8)}
-    predictions = model.predict_all(features)
-    maps = model.head([features[f"p{level}"] for level in range(3, 8)])[0]
+    logits, deltas = model.predict_all(features)
+    levels = [features[f"p{level}"] for level in range(3, 8)]
+    maps, anchors = model.head(levels)[0], model.anchor_generator(levels)
     row, column, anchor, classes = 1, 0, 4, 5
     number = (row * 3 + column) * 6 + anchor
-    assert torch.equal(
-        predictions.logits[0][1, number], maps[0][1, anchor * classes : (anchor + 1) * classes, row, column]
-    )
-    assert len(predictions.anchors[0]) == predictions.logits[0].shape[1] == predictions.deltas[0].shape[1] == 36
+    assert torch.equal(logits[0][1, number], maps[0][1, anchor * classes : (anchor + 1) * classes, row, column])
+    assert len(anchors[0]) == logits[0].shape[1] == deltas[0].shape[1] == 36
 
 
 def test_labels_of_anchors_by_overlap(retinanet: Callable[..., nn.Module]) -> None:
@@ -205,8 +204,8 @@ def test_dense_stage_has_no_data_dependent_branch(retinanet: Callable[..., nn.Mo
             self.model = model
 
         def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-            predictions = self.model.predict_all(self.model.backbone(pixels))
-            return [*predictions.logits, *predictions.deltas]
+            logits, deltas = self.model.predict_all(self.model.backbone(pixels))
+            return [*logits, *deltas]
 
     exported = torch.export.export(DenseStage(), (pixels,)).module()
     for ours, theirs in zip(DenseStage()(pixels), exported(pixels), strict=True):
