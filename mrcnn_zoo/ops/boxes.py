@@ -1,11 +1,14 @@
-"""Arithmetic on boxes: x1, y1, x2, y2, continuous, so that a width is x2 - x1."""
+"""Arithmetic on boxes: x1, y1, x2, y2 in continuous coordinates, so a width is x2 - x1.
+
+Other operations are `torchvision.ops`'s, for example `clip_boxes_to_image`.
+"""
 
 import torch
 from torch import Tensor
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Area of each box in square pixels; 0 for boxes turned inside out.
+    """Area of each box in square pixels; 0 if x2 < x1 or y2 < y1, where `torchvision.ops.box_area` is not.
 
     Args:
         boxes: (..., 4).
@@ -18,44 +21,48 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of every box with every other; 0 where nothing overlaps, also for empty boxes.
+    """Intersection over union of every box with every other.
+
+    Not `torchvision.ops.box_iou`, which is NaN for two empty boxes and needs more than twice the memory.
 
     Args:
         boxes: (R, 4).
         others: (S, 4).
 
     Returns:
-        (R, S) in [0, 1].
+        (R, S) in [0, 1]; 0 where an intersection is empty.
     """
     x1, y1, x2, y2 = boxes[:, :, None].unbind(1)
     other_x1, other_y1, other_x2, other_y2 = others.unbind(1)
-    # Each line makes one temporary and works in place on it: with all anchors of an image the matrix is large.
+    # One temporary per line, changed in place: with all anchors of an image the matrix is large.
     intersection = torch.minimum(x2, other_x2).sub_(torch.maximum(x1, other_x1)).clamp_(min=0)
     intersection *= torch.minimum(y2, other_y2).sub_(torch.maximum(y1, other_y1)).clamp_(min=0)
     union = (area(boxes)[:, None] + area(others)).sub_(intersection)
     return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
 
-def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """The boxes cut at the image's borders.
+def is_nonempty(boxes: Tensor, *, min_size: float = 0.0) -> Tensor:
+    """Whether both sides of each box are longer than a minimum.
 
     Args:
         boxes: (..., 4) pixels.
-        image_size: (height, width) in pixels.
+        min_size: pixels.
 
     Returns:
-        (..., 4); a box outside the image becomes an empty one on its border.
+        (...,) bool.
     """
-    height, width = image_size
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1)
-
-
-def is_nonempty(boxes: Tensor, *, min_size: float = 0.0) -> Tensor:
-    """Whether both sides of each box are longer than `min_size` pixels: (..., 4) -> (...,) bool."""
     return ((boxes[..., 2:] - boxes[..., :2]) > min_size).all(dim=-1)
 
 
 def scale(boxes: Tensor, *, x: float, y: float) -> Tensor:
-    """The boxes of an image that is resized by the factors `x` and `y`: (..., 4) -> (..., 4)."""
+    """The boxes of a resized image.
+
+    Args:
+        boxes: (..., 4) pixels.
+        x: new width over old width.
+        y: new height over old height.
+
+    Returns:
+        (..., 4) pixels of the resized image.
+    """
     return torch.stack((boxes[..., 0::2] * x, boxes[..., 1::2] * y), dim=-1).flatten(-2)

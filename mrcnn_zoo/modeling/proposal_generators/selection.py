@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.modeling.recording import Fate, Recorder, Selected, report_selection
 from mrcnn_zoo.modeling.suppression import best_overlapping
@@ -161,7 +162,9 @@ class ProposalSelection:
             best_rows.append(rows)
         decoded, all_logits = torch.cat(decoded_levels, dim=1), torch.cat(best_logits, dim=1)
         # Clip before NMS: boxes that differ only outside the image are the same proposal.
-        boxes = torch.stack([box_ops.clip(image, size) for image, size in zip(decoded, image_sizes, strict=True)])
+        boxes = torch.stack(
+            [clip_boxes_to_image(image, size) for image, size in zip(decoded, image_sizes, strict=True)]
+        )
         is_finite = decoded.isfinite().all(dim=-1) & all_logits.isfinite()
         return _Candidates(
             boxes=boxes,
@@ -221,7 +224,7 @@ class ProposalSelection:
         for image, image_size in enumerate(image_sizes):
             boxes = self.coder.decode(deltas[image], anchors)
             is_finite = boxes.isfinite().all(dim=1) & logits[image].isfinite()
-            boxes = box_ops.clip(boxes, image_size)
+            boxes = clip_boxes_to_image(boxes, image_size)
             reasons = torch.full(boxes.shape[:1], int(Fate.NOT_IN_TOP_K), dtype=torch.int8, device=boxes.device)
             reasons[rows[image]] = int(Fate.TOO_SMALL)
             reasons[~is_finite] = int(Fate.NOT_FINITE)

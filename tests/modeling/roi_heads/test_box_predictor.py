@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from mrcnn_zoo.losses.box_regression import DeltaLoss
 from mrcnn_zoo.modeling.roi_heads.box_head import BoxPredictor, BoxRegression
 from mrcnn_zoo.modeling.roi_heads.detection_selection import DetectionSelection, deltas_of_class
 from mrcnn_zoo.modeling.roi_heads.region_classification import SigmoidClassification, SoftmaxClassification
@@ -32,7 +31,7 @@ def predictor(
         num_classes=K,
         boxes_per_region=boxes_per_region,
         classification=SigmoidClassification() if is_sigmoid else SoftmaxClassification(),
-        regression=BoxRegression(BoxCoder(WEIGHTS), DeltaLoss(beta=0.0), loss_weight=loss_weight),
+        regression=BoxRegression(BoxCoder(WEIGHTS), BOX_LOSSES.get("l1")(0.0), loss_weight=loss_weight),
         selection=DetectionSelection(GreedySuppression(0.5), score_threshold=score_threshold, max_detections=4),
     )
     with torch.no_grad():
