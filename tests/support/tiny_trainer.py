@@ -59,7 +59,7 @@ def batches_from(start: int, *, size: int = 2) -> Iterator[list[Sample]]:
 
 @dataclass
 class Recorder(Hook):
-    """Keeps what hooks are told."""
+    """Records the total loss, the learning rate and the file names of each step."""
 
     losses: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
