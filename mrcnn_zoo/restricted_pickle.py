@@ -1,6 +1,6 @@
-"""Pickled files read without running their code: Detectron2's arrays, MMEngine's checkpoints.
+"""Reads pickled files without running code in them: numpy arrays of Detectron2, checkpoints of MMEngine.
 
-Nothing of those objects is needed. They are read as empty shells, so that no code of theirs is there to be run.
+Only arrays and plain values are read. MMEngine's other objects become placeholders, so that none of their code runs.
 """
 
 import contextlib
@@ -15,25 +15,47 @@ import torch
 
 from mrcnn_zoo.errors import UserError
 
-_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
-# Taken from arrays themselves: the modules that hold these functions moved between numpy 1 and 2.
-_ARRAY_BUILDERS = {
+ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
+# Taken from arrays themselves: the modules of these functions moved between numpy 1 and 2.
+ARRAY_BUILDERS = {
     "_reconstruct": np.zeros(1).__reduce__()[0],
     "_frombuffer": np.zeros(1).__reduce_ex__(5)[0],
     "scalar": np.float32(0).__reduce__()[0],
 }
+MMENGINE = "mmengine."  # every checkpoint of MMEngine holds objects of this package
+PLACEHOLDER_PREFIXES = (MMENGINE, "mmdet.", "mmcv.", "numpy.", "_codecs.encode", "builtins.getattr", "collections.")
 
 
 class ForbiddenGlobalError(pickle.UnpicklingError):
-    """The pickle asks for something that is not needed for arrays."""
+    """The pickle names a class or function that arrays do not need."""
+
+
+def load_numpy_pickle(path: Path) -> Any:
+    """The content of a `.pkl` file, Python 2's included; no code in it is run.
+
+    Raises:
+        UserError: it is cut short, not a pickle, or holds more than arrays and plain values.
+    """
+    try:
+        with path.open("rb") as file:
+            return ArrayUnpickler(file, encoding="latin1").load()
+    except ForbiddenGlobalError as error:
+        raise UserError(
+            f"{path} is refused: reading it would run {error}. Only numpy arrays and plain values are read."
+        ) from error
+    except Exception as error:  # of any kind, on bytes that are not a pickle's
+        raise UserError(
+            f"{path} ({path.stat().st_size:,} bytes) is cut short or not a pickle: {error or type(error).__name__}. "
+            f"Copy or download it again."
+        ) from error
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Builds plain Python values and numpy arrays."""
+    """Builds plain Python values and numpy arrays; everything else raises ForbiddenGlobalError."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        if module_name in _ARRAY_MODULES and global_name in _ARRAY_BUILDERS:
-            return _ARRAY_BUILDERS[global_name]
+        if module_name in ARRAY_MODULES and global_name in ARRAY_BUILDERS:
+            return ARRAY_BUILDERS[global_name]
         allowed = {
             ("numpy", "ndarray"): np.ndarray,
             ("numpy", "dtype"): np.dtype,
@@ -45,41 +67,17 @@ class ArrayUnpickler(pickle.Unpickler):
         return allowed[module_name, global_name]
 
 
-def load_numpy_pickle(path: Path) -> Any:
-    """What a `.pkl` holds, Python 2's included; no code in it is run.
-
-    Raises:
-        UserError: it is cut short, not a pickle, or holds more than arrays and plain values.
-    """
-    try:
-        with path.open("rb") as file:
-            return ArrayUnpickler(file, encoding="latin1").load()
-    except ForbiddenGlobalError as error:
-        raise UserError(
-            f"{path} is refused: it asks to run {error} while it is read. Only numpy arrays and plain values are taken."
-        ) from error
-    except Exception as error:  # of any kind, on bytes that are not a pickle's
-        raise UserError(
-            f"{path} ({path.stat().st_size:,} bytes) is cut short or not a pickle: {error or type(error).__name__}. "
-            f"Copy or download it again."
-        ) from error
-
-
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    # How Python 3 pickles bytes under protocol 2; any other codec could do more than encode.
+    # How Python 3 pickles bytes under protocol 2. Other codecs can do more than encode.
     if encoding not in ("latin1", "latin-1"):
         raise ForbiddenGlobalError(f"_codecs.encode with {encoding!r}")
     return text.encode("latin1")
 
 
-MARK = "mmengine."  # a file without any of its objects is none of its
-HARMLESS = (MARK, "mmdet.", "mmcv.", "numpy.", "_codecs.encode", "builtins.getattr", "collections.")
+class PlaceholderObject:
+    """Replaces an object of any class, or the result of any function, while a file is read."""
 
-
-class Shell:
-    """Stands for an object of any class or the result of any function."""
-
-    def __new__(cls, *_args: Any) -> "Shell":
+    def __new__(cls, *_args: Any) -> "PlaceholderObject":
         return super().__new__(cls)
 
     def __init__(self, *_args: Any) -> None:
@@ -90,18 +88,25 @@ class Shell:
 
 
 @contextlib.contextmanager
-def shells_for_mmengine(path: Path) -> Iterator[None]:
-    """While it lasts, `torch.load(weights_only=True)` takes the file if only MMEngine's objects kept it from that."""
-    names = _foreign_globals(path)
-    is_known = any(name.startswith(MARK) for name in names) and all(name.startswith(HARMLESS) for name in names)
-    # One class each: torch keeps them by class.
-    shells = [(type("Shell", (Shell,), {}), name) for name in names] if is_known else []
-    with torch.serialization.safe_globals(shells):  # type: ignore[arg-type]
+def restricted_unpickling(path: Path) -> Iterator[None]:
+    """Lets `torch.load(weights_only=True)` read a checkpoint of MMEngine, whose objects become placeholders.
+
+    A file that holds objects of other packages is still refused.
+
+    Args:
+        path: of the checkpoint, of any project.
+    """
+    names = _unsafe_globals(path)
+    is_mmengine = any(name.startswith(MMENGINE) for name in names)
+    is_allowed = is_mmengine and all(name.startswith(PLACEHOLDER_PREFIXES) for name in names)
+    # One class per name: torch keeps the allowed classes in a dict by class.
+    placeholders = [(type("Placeholder", (PlaceholderObject,), {}), name) for name in names] if is_allowed else []
+    with torch.serialization.safe_globals(placeholders):  # type: ignore[arg-type]
         yield
 
 
-def _foreign_globals(path: Path) -> list[str]:
+def _unsafe_globals(path: Path) -> list[str]:
     try:
         return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # of any kind, on files that are not torch's; reading them again says what is wrong
+    except Exception:  # of any kind, on files that are not torch's; torch.load reports what is wrong with them
         return []

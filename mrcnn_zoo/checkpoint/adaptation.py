@@ -13,28 +13,38 @@ from mrcnn_zoo.interop.coco_classes import COCO_CLASSES
 
 STEM = re.compile(r"(^|\.)stem\.conv1\.weight$")
 
+NO_ROW = -1  # for a class that the file does not have
+DETECTRON2_ZOO = "Detectron2 Model Zoo"  # "__author__" in its files; those of 80 classes are trained on COCO
+# Layers with rows per class, or in which the classes compete with the background:
+REGION_SCORES = re.compile(r"(^|\.)box_predictor(\.\d+)?\.cls_score\.(weight|bias)$")  # K + 1 rows
+ANCHOR_SCORES = re.compile(r"(^|\.)head\.cls_score\.(weight|bias)$")  # A * K rows, those of an anchor together
+BOX_DELTAS = re.compile(r"(^|\.)box_predictor(\.\d+)?\.bbox_pred\.(weight|bias)$")  # 4 * K rows, or 4 for all classes
+MASKS = re.compile(r"(^|\.)mask_head\.(predictor|coarse_head\.prediction)\.(weight|bias)$")  # K, K + 1 or 1 maps
+POINTS = re.compile(r"(^|\.)mask_head\.point_head\.\w+\.(weight|bias)$")  # K coarse logits are their last inputs
+MASK_IOUS = re.compile(r"(^|\.)mask_iou_head\.predictor\.(weight|bias)$")  # K rows
+
 
 def differs_in_input_channels(name: str, theirs: Shape, ours: Shape, *, input_channels: int) -> bool:
-    """Whether a weight is the one that looks at the image, and fits but for the number of its channels.
+    """Whether a weight is that of the first convolution and fits except in its number of input channels.
 
     Args:
         name: of the weight in the model.
         theirs: its shape in the file.
         ours: its shape in the model.
-        input_channels: of the images that the model takes; 0 when unknown, then it is told by the name of the stem.
+        input_channels: of the model's images; 0 where unknown, then only a stem's convolution counts as the first.
     """
-    looks_at_image = STEM.search(name) or ("backbone" in name and ours[1:2] == (input_channels,))
-    if not looks_at_image or len(theirs) != 4 or len(ours) != 4:
+    is_first = STEM.search(name) or ("backbone" in name and ours[1:2] == (input_channels,))
+    if not is_first or len(theirs) != 4 or len(ours) != 4:
         return False
     return theirs[1] != ours[1] and (theirs[0], *theirs[2:]) == (ours[0], *ours[2:])
 
 
 def with_input_channels(weight: Tensor, channels: int) -> Tensor:
-    """The same filters for images with another number of channels.
+    """The filters of a first convolution for images with another number of channels.
 
-    More channels: they repeat the old ones in turn, and an old channel's weight is shared out evenly among its copies.
-    Fewer: the weights of the old channels that fall together are added. Either way a grey image, equal in all channels,
-    gets the same response as before.
+    New channels repeat the old ones in turn, and the weight of an old channel is divided evenly among its copies. For
+    fewer channels the weights of the old channels are added in turn. Either way the response to a grey image, equal in
+    all channels, stays the same.
 
     Args:
         weight: (D, C, h, w).
@@ -49,21 +59,9 @@ def with_input_channels(weight: Tensor, channels: int) -> Tensor:
     return (weight / copies[:, None, None])[:, origin]
 
 
-NO_ROW = -1  # a row of a class that the file does not have
-DETECTRON2_ZOO = "Detectron2 Model Zoo"  # "__author__" of its files; those of 80 classes are COCO's
-REGION_SCORES = re.compile(r"(^|\.)box_predictor(\.\d+)?\.cls_score\.(weight|bias)$")  # K + 1 rows
-ANCHOR_SCORES = re.compile(r"(^|\.)head\.cls_score\.(weight|bias)$")  # A K rows, the classes of an anchor together
-BOX_DELTAS = re.compile(r"(^|\.)box_predictor(\.\d+)?\.bbox_pred\.(weight|bias)$")  # 4 K rows, or 4 for all classes
-# K maps, 1 for all classes, or K + 1 that compete.
-MASKS = re.compile(r"(^|\.)mask_head\.(predictor|coarse_head\.prediction)\.(weight|bias)$")
-# PointRend's point head: layers that see K logits of the coarse mask after their other inputs.
-POINTS = re.compile(r"(^|\.)mask_head\.point_head\.\w+\.(weight|bias)$")
-MASK_IOUS = re.compile(r"(^|\.)mask_iou_head\.predictor\.(weight|bias)$")  # K rows
-
-
 @dataclass(frozen=True)
 class ClassNames:
-    """The classes of a file and of a model, by class index."""
+    """The class names of a file and of a model, by class index; empty where they are not known."""
 
     file: tuple[str, ...]
     model: tuple[str, ...]
@@ -74,12 +72,19 @@ class ClassNames:
         return [name for name in self.model if name in self.file]
 
     def rows(self) -> Tensor:
-        """(K,) int64: the class of the file for each class of the model, NO_ROW where there is none."""
+        """(K,) int64: for each class of the model its index in the file, or NO_ROW."""
         return torch.tensor([self.file.index(name) if name in self.file else NO_ROW for name in self.model])
 
 
 def stored_class_names(file: WeightsFile) -> tuple[str, ...]:
-    """The class names in a file, or those that are known of its source; empty where neither tells."""
+    """The class names in a file, or COCO's for files of Detectron2's zoo.
+
+    Args:
+        file: of our own or of Detectron2.
+
+    Returns:
+        By class index; empty where they are not known.
+    """
     names = file.meta.get("class_names")
     if isinstance(names, list | tuple) and names:
         return tuple(str(name).strip() for name in names)
@@ -91,7 +96,14 @@ def stored_class_names(file: WeightsFile) -> tuple[str, ...]:
 
 
 def stored_class_count(weights: Mapping[str, Tensor]) -> int | None:
-    """The number of classes of region heads under our names, which are Detectron2's; None where there are none."""
+    """The number of classes of the region heads or of a RetinaNet.
+
+    Args:
+        weights: under our names, which are Detectron2's.
+
+    Returns:
+        None where no layer depends on the classes.
+    """
     for name, tensor in weights.items():
         if REGION_SCORES.search(name):
             return len(tensor) - 1
@@ -100,18 +112,18 @@ def stored_class_count(weights: Mapping[str, Tensor]) -> int | None:
 
 
 def rows_by_class(name: str, theirs: Tensor, ours: Tensor, *, classes: ClassNames, model: nn.Module) -> Tensor | None:
-    """For each row of a layer of the model the row of the file's layer of the same class.
+    """For each row of a layer of the model the row of the same class in the file's layer.
 
     Args:
         name: of the layer's weight or bias.
-        theirs: of the file.
-        ours: of the model.
-        classes: by which the rows are found.
-        model: asked how many masks its mask head predicts.
+        theirs: its value in the file.
+        ours: its value in the model.
+        classes: of the file and of the model.
+        model: with the layer; its mask head gives the number of maps.
 
     Returns:
-        (rows of `ours`,) int64, NO_ROW for classes that the file does not have; None for a layer that all classes share
-        or that has another layout.
+        (rows of `ours`,) int64, NO_ROW for classes that the file does not have; None where all classes share the layer,
+        or where the layouts differ.
     """
     num_theirs, num_ours = len(classes.file), len(classes.model)
     shapes = (len(theirs), len(ours))
@@ -139,7 +151,14 @@ def rows_by_class(name: str, theirs: Tensor, ours: Tensor, *, classes: ClassName
 def columns_by_class(
     name: str, theirs: Tensor, ours: Tensor, *, classes: ClassNames, model: nn.Module
 ) -> Tensor | None:
-    """For each input of a layer of the model the input of the file's layer of the same class; see `rows_by_class`.
+    """For each input of a layer of the model the input of the same class of the file's layer.
+
+    Args:
+        name: see `rows_by_class`, as for the other arguments.
+        theirs: its value in the file.
+        ours: its value in the model.
+        classes: of the file and of the model.
+        model: with the layer; its point head gives the number of coarse logits.
 
     Returns:
         (inputs of `ours`,) int64, NO_ROW for classes that the file does not have; None where no input is of a class.
@@ -156,8 +175,15 @@ def columns_by_class(
     return torch.cat([torch.arange(num_others), torch.where(rows == NO_ROW, NO_ROW, rows + num_others)])
 
 
-def filled_by_class(theirs: Tensor, ours: Tensor, rows: Tensor | None, columns: Tensor | None = None) -> Tensor:
-    """A model's layer with what the file has; see `rows_by_class` and `columns_by_class`."""
+def fill_by_class(theirs: Tensor, ours: Tensor, rows: Tensor | None, columns: Tensor | None = None) -> Tensor:
+    """A copy of a model's weight, filled with the rows and columns that the file has.
+
+    Args:
+        theirs: its value in the file.
+        ours: its value in the model.
+        rows: from `rows_by_class`; None takes all rows in order.
+        columns: from `columns_by_class`; None takes all columns in order.
+    """
     rows = torch.arange(len(ours)) if rows is None else rows
     filled = ours.detach().clone()
     known_rows = (rows != NO_ROW).nonzero().flatten()
@@ -190,5 +216,5 @@ def _rows_of_masks(rows: Tensor, shapes: Sequence[int], num_theirs: int, head: n
 
 
 def _in_blocks(rows: Tensor, size: int) -> Tensor:
-    """Each row as `size` rows that follow each other."""
+    """Each row index as those of `size` consecutive rows."""
     return torch.where(rows[:, None] == NO_ROW, NO_ROW, rows[:, None] * size + torch.arange(size)).flatten()

@@ -1,4 +1,4 @@
-"""Checkpoint files of a run: written whole or not at all, and read without running code."""
+"""Checkpoint files of a run: written completely or not at all, and read without running code."""
 
 import pickle
 import re
@@ -43,25 +43,29 @@ class Checkpointer:
             The file.
 
         Raises:
-            UserError: it cannot be written; a file of that name from before is still whole.
+            UserError: it cannot be written; an earlier file of that name stays complete.
         """
         path = self._write(name, state)
         write_text(self._folder / LAST_CHECKPOINT_FILE, path.name)
         return path
 
     def save_best(self, state: Mapping[str, Any]) -> Path:
-        """Write `model_best.pth`. `last_checkpoint` stays: a resumed run continues from the last, not from the best."""
+        """Write `model_best.pth` and leave `last_checkpoint`: a resumed run continues from the last, not from the best.
+
+        Args:
+            state: see `save`.
+        """
         return self._write(BEST_CHECKPOINT, state)
 
     def has_checkpoint(self) -> bool:
-        """Whether there is something to resume from."""
+        """Whether the folder has a checkpoint to resume from."""
         return (self._folder / LAST_CHECKPOINT_FILE).exists()
 
     def last_path(self) -> Path:
         """The file that `last_checkpoint` names.
 
         Raises:
-            UserError: there is none, or it is gone.
+            UserError: there is no `last_checkpoint`, or the file that it names is missing.
         """
         note = self._folder / LAST_CHECKPOINT_FILE
         if not note.exists():
@@ -72,9 +76,10 @@ class Checkpointer:
         return path
 
     def prune(self, keep: int) -> None:
-        """Remove all but the newest `keep` periodic checkpoints, model_<7 digits>.pth; 0 keeps all.
+        """Remove old periodic checkpoints, model_<7 digits>.pth, but not the one that `last_checkpoint` names.
 
-        Best and final ones, and the one that `last_checkpoint` names, always stay.
+        Args:
+            keep: how many of the newest stay; 0 keeps all.
         """
         periodic = sorted(path for path in self._folder.glob("model_*.pth") if PERIODIC_CHECKPOINT.fullmatch(path.name))
         last = self.last_path() if self.has_checkpoint() else None
@@ -83,9 +88,9 @@ class Checkpointer:
                 path.unlink()
 
     def _write(self, name: str, state: Mapping[str, Any]) -> Path:
-        foreign = next(_unloadable(state, "state"), None)
-        if foreign:
-            raise TypeError(f"a checkpoint holds plain types and tensors only, but {foreign}")
+        problem = next(_unloadable(state, "state"), None)
+        if problem:
+            raise TypeError(f"a checkpoint holds plain types and tensors only, but {problem}")
         path = self._folder / (name if name.endswith(".pth") else f"{name}.pth")
         for leftover in self._folder.glob(f".*{UNFINISHED_SUFFIX}"):
             leftover.unlink()  # of a run that was killed while it saved
@@ -93,10 +98,13 @@ class Checkpointer:
 
 
 def checkpoint_in(folder: Path) -> Path:
-    """The file to take of the output folder of a training: its best checkpoint, or else its last.
+    """The checkpoint to use in the output folder of a training: the best, or else the last.
+
+    Args:
+        folder: of the training.
 
     Raises:
-        UserError: none of them is there; what is there is listed.
+        UserError: it has neither; the message lists the checkpoints that it has.
     """
     for name in (f"{BEST_CHECKPOINT}.pth", _named_last(folder), FINAL_CHECKPOINT):
         if name and (folder / name).is_file():
@@ -114,7 +122,7 @@ def _named_last(folder: Path) -> str:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What a `.pth` file holds, tensors on the CPU; no code in the file is run.
+    """The content of a `.pth` file, with tensors on the CPU; no code in the file is run.
 
     Raises:
         UserError: the file is missing, cut short, not a checkpoint, or needs code to be read.
@@ -132,7 +140,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def missing_checkpoint(path: Path) -> str:
-    """A sentence about a file that is not there, with those beside it."""
+    """The message about a file that does not exist, with the checkpoints beside it."""
     return f"checkpoint {path} does not exist{_checkpoints_beside(path)}"
 
 
@@ -154,8 +162,8 @@ def _unreadable(path: Path, error: Exception) -> str:
     blocked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if blocked:
         return (
-            f"{path} is refused: it asks to run {blocked.group(1)} while it is read. Only tensors and plain values are "
-            f"taken; save the weights alone, with torch.save(model.state_dict(), ...)."
+            f"{path} is refused: reading it would run {blocked.group(1)}. Only tensors and plain values are read; "
+            f"save the weights alone, with torch.save(model.state_dict(), ...)."
         )
     reason = re.split(r"\. |\n", str(error).strip())[0]
     if isinstance(error, pickle.UnpicklingError):

@@ -1,4 +1,4 @@
-"""What became of each weight, as data and as a table."""
+"""Report of how a model was filled from a file, as data and as a table."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 Shape = tuple[int, ...]
-Row = tuple[str, str, list[str]]  # pattern, what became of the weights, their names
+Row = tuple[str, str, list[str]]  # pattern of names, status, names
 MIN_SHARED_LETTERS = 3
 MAX_NAMED_SIBLINGS = 4
 MAX_NAMED_SHAPES = 5
@@ -17,21 +17,21 @@ MAX_NAMED_SETTINGS = 12
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every weight of a model and of a file, by name.
+    """The status of every weight of a model and of a file, by name.
 
     Args:
         source: the path or URL.
         sizes: number of values of each weight named below.
-        loaded: filled from the same name.
-        converted: filled from another name, through a converter, or for another number of input channels.
-        by_class: last layers for other classes, of which the rows of the classes that the file has were copied by name.
-        reinitialized: heads whose size follows the number of classes, which differs; they keep the model's values.
-        mismatched: of the same name but another shape; they keep the model's values.
+        loaded: filled from a weight of the same name.
+        converted: filled through a converter, or adapted to another number of input channels.
+        by_class: last layers for other classes, of which the rows of shared classes are copied by name.
+        reinitialized: last layers for another number of classes; they keep the model's values.
+        mismatched: of the same name and another shape; they keep the model's values.
         missing: of the model only; they keep the model's values.
         skipped: of the file only, by their names in it.
-        converter: what the file was recognised as; empty when its names are ours.
-        expected_settings: config keys and values that the weights were trained with, as far as that is known.
-        notes: what was assumed about the file, in sentences.
+        converter: the project that the file was recognised as; empty for our names.
+        expected_settings: config keys and values that the weights were trained with, where known.
+        notes: sentences about assumptions.
     """
 
     source: str
@@ -54,10 +54,10 @@ class LoadReport:
         return not (self.reinitialized or self.mismatched or self.missing or is_partial)
 
     def table(self) -> str:
-        """One line for each part of the model that shares a fate, then the totals."""
+        """One line per part of the model with one status."""
         rows = [
-            [pattern, len(names), f"{sum(self.sizes[name] for name in names):,}", fate]
-            for pattern, fate, names in grouped_by_fate(self._fates())
+            [pattern, len(names), f"{sum(self.sizes[name] for name in names):,}", status]
+            for pattern, status, names in group_by_status(self._statuses())
         ]
         return tabulate(
             rows,
@@ -79,9 +79,7 @@ class LoadReport:
         ]
         for name, (theirs, ours) in list(self.mismatched.items())[:MAX_NAMED_SHAPES]:
             lines.append(f"{name} is {shape_text(theirs)} in the file and {shape_text(ours)} in the model.")
-        if (
-            len(self.expected_settings) > MAX_NAMED_SETTINGS
-        ):  # of whole detectors; who loads them names those that differ
+        if len(self.expected_settings) > MAX_NAMED_SETTINGS:  # of a whole detector; its loader names those that differ
             lines.append(
                 f"These weights come with {len(self.expected_settings)} settings of the model they were made for."
             )
@@ -91,7 +89,7 @@ class LoadReport:
         lines += self.notes
         return "\n".join(lines)
 
-    def _fates(self) -> dict[str, str]:
+    def _statuses(self) -> dict[str, str]:
         return {
             **dict.fromkeys(self.loaded, "loaded"),
             **dict.fromkeys(self.converted, "converted"),
@@ -111,36 +109,36 @@ def shape_text(shape: Shape) -> str:
     return "x".join(map(str, shape)) if shape else "scalar"
 
 
-def grouped_by_fate(fates: Mapping[str, str]) -> list[Row]:
-    """Dotted names as few patterns, each covering names of one fate.
+def group_by_status(statuses: Mapping[str, str]) -> list[Row]:
+    """Groups dotted names into few patterns, each of names with one status.
 
     Args:
-        fates: name -> what became of it.
+        statuses: by name.
 
     Returns:
         Such as ("backbone.fpn_*.norm.*", "missing", [...]), in the order of the names.
     """
     rows: list[Row] = []
-    for top, names in _children(list(fates), depth=0).items():
-        rows += [(_joined(top, pattern), fate, own) for pattern, fate, own in _rows(names, fates, depth=1)]
+    for top, names in _children(list(statuses), depth=0).items():
+        rows += [(_joined(top, pattern), status, own) for pattern, status, own in _rows(names, statuses, depth=1)]
     return rows
 
 
-def _rows(names: list[str], fates: Mapping[str, str], depth: int) -> list[Row]:
+def _rows(names: list[str], statuses: Mapping[str, str], depth: int) -> list[Row]:
     """Rows for names that share their first `depth` parts; patterns are relative to those."""
-    if len({fates[name] for name in names}) == 1:
+    if len({statuses[name] for name in names}) == 1:
         is_leaf = len(names) == 1 and names[0].count(".") == depth - 1
-        return [("" if is_leaf else "*", fates[names[0]], names)]
-    rows_of = {child: _rows(own, fates, depth + 1) for child, own in _children(names, depth).items()}
+        return [("" if is_leaf else "*", statuses[names[0]], names)]
+    rows_of = {child: _rows(own, statuses, depth + 1) for child, own in _children(names, depth).items()}
     alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for child, rows in rows_of.items():
-        alike.setdefault(tuple((pattern, fate) for pattern, fate, _ in rows), []).append(child)
+        alike.setdefault(tuple((pattern, status) for pattern, status, _ in rows), []).append(child)
     together: list[Row] = []
     for signature, children in alike.items():
         start = _pattern(children, list(rows_of))
-        for position, (pattern, fate) in enumerate(signature):
+        for position, (pattern, status) in enumerate(signature):
             covered = [name for child in children for name in rows_of[child][position][2]]
-            together.append((_joined(start, pattern), fate, covered))
+            together.append((_joined(start, pattern), status, covered))
     return together
 
 

@@ -1,4 +1,4 @@
-"""Weights from files of several kinds."""
+"""Reads weights from `.pth`, `.safetensors`, `.pkl` and Keras' `.h5` files, local ones or downloads."""
 
 import json
 import logging
@@ -15,51 +15,15 @@ from torch import Tensor
 from mrcnn_zoo.checkpoint.checkpointer import checkpoint_in, load_checkpoint, missing_checkpoint
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.interop.detectron2 import EARLY_POINTREND_NAMES
-from mrcnn_zoo.model_zoo import index as zoo_index
+from mrcnn_zoo.model_zoo import index
 from mrcnn_zoo.model_zoo.download import forget_download, local_path
-from mrcnn_zoo.restricted_pickle import load_numpy_pickle, shells_for_mmengine
+from mrcnn_zoo.restricted_pickle import load_numpy_pickle, restricted_unpickling
 from mrcnn_zoo.structures.summary import summary
-
-KERAS_SUFFIXES = (".h5", ".hdf5")
-OPTIMIZER = "optimizer_weights/"
-
-
-def read_keras_weights(path: Path) -> dict[str, Tensor]:
-    """Every array of a `.h5` file as "layer/weight", e.g. "conv1/kernel", in the layout that it has there.
-
-    Models inside models, such as a region proposal network in a detector, stand beside the other layers.
-
-    Raises:
-        UserError: h5py is missing, the file is missing or not HDF5, or two layers have one name.
-    """
-    try:
-        import h5py
-    except ImportError as error:
-        raise UserError(f"{path} needs the package h5py: `pip install h5py`.") from error
-    if not path.is_file():
-        raise UserError(f"weights {path} do not exist.")
-    arrays: dict[str, np.ndarray] = {}
-
-    def collect(name: str, item: object) -> None:
-        if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu" or name.startswith(OPTIMIZER):
-            return
-        short = "/".join(name.split("/")[-2:]).partition(":")[0]
-        if short in arrays:
-            raise UserError(f"{path} has two weights named {short}; they cannot be told apart.")
-        arrays[short] = item[()]
-
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(collect)
-    except OSError as error:
-        raise UserError(
-            f"{path} ({path.stat().st_size:,} bytes) is cut short or not HDF5: {error}. Copy or download it again."
-        ) from error
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-
 
 logger = logging.getLogger(__name__)
 
+KERAS_SUFFIXES = (".h5", ".hdf5")
+KERAS_OPTIMIZER = "optimizer_weights/"
 # ours and Detectron2's; Lightning's and MMDetection's; the tutorials'; Detectron's
 WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict", "blobs")
 JSON_METADATA = {"class_names", "category_ids"}  # lists, which the metadata of safetensors hold as text
@@ -68,25 +32,32 @@ WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.c
 
 @dataclass(frozen=True, repr=False)
 class WeightsFile:
-    """Weights as a file has them, by their names in it."""
+    """The content of a file with weights.
 
-    source: str  # the path or URL it was asked for by
+    Args:
+        source: the path or URL that it was read from.
+        weights: by their names in the file, on the CPU.
+        meta: the other content, by its keys in the file.
+    """
+
+    source: str
     weights: dict[str, Tensor]
-    meta: dict[str, Any] = field(default_factory=dict)  # what else the file holds, by its keys there
+    meta: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return summary(self)
 
 
 def read_weights(path_or_url: str | Path) -> WeightsFile:
-    """The weights in a `.pth`, `.safetensors`, `.pkl` or Keras `.h5` file or at a URL, on the CPU.
+    """The weights in a file, on the CPU; no code in it is run.
 
-    No code in them is run.
+    Of a checkpoint with averaged weights the average is read. Prefixes of wrapped models are removed.
 
-    A checkpoint of ours that keeps an average of the weights gives the average. Prefixes of wrapped models are removed.
+    Args:
+        path_or_url: see `find_weights`; a `.pth`, `.safetensors`, `.pkl` or Keras `.h5` file.
 
     Raises:
-        UserError: the file cannot be had or read, or holds no weights.
+        UserError: the file cannot be found, downloaded or read, or holds no weights.
     """
     source = str(path_or_url)
     path = find_weights(source)
@@ -96,7 +67,7 @@ def read_weights(path_or_url: str | Path) -> WeightsFile:
         content = _read(path)
     except UserError:
         if path != Path(source):
-            forget_download(path)  # else every later try would find the broken download in the cache
+            forget_download(path)  # otherwise every later try would find the broken download in the cache
         raise
     weights = _weights_in(content)
     if not weights:
@@ -109,20 +80,23 @@ def read_weights(path_or_url: str | Path) -> WeightsFile:
 
 
 def find_weights(source: str) -> Path:
-    """The file with weights that a path, the output folder of a training, a URL or `zoo://NAME` means.
+    """The local path of a file with weights, which is not opened.
+
+    Args:
+        source: a path, the output folder of a training, a URL or `zoo://NAME`.
 
     Raises:
-        UserError: there is none. A file that is there is not opened.
+        UserError: it does not exist.
     """
     if not source.strip():
         raise UserError("the name of the weights is empty; name a file, a URL or zoo://NAME.")
     path = local_path(source).expanduser()
     if path.is_dir():
         file = checkpoint_in(path)
-        logger.info("%s is a folder: %s is taken of it", source, file.name)
+        logger.info("%s is a folder: reading %s in it", source, file.name)
         return file
-    if not path.exists() and zoo_index.has_weights(source):
-        raise UserError(f"weights {source} do not exist as a file. The zoo has them: {zoo_index.PREFIX}{source}")
+    if not path.exists() and index.has_weights(source):
+        raise UserError(f"weights {source} do not exist as a file. The zoo has them: {index.PREFIX}{source}")
     if not path.exists():
         raise UserError(missing_checkpoint(path))
     return path
@@ -137,7 +111,7 @@ def _read(path: Path) -> Any:
         return load_numpy_pickle(path)
     if path.suffix in KERAS_SUFFIXES:
         return read_keras_weights(path)
-    with shells_for_mmengine(path):
+    with restricted_unpickling(path):
         return load_checkpoint(path)
 
 
@@ -195,3 +169,37 @@ def _without_wrapper_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     return weights
+
+
+def read_keras_weights(path: Path) -> dict[str, Tensor]:
+    """The arrays of a Keras `.h5` file by "layer/weight", e.g. "conv1/kernel", in Keras' layout.
+
+    Layers of nested models, such as a region proposal network in a detector, are not prefixed.
+
+    Raises:
+        UserError: h5py is missing, the file is missing or not HDF5, or two layers have one name.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError(f"{path} needs the package h5py: `pip install h5py`.") from error
+    if not path.is_file():
+        raise UserError(f"weights {path} do not exist.")
+    arrays: dict[str, np.ndarray] = {}
+
+    def collect(name: str, item: object) -> None:
+        if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu" or name.startswith(KERAS_OPTIMIZER):
+            return
+        short = "/".join(name.split("/")[-2:]).partition(":")[0]
+        if short in arrays:
+            raise UserError(f"{path} has two weights named {short}; they cannot be told apart.")
+        arrays[short] = item[()]
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(collect)
+    except OSError as error:
+        raise UserError(
+            f"{path} ({path.stat().st_size:,} bytes) is cut short or not HDF5: {error}. Copy or download it again."
+        ) from error
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

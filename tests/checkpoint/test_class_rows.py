@@ -126,7 +126,7 @@ def test_a_file_without_names_is_taken_by_index_with_a_warning(caplog) -> None:
         report = load_weights_file(model, WeightsFile("x.pth", model.state_dict()), class_names=("a", "b"))
     assert report.is_complete
     assert [record.getMessage() for record in caplog.records] == [
-        "x.pth has no class names: its classes are taken to be the model's, in the same order"
+        "x.pth has no class names: they are assumed to be those of the model, in the same order"
     ]
 
 

@@ -1,47 +1,47 @@
 """The table of what was loaded."""
 
 from mrcnn_zoo.checkpoint import LoadReport
-from mrcnn_zoo.checkpoint.report import grouped_by_fate
+from mrcnn_zoo.checkpoint.report import group_by_status
 
 
-def patterns(fates: dict[str, str]) -> list[tuple[str, str, int]]:
-    return [(pattern, fate, len(names)) for pattern, fate, names in grouped_by_fate(fates)]
+def patterns(statuses: dict[str, str]) -> list[tuple[str, str, int]]:
+    return [(pattern, status, len(names)) for pattern, status, names in group_by_status(statuses)]
 
 
 def test_nothing_makes_no_rows() -> None:
-    assert grouped_by_fate({}) == []
+    assert group_by_status({}) == []
 
 
-def test_a_part_with_one_fate_is_one_row() -> None:
-    fates = {"backbone.stem.weight": "loaded", "backbone.res2.0.weight": "loaded", "head.weight": "missing"}
-    assert patterns(fates) == [("backbone.*", "loaded", 2), ("head.*", "missing", 1)]
+def test_a_part_with_one_status_is_one_row() -> None:
+    statuses = {"backbone.stem.weight": "loaded", "backbone.res2.0.weight": "loaded", "head.weight": "missing"}
+    assert patterns(statuses) == [("backbone.*", "loaded", 2), ("head.*", "missing", 1)]
 
 
 def test_a_name_without_dots_stands_alone() -> None:
     assert patterns({"scale": "loaded"}) == [("scale", "loaded", 1)]
 
 
-def test_a_part_with_several_fates_is_split_where_they_part() -> None:
-    fates = {
+def test_a_part_with_several_statuses_is_split_where_they_part() -> None:
+    statuses = {
         "roi_heads.box_head.fc1.weight": "loaded",
         "roi_heads.box_head.fc2.weight": "loaded",
         "roi_heads.box_predictor.cls_score.weight": "reset",
         "roi_heads.box_predictor.cls_score.bias": "reset",
     }
-    assert patterns(fates) == [("roi_heads.box_head.*", "loaded", 2), ("roi_heads.box_predictor.*", "reset", 2)]
+    assert patterns(statuses) == [("roi_heads.box_head.*", "loaded", 2), ("roi_heads.box_predictor.*", "reset", 2)]
 
 
 def test_siblings_alike_share_a_row_by_their_common_beginning() -> None:
-    fates = {"a.fpn_lateral2.weight": "missing", "a.fpn_output2.weight": "missing", "a.res2.weight": "loaded"}
-    assert patterns(fates) == [("a.fpn_*.*", "missing", 2), ("a.res2.*", "loaded", 1)]
+    statuses = {"a.fpn_lateral2.weight": "missing", "a.fpn_output2.weight": "missing", "a.res2.weight": "loaded"}
+    assert patterns(statuses) == [("a.fpn_*.*", "missing", 2), ("a.res2.*", "loaded", 1)]
 
 
 def test_siblings_with_the_same_mixture_share_its_rows() -> None:
-    fates = {}
+    statuses = {}
     for number in (1, 2):
-        fates |= {f"a.conv{number}.weight": "loaded", f"a.conv{number}.norm.bias": "skipped"}
-    fates["a.fc.weight"] = "loaded"
-    assert patterns(fates) == [
+        statuses |= {f"a.conv{number}.weight": "loaded", f"a.conv{number}.norm.bias": "skipped"}
+    statuses["a.fc.weight"] = "loaded"
+    assert patterns(statuses) == [
         ("a.conv*.weight", "loaded", 2),
         ("a.conv*.norm.*", "skipped", 2),
         ("a.fc.*", "loaded", 1),
@@ -49,18 +49,20 @@ def test_siblings_with_the_same_mixture_share_its_rows() -> None:
 
 
 def test_a_common_beginning_that_others_share_is_not_used() -> None:
-    fates = {"a.conv1.w": "loaded", "a.conv2.w": "loaded", "a.conv3.w": "missing"}
-    assert patterns(fates) == [("a.{conv1, conv2}.*", "loaded", 2), ("a.conv3.*", "missing", 1)]
+    statuses = {"a.conv1.w": "loaded", "a.conv2.w": "loaded", "a.conv3.w": "missing"}
+    assert patterns(statuses) == [("a.{conv1, conv2}.*", "loaded", 2), ("a.conv3.*", "missing", 1)]
 
 
 def test_every_name_is_in_exactly_one_row() -> None:
-    fates = {f"a.{i}.{j}.{k}": str((i * j + k) % 3) for i in range(4) for j in range(3) for k in "wb" for k in (1, 2)}
-    covered = [name for _, _, names in grouped_by_fate(fates) for name in names]
-    assert sorted(covered) == sorted(fates)
-    assert all(fates[name] == fate for _, fate, names in grouped_by_fate(fates) for name in names)
+    statuses = {
+        f"a.{i}.{j}.{k}": str((i * j + k) % 3) for i in range(4) for j in range(3) for k in "wb" for k in (1, 2)
+    }
+    covered = [name for _, _, names in group_by_status(statuses) for name in names]
+    assert sorted(covered) == sorted(statuses)
+    assert all(statuses[name] == status for _, status, names in group_by_status(statuses) for name in names)
 
 
-def test_the_text_has_totals_fates_and_expected_settings() -> None:
+def test_the_text_has_totals_statuses_and_expected_settings() -> None:
     report = LoadReport(
         source="r50.pth",
         sizes={"backbone.w": 900, "head.w": 100, "fc.w": 50, "neck.w": 1000},

@@ -320,7 +320,7 @@ def test_the_folder_of_a_training_stands_for_its_best_or_last_checkpoint(
     }
     caplog.set_level("INFO")
     assert run_command(command, list(map(str, arguments[command]))) == 0
-    assert f"{run_folder} is a folder: model_final.pth is taken of it" in caplog.messages
+    assert f"{run_folder} is a folder: reading model_final.pth in it" in caplog.messages
 
 
 def test_a_folder_without_a_training_lists_what_it_holds(tmp_path: Path, refused: Refused) -> None:
