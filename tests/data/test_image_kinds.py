@@ -180,7 +180,7 @@ def test_image_without_a_finite_pixel_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.full((H, W), np.nan, np.float32))
     np.save(tmp_path / "a.npy", np.full((H, W), 1e300))
     for name in ("a.tif", "a.npy"):
-        with pytest.raises(UserError, match="nothing but pixels that are NaN or infinite"):
+        with pytest.raises(UserError, match="has only pixels that are NaN or infinite"):
             FileImage(str(tmp_path / name)).read()
 
 

@@ -1,4 +1,4 @@
-"""Images that are arrays of any number of channels: NumPy's files and scientific TIFF."""
+"""Images as arrays with any number of channels: NumPy files and scientific TIFF."""
 
 import logging
 import zipfile
@@ -12,32 +12,32 @@ from mrcnn_zoo.data.images.problems import cannot_decode, note_once
 from mrcnn_zoo.errors import UserError, counted
 
 ARRAY_SUFFIXES = (".npy", ".npz")
-IMAGE_ENTRY = "image"  # of a .npz file with several arrays
-TIFF_CHANNELS = "SCQIZT"  # samples, channels, and pages of whatever kind
+IMAGE_ENTRY = "image"  # the name in a .npz file with several arrays
+TIFF_CHANNELS = "SCQIZT"  # axes of samples, channels and pages
 TIFF_PLANE = "YX"
 TIFF_STACK = "QYX"  # pages of unknown meaning
-STACK_AXES = {"Z": "slices", "T": "time points", "I": "pages", "Q": "pages"}  # of a TIFF, but not its channels
+STACK_AXES = {"Z": "slices", "T": "time points", "I": "pages", "Q": "pages"}  # axes of pages
 TIFF_ORIENTATION = 274
-COLORS = 3  # pages of a stack that are taken for red, green and blue
+COLORS = 3  # pages of a stack that are read as red, green and blue
 ALPHA = (1, 2)  # values of the TIFF tag ExtraSamples
 
 
 class MissingTiffReaderError(UserError):
-    """A TIFF that tifffile would read, which is not installed."""
+    """A TIFF that needs tifffile, which is not installed."""
 
 
 class MissingCodecError(UserError):
-    """A TIFF that tifffile would read if it could decompress it."""
+    """A TIFF that needs the codecs of imagecodecs, which is not installed."""
 
 
 def read_array(path: str) -> NDArray[np.generic]:
     """The (H, W, C) image in a `.npy` or `.npz` file; grey, (H, W) or (H, W, 1), is repeated to 3 channels.
 
     Returns:
-        uint8, uint16, or float32 of all other types.
+        uint8, uint16, or float32 for all other types.
 
     Raises:
-        UserError: a file that is missing or cut off, or an array that is no image.
+        UserError: a file that is missing or truncated, or an array that is not an image.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -50,44 +50,43 @@ def read_array(path: str) -> NDArray[np.generic]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{path} cannot be read as a NumPy array ({reason}). It may be truncated, or hold Python objects: "
+            f"{path} cannot be read as a NumPy array ({reason}). It may be truncated or hold Python objects: "
             "write it again with numpy.save."
         ) from error
     if names is not None and IMAGE_ENTRY not in names and len(names) != 1:
         raise UserError(
-            f"{path} holds {counted(len(names), 'array')} ({', '.join(names)}); name the one that is meant "
-            f"{IMAGE_ENTRY!r}."
+            f"{path} holds {counted(len(names), 'array')} ({', '.join(names)}); name the image {IMAGE_ENTRY!r}."
         )
     return as_pixels(array, path)
 
 
 def read_tiff(path: str, *, with_alpha: bool, max_pixels: int) -> NDArray[np.generic]:
-    """The (H, W, C) image in a TIFF file; several pages are channels. Grey is repeated to 3 channels.
+    """The (H, W, C) image in a TIFF file; pages are channels, and grey is repeated to 3 channels.
 
     Args:
         path: of the file.
         with_alpha: whether an alpha channel is kept.
-        max_pixels: see `check_pixels`.
+        max_pixels: see `check_num_pixels`.
 
     Returns:
-        uint8, uint16, or float32 of all other types.
+        uint8, uint16, or float32 for all other types.
 
     Raises:
-        MissingTiffReaderError: no tifffile to read it with.
-        MissingCodecError: not what decompresses it.
-        UserError: a file that is cut off or too large, or pages that are no channels.
+        MissingTiffReaderError: tifffile is not installed.
+        MissingCodecError: imagecodecs is not installed.
+        UserError: a file that is truncated or too large, or axes that are not channels.
     """
     try:
         import tifffile
     except ImportError as error:
         raise MissingTiffReaderError(
             f"{path} is a TIFF of several pages, or of a kind that Pillow does not read. "
-            "Install what reads it with `pip install tifffile`."
+            "Install its reader with `pip install tifffile`."
         ) from error
     with _tifffile_errors(path), tifffile.TiffFile(path) as file:
         series, page, count = file.series[0], file.pages.first, len(file.series)
         sides = dict(zip(series.axes, series.shape, strict=True))
-        check_pixels(path, sides.get("Y", 1), sides.get("X", 1), max_pixels=max_pixels)
+        check_num_pixels(path, sides.get("Y", 1), sides.get("X", 1), max_pixels=max_pixels)
         array, axes = series.asarray(), series.axes
         orientation = page.tags.valueof(TIFF_ORIENTATION, 1)
         is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u"
@@ -104,29 +103,29 @@ def read_tiff(path: str, *, with_alpha: bool, max_pixels: int) -> NDArray[np.gen
 
 
 def tiff_pages(path: str) -> str:
-    """What the channels of a TIFF are, e.g. "5 pages (axes ZYX)"; empty for the channels of one page."""
+    """The pages of a TIFF that are read as channels, e.g. "5 pages (axes ZYX)"; empty for one page."""
     try:
         import tifffile
 
         with tifffile.TiffFile(path) as file:
             axes, shape = file.series[0].axes, file.series[0].shape
-    except Exception:  # not a TIFF, or none that can be read, for which there are other messages
+    except Exception:  # an unreadable TIFF, which `read_tiff` reports
         return ""
     stacked = [size for axis, size in zip(axes, shape, strict=True) if axis not in (*TIFF_PLANE, "S", "C")]
     return f"{counted(stacked[0], 'page')} (axes {axes})" if len(stacked) == 1 else ""
 
 
-def check_pixels(path: str, height: int, width: int, *, max_pixels: int) -> None:
-    """Refuse an image that is larger than allowed, before it is decoded.
+def check_num_pixels(path: str, height: int, width: int, *, max_pixels: int) -> None:
+    """Refuse an image that is too large, before it is decoded.
 
     Args:
         path: of its file.
         height: in pixels.
         width: in pixels.
-        max_pixels: most pixels, of INPUT.MAX_IMAGE_PIXELS; 0 for any number.
+        max_pixels: INPUT.MAX_IMAGE_PIXELS; 0 for no limit.
 
     Raises:
-        UserError: a larger image.
+        UserError: with the size and the limit.
     """
     if 0 < max_pixels < height * width:
         raise UserError(
@@ -138,14 +137,14 @@ def check_pixels(path: str, height: int, width: int, *, max_pixels: int) -> None
 
 
 def as_pixels(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
-    """An array from outside as an image: (H, W, C) of uint8, uint16 or float32, grey repeated to 3 channels.
+    """An array as an image: (H, W, C) uint8, uint16 or float32, with grey repeated to 3 channels.
 
     Args:
-        array: (H, W) or (H, W, C) of any numbers.
+        array: (H, W) or (H, W, C) of any real dtype.
         name: of its file, for messages.
 
     Raises:
-        UserError: another shape, no numbers, or none that are finite.
+        UserError: another shape or dtype, or no finite value.
     """
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise UserError(
@@ -164,14 +163,14 @@ def as_pixels(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
 
 
 def finite_pixels(array: NDArray[np.generic], name: str) -> NDArray[np.float32]:
-    """float32 without NaN and infinity: these become the least value of their channel, infinity the greatest.
+    """float32 pixels in which NaN and -infinity are the least finite value of their channel, infinity the greatest.
 
     Args:
         array: (H, W) or (H, W, C).
         name: of its file, for messages.
 
     Raises:
-        UserError: no pixel is finite.
+        UserError: no value is finite.
     """
     with np.errstate(over="ignore"):
         pixels = array.astype(np.float32)
@@ -179,7 +178,7 @@ def finite_pixels(array: NDArray[np.generic], name: str) -> NDArray[np.float32]:
     if is_finite.all():
         return pixels
     if not is_finite.any():
-        raise UserError(f"{name} holds nothing but pixels that are NaN or infinite; write it again, or leave it out.")
+        raise UserError(f"{name} has only pixels that are NaN or infinite; write it again, or leave it out.")
     pixels = pixels.copy()
     channels, usable = (np.moveaxis(np.atleast_3d(values), 2, 0) for values in (pixels, is_finite))
     for channel, rows in zip(channels, usable, strict=True):
@@ -195,7 +194,7 @@ def finite_pixels(array: NDArray[np.generic], name: str) -> NDArray[np.float32]:
 
 @contextmanager
 def _tifffile_errors(path: str) -> Iterator[None]:
-    """Errors of tifffile as ours; what it logs about damaged files is in the error already."""
+    """Turns errors of tifffile into `UserError`; its log messages about damaged files repeat the error."""
     log = logging.getLogger("tifffile")
     was_disabled, log.disabled = log.disabled, True
     try:
@@ -217,7 +216,7 @@ def _note_stack(path: str, axes: str, sides: dict[str, int]) -> None:
 
 def _channels_last(array: NDArray[np.generic], axes: str, path: str) -> NDArray[np.generic]:
     if axes == TIFF_STACK and array.shape[0] > array.shape[2]:
-        # tifffile.imwrite of an (H, W, C) array that is not told what its axes are: H pages of W x C.
+        # tifffile.imwrite without axes stores an (H, W, C) array as H pages of W x C.
         return array
     others = [axis for axis in axes if axis not in TIFF_PLANE]
     if len(others) > 1 or not set(others) <= set(TIFF_CHANNELS) or not set(TIFF_PLANE) <= set(axes):
@@ -229,7 +228,12 @@ def _channels_last(array: NDArray[np.generic], axes: str, path: str) -> NDArray[
 
 
 def upright(pixels: NDArray[np.generic], orientation: int) -> NDArray[np.generic]:
-    """Pixels (H, W, C) as an orientation of EXIF and TIFF, 1 to 8, says that they are shown."""
+    """The pixels rotated and mirrored to be upright.
+
+    Args:
+        pixels: (H, W, C).
+        orientation: of EXIF and TIFF, 1 to 8.
+    """
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):

@@ -1,4 +1,4 @@
-"""Why an image file cannot be read, in words, and notes about files that are read with a change."""
+"""Error messages for image files that cannot be read, and notes about files that are read with changes."""
 
 import logging
 import mmap
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mrcnn_zoo.errors import UserError
 
-# First bytes of files that are taken for images, and what they are. The order matters: the first that fits counts.
+# Signatures of files that are mistaken for images: bytes, position, description and advice. The first match counts.
 SIGNATURES: tuple[tuple[bytes, int, str], ...] = (
     (b"version https://git-lfs", 0, "a Git LFS pointer in place of the file; fetch it with `git lfs pull`"),
     (b"<svg", 0, "a vector drawing (SVG); export it as PNG"),
@@ -21,16 +21,16 @@ SIGNATURES: tuple[tuple[bytes, int, str], ...] = (
     (b"PK\x03\x04", 0, "a ZIP archive; unpack it"),
     (b"\x1f\x8b", 0, "a gzip archive; unpack it"),
 )
-LONGEST_HEAD = 512  # bytes that are looked at
-# In messages of Pillow and tifffile about files of a kind that they do not know, which are not damaged.
-UNKNOWN_KIND = (
+HEAD_LENGTH = 512  # bytes read to identify a file
+# In messages of Pillow and tifffile about unsupported, undamaged files.
+UNSUPPORTED = (
     *("raw mode", "unsupported", "not supported", "unknown compression", "imagecodecs", "requires the"),
     "max_text_chunk",
 )
-WHAT_TO_DO = "copy or download it again, or leave it out."
-MOST_NOTES = 5  # of one kind; more files are not named
+ADVICE = "copy or download it again, or leave it out."
+MAX_NOTES = 5  # per kind; further files are not named
 
-# Shared by loader processes, which are forked, so that several of them do not note the same file.
+# Shared memory of forked worker processes, so that each file is noted once.
 _SLOTS, _KINDS = 1 << 16, 1 << 8
 _noted = mmap.mmap(-1, _SLOTS + _KINDS)
 logger = logging.getLogger(__name__)
@@ -40,20 +40,25 @@ def read_head(path: str) -> bytes:
     """The first bytes of an image file.
 
     Raises:
-        UserError: a file that is missing, a folder, empty or not to be opened.
+        UserError: a file that is missing, empty or not readable, or a folder.
     """
     try:
         with open(path, "rb") as file:
-            head = file.read(LONGEST_HEAD)
+            head = file.read(HEAD_LENGTH)
     except OSError as error:
         raise cannot_open(path, error) from error
     if not head:
-        raise UserError(f"{path} is not an image: the file is empty (0 bytes); {WHAT_TO_DO}")
+        raise UserError(f"{path} is not an image: the file is empty (0 bytes); {ADVICE}")
     return head
 
 
 def cannot_open(path: str, error: OSError) -> UserError:
-    """The cause of an error of the file system."""
+    """The error for a file that cannot be opened.
+
+    Args:
+        path: of the file.
+        error: of the file system.
+    """
     if isinstance(error, FileNotFoundError):
         if os.path.islink(path):
             return UserError(f"{path} is a link to {os.readlink(path)}, which is missing.")
@@ -66,19 +71,24 @@ def cannot_open(path: str, error: OSError) -> UserError:
 
 
 def no_image(path: str, head: bytes) -> UserError:
-    """What a file is that no reader knows."""
+    """The error for a file that no reader supports.
+
+    Args:
+        path: of the file.
+        head: its first bytes.
+    """
     for signature, position, what in SIGNATURES:
         if head[position:].startswith(signature):
             return UserError(f"{path} is not an image but {what}.")
     text = _as_text(head)
     if text is None:
-        return UserError(f"{path} is not an image of a known kind, or it is cut off at the start; {WHAT_TO_DO}")
+        return UserError(f"{path} is not an image of a known kind, or it is cut off at the start; {ADVICE}")
     if text.lower().startswith(("<!doctype html", "<html")):
         return UserError(
             f"{path} is not an image but a web page; the address may need a login or have moved. Download it again, or "
             "leave it out."
         )
-    return UserError(f"{path} is not an image but text ({text[:30]!r}...); {WHAT_TO_DO}")
+    return UserError(f"{path} is not an image but text ({text[:30]!r}...); {ADVICE}")
 
 
 def _as_text(head: bytes) -> str | None:
@@ -88,30 +98,35 @@ def _as_text(head: bytes) -> str | None:
 
 
 def cannot_decode(path: str, error: Exception) -> UserError:
-    """A file that begins as an image: it is damaged, or of a kind that is not read."""
-    reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-    if any(word in reason.lower() for word in UNKNOWN_KIND):
-        advice = "Convert it to a plain PNG or TIFF, or leave it out."
-        if "imagecodecs" in reason:
-            advice = "Install what decompresses it with `pip install imagecodecs`."
-        return UserError(f"{path} is of a kind that cannot be decoded here ({reason}). {advice}")
-    return UserError(f"{path} cannot be decoded ({reason}). The file is probably truncated or damaged: {WHAT_TO_DO}")
-
-
-def note_once(path: str, text: str, *, kind: str) -> None:
-    """Log that a file is read otherwise than it may be meant, once for each file and a few times for each kind.
+    """The error for an image file that is damaged or of an unsupported kind.
 
     Args:
         path: of the file.
-        text: what holds and what is done about it.
+        error: of the reader.
+    """
+    reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    if any(word in reason.lower() for word in UNSUPPORTED):
+        advice = "Convert it to a plain PNG or TIFF, or leave it out."
+        if "imagecodecs" in reason:
+            advice = "Install its codec with `pip install imagecodecs`."
+        return UserError(f"{path} is of an unsupported kind ({reason}). {advice}")
+    return UserError(f"{path} cannot be decoded ({reason}). The file is probably truncated or damaged: {ADVICE}")
+
+
+def note_once(path: str, text: str, *, kind: str) -> None:
+    """Log how an ambiguous file is read, once per file and at most MAX_NOTES times per kind.
+
+    Args:
+        path: of the file.
+        text: the predicate of the sentence, e.g. "is animated; the first of its 3 frames is read."
         kind: of note, a word or two.
     """
     slot, counter = zlib.crc32(f"{kind}\n{path}".encode()) % _SLOTS, _SLOTS + zlib.crc32(kind.encode()) % _KINDS
-    if _noted[slot] or _noted[counter] > MOST_NOTES:
+    if _noted[slot] or _noted[counter] > MAX_NOTES:
         return
     _noted[slot] = 1
     _noted[counter] += 1
-    if _noted[counter] > MOST_NOTES:
-        logger.warning("%s: more files than these %d; the others are not named.", kind, MOST_NOTES)
+    if _noted[counter] > MAX_NOTES:
+        logger.warning("%s: more files than these %d; the others are not named.", kind, MAX_NOTES)
     else:
         logger.warning("%s %s", path, text)

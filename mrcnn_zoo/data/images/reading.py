@@ -1,4 +1,4 @@
-"""Image files, read to RGB whatever form they come in, or to more channels where they have them."""
+"""Image files of any kind as RGB, or with all their channels."""
 
 import struct
 import warnings
@@ -16,7 +16,7 @@ from mrcnn_zoo.data.images.arrays import (
     MissingCodecError,
     MissingTiffReaderError,
     as_pixels,
-    check_pixels,
+    check_num_pixels,
     finite_pixels,
     read_array,
     read_tiff,
@@ -30,27 +30,25 @@ EXIF_ORIENTATION = 0x0112
 UPRIGHT, TURNED = 1, range(2, 9)
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 MAX_16_BIT = 65535
-MAX_PIXELS = 178_956_970  # of an image: Pillow's own limit, from which on it refuses to open a file
+MAX_PIXELS = 178_956_970  # per image; Pillow's own limit
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NUMPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = b"PK"
 TIFF_BITS, TIFF_SAMPLE_FORMAT = 258, 339  # tags
 SIGNED = 2  # of the sample format
 ALPHA_MODES = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA", "P": "RGBA", "CMYK": "CMYK"}
-# Raw modes of PNGs with 16 bits per channel, of which Pillow keeps the upper 8, and what reads the lower 8.
+# Raw modes of PNGs with 16 bits per channel, of which Pillow keeps the upper 8, and the modes of the lower 8.
 LOWER_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 GREY_ALPHA_16 = "LA;16B"
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-
-# Pillow's complaints about tags and palettes, which do not matter here.
+# Warnings of Pillow about tags and palettes that are not read.
 HARMLESS = "Corrupt EXIF data|Palette images with Transparency|Image appears to be a malformed MPO|Metadata Warning"
 warnings.filterwarnings("ignore", message=HARMLESS, category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True)
 class FileImage:
-    """An image in a file: of a kind that Pillow can read, a TIFF of any kind, or a NumPy array."""
+    """An image file: of a kind that Pillow reads, a TIFF, or a NumPy array. Its content selects the reader."""
 
     path: str
 
@@ -60,25 +58,28 @@ class FileImage:
         return self.path
 
     def read(self, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.generic]:
-        """(H, W, 3) RGB uint8, turned upright; uint16 or float32 where the file is deeper than 8 bits.
+        """(H, W, 3) RGB uint8, upright; uint16 or float32 for files of more than 8 bits.
 
-        Arrays and TIFF files may have any other number of channels, but not one: grey is repeated, and alpha dropped.
-        What the file is, its content says and not its suffix.
+        Grey is repeated to 3 channels, and alpha dropped. Arrays and TIFF files keep any other number of channels.
 
         Args:
-            max_pixels: most pixels of an image; 0 for any number.
+            max_pixels: the largest allowed number of pixels; 0 for no limit.
 
         Raises:
-            UserError: a file that is missing, cut off, too large or no image.
+            UserError: a file that is missing, truncated, too large or not an image.
         """
         return self._read(max_pixels, with_alpha=False)
 
     def read_with_alpha(self, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.generic]:
-        """The same with the alpha channel, where there is one, as a fourth channel, or as a second one of grey."""
+        """As `read`, with alpha as a fourth channel, or as a second channel of grey.
+
+        Args:
+            max_pixels: the largest allowed number of pixels; 0 for no limit.
+        """
         return self._read(max_pixels, with_alpha=True)
 
     def is_array_or_tiff(self) -> bool:
-        """Whether it is an array of NumPy or a TIFF, whose shape is known once it is read.
+        """Whether it is a NumPy array or a TIFF, whose shape needs the whole file to be read.
 
         Raises:
             UserError: a file that is missing or empty.
@@ -86,7 +87,7 @@ class FileImage:
         return self._is_array(head := read_head(self.path)) or head[:4] in TIFF_MAGIC
 
     def is_turned(self) -> bool:
-        """Whether an EXIF tag turns the image or mirrors it."""
+        """Whether an EXIF tag rotates or mirrors the image."""
         try:
             with open_image(self.path, max_pixels=0) as image:
                 return image.getexif().get(EXIF_ORIENTATION) in TURNED
@@ -94,7 +95,7 @@ class FileImage:
             return False
 
     def pages(self) -> str:
-        """What the channels are where they are the pages of a TIFF, e.g. "5 pages (axes ZYX)"; else empty."""
+        """The pages of a TIFF that are read as channels, e.g. "5 pages (axes ZYX)"; else empty."""
         return tiff_pages(self.path) if read_head(self.path)[:4] in TIFF_MAGIC else ""
 
     def _is_array(self, head: bytes) -> bool:
@@ -115,7 +116,7 @@ class FileImage:
 
 
 def read_bitmap(path: str) -> NDArray[np.bool_]:
-    """(H, W), true where a mask in a file is not black.
+    """(H, W) true for the pixels of a mask file that are not black.
 
     Raises:
         UserError: see `open_image`.
@@ -130,20 +131,20 @@ def read_bitmap(path: str) -> NDArray[np.bool_]:
 
 @contextmanager
 def open_image(path: str, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """An image file, while it is opened and decoded.
+    """Open an image file; errors while it is decoded are turned into `UserError`, too.
 
     Args:
         path: of the file.
-        max_pixels: most pixels of the image; 0 for any number.
+        max_pixels: the largest allowed number of pixels; 0 for no limit.
 
     Raises:
-        UserError: a file that is missing, cut off, too large or no image.
+        UserError: a file that is missing, truncated, too large or not an image.
     """
     head = read_head(path)
     try:
         with open(path, "rb") as file:
             image = _identify(file, path, head[:16])
-            check_pixels(path, image.height, image.width, max_pixels=max_pixels)
+            check_num_pixels(path, image.height, image.width, max_pixels=max_pixels)
             yield image
     except UserError:
         raise
@@ -154,22 +155,22 @@ def open_image(path: str, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Ima
 
 
 def _identify(file: BinaryIO, path: str, prefix: bytes) -> ImageFile.ImageFile:
-    """What Image.open does without its limit of pixels, which is a global of the process and warns from half of it on.
+    """Image.open without its limit of pixels, which is global and warns from half of it on.
 
     Raises:
-        UnidentifiedImageError: no reader knows the file.
+        UnidentifiedImageError: no reader supports the file.
     """
-    for initialise in (Image.preinit, Image.init):  # the usual readers, then all
+    for initialise in (Image.preinit, Image.init):  # the common readers, then all
         initialise()
         for kind in Image.ID:
             factory, accepts = Image.OPEN[kind]
             try:
-                accepted = accepts is None or accepts(prefix)  # a text where the reader's library is missing
+                accepted = accepts is None or accepts(prefix)  # text if the reader's library is missing
                 if accepted and not isinstance(accepted, str):
                     file.seek(0)
                     return factory(file, path)
             except (SyntaxError, IndexError, TypeError, struct.error):
-                continue  # another reader's file after all
+                continue  # a file of another reader
     raise UnidentifiedImageError(path)
 
 
@@ -177,7 +178,7 @@ def decode(image: Image.Image) -> NDArray[np.generic]:
     """The pixels of an opened image, upright: (H, W, 3) RGB; alpha is dropped, grey is repeated.
 
     Returns:
-        uint8; for files deeper than 8 bits uint16, or float32 where the values do not fit that.
+        uint8; for files of more than 8 bits uint16, or float32 if the values do not fit into that.
     """
     image, deep = _transposed(image)
     if deep is not None:
@@ -190,7 +191,7 @@ def decode(image: Image.Image) -> NDArray[np.generic]:
 
 
 def decode_with_alpha(image: Image.Image) -> NDArray[np.generic]:
-    """The same with alpha: (H, W, 4), or (H, W, 2) of grey; (H, W, 3) without alpha. CMYK keeps its four inks."""
+    """As `decode`, with alpha: (H, W, 4), or (H, W, 2) of grey; (H, W, 3) without alpha. CMYK keeps its four inks."""
     if image.mode not in ALPHA_MODES or (image.mode == "P" and "transparency" not in image.info):
         return decode(image)
     image, deep = _transposed(image)
@@ -198,21 +199,21 @@ def decode_with_alpha(image: Image.Image) -> NDArray[np.generic]:
 
 
 def _transposed(image: Image.Image) -> tuple[Image.Image, NDArray[np.generic] | None]:
-    """The image as it is shown, and its pixels where it is a PNG of several channels of 16 bits."""
+    """The upright image, and its pixels if it is a PNG of several 16-bit channels."""
     deep = _sixteen_bits(image)  # first, because reading the tags decodes the image
     if image.getexif().get(EXIF_ORIENTATION, UPRIGHT) == UPRIGHT:
         return image, deep
     if image.format == "TIFF":
-        image.filename = ""  # type: ignore[attr-defined]  # otherwise Pillow maps the file into memory and forgets to turn it
+        image.filename = ""  # type: ignore[attr-defined]  # otherwise Pillow maps the file into memory and does not rotate it
     if deep is not None:
         deep = upright(deep, image.getexif()[EXIF_ORIENTATION])
     return ImageOps.exif_transpose(image), deep
 
 
 def _sixteen_bits(image: Image.Image) -> NDArray[np.generic] | None:
-    """(H, W, C) of a PNG with 16 bits in each of several channels; None of others.
+    """(H, W, C) of a PNG with several 16-bit channels; None for others.
 
-    Pillow decodes such a file to its upper bytes. Read as if the lower byte came first, it gives the lower ones.
+    Pillow decodes such a file to its upper bytes; with the raw mode of the other byte order, to the lower ones.
     """
     raw_mode: Any = image.tile[0].args if getattr(image, "tile", None) else None  # type: ignore[attr-defined]
     if image.format != "PNG" or raw_mode not in (*LOWER_BYTES, GREY_ALPHA_16):
@@ -220,7 +221,7 @@ def _sixteen_bits(image: Image.Image) -> NDArray[np.generic] | None:
     path = str(image.filename)  # type: ignore[attr-defined]
     with open(path, "rb") as file:
         again: Any = _identify(file, path, read_head(path)[:16])
-        if raw_mode == GREY_ALPHA_16:  # as many bytes as RGBA
+        if raw_mode == GREY_ALPHA_16:  # two 16-bit channels have as many bytes as RGBA
             again._mode = "RGBA"
             again.tile = [again.tile[0]._replace(args="RGBA")]
             both = np.asarray(again).astype(np.uint16)
@@ -231,7 +232,7 @@ def _sixteen_bits(image: Image.Image) -> NDArray[np.generic] | None:
 
 
 def _read_tiff(path: str, max_pixels: int, *, with_alpha: bool) -> NDArray[np.generic]:
-    """A TIFF by Pillow where it reads all there is, else by tifffile."""
+    """A TIFF by Pillow if that reads all bits, else by tifffile."""
 
     def read_by_pillow() -> NDArray[np.generic]:
         with open_image(path, max_pixels=max_pixels) as image:
@@ -265,21 +266,21 @@ def _read_tiff(path: str, max_pixels: int, *, with_alpha: bool) -> NDArray[np.ge
 
 
 def _read_pages(path: str, max_pixels: int) -> NDArray[np.generic] | None:
-    """The grey pages of a compressed TIFF as channels, by Pillow; None of one page, or of others."""
+    """The grey pages of a compressed TIFF as channels, by Pillow; None for one page, or for other pages."""
     try:
         with open_image(path, max_pixels=max_pixels) as image:
             if getattr(image, "n_frames", 1) == 1:
                 return None
             pages = [np.array(page) for page in ImageSequence.Iterator(image)]
     except UserError:
-        return None  # what tifffile lacks is the better message
+        return None  # the missing codec is the better message
     if pages[0].ndim != 2 or any((page.shape, page.dtype) != (pages[0].shape, pages[0].dtype) for page in pages):
         return None
     return as_pixels(np.stack(pages, axis=2), path)
 
 
 def _pillow_reads_all_of(path: str) -> bool | None:
-    """Whether Pillow reads a TIFF to the last bit; None where it does not read it, or one of several pages."""
+    """Whether Pillow reads all bits of a TIFF; None if it does not read the file, or for several pages."""
     try:
         with open(path, "rb") as file:
             image: Any = _identify(file, path, file.read(16))
@@ -288,10 +289,10 @@ def _pillow_reads_all_of(path: str) -> bool | None:
             tags = image.tag_v2
             bits, formats = tags.get(TIFF_BITS, (1,)), tags.get(TIFF_SAMPLE_FORMAT, (1,))
             is_upright = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) == UPRIGHT
-    except (UnidentifiedImageError, TypeError):  # TypeError: Pillow's on a directory of pages that is cut off
+    except (UnidentifiedImageError, TypeError):  # TypeError: Pillow's for a truncated directory of pages
         return None
     except DECODING_ERRORS:
-        return True  # for it to say what is wrong
+        return True  # Pillow reports the error
     if max(bits) > 8:
         return image.mode in DEEP_MODES and is_upright
     return SIGNED not in formats

@@ -1,4 +1,4 @@
-"""Augmentations: what training does to an image and to everything that is marked in it."""
+"""Augmentations of images and their annotations."""
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.images.pixels import pixel_format_of
@@ -23,10 +23,10 @@ __all__ = [
 
 
 def build_train_augmentations(cfg: CfgNode) -> list[Augmentation]:
-    """What happens to a training image: crop, the extras of INPUT.AUGMENTATIONS, resize, flip, order of channels.
+    """The augmentations of training: crop, INPUT.AUGMENTATIONS, resize, flip, order of the channels.
 
-    The extras work on floats and come while most images are still small. Resizing lays the pixels out plane by plane,
-    after which flipping and reordering them are twice as fast.
+    INPUT.AUGMENTATIONS work on floats and come before the resizing, as most image files are smaller than the network's
+    input. Resized images have planes in memory, which makes flips and the order of channels twice as fast.
     """
     names = ["RandomCrop"] if cfg.INPUT.CROP.ENABLED else []
     names += [*cfg.INPUT.AUGMENTATIONS, "ResizeShortestEdge", "RandomFlip", "ChannelOrder"]
@@ -34,5 +34,5 @@ def build_train_augmentations(cfg: CfgNode) -> list[Augmentation]:
 
 
 def build_eval_augmentations(cfg: CfgNode) -> list[Augmentation]:
-    """What happens to a test image; nothing of it is random."""
+    """The augmentations of evaluation, resizing and the order of the channels; none is random."""
     return [build_eval_resize(cfg), ChannelOrder(pixel_format_of(cfg))]

@@ -16,7 +16,7 @@ from mrcnn_zoo.structures import ImageSize
 
 @dataclass(frozen=True)
 class CropTransform:
-    """Only a rectangle of the image stays."""
+    """A rectangle of the image."""
 
     top: int
     left: int
@@ -24,7 +24,7 @@ class CropTransform:
 
     @property
     def affine(self) -> AffineTransform:
-        """A shift of the origin to the corner of the rectangle."""
+        """A shift of the origin to the upper left corner of the rectangle."""
         return AffineTransform.scale_and_shift((1.0, 1.0), (-float(self.left), -float(self.top)), self.size)
 
     def apply_image(self, image: Tensor) -> Tensor:
@@ -36,17 +36,17 @@ CropSize = Callable[[ImageSize, np.random.Generator], ImageSize]
 
 
 class RandomCrop:
-    """A rectangle at a random place; its size comes from a function of the image's size.
+    """A crop at a random position.
 
     Args:
-        crop_size: (image size, generator) -> size of the crop, not above the image's.
+        crop_size: (image size, generator) -> size of the crop, at most that of the image.
     """
 
     def __init__(self, crop_size: CropSize) -> None:
         self.crop_size = crop_size
 
     def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
-        """The crop for this image."""
+        """A crop; see `Augmentation`."""
         height, width = size_of(image)
         crop_height, crop_width = self.crop_size((height, width), rng)
         top = int(rng.integers(height - crop_height, endpoint=True))
@@ -66,7 +66,7 @@ class RelativeSize:
 
 @dataclass(frozen=True)
 class RelativeRangeSize:
-    """A random share of height and width, from the given ones up to 1."""
+    """A random share of height and width, from the given ones to 1."""
 
     smallest: tuple[float, float]
 
@@ -87,7 +87,7 @@ class AbsoluteSize:
 
 @dataclass(frozen=True)
 class AbsoluteRangeSize:
-    """Height and width each between the same two bounds in pixels."""
+    """Random height and width between the same two bounds in pixels."""
 
     bounds: tuple[int, int]
 

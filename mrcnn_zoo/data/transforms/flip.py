@@ -1,4 +1,4 @@
-"""Mirroring and quarter turns."""
+"""Flips and rotations by multiples of 90 degrees."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ FLIP_PROBABILITY = 0.5
 
 @dataclass(frozen=True)
 class HorizontalFlip:
-    """Left and right change places."""
+    """A mirror image, left for right."""
 
     size: ImageSize
 
@@ -33,7 +33,7 @@ class HorizontalFlip:
 
 @dataclass(frozen=True)
 class VerticalFlip:
-    """Top and bottom change places."""
+    """A mirror image, top for bottom."""
 
     size: ImageSize
 
@@ -49,7 +49,7 @@ class VerticalFlip:
 
 @dataclass(frozen=True)
 class QuarterTurn:
-    """A turn by 90 degrees counter-clockwise, as the viewer sees it."""
+    """A rotation by 90 degrees counter-clockwise."""
 
     before: ImageSize
 
@@ -60,13 +60,13 @@ class QuarterTurn:
         return AffineTransform(np.array([[0, 1, 0], [-1, 0, width], [0, 0, 1.0]]), (width, height))
 
     def apply_image(self, image: Tensor) -> Tensor:
-        """The turned image."""
+        """The rotated image."""
         return torch.rot90(image, 1, (-2, -1))
 
 
 @dataclass(frozen=True)
 class HalfTurn:
-    """A turn by 180 degrees."""
+    """A rotation by 180 degrees."""
 
     size: ImageSize
 
@@ -77,13 +77,13 @@ class HalfTurn:
         return AffineTransform.scale_and_shift((-1.0, -1.0), (float(width), float(height)), self.size)
 
     def apply_image(self, image: Tensor) -> Tensor:
-        """The turned image."""
+        """The rotated image."""
         return image.flip((-2, -1))
 
 
 @dataclass(frozen=True)
 class ThreeQuarterTurn:
-    """A turn by 90 degrees clockwise."""
+    """A rotation by 90 degrees clockwise."""
 
     before: ImageSize
 
@@ -94,41 +94,41 @@ class ThreeQuarterTurn:
         return AffineTransform(np.array([[0, -1, height], [1, 0, 0], [0, 0, 1.0]]), (width, height))
 
     def apply_image(self, image: Tensor) -> Tensor:
-        """The turned image."""
+        """The rotated image."""
         return torch.rot90(image, 3, (-2, -1))
 
 
 class RandomHorizontalFlip:
-    """Mirror every second image, left for right."""
+    """A horizontal flip with probability 0.5."""
 
     def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
-        """A flip or nothing."""
+        """A flip or the identity; see `Augmentation`."""
         size = size_of(image)
         return HorizontalFlip(size) if rng.random() < FLIP_PROBABILITY else NoTransform(size)
 
 
 class RandomVerticalFlip:
-    """Mirror every second image, top for bottom."""
+    """A vertical flip with probability 0.5."""
 
     def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
-        """A flip or nothing."""
+        """A flip or the identity; see `Augmentation`."""
         size = size_of(image)
         return VerticalFlip(size) if rng.random() < FLIP_PROBABILITY else NoTransform(size)
 
 
 class NoAugmentation:
-    """Every image as it is."""
+    """The identity for every image."""
 
     def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:  # noqa: ARG002
-        """Nothing."""
+        """The identity; see `Augmentation`."""
         return NoTransform(size_of(image))
 
 
 class RandomRotate90:
-    """No turn, or one by 90, 180 or 270 degrees, all equally often; for images without an up, such as cells."""
+    """A rotation by 0, 90, 180 or 270 degrees with equal probabilities; for images without an up, such as cells."""
 
     def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
-        """One of the four turns."""
+        """One of the four rotations; see `Augmentation`."""
         turns = (NoTransform, QuarterTurn, HalfTurn, ThreeQuarterTurn)
         return turns[int(rng.integers(len(turns)))](size_of(image))
 
@@ -150,17 +150,17 @@ def build_random_flip(cfg: CfgNode) -> Augmentation:
 
 @AUGMENTATIONS.register("RandomHorizontalFlip")
 def build_random_horizontal_flip(cfg: CfgNode) -> Augmentation:  # noqa: ARG001
-    """A horizontal flip besides the one of INPUT.RANDOM_FLIP."""
+    """A horizontal flip, in addition to that of INPUT.RANDOM_FLIP."""
     return RandomHorizontalFlip()
 
 
 @AUGMENTATIONS.register("RandomVerticalFlip")
 def build_random_vertical_flip(cfg: CfgNode) -> Augmentation:  # noqa: ARG001
-    """A vertical flip besides the one of INPUT.RANDOM_FLIP."""
+    """A vertical flip, in addition to that of INPUT.RANDOM_FLIP."""
     return RandomVerticalFlip()
 
 
 @AUGMENTATIONS.register("RandomRotate90")
 def build_random_rotate_90(cfg: CfgNode) -> Augmentation:  # noqa: ARG001
-    """Quarter turns."""
+    """Rotations by multiples of 90 degrees."""
     return RandomRotate90()

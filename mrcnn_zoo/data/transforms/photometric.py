@@ -15,15 +15,17 @@ from mrcnn_zoo.data.transforms.transform import Augmentation, PixelTransform, Tr
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import AUGMENTATIONS
 
+MAX_UINT8 = 255
+
 
 @dataclass(frozen=True)
 class ChannelOrder:
-    """RGB to another order; draws nothing at random."""
+    """RGB to another order of the channels, without randomness."""
 
     pixel_format: str  # as INPUT.FORMAT
 
     def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:  # noqa: ARG002
-        """The same for every image."""
+        """The same for every image; see `Augmentation`."""
         return PixelTransform(size_of(image), partial(order_channels, pixel_format=self.pixel_format))
 
 
@@ -33,21 +35,18 @@ def build_channel_order(cfg: CfgNode) -> Augmentation:
     return ChannelOrder(pixel_format_of(cfg))
 
 
-MAX_UINT8 = 255
-
-
 class Adjustment(Protocol):
-    """A change of pixel values that a factor of 1 leaves out."""
+    """A change of pixel values by a factor; 1 is the identity."""
 
     def __call__(self, image: Tensor, factor: float) -> Tensor: ...
 
 
 class RandomAdjustment:
-    """An adjustment by a factor from a range.
+    """An adjustment by a random factor.
 
     Args:
-        adjust: (RGB image, factor) -> image; the factor 1 changes nothing.
-        factors: smallest and largest.
+        adjust: (RGB image, factor) -> image; the factor 1 is the identity.
+        factors: the smallest and the largest factor.
     """
 
     def __init__(self, adjust: Adjustment, *, factors: tuple[float, float]) -> None:
@@ -55,29 +54,50 @@ class RandomAdjustment:
         self.factors = factors
 
     def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
-        """The adjustment for this image."""
+        """An adjustment; see `Augmentation`."""
         factor = float(rng.uniform(*self.factors))
         return PixelTransform(size_of(image), partial(self.adjust, factor=factor))
 
 
 def adjust_brightness(image: Tensor, factor: float) -> Tensor:
-    """Every value times the factor."""
+    """Multiply all values by the factor.
+
+    Args:
+        image: (C, H, W).
+        factor: at least 0.
+    """
     return blend(image, torch.zeros(()), factor)
 
 
 def adjust_contrast(image: Tensor, factor: float) -> Tensor:
-    """Every value's distance to the image's mean times the factor; without colours, to the mean of its channel."""
+    """Multiply distances to the mean of the image by the factor; without colours, to the mean of each channel.
+
+    Args:
+        image: (C, H, W).
+        factor: at least 0.
+    """
     mean = image.float().mean() if len(image) == COLORS else image.float().mean(dim=(1, 2), keepdim=True)
     return blend(image, mean, factor)
 
 
 def adjust_saturation(image: Tensor, factor: float) -> Tensor:
-    """Every value's distance to the grey of its pixel times the factor; the image is (3, H, W)."""
+    """Multiply distances to the grey of each pixel by the factor.
+
+    Args:
+        image: (3, H, W) RGB.
+        factor: at least 0.
+    """
     return blend(image, luma(image).float(), factor)
 
 
 def blend(image: Tensor, other: Tensor, factor: float) -> Tensor:
-    """other + factor (image - other), clipped to the range of uint8 where the image is that."""
+    """other + factor (image - other), rounded and clipped if the image is uint8.
+
+    Args:
+        image: (C, H, W).
+        other: broadcastable to the image.
+        factor: weight of the image.
+    """
     mixed = torch.lerp(other.expand(image.shape), image.float(), factor)
     return mixed.round_().clamp_(0, MAX_UINT8).to(torch.uint8) if image.dtype == torch.uint8 else mixed
 

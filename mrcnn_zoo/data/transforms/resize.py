@@ -1,4 +1,4 @@
-"""Resizing by the length of the shortest side."""
+"""Resizing to a length of the shortest side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from mrcnn_zoo.structures import ImageSize
 
 @dataclass(frozen=True)
 class ResizeTransform:
-    """Bilinear resampling that smooths where it shrinks, as Pillow does it."""
+    """Bilinear resampling with antialiasing, as in Pillow."""
 
     before: ImageSize
     after: ImageSize
 
     @property
     def affine(self) -> AffineTransform:
-        """Each axis by its own factor, as rounding to whole pixels makes them differ."""
+        """A scaling; the factors of the axes differ, as sizes are whole pixels."""
         scale = (self.after[1] / self.before[1], self.after[0] / self.before[0])
         return AffineTransform.scale_and_shift(scale, (0.0, 0.0), self.after)
 
@@ -33,10 +33,10 @@ class ResizeTransform:
 
 
 class ResizeShortestEdge:
-    """Bring the shortest side to a length, unless the longest would become too long.
+    """Resizing of the shortest side to one of several lengths, with a bound on the longest side.
 
     Args:
-        lengths: to choose from, in pixels; a length of 0 leaves the image as it is.
+        lengths: of the shortest side, in pixels; 0 keeps the size.
         max_size: upper bound of the longest side, in pixels.
     """
 
@@ -45,31 +45,48 @@ class ResizeShortestEdge:
         self.max_size = max_size
 
     def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
-        """Resizing to one of the lengths."""
+        """Resizing to one of the lengths; see `Augmentation`."""
         return resize_shortest_edge(size_of(image), int(rng.choice(self.lengths)), self.max_size)
 
 
 class ResizeShortestEdgeRange:
-    """The same with a length between two bounds, both included."""
+    """Resizing of the shortest side to a random length, with a bound on the longest side.
+
+    Args:
+        shortest: the smallest length, in pixels.
+        longest: the largest length, in pixels.
+        max_size: upper bound of the longest side, in pixels.
+    """
 
     def __init__(self, shortest: int, longest: int, *, max_size: int) -> None:
         self.bounds = (shortest, longest)
         self.max_size = max_size
 
     def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
-        """Resizing to a random length."""
+        """Resizing to a random length; see `Augmentation`."""
         length = int(rng.integers(self.bounds[0], self.bounds[1], endpoint=True))
         return resize_shortest_edge(size_of(image), length, self.max_size)
 
 
 def resize_shortest_edge(size: ImageSize, length: int, max_size: int) -> Transform:
-    """The transform that makes the shortest side of `size` as long as `length`."""
+    """The transform that resizes the shortest side to `length`.
+
+    Args:
+        size: (height, width) of the image.
+        length: of the shortest side, in pixels; 0 keeps the size.
+        max_size: upper bound of the longest side, in pixels.
+    """
     after = shortest_edge_size(size, length, max_size)
     return NoTransform(size) if after == size else ResizeTransform(size, after)
 
 
 def shortest_edge_size(size: ImageSize, length: int, max_size: int) -> ImageSize:
-    """The size after resizing, rounded like Detectron2's.
+    """The size after resizing, with the rounding of Detectron2.
+
+    Args:
+        size: (height, width) of the image.
+        length: of the shortest side, in pixels; 0 keeps the size.
+        max_size: upper bound of the longest side, in pixels.
 
     >>> shortest_edge_size((480, 640), 800, 1333)
     (800, 1067)
@@ -96,5 +113,5 @@ def build_resize_shortest_edge(cfg: CfgNode) -> Augmentation:
 
 
 def build_eval_resize(cfg: CfgNode) -> Augmentation:
-    """The resizing of test images, which draws nothing."""
+    """The resizing of evaluation images, without randomness."""
     return ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], max_size=cfg.INPUT.MAX_SIZE_TEST)

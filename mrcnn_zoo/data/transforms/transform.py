@@ -1,7 +1,7 @@
 """Augmentations and transforms: an affine map of pixel coordinates and its effect on a sample.
 
-Every geometric augmentation here is affine, so that several in a row are one matrix, and boxes, polygons, keypoints
-and bitmaps go from the file to the network's input in one step, without being rounded on the way.
+All geometric augmentations are affine: their product is one matrix, which maps boxes, polygons, keypoints and bitmaps
+from the image file to the network's input in one step, without intermediate rounding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,48 +26,61 @@ MAX_PADDED_PIXELS = 1 << 20  # of the bitmaps that are resampled at once
 
 @dataclass(frozen=True)
 class AffineTransform:
-    """Where each point of the image goes."""
+    """An affine map of pixel coordinates, and the size of the resulting image."""
 
-    matrix: NDArray[np.float64]  # (3, 3), maps (x, y, 1) in pixels before to pixels after
-    size: ImageSize  # (height, width) of the image after
+    matrix: NDArray[np.float64]  # (3, 3) maps (x, y, 1) of the input to pixels of the output
+    size: ImageSize  # (height, width) of the output
 
     @classmethod
     def identity(cls, size: ImageSize) -> Self:
-        """Everything stays where it is."""
+        """The identity on an image of (height, width)."""
         return cls(np.eye(3), size)
 
     @classmethod
     def scale_and_shift(cls, scale: tuple[float, float], shift: tuple[float, float], size: ImageSize) -> Self:
-        """x -> scale[0] x + shift[0] and y -> scale[1] y + shift[1]."""
+        """x -> scale[0] x + shift[0] and y -> scale[1] y + shift[1].
+
+        Args:
+            scale: of x and y.
+            shift: of x and y, in pixels of the output.
+            size: (height, width) of the output.
+        """
         return cls(np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]], [0, 0, 1.0]]), size)
 
     @property
     def is_mirroring(self) -> bool:
-        """Whether left and right of an object change places."""
+        """Whether the map exchanges left and right of an object."""
         return bool(np.linalg.det(self.matrix) < 0)
 
     def then(self, after: "AffineTransform") -> "AffineTransform":
-        """This map followed by another."""
+        """The composition: this map, then `after`."""
         return AffineTransform(after.matrix @ self.matrix, after.size)
 
     def map_points(self, points: Points) -> Points:
-        """(N, 2) x, y before -> (N, 2) after; points may leave the frame."""
+        """(N, 2) x, y of the input -> (N, 2) of the output, also outside the frame."""
         return points @ self.matrix[:2, :2].T + self.matrix[:2, 2]
 
     def map_boxes(self, boxes: Points) -> Points:
-        """The upright boxes (N, 4) around the mapped corners of boxes (N, 4), not clipped."""
+        """(N, 4) axis-aligned boxes around the mapped corners of (N, 4) boxes, not clipped."""
         x1, y1, x2, y2 = boxes.T
         corners = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 2)
         mapped = self.map_points(corners).reshape(-1, 4, 2)
         return np.concatenate([mapped.min(axis=1), mapped.max(axis=1)], axis=1)
 
     def clip_boxes(self, boxes: Points) -> Points:
-        """Boxes (N, 4) cut off at the frame."""
+        """(N, 4) boxes clipped to the frame of the output."""
         height, width = self.size
         return np.clip(boxes, 0, [width, height, width, height])
 
     def map_windows(self, windows: Sequence[MaskWindow]) -> list[MaskWindow | None]:
-        """Bitmaps in their windows, resampled; None for those of which no pixel is left in the frame."""
+        """Resample masks in their windows.
+
+        Args:
+            windows: of N masks, in pixels of the input.
+
+        Returns:
+            N windows in pixels of the output; None for masks without a pixel inside the frame.
+        """
         corners = np.array([window.box for window in windows], dtype=np.float64).reshape(-1, 4)
         boxes = self.clip_boxes(self.map_boxes(corners))
         low = np.floor(boxes[:, :2] + ROUNDING).astype(np.int64)
@@ -85,7 +98,7 @@ class AffineTransform:
     def _resample(
         self, windows: Sequence[MaskWindow], origins: NDArray[np.int64], side_lengths: NDArray[np.int64]
     ) -> NDArray[np.uint8]:
-        """(N, h, w) of the bitmaps after, all of one size (w, h) with their first pixels at the origins (N, 2)."""
+        """(N, h, w) resampled bitmaps of one size (w, h), with their first pixels at the origins (N, 2)."""
         heights, widths = zip(*(window.bitmap.shape for window in windows), strict=True)
         source = torch.zeros((len(windows), 1, max(heights), max(widths)))
         for target, window in zip(source, windows, strict=True):
@@ -105,7 +118,7 @@ class AffineTransform:
 def _groups_of_similar_size(
     boxes: NDArray[np.float64], low: NDArray[np.int64], high: NDArray[np.int64]
 ) -> Iterator[list[int]]:
-    """Rows to be resampled together: padding them to one size must not cost much. Rows without pixels are left out."""
+    """Groups of rows that are padded to one size and resampled together; rows without pixels are left out."""
     groups: dict[int, list[int]] = {}
     longest = np.maximum((high - low).max(axis=1, initial=0), (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0))
     for row in np.flatnonzero((high > low).all(axis=1)).tolist():
@@ -118,7 +131,7 @@ def _groups_of_similar_size(
 
 
 def _normalised_to_pixels(origins: NDArray[np.int64], side_lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(N, 3, 3) maps from [-1, 1] x [-1, 1], which grid_sample works in, to windows of one size (w, h), in pixels."""
+    """(N, 3, 3) maps from grid_sample's [-1, 1] x [-1, 1] to pixels of windows of one size (w, h)."""
     maps = np.zeros((len(origins), 3, 3))
     maps[:, [0, 1], [0, 1]] = side_lengths / 2
     maps[:, :2, 2] = origins + side_lengths / 2
@@ -127,27 +140,32 @@ def _normalised_to_pixels(origins: NDArray[np.int64], side_lengths: NDArray[np.i
 
 
 class Transform(Protocol):
-    """One fixed change of an image, and where its points go."""
+    """A deterministic change of an image and of the coordinates in it."""
 
     @property
     def affine(self) -> AffineTransform: ...
 
     def apply_image(self, image: Tensor) -> Tensor:
-        """(C, H, W) before -> (C, H', W') after, of the same dtype; the argument is not modified."""
+        """(C, H, W) -> (C, H', W') of the same dtype; the argument is not modified."""
         ...
 
 
 class Augmentation(Protocol):
-    """A random family of transforms."""
+    """A distribution of transforms."""
 
     def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
-        """The transform for this image (C, H, W); all randomness comes from `rng`."""
+        """Draw the transform of an image.
+
+        Args:
+            image: (C, H, W).
+            rng: the only source of randomness.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class NoTransform:
-    """The image as it is."""
+    """The identity."""
 
     size: ImageSize
 
@@ -163,10 +181,10 @@ class NoTransform:
 
 @dataclass(frozen=True)
 class PixelTransform:
-    """New pixel values in the same places."""
+    """A change of pixel values that keeps coordinates."""
 
     size: ImageSize
-    function: Callable[[Tensor], Tensor]
+    function: Callable[[Tensor], Tensor]  # (C, H, W) -> (C', H, W)
 
     @property
     def affine(self) -> AffineTransform:
@@ -174,7 +192,7 @@ class PixelTransform:
         return AffineTransform.identity(self.size)
 
     def apply_image(self, image: Tensor) -> Tensor:
-        """What the function makes of the pixels."""
+        """The result of the function."""
         return self.function(image)
 
 
@@ -186,13 +204,16 @@ def size_of(image: Tensor) -> ImageSize:
 def augment(
     image: Tensor, augmentations: Sequence[Augmentation], rng: np.random.Generator, *, may_mirror: bool = True
 ) -> tuple[Tensor, AffineTransform]:
-    """The image after all augmentations in their order, and the one map from the old pixels to the new.
+    """Apply augmentations in their order.
 
     Args:
         image: (C, H, W).
         augmentations: in their order.
-        rng: of this image; drawn from as often with or without mirroring.
-        may_mirror: False leaves transforms out that exchange left and right.
+        rng: of this image; mirroring transforms are drawn even if they are left out.
+        may_mirror: whether transforms that exchange left and right are applied.
+
+    Returns:
+        the image (C', H', W'), and the map from the original pixels to the new ones.
     """
     affine = AffineTransform.identity(size_of(image))
     for augmentation in augmentations:
