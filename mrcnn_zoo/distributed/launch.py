@@ -142,7 +142,7 @@ def _check_device(device: str, world_size: int) -> None:
         )
 
 
-def _agent_config(layout: ProcessLayout) -> LaunchConfig:
+def _agent_config(layout: ProcessLayout, folder: Path) -> LaunchConfig:
     """The settings of the elastic agent of this machine; c10d rendezvous, hosted by the machine of rank 0."""
     is_host = layout.machine_rank == 0
     endpoint, host = "127.0.0.1:0", "127.0.0.1"
@@ -160,7 +160,7 @@ def _agent_config(layout: ProcessLayout) -> LaunchConfig:
         # The agents are ranked by these names, and the first must be an address: that of the host. "~" sorts after all.
         local_addr=host if is_host else f"~{layout.machine_rank:06d}",
         max_restarts=layout.max_restarts,
-        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # nothing is redirected to it
         signals_to_handle="SIGHUP,SIGQUIT",  # SIGINT and SIGTERM are handled by `_WorkerGroup`
     )
 
@@ -187,7 +187,7 @@ class _WorkerGroup:
         """The exit status of the whole, when all workers have ended."""
         try:
             with self._handling_signals(), self._logging_failures(), _own_store_per_attempt(), _hosting(self._layout):
-                start = elastic_launch(_agent_config(self._layout), run_worker)
+                start = elastic_launch(_agent_config(self._layout, self._folder / "agent"), run_worker)
                 start(work, tuple(arguments), self._layout.device_type, str(self._folder))
         except KeyboardInterrupt:
             return self._conclude(FAILED)

@@ -130,7 +130,7 @@ def test_end_of_one_machine_ends_the_run(victim: int, tmp_path: Path) -> None:
     hook = f"HOOKS=['foreign_hooks:kill_launcher_{victim}_after_4']"
     machines = [finish(machine) for machine in start_machines(tmp_path, hook, "SOLVER.MAX_ITER=2000")]
     assert machines[victim].returncode == -signal.SIGKILL
-    assert machines[1 - victim].returncode in (1, 130), machines[1 - victim].stderr
+    assert machines[1 - victim].returncode in (1, 130, 143), machines[1 - victim].stderr
 
 
 @pytest.mark.slow  # two processes
