@@ -1,4 +1,4 @@
-"""Datasets: from a name in the config to the samples that a model takes."""
+"""Datasets: from a name in the config to the samples of a model."""
 
 from mrcnn_zoo.data.catalog import dataset_names, load_dataset
 from mrcnn_zoo.data.classes import check_num_classes, check_num_keypoints, merge_datasets

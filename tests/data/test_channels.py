@@ -198,7 +198,7 @@ def test_deep_channels_are_stretched_each_for_itself() -> None:
     stretched = stretch(deep)
     np.testing.assert_array_equal(stretched[..., 0], stretched[..., 1])
     assert stretched[..., 0].max() == 255
-    assert stretch(deep[..., :3])[..., 0].max() < 5  # of colours alike
+    assert stretch(deep[..., :3])[..., 0].max() < 5  # one range for all colours
 
 
 def test_floats_have_no_full_range_to_divide_by() -> None:

@@ -228,5 +228,5 @@ def test_pairs_of_keypoints_survive_an_export(tmp_path: Path, pairs: tuple | Non
 def test_image_of_another_size_than_its_annotations_say_is_refused(tmp_path: Path) -> None:
     dataset = one_image(np.zeros((10, 12, 3), dtype=np.uint8))
     dataset = replace(dataset, records=(replace(dataset.records[0], image_size=(60000, 60000)),))
-    with pytest.raises(UserError, match=r"is 12 x 10 pixels .* say 60000 x 60000"):
+    with pytest.raises(UserError, match=r"is 12 x 10 pixels .* have 60000 x 60000"):
         export_coco(dataset, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Dataset formats, one file per format. Every module of this folder is imported, and so registered."""
+"""Dataset formats. Importing this package imports, and so registers, every module in it."""
 
 import importlib
 import pkgutil

@@ -29,7 +29,7 @@ KEYS_SHOWN = 10
 
 @dataclass(frozen=True)
 class CocoJson:
-    """The sections of a COCO file: lists of objects, whose fields are not checked yet."""
+    """The sections of a COCO file as lists of objects with unchecked fields."""
 
     path: Path
     images: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Annotation formats that are not read, recognised so that messages can name them."""
+"""Detection of unsupported annotation formats, for error messages."""
 
 import json
 import re
@@ -19,15 +19,15 @@ YOLO_LINE = re.compile(r"\s*\d+(\s+-?\d*\.?\d+([eE][+-]?\d+)?){4,}\s*")
 ANNOTATION_FOLDERS = ("labels", "Annotations", "annotations", "gtFine")
 IMAGE_FOLDERS = ("images", "JPEGImages", "leftImg8bit")
 NOT_ANNOTATIONS = ("classes.txt", "readme.txt", "labels.txt", "requirements.txt")
-FILES_LOOKED_AT = 2000  # of a folder
-MOST_BYTES = 20_000_000  # of a file that is read to recognise it
+MAX_FILES = 2000  # examined per folder
+MAX_BYTES = 20_000_000  # of a JSON file that is parsed
 START_OF_FILE = 4096  # characters
 
 
 def detect_json_format(content: Any) -> str:
-    """The format of a JSON file's content, e.g. "labelme JSON (one file per image)"; empty where it is not known."""
+    """The format of a JSON file's content, e.g. "labelme JSON (one file per image)"; "" if unknown."""
     if isinstance(content, list):
-        return _name_of_list(content)
+        return _format_of_list(content)
     if not isinstance(content, Mapping):
         return ""
     if "_via_img_metadata" in content or "_via_settings" in content or _is_via(content):
@@ -46,7 +46,7 @@ def detect_json_format(content: Any) -> str:
 
 
 def detect_other_coco_file(content: Mapping[str, Any]) -> str:
-    """Which other file of COCO's this is: with captions, panoptic segments; empty for objects."""
+    """The kind of a COCO file that has no objects: captions or panoptic segments; "" for any other file."""
     annotations = content.get("annotations")
     first = annotations[0] if isinstance(annotations, list) and annotations else None
     if not isinstance(first, Mapping) or "category_id" in first:
@@ -59,7 +59,7 @@ def detect_other_coco_file(content: Mapping[str, Any]) -> str:
 
 
 def detect_text_format(text: str) -> str:
-    """The format of a text file that is no JSON, by its beginning."""
+    """The format of a text file that is not JSON, from its first lines; "" if unknown."""
     start = text[:START_OF_FILE].lstrip("\ufeff \t\r\n")
     if start.startswith("<"):
         return VOC if "<annotation" in start and "<object" in text else "XML"
@@ -74,54 +74,58 @@ def detect_text_format(text: str) -> str:
 
 
 def detect_folder_format(folder: Path) -> str:
-    """The format of the annotations that lie in a folder or beside it, in the folders that formats keep them in."""
+    """The format of the annotations in a folder, or in annotation folders in it or beside it; "" if unknown."""
     places = [folder, *(folder / name for name in ANNOTATION_FOLDERS)]
     if folder.name in IMAGE_FOLDERS:
         places += [folder.parent / name for name in ANNOTATION_FOLDERS]
     elif folder.parent.name in IMAGE_FOLDERS:  # images/train beside labels/train
         places += [folder.parent.parent / name / folder.name for name in ANNOTATION_FOLDERS]
     for place in places:
-        name = _name_of_files(place) if place.is_dir() else ""
+        name = _format_of_files(place) if place.is_dir() else ""
         if name:
             return name
     return ""
 
 
 def is_dsb2018_folder(folder: Path) -> bool:
-    """Whether a folder has a subfolder per image with `images` and `masks`, as FORMAT dsb2018 reads them."""
+    """Whether a folder has a subfolder per image with `images` and `masks`, as for FORMAT dsb2018."""
     children = [child for child in sorted(folder.iterdir()) if child.is_dir()][:1] if folder.is_dir() else []
     return bool(children) and all((children[0] / part).is_dir() for part in ("images", "masks"))
 
 
-def _name_of_files(folder: Path) -> str:
-    """By the first file of each kind in a folder, or in the folders of its splits."""
+def _format_of_files(folder: Path) -> str:
+    """The format of the first JSON, XML or text file in a folder; annotation folders are searched recursively."""
     is_searched = folder.name in ANNOTATION_FOLDERS
-    files = sorted(islice(folder.rglob("*") if is_searched else folder.iterdir(), FILES_LOOKED_AT))
-    for suffix, name_of in ((".json", _name_of_json_file), (".xml", _name_of_xml_file), (".txt", _name_of_text_file)):
+    files = sorted(islice(folder.rglob("*") if is_searched else folder.iterdir(), MAX_FILES))
+    for suffix, detect in (
+        (".json", _format_of_json_file),
+        (".xml", _format_of_xml_file),
+        (".txt", _format_of_text_file),
+    ):
         found = [path for path in files if path.suffix.lower() == suffix and path.name.lower() not in NOT_ANNOTATIONS]
-        name = name_of(found[0]) if found else ""
+        name = detect(found[0]) if found else ""
         if name:
             return name
     return ""
 
 
-def _name_of_json_file(path: Path) -> str:
-    """By the content, or by the beginning of a file that has hundreds of megabytes."""
+def _format_of_json_file(path: Path) -> str:
+    """The format of a JSON file; large files are identified by their first bytes."""
     if path.name.endswith("_polygons.json"):
         return CITYSCAPES
     try:
-        if path.stat().st_size <= MOST_BYTES:
+        if path.stat().st_size <= MAX_BYTES:
             return detect_json_format(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError):
         return ""
     return LABELME if '"shapes"' in _start_of(path) else ""
 
 
-def _name_of_xml_file(path: Path) -> str:
+def _format_of_xml_file(path: Path) -> str:
     return VOC if "<annotation" in _start_of(path) else ""
 
 
-def _name_of_text_file(path: Path) -> str:
+def _format_of_text_file(path: Path) -> str:
     return detect_text_format(_start_of(path))
 
 
@@ -140,7 +144,7 @@ def _is_via(content: Mapping[str, Any]) -> bool:
     )
 
 
-def _name_of_list(content: list[Any]) -> str:
+def _format_of_list(content: list[Any]) -> str:
     first = content[0] if content and isinstance(content[0], Mapping) else {}
     if {"image_id", "score"} <= first.keys():
         return "a COCO results file (detections without their images)"
@@ -153,3 +157,6 @@ def _name_of_list(content: list[Any]) -> str:
     if "segmentation" in first or "bbox" in first:
         return "a list of annotations without their images and categories"
     return ""
+
+
+DETECTORS = {".json": _format_of_json_file, ".xml": _format_of_xml_file, ".txt": _format_of_text_file}

@@ -1,4 +1,4 @@
-"""Pixel values on their way from a file to a model: bit depth and order of the channels."""
+"""Conversion of pixel values from a file to a model's input: bit depth, number and order of channels."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,20 +13,22 @@ from mrcnn_zoo.data.images.problems import note_once
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registry import did_you_mean
 
-STRETCH_PERCENTILES = (0.1, 99.9)  # a few hot or dead pixels must not decide the contrast of the whole image
+STRETCH_PERCENTILES = (0.1, 99.9)  # so that a few hot or dead pixels do not determine the contrast
 UINT16_TO_UINT8 = 257.0  # 65535 / 255
 UINT8_MAX = 255
-MAX_NORMALIZED = 256.0  # of values of 0 to 255 with a deviation of 1
-MIN_NORMALIZED_SPREAD = 0.02  # from the darkest to the brightest pixel; 0 to 1 with a deviation of 57 has less
-LUMA_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow's mode L has them
+MAX_NORMALIZED = 256.0  # for values of 0 to 255 and a standard deviation of 1
+MIN_NORMALIZED_SPREAD = 0.02  # of an image; values of 0 to 1 with a standard deviation of 57 have less
+LUMA_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as in Pillow's mode L
 LUMA_BITS = 16
 
 
 def stretch(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """uint8 in which the darkest pixels of this image are 0 and the brightest 255.
+    """uint8 pixels, with 0 and 255 at the darkest and the brightest pixels of the image.
 
-    The channels of a colour image are stretched alike, which keeps its colours; more than three are of different
-    sensors, each with a range of its own.
+    One range for RGB keeps the colours; any other number of channels comes from different sensors, with a range each.
+
+    Args:
+        pixels: (H, W) or (H, W, C) of any real dtype.
     """
     if pixels.ndim == 3 and pixels.shape[2] != COLORS:
         return np.stack([stretch(channel) for channel in np.moveaxis(pixels, 2, 0)], axis=2)
@@ -39,10 +41,13 @@ def stretch(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def divide(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """uint8 of full-range uint16, so that brightness stays comparable between images.
+    """uint8 pixels of full-range uint16, which keeps brightness comparable between images.
+
+    Args:
+        pixels: (H, W, C) integers.
 
     Raises:
-        UserError: pixels that are floats, whose range nothing tells.
+        UserError: float pixels, whose range is unknown.
     """
     if pixels.dtype.kind == "f":
         raise UserError(
@@ -53,14 +58,14 @@ def divide(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def keep(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """float32 of the values as they are; MODEL.PIXEL_MEAN and PIXEL_STD must be of that range."""
+    """float32 pixels of the same values; MODEL.PIXEL_MEAN and PIXEL_STD must be of their range."""
     return pixels.astype(np.float32)
 
 
 DepthReduction = Callable[[NDArray[np.generic]], NDArray[np.generic]]
 DEPTH_REDUCTIONS: dict[str, DepthReduction] = {"stretch": stretch, "divide": divide, "keep": keep}
 PIXEL_FORMATS = ("BGR", "RGB", "L")
-COLORS = 3  # channels of an image whose channels are colours
+COLORS = 3  # channels of RGB
 CHANNELS_WITH_ALPHA = (2, 4)
 
 
@@ -70,7 +75,7 @@ def depth_reduction_of(cfg: CfgNode) -> DepthReduction:
 
 
 def num_channels_of(cfg: CfgNode) -> int:
-    """How many channels the model sees: as many as MODEL.PIXEL_MEAN has values.
+    """The number of channels of the model's input: that of the values of MODEL.PIXEL_MEAN.
 
     Raises:
         UserError: no value, or MODEL.PIXEL_STD has another number of them.
@@ -99,15 +104,15 @@ def pixel_format_of(cfg: CfgNode) -> str:
 
 
 def check_pixel_statistics(mean: Sequence[float], std: Sequence[float], *, sixteen_bit: str) -> None:
-    """Refuse MODEL.PIXEL_MEAN and PIXEL_STD that cannot be of the values that the model sees.
+    """Refuse MODEL.PIXEL_MEAN and PIXEL_STD outside the range of the input.
 
     Args:
         mean: MODEL.PIXEL_MEAN.
         std: MODEL.PIXEL_STD.
-        sixteen_bit: INPUT.SIXTEEN_BIT; unless it is "keep", every image has values from 0 to 255.
+        sixteen_bit: INPUT.SIXTEEN_BIT; the range is 0 to 255 unless it is "keep".
 
     Raises:
-        UserError: a mean outside of that range, or a deviation above it.
+        UserError: a mean outside the range, or a standard deviation above it.
     """
     if sixteen_bit == "keep":
         return
@@ -127,7 +132,7 @@ def check_pixel_statistics(mean: Sequence[float], std: Sequence[float], *, sixte
 
 
 def note_unusual_values(image: Tensor, mean: Sequence[float], std: Sequence[float], *, name: str) -> None:
-    """Log once where MODEL.PIXEL_MEAN and PIXEL_STD make almost nothing, or huge numbers, of values that were kept.
+    """Log once if MODEL.PIXEL_MEAN and PIXEL_STD normalize the values of an image to a tiny or a huge range.
 
     Args:
         image: (C, H, W) float32, before normalization.
@@ -147,16 +152,16 @@ def note_unusual_values(image: Tensor, mean: Sequence[float], std: Sequence[floa
 
 
 def fit_channels(pixels: NDArray[np.generic], count: int, *, name: str, pages: str = "") -> NDArray[np.generic]:
-    """Pixels that have as many channels as the model sees, or colours that still have to become grey.
+    """Pixels with the channels of the model's input; RGB stays RGB for a grey model.
 
     Args:
         pixels: (H, W, C).
-        count: of the model.
+        count: channels of the model's input.
         name: of the image, for the message.
-        pages: what the channels are where they are pages of a file, e.g. "5 pages (axes ZYX)".
+        pages: the pages of the file that are read as channels, e.g. "5 pages (axes ZYX)"; "" for none.
 
     Raises:
-        UserError: the channels of the image do not fit.
+        UserError: another number of channels.
     """
     channels = pixels.shape[2]
     if channels_fit(channels, count):
@@ -178,24 +183,34 @@ def fit_channels(pixels: NDArray[np.generic], count: int, *, name: str, pages: s
 
 
 def channels_fit(channels: int, count: int) -> bool:
-    """Whether a model of `count` channels takes an image: it has as many, or one of the two is grey and one colours."""
+    """Whether the channels of an image can be converted to those of a model: equal, or one grey and the other RGB.
+
+    Args:
+        channels: of the image.
+        count: of the model's input.
+    """
     return channels == count or (channels, count) in ((COLORS, 1), (1, COLORS))
 
 
 def as_image_tensor(pixels: NDArray[np.generic], reduce_depth: DepthReduction) -> Tensor:
-    """(C, H, W) uint8 or float32 of what an image source reads: (H, W, C), any depth."""
+    """The pixels of an image source as a (C, H, W) tensor, uint8 or float32.
+
+    Args:
+        pixels: (H, W, C) of any depth.
+        reduce_depth: converts pixels of more than 8 bits.
+    """
     if pixels.dtype != np.uint8:
         pixels = reduce_depth(pixels)
-    if not pixels.flags.writeable or min(pixels.strides) < 0:  # such as channels turned by [..., ::-1]
+    if not pixels.flags.writeable or min(pixels.strides) < 0:  # e.g. of pixels[..., ::-1]
         pixels = pixels.copy()
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def order_channels(image: Tensor, pixel_format: str) -> Tensor:
-    """A (C, H, W) image in the order of INPUT.FORMAT.
+    """An image with its channels in the order of INPUT.FORMAT.
 
     Args:
-        image: (3, H, W) RGB; an image of another number of channels keeps them as they are.
+        image: (3, H, W) RGB; any other number of channels is returned unchanged.
         pixel_format: "BGR", "RGB" or "L", which gives one channel.
     """
     if len(image) != 3 or pixel_format == "RGB":

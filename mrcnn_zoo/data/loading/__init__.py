@@ -1,1 +1,1 @@
-"""From records to batches: selection, samplers, the mapper, loaders."""
+"""From records to batches: selection, samplers, mappers, loaders."""
