@@ -17,7 +17,7 @@ from mrcnn_zoo.modeling.backbones.residual_blocks import (
     BasicBlock,
     BottleneckBlock,
     BottleneckWidth,
-    DeformBottleneckBlock,
+    Deformation,
     Stem,
 )
 from mrcnn_zoo.registries import BACKBONES
@@ -37,9 +37,9 @@ class ResNet(nn.Module):
 
     Args:
         stem: pixels to features.
-        stages: the blocks of each stage by its name, from fine to coarse.
-        specs: what the stem ("stem") and each stage return.
-        out_features: names to return.
+        stages: blocks of each stage by name, from fine to coarse.
+        specs: channels and stride of the stem ("stem") and of each stage.
+        out_features: names of the maps to return.
     """
 
     size_divisibility = 1
@@ -70,7 +70,11 @@ class ResNet(nn.Module):
         return outputs
 
     def freeze(self, at: int) -> None:
-        """Turn the stem (1) and the stages up to res`at` into constants, batch norms into frozen ones."""
+        """Freeze the stem (1) and the stages up to res`at`; their batch norms become frozen batch norms.
+
+        Args:
+            at: number of the last frozen stage; 0 for none.
+        """
         frozen: list[nn.Module] = [self.stem] if at >= 1 else []
         frozen += [self.get_submodule(name) for name in self.stage_names if int(name.removeprefix("res")) <= at]
         for part in frozen:
@@ -80,7 +84,15 @@ class ResNet(nn.Module):
 
 @BACKBONES.register("build_resnet_backbone")
 def build_resnet_backbone(cfg: CfgNode, input_channels: int) -> ResNet:
-    """The ResNet of `MODEL.RESNETS` as deep as its outputs need, frozen up to `MODEL.BACKBONE.FREEZE_AT`."""
+    """The ResNet of `MODEL.RESNETS` with the stages its outputs need, frozen up to `MODEL.BACKBONE.FREEZE_AT`.
+
+    Args:
+        cfg: the whole config.
+        input_channels: C of the images.
+
+    Raises:
+        UserError: settings that exclude each other.
+    """
     settings = cfg.MODEL.RESNETS
     _check_settings(settings)
     channels, stride = settings.STEM_OUT_CHANNELS, Stem.stride
@@ -102,10 +114,11 @@ def build_resnet_backbone(cfg: CfgNode, input_channels: int) -> ResNet:
 
 
 def build_res5_stage(cfg: CfgNode) -> tuple[nn.Sequential, FeatureSpec]:
-    """The last stage on its own, as the shared head of C4 models has it, with stride 2 and never frozen.
+    """The last stage alone, for the shared head of C4 models; its stride is 2 and it is never frozen.
 
     Returns:
-        The blocks, which take the channels of res4, and what they return: stride 2, relative to their input.
+        The blocks, whose input has the channels of res4, and the spec of their output; its stride, 2, is relative to
+        their input.
     """
     settings = cfg.MODEL.RESNETS
     _check_settings(settings)
@@ -128,18 +141,20 @@ def _block_builder(settings: CfgNode, index: int) -> BlockBuilder:
     if settings.DEPTH in BASIC_BLOCKS:
         return lambda inputs, outputs, stride: BasicBlock(inputs, outputs, stride=stride, build_norm=norm)
     width = BottleneckWidth(settings.NUM_GROUPS * settings.WIDTH_PER_GROUP * 2**index, settings.NUM_GROUPS)
-    block: Callable[..., nn.Module] = BottleneckBlock
+    deformation = None
     if settings.DEFORM_ON_PER_STAGE[index]:
-        block = partial(
-            DeformBottleneckBlock,
-            offset_groups=settings.DEFORM_NUM_GROUPS,
-            learns_tap_weights=settings.DEFORM_MODULATED,
-        )
+        deformation = Deformation(settings.DEFORM_NUM_GROUPS, settings.DEFORM_MODULATED)
 
     def build_bottleneck(inputs: int, outputs: int, stride: int) -> nn.Module:
-        strides = (stride, 1) if settings.STRIDE_IN_1X1 else (1, stride)
-        dilation = _dilation(settings, index)
-        return block(inputs, outputs, width=width, strides=strides, dilation=dilation, build_norm=norm)
+        return BottleneckBlock(
+            inputs,
+            outputs,
+            width=width,
+            strides=(stride, 1) if settings.STRIDE_IN_1X1 else (1, stride),
+            dilation=_dilation(settings, index),
+            build_norm=norm,
+            deformation=deformation,
+        )
 
     return build_bottleneck
 

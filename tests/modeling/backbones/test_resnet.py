@@ -6,8 +6,8 @@ from torch import nn
 
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.layers import FrozenBatchNorm2d
-from mrcnn_zoo.modeling.backbones.residual_blocks import STEM_POOLS, BasicBlock, DeformBottleneckBlock
+from mrcnn_zoo.layers import DeformConv2d, FrozenBatchNorm2d
+from mrcnn_zoo.modeling.backbones.residual_blocks import STEM_POOLS, BasicBlock
 from mrcnn_zoo.modeling.backbones.resnet import ResNet, build_res5_stage, build_resnet_backbone
 
 TINY = {
@@ -134,7 +134,7 @@ def test_the_chosen_stages_are_deformable(modulated: bool, groups: int, channels
         RESNETS__DEFORM_MODULATED=modulated,
         RESNETS__DEFORM_NUM_GROUPS=groups,
     )
-    deformable = {name for name, module in resnet.named_modules() if isinstance(module, DeformBottleneckBlock)}
+    deformable = {name for name, module in resnet.named_modules() if isinstance(module, DeformConv2d)}
     assert {name.split(".")[0] for name in deformable} == {"res3", "res5"}
     assert resnet.get_submodule("res5.0.conv2_offset").weight.shape == (channels, 32, 3, 3)
     resnet(torch.randn(1, 3, 64, 64))["res5"].sum().backward()
