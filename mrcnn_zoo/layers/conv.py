@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
 
 Activation = Callable[[Tensor], Tensor]
-relu_: Activation = torch.relu_  # in place: what it overwrites is this layer's own and not needed for its gradient
+relu_: Activation = torch.relu_  # in place: the gradient does not need the layer's output before it
 
 # oneDNN (through 3.14) writes past a buffer in the weight gradient of strided 1 x 1 convolutions of channels-last maps
 # with fewer channels than this: wrong gradients, or the process is killed.
@@ -20,9 +20,9 @@ ONEDNN_CHANNEL_BLOCK = 16
 class Conv2d(nn.Conv2d):
     """Convolution, then norm, then activation; odd kernels are padded so that stride 1 keeps the size.
 
-    A frozen batch norm is not run but multiplied into the weights: one convolution instead of three passes over the
-    feature map, and nothing more to keep for the gradient, which still flows to the weights. Such a layer has the same
-    parameters and buffers as an unfused one.
+    A frozen batch norm is multiplied into the weights: one convolution instead of three passes over the feature map,
+    and less memory for the gradient, which still flows to the weights. Parameters and buffers are those of an unfused
+    layer.
 
     The layer has a bias exactly when it has no norm.
 
@@ -73,7 +73,13 @@ class Conv2d(nn.Conv2d):
 
 
 def folded(weight: Tensor, bias: Tensor | None, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution that does the work of the frozen batch norm after it, if there is one."""
+    """Weight and bias of a convolution with the frozen batch norm after it, if any, multiplied in.
+
+    Args:
+        weight: (C_out, C_in / groups, k, k).
+        bias: (C_out,) or None.
+        norm: the norm after the convolution; only a frozen batch norm is folded.
+    """
     if not isinstance(norm, FrozenBatchNorm2d):
         return weight, bias
     scale, shift = norm.scale_and_shift()
@@ -81,16 +87,25 @@ def folded(weight: Tensor, bias: Tensor | None, norm: nn.Module | None) -> tuple
 
 
 def normalized_and_activated(output: Tensor, norm: nn.Module | None, activation: Activation | None) -> Tensor:
-    """What comes after a convolution; a frozen batch norm was `folded` into it."""
+    """Apply the norm, unless it was `folded`, and the activation.
+
+    Args:
+        output: (N, C, H, W) of the convolution.
+        norm: the norm after the convolution, or None.
+        activation: applied last, or None.
+    """
     if norm is not None and not isinstance(norm, FrozenBatchNorm2d):
         output = norm(output)
     return output if activation is None else activation(output)
 
 
 def kaiming_init_(conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """Normal weights that keep the variance of the gradient through a ReLU, biases of 0.
+    """Normal weights that preserve the variance of the gradient through a ReLU, biases of 0.
 
     Source: He et al. 2015 (Delving Deep into Rectifiers), sec. 2.2, backward case.
+
+    Args:
+        conv: initialised in place.
     """
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     if conv.bias is not None:
@@ -98,14 +113,18 @@ def kaiming_init_(conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> None:
 
 
 def caffe2_xavier_init_(layer: nn.Conv2d | nn.Linear) -> None:
-    """Uniform weights that keep the variance of the signal where no activation follows, biases of 0."""
+    """Uniform weights that preserve the variance of the signal without activation, biases of 0.
+
+    Args:
+        layer: initialised in place.
+    """
     nn.init.kaiming_uniform_(layer.weight, a=1)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def add_linear_layers(module: nn.Module, size: int, widths: Sequence[int]) -> tuple[list[str], int]:
-    """Add fully connected layers to a module as fc1, fc2, ...; what stands between them is the caller's.
+    """Add fully connected layers fc1, fc2, ... to a module; the caller applies them.
 
     Args:
         module: gets the layers.
@@ -113,7 +132,7 @@ def add_linear_layers(module: nn.Module, size: int, widths: Sequence[int]) -> tu
         widths: outputs of each.
 
     Returns:
-        Their names, and the outputs of the last, `size` where there is none.
+        Their names, and the outputs of the last, or `size` without layers.
     """
     names = [f"fc{number}" for number in range(1, len(widths) + 1)]
     for name, width in zip(names, widths, strict=True):

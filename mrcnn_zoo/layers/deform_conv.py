@@ -1,4 +1,4 @@
-"""Convolution whose taps are moved by offsets that another layer predicts."""
+"""Deformable convolution: the taps of the kernel are shifted by predicted offsets."""
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class DeformConv2d(nn.Module):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, input: Tensor, offsets: Tensor, tap_weights: Tensor | None = None) -> Tensor:
-        """Convolve, reading each tap where its offset points to.
+        """Convolve, with each tap sampled at its offset.
 
         Args:
             input: (N, C_in, H, W).
@@ -61,7 +61,7 @@ class DeformConv2d(nn.Module):
             (N, C_out, H / stride, W / stride), rounded up.
         """
         weight, bias = folded(self.weight, self.bias, self.norm)
-        # The kernel knows no bfloat16, and half-precision offsets would be a quarter of a cell apart on wide maps.
+        # torchvision has no bfloat16 kernel, and half-precision offsets are a quarter of a cell apart on wide maps.
         with torch.autocast(input.device.type, enabled=False):
             output = deform_conv2d(
                 input.float(),

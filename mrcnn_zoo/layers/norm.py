@@ -1,7 +1,4 @@
-"""Normalisation layers by the names that a config gives them.
-
-A builder is called with the number of channels. The name "" stands for no normalisation.
-"""
+"""Normalisation layers, registered in NORMS. Builders are called with the number of channels."""
 
 import torch
 import torch.distributed as dist
@@ -18,9 +15,9 @@ GROUPS = 32  # Wu & He 2018 (Group Normalization), sec. 4
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch normalisation whose statistics and affine parameters are constants.
+    """Batch normalisation with constant statistics and affine parameters.
 
-    It is the affine map `x * scale + shift`, so a convolution in front of it can absorb it: see `Conv2d`.
+    It is the affine map `x * scale + shift`, which `Conv2d` folds into its weights.
 
     Args:
         num_channels: C.
@@ -38,9 +35,9 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("weight", torch.ones(num_channels))
         self.register_buffer("bias", torch.zeros(num_channels))
         self.register_buffer("running_mean", torch.zeros(num_channels))
-        # Less eps, so that a fresh layer is exactly the identity.
+        # Minus eps, so that a new layer is exactly the identity.
         self.register_buffer("running_var", torch.ones(num_channels) - eps)
-        # Of a batch norm that was frozen: nothing counts on, but checkpoints keep it, as Detectron2's do.
+        # Not updated; kept for checkpoints of batch norms that were frozen later, as in Detectron2.
         self.register_buffer("num_batches_tracked", None)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
@@ -58,7 +55,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class ChannelLayerNorm(nn.Module):
-    """Layer normalisation over the channels of each pixel; the channels stay in the second dimension.
+    """Layer normalisation over the channels of each pixel of (N, C, H, W) maps.
 
     Args:
         num_channels: C.
@@ -80,8 +77,8 @@ class ChannelLayerNorm(nn.Module):
 class GroupNorm(nn.GroupNorm):
     """Group normalisation that is as precise for maps in channels-last order as for others.
 
-    torch's kernel for that order on the CPU errs 25 times more, 2e-5 of the deviation, which a deep network multiplies;
-    and its gradient takes three times longer. Copying the map there and back is the smaller price.
+    On the CPU, torch's kernel for that order has a 25 times larger error, 2e-5 of the deviation, which deep networks
+    amplify, and its gradient takes three times longer. Copying the map to the other order and back is cheaper.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -92,10 +89,10 @@ class GroupNorm(nn.GroupNorm):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that also takes batches without statistics: no value, or a single one a channel.
+    """Batch normalisation that accepts batches without statistics: no value or a single value per channel.
 
-    Those are normalised with the running statistics, which they do not change. Heads meet such batches: an image may
-    have no region, or one, and torch's own layer raises there.
+    Those are normalised with the running statistics, which they do not change. Heads get such batches from images with
+    one region or none; torch's own layer raises an error then.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -106,9 +103,9 @@ class BatchNorm2d(nn.BatchNorm2d):
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation with the statistics of the images of all processes, on any device.
 
-    On GPUs it is torch's own, which runs nowhere else. Every process weighs as much as its number of pixels. Where all
-    of them together have no value or a single one per channel, the running statistics stay; the CPU also normalises by
-    them then, as `BatchNorm2d`.
+    On GPUs it is torch's own, which needs them. Processes are weighted by their numbers of pixels. If all together have
+    no value or a single value per channel, the running statistics stay as they are, and on the CPU normalise the maps,
+    as in `BatchNorm2d`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -126,8 +123,8 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         if has_statistics(self, input):
             self.num_batches_tracked += 1
         else:
-            # The others may have no value either, and torch would take a mean of nothing. It also sends the statistics
-            # of an empty map in the precision of the map, while the others send theirs in float32.
+            # If no process has a value, torch computes the mean of an empty map. It also sends the statistics of an
+            # empty map in the precision of the map, while the others send theirs in float32.
             mean, variance, features = mean.clone(), variance.clone(), input.float()
         others = (self.eps, self.momentum, dist.group.WORLD, world_size())
         output = TorchSyncBatchNormFunction.apply(features, self.weight, self.bias, mean, variance, *others)
@@ -145,7 +142,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         sums = all_reduce(sums)
         count = sums[-1]
         mean, mean_square = (sums[:-1] / count.clamp(min=1)).chunk(2)
-        # In float32 the difference of nearly constant features may be below 0, whose root is no number.
+        # In float32 the difference can be negative for nearly constant features; its root would be NaN.
         variance = (mean_square - mean.square()).clamp(min=0)
         mean, variance = self._or_running(mean, variance, count)
         self._update_statistics(mean.detach(), variance.detach(), count.detach())
@@ -156,7 +153,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     def _or_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         assert self.running_mean is not None
         assert self.running_var is not None
-        # Cloned: they are updated in place below, and the gradient needs them as they were.
+        # Cloned: they are updated in place below, and the gradient needs their values before that.
         running_mean, running_var = self.running_mean.clone(), self.running_var.clone()
         return torch.where(count > 1, mean, running_mean), torch.where(count > 1, variance, running_var)
 
@@ -173,7 +170,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 class TorchSyncBatchNorm(nn.SyncBatchNorm):
-    """torch's own synchronised batch norm, which in a single process takes batches without statistics, too."""
+    """torch's synchronised batch norm, which in a single process also accepts batches without statistics."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
@@ -183,22 +180,45 @@ class TorchSyncBatchNorm(nn.SyncBatchNorm):
 
 
 def has_statistics(norm: nn.Module, features: Tensor) -> bool:
-    """Whether batch norm can normalise (N, C, H, W) features: always in evaluation, else by two values a channel."""
+    """Whether batch norm can normalise: always in evaluation, in training with at least two values per channel.
+
+    Args:
+        norm: the batch norm.
+        features: (N, C, H, W).
+    """
     return not norm.training or features.numel() > features.shape[1]
 
 
 def normalise_as_in_evaluation(norm: nn.BatchNorm2d | nn.SyncBatchNorm, features: Tensor) -> Tensor:
-    """(N, C, H, W) -> the same shape, with running statistics; gradients reach the affine parameters."""
+    """Normalise with the running statistics; the affine parameters get gradients.
+
+    Args:
+        norm: the batch norm.
+        features: (N, C, H, W).
+    """
     return F.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def build_norm(name: str, channels: int, *, key: str = "") -> nn.Module | None:
-    """The norm registered as `name` for that many channels, None for ""; `key` is the config key that gave the name."""
+    """The norm registered under a name.
+
+    Args:
+        name: name in NORMS; "" for no norm.
+        channels: C.
+        key: config key of the name, for messages.
+    """
     return NORMS.get(name, key=key)(channels) if name else None
 
 
 def freeze_batch_norms(module: nn.Module) -> nn.Module:
-    """Replace batch norms inside by frozen ones with the same numbers; returns what stands for `module` then."""
+    """Replace the batch norms of a module by frozen ones with the same statistics and parameters.
+
+    Args:
+        module: changed in place.
+
+    Returns:
+        The module, or its replacement if it is a batch norm itself.
+    """
     if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
         return _frozen(module)
     for name, child in module.named_children():
@@ -219,31 +239,51 @@ def _frozen(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> FrozenBatchNorm2d:
 
 @NORMS.register("FrozenBN")
 def build_frozen_batch_norm(channels: int) -> nn.Module:
-    """Batch norm that is a constant affine map."""
+    """Batch norm as a constant affine map.
+
+    Args:
+        channels: C.
+    """
     return FrozenBatchNorm2d(channels)
 
 
 @NORMS.register("BN")
 def build_batch_norm(channels: int) -> nn.Module:
-    """Batch norm over the images of one process."""
+    """Batch norm over the images of one process.
+
+    Args:
+        channels: C.
+    """
     return BatchNorm2d(channels)
 
 
 @NORMS.register("SyncBN")
 def build_sync_batch_norm(channels: int) -> nn.Module:
-    """Batch norm over the images of all processes, on any device."""
+    """Batch norm over the images of all processes, on any device.
+
+    Args:
+        channels: C.
+    """
     return SyncBatchNorm2d(channels)
 
 
 @NORMS.register("nnSyncBN")
 def build_torch_sync_batch_norm(channels: int) -> nn.Module:
-    """torch's batch norm over the images of all processes; GPUs only when there is more than one process."""
+    """torch's batch norm over the images of all processes; several processes need GPUs.
+
+    Args:
+        channels: C.
+    """
     return TorchSyncBatchNorm(channels)
 
 
 @NORMS.register("GN")
 def build_group_norm(channels: int) -> nn.Module:
-    """Group norm with 32 groups."""
+    """Group norm with 32 groups.
+
+    Args:
+        channels: C.
+    """
     if channels % GROUPS:
         raise UserError(
             f"norm GN has {GROUPS} groups and cannot normalise {channels} channels; take a multiple, or LN."
@@ -253,5 +293,9 @@ def build_group_norm(channels: int) -> nn.Module:
 
 @NORMS.register("LN")
 def build_layer_norm(channels: int) -> nn.Module:
-    """Layer norm over the channels of each pixel."""
+    """Layer norm over the channels of each pixel.
+
+    Args:
+        channels: C.
+    """
     return ChannelLayerNorm(channels)

@@ -85,7 +85,8 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.FPN.FUSE_TYPE",
         "sum",
-        "How a level takes in the coarser one: sum, or avg for half of that.",
+        "Fusion of a level with the coarser one: sum, or avg for half of that.",
+        choices=("sum", "avg"),
     ),
     Key("MODEL.RESNETS.DEPTH", 50, "Layers of the ResNet: 18, 34, 50, 101 or 152.", range=AT_LEAST_ONE),
     Key(

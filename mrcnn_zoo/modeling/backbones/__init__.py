@@ -11,5 +11,10 @@ __all__ = ["FPN", "ResNet", "SimplePyramid", "build_backbone", "build_res5_stage
 
 
 def build_backbone(cfg: CfgNode, input_channels: int) -> Backbone:
-    """The backbone that `MODEL.BACKBONE.NAME` names, for images with that many channels."""
+    """The backbone that `MODEL.BACKBONE.NAME` names.
+
+    Args:
+        cfg: the whole config.
+        input_channels: C of the images.
+    """
     return BACKBONES.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_channels)

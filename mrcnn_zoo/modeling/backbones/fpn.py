@@ -1,4 +1,4 @@
-"""Feature pyramid network, and the levels above its coarsest one.
+"""Feature pyramid network and the levels above it.
 
 Source: Lin et al. 2017 (Feature Pyramid Networks), sec. 3 and 4.1.
 """
@@ -25,7 +25,7 @@ from mrcnn_zoo.structures import FeatureSpec
 
 
 class TopBlock(Protocol):
-    """Makes levels, each half the resolution of the one before, out of one map."""
+    """Makes coarser levels from one map, each at half the resolution of the one before."""
 
     num_levels: int
 
@@ -35,7 +35,7 @@ class TopBlock(Protocol):
 
 
 class MaxPoolLevel(nn.Module):
-    """One more level by dropping every second cell of the coarsest map; it has no parameters.
+    """One more level: every second cell of the coarsest map. It has no parameters.
 
     Source: Lin et al. 2017 (Feature Pyramid Networks), sec. 4.1, footnote on P6.
     """
@@ -53,7 +53,7 @@ class ConvLevels(nn.Module):
     Source: Lin et al. 2017 (Focal Loss), sec. 4, footnote 2.
 
     Args:
-        in_channels: C of the map that P6 is made of.
+        in_channels: C of the input of P6.
         out_channels: C of both levels.
     """
 
@@ -76,18 +76,18 @@ Fusion = Callable[[Tensor, Tensor], Tensor]  # (lateral, coarser map at its size
 
 
 class FPN(nn.Module):
-    """Maps of equal depth from fine to coarse, each with the meaning of the coarser ones added; named p2, p3, ...
+    """Levels of equal depth, p2, p3, ... from fine to coarse, each with the coarser ones added.
 
     The number in a name is the logarithm of the stride, rounded for strides such as 14.
 
     Args:
-        bottom_up: the network that the pyramid stands on.
-        in_features: its maps to use, from fine to coarse, each half the resolution of the one before.
+        bottom_up: network below the pyramid.
+        in_features: its maps to use, from fine to coarse, each at half the resolution of the one before.
         out_channels: C of every level.
-        build_norm: channels -> norm after each convolution.
-        fuse: joins a lateral map with the coarser one.
-        top_block: makes still coarser levels; None for none.
-        top_source: the map that they are made of, of the bottom-up network or a level; "" for the coarsest level.
+        build_norm: channels -> norm after each convolution, or None.
+        fuse: combines a lateral map with the coarser one.
+        top_block: makes coarser levels; None for none.
+        top_source: input of the top block, a map of the bottom-up network or a level; "" for the coarsest level.
 
     Raises:
         UserError: a map that the bottom-up network does not return, or strides that do not double.
@@ -146,12 +146,22 @@ class FPN(nn.Module):
 
 
 def add(lateral: Tensor, coarser: Tensor) -> Tensor:
-    """The sum, in place: a convolution's result is not needed for its gradient."""
+    """The sum, in place: the gradient does not need the result of the lateral convolution.
+
+    Args:
+        lateral: (N, C, H, W), overwritten.
+        coarser: (N, C, H, W).
+    """
     return lateral.add_(coarser)
 
 
 def average(lateral: Tensor, coarser: Tensor) -> Tensor:
-    """The mean, in place."""
+    """The mean, in place.
+
+    Args:
+        lateral: (N, C, H, W), overwritten.
+        coarser: (N, C, H, W).
+    """
     return lateral.add_(coarser).mul_(0.5)
 
 
@@ -159,10 +169,14 @@ FUSIONS: dict[str, Fusion] = {"sum": add, "avg": average}
 
 
 def build_fpn(cfg: CfgNode, bottom_up: Backbone, *, default_top_block: str = "maxpool") -> FPN:
-    """The pyramid of `MODEL.FPN` on any network; `default_top_block` is what an empty `TOP_BLOCK` stands for."""
+    """The pyramid of `MODEL.FPN` on any network.
+
+    Args:
+        cfg: the whole config.
+        bottom_up: network below the pyramid.
+        default_top_block: value of an empty `MODEL.FPN.TOP_BLOCK`.
+    """
     settings = cfg.MODEL.FPN
-    if settings.FUSE_TYPE not in FUSIONS:
-        raise UserError(f"MODEL.FPN.FUSE_TYPE = {settings.FUSE_TYPE!r} should be one of {', '.join(FUSIONS)}.")
     _check_levels(settings.IN_FEATURES, bottom_up)
     top_block, top_source = _build_top_block(settings, bottom_up, settings.TOP_BLOCK or default_top_block)
     return FPN(
@@ -178,36 +192,61 @@ def build_fpn(cfg: CfgNode, bottom_up: Backbone, *, default_top_block: str = "ma
 
 @BACKBONES.register("build_resnet_fpn_backbone")
 def build_resnet_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
-    """A ResNet under the pyramid, with max-pooling for the level above."""
+    """A pyramid on a ResNet; P6 by max-pooling.
+
+    Args:
+        cfg: the whole config.
+        input_channels: C of the images.
+    """
     return build_fpn(cfg, build_resnet_backbone(cfg, input_channels))
 
 
 @BACKBONES.register("build_retinanet_resnet_fpn_backbone")
 def build_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
-    """A ResNet under the pyramid, with convolutions for P6 and P7."""
+    """A pyramid on a ResNet; P6 and P7 by convolutions.
+
+    Args:
+        cfg: the whole config.
+        input_channels: C of the images.
+    """
     return build_fpn(cfg, build_resnet_backbone(cfg, input_channels), default_top_block="p6p7")
 
 
 @BACKBONES.register("build_vgg_fpn_backbone")
 def build_vgg_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
-    """A VGG under the pyramid."""
+    """A pyramid on a VGG.
+
+    Args:
+        cfg: the whole config.
+        input_channels: C of the images.
+    """
     return build_fpn(cfg, build_vgg_backbone(cfg, input_channels))
 
 
 @BACKBONES.register("build_plain_cnn_fpn_backbone")
 def build_plain_cnn_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
-    """A small plain network under the pyramid."""
+    """A pyramid on a small plain network.
+
+    Args:
+        cfg: the whole config.
+        input_channels: C of the images.
+    """
     return build_fpn(cfg, build_plain_cnn_backbone(cfg, input_channels))
 
 
 @BACKBONES.register("build_timm_fpn_backbone")
 def build_timm_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
-    """A network of timm under the pyramid."""
+    """A pyramid on a network of timm.
+
+    Args:
+        cfg: the whole config.
+        input_channels: C of the images.
+    """
     return build_fpn(cfg, build_timm_backbone(cfg, input_channels))
 
 
 def _build_top_block(settings: CfgNode, bottom_up: Backbone, name: str) -> tuple[TopBlock | None, str]:
-    """The top block of that name and the map that it works on."""
+    """The top block of that name and its input map."""
     if name == "none":
         return None, ""
     if name == "maxpool":

@@ -40,14 +40,28 @@ class Deformation:
         return (3 if self.learns_tap_weights else 2) * KERNEL_TAPS * self.offset_groups
 
     def split(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(N, num_outputs, H, W) -> the offsets, and the weights of the taps or None; see `DeformConv2d`."""
+        """The offsets and tap weights of `DeformConv2d` from the predicted channels.
+
+        Args:
+            predicted: (N, num_outputs, H, W).
+
+        Returns:
+            Offsets in cells, and weights in [0, 1] or None.
+        """
         num_offsets = 2 * KERNEL_TAPS * self.offset_groups
         offsets, tap_logits = predicted.split((num_offsets, predicted.shape[1] - num_offsets), dim=1)
         return offsets, tap_logits.sigmoid() if self.learns_tap_weights else None
 
 
 def centred_max_pool(features: Tensor) -> Tensor:
-    """Maximum of the 3 x 3 cells around every second cell: (N, C, H, W) -> (N, C, H / 2, W / 2)."""
+    """Maximum of the 3 x 3 cells around every second cell.
+
+    Args:
+        features: (N, C, H, W).
+
+    Returns:
+        (N, C, H / 2, W / 2).
+    """
     return F.max_pool2d(features, kernel_size=3, stride=2, padding=1)
 
 
@@ -68,7 +82,7 @@ STEM_POOLS = {"centred": centred_max_pool, "following": following_max_pool}
 
 
 class Stem(nn.Module):
-    """From pixels to a quarter of their resolution: convolution and max-pooling.
+    """Convolution and max-pooling, from pixels to a quarter of their resolution.
 
     Args:
         in_channels: C of the pixels.

@@ -33,7 +33,7 @@ BOTTLENECK_RES2_CHANNELS = 256
 
 
 class ResNet(nn.Module):
-    """A stem and stages named res2, res3, ..., each half the resolution of the one before unless dilated.
+    """A stem and stages res2, res3, ..., each at half the resolution of the one before unless dilated.
 
     Args:
         stem: pixels to features.

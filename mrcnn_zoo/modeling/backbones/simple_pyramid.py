@@ -1,4 +1,4 @@
-"""A pyramid out of a single map, for networks that keep one resolution, as a plain ViT does.
+"""A pyramid on a single map, for networks of one resolution such as a plain ViT.
 
 Source: Li et al. 2022 (Exploring Plain Vision Transformer Backbones for Object Detection), sec. 3 and appendix A.2.
 """
@@ -21,13 +21,13 @@ from mrcnn_zoo.structures import FeatureSpec
 
 
 class SimplePyramid(nn.Module):
-    """Levels at a quarter, half, one and two times the stride of one map, each made of this map alone.
+    """Levels at a quarter, half, one and two times the stride of one map, each computed from this map alone.
 
-    They are named p2, p3, ... after the rounded logarithm of their stride; one more comes from max-pooling.
+    They are named p2, p3, ... after the rounded logarithm of their stride; max-pooling adds one more.
 
     Args:
-        bottom_up: the network that makes the map.
-        in_feature: its name.
+        bottom_up: network below the pyramid.
+        in_feature: name of its map.
         out_channels: C of every level.
         build_norm: channels -> norm after each convolution, or None.
     """
@@ -62,7 +62,7 @@ class SimplePyramid(nn.Module):
 
 
 def _resizing_layers(channels: int) -> list[list[nn.Module]]:
-    """What brings a map to 4, 2, 1 and 1/2 times its resolution."""
+    """Layers that resize a map to 4, 2, 1 and 1/2 times its resolution."""
     half, quarter = channels // 2, channels // 4
     return [
         [
@@ -79,7 +79,12 @@ def _resizing_layers(channels: int) -> list[list[nn.Module]]:
 
 @BACKBONES.register("build_timm_simple_fpn_backbone")
 def build_timm_simple_fpn_backbone(cfg: CfgNode, input_channels: int) -> SimplePyramid:
-    """A pyramid on the one map that `MODEL.FPN.IN_FEATURES` names of a timm network, usually a ViT."""
+    """A pyramid on the one map of a timm network, usually a ViT, that `MODEL.FPN.IN_FEATURES` names.
+
+    Args:
+        cfg: the whole config.
+        input_channels: C of the images.
+    """
     settings = cfg.MODEL.FPN
     bottom_up = build_timm_backbone(cfg, input_channels)
     if len(settings.IN_FEATURES) != 1 or settings.IN_FEATURES[0] not in bottom_up.output_specs:

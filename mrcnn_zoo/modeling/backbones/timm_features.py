@@ -1,7 +1,7 @@
 """Any network of the library timm that can return feature maps.
 
-What a network returns, which image sizes it takes and what its maps depend on is found out by running it once without
-numbers, on torch's meta device. So nothing here knows any architecture.
+The maps of a network, its valid image sizes and the parameters that its maps depend on are found by running it once on
+torch's meta device. So this file has no code for any one architecture.
 """
 
 import logging
@@ -25,9 +25,9 @@ from mrcnn_zoo.structures import FeatureSpec
 
 logger = logging.getLogger(__name__)
 
-# Arguments that let transformers take images of any size; other networks do not know them.
+# Arguments with which transformers take images of any size; other networks do not have them.
 ANY_SIZE_ARGUMENTS: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-# Some networks cut their coarsest map into windows, whose side then divides it.
+# Some networks partition their coarsest map into windows: its sides must be multiples of the window's.
 WINDOW_SIDES = (1, 2, 4, 7, 8)
 
 
@@ -36,7 +36,7 @@ class FeatureInfo:
     """Feature maps and parameters of a network, found without its weights.
 
     Args:
-        indices: timm's number of each map to return, by our name of it, from fine to coarse.
+        indices: timm's index of each map to return, by name, from fine to coarse.
         specs: of the same maps.
         is_channels_last: whether the maps come as (N, H, W, C).
         size_divisibility: height and width of the pixels must be multiples of this.
@@ -84,7 +84,7 @@ class TimmFeatures(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(N, C, H, W) pixels -> the requested maps, from fine to coarse."""
-        if len(pixels) == 0:  # attention in windows cannot be reshaped without images
+        if len(pixels) == 0:  # window attention cannot reshape empty batches
             return {name: self._no_maps(pixels, spec) for name, spec in self.output_specs.items()}
         maps = self.network(pixels)
         outputs = {}
@@ -101,7 +101,12 @@ class TimmFeatures(nn.Module):
 
 @BACKBONES.register("build_timm_backbone")
 def build_timm_backbone(cfg: CfgNode, input_channels: int) -> TimmFeatures:
-    """The network of timm that `MODEL.TIMM.NAME` names."""
+    """The network of timm that `MODEL.TIMM.NAME` names.
+
+    Args:
+        cfg: the whole config.
+        input_channels: C of the images.
+    """
     settings = cfg.MODEL.TIMM
     timm = _import_timm()
     _check_name(settings.NAME, timm)
@@ -114,7 +119,7 @@ def build_timm_backbone(cfg: CfgNode, input_channels: int) -> TimmFeatures:
     try:
         network, _ = _create(timm, settings.NAME, input_channels, (arguments,))
     except OSError as error:
-        raise UserError(f"timm cannot fetch the weights of MODEL.TIMM.NAME = {settings.NAME!r}: {error}") from error
+        raise UserError(f"timm cannot download the weights of MODEL.TIMM.NAME = {settings.NAME!r}: {error}") from error
     if is_pretrained:
         _compare_photometry(cfg, network)
     _freeze(network, info.frozen_parameters)
@@ -133,7 +138,7 @@ def _import_timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise UserError("MODEL.BACKBONE.NAME asks for a network of timm: pip install timm") from error
+        raise UserError("MODEL.BACKBONE.NAME needs timm, which is not installed: pip install timm") from error
     return timm
 
 
@@ -147,7 +152,7 @@ def _check_name(name: str, timm: ModuleType) -> None:
 def _create(
     timm: ModuleType, name: str, input_channels: int, candidates: Sequence[dict] = ANY_SIZE_ARGUMENTS
 ) -> tuple[nn.Module, dict]:
-    """The network with the first arguments that it knows, and these."""
+    """The network with the first arguments that it accepts, and these arguments."""
     refusal: Exception | None = None
     for arguments in candidates:
         try:
@@ -158,7 +163,7 @@ def _create(
 
 
 def _feature_info(meta_model: nn.Module, settings: CfgNode, input_channels: int, *, freeze_at: int) -> FeatureInfo:
-    """Run a network on the meta device to learn what it returns."""
+    """Run a network on the meta device to find its maps and their parameters."""
     timm_info: Any = meta_model.feature_info
     names = [f"c{round(math.log2(stride))}" for stride in timm_info.reduction()]
     last = {name: position for position, name in enumerate(names)}  # of several maps at one stride the last counts
@@ -190,7 +195,7 @@ def _feature_info(meta_model: nn.Module, settings: CfgNode, input_channels: int,
 def _trial(
     meta_model: nn.Module, name: str, specs: Mapping[str, FeatureSpec], chosen: list[int], pixels: tuple[int, bool]
 ) -> tuple[list[Tensor], int]:
-    """All maps of images of a size that the network takes, and the number that this size is a multiple of."""
+    """All maps of images of a valid size, and the size divisibility."""
     channels, is_channels_last = pixels
     refusal = ""
     for side in WINDOW_SIDES:
@@ -223,7 +228,7 @@ def _dependencies(network: nn.Module, maps: Sequence[Tensor]) -> set[str]:
 
 
 def _freeze(network: nn.Module, names: frozenset[str]) -> None:
-    """Turn the parameters into constants, and their batch norms into frozen ones."""
+    """Freeze the parameters, and replace their batch norms by frozen batch norms."""
     from timm.layers import freeze_batch_norm_2d
 
     for name, parameter in network.named_parameters():
@@ -234,7 +239,7 @@ def _freeze(network: nn.Module, names: frozenset[str]) -> None:
 
 
 def _compare_photometry(cfg: CfgNode, network: nn.Module) -> None:
-    """Warn when pretrained weights expect other pixel values than the config makes."""
+    """Warn if pretrained weights were trained with another mean, std or channel order than the config has."""
     pretrained: Any = getattr(network, "pretrained_cfg", None) or {}
     if "mean" not in pretrained or len(cfg.MODEL.PIXEL_MEAN) != len(pretrained["mean"]):
         return

@@ -1,4 +1,4 @@
-"""VGG and other plain stacks of convolutions with max-pooling between their stages.
+"""VGG and other plain networks: stages of convolutions with max-pooling between them.
 
 Source: Simonyan & Zisserman 2015 (Very Deep Convolutional Networks), table 1; Girshick 2015 (Fast R-CNN), sec. 2.3 for
 leaving out the last max-pooling and sec. 4.5 for which stages to freeze.
@@ -21,10 +21,11 @@ from mrcnn_zoo.structures import FeatureSpec
 
 
 class ConvStages(nn.Module):
-    """Stages of 3 x 3 convolutions named conv1, conv2, ..., each at half the resolution of the one before.
+    """Stages of 3 x 3 convolutions, conv1, conv2, ..., each at half the resolution of the one before.
 
-    The map of a stage is what its last convolution returns. Max-pooling comes between the stages; the map `pool{n}` is
-    the last stage's after one more. Convolution i of stage s is the module `conv{s}_{i}`, its norm `norm{s}_{i}`.
+    The map of a stage is the output of its last convolution. Max-pooling separates the stages; the map `pool{n}` is
+    that of the last stage after one more. Convolution i of stage s is the module `conv{s}_{i}`, its norm
+    `norm{s}_{i}`.
 
     Args:
         in_channels: C of the images.
@@ -75,7 +76,11 @@ class ConvStages(nn.Module):
         return {name: outputs[name] for name in self.output_specs}
 
     def freeze(self, at: int) -> None:
-        """Turn the stages up to conv`at` into constants, batch norms into frozen ones."""
+        """Freeze the stages up to conv`at`; their batch norms become frozen batch norms.
+
+        Args:
+            at: number of the last frozen stage; 0 for none.
+        """
         for name, module in list(self.named_children()):
             if int(name.removeprefix("conv").removeprefix("norm").split("_")[0]) <= at:
                 module.requires_grad_(False)
@@ -95,7 +100,12 @@ MAPS = ("conv1", "conv2", "conv3", "conv4", "conv5", "pool5")
 
 @BACKBONES.register("build_vgg_backbone")
 def build_vgg_backbone(cfg: CfgNode, input_channels: int) -> ConvStages:
-    """The VGG of `MODEL.VGG` as deep as its outputs need, frozen up to stage `MODEL.BACKBONE.FREEZE_AT`."""
+    """The VGG of `MODEL.VGG` with the stages its outputs need, frozen up to stage `MODEL.BACKBONE.FREEZE_AT`.
+
+    Args:
+        cfg: the whole config.
+        input_channels: C of the images.
+    """
     settings = cfg.MODEL.VGG
     if settings.DEPTH not in CONVOLUTIONS:
         raise UserError(f"MODEL.VGG.DEPTH = {settings.DEPTH} should be one of {', '.join(map(str, CONVOLUTIONS))}.")
@@ -118,7 +128,12 @@ def build_vgg_backbone(cfg: CfgNode, input_channels: int) -> ConvStages:
 
 @BACKBONES.register("build_plain_cnn_backbone")
 def build_plain_cnn_backbone(cfg: CfgNode, input_channels: int) -> ConvStages:
-    """The network of `MODEL.PLAIN_CNN`, frozen up to stage `MODEL.BACKBONE.FREEZE_AT`."""
+    """The network of `MODEL.PLAIN_CNN`, frozen up to stage `MODEL.BACKBONE.FREEZE_AT`.
+
+    Args:
+        cfg: the whole config.
+        input_channels: C of the images.
+    """
     settings = cfg.MODEL.PLAIN_CNN
     stages = [[channels] * settings.CONVS_PER_STAGE for channels in settings.CHANNELS]
     maps = [*(f"conv{number}" for number in range(1, len(stages) + 1)), f"pool{len(stages)}"]

@@ -146,5 +146,5 @@ def test_the_pyramid_also_asks_for_what_its_bottom_needs() -> None:
 
 
 def test_an_unknown_fusion_is_refused() -> None:
-    with pytest.raises(UserError, match=r"MODEL.FPN.FUSE_TYPE = 'max' should be one of sum, avg"):
+    with pytest.raises(UserError, match=r"MODEL.FPN.FUSE_TYPE = 'max' is not one of 'sum', 'avg'"):
         configured("MODEL.FPN.FUSE_TYPE", "max")
