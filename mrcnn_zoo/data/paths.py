@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mrcnn_zoo.data.images.reading import EXIF_ORIENTATION, FileImage, open_image
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.structures import ImageSize
 
 ROOT_VARIABLES = ("MRCNN_ZOO_DATASETS", "DETECTRON2_DATASETS")
@@ -183,17 +183,13 @@ def write_cache(name: str, key: str, content: Any) -> None:
         key: see `cache_key`.
         content: lists, dicts, numbers and strings.
     """
-    path = _file_of(name, key)
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as raw, gzip.open(raw, "wt", encoding="utf-8", compresslevel=1) as file:
-                json.dump(content, file, separators=(",", ":"))
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+
+    def write(file: BinaryIO) -> None:
+        with gzip.open(file, "wt", encoding="utf-8", compresslevel=1) as text:
+            json.dump(content, text, separators=(",", ":"))
+
+    with contextlib.suppress(UserError):
+        write_atomically(_file_of(name, key), write)
 
 
 def _file_of(name: str, key: str) -> Path:

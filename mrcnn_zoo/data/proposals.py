@@ -7,7 +7,6 @@ and `objectness` (T,). Coordinates are pixels of the image files.
 """
 
 import logging
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog
 from mrcnn_zoo.data.transforms import AffineTransform
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.model_zoo.download import local_path
+from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.restricted_pickle import load_numpy_pickle
 from mrcnn_zoo.structures import Proposals
 from mrcnn_zoo.structures.summary import summary
@@ -102,20 +102,7 @@ def write_proposals(path: Path, proposals: Mapping[int | str, StoredProposals]) 
             f"{path}: proposals are written as {' or '.join(FORMATS)}; give the file one of these suffixes."
         )
     write = _write_pickle if path.suffix == ".pkl" else _write_arrays
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write proposals to {path}: {error}.") from error
-    try:
-        with temporary.open("wb") as file:
-            write(proposals, file)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write proposals to {path}: {error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_atomically(path, lambda file: write(proposals, file))
 
 
 def _read_pickle(path: Path) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:

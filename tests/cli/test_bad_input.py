@@ -142,7 +142,7 @@ def test_unknown_category(coco, refused) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_set(3, image_id=[1]), "annotation 3 has image_id [1], which is no id"),
+        (_set(3, image_id=[1]), "annotation 3 has image_id [1], which is not the id"),
         (_set(3, id=2**70), f"id {2**70} in 'annotations' is too large"),
         (_set(3, id="three"), "id 'three' in 'annotations' is not a whole number"),
         (_set(3, id=True), "id True in 'annotations' is not a whole number"),

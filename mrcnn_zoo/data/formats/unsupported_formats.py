@@ -97,11 +97,7 @@ def _format_of_files(folder: Path) -> str:
     """The format of the first JSON, XML or text file in a folder; annotation folders are searched recursively."""
     is_searched = folder.name in ANNOTATION_FOLDERS
     files = sorted(islice(folder.rglob("*") if is_searched else folder.iterdir(), MAX_FILES))
-    for suffix, detect in (
-        (".json", _format_of_json_file),
-        (".xml", _format_of_xml_file),
-        (".txt", _format_of_text_file),
-    ):
+    for suffix, detect in DETECTORS.items():
         found = [path for path in files if path.suffix.lower() == suffix and path.name.lower() not in NOT_ANNOTATIONS]
         name = detect(found[0]) if found else ""
         if name:
