@@ -9,10 +9,12 @@ from mrcnn_zoo.config.loading import (
     resolve_config,
 )
 from mrcnn_zoo.config.node import CfgNode, default_config
+from mrcnn_zoo.config.rules import choice_of
 
 __all__ = [
     "CfgNode",
     "changed_config",
+    "choice_of",
     "config_from_settings",
     "config_from_text",
     "default_config",

@@ -4,12 +4,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from mrcnn_zoo.config.defaults import ALL_KEYS
+from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME
 from mrcnn_zoo.config.keys import COMMAND_LINE, DEFAULT, Key, Origin, is_number
 from mrcnn_zoo.config.node import CfgNode
 from mrcnn_zoo.errors import UserError
+
+Choice = TypeVar("Choice")
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,24 @@ def has_point_head(config: CfgNode) -> bool:
     """Whether the model has PointRend's point head."""
     mask_head = config.MODEL.ROI_MASK_HEAD
     return config.MODEL.MASK_ON and mask_head.NAME == "PointRendMaskHead" and mask_head.POINT_HEAD_ON
+
+
+def choice_of(config: CfgNode, name: str, table: Mapping[Any, Choice]) -> Choice:
+    """The entry of a builder's table that a key selects.
+
+    Args:
+        config: the root.
+        name: dotted name of a key whose `choices` are the table's names.
+        table: what each of them stands for.
+
+    Raises:
+        UserError: another value, with the key, the choices and the nearest one.
+    """
+    key, value = KEYS_BY_NAME[name], config.value_of(name)
+    assert set(table) == set(key.choices), f"{name} declares {key.choices}, its builder has {tuple(table)}"
+    if value not in table:
+        raise UserError(f"{_place(config.origin_of(name))}{name} = {value!r} {key.problem_of(value)}")
+    return table[value]
 
 
 def check_values(config: CfgNode) -> None:

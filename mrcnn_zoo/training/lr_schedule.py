@@ -16,7 +16,6 @@ from mrcnn_zoo.registries import LR_SCHEDULES
 
 PROGRESS_EPSILON = 1e-6  # an iteration that lies on a step by arithmetic counts as having reached it
 INSPECTED_ITERATIONS = 500  # of a schedule that is looked at before it begins
-WARMUP_METHODS = ("linear", "constant")
 
 
 @dataclass(frozen=True)
@@ -170,10 +169,6 @@ def build_even_step(cfg: CfgNode) -> LRSchedule:
 
 
 def _with_warmup(cfg: CfgNode, decay: Callable[[float], float]) -> LRSchedule:
-    if cfg.SOLVER.WARMUP_METHOD not in WARMUP_METHODS:
-        raise UserError(
-            f"SOLVER.WARMUP_METHOD = {cfg.SOLVER.WARMUP_METHOD!r} must be one of {', '.join(WARMUP_METHODS)}."
-        )
     warmup = Warmup(
         fraction=min(cfg.SOLVER.WARMUP_ITERS / cfg.SOLVER.MAX_ITER, 1.0),
         start=cfg.SOLVER.WARMUP_FACTOR,

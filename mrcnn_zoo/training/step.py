@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.registry import did_you_mean
 from mrcnn_zoo.structures import Sample, TrainingOutput, training_output
 from mrcnn_zoo.training.reduction import LossReduction
 
@@ -68,10 +67,8 @@ def build_precision(cfg: CfgNode, device: torch.device) -> Precision:
     """What SOLVER.AMP asks for, as far as the device has it."""
     if not cfg.SOLVER.AMP.ENABLED:
         return Precision(device.type)
-    choices = {"auto": _best_dtype(device), "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if cfg.SOLVER.AMP.DTYPE not in choices:
-        raise UserError(f"SOLVER.AMP.DTYPE = {cfg.SOLVER.AMP.DTYPE!r} is not one of {', '.join(choices)}.")
-    dtype = choices[cfg.SOLVER.AMP.DTYPE]
+    dtypes = {"auto": _best_dtype(device), "bfloat16": torch.bfloat16, "float16": torch.float16}
+    dtype = choice_of(cfg, "SOLVER.AMP.DTYPE", dtypes)
     if dtype is None:
         logger.info("this processor has no bfloat16: training in float32 in spite of SOLVER.AMP.ENABLED")
     if dtype == torch.float16 and device.type != "cuda":
@@ -152,12 +149,7 @@ def build_clipper(cfg: CfgNode) -> Clipper | None:
         "norm": lambda parameters: clip_each_norm(parameters, limit=limit, norm_type=norm_type),
         "full_model": lambda parameters: clip_total_norm(parameters, limit=limit, norm_type=norm_type),
     }
-    if settings.CLIP_TYPE not in clippers:
-        raise UserError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE = {settings.CLIP_TYPE!r} is not one of {', '.join(clippers)}."
-            f"{did_you_mean(settings.CLIP_TYPE, clippers)}"
-        )
-    return clippers[settings.CLIP_TYPE]
+    return choice_of(cfg, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clippers)
 
 
 class Updater:

@@ -27,6 +27,7 @@ DETECTRON2_KEYS = (
         "INPUT.MIN_SIZE_TRAIN_SAMPLING",
         "choice",
         "How a length is drawn from INPUT.MIN_SIZE_TRAIN: choice of one, or range between its two.",
+        choices=("choice", "range"),
     ),
     Key(
         "INPUT.MAX_SIZE_TRAIN",
@@ -50,6 +51,7 @@ DETECTRON2_KEYS = (
         "INPUT.RANDOM_FLIP",
         "horizontal",
         "Direction in which half of the training images are mirrored: horizontal, vertical or none.",
+        choices=("horizontal", "vertical", "none"),
     ),
     Key("INPUT.CROP.ENABLED", False, "Cut a random window out of each training image before it is scaled."),
     Key(
@@ -57,6 +59,7 @@ DETECTRON2_KEYS = (
         "relative_range",
         "How INPUT.CROP.SIZE is meant: relative (fractions of the image), relative_range (random fractions from "
         "there to 1), absolute (pixels) or absolute_range (random between the two numbers of pixels).",
+        choices=("relative", "relative_range", "absolute", "absolute_range"),
     ),
     Key(
         "INPUT.CROP.SIZE",
@@ -71,6 +74,7 @@ DETECTRON2_KEYS = (
         "BGR",
         "Order of the colour channels the model sees: BGR, RGB, or L for one grey channel. With one value in "
         "MODEL.PIXEL_MEAN it is always L; other numbers of channels than 1 and 3 stay in the order of the file.",
+        choices=("BGR", "RGB", "L"),
     ),
     Key(
         "INPUT.MASK_FORMAT",

@@ -88,7 +88,7 @@ DETECTRON2_KEYS = (
         "Fusion of a level with the coarser one: sum, or avg for half of that.",
         choices=("sum", "avg"),
     ),
-    Key("MODEL.RESNETS.DEPTH", 50, "Layers of the ResNet: 18, 34, 50, 101 or 152.", range=AT_LEAST_ONE),
+    Key("MODEL.RESNETS.DEPTH", 50, "Number of layers of the ResNet.", choices=(18, 34, 50, 101, 152)),
     Key(
         "MODEL.RESNETS.OUT_FEATURES",
         ["res4"],
@@ -173,8 +173,8 @@ NEW_KEYS = (
     Key(
         "MODEL.VGG.DEPTH",
         16,
-        "Layers of the VGG with weights: 11, 13, 16 or 19, fc6 to fc8 included.",
-        range=AT_LEAST_ONE,
+        "Number of layers of the VGG with weights, fc6 to fc8 included.",
+        choices=(11, 13, 16, 19),
     ),
     Key(
         "MODEL.VGG.OUT_FEATURES",

@@ -54,6 +54,7 @@ DETECTRON2_KEYS = (
         "SOLVER.WARMUP_METHOD",
         "linear",
         "How the warm-up goes on from WARMUP_FACTOR: linear growth, or constant until it ends.",
+        choices=("linear", "constant"),
     ),
     Key(
         "SOLVER.RESCALE_INTERVAL",
@@ -89,6 +90,7 @@ DETECTRON2_KEYS = (
         "value",
         "What is clipped: value (each number), norm (each parameter's gradient) or full_model (the norm of all "
         "together).",
+        choices=("value", "norm", "full_model"),
     ),
     Key("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, "Largest absolute value or norm left by clipping.", range=POSITIVE),
     Key(
@@ -145,6 +147,7 @@ NEW_KEYS = (
         "auto",
         "Precision under AMP: bfloat16, float16 (needs CUDA), or auto: bfloat16 where the hardware computes it, else "
         "float16 on CUDA and float32 on the CPU.",
+        choices=("auto", "bfloat16", "float16"),
     ),
     Key(
         "SOLVER.EARLY_STOPPING.PATIENCE",

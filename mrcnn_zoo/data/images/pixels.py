@@ -8,10 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.data.images.problems import note_once
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.registry import did_you_mean
 
 STRETCH_PERCENTILES = (0.1, 99.9)  # so that a few hot or dead pixels do not determine the contrast
 UINT16_TO_UINT8 = 257.0  # 65535 / 255
@@ -64,14 +63,13 @@ def keep(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
 
 DepthReduction = Callable[[NDArray[np.generic]], NDArray[np.generic]]
 DEPTH_REDUCTIONS: dict[str, DepthReduction] = {"stretch": stretch, "divide": divide, "keep": keep}
-PIXEL_FORMATS = ("BGR", "RGB", "L")
 COLORS = 3  # channels of RGB
 CHANNELS_WITH_ALPHA = (2, 4)
 
 
 def depth_reduction_of(cfg: CfgNode) -> DepthReduction:
     """What INPUT.SIXTEEN_BIT names."""
-    return DEPTH_REDUCTIONS[_known("INPUT.SIXTEEN_BIT", cfg.INPUT.SIXTEEN_BIT, tuple(DEPTH_REDUCTIONS))]
+    return choice_of(cfg, "INPUT.SIXTEEN_BIT", DEPTH_REDUCTIONS)
 
 
 def num_channels_of(cfg: CfgNode) -> int:
@@ -94,13 +92,14 @@ def pixel_format_of(cfg: CfgNode) -> str:
     Raises:
         UserError: an unknown name, or "L" for a model of several channels.
     """
-    pixel_format, count = _known("INPUT.FORMAT", cfg.INPUT.FORMAT, PIXEL_FORMATS), num_channels_of(cfg)
-    if pixel_format == "L" and count > 1:
+    choice_of(cfg, "INPUT.FORMAT", PIXEL_FORMATS)
+    count = num_channels_of(cfg)
+    if cfg.INPUT.FORMAT == "L" and count > 1:
         raise UserError(
             f"INPUT.FORMAT = 'L' is one grey channel, but MODEL.PIXEL_MEAN has {count} values; give it and "
             "MODEL.PIXEL_STD one value."
         )
-    return "L" if count == 1 else pixel_format
+    return "L" if count == 1 else cfg.INPUT.FORMAT
 
 
 def check_pixel_statistics(mean: Sequence[float], std: Sequence[float], *, sixteen_bit: str) -> None:
@@ -213,11 +212,7 @@ def order_channels(image: Tensor, pixel_format: str) -> Tensor:
         image: (3, H, W) RGB; any other number of channels is returned unchanged.
         pixel_format: "BGR", "RGB" or "L", which gives one channel.
     """
-    if len(image) != 3 or pixel_format == "RGB":
-        return image
-    if pixel_format == "BGR":
-        return image.flip(0)
-    return luma(image)
+    return PIXEL_FORMATS[pixel_format](image) if len(image) == COLORS else image
 
 
 def luma(image: Tensor) -> Tensor:
@@ -229,7 +224,8 @@ def luma(image: Tensor) -> Tensor:
     return ((red + green + blue + (1 << (LUMA_BITS - 1))) >> LUMA_BITS).to(image.dtype)[None]
 
 
-def _known(key: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise UserError(f"{key} = {value!r} is not one of {', '.join(known)}.{did_you_mean(value, known)}")
-    return value
+PIXEL_FORMATS: dict[str, Callable[[Tensor], Tensor]] = {  # of a (3, H, W) RGB image
+    "BGR": lambda image: image.flip(0),
+    "RGB": lambda image: image,
+    "L": luma,
+}

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.data.transforms.transform import AffineTransform, Augmentation, Transform, size_of
-from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import AUGMENTATIONS
-from mrcnn_zoo.registry import did_you_mean
 from mrcnn_zoo.structures import ImageSize
 
 
@@ -102,23 +100,20 @@ def _share_of(size: ImageSize, share: tuple[float, float]) -> ImageSize:
     return max(1, int(size[0] * share[0] + 0.5)), max(1, int(size[1] * share[1] + 0.5))
 
 
-RELATIVE_TYPES: dict[str, Callable[[tuple[float, float]], CropSize]] = {
+def _pixels(size: tuple[float, float]) -> tuple[int, int]:
+    return int(size[0]), int(size[1])
+
+
+CROP_SIZES: dict[str, Callable[[tuple[float, float]], CropSize]] = {
     "relative": RelativeSize,
     "relative_range": RelativeRangeSize,
-}
-ABSOLUTE_TYPES: dict[str, Callable[[tuple[int, int]], CropSize]] = {
-    "absolute": AbsoluteSize,
-    "absolute_range": AbsoluteRangeSize,
+    "absolute": lambda size: AbsoluteSize(_pixels(size)),
+    "absolute_range": lambda bounds: AbsoluteRangeSize(_pixels(bounds)),
 }
 
 
 @AUGMENTATIONS.register("RandomCrop")
 def build_random_crop(cfg: CfgNode) -> Augmentation:
     """The crop that INPUT.CROP describes."""
-    kind, size = cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE
-    if kind not in RELATIVE_TYPES and kind not in ABSOLUTE_TYPES:
-        known = [*RELATIVE_TYPES, *ABSOLUTE_TYPES]
-        raise UserError(f"INPUT.CROP.TYPE = {kind!r} is not one of {', '.join(known)}.{did_you_mean(kind, known)}")
-    if kind in RELATIVE_TYPES:
-        return RandomCrop(RELATIVE_TYPES[kind]((float(size[0]), float(size[1]))))
-    return RandomCrop(ABSOLUTE_TYPES[kind]((int(size[0]), int(size[1]))))
+    first, second = cfg.INPUT.CROP.SIZE
+    return RandomCrop(choice_of(cfg, "INPUT.CROP.TYPE", CROP_SIZES)((float(first), float(second))))

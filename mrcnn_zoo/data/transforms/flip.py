@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.data.transforms.transform import AffineTransform, Augmentation, NoTransform, Transform, size_of
-from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import AUGMENTATIONS
 from mrcnn_zoo.structures import ImageSize
 
@@ -143,9 +142,7 @@ FLIPS: dict[str, type[Augmentation]] = {
 @AUGMENTATIONS.register("RandomFlip")
 def build_random_flip(cfg: CfgNode) -> Augmentation:
     """The flip that INPUT.RANDOM_FLIP names."""
-    if cfg.INPUT.RANDOM_FLIP not in FLIPS:
-        raise UserError(f"INPUT.RANDOM_FLIP = {cfg.INPUT.RANDOM_FLIP!r} is not one of {', '.join(FLIPS)}.")
-    return FLIPS[cfg.INPUT.RANDOM_FLIP]()
+    return choice_of(cfg, "INPUT.RANDOM_FLIP", FLIPS)()
 
 
 @AUGMENTATIONS.register("RandomHorizontalFlip")

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.data.transforms.transform import AffineTransform, Augmentation, NoTransform, Transform, size_of
-from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import AUGMENTATIONS
 from mrcnn_zoo.structures import ImageSize
 
@@ -53,13 +52,12 @@ class ResizeShortestEdgeRange:
     """Resizing of the shortest side to a random length, with a bound on the longest side.
 
     Args:
-        shortest: the smallest length, in pixels.
-        longest: the largest length, in pixels.
+        bounds: lowest and highest length, in pixels, both included.
         max_size: upper bound of the longest side, in pixels.
     """
 
-    def __init__(self, shortest: int, longest: int, *, max_size: int) -> None:
-        self.bounds = (shortest, longest)
+    def __init__(self, bounds: Sequence[int], *, max_size: int) -> None:
+        self.bounds = tuple(bounds)
         self.max_size = max_size
 
     def get_transform(self, image: Tensor, rng: np.random.Generator) -> Transform:
@@ -101,15 +99,17 @@ def shortest_edge_size(size: ImageSize, length: int, max_size: int) -> ImageSize
     return max(1, int(sides[0] + 0.5)), max(1, int(sides[1] + 0.5))
 
 
+RESIZES: dict[str, type[ResizeShortestEdge | ResizeShortestEdgeRange]] = {
+    "choice": ResizeShortestEdge,
+    "range": ResizeShortestEdgeRange,
+}
+
+
 @AUGMENTATIONS.register("ResizeShortestEdge")
 def build_resize_shortest_edge(cfg: CfgNode) -> Augmentation:
     """The resizing of training images."""
-    lengths, sampling = list(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    if sampling == "choice":
-        return ResizeShortestEdge(lengths, max_size=cfg.INPUT.MAX_SIZE_TRAIN)
-    if sampling != "range":
-        raise UserError(f"INPUT.MIN_SIZE_TRAIN_SAMPLING = {sampling!r} is neither 'choice' nor 'range'.")
-    return ResizeShortestEdgeRange(lengths[0], lengths[1], max_size=cfg.INPUT.MAX_SIZE_TRAIN)
+    resize = choice_of(cfg, "INPUT.MIN_SIZE_TRAIN_SAMPLING", RESIZES)
+    return resize(cfg.INPUT.MIN_SIZE_TRAIN, max_size=cfg.INPUT.MAX_SIZE_TRAIN)
 
 
 def build_eval_resize(cfg: CfgNode) -> Augmentation:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import Conv2d, build_norm, caffe2_xavier_init_
 from mrcnn_zoo.modeling.backbones.resnet import build_resnet_backbone
@@ -184,7 +184,7 @@ def build_fpn(cfg: CfgNode, bottom_up: Backbone, *, default_top_block: str = "ma
         in_features=list(settings.IN_FEATURES),
         out_channels=settings.OUT_CHANNELS,
         build_norm=partial(build_norm, settings.NORM, key="MODEL.FPN.NORM"),
-        fuse=FUSIONS[settings.FUSE_TYPE],
+        fuse=choice_of(cfg, "MODEL.FPN.FUSE_TYPE", FUSIONS),
         top_block=top_block,
         top_source=top_source,
     )

@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import build_norm, freeze_batch_norms
 from mrcnn_zoo.modeling.backbones.residual_blocks import (
@@ -94,13 +94,13 @@ def build_resnet_backbone(cfg: CfgNode, input_channels: int) -> ResNet:
         UserError: settings that exclude each other.
     """
     settings = cfg.MODEL.RESNETS
-    _check_settings(settings)
+    _check_settings(cfg)
     channels, stride = settings.STEM_OUT_CHANNELS, Stem.stride
     stem = Stem(
         input_channels,
         channels,
         build_norm=partial(build_norm, settings.NORM, key="MODEL.RESNETS.NORM"),
-        pool=STEM_POOLS[settings.STEM_POOL],
+        pool=choice_of(cfg, "MODEL.RESNETS.STEM_POOL", STEM_POOLS),
     )
     stages, specs = {}, {"stem": FeatureSpec(channels, stride)}
     for index, name in enumerate(_needed_stages(settings.OUT_FEATURES)):
@@ -121,7 +121,7 @@ def build_res5_stage(cfg: CfgNode) -> tuple[nn.Sequential, FeatureSpec]:
         their input.
     """
     settings = cfg.MODEL.RESNETS
-    _check_settings(settings)
+    _check_settings(cfg)
     index = STAGES.index("res5")
     blocks = _build_stage(settings, index, in_channels=_out_channels(settings, index - 1), first_stride=2)
     return nn.Sequential(*blocks), FeatureSpec(_out_channels(settings, index), stride=2)
@@ -171,10 +171,9 @@ def _needed_stages(out_features: list[str]) -> tuple[str, ...]:
     return STAGES[: max((STAGES.index(name) + 1 for name in out_features if name in STAGES), default=0)]
 
 
-def _check_settings(settings: CfgNode) -> None:
-    depths = sorted(BASIC_BLOCKS | BOTTLENECK_BLOCKS)
-    if settings.DEPTH not in depths:
-        raise UserError(f"MODEL.RESNETS.DEPTH = {settings.DEPTH} should be one of {', '.join(map(str, depths))}.")
+def _check_settings(cfg: CfgNode) -> None:
+    settings = cfg.MODEL.RESNETS
+    choice_of(cfg, "MODEL.RESNETS.DEPTH", BASIC_BLOCKS | BOTTLENECK_BLOCKS)
     known = ("stem", *STAGES)
     if not settings.OUT_FEATURES or not set(settings.OUT_FEATURES) <= set(known):
         raise UserError(f"MODEL.RESNETS.OUT_FEATURES = {settings.OUT_FEATURES} should name some of {', '.join(known)}.")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import Conv2d, build_norm, freeze_batch_norms, kaiming_init_
 from mrcnn_zoo.registries import BACKBONES
@@ -107,13 +107,12 @@ def build_vgg_backbone(cfg: CfgNode, input_channels: int) -> ConvStages:
         input_channels: C of the images.
     """
     settings = cfg.MODEL.VGG
-    if settings.DEPTH not in CONVOLUTIONS:
-        raise UserError(f"MODEL.VGG.DEPTH = {settings.DEPTH} should be one of {', '.join(map(str, CONVOLUTIONS))}.")
+    convolutions = choice_of(cfg, "MODEL.VGG.DEPTH", CONVOLUTIONS)
     wanted = settings.OUT_FEATURES
     if not wanted or not set(wanted) <= set(MAPS):
         raise UserError(f"MODEL.VGG.OUT_FEATURES = {wanted} should name some of {', '.join(MAPS)}.")
     needed = 1 + max(min(MAPS.index(name), len(WIDENING) - 1) for name in wanted)
-    counts = CONVOLUTIONS[settings.DEPTH][:needed]
+    counts = convolutions[:needed]
     vgg = ConvStages(
         input_channels,
         stages=[

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.losses.box_regression import BoxLoss
 from mrcnn_zoo.losses.classification import binary_cross_entropy, sigmoid_focal_loss
 from mrcnn_zoo.modeling.anchors import build_anchored_levels
@@ -275,10 +275,12 @@ def _build_labeler(cfg: CfgNode) -> AnchorLabeler:
 
 
 def _build_objectness_loss(cfg: CfgNode) -> ObjectnessLoss:
-    if cfg.MODEL.RPN.CLS_LOSS_TYPE == "cross_entropy":
-        return binary_cross_entropy
     alpha, gamma = cfg.MODEL.RPN.FOCAL_LOSS_ALPHA, cfg.MODEL.RPN.FOCAL_LOSS_GAMMA
-    return lambda logits, is_object: sigmoid_focal_loss(logits, is_object, alpha=alpha, gamma=gamma).sum()
+    losses: dict[str, ObjectnessLoss] = {
+        "cross_entropy": binary_cross_entropy,
+        "focal": lambda logits, is_object: sigmoid_focal_loss(logits, is_object, alpha=alpha, gamma=gamma).sum(),
+    }
+    return choice_of(cfg, "MODEL.RPN.CLS_LOSS_TYPE", losses)
 
 
 def _build_selection(cfg: CfgNode, coder: BoxCoder, pre_nms_topk: int, post_nms_topk: int) -> ProposalSelection:
@@ -289,5 +291,5 @@ def _build_selection(cfg: CfgNode, coder: BoxCoder, pre_nms_topk: int, post_nms_
         iou_threshold=cfg.MODEL.RPN.NMS_THRESH,
         min_size=cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
         joins_levels=cfg.MODEL.RPN.ACROSS_LEVELS,
-        rank=RANKINGS[cfg.MODEL.RPN.RANK_BY],
+        rank=choice_of(cfg, "MODEL.RPN.RANK_BY", RANKINGS),
     )

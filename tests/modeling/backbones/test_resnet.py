@@ -170,7 +170,7 @@ def test_no_images_give_empty_maps() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"RESNETS__DEPTH": 42}, "MODEL.RESNETS.DEPTH = 42 should be one of 18, 34, 50, 101, 152"),
+        ({"RESNETS__DEPTH": 42}, "MODEL.RESNETS.DEPTH = 42 is not one of 18, 34, 50, 101, 152"),
         ({"RESNETS__OUT_FEATURES": ["res6"]}, r"MODEL.RESNETS.OUT_FEATURES = \['res6'\]"),
         ({"RESNETS__RES5_DILATION": 3}, "RES5_DILATION = 3"),
         ({"RESNETS__DEPTH": 18, "RESNETS__RES2_OUT_CHANNELS": 256}, "set it to 64 for ResNet-18"),

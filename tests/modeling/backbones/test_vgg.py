@@ -85,7 +85,7 @@ def test_no_images_give_empty_maps() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"VGG__DEPTH": 17}, "MODEL.VGG.DEPTH = 17 should be one of 11, 13, 16, 19"),
+        ({"VGG__DEPTH": 17}, "MODEL.VGG.DEPTH = 17 is not one of 11, 13, 16, 19"),
         ({"VGG__OUT_FEATURES": ["conv5_3"]}, "MODEL.VGG.OUT_FEATURES = .* should name some of conv1"),
         ({"VGG__OUT_FEATURES": []}, "should name some of"),
     ],
