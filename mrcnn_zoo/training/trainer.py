@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.checkpoint import Checkpointer, load_checkpoint
 from mrcnn_zoo.distributed.processes import gather_on_main_process, maximum_over_processes, rank, world_size
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.modeling.contracts import RemembersTraining
+from mrcnn_zoo.modeling.contracts import HasTrainingState
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.averaging import WeightsAverage
 from mrcnn_zoo.training.hook import Hook, Results, StepReport
@@ -271,8 +271,8 @@ def last_training_state(checkpointer: Checkpointer) -> dict[str, Any] | None:
     return state
 
 
-def _remembering(model: nn.Module) -> Iterator[tuple[str, RemembersTraining]]:
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, RemembersTraining))
+def _remembering(model: nn.Module) -> Iterator[tuple[str, HasTrainingState]]:
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, HasTrainingState))
 
 
 def _another_model_message(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str:

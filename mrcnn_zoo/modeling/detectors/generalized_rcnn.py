@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.backbones import build_backbone
-from mrcnn_zoo.modeling.contracts import AnswersForBoxes, Backbone, ProposalGenerator, RoIHeads
+from mrcnn_zoo.modeling.contracts import Backbone, PredictsInBoxes, ProposalGenerator, RoIHeads
 from mrcnn_zoo.modeling.detectors.input_output import (
     Collation,
     all_to_original_size,
@@ -114,7 +114,7 @@ class GeneralizedRCNN(nn.Module):
             UserError: region heads that cannot predict in given boxes, tensors of another shape, or a class that
                 the model does not have.
         """
-        if not isinstance(self.roi_heads, AnswersForBoxes):
+        if not isinstance(self.roi_heads, PredictsInBoxes):
             raise UserError(
                 f"{type(self.roi_heads).__name__} (MODEL.ROI_HEADS.NAME) has no method predict_in_boxes, so it cannot "
                 "predict in given boxes."

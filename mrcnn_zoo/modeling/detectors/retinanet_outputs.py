@@ -36,7 +36,7 @@ class LabeledAnchors:
 class RunningCount(nn.Module):
     """A running mean of the positives of the batches of all processes together, by which losses are divided.
 
-    It is no weight: checkpoints of models do not have it, so it is kept beside them (`RemembersTraining`).
+    It is no weight: checkpoints of models do not have it, so it is kept beside them (`HasTrainingState`).
     """
 
     value: Tensor  # scalar

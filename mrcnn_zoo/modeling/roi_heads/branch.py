@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError, kind_of
-from mrcnn_zoo.modeling.contracts import Features, HandsOnMasks, SelectsRegions
+from mrcnn_zoo.modeling.contracts import Features, ProvidesMasks, SelectsRegions
 from mrcnn_zoo.modeling.poolers import build_head_pooler, select_specs
 from mrcnn_zoo.registries import KEYPOINT_HEADS, MASK_HEADS, REGION_BRANCHES
 from mrcnn_zoo.structures import (
@@ -84,7 +84,7 @@ class PooledBranch(RegionBranch):
             selected: R_i regions of each image that the head trains on.
             regions: all foreground regions of each image.
         """
-        if not isinstance(self, HandsOnMasks) or _overrides_losses_only(type(self)):
+        if not isinstance(self, ProvidesMasks) or _overrides_losses_only(type(self)):
             returned = cast(Any, super(RegionBranch, self)).losses(pooled, selected)
             return regions, training_output(returned, made_by=self)
         probabilities, output = self.supervise(pooled, selected)

@@ -181,7 +181,7 @@ def _masks_in_training(table: LabeledRegions) -> Tensor:
     if table.mask_probabilities is None:
         raise UserError(
             "MaskIoUHead (MODEL.ROI_HEADS.BRANCHES) needs the masks of the mask head in training, and the head of "
-            "MODEL.ROI_MASK_HEAD.NAME has no `supervise` that returns them (modeling/contracts.py, HandsOnMasks): use "
+            "MODEL.ROI_MASK_HEAD.NAME has no `supervise` that returns them (modeling/contracts.py, ProvidesMasks): use "
             "MaskRCNNConvUpsampleHead, or remove MaskIoUHead."
         )
     return table.mask_probabilities

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import build_model
-from mrcnn_zoo.modeling.contracts import RemembersTraining
+from mrcnn_zoo.modeling.contracts import HasTrainingState
 from mrcnn_zoo.modeling.detectors.retinanet_outputs import DenseSelection, RunningCount
 from mrcnn_zoo.modeling.suppression import GreedySuppression
 from mrcnn_zoo.ops.box_coding import BoxCoder
@@ -90,7 +90,7 @@ def test_divisor_is_a_running_mean_in_training_and_the_count_otherwise() -> None
 def test_divisor_is_remembered_and_is_no_weight(retinanet: Callable[..., nn.Module]) -> None:
     model, other = retinanet(), retinanet()
     model.losses([sample(BOX)]).total()
-    (name,) = (name for name, part in model.named_modules() if isinstance(part, RemembersTraining))
+    (name,) = (name for name, part in model.named_modules() if isinstance(part, HasTrainingState))
     assert not any(key.startswith(name) for key in model.state_dict())
     other.get_submodule(name).load_training_state(model.get_submodule(name).training_state())
     assert other.get_submodule(name).value == model.get_submodule(name).value != 100
