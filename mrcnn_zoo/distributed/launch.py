@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing import api as agent_processes
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -45,6 +46,7 @@ MEETING_SECONDS = 1800  # in which all machines must have started, or started ag
 AGENT_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn", "torchelastic-events-null")
 NO_SHARED_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 HOSTING_DELAY = 1.0  # seconds for the agents of the other machines to end
+AGENT_SIGNALS_ARE_CONFIGURABLE = "signals_to_handle" in {field.name for field in fields(LaunchConfig)}  # torch 2.9
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +99,6 @@ def launch(work: Work, arguments: Sequence[Any], layout: ProcessLayout) -> int:
         return _WorkerGroup(layout, Path(reports)).run(work, arguments)
 
 
-# --- layout -----------------------------------------------------------------------------------------------------------
-
-
 def _check(layout: ProcessLayout) -> None:
     if layout.processes_per_machine < 1 or layout.num_machines < 1:
         raise UserError(
@@ -138,13 +137,14 @@ def _check_device(device: str, world_size: int) -> None:
     if world_size > 1 and number:
         raise UserError(
             f"MODEL.DEVICE = {device} is one device, but there are {world_size} processes. Use MODEL.DEVICE "
-            f"{name}; the variable CUDA_VISIBLE_DEVICES says which GPUs they take."
+            f"{name}; CUDA_VISIBLE_DEVICES selects their GPUs."
         )
 
 
 def _agent_config(layout: ProcessLayout, folder: Path) -> LaunchConfig:
     """The settings of the elastic agent of this machine; c10d rendezvous, hosted by the machine of rank 0."""
     is_host = layout.machine_rank == 0
+    extra: dict[str, Any] = {"signals_to_handle": "SIGHUP,SIGQUIT"} if AGENT_SIGNALS_ARE_CONFIGURABLE else {}
     endpoint, host = "127.0.0.1:0", "127.0.0.1"
     if layout.num_machines > 1:
         parts = urlsplit(layout.url)
@@ -161,11 +161,9 @@ def _agent_config(layout: ProcessLayout, folder: Path) -> LaunchConfig:
         local_addr=host if is_host else f"~{layout.machine_rank:06d}",
         max_restarts=layout.max_restarts,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # nothing is redirected to it
-        signals_to_handle="SIGHUP,SIGQUIT",  # SIGINT and SIGTERM are handled by `_WorkerGroup`
+        # SIGINT and SIGTERM are handled by `_WorkerGroup`.
+        **extra,
     )
-
-
-# --- the launcher -----------------------------------------------------------------------------------------------------
 
 
 class _WorkerGroup:
@@ -221,8 +219,6 @@ class _WorkerGroup:
             ) from error
         logger.error("the run ends: another machine has ended (%s)", error.__cause__ or error)
 
-    # --- signals ---
-
     @contextmanager
     def _handling_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
@@ -230,10 +226,14 @@ class _WorkerGroup:
             return
         handled = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD)
         former = {number: signal.signal(number, self._on_signal) for number in handled}
+        agents_handler = agent_processes._terminate_process_handler
+        if not AGENT_SIGNALS_ARE_CONFIGURABLE:  # the agent installs this handler when it starts the workers
+            agent_processes._terminate_process_handler = self._on_signal  # type: ignore[assignment]
         try:
             yield
         finally:
             self._is_stopped = True
+            agent_processes._terminate_process_handler = agents_handler
             if self._signal:
                 signal.alarm(0)
             for number, handler in former.items():
@@ -265,8 +265,6 @@ class _WorkerGroup:
             worker.terminate()
         signal.alarm(SAVE_SECONDS)
         return bool(self._workers)
-
-    # --- failures ---
 
     @contextmanager
     def _logging_failures(self) -> Iterator[None]:
