@@ -20,10 +20,26 @@ class UnknownNameError(UserError, KeyError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A ready sentence part like ` Did you mean 'ROIAlign'?`, or an empty string when nothing is close."""
+    """A sentence for a message, ` Did you mean 'ROIAlign'?`; empty when no known name is close.
+
+    Args:
+        name: that is not known.
+        known: the names to choose from.
+    """
+    closest = closest_name(name, known)
+    return f" Did you mean {closest!r}?" if closest else ""
+
+
+def closest_name(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like another one, in any case; empty when none is close.
+
+    Args:
+        name: that is not known.
+        known: the names to choose from.
+    """
     by_lowercase = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), list(by_lowercase), n=1, cutoff=0.6)
-    return f" Did you mean {by_lowercase[close[0]]!r}?" if close else ""
+    return by_lowercase[close[0]] if close else ""
 
 
 class Registry:

@@ -1,4 +1,4 @@
-"""The published models: list, describe, download, check, and train them again."""
+"""The published models: list, describe, download, verify and train them again."""
 
 import argparse
 import json
@@ -25,13 +25,17 @@ RESULT_COLUMNS = {
     "keypoint AP": "keypoints/AP",
     "proposal AR": "box_proposals/AR@1000",
 }
-LEAST_COLUMNS = ("s/image", "config", "proposal AR", "keypoint AP", "weights")  # the first is the first to go
-SOME_ARE_WRONG = 1  # exit status of `verify`
+OPTIONAL_COLUMNS = ("s/image", "config", "proposal AR", "keypoint AP", "weights")  # left out in this order
+WRONG_FILES = 1  # exit status of `verify`
 PROGRAM = "mrcnn-zoo"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one of the actions; returns the exit status."""
+    """Run an action; returns the exit status.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    """
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.action == "reproduce":
@@ -47,7 +51,7 @@ def _list(arguments: argparse.Namespace) -> int:
     if not entries:
         raise UserError(f"no model of the zoo has {arguments.pattern!r} in its name; without it all are listed.")
     print(_table([_row(entry) for entry in entries]))
-    print(f"\n{counted(len(entries), 'model')}. `{PROGRAM} zoo info NAME` tells more; weights are named {PREFIX}NAME.")
+    print(f"\n{counted(len(entries), 'model')}. `{PROGRAM} zoo info NAME` shows more; weights are named {PREFIX}NAME.")
     return 0
 
 
@@ -58,15 +62,15 @@ def _row(entry: ZooEntry) -> dict[str, object]:
         **{column: _number(entry.results.get(key), 1) for column, key in RESULT_COLUMNS.items()},
         "s/image": _number(entry.seconds_per_image, 3),
         "weights": weights,
-        "config": "yes" if entry.config else "in weights" if entry.is_told_by_weights else "no",
+        "config": "yes" if entry.config else "from weights" if entry.config_from_weights else "no",
     }
 
 
 def _table(rows: Sequence[dict[str, object]]) -> str:
-    """The rows as text; a terminal that is too narrow gets them without the columns that matter least."""
+    """The rows as text; optional columns that do not fit into the terminal are left out."""
     width = terminal_width(sys.stdout)
-    for left_out in range(len(LEAST_COLUMNS) + 1):
-        shown = [{name: cell for name, cell in row.items() if name not in LEAST_COLUMNS[:left_out]} for row in rows]
+    for left_out in range(len(OPTIONAL_COLUMNS) + 1):
+        shown = [{name: cell for name, cell in row.items() if name not in OPTIONAL_COLUMNS[:left_out]} for row in rows]
         table = tabulate(shown, headers="keys", disable_numparse=True)
         if not width or max(map(len, table.splitlines())) <= width:
             break
@@ -86,7 +90,7 @@ def _info(arguments: argparse.Namespace) -> int:
     lines = {
         "name": entry.name,
         "published by": entry.source,
-        "config": entry.config or _config_elsewhere(entry),
+        "config": entry.config or _config_text(entry),
         "overrides": " ".join(map(str, entry.overrides)),
         "weights": entry.weights or "none yet",
         "checksum": (entry.sha256 and f"sha256 {entry.sha256}") or (entry.md5 and f"md5 {entry.md5}") or "",
@@ -105,8 +109,8 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _config_elsewhere(entry: ZooEntry) -> str:
-    return "read off the weights" if entry.is_told_by_weights else f"none: {entry.reason}"
+def _config_text(entry: ZooEntry) -> str:
+    return "derived from the weights" if entry.config_from_weights else f"none: {entry.reason}"
 
 
 def _with_unit(value: float | None, unit: str) -> str:
@@ -116,7 +120,7 @@ def _with_unit(value: float | None, unit: str) -> str:
 def _download(arguments: argparse.Namespace) -> int:
     from mrcnn_zoo.model_zoo.weights import copy_weights
 
-    entries = [find_entry(name) for name in arguments.names]  # all names are right before anything is fetched
+    entries = [find_entry(name) for name in arguments.names]  # checked before anything is downloaded
     outputs = [_output(entry, arguments) for entry in entries]
     with logging_lines():
         for entry, output in zip(entries, outputs, strict=True):
@@ -125,7 +129,7 @@ def _download(arguments: argparse.Namespace) -> int:
 
 
 def _output(entry: ZooEntry, arguments: argparse.Namespace) -> str:
-    """The file or folder that the weights of a model are to be copied to, checked; empty for the cache alone."""
+    """The checked path to copy the weights of a model to; empty for the cache alone."""
     from mrcnn_zoo.model_zoo.weights import check_file
 
     if arguments.output is None:
@@ -138,7 +142,7 @@ def _output(entry: ZooEntry, arguments: argparse.Namespace) -> str:
         raise UserError(f"--output {arguments.output} names one file for several models; end it in / for a folder.")
     else:
         file = check_output_file(arguments.output, option="--output")
-    is_same = file.is_file() and bool(checksum_of_entry(entry)) and check_file(str(file), entry).is_right
+    is_same = file.is_file() and bool(checksum_of_entry(entry)) and check_file(str(file), entry).is_correct
     if not is_same and not arguments.overwrite:
         refuse_to_replace([file], option="--output")
     return str(file)
@@ -154,10 +158,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         checks = check_cache()
     for check in checks:
-        print(f"{'ok' if check.is_right else 'WRONG':5}  {check.path}: {check.what}")
-    wrong = sum(not check.is_right for check in checks)
+        print(f"{'ok' if check.is_correct else 'WRONG':5}  {check.path}: {check.text}")
+    wrong = sum(not check.is_correct for check in checks)
     print(f"{counted(len(checks), 'file')}, {wrong} wrong." if checks else "no downloads of the zoo are in the cache.")
-    return SOME_ARE_WRONG if wrong else 0
+    return WRONG_FILES if wrong else 0
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
@@ -197,28 +201,28 @@ def build_parser() -> CommandParser:
     listing.add_argument("pattern", nargs="?", default="", help="part of a name, or `*FPN_3x`; all without it")
     listing.add_argument("--source", default="", metavar="WHO", help="mrcnn_zoo, Detectron2 or torchvision only")
     name = "Quickstart/mask_rcnn_R_18_FPN_digits"
-    telling = add_action("info", "everything about one model", name, f"{name} --json")
-    telling.add_argument("name", metavar="NAME", help="as `zoo list` prints it")
-    telling.add_argument("--json", action="store_true", help="for programs")
-    fetching = add_action(
-        "download", "fetch weights, check them, and print where they are", name, f"{name} --output weights/"
+    describing = add_action("info", "everything about one model", name, f"{name} --json")
+    describing.add_argument("name", metavar="NAME", help="as `zoo list` prints it")
+    describing.add_argument("--json", action="store_true", help="for programs")
+    downloading = add_action(
+        "download", "download and verify weights, and print their paths", name, f"{name} --output weights/"
     )
-    fetching.add_argument("names", nargs="+", metavar="NAME", help="of the models")
-    fetching.add_argument(
+    downloading.add_argument("names", nargs="+", metavar="NAME", help="of the models")
+    downloading.add_argument(
         "--output", "--output-dir", metavar="FILE|DIR", help="copy them there; default: in the cache only"
     )
-    fetching.add_argument("--overwrite", action="store_true", help="replace other files of these names")
-    checking = add_action(
+    downloading.add_argument("--overwrite", action="store_true", help="replace other files of these names")
+    verifying = add_action(
         "verify", "compare files with their published checksums", "", name, f"--file weights/digits.pth {name}"
     )
-    checking.add_argument("name", nargs="?", default="", metavar="NAME", help="default: all downloads in the cache")
-    checking.add_argument(
+    verifying.add_argument("name", nargs="?", default="", metavar="NAME", help="default: all downloads in the cache")
+    verifying.add_argument(
         "--file", default="", metavar="FILE", help="this file, as NAME or as the model it is named after"
     )
-    training = add_action(
+    reproducing = add_action(
         "reproduce", "print the command that trains a model", name, f"{name} --run OUTPUT_DIR output/again"
     )
-    training.add_argument("name", metavar="NAME", help="of a model with a recipe; `zoo info` shows it")
-    training.add_argument("--run", action="store_true", help="and run it")
-    training.add_argument("additions", nargs="*", metavar="ADDITION", help="options and config keys for the command")
+    reproducing.add_argument("name", metavar="NAME", help="of a model with a recipe; `zoo info` shows it")
+    reproducing.add_argument("--run", action="store_true", help="and run it")
+    reproducing.add_argument("additions", nargs="*", metavar="ADDITION", help="options and config keys for the command")
     return parser

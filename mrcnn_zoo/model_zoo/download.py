@@ -15,8 +15,7 @@ from iopath.common.file_io import HTTPURLHandler, PathManager, file_lock, get_ca
 from portalocker import LockException
 
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.model_zoo import catalog
-from mrcnn_zoo.model_zoo import index as zoo_index
+from mrcnn_zoo.model_zoo import catalog, index
 from mrcnn_zoo.model_zoo.checksum import Checksum, checksum_in_name, checksum_of_entry
 from mrcnn_zoo.model_zoo.transfer import Downloader, Transfer
 
@@ -32,9 +31,13 @@ PUBLISHERS = {"dl.fbaipublicfiles.com", "download.pytorch.org", "download.openmm
 
 
 class WeightsPathHandler(HTTPURLHandler):
-    """iopath's handler of web addresses, `detectron2://`, `catalog://` and `zoo://`, with our downloads behind it."""
+    """iopath's handler of web addresses, `detectron2://`, `catalog://` and `zoo://` with our downloads.
 
-    PREFIXES: ClassVar[list[str]] = [zoo_index.PREFIX, catalog.PREFIX, *URL_PREFIXES, *WEB_PREFIXES]
+    Args:
+        downloader: downloads files that are not in the cache.
+    """
+
+    PREFIXES: ClassVar[list[str]] = [index.PREFIX, catalog.PREFIX, *URL_PREFIXES, *WEB_PREFIXES]
 
     def __init__(self, downloader: Downloader) -> None:
         super().__init__()
@@ -44,29 +47,33 @@ class WeightsPathHandler(HTTPURLHandler):
         return self.PREFIXES
 
     def _get_local_path(self, path: str, force: bool = False) -> str:
-        if force and not path.startswith(zoo_index.PREFIX):
+        if force and not path.startswith(index.PREFIX):
             cached_path(path).unlink(missing_ok=True)
-        if path.startswith(zoo_index.PREFIX):
+        if path.startswith(index.PREFIX):
             return str(_zoo_weights(path, self._downloader))
         return str(_download(full_url(path), self._downloader))
 
 
 def path_manager(downloader: Downloader | None = None) -> PathManager:
-    """An iopath manager that knows our kinds of address."""
+    """An iopath manager for our kinds of addresses.
+
+    Args:
+        downloader: None makes one.
+    """
     manager = PathManager()
     manager.register_handler(WeightsPathHandler(downloader or Downloader()))
     return manager
 
 
 def local_path(path_or_url: str, *, paths: PathManager | None = None) -> Path:
-    """The file itself, the cached download of a URL, or the weights of a model of the zoo.
+    """The local file of a path, of a URL, which is downloaded into the cache, or of a model of the zoo.
 
     Args:
         path_or_url: a path, `http(s)://...`, `detectron2://...`, `catalog://...` or `zoo://NAME`.
-        paths: what resolves addresses; by default a manager that downloads.
+        paths: resolves addresses; by default a manager that downloads.
 
     Raises:
-        UserError: the file cannot be had; a path is not looked at.
+        UserError: an unknown kind of address, or a failed download. Whether a path exists is not checked.
     """
     if "://" not in path_or_url:
         return Path(path_or_url)
@@ -77,7 +84,11 @@ def local_path(path_or_url: str, *, paths: PathManager | None = None) -> Path:
 
 
 def full_url(address: str) -> str:
-    """An address with `detectron2://` and the like written out."""
+    """The web address of `detectron2://...` or `catalog://...`; other addresses unchanged.
+
+    Args:
+        address: of any kind.
+    """
     if address.startswith(catalog.PREFIX):
         return catalog.catalog_url(address)
     for prefix, base in URL_PREFIXES.items():
@@ -87,7 +98,10 @@ def full_url(address: str) -> str:
 
 
 def cached_path(url: str) -> Path:
-    """Where the download of a URL is kept, whether it has been fetched or not.
+    """The path of a URL's download in the cache, whether it exists or not.
+
+    Args:
+        url: also `detectron2://...` or `catalog://...`.
 
     Raises:
         UserError: a URL that names no file.
@@ -106,20 +120,20 @@ def cached_path(url: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder that downloads are kept in; it need not exist."""
+    """The folder of downloads; it may not exist yet."""
     ours = os.environ.get(CACHE_VARIABLE, "")
     return Path(ours).expanduser() if ours else Path(get_cache_dir())
 
 
 def forget_download(path: Path) -> None:
-    """Delete a file if it lies in the cache, so that it will be fetched again."""
+    """Delete a file of the cache, so that it is downloaded again; other files stay."""
     if cache_folder().resolve() in path.resolve().parents:
         path.unlink(missing_ok=True)
 
 
 def _zoo_weights(name: str, downloader: Downloader) -> Path:
-    entry = zoo_index.find_entry(name)
-    address, checksum = zoo_index.weights_address(entry), checksum_of_entry(entry)
+    entry = index.find_entry(name)
+    address, checksum = index.weights_address(entry), checksum_of_entry(entry)
     path = Path(address) if entry.is_shipped else _download(address, downloader, checksum)
     if not path.is_file():
         raise UserError(f"the weights of {entry.name} should be at {path}, but are not: install the package again.")
@@ -142,7 +156,7 @@ def _download(url: str, downloader: Downloader, checksum: Checksum | None = None
     transfer = Transfer(url, target, checksum or checksum_in_name(url), _mirror_of(url))
     try:
         with file_lock(str(target)):
-            if not target.is_file():  # another process may have fetched it meanwhile
+            if not target.is_file():  # another process may have downloaded it meanwhile
                 downloader.fetch(transfer)
     except LockException as error:
         raise transfer.refusal(

@@ -1,9 +1,8 @@
-"""The list of published models: `model_zoo/index.json`, which travels with the package.
+"""The index of published models, `model_zoo/index.json`, which ships with the package.
 
-It is read here, at the bottom of the layers, because checkpoints look names up in it as well as the zoo itself.
+It is read in a low layer, because both checkpoints and the zoo find models in it.
 """
 
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,40 +11,60 @@ from typing import Any
 
 from mrcnn_zoo.config import files
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registry import closest_name
 
 INDEX_FILE = "index.json"
-PREFIX = "zoo://"  # zoo://NAME stands for the weights of a model wherever weights are named
+PREFIX = "zoo://"  # zoo://NAME names the weights of a model
 
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """One model of the zoo."""
+    """One model of the zoo.
+
+    Args:
+        name: e.g. "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x".
+        source: its publisher, "Detectron2", "torchvision" or "mrcnn_zoo".
+        config: name of the config that builds it, without suffix; None where there is none.
+        config_from_weights: the config is derived from the weights, which are another project's.
+        overrides: KEY, VALUE, ... on top of either config.
+        reason: why there is no config.
+        weights: address, or path of a file that ships beside the index; None where there are none.
+        md5: of the weights, or its first digits.
+        sha256: the same.
+        licence: of the weights.
+        results: published, e.g. {"bbox/AP": 38.6}.
+        seconds_per_iteration: of training on 8 GPUs.
+        seconds_per_image: of inference on one GPU.
+        memory_gb: of training, per GPU.
+        reproduce: the command that trains it.
+        notes: sentences about it.
+    """
 
     name: str
-    source: str  # who published it: "Detectron2", "torchvision", "mrcnn_zoo"
-    config: str | None  # name of the config that builds it, without suffix
-    is_told_by_weights: bool = False  # that have their config read off them, being another project's
-    overrides: tuple[Any, ...] = ()  # KEY, VALUE, ... on top of either config
-    reason: str = ""  # why there is no config at all
-    weights: str | None = None  # address, or path of a file that ships beside the index
-    md5: str = ""  # of the weights, or how it begins
-    sha256: str = ""  # the same
-    licence: str = ""  # of the weights
-    results: dict[str, float] = field(default_factory=dict)  # published, e.g. {"bbox/AP": 38.6}
-    seconds_per_iteration: float | None = None  # of training, 8 GPUs
-    seconds_per_image: float | None = None  # of inference, 1 GPU
-    memory_gb: float | None = None  # of training, on each GPU
-    reproduce: str | None = None  # command
+    source: str
+    config: str | None
+    config_from_weights: bool = False
+    overrides: tuple[Any, ...] = ()
+    reason: str = ""
+    weights: str | None = None
+    md5: str = ""
+    sha256: str = ""
+    licence: str = ""
+    results: dict[str, float] = field(default_factory=dict)
+    seconds_per_iteration: float | None = None
+    seconds_per_image: float | None = None
+    memory_gb: float | None = None
+    reproduce: str | None = None
     notes: str = ""
 
     @property
     def is_buildable(self) -> bool:
-        """Whether the published model can be had, with a config of the package or with that of its weights."""
-        return self.config is not None or self.is_told_by_weights
+        """Whether there is a config for the published weights, in the package or derived from them."""
+        return self.config is not None or self.config_from_weights
 
     @property
     def is_shipped(self) -> bool:
-        """Whether the weights are a file that came with the package."""
+        """Whether the weights ship with the package."""
         return self.weights is not None and "://" not in self.weights
 
 
@@ -62,10 +81,13 @@ def read_index() -> dict[str, ZooEntry]:
 
 
 def find_entry(name: str) -> ZooEntry:
-    """A model by its name, with or without `zoo://` in front and `.yaml` behind.
+    """A model by its name.
+
+    Args:
+        name: also with `zoo://` before it or `.yaml` after it.
 
     Raises:
-        UserError: a name that is not in the zoo, with the nearest one.
+        UserError: a name that is not in the zoo; the message has the nearest one.
     """
     models, stem = read_index(), name.removeprefix(PREFIX).removesuffix(files.SUFFIX)
     if stem not in models:
@@ -74,13 +96,20 @@ def find_entry(name: str) -> ZooEntry:
 
 
 def has_weights(name: str) -> bool:
-    """Whether the zoo has weights under exactly this name."""
+    """Whether the zoo has weights of a model.
+
+    Args:
+        name: exact, without `zoo://`.
+    """
     entry = read_index().get(name)
     return entry is not None and bool(entry.weights)
 
 
 def weights_address(entry: ZooEntry) -> str:
-    """Where a model's weights are: a URL, or the path of the file that ships with the package.
+    """The URL of a model's weights, or the path of the file that ships with the package.
+
+    Args:
+        entry: of the model.
 
     Raises:
         UserError: a model without published weights.
@@ -92,15 +121,18 @@ def weights_address(entry: ZooEntry) -> str:
 
 
 def config_name(entry: ZooEntry) -> str:
-    """The name of the config that builds a model, with the entry's overrides on top.
+    """The name of the config that builds a model, below the entry's overrides.
+
+    Args:
+        entry: of the model.
 
     Raises:
-        UserError: a model that no config of ours builds, or whose weights tell it.
+        UserError: no config of ours builds the model, or its config is derived from its weights.
     """
-    if entry.is_told_by_weights:
+    if entry.config_from_weights:
         raise UserError(
-            f"the config of {entry.name} is read off its weights, so the model cannot be had without them: ask for it "
-            f"with trained=True, or name {PREFIX}{entry.name} as weights and no config."
+            f"the config of {entry.name} is derived from its weights, so the model needs them: call with trained=True, "
+            f"or name {PREFIX}{entry.name} as weights and no config."
         )
     if entry.config is None:
         raise UserError(f"the zoo has weights of {entry.name}, but no config that builds it: {entry.reason}.")
@@ -108,19 +140,19 @@ def config_name(entry: ZooEntry) -> str:
 
 
 def zoo_folder() -> Path:
-    """The folder of the index: a checkout's own, and not some other `model_zoo` beside site-packages."""
+    """The folder of the index: the checkout's, or in an installed package its own copy."""
     is_checkout = (files.CHECKOUT / "pyproject.toml").is_file()
     return files.CHECKOUT / "model_zoo" if is_checkout else files.PACKAGE_FOLDER / "_model_zoo"
 
 
 def _nearest(stem: str, models: Iterable[str]) -> str:
-    """` Did you mean ...?`; a name without a folder is compared with what stands behind the folders.
+    """` Did you mean ...?`; a name without a folder is compared with the last parts of the names.
 
-    Where no name is like it, the first that has it as a part is meant, as `quickstart` in `Quickstart/...`.
+    Where no name is close, the first one that contains it is taken, as `quickstart` in `Quickstart/...`.
     """
     known: dict[str, str] = {}
-    for name in models:  # of equal ones the first, which is the best known
+    for name in models:  # of equal last parts the first, which is the best known
         known.setdefault(name if "/" in stem else name.rpartition("/")[2], name)
-    near = difflib.get_close_matches(stem, known, n=1)
-    near = near or [name for name in known if stem and stem.lower() in known[name].lower()]
-    return f" Did you mean {known[near[0]]!r}?" if near else ""
+    containing = (name for name in known if stem and stem.lower() in known[name].lower())
+    nearest = closest_name(stem, known) or next(containing, "")
+    return f" Did you mean {known[nearest]!r}?" if nearest else ""

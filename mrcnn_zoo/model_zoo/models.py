@@ -1,14 +1,14 @@
-"""Configs and trained models by name."""
+"""Configs and models of the zoo by name."""
 
 import fnmatch
 from typing import TYPE_CHECKING
 
 from mrcnn_zoo.config import CfgNode, load_config
-from mrcnn_zoo.model_zoo import index as zoo_index
+from mrcnn_zoo.model_zoo import index
 from mrcnn_zoo.model_zoo.index import ZooEntry, find_entry
 
 if TYPE_CHECKING:
-    from torch import nn  # names and configs are had without it
+    from torch import nn  # names and configs need no torch
 
 
 def names(pattern: str = "") -> list[str]:
@@ -18,17 +18,17 @@ def names(pattern: str = "") -> list[str]:
         pattern: a part of the name, or a whole name with `*` and `?`, in any case; empty for all.
     """
     wanted = pattern.lower() if any(sign in pattern for sign in "*?[") else f"*{pattern.lower()}*"
-    return sorted(name for name in zoo_index.read_index() if fnmatch.fnmatchcase(name.lower(), wanted))
+    return sorted(name for name in index.read_index() if fnmatch.fnmatchcase(name.lower(), wanted))
 
 
 def info(name: str) -> ZooEntry:
-    """All that is known of a model: weights, checksum, licence, published results and speed, how to reproduce it.
+    """The entry of a model: weights, checksum, licence, published results and speed, and how to reproduce it.
 
     Args:
         name: e.g. "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", with or without ".yaml".
 
     Raises:
-        UserError: a name that is not in the zoo, with the nearest one.
+        UserError: a name that is not in the zoo; the message has the nearest one.
     """
     return find_entry(name)
 
@@ -38,8 +38,8 @@ def get_config(name: str, *, trained: bool = False) -> CfgNode:
 
     Args:
         name: as for `info`.
-        trained: with MODEL.WEIGHTS naming its trained weights, not those that its training starts from. A model of
-            torchvision's has no other config: it is read off its weights, which are downloaded when needed.
+        trained: MODEL.WEIGHTS names its trained weights instead of those that its training starts from. The config of
+            a model of torchvision is derived from its weights, which are downloaded if needed, and exists only so.
 
     Raises:
         UserError: a name that is not in the zoo; a model that no config of ours builds, or without published weights;
@@ -48,22 +48,25 @@ def get_config(name: str, *, trained: bool = False) -> CfgNode:
     entry = find_entry(name)
     overrides = list(entry.overrides)
     if trained:
-        zoo_index.weights_address(entry)
-        overrides += ["MODEL.WEIGHTS", zoo_index.PREFIX + entry.name]
-    if trained and entry.is_told_by_weights:
+        index.weights_address(entry)
+        overrides += ["MODEL.WEIGHTS", index.PREFIX + entry.name]
+    if trained and entry.config_from_weights:
         from mrcnn_zoo.evaluation import config_of_weights
 
-        return config_of_weights(zoo_index.PREFIX + entry.name, overrides)
-    return load_config(zoo_index.config_name(entry), overrides)
+        return config_of_weights(index.PREFIX + entry.name, overrides)
+    return load_config(index.config_name(entry), overrides)
 
 
 def get_checkpoint_url(name: str) -> str:
-    """The address of a model's trained weights: a URL, or the path of a file that came with the package.
+    """The address of a model's trained weights: a URL, or the path of a file that ships with the package.
+
+    Args:
+        name: as for `info`.
 
     Raises:
         UserError: a name that is not in the zoo, or a model without published weights.
     """
-    return zoo_index.weights_address(find_entry(name))
+    return index.weights_address(find_entry(name))
 
 
 def get(name: str, *, trained: bool = False) -> "nn.Module":
@@ -71,8 +74,8 @@ def get(name: str, *, trained: bool = False) -> "nn.Module":
 
     Args:
         name: as for `info`.
-        trained: with its published weights, downloaded when needed, in evaluation mode; else as initialised, without
-            the MODEL.WEIGHTS that its training starts from.
+        trained: with its published weights, downloaded if needed, in evaluation mode; otherwise as initialised,
+            without the MODEL.WEIGHTS that its training starts from.
 
     Raises:
         UserError: as for `get_config`; a download that fails or is another file than the one published.
@@ -84,7 +87,7 @@ def get(name: str, *, trained: bool = False) -> "nn.Module":
     from mrcnn_zoo.evaluation import load_trained
 
     entry = find_entry(name)
-    zoo_index.weights_address(entry)
-    config = None if entry.is_told_by_weights else zoo_index.config_name(entry)
-    model, _, _ = load_trained(zoo_index.PREFIX + entry.name, config=config, overrides=entry.overrides)
+    index.weights_address(entry)
+    config = None if entry.config_from_weights else index.config_name(entry)
+    model, _, _ = load_trained(index.PREFIX + entry.name, config=config, overrides=entry.overrides)
     return model

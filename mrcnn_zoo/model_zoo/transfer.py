@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed, retried, and verified before it gets its name."""
+"""Downloads one file over HTTP: resumed, retried, and verified before it is renamed to its target."""
 
 import logging
 import shutil
@@ -15,12 +15,13 @@ from urllib.request import Request, urlopen
 
 from mrcnn_zoo import __version__
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.model_zoo.checksum import CHUNK, Checksum, PartialFile, record_checksum
+from mrcnn_zoo.model_zoo.checksum import CHUNK, Checksum, record_checksum
+from mrcnn_zoo.model_zoo.partial_file import PartialFile
 from mrcnn_zoo.progress import ProgressLine, show_progress, size_in_words
 
 logger = logging.getLogger(__name__)
 
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers of a server that may be another one a moment later
+RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 LONGEST_WAIT = 60.0  # seconds
 PAGE_BEGINNINGS = (b"<!doctype", b"<html")
 OTHER_MEANS = "or download the file by other means and give its path"
@@ -28,35 +29,52 @@ OTHER_FOLDER = "name a folder on another disk by the environment variable MRCNN_
 
 
 class BrokenTransferError(Exception):
-    """A transfer that may work when it is tried again."""
+    """A failed transfer that is worth another try.
+
+    Args:
+        what: failed.
+        wait: seconds that the server requests before the next try.
+    """
 
     def __init__(self, what: str, *, wait: float = 0.0) -> None:
         super().__init__(what)
-        self.wait = wait  # seconds that the server asks for
+        self.wait = wait
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What to fetch, and where to."""
+    """A file to download.
 
-    url: str  # as it was published
+    Args:
+        url: as it was published.
+        target: path of the downloaded file.
+        checksum: of the file; None where none is published.
+        address: on a mirror; empty for the URL itself.
+    """
+
+    url: str
     target: Path
     checksum: Checksum | None = None
-    address: str = ""  # of a mirror; empty for the URL itself
+    address: str = ""
 
     def refusal(self, what: str, advice: str) -> UserError:
-        """The error that ends it."""
+        """The error that ends the transfer.
+
+        Args:
+            what: failed.
+            advice: what to do.
+        """
         via = f" from the mirror {self.address}" if self.address else ""
         return UserError(f"cannot download {self.url}{via} to {self.target.parent}: {what}. {advice}")
 
 
 class Downloader:
-    """Fetches files.
+    """Downloads files.
 
     Args:
-        attempts: how often in a row it tries without getting any further.
-        timeout: seconds without an answer.
-        sleep: waits so many seconds.
+        attempts: tries in a row without a new byte.
+        timeout: seconds without a response.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(
@@ -67,17 +85,20 @@ class Downloader:
         self.sleep = sleep
 
     def fetch(self, transfer: Transfer) -> None:
-        """Download to `transfer.target`, which comes into being only when everything has arrived and is right.
+        """Download to `transfer.target`, which is created only when the file is complete and verified.
 
-        What a broken transfer has brought stays beside it as `.part`, and the next call goes on from there.
+        The bytes of a broken transfer stay beside it as `.part`, and the next call continues from them.
+
+        Args:
+            transfer: the file.
 
         Raises:
-            UserError: saying what failed and what to do.
+            UserError: with what failed and what to do.
         """
         part = PartialFile(transfer.target, url=transfer.url)
         self._receive_all(transfer, part)
         difference = _difference(transfer, part)
-        if difference and part.was_continued:  # two pieces that do not belong together
+        if difference and part.was_continued:  # from two versions of the file
             part.discard()
             self._receive_all(transfer, part)
             difference = _difference(transfer, part)
@@ -85,7 +106,7 @@ class Downloader:
             part.discard()
             raise transfer.refusal(
                 f"what arrived is not the file that was published: {difference}",
-                "It was deleted. Try again; if it stays so, the server or a proxy on the way has another file.",
+                "It was deleted. Try again; if it happens again, the server or a proxy has another file.",
             )
         part.finish()
         if transfer.checksum is None:
@@ -117,7 +138,7 @@ class Downloader:
                     if not part.is_all_of(error.headers.get("Content-Range", "")):
                         part.discard()
                         raise BrokenTransferError(
-                            "the file on the server is shorter than what was kept of it"
+                            "the file on the server is shorter than the part that was kept"
                         ) from error
                     return
                 raise _status_error(transfer, error) from error
@@ -131,19 +152,19 @@ class Downloader:
 def _gave_up(transfer: Transfer, part: PartialFile, error: BrokenTransferError) -> UserError:
     if part.range_headers():
         kept = f"; {part.size:,} bytes are kept in {part.path} and will be continued"
-    else:  # of no use
+    else:  # it cannot be continued
         part.discard()
         kept = ""
     return transfer.refusal(f"{error}{kept}", f"Check the connection and try again, {OTHER_MEANS}.")
 
 
 def _receive(transfer: Transfer, part: PartialFile, response: HTTPResponse) -> None:
-    """Write the rest of a file; all of it where the server starts from its beginning."""
+    """Write the body of a response: the rest of the file, or all of it where the server starts anew."""
     start = part.start_of(response.status, response.headers)
     if start is None:
         part.discard()
-        raise BrokenTransferError("the server sent another part of the file than was asked for")
-    remaining = response.length  # None where the server does not tell
+        raise BrokenTransferError("the server sent another part of the file than the requested one")
+    remaining = response.length  # None where the server does not send it
     _refuse_full_disk(transfer, remaining or 0)
     chunks = _chunks(response, remaining)
     first = next(chunks, b"")
@@ -182,7 +203,7 @@ def _refuse_full_disk(transfer: Transfer, needed: int) -> None:
 
 
 def _chunks(response: HTTPResponse, expected: int | None) -> Iterator[bytes]:
-    """The body as it comes in: `read` would lose what came before a break, and wait on servers that never hang up."""
+    """The body in chunks. `read` would lose the bytes before a break, and wait for servers that keep the connection."""
     received = 0
     try:
         while expected is None or received < expected:
@@ -199,13 +220,13 @@ def _refuse_page(transfer: Transfer, response: HTTPResponse, is_page: bool) -> N
     if is_page:
         raise transfer.refusal(
             f"{response.url} answers with a web page, not with the file",
-            f"A network that wants a login does so, or a wrong address: open it in a browser, {OTHER_MEANS}.",
+            f"A network that requires a login does so, or a wrong address: open it in a browser, {OTHER_MEANS}.",
         )
 
 
 def _status_error(transfer: Transfer, error: HTTPError) -> Exception:
     what = f"the server answers {error.code} {error.reason}".strip()
-    if error.code in PASSING:
+    if error.code in RETRIED_STATUSES:
         seconds = error.headers.get("Retry-After", "")
         return BrokenTransferError(what, wait=float(seconds) if seconds.isdigit() else 0.0)
     where = "the address and MRCNN_ZOO_MIRROR" if transfer.address else "the address"

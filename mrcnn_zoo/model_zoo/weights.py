@@ -1,4 +1,4 @@
-"""Published weights on this machine: copied out of the cache and verified."""
+"""Published weights on this machine: copied from the cache and verified."""
 
 import os
 import shutil
@@ -16,27 +16,33 @@ from mrcnn_zoo.output_files import write_atomically
 
 
 @dataclass(frozen=True)
-class Check:
-    """What comparing one file with its checksum gave."""
+class Verification:
+    """The result of comparing a file with its checksum.
+
+    Args:
+        path: of the file.
+        is_correct: False where the checksum differs.
+        text: the result as a sentence.
+    """
 
     path: Path
-    is_right: bool
-    what: str  # in words
+    is_correct: bool
+    text: str
 
 
 def copy_weights(entry: ZooEntry, output: str = "", *, paths: PathManager | None = None) -> Path:
-    """Fetch the weights of a model and check them.
+    """Download the weights of a model, verify and copy them.
 
     Args:
         entry: of the model.
-        output: a file, or a folder, to copy them to; empty leaves them where they are.
+        output: a file or folder to copy them to; empty leaves them in the cache.
         paths: as for `local_path`.
 
     Returns:
-        Where they are.
+        Their path.
 
     Raises:
-        UserError: they cannot be had, or not be written.
+        UserError: they cannot be downloaded or written.
     """
     source = local_path(PREFIX + entry.name, paths=paths)
     if not output:
@@ -48,27 +54,30 @@ def copy_weights(entry: ZooEntry, output: str = "", *, paths: PathManager | None
         return write_atomically(target, lambda file: shutil.copyfileobj(original, file))
 
 
-def check_entry(entry: ZooEntry) -> Check:
+def check_entry(entry: ZooEntry) -> Verification:
     """Compare a model's weights, shipped or cached, with their checksum.
 
+    Args:
+        entry: of the model.
+
     Raises:
-        UserError: they are not here.
+        UserError: they are not downloaded.
     """
-    path = place_of(entry)
+    path = path_of(entry)
     if not path.is_file():
-        raise UserError(f"{path} does not exist: `mrcnn-zoo zoo download {entry.name}` fetches it.")
+        raise UserError(f"{path} does not exist: `mrcnn-zoo zoo download {entry.name}` downloads it.")
     return _compare(path, entry)
 
 
-def check_file(file: str, entry: ZooEntry | None = None) -> Check:
+def check_file(file: str, entry: ZooEntry | None = None) -> Verification:
     """Compare any file with the checksum of a model.
 
     Args:
         file: its path.
-        entry: the model; None finds the one whose published file has the same name.
+        entry: of the model; None takes the model with a published file of the same name.
 
     Raises:
-        UserError: there is no such file or no such model.
+        UserError: the file does not exist, or no model has a file of its name.
     """
     path = Path(file).expanduser()
     if not path.is_file():
@@ -76,39 +85,45 @@ def check_file(file: str, entry: ZooEntry | None = None) -> Check:
     if entry is None:
         entry = next((entry for entry in read_index().values() if _file_name(entry) == path.name), None)
     if entry is None:
-        raise UserError(f"no model of the zoo has a file {path.name}: say which one it should be, by its NAME.")
+        raise UserError(f"no model of the zoo has a file {path.name}: give the NAME of the model that it should be.")
     return _compare(path, entry)
 
 
-def check_cache() -> list[Check]:
-    """Compare whatever the cache has with its checksum: published, or else recorded when it was downloaded."""
+def check_cache() -> list[Verification]:
+    """Compare all files of the cache with their checksums: published ones, or those recorded at the download."""
     entries = [entry for entry in read_index().values() if entry.weights]
-    published = {place_of(entry): entry for entry in entries}
+    published = {path_of(entry): entry for entry in entries}
     checks = [_compare(path, entry) for path, entry in published.items() if path.is_file()]
     records = sorted(cache_folder().rglob(f"*{RECORD_SUFFIX}"))
     others = [record.with_name(record.name.removesuffix(RECORD_SUFFIX)) for record in records]
     return checks + [_compare_with_record(path) for path in others if path.is_file() and path not in published]
 
 
-def place_of(entry: ZooEntry) -> Path:
-    """Where the weights of a model are, or would be once they are downloaded."""
+def path_of(entry: ZooEntry) -> Path:
+    """The path of a model's weights, whether they are downloaded or not.
+
+    Args:
+        entry: of the model.
+    """
     address = weights_address(entry)
     return Path(address) if entry.is_shipped else cached_path(address)
 
 
-def _compare(path: Path, entry: ZooEntry) -> Check:
+def _compare(path: Path, entry: ZooEntry) -> Verification:
     checksum = checksum_of_entry(entry)
     if checksum is None:
-        return Check(path, is_right=True, what=f"{entry.name} has no published checksum to compare with")
+        return Verification(path, is_correct=True, text=f"{entry.name} has no published checksum to compare with")
     difference = checksum.difference(path)
     found = f"it is {entry.name} ({checksum.algorithm} {checksum.digits[:12]})"
-    return Check(path, is_right=not difference, what=f"it is not {entry.name}: {difference}" if difference else found)
+    return Verification(
+        path, is_correct=not difference, text=f"it is not {entry.name}: {difference}" if difference else found
+    )
 
 
-def _compare_with_record(path: Path) -> Check:
+def _compare_with_record(path: Path) -> Verification:
     checksum = recorded_checksum(path)
     difference = checksum.difference(path) if checksum else ""
-    return Check(path, is_right=not difference, what=difference or "it is as it was downloaded")
+    return Verification(path, is_correct=not difference, text=difference or "it is as it was downloaded")
 
 
 def _file_name(entry: ZooEntry) -> str:

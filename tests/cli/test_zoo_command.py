@@ -147,7 +147,7 @@ def test_verify_compares_the_whole_cache(lab: Path, capsys: pytest.CaptureFixtur
     assert command.main(["verify"]) == 0
     assert "2 files, 0 wrong." in capsys.readouterr().out
     other.write_bytes(b"damaged")
-    assert command.main(["verify"]) == command.SOME_ARE_WRONG
+    assert command.main(["verify"]) == command.WRONG_FILES
     printed = capsys.readouterr().out
     assert f"WRONG  {other}: its sha256 is" in printed
     assert f"ok     {lab}: it is Lab/one (sha256 " in printed
@@ -165,7 +165,7 @@ def test_verify_of_a_model_that_is_not_here_says_how_to_get_it(lab: Path, capsys
     assert cli.main(["zoo", "verify", "Lab/two"]) == cli.USAGE_ERROR
     assert f"{lab.with_name('two.pth')} does not exist: `mrcnn-zoo zoo download Lab/two`" in capsys.readouterr().err
     lab.write_bytes(b"damaged")
-    assert command.main(["verify", "Lab/one"]) == command.SOME_ARE_WRONG
+    assert command.main(["verify", "Lab/one"]) == command.WRONG_FILES
 
 
 @pytest.mark.usefixtures("lab")
@@ -179,7 +179,7 @@ def test_verify_takes_any_file_by_its_name_or_a_model_s(tmp_path: Path, capsys: 
     assert cli.main(["zoo", "verify", "--file", str(other)]) == cli.USAGE_ERROR
     assert "no model of the zoo has a file mine.pth" in capsys.readouterr().err
     other.write_bytes(b"damaged")
-    assert command.main(["verify", "Lab/one", "--file", str(other)]) == command.SOME_ARE_WRONG
+    assert command.main(["verify", "Lab/one", "--file", str(other)]) == command.WRONG_FILES
 
 
 def test_reproduce_prints_the_command_and_adds_to_it(capsys: pytest.CaptureFixture[str]) -> None:

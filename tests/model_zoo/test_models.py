@@ -17,7 +17,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.model_zoo.download import local_path
 from mrcnn_zoo.model_zoo.index import ZooEntry, read_index
-from mrcnn_zoo.model_zoo.weights import check_entry, place_of
+from mrcnn_zoo.model_zoo.weights import check_entry, path_of
 from mrcnn_zoo.modeling import build_model
 from support.references import REFERENCES
 
@@ -77,7 +77,7 @@ def test_every_config_has_an_entry_and_every_entry_s_config_exists() -> None:
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_entries_are_complete(entry: ZooEntry) -> None:
     assert entry.source in ("mrcnn_zoo", "Detectron2", "torchvision")
-    assert [bool(entry.config), entry.is_told_by_weights, bool(entry.reason)].count(True) == 1
+    assert [bool(entry.config), entry.config_from_weights, bool(entry.reason)].count(True) == 1
     assert bool(entry.config) == bool(entry.reproduce)
     if entry.config:
         assert f"--config-file {entry.config}" in (entry.reproduce or "")
@@ -151,9 +151,9 @@ def test_the_page_is_written_from_the_index() -> None:
 def test_shipped_files_are_small_and_right() -> None:
     for entry in ENTRIES:
         if entry.is_shipped:
-            assert check_entry(entry).is_right
-            assert place_of(entry).stat().st_size < 8_000_000
-            assert place_of(entry).suffix == ".safetensors"
+            assert check_entry(entry).is_correct
+            assert path_of(entry).stat().st_size < 8_000_000
+            assert path_of(entry).suffix == ".safetensors"
 
 
 @pytest.mark.parametrize(

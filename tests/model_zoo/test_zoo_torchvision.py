@@ -1,4 +1,4 @@
-"""torchvision's entries of the zoo: their config is read off their weights, here random ones under their address."""
+"""torchvision's entries of the zoo, whose config is derived from the weights; here random ones under their address."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from mrcnn_zoo.cli.main import USAGE_ERROR, run_command
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.interop import coco_classes
-from mrcnn_zoo.model_zoo import index as zoo_index
+from mrcnn_zoo.model_zoo import index
 from mrcnn_zoo.model_zoo.download import cached_path
 
 NAME = "torchvision/fasterrcnn_resnet50_fpn"
@@ -40,10 +40,10 @@ def _offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No network, and the checksum of the random weights in the index."""
     monkeypatch.setenv("MRCNN_ZOO_CACHE", str(cache))
     monkeypatch.setenv("MRCNN_ZOO_OFFLINE", "1")
-    models = zoo_index.read_index()
+    models = index.read_index()
     digest = hashlib.sha256(cached_path(models[NAME].weights or "").read_bytes()).hexdigest()
     models[NAME] = replace(models[NAME], sha256=digest)
-    monkeypatch.setattr(zoo_index, "read_index", lambda: models)
+    monkeypatch.setattr(index, "read_index", lambda: models)
 
 
 def random_weights() -> dict[str, Tensor]:
@@ -92,14 +92,16 @@ def test_the_address_is_enough_and_overrides_lie_on_top() -> None:
 
 @pytest.mark.parametrize("ask", [model_zoo.get_config, model_zoo.get])
 def test_there_is_no_untrained_model(ask) -> None:
-    with pytest.raises(UserError, match=rf"config of {NAME} is read off its weights.*trained=True, or name {ADDRESS}"):
+    with pytest.raises(
+        UserError, match=rf"config of {NAME} is derived from its weights.*trained=True, or name {ADDRESS}"
+    ):
         ask(NAME)
 
 
 def test_info_says_what_can_be_done(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("zoo", ["info", NAME]) == 0
     printed = capsys.readouterr().out
-    assert "read off the weights" in printed
+    assert "derived from the weights" in printed
     assert f"mrcnn-zoo predict --weights {ADDRESS} IMAGE" in printed
     assert f"mrcnn-zoo evaluate --weights {ADDRESS}\n" in printed
 
