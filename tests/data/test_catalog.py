@@ -33,13 +33,13 @@ def _as_coco_2017_val(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("variable", ["MRCNN_ZOO_DATASETS", "DETECTRON2_DATASETS"])
-def test_known_name_is_found_below_the_root(cfg, write_coco, annotation, monkeypatch, variable: str) -> None:
+def test_built_in_dataset_is_found_below_the_root(cfg, write_coco, annotation, monkeypatch, variable: str) -> None:
     monkeypatch.setenv(variable, str(_as_coco_2017_val(write_coco([annotation()]))))
     dataset = load_dataset(cfg, "coco_2017_val")
     assert (dataset.name, len(dataset), dataset.class_names) == ("coco_2017_val", 1, ("dog", "cat"))
 
 
-def test_our_variable_goes_before_detectron2s(cfg, write_coco, annotation, monkeypatch) -> None:
+def test_own_variable_precedes_that_of_detectron2(cfg, write_coco, annotation, monkeypatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", "/nowhere")
     monkeypatch.setenv("MRCNN_ZOO_DATASETS", str(_as_coco_2017_val(write_coco([annotation()]))))
     assert len(load_dataset(cfg, "coco_2017_val")) == 1
@@ -50,13 +50,13 @@ def test_root_is_datasets_by_default(cfg, write_coco, annotation) -> None:
     assert len(load_dataset(cfg, "coco_2017_val")) == 1
 
 
-def test_missing_folder_says_where_it_was_looked_for_and_how_to_set_the_root(cfg, monkeypatch) -> None:
+def test_missing_folder_error_names_the_candidates_and_the_variable(cfg, monkeypatch) -> None:
     monkeypatch.setenv("MRCNN_ZOO_DATASETS", "/my/data")
     with pytest.raises(UserError, match=r"/my/data/coco/train2017\. Set the environment variable MRCNN_ZOO_DATASETS"):
         load_dataset(cfg, "coco_2017_train")
 
 
-def test_unknown_name_gets_a_suggestion_and_the_list(cfg) -> None:
+def test_unknown_name_error_suggests_and_lists_names(cfg) -> None:
     cfg.DATASETS.DEFINITIONS = CfgNode({"my_cells": {"FORMAT": "coco", "IMAGES": "x"}})
     with pytest.raises(UserError, match=r"Did you mean 'coco_2017_train'.*dsb2018_val.*my_cells"):
         load_dataset(cfg, "coco_2017_trian")
@@ -86,7 +86,7 @@ def test_folder_with_one_json_needs_no_definition(cfg, write_coco, annotation) -
     assert load_dataset(cfg, str(path.parent)).annotation_file == str(path)
 
 
-def test_images_may_lie_in_a_folder_of_their_own(cfg, write_coco, annotation) -> None:
+def test_images_may_be_in_a_separate_folder(cfg, write_coco, annotation) -> None:
     path = write_coco([annotation()])
     (path.parent / "images").mkdir()
     (path.parent / "001.png").rename(path.parent / "images" / "001.png")
@@ -105,7 +105,7 @@ def test_folder_of_a_coco_split_needs_no_definition(cfg, write_coco, annotation)
     assert len(load_dataset(cfg, str(root / "coco" / "val2017"))) == 1
 
 
-def test_folder_of_all_splits_names_them(cfg, write_coco, annotation) -> None:
+def test_folder_of_several_splits_is_refused_with_their_paths(cfg, write_coco, annotation) -> None:
     root = _as_coco_2017_val(write_coco([annotation()]))
     (root / "coco" / "annotations" / "instances_train2017.json").write_text("{}")
     with pytest.raises(UserError, match=r"holds several datasets; name one of them: .*val2017"):
@@ -117,14 +117,14 @@ def test_folder_without_annotations_is_refused(cfg, tmp_path: Path) -> None:
         load_dataset(cfg, str(tmp_path))
 
 
-def test_folder_with_several_files_asks_for_a_definition(cfg, write_coco, annotation) -> None:
+def test_folder_with_several_json_files_is_refused_with_a_definition(cfg, write_coco, annotation) -> None:
     path = write_coco([annotation()])
     (path.parent / "more.json").write_text("{}")
     with pytest.raises(UserError, match=r"annotations.json, more.json.*DATASETS.DEFINITIONS"):
         load_dataset(cfg, str(path.parent))
 
 
-def test_path_that_is_no_folder_is_refused(cfg) -> None:
+def test_missing_path_is_refused(cfg) -> None:
     with pytest.raises(UserError, match=r"there is no such folder, searched .*/elsewhere.*/no/such"):
         load_dataset(cfg, "no/such")
 
@@ -140,13 +140,13 @@ def test_path_that_is_no_folder_is_refused(cfg) -> None:
         ("coco", "must be a mapping"),
     ],
 )
-def test_bad_definition_is_named(cfg, definition: object, message: str) -> None:
+def test_invalid_definition_is_named(cfg, definition: object, message: str) -> None:
     cfg.DATASETS.DEFINITIONS = CfgNode({"cells": definition})
     with pytest.raises(UserError, match=message):
         load_dataset(cfg, "cells")
 
 
-def test_notes_are_logged_once_each(cfg, write_coco, annotation, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_note_is_logged_once(cfg, write_coco, annotation, caplog: pytest.LogCaptureFixture) -> None:
     path = write_coco([annotation(1, bbox=[1, 1, -1, 1]), annotation(2, bbox=[1, 1, -1, 1])])
     with caplog.at_level(logging.WARNING):
         load_dataset(cfg, str(path.parent))
@@ -156,7 +156,7 @@ def test_notes_are_logged_once_each(cfg, write_coco, annotation, caplog: pytest.
     ]
 
 
-def test_format_of_ones_own_is_named_by_its_module(cfg, write_coco, annotation, monkeypatch) -> None:
+def test_custom_format_is_selected_by_its_module(cfg, write_coco, annotation, monkeypatch) -> None:
     path = write_coco([annotation()])
     module = path.parent / "my_format.py"
     module.write_text(
@@ -175,7 +175,7 @@ def test_every_known_dataset_has_a_registered_format(cfg) -> None:
 
 
 @pytest.mark.parametrize("name", ["digits_val", "shapes_train"])
-def test_generated_datasets_need_no_files(cfg, name: str) -> None:
+def test_synthetic_datasets_need_no_files(cfg, name: str) -> None:
     cfg.DATASETS.SCENES.NUM_TRAIN = cfg.DATASETS.SCENES.NUM_VAL = 3
     assert len(load_dataset(cfg, name)) == 3
 

@@ -41,7 +41,7 @@ def one_image(pixels: NDArray[np.generic], *instances: InstanceRecord) -> Datase
 GREEN = np.full((5, 8, 3), (0, 200, 0), dtype=np.uint8)
 
 
-def test_exported_pixels_are_those_of_the_dataset(tmp_path: Path) -> None:
+def test_exported_pixels_equal_the_dataset(tmp_path: Path) -> None:
     dataset = scenes()
     export_coco(dataset, tmp_path / "out")
     for record in dataset.records:
@@ -61,7 +61,7 @@ def test_pycocotools_reads_the_annotations(tmp_path: Path) -> None:
     assert coco.cats[annotation["category_id"]]["name"] == dataset.class_names[instance.class_index]
 
 
-def test_reload_of_generated_scenes_gives_equal_records(tmp_path: Path) -> None:
+def test_reload_of_synthetic_scenes_gives_equal_records(tmp_path: Path) -> None:
     dataset = scenes()
     export_coco(dataset, tmp_path / "out")
     assert_equal_but_for_files(load_dataset(load_config(), str(tmp_path / "out")), dataset)
@@ -166,7 +166,7 @@ def test_16_bit_grey_stays_16_bit(tmp_path: Path) -> None:
     ],
     ids=["four channels", "16-bit colour", "float"],
 )
-def test_image_that_png_cannot_hold_is_named_and_nothing_is_left(tmp_path: Path, pixels: NDArray[np.generic]) -> None:
+def test_image_that_png_cannot_store_is_refused_without_a_trace(tmp_path: Path, pixels: NDArray[np.generic]) -> None:
     with pytest.raises(UserError, match=rf"held.png: has \d channels of {pixels.dtype}"):
         export_coco(one_image(pixels), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -207,7 +207,7 @@ def test_file_is_refused_as_folder(tmp_path: Path) -> None:
         export_coco(scenes(1), tmp_path / "out")
 
 
-def test_area_that_is_not_given_is_that_of_the_mask(tmp_path: Path) -> None:
+def test_missing_area_is_that_of_the_mask(tmp_path: Path) -> None:
     square = [[2, 2, 6, 2, 6, 6, 2, 6]]
     box = (2.0, 2.0, 8.0, 8.0)
     instances = (InstanceRecord(box, 0, square), InstanceRecord(box, 0), InstanceRecord(box, 0, square, area=5.0))
@@ -225,7 +225,7 @@ def test_pairs_of_keypoints_survive_an_export(tmp_path: Path, pairs: tuple | Non
     assert load_coco("again", *find_coco_layout(tmp_path / "out")).keypoint_flip_pairs == pairs
 
 
-def test_image_of_another_size_than_its_annotations_say_is_refused(tmp_path: Path) -> None:
+def test_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> None:
     dataset = one_image(np.zeros((10, 12, 3), dtype=np.uint8))
     dataset = replace(dataset, records=(replace(dataset.records[0], image_size=(60000, 60000)),))
     with pytest.raises(UserError, match=r"is 12 x 10 pixels .* have 60000 x 60000"):

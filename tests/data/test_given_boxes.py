@@ -42,7 +42,7 @@ def read(content: Any, folder: Path) -> GivenBoxes:
     return read_given_boxes(written(content, folder))
 
 
-def test_boxes_of_a_data_set_keep_their_order_and_crowds_are_left_out(tmp_path: Path) -> None:
+def test_boxes_of_a_dataset_keep_their_order_without_crowds(tmp_path: Path) -> None:
     given = read(DATA_SET, tmp_path)
     table = given.find("somewhere/right/a.jpg")
     assert table is not None
@@ -60,17 +60,17 @@ def test_boxes_of_a_data_set_keep_their_order_and_crowds_are_left_out(tmp_path: 
     ("name", "image_id"),
     [("left/a.jpg", 7), ("/data/left/a.jpg", 7), ("C:\\data\\right\\a.jpg", 3), ("b.jpg", 5), ("c.jpg", None)],
 )
-def test_images_of_a_data_set_are_found_by_their_file_names(name: str, image_id: int | None, tmp_path: Path) -> None:
+def test_images_of_a_dataset_are_found_by_file_name(name: str, image_id: int | None, tmp_path: Path) -> None:
     table = read(DATA_SET, tmp_path).find(name)
     assert (None if table is None else table.image_id) == image_id
 
 
-def test_a_name_that_two_images_have_is_refused(tmp_path: Path) -> None:
+def test_ambiguous_file_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"left/a\.jpg, right/a\.jpg may each be a\.jpg\. Give the images with their"):
         read(DATA_SET, tmp_path).find("a.jpg")
 
 
-def test_images_are_found_by_their_ids_where_the_names_do_not_fit(tmp_path: Path) -> None:
+def test_images_with_unknown_names_are_found_by_id(tmp_path: Path) -> None:
     given = read(DATA_SET, tmp_path)
     found = given.find("digits_val/1", 5)
     assert found is not None
@@ -80,7 +80,7 @@ def test_images_are_found_by_their_ids_where_the_names_do_not_fit(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["139.png", "000000000139.jpg", "val/COCO_val2014_000000000139.jpg"])
-def test_images_of_a_list_of_results_are_found_by_the_number_in_their_name(name: str, tmp_path: Path) -> None:
+def test_images_of_a_results_list_are_found_by_the_number_in_their_name(name: str, tmp_path: Path) -> None:
     given = read(RESULTS, tmp_path)
     assert given.is_list
     table = given.find(name)
@@ -92,12 +92,12 @@ def test_images_of_a_list_of_results_are_found_by_the_number_in_their_name(name:
     assert given.find("x.png", 802) is not None
 
 
-def test_texts_are_ids_too(tmp_path: Path) -> None:
+def test_ids_may_be_text(tmp_path: Path) -> None:
     given = read([{"image_id": "cell_a", "bbox": [1, 2, 3, 4]}], tmp_path)
     assert given.find("images/cell_a.png") is not None
 
 
-def test_categories_become_classes_by_name_or_else_by_id(tmp_path: Path) -> None:
+def test_categories_are_matched_by_name_or_else_by_id(tmp_path: Path) -> None:
     given = read(DATA_SET, tmp_path)
     by_name = given.class_of_id(("dog", "cow", "cat"), (1, 2, 3))
     assert by_name == {2: 0, 9: 2}
@@ -109,8 +109,8 @@ def test_categories_become_classes_by_name_or_else_by_id(tmp_path: Path) -> None
     assert results.class_of_id(("dog", "cow"), (4, 2)) == {2: 1}
 
 
-def test_unknown_categories_are_refused_with_what_the_model_knows(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"category_id 9 \('cat'\) is none of the model's 2 classes: dog, cow\. Name"):
+def test_unknown_category_is_refused_with_the_classes_of_the_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"category_id 9 \('cat'\) is none of the model's 2 classes: dog, cow\. Rename"):
         read(DATA_SET, tmp_path).class_of_id(("dog", "cow"), (1, 2))
     with pytest.raises(UserError, match=r"category_id 2 is none of the model's 1 class: 5\."):
         read(RESULTS, tmp_path).class_of_id(("dog",), (5,))
@@ -120,7 +120,7 @@ def test_unknown_categories_are_refused_with_what_the_model_knows(tmp_path: Path
     assert given.class_of_id(("dog", "cow"), (1, 2), images=[table]) == {2: 0}  # the cat is in an image not asked for
 
 
-def test_boxes_of_another_image_size_are_refused(tmp_path: Path) -> None:
+def test_boxes_for_another_image_size_are_refused(tmp_path: Path) -> None:
     table = read(DATA_SET, tmp_path).find("left/a.jpg")
     assert table is not None
     table.check_size((40, 50), image="a.jpg", source=tmp_path)
@@ -147,7 +147,7 @@ def test_boxes_of_another_image_size_are_refused(tmp_path: Path) -> None:
         ({**DATA_SET, "categories": [{"id": 1}]}, "each element of 'categories' needs an 'id'"),
     ],
 )
-def test_other_contents_are_refused_by_name(content: Any, message: str, tmp_path: Path) -> None:
+def test_other_content_is_refused_by_name(content: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"boxes.json.*{message}"):
         read(content, tmp_path)
 
@@ -157,6 +157,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_given_boxes(tmp_path / "nowhere.json")
 
 
-def test_lists_without_a_box_are_read(tmp_path: Path) -> None:
+def test_lists_without_boxes_are_read(tmp_path: Path) -> None:
     assert read([], tmp_path).images == ()
     assert np.array_equal(read({"images": [], "annotations": []}, tmp_path).images, ())

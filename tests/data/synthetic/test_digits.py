@@ -55,7 +55,7 @@ def test_no_embedded_digit_is_in_both_splits() -> None:
     assert not set(flat(load_digit_stamps("embedded", "train"))) & set(flat(load_digit_stamps("embedded", "val")))
 
 
-def test_embedded_digits_are_those_of_scikit_learn() -> None:
+def test_embedded_digits_equal_scikit_learn() -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     digits = datasets.load_digits()
     zeros = digits.images[digits.target == 0].astype(np.uint8)
@@ -78,7 +78,7 @@ def test_sampling_at_pixel_centres_returns_the_pixels_and_zero_outside() -> None
     np.testing.assert_allclose(sample_linearly(image, x=x, y=y), [[1.0, 7.0, 4.0, 0.0, 0.0]])
 
 
-def test_rendered_glyph_has_the_side_asked_for() -> None:
+def test_rendered_glyph_has_the_given_side() -> None:
     bar = np.ones((60, 20))
     mask = render_glyph(bar, side=30, angle=0.0, shear=0.0, stretch=1.0) >= INK_THRESHOLD
     assert (np.count_nonzero(mask.any(axis=1)), np.count_nonzero(mask.any(axis=0))) == (30, 10)
@@ -90,13 +90,13 @@ def test_quarter_turn_swaps_height_and_width() -> None:
     assert (np.count_nonzero(mask.any(axis=1)), np.count_nonzero(mask.any(axis=0))) == (10, 30)
 
 
-def test_stretch_widens() -> None:
+def test_stretch_increases_the_width() -> None:
     square = np.ones((40, 40))
     mask = render_glyph(square, side=30, angle=0.0, shear=0.0, stretch=0.6) >= INK_THRESHOLD
     assert (np.count_nonzero(mask.any(axis=1)), np.count_nonzero(mask.any(axis=0))) == (30, 18)
 
 
-def test_every_digit_survives_the_smallest_size() -> None:
+def test_every_digit_covers_pixels_at_the_smallest_size() -> None:
     for split in ("train", "val"):
         for glyphs in load_digit_stamps("embedded", split).glyphs:
             for glyph in glyphs:
@@ -131,7 +131,7 @@ def test_missing_folder_and_missing_files_are_named(tmp_path: Path) -> None:
         load_digit_stamps(str(tmp_path), "train")
 
 
-def test_images_and_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_images_and_labels_of_different_number_are_refused(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(3, dtype=np.uint8)))
     with pytest.raises(UserError, match=r"train-images.*\(20, 28, 28\).*train-labels.*\(3,\)"):
@@ -156,7 +156,7 @@ def test_class_without_digits_is_refused(tmp_path: Path) -> None:
         (gzip.compress(idx_bytes(np.zeros((3, 4), dtype=np.uint8)), mtime=0)[:-9], "cannot be read"),
     ],
 )
-def test_broken_idx_file_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
+def test_damaged_idx_file_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "broken-idx"
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"broken-idx: .*{message}"):

@@ -31,13 +31,13 @@ def test_same_seed_and_index_give_the_same_pixels_and_annotations() -> None:
         np.testing.assert_array_equal(one.source.read(), other.source.read())
 
 
-def test_pixels_are_those_of_the_first_release() -> None:
+def test_pixels_equal_the_recorded_sum() -> None:
     # The sum over a scene recorded on Linux x86-64 with NumPy 2.4; a change here changes everybody's benchmark data.
     scene = SceneImage(SceneSettings(), "digits", "train", 0)
     assert abs(int(scene.read().sum(dtype=np.int64)) - RECORDED_SUM) < 200
 
 
-def test_a_scene_does_not_depend_on_how_many_there_are() -> None:
+def test_scene_does_not_depend_on_the_length() -> None:
     assert digits(3).records == digits(5).records[:3]
 
 
@@ -59,7 +59,7 @@ def test_image_is_rgb_of_the_recorded_size() -> None:
     assert image.dtype == np.uint8
 
 
-def test_box_and_area_are_those_of_the_mask() -> None:
+def test_box_and_area_equal_the_mask() -> None:
     for record in digits().records:
         for instance in record.instances:
             left, top, width, height = coco_mask.toBbox(instance.segmentation)
@@ -78,7 +78,7 @@ def test_annotation_ids_are_unique_and_start_at_one() -> None:
     assert ids == list(range(1, len(ids) + 1))
 
 
-def test_nearer_object_hides_the_one_beneath_and_the_box_follows() -> None:
+def test_front_object_hides_the_one_behind_and_its_box_shrinks() -> None:
     full = np.ones((4, 6))
     beneath, above = PlacedStamp(Stamp(3, full), left=1, top=2), PlacedStamp(Stamp(7, full), left=5, top=0)
     owner = np.full((8, 12), -1, dtype=np.int16)
@@ -113,7 +113,7 @@ def test_no_scenes() -> None:
     assert digits(0).records == ()
 
 
-def test_at_least_one_object_where_one_is_asked_for() -> None:
+def test_scene_has_at_least_one_object_if_the_minimum_is_one() -> None:
     crowded = digits(20, num_objects=(9, 9), image_size=(48, 48), object_size=(40, 48))
     assert all(record.instances for record in crowded.records)
 
@@ -129,7 +129,7 @@ def test_objects_keep_the_visible_share_and_the_overlap() -> None:
                 assert coco_mask.iou(np.float64(corners[:1]), np.float64(corners[1:]), [0])[0, 0] <= 0.3
 
 
-def test_paint_settings_leave_the_objects_where_they_are() -> None:
+def test_paint_settings_do_not_move_objects() -> None:
     assert digits(3, noise=0.2, background="plain").records[0].instances == digits(3).records[0].instances
 
 
@@ -149,7 +149,7 @@ def test_ink_is_lighter_than_the_ground_unless_inverted(probability: float, is_d
         assert (grey[ink].mean() < grey[~ink].mean()) == is_darker
 
 
-def test_noise_has_the_standard_deviation_asked_for() -> None:
+def test_noise_has_the_given_standard_deviation() -> None:
     settings = {"num_objects": (0, 0), "background": "plain", "is_color": False, "invert_probability": 0.5}
     for index in range(3):
         clean, noisy = (
@@ -163,7 +163,7 @@ def test_noise_has_the_standard_deviation_asked_for() -> None:
             assert np.std(noisy - clean) == pytest.approx(0.02 * 255, rel=0.05)
 
 
-def test_builders_make_both_formats() -> None:
+def test_builders_create_both_formats() -> None:
     cfg = load_config(None, ["DATASETS.SCENES.NUM_VAL", 2, "DATASETS.SCENES.NUM_TRAIN", 3])
     digit_scenes = build_digit_scenes(cfg, "digits_val", {"FORMAT": "digits", "SPLIT": "val"})
     shape_scenes = build_shape_scenes(cfg, "shapes_train", {"FORMAT": "shapes", "SPLIT": "train"})
@@ -208,12 +208,12 @@ def test_definition_overrides_the_settings_of_the_config() -> None:
         ({"BACKGROUND": "photo"}, "BACKGROUND = 'photo' must be one of plain, gradient, texture"),
     ],
 )
-def test_wrong_settings_name_the_dataset_and_the_key(definition: dict[str, object], message: str) -> None:
+def test_invalid_settings_name_the_dataset_and_the_key(definition: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_digit_scenes(load_config(), "mine", definition)
 
 
-def test_shapes_have_keypoints_where_they_stand() -> None:
+def test_shapes_have_keypoints_at_their_positions() -> None:
     dataset = build_scenes("s", SceneSettings(rotation=0, num_objects=(1, 1)), kind="shapes", split="val", length=6)
     assert dataset.keypoint_names == ("center", "top", "right", "bottom", "left")
     assert dataset.keypoint_flip_pairs == ((4, 2),)
@@ -226,7 +226,7 @@ def test_shapes_have_keypoints_where_they_stand() -> None:
         np.testing.assert_allclose(points[[1, 3], 1], [y1, y2], atol=2)
 
 
-def test_keypoints_under_a_nearer_object_are_hidden() -> None:
+def test_keypoints_behind_another_object_are_hidden() -> None:
     square = np.ones((10, 10))
     points = np.array([[2.5, 2.5], [7.5, 7.5]])
     below, above = PlacedStamp(Stamp(0, square, points), 0, 0), PlacedStamp(Stamp(0, square, points), 5, 5)

@@ -18,13 +18,13 @@ def test_shape_covers_its_area(name: str, area: float, angle: float) -> None:
     assert render_shape(name, side=SIDE, angle=angle).sum() == pytest.approx(area, rel=0.01)
 
 
-def test_square_turned_by_an_eighth_is_as_wide_as_its_diagonal() -> None:
+def test_square_rotated_by_45_degrees_is_as_wide_as_its_diagonal() -> None:
     stamp = crop_to_mask(0, render_shape("square", side=SIDE, angle=math.pi / 4))
     assert stamp is not None
     assert abs(stamp.coverage.shape[1] - SIDE * math.sqrt(2)) <= 2
 
 
-def test_triangle_stands_on_its_base() -> None:
+def test_base_of_the_triangle_is_at_the_bottom() -> None:
     stamp = crop_to_mask(2, render_shape("triangle", side=SIDE, angle=0.0))
     assert stamp is not None
     assert stamp.mask[0].sum() <= 3
@@ -36,13 +36,13 @@ def test_every_class_is_drawn() -> None:
     assert {ShapeStamps().draw(rng, side=20, rotation=15).class_index for _ in range(30)} == {0, 1, 2}
 
 
-def test_nothing_is_left_of_an_empty_coverage() -> None:
+def test_empty_coverage_gives_no_stamp() -> None:
     assert crop_to_mask(0, np.zeros((5, 5))) is None
 
 
 @pytest.mark.parametrize("name", ["circle", "square", "triangle"])
 @pytest.mark.parametrize("angle", [0.0, 0.4, -1.0])
-def test_keypoints_are_the_middle_and_lie_on_the_border(name: str, angle: float) -> None:
+def test_keypoints_are_the_centre_and_points_on_the_border(name: str, angle: float) -> None:
     coverage = render_shape(name, side=80, angle=angle)
     points = shape_keypoints(name, side=80, angle=angle)
     assert points.shape == (5, 2)
@@ -53,7 +53,7 @@ def test_keypoints_are_the_middle_and_lie_on_the_border(name: str, angle: float)
         assert neighbours.min() == 0
 
 
-def test_keypoints_of_a_square_turned_by_a_quarter() -> None:
+def test_keypoints_of_a_square_rotated_by_90_degrees() -> None:
     center, top, right, *_ = shape_keypoints("square", side=20, angle=math.pi / 2)
     np.testing.assert_allclose(
         [top - center, right - center], [[10, 0], [0, 10]], atol=1e-9

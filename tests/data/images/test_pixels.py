@@ -8,6 +8,7 @@ from PIL import Image
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.images.pixels import (
     as_image_tensor,
+    check_pixel_statistics,
     depth_reduction_of,
     divide,
     keep,
@@ -25,7 +26,7 @@ def test_stretch_spreads_twelve_bits_over_eight() -> None:
     assert int(stretched[25, 0]) == pytest.approx(127, abs=1)
 
 
-def test_stretch_is_not_decided_by_one_hot_pixel() -> None:
+def test_stretch_ignores_one_hot_pixel() -> None:
     image = np.tile(np.arange(100, dtype=np.uint16), (100, 1))
     image[0, 0] = 65535
     assert int(stretch(image)[50, 50]) == pytest.approx(128, abs=3)
@@ -45,7 +46,7 @@ def test_keep_gives_floats() -> None:
     assert kept.max() == 4095
 
 
-def test_eight_bits_are_never_touched() -> None:
+def test_eight_bit_pixels_are_unchanged() -> None:
     pixels = np.array([[[1, 2, 3]]], np.uint8)
     assert as_image_tensor(pixels, stretch).flatten().tolist() == [1, 2, 3]
 
@@ -56,7 +57,7 @@ def test_channels_are_ordered(name: str, expected: list[int]) -> None:
     assert order_channels(image, name).flatten().tolist() == expected
 
 
-def test_grey_is_that_of_pillow() -> None:
+def test_grey_equals_pillow() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(pixels).convert("L"))
     grey = luma(torch.from_numpy(pixels).permute(2, 0, 1))
@@ -67,3 +68,11 @@ def test_unknown_depth_reduction_is_named(cfg: CfgNode) -> None:
     cfg.INPUT.SIXTEEN_BIT = "strech"
     with pytest.raises(UserError, match="Did you mean 'stretch'"):
         depth_reduction_of(cfg)
+
+
+@pytest.mark.parametrize(("mean", "std", "key"), [([600.0], [57.0], "PIXEL_MEAN"), ([100.0], [4000.0], "PIXEL_STD")])
+@pytest.mark.parametrize("sixteen_bit", ["stretch", "divide"])
+def test_statistics_above_255_need_kept_values(mean: list[float], std: list[float], key: str, sixteen_bit: str) -> None:
+    check_pixel_statistics(mean, std, sixteen_bit="keep")
+    with pytest.raises(UserError, match=rf"MODEL\.{key} = \[.*INPUT\.SIXTEEN_BIT is {sixteen_bit}"):
+        check_pixel_statistics(mean, std, sixteen_bit=sixteen_bit)

@@ -52,7 +52,7 @@ EYES = ["left_eye", "right_eye", "nose"]
         ("left_eye", "Right-Eye"),
     ],
 )
-def test_names_that_differ_by_the_side_are_a_pair(left: str, right: str) -> None:
+def test_names_that_differ_in_the_side_are_a_pair(left: str, right: str) -> None:
     assert flip_pairs([left, "nose", right]) == ((0, 2),)
     assert flip_pairs([right, "nose", left]) == ((2, 0),)
     assert sides_of([left, "nose", right]).unpaired == ()
@@ -71,7 +71,7 @@ def test_names_that_differ_by_the_side_are_a_pair(left: str, right: str) -> None
         [],
     ],
 )
-def test_names_without_a_counterpart_are_no_pairs(names: list[str]) -> None:
+def test_names_without_counterpart_are_unpaired(names: list[str]) -> None:
     assert flip_pairs(names) == ()
 
 
@@ -80,7 +80,7 @@ def test_corners_of_both_eyes_are_paired_across() -> None:
     assert flip_pairs(names) == ((0, 3), (1, 2))
 
 
-def test_names_of_one_side_alone_are_told() -> None:
+def test_unpaired_names_are_reported() -> None:
     assert sides_of([*EYES, "left_ear"]).unpaired == ("left_ear",)
     assert sides_of(["l_eye", "r_eye", "l_ear", "lip"]).unpaired == ("l_ear",)
 
@@ -103,12 +103,12 @@ def test_pairs_are_read_by_name_or_row(pairs: object, expected: object) -> None:
 @pytest.mark.parametrize(
     "pairs", ["eyes", [["left_eye"]], [["left_eye", "mouth"]], [[0, 0]], [[0, 7]], [[0, 1], [1, 2]], [5], [[True, 0]]]
 )
-def test_what_is_no_pairs_is_refused(pairs: object) -> None:
+def test_malformed_pairs_are_refused(pairs: object) -> None:
     with pytest.raises(UserError, match=r"KEY .*"):
         read_pairs(pairs, EYES, where="KEY")
 
 
-def test_permutations_are_read_from_0_and_from_1() -> None:
+def test_permutations_may_start_at_0_or_1() -> None:
     assert read_permutation([1, 0, 2], EYES, where="KEY") == ((0, 1),)
     assert read_permutation([2, 1, 3], EYES, where="KEY") == ((0, 1),)
     assert read_permutation(["right_eye", "left_eye", "nose"], EYES, where="KEY") == ((0, 1),)
@@ -127,7 +127,7 @@ def test_permutations_are_read_from_0_and_from_1() -> None:
         ({"flip_pairs": []}, ()),
     ],
 )
-def test_file_names_the_pairs(write_coco, annotation, fields: dict, expected: object) -> None:
+def test_pairs_of_the_file_are_used(write_coco, annotation, fields: dict, expected: object) -> None:
     category = {"id": 7, "name": "person", "keypoints": ["a", "b", "c"], **fields}
     path = write_coco([annotation()], categories=[category])
     assert load_coco("test", path.parent, path).keypoint_flip_pairs == expected
@@ -156,12 +156,12 @@ def _first_x(cfg, dataset) -> set[tuple[float, ...]]:
     return {tuple(sample.targets.keypoints[0, :2, 0].tolist()) for sample in samples}
 
 
-def test_mirrored_keypoints_change_places(cfg, keypoint_dataset) -> None:
+def test_flip_exchanges_paired_keypoints(cfg, keypoint_dataset) -> None:
     assert _first_x(cfg, keypoint_dataset(["lEye", "rEye", "nose"])) == {(12.5, 17.5), (42.5, 47.5)}
 
 
 @pytest.mark.parametrize("names", [["a", "b", "c"], ["left_eye", "right_eye", "left_ear"]])
-def test_images_are_not_mirrored_where_pairs_are_not_known(cfg, keypoint_dataset, caplog, names: list[str]) -> None:
+def test_images_with_unknown_pairs_are_not_mirrored(cfg, keypoint_dataset, caplog, names: list[str]) -> None:
     dataset = keypoint_dataset(names)
     assert _first_x(cfg, dataset) == {(12.5, 17.5)}
     with caplog.at_level(logging.WARNING):
@@ -172,7 +172,7 @@ def test_images_are_not_mirrored_where_pairs_are_not_known(cfg, keypoint_dataset
     assert ("left_ear has no counterpart" in messages[0]) == (names[2] == "left_ear")
 
 
-def test_advice_of_the_warning_works_as_typed(cfg, keypoint_dataset, caplog) -> None:
+def test_advice_of_the_warning_can_be_typed(cfg, keypoint_dataset, caplog) -> None:
     dataset = keypoint_dataset(["left_eye", "right_eye", "left_ear"])
     with caplog.at_level(logging.WARNING):
         build_train_loader(cfg, [dataset])
@@ -183,7 +183,7 @@ def test_advice_of_the_warning_works_as_typed(cfg, keypoint_dataset, caplog) -> 
     assert build_flip_pairs(cfg, dataset) == ()
 
 
-def test_key_names_the_pairs(cfg, keypoint_dataset) -> None:
+def test_pairs_of_the_config_are_used(cfg, keypoint_dataset) -> None:
     dataset = keypoint_dataset(["a", "b", "c"])
     cfg.DATASETS.KEYPOINT_FLIP_PAIRS = [["a", "b"]]
     assert _first_x(cfg, dataset) == {(12.5, 17.5), (42.5, 47.5)}
@@ -194,7 +194,7 @@ def test_key_names_the_pairs(cfg, keypoint_dataset) -> None:
         build_train_mapper(cfg, dataset)
 
 
-def test_images_without_keypoints_are_mirrored_all_the_same(cfg, keypoint_dataset) -> None:
+def test_images_without_labelled_keypoints_are_mirrored(cfg, keypoint_dataset) -> None:
     dataset = keypoint_dataset(["a", "b", "c"], points=None)
     mapper = build_train_mapper(cfg, dataset)
     boxes = [mapper(dataset.records[0], np.random.default_rng(seed)).targets.boxes for seed in range(12)]

@@ -106,12 +106,12 @@ def test_folder_instead_of_a_file_is_named(folders, name: str) -> None:
         (3, ""),
     ],
 )
-def test_json_of_others_is_named(content: object, words: str) -> None:
+def test_other_json_formats_are_named(content: object, words: str) -> None:
     assert words in detect_json_format(content)
     assert bool(detect_json_format(content)) == bool(words)
 
 
-def test_text_of_others_is_named() -> None:
+def test_other_text_formats_are_named() -> None:
     assert detect_text_format("filename,width,height,class\na,1,2,b\n") == "a CSV table"
     assert detect_text_format("train: images\nnc: 2\nnames: [a, b]\n") == "the data.yaml of a YOLO dataset"
     assert detect_text_format('{"images": [') == ""
@@ -125,13 +125,13 @@ def test_text_of_others_is_named() -> None:
         ({"image_id": 1, "file_name": "a.png", "segments_info": []}, "COCO's panoptic annotations"),
     ],
 )
-def test_other_files_of_coco_are_named(write_coco, annotation: dict, words: str) -> None:
+def test_coco_files_without_objects_are_named(write_coco, annotation: dict, words: str) -> None:
     path = write_coco([annotation])
     with pytest.raises(UserError, match=words):
         load_coco("mine", path.parent, path)
 
 
-def test_folder_of_nuclei_is_told_the_format_that_reads_it(cfg, tmp_path: Path, monkeypatch) -> None:
+def test_dsb2018_folder_error_names_its_format(cfg, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     _images(tmp_path / "cells/a/images", 1)
     Image.fromarray(np.full((24, 32), 255, dtype=np.uint8)).save(_images(tmp_path / "cells/a/masks", 0) / "0.png")
@@ -172,7 +172,7 @@ def test_unlabelled_test_images_are_read_and_not_trained_on(cfg, unlabelled: Pat
         build_train_loader(cfg, [dataset])
 
 
-def test_file_of_images_without_categories_is_told_what_it_lacks(unlabelled: Path, tmp_path: Path) -> None:
+def test_file_without_categories_error_names_the_section(unlabelled: Path, tmp_path: Path) -> None:
     path = tmp_path / "annotations" / "image_info_test2017.json"
     content = json.loads(path.read_text())
     del content["categories"]

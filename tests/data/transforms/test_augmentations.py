@@ -14,7 +14,7 @@ from mrcnn_zoo.registries import AUGMENTATIONS
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
-def test_marked_pixel_is_where_the_geometry_says(cfg: CfgNode, name: str) -> None:
+def test_marked_pixel_moves_as_the_affine_map(cfg: CfgNode, name: str) -> None:
     cfg.INPUT.MIN_SIZE_TRAIN = [120]
     augmentation = AUGMENTATIONS.get(name)(cfg)
     for seed in range(8):
@@ -31,7 +31,7 @@ def test_marked_pixel_is_where_the_geometry_says(cfg: CfgNode, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
-def test_same_generator_gives_the_same_image_and_leaves_the_old_one(cfg: CfgNode, name: str) -> None:
+def test_same_generator_gives_the_same_image_and_keeps_the_input(cfg: CfgNode, name: str) -> None:
     augmentation = AUGMENTATIONS.get(name)(cfg)
     image = torch.from_numpy(np.random.default_rng(5).integers(0, 256, (3, 40, 60), dtype=np.uint8))
     untouched = image.clone()
@@ -55,19 +55,19 @@ def test_shortest_edge_is_scaled_unless_the_longest_is_too_long(size, expected) 
     assert shortest_edge_size(size, 800, 1333) == expected
 
 
-def test_length_zero_leaves_the_size() -> None:
+def test_length_zero_keeps_the_size() -> None:
     assert shortest_edge_size((480, 640), 0, 100) == (480, 640)
 
 
 @pytest.mark.parametrize("size", [(53, 81), (9, 14)])
-def test_resized_pixels_are_those_of_pillow(size: tuple[int, int]) -> None:
+def test_resized_pixels_equal_pillow(size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (30, 47, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)).astype(int)
     resized = ResizeTransform((30, 47), size).apply_image(torch.from_numpy(pixels).permute(2, 0, 1))
     assert np.abs(resized.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
 
 
-def test_range_draws_every_length_between_its_ends(cfg: CfgNode) -> None:
+def test_range_draws_every_length_between_its_bounds(cfg: CfgNode) -> None:
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = [50, 53], "range"
     augmentation = AUGMENTATIONS.get("ResizeShortestEdge")(cfg)
     image, rng = torch.zeros((3, 40, 60), dtype=torch.uint8), np.random.default_rng(0)
@@ -100,7 +100,7 @@ def test_crop_sizes(cfg: CfgNode, kind: str, size: list[float], heights: set[int
     assert {size[1] for size in sizes} == widths
 
 
-def test_crops_reach_every_border(cfg: CfgNode) -> None:
+def test_crops_touch_every_border(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = "absolute", [38, 60]
     crop = AUGMENTATIONS.get("RandomCrop")(cfg)
     image, rng = torch.zeros((3, 40, 60), dtype=torch.uint8), np.random.default_rng(0)
@@ -114,7 +114,7 @@ def test_half_of_the_images_are_flipped(cfg: CfgNode) -> None:
     assert 450 < mirrored < 550
 
 
-def test_brightness_contrast_and_saturation_by_hand() -> None:
+def test_brightness_contrast_and_saturation_equal_hand_computed_values() -> None:
     image = torch.tensor([100, 100, 200], dtype=torch.uint8)[:, None, None]
     assert adjust_brightness(image, 0.5).flatten().tolist() == [50, 50, 100]
     assert adjust_brightness(image, 2.0).flatten().tolist() == [200, 200, 255]
@@ -122,7 +122,7 @@ def test_brightness_contrast_and_saturation_by_hand() -> None:
     assert adjust_saturation(image, 0.0).flatten().tolist() == [111, 111, 111]  # 0.587 + 0.299 + 0.114 * 2
 
 
-def test_extras_come_after_the_crop_and_before_the_resize(cfg: CfgNode) -> None:
+def test_configured_augmentations_are_between_crop_and_resize(cfg: CfgNode) -> None:
     cfg.INPUT.AUGMENTATIONS = ["RandomRotate90"]
     cfg.INPUT.CROP.ENABLED = True
     names = [type(augmentation).__name__ for augmentation in build_train_augmentations(cfg)]
@@ -137,14 +137,14 @@ def test_extras_come_after_the_crop_and_before_the_resize(cfg: CfgNode) -> None:
         ("FORMAT", "GBR", "INPUT.FORMAT = 'GBR'"),
     ],
 )
-def test_bad_setting_is_named(cfg: CfgNode, key: str, value: object, message: str) -> None:
+def test_invalid_setting_is_named(cfg: CfgNode, key: str, value: object, message: str) -> None:
     cfg.INPUT.AUGMENTATIONS = ["RandomBrightness"]
     cfg.INPUT[key] = value
     with pytest.raises(UserError, match=message):
         build_train_augmentations(cfg)
 
 
-def test_bad_crop_is_named(cfg: CfgNode) -> None:
+def test_invalid_crop_is_named(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.TYPE = "relativ"
     with pytest.raises(UserError, match="Did you mean 'relative'"):
         AUGMENTATIONS.get("RandomCrop")(cfg)

@@ -42,7 +42,7 @@ DATASET = Dataset("test", (), ("cat", "dog"), (1, 2))
 RNG = np.random.default_rng
 
 
-def test_test_sample_is_resized_and_says_where_it_is_from(cfg: CfgNode) -> None:
+def test_eval_sample_is_resized_and_has_its_file_name(cfg: CfgNode) -> None:
     cfg.INPUT.MIN_SIZE_TEST = 80
     sample = build_eval_mapper(cfg)(_record(), RNG(0))
     assert sample.image_size == (80, 120)
@@ -51,7 +51,7 @@ def test_test_sample_is_resized_and_says_where_it_is_from(cfg: CfgNode) -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("BGR", [30, 20, 10]), ("RGB", [10, 20, 30]), ("L", [18])])
-def test_channels_come_in_the_order_of_the_config(cfg: CfgNode, name: str, expected: list[int]) -> None:
+def test_channels_are_in_the_order_of_the_config(cfg: CfgNode, name: str, expected: list[int]) -> None:
     cfg.INPUT.FORMAT = name
     cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [1.0] * len(expected)
     for mapper in (build_eval_mapper(cfg), build_train_mapper(cfg, DATASET)):
@@ -72,7 +72,7 @@ def test_targets_are_in_pixels_of_the_resized_image(cfg: CfgNode) -> None:
     assert bitmap[10:26, 20:36].all()
 
 
-def test_crowds_are_no_targets(cfg: CfgNode) -> None:
+def test_crowds_are_left_out_of_targets(cfg: CfgNode) -> None:
     record = _record(_square(10, 5, 8, is_crowd=True), _square(20, 20, 5))
     targets = build_validation_mapper(cfg, DATASET)(record, RNG(0)).targets
     assert targets.boxes.tolist() == [[20, 20, 25, 25]]
@@ -92,7 +92,7 @@ def test_objects_outside_the_crop_are_dropped() -> None:
     assert len(targets.masks) == 1
 
 
-def test_cropped_box_is_that_of_the_visible_mask() -> None:
+def test_cropped_box_is_the_box_of_the_visible_mask() -> None:
     triangle = InstanceRecord((10, 10, 30, 30), 0, segmentation=[[10, 10, 30, 10, 10, 30]])
     crop = CropTransform(20, 0, (20, 60)).affine  # leaves the tip below y = 20, which is 10 wide
     boxes = TargetBuilder(has_masks=True, boxes_from_masks=True)([triangle], crop).boxes
@@ -107,7 +107,7 @@ def test_cropping_takes_boxes_from_masks(cfg: CfgNode) -> None:
     assert not build_train_mapper(cfg, DATASET).target_builder.boxes_from_masks
 
 
-def test_without_masks_boxes_suffice(cfg: CfgNode) -> None:
+def test_objects_without_masks_are_targets_of_box_models(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_ON = False
     record = _record(InstanceRecord((1, 2, 3, 4), 0))
     targets = build_validation_mapper(cfg, DATASET)(record, RNG(0)).targets
@@ -115,7 +115,7 @@ def test_without_masks_boxes_suffice(cfg: CfgNode) -> None:
     assert targets.boxes.tolist() == [[1, 2, 3, 4]]
 
 
-def test_object_without_a_mask_is_left_out_when_masks_are_learned(cfg: CfgNode) -> None:
+def test_object_without_mask_is_left_out_of_mask_models(cfg: CfgNode) -> None:
     record = _record(InstanceRecord((1, 2, 3, 4), 0), _square(20, 20, 5))
     assert len(build_validation_mapper(cfg, DATASET)(record, RNG(0)).targets) == 1
 
@@ -123,20 +123,20 @@ def test_object_without_a_mask_is_left_out_when_masks_are_learned(cfg: CfgNode) 
 KEYPOINTS = (10.0, 10.0, 2.0, 12.0, 11.0, 1.0, 50.0, 30.0, 0.0)
 
 
-def test_mirrored_key_points_change_sides() -> None:
+def test_flip_maps_keypoints_to_the_other_side() -> None:
     maker = TargetBuilder(num_keypoints=3, flip_pairs=((0, 1),))
     item = _square(5, 5, 20, keypoints=KEYPOINTS)
     mapped = maker([item], HorizontalFlip(SIZE).affine).keypoints
     assert mapped.tolist() == [[[48, 11, 1], [50, 10, 2], [0, 0, 0]]]
 
 
-def test_key_points_outside_the_crop_are_unlabelled() -> None:
+def test_keypoints_outside_the_crop_are_unlabelled() -> None:
     crop = CropTransform(0, 11, (40, 40)).affine
     mapped = TargetBuilder(num_keypoints=3)([_square(5, 5, 20, keypoints=KEYPOINTS)], crop).keypoints
     assert mapped.tolist() == [[[0, 0, 0], [1, 11, 1], [0, 0, 0]]]
 
 
-def test_object_without_key_points_has_none_labelled() -> None:
+def test_object_without_keypoints_has_none_labelled() -> None:
     mapped = TargetBuilder(num_keypoints=3)([_square(5, 5, 20)], AffineTransform.identity(SIZE)).keypoints
     assert mapped.tolist() == [[[0, 0, 0]] * 3]
 

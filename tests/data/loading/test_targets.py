@@ -43,7 +43,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / max(1, (a | b).sum()))
 
 
-def test_every_mask_is_that_of_pycocotools_at_the_original_size(coco_mini: tuple[Dataset, COCO]) -> None:
+def test_masks_at_the_original_size_equal_pycocotools(coco_mini: tuple[Dataset, COCO]) -> None:
     dataset, coco = coco_mini
     compared = 0
     for record in dataset.records:
@@ -156,7 +156,7 @@ PLACES = ("inside", "left", "top", "right", "bottom", "corner", "far larger", "t
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_stars_are_drawn_as_by_pycocotools(place: str) -> None:
+def test_random_stars_equal_pycocotools(place: str) -> None:
     drawn = 0
     for polygons, size in _stars(100, place, np.random.default_rng(PLACES.index(place))):
         rles = coco_mask.frPyObjects([polygon.reshape(-1).tolist() for polygon in polygons], *size)
@@ -176,13 +176,13 @@ def test_stars_outside_the_frame_have_no_mask(shift: tuple[float, float]) -> Non
         assert rasterise([polygon + shift for polygon in polygons], size) is None
 
 
-def test_what_is_left_of_an_object_is_as_pycocotools_draws_it_even_if_that_is_nothing() -> None:
+def test_clipped_objects_equal_pycocotools() -> None:
     sliver = np.array([[-20.0, 2], [0.3, 2], [0.3, 8], [-20, 8]])
     assert rasterise([sliver], (10, 10)) is None
 
 
 @pytest.mark.parametrize("line", [[[3, 3], [3, 3], [3, 3]], [[1, 5], [6, 5], [1, 5]], [[4, 1], [4, 7], [4, 2]]])
-def test_a_line_marks_its_middle(line: list[list[float]]) -> None:
+def test_line_marks_the_pixel_at_its_centre(line: list[list[float]]) -> None:
     window = rasterise([np.array(line, dtype=np.float64)], (10, 10))
     assert window is not None
     assert (window.x, window.y) == ((line[0][0] + line[1][0]) // 2, (line[0][1] + line[1][1]) // 2)
@@ -193,14 +193,14 @@ def test_polygon_outside_the_frame_has_no_mask() -> None:
     assert rasterise([np.array([[-5.0, 2], [-1, 2], [-3, 6]])], (10, 10)) is None
 
 
-def test_polygon_is_cut_at_the_frame() -> None:
+def test_polygon_is_clipped_at_the_frame() -> None:
     window = rasterise([np.array([[-4.0, -4], [3, -4], [3, 3], [-4, 3]])], (10, 10))
     assert window is not None
     assert window.box == (0, 0, 3, 3)
     assert window.bitmap.all()
 
 
-def test_polygons_and_run_lengths_keep_their_rows() -> None:
+def test_polygons_and_run_lengths_keep_their_order() -> None:
     square = _object([[2, 2, 5, 2, 5, 5, 2, 5]])
     rle = _object({"size": [10, 10], "counts": [0, 4, 96]})
     empty = _object({"size": [10, 10], "counts": [100]})
@@ -208,5 +208,5 @@ def test_polygons_and_run_lengths_keep_their_rows() -> None:
     assert [window and window.box for window in windows] == [(0, 0, 1, 4), (2, 2, 5, 5), None]
 
 
-def test_no_objects_have_no_masks() -> None:
+def test_no_objects_give_no_masks() -> None:
     assert map_masks([], AffineTransform.identity((10, 10))) == []

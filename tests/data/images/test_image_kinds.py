@@ -1,4 +1,4 @@
-"""Every kind of image file is read as Pillow, tifffile and NumPy wrote it, or refused with the cause that holds."""
+"""Image files of every kind are read as Pillow, tifffile and NumPy wrote them, or refused with the cause."""
 
 import logging
 import os
@@ -15,7 +15,6 @@ from PIL import Image
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.images import problems
-from mrcnn_zoo.data.images.pixels import check_pixel_statistics
 from mrcnn_zoo.data.images.reading import MAX_PIXELS, FileImage, read_bitmap
 from mrcnn_zoo.data.loading.mapper import build_eval_mapper, build_pixel_reader
 from mrcnn_zoo.data.records import ImageRecord
@@ -117,7 +116,7 @@ def test_compressed_tiff_needs_no_further_package(compression: str, pages: int, 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_png_of_16_bits_in_several_channels_keeps_them(channels: int, orientation: int, tmp_path: Path) -> None:
+def test_png_with_several_16_bit_channels_keeps_all_bits(channels: int, orientation: int, tmp_path: Path) -> None:
     array = np.concatenate((DEEP_RGB, DEEP_RGB[::-1]), axis=2)[..., :channels]
     write_deep_png(tmp_path / "a.png", array)
     if orientation != 1:
@@ -135,7 +134,7 @@ def test_png_of_16_bits_in_several_channels_keeps_them(channels: int, orientatio
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_tiff_is_turned_upright(orientation: int, tmp_path: Path) -> None:
+def test_tiff_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     for array in (DEEP, GREY, FLOATS):
@@ -145,7 +144,7 @@ def test_tiff_is_turned_upright(orientation: int, tmp_path: Path) -> None:
         np.testing.assert_array_equal(FileImage(str(tmp_path / "a.tif")).read(), grey(turned[orientation]))
 
 
-def test_content_and_not_the_suffix_decides(tmp_path: Path) -> None:
+def test_content_selects_the_reader_not_the_suffix(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "png", format="PNG")
     with open(tmp_path / "array", "wb") as file:
         np.save(file, DEEP.astype(">u2"))
@@ -176,7 +175,7 @@ def test_pixels_that_are_not_finite_are_replaced_with_a_note(name: str, tmp_path
     assert f"{path} holds NaN or infinity in {9 if name.startswith('b') else 3} of" in notes[0]
 
 
-def test_image_without_a_finite_pixel_is_refused(tmp_path: Path) -> None:
+def test_image_without_finite_pixels_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.full((H, W), np.nan, np.float32))
     np.save(tmp_path / "a.npy", np.full((H, W), 1e300))
     for name in ("a.tif", "a.npy"):
@@ -184,7 +183,7 @@ def test_image_without_a_finite_pixel_is_refused(tmp_path: Path) -> None:
             FileImage(str(tmp_path / name)).read()
 
 
-def test_pages_are_called_pages(cfg: CfgNode, tmp_path: Path) -> None:
+def test_error_names_the_pages_of_a_tiff(cfg: CfgNode, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "z.tif", np.stack([GREY] * 5), metadata={"axes": "ZYX"})
     tifffile.imwrite(tmp_path / "p.tif", np.stack([GREY] * 5), photometric="minisblack", metadata=None)
     tifffile.imwrite(tmp_path / "c.tif", np.stack([GREY] * 5, axis=2), photometric="minisblack", planarconfig="contig")
@@ -199,7 +198,7 @@ def test_pages_are_called_pages(cfg: CfgNode, tmp_path: Path) -> None:
     assert build_pixel_reader(cfg).open(FileImage(str(tmp_path / "z.tif"))).shape == (H, W, 5)
 
 
-def test_what_is_left_out_or_taken_for_colours_is_noted(tmp_path: Path, caplog: Any) -> None:
+def test_ambiguous_tiff_files_are_noted(tmp_path: Path, caplog: Any) -> None:
     tifffile.imwrite(tmp_path / "z.tif", np.stack([GREY] * 3), photometric="minisblack", metadata={"axes": "ZYX"})
     frames = [Image.fromarray(np.roll(RGB, shift, axis=0)) for shift in range(3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -213,7 +212,7 @@ def test_what_is_left_out_or_taken_for_colours_is_noted(tmp_path: Path, caplog: 
     assert "two.tif holds 2 images of different sizes or kinds; the first is read" in caplog.text
 
 
-def test_many_files_with_the_same_note_are_not_all_named(tmp_path: Path, caplog: Any) -> None:
+def test_notes_of_one_kind_are_limited(tmp_path: Path, caplog: Any) -> None:
     caplog.set_level(logging.WARNING)
     frames = [Image.fromarray(np.roll(RGB, shift, axis=0)) for shift in range(2)]
     for number in range(12):
@@ -223,7 +222,7 @@ def test_many_files_with_the_same_note_are_not_all_named(tmp_path: Path, caplog:
     assert caplog.text.count("the others are not named") == 1
 
 
-def test_arrays_from_python_come_in_any_layout(cfg: CfgNode) -> None:
+def test_arrays_of_any_memory_layout_are_read(cfg: CfgNode) -> None:
     class Array:
         name = "an array"
 
@@ -243,7 +242,7 @@ def test_arrays_from_python_come_in_any_layout(cfg: CfgNode) -> None:
         mapper(ImageRecord(1, Array(RGB[:0]), (0, W)), np.random.default_rng(0))
 
 
-def test_depth_that_cannot_be_divided_is_refused_by_file(cfg: CfgNode, tmp_path: Path) -> None:
+def test_undividable_depth_is_refused_with_the_file(cfg: CfgNode, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", FLOATS)
     cfg.INPUT.SIXTEEN_BIT = "divide"
     with pytest.raises(UserError, match=r"a\.tif: INPUT\.SIXTEEN_BIT = 'divide'.* float32"):
@@ -266,7 +265,7 @@ CONTENTS = {
 
 @pytest.mark.parametrize("content", list(CONTENTS))
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
-def test_files_that_are_no_images_are_called_what_they_are(content: str, suffix: str, tmp_path: Path) -> None:
+def test_files_of_other_kinds_are_refused_by_their_kind(content: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_text(content)
     with pytest.raises(UserError, match=CONTENTS[content]) as error:
@@ -275,7 +274,7 @@ def test_files_that_are_no_images_are_called_what_they_are(content: str, suffix:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
-def test_folders_links_and_missing_files_are_called_so(suffix: str, tmp_path: Path) -> None:
+def test_folders_links_and_missing_files_are_refused_by_name(suffix: str, tmp_path: Path) -> None:
     folder, link, loop, missing = (tmp_path / f"{name}{suffix}" for name in ("folder", "link", "loop", "missing"))
     folder.mkdir()
     os.symlink("/nowhere/x.png", link)
@@ -291,7 +290,7 @@ def test_folders_links_and_missing_files_are_called_so(suffix: str, tmp_path: Pa
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
-def test_file_without_permission_is_called_so(tmp_path: Path) -> None:
+def test_file_without_permission_is_refused(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
     os.chmod(tmp_path / "a.png", 0)
     with pytest.raises(UserError, match="no permission"):
@@ -312,7 +311,7 @@ def test_image_above_the_limit_is_refused_with_the_key_and_read_below_it(cfg: Cf
             assert build_pixel_reader(cfg).open(source).shape == (H, W, 3)
 
 
-def test_pillows_own_limit_is_neither_asked_nor_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_of_pillow_is_unused_and_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
     for limit in (400, 200):  # from here on Pillow warns of 600 pixels, from there on it refuses them
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -322,9 +321,7 @@ def test_pillows_own_limit_is_neither_asked_nor_changed(tmp_path: Path, monkeypa
         assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_exchanged_width_and_height_are_blamed_on_exif_only_where_it_turns_the_image(
-    cfg: CfgNode, tmp_path: Path
-) -> None:
+def test_exchanged_width_and_height_name_exif_only_if_it_rotates(cfg: CfgNode, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(RGB).save(tmp_path / "plain.png")
@@ -333,16 +330,6 @@ def test_exchanged_width_and_height_are_blamed_on_exif_only_where_it_turns_the_i
         with pytest.raises(UserError, match=cause) as error:
             build_eval_mapper(cfg)(ImageRecord(1, FileImage(str(tmp_path / name)), size), np.random.default_rng(0))
         assert ("EXIF" in str(error.value)) == name.startswith("turned")
-
-
-@pytest.mark.parametrize(("mean", "std", "key"), [([600.0], [57.0], "PIXEL_MEAN"), ([100.0], [4000.0], "PIXEL_STD")])
-@pytest.mark.parametrize("sixteen_bit", ["stretch", "divide"])
-def test_statistics_beyond_255_are_for_kept_values_only(
-    mean: list[float], std: list[float], key: str, sixteen_bit: str
-) -> None:
-    check_pixel_statistics(mean, std, sixteen_bit="keep")
-    with pytest.raises(UserError, match=rf"MODEL\.{key} = \[.*INPUT\.SIXTEEN_BIT is {sixteen_bit}"):
-        check_pixel_statistics(mean, std, sixteen_bit=sixteen_bit)
 
 
 @pytest.mark.parametrize(("values", "mean"), [(DEEP, 103.5), (FLOATS, 103.5), (DEEP, 2000.0)])

@@ -28,7 +28,7 @@ def _by_pycocotools(polygons: list[np.ndarray], size: tuple[int, int]) -> np.nda
 
 @pytest.mark.parametrize("scale", [0.5, 1, 3, 40, 3000])
 @pytest.mark.parametrize("grid", [0, 1, 5])
-def test_random_polygons_are_those_of_pycocotools_to_the_pixel(scale: float, grid: int) -> None:
+def test_random_polygons_equal_pycocotools(scale: float, grid: int) -> None:
     rng = np.random.default_rng(int(scale) + grid)
     for _ in range(100):
         height, width = rng.integers(1, 50, 2).tolist()
@@ -39,7 +39,7 @@ def test_random_polygons_are_those_of_pycocotools_to_the_pixel(scale: float, gri
         assert np.array_equal(_decoded(polygons, (height, width)), _by_pycocotools(polygons, (height, width)))
 
 
-def test_polygon_of_more_crossings_than_are_worked_on_at_once() -> None:
+def test_polygon_with_more_crossings_than_one_chunk() -> None:
     points = np.random.default_rng(0).random((10_000, 2)) * [60, 40]
     assert MAX_CROSSINGS < 10_000 * 60 / 3
     assert np.array_equal(_decoded([points], (40, 60)), _by_pycocotools([points], (40, 60)))
@@ -60,13 +60,13 @@ def test_corner_far_away_takes_no_memory(far: float, direction: int) -> None:
     assert set(inside.tolist()) <= {9, 10}
 
 
-def test_direction_of_a_corner_is_kept_beyond_all_integers() -> None:
+def test_direction_of_a_corner_is_kept_beyond_the_integer_range() -> None:
     # The triangle between the diagonal and the left edge of the image.
     points = np.array([[0, 0], [1e300, 1e300], [0, 1e300]])
     assert _decoded([points], (50, 50)).sum() == pytest.approx(50 * 50 / 2, abs=50)
 
 
-def test_steps_are_fifths_of_a_pixel_along_the_outline() -> None:
+def test_number_of_outline_steps_equals_hand_count() -> None:
     square = np.array([[0, 0], [10, 0], [10, 10], [0, 10.0]])
     assert num_outline_steps(square) == 5 * 40 + 4
     assert max_outline_steps((4000, 4000)) == 3 * 4000 * 4000 / 16

@@ -9,7 +9,7 @@ from mrcnn_zoo.data.paths import cache_key, dataset_cache_folder, read_cache, wr
 CONTENT = {"a": [1, 2.5, "x"]}
 
 
-def test_what_is_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_content_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MRCNN_ZOO_CACHE", str(tmp_path / "deep" / "cache"))
     write_cache("test", "key", CONTENT)
     assert read_cache("test", "key") == CONTENT
@@ -27,7 +27,7 @@ def test_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("damage", [b"", b"not gzip", None])
-def test_damaged_file_counts_as_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None) -> None:
+def test_damaged_cache_file_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None) -> None:
     monkeypatch.setenv("MRCNN_ZOO_CACHE", str(tmp_path))
     write_cache("test", "key", CONTENT)
     path = tmp_path / "test-key.json.gz"
@@ -35,7 +35,7 @@ def test_damaged_file_counts_as_absent(tmp_path: Path, monkeypatch: pytest.Monke
     assert read_cache("test", "key") is None
 
 
-def test_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_cache_folder_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("MRCNN_ZOO_CACHE", str(tmp_path / "file" / "cache"))
     write_cache("test", "key", CONTENT)

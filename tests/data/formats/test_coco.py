@@ -40,7 +40,7 @@ def test_images_come_in_the_order_of_their_ids(write_coco) -> None:
     assert dataset.records[0].image_size == (40, 60)
 
 
-def test_image_without_objects_stays(write_coco, annotation) -> None:
+def test_image_without_objects_is_kept(write_coco, annotation) -> None:
     dataset = _load(write_coco([annotation(1, image_id=2)], num_images=2))
     assert [len(record.instances) for record in dataset.records] == [0, 1]
 
@@ -67,7 +67,7 @@ def test_annotation_without_a_mask_keeps_its_box(write_coco, annotation) -> None
     assert [item.box for item in items] == [(10, 10, 20, 20)] * 3
 
 
-def test_key_points_are_shifted_to_the_middle_of_their_pixels(write_coco, annotation) -> None:
+def test_keypoints_are_shifted_to_pixel_centres(write_coco, annotation) -> None:
     names = ["nose", "left_eye", "right_eye"]
     categories = [{"id": 7, "name": "person", "keypoints": names}]
     points = [10, 11, 2, 12, 11, 1, 0, 0, 0]
@@ -81,12 +81,12 @@ def test_key_points_are_shifted_to_the_middle_of_their_pixels(write_coco, annota
     ("lines", "expected"),
     [([[1, 2], [1, 3]], ((0, 1), (0, 2))), ([[1, 4], "x", [2]], ()), (None, ()), ([[0, 1], [2, 3]], ((1, 2),))],
 )
-def test_lines_of_a_skeleton_are_counted_from_0(lines, expected, write_coco, annotation) -> None:
+def test_skeleton_rows_start_at_0(lines, expected, write_coco, annotation) -> None:
     categories = [{"id": 7, "name": "person", "keypoints": ["a", "b", "c"], "skeleton": lines}]
     assert _load(write_coco([annotation(1)], categories=categories)).keypoint_skeleton == expected
 
 
-def test_pairs_differ_by_left_and_right_only() -> None:
+def test_flip_pairs_differ_only_in_left_and_right() -> None:
     assert flip_pairs(["right_a", "left_a", "middle", "left_b"]) == ((1, 0),)
     assert flip_pairs([]) == ()
 
@@ -101,7 +101,7 @@ def test_images_in_subfolders_are_found(tmp_path: Path, write_coco, annotation) 
     assert _load(path).records[0].source.read().shape == (40, 60, 3)
 
 
-def test_unused_top_category_of_roboflow_is_no_class(write_coco, annotation) -> None:
+def test_unused_root_category_of_roboflow_is_left_out(write_coco, annotation) -> None:
     top = {"id": 0, "name": "cells", "supercategory": "none"}
     others = [{"id": number, "name": name, "supercategory": "cells"} for number, name in ((1, "red"), (2, "white"))]
     dataset = _load(write_coco([annotation(1, category_id=2)], categories=[top, *others]))

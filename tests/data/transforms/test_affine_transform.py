@@ -29,7 +29,7 @@ def test_box_is_mapped(transform: HorizontalFlip, expected: list[float]) -> None
     assert transform.affine.map_boxes(BOX).tolist() == [expected]
 
 
-def test_maps_in_a_row_are_one_map() -> None:
+def test_composition_equals_successive_maps() -> None:
     crop, flip = CropTransform(4, 8, (20, 30)), HorizontalFlip((20, 30))
     resize = ResizeTransform((20, 30), (40, 60))
     chain = crop.affine.then(flip.affine).then(resize.affine)
@@ -71,7 +71,7 @@ def _full(window: MaskWindow | None, size: tuple[int, int]) -> np.ndarray:
         (ResizeTransform(SIZE, (120, 180)), lambda image: np.kron(image, np.ones((3, 3), np.uint8))),
     ],
 )
-def test_bitmap_in_its_window_goes_where_the_image_goes(transform: HorizontalFlip, on_image) -> None:
+def test_mask_window_maps_like_the_image(transform: HorizontalFlip, on_image) -> None:
     bitmap = (np.random.default_rng(0).random((14, 9)) < 0.5).astype(np.uint8)
     window = MaskWindow(8, 4, bitmap)
     affine = transform.affine
@@ -83,7 +83,7 @@ def test_bitmap_in_its_window_goes_where_the_image_goes(transform: HorizontalFli
         assert np.array_equal(mapped, expected)
 
 
-def test_halving_keeps_pixels_that_are_covered_by_half() -> None:
+def test_halving_keeps_pixels_of_half_coverage() -> None:
     bitmap = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]], np.uint8)
     affine = ResizeTransform((4, 4), (2, 2)).affine
     mapped = affine.map_windows([MaskWindow(0, 0, bitmap)])[0]
@@ -91,7 +91,7 @@ def test_halving_keeps_pixels_that_are_covered_by_half() -> None:
     assert _full(mapped, (2, 2)).tolist() == [[1, 0], [1, 0]]
 
 
-def test_windows_of_many_sizes_are_each_mapped() -> None:
+def test_windows_of_many_sizes_are_mapped() -> None:
     rng = np.random.default_rng(1)
     windows = [MaskWindow(int(x), 0, np.ones((h, w), np.uint8)) for x, h, w in rng.integers(1, 30, (25, 3))]
     mapped = HorizontalFlip(SIZE).affine.map_windows(windows)
@@ -99,7 +99,7 @@ def test_windows_of_many_sizes_are_each_mapped() -> None:
         assert np.array_equal(_full(after, SIZE), np.fliplr(_full(before, SIZE)))
 
 
-def test_window_outside_the_frame_is_none() -> None:
+def test_window_outside_the_frame_maps_to_none() -> None:
     outside = MaskWindow(0, 0, np.ones((3, 3), np.uint8))
     inside = MaskWindow(10, 10, np.ones((3, 3), np.uint8))
     mapped = CropTransform(8, 8, (10, 10)).affine.map_windows([outside, inside])
@@ -107,6 +107,6 @@ def test_window_outside_the_frame_is_none() -> None:
     assert mapped[1] is not None
 
 
-def test_no_windows_are_none() -> None:
+def test_empty_list_of_windows() -> None:
     assert AffineTransform.identity(SIZE).map_windows([]) == []
     assert AffineTransform.identity(SIZE).map_boxes(np.zeros((0, 4))).shape == (0, 4)

@@ -42,7 +42,7 @@ def test_object_without_any_usable_polygon_keeps_its_box(write_coco, annotation,
     assert notes[0].endswith("left out: 1 (first: annotation 8)")
 
 
-def test_polygon_that_is_not_wrapped_in_a_list_is_understood(write_coco, annotation) -> None:
+def test_single_polygon_without_outer_list_is_read(write_coco, annotation) -> None:
     items, notes = _only_image(write_coco([annotation(segmentation=SQUARE)]))
     assert [polygon.tolist() for polygon in items[0].segmentation] == [SQUARE]
     assert notes == ()
@@ -77,7 +77,7 @@ def test_unusable_box_without_a_mask_is_dropped(write_coco, annotation) -> None:
 
 
 @pytest.mark.parametrize("box", [None, [], "", [0, 0, 0, 0], [-1, -1, -1, -1]])
-def test_absent_box_is_called_absent(write_coco, annotation, box: object) -> None:
+def test_absent_box_is_noted_as_absent(write_coco, annotation, box: object) -> None:
     items, notes = _only_image(write_coco([annotation(5, bbox=box, segmentation=[])]))
     assert items == ()
     assert notes == ("objects without a box and a mask left out: 1 (first: annotation 5)",)
@@ -178,7 +178,7 @@ def test_unknown_category_is_refused(write_coco, annotation) -> None:
         ([[1, 2, True, 4, 5, 6], [1, 2, [3], 4, 5, 6]], "is neither|has the coordinate"),
     ],
 )
-def test_segmentation_that_is_none_is_refused(write_coco, annotation, rle: object, message: str) -> None:
+def test_malformed_segmentation_is_refused(write_coco, annotation, rle: object, message: str) -> None:
     _refused(
         write_coco([annotation(4), annotation(5, segmentation=rle)]), f"the segmentation of annotation 5.*{message}"
     )
@@ -196,7 +196,7 @@ def test_segmentation_that_is_none_is_refused(write_coco, annotation, rle: objec
         ({"nose": [1, 2]}, "has keypoints"),
     ],
 )
-def test_what_is_no_keypoints_is_refused(write_coco, annotation, points: object, message: str) -> None:
+def test_malformed_keypoints_are_refused(write_coco, annotation, points: object, message: str) -> None:
     categories = [{"id": 7, "name": "person", "keypoints": ["nose", "chin"]}]
     _refused(write_coco([annotation(5, keypoints=points)], categories=categories), f"annotation 5 {message}")
 
@@ -210,12 +210,12 @@ def test_dataset_without_categories_is_refused(write_coco) -> None:
 
 
 @pytest.mark.parametrize("size", [(40.5, 60), ("forty", 60), (-40, 60), (40, True), (40, [60]), (2**31, 60)])
-def test_image_size_that_is_none_is_refused(write_coco, size: tuple[object, object]) -> None:
+def test_invalid_image_size_is_refused(write_coco, size: tuple[object, object]) -> None:
     images = [{"id": 1, "file_name": "001.png", "height": size[0], "width": size[1]}]
     _refused(write_coco([], images=images), "image 1 has (height|width) ")
 
 
-def test_image_of_more_pixels_than_run_lengths_can_count_is_refused(write_coco) -> None:
+def test_image_with_too_many_pixels_for_run_lengths_is_refused(write_coco) -> None:
     images = [{"id": 1, "file_name": "001.png", "height": 100_000, "width": 100_000}]
     _refused(write_coco([], images=images), "image 1 has height 100000 and width 100000, more than 4294967295 pixels")
 
@@ -250,7 +250,7 @@ def test_truncated_json_is_refused_with_the_position(write_coco, annotation) -> 
         ('{"images": ]', "not valid JSON: .* column 12"),
     ],
 )
-def test_file_that_is_not_coco_is_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_json_of_another_format_is_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "annotations.json"
     path.write_text(content)
     _refused(path, message)
@@ -269,7 +269,7 @@ def test_missing_images_are_counted_and_named(write_coco) -> None:
     _refused(path, "4 of the 6 images that .* lists are missing: 001.png, 003.png, 004.png, ...")
 
 
-def test_duplicates_across_a_large_file_are_found_quickly(write_coco, annotation) -> None:
+def test_duplicate_in_a_large_file_is_found_fast(write_coco, annotation) -> None:
     annotations = [annotation(number) for number in range(1, 20001)]
     path = write_coco(annotations)
     assert len(_load(path).records[0].instances) == 20000

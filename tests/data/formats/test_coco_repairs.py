@@ -41,13 +41,13 @@ def _only_item(path: Path, **needs: bool):
         (-1, False, True),
     ],
 )
-def test_crowds_are_what_the_value_means(write_coco, annotation, value: object, is_crowd: bool, is_noted: bool) -> None:
+def test_iscrowd_is_read_from_any_form(write_coco, annotation, value: object, is_crowd: bool, is_noted: bool) -> None:
     item, notes = _only_item(write_coco([annotation(5, iscrowd=value)]))
     assert item.is_crowd is is_crowd
     assert [note.startswith("iscrowd values ") for note in notes] == [True] * is_noted
 
 
-def test_missing_iscrowd_is_none(write_coco, annotation) -> None:
+def test_missing_iscrowd_is_false(write_coco, annotation) -> None:
     entry = annotation(5)
     del entry["iscrowd"]
     item, notes = _only_item(write_coco([entry]))
@@ -55,28 +55,28 @@ def test_missing_iscrowd_is_none(write_coco, annotation) -> None:
 
 
 @pytest.mark.parametrize("value", [2, 0.5, "yes", "maybe", [0], {}, NAN, -2])
-def test_iscrowd_that_is_neither_is_refused(write_coco, annotation, value: object) -> None:
+def test_invalid_iscrowd_is_refused(write_coco, annotation, value: object) -> None:
     path = write_coco([annotation(4), annotation(5, iscrowd=value)])
     with pytest.raises(UserError, match=r"annotation 5 has iscrowd .* which must be 0 or 1"):
         _load(path)
 
 
 @pytest.mark.parametrize("value", [0, -1, -5.5, NAN, float("inf"), "large", 2401, [100], True, 10**400])
-def test_area_that_cannot_be_is_computed(write_coco, annotation, value: object) -> None:
+def test_invalid_area_is_computed_from_the_mask(write_coco, annotation, value: object) -> None:
     item, notes = _only_item(write_coco([annotation(5, area=value)]))
     assert item.area is None
     assert notes[0].startswith("areas that are not above 0, or larger than the image, computed from mask or box")
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_area_that_is_absent_is_computed(write_coco, annotation, value: object) -> None:
+def test_absent_area_is_computed(write_coco, annotation, value: object) -> None:
     item, notes = _only_item(write_coco([annotation(5, area=value)]))
     assert item.area is None
     assert notes == ("areas that are absent computed from mask or box: 1 (first: annotation 5)",)
 
 
 @pytest.mark.parametrize(("value", "area"), [(3, 3), (0.5, 0.5), ("12.5", 12.5), (2400, 2400)])
-def test_area_of_the_file_stays(write_coco, annotation, value: object, area: float) -> None:
+def test_area_of_the_file_is_kept(write_coco, annotation, value: object, area: float) -> None:
     item, _ = _only_item(write_coco([annotation(5, area=value, iscrowd=1)]))
     assert item.area == area
 
@@ -113,7 +113,7 @@ def test_lists_written_as_text_are_read(write_coco, annotation) -> None:
 
 
 @pytest.mark.parametrize("value", ["1", "1.0", "001", "001.png", "images/001.png", 1.0])
-def test_image_ids_of_annotations_are_found(write_coco, annotation, value: object) -> None:
+def test_image_ids_are_resolved_from_any_form(write_coco, annotation, value: object) -> None:
     images = [
         {"id": 1, "file_name": "001.png", "height": 40, "width": 60},
         {"id": 2, "file_name": "002.png", "height": 40, "width": 60},
@@ -129,12 +129,12 @@ def test_image_ids_of_annotations_are_found(write_coco, annotation, value: objec
 
 
 @pytest.mark.parametrize("value", [True, [1], {}])
-def test_image_id_that_is_none_is_refused(write_coco, annotation, value: object) -> None:
+def test_malformed_image_id_is_refused(write_coco, annotation, value: object) -> None:
     with pytest.raises(UserError, match=r"annotation 5 has image_id"):
         _load(write_coco([annotation(5, image_id=value)]))
 
 
-def test_category_name_stands_for_its_id(write_coco, annotation) -> None:
+def test_category_name_replaces_its_id(write_coco, annotation) -> None:
     item, notes = _only_item(write_coco([annotation(5, category_id="cat")]))
     assert item.class_index == 1
     assert notes == ("category_id values that are names taken for the category: 1 (first: annotation 5: 'cat')",)
@@ -153,14 +153,14 @@ def test_annotations_without_ids_are_numbered(write_coco, annotation, ids: tuple
     assert dataset.notes == ("annotations without an id of their own numbered anew: 2 (first: annotation number 0)",)
 
 
-def test_a_single_id_of_0_is_an_id(write_coco, annotation) -> None:
+def test_single_id_of_0_is_kept(write_coco, annotation) -> None:
     dataset = _load(write_coco([annotation(0), annotation(1)]))
     assert [item.annotation_id for item in dataset.records[0].instances] == [0, 1]
     assert dataset.notes == ()
 
 
 @pytest.mark.parametrize("size", [(0, 0), (None, None), (-1, 60), ("", "")])
-def test_size_that_is_not_given_is_that_of_the_file(write_coco, annotation, size: tuple) -> None:
+def test_missing_size_is_read_from_the_image_file(write_coco, annotation, size: tuple) -> None:
     images = [{"id": 1, "file_name": "001.png", "height": size[0], "width": size[1]}]
     dataset = _load(write_coco([annotation()], images=images))
     assert dataset.records[0].image_size == (40, 60)
@@ -180,7 +180,7 @@ def test_points_in_any_form_are_the_same_polygon(write_coco, annotation, value: 
     assert len(notes) == (value not in ([SQUARE], SQUARE))
 
 
-def test_odd_number_of_coordinates_is_called_that(write_coco, annotation) -> None:
+def test_odd_number_of_coordinates_is_noted(write_coco, annotation) -> None:
     item, notes = _only_item(write_coco([annotation(5, segmentation=[[*SQUARE, 7.0]])]))
     assert [polygon.tolist() for polygon in item.segmentation] == [SQUARE]  # as pycocotools reads it
     assert notes == (
@@ -239,13 +239,13 @@ def test_run_lengths_written_as_bytes_are_read(write_coco, annotation) -> None:
         [{"x": 1}],
     ],
 )
-def test_segmentations_lose_no_object_where_masks_are_not_used(write_coco, annotation, value: object) -> None:
+def test_unreadable_segmentations_keep_the_object_without_mask_on(write_coco, annotation, value: object) -> None:
     item, _ = _only_item(write_coco([annotation(5, segmentation=value)]), needs_masks=False)
     assert item.box == (10, 10, 20, 20)
 
 
 @pytest.mark.parametrize("value", [5, "nose", [1], [1, 2, 9, 3, 4, 5], {"a": 1}])
-def test_keypoints_lose_no_object_where_they_are_not_used(write_coco, annotation, value: object) -> None:
+def test_unreadable_keypoints_keep_the_object_without_keypoint_on(write_coco, annotation, value: object) -> None:
     path = write_coco([annotation(5, keypoints=value)], categories=CATEGORIES)
     item, notes = _only_item(path, needs_keypoints=False)
     assert item.keypoints is None
@@ -254,7 +254,7 @@ def test_keypoints_lose_no_object_where_they_are_not_used(write_coco, annotation
         _load(path)
 
 
-def test_names_of_keypoints_that_are_none_are_left_out_where_not_used(write_coco, annotation) -> None:
+def test_malformed_keypoint_names_are_left_out_without_keypoint_on(write_coco, annotation) -> None:
     path = write_coco([annotation()], categories=[{"id": 7, "name": "person", "keypoints": 5}])
     assert _load(path, needs_keypoints=False).keypoint_names == ()
     with pytest.raises(UserError, match=r"category 7 has 'keypoints' 5"):
@@ -274,7 +274,7 @@ def test_names_of_keypoints_that_are_none_are_left_out_where_not_used(write_coco
         ("", None),
     ],
 )
-def test_placeholders_of_keypoints_are_not_labelled(write_coco, annotation, points: object, expected: object) -> None:
+def test_placeholder_visibility_means_not_labelled(write_coco, annotation, points: object, expected: object) -> None:
     item, _ = _only_item(write_coco([annotation(5, keypoints=points)], categories=CATEGORIES))
     assert item.keypoints == expected
 

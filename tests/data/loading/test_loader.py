@@ -59,13 +59,13 @@ def test_same_seed_gives_the_same_samples_and_another_does_not(random_cfg, datas
     assert _ids(first) != _ids(third)
 
 
-def test_resumed_loader_goes_on_exactly(random_cfg, dataset: Dataset) -> None:
+def test_resumed_loader_continues_exactly(random_cfg, dataset: Dataset) -> None:
     whole = _take(build_train_loader(random_cfg, [dataset], seed=5), 9)
     resumed = _take(build_train_loader(random_cfg, [dataset], seed=5, start_batch=6), 3)
     _assert_equal(resumed, whole[6:])
 
 
-def test_resuming_reads_no_image_that_was_seen(cfg, dataset: Dataset) -> None:
+def test_resuming_reads_no_earlier_image(cfg, dataset: Dataset) -> None:
     reads: list[int] = []
 
     class CountingImage:
@@ -80,34 +80,34 @@ def test_resuming_reads_no_image_that_was_seen(cfg, dataset: Dataset) -> None:
     assert len(reads) == 2
 
 
-def test_an_epoch_sees_every_image_once(cfg, dataset: Dataset) -> None:
+def test_epoch_has_every_image_once(cfg, dataset: Dataset) -> None:
     cfg.SOLVER.IMS_PER_BATCH = 1
     ids = _flat(_ids(_take(build_train_loader(cfg, [dataset]), 14)))
     assert sorted(ids[:7]) == sorted(ids[7:]) == list(range(1, 8))
     assert ids[:7] != ids[7:]
 
 
-def test_an_image_is_augmented_anew_each_time(cfg, dataset: Dataset) -> None:
+def test_augmentation_differs_between_epochs(cfg, dataset: Dataset) -> None:
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.SIZE = True, [0.5, 0.5]
     alone = replace(dataset, records=dataset.records[:1])
     images = [sample.image for sample in _flat(_take(build_train_loader(cfg, [alone]), 3))]
     assert len({tuple(image.shape) for image in images}) > 3
 
 
-def test_two_ranks_see_what_one_would(random_cfg, dataset: Dataset) -> None:
+def test_two_ranks_equal_one(random_cfg, dataset: Dataset) -> None:
     random_cfg.SOLVER.IMS_PER_BATCH = 4
     alone = _take(build_train_loader(random_cfg, [dataset], seed=1), 3)
     ranks = [_take(build_train_loader(random_cfg, [dataset], seed=1, rank=r, world_size=2), 3) for r in (0, 1)]
     _assert_equal([left + right for left, right in zip(*ranks, strict=True)], alone)
 
 
-def test_loader_processes_give_what_this_process_would(random_cfg, dataset: Dataset) -> None:
+def test_worker_processes_give_the_same_samples(random_cfg, dataset: Dataset) -> None:
     expected = _take(build_train_loader(random_cfg, [dataset], seed=3), 5)
     random_cfg.DATALOADER.NUM_WORKERS = 2
     _assert_equal(_take(build_train_loader(random_cfg, [dataset], seed=3), 5), expected)
 
 
-def test_test_loader_with_processes_keeps_the_order(cfg, dataset: Dataset) -> None:
+def test_eval_loader_with_workers_keeps_the_order(cfg, dataset: Dataset) -> None:
     cfg.TEST.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS = 3, 2
     loader = build_eval_loader(cfg, dataset)
     assert len(loader) == 3
@@ -115,37 +115,37 @@ def test_test_loader_with_processes_keeps_the_order(cfg, dataset: Dataset) -> No
     assert _ids(list(loader)) == [[1, 2, 3], [4, 5, 6], [7]]  # a second pass
 
 
-def test_test_loader_keeps_images_without_objects_and_has_no_targets(cfg, write_coco, annotation) -> None:
+def test_eval_loader_keeps_images_without_objects_and_has_no_targets(cfg, write_coco, annotation) -> None:
     dataset = load_dataset(cfg, str(write_coco([annotation()], num_images=3).parent))
     samples = _flat(build_eval_loader(cfg, dataset))
     assert [sample.image_id for sample in samples] == [1, 2, 3]
     assert [sample.targets for sample in samples] == [None] * 3
 
 
-def test_test_loader_gives_targets_when_asked(cfg, dataset: Dataset) -> None:
+def test_eval_loader_has_targets_on_request(cfg, dataset: Dataset) -> None:
     cfg.INPUT.MIN_SIZE_TEST = 80
     sample = next(iter(build_eval_loader(cfg, dataset, with_targets=True)))[0]
     assert sample.targets.boxes.tolist() == [[20, 20, 40, 40]]
     assert sample.targets.image_size == (80, 120)
 
 
-def test_ranks_part_the_test_set(cfg, dataset: Dataset) -> None:
+def test_ranks_partition_the_dataset(cfg, dataset: Dataset) -> None:
     ids = [_flat(_ids(list(build_eval_loader(cfg, dataset, rank=r, world_size=2)))) for r in (0, 1)]
     assert ids == [[1, 2, 3], [4, 5, 6, 7]]
 
 
-def test_first_images_only(cfg, dataset: Dataset) -> None:
+def test_number_of_images_is_limited(cfg, dataset: Dataset) -> None:
     cfg.TEST.NUM_IMAGES = 5
     assert _flat(_ids(list(build_eval_loader(cfg, dataset, batch_size=2, start=1)))) == [2, 3, 4, 5]
 
 
-def test_rank_without_images_gets_none(cfg, dataset: Dataset) -> None:
+def test_rank_without_images_has_no_batches(cfg, dataset: Dataset) -> None:
     cfg.TEST.NUM_IMAGES, cfg.DATALOADER.NUM_WORKERS = 1, 2
     assert list(build_eval_loader(cfg, dataset, rank=0, world_size=2)) == []
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_truncated_image_is_one_clean_error(cfg, dataset: Dataset, num_workers: int) -> None:
+def test_truncated_image_in_a_worker_is_one_user_error(cfg, dataset: Dataset, num_workers: int) -> None:
     cfg.DATALOADER.NUM_WORKERS = num_workers
     path = Path(dataset.records[3].source.name)
     path.write_bytes(path.read_bytes()[:200])
@@ -156,7 +156,7 @@ def test_truncated_image_is_one_clean_error(cfg, dataset: Dataset, num_workers: 
     assert multiprocessing.active_children() == []
 
 
-def test_image_that_vanished_is_named(cfg, dataset: Dataset) -> None:
+def test_deleted_image_is_named(cfg, dataset: Dataset) -> None:
     Path(dataset.records[0].source.name).unlink()
     with pytest.raises(UserError, match=r"001\.png: the image file is missing"):
         list(build_eval_loader(cfg, dataset))
@@ -170,7 +170,7 @@ def test_images_without_objects_are_not_trained_on(cfg, write_coco, annotation) 
     assert build_train_loader(cfg, [dataset]).num_images == 4
 
 
-def test_images_with_few_key_points_are_not_trained_on(cfg, write_coco, annotation) -> None:
+def test_images_with_few_keypoints_are_not_trained_on(cfg, write_coco, annotation) -> None:
     categories = [{"id": 7, "name": "person", "keypoints": ["a", "b"]}]
     points = [[1, 1, 2, 2, 2, 1], [1, 1, 2, 0, 0, 0], None]
     annotations = [annotation(n, image_id=n, keypoints=values) for n, values in enumerate(points, 1)]
@@ -195,7 +195,7 @@ def _without_masks(dataset: Dataset, *rows: int) -> Dataset:
     return replace(dataset, records=records)
 
 
-def test_masks_cannot_be_learned_without_masks(cfg, dataset: Dataset) -> None:
+def test_mask_model_refuses_data_without_masks(cfg, dataset: Dataset) -> None:
     boxes_only = _without_masks(dataset, *range(7))
     with pytest.raises(UserError, match=r"boxes but no masks.*Set MODEL.MASK_ON to False"):
         build_train_loader(cfg, [boxes_only])
@@ -203,12 +203,12 @@ def test_masks_cannot_be_learned_without_masks(cfg, dataset: Dataset) -> None:
     assert next(iter(build_train_loader(cfg, [boxes_only])))[0].targets.masks is None
 
 
-def test_some_objects_without_masks_are_told(cfg, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+def test_objects_without_masks_are_logged(cfg, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     build_train_loader(cfg, [_without_masks(dataset, 2, 4)])
     assert "2 of 7 objects have no mask and are not trained on (first: annotation 3)" in caplog.text
 
 
-def test_several_datasets_are_trained_on_together(cfg, dataset: Dataset) -> None:
+def test_several_datasets_are_loaded_together(cfg, dataset: Dataset) -> None:
     assert build_train_loader(cfg, [dataset, dataset]).num_images == 14
 
 
@@ -221,7 +221,7 @@ def test_several_datasets_are_trained_on_together(cfg, dataset: Dataset) -> None
         ("MODEL.KEYPOINT_ON", True, "has no keypoints"),
     ],
 )
-def test_bad_setting_is_named(cfg, dataset: Dataset, key: str, value: object, message: str) -> None:
+def test_invalid_setting_is_named(cfg, dataset: Dataset, key: str, value: object, message: str) -> None:
     cfg.merge_from_list([key, value])
     with pytest.raises(UserError, match=message):
         build_train_loader(cfg, [dataset], world_size=2)
@@ -238,7 +238,7 @@ def test_empty_datasets_are_refused(cfg, dataset: Dataset) -> None:
         build_train_loader(cfg, [nothing])
 
 
-def test_packed_records_are_the_records(dataset: Dataset) -> None:
+def test_packed_records_equal_the_records(dataset: Dataset) -> None:
     packed = PackedRecords(dataset.records)
     assert len(packed) == 7
     assert [packed[row].image_id for row in range(7)] == list(range(1, 8))
@@ -246,12 +246,12 @@ def test_packed_records_are_the_records(dataset: Dataset) -> None:
     assert len(PackedRecords([])) == 0
 
 
-def test_samples_are_packed_whole(cfg, dataset: Dataset) -> None:
+def test_packed_samples_equal_the_samples(cfg, dataset: Dataset) -> None:
     batch = next(iter(build_train_loader(cfg, [dataset])))
     _assert_equal([unpack(pack(batch))], [batch])
 
 
-def test_real_images_through_the_whole_pipeline(cfg, shared_dir: Path) -> None:
+def test_real_images_pass_through_the_pipeline(cfg, shared_dir: Path) -> None:
     cfg.INPUT.MIN_SIZE_TRAIN = [800]
     dataset = load_dataset(cfg, str(shared_dir / "data" / "coco_mini" / "train2017"))
     for sample in _flat(_take(build_train_loader(cfg, [dataset]), 2)):
@@ -264,7 +264,7 @@ def test_real_images_through_the_whole_pipeline(cfg, shared_dir: Path) -> None:
             assert (tight - box).abs().max() < 8
 
 
-def test_loader_processes_outlive_signals_from_others(cfg, dataset: Dataset) -> None:
+def test_worker_processes_ignore_signals_of_others(cfg, dataset: Dataset) -> None:
     cfg.DATALOADER.NUM_WORKERS = 2
     batches = iter(build_train_loader(cfg, [dataset]))
     _take(batches, 2)  # one of each process: both are up

@@ -39,7 +39,7 @@ def sample_of(cfg: CfgNode, path: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("channels", [2, 3, 4, 16])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_numpy_files_keep_channels_and_type(channels: int, dtype: Any, tmp_path: Path) -> None:
+def test_numpy_files_keep_channels_and_dtype(channels: int, dtype: Any, tmp_path: Path) -> None:
     array = pixels(channels, dtype)
     np.save(tmp_path / "a.npy", array)
     np.savez_compressed(tmp_path / "a.npz", image=array, other=array[:1])
@@ -56,7 +56,7 @@ def test_grey_arrays_are_repeated(shape: tuple[int, ...], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("array", "expected"), [(pixels(4) > 99, np.uint8), (pixels(4).astype(np.int64), np.float32)])
-def test_other_numbers_become_bytes_or_floats(array: np.ndarray, expected: Any, tmp_path: Path) -> None:
+def test_other_dtypes_become_uint8_or_float32(array: np.ndarray, expected: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", array)
     read = FileImage(str(tmp_path / "a.npy")).read()
     assert read.dtype == expected
@@ -72,7 +72,7 @@ def test_other_numbers_become_bytes_or_floats(array: np.ndarray, expected: Any, 
         (np.full(SIZE, np.nan), "NaN or infinite"),
     ],
 )
-def test_arrays_that_are_no_images(array: np.ndarray, message: str, tmp_path: Path) -> None:
+def test_arrays_of_other_shapes_or_types_are_refused(array: np.ndarray, message: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(UserError, match=re.escape(str(tmp_path / "a.npy")) + ".*" + message):
         FileImage(str(tmp_path / "a.npy")).read()
@@ -89,13 +89,13 @@ def test_truncated_and_missing_arrays_are_named(name: str, tmp_path: Path) -> No
         FileImage(str(path)).read()
 
 
-def test_arrays_of_python_objects_are_not_run(tmp_path: Path) -> None:
+def test_arrays_of_python_objects_are_refused_without_running_them(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{}], dtype=object))
     with pytest.raises(UserError, match="Python objects"):
         FileImage(str(tmp_path / "a.npy")).read()
 
 
-def test_archive_with_several_arrays_needs_a_name(tmp_path: Path) -> None:
+def test_archive_with_several_arrays_needs_an_image_entry(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", left=pixels(3), right=pixels(3))
     with pytest.raises(UserError, match=r"2 arrays \(left, right\).*'image'"):
         FileImage(str(tmp_path / "a.npz")).read()
@@ -103,7 +103,7 @@ def test_archive_with_several_arrays_needs_a_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize(("channels", "is_planar"), [(3, False), (4, False), (4, True), (16, True), (16, False)])
-def test_tiff_with_channels_in_any_place(channels: int, is_planar: bool, dtype: Any, tmp_path: Path) -> None:
+def test_tiff_with_channels_on_any_axis(channels: int, is_planar: bool, dtype: Any, tmp_path: Path) -> None:
     array, path = pixels(channels, dtype), tmp_path / "a.tif"
     stored = np.ascontiguousarray(array.transpose(2, 0, 1)) if is_planar else array
     # Pages, or samples of one page.
@@ -113,7 +113,7 @@ def test_tiff_with_channels_in_any_place(channels: int, is_planar: bool, dtype: 
     np.testing.assert_array_equal(read, array)
 
 
-def test_tiff_of_an_array_whose_axes_nobody_named(tmp_path: Path) -> None:
+def test_tiff_without_axes_is_read_as_written(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 60000, (20, 24, 16)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", array)  # 20 pages of 24 x 16
     np.testing.assert_array_equal(FileImage(str(tmp_path / "a.tif")).read(), array)
@@ -127,7 +127,7 @@ def test_tiff_stack_of_more_axes_is_refused(tmp_path: Path) -> None:
         FileImage(str(tmp_path / "a.tif")).read()
 
 
-def test_tiff_of_several_pages_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiff_of_several_pages_error_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, *SIZE), np.uint8), photometric="minisblack")
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(UserError, match="pip install tifffile"):
@@ -143,7 +143,7 @@ def test_truncated_tiff_of_several_pages_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_alpha_is_a_channel_of_models_with_four(suffix: str, cfg: CfgNode, tmp_path: Path) -> None:
+def test_alpha_is_the_fourth_channel(suffix: str, cfg: CfgNode, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(pixels(4)).save(path)
     four = sample_of(with_channels(cfg, 4), path)
@@ -176,23 +176,23 @@ def test_more_channels_stay_in_the_order_of_the_file(cfg: CfgNode, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("channels", "count"), [(3, 4), (4, 3), (16, 4), (16, 1)])
-def test_channels_that_do_not_fit_are_counted(channels: int, count: int, cfg: CfgNode, tmp_path: Path) -> None:
+def test_wrong_number_of_channels_is_refused(channels: int, count: int, cfg: CfgNode, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", pixels(channels))
     message = rf"a\.npy has {channels} channels where the model sees {count}.*PIXEL_MEAN"
     with pytest.raises(UserError, match=message):
         sample_of(with_channels(cfg, count), tmp_path / "a.npy")
 
 
-def test_one_channel_is_repeated_for_colours() -> None:
+def test_one_channel_is_repeated_for_rgb_models() -> None:
     assert fit_channels(pixels(1), 3, name="a").shape == (*SIZE, 3)
 
 
-def test_channels_first_are_recognised() -> None:
+def test_channels_first_layout_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"looks like 16 channels first"):
         fit_channels(pixels(16).transpose(2, 0, 1), 16, name="a")
 
 
-def test_deep_channels_are_stretched_each_for_itself() -> None:
+def test_channels_are_stretched_separately() -> None:
     deep = np.zeros((1, 256, 4), np.uint16)
     deep[0, :, 0], deep[0, :, 1] = np.arange(256), 100 * np.arange(256)
     stretched = stretch(deep)
@@ -201,12 +201,12 @@ def test_deep_channels_are_stretched_each_for_itself() -> None:
     assert stretch(deep[..., :3])[..., 0].max() < 5  # one range for all colours
 
 
-def test_floats_have_no_full_range_to_divide_by() -> None:
+def test_divide_refuses_floats() -> None:
     with pytest.raises(UserError, match=r"SIXTEEN_BIT.*float32"):
         divide(np.zeros((2, 2, 3), np.float32))
 
 
-def test_kept_floats_reach_the_sample(cfg: CfgNode, tmp_path: Path) -> None:
+def test_kept_floats_are_unchanged_in_the_sample(cfg: CfgNode, tmp_path: Path) -> None:
     cfg.INPUT.SIXTEEN_BIT = "keep"
     array = pixels(4, np.float32) / 255 - 0.5
     np.save(tmp_path / "a.npy", array)
@@ -215,7 +215,7 @@ def test_kept_floats_reach_the_sample(cfg: CfgNode, tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), array)
 
 
-def test_pixel_mean_decides_how_many_channels(cfg: CfgNode) -> None:
+def test_length_of_pixel_mean_is_the_number_of_channels(cfg: CfgNode) -> None:
     assert num_channels_of(cfg) == 3
     assert pixel_format_of(with_channels(cfg, 1)) == "L"
     cfg.INPUT.FORMAT = "L"
@@ -232,7 +232,7 @@ def test_brightness_and_contrast_of_many_channels() -> None:
     assert adjust_contrast(image, 0.5)[:2].flatten().tolist() == [15, 25, 125, 175]  # to 20 and to 150
 
 
-def test_saturation_needs_colours(cfg: CfgNode) -> None:
+def test_saturation_needs_rgb(cfg: CfgNode) -> None:
     cfg.INPUT.AUGMENTATIONS = ["RandomBrightness", "RandomContrast"]
     build_train_augmentations(with_channels(cfg, 4))
     cfg.INPUT.AUGMENTATIONS = ["RandomSaturation"]

@@ -31,7 +31,7 @@ def assert_same(ours: StoredProposals, theirs: StoredProposals) -> None:
 # --- files ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("suffix", [".pkl", ".npz"])
 @pytest.mark.parametrize("ids", [(7, 12, 3), ("left", "right", "7"), ()])
-def test_what_is_written_is_read(suffix: str, ids: tuple, tmp_path: Path) -> None:
+def test_written_content_is_read(suffix: str, ids: tuple, tmp_path: Path) -> None:
     tables = dict(zip(ids, (TABLE, EMPTY, TABLE), strict=False))
     path = write_proposals(tmp_path / "new" / f"proposals{suffix}", tables)
     read = read_proposals(path)
@@ -48,13 +48,13 @@ def detectron2(tmp_path: Path, **changes: object) -> Path:
     return path
 
 
-def test_a_file_of_detectron2_is_read(tmp_path: Path) -> None:
+def test_detectron2_file_is_read(tmp_path: Path) -> None:
     read = read_proposals(detectron2(tmp_path))
     assert_same(read["7"], TABLE)
     assert_same(read["12"], EMPTY)
 
 
-def test_a_file_of_detectron1_is_read_with_its_names_of_the_columns(tmp_path: Path) -> None:
+def test_detectron1_file_with_other_column_names_is_read(tmp_path: Path) -> None:
     content = {"indexes": [7], "boxes": [BOXES], "scores": [LOGITS]}
     path = tmp_path / "d1.pkl"
     path.write_bytes(pickle.dumps(content, protocol=2))
@@ -76,7 +76,7 @@ def test_boxes_as_corner_and_sides_are_converted(tmp_path: Path) -> None:
         ({"boxes": [BOXES[:, :3], BOXES[:0]]}, r"image 7: boxes of shape \(3, 3\)"),
     ],
 )
-def test_a_file_with_other_columns_is_refused(changes: dict, message: str, tmp_path: Path) -> None:
+def test_file_with_other_columns_is_refused(changes: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         read_proposals(detectron2(tmp_path, **changes))
 
@@ -86,14 +86,14 @@ class Harmful:
         return print, ("run",)
 
 
-def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(UserError, match="print"):
         read_proposals(detectron2(tmp_path, boxes=[Harmful(), Harmful()]))
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".npz"])
-def test_half_a_file_is_refused(suffix: str, tmp_path: Path) -> None:
+def test_truncated_file_is_refused(suffix: str, tmp_path: Path) -> None:
     path = write_proposals(tmp_path / f"proposals{suffix}", {7: TABLE})
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=str(path)):
@@ -107,9 +107,7 @@ def test_arrays_whose_counts_do_not_add_up_are_refused(tmp_path: Path) -> None:
         read_proposals(path)
 
 
-def test_proposals_that_are_no_boxes_are_left_out_with_one_note(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_invalid_proposals_are_left_out_with_one_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     odd = np.array([[np.nan, 0, 5, 5], [0, 0, np.inf, 5], [9, 9, 2, 12], [1, 1, 5, 5], *BOXES], dtype=np.float64)
     logits = np.array([1.0, 1.0, 1.0, np.nan, *LOGITS])
     read = read_proposals(detectron2(tmp_path, boxes=[odd, BOXES], objectness_logits=[logits, LOGITS]))
@@ -129,17 +127,17 @@ def test_proposals_that_are_no_boxes_are_left_out_with_one_note(
         ({"ids": 7}, "ids is a int instead of a list"),
     ],
 )
-def test_values_that_are_no_numbers_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+def test_values_that_are_not_numbers_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_proposals(detectron2(tmp_path, **changes))
 
 
-def test_ids_are_the_same_as_numbers_and_text(tmp_path: Path) -> None:
+def test_ids_as_numbers_and_text_are_equal(tmp_path: Path) -> None:
     assert list(read_proposals(detectron2(tmp_path, ids=[7.0, " 12"]))) == ["7", "12"]
 
 
 @pytest.mark.parametrize("counts", [[-1, 4], [1.5, 1.5], [[3]]])
-def test_counts_that_are_no_counts_are_refused(tmp_path: Path, counts: list) -> None:
+def test_invalid_counts_are_refused(tmp_path: Path, counts: list) -> None:
     path = tmp_path / "p.npz"
     np.savez(path, image_ids=[7, 12], counts=counts, boxes=BOXES, objectness=LOGITS)
     with pytest.raises(UserError, match="counts must be a whole number >= 0 for each image"):
@@ -170,7 +168,7 @@ def make(affine: AffineTransform, *, topk: int = 100, min_size: float = 0.0, tab
     return proposals.boxes.tolist(), proposals.objectness.tolist()
 
 
-def test_the_best_come_first() -> None:
+def test_proposals_are_sorted_by_objectness() -> None:
     assert make(SAME) == (BOXES[[1, 0, 2]].tolist(), [2.0, 0.5, -1.0])
     assert make(SAME, topk=2)[1] == [2.0, 0.5]
 
@@ -185,12 +183,12 @@ def test_the_best_come_first() -> None:
     ],
     ids=["resize", "flip", "turn", "crop"],
 )
-def test_boxes_move_as_the_pixels_do(affine: AffineTransform, expected: list[int]) -> None:
+def test_boxes_are_mapped_like_the_pixels(affine: AffineTransform, expected: list[int]) -> None:
     boxes, logits = make(affine)
     assert boxes[logits.index(0.5)] == expected
 
 
-def test_boxes_that_leave_the_frame_are_dropped_before_the_best_are_counted() -> None:
+def test_boxes_outside_the_frame_are_dropped_before_topk() -> None:
     corner = CropTransform(25, 40, (15, 20)).affine  # boxes 1 and 2 are left
     assert make(corner, topk=2) == ([[0, 0, 20, 15], [10, 5, 20, 15]], [2.0, -1.0])
 
@@ -199,7 +197,7 @@ def test_small_boxes_are_dropped() -> None:
     assert make(SAME, min_size=10)[1] == [2.0]  # the others are 10 high
 
 
-def test_an_image_may_have_no_proposals() -> None:
+def test_image_without_proposals() -> None:
     assert make(SAME, table=EMPTY) == ([], [])
 
 
@@ -224,7 +222,7 @@ def files(cfg: CfgNode, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("with_targets", [False, True])
-def test_test_samples_carry_the_proposals_of_their_image(cfg: CfgNode, dataset: Dataset, with_targets: bool) -> None:
+def test_eval_samples_have_the_proposals_of_their_image(cfg: CfgNode, dataset: Dataset, with_targets: bool) -> None:
     cfg.INPUT.MIN_SIZE_TEST = 80
     cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST = 2
     samples = [sample for batch in build_eval_loader(cfg, dataset, with_targets=with_targets) for sample in batch]
@@ -235,7 +233,7 @@ def test_test_samples_carry_the_proposals_of_their_image(cfg: CfgNode, dataset: 
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_proposals_of_training_flip_with_the_image(cfg: CfgNode, dataset: Dataset, num_workers: int) -> None:
+def test_training_proposals_are_flipped_with_the_image(cfg: CfgNode, dataset: Dataset, num_workers: int) -> None:
     cfg.DATALOADER.NUM_WORKERS = num_workers
     loader = iter(build_train_loader(cfg, [dataset], seed=1))
     seen = set()
@@ -252,7 +250,7 @@ def test_without_the_key_samples_have_no_proposals(cfg: CfgNode, dataset: Datase
     assert next(iter(build_eval_loader(cfg, dataset)))[0].proposals is None
 
 
-def test_an_image_that_the_file_lacks_is_named_with_the_file(cfg: CfgNode, dataset: Dataset, files: Path) -> None:
+def test_image_without_entry_in_the_file_is_named(cfg: CfgNode, dataset: Dataset, files: Path) -> None:
     write_proposals(files, {1: TABLE, 3: TABLE})
     for build in (lambda: build_train_loader(cfg, [dataset]), lambda: build_eval_loader(cfg, dataset)):
         with pytest.raises(UserError, match=rf"{files} has no proposals for 1 of 3 images.*image 2 \(.*002\.png"):
@@ -260,7 +258,7 @@ def test_an_image_that_the_file_lacks_is_named_with_the_file(cfg: CfgNode, datas
 
 
 @pytest.mark.usefixtures("files")
-def test_images_that_are_not_trained_on_need_no_proposals(cfg: CfgNode, dataset: Dataset, files: Path) -> None:
+def test_images_left_out_of_training_need_no_proposals(cfg: CfgNode, dataset: Dataset, files: Path) -> None:
     write_proposals(files, {1: TABLE, 3: TABLE})
     empty = replace(dataset.records[1], instances=())
     some = replace(dataset, records=(dataset.records[0], empty, dataset.records[2]))
@@ -285,7 +283,7 @@ def test_equal_ids_in_two_datasets_keep_their_own_proposals(
     assert best == {("other.png", 99.0), (dataset.records[0].source.name, 3.0)}
 
 
-def test_files_that_are_not_one_for_each_dataset_are_refused(cfg: CfgNode, dataset: Dataset) -> None:
+def test_wrong_number_of_proposal_files_is_refused(cfg: CfgNode, dataset: Dataset) -> None:
     with pytest.raises(UserError, match=r"DATASETS\.PROPOSAL_FILES_TEST = \[\] should name one file"):
         build_eval_loader(cfg, dataset)
     with pytest.raises(UserError, match=r"DATASETS\.PROPOSAL_FILES_TRAIN"):
@@ -293,12 +291,12 @@ def test_files_that_are_not_one_for_each_dataset_are_refused(cfg: CfgNode, datas
 
 
 @pytest.mark.usefixtures("files")
-def test_a_training_set_that_is_tested_takes_the_file_of_training(cfg: CfgNode, dataset: Dataset) -> None:
+def test_evaluated_training_set_uses_the_training_file(cfg: CfgNode, dataset: Dataset) -> None:
     cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST = [], []
     assert next(iter(build_eval_loader(cfg, dataset)))[0].proposals is not None
 
 
-def test_a_dataset_outside_the_config_and_a_missing_file_are_refused(cfg: CfgNode, dataset: Dataset) -> None:
+def test_dataset_without_file_and_missing_file_are_refused(cfg: CfgNode, dataset: Dataset) -> None:
     with pytest.raises(UserError, match=r"'other' is neither in DATASETS\.TRAIN nor"):
         build_eval_loader(cfg, replace(dataset, name="other"))
     cfg.DATASETS.PROPOSAL_FILES_TEST = ["nowhere.pkl"]
@@ -307,13 +305,13 @@ def test_a_dataset_outside_the_config_and_a_missing_file_are_refused(cfg: CfgNod
 
 
 @pytest.mark.usefixtures("files")
-def test_a_number_of_proposals_below_one_is_refused(cfg: CfgNode, dataset: Dataset) -> None:
+def test_topk_below_one_is_refused(cfg: CfgNode, dataset: Dataset) -> None:
     cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST = 0
     with pytest.raises(UserError, match=r"PRECOMPUTED_PROPOSAL_TOPK_TEST = 0"):
         build_eval_loader(cfg, dataset)
 
 
-def test_a_file_named_by_its_address_is_looked_for_in_the_cache_of_downloads(
+def test_file_of_a_url_is_found_in_the_download_cache(
     cfg: CfgNode, dataset: Dataset, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MRCNN_ZOO_CACHE", str(tmp_path))

@@ -10,16 +10,22 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.catalog import load_dataset
-from mrcnn_zoo.data.formats import dsb2018 as dsb2018
-from mrcnn_zoo.data.formats import dsb2018 as nuclei_folder
-from mrcnn_zoo.data.formats.dsb2018 import list_folder, load_dsb2018, modality_of, read_folder, stratum_of
+from mrcnn_zoo.data.formats import dsb2018
+from mrcnn_zoo.data.formats.dsb2018 import (
+    choose_validation,
+    list_folder,
+    load_dsb2018,
+    modality_of,
+    read_folder,
+    stratum_of,
+)
 from mrcnn_zoo.data.images.reading import read_bitmap as read
 from mrcnn_zoo.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
+    """A cache for this test."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("MRCNN_ZOO_CACHE", str(folder))
     return folder
@@ -66,7 +72,7 @@ def test_annotation_ids_are_distinct_and_not_zero(root: Path) -> None:
     assert sorted(item.annotation_id for item in items) == list(range(1, 21))
 
 
-def test_cached_result_is_the_read_one(root: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_result_equals_the_first(root: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_dsb2018("nuclei", root)
     assert len(list(cache_folder.iterdir())) == 1
     monkeypatch.setattr(dsb2018, "read_folder", None)  # nothing may be read a second time
@@ -88,7 +94,7 @@ def test_wrong_size_mask_is_refused_with_both_sizes(root: Path) -> None:
 
 def test_size_of_a_mask_is_compared_before_it_is_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _save_mask(next(root.iterdir()) / "masks" / "huge.png", None, size=(320, 480))
-    monkeypatch.setattr(nuclei_folder, "read_bitmap", lambda path: pytest.fail(path) if "huge" in path else read(path))
+    monkeypatch.setattr(dsb2018, "read_bitmap", lambda path: pytest.fail(path) if "huge" in path else read(path))
     with pytest.raises(UserError, match=r"huge.png is 480 x 320 pixels"):
         load_dsb2018("nuclei", root)
 
@@ -147,7 +153,7 @@ def test_folder_without_subfolders_is_refused(tmp_path: Path) -> None:
         load_dsb2018("nuclei", tmp_path)
 
 
-def test_train_and_val_part_the_images(root: Path) -> None:
+def test_train_and_val_partition_the_images(root: Path) -> None:
     ids = [{record.image_id for record in load_dsb2018("n", root, split=split).records} for split in ("train", "val")]
     assert not ids[0] & ids[1]
     assert ids[0] | ids[1] == set(range(1, 11))
@@ -170,7 +176,7 @@ def test_fields_of_a_definition_are_read(root: Path, cfg) -> None:
         ("SEED", "a", "SEED = 'a' must be of type int"),
     ],
 )
-def test_bad_field_is_named(root: Path, cfg, field: str, value: object, message: str) -> None:
+def test_invalid_field_is_named(root: Path, cfg, field: str, value: object, message: str) -> None:
     cfg.DATASETS.DEFINITIONS = CfgNode({"cells": {"FORMAT": "dsb2018", "IMAGES": str(root), field: value}})
     with pytest.raises(UserError, match=message):
         load_dataset(cfg, "cells")
@@ -185,7 +191,7 @@ def test_bad_field_is_named(root: Path, cfg, field: str, value: object, message:
         ("stained_tinted", (180, 160, 220), (80, 30, 180)),
     ],
 )
-def test_modality_is_told_from_the_colours(name: str, background, object_colour) -> None:
+def test_modality_is_derived_from_the_colours(name: str, background, object_colour) -> None:
     pixels = np.zeros((20, 20, 3), np.uint8) + np.array(background, np.uint8)
     pixels[5:12, 5:12] = object_colour
     assert modality_of(pixels) == name
@@ -202,3 +208,37 @@ def test_real_folders_are_read(shared_dir: Path) -> None:
         decoded = coco_mask.decode({"size": list(image.size), "counts": image.nuclei[0].counts})
         assert np.array_equal(decoded.astype(bool), expected)
         assert stratum_of(image).endswith(f"{image.size[0]}x{image.size[1]}")
+
+
+STRATA = {f"image{number}": "big" if number < 70 else "small" if number < 97 else "rare" for number in range(100)}
+
+
+def test_share_is_exact_and_proportional() -> None:
+    chosen = choose_validation(STRATA, 0.2)
+    counts = {stratum: sum(STRATA[name] == stratum for name in chosen) for stratum in set(STRATA.values())}
+    # Shares are 14, 5.4 and 0.6: the remaining image is of the stratum with the largest remainder.
+    assert counts == {"big": 14, "small": 5, "rare": 1}
+
+
+def test_choice_does_not_depend_on_the_order() -> None:
+    backwards = dict(reversed(STRATA.items()))
+    assert choose_validation(STRATA, 0.2) == choose_validation(backwards, 0.2)
+
+
+def test_choice_is_the_same_on_every_machine() -> None:
+    names = dict.fromkeys(("a", "b", "c", "d", "e"), "one")
+    # sha256sum of "0:a" to "0:e" begins with 9d, e0, be, 7d, e0: the two smallest are those of d and a.
+    assert choose_validation(names, 0.4) == {"a", "d"}
+
+
+def test_another_seed_gives_another_choice() -> None:
+    assert choose_validation(STRATA, 0.2, seed=1) != choose_validation(STRATA, 0.2, seed=0)
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.0, 0), (1.0, 100), (0.5, 50)])
+def test_extreme_fractions(fraction: float, count: int) -> None:
+    assert len(choose_validation(STRATA, fraction)) == count
+
+
+def test_no_images_give_no_validation_images() -> None:
+    assert choose_validation({}, 0.2) == set()

@@ -20,7 +20,7 @@ def _read(path: Path, image: Image.Image, **options: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
-def test_colours_come_as_rgb(tmp_path: Path, suffix: str) -> None:
+def test_colour_images_are_rgb(tmp_path: Path, suffix: str) -> None:
     assert np.array_equal(_read(tmp_path / f"a.{suffix}", Image.fromarray(COLOURS)), COLOURS)
 
 
@@ -41,7 +41,7 @@ def test_palette_is_looked_up(tmp_path: Path) -> None:
     assert np.array_equal(_read(tmp_path / "a.png", image), np.asarray(image.convert("RGB")))
 
 
-def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
+def test_one_bit_images_are_black_and_white(tmp_path: Path) -> None:
     read = _read(tmp_path / "a.png", Image.fromarray(GREYS > 120))
     assert read[:, :, 0].tolist() == [[0, 0], [0, 255], [255, 255]]
 
@@ -60,7 +60,7 @@ def test_sixteen_bits_are_kept(tmp_path: Path, suffix: str) -> None:
     assert np.array_equal(read, np.stack([deep] * 3, axis=2))
 
 
-def test_floats_stay_floats(tmp_path: Path) -> None:
+def test_floats_are_kept(tmp_path: Path) -> None:
     values = np.array([[0.25, -1.5]], np.float32)
     read = _read(tmp_path / "a.tif", Image.fromarray(values))
     assert read.dtype == np.float32
@@ -97,7 +97,7 @@ def test_truncated_file_is_named(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
-def test_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_an_image_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(UserError, match=re.escape(str(path)) + " is not an image"):
@@ -109,7 +109,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         FileImage(str(tmp_path / "a.jpg")).read()
 
 
-def test_bitmap_is_what_is_not_black(tmp_path: Path) -> None:
+def test_bitmap_has_the_pixels_that_are_not_black(tmp_path: Path) -> None:
     expected = COLOURS.any(axis=2)
     for name, image in {"l": Image.fromarray(expected.astype(np.uint8)), "rgb": Image.fromarray(COLOURS)}.items():
         image.save(tmp_path / f"{name}.png")
