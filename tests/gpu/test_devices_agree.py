@@ -162,7 +162,7 @@ def test_a_changed_weight_is_noticed(stage: str, parameter: str) -> None:
 def check_features(pair: Pair) -> None:
     """Every map of the pyramid, normalisation and padding included."""
     host, other = ({**model.backbone(model.collate(pair.samples).pixels)} for model in (pair.host, pair.other))
-    hold(pair, "features", max(relative_error(other[name], host[name]) for name in host), FEATURE_TOLERANCE)
+    hold(pair, "features", max(relative_l2_error(other[name], host[name]) for name in host), FEATURE_TOLERANCE)
 
 
 @torch.no_grad()
@@ -214,7 +214,7 @@ def check_training(pair: Pair) -> None:
     hold(pair, "losses", max(errors), LOSS_TOLERANCE)
     assert expected[1].keys() == found[1].keys()
     floor = NEGLIGIBLE_GRADIENT * max(float(gradient.norm()) for gradient in expected[1].values())
-    errors = [relative_error(found[1][name], gradient, floor=floor) for name, gradient in expected[1].items()]
+    errors = [relative_l2_error(found[1][name], gradient, floor=floor) for name, gradient in expected[1].items()]
     hold(pair, "gradients", max(errors), GRADIENT_TOLERANCE)
 
 
@@ -255,7 +255,7 @@ def hold(pair: Pair, what: str, value: float, limit: float) -> None:
     assert value <= limit, f"{pair.name}: {what} differ by {value:.3g}, the limit is {limit:.2g}"
 
 
-def relative_error(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
+def relative_l2_error(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
     """L2 norm of the difference by that of the expected values, or by `floor` where that is larger."""
     return float((found.cpu() - expected).norm() / max(float(expected.norm()), floor))
 
@@ -276,7 +276,7 @@ def _matches(found: Detections, expected: Detections) -> Tensor:
 
 
 def _error_by_spread(found: Tensor, expected: Tensor) -> float:
-    return relative_error(found - expected.mean(), expected - expected.mean(), floor=1e-5 * float(expected.norm()))
+    return relative_l2_error(found - expected.mean(), expected - expected.mean(), floor=1e-5 * float(expected.norm()))
 
 
 def _largest(difference: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""An accelerator that exists only in tests: its tensors lie in CPU memory, and meet those of the CPU in no operation.
+"""An accelerator for tests: its tensors are in CPU memory, but an operation that mixes them with CPU tensors fails.
 
 It finds without a GPU what a GPU would: tensors of two devices in one operation, arrays made of device tensors, and the
 places where the host waits for the device or copies to it. Speed, autocast, streams and pinned memory are not imitated.
@@ -20,7 +20,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 NAME = "pretend"
 PACKAGE = "/mrcnn_zoo/"
-# Operations with results whose shape or value the host must know before it goes on.
+# Operations whose results have a shape or value that the host needs before the next operation.
 WAITING = {
     *("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal"),
     *("bincount", "nms"),

@@ -33,7 +33,7 @@ def build_recorded(case: RecordedCase) -> nn.Module:
 
 
 def recorded_samples(case: RecordedCase) -> list[Sample]:
-    """The images with their targets; results are given in the sizes that Detectron2 was asked for."""
+    """The images with their targets; `original_size` is the size in which Detectron2 reported its results."""
     return [_sample(case, number) for number in range(NUM_IMAGES)]
 
 

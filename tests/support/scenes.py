@@ -10,7 +10,7 @@ from mrcnn_zoo.structures import BoxedBitmaps, FeatureSpec, Proposals, Sample, T
 def random_boxes(
     count: int, *, seed: int = 0, extent: float = 80.0, sides: tuple[float, float] = (1.0, 40.0)
 ) -> Tensor:
-    """(count, 4) boxes whose first corner lies in a square of `extent` pixels and whose sides lie in `sides`."""
+    """Boxes (count, 4): first corners uniform in [0, extent) pixels, sides uniform in `sides`."""
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand((count, 2), generator=generator) * extent
     shortest, longest = sides
@@ -29,7 +29,7 @@ def scored_boxes(count: int, num_classes: int, *, seed: int = 0) -> tuple[Tensor
 
 
 def smooth_sample(height: int = 64, width: int = 96) -> Sample:
-    """An image without targets whose colours change slowly, so that resizing changes its values little."""
+    """An image of slowly changing colours, without targets; resizing it changes its values little."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randint(0, 256, (1, 3, 8, 12), generator=generator).float()
     image = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].to(torch.uint8)
@@ -37,14 +37,14 @@ def smooth_sample(height: int = 64, width: int = 96) -> Sample:
 
 
 def square_record(x: float, y: float, side: float, class_index: int = 0, *, is_crowd: bool = False) -> InstanceRecord:
-    """A square object, whose polygon is exact."""
+    """A square object with an exact polygon."""
     polygon = [x, y, x + side, y, x + side, y + side, x, y + side]
     box = (x, y, x + side, y + side)
     return InstanceRecord(box=box, class_index=class_index, segmentation=[polygon], is_crowd=is_crowd)
 
 
 def filled_boxes(boxes: Tensor, image_size: tuple[int, int]) -> BoxedBitmaps:
-    """Masks that fill boxes (N, 4), cut off to whole pixels."""
+    """Masks that fill the boxes (N, 4), rounded down to whole pixels."""
     bitmaps = torch.zeros(len(boxes), *image_size, dtype=torch.bool)
     for bitmap, (x0, y0, x1, y1) in zip(bitmaps, boxes.int().tolist(), strict=True):
         bitmap[y0:y1, x0:x1] = True
