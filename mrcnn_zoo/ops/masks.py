@@ -1,12 +1,11 @@
-"""Instance bitmaps cropped to the grid of a mask head, and predicted grids resampled to image pixels.
+"""Instance bitmaps cropped to the grid of a mask head, and predicted masks pasted into the image.
 
-ROIAlign (He et al. 2017, section 3) averages bilinear samples over a regular grid in each bin. The grid is a product of
-two axes, and so is bilinear interpolation; the average over bin (i, j) is therefore `vertical[i] @ bitmap @
-horizontal[j]`. Two small matrix products replace thousands of single samples, and a bitmap may be any window of the
-image, because a weight knows its pixel's place in the image.
+Cropping: ROIAlign (He et al. 2017, section 3) averages bilinear samples over a regular grid in each bin. The grid and
+bilinear interpolation are separable, so the average over bin (i, j) is `vertical[i] @ bitmap @ horizontal[j]`. Weights
+are indexed by image pixel, so a bitmap may be any window of the image.
 
-Source: He et al. 2017 (Mask R-CNN), section 3.1, "Inference". Pixel (x, y) is asked for at its centre, (x + 0.5,
-y + 0.5); outside the M x M probabilities is 0.
+Pasting (He et al. 2017, section 3.1, "Inference"): pixel (x, y) is sampled at its centre, (x + 0.5, y + 0.5); the M x M
+probabilities are zero-padded.
 """
 
 from collections import defaultdict
@@ -20,30 +19,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrcnn_zoo.ops.roi_align import bin_samples
+from mrcnn_zoo.ops.roi_align import bin_samples, window_weights
 
-# Bitmaps padded to one size at a time while regions are cropped: 16 MiB of float32.
+# Pixels of padded bitmaps that are cropped at a time: 16 MiB of float32.
 MAX_PADDED_PIXELS = 1 << 22
 
 
 @dataclass(frozen=True)
 class WindowsOfImage:
-    """Bitmaps of windows of one image, and for each region of that image the window that it is cropped from."""
+    """Bitmaps of windows of one image, and the window of each region of that image."""
 
-    pixels: Tensor  # (P,) of 0 and 1: the bitmaps one after another, each row by row
-    windows: Sequence[Sequence[int]]  # for each region: x, y of the first pixel, width, height, position in `pixels`
+    pixels: Tensor  # (P,) of 0 and 1: bitmap after bitmap, each row by row
+    windows: Sequence[Sequence[int]]  # per region: x, y of the first pixel, width, height, position in `pixels`
     image_size: tuple[int, int]  # (height, width)
 
 
 def crop_windows(images: Sequence[WindowsOfImage], boxes: Tensor, extents: Sequence[float], side: int) -> Tensor:
-    """Each region's bitmap inside its box, as `crop_bitmaps` cuts it; the host waits for nothing.
+    """The bitmap of each region cropped to its box by `crop_bitmaps`, without a host synchronisation.
 
-    Regions of one image whose windows have about the same size are padded to one size and cropped together.
+    Regions of one image with windows of similar size are padded to one size and cropped together.
 
     Args:
-        images: of R regions together.
-        boxes: (R, 4) pixels of the region's image.
-        extents: the longer side of each box, on the host, which chooses the shapes of all that follows by them.
+        images: with R regions in total.
+        boxes: (R, 4) pixels of the image of each region.
+        extents: longer side of each box in pixels, on the host, where it decides shapes.
         side: rows and columns of the result.
 
     Returns:
@@ -75,8 +74,8 @@ class _Group:
     """Regions of one image with windows of similar size."""
 
     image: WindowsOfImage
-    bitmaps: list[tuple[int, int, int]]  # width, height, position of each distinct one
-    places: list[tuple[int, int, int, int]]  # row of the region, number of its bitmap, x and y of its first pixel
+    bitmaps: list[tuple[int, int, int]]  # width, height, position of each distinct bitmap
+    places: list[tuple[int, int, int, int]]  # per region: row, number of its bitmap, x and y of the first pixel
 
     @property
     def rows(self) -> list[int]:
@@ -93,7 +92,7 @@ class _Group:
 
 
 def _groups(images: Sequence[WindowsOfImage]) -> Iterator[_Group]:
-    """Groups by image and by the powers of two around the sides; regions with an empty window are in none."""
+    """Groups by image and by side lengths rounded up to powers of 2, without regions that have an empty window."""
     row = 0
     for image in images:
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -114,37 +113,33 @@ def _groups(images: Sequence[WindowsOfImage]) -> Iterator[_Group]:
 def axis_weights(
     extents: Tensor, bins: int, *, image_length: int, window_starts: Tensor, window_length: int, max_samples: int
 ) -> tuple[Tensor, Tensor]:
-    """How much each pixel of a window counts in each bin of a box, along one axis.
+    """Weights of the pixels of a window in each bin of a box, along one axis.
 
     Args:
         extents: (R, 2) first and last coordinate of the boxes, image pixels.
-        bins: bins a box is divided into.
-        image_length: pixels of the whole image along this axis. Samples up to one pixel outside the image take the
-            value at its border, farther ones are 0.
+        bins: per box.
+        image_length: pixels of the image along this axis. Samples up to one pixel outside the image have the value at
+            its border, others are 0.
         window_starts: (R,) int64 first pixel of each window.
-        window_length: pixels of a window; all outside it counts as 0.
+        window_length: pixels of a window; the mask is 0 outside.
         max_samples: at least ceil(extent / bins) of the longest box.
 
     Returns:
-        (R, bins, window_length) summed weights, and (R,) the number of samples they are the sum of, at least 1.
+        (R, bins, window_length) weights summed over samples, and (R,) the number of samples per bin, at least 1.
     """
     starts, ends = (extents - 0.5).unbind(dim=1)  # pixel centres are at integers from here on
     samples = ((ends - starts) / bins).ceil().clamp(min=0)
     lower, fraction, is_counted = bin_samples(
         starts, ends - starts, bins, samples=samples, max_samples=max_samples, length=image_length
     )
-    cells = lower.long() - window_starts[:, None, None]
-    weights = extents.new_zeros((len(extents), bins, window_length))
-    for cell, weight in ((cells, 1 - fraction), (cells + 1, fraction)):
-        is_inside = is_counted & (cell >= 0) & (cell < window_length)
-        weights.scatter_add_(2, cell.clamp(0, window_length - 1), weight * is_inside)
+    weights = window_weights(lower.long() - window_starts[:, None, None], fraction, is_counted, window_length)
     return weights, samples.clamp(min=1)
 
 
 def crop_bitmaps(
     bitmaps: Tensor, origins: Tensor, boxes: Tensor, side: int, *, image_size: tuple[int, int], max_samples: int
 ) -> Tensor:
-    """Each window's bitmap inside its box, averaged as ROIAlign does on the full image and cut at one half.
+    """The bitmap of each window inside its box: ROIAlign of the full-image bitmap, thresholded at 0.5.
 
     Args:
         bitmaps: (R, h, w) of 0 and 1, any dtype.
@@ -174,10 +169,10 @@ def crop_bitmaps(
         window_length=bitmaps.shape[2],
         max_samples=max_samples,
     )
-    # Under autocast the products would be bfloat16, too coarse to compare with one half.
+    # Under autocast the products would be bfloat16, which is too imprecise for the threshold.
     with torch.autocast(bitmaps.device.type, enabled=False):
         sums = vertical @ bitmaps.to(vertical.dtype) @ horizontal.mT
-    # Compare the sum and not the mean: at exactly one half, the division could round to the wrong side.
+    # Sums are compared, not means: the division could round a mean of exactly 0.5 down.
     return sums >= 0.5 * (rows * columns)[:, None, None]
 
 
@@ -206,16 +201,16 @@ def tight_box(bitmap: NDArray[Any]) -> tuple[int, int, int, int] | None:
 def paste_masks(
     probabilities: NDArray[np.float32], boxes: NDArray[np.float32], image_size: tuple[int, int], *, threshold: float
 ) -> list[MaskWindow]:
-    """Where each mask reaches the threshold, box by box.
+    """The pixels where each mask reaches the threshold.
 
     Args:
         probabilities: (R, M, M) in [0, 1].
-        boxes: (R, 4) pixels of the image; they may reach outside.
+        boxes: (R, 4) pixels of the image, which may extend outside.
         image_size: (height, width).
-        threshold: a pixel belongs to the mask from this probability on; above 0.
+        threshold: least probability of a mask pixel, above 0.
 
     Returns:
-        R windows inside the image; one without area where the box has none or lies outside.
+        R windows inside the image, empty for boxes without area or outside the image.
     """
     side = probabilities.shape[-1]
     bounds = window_bounds(boxes, side, image_size, threshold=threshold)
@@ -232,10 +227,20 @@ def paste_masks(
 def window_bounds(
     boxes: NDArray[np.float32], side: int, image_size: tuple[int, int], *, threshold: float
 ) -> NDArray[np.int64]:
-    """(R, 4) int64 left, top, right, bottom: where a mask may reach the threshold; right, bottom excluded."""
+    """The part of the image where each mask can reach the threshold.
+
+    Args:
+        boxes: (R, 4) pixels.
+        side: M, rows and columns of the probabilities.
+        image_size: (height, width).
+        threshold: least probability of a mask pixel.
+
+    Returns:
+        (R, 4) int64 left, top, right, bottom; right and bottom are excluded.
+    """
     height, width = image_size
     sizes = boxes[:, 2:] - boxes[:, :2]
-    # Towards the 0 outside, a mask falls to one half on its box's border; only lower thresholds see beyond it.
+    # With zero padding the probability on the border of the box is at most 0.5: only lower thresholds reach outside.
     margin = sizes / side * max(0.0, 0.5 - threshold)
     lowest = np.floor(boxes[:, :2] - margin)
     highest = np.ceil(boxes[:, 2:] + margin)
@@ -246,13 +251,13 @@ def window_bounds(
 
 
 def stretch(values: NDArray[np.float32], start: float, end: float, first: int, last: int) -> NDArray[np.float32]:
-    """Rows spread evenly from `start` to `end`, interpolated at the centres of pixels first ... last - 1.
+    """Rows placed evenly from `start` to `end`, interpolated at the centres of the pixels first to last - 1.
 
     Args:
         values: (M, n).
         start: image coordinate of the upper edge of the first row.
-        end: of the lower edge of the last row.
-        first: first pixel asked for.
+        end: image coordinate of the lower edge of the last row.
+        first: first pixel.
         last: one past the last pixel.
 
     Returns:

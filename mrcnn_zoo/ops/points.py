@@ -1,7 +1,7 @@
-"""Points of regions: values of maps at them, and the points where a mask is least certain.
+"""Points of regions: bilinear samples of maps, and the most uncertain points of a mask.
 
-A point of a region lies in the unit square, (0, 0) the upper left corner of the region's box and (1, 1) the lower right
-one. A point of a map is in cells: the centre of the first cell is (0.5, 0.5).
+Points of regions are in the unit square: (0, 0) is the upper left corner of the box and (1, 1) the lower right corner.
+Points of maps are in cells: the centre of the first cell is (0.5, 0.5).
 
 Source: Kirillov et al. 2020 (PointRend), section 3.
 """
@@ -13,85 +13,111 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mrcnn_zoo.ops.roi_pooling import taps_at
+from mrcnn_zoo.ops.roi_pooling import bilinear_weights, weighted_cells
 
 
 def grid_points(side: int, device: torch.device) -> Tensor:
-    """(side * side, 2) x, y: the centres of a regular grid over the unit square, row after row."""
+    """The cell centres of a regular grid over the unit square.
+
+    Args:
+        side: rows and columns.
+        device: of the result.
+
+    Returns:
+        (side * side, 2) x, y, row by row.
+    """
     return cell_centers(torch.arange(side * side, device=device), side)
 
 
 def cell_centers(cells: Tensor, side: int) -> Tensor:
-    """The centre of each cell of a square grid over the unit square: (...,) int64, row after row -> (..., 2) x, y."""
+    """The centres of cells of a regular grid over the unit square.
+
+    Args:
+        cells: (...,) int64, numbered row by row.
+        side: rows and columns.
+
+    Returns:
+        (..., 2) x, y.
+    """
     columns, rows = cells % side, cells.div(side, rounding_mode="floor")
     return (torch.stack((columns, rows), dim=-1) + 0.5) / side
 
 
 def points_on_image(points: Tensor, boxes: Tensor) -> Tensor:
-    """Points of regions as points of the image: (R, P, 2) in the unit square, (R, 4) boxes -> (R, P, 2) x, y pixels."""
+    """Points of regions in image coordinates.
+
+    Args:
+        points: (R, P, 2) in the unit square of each region.
+        boxes: (R, 4) pixels.
+
+    Returns:
+        (R, P, 2) x, y in pixels.
+    """
     start, end = boxes[:, None, :2], boxes[:, None, 2:]
     return start + points * (end - start)
 
 
 def sample_at(maps: Tensor, rows: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values of maps at points; all outside of a map is 0.
-
-    Channels-last maps are read without a copy.
+    """Bilinear samples of zero-padded maps; channels-last maps are not copied.
 
     Args:
         maps: (N, C, H, W).
-        rows: (R,) int64 the map of each region.
+        rows: (R,) int64 map of each region.
         points: (R, P, 2) x, y in cells of the map.
 
     Returns:
-        (R, C, P), the dtype of the maps. The gradient goes to the maps alone.
+        (R, C, P), the dtype of the maps. Only the maps have a gradient.
     """
-    _, channels, height, width = maps.shape
-    table = maps.permute(0, 2, 3, 1).reshape(-1, channels)  # row (n * H + y) * W + x
-    # Regions that are not finite, of a training that diverges, take the 0 outside: there is no cell to look up.
+    height, width = maps.shape[2:]
+    # Points that are not finite, when training diverges, are moved outside the map, where samples are 0.
     positions = (points.detach().float() - 0.5).nan_to_num(-2.0, -2.0, -2.0)
-    horizontal, vertical = taps_at(positions[..., 0], width), taps_at(positions[..., 1], height)
+    horizontal, vertical = bilinear_weights(positions[..., 0], width), bilinear_weights(positions[..., 1], height)
     lines = rows[:, None, None] * height + vertical.cells
     cells = lines[..., :, None] * width + horizontal.cells[..., None, :]  # (R, P, 2, 2)
     weights = vertical.weights[..., :, None] * horizontal.weights[..., None, :]
-    values = F.embedding_bag(
-        cells.reshape(-1, 4), table, mode="sum", per_sample_weights=weights.reshape(-1, 4).to(table.dtype)
-    )
-    return values.view(*points.shape[:2], channels).transpose(1, 2)
+    return weighted_cells(maps, cells, weights).transpose(1, 2)
 
 
 def sample_own(maps: Tensor, points: Tensor) -> Tensor:
-    """As `sample_at`, each region from a map over itself: (R, C, M, M), (R, P, 2) in the unit square -> (R, C, P)."""
+    """As `sample_at`, from one map per region that covers the region.
+
+    Args:
+        maps: (R, C, M, M).
+        points: (R, P, 2) in the unit square of each region.
+
+    Returns:
+        (R, C, P).
+    """
     return sample_at(maps, torch.arange(len(maps), device=maps.device), points * maps.shape[-1])
 
 
 def most_uncertain(logits: Tensor, count: int) -> Tensor:
-    """The places of the logits nearest to 0, where object and background are equally likely.
+    """The points with the logits nearest to 0, where object and background are equally likely.
 
     Source: Kirillov et al. 2020 (PointRend), section 3.1 and appendix.
 
     Args:
         logits: (R, P).
-        count: how many of each region; all where there are fewer.
+        count: points per region.
 
     Returns:
-        (R, min(count, P)) int64, most uncertain first.
+        (R, min(count, P)) int64 points, most uncertain first.
     """
     return logits.abs().topk(min(count, logits.shape[1]), dim=1, largest=False).indices
 
 
 @dataclass(frozen=True)
 class Subdivision:
-    """From a small grid to a large one: the side doubles, and the most uncertain cells are decided anew.
+    """Coarse-to-fine prediction: each step doubles the side and predicts the most uncertain cells again.
 
-    Steps that would decide all cells anew are skipped: the first grid is larger then.
+    First steps that would predict all cells again are skipped; the first grid is larger instead.
 
     Source: Kirillov et al. 2020 (PointRend), section 3.1, "Inference" and figure 4.
 
     Args:
-        side: of the coarse mask, cells.
-        steps: how often the side doubles.
-        num_points: decided anew per region and step.
+        side: rows and columns of the coarse mask.
+        steps: the side doubles in each.
+        num_points: predicted again per region and step.
     """
 
     side: int
@@ -100,7 +126,7 @@ class Subdivision:
 
     @property
     def num_skipped(self) -> int:
-        """The first steps, which need not be made."""
+        """The number of skipped first steps."""
         sides = (self.side * 2**step for step in range(1, self.steps + 1))
         return sum(side**2 <= self.num_points for side in sides)
 
@@ -113,7 +139,7 @@ class Subdivision:
             device: of the regions.
 
         Returns:
-            (R, M, M) logits, where M is the side times 2 to the number of steps.
+            (R, M, M) logits, where M = side * 2 ** steps.
         """
         side = self.side * 2**self.num_skipped
         logits = logits_at(grid_points(side, device).expand(num_regions, -1, -1))

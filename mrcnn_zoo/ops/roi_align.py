@@ -1,9 +1,9 @@
 """RoIAlign sample positions along one axis, and RoIAlign with a separable gradient on the CPU.
 
-The weight of a feature cell in a pooled cell is a product of a vertical and a horizontal weight. The gradient of a
-region is therefore `vertical.T @ gradient @ horizontal`: two small matrix products on the window of cells that the
-region touches, added to the feature map as a block. torchvision's kernel adds every channel of every sample on its own,
-on one thread; see dev/BENCHMARKS.md for the ratio.
+The weight of a feature cell in a pooled cell is the product of a vertical and a horizontal weight. The gradient of a
+region is therefore `vertical.T @ gradient @ horizontal`: two small matrix products, added to the window of feature
+cells under the region. torchvision's CPU kernel adds each channel of each sample separately, on one thread; see
+dev/BENCHMARKS.md for the times.
 """
 
 from typing import Any
@@ -17,21 +17,21 @@ from torch.autograd.function import once_differentiable
 def bin_samples(
     starts: Tensor, sizes: Tensor, bins: int, *, samples: Tensor, max_samples: int, length: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The cells between which the samples of each bin lie.
+    """RoIAlign sample positions along one axis.
 
     Source: He et al. 2017 (Mask R-CNN), section 3, "RoIAlign".
 
     Args:
         starts: (R,) first coordinate of each region, cells; centres of cells are at integers.
         sizes: (R,) extent of each region, cells.
-        bins: that a region is divided into.
-        samples: (R,) in each bin of a region, of the dtype of the starts.
-        max_samples: at least the largest of them.
-        length: cells along the axis. Samples up to one cell outside take the value at the border, farther ones none.
+        bins: per region.
+        samples: (R,) per bin of a region, of the dtype of the starts.
+        max_samples: at least the largest of `samples`.
+        length: cells along the axis. Samples up to one cell outside have the value at the border; others are excluded.
 
     Returns:
         (R, bins, max_samples) each: the lower cell as a float, the fraction of the way to the next cell, and whether
-        the sample counts.
+        the sample exists and is not excluded.
     """
     steps = torch.arange(max_samples, device=starts.device)
     bin_sizes = sizes / bins
@@ -44,8 +44,27 @@ def bin_samples(
     return lower, positions - lower, is_counted
 
 
+def window_weights(cells: Tensor, fraction: Tensor, factors: Tensor, length: int) -> Tensor:
+    """Sum the weights of bilinear samples per cell of a window along one axis.
+
+    Args:
+        cells: (R, bins, samples) int64 lower cell of each sample, counted from the start of the window.
+        fraction: (R, bins, samples) of the way to the next cell.
+        factors: (R, bins, samples) weight of each sample; 0 excludes it.
+        length: cells of the window; weights of cells outside are dropped.
+
+    Returns:
+        (R, bins, length) of the dtype of the fractions.
+    """
+    weights = fraction.new_zeros((*cells.shape[:2], length))
+    for cell, weight in ((cells, 1 - fraction), (cells + 1, fraction)):
+        is_inside = (cell >= 0) & (cell < length)
+        weights.scatter_add_(2, cell.clamp(0, length - 1), weight * factors * is_inside)
+    return weights
+
+
 class SeparableRoIAlign(torch.autograd.Function):
-    """`torchvision.ops.roi_align` with another backward; arguments as `roi_pooling.roi_align`, by position."""
+    """`torchvision.ops.roi_align` with `roi_align_gradient` as backward; arguments as `roi_pooling.roi_align`."""
 
     @staticmethod
     def forward(
@@ -72,16 +91,16 @@ def roi_align_gradient(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """The gradient of the feature map.
+    """The gradient of RoIAlign with respect to the feature map.
 
     Args:
         gradient: (R, C, side, side) of the pooled maps.
-        regions: (R, 5) row of the image, and x1 y1 x2 y2 in image pixels.
+        regions: (R, 5) image number, and x1 y1 x2 y2 in image pixels.
         shape: (N, C, H, W) of the feature map.
         side: rows and columns of the pooled maps.
         scale: cells of the feature map per image pixel.
-        sampling_ratio: samples along each side of a pooled cell; 0 is adaptive.
-        aligned: as in `mrcnn_zoo.ops.roi_pooling.roi_align`.
+        sampling_ratio: as in `roi_pooling.roi_align`.
+        aligned: as in `roi_pooling.roi_align`.
 
     Returns:
         (N, C, H, W) in channels-last order.
@@ -105,7 +124,11 @@ def roi_align_gradient(
 def _axis_weights(
     extents: Tensor, bins: int, length: int, sampling_ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Share of each feature cell in each bin along one axis: (R, window, bins), first cells (R,), window sizes (R,)."""
+    """Weights of the feature cells in each bin along one axis.
+
+    Returns:
+        (R, window, bins) weights, (R,) first cell and (R,) size of the window of each region.
+    """
     starts, sizes = extents[:, 0], extents[:, 1] - extents[:, 0]
     if not aligned:
         sizes = sizes.clamp(min=1.0)
@@ -116,9 +139,6 @@ def _axis_weights(
     )
     first = lower.flatten(1).amin(dim=1).long()
     windows = (lower.flatten(1).amax(dim=1).long() + 2).clamp(max=length) - first
-    cells = lower.long() - first[:, None, None]
-    weights = extents.new_zeros((len(extents), bins, int(windows.max()) + 1))  # one column more: weight 0 at the end
-    scaled = is_counted / samples.clamp(min=1)[:, None, None]
-    weights.scatter_add_(2, cells, (1 - fraction) * scaled)
-    weights.scatter_add_(2, cells + 1, fraction * scaled)
+    factors = is_counted / samples.clamp(min=1)[:, None, None]
+    weights = window_weights(lower.long() - first[:, None, None], fraction, factors, int(windows.max()))
     return weights.mT.contiguous(), first, windows

@@ -1,7 +1,7 @@
-"""RoI pooling: a map of fixed size for each region, from a feature map of one scale.
+"""RoI pooling: a map of fixed size per region, from a feature map of one scale.
 
-A sample is a weighted sum of four cells, and a cell of a map in channels-last order is a row of a table. So all samples
-of all regions are one look-up in that table, with a gradient for the cells and for the coordinates.
+A bilinear sample is a weighted sum of four cells, and a cell of a channels-last map is a row of a table. All samples of
+all regions are therefore one `embedding_bag`, with a gradient for the cells and for the coordinates.
 """
 
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ from mrcnn_zoo.ops.roi_align import SeparableRoIAlign, bin_samples
 
 
 @dataclass(frozen=True)
-class Taps:
-    """The two cells of each sample along one axis, and how much of each it takes."""
+class BilinearWeights:
+    """Interpolation of each sample between two cells along one axis."""
 
     cells: Tensor  # (R, P, 2) int64, inside the map
-    weights: Tensor  # (R, P, 2) in [0, 1], 0 for cells that are not there
+    weights: Tensor  # (R, P, 2) in [0, 1], 0 for cells outside the map
 
-    def only_where(self, is_counted: Tensor) -> "Taps":
-        """The same taps, with weight 0 where the sample does not count: (R, P) bool."""
-        return Taps(self.cells, self.weights * is_counted[:, :, None])
+    def masked(self, is_counted: Tensor) -> "BilinearWeights":
+        """The same cells, with weight 0 where `is_counted`, (R, P) bool, is False."""
+        return BilinearWeights(self.cells, self.weights * is_counted[:, :, None])
 
 
-def taps_at(positions: Tensor, length: int) -> Taps:
-    """The cells on both sides of each position; all beyond the map is 0.
+def bilinear_weights(positions: Tensor, length: int) -> BilinearWeights:
+    """The cells on both sides of each position, zero-padded outside the map.
 
     Args:
-        positions: (R, P) cells; centres of cells are at integers.
+        positions: (R, P) in cells; centres of cells are at integers.
         length: cells along the axis.
     """
     lower = positions.detach().floor()
@@ -38,66 +38,82 @@ def taps_at(positions: Tensor, length: int) -> Taps:
     cells = torch.stack((lower, lower + 1), dim=2)
     is_inside = (cells >= 0) & (cells < length)
     weights = torch.stack((1 - fraction, fraction), dim=2) * is_inside
-    return Taps(cells.clamp(0, length - 1).long(), weights)
+    return BilinearWeights(cells.clamp(0, length - 1).long(), weights)
 
 
-def taps_in_bins(starts: Tensor, sizes: Tensor, bins: int, *, samples: Tensor, max_samples: int, length: int) -> Taps:
-    """The samples that RoIAlign takes along one axis, bin after bin: P is bins * max_samples; see `bin_samples`."""
+def roi_align_weights(
+    starts: Tensor, sizes: Tensor, bins: int, *, samples: Tensor, max_samples: int, length: int
+) -> BilinearWeights:
+    """RoIAlign samples along one axis, bin by bin: P is bins * max_samples; arguments as `bin_samples`."""
     lower, fraction, is_counted = bin_samples(
         starts, sizes, bins, samples=samples, max_samples=max_samples, length=length
     )
-    # Positions are clamped to the map, so the upper cell is missing only where its weight is 0: taps_at then agrees.
-    return taps_at((lower + fraction).flatten(1), length).only_where(is_counted.flatten(1))
+    # Positions are clamped to the map, so the upper cell is outside only where its weight is 0.
+    return bilinear_weights((lower + fraction).flatten(1), length).masked(is_counted.flatten(1))
 
 
-def sample(features: Tensor, images: Tensor, vertical: Taps, horizontal: Taps) -> Tensor:
-    """The values at the crossings of P rows and Q columns of each region.
+def sample_grid(features: Tensor, images: Tensor, vertical: BilinearWeights, horizontal: BilinearWeights) -> Tensor:
+    """Bilinear samples on a grid of P rows and Q columns per region.
 
     Args:
         features: (N, C, H, W).
-        images: (R,) int64 row of the image that each region is on.
-        vertical: taps of the R x P rows.
-        horizontal: taps of the R x Q columns.
+        images: (R,) int64 image of each region.
+        vertical: of the R x P rows.
+        horizontal: of the R x Q columns.
 
     Returns:
         (R, P, Q, C).
     """
-    _, channels, height, width = features.shape
-    table = features.permute(0, 2, 3, 1).reshape(-1, channels)  # row (n * H + y) * W + x
+    height, width = features.shape[2:]
     rows = images[:, None, None] * height + vertical.cells
-    cells = rows[:, :, None, :, None] * width + horizontal.cells[:, None, :, None, :]  # (R, P, Q, 2, 2)
+    cells = rows[:, :, None, :, None] * width + horizontal.cells[:, None, :, None, :]
     weights = vertical.weights[:, :, None, :, None] * horizontal.weights[:, None, :, None, :]
-    values = F.embedding_bag(
+    return weighted_cells(features, cells, weights)
+
+
+def weighted_cells(features: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of four cells each; channels-last features are not copied.
+
+    Args:
+        features: (N, C, H, W).
+        cells: (..., 2, 2) int64 numbers (n * H + y) * W + x.
+        weights: (..., 2, 2).
+
+    Returns:
+        (..., C) of the dtype of the features.
+    """
+    table = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+    sums = F.embedding_bag(
         cells.reshape(-1, 4), table, mode="sum", per_sample_weights=weights.reshape(-1, 4).to(table.dtype)
     )
-    return values.view(*cells.shape[:3], channels)
+    return sums.view(*cells.shape[:-2], features.shape[1])
 
 
 def with_image_rows(boxes: list[Tensor]) -> Tensor:
-    """All boxes of a batch in one tensor, each with its image's number in front: N of (R_i, 4) -> (sum of R_i, 5)."""
+    """The boxes of all images, each with the number of its image first: N x (R_i, 4) -> (sum of R_i, 5)."""
     return torch.cat([F.pad(image_boxes, (1, 0), value=number) for number, image_boxes in enumerate(boxes)])
 
 
 def roi_align(
     features: Tensor, regions: Tensor, side: int, *, scale: float, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """The mean of bilinear samples in each cell of each region.
+    """The mean of bilinear samples per cell of each region.
 
     Source: He et al. 2017 (Mask R-CNN), section 3, "RoIAlign".
 
     Args:
         features: (N, C, H, W).
-        regions: (R, 5) row of the image, and x1 y1 x2 y2 in image pixels.
+        regions: (R, 5) image number, and x1 y1 x2 y2 in image pixels.
         side: rows and columns of the result.
         scale: cells of the feature map per image pixel, 1 / stride.
-        sampling_ratio: samples along each side of a cell; 0 takes as many as the cell is feature cells wide.
-        aligned: shift the regions by half a cell, so that the value of a cell stands at its centre. Without it, as in
-            the first implementations, pooled maps are half a cell off, and regions are at least one cell wide.
+        sampling_ratio: samples along each side of a pooled cell; 0 for its width in feature cells, rounded up.
+        aligned: shift the regions by half a cell, because cell values are at the centres. If False, as in the first
+            implementations, pooled maps are shifted by half a cell, and regions are at least one cell wide.
 
     Returns:
         (R, C, side, side) of the dtype of the features.
     """
-    # In float32 even under AMP: coordinates of 800 pixels need more than the 8 bits that bfloat16 has.
+    # In float32 even under AMP: the 8 bits of bfloat16 are too few for coordinates of 800 pixels.
     inputs = (features.float(), regions.float(), side, scale, sampling_ratio, aligned)
     if features.device.type == "cpu" and features.requires_grad:
         return SeparableRoIAlign.apply(*inputs).to(features.dtype)
@@ -105,13 +121,13 @@ def roi_align(
 
 
 def roi_pool(features: Tensor, regions: Tensor, side: int, *, scale: float) -> Tensor:
-    """The greatest value in each cell of each region, whose borders are rounded to feature cells.
+    """The maximum per cell of each region, whose borders are rounded to feature cells.
 
     Source: Girshick 2015 (Fast R-CNN), section 2.1.
 
     Args:
         features: (N, C, H, W).
-        regions: (R, 5) row of the image, and x1 y1 x2 y2 in image pixels.
+        regions: (R, 5) image number, and x1 y1 x2 y2 in image pixels.
         side: rows and columns of the result.
         scale: cells of the feature map per image pixel, 1 / stride.
 
@@ -124,10 +140,9 @@ def roi_pool(features: Tensor, regions: Tensor, side: int, *, scale: float) -> T
 def roi_align_max(
     features: Tensor, regions: Tensor, side: int, *, scale: float, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """The greatest of the bilinear samples in each cell of each region; arguments and result as of `roi_align`.
+    """The maximum of bilinear samples per cell of each region; arguments and result as `roi_align`.
 
-    A sample more than one cell outside the map is 0, and so is a region without samples. The gradient reaches the
-    regions too.
+    Samples more than one cell outside the map are 0, as are regions without samples. The regions have a gradient, too.
 
     Source: He et al. 2017 (Mask R-CNN), table 2c.
     """
@@ -139,22 +154,22 @@ def roi_align_max(
     precise, images = features.float(), regions[:, 0].long()
     if sampling_ratio > 0 or len(boxes) == 0:
         samples = max(sampling_ratio, 1)
-        return _greatest_in_bins(precise, images, boxes, side, (samples, samples)).to(features.dtype)
-    # Regions with as many samples go together: padded all to the most, one tall and one wide region would make huge
-    # grids of all of them.
+        return _maximum_in_bins(precise, images, boxes, side, (samples, samples)).to(features.dtype)
+    # Regions are grouped by their number of samples. Padded to a common number, one tall and one wide region would give
+    # all regions huge grids.
     counts, groups = (sizes.detach() / side).ceil().clamp(min=0).unique(dim=0, return_inverse=True)
     rows = [torch.nonzero(groups == group).squeeze(1) for group in range(len(counts))]
     pooled = [
-        _greatest_in_bins(precise, images[members], boxes[members], side, (int(count[0]), int(count[1])))
+        _maximum_in_bins(precise, images[members], boxes[members], side, (int(count[0]), int(count[1])))
         for members, count in zip(rows, counts.tolist(), strict=True)
     ]
     return torch.cat(pooled).index_select(0, torch.cat(rows).argsort()).to(features.dtype)
 
 
-def _greatest_in_bins(features: Tensor, images: Tensor, boxes: Tensor, side: int, counts: tuple[int, int]) -> Tensor:
-    """(N, C, H, W), (R,), (R, 4) x y width height in cells, columns and rows of samples a bin -> (R, C, S, S)."""
-    taps = [
-        taps_in_bins(
+def _maximum_in_bins(features: Tensor, images: Tensor, boxes: Tensor, side: int, counts: tuple[int, int]) -> Tensor:
+    """(N, C, H, W), (R,), (R, 4) x y width height in cells, columns and rows of samples per bin -> (R, C, S, S)."""
+    horizontal, vertical = [
+        roi_align_weights(
             boxes[:, axis],
             boxes[:, 2 + axis],
             side,
@@ -164,21 +179,21 @@ def _greatest_in_bins(features: Tensor, images: Tensor, boxes: Tensor, side: int
         )
         for axis, count in enumerate(counts)
     ]
-    values = sample(features, images, taps[1], taps[0])  # (R, S * rows, S * columns, C)
+    values = sample_grid(features, images, vertical, horizontal)  # (R, S * rows, S * columns, C)
     return F.max_pool2d(values.permute(0, 3, 1, 2), (max(counts[1], 1), max(counts[0], 1)))
 
 
 def roi_warp(features: Tensor, regions: Tensor, side: int, *, scale: float, samples: int) -> Tensor:
-    """Each region warped to a grid by bilinear interpolation, and the greatest value in each cell of it.
+    """Each region warped to a grid by bilinear interpolation, then max-pooled.
 
-    Nothing is rounded, so the gradient reaches the regions too. The grid begins on the region's left and upper border,
-    a coordinate is a cell's number, and all beyond the map is 0.
+    Nothing is rounded, so the regions have a gradient, too. The grid starts on the left and upper border of the region,
+    coordinates are cell numbers, and the map is zero-padded.
 
     Source: Dai et al. 2016 (Multi-task Network Cascades), section 3.2, with the max pooling that follows the warping.
 
     Args:
         features: (N, C, H, W).
-        regions: (R, 5) row of the image, and x1 y1 x2 y2 in image pixels.
+        regions: (R, 5) image number, and x1 y1 x2 y2 in image pixels.
         side: S, rows and columns of the result.
         scale: cells of the feature map per image pixel, 1 / stride.
         samples: grid points along each side of a pooled cell; the paper's warped map has side * samples rows.
@@ -189,21 +204,21 @@ def roi_warp(features: Tensor, regions: Tensor, side: int, *, scale: float, samp
     height, width = features.shape[2:]
     x1, y1, x2, y2 = (regions[:, 1:].float() * scale).unbind(dim=1)
     steps = torch.arange(side * samples, device=features.device) / (side * samples)
-    vertical = taps_at(y1[:, None] + steps * (y2 - y1)[:, None], height)
-    horizontal = taps_at(x1[:, None] + steps * (x2 - x1)[:, None], width)
-    warped = sample(features.float(), regions[:, 0].long(), vertical, horizontal)
+    vertical = bilinear_weights(y1[:, None] + steps * (y2 - y1)[:, None], height)
+    horizontal = bilinear_weights(x1[:, None] + steps * (x2 - x1)[:, None], width)
+    warped = sample_grid(features.float(), regions[:, 0].long(), vertical, horizontal)
     return F.max_pool2d(warped.permute(0, 3, 1, 2), samples).to(features.dtype)
 
 
 def rounded_to_cells(regions: Tensor, *, scale: float) -> Tensor:
-    """The regions that RoIPool looks at: from the first to the end of the last cell, at least one cell wide.
+    """The regions rounded as RoIPool rounds them: from the first to the end of the last cell, at least one cell wide.
 
     Args:
-        regions: (R, 5) row of the image, and x1 y1 x2 y2 in image pixels.
+        regions: (R, 5) image number, and x1 y1 x2 y2 in image pixels.
         scale: cells of the feature map per image pixel, 1 / stride.
 
     Returns:
-        (R, 5) of row of the image, and x1 y1 x2 y2 in cells.
+        (R, 5) image number, and x1 y1 x2 y2 in cells.
     """
     cells = (regions[:, 1:].float() * scale + 0.5).floor()
     first, last = cells[:, :2], cells[:, 2:]
@@ -213,32 +228,32 @@ def rounded_to_cells(regions: Tensor, *, scale: float) -> Tensor:
 def crop_and_resize(
     features: Tensor, regions: Tensor, side: int, *, normalizer: tuple[float, float], outside: float = 0.0
 ) -> Tensor:
-    """One bilinear sample for each cell; the corners of the grid are the corners of the region.
+    """One bilinear sample per cell, on a grid whose corners are the corners of the region.
 
-    It is TensorFlow's `tf.image.crop_and_resize`, whose corners of the unit square are the centres of the outermost
-    feature cells. A grid of one cell samples the middle.
+    Same as TensorFlow's `tf.image.crop_and_resize`, where the corners of the unit square are the centres of the
+    outermost feature cells. A grid of one cell samples the centre.
 
     Args:
         features: (N, C, H, W).
-        regions: (R, 5) row of the image, and x1 y1 x2 y2.
+        regions: (R, 5) image number, and x1 y1 x2 y2.
         side: rows and columns of the result.
-        normalizer: (height, width) that the coordinates are divided by; (1, 1) for normalised ones.
-        outside: the value of samples beyond the centres of the outermost cells.
+        normalizer: (height, width) that divides the coordinates; (1, 1) if they are normalised.
+        outside: value of samples outside the centres of the outermost cells.
 
     Returns:
         (R, C, side, side) of the dtype of the features.
     """
     steps = torch.linspace(0, 1, side, device=features.device) if side > 1 else features.new_full((1,), 0.5).float()
     boxes = regions[:, 1:].float()
-    taps, are_inside = [], []
+    axes, are_inside = [], []
     for axis, extent in enumerate(normalizer):  # y, then x
         last = features.shape[2 + axis] - 1
-        # Divide first: the border of an image then is exactly 1, and its last cell is not lost to rounding.
+        # Divide first: the border of an image is then exactly 1, and rounding does not exclude its last cell.
         start, end = boxes[:, 1 - axis, None] / extent * last, boxes[:, 3 - axis, None] / extent * last
         positions = start + steps * (end - start)
         is_inside = (positions >= 0) & (positions <= last)
-        taps.append(taps_at(positions, last + 1).only_where(is_inside))
+        axes.append(bilinear_weights(positions, last + 1).masked(is_inside))
         are_inside.append(is_inside)
-    values = sample(features.float(), regions[:, 0].long(), taps[0], taps[1])
+    values = sample_grid(features.float(), regions[:, 0].long(), axes[0], axes[1])
     is_outside = ~(are_inside[0][:, :, None] & are_inside[1][:, None, :])
     return (values + outside * is_outside[..., None]).permute(0, 3, 1, 2).to(features.dtype)
