@@ -1,4 +1,4 @@
-"""The formulas of losses: pure functions of predictions and labels."""
+"""Loss functions: pure functions of predictions and targets."""
 
 from mrcnn_zoo.losses import box_regression, classification, mask
 

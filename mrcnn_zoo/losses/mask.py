@@ -1,4 +1,4 @@
-"""Losses of predicted masks; sums over pixels, which the caller divides by what it counts."""
+"""Losses of mask logits, as sums over pixels that the caller divides by a count."""
 
 from typing import Protocol
 
@@ -11,34 +11,35 @@ from mrcnn_zoo.registries import MASK_LOSSES
 
 
 class MaskLoss(Protocol):
-    """What the maps of a region mean, and how far they are from its mask.
+    """Loss and meaning of mask logits.
 
-    Where the maps compete, the loss needs all of them: those of the classes, then one of the background. Otherwise the
-    map of the region's class is enough, and the others need not be computed.
+    Attributes:
+        maps_compete: True for a softmax over the maps of all classes and the background, False if only the map of the
+            region's class is used.
     """
 
     maps_compete: bool
 
     def __call__(self, logits: Tensor, targets: Tensor, classes: Tensor) -> Tensor:
-        """The loss summed over masks and pixels; a loss of a mask as a whole counts once for each of its pixels.
+        """The loss summed over regions and pixels; a loss per mask is multiplied by its number of pixels.
 
         Args:
-            logits: (R, M, M), each region's map of its own class; (R, K + 1, M, M) where maps compete.
+            logits: (R, M, M) of each region's class, or (R, K + 1, M, M) if maps compete.
             targets: (R, M, M) bool.
-            classes: (R,) int64. K is 1 when masks do not depend on the class, whatever the classes are.
+            classes: (R,) int64; class-agnostic masks have K = 1 for all classes.
 
         Returns:
-            Scalar; 0 with a gradient of 0 when there are no masks.
+            Scalar; 0 with a gradient of 0 if there are no regions.
         """
         ...
 
     def probabilities(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """How likely each pixel is on the object: logits and classes as above -> (R, M, M) in [0, 1]."""
+        """The probability that a pixel belongs to the object: logits and classes as above -> (R, M, M) in [0, 1]."""
         ...
 
 
 class SigmoidMaskLoss:
-    """Binary cross-entropy of each pixel: the classes do not compete, only the map of the true class is trained.
+    """Binary cross-entropy per pixel of the map of the true class.
 
     Source: He et al. 2017 (Mask R-CNN), section 3, "Mask Representation" and table 2b.
     """
@@ -55,9 +56,7 @@ class SigmoidMaskLoss:
 
 
 class SoftmaxMaskLoss:
-    """Cross-entropy of one choice for each pixel, among all classes and the background.
-
-    A pixel of the object should choose the region's class, any other the background.
+    """Softmax cross-entropy per pixel over all classes and the background, the target of pixels off the object.
 
     Source: He et al. 2017 (Mask R-CNN), table 2b, "softmax".
     """
@@ -67,38 +66,38 @@ class SoftmaxMaskLoss:
     def __call__(self, logits: Tensor, targets: Tensor, classes: Tensor) -> Tensor:
         """(R, K + 1, M, M), (R, M, M) bool, (R,) -> scalar."""
         background = logits.shape[1] - 1
-        labels = torch.where(targets, _rows_of_maps(logits, classes)[:, None, None], background)
+        labels = torch.where(targets, _map_numbers(logits, classes)[:, None, None], background)
         return F.cross_entropy(logits, labels, reduction="sum")
 
     def probabilities(self, logits: Tensor, classes: Tensor) -> Tensor:
         """(R, K + 1, M, M), (R,) -> (R, M, M)."""
         regions = torch.arange(len(logits), device=logits.device)
-        return logits.softmax(dim=1)[regions, _rows_of_maps(logits, classes)]
+        return logits.softmax(dim=1)[regions, _map_numbers(logits, classes)]
 
 
 class DiceMaskLoss:
-    """1 minus the overlap of prediction and mask: small objects weigh as much as large ones.
+    """1 minus the Dice coefficient, in which small and large objects have the same weight.
 
-    Source: Milletari et al. 2016 (V-Net), section 3. One is added above and below, so that an empty mask that is
-    predicted as empty has no loss.
+    Source: Milletari et al. 2016 (V-Net), section 3; 1 is added to numerator and denominator, so that an empty
+    prediction of an empty mask has loss 0.
     """
 
     maps_compete = False
 
     def __call__(self, logits: Tensor, targets: Tensor, _classes: Tensor) -> Tensor:
         """(R, M, M), (R, M, M) bool -> scalar."""
-        predicted, wanted = logits.sigmoid().flatten(1), targets.flatten(1).to(logits.dtype)
-        shared = (predicted * wanted).sum(dim=1)
-        total = predicted.square().sum(dim=1) + wanted.sum(dim=1)
-        return (1 - (2 * shared + 1) / (total + 1)).sum() * predicted.shape[1]
+        predicted, target = logits.sigmoid().flatten(1), targets.flatten(1).to(logits.dtype)
+        common = (predicted * target).sum(dim=1)
+        total = predicted.square().sum(dim=1) + target.sum(dim=1)
+        return (1 - (2 * common + 1) / (total + 1)).sum() * predicted.shape[1]
 
     def probabilities(self, logits: Tensor, _classes: Tensor) -> Tensor:
         """(R, M, M) -> (R, M, M)."""
         return logits.sigmoid()
 
 
-def _rows_of_maps(logits: Tensor, classes: Tensor) -> Tensor:
-    """The map of each class among (R, K + 1, M, M): the class itself, or the only one that is not the background's."""
+def _map_numbers(logits: Tensor, classes: Tensor) -> Tensor:
+    """The number of each class's map among (R, K + 1, M, M): the class, or 0 for class-agnostic masks."""
     return classes.clamp(max=logits.shape[1] - 2)
 
 
@@ -116,5 +115,5 @@ def build_softmax_mask_loss() -> SoftmaxMaskLoss:
 
 @MASK_LOSSES.register("dice")
 def build_dice_mask_loss() -> DiceMaskLoss:
-    """Per-class sigmoid, trained by overlap."""
+    """Per-class sigmoid with the Dice loss."""
     return DiceMaskLoss()

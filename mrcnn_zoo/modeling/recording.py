@@ -1,10 +1,10 @@
-"""What became of every box on its way through a detector: reports of the stages, and a recorder that keeps them.
+"""Reports of what each stage of a detector does with each box, and a recorder of these reports.
 
     recording = Recording()
     detections = model.predict(samples, recorder=recording)
     for report in recording.reports: print(report.stage, report.image, report.counts())
 
-The stages compute the same without a recorder; what the reports add is computed for a recorder alone.
+A recorder does not change the results; the contents of reports are computed only if there is a recorder.
 """
 
 import enum
@@ -23,49 +23,49 @@ from mrcnn_zoo.structures import Detections, ImageSize
 
 
 class Fate(enum.IntEnum):
-    """Whether a stage keeps a box, or why it does not."""
+    """Whether a stage keeps a box, or why it removes it."""
 
     KEPT = 0
     NOT_FINITE = 1  # a prediction is infinite or not a number
     BELOW_THRESHOLD = 2  # the score is not above the score threshold
-    NOT_IN_TOP_K = 3  # others on its level have better scores
-    TOO_SMALL = 4  # a side is not above the least size
-    SUPPRESSED = 5  # by the suppression, most often for another box
-    BEYOND_LIMIT = 6  # there are more boxes than an image may have
+    NOT_IN_TOP_K = 3  # not among the best scores of its level
+    TOO_SMALL = 4  # a side is not above the minimum
+    SUPPRESSED = 5  # by the suppression, usually as a duplicate of another box
+    BEYOND_LIMIT = 6  # not among the best boxes that an image may have
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """What one stage has done with its boxes of one image.
+    """What one stage does with its boxes of one image.
 
-    A box that a stage scores for several classes has a row for every class above the threshold, or one for its best
-    class where none is.
+    A box with scores for several classes has a row per class above the threshold, or one row for its best class if
+    there is none.
     """
 
     stage: str  # e.g. "proposals", "boxes"
     image: int  # row of the batch
     image_size: ImageSize  # (height, width) of the pixels that the boxes are in
-    boxes: Tensor  # (R, 4) pixels, as the stage would hand them on
-    scores: Tensor  # (R,) what the stage ranks by
-    classes: Tensor  # (R,) int64 in [0, K); of proposals the pyramid level
-    sources: Tensor  # (R,) int64 the anchor, or the row of what the stage before has kept, that each row comes from
-    fates: Tensor  # (R,) int8, a `Fate` each
-    # (R,) int64 row of the kept box that suppressed this one; -1 for other fates, and where none that is kept overlaps
-    # it: scores below SOFT_NMS_MIN_SCORE, or what a learned suppression drops on its own.
+    boxes: Tensor  # (R, 4) pixels, as the stage returns kept boxes
+    scores: Tensor  # (R,) that the stage ranks by
+    classes: Tensor  # (R,) int64 in [0, K); for proposals the pyramid level
+    sources: Tensor  # (R,) int64 anchor, or row among the boxes kept by the previous stage
+    fates: Tensor  # (R,) int8 values of `Fate`
+    # (R,) int64 row of the kept box that suppresses each; -1 for other fates, and if no kept box overlaps it: scores
+    # below SOFT_NMS_MIN_SCORE, or boxes removed by a learned suppression.
     suppressed_by: Tensor
-    kept: Tensor  # (S,) int64 rows that stay, in the order in which they are handed on
+    kept: Tensor  # (S,) int64 kept rows in the order of the result
 
     def counts(self) -> dict[str, int]:
-        """How many rows have each fate, by its name; fates of no row are left out."""
+        """The number of rows per fate by its name, without zeros."""
         found = torch.bincount(self.fates.long(), minlength=len(Fate)).tolist()
         return {fate.name.lower(): found[fate] for fate in Fate if found[fate]}
 
 
 class Recorder(Protocol):
-    """Takes the reports of the stages; see `predict` of a detector."""
+    """Receives the reports of all stages; an argument of `predict` of a detector."""
 
     def add(self, report: StageReport) -> None:
-        """Take the report of one stage on one image, in the order of the stages."""
+        """Receive the report of one stage on one image, in the order of the stages."""
         ...
 
 
@@ -80,12 +80,18 @@ class Recording:
         self.reports.append(report)
 
     def of_image(self, image: int) -> dict[str, StageReport]:
-        """The reports on one image of the batch, by stage."""
+        """The reports on image number `image` of the batch, by stage."""
         return {report.stage: report for report in self.reports if report.image == image}
 
 
 def recorded(method: Callable[..., Any], *args: Any, recorder: Recorder | None) -> Any:
-    """Call a component with the recorder; one that takes none is called without, and has no report."""
+    """The result of a component's method, called with the recorder if it has this parameter.
+
+    Args:
+        method: for example `predict`.
+        args: positional arguments.
+        recorder: passed on if not None.
+    """
     if recorder is None or "recorder" not in inspect.signature(method).parameters:
         return method(*args)
     return method(*args, recorder=recorder)
@@ -93,12 +99,12 @@ def recorded(method: Callable[..., Any], *args: Any, recorder: Recorder | None) 
 
 @dataclass(frozen=True)
 class Selected:
-    """Which of the boxes of one image a selection has compared, and which it has kept."""
+    """The boxes of one image that a suppression compares and keeps."""
 
-    rows: Tensor  # (T,) int64 rows of all boxes that came to the suppression
+    rows: Tensor  # (T,) int64 compared rows among all boxes
     kept: Tensor  # (S,) int64 in [0, T), best first, before the limit
-    suppressors: Tensor  # (T,) int64 in [0, T), or -1: which kept one stands for each
-    limit: int | None  # how many of the kept stay
+    suppressors: Tensor  # (T,) int64 in [0, T) of the kept box that suppresses each, or -1
+    limit: int | None  # largest number of kept boxes
 
 
 def report_selection(
@@ -114,19 +120,19 @@ def report_selection(
     reasons: Tensor,
     selected: Selected,
 ) -> None:
-    """Report a stage that compares boxes and keeps the best.
+    """Report a stage with a suppression.
 
     Args:
         recorder: gets the report.
-        stage: its name.
-        image: row of the batch.
+        stage: see `StageReport`, also for the next six.
+        image: number in the batch.
         image_size: (height, width).
         boxes: (R, 4) pixels.
         scores: (R,).
         classes: (R,) int64.
         sources: (R,) int64.
-        reasons: (R,) int8, why each row did not come to the suppression; those that did are overwritten.
-        selected: the others.
+        reasons: (R,) int8 `Fate` of the rows that are not compared; the others are overwritten.
+        selected: the compared and kept rows.
     """
     rows, kept = selected.rows, selected.kept
     fates = reasons.clone()
@@ -149,14 +155,14 @@ def report_all_kept(
     orders: Sequence[Tensor] | None = None,
     drops_empty: bool = False,
 ) -> None:
-    """Report a stage that moves or rescores boxes, on each image: all stay, or all but empty ones.
+    """Report a stage that moves or rescores boxes and keeps all, or all that are not empty.
 
     Args:
         recorder: gets the reports.
-        detections: of each image, before any is dropped.
-        stage: its name.
-        orders: (R_i,) int64 rows in the order in which they are handed on; None keeps theirs.
-        drops_empty: whether boxes without width or height go.
+        detections: of each image, before empty ones are removed.
+        stage: name in the report.
+        orders: (R_i,) int64 kept rows in the order of the result; None for the same order.
+        drops_empty: whether empty boxes are removed.
     """
     for image, table in enumerate(detections):
         rows = torch.arange(len(table), device=table.boxes.device)

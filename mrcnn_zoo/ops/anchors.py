@@ -1,4 +1,4 @@
-"""Anchors: reference boxes laid out on the cells of a feature map."""
+"""Anchors: reference boxes on the cells of a feature map."""
 
 import math
 from collections.abc import Sequence
@@ -27,9 +27,17 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tens
 
 
 def rounded_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], stride: int) -> Tensor:
-    """As `cell_anchors`, with the shapes of a box of `stride` rounded to whole pixels before they grow to a size.
+    """As `cell_anchors`, with sides at size `stride` rounded to whole pixels, then scaled to each size.
 
     Source: Ren et al. 2015 (Faster R-CNN), the published code.
+
+    Args:
+        sizes: square roots of the areas, pixels.
+        aspect_ratios: height over width.
+        stride: pixels per cell.
+
+    Returns:
+        (len(sizes) * len(aspect_ratios), 4) float32.
     """
     anchors = []
     for size in sizes:
@@ -42,13 +50,13 @@ def rounded_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float],
 
 
 def grid_anchors(cell: Tensor, feature_size: tuple[int, int], *, stride: int, offset: float) -> Tensor:
-    """The anchors of every cell, row by row, the anchors of one cell next to each other.
+    """The anchors of all cells, row by row, with the A anchors of a cell in sequence.
 
     Args:
         cell: (A, 4) of one cell.
         feature_size: height and width in cells.
-        stride: pixels from one cell to the next.
-        offset: where in its cell an anchor is centred, in strides; 0 is the upper left corner.
+        stride: pixels per cell.
+        offset: centre of the anchors in a cell, in strides; 0 is the upper left corner.
 
     Returns:
         (H * W * A, 4) pixels, on the device of `cell`.
@@ -65,7 +73,16 @@ def flatten_per_anchor(maps: Tensor, values: int) -> Tensor:
 
 
 def is_inside(boxes: Tensor, image_size: tuple[int, int], *, margin: float) -> Tensor:
-    """Whether boxes stay within `margin` pixels around the image, whose border belongs to it: (R, 4) -> (R,) bool."""
+    """Whether boxes are inside the image enlarged by a margin; boxes on its border are inside.
+
+    Args:
+        boxes: (R, 4) pixels.
+        image_size: (height, width).
+        margin: pixels on each side.
+
+    Returns:
+        (R,) bool.
+    """
     height, width = image_size
     x1, y1, x2, y2 = boxes.unbind(-1)
     return (x1 >= -margin) & (y1 >= -margin) & (x2 <= width + margin) & (y2 <= height + margin)

@@ -1,4 +1,4 @@
-"""Boxes as offsets from other boxes, the form in which a network predicts them."""
+"""Boxes encoded as deltas to other boxes, which networks regress."""
 
 import math
 from collections.abc import Sequence
@@ -9,20 +9,19 @@ from torch import Tensor
 from mrcnn_zoo.ops.rows import constant
 from mrcnn_zoo.registries import BOX_CODERS
 
-# No box grows by more than 1000 / 16 in one step (the largest side of an image over the smallest stride), so that exp()
-# stays finite early in training.
+# A box grows by at most 1000 / 16 (largest image side over smallest stride), so that exp() is finite early in training.
 SCALE_CLAMP = math.log(1000.0 / 16)
 
 
 class BoxCoder:
-    """Shift of the centre in units of the source's sides, and the logarithm of the growth of each side.
+    """Deltas dx, dy of the centre in units of the source's sides, and dw, dh, logarithms of the ratio of the sides.
 
     Source: Girshick et al. 2014 (R-CNN), appendix C.
 
     Args:
-        weights: factors of dx, dy, dw, dh that bring each to about unit variance.
-        scale_clamp: upper bound of dw and dh, after dividing by the weights, when decoding.
-        scale_floor: their lower bound.
+        weights: factors of dx, dy, dw, dh for about unit variance.
+        scale_clamp: upper bound of dw and dh in decoding, after division by the weights.
+        scale_floor: lower bound of dw and dh in decoding.
     """
 
     def __init__(
@@ -33,7 +32,15 @@ class BoxCoder:
         self.scale_floor = scale_floor
 
     def encode(self, source: Tensor, target: Tensor) -> Tensor:
-        """The deltas that turn each source into its target: (R, 4), (R, 4) -> (R, 4); sources must not be empty."""
+        """The deltas from each source to its target.
+
+        Args:
+            source: (R, 4) pixels, not empty.
+            target: (R, 4) pixels.
+
+        Returns:
+            (R, 4).
+        """
         source_centers, source_sides = _centers_and_sides(source)
         target_centers, target_sides = _centers_and_sides(target)
         shift = (target_centers - source_centers) / source_sides
@@ -44,7 +51,7 @@ class BoxCoder:
         """Apply deltas to boxes.
 
         Args:
-            deltas: (..., 4 * k), k different predictions for each box, e.g. one a class.
+            deltas: (..., 4 * k), k predictions per box, e.g. one per class.
             boxes: (..., 4) pixels.
 
         Returns:
@@ -61,11 +68,10 @@ class BoxCoder:
 
 
 class LastPixelBoxCoder(BoxCoder):
-    """The same for boxes that end with the centre of their last pixel, one pixel before their border.
+    """As `BoxCoder`, with deltas between boxes that end at the last pixel's centre, one pixel before their border.
 
-    Boxes come and go as everywhere, with their border; only the deltas refer to the shorter ones. So they do in
-    matterport's Mask R-CNN, whose coordinates have 0 and 1 on the centres of the image's first and last pixel. Boxes
-    under 2 pixels are shortened by half, so that their deltas stay finite.
+    Arguments and results are usual boxes. Source: matterport's Mask R-CNN, where the normalised coordinates 0 and 1 are
+    the centres of the first and last pixel. Sides below 2 pixels are halved instead, so that deltas are finite.
     """
 
     def encode(self, source: Tensor, target: Tensor) -> Tensor:
@@ -94,7 +100,7 @@ def build_box_coder(weights: Sequence[float]) -> BoxCoder:
 
 @BOX_CODERS.register("DeltaXYWHBBoxCoder")
 def build_bounded_box_coder(weights: Sequence[float]) -> BoxCoder:
-    """As MMDetection's: no box shrinks by more than it may grow."""
+    """As MMDetection's: boxes shrink by at most the factor by which they may grow."""
     return BoxCoder(weights, scale_floor=-SCALE_CLAMP)
 
 

@@ -1,17 +1,17 @@
-"""Keypoints as heatmaps over a region, and back; coordinates are continuous: the first pixel's middle is at 0.5."""
+"""Keypoints to heatmap cells of a region and back; coordinates are continuous: the first pixel's centre is at 0.5."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-NO_CELL = -1  # where a keypoint is not labelled, or not inside the region
+NO_CELL = -1  # of a keypoint that is not labelled or not inside the region
 
-# Values of enlarged heatmaps held at one time: 64 MB. All 17 of a person in a 4000 x 8000 image would be 2 GB.
+# Values of enlarged heatmaps in memory at a time: 64 MB. The 17 of a person in a 4000 x 8000 image would be 2 GB.
 MAX_VALUES = 16_000_000
 
 
 def heatmap_cells(keypoints: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """The cell of each keypoint on a heatmap that is laid over the keypoint's region.
+    """The cell of each keypoint on a heatmap that covers its region.
 
     Source: He et al. 2017 (Mask R-CNN), section 5, "one-hot" masks of one pixel.
 
@@ -21,39 +21,39 @@ def heatmap_cells(keypoints: Tensor, boxes: Tensor, side: int) -> Tensor:
         side: M, cells along each side of a heatmap.
 
     Returns:
-        (R, J) int64 in [0, M * M), row after row; `NO_CELL` for keypoints that are not labelled or not in their box.
-        The right and the bottom border are in the box.
+        (R, J) int64 in [0, M * M), row by row; `NO_CELL` for keypoints that are not labelled or not in their box. The
+        right and bottom borders belong to the box.
     """
     start, end = boxes[:, None, :2], boxes[:, None, 2:]
     points = keypoints[..., :2]
     cells = ((points - start) * (side / (end - start))).floor()
     cells = torch.where(points == end, side - 1, cells)
-    # In an empty box every cell is infinite or not a number, and no comparison with it holds.
+    # In an empty box all cells are infinite or NaN, and all comparisons are False.
     is_inside = ((cells >= 0) & (cells < side)).all(dim=-1) & (keypoints[..., 2] > 0)
     columns, rows = torch.where(is_inside[..., None], cells, 0).long().unbind(-1)
     return torch.where(is_inside, rows * side + columns, NO_CELL)
 
 
 def decode_heatmaps(logits: Tensor, boxes: Tensor) -> Tensor:
-    """The place of the greatest value of each heatmap, once it is enlarged to the pixels of its region.
+    """The maximum of each heatmap after enlarging it to the pixels of its region.
 
-    The score is the probability of the cell at the peak, as the softmax over the heatmap before it was enlarged gives
-    it: so that the scores of small and of large regions can be compared.
+    The score is the value of the peak under the softmax of the heatmap before enlarging, so scores do not depend on the
+    size of the region.
 
-    Source: He et al. 2017 (Mask R-CNN), section 5; the bicubic enlargement and the score as in Detectron2.
+    Source: He et al. 2017 (Mask R-CNN), section 5; bicubic enlarging and score as in Detectron2.
 
     Args:
         logits: (R, J, M, M).
         boxes: (R, 4) pixels.
 
     Returns:
-        (R, J, 3) float32: x and y in pixels, the middle of one, and the score, above 0. It may pass 1 where the
-        enlarged peak is higher than every cell.
+        (R, J, 3) float32: x and y of a pixel centre, and the positive score, which exceeds 1 if the enlarged peak is
+        higher than all cells.
     """
     logits, boxes = logits.float(), boxes.float()
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     pixels = sides.ceil()
-    sizes = pixels.long().tolist()  # of all regions at once, so that the device is waited for only once
+    sizes = pixels.long().tolist()  # of all regions at once: one host synchronisation
     peaks = [_peaks(maps, width, height) for maps, (width, height) in zip(logits, sizes, strict=True)]
     if not peaks:
         return logits.new_zeros((0, logits.shape[1], 3))
@@ -64,7 +64,7 @@ def decode_heatmaps(logits: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _peaks(maps: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
-    """Greatest value of each enlarged map, and its column and row: (J, M, M) -> (J,), (J, 2) float32."""
+    """Maximum of each enlarged map, and its column and row: (J, M, M) -> (J,), (J, 2) float32."""
     values, places = [], []
     for part in maps.split(max(1, MAX_VALUES // (width * height))):
         enlarged = F.interpolate(part[None], size=(height, width), mode="bicubic", align_corners=False)[0]

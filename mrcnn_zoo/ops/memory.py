@@ -1,4 +1,4 @@
-"""Memory of this process: its peak, and what the C library keeps after it is freed."""
+"""Memory of this process: peak use, and whether the C library keeps freed blocks."""
 
 import ctypes
 import resource
@@ -11,16 +11,18 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 
 LARGEST_INT = 2**31 - 1  # mallopt takes a C int: blocks up to 2 GiB are kept
-NEVER_TRIM = -1  # becomes the largest size there is
+NEVER_TRIM = -1  # converted to the largest size
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed blocks for the next allocation; whether it could be told.
+    """Make glibc keep freed blocks for the next allocation.
 
-    By default glibc maps each large block anew from the system and unmaps it when it is freed, so every step on the CPU
-    faults in the pages of every activation again, zeroed by the kernel: about a third of the time of a Mask R-CNN step.
-    The price is a process that stays as large as it ever was, and a heap with some holes. Blocks allocated before the
-    call are not affected. It does nothing where the C library is not glibc.
+    By default glibc maps each large block from the system and unmaps it when freed, so each step on the CPU faults in
+    the pages of all activations again, zeroed by the kernel: about a third of the time of a Mask R-CNN step. In return
+    the process does not shrink below its peak size. Blocks allocated before the call are not affected.
+
+    Returns:
+        Whether the setting is active; False if the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -36,7 +38,7 @@ MEBIBYTE = 2**20
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MiB: of tensors on a CUDA device, else of the process's resident set."""
+    """Peak memory in MiB: of the tensors on a CUDA device, otherwise of the resident set of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MEBIBYTE
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes on macOS, KiB on Linux

@@ -11,33 +11,33 @@ from torch import Tensor
 
 from mrcnn_zoo.ops.rows import image_numbers
 
-# One call compares the boxes of different groups, too. Above so many boxes several calls for parts of the groups are
-# faster: on the CPU as measured; on a GPU the bit matrix of all pairs takes 78 MB at 25,000 boxes.
+# One call compares boxes of different groups, too. Above this number, several calls for parts of the groups are faster
+# on the CPU, as measured; on a GPU the bit matrix of all pairs takes 78 MB at 25,000 boxes.
 MAX_BOXES_PER_CALL = {"cpu": 1000}
 MAX_BOXES_PER_GPU_CALL = 25_000
-# Pixels that groups may be moved by. Below it, float64 holds float32 coordinates from 0.25 on and their offset exactly,
-# and smaller coordinates to 1e-8 pixels.
+# Largest offset of a group in pixels. Below it, float64 represents the sum of offset and float32 coordinate exactly for
+# coordinates from 0.25 on, and to 1e-8 pixels for smaller ones.
 MAX_OFFSET = 2.0**27
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, *, iou_threshold: float) -> Tensor:
-    """Drop each box that overlaps a better box of its own group by more than the threshold.
+    """Greedy NMS within each group.
 
-    The result is that of `torchvision.ops.nms` in float32 on each group, whatever the number of boxes and groups and
-    wherever the boxes lie. Several groups in one call are compared in float64, which can differ only where an IoU of
-    fractional coordinates is the threshold to within 1e-7. `torchvision.ops.batched_nms` moves groups apart in float32,
-    which takes bits from the coordinates, and from 0 on, which leaves groups that reach below 0 overlapping.
+    Equal to `torchvision.ops.nms` in float32 on each group. Several groups in one call are compared in float64, which
+    can differ only if an IoU of fractional coordinates is within 1e-7 of the threshold. Not
+    `torchvision.ops.batched_nms`: its offsets are in float32, which costs precision of the coordinates, and assume
+    coordinates of at least 0.
 
     Args:
         boxes: (R, 4) pixels, finite.
         scores: (R,).
-        groups: (R,) integers, e.g. classes or pyramid levels; boxes of different groups never suppress each other.
+        groups: (R,) integers, e.g. classes or pyramid levels; boxes suppress boxes of their own group only.
         iou_threshold: in [0, 1].
 
     Returns:
         (at most R,) int64 rows of the kept boxes, best first.
     """
-    # In float32 even under AMP: in half precision neighbouring boxes of a large image fall together.
+    # In float32 even under AMP: in half precision, coordinates of large images are rounded to several pixels.
     boxes, scores = boxes.float(), scores.float()
     if len(boxes) == 0:
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)
@@ -57,7 +57,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, *, iou_threshold:
         offsets = None if is_one_group else (numbers[start:stop] - numbers[start]).double() * extent - low
         is_kept[rows[_nms(boxes[rows], scores[rows], offsets, iou_threshold)]] = True
     kept = is_kept.nonzero().flatten()
-    # Not a stable sort: torchvision's is not for so many boxes, and recorded results have many scores of exactly 1.
+    # Not stable, as torchvision's sort of this many boxes: recorded results have many scores of exactly 1.
     return kept[scores[kept].sort(descending=True).indices]
 
 
@@ -71,19 +71,19 @@ def nms_of_images(
     num_groups: int | None = None,
     bounds: tuple[float, float] | None = None,
 ) -> Tensor:
-    """`batched_nms` of each image; on an accelerator the images go into few calls, often one.
+    """`batched_nms` of each image; on an accelerator in few calls for all images, often one.
 
     Args:
-        boxes: (R, 4) pixels, finite, image after image.
+        boxes: (R, 4) pixels, finite, image by image.
         scores: (R,).
-        groups: (R,) integers; from 0 on where `num_groups` is given.
+        groups: (R,) integers; at least 0 if `num_groups` is given.
         counts: boxes of each image.
         iou_threshold: in [0, 1].
-        num_groups: above every group. Without it or the bounds, the host waits for the device to learn them.
-        bounds: numbers that no coordinate is below or above.
+        num_groups: larger than all groups. If None, or without bounds, they are computed with a host synchronisation.
+        bounds: lower and upper bound of the coordinates.
 
     Returns:
-        (at most R,) int64 rows of the kept boxes, image after image and best first in each.
+        (at most R,) int64 rows of the kept boxes, image by image and best first in each.
     """
     if boxes.device.type == "cpu" or len(boxes) == 0:
         return _nms_image_by_image(boxes, scores, groups, counts, iou_threshold)
@@ -131,7 +131,7 @@ def _extremes(boxes: Tensor, groups: Tensor) -> tuple[float, float, float, float
 
 
 def _parts(counts: Sequence[int], limit: int) -> Iterator[tuple[int, int, bool]]:
-    """Consecutive groups as (first row, row after the last, whether it is one group), joined up to `limit` rows."""
+    """Joins consecutive groups up to `limit` rows: (first row, row after the last, whether it is one group)."""
     start = stop = joined = 0
     for count in counts:
         if joined and stop - start + count > limit:
@@ -142,7 +142,7 @@ def _parts(counts: Sequence[int], limit: int) -> Iterator[tuple[int, int, bool]]
 
 
 def _nms(boxes: Tensor, scores: Tensor, offsets: Tensor | None, iou_threshold: float) -> Tensor:
-    """One call for one group, which needs no offsets (R,), or for several, moved apart in float64."""
+    """One call for one group, without offsets, or for several groups with (R,) offsets, in float64."""
     if offsets is None:
         return torchvision.ops.nms(boxes, scores, iou_threshold)
     moved = boxes.double() + offsets[:, None]
@@ -151,10 +151,10 @@ def _nms(boxes: Tensor, scores: Tensor, offsets: Tensor | None, iou_threshold: f
 
 @lru_cache(maxsize=64)
 def _threshold_in_float64(iou_threshold: float, device_type: str) -> float:
-    """The threshold above which an IoU in float64 is one that exceeds `iou_threshold` once rounded to float32.
+    """The float64 threshold that an IoU exceeds if and only if its float32 value exceeds `iou_threshold`.
 
-    An overlap of 6 / 10 rounds to a float32 above 0.6, so float32 suppresses at that tie and float64 would not.
-    torchvision compares with the threshold in float64 on the CPU, and with it in float32 on a GPU.
+    For example, 6 / 10 rounds to a float32 above 0.6, so float32 suppresses at this tie and float64 would not.
+    torchvision compares with a float64 threshold on the CPU and a float32 threshold on a GPU.
     """
     rounded = np.float32(iou_threshold)
     above = np.nextafter(rounded, np.float32(np.inf))

@@ -1,4 +1,4 @@
-"""The data that the components hand to each other."""
+"""The data passed between components."""
 
 from mrcnn_zoo.structures.instances import (
     UNKNOWN_CLASS,

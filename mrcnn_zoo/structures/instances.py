@@ -1,4 +1,4 @@
-"""Tables of the instances of one image: columns of equal length, one row an instance."""
+"""Tables of the instances of one image: columns of equal length, one row per instance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -14,17 +14,17 @@ from mrcnn_zoo.structures.summary import summary
 
 ImageSize = tuple[int, int]  # (height, width) in pixels
 
-UNKNOWN_CLASS = -1  # of a given box: the model is to find it
+UNKNOWN_CLASS = -1  # of a given box whose class the model predicts
 
 NOT_A_COLUMN: dict[str, Any] = {"is_column": False}
 
 
 @dataclass(repr=False)
 class InstanceTable:
-    """Columns of equal length about the instances of one image; `table[rows]` selects rows of all of them.
+    """Columns of equal length of the instances of one image; `table[rows]` selects rows of all columns.
 
-    A new column is a new subclass with a declared field, never an attribute set from outside. A field whose metadata is
-    `NOT_A_COLUMN` belongs to the whole table and is kept as it is by row selection.
+    Columns are declared fields of subclasses. A field with the metadata `NOT_A_COLUMN` belongs to the whole table, and
+    row selection does not change it.
 
     Raises:
         ValueError: columns of different lengths, or boxes that are not (R, 4).
@@ -43,7 +43,7 @@ class InstanceTable:
                 )
 
     def columns(self) -> dict[str, Any]:
-        """Every column that is present, by name; an optional column that is None is left out."""
+        """The columns by name, without optional columns that are None."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("is_column", True)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -57,7 +57,7 @@ class InstanceTable:
         return replace(self, **{name: column[rows] for name, column in self.columns().items()})
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        """The same table with every column on `device`."""
+        """The same table with all columns on `device`."""
         moved = {name: column.to(device, non_blocking=non_blocking) for name, column in self.columns().items()}
         return replace(self, **moved)
 
@@ -73,20 +73,20 @@ class Targets(InstanceTable):
 
 @dataclass(repr=False)
 class Proposals(InstanceTable):
-    """Boxes that may hold an object, best first."""
+    """Boxes that may contain an object, best first."""
 
     objectness: Tensor  # (R,) float32 logits
 
 
 @dataclass(repr=False)
 class LabeledRegions(InstanceTable):
-    """Regions to train a head on, each with the ground truth it was matched to, as a row number."""
+    """Training regions, each with the row of its matched ground truth."""
 
     classes: Tensor  # (R,) int64: [0, K) foreground, K background, -1 ignored
-    matches: Tensor  # (R,) int64 rows of `targets`; meaningless where the region is background
+    matches: Tensor  # (R,) int64 rows of `targets`; undefined for background
     targets: Targets = field(metadata=NOT_A_COLUMN)
     mask_probabilities: Tensor | None = None  # (R, M, M) in [0, 1], predicted for the region's class; has a gradient
-    # How many regions show an object, where these are the first rows: then the host knows without asking the device.
+    # Number of foreground regions if these are the first rows; saves a host synchronisation.
     num_foreground: int | None = field(default=None, metadata=NOT_A_COLUMN)
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
@@ -133,10 +133,10 @@ def foreground_regions(regions: Sequence[LabeledRegions], num_classes: int) -> t
 
 @dataclass(repr=False)
 class Detections(InstanceTable):
-    """What the model says is in one image, best first."""
+    """Predicted instances of one image, best first."""
 
     scores: Tensor  # (R,) float32 in [0, 1]
     classes: Tensor  # (R,) int64 in [0, K)
     masks: PredictedMasks | None = None
     keypoints: Tensor | None = None  # (R, J, 3) float32: x, y in pixels, score
-    mask_scores: Tensor | None = None  # (R,) float32: what masks are ranked by, where it is not `scores`
+    mask_scores: Tensor | None = None  # (R,) float32: ranking of masks, if it is not `scores`

@@ -1,4 +1,4 @@
-"""What a training forward returns."""
+"""Losses and metrics of a training step."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,14 +25,14 @@ class LossSum:
 
 @dataclass(init=False)
 class TrainingOutput:
-    """Losses to add up and metrics to look at.
+    """Named losses and metrics.
 
     Args:
-        losses: a `LossSum` or a scalar for each name, weighted. A plain scalar is a mean over this process's images.
-        metrics: scalars, detached, where they were computed.
+        losses: a weighted `LossSum` or scalar per name. A plain scalar is a mean over this process's images.
+        metrics: detached scalars by name, on any device.
 
     Raises:
-        UserError: a loss is no tensor of one number.
+        UserError: a loss is not a tensor of one number.
     """
 
     sums: dict[str, LossSum]
@@ -56,12 +56,12 @@ class TrainingOutput:
     @property
     def losses(self) -> dict[str, Tensor]:
         """Each loss divided by this process's own count."""
-        if self._divided is None:  # once, because a divisor may keep a running mean of the counts
+        if self._divided is None:  # once: a divisor may update a running mean
             self._divided = divided_losses(self.sums, {name: loss.count for name, loss in self.sums.items()})
         return self._divided
 
     def total(self) -> Tensor:
-        """The scalar to call backward on, for one process.
+        """The sum of `losses`, to call backward on in a single process.
 
         Raises:
             ValueError: there are no losses.
@@ -72,7 +72,11 @@ class TrainingOutput:
         return sum(others, start=first)
 
     def __or__(self, other: "TrainingOutput") -> "TrainingOutput":
-        """Both outputs as one; a name may stand on one side only."""
+        """The union of both outputs.
+
+        Raises:
+            ValueError: a name is in both.
+        """
         twice = (self.sums.keys() & other.sums.keys()) | (self.metrics.keys() & other.metrics.keys())
         if twice:
             raise ValueError(f"two components return the same names: {', '.join(sorted(twice))}")
@@ -80,10 +84,14 @@ class TrainingOutput:
 
 
 def training_output(returned: Any, *, made_by: object) -> TrainingOutput:
-    """What `losses` of a component has returned.
+    """The value that `losses` of a component returned.
+
+    Args:
+        returned: the value.
+        made_by: the component, named in the message.
 
     Raises:
-        UserError: it is no TrainingOutput.
+        UserError: it is not a TrainingOutput.
     """
     if isinstance(returned, TrainingOutput):
         return returned
@@ -94,13 +102,13 @@ def training_output(returned: Any, *, made_by: object) -> TrainingOutput:
 
 
 def divided_losses(sums: Mapping[str, LossSum], counts: Mapping[str, Tensor | float | None]) -> dict[str, Tensor]:
-    """Each sum divided by the divisor of a count; a loss whose count is None is a mean already.
+    """Each sum divided by the divisor of its count; losses with a count of None are means and not divided.
 
-    Losses that share a divisor have the same count, and the divisor is called once for all of them.
+    Losses with the same divisor have the same count, and the divisor is called once for all of them.
 
     Args:
-        sums: of this process.
-        counts: by name, of the processes that `sums` are added up over.
+        sums: by name, of this process.
+        counts: by name, added up over all processes.
     """
     shared: dict[Callable[[Tensor], Tensor], Tensor] = {}
     divided = {}
@@ -118,5 +126,5 @@ def divided_losses(sums: Mapping[str, LossSum], counts: Mapping[str, Tensor | fl
 
 
 def at_least_one(count: Tensor | float) -> Tensor | float:
-    """The count, or 1 where it is 0: a sum over nothing is 0 whatever it is divided by."""
+    """The count, or 1 for a count of 0, where the sum is 0, too."""
     return count + (count == 0)

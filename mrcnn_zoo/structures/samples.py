@@ -1,4 +1,4 @@
-"""Images as samples and batches, and the shapes of feature maps."""
+"""Samples, batches, and the shapes of feature maps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,24 +15,24 @@ class FeatureSpec:
     """Shape of one feature map."""
 
     channels: int
-    stride: int = 1  # image pixels from one cell to the next
-    side: int = 0  # height and width of a pooled, square map; 0 where it depends on the image
+    stride: int = 1  # image pixels per cell
+    side: int = 0  # height and width of a pooled map; 0 if they depend on the image
 
 
 @dataclass(frozen=True)
 class BranchSpec(FeatureSpec):
-    """What the builder of a branch of the region heads is called with: its pooled map, and the maps of the backbone."""
+    """Input of a branch of the region heads: its pooled maps, and the maps of the backbone."""
 
-    maps: Mapping[str, FeatureSpec] = field(default_factory=dict)  # all of them, by name
+    maps: Mapping[str, FeatureSpec] = field(default_factory=dict)  # all maps of the backbone by name
 
 
 @dataclass(repr=False)
 class Sample:
-    """One image as the data mapper hands it over: resized and flipped, pixel values untouched."""
+    """One image as returned by the data mapper: resized and flipped, with original pixel values."""
 
-    image: Tensor  # (C, H, W) uint8, or float32 for deeper images; channels in the order of INPUT.FORMAT
+    image: Tensor  # (C, H, W) uint8, or float32 for more than 8 bits; channels in the order of INPUT.FORMAT
     image_id: int | str
-    original_size: ImageSize  # of the image file; predictions are reported in it
+    original_size: ImageSize  # of the image file; predictions are in its coordinates
     targets: Targets | None = None
     proposals: Proposals | None = None
     file_name: str = ""  # for messages
@@ -48,7 +48,7 @@ class Sample:
 
 @dataclass(repr=False)
 class Batch:
-    """Samples normalised, padded at the right and the bottom to one size, and on the model's device."""
+    """Samples that are normalised, padded at the right and bottom to one size, and on the model's device."""
 
     pixels: Tensor  # (N, C, H, W) float32
     image_sizes: list[ImageSize]  # before padding
@@ -62,7 +62,7 @@ class Batch:
     def collate(
         cls, samples: Sequence[Sample], *, pixel_mean: Tensor, pixel_std: Tensor, size_divisibility: int = 1
     ) -> "Batch":
-        """Normalise, pad with zeros to a common multiple of `size_divisibility`, and move to the device of the mean.
+        """Normalise, pad with zeros to one size, and move to the device of the mean.
 
         Args:
             samples: at least one.
@@ -71,7 +71,7 @@ class Batch:
             size_divisibility: height and width become multiples of this.
 
         Raises:
-            ValueError: an image whose channels do not fit the mean.
+            ValueError: an image has another number of channels than the mean.
         """
         device = pixel_mean.device
         sizes = [sample.image_size for sample in samples]
@@ -81,7 +81,7 @@ class Batch:
             if len(sample.image) != len(pixel_mean):
                 raise ValueError(
                     f"{sample.file_name or sample.image_id}: the image has {len(sample.image)} channels where "
-                    f"MODEL.PIXEL_MEAN has {len(pixel_mean)}. Give PIXEL_MEAN and PIXEL_STD one value a channel."
+                    f"MODEL.PIXEL_MEAN has {len(pixel_mean)}. Give PIXEL_MEAN and PIXEL_STD one value per channel."
                 )
             image = sample.image.to(device, non_blocking=True).float()
             h, w = sample.image_size
@@ -97,7 +97,7 @@ class Batch:
         """The targets of all samples.
 
         Raises:
-            ValueError: some sample has none.
+            ValueError: a sample has none.
         """
         if self.targets is None:
             raise ValueError("samples without targets have no losses; load them with their annotations")
@@ -105,7 +105,7 @@ class Batch:
 
 
 def round_up(value: int, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is not below `value`."""
+    """The smallest multiple of `multiple` that is at least `value`."""
     return -(-value // multiple) * multiple
 
 

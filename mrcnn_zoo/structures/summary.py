@@ -1,4 +1,4 @@
-"""One line about a table or a record: counts and shapes instead of every number."""
+"""`repr` of tables and records: counts and shapes instead of all numbers."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from mrcnn_zoo.errors import counted
 
-LONGEST = 60  # characters of a value that is shown as it is
+LONGEST = 60  # characters of a value that is shown in full
 
 
 def summary(record: Any) -> str:
-    """What `repr` of a dataclass shows: tensors and arrays by shape and type, long values by their length.
+    """The `repr` of a dataclass with tensors and arrays as shape and dtype, and long values as their length.
 
     Args:
-        record: an instance of a dataclass that has its fields declared.
+        record: an instance of a dataclass.
     """
     values = {item.name: getattr(record, item.name) for item in fields(record)}
     shown = [f"{name}={_short(value)}" for name, value in values.items() if value is not None]

@@ -1,12 +1,6 @@
-"""From regions of any size to maps of one size."""
+"""Poolers: maps of one size from regions of any size."""
 
-from mrcnn_zoo.modeling.poolers.pooling_operations import (
-    CropAndResize,
-    RoIAlign,
-    RoIPool,
-    RoIWarp,
-    RoundedRoIs,
-)
+from mrcnn_zoo.modeling.poolers.pooling_operations import FunctionPooling
 from mrcnn_zoo.modeling.poolers.pyramid_pooler import (
     LevelAssignment,
     PyramidPooler,
@@ -16,13 +10,9 @@ from mrcnn_zoo.modeling.poolers.pyramid_pooler import (
 )
 
 __all__ = [
-    "CropAndResize",
+    "FunctionPooling",
     "LevelAssignment",
     "PyramidPooler",
-    "RoIAlign",
-    "RoIPool",
-    "RoIWarp",
-    "RoundedRoIs",
     "build_head_pooler",
     "build_pyramid_pooler",
     "select_specs",

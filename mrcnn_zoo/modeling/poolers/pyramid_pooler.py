@@ -1,4 +1,4 @@
-"""Pools each region from the pyramid level that fits its size."""
+"""Pools each region from the pyramid level of its size."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,32 +19,41 @@ from mrcnn_zoo.structures import FeatureSpec
 
 @dataclass(frozen=True)
 class LevelAssignment:
-    """Which pyramid level a box is pooled from, by its area.
+    """The pyramid level of a box by its area.
 
-    Source: Lin et al. 2017 (FPN), eq. 1. The paper's canonical box is as large as the images that ImageNet backbones
-    are trained with, and belongs on the map of stride 16.
+    Source: Lin et al. 2017 (FPN), eq. 1. The canonical box has the size of the ImageNet training images of backbones
+    and is pooled from the map of stride 16.
 
     Args:
-        canonical_level: log2 of the stride of the map that a box of the canonical side is pooled from.
-        canonical_box_side: pixels; a box of twice that side is one level up.
+        canonical_level: log2 of the stride of the map for boxes of the canonical side.
+        canonical_box_side: pixels; boxes of twice this side are one level higher.
     """
 
     canonical_level: int = 4
     canonical_box_side: float = 224.0
 
     def __call__(self, boxes: Tensor, finest: int, coarsest: int) -> Tensor:
-        """The level of each box: (R, 4) pixels -> (R,) int64 in [finest, coarsest], log2 of its stride."""
+        """The level of each box.
+
+        Args:
+            boxes: (R, 4) pixels.
+            finest: smallest level.
+            coarsest: largest level.
+
+        Returns:
+            (R,) int64 in [finest, coarsest], log2 of the stride.
+        """
         sides = box_ops.area(boxes).sqrt()
-        # An empty box is at minus infinity, which the clamp brings to the finest level.
+        # The level of an empty box is minus infinity, which is clamped to the finest.
         levels = torch.floor(self.canonical_level + torch.log2(sides / self.canonical_box_side))
         return levels.clamp(finest, coarsest).long()
 
 
 class PyramidPooler(nn.Module):
-    """A map of fixed size for every region of a batch.
+    """Pools a map of fixed size per region of a batch.
 
     Args:
-        operations: for each level, finest first, its pooling operation.
+        operations: pooling operation of each level, finest first.
         names: the feature map of each level.
         finest_level: log2 of the stride of the first level; each further level has twice the stride.
         assignment: chooses the level of each box.
@@ -72,7 +81,7 @@ class PyramidPooler(nn.Module):
             boxes: N of (R_i, 4), image pixels.
 
         Returns:
-            (sum of R_i, C, S, S) in the order of the boxes, image after image.
+            (sum of R_i, C, S, S) in the order of the boxes, image by image.
         """
         regions = with_image_rows([_finite(image_boxes) for image_boxes in boxes])
         maps = [features[name] for name in self.names]
@@ -81,13 +90,12 @@ class PyramidPooler(nn.Module):
         levels = self.assignment(regions[:, 1:], self.finest_level, self.finest_level + len(maps) - 1)
         rows = rows_where([levels == self.finest_level + i for i in range(len(maps))])
         pooled = [operation(maps[i], regions[rows[i]]) for i, operation in enumerate(self.operations)]
-        # One copy back into order: writing each level into an empty result would copy its gradient once a level.
+        # One index_select restores the order; writing into an empty result would copy the gradient once per level.
         return torch.cat(pooled).index_select(0, torch.cat(rows).argsort())
 
 
 def _finite(boxes: Tensor) -> Tensor:
-    # A box that is not a number has no level, and its samples lie outside of the map's memory. The losses show that
-    # something went wrong.
+    # A NaN box has no level, and its samples would be outside the memory of the map. The losses show the divergence.
     return torch.where(boxes.isfinite(), boxes, 0.0)
 
 
@@ -100,18 +108,18 @@ def build_pyramid_pooler(
     assignment: LevelAssignment | None = None,
     key: str = "",
 ) -> PyramidPooler:
-    """A pooler over the given feature maps.
+    """A pooler over feature maps.
 
     Args:
         pooling: registered name of the operation.
         specs: the maps to pool from, finest first.
         side: S, rows and columns of a pooled map.
-        sampling_ratio: as the operation understands it.
-        assignment: chooses the level of each box; the FPN paper's by default.
-        key: the config key that names the operation, for messages.
+        sampling_ratio: of the operation.
+        assignment: level of each box; by default that of the FPN paper.
+        key: config key of `pooling`, for messages.
 
     Raises:
-        UserError: strides that do not double from level to level.
+        UserError: the strides do not double from level to level.
     """
     strides = [spec.stride for spec in specs.values()]
     finest_level = int(math.log2(strides[0]))
@@ -155,7 +163,7 @@ def build_head_pooler(cfg: CfgNode, section: str, specs: Mapping[str, FeatureSpe
         specs: all maps of the backbone by name.
 
     Raises:
-        UserError: a canonical side that no box can have.
+        UserError: a canonical side that is not above 0.
     """
     head, regions = cfg.MODEL[section], cfg.MODEL.ROI_HEADS
     if regions.CANONICAL_BOX_SIDE <= 0:

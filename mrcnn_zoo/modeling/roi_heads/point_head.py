@@ -1,4 +1,4 @@
-"""What PointRend does at single points: their features, which of them are trained, and the layers that decide them."""
+"""Point features, training points and point heads of PointRend."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from mrcnn_zoo.structures import FeatureSpec
 
 @dataclass(frozen=True)
 class PointFeatures:
-    """Values of feature maps at points of regions, those of all maps joined.
+    """Samples feature maps at points of regions and concatenates their channels.
 
     Args:
         names: of the maps.
@@ -29,11 +29,11 @@ class PointFeatures:
     strides: tuple[int, ...]
 
     def __call__(self, features: Features, rois: Tensor, points: Tensor) -> Tensor:
-        """The values at the points of each region.
+        """The features at the points of each region.
 
         Args:
             features: at least the maps in `names`, each (N, C, H, W).
-            rois: (R, 5) row of the image and box, image pixels.
+            rois: (R, 5) image number and box in image pixels.
             points: (R, P, 2) in the unit square of each region.
 
         Returns:
@@ -48,7 +48,7 @@ class PointFeatures:
 
 
 class PointSampler(Protocol):
-    """Chooses the points that the point head is trained at."""
+    """Samples the training points of a point head."""
 
     def sample(self, logits: Tensor) -> Tensor:
         """(R, M, M) coarse logits of each region's class -> (R, P, 2) points in the unit square of the region."""
@@ -57,14 +57,14 @@ class PointSampler(Protocol):
 
 @dataclass(frozen=True)
 class UncertainPointSampler:
-    """The most uncertain of many random points, and some uniformly random ones.
+    """The most uncertain of many random points, and uniformly random points.
 
     Source: Kirillov et al. 2020 (PointRend), section 3.1, "Training".
 
     Args:
         num_points: P, per region; N in the paper.
-        oversampling: random points per point to be returned; k in the paper.
-        uncertain_share: of the returned points that are the most uncertain; beta in the paper.
+        oversampling: random points per returned point; k in the paper.
+        uncertain_share: share of the most uncertain points among the returned ones, in [0, 1]; beta in the paper.
     """
 
     num_points: int
@@ -75,7 +75,7 @@ class UncertainPointSampler:
     def sample(self, logits: Tensor) -> Tensor:
         """(R, M, M) -> (R, P, 2), the uncertain ones first."""
         num_uncertain = int(self.uncertain_share * self.num_points)
-        # Uncertainty is that of the logit at the point: neighbouring cells of -1 and 1 are certain, the middle is not.
+        # Uncertainty of the interpolated logit: cells of -1 and 1 are certain, a point halfway between them is not.
         drawn = torch.rand((len(logits), int(self.num_points * self.oversampling), 2), device=logits.device)
         rows = most_uncertain(sample_own(logits[:, None], drawn).squeeze(1), num_uncertain)
         uncertain = drawn.gather(1, rows[..., None].expand(-1, -1, 2))
@@ -84,16 +84,16 @@ class UncertainPointSampler:
 
 
 class StandardPointHead(nn.Module):
-    """The same fully connected layers for every point, on fine features and the coarse mask's logits there.
+    """Fully connected layers applied to each point, on its fine features and coarse mask logits.
 
     Source: Kirillov et al. 2020 (PointRend), section 3.3 and appendix.
 
     Args:
         in_channels: C of the fine features.
         num_coarse_maps: maps of the coarse mask.
-        num_maps: K, or 1 for one mask whatever the class.
+        num_maps: K, or 1 for class-agnostic masks.
         fc_channels: outputs of each hidden layer.
-        sees_coarse_in_each_layer: every layer sees the coarse logits, not the first alone.
+        sees_coarse_in_each_layer: whether coarse logits are an input of each layer, not only of the first.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class StandardPointHead(nn.Module):
         super().__init__()
         size = in_channels + num_coarse_maps
         self.fc_names = [f"fc{number}" for number in range(1, len(fc_channels) + 1)]
-        # By layer: the coarse logits among its inputs, the last of them. Weights for other classes are moved by it.
+        # Per layer, how many of its last inputs are coarse logits; used to adapt weights to other classes.
         self.num_coarse_inputs = {
             name: num_coarse_maps if number == 0 or sees_coarse_in_each_layer else 0
             for number, name in enumerate((*self.fc_names, "predictor"))
@@ -143,7 +143,13 @@ def _at_each_point(layer: nn.Module, values: Tensor) -> Tensor:
 
 @POINT_HEADS.register("StandardPointHead")
 def build_standard_point_head(cfg: CfgNode, input_spec: FeatureSpec, num_coarse_maps: int) -> StandardPointHead:
-    """The fully connected layers of `MODEL.POINT_HEAD`, the same for every point."""
+    """The point head of `MODEL.POINT_HEAD`.
+
+    Args:
+        cfg: the whole config.
+        input_spec: channels of the fine features.
+        num_coarse_maps: maps of the coarse mask.
+    """
     head = cfg.MODEL.POINT_HEAD
     return StandardPointHead(
         input_spec.channels,

@@ -1,7 +1,7 @@
-"""PointRend: a coarse mask of each region, refined at the points where it is least certain."""
+"""PointRend: coarse masks, refined at their most uncertain points."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from mrcnn_zoo.losses.mask import MaskLoss
 from mrcnn_zoo.modeling.contracts import Features, PointHead
 from mrcnn_zoo.modeling.poolers import select_specs
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch
-from mrcnn_zoo.modeling.roi_heads.mask_head import mask_targets, target_masks
+from mrcnn_zoo.modeling.roi_heads.mask_head import mask_targets, target_masks, with_masks
 from mrcnn_zoo.modeling.roi_heads.point_head import PointFeatures, PointSampler, UncertainPointSampler
 from mrcnn_zoo.ops.points import Subdivision, grid_points, points_on_image, sample_own
 from mrcnn_zoo.ops.roi_pooling import with_image_rows
@@ -25,11 +25,10 @@ from mrcnn_zoo.structures import (
     FeatureSpec,
     LabeledRegions,
     LossSum,
-    ProbabilityMasks,
     TrainingOutput,
 )
 
-# Points whose fine features are held at a time: 256 MiB for 256 channels, and several times that in the point head.
+# Points that are predicted at a time: features of 256 channels are 256 MiB, and several times that in the point head.
 MAX_POINTS = 1 << 18
 
 
@@ -40,7 +39,7 @@ class CoarseMaskHead(nn.Module):
 
     Args:
         input_spec: channels and side of the regions' maps; the side is at least 2.
-        num_maps: K, or 1 for one mask whatever the class.
+        num_maps: K, or 1 for class-agnostic masks.
         conv_channels: channels of the convolutions.
         fc_channels: outputs of each hidden layer.
         mask_side: M, rows and columns of a map.
@@ -80,11 +79,11 @@ class CoarseMaskHead(nn.Module):
 
 @dataclass(frozen=True)
 class PointRefinement:
-    """How the coarse mask is refined, beside the layers of the point head.
+    """Settings of the refinement beside the layers of the point head.
 
     Args:
-        features: the fine features at a point.
-        sampler: chooses the points of training.
+        features: fine features of points.
+        sampler: samples the training points.
         subdivision: chooses the points at inference.
     """
 
@@ -94,18 +93,18 @@ class PointRefinement:
 
 
 class PointRendMaskHead(RegionBranch):
-    """A coarse mask from features on a regular grid, and a point head that decides single points from fine features.
+    """A coarse mask from features on a regular grid, and a point head that predicts single points from fine features.
 
     Source: Kirillov et al. 2020 (PointRend), section 4.
 
     Args:
-        coarse_head: makes the coarse masks.
-        coarse_features: the features at a point of the grid.
+        coarse_head: predicts the coarse masks.
+        coarse_features: features of the grid points.
         grid_side: S, rows and columns of the grid over each region.
-        loss: of the coarse mask; its classes do not compete.
+        loss: of the coarse mask, with `maps_compete` False.
         loss_weight: factor of the losses of the coarse mask and of the points.
-        point_head: decides points; None for coarse masks alone.
-        refinement: comes with the point head.
+        point_head: predicts points; None for coarse masks only.
+        refinement: of the point head; None without one.
     """
 
     def __init__(
@@ -129,7 +128,7 @@ class PointRendMaskHead(RegionBranch):
         self.refinement = refinement
 
     def coarse_maps(self, features: Features, rois: Tensor) -> Tensor:
-        """Maps of the backbone, (R, 5) row of the image and box -> (R, K, M, M) logits."""
+        """The coarse masks: maps of the backbone, (R, 5) image number and box -> (R, K, M, M) logits."""
         points = grid_points(self.grid_side, rois.device).expand(len(rois), -1, -1)
         values = self.coarse_features(features, rois, points)
         return self.coarse_head(values.unflatten(2, (self.grid_side, self.grid_side)))
@@ -139,10 +138,10 @@ class PointRendMaskHead(RegionBranch):
 
         Args:
             features: maps of the backbone.
-            regions: of each image, all with an object.
+            regions: foreground regions of each image.
 
         Raises:
-            UserError: an image with objects has no masks.
+            UserError: the targets have no masks.
         """
         features, rois = channels_last(features, self.map_names), with_image_rows([table.boxes for table in regions])
         classes = torch.cat([table.classes for table in regions])
@@ -153,18 +152,23 @@ class PointRendMaskHead(RegionBranch):
         points = self.refinement.sampler.sample(of_class(coarse.detach(), classes))
         logits = self.point_logits(features, rois, coarse, points, classes)
         targets = point_targets(regions, points)
-        is_right = (logits.detach() > 0) == (targets > 0.5)
+        is_correct = (logits.detach() > 0) == (targets > 0.5)
         loss = LossSum(self.loss_weight * binary_cross_entropy(logits, targets), targets.numel())
-        accuracy = is_right.sum() / max(targets.numel(), 1)
+        accuracy = is_correct.sum() / max(targets.numel(), 1)
         return regions, output | TrainingOutput({"loss_mask_point": loss}, {"point/accuracy": accuracy})
 
     def coarse_losses(self, logits: Tensor, regions: list[LabeledRegions]) -> TrainingOutput:
-        """`loss_mask` and the share of right pixels: (sum of R_i, M, M) logits of each region's class."""
+        """`loss_mask` and the pixel accuracy of the coarse masks.
+
+        Args:
+            logits: (sum of R_i, M, M) of each region's class.
+            regions: R_i foreground regions of each image.
+        """
         classes = torch.cat([table.classes for table in regions])
         targets = mask_targets(regions, logits.shape[-1])
-        is_right = (logits.detach() > 0) == targets
+        is_correct = (logits.detach() > 0) == targets
         loss = LossSum(self.loss_weight * self.loss(logits, targets, classes), targets.numel())
-        return TrainingOutput({"loss_mask": loss}, {"mask/accuracy": is_right.sum() / max(targets.numel(), 1)})
+        return TrainingOutput({"loss_mask": loss}, {"mask/accuracy": is_correct.sum() / max(targets.numel(), 1)})
 
     def predict(self, features: Features, detections: list[Detections]) -> list[Detections]:
         """The detections with masks."""
@@ -177,18 +181,14 @@ class PointRendMaskHead(RegionBranch):
             logits = self.refinement.subdivision(
                 lambda points: self.point_logits(features, rois, coarse, points, classes), len(classes), classes.device
             )
-        parts = logits.sigmoid().split([len(table) for table in detections])
-        return [
-            replace(table, masks=ProbabilityMasks(part, table.boxes, table.image_size))
-            for table, part in zip(detections, parts, strict=True)
-        ]
+        return with_masks(detections, logits.sigmoid())
 
     def point_logits(self, features: Features, rois: Tensor, coarse: Tensor, points: Tensor, classes: Tensor) -> Tensor:
-        """The point head's logits of each region's class, computed for `MAX_POINTS` at a time.
+        """The point head's logits of each region's class, `MAX_POINTS` at a time.
 
         Args:
             features: maps of the backbone.
-            rois: (R, 5) row of the image and box, image pixels.
+            rois: (R, 5) image number and box in image pixels.
             coarse: (R, K, M, M) logits.
             points: (R, P, 2) in the unit square of each region.
             classes: (R,) int64 in [0, K).
@@ -209,17 +209,24 @@ class PointRendMaskHead(RegionBranch):
 
     @property
     def map_names(self) -> tuple[str, ...]:
-        """The backbone's maps that the head samples."""
+        """The maps of the backbone that the head samples."""
         fine = self.refinement.features.names if self.refinement is not None else ()
         return tuple(dict.fromkeys((*self.coarse_features.names, *fine)))
 
 
 @torch.no_grad()
 def point_targets(regions: list[LabeledRegions], points: Tensor) -> Tensor:
-    """The matched ground truth at points of the regions: (sum of R_i, P, 2) in the unit square -> (sum of R_i, P).
+    """The matched ground-truth masks at points of the regions.
+
+    Args:
+        regions: R_i foreground regions of each image.
+        points: (sum of R_i, P, 2) in the unit square of each region.
+
+    Returns:
+        (sum of R_i, P) in [0, 1].
 
     Raises:
-        UserError: an image with objects has no masks.
+        UserError: the targets have no masks.
     """
     parts = points.split([len(table) for table in regions])
     return torch.cat(
@@ -233,19 +240,19 @@ def point_targets(regions: list[LabeledRegions], points: Tensor) -> Tensor:
 
 
 def of_class(maps: Tensor, classes: Tensor) -> Tensor:
-    """Each region's map of one class: (R, K, ...), (R,) int64 -> (R, ...); the only map where K is 1."""
+    """The map of each region's class, or the only map if K is 1: (R, K, ...), (R,) int64 -> (R, ...)."""
     regions = torch.arange(len(maps), device=maps.device)
     return maps[regions, classes.clamp(max=maps.shape[1] - 1)]
 
 
 def channels_last(features: Features, names: Sequence[str]) -> dict[str, Tensor]:
-    """The named maps as points are read from them, so that no look-up has to copy them again."""
+    """The named maps in channels-last order, which point sampling reads without a copy."""
     return {name: features[name].contiguous(memory_format=torch.channels_last) for name in names}
 
 
 @MASK_HEADS.register("PointRendMaskHead")
 def build_point_rend_mask_head(cfg: CfgNode, spec: BranchSpec) -> PointRendMaskHead:
-    """A coarse mask refined at its uncertain points, of `MODEL.ROI_MASK_HEAD` and `MODEL.POINT_HEAD`."""
+    """The coarse mask head of `MODEL.ROI_MASK_HEAD`, refined by the point head of `MODEL.POINT_HEAD`."""
     head, loss = cfg.MODEL.ROI_MASK_HEAD, MASK_LOSSES.get(cfg.MODEL.ROI_MASK_HEAD.LOSS)()
     _check_settings(cfg, loss)
     coarse_maps = select_specs(spec.maps, head.IN_FEATURES, key="MODEL.ROI_MASK_HEAD.IN_FEATURES")
@@ -290,8 +297,8 @@ def _check_settings(cfg: CfgNode, loss: MaskLoss) -> None:
     head = cfg.MODEL.ROI_MASK_HEAD
     if loss.maps_compete:
         raise UserError(
-            f"PointRendMaskHead decides each class alone, and the classes of MODEL.ROI_MASK_HEAD.LOSS = {head.LOSS!r} "
-            "compete. Use sigmoid or dice."
+            f"PointRendMaskHead predicts each class independently, and the classes of MODEL.ROI_MASK_HEAD.LOSS = "
+            f"{head.LOSS!r} compete. Use sigmoid or dice."
         )
     if head.POOLER_RESOLUTION < 2:
         raise UserError(

@@ -1,4 +1,8 @@
-"""How class logits of regions are trained and turned into scores, by the name in `ROI_BOX_HEAD.CLS_LOSS_TYPE`."""
+"""Loss and scores of the class logits of regions, by the names of `ROI_BOX_HEAD.CLS_LOSS_TYPE`.
+
+In all classes: logits are (R, K + 1); classes are (R,) int64 with K background and -1 ignored; `loss` is a scalar sum
+over regions; `scores` are (R, K) in [0, 1].
+"""
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +21,23 @@ from mrcnn_zoo.registries import REGION_CLASSIFICATIONS
 
 
 class SoftmaxClassification:
-    """One choice among the classes and the background."""
+    """Softmax over the classes and the background."""
 
     def loss(self, logits: Tensor, classes: Tensor) -> Tensor:
         """Cross-entropy."""
         return softmax_cross_entropy(logits, classes)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Probability of each class; what is missing to 1 is the background's."""
+        """Probability of each class; the rest to 1 is the background's."""
         return logits.softmax(dim=1)[:, :-1]
 
 
 class SigmoidClassification:
-    """A yes or no for every class; the background is a no to all of them, and its own logit is not used."""
+    """Independent sigmoids per class; background is negative for all classes, and its logit is not used."""
 
     def loss(self, logits: Tensor, classes: Tensor) -> Tensor:
         """Binary cross-entropy, summed over classes too."""
-        logits, targets = counted_decisions(logits, classes)
+        logits, targets = binary_targets(logits, classes)
         return binary_cross_entropy(logits, targets)
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -42,13 +46,13 @@ class SigmoidClassification:
 
 
 class FocalClassification:
-    """A yes or no for every class, of which those count little that are right already.
+    """Independent sigmoids per class with the focal loss, which down-weights easy examples.
 
     Source: Lin et al. 2017 (Focal Loss), eq. 5, here for the regions of a second stage.
 
     Args:
-        alpha: weight of decisions that should be yes, in [0, 1].
-        gamma: how much less the right ones count; 0 is plain cross-entropy.
+        alpha: weight of positive targets, in [0, 1].
+        gamma: exponent of the down-weighting, at least 0; 0 is plain cross-entropy.
     """
 
     def __init__(self, *, alpha: float, gamma: float) -> None:
@@ -65,16 +69,16 @@ class FocalClassification:
 
 
 class FederatedClassification(nn.Module):
-    """A yes or no only for the classes in the batch and for some others, drawn anew in each step.
+    """Independent sigmoids with a loss on the classes in the batch and on a random sample of the others per step.
 
-    With many classes of which most are rare, the no of all the other regions would drown a rare class's few yes.
+    With many rare classes, the negative terms of all other regions would outweigh the few positive terms of a class.
 
     Source: Zhou et al. 2021 (Probabilistic two-stage detection), section 5.1.
 
     Args:
         num_classes: K.
-        least_classes: so many classes count in a step, or all those in the batch where they are more.
-        frequency_power: classes are drawn in proportion to their number of images to this power.
+        least_classes: number of classes in the loss of a step; more if the batch has more.
+        frequency_power: classes are sampled in proportion to their number of images to this power.
     """
 
     class_weights: Tensor | None  # (K,)
@@ -87,19 +91,23 @@ class FederatedClassification(nn.Module):
         self.register_buffer("class_weights", None, persistent=False)
 
     def set_class_counts(self, image_counts: Tensor) -> None:
-        """Tell in how many training images each class is: (K,), on the device of the model."""
+        """Set the number of training images per class: (K,), on the device of the model.
+
+        Raises:
+            ValueError: another number of classes.
+        """
         if image_counts.shape != (self.num_classes,):
             raise ValueError(f"{self.num_classes} classes need as many counts, not {tuple(image_counts.shape)}")
         self.class_weights = image_counts.float() ** self.frequency_power
 
     def loss(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """Binary cross-entropy, summed over the chosen classes.
+        """Binary cross-entropy, summed over the sampled classes.
 
         Raises:
-            UserError: nobody has told the class counts.
+            UserError: the class counts are not set.
         """
-        is_chosen = self.choose(classes)
-        logits, targets = counted_decisions(logits, classes)
+        is_chosen = self.sample_classes(classes)
+        logits, targets = binary_targets(logits, classes)
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return losses.sum(dim=0).masked_fill(~is_chosen, 0).sum()
 
@@ -108,35 +116,35 @@ class FederatedClassification(nn.Module):
         return logits[:, :-1].sigmoid()
 
     @torch.no_grad()
-    def choose(self, classes: Tensor) -> Tensor:
-        """The classes that count: all that are among `classes` (R,), and others by chance -> (K,) bool."""
+    def sample_classes(self, classes: Tensor) -> Tensor:
+        """The classes in the loss, those among `classes` and a random sample of others: (R,) int64 -> (K,) bool."""
         if self.class_weights is None:
             raise UserError(
-                "the federated loss does not know how frequent the classes are. `mrcnn_zoo.training.run` counts them "
-                "in the training data; elsewhere call set_class_counts(counts) of the box predictor's classification."
+                "the class counts of the federated loss are not set. `mrcnn_zoo.training.run` counts the classes of "
+                "the training data; elsewhere call set_class_counts(counts) of the box predictor's classification."
             )
         weights = self.class_weights.to(classes.device)
         is_present = torch.zeros(self.num_classes + 2, dtype=torch.bool, device=classes.device)
-        is_present[classes] = True  # -1 and the background fall into the two places behind the classes
+        is_present[classes] = True  # -1 and K are the two entries behind the classes
         is_present = is_present[: self.num_classes]
-        # The largest quotients of weights and exponential numbers are a draw without replacement in proportion to the
-        # weights. Classes without a single image have weight 0 and are never drawn.
-        lots = weights / torch.empty_like(weights).exponential_()
-        lots = lots.masked_fill(is_present, torch.inf)
-        drawn = lots.topk(self.least_classes)
+        # The largest quotients of weights and exponential random numbers are a sample without replacement in proportion
+        # to the weights. Classes without images have weight 0 and are never sampled.
+        keys = weights / torch.empty_like(weights).exponential_()
+        keys = keys.masked_fill(is_present, torch.inf)
+        drawn = keys.topk(self.least_classes)
         is_chosen = torch.zeros_like(is_present).scatter(0, drawn.indices, drawn.values > 0)
         return is_chosen | is_present
 
 
-def counted_decisions(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """The yes-or-no logits of the regions that are not ignored, and what they should be.
+def binary_targets(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Class logits and one-hot targets of the regions that are not ignored.
 
     Args:
         logits: (R, K + 1).
         classes: (R,) int64 with K background and -1 ignored.
 
     Returns:
-        (S, K) logits and (S, K) 0 or 1, of the same type.
+        (S, K) logits and (S, K) targets of 0 and 1, of the same dtype.
     """
     is_counted = classes != IGNORED_CLASS
     logits, classes = logits[is_counted], classes[is_counted]
@@ -146,26 +154,26 @@ def counted_decisions(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
 
 @REGION_CLASSIFICATIONS.register("softmax")
 def build_softmax_classification(_cfg: CfgNode) -> SoftmaxClassification:
-    """Fast R-CNN's softmax."""
+    """Softmax over classes and background, as in Fast R-CNN."""
     return SoftmaxClassification()
 
 
 @REGION_CLASSIFICATIONS.register("sigmoid")
 def build_sigmoid_classification(_cfg: CfgNode) -> SigmoidClassification:
-    """Independent classes."""
+    """Independent sigmoids."""
     return SigmoidClassification()
 
 
 @REGION_CLASSIFICATIONS.register("focal")
 def build_focal_classification(cfg: CfgNode) -> FocalClassification:
-    """Independent classes with RetinaNet's loss."""
+    """Independent sigmoids with the focal loss."""
     head = cfg.MODEL.ROI_BOX_HEAD
     return FocalClassification(alpha=head.FOCAL_LOSS_ALPHA, gamma=head.FOCAL_LOSS_GAMMA)
 
 
 @REGION_CLASSIFICATIONS.register("federated")
 def build_federated_classification(cfg: CfgNode) -> FederatedClassification:
-    """Independent classes of which a step looks at some."""
+    """Independent sigmoids with a loss on a sample of the classes."""
     head = cfg.MODEL.ROI_BOX_HEAD
     return FederatedClassification(
         cfg.MODEL.ROI_HEADS.NUM_CLASSES,

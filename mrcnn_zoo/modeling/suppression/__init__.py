@@ -1,4 +1,4 @@
-"""Of many boxes around the same object, keep one."""
+"""Suppression of duplicate boxes of the same object."""
 
 from mrcnn_zoo.modeling.suppression.base import (
     FunctionSuppression,

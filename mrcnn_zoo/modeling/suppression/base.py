@@ -1,4 +1,4 @@
-"""What every suppression is: a module that keeps one box of each group that shows the same object."""
+"""Base class of suppressions, and the step from candidates to detections."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -18,24 +18,27 @@ from mrcnn_zoo.structures import Detections, Targets, TrainingOutput, training_o
 
 
 class Suppression(nn.Module):
-    """A suppression of the boxes of one image, `forward`, applied image by image in `suppress`.
+    """Removes duplicate boxes: `forward` those of one image, `suppress` those of a batch, image by image.
 
-    One that sees features overrides `suppress`. One that learns has a method `losses`, too: see
+    A subclass that uses features overrides `suppress`. A subclass that learns has a method `losses`: see
     `contracts.LearnsToSuppress`.
     """
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows that stay (int64), best first, and their scores.
+        """The boxes that are kept.
 
         Args:
             boxes: (R, 4) pixels, finite.
             scores: (R,).
             classes: (R,) int64.
+
+        Returns:
+            (S,) int64 rows, best first, and (S,) their scores, which may change.
         """
         raise NotImplementedError
 
     def suppress(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
-        """The rows that stay, image after image and best first in each, and their scores."""
+        """The kept rows, image by image and best first in each, and their scores."""
         rows, scores = [candidates.classes[:0]], [candidates.scores[:0]]
         first = 0
         for count in candidates.counts:
@@ -48,25 +51,25 @@ class Suppression(nn.Module):
         return torch.cat(rows), torch.cat(scores)
 
     def suppressors(self, boxes: Tensor, classes: Tensor, kept: Tensor) -> Tensor:
-        """The row of the kept box that stands for each box of one image: of its class, the one that overlaps it most.
+        """For each box of one image, the kept box of its class with the largest IoU.
 
         Args:
             boxes: (R, 4) pixels.
             classes: (R,) int64.
-            kept: (S,) int64 rows that stay, best first.
+            kept: (S,) int64 kept rows, best first.
 
         Returns:
-            (R,) int64; -1 where no kept box of the class overlaps.
+            (R,) int64 rows; -1 where no kept box of the class overlaps.
         """
         return best_overlapping(boxes, classes, kept)
 
 
 class FunctionSuppression(Suppression):
-    """Another callable as a suppression.
+    """A callable as a suppression.
 
     Args:
-        function: (R, 4) boxes, (R,) scores, (R,) classes -> rows that stay, best first, and their scores; a module is
-            a child of this one.
+        function: (R, 4) boxes, (R,) scores, (R,) classes -> kept rows, best first, and their scores; a module becomes a
+            child of this one.
     """
 
     def __init__(self, function: SuppressionContract) -> None:
@@ -74,7 +77,7 @@ class FunctionSuppression(Suppression):
         self.function = function
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """What the function returns."""
+        """As the function."""
         return self.function(boxes, scores, classes)
 
 
@@ -84,13 +87,13 @@ def suppress_and_limit(
     max_detections: int | None,
     report: Callable[[list[Selected]], None] | None = None,
 ) -> list[Detections]:
-    """The detections of each image, best first: at most so many of those that the suppression keeps; None keeps all.
+    """The detections of each image, best first.
 
     Args:
         candidates: of all images.
-        suppression: chooses among them.
-        max_detections: of each image.
-        report: gets what was compared and kept in each image, for a recorder.
+        suppression: removes duplicates.
+        max_detections: per image; None for no limit.
+        report: called with the compared and kept boxes of each image, for a recorder.
     """
     rows, scores = _rows_and_scores(suppression.suppress(candidates), suppression)
     counts = counts_of_images(candidates.images[rows], len(candidates.image_sizes))
@@ -109,7 +112,7 @@ def _rows_and_scores(found: Any, suppression: nn.Module) -> tuple[Tensor, Tensor
         return found[0], found[1]
     made_by = suppression.function if isinstance(suppression, FunctionSuppression) else suppression
     raise UserError(
-        f"the suppression {getattr(made_by, '__name__', type(made_by).__name__)} must return (rows that stay, their "
+        f"the suppression {getattr(made_by, '__name__', type(made_by).__name__)} must return (kept rows, their "
         f"scores), but it returned {kind_of(found)}: see Suppression in mrcnn_zoo/modeling/contracts.py."
     )
 
@@ -117,9 +120,9 @@ def _rows_and_scores(found: Any, suppression: nn.Module) -> tuple[Tensor, Tensor
 def _selected(
     candidates: Candidates, suppression: Suppression, kept: Sequence[Tensor], limit: int | None
 ) -> list[Selected]:
-    """What was compared and kept in each image; rows are those of the image's candidates."""
+    """The compared and kept boxes of each image, as rows of its candidates."""
     selected, first = [], 0
-    explain = getattr(suppression, "suppressors", best_overlapping)  # a user's module need not have it
+    explain = getattr(suppression, "suppressors", best_overlapping)  # optional in a user's module
     for count, image_kept in zip(candidates.counts, kept, strict=True):
         image = slice(first, first + count)
         own = image_kept - first
@@ -145,7 +148,7 @@ def suppression_losses(
 
 
 def best_overlapping(boxes: Tensor, classes: Tensor, kept: Tensor, *, min_iou: float = 0.0) -> Tensor:
-    """For each box the first kept box of its class that overlaps it more than `min_iou`; else the most, above 0.
+    """For each box, the best kept box of its class with an IoU above `min_iou`, else the one with the largest IoU.
 
     Args:
         boxes: (R, 4) pixels.
@@ -154,7 +157,7 @@ def best_overlapping(boxes: Tensor, classes: Tensor, kept: Tensor, *, min_iou: f
         min_iou: in [0, 1).
 
     Returns:
-        (R,) int64 rows; -1 where there is none.
+        (R,) int64 rows; -1 where no kept box of the class overlaps.
     """
     if len(kept) == 0:
         return torch.full_like(classes, -1)
@@ -169,10 +172,16 @@ def best_overlapping(boxes: Tensor, classes: Tensor, kept: Tensor, *, min_iou: f
 
 
 def build_suppression(cfg: object, name: str, iou_threshold: float, *, key: str) -> Suppression:
-    """The suppression registered as `name`; a plain function or callable of the user's is wrapped.
+    """The suppression registered as `name`; a callable that is no `Suppression` is wrapped.
+
+    Args:
+        cfg: the whole config.
+        name: registered name.
+        iou_threshold: in [0, 1].
+        key: config key of `name`, for messages.
 
     Raises:
-        UserError: one that has `losses` but no `suppress`, or `suppress` but is no module.
+        UserError: it has `losses` but no `suppress`, or `suppress` but is no module.
     """
     made = SUPPRESSIONS.get(name, key=key)(cfg, iou_threshold)
     source = f"{key} = {name!r}"
@@ -182,6 +191,7 @@ def build_suppression(cfg: object, name: str, iou_threshold: float, *, key: str)
         return FunctionSuppression(made)
     if not isinstance(made, nn.Module):
         raise UserError(
-            f"{source} makes a {type(made).__name__} with a method `suppress`, which is no torch.nn.Module."
+            f"{source} makes a {type(made).__name__} with a method `suppress`, which is no torch.nn.Module: "
+            "derive it from Suppression."
         )
     return cast(Suppression, made)

@@ -1,4 +1,4 @@
-"""Greedy suppression, class by class or over all classes."""
+"""Greedy non-maximum suppression, per class or over all classes."""
 
 from dataclasses import replace
 
@@ -13,10 +13,10 @@ from mrcnn_zoo.registries import SUPPRESSIONS
 
 
 class GreedySuppression(Suppression):
-    """The best box stays and removes those of its class that overlap it; then the best of the rest, and so on.
+    """Greedy NMS per class.
 
     Args:
-        iou_threshold: a box is removed when its IoU with a better one is above this.
+        iou_threshold: boxes with a larger IoU with a kept box of their class are removed, in [0, 1].
     """
 
     def __init__(self, iou_threshold: float) -> None:
@@ -24,7 +24,7 @@ class GreedySuppression(Suppression):
         self.iou_threshold = iou_threshold
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows that stay, best first, and their scores, which do not change.
+        """The kept rows, best first, and their unchanged scores.
 
         Args:
             boxes: (R, 4) pixels.
@@ -35,7 +35,7 @@ class GreedySuppression(Suppression):
         return rows, scores[rows]
 
     def suppress(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
-        """The rows that stay, image after image and best first in each, and their scores."""
+        """The kept rows, image by image and best first in each, and their scores."""
         rows = nms_of_images(
             candidates.boxes,
             candidates.scores,
@@ -48,15 +48,15 @@ class GreedySuppression(Suppression):
         return rows, candidates.scores[rows]
 
     def suppressors(self, boxes: Tensor, classes: Tensor, kept: Tensor) -> Tensor:
-        """The best kept box of each box's class that overlaps it by more than the threshold: (R,) rows, or -1."""
+        """For each box, the best kept box of its class with an IoU above the threshold: (R,) rows, or -1."""
         return best_overlapping(boxes, classes, kept, min_iou=self.iou_threshold)
 
 
 class ClassAgnosticSuppression(Suppression):
-    """Another suppression over the boxes of all classes together: one detection a place.
+    """Another suppression applied to the boxes of all classes together.
 
     Args:
-        suppression: of one class.
+        suppression: compares boxes of one class.
     """
 
     def __init__(self, suppression: Suppression) -> None:
@@ -64,16 +64,16 @@ class ClassAgnosticSuppression(Suppression):
         self.suppression = suppression
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, 4), (R,), (R,), of which the classes do not matter -> rows that stay, best first, and their scores."""
+        """(R, 4), (R,), (R,) unused classes -> kept rows, best first, and their scores."""
         return self.suppression(boxes, scores, torch.zeros_like(classes))
 
     def suppress(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
-        """What stays of the boxes of all classes together."""
+        """The kept rows, image by image and best first in each, and their scores."""
         of_one_class = replace(candidates, classes=torch.zeros_like(candidates.classes), num_classes=1)
         return self.suppression.suppress(of_one_class)
 
     def suppressors(self, boxes: Tensor, classes: Tensor, kept: Tensor) -> Tensor:
-        """Those of the other suppression, over all classes."""
+        """As those of the other suppression, over all classes."""
         return self.suppression.suppressors(boxes, torch.zeros_like(classes), kept)
 
 

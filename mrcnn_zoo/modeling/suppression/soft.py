@@ -1,4 +1,4 @@
-"""Soft-NMS: overlap lowers the scores of boxes."""
+"""Soft-NMS: overlapping boxes get lower scores instead of being removed."""
 
 from collections.abc import Callable
 
@@ -12,29 +12,29 @@ from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.registries import SUPPRESSIONS
 
 MAX_PAIRS = 1 << 24  # overlaps of boxes held at a time: 64 MiB of float32
-STEPS_BETWEEN_CHECKS = 64  # asking whether any box is left means waiting for the device
+STEPS_BETWEEN_CHECKS = 64  # a check whether boxes are left is a host synchronisation
 
 
 def soft_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, *, factor: Callable[[Tensor], Tensor], min_score: float
 ) -> tuple[Tensor, Tensor]:
-    """Take the best box, lower the scores of the others in its group that overlap it, and so on with the rest.
+    """Repeatedly keep the best remaining box and lower the scores of the boxes of its group that overlap it.
 
-    All groups take their next box at the same time, so there are as many steps as the largest group has boxes.
+    All groups run in parallel: there are as many steps as boxes in the largest group.
 
     Source: Bodla et al. 2017 (Soft-NMS), figure 2.
 
     Args:
         boxes: (R, 4) pixels, finite.
         scores: (R,), at least 0.
-        groups: (R,) integers, e.g. classes; boxes of different groups leave each other alone.
-        factor: IoU in [0, 1] -> what scores are multiplied by, in [0, 1]; any shape.
-        min_score: boxes whose score falls below this, or to 0, are dropped.
+        groups: (R,) integers, e.g. classes; boxes affect boxes of their own group only.
+        factor: IoU in [0, 1] -> factor of the score in [0, 1], elementwise.
+        min_score: boxes with lower scores, or scores of 0, are removed.
 
     Returns:
         (at most R,) int64 rows of the kept boxes, best first, and their lowered scores.
     """
-    # What is below the threshold from the start would be taken last, and so lowers nothing that stays.
+    # Boxes below the threshold from the start would be last in the order and lower no score of a kept box.
     min_score = max(min_score, torch.finfo(torch.float32).tiny)
     rows = torch.nonzero(scores >= min_score).squeeze(1)
     rows = rows[groups[rows].argsort(stable=True)]
@@ -56,11 +56,11 @@ def soft_nms(
 def _take_in_turn(
     boxes: list[Tensor], scores: list[Tensor], factor: Callable[[Tensor], Tensor], min_score: float
 ) -> tuple[Tensor, Tensor]:
-    """Boxes and scores of G groups -> (G, steps) the member that each step takes, and its score then, 0 for none."""
+    """Soft-NMS of G groups: (G, steps) the box chosen in each step, and (G, steps) its score, 0 for none."""
     remaining = torch.nn.utils.rnn.pad_sequence(scores, batch_first=True)  # (G, M)
     factors = remaining.new_zeros((*remaining.shape, remaining.shape[1]))
     for pairs, members in zip(factors, boxes, strict=True):
-        # A box that is taken leaves with a score of 0.
+        # The score of a chosen box becomes 0.
         pairs[: len(members), : len(members)] = factor(box_ops.iou(members, members)).fill_diagonal_(0)
     numbers = torch.arange(len(remaining), device=remaining.device)
     taken, taken_scores = [], []
@@ -75,13 +75,13 @@ def _take_in_turn(
 
 
 class SoftSuppression(Suppression):
-    """The best box stays as it is, and those of its class that overlap it get lower scores; then the next, and so on.
+    """Soft-NMS per class.
 
     Source: Bodla et al. 2017 (Soft-NMS), section 3.
 
     Args:
-        factor: `LinearFactor`, `GaussianFactor` or another map of IoU to what scores are multiplied by.
-        min_score: boxes whose lowered score is below this are dropped.
+        factor: IoU -> factor of the score: `LinearFactor`, `GaussianFactor` or another.
+        min_score: boxes with lower scores are removed.
     """
 
     def __init__(self, factor: Callable[[Tensor], Tensor], *, min_score: float) -> None:
@@ -90,7 +90,7 @@ class SoftSuppression(Suppression):
         self.min_score = min_score
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows that stay, best first, and their lowered scores.
+        """The kept rows, best first, and their lowered scores.
 
         Args:
             boxes: (R, 4) pixels.
@@ -100,7 +100,7 @@ class SoftSuppression(Suppression):
         return soft_nms(boxes, scores, classes, factor=self.factor, min_score=self.min_score)
 
     def suppress(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
-        """The same for each image; on an accelerator for all together, a class of an image being a group."""
+        """As `forward`, of each image; on an accelerator in one call with a group per image and class."""
         if candidates.boxes.device.type == "cpu":
             return super().suppress(candidates)
         rows, scores = self(
@@ -111,12 +111,12 @@ class SoftSuppression(Suppression):
 
 
 class LinearFactor:
-    """1 minus the overlap, from a threshold on.
+    """1 - IoU for an IoU of at least the threshold, else 1.
 
     Source: Bodla et al. 2017, section 3, first formula.
 
     Args:
-        iou_threshold: a smaller overlap changes nothing.
+        iou_threshold: in [0, 1].
     """
 
     def __init__(self, iou_threshold: float) -> None:
@@ -128,12 +128,12 @@ class LinearFactor:
 
 
 class GaussianFactor:
-    """exp(-overlap ** 2 / sigma): no threshold, and so no jump.
+    """exp(-IoU ** 2 / sigma), continuous in the IoU.
 
     Source: Bodla et al. 2017, eq. 3.
 
     Args:
-        sigma: the smaller, the harder.
+        sigma: above 0; smaller values lower scores more.
     """
 
     def __init__(self, sigma: float) -> None:
@@ -152,6 +152,6 @@ def build_linear_suppression(cfg: CfgNode, iou_threshold: float) -> SoftSuppress
 
 @SUPPRESSIONS.register("soft_gaussian")
 def build_gaussian_suppression(cfg: CfgNode, _iou_threshold: float) -> SoftSuppression:
-    """Soft-NMS with the Gaussian factor, which has a width and no threshold."""
+    """Soft-NMS with the Gaussian factor, which has no IoU threshold."""
     sigma = cfg.MODEL.ROI_HEADS.SOFT_NMS_SIGMA
     return SoftSuppression(GaussianFactor(sigma), min_score=cfg.MODEL.ROI_HEADS.SOFT_NMS_MIN_SCORE)

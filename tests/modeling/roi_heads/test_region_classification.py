@@ -55,15 +55,16 @@ def test_federated_loss_of_all_classes_is_that_of_sigmoids() -> None:
 def test_federated_loss_draws_by_frequency_and_never_what_is_nowhere() -> None:
     torch.manual_seed(0)
     made = federated(least_classes=2)
-    drawn = Counter(tuple(made.choose(torch.tensor([1, 4])).nonzero().flatten().tolist()) for _ in range(2000))
+    drawn = Counter(tuple(made.sample_classes(torch.tensor([1, 4])).nonzero().flatten().tolist()) for _ in range(2000))
     # Class 1 is present; of the others class 2 has the weight 2 and class 3 the weight 10; class 0 has none.
     assert set(drawn) == {(1, 2), (1, 3)}
     assert drawn[1, 2] / 2000 == pytest.approx(2 / 12, abs=0.03)
-    assert set(map(int, federated(least_classes=4).choose(torch.tensor([4])).nonzero())) == {1, 2, 3}
+    assert set(map(int, federated(least_classes=4).sample_classes(torch.tensor([4])).nonzero())) == {1, 2, 3}
 
 
 def test_federated_loss_keeps_all_classes_of_the_batch() -> None:
-    assert federated(least_classes=2).choose(torch.tensor([0, 1, 2, 4, -1])).tolist() == [True, True, True, False]
+    sampled = federated(least_classes=2).sample_classes(torch.tensor([0, 1, 2, 4, -1]))
+    assert sampled.tolist() == [True, True, True, False]
 
 
 def test_federated_loss_has_to_be_told_the_counts() -> None:

@@ -184,10 +184,10 @@ def build_of_rows(cfg: CfgNode, iou_threshold: float) -> object:  # noqa: ARG001
             "SUPPRESSION = '.*:build_forgetful' makes a Forgetful without suppress.*LearnsToSuppress",
         ),
         ("build_of_no_module", "makes a Plain with a method `suppress`, which is no torch.nn.Module"),
-        ("build_of_rows", r"the suppression rows must return \(rows that stay, their scores\).*returned Tensor"),
+        ("build_of_rows", r"the suppression rows must return \(kept rows, their scores\).*returned Tensor"),
     ],
 )
-def test_suppression_that_would_not_be_used_is_refused(
+def test_invalid_suppression_is_refused(
     builder: str, message: str, small_cfg: Callable[..., CfgNode], scene: Any
 ) -> None:
     cfg = small_cfg("MODEL.ROI_HEADS.SUPPRESSION", f"{__name__}:{builder}")
