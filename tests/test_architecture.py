@@ -36,6 +36,7 @@ RUN_STARTERS = {
         "check_evaluation",
         "check_classes",
         "load_test_datasets",
+        "prepare_evaluation",
     },
     "inference": {"fill_model", "open_trained", "check_takes_boxes"},
     "inspection": {"save_predictions", "save_evaluation_pictures", "evaluate_with_pictures"},
@@ -47,9 +48,13 @@ RUN_STARTERS = {
         "fit_warmup",
         "warn_of_schedule",
         "warn_of_early_stopping",
-        "check_settings",
-        "check_best_metric",
         "check_remaining_length",
+        "fit_lengths",
+        "check_output_dir",
+        "plan_stages",
+        "plan_training",
+        "plan_evaluation",
+        "evaluated_config",
         "finish_stage",
     },
     "data": {
@@ -70,7 +75,10 @@ RUN_STARTERS = {
 SHAPELESS_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "misc.py", "common.py"}
 STEP_PARTS = {"modeling", "losses", "layers", "ops"}  # they run in every step, on the device
 WAITS_FOR_THE_DEVICE: dict[tuple[str, str], str] = {}  # (file, function) -> why it may call .item() or .cpu()
-KEEPS_CONFIG = {("mrcnn_zoo/training/stages.py", "Stage")}  # a stage is a config with a place in a list
+KEEPS_CONFIG = {  # (file, class): a stage is a config with a place in a list, a plan a checked config
+    ("mrcnn_zoo/training/stages.py", "Stage"),
+    ("mrcnn_zoo/training/preflight.py", "RunPlan"),
+}
 HEAVY_MODULES = {
     "matplotlib",
     "wandb",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from mrcnn_zoo.checkpoint import WeightsFile
 from mrcnn_zoo.cli.options import (
     CommandParser,
     add_config_option,
@@ -19,8 +20,9 @@ from mrcnn_zoo.cli.options import (
     read_arguments,
 )
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.inference.trained import open_trained
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.evaluation import prepare_evaluation
+from mrcnn_zoo.inference.trained import class_names_of, open_trained
 from mrcnn_zoo.inspection.pictures import evaluate_with_pictures
 from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder
 from mrcnn_zoo.training.run_context import LogFile, logging_to
@@ -43,23 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(arguments: argparse.Namespace) -> None:
     weights = given_weights(arguments)
     with ExitStack() as stack:
-        logs: list[tuple[LogFile, Path]] = []
+        checked: list[tuple[LogFile, Path, list[Dataset]]] = []
 
-        def check(cfg: CfgNode) -> None:
+        def check(cfg: CfgNode, file: WeightsFile) -> None:
             prepare_device(cfg)
-            if not cfg.DATASETS.TEST:
-                raise UserError("DATASETS.TEST is empty: name the dataset to evaluate on: DATASETS.TEST [digits_val]")
             folder = output_folder(arguments, cfg, subfolders=RESULT_FOLDERS)
-            logs.append((stack.enter_context(logging_to(folder)), folder))
+            log = stack.enter_context(logging_to(folder))
             if (folder / RESULTS).exists() and not arguments.overwrite:
                 logger.info("the results of an earlier evaluation in %s will be replaced", folder / RESULTS.parent)
+            checked.append((log, folder, prepare_evaluation(cfg, class_names_of(file))))
 
         model, cfg, trained = open_trained(
             weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
         )
-        ((log, folder),) = logs
+        ((log, folder, datasets),) = checked
         log.open()
-        evaluate_with_pictures(model, cfg, folder, class_names=trained.class_names)
+        evaluate_with_pictures(model, cfg, folder, datasets=datasets, class_names=trained.class_names)
 
 
 def build_parser() -> CommandParser:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from mrcnn_zoo.checkpoint import WeightsFile
 from mrcnn_zoo.cli.options import (
     CommandParser,
     add_config_option,
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _precompute(arguments: argparse.Namespace) -> None:
-    def check(cfg: CfgNode) -> None:
+    def check(cfg: CfgNode, _: WeightsFile) -> None:
         prepare_device(cfg)
         paths = _paths(arguments, cfg)
         if not arguments.overwrite:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from mrcnn_zoo.checkpoint import WeightsFile
 from mrcnn_zoo.cli.options import (
     CONFIG_SUFFIXES,
     CommandParser,
@@ -69,7 +70,7 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
     boxes = None if arguments.boxes is None else read_given_boxes(arguments.boxes)
     given = None if boxes is None else boxes_of_files(boxes, found.files)
 
-    def check(cfg: CfgNode) -> None:
+    def check(cfg: CfgNode, _: WeightsFile) -> None:
         prepare_device(cfg)
         if boxes is not None:
             check_takes_boxes(cfg, option="--boxes")

@@ -1,22 +1,16 @@
 """A model's classes as those of a dataset that has them in another order, or has fewer."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.rules import class_count, class_count_key
-from mrcnn_zoo.data.classes import check_class_count, check_num_keypoints, listed, require_known_classes
+from mrcnn_zoo.data.classes import require_known_classes
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.structures import Detections, Sample
 
 NO_CLASS = -1  # of the dataset
-
-logger = logging.getLogger(__name__)
 
 
 class ClassMappedDetector(nn.Module):
@@ -87,53 +81,6 @@ def class_mapping(class_names: Sequence[str], dataset: Dataset) -> Tensor:
     require_known_classes(dataset, class_names)
     rows = {name: row for row, name in enumerate(dataset.class_names)}
     return torch.tensor([rows.get(name, NO_CLASS) for name in class_names], dtype=torch.int64)
-
-
-def check_classes(cfg: CfgNode, datasets: Sequence[Dataset], class_names: Sequence[str]) -> None:
-    """Stop when a model does not know the classes of the datasets that it is evaluated on; log how they are matched.
-
-    Args:
-        cfg: of the model.
-        datasets: to be evaluated on.
-        class_names: of the model by class index; without them classes are matched by index, of the same number.
-
-    Raises:
-        UserError: another number of classes or keypoints, or classes that the model does not know.
-    """
-    for dataset in datasets:
-        check_num_keypoints(cfg, dataset)
-    if class_count_key(cfg) and not class_names:
-        _check_unnamed(cfg, datasets)
-    if not class_names:
-        return
-    check_class_count(cfg, len(class_names), "the model was trained on", class_names)
-    for dataset in datasets:
-        require_known_classes(dataset, class_names)
-        if tuple(class_names) == tuple(dataset.class_names):
-            continue
-        others = [name for name in dict.fromkeys(class_names) if name not in dataset.class_names]
-        logger.info(
-            "%s: the model's classes are mapped to the %d of the dataset by name%s",
-            dataset.name,
-            len(dataset.class_names),
-            f"; detections of others ({listed(others)}) do not count" if others else "",
-        )
-
-
-def _check_unnamed(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
-    count = class_count(cfg)
-    for dataset in datasets:
-        if count != len(dataset.class_names):
-            raise UserError(
-                f"the model has no class names, and {counted(count or 0, 'class')} ({class_count_key(cfg)}), but "
-                f"dataset {dataset.name!r} has {counted(len(dataset.class_names), 'class')}: "
-                f"{listed(dataset.class_names)}. Evaluate it on a dataset with the classes that it was trained on, in "
-                "the same order."
-            )
-    logger.warning(
-        "the model has no class names: its classes are matched by their index, %s",
-        "; ".join(f"0 is {dataset.class_names[0]!r} of {dataset.name}" for dataset in datasets),
-    )
 
 
 def with_mapped_classes(detections: Detections, mapping: Tensor) -> Detections:

@@ -11,10 +11,18 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, build_backend, detection_set
+from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, areas_of, build_backend, detection_set
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, coco_ground_truth, has_masks
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
-from mrcnn_zoo.evaluation.tables import Results, category_table, coco_metrics, footnote, markdown_report, summary_table
+from mrcnn_zoo.evaluation.tables import (
+    Results,
+    category_table,
+    coco_metric_names,
+    coco_metrics,
+    footnote,
+    markdown_report,
+    summary_table,
+)
 from mrcnn_zoo.inference.prediction import coco_points
 from mrcnn_zoo.output_files import nan_as_null, write_arrays, write_json, write_text
 from mrcnn_zoo.registries import EVALUATORS
@@ -67,6 +75,16 @@ class CocoEvaluator:
     def show_changes_to(self, previous: Results) -> None:
         """Let the logged table show the change of AP to earlier results."""
         self._previous = previous
+
+    def metric_names(self) -> list[str]:
+        """Tasks and metrics that `evaluate` gives, as "segm/AP"."""
+        return [
+            f"{task}/{name}"
+            for task in self._tasks
+            for name in coco_metric_names(
+                areas=areas_of(task), limits=self._limits_of(task), class_names=self._dataset.class_names
+            )
+        ]
 
     def process(self, samples: Sequence[Sample], detections: Sequence[Detections]) -> None:
         """Add the detections of some images; an image that was added before counts once.
@@ -144,9 +162,13 @@ class CocoEvaluator:
     def _curves(self, rows: Sequence[Row], task: str) -> Curves:
         ground_truth = coco_ground_truth(self._dataset, task)
         detections = detection_set(rows, ground_truth, task)
+        limits = self._limits_of(task)
         if task == KEYPOINTS:
-            return self._backend(ground_truth, detections, task, [KEYPOINT_MAXIMUM], sigmas=self._sigmas)
-        return self._backend(ground_truth, detections, task, self._limits)
+            return self._backend(ground_truth, detections, task, limits, sigmas=self._sigmas)
+        return self._backend(ground_truth, detections, task, limits)
+
+    def _limits_of(self, task: str) -> list[int]:
+        return [KEYPOINT_MAXIMUM] if task == KEYPOINTS else self._limits
 
     def _precision_arrays(self, curves: dict[str, Curves]) -> dict[str, np.ndarray]:
         order = np.argsort(np.argsort(self._dataset.category_ids))

@@ -4,37 +4,24 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode, changed_config
-from mrcnn_zoo.data import EvalLoader, build_eval_loader, load_dataset
+from mrcnn_zoo.data import EvalLoader, build_eval_loader
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.distributed.processes import gather_on_main_process, rank, world_size
-from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.evaluation.class_mapping import (
-    ClassMappedDetector,
-    check_classes,
-    predicts_classes,
-    with_classes_of,
-)
-from mrcnn_zoo.evaluation.limits import (
-    DetectionTally,
-    build_data_notes,
-    build_data_topics,
-    build_evaluation_tally,
-    build_limits,
-    cut_objects_message,
-    log_notes,
-)
+from mrcnn_zoo.errors import counted
+from mrcnn_zoo.evaluation.class_mapping import ClassMappedDetector, predicts_classes, with_classes_of
+from mrcnn_zoo.evaluation.limits import DetectionTally, build_evaluation_tally, log_notes
+from mrcnn_zoo.evaluation.preflight import build_reported_topics, evaluated_part, prepare_evaluation
 from mrcnn_zoo.evaluation.tables import Results, verify_expected_results
-from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, build_given_box_detector, check_takes_boxes
+from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, build_given_box_detector
 from mrcnn_zoo.inference.predictor import inference
-from mrcnn_zoo.inference.tta import build_augmentation_notes, build_augmented_detector
+from mrcnn_zoo.inference.tta import build_augmented_detector
 from mrcnn_zoo.progress import ProgressLine, duration, has_terminal, show_progress
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
@@ -185,7 +172,7 @@ def evaluate_datasets(
         output_dir: see `evaluate`.
         class_names: that the model was trained for, if known. Datasets may have fewer, and in another order: they are
             found by name, and detections of other classes do not count. Without names the number must be the same.
-        datasets: those of DATASETS.TEST, loaded and checked already; without them that is done here.
+        datasets: those of DATASETS.TEST as `prepare_evaluation` gives them, which is called without them.
 
     Returns:
         The results of the only dataset, or of several {dataset name: results}, whose files lie in a folder each.
@@ -196,12 +183,9 @@ def evaluate_datasets(
     """
     names = list(cfg.DATASETS.TEST)
     if datasets is None:
-        # All of them before the first is evaluated, which may take an hour.
-        datasets = load_test_datasets(cfg)
-        check_classes(cfg, datasets, class_names if predicts_classes(model) else ())
-    check_evaluation(cfg, datasets)
+        datasets = prepare_evaluation(cfg, class_names if predicts_classes(model) else ())
     results: dict[str, Results] = {}
-    said = build_said_topics(cfg, datasets)
+    said = build_reported_topics(cfg, datasets)
     for name, dataset in zip(names, datasets, strict=True):
         folder = output_dir if output_dir is None or len(names) == 1 else Path(output_dir) / folder_name(name)
         wrapped = with_classes_of(dataset, model, class_names)
@@ -209,60 +193,6 @@ def evaluate_datasets(
     outcome = results[names[0]] if len(names) == 1 else results
     verify_expected_results(outcome, cfg.TEST.EXPECTED_RESULTS)
     return outcome
-
-
-def load_test_datasets(cfg: CfgNode) -> list[Dataset]:
-    """All of DATASETS.TEST.
-
-    Raises:
-        UserError: there is none, or one that cannot be loaded.
-    """
-    if not cfg.DATASETS.TEST:
-        raise UserError("DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST digits_val.")
-    return [load_dataset(cfg, name) for name in cfg.DATASETS.TEST]
-
-
-def check_evaluation(cfg: CfgNode, datasets: Iterable[Dataset]) -> None:
-    """Build what measures each dataset, because after hours of training a mistake in its settings shows too late.
-
-    Objects that a limit of the model or of the evaluation leaves out are logged here, once per run.
-
-    Raises:
-        UserError: settings that do not fit the dataset, one without images, a backend that is not installed, or given
-            boxes that do not belong to the dataset.
-    """
-    limits = build_limits(cfg)
-    for dataset in datasets:
-        part = evaluated_part(dataset, cfg)
-        EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, part)
-        if cfg.EVAL.GIVEN_BOXES:
-            check_takes_boxes(cfg, option="EVAL.GIVEN_BOXES")
-            build_boxes_of_dataset(cfg, part)
-            logger.info("%s: masks are evaluated in given boxes (EVAL.GIVEN_BOXES %s)", part.name, cfg.EVAL.GIVEN_BOXES)
-        if len(part) < len(dataset):
-            logger.info("%s: TEST.NUM_IMAGES = %d of %d images are evaluated", dataset.name, len(part), len(dataset))
-        cut = cut_objects_message(part, limits)
-        for message in filter(None, (cut, *build_data_notes(cfg, part))):
-            logger.warning("%s", message)
-        for note in build_augmentation_notes(cfg, part):
-            logger.info("%s: %s", dataset.name, note)
-
-
-def build_said_topics(cfg: CfgNode, datasets: Iterable[Dataset]) -> set[tuple[str, str, int]]:
-    """The limits that `check_evaluation` has logged, for `evaluate`, which then does not repeat them."""
-    return set().union(*(build_data_topics(cfg, evaluated_part(dataset, cfg)) for dataset in datasets))
-
-
-def evaluated_part(dataset: Dataset, cfg: CfgNode) -> Dataset:
-    """The dataset with its first TEST.NUM_IMAGES images only, or all of it where that is 0.
-
-    Raises:
-        UserError: a dataset without images.
-    """
-    if not len(dataset):
-        raise UserError(f"{dataset.name} has no images, so there is nothing to evaluate. Check its definition.")
-    count = cfg.TEST.NUM_IMAGES
-    return replace(dataset, records=dataset.records[:count]) if count > 0 else dataset
 
 
 def _with_progress(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:

@@ -90,6 +90,10 @@ class ProposalEvaluator:
         """Let the logged table show the change of the first recall to earlier results."""
         self._previous = previous
 
+    def metric_names(self) -> list[str]:
+        """Task and metrics that `evaluate` gives, as "box_proposals/AR@100"."""
+        return [f"{BOX_PROPOSALS}/{name}" for name in recall_metric_names()]
+
     def process(self, samples: Sequence[Sample], detections: Sequence[Detections]) -> None:
         """Count what the boxes of some images find; they are best first, and their classes and scores do not matter.
 
@@ -176,16 +180,25 @@ def found_objects(
     return found
 
 
+def recall_metric_names() -> list[str]:
+    """AR at each limit, of all objects and by their size."""
+    return [f"AR{'' if area == 'all' else area[0]}@{limit}" for limit in LIMITS for area in AREAS]
+
+
 def recall_metrics(recalled: Sequence[Recalled]) -> Metrics:
-    """AR at each limit, of all objects and by their size; nan where there is no object of that size."""
+    """The metrics of `recall_metric_names`, in percent; nan where there is no object of that size.
+
+    Args:
+        recalled: of each image.
+    """
     found = sum((image.found for image in recalled), np.zeros((len(AREAS), len(IOU_THRESHOLDS), len(LIMITS))))
     objects = sum((image.objects for image in recalled), np.zeros(len(AREAS)))
-    metrics = {}
-    for place, limit in enumerate(LIMITS):
-        for row, area in enumerate(AREAS):
-            name = f"AR{'' if area == 'all' else area[0]}@{limit}"
-            metrics[name] = float(found[row, :, place].mean() / objects[row]) * 100 if objects[row] else float("nan")
-    return metrics
+    values = [
+        float(found[row, :, place].mean() / objects[row]) * 100 if objects[row] else float("nan")
+        for place in range(len(LIMITS))
+        for row in range(len(AREAS))
+    ]
+    return dict(zip(recall_metric_names(), values, strict=True))
 
 
 def _alone(dataset: Dataset, record: ImageRecord) -> Dataset:

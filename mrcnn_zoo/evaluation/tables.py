@@ -21,26 +21,43 @@ ABSENT = "-"  # in tables, for nan: there is nothing to find
 CATEGORY_COLUMNS = 3  # how often category and values stand beside each other in the table of categories
 
 
-def coco_metrics(curves: Curves, class_names: Sequence[str], category_ids: Sequence[int]) -> Metrics:
+def coco_metric_names(*, areas: Sequence[str], limits: Sequence[int], class_names: Sequence[str]) -> list[str]:
     """AP, AP50, AP75, AP by size, AR by limit and size, and AP-<class>.
 
-    All AP are taken at the largest limit of detections an image. (pycocotools' own summary takes 100, whatever the
+    Args:
+        areas: names of object sizes, "all" first.
+        limits: detections per image that count, ascending.
+        class_names: of the dataset.
+    """
+    sizes = [area[0] for area in areas[1:]]
+    by_size = [f"AP{size}" for size in sizes]
+    recalls = [*(f"AR{limit}" for limit in limits), *(f"AR{size}" for size in sizes)]
+    return ["AP", "AP50", "AP75", *by_size, *recalls, *(PER_CLASS + name for name in class_names)]
+
+
+def coco_metrics(curves: Curves, class_names: Sequence[str], category_ids: Sequence[int]) -> Metrics:
+    """The metrics of `coco_metric_names`, in percent.
+
+    All AP are taken at the largest limit of detections per image. (pycocotools' own summary takes 100, whatever the
     limits are, and reports -1 when that is not among them.)
+
+    Args:
+        curves: of one task.
+        class_names: of the dataset.
+        category_ids: of the classes.
     """
     precision, recall = curves.precision, curves.recall
-    metrics = {
-        "AP": _percent(precision[:, :, :, 0, -1]),
-        "AP50": _percent(precision[IOU_50, :, :, 0, -1]),
-        "AP75": _percent(precision[IOU_75, :, :, 0, -1]),
-    }
-    sizes = list(enumerate(curves.areas))[1:]
-    metrics |= {f"AP{area[0]}": _percent(precision[..., place, -1]) for place, area in sizes}
-    metrics |= {f"AR{limit}": _percent(recall[:, :, 0, place]) for place, limit in enumerate(curves.limits)}
-    metrics |= {f"AR{area[0]}": _percent(recall[..., place, -1]) for place, area in sizes}
+    sizes = range(1, len(curves.areas))
     row_of_id = {category_id: row for row, category_id in enumerate(sorted(category_ids))}  # the libraries sort by id
-    for name, category_id in zip(class_names, category_ids, strict=True):
-        metrics[PER_CLASS + name] = _percent(precision[:, :, row_of_id[category_id], 0, -1])
-    return metrics
+    parts = [
+        *(precision[:, :, :, 0, -1], precision[IOU_50, :, :, 0, -1], precision[IOU_75, :, :, 0, -1]),
+        *(precision[..., size, -1] for size in sizes),
+        *(recall[:, :, 0, place] for place in range(len(curves.limits))),
+        *(recall[..., size, -1] for size in sizes),
+        *(precision[:, :, row_of_id[category_id], 0, -1] for category_id in category_ids),
+    ]
+    names = coco_metric_names(areas=curves.areas, limits=curves.limits, class_names=class_names)
+    return dict(zip(names, map(_percent, parts), strict=True))
 
 
 def _percent(values: NDArray[np.float64]) -> float:

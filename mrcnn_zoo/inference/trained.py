@@ -66,7 +66,7 @@ def open_trained(
     overrides: Sequence[Any] = (),
     trust: Iterable[str] = (),
     meta: Mapping[str, Any] | None = None,
-    check: Callable[[CfgNode], None] | None = None,
+    check: Callable[[CfgNode, WeightsFile], None] | None = None,
 ) -> tuple[nn.Module, CfgNode, TrainedFile]:
     """As `load_trained`, but returns the file with the report of its weights.
 
@@ -76,7 +76,7 @@ def open_trained(
         overrides: see `load_trained`.
         trust: see `load_trained`.
         meta: added to the metadata of the file.
-        check: called with the config before the model is built; raises UserError to refuse it.
+        check: called with the config and the file before the model is built; raises UserError to refuse it.
     """
     cfg = None if config is None else load_config(config, overrides)
     weights = weights or (cfg.MODEL.WEIGHTS if cfg is not None else "")
@@ -90,7 +90,7 @@ def open_trained(
     file = replace(file, meta={**file.meta, **(meta or {})})
     cfg = cfg or _config_of(file, overrides, trust)
     if check is not None:
-        check(cfg)
+        check(cfg, file)
     model, trained = fill_model(cfg, file)
     _warn_of_other_settings(trained.report, cfg)
     return model, cfg, trained

@@ -20,14 +20,10 @@ from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import evaluate_datasets
-from mrcnn_zoo.evaluation.class_mapping import check_classes, predicts_classes, with_classes_of
+from mrcnn_zoo.evaluation.class_mapping import predicts_classes, with_classes_of
 from mrcnn_zoo.evaluation.confusion import confusion_matrix
-from mrcnn_zoo.evaluation.evaluator import (
-    build_prediction_loader,
-    build_test_detector,
-    evaluated_part,
-    load_test_datasets,
-)
+from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, build_test_detector
+from mrcnn_zoo.evaluation.preflight import evaluated_part
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.inference.prediction import OBJECT
 from mrcnn_zoo.inference.predictor import inference
@@ -238,15 +234,25 @@ def save_evaluation_pictures(model: nn.Module, dataset: Dataset, cfg: CfgNode, o
 
 
 def evaluate_with_pictures(
-    model: nn.Module, cfg: CfgNode, output_dir: str | Path, *, class_names: Sequence[str] = ()
+    model: nn.Module,
+    cfg: CfgNode,
+    output_dir: str | Path,
+    *,
+    datasets: Sequence[Dataset],
+    class_names: Sequence[str] = (),
 ) -> Results | dict[str, Results]:
-    """Evaluate on DATASETS.TEST, draw, and log where everything is; see `evaluate_datasets`."""
-    names = list(cfg.DATASETS.TEST)
-    datasets = load_test_datasets(cfg)
-    check_classes(cfg, datasets, class_names if predicts_classes(model) else ())
+    """Evaluate on DATASETS.TEST, draw, and log where the files are; see `evaluate_datasets`.
+
+    Args:
+        model: with `predict(samples)`.
+        cfg: of the model and its evaluation.
+        output_dir: gets a folder per dataset where there are several.
+        datasets: those of DATASETS.TEST, see `prepare_evaluation`.
+        class_names: of the model by class index.
+    """
     results = evaluate_datasets(model, cfg, output_dir=output_dir, class_names=class_names, datasets=datasets)
-    for name, dataset in zip(names, datasets, strict=True):
-        folder = Path(output_dir) if len(names) == 1 else Path(output_dir) / folder_name(name)
+    for name, dataset in zip(cfg.DATASETS.TEST, datasets, strict=True):
+        folder = Path(output_dir) if len(datasets) == 1 else Path(output_dir) / folder_name(name)
         paths = save_evaluation_pictures(with_classes_of(dataset, model, class_names), dataset, cfg, folder)
         logger.info("%s: tables in %s\n%s", name, folder / "inference" / "results.md", "\n".join(map(str, paths)))
     return results

@@ -1,13 +1,13 @@
-"""Lengths and rates of a run: which one counts, fitted to the number of processes and to the size of the data."""
+"""The length of a training: which key counts, fitted to the number of processes and images, with its schedule."""
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.training.lr_schedule import LRSchedule, build_lr_schedule
 from mrcnn_zoo.training.optimizer import build_batch_scale
@@ -33,6 +33,37 @@ BUILT_IN_SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixe
 logger = logging.getLogger(__name__)
 
 
+def fit_lengths(
+    cfg: CfgNode, *, num_processes: int, count_images: Callable[[], int], state: Mapping[str, Any] | None = None
+) -> CfgNode:
+    """The config with one length of training, and warm-up, steps, batch and periods that fit it; warns of mistakes.
+
+    Args:
+        cfg: of the training.
+        num_processes: that train together.
+        count_images: number of training images; called where the length is in epochs.
+        state: of the checkpoint that is resumed.
+
+    Raises:
+        UserError: a batch that the processes cannot share, a schedule that cannot be built, or a length that the
+            checkpoint has passed already.
+    """
+    cfg = fit_to_processes(choose_length(cfg), num_processes)
+    if cfg.SOLVER.IMS_PER_BATCH % num_processes:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH = {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of the {num_processes} processes "
+            f"that share it, e.g. {math.ceil(cfg.SOLVER.IMS_PER_BATCH / num_processes) * num_processes}."
+        )
+    if cfg.SOLVER.MAX_EPOCHS > 0:
+        cfg = fit_to_epochs(cfg, count_images())
+    cfg = fit_warmup(cfg)
+    warn_of_schedule(cfg, build_lr_schedule(cfg))
+    warn_of_early_stopping(cfg)
+    if state is not None:
+        check_remaining_length(cfg, state)
+    return cfg
+
+
 def choose_length(cfg: CfgNode) -> CfgNode:
     """The config with one length: of MAX_MINUTES, MAX_EPOCHS and MAX_ITER the one that was set closest to the user.
 
@@ -48,12 +79,7 @@ def choose_length(cfg: CfgNode) -> CfgNode:
     words = f"{' and '.join(left_out)} {'does' if len(left_out) == 1 else 'do'} not count" if left_out else ""
     shape = f"{_with_origin(cfg, ITERATIONS)} only gives the shape of the schedule" if ITERATIONS in others else ""
     logger.info("the length of training is %s; %s", _with_origin(cfg, chosen), "; ".join(filter(None, (words, shape))))
-    cfg, is_frozen = _thawed(cfg)
-    if chosen != MINUTES:
-        cfg.SOLVER.MAX_MINUTES = 0.0
-    if chosen != EPOCHS:
-        cfg.SOLVER.MAX_EPOCHS = 0.0
-    return _refrozen(cfg, is_frozen)
+    return changed_config(cfg, {name: 0.0 for name in (MINUTES, EPOCHS) if name != chosen})
 
 
 def fit_warmup(cfg: CfgNode) -> CfgNode:
@@ -78,9 +104,7 @@ def fit_warmup(cfg: CfgNode) -> CfgNode:
         WARMUP,
         cfg.SOLVER.WARMUP_ITERS,
     )
-    cfg, is_frozen = _thawed(cfg)
-    cfg.SOLVER.WARMUP_ITERS = shortened
-    return _refrozen(cfg, is_frozen)
+    return changed_config(cfg, {WARMUP: shortened})
 
 
 def warn_of_schedule(cfg: CfgNode, schedule: LRSchedule) -> None:
@@ -150,11 +174,9 @@ def _shorter_warmup(cfg: CfgNode) -> int | None:
     """A shorter warm-up under which the rate is reached, nearly, if there is one."""
     if cfg.SOLVER.WARMUP_ITERS == 0:
         return None
-    shorter, _ = _thawed(cfg)
     longest = min(int(LONGEST_WARMUP * cfg.SOLVER.MAX_ITER), cfg.SOLVER.WARMUP_ITERS - 1)
     for warmup in (longest >> halvings for halvings in range(max(1, longest.bit_length()))):
-        shorter.SOLVER.WARMUP_ITERS = warmup
-        reached, _ = build_lr_schedule(shorter).highest_factor(cfg.SOLVER.MAX_ITER)
+        reached, _ = build_lr_schedule(changed_config(cfg, {WARMUP: warmup})).highest_factor(cfg.SOLVER.MAX_ITER)
         if reached >= NEAR_SHARE:
             return warmup
     return None
@@ -166,12 +188,12 @@ def _reads(cfg: CfgNode, key: str) -> bool:
     return name not in BUILT_IN_SCHEDULES or name in READ_BY[key]
 
 
-def warn_of_early_stopping(cfg: CfgNode, num_test_datasets: int) -> None:
+def warn_of_early_stopping(cfg: CfgNode) -> None:
     """Say where SOLVER.EARLY_STOPPING.PATIENCE has nothing to go by, or training ends first."""
     patience = cfg.SOLVER.EARLY_STOPPING.PATIENCE
     if patience <= 0:
         return
-    if not num_test_datasets:
+    if not cfg.DATASETS.TEST:
         logger.warning("SOLVER.EARLY_STOPPING.PATIENCE = %d has no effect: DATASETS.TEST is empty", patience)
     elif cfg.TEST.EVAL_PERIOD <= 0:
         logger.warning(
@@ -203,14 +225,15 @@ def fit_to_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
             f"SOLVER.REFERENCE_WORLD_SIZE = {reference} processes; make it a multiple."
         )
     scale = num_processes / reference
-    cfg, is_frozen = _thawed(cfg)
-    cfg.SOLVER.REFERENCE_WORLD_SIZE = num_processes
-    cfg.SOLVER.IMS_PER_BATCH = round(cfg.SOLVER.IMS_PER_BATCH * scale)
-    cfg.SOLVER.BASE_LR = cfg.SOLVER.BASE_LR * scale
-    cfg.SOLVER.BASE_LR_END = cfg.SOLVER.BASE_LR_END * scale
-    _scale_lengths(cfg, 1 / scale)
-    cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / scale)
-    cfg.SOLVER.CHECKPOINT_PERIOD = round(cfg.SOLVER.CHECKPOINT_PERIOD / scale)
+    scaled = {
+        "SOLVER.REFERENCE_WORLD_SIZE": num_processes,
+        "SOLVER.IMS_PER_BATCH": round(cfg.SOLVER.IMS_PER_BATCH * scale),
+        "SOLVER.BASE_LR": cfg.SOLVER.BASE_LR * scale,
+        "SOLVER.BASE_LR_END": cfg.SOLVER.BASE_LR_END * scale,
+        "TEST.EVAL_PERIOD": round(cfg.TEST.EVAL_PERIOD / scale),
+        "SOLVER.CHECKPOINT_PERIOD": round(cfg.SOLVER.CHECKPOINT_PERIOD / scale),
+    }
+    cfg = changed_config(cfg, {**scaled, **_scaled_lengths(cfg, 1 / scale)})
     logger.info(
         "%s, settings for %d: IMS_PER_BATCH %d, BASE_LR %g, MAX_ITER %d, STEPS %s, WARMUP_ITERS %d",
         counted(num_processes, "process"),
@@ -221,7 +244,7 @@ def fit_to_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
         list(cfg.SOLVER.STEPS),
         cfg.SOLVER.WARMUP_ITERS,
     )
-    return _refrozen(cfg, is_frozen)
+    return cfg
 
 
 def fit_to_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
@@ -235,18 +258,13 @@ def fit_to_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
     images_per_step = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
     iterations = max(1, math.ceil(cfg.SOLVER.MAX_EPOCHS * num_images / images_per_step))
     former = cfg.SOLVER.MAX_ITER
-    # What was set closer than MAX_ITER was not meant for its length.
-    kept = {
-        name: cfg.SOLVER[name]
-        for name in ("STEPS", "WARMUP_ITERS")
-        if cfg.closeness_of(f"SOLVER.{name}") > cfg.closeness_of(ITERATIONS)
-    }
     least_warmup = min(cfg.SOLVER.WARMUP_ITERS, int(SCALED_WARMUP * iterations))
-    cfg, is_frozen = _thawed(cfg)
-    _scale_lengths(cfg, iterations / former)
-    cfg.SOLVER.WARMUP_ITERS = max(cfg.SOLVER.WARMUP_ITERS, least_warmup)
-    cfg.SOLVER.update(kept)
-    cfg.SOLVER.MAX_ITER = iterations
+    scaled = _scaled_lengths(cfg, iterations / former)
+    scaled[WARMUP] = max(scaled[WARMUP], least_warmup)
+    # Values set closer than MAX_ITER do not refer to its length.
+    kept = [name for name in (STEPS, WARMUP) if cfg.closeness_of(name) > cfg.closeness_of(ITERATIONS)]
+    changed = {name: value for name, value in scaled.items() if name not in kept}
+    cfg = changed_config(cfg, {**changed, ITERATIONS: iterations})
     steps = f"steps at {list(cfg.SOLVER.STEPS)}, " if _reads(cfg, STEPS) else ""
     logger.info(
         "%s of %s: %s of %s; %swarm-up %d",
@@ -257,7 +275,7 @@ def fit_to_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
         steps,
         cfg.SOLVER.WARMUP_ITERS,
     )
-    return _refrozen(cfg, is_frozen)
+    return cfg
 
 
 def check_remaining_length(cfg: CfgNode, state: Mapping[str, Any]) -> None:
@@ -298,20 +316,9 @@ def _with_origin(cfg: CfgNode, name: str) -> str:
     return f"{name} = {cfg.value_of(name)} ({cfg.origin_of(name)})"
 
 
-def _scale_lengths(cfg: CfgNode, factor: float) -> None:
-    cfg.SOLVER.MAX_ITER = max(1, round(cfg.SOLVER.MAX_ITER * factor))
-    cfg.SOLVER.STEPS = [round(step * factor) for step in cfg.SOLVER.STEPS]
-    cfg.SOLVER.WARMUP_ITERS = round(cfg.SOLVER.WARMUP_ITERS * factor)
-
-
-def _thawed(cfg: CfgNode) -> tuple[CfgNode, bool]:
-    is_frozen = cfg.is_frozen()
-    copy = cfg.clone()
-    copy.defrost()
-    return copy, is_frozen
-
-
-def _refrozen(cfg: CfgNode, is_frozen: bool) -> CfgNode:
-    if is_frozen:
-        cfg.freeze()
-    return cfg
+def _scaled_lengths(cfg: CfgNode, factor: float) -> dict[str, Any]:
+    return {
+        ITERATIONS: max(1, round(cfg.SOLVER.MAX_ITER * factor)),
+        STEPS: [round(step * factor) for step in cfg.SOLVER.STEPS],
+        WARMUP: round(cfg.SOLVER.WARMUP_ITERS * factor),
+    }

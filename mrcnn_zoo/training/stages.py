@@ -11,10 +11,12 @@ and then all of the model:
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode, changed_config
@@ -29,7 +31,6 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_files import RESULT_FOLDERS, write_json
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
 from mrcnn_zoo.registry import did_you_mean
-from mrcnn_zoo.training.build import changed_keys
 
 JOINT = "joint"  # the schedule of one stage
 STAGE_FILE = "stage.json"  # in the folder of a stage that is finished
@@ -107,9 +108,6 @@ def joint(cfg: CfgNode) -> list[Stage]:
     return [Stage("", cfg)]
 
 
-# --- the list ---------------------------------------------------------------------------------------------------------
-
-
 def build_stages(cfg: CfgNode) -> list[Stage]:
     """The stages of a run, each with its folder as OUTPUT_DIR.
 
@@ -183,9 +181,6 @@ def _check_names(stages: Sequence[Stage], source: str) -> None:
         earlier.append(stage.name)
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
-
-
 def resume_after_restart(output_dir: Path, *, resume: bool, overwrite: bool) -> tuple[bool, bool]:
     """`resume` and `overwrite` of this attempt: a restarted run resumes, whatever the user typed.
 
@@ -205,26 +200,6 @@ def resume_after_restart(output_dir: Path, *, resume: bool, overwrite: bool) -> 
     return resume, overwrite
 
 
-def check_training_folders(output_dir: Path, stages: Sequence[Stage], *, resume: bool, overwrite: bool) -> None:
-    """Refuse to start a run in the folder of another one: never two mixed, never one lost by mistake.
-
-    Raises:
-        UserError: a checkpoint is there, with neither `resume` nor `overwrite`; or both are given.
-    """
-    if resume and overwrite:
-        raise UserError("--resume goes on with the training in OUTPUT_DIR, --overwrite removes it: give one of them.")
-    for folder in (output_dir, *(stage.folder for stage in stages)):
-        note = folder / STAGE_FILE
-        has_checkpoint = Checkpointer(folder).has_checkpoint()
-        if (has_checkpoint or note.exists()) and not (resume or overwrite):
-            file = Checkpointer(folder).last_path() if has_checkpoint else note
-            shown = file.relative_to(output_dir) if file.is_relative_to(output_dir) else file
-            raise UserError(
-                f"OUTPUT_DIR = {output_dir} holds a training ({shown}). Go on with it with --resume, choose another "
-                f"OUTPUT_DIR, or remove its checkpoints and start afresh with --overwrite."
-            )
-
-
 def clear_training_folders(output_dir: Path, stages: Sequence[Stage]) -> None:
     """Remove the checkpoints of an earlier run; metrics are set aside by their writers, logs are continued."""
     for folder in (output_dir, *(stage.folder for stage in stages)):
@@ -232,9 +207,6 @@ def clear_training_folders(output_dir: Path, stages: Sequence[Stage]) -> None:
             for path in folder.glob(pattern):
                 path.unlink()
     (output_dir / OVERWRITE_MARKER).unlink(missing_ok=True)
-
-
-# --- finished stages --------------------------------------------------------------------------------------------------
 
 
 def read_finished(stages: Sequence[Stage]) -> dict[str, FinishedStage]:
@@ -257,6 +229,47 @@ def read_finished(stages: Sequence[Stage]) -> dict[str, FinishedStage]:
         else:
             waiting = waiting or stage
     return value_of_main_process(finished)
+
+
+def prepared_config(stage: Stage, finished: Mapping[str, FinishedStage]) -> CfgNode:
+    """The config to train a stage with, once the earlier ones are finished; the same in all processes.
+
+    Args:
+        stage: to be trained.
+        finished: the stages before it, by name.
+
+    Raises:
+        UserError: `prepare` returns no config, or one with another folder.
+    """
+    cfg = stage.cfg
+    if stage.starts_from:
+        weights = finished[stage.starts_from].handed_over[WEIGHTS]
+        cfg = changed_config(cfg, {"MODEL.WEIGHTS": str(weights)}, source=f"stage {stage.starts_from!r}")
+    if stage.prepare:
+        cfg = value_of_main_process(stage.prepare(cfg, dict(finished)))
+        if not isinstance(cfg, CfgNode) or str(stage.folder) != cfg.OUTPUT_DIR:
+            raise UserError(
+                f"`prepare` of stage {stage.name!r} must return the config that it got, with keys changed by "
+                f"`changed_config`; OUTPUT_DIR stays {stage.folder}."
+            )
+    return cfg
+
+
+def evaluated_config(cfg: CfgNode, stages: Sequence[Stage], *, resume: bool) -> CfgNode:
+    """The config of an evaluation without training: that of the last stage.
+
+    Args:
+        cfg: of the run.
+        stages: of the run.
+        resume: evaluate the last checkpoint of the last stage, not MODEL.WEIGHTS of the run.
+    """
+    last, earlier = stages[-1], stages[:-1]
+    if resume and last.prepare and all(stage.is_finished for stage in earlier):
+        return prepared_config(last, read_finished(earlier))
+    if not resume and last.name:
+        weights = {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "OUTPUT_DIR": cfg.OUTPUT_DIR}
+        return changed_config(last.cfg, weights, source="run")
+    return last.cfg
 
 
 def finish_stage(stage: Stage, cfg: CfgNode, results: Results) -> FinishedStage:
@@ -315,6 +328,26 @@ def _read_stage_file(stage: Stage) -> FinishedStage:
             path,
         )
     return finished
+
+
+def changed_keys(former: str, present: str) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two dumped configs, with both values.
+
+    Args:
+        former: YAML.
+        present: YAML.
+    """
+    before, after = (dict(_leaves(yaml.safe_load(text))) for text in (former, present))
+    names = sorted(before.keys() | after.keys())
+    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _plain(results: Any) -> Any:

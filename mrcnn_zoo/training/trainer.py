@@ -3,7 +3,6 @@
 On GPUs resumable up to rounding: the gradients of RoIAlign are added up in no fixed order there.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrcnn_zoo.checkpoint import Checkpointer, load_checkpoint
 from mrcnn_zoo.distributed.processes import gather_on_main_process, maximum_over_processes, rank, world_size
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import HasTrainingState
@@ -42,8 +40,6 @@ RESUMABLE_KEYS = (  # without these a checkpoint may hold weights, but no traini
 )
 
 SHOWN_DIFFERENCES = 3  # between a model and a checkpoint of another one
-
-logger = logging.getLogger(__name__)
 
 OpenBatches = Callable[[int], Iterable[list[Sample]]]  # number of the first global batch -> endless batches from there
 
@@ -248,27 +244,6 @@ class Trainer:
 
     def _learning_rates(self) -> list[float]:
         return [float(group["lr"]) for group in self.updater.optimizer.param_groups]
-
-
-def last_training_state(checkpointer: Checkpointer) -> dict[str, Any] | None:
-    """What `Trainer.state_dict` gave for the last checkpoint; None where there is none.
-
-    Raises:
-        UserError: the checkpoint lacks what a training needs to go on.
-    """
-    if not checkpointer.has_checkpoint():
-        logger.info("nothing to resume: starting afresh")
-        return None
-    path = checkpointer.last_path()
-    state = load_checkpoint(path)
-    missing = [key for key in RESUMABLE_KEYS if key not in state]
-    if missing:
-        raise UserError(
-            f"{path} cannot be resumed from: it has no {', '.join(missing)}. Start a new run from its weights: "
-            f"MODEL.WEIGHTS {path}, with another OUTPUT_DIR."
-        )
-    logger.info("resuming from %s", path)
-    return state
 
 
 def _remembering(model: nn.Module) -> Iterator[tuple[str, HasTrainingState]]:

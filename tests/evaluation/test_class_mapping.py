@@ -66,7 +66,7 @@ def dataset(square, dataset_of, monkeypatch) -> Dataset:
         (square(0, 0, 20, 0),),
         (square(10, 10, 20, 0), square(60, 60, 20, 1)),
     )
-    monkeypatch.setattr("mrcnn_zoo.evaluation.evaluator.load_dataset", lambda _, name: replace(dataset, name=name))
+    monkeypatch.setattr("mrcnn_zoo.evaluation.preflight.load_dataset", lambda _, name: replace(dataset, name=name))
     return dataset
 
 
@@ -157,7 +157,7 @@ def test_keypoints_must_fit_the_dataset_all_the_same(dataset) -> None:
     named = replace(dataset, keypoint_names=("nose", "tail"))
     cfg = config(5, **{"MODEL.KEYPOINT_ON": True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 3})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mrcnn_zoo.evaluation.evaluator.load_dataset", lambda *_: named)
+        patch.setattr("mrcnn_zoo.evaluation.preflight.load_dataset", lambda *_: named)
         with pytest.raises(UserError, match=r"NUM_KEYPOINTS = 3, but dataset 'squares' has 2"):
             evaluate_datasets(NamedOracle(dataset, SUPERSET), cfg, class_names=SUPERSET)
 
@@ -171,5 +171,6 @@ def test_pictures_show_the_classes_of_the_dataset(dataset, tmp_path, monkeypatch
 
     monkeypatch.setattr("mrcnn_zoo.inspection.pictures.draw_predictions", note)
     cfg = config(5, **{"VIS.NUM_IMAGES": 3})
-    evaluate_with_pictures(NamedOracle(dataset, SUPERSET), cfg, tmp_path, class_names=SUPERSET)
+    model = NamedOracle(dataset, SUPERSET)
+    evaluate_with_pictures(model, cfg, tmp_path, datasets=[dataset], class_names=SUPERSET)
     assert drawn == [["dog", "dog"], ["cat"], ["dog"]]

@@ -114,7 +114,7 @@ def load_by_name(monkeypatch, three_images) -> None:
     def load(cfg: CfgNode, name: str) -> Dataset:  # noqa: ARG001
         return replace(three_images, name=name)
 
-    monkeypatch.setattr("mrcnn_zoo.evaluation.evaluator.load_dataset", load)
+    monkeypatch.setattr("mrcnn_zoo.evaluation.preflight.load_dataset", load)
     return load
 
 

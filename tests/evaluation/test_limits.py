@@ -11,7 +11,6 @@ from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation import evaluate, evaluate_datasets
 from mrcnn_zoo.evaluation.class_mapping import with_classes_of
-from mrcnn_zoo.evaluation.evaluator import check_evaluation
 from mrcnn_zoo.evaluation.limits import (
     DetectionTally,
     Limit,
@@ -22,6 +21,7 @@ from mrcnn_zoo.evaluation.limits import (
     cut_objects_message,
     log_notes,
 )
+from mrcnn_zoo.evaluation.preflight import check_evaluation
 from mrcnn_zoo.structures import Detections, Sample
 
 RETINANET = ("MODEL.META_ARCHITECTURE", "RetinaNet")
@@ -250,6 +250,7 @@ def test_a_limit_that_the_data_exceeds_is_not_said_again_with_other_advice(
 ) -> None:
     cfg = config(*keys, "MODEL.MASK_ON", False, "INPUT.MIN_SIZE_TEST", 32, "DATASETS.TEST", ["squares"])
     with caplog.at_level(logging.INFO):
+        check_evaluation(cfg, [five_and_two])
         evaluate_datasets(Crowded(), cfg, class_names=five_and_two.class_names, datasets=[five_and_two])
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert named in warning

@@ -19,7 +19,8 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import evaluate, evaluate_datasets
 from mrcnn_zoo.evaluation.class_mapping import ClassMappedDetector
-from mrcnn_zoo.evaluation.evaluator import build_test_detector, check_evaluation
+from mrcnn_zoo.evaluation.evaluator import build_test_detector
+from mrcnn_zoo.evaluation.preflight import check_evaluation
 from mrcnn_zoo.inference.predictor import LoadedImage
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Detections, ProbabilityMasks, Sample

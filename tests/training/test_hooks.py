@@ -191,6 +191,16 @@ def test_finished_run_that_is_resumed_keeps_its_results(make_trainer: Any, tmp_p
     assert resumed.results["segm"]["AP"] == 8.0
 
 
+def test_finished_run_that_is_resumed_with_another_test_set_is_evaluated_on_it(
+    make_trainer: Any, tmp_path: Path
+) -> None:
+    make_trainer(budget=4, hooks={"Evaluate": Evaluate(Scores(8.0), period=4, datasets=["a"])}).train()
+    resumed = make_trainer(budget=4, hooks={"Evaluate": Evaluate(Scores(5.0), period=4, datasets=["b"])})
+    resumed.load_state_dict(load_checkpoint(tmp_path / "model_final.pth"))
+    resumed.train()
+    assert resumed.results["segm"]["AP"] == 5.0
+
+
 @pytest.mark.parametrize(
     ("name", "values", "best"),
     [

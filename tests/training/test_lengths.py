@@ -255,17 +255,17 @@ def test_nothing_is_said_of_published_schedules(config: str, caplog: pytest.LogC
 
 
 def test_patience_without_evaluations_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    patience = ("SOLVER.EARLY_STOPPING.PATIENCE", 3)
-    warn_of_early_stopping(load_config(None, ["TEST.EVAL_PERIOD", 10, *patience]), 1)
+    patience = ("SOLVER.EARLY_STOPPING.PATIENCE", 3, "DATASETS.TEST", ["digits_val"])
+    warn_of_early_stopping(load_config(None, ["TEST.EVAL_PERIOD", 10, *patience]))
     assert caplog.messages == []
-    warn_of_early_stopping(load_config(None, ["TEST.EVAL_PERIOD", 0, *patience]), 1)
-    warn_of_early_stopping(load_config(None, ["TEST.EVAL_PERIOD", 10, *patience]), 0)
+    warn_of_early_stopping(load_config(None, ["TEST.EVAL_PERIOD", 0, *patience]))
+    warn_of_early_stopping(load_config(None, ["TEST.EVAL_PERIOD", 10, *patience, "DATASETS.TEST", []]))
     assert "TEST.EVAL_PERIOD = 0 evaluates only at the end" in caplog.messages[0]
     assert "DATASETS.TEST is empty" in caplog.messages[1]
     ends_first = ["TEST.EVAL_PERIOD", 10, "SOLVER.MAX_ITER", 39, *patience]
-    warn_of_early_stopping(load_config(None, ends_first), 1)
+    warn_of_early_stopping(load_config(None, ends_first))
     assert "TEST.EVAL_PERIOD = 10 gives 3 evaluations in 39 iterations" in caplog.messages[2]
-    warn_of_early_stopping(load_config(None, [*ends_first, "SOLVER.MAX_ITER", 41]), 1)
+    warn_of_early_stopping(load_config(None, [*ends_first, "SOLVER.MAX_ITER", 41]))
     assert len(caplog.messages) == 3
 
 

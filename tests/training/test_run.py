@@ -300,3 +300,26 @@ def test_early_stopping_ends_a_run(tiny_config: TinyConfig, tmp_path: Path) -> N
     assert load_checkpoint(tmp_path / "output" / "model_final.pth")["iteration"] == 3
     assert load_checkpoint(tmp_path / "output" / "model_best.pth")["iteration"] == 1
     assert "training stopped early" in (tmp_path / "output" / "log.txt").read_text()
+
+
+def test_best_of_the_last_evaluation_is_kept_by_a_longer_training(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    # With a learning rate of 0 the second evaluation equals the first, so the first stays the best.
+    settings = ("SOLVER.BASE_LR=0.0", "SOLVER.BEST_METRIC=val/total_loss", "MODEL.RESNETS.NORM=FrozenBN")
+    run(tiny_config(*settings, "SOLVER.MAX_ITER=1"))
+    run(tiny_config(*settings, "SOLVER.MAX_ITER=2"), resume=True)
+    assert load_checkpoint(tmp_path / "output" / "model_best.pth")["iteration"] == 1
+    best = load_checkpoint(tmp_path / "output" / "model_final.pth")["hooks"]["SaveBest"]
+    assert (best["iteration"], best["evaluations_since"]) == (1, 1)
+
+
+@pytest.mark.parametrize("eval_only", [False, True])
+def test_resuming_under_another_schedule_is_refused(
+    tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eval_only: bool
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    run(tiny_config("SOLVER.MAX_ITER=1", "DATASETS.TEST=[]"))
+    before = contents(tmp_path / "output")
+    other = tiny_config("SOLVER.TRAINING_SCHEDULE=foreign_schedules:heads_then_all")
+    with pytest.raises(UserError, match=r"'joint'.*'foreign_schedules:heads_then_all'.*--overwrite"):
+        run(other, resume=True, eval_only=eval_only)
+    assert contents(tmp_path / "output") == before

@@ -10,7 +10,7 @@ from torch import nn
 
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.training.build import build_budget, changed_keys
+from mrcnn_zoo.training.build import build_budget
 from mrcnn_zoo.training.lengths import fit_to_epochs, fit_to_processes
 from mrcnn_zoo.training.run_context import (
     choose_seed,
@@ -22,6 +22,7 @@ from mrcnn_zoo.training.run_context import (
     restore_generator_states,
     seed_step,
 )
+from mrcnn_zoo.training.stages import changed_keys
 from mrcnn_zoo.training.step import Precision, build_clipper, build_precision
 from mrcnn_zoo.training.stopping import IterationBudget, TimeBudget
 

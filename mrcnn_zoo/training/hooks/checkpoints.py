@@ -7,7 +7,7 @@ from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.registries import HOOKS
-from mrcnn_zoo.training.hook import Hook, StepReport, Workspace
+from mrcnn_zoo.training.hook import Hook, Results, StepReport, Workspace
 from mrcnn_zoo.training.trainer import Trainer
 from mrcnn_zoo.training.writers import MetricWriter
 
@@ -62,6 +62,33 @@ class SaveCheckpoints(Hook):
                 writer.write_checkpoint(path)
 
 
+class SaveLastEvaluation(Hook):
+    """Saves `model_final` again if the last evaluation came after it, with the results and what hooks keep of them.
+
+    Without it a longer training would continue as if that evaluation, perhaps the best, had not happened.
+
+    Args:
+        checkpointer: of the run's folder.
+    """
+
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self._checkpointer = checkpointer
+        self._is_saved = True  # the last evaluation is part of the checkpoints that follow
+
+    def after_step(self, trainer: Trainer, report: StepReport) -> None:  # noqa: ARG002
+        self._is_saved = True
+
+    def after_evaluation(self, trainer: Trainer, results: Results) -> None:  # noqa: ARG002
+        self._is_saved = False
+
+    def after_train(self, trainer: Trainer) -> None:
+        if self._is_saved or trainer.interrupted:
+            return
+        state = trainer.state_dict()
+        if is_main_process():
+            self._checkpointer.save(FINAL_NAME, state)
+
+
 def periodic_name(iteration: int) -> str:
     """The checkpoint's name after `iteration` finished steps: the number of the last one, counted from 0."""
     return f"model_{iteration - 1:07d}"
@@ -75,3 +102,8 @@ def build_save_checkpoints(cfg: CfgNode, workspace: Workspace) -> SaveCheckpoint
         keep=cfg.SOLVER.KEEP_CHECKPOINTS,
         writers=workspace.writers,
     )
+
+
+@HOOKS.register("SaveLastEvaluation")
+def build_save_last_evaluation(cfg: CfgNode, workspace: Workspace) -> SaveLastEvaluation:  # noqa: ARG001
+    return SaveLastEvaluation(workspace.checkpointer)

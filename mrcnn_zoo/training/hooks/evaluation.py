@@ -12,7 +12,7 @@ from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.distributed.processes import gather_over_processes, rank, world_size
 from mrcnn_zoo.evaluation import evaluate
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes, with_classes_of
-from mrcnn_zoo.evaluation.evaluator import build_said_topics
+from mrcnn_zoo.evaluation.preflight import build_reported_topics
 from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample, TrainingOutput
@@ -80,11 +80,13 @@ class Evaluate(Hook):
     Args:
         measure: of a model and the results before, gives results by task and metric; leaves the model as it was.
         period: iterations between two evaluations; 0 evaluates only at the end.
+        datasets: names of the test sets; results of others, in a checkpoint, do not count.
     """
 
-    def __init__(self, measure: Measure, *, period: int) -> None:
+    def __init__(self, measure: Measure, *, period: int, datasets: Sequence[str] = ()) -> None:
         self._measure = measure
         self._period = period
+        self._datasets = list(datasets)
         self._evaluated_iteration = 0
 
     def before_train(self, trainer: Trainer) -> None:
@@ -101,10 +103,11 @@ class Evaluate(Hook):
             self._evaluate(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"evaluated_iteration": self._evaluated_iteration}
+        return {"evaluated_iteration": self._evaluated_iteration, "datasets": self._datasets}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._evaluated_iteration = state.get("evaluated_iteration", 0)
+        if state.get("datasets", self._datasets) == self._datasets:
+            self._evaluated_iteration = state.get("evaluated_iteration", 0)
 
     def _is_due(self, iteration: int) -> bool:
         is_time = self._period > 0 and iteration > 0 and iteration % self._period == 0
@@ -123,7 +126,7 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
     is_alone = len(workspace.test_datasets) == 1
     training = workspace.train_datasets[0]
     labelled: dict[str, Dataset] = {}  # test sets with the classes of the model, by name
-    said = build_said_topics(
+    said = build_reported_topics(
         cfg, workspace.test_datasets
     )  # limits that were logged: once per run, not at each evaluation
 
@@ -144,7 +147,8 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
             results |= found if is_alone else {f"{dataset.name}/{task}": metrics for task, metrics in found.items()}
         return results
 
-    return Evaluate(measure, period=cfg.TEST.EVAL_PERIOD)
+    names = [dataset.name for dataset in workspace.test_datasets]
+    return Evaluate(measure, period=cfg.TEST.EVAL_PERIOD, datasets=names)
 
 
 def _labelled_batches(cfg: CfgNode, dataset: Dataset) -> EvalLoader:

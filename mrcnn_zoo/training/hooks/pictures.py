@@ -10,7 +10,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.evaluation.class_mapping import with_classes_of
-from mrcnn_zoo.evaluation.evaluator import evaluated_part
+from mrcnn_zoo.evaluation.preflight import evaluated_part
 from mrcnn_zoo.inspection.pictures import save_evaluation_plots, save_predictions, save_training_batch
 from mrcnn_zoo.inspection.plots import save_loss_curves
 from mrcnn_zoo.registries import HOOKS

@@ -1,0 +1,169 @@
+"""Checks before an evaluation: test sets, classes, evaluators, given boxes, and limits on the objects per image.
+
+Training, `--eval-only` and `mrcnn-zoo evaluate` all pass through `prepare_evaluation`.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.rules import class_count, class_count_key
+from mrcnn_zoo.data import load_dataset
+from mrcnn_zoo.data.classes import check_class_count, check_num_keypoints, listed, require_known_classes
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
+from mrcnn_zoo.evaluation.limits import build_data_notes, build_data_topics, build_limits, cut_objects_message
+from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, check_takes_boxes
+from mrcnn_zoo.inference.tta import build_augmentation_notes
+from mrcnn_zoo.registries import EVALUATORS
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class NamesMetrics(Protocol):
+    """An evaluator whose metrics are known before it has measured anything."""
+
+    def metric_names(self) -> list[str]:
+        """Tasks and metrics as "segm/AP"."""
+        ...
+
+
+def prepare_evaluation(cfg: CfgNode, class_names: Sequence[str] = ()) -> list[Dataset]:
+    """Load all of DATASETS.TEST and check everything about their evaluation that needs no model.
+
+    Args:
+        cfg: of the model and its evaluation.
+        class_names: of the model by class index; empty where they are not known.
+
+    Raises:
+        UserError: see `load_test_datasets`, `check_classes` and `check_evaluation`.
+    """
+    datasets = load_test_datasets(cfg)
+    check_classes(cfg, datasets, class_names)
+    check_evaluation(cfg, datasets)
+    return datasets
+
+
+def load_test_datasets(cfg: CfgNode) -> list[Dataset]:
+    """All of DATASETS.TEST.
+
+    Raises:
+        UserError: there is none, or one that cannot be loaded.
+    """
+    if not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST digits_val.")
+    return [load_dataset(cfg, name) for name in cfg.DATASETS.TEST]
+
+
+def check_classes(cfg: CfgNode, datasets: Sequence[Dataset], class_names: Sequence[str]) -> None:
+    """Check that a model has the classes and keypoints of its test sets; log how classes are matched.
+
+    Args:
+        cfg: of the model; a ProposalNetwork has no classes, so only keypoints are checked.
+        datasets: to be evaluated on.
+        class_names: of the model by class index; without them classes are matched by index, of the same number.
+
+    Raises:
+        UserError: another number of classes or keypoints, or classes that the model does not have.
+    """
+    for dataset in datasets:
+        check_num_keypoints(cfg, dataset)
+    if cfg.MODEL.META_ARCHITECTURE == PROPOSAL_NETWORK:
+        return
+    if not class_names:
+        if class_count_key(cfg):
+            _check_unnamed(datasets, count=class_count(cfg) or 0, key=class_count_key(cfg))
+        return
+    check_class_count(cfg, len(class_names), "the model was trained on", class_names)
+    for dataset in datasets:
+        require_known_classes(dataset, class_names)
+        if tuple(class_names) == tuple(dataset.class_names):
+            continue
+        others = [name for name in dict.fromkeys(class_names) if name not in dataset.class_names]
+        logger.info(
+            "%s: the model's classes are mapped to the %d of the dataset by name%s",
+            dataset.name,
+            len(dataset.class_names),
+            f"; detections of others ({listed(others)}) do not count" if others else "",
+        )
+
+
+def check_evaluation(cfg: CfgNode, datasets: Sequence[Dataset]) -> list[str]:
+    """Build the evaluator of each test set, and log which objects limits of the model or the evaluation leave out.
+
+    Args:
+        cfg: of the model and its evaluation.
+        datasets: to be evaluated on.
+
+    Returns:
+        Names of all metrics, as "segm/AP", of several test sets "<dataset>/segm/AP"; empty where the evaluator does not
+        name them in advance.
+
+    Raises:
+        UserError: settings that do not fit the dataset, a dataset without images, a backend that is not installed, or
+            given boxes that do not belong to the dataset.
+    """
+    limits = build_limits(cfg)
+    names: list[str] = []
+    for dataset in datasets:
+        part = evaluated_part(dataset, cfg)
+        evaluator = EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, part)
+        prefix = f"{dataset.name}/" if len(datasets) > 1 else ""
+        names += [prefix + name for name in (evaluator.metric_names() if isinstance(evaluator, NamesMetrics) else [])]
+        if cfg.EVAL.GIVEN_BOXES:
+            check_takes_boxes(cfg, option="EVAL.GIVEN_BOXES")
+            build_boxes_of_dataset(cfg, part)
+            logger.info("%s: masks are evaluated in given boxes (EVAL.GIVEN_BOXES %s)", part.name, cfg.EVAL.GIVEN_BOXES)
+        if len(part) < len(dataset):
+            logger.info("%s: TEST.NUM_IMAGES = %d of %d images are evaluated", dataset.name, len(part), len(dataset))
+        cut = cut_objects_message(part, limits)
+        for message in filter(None, (cut, *build_data_notes(cfg, part))):
+            logger.warning("%s", message)
+        for note in build_augmentation_notes(cfg, part) if cfg.TEST.AUG.ENABLED else ():
+            logger.info("%s: %s", dataset.name, note)
+    return names
+
+
+def build_reported_topics(cfg: CfgNode, datasets: Iterable[Dataset]) -> set[tuple[str, str, int]]:
+    """The limits that `check_evaluation` has logged; `evaluate` does not log them again.
+
+    Args:
+        cfg: of the model and its evaluation.
+        datasets: to be evaluated on.
+    """
+    return set().union(*(build_data_topics(cfg, evaluated_part(dataset, cfg)) for dataset in datasets))
+
+
+def evaluated_part(dataset: Dataset, cfg: CfgNode) -> Dataset:
+    """The dataset with its first TEST.NUM_IMAGES images only, or all of it where that is 0.
+
+    Args:
+        dataset: of DATASETS.TEST.
+        cfg: TEST.
+
+    Raises:
+        UserError: a dataset without images.
+    """
+    if not len(dataset):
+        raise UserError(f"{dataset.name} has no images, so there is nothing to evaluate. Check its definition.")
+    count = cfg.TEST.NUM_IMAGES
+    return replace(dataset, records=dataset.records[:count]) if count > 0 else dataset
+
+
+def _check_unnamed(datasets: Sequence[Dataset], *, count: int, key: str) -> None:
+    for dataset in datasets:
+        if count != len(dataset.class_names):
+            raise UserError(
+                f"the model has no class names, and {counted(count, 'class')} ({key}), but "
+                f"dataset {dataset.name!r} has {counted(len(dataset.class_names), 'class')}: "
+                f"{listed(dataset.class_names)}. Evaluate it on a dataset with the classes that it was trained on, in "
+                "the same order."
+            )
+    logger.warning(
+        "the model has no class names: its classes are matched by their index, %s",
+        "; ".join(f"0 is {dataset.class_names[0]!r} of {dataset.name}" for dataset in datasets),
+    )
