@@ -53,7 +53,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             log = stack.enter_context(logging_to(folder))
             if (folder / RESULTS).exists() and not arguments.overwrite:
                 logger.info("the results of an earlier evaluation in %s will be replaced", folder / RESULTS.parent)
-            checked.append((log, folder, prepare_evaluation(cfg, class_names_of(file))))
+            checked.append((log, folder, prepare_evaluation(cfg, class_names_of(file), model=file.source)))
 
         model, cfg, trained = open_trained(
             weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check

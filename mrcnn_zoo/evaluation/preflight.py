@@ -32,18 +32,19 @@ class NamesMetrics(Protocol):
         ...
 
 
-def prepare_evaluation(cfg: CfgNode, class_names: Sequence[str] = ()) -> list[Dataset]:
+def prepare_evaluation(cfg: CfgNode, class_names: Sequence[str] = (), *, model: str = "the model") -> list[Dataset]:
     """Load all of DATASETS.TEST and check everything about their evaluation that needs no model.
 
     Args:
         cfg: of the model and its evaluation.
         class_names: of the model by class index; empty where they are not known.
+        model: its name in messages, e.g. the file of its weights.
 
     Raises:
         UserError: see `load_test_datasets`, `check_classes` and `check_evaluation`.
     """
     datasets = load_test_datasets(cfg)
-    check_classes(cfg, datasets, class_names)
+    check_classes(cfg, datasets, class_names, model=model)
     check_evaluation(cfg, datasets)
     return datasets
 
@@ -59,13 +60,16 @@ def load_test_datasets(cfg: CfgNode) -> list[Dataset]:
     return [load_dataset(cfg, name) for name in cfg.DATASETS.TEST]
 
 
-def check_classes(cfg: CfgNode, datasets: Sequence[Dataset], class_names: Sequence[str]) -> None:
+def check_classes(
+    cfg: CfgNode, datasets: Sequence[Dataset], class_names: Sequence[str], *, model: str = "the model"
+) -> None:
     """Check that a model has the classes and keypoints of its test sets; log how classes are matched.
 
     Args:
         cfg: of the model; a ProposalNetwork has no classes, so only keypoints are checked.
         datasets: to be evaluated on.
         class_names: of the model by class index; without them classes are matched by index, of the same number.
+        model: its name in messages.
 
     Raises:
         UserError: another number of classes or keypoints, or classes that the model does not have.
@@ -78,7 +82,7 @@ def check_classes(cfg: CfgNode, datasets: Sequence[Dataset], class_names: Sequen
         if class_count_key(cfg):
             _check_unnamed(datasets, count=class_count(cfg) or 0, key=class_count_key(cfg))
         return
-    check_class_count(cfg, len(class_names), "the model was trained on", class_names)
+    check_class_count(cfg, len(class_names), f"{model} was trained on", class_names)
     for dataset in datasets:
         require_known_classes(dataset, class_names)
         if tuple(class_names) == tuple(dataset.class_names):

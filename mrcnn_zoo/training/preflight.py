@@ -136,7 +136,8 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
             state.get("category_ids", ()),
             source=str(checkpointer.last_path()),
         )
-    _log_datasets(train=train_datasets, test=test_datasets)
+    _log_datasets("train", train_datasets)
+    _log_datasets("test", test_datasets)
     merged = merge_datasets(train_datasets)
     if has_classes:
         data.check_num_classes(cfg, merged)
@@ -177,7 +178,8 @@ def plan_evaluation(cfg: CfgNode, *, resume: bool) -> RunPlan:
     class_names = class_names_of(weights) if weights else ()
     if weights is None:
         logger.warning("MODEL.WEIGHTS is empty: evaluating random weights")
-    return RunPlan(cfg, (), prepare_evaluation(cfg, class_names), class_names=class_names, weights=weights)
+    datasets = prepare_evaluation(cfg, class_names, model=weights.source if weights else "the model")
+    return RunPlan(cfg, (), datasets, class_names=class_names, weights=weights)
 
 
 def last_training_state(checkpointer: Checkpointer) -> dict[str, Any] | None:
@@ -265,7 +267,6 @@ def _registered_names(cfg: CfgNode, *, is_training: bool) -> Iterator[tuple[Regi
         yield from ((HOOKS, name) for name in cfg.HOOKS)
 
 
-def _log_datasets(**splits: Sequence[Dataset]) -> None:
-    for split, datasets in splits.items():
-        for dataset in datasets:
-            logger.info("%s %s: %s", split, dataset.name, dataset.summary())
+def _log_datasets(split: str, datasets: Sequence[Dataset]) -> None:
+    for dataset in datasets:
+        logger.info("%s %s: %s", split, dataset.name, dataset.summary())

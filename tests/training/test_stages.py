@@ -146,7 +146,7 @@ def test_expected_results_are_those_of_the_last_stage(tmp_path: Path) -> None:
 
 def test_run_interrupted_in_the_second_stage_goes_on_there(whole: Undisturbed, tmp_path: Path) -> None:
     cfg = digits(tmp_path / "run", hook("interrupt_all_after_2"))
-    with pytest.raises(TrainingInterrupted, match=r"after 2 iterations, saved in .*all\. Go on .*--resume"):
+    with pytest.raises(TrainingInterrupted, match=r"after 2 iterations, saved in .*all\. Continue .*--resume"):
         run(cfg)
     assert (tmp_path / "run" / "all" / "last_checkpoint").read_text() == "model_0000001.pth"
     heads = contents(tmp_path / "run" / "heads")
