@@ -24,8 +24,7 @@ from mrcnn_zoo.training.hook import Hook, Workspace
 from mrcnn_zoo.training.lr_schedule import build_lr_schedule
 from mrcnn_zoo.training.optimizer import build_optimizer
 from mrcnn_zoo.training.preflight import RunPlan
-from mrcnn_zoo.training.run_context import choose_seed, derived_seed, installed_versions, seed_everything
-from mrcnn_zoo.training.stages import changed_keys
+from mrcnn_zoo.training.run_context import changed_keys, choose_seed, derived_seed, installed_versions, seed_everything
 from mrcnn_zoo.training.step import Updater, build_clipper, build_precision
 from mrcnn_zoo.training.stopping import Budget, IterationBudget, TimeBudget
 from mrcnn_zoo.training.trainer import OpenBatches, Trainer, TrainingPlan

@@ -16,7 +16,7 @@ import yaml
 from mrcnn_zoo import data
 from mrcnn_zoo.checkpoint import Checkpointer, WeightsFile, load_checkpoint, read_weights
 from mrcnn_zoo.config import CfgNode, changed_config
-from mrcnn_zoo.config.rules import check_numbers
+from mrcnn_zoo.config.rules import check_values
 from mrcnn_zoo.data.classes import in_classes_of_checkpoint, merge_datasets, unite_classes
 from mrcnn_zoo.data.loading.selection import select_for_training
 from mrcnn_zoo.data.proposals import build_proposal_mapper
@@ -105,7 +105,7 @@ def plan_stages(cfg: CfgNode, *, resume: bool, eval_only: bool, overwrite: bool)
         _check_training_folders(output_dir, stages, resume=resume, overwrite=overwrite)
     for stage in stages:
         check_output_folder(stage.folder, option="OUTPUT_DIR", subfolders=RESULT_FOLDERS)
-        check_numbers(stage.cfg)
+        check_values(stage.cfg)
         for registry, name in _registered_names(stage.cfg, is_training=not eval_only):
             registry.get(name)
     return stages

@@ -9,7 +9,7 @@ import random
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
+import yaml
 
 import mrcnn_zoo
 from mrcnn_zoo.distributed.processes import rank
@@ -84,6 +85,26 @@ def _git(folder: Path, *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):  # no git on this machine
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def changed_keys(former: str, present: str) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two dumped configs, with both values.
+
+    Args:
+        former: YAML.
+        present: YAML.
+    """
+    before, after = (dict(_leaves(yaml.safe_load(text))) for text in (former, present))
+    names = sorted(before.keys() | after.keys())
+    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 SEED_BITS = 31  # fits every library's seed and a YAML integer

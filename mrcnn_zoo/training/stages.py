@@ -11,12 +11,10 @@ and then all of the model:
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode, changed_config
@@ -31,6 +29,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_files import RESULT_FOLDERS, write_json
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
 from mrcnn_zoo.registry import did_you_mean
+from mrcnn_zoo.training.run_context import changed_keys
 
 JOINT = "joint"  # the schedule of one stage
 STAGE_FILE = "stage.json"  # in the folder of a stage that is finished
@@ -328,26 +327,6 @@ def _read_stage_file(stage: Stage) -> FinishedStage:
             path,
         )
     return finished
-
-
-def changed_keys(former: str, present: str) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two dumped configs, with both values.
-
-    Args:
-        former: YAML.
-        present: YAML.
-    """
-    before, after = (dict(_leaves(yaml.safe_load(text))) for text in (former, present))
-    names = sorted(before.keys() | after.keys())
-    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _plain(results: Any) -> Any:

@@ -13,6 +13,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.training.build import build_budget
 from mrcnn_zoo.training.lengths import fit_to_epochs, fit_to_processes
 from mrcnn_zoo.training.run_context import (
+    changed_keys,
     choose_seed,
     derived_seed,
     describe_environment,
@@ -22,7 +23,6 @@ from mrcnn_zoo.training.run_context import (
     restore_generator_states,
     seed_step,
 )
-from mrcnn_zoo.training.stages import changed_keys
 from mrcnn_zoo.training.step import Precision, build_clipper, build_precision
 from mrcnn_zoo.training.stopping import IterationBudget, TimeBudget
 
