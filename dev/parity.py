@@ -1,4 +1,4 @@
-"""Prints how far recorded results of Detectron2 and MMDetection are from this package's: the tables of dev/PARITY.md.
+"""Prints how much our results differ from recorded ones of Detectron2 and MMDetection: the tables of dev/PARITY.md.
 
 python dev/parity.py
 """
@@ -47,7 +47,11 @@ MMDETECTION_HEADERS = ["case", *MMDETECTION_RESULTS]
 
 
 def measure(case: RecordedCase) -> list[str | float]:
-    """One row: the largest difference of each kind; relative but for boxes, scores and keypoints."""
+    """One row: the largest difference per kind of result; relative except for boxes, scores and keypoints.
+
+    Args:
+        case: recorded from Detectron2.
+    """
     model = build_recorded(case).eval()
     with torch.no_grad():
         batch = model.collate(recorded_samples(case))
@@ -65,7 +69,11 @@ def measure(case: RecordedCase) -> list[str | float]:
 
 
 def measure_augmented(case: RecordedCase) -> list[str | float]:
-    """The row of test-time augmentation, of which only the merged detections are recorded."""
+    """The row of test-time augmentation, for which only the merged detections are recorded.
+
+    Args:
+        case: recorded from Detectron2.
+    """
     errors = _detection_errors(case, augmented_detections(case), "tta")
     return [case.name, NONE, NONE, *map(_cell, errors), NONE, NONE, NONE]
 
@@ -118,18 +126,22 @@ def _training_errors(case: RecordedCase) -> tuple[float, float]:
     output = model.losses(recorded_samples(case))
     output.total().backward()
     recorded = {name: float(case.arrays[f"loss_{name}"]) for name in output.losses}
-    # A loss of nothing, as of a late stage of a cascade, counts with its absolute difference.
+    # A loss of 0, as in a late stage of a cascade without positives, counts with its absolute difference.
     losses = [abs(loss.item() - recorded[name]) / (recorded[name] or 1) for name, loss in output.losses.items()]
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
     assert norms.keys() == case.gradient_norms.keys()
-    # Norms that are nothing but rounding are left out.
+    # Gradients that are rounding errors are left out.
     gradients = [abs(norms[name] / norm - 1) for name, norm in case.gradient_norms.items() if norm > 1e-6]
     return max(losses), max(gradients)
 
 
 @torch.no_grad()
 def measure_mmdetection(case: MMDetectionCase) -> list[str]:
-    """One row, through the config that the importer writes: relative, but for scores and pixels."""
+    """One row, with the config of the converter; relative except for scores and pixels.
+
+    Args:
+        case: recorded from MMDetection.
+    """
     conversion = case.convert()
     model = build_model(load_config(None, [part for item in conversion.settings.items() for part in item])).eval()
     model.load_state_dict(conversion.weights, strict=False)

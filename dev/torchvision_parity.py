@@ -1,4 +1,4 @@
-"""Prints how far torchvision's detectors and ours with the same random weights are apart: a table of dev/PARITY.md.
+"""Prints how much torchvision's detectors and ours differ with the same random weights: a table of dev/PARITY.md.
 
 python dev/torchvision_parity.py [MODEL ...]
 """
@@ -26,7 +26,7 @@ from mrcnn_zoo.structures import Sample
 
 INTO_OURS = "torchvision -> mrcnn_zoo"
 OUT_OF_OURS = "mrcnn_zoo -> torchvision"
-# Fresh last layers predict next to nothing; with these gains boxes move by some of their size and masks are not grey.
+# Untrained last layers predict almost nothing; with these gains boxes move by a part of their size and masks vary.
 GAINS = {
     "proposal_generator.rpn_head.objectness_logits.weight": 20.0,
     "proposal_generator.rpn_head.anchor_deltas.weight": 3.0,
@@ -34,11 +34,16 @@ GAINS = {
     "roi_heads.mask_head.predictor.weight": 3.0,
     "head.bbox_pred.weight": 20.0,
 }
-GAIN_AFTER_NORMS = 0.1  # of RetinaNet's boxes: with norms in its head nothing has died away before its last layer
+GAIN_AFTER_NORMS = 0.1  # of RetinaNet's boxes: with norms in its head the inputs of the last layer are large
 
 
 def model_of(conversion: Conversion, limits: "Limits | None" = None) -> nn.Module:
-    """Our model as the settings of a conversion describe it, with its weights, on the CPU in evaluation mode."""
+    """Our model of a conversion, with its weights, on the CPU in evaluation mode.
+
+    Args:
+        conversion: with settings and weights.
+        limits: None for those of the settings.
+    """
     settings = conversion.settings | (limits.of_ours() if limits else {}) | {"MODEL.DEVICE": "cpu"}
     model = build_model(load_config(None, [item for setting in settings.items() for item in setting]))
     fill(model, conversion)
@@ -46,24 +51,33 @@ def model_of(conversion: Conversion, limits: "Limits | None" = None) -> nn.Modul
 
 
 def fill(model: nn.Module, conversion: Conversion) -> None:
-    """Load weights that must be all that the model has."""
+    """Load the weights of a conversion, which must fill the model completely.
+
+    Args:
+        model: changed in place.
+        conversion: with the weights.
+    """
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
     model.load_state_dict(counters | conversion.weights)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much both models look at; torchvision's own numbers take half a minute for two small images."""
+    """Numbers of regions in both models; with torchvision's own, two small images take half a minute."""
 
     proposals: int = 1000
     detections: int = 100
 
     def of_ours(self) -> dict[str, Any]:
-        """As settings."""
+        """As our config keys and values."""
         return {"MODEL.RPN.POST_NMS_TOPK_TEST": self.proposals, "TEST.DETECTIONS_PER_IMAGE": self.detections}
 
     def set_in(self, theirs: Any) -> None:
-        """Change a model of torchvision."""
+        """Set them in a model of torchvision.
+
+        Args:
+            theirs: changed in place.
+        """
         if hasattr(theirs, "roi_heads"):
             theirs.rpn._post_nms_top_n = {**theirs.rpn._post_nms_top_n, "testing": self.proposals}
             theirs.roi_heads.detections_per_img = self.detections
@@ -77,24 +91,30 @@ def parity(name: str, samples: list[Sample], limits: Limits, *, seed: int = 0) -
     Args:
         name: of the constructor in `torchvision.models.detection`.
         samples: RGB images.
-        limits: of the search.
+        limits: of both models.
         seed: of the weights.
     """
     torch.manual_seed(seed)
     theirs = getattr(detection, name)(weights=None, weights_backbone=None)
-    ours = living_counterpart(theirs, samples, limits)
-    found = found_by(ours, samples)
+    ours = our_counterpart(theirs, samples, limits)
+    found = detections_of(ours, samples)
     theirs.load_state_dict(to_torchvision(ours.state_dict()))
     limits.set_in(theirs)
     expected = TorchvisionReference(theirs).predict(samples)
     for parameter in ours.parameters():
-        parameter.detach().zero_()  # so that nothing but what is read back can be found
+        parameter.detach().zero_()  # so that only the weights that are read back count
     fill(ours, TorchvisionDetectorConverter().convert(theirs.state_dict(), {}))
-    return {OUT_OF_OURS: compare(expected, found), INTO_OURS: compare(found_by(ours, samples), expected)}
+    return {OUT_OF_OURS: compare(expected, found), INTO_OURS: compare(detections_of(ours, samples), expected)}
 
 
-def living_counterpart(theirs: nn.Module, samples: list[Sample], limits: Limits) -> nn.Module:
-    """Our model of the same architecture, with random weights that find different things in the samples."""
+def our_counterpart(theirs: nn.Module, samples: list[Sample], limits: Limits) -> nn.Module:
+    """Our model of the same architecture, with random weights that give many detections of several classes.
+
+    Args:
+        theirs: torchvision's model, not changed.
+        samples: RGB images, to calibrate the weights on.
+        limits: of our model.
+    """
     fresh = theirs.state_dict()
     _vary_norms(fresh)
     conversion = TorchvisionDetectorConverter().convert(fresh, {})
@@ -108,13 +128,18 @@ def living_counterpart(theirs: nn.Module, samples: list[Sample], limits: Limits)
     return model
 
 
-def found_by(model: Any, samples: list[Sample]) -> list[PlainDetections]:
-    """What a model of ours finds."""
+def detections_of(model: Any, samples: list[Sample]) -> list[PlainDetections]:
+    """Detections of our model.
+
+    Args:
+        model: in evaluation mode.
+        samples: RGB images.
+    """
     return [PlainDetections.of(table) for table in model.predict(samples)]
 
 
 def _vary_norms(state: Mapping[str, Tensor]) -> None:
-    """Statistics and biases as a training leaves them, in place: fresh ones are 0 and 1 and would hide a mix-up."""
+    """Random statistics and biases, in place: the initial 0 and 1 would hide exchanged tensors."""
     for name, tensor in state.items():
         if name.endswith("running_var"):
             tensor.uniform_(0.5, 1.5)
@@ -138,7 +163,11 @@ def samples() -> list[Sample]:
 
 
 def main(names: list[str]) -> None:
-    """Measure and print."""
+    """Measure and print.
+
+    Args:
+        names: constructors of torchvision; empty for all.
+    """
     rows = []
     for name in names or NAMES:
         for direction, found in parity(name, samples(), LIMITS).items():

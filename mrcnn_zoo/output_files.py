@@ -1,6 +1,6 @@
 """Output files and folders: checked before the work begins, written atomically.
 
-Every command checks its output here, so that all of them refuse the same places with the same words.
+All commands check their output here, so that they refuse the same places with the same messages.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ UNFINISHED_SUFFIX = ".unfinished"  # of a file that is being written, or whose p
 
 
 def check_output_folder(folder: str | Path, *, option: str, subfolders: Iterable[str] = ()) -> Path:
-    """Refuse a folder that is none, cannot be made, or that no file can be put into; nothing is left behind.
+    """Refuse a folder that is a file, cannot be made or cannot be written; nothing is left behind.
 
     Args:
         folder: as it was typed; `~` is the home folder.
-        option: what it was given by, for messages: "--output", "OUTPUT_DIR".
+        option: that gave it, for messages: "--output", "OUTPUT_DIR".
         subfolders: that will be made in it.
 
     Returns:
         Its path with `~` expanded. It does not exist yet if it did not before.
 
     Raises:
-        UserError: with what stands in the way.
+        UserError: with the reason.
     """
     path = _expanded(folder, option=option, kind="folder")
     _refuse_file_in_the_way(path, option=option)
@@ -44,18 +44,18 @@ def check_output_folder(folder: str | Path, *, option: str, subfolders: Iterable
 
 
 def check_output_file(file: str | Path, *, option: str, overwrite: bool = True) -> Path:
-    """Refuse a file that is a folder, or whose folder cannot be made or written, or that exists and must stay.
+    """Refuse a file that is a folder, that cannot be written, or that exists and must stay.
 
     Args:
         file: as it was typed; `~` is the home folder.
-        option: what it was given by, for messages.
-        overwrite: whether a file that is there may be replaced.
+        option: that gave it, for messages.
+        overwrite: whether an existing file may be replaced.
 
     Returns:
         Its path with `~` expanded.
 
     Raises:
-        UserError: with what stands in the way.
+        UserError: with the reason.
     """
     path = _expanded(file, option=option, kind="file")
     if os.path.isdir(path) or str(file).endswith(("/", os.sep)):
@@ -74,7 +74,7 @@ def refuse_to_replace(paths: Iterable[Path], *, option: str) -> None:
 
     Args:
         paths: that will be written.
-        option: what names the place, for messages.
+        option: that gives the place, for messages.
 
     Raises:
         UserError: with the first ones that exist.
@@ -99,7 +99,7 @@ def _expanded(path: str | Path, *, option: str, kind: str) -> Path:
     if not text.strip():
         raise UserError(f"{option} is empty; name a {kind}.")
     if "\0" in text:
-        raise UserError(f"{option} {text!r} holds a zero byte, which no path can; name another {kind}.")
+        raise UserError(f"{option} {text!r} holds a zero byte, which no path may have; name another {kind}.")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -127,9 +127,9 @@ def _refuse_file_in_the_way(folder: Path, *, option: str, below: Path | None = N
 
 
 def _try_to_write(folder: Path, *, option: str) -> None:
-    """Make the folder and a file without a name in it, and remove what was made: only trying shows what is allowed.
+    """Make the folder and a file without a name in it, then remove them: permissions alone do not show what is allowed.
 
-    Of several processes only the first tries: one would remove the folder while another puts its file into it.
+    Of several processes only the first tries: one would remove the folder while another writes into it.
     """
     from mrcnn_zoo.distributed.processes import rank
 
@@ -214,7 +214,11 @@ def write_json(path: Path, content: Any, *, indent: int | None = None) -> Path:
 
 
 def nan_as_null(results: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Results by task with None for NaN, which JSON does not know."""
+    """Results with None for NaN, which JSON does not have.
+
+    Args:
+        results: metrics by name, by task.
+    """
     return {
         task: {name: None if math.isnan(value) else value for name, value in metrics.items()}
         for task, metrics in results.items()

@@ -192,7 +192,7 @@ def read_keras_weights(path: Path) -> dict[str, Tensor]:
             return
         short = "/".join(name.split("/")[-2:]).partition(":")[0]
         if short in arrays:
-            raise UserError(f"{path} has two weights named {short}; they cannot be told apart.")
+            raise UserError(f"{path} has two weights named {short}; they cannot be distinguished.")
         arrays[short] = item[()]
 
     try:

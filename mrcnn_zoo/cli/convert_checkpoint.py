@@ -1,6 +1,6 @@
-"""A detector of another project as ours, or ours as Detectron2's or torchvision's.
+"""Convert a detector of another project into ours, or ours for Detectron2 or torchvision.
 
-Beside the file its config is written, under the same name with .yaml.
+The config is written beside the file, under the same name with .yaml.
 """
 
 import argparse
@@ -26,12 +26,16 @@ from mrcnn_zoo.output_files import check_output_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert, print what became of each weight, and compare with the source on request."""
+    """Convert, print the status of each weight, and compare with the source on request.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    """
     arguments = read_arguments(build_parser(), argv)
     with logging_lines():
         target = _target(arguments)
         if arguments.verify:
-            open_image(arguments.verify)  # before the work
+            open_image(arguments.verify)  # refuses a missing file before the work
         converted = convert_checkpoint(
             arguments.source,
             target,
@@ -50,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _target(arguments: argparse.Namespace) -> Path:
-    """DST, or `--output` in its place; neither it nor the config beside it replaces a file unasked."""
+    """DST or `--output`. Without --overwrite neither it nor the config beside it replaces a file."""
     if arguments.output is None and arguments.target is None:
-        raise UserError(f"no file to write is named: mrcnn-zoo convert-checkpoint {arguments.source} DST.pth")
+        raise UserError(f"the file to write is missing: mrcnn-zoo convert-checkpoint {arguments.source} DST.pth")
     option, target = ("DST", arguments.target) if arguments.output is None else ("--output", arguments.output)
-    if arguments.output is not None and arguments.target is not None:  # the first config key stands in DST's place
+    if arguments.output is not None and arguments.target is not None:  # DST is the first config key then
         arguments.overrides = [arguments.target, *arguments.overrides]
     check_target(Path(target), arguments.to)
     for path in (Path(target), Path(target).with_suffix(".yaml")):
@@ -93,17 +97,19 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("source", metavar="SRC", help="weights: a path, a URL, detectron2://... or zoo://NAME")
     parser.add_argument("target", metavar="DST", nargs="?", help="file to write, .pth or .safetensors")
-    parser.add_argument("--to", choices=KINDS, default=OURS, help="who is to read it (default: ours)")
+    parser.add_argument("--to", choices=KINDS, default=OURS, help="reader of DST (default: ours)")
     parser.add_argument("--output", metavar="DST", help="the same as DST")
     parser.add_argument("--overwrite", action="store_true", help="replace DST and its .yaml where they exist")
-    add_config_option(parser, text="of SRC; default: the one in it, or the one that fits it")
+    add_config_option(parser, text="of SRC; default: the one in it, or the one derived from it")
     parser.add_argument(
         "--source-config",
         metavar="FILE",
-        help="MMDetection's config of SRC as .py or .json, read as data, where SRC holds none",
+        help="MMDetection's config of SRC, .py or .json, read as data; default: the one in SRC",
     )
     parser.add_argument("--half", action="store_true", help="write the weights in half precision")
-    parser.add_argument("--verify", metavar="IMAGE", help="print how far SRC and DST differ on this image")
+    parser.add_argument(
+        "--verify", metavar="IMAGE", help="print how much the predictions of SRC and DST differ on this image"
+    )
     parser.add_argument(
         "--frozen-bn-eps",
         type=not_negative,

@@ -1,7 +1,7 @@
-"""Files of the Detectron of 2018, which was built on Caffe2: ImageNet backbones (MSRA's and FAIR's) and detectors.
+"""Files of Detectron (2018, on Caffe2): ImageNet backbones, MSRA's and FAIR's, and detectors.
 
-Backbones have their batch norms as an affine map, a scale and a shift. Detectron's boxes counted both border pixels,
-width = x2 - x1 + 1; a converted detector computes as Detectron2 does with these files, which is close, not equal.
+The batch norms of backbones are affine maps, a scale and a shift. Detectron's boxes include both border pixels, width =
+x2 - x1 + 1; a converted detector computes what Detectron2 does with these files, which is close, not equal.
 """
 
 import re
@@ -75,9 +75,12 @@ def build_caffe2_converter() -> BackboneConverter:
 
 
 def prepare(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with statistics where a batch norm is an affine map, and in our order of classes.
+    """Add statistics where a batch norm is an affine map, and put the classes into our order.
 
-    A frozen batch norm with mean 0 and variance 1 - eps is exactly its scale and shift.
+    A frozen batch norm with mean 0 and variance 1 - eps computes exactly its scale and shift.
+
+    Args:
+        weights: by their names in the file.
     """
     prepared: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -99,7 +102,11 @@ def prepare(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def settings_from_weights(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Where the blocks halve the size: in 1 x 1 convolutions in MSRA's plain ResNets, in 3 x 3 ones in all others."""
+    """MODEL.RESNETS.STRIDE_IN_1X1, which is True for MSRA's plain ResNets alone, and their pixel deviation.
+
+    Args:
+        weights: by their names in the file.
+    """
     grouped = weights.get("res2_0_branch2b_w")
     is_resnext = grouped is not None and grouped.shape[1] < grouped.shape[0]
     is_msra = "conv1_gn_s" not in weights and not is_resnext

@@ -35,7 +35,11 @@ class PlainDetections:
 
     @classmethod
     def of(cls, detections: Detections) -> "PlainDetections":
-        """Those of one of our models."""
+        """From the detections of our models.
+
+        Args:
+            detections: of one image.
+        """
         masks, keypoints = detections.masks, detections.keypoints
         return cls(
             boxes=detections.boxes,

@@ -41,7 +41,7 @@ def variance_under_our_eps(variance: Tensor, *, eps: float) -> Tensor:
 
 
 def scaled_for_our_eps(weights: Mapping[str, Tensor], *, eps: float) -> dict[str, Tensor]:
-    """Frozen batch norms of another eps, whose weights are scaled so that they compute the same with ours.
+    """Scale the weights of frozen batch norms so that they compute with our eps what they do with another.
 
     The variance is unchanged: some channels have variances of 1e-12, in which the difference of the eps would be lost.
 

@@ -1,4 +1,4 @@
-"""The two kinds of converters, of backbones and of whole detectors, and the search for the one of a file."""
+"""Converters of backbones and of whole detectors, and the search for the converter of a file."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +38,11 @@ class DetectorConverter(Protocol):
         ...
 
     def recognises(self, names: Collection[str]) -> bool:
-        """Whether weights with these names come from this project; never true of our own names."""
+        """Whether a file comes from this project; never true of our own files.
+
+        Args:
+            names: of the weights in the file.
+        """
         ...
 
     def convert(self, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Conversion:
@@ -77,7 +81,11 @@ class BackboneConverter:
     prepare: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
 
     def recognises(self, names: Collection[str]) -> bool:
-        """Whether weights with these names come from this project."""
+        """Whether a file comes from this project.
+
+        Args:
+            names: of the weights in the file.
+        """
         return has_all(names, self.signature)
 
     def settings(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -90,7 +98,12 @@ class BackboneConverter:
 
 
 def has_all(names: Collection[str], signature: Collection[str]) -> bool:
-    """Whether a file with these names has all names of a signature."""
+    """Whether a file has all names of a signature.
+
+    Args:
+        names: in the file.
+        signature: that its project is recognised by.
+    """
     return all(name in names for name in signature)
 
 

@@ -1,12 +1,12 @@
 """maskrcnn-benchmark's Faster and Mask R-CNN, with a pyramid or on C4.
 
-There a box ends with its last pixel, and its width is x2 - x1 + 1. Such a box is ours with x2 + 1 and y2 + 1, so that
-sizes, overlaps, deltas and levels need no change. Exact: all layers, the anchors with their rounded shapes, decoding,
-the choice of proposals and detections, pooling (which stops at the last pixel). Not the same:
-  - boxes are clipped to one pixel less there, so that those outside an image stay one pixel wide; here they vanish;
-  - an overlap that equals the threshold suppresses on the CPU there; proposals of equal probability have another order;
-  - boxes are scaled to the original image before their last pixel is counted, a fraction of a pixel;
-  - masks are stretched to whole pixels there.
+Its boxes end with their last pixel, and their width is x2 - x1 + 1. Such a box is ours with x2 + 1 and y2 + 1, so that
+sizes, overlaps, deltas and levels stay the same. Equal: all layers, the anchors with their rounded shapes, decoding,
+the selection of proposals and detections, pooling (which ends at the last pixel). Different there:
+  - boxes are clipped one pixel earlier, so that those outside an image stay one pixel wide; ours are dropped;
+  - an overlap equal to the threshold suppresses on the CPU; proposals of equal probability have another order;
+  - boxes are scaled to the original image before their last pixel is added, a fraction of a pixel;
+  - masks are resized to whole pixels.
 """
 
 from collections.abc import Collection, Mapping
@@ -61,7 +61,7 @@ NAMES = RenameTable(
     ),
     inner=RESIDUAL_BLOCK,
 )
-# On C4 the mask branch has the box branch's last stage, under a second name.
+# On C4 the mask branch shares the last stage of the box branch, under a second name.
 SHARED = ("roi_heads.mask.feature_extractor.head.", "roi_heads.box.feature_extractor.head.")
 
 SIZES = [32.0, 64.0, 128.0, 256.0, 512.0]
@@ -103,7 +103,7 @@ SINGLE_MAP: Settings = {
 NOTES = (
     "maskrcnn-benchmark keeps no config in its files; the settings of its published configs are assumed: BGR pixels, "
     "3 anchor shapes on 5 sizes, 1000 proposals, score threshold 0.05, NMS at 0.5",
-    "its masks are stretched to whole pixels and its boxes clipped to the last pixel, ours are not",
+    "its masks are resized to whole pixels and its boxes clipped to the last pixel, ours are not",
 )
 BACKGROUND_ROWS = {
     "roi_heads.box_predictor.bbox_pred": 4,
@@ -117,11 +117,23 @@ class MaskRCNNBenchmarkConverter:
     source = "maskrcnn-benchmark"
 
     def recognises(self, names: Collection[str]) -> bool:
-        """Whether the names are those of a detector of that project."""
+        """Whether a file comes from maskrcnn-benchmark.
+
+        Args:
+            names: of the weights in the file.
+        """
         return has_all(names, SIGNATURE)
 
     def convert(self, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Conversion:  # noqa: ARG002
-        """The same network as ours, background last, under the settings of the published configs."""
+        """The same network as ours, with the settings of the published configs.
+
+        Args:
+            weights: by their names in the file.
+            meta: not used.
+
+        Raises:
+            UserError: a mask branch that does not share the last stage of the box branch.
+        """
         ours, leftovers = NAMES.apply(_without_shared_stage(weights))
         is_pyramid = "backbone.fpn_lateral2.weight" in ours
         if not is_pyramid:
@@ -148,7 +160,7 @@ def _without_shared_stage(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             kept[name] = tensor
         elif not other.equal(tensor):
             raise UserError(
-                f"{name} differs from the box branch's: mask heads with a last stage of their own cannot be imported."
+                f"{name} differs from that of the box branch: mask heads with a separate last stage cannot be imported."
             )
     return kept
 

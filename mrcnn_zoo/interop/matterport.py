@@ -1,13 +1,12 @@
-"""matterport's Mask_RCNN, a Keras model whose `.h5` files hold weights alone.
+"""matterport's Mask_RCNN, a Keras model; its `.h5` files hold weights only.
 
-Exact at inference: all layers (the biases of convolutions before a batch norm, and the batch norms of the heads, are
+Equal at inference: all layers (the biases of convolutions before a batch norm, and the batch norms of the heads, are
 folded), the stem's padding, the softmax over background and object in the RPN (as the sigmoid of their difference), the
 anchors, the decoding of boxes between pixel centres, top-k and suppression across levels, the level of each region,
-crop-and-resize, one detection a region (with a score threshold of 0.5 or more no region has two).
-Not the same:
-  - images are padded with black to a centred square there; ours are padded at the right and the bottom, with the mean;
-  - overlaps are taken there between the centres of the first and last pixels, so boxes look one pixel smaller;
-  - boxes are clipped one pixel earlier there, and rounded to whole pixels at the end; masks are stretched to those.
+crop-and-resize, one detection per region (with a score threshold of 0.5 or more no region has two). Different there:
+  - images are padded with black to a centred square; ours are padded at the right and the bottom, with the mean;
+  - overlaps are computed between the centres of the first and last pixels, so boxes are one pixel smaller;
+  - boxes are clipped one pixel earlier and rounded to whole pixels at the end; masks are resized to those.
 """
 
 import re
@@ -24,7 +23,7 @@ from mrcnn_zoo.registries import CHECKPOINT_CONVERTERS
 
 SIGNATURE = ("fpn_c5p5/kernel", "rpn_class_raw/kernel", "mrcnn_class_logits/kernel")
 KERAS_EPS = 1e-3
-BLOCK_LETTERS = "abcdefghijklmnopqrstuvw"  # 23 blocks has the longest stage of ResNet-101
+BLOCK_LETTERS = "abcdefghijklmnopqrstuvw"  # the longest stage of ResNet-101 has 23 blocks
 
 NAMES = RenameTable(
     (
@@ -121,10 +120,10 @@ SETTINGS: Settings = {
     "TEST.DETECTIONS_PER_IMAGE": 100,
 }
 NOTES = (
-    "the file holds weights alone; the settings of matterport's base Config are assumed: RGB pixels less 123.7, 116.8, "
+    "the file holds weights only; the settings of matterport's base Config are assumed: RGB pixels less 123.7, 116.8, "
     "103.9, images up to 1024 pixels, anchors of 32 to 512, score threshold 0.7, NMS at 0.3",
-    "there images are padded to a centred square with black, overlaps taken between pixel centres, boxes rounded to "
-    "whole pixels; here none of that is done",
+    "there images are padded to a centred square with black, overlaps computed between pixel centres, boxes rounded to "
+    "whole pixels; not so here",
     "the batch norms of its heads are folded into their layers: the same at inference, not in training",
 )
 
@@ -135,11 +134,23 @@ class MatterportConverter:
     source = "matterport Mask_RCNN"
 
     def recognises(self, names: Collection[str]) -> bool:
-        """Whether the names are those of its layers."""
+        """Whether a file comes from matterport's Mask_RCNN.
+
+        Args:
+            names: of the weights in the file.
+        """
         return has_all(names, SIGNATURE)
 
     def convert(self, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Conversion:  # noqa: ARG002
-        """The same network as ours, background last, under the settings of the project's base Config."""
+        """The same network as ours, with the settings of the project's base Config.
+
+        Args:
+            weights: by their names in the file.
+            meta: not used.
+
+        Raises:
+            UserError: a backbone that we do not have.
+        """
         renamed, leftovers = NAMES.apply(weights)
         ours = _with_folded_norms({name: _in_torch_layout(tensor) for name, tensor in renamed.items()})
         ours |= {name: _in_our_convention(name, tensor) for name, tensor in ours.items()}
@@ -161,7 +172,7 @@ def _in_torch_layout(tensor: Tensor) -> Tensor:
 
 
 def _with_folded_norms(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Norms of the backbone take in the bias before them and Keras' eps; those of the heads go into their layers."""
+    """Fold biases and Keras' eps into the norms of the backbone, and the norms of the heads into their layers."""
     result = dict(weights)
     for layer in [name.removesuffix(".norm.weight") for name in weights if name.endswith(".norm.weight")]:
         norm = [result.pop(f"{layer}.norm.{value}") for value in NORM_VALUES]

@@ -26,7 +26,11 @@ class RenameTable:
     inner: Sequence[Line] = ()
 
     def rename(self, name: str) -> str:
-        """The new name; the same name where no line matches."""
+        """The new name of a weight; the same name where no line matches.
+
+        Args:
+            name: in the file.
+        """
         return self._placed(name) or name
 
     def apply(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -111,6 +115,10 @@ RESIDUAL_BLOCK: tuple[Line, ...] = (
 
 
 def without_pyramid(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`backbone.bottom_up.*` as `backbone.*`, which a ResNet without an FPN on it is called."""
+    """Rename `backbone.bottom_up.*` to `backbone.*`, the names of a ResNet without an FPN.
+
+    Args:
+        weights: under our names.
+    """
     table = RenameTable((("backbone.bottom_up.", "backbone."),))
     return {table.rename(name): tensor for name, tensor in weights.items()}

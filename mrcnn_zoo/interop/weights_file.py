@@ -18,11 +18,11 @@ PTH = ".pth"
 def write_weights(
     path: Path, weights: Mapping[str, Tensor], *, metadata: Mapping[str, Any] | None = None, half: bool = False
 ) -> None:
-    """Write weights, whose values are copied to the CPU.
+    """Write weights into a file.
 
     Args:
         path: of the file, `.safetensors` or `.pth`; its folder is made.
-        weights: by their names in the file.
+        weights: by their names in the file, on any device.
         metadata: texts and lists beside the weights. With None a `.pth` is a bare state dict, else Detectron2's
             `{"model": weights, **metadata}`.
         half: write the weights in half precision.

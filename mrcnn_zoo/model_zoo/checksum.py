@@ -60,7 +60,11 @@ def checksum_of_entry(entry: ZooEntry) -> Checksum | None:
 
 
 def checksum_in_name(url: str) -> Checksum | None:
-    """The checksum in the name of a published file; None for publishers that write none."""
+    """The checksum in the name of a published file; None for publishers that write none.
+
+    Args:
+        url: of the file.
+    """
     for prefix, algorithm, pattern in NAMED_CHECKSUMS:
         found = pattern.search(url) if url.startswith(prefix) else None
         if found:

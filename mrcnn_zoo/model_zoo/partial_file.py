@@ -39,7 +39,11 @@ class PartialFile:
         return {"Range": f"bytes={self.size}-", "If-Range": validator}
 
     def is_all_of(self, content_range: str) -> bool:
-        """Whether the file is complete, by the `Content-Range` of a response that has no more bytes."""
+        """Whether the file is complete.
+
+        Args:
+            content_range: the header of a response without further bytes.
+        """
         found = CONTENT_RANGE.match(content_range)
         return found is not None and found[2] == str(self.size)
 

@@ -195,9 +195,9 @@ def test_boxes_with_last_pixels_decode_as_ours_with_borders() -> None:
     torch.testing.assert_close(decoded - torch.tensor([0.0, 0, 1, 1]), torch.tensor([[low, low, high, high]]))
 
 
-def test_mrun_branches_with_a_last_stage_of_their_own_are_refused(theirs: dict[str, Tensor]) -> None:
+def test_mask_branches_with_a_separate_last_stage_are_refused(theirs: dict[str, Tensor]) -> None:
     name = "roi_heads.mask.feature_extractor.head.layer4.0.conv1.weight"
     if name not in theirs:
         pytest.skip("only detectors on C4 have it")
-    with pytest.raises(ValueError, match="differs from the box branch's"):
+    with pytest.raises(ValueError, match="differs from that of the box branch"):
         MaskRCNNBenchmarkConverter().convert(theirs | {name: theirs[name] + 1}, {})

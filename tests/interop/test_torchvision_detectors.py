@@ -222,5 +222,5 @@ def test_a_stem_of_another_network_is_refused() -> None:
 
 
 def test_another_mean_cannot_be_taken_in() -> None:
-    with pytest.raises(UserError, match="cannot be brought into that form"):
+    with pytest.raises(UserError, match="cannot be converted"):
         with_torchvision_input({}, color_order="RGB", pixel_mean=[127.0] * 3, pixel_std=[1.0] * 3)

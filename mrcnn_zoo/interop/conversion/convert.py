@@ -1,4 +1,4 @@
-"""From a file with a detector of any project to one that ours, Detectron2 or torchvision reads."""
+"""Converts a file with a detector of any project for us, Detectron2 or torchvision."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,29 +21,40 @@ from mrcnn_zoo.interop.torchvision.export import save_for_torchvision, to_torchv
 from mrcnn_zoo.interop.weights_file import PTH, SAFETENSORS
 from mrcnn_zoo.output_files import write_text
 
-DEVICE: str = KEYS_BY_NAME["MODEL.DEVICE"].default  # of the written config: conversion on a CPU says nothing about use
+DEVICE: str = KEYS_BY_NAME["MODEL.DEVICE"].default  # of the written config; conversion itself runs on the CPU
 COMMAND = "convert-checkpoint"
 OURS, DETECTRON2, TORCHVISION = KINDS = ("ours", "detectron2", "torchvision")
-# Settings that change neither weights nor what a model computes at inference, and torchvision has its own.
+# Parts of keys that do not change what a model computes at inference.
 WITHOUT_EFFECT = ("INPUT.M", "_TRAIN", "IOU_THRESHOLDS", "SMOOTH_L1", "LOSS", "POSITIVE_FRACTION", "BATCH_SIZE", "NORM")
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written, and the model that it was made of."""
+    """A converted detector.
+
+    Args:
+        target: the written file.
+        kind: of its reader, one of `KINDS`.
+        model: ours with the source's weights, on the CPU in evaluation mode.
+        mapper: makes the samples of the model.
+        color_order: of the samples, e.g. "RGB".
+        source: the file that was read.
+        notes: sentences about differences between our model and the reader's.
+        modules: with code that the config names.
+    """
 
     target: Path
     kind: str
-    model: nn.Module  # ours with the source's weights, on the CPU in evaluation mode
-    mapper: EvalMapper  # makes its samples
-    color_order: str  # of these
+    model: nn.Module
+    mapper: EvalMapper
+    color_order: str
     source: TrainedFile
-    notes: tuple[str, ...]  # what the reader of the target should know
-    modules: tuple[str, ...]  # whose code the config names
+    notes: tuple[str, ...]
+    modules: tuple[str, ...]
 
     @property
     def report(self) -> LoadReport:
-        """What became of each weight of the source."""
+        """The status of each weight of the source."""
         return self.source.report
 
 
@@ -61,14 +72,14 @@ def convert_checkpoint(
     """Read a detector, write it as `target`, and its config beside it as `<target's name>.yaml`.
 
     Args:
-        source: what `load_weights` takes.
+        source: as for `load_weights`.
         target: `.pth` or `.safetensors`.
-        kind: who is to read it: "ours", "detectron2" or "torchvision".
-        config: of the source; without it the one inside, or the one that fits a file of another project.
+        kind: of the reader: "ours", "detectron2" or "torchvision".
+        config: of the source; None takes the one in the file, or derives it for a file of another project.
         overrides: on top of it.
         half: write the weights in half precision.
         trust: as for `load_trained`.
-        meta: what the source does not tell of itself, for its converter.
+        meta: more about the source, for its converter.
 
     Raises:
         UserError: weights that do not fill their model, or a model that the reader does not have.
@@ -109,10 +120,14 @@ def convert_checkpoint(
 
 
 def check_target(target: Path, kind: str) -> None:
-    """Refuse a target that the reader cannot read, before anything is computed.
+    """Refuse a target that its reader cannot read.
+
+    Args:
+        target: the file to write.
+        kind: of the reader, one of `KINDS`.
 
     Raises:
-        UserError: with what would do.
+        UserError: an unknown kind, or a suffix that it does not read.
     """
     if kind not in KINDS:
         raise UserError(f"{kind!r} is not one of {', '.join(KINDS)}.")
@@ -122,14 +137,14 @@ def check_target(target: Path, kind: str) -> None:
 
 
 def _weights_for_torchvision(model: nn.Module, cfg: CfgNode) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Our weights for torchvision's input, still under our names, and the settings that its models have otherwise.
+    """Our weights for torchvision's input, under our names, and notes about settings in which its models differ.
 
     Raises:
         UserError: a part that torchvision does not have.
     """
     if cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.MODEL.RESNETS.DEPTH >= 50:
         raise UserError(
-            "torchvision's ResNets halve the size in 3 x 3 convolutions. This one does in 1 x 1 ones "
+            "torchvision's ResNets have the stride in 3 x 3 convolutions, this one in 1 x 1 ones "
             "(MODEL.RESNETS.STRIDE_IN_1X1 True), so its weights would compute something else there."
         )
     weights = with_torchvision_input(
@@ -139,7 +154,7 @@ def _weights_for_torchvision(model: nn.Module, cfg: CfgNode) -> tuple[dict[str, 
         pixel_std=cfg.MODEL.PIXEL_STD,
     )
     theirs = TorchvisionDetectorConverter().convert(to_torchvision(weights), {}).settings
-    ignored = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")  # the weights have taken them in
+    ignored = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")  # the first convolution is adapted to them
     notes = [
         f"torchvision's model has {key} = {value} where this one has {cfg.value_of(key)}"
         for key, value in theirs.items()
@@ -149,7 +164,7 @@ def _weights_for_torchvision(model: nn.Module, cfg: CfgNode) -> tuple[dict[str, 
 
 
 def _notes_for_detectron2(cfg: CfgNode) -> tuple[str, ...]:
-    """The settings of our own that Detectron2 does not know, where they are not at their default."""
+    """Notes about settings that only we have, where they are not at their defaults."""
     theirs = DETECTRON2_NAMES | PROJECT_OF_NAME.keys()
     own = [key for key in KEYS_BY_NAME.values() if key.name not in theirs and key.name.startswith("MODEL.")]
     return tuple(

@@ -27,7 +27,7 @@ def verify(converted: Converted, image: str | Path) -> Iterator[str]:
 
     Args:
         converted: the result of `convert_checkpoint`.
-        image: a file; it is resized as our config says, and all models get the same pixels.
+        image: a file; it is resized by our config, and all models get the same pixels.
     """
     sample = _read_sample(converted.mapper, image)
     ours = _predict(converted.model, sample)
@@ -49,7 +49,10 @@ def verify(converted: Converted, image: str | Path) -> Iterator[str]:
 
 
 def open_image(image: str | Path) -> FileImage:
-    """An image file.
+    """An image file for `verify`.
+
+    Args:
+        image: its path.
 
     Raises:
         UserError: the file does not exist.
@@ -60,7 +63,7 @@ def open_image(image: str | Path) -> FileImage:
 
 
 def _read_sample(mapper: EvalMapper, image: str | Path) -> Sample:
-    """An image file as the input of a model, whose results are in the pixels of that input."""
+    """An image file as the input of a model; results are in the pixels of that input."""
     source = open_image(image)
     height, width = source.read().shape[:2]
     record = ImageRecord(image_id=0, source=source, image_size=(int(height), int(width)))

@@ -1,4 +1,4 @@
-"""MMDetection: its weights, and its configs as settings."""
+"""MMDetection: its weights, and its configs as our settings."""
 
 from mrcnn_zoo.interop.mmdetection import weights
 

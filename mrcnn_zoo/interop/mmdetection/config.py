@@ -1,7 +1,7 @@
-"""MMDetection's configs as data: Python files of assignments, of which nothing is run.
+"""Reads MMDetection's configs, Python files of assignments, as data; no code in them is run.
 
-A checkpoint keeps its config as the text of such a file, with all inheritance resolved. What is not plain data in it is
-left out and listed.
+A checkpoint holds its config as the text of such a file, with all inheritance resolved. Values that are no plain data
+are left out and listed.
 """
 
 import ast
@@ -14,29 +14,29 @@ from typing import Any
 from mrcnn_zoo.config.files import read_text_file
 from mrcnn_zoo.errors import UserError
 
-SETTINGS_KEY = "settings"  # in what is known of a file, for a config that the user gives
+SETTINGS_KEY = "settings"  # in the meta data of a file, for a config that the user gives
 
 
 @dataclass(frozen=True)
 class ForeignConfig:
-    """What could be read of a config.
+    """The values of a config.
 
     Args:
-        values: as the config has them, nested.
-        unreadable: the pieces of text that are no plain data.
-        is_known: False where the checkpoint holds no config at all.
+        values: nested, as in the config.
+        unreadable: the statements and values that are no plain data.
+        is_present: False where the checkpoint holds no config.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
-    is_known: bool = True
+    is_present: bool = True
 
 
 def read_config_file(path: Path) -> str | dict[str, Any]:
-    """A config of MMDetection as `config_of` takes it: the text of a .py file, or the values in a .json file.
+    """A config of MMDetection for `config_of`: the text of a .py file, or the values of a .json file.
 
     Raises:
-        UserError: it cannot be read as text, or no JSON.
+        UserError: it is no text, or no JSON.
     """
     text = read_text_file(path)
     try:
@@ -52,8 +52,8 @@ def config_of(meta: Mapping[str, Any]) -> ForeignConfig:
     """The config beside the weights of a checkpoint: a text or a dict under `cfg`, or the model's part alone.
 
     Args:
-        meta: the checkpoint without its weights; MMDetection keeps the config in `meta["meta"]["cfg"]`, and settings
-            that the user gives stand in `meta[SETTINGS_KEY]`.
+        meta: the checkpoint without its weights. MMDetection's config is in `meta["meta"]["cfg"]`, one that the user
+            gives instead in `meta[SETTINGS_KEY]`.
     """
     inner = meta.get("meta")
     own = inner.get("cfg") if isinstance(inner, Mapping) else None
@@ -63,11 +63,15 @@ def config_of(meta: Mapping[str, Any]) -> ForeignConfig:
         if isinstance(candidate, Mapping):
             values = dict(candidate)
             return ForeignConfig(values if "model" in values else {"model": values})
-    return ForeignConfig(is_known=False)
+    return ForeignConfig(is_present=False)
 
 
 def parse_config(text: str) -> ForeignConfig:
-    """The assignments of a Python-syntax config whose values are plain data: literals, dict(...), earlier names."""
+    """The assignments of a config in Python's syntax with plain data: literals, dict(...) and earlier names.
+
+    Args:
+        text: of the config.
+    """
     try:
         statements = ast.parse(text).body
     except SyntaxError as error:
@@ -81,7 +85,7 @@ def parse_config(text: str) -> ForeignConfig:
 
 
 class _NotDataError(Exception):
-    """An expression that would have to be run."""
+    """An expression that is no plain data."""
 
 
 class _Reader:

@@ -1,4 +1,4 @@
-"""Config keys with which our model computes what an MMDetection config describes."""
+"""Config keys with which our model computes the same as the model of an MMDetection config."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.interop.mmdetection.config import ForeignConfig
 from mrcnn_zoo.interop.structure import Settings
 
-# What MMDetection's published base config for R-50-FPN sets, for what a checkpoint does not tell.
+# The values of MMDetection's published base config for R-50-FPN, used where a checkpoint has none.
 PUBLISHED: dict[str, Any] = {
     "data_preprocessor.mean": [123.675, 116.28, 103.53],
     "data_preprocessor.std": [58.395, 57.12, 57.375],
@@ -36,7 +36,7 @@ PUBLISHED: dict[str, Any] = {
     "test_cfg.rcnn.nms.iou_threshold": 0.5,
     "test_cfg.rcnn.max_per_img": 100,
 }
-# Types that are expressed here; anything else is another network.
+# The types that ours can express.
 KNOWN_TYPES = {
     "type": ("FasterRCNN", "MaskRCNN", "MaskScoringRCNN", "TwoStageDetector"),
     "backbone.type": ("ResNet", "ResNeXt"),
@@ -52,7 +52,7 @@ KNOWN_TYPES = {
     "roi_head.mask_iou_head.type": ("MaskIoUHead",),
     "roi_head.mask_iou_head.loss_iou.type": ("MSELoss",),
 }
-# Settings that we have no key for, with the only value under which ours is the same.
+# Settings without a key of ours, and the value that our model computes with.
 FIXED: dict[str, Any] = {
     "backbone.deep_stem": False,
     "backbone.avg_down": False,
@@ -77,7 +77,7 @@ ROI_LAYERS = {
 
 
 class MMDetectionModel:
-    """The model's part of a config, and what had to be assumed about it.
+    """The model's part of a config; records the assumed values.
 
     Args:
         config: as it was read.
@@ -88,11 +88,21 @@ class MMDetectionModel:
         self.assumed: list[str] = []
 
     def has(self, path: str) -> bool:
-        """Whether the config tells it."""
+        """Whether the config has a value.
+
+        Args:
+            path: dotted.
+        """
         return self._find(path) is not None
 
     def at(self, path: str, default: Any = None) -> Any:
-        """The value at a dotted path; else MMDetection's default, or what its published config has, which is noted."""
+        """A value of the config.
+
+        Args:
+            path: dotted.
+            default: MMDetection's own, where the config has no value; with None, the value of its published config is
+                used and added to `assumed`.
+        """
         value = self._find(path)
         if value is not None:
             return value
@@ -109,7 +119,7 @@ class MMDetectionModel:
 
 
 def _with_old_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's part, with what MMDetection 2.x keeps elsewhere where 3.x has it."""
+    """The model's part, in which values that MMDetection 2.x has elsewhere are where 3.x has them."""
     model = dict(config["model"]) if isinstance(config.get("model"), Mapping) else {}
     for name in ("train_cfg", "test_cfg"):
         if not isinstance(model.get(name), Mapping) and isinstance(config.get(name), Mapping):
@@ -121,15 +131,15 @@ def _with_old_places(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def convention_settings(model: MMDetectionModel, *, has_masks: bool, scores_masks: bool = False) -> Settings:
-    """The config keys that the shapes of the weights do not decide.
+    """The config keys that do not follow from the shapes of the weights.
 
     Args:
-        model: what is known of it.
+        model: the config.
         has_masks: whether there is a mask branch.
         scores_masks: whether there is a mask-IoU head.
 
     Raises:
-        UserError: a network that cannot be expressed as ours.
+        UserError: a network that ours cannot express.
     """
     for path, known in KNOWN_TYPES.items():
         if model.at(path, known[0]) not in known:
@@ -148,7 +158,11 @@ def convention_settings(model: MMDetectionModel, *, has_masks: bool, scores_mask
 
 
 def differences(model: MMDetectionModel) -> list[str]:
-    """What our model does not compute as the config says."""
+    """Sentences about values of the config that our model does not compute with.
+
+    Args:
+        model: the config.
+    """
     found = [
         f"{path} = {model.at(path)!r} has no key here; the model computes as with {value!r}"
         for path, value in FIXED.items()
@@ -210,7 +224,11 @@ def _proposal_settings(model: MMDetectionModel) -> Settings:
 
 
 def anchor_scales(model: MMDetectionModel) -> list[float]:
-    """Sides of the square anchors of a cell, in strides."""
+    """Sides of the square anchors of a cell, in strides.
+
+    Args:
+        model: the config.
+    """
     octave = model.at("rpn_head.anchor_generator.octave_base_scale")
     if octave is not None:
         count = model.at("rpn_head.anchor_generator.scales_per_octave")
@@ -219,10 +237,13 @@ def anchor_scales(model: MMDetectionModel) -> list[float]:
 
 
 def anchor_strides(model: MMDetectionModel) -> list[int]:
-    """Pixels from cell to cell of each level.
+    """Pixels between the cells of each level.
+
+    Args:
+        model: the config.
 
     Raises:
-        UserError: other distances across than down, or anchors that are not given in strides.
+        UserError: strides that differ in x and y, or anchor sizes that are not given in strides.
     """
     given = model.at("rpn_head.anchor_generator.strides")
     strides = [stride if isinstance(stride, Sequence) else (stride, stride) for stride in given]
@@ -266,7 +287,7 @@ def _mask_settings(model: MMDetectionModel) -> Settings:
 
 
 def _mask_iou_settings(model: MMDetectionModel) -> Settings:
-    # It sees the features that the mask head sees.
+    # Its input are the features that the mask head gets.
     return {
         **_pooler_settings(model, _mask_extractor(model), "MODEL.ROI_MASKIOU_HEAD"),
         "MODEL.ROI_MASKIOU_HEAD.LOSS_WEIGHT": float(model.at("roi_head.mask_iou_head.loss_iou.loss_weight", 0.5)),
@@ -274,7 +295,7 @@ def _mask_iou_settings(model: MMDetectionModel) -> Settings:
 
 
 def _mask_extractor(model: MMDetectionModel) -> str:
-    # In a config, a mask branch without an extractor of its own shares the box branch's.
+    # In a config, a mask branch without an extractor shares that of the box branch.
     own, shared = "roi_head.mask_roi_extractor", "roi_head.bbox_roi_extractor"
     return shared if model.has(shared) and not model.has(own) else own
 

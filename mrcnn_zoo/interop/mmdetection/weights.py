@@ -1,8 +1,8 @@
 """MMDetection's Faster, Mask and Mask Scoring R-CNN on ResNets and ResNeXts, versions 3.x and 2.x.
 
-Exact: all layers, the decoding of boxes with its bounds, the assignment to levels, pooling, suppression, mask pasting,
-and the order of proposals whose probabilities are equal in float32 (as far as torch's sort keeps to it). Not the same:
-images are resized by other code, and boxes without area are dropped.
+Equal: all layers, the decoding of boxes with its bounds, the assignment to levels, pooling, suppression, mask pasting,
+and the order of proposals with equal probabilities in float32 (as far as torch's sort is stable). Different: images are
+resized by other code, and boxes without area are dropped.
 """
 
 from collections.abc import Collection, Mapping
@@ -28,7 +28,7 @@ SIGNATURE = ("backbone.conv1.weight", "rpn_head.rpn_conv.weight", "rpn_head.rpn_
 
 NAMES = RenameTable(
     (
-        # The network, with a pyramid on it.
+        # Backbone, with a pyramid on it.
         ("backbone.conv1.", "backbone.bottom_up.stem.conv1."),
         ("backbone.bn1.", "backbone.bottom_up.stem.conv1.norm."),
         ("backbone.gn1.", "backbone.bottom_up.stem.conv1.norm."),
@@ -44,11 +44,11 @@ NAMES = RenameTable(
         ("neck.fpn_convs.1.", "backbone.fpn_output3."),
         ("neck.fpn_convs.2.", "backbone.fpn_output4."),
         ("neck.fpn_convs.3.", "backbone.fpn_output5."),
-        # Proposals.
+        # Proposal generator.
         ("rpn_head.rpn_conv.", "proposal_generator.rpn_head.conv."),
         ("rpn_head.rpn_cls.", "proposal_generator.rpn_head.objectness_logits."),
         ("rpn_head.rpn_reg.", "proposal_generator.rpn_head.anchor_deltas."),
-        # Regions.
+        # Region heads.
         ("roi_head.shared_head.layer4.", "roi_heads.res5."),
         ("roi_head.bbox_head.shared_convs.0.", "roi_heads.box_head.conv1."),
         ("roi_head.bbox_head.shared_convs.1.", "roi_heads.box_head.conv2."),
@@ -88,11 +88,23 @@ class MMDetectionConverter:
     source = "MMDetection"
 
     def recognises(self, names: Collection[str]) -> bool:
-        """Whether the names are those of a network with MMDetection's RPN."""
+        """Whether a file comes from MMDetection: a network with its RPN.
+
+        Args:
+            names: of the weights in the file.
+        """
         return has_all(names, SIGNATURE)
 
     def convert(self, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Conversion:
-        """The same network as ours, by the config in the checkpoint and, for what it leaves open, MMDetection's own."""
+        """The same network as ours, with the settings of its config, or else of MMDetection's published one.
+
+        Args:
+            weights: by their names in the file.
+            meta: the other content of the checkpoint, with the config.
+
+        Raises:
+            UserError: a network that ours cannot express.
+        """
         ours, leftovers = under_our_names(weights)
         config = config_of(meta)
         model = MMDetectionModel(config)
@@ -118,14 +130,18 @@ def build_mmdetection_converter() -> MMDetectionConverter:
 
 
 def under_our_names(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights by our names, and the names that no line of the table takes."""
+    """The weights under our names, and the names that no line of the table matches.
+
+    Args:
+        weights: by their names in the file.
+    """
     ours, leftovers = NAMES.apply(weights)
     has_pyramid = any(name.startswith("backbone.fpn_") for name in ours)
     return ours if has_pyramid else without_pyramid(ours), leftovers
 
 
 def _with_means_in_biases(weights: dict[str, Tensor], model: MMDetectionModel) -> dict[str, Tensor]:
-    """MMDetection decodes `delta * std + mean`, we `delta / weight`: the mean belongs into the layer's bias then."""
+    """MMDetection decodes `delta * std + mean`, we decode `delta / weight`: the mean is added to the layer's bias."""
     changed = dict(weights)
     for name, path in (
         ("proposal_generator.rpn_head.anchor_deltas.bias", "rpn_head.bbox_coder"),
@@ -138,7 +154,7 @@ def _with_means_in_biases(weights: dict[str, Tensor], model: MMDetectionModel) -
 
 
 def _image_settings(config: ForeignConfig) -> Settings:
-    """The size of test images, which the last part of a whole config tells: width and height, in either order."""
+    """The size of test images from the test pipeline: width and height, in either order."""
     steps = config.values.get("test_pipeline")
     for step in steps if isinstance(steps, list | tuple) else ():
         scale = step.get("scale", step.get("img_scale")) if isinstance(step, Mapping) else None
@@ -160,7 +176,7 @@ def _class_names(meta: Mapping[str, Any]) -> tuple[str, ...]:
 def _notes(config: ForeignConfig, model: MMDetectionModel) -> tuple[str, ...]:
     assumed = list(dict.fromkeys(model.assumed))
     notes = [f"not plain data in MMDetection's config, left out: {text}" for text in config.unreadable]
-    if not config.is_known:
+    if not config.is_present:
         notes.append(
             "the file holds no config of MMDetection; its published settings for R-50-FPN are assumed. "
             "`mrcnn-zoo convert-checkpoint` takes another with --source-config"

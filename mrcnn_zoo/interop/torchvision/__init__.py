@@ -1,4 +1,4 @@
-"""torchvision: classifiers and detectors, both directions."""
+"""torchvision: classifiers into ours, detectors in both directions."""
 
 from mrcnn_zoo.interop.torchvision import classifiers, detectors
 

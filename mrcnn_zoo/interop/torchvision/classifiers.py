@@ -1,6 +1,6 @@
 """torchvision's classification ResNets, ResNeXts and VGGs as backbones.
 
-The names there are positions in a list of layers, so the table has one line for each of the eight networks.
+The names of a VGG are positions in a list of layers, so each of the eight VGGs has a table.
 """
 
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ def _resnet_settings(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"MODEL.RESNETS.STRIDE_IN_1X1": False} if has_bottlenecks else {}
 
 
-# Positions of the convolutions of each stage in `features`; with batch norm, its position is one later.
+# Positions of the convolutions of each stage in `features`; a batch norm follows its convolution.
 PLAIN = {
     11: ((0,), (3,), (6, 8), (11, 13), (16, 18)),
     13: ((0, 2), (5, 7), (10, 12), (15, 17), (20, 22)),

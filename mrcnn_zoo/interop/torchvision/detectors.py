@@ -36,7 +36,11 @@ class TorchvisionDetectorConverter:
     source = "torchvision detector"
 
     def recognises(self, names: Collection[str]) -> bool:
-        """Whether these are the names of such a model."""
+        """Whether a file comes from torchvision's detectors.
+
+        Args:
+            names: of the weights in the file.
+        """
         return RESNET_STEM in names and (RCNN_SCORES in names or RETINANET_SCORES in names)
 
     def convert(self, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Conversion:

@@ -16,7 +16,7 @@ from mrcnn_zoo.interop.weights_file import write_weights
 RPN_SCORES = "proposal_generator.rpn_head.objectness_logits.weight"
 RETINANET_SCORES = "head.cls_score.weight"
 STEM = "backbone.bottom_up.stem.conv1.weight"
-# What all of torchvision's detectors have, the R-CNNs and RetinaNet.
+# Parts of all R-CNNs and of all RetinaNets of torchvision.
 RCNN_PARTS = (
     STEM,
     "backbone.fpn_lateral2.weight",
@@ -55,7 +55,7 @@ def to_torchvision(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def with_torchvision_input(
     ours: Mapping[str, Tensor], *, color_order: str, pixel_mean: Sequence[float], pixel_std: Sequence[float]
 ) -> dict[str, Tensor]:
-    """Our weights for RGB images with torchvision's mean and deviation; the first convolution takes the difference.
+    """Adapt the first convolution of our weights to RGB images with torchvision's mean and deviation.
 
     Args:
         ours: state dict of our model.
@@ -72,7 +72,7 @@ def with_torchvision_input(
     if color_order not in ("RGB", "BGR") or means != mean:
         raise UserError(
             f"torchvision's detectors take RGB images with a mean of {mean}; INPUT.FORMAT {color_order} with "
-            f"MODEL.PIXEL_MEAN {list(pixel_mean)} cannot be brought into that form."
+            f"MODEL.PIXEL_MEAN {list(pixel_mean)} cannot be converted."
         )
     _require_parts(ours, (STEM,))
     stem = ours[STEM]
@@ -115,7 +115,7 @@ def _rcnn_in_their_convention(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
             if len(tensor) != rows * num_classes:
                 raise UserError(
                     f"{name} has {len(tensor)} rows for {num_classes} classes: torchvision's detectors predict a box "
-                    f"and a mask for every class; one with CLS_AGNOSTIC_BBOX_REG or CLS_AGNOSTIC_MASK cannot be theirs."
+                    f"and a mask per class; one with CLS_AGNOSTIC_BBOX_REG or CLS_AGNOSTIC_MASK cannot be converted."
                 )
             converted[name] = torch.cat([tensor.new_zeros(rows, *tensor.shape[1:]), tensor])
     return converted
@@ -134,7 +134,7 @@ def _retinanet_in_their_convention(theirs: dict[str, Tensor]) -> dict[str, Tenso
         if re.fullmatch(r"head\.\w+_head\.conv\.\d\.0\.bias", name) and has_norm:
             if tensor.any():
                 raise UserError(
-                    f"{name} is not zero, and torchvision's RetinaNet has no biases in front of norms: it cannot "
+                    f"{name} is not zero, and torchvision's RetinaNet has no biases before norms: it cannot "
                     f"compute what this model does."
                 )
             del converted[name]
