@@ -1,4 +1,4 @@
-"""A model from a config, on its device."""
+"""Builds a model from a config, on its device."""
 
 import functools
 import logging
@@ -15,47 +15,50 @@ logger = logging.getLogger(__name__)
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """The detector that `MODEL.META_ARCHITECTURE` names, with fresh weights, on `MODEL.DEVICE`.
+    """The detector that `MODEL.META_ARCHITECTURE` names, with initial weights, on `MODEL.DEVICE`.
 
-    FLOAT32_PRECISION holds for the whole process from then on, and a GPU named by number is torch's current one.
+    Sets FLOAT32_PRECISION for the whole process, and makes a numbered GPU torch's current one.
 
     Returns:
         A module with `losses(samples)` and `predict(samples)`; `forward` is one of them by training mode.
 
     Raises:
-        UserError: settings that no model can be built of.
+        UserError: invalid settings.
     """
     check_values(cfg)
     device = resolve_device(cfg.MODEL.DEVICE)
     _set_up_torch(cfg, device)
     model = DETECTORS.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
-    # Convolutions with weights in channels-last order return feature maps in it: on two CPU cores the dense stage then
-    # takes a third less time, and on GPUs half precision needs it. The numbers and the checkpoints are the same.
+    # With weights in channels-last order, convolutions return feature maps in it: the dense stage takes a third less
+    # time on two CPU cores, and GPUs need it for half precision. Numbers and checkpoints are the same.
     return model.to(device=device, memory_format=torch.channels_last)
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name; the CPU, with one note, when CUDA is asked for and not there.
+    """The device of a config value; the CPU, with one log message, if CUDA is set but not available.
 
     Args:
-        name: cpu, cuda, cuda:1, ...; auto is CUDA where it is there, else the CPU.
+        name: cpu, cuda, cuda:1, ...; auto is CUDA if available, else the CPU.
 
     Raises:
-        UserError: not a name of a device, or one that is not here.
+        UserError: not a device name, or a device that this machine does not have.
     """
     device = check_device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        if logger.isEnabledFor(logging.INFO):  # else it would count as told, and never be seen
+        if logger.isEnabledFor(logging.INFO):  # the message is logged once: not before it can be seen
             _note_no_cuda(name)
         return torch.device("cpu")
     return device
 
 
 def check_device(name: str) -> torch.device:
-    """As `resolve_device`, where nothing runs on the device: CUDA need not be there.
+    """The device of a config value, which is not used here: CUDA need not be available.
+
+    Args:
+        name: cpu, cuda, cuda:1, ..., or auto.
 
     Raises:
-        UserError: not a name of a device, or one that is not here.
+        UserError: not a device name, or a device that this machine does not have.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,10 +79,10 @@ def check_device(name: str) -> torch.device:
 def _set_up_torch(cfg: CfgNode, device: torch.device) -> None:
     if cfg.FLOAT32_PRECISION:
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
-        # Convolutions have a switch of their own, and cuDNN's default is TF32.
+        # cuDNN has a separate switch for convolutions; its default is TF32.
         torch.backends.cudnn.allow_tf32 = cfg.FLOAT32_PRECISION != "highest"
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # memory figures and the states of generators are those of the current device
+        torch.cuda.set_device(device)  # memory statistics and generator states are those of the current device
 
 
 def _is_available(kind: str) -> bool:

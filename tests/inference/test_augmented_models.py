@@ -121,7 +121,7 @@ def test_proposals_of_the_ground_truth_are_those_of_each_view() -> None:
     targets = Targets((64, 96), torch.tensor([[10.0, 20, 70, 50]]), torch.tensor([0]))
     (table,) = detector.predict([replace(smooth_sample(), targets=targets)])
     assert len(table)
-    with pytest.raises(UserError, match="annotated images only"):
+    with pytest.raises(UserError, match="needs annotated images"):
         detector.predict([smooth_sample()])
 
 

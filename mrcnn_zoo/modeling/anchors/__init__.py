@@ -1,4 +1,4 @@
-"""Reference boxes that predictions start from."""
+"""Anchor generators: the reference boxes that predictions are relative to."""
 
 from collections.abc import Sequence
 
@@ -13,5 +13,10 @@ __all__ = ["AnchoredLevels", "GridAnchors", "IntegerAnchors", "build_anchor_gene
 
 
 def build_anchor_generator(cfg: CfgNode, strides: Sequence[int]) -> AnchorGenerator:
-    """The generator that `MODEL.ANCHOR_GENERATOR.NAME` names, for feature maps of these strides."""
+    """The generator that `MODEL.ANCHOR_GENERATOR.NAME` names.
+
+    Args:
+        cfg: the whole config.
+        strides: pixels per cell of each feature map.
+    """
     return ANCHOR_GENERATORS.get(cfg.MODEL.ANCHOR_GENERATOR.NAME)(cfg, strides)

@@ -1,4 +1,4 @@
-"""The maps that one head looks at, whatever their level, and the anchors that it judges there."""
+"""The feature maps of a head that is shared by all levels, and their anchors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mrcnn_zoo.structures import FeatureSpec
 
 @dataclass(frozen=True)
 class AnchoredLevels:
-    """Maps of equal depth with equally many anchors a cell, as a head needs that serves all of them."""
+    """Maps with equal channels and equal numbers of anchors per cell, as a shared head needs."""
 
     names: list[str]  # of the maps, from fine to coarse
     channels: int  # C of each
@@ -27,16 +27,16 @@ class AnchoredLevels:
 def build_anchored_levels(
     cfg: CfgNode, section: str, feature_specs: Mapping[str, FeatureSpec], *, advice: str = ""
 ) -> AnchoredLevels:
-    """The maps of `IN_FEATURES` with the anchors of `MODEL.ANCHOR_GENERATOR`.
+    """The maps of `IN_FEATURES` and their anchors of `MODEL.ANCHOR_GENERATOR`.
 
     Args:
         cfg: the whole config.
-        section: of `MODEL` that describes the head: RPN or RETINANET.
-        feature_specs: of the backbone's maps.
+        section: of `MODEL` with the settings of the head: RPN or RETINANET.
+        feature_specs: maps of the backbone by name.
         advice: a sentence for the message about missing maps.
 
     Raises:
-        UserError: maps that the backbone does not make, or that differ in what one head must find alike.
+        UserError: maps that the backbone does not have, or that differ in channels or anchors per cell.
     """
     names = list(cfg.MODEL[section].IN_FEATURES)
     if not names or not set(names) <= set(feature_specs):
@@ -49,6 +49,6 @@ def build_anchored_levels(
         raise UserError(
             f"one head serves all levels of MODEL.{section}.IN_FEATURES, so they need equal channels and numbers of "
             f"anchors; {names} have {[spec.channels for spec in specs]} channels and {anchors.anchors_per_cell} "
-            "anchors a cell (MODEL.ANCHOR_GENERATOR.SIZES times ASPECT_RATIOS)."
+            "anchors per cell (MODEL.ANCHOR_GENERATOR.SIZES times ASPECT_RATIOS)."
         )
     return AnchoredLevels(names, specs[0].channels, anchors)

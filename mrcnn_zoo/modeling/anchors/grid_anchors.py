@@ -1,4 +1,4 @@
-"""The same anchors on every cell of a level."""
+"""Anchors on a regular grid: the same on every cell of a level."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -11,28 +11,36 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.anchors import cell_anchors, grid_anchors, rounded_cell_anchors
 from mrcnn_zoo.registries import ANCHOR_GENERATORS
 
-# Padded sizes remembered. One is 4.3 MB at 800 x 1333, and training at several scales sees hundreds.
+# Padded image sizes whose anchors are cached. One takes 4.3 MB at 800 x 1333; multi-scale training has hundreds.
 CACHED_SIZES = 8
 
 CellBuilder = Callable[[Sequence[float], Sequence[float], int], Tensor]
 
 
 def exact_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], _stride: int) -> Tensor:
-    """As `ops.anchors.cell_anchors`: (len(sizes) * len(aspect_ratios), 4)."""
+    """`ops.anchors.cell_anchors` as a `CellBuilder`.
+
+    Args:
+        sizes: square roots of the areas, pixels.
+        aspect_ratios: height over width.
+
+    Returns:
+        (len(sizes) * len(aspect_ratios), 4) pixels.
+    """
     return cell_anchors(sizes, aspect_ratios)
 
 
 class GridAnchors(nn.Module):
-    """Anchors of some sizes and aspect ratios, centred on every cell.
+    """Anchors of given sizes and aspect ratios on every cell.
 
     Source: Ren et al. 2015 (Faster R-CNN), sec. 3.1.1; Lin et al. 2017 (Feature Pyramid Networks), sec. 4.1.
 
     Args:
-        sizes: for each level the square roots of the anchors' areas in pixels.
-        aspect_ratios: for each level height over width.
-        strides: for each level the pixels from one cell to the next.
-        offset: where in its cell an anchor is centred, in strides, in [0, 1).
-        build_cell: makes the anchors of one cell of sizes, aspect ratios and the stride.
+        sizes: of each level: square roots of the anchors' areas, pixels.
+        aspect_ratios: of each level: height over width.
+        strides: of each level: pixels per cell.
+        offset: centre of the anchors in their cell, in strides, in [0, 1).
+        build_cell: makes the anchors of one cell from sizes, aspect ratios and stride.
     """
 
     def __init__(
@@ -53,12 +61,19 @@ class GridAnchors(nn.Module):
 
     @property
     def anchors_per_cell(self) -> list[int]:
-        """How many anchors stand on one cell of each level."""
+        """Number of anchors per cell of each level."""
         return [len(self.get_buffer(f"cell{level}")) for level in range(len(self.strides))]
 
     @torch.no_grad()
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """The anchors of each level, (H * W * A, 4) pixels; they are shared between calls and must not be changed."""
+        """The anchors of each level; they are shared between calls and must not be changed.
+
+        Args:
+            features: (N, C, H, W) of each level.
+
+        Returns:
+            (H * W * A, 4) pixels for each level, in the order of rows, columns, anchors of a cell.
+        """
         sizes = tuple((int(level.shape[-2]), int(level.shape[-1])) for level in features)
         device = self.get_buffer("cell0").device
         if (sizes, device) not in self._cache:
@@ -73,7 +88,12 @@ class GridAnchors(nn.Module):
 
 @ANCHOR_GENERATORS.register("DefaultAnchorGenerator")
 def build_grid_anchors(cfg: CfgNode, strides: Sequence[int]) -> GridAnchors:
-    """The anchors of `MODEL.ANCHOR_GENERATOR`; a single list of sizes or ratios holds for every level."""
+    """The anchors of `MODEL.ANCHOR_GENERATOR`; a single list of sizes or ratios applies to every level.
+
+    Args:
+        cfg: the whole config.
+        strides: pixels per cell of each feature map.
+    """
     settings = cfg.MODEL.ANCHOR_GENERATOR
     return GridAnchors(
         anchor_lists(settings.SIZES, len(strides), "MODEL.ANCHOR_GENERATOR.SIZES"),
@@ -85,7 +105,12 @@ def build_grid_anchors(cfg: CfgNode, strides: Sequence[int]) -> GridAnchors:
 
 @ANCHOR_GENERATORS.register("RoundedAnchorGenerator")
 def build_rounded_anchors(cfg: CfgNode, strides: Sequence[int]) -> GridAnchors:
-    """Anchors with rounded shapes: Detectron's and maskrcnn-benchmark's, after the first code of Faster R-CNN."""
+    """Anchors with rounded shapes, for models of Detectron and maskrcnn-benchmark.
+
+    Args:
+        cfg: the whole config.
+        strides: pixels per cell of each feature map.
+    """
     settings = cfg.MODEL.ANCHOR_GENERATOR
     return GridAnchors(
         anchor_lists(settings.SIZES, len(strides), "MODEL.ANCHOR_GENERATOR.SIZES"),
@@ -97,13 +122,18 @@ def build_rounded_anchors(cfg: CfgNode, strides: Sequence[int]) -> GridAnchors:
 
 
 def anchor_lists(values: Sequence, num_levels: int, key: str) -> list[list[float]]:
-    """Sizes or aspect ratios for each level; `values` of the config may be one list for all levels."""
-    # A flat list is how users write the values of all levels at once.
+    """Sizes or aspect ratios of each level.
+
+    Args:
+        values: of the config: one list for all levels, or one per level.
+        num_levels: number of levels.
+        key: config key of the values, for messages.
+    """
     lists = [list(level) for level in values] if values and not isinstance(values[0], int | float) else [list(values)]
     if len(lists) == 1:
         return lists * num_levels
     if len(lists) != num_levels:
         raise UserError(
-            f"{key} has {len(lists)} lists where {num_levels} feature maps are used; give one, or one a map."
+            f"{key} has {len(lists)} lists where {num_levels} feature maps are used; give one list, or one per map."
         )
     return lists

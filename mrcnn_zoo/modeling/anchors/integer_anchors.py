@@ -1,4 +1,4 @@
-"""torchvision's anchors: whole pixels, and strides that follow from the padded size of the images."""
+"""torchvision's anchors: whole pixels, and strides computed from the padded size of the images."""
 
 from collections.abc import Sequence
 
@@ -14,17 +14,17 @@ from mrcnn_zoo.registries import ANCHOR_GENERATORS
 class IntegerAnchors(nn.Module):
     """Anchors with corners on whole pixels, centred on the upper left corner of every cell.
 
-    They differ from `GridAnchors` in three ways, so that a detector trained with torchvision sees its own anchors. The
-    corners are rounded. The anchors of a cell go through all sizes of the first aspect ratio, then of the next. And the
-    stride of a level is the padded height or width of the images over the cells of the level, rounded down: the five
-    rows of p7 over 608 pixels are 121 pixels apart, not 128.
+    Detectors trained with torchvision need them. They differ from `GridAnchors` in three ways. The corners are rounded.
+    The anchors of a cell are ordered by aspect ratio first, then by size. The stride of a level is the padded height or
+    width of the images over the cells of the level, rounded down: the five rows of p7 over 608 pixels are 121 pixels
+    apart, not 128.
 
     Source: `torchvision.models.detection.anchor_utils.AnchorGenerator`.
 
     Args:
-        sizes: for each level the square roots of the anchors' areas in pixels.
-        aspect_ratios: for each level height over width.
-        finest_stride: pixels from one cell to the next on the first level; the padded images must be a multiple of it.
+        sizes: of each level: square roots of the anchors' areas, pixels.
+        aspect_ratios: of each level: height over width.
+        finest_stride: pixels per cell of the first level; it must divide the padded sides of the images.
     """
 
     def __init__(
@@ -38,12 +38,19 @@ class IntegerAnchors(nn.Module):
 
     @property
     def anchors_per_cell(self) -> list[int]:
-        """How many anchors stand on one cell of each level."""
+        """Number of anchors per cell of each level."""
         return [len(self.get_buffer(f"cell{level}")) for level in range(self.num_levels)]
 
     @torch.no_grad()
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """The anchors of each level, (H * W * A, 4) pixels."""
+        """The anchors of each level.
+
+        Args:
+            features: (N, C, H, W) of each level.
+
+        Returns:
+            (H * W * A, 4) pixels for each level, in the order of rows, columns, anchors of a cell.
+        """
         image_height, image_width = (self.finest_stride * int(side) for side in features[0].shape[-2:])
         levels = []
         for number, level in enumerate(features):
@@ -78,11 +85,16 @@ def integer_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float])
 
 @ANCHOR_GENERATORS.register("TorchvisionAnchorGenerator")
 def build_integer_anchors(cfg: CfgNode, strides: Sequence[int]) -> IntegerAnchors:
-    """The anchors of `MODEL.ANCHOR_GENERATOR` as torchvision lays them; they have no offset."""
+    """torchvision's anchors, with the sizes and ratios of `MODEL.ANCHOR_GENERATOR`.
+
+    Args:
+        cfg: the whole config.
+        strides: pixels per cell of each feature map.
+    """
     settings = cfg.MODEL.ANCHOR_GENERATOR
     if settings.OFFSET != 0:
         raise UserError(
-            f"MODEL.ANCHOR_GENERATOR.OFFSET = {settings.OFFSET}: TorchvisionAnchorGenerator has none, set 0."
+            f"MODEL.ANCHOR_GENERATOR.OFFSET = {settings.OFFSET}: TorchvisionAnchorGenerator has no offset: set it to 0."
         )
     return IntegerAnchors(
         anchor_lists(settings.SIZES, len(strides), "MODEL.ANCHOR_GENERATOR.SIZES"),

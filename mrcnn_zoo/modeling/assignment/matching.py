@@ -13,20 +13,20 @@ from mrcnn_zoo.registries import MATCHERS, SAMPLERS
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
-# Overlaps computed at one time. 50 objects with all 268,569 anchors of a large image would be 54 MB a temporary.
+# Overlaps computed at once. 50 objects and the 268,569 anchors of a large image need 54 MB per temporary tensor.
 MAX_PAIRS = 2_000_000
 
 
 class MaxIoUMatcher:
-    """Labels a box by its best overlap with any ground truth.
+    """Labels each box by its highest IoU with any ground truth.
 
     Source: Ren et al. 2015 (Faster R-CNN), sec. 3.1.2.
 
     Args:
-        thresholds: rising IoU bounds; label i holds from thresholds[i - 1], inclusive, up to thresholds[i].
+        thresholds: rising IoU bounds; label i applies from thresholds[i - 1], inclusive, up to thresholds[i].
         labels: one more than thresholds, each POSITIVE, NEGATIVE or IGNORED.
-        allow_low_quality: also make those boxes positive that no other box beats in overlap with some ground truth, so
-            that every object has at least one. Such a box keeps the ground truth that it overlaps best itself.
+        allow_low_quality: boxes with the highest IoU of all with some ground truth are positive, too, so that every
+            object has at least one. Such a box is matched with the ground truth of its own highest IoU.
 
     Raises:
         UserError: thresholds that do not rise, or a wrong number of labels.
@@ -46,23 +46,28 @@ class MaxIoUMatcher:
 
     @torch.no_grad()
     def match(self, boxes: Tensor, ground_truth: Tensor) -> Matches:
-        """Match each of (R, 4) boxes to one of (G, 4) ground-truth boxes; without ground truth all get labels[0]."""
+        """Match boxes with ground truth; without ground truth all boxes get labels[0].
+
+        Args:
+            boxes: (R, 4) pixels.
+            ground_truth: (G, 4) pixels.
+        """
         best_iou = boxes.new_zeros(len(boxes))
         rows = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-        is_someones_best = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+        is_best_of_an_object = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
         block = max(1, MAX_PAIRS // max(1, len(boxes)))
         for first in range(0, len(ground_truth) if len(boxes) else 0, block):
             overlaps = box_ops.iou(ground_truth[first : first + block], boxes)
             values, indices = overlaps.max(dim=0)
-            # Strictly better only: of equal overlaps the first ground truth wins, as within a block.
+            # Strictly better only: of equal overlaps the first ground truth counts, as within a block.
             is_better = values > best_iou
             rows = torch.where(is_better, indices + first, rows)
             best_iou = torch.where(is_better, values, best_iou)
             if self.allow_low_quality:
                 best_of_each = overlaps.amax(dim=1, keepdim=True)
-                # A ground truth that nothing overlaps has every box as its best; none of them should learn it.
-                is_someones_best |= ((overlaps == best_of_each) & (best_of_each > 0)).any(dim=0)
-        return Matches(rows, torch.where(is_someones_best, POSITIVE, self._label(best_iou)).to(torch.int8))
+                # Ground truth that nothing overlaps has an IoU of 0 with every box; none of them is positive.
+                is_best_of_an_object |= ((overlaps == best_of_each) & (best_of_each > 0)).any(dim=0)
+        return Matches(rows, torch.where(is_best_of_an_object, POSITIVE, self._label(best_iou)).to(torch.int8))
 
     def _label(self, best_iou: Tensor) -> Tensor:
         bounds = constant(self.thresholds, dtype=best_iou.dtype, device=best_iou.device)
@@ -74,19 +79,25 @@ class MaxIoUMatcher:
 def build_max_iou_matcher(
     thresholds: Sequence[float], labels: Sequence[int], *, allow_low_quality: bool
 ) -> MaxIoUMatcher:
-    """The rule of Faster R-CNN."""
+    """The matcher of Faster R-CNN.
+
+    Args:
+        thresholds: see `MaxIoUMatcher`, as the others.
+        labels: one more than thresholds.
+        allow_low_quality: whether each object has at least one positive box.
+    """
     return MaxIoUMatcher(thresholds, labels, allow_low_quality=allow_low_quality)
 
 
 class RandomSampler:
-    """A random subset of fixed size with a bounded share of positives; negatives fill what positives leave free.
+    """A random subset of fixed size: positives up to their share, then negatives.
 
-    Draws from torch's generator of the labels' device, and only where there is something to leave out.
+    Draws from torch's generator of the labels' device, and only if there are more boxes than needed.
 
     Source: Girshick 2015 (Fast R-CNN), sec. 2.3.
 
     Args:
-        count: boxes an image, fewer where there are not enough.
+        count: boxes per image, fewer if there are not enough.
         positive_fraction: upper bound of the share of positives, in [0, 1].
     """
 
@@ -95,11 +106,22 @@ class RandomSampler:
         self.positive_fraction = positive_fraction
 
     def sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the sampled positives and of the sampled negatives: (R,) labels -> (P,), (M,) int64."""
+        """Rows of the sampled positives and of the sampled negatives.
+
+        Args:
+            labels: (R,) as in `Matches`.
+
+        Returns:
+            (P,) and (M,) int64.
+        """
         return self.sample_batch([labels])[0]
 
     def sample_batch(self, labels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """What `sample` returns for the labels of each image; the random draws are those of one image after another."""
+        """`sample` for each image; the random numbers are drawn image by image.
+
+        Args:
+            labels: (R_i,) of each image.
+        """
         rows = rows_where([image_labels == kind for image_labels in labels for kind in (POSITIVE, NEGATIVE)])
         samples = []
         for all_positives, all_negatives in zip(rows[::2], rows[1::2], strict=True):
@@ -159,5 +181,10 @@ def _subset(rows: Tensor, count: int) -> Tensor:
 
 @SAMPLERS.register("RandomSampler")
 def build_random_sampler(count: int, *, positive_fraction: float) -> RandomSampler:
-    """Uniformly random."""
+    """Uniform sampling.
+
+    Args:
+        count: boxes per image.
+        positive_fraction: upper bound of the share of positives, in [0, 1].
+    """
     return RandomSampler(count, positive_fraction=positive_fraction)

@@ -78,7 +78,7 @@ def label_all(boxes: list[Tensor], targets: list[Targets], matcher: Matcher, num
 
 
 def with_ground_truth(proposals: Proposals, targets: Targets) -> Proposals:
-    """The proposals followed by the ground-truth boxes, whose objectness is nearly certain.
+    """The proposals followed by the ground-truth boxes with a nearly certain objectness.
 
     Args:
         proposals: of one image.

@@ -104,8 +104,7 @@ class GeneralizedRCNN(nn.Module):
         Args:
             samples: images.
             boxes: (R_i, 4) of each image, pixels of its original size.
-            classes: (R_i,) int64 in [0, K) of each image; -1, as None for all, stands for the class with the highest
-                score.
+            classes: (R_i,) int64 in [0, K) of each image; -1, or None for all, takes the class with the highest score.
 
         Returns:
             One detection per box, in the same order, with the given box and the box branch's score of its class.

@@ -1,4 +1,4 @@
-"""RetinaNet: a one-stage detector and its head."""
+"""RetinaNet: the one-stage detector and its head."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,14 +24,14 @@ from mrcnn_zoo.structures import Detections, Sample, TrainingOutput
 
 WEIGHT_STD = 0.01  # Lin et al. 2017 (Focal Loss), sec. 4.1
 KEY = "MODEL.RETINANET.NORM"
-NORMS_WITH_STATISTICS = ("BN", "SyncBN")  # levels differ too much to share theirs
+NORMS_WITH_STATISTICS = ("BN", "SyncBN")  # levels differ too much to share statistics
 
 
 class NormOfEachLevel(nn.ModuleList):
-    """Batch norms with statistics for each level of the pyramid, and one scale and shift for all of them.
+    """Batch norms with separate statistics per level of the pyramid and a shared scale and shift.
 
     Args:
-        norms: a batch norm for each level; their own scales and shifts become constants.
+        norms: a batch norm per level; their own scales and shifts become constants.
         num_channels: C.
     """
 
@@ -50,7 +50,7 @@ class NormOfEachLevel(nn.ModuleList):
 
 
 class Branch(nn.ModuleList):
-    """3 x 3 convolutions, each with a norm, if any, and a ReLU; the layers are numbered as in Detectron2's weights.
+    """3 x 3 convolutions, each with an optional norm and a ReLU; layers are numbered as in Detectron2's weights.
 
     Args:
         channels: C, kept throughout.
@@ -75,15 +75,15 @@ class Branch(nn.ModuleList):
 
 
 class RetinaNetHead(nn.Module):
-    """Class logits and box deltas of every anchor, from two branches that share nothing but their input.
+    """Class logits and box deltas of every anchor, from two separate branches.
 
     Source: Lin et al. 2017 (Focal Loss), sec. 4, figure 3.
 
     Args:
         channels: C of every level.
-        num_anchors: A, anchors a cell.
-        num_classes: K; each class has a yes or no of its own.
-        num_convs: 3 x 3 convolutions of each branch before the predicting one.
+        num_anchors: A, anchors per cell.
+        num_classes: K, independent binary decisions.
+        num_convs: 3 x 3 convolutions of each branch before the last one.
         build_norm: channels -> norm after each of these convolutions, or None.
         prior: probability of an object that the untrained head predicts everywhere.
     """
@@ -104,11 +104,11 @@ class RetinaNetHead(nn.Module):
         self.bbox_subnet = Branch(channels, num_convs=num_convs, build_norm=build_norm)
         self.cls_score = _conv(channels, num_anchors * num_classes)
         self.bbox_pred = _conv(channels, num_anchors * 4)
-        # Without it the loss of the background, thousands of times an object's, would drown all else at the start.
+        # Otherwise the loss of the background would dominate at the start: there are thousands of anchors per object.
         nn.init.constant_(self.cls_score.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """For each level (N, C, H, W): logits (N, A K, H, W) and deltas (N, 4 A, H, W), anchor by anchor."""
+        """For each level (N, C, H, W): logits (N, A K, H, W) and deltas (N, 4 A, H, W), those of an anchor adjacent."""
         logits = [self.cls_score(self.cls_subnet(maps, level)) for level, maps in enumerate(features)]
         deltas = [self.bbox_pred(self.bbox_subnet(maps, level)) for level, maps in enumerate(features)]
         return logits, deltas
@@ -122,7 +122,14 @@ def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 def build_retinanet_head(cfg: CfgNode, channels: int, *, num_anchors: int, num_levels: int) -> RetinaNetHead:
-    """The head that `MODEL.RETINANET` describes."""
+    """The head of `MODEL.RETINANET`.
+
+    Args:
+        cfg: the whole config.
+        channels: C of every level.
+        num_anchors: A, anchors per cell.
+        num_levels: number of levels, for norms with statistics per level.
+    """
     settings = cfg.MODEL.RETINANET
     return RetinaNetHead(
         channels,
@@ -251,8 +258,8 @@ def build_retinanet(cfg: CfgNode) -> RetinaNet:
             raise UserError(f"RetinaNet predicts boxes only: set {key} to False, or use GeneralizedRCNN.")
     if cfg.MODEL.ROI_HEADS.BRANCHES:
         raise UserError(
-            f"RetinaNet has no region heads, so MODEL.ROI_HEADS.BRANCHES = {cfg.MODEL.ROI_HEADS.BRANCHES} has no place "
-            "in it: set it to [], or use GeneralizedRCNN."
+            f"RetinaNet has no region heads, so MODEL.ROI_HEADS.BRANCHES = {cfg.MODEL.ROI_HEADS.BRANCHES} has no "
+            "effect: set it to [], or use GeneralizedRCNN."
         )
     backbone = build_backbone(cfg, len(cfg.MODEL.PIXEL_MEAN))
     levels = build_anchored_levels(

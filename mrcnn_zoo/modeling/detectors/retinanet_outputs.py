@@ -1,4 +1,4 @@
-"""RetinaNet's outputs: the loss over all anchors, and the selection of detections."""
+"""RetinaNet's losses over all anchors, and its selection of detections."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,24 +19,24 @@ from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.ops.rows import image_numbers, rows_in_parts, rows_of_all, rows_where
 from mrcnn_zoo.structures import Detections, ImageSize, LossSum, Targets, TrainingOutput
 
-FIRST_COUNT = 100.0  # positives that the running mean begins with, as Detectron2's
+FIRST_COUNT = 100.0  # initial value of the running mean, as in Detectron2
 MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
 class LabeledAnchors:
-    """What the anchors of N images are to be trained as."""
+    """Training targets of the anchors of N images."""
 
     classes: Tensor  # (N * A,) int64: [0, K), K background, -1 ignored
-    positives: Tensor  # (P,) int64 rows of those with an object
+    positives: Tensor  # (P,) int64 rows of the positives
     boxes: Tensor  # (P, 4) pixels, the anchors of the positives
     targets: Tensor  # (P, 4) pixels, the ground truth of each
 
 
 class RunningCount(nn.Module):
-    """A running mean of the positives of the batches of all processes together, by which losses are divided.
+    """Running mean of the positives of global batches, which losses are divided by.
 
-    It is no weight: checkpoints of models do not have it, so it is kept beside them (`HasTrainingState`).
+    It is not in the state dict; trainer checkpoints keep it separately (`HasTrainingState`).
     """
 
     value: Tensor  # scalar
@@ -47,9 +47,12 @@ class RunningCount(nn.Module):
 
     @torch.no_grad()
     def forward(self, count: Tensor) -> Tensor:
-        """The divisor of losses that are summed over a batch of all processes, of which `count` were positive.
+        """The divisor of losses that are summed over a global batch.
 
-        In training the mean moves on; otherwise the divisor is the batch's own count, as in the paper.
+        In training mode the mean is updated and returned; else the divisor is the batch's own count, as in the paper.
+
+        Args:
+            count: scalar, positives of the global batch.
         """
         count = count.to(self.value.dtype).clamp(min=1)
         if not self.training:
@@ -62,20 +65,24 @@ class RunningCount(nn.Module):
         return {"value": self.value.clone()}
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a saved mean."""
+        """Restore a saved mean.
+
+        Args:
+            state: from `training_state`.
+        """
         self.value.copy_(state["value"])
 
 
 class FocalSupervision(nn.Module):
-    """Labels all anchors by their overlap with objects and computes the losses.
+    """Labels all anchors and computes the losses.
 
     Source: Lin et al. 2017 (Focal Loss), sec. 4.1 (Focal Loss, Anchors). As Detectron2 does, losses are divided by a
     running mean of the number of positives instead of that of each batch.
 
     Args:
-        matcher: decides which ground truth an anchor belongs to.
+        matcher: assigns ground truth and a label to each anchor.
         num_classes: K.
-        coder: the one that predictions are decoded with.
+        coder: converts between boxes and deltas.
         box_loss: compares predicted with ground-truth boxes of the positives.
         alpha: weight of positives in the focal loss.
         gamma: exponent of the focal loss.
@@ -108,7 +115,12 @@ class FocalSupervision(nn.Module):
 
     @torch.no_grad()
     def label(self, anchors: Tensor, targets: list[Targets]) -> LabeledAnchors:
-        """What each of (A, 4) anchors is in every image; matched one by one, to keep the overlaps of one in memory."""
+        """Label the anchors of every image; images are matched one by one, to hold the overlaps of one in memory.
+
+        Args:
+            anchors: (A, 4) pixels.
+            targets: of each image.
+        """
         classes, positives, boxes, truths = [], [], [], []
         matches_of_images = [self.matcher.match(anchors, truth.boxes) for truth in targets]
         rows_of_images = rows_where([matches.labels == POSITIVE for matches in matches_of_images])
@@ -121,7 +133,13 @@ class FocalSupervision(nn.Module):
         return LabeledAnchors(torch.cat(classes), torch.cat(positives), torch.cat(boxes), torch.cat(truths))
 
     def losses(self, logits: Tensor, deltas: Tensor, labeled: LabeledAnchors) -> TrainingOutput:
-        """The losses of (N, A, K) logits and (N, A, 4) deltas."""
+        """The weighted losses of all anchors.
+
+        Args:
+            logits: (N, A, K).
+            deltas: (N, A, 4).
+            labeled: anchors of N images.
+        """
         count = len(labeled.positives)
         focal_loss = focal_loss_of_classes(
             logits.flatten(0, 1).float(), labeled.classes, alpha=self.alpha, gamma=self.gamma
@@ -138,17 +156,17 @@ class FocalSupervision(nn.Module):
 
 
 class DenseSelection(nn.Module):
-    """Drops weak scores, keeps and decodes the best of each level, suppresses repetitions.
+    """Drops low scores, decodes the best of each level and suppresses duplicates.
 
     Source: Lin et al. 2017 (Focal Loss), sec. 4.1 (Inference).
 
     Args:
-        suppression: removes boxes that show the same object.
+        suppression: removes duplicate boxes of an object.
         coder: decodes deltas.
-        score_threshold: only higher scores are looked at.
-        candidates_per_level: the best scores of each level that are decoded.
-        max_detections: at most so many stay in an image; below 0 all do.
-        clips_first: compare boxes as they are inside the image, as torchvision does; Detectron2 compares them whole.
+        score_threshold: candidates have higher scores.
+        candidates_per_level: highest scores of each level that are decoded.
+        max_detections: detections kept per image; below 0 all.
+        clips_first: clip boxes to the image before suppression, as torchvision does; Detectron2 clips them after it.
     """
 
     def __init__(
@@ -182,15 +200,15 @@ class DenseSelection(nn.Module):
         """The detections of each image.
 
         Args:
-            logits: for each level (N, A, K); one that is not finite gives no detection.
-            deltas: for each level (N, A, 4).
-            anchors: for each level (A, 4) pixels.
-            image_sizes: of N images, without padding.
-            features: maps of the backbone, for a suppression that sees them.
+            logits: of each level (N, A, K); one that is not finite gives no detection.
+            deltas: of each level (N, A, 4).
+            anchors: of each level (A, 4) pixels.
+            image_sizes: (height, width) of each image, without padding.
+            features: maps of the backbone, for a suppression that uses them.
             recorder: gets a report of the stage "boxes".
 
         Returns:
-            At most `max_detections` of each image, best first; they may reach outside the image.
+            At most `max_detections` per image, best first; they may extend outside the image.
         """
         candidates = self.candidates(
             logits, deltas, anchors, image_sizes, features=features, keeps_sources=recorder is not None
@@ -211,7 +229,16 @@ class DenseSelection(nn.Module):
         features: Features | None = None,
         keeps_sources: bool = False,
     ) -> Candidates:
-        """The best of each level that are above the threshold, decoded; arguments as those of `select`."""
+        """The best scores above the threshold of each level, decoded.
+
+        Args:
+            logits: see `select`, as the next four.
+            deltas: of each level.
+            anchors: of each level.
+            image_sizes: of each image.
+            features: maps of the backbone, or None.
+            keeps_sources: fill `Candidates.sources`.
+        """
         num_images, num_levels = len(image_sizes), len(logits)
         # Compared as logits: of millions of scores only those that pass are computed.
         masks = [(level > self._least_logit) & (level < math.inf) for level in logits]

@@ -24,5 +24,10 @@ __all__ = [
 
 
 def build_proposal_generator(cfg: CfgNode, feature_specs: Mapping[str, FeatureSpec]) -> ProposalGenerator:
-    """The generator that `MODEL.PROPOSAL_GENERATOR.NAME` names, for the maps of a backbone."""
+    """The generator that `MODEL.PROPOSAL_GENERATOR.NAME` names.
+
+    Args:
+        cfg: the whole config.
+        feature_specs: maps of the backbone by name.
+    """
     return PROPOSAL_GENERATORS.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)(cfg, feature_specs)

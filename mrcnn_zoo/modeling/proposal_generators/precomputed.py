@@ -1,4 +1,4 @@
-"""Proposals that are not predicted: precomputed ones of the samples, or the ground truth."""
+"""Proposals without a network: precomputed ones of the samples, or the ground truth."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +15,13 @@ from mrcnn_zoo.structures import Batch, FeatureSpec, ImageSize, Proposals, Targe
 
 
 class PrecomputedProposals:
-    """Hands on the proposals of the samples.
+    """Returns the proposals of the samples.
 
     Source: Girshick 2015 (Fast R-CNN), sec. 2.
+
+    Args:
+        files: files of proposals in the config, for messages.
+        are_loaded: whether the mapper loads them, for messages.
     """
 
     needs_targets = False
@@ -27,11 +31,20 @@ class PrecomputedProposals:
         self.are_loaded = are_loaded
 
     def losses(self, features: Features, batch: Batch) -> tuple[list[Proposals], TrainingOutput]:
-        """The proposals of the samples; there is nothing to supervise."""
+        """The proposals of the samples, and no losses.
+
+        Args:
+            features: not used.
+            batch: the images.
+        """
         return self.predict(features, batch), TrainingOutput()
 
     def predict(self, features: Features, batch: Batch) -> list[Proposals]:  # noqa: ARG002
         """The proposals of the samples.
+
+        Args:
+            features: not used.
+            batch: the images.
 
         Raises:
             UserError: a sample has none.
@@ -44,14 +57,14 @@ class PrecomputedProposals:
         named = ", ".join(self.files)
         if self.are_loaded and self.files:
             return (
-                f"the images come without proposals: the files that are given, {named}, hold those of datasets, and "
-                "these images are of none. Predict with a model that proposes regions itself."
+                f"the images have no proposals: the files of the config, {named}, contain those of datasets, and these "
+                "images are not in a dataset. Use a model that predicts its own proposals, e.g. with an RPN."
             )
-        given = f"the files that are given, {named}, are not read" if self.files else "no files of proposals are given"
+        given = f"the files of the config, {named}, are not read" if self.files else "the config names no files"
         return (
-            f"the images come without proposals: {given}. Set MODEL.LOAD_PROPOSALS to True and name the files in "
+            f"the images have no proposals: {given}. Set MODEL.LOAD_PROPOSALS to True and name the files in "
             "DATASETS.PROPOSAL_FILES_TRAIN and DATASETS.PROPOSAL_FILES_TEST; `mrcnn-zoo precompute-proposals` writes "
-            "them. Image files outside a dataset have none."
+            "them. Image files outside a dataset have no proposals."
         )
 
 
@@ -60,19 +73,24 @@ def build_precomputed_proposals(
     cfg: CfgNode,
     feature_specs: Mapping[str, FeatureSpec],  # noqa: ARG001
 ) -> PrecomputedProposals:
-    """What the mapper loads."""
+    """The proposals that the mapper loads.
+
+    Args:
+        cfg: the whole config.
+        feature_specs: maps of the backbone by name.
+    """
     files = [*cfg.DATASETS.PROPOSAL_FILES_TRAIN, *cfg.DATASETS.PROPOSAL_FILES_TEST]
     return PrecomputedProposals(files=tuple(dict.fromkeys(files)), are_loaded=cfg.MODEL.LOAD_PROPOSALS)
 
 
-PREDICTION_SEED = 0  # the noise at inference is the same every time
+PREDICTION_SEED = 0  # of the noise at inference
 
 
 class GroundTruthProposals:
-    """An oracle: one proposal for each object, in its place or near it.
+    """Ground-truth boxes as proposals, with optional noise: an upper bound for proposal generators.
 
     Args:
-        jitter: standard deviation of the noise, of the centre in box sides and of the logarithm of the sides.
+        jitter: standard deviation of the noise of the centre, in box sides, and of the logarithm of the sides.
     """
 
     needs_targets = True  # at inference too
@@ -82,11 +100,20 @@ class GroundTruthProposals:
         self._coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
     def losses(self, features: Features, batch: Batch) -> tuple[list[Proposals], TrainingOutput]:  # noqa: ARG002
-        """The objects of each image, with noise that is drawn anew; there is nothing to supervise."""
+        """The objects of each image with new noise, and no losses.
+
+        Args:
+            features: not used.
+            batch: the images.
+        """
         return self._propose(batch, generator=None), TrainingOutput()
 
     def predict(self, features: Features, batch: Batch) -> list[Proposals]:  # noqa: ARG002
         """The objects of each image, with the same noise every time.
+
+        Args:
+            features: not used.
+            batch: the images.
 
         Raises:
             UserError: a sample has no targets.
@@ -97,8 +124,8 @@ class GroundTruthProposals:
     def _propose(self, batch: Batch, generator: torch.Generator | None) -> list[Proposals]:
         if batch.targets is None:
             raise UserError(
-                "MODEL.PROPOSAL_GENERATOR.NAME is GroundTruthProposals, which works on annotated images only, and "
-                "these come without their annotations."
+                "MODEL.PROPOSAL_GENERATOR.NAME is GroundTruthProposals, which needs annotated images, but these "
+                "images have no annotations."
             )
         return [
             self._propose_image(targets, size, generator)
@@ -120,5 +147,10 @@ def build_ground_truth_proposals(
     cfg: CfgNode,
     feature_specs: Mapping[str, FeatureSpec],  # noqa: ARG001
 ) -> GroundTruthProposals:
-    """The oracle with the noise of `MODEL.PROPOSAL_GENERATOR.JITTER`."""
+    """Ground truth with the noise of `MODEL.PROPOSAL_GENERATOR.JITTER`.
+
+    Args:
+        cfg: the whole config.
+        feature_specs: maps of the backbone by name.
+    """
     return GroundTruthProposals(jitter=cfg.MODEL.PROPOSAL_GENERATOR.JITTER)

@@ -47,9 +47,9 @@ class AnchorSample:
 class AnchorLabeler:
     """Matches anchors with ground truth and samples those that contribute to the losses.
 
-    Anchors that cross the border can be left out, as the sliding window with "valid" padding has none: then each object
-    has its best anchor among the others. Detectron2 matches first and ignores afterwards, and so leaves a large object,
-    whose best anchors all cross, without any. At inference they stay, and their proposals are clipped.
+    Anchors that cross the border can be left out before matching, as with "valid" padding: then each object has its
+    best anchor among the others. Detectron2 matches first and ignores them afterwards, so a large object with best
+    anchors across the border has none. At inference all anchors are used, and their proposals are clipped.
 
     Source: Ren et al. 2015 (Faster R-CNN), sec. 3.1.3.
 

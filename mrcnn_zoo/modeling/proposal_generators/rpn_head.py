@@ -14,10 +14,10 @@ ObjectnessLayer = Callable[[int, int], nn.Module]  # (C, A) -> (N, C, H, W) to l
 
 
 class SoftmaxObjectness(nn.Module):
-    """A softmax over two classes for each anchor, background and object, as one logit: their difference.
+    """Softmax over background and object, as one logit per anchor: the difference of their scores.
 
-    The softmax of two scores is the sigmoid of their difference, so ranking by it ranks by the probability of an
-    object, and the binary cross-entropy of it is the cross-entropy over the two classes.
+    The softmax of two scores is the sigmoid of their difference, so the ranking is that of the object's probability,
+    and the binary cross-entropy is the cross-entropy over the two classes. Models of matterport need it.
 
     Source: Ren et al. 2015 (Faster R-CNN), sec. 3.1, footnote on the two-class softmax layer.
 
@@ -90,13 +90,25 @@ class StandardRPNHead(nn.Module):
 
 @RPN_HEADS.register("StandardRPNHead")
 def build_standard_rpn_head(cfg: CfgNode, channels: int, num_anchors: int) -> StandardRPNHead:
-    """The head with the convolutions of `MODEL.RPN.CONV_DIMS` and a sigmoid."""
+    """The head with the convolutions of `MODEL.RPN.CONV_DIMS` and a sigmoid.
+
+    Args:
+        cfg: the whole config.
+        channels: C of every level.
+        num_anchors: A, anchors per cell.
+    """
     return StandardRPNHead(channels, num_anchors=num_anchors, hidden_channels=_hidden_channels(cfg, channels))
 
 
 @RPN_HEADS.register("SoftmaxRPNHead")
 def build_softmax_rpn_head(cfg: CfgNode, channels: int, num_anchors: int) -> StandardRPNHead:
-    """The head with the convolutions of `MODEL.RPN.CONV_DIMS` and a softmax over background and object."""
+    """The head with the convolutions of `MODEL.RPN.CONV_DIMS` and a softmax over background and object.
+
+    Args:
+        cfg: the whole config.
+        channels: C of every level.
+        num_anchors: A, anchors per cell.
+    """
     hidden = _hidden_channels(cfg, channels)
     return StandardRPNHead(channels, num_anchors=num_anchors, hidden_channels=hidden, objectness=SoftmaxObjectness)
 

@@ -38,8 +38,8 @@ def rank_by_logit(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def rank_by_probability(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The anchors with the highest probabilities in float32; converted MMDetection models need it.
 
-    Probabilities of all logits above about 17 equal 1, and torch's sort decides among those. The order is MMDetection's
-    only because the sort is called as there: on all anchors of a level, and not at all if every anchor is kept.
+    Probabilities of all logits above about 17 equal 1, and torch's sort decides among those. For MMDetection's order
+    the sort is called as there: on all anchors of a level, and only if not every anchor is kept.
 
     Args:
         logits: (N, A).

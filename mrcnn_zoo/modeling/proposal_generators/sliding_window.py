@@ -1,4 +1,4 @@
-"""Windows everywhere, of every size and shape: what detectors looked at before proposals were learned."""
+"""Sliding windows: a dense grid of boxes as proposals, without a network."""
 
 import functools
 import math
@@ -13,19 +13,18 @@ from mrcnn_zoo.ops.anchors import cell_anchors
 from mrcnn_zoo.registries import PROPOSAL_GENERATORS
 from mrcnn_zoo.structures import Batch, FeatureSpec, ImageSize, Proposals, TrainingOutput
 
-CACHED_SIZES = 64  # image sizes whose windows are remembered
+CACHED_SIZES = 64  # image sizes with cached windows
 
 
 class SlidingWindow:
-    """The same windows for every image of a size, all inside it and all with objectness 0.
+    """A dense grid of windows, the same for every image of a size, all inside it and with objectness 0.
 
-    Source: Dalal and Triggs 2005 (Histograms of Oriented Gradients), whose detector runs over a dense grid of
-    windows.
+    Source: Dalal and Triggs 2005 (Histograms of Oriented Gradients), which classifies a dense grid of windows.
 
     Args:
         sizes: square roots of the windows' areas in pixels.
-        aspect_ratios: height over width; every size comes in every shape.
-        stride: largest step to the next window as a fraction of the window's sides, in (0, 1].
+        aspect_ratios: height over width, combined with every size.
+        stride: largest step to the next window, as a fraction of the window's sides, in (0, 1].
     """
 
     needs_targets = False
@@ -36,11 +35,21 @@ class SlidingWindow:
         self.stride = stride
 
     def losses(self, features: Features, batch: Batch) -> tuple[list[Proposals], TrainingOutput]:
-        """The windows; there is nothing to supervise."""
+        """The windows, and no losses.
+
+        Args:
+            features: not used.
+            batch: the images.
+        """
         return self.predict(features, batch), TrainingOutput()
 
     def predict(self, features: Features, batch: Batch) -> list[Proposals]:  # noqa: ARG002
-        """The windows of each image."""
+        """The windows of each image.
+
+        Args:
+            features: not used.
+            batch: the images.
+        """
         device = batch.pixels.device
         tables = []
         for size in batch.image_sizes:
@@ -53,9 +62,9 @@ class SlidingWindow:
 def lay_windows(
     image_size: ImageSize, sizes: tuple[float, ...], aspect_ratios: tuple[float, ...], stride: float
 ) -> Tensor:
-    """The windows of an image, size by size and shape by shape, from border to border and equally far apart.
+    """The windows of an image, by size and aspect ratio, equally spaced from border to border.
 
-    A side longer than the image's is cut to it. The tensor is shared between calls and must not be changed.
+    Sides longer than the image's are cut to it. The tensor is shared between calls and must not be changed.
 
     Args:
         image_size: (height, width).
@@ -87,6 +96,11 @@ def build_sliding_window(
     cfg: CfgNode,
     feature_specs: Mapping[str, FeatureSpec],  # noqa: ARG001
 ) -> SlidingWindow:
-    """The windows of `MODEL.SLIDING_WINDOW`."""
+    """The windows of `MODEL.SLIDING_WINDOW`.
+
+    Args:
+        cfg: the whole config.
+        feature_specs: maps of the backbone by name.
+    """
     settings = cfg.MODEL.SLIDING_WINDOW
     return SlidingWindow(settings.SIZES, aspect_ratios=settings.ASPECT_RATIOS, stride=settings.STRIDE)

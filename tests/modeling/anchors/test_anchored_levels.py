@@ -36,7 +36,7 @@ def test_maps_that_a_head_cannot_share_are_refused(
 
 def test_unequal_numbers_of_anchors_are_refused(small_cfg: Callable[..., CfgNode]) -> None:
     cfg = small_cfg("MODEL.RPN.IN_FEATURES", ["p2", "p3"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64, 90]])
-    with pytest.raises(UserError, match=r"\[3, 6\] anchors a cell"):
+    with pytest.raises(UserError, match=r"\[3, 6\] anchors per cell"):
         build_anchored_levels(cfg, "RPN", SPECS)
 
 

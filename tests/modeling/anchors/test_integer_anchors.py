@@ -65,5 +65,5 @@ def test_an_empty_batch_has_anchors_all_the_same() -> None:
 
 def test_an_offset_is_refused() -> None:
     overrides = ["MODEL.ANCHOR_GENERATOR.NAME", "TorchvisionAnchorGenerator", "MODEL.ANCHOR_GENERATOR.OFFSET", 0.5]
-    with pytest.raises(UserError, match=r"OFFSET = 0\.5: TorchvisionAnchorGenerator has none"):
+    with pytest.raises(UserError, match=r"OFFSET = 0\.5: TorchvisionAnchorGenerator has no offset"):
         build_anchor_generator(load_config(None, overrides), [4])

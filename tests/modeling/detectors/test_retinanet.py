@@ -186,7 +186,7 @@ def test_selection_may_find_nothing() -> None:
     [
         ("MODEL.RETINANET.IN_FEATURES", ["p3", "p9"], "p9.*maps of the backbone: p3, p4"),
         ("MODEL.RETINANET.PRIOR_PROB", 1.0, "PRIOR_PROB"),
-        ("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [128, 160]], "anchors a cell"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [128, 160]], "anchors per cell"),
     ],
 )
 def test_settings_that_cannot_work(key: str, value: object, message: str, retinanet: Callable[..., nn.Module]) -> None:
@@ -219,7 +219,7 @@ def test_masks_and_keypoints_are_refused(retinanet: Callable[..., nn.Module], ke
 
 
 def test_branches_of_region_heads_are_refused(retinanet: Callable[..., nn.Module]) -> None:
-    with pytest.raises(UserError, match=r"MODEL\.ROI_HEADS\.BRANCHES = \['MaskIoUHead'\] has no place"):
+    with pytest.raises(UserError, match=r"MODEL\.ROI_HEADS\.BRANCHES = \['MaskIoUHead'\] has no effect"):
         retinanet("MODEL.ROI_HEADS.BRANCHES", ["MaskIoUHead"])
 
 

@@ -342,7 +342,7 @@ def test_levels_that_the_backbone_lacks_are_refused() -> None:
 
 
 def test_levels_with_different_numbers_of_anchors_are_refused() -> None:
-    with pytest.raises(UserError, match=r"\[1, 2\] anchors a cell"):
+    with pytest.raises(UserError, match=r"\[1, 2\] anchors per cell"):
         build(ANCHOR_GENERATOR__SIZES=[[16], [32, 64]])
 
 

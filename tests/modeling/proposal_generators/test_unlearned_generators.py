@@ -50,8 +50,8 @@ def test_samples_without_precomputed_proposals_are_refused_with_the_keys() -> No
 @pytest.mark.parametrize(
     ("are_loaded", "message"),
     [
-        (True, "the files that are given, a.pkl, hold those of datasets, and these images are of none"),
-        (False, "the files that are given, a.pkl, are not read. Set MODEL.LOAD_PROPOSALS to True"),
+        (True, "the files of the config, a.pkl, contain those of datasets, and these images are not in a dataset"),
+        (False, "the files of the config, a.pkl, are not read. Set MODEL.LOAD_PROPOSALS to True"),
     ],
 )
 def test_files_of_proposals_that_do_not_help_are_named(are_loaded: bool, message: str) -> None:
