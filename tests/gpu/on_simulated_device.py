@@ -1,6 +1,6 @@
-"""What a GPU would find, on a machine without one: no devices are mixed, and the host waits little.
+"""Device tests without a GPU: no operation mixes devices, and the host rarely synchronises.
 
-test_pretend_device.py runs these tests in a process of their own.
+test_simulated_device.py runs these tests in a separate process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,9 +24,9 @@ from mrcnn_zoo.registry import Registry
 from mrcnn_zoo.structures import Detections, Proposals, Sample, Targets
 from mrcnn_zoo.training.averaging import WeightsAverage
 from mrcnn_zoo.training.step import clip_each_norm
-from support import pretend_device as pretend
+from support.simulated_device import SimulatedDevice, SimulatedTensor, move_to_device
 
-MOST_WAITS = {"training": 10, "prediction": 8}  # of a Mask R-CNN, whatever the batch
+MAX_SYNCHRONIZATIONS = {"training": 10, "prediction": 8}  # of Mask R-CNN, for any batch size
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = (
     *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.MASK_ON", True, "TEST.DETECTIONS_PER_IMAGE", 10),
@@ -42,7 +42,7 @@ SMALL = (
     *("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8]),
     *("MODEL.ROI_MASKIOU_HEAD.CONV_DIM", 8, "MODEL.ROI_MASKIOU_HEAD.FC_DIM", 16),
 )
-# The keys that put a name of each registry into the model.
+# Config keys that select a component of each registry.
 KEYS: dict[str, tuple[str, ...]] = {
     "DETECTORS": ("MODEL.META_ARCHITECTURE",),
     "PROPOSAL_GENERATORS": ("MODEL.PROPOSAL_GENERATOR.NAME",),
@@ -62,7 +62,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "REGION_BRANCHES": ("MODEL.ROI_HEADS.BRANCHES",),
     "SUPPRESSIONS": ("MODEL.ROI_HEADS.SUPPRESSION",),
 }
-# What a name needs besides.
+# Further settings that a component requires.
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "CascadeROIHeads": ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
     "Res5ROIHeads": (
@@ -99,7 +99,7 @@ FURTHER: dict[str, tuple[Any, ...]] = {
 
 
 def cases() -> Iterator[Any]:
-    """The small Mask R-CNN, and for each registered name that is not in it one model that has it."""
+    """The small Mask R-CNN, and one model per registered component that it does not contain."""
     cfg = small_config()
     yield pytest.param((), id="Mask R-CNN")
     for registry, keys in KEYS.items():
@@ -119,7 +119,7 @@ def small_config(*overrides: Any) -> CfgNode:
 
 
 def scenes(count: int, cfg: CfgNode) -> list[Sample]:
-    """Images of two sizes, the second without objects, with proposals around and beside the objects."""
+    """Images of two sizes, the second without objects, with proposals on, near and away from the objects."""
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
     settings: dict[str, Any] = {"num_classes": 5, "num_objects": 4, "num_keypoints": keypoints}
     samples = generated_samples(count, image_size=(48, 64), **settings)
@@ -127,10 +127,10 @@ def scenes(count: int, cfg: CfgNode) -> list[Sample]:
         samples[-1] = generated_samples(1, image_size=(56, 40), seed=1, **settings)[0]
         assert samples[1].targets is not None
         samples[1] = replace(samples[1], targets=samples[1].targets[:0]) if count > 2 else samples[1]
-    return [replace(sample, original_size=(100, 150), proposals=around(sample)) for sample in samples]
+    return [replace(sample, original_size=(100, 150), proposals=proposals_near(sample)) for sample in samples]
 
 
-def around(sample: Sample) -> Proposals:
+def proposals_near(sample: Sample) -> Proposals:
     targets: Targets | None = sample.targets
     assert targets is not None
     boxes = torch.cat((targets.boxes, targets.boxes + 3, torch.tensor([[0.0, 0, 30, 20], [10, 10, 40, 45]])))
@@ -138,7 +138,7 @@ def around(sample: Sample) -> Proposals:
 
 
 def train_and_predict(model: Any, samples: list[Sample]) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Losses and detections, as numbers of Python; there are gradients afterwards."""
+    """Losses and detections, on the host; parameters have gradients afterwards."""
     for module in model.modules():
         if isinstance(module, LearnsFromClassCounts):
             module.set_class_counts(torch.arange(1, 6, device=model.collate.pixel_mean.device))
@@ -147,11 +147,11 @@ def train_and_predict(model: Any, samples: list[Sample]) -> tuple[dict[str, floa
     if output.losses:
         output.total().backward()
     losses = {name: loss.item() for name, loss in output.losses.items()}
-    return losses, as_numbers(model.eval().predict(samples))
+    return losses, columns_on_cpu(model.eval().predict(samples))
 
 
-def as_numbers(tables: Sequence[Detections]) -> list[dict[str, Any]]:
-    """The columns of each table on the CPU; masks can also be made run lengths there."""
+def columns_on_cpu(tables: Sequence[Detections]) -> list[dict[str, Any]]:
+    """The columns of each table on the CPU; checks that masks can be encoded as RLE."""
     columns = ("boxes", "scores", "classes", "keypoints", "mask_scores")
     found = [
         {name: getattr(table, name).cpu() for name in columns if getattr(table, name) is not None} for table in tables
@@ -164,7 +164,7 @@ def as_numbers(tables: Sequence[Detections]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("overrides", list(cases()))
-def test_component_computes_on_the_device_what_it_computes_on_the_cpu(
+def test_component_gives_equal_results_on_cpu_and_device(
     overrides: tuple[Any, ...],
 ) -> None:
     cfg = small_config(*overrides)
@@ -175,34 +175,34 @@ def test_component_computes_on_the_device_what_it_computes_on_the_cpu(
         models.append(build_model(cfg))
     is_proposal_network = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork"
     losses, found = train_and_predict(models[0], samples)
-    pretend.move(models[1])
-    with pretend.PretendDevice():
-        losses_there, found_there = train_and_predict(models[1], samples)
+    move_to_device(models[1])
+    with SimulatedDevice():
+        device_losses, device_found = train_and_predict(models[1], samples)
 
-    assert losses_there == pytest.approx(losses, rel=1e-4)
+    assert device_losses == pytest.approx(losses, rel=1e-4)
     trained = [(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True) if b.grad is not None]
     assert trained
     for expected, gradient in ((a.grad, b.grad) for a, b in trained):
-        assert isinstance(gradient, pretend.PretendTensor)
-        torch.testing.assert_close(gradient.numbers, expected, rtol=1e-3, atol=1e-4)
+        assert isinstance(gradient, SimulatedTensor)
+        torch.testing.assert_close(gradient.host_tensor, expected, rtol=1e-3, atol=1e-4)
     assert sum(len(table["scores"]) for table in found) > 0
     assert is_proposal_network or all(len(table["scores"]) <= 10 for table in found)
-    for there, here in zip(found_there, found, strict=True):
-        torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-3)
+    for on_device, on_cpu in zip(device_found, found, strict=True):
+        torch.testing.assert_close(on_device, on_cpu, rtol=1e-4, atol=1e-3)
 
 
-def ask_around(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
-    """Detections in given boxes, of augmented views, in given boxes of these, and of a recorded prediction."""
+def all_predictions(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
+    """Predictions in given boxes and with test-time augmentation, both combined, and a recorded prediction."""
     samples = [replace(sample, original_size=sample.image_size) for sample in scenes(3, cfg)]
-    boxes = [around(sample).boxes for sample in samples]
+    boxes = [proposals_near(sample).boxes for sample in samples]
     classes = [torch.arange(len(table)) % 6 - 1 for table in boxes]
     augmented: Any = build_augmented_detector(cfg, model)
     recording = Recording()
-    asked: Any = model.eval()
-    found = asked.predict_in_boxes(samples, boxes, classes) + augmented.predict(samples)
-    found += augmented.predict_in_boxes(samples, boxes, classes) + asked.predict(samples, recorder=recording)
+    detector: Any = model.eval()
+    found = detector.predict_in_boxes(samples, boxes, classes) + augmented.predict(samples)
+    found += augmented.predict_in_boxes(samples, boxes, classes) + detector.predict(samples, recorder=recording)
     reports = [{"fates": r.fates.cpu(), "kept": r.kept.cpu(), "by": r.suppressed_by.cpu()} for r in recording.reports]
-    return [*as_numbers(found), *reports]
+    return [*columns_on_cpu(found), *reports]
 
 
 @pytest.mark.parametrize(
@@ -217,76 +217,76 @@ def ask_around(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
     ],
     ids=["standard", "cascade", "res5", "mask scoring", "PointRend", "keypoints"],
 )
-def test_given_boxes_augmented_views_and_reports_are_those_of_the_cpu(settings: tuple[Any, ...]) -> None:
+def test_predictions_in_boxes_tta_and_recording_equal_cpu(settings: tuple[Any, ...]) -> None:
     views = ("TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", [0, 80], "TEST.AUG.FLIP", True, "INPUT.MIN_SIZE_TEST", 48)
     cfg = small_config(*views, *settings)
     torch.manual_seed(0)
     model = build_model(cfg)
-    here = ask_around(model, cfg)
-    pretend.move(model)
-    with pretend.PretendDevice():
-        there = ask_around(model, cfg)
-    assert sum(len(numbers.get("scores", ())) for numbers in here) > 0
-    for found, expected in zip(there, here, strict=True):
+    on_cpu = all_predictions(model, cfg)
+    move_to_device(model)
+    with SimulatedDevice():
+        on_device = all_predictions(model, cfg)
+    assert sum(len(table.get("scores", ())) for table in on_cpu) > 0
+    for found, expected in zip(on_device, on_cpu, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
 def mask_rcnn() -> nn.Module:
     torch.manual_seed(0)
-    return pretend.move(build_model(small_config()))
+    return move_to_device(build_model(small_config()))
 
 
-@pytest.mark.parametrize("what", MOST_WAITS)
-def test_host_waits_as_often_whatever_the_batch(what: str, mask_rcnn: Any) -> None:
-    waits, reports = {}, []
-    mask_rcnn.train(what == "training")
+@pytest.mark.parametrize("task", MAX_SYNCHRONIZATIONS)
+def test_number_of_synchronizations_is_independent_of_batch_size(task: str, mask_rcnn: Any) -> None:
+    synchronizations, reports = {}, []
+    mask_rcnn.train(task == "training")
     for count in (1, 2, 8):
         samples = scenes(count, small_config())
-        with pretend.PretendDevice() as device:
-            if what == "training":
+        with SimulatedDevice() as device:
+            if task == "training":
                 mask_rcnn.losses(samples).total().backward()
             else:
                 tables = mask_rcnn.predict(samples)
-        assert what == "training" or all(len(table) for table in tables)
-        waits[count] = device.waits
-        reports.append(f"{what}, {count} images: {device.waits} waits\n{device.report()}")
-    assert len(set(waits.values())) == 1, "\n".join(reports)
-    assert 0 < waits[1] <= MOST_WAITS[what], "\n".join(reports)
+        assert task == "training" or all(len(table) for table in tables)
+        synchronizations[count] = device.synchronizations
+        reports.append(f"{task}, {count} images: {device.synchronizations} synchronisations\n{device.report()}")
+    assert len(set(synchronizations.values())) == 1, "\n".join(reports)
+    assert 0 < synchronizations[1] <= MAX_SYNCHRONIZATIONS[task], "\n".join(reports)
 
 
-@pytest.mark.parametrize("most_boxes", [1000, 100, 30])
-@pytest.mark.parametrize("is_known", [True, False])
-def test_nms_in_parts_is_that_of_each_image(most_boxes: int, is_known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nms, "MAX_BOXES_PER_GPU_CALL", most_boxes)
+@pytest.mark.parametrize("max_boxes", [1000, 100, 30])
+@pytest.mark.parametrize("has_bounds", [True, False])
+def test_chunked_nms_equals_nms_per_image(max_boxes: int, has_bounds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nms, "MAX_BOXES_PER_GPU_CALL", max_boxes)
     generator, counts = torch.Generator().manual_seed(0), [60, 0, 45, 70]
     corners = torch.rand((175, 2), generator=generator) * 30
     boxes = torch.cat((corners, corners + 10), dim=1)
     scores, groups = torch.rand(175, generator=generator), torch.randint(0, 3, (175,), generator=generator)
-    knowledge: dict[str, Any] = {"num_groups": 3, "bounds": (0, 40)} if is_known else {}
+    bounds: dict[str, Any] = {"num_groups": 3, "bounds": (0, 40)} if has_bounds else {}
     expected = nms.nms_of_images(boxes, scores, groups, counts=counts, iou_threshold=0.5)
-    there = [pretend.PretendTensor(values) for values in (boxes, scores, groups)]
-    with pretend.PretendDevice() as device:
-        found = nms.nms_of_images(*there, counts=counts, iou_threshold=0.5, **knowledge)
-    assert found.numbers.tolist() == expected.tolist()
-    assert most_boxes < 1000 or device.waits == (1 if is_known else 2), device.report()
+    on_device = [SimulatedTensor(values) for values in (boxes, scores, groups)]
+    with SimulatedDevice() as device:
+        found = nms.nms_of_images(*on_device, counts=counts, iou_threshold=0.5, **bounds)
+    assert found.host_tensor.tolist() == expected.tolist()
+    assert max_boxes < 1000 or device.synchronizations == (1 if has_bounds else 2), device.report()
 
 
-def test_training_around_the_model_mixes_no_devices() -> None:
-    model = pretend.move(build_model(small_config()))
+def test_clipping_optimizer_and_ema_mix_no_devices() -> None:
+    model = move_to_device(build_model(small_config()))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    before = trained[0].numbers.clone()
-    with pretend.PretendDevice():
+    before = trained[0].host_tensor.clone()
+    with SimulatedDevice():
         model.losses(scenes(2, small_config())).total().backward()
         clip_each_norm(trained, limit=1.0, norm_type=2.0)
         torch.optim.SGD(trained, lr=0.1, momentum=0.9).step()
         WeightsAverage(model, decay=0.9).update(model)
-    assert all(parameter.grad.numbers.norm() <= 1.001 for parameter in trained)
-    assert not torch.equal(trained[0].numbers, before)
+    assert all(parameter.grad.host_tensor.norm() <= 1.001 for parameter in trained)
+    assert not torch.equal(trained[0].host_tensor, before)
 
 
 @pytest.mark.parametrize(
-    ("what", "waits"),
+    ("operation", "count"),
     [
         (lambda device: device.nonzero(), 1),
         (lambda device: device[device > 1], 1),
@@ -301,16 +301,16 @@ def test_training_around_the_model_mixes_no_devices() -> None:
         (lambda device: device + torch.tensor(2.0), 0),
     ],
 )
-def test_device_counts_what_the_host_waits_for(what: Callable[[Tensor], object], waits: int) -> None:
-    tensor = pretend.PretendTensor(torch.tensor([1.0, 2, 3]))
-    with pretend.PretendDevice() as device:
-        what(tensor)
-    assert device.waits == waits, device.report()
+def test_device_counts_synchronizations(operation: Callable[[Tensor], object], count: int) -> None:
+    tensor = SimulatedTensor(torch.tensor([1.0, 2, 3]))
+    with SimulatedDevice() as device:
+        operation(tensor)
+    assert device.synchronizations == count, device.report()
 
 
-def test_device_refuses_tensors_of_the_cpu() -> None:
-    tensor = pretend.PretendTensor(torch.ones(3))
-    with pretend.PretendDevice():
+def test_operations_with_cpu_tensors_and_numpy_raise() -> None:
+    tensor = SimulatedTensor(torch.ones(3))
+    with SimulatedDevice():
         with pytest.raises(RuntimeError, match="two devices"):
             tensor + torch.ones(3)
         with pytest.raises(TypeError, match="numpy"):

@@ -1,4 +1,4 @@
-"""Runs on_pretend_device.py in a process of its own: torch takes a new device only before its first backward pass."""
+"""Runs on_simulated_device.py in a new process: a device has to be registered before the first backward pass."""
 
 import os
 import subprocess
@@ -14,16 +14,16 @@ HERE = Path(__file__).parent
 
 @pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason=f"needs torch 2.10 or later, whose backends may be written in Python; this is {torch.__version__}",
+    reason=f"needs torch 2.10 or later, which supports backends written in Python; this is {torch.__version__}",
 )
-def test_every_component_on_the_pretended_device() -> None:
+def test_all_components_pass_on_simulated_device() -> None:
     paths = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [
             sys.executable,
             "-m",
             "pytest",
-            str(HERE / "on_pretend_device.py"),
+            str(HERE / "on_simulated_device.py"),
             "-p",
             "no:cacheprovider",
         ],
