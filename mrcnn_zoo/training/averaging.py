@@ -15,8 +15,10 @@ from mrcnn_zoo.errors import UserError
 class WeightsAverage:
     """A running mean of a model's trainable parameters and batch-norm statistics; all else is the latest.
 
-    Statistics are those of the features that weights make, so averaged weights need averaged ones: the latest, of other
-    weights, would shift the features of every layer.
+    Averaged weights need averaged statistics: the latest, of the features of other weights, would shift each layer.
+
+    torch.optim.swa_utils.AveragedModel copies the whole module and averages all its buffers or none; the checkpoints of
+    this class hold single tensors, and counters or running normalizers must stay the latest.
 
     Source: Polyak and Juditsky 1992 in the exponential form; the decay grows from 1/10 to its final value as in
     TensorFlow's ExponentialMovingAverage, so that the first averages are not dominated by the initial weights.
@@ -35,7 +37,11 @@ class WeightsAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take the weights after an optimizer step into the average."""
+        """Update the average with the weights after an optimizer step.
+
+        Args:
+            model: as in the constructor.
+        """
         self._num_updates += 1
         decay = min(self._decay, (1 + self._num_updates) / (10 + self._num_updates))
         averaged: list[tuple[Tensor, Tensor]] = []
@@ -54,7 +60,11 @@ class WeightsAverage:
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """The model has the averaged weights inside the `with` block, and its own again after it."""
+        """Replace the weights of a model by the average inside the `with` block.
+
+        Args:
+            model: as in the constructor; it has its own weights again afterwards.
+        """
         values = _values(model)
         own = {name: values[name].detach().clone() for name in self._weights}
         _copy_into(model, self._weights)
@@ -65,7 +75,11 @@ class WeightsAverage:
 
     @torch.no_grad()
     def take_buffers(self, model: nn.Module) -> None:
-        """Replace the averaged buffers by a model's, e.g. batch-norm statistics that were estimated anew."""
+        """Replace the averaged buffers by those of a model, e.g. newly estimated batch-norm statistics.
+
+        Args:
+            model: as in the constructor.
+        """
         for name, buffer in model.named_buffers():
             if name in self._weights:
                 self._weights[name].copy_(buffer)
@@ -75,7 +89,14 @@ class WeightsAverage:
         return {"num_updates": self._num_updates, "weights": dict(self._weights)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state; the decay stays the one given to the constructor."""
+        """Continue from a saved state; the decay stays that of the constructor.
+
+        Args:
+            state: from `state_dict`.
+
+        Raises:
+            UserError: the averaged weights are those of another model.
+        """
         if state["weights"].keys() != self._weights.keys():
             different = sorted(state["weights"].keys() ^ self._weights.keys())
             raise UserError(
@@ -88,7 +109,12 @@ class WeightsAverage:
 
 
 def build_weights_average(cfg: CfgNode, model: nn.Module) -> WeightsAverage | None:
-    """The average that SOLVER.EMA asks for; None when it is not enabled."""
+    """The average of SOLVER.EMA; None where it is disabled.
+
+    Args:
+        cfg: SOLVER.EMA.
+        model: on its device.
+    """
     if not cfg.SOLVER.EMA.ENABLED:
         return None
     return WeightsAverage(model, decay=cfg.SOLVER.EMA.DECAY)

@@ -1,4 +1,4 @@
-"""What a hook is: something to do at fixed moments of training."""
+"""The interface of hooks, which are called at fixed points of training."""
 
 from __future__ import annotations
 
@@ -22,61 +22,86 @@ Results = Mapping[str, Mapping[str, float]]  # {"bbox": {"AP": ...}, "segm": {..
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one training step did."""
+    """Metrics and times of one training step."""
 
     iteration: int  # its number, from 0
-    metrics: Mapping[str, Tensor]  # detached scalars where they were computed: losses, their total, the model's metrics
+    metrics: Mapping[str, Tensor]  # detached scalars on their device: losses, their total, the model's metrics
     learning_rate: float  # of the first parameter group
     num_images: int  # of this process
-    seconds: float  # the whole step; on an accelerator, until its work was handed over
+    seconds: float  # the whole step; on an accelerator, until its work was queued
     data_seconds: float  # of it, spent waiting for data
 
 
 class Hook:
-    """Does nothing; a hook overrides the moments it needs.
+    """Does nothing; a hook overrides the methods it needs.
 
-    All processes call all hooks in the same order, so a hook may communicate, and one that writes must ask
-    `is_main_process()` itself.
+    All processes call all hooks in the same order, so a hook may use collectives. One that writes files checks
+    `is_main_process()`.
     """
 
     def before_train(self, trainer: Trainer) -> None:
-        """Once, before the first step of this sitting, after a checkpoint was loaded."""
+        """Called once, before the first step of this session, after a checkpoint was loaded."""
 
     def before_step(self, trainer: Trainer, batches: list[list[Sample]]) -> None:
-        """Before each step, with the samples it will train on, one list a forward pass."""
-
-    def after_backward(self, trainer: Trainer, batches: list[list[Sample]], outputs: list[TrainingOutput]) -> None:
-        """When the gradients are there and the weights are not yet changed; an error raised here leaves them so.
+        """Called before each step.
 
         Args:
-            trainer: whose `updater` knows the parameters.
-            batches: what the gradients are of.
-            outputs: losses and metrics, detached, one a batch.
+            trainer: of the run.
+            batches: samples of the step, one list per forward pass.
+        """
+
+    def after_backward(self, trainer: Trainer, batches: list[list[Sample]], outputs: list[TrainingOutput]) -> None:
+        """Called when the gradients are computed and the weights unchanged; after an error they stay so.
+
+        Args:
+            trainer: its `updater` has the parameters.
+            batches: samples of the step, one list per forward pass.
+            outputs: losses and metrics, detached, one per batch.
         """
 
     def on_floating_point_error(self, trainer: Trainer, batches: list[list[Sample]], error: FloatingPointError) -> None:
-        """When the model of this process refuses to go on with numbers that are not finite; training ends then."""
+        """Called when the model of this process raises FloatingPointError for non-finite numbers; training ends.
+
+        Args:
+            trainer: of the run.
+            batches: samples of the step, one list per forward pass.
+            error: of the model.
+        """
 
     def after_step(self, trainer: Trainer, report: StepReport) -> None:
-        """After each step; `trainer.iteration` already counts it."""
+        """Called after each step, which `trainer.iteration` counts already.
+
+        Args:
+            trainer: of the run.
+            report: of the step.
+        """
 
     def after_evaluation(self, trainer: Trainer, results: Results) -> None:
-        """After each evaluation, periodic or final."""
+        """Called after each evaluation, periodic or final.
+
+        Args:
+            trainer: of the run.
+            results: metrics by task.
+        """
 
     def after_train(self, trainer: Trainer) -> None:
-        """Once, when training has ended or was interrupted (`trainer.interrupted`); not after an error."""
+        """Called once, when training has ended or was interrupted (`trainer.interrupted`); not after an error."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps; plain values and tensors only."""
+        """The state for checkpoints; plain values and tensors only."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore the state of `state_dict`.
+
+        Args:
+            state: empty where the checkpoint has none.
+        """
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Handed to the builder of every hook."""
+    """Folder, writers and data of a run, for the builders of hooks."""
 
     output_dir: Path
     checkpointer: Checkpointer

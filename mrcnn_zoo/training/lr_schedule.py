@@ -15,7 +15,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import LR_SCHEDULES
 
 PROGRESS_EPSILON = 1e-6  # an iteration that lies on a step by arithmetic counts as having reached it
-INSPECTED_ITERATIONS = 500  # of a schedule that is looked at before it begins
+INSPECTED_ITERATIONS = 500  # of a schedule, for warnings before training
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class MultiStepDecay:
     """Multiplied by gamma at each milestone.
 
     Args:
-        milestones: iterations, ascending, below `length`; one that stands twice counts twice.
+        milestones: iterations, ascending, below `length`; one that is given twice counts twice.
         length: iterations of the whole training.
         gamma: in (0, 1] as a rule.
     """
@@ -39,7 +39,13 @@ class MultiStepDecay:
 
 @dataclass(frozen=True)
 class CosineDecay:
-    """Half a cosine from 1 to `end`. Source: Loshchilov and Hutter 2017 (SGDR), eq. 5, without restarts."""
+    """Half a cosine from 1 to `end`.
+
+    Source: Loshchilov and Hutter 2017 (SGDR), eq. 5, without restarts.
+
+    Args:
+        end: last factor, in [0, 1].
+    """
 
     end: float
 
@@ -49,7 +55,12 @@ class CosineDecay:
 
 @dataclass(frozen=True)
 class EvenStepDecay:
-    """Multiplied by gamma `num_decays` times, after equal parts of the training."""
+    """Multiplied by gamma `num_decays` times, after equal parts of the training.
+
+    Args:
+        num_decays: at least 1.
+        gamma: in (0, 1].
+    """
 
     num_decays: int
     gamma: float
@@ -61,13 +72,13 @@ class EvenStepDecay:
 
 @dataclass(frozen=True)
 class Warmup:
-    """How training begins.
+    """The warm-up at the start of training.
 
     Args:
         fraction: of the whole training.
         start: the first factor, relative to the decay's first.
         method: linear or constant.
-        is_interval_rescaled: begin the decay after the warm-up, rather than let it run from the first iteration.
+        is_interval_rescaled: the decay starts after the warm-up, not at the first iteration.
     """
 
     fraction: float
@@ -81,7 +92,7 @@ class LRSchedule:
 
     Args:
         decay: from progress in [0, 1] to a factor.
-        warmup: what comes before.
+        warmup: before the decay.
         length: iterations that the settings were made for; the default of `max_iterations` below.
     """
 
@@ -95,8 +106,7 @@ class LRSchedule:
 
         Args:
             iteration: of the step, from 0. Need not be whole: a run with a time budget passes the elapsed share of it.
-            max_iterations: the length of training; another one than the settings were made for stretches steps and
-                warm-up alike.
+            max_iterations: the length of training; another one than `length` stretches both steps and warm-up.
         """
         progress = min(max(iteration / (max_iterations or self._length), 0.0), 1.0)
         if progress + PROGRESS_EPSILON <= self._warmup.fraction:
@@ -104,20 +114,34 @@ class LRSchedule:
         return self._decay(self._decay_progress(progress))
 
     def apply(self, optimizer: Optimizer, iteration: float, max_iterations: float | None = None) -> None:
-        """Give each parameter group its `initial_lr` times the factor."""
+        """Set the learning rate of each parameter group to its `initial_lr` times the factor.
+
+        Args:
+            optimizer: its groups have `initial_lr`.
+            iteration: see `factor`.
+            max_iterations: see `factor`.
+        """
         factor = self.factor(iteration, max_iterations)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
     def highest_factor(self, iterations: int) -> tuple[float, int]:
-        """The largest factor in a training of so many iterations, and the first of them that has it."""
+        """The largest factor in a training, and the first iteration that has it.
+
+        Args:
+            iterations: length of the training.
+        """
         places = sorted({*self._inspected(iterations), *self._around(self._warmup.fraction * iterations, iterations)})
         factors = [self.factor(place, iterations) for place in places]
         highest = max(factors)
         return highest, places[factors.index(highest)]
 
     def first_zero(self, iterations: int) -> int:
-        """The iteration from which on the factor is 0 for more than the last of the training; else `iterations`."""
+        """The first iteration of a final part with factor 0, if it is longer than one iteration; else `iterations`.
+
+        Args:
+            iterations: length of the training.
+        """
         places = self._inspected(iterations)
         zeros = [place for place in places if self.factor(place, iterations) == 0.0 and place < iterations - 1]
         return zeros[0] if zeros and self.factor(iterations - 1, iterations) == 0.0 else iterations

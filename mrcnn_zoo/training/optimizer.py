@@ -1,4 +1,4 @@
-"""Which parameters are trained, with which settings, and the optimizers that do it."""
+"""Frozen parameters, parameter groups and optimizers."""
 
 import fnmatch
 from collections.abc import Container, Iterator, Sequence
@@ -31,7 +31,12 @@ NORM_LAYERS = (
 
 @dataclass(frozen=True)
 class GroupSettings:
-    """What parameters of one group share."""
+    """Settings that all parameters of a group share.
+
+    Args:
+        lr: learning rate.
+        weight_decay: at least 0.
+    """
 
     lr: float
     weight_decay: float
@@ -42,11 +47,11 @@ class GroupRule:
     """Settings of a parameter by the kind of layer that owns it; the last that applies wins: norm, then bias.
 
     Args:
-        lr: of everything but biases.
-        weight_decay: of everything but norm layers and biases.
+        lr: learning rate of all parameters but biases.
+        weight_decay: of all parameters but those of norm layers and biases.
         norm_weight_decay: of the parameters of norm layers, biases included; None is `weight_decay`.
         bias_lr_factor: the learning rate of biases over `lr`.
-        bias_weight_decay: of every bias, those of norm layers too; None leaves them what they had.
+        bias_weight_decay: of every bias, those of norm layers too; None keeps the values above.
     """
 
     lr: float
@@ -56,7 +61,12 @@ class GroupRule:
     bias_weight_decay: float | None = None
 
     def settings(self, module: nn.Module, name: str) -> GroupSettings:
-        """The settings of the parameter `name` that `module` owns itself."""
+        """The settings of a parameter.
+
+        Args:
+            module: that owns it.
+            name: of the parameter in the module, e.g. "bias".
+        """
         lr, weight_decay = self.lr, self.weight_decay
         if self.norm_weight_decay is not None and isinstance(module, NORM_LAYERS):
             weight_decay = self.norm_weight_decay
@@ -68,16 +78,16 @@ class GroupRule:
 
 
 def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Stop training the parameters whose names match any of the glob patterns.
+    """Freeze the parameters with names that match any of the glob patterns.
 
-    A batch norm frozen as a whole becomes a FrozenBatchNorm2d: else its statistics would go on changing.
+    A batch norm frozen as a whole becomes a FrozenBatchNorm2d: else its statistics would keep changing.
 
     Args:
         model: changed in place.
         patterns: against whole names, e.g. "backbone.bottom_up.*"; a module's own name freezes all in it.
 
     Returns:
-        The names frozen by this call.
+        The names of the frozen parameters.
 
     Raises:
         UserError: a pattern that matches nothing.
@@ -102,8 +112,12 @@ def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 def parameter_groups(model: nn.Module, rule: GroupRule) -> list[dict[str, Any]]:
     """The trainable parameters, those of equal settings in one group, in the order of the model.
 
+    Args:
+        model: with frozen parameters marked.
+        rule: of the settings.
+
     Returns:
-        Dicts with params, lr, weight_decay, and initial_lr, which schedules scale.
+        Dicts with params, lr, weight_decay, and initial_lr, which the schedule scales.
     """
     groups: dict[GroupSettings, list[nn.Parameter]] = {}
     for module, name, parameter in _owned_parameters(model):
@@ -115,7 +129,15 @@ def parameter_groups(model: nn.Module, rule: GroupRule) -> list[dict[str, Any]]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """Freeze what SOLVER.FREEZE names, then the optimizer SOLVER.OPTIMIZER over what is left."""
+    """Freeze the parameters of SOLVER.FREEZE; the optimizer SOLVER.OPTIMIZER over the others.
+
+    Args:
+        cfg: SOLVER.
+        model: on its device; changed in place.
+
+    Raises:
+        UserError: a pattern that matches nothing, or no parameter to train.
+    """
     freeze_parameters(model, cfg.SOLVER.FREEZE)
     rule = GroupRule(
         lr=cfg.SOLVER.BASE_LR * build_batch_scale(cfg),
@@ -149,7 +171,7 @@ def build_adamw(cfg: CfgNode, groups: list[dict[str, Any]]) -> torch.optim.AdamW
 
 
 def build_batch_scale(cfg: CfgNode) -> float:
-    """What SOLVER.SCALE_LR_TO_BATCH multiplies SOLVER.BASE_LR by; 1 without it."""
+    """The factor of SOLVER.SCALE_LR_TO_BATCH on SOLVER.BASE_LR; 1 without it."""
     reference = cfg.SOLVER.SCALE_LR_TO_BATCH
     return cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS / reference if reference > 0 else 1.0
 
@@ -181,7 +203,7 @@ def _owned_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Par
 
 
 def _nothing_matches(pattern: str, names: dict[str, nn.Parameter]) -> str:
-    # Offer module names as patterns too: that is what people freeze.
+    # Suggest module names, too, which users freeze most often.
     modules = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
     candidates = [*names, *(f"{module}.*" for module in sorted(modules))]
     top = ", ".join(sorted({f"{name.split('.')[0]}.*" for name in names}))

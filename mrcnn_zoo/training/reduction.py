@@ -24,18 +24,18 @@ class LossReduction:
     """Divides the losses of a forward pass by their counts over all processes: one collective for all of them.
 
     Every process must return the same losses; one without items returns a sum and a count of 0. A loss that only some
-    processes return in the first pass is taken as such a sum on the others.
+    processes return in the first pass counts as 0 on the others.
     """
 
     def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()  # in the order in which counts are added up, the same on every process
+        self._names: tuple[str, ...] = ()  # in the order of the summed counts, the same on every process
 
     def __call__(self, output: TrainingOutput, *, num_images: int) -> TrainingOutput:
-        """The losses as scalars, whose mean over the processes is what one process with the whole batch has.
+        """The losses as scalars; their mean over the processes equals that of one process with the global batch.
 
         Args:
             output: of this process.
-            num_images: of this process; what a loss counts that is a mean over images.
+            num_images: of this process; the count of a loss that is a mean over images.
 
         Raises:
             RuntimeError: a loss that no process has returned in the first pass.
@@ -48,7 +48,7 @@ class LossReduction:
             for name, loss in output.sums.items()
         }
         means = divided_losses(by_count, counts)
-        # The gradients are averaged over the processes, and should be added up.
+        # DDP averages the gradients over the processes; the factor turns the mean into the sum.
         return TrainingOutput({name: mean * world_size() for name, mean in means.items()}, output.metrics)
 
     @torch.no_grad()
@@ -74,10 +74,10 @@ def _count(loss: LossSum | None, num_images: int, device: torch.device) -> Tenso
 
 
 def with_averaged_gradients(model: nn.Module) -> nn.Module:
-    """The model, wrapped so that backward averages the gradients meanwhile; itself when there is one process.
+    """The model, wrapped to average gradients during backward; itself where there is one process.
 
-    Parameters that a loss does not depend on are searched for in each step: those of an FPN level that nothing looks
-    at, but also of a module that only some images pass through, on some of the processes.
+    Unused parameters are searched for in each step: those of an FPN level without a reader, but also of a module that
+    only some images pass through, on some of the processes.
 
     Args:
         model: on its device, with the same parameters on every process.
@@ -85,14 +85,18 @@ def with_averaged_gradients(model: nn.Module) -> nn.Module:
     if world_size() == 1:
         return model
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified", category=UserWarning)
-    # Samples are moved by the model itself, so the wrapper has no device.
+    # The model moves samples to its device, so the wrapper has none.
     wrapped = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=True)
     wrapped.broadcast_buffers = False  # training does not read them; `share_buffers` comes before what does
     return wrapped
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Give every process the buffers of process 0: each has gathered the batch statistics of its own images."""
+    """Copy the buffers of process 0 to all others: batch statistics differ, as each process has its own images.
+
+    Args:
+        model: the same on every process.
+    """
     if world_size() == 1:
         return
     for buffer in model.buffers():

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Precision:
-    """Runs the forward pass in a lower precision and keeps small float16 gradients from vanishing.
+    """Autocast for the forward pass, and loss scaling for float16 gradients.
 
     Args:
         device_type: "cuda" or "cpu".
@@ -32,7 +32,7 @@ class Precision:
 
     @property
     def scales_losses(self) -> bool:
-        """Whether single non-finite gradients are part of the method: the scaler skips their step and scales less."""
+        """Whether losses are scaled; the scaler then skips steps with non-finite gradients and lowers the scale."""
         return self._scaler.is_enabled()
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -40,15 +40,27 @@ class Precision:
         return torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a scalar loss to those that are there."""
+        """Add the gradients of a loss to the present ones.
+
+        Args:
+            loss: scalar.
+        """
         self._scaler.scale(loss).backward()
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Bring the gradients to their true size; once before clipping and `step`."""
+        """Divide the gradients by the scale; once, before clipping and `step`.
+
+        Args:
+            optimizer: over the trained parameters.
+        """
         self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> None:
-        """One step of the optimizer, left out where float16 gradients overflowed."""
+        """One step of the optimizer, skipped where float16 gradients overflowed.
+
+        Args:
+            optimizer: over the trained parameters.
+        """
         if self.scales_losses:
             _start_momentum(optimizer)
         self._scaler.step(optimizer)
@@ -64,7 +76,15 @@ class Precision:
 
 
 def build_precision(cfg: CfgNode, device: torch.device) -> Precision:
-    """What SOLVER.AMP asks for, as far as the device has it."""
+    """The precision of SOLVER.AMP that the device supports.
+
+    Args:
+        cfg: SOLVER.AMP.
+        device: of the model.
+
+    Raises:
+        UserError: float16 without a CUDA device.
+    """
     if not cfg.SOLVER.AMP.ENABLED:
         return Precision(device.type)
     dtypes = {"auto": _best_dtype(device), "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -81,7 +101,7 @@ def _start_momentum(optimizer: Optimizer) -> None:
     """Begin each missing momentum of SGD at 0, which the first step turns into the gradient.
 
     torch's fused SGD otherwise allocates the momentum without a value and leaves it so when the first step is left out
-    for an overflow, as it usually is while the scale is still too large; the next step then reads it.
+    for an overflow, as it usually is while the scale is too large; the next step then reads it.
     """
     for group in optimizer.param_groups:
         if isinstance(optimizer, torch.optim.SGD) and group["momentum"] != 0:
@@ -98,7 +118,7 @@ def _best_dtype(device: torch.device) -> torch.dtype | None:
 
 def _processor_has_bfloat16() -> bool:
     # Emulated bfloat16 is several times slower than float32, so only what the processor computes itself counts.
-    # Releases of torch that cannot tell have no such check.
+    # Older releases of torch have no such check.
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))
 
@@ -107,7 +127,12 @@ Clipper = Callable[[Sequence[nn.Parameter]], None]
 
 
 def clip_by_value(parameters: Sequence[nn.Parameter], *, limit: float) -> None:
-    """Bring every entry of every gradient into [-limit, limit]."""
+    """Clamp every entry of every gradient to [-limit, limit].
+
+    Args:
+        parameters: those without gradient are left out.
+        limit: above 0.
+    """
     gradients = gradients_of(parameters)
     if gradients:
         torch._foreach_clamp_min_(gradients, -limit)
@@ -115,7 +140,13 @@ def clip_by_value(parameters: Sequence[nn.Parameter], *, limit: float) -> None:
 
 
 def clip_each_norm(parameters: Sequence[nn.Parameter], *, limit: float, norm_type: float) -> None:
-    """Scale the gradient of each parameter on its own to a norm of at most `limit`, as Detectron2's "norm" does."""
+    """Scale the gradient of each parameter to a norm of at most `limit`, as Detectron2's "norm" does.
+
+    Args:
+        parameters: those without gradient are left out.
+        limit: above 0.
+        norm_type: order of the norm; infinity is the maximum.
+    """
     gradients = gradients_of(parameters)
     if not gradients:
         return
@@ -124,22 +155,36 @@ def clip_each_norm(parameters: Sequence[nn.Parameter], *, limit: float, norm_typ
 
 
 def clip_total_norm(parameters: Sequence[nn.Parameter], *, limit: float, norm_type: float) -> None:
-    """Scale all gradients by one factor, so that the norm of all of them together is at most `limit`."""
+    """Scale all gradients by one factor, so that their joint norm is at most `limit`.
+
+    Args:
+        parameters: those without gradient are left out.
+        limit: above 0.
+        norm_type: order of the norm; infinity is the maximum.
+    """
     nn.utils.clip_grad_norm_(parameters, limit, norm_type)
 
 
 def gradients_of(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """The gradients that exist."""
+    """The gradients that exist.
+
+    Args:
+        parameters: of a model.
+    """
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """L2 norm of all gradients together, a scalar on their device."""
+    """Joint L2 norm of all gradients, a scalar on their device.
+
+    Args:
+        parameters: those without gradient are left out.
+    """
     return nn.utils.get_total_norm(gradients_of(parameters)).detach()
 
 
 def build_clipper(cfg: CfgNode) -> Clipper | None:
-    """What SOLVER.CLIP_GRADIENTS asks for; None when it is off."""
+    """The clipping of SOLVER.CLIP_GRADIENTS; None where it is disabled."""
     settings = cfg.SOLVER.CLIP_GRADIENTS
     if not settings.ENABLED:
         return None
@@ -153,7 +198,7 @@ def build_clipper(cfg: CfgNode) -> Clipper | None:
 
 
 class Updater:
-    """Turns batches into gradients, and gradients into new weights.
+    """Computes gradients of batches and applies them to the weights.
 
     Args:
         optimizer: over the trained parameters.
@@ -169,18 +214,21 @@ class Updater:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All that is trained."""
+        """All trained parameters."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def compute_gradients(self, model: nn.Module, batches: Sequence[list[Sample]]) -> list[TrainingOutput]:
-        """Put the mean gradient over the batches into the parameters; returns what the model gave for each batch.
+        """Store the mean gradient over the batches in the parameters.
 
         Args:
             model: in training mode; `with_averaged_gradients` where there are several processes.
-            batches: each goes through the model on its own.
+            batches: one forward pass each.
+
+        Returns:
+            Losses and metrics per batch, detached.
 
         Raises:
-            UserError: the model returns no losses, or none that depends on what is trained.
+            UserError: the model returns no losses, or none that depends on a trained parameter.
         """
         self.optimizer.zero_grad(set_to_none=True)
         outputs = []
@@ -195,7 +243,7 @@ class Updater:
         return outputs
 
     def apply_gradients(self) -> None:
-        """Clip, then change the weights."""
+        """Clip the gradients, then update the weights."""
         if self._clipper is not None:
             self._clipper(self.parameters)
         self.precision.step(self.optimizer)
@@ -205,7 +253,14 @@ class Updater:
         return gradient_norm(self.parameters)
 
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Momentum and step counts from a checkpoint; learning rate, weight decay and the like stay as configured."""
+        """Load momentum and step counts; learning rate, weight decay and the like stay as configured.
+
+        Args:
+            state: of the optimizer, from a checkpoint.
+
+        Raises:
+            UserError: the state is of another optimizer.
+        """
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(state)
@@ -218,17 +273,29 @@ class Updater:
             group.update(own)
 
     def names_with_nonfinite_gradient(self, model: nn.Module) -> list[str]:
-        """Parameters whose gradient holds infinite entries or such that are not a number."""
+        """Names of parameters with infinite or NaN entries in their gradient.
+
+        Args:
+            model: of the parameters.
+        """
         return [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
 
     def names_without_gradient(self, model: nn.Module) -> list[str]:
-        """Trained parameters that the last loss did not depend on."""
+        """Names of trained parameters that the last loss did not depend on.
+
+        Args:
+            model: of the parameters.
+        """
         trained = set(map(id, self.parameters))
         return [name for name, p in model.named_parameters() if id(p) in trained and p.grad is None]
 
 
 def mean_metrics(outputs: Sequence[TrainingOutput]) -> dict[str, Tensor]:
-    """Each loss, their sum as `total_loss`, and each metric, as means over the batches that have them."""
+    """Each loss, their sum as `total_loss`, and each metric, as means over the batches that have them.
+
+    Args:
+        outputs: one per batch.
+    """
     columns: dict[str, list[Tensor]] = {}
     for output in outputs:
         for name, value in {"total_loss": output.total(), **output.losses, **output.metrics}.items():
@@ -242,7 +309,7 @@ def _checked_output(model: nn.Module, returned: Any) -> TrainingOutput:
     if not output.sums:
         raise UserError(
             f"{type(inner).__name__} returned no losses in training: none of its parts learns anything. A model of "
-            "your own must return TrainingOutput(losses={name: scalar}). Where nothing is to be learned, evaluate with "
+            "your own must return TrainingOutput(losses={name: scalar}). To evaluate without training, add "
             "--eval-only."
         )
     if not any(loss.value.requires_grad for loss in output.sums.values()):

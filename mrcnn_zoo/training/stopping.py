@@ -1,4 +1,4 @@
-"""When training stops: a number of iterations, a time, or a signal."""
+"""When training stops: after a number of iterations or a time, or by a signal."""
 
 import logging
 import os
@@ -17,10 +17,10 @@ Clock = Callable[[], float]  # seconds from any origin
 
 
 class Stopwatch:
-    """Seconds of training so far, over all sittings.
+    """Seconds of training so far, over all sessions.
 
     Args:
-        elapsed: seconds from earlier sittings.
+        elapsed: seconds of earlier sessions.
         clock: replaced in tests.
     """
 
@@ -29,28 +29,48 @@ class Stopwatch:
         self._origin = clock() - elapsed
 
     def elapsed(self) -> float:
-        """Seconds since the start of training, time between sittings not counted."""
+        """Seconds since the start of training, without the time between sessions."""
         return self._clock() - self._origin
 
 
 class Budget(Protocol):
-    """When training is over, and how far the learning-rate schedule is by then."""
+    """The length of a training, and the position in the learning-rate schedule."""
 
     def position(self, iteration: int, elapsed: float) -> float:
-        """The iteration that the learning-rate schedule is at; a time budget gives fractions."""
+        """The position in the learning-rate schedule, in iterations; fractional for a time budget.
+
+        Args:
+            iteration: finished steps.
+            elapsed: seconds of training.
+        """
         ...
 
     def is_spent(self, iteration: int, elapsed: float) -> bool:
-        """Whether to stop after `iteration` finished steps and `elapsed` seconds."""
+        """Whether training is over.
+
+        Args:
+            iteration: finished steps.
+            elapsed: seconds of training.
+        """
         ...
 
     def seconds_left(self, iteration: int, elapsed: float, seconds_per_step: float) -> float:
-        """Estimated seconds to the end."""
+        """Estimated seconds to the end.
+
+        Args:
+            iteration: finished steps.
+            elapsed: seconds of training.
+            seconds_per_step: recent mean.
+        """
         ...
 
 
 class IterationBudget:
-    """Train for so many optimizer steps."""
+    """Trains for a number of optimizer steps.
+
+    Args:
+        iterations: at least 1.
+    """
 
     def __init__(self, iterations: int) -> None:
         self.iterations = iterations
@@ -66,7 +86,7 @@ class IterationBudget:
 
 
 class TimeBudget:
-    """Train for so many seconds, with the schedule of `iterations` steps stretched or squeezed to end with them.
+    """Trains for a time, with the schedule of `iterations` steps stretched or squeezed to end with it.
 
     Everything between the first step and the end counts, evaluations and checkpoints included; building the model and
     the data does not. The warm-up is not stretched: it takes as many steps on a slow machine as on a fast one.
@@ -97,15 +117,15 @@ class TimeBudget:
 
 logger = logging.getLogger(__name__)
 
-NOTICED = (signal.SIGINT, signal.SIGTERM)
+HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class TrainingInterrupted(RuntimeError):  # noqa: N818 - not an error: it was asked for
-    """Training was told to stop, and has saved itself.
+class TrainingInterrupted(RuntimeError):  # noqa: N818 - not an error: the user stopped it
+    """Training was stopped by a signal, after a checkpoint was saved.
 
     Args:
-        message: how to go on.
-        signal_number: the signal that asked for it.
+        message: with the command that continues.
+        signal_number: of the signal.
     """
 
     def __init__(self, message: str, *, signal_number: int) -> None:
@@ -114,14 +134,14 @@ class TrainingInterrupted(RuntimeError):  # noqa: N818 - not an error: it was as
 
     @property
     def exit_status(self) -> int:
-        """As a shell reports a process that the signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        """128 plus the number of the signal, as shells report it: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self.signal_number
 
 
 class StopSignals:
-    """While entered, the first SIGTERM or Ctrl-C is only noted; a second Ctrl-C stops at once.
+    """Inside the block the first SIGTERM or Ctrl-C is only recorded; a second Ctrl-C stops at once.
 
-    Outside the main thread, where Python allows no handlers, nothing is noticed.
+    Outside the main thread, where Python allows no handlers, signals are not recorded.
     """
 
     def __init__(self) -> None:
@@ -132,7 +152,7 @@ class StopSignals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._owner = os.getpid()
-            self._former = {number: signal.signal(number, self._notice) for number in NOTICED}
+            self._former = {number: signal.signal(number, self._record) for number in HANDLED_SIGNALS}
         return self
 
     def __exit__(
@@ -142,10 +162,10 @@ class StopSignals:
             signal.signal(number, handler)
         self._former = {}
 
-    def _notice(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _record(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if os.getpid() != self._owner:
-            # A data-loading process forked from this one: a terminal's Ctrl-C and a scheduler's SIGTERM reach it too,
-            # and the last step still needs it. It goes when its parent lets it go, or at the second signal.
+            # A data-loading process forked from this one also gets a terminal's Ctrl-C and a scheduler's SIGTERM, but
+            # the last step needs it. Its parent ends it, or the second signal.
             signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
         elif not self.received:
             self.received = number

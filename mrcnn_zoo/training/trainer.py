@@ -1,6 +1,6 @@
-"""The training loop: steps until the budget is spent, with hooks at fixed moments, resumable bit for bit.
+"""The training loop: steps until the budget is spent, with hooks at fixed points, resumable bit for bit.
 
-On GPUs resumable up to rounding: the gradients of RoIAlign are added up in no fixed order there.
+On GPUs up to rounding: the gradients of RoIAlign are summed in no fixed order there.
 """
 
 import time
@@ -24,7 +24,7 @@ from mrcnn_zoo.training.run_context import generator_states, restore_generator_s
 from mrcnn_zoo.training.step import Updater, mean_metrics
 from mrcnn_zoo.training.stopping import Budget, Clock, StopSignals, Stopwatch
 
-RESUMABLE_KEYS = (  # without these a checkpoint may hold weights, but no training to go on with
+RESUMABLE_KEYS = (  # a checkpoint without these has weights, but cannot be resumed from
     "model",
     "optimizer",
     "scaler",
@@ -45,17 +45,24 @@ OpenBatches = Callable[[int], Iterable[list[Sample]]]  # number of the first glo
 
 
 class OutOfDeviceMemoryError(UserError):
-    """The device of this process is too small for the settings; others may not have noticed."""
+    """The device of this process ran out of memory; those of other processes may not have."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long to train, how fast to learn when, and what all randomness follows from."""
+    """Length, learning-rate schedule and seed of a training.
+
+    Args:
+        budget: length.
+        schedule: of the learning rate.
+        seed: of all random numbers.
+        accumulate_steps: batches per optimizer step; their gradients are averaged.
+    """
 
     budget: Budget
     schedule: LRSchedule
     seed: int
-    accumulate_steps: int = 1  # batches whose gradients make one step
+    accumulate_steps: int = 1
 
 
 class Trainer:
@@ -63,7 +70,7 @@ class Trainer:
 
     Args:
         model: on its device; `model(samples)` in training mode returns a TrainingOutput.
-        open_batches: gives this process's share of the global batches, from any batch on.
+        open_batches: opens this process's share of the global batches at the batch of a number.
         updater: optimizer, precision and clipping.
         plan: length, schedule and seed.
         hooks: called in this order, by name in checkpoints.
@@ -89,8 +96,8 @@ class Trainer:
         self.average = average
         self.provenance = dict(provenance or {})
         self.iteration = 0  # finished steps
-        self.elapsed = 0.0  # seconds of training, all sittings together
-        self.interrupted = 0  # number of the signal that asked to stop
+        self.elapsed = 0.0  # seconds of training, over all sessions
+        self.interrupted = 0  # number of the signal that interrupts training; 0 for none
         self.stop_reason = ""
         self.results: dict[str, dict[str, float]] = {}  # of the latest evaluation
         self._open_batches = open_batches
@@ -100,20 +107,20 @@ class Trainer:
         """Run steps until the budget is spent, a hook calls `stop`, or a signal arrives.
 
         Args:
-            signals: asked before each step.
-            clock: what a time budget is measured with.
+            signals: checked before each step.
+            clock: for a time budget.
         """
         stopwatch = Stopwatch(elapsed=self.elapsed, clock=clock)
         self.model.train()
         for hook in self.hooks.values():
             hook.before_train(self)
-        if self._goes_on(stopwatch, signals):
+        if self._continues(stopwatch, signals):
             batches = iter(self._open_batches(self._batches_drawn))
             wrapped = with_averaged_gradients(self.model)
-            is_going_on = True
-            while is_going_on:
+            is_training = True
+            while is_training:
                 self._step(wrapped, batches)
-                is_going_on = self._goes_on(stopwatch, signals)
+                is_training = self._continues(stopwatch, signals)
         for hook in self.hooks.values():
             hook.after_train(self)
 
@@ -123,24 +130,32 @@ class Trainer:
         return bool(self.stop_reason) and not self.plan.budget.is_spent(self.iteration, self.elapsed)
 
     def stop(self, reason: str) -> None:
-        """End training after the current step; to be called on every process alike."""
+        """End training after the current step; every process must call it at the same step.
+
+        Args:
+            reason: for the log.
+        """
         self.stop_reason = self.stop_reason or reason
 
     @contextmanager
     def weights_to_evaluate(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights, where there is an average, and is the same on every process."""
+        """Inside the block the model has the averaged weights, if any, and the same buffers on every process."""
         with nullcontext() if self.average is None else self.average.applied_to(self.model):
             share_buffers(self.model)
             yield
 
     def announce(self, results: Results) -> None:
-        """Tell all hooks the results of an evaluation of the present weights."""
+        """Pass the results of an evaluation of the current weights to all hooks.
+
+        Args:
+            results: metrics by task.
+        """
         self.results = {task: dict(metrics) for task, metrics in results.items()}
         for hook in self.hooks.values():
             hook.after_evaluation(self, results)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on as if it had never stopped; every process must call it, process 0 keeps it."""
+        """All that an exact resume needs; a collective, whose result is complete on process 0."""
         position = self.plan.budget.position(self.iteration, self.elapsed)
         return {
             "model": self.model.state_dict(),
@@ -160,16 +175,19 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave; the plan's seed must be the state's.
+        """Continue from a state of `state_dict`; the seed of the plan must be that of the state.
+
+        Args:
+            state: of a checkpoint.
 
         Raises:
-            UserError: the state is of another model, or lacks what a part of this one remembers.
+            UserError: the state is of another model, or lacks the training state of one of its modules.
         """
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
             raise UserError(_another_model_message(self.model.state_dict(), state["model"])) from error
-        self._load_remembered(state.get("remembered", {}))  # of a former version, where nothing was remembered
+        self._load_remembered(state.get("remembered", {}))  # checkpoints of a former version lack it
         self.updater.load_optimizer_state(state["optimizer"])
         self.updater.precision.load_state_dict(state["scaler"])
         if self.average is not None and state["ema"]:
@@ -190,16 +208,16 @@ class Trainer:
         ]
         if missing:
             raise UserError(
-                f"the checkpoint cannot be resumed from: it lacks what {', '.join(missing)} had learned beside the "
+                f"the checkpoint cannot be resumed from: it lacks the state that {', '.join(missing)} keeps beside the "
                 "weights (its key `remembered`), as checkpoints of an earlier version do. Start a new run from its "
                 "weights: MODEL.WEIGHTS, with another OUTPUT_DIR."
             )
         for name, module in modules.items():
             module.load_training_state(remembered[name])
 
-    def _goes_on(self, stopwatch: Stopwatch, signals: StopSignals | None) -> bool:
+    def _continues(self, stopwatch: Stopwatch, signals: StopSignals | None) -> bool:
         local = [stopwatch.elapsed(), float(signals.received if signals else 0)]
-        # All processes must take the same decision, and the same learning rate from the time that has passed.
+        # All processes stop at the same step, and have the same learning rate from the elapsed time.
         self.elapsed, signal_number = maximum_over_processes(local)
         self.interrupted = int(signal_number)
         is_over = self.plan.budget.is_spent(self.iteration, self.elapsed)
@@ -235,7 +253,7 @@ class Trainer:
     def _compute_gradients(self, model: nn.Module, batches: list[list[Sample]]) -> list[TrainingOutput]:
         try:
             return self.updater.compute_gradients(model, batches)
-        except FloatingPointError as error:  # found by the model itself
+        except FloatingPointError as error:  # raised by the model itself
             for hook in self.hooks.values():
                 hook.on_floating_point_error(self, batches, error)
             raise
@@ -277,8 +295,8 @@ def _out_of_memory_message(iteration: int, batches: Sequence[list[Sample]]) -> s
     free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
     processes = f" on each of {world_size()} processes" if world_size() > 1 else ""
     return (
-        f"the device ran out of memory in iteration {iteration}, with {len(batches[0])} images a pass{processes}, the "
-        f"largest padded to {height} x {width} ({free / 2**30:.1f} of {total / 2**30:.1f} GiB free now). Lower "
+        f"the device ran out of memory in iteration {iteration}, with {len(batches[0])} images per pass{processes}, "
+        f"the largest padded to {height} x {width} ({free / 2**30:.1f} of {total / 2**30:.1f} GiB free now). Lower "
         f"SOLVER.IMS_PER_BATCH (SOLVER.ACCUMULATE_STEPS keeps the batch of a step as large), INPUT.MIN_SIZE_TRAIN and "
         f"INPUT.MAX_SIZE_TRAIN, or MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, or set SOLVER.AMP.ENABLED True."
     )

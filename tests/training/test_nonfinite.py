@@ -12,8 +12,7 @@ from torch import nn
 from mrcnn_zoo.errors import NonFiniteLossError, UserError
 from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets, TrainingOutput
 from mrcnn_zoo.training import replay_batch
-from mrcnn_zoo.training.hooks.nonfinite import StopOnNonFinite, find_nonfinite_losses, save_batches
-from mrcnn_zoo.training.replay import load_step
+from mrcnn_zoo.training.hooks.nonfinite import StopOnNonFinite, find_nonfinite_losses, load_step, save_batches
 from mrcnn_zoo.training.trainer import Trainer
 from support.tiny_trainer import TinyModel
 

@@ -67,7 +67,11 @@ def results_by_dataset(
 
 
 def is_validation_task(task: str) -> bool:
-    """Whether a task of the results holds losses rather than metrics."""
+    """Whether a task of the results holds losses rather than metrics.
+
+    Args:
+        task: e.g. "val" or "<dataset>/val".
+    """
     return task.rpartition("/")[2] == VALIDATION_TASK
 
 
@@ -75,10 +79,10 @@ Measure = Callable[[nn.Module, Results], Results]
 
 
 class Evaluate(Hook):
-    """Evaluates the averaged weights where there are such, else the present ones, and announces the results.
+    """Evaluates the averaged weights, or the current ones where there is no average.
 
     Args:
-        measure: of a model and the results before, gives results by task and metric; leaves the model as it was.
+        measure: maps a model and the previous results to results by task and metric; leaves the model unchanged.
         period: iterations between two evaluations; 0 evaluates only at the end.
         datasets: names of the test sets; results of others, in a checkpoint, do not count.
     """
@@ -90,7 +94,7 @@ class Evaluate(Hook):
         self._evaluated_iteration = 0
 
     def before_train(self, trainer: Trainer) -> None:
-        # The checkpoint of an iteration is written before its evaluation. If the run ended in between, this is due.
+        # The checkpoint of an iteration is written before its evaluation, which is missing if the run ended in between.
         if self._is_due(trainer.iteration):
             self._evaluate(trainer)
 
@@ -126,9 +130,7 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
     is_alone = len(workspace.test_datasets) == 1
     training = workspace.train_datasets[0]
     labelled: dict[str, Dataset] = {}  # test sets with the classes of the model, by name
-    said = build_reported_topics(
-        cfg, workspace.test_datasets
-    )  # limits that were logged: once per run, not at each evaluation
+    reported = build_reported_topics(cfg, workspace.test_datasets)  # limits are logged once per run
 
     def measure(model: nn.Module, previous: Results) -> Results:
         results: dict[str, Mapping[str, float]] = {}
@@ -137,7 +139,7 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
             detector = with_classes_of(dataset, model, training.class_names)
             prefix = "" if is_alone else f"{dataset.name}/"
             before = {task.removeprefix(prefix): dict(m) for task, m in previous.items() if task.startswith(prefix)}
-            found = evaluate(detector, dataset, cfg, output_dir=folder, said=said, previous=before)
+            found = evaluate(detector, dataset, cfg, output_dir=folder, said=reported, previous=before)
             if cfg.TEST.VAL_LOSS:
                 if dataset.name not in labelled:
                     is_classified = predicts_classes(model)

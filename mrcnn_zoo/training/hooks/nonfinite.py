@@ -1,26 +1,38 @@
-"""Stops all processes at a non-finite loss, and saves the batch to replay it."""
+"""Stops all processes at a non-finite loss or gradient and saves the step; `replay_batch` repeats it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, config_from_text
 from mrcnn_zoo.distributed.processes import gather_over_processes, maximum_over_processes, rank
-from mrcnn_zoo.errors import NonFiniteLossError
+from mrcnn_zoo.errors import NonFiniteLossError, UserError
+from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.registries import HOOKS
-from mrcnn_zoo.structures import Sample, TrainingOutput
+from mrcnn_zoo.structures import BoxedBitmaps, Proposals, Sample, Targets, TrainingOutput
 from mrcnn_zoo.training.hook import Hook, Workspace
+from mrcnn_zoo.training.run_context import derived_seed, generators_aside
 from mrcnn_zoo.training.trainer import Trainer
 
 MAX_NAMES = 8  # of files or parameters in a message
+# Classes that a saved batch may hold besides plain values and tensors.
+SAVED_CLASSES = (Sample, Targets, Proposals, BoxedBitmaps)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one process found wrong in a step."""
+    """A non-finite value in the step of one process.
+
+    Args:
+        rank: of the process.
+        what: losses or parameters with their values.
+        files: images of the batches.
+        saved_to: path of the saved step.
+    """
 
     rank: int
     what: str
@@ -29,7 +41,11 @@ class Finding:
 
 
 def find_nonfinite_losses(outputs: Sequence[TrainingOutput]) -> dict[str, float]:
-    """The losses that are infinite or not a number in any of the batches, with their values."""
+    """The losses that are infinite or NaN in any of the batches, with their values.
+
+    Args:
+        outputs: one per batch.
+    """
     found = {}
     for output in outputs:
         # Finite losses may still overflow together.
@@ -40,22 +56,37 @@ def find_nonfinite_losses(outputs: Sequence[TrainingOutput]) -> dict[str, float]
 
 
 def describe_samples(samples: Sequence[Sample]) -> list[str]:
-    """The image files, or what stands for them."""
+    """The file of each image, or its id where it has none.
+
+    Args:
+        samples: of a batch.
+    """
     return [sample.file_name or f"image {sample.image_id}" for sample in samples]
 
 
 def save_batches(path: Path, batches: Sequence[Sequence[Sample]], facts: Mapping[str, Any]) -> None:
-    """Write the batches of one step of one process, and what is needed to repeat it, for `replay_batch`."""
+    """Write the batches of one step of one process, with all that `replay_batch` needs.
+
+    Args:
+        path: of the file; its folder is made.
+        batches: of the step.
+        facts: plain values and state dicts by name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"batches": [list(samples) for samples in batches], **facts}, path)
 
 
 def nonfinite_message(iteration: int, findings: Sequence[Finding]) -> str:
-    """One message about what all processes found."""
+    """One message about the findings of all processes.
+
+    Args:
+        iteration: of the step.
+        findings: at least one.
+    """
     lines = [f"training stopped: the loss is not finite in iteration {iteration}."]
     for finding in findings:
-        who = f"  process {finding.rank}: " if len(findings) > 1 or finding.rank else "  "
-        lines.append(f"{who}{finding.what}; images: {shortened(finding.files)}")
+        process = f"  process {finding.rank}: " if len(findings) > 1 or finding.rank else "  "
+        lines.append(f"{process}{finding.what}; images: {shortened(finding.files)}")
         lines.append(f"  saved to {finding.saved_to}; repeat it with mrcnn_zoo.training.replay_batch(that path).")
     lines.append(
         "The weights are as before that step. Likely causes: a learning rate that is too high (lower SOLVER.BASE_LR, "
@@ -65,29 +96,33 @@ def nonfinite_message(iteration: int, findings: Sequence[Finding]) -> str:
 
 
 def shortened(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of the others.
+
+    Args:
+        names: of files or parameters.
+    """
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return ", ".join(names[:MAX_NAMES]) + more
 
 
 class StopOnNonFinite(Hook):
-    """Looks at losses and gradients of each step, and saves a bad one for replay.
+    """Checks losses and gradients of each step, and saves a non-finite one for `replay_batch`.
 
     Args:
-        folder: where the batches of a bad step go.
+        folder: of the saved steps.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def after_backward(self, trainer: Trainer, batches: list[list[Sample]], outputs: list[TrainingOutput]) -> None:
-        # The one wait for the device in a step. It comes when the backward pass has been handed over, so that only the
-        # hand-over of the optimizer's work is not hidden.
+        # The only wait for the device in a step. It comes after the backward pass is queued, so that only the queueing
+        # of the optimizer's kernels is not hidden.
         loss_is_bad, gradient_is_bad = _non_finite(trainer, outputs).tolist()
         is_any_loss_bad, is_any_gradient_bad = maximum_over_processes([float(loss_is_bad), float(gradient_is_bad)])
         if not (is_any_loss_bad or is_any_gradient_bad):
             return
-        # Averaging spreads one process's bad gradient to all: where a loss is bad, only that process has the batch.
+        # Averaging spreads a non-finite gradient to all processes; only the one with the non-finite loss has the batch.
         finding = None
         if is_any_loss_bad and loss_is_bad:
             losses = find_nonfinite_losses(outputs)
@@ -102,7 +137,7 @@ class StopOnNonFinite(Hook):
         raise NonFiniteLossError(nonfinite_message(trainer.iteration, findings))
 
     def on_floating_point_error(self, trainer: Trainer, batches: list[list[Sample]], error: FloatingPointError) -> None:
-        # The other processes are in the middle of their step and cannot be asked; they end when this one has.
+        # No collective: the other processes are in the middle of their step. They end after this one.
         finding = self._record(trainer, batches, str(error), batches)
         raise NonFiniteLossError(nonfinite_message(trainer.iteration, [finding])) from error
 
@@ -134,3 +169,49 @@ def _non_finite(trainer: Trainer, outputs: list[TrainingOutput]) -> torch.Tensor
     # Float16 gradients overflow now and then; the loss scaler leaves such steps out.
     norm = torch.zeros_like(total) if trainer.updater.precision.scales_losses else trainer.updater.gradient_norm()
     return ~torch.isfinite(torch.stack([total, norm]))
+
+
+def replay_batch(
+    path: str | Path, *, model: nn.Module | None = None, trust: Iterable[str] = ()
+) -> list[TrainingOutput]:
+    """Recompute the losses of a step saved in `<output>/nonfinite/`: same weights, samples and random numbers.
+
+    Args:
+        path: of the file.
+        model: to compute them with, its weights replaced; by default that of the saved config, on its device.
+        trust: modules whose code the saved config may name, e.g. ("my_lab",).
+
+    Returns:
+        One output per batch of the step, with gradients for `backward()`.
+
+    Raises:
+        UserError: the file does not exist or holds no training step.
+    """
+    step = load_step(path)
+    if model is None:
+        model = build_model(config_from_text(step["config"], source=f"the config in {path}", trust=trust))
+    model.load_state_dict(step["model"])
+    model.train()
+    with generators_aside(derived_seed(step["seed"], "step", step["iteration"], step["rank"])):
+        return [model(samples) for samples in step["batches"]]
+
+
+def load_step(path: str | Path) -> dict[str, Any]:
+    """Contents of the file of a saved step: batches, losses, iteration, rank, seed, config and model.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UserError: the file does not exist or holds no training step.
+    """
+    try:
+        with torch.serialization.safe_globals(list(SAVED_CLASSES)):
+            step = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except Exception as error:  # of any kind, on bytes that torch has not written
+        raise UserError(f"{path} is not a saved training step: {str(error).splitlines()[0]}") from error
+    if not isinstance(step, dict) or "batches" not in step:
+        raise UserError(f"{path} holds no training step; give a file of the folder `nonfinite` of a run.")
+    return step
