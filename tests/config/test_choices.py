@@ -12,7 +12,7 @@ import mrcnn_zoo
 from mrcnn_zoo.config import CfgNode, changed_config, choice_of, load_config
 from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME
 from mrcnn_zoo.data.images.pixels import depth_reduction_of, pixel_format_of
-from mrcnn_zoo.data.synthetic.settings import BACKGROUNDS
+from mrcnn_zoo.data.synthetic.scenes import BACKGROUNDS
 from mrcnn_zoo.data.transforms.crop import build_random_crop
 from mrcnn_zoo.data.transforms.flip import build_random_flip
 from mrcnn_zoo.data.transforms.resize import build_resize_shortest_edge

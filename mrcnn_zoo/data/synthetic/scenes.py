@@ -170,12 +170,7 @@ def paint_background(settings: SceneSettings, level: float, rng: np.random.Gener
     dark = random_color(settings, rng.uniform(0.0, level), rng)
     light = random_color(settings, level, rng)
     height, width = settings.image_size
-    if settings.background == "plain":
-        pattern = np.ones((height, width), dtype=np.float32)
-    elif settings.background == "gradient":
-        pattern = _ramp(height, width, rng.uniform(0, 2 * np.pi))
-    else:
-        pattern = _texture(height, width, rng)
+    pattern = BACKGROUNDS[settings.background](height, width, rng)
     return dark + pattern[:, :, None] * (light - dark)
 
 
@@ -197,8 +192,13 @@ def random_color(settings: SceneSettings, level: float, rng: np.random.Generator
     return (level + strength * tint).astype(np.float32)
 
 
-def _ramp(height: int, width: int, angle: float) -> Picture:
-    """(height, width) linear ramp from 0 to 1 along a direction."""
+def _plain(height: int, width: int, rng: np.random.Generator) -> Picture:  # noqa: ARG001
+    return np.ones((height, width), dtype=np.float32)
+
+
+def _gradient(height: int, width: int, rng: np.random.Generator) -> Picture:
+    """(height, width) linear ramp from 0 to 1 along a random direction."""
+    angle = rng.uniform(0, 2 * np.pi)
     along = np.cos(angle) * np.linspace(-1, 1, width) + np.sin(angle) * np.linspace(-1, 1, height)[:, None]
     return ((along - along.min()) / max(float(np.ptp(along)), 1e-6)).astype(np.float32)
 
@@ -218,6 +218,10 @@ def _linear_matrix(cells: int, length: int) -> NDArray[np.float64]:
     """(length, cells) matrix of linear interpolation from `cells` points, evenly spaced, to `length` pixels."""
     position = np.linspace(0, cells - 1, length)
     return np.maximum(1.0 - np.abs(position[:, None] - np.arange(cells)), 0.0)
+
+
+# (height, width, generator) -> (height, width) pattern in [0, 1], by the choices of DATASETS.SCENES.BACKGROUND
+BACKGROUNDS = {"plain": _plain, "gradient": _gradient, "texture": _texture}
 
 
 @DATASET_FORMATS.register("digits")

@@ -1,21 +1,18 @@
-"""Settings of synthetic scenes, with their checks."""
+"""Settings of synthetic scenes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.field_rules import FIELD_RULES, NumberRule
+from mrcnn_zoo.config import CfgNode, changed_config
+from mrcnn_zoo.config.defaults import KEYS_BY_NAME
+from mrcnn_zoo.data.field_rules import FIELD_RULES
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registry import did_you_mean
 
-BACKGROUNDS = ("plain", "gradient", "texture")
 SPLITS = ("train", "val")
 DEFINITION_FIELDS = ("FORMAT", "SPLIT", "NUM_IMAGES")
 SPLIT_KEYS = ("NUM_TRAIN", "NUM_VAL")
-MIN_OBJECT_SIDE = 8  # pixels; a smaller digit has no strokes
-MAX_COUNT = 20_000  # pixels per side, objects per scene; more do not fit into memory
-MAX_CONTRAST = 0.8  # leaves room for inks of different brightness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +20,6 @@ class SceneSettings:
     """The settings that determine the pixels of a scene, together with its split and index.
 
     The fields are the keys DATASETS.SCENES.* in lower case; see `mrcnn-zoo config explain DATASETS.SCENES`.
-
-    Raises:
-        UserError: a value outside its range.
     """
 
     seed: int = 0
@@ -42,24 +36,6 @@ class SceneSettings:
     is_color: bool = True
     digits_source: str = "embedded"
 
-    def __post_init__(self) -> None:
-        _check(FIELD_RULES["SEED"].accepts(self.seed), "SEED", self.seed, FIELD_RULES["SEED"].words)
-        _check_pair("IMAGE_SIZE", self.image_size, least=MIN_OBJECT_SIDE, is_whole=True)
-        _check_pair("NUM_OBJECTS", self.num_objects, least=0, is_whole=True)
-        _check_pair("OBJECT_SIZE", self.object_size, least=MIN_OBJECT_SIDE)
-        for key, (smaller, larger) in (("NUM_OBJECTS", self.num_objects), ("OBJECT_SIZE", self.object_size)):
-            _check(smaller <= larger, key, (smaller, larger), "the smaller number first")
-        room = min(self.image_size)
-        rule = f"at most the shorter side of IMAGE_SIZE ({room})"
-        _check(self.object_size[1] <= room, "OBJECT_SIZE", self.object_size, rule)
-        for name in ("max_overlap", "min_visible", "noise", "invert_probability"):
-            _check_number(name.upper(), getattr(self, name), most=1)
-        _check_number("MIN_CONTRAST", self.min_contrast, most=MAX_CONTRAST)
-        _check_number("ROTATION", self.rotation, most=180)
-        _check(self.background in BACKGROUNDS, "BACKGROUND", self.background, f"one of {', '.join(BACKGROUNDS)}")
-        _check(isinstance(self.is_color, bool), "IS_COLOR", self.is_color, "true or false")
-        _check(isinstance(self.digits_source, str), "DIGITS_SOURCE", self.digits_source, "'embedded' or a folder")
-
 
 def build_scene_settings(cfg: CfgNode, definition: Mapping[str, Any], *, name: str) -> SceneSettings:
     """The settings of a dataset: DATASETS.SCENES, overridden by its definition.
@@ -72,35 +48,43 @@ def build_scene_settings(cfg: CfgNode, definition: Mapping[str, Any], *, name: s
     Raises:
         UserError: an unknown field, or a value outside its range.
     """
-    values = {key: value for key, value in cfg.DATASETS.SCENES.items() if key not in SPLIT_KEYS}
-    for key, value in definition.items():
-        if key in DEFINITION_FIELDS:
-            continue
-        if key not in values:
-            known = [*DEFINITION_FIELDS, *values]
+    known = [key for key in cfg.DATASETS.SCENES if key not in SPLIT_KEYS]
+    overrides = {key: value for key, value in definition.items() if key not in DEFINITION_FIELDS}
+    for key in overrides:
+        if key not in known:
+            fields = [*DEFINITION_FIELDS, *known]
             raise UserError(
-                f"Dataset {name!r}: {key!r} is not a field of synthetic scenes.{did_you_mean(key, known)} "
-                f"Known fields: {', '.join(known)}."
+                f"Dataset {name!r}: {key!r} is not a field of synthetic scenes.{did_you_mean(key, fields)} "
+                f"Known fields: {', '.join(fields)}."
             )
-        values[key] = value
-    try:
-        return SceneSettings(
-            seed=values["SEED"],
-            image_size=_as_pair(values["IMAGE_SIZE"]),
-            num_objects=_as_pair(values["NUM_OBJECTS"]),
-            object_size=_as_pair(values["OBJECT_SIZE"]),
-            max_overlap=values["MAX_OVERLAP"],
-            min_visible=values["MIN_VISIBLE"],
-            rotation=values["ROTATION"],
-            background=values["BACKGROUND"],
-            noise=values["NOISE"],
-            min_contrast=values["MIN_CONTRAST"],
-            invert_probability=values["INVERT_PROBABILITY"],
-            is_color=values["IS_COLOR"],
-            digits_source=values["DIGITS_SOURCE"],
+    where = f"DATASETS.DEFINITIONS.{name}"
+    settings = {f"DATASETS.SCENES.{key}": value for key, value in overrides.items()}
+    scenes = changed_config(cfg, settings, source=where).DATASETS.SCENES
+    for key in known:
+        problem = KEYS_BY_NAME[f"DATASETS.SCENES.{key}"].problem_of(scenes[key])
+        if problem:
+            raise UserError(f"{where if key in overrides else 'DATASETS.SCENES'}.{key} = {scenes[key]!r} {problem}")
+    room = min(scenes.IMAGE_SIZE)
+    if scenes.OBJECT_SIZE[1] > room:
+        raise UserError(
+            f"Dataset {name!r}: OBJECT_SIZE = {scenes.OBJECT_SIZE} must be at most the shorter side of IMAGE_SIZE "
+            f"({room})."
         )
-    except UserError as error:
-        raise UserError(f"Dataset {name!r}: {error}") from error
+    return SceneSettings(
+        seed=scenes.SEED,
+        image_size=_pair(scenes.IMAGE_SIZE),
+        num_objects=_pair(scenes.NUM_OBJECTS),
+        object_size=_pair(scenes.OBJECT_SIZE),
+        max_overlap=scenes.MAX_OVERLAP,
+        min_visible=scenes.MIN_VISIBLE,
+        rotation=scenes.ROTATION,
+        background=scenes.BACKGROUND,
+        noise=scenes.NOISE,
+        min_contrast=scenes.MIN_CONTRAST,
+        invert_probability=scenes.INVERT_PROBABILITY,
+        is_color=scenes.IS_COLOR,
+        digits_source=scenes.DIGITS_SOURCE,
+    )
 
 
 def build_scene_split(cfg: CfgNode, definition: Mapping[str, Any], *, name: str) -> tuple[str, int]:
@@ -125,23 +109,5 @@ def build_scene_split(cfg: CfgNode, definition: Mapping[str, Any], *, name: str)
     return split, length
 
 
-def _as_pair(value: Any) -> tuple[Any, Any]:
-    return tuple(value) if isinstance(value, (list, tuple)) else value  # others fail the check
-
-
-def _check(is_valid: bool, key: str, value: object, rule: str) -> None:
-    if not is_valid:
-        shown = list(value) if isinstance(value, tuple) else value
-        raise UserError(f"DATASETS.SCENES.{key} = {shown!r} must be {rule}.")
-
-
-def _check_number(key: str, value: object, *, most: float) -> None:
-    rule = NumberRule(words=f"a number from 0 to {most}", least=0, most=most)
-    _check(rule.accepts(value), key, value, rule.words)
-
-
-def _check_pair(key: str, value: object, *, least: float, is_whole: bool = False) -> None:
-    words = f"two {'whole ' if is_whole else ''}numbers >= {least} and <= {MAX_COUNT}"
-    rule = NumberRule(words=words, least=least, most=MAX_COUNT, is_whole=is_whole)
-    is_valid = isinstance(value, tuple) and len(value) == 2 and all(map(rule.accepts, value))
-    _check(is_valid, key, value, words)
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    return values[0], values[1]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mrcnn_zoo.config.defaults import KEYS_BY_NAME
 from mrcnn_zoo.data.synthetic.digits import (
     DigitStamps,
     cubic_matrix,
@@ -17,7 +18,6 @@ from mrcnn_zoo.data.synthetic.digits import (
     sample_linearly,
 )
 from mrcnn_zoo.data.synthetic.layout import INK_THRESHOLD
-from mrcnn_zoo.data.synthetic.settings import MIN_OBJECT_SIDE
 from mrcnn_zoo.errors import UserError
 
 
@@ -97,10 +97,12 @@ def test_stretch_increases_the_width() -> None:
 
 
 def test_every_digit_covers_pixels_at_the_smallest_size() -> None:
+    sizes = KEYS_BY_NAME["DATASETS.SCENES.OBJECT_SIZE"].range
+    assert sizes is not None
     for split in ("train", "val"):
         for glyphs in load_digit_stamps("embedded", split).glyphs:
             for glyph in glyphs:
-                coverage = render_glyph(glyph, side=MIN_OBJECT_SIDE, angle=0.3, shear=0.15, stretch=0.85)
+                coverage = render_glyph(glyph, side=sizes.low, angle=0.3, shear=0.15, stretch=0.85)
                 assert (coverage >= INK_THRESHOLD).sum() >= 5
 
 
