@@ -159,7 +159,7 @@ class Trainer:
         position = self.plan.budget.position(self.iteration, self.elapsed)
         return {
             "model": self.model.state_dict(),
-            "remembered": {name: module.training_state() for name, module in _remembering(self.model)},
+            "remembered": {name: module.training_state() for name, module in _with_training_state(self.model)},
             "optimizer": self.updater.optimizer.state_dict(),
             "scheduler": {"position": position, "learning_rates": self._learning_rates()},
             "scaler": self.updater.precision.state_dict(),
@@ -187,7 +187,7 @@ class Trainer:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
             raise UserError(_another_model_message(self.model.state_dict(), state["model"])) from error
-        self._load_remembered(state.get("remembered", {}))  # checkpoints of a former version lack it
+        self._load_training_states(state.get("remembered", {}))  # checkpoints of a former version lack it
         self.updater.load_optimizer_state(state["optimizer"])
         self.updater.precision.load_state_dict(state["scaler"])
         if self.average is not None and state["ema"]:
@@ -201,19 +201,17 @@ class Trainer:
         for name, hook in self.hooks.items():
             hook.load_state_dict(state["hooks"].get(name, {}))
 
-    def _load_remembered(self, remembered: Mapping[str, Any]) -> None:
-        modules = dict(_remembering(self.model))
-        missing = [
-            f"{name or 'the model'} ({type(modules[name]).__name__})" for name in modules if name not in remembered
-        ]
+    def _load_training_states(self, states: Mapping[str, Any]) -> None:
+        modules = dict(_with_training_state(self.model))
+        missing = [f"{name or 'the model'} ({type(modules[name]).__name__})" for name in modules if name not in states]
         if missing:
             raise UserError(
-                f"the checkpoint cannot be resumed from: it lacks the state that {', '.join(missing)} keeps beside the "
-                "weights (its key `remembered`), as checkpoints of an earlier version do. Start a new run from its "
+                f"the checkpoint cannot be resumed from: it lacks the training state of {', '.join(missing)} "
+                "(its key `remembered`), as checkpoints of an earlier version do. Start a new run from its "
                 "weights: MODEL.WEIGHTS, with another OUTPUT_DIR."
             )
         for name, module in modules.items():
-            module.load_training_state(remembered[name])
+            module.load_training_state(states[name])
 
     def _continues(self, stopwatch: Stopwatch, signals: StopSignals | None) -> bool:
         local = [stopwatch.elapsed(), float(signals.received if signals else 0)]
@@ -264,7 +262,7 @@ class Trainer:
         return [float(group["lr"]) for group in self.updater.optimizer.param_groups]
 
 
-def _remembering(model: nn.Module) -> Iterator[tuple[str, HasTrainingState]]:
+def _with_training_state(model: nn.Module) -> Iterator[tuple[str, HasTrainingState]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, HasTrainingState))
 
 

@@ -99,7 +99,7 @@ def test_resume_with_another_model_is_refused(make_trainer: Any, tmp_path: Path)
         other.load_state_dict(load_checkpoint(tmp_path / "model_final.pth"))
 
 
-class Remembers(torch.nn.Module):
+class Counter(torch.nn.Module):
     """Has a number beside its weights."""
 
     number = 0.0
@@ -111,9 +111,9 @@ class Remembers(torch.nn.Module):
         self.number = float(state["number"])
 
 
-def test_what_modules_remember_is_resumed(make_trainer: Any, tmp_path: Path) -> None:
+def test_training_state_of_modules_is_resumed(make_trainer: Any, tmp_path: Path) -> None:
     first, second = TinyModel(), TinyModel()
-    first.memory, second.memory = Remembers(), Remembers()
+    first.memory, second.memory = Counter(), Counter()
     first.memory.number = 3.0
     make_trainer(budget=1, model=first).train()
     resumed = make_trainer(model=second)
@@ -122,7 +122,7 @@ def test_what_modules_remember_is_resumed(make_trainer: Any, tmp_path: Path) -> 
     assert second.memory.number == 3.0
     for remembered in ({}, {"remembered": {}}, {"remembered": {"another": state["remembered"]["memory"]}}):
         former = {key: value for key, value in state.items() if key != "remembered"} | remembered
-        with pytest.raises(UserError, match=r"lacks what memory \(Remembers\) had learned.*MODEL.WEIGHTS"):
+        with pytest.raises(UserError, match=r"lacks the training state of memory \(Counter\).*MODEL.WEIGHTS"):
             resumed.load_state_dict(former)
 
 
