@@ -273,7 +273,7 @@ def test_yaml_with_a_missing_base(tmp_path: Path, refused) -> None:
         ("{FORMAT: coco, IMAGES: [a]}", "DATASETS.DEFINITIONS.mine.IMAGES = ['a'] must be of type str"),
         ("{FORMAT: 5, IMAGES: a}", "DATASETS.DEFINITIONS.mine.FORMAT = 5 must be one of"),
         ("{FORMAT: [coco], IMAGES: a}", "DATASETS.DEFINITIONS.mine.FORMAT = ['coco'] must be one of"),
-        ("{FORMAT: digits, DIGITS_SOURCE: 5}", "DATASETS.SCENES.DIGITS_SOURCE = 5 must be"),
+        ("{FORMAT: digits, DIGITS_SOURCE: 5}", "mine: DATASETS.SCENES.DIGITS_SOURCE takes a string, not 5"),
         ("5", "DATASETS.DEFINITIONS.mine = 5 must be a mapping"),
     ],
 )
