@@ -28,7 +28,7 @@ def test_a_folded_frozen_norm_gives_the_values_and_gradients_of_a_separate_one()
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)
 
 
-def test_folding_keeps_one_feature_map_for_the_gradient() -> None:
+def test_folding_saves_one_feature_map_for_the_gradient() -> None:
     conv = conv_with_statistics()
     features = torch.randn(1, 4, 32, 32, requires_grad=True)
     kept: dict[int, int] = {}
@@ -50,7 +50,7 @@ def test_state_has_the_names_of_detectron2() -> None:
     assert list(Conv2d(4, 6, 1).state_dict()) == ["weight", "bias"]
 
 
-def test_the_norm_runs_before_the_activation() -> None:
+def test_norm_is_applied_before_the_activation() -> None:
     conv = Conv2d(2, 4, 1, norm=nn.GroupNorm(1, 4), activation=relu_)
     features = torch.randn(1, 2, 5, 5)
     assert conv.norm is not None
@@ -64,7 +64,7 @@ def test_stride_one_keeps_the_size_whatever_kernel_and_dilation() -> None:
         assert Conv2d(2, 3, kernel_size, dilation=dilation)(features).shape == (1, 3, 9, 11)
 
 
-def test_channels_last_goes_through() -> None:
+def test_channels_last_format_is_preserved() -> None:
     features = torch.randn(2, 4, 9, 9).to(memory_format=torch.channels_last)
     conv = conv_with_statistics().to(memory_format=torch.channels_last)
     assert conv(features).is_contiguous(memory_format=torch.channels_last)

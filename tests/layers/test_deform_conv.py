@@ -70,7 +70,7 @@ def test_values_are_those_of_a_slow_loop(
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_offsets_of_zero_make_a_plain_convolution(layout: torch.memory_format) -> None:
+def test_zero_offsets_give_a_plain_convolution(layout: torch.memory_format) -> None:
     conv = DeformConv2d(4, 6, 3, stride=2, dilation=2, groups=2).to(memory_format=layout)
     features = torch.randn(2, 4, 9, 8).to(memory_format=layout)
     expected = F.conv2d(features, conv.weight, conv.bias, stride=2, padding=2, dilation=2, groups=2)
@@ -112,7 +112,7 @@ def test_a_frozen_norm_is_folded_and_an_activation_comes_last() -> None:
     torch.testing.assert_close(conv(features, offsets), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_it_runs_under_autocast() -> None:
+def test_deformable_convolution_runs_under_autocast() -> None:
     conv = DeformConv2d(4, 4, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = conv(torch.randn(1, 4, 6, 6).bfloat16(), torch.zeros(1, 18, 6, 6).bfloat16())

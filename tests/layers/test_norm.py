@@ -30,7 +30,7 @@ def test_frozen_batch_norm_has_buffers_of_batch_norm_and_no_parameters() -> None
     assert not list(norm.parameters())
 
 
-def test_fresh_frozen_batch_norm_is_the_identity() -> None:
+def test_initial_frozen_batch_norm_is_the_identity() -> None:
     features = torch.randn(2, 3, 4, 5)
     torch.testing.assert_close(FrozenBatchNorm2d(3)(features), features, rtol=1e-6, atol=1e-7)
 
@@ -59,7 +59,7 @@ def test_a_frozen_batch_norm_keeps_its_count_for_checkpoints(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["BN", "SyncBN", "nnSyncBN"])
 @pytest.mark.parametrize("shape", [(0, 3, 7, 7), (0, 3, 1, 1), (1, 3, 1, 1)])
-def test_a_batch_without_statistics_is_normalised_by_the_running_ones(name: str, shape: tuple[int, ...]) -> None:
+def test_batch_without_statistics_is_normalised_by_running_statistics(name: str, shape: tuple[int, ...]) -> None:
     norm = build_norm(name, 3)
     assert norm is not None
     norm.load_state_dict(batch_norm_with_statistics(3).state_dict())
@@ -95,7 +95,7 @@ def test_channel_layer_norm_normalises_every_pixel() -> None:
     torch.testing.assert_close(normalised, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_no_norm_is_built_of_an_empty_name() -> None:
+def test_empty_name_builds_no_norm() -> None:
     assert build_norm("", 8) is None
 
 
@@ -104,7 +104,7 @@ def test_an_unknown_norm_is_refused_with_its_key() -> None:
         build_norm("GNN", 8, key="MODEL.FPN.NORM")
 
 
-def test_group_norm_says_which_channels_it_cannot_divide() -> None:
+def test_group_norm_names_the_channels_it_cannot_divide() -> None:
     with pytest.raises(UserError, match="48 channels"):
         build_norm("GN", 48)
 
@@ -183,7 +183,7 @@ def test_sync_batch_norm_of_constant_features_is_finite(monkeypatch: pytest.Monk
 
 
 class OnGPU(Tensor):
-    """A tensor that says that it is on a GPU."""
+    """A CPU tensor with `is_cuda` True."""
 
     is_cuda = True
 

@@ -23,7 +23,7 @@ def test_cuda_falls_back_to_the_cpu_with_one_note(
 
 
 @pytest.mark.parametrize("name", ["mps", "meta", "mtia"])
-def test_device_that_is_not_here_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_device_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(construction, "_is_available", lambda _: False)
     with pytest.raises(UserError, match=rf"MODEL\.DEVICE = '{name}' is not available here"):
         resolve_device(name)
@@ -37,7 +37,7 @@ def test_gpu_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         resolve_device("cuda:2")
 
 
-def test_device_auto_is_what_the_machine_has_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_auto_is_the_available_device_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for is_available, expected in ((True, "cuda"), (False, "cpu")):
@@ -78,12 +78,14 @@ def test_device_that_does_not_exist_is_refused() -> None:
         ("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "smooth_l2", "smooth_l1"),
     ],
 )
-def test_misspelt_names_are_explained(key: str, name: str, meant: str, small_cfg: Callable[..., CfgNode]) -> None:
+def test_misspelt_names_are_refused_with_the_nearest_one(
+    key: str, name: str, meant: str, small_cfg: Callable[..., CfgNode]
+) -> None:
     with pytest.raises(UnknownNameError, match=rf"{key}.*{name}.*Did you mean '{meant}'"):
         build_model(small_cfg(key, name))
 
 
-def test_numbers_that_no_model_can_have_are_refused_by_their_key(small_cfg: Callable[..., CfgNode]) -> None:
+def test_invalid_numbers_are_refused_with_their_key(small_cfg: Callable[..., CfgNode]) -> None:
     cfg = small_cfg()
     cfg.defrost()
     cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 0  # not through load_config, which has the same check

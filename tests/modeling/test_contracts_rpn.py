@@ -1,4 +1,4 @@
-"""Every registered component of the dense stage, of proposals and of assignment does what its contract says."""
+"""Every registered component of the dense stage, of proposals and of assignment keeps its contract."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def cfg() -> CfgNode:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_backbone_returns_the_maps_that_it_announces(name: str, cfg: CfgNode) -> None:
+def test_backbone_returns_the_maps_of_its_output_specs(name: str, cfg: CfgNode) -> None:
     if "timm" in name:
         pytest.importorskip("timm", reason="needs timm, which is optional: pip install timm")
     cfg = cfg.clone()
@@ -80,7 +80,7 @@ def test_norm_keeps_the_shape_and_the_layout(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ANCHOR_GENERATORS)
-def test_anchor_generator_lays_its_number_of_anchors_on_every_cell(name: str, cfg: CfgNode) -> None:
+def test_anchor_generator_returns_anchors_per_cell_anchors_for_each_cell(name: str, cfg: CfgNode) -> None:
     generator = ANCHOR_GENERATORS.get(name)(cfg, [8, 16])
     levels = generator([torch.zeros(1, 1, 4, 6), torch.zeros(1, 1, 2, 3)])
     cells = (24, 6)
@@ -116,7 +116,7 @@ def test_proposal_generator_proposes_inside_the_image_best_first(name: str, cfg:
 
 
 @pytest.mark.parametrize("name", MATCHERS)
-def test_matcher_labels_every_box_and_takes_nothing(name: str) -> None:
+def test_matcher_labels_each_box_and_accepts_no_boxes(name: str) -> None:
     matcher = MATCHERS.get(name)((0.3, 0.7), (0, -1, 1), allow_low_quality=True)
     matches = matcher.match(BOXES, BOXES[[1]])
     assert matches.labels.tolist()[1] == 1
@@ -127,7 +127,7 @@ def test_matcher_labels_every_box_and_takes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_sampler_takes_rows_of_the_right_label_within_its_count(name: str) -> None:
+def test_sampler_returns_rows_of_the_right_label_up_to_its_count(name: str) -> None:
     sampler = SAMPLERS.get(name)(6, positive_fraction=0.5)
     labels = torch.tensor([1, 0, -1] * 10, dtype=torch.int8)
     positives, negatives = sampler.sample(labels)
@@ -139,14 +139,14 @@ def test_sampler_takes_rows_of_the_right_label_within_its_count(name: str) -> No
 
 
 @pytest.mark.parametrize("name", BOX_CODERS)
-def test_box_coder_goes_there_and_back(name: str) -> None:
+def test_box_coder_decodes_what_it_encodes(name: str) -> None:
     coder = BOX_CODERS.get(name)((10.0, 10.0, 5.0, 5.0))
     torch.testing.assert_close(coder.decode(coder.encode(BOXES, BOXES.flip(0)), BOXES), BOXES.flip(0))
     assert coder.decode(torch.zeros(0, 8), BOXES[:0]).shape == (0, 8)
 
 
 @pytest.mark.parametrize("name", BOX_LOSSES)
-def test_box_loss_prefers_the_target_and_takes_nothing(name: str) -> None:
+def test_box_loss_is_lowest_at_the_target_and_accepts_no_boxes(name: str) -> None:
     loss, coder = BOX_LOSSES.get(name)(0.1), BoxCoder((1.0, 1.0, 1.0, 1.0))
     target = BOXES + torch.tensor([1.0, 2.0, 3.0, 4.0])
     deltas = coder.encode(BOXES, target)

@@ -1,4 +1,4 @@
-"""The maps that one head looks at, and their anchors."""
+"""The feature maps of a shared head, and their anchors."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ SPECS = {"p2": FeatureSpec(8, stride=4), "p3": FeatureSpec(8, stride=8), "res4":
 ONE_SIZE_A_MAP = ("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64]])
 
 
-def test_levels_have_the_maps_in_order_and_anchors_at_their_strides(small_cfg: Callable[..., CfgNode]) -> None:
+def test_anchored_levels_have_maps_in_order_and_anchors_at_their_strides(small_cfg: Callable[..., CfgNode]) -> None:
     levels = build_anchored_levels(small_cfg("MODEL.RPN.IN_FEATURES", ["p2", "p3"], *ONE_SIZE_A_MAP), "RPN", SPECS)
     assert (levels.names, levels.channels, levels.anchors_per_cell) == (["p2", "p3"], 8, 3)
     assert levels.anchors.anchors_per_cell == [3, 3]
@@ -27,9 +27,7 @@ def test_levels_have_the_maps_in_order_and_anchors_at_their_strides(small_cfg: C
         (["p3", "res4"], r"one head serves all levels of MODEL\.RPN\.IN_FEATURES.*\[8, 16\] channels"),
     ],
 )
-def test_maps_that_a_head_cannot_share_are_refused(
-    names: list[str], message: str, small_cfg: Callable[..., CfgNode]
-) -> None:
+def test_missing_or_unequal_maps_are_refused(names: list[str], message: str, small_cfg: Callable[..., CfgNode]) -> None:
     with pytest.raises(UserError, match=message):
         build_anchored_levels(small_cfg("MODEL.RPN.IN_FEATURES", names, *ONE_SIZE_A_MAP), "RPN", SPECS)
 

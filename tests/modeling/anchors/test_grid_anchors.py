@@ -13,13 +13,13 @@ def two_levels() -> GridAnchors:
     return GridAnchors([[8], [16]], aspect_ratios=[[1.0], [1.0, 4.0]], strides=[4, 8])
 
 
-def test_every_level_has_its_own_sizes_ratios_and_stride() -> None:
+def test_each_level_has_its_own_sizes_ratios_and_stride() -> None:
     fine, coarse = two_levels()([torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 1, 2)])
     assert fine.tolist() == [[-4, -4, 4, 4], [0, -4, 8, 4], [-4, 0, 4, 8], [0, 0, 8, 8]]
     assert coarse.tolist() == [[-8, -8, 8, 8], [-4, -16, 4, 16], [0, -8, 16, 8], [4, -16, 12, 16]]
 
 
-def test_an_offset_moves_anchors_by_a_part_of_the_stride() -> None:
+def test_offset_shifts_anchors_by_a_fraction_of_the_stride() -> None:
     generator = GridAnchors([[8]], aspect_ratios=[[1.0]], strides=[4], offset=0.5)
     assert generator([torch.zeros(1, 1, 1, 2)])[0].tolist() == [[-2, -2, 6, 6], [2, -2, 10, 6]]
 
@@ -28,24 +28,24 @@ def test_anchors_per_cell_counts_sizes_times_ratios() -> None:
     assert two_levels().anchors_per_cell == [1, 2]
 
 
-def test_anchors_are_no_part_of_the_state() -> None:
+def test_anchors_are_not_in_the_state_dict() -> None:
     assert not two_levels().state_dict()
 
 
-def test_the_same_sizes_return_the_remembered_anchors() -> None:
+def test_anchors_are_cached_by_size() -> None:
     generator = two_levels()
     features = [torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2)]
     assert generator(features)[0] is generator(features)[0]
 
 
-def test_only_a_few_sizes_are_remembered() -> None:
+def test_cache_has_a_size_limit() -> None:
     generator = two_levels()
     for side in range(1, CACHED_SIZES + 5):
         generator([torch.zeros(1, 1, side, 1), torch.zeros(1, 1, 1, 1)])
     assert len(generator._cache) == CACHED_SIZES
 
 
-def test_a_copy_makes_the_same_anchors() -> None:
+def test_deep_copy_makes_the_same_anchors() -> None:
     generator = two_levels()
     features = [torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 1, 1)]
     assert torch.equal(copy.deepcopy(generator)(features)[0], generator(features)[0])
@@ -60,11 +60,11 @@ def anchors_of(sizes: str, strides: list[int]) -> list[int]:
     return build_anchor_generator(cfg, strides).anchors_per_cell
 
 
-def test_one_list_of_sizes_holds_for_every_level() -> None:
+def test_single_list_of_sizes_applies_to_every_level() -> None:
     assert anchors_of("[[32, 64]]", [4, 8, 16]) == [6, 6, 6]
 
 
-def test_lists_of_sizes_must_match_the_levels() -> None:
+def test_wrong_number_of_lists_of_sizes_is_refused() -> None:
     assert anchors_of("[[32], [64], [128]]", [4, 8, 16]) == [3, 3, 3]
     with pytest.raises(UserError, match=r"MODEL\.ANCHOR_GENERATOR\.SIZES has 2 lists where 3 feature maps"):
         anchors_of("[[32], [64]]", [4, 8, 16])

@@ -36,7 +36,7 @@ def test_anchors_are_exactly_those_of_torchvision(
     assert ours.anchors_per_cell == theirs.num_anchors_per_location()
 
 
-def test_cells_of_an_odd_level_are_closer_than_its_stride() -> None:
+def test_anchor_spacing_of_an_odd_level_is_below_its_stride() -> None:
     anchors = IntegerAnchors(ONE_SIZE, aspect_ratios=[[1.0]] * 5, finest_stride=4)(pyramid(800, 1088, finest=4))
     p6 = anchors[-1].reshape(13, 17, 4)  # 800 / 64 and 1088 / 64, rounded up
     assert p6[0, 0].tolist() == [-256, -256, 256, 256]
@@ -49,7 +49,7 @@ def test_halves_are_rounded_to_the_even_side() -> None:
     assert integer_cell_anchors([103], [1.0]).tolist() == [[-52, -52, 52, 52]]
 
 
-def test_the_ratio_changes_slower_than_the_size() -> None:
+def test_anchors_of_a_cell_are_ordered_by_ratio_then_size() -> None:
     assert integer_cell_anchors([8, 16], [1.0, 4.0]).tolist() == [
         [-4, -4, 4, 4],
         [-8, -8, 8, 8],
@@ -58,12 +58,12 @@ def test_the_ratio_changes_slower_than_the_size() -> None:
     ]
 
 
-def test_an_empty_batch_has_anchors_all_the_same() -> None:
+def test_anchors_of_an_empty_batch_are_those_of_any_batch() -> None:
     generator = IntegerAnchors([[32]], aspect_ratios=[[1.0]], finest_stride=4)
     assert generator([torch.zeros(0, 1, 2, 3)])[0].shape == (6, 4)
 
 
-def test_an_offset_is_refused() -> None:
+def test_integer_anchors_refuse_an_offset() -> None:
     overrides = ["MODEL.ANCHOR_GENERATOR.NAME", "TorchvisionAnchorGenerator", "MODEL.ANCHOR_GENERATOR.OFFSET", 0.5]
     with pytest.raises(UserError, match=r"OFFSET = 0\.5: TorchvisionAnchorGenerator has no offset"):
         build_anchor_generator(load_config(None, overrides), [4])

@@ -22,7 +22,7 @@ def test_boxes_between_the_thresholds_are_ignored() -> None:
     assert rpn_matcher().match(BOXES, GROUND_TRUTH).labels.tolist() == [1, -1, -1, 0]
 
 
-def test_an_overlap_of_exactly_a_threshold_gets_the_label_above_it() -> None:
+def test_overlap_equal_to_a_threshold_gets_the_label_above() -> None:
     matcher = MaxIoUMatcher((0.5,), (0, 1), allow_low_quality=False)
     assert matcher.match(BOXES, GROUND_TRUTH).labels.tolist() == [1, 1, 1, 0]
 
@@ -32,33 +32,33 @@ def test_low_quality_makes_the_best_box_of_each_ground_truth_positive() -> None:
     assert labels.tolist() == [1, 1, -1, 0]
 
 
-def test_low_quality_takes_all_boxes_that_tie_for_the_best() -> None:
+def test_low_quality_matches_include_ties() -> None:
     boxes = torch.tensor([[0.0, 0, 4, 1], [6.0, 0, 10, 1], [0.0, 0, 1, 1]])
     labels = rpn_matcher(allow_low_quality=True).match(boxes, GROUND_TRUTH[:1]).labels
     assert labels.tolist() == [1, 1, 0]
 
 
-def test_a_low_quality_box_keeps_the_ground_truth_that_it_overlaps_best() -> None:
-    # The only box covers the second object better, but is the best there is for the first as well.
+def test_low_quality_match_is_the_ground_truth_of_highest_overlap() -> None:
+    # The only box overlaps the second object more, but is also the best box of the first.
     ground_truth = torch.tensor([[0.0, 0, 2, 1], [2.0, 0, 10, 1]])
     matches = rpn_matcher(allow_low_quality=True).match(torch.tensor([[0.0, 0, 10, 1]]), ground_truth)
     assert matches.rows.tolist() == [1]
     assert matches.labels.tolist() == [1]
 
 
-def test_an_object_that_no_box_touches_makes_nothing_positive() -> None:
+def test_object_without_overlapping_box_has_no_positive() -> None:
     far_away = torch.tensor([[900.0, 0, 910, 1]])
     assert rpn_matcher(allow_low_quality=True).match(BOXES, far_away).labels.tolist() == [0, 0, 0, 0]
 
 
-def test_of_equal_overlaps_the_first_ground_truth_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_ground_truth_is_matched_among_equal_overlaps(monkeypatch: pytest.MonkeyPatch) -> None:
     twice = GROUND_TRUTH[:1].repeat(3, 1)
     assert rpn_matcher().match(BOXES[:1], twice).rows.tolist() == [0]
     monkeypatch.setattr(matcher_module, "MAX_PAIRS", 1)  # one ground truth at a time
     assert rpn_matcher().match(BOXES[:1], twice).rows.tolist() == [0]
 
 
-def test_blocks_of_ground_truth_give_the_matches_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matching_in_blocks_equals_matching_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(220, 2, generator=generator) * 50
     boxes = torch.cat((corners, corners + 5 + torch.rand(220, 2, generator=generator) * 30), dim=1)
@@ -91,7 +91,7 @@ def test_without_boxes_there_are_no_matches() -> None:
         ((0.5,), (0, 2), "1, 0 or -1|1 \\(object\\)"),
     ],
 )
-def test_thresholds_and_labels_that_do_not_fit_are_refused(thresholds, labels, message: str) -> None:
+def test_inconsistent_thresholds_and_labels_are_refused(thresholds, labels, message: str) -> None:
     with pytest.raises(UserError, match=message):
         MaxIoUMatcher(thresholds, labels, allow_low_quality=False)
 

@@ -34,13 +34,13 @@ def test_foreground_comes_first_and_background_gets_class_k() -> None:
     assert regions.targets is TARGETS
 
 
-def test_ground_truth_is_among_the_regions_when_asked_for() -> None:
+def test_append_ground_truth_adds_boxes_to_the_regions() -> None:
     (regions,) = labeler(append_ground_truth=True).label([PROPOSALS], [TARGETS])
     assert regions.classes.tolist() == [2, 4, 4, 2, 7, 7]
     assert torch.equal(regions.boxes[2:4], TARGETS.boxes)
 
 
-def test_the_sample_is_bounded() -> None:
+def test_number_of_regions_is_bounded() -> None:
     torch.manual_seed(0)
     (regions,) = labeler(count=2).label([PROPOSALS], [TARGETS])
     assert sorted(regions.classes.tolist())[1] == 7
@@ -53,7 +53,7 @@ def test_an_image_without_ground_truth_has_only_background() -> None:
     assert regions.classes.tolist() == [7, 7, 7, 7]
 
 
-def test_an_image_without_proposals_has_its_ground_truth_or_nothing() -> None:
+def test_image_without_proposals_has_its_ground_truth_or_no_regions() -> None:
     nothing = PROPOSALS[:0]
     (regions,) = labeler(append_ground_truth=True).label([nothing], [TARGETS])
     assert regions.classes.tolist() == [4, 2]
@@ -71,13 +71,13 @@ def test_proposals_are_not_changed() -> None:
     assert len(PROPOSALS) == 4
 
 
-def test_the_config_decides_thresholds_counts_and_classes() -> None:
+def test_region_labeler_has_thresholds_counts_and_classes_of_the_config() -> None:
     cfg = load_config(None, ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", 7])
     (regions,) = build_region_labeler(cfg).label([PROPOSALS], [TARGETS])
     assert regions.classes.tolist() == [2, 4, 4, 2, 7, 7]
 
 
-def test_label_all_keeps_every_box_in_its_order() -> None:
+def test_label_all_keeps_all_boxes_in_order() -> None:
     matcher = MaxIoUMatcher((0.4, 0.95), (0, -1, 1), allow_low_quality=False)
     nothing = Targets((50, 50), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     boxes = torch.cat((PROPOSALS.boxes, TARGETS.boxes))

@@ -16,13 +16,13 @@ def test_positives_are_bounded_by_their_fraction_and_negatives_fill_the_rest() -
     assert set(negatives.tolist()) <= set(range(10, 40))
 
 
-def test_negatives_take_the_places_of_missing_positives() -> None:
+def test_negatives_replace_missing_positives() -> None:
     positives, negatives = RandomSampler(30, positive_fraction=0.5).sample(LABELS)
     assert positives.tolist() == list(range(10))
     assert len(negatives) == 20
 
 
-def test_everything_is_taken_in_order_when_the_count_allows_it() -> None:
+def test_all_boxes_are_sampled_in_order_if_there_are_few() -> None:
     state = torch.random.get_rng_state()
     positives, negatives = RandomSampler(100, positive_fraction=0.5).sample(LABELS)
     assert positives.tolist() == list(range(10))
@@ -30,7 +30,7 @@ def test_everything_is_taken_in_order_when_the_count_allows_it() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_positives_do_not_take_the_places_of_missing_negatives() -> None:
+def test_positives_do_not_replace_missing_negatives() -> None:
     positives, negatives = RandomSampler(8, positive_fraction=0.5).sample(torch.ones(20, dtype=torch.int8))
     assert len(positives) == 4
     assert len(negatives) == 0
@@ -44,18 +44,18 @@ def test_the_same_seed_gives_the_same_sample() -> None:
     assert samples[0] == samples[1] != samples[2]
 
 
-def test_every_positive_can_be_drawn() -> None:
+def test_each_positive_can_be_sampled() -> None:
     torch.manual_seed(0)
     sampler = RandomSampler(2, positive_fraction=0.5)
     assert {int(sampler.sample(LABELS)[0]) for _ in range(200)} == set(range(10))
 
 
-def test_nothing_is_sampled_of_nothing() -> None:
+def test_sample_of_no_boxes_is_empty() -> None:
     positives, negatives = RandomSampler(8, positive_fraction=0.5).sample(torch.zeros(0, dtype=torch.int8))
     assert len(positives) == len(negatives) == 0
 
 
-def test_batch_draws_what_one_image_after_another_draws() -> None:
+def test_sample_batch_equals_samples_of_single_images() -> None:
     sampler, images = RandomSampler(8, positive_fraction=0.5), [LABELS, LABELS.flip(0), LABELS[:3]]
     torch.manual_seed(5)
     one_by_one = [sampler.sample(labels) for labels in images]

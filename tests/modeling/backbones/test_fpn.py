@@ -42,7 +42,7 @@ PIXELS = torch.arange(16.0).reshape(1, 1, 4, 4)
 
 
 @pytest.mark.parametrize(("fuse", "divisor"), [(add, 1), (average, 2)])
-def test_a_level_is_joined_with_the_enlarged_coarser_one(fuse, divisor: int) -> None:
+def test_level_is_the_lateral_map_plus_the_upsampled_coarser_level(fuse, divisor: int) -> None:
     maps = build(fuse)(PIXELS)
     coarse = torch.tensor([[0.0, 2.0], [8.0, 10.0]])
     assert maps["p3"][0, 0].tolist() == coarse.tolist()
@@ -50,7 +50,7 @@ def test_a_level_is_joined_with_the_enlarged_coarser_one(fuse, divisor: int) -> 
     assert maps["p2"][0, 0].tolist() == expected.tolist()
 
 
-def test_the_last_level_takes_every_second_cell_of_the_one_before() -> None:
+def test_max_pool_level_takes_every_second_cell() -> None:
     maps = build()(PIXELS)
     assert list(maps) == ["p2", "p3", "p4"]
     assert maps["p4"].tolist() == [[[[0.0]]]]
@@ -68,7 +68,7 @@ def test_levels_are_named_after_the_logarithm_of_their_stride() -> None:
     assert fpn.size_divisibility == 8
 
 
-def test_fusing_does_not_change_what_the_bottom_up_network_returned() -> None:
+def test_fusion_does_not_change_bottom_up_maps() -> None:
     pixels = PIXELS.clone()
     build()(pixels)
     assert torch.equal(pixels, PIXELS)
@@ -90,7 +90,7 @@ def test_no_images_give_empty_levels() -> None:
     ("in_features", "message"),
     [(("fine", "missing"), "returns: fine, coarse"), ((), "should name maps"), (("coarse", "fine"), r"\[8, 4\]")],
 )
-def test_levels_that_do_not_fit_are_refused(in_features: tuple[str, ...], message: str) -> None:
+def test_missing_maps_and_wrong_strides_are_refused(in_features: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(in_features=in_features)
 
@@ -100,7 +100,7 @@ def configured(*overrides: object) -> FPN:
     return build_fpn(load_config(None, [*settings, *overrides]), TwoMaps())
 
 
-def test_convolutions_make_two_more_levels_the_second_of_the_activated_first() -> None:
+def test_p7_is_a_convolution_of_the_activated_p6() -> None:
     block = ConvLevels(1, 1)
     for conv in (block.p6, block.p7):
         nn.init.zeros_(conv.weight)
@@ -114,7 +114,7 @@ def test_convolutions_make_two_more_levels_the_second_of_the_activated_first() -
     ("name", "levels", "channels_of_p6"),
     [("", ["p2", "p3", "p4"], 0), ("none", ["p2", "p3"], 0), ("p6p7", ["p2", "p3", "p4", "p5"], 1)],
 )
-def test_the_top_block_makes_the_levels_above(name: str, levels: list[str], channels_of_p6: int) -> None:
+def test_top_block_adds_levels(name: str, levels: list[str], channels_of_p6: int) -> None:
     fpn = configured("MODEL.FPN.TOP_BLOCK", name)
     maps = fpn(torch.zeros(1, 1, 6, 6))
     assert list(maps) == list(fpn.output_specs) == levels
@@ -125,7 +125,7 @@ def test_the_top_block_makes_the_levels_above(name: str, levels: list[str], chan
         assert fpn.state_dict()["top_block.p6.weight"].shape == (2, channels_of_p6, 3, 3)
 
 
-def test_convolved_levels_may_be_made_of_the_coarsest_level_of_the_pyramid() -> None:
+def test_p6_can_be_computed_from_the_coarsest_level() -> None:
     fpn = configured("MODEL.FPN.TOP_BLOCK", "p6p7", "MODEL.FPN.TOP_BLOCK_IN_FEATURE", "p3")
     assert fpn.state_dict()["top_block.p6.weight"].shape == (2, 2, 3, 3)
     maps = fpn(torch.randn(1, 1, 8, 8))
@@ -133,18 +133,18 @@ def test_convolved_levels_may_be_made_of_the_coarsest_level_of_the_pyramid() -> 
     torch.testing.assert_close(maps["p4"], fpn.top_block(maps["p3"])[0])
 
 
-def test_a_source_of_levels_that_would_leave_a_gap_is_refused() -> None:
+def test_top_block_source_that_skips_a_level_is_refused() -> None:
     with pytest.raises(UserError, match=r"TOP_BLOCK_IN_FEATURE = 'fine' should be 'coarse' or 'p3'"):
         configured("MODEL.FPN.TOP_BLOCK", "p6p7", "MODEL.FPN.TOP_BLOCK_IN_FEATURE", "fine")
 
 
-def test_the_pyramid_also_asks_for_what_its_bottom_needs() -> None:
+def test_size_divisibility_includes_that_of_the_bottom_up_network() -> None:
     bottom_up = TwoMaps()
     bottom_up.size_divisibility = 12
     cfg = load_config(None, ["MODEL.FPN.IN_FEATURES", ["fine", "coarse"]])
     assert build_fpn(cfg, bottom_up).size_divisibility == 24
 
 
-def test_an_unknown_fusion_is_refused() -> None:
+def test_unknown_fusion_is_refused() -> None:
     with pytest.raises(UserError, match=r"MODEL.FPN.FUSE_TYPE = 'max' is not one of 'sum', 'avg'"):
         configured("MODEL.FPN.FUSE_TYPE", "max")

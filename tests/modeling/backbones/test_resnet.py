@@ -35,7 +35,7 @@ def test_stages_have_the_blocks_of_the_paper(depth: int, blocks: tuple[int, ...]
     assert tuple(len(resnet.get_submodule(name)) for name in resnet.stage_names) == blocks
 
 
-def test_maps_have_the_announced_channels_and_strides() -> None:
+def test_maps_have_the_channels_and_strides_of_their_specs() -> None:
     resnet = build()
     maps = resnet(torch.zeros(1, 3, 64, 96))
     assert {name: spec.stride for name, spec in resnet.output_specs.items()} == {
@@ -56,14 +56,14 @@ def test_dilation_keeps_the_resolution_in_res5() -> None:
     assert all(block.conv2.dilation == (2, 2) for block in resnet.get_submodule("res5"))
 
 
-def test_no_stage_deeper_than_the_outputs_is_built() -> None:
+def test_stages_beyond_the_outputs_are_not_built() -> None:
     resnet = build(RESNETS__OUT_FEATURES=["res3"])
     assert resnet.stage_names == ("res2", "res3")
     assert list(resnet(torch.zeros(1, 3, 32, 32))) == ["res3"]
 
 
 @pytest.mark.parametrize(("in_1x1", "strides"), [(True, ((2, 2), (1, 1))), (False, ((1, 1), (2, 2)))])
-def test_the_stride_is_in_the_chosen_convolution(in_1x1: bool, strides: tuple) -> None:
+def test_stride_in_1x1_selects_the_convolution_with_stride(in_1x1: bool, strides: tuple) -> None:
     block = build(RESNETS__STRIDE_IN_1X1=in_1x1).get_submodule("res3.0")
     assert (block.conv1.stride, block.conv2.stride) == strides
 
@@ -89,7 +89,7 @@ def test_only_the_blocks_that_change_shape_have_a_shortcut_convolution() -> None
     assert not any("res2.0.shortcut" in name or "1.shortcut" in name for name in names)
 
 
-def test_convolutions_start_with_the_variance_of_he() -> None:
+def test_initial_weights_have_the_variance_of_he() -> None:
     conv = build(RESNETS__RES2_OUT_CHANNELS=256, RESNETS__WIDTH_PER_GROUP=64).get_submodule("res2.1.conv2")
     assert abs(conv.weight.std().item() / (2 / (64 * 9)) ** 0.5 - 1) < 0.03
 
@@ -104,7 +104,7 @@ def test_freezing_stops_training_up_to_a_stage(at: int, trained: list[str]) -> N
     assert has_frozen_norm == {"stem", "res2", "res3"} - set(trained)
 
 
-def test_a_frozen_stage_keeps_nothing_for_the_gradient() -> None:
+def test_frozen_stage_saves_no_tensors_for_the_gradient() -> None:
     resnet = build(BACKBONE__FREEZE_AT=2, RESNETS__OUT_FEATURES=["res2", "res3"])
     maps = resnet(torch.randn(1, 3, 32, 32))
     assert not maps["res2"].requires_grad
@@ -118,7 +118,7 @@ def test_images_may_have_any_number_of_channels(channels: int) -> None:
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN", "SyncBN", "GN", "LN", ""])
-def test_every_norm_fits_and_all_weights_get_gradients(norm: str) -> None:
+def test_all_norms_work_and_all_weights_get_gradients(norm: str) -> None:
     sizes = {"STEM_OUT_CHANNELS": 32, "RES2_OUT_CHANNELS": 32, "WIDTH_PER_GROUP": 32, "OUT_FEATURES": ["res2"]}
     resnet = build(BACKBONE__FREEZE_AT=0, RESNETS__NORM=norm, **{f"RESNETS__{k}": v for k, v in sizes.items()})
     resnet(torch.randn(2, 3, 32, 32))["res2"].square().sum().backward()
@@ -128,7 +128,7 @@ def test_every_norm_fits_and_all_weights_get_gradients(norm: str) -> None:
 @pytest.mark.parametrize(
     ("modulated", "groups", "channels"), [(False, 1, 18), (True, 1, 27), (False, 2, 36), (True, 2, 54)]
 )
-def test_the_chosen_stages_are_deformable(modulated: bool, groups: int, channels: int) -> None:
+def test_selected_stages_are_deformable(modulated: bool, groups: int, channels: int) -> None:
     resnet = build(
         RESNETS__DEFORM_ON_PER_STAGE=[False, True, False, True],
         RESNETS__DEFORM_MODULATED=modulated,
@@ -144,7 +144,7 @@ def test_the_chosen_stages_are_deformable(modulated: bool, groups: int, channels
 
 
 @pytest.mark.parametrize(("modulated", "factor"), [(False, 1.0), (True, 0.5)])
-def test_a_fresh_deformable_block_is_a_plain_one_with_equal_weights_of_taps(modulated: bool, factor: float) -> None:
+def test_initial_deformable_block_equals_a_plain_block_with_equal_tap_weights(modulated: bool, factor: float) -> None:
     settings = {"RESNETS__RES2_OUT_CHANNELS": 16, "RESNETS__OUT_FEATURES": ["res2"]}
     plain = build(**settings).get_submodule("res2.1")
     deformed = build(**settings, RESNETS__DEFORM_ON_PER_STAGE=[True] * 4, RESNETS__DEFORM_MODULATED=modulated)
@@ -155,7 +155,7 @@ def test_a_fresh_deformable_block_is_a_plain_one_with_equal_weights_of_taps(modu
     torch.testing.assert_close(block(features), plain(features), atol=1e-5, rtol=1e-5)
 
 
-def test_the_shared_stage_of_c4_halves_pooled_maps_and_is_trained() -> None:
+def test_shared_res5_stage_halves_pooled_maps_and_is_trained() -> None:
     stage, spec = build_res5_stage(config(BACKBONE__FREEZE_AT=5))
     assert stage(torch.zeros(3, 64, 14, 14)).shape == (3, spec.channels, 14 // spec.stride, 14 // spec.stride)
     assert stage(torch.zeros(0, 64, 14, 14)).shape == (0, 128, 7, 7)
@@ -192,7 +192,7 @@ def test_impossible_settings_are_refused_with_their_key(changes: dict[str, Any],
         build(**changes)
 
 
-def test_the_stem_can_pool_as_tensorflow_pads() -> None:
+def test_stem_pool_following_pads_like_tensorflow() -> None:
     features = torch.arange(16.0).reshape(1, 1, 4, 4)
     # Rows and columns 0 to 2 and 2 to 4, of which 4 is padding; centred, they are -1 to 1 and 1 to 3.
     assert STEM_POOLS["following"](features).tolist() == [[[[10, 11], [14, 15]]]]

@@ -14,7 +14,7 @@ def build(*overrides: object) -> SimplePyramid:
     return build_timm_simple_fpn_backbone(load_config(None, [*VIT, "MODEL.FPN.IN_FEATURES", ["c4"], *overrides]), 3)
 
 
-def test_one_map_becomes_five_levels_that_all_train_it() -> None:
+def test_simple_pyramid_has_five_levels_with_gradients() -> None:
     pyramid = build()
     maps = pyramid(torch.randn(2, 3, 64, 96))
     assert {name: spec.stride for name, spec in pyramid.output_specs.items()} == {

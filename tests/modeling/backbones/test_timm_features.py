@@ -46,7 +46,7 @@ def test_networks_of_every_kind_take_images_of_many_sizes_and_channels(name: str
             assert maps[level].isfinite().all()
 
 
-def test_maps_are_timms() -> None:
+def test_maps_equal_those_of_timm() -> None:
     backbone = build("test_convnext")
     network = timm.create_model("test_convnext", features_only=True)
     network.load_state_dict(backbone.network.state_dict())
@@ -55,7 +55,7 @@ def test_maps_are_timms() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_wanted_maps_are_returned_and_nothing_that_they_do_not_need_is_trained() -> None:
+def test_only_requested_maps_are_returned_and_only_their_parameters_trained() -> None:
     backbone = build("test_efficientnet", TIMM__OUT_FEATURES=["c4", "c3"], BACKBONE__FREEZE_AT=0)
     maps = backbone(torch.randn(2, 3, 32, 32))
     assert list(maps) == ["c3", "c4"]
@@ -64,7 +64,7 @@ def test_the_wanted_maps_are_returned_and_nothing_that_they_do_not_need_is_train
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet", "test_vit"])
-def test_freezing_stops_what_the_map_of_that_stride_depends_on(name: str) -> None:
+def test_freezing_includes_all_parameters_of_the_map_of_that_stride(name: str) -> None:
     torch.manual_seed(0)
     backbone = build(name, BACKBONE__FREEZE_AT=3)
     frozen = backbone(torch.randn(2, 3, 64, 64)).get("c3")
@@ -83,7 +83,7 @@ def test_freezing_stops_what_the_map_of_that_stride_depends_on(name: str) -> Non
     assert all("running" in key or "num_batches" in key for key in changed)
 
 
-def test_all_is_frozen_when_asked_for() -> None:
+def test_all_parameters_can_be_frozen() -> None:
     early = build("test_resnet", BACKBONE__FREEZE_AT=5, TIMM__OUT_FEATURES=["c3"])
     assert not any(weight.requires_grad for weight in early.parameters())
     assert not any(weight.requires_grad for weight in build("test_vit", BACKBONE__FREEZE_AT=4).parameters())
@@ -104,7 +104,7 @@ def test_maps_can_be_normalised() -> None:
         (SWIN, PYRAMID[:2], ["p2", "p3", "p4"]),
     ],
 )
-def test_a_pyramid_stands_on_them(name: str, in_features: list[str], levels: list[str]) -> None:
+def test_pyramid_on_timm_features(name: str, in_features: list[str], levels: list[str]) -> None:
     cfg = config(name, TIMM__OUT_FEATURES=in_features, FPN__IN_FEATURES=in_features, FPN__OUT_CHANNELS=8)
     fpn = build_timm_fpn_backbone(cfg, 1)
     maps = fpn(torch.randn(1, 1, 64, 64))
@@ -113,7 +113,7 @@ def test_a_pyramid_stands_on_them(name: str, in_features: list[str], levels: lis
         assert maps[level].shape == (1, 8, 64 // spec.stride, 64 // spec.stride)
 
 
-def test_strides_that_are_no_powers_of_two_stay_as_they_are() -> None:
+def test_strides_need_not_be_powers_of_two() -> None:
     cfg = config("vit_small_patch14_dinov2", FPN__IN_FEATURES=["c4"])
     with torch.device("meta"):
         fpn = build_timm_fpn_backbone(cfg, 3)
@@ -125,7 +125,7 @@ def test_no_images_give_empty_maps() -> None:
     assert build("test_vit")(torch.zeros(0, 3, 32, 48))["c4"].shape == (0, 64, 2, 3)
 
 
-def test_pixel_statistics_that_do_not_fit_pretrained_weights_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_wrong_pixel_statistics_for_pretrained_weights_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     network = timm.create_model("test_resnet", features_only=True)
     network.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     _compare_photometry(config("test_resnet"), network)

@@ -35,7 +35,7 @@ def test_conv5_is_returned_at_stride_16_without_the_last_pooling() -> None:
     assert vgg.output_specs["conv5"].stride == vgg.size_divisibility == 16
 
 
-def test_all_maps_have_their_announced_strides_and_channels() -> None:
+def test_maps_have_the_strides_and_channels_of_their_specs() -> None:
     vgg = build(VGG__OUT_FEATURES=["conv1", "conv2", "conv3", "conv4", "conv5", "pool5"])
     maps = vgg(torch.randn(1, 3, 32, 64))
     assert list(maps) == list(vgg.output_specs)
@@ -44,7 +44,7 @@ def test_all_maps_have_their_announced_strides_and_channels() -> None:
         assert maps[name].shape == (1, spec.channels, 32 // spec.stride, 64 // spec.stride)
 
 
-def test_no_stage_deeper_than_the_outputs_is_built() -> None:
+def test_stages_beyond_the_outputs_are_not_built() -> None:
     assert {name.split("_")[0] for name in build(VGG__OUT_FEATURES=["conv3"]).state_dict()} == {
         "conv1",
         "conv2",
@@ -62,14 +62,14 @@ def test_freezing_stops_training_of_the_first_stages_and_their_batch_norms() -> 
 
 
 @pytest.mark.parametrize("norm", ["BN", "SyncBN", "LN", "FrozenBN", ""])
-def test_every_norm_and_number_of_channels_fits(norm: str) -> None:
+def test_all_norms_and_numbers_of_channels_work(norm: str) -> None:
     for channels in (1, 4, 16):
         vgg = build(channels, VGG__DEPTH=11, VGG__NORM=norm)
         vgg(torch.randn(2, channels, 32, 32))["conv5"].sum().backward()
         assert all(weight.grad is not None for weight in vgg.parameters())
 
 
-def test_a_pyramid_stands_on_the_last_stages() -> None:
+def test_pyramid_on_the_last_stages() -> None:
     features = ["conv3", "conv4", "conv5", "pool5"]
     changes = {"VGG__OUT_FEATURES": features, "FPN__IN_FEATURES": features, "FPN__OUT_CHANNELS": 8}
     fpn = build_vgg_fpn_backbone(load_config(None, overrides(**changes)), 3)

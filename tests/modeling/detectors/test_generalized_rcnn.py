@@ -83,7 +83,7 @@ def test_every_detector_trains_without_any_object(name: str, small_cfg: Callable
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
-def test_gradients_lie_in_memory_as_their_weights_do(model: nn.Module) -> None:
+def test_gradients_have_the_memory_format_of_their_weights(model: nn.Module) -> None:
     # DistributedDataParallel warns of any other layout, and copies.
     model.losses([sample(64, 64)]).total().backward()
     gradients = {name: weight.grad.stride() for name, weight in model.named_parameters() if weight.grad is not None}
@@ -97,7 +97,7 @@ def test_forward_is_losses_in_training_and_predict_otherwise(model: nn.Module) -
     assert len(found) > 0
 
 
-def test_losses_are_public_in_evaluation_mode(model: nn.Module) -> None:
+def test_losses_can_be_called_in_evaluation_mode(model: nn.Module) -> None:
     with torch.no_grad():
         output = model.eval().losses([sample(64, 64)])
     assert set(output.losses) == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
@@ -108,7 +108,7 @@ def test_samples_without_targets_have_no_losses(model: nn.Module) -> None:
         model.losses([sample(64, 64), sample(64, 64, has_targets=False)])
 
 
-def test_an_image_is_detected_alike_alone_and_in_a_batch(model: nn.Module) -> None:
+def test_detections_do_not_depend_on_the_batch(model: nn.Module) -> None:
     model.eval()
     samples = [sample(64, 96), sample(64, 96, seed=1)]
     together = model.predict(samples)

@@ -71,7 +71,7 @@ def test_bitmaps_are_moved_with_their_boxes() -> None:
     assert bitmap[10:20, 40:120].all()
 
 
-def test_masks_that_cannot_be_moved_are_refused() -> None:
+def test_masks_without_resized_are_refused() -> None:
     class Outlines:
         def __len__(self) -> int:
             return 1

@@ -135,7 +135,9 @@ def test_an_image_without_objects_has_losses_and_one_without_targets_has_none(sm
 
 
 @pytest.mark.parametrize(("name", "needs"), [("RPN", False), ("GroundTruthProposals", True)])
-def test_only_an_oracle_needs_targets_to_predict(name: str, needs: bool, small_cfg: Callable[..., CfgNode]) -> None:
+def test_only_ground_truth_proposals_need_targets_to_predict(
+    name: str, needs: bool, small_cfg: Callable[..., CfgNode]
+) -> None:
     for architecture in ("ProposalNetwork", "GeneralizedRCNN"):
         keys = ("MODEL.META_ARCHITECTURE", architecture, "MODEL.PROPOSAL_GENERATOR.NAME", name)
         assert build_model(small_cfg(*keys)).needs_targets is needs

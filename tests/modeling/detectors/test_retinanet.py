@@ -48,7 +48,7 @@ def test_untrained_head_predicts_the_prior_everywhere(retinanet: Callable[..., n
         torch.testing.assert_close(logits.sigmoid(), torch.full_like(logits, 0.2), atol=0.05, rtol=0)
 
 
-def test_predictions_stand_in_the_order_of_the_anchors(retinanet: Callable[..., nn.Module]) -> None:
+def test_predictions_have_the_order_of_the_anchors(retinanet: Callable[..., nn.Module]) -> None:
     model = retinanet()
     features = {f"p{level}": torch.randn(2, 8, 2, 3) for level in range(3, 8)}
     logits, deltas = model.predict_all(features)
@@ -87,7 +87,7 @@ def test_divisor_is_a_running_mean_in_training_and_the_count_otherwise() -> None
     assert divisor.value.item() == pytest.approx(85.6)
 
 
-def test_divisor_is_remembered_and_is_no_weight(retinanet: Callable[..., nn.Module]) -> None:
+def test_divisor_is_in_the_training_state_but_not_in_the_state_dict(retinanet: Callable[..., nn.Module]) -> None:
     model, other = retinanet(), retinanet()
     model.losses([sample(BOX)]).total()
     (name,) = (name for name, part in model.named_modules() if isinstance(part, HasTrainingState))
@@ -118,7 +118,7 @@ def test_norms_of_the_head(norm: str, retinanet: Callable[..., nn.Module]) -> No
         assert "head.cls_subnet.1.4.weight" not in names
 
 
-def test_levels_keep_batch_statistics_of_their_own(retinanet: Callable[..., nn.Module]) -> None:
+def test_levels_have_separate_batch_statistics(retinanet: Callable[..., nn.Module]) -> None:
     model = retinanet("MODEL.RETINANET.NORM", "BN")
     model.head([torch.full((2, 8, 4, 4), float(level)) for level in range(5)])
     means = [norm.running_mean for norm in model.head.cls_subnet[1]]
@@ -169,14 +169,14 @@ def test_selection_compares_boxes_whole_or_clipped() -> None:
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_what_is_not_finite_is_not_detected(broken: float) -> None:
+def test_non_finite_predictions_give_no_detections(broken: float) -> None:
     logits, deltas = torch.tensor([[broken], [3.0], [2.0]]), torch.zeros(3, 4)
     deltas[2, 0] = broken
     found = select([logits], [deltas], [ANCHORS], (10, 60))
     assert torch.equal(found.boxes, ANCHORS[1:2])
 
 
-def test_selection_may_find_nothing() -> None:
+def test_selection_without_candidates_is_empty() -> None:
     found = select([torch.full((3, 2), -9.0)], [torch.zeros(3, 4)], [ANCHORS], (10, 60))
     assert len(found) == 0
 
@@ -189,7 +189,9 @@ def test_selection_may_find_nothing() -> None:
         ("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [128, 160]], "anchors per cell"),
     ],
 )
-def test_settings_that_cannot_work(key: str, value: object, message: str, retinanet: Callable[..., nn.Module]) -> None:
+def test_invalid_settings_are_refused(
+    key: str, value: object, message: str, retinanet: Callable[..., nn.Module]
+) -> None:
     with pytest.raises(UserError, match=message):
         retinanet(key, value)
 

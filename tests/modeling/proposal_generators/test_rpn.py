@@ -54,17 +54,17 @@ def batch(*boxes_of_images: list[list[float]]) -> Batch:
     return Batch(torch.zeros(len(targets), 3, 64, 64), sizes, targets, None)
 
 
-def silence(rpn: RPN) -> RPN:
-    """Every logit 0 and every delta 0."""
+def zero_predictions(rpn: RPN) -> RPN:
+    """Set all weights to 0, so that all logits and deltas are 0."""
     for parameter in rpn.parameters():
         torch.nn.init.zeros_(parameter)
     return rpn
 
 
-def test_losses_of_a_silent_head_by_hand() -> None:
+def test_losses_of_zero_predictions_by_hand() -> None:
     # Anchors of side 16 are centred at multiples of 8 and those of side 32 at multiples of 16. The object is the anchor
     # at (16, 16) moved by 1 pixel: IoU 15 / 17 is above 0.7, the next best 112 / 400. One positive, 9 negatives.
-    rpn = silence(build())
+    rpn = zero_predictions(build())
     _, output = rpn.losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
     assert output.metrics["rpn/num_pos_anchors"] == 1
     assert output.metrics["rpn/num_neg_anchors"] == 9
@@ -73,14 +73,14 @@ def test_losses_of_a_silent_head_by_hand() -> None:
 
 
 def test_weights_multiply_the_losses() -> None:
-    rpn = silence(build(RPN__LOSS_WEIGHT=2.0, RPN__BBOX_REG_LOSS_WEIGHT=3.0))
+    rpn = zero_predictions(build(RPN__LOSS_WEIGHT=2.0, RPN__BBOX_REG_LOSS_WEIGHT=3.0))
     _, output = rpn.losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
     torch.testing.assert_close(output.losses["loss_rpn_cls"], torch.tensor(2 * math.log(2)))
     torch.testing.assert_close(output.losses["loss_rpn_loc"], torch.tensor(6 / 16 / 10))
 
 
-def test_the_objectness_loss_has_a_weight_of_its_own() -> None:
-    rpn = silence(build(RPN__CLS_LOSS_WEIGHT=3.0, RPN__LOSS_WEIGHT=2.0))
+def test_objectness_loss_has_a_separate_weight() -> None:
+    rpn = zero_predictions(build(RPN__CLS_LOSS_WEIGHT=3.0, RPN__LOSS_WEIGHT=2.0))
     _, output = rpn.losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
     torch.testing.assert_close(output.losses["loss_rpn_cls"], torch.tensor(6 * math.log(2)))
     torch.testing.assert_close(output.losses["loss_rpn_loc"], torch.tensor(2 / 16 / 10))
@@ -88,7 +88,7 @@ def test_the_objectness_loss_has_a_weight_of_its_own() -> None:
 
 def test_focal_objectness_by_hand() -> None:
     # 1 positive and 9 negatives at a probability of one half: (alpha + 9 (1 - alpha)) / 10 of (1/2)^gamma ln 2.
-    rpn = silence(build(RPN__CLS_LOSS_TYPE="focal", RPN__FOCAL_LOSS_ALPHA=0.75, RPN__FOCAL_LOSS_GAMMA=1.0))
+    rpn = zero_predictions(build(RPN__CLS_LOSS_TYPE="focal", RPN__FOCAL_LOSS_ALPHA=0.75, RPN__FOCAL_LOSS_GAMMA=1.0))
     _, output = rpn.losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
     torch.testing.assert_close(output.losses["loss_rpn_cls"], torch.tensor(0.3 * 0.5 * math.log(2)))
     with pytest.raises(UserError, match=r"MODEL\.RPN\.FOCAL_LOSS_ALPHA = 2"):
@@ -96,14 +96,14 @@ def test_focal_objectness_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("is_allowed", "num_positives"), [(True, 1), (False, 0)])
-def test_low_quality_matches_can_be_switched_off(is_allowed: bool, num_positives: int) -> None:
+def test_low_quality_matches_can_be_disabled(is_allowed: bool, num_positives: int) -> None:
     # A box of 10 x 10 in the middle of an anchor of 16 x 16: an IoU of 0.39, the best that any anchor has.
     rpn = build(RPN__ALLOW_LOW_QUALITY_MATCHES=is_allowed)
     _, output = rpn.losses(features(1), batch([[11.0, 11.0, 21.0, 21.0]]))
     assert output.metrics["rpn/num_pos_anchors"] == num_positives
 
 
-def test_positives_and_negatives_are_balanced_as_asked() -> None:
+def test_positive_fraction_bounds_the_positives() -> None:
     rpn = build(RPN__BATCH_SIZE_PER_IMAGE=8, RPN__POSITIVE_FRACTION=0.25, RPN__IOU_THRESHOLDS=[0.05, 0.05])
     _, output = rpn.losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
     assert (output.metrics["rpn/num_pos_anchors"], output.metrics["rpn/num_neg_anchors"]) == (2, 6)
@@ -127,7 +127,7 @@ def test_label_thresholds_and_labels_are_those_of_the_config() -> None:
 
 
 def test_anchors_across_the_border_are_left_out_in_training_only() -> None:
-    rpn = silence(build(RPN__BOUNDARY_THRESH=0, RPN__BATCH_SIZE_PER_IMAGE=1000, RPN__NMS_THRESH=1.0))
+    rpn = zero_predictions(build(RPN__BOUNDARY_THRESH=0, RPN__BATCH_SIZE_PER_IMAGE=1000, RPN__NMS_THRESH=1.0))
     _, output = rpn.losses(features(1), batch([]))
     # Of sides 16 and 32 at multiples of 8 and 16 in 64 x 64: centres from 8 to 56, and from 16 to 48.
     assert output.metrics["rpn/num_neg_anchors"] == 7 * 7 + 3 * 3
@@ -141,7 +141,7 @@ def large_features() -> dict[str, Tensor]:
     return {name: torch.randn(2, 4, side, side, generator=generator).requires_grad_() for name, side in sides.items()}
 
 
-def test_large_maps_are_not_kept_for_the_gradient() -> None:
+def test_large_maps_are_not_saved_for_the_gradient() -> None:
     kept: list[torch.Size] = []
 
     def remember(tensor: Tensor) -> Tensor:
@@ -190,11 +190,11 @@ def with_deformation(rpn: RPN) -> None:
 
 
 def with_another_forward(rpn: RPN) -> None:
-    class LooksEverywhere(StandardRPNHead):
+    class GlobalContext(StandardRPNHead):
         def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
             return super().forward([level + level.mean(dim=(2, 3), keepdim=True) for level in features])
 
-    rpn.rpn_head = LooksEverywhere(4, num_anchors=1, hidden_channels=[4])
+    rpn.rpn_head = GlobalContext(4, num_anchors=1, hidden_channels=[4])
 
 
 def with_another_objectness(rpn: RPN) -> None:
@@ -242,7 +242,7 @@ def test_large_maps_give_the_losses_and_gradients_of_the_dense_computation(chang
     )
 
 
-def test_patches_are_for_the_cpu_alone() -> None:
+def test_patches_are_used_on_the_cpu_only() -> None:
     levels = list(large_features().values())
     assert can_use_patches(build().rpn_head, levels, 10)
     assert not can_use_patches(build().rpn_head, [level.to("meta") for level in levels], 10)
@@ -255,7 +255,7 @@ def test_patches_are_not_used_where_they_have_more_cells_than_the_maps() -> None
 
 
 def test_images_without_objects_have_only_negatives() -> None:
-    rpn = silence(build())
+    rpn = zero_predictions(build())
     proposals, output = rpn.losses(features(), batch([], []))
     assert output.metrics["rpn/num_pos_anchors"] == 0
     assert output.metrics["rpn/num_neg_anchors"] == 10
@@ -272,38 +272,38 @@ def test_losses_reach_every_parameter() -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in rpn.parameters())
 
 
-def test_an_image_weighs_the_same_alone_as_with_its_twin() -> None:
+def test_loss_of_an_image_repeated_in_the_batch_is_that_of_the_image() -> None:
     rpn = build(RPN__BATCH_SIZE_PER_IMAGE=1000)
     alone = features(1)
-    twins = {name: level.repeat(2, 1, 1, 1) for name, level in alone.items()}
+    repeated = {name: level.repeat(2, 1, 1, 1) for name, level in alone.items()}
     boxes = [[9.0, 8.0, 25.0, 24.0]]
     _, single = rpn.losses(alone, batch(boxes))
-    _, double = rpn.losses(twins, batch(boxes, boxes))
+    _, double = rpn.losses(repeated, batch(boxes, boxes))
     assert single.losses.keys() == {"loss_rpn_cls", "loss_rpn_loc"}
     for name, loss in single.losses.items():
         torch.testing.assert_close(double.losses[name], loss)
 
 
 @pytest.mark.parametrize("loss_type", ["smooth_l1", "giou", "diou", "ciou"])
-def test_every_box_loss_can_be_named(loss_type: str) -> None:
+def test_each_box_loss_can_be_selected(loss_type: str) -> None:
     _, output = build(RPN__BBOX_REG_LOSS_TYPE=loss_type).losses(features(1), batch([[9.0, 8.0, 25.0, 24.0]]))
     assert output.losses["loss_rpn_loc"] > 0
 
 
-def test_training_and_inference_select_with_their_own_numbers() -> None:
-    rpn = silence(build(RPN__NMS_THRESH=1.0))
+def test_training_and_inference_have_separate_top_k() -> None:
+    rpn = zero_predictions(build(RPN__NMS_THRESH=1.0))
     training, _ = rpn.losses(features(1), batch([]))
     assert len(training[0]) == 7
     assert len(rpn.predict(features(1), batch([]))[0]) == 4
 
 
-def test_proposals_carry_no_gradient() -> None:
+def test_proposals_have_no_gradient() -> None:
     proposals, _ = build().losses(features(), batch([], []))
     assert not any(table.boxes.requires_grad or table.objectness.requires_grad for table in proposals)
 
 
-def test_predictions_stand_in_the_order_of_the_anchors() -> None:
-    rpn = silence(build())
+def test_predictions_have_the_order_of_the_anchors() -> None:
+    rpn = zero_predictions(build())
     rpn.rpn_head.objectness_logits.weight.data[0, 0] = 1
     rpn.rpn_head.conv.weight.data[0, 0, 1, 1] = 1  # the logit is the first channel, where positive
     maps = {"p3": torch.zeros(1, 4, 8, 8), "p4": torch.zeros(1, 4, 4, 4)}
@@ -326,7 +326,7 @@ def test_channels_last_features_give_the_same_proposals() -> None:
 @pytest.mark.parametrize(
     ("parameter", "loss"), [("objectness_logits", "loss_rpn_cls"), ("anchor_deltas", "loss_rpn_loc")]
 )
-def test_predictions_that_are_not_finite_give_no_proposals_and_show_in_the_loss(parameter: str, loss: str) -> None:
+def test_non_finite_predictions_give_no_proposals_and_a_non_finite_loss(parameter: str, loss: str) -> None:
     rpn = build()
     rpn.rpn_head.get_submodule(parameter).bias.data.fill_(float("nan"))
     images = batch([[9.0, 8.0, 25.0, 24.0]], [])
@@ -336,7 +336,7 @@ def test_predictions_that_are_not_finite_give_no_proposals_and_show_in_the_loss(
     assert [len(table) for table in rpn.predict(features(), images)] == [0, 0]
 
 
-def test_levels_that_the_backbone_lacks_are_refused() -> None:
+def test_missing_levels_are_refused() -> None:
     with pytest.raises(UserError, match=r"MODEL\.RPN\.IN_FEATURES = \['p9'\].*p3, p4"):
         build(RPN__IN_FEATURES=["p9"])
 

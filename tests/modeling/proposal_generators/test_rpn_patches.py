@@ -60,7 +60,7 @@ def test_patches_give_the_predictions_and_gradients_of_whole_maps(
     torch.testing.assert_close(gradients(head, levels, patches), gradients(head, levels, whole), rtol=1e-4, atol=1e-4)
 
 
-def test_a_level_without_sampled_anchors_takes_part_with_nothing() -> None:
+def test_patches_of_one_level_equal_whole_maps() -> None:
     head, levels = build_head(), build_levels()
     rows = torch.tensor([0, 40])  # both on the first level of the first image
     patches = predict_on_patches(head, levels, ANCHORS_PER_CELL, rows)

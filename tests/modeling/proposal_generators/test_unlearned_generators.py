@@ -33,7 +33,7 @@ def build(name: str, **changes: Any) -> Any:
     return build_proposal_generator(load_config(None, [part for item in values.items() for part in item]), {})
 
 
-def test_precomputed_proposals_are_handed_on_as_they_are() -> None:
+def test_precomputed_proposals_are_returned_unchanged() -> None:
     tables = [Proposals((60, 80), BOXES, objectness=torch.tensor([1.0, 0.0]))]
     generator = build("PrecomputedProposals")
     assert generator.predict({}, batch(BOXES, proposals=tables)) == tables
@@ -54,12 +54,12 @@ def test_samples_without_precomputed_proposals_are_refused_with_the_keys() -> No
         (False, "the files of the config, a.pkl, are not read. Set MODEL.LOAD_PROPOSALS to True"),
     ],
 )
-def test_files_of_proposals_that_do_not_help_are_named(are_loaded: bool, message: str) -> None:
+def test_unusable_proposal_files_are_named(are_loaded: bool, message: str) -> None:
     with pytest.raises(UserError, match=message):
         PrecomputedProposals(files=("a.pkl",), are_loaded=are_loaded).predict({}, batch(BOXES))
 
 
-def test_ground_truth_is_proposed_in_its_place() -> None:
+def test_ground_truth_boxes_are_the_proposals() -> None:
     generator = build("GroundTruthProposals")
     first, second = generator.predict({}, batch(BOXES, BOXES[:0]))
     assert torch.equal(first.boxes, BOXES)
@@ -67,7 +67,7 @@ def test_ground_truth_is_proposed_in_its_place() -> None:
     assert torch.equal(generator.losses({}, batch(BOXES))[0][0].boxes, BOXES)
 
 
-def test_jitter_moves_boxes_in_training_anew_and_at_inference_always_alike() -> None:
+def test_jitter_is_random_in_training_and_fixed_at_inference() -> None:
     generator = build("GroundTruthProposals", PROPOSAL_GENERATOR__JITTER=0.1)
     images = batch(BOXES)
     here, there = (generator.predict({}, images)[0].boxes for _ in range(2))
@@ -78,7 +78,7 @@ def test_jitter_moves_boxes_in_training_anew_and_at_inference_always_alike() -> 
     assert not torch.equal(first, second)
 
 
-def test_jitter_has_the_standard_deviation_that_is_asked_for() -> None:
+def test_jitter_has_the_standard_deviation_of_the_config() -> None:
     many = torch.tensor([[1000.0, 1000, 1100, 1050]]).repeat(4000, 1)
     (table,) = GroundTruthProposals(jitter=0.05).predict({}, batch(many, size=(3000, 3000)))
     centers = (table.boxes[:, :2] + table.boxes[:, 2:]) / 2
@@ -89,7 +89,7 @@ def test_jitter_has_the_standard_deviation_that_is_asked_for() -> None:
     )
 
 
-def test_an_oracle_without_annotations_is_refused() -> None:
+def test_ground_truth_proposals_without_annotations_are_refused() -> None:
     with pytest.raises(UserError, match="GroundTruthProposals"):
         GroundTruthProposals().predict({}, Batch(torch.zeros(1, 3, 8, 8), [(8, 8)], None, None))
 
@@ -100,18 +100,18 @@ def test_impossible_jitter_is_refused(jitter: float) -> None:
         build("GroundTruthProposals", PROPOSAL_GENERATOR__JITTER=jitter)
 
 
-def test_windows_stand_from_border_to_border_by_hand() -> None:
+def test_windows_cover_the_image_from_border_to_border() -> None:
     # 20 x 20 in an image of 30 (height) x 50, steps of at most 10: two rows and four columns.
     boxes = lay_windows((30, 50), (20,), (1.0,), 0.5)
     assert boxes[:, :2].tolist() == [[x, y] for y in (0, 10) for x in (0, 10, 20, 30)]
     assert (boxes[:, 2:] - boxes[:, :2]).unique().tolist() == [20]
 
 
-def test_steps_are_shortened_to_end_at_the_border() -> None:
+def test_window_steps_end_at_the_border() -> None:
     assert lay_windows((20, 45), (20,), (1.0,), 0.5)[:, 0].tolist() == pytest.approx([0, 25 / 3, 50 / 3, 25])
 
 
-def test_every_size_comes_in_every_shape_and_is_cut_to_the_image() -> None:
+def test_windows_have_all_sizes_and_ratios_cut_to_the_image() -> None:
     boxes = lay_windows((40, 100), (16, 64), (0.25, 4.0), 1.0)
     sides = {tuple(side) for side in (boxes[:, 2:] - boxes[:, :2]).round(decimals=3).tolist()}
     assert sides == {(32, 8), (8, 32), (100, 32), (32, 40)}  # 128 x 32 and 32 x 128 are cut
@@ -135,7 +135,7 @@ def test_impossible_windows_are_refused_with_their_key(key: str, value: Any) -> 
 
 
 @pytest.mark.parametrize("name", ["PrecomputedProposals", "GroundTruthProposals", "SlidingWindow"])
-def test_a_detector_trains_and_predicts_on_them(name: str, small_cfg: Callable[..., CfgNode]) -> None:
+def test_detector_trains_and_predicts_with_each_generator(name: str, small_cfg: Callable[..., CfgNode]) -> None:
     keys = ("MODEL.PROPOSAL_GENERATOR.NAME", name, "MODEL.MASK_ON", False, "MODEL.SLIDING_WINDOW.SIZES", [32, 64])
     model = build_model(small_cfg(*keys))
     proposals = Proposals((64, 96), BOXES, objectness=torch.zeros(2))
