@@ -17,12 +17,12 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_folder_that_can_be_made_is_not_made(tmp_path: Path) -> None:
+def test_checked_folder_is_not_created(tmp_path: Path) -> None:
     assert check_output_folder(tmp_path / "a" / "b", option="--output") == tmp_path / "a" / "b"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_exists_stays_as_it_is(tmp_path: Path) -> None:
+def test_folder_that_exists_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("keep")
     check_output_folder(tmp_path, option="--output")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -42,32 +42,34 @@ def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("file/a/b", "--output {file}/a/b lies below {file}, which is a file; name a folder."),
     ],
 )
-def test_a_folder_that_cannot_be_one_is_refused(file: Path, place: str, words: str) -> None:
+def test_folder_that_cannot_be_one_is_refused(file: Path, place: str, words: str) -> None:
     with pytest.raises(UserError) as refusal:
         check_output_folder(file.parent / place, option="--output")
     assert str(refusal.value) == words.format(file=file)
 
 
 @pytest.mark.parametrize("check", [check_output_folder, check_output_file])
-def test_an_empty_place_is_refused(check) -> None:
+def test_empty_place_is_refused(check) -> None:
     with pytest.raises(UserError, match=r"^--output is empty; name a f"):
         check("", option="--output")
 
 
 @pytest.mark.parametrize("check", [check_output_folder, check_output_file])
-def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path, check) -> None:
+def test_invalid_file_names_are_refused(tmp_path: Path, check) -> None:
     with pytest.raises(UserError, match=r"--output .*name"):
         check(tmp_path / ("x" * 300) / "y", option="--output")
     with pytest.raises(UserError, match="zero byte"):
         check(f"{tmp_path}/a\0b", option="--output")
 
 
-def test_a_key_is_named_as_a_key(file: Path) -> None:
+def test_key_is_named_as_a_key(file: Path) -> None:
     with pytest.raises(UserError, match=r"^OUTPUT_DIR = .*file is a file"):
         check_output_folder(file, option="OUTPUT_DIR")
 
 
-def test_what_cannot_be_made_is_refused_whatever_access_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_made_is_refused_in_spite_of_access(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(**_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -78,12 +80,12 @@ def test_what_cannot_be_made_is_refused_whatever_access_says(tmp_path: Path, mon
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system in which nothing can be made")
-def test_a_place_in_which_nothing_can_be_made_is_refused() -> None:
+def test_place_in_which_nothing_can_be_made_is_refused() -> None:
     with pytest.raises(UserError, match=r"/proc/x cannot be written"):
         check_output_folder("/proc/x", option="--output")
 
 
-def test_an_output_file_is_no_folder_and_not_below_a_file(tmp_path: Path, file: Path) -> None:
+def test_output_file_is_no_folder_and_not_below_a_file(tmp_path: Path, file: Path) -> None:
     assert check_output_file(tmp_path / "new.json", option="--output") == tmp_path / "new.json"
     with pytest.raises(UserError, match="is a folder; name a file in it"):
         check_output_file(tmp_path, option="--output")
@@ -91,7 +93,7 @@ def test_an_output_file_is_no_folder_and_not_below_a_file(tmp_path: Path, file: 
         check_output_file(file / "x.json", option="--output")
 
 
-def test_what_is_there_is_replaced_only_when_allowed(file: Path) -> None:
+def test_existing_files_are_replaced_only_with_overwrite(file: Path) -> None:
     assert check_output_file(file, option="--output") == file
     with pytest.raises(UserError, match=r"^1 file would be replaced: .*file\. .*replace it with --overwrite"):
         check_output_file(file, option="--output", overwrite=False)

@@ -35,7 +35,7 @@ def save_with(module_name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         torch.save({**content, "state_dict": {"x.weight": torch.ones(2)}}, path)
 
 
-def test_objects_of_the_trainer_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mmengine_objects_become_placeholders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "epoch_12.pth"
     save_with("mmengine.logging.history_buffer", path, monkeypatch)
     file = read_weights(path)

@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or not at all, and harmless to read."""
+"""Checkpoint files are written atomically and read without running code."""
 
 import os
 import resource
@@ -35,7 +35,7 @@ def full_disk(limit: int) -> Iterator[None]:
 # --- saving -----------------------------------------------------------------------------------------------------------
 
 
-def test_saved_state_comes_back(tmp_path: Path) -> None:
+def test_saved_state_is_read_back(tmp_path: Path) -> None:
     path = Checkpointer(tmp_path / "new").save("model_0000004", STATE)
     state = load_checkpoint(path)
     assert torch.equal(state["model"]["weight"], STATE["model"]["weight"])
@@ -54,21 +54,21 @@ def test_last_checkpoint_names_the_file_as_detectron2_does(tmp_path: Path) -> No
     assert checkpointer.last_path() == path
 
 
-def test_the_best_is_not_the_last(tmp_path: Path) -> None:
+def test_save_best_does_not_change_last_checkpoint(tmp_path: Path) -> None:
     checkpointer = Checkpointer(tmp_path)
     path = checkpointer.save("model_0000004", STATE)
     assert checkpointer.save_best(STATE).name == "model_best.pth"
     assert checkpointer.last_path() == path
 
 
-def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
+def test_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
     checkpointer = Checkpointer(tmp_path / "missing")
     assert not checkpointer.has_checkpoint()
     with pytest.raises(UserError, match="nothing to resume from"):
         checkpointer.last_path()
 
 
-def test_a_last_checkpoint_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_missing_last_checkpoint_is_named(tmp_path: Path) -> None:
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save("model_0000004", STATE).unlink()
     checkpointer.save_best(STATE)
@@ -85,7 +85,7 @@ def test_pruning_keeps_the_newest_periodic_and_all_others(tmp_path: Path) -> Non
     assert files_in(tmp_path) == ["last_checkpoint", "model_0000014.pth", "model_best.pth", "model_final.pth"]
 
 
-def test_pruning_spares_the_last_whatever_its_number(tmp_path: Path) -> None:
+def test_pruning_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save("model_0000009", STATE)
     checkpointer.save("model_0000004", STATE)
@@ -101,7 +101,7 @@ def test_pruning_to_zero_keeps_all(tmp_path: Path) -> None:
     assert len(files_in(tmp_path)) == 3
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
     checkpointer = Checkpointer(tmp_path)
     path = checkpointer.save("model_final", STATE)
     before = path.read_bytes()
@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
     assert files_in(tmp_path) == ["last_checkpoint", "model_final.pth"]
 
 
-def test_a_full_disk_does_not_move_the_last_checkpoint(tmp_path: Path) -> None:
+def test_full_disk_does_not_change_last_checkpoint(tmp_path: Path) -> None:
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save("model_0000004", STATE)
     with full_disk(20_000), pytest.raises(UserError):
@@ -119,7 +119,7 @@ def test_a_full_disk_does_not_move_the_last_checkpoint(tmp_path: Path) -> None:
     assert checkpointer.last_path().name == "model_0000004.pth"
 
 
-def test_an_interrupted_save_leaves_the_old_file_and_nothing_else(
+def test_interrupted_save_keeps_the_old_file_and_leaves_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpointer = Checkpointer(tmp_path)
@@ -137,7 +137,7 @@ def test_an_interrupted_save_leaves_the_old_file_and_nothing_else(
     assert files_in(tmp_path) == ["last_checkpoint", "model_final.pth"]
 
 
-def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
+def test_unfinished_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".model_0000004.pth.unfinished").write_bytes(b"half")
     Checkpointer(tmp_path).save("model_0000009", STATE)
     assert files_in(tmp_path) == ["last_checkpoint", "model_0000009.pth"]
@@ -151,7 +151,7 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
         ({3: {1, 2}}, r"state\['outer'\]\[1\]\[3\] is a builtins\.set"),
     ],
 )
-def test_state_that_could_not_be_read_again_is_not_saved(value: object, message: str, tmp_path: Path) -> None:
+def test_state_with_other_types_is_not_saved(value: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=message):
         Checkpointer(tmp_path).save("model_final", {"outer": [0, value]})
     assert files_in(tmp_path) == []
@@ -170,7 +170,7 @@ def test_state_of_an_optimizer_is_plain(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 1, 10, 100, 0.5, -10])
-def test_a_checkpoint_cut_short_is_a_clear_error(kept: float, tmp_path: Path) -> None:
+def test_checkpoint_cut_short_is_a_clear_error(kept: float, tmp_path: Path) -> None:
     path = Checkpointer(tmp_path).save("model_final", STATE)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept) if isinstance(kept, float) else kept])
@@ -204,21 +204,21 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_a_pickled_module_is_refused_with_a_remedy(tmp_path: Path) -> None:
+def test_pickled_module_is_refused_with_a_remedy(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save(torch.nn.Linear(1, 1), path)
     with pytest.raises(UserError, match=r"torch\.nn\.modules\.linear\.Linear.*state_dict"):
         load_checkpoint(path)
 
 
-def test_something_that_is_no_dict_is_refused(tmp_path: Path) -> None:
+def test_content_other_than_a_dict_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save([torch.zeros(1)], path)
     with pytest.raises(UserError, match="holds a list"):
         load_checkpoint(path)
 
 
-def test_a_missing_file_suggests_those_beside_it(tmp_path: Path) -> None:
+def test_missing_file_suggests_those_beside_it(tmp_path: Path) -> None:
     Checkpointer(tmp_path).save("model_final", STATE)
     with pytest.raises(UserError, match=r"model_finl\.pth does not exist\. Did you mean 'model_final\.pth'\?"):
         load_checkpoint(tmp_path / "model_finl.pth")

@@ -97,14 +97,14 @@ def test_rows_of_every_anchor_of_a_retinanet_are_copied_by_name() -> None:
     assert stored_class_count(weights[0]) == 3
 
 
-def test_equal_shapes_in_another_order_are_not_taken_for_equal_classes() -> None:
+def test_rows_are_reordered_where_shapes_are_equal() -> None:
     theirs, _, after, report = fine_tuned(OLD, ("dog", "cat", "cow"))
     assert torch.equal(after[f"{SCORES}.bias"], theirs[f"{SCORES}.bias"][[2, 0, 1, 3]])
     assert torch.equal(after[f"{DELTAS}.bias"].view(3, 4), theirs[f"{DELTAS}.bias"].view(3, 4)[[2, 0, 1]])
     assert report.is_complete
 
 
-def test_layers_that_classes_share_are_copied_whatever_the_names() -> None:
+def test_class_agnostic_layers_are_copied_completely() -> None:
     agnostic = ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True, "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True)
     theirs, _, after, report = fine_tuned(OLD, NEW, *agnostic)
     assert {name.rpartition(".")[0] for name in report.by_class} == {SCORES}
@@ -112,7 +112,7 @@ def test_layers_that_classes_share_are_copied_whatever_the_names() -> None:
     assert torch.equal(after[f"{MASKS}.weight"], theirs[f"{MASKS}.weight"])
 
 
-def test_of_a_single_class_with_another_name_only_the_background_is_kept() -> None:
+def test_only_the_background_is_copied_for_another_single_class() -> None:
     theirs, before, after, report = fine_tuned(("nucleus",), ("cell",))
     assert torch.equal(after[f"{SCORES}.bias"][0], before[f"{SCORES}.bias"][0])
     assert torch.equal(after[f"{SCORES}.weight"][1], theirs[f"{SCORES}.weight"][1])
@@ -120,7 +120,7 @@ def test_of_a_single_class_with_another_name_only_the_background_is_kept() -> No
     assert "the rows of cell are newly initialised" in str(report)
 
 
-def test_a_file_without_names_is_taken_by_index_with_a_warning(caplog) -> None:
+def test_file_without_class_names_is_copied_by_index_with_a_warning(caplog) -> None:
     model = build_model(load_config(TINY_YAML, [REGIONS, 2]))
     with caplog.at_level(logging.WARNING):
         report = load_weights_file(model, WeightsFile("x.pth", model.state_dict()), class_names=("a", "b"))
@@ -131,7 +131,7 @@ def test_a_file_without_names_is_taken_by_index_with_a_warning(caplog) -> None:
 
 
 @pytest.mark.parametrize(("count", "expected"), [(80, coco_classes.COCO_CLASSES), (20, ())])
-def test_files_of_detectron2s_zoo_have_cocos_classes(count: int, expected: tuple[str, ...]) -> None:
+def test_files_of_detectron2_zoo_have_coco_classes(count: int, expected: tuple[str, ...]) -> None:
     weights = {f"{SCORES}.bias": torch.zeros(count + 1)}
     assert stored_class_names(WeightsFile("", weights, {"__author__": "Detectron2 Model Zoo"})) == expected
     assert stored_class_names(WeightsFile("", weights)) == ()

@@ -21,14 +21,14 @@ def model_for(channels: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7, 16])
-def test_a_grey_image_gets_the_same_response(channels: int) -> None:
+def test_response_to_a_grey_image_stays_the_same(channels: int) -> None:
     weight = torch.randn(5, 3, 7, 7, dtype=torch.float64)
     grey = torch.randn(2, 1, 16, 16, dtype=torch.float64)
     response = nn.functional.conv2d(grey.expand(-1, channels, -1, -1), with_input_channels(weight, channels))
     torch.testing.assert_close(response, nn.functional.conv2d(grey.expand(-1, 3, -1, -1), weight))
 
 
-def test_colours_come_in_turn() -> None:
+def test_new_channels_repeat_the_old_ones_in_turn() -> None:
     weight = torch.tensor([6.0, 10.0, 20.0]).reshape(1, 3, 1, 1)
     assert with_input_channels(weight, 4).flatten().tolist() == [3, 10, 20, 3]
     assert with_input_channels(weight, 3).flatten().tolist() == [6, 10, 20]
@@ -37,7 +37,7 @@ def test_colours_come_in_turn() -> None:
 
 
 @pytest.mark.parametrize(("of_file", "of_model"), [(3, 1), (3, 4), (3, 16), (1, 3)])
-def test_a_pretrained_stem_is_refitted_and_reported(of_file: int, of_model: int, tmp_path: Path) -> None:
+def test_pretrained_stem_is_adapted_and_reported(of_file: int, of_model: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     source, model = model_for(of_file), model_for(of_model)
     torch.save({"model": source.state_dict()}, tmp_path / "weights.pth")
@@ -54,18 +54,18 @@ def test_a_pretrained_stem_is_refitted_and_reported(of_file: int, of_model: int,
         ("backbone.stem.conv1.weight", (8, 3, 7, 7), (16, 4, 7, 7)),  # another width
         ("backbone.stem.conv1.weight", (8, 3, 7, 7), (8, 4, 3, 3)),  # another kernel
         ("backbone.stem.conv1.weight", (8, 4, 7, 7), (8, 4, 7, 7)),  # the same
-        ("backbone.res2.0.conv1.weight", (8, 3, 3, 3), (8, 64, 3, 3)),  # not the one that looks at the image
+        ("backbone.res2.0.conv1.weight", (8, 3, 3, 3), (8, 64, 3, 3)),  # not the first convolution
         ("roi_heads.mask_head.mask_fcn1.weight", (8, 3, 3, 3), (8, 4, 3, 3)),
         ("backbone.stem.conv1.bias", (8,), (4,)),
     ],
 )
-def test_only_the_first_convolution_and_only_its_channels(
+def test_only_input_channels_of_the_first_convolution_may_differ(
     name: str, theirs: tuple[int, ...], ours: tuple[int, ...]
 ) -> None:
     assert not differs_in_input_channels(name, theirs, ours, input_channels=4)
 
 
-def test_a_first_convolution_of_another_name_is_known_by_its_channels() -> None:
+def test_first_convolution_of_another_name_is_recognised_by_its_channels() -> None:
     shapes = (8, 3, 3, 3), (8, 4, 3, 3)
     assert differs_in_input_channels("backbone.conv1_1.weight", *shapes, input_channels=4)
     assert not differs_in_input_channels("backbone.conv1_1.weight", *shapes, input_channels=5)

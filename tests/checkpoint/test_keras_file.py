@@ -1,4 +1,4 @@
-"""HDF5 files as Keras writes them, and files that are none."""
+"""Keras' HDF5 files, and broken ones."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def test_whole_models_give_their_weights_and_not_the_optimizers(tmp_path: Path) -> None:
+def test_optimizer_weights_are_not_read(tmp_path: Path) -> None:
     path = write(
         tmp_path / "model.h5",
         {
@@ -31,11 +31,11 @@ def test_whole_models_give_their_weights_and_not_the_optimizers(tmp_path: Path) 
     assert {name: value.tolist() for name, value in weights.items()} == {"conv1/kernel": [[[[0.0], [1.0]], [[2], [3]]]]}
 
 
-def test_an_empty_file_has_no_weights(tmp_path: Path) -> None:
+def test_empty_file_has_no_weights(tmp_path: Path) -> None:
     assert read_keras_weights(write(tmp_path / "empty.h5", {})) == {}
 
 
-def test_equal_names_are_refused(tmp_path: Path) -> None:
+def test_equal_layer_names_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "model.h5", {"a/conv/kernel:0": np.zeros(1), "b/conv/kernel:0": np.zeros(1)})
     with pytest.raises(UserError, match="two weights named conv/kernel"):
         read_keras_weights(path)
@@ -48,7 +48,7 @@ def test_files_cut_short_are_named(tmp_path: Path) -> None:
         read_keras_weights(whole)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone.h5 do not exist"):
         read_keras_weights(tmp_path / "gone.h5")
 

@@ -1,4 +1,4 @@
-"""Weights of a file into a model: what fits, what is left, and what is refused."""
+"""Loading the weights of a file into a model: loaded, left out and refused weights."""
 
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def is_filled(model: nn.Module, name: str) -> bool:
     ],
     ids=["bare", "Detectron2", "state_dict", "module.", "_orig_mod.module."],
 )
-def test_every_wrapping_of_the_same_weights_fills_the_model(wrap: object, tmp_path: Path) -> None:
+def test_every_file_layout_fills_the_model(wrap: object, tmp_path: Path) -> None:
     model = module_with(DETECTOR)
     report = load_weights(model, saved(tmp_path, wrap(ones(DETECTOR))))  # type: ignore[operator]
     assert all(is_filled(model, name) for name in DETECTOR)
@@ -76,7 +76,7 @@ def test_every_wrapping_of_the_same_weights_fills_the_model(wrap: object, tmp_pa
     assert report.skipped == ()
 
 
-def test_the_average_of_our_checkpoints_is_preferred(tmp_path: Path) -> None:
+def test_average_of_our_checkpoints_is_preferred(tmp_path: Path) -> None:
     model = module_with({"a.weight": (2,), "a.running_mean": (2,)})
     weights = {"a.weight": torch.full((2,), 5.0), "a.running_mean": torch.ones(2)}
     ema = {"num_updates": 3, "weights": {"a.weight": torch.ones(2)}}
@@ -94,7 +94,7 @@ def for_classes(number: int) -> Shapes:
     }
 
 
-def test_heads_for_other_classes_keep_their_fresh_values(tmp_path: Path) -> None:
+def test_heads_for_other_classes_keep_their_initial_values(tmp_path: Path) -> None:
     model = module_with(for_classes(3))
     report = load_weights(model, saved(tmp_path, ones(DETECTOR)))
     assert sorted(report.reinitialized) == [name for name in sorted(DETECTOR) if "predictor" in name]
@@ -105,13 +105,13 @@ def test_heads_for_other_classes_keep_their_fresh_values(tmp_path: Path) -> None
     assert not report.is_complete
 
 
-def test_a_head_that_differs_in_more_than_its_classes_is_a_mismatch(tmp_path: Path) -> None:
+def test_head_that_differs_in_more_than_its_classes_is_a_mismatch(tmp_path: Path) -> None:
     model = module_with(for_classes(3) | {"roi_heads.mask_head.predictor.weight": (3, 8, 1, 1)})
     report = load_weights(model, saved(tmp_path, ones(DETECTOR)))
     assert report.mismatched == {"roi_heads.mask_head.predictor.weight": ((80, 4, 1, 1), (3, 8, 1, 1))}
 
 
-def test_one_changed_layer_is_reported_and_left(tmp_path: Path) -> None:
+def test_one_mismatched_layer_is_reported_and_not_loaded(tmp_path: Path) -> None:
     wide = DETECTOR | {"roi_heads.box_head.fc1.weight": (16, 10)}
     model = module_with(wide)
     report = load_weights(model, saved(tmp_path, ones(DETECTOR)))
@@ -119,14 +119,14 @@ def test_one_changed_layer_is_reported_and_left(tmp_path: Path) -> None:
     assert not is_filled(model, "roi_heads.box_head.fc1.weight")
 
 
-def test_leftovers_on_either_side_are_reported(tmp_path: Path) -> None:
+def test_missing_and_skipped_names_are_reported(tmp_path: Path) -> None:
     model = module_with(DETECTOR | {"keypoints.weight": (2,)})
     report = load_weights(model, saved(tmp_path, ones(DETECTOR | {"semantic.weight": (2,)})))
     assert report.missing == ("keypoints.weight",)
     assert report.skipped == ("semantic.weight",)
 
 
-def test_a_backbone_alone_is_welcome_however_large_the_rest(tmp_path: Path) -> None:
+def test_backbone_file_is_loaded_into_a_larger_model(tmp_path: Path) -> None:
     backbone = {name: shape for name, shape in DETECTOR.items() if name.startswith("backbone.")}
     report = load_weights(module_with(DETECTOR | {"head.weight": (1000, 100)}), saved(tmp_path, ones(backbone)))
     assert report.loaded == tuple(backbone)
@@ -141,7 +141,7 @@ def test_a_backbone_alone_is_welcome_however_large_the_rest(tmp_path: Path) -> N
     ],
 )
 @pytest.mark.parametrize("side", ["file", "model"])
-def test_counters_and_constants_are_passed_over_in_silence(name: str, side: str, tmp_path: Path) -> None:
+def test_counters_and_constants_are_not_reported(name: str, side: str, tmp_path: Path) -> None:
     extended = DETECTOR | {name: (3,)}
     model = module_with(extended if side == "model" else DETECTOR)
     report = load_weights(model, saved(tmp_path, ones(extended if side == "file" else DETECTOR)))
@@ -176,7 +176,7 @@ def refusal(model: nn.Module, path: Path) -> str:
     return str(caught.value)
 
 
-def test_weights_of_another_model_are_refused_whole(tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused_and_nothing_is_loaded(tmp_path: Path) -> None:
     other = {f"encoder.{number}.weight": (8, 8) for number in range(5)}
     message = refusal(module_with(DETECTOR), saved(tmp_path, ones(other)))
     assert "weights.pth holds the weights of another model: only 0 of" in message
@@ -184,20 +184,20 @@ def test_weights_of_another_model_are_refused_whole(tmp_path: Path) -> None:
     assert "backbone.res2.0.conv1.weight" in message
 
 
-def test_weights_of_a_wider_model_are_refused_whole(tmp_path: Path) -> None:
+def test_weights_of_a_wider_model_are_refused_and_nothing_is_loaded(tmp_path: Path) -> None:
     wide = {name: tuple(2 * side for side in shape) for name, shape in DETECTOR.items()}
     message = refusal(module_with(DETECTOR), saved(tmp_path, ones(wide)))
     assert "backbone.res2.0.conv1.weight is 16x6x6x6 in the file, 8x3x3x3 in the model" in message
 
 
-def test_many_small_mismatches_are_another_model_too(tmp_path: Path) -> None:
+def test_many_small_mismatches_are_refused(tmp_path: Path) -> None:
     shapes = {f"backbone.conv{number}.weight": (4, 4) for number in range(8)} | {"head.fc.weight": (100, 100)}
     wider = {name: (5, 5) if "conv" in name else shape for name, shape in shapes.items()}
     assert "another model" in refusal(module_with(shapes), saved(tmp_path, ones(wider)))
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
-def test_a_deeper_or_shallower_network_is_refused(blocks: int, tmp_path: Path) -> None:
+def test_deeper_or_shallower_network_is_refused(blocks: int, tmp_path: Path) -> None:
     # Its blocks would fit one by one, and the model would compute nonsense.
     other = {name: shape for name, shape in DETECTOR.items() if "res2" not in name}
     other |= {f"backbone.res2.{number}.conv1.weight": (8, 8 if number else 3, 3, 3) for number in range(blocks)}
@@ -207,7 +207,7 @@ def test_a_deeper_or_shallower_network_is_refused(blocks: int, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"model": {}}, {"model": {"name": "x"}}])
-def test_a_file_without_weights_is_refused(content: dict[str, object], tmp_path: Path) -> None:
+def test_file_without_weights_is_refused(content: dict[str, object], tmp_path: Path) -> None:
     assert "holds no weights" in refusal(module_with(DETECTOR), saved(tmp_path, content))
 
 
@@ -228,7 +228,7 @@ def meta_report(tmp_path: Path, *, model: str, weights: str) -> LoadReport:
     return load_weights(module_with(small[0]), saved(tmp_path, {"model": ones(small[1])}))
 
 
-def test_detectron2_mask_rcnn_fills_itself(tmp_path: Path) -> None:
+def test_detectron2_names_fill_mask_rcnn(tmp_path: Path) -> None:
     name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"
     report = meta_report(tmp_path, model=name, weights=name)
     assert report.is_complete

@@ -1,4 +1,4 @@
-"""Kinds of files that weights come from."""
+"""The kinds of files that weights are read from."""
 
 import os
 import pickle
@@ -13,9 +13,6 @@ from mrcnn_zoo.checkpoint.sources import read_weights
 from mrcnn_zoo.errors import UserError
 
 WEIGHTS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.float32([1, 2])}
-
-
-# --- numpy pickles ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
@@ -36,7 +33,7 @@ def test_pickles_of_numpy_1_are_read(tmp_path: Path) -> None:
     assert sorted(read_weights(path).weights) == ["a.bias", "a.weight"]
 
 
-def test_early_names_of_pointrend_become_the_later_ones(tmp_path: Path) -> None:
+def test_early_pointrend_names_are_renamed(tmp_path: Path) -> None:
     # As in the published model_final_3c3198.pkl.
     names = {
         "roi_heads.mask_coarse_head.coarse_mask_fc1.weight": "roi_heads.mask_head.coarse_head.fc1.weight",
@@ -79,14 +76,11 @@ def test_codecs_that_do_more_than_encode_are_refused(tmp_path: Path) -> None:
         read_weights(path)
 
 
-def test_a_pickle_cut_short_is_a_clear_error(tmp_path: Path) -> None:
+def test_pickle_cut_short_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"model": WEIGHTS})[:100])
     with pytest.raises(UserError, match=r"model\.pkl \(100 bytes\) is cut short or not a pickle"):
         read_weights(path)
-
-
-# --- safetensors ------------------------------------------------------------------------------------------------------
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
@@ -100,6 +94,6 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.pkl"])
-def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
+def test_missing_file_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{name} do(es)? not exist"):
         read_weights(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Detectors of other projects, brought here as a user does it: a config is written, loaded and built, then filled."""
+"""Builds converted detectors as a user does: the config is written, loaded and built, then filled."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from mrcnn_zoo.modeling import build_model
 
 @pytest.fixture
 def build_converted(tmp_path: Path) -> Callable[[Conversion], nn.Module]:
-    """The model of a conversion's settings alone, written to a file, and its weights, which must all have a place."""
+    """Builds the model of a conversion from a written config and fills it; no weight may be missing or left."""
 
     def build(conversion: Conversion) -> nn.Module:
         path = tmp_path / "converted.yaml"

@@ -94,7 +94,7 @@ def pickled(tmp_path: Path, content: object) -> Path:
 
 @pytest.mark.parametrize("base", [FPN, C4])
 @pytest.mark.parametrize("wrap", [lambda blobs: {"blobs": blobs, "cfg": "TEXT"}, lambda blobs: blobs])
-def test_a_whole_detector_is_filled(base: str, wrap: Callable[[object], object], tmp_path: Path) -> None:
+def test_caffe2_detector_fills_the_model(base: str, wrap: Callable[[object], object], tmp_path: Path) -> None:
     model = model_of(base)
     blobs = caffe2_blobs(model)
     report = load_weights(model, pickled(tmp_path, wrap({**blobs, "fc6_w_momentum": np.zeros(3, np.float32)})))
@@ -110,7 +110,7 @@ def test_a_whole_detector_is_filled(base: str, wrap: Callable[[object], object],
     assert torch.equal(state["roi_heads.mask_head.predictor.weight"], masks[1:])
 
 
-def test_affine_norms_are_exactly_their_scale_and_shift(tmp_path: Path) -> None:
+def test_affine_norms_compute_their_scale_and_shift(tmp_path: Path) -> None:
     model = model_of(FPN)
     for module in model.modules():
         if isinstance(module, FrozenBatchNorm2d):  # as after another file
@@ -168,7 +168,7 @@ def weights_like(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
     return {name: torch.zeros(shape) for name, shape in shapes.items()}
 
 
-def test_the_stride_follows_from_who_trained_the_network() -> None:
+def test_stride_setting_depends_on_the_network() -> None:
     converter = find_converter(["conv1_w", "res2_0_branch2a_w"])
     assert isinstance(converter, BackboneConverter)
     msra = converter.settings(weights_like(res2_0_branch2b_w=(64, 64, 3, 3)))
@@ -179,7 +179,7 @@ def test_the_stride_follows_from_who_trained_the_network() -> None:
     assert "MODEL.PIXEL_STD" not in resnext  # there are files of both kinds
 
 
-def test_what_the_table_does_not_know_is_listed(tmp_path: Path) -> None:
+def test_unknown_names_are_reported_as_skipped(tmp_path: Path) -> None:
     model = model_of(FPN)
     blobs = {**caffe2_blobs(model), "fc1000_w": np.zeros((10, 8), np.float32), "retnet_x": np.zeros(3, np.float32)}
     report = load_weights(model, pickled(tmp_path, {"blobs": blobs}))

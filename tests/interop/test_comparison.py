@@ -1,4 +1,4 @@
-"""Two detectors' instances in the same image, by hand."""
+"""Differences of two detectors' predictions, computed by hand."""
 
 import torch
 
@@ -18,11 +18,11 @@ def test_instances_are_paired_in_any_order() -> None:
     assert "boxes 2.5e-01 px" in str(differences)
 
 
-def test_an_instance_of_one_alone_is_counted_and_not_paired() -> None:
+def test_unpaired_instances_are_counted() -> None:
     differences = compare([found([0])], [found([0, 1])])
     assert (differences.num_found, differences.num_expected, differences.num_paired) == (1, 2, 1)
 
 
-def test_where_nothing_is_found_nothing_is_said_to_agree() -> None:
+def test_no_pairs_are_reported_as_nothing_to_compare() -> None:
     assert str(compare([found([])], [found([])])).startswith("nothing to compare (0 and 0 instances")
     assert str(compare([found([0])], [found([1])])).startswith("nothing to compare (1 and 1 instances")

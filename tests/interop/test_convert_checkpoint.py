@@ -1,4 +1,4 @@
-"""`mrcnn-zoo convert-checkpoint`: what it writes, says and refuses."""
+"""`mrcnn-zoo convert-checkpoint`: written files, notes and refusals."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ours(cfg: CfgNode, image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained model of ours, as far as one can tell."""
+    """A model of ours with calibrated random weights."""
     torch.manual_seed(0)
     model = build_model(cfg)
     pixels = torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1).flip(0)
@@ -57,7 +57,7 @@ def convert(*arguments: object) -> int:
     return main(["convert-checkpoint", *map(str, arguments)])
 
 
-def test_safetensors_alone_is_enough_to_predict(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_safetensors_file_needs_no_config(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     target = tmp_path / "model.safetensors"
     assert convert(ours, target, "--half") == 0
     assert "left over" in capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_safetensors_alone_is_enough_to_predict(ours: Path, tmp_path: Path, caps
     assert target.stat().st_size < 0.6 * ours.stat().st_size
 
 
-def test_the_yaml_beside_it_names_the_weights_and_leaves_the_device_open(ours: Path, tmp_path: Path) -> None:
+def test_written_yaml_names_the_weights_and_no_device(ours: Path, tmp_path: Path) -> None:
     assert convert(ours, tmp_path / "model.safetensors") == 0
     written = load_config(tmp_path / "model.yaml")
     assert str(written.MODEL.WEIGHTS) == str(tmp_path / "model.safetensors")
@@ -77,7 +77,7 @@ def test_the_yaml_beside_it_names_the_weights_and_leaves_the_device_open(ours: P
     assert (tmp_path / "model.yaml").read_text().startswith(f"# Converted from {ours}.\n")
 
 
-def test_a_torchvision_file_needs_no_config(cfg: CfgNode, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_torchvision_file_needs_no_config(cfg: CfgNode, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     torch.manual_seed(0)
     torch.save(to_torchvision(build_model(cfg).state_dict()), tmp_path / "theirs.pth")
     assert convert(tmp_path / "theirs.pth", tmp_path / "ours.safetensors") == 0
@@ -100,17 +100,19 @@ def test_verify_shows_what_half_precision_changes(
     assert "scores 0.0e+00" not in printed
 
 
-def test_what_torchvision_has_otherwise_is_told(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_settings_that_differ_in_torchvision_are_noted(
+    ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert convert(ours, tmp_path / "theirs.pth", "--to", "torchvision") == 0
     printed = capsys.readouterr().out
     assert (
         "note: torchvision's model has MODEL.ROI_BOX_HEAD.POOLER_TYPE = ROIAlign where this one has ROIAlignV2"
         in printed
     )
-    assert "PIXEL_STD" not in printed  # the first convolution has taken it in
+    assert "PIXEL_STD" not in printed  # the first convolution is adapted to it
 
 
-def test_what_detectron2_does_not_know_is_told(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_settings_that_detectron2_lacks_are_noted(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert convert(ours, tmp_path / "d2.pth", "--to", "detectron2", "MODEL.ROI_HEADS.MIN_SIZE_TEST=2") == 0
     assert "note: Detectron2 has no MODEL.ROI_HEADS.MIN_SIZE_TEST = 2.0" in capsys.readouterr().out
     content = torch.load(tmp_path / "d2.pth", weights_only=True)
@@ -127,14 +129,14 @@ def test_what_detectron2_does_not_know_is_told(ours: Path, tmp_path: Path, capsy
         (["{ours}", "{tmp}/x.pth", "MODEL.FPN.OUT_CHANNELS=16"], "parameters of the model untrained"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_mistakes_are_reported_without_a_traceback(
     arguments: list[str], message: str, ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert convert(*(part.format(ours=ours, tmp=tmp_path) for part in arguments)) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_network_that_halves_elsewhere_is_not_torchvisions(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_stride_in_1x1_is_refused_for_torchvision(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     deep = load_config(CONFIG, [*SMALL, "MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.STRIDE_IN_1X1", True])
     save_detector(tmp_path / "deep.pth", build_model(deep).state_dict(), config=deep.dump(), class_names=())
     assert convert(tmp_path / "deep.pth", tmp_path / "theirs.pth", "--to", "torchvision") == 2
@@ -142,7 +144,7 @@ def test_a_network_that_halves_elsewhere_is_not_torchvisions(tmp_path: Path, cap
     assert not (tmp_path / "theirs.pth").exists()
 
 
-def test_verify_says_what_it_cannot_compare(
+def test_verify_reports_a_source_that_it_cannot_build(
     cfg: CfgNode, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "theirs.pth")

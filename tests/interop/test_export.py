@@ -29,7 +29,9 @@ def state() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_config_and_class_names_come_back(suffix: str, state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_saved_weights_config_and_class_names_are_read_back(
+    suffix: str, state: dict[str, Tensor], tmp_path: Path
+) -> None:
     path = tmp_path / "new" / f"model{suffix}"
     save_detector(path, state, config="MODEL: {}\n", class_names=NAMES, category_ids=(7, 3, 40))
     file = read_weights(path)
@@ -40,7 +42,7 @@ def test_weights_config_and_class_names_come_back(suffix: str, state: dict[str, 
     assert tuple(file.meta["category_ids"]) == (7, 3, 40)
 
 
-def test_a_pth_is_detectron2s(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_pth_file_has_the_layout_of_detectron2(state: dict[str, Tensor], tmp_path: Path) -> None:
     save_detector(tmp_path / "model.pth", state, config="", class_names=NAMES)
     content = torch.load(tmp_path / "model.pth", weights_only=True)
     assert list(content["model"]) == list(state)
@@ -48,7 +50,7 @@ def test_a_pth_is_detectron2s(state: dict[str, Tensor], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_half_precision_halves_the_file_and_fills_a_model_of_any(
+def test_half_precision_halves_the_file_and_loads_into_float32(
     suffix: str, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     whole, half = tmp_path / f"whole{suffix}", tmp_path / f"half{suffix}"
@@ -71,7 +73,7 @@ def test_values_beyond_half_precision_are_refused(state: dict[str, Tensor], tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_view_is_saved_without_what_it_is_a_view_of(tmp_path: Path) -> None:
+def test_views_are_saved_without_their_base(tmp_path: Path) -> None:
     save_detector(tmp_path / "model.pth", {"a": torch.zeros(1_000_000)[:3]}, config="", class_names=())
     assert (tmp_path / "model.pth").stat().st_size < 10_000
 

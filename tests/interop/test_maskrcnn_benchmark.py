@@ -1,4 +1,4 @@
-"""maskrcnn-benchmark's weights under our names, and its conventions, computed as its papers and names say."""
+"""maskrcnn-benchmark's weights under our names, and its conventions, computed by hand from its published code."""
 
 import math
 import re
@@ -107,7 +107,7 @@ def conversion(theirs: dict[str, Tensor]) -> Conversion:
     return MaskRCNNBenchmarkConverter().convert(theirs, {"iteration": 90000})
 
 
-def test_every_weight_comes_back(model: nn.Module, conversion: Conversion) -> None:
+def test_every_weight_is_converted(model: nn.Module, conversion: Conversion) -> None:
     expected = model.state_dict()
     assert conversion.weights.keys() == expected.keys()
     assert conversion.leftovers == ()
@@ -115,7 +115,7 @@ def test_every_weight_comes_back(model: nn.Module, conversion: Conversion) -> No
         torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-6)
 
 
-def test_a_trainers_file_is_read_through_its_wrappers(theirs: dict[str, Tensor], tmp_path: Path) -> None:
+def test_trainer_checkpoint_is_read_without_prefixes(theirs: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "model_final.pth"
     wrapped = {f"module.{name}": tensor for name, tensor in theirs.items()}
     wrapped["module.rpn.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
@@ -132,7 +132,7 @@ def flat(settings: dict[str, object]) -> list[object]:
     return [part for item in settings.items() for part in item]
 
 
-def test_the_network_is_built_from_its_settings(
+def test_settings_build_the_network(
     conversion: Conversion, build_converted: Callable[[Conversion], nn.Module], model: nn.Module
 ) -> None:
     converted = build_converted(conversion)
@@ -144,7 +144,7 @@ def test_the_network_is_built_from_its_settings(
         torch.testing.assert_close(theirs[name], level, rtol=1e-4, atol=1e-4)
 
 
-def test_only_its_own_names_are_recognised(theirs: dict[str, Tensor], model: nn.Module) -> None:
+def test_other_projects_names_are_not_recognised(theirs: dict[str, Tensor], model: nn.Module) -> None:
     assert isinstance(find_converter(theirs.keys()), MaskRCNNBenchmarkConverter)
     assert not MaskRCNNBenchmarkConverter().recognises(model.state_dict().keys())
     torchvision_names = torchvision.models.detection.maskrcnn_resnet50_fpn(
@@ -153,12 +153,12 @@ def test_only_its_own_names_are_recognised(theirs: dict[str, Tensor], model: nn.
     assert not MaskRCNNBenchmarkConverter().recognises(torchvision_names.keys())
 
 
-def test_unknown_names_are_left_over(theirs: dict[str, Tensor]) -> None:
+def test_unknown_names_are_leftovers(theirs: dict[str, Tensor]) -> None:
     conversion = MaskRCNNBenchmarkConverter().convert(theirs | {"roi_heads.mask_iou.x": torch.zeros(1)}, {})
     assert conversion.leftovers == ("roi_heads.mask_iou.x",)
 
 
-def test_anchors_are_those_of_the_published_code() -> None:
+def test_anchors_equal_the_published_code() -> None:
     # The comment in the original MATLAB code lists them for stride 16 and sizes 128, 256, 512, counting pixels from 1.
     published = np.array(
         [

@@ -169,7 +169,7 @@ def keras(arrays: dict[str, Tensor]) -> Keras:
     return Keras(arrays)
 
 
-def test_names_are_those_of_the_layers(arrays: dict[str, Tensor]) -> None:
+def test_names_are_converted(arrays: dict[str, Tensor]) -> None:
     assert arrays.keys() == {f"{layer}/{name}" for layer, weights in layers().items() for name in weights}
 
 
@@ -187,7 +187,7 @@ def test_stem_and_stages_agree(keras: Keras, model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def test_the_finest_level_of_the_pyramid_agrees(keras: Keras, model: nn.Module) -> None:
+def test_finest_level_of_the_pyramid_agrees(keras: Keras, model: nn.Module) -> None:
     pixels = torch.randn(1, 3, 64, 64)
     stages = model.backbone.bottom_up(pixels)
     merged = None
@@ -200,7 +200,7 @@ def test_the_finest_level_of_the_pyramid_agrees(keras: Keras, model: nn.Module) 
 
 
 @torch.no_grad()
-def test_the_softmax_over_two_is_the_sigmoid_of_one(keras: Keras, model: nn.Module) -> None:
+def test_objectness_softmax_becomes_a_sigmoid(keras: Keras, model: nn.Module) -> None:
     features = torch.randn(1, 4, 5, 6)
     shared = keras.conv("rpn_conv_shared", features, pad=1).relu()
     probabilities = keras.conv("rpn_class_raw", shared).reshape(-1, 2).softmax(-1)
@@ -211,7 +211,7 @@ def test_the_softmax_over_two_is_the_sigmoid_of_one(keras: Keras, model: nn.Modu
 
 
 @torch.no_grad()
-def test_the_box_head_agrees(keras: Keras, model: nn.Module) -> None:
+def test_box_head_agrees(keras: Keras, model: nn.Module) -> None:
     pooled = torch.randn(5, 7, 7, 6)
     shared = keras.norm("mrcnn_class_bn1", keras.conv("mrcnn_class_conv1", pooled)).relu()
     shared = keras.norm("mrcnn_class_bn2", keras.conv("mrcnn_class_conv2", shared)).relu().flatten(1)
@@ -224,7 +224,7 @@ def test_the_box_head_agrees(keras: Keras, model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def test_the_mask_head_agrees(keras: Keras, model: nn.Module) -> None:
+def test_mask_head_agrees(keras: Keras, model: nn.Module) -> None:
     pooled = features = torch.randn(2, 14, 14, 6)
     for number in range(1, 5):
         features = keras.norm(f"mrcnn_mask_bn{number}", keras.conv(f"mrcnn_mask_conv{number}", features, pad=1)).relu()
@@ -256,7 +256,7 @@ def test_boxes_are_decoded_between_pixel_centres() -> None:
     torch.testing.assert_close(coder.encode(source, decoded), torch.tensor([[dx, dx, dw, dw]]))
 
 
-def test_a_model_loads_the_file(keras_file: Path, conversion: Conversion) -> None:
+def test_load_weights_reads_the_h5_file(keras_file: Path, conversion: Conversion) -> None:
     settings = conversion.settings | {"MODEL.DEVICE": "cpu"}
     model = build_model(load_config(overrides=[part for item in settings.items() for part in item]))
     report = load_weights(model, keras_file)
@@ -264,7 +264,7 @@ def test_a_model_loads_the_file(keras_file: Path, conversion: Conversion) -> Non
     assert report.converter == "matterport Mask_RCNN"
 
 
-def test_unknown_layers_are_left_over(arrays: dict[str, Tensor]) -> None:
+def test_unknown_layers_are_leftovers(arrays: dict[str, Tensor]) -> None:
     assert isinstance(find_converter(arrays.keys()), MatterportConverter)
     conversion = MatterportConverter().convert(arrays | {"conv1000/kernel": torch.zeros(1)}, {})
     assert conversion.leftovers == ("conv1000/kernel",)

@@ -68,7 +68,7 @@ def test_scores_of_masks_agree(case: MMDetectionCase, model: nn.Module) -> None:
     torch.testing.assert_close(seen["ious"], case.tensor("mask_iou_preds"), atol=1e-5, rtol=0)
 
 
-def test_every_weight_finds_its_place(case: MMDetectionCase) -> None:
+def test_every_weight_of_the_file_is_converted(case: MMDetectionCase) -> None:
     conversion = case.convert()
     assert isinstance(find_converter(case.weights.keys()), MMDetectionConverter)
     assert conversion.leftovers == ()
@@ -76,7 +76,7 @@ def test_every_weight_finds_its_place(case: MMDetectionCase) -> None:
     assert conversion.notes == ()
 
 
-def test_the_config_text_of_a_checkpoint_says_the_same(case: MMDetectionCase) -> None:
+def test_config_text_of_a_checkpoint_gives_the_same_settings(case: MMDetectionCase) -> None:
     text = f"model = {case.settings!r}\nworkers = int('2')\n"
     from_text = case.convert({"meta": {"cfg": text, "CLASSES": ("cat", "dog")}})
     assert from_text.settings == case.convert().settings
@@ -84,7 +84,7 @@ def test_the_config_text_of_a_checkpoint_says_the_same(case: MMDetectionCase) ->
     assert from_text.notes == ("not plain data in MMDetection's config, left out: workers = int('2')",)
 
 
-def test_without_a_config_the_published_one_is_assumed_and_listed(case: MMDetectionCase) -> None:
+def test_published_config_is_assumed_and_noted_without_a_config(case: MMDetectionCase) -> None:
     conversion = case.convert({})
     assert conversion.settings["TEST.DETECTIONS_PER_IMAGE"] == 100
     assert conversion.settings["MODEL.ROI_HEADS.NUM_CLASSES"] == 7
@@ -123,7 +123,7 @@ def test_without_a_config_the_published_one_is_assumed_and_listed(case: MMDetect
     ],
     ids=["caffe", "pixels", "test_cfg", "pooling", "anchors", "soft_nms"],
 )
-def test_conventions_become_keys(
+def test_values_of_the_config_become_our_keys(
     changes: dict[str, Any], settings: dict[str, Any], case: MMDetectionCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "rpn_head" in changes:  # twice the anchors need twice the outputs
@@ -142,18 +142,18 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def test_other_networks_are_refused_by_name(case: MMDetectionCase) -> None:
+def test_unsupported_types_are_refused_by_name(case: MMDetectionCase) -> None:
     with pytest.raises(ValueError, match=r"roi_head.type = 'CascadeRoIHead' cannot be imported"):
         case.convert({"settings": merged(case.settings, {"roi_head": {"type": "CascadeRoIHead"}})})
 
 
-def test_what_has_no_key_is_noted(case: MMDetectionCase) -> None:
+def test_values_without_a_key_are_noted(case: MMDetectionCase) -> None:
     changed = merged(case.settings, {"test_cfg": {"rcnn": {"mask_thr_binary": 0.3}}})
     (note,) = case.convert({"settings": changed}).notes
     assert note.startswith("test_cfg.rcnn.mask_thr_binary = 0.3")
 
 
-def test_means_of_the_deltas_move_into_the_bias(case: MMDetectionCase) -> None:
+def test_delta_means_are_added_to_the_bias(case: MMDetectionCase) -> None:
     coder = {"target_means": [0.1, 0.0, 0.0, 0.0], "target_stds": [0.1, 0.1, 0.2, 0.2]}
     plain = case.convert()
     shifted = case.convert({"settings": merged(case.settings, {"roi_head": {"bbox_head": {"bbox_coder": coder}}})})
@@ -162,7 +162,7 @@ def test_means_of_the_deltas_move_into_the_bias(case: MMDetectionCase) -> None:
     torch.testing.assert_close(difference, torch.tensor([[1.0, 0, 0, 0]]).expand(7, 4))
 
 
-def test_unknown_names_are_left_over(case: MMDetectionCase) -> None:
+def test_unknown_names_are_leftovers(case: MMDetectionCase) -> None:
     extra = case.weights | {"roi_head.bbox_head.extra.weight": torch.zeros(1)}
     conversion = MMDetectionConverter().convert(extra, {"settings": case.settings})
     assert conversion.leftovers == ("roi_head.bbox_head.extra.weight",)
@@ -211,7 +211,7 @@ def test_names_without_a_pyramid() -> None:
     assert list(ours) == ["backbone.res2.0.shortcut.norm.weight", "roi_heads.res5.0.shortcut.weight"]
 
 
-def test_the_command_writes_a_config_under_which_the_detections_agree(case: MMDetectionCase, tmp_path: Path) -> None:
+def test_command_writes_a_config_under_which_the_detections_agree(case: MMDetectionCase, tmp_path: Path) -> None:
     target = tmp_path / "converted.safetensors"
     weights, config = case.write(tmp_path)
     assert main([str(weights), str(target), "--source-config", str(config)]) == 0
@@ -239,21 +239,21 @@ def test_bad_config_files_are_named(name: str, text: str | None, message: str, t
         read_config_file(tmp_path / name)
 
 
-def test_configs_are_never_run() -> None:
+def test_code_in_a_config_is_not_run() -> None:
     text = "base = dict(lr=0.1)\nmodel = dict(type='X', **base, size=(1, -2), bad=open('f'))\nimport os\n"
     config = parse_config(text)
     assert config.values == {"base": {"lr": 0.1}, "model": {"type": "X", "lr": 0.1, "size": (1, -2)}}
     assert config.unreadable == ("bad = open('f')", "import os")
 
 
-def test_texts_that_are_no_python_are_listed() -> None:
+def test_invalid_python_is_listed_as_unreadable() -> None:
     config = parse_config("model = dict(\n")
     assert config.values == {}
     assert len(config.unreadable) == 1
     assert parse_config("").values == {}
 
 
-def test_settings_are_found_where_version_2_keeps_them(case: MMDetectionCase) -> None:
+def test_settings_of_version_2_configs_are_read(case: MMDetectionCase) -> None:
     pixels = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0], "to_rgb": False}
     model = {key: value for key, value in case.settings.items() if key not in ("data_preprocessor", "test_cfg")}
     test_cfg = {

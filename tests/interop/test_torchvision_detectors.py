@@ -73,7 +73,7 @@ def with_former_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def test_the_names_of_the_first_published_files_are_known(theirs: dict[str, Tensor]) -> None:
+def test_names_before_torchvision_0_13_are_converted(theirs: dict[str, Tensor]) -> None:
     former = with_former_names(theirs)
     assert former.keys() != theirs.keys()
     present = TorchvisionDetectorConverter().convert(theirs, {})
@@ -83,7 +83,7 @@ def test_the_names_of_the_first_published_files_are_known(theirs: dict[str, Tens
     assert all(torch.equal(past.weights[name], tensor) for name, tensor in present.weights.items())
 
 
-def test_frozen_norms_of_the_first_published_files_have_no_eps(theirs: dict[str, Tensor]) -> None:
+def test_frozen_norms_with_old_names_have_eps_0(theirs: dict[str, Tensor]) -> None:
     converted = TorchvisionDetectorConverter().convert(with_former_names(theirs), {}).weights
     norm = FrozenBatchNorm2d(8)
     start = "backbone.bottom_up.stem.conv1.norm."
@@ -95,7 +95,7 @@ def test_frozen_norms_of_the_first_published_files_have_no_eps(theirs: dict[str,
     torch.testing.assert_close(shift.double(), bn1["bias"] - bn1["running_mean"] * expected, rtol=1e-6, atol=1e-7)
 
 
-def test_tiny_variances_survive_another_eps() -> None:
+def test_tiny_variances_keep_their_scale_with_another_eps() -> None:
     names = {"weight": 1e-3, "bias": 0.0, "running_mean": 0.0, "running_var": 1e-12}
     ours = {f"norm.{name}": torch.full((1,), value) for name, value in names.items()}
     norm = FrozenBatchNorm2d(1)
@@ -105,7 +105,7 @@ def test_tiny_variances_survive_another_eps() -> None:
     assert float(norm.scale_and_shift()[0]) == pytest.approx(1e-3 / 1e-6, rel=1e-5)
 
 
-def test_the_background_goes_from_first_to_last_and_its_box_and_mask_away(mask_rcnn: dict[str, Tensor]) -> None:
+def test_background_is_moved_last_without_its_box_and_mask(mask_rcnn: dict[str, Tensor]) -> None:
     start = "roi_heads.box_predictor."
     theirs = {
         **mask_rcnn,
@@ -119,7 +119,7 @@ def test_the_background_goes_from_first_to_last_and_its_box_and_mask_away(mask_r
     assert ours["roi_heads.mask_head.predictor.bias"].tolist() == [1, 2, 3]
 
 
-def test_what_the_table_does_not_know_is_listed(mask_rcnn: dict[str, Tensor], tmp_path: Path) -> None:
+def test_unknown_names_are_reported_as_skipped(mask_rcnn: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({**mask_rcnn, "roi_heads.relation.weight": torch.zeros(3)}, tmp_path / "theirs.pth")
     model = build_model(config(MASK_RCNN))
     report = load_weights(model, tmp_path / "theirs.pth")
@@ -130,7 +130,7 @@ def test_what_the_table_does_not_know_is_listed(mask_rcnn: dict[str, Tensor], tm
     assert report.converter == "torchvision detector"
 
 
-def test_the_settings_build_the_model_that_the_weights_fill(theirs: dict[str, Tensor], tmp_path: Path) -> None:
+def test_settings_build_a_model_that_the_weights_fill(theirs: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(theirs, tmp_path / "theirs.pth")
     conversion = convert_detector(read_weights(tmp_path / "theirs.pth"))
     assert conversion is not None
@@ -143,7 +143,7 @@ def test_the_settings_build_the_model_that_the_weights_fill(theirs: dict[str, Te
     assert load_weights(model, tmp_path / "theirs.pth").is_complete
 
 
-def test_a_detector_for_other_classes_starts_a_training(mask_rcnn: dict[str, Tensor], tmp_path: Path) -> None:
+def test_detector_for_other_classes_is_loaded_without_last_layers(mask_rcnn: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(mask_rcnn, tmp_path / "theirs.pth")
     model = build_model(load_config(MASK_RCNN, [*SMALL, "MODEL.ROI_HEADS.NUM_CLASSES", 7]))
     report = load_weights(model, tmp_path / "theirs.pth")
@@ -152,24 +152,24 @@ def test_a_detector_for_other_classes_starts_a_training(mask_rcnn: dict[str, Ten
     assert report.expected_settings["MODEL.PIXEL_STD"] == [58.395, 57.12, 57.375]
 
 
-def test_coco_has_names_with_gaps_and_other_numbers_of_classes_have_none(mask_rcnn: dict[str, Tensor]) -> None:
+def test_class_names_are_known_for_90_classes_only(mask_rcnn: dict[str, Tensor]) -> None:
     assert TorchvisionDetectorConverter().convert(mask_rcnn, {}).class_names == ()
     wide = build_model(load_config(MASK_RCNN, [*SMALL, "MODEL.ROI_HEADS.NUM_CLASSES", 90])).state_dict()
     names = TorchvisionDetectorConverter().convert(to_torchvision(wide), {}).class_names
     assert (len(names), names[0], names[11], names[89]) == (90, "person", "N/A", "toothbrush")
 
 
-def test_anchors_that_the_file_does_not_tell_are_refused(mask_rcnn: dict[str, Tensor]) -> None:
+def test_other_numbers_of_anchors_are_refused(mask_rcnn: dict[str, Tensor]) -> None:
     theirs = {**mask_rcnn, "rpn.head.cls_logits.bias": torch.zeros(5)}
     with pytest.raises(UserError, match="have 5 anchors per cell, and torchvision's own detectors 3"):
         TorchvisionDetectorConverter().convert(theirs, {})
 
 
-def test_our_own_names_are_not_taken_for_torchvisions() -> None:
+def test_our_names_are_not_recognised_as_torchvision() -> None:
     assert find_converter(build_model(config(MASK_RCNN)).state_dict().keys()) is None
 
 
-def test_the_way_out_and_back_changes_nothing(theirs: dict[str, Tensor]) -> None:
+def test_export_is_the_inverse_of_the_conversion(theirs: dict[str, Tensor]) -> None:
     ours = TorchvisionDetectorConverter().convert(theirs, {}).weights
     back = to_torchvision(ours)
     assert back.keys() == theirs.keys()
@@ -195,14 +195,14 @@ def test_the_way_out_and_back_changes_nothing(theirs: dict[str, Tensor]) -> None
         ),
     ],
 )
-def test_what_torchvision_does_not_have_is_refused(
+def test_parts_without_a_counterpart_in_torchvision_are_refused(
     change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         to_torchvision(change(build_model(config(MASK_RCNN)).state_dict()))
 
 
-def test_the_first_convolution_takes_the_difference_of_the_inputs() -> None:
+def test_first_convolution_is_adapted_to_torchvision_input() -> None:
     name = "backbone.bottom_up.stem.conv1.weight"
     weight = torch.randn(2, 3, 1, 1)
     bgr = torch.rand(1, 3, 4, 4) * 255
@@ -216,11 +216,11 @@ def test_the_first_convolution_takes_the_difference_of_the_inputs() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
 
 
-def test_a_stem_of_another_network_is_refused() -> None:
+def test_stem_of_another_network_is_refused() -> None:
     with pytest.raises(UserError, match=r"they have no backbone\.bottom_up\.stem\.conv1\.weight"):
         with_torchvision_input({}, color_order="RGB", pixel_mean=[123.675, 116.28, 103.53], pixel_std=[1.0] * 3)
 
 
-def test_another_mean_cannot_be_taken_in() -> None:
+def test_other_pixel_means_are_refused() -> None:
     with pytest.raises(UserError, match="cannot be converted"):
         with_torchvision_input({}, color_order="RGB", pixel_mean=[127.0] * 3, pixel_std=[1.0] * 3)

@@ -1,4 +1,4 @@
-"""torchvision's detectors with random weights and ours find the same, whichever way the weights went."""
+"""torchvision's detectors and ours predict the same with the same random weights, converted in both directions."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def samples() -> list[Sample]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_is_found_in_both_directions(name: str, samples: list[Sample]) -> None:
+def test_converted_detectors_agree_in_both_directions(name: str, samples: list[Sample]) -> None:
     limits = Limits(proposals=40, detections=60 if "retinanet" in name else 8)  # a few regions cost little time
     by_direction = parity(name, samples, limits)
     assert by_direction.keys() == {INTO_OURS, OUT_OF_OURS}
@@ -39,7 +39,7 @@ def test_the_same_is_found_in_both_directions(name: str, samples: list[Sample]) 
 
 
 @torch.no_grad()
-def test_the_published_files_of_version_1_are_computed_without_eps() -> None:
+def test_published_files_of_version_1_are_converted_with_eps_0() -> None:
     """As torchvision does after loading them: with frozen norms, whose eps it sets to 0."""
     torch.manual_seed(0)
     theirs = FasterRCNN(resnet_fpn_backbone(backbone_name="resnet18", weights=None), num_classes=4).eval()

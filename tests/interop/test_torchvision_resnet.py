@@ -82,7 +82,7 @@ def test_every_stage_equals_torchvision(build: object, settings: dict[str, objec
         torch.testing.assert_close(features[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
-def test_the_pyramid_above_stays_as_it_is(tmp_path: Path) -> None:
+def test_fpn_is_not_changed_by_a_backbone_file(tmp_path: Path) -> None:
     detector = Detector(our_backbone("build_resnet_fpn_backbone", DEPTH=18, RES2_OUT_CHANNELS=64))
     lateral = detector.backbone.fpn_lateral2.weight.clone()
     report = load(torchvision.models.resnet18(), detector, tmp_path)
@@ -100,7 +100,7 @@ def test_c4_heads_get_the_last_stage(tmp_path: Path) -> None:
     assert "roi_heads.res5.0.conv1.weight" in report.converted
 
 
-def test_the_report_tells_what_the_weights_expect(tmp_path: Path) -> None:
+def test_report_has_the_settings_of_the_weights(tmp_path: Path) -> None:
     detector = Detector(our_backbone("build_resnet_backbone", DEPTH=18, RES2_OUT_CHANNELS=64))
     report = load(torchvision.models.resnet18(), detector, tmp_path)
     assert report.converter == "torchvision ResNet"
@@ -111,13 +111,13 @@ def test_the_report_tells_what_the_weights_expect(tmp_path: Path) -> None:
     }
 
 
-def test_bottleneck_networks_stride_in_the_3x3(tmp_path: Path) -> None:
+def test_bottleneck_networks_expect_the_stride_in_3x3(tmp_path: Path) -> None:
     detector = Detector(our_backbone("build_resnet_backbone", DEPTH=50))
     report = load(torchvision.models.resnet50(), detector, tmp_path)
     assert report.expected_settings["MODEL.RESNETS.STRIDE_IN_1X1"] is False
 
 
-def test_a_backbone_saved_alone_under_our_names_is_found_its_place(tmp_path: Path) -> None:
+def test_backbone_under_relative_names_is_loaded(tmp_path: Path) -> None:
     backbone = our_backbone("build_resnet_backbone", DEPTH=18, RES2_OUT_CHANNELS=64)
     detector = Detector(our_backbone("build_resnet_fpn_backbone", DEPTH=18, RES2_OUT_CHANNELS=64))
     report = load(backbone, detector, tmp_path)
@@ -125,7 +125,7 @@ def test_a_backbone_saved_alone_under_our_names_is_found_its_place(tmp_path: Pat
     assert report.skipped == ()
 
 
-def test_a_deeper_torchvision_network_is_refused(tmp_path: Path) -> None:
+def test_deeper_torchvision_network_is_refused(tmp_path: Path) -> None:
     detector = Detector(our_backbone("build_resnet_backbone", DEPTH=18, RES2_OUT_CHANNELS=64))
     with pytest.raises(ValueError, match="res2 has 3 blocks in the file, 2 in the model"):
         load(torchvision.models.resnet50(), detector, tmp_path)

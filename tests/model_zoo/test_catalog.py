@@ -21,14 +21,14 @@ HOST = "https://dl.fbaipublicfiles.com/detectron"
         ),
     ],
 )
-def test_a_name_is_an_address(name: str, path: str) -> None:
+def test_catalog_names_become_urls(name: str, path: str) -> None:
     assert full_url(f"catalog://{name}") == f"{HOST}/{path}"
 
 
-def test_all_names_have_addresses() -> None:
+def test_every_catalog_name_has_a_url() -> None:
     assert len({catalog_url(f"catalog://{name}") for name in NAMES}) == len(NAMES) == 20
 
 
-def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+def test_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean 'ImageNetPretrained/FAIR/R-50-GN'"):
         catalog_url("catalog://ImageNetPretrained/FAIR/R50-GN")

@@ -31,7 +31,7 @@ Fetch = Callable[..., Path]
 
 @dataclass
 class Server:
-    """Answers from a list first, then with its file, by ranges where it is asked to."""
+    """Answers from a list first, then with its file, by ranges where requested."""
 
     content: bytes = CONTENT
     tag: str = '"first"'
@@ -44,12 +44,12 @@ class Server:
         (self.answers.pop(0) if self.answers else self.file())(handler)
 
     def file(self, *, sends: int | None = None, has_ranges: bool = True, tag: str | None = None) -> Answer:
-        """The file, of which only so many bytes are sent before the connection breaks."""
+        """The file; the connection breaks after some bytes."""
 
         def answer(handler: BaseHTTPRequestHandler) -> None:
-            asked, version = handler.headers.get("Range"), self.tag if tag is None else tag
-            is_part = has_ranges and asked is not None and handler.headers.get("If-Range") == version
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) if is_part and asked else 0
+            requested, version = handler.headers.get("Range"), self.tag if tag is None else tag
+            is_part = has_ranges and requested is not None and handler.headers.get("If-Range") == version
+            start = int(requested.removeprefix("bytes=").removesuffix("-")) if is_part and requested else 0
             if start >= len(self.content):
                 send(handler, 416, b"", {"Content-Range": f"bytes */{len(self.content)}"})
                 return
@@ -126,7 +126,7 @@ def files_in(cache: Path) -> list[str]:
 # --- it works ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_downloaded_once(server: Server, fetch: Fetch, waits: list[float]) -> None:
+def test_file_is_downloaded_once(server: Server, fetch: Fetch, waits: list[float]) -> None:
     path = fetch(f"{server.address}/{NAME}")
     assert path.read_bytes() == CONTENT
     assert fetch(f"{server.address}/{NAME}") == path
@@ -173,14 +173,14 @@ def test_two_processes_download_once(server: Server, cache: Path) -> None:
 # --- breaks and failures that pass ------------------------------------------------------------------------------------
 
 
-def test_a_broken_transfer_goes_on_where_it_broke(server: Server, fetch: Fetch, waits: list[float]) -> None:
+def test_broken_transfer_is_continued(server: Server, fetch: Fetch, waits: list[float]) -> None:
     server.answers = [server.file(sends=HALF)]
     assert fetch(f"{server.address}/{NAME}").read_bytes() == CONTENT
     assert server.ranges == ["", f"bytes={HALF}-"]
     assert waits == [1]
 
 
-def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server: Server, fetch: Fetch, cache: Path) -> None:
+def test_later_call_continues_the_part_of_an_earlier_one(server: Server, fetch: Fetch, cache: Path) -> None:
     server.answers = [server.file(sends=HALF)]
     with pytest.raises(
         UserError, match=r"broke after 5,000 of 10,240 bytes; 5,000 bytes are kept in .*model\.pth\.part"
@@ -192,7 +192,7 @@ def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server: Server, fetch
     assert files_in(cache) == [NAME, f"{NAME}.sha256"]
 
 
-def test_a_file_that_changed_meanwhile_starts_anew(server: Server, fetch: Fetch) -> None:
+def test_changed_file_is_downloaded_from_the_start(server: Server, fetch: Fetch) -> None:
     server.answers = [server.file(sends=HALF)]
     with pytest.raises(UserError):
         fetch(f"{server.address}/{NAME}", attempts=1)
@@ -200,7 +200,7 @@ def test_a_file_that_changed_meanwhile_starts_anew(server: Server, fetch: Fetch)
     assert fetch(f"{server.address}/{NAME}").read_bytes() == CONTENT[::-1]
 
 
-def test_a_part_from_another_address_is_not_continued(server: Server, fetch: Fetch, cache: Path) -> None:
+def test_part_from_another_address_is_not_continued(server: Server, fetch: Fetch, cache: Path) -> None:
     server.answers = [server.file(sends=HALF)]
     with pytest.raises(UserError):
         fetch(f"{server.address}/{NAME}", attempts=1)
@@ -210,7 +210,7 @@ def test_a_part_from_another_address_is_not_continued(server: Server, fetch: Fet
     assert server.ranges == ["", ""]
 
 
-def test_a_server_without_ranges_is_asked_for_everything_again(server: Server, fetch: Fetch) -> None:
+def test_server_without_ranges_sends_the_whole_file_again(server: Server, fetch: Fetch) -> None:
     server.answers = [server.file(sends=HALF), server.file(has_ranges=False)]
     assert fetch(f"{server.address}/{NAME}").read_bytes() == CONTENT
 
@@ -227,14 +227,14 @@ def test_without_a_strong_validator_nothing_is_continued(tag: str, server: Serve
     assert server.ranges == ["", "", ""]
 
 
-def test_another_part_than_asked_for_is_not_appended(server: Server, fetch: Fetch) -> None:
+def test_other_range_than_requested_is_not_appended(server: Server, fetch: Fetch) -> None:
     wrong = status(206, {"Content-Range": f"bytes 10-{len(CONTENT) - 1}/{len(CONTENT)}"}, CONTENT[10:])
     server.answers = [server.file(sends=HALF), wrong]
     assert fetch(f"{server.address}/{NAME}").read_bytes() == CONTENT
     assert server.ranges == ["", f"bytes={HALF}-", ""]
 
 
-def test_a_part_that_was_everything_is_taken(server: Server, fetch: Fetch, cache: Path) -> None:
+def test_complete_part_is_accepted(server: Server, fetch: Fetch, cache: Path) -> None:
     server.answers = [server.file(sends=HALF)]
     with pytest.raises(UserError):
         fetch(f"{server.address}/{NAME}", attempts=1)
@@ -244,19 +244,19 @@ def test_a_part_that_was_everything_is_taken(server: Server, fetch: Fetch, cache
 
 
 @pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
-def test_failures_that_pass_are_waited_out(code: int, server: Server, fetch: Fetch, waits: list[float]) -> None:
+def test_temporary_failures_are_retried(code: int, server: Server, fetch: Fetch, waits: list[float]) -> None:
     server.answers = [status(code), status(code)]
     assert fetch(f"{server.address}/{NAME}").read_bytes() == CONTENT
     assert waits == [1, 2]
 
 
-def test_the_server_says_how_long_to_wait(server: Server, fetch: Fetch, waits: list[float]) -> None:
+def test_retry_after_header_sets_the_wait(server: Server, fetch: Fetch, waits: list[float]) -> None:
     server.answers = [status(503, {"Retry-After": "7"}), status(503, {"Retry-After": "86400"})]
     fetch(f"{server.address}/{NAME}")
     assert waits == [7, transfer.LONGEST_WAIT]
 
 
-def test_progress_forgives_earlier_failures(server: Server, fetch: Fetch, waits: list[float]) -> None:
+def test_progress_resets_the_number_of_tries(server: Server, fetch: Fetch, waits: list[float]) -> None:
     server.answers = [server.file(sends=1000) for _ in range(8)]
     assert fetch(f"{server.address}/{NAME}", attempts=2).read_bytes() == CONTENT
     assert waits == [1] * 8
@@ -265,7 +265,7 @@ def test_progress_forgives_earlier_failures(server: Server, fetch: Fetch, waits:
 # --- failures that stay -----------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_always_fails_is_given_up(server: Server, fetch: Fetch, waits: list[float], cache: Path) -> None:
+def test_repeated_failures_end_the_download(server: Server, fetch: Fetch, waits: list[float], cache: Path) -> None:
     server.answers = [status(503)] * 9
     with pytest.raises(UserError, match=r"cannot download http://.*: the server answers 503 .*Check the connection"):
         fetch(f"{server.address}/{NAME}")
@@ -274,7 +274,7 @@ def test_a_server_that_always_fails_is_given_up(server: Server, fetch: Fetch, wa
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
-def test_a_file_that_is_not_there_is_asked_for_once(code: int, server: Server, fetch: Fetch, cache: Path) -> None:
+def test_missing_file_is_requested_once(code: int, server: Server, fetch: Fetch, cache: Path) -> None:
     server.answers = [status(code)]
     with pytest.raises(UserError, match=f"the server answers {code} .*Check the address"):
         fetch(f"{server.address}/{NAME}")
@@ -286,7 +286,9 @@ PAGE = b"\n<!DOCTYPE html><html>Log in to the network</html>"
 
 
 @pytest.mark.parametrize(("kind", "body"), [("text/html; charset=utf-8", CONTENT), ("application/octet-stream", PAGE)])
-def test_a_login_page_is_not_a_model(kind: str, body: bytes, server: Server, fetch: Fetch, cache: Path) -> None:
+def test_web_page_instead_of_the_file_is_refused(
+    kind: str, body: bytes, server: Server, fetch: Fetch, cache: Path
+) -> None:
     server.answers = [status(302, {"Location": "/login"}), status(200, {"Content-Type": kind}, body)]
     with pytest.raises(UserError, match=r"/login answers with a web page, not with the file\. .*open it in a browser"):
         fetch(f"{server.address}/{NAME}")
@@ -294,7 +296,7 @@ def test_a_login_page_is_not_a_model(kind: str, body: bytes, server: Server, fet
     assert files_in(cache) == []
 
 
-def test_an_empty_file_is_refused(server: Server, fetch: Fetch, cache: Path) -> None:
+def test_empty_file_is_refused(server: Server, fetch: Fetch, cache: Path) -> None:
     server.content = b""
     server.answers = [status(200)]
     with pytest.raises(UserError, match="the server sent an empty file"):
@@ -309,7 +311,7 @@ def test_redirects_in_a_circle_are_a_clear_error(server: Server, fetch: Fetch, c
     assert files_in(cache) == []
 
 
-def test_a_disk_too_small_is_told_before_anything_is_written(
+def test_too_little_disk_space_is_refused_before_writing(
     server: Server, fetch: Fetch, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 100, 100))
@@ -319,7 +321,7 @@ def test_a_disk_too_small_is_told_before_anything_is_written(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
-def test_a_disk_that_fills_up_is_a_clear_error(server: Server, fetch: Fetch) -> None:
+def test_disk_that_fills_up_is_a_clear_error(server: Server, fetch: Fetch) -> None:
     target = cached_path(f"{server.address}/{NAME}")
     target.parent.mkdir(parents=True)
     target.with_name(f"{NAME}.part").symlink_to("/dev/full")
@@ -340,7 +342,7 @@ def test_a_disk_that_fills_up_is_a_clear_error(server: Server, fetch: Fetch) -> 
         f"https://download.pytorch.org/models/maskrcnn-{SHA256[:8]}.pth",
     ],
 )
-def test_the_checksum_in_a_name_is_checked(
+def test_checksum_in_a_name_is_checked(
     url: str, server: Server, fetch: Fetch, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(download.MIRROR_VARIABLE, f"{server.address}/mirror/")
@@ -353,7 +355,7 @@ def test_the_checksum_in_a_name_is_checked(
     assert len(server.ranges) == 2
 
 
-def test_a_download_that_is_no_checkpoint_is_not_kept(server: Server, cache: Path) -> None:
+def test_download_that_is_no_checkpoint_is_not_kept(server: Server, cache: Path) -> None:
     server.content = b"no weights"
     with pytest.raises(UserError, match="not a PyTorch file"):
         read_weights(f"{server.address}/{NAME}")
@@ -365,9 +367,7 @@ def test_digits_in_the_names_of_other_publishers_may_be_dates(server: Server, fe
         assert fetch(f"{server.address}/{name}").read_bytes() == CONTENT
 
 
-def test_pieces_that_do_not_belong_together_are_fetched_anew(
-    server: Server, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mixed_versions_are_downloaded_again(server: Server, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(download.MIRROR_VARIABLE, server.address)
     server.answers = [status(200, {"ETag": server.tag, "Content-Length": str(len(CONTENT))}, b"\0" * HALF)]
     assert fetch(f"detectron2://x/model_final_{MD5[:6]}.pkl").read_bytes() == CONTENT
@@ -377,7 +377,7 @@ def test_pieces_that_do_not_belong_together_are_fetched_anew(
 # --- mirror and offline -----------------------------------------------------------------------------------------------
 
 
-def test_a_mirror_replaces_publishers_only(server: Server, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mirror_replaces_publishers_only(server: Server, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(download.MIRROR_VARIABLE, "http://127.0.0.1:9")
     assert fetch(f"{server.address}/{NAME}").read_bytes() == CONTENT
     with pytest.raises(
@@ -386,7 +386,7 @@ def test_a_mirror_replaces_publishers_only(server: Server, fetch: Fetch, monkeyp
         fetch("detectron2://R-50.pkl")
 
 
-def test_offline_takes_from_the_cache_alone(server: Server, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_uses_the_cache_only(server: Server, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"{server.address}/{NAME}"
     monkeypatch.setenv(download.OFFLINE_VARIABLE, "1")
     with pytest.raises(UserError) as caught:

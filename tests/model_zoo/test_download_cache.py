@@ -33,9 +33,7 @@ def test_addresses_of_no_file_are_refused(url: str) -> None:
         local_path(url)
 
 
-def test_the_cache_folder_is_ours_then_that_of_fvcore(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_folder_is_ours_then_that_of_fvcore(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "fvcore"))
     assert download.cache_folder() == cache
     monkeypatch.delenv(download.CACHE_VARIABLE)
@@ -50,7 +48,7 @@ def test_detectron2_addresses_find_its_server_and_its_cache(cache: Path) -> None
     assert local_path("detectron2://ImageNetPretrained/model.pth") == place
 
 
-def test_a_mirror_must_be_an_address(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_mirror_must_be_an_address(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     monkeypatch.setenv(download.MIRROR_VARIABLE, "/mnt/mirror")
     with pytest.raises(UserError, match=r"MRCNN_ZOO_MIRROR=/mnt/mirror is no address"):
         local_path("detectron2://R-50.pkl")
@@ -67,7 +65,7 @@ def test_no_server_is_a_clear_error(cache: Path) -> None:
     assert not [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(download.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match=r"to .*/file/cache/.*Name a folder that can be written to by MRCNN_ZOO_CACHE"):

@@ -75,7 +75,7 @@ def test_every_config_has_an_entry_and_every_entry_s_config_exists() -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_entries_are_complete(entry: ZooEntry) -> None:
+def test_entries_have_all_fields(entry: ZooEntry) -> None:
     assert entry.source in ("mrcnn_zoo", "Detectron2", "torchvision")
     assert [bool(entry.config), entry.config_from_weights, bool(entry.reason)].count(True) == 1
     assert bool(entry.config) == bool(entry.reproduce)
@@ -88,7 +88,7 @@ def test_entries_are_complete(entry: ZooEntry) -> None:
         assert entry.is_shipped or entry.weights.startswith("https://")
 
 
-def test_published_weights_of_detectron2_are_all_there() -> None:
+def test_published_weights_of_detectron2_are_listed() -> None:
     published = json.loads((REFERENCES / "detectron2" / "model_zoo.json").read_text())
     assert len(published) == 64
     found = {
@@ -122,7 +122,7 @@ RESULTS = ("bbox/AP", "segm/AP", "keypoints/AP", "box_proposals/AR@1000", "panop
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_figures_stand_in_their_columns(name: str) -> None:
+def test_published_results_are_in_their_columns(name: str) -> None:
     entry, (results, speed) = model_zoo.info(name), PUBLISHED[name]
     assert tuple(entry.results.get(key) for key in RESULTS) == results
     assert (entry.seconds_per_iteration, entry.seconds_per_image, entry.memory_gb) == speed
@@ -142,13 +142,13 @@ def test_torchvision_s_weights_are_those_of_torchvision() -> None:
         assert entry.results["bbox/AP"] == metrics["box_map"]
 
 
-def test_the_page_is_written_from_the_index() -> None:
+def test_page_is_written_from_the_index() -> None:
     command = [sys.executable, "dev/model_zoo.py", "check"]
     outcome = subprocess.run(command, cwd=files.CHECKOUT, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
 
 
-def test_shipped_files_are_small_and_right() -> None:
+def test_shipped_files_are_small_and_match_their_checksums() -> None:
     for entry in ENTRIES:
         if entry.is_shipped:
             assert check_entry(entry).is_correct
@@ -176,7 +176,7 @@ def test_names_are_found_by_a_part_or_a_pattern(pattern: str, expected: list[str
 
 
 @pytest.mark.parametrize("name", [QUICKSTART, f"{QUICKSTART}.yaml"])
-def test_a_config_by_name_is_the_frozen_one(name: str) -> None:
+def test_get_config_returns_a_frozen_config(name: str) -> None:
     cfg = model_zoo.get_config(name)
     assert cfg.is_frozen()
     assert cfg.dump() == load_config(QUICKSTART).dump()
@@ -185,29 +185,29 @@ def test_a_config_by_name_is_the_frozen_one(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["Quickstart/mask_rcnn_R_18_FPN_digit", "mask_rcnn_R_18_FPN_digits.yaml", "quickstart"]
 )
-def test_an_unknown_name_gets_the_nearest_one(name: str) -> None:
-    for ask in (model_zoo.info, model_zoo.get_config, model_zoo.get_checkpoint_url, model_zoo.get):
+def test_unknown_name_gets_the_nearest_one(name: str) -> None:
+    for function in (model_zoo.info, model_zoo.get_config, model_zoo.get_checkpoint_url, model_zoo.get):
         with pytest.raises(UserError, match=f"Did you mean '{QUICKSTART}'"):
-            ask(name)
+            function(name)
 
 
-def test_a_base_config_is_no_model() -> None:
+def test_base_config_is_no_model() -> None:
     with pytest.raises(UserError, match="the model zoo has no 'Base-RCNN-FPN'"):
         model_zoo.get_config("Base-RCNN-FPN")
 
 
-def test_a_model_without_published_weights_says_how_to_train_it(installed: Path) -> None:
+def test_missing_weights_are_refused_with_the_training_command(installed: Path) -> None:
     write_index(installed, weights=None)
-    for ask in (model_zoo.get_checkpoint_url, lambda name: model_zoo.get(name, trained=True)):
+    for function in (model_zoo.get_checkpoint_url, lambda name: model_zoo.get(name, trained=True)):
         with pytest.raises(UserError, match=r"Lab/small has no published weights yet\. Train it: mrcnn-zoo train"):
-            ask("Lab/small")
+            function("Lab/small")
 
 
-def test_a_model_without_config_says_why(installed: Path) -> None:
+def test_missing_config_is_refused_with_the_reason(installed: Path) -> None:
     write_index(installed, weights="https://x/y.pkl", config=None, reason="panoptic")
-    for ask in (model_zoo.get_config, model_zoo.get, lambda name: model_zoo.get(name, trained=True)):
+    for function in (model_zoo.get_config, model_zoo.get, lambda name: model_zoo.get(name, trained=True)):
         with pytest.raises(UserError, match="weights of Lab/small, but no config that builds it: panoptic"):
-            ask("Lab/small")
+            function("Lab/small")
 
 
 def test_overrides_of_an_entry_are_part_of_its_config(installed: Path) -> None:
@@ -217,7 +217,7 @@ def test_overrides_of_an_entry_are_part_of_its_config(installed: Path) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_trained_model_has_the_shipped_weights() -> None:
+def test_trained_model_has_the_shipped_weights() -> None:
     assert model_zoo.list() == ["Lab/small"]
     published = torch.load(model_zoo.get_checkpoint_url("Lab/small"), weights_only=True)["model"]
     trained, fresh = model_zoo.get("Lab/small", trained=True), model_zoo.get("Lab/small")
@@ -228,7 +228,7 @@ def test_a_trained_model_has_the_shipped_weights() -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_zoo_addresses_are_weights_wherever_weights_are_named() -> None:
+def test_zoo_address_is_accepted_as_weights() -> None:
     cfg = model_zoo.get_config("Lab/small", trained=True)
     assert cfg.MODEL.WEIGHTS == "zoo://Lab/small"
     report = load_weights(build_model(cfg), cfg.MODEL.WEIGHTS)
@@ -241,9 +241,7 @@ def test_zoo_addresses_are_weights_wherever_weights_are_named() -> None:
         local_path("zoo://Lab/smal")
 
 
-def test_downloaded_weights_are_those_of_the_cache(
-    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_downloaded_weights_are_cached(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = Path(model_zoo.get_checkpoint_url("Lab/small"))
     md5 = hashlib.md5(weights.read_bytes()).hexdigest()
     monkeypatch.setenv("MRCNN_ZOO_CACHE", str(tmp_path / "cache"))
@@ -271,12 +269,12 @@ def test_another_file_than_the_shipped_one_is_refused_and_kept(installed: Path) 
         model_zoo.get("Lab/small", trained=True)
 
 
-def test_an_installation_without_index_is_named_as_incomplete(installed: Path) -> None:
+def test_installation_without_index_is_named_as_incomplete(installed: Path) -> None:
     (installed / "_model_zoo" / "index.json").unlink()
     with pytest.raises(UserError, match=r"index\.json is missing: the package is not installed completely"):
         model_zoo.list()
 
 
-def test_names_are_had_without_torch() -> None:
+def test_listing_names_does_not_import_torch() -> None:
     code = "import sys; from mrcnn_zoo import model_zoo; model_zoo.list(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=files.CHECKOUT, check=True)  # raises nothing

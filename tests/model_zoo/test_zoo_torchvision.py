@@ -68,14 +68,14 @@ def random_weights() -> dict[str, Tensor]:
     return weights
 
 
-def test_the_model_is_had_with_its_weights() -> None:
+def test_model_is_built_with_its_weights() -> None:
     model = model_zoo.get(NAME, trained=True)
     assert not model.training
     scores = model.state_dict()["roi_heads.box_predictor.cls_score.bias"]
     assert scores.nonzero().flatten().tolist() == [PERSON - 1, UNUSED - 1]
 
 
-def test_the_config_is_read_off_the_weights_and_names_them() -> None:
+def test_config_is_derived_from_the_weights_and_names_them() -> None:
     cfg = model_zoo.get_config(NAME, trained=True)
     assert cfg.is_frozen()
     assert cfg.MODEL.WEIGHTS == ADDRESS
@@ -83,7 +83,7 @@ def test_the_config_is_read_off_the_weights_and_names_them() -> None:
     assert list(cfg.DATASETS.TEST) == ["coco_2017_val"]
 
 
-def test_the_address_is_enough_and_overrides_lie_on_top() -> None:
+def test_address_needs_no_config_and_takes_overrides() -> None:
     overrides = ["DATASETS.TEST=['mine']", "TEST.DETECTIONS_PER_IMAGE", 7]
     _, cfg, class_names = load_trained(ADDRESS, overrides=overrides)
     assert class_names == coco_classes.COCO_CLASSES_BY_ID
@@ -91,14 +91,14 @@ def test_the_address_is_enough_and_overrides_lie_on_top() -> None:
 
 
 @pytest.mark.parametrize("ask", [model_zoo.get_config, model_zoo.get])
-def test_there_is_no_untrained_model(ask) -> None:
+def test_untrained_model_is_refused(ask) -> None:
     with pytest.raises(
         UserError, match=rf"config of {NAME} is derived from its weights.*trained=True, or name {ADDRESS}"
     ):
         ask(NAME)
 
 
-def test_info_says_what_can_be_done(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_shows_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("zoo", ["info", NAME]) == 0
     printed = capsys.readouterr().out
     assert "derived from the weights" in printed
@@ -106,7 +106,7 @@ def test_info_says_what_can_be_done(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"mrcnn-zoo evaluate --weights {ADDRESS}\n" in printed
 
 
-def test_the_recipe_is_that_of_the_publisher(capsys: pytest.CaptureFixture[str]) -> None:
+def test_reproduce_is_refused_with_the_publisher(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("zoo", ["reproduce", NAME]) == USAGE_ERROR
     assert "cannot be trained here: the recipe is torchvision's own. The weights" in capsys.readouterr().err
 
@@ -127,7 +127,7 @@ def test_evaluation_is_on_coco_with_its_80_classes(
     assert {row["category_id"] for row in rows} == {PERSON}
 
 
-def test_prediction_knows_the_names_of_the_classes(tmp_path: Path) -> None:
+def test_prediction_has_class_names(tmp_path: Path) -> None:
     from PIL import Image
 
     Image.new("RGB", (80, 60)).save(tmp_path / "grey.png")
