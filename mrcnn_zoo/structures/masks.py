@@ -1,4 +1,4 @@
-"""Masks of instances: what targets and detections may carry, and the forms they come in."""
+"""Masks of targets and detections, and their representations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ class TargetMasks(Protocol):
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self: ...
 
     def crop_and_resize(self, boxes: Tensor, side: int) -> Tensor:
-        """Mask r inside boxes[r], resampled: (R, 4) pixels of the image -> (R, side, side) bool."""
+        """Mask r cropped to boxes[r] and resized: (R, 4) pixels of the image -> (R, side, side) bool."""
         ...
 
     def sample_points(self, points: Tensor) -> Tensor:
@@ -34,11 +34,11 @@ class TargetMasks(Protocol):
         ...
 
     def areas(self, boxes: Tensor | None = None) -> Tensor:
-        """Pixels of each mask, or of its part in boxes[r], (R, 4) pixels of the image: (R,) int64."""
+        """Area of each mask in pixels, or of its part in boxes[r], (R, 4) pixels of the image: (R,) int64."""
         ...
 
     def bitmaps(self) -> Tensor:
-        """(R, H, W) bool; a full image each, so for drawing and evaluation, not for training."""
+        """(R, H, W) bool full-image bitmaps, for drawing and evaluation only."""
         ...
 
 
@@ -53,31 +53,31 @@ class PredictedMasks(Protocol):
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self: ...
 
     def bitmaps(self) -> Tensor:
-        """(R, H, W) bool; a full image each."""
+        """(R, H, W) bool full-image bitmaps."""
         ...
 
     def rles(self) -> list[dict[str, Any]]:
-        """COCO run-length encodings ({"size": [H, W], "counts": str}), made without a full-image grid an instance."""
+        """COCO run-length encodings ({"size": [H, W], "counts": str}), made without full-image bitmaps."""
         ...
 
     def resized(self, image_size: tuple[int, int], boxes: Tensor) -> Self:
-        """The masks in the same image at another size.
+        """The masks in the resized image.
 
         Args:
-            image_size: (height, width) then.
-            boxes: (R, 4) pixels of that image: the boxes of the instances there.
+            image_size: (height, width) of the resized image.
+            boxes: (R, 4) boxes of the instances in pixels of the resized image.
         """
         ...
 
 
 @dataclass(frozen=True, repr=False)
 class BoxedBitmaps:
-    """Each instance as a bitmap of its own window of the image; rows share the pixels, selecting them copies none."""
+    """Masks as bitmaps of a window per instance; row selection shares the pixels."""
 
-    pixels: Tensor  # (P,) uint8 of 0 and 1: the windows one after another, each row by row
+    pixels: Tensor  # (P,) uint8 of 0 and 1: window after window, each row by row
     windows: Tensor  # (R, 5) int64: x, y of the first pixel, width, height, position of the first pixel in `pixels`
     image_size: tuple[int, int]  # (height, width)
-    # The windows on the host, where `windows` is elsewhere and they are known: cropping needs not wait for a copy then.
+    # A copy of `windows` on the host, if known and `windows` is on a device: cropping then needs no synchronisation.
     host_windows: Tensor | None = None
 
     @classmethod
@@ -87,15 +87,15 @@ class BoxedBitmaps:
         bitmaps: Sequence[NDArray[Any] | Tensor],
         image_size: tuple[int, int],
     ) -> Self:
-        """Masks from one bitmap an instance.
+        """Masks from one bitmap per instance.
 
         Args:
             origins: (R, 2) x, y of each bitmap's first pixel in the image.
-            bitmaps: R of (h, w) uint8 or bool, where not 0 is the instance. A side may be 0.
-            image_size: (height, width); every window must lie inside.
+            bitmaps: R of (h, w) uint8 or bool, nonzero on the instance; sides may be 0.
+            image_size: (height, width) of the image that contains all windows.
 
         Raises:
-            ValueError: a window reaches outside the image, or the lengths differ.
+            ValueError: a window extends outside the image, or the lengths differ.
         """
         origins = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
         arrays = [np.asarray(bitmap) != 0 for bitmap in bitmaps]
@@ -120,7 +120,7 @@ class BoxedBitmaps:
 
     @classmethod
     def from_full(cls, bitmaps: NDArray[Any] | Tensor) -> Self:
-        """Masks from full-image bitmaps (R, H, W), each cut to the window that holds all of it."""
+        """Masks from full-image bitmaps (R, H, W), each cropped to its tight box."""
         arrays = np.asarray(bitmaps) != 0
         origins, windows = [], []
         for array in arrays:
@@ -153,7 +153,7 @@ class BoxedBitmaps:
         return replace(moved, host_windows=None if moved.windows.device.type == "cpu" else host_windows)
 
     def crop_and_resize(self, boxes: Tensor, side: int) -> Tensor:
-        """Mask r inside boxes[r] as ROIAlign of its full-image bitmap sees it, cut at one half.
+        """ROIAlign of the full-image bitmap of mask r in boxes[r], thresholded at 0.5.
 
         Args:
             boxes: (R, 4) pixels of the image.
@@ -165,35 +165,35 @@ class BoxedBitmaps:
         return crop_matched([self], [None], [boxes], side)
 
     def sample_points(self, points: Tensor) -> Tensor:
-        """Mask r at points[r], bilinear between the centres of pixels, as grid sampling of its full-image bitmap.
+        """Bilinear samples of mask r at points[r], as grid sampling of its full-image bitmap.
 
-        The host does not wait for the device.
+        Without host synchronisation.
 
         Args:
-            points: (R, P, 2) x, y in pixels of the image; beyond the image the mask is 0.
+            points: (R, P, 2) x, y in pixels of the image; the mask is 0 outside.
 
         Returns:
             (R, P) float32 in [0, 1].
         """
         if self.pixels.numel() == 0:
             return torch.zeros(points.shape[:2], device=points.device)
-        # Points that are not finite, of boxes of a training that diverges, lie outside.
+        # Points that are not finite, when training diverges, are moved outside the image.
         positions = (points.detach().float() - 0.5).nan_to_num(-2.0, -2.0, -2.0)[:, :, None]
         lower = positions.floor()
         corner = torch.arange(4, device=points.device)
-        offsets = torch.stack((corner % 2, corner // 2), dim=1)  # x, y of the four pixels around a point
+        offsets = torch.stack((corner % 2, corner // 2), dim=1)  # x, y of the four nearest pixels
         weights = torch.where(offsets == 1, positions - lower, 1 - (positions - lower)).prod(dim=3)  # (R, P, 4)
         windows = self.windows[:, None, None]
-        pixels = lower.long() + offsets - windows[..., :2]  # (R, P, 4, 2), from the first one of the window
+        pixels = lower.long() + offsets - windows[..., :2]  # (R, P, 4, 2), relative to the window
         is_inside = ((pixels >= 0) & (pixels < windows[..., 2:4])).all(dim=3)
         rows = windows[..., 4] + pixels[..., 1] * windows[..., 2] + pixels[..., 0]
         return (self.pixels[torch.where(is_inside, rows, 0)] * is_inside * weights).sum(dim=2)
 
     def areas(self, boxes: Tensor | None = None) -> Tensor:
-        """Pixels of each mask, without a copy to the host.
+        """Area of each mask in pixels, without host synchronisation.
 
         Args:
-            boxes: (R, 4) pixels of the image: of mask r only the pixels are counted whose centre is in boxes[r].
+            boxes: (R, 4) pixels of the image; if given, only pixels with their centre in boxes[r] are counted.
 
         Returns:
             (R,) int64.
@@ -205,7 +205,7 @@ class BoxedBitmaps:
             left, right = (torch.minimum((edge - x).clamp(min=0), widths) for edge in (first_x, end_x))
             top, bottom = (torch.minimum((edge - y).clamp(min=0), heights) for edge in (first_y, end_y))
         sums = torch.cat((self.windows.new_zeros(1), self.pixels.cumsum(dim=0, dtype=torch.int64)))
-        # As many rows for each mask as the image has: their number is known without asking the device.
+        # One row per image row for each mask: this number is known on the host.
         rows = torch.arange(self.image_size[0], device=self.windows.device)
         is_counted = (rows >= top[:, None]) & (rows < bottom[:, None])
         starts = positions[:, None] + rows * widths[:, None]
@@ -221,7 +221,7 @@ class BoxedBitmaps:
         return full
 
     def rles(self) -> list[dict[str, Any]]:
-        """COCO run-length encodings, so that ground truth can stand in for predictions."""
+        """COCO run-length encodings."""
         pixels = self.pixels.numpy(force=True).view(np.bool_)
         windows = [
             MaskWindow(x, y, pixels[position : position + width * height].reshape(height, width))
@@ -230,7 +230,7 @@ class BoxedBitmaps:
         return encode_windows(windows, self.image_size)
 
     def resized(self, image_size: tuple[int, int], boxes: Tensor) -> Self:  # noqa: ARG002
-        """Each pixel of the new image takes the value of the one that its centre lies in; boxes are not needed."""
+        """Nearest-neighbour resizing; the boxes are not used."""
         height, width = image_size
         y_scale, x_scale = height / self.image_size[0], width / self.image_size[1]
         origins, bitmaps = [], []
@@ -250,13 +250,13 @@ class BoxedBitmaps:
 def crop_matched(
     masks: Sequence[TargetMasks], matches: Sequence[Tensor | None], boxes: Sequence[Tensor], side: int
 ) -> Tensor:
-    """The masks of several images inside boxes, as `crop_and_resize` crops them.
+    """`crop_and_resize` of the masks of several images.
 
-    Where all masks are `BoxedBitmaps`, the host waits for the device once.
+    There is one host synchronisation if all masks are `BoxedBitmaps`.
 
     Args:
         masks: of each image.
-        matches: (R_i,) int64 the row of each box's mask in the masks of its image; None where these are all in order.
+        matches: (R_i,) int64 mask of each box among the masks of its image; None for one box per mask in order.
         boxes: (R_i, 4) pixels of each image.
         side: rows and columns of the result.
 
@@ -286,7 +286,7 @@ def crop_matched(
 
 @dataclass(frozen=True, repr=False)
 class ProbabilityMasks:
-    """Masks as a mask head gives them: probabilities on a square grid over each box, cut at a threshold when asked."""
+    """Predicted masks as probabilities on a square grid over each box, thresholded on request."""
 
     probabilities: Tensor  # (R, M, M) float in [0, 1]
     boxes: Tensor  # (R, 4) float32, pixels of the image
@@ -311,18 +311,18 @@ class ProbabilityMasks:
         )
 
     def bitmaps(self) -> Tensor:
-        """(R, H, W) bool: the pixels whose centre has at least the threshold's probability."""
+        """(R, H, W) bool: pixels with a probability of at least the threshold at their centre."""
         full = np.zeros((len(self), *self.image_size), dtype=np.bool_)
         for bitmap, (x, y, window) in zip(full, self._windows(), strict=True):
             bitmap[y : y + window.shape[0], x : x + window.shape[1]] = window
         return torch.from_numpy(full).to(self.probabilities.device)
 
     def rles(self) -> list[dict[str, Any]]:
-        """COCO run-length encodings, each made from the window of its own box."""
+        """COCO run-length encodings, made from the windows of the boxes."""
         return encode_windows(self._windows(), self.image_size)
 
     def resized(self, image_size: tuple[int, int], boxes: Tensor) -> Self:
-        """The same probabilities over other boxes."""
+        """The same probabilities in the resized boxes."""
         return replace(self, boxes=boxes, image_size=image_size)
 
     def _windows(self) -> list[MaskWindow]:
@@ -335,6 +335,6 @@ class ProbabilityMasks:
 
 
 def _nearest(start: int, length: int, scale: float) -> tuple[int, NDArray[np.int64]]:
-    """On one axis, the first scaled pixel whose centre lies in [start, start + length), and the source of each."""
+    """Along one axis, the first scaled pixel with its centre in [start, start + length), and the source of each pixel."""
     first, end = (int(np.ceil(edge * scale - 0.5)) for edge in (start, start + length))
     return first, np.floor((np.arange(first, end) + 0.5) / scale).astype(np.int64) - start

@@ -1,4 +1,8 @@
-"""RoI pooling operations by their config names; each pools from one level of a pyramid."""
+"""RoI pooling operations by their config names; each pools from one level of a pyramid.
+
+All builders have the same arguments: side S, the rows and columns of a pooled map; scale, the feature cells per image
+pixel; and the sampling ratio, the samples along each side of a pooled cell, 0 for its width in feature cells.
+"""
 
 from collections.abc import Callable
 from functools import partial

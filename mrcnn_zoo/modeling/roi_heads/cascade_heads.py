@@ -195,7 +195,12 @@ def _of_stage(stage: int, values: Mapping[str, Value]) -> dict[str, Value]:
 
 @ROI_HEADS.register("CascadeROIHeads")
 def build_cascade_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> CascadeROIHeads:
-    """The stages of `MODEL.ROI_BOX_CASCADE_HEAD`, over the maps in `MODEL.ROI_HEADS.IN_FEATURES`."""
+    """The stages of `MODEL.ROI_BOX_CASCADE_HEAD`, over the maps in `MODEL.ROI_HEADS.IN_FEATURES`.
+
+    Args:
+        cfg: the whole config.
+        specs: all maps of the backbone by name.
+    """
     _check_settings(cfg)
     heads, box, cascade = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD
     maps = select_specs(specs, heads.IN_FEATURES)

@@ -112,6 +112,9 @@ class KRCNNConvDeconvUpsampleHead(nn.Module):
 def matched_keypoints(foreground: LabeledRegions) -> Tensor:
     """The keypoints of the object that each region is matched to: (R, J, 3) x, y in pixels, and visibility.
 
+    Args:
+        foreground: (R,) foreground regions of one image.
+
     Raises:
         UserError: the targets have no keypoints.
     """
@@ -123,7 +126,11 @@ def matched_keypoints(foreground: LabeledRegions) -> Tensor:
 
 @torch.no_grad()
 def with_visible_keypoints(foreground: list[LabeledRegions]) -> list[LabeledRegions]:
-    """The regions of each image that contain a labelled keypoint of their object; the others have no loss."""
+    """The regions of each image that contain a labelled keypoint of their object; the others have no loss.
+
+    Args:
+        foreground: foreground regions of each image.
+    """
     present = [table for table in foreground if len(table)]
     rows = iter(rows_where([_contains_keypoint(table) for table in present]))
     return [table[next(rows)] if len(table) else table for table in foreground]
@@ -137,7 +144,12 @@ def _contains_keypoint(foreground: LabeledRegions) -> Tensor:
 
 @KEYPOINT_HEADS.register("KRCNNConvDeconvUpsampleHead")
 def build_krcnn_conv_deconv_upsample_head(cfg: CfgNode, input_spec: FeatureSpec) -> KRCNNConvDeconvUpsampleHead:
-    """The keypoint head of `MODEL.ROI_KEYPOINT_HEAD`."""
+    """The keypoint head of `MODEL.ROI_KEYPOINT_HEAD`.
+
+    Args:
+        cfg: the whole config.
+        input_spec: channels and side of the pooled maps.
+    """
     head, heads = cfg.MODEL.ROI_KEYPOINT_HEAD, cfg.MODEL.ROI_HEADS
     # The number if each image had all foreground regions that are sampled at most, each with all keypoints.
     most = head.NUM_KEYPOINTS * heads.BATCH_SIZE_PER_IMAGE * heads.POSITIVE_FRACTION

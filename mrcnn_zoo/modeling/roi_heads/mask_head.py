@@ -27,7 +27,7 @@ from mrcnn_zoo.structures import (
 
 
 class MaskCriterion:
-    """Loss of the maps of a mask head, and the masks that they stand for.
+    """Loss and meaning of the maps of a mask head.
 
     Args:
         loss: of mask logits.
@@ -148,6 +148,9 @@ def mask_targets(foreground: Sequence[LabeledRegions], side: int) -> Tensor:
 def target_masks(foreground: LabeledRegions) -> TargetMasks:
     """The ground-truth masks of the image that the regions are from.
 
+    Args:
+        foreground: foreground regions of one image.
+
     Raises:
         UserError: the targets have no masks.
     """
@@ -256,7 +259,12 @@ class MaskRCNNConvUpsampleHead(PooledMaskHead):
 
 @MASK_HEADS.register("MaskRCNNConvUpsampleHead")
 def build_mask_rcnn_conv_upsample_head(cfg: CfgNode, input_spec: FeatureSpec) -> MaskRCNNConvUpsampleHead:
-    """The convolutional head of `MODEL.ROI_MASK_HEAD`."""
+    """The convolutional head of `MODEL.ROI_MASK_HEAD`.
+
+    Args:
+        cfg: the whole config.
+        input_spec: channels and side of the pooled maps.
+    """
     head = cfg.MODEL.ROI_MASK_HEAD
     return MaskRCNNConvUpsampleHead(
         input_spec,
@@ -270,7 +278,7 @@ def build_mask_rcnn_conv_upsample_head(cfg: CfgNode, input_spec: FeatureSpec) ->
 
 
 class MaskRCNNMLPHead(PooledMaskHead):
-    """Fully connected layers, of which the last makes one map per class.
+    """Fully connected layers; the last one outputs one map per class.
 
     Source: He et al. 2017 (Mask R-CNN), table 2e, "MLP": two hidden layers of 1024, then 80 maps of 28 x 28.
 
@@ -315,7 +323,12 @@ class MaskRCNNMLPHead(PooledMaskHead):
 
 @MASK_HEADS.register("MaskRCNNMLPHead")
 def build_mask_rcnn_mlp_head(cfg: CfgNode, input_spec: FeatureSpec) -> MaskRCNNMLPHead:
-    """The fully connected head of `MODEL.ROI_MASK_HEAD`, with masks as large as those of the convolutional head."""
+    """The fully connected head of `MODEL.ROI_MASK_HEAD`, with masks as large as those of the convolutional head.
+
+    Args:
+        cfg: the whole config.
+        input_spec: channels and side of the pooled maps.
+    """
     head = cfg.MODEL.ROI_MASK_HEAD
     return MaskRCNNMLPHead(
         input_spec,

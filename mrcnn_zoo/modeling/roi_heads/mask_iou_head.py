@@ -202,6 +202,10 @@ def build_mask_iou_head(cfg: CfgNode, spec: BranchSpec) -> MaskIoUHead:
     """The mask-IoU head of `MODEL.ROI_MASKIOU_HEAD`, over the maps in `MODEL.ROI_HEADS.IN_FEATURES`.
 
     With `Res5ROIHeads` it pools from the input of res5.
+
+    Args:
+        cfg: the whole config.
+        spec: channels and side of the pooled maps, and all maps of the backbone.
     """
     if not cfg.MODEL.MASK_ON:
         raise UserError(

@@ -252,7 +252,12 @@ def channels_last(features: Features, names: Sequence[str]) -> dict[str, Tensor]
 
 @MASK_HEADS.register("PointRendMaskHead")
 def build_point_rend_mask_head(cfg: CfgNode, spec: BranchSpec) -> PointRendMaskHead:
-    """The coarse mask head of `MODEL.ROI_MASK_HEAD`, refined by the point head of `MODEL.POINT_HEAD`."""
+    """The coarse mask head of `MODEL.ROI_MASK_HEAD`, refined by the point head of `MODEL.POINT_HEAD`.
+
+    Args:
+        cfg: the whole config.
+        spec: channels and side of the pooled maps, and all maps of the backbone.
+    """
     head, loss = cfg.MODEL.ROI_MASK_HEAD, MASK_LOSSES.get(cfg.MODEL.ROI_MASK_HEAD.LOSS)()
     _check_settings(cfg, loss)
     coarse_maps = select_specs(spec.maps, head.IN_FEATURES, key="MODEL.ROI_MASK_HEAD.IN_FEATURES")

@@ -95,7 +95,12 @@ class Res5ROIHeads(RegionHeads):
 
 @ROI_HEADS.register("Res5ROIHeads")
 def build_res5_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> Res5ROIHeads:
-    """Heads over the one map in `MODEL.ROI_HEADS.IN_FEATURES`, usually res4."""
+    """Heads over the one map in `MODEL.ROI_HEADS.IN_FEATURES`, usually res4.
+
+    Args:
+        cfg: the whole config.
+        specs: all maps of the backbone by name.
+    """
     _check_settings(cfg)
     maps = select_specs(specs, cfg.MODEL.ROI_HEADS.IN_FEATURES)
     res5, spec = build_res5_stage(cfg)

@@ -29,7 +29,7 @@ from mrcnn_zoo.structures import (
 
 
 def contiguous_features(features: Features, names: Iterable[str]) -> dict[str, Tensor]:
-    """The maps, of which the named ones are contiguous: pooling needs this, and one copy serves all poolers.
+    """The maps with the named ones made contiguous for pooling, one copy for all poolers.
 
     Args:
         features: maps of the backbone, (N, C, H, W) each.
@@ -269,7 +269,12 @@ class StandardROIHeads(RegionHeads):
 @ROI_HEADS.register("PointRendROIHeads")  # the name in configs of Detectron2's PointRend project
 @ROI_HEADS.register("StandardROIHeads")
 def build_standard_roi_heads(cfg: CfgNode, specs: Mapping[str, FeatureSpec]) -> StandardROIHeads:
-    """Heads over the maps in `MODEL.ROI_HEADS.IN_FEATURES`."""
+    """Heads over the maps in `MODEL.ROI_HEADS.IN_FEATURES`.
+
+    Args:
+        cfg: the whole config.
+        specs: all maps of the backbone by name.
+    """
     maps = select_specs(specs, cfg.MODEL.ROI_HEADS.IN_FEATURES)
     channels = next(iter(maps.values())).channels
     box = cfg.MODEL.ROI_BOX_HEAD

@@ -146,12 +146,22 @@ class GaussianFactor:
 
 @SUPPRESSIONS.register("soft_linear")
 def build_linear_suppression(cfg: CfgNode, iou_threshold: float) -> SoftSuppression:
-    """Soft-NMS with the linear factor."""
+    """Soft-NMS with the linear factor.
+
+    Args:
+        cfg: the whole config.
+        iou_threshold: in [0, 1].
+    """
     return SoftSuppression(LinearFactor(iou_threshold), min_score=cfg.MODEL.ROI_HEADS.SOFT_NMS_MIN_SCORE)
 
 
 @SUPPRESSIONS.register("soft_gaussian")
 def build_gaussian_suppression(cfg: CfgNode, _iou_threshold: float) -> SoftSuppression:
-    """Soft-NMS with the Gaussian factor, which has no IoU threshold."""
+    """Soft-NMS with the Gaussian factor, which has no IoU threshold.
+
+    Args:
+        cfg: the whole config.
+        _iou_threshold: in [0, 1].
+    """
     sigma = cfg.MODEL.ROI_HEADS.SOFT_NMS_SIGMA
     return SoftSuppression(GaussianFactor(sigma), min_score=cfg.MODEL.ROI_HEADS.SOFT_NMS_MIN_SCORE)
