@@ -335,6 +335,6 @@ class ProbabilityMasks:
 
 
 def _nearest(start: int, length: int, scale: float) -> tuple[int, NDArray[np.int64]]:
-    """Along one axis, the first scaled pixel with its centre in [start, start + length), and the source of each pixel."""
+    """On one axis, the first scaled pixel with its centre in [start, start + length), and the source of each pixel."""
     first, end = (int(np.ceil(edge * scale - 0.5)) for edge in (start, start + length))
     return first, np.floor((np.arange(first, end) + 0.5) / scale).astype(np.int64) - start

@@ -12,19 +12,19 @@ from mrcnn_zoo.losses.classification import (
 )
 
 
-def test_binary_cross_entropy_adds_up() -> None:
+def test_binary_cross_entropy_is_a_sum() -> None:
     # A logit of 0 is a probability of a half; log(3) is one of three quarters.
     loss = binary_cross_entropy(torch.tensor([0.0, math.log(3)]), torch.tensor([1.0, 0.0]))
     torch.testing.assert_close(loss, torch.tensor(math.log(2) + math.log(4)))
 
 
-def test_softmax_cross_entropy_leaves_out_ignored_rows() -> None:
+def test_softmax_cross_entropy_ignores_class_minus_one() -> None:
     logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3)], [9.0, 1.0]])
     loss = softmax_cross_entropy(logits, torch.tensor([0, 1, -1]))
     torch.testing.assert_close(loss, torch.tensor(math.log(2) + math.log(4 / 3)))
 
 
-def test_losses_of_nothing_are_zero_and_have_a_gradient() -> None:
+def test_losses_of_no_rows_are_zero_with_a_gradient() -> None:
     logits = torch.zeros(0, 3, requires_grad=True)
     for loss in (
         softmax_cross_entropy(logits, torch.zeros(0, dtype=torch.int64)),
@@ -45,7 +45,7 @@ def test_focal_loss_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 0.0), (0.9, 0.5), (0.0, 3.0)])
-def test_focal_loss_and_its_gradient_are_torchvisions(alpha: float, gamma: float) -> None:
+def test_focal_loss_and_gradient_agree_with_torchvision(alpha: float, gamma: float) -> None:
     logits = 4 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     targets = (torch.arange(30).reshape(6, 5) % 3 == 0).float()
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
@@ -69,7 +69,7 @@ def test_focal_loss_is_finite_for_any_logit(gamma: float) -> None:
     assert logits.grad.isfinite().all()
 
 
-def test_focal_loss_of_classes_is_that_of_the_table_of_targets() -> None:
+def test_focal_loss_of_classes_equals_the_loss_of_one_hot_targets() -> None:
     logits = 3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
     classes = torch.tensor([0, 4, -1, 3, 4])
     table = torch.zeros(5, 4)
@@ -83,7 +83,7 @@ def test_focal_loss_of_classes_is_that_of_the_table_of_targets() -> None:
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_focal_loss_of_nothing_is_zero_and_has_a_gradient() -> None:
+def test_focal_loss_of_no_rows_is_zero_with_a_gradient() -> None:
     logits = torch.zeros(0, 3, requires_grad=True)
     loss = focal_loss_of_classes(logits, torch.zeros(0, dtype=torch.int64), alpha=0.25, gamma=2.0)
     assert loss == 0

@@ -8,12 +8,12 @@ from mrcnn_zoo.losses.classification import heatmap_cross_entropy
 from mrcnn_zoo.ops.keypoints import heatmap_cells
 
 
-def test_an_undecided_heatmap_costs_the_logarithm_of_its_cells() -> None:
+def test_uniform_heatmap_has_the_loss_log_of_its_cells() -> None:
     loss = heatmap_cross_entropy(torch.zeros(2, 3, 4, 4), torch.tensor([[0, 5, -1], [-1, -1, 15]]))
     assert loss.item() == pytest.approx(3 * math.log(16))
 
 
-def test_cells_are_counted_row_after_row() -> None:
+def test_cells_are_numbered_row_by_row() -> None:
     logits = torch.zeros(1, 1, 4, 4)
     logits[0, 0, 1, 2] = 50
     assert heatmap_cross_entropy(logits, torch.tensor([[6]])).item() == pytest.approx(0, abs=1e-6)

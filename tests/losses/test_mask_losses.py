@@ -11,7 +11,7 @@ CLASSES = torch.tensor([2, 0, 1])
 
 
 def logits_of(targets: Tensor, certainty: float, *, maps_compete: bool) -> Tensor:
-    """Maps that say `targets` for the classes of three regions; (3, M, M), or (3, 4, M, M) with the background's."""
+    """Maps that predict `targets` for the classes of three regions: (3, M, M), or (3, 4, M, M) with background."""
     own = (targets.float() * 2 - 1) * certainty
     if not maps_compete:
         return own
@@ -57,7 +57,7 @@ def test_dice_loss_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", MASK_LOSSES)
-def test_every_mask_loss_prefers_the_right_mask_and_is_a_sum(name: str) -> None:
+def test_every_mask_loss_is_lower_for_the_true_mask_and_a_sum(name: str) -> None:
     loss = MASK_LOSSES.get(name)()
     targets = torch.rand((3, 8, 8), generator=torch.Generator().manual_seed(0)) < 0.5
     right = logits_of(targets, 2.0, maps_compete=loss.maps_compete)
@@ -69,7 +69,7 @@ def test_every_mask_loss_prefers_the_right_mask_and_is_a_sum(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MASK_LOSSES)
-def test_probabilities_agree_with_the_maps_that_the_loss_prefers(name: str) -> None:
+def test_probabilities_agree_with_the_maps_of_low_loss(name: str) -> None:
     loss = MASK_LOSSES.get(name)()
     targets = torch.rand((3, 8, 8), generator=torch.Generator().manual_seed(0)) < 0.5
     probabilities = loss.probabilities(logits_of(targets, 5.0, maps_compete=loss.maps_compete), CLASSES)
@@ -79,7 +79,7 @@ def test_probabilities_agree_with_the_maps_that_the_loss_prefers(name: str) -> N
 
 
 @pytest.mark.parametrize("name", MASK_LOSSES)
-def test_following_the_gradient_reaches_the_mask(name: str) -> None:
+def test_gradient_descent_on_every_mask_loss_finds_the_mask(name: str) -> None:
     loss = MASK_LOSSES.get(name)()
     targets = torch.rand((3, 6, 6), generator=torch.Generator().manual_seed(0)) < 0.4
     logits = torch.zeros((3, 4, 6, 6) if loss.maps_compete else (3, 6, 6), requires_grad=True)

@@ -1,4 +1,4 @@
-"""Every registered component that works on regions does what its contract says."""
+"""Every registered component for regions fulfils its contract."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,7 +94,7 @@ def crowd(count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", POOLING_OPERATIONS)
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_pooling_operation_makes_one_map_of_each_region(name: str, sampling_ratio: int) -> None:
+def test_pooling_operation_returns_one_map_per_region(name: str, sampling_ratio: int) -> None:
     features = torch.randn((2, 3, 6, 5), generator=torch.Generator().manual_seed(0), requires_grad=True)
     operation = POOLING_OPERATIONS.get(name)(4, 0.25, sampling_ratio)
     assert list(operation.parameters()) == []
@@ -109,7 +109,7 @@ def test_pooling_operation_makes_one_map_of_each_region(name: str, sampling_rati
 
 @pytest.mark.parametrize("name", POOLING_OPERATIONS)
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_pooling_operation_takes_regions_outside_empty_ones_and_none(name: str, sampling_ratio: int) -> None:
+def test_pooling_operation_accepts_outside_empty_and_no_regions(name: str, sampling_ratio: int) -> None:
     features = torch.randn(2, 3, 6, 5, requires_grad=True)
     operation = POOLING_OPERATIONS.get(name)(2, 0.25, sampling_ratio)
     outside = operation(features, torch.tensor([[1.0, 500, 500, 600, 600], [0.0, -90, -90, -50, -50]]))
@@ -129,7 +129,7 @@ def test_pooling_operation_keeps_the_dtype_of_the_features(name: str, dtype: tor
 
 
 @pytest.mark.parametrize("name", BOX_HEADS)
-def test_box_head_returns_what_it_announces(name: str, small_cfg: Callable[..., CfgNode]) -> None:
+def test_box_head_output_has_its_output_spec(name: str, small_cfg: Callable[..., CfgNode]) -> None:
     head = BOX_HEADS.get(name)(small_cfg("MODEL.ROI_BOX_HEAD.NUM_CONV", 1, "MODEL.ROI_BOX_HEAD.CONV_DIM", 8), POOLED)
     spec = head.output_spec
     shape = (spec.channels, spec.side, spec.side)
@@ -143,7 +143,7 @@ def test_box_head_returns_what_it_announces(name: str, small_cfg: Callable[..., 
 
 @pytest.mark.parametrize(("name", "loss"), MASK_HEADS_WITH_LOSSES)
 @pytest.mark.parametrize("is_class_agnostic", [False, True])
-def test_mask_head_does_its_verbs_with_every_loss(
+def test_mask_head_trains_and_predicts_with_every_loss(
     name: str, loss: str, is_class_agnostic: bool, small_cfg: Callable[..., CfgNode]
 ) -> None:
     cfg = small_cfg("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", is_class_agnostic, *mask_settings(name, loss))
@@ -187,7 +187,7 @@ def test_mask_head_learns_what_it_predicts(name: str, loss: str, small_cfg: Call
 
 @pytest.mark.parametrize("name", POINT_HEADS)
 @pytest.mark.parametrize("is_class_agnostic", [False, True])
-def test_point_head_decides_each_point_on_its_own(
+def test_point_head_predicts_points_independently(
     name: str, is_class_agnostic: bool, small_cfg: Callable[..., CfgNode]
 ) -> None:
     cfg = small_cfg(
@@ -216,7 +216,7 @@ def test_suppression_returns_rows_best_first(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SUPPRESSIONS)
-def test_suppression_takes_no_boxes(name: str) -> None:
+def test_suppression_accepts_no_boxes(name: str) -> None:
     suppress = SUPPRESSIONS.get(name)(load_config(), 0.5)
     rows, scores = suppress(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     assert len(rows) == len(scores) == 0
@@ -244,7 +244,7 @@ def test_roi_heads_train_and_predict(name: str, small_cfg: Callable[..., CfgNode
 
 
 @pytest.mark.parametrize("name", ROI_HEADS)
-def test_roi_heads_take_no_proposals_and_no_objects(name: str, small_cfg: Callable[..., CfgNode], scene: Any) -> None:
+def test_roi_heads_accept_no_proposals_and_no_objects(name: str, small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     heads = ROI_HEADS.get(name)(small_cfg("MODEL.ROI_HEADS.NAME", name, *SETTINGS_OF_HEADS.get(name, ())), scene.specs)
     maps, proposals = scene.features(2), [scene.proposals(0)] * 2
     nothing = replace(scene.targets(0), masks=None, keypoints=None)
@@ -287,7 +287,7 @@ def test_region_branch_trains_and_predicts_in_all_region_heads(
 
 
 @pytest.mark.parametrize("name", ROI_HEADS)
-def test_roi_heads_find_nothing_where_features_are_not_finite(
+def test_roi_heads_detect_nothing_on_non_finite_features(
     name: str, small_cfg: Callable[..., CfgNode], scene: Any
 ) -> None:
     heads = ROI_HEADS.get(name)(
@@ -299,7 +299,7 @@ def test_roi_heads_find_nothing_where_features_are_not_finite(
 
 
 @pytest.mark.parametrize("name", KEYPOINT_HEADS)
-def test_keypoint_head_does_its_verbs(name: str, small_cfg: Callable[..., CfgNode], scene: Any) -> None:
+def test_keypoint_head_trains_and_predicts(name: str, small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     head = KEYPOINT_HEADS.get(name)(small_cfg(*scene.keypoint_settings), POOLED)
     truth = scene.targets()
     for count in (2, 0):
@@ -339,7 +339,7 @@ def test_keypoint_head_learns_what_it_predicts(name: str, small_cfg: Callable[..
 
 
 @pytest.mark.parametrize("name", REGION_CLASSIFICATIONS)
-def test_region_classification_prefers_the_right_class_and_ignores(
+def test_region_classification_loss_is_lower_for_the_true_class_and_ignores(
     name: str, small_cfg: Callable[..., CfgNode]
 ) -> None:
     classification = REGION_CLASSIFICATIONS.get(name)(small_cfg())

@@ -65,11 +65,11 @@ def assert_same(found: Detections, expected: Detections) -> None:
         torch.testing.assert_close(*ious, atol=1e-4, rtol=0)
 
 
-def test_every_kind_of_region_heads_is_asked() -> None:
+def test_all_region_heads_predict_in_given_boxes() -> None:
     assert set(HEADS) == set(ROI_HEADS)
 
 
-def test_boxes_of_predict_get_the_same_masks_and_keypoints(model: nn.Module, samples: list[Sample]) -> None:
+def test_given_detected_boxes_have_the_masks_and_keypoints_of_predict(model: nn.Module, samples: list[Sample]) -> None:
     predicted = model.predict(samples)
     assert all(len(table) > 5 for table in predicted)
     boxes, classes = [table.boxes for table in predicted], [table.classes for table in predicted]
@@ -79,9 +79,7 @@ def test_boxes_of_predict_get_the_same_masks_and_keypoints(model: nn.Module, sam
         assert_same(found, expected)
 
 
-def test_order_is_that_of_the_caller_and_images_do_not_matter_to_each_other(
-    model: nn.Module, samples: list[Sample]
-) -> None:
+def test_given_boxes_keep_their_order_and_images_are_independent(model: nn.Module, samples: list[Sample]) -> None:
     (predicted,) = model.predict(samples[:1])
     rows = torch.randperm(len(predicted), generator=torch.Generator().manual_seed(0))
     first, none, same = model.predict_in_boxes(
@@ -97,7 +95,7 @@ def test_order_is_that_of_the_caller_and_images_do_not_matter_to_each_other(
     assert none.masks is not None
 
 
-def test_class_and_score_are_those_of_the_box_branch(model: nn.Module, samples: list[Sample]) -> None:
+def test_class_and_score_in_given_boxes_are_of_the_box_branch(model: nn.Module, samples: list[Sample]) -> None:
     boxes = PLACES[[0, 3, 5]]
     scores = []
     for index in range(5):
@@ -114,7 +112,7 @@ def test_class_and_score_are_those_of_the_box_branch(model: nn.Module, samples: 
     assert mixed.classes.tolist() == [2, int(free.classes[1]), 4]
 
 
-def test_boxes_without_size_or_outside_the_image_keep_their_place(model: nn.Module, samples: list[Sample]) -> None:
+def test_empty_and_outside_boxes_keep_their_rows(model: nn.Module, samples: list[Sample]) -> None:
     (found,) = model.predict_in_boxes(samples[:1], [PLACES])
     assert torch.equal(found.boxes, PLACES)
     assert found.scores.isfinite().all()
@@ -129,7 +127,7 @@ def test_boxes_without_size_or_outside_the_image_keep_their_place(model: nn.Modu
     torch.testing.assert_close(found[3:4].masks.probabilities, clipped[3:4].masks.probabilities)
 
 
-def test_no_boxes_at_all(model: nn.Module, samples: list[Sample]) -> None:
+def test_no_given_boxes_give_no_detections(model: nn.Module, samples: list[Sample]) -> None:
     tables = model.predict_in_boxes(samples, [torch.zeros(0, 4)] * 3)
     assert len(tables) == 3
     for found in tables:
@@ -137,7 +135,7 @@ def test_no_boxes_at_all(model: nn.Module, samples: list[Sample]) -> None:
         assert found.masks is not None
 
 
-def test_whole_numbers_and_doubles_are_boxes_too(model: nn.Module, samples: list[Sample]) -> None:
+def test_integer_and_double_boxes_are_accepted(model: nn.Module, samples: list[Sample]) -> None:
     expected, whole, double = (
         model.predict_in_boxes(samples[:1], [PLACES[:1].to(dtype)])[0]
         for dtype in (torch.float32, torch.int64, torch.float64)
@@ -159,7 +157,7 @@ def test_whole_numbers_and_doubles_are_boxes_too(model: nn.Module, samples: list
         ([PLACES[:1]], [torch.tensor([-2])], "class -2 of a given box"),
     ],
 )
-def test_other_shapes_and_classes_are_refused(
+def test_invalid_shapes_and_classes_are_refused(
     boxes: list[Tensor], classes: list[Tensor] | None, message: str, model: nn.Module, samples: list[Sample]
 ) -> None:
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""What became of every box: reports of the stages on scenes worked out by hand."""
+"""Reports of all stages on scenes computed by hand."""
 
 import itertools
 import math
@@ -99,7 +99,7 @@ def test_proposals_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("joint", "fates", "by"), [(False, [K, K], [-1, -1]), (True, [K, G], [-1, 0])])
-def test_levels_suppress_each_other_only_where_they_are_joined(joint: bool, fates: list[int], by: list[int]) -> None:
+def test_levels_suppress_each_other_only_across_levels(joint: bool, fates: list[int], by: list[int]) -> None:
     report, _ = propose([[2.0], [1.0]], [BOXES[:1], BOXES[1:2]], joint=joint)
     assert report.fates.tolist() == fates
     assert report.suppressed_by.tolist() == by

@@ -4,13 +4,13 @@ import torch
 from mrcnn_zoo.ops.anchors import cell_anchors, grid_anchors, is_inside
 
 
-def test_cell_anchors_run_through_the_ratios_of_each_size() -> None:
+def test_cell_anchors_are_ordered_by_size_then_ratio() -> None:
     # Area 64 at height / width 0.25, 1 and 4: 16 x 4, 8 x 8, 4 x 16.
     expected = [[-8, -2, 8, 2], [-4, -4, 4, 4], [-2, -8, 2, 8], [-16, -4, 16, 4], [-8, -8, 8, 8], [-4, -16, 4, 16]]
     assert cell_anchors((8, 16), (0.25, 1.0, 4.0)).tolist() == expected
 
 
-def test_grid_anchors_go_along_the_rows_with_the_anchors_of_a_cell_together() -> None:
+def test_grid_anchors_are_ordered_by_row_column_and_anchor() -> None:
     cell = torch.tensor([[-1.0, -1.0, 1.0, 1.0], [-2.0, -1.0, 2.0, 1.0]])
     anchors = grid_anchors(cell, (2, 3), stride=10, offset=0.0)
     assert anchors.shape == (12, 4)
@@ -18,7 +18,7 @@ def test_grid_anchors_go_along_the_rows_with_the_anchors_of_a_cell_together() ->
     assert anchors[6].tolist() == [-1, 9, 1, 11]
 
 
-def test_offset_moves_the_centres_by_a_part_of_the_stride() -> None:
+def test_offset_is_in_strides() -> None:
     anchors = grid_anchors(torch.tensor([[-1.0, -1.0, 1.0, 1.0]]), (1, 1), stride=16, offset=0.5)
     assert anchors.tolist() == [[7, 7, 9, 9]]
 

@@ -13,7 +13,7 @@ def test_encode_gives_the_deltas_of_the_paper() -> None:
     torch.testing.assert_close(deltas, torch.tensor(expected))
 
 
-def test_decode_undoes_encode() -> None:
+def test_decode_inverts_encode() -> None:
     coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(2, 50, 2, generator=generator) * 100
@@ -21,7 +21,7 @@ def test_decode_undoes_encode() -> None:
     torch.testing.assert_close(coder.decode(coder.encode(source, target), source), target, atol=1e-3, rtol=1e-4)
 
 
-def test_decode_applies_every_group_of_four_to_the_same_box() -> None:
+def test_decode_applies_all_groups_of_four_deltas_to_the_same_box() -> None:
     coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
     box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     deltas = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0, math.log(2)]])
@@ -49,13 +49,13 @@ def test_decode_works_in_float32_on_half_precision_deltas() -> None:
     assert decoded.tolist() == box.tolist()
 
 
-def test_no_boxes_are_coded_to_no_boxes() -> None:
+def test_no_boxes_have_no_deltas() -> None:
     coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
     assert coder.encode(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0, 4)
     assert coder.decode(torch.zeros(0, 12), torch.zeros(0, 4)).shape == (0, 12)
 
 
-def test_a_bounded_coder_shrinks_no_box_further_than_its_floor() -> None:
+def test_bounded_coder_limits_shrinking() -> None:
     coder = BoxCoder((1, 1, 1, 1), scale_floor=-SCALE_CLAMP)
     source = torch.tensor([[0.0, 0.0, 62.5, 62.5]])
     decoded = coder.decode(torch.tensor([[0.0, 0.0, -50.0, -1.0]]), source)

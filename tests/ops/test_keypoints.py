@@ -42,7 +42,7 @@ def test_cells_agree_with_torchvision() -> None:
     assert 0 < (cells == NO_CELL).sum() < cells.numel()
 
 
-def test_a_box_without_area_holds_nothing() -> None:
+def test_empty_box_contains_no_keypoint() -> None:
     keypoints = torch.tensor([[[5.0, 5.0, 2.0]], [[5.0, 6.0, 2.0]]])
     cells = heatmap_cells(keypoints, torch.tensor([[5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 9.0]]), 4)
     assert cells[0].item() in (NO_CELL, 15)
@@ -54,7 +54,7 @@ def test_no_regions_have_no_cells_and_no_keypoints() -> None:
     assert decode_heatmaps(torch.zeros(0, 17, 56, 56), torch.zeros(0, 4)).shape == (0, 17, 3)
 
 
-def test_decoding_finds_the_middle_of_the_cell() -> None:
+def test_decoding_returns_the_centre_of_the_cell() -> None:
     logits = torch.full((1, 2, 4, 4), -9.0)
     logits[0, 0, 1, 2] = logits[0, 1, 3, 0] = 9.0
     x, y, _ = decode_heatmaps(logits, BOX).unbind(2)
@@ -72,14 +72,14 @@ def test_score_is_the_probability_of_the_cell() -> None:
     assert torch.equal(rows * 8 + columns, logits.flatten(2).argmax(dim=2))
 
 
-def test_places_agree_with_torchvision() -> None:
+def test_decoded_keypoints_agree_with_torchvision() -> None:
     boxes = random_boxes(12, sides=(0.3, 90.0))
     logits = torch.randn((12, 5, 14, 14), generator=torch.Generator().manual_seed(2)) * 3
     expected, _ = torchvision_heads.heatmaps_to_keypoints(logits, boxes)
     torch.testing.assert_close(decode_heatmaps(logits, boxes)[..., :2], expected[..., :2])
 
 
-def test_decoding_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_in_chunks_gives_the_same_keypoints(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes, logits = (
         random_boxes(3, sides=(0.3, 90.0)),
         torch.randn((3, 5, 14, 14), generator=torch.Generator().manual_seed(2)),
@@ -89,7 +89,7 @@ def test_decoding_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(decode_heatmaps(logits, boxes), at_once)
 
 
-def test_there_and_back_is_within_a_cell() -> None:
+def test_encoding_and_decoding_agree_within_a_cell() -> None:
     # Enlarged, that is: of a region smaller than the heatmap a single high cell may fall between two pixels.
     boxes = random_boxes(10, sides=(0.3, 90.0)) + torch.tensor([0.0, 0.0, 56.0, 56.0])
     points = boxes[:, None, :2] + torch.rand((10, 17, 2), generator=torch.Generator().manual_seed(3)) * (

@@ -10,18 +10,18 @@ def test_stretch_interpolates_at_pixel_centres() -> None:
     assert stretch(values, 1.0, 5.0, 1, 5)[:, 0].tolist() == [0.0, 0.25, 0.75, 0.75]
 
 
-def test_stretch_fades_to_zero_outside() -> None:
+def test_stretch_is_zero_padded() -> None:
     # The border of the box at 1 is half a row of two pixels away from the first centre, and 0 is reached at pixel 0.
     values = np.ones((2, 1), dtype=np.float32)
     assert stretch(values, 1.0, 5.0, -2, 8)[:, 0].tolist() == [0, 0, 0.25, 0.75, 1, 1, 0.75, 0.25, 0, 0]
 
 
-def test_windows_are_the_pixels_under_the_boxes() -> None:
+def test_windows_cover_the_pixels_of_the_boxes() -> None:
     boxes = np.array([[1.2, 2.0, 4.7, 5.0], [-3.0, -2.0, 2.5, 100.0]], dtype=np.float32)
     assert window_bounds(boxes, 28, (10, 20), threshold=0.5).tolist() == [[1, 2, 5, 5], [0, 0, 3, 10]]
 
 
-def test_low_thresholds_see_beyond_the_box() -> None:
+def test_windows_of_low_thresholds_extend_outside_the_box() -> None:
     boxes = np.array([[10.0, 10, 38, 38]], dtype=np.float32)  # a mask row is one pixel
     assert window_bounds(boxes, 28, (50, 50), threshold=0.1).tolist() == [[9, 9, 39, 39]]
 

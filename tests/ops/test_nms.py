@@ -9,7 +9,7 @@ from mrcnn_zoo.ops.nms import batched_nms, nms_of_images
 BOXES = torch.tensor([[0.0, 0.0, 10.0, 1.0], [2.0, 0.0, 12.0, 1.0], [50.0, 0.0, 60.0, 1.0]])
 
 
-def test_the_worse_of_two_overlapping_boxes_is_dropped() -> None:
+def test_box_with_the_lower_score_is_suppressed() -> None:
     rows = batched_nms(BOXES, torch.tensor([0.5, 0.9, 0.7]), torch.zeros(3, dtype=torch.int64), iou_threshold=0.5)
     assert rows.tolist() == [1, 2]
 
@@ -26,7 +26,7 @@ def test_an_overlap_of_exactly_the_threshold_is_kept() -> None:
 
 
 @pytest.mark.parametrize("count", [300, 1500])
-def test_many_boxes_are_treated_group_by_group(count: int) -> None:
+def test_many_boxes_are_compared_group_by_group(count: int) -> None:
     generator = torch.Generator().manual_seed(count)
     corners = torch.rand(count, 2, generator=generator) * 1000
     boxes = torch.cat((corners, corners + 20 + torch.rand(count, 2, generator=generator) * 200), dim=1)
@@ -63,7 +63,7 @@ def crowded_scene(count: int, num_groups: int, size: float, *, seed: int) -> tup
 
 @pytest.mark.parametrize("shift", [0.0, -4000.0, -1e5])
 @pytest.mark.parametrize(("count", "num_groups"), [(1, 1), (300, 3), (1000, 1203), (1001, 1203), (3000, 80), (3000, 1)])
-def test_decisions_are_those_of_nms_group_by_group(count: int, num_groups: int, shift: float) -> None:
+def test_batched_nms_equals_nms_of_each_group(count: int, num_groups: int, shift: float) -> None:
     boxes, scores, groups = crowded_scene(count, num_groups, 8000.0 if num_groups > 80 else 600.0, seed=count)
     boxes = boxes + shift
     for threshold in (0.0, 0.3, 0.5, 0.7, 1.0):
@@ -73,7 +73,7 @@ def test_decisions_are_those_of_nms_group_by_group(count: int, num_groups: int, 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
 @pytest.mark.parametrize("count", [400, 2400])
-def test_ties_of_integer_boxes_are_decided_as_group_by_group(count: int, threshold: float) -> None:
+def test_batched_nms_equals_nms_of_each_group_at_ties(count: int, threshold: float) -> None:
     generator = torch.Generator().manual_seed(count)
     corners = 10 * torch.randint(0, 12, (count, 2), generator=generator)
     boxes = torch.cat((corners, corners + 10 * torch.randint(1, 5, (count, 2), generator=generator)), dim=1).float()
@@ -85,7 +85,7 @@ def test_ties_of_integer_boxes_are_decided_as_group_by_group(count: int, thresho
         assert sorted(rows.tolist()) == sorted(by_group(boxes * scale - 30, scores, groups, threshold))
 
 
-def test_one_box_far_away_does_not_blur_the_others() -> None:
+def test_distant_box_does_not_reduce_the_precision_of_others() -> None:
     boxes, scores, groups = crowded_scene(400, 9, 300.0, seed=1)
     boxes[7] = torch.tensor([1e12, 1e12, 2e12, 2e12])
     rows = batched_nms(boxes, scores, groups * 100_000, iou_threshold=0.5)
@@ -93,7 +93,7 @@ def test_one_box_far_away_does_not_blur_the_others() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
-def test_boxes_that_have_diverged_leave_other_groups_alone(value: float) -> None:
+def test_huge_boxes_do_not_affect_other_groups(value: float) -> None:
     boxes, scores, groups = crowded_scene(200, 5, 300.0, seed=2)
     boxes[::50, 2:] = value
     groups[::50] = 7
@@ -102,14 +102,14 @@ def test_boxes_that_have_diverged_leave_other_groups_alone(value: float) -> None
     assert [row for row in rows if row % 50] == [row for row in expected if row % 50]
 
 
-def test_groups_below_zero_and_far_apart_are_kept_apart() -> None:
+def test_groups_with_negative_coordinates_are_separated() -> None:
     scores = torch.tensor([0.5, 0.9, 0.7, 0.8])
     same = BOXES[:1].repeat(4, 1)
     for groups in ([-1, 0, 1, -1], [-(2**40), 0, 2**40, -(2**40)]):
         assert batched_nms(same, scores, torch.tensor(groups), iou_threshold=0.5).tolist() == [1, 3, 2]
 
 
-def test_100_000_boxes_of_many_groups_are_treated_group_by_group() -> None:
+def test_batched_nms_of_100_000_boxes_equals_nms_of_each_group() -> None:
     boxes, scores, groups = crowded_scene(100_000, 1203, 8000.0, seed=3)
     rows = batched_nms(boxes, scores, groups, iou_threshold=0.5)
     assert (scores[rows].diff() <= 0).all()
@@ -127,7 +127,7 @@ def test_half_precision_is_compared_as_float32(dtype: torch.dtype) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("count", "num_groups"), [(1, 1), (1000, 1203), (5000, 80), (30_000, 80)])
-def test_a_gpu_decides_as_the_cpu(count: int, num_groups: int) -> None:
+def test_nms_on_gpu_equals_nms_on_cpu(count: int, num_groups: int) -> None:
     scene = crowded_scene(count, num_groups, 4000.0, seed=count)
     rows = batched_nms(*(part.cuda() for part in scene), iou_threshold=0.5)
     assert rows.tolist() == by_group(*scene, 0.5)
@@ -145,7 +145,7 @@ def test_no_boxes_keep_no_rows() -> None:
     assert rows.dtype == torch.int64
 
 
-def test_nms_of_images_is_torchvisions_of_each_image() -> None:
+def test_nms_of_images_equals_torchvision_per_image() -> None:
     generator, counts = torch.Generator().manual_seed(0), [40, 0, 25]
     corners = torch.rand((65, 2), generator=generator) * 30
     boxes = torch.cat((corners, corners + 10), dim=1)

@@ -9,7 +9,7 @@ from mrcnn_zoo.ops.points import cell_centers, grid_points, most_uncertain, poin
 CPU = torch.device("cpu")
 
 
-def test_grid_points_are_the_centres_of_cells_row_after_row() -> None:
+def test_grid_points_are_cell_centres_row_by_row() -> None:
     assert grid_points(2, CPU).tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
     assert cell_centers(torch.tensor([[0, 5], [15, 4]]), 4).tolist() == [
         [[0.125, 0.125], [0.375, 0.375]],
@@ -17,7 +17,7 @@ def test_grid_points_are_the_centres_of_cells_row_after_row() -> None:
     ]
 
 
-def test_points_of_regions_are_stretched_over_their_boxes() -> None:
+def test_points_on_image_scale_with_the_boxes() -> None:
     points = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.25]]).expand(2, 3, 2)
     boxes = torch.tensor([[10.0, 20, 30, 60], [0, 0, 4, 4]])
     assert points_on_image(points, boxes).tolist() == [[[10, 20], [30, 60], [20, 30]], [[0, 0], [4, 4], [2, 1]]]
@@ -47,7 +47,7 @@ def test_value_between_four_cells_by_hand() -> None:
     assert sample_at(maps, torch.tensor([0]), points).tolist() == [[[1, 2, 1.5, 2.5, 0.5, 0]]]
 
 
-def test_maps_over_regions_are_sampled_at_their_own_points() -> None:
+def test_sample_own_samples_one_map_per_region() -> None:
     generator = torch.Generator().manual_seed(0)
     maps, points = torch.randn((4, 3, 7, 7), generator=generator), torch.rand((4, 9, 2), generator=generator)
     expected = F.grid_sample(maps, points[:, None] * 2 - 1, align_corners=False)[:, :, 0]
@@ -70,7 +70,7 @@ def test_points_that_are_not_finite_are_outside() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_maps_keep_their_dtype_and_exact_places(dtype: torch.dtype) -> None:
+def test_half_precision_maps_keep_dtype_and_exact_positions(dtype: torch.dtype) -> None:
     # At 1999.5 half-precision coordinates would be a whole cell apart.
     maps = torch.zeros(1, 1, 1, 2001, dtype=dtype)
     maps[..., 1999] = 1

@@ -129,7 +129,7 @@ def test_no_regions(features: Tensor) -> None:
         assert not gradient.any()
 
 
-def test_regions_carry_the_row_of_their_image() -> None:
+def test_with_image_rows_prepends_the_image_number() -> None:
     regions = with_image_rows([torch.ones(2, 4), torch.zeros(0, 4), torch.full((1, 4), 7.0)])
     assert regions.tolist() == [[0, 1, 1, 1, 1], [0, 1, 1, 1, 1], [2, 7, 7, 7, 7]]
     assert with_image_rows([torch.zeros(0, 4)]).shape == (0, 5)

@@ -24,7 +24,7 @@ def random_regions(count: int) -> Tensor:
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
 @pytest.mark.parametrize("side", [1, 7])
-def test_gradient_equals_torchvisions(side: int, sampling_ratio: int, aligned: bool) -> None:
+def test_separable_gradient_agrees_with_torchvision(side: int, sampling_ratio: int, aligned: bool) -> None:
     features = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float32, requires_grad=True)
     regions = random_regions(300)
     settings = (side, SCALE, sampling_ratio, aligned)
@@ -45,7 +45,7 @@ def test_no_regions_give_a_gradient_of_zero() -> None:
     assert not gradient.any()
 
 
-def test_a_region_on_one_cell_gives_its_gradient_to_that_cell() -> None:
+def test_region_on_one_cell_has_its_gradient_in_that_cell() -> None:
     features = torch.zeros((1, 1, 4, 4), requires_grad=True)
     pooled = SeparableRoIAlign.apply(features, torch.tensor([[0.0, 4.0, 8.0, 8.0, 12.0]]), 1, SCALE, 1, True)
     (gradient,) = torch.autograd.grad(pooled.sum(), features)

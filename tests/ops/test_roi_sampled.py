@@ -112,7 +112,7 @@ def assert_alike(fast: Tensor, slow: Tensor, inputs: list[Tensor]) -> None:
     for fast_gradient, slow_gradient in zip(fast_gradients, slow_gradients, strict=True):
         assert slow_gradient.any()
         if len(fast_gradient) == len(REGIONS):
-            # All samples of a region without size are alike, so any of them may count as the greatest.
+            # All samples of an empty region are equal, so any of them may be the maximum.
             fast_gradient, slow_gradient = fast_gradient[HAS_SIZE], slow_gradient[HAS_SIZE]
         torch.testing.assert_close(fast_gradient, slow_gradient, atol=1e-4, rtol=1e-4)
 
@@ -127,7 +127,7 @@ def test_roi_align_max_follows_its_definition(
     assert_alike(fast, slow, [features, regions])
 
 
-def test_with_one_sample_a_cell_the_greatest_is_the_mean(features: Tensor) -> None:
+def test_maximum_equals_mean_for_one_sample_per_cell(features: Tensor) -> None:
     settings = {"scale": SCALE, "sampling_ratio": 1, "aligned": True}
     greatest = roi_align_max(features, REGIONS, 3, **settings)
     torch.testing.assert_close(greatest, roi_align(features, REGIONS, 3, **settings), atol=1e-5, rtol=1e-4)
@@ -157,7 +157,7 @@ def test_crop_and_resize_by_hand() -> None:
     assert crop_and_resize(image, boxes[:1], 1, normalizer=(1, 1)).tolist() == [[[[2.5]]]]
 
 
-def test_crop_and_resize_of_a_whole_map_loses_no_border() -> None:
+def test_crop_and_resize_of_a_whole_map_includes_the_border() -> None:
     for side in range(2, 60):
         ones, last = torch.ones(1, 1, side, side), float(side * 16 - 1)
         region = torch.tensor([[0.0, 0, 0, last, last]])

@@ -20,7 +20,7 @@ def test_rows_of_each_mask() -> None:
     assert known_rows(MASKS[0], 2).tolist() == [0, 2]
 
 
-def test_rows_counted_through_all_masks() -> None:
+def test_rows_in_parts_count_through_all_masks() -> None:
     rows, counts = rows_in_parts([*MASKS, torch.tensor([False, True])])
     assert rows.tolist() == [0, 2, 5]
     assert counts == [2, 0, 0, 1]
@@ -34,7 +34,7 @@ def test_numbers_and_counts_of_images_are_inverse(counts: list[int]) -> None:
     assert counts_of_images(numbers, len(counts)) == counts
 
 
-def test_constant_has_the_values_in_the_wanted_type() -> None:
+def test_constant_has_values_and_dtype() -> None:
     made = constant((1, 0.5), dtype=torch.float64, device=torch.device("cpu"))
     assert made.tolist() == [1.0, 0.5]
     assert made.dtype == torch.float64

@@ -24,7 +24,7 @@ def test_selection_by_mask_and_slice_agree() -> None:
     assert targets[:2].classes.tolist() == targets[torch.tensor([True, True, False])].classes.tolist() == [0, 1]
 
 
-def test_an_empty_table_has_length_zero_and_can_be_selected_from() -> None:
+def test_empty_table_has_length_zero_and_can_be_selected_from() -> None:
     empty = make_targets(0)
     assert len(empty) == 0
     assert len(empty[torch.zeros(0, dtype=torch.int64)]) == 0
@@ -40,7 +40,7 @@ def test_boxes_of_the_wrong_shape_are_refused() -> None:
         Detections(image_size=(4, 4), boxes=torch.zeros(3, 5), scores=torch.zeros(3), classes=torch.zeros(3))
 
 
-def test_targets_of_labeled_regions_are_kept_whole_by_row_selection() -> None:
+def test_row_selection_keeps_the_targets_of_labeled_regions() -> None:
     regions = LabeledRegions(
         image_size=(10, 20),
         boxes=torch.zeros(4, 4),
@@ -53,7 +53,7 @@ def test_targets_of_labeled_regions_are_kept_whole_by_row_selection() -> None:
     assert len(chosen.targets) == 2
 
 
-def test_total_adds_the_losses_and_a_name_may_come_from_one_side_only() -> None:
+def test_total_adds_the_losses_of_both_outputs() -> None:
     first = TrainingOutput({"a": torch.tensor(1.0)}, {"m": torch.tensor(5.0)})
     second = TrainingOutput({"b": torch.tensor(2.5)})
     assert (first | second).total().item() == 3.5
@@ -75,7 +75,7 @@ def test_batch_pads_right_and_bottom_after_normalising() -> None:
     assert batch.targets is None
 
 
-def test_batch_names_the_image_whose_channels_do_not_fit() -> None:
+def test_batch_reports_the_image_with_the_wrong_channels() -> None:
     sample = Sample(image=torch.zeros(4, 2, 2), image_id=7, original_size=(2, 2), file_name="four.png")
     with pytest.raises(ValueError, match=r"four\.png.*4 channels.*PIXEL_MEAN has 3"):
         Batch.collate([sample], pixel_mean=torch.zeros(3, 1, 1), pixel_std=torch.ones(3, 1, 1))

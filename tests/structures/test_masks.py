@@ -19,7 +19,7 @@ SIZE = (60, 90)  # height, width of the test images
 
 
 def ellipses(count: int, *, seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """(count, H, W) bool; some reach over the border, so that their windows touch it."""
+    """(count, H, W) bool; some extend over the border, so their windows touch it."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[: size[0], : size[1]]
     bitmaps = []
@@ -86,14 +86,14 @@ def test_crops_of_several_images_are_those_of_each() -> None:
     assert torch.equal(crop_matched(masks, matches, boxes_of_images, 14), torch.cat(expected))
 
 
-def test_windows_on_the_host_follow_the_rows() -> None:
+def test_host_windows_follow_row_selection() -> None:
     masks = replace(BoxedBitmaps.from_full(ellipses(4, seed=0)), host_windows=torch.arange(20).view(4, 5))
     assert masks[1:3].host_windows is not None
     assert masks[1:3].host_windows[:, 0].tolist() == [5, 10]
     assert masks.to("cpu").host_windows is None  # `windows` are on the host
 
 
-def test_crops_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     bitmaps = ellipses(12, seed=0)
     rows, boxes = boxes_around(bitmaps, 8, seed=1)
     masks = BoxedBitmaps.from_full(bitmaps)[rows]
@@ -102,7 +102,7 @@ def test_crops_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.Mo
     assert torch.equal(masks.crop_and_resize(boxes, 14), at_once)
 
 
-def test_crops_at_and_beyond_the_border_are_clamped_like_full_images() -> None:
+def test_crops_at_the_border_equal_roi_align_of_full_images() -> None:
     bitmaps = np.ones((1, *SIZE), dtype=bool)
     height, width = SIZE
     boxes = torch.tensor(
@@ -120,7 +120,7 @@ def test_crops_at_and_beyond_the_border_are_clamped_like_full_images() -> None:
     assert torch.equal(crops, full_image_crops(bitmaps[rows], boxes, 14))
 
 
-def test_window_that_ends_at_one_border_only_is_placed_in_the_image() -> None:
+def test_window_at_one_border_has_the_right_position() -> None:
     bitmaps = np.zeros((4, *SIZE), dtype=bool)
     bitmaps[0, :, :9], bitmaps[1, :7], bitmaps[2, :, -5:], bitmaps[3, -6:, 40:50] = True, True, True, True
     rows, boxes = boxes_around(bitmaps, 10, seed=3)
@@ -128,7 +128,7 @@ def test_window_that_ends_at_one_border_only_is_placed_in_the_image() -> None:
     assert torch.equal(crops, full_image_crops(bitmaps[rows], boxes, 14))
 
 
-def test_sample_sum_of_exactly_one_half_belongs_to_the_mask() -> None:
+def test_mean_of_exactly_one_half_belongs_to_the_mask() -> None:
     # The left half of a bin of 6 pixels is covered: three of six samples a row, whatever 1 / 6 rounds to.
     bitmaps = np.zeros((1, 12, 12), dtype=bool)
     bitmaps[0, :, :3] = True
@@ -191,7 +191,7 @@ def test_no_instances() -> None:
         assert len(masks[torch.zeros(0, dtype=torch.int64)]) == 0
 
 
-def test_bitmaps_come_back() -> None:
+def test_bitmaps_round_trip() -> None:
     bitmaps = ellipses(5, seed=2)
     assert torch.equal(BoxedBitmaps.from_full(torch.from_numpy(bitmaps)).bitmaps(), torch.from_numpy(bitmaps))
 
@@ -251,7 +251,7 @@ def test_resized_bitmaps_equal_nearest_sampling_of_the_whole_image(size: tuple[i
     assert len(BoxedBitmaps.from_full(bitmaps[:0]).resized(size, torch.zeros(0, 4))) == 0
 
 
-def test_areas_count_the_pixels_whose_centre_is_in_the_box() -> None:
+def test_areas_count_pixels_with_their_centre_in_the_box() -> None:
     bitmaps = ellipses(8, seed=7)
     bitmaps[3] = False
     masks = BoxedBitmaps.from_full(bitmaps)
@@ -312,7 +312,7 @@ def test_predicted_masks_select_rows() -> None:
     assert masks[:0].bitmaps().shape == (0, *SIZE)
 
 
-def test_masks_of_a_huge_image_need_no_full_grid() -> None:
+def test_masks_of_a_huge_image_need_no_full_bitmaps() -> None:
     # 100 boxes of 200 x 300 on 4000 x 8000: full-image float grids would take 25 GB, full bitmaps 3 GB.
     corners = torch.rand((100, 2)) * torch.tensor([7700.0, 3700.0])
     boxes = torch.cat((corners, corners + torch.tensor([300.0, 200.0])), dim=1)

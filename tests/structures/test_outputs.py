@@ -17,18 +17,18 @@ def test_each_loss_is_divided_by_its_own_count() -> None:
 
 
 @pytest.mark.parametrize("count", [0, torch.tensor(0)])
-def test_nothing_counted_is_a_loss_of_zero_with_a_gradient(count: int | Tensor) -> None:
+def test_count_of_zero_gives_a_loss_of_zero_with_a_gradient(count: int | Tensor) -> None:
     weight = torch.ones(3, requires_grad=True)
     TrainingOutput({"a": LossSum((weight * 0).sum(), count)}).total().backward()
     assert weight.grad is not None
     assert not weight.grad.any()
 
 
-def test_a_fractional_count_divides_as_it_is() -> None:
+def test_fractional_count_is_the_divisor() -> None:
     assert TrainingOutput({"a": LossSum(torch.tensor(1.0), 0.25)}).total().item() == 4.0
 
 
-def test_a_divisor_is_called_once_for_all_losses_and_readings() -> None:
+def test_divisor_is_called_once_for_all_losses() -> None:
     calls = []
 
     def divisor(count: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class RunningSum:
         return self.value
 
 
-def test_a_method_is_one_divisor_however_often_it_is_named() -> None:
+def test_bound_method_is_one_divisor() -> None:
     running = RunningSum()
     output = TrainingOutput({name: LossSum(torch.tensor(8.0), 4, running.add) for name in "ab"})
     assert {name: loss.item() for name, loss in output.losses.items()} == {"a": 2.0, "b": 2.0}
@@ -64,18 +64,18 @@ def test_a_method_is_one_divisor_however_often_it_is_named() -> None:
         (1.5, "loss 'a' must be a tensor of one number, not float"),
     ],
 )
-def test_a_loss_that_is_no_scalar_is_refused(loss: Any, message: str) -> None:
+def test_loss_that_is_no_scalar_is_refused(loss: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         TrainingOutput({"a": loss})
 
 
-def test_union_refuses_a_name_twice() -> None:
+def test_union_refuses_duplicate_names() -> None:
     output = TrainingOutput({"a": torch.zeros(())}, {"m": torch.zeros(())})
     assert (output | TrainingOutput({"b": torch.ones(())})).total().item() == 1
     with pytest.raises(ValueError, match="the same names: m"):
         output | TrainingOutput({}, {"m": torch.zeros(())})
 
 
-def test_no_loss_at_all_is_an_error() -> None:
+def test_total_of_no_losses_is_an_error() -> None:
     with pytest.raises(ValueError, match="no losses to add up"):
         TrainingOutput().total()

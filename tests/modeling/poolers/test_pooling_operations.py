@@ -1,4 +1,4 @@
-"""What the registered names stand for, on maps whose values are coordinates."""
+"""The registered operations on maps with coordinates as values."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from mrcnn_zoo.registries import POOLING_OPERATIONS
 
 
 def ramp(*, cells: int = 10, stride: int = 4) -> Tensor:
-    """A map whose cells hold the column of their centre, in image pixels."""
+    """A map with the x coordinate of each cell centre in image pixels as value."""
     return ((torch.arange(float(cells)) + 0.5) * stride).expand(1, 1, cells, cells)
 
 
@@ -17,7 +17,7 @@ def pooled_row(name: str, region: list[float], *, side: int, sampling_ratio: int
     return operation(ramp(), torch.tensor([[0.0, *region]]))[0, 0, 0].tolist()
 
 
-def test_greatest_sample_of_a_ramp_is_the_last() -> None:
+def test_maximum_sample_of_a_ramp_is_the_last() -> None:
     # Cells of 8 pixels, in each of them samples at 2 and 6; V1 is half a feature cell of 4 pixels off.
     region = [8.0, 8.0, 24.0, 24.0]
     assert pooled_row("ROIAlignV2Max", region, side=2, sampling_ratio=2) == [14, 22]
@@ -39,22 +39,22 @@ def test_warp_begins_on_the_border_of_the_region() -> None:
     assert pooled_row("ROIWarp", region, side=2, sampling_ratio=1) == [12, 16]
 
 
-def test_warp_takes_two_samples_where_the_config_leaves_it_open() -> None:
+def test_warp_has_two_samples_for_sampling_ratio_zero() -> None:
     region = [3.0, 7.0, 31.0, 22.0]
     assert pooled_row("ROIWarp", region, side=3, sampling_ratio=0) == pooled_row(
         "ROIWarp", region, side=3, sampling_ratio=2
     )
 
 
-def test_warp_moves_with_its_region() -> None:
+def test_warp_has_a_gradient_for_the_region() -> None:
     region = torch.tensor([[0.0, 10.0, 10.0, 18.0, 18.0]], requires_grad=True)
     POOLING_OPERATIONS.get("ROIWarp")(2, 0.25, 2)(ramp(), region + 0.01).mean().backward()
-    # The last of two samples a cell is taken, at 1 / 4 and 3 / 4 of the width: half way on average.
+    # The last of two samples per cell is the maximum, at 1 / 4 and 3 / 4 of the width: half way on average.
     assert region.grad is not None
     assert region.grad[0].tolist() == pytest.approx([0, 0.5, 0, 0.5, 0], abs=1e-5)
 
 
-def test_crop_and_resize_puts_the_border_pixels_on_the_border_cells() -> None:
+def test_crop_and_resize_maps_border_pixels_to_border_cells() -> None:
     # The image has 40 pixels. Its first and last one are the centres of cells 0 and 9, which hold 2 and 38.
     assert pooled_row("CropAndResize", [0.0, 0.0, 40.0, 40.0], side=3, sampling_ratio=0) == [2, 20, 38]
     # Pixels 13 and 26 of 0 to 39 are thirds of the way: cells 3 and 6.

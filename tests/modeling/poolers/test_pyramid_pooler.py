@@ -44,11 +44,11 @@ def pool_one_by_one(pooling: str, features: dict[str, Tensor], boxes: list[Tenso
 @pytest.mark.parametrize(
     ("side", "level"), [(1, 2), (111.9, 2), (112, 3), (223.9, 3), (224, 4), (447.9, 4), (448, 5), (896, 5), (5000, 5)]
 )
-def test_a_box_of_224_pixels_is_on_level_4_and_each_doubling_one_level_up(side: float, level: int) -> None:
+def test_box_of_224_pixels_is_on_level_4_and_doubling_adds_one(side: float, level: int) -> None:
     assert LevelAssignment()(torch.tensor([[10.0, 20, 10 + side, 20 + side]]), 2, 5).tolist() == [level]
 
 
-def test_level_is_by_area_and_not_by_the_longer_side() -> None:
+def test_level_depends_on_the_area() -> None:
     assert LevelAssignment()(torch.tensor([[0.0, 0, 448, 112]]), 2, 5).tolist() == [4]
 
 
@@ -77,7 +77,7 @@ def test_canonical_box_comes_from_the_config(small_cfg: Callable[..., CfgNode]) 
 
 @pytest.mark.parametrize("pooling", POOLING_OPERATIONS.names())
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_boxes_that_are_no_numbers_leave_the_others_as_they_are(pooling: str, value: float) -> None:
+def test_nan_boxes_do_not_affect_other_boxes(pooling: str, value: float) -> None:
     features = pyramid(images=1)
     pooler = build_pyramid_pooler(pooling, SPECS, side=3, sampling_ratio=0)
     sound = boxes_of_all_sizes(6, seed=3)
@@ -111,7 +111,7 @@ def test_no_regions_keep_the_graph(pooling: str) -> None:
     assert not any(gradient.any() for gradient in gradients)
 
 
-def test_one_image_without_regions_shifts_nothing() -> None:
+def test_image_without_regions_does_not_shift_the_others() -> None:
     features = pyramid()
     boxes = boxes_of_all_sizes(5, seed=4)
     pooler = build_pyramid_pooler("ROIAlignV2", SPECS, side=4, sampling_ratio=0)
@@ -129,7 +129,7 @@ def test_single_level() -> None:
     assert torch.equal(pooler(features, [boxes]), expected)
 
 
-def test_sampling_ratio_reaches_the_operation() -> None:
+def test_sampling_ratio_is_passed_to_the_operation() -> None:
     features = pyramid()
     boxes = [boxes_of_all_sizes(6, seed=6)]
     poolers = [build_pyramid_pooler("ROIAlignV2", SPECS, side=4, sampling_ratio=ratio) for ratio in (1, 2)]

@@ -13,7 +13,7 @@ POOLED = FeatureSpec(channels=4, side=7)
 
 
 @pytest.mark.parametrize("name", BOX_HEADS.names())
-def test_every_box_head_keeps_its_output_spec(name: str, small_cfg: Callable[..., CfgNode]) -> None:
+def test_box_head_output_matches_output_spec(name: str, small_cfg: Callable[..., CfgNode]) -> None:
     head = BOX_HEADS.get(name)(small_cfg(), POOLED)
     for count in (3, 0):
         output = head(torch.randn(count, 4, 7, 7))
@@ -21,7 +21,7 @@ def test_every_box_head_keeps_its_output_spec(name: str, small_cfg: Callable[...
         assert output.flatten(1).shape[1] == head.output_spec.channels * head.output_spec.side**2
 
 
-def test_layers_have_detectron2s_names() -> None:
+def test_layers_have_detectron2_names() -> None:
     head = FastRCNNConvFCHead(POOLED, conv_channels=[8, 8], fc_channels=[16], norm="LN")
     assert {name: tuple(value.shape) for name, value in head.state_dict().items()} == {
         "conv1.weight": (8, 4, 3, 3),
@@ -41,7 +41,7 @@ def test_head_without_fc_returns_a_map() -> None:
     assert head(torch.randn(2, 4, 7, 7)).shape == (2, 8, 7, 7)
 
 
-def test_initial_weights_have_the_variance_of_detectron2s() -> None:
+def test_initial_weights_have_detectron2_variance() -> None:
     torch.manual_seed(0)
     head = FastRCNNConvFCHead(FeatureSpec(channels=64, side=7), conv_channels=[256], fc_channels=[512])
     conv, linear = head.get_submodule("conv1"), head.get_submodule("fc1")
@@ -52,7 +52,7 @@ def test_initial_weights_have_the_variance_of_detectron2s() -> None:
     assert not linear.bias.any()
 
 
-def test_dropout_acts_in_training_only_and_keeps_the_names() -> None:
+def test_dropout_is_active_in_training_only_and_keeps_names() -> None:
     head = FastRCNNConvFCHead(POOLED, fc_channels=[64, 64], dropout=0.5)
     assert list(head.state_dict()) == ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"]
     pooled = torch.randn(2, 4, 7, 7)
@@ -67,7 +67,7 @@ def test_dropout_acts_in_training_only_and_keeps_the_names() -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 @pytest.mark.parametrize("norm", ["BN", "SyncBN"])
-def test_batch_norm_takes_no_region_and_a_single_value(count: int, norm: str) -> None:
+def test_batch_norm_accepts_no_region_and_a_single_value(count: int, norm: str) -> None:
     head = FastRCNNConvFCHead(FeatureSpec(channels=4, side=1), conv_channels=[8], norm=norm).train()
     head(torch.randn(count, 4, 1, 1)).sum().backward()
     state = head.state_dict()

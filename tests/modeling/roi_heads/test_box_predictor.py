@@ -24,7 +24,7 @@ WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 def predictor(
     *, boxes_per_region: int = K, is_sigmoid: bool = False, loss_weight: float = 1.0, score_threshold: float = 0.05
 ) -> BoxPredictor:
-    """A predictor whose input vectors are its outputs: K + 1 logits, then the deltas."""
+    """A predictor with identity weights: its input vectors are K + 1 logits, then the deltas."""
     size = K + 1 + 4 * boxes_per_region
     made = BoxPredictor(
         FeatureSpec(channels=size, side=1),
@@ -66,7 +66,7 @@ def test_losses_by_hand() -> None:
     assert output.losses["loss_box_reg"].item() == pytest.approx((0.5 + 0.25 + 5 * math.log(2)) / 2, rel=1e-5)
 
 
-def test_shared_deltas_are_trained_for_any_class() -> None:
+def test_class_agnostic_deltas_are_trained_for_all_classes() -> None:
     output = predictor(boxes_per_region=1).losses(
         vectors([[0.0] * 4] * 2, [[0.5, 0.25, 0.0, 0.0], [0.5, 0.25, 0.0, 0.0]]), [regions([2, K])]
     )
@@ -80,7 +80,7 @@ def test_box_loss_weight_is_a_factor() -> None:
     assert weighted.item() == pytest.approx(2.5 * plain.item())
 
 
-def test_class_loss_weight_is_a_factor_of_the_class_loss_alone() -> None:
+def test_class_loss_weight_scales_only_the_class_loss() -> None:
     made, inputs = predictor(), vectors([[0.0] * 4], [[0.0] * 12])
     plain = made.losses(inputs, [regions([0])]).losses
     made.loss_weight = 2.5
@@ -124,7 +124,7 @@ def test_metrics_by_hand() -> None:
     assert not any(value.requires_grad for value in output.metrics.values())
 
 
-def test_ignored_regions_count_nowhere() -> None:
+def test_ignored_regions_have_no_loss_and_no_metric() -> None:
     inputs = vectors([[1.0, 0.0, 0.0, 0.0], [7.0, 0.0, 0.0, 0.0]], [[0.0] * 12, [5.0] * 12])
     with_ignored = predictor().losses(inputs, [regions([0, -1])])
     without = predictor().losses(inputs[:1], [regions([0])])
@@ -178,7 +178,7 @@ def test_predict_decodes_clips_and_thresholds() -> None:
     assert by_class[2] == pytest.approx([170, 60, 200, 90])
 
 
-def test_predict_keeps_the_best_of_each_class_and_no_more_than_allowed() -> None:
+def test_predict_applies_nms_per_class_and_the_limit() -> None:
     proposals = Proposals(
         SIZE,
         torch.tensor([[10.0, 20, 30, 30]] * 2 + [[i * 30.0, 50, i * 30 + 20, 80] for i in range(5)]),
@@ -194,7 +194,7 @@ def test_predict_keeps_the_best_of_each_class_and_no_more_than_allowed() -> None
 @pytest.mark.parametrize(
     ("column", "bad"), [(1, math.nan), (1, math.inf), (K + 6, math.nan), (K + 6, math.inf), (K + 6, -math.inf)]
 )
-def test_region_with_a_number_that_is_not_finite_is_dropped(column: int, bad: float) -> None:
+def test_region_with_non_finite_outputs_gives_no_detection(column: int, bad: float) -> None:
     proposals = Proposals(SIZE, torch.tensor([[10.0, 20, 30, 30], [50, 60, 90, 90]]), torch.zeros(2))
     outputs = vectors([[3.0, 0.0, 0.0, 0.0]] * 2, [[0.0] * 12] * 2)
     outputs[0, column] = bad
@@ -204,7 +204,7 @@ def test_region_with_a_number_that_is_not_finite_is_dropped(column: int, bad: fl
     assert found.boxes.tolist() == [[50, 60, 90, 90]]
 
 
-def test_images_do_not_mix_and_may_be_empty() -> None:
+def test_images_are_independent_and_may_be_empty() -> None:
     tables = [
         Proposals(SIZE, torch.zeros(0, 4), torch.zeros(0)),
         Proposals(SIZE, torch.tensor([[10.0, 20, 30, 30]]), torch.zeros(1)),
@@ -215,14 +215,14 @@ def test_images_do_not_mix_and_may_be_empty() -> None:
     assert found[2].image_size == (50, 25)
 
 
-def test_nothing_above_the_threshold() -> None:
+def test_no_score_above_the_threshold_gives_no_detection() -> None:
     proposals = Proposals(SIZE, torch.tensor([[10.0, 20, 30, 30]]), torch.zeros(1))
     (found,) = predictor(score_threshold=0.3).predict(torch.zeros(1, 16), [proposals])
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
 
 
-def test_deltas_of_class_picks_the_columns_of_the_class() -> None:
+def test_deltas_of_class_selects_the_columns_of_the_class() -> None:
     deltas = torch.arange(24.0).reshape(2, 12)
     assert deltas_of_class(deltas, torch.tensor([2, 0])).tolist() == [[8, 9, 10, 11], [12, 13, 14, 15]]
     assert deltas_of_class(deltas[:, :4], torch.tensor([2, 0])).tolist() == [[0, 1, 2, 3], [12, 13, 14, 15]]

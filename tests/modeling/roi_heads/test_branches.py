@@ -88,7 +88,7 @@ def flat(small_cfg: Callable[..., CfgNode], scene: Any) -> nn.Module:
     return build_roi_heads(cfg, scene.specs)  # type: ignore[return-value]
 
 
-def test_pooled_head_of_a_user_becomes_a_branch_under_its_names(flat: nn.Module) -> None:
+def test_user_defined_pooled_head_becomes_a_branch_with_the_same_names(flat: nn.Module) -> None:
     assert isinstance(flat.mask_head, PooledBranch)
     assert isinstance(flat.mask_head, FlatMaskHead)
     assert {name for name in flat.state_dict() if name.startswith("mask_head")} == {
@@ -97,7 +97,7 @@ def test_pooled_head_of_a_user_becomes_a_branch_under_its_names(flat: nn.Module)
     }
 
 
-def test_pooled_head_of_a_user_trains_and_predicts(flat: nn.Module, scene: Any) -> None:
+def test_user_defined_pooled_head_trains_and_predicts(flat: nn.Module, scene: Any) -> None:
     output = flat.losses(scene.features(2), [scene.proposals(30), scene.proposals(20)], [scene.targets()] * 2)
     output.total().backward()
     assert output.losses["loss_flat"] > 0
@@ -107,7 +107,7 @@ def test_pooled_head_of_a_user_trains_and_predicts(flat: nn.Module, scene: Any) 
     assert all(shape[2:] == (14, 14) for shape in flat.mask_head.seen)
 
 
-def test_copy_of_an_adapted_head_is_independent(flat: nn.Module) -> None:
+def test_copy_of_a_pooled_branch_is_independent(flat: nn.Module) -> None:
     other = copy.deepcopy(flat)
     with torch.no_grad():
         other.mask_head.layer.weight.add_(1)
@@ -115,7 +115,7 @@ def test_copy_of_an_adapted_head_is_independent(flat: nn.Module) -> None:
     assert other.mask_head.region_pooler is not flat.mask_head.region_pooler
 
 
-def test_branches_of_the_config_come_after_masks_and_keypoints(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
+def test_listed_branches_run_after_masks_and_keypoints(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     settings = ("MODEL.ROI_HEADS.BRANCHES", [f"{HERE}:build_halved_scores"])
     heads = build_roi_heads(small_cfg(*scene.keypoint_settings, *settings), scene.specs)
     assert heads.branch_names == ("mask_head", "keypoint_head", "halved")  # type: ignore[attr-defined]
@@ -151,7 +151,7 @@ def build_tripled_loss(cfg: CfgNode, spec: FeatureSpec) -> TripledLoss:
     return head  # type: ignore[return-value]
 
 
-def test_losses_of_a_subclass_are_not_passed_over(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
+def test_overridden_losses_of_a_subclass_are_used(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     outputs = []
     for name in ("MaskRCNNConvUpsampleHead", f"{HERE}:build_tripled_loss"):
         torch.manual_seed(0)
@@ -175,14 +175,14 @@ def build_head_with_pooler(cfg: CfgNode, spec: FeatureSpec) -> HeadWithPooler:  
     return HeadWithPooler(spec.channels)
 
 
-def test_head_may_have_a_pooler_of_its_own(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
+def test_head_may_have_an_attribute_named_pooler(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     heads = build_roi_heads(small_cfg("MODEL.ROI_MASK_HEAD.NAME", f"{HERE}:build_head_with_pooler"), scene.specs)
     (found,) = heads.eval().predict(scene.features(1), [scene.proposals(30)])  # type: ignore[attr-defined]
     assert found.masks.probabilities.shape == (len(found), 4, 4)
     assert heads.mask_head.seen == [(len(found), 8, 7, 7)]  # type: ignore[attr-defined]
 
 
-def test_adapted_head_can_be_pickled(flat: nn.Module, scene: Any) -> None:
+def test_pooled_branch_can_be_pickled(flat: nn.Module, scene: Any) -> None:
     other = pickle.loads(pickle.dumps(flat))
     assert isinstance(other.mask_head, FlatMaskHead)
     assert isinstance(other.mask_head, PooledBranch)
@@ -225,7 +225,7 @@ build_twice = changed_branch(name="mask_head")
         ("build_twice", "two branches have the name 'mask_head'"),
     ],
 )
-def test_branch_that_breaks_the_contract_is_named(
+def test_branch_that_violates_the_contract_is_reported(
     heads_name: str, builder: str, message: str, small_cfg: Callable[..., CfgNode], scene: Any
 ) -> None:
     settings = ("MODEL.ROI_HEADS.NAME", heads_name, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
@@ -240,7 +240,7 @@ def test_branch_that_breaks_the_contract_is_named(
         build_train_and_predict()
 
 
-def test_head_without_a_verb_is_refused_when_built(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
+def test_head_without_a_required_method_is_refused(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     cfg = small_cfg("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "torch.nn:Bilinear")
     with pytest.raises(UserError, match=r"MODEL\.ROI_MASK_HEAD\.NAME = 'torch\.nn:Bilinear'"):
         build_roi_heads(cfg, scene.specs)

@@ -22,7 +22,7 @@ def heads(small_cfg: Callable[..., CfgNode], scene: Any) -> CascadeROIHeads:
 
 
 def shift_right(heads: CascadeROIHeads, shares: list[float]) -> None:
-    """Let each stage move every box to the right by a share of its width."""
+    """Make each stage move all boxes to the right by a share of their width."""
     for predictor, share in zip(heads.box_predictor, shares, strict=True):
         torch.nn.init.zeros_(predictor.bbox_pred.weight)
         with torch.no_grad():
@@ -36,7 +36,7 @@ def test_losses_are_named_by_stage(heads: CascadeROIHeads, scene: Any) -> None:
     assert output.metrics["roi/num_fg_stage0"] >= 2
 
 
-def test_regions_are_labelled_anew_by_stricter_overlaps(heads: CascadeROIHeads, scene: Any) -> None:
+def test_each_stage_labels_regions_with_its_own_iou_threshold(heads: CascadeROIHeads, scene: Any) -> None:
     # The two objects themselves are the regions. After a shift of 0.2 the IoU is 0.8 / 1.2 = 0.67, and 0.8 / 1.15 = 0.7
     # where the image ends: enough for the second stage at 0.6 and not for the third at 0.7.
     shift_right(heads, [0.2, 0.0, 0.0])
@@ -45,7 +45,7 @@ def test_regions_are_labelled_anew_by_stricter_overlaps(heads: CascadeROIHeads, 
     assert [output.metrics[f"roi/num_bg_stage{stage}"].item() for stage in range(3)] == [0, 0, 2]
 
 
-def test_boxes_that_left_the_image_are_not_trained_on(heads: CascadeROIHeads, scene: Any) -> None:
+def test_boxes_outside_the_image_are_not_trained(heads: CascadeROIHeads, scene: Any) -> None:
     shift_right(heads, [3.0, 0.0, 0.0])
     output = heads.losses(scene.features(1), [scene.proposals(0)], [scene.targets()])
     for stage in (1, 2):
@@ -59,7 +59,7 @@ def test_masks_are_trained_on_the_regions_of_the_first_stage(heads: CascadeROIHe
     assert heads.losses(scene.features(1), [scene.proposals(0)], [scene.targets()]).losses["loss_mask"] > 0
 
 
-def test_each_stage_trains_the_features_by_a_third(heads: CascadeROIHeads, scene: Any) -> None:
+def test_feature_gradient_of_each_stage_is_scaled_by_one_third(heads: CascadeROIHeads, scene: Any) -> None:
     before, after = [], []
     heads.box_pooler.register_forward_hook(lambda _module, _inputs, pooled: before.append(pooled))
     for head in heads.box_head:
@@ -75,7 +75,7 @@ def test_each_stage_trains_the_features_by_a_third(heads: CascadeROIHeads, scene
         torch.testing.assert_close(pooled.grad, scaled.grad / 3)
 
 
-def test_scores_are_averaged_and_boxes_are_the_last_ones(heads: CascadeROIHeads, scene: Any) -> None:
+def test_scores_are_averaged_and_boxes_are_of_the_last_stage(heads: CascadeROIHeads, scene: Any) -> None:
     shift_right(heads, [0.1, 0.1, 0.1])
     logits = torch.tensor([[2.0, 0, 0, 0, 0, 0], [0, 2.0, 0, 0, 0, 0], [0, 2.0, 0, 0, 0, 0]])
     for predictor, bias in zip(heads.box_predictor, logits, strict=True):
@@ -91,7 +91,7 @@ def test_scores_are_averaged_and_boxes_are_the_last_ones(heads: CascadeROIHeads,
     torch.testing.assert_close(found.boxes, torch.tensor([[13.0, 10, 23, 30]]).expand(5, 4))
 
 
-def test_moved_boxes_are_clipped_and_stay_where_deltas_are_not_finite() -> None:
+def test_moved_boxes_are_clipped_and_unchanged_for_non_finite_deltas() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [80, 0, 90, 10]])
     deltas = torch.tensor([[0.5, 0, 0, 0], [torch.nan, 0, 0, 0], [2.0, 0, 0, 0]])
     (moved,) = moved_boxes(deltas, [Proposals((50, 100), boxes, torch.zeros(3))], BoxCoder((1, 1, 1, 1)))
@@ -113,14 +113,14 @@ def test_keypoints_work_with_a_cascade(small_cfg: Callable[..., CfgNode], scene:
         (("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True), "TRAIN_ON_PRED_BOXES False"),
     ],
 )
-def test_settings_that_contradict_are_refused(
+def test_contradictory_settings_are_refused(
     settings: tuple[Any, ...], message: str, small_cfg: Callable[..., CfgNode], scene: Any
 ) -> None:
     with pytest.raises(UserError, match=message):
         build_roi_heads(small_cfg(*CASCADE, *settings), scene.specs)
 
 
-def test_one_stage_is_a_cascade_too(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
+def test_cascade_of_one_stage_works(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     cfg = small_cfg(*CASCADE, f"{SECTION}.IOUS", [0.5], f"{SECTION}.BBOX_REG_WEIGHTS", [[10.0, 10, 5, 5]])
     output = build_roi_heads(cfg, scene.specs).losses(scene.features(1), [scene.proposals(3)], [scene.targets()])
     assert set(output.losses) == {"loss_cls_stage0", "loss_box_reg_stage0", "loss_mask"}

@@ -22,13 +22,13 @@ def select(boxes: list[list[float]], *, min_size: float, max_detections: int = 1
     return found
 
 
-def test_small_boxes_leave_their_place_to_others() -> None:
+def test_small_boxes_are_removed_before_the_limit() -> None:
     boxes = [[10.0, 10.0, 10.005, 40.0], [50.0, 50.0, 80.0, 80.0]]
     assert select(boxes, min_size=0.01, max_detections=1).boxes.tolist() == [boxes[1]]
     assert len(select(boxes, min_size=0.0)) == 2
 
 
-def test_boxes_are_measured_inside_the_image() -> None:
+def test_min_size_applies_to_clipped_boxes() -> None:
     assert len(select([[-30.0, 10.0, 0.001, 40.0]], min_size=0.01)) == 0
 
 
@@ -36,7 +36,7 @@ def test_no_regions_give_no_detections() -> None:
     assert len(select([], min_size=0.01)) == 0
 
 
-def test_no_limit_keeps_all() -> None:
+def test_negative_limit_keeps_all_detections() -> None:
     boxes = [[20.0 * number, 10.0, 20.0 * number + 15, 40.0] for number in range(4)]
     assert len(select(boxes, min_size=0.0, max_detections=-1)) == 4
     assert len(select(boxes, min_size=0.0, max_detections=3)) == 3

@@ -40,7 +40,7 @@ def pooled(count: int) -> torch.Tensor:
     return torch.randn((count, 4, 7, 7), generator=torch.Generator().manual_seed(1))
 
 
-def test_layers_are_torchvisions() -> None:
+def test_keypoint_layers_agree_with_torchvision() -> None:
     """torchvision has the same layers under other names: the two make the same heatmaps of the same weights."""
     made = head()
     theirs = torch.nn.Sequential(KeypointRCNNHeads(4, (6, 8)), KeypointRCNNPredictor(8, 2)).eval()
@@ -57,7 +57,7 @@ def test_loss_is_the_mean_over_labelled_keypoints() -> None:
     assert output.metrics["keypoint/num_labelled"] == 3
 
 
-def test_a_fixed_normalizer_lets_images_with_few_keypoints_weigh_less() -> None:
+def test_fixed_normalizer_gives_images_with_few_keypoints_less_weight() -> None:
     made = head(keypoints_per_image=10)
     for parameter in made.parameters():
         torch.nn.init.zeros_(parameter)
@@ -100,14 +100,14 @@ def test_an_image_without_objects_needs_no_keypoints() -> None:
     assert head().keypoint_targets(nothing).shape == (0, 2)
 
 
-def test_objects_without_keypoints_are_the_users_mistake() -> None:
+def test_objects_without_keypoints_raise_a_user_error() -> None:
     table = regions([[2, 2]])
     table.targets.keypoints = None
     with pytest.raises(UserError, match=r"MODEL\.KEYPOINT_ON False"):
         head().losses(pooled(1), [table])
 
 
-def test_another_number_of_keypoints_is_the_users_mistake() -> None:
+def test_wrong_number_of_keypoints_raises_a_user_error() -> None:
     table = regions([[2, 2]])
     table.targets.keypoints = torch.zeros(1, 5, 3)
     with pytest.raises(UserError, match=r"NUM_KEYPOINTS is 2, .* set it to 5"):

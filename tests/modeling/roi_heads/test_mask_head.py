@@ -55,7 +55,7 @@ def pooled(count: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("num_maps", [1, 3])
-def test_class_logits_are_the_maps_of_the_classes(num_maps: int) -> None:
+def test_class_logits_equal_the_maps_of_the_classes(num_maps: int) -> None:
     made, classes = head(num_maps=num_maps), torch.tensor([2, 0, 1, 1])
     all_maps = made(pooled(4))
     assert all_maps.shape == (4, num_maps, 14, 14)
@@ -84,7 +84,7 @@ def test_loss_is_the_mean_over_the_pixels_of_all_images() -> None:
     assert output.metrics["mask/accuracy"].item() == pytest.approx(((logits > 0) == targets).float().mean().item())
 
 
-def test_targets_are_cut_out_of_the_matched_mask() -> None:
+def test_mask_targets_are_crops_of_the_matched_mask() -> None:
     table = foreground([0, 0])
     table.boxes = torch.tensor([[15.0, 10, 35, 30], [15.0, 10, 35, 30]])
     table.matches = torch.tensor([0, 1])
@@ -115,14 +115,14 @@ def test_sums_and_counts_of_two_parts_add_up_to_those_of_the_whole() -> None:
     assert sum(part.count for part in parts) == together.count == 3 * 14 * 14
 
 
-def test_objects_without_masks_are_the_users_mistake() -> None:
+def test_objects_without_masks_raise_a_user_error() -> None:
     table = foreground([0])
     table.targets.masks = None
     with pytest.raises(UserError, match=r"MODEL\.MASK_ON False"):
         head().losses(pooled(1), [table])
 
 
-def test_predicted_masks_lie_over_their_boxes() -> None:
+def test_predicted_masks_cover_their_boxes() -> None:
     boxes = torch.tensor([[5.0, 5, 25, 25], [10, 0, 40, 30]])
     tables = [
         Detections(SIZE, boxes, torch.tensor([0.9, 0.8]), torch.tensor([2, 0])),
@@ -142,7 +142,7 @@ def test_predicted_masks_lie_over_their_boxes() -> None:
     assert tables[0].masks is None
 
 
-def test_initial_masks_are_undecided() -> None:
+def test_initial_mask_probabilities_are_one_half() -> None:
     made = MaskRCNNConvUpsampleHead(
         POOLED, num_maps=80, conv_channels=[64], upsampled_channels=[64], norm="", criterion=SIGMOID
     )
@@ -160,7 +160,7 @@ def test_norm_replaces_the_bias() -> None:
     assert "mask_fcn1.bias" not in names
 
 
-def test_loss_has_its_weight(small_cfg: Callable[..., CfgNode]) -> None:
+def test_mask_loss_weight_is_a_factor(small_cfg: Callable[..., CfgNode]) -> None:
     tables = [foreground([0, 2])]
     plain, weighted = (head(weight=weight).losses(pooled(2), tables).losses["loss_mask"].item() for weight in (1, 0.25))
     assert weighted == pytest.approx(0.25 * plain)
@@ -168,7 +168,7 @@ def test_loss_has_its_weight(small_cfg: Callable[..., CfgNode]) -> None:
     assert made.criterion.weight == 0.25
 
 
-def test_competing_maps_are_those_of_the_classes_and_the_background() -> None:
+def test_competing_maps_include_the_background() -> None:
     made, tables = head(loss=SoftmaxMaskLoss()), [foreground([0, 2]), foreground([1], seed=5)]
     logits = made(pooled(3))
     assert logits.shape == (3, 4, 14, 14)
@@ -184,7 +184,7 @@ def test_competing_maps_are_those_of_the_classes_and_the_background() -> None:
     torch.testing.assert_close(found.masks.probabilities, own[:2])
 
 
-def test_class_logits_leave_the_background_out() -> None:
+def test_class_logits_exclude_the_background() -> None:
     made = head(loss=SoftmaxMaskLoss(), num_maps=1)
     assert made(pooled(2)).shape == (2, 2, 14, 14)
     torch.testing.assert_close(made.class_logits(pooled(2), torch.tensor([4, 0])), made(pooled(2))[:, 0])
@@ -193,7 +193,7 @@ def test_class_logits_leave_the_background_out() -> None:
 @pytest.mark.parametrize(("num_upsample", "side"), [(0, 7), (1, 14), (2, 28)])
 @pytest.mark.parametrize("upsampling", ["deconv", "bilinear"])
 @pytest.mark.parametrize("num_conv", [0, 2])
-def test_masks_double_their_side_as_often_as_asked(
+def test_each_up_sampling_doubles_the_side(
     upsampling: str, num_upsample: int, side: int, num_conv: int, small_cfg: Callable[..., CfgNode]
 ) -> None:
     keys = {"UPSAMPLE": upsampling, "NUM_UPSAMPLE": num_upsample, "NUM_CONV": num_conv}

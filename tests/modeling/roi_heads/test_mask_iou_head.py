@@ -60,7 +60,7 @@ def head(small_cfg: Callable[..., CfgNode], scene: Any) -> MaskIoUHead:
     return REGION_BRANCHES.get("MaskIoUHead")(small_cfg(*SCORING), BranchSpec(8, maps=scene.specs))
 
 
-def test_target_is_the_iou_with_the_whole_object_also_outside_the_region() -> None:
+def test_iou_target_includes_the_object_outside_the_region() -> None:
     boxes = (SQUARE_BOX, SQUARE_BOX, SQUARE_BOX, LEFT_HALF, LEFT_HALF, LEFT_HALF, AROUND)
     regions = regions_of_square(*boxes, probabilities=columns(4, 2, 0, 4, 2, 0, 2))
     ious, is_counted = targets_of(regions)
@@ -70,13 +70,13 @@ def test_target_is_the_iou_with_the_whole_object_also_outside_the_region() -> No
     assert is_counted.all()
 
 
-def test_target_of_a_region_beside_the_object_is_0() -> None:
+def test_iou_target_of_a_region_beside_the_object_is_zero() -> None:
     regions = regions_of_square((50.0, 40, 90, 60), (10.0, 10, 10, 10), probabilities=columns(4, 0))
     ious, _ = targets_of(regions)
     assert ious.tolist() == [0.0, 0.0]
 
 
-def test_regions_whose_object_has_no_mask_pixel_are_left_out(head: MaskIoUHead, scene: Any) -> None:
+def test_regions_with_an_empty_object_mask_are_ignored(head: MaskIoUHead, scene: Any) -> None:
     empty = regions_of_square(SQUARE_BOX, probabilities=columns(4), empty=True)
     assert not targets_of(empty)[1].any()
     full = regions_of_square(SQUARE_BOX, LEFT_HALF, probabilities=columns(4, 4))
@@ -89,7 +89,7 @@ def test_regions_whose_object_has_no_mask_pixel_are_left_out(head: MaskIoUHead, 
     assert nothing.total().item() == 0
 
 
-def test_loss_is_half_the_mean_squared_error_on_the_true_class(head: MaskIoUHead, scene: Any) -> None:
+def test_mask_iou_loss_is_half_the_mean_squared_error_of_the_true_class(head: MaskIoUHead, scene: Any) -> None:
     torch.nn.init.zeros_(head.predictor.weight)
     with torch.no_grad():
         head.predictor.bias.copy_(torch.tensor([9.0, 9, 9, 0.75, 9]))  # the objects are of class 3
@@ -106,9 +106,7 @@ def test_loss_is_half_the_mean_squared_error_on_the_true_class(head: MaskIoUHead
     assert head.predictor.bias.grad.nonzero().flatten().tolist() == [3]
 
 
-def test_the_loss_trains_the_mask_head_through_the_predicted_masks(
-    small_cfg: Callable[..., CfgNode], scene: Any
-) -> None:
+def test_mask_iou_loss_has_a_gradient_for_the_mask_head(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     torch.manual_seed(0)
     model = build_model(small_cfg(*SCORING))
     heads = model.roi_heads
@@ -135,7 +133,7 @@ def test_names_in_the_state_dict(small_cfg: Callable[..., CfgNode]) -> None:
 
 
 @pytest.mark.parametrize("is_class_agnostic", [False, True])
-def test_mask_scores_are_the_scores_times_the_iou_of_the_class(
+def test_mask_scores_are_scores_times_class_iou(
     is_class_agnostic: bool, small_cfg: Callable[..., CfgNode], scene: Any
 ) -> None:
     torch.manual_seed(0)
@@ -151,7 +149,7 @@ def test_mask_scores_are_the_scores_times_the_iou_of_the_class(
     assert found[1].mask_scores is not None
 
 
-def test_the_head_learns_the_ious_of_masks(head: MaskIoUHead, scene: Any) -> None:
+def test_mask_iou_head_learns_the_iou(head: MaskIoUHead, scene: Any) -> None:
     features = {name: level.detach() for name, level in scene.features(1).items()}
     boxes = (SQUARE_BOX, SQUARE_BOX, LEFT_HALF, AROUND)
     regions = regions_of_square(*boxes, probabilities=columns(4, 2, 4, 2))
@@ -170,7 +168,7 @@ def test_the_head_learns_the_ious_of_masks(head: MaskIoUHead, scene: Any) -> Non
     assert targets.std() > 0.2
 
 
-def test_masks_of_other_sides_are_pooled_to_the_features(head: MaskIoUHead) -> None:
+def test_masks_are_pooled_to_the_side_of_the_features(head: MaskIoUHead) -> None:
     pooled = torch.randn(2, 8, 14, 14)
     masks = torch.zeros(2, 28, 28)
     masks[:, 3, 5] = 1.0

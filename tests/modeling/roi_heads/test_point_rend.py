@@ -46,7 +46,7 @@ def in_left_part(points: Tensor) -> Tensor:
     return torch.where(points[..., 0] < 0.3, 8.0, -8.0)
 
 
-def test_subdivision_decides_only_cells_near_the_border_anew() -> None:
+def test_subdivision_predicts_only_cells_near_the_border_again() -> None:
     asked: list[Tensor] = []
 
     def logits_at(points: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def test_subdivision_decides_only_cells_near_the_border_anew() -> None:
 
     logits = Subdivision(side=2, steps=1, num_points=3)(logits_at, 1, torch.device("cpu"))
     # The grid of 2 x 2, columns 8 and -8, has the columns 8, 4, -4, -8 at twice the side: of the eight that are least
-    # certain, 4 and -4, three are asked for again, all in the two middle columns.
+    # certain, 4 and -4, three are predicted again, all in the two middle columns.
     assert asked[0].tolist() == [[[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]]
     assert asked[1].shape == (1, 3, 2)
     assert set(asked[1][0, :, 0].tolist()) <= {0.375, 0.625}
@@ -76,7 +76,7 @@ def test_subdivision_of_enough_points_finds_the_border() -> None:
     ("side", "steps", "num_points", "skipped"),
     [(7, 5, 784, 2), (7, 4, 196, 1), (7, 3, 195, 0), (7, 0, 784, 0), (2, 2, 10_000, 2)],
 )
-def test_steps_that_decide_every_cell_are_skipped(side: int, steps: int, num_points: int, skipped: int) -> None:
+def test_steps_that_predict_all_cells_are_skipped(side: int, steps: int, num_points: int, skipped: int) -> None:
     # 7 * 2 * 7 * 2 = 196 and 28 * 28 = 784: so many points are all of the grid.
     subdivision = Subdivision(side, steps, num_points)
     assert subdivision.num_skipped == skipped
@@ -96,7 +96,7 @@ def test_subdivision_of_no_regions() -> None:
 
 
 # --- points of training -----------------------------------------------------------------------------------------------
-def test_most_sampled_points_are_where_the_coarse_mask_changes_sign() -> None:
+def test_most_sampled_points_are_at_sign_changes_of_the_coarse_mask() -> None:
     torch.manual_seed(0)
     logits = torch.tensor([-3.0, -3, -3, 3, 3, 3]).expand(5, 6, 6)
     points = UncertainPointSampler(40, oversampling=10, uncertain_share=0.75).sample(logits)
@@ -109,7 +109,7 @@ def test_most_sampled_points_are_where_the_coarse_mask_changes_sign() -> None:
     assert (points[:, 30:, 0] - 0.5).abs().max() > 0.4
 
 
-def test_sampled_points_without_a_share_of_uncertain_ones_are_uniform() -> None:
+def test_sampled_points_are_uniform_for_uncertain_share_zero() -> None:
     torch.manual_seed(0)
     points = UncertainPointSampler(2000, oversampling=1, uncertain_share=0).sample(torch.randn(1, 7, 7))
     counts = torch.histc(points[0, :, 0], bins=4, min=0, max=1)
@@ -117,7 +117,7 @@ def test_sampled_points_without_a_share_of_uncertain_ones_are_uniform() -> None:
     assert UncertainPointSampler(9, oversampling=3, uncertain_share=1).sample(torch.zeros(0, 7, 7)).shape == (0, 9, 2)
 
 
-def test_targets_at_points_are_those_of_the_matched_masks(scene: Any) -> None:
+def test_point_targets_sample_the_matched_masks(scene: Any) -> None:
     truth = scene.targets()  # objects that fill [10, 40] x [10, 50] and [50, 90] x [5, 60]
     regions = LabeledRegions(
         scene.size,
@@ -132,7 +132,7 @@ def test_targets_at_points_are_those_of_the_matched_masks(scene: Any) -> None:
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
-def test_features_of_several_maps_are_joined() -> None:
+def test_point_features_of_several_maps_are_concatenated() -> None:
     features = {"a": torch.arange(6.0).view(1, 1, 2, 3).repeat(2, 1, 1, 1), "b": torch.full((2, 2, 1, 1), 7.0)}
     features["a"][1] += 10
     rois = torch.tensor([[1.0, 0, 0, 12, 8], [0, 4, 0, 12, 4]])
@@ -145,7 +145,7 @@ def test_features_of_several_maps_are_joined() -> None:
     assert torch.equal(values[:, 1], values[:, 2])
 
 
-def test_point_head_is_the_convolution_that_its_weights_say() -> None:
+def test_point_head_equals_convolutions_with_its_weights() -> None:
     torch.manual_seed(0)
     head = StandardPointHead(5, num_coarse_maps=3, num_maps=3, fc_channels=[6, 4])
     fine, coarse = torch.randn(2, 5, 9), torch.randn(2, 3, 9)
@@ -161,7 +161,7 @@ def test_point_head_is_the_convolution_that_its_weights_say() -> None:
 
 
 @pytest.mark.parametrize("side", [14, 7])
-def test_coarse_head_has_maps_of_its_own_side(side: int) -> None:
+def test_coarse_head_output_has_the_configured_side(side: int) -> None:
     head = CoarseMaskHead(FeatureSpec(6, side=side), num_maps=3, conv_channels=4, fc_channels=[10, 12], mask_side=5)
     assert head(torch.randn(2, 6, side, side)).shape == (2, 3, 5, 5)
     assert "reduce_channel_dim_conv.weight" in head.state_dict()
@@ -170,7 +170,9 @@ def test_coarse_head_has_maps_of_its_own_side(side: int) -> None:
 
 
 # --- the branch -------------------------------------------------------------------------------------------------------
-def test_masks_of_detections_without_and_with_points(build: Callable[..., PointRendMaskHead], scene: Any) -> None:
+def test_masks_have_the_side_of_coarse_and_refined_predictions(
+    build: Callable[..., PointRendMaskHead], scene: Any
+) -> None:
     regions, features = regions_of(scene, 2), scene.features(2)
     detections = Detections(scene.size, regions.boxes, torch.ones(2), regions.classes)
     for overrides, side in (
@@ -187,7 +189,7 @@ def test_masks_of_detections_without_and_with_points(build: Callable[..., PointR
         assert len(found[1].masks.rles()) == 2
 
 
-def test_masks_do_not_depend_on_how_many_points_are_decided_at_once(
+def test_masks_do_not_depend_on_the_chunk_size(
     build: Callable[..., PointRendMaskHead], scene: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     regions, features, head = regions_of(scene, 2), scene.features(2), build()
@@ -200,7 +202,7 @@ def test_masks_do_not_depend_on_how_many_points_are_decided_at_once(
         torch.testing.assert_close(ours.masks.probabilities, theirs.masks.probabilities)
 
 
-def test_the_loss_of_the_points_trains_the_coarse_mask_too(build: Callable[..., PointRendMaskHead], scene: Any) -> None:
+def test_point_loss_has_a_gradient_for_the_coarse_head(build: Callable[..., PointRendMaskHead], scene: Any) -> None:
     head, features = build(), scene.features(1)
     _, output = head.losses(features, [regions_of(scene, 2)])
     assert set(output.losses) == {"loss_mask", "loss_mask_point"}
@@ -212,7 +214,7 @@ def test_the_loss_of_the_points_trains_the_coarse_mask_too(build: Callable[..., 
     assert features["p3"].grad is None
 
 
-def test_half_precision_features_are_trained_on(build: Callable[..., PointRendMaskHead], scene: Any) -> None:
+def test_half_precision_features_have_finite_losses(build: Callable[..., PointRendMaskHead], scene: Any) -> None:
     head, features = build(), scene.features(1)
     half = {name: values.detach().bfloat16() for name, values in features.items()}
     torch.manual_seed(0)
@@ -226,9 +228,7 @@ def test_half_precision_features_are_trained_on(build: Callable[..., PointRendMa
         assert loss.item() == pytest.approx(expected.losses[name].item(), rel=0.02)
 
 
-def test_detections_that_are_not_finite_have_masks_without_meaning(
-    build: Callable[..., PointRendMaskHead], scene: Any
-) -> None:
+def test_detections_that_are_not_finite_do_not_fail(build: Callable[..., PointRendMaskHead], scene: Any) -> None:
     boxes = torch.tensor([[torch.nan, 0, 9, 9], [0, 0, torch.inf, 9]])
     detections = Detections(scene.size, boxes, torch.ones(2), torch.tensor([0, 1]))
     (found,) = build().predict(scene.features(1), [detections])
@@ -246,7 +246,7 @@ def test_detections_that_are_not_finite_have_masks_without_meaning(
         (("MODEL.POINT_HEAD.NAME", "StandardPointHed"), "Did you mean 'StandardPointHead'"),
     ],
 )
-def test_settings_that_no_head_can_be_built_of_are_refused(
+def test_invalid_settings_are_refused(
     override: tuple[Any, ...], message: str, build: Callable[..., PointRendMaskHead]
 ) -> None:
     with pytest.raises(UserError, match=message):

@@ -28,7 +28,7 @@ def federated(*, least_classes: int, power: float = 0.5, counts: tuple[int, ...]
     return made
 
 
-def test_focal_loss_is_torchvisions() -> None:
+def test_focal_classification_agrees_with_torchvision() -> None:
     logits = torch.randn((5, 4), generator=torch.Generator().manual_seed(0)).requires_grad_()
     classes = torch.tensor([0, 3, 1, -1, 2])  # 3 is background
     targets = torch.zeros(4, 3)
@@ -40,19 +40,19 @@ def test_focal_loss_is_torchvisions() -> None:
     torch.testing.assert_close(*gradients)
 
 
-def test_federated_loss_counts_the_classes_in_the_batch_alone_when_no_more_are_wanted() -> None:
+def test_federated_loss_without_sampling_uses_the_classes_in_the_batch() -> None:
     loss = federated(least_classes=1).loss(torch.zeros(3, 5), torch.tensor([2, 2, 4]))
     assert loss.item() == pytest.approx(3 * math.log(2))  # three regions, class 2 alone
 
 
-def test_federated_loss_of_all_classes_is_that_of_sigmoids() -> None:
+def test_federated_loss_of_all_classes_equals_the_sigmoid_loss() -> None:
     logits = torch.randn((4, 5), generator=torch.Generator().manual_seed(0))
     classes = torch.tensor([0, 2, 4, -1])
     ours = federated(least_classes=50, counts=(1, 1, 1, 1)).loss(logits, classes)
     assert ours.item() == pytest.approx(SigmoidClassification().loss(logits, classes).item(), rel=1e-5)
 
 
-def test_federated_loss_draws_by_frequency_and_never_what_is_nowhere() -> None:
+def test_federated_loss_samples_by_frequency_and_never_absent_classes() -> None:
     torch.manual_seed(0)
     made = federated(least_classes=2)
     drawn = Counter(tuple(made.sample_classes(torch.tensor([1, 4])).nonzero().flatten().tolist()) for _ in range(2000))
@@ -67,7 +67,7 @@ def test_federated_loss_keeps_all_classes_of_the_batch() -> None:
     assert sampled.tolist() == [True, True, True, False]
 
 
-def test_federated_loss_has_to_be_told_the_counts() -> None:
+def test_federated_loss_needs_class_counts() -> None:
     made = FederatedClassification(4, least_classes=2, frequency_power=0.5)
     with pytest.raises(UserError, match="set_class_counts"):
         made.loss(torch.zeros(1, 5), torch.tensor([0]))
@@ -89,7 +89,7 @@ def test_federated_counts_are_not_in_the_checkpoint() -> None:
         ((f"{HEAD}.USE_SIGMOID_CE", True, f"{HEAD}.USE_FED_LOSS", True), FederatedClassification),
     ],
 )
-def test_detectron2s_switches_are_honoured(
+def test_detectron2_switches_select_the_classification(
     settings: tuple[Any, ...], expected: type, small_cfg: Callable[..., CfgNode]
 ) -> None:
     assert type(build_region_classification(small_cfg(*settings))) is expected

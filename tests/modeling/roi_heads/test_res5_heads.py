@@ -23,14 +23,14 @@ def heads(small_cfg: Callable[..., CfgNode], scene: Any) -> Res5ROIHeads:
     return build_roi_heads(small_cfg(*C4), scene.specs)
 
 
-def test_both_branches_share_the_last_stage(heads: Res5ROIHeads, scene: Any) -> None:
+def test_box_and_mask_branch_share_res5(heads: Res5ROIHeads, scene: Any) -> None:
     for name in ("loss_cls", "loss_mask"):
         heads.zero_grad()
         heads.losses(scene.features(1), [scene.proposals(9)], [scene.targets()]).losses[name].backward()
         assert all(parameter.grad is not None and parameter.grad.any() for parameter in heads.res5.parameters())
 
 
-def test_the_last_stage_runs_once_in_training(heads: Res5ROIHeads, scene: Any) -> None:
+def test_res5_runs_once_in_training(heads: Res5ROIHeads, scene: Any) -> None:
     calls = []
     heads.res5.register_forward_hook(lambda _module, inputs, _output: calls.append(len(inputs[0])))
     heads.losses(scene.features(1), [scene.proposals(9)], [scene.targets()])

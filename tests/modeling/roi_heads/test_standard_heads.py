@@ -22,14 +22,14 @@ def test_image_without_objects_trains_on_background(small_cfg: Callable[..., Cfg
     assert all(parameter.grad is not None for parameter in heads.parameters())
 
 
-def test_ground_truth_becomes_foreground(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
+def test_ground_truth_boxes_become_foreground(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     heads = build_roi_heads(small_cfg(), scene.specs)
     output = heads.losses(scene.features(1), [scene.proposals(0)], [scene.targets()])
     assert output.metrics["roi/num_fg"] == 2
     assert output.metrics["roi/num_bg"] == 0
 
 
-def test_losses_have_detectron2s_names(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
+def test_losses_have_detectron2_names(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     with_masks = build_roi_heads(small_cfg(), scene.specs).losses(
         scene.features(1), [scene.proposals(5)], [scene.targets()]
     )
@@ -42,7 +42,7 @@ def test_losses_have_detectron2s_names(small_cfg: Callable[..., CfgNode], scene:
     assert without.predict(scene.features(1), [scene.proposals(5)])[0].masks is None
 
 
-def test_masks_and_keypoints_are_made_of_the_boxes_given(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
+def test_masks_and_keypoints_are_predicted_in_the_detected_boxes(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     heads = build_roi_heads(small_cfg(*scene.keypoint_settings), scene.specs).eval()
     maps = scene.features(1)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_masks_and_keypoints_train_together(small_cfg: Callable[..., CfgNode], s
     assert output.metrics["keypoint/num_labelled"] > 0
 
 
-def test_keypoints_do_without_masks(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
+def test_keypoints_work_without_masks(small_cfg: Callable[..., CfgNode], scene: Any) -> None:
     heads = build_roi_heads(small_cfg(*scene.keypoint_settings, "MODEL.MASK_ON", False), scene.specs)
     truth = replace(scene.targets(), masks=None)
     assert set(heads.losses(scene.features(1), [scene.proposals(9)], [truth]).losses) == {

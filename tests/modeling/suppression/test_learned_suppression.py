@@ -24,7 +24,7 @@ DIM = 4
 
 
 class PairSuppression(Suppression):
-    """Drops a box when a better one of its class overlaps it and looks alike: as a learned function of both."""
+    """Removes boxes that overlap a better box of their class and have similar features, by a learned function."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -107,15 +107,15 @@ def trained() -> PairSuppression:
     return suppression
 
 
-def test_duplicates_go_and_different_objects_stay(trained: PairSuppression) -> None:
+def test_learned_suppression_removes_duplicates_and_keeps_objects(trained: PairSuppression) -> None:
     for seed in range(1000, 1020):
         candidates, _ = two_scenes(seed)
         assert shown_objects(trained.suppress(candidates)[0]) == [0, 1, 2, 3]
-        # By the boxes alone the two objects cannot be told apart from duplicates.
+        # The boxes alone do not distinguish two objects from duplicates.
         assert shown_objects(GreedySuppression(0.5).suppress(candidates)[0]) != [0, 1, 2, 3]
 
 
-def test_before_training_it_does_not_know() -> None:
+def test_untrained_suppression_cannot_separate_duplicates() -> None:
     torch.manual_seed(0)
     candidates, _ = two_scenes(1000)
     assert shown_objects(PairSuppression(DIM).suppress(candidates)[0]) != [0, 1, 2, 3]
@@ -145,7 +145,7 @@ def build_doubter(cfg: CfgNode, iou_threshold: float) -> Doubter:  # noqa: ARG00
     return Doubter()
 
 
-def test_retinanet_trains_it(small_cfg: Callable[..., CfgNode]) -> None:
+def test_retinanet_trains_a_learned_suppression(small_cfg: Callable[..., CfgNode]) -> None:
     key = ("MODEL.RETINANET.SUPPRESSION", f"{__name__}:build_doubter")
     backbone = ("MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone")
     settings = ("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", 5, "MODEL.MASK_ON", False)
@@ -196,7 +196,7 @@ def test_invalid_suppression_is_refused(
 
 
 @pytest.mark.parametrize("name", ["StandardROIHeads", "CascadeROIHeads"])
-def test_region_heads_train_it_and_keep_its_weights(
+def test_region_heads_train_a_learned_suppression_and_save_its_weights(
     name: str, small_cfg: Callable[..., CfgNode], scene: Any, tmp_path: Any
 ) -> None:
     settings = ("MODEL.ROI_HEADS.NAME", name, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)

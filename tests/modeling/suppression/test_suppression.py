@@ -30,7 +30,7 @@ def test_greedy_follows_its_definition_and_torchvision() -> None:
     assert len(rows) < 120
 
 
-def test_class_agnostic_suppression_forgets_the_classes() -> None:
+def test_class_agnostic_suppression_ignores_classes() -> None:
     boxes, scores, classes = scored_boxes(120, 3)
     rows, kept = ClassAgnosticSuppression(GreedySuppression(0.4))(boxes, scores, classes)
     assert rows.tolist() == slow_greedy(boxes, scores, torch.zeros(120), 0.4)
@@ -53,7 +53,7 @@ def test_greedy_keeps_boxes_that_overlap_by_exactly_the_threshold() -> None:
     assert rows.tolist() == [0, 1]
 
 
-def test_soft_suppression_takes_its_numbers_from_the_config() -> None:
+def test_soft_suppression_reads_its_settings_from_the_config() -> None:
     boxes = torch.tensor([[0.0, 0, 4, 1], [0, 0, 2, 1]])
     scores, classes = torch.tensor([0.9, 0.8]), torch.tensor([0, 0])
 

@@ -30,7 +30,7 @@ def count_faults(mode: str) -> str:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
-def test_freed_blocks_are_used_again_without_page_faults() -> None:
+def test_freed_blocks_are_reused_without_page_faults() -> None:
     kept = count_faults("keep")
     if kept == "unsupported":
         pytest.skip("the C library is not glibc")

@@ -65,14 +65,14 @@ def test_scores_by_hand() -> None:
     assert lowered[-1].item() == pytest.approx(0.8 * math.exp(-0.5))
 
 
-def test_twins_are_dropped_whatever_the_threshold() -> None:
+def test_identical_boxes_are_removed_for_any_threshold() -> None:
     boxes = torch.tensor([[0.0, 0, 4, 1]]).expand(3, 4)
     rows, lowered = soft_nms(boxes, torch.ones(3), torch.zeros(3), factor=LinearFactor(0.5), min_score=0)
     assert rows.tolist() == [0]
     assert lowered.tolist() == [1]
 
 
-def test_groups_are_split_to_save_memory_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splitting_groups_does_not_change_soft_nms(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes, scores, groups = scored_boxes(200, 9, seed=2)
     expected = soft_nms(boxes, scores, groups, factor=FACTORS[1], min_score=0.01)
     monkeypatch.setattr(module, "MAX_PAIRS", 2000)
@@ -90,7 +90,7 @@ def test_scores_in_half_precision_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("score", [[], [0.0, 0.0]])
-def test_no_boxes_or_none_with_a_score_keep_no_rows(score: list[float]) -> None:
+def test_no_boxes_or_only_zero_scores_keep_no_rows(score: list[float]) -> None:
     count = len(score)
     rows, lowered = soft_nms(
         torch.rand(count, 4), torch.tensor(score), torch.zeros(count).long(), factor=FACTORS[0], min_score=0.0
