@@ -1,4 +1,4 @@
-"""Painting on a picture: pixels of any kind as RGB, distinct colours, masks, boxes and labels that stay readable."""
+"""Drawing on RGB pictures: conversion of images, distinct colours, masks, boxes, lines and labels."""
 
 import colorsys
 from collections.abc import Sequence
@@ -14,19 +14,26 @@ Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Color = tuple[int, int, int]
 Point = tuple[float, float]  # x, y in pixels
 
-SMALL_SIDE = 400  # pictures whose longer side is below this are enlarged before anything is drawn
-GOLDEN_RATIO = 0.618034  # hues at multiples of it never come close to each other
-LABEL_SHARE = 0.15  # of the picture; further labels would hide what they name
-LABEL_SIZE = 0.25  # of the side of a square as large as the box
-SMALLEST_LABEL = 8  # points
-PERCENTILES = (0.5, 99.5)  # darkest and brightest shown value of an image that is not 8 bit
-BRIGHTNESS_RANGE = (100.0, 180.0)  # of colours, between black 0 and white 255
+SMALL_SIDE = 400  # pixels; pictures with a shorter longest side are enlarged before drawing
+GOLDEN_RATIO = 0.618034  # multiples of it, modulo 1, are spread evenly over the hues
+LABEL_SHARE = 0.15  # maximum share of the picture that labels cover
+LABEL_SIZE = 0.25  # font size relative to the square root of the area of the box
+SMALLEST_LABEL = 8  # minimum font size, points
+PERCENTILES = (0.5, 99.5)  # of the values of an image that is not 8 bit, shown as black and white
+BRIGHTNESS_RANGE = (100.0, 180.0)  # of instance colours; black is 0, white 255
 BACKGROUND: Color = (32, 34, 38)
 FOREGROUND: Color = (240, 240, 240)
 
 
 def to_picture(image: NDArray[np.generic]) -> Picture:
-    """An RGB picture of (H, W) or (H, W, C) of any depth: grey is repeated, of many channels the first 3 are shown."""
+    """Convert an image to 8-bit RGB; grey is repeated, and of more than 3 channels the first 3 are used.
+
+    Args:
+        image: (H, W) or (H, W, C), any real dtype. Values that are not 8 bit are scaled by their percentiles.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     pixels = image[..., None] if image.ndim == 2 else image
     channels = pixels.shape[2]
     if channels == 1:
@@ -41,13 +48,17 @@ def to_picture(image: NDArray[np.generic]) -> Picture:
 def _stretch_to_bytes(pixels: NDArray[np.generic]) -> Picture:
     values = np.nan_to_num(pixels.astype(np.float32))
     if np.issubdtype(pixels.dtype, np.floating) and values.size and 1.5 < values.max() <= 255 and values.min() >= 0:
-        return values.astype(np.uint8)  # bytes that were made float on the way
+        return values.astype(np.uint8)  # 8-bit values stored as floats
     low, high = np.percentile(values, PERCENTILES) if values.size else (0.0, 1.0)
     return (np.clip((values - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
 
 def distinct_colors(count: int) -> list[Color]:
-    """Colours that show on dark and on bright images, neighbours in the list far apart in hue; always the same list."""
+    """Colours of medium brightness; consecutive colours differ in hue, and a longer list begins with the shorter one.
+
+    Args:
+        count: number of colours.
+    """
     colors = []
     for index in range(count):
         saturation, value = ((0.8, 1.0), (1.0, 0.85), (0.55, 1.0))[index // 12 % 3]
@@ -69,24 +80,37 @@ def _brightness(color: Sequence[float] | NDArray[np.floating]) -> float:
 
 
 def enlargement(height: int, width: int) -> int:
-    """The whole number that a small picture is enlarged by before drawing; 1 for others."""
+    """Integer factor by which a picture is enlarged before drawing; 1 if its longer side has SMALL_SIDE or more.
+
+    Args:
+        height: of the picture in pixels.
+        width: of the picture in pixels.
+    """
     return max(1, -(-SMALL_SIDE // max(height, width, 1)))
 
 
 def enlarge(pixels: NDArray, factor: int) -> NDArray:
-    """(H, W, ...) with every pixel repeated `factor` times in both directions."""
+    """Repeat each pixel in both directions.
+
+    Args:
+        pixels: (H, W, ...).
+        factor: F, at least 1.
+
+    Returns:
+        (F H, F W, ...).
+    """
     return pixels if factor == 1 else pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def paint_mask(picture: Picture, mask: NDArray[np.bool_], color: Color, *, opacity: float, outline: int) -> None:
-    """Tint the pixels of a mask and draw its border `outline` pixels wide, in place.
+def paint_mask(picture: Picture, mask: NDArray[np.bool_], color: Color, *, opacity: float, border: int) -> None:
+    """Tint the pixels of a mask and draw its border, in place.
 
     Args:
-        picture: (F H, F W, 3), F a whole number.
+        picture: (F H, F W, 3) for an integer F; modified.
         mask: (H, W).
         color: of tint and border.
-        opacity: of the tint, from 0 to 1.
-        outline: in pixels of the picture.
+        opacity: of the tint, in [0, 1].
+        border: width of the border in pixels of the picture.
     """
     box = tight_box(mask)
     if box is None:
@@ -94,9 +118,9 @@ def paint_mask(picture: Picture, mask: NDArray[np.bool_], color: Color, *, opaci
     left, top, right, bottom = box
     factor = picture.shape[0] // mask.shape[0]
     inside = enlarge(mask[top:bottom, left:right], factor)
-    window = picture[top * factor : bottom * factor, left * factor : right * factor]
-    window[inside] = (window[inside] * (1 - opacity) + np.asarray(color) * opacity).astype(np.uint8)
-    window[inside & ~_eroded(inside, outline)] = color
+    region = picture[top * factor : bottom * factor, left * factor : right * factor]
+    region[inside] = (region[inside] * (1 - opacity) + np.asarray(color) * opacity).astype(np.uint8)
+    region[inside & ~_eroded(inside, border)] = color
 
 
 def _eroded(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
@@ -107,80 +131,114 @@ def _eroded(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
 
 
 def font_size(height: int, width: int) -> int:
-    """Points of a label's text that can be read in a picture of this size, also when the picture is shown smaller."""
+    """Font size of labels, in points: readable even if the picture is shown smaller.
+
+    Args:
+        height: of the picture in pixels.
+        width: of the picture in pixels.
+    """
     return int(np.clip(round((height * width) ** 0.5 / 42), 11, 36))
 
 
 @lru_cache(maxsize=32)
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font."""
+    """Pillow's default font.
+
+    Args:
+        size: in points.
+    """
     return ImageFont.load_default(size)
 
 
 def text_color(background: Color) -> Color:
-    """Black or white, whichever is easier to read on the background."""
+    """Black or white, by contrast with the background.
+
+    Args:
+        background: colour behind the text.
+    """
     return (0, 0, 0) if _brightness(background) > 128 else (255, 255, 255)
 
 
 class Canvas:
-    """Draws boxes, lines and dots, and labels that avoid each other, onto a picture.
+    """Draws boxes, lines, dots and non-overlapping labels on a copy of a picture.
 
     Args:
-        picture: (F H, F W, 3); not changed.
-        factor: F, how many pixels of the picture a pixel of the coordinates covers.
+        picture: (F H, F W, 3); not modified.
+        factor: F, pixels of the picture per unit of the coordinates.
     """
 
     def __init__(self, picture: Picture, *, factor: int = 1) -> None:
         self._image = Image.fromarray(picture)
         self._draw = ImageDraw.Draw(self._image)
         self._factor = factor
-        self._largest = font_size(self._image.height, self._image.width)
-        self._taken: list[tuple[float, float, float, float]] = []
-        self._covered = 0.0
+        self._max_font_size = font_size(self._image.height, self._image.width)
+        self._label_boxes: list[tuple[float, float, float, float]] = []
+        self._label_area = 0.0
 
     def box(self, box: tuple[float, float, float, float], color: Color) -> None:
-        """Outline a continuous x1 y1 x2 y2 box by the pixels just inside its edges."""
+        """Draw the pixels just inside the edges of a box.
+
+        Args:
+            box: x1, y1, x2, y2, continuous.
+            color: of the edges.
+        """
         left, top, right, bottom = self._pixels(box)
         thickness = max(1, round(max(self._image.size) / 500))
         self._draw.rectangle((left, top, right, bottom), outline=color, width=thickness)
 
     def line(self, start: Point, end: Point, color: Color) -> None:
-        """Connect two continuous positions x, y."""
+        """Connect two points.
+
+        Args:
+            start: x, y, continuous.
+            end: x, y, continuous.
+            color: of the line.
+        """
         ends = [tuple(value * self._factor for value in point) for point in (start, end)]
         self._draw.line(ends, fill=color, width=max(2, round(max(self._image.size) / 350)))
 
     def dot(self, center: Point, color: Color) -> None:
-        """Mark a continuous position x, y; the rim is dark, so that it shows on its own line."""
+        """Mark a point with a disc; its dark rim separates it from a line of the same colour.
+
+        Args:
+            center: x, y, continuous.
+            color: of the disc.
+        """
         x, y = (value * self._factor for value in center)
         radius = max(3, round(max(self._image.size) / 220))
         self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=BACKGROUND)
 
     def label(self, text: str, box: tuple[float, float, float, float], color: Color) -> None:
-        """Write at a corner of the box where nothing is written yet, the smaller the box the smaller.
+        """Write a text at a free corner of a box, in a font size that grows with the box.
 
-        A label without a free place is left out, and so is every one after labels cover LABEL_SHARE of the picture.
+        Nothing is written if all corners overlap other labels, or if labels would cover more than LABEL_SHARE.
+
+        Args:
+            text: one line.
+            box: x1, y1, x2, y2, continuous.
+            color: of the background.
         """
         left, top, right, bottom = self._pixels(box)
-        side = ((right - left + 1) * (bottom - top + 1)) ** 0.5
-        text_font = font(int(np.clip(round(LABEL_SIZE * side), min(SMALLEST_LABEL, self._largest), self._largest)))
+        side, largest = ((right - left + 1) * (bottom - top + 1)) ** 0.5, self._max_font_size
+        text_font = font(int(np.clip(round(LABEL_SIZE * side), min(SMALLEST_LABEL, largest), largest)))
         x0, _, x1, _ = self._draw.textbbox((0, 0), text, font=text_font)
-        _, y0, _, y1 = self._draw.textbbox((0, 0), "Ag", font=text_font)  # whatever letters the text has
+        _, y0, _, y1 = self._draw.textbbox((0, 0), "Ag", font=text_font)  # the same height for all texts
         width, height = x1 - x0 + 6, y1 - y0 + 6
         corners = ((left, top - height), (left, top), (left, bottom + 1), (right - width + 1, top - height))
-        if self._covered + width * height > LABEL_SHARE * self._image.width * self._image.height:
+        if self._label_area + width * height > LABEL_SHARE * self._image.width * self._image.height:
             return
         for x, y in (*corners, (right - width + 1, bottom - height + 1), (right + 1, top), (left - width, top)):
             x = min(max(x, 0), self._image.width - width)
             y = min(max(y, 0), self._image.height - height)
             if self._is_free(x, y, x + width, y + height):
-                self._taken.append((x, y, x + width, y + height))
-                self._covered += width * height
+                self._label_boxes.append((x, y, x + width, y + height))
+                self._label_area += width * height
                 self._draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
                 self._draw.text((x + 3 - x0, y + 3 - y0), text, fill=text_color(color), font=text_font)
                 return
 
     def picture(self) -> Picture:
-        """What has been drawn."""
+        """(F H, F W, 3) uint8 copy of the current picture."""
         return np.asarray(self._image).copy()
 
     def _pixels(self, box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
@@ -189,4 +247,5 @@ class Canvas:
         return left, top, max(left, right), max(top, bottom)
 
     def _is_free(self, x0: float, y0: float, x1: float, y1: float) -> bool:
-        return all(x1 <= left or right <= x0 or y1 <= top or bottom <= y0 for left, top, right, bottom in self._taken)
+        boxes = self._label_boxes
+        return all(x1 <= left or right <= x0 or y1 <= top or bottom <= y0 for left, top, right, bottom in boxes)

@@ -1,4 +1,4 @@
-"""Pictures of instances and keypoints: one image, a training batch, predictions beside ground truth."""
+"""Draws instances and keypoints: one image, a training batch, predictions beside ground truth."""
 
 from collections.abc import Iterator, Sequence
 from math import ceil
@@ -25,42 +25,17 @@ from mrcnn_zoo.inspection.canvas import (
 from mrcnn_zoo.ops.boxes import iou
 from mrcnn_zoo.structures import Detections, Sample, Targets
 
-Skeleton = Sequence[tuple[int, int]]  # rows of keypoints that a line connects
+Skeleton = Sequence[tuple[int, int]]  # pairs of keypoint indices, connected by lines
 
-LEAST_SCORE = 0.05  # of a predicted point that is drawn
+BATCH_PICTURE_SIDE = 640  # longer side of each image of a batch, pixels
+MASK_PIXELS = 1 << 23  # maximum total size of the full-image masks decoded at once
+MATCH_IOU = 0.5  # minimum IoU at which a detection gets the colour of an object
+GAP = 6  # pixels between images of a grid
+MIN_KEYPOINT_SCORE = 0.05  # of a predicted keypoint that is drawn
 # Lin et al. 2014 (COCO): nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles, left before right.
 PERSON_KEYPOINTS = 17
 ARMS_AND_LEGS = ((5, 7), (7, 9), (6, 8), (8, 10), (11, 13), (13, 15), (12, 14), (14, 16))
 HEAD_AND_TRUNK = ((0, 1), (0, 2), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 6), (5, 11), (6, 12), (11, 12))
-
-
-def draw_keypoints(
-    canvas: Canvas, points: Sequence[Sequence[float]], color: Color, *, skeleton: Skeleton = (), is_scored: bool
-) -> None:
-    """Draw what is known of one instance: labelled points, or those that are predicted with some confidence.
-
-    Args:
-        canvas: of the image.
-        points: (J, 3): x, y in pixels, and the score or the visibility, which is 0 where nothing is labelled.
-        color: of the instance.
-        skeleton: empty takes that of COCO's people for 17 points, and no lines for others.
-        is_scored: the third number is a score.
-    """
-    least = LEAST_SCORE if is_scored else 0.0
-    if not skeleton and len(points) == PERSON_KEYPOINTS:
-        skeleton = HEAD_AND_TRUNK + ARMS_AND_LEGS
-    known = {row: (point[0], point[1]) for row, point in enumerate(points) if point[2] > least}
-    for first, second in skeleton:
-        if first in known and second in known:
-            canvas.line(known[first], known[second], color)
-    for point in known.values():
-        canvas.dot(point, color)
-
-
-BATCH_PICTURE_SIDE = 640  # longer side of one image in a picture of many
-MASK_PIXELS = 1 << 23  # of full-image masks at a time
-SAME_OBJECT = 0.5  # IoU from which a detection and an object are the same thing
-GAP = 6  # pixels between two images of one picture
 
 
 def draw_instances(
@@ -74,20 +49,20 @@ def draw_instances(
     skeleton: Skeleton = (),
     has_labels: bool = True,
 ) -> Picture:
-    """The image with translucent masks, boxes, keypoints and labels.
+    """Draw translucent masks, boxes, keypoints and labels on an image.
 
     Args:
-        image_rgb: (H, W, 3) uint8; grey, deeper and many-channel images are shown as well as they can be.
-        table: in pixels of this image; may be empty.
-        class_names: by class index; a single class is not written at its instances.
-        score_threshold: detections below it are left out.
-        opacity: of the masks, from 0 to 1.
-        colors: of the instances that are drawn; each gets one of its own by default.
-        skeleton: rows of keypoints to be connected; 17 keypoints are connected as COCO's people by default.
-        has_labels: whether classes and scores are written at the instances.
+        image_rgb: (H, W, 3) uint8 RGB; others are converted, see `to_picture`.
+        table: R instances in pixels of the image.
+        class_names: by class index; the name of an only class is not written.
+        score_threshold: minimum score of a detection that is drawn.
+        opacity: of the masks, in [0, 1].
+        colors: of each drawn instance; distinct by default.
+        skeleton: see `draw_keypoints`.
+        has_labels: whether classes and scores are written.
 
     Returns:
-        (F H, F W, 3), where F > 1 for small images, so that labels can be read.
+        (F H, F W, 3), with F > 1 for small images to keep labels readable.
     """
     if isinstance(table, Detections):
         table = table[table.scores >= score_threshold]
@@ -97,9 +72,9 @@ def draw_instances(
     colors = distinct_colors(len(table)) if colors is None else colors
     boxes = [tuple(box) for box in table.boxes.tolist()]
     if table.masks is not None:
-        outline = max(1, round(max(picture.shape) / 700))
+        border = max(1, round(max(picture.shape) / 700))
         for row, mask in _masks_largest_first(table):
-            paint_mask(picture, mask, colors[row], opacity=opacity, outline=outline)
+            paint_mask(picture, mask, colors[row], opacity=opacity, border=border)
     canvas = Canvas(picture, factor=factor)
     for row, box in enumerate(boxes):
         canvas.box(box, colors[row])
@@ -112,6 +87,29 @@ def draw_instances(
     return canvas.picture()
 
 
+def draw_keypoints(
+    canvas: Canvas, points: Sequence[Sequence[float]], color: Color, *, skeleton: Skeleton = (), is_scored: bool
+) -> None:
+    """Draw the labelled keypoints of an instance, or the predicted ones above MIN_KEYPOINT_SCORE.
+
+    Args:
+        canvas: of the image.
+        points: (J, 3): x, y in pixels, and the score, or the visibility (0: not labelled).
+        color: of the instance.
+        skeleton: keypoints to connect; if empty, 17 keypoints get the skeleton of COCO's persons and others no lines.
+        is_scored: whether the third value is a score.
+    """
+    least = MIN_KEYPOINT_SCORE if is_scored else 0.0
+    if not skeleton and len(points) == PERSON_KEYPOINTS:
+        skeleton = HEAD_AND_TRUNK + ARMS_AND_LEGS
+    shown = {row: (point[0], point[1]) for row, point in enumerate(points) if point[2] > least}
+    for first, second in skeleton:
+        if first in shown and second in shown:
+            canvas.line(shown[first], shown[second], color)
+    for point in shown.values():
+        canvas.dot(point, color)
+
+
 def draw_predictions(
     image_rgb: NDArray[np.generic],
     detections: Detections,
@@ -121,7 +119,16 @@ def draw_predictions(
     score_threshold: float = 0.5,
     skeleton: Skeleton = (),
 ) -> Picture:
-    """Ground truth, if any, and what the model says, side by side; what is found has the colour of its object."""
+    """Draw ground truth and predictions side by side; matched detections have the colour of their object.
+
+    Args:
+        image_rgb: see `draw_instances`.
+        detections: in pixels of the image.
+        targets: in pixels of the image; None draws the predictions alone.
+        class_names: by class index.
+        score_threshold: minimum score of a detection that is drawn.
+        skeleton: see `draw_keypoints`.
+    """
     shown = detections[detections.scores >= score_threshold]
     colors = None if targets is None else colors_of_objects(shown, targets)
     drawn = [draw_instances(image_rgb, shown, class_names, colors=colors, skeleton=skeleton)]
@@ -133,18 +140,26 @@ def draw_predictions(
 
 
 def colors_of_objects(detections: Detections, targets: Targets) -> list[Color]:
-    """For each detection the colour that `draw_instances` gives its object, or one that no object has."""
+    """Colour of each detection: that of the object it matches, or a colour of no object.
+
+    Args:
+        detections: D detections in pixels of the image, best first.
+        targets: G objects; object i has the i-th of `distinct_colors`.
+
+    Returns:
+        D colours.
+    """
     colors = distinct_colors(len(targets) + len(detections))
-    spare = iter(colors[len(targets) :])
+    unmatched = iter(colors[len(targets) :])
     overlaps = iou(detections.boxes.cpu(), targets.boxes.cpu())
     chosen = []
     for overlap in overlaps:
-        if len(overlap) and overlap.max() >= SAME_OBJECT:
+        if len(overlap) and overlap.max() >= MATCH_IOU:
             best = int(overlap.argmax())
-            overlaps[:, best] = 0  # a second detection of the same object is told from the first
+            overlaps[:, best] = 0  # each object is matched once, so that duplicates get another colour
             chosen.append(colors[best])
         else:
-            chosen.append(next(spare))
+            chosen.append(next(unmatched))
     return chosen
 
 
@@ -156,14 +171,14 @@ def draw_training_batch(
     max_images: int = 16,
     skeleton: Skeleton = (),
 ) -> Picture:
-    """The samples of a batch with their targets, after resizing and flipping, as the model is given them.
+    """Draw the augmented samples of a batch with their targets in a grid.
 
     Args:
-        samples: as the training loader yields them.
+        samples: from the training loader.
         class_names: by class index.
-        channel_order: of `Sample.image`: INPUT.FORMAT.
-        max_images: further samples are not drawn.
-        skeleton: see `draw_instances`.
+        channel_order: of `Sample.image`, INPUT.FORMAT.
+        max_images: maximum number of samples that are drawn.
+        skeleton: see `draw_keypoints`.
     """
     drawn, titles = [], []
     for sample in samples[:max_images]:
@@ -178,7 +193,15 @@ def draw_training_batch(
 
 
 def sample_picture(sample: Sample, *, channel_order: str = "BGR") -> Picture:
-    """(H, W, 3) RGB of the image that a sample carries."""
+    """The image of a sample as a picture.
+
+    Args:
+        sample: with an image of (C, H, W).
+        channel_order: "BGR" or "RGB", of 3 channels.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
     pixels = sample.image.cpu().numpy().transpose(1, 2, 0)
     if channel_order == "BGR" and pixels.shape[2] == 3:
         pixels = pixels[..., ::-1]
@@ -186,14 +209,28 @@ def sample_picture(sample: Sample, *, channel_order: str = "BGR") -> Picture:
 
 
 def side_by_side(images: Sequence[Picture], titles: Sequence[str]) -> Picture:
-    """Pictures in one row, each under its title."""
+    """Arrange pictures in one row, each below its title.
+
+    Args:
+        images: of any sizes.
+        titles: one per image.
+    """
     return grid(images, titles, columns=len(images))
 
 
 def grid(images: Sequence[Picture], titles: Sequence[str], *, columns: int = 0) -> Picture:
-    """Pictures in rows and columns, each under its title; `columns` = 0 makes it about square."""
+    """Arrange pictures in rows and columns, each below its title.
+
+    Args:
+        images: of any sizes.
+        titles: one per image.
+        columns: number of columns; 0 for about as many as rows.
+
+    Raises:
+        ValueError: there are no images.
+    """
     if not images:
-        raise ValueError("there is no picture to put into the grid")
+        raise ValueError("grid: there are no images")
     columns = columns or ceil(len(images) ** 0.5)
     widths = [max(image.shape[1] for image in images[column::columns]) for column in range(min(columns, len(images)))]
     starts = range(0, len(images), columns)
@@ -221,7 +258,7 @@ def _shrink(picture: Picture, longest: int) -> Picture:
 
 
 def _masks_largest_first(table: Targets | Detections) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Rows and their (H, W) masks, such that a small object is painted over the large one around it."""
+    """Rows with their (H, W) masks in descending order of box area, so that small objects stay visible."""
     assert table.masks is not None
     sides = table.boxes[:, 2:] - table.boxes[:, :2]
     rows = sides.prod(dim=1).argsort(descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""Picture files: training batches, predictions beside ground truth, evaluations, annotated datasets."""
+"""PNG files of training batches, predictions beside ground truth, evaluations and annotated datasets."""
 
 import json
 import logging
@@ -31,34 +31,33 @@ from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.draw import Skeleton, draw_instances, draw_predictions, draw_training_batch
 from mrcnn_zoo.inspection.plots import save_confusion_matrix, save_precision_recall
 from mrcnn_zoo.ops.rle import decode_window
+from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets
 
-SOFTWARE = ("Software", "mrcnn_zoo")  # entry of our pictures that tells them from the user's
+SOFTWARE = ("Software", "mrcnn_zoo")  # PNG text entry of the pictures written here
 
 logger = logging.getLogger(__name__)
 
 
 def save_picture(picture: Picture, path: str | Path) -> Path:
-    """Write a PNG whole or not at all; its folder is made if needed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    made_by = PngInfo()
-    made_by.add_text(*SOFTWARE)
-    try:
-        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=made_by)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    """Write a PNG; see `write_atomically`.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        path: of the PNG; its folder is created if needed.
+    """
+    software = PngInfo()
+    software.add_text(*SOFTWARE)
+    image = Image.fromarray(picture)
+    return write_atomically(Path(path), lambda file: image.save(file, format="PNG", pnginfo=software))
 
 
 def is_own_picture(path: Path) -> bool:
-    """Whether `save_picture` has written a file."""
+    """Whether a file was written by `save_picture`."""
     try:
         with Image.open(path) as image:
             return image.info.get(SOFTWARE[0]) == SOFTWARE[1]
-    except (OSError, SyntaxError, ValueError):  # Pillow's on what is no image
+    except (OSError, SyntaxError, ValueError):  # raised by Pillow for files that are not images
         return False
 
 
@@ -70,14 +69,14 @@ def save_training_batch(
     channel_order: str = "BGR",
     skeleton: Skeleton = (),
 ) -> Path:
-    """A batch as the model is given it, with its targets, in one PNG.
+    """Draw the augmented samples of a batch with their targets in one PNG.
 
     Args:
-        samples: as the training loader yields them.
+        samples: from the training loader.
         path: of the PNG.
         class_names: by class index.
-        channel_order: INPUT.FORMAT.
-        skeleton: rows of keypoints to be connected.
+        channel_order: of the images, INPUT.FORMAT.
+        skeleton: keypoints to connect.
     """
     picture = draw_training_batch(samples, class_names, channel_order=channel_order, skeleton=skeleton)
     return save_picture(picture, path)
@@ -86,14 +85,14 @@ def save_training_batch(
 def save_predictions(
     model: nn.Module, dataset: Dataset, cfg: CfgNode, folder: str | Path, *, num_images: int
 ) -> list[Path]:
-    """Ground truth and predictions side by side, for images spread over the dataset.
+    """Draw ground truth and predictions side by side, for images at equal distances in the dataset.
 
     Args:
-        model: with `predict(samples)`; its modules keep their modes.
-        dataset: images with or without annotations.
-        cfg: INPUT and TEST keys, and VIS.SCORE_THRESH.
-        folder: gets `<image id>.png` for each image.
-        num_images: at most.
+        model: with `predict(samples)`; its training mode is restored.
+        dataset: with or without annotations.
+        cfg: of the model, with VIS.SCORE_THRESH.
+        folder: of the files `<image id>.png`.
+        num_images: maximum number of images.
 
     Returns:
         The written files.
@@ -103,7 +102,7 @@ def save_predictions(
         return []
     model = build_test_detector(cfg, model, dataset)
     records = {record.image_id: record for record in chosen.records}
-    # A single name is not written at all: boxes without a class must not look like the first one.
+    # A single class name is not drawn, so proposals are not labelled with the first class.
     class_names = dataset.class_names if predicts_classes(model) else (OBJECT,)
     paths = []
     with inference(model):
@@ -123,10 +122,18 @@ def save_predictions(
 
 
 def save_dataset_images(dataset: Dataset, folder: str | Path, *, num_images: int) -> list[Path]:
-    """Images spread over the dataset with their annotations, as `<image id>.png`; an unreadable file is only reported.
+    """Draw images at equal distances in the dataset with their annotations; unreadable files are logged and skipped.
+
+    Args:
+        dataset: with annotations.
+        folder: of the files `<image id>.png`.
+        num_images: maximum number of images.
+
+    Returns:
+        The written files.
 
     Raises:
-        UserError: a dataset without images.
+        UserError: the dataset has no images.
     """
     if not dataset.records:
         raise UserError(f"{dataset.name} has no images, so there is nothing to draw. Check its definition.")
@@ -152,7 +159,19 @@ def save_training_batches(
     num_batches: int,
     skeleton: Skeleton = (),
 ) -> list[Path]:
-    """The first batches of a training loader, augmentations included, as `train_batch_<number>.png`."""
+    """Draw the first batches of a training loader.
+
+    Args:
+        loader: yields batches of augmented samples.
+        folder: of the files `train_batch_<number>.png`.
+        class_names: by class index.
+        channel_order: of the images, INPUT.FORMAT.
+        num_batches: maximum number of batches.
+        skeleton: keypoints to connect.
+
+    Returns:
+        The written files.
+    """
     return [
         save_training_batch(
             samples,
@@ -166,13 +185,22 @@ def save_training_batches(
 
 
 def spread(records: Sequence[ImageRecord], count: int) -> tuple[ImageRecord, ...]:
-    """At most `count` records at equal distances, the first among them."""
+    """Choose records at equal distances, beginning with the first.
+
+    Args:
+        records: all records.
+        count: maximum number of chosen records.
+    """
     count = min(count, len(records))
     return tuple(records[number * len(records) // count] for number in range(count))
 
 
 def record_targets(record: ImageRecord) -> Targets:
-    """The annotations of an image in the pixels of its file, crowds included; no mask where there is none."""
+    """Annotations of an image, crowds included, in pixels of the file; the mask is empty for objects without one.
+
+    Args:
+        record: of the image.
+    """
     origins, bitmaps = [], []
     for instance in record.instances:
         rle = instance.segmentation and segmentation_rle(instance.segmentation, record.image_size)
@@ -199,15 +227,18 @@ def _keypoints(record: ImageRecord) -> torch.Tensor | None:
 def save_evaluation_plots(
     dataset: Dataset, output_dir: str | Path, *, score_threshold: float = 0.5, pictures: str | Path | None = None
 ) -> list[Path]:
-    """Plot what `evaluate` has written into `<output_dir>/inference`.
+    """Plot precision over recall and the confusion matrix of an evaluation.
 
-    Proposals without classes have neither precision nor confusion, and no plots.
+    Nothing is plotted for proposals, which have no classes.
 
     Args:
-        dataset: the one that was evaluated.
-        output_dir: as given to `evaluate`.
-        score_threshold: detections below it do not count in the confusion matrix.
+        dataset: the evaluated dataset.
+        output_dir: of `evaluate`, with the results in `inference/`.
+        score_threshold: minimum score of a detection in the confusion matrix.
         pictures: folder of the plots; `<output_dir>/pictures` by default.
+
+    Returns:
+        The written files.
     """
     folder = Path(output_dir) / "inference"
     pictures = Path(output_dir) / "pictures" if pictures is None else Path(pictures)
@@ -222,7 +253,13 @@ def save_evaluation_plots(
 
 
 def save_evaluation_pictures(model: nn.Module, dataset: Dataset, cfg: CfgNode, output_dir: str | Path) -> list[Path]:
-    """The plots, and VIS.NUM_IMAGES images with predictions in `<output_dir>/pictures/predictions/<dataset>`.
+    """Write the plots of an evaluation, and VIS.NUM_IMAGES images with predictions.
+
+    Args:
+        model: with `predict(samples)`.
+        dataset: the evaluated dataset.
+        cfg: of the model, with VIS.
+        output_dir: of `evaluate`; pictures go to `pictures/`, predictions to `pictures/predictions/<dataset>/`.
 
     Returns:
         The written files.

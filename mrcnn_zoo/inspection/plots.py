@@ -1,4 +1,4 @@
-"""Curves of a run as PNG files: losses, AP over time, precision and recall, confusion of classes."""
+"""Plots as PNG files: loss and AP curves of a training, precision over recall, confusion matrix."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, RECALL_THRESHOLDS
+from mrcnn_zoo.output_files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,24 +19,24 @@ if TYPE_CHECKING:
 Series = tuple[list[float], list[float]]  # iterations, values
 
 VALIDATION = "val/"
-MAX_CLASS_CURVES = 12  # more thin lines than that show nothing
+MAX_CLASS_CURVES = 12  # above it, curves and counts of single classes are not drawn
 MAX_LABELED_CLASSES = 100
-NEIGHBOURS = 10  # values before and after one that a smooth loss curve is the median of, at most
+SMOOTHING_RADIUS = 10  # maximum number of values before and after each that its smoothed value is the median of
 
 
 def save_loss_curves(metrics_json: str | Path, path: str | Path) -> Path:
-    """Plot what `metrics.json` of a run holds: losses of training and validation, AP, learning rate.
+    """Plot the losses of training and validation, AP and learning rate of a run.
 
     Args:
-        metrics_json: JSON lines with "iteration" and scalars; half-written lines are skipped.
+        metrics_json: JSON lines with "iteration" and scalars; incomplete lines are skipped.
         path: of the PNG.
 
     Raises:
-        UserError: a missing file, or one without metrics.
+        UserError: the file is missing or has no metrics.
     """
     series = read_metrics(metrics_json)
     if not series:
-        raise UserError(f"{metrics_json} holds no metrics yet, so there is nothing to plot.")
+        raise UserError(f"{metrics_json} has no metrics yet, so there is nothing to plot.")
     figure = _new_figure(columns=3)
     losses, results, rate = figure.subplots(1, 3)
     _plot_losses(losses, series)
@@ -50,7 +51,14 @@ def save_loss_curves(metrics_json: str | Path, path: str | Path) -> Path:
 
 
 def read_metrics(metrics_json: str | Path) -> dict[str, Series]:
-    """Iterations and values of every scalar in a file of JSON lines."""
+    """Iterations and values of each scalar, by its name.
+
+    Args:
+        metrics_json: JSON lines with "iteration" and scalars; incomplete lines are skipped.
+
+    Raises:
+        UserError: the file is missing.
+    """
     path = Path(metrics_json)
     if not path.is_file():
         raise UserError(f"{path} is missing: it is written while a run trains, by the writer `json` of WRITERS.")
@@ -66,10 +74,10 @@ def read_metrics(metrics_json: str | Path) -> dict[str, Series]:
 
 
 def save_precision_recall(precision_recall: str | Path, path: str | Path) -> Path:
-    """Plot precision over recall of every task: means over classes, and each class where there are few.
+    """Plot precision over recall per task: the mean over classes, and each class if they are at most MAX_CLASS_CURVES.
 
     Args:
-        precision_recall: the `precision_recall.npz` that an evaluation writes.
+        precision_recall: `precision_recall.npz` of an evaluation.
         path: of the PNG.
     """
     with np.load(precision_recall, allow_pickle=False) as arrays:
@@ -84,11 +92,11 @@ def save_precision_recall(precision_recall: str | Path, path: str | Path) -> Pat
 
 
 def save_confusion_matrix(matrix: NDArray[np.int64], class_names: Sequence[str], path: str | Path) -> Path:
-    """Plot a confusion matrix, each row as shares of its true class; classes that never occur are left out.
+    """Plot a confusion matrix, each row divided by its sum; classes that do not occur are omitted.
 
     Args:
         matrix: (K + 1, K + 1) counts, see `mrcnn_zoo.evaluation.confusion`.
-        class_names: K names.
+        class_names: (K,) by class index.
         path: of the PNG.
     """
     names = np.array([*class_names, "background"])
@@ -114,7 +122,7 @@ def save_confusion_matrix(matrix: NDArray[np.int64], class_names: Sequence[str],
 def _parsed(line: str) -> Mapping[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:  # the last line of a run that was killed
+    except ValueError:  # an incomplete last line
         return {}
     return record if isinstance(record, dict) else {}
 
@@ -132,20 +140,20 @@ def _plot_losses(axes: "Axes", series: Mapping[str, Series]) -> None:
     if validation in series:
         axes.plot(*series[validation], color="black", linestyle="--", marker="o", markersize=4, label=validation)
     _finish(axes, title="losses", y_label="")
-    # The first steps of a run may be a hundred times above the rest.
+    # Losses of the first steps may exceed all others by a factor of 100.
     shown = [value for name, (_, values) in series.items() if name.endswith("total_loss") for value in values]
     if shown:
         axes.set_ylim(0, 1.1 * float(np.percentile(shown, 97)) or None)
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Median of each value and its neighbours: one wild step moves nothing."""
-    reach = min(NEIGHBOURS, len(values) // 20)
-    return [float(np.median(values[max(0, place - reach) : place + reach + 1])) for place in range(len(values))]
+    """Median filter, which removes the peaks of single steps."""
+    radius = min(SMOOTHING_RADIUS, len(values) // 20)
+    return [float(np.median(values[max(0, place - radius) : place + radius + 1])) for place in range(len(values))]
 
 
 def _plot_precision(axes: "Axes", precision: NDArray[np.float32], names: Sequence[str]) -> None:
-    """`precision` is (T, Q, K), -1 where a class has no objects."""
+    """Plot (T, Q, K) precision, -1 for classes without objects."""
     with_objects = np.flatnonzero((precision > -1).all(axis=(0, 1)))
     if not len(with_objects):
         return
@@ -165,7 +173,7 @@ def _threshold(iou: float) -> int:
 
 
 def _new_figure(*, columns: int, side: float = 4.5) -> "Figure":
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # unlike pyplot, it needs no display and no global state
 
     return Figure(figsize=(max(side, 1.25 * side * columns if columns > 1 else side), side), layout="constrained")
 
@@ -178,12 +186,4 @@ def _finish(axes: "Axes", *, title: str, y_label: str, x_label: str = "iteration
 
 
 def _save(figure: "Figure", path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=110)  # a Figure of its own needs no display and no global state
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=110))

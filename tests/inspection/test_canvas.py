@@ -1,4 +1,4 @@
-"""Pixels of any kind as pictures, and painting on them."""
+"""Conversion of images to pictures, and drawing on them."""
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ from mrcnn_zoo.inspection.canvas import (
 RED = (255, 0, 0)
 
 
-def test_an_rgb_image_stays_as_it_is() -> None:
+def test_to_picture_keeps_8_bit_rgb() -> None:
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     np.testing.assert_array_equal(to_picture(image), image)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1)])
-def test_grey_becomes_three_equal_channels(shape: tuple[int, ...]) -> None:
+def test_to_picture_repeats_grey_in_three_channels(shape: tuple[int, ...]) -> None:
     grey = np.arange(20, dtype=np.uint8).reshape(shape)
     picture = to_picture(grey)
     assert picture.shape == (4, 5, 3)
@@ -30,14 +30,14 @@ def test_grey_becomes_three_equal_channels(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("channels", [2, 4, 16])
-def test_any_number_of_channels_gives_a_picture(channels: int) -> None:
+def test_to_picture_uses_the_first_channels(channels: int) -> None:
     image = np.full((4, 5, channels), 7, dtype=np.uint8)
     picture = to_picture(image)
     assert picture.shape == (4, 5, 3)
     assert (picture[..., :2] == 7).all()
 
 
-def test_sixteen_bit_is_stretched_over_the_whole_range() -> None:
+def test_to_picture_scales_16_bit_to_the_full_range() -> None:
     ramp = np.linspace(1000, 1400, 400).reshape(20, 20).astype(np.uint16)
     picture = to_picture(ramp)
     assert picture.dtype == np.uint8
@@ -46,16 +46,16 @@ def test_sixteen_bit_is_stretched_over_the_whole_range() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, np.nan])
-def test_a_constant_float_image_gives_a_picture(value: float) -> None:
+def test_to_picture_accepts_constant_float_images(value: float) -> None:
     assert to_picture(np.full((3, 3, 3), value, dtype=np.float32)).shape == (3, 3, 3)
 
 
-def test_bytes_that_were_made_float_are_bytes_again() -> None:
+def test_to_picture_keeps_8_bit_values_stored_as_floats() -> None:
     image = np.array([[[0, 10, 250]]], dtype=np.uint8)
     np.testing.assert_array_equal(to_picture(image.astype(np.float32)), image)
 
 
-def test_colors_are_all_different_and_none_is_near_black_or_white() -> None:
+def test_distinct_colors_differ_and_are_of_medium_brightness() -> None:
     colors = distinct_colors(36)
     assert len(set(colors)) == 36
     brightness = [0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue in colors]
@@ -66,19 +66,19 @@ def test_colors_are_all_different_and_none_is_near_black_or_white() -> None:
 
 
 @pytest.mark.parametrize(("size", "factor"), [((128, 128), 4), ((399, 100), 2), ((400, 10), 1), ((1, 1), 400)])
-def test_small_pictures_are_enlarged_by_a_whole_number(size: tuple[int, int], factor: int) -> None:
+def test_enlargement_is_the_smallest_integer_that_reaches_the_minimum_side(size: tuple[int, int], factor: int) -> None:
     assert enlargement(*size) == factor
 
 
-def test_enlarging_repeats_pixels() -> None:
+def test_enlarge_repeats_pixels() -> None:
     assert enlarge(np.array([[1, 2]]), 2).tolist() == [[1, 1, 2, 2], [1, 1, 2, 2]]
 
 
-def test_a_mask_is_tinted_inside_and_outlined_at_its_border() -> None:
+def test_paint_mask_tints_the_interior_and_fills_the_border() -> None:
     picture = np.zeros((10, 10, 3), dtype=np.uint8)
     mask = np.zeros((10, 10), dtype=bool)
     mask[2:7, 3:8] = True
-    paint_mask(picture, mask, RED, opacity=0.4, outline=1)
+    paint_mask(picture, mask, RED, opacity=0.4, border=1)
     expected = np.zeros((10, 10), dtype=np.uint8)
     expected[2:7, 3:8] = 255
     expected[3:6, 4:7] = 102  # 0.4 of 255
@@ -86,22 +86,22 @@ def test_a_mask_is_tinted_inside_and_outlined_at_its_border() -> None:
     assert picture[..., 1:].max() == 0
 
 
-def test_a_mask_covers_its_pixels_of_an_enlarged_picture() -> None:
+def test_paint_mask_covers_enlarged_pixels() -> None:
     picture = np.zeros((6, 6, 3), dtype=np.uint8)
     mask = np.zeros((2, 2), dtype=bool)
     mask[1, 0] = True
-    paint_mask(picture, mask, RED, opacity=1, outline=1)
+    paint_mask(picture, mask, RED, opacity=1, border=1)
     assert (picture[3:, :3, 0] == 255).all()
     assert picture[..., 0].sum() == 9 * 255
 
 
-def test_an_empty_mask_paints_nothing() -> None:
+def test_paint_mask_of_an_empty_mask_changes_nothing() -> None:
     picture = np.zeros((4, 4, 3), dtype=np.uint8)
-    paint_mask(picture, np.zeros((4, 4), dtype=bool), RED, opacity=1, outline=1)
+    paint_mask(picture, np.zeros((4, 4), dtype=bool), RED, opacity=1, border=1)
     assert picture.max() == 0
 
 
-def test_a_box_is_drawn_by_the_pixels_just_inside_its_edges() -> None:
+def test_box_colors_the_pixels_just_inside_its_edges() -> None:
     canvas = Canvas(np.zeros((20, 30, 3), dtype=np.uint8))
     canvas.box((3, 4, 10, 9), RED)
     rows, columns = np.nonzero(canvas.picture()[..., 0])
@@ -109,7 +109,7 @@ def test_a_box_is_drawn_by_the_pixels_just_inside_its_edges() -> None:
     assert canvas.picture()[5:8, 4:9].max() == 0
 
 
-def test_a_box_of_the_whole_image_is_visible_on_an_enlarged_picture() -> None:
+def test_box_of_the_whole_image_is_visible_on_an_enlarged_picture() -> None:
     canvas = Canvas(np.zeros((40, 60, 3), dtype=np.uint8), factor=10)
     canvas.box((0, 0, 6, 4), RED)
     picture = canvas.picture()[..., 0]
@@ -119,14 +119,14 @@ def test_a_box_of_the_whole_image_is_visible_on_an_enlarged_picture() -> None:
     assert picture[:, -1].all()
 
 
-def test_a_box_without_extent_or_outside_does_not_fail() -> None:
+def test_box_accepts_empty_boxes_and_boxes_outside() -> None:
     canvas = Canvas(np.zeros((20, 20, 3), dtype=np.uint8))
     canvas.box((5, 5, 5, 5), RED)
     canvas.box((100, 100, 120, 110), RED)
     assert canvas.picture().shape == (20, 20, 3)
 
 
-def test_labels_of_one_box_do_not_cover_each_other() -> None:
+def test_labels_of_the_same_box_do_not_overlap() -> None:
     blank = np.zeros((300, 300, 3), dtype=np.uint8)
     one, two = Canvas(blank), Canvas(blank)
     one.label("first", (100, 100, 200, 200), RED)
@@ -137,13 +137,13 @@ def test_labels_of_one_box_do_not_cover_each_other() -> None:
     assert (two.picture()[~is_first][:, 1] == 255).any()
 
 
-def test_a_label_at_the_edge_is_moved_inside() -> None:
+def test_label_at_the_edge_is_moved_inside() -> None:
     canvas = Canvas(np.zeros((100, 200, 3), dtype=np.uint8))
     canvas.label("label", (195, 0, 200, 5), RED)
     assert (canvas.picture() == RED).all(axis=2).sum() > 50
 
 
-def test_labels_leave_most_of_a_crowded_picture_free() -> None:
+def test_labels_cover_at_most_label_share() -> None:
     canvas = Canvas(np.zeros((400, 400, 3), dtype=np.uint8))
     for x in range(0, 400, 10):
         for y in range(0, 400, 10):

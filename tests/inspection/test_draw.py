@@ -1,4 +1,4 @@
-"""Pictures of instances, of batches, and of predictions beside ground truth."""
+"""Drawings of instances, of batches, and of predictions beside ground truth."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def changed(picture: np.ndarray) -> np.ndarray:
     return (picture != 90).any(axis=2)
 
 
-def test_mask_and_box_are_where_the_object_is() -> None:
+def test_mask_and_box_are_drawn_at_the_object() -> None:
     picture = changed(draw_instances(GREY, make_targets(), ["only"]))
     assert picture.shape == (500, 600)
     assert picture[202:238, 102:113].all()
@@ -49,18 +49,18 @@ def test_mask_and_box_are_where_the_object_is() -> None:
     assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (200, 240, 100, 140)
 
 
-def test_the_name_is_written_unless_there_is_only_one_class() -> None:
+def test_class_name_is_written_unless_there_is_one_class() -> None:
     one, two = (changed(draw_instances(GREY, make_targets(), names)).sum() for names in (["cell"], ["cell", "dirt"]))
     assert two > one + 100
 
 
-def test_the_image_is_not_changed() -> None:
+def test_draw_instances_does_not_modify_the_image() -> None:
     image = GREY.copy()
     draw_instances(image, make_targets(), ["a"])
     np.testing.assert_array_equal(image, GREY)
 
 
-def test_detections_below_the_threshold_are_left_out() -> None:
+def test_detections_below_the_threshold_are_not_drawn() -> None:
     detections = make_detections([0.9, 0.4, 0.5])
     picture = changed(draw_instances(GREY, detections, ["a"], score_threshold=0.5))
     assert picture[230, 100]
@@ -68,7 +68,7 @@ def test_detections_below_the_threshold_are_left_out() -> None:
     assert picture[230, 220]
 
 
-def test_an_empty_table_leaves_the_image() -> None:
+def test_draw_instances_without_instances_returns_the_image() -> None:
     np.testing.assert_array_equal(draw_instances(GREY, make_targets(count=0), ["a"]), GREY)
 
 
@@ -80,13 +80,13 @@ def test_small_images_are_enlarged() -> None:
     assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (80, 160, 40, 120)
 
 
-def test_a_class_beyond_the_names_is_drawn_with_its_number() -> None:
+def test_class_without_a_name_is_drawn_with_its_index() -> None:
     targets = make_targets()
     targets.classes[0] = 7
     assert changed(draw_instances(GREY, targets, ["a", "b"])).any()
 
 
-def test_predictions_stand_right_of_the_ground_truth() -> None:
+def test_predictions_are_drawn_right_of_the_ground_truth() -> None:
     alone = draw_predictions(GREY, make_detections([0.9]), None, ["a"])
     both = draw_predictions(GREY, make_detections([0.9]), make_targets(), ["a"])
     assert both.shape[0] == alone.shape[0]
@@ -94,28 +94,28 @@ def test_predictions_stand_right_of_the_ground_truth() -> None:
     np.testing.assert_array_equal(both[30:, -600:], alone[30:, -600:])
 
 
-def test_what_is_found_has_the_colour_of_its_object_and_the_rest_another() -> None:
+def test_matched_detections_have_the_color_of_their_object_and_others_another() -> None:
     targets = make_targets(count=2)
     first, second = distinct_colors(2)
     detections = make_detections([0.9, 0.8, 0.7, 0.6])
-    detections.boxes = detections.boxes[torch.tensor([1, 1, 2, 0])]  # the second object twice, then a place without one
+    detections.boxes = detections.boxes[torch.tensor([1, 1, 2, 0])]  # the second object twice, then no object
     colors = colors_of_objects(detections, targets)
     assert colors[0] == second
     assert colors[3] == first
     assert len({*colors, first, second}) == 4
 
 
-def test_colours_without_objects_are_all_different() -> None:
+def test_colors_without_objects_are_distinct() -> None:
     assert len(set(colors_of_objects(make_detections([0.9, 0.8]), make_targets(count=0)))) == 2
     assert colors_of_objects(make_detections([]), make_targets()) == []
 
 
-def test_predictions_may_be_none() -> None:
+def test_draw_predictions_accepts_empty_tables() -> None:
     assert draw_predictions(GREY, make_detections([]), make_targets(count=0), ["a"]).shape[1] > 1200
 
 
 @pytest.mark.parametrize(("order", "expected"), [("BGR", [3, 2, 1]), ("RGB", [1, 2, 3])])
-def test_the_channels_of_a_sample_are_put_in_order(order: str, expected: list[int]) -> None:
+def test_sample_picture_is_rgb_for_either_channel_order(order: str, expected: list[int]) -> None:
     image = torch.tensor([1, 2, 3], dtype=torch.uint8)[:, None, None].expand(3, 4, 5)
     picture = sample_picture(Sample(image, 1, (4, 5)), channel_order=order)
     assert picture.shape == (4, 5, 3)
@@ -123,7 +123,7 @@ def test_the_channels_of_a_sample_are_put_in_order(order: str, expected: list[in
 
 
 @pytest.mark.parametrize("channels", [1, 3, 16])
-def test_a_batch_of_images_of_different_sizes_is_one_picture(channels: int) -> None:
+def test_training_batch_accepts_images_of_different_sizes(channels: int) -> None:
     samples = []
     for number, (height, width) in enumerate([(500, 600), (60, 40), (900, 1400)]):
         targets = Targets((height, width), torch.tensor([[5.0, 5, 20, 20]]), torch.tensor([0])) if number else None
@@ -135,13 +135,13 @@ def test_a_batch_of_images_of_different_sizes_is_one_picture(channels: int) -> N
     assert picture.shape[1] < 1400
 
 
-def test_only_the_first_samples_of_a_large_batch_are_drawn() -> None:
+def test_training_batch_draws_at_most_max_images() -> None:
     samples = [Sample(torch.zeros((3, 500, 500), dtype=torch.uint8), number, (500, 500)) for number in range(3)]
     one, all_three = (draw_training_batch(samples, ["a"], max_images=count) for count in (1, 3))
     assert one.shape[1] < 520 < all_three.shape[1]
 
 
-def test_a_grid_has_as_many_columns_as_asked_for_and_shrinks_to_its_cells() -> None:
+def test_grid_has_the_given_columns_and_the_size_of_its_cells() -> None:
     pictures = [np.full((40, width, 3), 200, dtype=np.uint8) for width in (100, 50, 100)]
     row, square = side_by_side(pictures, ["a", "b", "c"]), grid(pictures, ["a", "b", "c"])
     assert 250 <= row.shape[1] < 290
@@ -149,8 +149,8 @@ def test_a_grid_has_as_many_columns_as_asked_for_and_shrinks_to_its_cells() -> N
     assert (row == 200).all(axis=2).sum() >= 40 * 250
 
 
-def test_a_grid_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="no picture"):
+def test_grid_refuses_an_empty_list() -> None:
+    with pytest.raises(ValueError, match="no images"):
         grid([], [])
 
 
@@ -165,23 +165,23 @@ def people(points: list[list[float]], *, is_scored: bool) -> Targets | Detection
 @pytest.mark.parametrize(
     ("third", "is_scored", "is_drawn"), [(0, False, 0), (1, False, 1), (0.01, True, 0), (0.3, True, 1)]
 )
-def test_known_keypoints_are_marked(third: float, is_scored: bool, is_drawn: int) -> None:
+def test_labelled_and_confident_keypoints_are_drawn(third: float, is_scored: bool, is_drawn: int) -> None:
     table = people([[250.5, 250.5, third]], is_scored=is_scored)
     picture = draw_instances(np.zeros((500, 500, 3), np.uint8), table, ["person"], colors=[(255, 0, 0)])
     assert picture[250, 250].tolist() == [255 * is_drawn, 0, 0]
 
 
-def test_known_keypoints_are_connected_as_the_skeleton_says() -> None:
+def test_keypoints_are_connected_along_the_skeleton() -> None:
     points = [[100.5, 100.5, 2.0], [100.5, 400.5, 2.0], [400.5, 400.5, 0.0]]
     table, black = people(points, is_scored=False), np.zeros((500, 500, 3), np.uint8)
     options = {"colors": [(255, 0, 0)]}
     assert draw_instances(black, table, ["a"], **options)[250, 100].max() == 0
     picture = draw_instances(black, table, ["a"], skeleton=((0, 1), (1, 2)), **options)
     assert picture[250, 100].tolist() == [255, 0, 0]
-    assert picture[400, 250].max() == 0  # its other end is not labelled
+    assert picture[400, 250].max() == 0  # the other end is not labelled
 
 
-def test_people_have_the_skeleton_of_coco() -> None:
+def test_17_keypoints_have_the_skeleton_of_coco_by_default() -> None:
     points = [[0.0, 0.0, 0.0]] * 17
     points[5], points[7] = [100.5, 100.5, 2.0], [100.5, 400.5, 2.0]  # left shoulder and elbow
     picture = draw_instances(
@@ -190,6 +190,6 @@ def test_people_have_the_skeleton_of_coco() -> None:
     assert picture[250, 100].tolist() == [255, 0, 0]
 
 
-def test_no_people_no_keypoints() -> None:
+def test_keypoints_of_an_empty_table_draw_nothing() -> None:
     table = people([[1.0, 1.0, 2.0]], is_scored=True)[:0]
     assert draw_instances(np.zeros((500, 500, 3), np.uint8), table, ["a"]).max() == 0

@@ -1,4 +1,4 @@
-"""Picture files."""
+"""PNG files of datasets, batches and predictions."""
 
 import logging
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from mrcnn_zoo.structures import Detections, Sample
 
 @dataclass(frozen=True)
 class FlatImage:
-    """One grey value everywhere, or an unreadable file."""
+    """An image of one grey value; unreadable if the value is negative."""
 
     value: int
     name: str = "flat.png"
@@ -54,14 +54,14 @@ class Oracle(nn.Module):
         return [self.answers[sample.image_id] for sample in samples]
 
 
-def test_a_picture_file_is_a_png_and_its_folder_is_made(tmp_path) -> None:
+def test_save_picture_writes_a_png_and_creates_its_folder(tmp_path) -> None:
     picture = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     path = save_picture(picture, tmp_path / "new" / "a.png")
     np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
 
 
-def test_targets_of_a_record_are_its_annotations() -> None:
+def test_record_targets_have_the_boxes_and_masks_of_the_annotations() -> None:
     targets = record_targets(make_dataset(0).records[0])
     assert targets.boxes.tolist() == [[10, 5, 30, 25]]
     assert targets.masks is not None
@@ -70,7 +70,7 @@ def test_targets_of_a_record_are_its_annotations() -> None:
     assert torch.equal(targets.masks.bitmaps(), expected)
 
 
-def test_targets_of_a_record_without_masks_or_without_objects() -> None:
+def test_record_targets_without_masks_or_objects_are_empty() -> None:
     without_mask = InstanceRecord(box=(1, 1, 3, 3), class_index=2)
     some = record_targets(ImageRecord(1, FlatImage(0), (40, 50), (without_mask,)))
     assert some.masks is not None
@@ -78,14 +78,14 @@ def test_targets_of_a_record_without_masks_or_without_objects() -> None:
     assert len(record_targets(ImageRecord(1, FlatImage(0), (40, 50)))) == 0
 
 
-def test_images_are_spread_over_the_dataset() -> None:
+def test_spread_chooses_records_at_equal_distances() -> None:
     records = make_dataset(*range(10)).records
     assert [record.image_id for record in spread(records, 4)] == [0, 2, 5, 7]
     assert spread(records, 100) == records
     assert spread((), 3) == ()
 
 
-def test_a_picture_for_each_image_of_a_dataset_and_a_message_for_the_unreadable(tmp_path, caplog) -> None:
+def test_dataset_images_are_saved_and_unreadable_files_logged(tmp_path, caplog) -> None:
     with caplog.at_level(logging.ERROR):
         paths = save_dataset_images(make_dataset(0, -1, 200), tmp_path, num_images=3)
     assert [path.name for path in paths] == ["0.png", "2.png"]
@@ -93,7 +93,7 @@ def test_a_picture_for_each_image_of_a_dataset_and_a_message_for_the_unreadable(
     assert all(Image.open(path).size == (400, 320) for path in paths)
 
 
-def test_an_image_of_another_size_than_its_annotations_say_is_not_drawn(tmp_path, caplog) -> None:
+def test_images_of_another_size_than_annotated_are_not_drawn(tmp_path, caplog) -> None:
     dataset = make_dataset(10, 20)
     huge = replace(dataset.records[0], image_size=(60000, 60000))
     paths = save_dataset_images(replace(dataset, records=(huge, dataset.records[1])), tmp_path, num_images=2)
@@ -101,12 +101,12 @@ def test_an_image_of_another_size_than_its_annotations_say_is_not_drawn(tmp_path
     assert "flat.png is 50 x 40 pixels (width x height) where its annotations have 60000 x 60000" in caplog.text
 
 
-def test_an_empty_dataset_cannot_be_drawn(tmp_path) -> None:
+def test_save_dataset_images_refuses_an_empty_dataset(tmp_path) -> None:
     with pytest.raises(UserError, match="flat has no images"):
         save_dataset_images(make_dataset(), tmp_path, num_images=3)
 
 
-def test_predictions_are_saved_by_image_id_and_the_model_keeps_its_mode(tmp_path) -> None:
+def test_predictions_are_saved_by_image_id_and_the_training_mode_is_restored(tmp_path) -> None:
     dataset = make_dataset(0, 50, 100, 150)
     model = Oracle(dataset).train()
     cfg = load_config(None, ["DATALOADER.NUM_WORKERS", 0, "INPUT.MIN_SIZE_TEST", 20])
@@ -117,7 +117,7 @@ def test_predictions_are_saved_by_image_id_and_the_model_keeps_its_mode(tmp_path
     assert save_predictions(model, dataset, cfg, tmp_path / "none", num_images=0) == []
 
 
-def test_batches_of_a_loader_are_saved_and_no_more_are_read(tmp_path) -> None:
+def test_training_batches_are_saved_without_reading_further_ones(tmp_path) -> None:
     read = []
 
     def endless() -> object:

@@ -1,4 +1,4 @@
-"""Curves as files."""
+"""Plots as PNG files."""
 
 import json
 
@@ -21,7 +21,7 @@ def is_png(path) -> bool:
         return image.format == "PNG" and image.width > 100
 
 
-def test_metrics_are_read_line_by_line_and_a_cut_off_line_is_skipped(tmp_path) -> None:
+def test_read_metrics_skips_an_incomplete_line(tmp_path) -> None:
     file = tmp_path / "metrics.json"
     lines = [{"iteration": 9, "total_loss": 2.5, "lr": 0.1}, {"iteration": 19, "total_loss": None, "bbox/AP": 3}]
     file.write_text("\n".join(map(json.dumps, lines)) + '\n{"iteration": 29, "tot')
@@ -39,7 +39,7 @@ def test_loss_curves_are_drawn_with_and_without_validation(tmp_path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "pictures", "with_validation.png"]
 
 
-def test_metrics_of_one_iteration_or_of_an_evaluation_alone_can_be_drawn(tmp_path) -> None:
+def test_loss_curves_are_drawn_for_one_iteration_or_one_evaluation(tmp_path) -> None:
     file = tmp_path / "metrics.json"
     for line in ({"iteration": 0, "total_loss": 0.0}, {"iteration": 0, "bbox/AP": 1.0}):
         file.write_text(json.dumps(line))
@@ -47,21 +47,21 @@ def test_metrics_of_one_iteration_or_of_an_evaluation_alone_can_be_drawn(tmp_pat
 
 
 @pytest.mark.parametrize("content", ["", "\n", '{"iter'])
-def test_a_file_without_metrics_is_refused(tmp_path, content: str) -> None:
+def test_loss_curves_refuse_a_file_without_metrics(tmp_path, content: str) -> None:
     file = tmp_path / "metrics.json"
     file.write_text(content)
-    with pytest.raises(UserError, match="holds no metrics yet"):
+    with pytest.raises(UserError, match="has no metrics yet"):
         save_loss_curves(file, tmp_path / "losses.png")
     assert not (tmp_path / "losses.png").exists()
 
 
-def test_a_missing_file_is_named(tmp_path) -> None:
+def test_missing_metrics_file_is_named(tmp_path) -> None:
     with pytest.raises(UserError, match=r"metrics\.json is missing"):
         save_loss_curves(tmp_path / "metrics.json", tmp_path / "losses.png")
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 80])
-def test_precision_over_recall_is_drawn_also_where_classes_have_no_objects(tmp_path, num_classes: int) -> None:
+def test_precision_over_recall_is_drawn_with_classes_without_objects(tmp_path, num_classes: int) -> None:
     precision = np.tile(np.linspace(1, 0, 101, dtype=np.float32)[None, :, None], (10, 1, num_classes))
     precision[:, :, -1] = -1
     names = np.array([f"class {index}" for index in range(num_classes)])
@@ -70,7 +70,7 @@ def test_precision_over_recall_is_drawn_also_where_classes_have_no_objects(tmp_p
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 80])
-def test_a_confusion_matrix_is_drawn_also_when_it_is_empty(tmp_path, num_classes: int) -> None:
+def test_confusion_matrix_is_drawn_empty_or_full(tmp_path, num_classes: int) -> None:
     names = [f"class {index}" for index in range(num_classes)]
     empty = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     assert is_png(save_confusion_matrix(empty, names, tmp_path / "empty.png"))
