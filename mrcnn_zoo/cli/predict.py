@@ -29,8 +29,8 @@ from mrcnn_zoo.data.given_boxes import read_given_boxes
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.limits import build_detection_tally
 from mrcnn_zoo.inference.given_boxes import (
+    box_source_of_files,
     boxes_of_files,
-    boxes_of_names,
     build_given_box_detector,
     check_takes_boxes,
 )
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
     weights, threshold = given_weights(arguments), _threshold(arguments) or 0.0
-    found = find_images(arguments.inputs, recursive=arguments.recursive, besides=Path(arguments.output).expanduser())
+    found = find_images(arguments.inputs, recursive=arguments.recursive, exclude=Path(arguments.output).expanduser())
     output = check_predictions_folder(arguments.output, found, overwrite=arguments.overwrite)
     boxes = None if arguments.boxes is None else read_given_boxes(arguments.boxes)
     given = None if boxes is None else boxes_of_files(boxes, found.files)
@@ -80,7 +80,7 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
     )
     if boxes is not None and given is not None:
         class_of_id = boxes.class_of_id(trained.class_names, trained.category_ids, images=given.values())
-        model = build_given_box_detector(cfg, model, boxes_of_names(given, class_of_id), option="--boxes")
+        model = build_given_box_detector(cfg, model, box_source_of_files(given, class_of_id), option="--boxes")
     detector = build_image_detector(cfg, model, trained, score_threshold=threshold, option="--threshold")
     result = predict_images(
         detector.model,

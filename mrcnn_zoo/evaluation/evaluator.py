@@ -142,8 +142,10 @@ def _build_given_box_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) 
         return build_given_box_detector(cfg, model, build_boxes_of_dataset(cfg, dataset), dataset=dataset)
     mapping = model.mapping.tolist()
     class_rows = [mapping.index(row) for row in range(len(dataset.class_names))]
-    boxes_of = build_boxes_of_dataset(cfg, dataset, class_rows)
-    return ClassMappedDetector(build_given_box_detector(cfg, model.detector, boxes_of, dataset=dataset), model.mapping)
+    box_source = build_boxes_of_dataset(cfg, dataset, class_rows)
+    return ClassMappedDetector(
+        build_given_box_detector(cfg, model.detector, box_source, dataset=dataset), model.mapping
+    )
 
 
 def build_prediction_loader(

@@ -1,4 +1,4 @@
-"""Prediction in given boxes: those of a file, or of the ground truth."""
+"""Prediction of masks and keypoints in given boxes: those of a file or of the ground truth."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -17,92 +17,100 @@ from mrcnn_zoo.inference.tta import build_augmented_detector
 from mrcnn_zoo.structures import UNKNOWN_CLASS, Detections, ImageSize, Sample
 
 GROUND_TRUTH = "ground_truth"  # the value of EVAL.GIVEN_BOXES for the boxes and classes of the annotations
-NO_REGION_HEADS = ("RetinaNet", "ProposalNetwork")  # MODEL.META_ARCHITECTURE
+NO_REGION_HEADS = ("RetinaNet", "ProposalNetwork")  # values of MODEL.META_ARCHITECTURE
 NAMES_SHOWN = 3  # of images, in messages
-# The boxes of a sample, (R, 4) x1 y1 x2 y2 in pixels of its original image, and their classes, (R,) int64.
-BoxesOf = Callable[[Sample], tuple[Tensor, Tensor]]
+# Maps a sample to its boxes, (R, 4) x1 y1 x2 y2 in pixels of the original image, and their classes, (R,) int64.
+BoxSource = Callable[[Sample], tuple[Tensor, Tensor]]
 
 logger = logging.getLogger(__name__)
 
 
 class GivenBoxDetector(nn.Module):
-    """Finds masks and keypoints in given boxes instead of boxes of its own.
+    """Predicts masks and keypoints in given boxes instead of detected ones.
 
     Args:
         detector: with `predict_in_boxes(samples, boxes, classes)`.
-        boxes_of: the boxes of a sample, with their classes or `UNKNOWN_CLASS`.
+        box_source: gives the boxes of a sample; their classes may be `UNKNOWN_CLASS`.
     """
 
-    def __init__(self, detector: nn.Module, boxes_of: BoxesOf) -> None:
+    def __init__(self, detector: nn.Module, box_source: BoxSource) -> None:
         super().__init__()
         self.detector = detector
-        self.boxes_of = boxes_of
+        self.box_source = box_source
 
     @property
     def resizes_images(self) -> bool:
-        """Whether samples are to have the size of their image files."""
+        """Whether the detector resizes images itself, so that samples have the size of their files."""
         return getattr(self.detector, "resizes_images", False)
 
     def predict(self, samples: list[Sample]) -> list[Detections]:
-        """One detection for each box, in the order of the boxes."""
-        boxes, classes = zip(*map(self.boxes_of, samples), strict=True)
+        """One detection per given box, in the order of the boxes.
+
+        Args:
+            samples: images.
+        """
+        boxes, classes = zip(*map(self.box_source, samples), strict=True)
         return self.detector.predict_in_boxes(samples, list(boxes), list(classes))  # type: ignore[operator]
 
 
 def build_given_box_detector(
     cfg: CfgNode,
     detector: nn.Module,
-    boxes_of: BoxesOf,
+    box_source: BoxSource,
     *,
     option: str = "EVAL.GIVEN_BOXES",
     dataset: Dataset | None = None,
 ) -> nn.Module:
-    """The detector as it predicts in given boxes, on several views of each image where TEST.AUG.ENABLED.
+    """Wrap a detector so that it predicts in given boxes, with test-time augmentation if TEST.AUG.ENABLED.
 
     Args:
         cfg: of the detector.
-        detector: a `GeneralizedRCNN`, or another one that has `predict_in_boxes`.
-        boxes_of: see `GivenBoxDetector`.
-        option: what asks for it, for messages.
-        dataset: that it will be evaluated on; see `build_augmented_detector`.
+        detector: with `predict_in_boxes`, such as `GeneralizedRCNN`.
+        box_source: see `GivenBoxDetector`.
+        option: key or option that names the boxes, for messages.
+        dataset: see `build_augmented_detector`.
 
     Raises:
-        UserError: a detector that cannot predict in given boxes.
+        UserError: the detector cannot predict in given boxes.
     """
     if isinstance(detector, GivenBoxDetector):
         return detector
     check_takes_boxes(cfg, option=option)
     if not hasattr(detector, "predict_in_boxes"):
         raise UserError(
-            f"{option}: {type(detector).__name__} cannot be asked about given boxes, because it has no "
-            "`predict_in_boxes(samples, boxes, classes)`. Take a model with region heads, such as Mask R-CNN."
+            f"{option}: {type(detector).__name__} cannot predict in given boxes, because it has no "
+            "`predict_in_boxes(samples, boxes, classes)`. Use a model with region heads, such as Mask R-CNN."
         )
-    return GivenBoxDetector(build_augmented_detector(cfg, detector, dataset), boxes_of)
+    return GivenBoxDetector(build_augmented_detector(cfg, detector, dataset), box_source)
 
 
 def check_takes_boxes(cfg: CfgNode, *, option: str) -> None:
-    """Stop before any work where a model cannot predict in given boxes.
+    """Refuse models that cannot predict in given boxes.
+
+    Args:
+        cfg: of the model.
+        option: key or option that names the boxes, for messages.
 
     Raises:
-        UserError: naming the key.
+        UserError: MODEL.META_ARCHITECTURE has no region heads.
     """
     if cfg.MODEL.META_ARCHITECTURE in NO_REGION_HEADS:
         raise UserError(
-            f"{option}: a {cfg.MODEL.META_ARCHITECTURE} (MODEL.META_ARCHITECTURE) has no region heads, so it cannot be "
-            "asked about given boxes. Take a model that has them, such as Mask R-CNN."
+            f"{option}: a {cfg.MODEL.META_ARCHITECTURE} (MODEL.META_ARCHITECTURE) has no region heads, so it cannot "
+            "predict in given boxes. Use a model that has them, such as Mask R-CNN."
         )
 
 
-def build_boxes_of_dataset(cfg: CfgNode, dataset: Dataset, class_rows: Sequence[int] | None = None) -> BoxesOf:
-    """The boxes that EVAL.GIVEN_BOXES names for the images of a dataset.
+def build_boxes_of_dataset(cfg: CfgNode, dataset: Dataset, class_rows: Sequence[int] | None = None) -> BoxSource:
+    """The boxes of EVAL.GIVEN_BOXES for the images of a dataset.
 
     Args:
         cfg: of the run.
-        dataset: to be evaluated on.
-        class_rows: of each class of the dataset the class index of the model; without it they are the same.
+        dataset: the evaluated dataset.
+        class_rows: class index of the model by class index of the dataset; None if they are equal.
 
     Raises:
-        UserError: a file of boxes that does not belong to the dataset; see `read_given_boxes`.
+        UserError: the file cannot be read or does not belong to the dataset; see `read_given_boxes`.
     """
     if cfg.EVAL.GIVEN_BOXES == GROUND_TRUTH:
         tables = {record.image_id: _of_ground_truth(record) for record in dataset.records}
@@ -115,11 +123,11 @@ def build_boxes_of_dataset(cfg: CfgNode, dataset: Dataset, class_rows: Sequence[
         tables = _of_file(read_given_boxes(cfg.EVAL.GIVEN_BOXES), dataset)
     rows = torch.arange(len(dataset.class_names)) if class_rows is None else torch.tensor(class_rows)
 
-    def boxes_of(sample: Sample) -> tuple[Tensor, Tensor]:
+    def box_source(sample: Sample) -> tuple[Tensor, Tensor]:
         boxes, classes = tables[sample.image_id]  # type: ignore[index]
         return boxes, torch.where(classes == UNKNOWN_CLASS, UNKNOWN_CLASS, rows[classes.clamp(min=0)])
 
-    return boxes_of
+    return box_source
 
 
 def _of_ground_truth(record: ImageRecord) -> tuple[Tensor, Tensor]:
@@ -146,10 +154,15 @@ def _of_file(given: GivenBoxes, dataset: Dataset) -> dict[int, tuple[Tensor, Ten
 
 
 def boxes_of_files(given: GivenBoxes, files: Sequence[Path]) -> dict[str, BoxesOfImage]:
-    """The boxes of image files, by the name of the file.
+    """The boxes of image files, by path as text.
+
+    Args:
+        given: all boxes of a file.
+        files: image files.
 
     Raises:
-        UserError: a file of another size than its boxes are for, or one that is not in a data set with boxes.
+        UserError: the size of an image differs from the one given with its boxes, two files match the same boxes, or
+            an image is not in a COCO dataset of boxes.
     """
     found = {str(file): given.find(str(file.absolute())) for file in files}
     missing = [name for name, boxes in found.items() if boxes is None]
@@ -162,7 +175,7 @@ def boxes_of_files(given: GivenBoxes, files: Sequence[Path]) -> dict[str, BoxesO
         other = taken.setdefault(boxes.image_id, name)
         if other != name:
             raise UserError(
-                f"{given.path}: the boxes of {boxes.file_name or boxes.image_id} fit two images, {other} and {name}. "
+                f"{given.path}: the boxes of {boxes.file_name or boxes.image_id} match two images, {other} and {name}. "
                 "Give one of them, or name the images in the file with their folders."
             )
         size = _size_of_readable(name)
@@ -171,7 +184,7 @@ def boxes_of_files(given: GivenBoxes, files: Sequence[Path]) -> dict[str, BoxesO
         tables[name] = boxes
     unused = len(given.images) - len(tables)
     if unused:
-        logger.info("%s: boxes of %s are not asked for", given.path, counted(unused, "other image"))
+        logger.info("%s: boxes of %s are not used", given.path, counted(unused, "other image"))
     return tables
 
 
@@ -179,23 +192,28 @@ def _size_of_readable(name: str) -> ImageSize | None:
     try:
         return image_file_size(Path(name))
     except UserError:
-        return None  # it is reported when it is its turn
+        return None  # reported when the image is read
 
 
-def boxes_of_names(tables: Mapping[str, BoxesOfImage], class_of_id: Mapping[int, int]) -> BoxesOf:
-    """The boxes of samples that are called as the keys of `tables`; others have none."""
+def box_source_of_files(tables: Mapping[str, BoxesOfImage], class_of_id: Mapping[int, int]) -> BoxSource:
+    """The boxes of samples by file name.
 
-    def boxes_of(sample: Sample) -> tuple[Tensor, Tensor]:
+    Args:
+        tables: boxes by `Sample.file_name`; samples of other files have none.
+        class_of_id: category id -> class index.
+    """
+
+    def box_source(sample: Sample) -> tuple[Tensor, Tensor]:
         table = tables.get(sample.file_name)
         if table is None:
             return _as_tensors(np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
         return _as_tensors(table.boxes, table.classes(class_of_id))
 
-    return boxes_of
+    return box_source
 
 
 def _check_missing(given: GivenBoxes, missing: Sequence[str], count: int, *, owner: str) -> None:
-    """In a data set each image is listed; a list of results leaves out those without boxes."""
+    """Refuse images that are not in the file; some may be missing in a list of results, as images without boxes are."""
     for note in given.notes:
         logger.info("%s", note)
     if not missing:
@@ -205,9 +223,9 @@ def _check_missing(given: GivenBoxes, missing: Sequence[str], count: int, *, own
         return
     verb = "is" if len(missing) == 1 else "are"
     which = f"none of {owner} is" if len(missing) == count else f"{len(missing):,} of {owner} {verb} not"
-    how = "the ids that their file names end in" if given.is_list else "their file names, or else their ids"
+    how = "the ids at the end of their file names" if given.is_list else "their file names, or by their ids"
     known = _some([image.file_name or str(image.image_id) for image in given.images]) or "no images"
-    raise UserError(f"{given.path}: {which} in it ({_some(missing)}). They are looked for by {how}; it has {known}.")
+    raise UserError(f"{given.path}: {which} in it ({_some(missing)}). They are matched by {how}; it has {known}.")
 
 
 def _some(names: Sequence[str]) -> str:

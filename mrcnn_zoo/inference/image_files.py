@@ -1,11 +1,11 @@
-"""A trained model on image files: pictures of what it finds, a COCO-style file and a table of it."""
+"""Prediction on image files: a picture per image, a COCO dataset and a CSV table of the detected objects."""
 
 import csv
 import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -18,72 +18,32 @@ from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.loading.mapper import EvalMapper
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.limits import DetectionTally, log_notes
-from mrcnn_zoo.inference.image_inputs import IMAGE_SUFFIXES, FoundImages, find_images, image_files, picture_paths
+from mrcnn_zoo.inference.image_inputs import FoundImages, picture_paths
 from mrcnn_zoo.inference.prediction import coco_rows
-from mrcnn_zoo.inference.predictor import LoadedImage, predict_image
+from mrcnn_zoo.inference.predictor import predict_image
 from mrcnn_zoo.inspection.draw import draw_instances
 from mrcnn_zoo.inspection.pictures import is_own_picture, save_picture
 from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace, write_json, write_text
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "LoadedImage",
-    "PredictedImages",
-    "check_predictions_folder",
-    "image_files",
-    "predict_files",
-    "predict_image",
-    "predict_images",
-]
-
 PREDICTIONS_FILE, TABLE_FILE = "predictions.json", "predictions.csv"
 TABLE_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2", "area")
-MADE_BY = "predictions of mrcnn_zoo"  # the description in predictions.json
+DESCRIPTION = "predictions of mrcnn_zoo"  # "description" of predictions.json, by which earlier runs are recognized
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class PredictedImages:
-    """What was found in image files."""
+    """The results of `predict_images`."""
 
-    counts: dict[str, Counter[str]] = field(default_factory=dict)  # image file -> objects by class name
-    failures: list[str] = field(default_factory=list)  # a message for every image that could not be read
-    pictures: list[Path] = field(default_factory=list)  # as they were written
+    counts: dict[str, Counter[str]] = field(default_factory=dict)  # image file -> number of objects by class name
+    failures: list[str] = field(default_factory=list)  # one message per image that cannot be read
+    pictures: list[Path] = field(default_factory=list)  # the written files
 
     @property
     def num_objects(self) -> int:
-        """In all images."""
+        """Number of objects in all images."""
         return sum(counter.total() for counter in self.counts.values())
-
-
-def predict_files(
-    model: nn.Module,
-    inputs: Iterable[str | Path],
-    output: str | Path,
-    *,
-    mapper: EvalMapper,
-    class_names: Sequence[str],
-    category_ids: Sequence[int] = (),
-    score_threshold: float,
-) -> list[str]:
-    """As `predict_images` of files and folders; earlier results are replaced.
-
-    Returns:
-        A message for every image that could not be read; the others are done.
-
-    Raises:
-        UserError: no image at all, or an output that would overwrite the images.
-    """
-    return predict_images(
-        model,
-        find_images(inputs),
-        output,
-        mapper=mapper,
-        class_names=class_names,
-        category_ids=category_ids,
-        score_threshold=score_threshold,
-    ).failures
 
 
 def predict_images(
@@ -99,23 +59,25 @@ def predict_images(
     tally: DetectionTally | None = None,
     given: Mapping[str, BoxesOfImage] | None = None,
 ) -> PredictedImages:
-    """Draw what the model finds in image files, and write it in COCO's form and as a table of objects.
+    """Detect objects in image files; write pictures, predictions.json (a COCO dataset) and predictions.csv.
+
+    Images that cannot be read are logged and skipped.
 
     Args:
         model: with `predict(samples)`.
-        found: the files; see `find_images`.
-        output: gets a PNG for each image, predictions.json and predictions.csv; nothing where no image can be read.
+        found: image files, see `find_images`.
+        output: folder of the written files; nothing is written if no image can be read.
         mapper: see `predict_image`.
         class_names: by class index.
-        category_ids: of predictions.json, by class index; 1, 2, ... without them.
-        score_threshold: detections below it are left out.
-        has_labels: whether class and score are written at the objects.
-        tally: counts images in which a limit of the model may have cut objects off; logged once at the end.
-        given: the boxes that a `GivenBoxDetector` predicts in, by file; predictions.json has their image ids, and
-            the ids of their annotations as `given_id`.
+        category_ids: of predictions.json, by class index; 1, 2, ... by default.
+        score_threshold: minimum score of a written detection, in [0, 1].
+        has_labels: whether classes and scores are drawn.
+        tally: counts images where a limit of the model may have removed detections; its notes are logged at the end.
+        given: boxes of a `GivenBoxDetector` by file; predictions.json has their image ids, and their annotation ids as
+            "given_id".
 
     Raises:
-        UserError: an output that cannot be written or would overwrite the images.
+        UserError: the output cannot be written or would overwrite the images.
     """
     output = Path(output)
     pictures = picture_paths(found, output)
@@ -156,7 +118,7 @@ def predict_images(
 
 
 def _image_ids(files: Sequence[Path], given: Mapping[str, BoxesOfImage]) -> list[int | str]:
-    """1, 2, ... or those of the given boxes; images without boxes get numbers after them."""
+    """Ids of the given boxes, and unused numbers for the other images; 1, 2, ... without given boxes."""
     ids = [given[str(file)].image_id if str(file) in given else None for file in files]
     numbers = count(1 + max((number for number in ids if isinstance(number, int)), default=0))
     return [next(numbers) if image_id is None else image_id for image_id in ids]
@@ -170,18 +132,18 @@ def _with_given_ids(
 
 
 def check_predictions_folder(folder: str | Path, found: FoundImages, *, overwrite: bool) -> Path:
-    """Refuse a place for predictions before any work; predictions of an earlier run there may be replaced.
+    """Check the output folder of predictions before the model runs; predictions of an earlier run are replaced.
 
     Args:
-        folder: as it was typed.
+        folder: as given by the user.
         found: the images.
-        overwrite: also replace files that no prediction has made.
+        overwrite: whether files that are not predictions are replaced, too.
 
     Returns:
-        The folder.
+        The folder with `~` expanded.
 
     Raises:
-        UserError: it cannot be written, holds the images, or other files are in the way.
+        UserError: the folder cannot be written, contains the images, or has files that would be replaced.
     """
     output = check_output_folder(folder, option="--output")
     table, predictions = output / TABLE_FILE, output / PREDICTIONS_FILE
@@ -189,7 +151,7 @@ def check_predictions_folder(folder: str | Path, found: FoundImages, *, overwrit
     pictures = [path for path in picture_paths(found, output) if path.exists()]
     for path in (predictions, table, *pictures):
         if path.is_dir():
-            raise UserError(f"--output {output}: {path} is a folder where a file is written; name another folder.")
+            raise UserError(f"--output {output}: {path} is a folder in place of a file; name another folder.")
     foreign = [path for path in pictures if not is_own_picture(path)]
     if not is_earlier_run:
         foreign += [path for path in (predictions, table) if path.exists()]
@@ -206,7 +168,7 @@ def _is_own_file(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     info = content.get("info") if isinstance(content, dict) else None
-    return isinstance(info, dict) and info.get("description") == MADE_BY
+    return isinstance(info, dict) and info.get("description") == DESCRIPTION
 
 
 def _write_files(
@@ -216,7 +178,7 @@ def _write_files(
     annotations: Sequence[dict[str, Any]],
 ) -> None:
     content = {
-        "info": {"description": MADE_BY},
+        "info": {"description": DESCRIPTION},
         "images": images,
         "categories": [{"id": number, "name": name} for number, name in categories],
         "annotations": annotations,

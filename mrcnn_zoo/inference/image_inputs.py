@@ -1,4 +1,4 @@
-"""Which image files are meant by files, folders and patterns that were typed, and which picture each of them gets."""
+"""Image files named by files, folders and glob patterns, and the paths of their pictures."""
 
 import glob
 from collections import Counter
@@ -13,27 +13,30 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".gif", ".tga"),
     *(".ppm", ".pgm", ".pbm", ".pnm", *ARRAY_SUFFIXES),
 )
-PATTERN_SIGNS = "*?["
+PATTERN_CHARACTERS = "*?["
 
 
 @dataclass
 class FoundImages:
     """The image files of some inputs."""
 
-    places: dict[Path, Path] = field(default_factory=dict)  # file -> its path below the input, without suffix
-    problems: list[str] = field(default_factory=list)  # a message for every input that gave no image
+    output_names: dict[Path, Path] = field(default_factory=dict)  # file -> path relative to the input, without suffix
+    problems: list[str] = field(default_factory=list)  # one message per input without images
 
     @property
     def files(self) -> list[Path]:
-        """The files in their order, none twice."""
-        return list(self.places)
+        """Distinct files in the order of the inputs."""
+        return list(self.output_names)
 
 
 def image_files(inputs: Iterable[str | Path]) -> list[Path]:
-    """The files themselves, and the images directly in the folders, sorted; no file twice.
+    """Image files of inputs that all must have some; see `find_images`.
+
+    Args:
+        inputs: files, folders and glob patterns.
 
     Raises:
-        UserError: none of it is there, or a file is missing.
+        UserError: an input has no images.
     """
     found = find_images(inputs)
     if found.problems:
@@ -41,44 +44,44 @@ def image_files(inputs: Iterable[str | Path]) -> list[Path]:
     return found.files
 
 
-def find_images(inputs: Iterable[str | Path], *, recursive: bool = False, besides: Path | None = None) -> FoundImages:
-    """The image files that are meant.
+def find_images(inputs: Iterable[str | Path], *, recursive: bool = False, exclude: Path | None = None) -> FoundImages:
+    """Find the image files of some inputs; those of a folder are sorted.
 
     Args:
-        inputs: files, folders, and patterns with `*`, `?` or `[...]` that no shell has expanded.
-        recursive: whether images in the folders of folders count.
-        besides: a folder whose files do not count where a folder is searched, such as that of the results.
+        inputs: files, folders, and glob patterns with `*`, `?` or `[...]`.
+        recursive: whether sub-folders are searched.
+        exclude: folder that is not searched, such as the output folder.
 
     Raises:
-        UserError: there is no image at all, with the reason for each input.
+        UserError: no input has images; with the reason for each.
     """
     found = FoundImages()
     for typed in map(str, inputs):
         place = Path(typed).expanduser()
         if place.is_dir():
-            _add_folder(found, place, recursive=recursive, besides=besides)
+            _add_folder(found, place, recursive=recursive, exclude=exclude)
         elif place.is_file():
-            found.places.setdefault(place, Path(place.stem))
-        elif any(sign in typed for sign in PATTERN_SIGNS):
-            _add_pattern(found, place, recursive=recursive, besides=besides)
+            found.output_names.setdefault(place, Path(place.stem))
+        elif any(sign in typed for sign in PATTERN_CHARACTERS):
+            _add_pattern(found, place, recursive=recursive, exclude=exclude)
         else:
             found.problems.append(_missing(place))
-    if not found.places:
-        problems = found.problems or ["no file and no folder is named."]
+    if not found.output_names:
+        problems = found.problems or ["no file or folder is given."]
         gap = "\n  " if len(problems) > 1 else " "
         raise UserError("no images to predict on:" + "".join(gap + problem for problem in problems))
     return found
 
 
-def _add_folder(found: FoundImages, folder: Path, *, recursive: bool, besides: Path | None) -> None:
-    images = _images_in(folder, recursive=recursive, besides=besides)
+def _add_folder(found: FoundImages, folder: Path, *, recursive: bool, exclude: Path | None) -> None:
+    images = _images_in(folder, recursive=recursive, exclude=exclude)
     if not images:
-        found.problems.append(_no_images(folder, recursive=recursive, besides=besides))
+        found.problems.append(_no_images(folder, recursive=recursive, exclude=exclude))
     for path in images:
-        found.places.setdefault(path, path.relative_to(folder).with_suffix(""))
+        found.output_names.setdefault(path, path.relative_to(folder).with_suffix(""))
 
 
-def _add_pattern(found: FoundImages, pattern: Path, *, recursive: bool, besides: Path | None) -> None:
+def _add_pattern(found: FoundImages, pattern: Path, *, recursive: bool, exclude: Path | None) -> None:
     matches = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
     if not matches:
         found.problems.append(f"the pattern {pattern} matches nothing.")
@@ -86,9 +89,9 @@ def _add_pattern(found: FoundImages, pattern: Path, *, recursive: bool, besides:
     images = [path for path in matches if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
     folders = [path for path in matches if path.is_dir()]
     for path in images:
-        found.places.setdefault(path, Path(path.stem))
+        found.output_names.setdefault(path, Path(path.stem))
     for folder in folders if recursive or not images else ():
-        _add_folder(found, folder, recursive=recursive, besides=besides)
+        _add_folder(found, folder, recursive=recursive, exclude=exclude)
     if not images and not folders:
         found.problems.append(
             f"the pattern {pattern} matches {counted(len(matches), 'file')}, but no image: {matches[0].name}"
@@ -96,22 +99,22 @@ def _add_pattern(found: FoundImages, pattern: Path, *, recursive: bool, besides:
         )
 
 
-def _images_in(folder: Path, *, recursive: bool, besides: Path | None) -> list[Path]:
+def _images_in(folder: Path, *, recursive: bool, exclude: Path | None) -> list[Path]:
     candidates = folder.rglob("*") if recursive else folder.iterdir()
-    excluded = None if besides is None or besides.resolve() == folder.resolve() else besides.resolve()
+    excluded = None if exclude is None or exclude.resolve() == folder.resolve() else exclude.resolve()
     return sorted(
         path
         for path in candidates
         if path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.name.startswith(".")  # macOS keeps "._photo.jpg" beside photo.jpg on foreign disks
+        and not path.name.startswith(".")  # macOS writes "._photo.jpg" beside photo.jpg on other file systems
         and path.is_file()
         and (excluded is None or excluded not in path.resolve().parents)
     )
 
 
-def _no_images(folder: Path, *, recursive: bool, besides: Path | None) -> str:
+def _no_images(folder: Path, *, recursive: bool, exclude: Path | None) -> str:
     if not recursive:
-        below = len(_images_in(folder, recursive=True, besides=besides))
+        below = len(_images_in(folder, recursive=True, exclude=exclude))
         if below:
             return f"{folder} has no image directly in it, but {below:,} in its sub-folders: add --recursive."
     suffixes = Counter(path.suffix or "no suffix" for path in folder.rglob("*") if path.is_file())
@@ -130,7 +133,11 @@ def _missing(place: Path) -> str:
 
 
 def picture_paths(found: FoundImages, output: Path) -> list[Path]:
-    """Where the picture of each file goes: `output`, in the same sub-folders, as PNG.
+    """Paths of the pictures, one per file: PNG files in the same sub-folders as the images, numbered if equal.
+
+    Args:
+        found: the image files.
+        output: folder of the pictures.
 
     Raises:
         UserError: a picture would overwrite one of the images.
@@ -138,12 +145,14 @@ def picture_paths(found: FoundImages, output: Path) -> list[Path]:
     originals = {file.resolve() for file in found.files}
     taken = set(originals)
     paths: list[Path] = []
-    for place in found.places.values():
+    for place in found.output_names.values():
         path = output / f"{place}.png"
         if path.resolve() in originals:
-            raise UserError(f"--output {output} holds the images themselves, and {path} would be overwritten.")
+            raise UserError(
+                f"--output {output} contains the images, and {path} would be overwritten. Name another folder."
+            )
         number = 1
-        while path.resolve() in taken:  # images of one name from several folders
+        while path.resolve() in taken:  # images of the same name in several folders
             number += 1
             path = output / f"{place}_{number}.png"
         taken.add(path.resolve())

@@ -1,4 +1,4 @@
-"""Test-time augmentation: detections of several views of an image merged into one set."""
+"""Test-time augmentation: merges the detections of several views of an image."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,30 +22,30 @@ from mrcnn_zoo.modeling.suppression import GreedySuppression, Suppression, build
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.structures import Detections, ImageSize, ProbabilityMasks, Sample
 
-# Fills in masks and keypoints of given boxes: one table for each sample of a forward pass, in pixels of the sample.
+# Predicts masks and keypoints in given boxes: one table per sample of a forward pass, in pixels of the sample.
 Completion = Callable[[list[Detections]], list[Detections]]
 
 
 class AugmentedDetector(nn.Module):
-    """A detector that looks at several views of each image.
+    """Merges the predictions of a detector on several views of each image.
 
-    The boxes of all views go through one suppression. Masks are predicted in the boxes that are left, on every view,
-    and their probabilities averaged; keypoints likewise, their places weighted by their scores. The score of a
-    detection is the one it has in the view that its box is from.
+    The boxes of all views are suppressed together. In each remaining box, masks and keypoints are predicted on all
+    views; mask probabilities are averaged, keypoint positions averaged with their scores as weights. The score of a
+    detection is that of its box in the view where it was detected.
 
-    Source: the boxes and masks as in Detectron2's GeneralizedRCNNWithTTA.
+    Source: boxes and masks as in Detectron2's GeneralizedRCNNWithTTA.
 
     Args:
-        detector: with `predict(samples)`; one that finds masks or keypoints is a `GeneralizedRCNN`, or has
+        detector: with `predict(samples)`. If it predicts masks or keypoints, it is a `GeneralizedRCNN` or has
             `predict_in_boxes(samples, boxes, classes)`.
         views: makes the views of a sample.
         suppression: of the boxes of all views.
-        max_detections: at most so many stay in an image; below 0 all do.
+        max_detections: maximum number per image; negative for no limit.
         batch_size: views per forward pass.
-        flip_pairs: keypoints that change places in a mirror; where that is None, mirrored views give no keypoints.
+        flip_pairs: keypoints that a mirror exchanges; None excludes mirrored views from keypoint prediction.
     """
 
-    resizes_images = True  # samples are to have the size of their image files
+    resizes_images = True  # samples have the size of their image files
 
     def __init__(
         self,
@@ -67,28 +67,32 @@ class AugmentedDetector(nn.Module):
 
     @property
     def needs_targets(self) -> bool:
-        """Whether `predict` needs samples with targets."""
+        """Whether `predict` requires samples with targets."""
         return getattr(self.detector, "needs_targets", False)
 
     @property
     def predicts_classes(self) -> bool:
-        """Whether the classes of the detections mean anything."""
+        """Whether the detections have classes, unlike proposals."""
         return getattr(self.detector, "predicts_classes", True)
 
     def predict(self, samples: list[Sample]) -> list[Detections]:
-        """The instances of each image in the coordinates of its original size, best first."""
+        """Detections of each image in pixels of the original image, in descending order of score.
+
+        Args:
+            samples: images of the size of their files.
+        """
         return [self.predict_views(self.views(sample), sample.original_size) for sample in samples]
 
     @torch.no_grad()
     def predict_views(self, views: Sequence[View], original_size: ImageSize) -> Detections:
-        """The instances of one image.
+        """Detections of one image, merged from its views.
 
         Args:
-            views: of it.
-            original_size: (height, width).
+            views: of the image.
+            original_size: (height, width) of the image.
 
         Raises:
-            UserError: masks or keypoints of a kind that cannot be merged.
+            UserError: masks or keypoints cannot be merged.
         """
         parts = [views[start : start + self.batch_size] for start in range(0, len(views), self.batch_size)]
         found, completions = zip(
@@ -111,33 +115,33 @@ class AugmentedDetector(nn.Module):
     def predict_in_boxes(
         self, samples: list[Sample], boxes: list[Tensor], classes: list[Tensor] | None = None
     ) -> list[Detections]:
-        """The masks and keypoints of given boxes, averaged over the views, as are the scores.
+        """Masks, keypoints and scores in given boxes, averaged over the views.
 
         Args:
-            samples: images.
-            boxes: (R_i, 4) of each image, pixels of its original size.
-            classes: (R_i,) int64 of each image; without them those that the detector finds in the first view.
+            samples: N images of the size of their files.
+            boxes: (R_i, 4) per image, in pixels of the original image.
+            classes: (R_i,) int64 per image; by default those predicted on the first view.
 
         Raises:
-            UserError: a detector that cannot predict in given boxes.
+            UserError: the detector cannot predict in given boxes.
         """
-        _refuse_without_given_boxes(self.detector)
-        ask: Any = self.detector.predict_in_boxes
+        _check_predicts_in_boxes(self.detector)
+        predict_in_boxes: Any = self.detector.predict_in_boxes
         found = []
         for row, (sample, image_boxes) in enumerate(zip(samples, boxes, strict=True)):
             views = self.views(sample)
             given = [view.boxes_from_original(image_boxes) for view in views]
-            # The first view also decides the classes that are not given.
-            tables = ask([views[0].sample], given[:1], None if classes is None else [classes[row]])
+            # Classes that are not given are those predicted on the first view.
+            tables = predict_in_boxes([views[0].sample], given[:1], None if classes is None else [classes[row]])
             for view, view_boxes in zip(views[1:], given[1:], strict=True):
-                tables += ask([view.sample], [view_boxes], [tables[0].classes])
+                tables += predict_in_boxes([view.sample], [view_boxes], [tables[0].classes])
             scores = torch.stack([table.scores for table in tables]).mean(dim=0)
             placed = Detections(sample.original_size, image_boxes.to(scores), scores, tables[0].classes)
             found.append(self._with_means(placed, views, tables))
         return found
 
     def _with_means(self, table: Detections, views: Sequence[View], tables: Sequence[Detections]) -> Detections:
-        """A table in pixels of the original image with the mean of what the views have for its boxes."""
+        """Add masks, keypoints and mask scores, averaged over the views, to a table in pixels of the original image."""
         return replace(
             table,
             masks=_mean_masks(views, tables, table),
@@ -157,13 +161,13 @@ class AugmentedDetector(nn.Module):
 
 
 def _region_heads(detector: nn.Module) -> RegionHeads | None:
-    """The part of the detector whose branches can be asked about given boxes while the features are at hand."""
+    """Region heads of the detector, which predict in given boxes from computed features; None if it has none."""
     heads = detector.roi_heads if isinstance(detector, GeneralizedRCNN) else None
     return heads if isinstance(heads, RegionHeads) else None
 
 
 def _detect(detector: nn.Module, samples: list[Sample]) -> tuple[list[Detections], Completion]:
-    """The detections of samples in their own pixels, and what fills in masks and keypoints of boxes in them."""
+    """Detections in pixels of the samples, and the function that predicts masks and keypoints in given boxes."""
     heads = _region_heads(detector)
     if heads is not None and isinstance(detector, GeneralizedRCNN):
         batch = detector.collate(samples)
@@ -173,7 +177,7 @@ def _detect(detector: nn.Module, samples: list[Sample]) -> tuple[list[Detections
     found: list[Detections] = detector.predict(samples)  # type: ignore[operator]
     if all(table.masks is None and table.keypoints is None for table in found):
         return found, lambda tables: tables
-    _refuse_without_given_boxes(detector)
+    _check_predicts_in_boxes(detector)
 
     def complete(tables: list[Detections]) -> list[Detections]:
         boxes, classes = [table.boxes for table in tables], [table.classes for table in tables]
@@ -182,7 +186,7 @@ def _detect(detector: nn.Module, samples: list[Sample]) -> tuple[list[Detections
     return found, complete
 
 
-def _refuse_without_given_boxes(detector: nn.Module) -> None:
+def _check_predicts_in_boxes(detector: nn.Module) -> None:
     if not hasattr(detector, "predict_in_boxes"):
         raise UserError(
             f"TEST.AUG.ENABLED is True, but {type(detector).__name__} cannot predict masks or keypoints in given "
@@ -191,7 +195,7 @@ def _refuse_without_given_boxes(detector: nn.Module) -> None:
 
 
 def _mean_masks(views: Sequence[View], tables: Sequence[Detections], merged: Detections) -> ProbabilityMasks | None:
-    """The mean of the probabilities in each box over all views, in pixels of the original image."""
+    """Mask probabilities averaged over all views."""
     if tables[0].masks is None:
         return None
     probabilities = []
@@ -199,7 +203,7 @@ def _mean_masks(views: Sequence[View], tables: Sequence[Detections], merged: Det
         if not isinstance(table.masks, ProbabilityMasks):
             raise UserError(
                 f"TEST.AUG.ENABLED is True, but masks of {type(table.masks).__name__} cannot be averaged over several "
-                "views of an image: a mask head must give ProbabilityMasks. Set TEST.AUG.ENABLED False."
+                "views of an image: the mask head must predict ProbabilityMasks. Set TEST.AUG.ENABLED False."
             )
         probabilities.append(view.orientation.undo(table.masks.probabilities))
         threshold = table.masks.threshold
@@ -208,13 +212,13 @@ def _mean_masks(views: Sequence[View], tables: Sequence[Detections], merged: Det
 
 
 def _mean(columns: list[Tensor | None]) -> Tensor | None:
-    """The mean of a column over all views; None where there is none."""
+    """Mean of a column over all views; None if no view has it."""
     present = [column for column in columns if column is not None]
     return torch.stack(present).mean(dim=0) if present else None
 
 
 def _mean_keypoints(views: Sequence[View], tables: Sequence[Detections], flip_pairs: FlipPairs | None) -> Tensor | None:
-    """Places in pixels of the original image, weighted by their scores, and the mean of the scores: (R, J, 3)."""
+    """(R, J, 3): score-weighted mean of the positions in pixels of the original image, and mean score."""
     if tables[0].keypoints is None:
         return None
     total: Tensor | float = 0.0
@@ -226,17 +230,17 @@ def _mean_keypoints(views: Sequence[View], tables: Sequence[Detections], flip_pa
         if view.orientation.is_mirrored:
             if flip_pairs is None:
                 continue
-            # Not an index: a list of rows would be copied to the device.
+            # Not by indexing, which would copy the list of rows to the device.
             columns = weighted.unbind(dim=1)
             weighted = torch.stack([columns[row] for row in _mirrored_rows(flip_pairs, len(columns))], dim=1)
         total = total + weighted
         num_views += 1
-    assert isinstance(total, Tensor)  # the upright view is not mirrored
+    assert isinstance(total, Tensor)  # the first view is not mirrored
     return torch.cat((total[..., :2] / total[..., 2:], total[..., 2:] / num_views), dim=-1)
 
 
 def _mirrored_rows(flip_pairs: FlipPairs, count: int) -> list[int]:
-    """For each of `count` keypoints the row of the one that it is in a mirror."""
+    """Index of the mirror image of each of `count` keypoints."""
     rows = list(range(count))
     for first, second in flip_pairs:
         rows[first], rows[second] = second, first
@@ -244,12 +248,12 @@ def _mirrored_rows(flip_pairs: FlipPairs, count: int) -> list[int]:
 
 
 def build_augmented_detector(cfg: CfgNode, detector: nn.Module, dataset: Dataset | None = None) -> nn.Module:
-    """The detector with the views of TEST.AUG; itself where that is off.
+    """Add test-time augmentation to a detector; the detector itself if TEST.AUG.ENABLED is False.
 
     Args:
         cfg: of the detector.
         detector: with `predict(samples)`.
-        dataset: that it will be evaluated on, with the keypoints that change places in a mirror.
+        dataset: the evaluated dataset, which has the flip pairs of keypoints.
     """
     if not cfg.TEST.AUG.ENABLED or isinstance(detector, AugmentedDetector):
         return detector
@@ -265,18 +269,23 @@ def build_augmented_detector(cfg: CfgNode, detector: nn.Module, dataset: Dataset
 
 
 def build_prediction_mapper(cfg: CfgNode, model: nn.Module) -> EvalMapper:
-    """What makes the samples of a model of image files: resized, but for a model that does so itself."""
+    """The mapper from image files to samples of a model; without resizing for models that resize images themselves.
+
+    Args:
+        cfg: of the model.
+        model: with or without `resizes_images`.
+    """
     if getattr(model, "resizes_images", False):
         cfg = changed_config(cfg, {"INPUT.MIN_SIZE_TEST": 0})
     return build_eval_mapper(cfg)
 
 
 def build_augmentation_notes(cfg: CfgNode, dataset: Dataset | None = None) -> list[str]:
-    """Sentences for the log about what TEST.AUG merges otherwise than the model's keys would let one expect.
+    """Notes on settings of the model that TEST.AUG does not follow, for the log.
 
     Args:
         cfg: of the detector.
-        dataset: as for `build_augmented_detector`.
+        dataset: see `build_augmented_detector`.
     """
     if not cfg.TEST.AUG.ENABLED:
         return []
@@ -291,14 +300,14 @@ def build_augmentation_notes(cfg: CfgNode, dataset: Dataset | None = None) -> li
     is_mirrored = cfg.TEST.AUG.FLIP or cfg.TEST.AUG.FLIP_VERTICAL
     if is_mirrored and _build_flip_pairs(cfg, dataset) is None:
         notes.append(
-            "TEST.AUG: keypoints are predicted on the views that are not mirrored only, as it is not known which of "
-            "them change places in a mirror: set DATASETS.KEYPOINT_FLIP_PAIRS."
+            "TEST.AUG: mirrored views are not used for keypoints, because it is not known which keypoints a mirror "
+            "exchanges: set DATASETS.KEYPOINT_FLIP_PAIRS."
         )
     return notes
 
 
 def _build_merging(cfg: CfgNode, detector: nn.Module) -> tuple[Suppression, int]:
-    """The suppression of the model's last stage, and how many boxes that keeps."""
+    """The suppression of the model's last stage, and the maximum number of detections."""
     if not getattr(detector, "predicts_classes", True):
         return GreedySuppression(cfg.MODEL.RPN.NMS_THRESH), cfg.MODEL.RPN.POST_NMS_TOPK_TEST
     greedy = GreedySuppression(cfg.MODEL[section_of_boxes(cfg)].NMS_THRESH_TEST)
@@ -306,7 +315,7 @@ def _build_merging(cfg: CfgNode, detector: nn.Module) -> tuple[Suppression, int]
 
 
 def _build_boxes_suppression(cfg: CfgNode) -> Suppression | None:
-    """The configured suppression; None where it has weights, or takes more than boxes, scores and classes."""
+    """The configured suppression; None if it has weights or needs more than boxes, scores and classes."""
     section = section_of_boxes(cfg)
     settings = cfg.MODEL[section]
     key = f"MODEL.{section}.SUPPRESSION"

@@ -1,4 +1,4 @@
-"""Test-time augmentation of detectors that are built from configs."""
+"""Test-time augmentation of detectors built from configs."""
 
 from dataclasses import replace
 from typing import Any
@@ -52,12 +52,12 @@ def built(request: pytest.FixtureRequest) -> tuple[CfgNode, nn.Module]:
     return cfg, varied_model(cfg)
 
 
-def test_one_view_finds_what_the_detector_finds(built: tuple[CfgNode, nn.Module]) -> None:
+def test_one_view_gives_the_predictions_of_the_detector(built: tuple[CfgNode, nn.Module]) -> None:
     _, model = built
     cfg = changed_config(built[0], {"TEST.AUG.FLIP": False})
     detector = build_augmented_detector(cfg, model)
     (plain,) = model.predict([smooth_sample()])
-    # RetinaNet compares boxes before they are cut off at the image, an RPN those of one level only.
+    # RetinaNet suppresses boxes before clipping, and an RPN suppresses per level.
     plain = plain[detector.suppression(plain.boxes, plain.scores, plain.classes)[0]]
     (table,) = detector.predict([smooth_sample()])
     assert 5 < len(table) == len(plain)
@@ -71,7 +71,7 @@ def test_one_view_finds_what_the_detector_finds(built: tuple[CfgNode, nn.Module]
         torch.testing.assert_close(table.keypoints, plain.keypoints)
 
 
-def test_with_all_orientations_a_turned_image_gives_turned_results(built: tuple[CfgNode, nn.Module]) -> None:
+def test_all_orientations_make_predictions_equivariant_to_rotation(built: tuple[CfgNode, nn.Module]) -> None:
     cfg, model = built
     cfg = changed_config(cfg, {"TEST.AUG.FLIP_VERTICAL": True, "TEST.AUG.ROTATE": True})
     detector = build_augmented_detector(cfg, model)
@@ -87,8 +87,8 @@ def test_with_all_orientations_a_turned_image_gives_turned_results(built: tuple[
         torch.testing.assert_close(turned.masks.probabilities, probabilities, atol=1e-4, rtol=0)
 
 
-class Doubt(RegionBranch):
-    """Lowers the score of each box by its place in the view: x1 over the width."""
+class PositionScore(RegionBranch):
+    """Multiplies the score of each box by 1 - x1 / width of the view."""
 
     corrects_scores = True
 
@@ -100,11 +100,11 @@ class Doubt(RegionBranch):
         ]
 
 
-def test_scores_that_a_branch_corrects_are_averaged_over_the_views() -> None:
+def test_corrected_scores_are_averaged_over_the_views() -> None:
     cfg = config("mask")
     plain = varied_model(cfg)
     (before,) = build_augmented_detector(cfg, plain).predict([smooth_sample()])
-    plain.roi_heads.add_branches({"mask_head": plain.roi_heads.mask_head, "doubt": Doubt()})
+    plain.roi_heads.add_branches({"mask_head": plain.roi_heads.mask_head, "position_score": PositionScore()})
     (table,) = build_augmented_detector(cfg, plain).predict([smooth_sample()])
     left, right = before.boxes[:, 0] / 96, 1 - before.boxes[:, 2] / 96  # of the image and of its mirror image
     scores, order = (before.scores * (1 - (left + right) / 2)).sort(descending=True, stable=True)
@@ -114,7 +114,7 @@ def test_scores_that_a_branch_corrects_are_averaged_over_the_views() -> None:
     assert torch.equal(table.masks.bitmaps(), before.masks.bitmaps()[order])
 
 
-def test_proposals_of_the_ground_truth_are_those_of_each_view() -> None:
+def test_ground_truth_proposals_are_mapped_to_each_view() -> None:
     cfg = config("mask", "MODEL.PROPOSAL_GENERATOR.NAME", "GroundTruthProposals")
     detector = build_augmented_detector(cfg, varied_model(cfg))
     assert detector.needs_targets
@@ -125,7 +125,7 @@ def test_proposals_of_the_ground_truth_are_those_of_each_view() -> None:
         detector.predict([smooth_sample()])
 
 
-def test_one_view_has_the_masks_of_the_detector_in_given_boxes() -> None:
+def test_one_view_gives_the_masks_of_the_detector_in_given_boxes() -> None:
     cfg = config("mask")
     model = varied_model(cfg)
     sample = replace(smooth_sample(), original_size=(128, 192))
@@ -138,7 +138,7 @@ def test_one_view_has_the_masks_of_the_detector_in_given_boxes() -> None:
     assert torch.equal(table.masks.bitmaps(), expected.masks.bitmaps())
 
 
-def test_keypoints_of_mirrored_views_count_where_the_data_knows_the_sides() -> None:
+def test_keypoints_of_mirrored_views_need_the_flip_pairs_of_the_dataset() -> None:
     cfg = config("keypoints")
     names = ("nose", "left eye", "right eye")
     sides = Dataset("faces", (), ("face",), (1,), keypoint_names=names, keypoint_flip_pairs=((1, 2),))

@@ -1,4 +1,4 @@
-"""Models that are asked about given boxes: of the ground truth, of files, in the evaluation and in `predict`."""
+"""Prediction in given boxes, of the ground truth or a file, in the evaluation and in `predict`."""
 
 import csv
 import json
@@ -36,11 +36,11 @@ NAMES = ("cat", "dog")
 
 
 class FillsBoxes(nn.Module):
-    """Its masks fill the boxes; its own boxes are wrong, and boxes without a class are dogs."""
+    """Masks fill the given boxes; detected boxes are wrong; given boxes without a class are dogs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[tuple[int | str, list[list[float]], list[int]]] = []
+        self.calls: list[tuple[int | str, list[list[float]], list[int]]] = []
 
     def predict(self, samples: list[Sample]) -> list[Detections]:
         boxes = [torch.tensor([[70.0, 70, 90, 90]])] * len(samples)
@@ -49,7 +49,7 @@ class FillsBoxes(nn.Module):
     def predict_in_boxes(self, samples: list[Sample], boxes: list[Tensor], classes: list[Tensor]) -> list[Detections]:
         found = []
         for sample, image_boxes, given in zip(samples, boxes, classes, strict=True):
-            self.asked.append((sample.image_id, image_boxes.tolist(), given.tolist()))
+            self.calls.append((sample.image_id, image_boxes.tolist(), given.tolist()))
             masks = ProbabilityMasks(torch.ones(len(image_boxes), 28, 28), image_boxes, sample.original_size)
             labels = torch.where(given < 0, NAMES.index("dog"), given)
             scores = torch.linspace(0.9, 0.1, len(image_boxes))
@@ -77,27 +77,27 @@ def dataset() -> Dataset:
     return Dataset("squares", records, NAMES, (7, 3))
 
 
-def test_boxes_of_the_ground_truth_give_the_ap_of_the_masks_alone(dataset: Dataset) -> None:
+def test_ground_truth_boxes_measure_the_masks_alone(dataset: Dataset) -> None:
     model = FillsBoxes()
     own = evaluate(model, dataset, config())
     assert own["bbox"]["AP"] == 0
     given = evaluate(model, dataset, config("EVAL.GIVEN_BOXES", "ground_truth"))
     assert given["bbox"]["AP"] == pytest.approx(100)
     assert given["segm"]["AP"] > 90  # pasting leaves out the corners
-    assert model.asked[3:] == [
+    assert model.calls[3:] == [
         (1, [[0, 0, 20, 20], [40, 40, 70, 70]], [0, 1]),
         (2, [], []),
         (3, [[5, 5, 55, 55]], [0]),
     ]
 
 
-def test_given_boxes_are_those_of_the_image_in_every_view(dataset: Dataset) -> None:
+def test_given_boxes_are_mapped_to_each_view(dataset: Dataset) -> None:
     views = ("TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", [0, 200], "TEST.AUG.FLIP", True)
     model = FillsBoxes()
     given = evaluate(model, dataset, config("EVAL.GIVEN_BOXES", "ground_truth", *views))
     assert given["bbox"]["AP"] == pytest.approx(100)
     assert given["segm"]["AP"] > 90
-    assert [boxes for image, boxes, _ in model.asked if image == 3] == [
+    assert [boxes for image, boxes, _ in model.calls if image == 3] == [
         [[5, 5, 55, 55]],
         [[45, 5, 95, 55]],
         [[10, 10, 110, 110]],
@@ -105,16 +105,16 @@ def test_given_boxes_are_those_of_the_image_in_every_view(dataset: Dataset) -> N
     ]
 
 
-def test_classes_of_the_dataset_become_those_of_the_model_and_back(dataset: Dataset) -> None:
+def test_classes_of_given_boxes_are_mapped_to_the_model_and_back(dataset: Dataset) -> None:
     names = ("cow", "dog", "cat")
     cfg = config("EVAL.GIVEN_BOXES", "ground_truth", "MODEL.ROI_HEADS.NUM_CLASSES", 3, "DATASETS.TEST", ["squares"])
     model = FillsBoxes()
     results = evaluate_datasets(model, cfg, class_names=names, datasets=[dataset])
-    assert [classes for _, _, classes in model.asked] == [[2, 1], [], [2]]
+    assert [classes for _, _, classes in model.calls] == [[2, 1], [], [2]]
     assert results["bbox"]["AP"] == pytest.approx(100)
 
 
-def test_a_file_of_boxes_is_evaluated(dataset: Dataset, tmp_path: Path) -> None:
+def test_boxes_of_a_file_are_evaluated(dataset: Dataset, tmp_path: Path) -> None:
     rows = [
         {"image_id": 1, "bbox": [40, 40, 30, 30]},
         {"image_id": 3, "bbox": [5, 5, 50, 50], "category_id": 7},
@@ -123,13 +123,13 @@ def test_a_file_of_boxes_is_evaluated(dataset: Dataset, tmp_path: Path) -> None:
     path.write_text(json.dumps(rows))
     model = FillsBoxes()
     results = evaluate(model, dataset, config("EVAL.GIVEN_BOXES", str(path)))
-    assert model.asked == [(1, [[40, 40, 70, 70]], [-1]), (2, [], []), (3, [[5, 5, 55, 55]], [0])]
+    assert model.calls == [(1, [[40, 40, 70, 70]], [-1]), (2, [], []), (3, [[5, 5, 55, 55]], [0])]
     assert results["bbox"]["AP-dog"] == pytest.approx(100)  # the one without a category
     assert 0 < results["bbox"]["AP-cat"] < 60  # one of two
     assert isinstance(build_test_detector(config(), model, dataset), FillsBoxes)
 
 
-def test_boxes_of_another_dataset_are_refused_before_the_training(dataset: Dataset, tmp_path: Path) -> None:
+def test_check_evaluation_refuses_boxes_of_another_dataset(dataset: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "boxes.json"
     cfg = config("EVAL.GIVEN_BOXES", str(path), "DATASETS.TEST", ["squares"])
     with pytest.raises(UserError, match=r"EVAL\.GIVEN_BOXES = .*boxes\.json' is neither ground_truth nor a file"):
@@ -154,17 +154,17 @@ def test_boxes_of_another_dataset_are_refused_before_the_training(dataset: Datas
         ("COCO-Detection/rpn_R_50_FPN_1x", "a ProposalNetwork .* has no region heads"),
     ],
 )
-def test_models_without_region_heads_are_refused(base: str, message: str, dataset: Dataset) -> None:
+def test_given_boxes_refuse_models_without_region_heads(base: str, message: str, dataset: Dataset) -> None:
     cfg = config("EVAL.GIVEN_BOXES", "ground_truth", "MODEL.MASK_ON", False, base=base)
     with pytest.raises(UserError, match=rf"EVAL\.GIVEN_BOXES: .*{message}"):
         check_evaluation(cfg, [dataset])
     with pytest.raises(UserError, match=message):
         build_test_detector(cfg, FillsBoxes(), dataset)
-    with pytest.raises(UserError, match=r"Linear cannot be asked about given boxes"):
+    with pytest.raises(UserError, match=r"Linear cannot predict in given boxes"):
         build_test_detector(config("EVAL.GIVEN_BOXES", "ground_truth"), nn.Linear(1, 1), dataset)
 
 
-def test_a_detector_is_wrapped_once(dataset: Dataset) -> None:
+def test_detector_is_wrapped_once(dataset: Dataset) -> None:
     cfg = config("EVAL.GIVEN_BOXES", "ground_truth")
     once = build_test_detector(cfg, ClassMappedDetector(FillsBoxes(), torch.tensor([0, 1])), dataset)
     twice = build_test_detector(cfg, once, dataset)
@@ -172,7 +172,6 @@ def test_a_detector_is_wrapped_once(dataset: Dataset) -> None:
     assert twice.detector is once.detector
 
 
-# --- predict --boxes --------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg = config()
@@ -212,7 +211,7 @@ def predict(images: Path, weights: Path, boxes: Any, *arguments: str) -> tuple[i
     return run_command("predict", command), output
 
 
-def test_predict_writes_a_mask_for_each_box(images: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_writes_one_mask_per_given_box(images: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, output = predict(images, weights, BOXES)
     assert code == 0
     assert "3 objects in all given boxes in 2 images" in capsys.readouterr().out
@@ -231,13 +230,13 @@ def test_predict_writes_a_mask_for_each_box(images: Path, weights: Path, capsys:
     assert all(row["segmentation"]["size"] == [60, 80] for row in rows)
     assert (output / "a1.png").is_file()
     assert len(list(csv.DictReader((output / "predictions.csv").read_text().splitlines()))) == 3
-    code, _ = predict(images, weights, content)  # its own file is one of boxes
+    code, _ = predict(images, weights, content)  # predictions.json is a file of boxes itself
     assert code == 0
     again = json.loads((output / "predictions.json").read_text())
     assert [{**row, "given_id": 0} for row in again["annotations"]] == [{**row, "given_id": 0} for row in rows]
 
 
-def test_predict_takes_a_list_and_a_threshold(images: Path, weights: Path) -> None:
+def test_predict_accepts_a_list_of_results_and_a_threshold(images: Path, weights: Path) -> None:
     rows = [{"image_id": 1, "bbox": [1, 2, 30, 40], "category_id": 7}, {"image_id": 1, "bbox": [5, 5, 30, 40]}]
     code, output = predict(images, weights, rows)
     assert code == 0
@@ -265,7 +264,7 @@ def test_predict_takes_a_list_and_a_threshold(images: Path, weights: Path) -> No
     ],
     ids=["image", "category", "size"],
 )
-def test_predict_refuses_boxes_that_do_not_fit(
+def test_predict_refuses_boxes_of_other_images_or_classes(
     change: dict[str, Any], message: str, images: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, output = predict(images, weights, BOXES | change)
@@ -283,7 +282,7 @@ def test_predict_refuses_models_without_region_heads(
     assert "--boxes: a RetinaNet (MODEL.META_ARCHITECTURE) has no region heads" in capsys.readouterr().err
 
 
-def test_predict_looks_at_several_views_of_given_boxes(images: Path, weights: Path) -> None:
+def test_predict_augments_given_boxes(images: Path, weights: Path) -> None:
     rows = {}
     for sizes in ("[0]", "[0,90]"):
         code, output = predict(images, weights, BOXES, "TEST.AUG.ENABLED=True", f"TEST.AUG.MIN_SIZES={sizes}")
@@ -294,16 +293,16 @@ def test_predict_looks_at_several_views_of_given_boxes(images: Path, weights: Pa
     assert [row["score"] for row in first] != [row["score"] for row in second]
 
 
-def test_boxes_that_fit_two_images_are_refused(images: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_refuses_boxes_of_two_images(images: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (images / "more").mkdir()
     Image.new("RGB", (80, 60)).save(images / "more" / "a1.png")
     assert predict(images, weights, BOXES, "--recursive")[0] == 2
-    assert "the boxes of a1.png fit two images" in capsys.readouterr().err
+    assert "the boxes of a1.png match two images" in capsys.readouterr().err
 
 
-def test_records_keep_their_own_boxes(dataset: Dataset) -> None:
+def test_given_boxes_are_matched_by_image_id(dataset: Dataset) -> None:
     moved = replace(dataset, records=dataset.records[::-1])
     model = FillsBoxes()
     evaluate(model, moved, config("EVAL.GIVEN_BOXES", "ground_truth", "TEST.BATCH_SIZE", 2))
-    assert [image_id for image_id, _, _ in model.asked] == [3, 2, 1]
-    assert model.asked[0][1] == [[5, 5, 55, 55]]
+    assert [image_id for image_id, _, _ in model.calls] == [3, 2, 1]
+    assert model.calls[0][1] == [[5, 5, 55, 55]]

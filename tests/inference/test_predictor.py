@@ -1,4 +1,4 @@
-"""`Predictor`: a checkpoint on files, arrays and Pillow images."""
+"""`Predictor` on files, arrays and Pillow images."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two images of 60 x 80 pixels with a bright rectangle each, the second lying on its side by an EXIF tag."""
+    """Two images of 60 x 80 pixels with a bright rectangle, the second one stored rotated, with an EXIF tag."""
     folder = tmp_path_factory.mktemp("images")
     paths = [folder / "a.png", folder / "b.png"]
     for number, path in enumerate(paths):
@@ -49,7 +49,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         pixels[10:40, 20 + 10 * number : 60] += 150
         Image.fromarray(pixels).save(path)
     turned = Image.open(paths[1]).transpose(Image.Transpose.ROTATE_90)
-    turned.getexif()[0x0112] = 6  # shown turned clockwise
+    turned.getexif()[0x0112] = 6  # rotated clockwise by readers
     turned.save(paths[1], exif=turned.getexif())
     return paths
 
@@ -68,7 +68,7 @@ def assert_same(found: Prediction, expected: Prediction) -> None:
     assert torch.equal(found.masks, expected.masks)
 
 
-def test_a_path_an_array_and_a_pillow_image_give_the_same(predictor: Predictor, images: list[Path]) -> None:
+def test_path_array_and_pillow_image_give_equal_predictions(predictor: Predictor, images: list[Path]) -> None:
     for path in images:
         found = predictor(path)
         assert len(found) == 6
@@ -83,7 +83,7 @@ def test_a_path_an_array_and_a_pillow_image_give_the_same(predictor: Predictor, 
             assert_same(predictor(image), found)
 
 
-def test_a_list_gives_a_list_in_its_order(predictor: Predictor, images: list[Path]) -> None:
+def test_list_of_images_gives_predictions_in_its_order(predictor: Predictor, images: list[Path]) -> None:
     alone = [predictor(path) for path in images]
     with Image.open(images[1]) as second:
         found = predictor([images[0], second, alone[0].pixels])
@@ -94,7 +94,7 @@ def test_a_list_gives_a_list_in_its_order(predictor: Predictor, images: list[Pat
     assert predictor([]) == []
 
 
-def test_a_batch_gives_what_its_images_give_alone(
+def test_batch_gives_the_predictions_of_its_images(
     weights: Path, predictor: Predictor, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = Predictor(weights, score_threshold=0.0, batch_size=2)
@@ -111,7 +111,7 @@ def test_a_batch_gives_what_its_images_give_alone(
 
 
 @pytest.mark.parametrize("augmented", [[], ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "[0,96]"]])
-def test_it_finds_what_the_command_finds(
+def test_predictor_and_command_give_equal_predictions(
     weights: Path, images: list[Path], tmp_path: Path, augmented: list[str]
 ) -> None:
     threshold = Predictor(weights, score_threshold=0.0, overrides=augmented)(images[0]).scores[2].item()
@@ -126,7 +126,7 @@ def test_it_finds_what_the_command_finds(
     assert rows == [{name: value for name, value in row.items() if name not in ("id", "iscrowd")} for row in written]
 
 
-def test_pycocotools_takes_the_rows(predictor: Predictor, images: list[Path]) -> None:
+def test_pycocotools_loads_to_coco(predictor: Predictor, images: list[Path]) -> None:
     found = predictor(images)
     truth = COCO()
     truth.dataset = {
@@ -144,7 +144,7 @@ def test_pycocotools_takes_the_rows(predictor: Predictor, images: list[Path]) ->
     assert {row["image_id"] for row in found[0].to_coco(image_id="a")} == {"a"}
 
 
-def test_the_drawing_is_a_pillow_image_of_the_same_shape(predictor: Predictor, images: list[Path]) -> None:
+def test_draw_gives_a_pillow_image_of_the_same_aspect_ratio(predictor: Predictor, images: list[Path]) -> None:
     found = predictor(images[0])
     drawn = found.draw()
     assert isinstance(drawn, Image.Image)
@@ -157,14 +157,14 @@ def test_the_drawing_is_a_pillow_image_of_the_same_shape(predictor: Predictor, i
         found.draw(opacity=40)
 
 
-def test_objects_below_the_threshold_are_left_out(weights: Path, predictor: Predictor, images: list[Path]) -> None:
+def test_objects_below_the_threshold_are_removed(weights: Path, predictor: Predictor, images: list[Path]) -> None:
     scores = predictor(images[0]).scores
     least = scores[2].item()
     assert torch.equal(Predictor(weights, score_threshold=least)(images[0]).scores, scores[scores >= least])
     assert len(Predictor(weights, score_threshold=1.0)(images[0]).names) == 0
 
 
-def test_an_image_that_cannot_be_read_is_named(predictor: Predictor, images: list[Path], tmp_path: Path) -> None:
+def test_unreadable_image_is_named(predictor: Predictor, images: list[Path], tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(UserError, match=r"text\.png is not an image"):
         predictor([images[0], tmp_path / "text.png"])
@@ -186,7 +186,7 @@ def test_an_image_that_cannot_be_read_is_named(predictor: Predictor, images: lis
         predictor("https://a.org/b.png")
 
 
-def test_alpha_of_an_array_is_dropped_as_that_of_a_file(predictor: Predictor, images: list[Path]) -> None:
+def test_alpha_channel_of_arrays_is_dropped(predictor: Predictor, images: list[Path]) -> None:
     rgb = np.asarray(Image.open(images[0]))
     grey = np.asarray(Image.open(images[0]).convert("L"))
     for opaque, pixels in ((rgb, rgb), (grey, grey[..., None])):
@@ -197,7 +197,7 @@ def test_alpha_of_an_array_is_dropped_as_that_of_a_file(predictor: Predictor, im
         predictor(np.zeros((40, 40, 5), np.uint8))
 
 
-def test_a_name_in_the_zoo_is_enough() -> None:
+def test_weights_may_be_a_name_in_the_zoo() -> None:
     predictor = Predictor(DIGITS, device="cpu")
     assert predictor.class_names == tuple("0123456789")
     assert str(next(predictor.model.parameters()).device) == "cpu"
@@ -205,7 +205,7 @@ def test_a_name_in_the_zoo_is_enough() -> None:
         Predictor("Quickstart/nothing")
 
 
-def test_settings_are_checked(weights: Path) -> None:
+def test_arguments_are_checked(weights: Path) -> None:
     with pytest.raises(UserError, match="batch_size = 0 must be at least 1"):
         Predictor(weights, batch_size=0)
     with pytest.raises(UserError, match=r"score_threshold = 50 must be a number in \[0, 1\]"):
@@ -217,7 +217,7 @@ def test_settings_are_checked(weights: Path) -> None:
         Predictor(weights, overrides=["TEST.DETECTION", 3])
 
 
-def test_what_has_no_names_gets_some(tmp_path: Path, images: list[Path]) -> None:
+def test_missing_class_names_are_indices_or_object(tmp_path: Path, images: list[Path]) -> None:
     unnamed = Predictor(save_checkpoint(tmp_path / "unnamed"), score_threshold=0.0)
     assert set(unnamed(images[0]).names) <= {"0", "1", "2"}
     settings = ("MODEL.META_ARCHITECTURE=ProposalNetwork", "MODEL.MASK_ON=False")

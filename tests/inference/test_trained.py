@@ -1,4 +1,4 @@
-"""A model from its checkpoint alone, or from a checkpoint and a config."""
+"""Loading of trained models from a checkpoint, with or without a config."""
 
 from pathlib import Path
 
@@ -20,14 +20,14 @@ NAMES = ("cat", "dog", "cow")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """A checkpoint as a run writes it."""
+    """A checkpoint with config and class names, like those of a training."""
     cfg = load_config(DIGITS, list(TINY))
     torch.manual_seed(1)
     state = {"model": build_model(cfg).state_dict(), "config": cfg.dump(), "class_names": list(NAMES)}
     return Checkpointer(tmp_path_factory.mktemp("run")).save("model_final", state)
 
 
-def test_a_checkpoint_alone_gives_its_model_config_and_class_names(weights: Path) -> None:
+def test_checkpoint_alone_gives_model_config_and_class_names(weights: Path) -> None:
     model, cfg, class_names = load_trained(weights)
     assert class_names == NAMES
     assert cfg.MODEL.FPN.OUT_CHANNELS == 8
@@ -36,7 +36,7 @@ def test_a_checkpoint_alone_gives_its_model_config_and_class_names(weights: Path
     assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items() if name in stored)
 
 
-def test_category_ids_are_the_files_own_or_cocos_or_count_from_1() -> None:
+def test_category_ids_are_those_of_the_file_or_of_coco_or_counted_from_1() -> None:
     assert category_ids_of(WeightsFile("", {}, {"category_ids": [7, 3, 40]}), NAMES, count=3) == (7, 3, 40)
     assert category_ids_of(WeightsFile("", {}, {}), NAMES, count=3) == (1, 2, 3)
     assert category_ids_of(WeightsFile("", {}, {"category_ids": []}), (), count=2) == (1, 2)
@@ -44,7 +44,7 @@ def test_category_ids_are_the_files_own_or_cocos_or_count_from_1() -> None:
     assert dict(zip(coco_classes.COCO_CLASSES, coco_ids, strict=True))["toothbrush"] == 90
 
 
-def test_the_device_is_that_of_this_machine_and_not_of_the_one_it_was_trained_on(
+def test_device_of_the_training_machine_is_ignored(
     weights: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -57,7 +57,7 @@ def test_the_device_is_that_of_this_machine_and_not_of_the_one_it_was_trained_on
     assert load_trained(weights, overrides=["MODEL.DEVICE=cpu"])[1].MODEL.DEVICE == "cpu"
 
 
-def test_overrides_lie_on_top_of_the_config_in_the_checkpoint(weights: Path) -> None:
+def test_overrides_change_the_config_of_the_checkpoint(weights: Path) -> None:
     _, cfg, _ = load_trained(weights, overrides=["TEST.DETECTIONS_PER_IMAGE", "7", "TEST.NUM_IMAGES=5"])
     assert (cfg.TEST.DETECTIONS_PER_IMAGE, cfg.TEST.NUM_IMAGES, cfg.MODEL.FPN.OUT_CHANNELS) == (7, 5, 8)
     assert cfg.is_frozen()
@@ -70,12 +70,12 @@ def test_weights_may_be_named_by_the_config(weights: Path) -> None:
     assert torch.equal(model.state_dict()["backbone.fpn_output2.weight"], stored["backbone.fpn_output2.weight"])
 
 
-def test_a_typo_in_an_override_is_refused(weights: Path) -> None:
+def test_unknown_key_in_overrides_is_refused(weights: Path) -> None:
     with pytest.raises(UserError, match="DETECTIONS_PER_IMAGE"):
         load_trained(weights, overrides=["TEST.DETECTION_PER_IMAGE=7"])
 
 
-def test_weights_without_a_config_need_one(weights: Path, tmp_path: Path) -> None:
+def test_weights_without_a_config_require_one(weights: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.pth"
     torch.save(torch.load(weights, weights_only=True)["model"], bare)
     with pytest.raises(UserError, match=r"bare\.pth contains no config: name one with --config-file"):
@@ -84,18 +84,18 @@ def test_weights_without_a_config_need_one(weights: Path, tmp_path: Path) -> Non
     assert class_names == ()
 
 
-def test_nothing_at_all_is_refused() -> None:
+def test_missing_weights_are_refused() -> None:
     with pytest.raises(UserError, match="no weights are given: name a checkpoint"):
         load_trained()
     with pytest.raises(UserError, match="no weights to load: give --weights"):
         load_trained(config=DIGITS, overrides=[*TINY, "MODEL.WEIGHTS="])
 
 
-def test_weights_for_other_classes_are_not_evaluated(weights: Path) -> None:
+def test_weights_of_another_class_count_are_refused(weights: Path) -> None:
     with pytest.raises(UserError, match=r"NUM_CLASSES = 4, but .*trained on 3 classes: cat, dog, cow\. Set .* to 3"):
         load_trained(weights, config=DIGITS, overrides=[*TINY, "MODEL.ROI_HEADS.NUM_CLASSES=4"])
 
 
-def test_a_missing_file_is_named() -> None:
+def test_missing_file_is_named() -> None:
     with pytest.raises(UserError, match=r"nowhere\.pth does not exist"):
         load_trained("nowhere.pth")

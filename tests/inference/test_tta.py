@@ -1,4 +1,4 @@
-"""Test-time augmentation: what is merged, and in the evaluation."""
+"""Merging of views in test-time augmentation, and in the evaluation."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,9 +25,8 @@ UPRIGHT = (Orientation(),)
 ALL = all_orientations(mirrors=True, mirrors_vertically=True, turns=True)
 
 
-# --- merging ----------------------------------------------------------------------------------------------------------
 class Scripted(nn.Module):
-    """Gives for each view, in their order, boxes that were written down, and colours of the image as masks."""
+    """Returns the given rows x1, y1, x2, y2, score, class, one list per view."""
 
     def __init__(self, *found: list[tuple[float, ...]]) -> None:
         super().__init__()
@@ -53,9 +52,9 @@ def augmented(detector: nn.Module, *, lengths: tuple[int, ...] = (0,), orientati
     )
 
 
-def test_the_best_of_the_overlapping_boxes_of_all_views_stays_with_its_score_class_by_class() -> None:
+def test_boxes_of_all_views_are_suppressed_per_class() -> None:
     detector = Scripted(
-        [(10, 10, 30, 30, 0.6, 0), (10, 10, 30, 30, 0.5, 1)],  # the image as it is, 96 wide
+        [(10, 10, 30, 30, 0.6, 0), (10, 10, 30, 30, 0.5, 1)],  # the unchanged image, 96 wide
         [(24, 20, 64, 60, 0.9, 0), (100, 0, 190, 20, 0.3, 0)],  # twice as large: (12, 10, 32, 30)
     )
     (table,) = augmented(detector, lengths=(0, 128)).predict([smooth_sample()])
@@ -65,7 +64,7 @@ def test_the_best_of_the_overlapping_boxes_of_all_views_stays_with_its_score_cla
     assert (table.masks, table.keypoints, table.image_size) == (None, None, (64, 96))
 
 
-def test_boxes_are_cut_off_at_the_image_and_empty_ones_and_those_beyond_the_limit_go() -> None:
+def test_boxes_are_clipped_and_empty_ones_and_those_beyond_the_limit_removed() -> None:
     rows = [(90, 10, 120, 30, 0.9, 0), (100, 0, 110, 20, 0.8, 0), (0, 0, 9, 9, 0.7, 0), (40, 0, 49, 9, 0.6, 0)]
     (table,) = augmented(Scripted(rows), max_detections=2).predict([smooth_sample()])
     assert table.boxes.tolist() == [[90, 10, 96, 30], [0, 0, 9, 9]]
@@ -73,14 +72,14 @@ def test_boxes_are_cut_off_at_the_image_and_empty_ones_and_those_beyond_the_limi
     assert len(table) == 3
 
 
-def test_views_of_one_image_share_forward_passes() -> None:
+def test_views_of_an_image_are_batched() -> None:
     detector = Scripted(*[[] for _ in range(6)])
     augmented(detector, lengths=(0, 32, 128), orientations=ALL[:2], batch_size=4).predict([smooth_sample()])
     assert detector.sizes == [[(64, 96), (64, 96), (32, 48), (32, 48)], [(128, 192), (128, 192)]]
 
 
 class Painted(nn.Module):
-    """Finds the bright rectangle of an image; its mask is what is red in it, its keypoints lie left and right."""
+    """Detects the rectangle of nonzero channel 0; its mask is channel 2, its keypoints are left and right."""
 
     def __init__(self, mask_type: Callable[..., Any] = ProbabilityMasks) -> None:
         super().__init__()
@@ -98,9 +97,9 @@ class Painted(nn.Module):
         self, samples: list[Sample], boxes: list[Tensor], classes: list[Tensor] | None = None
     ) -> list[Detections]:
         classes = [torch.zeros(1, dtype=torch.int64) for _ in samples] if classes is None else classes
-        return [self._look(*columns) for columns in zip(samples, boxes, classes, strict=True)]
+        return [self._detect(*columns) for columns in zip(samples, boxes, classes, strict=True)]
 
-    def _look(self, sample: Sample, boxes: Tensor, classes: Tensor) -> Detections:
+    def _detect(self, sample: Sample, boxes: Tensor, classes: Tensor) -> Detections:
         ((x1, y1, x2, y2),) = boxes.round().long().tolist()
         crop = sample.image[2, y1:y2, x1:x2].float() / 255
         grid = nn.functional.interpolate(crop[None, None], (4, 4), mode="nearest")[0]
@@ -114,12 +113,12 @@ class Painted(nn.Module):
 def painted_sample() -> Sample:
     image = torch.zeros((3, 32, 48), dtype=torch.uint8)
     image[0, 8:16, 20:40] = 255
-    image[2, 8:10, 20:25] = 255  # a corner is red: the mask looks otherwise in each orientation
+    image[2, 8:10, 20:25] = 255  # a corner only, so that the mask differs in each orientation
     image[2, 10:12, 20:25] = 128
     return Sample(image, image_id=0, original_size=(32, 48))
 
 
-def test_masks_of_all_views_lie_over_each_other() -> None:
+def test_masks_of_all_orientations_coincide() -> None:
     (alone,) = augmented(Painted()).predict([painted_sample()])
     (table,) = augmented(Painted(), orientations=ALL, flip_pairs=()).predict([painted_sample()])
     assert len(table) == 1
@@ -130,8 +129,8 @@ def test_masks_of_all_views_lie_over_each_other() -> None:
     assert table.masks.boxes.tolist() == [[20, 8, 40, 16]]
 
 
-def test_masks_are_averaged_as_probabilities() -> None:
-    class Doubtful(Painted):
+def test_mask_probabilities_are_averaged() -> None:
+    class TwoProbabilities(Painted):
         def predict_in_boxes(self, samples: list[Sample], *columns: Any) -> list[Detections]:
             tables = super().predict_in_boxes(samples, *columns)
             return [
@@ -142,42 +141,42 @@ def test_masks_are_averaged_as_probabilities() -> None:
     def value(sample: Sample) -> Tensor:
         return torch.full((1, 4, 4), 0.9 if sample.image_size == (32, 48) else 0.2)
 
-    (table,) = augmented(Doubtful(), lengths=(0, 64)).predict([painted_sample()])
+    (table,) = augmented(TwoProbabilities(), lengths=(0, 64)).predict([painted_sample()])
     assert table.masks.probabilities.unique().tolist() == [pytest.approx(0.55)]
 
 
 MIRRORS = all_orientations(mirrors=True, mirrors_vertically=False, turns=False)
 
 
-def test_left_and_right_keypoints_of_mirrored_views_change_places() -> None:
+def test_left_and_right_keypoints_of_mirrored_views_are_exchanged() -> None:
     (table,) = augmented(Painted(), orientations=MIRRORS, flip_pairs=((0, 1),)).predict([painted_sample()])
     assert table.keypoints is not None
     assert table.keypoints.tolist() == [[pytest.approx([21, 9, 0.5]), pytest.approx([39, 9, 0.5])]]
 
 
-def test_keypoints_that_nobody_can_mirror_come_from_the_other_views() -> None:
+def test_mirrored_views_are_not_used_for_keypoints_without_flip_pairs() -> None:
     (table,) = augmented(Painted(), orientations=MIRRORS, flip_pairs=None).predict([painted_sample()])
     assert table.keypoints is not None
     assert table.keypoints.tolist() == [[pytest.approx([21, 9, 0.5]), pytest.approx([39, 9, 0.5])]]
     (mixed,) = augmented(Painted(), orientations=MIRRORS, flip_pairs=()).predict([painted_sample()])
     assert mixed.keypoints is not None
-    assert mixed.keypoints[0, :, 0].tolist() == [30, 30]  # as if they had no sides
+    assert mixed.keypoints[0, :, 0].tolist() == [30, 30]  # without exchanging left and right
 
 
-def test_places_of_keypoints_are_weighted_by_their_scores() -> None:
-    class Sharp(Painted):
+def test_positions_of_keypoints_are_weighted_by_their_scores() -> None:
+    class TwoPositions(Painted):
         def predict_in_boxes(self, samples: list[Sample], *columns: Any) -> list[Detections]:
             (table,) = super().predict_in_boxes(samples, *columns)
             scale = samples[0].image_size[0] / 32
             x, score = (24 * scale, 0.9) if scale == 1 else (28 * scale, 0.3)
             return [replace(table, keypoints=torch.tensor([[[x, 10 * scale, score]]]))]
 
-    (table,) = augmented(Sharp(), lengths=(0, 64)).predict([painted_sample()])
+    (table,) = augmented(TwoPositions(), lengths=(0, 64)).predict([painted_sample()])
     assert table.keypoints is not None
     assert table.keypoints.tolist() == [[pytest.approx([25, 10, 0.6])]]
 
 
-def test_masks_of_given_boxes_are_averaged_too() -> None:
+def test_masks_in_given_boxes_are_averaged() -> None:
     boxes = torch.tensor([[20.0, 8, 40, 16]])
     detector = augmented(Painted(), orientations=ALL, flip_pairs=((0, 1),))
     (expected,) = detector.predict([painted_sample()])
@@ -191,7 +190,7 @@ def test_masks_of_given_boxes_are_averaged_too() -> None:
         augmented(Scripted()).predict_in_boxes([painted_sample()], [boxes])
 
 
-def test_what_cannot_be_merged_is_refused_by_name() -> None:
+def test_masks_and_detectors_that_cannot_be_merged_are_refused() -> None:
     def full_masks(_grid: Tensor, _boxes: Tensor, size: tuple[int, int]) -> BoxedBitmaps:
         return BoxedBitmaps.from_full(torch.ones(1, *size))
 
@@ -205,12 +204,11 @@ def test_what_cannot_be_merged_is_refused_by_name() -> None:
         augmented(alone).predict([painted_sample()])
 
 
-def test_off_by_default() -> None:
+def test_augmentation_is_off_by_default() -> None:
     model = nn.Linear(1, 1)
     assert build_augmented_detector(load_config(None), model) is model
 
 
-# --- in the evaluation ------------------------------------------------------------------------------------------------
 class Image:
     name = "stripes"
 
@@ -230,7 +228,7 @@ def boxes_only(*overrides: Any) -> CfgNode:
     return load_config(None, [*settings, "DATALOADER.NUM_WORKERS", 0, *overrides])
 
 
-def test_the_evaluation_merges_views_made_of_the_image_file(dataset: Dataset) -> None:
+def test_evaluation_makes_views_of_the_image_file(dataset: Dataset) -> None:
     whole, half = (10, 20, 40, 60, 0.5, 0), (5, 10, 20, 30, 0.6, 0)
     mirrored = (20, 20, 50, 60, 0.4, 0)
     detector = Scripted([whole], [mirrored], [half], [(0, 0, 3, 3, 0.1, 0)])
@@ -239,14 +237,14 @@ def test_the_evaluation_merges_views_made_of_the_image_file(dataset: Dataset) ->
     assert results["bbox"]["AP"] == pytest.approx(100)
 
 
-def test_classes_are_mapped_after_the_merging(dataset: Dataset) -> None:
+def test_classes_are_mapped_after_merging(dataset: Dataset) -> None:
     detector = Scripted([(10, 20, 40, 60, 0.5, 1), (0, 0, 5, 5, 0.9, 0)])
     cfg = boxes_only("TEST.AUG.MIN_SIZES", [0], "TEST.AUG.FLIP", False, "MODEL.ROI_HEADS.NUM_CLASSES", 2)
     results = evaluate(ClassMappedDetector(detector, torch.tensor([-1, 0])), dataset, cfg)
     assert results["bbox"]["AP"] == pytest.approx(100)
 
 
-def test_only_an_augmented_detector_gets_images_of_the_size_of_the_file(dataset: Dataset) -> None:
+def test_only_augmented_detectors_get_images_of_the_size_of_the_file(dataset: Dataset) -> None:
     model = Scripted()
     cfg = boxes_only("INPUT.MIN_SIZE_TEST", 32)
     assert next(iter(build_prediction_loader(cfg, dataset, model)))[0].image_size == (48, 32)

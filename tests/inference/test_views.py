@@ -1,4 +1,4 @@
-"""Views of a test image, and the way back from them."""
+"""Views of a test image, and their inverse maps."""
 
 from dataclasses import replace
 
@@ -18,14 +18,14 @@ ALL = all_orientations(mirrors=True, mirrors_vertically=True, turns=True)
     [
         ((False, False, False), {0}, set()),
         ((True, False, False), {0}, {0}),
-        ((False, True, False), {0}, {2}),  # upside down: a mirror and half a turn
+        ((False, True, False), {0}, {2}),  # a vertical flip is a horizontal flip and a half turn
         ((True, True, False), {0, 2}, {0, 2}),
         ((False, False, True), {0, 1, 2, 3}, set()),
         ((True, False, True), {0, 1, 2, 3}, {0, 1, 2, 3}),
         ((True, True, True), {0, 1, 2, 3}, {0, 1, 2, 3}),
     ],
 )
-def test_orientations_are_all_combinations_of_flips_and_turns_once(
+def test_orientations_are_the_distinct_combinations_of_flips_and_turns(
     keys: tuple[bool, bool, bool], turns: set[int], mirrored_turns: set[int]
 ) -> None:
     horizontal, vertical, quarter = keys
@@ -36,18 +36,18 @@ def test_orientations_are_all_combinations_of_flips_and_turns_once(
     assert {one.quarter_turns for one in found if one.is_mirrored} == mirrored_turns
 
 
-def test_lengths_are_of_the_shorter_side_and_0_keeps_the_image_and_no_size_comes_twice() -> None:
+def test_views_have_the_distinct_sizes_of_the_lengths_and_0_keeps_the_size() -> None:
     views = AugmentedViews([0, 32, 128, 200, 300], max_size=192, orientations=UPRIGHT)(smooth_sample())
-    assert [view.size for view in views] == [(64, 96), (32, 48), (128, 192)]  # 200 and 300 end at the upper bound, too
+    assert [view.size for view in views] == [(64, 96), (32, 48), (128, 192)]  # 200 and 300 exceed the maximum size, too
     assert [view.sample.original_size for view in views] == [view.size for view in views]
     assert torch.equal(views[0].sample.image, smooth_sample().image)
 
 
 @pytest.mark.parametrize("orientation", ALL)
-def test_a_box_goes_where_its_pixels_go_and_back(orientation: Orientation) -> None:
+def test_boxes_are_mapped_like_pixels_and_back(orientation: Orientation) -> None:
     image = torch.zeros((3, 40, 60), dtype=torch.uint8)
     image[:, 5:12, 20:50] = 255
-    sample = Sample(image, image_id=0, original_size=(80, 60))  # the file is twice as high
+    sample = Sample(image, image_id=0, original_size=(80, 60))  # the file has twice the height
     (view,) = AugmentedViews([0], max_size=1, orientations=[orientation])(sample)
     (box,) = view.boxes_from_original(torch.tensor([[20.0, 10, 50, 24]])).tolist()
     rows, columns = (view.sample.image[0] > 0).nonzero().unbind(1)
@@ -58,7 +58,7 @@ def test_a_box_goes_where_its_pixels_go_and_back(orientation: Orientation) -> No
     assert torch.equal(orientation.undo(view.sample.image), image)
 
 
-def test_proposals_and_targets_go_along() -> None:
+def test_proposals_and_targets_are_mapped_to_the_view() -> None:
     boxes = torch.tensor([[10.0, 20, 30, 40]])
     sample = replace(
         smooth_sample(),

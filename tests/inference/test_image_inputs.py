@@ -1,0 +1,57 @@
+"""Image files named by files, folders and glob patterns."""
+
+from pathlib import Path
+
+import pytest
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inference.image_inputs import find_images, image_files
+
+
+def write_files(*paths: Path) -> None:
+    """Empty files, which only have names of images."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def test_images_of_a_folder_are_sorted(tmp_path: Path) -> None:
+    write_files(*(tmp_path / name for name in ("b.PNG", "a.jpg", "c.tif", "notes.txt")))
+    assert [file.name for file in image_files([tmp_path, tmp_path / "a.jpg"])] == ["a.jpg", "b.PNG", "c.tif"]
+
+
+def test_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no images to predict on"):
+        image_files([tmp_path])
+
+
+def test_glob_patterns_are_expanded(tmp_path: Path) -> None:
+    write_files(*(tmp_path / name for name in ("a.png", "b.jpg", "x/c.png", "notes.txt")))
+    assert [path.name for path in find_images([f"{tmp_path}/*"]).files] == ["a.png", "b.jpg"]
+    assert [path.name for path in find_images([f"{tmp_path}/**/*.png"]).files] == ["a.png", "c.png"]
+    write_files(tmp_path / "d[1].png")
+    assert [path.name for path in find_images([f"{tmp_path}/d[1].png"]).files] == ["d[1].png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gone/a.png", "{tmp}/gone/a.png does not exist: there is no {tmp}/gone."),
+        ("gone", "{tmp}/gone: there is no such file or folder."),
+        ("gone.png", "{tmp}/gone.png: there is no such image file."),
+        ("*.tif", "the pattern {tmp}/*.tif matches nothing."),
+        ("*.txt", "the pattern {tmp}/*.txt matches 1 file, but no image: notes.txt."),
+        ("empty", "{tmp}/empty is empty."),
+        ("texts", "{tmp}/texts has no image, only other files (1 x .txt). Images end in .jpg"),
+        ("deep", "{tmp}/deep has no image directly in it, but 1 in its sub-folders: add --recursive."),
+    ],
+)
+def test_inputs_without_images_are_reported_with_the_reason(tmp_path: Path, name: str, words: str) -> None:
+    write_files(*(tmp_path / file for file in ("notes.txt", "texts/a.txt", "deep/x/a.png", "good.png")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError) as refusal:
+        find_images([tmp_path / name])
+    assert words.format(tmp=tmp_path) in str(refusal.value)
+    found = find_images([tmp_path / name, tmp_path / "good.png"])
+    assert found.files == [tmp_path / "good.png"]
+    assert words.format(tmp=tmp_path) in found.problems[0]
