@@ -1,4 +1,4 @@
-"""Small datasets on disk, made for one test."""
+"""Small datasets on disk for one test."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def cfg() -> CfgNode:
 
 @pytest.fixture
 def annotation() -> Callable[..., dict[str, Any]]:
-    """Makes one COCO annotation: a 10 x 10 square at (10, 10) of image 1, with what is given set differently."""
+    """Creates a COCO annotation, a 10 x 10 square at (10, 10) of image 1, with the given fields replaced."""
 
     def make(number: int = 1, **fields: Any) -> dict[str, Any]:
         square = [10, 10, 20, 10, 20, 20, 10, 20]

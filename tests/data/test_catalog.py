@@ -15,14 +15,14 @@ from mrcnn_zoo.registries import DATASET_FORMATS
 
 @pytest.fixture(autouse=True)
 def no_root(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No datasets but those of the test."""
+    """An environment without datasets."""
     monkeypatch.delenv("MRCNN_ZOO_DATASETS", raising=False)
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
 
 
 def _as_coco_2017_val(path: Path) -> Path:
-    """Move what `write_coco` wrote to COCO's places; returns the root."""
+    """Move the files of `write_coco` into COCO's layout; returns the root."""
     root = path.parent / "root"
     (root / "coco" / "annotations").mkdir(parents=True)
     (root / "coco" / "val2017").mkdir()

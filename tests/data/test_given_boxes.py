@@ -1,4 +1,4 @@
-"""Files of boxes: the forms that they come in, and which image is meant."""
+"""Files of boxes: their structures, and the assignment to images."""
 
 import json
 from pathlib import Path
@@ -104,7 +104,7 @@ def test_categories_are_matched_by_name_or_else_by_id(tmp_path: Path) -> None:
     table = given.find("right/a.jpg")
     assert table is not None
     assert table.classes(by_name).tolist() == [0, UNKNOWN_CLASS]
-    assert given.class_of_id((), (9, 2)) == {2: 1, 9: 0}  # the names of the model are not known
+    assert given.class_of_id((), (9, 2)) == {2: 1, 9: 0}  # the model has no class names
     results = read(RESULTS, tmp_path)
     assert results.class_of_id(("dog", "cow"), (4, 2)) == {2: 1}
 
@@ -117,7 +117,7 @@ def test_unknown_category_is_refused_with_the_classes_of_the_model(tmp_path: Pat
     given = read(DATA_SET, tmp_path)
     table = given.find("right/a.jpg")
     assert table is not None
-    assert given.class_of_id(("dog", "cow"), (1, 2), images=[table]) == {2: 0}  # the cat is in an image not asked for
+    assert given.class_of_id(("dog", "cow"), (1, 2), images=[table]) == {2: 0}  # the cat is in another image
 
 
 def test_boxes_for_another_image_size_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which keypoints change places in a mirror."""
+"""Pairs of keypoints that a mirror exchanges."""
 
 import logging
 from dataclasses import replace
@@ -135,7 +135,7 @@ def test_pairs_of_the_file_are_used(write_coco, annotation, fields: dict, expect
 
 @pytest.fixture
 def keypoint_dataset(cfg, write_coco, annotation):
-    """Makes a dataset of one image with one object, whose first keypoint lies left of the second."""
+    """Creates a dataset of one image with one object; its first keypoint is left of the second."""
     cfg.MODEL.MASK_ON, cfg.MODEL.KEYPOINT_ON = False, True
     cfg.SOLVER.IMS_PER_BATCH = 1
     cfg.INPUT.RANDOM_FLIP = "horizontal"

@@ -1,4 +1,4 @@
-"""The cache of parsed datasets."""
+"""Folders and the cache of parsed datasets."""
 
 from pathlib import Path
 

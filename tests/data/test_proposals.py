@@ -1,4 +1,4 @@
-"""Precomputed proposals: their files, and their way to the samples."""
+"""Precomputed proposals: their files, and the proposals of samples."""
 
 import pickle
 from dataclasses import replace

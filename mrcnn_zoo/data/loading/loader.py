@@ -22,7 +22,7 @@ from mrcnn_zoo.data.classes import merge_datasets
 from mrcnn_zoo.data.loading.mapper import Mapper, build_eval_mapper, build_train_mapper, build_validation_mapper
 from mrcnn_zoo.data.loading.samplers import (
     SAMPLE_STREAM,
-    Batch,
+    BatchDraws,
     BatchStream,
     Draw,
     contiguous_share,
@@ -85,7 +85,7 @@ class SampleSource:
         self.mapper = mapper
         self.seed = seed
 
-    def __getitem__(self, batch: Batch) -> list[Sample] | Failure:
+    def __getitem__(self, batch: BatchDraws) -> list[Sample] | Failure:
         try:
             return [
                 self.mapper(self.records[draw.row], generator(self.seed, SAMPLE_STREAM, draw.position))
@@ -172,7 +172,7 @@ class SampleLoader:
         num_workers: worker processes; 0 loads in the calling process.
     """
 
-    def __init__(self, source: SampleSource, *, batches: Callable[[], Iterator[Batch]], num_workers: int) -> None:
+    def __init__(self, source: SampleSource, *, batches: Callable[[], Iterator[BatchDraws]], num_workers: int) -> None:
         self._source = source
         self._batches = batches
         self._num_workers = num_workers
@@ -205,7 +205,7 @@ class TrainLoader(SampleLoader):
     """
 
     def __init__(
-        self, source: SampleSource, *, dataset: Dataset, batches: Callable[[], Iterator[Batch]], num_workers: int
+        self, source: SampleSource, *, dataset: Dataset, batches: Callable[[], Iterator[BatchDraws]], num_workers: int
     ) -> None:
         super().__init__(source, batches=batches, num_workers=num_workers)
         self.dataset = dataset
@@ -273,7 +273,7 @@ def build_train_loader(
     groups = orientation_groups([record.image_size for record in dataset.records]) if is_grouped else None
     stream = BatchStream(sampler, batch_size=batch_size, groups=groups)
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[BatchDraws]:
         return (share_of_rank(batch, rank, world_size) for batch in stream.batches(start_batch))
 
     num_workers = cfg.DATALOADER.NUM_WORKERS

@@ -150,7 +150,7 @@ class Draw(NamedTuple):
     row: int  # of the dataset
 
 
-Batch = list[Draw]
+BatchDraws = list[Draw]  # the images of one batch
 
 
 class BatchStream:
@@ -168,13 +168,13 @@ class BatchStream:
         self.batch_size = batch_size
         self.groups = groups
 
-    def batches(self, start: int = 0) -> Iterator[Batch]:
+    def batches(self, start: int = 0) -> Iterator[BatchDraws]:
         """The endless sequence of batches from number `start` on."""
         return islice(self._batches(), start, None)
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[BatchDraws]:
         """A batch is complete when its group has enough images; incomplete ones continue in the next epoch."""
-        waiting: dict[int, Batch] = defaultdict(list)
+        waiting: dict[int, BatchDraws] = defaultdict(list)
         for draw in self._draws():
             group = self.groups[draw.row] if self.groups is not None else 0
             waiting[group].append(draw)
@@ -193,7 +193,7 @@ def orientation_groups(sizes: Sequence[ImageSize]) -> list[int]:
     return [int(width > height) for height, width in sizes]
 
 
-def share_of_rank(batch: Batch, rank: int, world_size: int) -> Batch:
+def share_of_rank(batch: BatchDraws, rank: int, world_size: int) -> BatchDraws:
     """The part of a global batch of one process.
 
     Args:

@@ -1,4 +1,4 @@
-"""Reading COCO's format: what is good."""
+"""Valid COCO files."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading COCO's format: what is bad, and is repaired with a note or refused with one clear message."""
+"""COCO files with errors: repaired with a note, or refused with one message."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def test_single_polygon_without_outer_list_is_read(write_coco, annotation) -> No
 
 
 WITHOUT_SIZE = "NaN, infinite or not above 0 in size"
-HUGE = 10**400  # no float
+HUGE = 10**400  # exceeds float64
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Numbers and masks in other forms than COCO's: taken where they can only mean one thing."""
+"""Numbers and masks in other forms than COCO's: read if they are unambiguous."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading the nuclei of the 2018 Data Science Bowl."""
+"""The nuclei of the 2018 Data Science Bowl, and the stratified split."""
 
 import re
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_annotation_ids_are_distinct_and_not_zero(root: Path) -> None:
 def test_cached_result_equals_the_first(root: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_dsb2018("nuclei", root)
     assert len(list(cache_folder.iterdir())) == 1
-    monkeypatch.setattr(dsb2018, "read_folder", None)  # nothing may be read a second time
+    monkeypatch.setattr(dsb2018, "read_folder", None)  # a second reading fails
     assert load_dsb2018("nuclei", root) == first
 
 

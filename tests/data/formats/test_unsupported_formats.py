@@ -1,4 +1,4 @@
-"""Annotations in formats that are not read are named; encodings of JSON; files of unlabelled images."""
+"""Error messages for unsupported formats; encodings of JSON; files of unlabelled images."""
 
 import json
 import shlex

@@ -313,7 +313,7 @@ def test_image_above_the_limit_is_refused_with_the_key_and_read_below_it(cfg: Cf
 
 def test_limit_of_pillow_is_unused_and_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
-    for limit in (400, 200):  # from here on Pillow warns of 600 pixels, from there on it refuses them
+    for limit in (400, 200):  # Pillow warns about 600 pixels from 400 on, and refuses them from 200 on
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Reading image files of every kind."""
+"""RGB, alpha, grey, palettes and depth of image files; errors."""
 
 import re
 from pathlib import Path

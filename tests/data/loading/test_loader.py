@@ -1,4 +1,4 @@
-"""Loaders: order, resumption, processes, and mistakes that are found in loader processes."""
+"""Loaders: order, resumption, processes, and user errors in worker processes."""
 
 import multiprocessing
 import subprocess
@@ -46,7 +46,7 @@ def _assert_equal(ours: list[list[Sample]], theirs: list[list[Sample]]) -> None:
 
 @pytest.fixture
 def random_cfg(cfg):
-    """Training with much randomness."""
+    """A training config with several random augmentations."""
     cfg.INPUT.MIN_SIZE_TRAIN = [30, 40, 50]
     cfg.INPUT.CROP.ENABLED = True
     cfg.INPUT.AUGMENTATIONS = ["RandomBrightness"]
@@ -267,7 +267,7 @@ def test_real_images_pass_through_the_pipeline(cfg, shared_dir: Path) -> None:
 def test_worker_processes_ignore_signals_of_others(cfg, dataset: Dataset) -> None:
     cfg.DATALOADER.NUM_WORKERS = 2
     batches = iter(build_train_loader(cfg, [dataset]))
-    _take(batches, 2)  # one of each process: both are up
+    _take(batches, 2)  # one per worker: both have started
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     pids = [str(worker.pid) for worker in workers]

@@ -51,7 +51,7 @@ def test_subset_is_the_same_in_every_epoch() -> None:
 
 
 def test_images_with_rare_classes_are_repeated() -> None:
-    # Class 0 is in 4 of 4 images, class 1 in 1 of 4: sqrt(0.5 / 0.25) = 1.414. An image takes its rarest class's.
+    # Class 0 is in 4 of 4 images, class 1 in 1 of 4: sqrt(0.5 / 0.25) = 1.414. The rarest class of an image counts.
     factors = repeat_factors([[0], [0, 0], [0, 1], [0]], 0.5, is_sqrt=True)
     assert factors.tolist() == pytest.approx([1, 1, 2**0.5, 1])
     assert repeat_factors([[0], [0, 0], [0, 1], [0]], 0.5, is_sqrt=False).tolist() == [1, 1, 2, 1]
@@ -95,7 +95,7 @@ def test_batches_have_one_group_and_every_image_is_drawn() -> None:
     assert all(len({groups[row] for row in batch}) == 1 for batch in batches)
     counts = [sum(batch.count(row) for batch in batches) for row in range(8)]
     assert sum(counts) == 48
-    assert min(counts) >= 5  # six epochs, but for what waits
+    assert min(counts) >= 5  # six epochs, but for incomplete batches
 
 
 @pytest.mark.parametrize("groups", [None, [0, 1, 1, 0, 1]])

@@ -27,7 +27,7 @@ def _coco_mini(folder: Path) -> tuple[Dataset, COCO]:
 
 @pytest.fixture
 def coco_mini(shared_dir: Path) -> tuple[Dataset, COCO]:
-    """The 70 validation images and what pycocotools reads of them."""
+    """The 70 validation images, and pycocotools' reading of them."""
     return _coco_mini(shared_dir / "data" / "coco_mini")
 
 
@@ -133,7 +133,7 @@ def test_object_too_thin_to_rasterise_keeps_one_pixel() -> None:
 
 
 def _stars(count: int, place: str, rng: np.random.Generator) -> Iterator[tuple[list[np.ndarray], tuple[int, int]]]:
-    """Random stars of one or two parts that reach over a side of their frame, with the frame's size."""
+    """Random stars of one or two parts across a side of their frame, and the size of the frame."""
     for _ in range(count):
         height, width = rng.integers(1, 120, 2).tolist()
         radius = rng.uniform(2, 60) * (20 if place == "far larger" else 0.05 if place == "tiny" else 1)

@@ -27,7 +27,7 @@ def idx_bytes(array: NDArray[np.uint8]) -> bytes:
 
 
 def write_mnist(folder: Path, *, suffix: str = "", per_class: int = 2) -> None:
-    """A folder as MNIST's: image number n of a split shows n + 1 bright rows, more for test images."""
+    """A folder with MNIST's layout; image n of a split has n + 1 bright rows, test images five more."""
     folder.mkdir(parents=True, exist_ok=True)
     for stem, offset in (("train", 0), ("t10k", 5)):
         labels = np.arange(10 * per_class, dtype=np.uint8) % 10
@@ -47,7 +47,7 @@ def flat(stamps: DigitStamps) -> list[bytes]:
 def test_every_embedded_digit_is_used_once() -> None:
     train, val = load_digit_stamps("embedded", "train"), load_digit_stamps("embedded", "val")
     assert len(flat(train)) + len(flat(val)) == 1797
-    # Four fifths of each class, rounded up: scikit-learn's load_digits has 178, 182, 177, ... of them.
+    # Four fifths of each class, rounded up: scikit-learn's load_digits has 178, 182, 177, ... per class.
     assert [len(glyphs) for glyphs in train.glyphs] == [143, 146, 142, 147, 145, 146, 145, 144, 140, 144]
 
 

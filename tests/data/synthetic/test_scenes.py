@@ -32,7 +32,7 @@ def test_same_seed_and_index_give_the_same_pixels_and_annotations() -> None:
 
 
 def test_pixels_equal_the_recorded_sum() -> None:
-    # The sum over a scene recorded on Linux x86-64 with NumPy 2.4; a change here changes everybody's benchmark data.
+    # The sum over a scene recorded on Linux x86-64 with NumPy 2.4; a change of it changes the benchmark data.
     scene = SceneImage(SceneSettings(), "digits", "train", 0)
     assert abs(int(scene.read().sum(dtype=np.int64)) - RECORDED_SUM) < 200
 
@@ -98,7 +98,7 @@ def test_mask_is_exactly_where_the_ink_shows() -> None:
     ground, ink = image.min(), image.max()
     mask = coco_mask.decode(record.instances[0].segmentation).astype(bool)
     half = (ground + ink) / 2
-    is_clear = np.abs(image - half) > 1  # from there on, rounding to whole levels cannot have moved it over the half
+    is_clear = np.abs(image - half) > 1  # farther away, rounding cannot move a value across one half
     assert is_clear.mean() > 0.99
     np.testing.assert_array_equal((image > half)[is_clear], mask[is_clear])
 
@@ -159,7 +159,7 @@ def test_noise_has_the_given_standard_deviation() -> None:
             .astype(float)
             for noise in (0.0, 0.02)
         )
-        if 30 < clean[0, 0, 0] < 225:  # away from the ends, where it is clipped
+        if 30 < clean[0, 0, 0] < 225:  # away from 0 and 255, where values are clipped
             assert np.std(noisy - clean) == pytest.approx(0.02 * 255, rel=0.05)
 
 
@@ -221,7 +221,7 @@ def test_shapes_have_keypoints_at_their_positions() -> None:
         x1, y1, x2, y2 = record.instances[0].box
         points = np.array(record.instances[0].keypoints).reshape(5, 3)
         assert (points[:, 2] == 2).all()
-        # Edges of a mask are those of whole pixels, and the tips of a triangle cover too little of theirs.
+        # Mask edges are at whole pixels, and the tips of a triangle cover less than half of their pixels.
         np.testing.assert_allclose(points[[4, 2], 0], [x1, x2], atol=2)
         np.testing.assert_allclose(points[[1, 3], 1], [y1, y2], atol=2)
 

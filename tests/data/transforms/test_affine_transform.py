@@ -1,4 +1,4 @@
-"""Affine affine of points, boxes and bitmaps, by hand."""
+"""Affine maps of points, boxes and bitmaps, with hand-computed values."""
 
 import numpy as np
 import pytest

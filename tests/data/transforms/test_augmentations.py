@@ -1,4 +1,4 @@
-"""Augmentations: what they draw, and that image and coordinates stay together."""
+"""Augmentations: their distributions, and the agreement of images and coordinates."""
 
 import numpy as np
 import pytest
