@@ -4,7 +4,7 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake in a config, a file or an argument; the message says where and what to do.
+    """A mistake in a config, a file or an argument; the message names the place and what to do.
 
     The command line prints the message alone, without a traceback.
     """

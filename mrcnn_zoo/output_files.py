@@ -18,7 +18,7 @@ from mrcnn_zoo.errors import UserError, counted
 
 RESULT_FOLDERS = ("inference", "pictures")  # in the output folder of a training or an evaluation
 FILES_SHOWN = 3  # in a message
-UNFINISHED_SUFFIX = ".unfinished"  # of a file that is being written, or whose process was killed
+UNFINISHED_SUFFIX = ".unfinished"  # of a file that is being written, or was when its process was killed
 
 
 def check_output_folder(folder: str | Path, *, option: str, subfolders: Iterable[str] = ()) -> Path:

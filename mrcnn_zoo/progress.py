@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 LEAST_WIDTH = 20  # columns of a terminal with room for a line
 BAR_WIDTHS = (8, 40)  # columns, at least and at most
 SECONDS_BETWEEN_REFRESHES = 0.1
-DONE, TO_DO = "━", "─"  # of the bar; told apart without colours
+DONE, TO_DO = "━", "─"  # of the bar; distinguishable without colours
 GAP = "  "
 # A line that ends in the last column makes some terminals begin another, and Ctrl-C is echoed as ^C behind it.
 SPARE_COLUMNS = 3
 UNITS = ("B", "kB", "MB", "GB", "TB")
 BORDER = "|"  # of tables
-MORE_COLUMNS = " ..."  # after the head of a table whose last columns are left out
+MORE_COLUMNS = " ..."  # after the head of a table that lacks its last columns
 
 
 @dataclass
 class ProgressLine:
-    """One task: how far it is, and what else is to be seen of it.
+    """The progress of one task, with further texts.
 
     Args:
         label: in front; may be empty.
@@ -86,7 +86,7 @@ class ProgressLine:
 
 
 class Display:
-    """The lines of all tasks that are under way, drawn on one terminal.
+    """The lines of all running tasks, drawn on one terminal.
 
     No thread draws them: loader processes that are forked meanwhile would inherit its locks.
 
@@ -111,7 +111,7 @@ class Display:
         )
 
     def start(self) -> None:
-        """Begin to draw; log messages to the terminal go above the lines from now on."""
+        """Start drawing; log messages to the terminal go above the lines from now on."""
         for log in (logging.root, logging.getLogger("mrcnn_zoo")):
             for handler in list(log.handlers):
                 if is_on_terminal(handler):
@@ -133,13 +133,13 @@ class Display:
         self.refresh(now=True)
 
     def remove(self, line: ProgressLine) -> None:
-        """Draw it no longer; the last one stays on the terminal."""
+        """Stop drawing a line; the last one stays on the terminal."""
         if len(self._lines) > 1:
             self._lines.remove(line)
         self.refresh(now=True)
 
     def refresh(self, *, now: bool = False) -> None:
-        """Draw anew, unless that was done a moment ago."""
+        """Redraw, unless the last drawing was less than SECONDS_BETWEEN_REFRESHES ago."""
         if now or monotonic() - self._drawn >= SECONDS_BETWEEN_REFRESHES:
             self._live.refresh()
             self._drawn = monotonic()
@@ -210,13 +210,13 @@ def is_on_terminal(handler: logging.Handler) -> bool:
 
 def has_terminal(stream: TextIO) -> bool:
     """Whether a stream is a terminal on which lines can be redrawn, with room for one."""
-    # Some containers give a terminal without a width, on which a line would be nothing at all.
+    # Some containers give a terminal without a width, on which a line would be empty.
     is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
     return not is_dumb and terminal_width(stream) >= LEAST_WIDTH
 
 
 def terminal_width(stream: Any) -> int:
-    """Columns of the terminal that a stream writes to; 0 where it is none, or one that does not tell."""
+    """Columns of the terminal that a stream writes to; 0 where it is none, or its width is unknown."""
     try:
         return os.get_terminal_size(stream.fileno()).columns if _is_terminal(stream) else 0
     except (OSError, ValueError, AttributeError):

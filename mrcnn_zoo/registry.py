@@ -1,4 +1,4 @@
-"""A registry maps a name that a YAML file may say to the function that builds the component."""
+"""A registry maps names in YAML files to the functions that build the components."""
 
 import difflib
 import functools

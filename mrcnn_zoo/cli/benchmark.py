@@ -28,7 +28,7 @@ DEFAULT_BATCH_SIZE = {"inference": 1, "train": 2}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print the report and write it as JSON when asked to; returns the exit status."""
+    """Measure, print the report and write it as JSON on request; returns the exit status."""
     arguments = read_arguments(build_parser(), argv)
     if arguments.against and arguments.task not in MODEL_TASKS:
         raise UserError(f"--against is for --task {' and '.join(MODEL_TASKS)}, not for {arguments.task}.")

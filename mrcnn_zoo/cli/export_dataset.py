@@ -22,7 +22,7 @@ from mrcnn_zoo.output_files import check_output_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the dataset and say where it is; returns the exit status."""
+    """Write the dataset and print its place; returns the exit status."""
     arguments = read_arguments(build_parser(), argv)
     with logging_lines(sys.stderr):
         folder = _folder(arguments)

@@ -58,7 +58,7 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(fitted(f"error: {error}", sys.stderr), file=sys.stderr)
         return USAGE_ERROR
-    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+    except BrokenPipeError:  # the reader, for instance `head`, has closed the pipe
         sys.stderr.close()
         return 0
     except OSError as error:

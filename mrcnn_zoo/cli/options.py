@@ -1,6 +1,6 @@
-"""What the commands have in common: their parser, the options that several have, and the checks before work begins.
+"""The parser of all commands, options that several commands share, and checks before the work.
 
-What needs torch is imported where it is used: `config` and `zoo` answer at once.
+Modules that import torch are imported where they are used, so that `config` and `zoo` start fast.
 """
 
 import argparse
@@ -30,7 +30,7 @@ TYPE_ERROR = re.compile(r"argument (\S+?)(?:/\S+)*: (takes .*)", re.DOTALL)
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose help ends in examples and whose errors name the option first.
+    """Parser with examples at the end of its help and with errors that begin with the option.
 
     Args:
         prog: e.g. "mrcnn-zoo train".
@@ -88,10 +88,10 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and exit with status 2."""
-        told = TYPE_ERROR.fullmatch(message)
+        type_error = TYPE_ERROR.fullmatch(message)
         unknown = message.removeprefix(UNKNOWN).split()
-        if told:
-            message = f"{told[1]} {told[2]}"
+        if type_error:
+            message = f"{type_error[1]} {type_error[2]}"
         elif message.startswith(UNKNOWN) and unknown[0].startswith("--"):
             message += "." + did_you_mean(unknown[0], list(self._option_string_actions))
         super().error(message)
@@ -179,12 +179,12 @@ def read_arguments(
 ) -> argparse.Namespace:
     """The arguments, options and positional ones in any order.
 
-    Weights and a config that stand where a key is expected are taken for what they are; `--set` joins the overrides.
+    Weights and a config in the place of a key are accepted as such; `--set` values are appended to the overrides.
 
     Args:
         parser: with `add_overrides`.
         argv: as typed.
-        is_input: tells the files to work on from the keys between which they stand; they become `arguments.inputs`.
+        is_input: whether an argument among the keys is an input file; these become `arguments.inputs`.
 
     Raises:
         UserError: weights or a config given twice, or an empty path.
@@ -231,7 +231,7 @@ def is_config_key(text: str) -> bool:
 
 
 def names_key(text: str) -> bool:
-    """Whether an argument is a config key, perhaps misspelt, or `KEY=VALUE` with such a key; no file is asked for."""
+    """Whether an argument is a config key, perhaps misspelt, or `KEY=VALUE` with such a key; does not read files."""
     key = text.partition("=")[0]
     section, dot, _ = key.partition(".")
     sections = sorted({name.partition(".")[0] for name in SECTION_NAMES})
@@ -283,7 +283,7 @@ def load_command_config(arguments: argparse.Namespace, overrides: Sequence[Any] 
     """The config of `--config-file` and the overrides, after some overrides that the command implies.
 
     Raises:
-        UserError: a config with a mistake, or a device that there is not.
+        UserError: a mistake in the config, or an unavailable device.
     """
     from mrcnn_zoo.modeling.construction import check_device
 
@@ -293,7 +293,7 @@ def load_command_config(arguments: argparse.Namespace, overrides: Sequence[Any] 
 
 
 def given_weights(arguments: argparse.Namespace) -> str:
-    """The file of `--weights`, which must be there before anything else is looked at; empty without the option.
+    """The existing file of `--weights`, checked before the other arguments; empty without the option.
 
     Raises:
         UserError: there is no such file, or no checkpoint in a folder.
@@ -305,7 +305,7 @@ def given_weights(arguments: argparse.Namespace) -> str:
 
 
 def prepare_device(cfg: CfgNode) -> None:
-    """Refuse a device that there is not, say once that there is no GPU, and on the CPU keep memory that is freed.
+    """Refuse an unavailable device, log once that there is no GPU, and on the CPU keep freed memory.
 
     Raises:
         UserError: see `resolve_device`.

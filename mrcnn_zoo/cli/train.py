@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(fitted(f"error: {error}", sys.stderr), file=sys.stderr)
         return FAILED
     except UserError as error:
-        # Under torchrun every process finds the same mistake, and the first of each machine tells it. Only memory may
+        # Under torchrun every process finds the same mistake, and the first of each machine prints it. Only memory may
         # run out in one process alone.
         if _is_first_on_machine() or isinstance(error, OutOfDeviceMemoryError):
             raise

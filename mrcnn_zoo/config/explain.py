@@ -51,7 +51,7 @@ def explain(name: str) -> str:
 def search(words: str) -> list[Key]:
     """The keys that have every word in their name, or a word that begins with it in their meaning; any case.
 
-    Those come first whose name has all of the words.
+    Keys with all of the words in their name come first.
     """
     wanted = words.lower().split()
 

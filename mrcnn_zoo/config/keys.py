@@ -19,7 +19,7 @@ class Range:
         high: largest number.
         low_open: `low` itself is not allowed.
         high_open: `high` itself is not allowed.
-        also: further numbers with a meaning of their own, e.g. (-1,) for "all".
+        also: further numbers with a special meaning, e.g. (-1,) for "all".
         allows_infinity: whether infinity is a value.
     """
 
@@ -93,10 +93,10 @@ NOT_EMPTY = Length(1)
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Marks a Detectron2 key whose part does not exist here: a value other than the default is refused.
+    """Marks a Detectron2 key of an unsupported part: a value other than the default is refused.
 
     Detectron2's full config.yaml files set every key, also those of parts that are not in use. A file may set a key
-    whose part is not selected; the command line may not.
+    of a part that is not selected; the command line may not.
 
     Args:
         selector: the key that selects the part; empty for a key that always matters.
@@ -124,10 +124,10 @@ class Key:
         range: the allowed numbers, of a list those of each element; every key of numbers without `choices` has one.
         length: number of elements of a list, of a list of lists of each of these; None allows any number.
         ascends: whether the numbers of a list must not fall.
-        registry: whose names, or `module:function`, are the values.
-        counts_classes_of: values of MODEL.META_ARCHITECTURE whose number of classes this key holds.
+        registry: its names, or `module:function`, are the values.
+        counts_classes_of: values of MODEL.META_ARCHITECTURE that take their number of classes from this key.
         old_names: names of the key in version 1 of Detectron2's config (2019), read as this one.
-        unsupported: set for a Detectron2 key whose part does not exist here.
+        unsupported: set for a Detectron2 key of an unsupported part.
     """
 
     name: str

@@ -23,7 +23,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -
         overrides: e.g. `["SOLVER.BASE_LR", "0.01", "MODEL.MASK_ON=True"]`; values are texts or Python values.
 
     Raises:
-        UserError: for whatever is wrong in the file or the overrides, saying where.
+        UserError: for a mistake in the file or the overrides, with its place.
     """
     config = resolve_config(path, overrides)
     settle_contradictions(config)
@@ -34,7 +34,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -
 
 
 def resolve_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -> CfgNode:
-    """As `load_config`, but mutable, and with keys of parts that are not built yet: to look at, not to build from."""
+    """As `load_config`, but mutable and unchecked, for display; also accepts keys of unsupported parts."""
     config = default_config()
     if path is not None:
         config.merge_from_file(path)
@@ -54,7 +54,7 @@ def config_from_text(
         trust: modules whose code the text may name.
 
     Raises:
-        UserError: for whatever is wrong in the text or the overrides, saying where.
+        UserError: for a mistake in the text or the overrides, with its place.
     """
     config = default_config()
     config.assign(read_yaml(text, source, is_foreign=True))
@@ -69,7 +69,7 @@ def config_from_settings(
     overrides: Sequence[Any] = (),
     trust: Iterable[str] = (),
 ) -> CfgNode:
-    """The frozen config of `KEY VALUE` items that a downloaded file or the index of the zoo asks for.
+    """The frozen config of `KEY VALUE` items of a downloaded file or of the index of the zoo.
 
     Args:
         settings: which may name no code to run, see `refuse_foreign_code`.
@@ -79,7 +79,7 @@ def config_from_settings(
         trust: modules whose code the settings may name.
 
     Raises:
-        UserError: for whatever is wrong in the settings or the overrides, saying where.
+        UserError: for a mistake in the settings or the overrides, with its place.
     """
     config = resolve_config(path)
     config.assign(read_overrides(settings, Origin(source, is_foreign=True)))
@@ -111,7 +111,7 @@ def changed_config(config: CfgNode, settings: Mapping[str, Any], *, source: str 
 
 
 def check_config(config: CfgNode, trust: Iterable[str] = ()) -> None:
-    """Refuse keys of parts that are not built, numbers that nothing can be computed with, and code of strangers.
+    """Refuse keys of unsupported parts, invalid values, and code named by downloaded files.
 
     Raises:
         UserError: with the keys, their values and where they were set.

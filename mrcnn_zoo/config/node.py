@@ -28,11 +28,11 @@ class CfgNode(YacsNode):
     """One level of the configuration; leaves are plain Python values."""
 
     def merge_from_file(self, cfg_filename: str | Path) -> None:
-        """Set what a YAML file and the files it is based on say; self must be the root."""
+        """Set the values of a YAML file and of its base files; self must be the root."""
         self.assign(read_config_file(cfg_filename))
 
     def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
-        """Set what `KEY VALUE` and `KEY=VALUE` items say; self must be the root."""
+        """Set the values of `KEY VALUE` and `KEY=VALUE` items; self must be the root."""
         self.assign(read_overrides(cfg_list))
 
     def assign(self, assignments: Iterable[Assignment]) -> None:
@@ -48,7 +48,7 @@ class CfgNode(YacsNode):
             if assignment.origin != DEFAULT and assignment.origin.source not in self._sources():
                 self._sources().append(assignment.origin.source)
             if assignment.name in SECTION_NAMES and assignment.value in (None, {}):
-                continue  # a section whose keys are all commented out
+                continue  # a section with all keys commented out
             key, below = locate(assignment)
             name = ".".join((key.name, *below))
             place = (assignment.origin.source, name)
@@ -56,7 +56,7 @@ class CfgNode(YacsNode):
                 raise UserError(f"{assignment.origin}: {name} is set a second time; {lines[place]} has set it already.")
             if assignment.name in KEYS_BY_OLD_NAME:
                 logger.warning(
-                    "%s: %s is the old name of %s and is read as such", assignment.origin, assignment.name, name
+                    "%s: %s is the old name of %s and is read as it", assignment.origin, assignment.name, name
                 )
             lines[place] = assignment.origin
             if key.is_open:
@@ -136,7 +136,7 @@ def _of_this_version(assignment: Assignment) -> Assignment:
 
 
 def locate(assignment: Assignment) -> tuple[Key, tuple[str, ...]]:
-    """The key that an assignment means, and the names below it when that key is an open section.
+    """The key of an assignment, and the names below it for an open section.
 
     Raises:
         UserError: when there is no such key, naming the nearest ones and where the assignment stands.
@@ -158,7 +158,7 @@ def locate(assignment: Assignment) -> tuple[Key, tuple[str, ...]]:
 
 
 def no_such_key(name: str) -> str:
-    """A sentence about a name that is no key, with what may have been meant."""
+    """The message for a name that is no key, with the nearest names."""
     if name in SECTION_NAMES:
         leaves = ", ".join(key.name.removeprefix(f"{name}.") for key in keys_below(name)[:8])
         return f"{name} is a section and takes no value of its own; give one of its keys ({leaves}, ...)."

@@ -44,8 +44,8 @@ def choice_of(config: CfgNode, name: str, table: Mapping[Any, Choice]) -> Choice
 
     Args:
         config: the root.
-        name: dotted name of a key whose `choices` are the table's names.
-        table: what each of them stands for.
+        name: dotted name of a key; its `choices` are the table's names.
+        table: an entry per choice.
 
     Raises:
         UserError: another value, with the key, the choices and the nearest one.
@@ -100,8 +100,8 @@ class Relation:
     Args:
         keys: dotted names.
         problem: what is wrong with their values together; empty for nothing.
-        replaced: for keys that give way: the value that a key takes where it breaks the rule and another of the keys
-            was set closer to the user (`CfgNode.closeness_of`).
+        replaced: value of a key that breaks the rule while another of the keys was set closer to the user
+            (`CfgNode.closeness_of`).
     """
 
     keys: tuple[str, ...]
@@ -261,7 +261,7 @@ RELATIONS = (
 def unsupported_changes(config: CfgNode) -> list[Key]:
     """The keys of unsupported parts that differ from their default where that would change the result.
 
-    These are the keys whose part the config selects, and those on the command line.
+    These are the keys of parts that the config selects, and those on the command line.
     """
     return [key for key in _changed_unsupported(config) if _is_selected(key, config) or _is_typed(key, config)]
 

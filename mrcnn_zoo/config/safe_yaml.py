@@ -26,12 +26,12 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.UAdd: operator.pos,
 
 
 def evaluate_arithmetic(text: str) -> Any:
-    """The number or nested list that an expression of numbers, + - * / **, lists and comprehensions stands for.
+    """Evaluates an expression of numbers, + - * / **, lists and comprehensions to a number or a nested list.
 
-    Nothing else is known: no names but those of comprehensions, no calls, no attributes, no conditions.
+    Nothing else is allowed: no names but those of comprehensions, no calls, no attributes, no conditions.
 
     Raises:
-        ValueError: saying what is not allowed.
+        ValueError: with the part that is not allowed.
     """
     if len(text) > MAX_TEXT:
         raise ValueError(f"the expression has {len(text)} characters, more than {MAX_TEXT}")
@@ -84,7 +84,7 @@ class _Evaluation:
 
     def _comprehension(self, element: ast.expr, generator: ast.comprehension, names: Mapping[str, Any]) -> list[Any]:
         if generator.ifs or generator.is_async or not isinstance(generator.target, ast.Name):
-            raise ValueError("a comprehension may only say 'for NAME in LIST'")
+            raise ValueError("a comprehension may only be 'for NAME in LIST'")
         items = self.value(generator.iter, names)
         if not isinstance(items, list):
             raise ValueError(f"{ast.unparse(generator.iter)!r} is not a list")
@@ -101,14 +101,14 @@ YAML_TAG = "tag:yaml.org,2002:"
 PLAIN_TAGS = frozenset(YAML_TAG + name for name in ("str", "int", "float", "bool", "null", "seq", "map"))
 EVAL_TAG = YAML_TAG + "python/object/apply:eval"  # in Detectron2's Base-RetinaNet.yaml
 MERGE_TAG = YAML_TAG + "merge"
-MAX_VALUES = 100_000  # aliases of aliases can stand for billions
+MAX_VALUES = 100_000  # aliases of aliases can expand to billions
 MAX_DEPTH = 32  # an alias to the list it stands in has no end
 
 _FASTEST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_FASTEST_LOADER):
-    """PyYAML's safe loader, to which a date and a lone `=` are just text."""
+    """PyYAML's safe loader, except that a date and a lone `=` stay text."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -137,7 +137,7 @@ def read_yaml(text: str, source: str, *, is_foreign: bool = False) -> list[Assig
 
 
 def read_yaml_value(text: str) -> Any:
-    """The plain value that a YAML text stands for; a UserError as in `read_yaml` when it stands for none."""
+    """The plain value of a YAML text; raises UserError as `read_yaml` does."""
     loader, root = _parsed(text, "value")
     return None if root is None else _Tree(loader, "value").value(root, depth=0)
 
@@ -208,7 +208,7 @@ class _Tree:
             return self._evaluated(node)
         if node.tag not in PLAIN_TAGS:
             raise UserError(
-                f"{self._origin(node)}: the tag {node.tag.replace(YAML_TAG, '!!')} asks for an object to be built, "
+                f"{self._origin(node)}: the tag {node.tag.replace(YAML_TAG, '!!')} would build an object, "
                 f"which could run code, and is refused; write a plain number, string, list or mapping."
             )
         if isinstance(node, yaml.SequenceNode):

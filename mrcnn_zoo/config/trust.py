@@ -1,7 +1,7 @@
 """Names of code in a config that came out of a checkpoint or another downloaded file: refused unless allowed.
 
 A component may be named as `package.module:function`, and then the module is imported and the function called. In a
-file that the user wrote or named that is wanted. A config inside weights that somebody else made must not have it.
+file that the user wrote or named that is intended; in a config inside downloaded weights it is refused.
 """
 
 import os
@@ -23,7 +23,7 @@ PLAIN_TEXT = ("MODEL.WEIGHTS", "OUTPUT_DIR", "WANDB.", "DATASETS.TRAIN", "DATASE
 def refuse_foreign_code(config: CfgNode, trust: Iterable[str] = ()) -> None:
     """Refuse names of code in the values that came out of a checkpoint or another downloaded file.
 
-    A name that the user has typed, or that stands in the user's own file, is allowed wherever it stands.
+    A name that the user typed, or that is in the user's own file, is allowed everywhere.
 
     Args:
         config: with the origins of its values.
@@ -63,7 +63,7 @@ def code_names(config: CfgNode) -> Iterator[tuple[str, str]]:
 
 
 def code_modules(config: CfgNode) -> tuple[str, ...]:
-    """The modules whose code a checked config names: to be trusted where its own text is read again."""
+    """The modules of the code that a checked config names; to be trusted when its text is read again."""
     return tuple(dict.fromkeys(name.partition(":")[0] for _, name in code_names(config)))
 
 

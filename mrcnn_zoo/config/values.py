@@ -39,7 +39,7 @@ def read_overrides(items: Sequence[Any], origin: Origin = TYPED) -> list[Assignm
         origin: of the values; the command line by default.
 
     Raises:
-        UserError: for a key without a value, or something that is no key where a key is due.
+        UserError: for a key without a value, or something that is no key in the place of a key.
     """
     if isinstance(items, str):
         raise TypeError(f"overrides are a list like ['KEY', 'VALUE', 'KEY=VALUE'], not the string {items!r}")
@@ -81,7 +81,7 @@ def _refuse_key_as_value(key: str, value: Any) -> None:
 
 
 def _whole_list(value: Any, rest: Iterator[Any]) -> Any:
-    """A list that the shell has cut at its spaces, put together again: "[64," and "80]"."""
+    """Joins a list that the shell split at its spaces: "[64," and "80]"."""
     while isinstance(value, str) and value[:1] in ("[", "(") and _open_brackets(value) > 0:
         more = next(rest, None)
         if not isinstance(more, str):
@@ -132,7 +132,7 @@ def coerce(assignment: Assignment, key: Key) -> Any:
 
 
 def literal(text: str) -> Any:
-    """What a text stands for: a Python literal, true, false, null, a YAML list or mapping, or else the text itself."""
+    """Parses a text as a Python literal, true, false, null, a YAML list or mapping, or else returns the text itself."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     if len(text) > MAX_LITERAL:
@@ -144,7 +144,7 @@ def literal(text: str) -> Any:
 
 
 def _flow_literal(text: str) -> Any:
-    # A shell takes the quotes away: `DATASETS.TRAIN=["a", "b"]` arrives as `[a, b]`.
+    # A shell removes the quotes: `DATASETS.TRAIN=["a", "b"]` arrives as `[a, b]`.
     try:
         return read_yaml_value(text)
     except UserError:
@@ -164,7 +164,7 @@ def type_words(key: Key) -> str:
 
 
 def _readings(value: Any, key: Key) -> list[Any]:
-    """What a value may mean, the most literal first; lists may be typed without brackets, quotes or commas."""
+    """Possible readings of a value, the most literal first; lists may be typed without brackets, quotes or commas."""
     readings = [value]
     if isinstance(value, str) and key.types != (str,):
         readings = [literal(value), value]

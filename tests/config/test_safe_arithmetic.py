@@ -49,7 +49,7 @@ def test_computes_numbers_and_lists(text: str, expected: object) -> None:
     ],
 )
 def test_refuses_everything_else(text: str) -> None:
-    with pytest.raises(ValueError, match=r"not|may only say"):
+    with pytest.raises(ValueError, match=r"not|may only be"):
         evaluate_arithmetic(text)
 
 

@@ -26,7 +26,7 @@ DETECTRON2_KEYS = (
     Key(
         "INPUT.MIN_SIZE_TRAIN_SAMPLING",
         "choice",
-        "How a length is drawn from INPUT.MIN_SIZE_TRAIN: choice of one, or range between its two.",
+        "Sampling of a length from INPUT.MIN_SIZE_TRAIN: choice of one, or range between its two.",
         choices=("choice", "range"),
     ),
     Key(
@@ -50,7 +50,7 @@ DETECTRON2_KEYS = (
     Key(
         "INPUT.RANDOM_FLIP",
         "horizontal",
-        "Direction in which half of the training images are mirrored: horizontal, vertical or none.",
+        "Direction in which a training image is mirrored with probability 0.5: horizontal, vertical or none.",
         choices=("horizontal", "vertical", "none"),
     ),
     Key("INPUT.CROP.ENABLED", False, "Cut a random window out of each training image before it is scaled."),
@@ -177,14 +177,15 @@ NEW_KEYS = (
     Key(
         "INPUT.SIXTEEN_BIT",
         "stretch",
-        "What becomes of images deeper than 8 bits: stretch each from its darkest to its brightest pixels, divide "
+        "Conversion of images deeper than 8 bits: stretch each from its darkest to its brightest pixels, divide "
         "full-range 16 bits by 257, or keep the values as floats (PIXEL_MEAN and PIXEL_STD must be of that range).",
         choices=("stretch", "divide", "keep"),
     ),
     Key(
         "INPUT.MAX_IMAGE_PIXELS",
         178_956_970,
-        "Most pixels of an image file, height times width (the default is Pillow's limit). A larger one is refused, "
+        "Maximum height times width of an image file, in pixels (the default is Pillow's limit). A larger one is "
+        "refused, "
         "because a small file that unpacks to a huge image, a decompression bomb, fills the memory. 0 allows any size.",
         range=NOT_NEGATIVE,
     ),
@@ -205,8 +206,9 @@ NEW_KEYS = (
         "DATASETS.KEYPOINT_FLIP_PAIRS",
         "auto",
         "Keypoints that change places when an image is mirrored, as pairs of their names, e.g. [[left_eye, "
-        "right_eye]]; [] where none does. auto takes the pairs of the annotation file, or those whose names differ by "
-        "left and right; where neither tells, images with keypoints are not mirrored.",
+        "right_eye]]; [] where none does. auto takes the pairs of the annotation file, or those with names that "
+        "differ by "
+        "left and right; without either, images with keypoints are not mirrored.",
         other_types=(list,),
     ),
     Key("DATASETS.SCENES.NUM_TRAIN", 2000, "Generated scenes in digits_train and shapes_train.", range=NOT_NEGATIVE),

@@ -7,7 +7,7 @@ DETECTRON2_KEYS = (
     Key(
         "TEST.EXPECTED_RESULTS",
         [],
-        "Results that the final evaluation must reach, each as [task, metric, expected, tolerance], "
+        "Results required of the final evaluation, each as [task, metric, expected, tolerance], "
         "e.g. [[bbox, AP, 38.5, 0.2]]; a miss is reported and ends the run with an error.",
     ),
     Key(
@@ -27,16 +27,18 @@ DETECTRON2_KEYS = (
     Key(
         "TEST.DETECTIONS_PER_IMAGE",
         100,
-        "Most detections kept for an image; the COCO evaluation counts as many. -1 keeps all, of which 100 count.",
+        "Maximum number of detections per image; the COCO evaluation uses as many. -1 keeps all, and 100 are "
+        "evaluated.",
         range=Range(low=1, also=(-1,)),
         old_names=("TEST.DETECTIONS_PER_IMG",),
     ),
     Key(
         "TEST.AUG.ENABLED",
         False,
-        "Test-time augmentation: look at several sizes, flips and turns of each test image and merge what is found: "
+        "Test-time augmentation: predict on several sizes, flips and rotations of each test image and merge the "
+        "detections: "
         "boxes by one suppression, masks and keypoints in them averaged. Holds for every evaluation, those during "
-        "training too, and for predict; takes as many times longer as there are views. For the end alone, train "
+        "training too, and for predict; the time grows with the number of views. For the final evaluation alone, train "
         "without it and evaluate with it.",
         old_names=("TEST.AUG_ON",),
     ),
@@ -59,27 +61,27 @@ DETECTRON2_KEYS = (
     Key(
         "TEST.AUG.FLIP",
         True,
-        "Under TEST.AUG, each size also with left and right exchanged.",
+        "Under TEST.AUG, each size also mirrored horizontally.",
         old_names=("TEST.AUG_FLIP",),
     ),
     Key(
         "TEST.PRECISE_BN.ENABLED",
         False,
-        "Estimate batch-norm statistics anew on training images before each evaluation.",
+        "Re-estimate batch-norm statistics on training images before each evaluation.",
     ),
-    Key("TEST.PRECISE_BN.NUM_ITER", 200, "Batches that TEST.PRECISE_BN looks at, on each process.", range=AT_LEAST_ONE),
+    Key("TEST.PRECISE_BN.NUM_ITER", 200, "Batches used by TEST.PRECISE_BN, per process.", range=AT_LEAST_ONE),
 )
 
 NEW_KEYS = (
     Key(
         "TEST.AUG.FLIP_VERTICAL",
         False,
-        "Under TEST.AUG, each size also with top and bottom exchanged, and with TEST.AUG.FLIP with both.",
+        "Under TEST.AUG, each size also mirrored vertically, and with TEST.AUG.FLIP both ways.",
     ),
     Key(
         "TEST.AUG.ROTATE",
         False,
-        "Under TEST.AUG, each size and flip also turned by 90, 180 and 270 degrees; for images without an up, such as "
+        "Under TEST.AUG, each size and flip also rotated by 90, 180 and 270 degrees; for images without an up, such as "
         "cells.",
     ),
     Key(
@@ -109,7 +111,7 @@ NEW_KEYS = (
     Key(
         "EVAL.BACKEND",
         "pycocotools",
-        "Who computes COCO AP: pycocotools, hotcoco or faster_coco_eval.",
+        "Library that computes COCO AP: pycocotools, hotcoco or faster_coco_eval.",
         registry=AP_BACKENDS,
     ),
 )

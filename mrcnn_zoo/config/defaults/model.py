@@ -42,15 +42,15 @@ DETECTRON2_KEYS = (
         "MODEL.PIXEL_MEAN",
         [103.53, 116.28, 123.675],
         "Mean of each channel, in the order of INPUT.FORMAT and in pixel values of 0 to 255; subtracted from the "
-        "image. The model sees as many channels as there are values: 1, 3, 4, 16, ...",
+        "image. The model has as many input channels as there are values: 1, 3, 4, 16, ...",
         range=UNLIMITED,
         length=NOT_EMPTY,
     ),
     Key(
         "MODEL.PIXEL_STD",
         [1.0, 1.0, 1.0],
-        "Deviation that each channel is divided by, in the order of INPUT.FORMAT; 1 where the weights have taken "
-        "it in.",
+        "Deviation that each channel is divided by, in the order of INPUT.FORMAT; 1 where it is folded into "
+        "the weights.",
         range=POSITIVE,
         length=NOT_EMPTY,
     ),
@@ -92,7 +92,7 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RESNETS.OUT_FEATURES",
         ["res4"],
-        "Stages whose outputs the backbone returns, among stem, res2, res3, res4 and res5.",
+        "Stages returned by the backbone, among stem, res2, res3, res4 and res5.",
     ),
     Key(
         "MODEL.RESNETS.NUM_GROUPS",
@@ -145,7 +145,7 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RESNETS.DEFORM_NUM_GROUPS",
         1,
-        "Channel groups of a deformable convolution that have offsets of their own.",
+        "Channel groups of a deformable convolution that have separate offsets.",
         range=AT_LEAST_ONE,
     ),
 )
@@ -179,7 +179,7 @@ NEW_KEYS = (
     Key(
         "MODEL.VGG.OUT_FEATURES",
         ["conv5"],
-        "Stages whose outputs the backbone returns, among conv1 (stride 1) to conv5 (stride 16) and pool5 (stride 32).",
+        "Stages returned by the backbone, among conv1 (stride 1) to conv5 (stride 16) and pool5 (stride 32).",
     ),
     Key(
         "MODEL.VGG.NORM",
@@ -205,14 +205,14 @@ NEW_KEYS = (
     Key(
         "MODEL.PLAIN_CNN.OUT_FEATURES",
         ["conv4"],
-        "Stages whose outputs the backbone returns; of n stages also pool{n}, at half the resolution of the last.",
+        "Stages returned by the backbone; of n stages also pool{n}, at half the resolution of the last.",
     ),
     Key("MODEL.TIMM.NAME", "", "Network of the library timm, e.g. convnext_tiny, swin_tiny_patch4_window7_224."),
     Key(
         "MODEL.TIMM.PRETRAINED",
         False,
-        "Start from the weights that timm has for the network, when MODEL.WEIGHTS is empty; its log line tells which "
-        "pixel statistics they expect.",
+        "Start from the weights that timm has for the network, when MODEL.WEIGHTS is empty; its log line names the "
+        "pixel statistics that they expect.",
     ),
     Key(
         "MODEL.TIMM.OUT_FEATURES",

@@ -39,7 +39,7 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK",
         False,
-        "Predict one mask for a region instead of one for every class.",
+        "Predict one mask per region instead of one per class.",
     ),
     Key(
         "MODEL.ROI_MASK_HEAD.POOLER_TYPE",
@@ -119,7 +119,7 @@ NEW_KEYS = (
     Key(
         "MODEL.ROI_MASKIOU_HEAD.POOLER_TYPE",
         "ROIAlignV2",
-        "Registered pooling operation of the mask-IoU head; the paper has it see what the mask head sees.",
+        "Registered pooling operation of the mask-IoU head; in the paper the same as the mask head's.",
         registry=POOLING_OPERATIONS,
     ),
     Key(
@@ -204,7 +204,7 @@ POINTREND_KEYS = (
     Key(
         "MODEL.POINT_HEAD.IN_FEATURES",
         ["p2"],
-        "Backbone outputs whose values at a point are the point head's fine features.",
+        "Backbone outputs sampled at each point as the point head's fine features.",
         length=NOT_EMPTY,
     ),
     Key(
@@ -235,7 +235,7 @@ POINTREND_KEYS = (
     Key(
         "MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS",
         28 * 28,
-        "Points per region that the point head decides at each doubling; steps that would decide all are skipped.",
+        "Points per region that the point head predicts at each doubling; steps that would predict all are skipped.",
         range=AT_LEAST_ONE,
     ),
     Key("MODEL.POINT_HEAD.FC_DIM", 256, "Outputs of each hidden layer of the point head.", range=AT_LEAST_ONE),
@@ -243,11 +243,11 @@ POINTREND_KEYS = (
     Key(
         "MODEL.POINT_HEAD.CLS_AGNOSTIC_MASK",
         False,
-        "The point head predicts one mask for a region instead of one for every class.",
+        "The point head predicts one mask per region instead of one per class.",
     ),
     Key(
         "MODEL.POINT_HEAD.COARSE_PRED_EACH_LAYER",
         True,
-        "Each layer of the point head sees the coarse mask's values, not only the first.",
+        "Each layer of the point head has the coarse mask's values as input, not only the first.",
     ),
 )

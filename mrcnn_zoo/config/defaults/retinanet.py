@@ -24,7 +24,7 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RETINANET.IN_FEATURES",
         ["p3", "p4", "p5", "p6", "p7"],
-        "Backbone outputs the RetinaNet head looks at, finest first.",
+        "Backbone outputs that are inputs of the RetinaNet head, finest first.",
     ),
     Key(
         "MODEL.RETINANET.NUM_CONVS",
@@ -84,7 +84,7 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RETINANET.FOCAL_LOSS_GAMMA",
         2.0,
-        "Exponent of the focal loss; the larger, the less easy anchors count.",
+        "Exponent of the focal loss; larger values down-weight easy anchors more.",
         range=NOT_NEGATIVE,
     ),
     Key(
@@ -105,7 +105,8 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RETINANET.NORM",
         "",
-        "Registered norm after the head's convolutions; empty for none. BN and SyncBN keep statistics for each level.",
+        "Registered norm after the head's convolutions; empty for none. BN and SyncBN keep separate statistics per "
+        "level.",
         registry=NORMS,
     ),
 )

@@ -31,7 +31,7 @@ REGION_KEYS = (
         "MODEL.ROI_HEADS.NAME",
         "Res5ROIHeads",
         "Registered region heads: StandardROIHeads pools for each head, Res5ROIHeads shares the backbone's last stage, "
-        "CascadeROIHeads judges and moves the boxes in several stages.",
+        "CascadeROIHeads classifies and refines the boxes in several stages.",
         registry=ROI_HEADS,
     ),
     Key(
@@ -88,7 +88,8 @@ REGION_KEYS = (
     Key(
         "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT",
         True,
-        "Add the ground-truth boxes to the proposals in training, so that the heads see objects from the first step.",
+        "Add the ground-truth boxes to the proposals in training, so that the heads are trained on objects from the "
+        "first step.",
     ),
 )
 
@@ -96,7 +97,7 @@ BOX_KEYS = (
     Key(
         "MODEL.ROI_BOX_HEAD.NAME",
         "",
-        "Registered box head, e.g. FastRCNNConvFCHead; empty when the region heads bring their own.",
+        "Registered box head, e.g. FastRCNNConvFCHead; empty for region heads with one of their own.",
         registry=BOX_HEADS,
     ),
     Key(
@@ -159,7 +160,7 @@ BOX_KEYS = (
     Key(
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
         False,
-        "Predict one box for a region instead of one for every class.",
+        "Predict one box per region instead of one per class.",
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES",
@@ -169,13 +170,13 @@ BOX_KEYS = (
     Key(
         "MODEL.ROI_BOX_HEAD.USE_FED_LOSS",
         False,
-        "Classify with the federated loss, which in each step looks at the classes of the batch and at some others "
+        "Classify with the federated loss, which in each step covers the classes of the batch and some sampled others "
         "only; needs USE_SIGMOID_CE. The class frequencies are counted in the training data.",
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE",
         False,
-        "Classify with one sigmoid for each class instead of a softmax over classes and background.",
+        "Classify with one sigmoid per class instead of a softmax over classes and background.",
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER",
@@ -186,7 +187,7 @@ BOX_KEYS = (
     Key(
         "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES",
         50,
-        "Smallest number of classes that the federated loss looks at in a step, on each process.",
+        "Minimum number of classes in the federated loss per step and process.",
         range=AT_LEAST_ONE,
     ),
     Key(
@@ -267,13 +268,13 @@ NEW_KEYS = (
     Key(
         "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_ALPHA",
         0.25,
-        "Weight of the right class in the focal CLS_LOSS_TYPE, in [0, 1]; the other classes get 1 minus it.",
+        "Weight of the true class in the focal CLS_LOSS_TYPE, in [0, 1]; the other classes get 1 minus it.",
         range=SHARE,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_GAMMA",
         2.0,
-        "How much less the focal CLS_LOSS_TYPE counts what is right already; 0 is plain cross-entropy.",
+        "Exponent of the focal CLS_LOSS_TYPE, which down-weights easy examples; 0 is plain cross-entropy.",
         range=NOT_NEGATIVE,
     ),
     Key(

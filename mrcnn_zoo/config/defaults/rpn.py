@@ -27,7 +27,7 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.PROPOSAL_GENERATOR.NAME",
         "RPN",
-        "Registered proposal generator, what suggests the regions that the heads then classify: RPN, "
+        "Registered proposal generator, the source of the regions that the heads classify: RPN, "
         "PrecomputedProposals (from files, with MODEL.LOAD_PROPOSALS), SlidingWindow, or GroundTruthProposals (an "
         "oracle for ablations).",
         registry=PROPOSAL_GENERATORS,
@@ -81,20 +81,20 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RPN.HEAD_NAME",
         "StandardRPNHead",
-        "Registered head that scores anchors and predicts their box deltas: StandardRPNHead has one sigmoid output an "
-        "anchor for objectness, SoftmaxRPNHead a softmax over two, background and object.",
+        "Registered head that scores anchors and predicts their box deltas: StandardRPNHead has one sigmoid output "
+        "per anchor for objectness, SoftmaxRPNHead a softmax over two, background and object.",
         registry=RPN_HEADS,
         old_names=("MODEL.RPN_HEAD.NAME",),
     ),
     Key(
         "MODEL.RPN.IN_FEATURES",
         ["res4"],
-        "Backbone outputs the RPN looks at, finest first, e.g. [p2, p3, p4, p5, p6] with an FPN.",
+        "Backbone outputs that are inputs of the RPN, finest first, e.g. [p2, p3, p4, p5, p6] with an FPN.",
     ),
     Key(
         "MODEL.RPN.BOUNDARY_THRESH",
         -1,
-        "In training, anchors that reach more than this many pixels outside the image are left out, at 0 all that "
+        "In training, anchors that extend more than this many pixels outside the image are left out, at 0 all that "
         "cross its border; -1 keeps them all. At inference all are used, and their proposals clipped.",
         range=MINUS_ONE_OR_MORE,
     ),
@@ -201,15 +201,15 @@ NEW_KEYS = (
     Key(
         "MODEL.RPN.RANK_BY",
         "logit",
-        "What puts anchors in order: logit, or probability as MMDetection does, where all logits above about 17 are "
+        "Order of the anchors: by logit, or probability as MMDetection does, where all logits above about 17 are "
         "equal in float32 and the order of such anchors is arbitrary.",
         choices=("logit", "probability"),
     ),
     Key(
         "MODEL.RPN.ACROSS_LEVELS",
         False,
-        "Choose among the anchors of all levels together, as matterport's Mask R-CNN does: RPN.PRE_NMS_TOPK_* count an "
-        "image instead of a level, and boxes of different levels suppress each other.",
+        "Choose among the anchors of all levels together, as matterport's Mask R-CNN does: RPN.PRE_NMS_TOPK_* are per "
+        "image instead of per level, and boxes of different levels suppress each other.",
     ),
     Key(
         "MODEL.RPN.ALLOW_LOW_QUALITY_MATCHES",
@@ -220,7 +220,7 @@ NEW_KEYS = (
     Key(
         "MODEL.RPN.CLS_LOSS_TYPE",
         "cross_entropy",
-        "Loss of the RPN's objectness: cross_entropy, or focal, in which anchors count little that are right already.",
+        "Loss of the RPN's objectness: cross_entropy, or focal, which down-weights easy anchors.",
         choices=("cross_entropy", "focal"),
     ),
     Key("MODEL.RPN.FOCAL_LOSS_ALPHA", 0.25, "Weight of objects in the RPN's focal loss, in [0, 1].", range=SHARE),

@@ -32,7 +32,7 @@ DETECTRON2_KEYS = (
     Key("SOLVER.BASE_LR_END", 0.0, "Learning rate that a cosine schedule ends at.", range=NOT_NEGATIVE),
     Key("SOLVER.MOMENTUM", 0.9, "Momentum of SGD, in [0, 1).", range=SHARE_BELOW_ONE),
     Key("SOLVER.NESTEROV", False, "Use Nesterov's momentum in SGD."),
-    Key("SOLVER.WEIGHT_DECAY", 0.0001, "Weight decay of all parameters that no key below excepts.", range=NOT_NEGATIVE),
+    Key("SOLVER.WEIGHT_DECAY", 0.0001, "Weight decay of all parameters that not listed below.", range=NOT_NEGATIVE),
     Key("SOLVER.WEIGHT_DECAY_NORM", 0.0, "Weight decay of the parameters of norms.", range=NOT_NEGATIVE),
     Key(
         "SOLVER.GAMMA",
@@ -53,7 +53,7 @@ DETECTRON2_KEYS = (
     Key(
         "SOLVER.WARMUP_METHOD",
         "linear",
-        "How the warm-up goes on from WARMUP_FACTOR: linear growth, or constant until it ends.",
+        "Course of the warm-up from WARMUP_FACTOR: linear growth, or constant until it ends.",
         choices=("linear", "constant"),
     ),
     Key(
@@ -68,7 +68,7 @@ DETECTRON2_KEYS = (
         "Iterations between two checkpoints; 0 saves only at the end.",
         range=NOT_NEGATIVE,
     ),
-    Key("SOLVER.IMS_PER_BATCH", 16, "Images in a batch, over all processes together.", range=AT_LEAST_ONE),
+    Key("SOLVER.IMS_PER_BATCH", 16, "Images per batch, over all processes together.", range=AT_LEAST_ONE),
     Key(
         "SOLVER.REFERENCE_WORLD_SIZE",
         0,
@@ -124,7 +124,7 @@ NEW_KEYS = (
     Key(
         "SOLVER.ACCUMULATE_STEPS",
         1,
-        "Forward and backward passes whose gradients are added up before one optimizer step.",
+        "Forward and backward passes that accumulate gradients for one optimizer step.",
         range=AT_LEAST_ONE,
     ),
     Key(

@@ -1,4 +1,4 @@
-"""Keys of Detectron2 whose parts do not exist here: its YAML files load, and a value that matters is refused."""
+"""Keys of Detectron2's unsupported parts: its YAML files load, and a value with an effect is refused."""
 
 from typing import Any
 
