@@ -17,9 +17,9 @@ MINUTES, EPOCHS, ITERATIONS = "SOLVER.MAX_MINUTES", "SOLVER.MAX_EPOCHS", "SOLVER
 LENGTHS = (MINUTES, EPOCHS, ITERATIONS)  # of two that are set equally close the first counts
 WARMUP = "SOLVER.WARMUP_ITERS"
 STEPS = "SOLVER.STEPS"
-SCALED_WARMUP = 0.05  # of the training: scaling with the epochs does not shorten a warm-up below it
-LEAST_SHARE = 0.5  # of the rate that a run must reach; below it a warm-up that is less close is shortened
-NEAR_SHARE = 0.75  # below it the shortfall is said
+SCALED_WARMUP = 0.05  # of the training: least warm-up after scaling with the epochs
+LEAST_SHARE = 0.5  # of the learning rate; a run that reaches less gets a shorter warm-up, unless that was set closer
+NEAR_SHARE = 0.75  # of the learning rate; a run that reaches less is warned of
 STEPS_OF_1X = (2 / 3, 8 / 9)  # of the training, where Detectron2's 1x schedule has its steps
 # Schedules that read a key; others do not.
 READ_BY = {
@@ -68,7 +68,7 @@ def choose_length(cfg: CfgNode) -> CfgNode:
     """The config with one length: of MAX_MINUTES, MAX_EPOCHS and MAX_ITER the one that was set closest to the user.
 
     What is typed counts before what stands in a file, a file before its base, and that before the default; at equal
-    distance MAX_MINUTES counts before MAX_EPOCHS, and that before MAX_ITER. The others are named in one log line.
+    distance MAX_MINUTES counts before MAX_EPOCHS, and that before MAX_ITER. The others are logged.
     """
     given = [name for name in LENGTHS if name == ITERATIONS or cfg.value_of(name) > 0]
     chosen = max(given, key=cfg.closeness_of)
@@ -83,10 +83,9 @@ def choose_length(cfg: CfgNode) -> CfgNode:
 
 
 def fit_warmup(cfg: CfgNode) -> CfgNode:
-    """The config with a warm-up that leaves time for the rate, where a length that was set closer is too short for it.
+    """The config with a shorter warm-up, where a length that was set closer is too short for it.
 
-    The decay runs meanwhile: by the end of a warm-up that takes nearly all of the training, a cosine or steps have
-    brought down what the warm-up climbs to.
+    The decay runs during the warm-up: one that takes nearly all of the training ends at a rate that has decayed.
     """
     length = EPOCHS if cfg.SOLVER.MAX_EPOCHS > 0 else ITERATIONS
     if cfg.closeness_of(length) <= cfg.closeness_of(WARMUP):
@@ -108,7 +107,7 @@ def fit_warmup(cfg: CfgNode) -> CfgNode:
 
 
 def warn_of_schedule(cfg: CfgNode, schedule: LRSchedule) -> None:
-    """Say at the start where the learning rate never reaches its value, ends too early, or does not read a typed key.
+    """Warn of a learning rate that never reaches its value or ends too early, and of keys that have no effect.
 
     Args:
         cfg: with lengths fitted to the data.
@@ -150,28 +149,28 @@ def warn_of_schedule(cfg: CfgNode, schedule: LRSchedule) -> None:
 
 
 def _low_rate_message(cfg: CfgNode, *, share: float, best: int) -> str:
-    """Why the rate of a whole training is low: a warm-up that a shorter one would mend, or else the decay."""
+    """The cause of a low learning rate: too long a warm-up, or else the decay."""
     iterations, scale = cfg.SOLVER.MAX_ITER, build_batch_scale(cfg)
     reached = f"{cfg.SOLVER.BASE_LR * scale * share:.2g}"
     where = f"in iteration {best + 1} of {iterations}"
-    wanted = f"where SOLVER.BASE_LR = {cfg.SOLVER.BASE_LR:g}"
+    target = f"where SOLVER.BASE_LR = {cfg.SOLVER.BASE_LR:g}"
     if scale != 1:
-        wanted += f", times {scale:g} for SOLVER.SCALE_LR_TO_BATCH = {cfg.SOLVER.SCALE_LR_TO_BATCH}"
+        target += f", times {scale:g} for SOLVER.SCALE_LR_TO_BATCH = {cfg.SOLVER.SCALE_LR_TO_BATCH}"
     shorter = _shorter_warmup(cfg)
     if shorter is None:
         values = ", ".join(_with_origin(cfg, key) for key in READ_BY if _reads(cfg, key))
         return (
-            f"the learning rate is at most {reached}, {where}, {wanted}: it decays before it is reached. Check "
+            f"the learning rate is at most {reached}, {where}, {target}: it decays before it is reached. Check "
             f"SOLVER.LR_SCHEDULER_NAME = {cfg.SOLVER.LR_SCHEDULER_NAME}{f' with {values}' if values else ''}"
         )
     advice = f"the warm-up takes {_with_origin(cfg, WARMUP)}. Type for instance {WARMUP} {shorter}"
     if share >= NEAR_SHARE:
         return f"the learning rate reaches {reached} only at the end, {where}: {advice}"
-    return f"the learning rate is at most {reached}, {where}, {wanted}: {advice}"
+    return f"the learning rate is at most {reached}, {where}, {target}: {advice}"
 
 
 def _shorter_warmup(cfg: CfgNode) -> int | None:
-    """A shorter warm-up under which the rate is reached, nearly, if there is one."""
+    """A shorter warm-up with which the rate is nearly reached, if there is one."""
     if cfg.SOLVER.WARMUP_ITERS == 0:
         return None
     longest = min(int(LONGEST_WARMUP * cfg.SOLVER.MAX_ITER), cfg.SOLVER.WARMUP_ITERS - 1)
@@ -183,13 +182,13 @@ def _shorter_warmup(cfg: CfgNode) -> int | None:
 
 
 def _reads(cfg: CfgNode, key: str) -> bool:
-    """Whether the schedule reads a key; of schedules that are not built in this is not known."""
+    """Whether the schedule reads a key; True for schedules that are not built in."""
     name = cfg.SOLVER.LR_SCHEDULER_NAME
     return name not in BUILT_IN_SCHEDULES or name in READ_BY[key]
 
 
 def warn_of_early_stopping(cfg: CfgNode) -> None:
-    """Say where SOLVER.EARLY_STOPPING.PATIENCE has nothing to go by, or training ends first."""
+    """Warn where SOLVER.EARLY_STOPPING.PATIENCE has no effect."""
     patience = cfg.SOLVER.EARLY_STOPPING.PATIENCE
     if patience <= 0:
         return
@@ -214,7 +213,14 @@ def warn_of_early_stopping(cfg: CfgNode) -> None:
 def fit_to_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
     """The config for another number of processes than SOLVER.REFERENCE_WORLD_SIZE, as Detectron2 scales it.
 
-    The images of each process stay as many; the learning rate grows with the batch and the lengths shrink with it.
+    The number of images per process stays; the learning rate grows with the batch and the lengths shrink with it.
+
+    Args:
+        cfg: of the training.
+        num_processes: that train together.
+
+    Raises:
+        UserError: IMS_PER_BATCH is no multiple of SOLVER.REFERENCE_WORLD_SIZE.
     """
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if reference in (0, num_processes):
@@ -250,8 +256,12 @@ def fit_to_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
 def fit_to_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
     """The config with MAX_ITER, STEPS and WARMUP_ITERS for SOLVER.MAX_EPOCHS passes over `num_images` images.
 
-    The warm-up shrinks to no less than SCALED_WARMUP of the training: MAX_ITER may be a number of iterations that is
-    never reached, as where it only gives the shape of a schedule of minutes, and then little would be left of it.
+    The warm-up shrinks to no less than SCALED_WARMUP of the training: MAX_ITER may be far above the real length, where
+    it only gives the shape of a schedule of minutes.
+
+    Args:
+        cfg: of the training.
+        num_images: in the training data.
     """
     if cfg.SOLVER.MAX_EPOCHS <= 0:
         return cfg
@@ -279,14 +289,14 @@ def fit_to_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
 
 
 def check_remaining_length(cfg: CfgNode, state: Mapping[str, Any]) -> None:
-    """Say that the training of a checkpoint is complete, or refuse a length that it has passed already.
+    """Log that the training of a checkpoint is complete, or refuse a length that it has passed already.
 
     Args:
         cfg: with lengths fitted to the data.
         state: of the checkpoint.
 
     Raises:
-        UserError: the length was changed to one that is over; nothing would be trained, and nobody notice.
+        UserError: the length was changed to one that is over, so that nothing would be trained.
     """
     done, minutes = state["iteration"], state["elapsed_seconds"] / 60
     if cfg.SOLVER.MAX_MINUTES > 0:

@@ -1,4 +1,4 @@
-"""What surrounds a run: its environment, its random seeds, and its log files."""
+"""Environment, random seeds and log files of a run."""
 
 import hashlib
 import json
@@ -31,7 +31,11 @@ logger = logging.getLogger(__name__)
 
 
 def record_environment(folder: Path) -> None:
-    """Write `environment.json`, and log the versions."""
+    """Write `environment.json`, and log the versions.
+
+    Args:
+        folder: of the file.
+    """
     environment = describe_environment()
     (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
     logger.info("%s", " ".join(f"{name} {version}" for name, version in environment["versions"].items()))
@@ -43,7 +47,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Of Python, of this package, and of what its numbers depend on; what is not installed is left out."""
+    """Versions of Python, this package and the packages that numbers depend on, if installed."""
     versions = {"python": platform.python_version(), "mrcnn_zoo": mrcnn_zoo.__version__}
     for name in PACKAGES:
         try:
@@ -54,7 +58,11 @@ def installed_versions() -> dict[str, str]:
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any]:
-    """Commit, branch and whether files are changed, of the checkout that holds this package; {} outside of one."""
+    """Commit, branch and `is_changed` of a git checkout; {} outside of one.
+
+    Args:
+        folder: in the checkout; by default that of this package.
+    """
     folder = folder or Path(mrcnn_zoo.__file__).parent
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
@@ -107,29 +115,48 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-SEED_BITS = 31  # fits every library's seed and a YAML integer
+SEED_BITS = 31  # valid as a seed in every library and as an integer in YAML
 
 
 def choose_seed(configured: int) -> int:
-    """The configured seed, or a fresh random one when it is negative."""
+    """The configured seed, or a fresh random one where it is negative.
+
+    Args:
+        configured: SEED.
+    """
     return configured if configured >= 0 else secrets.randbits(SEED_BITS)
 
 
 def derived_seed(seed: int, *purpose: int | str) -> int:
-    """A seed in [0, 2**63) for one purpose, e.g. `derived_seed(seed, "step", iteration, rank)`."""
+    """A seed in [0, 2**63) for one purpose, e.g. `derived_seed(seed, "step", iteration, rank)`.
+
+    Args:
+        seed: of the run.
+        *purpose: names and numbers.
+    """
     text = ":".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and PyTorch's global generators, those of the accelerators included."""
+    """Seed the global generators of Python, NumPy and PyTorch, including those of accelerators.
+
+    Args:
+        seed: at least 0.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def seed_step(seed: int, iteration: int, rank: int) -> None:
-    """Seed one training step, so that a resumed run draws what the uninterrupted one drew, whatever ran in between."""
+    """Seed one training step, so that a resumed run draws the same numbers as an uninterrupted one.
+
+    Args:
+        seed: of the run.
+        iteration: of the step.
+        rank: of the process.
+    """
     seed_everything(derived_seed(seed, "step", iteration, rank))
 
 
@@ -146,7 +173,11 @@ def generator_states() -> dict[str, Any]:
 
 
 def restore_generator_states(states: dict[str, Any]) -> None:
-    """Put all global generators back, that of the current GPU where there was and is one."""
+    """Restore all global generators, that of the current GPU where the state has one.
+
+    Args:
+        states: from `generator_states`.
+    """
     version, internal, gauss_next = states["python"]
     random.setstate((version, tuple(internal), gauss_next))
     name, keys, position, has_gauss, cached = states["numpy"]
@@ -158,7 +189,11 @@ def restore_generator_states(states: dict[str, Any]) -> None:
 
 @contextmanager
 def generators_aside(seed: int) -> Iterator[None]:
-    """Seed the generators for the block alone; afterwards they are as they were."""
+    """Seed the generators inside the block; their states are restored afterwards.
+
+    Args:
+        seed: at least 0.
+    """
     states = generator_states()
     seed_everything(seed)
     try:
@@ -174,12 +209,12 @@ DATE_AND_CLOCK = "%Y-%m-%d %H:%M:%S"
 
 
 class MarkWarnings(logging.Formatter):
-    """Puts the level in front of warnings and errors only, and fits lines to a terminal.
+    """Prefixes warnings and errors with their level, and fits lines to a terminal.
 
     Args:
         form: of a line, as logging.Formatter's.
         clock: of times, the same.
-        stream: that the lines are written to.
+        stream: of the lines.
     """
 
     def __init__(self, form: str, clock: str | None = None, *, stream: TextIO | None = None) -> None:
@@ -193,7 +228,7 @@ class MarkWarnings(logging.Formatter):
 
 
 class OncePerMessage(logging.Filter):
-    """Lets a warning pass once: a dataset that is read a second time is not warned of a second time."""
+    """Lets each warning pass once, e.g. those of a dataset that is read twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,10 +239,10 @@ class OncePerMessage(logging.Filter):
 
 
 class LogFile(logging.Handler):
-    """A log file that keeps its messages in memory until it is opened: a run that never begins leaves no trace.
+    """A log file that keeps its messages in memory until it is opened, so that a refused run leaves no file.
 
     Args:
-        path: of the file, which is continued when it exists; its folder is made.
+        path: of the file, which is appended to if it exists; its folder is made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -218,11 +253,11 @@ class LogFile(logging.Handler):
 
     @property
     def is_open(self) -> bool:
-        """Whether messages reach the file."""
+        """Whether messages are written to the file."""
         return self._file is not None
 
     def open(self) -> None:
-        """Write what has come so far, and from now on at once; a second call does nothing.
+        """Write the messages so far, and later ones at once; a second call does nothing.
 
         Raises:
             UserError: the folder or the file cannot be written.
@@ -255,9 +290,12 @@ class LogFile(logging.Handler):
 
 @contextmanager
 def logging_to(output_dir: Path) -> Iterator[LogFile]:
-    """Log to `log.txt`, once that is opened, and, if nothing does so yet, to the console.
+    """Log to `log.txt`, once that is opened, and to the console unless a handler does so already.
 
     Processes other than the first log to a file alone.
+
+    Args:
+        output_dir: of the log file.
     """
     file = LogFile(output_dir / ("log.txt" if rank() == 0 else f"log_rank{rank()}.txt"))
     file.addFilter(OncePerMessage())
@@ -276,7 +314,7 @@ def logging_to(output_dir: Path) -> Iterator[LogFile]:
     try:
         yield file
     except Exception as error:
-        # The console gets it from whoever catches it.
+        # The caller reports it on the console.
         file.handle(ours.makeRecord(ours.name, logging.ERROR, __file__, 0, "%s", (error,), _traceback_of(error)))
         raise
     finally:
@@ -287,29 +325,34 @@ def logging_to(output_dir: Path) -> Iterator[LogFile]:
 
 
 def log_to_files(log: logging.Logger, message: str) -> None:
-    """Log a message to files alone, for what would be too much on a console."""
-    _hand_to(log, message, _is_file)
+    """Log a message to files alone.
+
+    Args:
+        log: of the message.
+        message: a line.
+    """
+    _handle_by(log, message, _is_file)
 
 
 def log_to_consoles(log: logging.Logger, message: str, *, terminals: bool = True) -> None:
     """Log a message to all but files.
 
     Args:
-        log: that it comes from.
+        log: of the message.
         message: a line.
-        terminals: whether terminals get it too, and not only pipes and the like.
+        terminals: also to terminals, not only to pipes and files.
     """
-    _hand_to(log, message, lambda handler: not _is_file(handler) and (terminals or not is_on_terminal(handler)))
+    _handle_by(log, message, lambda handler: not _is_file(handler) and (terminals or not is_on_terminal(handler)))
 
 
-def _hand_to(log: logging.Logger, message: str, is_wanted: Callable[[logging.Handler], bool]) -> None:
+def _handle_by(log: logging.Logger, message: str, accepts: Callable[[logging.Handler], bool]) -> None:
     if not log.isEnabledFor(logging.INFO):
         return
     record = log.makeRecord(log.name, logging.INFO, __file__, 0, "%s", (message,), None)
     place: logging.Logger | None = log
     while place is not None:
         for handler in place.handlers:
-            if is_wanted(handler) and record.levelno >= handler.level:
+            if accepts(handler) and record.levelno >= handler.level:
                 handler.handle(record)
         place = place.parent if place.propagate else None
 
@@ -319,8 +362,8 @@ def _is_file(handler: logging.Handler) -> bool:
 
 
 def _traceback_of(error: Exception) -> Any:
-    is_told_by_message = isinstance(error, (UserError, NonFiniteLossError, TrainingInterrupted))
-    return None if is_told_by_message else (type(error), error, error.__traceback__)
+    is_explained_by_message = isinstance(error, (UserError, NonFiniteLossError, TrainingInterrupted))
+    return None if is_explained_by_message else (type(error), error, error.__traceback__)
 
 
 def _has_console() -> bool:

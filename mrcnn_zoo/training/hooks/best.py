@@ -1,4 +1,4 @@
-"""The best weights: the metric that decides, its history, and early stopping."""
+"""The best weights by a metric, and early stopping."""
 
 import logging
 import math
@@ -32,7 +32,11 @@ class BestMetric:
         self.evaluations_since = 0
 
     def update(self, results: Results, iteration: int) -> bool:
-        """Take in an evaluation after `iteration` steps; whether it is the best so far.
+        """Update with an evaluation; returns whether it is the best so far.
+
+        Args:
+            results: metrics by task.
+            iteration: finished steps.
 
         Raises:
             UserError: the results do not hold the metric.
@@ -50,7 +54,7 @@ class BestMetric:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # Another metric than before starts its own history.
+        # The history of another metric does not count.
         if state and self.name in (AUTO, state["name"]):
             vars(self).update(state)
 
@@ -92,11 +96,11 @@ logger = logging.getLogger(__name__)
 
 
 class SaveBest(Hook):
-    """Writes `model_best` after each evaluation that is the best so far; resuming still goes on from the last.
+    """Writes `model_best` after each evaluation that is the best so far; a run is resumed from the last checkpoint.
 
     Args:
         checkpointer: of the run's folder.
-        best: what "best" means.
+        best: metric and its history.
     """
 
     def __init__(self, checkpointer: Checkpointer, best: BestMetric) -> None:
@@ -116,7 +120,7 @@ class SaveBest(Hook):
         if math.isnan(self._best.value) and self._best.evaluations_since == 1:  # the first evaluation of all
             logger.warning(
                 "SOLVER.BEST_METRIC = %s has no value: the test set has no such objects. No weights are kept as the "
-                "best, and SOLVER.EARLY_STOPPING has nothing to go by",
+                "best, and SOLVER.EARLY_STOPPING has no effect",
                 self._best.name,
             )
 
@@ -128,10 +132,10 @@ class SaveBest(Hook):
 
 
 class StopEarly(Hook):
-    """Ends training after so many evaluations without a better result.
+    """Ends training after a number of evaluations without a better result.
 
     Args:
-        best: what "better" means.
+        best: metric and its history.
         patience: number of evaluations; 0 never stops.
     """
 
@@ -159,7 +163,7 @@ class StopEarly(Hook):
                 f"{self._best.name} has not been better than {self._best.value:.4g}, reached after "
                 f"{counted(self._best.iteration, 'iteration')}, in "
                 f"{counted(self._best.evaluations_since, 'evaluation')} (SOLVER.EARLY_STOPPING.PATIENCE = "
-                f"{self._patience}). To go on, add --resume SOLVER.EARLY_STOPPING.PATIENCE "
+                f"{self._patience}). To continue, add --resume SOLVER.EARLY_STOPPING.PATIENCE "
                 f"{self._best.evaluations_since + self._patience}"
             )
 

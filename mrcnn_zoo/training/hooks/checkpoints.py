@@ -23,7 +23,7 @@ class SaveCheckpoints(Hook):
         checkpointer: of the run's folder.
         period: iterations between two checkpoints; 0 saves only at the end.
         keep: periodic checkpoints that are kept; 0 keeps all.
-        writers: told of the final checkpoint.
+        writers: of the final checkpoint.
     """
 
     def __init__(
@@ -90,7 +90,11 @@ class SaveLastEvaluation(Hook):
 
 
 def periodic_name(iteration: int) -> str:
-    """The checkpoint's name after `iteration` finished steps: the number of the last one, counted from 0."""
+    """Name of a checkpoint: the number of its last step, counted from 0.
+
+    Args:
+        iteration: finished steps.
+    """
     return f"model_{iteration - 1:07d}"
 
 

@@ -1,4 +1,4 @@
-"""Means of losses, metrics and times for the writers, and a record of parameters without gradient."""
+"""Means of losses, metrics and times for the writers, and a report of unused parameters."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,20 +26,24 @@ Totals = dict[str, tuple[float, int]]  # name -> (sum, count)
 
 
 class MetricAccumulator:
-    """Keeps the scalars of each step where they are; one copy to the host when the means are asked for."""
+    """Keeps the scalars of each step on their device, and copies them to the host once per mean."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = {}
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Take the scalars of one step; a step may lack some names."""
+        """Add the scalars of one step; a step may lack some names.
+
+        Args:
+            metrics: scalars by name.
+        """
         for name, value in metrics.items():
             self._values.setdefault(name, []).append(value.detach())
 
     def pop_means(self) -> dict[str, float]:
-        """Means since the last call, over the steps and processes that gave a value.
+        """Means since the last call, over the steps and processes with a value.
 
-        With several processes every one must call this at the same iteration, as in any collective operation.
+        A collective: every process must call it at the same iteration.
         """
         totals = self._pop_totals()
         if world_size() > 1:
@@ -54,21 +58,29 @@ class MetricAccumulator:
         return {name: torch.stack(values).to("cpu") for name, values in self._values.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore the values of `state_dict`.
+
+        Args:
+            state: (n,) for each name.
+        """
         self._values = {name: list(values.unbind()) for name, values in state.items()}
 
     def _pop_totals(self) -> Totals:
         if not self._values:
             return {}
         names, counts = list(self._values), [len(values) for values in self._values.values()]
-        # Stacked by name first: names may come with different dtypes, and float16 sums would overflow.
+        # Stacked by name first: dtypes differ between names, and float16 sums would overflow.
         sums = torch.stack([_sum(values) for values in self._values.values()]).tolist()
         self._values = {}
         return {name: (total, count) for name, total, count in zip(names, sums, counts, strict=True)}
 
 
 def joined(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The values of several `state_dict`s as those of one."""
+    """The values of several `state_dict`s as those of one.
+
+    Args:
+        states: one per process.
+    """
     names = dict.fromkeys(name for state in states for name in state)
     return {name: torch.cat([state[name] for state in states if name in state]) for name in names}
 
@@ -91,18 +103,18 @@ logger = logging.getLogger(__name__)
 
 
 class ReportUnusedParameters(Hook):
-    """Looks once, at the first step of a sitting."""
+    """Logs the trained parameters without gradient after the first step of a session."""
 
     def __init__(self) -> None:
-        self._has_looked = False
+        self._is_reported = False
 
     def after_backward(self, trainer: Trainer, batches: list[list[Sample]], outputs: list[TrainingOutput]) -> None:  # noqa: ARG002
-        if self._has_looked:
+        if self._is_reported:
             return
-        self._has_looked = True
+        self._is_reported = True
         names = trainer.updater.names_without_gradient(trainer.model)
         if names:
-            # In the log file alone: a backbone may well compute a map that no head reads.
+            # In the log file alone: that a backbone computes a map that no head reads is common.
             log_to_files(
                 logger,
                 f"no loss depends on {counted(len(names), 'parameter')} of the model, which stay as they are: "
@@ -116,13 +128,13 @@ def build_report_unused_parameters(cfg: CfgNode, workspace: Workspace) -> Report
 
 
 class WriteMetrics(Hook):
-    """Accumulates what the steps return, and writes the means over a period and over all processes.
+    """Accumulates the metrics of the steps, and writes their means over a period and over all processes.
 
-    What has been accumulated since the last line is part of checkpoints, so that the lines of a resumed run cover the
-    same steps as those of a run that was never interrupted.
+    The values since the last line are part of checkpoints, so the lines of a resumed run cover the same steps as those
+    of an uninterrupted one.
 
     Args:
-        writers: none on processes other than the first; these accumulate all the same.
+        writers: none on processes other than the first.
         period: iterations between two lines.
     """
 
@@ -155,7 +167,7 @@ class WriteMetrics(Hook):
                 writer.write_results(trainer.iteration - 1, metrics)
 
     def after_train(self, trainer: Trainer) -> None:
-        if self._reports and not trainer.interrupted:  # else the line is completed when the run goes on
+        if self._reports and not trainer.interrupted:  # a resumed run completes the line
             self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -168,7 +180,7 @@ class WriteMetrics(Hook):
         values = state.get("values", [])
         if len(values) == world_size():
             self._means.load_state_dict(values[rank()])
-        else:  # as many processes as then there are not: the first takes over from all of them
+        else:  # another number of processes: the first takes all values
             self._means.load_state_dict(joined(values) if rank() == 0 else {})
         self._reports = [StepReport(**report) for report in state.get("reports", [])]
 

@@ -1,4 +1,4 @@
-"""Draws what the model is given, what it finds, and how training went."""
+"""Draws training batches, predictions and curves."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from mrcnn_zoo.training.writers import MetricWriter
 logger = logging.getLogger(__name__)
 
 DrawBatch = Callable[[Sequence[Sample], Path], Path]  # samples, file to write -> the file
-DrawFindings = Callable[[nn.Module], Mapping[str, Path]]  # model -> the written files by name
+DrawModel = Callable[[nn.Module], Mapping[str, Path]]  # model -> the written files by name
 
 
 class DrawTrainingBatches(Hook):
@@ -31,7 +31,7 @@ class DrawTrainingBatches(Hook):
     Args:
         draw: saves a picture of one batch.
         folder: of the pictures.
-        writers: told of each picture.
+        writers: of the pictures.
         num_first: batches at the start of training that are drawn.
         period: iterations between two further ones; 0 for none.
     """
@@ -61,11 +61,11 @@ class DrawPredictions(Hook):
     """Draws predictions beside ground truth after each evaluation; the next evaluation replaces the files.
 
     Args:
-        draw: saves pictures of what a model finds.
-        writers: told of the pictures.
+        draw: saves pictures of the predictions of a model.
+        writers: of the pictures.
     """
 
-    def __init__(self, draw: DrawFindings, *, writers: Sequence[MetricWriter]) -> None:
+    def __init__(self, draw: DrawModel, *, writers: Sequence[MetricWriter]) -> None:
         self._draw = draw
         self._writers = writers
         self._paths: list[Path] = []  # of the last evaluation
@@ -89,7 +89,7 @@ class DrawCurves(Hook):
 
     Args:
         output_dir: of the run; its metrics.json is read.
-        draw_evaluations: plots what the last evaluation has written; gives the files.
+        draw_evaluations: plots the files of the last evaluation; returns the plots.
     """
 
     def __init__(self, output_dir: Path, draw_evaluations: Callable[[], Sequence[Path]] = list) -> None:
@@ -110,7 +110,11 @@ class DrawCurves(Hook):
 
 
 def listed_by_folder(paths: Sequence[Path]) -> str:
-    """Each folder once, with the names of its files: `out/pictures: a.png, b.png; out/pictures/x: c.png`."""
+    """Each folder once, with the names of its files: `out/pictures: a.png, b.png; out/pictures/x: c.png`.
+
+    Args:
+        paths: of files.
+    """
     names: dict[Path, list[str]] = {}
     for path in paths:
         names.setdefault(path.parent, []).append(path.name)

@@ -1,4 +1,4 @@
-"""Batch-norm statistics of the weights as they are, not as they were on the way."""
+"""Precise batch norm: statistics of the current weights, not running means over earlier ones."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ OpenSeededBatches = Callable[[int], Iterable[list[Sample]]]  # seed -> this proc
 
 
 class PreciseBatchNorm(Hook):
-    """Replaces the running statistics before each evaluation by those of fixed weights over many training batches.
+    """Replaces running statistics before each evaluation by those of the current weights over many training batches.
 
-    With an average of the weights, the statistics are those of the average, which is what gets evaluated and kept.
+    With an average of the weights, the statistics are those of the average.
 
     Source: Wu & Johnson 2021 (Rethinking "Batch" in BatchNorm), section 3.
 
     Args:
-        open_batches: gives training batches.
-        num_batches: to estimate from.
+        open_batches: opens training batches for a seed.
+        num_batches: of the estimate.
         period: iterations between two evaluations; 0 for none before the end.
     """
 
@@ -64,31 +64,31 @@ class PreciseBatchNorm(Hook):
 
 
 class InputMoments:
-    """Sums over the inputs of one batch norm, from which their mean and variance follow.
+    """Sums over the inputs of a batch norm, for their mean and variance.
 
     Args:
-        norm: to listen to; `stop` ends that.
+        norm: gets a forward hook until `stop`.
     """
 
     def __init__(self, norm: BatchNorm) -> None:
         self._norm = norm
-        # Count, sums and sums of squares of each channel, in one tensor that is added up over processes at once.
+        # Count, sums and sums of squares of each channel, in one tensor for a single collective.
         self._sums = torch.zeros((3, norm.num_features), dtype=torch.float64, device=norm.weight.device)
-        self._handle = norm.register_forward_pre_hook(self._listen)
+        self._handle = norm.register_forward_pre_hook(self._add_inputs)
 
     def stop(self) -> None:
-        """Listen no longer."""
+        """Remove the forward hook."""
         self._handle.remove()
 
     def fill(self) -> None:
-        """Give the norm these statistics; one that has seen nothing keeps its own."""
-        count, total, squares = mean_over_processes(self._sums)  # of sums: their quotients are what counts
+        """Set the statistics of the norm; without inputs it keeps its own."""
+        count, total, squares = mean_over_processes(self._sums)  # means of sums have the same quotients
         if count[0] > 0 and self._norm.running_mean is not None and self._norm.running_var is not None:
             mean = total / count
             self._norm.running_mean.copy_(mean)
             self._norm.running_var.copy_((squares / count - mean.square()).clamp(min=0))
 
-    def _listen(self, _norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _add_inputs(self, _norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         features = inputs[0].double()
         others = [axis for axis in range(features.dim()) if axis != 1]
         count = features.new_full((features.shape[1],), features.numel() // features.shape[1])
@@ -97,28 +97,28 @@ class InputMoments:
 
 @torch.no_grad()
 def estimate_batch_norm_statistics(model: nn.Module, batches: Iterable[list[Sample]], *, num_batches: int) -> None:
-    """Fill the batch norms in training mode with the statistics over some batches; all else stays as it is.
+    """Set the batch norms in training mode to the statistics over some batches; all else stays.
 
     Args:
         model: called with a list of samples; without trained batch norms nothing happens.
         batches: of this process.
-        num_batches: to look at.
+        num_batches: of the estimate.
     """
     norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.training]
     if not norms:
         return
-    before = {buffer: buffer.clone() for buffer in model.buffers()}  # a forward pass may count or average in any
+    before = {buffer: buffer.clone() for buffer in model.buffers()}  # a forward pass may change any of them
     moments = [InputMoments(norm) for norm in norms]
     try:
         for samples in itertools.islice(batches, num_batches):
             model(samples)
     finally:
-        for listener in moments:
-            listener.stop()
+        for inputs in moments:
+            inputs.stop()
         for buffer, value in before.items():
             buffer.copy_(value)
-    for listener in moments:
-        listener.fill()
+    for inputs in moments:
+        inputs.fill()
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def _training_mode(model: nn.Module) -> Iterator[None]:
 
 @HOOKS.register("PreciseBatchNorm")
 def build_precise_batch_norm(cfg: CfgNode, workspace: Workspace) -> PreciseBatchNorm:
-    """The estimate that TEST.PRECISE_BN asks for, on the data of the run."""
+    """Precise batch norm of TEST.PRECISE_BN, on the training data of the run."""
 
     def open_batches(seed: int) -> Iterable[list[Sample]]:
         return data.build_train_loader(

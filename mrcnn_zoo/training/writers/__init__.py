@@ -1,4 +1,4 @@
-"""Where metrics, results and pictures of a run go: registered writers."""
+"""Registered writers of the metrics, results and pictures of a run."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -37,8 +37,8 @@ def build_writers(
     Args:
         cfg: WRITERS, and each writer's own keys.
         output_dir: created when missing.
-        start_iteration: the first iteration that this run will do, 0 for a fresh one. What an earlier run in the folder
-            wrote for this iteration and later ones is dropped; a fresh run sets the files of an earlier one aside.
+        start_iteration: first iteration of this session, 0 for a fresh run. Earlier entries in the folder of this
+            iteration and later ones are dropped; a fresh run keeps the files of an earlier one as `.previous`.
         max_iterations: the length of the whole training; 0 when unknown.
         start_seconds: of training before this run.
         max_seconds: the time budget of the whole training; 0 when it has none.
@@ -53,14 +53,18 @@ def build_writers(
         max_seconds=max_seconds,
     )
     place.output_dir.mkdir(parents=True, exist_ok=True)
-    # Look up every name before the first writer opens a file: a typo must leave nothing behind.
+    # All names are resolved before the first writer opens a file: a typo must leave no files.
     builders = [METRIC_WRITERS.get(name) for name in dict.fromkeys(cfg.WRITERS)]
     return [builder(cfg, place) for builder in builders]
 
 
 @contextlib.contextmanager
 def closing(writers: Sequence[MetricWriter]) -> Iterator[None]:
-    """Close every writer at the end, also when another one cannot, and tell it whether an exception ended the block."""
+    """Close every writer after the block, also when another one raises, with `failed` after an exception.
+
+    Args:
+        writers: the list may grow inside the block only before this call.
+    """
     with contextlib.ExitStack() as stack:
         for writer in writers:
             stack.push(partial(_close, writer))

@@ -1,4 +1,4 @@
-"""Progress of a training for people: a steady line on a terminal, short lines elsewhere, all numbers in log files."""
+"""Progress of a training: a bar on a terminal, short lines elsewhere, all numbers in log files."""
 
 import logging
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What people look at first stands first: on a narrow terminal the last are left out.
+# Ordered by importance: on a narrow terminal the last are left out.
 SHOWN: dict[str, Callable[[float], str]] = {
     "eta_seconds": lambda value: f"eta {duration(value)}",
     "total_loss": lambda value: f"loss {value:.3f}" if 1e-3 <= abs(value) < 1e4 else f"loss {value:.2e}",
@@ -29,7 +29,11 @@ SHOWN: dict[str, Callable[[float], str]] = {
 
 
 class LogLineWriter(MetricWriter):
-    """A short line on the console each time metrics are written; log files get all numbers."""
+    """A short line on the console each time metrics are written; log files get all numbers.
+
+    Args:
+        max_iterations: of the whole training; 0 when unknown.
+    """
 
     def __init__(self, *, max_iterations: int = 0) -> None:
         self._max_iterations = max_iterations
@@ -40,7 +44,7 @@ class LogLineWriter(MetricWriter):
 
 
 class ProgressBarWriter(MetricWriter):
-    """A line on the terminal that moves with every iteration; log files get all numbers, pipes the short lines.
+    """A progress bar on the terminal; log files get all numbers, pipes the short lines.
 
     Args:
         console: of the terminal; stderr by default.
@@ -77,7 +81,7 @@ class ProgressBarWriter(MetricWriter):
 
     def write(self, iteration: int, scalars: Mapping[str, float]) -> None:
         log_to_files(logger, progress_line(iteration, scalars, max_iterations=self._max_iterations))
-        is_of_steps = "lr" in scalars or "total_loss" in scalars  # and not of a validation
+        is_of_steps = "lr" in scalars or "total_loss" in scalars  # not those of a validation
         short = short_line(iteration, scalars, max_iterations=self._max_iterations)
         log_to_consoles(logger, short, terminals=not is_of_steps)
         if is_of_steps:
@@ -114,7 +118,7 @@ class ProgressBarWriter(MetricWriter):
 
 @METRIC_WRITERS.register("console")
 def build_console_writer(cfg: CfgNode, place: RunPlace) -> MetricWriter:  # noqa: ARG001
-    """A line that moves on a terminal, short lines elsewhere."""
+    """A progress bar on a terminal, short lines elsewhere."""
     if has_terminal(sys.stderr):
         return ProgressBarWriter(
             start_iteration=place.start_iteration,
@@ -126,7 +130,13 @@ def build_console_writer(cfg: CfgNode, place: RunPlace) -> MetricWriter:  # noqa
 
 
 def progress_line(iteration: int, scalars: Mapping[str, float], *, max_iterations: int = 0) -> str:
-    """All numbers: `iter 20/500  eta 0:01:05  total_loss 1.234  lr 0.001  62.1 img/s  3412 MB  loss_cls 0.3`."""
+    """All numbers: `iter 20/500  eta 0:01:05  total_loss 1.234  lr 0.001  62.1 img/s  3412 MB  loss_cls 0.3`.
+
+    Args:
+        iteration: the last finished one, from 0.
+        scalars: by name.
+        max_iterations: of the whole training; 0 when unknown.
+    """
     known = {
         "eta_seconds": lambda value: f"eta {duration(value)}",
         "total_loss": lambda value: f"total_loss {value:.4g}",
@@ -140,7 +150,13 @@ def progress_line(iteration: int, scalars: Mapping[str, float], *, max_iteration
 
 
 def short_line(iteration: int, scalars: Mapping[str, float], *, max_iterations: int = 0) -> str:
-    """What matters while it runs: `iter 20/500  loss 1.234  lr 1.00e-03  62.1 img/s  eta 0:01:05`."""
+    """The main numbers: `iter 20/500  loss 1.234  lr 1.00e-03  62.1 img/s  eta 0:01:05`.
+
+    Args:
+        iteration: the last finished one, from 0.
+        scalars: by name.
+        max_iterations: of the whole training; 0 when unknown.
+    """
     names = [name for name in ("total_loss", "lr", "images_per_second", "eta_seconds") if name in scalars]
     known = [SHOWN[name](scalars[name]) for name in names]
     totals = [f"{name} {value:.4g}" for name, value in scalars.items() if name.endswith("/total_loss")]

@@ -1,6 +1,7 @@
 """metrics.json and results.csv."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.output_files import write_text
 from mrcnn_zoo.registries import METRIC_WRITERS
 from mrcnn_zoo.training.writers.contract import MetricWriter, Results, RunPlace, flattened, set_aside
 
@@ -15,13 +17,13 @@ Row = dict[str, str | float]
 
 
 class CsvWriter(MetricWriter):
-    """A table of evaluations, each with the training metrics last seen before it.
+    """A table of evaluations, each with the last training metrics before it.
 
-    The file is rewritten with each row: there are few, and a column that appears late must reach the header.
+    The file is rewritten with each row: there are few, and a new column changes the header.
 
     Args:
         path: the file.
-        start_iteration: rows of this iteration and later ones are removed; all are set aside when it is 0.
+        start_iteration: rows of this iteration and later ones are removed; 0 keeps the old file as `.previous`.
     """
 
     def __init__(self, path: Path, *, start_iteration: int = 0) -> None:
@@ -36,25 +38,24 @@ class CsvWriter(MetricWriter):
         self._latest.update(scalars)
 
     def write_results(self, iteration: int, results: Results) -> None:
-        # A run that resumed may repeat the evaluation of its checkpoint: the row is there, with metrics unseen since.
+        # A resumed run may repeat the evaluation of its checkpoint; the row of the first has the training metrics.
         former = [row for row in self._rows if int(row["iteration"]) == iteration]
         row: Row = {"iteration": iteration}
         for earlier in former:
             row |= earlier
         values = {**flattened(results), **self._latest}
-        # A cell stays empty where there is no number: without objects of a class there is no AP.
+        # NaN is an empty cell: the AP of a class without objects.
         row |= {"iteration": iteration, **{name: "" if math.isnan(value) else value for name, value in values.items()}}
         self._columns += [name for name in row if name not in self._columns]
         self._rows = [row for row in self._rows if row not in former] + [row]
         self._save()
 
     def _save(self) -> None:
-        unfinished = self._path.with_suffix(".tmp")
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, self._columns, restval="")
-            table.writeheader()
-            table.writerows(self._rows)
-        unfinished.replace(self._path)
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, self._columns, restval="")
+        table.writeheader()
+        table.writerows(self._rows)
+        write_text(self._path, text.getvalue())
 
 
 @METRIC_WRITERS.register("csv")
@@ -77,7 +78,7 @@ class JsonLinesWriter(MetricWriter):
 
     Args:
         path: the file.
-        start_iteration: lines of this iteration and later ones are removed first; all are set aside when it is 0.
+        start_iteration: lines of this iteration and later ones are removed; 0 keeps the old file as `.previous`.
     """
 
     def __init__(self, path: Path, *, start_iteration: int = 0) -> None:
@@ -96,7 +97,7 @@ class JsonLinesWriter(MetricWriter):
 
     def write_results(self, iteration: int, results: Results) -> None:
         values = flattened(results)
-        if iteration < self._start_iteration:  # the evaluation of the checkpoint that the run resumed from, once more
+        if iteration < self._start_iteration:  # repeats the evaluation of the checkpoint that the run resumed from
             self._file.close()
             _keep_lines(self._path, lambda line: not _is_line_of(line, iteration, values))
             self._file = self._path.open("a", encoding="utf-8")
@@ -112,13 +113,11 @@ def build_json_writer(cfg: CfgNode, place: RunPlace) -> JsonLinesWriter:  # noqa
 
 
 def _keep_lines(path: Path, is_kept: Callable[[Line | None], bool]) -> None:
-    """Rewrite a file with some of its lines; None stands for what is no line of ours."""
+    """Rewrite a file with the lines that `is_kept`; it gets None for a line that cannot be parsed."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if is_kept(_parsed(line))]
     if len(kept) < len(lines):
-        trimmed = path.with_suffix(".tmp")
-        trimmed.write_text("".join(kept), encoding="utf-8")
-        trimmed.replace(path)
+        write_text(path, "".join(kept))
 
 
 def _is_line_of(line: Line | None, iteration: int, names: Collection[str]) -> bool:
