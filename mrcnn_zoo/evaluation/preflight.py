@@ -12,6 +12,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.rules import class_count, class_count_key
 from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.data.classes import check_class_count, check_num_keypoints, listed, require_known_classes
+from mrcnn_zoo.data.proposals import build_proposal_mapper
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
@@ -108,8 +109,8 @@ def check_evaluation(cfg: CfgNode, datasets: Sequence[Dataset]) -> list[str]:
         name them in advance.
 
     Raises:
-        UserError: settings that do not fit the dataset, a dataset without images, a backend that is not installed, or
-            given boxes that do not belong to the dataset.
+        UserError: settings that do not fit the dataset, a dataset without images, a backend that is not installed,
+            given boxes that do not belong to the dataset, or a missing proposal file.
     """
     limits = build_limits(cfg)
     names: list[str] = []
@@ -122,6 +123,8 @@ def check_evaluation(cfg: CfgNode, datasets: Sequence[Dataset]) -> list[str]:
             check_takes_boxes(cfg, option="EVAL.GIVEN_BOXES")
             build_boxes_of_dataset(cfg, part)
             logger.info("%s: masks are evaluated in given boxes (EVAL.GIVEN_BOXES %s)", part.name, cfg.EVAL.GIVEN_BOXES)
+        if cfg.MODEL.LOAD_PROPOSALS:
+            build_proposal_mapper(cfg, [dataset], part.records, is_training=False)
         if len(part) < len(dataset):
             logger.info("%s: TEST.NUM_IMAGES = %d of %d images are evaluated", dataset.name, len(part), len(dataset))
         cut = cut_objects_message(part, limits)

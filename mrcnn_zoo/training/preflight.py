@@ -142,7 +142,8 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
     if has_classes:
         data.check_num_classes(cfg, merged)
     selected = select_for_training(cfg, merged)
-    build_proposal_mapper(cfg, train_datasets, selected.records, is_training=True)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        build_proposal_mapper(cfg, train_datasets, selected.records, is_training=True)
     class_names = tuple(map(str, merged.class_names))
     check_classes(cfg, test_datasets, class_names)
     metrics = check_evaluation(cfg, test_datasets)
@@ -207,7 +208,7 @@ def last_training_state(checkpointer: Checkpointer) -> dict[str, Any] | None:
 
 
 def _check_schedule(output_dir: Path, schedule: str) -> None:
-    """Refuse to resume under another schedule, whose stages would be trained from their beginning."""
+    """Refuse to resume under another schedule: its stages would start afresh."""
     path = output_dir / "config.yaml"
     if not path.is_file():
         return
@@ -239,21 +240,21 @@ def _check_training_folders(output_dir: Path, stages: Sequence[Stage], *, resume
             )
 
 
-def _check_best_metric(wanted: str, metrics: Sequence[str], *, losses_of: Sequence[str], is_single: bool) -> None:
+def _check_best_metric(metric: str, metrics: Sequence[str], *, losses_of: Sequence[str], is_single: bool) -> None:
     """Refuse a SOLVER.BEST_METRIC that no evaluation gives, where the evaluator names its metrics in advance."""
-    if wanted == AUTO or not metrics:
+    if metric == AUTO or not metrics:
         return
     known = list(metrics)
     for name in losses_of:
         prefix = f"{VALIDATION_TASK}/" if is_single else f"{name}/{VALIDATION_TASK}/"
-        if wanted.startswith(prefix) and LOSS_NAME.fullmatch(wanted.removeprefix(prefix)):
+        if metric.startswith(prefix) and LOSS_NAME.fullmatch(metric.removeprefix(prefix)):
             return
         known.append(f"{prefix}total_loss")
-    if wanted not in known:
+    if metric not in known:
         examples = ", ".join(name for name in known if "/AP-" not in name)
         raise UserError(
-            f"SOLVER.BEST_METRIC = {wanted!r} is not among the results of the evaluations of this run: {examples}."
-            f"{did_you_mean(wanted, known)}"
+            f"SOLVER.BEST_METRIC = {metric!r} is not among the results of the evaluations of this run: {examples}."
+            f"{did_you_mean(metric, known)}"
         )
 
 

@@ -96,7 +96,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def changed_keys(former: str, present: str) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two dumped configs, with both values.
+    """Dotted keys with different values in two dumped configs, with both values.
 
     Args:
         former: YAML.

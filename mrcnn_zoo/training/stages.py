@@ -1,7 +1,7 @@
-"""Stages: a run is a list of trainings, each with its config, its folder, what it starts from and what it hands over.
+"""Stages: a run is a list of trainings with config, folder, initial weights and outputs of their own.
 
-A training schedule, SOLVER.TRAINING_SCHEDULE, makes the list out of the config of the run. For example, the heads alone
-and then all of the model:
+A training schedule, SOLVER.TRAINING_SCHEDULE, makes the list from the config of the run. For example, first the heads
+alone, then all of the model:
 
     def heads_then_all(cfg: CfgNode) -> list[Stage]:
         heads = changed_config(cfg, {"SOLVER.FREEZE": ["backbone.*"]}, source="heads_then_all")
@@ -32,12 +32,12 @@ from mrcnn_zoo.registry import did_you_mean
 from mrcnn_zoo.training.run_context import changed_keys
 
 JOINT = "joint"  # the schedule of one stage
-STAGE_FILE = "stage.json"  # in the folder of a stage that is finished
-WEIGHTS = "weights"  # what every stage hands over
+STAGE_FILE = "stage.json"  # in the folder of a finished stage
+WEIGHTS = "weights"  # an output of every stage
 FINAL_WEIGHTS = "model_final.pth"
 TRAINING_FILES = (STAGE_FILE, "last_checkpoint", "model_*.pth")  # in this order they are removed
 OVERWRITE_MARKER = "overwrite_pending"  # in OUTPUT_DIR until the checkpoints of an earlier training are removed
-TAKEN_NAMES = (".", "..", *RESULT_FOLDERS, "nonfinite", "wandb")  # other folders in an output folder
+TAKEN_NAMES = (".", "..", *RESULT_FOLDERS, "nonfinite", "wandb")  # other folders in OUTPUT_DIR
 
 Results = dict[str, Any]  # {"bbox": {"AP": ...}, "segm": {...}}; with several test sets {dataset: that}
 
@@ -46,12 +46,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FinishedStage:
-    """A finished stage, as later stages get it."""
+    """A finished stage, as later stages get it.
+
+    Args:
+        name: of the stage.
+        folder: of the stage.
+        handed_over: output files by name; a stage that starts from this one loads "weights".
+        results: of its last evaluation, as `run` returns them.
+    """
 
     name: str
     folder: Path
-    handed_over: Mapping[str, Path]  # files by name; "weights" is what a stage that starts from this one loads
-    results: Results  # of its last evaluation, as `run` returns them
+    handed_over: Mapping[str, Path]
+    results: Results
 
 
 Prepare = Callable[[CfgNode, Mapping[str, FinishedStage]], CfgNode]
@@ -62,20 +69,18 @@ HandOver = Callable[[CfgNode], Mapping[str, Path]]
 class Stage:
     """One training of a run.
 
-    `prepare` and `hand_over` are called in every process of the run, as an evaluation is; files are written by the main
-    process alone (`is_main_process()`), and all processes wait for each other afterwards.
+    `prepare` and `hand_over` are called in every process of the run. Only the main process may write files
+    (`is_main_process()`); all processes wait for each other afterwards.
 
     Args:
         name: of its folder below OUTPUT_DIR; empty in a run of this one stage, which writes into OUTPUT_DIR itself.
-        cfg: complete but for what `prepare` sets. Its lengths, test sets and hooks are this stage's own;
-            TEST.EXPECTED_RESULTS counts in the last stage alone.
-        starts_from: name of an earlier stage whose weights it starts from; empty for MODEL.WEIGHTS of its config.
-        prepare: called with the config and the finished stages by name before the stage starts or goes on; returns the
-            config to train with. It sets what depends on earlier stages: files, and the keys that switch them on.
-            OUTPUT_DIR of the config is the stage's folder, where it may write; after an interruption it may
-            find its files there.
-        hand_over: called once with that config, when the training has ended; returns files by name for later stages,
-            e.g. proposals, besides "weights": the final ones, unless it names others.
+        cfg: complete but for the keys that `prepare` sets. TEST.EXPECTED_RESULTS is only used in the last stage.
+        starts_from: name of the earlier stage with its initial weights; empty for MODEL.WEIGHTS of its config.
+        prepare: called with the config and the finished stages by name before the stage starts or resumes; returns
+            the config to train with. It sets keys that depend on earlier stages, such as files. It may write to
+            OUTPUT_DIR of the config, the stage's folder, which after an interruption may have its files already.
+        hand_over: called once with that config, when the training has ended; returns output files by name for later
+            stages, e.g. proposals. "weights" are the final ones, unless it returns others.
     """
 
     name: str
@@ -87,7 +92,7 @@ class Stage:
 
     @property
     def folder(self) -> Path:
-        """Where the stage writes; in a list made by `build_stages`."""
+        """Output folder; valid in a list made by `build_stages`."""
         return Path(self.cfg.OUTPUT_DIR)
 
     @property
@@ -97,13 +102,13 @@ class Stage:
 
     @property
     def has_begun(self) -> bool:
-        """Whether an earlier session has left a checkpoint of it."""
+        """Whether there is a checkpoint of it from an earlier session."""
         return self.is_finished or Checkpointer(self.folder).has_checkpoint()
 
 
 @TRAINING_SCHEDULES.register(JOINT)
 def joint(cfg: CfgNode) -> list[Stage]:
-    """All parts of the model are trained together: one stage."""
+    """One stage, in which all parts of the model are trained."""
     return [Stage("", cfg)]
 
 
@@ -111,10 +116,10 @@ def build_stages(cfg: CfgNode) -> list[Stage]:
     """The stages of a run, each with its folder as OUTPUT_DIR.
 
     Args:
-        cfg: of the run. Its schedule returns Stages; configs are taken, too, and trained in the order of the list.
+        cfg: of the run. Its schedule returns Stages or configs, which are trained in the order of the list.
 
     Raises:
-        UserError: what the schedule returns is no list of stages, or names clash or are not known.
+        UserError: the schedule returns no list of stages, or names clash or are unknown.
     """
     listed = TRAINING_SCHEDULES.get(cfg.SOLVER.TRAINING_SCHEDULE)(cfg)
     source = f"SOLVER.TRAINING_SCHEDULE = {cfg.SOLVER.TRAINING_SCHEDULE}"
@@ -135,7 +140,7 @@ def build_stages(cfg: CfgNode) -> list[Stage]:
 
 
 def _stages_of_configs(configs: Sequence[CfgNode], output_dir: str) -> list[Stage]:
-    """One stage for each config; MODEL.WEIGHTS that are the final ones of the run mean those of the stage before."""
+    """One stage per config; where MODEL.WEIGHTS are the final ones of the run, it starts from the stage before."""
     if len(configs) == 1:
         return [Stage("", configs[0])]
     stages: list[Stage] = []
@@ -160,7 +165,7 @@ def _in_own_folder(stage: Stage, output_dir: str, source: str) -> Stage:
 
 
 def _as_run(cfg: CfgNode, folder: Path) -> CfgNode:
-    """The config of a stage as one of a run of its own, which its config.yaml and its checkpoints then describe."""
+    """The config of a stage as that of a separate run, as its config.yaml and checkpoints record it."""
     return changed_config(cfg, {"OUTPUT_DIR": str(folder), "SOLVER.TRAINING_SCHEDULE": JOINT}, source="stage")
 
 
@@ -200,7 +205,12 @@ def resume_after_restart(output_dir: Path, *, resume: bool, overwrite: bool) -> 
 
 
 def clear_training_folders(output_dir: Path, stages: Sequence[Stage]) -> None:
-    """Remove the checkpoints of an earlier run; metrics are set aside by their writers, logs are continued."""
+    """Remove the checkpoints of an earlier run; writers rename its metrics, logs are appended to.
+
+    Args:
+        output_dir: of the run.
+        stages: of the run.
+    """
     for folder in (output_dir, *(stage.folder for stage in stages)):
         for pattern in TRAINING_FILES:
             for path in folder.glob(pattern):
@@ -209,10 +219,13 @@ def clear_training_folders(output_dir: Path, stages: Sequence[Stage]) -> None:
 
 
 def read_finished(stages: Sequence[Stage]) -> dict[str, FinishedStage]:
-    """The stages that earlier sessions have finished, by name; a changed config of one of them is a warning.
+    """The stages that earlier sessions have finished, by name; warns of those with a changed config.
+
+    Args:
+        stages: of the run.
 
     Raises:
-        UserError: a stage has begun before one that it follows is finished, or a file of one cannot be read.
+        UserError: a stage has begun before an earlier one is finished, or a stage file cannot be read.
     """
     finished: dict[str, FinishedStage] = {}
     waiting: Stage | None = None
@@ -272,15 +285,15 @@ def evaluated_config(cfg: CfgNode, stages: Sequence[Stage], *, resume: bool) -> 
 
 
 def finish_stage(stage: Stage, cfg: CfgNode, results: Results) -> FinishedStage:
-    """Collect what a trained stage hands over, and mark it as finished.
+    """Collect the output files of a trained stage, and mark it as finished.
 
     Args:
-        stage: whose training has ended.
-        cfg: that it was trained with.
+        stage: that has been trained.
+        cfg: of its training.
         results: of its last evaluation.
 
     Raises:
-        UserError: a file that it hands over is not there.
+        UserError: an output file does not exist.
     """
     extra = stage.hand_over(cfg) if stage.hand_over else {}
     wait_for_all()
@@ -289,7 +302,7 @@ def finish_stage(stage: Stage, cfg: CfgNode, results: Results) -> FinishedStage:
     if is_main_process():
         for name, path in finished.handed_over.items():
             if not path.exists():
-                raise UserError(f"stage {stage.name!r} hands over {name!r}, but {path} does not exist.")
+                raise UserError(f"stage {stage.name!r} returns the output {name!r}, but {path} does not exist.")
         if stage.name:
             _write_stage_file(stage, finished)
     wait_for_all()
@@ -298,7 +311,7 @@ def finish_stage(stage: Stage, cfg: CfgNode, results: Results) -> FinishedStage:
 
 def _write_stage_file(stage: Stage, finished: FinishedStage) -> None:
     files = {
-        # Relative where that is possible: the folder of a run may be moved.
+        # Relative where possible, so that the folder of a run can be moved.
         name: str(path.relative_to(stage.folder) if path.is_relative_to(stage.folder) else path.absolute())
         for name, path in finished.handed_over.items()
     }
@@ -315,12 +328,12 @@ def _read_stage_file(stage: Stage) -> FinishedStage:
         former = record["config"]
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}). Remove it: the stage then goes on from its last checkpoint."
+            f"{path} cannot be read ({error}). Remove it: the stage then resumes from its last checkpoint."
         ) from error
     changes = {key: both for key, both in changed_keys(former, stage.cfg.dump()).items() if key != "OUTPUT_DIR"}
     if changes:
         logger.warning(
-            "stage %r is finished and is not trained again, though its config has changed since: %s. To go on with it, "
+            "stage %r is finished and is not trained again, though its config has changed since: %s. To resume it, "
             "remove %s and the folders of the later stages",
             stage.name,
             ", ".join(f"{key} = {now} (it was {before})" for key, (before, now) in changes.items()),
@@ -330,7 +343,7 @@ def _read_stage_file(stage: Stage) -> FinishedStage:
 
 
 def _plain(results: Any) -> Any:
-    """With None for NaN and infinity, which are no JSON."""
+    """With None for NaN and infinity, which JSON does not have."""
     if isinstance(results, Mapping):
         return {name: _plain(value) for name, value in results.items()}
     return float(results) if math.isfinite(results) else None

@@ -155,7 +155,7 @@ class Trainer:
             hook.after_evaluation(self, results)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that an exact resume needs; a collective, whose result is complete on process 0."""
+        """All that an exact resume needs. A collective; the result is complete on process 0."""
         position = self.plan.budget.position(self.iteration, self.elapsed)
         return {
             "model": self.model.state_dict(),

@@ -179,6 +179,8 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("WRITERS=['jsno']", "Did you mean 'json'"),
         ("SOLVER.OPTIMIZER=SGDD", "Did you mean 'SGD'"),
         ("EVAL.BACKEND=hotcocoa", "Did you mean 'hotcoco'"),
+        ("HOOKS=['SaveBset']", "Did you mean 'SaveBest'"),
+        ("MODEL.LOAD_PROPOSALS=True", "PROPOSAL_FILES_TRAIN"),
     ],
 )
 def test_mistake_when_overwriting_leaves_the_former_training_untouched(

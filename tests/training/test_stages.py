@@ -271,7 +271,7 @@ def test_proposals_of_a_stage_are_what_the_next_one_is_trained_on(tmp_path: Path
 
 def test_hand_over_that_is_not_there_is_refused(tmp_path: Path, schedule_of: Callable[..., None]) -> None:
     schedule_of(lambda cfg: [Stage("one", cfg, hand_over=lambda cfg: {"pictures": Path(cfg.OUTPUT_DIR) / "none"})])
-    with pytest.raises(UserError, match=r"stage 'one' hands over 'pictures', but .*none does not exist"):
+    with pytest.raises(UserError, match=r"stage 'one' returns the output 'pictures', but .*none does not exist"):
         run(digits(tmp_path / "run", "SOLVER.MAX_ITER=1", "DATASETS.TEST=[]", schedule="ours"))
     assert not (tmp_path / "run" / "one" / "stage.json").exists()
 

@@ -1,4 +1,4 @@
-"""What happens around training steps: one file a purpose; every hook is registered in HOOKS."""
+"""Hooks around training steps, registered in HOOKS; one file per purpose."""
 
 from mrcnn_zoo.training.hooks import best, checkpoints, evaluation, metrics, nonfinite, pictures, precise_bn
 

@@ -126,7 +126,7 @@ class Evaluate(Hook):
 
 @HOOKS.register("Evaluate")
 def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
-    """Measures every test set; with several, tasks are called `<dataset>/<task>` and files lie in a folder each."""
+    """Measures every test set; with several, tasks are called `<dataset>/<task>`, and each has a folder."""
     is_alone = len(workspace.test_datasets) == 1
     training = workspace.train_datasets[0]
     labelled: dict[str, Dataset] = {}  # test sets with the classes of the model, by name

@@ -128,5 +128,5 @@ def _parsed(line: str) -> Line | None:
     try:
         values = json.loads(line)
     except ValueError:
-        return None  # the half line of a run that was killed while it wrote
+        return None  # an incomplete line: the process was killed during the write
     return values if isinstance(values, dict) and isinstance(values.get("iteration"), int) else None

@@ -18,7 +18,7 @@ class TensorboardWriter(MetricWriter):
 
     Args:
         log_dir: event files are added to this folder.
-        start_iteration: TensorBoard hides what earlier event files hold for this iteration and later ones.
+        start_iteration: TensorBoard hides entries of earlier event files from this iteration on.
     """
 
     def __init__(self, log_dir: Path, *, start_iteration: int = 0) -> None:
@@ -73,7 +73,7 @@ class WandbWriter(MetricWriter):
     def __init__(self, run: Any, *, logs_checkpoint: bool = True) -> None:
         self._run = run
         self._logs_checkpoint = logs_checkpoint
-        # W&B's own step may only grow; an axis of ours lets a resumed run and late evaluations write where they belong.
+        # W&B's own step may only grow; with this axis resumed runs and late evaluations write at their iteration.
         run.define_metric("iteration")
         run.define_metric("*", step_metric="iteration")
 
