@@ -87,7 +87,7 @@ def num_channels_of(cfg: CfgNode) -> int:
 
 
 def pixel_format_of(cfg: CfgNode) -> str:
-    """INPUT.FORMAT, checked; "L" where MODEL.PIXEL_MEAN says that there is one channel.
+    """INPUT.FORMAT; "L" if MODEL.PIXEL_MEAN has one value.
 
     Raises:
         UserError: an unknown name, or "L" for a model of several channels.
