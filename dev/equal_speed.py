@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 QUICKSTART = "Quickstart/mask_rcnn_R_18_FPN_digits.yaml"
@@ -38,9 +39,13 @@ def work(config: str, mode: str) -> None:
     """Run one step for every line on stdin and answer with its seconds and the peak memory so far in MiB."""
     import torch
 
-    from mrcnn_zoo.benchmark.inputs import generated_samples
     from mrcnn_zoo.config import load_config
     from mrcnn_zoo.modeling import build_model
+
+    try:
+        from mrcnn_zoo.benchmark.inputs import generated_samples
+    except ModuleNotFoundError:  # a version before November 27, 2026
+        generated_samples = import_module("mrcnn_zoo.experiments.benchmark.samples").generated_samples
 
     cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
