@@ -22,14 +22,23 @@ Results = Mapping[str, Mapping[str, float]]  # {"bbox": {"AP": ...}, "segm": {..
 
 @dataclass(frozen=True)
 class StepReport:
-    """Metrics and times of one training step."""
+    """Metrics and times of one training step.
 
-    iteration: int  # its number, from 0
-    metrics: Mapping[str, Tensor]  # detached scalars on their device: losses, their total, the model's metrics
-    learning_rate: float  # of the first parameter group
-    num_images: int  # of this process
-    seconds: float  # the whole step; on an accelerator, until its work was queued
-    data_seconds: float  # of it, spent waiting for data
+    Args:
+        iteration: its number, from 0.
+        metrics: detached scalars on their device: losses, their total, the model's metrics.
+        learning_rate: of the first parameter group.
+        num_images: of this process.
+        seconds: of the whole step; on an accelerator, until its work was queued.
+        data_seconds: of it, spent waiting for data.
+    """
+
+    iteration: int
+    metrics: Mapping[str, Tensor]
+    learning_rate: float
+    num_images: int
+    seconds: float
+    data_seconds: float
 
 
 class Hook:
@@ -101,10 +110,18 @@ class Hook:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Folder, writers and data of a run, for the builders of hooks."""
+    """Folder, writers and data of a run, for the builders of hooks.
+
+    Args:
+        output_dir: of the run.
+        checkpointer: of its folder.
+        writers: none on processes other than the first.
+        train_datasets: with one list of classes.
+        test_datasets: of DATASETS.TEST.
+    """
 
     output_dir: Path
     checkpointer: Checkpointer
-    writers: Sequence[MetricWriter]  # none on processes other than the first
+    writers: Sequence[MetricWriter]
     train_datasets: Sequence[Dataset]
     test_datasets: Sequence[Dataset]
