@@ -1,4 +1,4 @@
-"""Gradients of two processes that share a model whose modules do not all take part in every step."""
+"""Gradients of two processes with a model that does not use all of its modules in every step."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Runs whose data lists the same classes under other ids, in another order, or only some of them."""
+"""Runs on data with the same classes under other ids, in another order, or only some of them."""
 
 import json
 import logging

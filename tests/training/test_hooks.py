@@ -29,7 +29,7 @@ from support.tiny_trainer import TinyModel, batches_from
 
 
 class Scores:
-    """Stands for an evaluation: gives the listed mask APs one after the other."""
+    """A fake evaluation, which returns the given mask APs in order."""
 
     def __init__(self, *values: float) -> None:
         self.values = list(values)
@@ -105,7 +105,7 @@ def test_training_stops_when_the_best_stays_the_best(make_trainer: Any) -> None:
     assert trainer.has_stopped_early
 
 
-def test_a_metric_without_objects_is_said_once_and_stops_nothing(
+def test_metric_without_objects_is_warned_of_once_and_does_not_stop_training(
     make_trainer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hooks = {
@@ -167,7 +167,7 @@ def test_evaluations_are_periodic_and_once_at_the_end(make_trainer: Any, period:
     assert scores.calls == calls
 
 
-def test_evaluation_that_was_due_when_the_run_was_killed_is_made_up_for(make_trainer: Any, tmp_path: Path) -> None:
+def test_missing_evaluation_of_a_killed_run_is_done_after_resume(make_trainer: Any, tmp_path: Path) -> None:
     class KilledError(Exception):
         pass
 
@@ -264,7 +264,7 @@ def lines_of(path: Path) -> list[dict[str, float]]:
 def test_lines_of_a_resumed_run_cover_the_same_steps(
     make_trainer: Any, recorder: Any, tmp_path: Path, is_killed: bool
 ) -> None:
-    # Lines after the steps 3, 6, 9 and 10. One run is asked to stop after step 5, another is killed after step 8, when
+    # Lines after the steps 3, 6, 9 and 10. One run is interrupted after step 5, another is killed after step 8, when
     # it has written a line more than its checkpoint of step 5 knows of.
     def train(name: str, on_step: Any, **state: Any) -> None:
         recorder.on_step = on_step

@@ -20,7 +20,7 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     if path.suffix == ".npy":
         np.save(path, pixels)
     elif path.suffix == ".tif":
-        tifffile.imwrite(path, pixels.transpose(2, 0, 1), photometric="minisblack")  # a page a channel
+        tifffile.imwrite(path, pixels.transpose(2, 0, 1), photometric="minisblack")  # one page per channel
     else:
         Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)
 

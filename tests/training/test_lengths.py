@@ -1,4 +1,4 @@
-"""Which length of training counts, and what is said of a schedule before it begins."""
+"""Precedence of the lengths of training, and warnings about schedules."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ def test_the_length_that_does_not_count_is_named_with_its_line(
     assert "base.yaml:1) does not count" in message
 
 
-def test_a_single_length_needs_no_words(caplog: pytest.LogCaptureFixture) -> None:
+def test_single_length_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         cfg = load_config(QUICKSTART, ["SOLVER.MAX_ITER", "20"])
         assert choose_length(cfg) is cfg
@@ -147,7 +147,7 @@ def test_a_warmup_that_was_typed_or_fits_is_kept(typed: list[str]) -> None:
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR"], "at most 1e-06, in iteration"),
     ],
 )
-def test_a_rate_that_is_never_reached_is_said_with_numbers_and_advice(
+def test_learning_rate_that_is_never_reached_is_warned_of_with_numbers_and_advice(
     typed: list[str], expected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     typed = ["SOLVER.MAX_ITER", "40", *typed]
@@ -172,12 +172,12 @@ def test_steps_beyond_the_end_are_named_with_advice_that_works(caplog: pytest.Lo
     assert warnings_of(caplog, load_config(None, [*typed, *advice])) == []
 
 
-def test_a_rate_of_zero_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_learning_rate_of_zero_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     (message,) = warnings_of(caplog, load_config(None, ["SOLVER.BASE_LR", "0"]))
     assert message == "SOLVER.BASE_LR = 0: nothing is learned"
 
 
-def test_a_schedule_that_ends_before_the_training_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_schedule_that_ends_before_the_training_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     cfg = load_config(None, ["SOLVER.MAX_ITER", "100", "SOLVER.WARMUP_ITERS", "0", "SOLVER.STEPS", "[]"])
     ended = LRSchedule(lambda progress: float(progress < 0.5), warmup=Warmup(fraction=0.0, start=1.0), length=100)
     with caplog.at_level(logging.INFO):
@@ -244,17 +244,17 @@ def test_advice_on_steps_works_when_typed(iterations: int, advice: str, caplog: 
     assert warnings_of(caplog, load_config(None, [*typed, "SOLVER.STEPS", advice])) == []
 
 
-def test_a_typed_key_that_the_schedule_does_not_read_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_typed_key_that_the_schedule_does_not_read_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     (message,) = warnings_of(caplog, load_config(QUICKSTART, ["SOLVER.STEPS", "[100]"]))
     assert "SOLVER.STEPS = [100] (command line) has no effect: SOLVER.LR_SCHEDULER_NAME = WarmupCosineLR" in message
 
 
 @pytest.mark.parametrize("config", [QUICKSTART, NUCLEI, "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"])
-def test_nothing_is_said_of_published_schedules(config: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_published_schedules_give_no_warning(config: str, caplog: pytest.LogCaptureFixture) -> None:
     assert warnings_of(caplog, choose_length(load_config(config))) == []
 
 
-def test_patience_without_evaluations_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_patience_without_evaluations_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     patience = ("SOLVER.EARLY_STOPPING.PATIENCE", 3, "DATASETS.TEST", ["digits_val"])
     warn_of_early_stopping(load_config(None, ["TEST.EVAL_PERIOD", 10, *patience]))
     assert caplog.messages == []
@@ -305,7 +305,7 @@ def test_minutes_of_a_short_training_are_not_rounded_away() -> None:
 
 
 @pytest.mark.parametrize("typed", [["SOLVER.MAX_ITER", "300"], ["SOLVER.MAX_MINUTES", "7"]])
-def test_a_complete_training_is_called_so(typed: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_complete_training_is_logged(typed: list[str], caplog: pytest.LogCaptureFixture) -> None:
     cfg = load_config(None, typed)
     with caplog.at_level(logging.INFO):
         check_remaining_length(cfg, state_of(cfg, iteration=300, minutes=7.01))
@@ -313,14 +313,14 @@ def test_a_complete_training_is_called_so(typed: list[str], caplog: pytest.LogCa
     assert "the training is complete. To go on, type for instance SOLVER.MAX_" in message
 
 
-def test_a_training_that_goes_on_is_not_commented(caplog: pytest.LogCaptureFixture) -> None:
+def test_incomplete_training_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     cfg = load_config(None, ["SOLVER.MAX_ITER", "301"])
     with caplog.at_level(logging.INFO):
         check_remaining_length(cfg, state_of(cfg, iteration=300))
     assert caplog.messages == []
 
 
-def test_run_follows_the_typed_length_and_says_what_it_read(tiny_config: TinyConfig, tmp_path: Path) -> None:
+def test_run_has_the_typed_length_and_logs_its_data(tiny_config: TinyConfig, tmp_path: Path) -> None:
     config = tmp_path / "minutes.yaml"
     config.write_text(tiny_config("DATASETS.TEST=[]").dump().replace("MAX_MINUTES: 0.0", "MAX_MINUTES: 12.0"))
     out = ("OUTPUT_DIR", str(tmp_path / "output"))

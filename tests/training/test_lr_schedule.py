@@ -1,4 +1,4 @@
-"""Learning-rate schedules against numbers by hand and against fvcore, whose classes Detectron2 uses."""
+"""Learning-rate schedules against numbers by hand and fvcore, which Detectron2 uses."""
 
 import math
 

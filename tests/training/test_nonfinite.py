@@ -20,7 +20,7 @@ BAD_IMAGE = "image_7.png"  # in the fourth batch of two
 
 
 class Poisoned(nn.Module):
-    """The tiny model, whose absolute loss is infinite or not a number for one image."""
+    """The tiny model with an absolute loss that is infinite or NaN for one image."""
 
     def __init__(self, tiny: nn.Module, value: float) -> None:
         super().__init__()

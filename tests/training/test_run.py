@@ -32,13 +32,13 @@ OVERFIT = (
 )
 
 
-def test_two_scenes_are_learned_by_heart(tiny_config: TinyConfig) -> None:
+def test_two_scenes_are_overfitted(tiny_config: TinyConfig) -> None:
     results = run(tiny_config(*OVERFIT))
     assert results["segm"]["AP"] > 90
     assert results["bbox"]["AP"] > 90
 
 
-def test_run_leaves_what_its_users_look_for(tiny_config: TinyConfig, tmp_path: Path) -> None:
+def test_run_writes_its_output_files(tiny_config: TinyConfig, tmp_path: Path) -> None:
     cfg = tiny_config("SOLVER.MAX_ITER=4", "TEST.EVAL_PERIOD=2", "VIS.NUM_IMAGES=1", "VIS.NUM_BATCHES=1")
     results = run(cfg)
     output = tmp_path / "output"
@@ -73,7 +73,7 @@ def test_run_leaves_what_its_users_look_for(tiny_config: TinyConfig, tmp_path: P
     log = (output / "log.txt").read_text()
     assert "confusion_matrix.png" in log.split("plots: ")[1]
     assert "iter 4/4 " in log
-    assert "loss_mask" in log  # all numbers, of which the console shows the first
+    assert "loss_mask" in log  # the console shows only the first numbers
     aps = [float(line["bbox/AP"]) for line in lines if "bbox/AP" in line]
     assert f"| bbox   | {aps[1]:.2f} ({aps[1] - aps[0]:+.2f}) |" in log
 
@@ -109,7 +109,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
     assert torch.equal(resumed["generators"][0]["torch"], whole["generators"][0]["torch"])
 
 
-def test_a_resumed_run_says_what_a_gpu_does_not_repeat(
+def test_resumed_run_on_a_gpu_logs_what_is_not_bit_equal(
     tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ("DATASETS.TEST=[]", "SOLVER.STEPS=[]", "SOLVER.WARMUP_ITERS=0")
@@ -287,7 +287,7 @@ def test_weights_of_another_class_count_start_new_heads(
 
 def test_length_in_epochs(tiny_config: TinyConfig, tmp_path: Path) -> None:
     run(tiny_config("SOLVER.MAX_EPOCHS=1.5", "SOLVER.ACCUMULATE_STEPS=2", "DATASETS.TEST=[]"))
-    assert load_checkpoint(tmp_path / "output" / "model_final.pth")["iteration"] == 3  # 1.5 x 8 images, 4 a step
+    assert load_checkpoint(tmp_path / "output" / "model_final.pth")["iteration"] == 3  # 1.5 x 8 images, 4 per step
 
 
 def test_empty_training_data_is_refused(tiny_config: TinyConfig) -> None:

@@ -63,7 +63,7 @@ def test_clipping_without_gradients_does_nothing(kind: str) -> None:
     assert parameter.grad is None
 
 
-def test_no_clipping_unless_asked_for() -> None:
+def test_no_clipping_by_default() -> None:
     assert build_clipper(load_config()) is None
 
 

@@ -122,7 +122,7 @@ def test_each_stage_has_its_files_and_its_results(whole: Undisturbed) -> None:
         assert [line["iteration"] for line in lines if "total_loss" in line] == list(range(iterations))
         config = config_from_text((folder / "config.yaml").read_text())
         assert iterations == config.SOLVER.MAX_ITER
-        assert config.SOLVER.TRAINING_SCHEDULE == "joint"  # a stage's config is that of a run of its own
+        assert config.SOLVER.TRAINING_SCHEDULE == "joint"  # the config of a stage is that of a separate run
         record = json.loads((folder / "stage.json").read_text())
         assert record["handed_over"] == {"weights": "model_final.pth"}
         assert record["results"]["segm"]["AP"] == results["segm"]["AP"]
@@ -144,7 +144,7 @@ def test_expected_results_are_those_of_the_last_stage(tmp_path: Path) -> None:
 # --- interrupted and resumed ------------------------------------------------------------------------------------------
 
 
-def test_run_interrupted_in_the_second_stage_goes_on_there(whole: Undisturbed, tmp_path: Path) -> None:
+def test_run_interrupted_in_the_second_stage_resumes_there(whole: Undisturbed, tmp_path: Path) -> None:
     cfg = digits(tmp_path / "run", hook("interrupt_all_after_2"))
     with pytest.raises(TrainingInterrupted, match=r"after 2 iterations, saved in .*all\. Continue .*--resume"):
         run(cfg)
@@ -159,8 +159,8 @@ def test_run_interrupted_in_the_second_stage_goes_on_there(whole: Undisturbed, t
             assert results["stages"][name][task] == pytest.approx(expected, nan_ok=True, abs=0)
 
 
-@pytest.mark.slow  # a process of its own; the interrupted run above is the same in this one
-def test_run_killed_in_the_second_stage_goes_on_there(whole: Undisturbed, train_net: TrainNet, tmp_path: Path) -> None:
+@pytest.mark.slow  # a separate process; the interrupted run above tests the same in this one
+def test_run_killed_in_the_second_stage_resumes_there(whole: Undisturbed, train_net: TrainNet, tmp_path: Path) -> None:
     schedule = "SOLVER.TRAINING_SCHEDULE=foreign_schedules:heads_then_all"
     untested = "DATASETS.TEST=[]"
     killed = train_net(*TWO_STAGES, untested, schedule, hook("kill_all_after_4"), "OUTPUT_DIR=run")
@@ -183,7 +183,7 @@ def test_signal_in_the_last_evaluation_of_a_stage_keeps_the_next_from_starting(t
     assert not (tmp_path / "run" / "all").exists()
 
 
-def test_finished_run_is_not_trained_again_and_a_changed_config_is_said_once(
+def test_finished_run_is_not_trained_again_and_warns_once_of_a_changed_config(
     whole: Undisturbed, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = {name: contents(whole.folder / name) for name in ("heads", "all")}
@@ -276,7 +276,7 @@ def test_hand_over_that_is_not_there_is_refused(tmp_path: Path, schedule_of: Cal
     assert not (tmp_path / "run" / "one" / "stage.json").exists()
 
 
-@pytest.mark.slow  # two processes of their own
+@pytest.mark.slow  # starts two processes
 def test_two_processes_agree_on_the_stages(train_net: TrainNet, tmp_path: Path) -> None:
     schedule = "SOLVER.TRAINING_SCHEDULE=foreign_schedules:proposals_then_detector"
     settings = (

@@ -138,7 +138,7 @@ def test_checkpoint_of_a_former_version_is_resumed_where_nothing_is_remembered(
 
 
 class Silent(torch.nn.Module):
-    """Returns what it is given as losses."""
+    """Returns given losses."""
 
     def __init__(self, losses: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ def test_signal_handlers_are_put_back() -> None:
 
 
 class FakeClock:
-    """Advances by what the steps are said to take."""
+    """Advances by the given time per step."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -17,7 +17,7 @@ from mrcnn_zoo.training.writers.trackers import WandbWriter
 
 
 class Witness(MetricWriter):
-    """Keeps what it is told of checkpoints and of the end."""
+    """Records checkpoints and how it was closed."""
 
     def __init__(self) -> None:
         self.checkpoints: list[Path] = []
@@ -32,7 +32,7 @@ class Witness(MetricWriter):
 
 
 class WandbRun:
-    """Stands for a run of W&B."""
+    """A fake W&B run."""
 
     def __init__(self) -> None:
         self.exit_codes: list[int] = []
