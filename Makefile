@@ -1,9 +1,9 @@
 # make quickstart   set up, then train and evaluate Mask R-CNN on the embedded data (about 5 minutes on two CPU cores)
-# make test         set up, then run the tests in TEST_PROCESSES processes of one thread each; without slow ones
-# make slow         the tests that take longer
-# make lint types   the checks that CI runs besides
+# make test         set up, then run the tests that are not marked slow, in TEST_PROCESSES processes of one thread each
+# make slow         run the tests marked slow
+# make lint types   the other checks of CI
 #
-# PYTHON picks the interpreter (3.10 or later); VENV the folder of the environment.
+# PYTHON is the interpreter (3.10 or later), VENV the folder of the virtual environment.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -35,7 +35,7 @@ setup-dev: $(VENV)/.installed-dev
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "mrcnn_zoo needs Python 3.10 or later; name one with: make PYTHON=/path/to/python3"; exit 1; }
+		{ echo "mrcnn_zoo needs Python 3.10 or later; set it with: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 		{ echo "python3 -m venv failed; on Debian or Ubuntu: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
 

@@ -1,4 +1,4 @@
-"""Package definition; `configs/` and `model_zoo/` travel in the wheel, so that the tools work outside a checkout."""
+"""Package definition; the wheel contains `configs/` and `model_zoo/`, so that commands work outside a checkout."""
 
 import shutil
 from pathlib import Path
@@ -11,11 +11,11 @@ SHIPPED_FOLDERS = {"configs": "_configs", "model_zoo": "_model_zoo"}  # top-leve
 
 
 class BuildWithConfigs(build_py):
-    """Copies the shipped folders into the package that is being built."""
+    """Copies the shipped folders into the built package."""
 
     def run(self) -> None:
         super().run()
-        if self.editable_mode:  # a checkout reads its own folders
+        if self.editable_mode:  # an editable install reads the folders of the checkout
             return
         for source, inside in SHIPPED_FOLDERS.items():
             target = Path(self.build_lib) / "mrcnn_zoo" / inside
@@ -26,7 +26,7 @@ class BuildWithConfigs(build_py):
 REQUIREMENTS = [
     "torch>=2.8",
     "torchvision>=0.23",
-    "fvcore>=0.1.5.post20221221",  # what the tests compare schedules and precise batch norm with
+    "fvcore>=0.1.5.post20221221",  # reference of the tests for schedules and precise batch norm
     "iopath>=0.1.9",
     "portalocker>=2.0",
     "yacs>=0.1.8",
@@ -43,9 +43,9 @@ REQUIREMENTS = [
     "safetensors>=0.4",
 ]
 EVALUATION_BACKENDS = ["hotcoco>=1.3", "faster-coco-eval>=1.6"]
-TIMM = ["timm>=1.0"]  # its feature extractors as backbones
+TIMM = ["timm>=1.0"]  # backbones
 KERAS = ["h5py>=3.8"]  # matterport's .h5 weights
-TIFF = ["tifffile>=2023.1"]  # images with many channels
+TIFF = ["tifffile>=2023.1"]  # multi-channel images
 CHECKS = ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.8"]
 
 setup(

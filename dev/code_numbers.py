@@ -1,10 +1,10 @@
-"""Size of the code, and how far one must read in it, as a Markdown table with a column for each checkout.
+"""Code size and reading effort, as a Markdown table with one column per checkout.
 
 python dev/code_numbers.py                      (this checkout)
 python dev/code_numbers.py <before> <after>     (paths of checkouts)
 
-Files, lines and docstrings are read without importing the package. The rest is measured in a process for each checkout:
-the types of an RPN, and a traced run of a small model on digits, which stops after three updates of its weights.
+Files, lines and docstrings are counted without importing the package. The rest is measured in one process per checkout:
+the types of an RPN, and a traced run of a small model on digits that stops after three optimizer steps.
 Only public names of the package are used, so that versions with different modules can be compared.
 """
 
@@ -44,7 +44,7 @@ SMALL = (
 
 
 def static_numbers(root: Path) -> dict[str, Any]:
-    """Sizes and docstrings of the package in the folder `root`."""
+    """File sizes and counts of docstrings of the package in the folder `root`."""
     lengths = {path: len(path.read_text().splitlines()) for path in sorted(root.rglob("*.py"))}
     named = {path: length for path, length in lengths.items() if not path.name.startswith("__")}
     per_folder = Counter(path.parent for path in named)
@@ -75,7 +75,7 @@ def code_lines(path: Path) -> set[int]:
 
 
 def documentation(tree: ast.Module) -> Iterator[str]:
-    """A word for each fact about a public function or class: that it exists, takes arguments, describes them."""
+    """Per public function or class: "public"; "with arguments" if it takes any; "described" if it documents them."""
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
             continue
@@ -99,15 +99,15 @@ class Finished(BaseException):
 
 
 class Trace:
-    """For `sys.setprofile`: which functions of the package in `root` get `cfg`, and which run in one training step."""
+    """Profiler for `sys.setprofile`: records the functions that take `cfg`, and those that run in one training step."""
 
     def __init__(self, root: Path, *, config_type: type, build_model: Any) -> None:
         self.root, self.config_type = f"{root}{os.sep}", config_type
         self.build_model = inspect.unwrap(build_model).__code__
         self.updates = 0
-        self.entered: list[str] = []  # files of functions that get `cfg` as an argument, before the first update
-        self.num_before_build = 0  # of these
-        self.step: set[CodeType] = set()  # functions that run from the end of update 2 to the end of update 3
+        self.entered: list[str] = []  # files of functions that take `cfg`, called before the first update
+        self.num_before_build = 0  # number of these called before `build_model`
+        self.step: set[CodeType] = set()  # functions called between the ends of updates 2 and 3
         self._loading: FrameType | None = None  # outermost frame of the data loading
         self._outer: list[FrameType] = []  # stack at the end of update 2
 
@@ -139,7 +139,7 @@ class Trace:
 
 
 def traced_numbers(root: Path) -> dict[str, Any]:
-    """The journey of `cfg` from `run` to the first update, and what one step runs through."""
+    """Files that `cfg` enters from `run` to the first update, and the size of the code that one training step runs."""
     from mrcnn_zoo.config import CfgNode, load_config
     from mrcnn_zoo.modeling import build_model
     from mrcnn_zoo.training import run
@@ -162,15 +162,15 @@ def traced_numbers(root: Path) -> dict[str, Any]:
     num_functions = sum(not code.co_name.startswith("<") for code in trace.step)  # no lambdas and comprehensions
     code_of_step = lines & {(file, row) for file in files for row in code_lines(Path(file))}
     return {
-        "journey": journey(trace.entered),
-        "journey to build": journey(before_build),
+        "cfg files": count_files_and_returns(trace.entered),
+        "cfg files to build": count_files_and_returns(before_build),
         "files to build": ", ".join(dict.fromkeys(before_build)),
         "step": f"{len(lines)} ({len(code_of_step)}) of {num_functions} functions in {len(files)} files",
     }
 
 
-def journey(files: list[str]) -> str:
-    """Distinct files, and returns to one that was left before."""
+def count_files_and_returns(files: list[str]) -> str:
+    """Number of distinct files, and of returns to a file visited before."""
     visited = [file for file, _ in groupby(files)]
     return f"{len(set(visited))}, {len(visited) - len(set(visited))} returns"
 
@@ -182,17 +182,17 @@ def rpn_numbers() -> dict[str, Any]:
 
     model = build_model(load_config(RPN_CONFIG, ("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "")))
     types: dict[type, None] = {}
-    seen: dict[int, Any] = {}  # keeps the objects, whose ids would be given again
-    waiting: list[Any] = [model.proposal_generator]
-    while waiting:
-        one = waiting.pop(0)
+    seen: dict[int, Any] = {}  # by id; references prevent the reuse of ids
+    queue: list[Any] = [model.proposal_generator]
+    while queue:
+        one = queue.pop(0)
         if id(one) in seen or isinstance(one, type):
             continue
         seen[id(one)] = one
         if type(one).__module__.partition(".")[0] == PACKAGE:
             types[type(one)] = None
         attributes = one if isinstance(one, dict) else getattr(one, "__dict__", {})
-        waiting += one if isinstance(one, list | tuple | set | frozenset) else attributes.values()
+        queue += one if isinstance(one, list | tuple | set | frozenset) else attributes.values()
     files = {file: len(Path(file).read_text().splitlines()) for file in map(inspect.getfile, types)}
     return {
         "rpn": f"{len(types)} in {len(files)} files of {sum(files.values())} lines",
@@ -200,22 +200,22 @@ def rpn_numbers() -> dict[str, Any]:
     }
 
 
-ROWS = {  # label: text made of the numbers
+ROWS = {  # row label -> format of the value
     "files (without `__init__`, `__main__`)": "{files} ({named files})",
     "lines (of code: no blank lines, comments, docstrings)": "{lines} ({code lines})",
     "median lines of a file, without `__init__`, `__main__`": "{median:g}",
-    f"files below {SHORT} lines, the same; above {LONG} lines": "{short}; {long}",
-    f"folders of more than {FULL_FOLDER} files, the same": "{flat}",
+    f"files below {SHORT} lines, without `__init__`, `__main__`; above {LONG} lines": "{short}; {long}",
+    f"folders of more than {FULL_FOLDER} files, without `__init__`, `__main__`": "{flat}",
     "public functions and classes; with arguments; of these with `Args:`": "{public}; {with arguments}; {described}",
     "types of the RPN": "{rpn}",
-    "files that `cfg` enters from `run` to `build_model`, without config/ and registries": "{journey to build}",
-    "files that `cfg` enters from `run` to the first update, all": "{journey}",
+    "files that `cfg` enters from `run` to `build_model`, without config/ and registries": "{cfg files to build}",
+    "files that `cfg` enters from `run` to the first update, all": "{cfg files}",
     "lines to read for one training step, without data loading (of code)": "{step}",
 }
 
 
 def measure(checkout: Path) -> dict[str, Any]:
-    """All numbers of a checkout."""
+    """All measurements of a checkout."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "numbers.json"
         command = [sys.executable, __file__, "--import-and-save", str(file)]
@@ -223,7 +223,7 @@ def measure(checkout: Path) -> dict[str, Any]:
         subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
         imported = json.loads(file.read_text())
     root = checkout / PACKAGE
-    assert Path(imported["root"]) == root, f"imported {imported['root']} in place of {root}"
+    assert Path(imported["root"]) == root, f"imported {imported['root']} instead of {root}"
     return {**static_numbers(root), **imported}
 
 

@@ -1,9 +1,9 @@
-"""What dev/train_components.py trains: for each component the keys that put it into the quickstart's small Mask R-CNN.
+"""Components that dev/train_components.py trains: for each, the overrides of the quickstart's small Mask R-CNN.
 
-`{folder}` is the folder of the runs, for those that read what another one wrote.
+`{folder}` is the output folder, for components that read the output of another run.
 """
 
-# Digits are 20 to 56 pixels wide; a single level gets all anchors.
+# Digits are 20 to 56 pixels wide; a single level has all anchor sizes.
 ONE_LEVEL = "MODEL.ANCHOR_GENERATOR.SIZES [[20,28,40,56]]"
 TIMM = "MODEL.TIMM.OUT_NORM LN SOLVER.BASE_LR 0.0005"
 
@@ -23,7 +23,7 @@ def _norm(name: str) -> str:
     )
 
 
-# From scratch, deep networks and those of stride 16 alone begin slowly: they get more iterations.
+# From scratch, deep networks and those with a single level of stride 16 converge slowly: they get more iterations.
 LONGER = "SOLVER.MAX_ITER 1000 "
 BOTTLENECKS = (
     f"{LONGER}MODEL.RESNETS.DEPTH 50 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.RESNETS.WIDTH_PER_GROUP 16 "
@@ -175,7 +175,7 @@ COMPONENTS = {
     ),
     "images of one channel": "INPUT.FORMAT L MODEL.PIXEL_MEAN [114.0] MODEL.PIXEL_STD [57.0]",
 }
-# They read what others have written: the weights of the baseline, the proposals of the ProposalNetwork.
+# Runs that read the output of others: the weights of the baseline, the proposals of the ProposalNetwork.
 BASELINE = "--eval-only MODEL.WEIGHTS {folder}/baseline/model_final.pth MODEL.ROI_HEADS.SUPPRESSION"
 COMPONENTS_ON_FILES = {
     "suppression: class-agnostic": f"{BASELINE} greedy_class_agnostic",

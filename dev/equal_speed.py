@@ -1,11 +1,10 @@
-"""Training steps and predictions of two versions of the code interleaved: ratio of times and of peak memory.
+"""Compares time and peak memory of two versions of the code with interleaved training steps and predictions.
 
 python dev/equal_speed.py --before ../mrcnn_zoo_before --after .
 
-Each version has a process of its own. A round runs a step in the one and then in the other, the next round in the
-other order. Processes of the same code differ by some per cent, by where their memory lies, so both are started several
-times. The ratio is after / before: the geometric mean over the starts, each the median of its rounds, with an interval
-of 95 % (Student's t).
+Each version runs in its own process. A round runs one step of each, in alternating order. Processes of the same code
+differ by some percent, depending on memory placement, so both are started several times. The ratio is after / before:
+the geometric mean over the starts of the median over the rounds, with a 95 % confidence interval (Student's t).
 """
 
 import argparse
@@ -32,11 +31,11 @@ CONFIGS = {
 MODES = ("train", "predict")
 IMAGE_SIZE, NUM_IMAGES = (320, 448), 2
 QUICKSTART_SIZE, NUM_QUICKSTART_IMAGES = (128, 128), 4
-STUDENT_T = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # by starts, two-sided 95 %
+STUDENT_T = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # number of starts -> two-sided 95 % quantile
 
 
-def work(config: str, mode: str) -> None:
-    """Run one step for every line on stdin and answer with its seconds and the peak memory so far in MiB."""
+def serve_steps(config: str, mode: str) -> None:
+    """Run one step per line on stdin; print its seconds and the peak memory in MiB as JSON."""
     import torch
 
     from mrcnn_zoo.config import load_config
@@ -69,14 +68,14 @@ def work(config: str, mode: str) -> None:
 
 @dataclass
 class Version:
-    """One version of the code at work in a process."""
+    """A process that runs one version of the code."""
 
     process: subprocess.Popen[str]
 
     @classmethod
     def start(cls, tree: Path, config: str, mode: str) -> "Version":
         env = {**os.environ, "PYTHONPATH": str(tree.resolve())}
-        command = [sys.executable, str(Path(__file__).resolve()), "--work", config, mode]
+        command = [sys.executable, str(Path(__file__).resolve()), "--serve", config, mode]
         return cls(
             subprocess.Popen(
                 command, cwd=tree, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
@@ -97,13 +96,13 @@ class Version:
 
 
 def measure(before: Path, after: Path, config: str, mode: str, *, rounds: int, starts: int) -> str:
-    """A row of the table."""
+    """Compare both versions on one config; returns the cells of a table row."""
     logs: list[float] = []
     medians, peaks = [0.0, 0.0], [0.0, 0.0]
     for start in range(starts):
         versions = [Version.start(tree, config, mode) for tree in (before, after)]
         for version in versions:
-            version.step()  # the first is slower
+            version.step()  # warm-up
         times: list[list[float]] = [[], []]
         for number in range(rounds):
             for which in (0, 1) if (start + number) % 2 == 0 else (1, 0):
@@ -112,7 +111,7 @@ def measure(before: Path, after: Path, config: str, mode: str, *, rounds: int, s
                 peaks[which] = max(peaks[which], answer["peak"])
         for version in versions:
             version.stop()
-        medians = [statistics.median(of_version) for of_version in times]
+        medians = [statistics.median(seconds) for seconds in times]
         logs.append(statistics.median(math.log(new / old) for old, new in zip(*times, strict=True)))
     mean = statistics.mean(logs)
     half = STUDENT_T[starts] * statistics.stdev(logs) / math.sqrt(starts)
@@ -125,15 +124,15 @@ def measure(before: Path, after: Path, config: str, mode: str, *, rounds: int, s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, help="folder of the one version")
-    parser.add_argument("--after", type=Path, default=Path(), help="folder of the other")
-    parser.add_argument("--rounds", type=int, default=4, help="of each start")
+    parser.add_argument("--before", type=Path, help="checkout of the old version")
+    parser.add_argument("--after", type=Path, default=Path(), help="checkout of the new version")
+    parser.add_argument("--rounds", type=int, default=4, help="per start")
     parser.add_argument("--starts", type=int, default=5, choices=sorted(STUDENT_T))
     parser.add_argument("--models", nargs="+", default=list(CONFIGS), choices=list(CONFIGS))
-    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.work:
-        work(*args.work)
+    if args.serve:
+        serve_steps(*args.serve)
         return
     print("| model | | s before | s after | ratio of times | MiB before | MiB after | ratio |")
     print("|---|---|---|---|---|---|---|---|")

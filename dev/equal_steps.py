@@ -1,4 +1,4 @@
-"""Ten seeded training steps and a prediction of five tiny models, to compare two versions of the code.
+"""Compares two versions of the code by ten seeded training steps and a prediction of five tiny models.
 
 PYTHONPATH=<one version> python dev/equal_steps.py --save before.json
 PYTHONPATH=<the other>   python dev/equal_steps.py --save after.json
@@ -33,7 +33,7 @@ SMALL = (
 
 
 def run(config: str) -> dict[str, Any]:
-    """The losses of each step, the gradient norm of each step, and what the trained model predicts."""
+    """Losses and gradient norm of each step, and the predictions of the trained model."""
     import torch
 
     from mrcnn_zoo.benchmark.inputs import generated_samples
@@ -71,7 +71,7 @@ def run(config: str) -> dict[str, Any]:
 
 
 def largest_difference(first: Any, second: Any) -> float:
-    """Relative for numbers far from 0; infinite where the two do not have the same form or are not numbers."""
+    """Largest relative difference of two nested results; infinite if structures differ or values are not numbers."""
     if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
         return max((largest_difference(first[key], second[key]) for key in first), default=0.0)
     if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
@@ -83,7 +83,7 @@ def largest_difference(first: Any, second: Any) -> float:
 
 
 def compare(first: Path, second: Path) -> bool:
-    """Print the largest relative difference of each model's parts; whether all steps are equal to the tolerance."""
+    """Print the largest relative difference per model and part; returns whether all steps agree within TOLERANCE."""
     recorded = [json.loads(path.read_text()) for path in (first, second)]
     is_equal = True
     for name in CONFIGS:
@@ -91,14 +91,14 @@ def compare(first: Path, second: Path) -> bool:
         parts = {part: largest_difference(one[part], other[part]) for part in one}
         print(f"{name:15}" + "".join(f"  {part} {difference:.1e}" for part, difference in parts.items()))
         is_equal &= parts["steps"] <= TOLERANCE
-    print("equal" if is_equal else f"NOT equal to {TOLERANCE} relative")
+    print("equal" if is_equal else f"NOT equal within a relative tolerance of {TOLERANCE}")
     return is_equal
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--save", type=Path, help="JSON file for what this version computes")
-    parser.add_argument("--compare", type=Path, nargs=2, help="two such files")
+    parser.add_argument("--save", type=Path, help="JSON file for the results of this version")
+    parser.add_argument("--compare", type=Path, nargs=2, help="JSON files of two versions")
     args = parser.parse_args()
     if args.save:
         results = {name: run(config) for name, config in CONFIGS.items()}

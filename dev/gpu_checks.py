@@ -1,7 +1,7 @@
-"""Checks and measurements for a machine with a GPU; dev/gpu_checks.sh starts it, dev/BENCHMARKS.md describes it.
+"""Checks and measurements on a machine with a GPU, started by dev/gpu_checks.sh and described in dev/BENCHMARKS.md.
 
-Each part runs in a process of its own with its own time limit, and a part that fails does not stop the others. Without
-a GPU everything runs on the CPU at tiny sizes, so that it is known to work.
+Each part runs in a separate process with a time limit; a failed part does not stop the others. Without a GPU all parts
+run on the CPU at tiny sizes, which tests this script.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from gpu_report import FAILED, PASSED, TIMED_OUT, PartResult, last_lines, machin
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 QUICKSTART = REPOSITORY / "configs" / "Quickstart" / "mask_rcnn_R_18_FPN_digits.yaml"
-AGREEMENT_LINE = "agreement: "  # as tests/gpu prints them: "agreement: <model> | <what> | <value> | <limit>"
+AGREEMENT_LINE = "agreement: "  # prefix of lines of tests/gpu, "agreement: <model> | <what> | <value> | <limit>"
 PRECISIONS = {  # of the digits quickstart
     "float32": ("SOLVER.AMP.ENABLED", "False"),
     "bfloat16": ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"),
     "float16": ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "float16"),
 }
-SLACK_ON_CPU = 4  # times the limits of a GPU, at tiny sizes
+SLACK_ON_CPU = 4  # factor of the time limits
 FULL_TRAINING = ("SOLVER.MAX_ITER", "300")
 TINY_TRAINING = (
     *("SOLVER.MAX_ITER", "8", "SOLVER.WARMUP_ITERS", "2", "LOG_PERIOD", "2"),
@@ -36,9 +36,9 @@ TINY_TRAINING = (
 
 @dataclass(frozen=True)
 class Part:
-    """One part: what it does, and after how many seconds it is ended."""
+    """A check or measurement, and its time limit in seconds."""
 
-    work: Callable[[PartResult, bool], None]  # (result, whether there is a GPU)
+    run: Callable[[PartResult, bool], None]  # (result, on_gpu)
     limit: float
 
 
@@ -62,8 +62,8 @@ def check_agreement(result: PartResult, on_gpu: bool) -> None:
 
 
 def train_digits(result: PartResult, on_gpu: bool) -> None:
-    """Train the quickstart in each precision, all at once; losses must fall, AP is reported."""
-    # Beside the result, where it goes away even if this process is killed.
+    """Train the quickstart in each precision, concurrently; losses must decrease, AP is reported."""
+    # In the folder of the results, which is removed even if this process is killed.
     with tempfile.TemporaryDirectory(dir=Path(result.path).parent if result.path else None) as folder:
         running = {}
         for precision, keys in PRECISIONS.items():
@@ -81,7 +81,7 @@ def train_digits(result: PartResult, on_gpu: bool) -> None:
 
 
 def measure_training_speed(result: PartResult, on_gpu: bool) -> None:
-    """R50-FPN, batches of 16."""
+    """Training speed of R50-FPN with batches of 16."""
     import gpu_speed
 
     size = gpu_speed.FULL if on_gpu else gpu_speed.TINY
@@ -89,7 +89,7 @@ def measure_training_speed(result: PartResult, on_gpu: bool) -> None:
 
 
 def measure_inference_speed(result: PartResult, on_gpu: bool) -> None:
-    """R50-FPN, image by image."""
+    """Inference speed of R50-FPN at batch size 1."""
     import gpu_speed
 
     size = gpu_speed.FULL if on_gpu else gpu_speed.TINY
@@ -105,7 +105,7 @@ PARTS = {
 
 
 def main() -> int:
-    """Run the parts, print and write the report; returns 1 if something failed."""
+    """Run the parts, print and write the report; returns 1 if a part failed."""
     arguments = _arguments()
     if arguments.part:
         return _run_here(arguments.part, arguments.result)
@@ -123,7 +123,7 @@ def main() -> int:
 
 
 def run_part(name: str, limit: float, path: Path) -> PartResult:
-    """Run one part in a new process; its result, with what it wrote until then if it failed or ran out of time."""
+    """Run one part in a new process; returns its result, which is partial if it failed or timed out."""
     command = [sys.executable, str(Path(__file__).resolve()), "--part", name, "--result", str(path)]
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -137,13 +137,13 @@ def run_part(name: str, limit: float, path: Path) -> PartResult:
         _, errors = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         status = TIMED_OUT
-        os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
+        os.killpg(process.pid, signal.SIGKILL)  # with its child processes
         _, errors = process.communicate()
     result = PartResult.read(name, path)
     result.seconds = time.monotonic() - started
     if status:
         result.status = status
-        result.failures.append(f"ended after {limit:.0f} s; what it found until then is in the table")
+        result.failures.append(f"stopped after {limit:.0f} s; the table has the results until then")
     elif process.returncode and result.status == PASSED:
         result.status = FAILED
         result.failures.append(last_lines(errors) or f"exit status {process.returncode}")
@@ -156,7 +156,7 @@ def _run_here(name: str, path: str) -> int:
     result = PartResult(name, path)
     result.save()
     with result.attempt(name):
-        PARTS[name].work(result, torch.cuda.is_available())
+        PARTS[name].run(result, torch.cuda.is_available())
     return int(result.status != PASSED)
 
 
@@ -165,14 +165,14 @@ def _start_training(folder: Path, keys: tuple[str, ...], on_gpu: bool) -> subpro
     quiet = ("VIS.NUM_IMAGES", "0", "VIS.NUM_BATCHES", "0", "TEST.EVAL_PERIOD", "0", "SOLVER.CHECKPOINT_PERIOD", "0")
     command = [sys.executable, "-m", "mrcnn_zoo.cli.main", "train", "--config-file", str(QUICKSTART)]
     command += ["OUTPUT_DIR", str(folder), *length, *quiet, *keys]
-    environment = {"OMP_NUM_THREADS": "4", **os.environ}  # the three share the processor
+    environment = {"OMP_NUM_THREADS": "4", **os.environ}  # the trainings share the CPU
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
 def _add_training(result: PartResult, precision: str, path: Path) -> None:
-    """The losses of the first and the last line of metrics.json, and the AP after them."""
+    """Add the first and last logged losses of metrics.json and the AP."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "total_loss" in line]
     for name in ("total_loss", *(name for name in steps[-1] if name.startswith("loss_"))):
@@ -183,9 +183,9 @@ def _add_training(result: PartResult, precision: str, path: Path) -> None:
         for name, value in result_of_run.items():
             result.add(f"{precision}: {name}", "none" if value is None else float(value))
     if not steps[-1]["total_loss"] < steps[0]["total_loss"]:
-        result.fail(f"{precision}: the loss did not fall")
+        result.fail(f"{precision}: the total loss did not decrease")
     if not any("bbox/AP" in line for line in lines):
-        result.fail(f"{precision}: there is no evaluation in {path.name}")
+        result.fail(f"{precision}: {path.name} has no evaluation results")
 
 
 def _arguments() -> argparse.Namespace:
@@ -193,7 +193,7 @@ def _arguments() -> argparse.Namespace:
     default = Path(os.environ.get("OUT") or "output/gpu_checks")
     parser.add_argument("output", nargs="?", type=Path, default=default, help="folder (default: $OUT, or %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="parts whose name contains one of these words")
-    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # a new process's own
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # for the process of a part
     parser.add_argument("--result", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Checks and measurements for a machine with a GPU, at most five minutes on one H100 or H200; see dev/BENCHMARKS.md.
 #
-#   bash dev/gpu_checks.sh [OUTPUT] [--only WORD ...]   run; OUTPUT is output/gpu_checks, or $OUT where that is set
-#   bash dev/gpu_checks.sh --wheels [3.12]              fetch what a machine without network may lack into dev/wheels,
-#                                                       for its version of Python; `run` installs it from there
+#   bash dev/gpu_checks.sh [OUTPUT] [--only WORD ...]   run; OUTPUT defaults to $OUT, else output/gpu_checks
+#   bash dev/gpu_checks.sh --wheels [3.12]              download wheels for a machine without network into dev/wheels,
+#                                                       for its Python version; a run installs what is missing
 #
-# PYTHON names the interpreter; it has torch >= 2.11 and torchvision >= 0.26.
+# PYTHON is the interpreter; it needs torch >= 2.11 and torchvision >= 0.26.
 set -euo pipefail
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 WHEELS=$ROOT/dev/wheels
@@ -24,7 +24,7 @@ fetch_wheels() {
     ls "$WHEELS"
 }
 
-install_missing() { # into a folder of this run: what is there already stays as it is
+install_missing() { # into a temporary folder; installed packages do not change
     local missing
     missing=$("$PYTHON" - "$WHEELS"/*.whl <<'PYTHON_CODE'
 import sys

@@ -1,4 +1,4 @@
-"""What a part of dev/gpu_checks.py found, and the report that is written of all parts."""
+"""Results of the parts of dev/gpu_checks.py, and the report on all parts."""
 
 import json
 import platform
@@ -11,17 +11,17 @@ from typing import Any
 
 from tabulate import tabulate
 
-PASSED, FAILED, TIMED_OUT = "passed", "failed", "ran out of time"
-TRACEBACK_LINES = 25  # from its end
+PASSED, FAILED, TIMED_OUT = "passed", "failed", "timed out"
+TRACEBACK_LINES = 25  # the last ones
 
 
 @dataclass
 class PartResult:
-    """Measurements and failures of one part, written to a file one by one, so that a part that is killed keeps them.
+    """Measurements and failures of one part; saved after each, so that those of a killed part are kept.
 
     Args:
         name: of the part.
-        path: JSON file; empty for a result that is not kept.
+        path: JSON file; empty if the result is not saved.
     """
 
     name: str
@@ -33,13 +33,13 @@ class PartResult:
     failures: list[str] = field(default_factory=list)
 
     def add(self, what: str, value: float | str, limit: float | str = "") -> None:
-        """One line of the table."""
-        print(f"{self.name}: {what}: {_shown(value)}", flush=True)
+        """Add a row of the table."""
+        print(f"{self.name}: {what}: {_formatted(value)}", flush=True)
         self.rows.append((what, value, limit))
         self.save()
 
     def fail(self, message: str) -> None:
-        """The part has failed; what it measured stays."""
+        """Mark the part as failed; measurements are kept."""
         print(f"{self.name}: FAILED: {message}", flush=True)
         self.failures.append(message)
         self.status = FAILED
@@ -47,31 +47,31 @@ class PartResult:
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """An exception inside is a failure of this piece of work alone; what comes after goes on."""
+        """Context that records an exception as a failure and continues after the block."""
         try:
             yield
         except Exception:
             self.fail(f"{what}:\n{last_lines(traceback.format_exc())}")
 
     def save(self) -> None:
-        """Write the JSON file, if there is one."""
+        """Write the JSON file, if `path` is set."""
         if self.path:
             Path(self.path).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, name: str, path: Path) -> "PartResult":
-        """What a part wrote; empty where it wrote nothing."""
+        """The saved result of a part; an empty one without a file."""
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else cls(name)
 
 
 def last_lines(text: str, count: int = TRACEBACK_LINES) -> str:
-    """The end of a long output."""
+    """The last `count` lines of a text."""
     lines = text.rstrip().splitlines()
     return "\n".join((["..."] if len(lines) > count else []) + lines[-count:])
 
 
 def machine() -> dict[str, Any]:
-    """The device and the versions that the figures depend on."""
+    """Device and library versions."""
     import torch
     import torchvision
 
@@ -99,7 +99,7 @@ def write_report(folder: Path, results: Sequence[PartResult], machine: dict[str,
 
 
 def _markdown(results: Sequence[PartResult], machine: dict[str, Any]) -> str:
-    on_cpu = "" if machine["on_gpu"] else "\n\nAt tiny sizes on the CPU, to check the checks: the speeds mean nothing."
+    on_cpu = "" if machine["on_gpu"] else "\n\nTiny sizes on the CPU, to test the script: speeds are not meaningful."
     blocks = [
         "# GPU checks",
         ", ".join(f"{name} {value}" for name, value in machine.items() if name != "on_gpu") + on_cpu,
@@ -107,7 +107,7 @@ def _markdown(results: Sequence[PartResult], machine: dict[str, Any]) -> str:
     rows: list[tuple[str, ...]] = []
     for result in results:
         rows.append((f"**{result.name}**", f"{result.status} in {result.seconds:.0f} s", "", ""))
-        rows += [("", what, _shown(value), _shown(limit)) for what, value, limit in result.rows]
+        rows += [("", what, _formatted(value), _formatted(limit)) for what, value, limit in result.rows]
     blocks.append(tabulate(rows, headers=("part", "what", "value", "limit"), tablefmt="pipe", disable_numparse=True))
     for result in results:
         blocks += [_profile(what, found) for what, found in result.profiles.items()]
@@ -121,10 +121,10 @@ def _profile(what: str, found: dict[str, Any]) -> str:
         (name, str(calls), f"{milliseconds:.1f}", f"{share:.1%}")
         for name, calls, milliseconds, share in found["operations"]
     ]
-    idle = "no GPU" if found["idle_share"] is None else f"the GPU idle {found['idle_share']:.0%} of it"
+    idle = "no GPU" if found["idle_share"] is None else f"GPU idle {found['idle_share']:.0%} of the time"
     table = tabulate(rows, headers=("operation", "calls", "ms", "share"), tablefmt="pipe", disable_numparse=True)
-    return f"## Where the time goes: {what} ({found['seconds']:.2f} s, {idle})\n\n{table}"
+    return f"## Profile: {what} ({found['seconds']:.2f} s, {idle})\n\n{table}"
 
 
-def _shown(value: float | str) -> str:
+def _formatted(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"

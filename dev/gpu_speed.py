@@ -1,4 +1,4 @@
-"""Speed and memory of R50-FPN Mask R-CNN against torchvision's, and where the time goes; a part of gpu_checks.py."""
+"""Speed, memory and profile of Mask R-CNN R50-FPN, compared with torchvision's; used by gpu_checks.py."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,15 +22,15 @@ from mrcnn_zoo.structures import Sample
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 OURS, TORCHVISION = "mrcnn_zoo", "torchvision"
 PRECISIONS = {"bfloat16": torch.bfloat16, "TF32": None}  # dtype of the autocast region
-LEARNING_RATE = 1e-9  # the optimizer does all its work, and the weights stay what they are
-WARMUP = 2  # rounds, in which cuDNN chooses its algorithms
+LEARNING_RATE = 1e-9  # full optimizer step, negligible change of the weights
+WARMUP = 2  # rounds, in which cuDNN selects algorithms
 TOP_OPERATIONS = 15
 MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a measurement is."""
+    """Workload of a measurement."""
 
     image_size: tuple[int, int]
     batch_size: int  # of training; inference takes one image at a time
@@ -52,11 +52,11 @@ TINY = Size(
         *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 64, "TEST.DETECTIONS_PER_IMAGE", 20),
     ),
 )
-Step = Callable[[], int]  # the number of instances or images
+Step = Callable[[], int]  # returns the number of instances or images
 
 
 def measure_training(result: PartResult, *, device: str, size: Size) -> None:
-    """Images per second of forward, backward and optimizer, and the peak memory, of both in each precision."""
+    """Measure images per second of training steps and peak memory, of both models in each precision."""
     cfg, samples, state = _prepare(device, size, count=size.batch_size)
 
     def measure(name: str, precision: str, dtype: torch.dtype | None) -> None:
@@ -66,11 +66,11 @@ def measure_training(result: PartResult, *, device: str, size: Size) -> None:
         if name == OURS and dtype is not None:
             result.profiles[f"training step, {precision}"] = profile_steps([step], seconds=seconds)
 
-    _for_both_in_each_precision(result, measure)
+    _for_each_model_and_precision(result, measure)
 
 
 def measure_inference(result: PartResult, *, device: str, size: Size) -> None:
-    """Images per second at batch 1, until the masks are bitmaps of the image's size, and the peak memory."""
+    """Measure images per second at batch size 1, full-image bitmaps included, and peak memory."""
     cfg, samples, state = _prepare(device, size, count=size.num_images)
     batches = [[sample] for sample in samples]
 
@@ -86,10 +86,10 @@ def measure_inference(result: PartResult, *, device: str, size: Size) -> None:
             if name == OURS and dtype is None:
                 result.profiles[f"inference, {precision}"] = profile_steps(steps, seconds=seconds)
 
-    _for_both_in_each_precision(result, measure)
+    _for_each_model_and_precision(result, measure)
 
 
-def _for_both_in_each_precision(result: PartResult, measure: Callable[[str, str, torch.dtype | None], None]) -> None:
+def _for_each_model_and_precision(result: PartResult, measure: Callable[[str, str, torch.dtype | None], None]) -> None:
     for precision, dtype in PRECISIONS.items():
         for name in (OURS, TORCHVISION):
             if torch.cuda.is_available():
@@ -101,11 +101,11 @@ def _for_both_in_each_precision(result: PartResult, measure: Callable[[str, str,
 
 
 def profile_steps(steps: list[Step], *, seconds: float) -> dict[str, Any]:
-    """Operations by the device time that they take themselves, and the share of time in which the GPU is idle.
+    """Operations sorted by self device time, and the share of time in which the GPU is idle.
 
     Args:
         steps: run once.
-        seconds: that they take without the profiler, which slows the CPU and not the kernels.
+        seconds: of the steps without the profiler, which slows the CPU but not the kernels.
 
     Returns:
         {"seconds": as given, "idle_share": None on the CPU, "operations": [[name, calls, milliseconds, share], ...]}.
@@ -117,7 +117,7 @@ def profile_steps(steps: list[Step], *, seconds: float) -> dict[str, Any]:
             step()
         if on_gpu:
             torch.cuda.synchronize()
-    # A kernel has a row of its own besides that of the operation that launched it.
+    # Kernels have rows in addition to those of the operations that launch them.
     rows = [
         (event.key, event.count, (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3)
         for event in profiler.key_averages()
@@ -125,7 +125,7 @@ def profile_steps(steps: list[Step], *, seconds: float) -> dict[str, Any]:
     ]
     rows = sorted((row for row in rows if row[2] > 0), key=lambda row: -row[2])
     if not rows:
-        raise RuntimeError("the profiler saw nothing run on the device")
+        raise RuntimeError("the profiler recorded no operation on the device")
     total = sum(milliseconds for _, _, milliseconds in rows)
     return {
         "seconds": seconds,
@@ -149,9 +149,9 @@ def _busy_seconds(profiler: profile) -> float:
 
 
 def _prepare(device: str, size: Size, *, count: int) -> tuple[CfgNode, list[Sample], dict[str, Tensor]]:
-    """The config, images, and weights with which the model finds as many instances as a trained one."""
+    """Config, images, and random weights calibrated to give as many instances as trained ones."""
     settings = ("MODEL.DEVICE", device, "MODEL.WEIGHTS", "", "FLOAT32_PRECISION", "high")
-    # Where torchvision's ResNets have their stride.
+    # Stride in the 3 x 3 convolutions, as in torchvision's ResNets.
     cfg = load_config(CONFIG, [*settings, "MODEL.RESNETS.STRIDE_IN_1X1", False, *size.overrides])
     samples = generated_samples(count, image_size=size.image_size, num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     torch.manual_seed(0)
@@ -197,7 +197,7 @@ def _training_step(
 
 
 def _seconds(name: str, steps: list[Step], *, repeats: int) -> float:
-    """Median of a round of all steps."""
+    """Median duration of a round of all steps."""
     return time_interleaved([Candidate(name, steps)], repeats=repeats, warmup=WARMUP)[0].median
 
 
@@ -208,7 +208,7 @@ def _add_speed(result: PartResult, what: str, images_per_second: float) -> None:
 
 
 def _add_ratios(result: PartResult) -> None:
-    """Ours by torchvision's, of every figure that both have."""
+    """Add the ratio ours / torchvision's of each quantity that both have."""
     values = {what: value for what, value, _ in result.rows}
     for what, value in values.items():
         theirs = values.get(what.replace(f", {OURS}:", f", {TORCHVISION}:"))

@@ -1,9 +1,9 @@
-"""Packs the small references of ../shared into tests/references, from which the tests read them.
+"""Packs the small references of ../shared into tests/references.
 
 python dev/pack_references.py
 
-Weights and results of recorded cases become .npz files with LZMA, float32 arrays as four planes of bytes: a sixth
-smaller than what `torch.save` writes, equal bit for bit, which is checked at the end.
+Weights and results of recorded cases are stored as .npz files with LZMA compression, float32 arrays as four byte
+planes: a sixth smaller than files of `torch.save`. Bit-equality is checked after writing.
 """
 
 import io
@@ -28,7 +28,7 @@ COPIED = ("config.yaml", "grad_norms.json", "model_settings.json")
 
 
 def pack_case(name: str) -> None:
-    """Writes one case and reads it back."""
+    """Write one case and verify the written files."""
     target = find_case(name).folder
     source = SHARED / "reference" / target.relative_to(REFERENCES)
     target.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def pack_case(name: str) -> None:
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Writes what `support.references.read_arrays` reads; the same bytes each time."""
+    """Write arrays in the format of `support.references.read_arrays`; equal arrays give equal bytes."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             forms = {name: npy(array)}
@@ -78,7 +78,7 @@ def assert_equal(packed: dict[str, NDArray[Any]], original: dict[str, NDArray[An
 
 
 def pack_names() -> None:
-    """All models' parameter names in one file; models with the same names share a paragraph."""
+    """Write the parameter names of all models into one file; models with equal names share a paragraph."""
     models: dict[str, list[str]] = defaultdict(list)
     for path in sorted((SHARED / "reference" / "detectron2" / "state_dict_keys").glob("*.txt")):
         models[path.read_text()].append(path.stem.replace("__", "/"))

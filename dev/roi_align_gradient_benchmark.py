@@ -1,4 +1,4 @@
-"""Seconds of RoIAlign's backward on the CPU: torchvision's kernel and ours interleaved, on maps of the usual sizes.
+"""CPU time of RoIAlign's backward: torchvision's kernel and ours interleaved, on feature maps of typical sizes.
 
 python dev/roi_align_gradient_benchmark.py
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from mrcnn_zoo.ops.roi_align import SeparableRoIAlign
 
 ROUNDS = 5
-CASES = (  # (shape of the map, regions, side, sampling ratio, scale, smallest and largest side of a region in pixels)
+CASES = (  # (map shape, regions, side, sampling ratio, scale, smallest and largest side of a region in pixels)
     ((4, 64, 64, 64), 256, 7, 2, 1 / 4, (8, 60)),
     ((4, 64, 32, 32), 128, 7, 2, 1 / 4, (20, 60)),
     ((2, 256, 200, 304), 512, 7, 0, 1 / 4, (16, 110)),
@@ -32,7 +32,7 @@ def random_regions(shape: tuple[int, ...], count: int, scale: float, sides: tupl
 
 
 def backward_seconds(pool: Callable[..., Tensor], features: Tensor, *arguments: object) -> float:
-    """Of one backward pass."""
+    """Duration of one backward pass."""
     pooled = pool(features, *arguments)
     gradient = torch.ones_like(pooled)
     started = time.perf_counter()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The checks that are too slow for every commit.
+# Runs the tests marked slow.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 "${VENV:-.venv}/bin/python" -m pytest -m slow "$@"

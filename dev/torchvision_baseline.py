@@ -1,6 +1,6 @@
-"""torchvision's own MaskRCNN behind our model interface, so that both are trained and measured by the same code.
+"""torchvision's MaskRCNN with our model interface, so that the same code trains and evaluates both.
 
-Name it in a config instead of ours; backbone depth, widths, anchors and region counts come from the same keys:
+Selected by MODEL.META_ARCHITECTURE; backbone depth, widths, anchors and region counts are read from the same keys:
 
     PYTHONPATH=. mrcnn-zoo train --config-file configs/Nuclei/mask_rcnn_R_18_FPN_cpu.yaml \
         MODEL.META_ARCHITECTURE dev.torchvision_baseline:build_torchvision_mask_rcnn OUTPUT_DIR output/torchvision
@@ -39,7 +39,7 @@ class TorchvisionMaskRCNN(nn.Module):
 
     Args:
         model: with a `RawOutput` transform.
-        device: where the images go.
+        device: of the model; images are copied to it.
     """
 
     def __init__(self, model: MaskRCNN, *, device: torch.device) -> None:
@@ -54,7 +54,7 @@ class TorchvisionMaskRCNN(nn.Module):
         """torchvision's losses under our names."""
         was_training = self.model.training
         for part in (self.model, self.model.rpn, self.model.roi_heads):
-            part.training = True  # the flag alone: batch norm keeps its mode
+            part.training = True  # only the flag: batch norm keeps its mode
         losses = self.model(self._images(samples), [self._targets(sample) for sample in samples])
         for part in (self.model, self.model.rpn, self.model.roi_heads):
             part.training = was_training
@@ -62,7 +62,7 @@ class TorchvisionMaskRCNN(nn.Module):
 
     @torch.no_grad()
     def predict(self, samples: Sequence[Sample]) -> list[Detections]:
-        """Detections in the original image, pasted by our code."""
+        """Detections in original image coordinates; our code pastes the masks."""
         self.model.eval()
         results = self.model(self._images(samples))
         return [self._detections(result, sample) for result, sample in zip(results, samples, strict=True)]
@@ -95,7 +95,7 @@ class TorchvisionMaskRCNN(nn.Module):
 
 
 def build_torchvision_mask_rcnn(cfg: CfgNode) -> TorchvisionMaskRCNN:
-    """A torchvision MaskRCNN of the size that the config describes."""
+    """Build a torchvision MaskRCNN with the sizes of the config."""
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     norm = nn.BatchNorm2d if cfg.MODEL.RESNETS.NORM == "BN" else torchvision.ops.FrozenBatchNorm2d
     resnet = getattr(torchvision.models, f"resnet{cfg.MODEL.RESNETS.DEPTH}")(weights=None, norm_layer=norm)
@@ -133,7 +133,7 @@ def build_torchvision_mask_rcnn(cfg: CfgNode) -> TorchvisionMaskRCNN:
         mask_head=MaskRCNNHeads(channels, (mask.CONV_DIM,) * mask.NUM_CONV, 1),
         mask_predictor=MaskRCNNPredictor(mask.CONV_DIM, mask.CONV_DIM, heads.NUM_CLASSES + 1),
     )
-    # Images come resized from our mapper, and masks stay in their boxes until they are scored.
+    # Our mapper resizes the images, and masks are pasted only for evaluation.
     model.transform = RawOutput(model.transform)
     device = resolve_device(cfg.MODEL.DEVICE)
     return TorchvisionMaskRCNN(model.to(device), device=device)

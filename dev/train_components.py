@@ -1,11 +1,11 @@
 """Trains a small model with each component for one to six minutes and prints the table of dev/COMPONENTS.md.
 
     python dev/train_components.py                        # all of them, two at a time
-    python dev/train_components.py --only RoIWarp vgg11   # those whose name contains one of these
-    python dev/train_components.py --table                # only print what output/components has
+    python dev/train_components.py --only RoIWarp vgg11   # names that contain one of these words
+    python dev/train_components.py --table                # print the results in output/components
 
-Every run differs from the same small Mask R-CNN on generated digit scenes in the one thing it is named after. The
-figures tell that a component learns, not which one is better: one short run each, with one seed.
+Each run changes one component of the same small Mask R-CNN on generated digit scenes. The results show that a component
+learns, not which one is better: each is one short run with one seed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ RECIPE = "SOLVER.MAX_ITER 400 SOLVER.CHECKPOINT_PERIOD 0 TEST.EVAL_PERIOD 0 TEST
 
 
 def main() -> int:
-    """Run what is asked for and print the table."""
+    """Train the selected components and print the table."""
     arguments = _arguments()
     arguments.output.mkdir(parents=True, exist_ok=True)
     if not arguments.table:
@@ -74,7 +74,7 @@ def _train(name: str, overrides: str, *, folder: Path) -> None:
     command += [*RECIPE.split(), *values, "OUTPUT_DIR", str(run)]
     start = time.monotonic()
     with (folder / f"{_file_name(name)}.log").open("w") as log:
-        # One thread each: two runs side by side then do not wait for each other.
+        # One thread per run: concurrent runs do not compete for cores.
         status = subprocess.run(
             command, stdout=log, stderr=log, check=False, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}
         ).returncode
@@ -105,7 +105,7 @@ def _iterations(overrides: str) -> str:
     if "--eval-only" in overrides:
         return "0"
     words = [*RECIPE.split(), *overrides.split()]
-    return words[len(words) - words[::-1].index("SOLVER.MAX_ITER")]  # what follows the last one
+    return words[len(words) - words[::-1].index("SOLVER.MAX_ITER")]  # the value after the last one
 
 
 def _figure(row: dict, task: str) -> str:
@@ -120,11 +120,11 @@ def _file_name(name: str) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[], help="parts of names")
-    parser.add_argument("--again", action="store_true", help="also those that have run with the same keys before")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--only", nargs="+", default=[], help="words in names")
+    parser.add_argument("--again", action="store_true", help="repeat runs that are finished with the same overrides")
+    parser.add_argument("--jobs", type=int, default=2, help="number of concurrent runs")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "output" / "components")
-    parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--table", action="store_true", help="print the table without training")
     return parser.parse_args()
 
 

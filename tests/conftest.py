@@ -1,4 +1,4 @@
-"""Fixtures for every test."""
+"""Fixtures of all tests."""
 
 from pathlib import Path
 
@@ -9,5 +9,5 @@ from support.references import shared_folder
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder with large references and real images beside the checkout; see `shared_folder`."""
+    """`../shared`, with large references and real images; see `shared_folder`."""
     return shared_folder()

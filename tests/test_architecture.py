@@ -1,6 +1,6 @@
-"""The rules of the design that a program can check; every violation names its file and line.
+"""Design rules, checked on the source code; every violation names its file and line.
 
-Each rule is a function from a parsed file to its violations, so that the rules themselves are tested too.
+A rule is a function from a parsed file to its violations; the rules are tested too.
 """
 
 import ast
@@ -14,7 +14,7 @@ from support.source_files import SourceFile, calls_by_function, is_builder, keep
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Who may import whom: a part imports its own row and the rows below it.
+# Import layers: a part may import parts of its own row and of earlier rows.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "registry", "registries", "errors", "config", "ops", "restricted_pickle"),
     ("structures", "distributed", "output_files", "progress", "model_zoo"),
@@ -25,9 +25,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("benchmark",),
     ("cli", "__main__"),
 )
-SIBLINGS = ({"modeling"}, {"data"}, {"checkpoint", "interop"})  # of one row, but they must not import each other
+SIBLINGS = ({"modeling"}, {"data"}, {"checkpoint", "interop"})  # of one layer, but without imports between them
 
-# Functions outside config/ and cli/ that start a run or a part of one, and so may read cfg.
+# Functions outside config/ and cli/ that may read cfg because they start a run or a part of it.
 RUN_STARTERS = {
     "evaluation": {
         "evaluate",
@@ -72,10 +72,10 @@ RUN_STARTERS = {
     "benchmark": {"benchmark_models", "benchmark_loading", "benchmark_evaluation"},
     "interop": {"convert_checkpoint"},
 }
-SHAPELESS_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "misc.py", "common.py"}
-STEP_PARTS = {"modeling", "losses", "layers", "ops"}  # they run in every step, on the device
-WAITS_FOR_THE_DEVICE: dict[tuple[str, str], str] = {}  # (file, function) -> why it may call .item() or .cpu()
-KEEPS_CONFIG = {  # (file, class): a stage is a config with a place in a list, a plan a checked config
+VAGUE_FILE_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "misc.py", "common.py"}
+DEVICE_PARTS = {"modeling", "losses", "layers", "ops"}  # run on the device in every step
+ALLOWED_SYNCHRONIZATIONS: dict[tuple[str, str], str] = {}  # (file, function) -> reason for .item() or .cpu()
+KEEPS_CONFIG = {  # (file, class) of configs with additional fields
     ("mrcnn_zoo/training/stages.py", "Stage"),
     ("mrcnn_zoo/training/preflight.py", "RunPlan"),
 }
@@ -90,21 +90,20 @@ HEAVY_MODULES = {
     "scipy",
     "tifffile",
 }
-LONGEST_FILE = {"mrcnn_zoo": 375, "tests": 400}  # lines
-
+MAX_LINES = {"mrcnn_zoo": 375, "tests": 400}
 
 Rule = Callable[[SourceFile], Iterator[str]]
 
 
 def layer_of(module: str) -> int | None:
-    """The row of the longest entry of the table that the module lies in."""
+    """Row of the longest entry of LAYERS that contains the module."""
     rows = {part: row for row, parts in enumerate(LAYERS) for part in parts}
     names = module.split(".")
     return next((rows[name] for end in range(len(names), 0, -1) if (name := ".".join(names[:end])) in rows), None)
 
 
 def imported_modules(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
-    """Every import of our own package, with the imported module, wherever it stands in the file."""
+    """(node, module) of every import of the package anywhere in the file."""
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
@@ -112,7 +111,7 @@ def imported_modules(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             is_top = node.module == "mrcnn_zoo"
             names = [f"mrcnn_zoo.{alias.name}" for alias in node.names] if is_top else [node.module]
-            if node.module == "mrcnn_zoo.model_zoo":  # whose __init__ stands higher than its modules
+            if node.module == "mrcnn_zoo.model_zoo":  # its __init__ is in a higher layer than its modules
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
         for name in names:
             package, _, rest = name.partition(".")
@@ -142,7 +141,7 @@ def are_siblings(part: str, other: str) -> bool:
     return None not in groups and groups[0] is not groups[1]
 
 
-def classes_never_see_cfg(file: SourceFile) -> Iterator[str]:
+def classes_take_no_cfg(file: SourceFile) -> Iterator[str]:
     if file.part in ("", "config"):
         return
     for owner in ast.walk(file.tree):
@@ -150,13 +149,13 @@ def classes_never_see_cfg(file: SourceFile) -> Iterator[str]:
             continue
         for node in ast.walk(owner):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and takes_cfg(node):
-                yield file.violation(node, f"a method of {owner.name} takes the config; let its builder look things up")
+                yield file.violation(node, f"a method of {owner.name} takes the config; pass values from its builder")
             elif keeps_cfg(node):
-                yield file.violation(node, f"{owner.name} keeps the config")
+                yield file.violation(node, f"{owner.name} stores the config")
 
 
 def only_builders_read_cfg(file: SourceFile) -> Iterator[str]:
-    """Builders and functions that start a run may take the config, and private functions that one of these uses."""
+    """Only builders, functions that start a run, and private functions that these use take the config."""
     if file.part in ("", "config", "cli"):
         return
     functions = [node for node in file.tree.body if isinstance(node, ast.FunctionDef)]
@@ -199,18 +198,18 @@ def no_heavy_imports_at_import_time(file: SourceFile) -> Iterator[str]:
                 yield file.violation(node, f"imports {name} at import time; import it in the function that needs it")
 
 
-def has_a_telling_name(file: SourceFile) -> Iterator[str]:
-    if file.path.rsplit("/", 1)[-1] in SHAPELESS_NAMES:
-        yield file.violation(file.tree, "a file name that says nothing; split it by what is inside")
+def file_name_is_specific(file: SourceFile) -> Iterator[str]:
+    if file.path.rsplit("/", 1)[-1] in VAGUE_FILE_NAMES:
+        yield file.violation(file.tree, "a vague file name; split the file by content")
 
 
-def is_not_too_long(file: SourceFile) -> Iterator[str]:
-    count, limit = len(file.text.splitlines()), LONGEST_FILE["mrcnn_zoo" if file.part else "tests"]
+def file_is_short(file: SourceFile) -> Iterator[str]:
+    count, limit = len(file.text.splitlines()), MAX_LINES["mrcnn_zoo" if file.part else "tests"]
     if count > limit:
         yield f"{file.path}:{limit + 1}: {count} lines, at most {limit} are allowed"
 
 
-def prints_only_on_the_console(file: SourceFile) -> Iterator[str]:
+def only_cli_prints(file: SourceFile) -> Iterator[str]:
     if file.part in ("", "cli"):
         return
     for node in ast.walk(file.tree):
@@ -218,17 +217,17 @@ def prints_only_on_the_console(file: SourceFile) -> Iterator[str]:
             yield file.violation(node, "print() outside cli/ and tools/; log, or return the text")
 
 
-def never_waits_for_the_device(file: SourceFile) -> Iterator[str]:
-    if file.part not in STEP_PARTS:
+def device_code_does_not_synchronize(file: SourceFile) -> Iterator[str]:
+    if file.part not in DEVICE_PARTS:
         return
     for function, node in calls_by_function(file.tree):
-        waits = isinstance(node.func, ast.Attribute) and node.func.attr in ("item", "cpu") and not node.args
-        if waits and (file.path, function) not in WAITS_FOR_THE_DEVICE:
-            yield file.violation(node, f"{ast.unparse(node)} in {function or 'the module'} waits for the device")
+        synchronizes = isinstance(node.func, ast.Attribute) and node.func.attr in ("item", "cpu") and not node.args
+        if synchronizes and (file.path, function) not in ALLOWED_SYNCHRONIZATIONS:
+            yield file.violation(node, f"{ast.unparse(node)} in {function or 'module'} synchronises with the device")
 
 
-def takes_no_unnamed_keywords(file: SourceFile) -> Iterator[str]:
-    if not file.part or file.path == "mrcnn_zoo/registry.py":  # which wraps builders of any arguments
+def has_no_kwargs(file: SourceFile) -> Iterator[str]:
+    if not file.part or file.path == "mrcnn_zoo/registry.py":  # wraps builders with any arguments
         return
     for node in ast.walk(file.tree):
         if isinstance(node, ast.FunctionDef) and node.args.kwarg is not None:
@@ -237,16 +236,16 @@ def takes_no_unnamed_keywords(file: SourceFile) -> Iterator[str]:
 
 RULES: tuple[Rule, ...] = (
     imports_only_lower_layers,
-    classes_never_see_cfg,
+    classes_take_no_cfg,
     only_builders_read_cfg,
     imports_no_private_names,
     no_relative_or_star_imports,
     no_heavy_imports_at_import_time,
-    has_a_telling_name,
-    is_not_too_long,
-    prints_only_on_the_console,
-    never_waits_for_the_device,
-    takes_no_unnamed_keywords,
+    file_name_is_specific,
+    file_is_short,
+    only_cli_prints,
+    device_code_does_not_synchronize,
+    has_no_kwargs,
 )
 
 
@@ -257,16 +256,19 @@ def files() -> list[SourceFile]:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_every_file_keeps_the_rule(rule: Rule, files: list[SourceFile]) -> None:
+def test_all_files_satisfy_the_rule(rule: Rule, files: list[SourceFile]) -> None:
     violations = [violation for file in files for violation in rule(file)]
     assert not violations, "\n" + "\n".join(violations)
 
 
-# (rule, its table of exceptions, one exception); the table without it must give a violation.
+# (rule, name of its table of exceptions, exception); without the exception the rule must be violated.
 EXCEPTIONS: list[tuple[Rule, str, Any]] = [
     *[(only_builders_read_cfg, "RUN_STARTERS", (part, name)) for part, names in RUN_STARTERS.items() for name in names],
-    *[(classes_never_see_cfg, "KEEPS_CONFIG", exception) for exception in KEEPS_CONFIG],
-    *[(never_waits_for_the_device, "WAITS_FOR_THE_DEVICE", exception) for exception in WAITS_FOR_THE_DEVICE],
+    *[(classes_take_no_cfg, "KEEPS_CONFIG", exception) for exception in KEEPS_CONFIG],
+    *[
+        (device_code_does_not_synchronize, "ALLOWED_SYNCHRONIZATIONS", exception)
+        for exception in ALLOWED_SYNCHRONIZATIONS
+    ],
 ]
 
 
@@ -280,7 +282,7 @@ def without(table: Any, exception: Any) -> Any:
 
 
 @pytest.mark.parametrize(("rule", "table", "exception"), sorted(EXCEPTIONS, key=str))
-def test_exception_is_still_needed(
+def test_exception_is_necessary(
     rule: Rule, table: str, exception: Any, files: list[SourceFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(globals(), table, without(globals()[table], exception))
@@ -293,10 +295,10 @@ BROKEN = [
     (imports_only_lower_layers, "mrcnn_zoo/data/catalog.py", "from mrcnn_zoo import evaluation\n", 1),
     (imports_only_lower_layers, "mrcnn_zoo/training/run.py", "from mrcnn_zoo.novel import x\n", 1),
     (imports_only_lower_layers, "mrcnn_zoo/novel.py", "x = 1\n", 1),
-    (classes_never_see_cfg, "mrcnn_zoo/modeling/a.py", "class A:\n    def f(self, cfg): ...\n", 2),
-    (classes_never_see_cfg, "mrcnn_zoo/modeling/a.py", "class A:\n    def f(self, *, c: CfgNode | None): ...\n", 2),
-    (classes_never_see_cfg, "mrcnn_zoo/training/a.py", "class A:\n    settings: CfgNode\n", 2),
-    (classes_never_see_cfg, "mrcnn_zoo/cli/a.py", "class A:\n    def f(self, c):\n        self.cfg = c\n", 3),
+    (classes_take_no_cfg, "mrcnn_zoo/modeling/a.py", "class A:\n    def f(self, cfg): ...\n", 2),
+    (classes_take_no_cfg, "mrcnn_zoo/modeling/a.py", "class A:\n    def f(self, *, c: CfgNode | None): ...\n", 2),
+    (classes_take_no_cfg, "mrcnn_zoo/training/a.py", "class A:\n    settings: CfgNode\n", 2),
+    (classes_take_no_cfg, "mrcnn_zoo/cli/a.py", "class A:\n    def f(self, c):\n        self.cfg = c\n", 3),
     (only_builders_read_cfg, "mrcnn_zoo/modeling/a.py", "def make_head(cfg: CfgNode): ...\n", 1),
     (only_builders_read_cfg, "mrcnn_zoo/modeling/a.py", "\ndef width(config: CfgNode): ...\n", 2),
     (only_builders_read_cfg, "mrcnn_zoo/modeling/a.py", "def _width(cfg: CfgNode): ...\n", 1),
@@ -311,12 +313,12 @@ BROKEN = [
         "from torch.utils.tensorboard import SummaryWriter\n",
         1,
     ),
-    (has_a_telling_name, "mrcnn_zoo/ops/utils.py", "", 1),
-    (is_not_too_long, "mrcnn_zoo/ops/nms.py", "x = 1\n" * 376, 376),
-    (prints_only_on_the_console, "mrcnn_zoo/training/run.py", "def f():\n    print('done')\n", 2),
-    (never_waits_for_the_device, "mrcnn_zoo/modeling/a.py", "def f(x):\n    return g(x.sum().item())\n", 2),
-    (never_waits_for_the_device, "mrcnn_zoo/losses/a.py", "def f(x):\n    return x.cpu()\n", 2),
-    (takes_no_unnamed_keywords, "mrcnn_zoo/ops/a.py", "def f(x, **kwargs): ...\n", 1),
+    (file_name_is_specific, "mrcnn_zoo/ops/utils.py", "", 1),
+    (file_is_short, "mrcnn_zoo/ops/nms.py", "x = 1\n" * 376, 376),
+    (only_cli_prints, "mrcnn_zoo/training/run.py", "def f():\n    print('done')\n", 2),
+    (device_code_does_not_synchronize, "mrcnn_zoo/modeling/a.py", "def f(x):\n    return g(x.sum().item())\n", 2),
+    (device_code_does_not_synchronize, "mrcnn_zoo/losses/a.py", "def f(x):\n    return x.cpu()\n", 2),
+    (has_no_kwargs, "mrcnn_zoo/ops/a.py", "def f(x, **kwargs): ...\n", 1),
 ]
 
 ALLOWED = [
@@ -333,18 +335,18 @@ ALLOWED = [
     ),
     (only_builders_read_cfg, "mrcnn_zoo/training/run.py", "def run(cfg: CfgNode): ...\n"),
     (no_heavy_imports_at_import_time, "mrcnn_zoo/inspection/a.py", "def f():\n    import matplotlib\n"),
-    (prints_only_on_the_console, "mrcnn_zoo/cli/a.py", "print('done')\n"),
-    (never_waits_for_the_device, "mrcnn_zoo/training/a.py", "def f(x):\n    return x.item()\n"),
+    (only_cli_prints, "mrcnn_zoo/cli/a.py", "print('done')\n"),
+    (device_code_does_not_synchronize, "mrcnn_zoo/training/a.py", "def f(x):\n    return x.item()\n"),
 ]
 
 
 @pytest.mark.parametrize(("rule", "path", "text", "line"), BROKEN)
-def test_violation_names_file_and_line(rule: Rule, path: str, text: str, line: int) -> None:
+def test_violation_has_file_and_line(rule: Rule, path: str, text: str, line: int) -> None:
     violations = list(rule(SourceFile(path, text)))
     assert len(violations) == 1
     assert violations[0].startswith(f"{path}:{line}: ")
 
 
 @pytest.mark.parametrize(("rule", "path", "text"), ALLOWED)
-def test_what_is_allowed_passes(rule: Rule, path: str, text: str) -> None:
+def test_allowed_code_has_no_violation(rule: Rule, path: str, text: str) -> None:
     assert list(rule(SourceFile(path, text))) == []

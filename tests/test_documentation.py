@@ -1,4 +1,4 @@
-"""README.md and docs/: every page is listed, commands parse, YAML loads, Python runs, links lead somewhere."""
+"""README.md and docs/: pages are listed, commands parse, YAML loads, Python runs, link targets exist."""
 
 import csv
 import json
@@ -19,12 +19,12 @@ from mrcnn_zoo.config import load_config
 from mrcnn_zoo.config.loading import resolve_config
 from support.documentation import DOCS, PAGES, README, REPOSITORY, Block, block_with, blocks, commands, links
 
-OURS = [(place, command.removeprefix("PYTHONPATH=. ")) for place, command in commands() if "mrcnn-zoo" in command]
+OURS = [(location, command.removeprefix("PYTHONPATH=. ")) for location, command in commands() if "mrcnn-zoo" in command]
 DOCUMENTS = [page for page in PAGES if page != README]
 
 
 def name_of(value: Path | Block) -> str:
-    return value.place if isinstance(value, Block) else str(value.relative_to(REPOSITORY))
+    return value.location if isinstance(value, Block) else str(value.relative_to(REPOSITORY))
 
 
 def test_docs_readme_lists_every_page() -> None:
@@ -34,12 +34,12 @@ def test_docs_readme_lists_every_page() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_to_files(page: Path) -> None:
+def test_link_targets_exist(page: Path) -> None:
     assert [link for link in links(page) if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize(("place", "command"), OURS, ids=[f"{place} {command}" for place, command in OURS])
-def test_command_can_be_typed(place: str, command: str) -> None:  # noqa: ARG001 - shown by pytest
+@pytest.mark.parametrize(("location", "command"), OURS, ids=[f"{location} {command}" for location, command in OURS])
+def test_command_line_parses(location: str, command: str) -> None:  # noqa: ARG001 - shown by pytest
     program, name, *typed = shlex.split(command)
     assert program == "mrcnn-zoo"
     module = import_module(COMMANDS[name][0])
@@ -50,31 +50,31 @@ def test_command_can_be_typed(place: str, command: str) -> None:  # noqa: ARG001
         resolve_config(None, arguments.overrides)
 
 
-def test_there_are_commands_of_every_kind() -> None:
+def test_main_commands_are_documented() -> None:
     named = {command.split()[1] for _, command in OURS}
     assert {"train", "evaluate", "predict", "visualize-data", "zoo", "config"} <= named
 
 
-def test_scripts_and_make_targets_of_commands_are_there() -> None:
+def test_scripts_and_make_targets_of_commands_exist() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    for place, command in commands():
+    for location, command in commands():
         words = command.split()
         if words[0] == "make":
-            assert re.search(rf"^{words[1]}:", makefile, flags=re.MULTILINE), place
+            assert re.search(rf"^{words[1]}:", makefile, flags=re.MULTILINE), location
         scripts = [word for word in words if re.fullmatch(r"(?:dev|tools)/\S+\.(?:py|sh)", word)]
-        assert all((REPOSITORY / script).is_file() for script in scripts), place
+        assert all((REPOSITORY / script).is_file() for script in scripts), location
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=name_of)
-def test_yaml_is_a_config(block: Block, tmp_path: Path) -> None:
+def test_yaml_block_is_a_valid_config(block: Block, tmp_path: Path) -> None:
     path = tmp_path / (block.file_name or "config.yaml")
     path.write_text(block.text)
     assert load_config(path) != load_config()
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
-    """The current folder, which Python imports from, with two scenes of digits in output/digits_val."""
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The working directory, importable, with two digit scenes in output/digits_val."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["export-dataset", "digits_val", "output/digits_val", "DATASETS.SCENES.NUM_VAL", "2"]) == 0
@@ -83,11 +83,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=name_of)
-def test_python_of_a_page_runs(page: Path, workplace: Path) -> None:
-    """From top to bottom in one namespace; blocks that are files are written before."""
+def test_python_blocks_of_page_run(page: Path, working_directory: Path) -> None:
+    """Blocks run in order in one namespace; blocks with a file name are written to files first."""
     files = [block for block in blocks("python", "yaml", pages=(page,)) if block.file_name]
     for block in files:
-        (workplace / str(block.file_name)).write_text(block.text)
+        (working_directory / str(block.file_name)).write_text(block.text)
     names: dict[str, object] = {}
     for block in blocks("python", pages=(page,)):
         exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)  # raises nothing
@@ -95,8 +95,8 @@ def test_python_of_a_page_runs(page: Path, workplace: Path) -> None:
         sys.modules.pop(str(block.file_name).removesuffix(".py"), None)
 
 
-@pytest.mark.usefixtures("workplace")
-def test_prediction_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("working_directory")
+def test_prediction_example_prints_and_draws_instances(capsys: pytest.CaptureFixture[str]) -> None:
     block = block_with("found.draw()")
     exec(compile(block.text, block.page, "exec"), {})
     lines = capsys.readouterr().out.splitlines()
@@ -124,7 +124,7 @@ def test_documented_components_train(module: str, loss: str, tmp_path: Path, mon
     sys.modules.pop(module, None)
 
 
-def test_own_images_from_folder_to_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_custom_dataset_trains_and_predicts_to_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for number in range(3):
@@ -143,7 +143,7 @@ def test_own_images_from_folder_to_table(tmp_path: Path, monkeypatch: pytest.Mon
     assert yaml.safe_load(text)["INPUT"]["SIXTEEN_BIT"] == load_config("cells.yaml").INPUT.SIXTEEN_BIT
     few = "SOLVER.MAX_ITER 1 SOLVER.IMS_PER_BATCH 2 INPUT.MIN_SIZE_TRAIN 64 INPUT.MIN_SIZE_TEST 64 VIS.NUM_IMAGES 0"
     assert main(["train", "--config-file", "cells.yaml", *few.split(), "DATALOADER.NUM_WORKERS", "0"]) == 0
-    # The file with the weights of the nuclei model has another class name, so scores begin anew: all are shown.
+    # The weights of the nuclei model have another class name, so the classifier is untrained and the threshold low.
     typed = "predict --weights output/cells --output output/cells_found data/cells --recursive --threshold 0.05"
     assert main(typed.split()) == 0
     with Path("output/cells_found/predictions.csv").open(newline="") as file:

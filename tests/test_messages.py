@@ -1,4 +1,4 @@
-"""Advice in messages: every override and every command that the package prints can be typed as it stands."""
+"""Advice in messages: every override and command in a message of the package is valid as printed."""
 
 import ast
 import re
@@ -19,45 +19,45 @@ from mrcnn_zoo.config.loading import resolve_config
 from mrcnn_zoo.config.rules import check_values
 
 PACKAGE = Path(mrcnn_zoo.__file__).parent
-HOLE = "<hole>"  # where a message has a value of its own
+PLACEHOLDER = "<value>"  # replaces a formatted value of a message
 KEY = re.compile(r"(?<![\w.])([A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)+|SEED|OUTPUT_DIR|HOOKS|WRITERS|LOG_PERIOD)(?![\w.]*\w)")
 VALUE = re.compile(r"[= ](\"[^\"]*\"|'[^']*'|\[[^\]]*\]|[^\s,;:()`]+)")
 COMMAND = re.compile(r"`(mrcnn-zoo [^`]+)`")
-PROSE = re.compile(r"(?!(true|false|none|null)$)[a-z]+|[=|.]+")  # "SOLVER.STEPS decide", and no value
+PROSE = re.compile(r"(?!(true|false|none|null)$)[a-z]+|[=|.]+")  # no value: "SOLVER.STEPS decide"
 
 
 class Advice(NamedTuple):
-    place: str
+    location: str
     text: str
 
 
 @cache
 def messages() -> tuple[tuple[str, str], ...]:
-    """Every string of the package that is no docstring, with its file and line; joined parts are put together."""
+    """(location, text) of every string of the package except docstrings; parts of f-strings are joined."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
         docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
-            place = f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}"
+            location = f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.JoinedStr):
-                parts = (part.value if isinstance(part, ast.Constant) else HOLE for part in node.values)
-                found.append((place, "".join(map(str, parts))))
+                parts = (part.value if isinstance(part, ast.Constant) else PLACEHOLDER for part in node.values)
+                found.append((location, "".join(map(str, parts))))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside | docstrings:
-                found.append((place, node.value.replace("%s", HOLE)))
+                found.append((location, node.value.replace("%s", PLACEHOLDER)))
     return tuple(found)
 
 
 def overrides() -> Iterator[Advice]:
-    for place, text in messages():
-        if place.startswith("config/defaults"):
-            continue  # sentences about keys, printed by `config explain`
+    for location, text in messages():
+        if location.startswith("config/defaults"):
+            continue  # descriptions of keys
         for key in KEY.finditer(text):
             value = VALUE.match(text, key.end())
             if value is None or key[1] not in KEYS_BY_NAME or _is_prose(value[1].rstrip("."), KEYS_BY_NAME[key[1]]):
                 continue
-            yield Advice(place, f"{key[1]} {value[1].rstrip('.')}")
+            yield Advice(location, f"{key[1]} {value[1].rstrip('.')}")
 
 
 def _is_prose(word: str, key: Key) -> bool:
@@ -66,7 +66,7 @@ def _is_prose(word: str, key: Key) -> bool:
 
 
 def sample_of(key: Key) -> str:
-    """A value that stands for one that a message fills in."""
+    """A valid value of a key, in location of the placeholder of a message."""
     if key.choices:
         return str(key.choices[0])
     if isinstance(key.default, list):
@@ -74,30 +74,30 @@ def sample_of(key: Key) -> str:
     return str(key.default) or "some"
 
 
-@pytest.mark.parametrize("advice", sorted(set(overrides())), ids=lambda advice: f"{advice.place} {advice.text}")
-def test_override_in_a_message_can_be_typed(advice: Advice) -> None:
+@pytest.mark.parametrize("advice", sorted(set(overrides())), ids=lambda advice: f"{advice.location} {advice.text}")
+def test_override_in_message_is_valid(advice: Advice) -> None:
     name, _, value = advice.text.partition(" ")
-    items = [name, *shlex.split(value.replace(HOLE, sample_of(KEYS_BY_NAME[name])))]
+    items = [name, *shlex.split(value.replace(PLACEHOLDER, sample_of(KEYS_BY_NAME[name])))]
     check_values(resolve_config(None, items))  # raises nothing
 
 
 def commands() -> Iterator[Advice]:
-    for place, text in messages():
-        for command in COMMAND.finditer(text.replace(f"`{HOLE} zoo", "`mrcnn-zoo zoo")):
+    for location, text in messages():
+        for command in COMMAND.finditer(text.replace(f"`{PLACEHOLDER} zoo", "`mrcnn-zoo zoo")):
             if "COMMAND" not in command[1]:
-                yield Advice(place, command[1])
+                yield Advice(location, command[1])
 
 
-@pytest.mark.parametrize("advice", sorted(set(commands())), ids=lambda advice: f"{advice.place} {advice.text}")
-def test_command_in_a_message_can_be_typed(advice: Advice) -> None:
-    _, command, *arguments = shlex.split(advice.text.replace(HOLE, "some"))
+@pytest.mark.parametrize("advice", sorted(set(commands())), ids=lambda advice: f"{advice.location} {advice.text}")
+def test_command_in_message_parses(advice: Advice) -> None:
+    _, command, *arguments = shlex.split(advice.text.replace(PLACEHOLDER, "some"))
     assert command in COMMANDS
     parser = import_module(COMMANDS[command][0]).build_parser()
-    if arguments:  # a command alone is named, not typed
+    if arguments:  # a bare command is a reference to it
         parser.parse_args(arguments)
 
 
-def test_the_collection_finds_what_messages_advise() -> None:
+def test_advice_of_messages_is_collected() -> None:
     texts = {advice.text for advice in overrides()}
     assert "MODEL.MASK_ON False" in texts
     assert any(text.startswith("DATASETS.TRAIN ") for text in texts)

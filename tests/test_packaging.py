@@ -1,4 +1,4 @@
-"""What travels in the wheel."""
+"""Requirements, and content of the wheel."""
 
 import ast
 import json
@@ -15,14 +15,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "mrcnn_zoo", "configs", "model_zoo")
 RESOURCES = "mrcnn_zoo/data/synthetic/resources"  # the digits
 
-
-# Where a distribution is not called like its module.
+# module -> distribution, if the names differ
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "faster_coco_eval": "faster-coco-eval"}
-IMPORTED_ELSEWHERE = {"fvcore": "by tests, to compare with", "tensorboard": "by torch.utils.tensorboard"}
+IMPORTED_ELSEWHERE = {"fvcore": "by tests, as a reference", "tensorboard": "by torch.utils.tensorboard"}
 
 
 def requirements(name: str) -> set[str]:
-    """The distributions of a list in setup.py."""
+    """Distributions of a list in setup.py."""
     tree = ast.parse((REPOSITORY / "setup.py").read_text(encoding="utf-8"))
     (value,) = (
         node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
@@ -31,7 +30,7 @@ def requirements(name: str) -> set[str]:
 
 
 def imported_distributions() -> set[str]:
-    """What the package imports, anywhere in its code, that is neither its own nor Python's."""
+    """Third-party distributions that the package imports anywhere in its code."""
     modules: set[str] = set()
     for path in (REPOSITORY / "mrcnn_zoo").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -43,7 +42,7 @@ def imported_distributions() -> set[str]:
     return {DISTRIBUTIONS.get(name, name) for name in names}
 
 
-def test_what_is_imported_is_declared_and_what_is_required_is_imported() -> None:
+def test_imports_equal_declared_requirements() -> None:
     required, imported = requirements("REQUIREMENTS"), imported_distributions()
     optional = set().union(*map(requirements, ("EVALUATION_BACKENDS", "TIMM", "KERAS", "TIFF")))
     assert imported - required - optional == set()
@@ -51,9 +50,9 @@ def test_what_is_imported_is_declared_and_what_is_required_is_imported() -> None
 
 
 @pytest.mark.slow
-def test_the_wheel_has_configs_zoo_and_digits(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", reason="the wheel is built without network, by the setuptools installed here")
-    checkout = tmp_path / "checkout"  # a copy: building leaves folders behind
+def test_wheel_contains_configs_zoo_and_digits(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", reason="building the wheel without network needs setuptools")
+    checkout = tmp_path / "checkout"  # a copy, because building creates folders
     checkout.mkdir()
     for name in SOURCES:
         source = REPOSITORY / name

@@ -1,4 +1,4 @@
-"""Where recorded results come from, and what a test does that lacks them."""
+"""Recorded results: their sources, and tests without them."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ MAX_BYTES = 12_000_000
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
-def test_without_the_shared_folder_a_test_is_skipped_but_fails_in_ci(
+def test_missing_shared_folder_skips_the_test_but_fails_in_ci(
     ci: str, outcome: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI", ci)
@@ -25,7 +25,7 @@ def test_without_the_shared_folder_a_test_is_skipped_but_fails_in_ci(
 
 
 @pytest.mark.parametrize("name", sorted(COMMITTED_CASES))
-def test_committed_cases_need_no_shared_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_committed_case_needs_no_shared_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references, "SHARED", tmp_path / "shared")
     case = find_case(name)
     assert len(case.weights) >= 300
@@ -34,7 +34,7 @@ def test_committed_cases_need_no_shared_folder(name: str, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("name", sorted(COMMITTED_CASES))
-def test_committed_cases_are_the_recorded_ones_bit_for_bit(name: str) -> None:
+def test_committed_case_is_bit_equal_to_recorded_case(name: str) -> None:
     committed = find_case(name)
     recorded = references.RecordedCase(name, shared_folder() / "reference" / committed.folder.relative_to(REFERENCES))
     assert committed.arrays.keys() == recorded.arrays.keys()
@@ -43,7 +43,7 @@ def test_committed_cases_are_the_recorded_ones_bit_for_bit(name: str) -> None:
     assert all(torch.equal(value, recorded.weights[key]) for key, value in committed.weights.items())
 
 
-def test_arrays_are_read_as_they_are_stored_or_from_planes_of_bytes(tmp_path: Path) -> None:
+def test_read_arrays_joins_byte_planes(tmp_path: Path) -> None:
     values = np.float32([[1.5, -2.0, 3e-9]])
     planes = np.stack([np.ascontiguousarray(values).view(np.uint8).reshape(1, 3, 4)[..., n] for n in range(4)])
     np.savez(tmp_path / "a.npz", **{"split.float32": planes, "plain": values, "scalar": np.float32(2)})
@@ -53,5 +53,5 @@ def test_arrays_are_read_as_they_are_stored_or_from_planes_of_bytes(tmp_path: Pa
     assert read["scalar"].shape == ()
 
 
-def test_references_stay_small() -> None:
+def test_references_are_below_size_limit() -> None:
     assert sum(path.stat().st_size for path in REFERENCES.rglob("*") if path.is_file()) < MAX_BYTES

@@ -1,4 +1,4 @@
-"""The registry: look-up, foreign builders and messages."""
+"""Registry: look-up, external builders, contracts and messages."""
 
 import importlib
 from collections.abc import Callable
@@ -27,14 +27,14 @@ def test_get_returns_the_registered_builder(fruit: Registry) -> None:
     assert fruit.get("Pear")() == "a pear"
 
 
-def test_names_are_sorted_and_countable(fruit: Registry) -> None:
+def test_registry_supports_iteration_length_and_membership(fruit: Registry) -> None:
     assert list(fruit) == ["Apple", "Pear"]
     assert len(fruit) == 2
     assert "Apple" in fruit
     assert "Plum" not in fruit
 
 
-def test_unknown_name_tells_key_known_names_and_the_nearest(fruit: Registry) -> None:
+def test_unknown_name_raises_with_key_known_names_and_suggestion(fruit: Registry) -> None:
     with pytest.raises(UnknownNameError, match=r"KITCHEN\.FRUIT = 'Aple'.*Apple, Pear.*Did you mean 'Apple'"):
         fruit.get("Aple")
 
@@ -44,12 +44,12 @@ def test_unknown_name_is_a_user_error(fruit: Registry) -> None:
         fruit.get("Plum")
 
 
-def test_a_name_is_taken_only_once(fruit: Registry) -> None:
+def test_registering_a_name_twice_raises(fruit: Registry) -> None:
     with pytest.raises(ValueError, match="already has a builder named 'Pear'"):
         fruit.register("Pear")(lambda: None)
 
 
-def test_foreign_builder_is_imported_without_registration(fruit: Registry) -> None:
+def test_external_builder_is_imported_without_registration(fruit: Registry) -> None:
     assert fruit.get("os.path:join")("a", "b") == "a/b"
 
 
@@ -57,18 +57,18 @@ def test_foreign_builder_is_imported_without_registration(fruit: Registry) -> No
     ("name", "problem"),
     [("no_such_package:f", "no_such_package"), ("os.path:no_such", "no_such"), ("os:sep", "not a function")],
 )
-def test_foreign_builder_that_cannot_be_had_says_why(fruit: Registry, name: str, problem: str) -> None:
+def test_external_builder_that_cannot_be_imported_raises_with_cause(fruit: Registry, name: str, problem: str) -> None:
     with pytest.raises(UnknownNameError, match=problem):
         fruit.get(name)
 
 
-def test_did_you_mean_ignores_case_and_stays_silent_when_nothing_is_close() -> None:
+def test_did_you_mean_ignores_case_and_is_empty_without_close_match() -> None:
     assert did_you_mean("roialign", ["ROIAlign", "ROIPool"]) == " Did you mean 'ROIAlign'?"
     assert did_you_mean("zebra", ["ROIAlign"]) == ""
 
 
 class Peeled(Protocol):
-    """What a fruit must be."""
+    """Contract of a fruit."""
 
     @property
     def weight(self) -> float: ...
@@ -102,7 +102,7 @@ def checked() -> Registry:
     return registry
 
 
-def test_what_keeps_the_contract_is_returned(checked: Registry) -> None:
+def test_component_that_satisfies_contract_is_returned(checked: Registry) -> None:
     assert checked.get("Orange")()() == "an orange"
 
 
@@ -113,7 +113,7 @@ def test_what_keeps_the_contract_is_returned(checked: Registry) -> None:
         ("Nothing", r"makes nothing \(None\) without weight"),
     ],
 )
-def test_what_lacks_a_method_is_refused_when_built(checked: Registry, name: str, message: str) -> None:
+def test_component_without_required_member_raises(checked: Registry, name: str, message: str) -> None:
     builder = checked.get(name)
     with pytest.raises(UserError, match=message):
         builder()
@@ -132,7 +132,7 @@ class Lemon(Orange):
         (Orange, r"makes a Orange, which is no torch\.nn\.Module"),
     ],
 )
-def test_what_could_not_be_used_is_refused_when_built(builder: Callable[..., object], message: str) -> None:
+def test_component_with_wrong_signature_or_base_raises(builder: Callable[..., object], message: str) -> None:
     registry = Registry("FRUIT", key="KITCHEN.FRUIT", contract=f"{__name__}:Peeled", base="torch.nn:Module")
     registry.register("Fruit")(builder)
     with pytest.raises(UserError, match=message):
@@ -140,29 +140,29 @@ def test_what_could_not_be_used_is_refused_when_built(builder: Callable[..., obj
 
 
 @pytest.mark.parametrize("forward", [lambda _self, *_anything: None, lambda _self, pooled, scale=1: pooled * scale])
-def test_methods_may_take_more_than_the_contract_has(forward: Callable[..., object]) -> None:
+def test_methods_may_have_additional_optional_arguments(forward: Callable[..., object]) -> None:
     members = {"forward": forward, "output_spec": None}
     # raises nothing
     check_contract(type("Head", (torch.nn.Module,), members)(), "mrcnn_zoo.modeling.contracts:BoxHead", source="X")
 
 
-def test_forward_of_other_arguments_is_refused() -> None:
+def test_forward_with_wrong_arguments_raises() -> None:
     members = {"forward": lambda _self: None, "output_spec": None}
     with pytest.raises(UserError, match=r"whose __call__ takes \(\) and is called with \(pooled\)"):
         check_contract(type("Head", (torch.nn.Module,), members)(), "mrcnn_zoo.modeling.contracts:BoxHead", source="X")
 
 
-def test_builder_of_other_arguments_is_refused_with_its_signature(checked: Registry) -> None:
+def test_builder_with_wrong_arguments_raises_with_its_signature(checked: Registry) -> None:
     with pytest.raises(UserError, match=r"takes \(size, color\) and is called with \(int\).*registries\.py"):
         checked.get("Of two")(3)
 
 
-def test_module_without_forward_lacks_the_call() -> None:
+def test_module_without_forward_raises() -> None:
     with pytest.raises(UserError, match="makes a Module without output_spec, __call__"):
         check_contract(torch.nn.Module(), "mrcnn_zoo.modeling.contracts:BoxHead", source="X = 'a:b'")
 
 
-def test_placeholder_of_a_base_class_counts_as_missing() -> None:
+def test_abstract_method_of_base_class_counts_as_missing() -> None:
     class Half(RegionBranch):
         name = "half"
 
@@ -173,7 +173,7 @@ def test_placeholder_of_a_base_class_counts_as_missing() -> None:
         check_contract(Half(), "mrcnn_zoo.modeling.contracts:NamedBranch", source="X = 'a:b'")
 
 
-def test_every_contract_of_a_registry_can_be_imported() -> None:
+def test_contracts_of_registries_can_be_imported() -> None:
     contracts = [value._contract for value in vars(registries).values() if isinstance(value, Registry)]
     for contract in filter(None, contracts):
         module, _, name = contract.partition(":")

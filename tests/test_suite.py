@@ -1,4 +1,4 @@
-"""Rules for the tests themselves."""
+"""Rules of the test suite."""
 
 import ast
 import warnings
@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-CHECKS = ("raises", "assert_", "gradcheck", "fail")  # parts of the names of functions that can fail a test
-# A comment in the body of a test that passes when the code raises nothing.
+CHECKS = ("raises", "assert_", "gradcheck", "fail")  # substrings of names of functions that can fail a test
+# Comment in tests that pass if the code raises nothing.
 RAISES_NOTHING = "# raises nothing"
 
 
 def uncheckable_tests(text: str) -> set[str]:
-    """Tests that neither assert nor call something that does, directly or through functions of the same file."""
+    """Tests that cannot fail: no assertion, directly or through functions of the same file."""
     lines = text.splitlines()
     functions = {node.name: node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)}
     checking: set[str] = set()
@@ -55,11 +55,11 @@ def test_every_test_can_fail() -> None:
         ("def check(x):\n    assert x\ndef check_all(x):\n    check(x)\ndef test_a():\n    check_all(1)\n", set()),
     ],
 )
-def test_uncheckable_tests_are_found(text: str, found: set[str]) -> None:
+def test_tests_without_assertion_are_found(text: str, found: set[str]) -> None:
     assert uncheckable_tests(text) == found
 
 
 @pytest.mark.parametrize("category", [UserWarning, DeprecationWarning, FutureWarning, RuntimeWarning])
-def test_a_warning_about_code_of_the_package_is_an_error(category: type[Warning]) -> None:
+def test_warning_in_package_code_is_an_error(category: type[Warning]) -> None:
     with pytest.raises(category, match="from inside"):
         warnings.warn_explicit("from inside", category, "boxes.py", 1, module="mrcnn_zoo.ops.boxes")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The same as `mrcnn-zoo benchmark`."""
+"""Equivalent to `mrcnn-zoo benchmark`."""
 
 import sys
 

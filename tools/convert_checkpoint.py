@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The same as `mrcnn-zoo convert-checkpoint`."""
+"""Equivalent to `mrcnn-zoo convert-checkpoint`."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The same as `mrcnn-zoo evaluate`."""
+"""Equivalent to `mrcnn-zoo evaluate`."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The same as `mrcnn-zoo export-dataset`."""
+"""Equivalent to `mrcnn-zoo export-dataset`."""
 
 import sys
 

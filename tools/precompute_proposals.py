@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The same as `mrcnn-zoo precompute-proposals`."""
+"""Equivalent to `mrcnn-zoo precompute-proposals`."""
 
 import sys
 

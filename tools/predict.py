@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The same as `mrcnn-zoo predict`."""
+"""Equivalent to `mrcnn-zoo predict`."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The same as `mrcnn-zoo train`."""
+"""Equivalent to `mrcnn-zoo train`."""
 
 import sys
 

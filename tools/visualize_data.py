@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The same as `mrcnn-zoo visualize-data`."""
+"""Equivalent to `mrcnn-zoo visualize-data`."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The same as `mrcnn-zoo zoo`."""
+"""Equivalent to `mrcnn-zoo zoo`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Layers that networks are built of."""
+"""Layers of networks: convolutions with norm and activation, deformable convolutions, norms."""
 
 from mrcnn_zoo.layers.conv import Conv2d, caffe2_xavier_init_, kaiming_init_, relu_
 from mrcnn_zoo.layers.deform_conv import DeformConv2d

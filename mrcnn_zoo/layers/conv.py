@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
 
 Activation = Callable[[Tensor], Tensor]
-relu_: Activation = torch.relu_  # in place: the gradient does not need the layer's output before it
+relu_: Activation = torch.relu_  # in place: the backward pass does not need its input
 
 # oneDNN (through 3.14) writes past a buffer in the weight gradient of strided 1 x 1 convolutions of channels-last maps
 # with fewer channels than this: wrong gradients, or the process is killed.
@@ -32,7 +32,7 @@ class Conv2d(nn.Conv2d):
         kernel_size: in pixels.
         stride: in pixels.
         dilation: distance of the kernel's taps in pixels.
-        groups: the channels are convolved in that many separate groups.
+        groups: number of channel groups that are convolved separately.
         norm: applied to the result, e.g. from `build_norm`.
         activation: applied last; may work in place.
     """
@@ -128,11 +128,11 @@ def add_linear_layers(module: nn.Module, size: int, widths: Sequence[int]) -> tu
 
     Args:
         module: gets the layers.
-        size: inputs of the first.
-        widths: outputs of each.
+        size: input features of the first layer.
+        widths: output features of each layer.
 
     Returns:
-        Their names, and the outputs of the last, or `size` without layers.
+        Layer names, and the output features of the last layer, or `size` without layers.
     """
     names = [f"fc{number}" for number in range(1, len(widths) + 1)]
     for name, width in zip(names, widths, strict=True):

@@ -22,7 +22,7 @@ class DeformConv2d(nn.Module):
         kernel_size: k, odd; the map is padded so that stride 1 keeps the size.
         stride: in pixels.
         dilation: distance of the kernel's taps in pixels.
-        groups: the channels are convolved in that many separate groups.
+        groups: number of channel groups that are convolved separately.
         norm: applied to the result, e.g. from `build_norm`.
         activation: applied last; may work in place.
     """

@@ -75,7 +75,7 @@ class ChannelLayerNorm(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation that is as precise for maps in channels-last order as for others.
+    """Group normalisation that is as precise for channels-last maps as for contiguous ones.
 
     On the CPU, torch's kernel for that order has a 25 times larger error, 2e-5 of the deviation, which deep networks
     amplify, and its gradient takes three times longer. Copying the map to the other order and back is cheaper.
@@ -103,9 +103,9 @@ class BatchNorm2d(nn.BatchNorm2d):
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation with the statistics of the images of all processes, on any device.
 
-    On GPUs it is torch's own, which needs them. Processes are weighted by their numbers of pixels. If all together have
-    no value or a single value per channel, the running statistics stay as they are, and on the CPU normalise the maps,
-    as in `BatchNorm2d`.
+    On GPUs it is torch's implementation, which runs only there. Processes are weighted by their numbers of pixels. If
+    all together have no value or a single value per channel, the running statistics do not change, and on the CPU they
+    normalise the maps, as in `BatchNorm2d`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -286,7 +286,7 @@ def build_group_norm(channels: int) -> nn.Module:
     """
     if channels % GROUPS:
         raise UserError(
-            f"norm GN has {GROUPS} groups and cannot normalise {channels} channels; take a multiple, or LN."
+            f"norm GN has {GROUPS} groups and cannot normalise {channels} channels; choose a multiple, or LN."
         )
     return GroupNorm(GROUPS, channels)
 

@@ -1,4 +1,4 @@
-"""Losses of predicted boxes, on deltas or on the decoded boxes, as sums over regions."""
+"""Box regression losses, on deltas or on decoded boxes, summed over regions."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The smallest model that torchvision's Mask R-CNN can be compared with."""
+"""A small model that can be compared with torchvision's Mask R-CNN."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ SMALL: list[Any] = [
 
 @pytest.fixture(scope="session")
 def small_config() -> Callable[..., CfgNode]:
-    """Called with overrides, the config of the small model."""
+    """Function of overrides that returns the config of the small model."""
     return lambda *overrides: load_config(BASE, [*SMALL, *overrides])
 
 

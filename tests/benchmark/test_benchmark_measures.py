@@ -11,7 +11,7 @@ from mrcnn_zoo.errors import UserError
 
 
 def touch_megabytes(count: int) -> Callable[[], None]:
-    """Hold 100 MB before the work, which touches `count` MB and lets them go."""
+    """Allocate 100 MB before the measured work, which allocates and frees `count` MB."""
     before = np.ones(100 * 2**20, dtype=np.uint8)
 
     def work() -> None:
@@ -21,11 +21,11 @@ def touch_megabytes(count: int) -> Callable[[], None]:
     return work
 
 
-def fail_as_a_user(_: None) -> Callable[[], None]:
+def raise_user_error(_: None) -> Callable[[], None]:
     raise UserError("no such dataset")
 
 
-def test_candidates_are_interleaved_and_warmup_is_not_counted() -> None:
+def test_candidates_are_interleaved_without_counting_warmup() -> None:
     calls: list[str] = []
 
     def step(name: str) -> Callable[[], int]:
@@ -38,19 +38,19 @@ def test_candidates_are_interleaved_and_warmup_is_not_counted() -> None:
     assert (second.name, len(second.seconds), second.produced) == ("b", 2, 4)
 
 
-def test_preparation_comes_before_every_step() -> None:
+def test_before_is_called_before_every_step() -> None:
     calls: list[str] = []
     candidate = Candidate("a", [lambda: calls.append("work") or 0], before=lambda: calls.append("before"))
     time_interleaved([candidate], repeats=2, warmup=0)
     assert calls == ["before", "work", "before", "work"]
 
 
-def test_ratio_is_the_median_of_the_rounds() -> None:
-    # A machine three times slower in the last round does not change who is faster.
+def test_paired_ratio_is_median_over_rounds() -> None:
+    # A slowdown of both by 3 in the last round does not change the ratio.
     assert paired_ratio(Timing("a", (1.0, 1.0, 3.0), 0), Timing("b", (2.0, 2.0, 6.0), 0)) == 0.5
 
 
-def test_report_has_figures_an_image_and_ratios(tmp_path: Path) -> None:
+def test_report_has_values_per_image_and_ratios(tmp_path: Path) -> None:
     timings = [Timing("ours", (4.0, 2.0, 3.0), 20), Timing("theirs", (8.0, 8.0, 8.0), 20)]
     rows = make_rows(timings, num_images=2, memory={"ours": 100.0, "theirs": 400.0})
     assert (rows[0].seconds_median, rows[0].seconds_min, rows[0].produced) == (1.5, 1.0, 10.0)
@@ -73,14 +73,14 @@ def test_single_candidate_has_no_ratios() -> None:
     assert "peak memory" not in BenchmarkReport("train", {}, rows, {}).text()
 
 
-def test_peak_memory_is_what_the_work_alone_needs() -> None:
-    here = np.ones(300 * 2**20, dtype=np.uint8)  # a larger peak in this process must not be seen
+def test_peak_memory_counts_only_the_measured_work() -> None:
+    here = np.ones(300 * 2**20, dtype=np.uint8)  # a larger peak of this process must not count
     measured = peak_memory_mib(touch_megabytes, 200)
     assert here[0] == 1
     assert 195 < measured < 240
 
 
 @pytest.mark.slow
-def test_users_mistake_in_the_measuring_process_is_raised_here() -> None:
+def test_user_error_in_measuring_process_is_raised() -> None:
     with pytest.raises(UserError, match="no such dataset"):
-        peak_memory_mib(fail_as_a_user, None)
+        peak_memory_mib(raise_user_error, None)

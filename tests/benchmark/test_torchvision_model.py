@@ -26,7 +26,7 @@ def both(small_config: SmallConfig, blocky_samples: list[Sample]) -> tuple[nn.Mo
     return ours.eval(), theirs.eval()
 
 
-def test_with_our_weights_torchvision_finds_what_we_find(
+def test_torchvision_with_our_weights_gives_equal_detections(
     both: tuple[nn.Module, nn.Module], blocky_samples: list[Sample]
 ) -> None:
     ours, theirs = both
@@ -40,7 +40,7 @@ def test_with_our_weights_torchvision_finds_what_we_find(
         assert torch.equal(table.classes, other["labels"] - 1)
 
 
-def test_living_weights_find_instances_of_several_classes(
+def test_calibrated_weights_detect_several_classes(
     both: tuple[nn.Module, nn.Module], blocky_samples: list[Sample]
 ) -> None:
     for _, table in zip(blocky_samples, both[0].predict(blocky_samples), strict=True):
@@ -48,7 +48,7 @@ def test_living_weights_find_instances_of_several_classes(
 
 
 @pytest.mark.parametrize("frozen_stages", [0, 2, 5])
-def test_the_same_parameters_are_trained(small_config: SmallConfig, frozen_stages: int) -> None:
+def test_trainable_parameters_equal_ours(small_config: SmallConfig, frozen_stages: int) -> None:
     cfg = small_config("MODEL.BACKBONE.FREEZE_AT", frozen_stages, "MODEL.RESNETS.NORM", "BN")
     ours, theirs = build_model(cfg), build_torchvision_model(cfg)
     theirs_by_ours = names_of_detector(ours.state_dict()).inverse()
@@ -56,13 +56,13 @@ def test_the_same_parameters_are_trained(small_config: SmallConfig, frozen_stage
     assert trained == {name for name, parameter in theirs.named_parameters() if parameter.requires_grad}
 
 
-def test_detector_without_masks(small_config: SmallConfig) -> None:
+def test_state_of_detector_without_masks_is_complete(small_config: SmallConfig) -> None:
     cfg = small_config("MODEL.MASK_ON", False)
     ours, theirs = build_model(cfg), build_torchvision_model(cfg)
     assert torchvision_state(ours.state_dict(), theirs.state_dict()).keys() == theirs.state_dict().keys()
 
 
-def test_models_of_different_size_are_refused(small_config: SmallConfig) -> None:
+def test_weights_of_different_shape_raise(small_config: SmallConfig) -> None:
     ours = build_model(small_config())
     theirs = build_torchvision_model(small_config("MODEL.ROI_BOX_HEAD.FC_DIM", 64))
     with pytest.raises(ValueError, match=r"roi_heads\.box_head\.fc6\.bias"):
@@ -82,7 +82,7 @@ def test_models_of_different_size_are_refused(small_config: SmallConfig) -> None
         (("MODEL.ROI_HEADS.BRANCHES", ["MaskIoUHead"]), r"MODEL\.ROI_HEADS\.BRANCHES = \['MaskIoUHead'\], only"),
     ],
 )
-def test_setting_that_torchvision_does_not_have_is_named(
+def test_unsupported_setting_raises_with_its_key(
     small_config: SmallConfig, override: tuple[str, object], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):

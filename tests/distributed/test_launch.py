@@ -1,4 +1,4 @@
-"""Starting processes, restarting and ending them."""
+"""Starting, restarting and stopping processes."""
 
 import multiprocessing
 import os
@@ -18,53 +18,51 @@ TWO = ProcessLayout(processes_per_machine=2)
 
 @pytest.fixture(autouse=True)
 def importable_support(monkeypatch: pytest.MonkeyPatch) -> None:
-    """New processes find `support`."""
+    """Make `support` importable in new processes."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
 
 
-def test_one_process_is_this_one() -> None:
+def test_single_process_runs_in_the_current_process() -> None:
     assert launch(lambda status: status, [7], ProcessLayout()) == 7
 
 
-def test_processes_join_on_the_cpu_whatever_gpus_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_processes_join_regardless_of_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert launch(launched.count_processes, [str(tmp_path)], TWO) == 0
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["[0, 1] [1.0, 5.0]"] * 2
 
 
-def test_crash_of_one_process_ends_the_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_crash_of_one_process_stops_the_other(caplog: pytest.LogCaptureFixture) -> None:
     assert launch(launched.crash_second, [], TWO) == 1
     trace, summary = caplog.messages
-    assert trace.endswith("RuntimeError: this process fails on purpose")
+    assert trace.endswith("RuntimeError: failed in the test")
     assert summary == "process 1 failed (exit status 1); the others were ended"
     assert multiprocessing.active_children() == []
 
 
-def test_mistake_found_by_all_processes_is_raised_once_and_not_restarted(
+def test_user_error_of_all_processes_is_raised_once_without_restart(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match=r"^SOLVER.X = 1 is wrong$"):
-        launch(launched.find_mistake, [str(tmp_path)], ProcessLayout(processes_per_machine=2, max_restarts=3))
+        launch(launched.raise_user_error, [str(tmp_path)], ProcessLayout(processes_per_machine=2, max_restarts=3))
     assert (tmp_path / "0.txt").read_text() == "started\n"
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow
-def test_non_finite_loss_in_one_process_ends_the_other_and_is_not_restarted() -> None:
+def test_non_finite_loss_of_one_process_stops_the_other_without_restart() -> None:
     with pytest.raises(NonFiniteLossError, match=r"^the loss is not finite in iteration 3$"):
         launch(launched.diverge_in_second, [], ProcessLayout(processes_per_machine=2, max_restarts=3))
     assert multiprocessing.active_children() == []
 
 
-def test_killed_process_restarts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_killed_process_is_restarted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert launch(launched.die_once, [str(tmp_path)], ProcessLayout(max_restarts=1)) == 0
     assert (tmp_path / "attempt").read_text() == "1"
     assert caplog.messages == ["process 0 failed (killed by SIGKILL); restart 1 of 1 from the last checkpoint"]
 
 
-def test_sigterm_of_the_launcher_reaches_the_processes_which_end_as_they_like(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_sigterm_is_forwarded_to_processes_that_save_and_exit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     status = launch(launched.save_on_sigterm, [str(tmp_path)], ProcessLayout(max_restarts=3))
     assert status == launched.TERMINATED
     assert (tmp_path / "saved").exists()
@@ -72,7 +70,7 @@ def test_sigterm_of_the_launcher_reaches_the_processes_which_end_as_they_like(
 
 
 @pytest.mark.slow
-def test_processes_that_ignore_sigterm_are_killed_and_not_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_ignoring_sigterm_are_killed_without_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "SAVE_SECONDS", 1)
     assert launch(launched.ignore_sigterm, [], ProcessLayout(max_restarts=3)) == launched.TERMINATED
     assert multiprocessing.active_children() == []
@@ -89,19 +87,19 @@ def test_processes_that_ignore_sigterm_are_killed_and_not_restarted(monkeypatch:
         (ProcessLayout(processes_per_machine=2, device="cuda:1"), r"MODEL\.DEVICE = cuda:1 .* 2 processes"),
     ],
 )
-def test_impossible_layouts_are_refused(layout: ProcessLayout, message: str) -> None:
+def test_invalid_layout_raises(layout: ProcessLayout, message: str) -> None:
     with pytest.raises(UserError, match=message):
         launch(lambda: 0, [], layout)
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="this machine has 1"):
         launch(lambda: 0, [], ProcessLayout(processes_per_machine=2, device="cuda"))
 
 
 @pytest.mark.parametrize(("device_type", "chosen"), [("cpu", []), ("cuda", [3])])
-def test_a_gpu_is_taken_by_processes_on_gpus_only(
+def test_only_gpu_processes_select_a_gpu(
     device_type: str, chosen: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     taken: list[int] = []
@@ -109,12 +107,12 @@ def test_a_gpu_is_taken_by_processes_on_gpus_only(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
-    join_processes(f"file://{tmp_path}/meeting", rank=7, world_size=8, local_rank=3, device_type=device_type)
+    join_processes(f"file://{tmp_path}/rendezvous", rank=7, world_size=8, local_rank=3, device_type=device_type)
     leave_processes()
     assert taken == chosen
 
 
-def test_a_process_of_torchrun_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_process_without_gpu_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", 1), ("LOCAL_RANK", 1), ("WORLD_SIZE", 2), ("MASTER_ADDR", "::1"), ("MASTER_PORT", 1)):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

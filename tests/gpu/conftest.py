@@ -1,4 +1,4 @@
-"""Tests of and for GPUs."""
+"""Fixtures of the GPU tests."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(scope="module", autouse=True)
 def torch_settings() -> Iterator[None]:
-    """FLOAT32_PRECISION of the models of a module does not outlast it."""
+    """Restore the global float32 precision after each module; building a model sets it."""
     precision, allows_tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     yield
     torch.set_float32_matmul_precision(precision)

@@ -1,6 +1,6 @@
-"""The GPU computes what the CPU computes: each stage of four detectors, with the same weights and the same inputs.
+"""CPU and GPU give equal results: each stage of four detectors, with the same weights and inputs.
 
-Without a GPU, MRCNN_ZOO_CHECK_DEVICE=cpu compares the CPU with itself on small models, which checks the comparison.
+Without a GPU, MRCNN_ZOO_CHECK_DEVICE=cpu compares the CPU with itself on small models, which tests the comparison.
 """
 
 import os
@@ -41,16 +41,16 @@ SMALL = (
 SMALL_IMAGE_SIZE = (96, 128)
 
 # Float32 sums in another order differ by 1e-6 to 1e-5 of their size after 50 layers; TF32 by about 1e-3.
-FEATURE_TOLERANCE = 1e-4  # L2 norm of the difference by that of the CPU's
+FEATURE_TOLERANCE = 1e-4  # L2 norm of the difference / L2 norm on the CPU
 LOSS_TOLERANCE = 1e-3  # relative
-GRADIENT_TOLERANCE = 1e-2  # L2, of a parameter: what ReLU and max-pooling switch at 0 or at a tie adds to rounding
-NEGLIGIBLE_GRADIENT = 1e-3  # share of the largest parameter's gradient, below which one is compared with that share
+GRADIENT_TOLERANCE = 1e-2  # L2, per parameter: ReLU and max-pooling switch at zeros and ties
+NEGLIGIBLE_GRADIENT = 1e-3  # relative to the largest gradient norm; lower bound of the denominator
 SCORE_TOLERANCE = 1e-3
-SPREAD_TOLERANCE = 1e-2  # of the deviation of the values: those of fresh heads hardly differ from each other
+SPREAD_TOLERANCE = 1e-2  # relative to the standard deviation: values of untrained heads are nearly constant
 SAME_BOX = 0.99  # IoU
-SHARE_OF_PROPOSALS = 0.98  # that have a match: the order of near-equal scores decides what suppression leaves
-SHARE_OF_DETECTIONS = 0.95  # likewise, of 100 an image
-SHARE_OF_KEYPOINTS = 0.95  # within a pixel: the maximum of a heat map may have near-equal rivals
+SHARE_OF_PROPOSALS = 0.98  # matched: NMS depends on the order of near-equal scores
+SHARE_OF_DETECTIONS = 0.95  # the same, of 100 per image
+SHARE_OF_KEYPOINTS = 0.95  # within a pixel: a heatmap may have several near-equal maxima
 
 
 @dataclass
@@ -58,14 +58,14 @@ class Pair:
     """One detector on the CPU and on the device."""
 
     name: str
-    host: nn.Module
-    other: nn.Module
+    host: nn.Module  # on the CPU
+    other: nn.Module  # on `device`
     samples: list[Sample]
     device: torch.device
 
 
 def build_pair(name: str, device: torch.device) -> Pair:
-    """A detector with random weights that finds instances, twice; a small one where both are on the CPU."""
+    """Two copies of a detector with calibrated random weights; a small one if both are on the CPU."""
     is_small = device == CPU
     cfg = _load(name, CPU, *(SMALL if is_small else ()))
     samples = generated_samples(
@@ -90,13 +90,13 @@ def _load(name: str, device: torch.device, *overrides: Any) -> CfgNode:
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def pair(request: pytest.FixtureRequest) -> Pair:
-    """Each detector on the CPU and on the device that is checked."""
+    """Each detector on the CPU and on the tested device."""
     return build_pair(request.param, DEVICE)
 
 
 @pytest.fixture
 def same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samplers draw the same rows on every device: the CPU's."""
+    """Samplers draw the same rows on every device, on the CPU."""
     draw = torch.randperm
 
     def draw_on_cpu(count: int, *, device: torch.device | str = "cpu") -> Tensor:
@@ -143,7 +143,7 @@ def test_losses_and_gradients_agree(pair: Pair) -> None:
         ("training", "roi_heads.box_predictor.cls_score.bias"),
     ],
 )
-def test_a_changed_weight_is_noticed(stage: str, parameter: str) -> None:
+def test_changed_weight_fails_the_check(stage: str, parameter: str) -> None:
     check = {
         "features": check_features,
         "proposals": check_proposals,
@@ -160,24 +160,24 @@ def test_a_changed_weight_is_noticed(stage: str, parameter: str) -> None:
 
 @torch.no_grad()
 def check_features(pair: Pair) -> None:
-    """Every map of the pyramid, normalisation and padding included."""
+    """All feature maps, with normalisation and padding."""
     host, other = ({**model.backbone(model.collate(pair.samples).pixels)} for model in (pair.host, pair.other))
-    hold(pair, "features", max(relative_l2_error(other[name], host[name]) for name in host), FEATURE_TOLERANCE)
+    check_limit(pair, "features", max(relative_l2_error(other[name], host[name]) for name in host), FEATURE_TOLERANCE)
 
 
 @torch.no_grad()
 def check_proposals(pair: Pair) -> None:
-    """Boxes and objectness from the same features."""
+    """Boxes and objectness, from the same features."""
     expected, found = propose(pair)
     shares = [_share_found(a.boxes, b.boxes) for a, b in zip(found, expected, strict=True)]
-    hold(pair, "proposals that differ", 1 - min(shares), 1 - SHARE_OF_PROPOSALS)
+    check_limit(pair, "proposals that differ", 1 - min(shares), 1 - SHARE_OF_PROPOSALS)
     errors = [_error_by_spread(a.objectness[:20], b.objectness[:20]) for a, b in zip(found, expected, strict=True)]
-    hold(pair, "objectness", max(errors), SPREAD_TOLERANCE)
+    check_limit(pair, "objectness", max(errors), SPREAD_TOLERANCE)
 
 
 @torch.no_grad()
 def check_detections(pair: Pair) -> None:
-    """Boxes, classes, scores, masks and keypoints of the same features and proposals."""
+    """Boxes, classes, scores, masks and keypoints, from the same features and proposals."""
     if pair.name == "RetinaNet":
         expected, found = pair.host.predict(pair.samples), pair.other.predict(pair.samples)
     else:
@@ -191,18 +191,18 @@ def check_detections(pair: Pair) -> None:
     assert sum(map(len, expected)) > 10, "too few detections to compare"
     rows = [_matches(a, b) for a, b in zip(found, expected, strict=True)]
     missing = 1 - min(float((match >= 0).float().mean()) for match in rows)
-    hold(pair, "detections that differ", missing, 1 - SHARE_OF_DETECTIONS)
+    check_limit(pair, "detections that differ", missing, 1 - SHARE_OF_DETECTIONS)
     pairs = [
         (table[match[match >= 0]], truth[(match >= 0).nonzero().flatten()])
         for table, truth, match in zip(found, expected, rows, strict=True)
     ]
-    hold(pair, "scores", max(_largest(a.scores - b.scores) for a, b in pairs), SCORE_TOLERANCE)
+    check_limit(pair, "scores", max(_largest(a.scores - b.scores) for a, b in pairs), SCORE_TOLERANCE)
     if expected[0].masks is not None:
         errors = [_error_by_spread(a.masks.probabilities, b.masks.probabilities) for a, b in pairs]
-        hold(pair, "masks", max(errors), SPREAD_TOLERANCE)
+        check_limit(pair, "masks", max(errors), SPREAD_TOLERANCE)
     if expected[0].keypoints is not None:
         moved = [(a.keypoints[..., :2] - b.keypoints[..., :2]).norm(dim=-1).flatten() for a, b in pairs]
-        hold(pair, "keypoints that differ", float((torch.cat(moved) > 1).float().mean()), 1 - SHARE_OF_KEYPOINTS)
+        check_limit(pair, "keypoints that differ", float((torch.cat(moved) > 1).float().mean()), 1 - SHARE_OF_KEYPOINTS)
 
 
 def check_training(pair: Pair) -> None:
@@ -211,17 +211,17 @@ def check_training(pair: Pair) -> None:
     expected = losses_and_gradients(pair.host, pair.samples, proposals)
     found = losses_and_gradients(pair.other, pair.samples, proposals)
     errors = [abs(found[0][name] - loss) / max(abs(loss), 1e-3) for name, loss in expected[0].items()]
-    hold(pair, "losses", max(errors), LOSS_TOLERANCE)
+    check_limit(pair, "losses", max(errors), LOSS_TOLERANCE)
     assert expected[1].keys() == found[1].keys()
     floor = NEGLIGIBLE_GRADIENT * max(float(gradient.norm()) for gradient in expected[1].values())
     errors = [relative_l2_error(found[1][name], gradient, floor=floor) for name, gradient in expected[1].items()]
-    hold(pair, "gradients", max(errors), GRADIENT_TOLERANCE)
+    check_limit(pair, "gradients", max(errors), GRADIENT_TOLERANCE)
 
 
 def losses_and_gradients(
     model: nn.Module, samples: list[Sample], proposals: Sequence[Proposals] | None
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Of one training step; region heads see the proposals that are given, not those of their own RPN."""
+    """Losses and gradients of one step; RoI heads get `proposals` instead of those of the RPN, if given."""
     model.train()
     model.zero_grad()
     output = model.losses(samples) if proposals is None else _losses_with(model, samples, proposals)
@@ -241,7 +241,7 @@ def _losses_with(model: Any, samples: list[Sample], proposals: Sequence[Proposal
 
 @torch.no_grad()
 def propose(pair: Pair) -> tuple[list[Proposals], list[Proposals]]:
-    """The proposals of both, on the CPU, from the CPU's features."""
+    """Proposals of both models, computed from the features of the CPU model and copied to the CPU."""
     batch = pair.host.collate(pair.samples)
     features = pair.host.backbone(batch.pixels)
     expected = pair.host.proposal_generator.predict(features, batch)
@@ -249,14 +249,14 @@ def propose(pair: Pair) -> tuple[list[Proposals], list[Proposals]]:
     return expected, [table.to("cpu") for table in found]
 
 
-def hold(pair: Pair, what: str, value: float, limit: float) -> None:
-    """Print a measured difference, for dev/gpu_checks.py to collect, and compare it with its limit."""
+def check_limit(pair: Pair, what: str, value: float, limit: float) -> None:
+    """Print a measured difference for dev/gpu_checks.py, and check that it is at most `limit`."""
     print(f"\nagreement: {pair.name} | {what} | {value:.2g} | {limit:.2g}")
     assert value <= limit, f"{pair.name}: {what} differ by {value:.3g}, the limit is {limit:.2g}"
 
 
 def relative_l2_error(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
-    """L2 norm of the difference by that of the expected values, or by `floor` where that is larger."""
+    """L2 norm of the difference, divided by that of the expected values but at least by `floor`."""
     return float((found.cpu() - expected).norm() / max(float(expected.norm()), floor))
 
 
@@ -269,7 +269,7 @@ def _share_found(found: Tensor, expected: Tensor) -> float:
 
 
 def _matches(found: Detections, expected: Detections) -> Tensor:
-    """(R,) for each expected detection the row of the same in `found`, -1 where there is none."""
+    """(R,) for each expected detection, the matching row of `found`, or -1."""
     overlaps = box_iou(expected.boxes, found.boxes) * (expected.classes[:, None] == found.classes)
     best, rows = overlaps.max(dim=1)
     return torch.where(best > SAME_BOX, rows, -1)

@@ -1,4 +1,4 @@
-"""dev/gpu_checks.py is known to work before there is a GPU: its report, its limits, and a part at tiny size."""
+"""dev/gpu_checks.py without a GPU: report, time limits, and a part at tiny size."""
 
 import importlib
 import json
@@ -23,14 +23,14 @@ def modules() -> Iterator[dict[str, ModuleType]]:
         sys.modules.pop(name, None)
 
 
-def test_report_holds_measurements_profiles_and_failures(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_report_contains_measurements_profiles_and_failures(modules: dict[str, ModuleType], tmp_path: Path) -> None:
     report = modules["gpu_report"]
     fine, broken = report.PartResult("fine", seconds=3.4), report.PartResult("broken")
     fine.add("features", 1.234567e-6, 1e-4)
     fine.profiles["step"] = {"seconds": 0.5, "idle_share": 0.25, "operations": [["aten::mm", 7, 12.34, 0.5]]}
     with broken.attempt("second half"):
         broken.add("first half", "measured")
-        raise RuntimeError("out of luck")
+        raise RuntimeError("out of memory")
     text = report.write_report(tmp_path / "out", [fine, broken], {"on_gpu": True, "device": "a GPU"})
     assert text == (tmp_path / "out" / "gpu_checks.md").read_text()
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
@@ -43,44 +43,44 @@ def test_report_holds_measurements_profiles_and_failures(modules: dict[str, Modu
     ):
         assert row in lines
     assert "device a GPU" in text
-    assert "speeds mean nothing" not in text
-    assert "the GPU idle 25% of it" in text
-    assert "RuntimeError: out of luck" in text
+    assert "speeds are not meaningful" not in text
+    assert "GPU idle 25% of the time" in text
+    assert "RuntimeError: out of memory" in text
     parts = json.loads((tmp_path / "out" / "gpu_checks.json").read_text())["parts"]
     assert [part["status"] for part in parts] == ["passed", "failed"]
     assert parts[0]["rows"] == [["features", 1.234567e-6, 1e-4]]
 
 
-def test_a_failing_part_keeps_its_measurements_and_its_traceback(
+def test_failed_part_keeps_measurements_and_traceback(
     modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks, report = modules["gpu_checks"], modules["gpu_report"]
 
     def fail(result, on_gpu: bool) -> None:  # noqa: ARG001
         result.add("before", 1.0)
-        raise ValueError("this part fails on purpose")
+        raise ValueError("failed in the test")
 
     monkeypatch.setitem(checks.PARTS, "failing", checks.Part(fail, limit=1))
     path = tmp_path / "result.json"
     assert checks._run_here("failing", str(path)) == 1
     result = report.PartResult.read("failing", path)
     assert (result.status, result.rows) == ("failed", [["before", 1.0, ""]])
-    assert "this part fails on purpose" in result.failures[0]
+    assert "failed in the test" in result.failures[0]
 
 
-def test_a_process_that_dies_or_takes_too_long_is_told_apart(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_crash_and_timeout_have_different_status(modules: dict[str, ModuleType], tmp_path: Path) -> None:
     checks = modules["gpu_checks"]
     died = checks.run_part("no such part", 60, tmp_path / "a.json")
     assert died.status == "failed"
     assert "invalid choice: 'no such part'" in died.failures[0]
-    assert checks.run_part("digits quickstart", 0.05, tmp_path / "b.json").status == "ran out of time"
+    assert checks.run_part("digits quickstart", 0.05, tmp_path / "b.json").status == "timed out"
 
 
-def test_the_run_goes_on_after_a_failed_part_and_says_so_in_its_exit_status(
+def test_run_continues_after_failed_part_with_exit_status_1(
     modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks, report = modules["gpu_checks"], modules["gpu_report"]
-    statuses = dict(zip(checks.PARTS, ("passed", "failed", "ran out of time", "passed"), strict=True))
+    statuses = dict(zip(checks.PARTS, ("passed", "failed", "timed out", "passed"), strict=True))
 
     def run_part(name: str, limit: float, path: Path):  # noqa: ARG001
         return report.PartResult(name, status=statuses[name])
@@ -96,17 +96,17 @@ def test_the_run_goes_on_after_a_failed_part_and_says_so_in_its_exit_status(
     assert (tmp_path / "other" / "gpu_checks.md").is_file()
 
 
-def test_all_limits_together_are_at_most_five_minutes(modules: dict[str, ModuleType]) -> None:
+def test_time_limits_add_up_to_at_most_five_minutes(modules: dict[str, ModuleType]) -> None:
     assert sum(part.limit for part in modules["gpu_checks"].PARTS.values()) <= 300
 
 
-def test_busy_time_is_the_union_of_the_kernels(modules: dict[str, ModuleType]) -> None:
+def test_busy_time_is_union_of_kernel_intervals(modules: dict[str, ModuleType]) -> None:
     busy_length = modules["gpu_speed"].busy_length
     assert busy_length([(5, 6), (0, 2), (1, 3), (1.5, 2), (3, 4)]) == 5
     assert busy_length([]) == 0
 
 
-def test_training_is_measured_against_torchvision(
+def test_training_measurement_has_ratio_to_torchvision_and_profile(
     modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speed = modules["gpu_speed"]

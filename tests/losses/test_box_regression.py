@@ -1,4 +1,4 @@
-"""Box losses by hand and against torchvision."""
+"""Box losses against hand-computed values and torchvision."""
 
 import math
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ IDENTITY: Any = SimpleNamespace(encode=lambda _, targets: targets, decode=lambda
 
 
 def loss_of(name: str, predicted: Tensor, target: Tensor, *, beta: float = 0.0) -> Tensor:
-    """Of deltas that are the boxes themselves."""
+    """The loss with an identity box coder."""
     return BOX_LOSSES.get(name)(beta)(predicted, target, target, IDENTITY)
 
 
@@ -34,21 +34,21 @@ def test_smooth_l1_with_beta_zero_is_l1(name: str, beta: float) -> None:
 
 
 @pytest.mark.parametrize(("name", "beta"), [("smooth_l1", 0.0), ("l1", 1.0)])
-def test_delta_losses_compare_deltas(name: str, beta: float) -> None:
-    # The delta of twice the width around the same centre is log 2.
+def test_smooth_l1_and_l1_compare_deltas(name: str, beta: float) -> None:
+    # A box of twice the width with the same centre has the delta log 2.
     loss = BOX_LOSSES.get(name)(beta)
     source, target = torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[-1.0, 0.0, 3.0, 2.0]])
     assert math.isclose(loss(torch.zeros(1, 4), source, target, BoxCoder((1, 1, 1, 1))), math.log(2), rel_tol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("giou", 1 + 1 / 3), ("diou", 1 + 4 / 10), ("ciou", 1 + 4 / 10)])
-def test_iou_losses_by_hand(name: str, expected: float) -> None:
+def test_iou_losses_of_disjoint_squares(name: str, expected: float) -> None:
     # Two unit squares with a gap of 1: IoU 0, union 2, hull 3 x 1, distance of the centres 2.
     loss = loss_of(name, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
     assert loss.item() == pytest.approx(expected)
 
 
-def test_complete_iou_loss_and_gradient_agree_with_torchvision() -> None:
+def test_complete_iou_loss_and_gradient_equal_torchvision() -> None:
     predicted, target = random_boxes(60, seed=0).requires_grad_(), random_boxes(60, seed=1)
     ours, theirs = complete_iou_loss(predicted, target), torchvision.ops.complete_box_iou_loss(predicted, target)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -57,7 +57,7 @@ def test_complete_iou_loss_and_gradient_agree_with_torchvision() -> None:
 
 
 @pytest.mark.parametrize("name", IOU_LOSSES)
-def test_iou_losses_are_finite_on_empty_boxes(name: str) -> None:
+def test_iou_losses_of_empty_boxes_are_finite(name: str) -> None:
     point = torch.tensor([[3.0, 3.0, 3.0, 3.0]], requires_grad=True)
     loss = loss_of(name, point, torch.tensor([[3.0, 3.0, 3.0, 3.0]]))
     (gradient,) = torch.autograd.grad(loss, point)
@@ -66,7 +66,7 @@ def test_iou_losses_are_finite_on_empty_boxes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IOU_LOSSES)
-def test_iou_losses_of_decoded_boxes_vanish_on_the_target(name: str) -> None:
+def test_iou_losses_of_decoded_targets_are_zero(name: str) -> None:
     coder = BoxCoder((10, 10, 5, 5))
     source, target = random_boxes(5, seed=0), random_boxes(5, seed=1)
     loss = BOX_LOSSES.get(name)(0.0)(coder.encode(source, target), source, target, coder)

@@ -24,17 +24,17 @@ def reference(window: np.ndarray, origin: tuple[int, int], size: tuple[int, int]
     return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
 
 
-def test_runs_go_down_the_columns() -> None:
+def test_runs_are_column_major() -> None:
     window = np.array([[1, 0], [1, 1]], dtype=bool)
-    # Column 2 begins at 10, its row 1 at 11: two ones, then column 3, row 2 at 17.
+    # Column 2 starts at 10, its row 1 at 11: two ones; then row 2 of column 3 at 17.
     assert run_lengths(window, (2, 1), SIZE).tolist() == [11, 2, 4, 1, 17]
 
 
-def test_runs_join_over_full_columns() -> None:
+def test_runs_continue_over_full_columns() -> None:
     assert run_lengths(np.ones((5, 2), dtype=bool), (3, 0), SIZE).tolist() == [15, 10, 10]
 
 
-def test_mask_at_the_first_and_the_last_pixel() -> None:
+def test_runs_of_first_and_last_pixel() -> None:
     assert run_lengths(np.ones(SIZE, dtype=bool), (0, 0), SIZE).tolist() == [0, 35]
     assert run_lengths(np.ones((1, 1), dtype=bool), (6, 4), SIZE).tolist() == [34, 1]
 
@@ -47,18 +47,18 @@ def test_empty_mask_is_one_run_of_zeros(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_random_windows_encode_as_in_pycocotools(seed: int) -> None:
+def test_encoded_windows_equal_pycocotools(seed: int) -> None:
     random = np.random.default_rng(seed)
     size = tuple(random.integers(1, 12, size=2).tolist())
     height, width = random.integers(1, size[0] + 1), random.integers(1, size[1] + 1)
     if seed % 2:
-        height = size[0]  # the whole height, where runs join from column to column
+        height = size[0]  # full height, where runs continue in the next column
     origin = (int(random.integers(0, size[1] - width + 1)), int(random.integers(0, size[0] - height + 1)))
     window = random.random((height, width)) < 0.6
     assert encode(window, origin, size) == reference(window, origin, size)
 
 
-def test_no_masks() -> None:
+def test_encoding_no_windows_is_empty() -> None:
     assert encode_windows([], SIZE) == []
 
 
@@ -68,12 +68,12 @@ def masks() -> list[np.ndarray]:
     random = [(shape < rng.random()).astype(np.uint8) for shape in shapes]
     corner, full = np.zeros((5, 7), np.uint8), np.ones((6, 3), np.uint8)
     corner[4, 6] = 1
-    around_the_border = np.array([[0, 1], [1, 0]], np.uint8)  # down the columns 0 1 1 0: one run in two columns
+    around_the_border = np.array([[0, 1], [1, 0]], np.uint8)  # columns 0 1 and 1 0: one run over two columns
     return [mask for mask in random if mask.any()] + [corner, full, around_the_border]
 
 
 @pytest.mark.parametrize("mask", masks())
-def test_decoded_window_is_the_mask(mask: np.ndarray) -> None:
+def test_decoded_window_equals_mask(mask: np.ndarray) -> None:
     rle = coco_mask.encode(np.asfortranarray(mask))
     window = decode_window(rle)
     assert window is not None
@@ -84,13 +84,13 @@ def test_decoded_window_is_the_mask(mask: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("mask", masks())
-def test_box_is_that_of_pycocotools(mask: np.ndarray) -> None:
+def test_bounding_box_equals_pycocotools(mask: np.ndarray) -> None:
     rle = coco_mask.encode(np.asfortranarray(mask))
     x, y, width, height = coco_mask.toBbox(rle).tolist()
     assert bounding_box(rle) == (x, y, x + width, y + height)
 
 
-def test_plain_counts_are_read_like_compressed_ones() -> None:
+def test_uncompressed_counts_are_accepted() -> None:
     # Columns of height 3: 0 1 1 | 1 0 0
     assert read_runs({"size": [3, 2], "counts": [1, 3, 2]}).tolist() == [1, 3, 2]
     compressed = coco_mask.frPyObjects({"size": [3, 2], "counts": [1, 3, 2]}, 3, 2)
@@ -119,13 +119,13 @@ def test_empty_mask_has_no_window() -> None:
         ("P" * 20 + "0", "too large"),
     ],
 )
-def test_runs_that_do_not_fit_the_image_are_refused(counts: list[int] | str, message: str) -> None:
+def test_invalid_runs_raise(counts: list[int] | str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode_window({"size": [3, 2], "counts": counts})
 
 
 @pytest.mark.parametrize("mask", masks())
-def test_encoding_and_area_are_those_of_pycocotools(mask: np.ndarray) -> None:
+def test_encoding_and_area_equal_pycocotools(mask: np.ndarray) -> None:
     encoded = rle_ops.encode(mask != 0)
     assert encoded == {"size": list(mask.shape), "counts": coco_mask.encode(np.asfortranarray(mask))["counts"].decode()}
     assert rle_ops.area(encoded) == mask.sum()
@@ -139,6 +139,6 @@ def test_compress_accepts_lists_bytes_and_text() -> None:
         assert compress({"size": [3, 2], "counts": counts}) == expected
 
 
-def test_merge_is_the_union() -> None:
+def test_merge_is_union() -> None:
     first, second = np.array([[1, 1, 0, 0]]), np.array([[0, 1, 1, 0]])
     assert merge([rle_ops.encode(first), rle_ops.encode(second)]) == rle_ops.encode(first | second)

@@ -1,4 +1,4 @@
-"""`repr` of tables and records: counts and shapes, on one line however many rows there are."""
+"""`repr` of tables and records: counts and shapes on one line, for any number of rows."""
 
 import numpy as np
 import pytest
@@ -46,14 +46,14 @@ RECORD = ImageRecord(1, LoadedImage("a", np.zeros((100, 60, 3), np.uint8)), SIZE
     ],
     ids=lambda record: type(record).__name__,
 )
-def test_repr_is_short(record: object) -> None:
+def test_repr_is_one_short_line(record: object) -> None:
     text = repr(record)
     assert text.startswith(f"{type(record).__name__}(")
     assert "\n" not in text
     assert len(text) < 500
 
 
-def test_repr_has_counts_shapes_and_the_image_size() -> None:
+def test_repr_has_counts_shapes_and_image_size() -> None:
     table = Detections(SIZE, BOXES[:1], torch.rand(1), INDICES[:1], MASKS[:1])
     assert repr(table) == (
         "Detections(1 row, image_size=(100, 60), boxes=<1x4 float32>, scores=<1 float32>, classes=<1 int64>, "

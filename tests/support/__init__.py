@@ -1,1 +1,1 @@
-"""Helpers that tests of several folders import: `from support.references import find_case`."""
+"""Helpers of the tests, e.g. `from support.references import find_case`."""

@@ -1,4 +1,4 @@
-"""The blocks of code in README.md and in the pages of docs/."""
+"""Code blocks and links of README.md and the pages of docs/."""
 
 import re
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ PAGES = (README, *sorted(DOCS.glob("**/*.md")))
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of code. One whose first line is `# my_lab.py` or `# cells.yaml` is the file of that name."""
+    """A fenced code block; a first line such as `# my_lab.py` or `# cells.yaml` gives it a file name."""
 
-    page: str  # path from the root of the repository
-    line: int  # of its first line of code
+    page: str  # path relative to the repository
+    line: int  # of the first line of code
     language: str
     text: str
 
@@ -25,34 +25,34 @@ class Block:
         return name.group(1) if name else None
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"{self.page}:{self.line}"
 
 
 def blocks(*languages: str, pages: tuple[Path, ...] = PAGES) -> list[Block]:
-    """The blocks in these languages, in the order of the pages."""
+    """Code blocks in the given languages, in page order."""
     return [block for page in pages for block in _blocks_of(page) if block.language in languages]
 
 
 def commands(pages: tuple[Path, ...] = PAGES) -> list[tuple[str, str]]:
-    """(place, command) of each command line in a bash block; continued lines are one, comments are left out."""
+    """(location, command) per command of the bash blocks; continuation lines are joined, comments removed."""
     found = []
     for block in blocks("bash", pages=pages):
         for line in block.text.replace("\\\n", " ").splitlines():
             command = re.split(r"(?:^|\s)#", line)[0].strip()
             if command:
-                found.append((block.place, command))
+                found.append((block.location, command))
     return found
 
 
 def block_with(words: str) -> Block:
-    """The only block of YAML or Python that contains `words`."""
+    """The only YAML or Python block that contains `words`."""
     (found,) = [block for block in blocks("yaml", "python") if words in block.text]
     return found
 
 
 def links(page: Path) -> list[str]:
-    """The targets of the links of a page that lead to files of the repository, without `#section`."""
+    """Targets of the links of a page to files of the repository, without `#section`."""
     targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     return [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
 

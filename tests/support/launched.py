@@ -1,4 +1,4 @@
-"""Work for `launch`: functions that new processes import, each with a fault or an end at a fixed moment."""
+"""Functions for tests of `launch`, importable by new processes, most of them with a fault."""
 
 import os
 import signal
@@ -12,29 +12,29 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 def count_processes(folder: str) -> int:
-    """A file for each process with the ranks of all."""
+    """Write one file per process with the ranks of all processes."""
     ranks = gather_over_processes(rank())
     (Path(folder) / f"{rank()}.txt").write_text(f"{ranks} {maximum_over_processes([float(rank()), 5.0])}")
     return 0
 
 
 def crash_second() -> int:
-    """An error in the second process, while the first would never end."""
+    """Raise an error in the second process; the first waits forever."""
     if rank() == 1:
-        raise RuntimeError("this process fails on purpose")
+        raise RuntimeError("failed in the test")
     threading.Event().wait()
     return 0
 
 
-def find_mistake(folder: str) -> int:
-    """A mistake of the user in every process, which a file counts."""
+def raise_user_error(folder: str) -> int:
+    """Raise a UserError in every process; one line per start in a file."""
     with (Path(folder) / f"{rank()}.txt").open("a") as file:
         file.write("started\n")
     raise UserError("SOLVER.X = 1 is wrong")
 
 
 def diverge_in_second() -> int:
-    """A non-finite loss in the second process, while the first would never end."""
+    """Raise a non-finite loss in the second process; the first waits forever."""
     if rank() == 1:
         raise NonFiniteLossError("the loss is not finite in iteration 3")
     threading.Event().wait()
@@ -42,7 +42,7 @@ def diverge_in_second() -> int:
 
 
 def die_once(folder: str) -> int:
-    """SIGKILL in the first attempt; the second writes a file."""
+    """Kill the process in the first attempt; write a file in the second."""
     if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
     (Path(folder) / "attempt").write_text(os.environ["TORCHELASTIC_RESTART_COUNT"])
@@ -50,7 +50,7 @@ def die_once(folder: str) -> int:
 
 
 def save_on_sigterm(folder: str) -> int:
-    """Has the launcher terminated, and saves when the launcher has passed that on."""
+    """Terminate the launcher, and save when it forwards SIGTERM."""
     is_terminated = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: is_terminated.set())
     os.kill(os.getppid(), signal.SIGTERM)
@@ -61,7 +61,7 @@ def save_on_sigterm(folder: str) -> int:
 
 
 def ignore_sigterm() -> int:
-    """Has the launcher terminated, and goes on."""
+    """Terminate the launcher, and ignore the SIGTERM that it forwards."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.kill(os.getppid(), signal.SIGTERM)
     threading.Event().wait()

@@ -1,4 +1,4 @@
-"""Functions that run in several processes, which exchange tensors over gloo."""
+"""Runs functions in several processes of a gloo group."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -13,13 +13,18 @@ PRELOADED = ["torch", "torch.distributed", "mrcnn_zoo.modeling", "mrcnn_zoo.trai
 
 
 def run_in_processes(function: Callable[..., Any], *arguments: Any, folder: Path, count: int = 2) -> list[Any]:
-    """`function(rank, *arguments)` in `count` processes of one group, each with one thread; the results by rank.
+    """Run `function(rank, *arguments)` in `count` processes of one group, with one thread each.
 
-    Processes are forked from a server that has imported torch once, so each starts in a tenth of a second.
+    Processes are forked from a server that has imported torch, so each starts in a tenth of a second.
 
     Args:
-        function: of a module, so that another process can import it; what it returns must be picklable.
-        folder: empty; processes meet there and leave their results.
+        function: importable; its result must be picklable.
+        arguments: picklable.
+        folder: empty; used for the rendezvous and the results.
+        count: number of processes.
+
+    Returns:
+        The results by rank.
 
     Raises:
         torch.multiprocessing.ProcessRaisedException: a process failed; the traceback is in the message.
@@ -32,7 +37,7 @@ def run_in_processes(function: Callable[..., Any], *arguments: Any, folder: Path
 
 def _run_in_group(rank: int, function: Callable[..., Any], arguments: tuple[Any, ...], folder: str, count: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count)
     result = function(rank, *arguments)
     torch.save(result, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

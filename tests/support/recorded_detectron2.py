@@ -1,4 +1,4 @@
-"""Detectron2's recorded models, built here from their configs and weights, and their images with ground truth."""
+"""Recorded models of Detectron2, built from their configs and weights, and their images with ground truth."""
 
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ NUM_IMAGES = 2
 
 @dataclass
 class FixedPoints:
-    """The same points in every region, instead of random ones."""
+    """Point sampler that returns the same points for every region."""
 
     points: Tensor  # (P, 2) in the unit square
 
@@ -33,7 +33,7 @@ def build_recorded(case: RecordedCase) -> nn.Module:
 
 
 def recorded_samples(case: RecordedCase) -> list[Sample]:
-    """The images with their targets; `original_size` is the size in which Detectron2 reported its results."""
+    """The images with their targets; `original_size` is the size of Detectron2's recorded results."""
     return [_sample(case, number) for number in range(NUM_IMAGES)]
 
 

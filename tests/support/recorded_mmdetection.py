@@ -1,4 +1,4 @@
-"""MMDetection's recorded models, converted to this package's names and settings."""
+"""Recorded models of MMDetection, and their conversion."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ CASES = ("faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "mask_scoring_rcnn_r50_fpn"
 
 @dataclass
 class MMDetectionCase:
-    """A recorded case, with the settings that MMDetection built its model from."""
+    """A recorded case with its weights and MMDetection's model settings."""
 
     case: RecordedCase
     weights: dict[str, Tensor]
@@ -34,18 +34,18 @@ class MMDetectionCase:
         return json.loads((self.case.folder / "model_settings.json").read_text())
 
     def convert(self, meta: dict[str, Any] | None = None) -> Conversion:
-        """With `meta` in place of the recorded settings, if given."""
+        """Convert the weights; `meta` replaces the recorded settings if given."""
         return MMDetectionConverter().convert(self.weights, {"settings": self.settings} if meta is None else meta)
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """Writes a checkpoint as MMDetection does, and the settings; returns both paths."""
+        """Write a checkpoint in MMDetection's format, and the settings; returns both paths."""
         paths = folder / "model.pth", folder / "model_settings.json"
         torch.save({"meta": {}, "state_dict": self.weights}, paths[0])
         paths[1].write_text(json.dumps(self.settings))
         return paths
 
     def sample(self) -> Sample:
-        """The image in the channel order of the converted settings."""
+        """The image, with the channel order of the converted settings."""
         height, width = self.case.arrays["out_size"].tolist()
         channels = {"BGR": [0, 1, 2], "RGB": [2, 1, 0]}[self.convert().settings["INPUT.FORMAT"]]
         image = self.tensor("image").permute(2, 0, 1)[channels]
@@ -58,9 +58,9 @@ class MMDetectionCase:
         return self.case.tensor(name)
 
     def masks(self) -> Tensor:
-        """The masks of the detections, (N, H, W) of bool."""
+        """Masks of the detections, (R, H, W) bool."""
         return self.case.bitmaps("masks", self.case.arrays["masks_shape"][-1])
 
     def box_scores(self) -> Tensor:
-        """Where masks are scored, `scores` are those of the masks."""
+        """Scores of the boxes; with Mask Scoring, `scores` are those of the masks."""
         return self.tensor("box_scores" if self.has("box_scores") else "scores")

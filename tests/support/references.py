@@ -1,4 +1,4 @@
-"""Results recorded from other projects: small ones in tests/references, the others in ../shared beside the checkout."""
+"""Results recorded from other projects: small ones in tests/references, the others in ../shared."""
 
 import functools
 import json
@@ -18,14 +18,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCES = REPOSITORY / "tests" / "references"
 SHARED = REPOSITORY.parent / "shared"
 COMMITTED_CASES = frozenset({"mask_rcnn_R_50_FPN", "retinanet_R_50_FPN", "mmdetection/mask_rcnn_r50_fpn"})
-SPLIT_BYTES = ".float32"  # suffix of arrays that are stored as four planes of bytes, which compress better
+SPLIT_BYTES = ".float32"  # suffix of arrays stored as four byte planes, which compress better
 
 
 def shared_folder() -> Path:
-    """`../shared`, with large references and real images; the test is skipped without it, and fails where CI is set."""
+    """`../shared`, with large references and real images; without it the test is skipped, or fails if CI is set."""
     if (SHARED / "reference").is_dir():
         return SHARED
-    message = f"needs the reference data in {SHARED}, which is not there"
+    message = f"needs the reference data in {SHARED}, which does not exist"
     if os.environ.get("CI"):
         pytest.fail(f"{message} (CI is set)", pytrace=False)
     pytest.skip(message)
@@ -33,19 +33,19 @@ def shared_folder() -> Path:
 
 @dataclass(frozen=True)
 class RecordedCase:
-    """A model of another project with random weights, its input and its results."""
+    """A recorded model of another project: random weights, inputs and results."""
 
-    name: str  # Detectron2's: `<case>`; MMDetection's: `mmdetection/<case>`
+    name: str  # `<case>` for Detectron2, `mmdetection/<case>` for MMDetection
     folder: Path
 
     @functools.cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Inputs and results, as ../shared/README.md describes them."""
+        """Inputs and results, described in ../shared/README.md."""
         return read_arrays(self.folder / "io.npz")
 
     @functools.cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The state dict, under the project's own names."""
+        """The state dict, with the names of the project."""
         packed = self.folder / "weights.npz"
         if packed.is_file():
             return {name: torch.from_numpy(array) for name, array in read_arrays(packed).items()}
@@ -54,7 +54,7 @@ class RecordedCase:
 
     @functools.cached_property
     def gradient_norms(self) -> dict[str, float]:
-        """Parameter name -> L2 norm of its gradient; Detectron2's cases alone."""
+        """Parameter name -> L2 norm of its gradient; only for Detectron2."""
         return json.loads((self.folder / "grad_norms.json").read_text())
 
     @property
@@ -66,14 +66,14 @@ class RecordedCase:
         return torch.from_numpy(self.arrays[name])
 
     def bitmaps(self, name: str, width: int) -> Tensor:
-        """Masks (N, H, width) of bool, which are stored as bits along the last axis."""
+        """Masks (R, H, width) bool, stored as bits along the last axis."""
         return torch.from_numpy(np.unpackbits(self.arrays[name], axis=-1)[..., :width].astype(bool))
 
 
 def find_case(name: str) -> RecordedCase:
-    """The recorded case `mask_rcnn_R_50_FPN` (Detectron2) or `mmdetection/mask_rcnn_r50_fpn`.
+    """Find a recorded case, e.g. `mask_rcnn_R_50_FPN` (Detectron2) or `mmdetection/mask_rcnn_r50_fpn`.
 
-    Committed cases are always there; the others skip or fail the test as `shared_folder` does.
+    Cases that are not committed need `shared_folder`.
     """
     path = name if name.startswith("mmdetection/") else f"detectron2/fixtures/{name}"
     root = REFERENCES if name in COMMITTED_CASES else shared_folder() / "reference"
@@ -81,7 +81,7 @@ def find_case(name: str) -> RecordedCase:
 
 
 def detectron2_defaults() -> dict[str, Any]:
-    """Detectron2's config keys with their defaults."""
+    """Config keys of Detectron2 and their defaults."""
     return json.loads((REFERENCES / "detectron2" / "config_defaults.json").read_text())
 
 
@@ -114,12 +114,12 @@ def detectron2_shapes() -> dict[str, dict[str, str]]:
 
 
 def shapes_of(module: torch.nn.Module) -> dict[str, str]:
-    """The state dict of `module` in the form of `detectron2_shapes`."""
+    """Shapes of the state dict of `module`, in the format of `detectron2_shapes`."""
     return {name: "x".join(map(str, value.shape)) for name, value in module.state_dict().items()}
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file; those under names that end with `SPLIT_BYTES` are put together again."""
+    """Read the arrays of an .npz file; those with suffix `SPLIT_BYTES` are joined from byte planes."""
     with np.load(path) as stored:
         return dict(_joined(name, stored[name]) for name in stored.files)
 
@@ -131,6 +131,6 @@ def _joined(name: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
 
 
 def relative_error(ours: Tensor, recorded: Tensor) -> float:
-    """The largest difference of two tensors of one shape, as a fraction of the largest recorded magnitude."""
+    """Largest absolute difference, relative to the largest recorded magnitude."""
     assert ours.shape == recorded.shape
     return ((ours - recorded).abs().max() / recorded.abs().max()).item()

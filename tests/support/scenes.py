@@ -1,4 +1,4 @@
-"""Hand-made boxes, images and objects."""
+"""Synthetic boxes, images and objects."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from mrcnn_zoo.structures import BoxedBitmaps, FeatureSpec, Proposals, Sample, T
 def random_boxes(
     count: int, *, seed: int = 0, extent: float = 80.0, sides: tuple[float, float] = (1.0, 40.0)
 ) -> Tensor:
-    """Boxes (count, 4): first corners uniform in [0, extent) pixels, sides uniform in `sides`."""
+    """Boxes (count, 4): top-left corners uniform in [0, extent) pixels, sides uniform in `sides`."""
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand((count, 2), generator=generator) * extent
     shortest, longest = sides
@@ -20,7 +20,7 @@ def random_boxes(
 
 
 def scored_boxes(count: int, num_classes: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Overlapping boxes (count, 4) with random scores (count,) and classes (count,), as input of suppression."""
+    """Overlapping boxes (count, 4) with random scores (count,) and classes (count,), as input of NMS."""
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand((count, 2), generator=generator) * 60
     boxes = torch.cat((corners, corners + 10 + torch.rand((count, 2), generator=generator) * 30), dim=1)
@@ -29,7 +29,7 @@ def scored_boxes(count: int, num_classes: int, *, seed: int = 0) -> tuple[Tensor
 
 
 def smooth_sample(height: int = 64, width: int = 96) -> Sample:
-    """An image of slowly changing colours, without targets; resizing it changes its values little."""
+    """A smooth image without targets; resizing changes its values little."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randint(0, 256, (1, 3, 8, 12), generator=generator).float()
     image = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].to(torch.uint8)
@@ -52,7 +52,7 @@ def filled_boxes(boxes: Tensor, image_size: tuple[int, int]) -> BoxedBitmaps:
 
 
 class RegionScene:
-    """Two objects of classes 3 and 4 that fill their boxes, proposals, and maps of a pyramid."""
+    """Two objects of classes 3 and 4 with masks that fill their boxes, proposals, and FPN feature maps."""
 
     size = (64, 96)
     specs = {  # noqa: RUF012
@@ -66,7 +66,7 @@ class RegionScene:
     )
 
     def features(self, images: int) -> dict[str, Tensor]:
-        """Random maps that take gradients."""
+        """Random feature maps that require gradients."""
         generator = torch.Generator().manual_seed(0)
         height, width = self.size
         return {
@@ -77,7 +77,7 @@ class RegionScene:
         }
 
     def targets(self, count: int = 2) -> Targets:
-        """The first objects, with keypoints in two corners and the middle."""
+        """The first `count` objects, with keypoints at two corners and the centre."""
         boxes = self.boxes[:count]
         start, end = boxes[:, :2], boxes[:, 2:]
         points = torch.stack((start, end, (start + end) / 2), dim=1)

@@ -1,4 +1,4 @@
-"""Small models: overrides of packaged configs, written `KEY=VALUE` so that commands take them as well."""
+"""Small models: overrides of packaged configs, as `KEY=VALUE`, which commands accept too."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
 BASE_FPN = CONFIGS / "Base-RCNN-FPN.yaml"
 DIGITS = "Quickstart/mask_rcnn_R_18_FPN_digits"
-TINY_YAML = Path(__file__).with_name("tiny_mask_rcnn.yaml")  # learns generated shapes
+TINY_YAML = Path(__file__).with_name("tiny_mask_rcnn.yaml")  # trained on generated shapes
 
-# Layers of eight channels; the depth, the number of classes and the limits are the config's.
+# Layers of eight channels; depth, number of classes and limits are those of the config.
 TINY_LAYERS = (
     "MODEL.DEVICE=cpu",
     "MODEL.RESNETS.STEM_OUT_CHANNELS=8",
@@ -24,9 +24,9 @@ TINY_LAYERS = (
     "MODEL.ROI_BOX_HEAD.FC_DIM=8",
     "MODEL.ROI_MASK_HEAD.CONV_DIM=8",
 )
-# The same for a config whose backbone is a ResNet-50 with weights.
+# The same for configs of a pretrained ResNet-50.
 TINY_RESNET_18 = (*TINY_LAYERS, "MODEL.RESNETS.DEPTH=18", "MODEL.WEIGHTS=")
-# A run on the generated digits that takes a second, without pictures.
+# A run of a second on generated digits, without visualisations.
 FEW_SCENES = (
     "DATASETS.SCENES.NUM_TRAIN=4",
     "DATASETS.SCENES.NUM_VAL=2",
@@ -37,9 +37,9 @@ SCORING_LAYERS = ("predictor", "subnet", "cls_score", "bbox_pred", "objectness",
 
 
 def varied_model(cfg: CfgNode) -> nn.Module:
-    """A model in evaluation mode whose random detections have different scores and boxes.
+    """A model in evaluation mode with random weights and varied scores and boxes.
 
-    The last layers are initialised with weights near 0 for training, after which all scores are nearly equal.
+    With the default initialisation, weights of the last layers are near 0 and all scores nearly equal.
     """
     torch.manual_seed(0)
     model = build_model(cfg).eval()
@@ -50,5 +50,5 @@ def varied_model(cfg: CfgNode) -> nn.Module:
 
 
 def config_of(settings: dict[str, Any], base: str | Path | None = None) -> CfgNode:
-    """The config `base` with {key: value} changed."""
+    """The config `base` with the overrides {key: value}."""
     return load_config(base, [part for item in settings.items() for part in item])

@@ -1,4 +1,4 @@
-"""Python files as the rules of tests/test_architecture.py read them: parsed, with the functions that take a config."""
+"""Parsed Python files for the rules of tests/test_architecture.py."""
 
 import ast
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ class SourceFile:
 
     @property
     def module(self) -> str:
-        """Its name inside the package, e.g. "ops.boxes" or "ops.__init__"; empty outside the package."""
+        """Module name inside the package, e.g. "ops.boxes" or "ops.__init__"; empty outside the package."""
         folder, _, rest = self.path.partition("/")
         return rest.removesuffix(".py").replace("/", ".") if folder == "mrcnn_zoo" else ""
 
     @property
     def part(self) -> str:
-        """The part of the package that it belongs to, e.g. "modeling"; empty outside the package."""
+        """Top-level part of the package, e.g. "modeling"; empty outside the package."""
         return self.module.partition(".")[0]
 
     def violation(self, node: ast.AST, message: str) -> str:
@@ -51,7 +51,7 @@ def keeps_cfg(node: ast.AST) -> bool:
 
 
 def calls_by_function(node: ast.AST, function: str = "") -> Iterator[tuple[str, ast.Call]]:
-    """Every call with the name of the innermost function it stands in."""
+    """(innermost enclosing function, call) of every call."""
     for child in ast.iter_child_nodes(node):
         inner = child.name if isinstance(child, ast.FunctionDef) else function
         if isinstance(child, ast.Call):
@@ -60,7 +60,7 @@ def calls_by_function(node: ast.AST, function: str = "") -> Iterator[tuple[str, 
 
 
 def used_private_functions(tree: ast.Module, *, by: set[str]) -> set[str]:
-    """Names with an underscore that the functions `by` use, directly or through other such names of the module."""
+    """Private names of the module that the functions `by` use, directly or through other private names."""
     names = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
@@ -69,10 +69,10 @@ def used_private_functions(tree: ast.Module, *, by: set[str]) -> set[str]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {ast.unparse(target): node for target in targets}
     used: set[str] = set()
-    waiting = sorted(by)
-    while waiting:
-        found = {n.id for n in ast.walk(names[waiting.pop()]) if isinstance(n, ast.Name) and n.id in names}
-        waiting += sorted(name for name in found - used - by if name.startswith("_") or name.isupper())
+    queue = sorted(by)
+    while queue:
+        found = {n.id for n in ast.walk(names[queue.pop()]) if isinstance(n, ast.Name) and n.id in names}
+        queue += sorted(name for name in found - used - by if name.startswith("_") or name.isupper())
         used |= found
     return {name for name in used if name.startswith("_")}
 

@@ -1,5 +1,5 @@
 # ruff: noqa: ARG002, ARG005 - hooks and builders have fixed signatures
-"""A model of three weights and a trainer around it: small enough to be recomputed by hand."""
+"""A model of three weights and its trainer, small enough for results computed by hand."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ SEED = 7
 
 
 class TinyModel(nn.Module):
-    """Fits the mean of each channel to the image's number, with noise from torch's global generator."""
+    """Linear regression of the image id on the channel means, with noise from torch's global generator."""
 
     def __init__(self, *, noise: float = 0.0) -> None:
         super().__init__()
@@ -35,8 +35,8 @@ class TinyModel(nn.Module):
 
     def losses(self, samples: list[Sample]) -> TrainingOutput:
         means = torch.stack([sample.image.float().mean(dim=(1, 2)) / 255 for sample in samples])
-        wanted = torch.tensor([float(sample.image_id) for sample in samples])
-        errors = self.linear(means).squeeze(1) - wanted + self.noise * torch.rand(len(samples))
+        expected = torch.tensor([float(sample.image_id) for sample in samples])
+        errors = self.linear(means).squeeze(1) - expected + self.noise * torch.rand(len(samples))
         return TrainingOutput(
             losses={"loss_square": errors.square().mean(), "loss_absolute": errors.abs().mean()},
             metrics={"largest_error": errors.detach().abs().max()},
@@ -44,13 +44,13 @@ class TinyModel(nn.Module):
 
 
 def sample_number(number: int) -> Sample:
-    """A 4 x 4 image whose pixels, like its id, follow from the number."""
+    """A 4 x 4 image with pixels and id determined by the number."""
     pixels = torch.randint(0, 256, (3, 4, 4), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
     return Sample(image=pixels, image_id=number % 5, original_size=(4, 4), file_name=f"image_{number}.png")
 
 
 def batches_from(start: int, *, size: int = 2) -> Iterator[list[Sample]]:
-    """Endless batches; batch number b holds the samples b * size, ..."""
+    """Infinite batches; batch b has the samples b * size, ..., b * size + size - 1."""
     number = start
     while True:
         yield [sample_number(number * size + row) for row in range(size)]
@@ -59,7 +59,7 @@ def batches_from(start: int, *, size: int = 2) -> Iterator[list[Sample]]:
 
 @dataclass
 class Recorder(Hook):
-    """Records the total loss, the learning rate and the file names of each step."""
+    """Records total loss, learning rate and file names of each step."""
 
     losses: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
@@ -88,7 +88,7 @@ def make_trainer(
     checkpoint_period: int = 0,
     **updater_parts: Any,
 ) -> Trainer:
-    """A new trainer of the tiny model with checkpoints in `folder`; the same weights each time."""
+    """A new trainer of the tiny model with fixed initial weights and checkpoints in `folder`."""
     seed_everything(SEED)
     model = model or TinyModel(noise=noise)
     groups = [{"params": list(model.parameters()), "lr": 0.1, "initial_lr": 0.1}]

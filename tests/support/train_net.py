@@ -1,4 +1,4 @@
-"""Runs of tools/train_net.py on the tiny Mask R-CNN, in processes of their own."""
+"""Runs tools/train_net.py on the tiny Mask R-CNN in separate processes."""
 
 import os
 import subprocess
@@ -11,23 +11,23 @@ import torch
 from support.small_models import TINY_YAML
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HOOKS = REPOSITORY / "tests" / "training"  # where new processes find the hooks and schedules that configs name
+HOOKS = REPOSITORY / "tests" / "training"  # has hooks and schedules that configs name
 TIME_LIMIT = 300  # seconds
 
 
 def start_train_net(folder: Path, *arguments: str, prefix: tuple[str, ...] = (sys.executable,)) -> Popen[str]:
-    """Start it on the tiny config.
+    """Start the script with the tiny config.
 
     Args:
-        folder: to start it in.
+        folder: working directory.
         arguments: options and overrides.
-        prefix: what starts the script.
+        prefix: command that runs the script.
     """
     script = [str(REPOSITORY / "tools" / "train_net.py"), "--config-file", str(TINY_YAML)]
     return Popen(
         [*prefix, *script, *arguments],
         cwd=folder,
-        # As many threads as here: sums in another order differ in their last bits.
+        # The same number of threads as here: other summation orders change the last bits.
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(HOOKS)]),
@@ -36,20 +36,20 @@ def start_train_net(folder: Path, *arguments: str, prefix: tuple[str, ...] = (sy
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # signals for its group must not reach the tests
+        start_new_session=True,  # signals to its process group must not reach the tests
     )
 
 
 def run_train_net(folder: Path, *arguments: str, prefix: tuple[str, ...] = (sys.executable,)) -> CompletedProcess[str]:
-    """Run it to its end; see `start_train_net`."""
+    """Run the script; see `start_train_net`."""
     return finish(start_train_net(folder, *arguments, prefix=prefix))
 
 
 def finish(process: Popen[str]) -> CompletedProcess[str]:
-    """Wait for its end.
+    """Wait for the process and collect its output.
 
     Raises:
-        subprocess.TimeoutExpired: after TIME_LIMIT; it is killed then.
+        subprocess.TimeoutExpired: after TIME_LIMIT; the process is killed.
     """
     try:
         stdout, stderr = process.communicate(timeout=TIME_LIMIT)
