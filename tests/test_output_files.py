@@ -1,4 +1,4 @@
-"""Where results may go, and how messages count."""
+"""Checks of output paths, and counts in messages."""
 
 import os
 from pathlib import Path
@@ -28,24 +28,24 @@ def test_folder_that_exists_stays_as_it_is(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_expands_to_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert check_output_folder("~/out", option="--output") == tmp_path / "out"
     assert check_output_file("~/out.json", option="--output") == tmp_path / "out.json"
 
 
 @pytest.mark.parametrize(
-    ("place", "words"),
+    ("path", "message"),
     [
         ("file", "--output {file} is a file; name a folder."),
         ("file/below", "--output {file}/below lies below {file}, which is a file; name a folder."),
         ("file/a/b", "--output {file}/a/b lies below {file}, which is a file; name a folder."),
     ],
 )
-def test_folder_that_cannot_be_one_is_refused(file: Path, place: str, words: str) -> None:
+def test_folder_that_cannot_be_one_is_refused(file: Path, path: str, message: str) -> None:
     with pytest.raises(UserError) as refusal:
-        check_output_folder(file.parent / place, option="--output")
-    assert str(refusal.value) == words.format(file=file)
+        check_output_folder(file.parent / path, option="--output")
+    assert str(refusal.value) == message.format(file=file)
 
 
 @pytest.mark.parametrize("check", [check_output_folder, check_output_file])
@@ -79,7 +79,7 @@ def test_folder_that_cannot_be_made_is_refused_in_spite_of_access(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system in which nothing can be made")
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system in which no file can be created")
 def test_place_in_which_nothing_can_be_made_is_refused() -> None:
     with pytest.raises(UserError, match=r"/proc/x cannot be written"):
         check_output_folder("/proc/x", option="--output")
@@ -114,5 +114,5 @@ def test_existing_files_are_replaced_only_with_overwrite(file: Path) -> None:
         (2, "match", "2 matches"),
     ],
 )
-def test_numbers_with_their_noun(number: int, noun: str, text: str) -> None:
+def test_counted_has_plural_and_separators(number: int, noun: str, text: str) -> None:
     assert counted(number, noun) == text

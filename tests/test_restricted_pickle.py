@@ -1,4 +1,4 @@
-"""Checkpoints that MMEngine's trainer wrote, with objects of classes that are not installed here."""
+"""Checkpoints of MMEngine's trainer, with objects of classes that are not installed."""
 
 import sys
 import types
@@ -14,7 +14,7 @@ from mrcnn_zoo.errors import UserError
 
 
 class HistoryBuffer:
-    """As MMEngine's: numbers in arrays, and functions."""
+    """Like the class of MMEngine: arrays and functions."""
 
     def __init__(self) -> None:
         self.history = np.arange(3.0)
@@ -43,7 +43,7 @@ def test_mmengine_objects_become_placeholders(tmp_path: Path, monkeypatch: pytes
     assert file.meta["meta"] == {"cfg": "a = 1"}
 
 
-def test_other_objects_are_still_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_objects_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "epoch_12.pth"
     save_with("somewhere.else", path, monkeypatch)
     with pytest.raises(UserError, match=r"reading it would run somewhere\.else\.HistoryBuffer"):

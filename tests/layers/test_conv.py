@@ -14,7 +14,7 @@ def conv_with_statistics(**settings: int) -> Conv2d:
     return Conv2d(4, 6, 3, norm=norm, activation=relu_, **settings)
 
 
-def test_a_folded_frozen_norm_gives_the_values_and_gradients_of_a_separate_one() -> None:
+def test_folded_frozen_norm_equals_separate_norm_in_values_and_gradients() -> None:
     conv = conv_with_statistics(stride=2)
     assert conv.norm is not None
     features = torch.randn(2, 4, 9, 9, requires_grad=True)
@@ -40,11 +40,11 @@ def test_folding_saves_one_feature_map_for_the_gradient() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
         output = conv(features)
-    # The input for the weights' gradient and the activation's result, which the next layer keeps anyway.
+    # The input, for the gradient of the weights, and the output, which the next layer saves anyway.
     assert set(kept) == {features.untyped_storage().data_ptr(), output.untyped_storage().data_ptr()}
 
 
-def test_state_has_the_names_of_detectron2() -> None:
+def test_state_dict_has_names_of_detectron2() -> None:
     names = list(conv_with_statistics().state_dict())
     assert names == ["weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"]
     assert list(Conv2d(4, 6, 1).state_dict()) == ["weight", "bias"]
@@ -58,7 +58,7 @@ def test_norm_is_applied_before_the_activation() -> None:
     torch.testing.assert_close(conv(features), expected)
 
 
-def test_stride_one_keeps_the_size_whatever_kernel_and_dilation() -> None:
+def test_stride_one_keeps_size_for_any_kernel_and_dilation() -> None:
     features = torch.zeros(1, 2, 9, 11)
     for kernel_size, dilation in ((1, 1), (3, 1), (3, 2), (7, 1)):
         assert Conv2d(2, 3, kernel_size, dilation=dilation)(features).shape == (1, 3, 9, 11)
@@ -70,7 +70,7 @@ def test_channels_last_format_is_preserved() -> None:
     assert conv(features).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_no_images_give_no_maps_and_a_gradient_of_zero() -> None:
+def test_empty_batch_gives_empty_output_and_zero_gradient() -> None:
     conv = conv_with_statistics()
     output = conv(torch.zeros(0, 4, 8, 8))
     assert output.shape == (0, 6, 8, 8)
@@ -80,8 +80,8 @@ def test_no_images_give_no_maps_and_a_gradient_of_zero() -> None:
 
 
 @pytest.mark.parametrize("channels", [3, 8, 15])
-def test_weight_gradient_of_narrow_strided_1x1_convolutions(channels: int) -> None:
-    """oneDNN's own kernel for it writes past its buffer, in bfloat16 with two threads at least."""
+def test_weight_gradient_of_narrow_strided_1x1_convolution_is_exact(channels: int) -> None:
+    """The oneDNN kernel writes past its buffer, at least in bfloat16 with two threads."""
     torch.manual_seed(0)
     pixels = torch.randn(1, channels, 16, 16).contiguous(memory_format=torch.channels_last)
     conv = Conv2d(channels, 16, 1, stride=2).to(memory_format=torch.channels_last)

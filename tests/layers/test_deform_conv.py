@@ -9,7 +9,7 @@ from mrcnn_zoo.layers import DeformConv2d, FrozenBatchNorm2d, relu_
 
 
 def interpolated(plane: Tensor, y: float, x: float) -> Tensor:
-    """The value of an (H, W) map between its cells; 0 outside."""
+    """Bilinear interpolation of an (H, W) map; 0 outside."""
     value = torch.zeros((), dtype=plane.dtype)
     for row in (math.floor(y), math.floor(y) + 1):
         for column in (math.floor(x), math.floor(x) + 1):
@@ -19,7 +19,7 @@ def interpolated(plane: Tensor, y: float, x: float) -> Tensor:
 
 
 def slow_deform_conv(conv: DeformConv2d, features: Tensor, offsets: Tensor, tap_weights: Tensor | None) -> Tensor:
-    """One output value after another, of one image, from the definition in the papers."""
+    """Loop over the output values of one image, from the definition in the papers."""
     out_channels, per_group, side, _ = conv.weight.shape
     groups = features.shape[0] // per_group
     offset_groups = offsets.shape[0] // (2 * side * side)
@@ -56,7 +56,7 @@ def slow_deform_conv(conv: DeformConv2d, features: Tensor, offsets: Tensor, tap_
     [(1, 1, 1, 1, False), (2, 1, 1, 1, True), (1, 2, 2, 1, False), (1, 1, 1, 2, True)],
 )
 @torch.no_grad()
-def test_values_are_those_of_a_slow_loop(
+def test_output_equals_loop_over_definition(
     stride: int, dilation: int, groups: int, offset_groups: int, modulated: bool
 ) -> None:
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def test_zero_offsets_give_a_plain_convolution(layout: torch.memory_format) -> N
     torch.testing.assert_close(halved, expected / 2, atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_reach_offsets_weights_of_taps_and_pixels() -> None:
+def test_gradients_of_all_inputs_equal_finite_differences() -> None:
     torch.manual_seed(0)
     conv = DeformConv2d(2, 2, 3).requires_grad_(False)
     inputs = [torch.randn(1, 2, 4, 4), 0.3 * torch.randn(1, 18, 4, 4) + 0.5, torch.rand(1, 9, 4, 4)]
@@ -100,7 +100,7 @@ def test_gradients_reach_offsets_weights_of_taps_and_pixels() -> None:
             assert value.grad.flatten()[index].item() == pytest.approx(expected, rel=0.02, abs=0.02)
 
 
-def test_a_frozen_norm_is_folded_and_an_activation_comes_last() -> None:
+def test_frozen_norm_is_folded_before_activation() -> None:
     norm = FrozenBatchNorm2d(4)
     for buffer in norm.buffers():
         buffer.copy_(torch.rand(4) + 0.5)
@@ -121,7 +121,7 @@ def test_deformable_convolution_runs_under_autocast() -> None:
     assert conv.weight.grad is not None
 
 
-def test_no_images_give_no_maps_and_a_gradient_of_zero() -> None:
+def test_empty_batch_gives_empty_output_and_zero_gradient() -> None:
     conv = DeformConv2d(4, 4, 3)
     output = conv(torch.zeros(0, 4, 6, 6), torch.zeros(0, 18, 6, 6))
     assert output.shape == (0, 4, 6, 6)

@@ -13,7 +13,7 @@ from mrcnn_zoo.losses.classification import (
 
 
 def test_binary_cross_entropy_is_a_sum() -> None:
-    # A logit of 0 is a probability of a half; log(3) is one of three quarters.
+    # The logits 0 and log(3) are probabilities 1/2 and 3/4.
     loss = binary_cross_entropy(torch.tensor([0.0, math.log(3)]), torch.tensor([1.0, 0.0]))
     torch.testing.assert_close(loss, torch.tensor(math.log(2) + math.log(4)))
 
@@ -34,12 +34,12 @@ def test_losses_of_no_rows_are_zero_with_a_gradient() -> None:
         assert loss.requires_grad
 
 
-def test_only_ignored_rows_give_zero() -> None:
+def test_softmax_cross_entropy_of_ignored_rows_is_zero() -> None:
     assert softmax_cross_entropy(torch.randn(2, 3), torch.tensor([-1, -1])) == 0
 
 
-def test_focal_loss_by_hand() -> None:
-    # Probabilities 1/2 and 3/4; wrong by a half and by a quarter, squared.
+def test_focal_loss_equals_hand_computed_values() -> None:
+    # Probabilities 1/2 and 3/4, with focal weights (1/2)^2 and (1/4)^2.
     loss = sigmoid_focal_loss(torch.tensor([0.0, math.log(3)]), torch.tensor([0, 1]), alpha=0.25, gamma=2.0)
     torch.testing.assert_close(loss, torch.tensor([0.75 / 4 * math.log(2), 0.25 / 16 * math.log(4 / 3)]))
 
@@ -58,7 +58,7 @@ def test_focal_loss_and_gradient_agree_with_torchvision(alpha: float, gamma: flo
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_focal_loss_is_finite_for_any_logit(gamma: float) -> None:
+def test_focal_loss_is_finite_for_extreme_logits(gamma: float) -> None:
     logits = torch.tensor([-1e4, -100.0, 100.0, 1e4]).repeat(2).requires_grad_()
     targets = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     loss = sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=gamma)

@@ -20,7 +20,7 @@ def test_cells_are_numbered_row_by_row() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (0, 3)])
-def test_without_keypoints_the_loss_is_zero_and_keeps_the_graph(shape: tuple[int, int]) -> None:
+def test_loss_without_keypoints_is_zero_with_gradient(shape: tuple[int, int]) -> None:
     logits = torch.randn(*shape, 4, 4, requires_grad=True)
     loss = heatmap_cross_entropy(logits, torch.full(shape, -1))
     loss.backward()
@@ -29,7 +29,7 @@ def test_without_keypoints_the_loss_is_zero_and_keeps_the_graph(shape: tuple[int
     assert not logits.grad.any()
 
 
-def test_mean_and_gradient_agree_with_torchvision() -> None:
+def test_mean_loss_and_gradient_equal_torchvision() -> None:
     generator = torch.Generator().manual_seed(0)
     boxes = torch.tensor([[0.0, 0.0, 40.0, 30.0], [10.0, 5.0, 35.0, 60.0]])
     keypoints = torch.rand((2, 5, 3), generator=generator) * torch.tensor([40.0, 60.0, 2.0])

@@ -20,15 +20,15 @@ def logits_of(targets: Tensor, certainty: float, *, maps_compete: bool) -> Tenso
     return maps
 
 
-def test_sigmoid_loss_by_hand() -> None:
+def test_sigmoid_loss_equals_hand_computed_value() -> None:
     logits = torch.tensor([[[0.0, 2.0]], [[-1.0, 0.0]]])
     targets = torch.tensor([[[True, False]], [[False, False]]])
     expected = math.log(2) + math.log(1 + math.exp(2)) + math.log(1 + math.exp(-1)) + math.log(2)
     assert SigmoidMaskLoss()(logits, targets, CLASSES[:2]).item() == pytest.approx(expected)
 
 
-def test_softmax_loss_by_hand() -> None:
-    # One region of class 1 with two pixels; maps of two classes and the background.
+def test_softmax_loss_equals_hand_computed_value() -> None:
+    # One region of class 1 with two pixels; maps of two classes and background.
     logits = torch.tensor([[[[0.0, 1.0]], [[2.0, 0.0]], [[1.0, 3.0]]]])
     targets = torch.tensor([[[True, False]]])
     on_object = math.exp(2) / (1 + math.exp(2) + math.exp(1))
@@ -39,7 +39,7 @@ def test_softmax_loss_by_hand() -> None:
     assert probabilities.flatten().tolist() == pytest.approx([on_object, 1 / (math.exp(1) + 1 + math.exp(3))])
 
 
-def test_class_agnostic_softmax_is_a_sigmoid_of_the_difference() -> None:
+def test_class_agnostic_softmax_equals_sigmoid_of_difference() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, targets = torch.randn((3, 2, 4, 4), generator=generator), torch.rand((3, 4, 4), generator=generator) < 0.5
     difference = logits[:, 0] - logits[:, 1]
@@ -48,10 +48,10 @@ def test_class_agnostic_softmax_is_a_sigmoid_of_the_difference() -> None:
     torch.testing.assert_close(SoftmaxMaskLoss().probabilities(logits, CLASSES), difference.sigmoid())
 
 
-def test_dice_loss_by_hand() -> None:
+def test_dice_loss_equals_hand_computed_value() -> None:
     logits = torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]]])
     targets = torch.tensor([[[True, False]], [[False, False]]])
-    # All probabilities are 1/2: shared 1/2 and 0, totals 1/2 + 1 and 1/2 + 0, and two pixels a mask.
+    # All probabilities are 1/2: intersections 1/2 and 0, sums 1/2 + 1 and 1/2 + 0, two pixels per mask.
     expected = 2 * (1 - (1 + 1) / (1.5 + 1)) + 2 * (1 - (0 + 1) / (0.5 + 1))
     assert DiceMaskLoss()(logits, targets, CLASSES[:2]).item() == pytest.approx(expected)
 
@@ -92,7 +92,7 @@ def test_gradient_descent_on_every_mask_loss_finds_the_mask(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MASK_LOSSES)
-def test_every_mask_loss_of_no_masks_is_zero_with_a_gradient(name: str) -> None:
+def test_mask_loss_without_regions_is_zero_with_gradient(name: str) -> None:
     loss = MASK_LOSSES.get(name)()
     logits = torch.zeros((0, 4, 8, 8) if loss.maps_compete else (0, 8, 8), requires_grad=True)
     value = loss(logits, torch.zeros(0, 8, 8, dtype=torch.bool), CLASSES[:0])

@@ -23,11 +23,11 @@ def test_offset_is_in_strides() -> None:
     assert anchors.tolist() == [[7, 7, 9, 9]]
 
 
-def test_an_empty_map_has_no_anchors() -> None:
+def test_empty_map_has_no_anchors() -> None:
     assert grid_anchors(cell_anchors((8,), (1.0,)), (0, 5), stride=4, offset=0.0).shape == (0, 4)
 
 
 @pytest.mark.parametrize(("margin", "expected"), [(0, [True, False, False]), (2, [True, True, False])])
-def test_is_inside_allows_the_margin_on_every_side(margin: float, expected: list[bool]) -> None:
+def test_is_inside_allows_margin_on_every_side(margin: float, expected: list[bool]) -> None:
     boxes = torch.tensor([[0.0, 0.0, 20.0, 10.0], [-2.0, 0.0, 19.0, 12.0], [0.0, 0.0, 22.5, 9.0]])
     assert is_inside(boxes, (10, 20), margin=margin).tolist() == expected

@@ -5,7 +5,7 @@ import torch
 from mrcnn_zoo.ops.box_coding import SCALE_CLAMP, BoxCoder, LastPixelBoxCoder
 
 
-def test_encode_gives_the_deltas_of_the_paper() -> None:
+def test_encode_gives_deltas_of_the_paper() -> None:
     # The source is 10 x 20 around (5, 10), the target 20 x 10 around (10, 15).
     coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
     deltas = coder.encode(torch.tensor([[0.0, 0.0, 10.0, 20.0]]), torch.tensor([[0.0, 10.0, 20.0, 20.0]]))
@@ -29,7 +29,7 @@ def test_decode_applies_all_groups_of_four_deltas_to_the_same_box() -> None:
     torch.testing.assert_close(coder.decode(deltas, box), expected)
 
 
-def test_decode_bounds_the_growth_of_a_box() -> None:
+def test_decode_clamps_growth_of_box() -> None:
     coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
     box = coder.decode(torch.tensor([[0.0, 0.0, 1e4, SCALE_CLAMP + 1]]), torch.tensor([[0.0, 0.0, 16.0, 16.0]]))
     torch.testing.assert_close(box, torch.tensor([[-492.0, -492.0, 508.0, 508.0]]))

@@ -1,4 +1,4 @@
-"""Keypoints to heatmap cells and back, by hand and against torchvision."""
+"""Encoding and decoding of keypoint heatmaps, against hand-computed values and torchvision."""
 
 import pytest
 import torch
@@ -25,11 +25,11 @@ BOX = torch.tensor([[10.0, 20.0, 18.0, 36.0]])  # 8 x 16 pixels: cells of 2 x 4 
         (14.0, 28.0, 0, NO_CELL),
     ],
 )
-def test_cell_by_hand(x: float, y: float, visibility: int, cell: int) -> None:
+def test_cell_equals_hand_computed_value(x: float, y: float, visibility: int, cell: int) -> None:
     assert heatmap_cells(torch.tensor([[[x, y, float(visibility)]]]), BOX, 4).tolist() == [[cell]]
 
 
-def test_cells_agree_with_torchvision() -> None:
+def test_cells_equal_torchvision() -> None:
     boxes = random_boxes(20, sides=(0.3, 90.0))
     generator = torch.Generator().manual_seed(1)
     points = torch.rand((20, 17, 2), generator=generator) * 120
@@ -49,7 +49,7 @@ def test_empty_box_contains_no_keypoint() -> None:
     assert cells[1].item() in range(NO_CELL, 16)
 
 
-def test_no_regions_have_no_cells_and_no_keypoints() -> None:
+def test_no_regions_give_empty_results() -> None:
     assert heatmap_cells(torch.zeros(0, 17, 3), torch.zeros(0, 4), 56).shape == (0, 17)
     assert decode_heatmaps(torch.zeros(0, 17, 56, 56), torch.zeros(0, 4)).shape == (0, 17, 3)
 
@@ -58,13 +58,13 @@ def test_decoding_returns_the_centre_of_the_cell() -> None:
     logits = torch.full((1, 2, 4, 4), -9.0)
     logits[0, 0, 1, 2] = logits[0, 1, 3, 0] = 9.0
     x, y, _ = decode_heatmaps(logits, BOX).unbind(2)
-    # A cell is 2 x 4 pixels, and the answer the middle of a pixel.
+    # A cell is 2 x 4 pixels; decoding returns pixel centres.
     assert (x - torch.tensor([15.0, 11.0])).abs().max() <= 0.5
     assert (y - torch.tensor([26.0, 34.0])).abs().max() <= 1.5
 
 
-def test_score_is_the_probability_of_the_cell() -> None:
-    # One region of as many pixels as cells: the enlargement changes nothing.
+def test_score_is_softmax_probability_of_maximum() -> None:
+    # The region has as many pixels as cells, so that resizing does not change values.
     logits = torch.randn((1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     keypoints = decode_heatmaps(logits, torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
     torch.testing.assert_close(keypoints[..., 2], logits.flatten(2).softmax(dim=2).amax(dim=2))
@@ -90,12 +90,12 @@ def test_decoding_in_chunks_gives_the_same_keypoints(monkeypatch: pytest.MonkeyP
 
 
 def test_encoding_and_decoding_agree_within_a_cell() -> None:
-    # Enlarged, that is: of a region smaller than the heatmap a single high cell may fall between two pixels.
+    # Only for regions larger than the heatmap: in smaller ones a single high cell may fall between two pixels.
     boxes = random_boxes(10, sides=(0.3, 90.0)) + torch.tensor([0.0, 0.0, 56.0, 56.0])
     points = boxes[:, None, :2] + torch.rand((10, 17, 2), generator=torch.Generator().manual_seed(3)) * (
         boxes[:, None, 2:] - boxes[:, None, :2]
     )
     cells = heatmap_cells(torch.cat((points, torch.ones(10, 17, 1)), dim=2), boxes, 56)
     logits = torch.zeros(10, 17, 56 * 56).scatter(2, cells[..., None], 20.0).unflatten(2, (56, 56))
-    reach = ((boxes[:, 2:] - boxes[:, :2]) / 56 + 1)[:, None]  # a cell, and the middle of a pixel
-    assert ((decode_heatmaps(logits, boxes)[..., :2] - points).abs() <= reach).all()
+    tolerance = ((boxes[:, 2:] - boxes[:, :2]) / 56 + 1)[:, None]  # a cell, and rounding to a pixel centre
+    assert ((decode_heatmaps(logits, boxes)[..., :2] - points).abs() <= tolerance).all()

@@ -5,13 +5,13 @@ from mrcnn_zoo.ops.masks import paste_masks, stretch, window_bounds
 
 
 def test_stretch_interpolates_at_pixel_centres() -> None:
-    # Two rows over pixels 1 to 5: their centres are at 2 and 4, pixel centres at 1.5, 2.5, 3.5, 4.5.
+    # Two rows stretched over pixels 1 to 5: their centres are at 2 and 4, pixel centres at 1.5, 2.5, 3.5, 4.5.
     values = np.array([[0.0], [1.0]], dtype=np.float32)
     assert stretch(values, 1.0, 5.0, 1, 5)[:, 0].tolist() == [0.0, 0.25, 0.75, 0.75]
 
 
 def test_stretch_is_zero_padded() -> None:
-    # The border of the box at 1 is half a row of two pixels away from the first centre, and 0 is reached at pixel 0.
+    # Rows are two pixels high: values decrease from the first row centre at 2 to zero at 0.
     values = np.ones((2, 1), dtype=np.float32)
     assert stretch(values, 1.0, 5.0, -2, 8)[:, 0].tolist() == [0, 0, 0.25, 0.75, 1, 1, 0.75, 0.25, 0, 0]
 
@@ -37,5 +37,5 @@ def test_box_without_visible_area_has_an_empty_window(box: list[float]) -> None:
     assert 0 <= window.y <= 10
 
 
-def test_no_masks() -> None:
+def test_pasting_no_masks_is_empty() -> None:
     assert paste_masks(np.zeros((0, 28, 28), np.float32), np.zeros((0, 4), np.float32), (10, 20), threshold=0.5) == []

@@ -34,6 +34,6 @@ def test_freed_blocks_are_reused_without_page_faults() -> None:
     kept = count_faults("keep")
     if kept == "unsupported":
         pytest.skip("the C library is not glibc")
-    # 4 x 64 MB are 62,500 pages of 4 KiB, or 125 of 2 MiB; kept memory faults in none of them.
+    # 4 x 64 MB are 62,500 pages of 4 KiB, or 125 of 2 MiB; reused memory has no page faults.
     assert int(kept) < 60
     assert int(count_faults("default")) > 100

@@ -19,7 +19,7 @@ def test_boxes_of_different_groups_do_not_suppress_each_other() -> None:
     assert rows.tolist() == [1, 2, 0]
 
 
-def test_an_overlap_of_exactly_the_threshold_is_kept() -> None:
+def test_box_with_iou_equal_to_threshold_is_kept() -> None:
     boxes = torch.tensor([[0.0, 0.0, 4.0, 1.0], [0.0, 0.0, 2.0, 1.0]])
     rows = batched_nms(boxes, torch.tensor([0.9, 0.5]), torch.zeros(2, dtype=torch.int64), iou_threshold=0.5)
     assert rows.tolist() == [0, 1]
@@ -40,7 +40,7 @@ def test_many_boxes_are_compared_group_by_group(count: int) -> None:
 
 
 def by_group(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
-    """torchvision's NMS of each group alone, in float32; best first, earlier rows first where scores are equal."""
+    """torchvision's NMS per group in float32; sorted by score, then by row."""
     rows = []
     for group in groups.unique().tolist():
         members = (groups == group).nonzero().flatten()
@@ -50,7 +50,7 @@ def by_group(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) ->
 
 
 def crowded_scene(count: int, num_groups: int, size: float, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """About 12 moved copies of each of some boxes, so that many overlap those of their group."""
+    """About 12 jittered copies per box, so that many boxes of a group overlap."""
     generator = torch.Generator().manual_seed(seed)
     places = max(1, count // 12)
     middles, sides = torch.rand((2, places, 2), generator=generator).mul(torch.tensor([size, 150.0])[:, None, None])
@@ -77,7 +77,7 @@ def test_batched_nms_equals_nms_of_each_group_at_ties(count: int, threshold: flo
     generator = torch.Generator().manual_seed(count)
     corners = 10 * torch.randint(0, 12, (count, 2), generator=generator)
     boxes = torch.cat((corners, corners + 10 * torch.randint(1, 5, (count, 2), generator=generator)), dim=1).float()
-    scores = torch.randint(0, 50, (count,), generator=generator) / 50  # many are equal
+    scores = torch.randint(0, 50, (count,), generator=generator) / 50  # with many ties
     groups = torch.randint(0, 6, (count,), generator=generator)
     for scale in (1.0, 0.5):
         rows = batched_nms(boxes * scale - 30, scores, groups, iou_threshold=threshold)
@@ -117,7 +117,7 @@ def test_batched_nms_of_100_000_boxes_equals_nms_of_each_group() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_compared_as_float32(dtype: torch.dtype) -> None:
+def test_half_precision_boxes_are_compared_in_float32(dtype: torch.dtype) -> None:
     boxes, scores, groups = crowded_scene(500, 40, 900.0, seed=4)
     boxes, scores = boxes.to(dtype) - 300, scores.to(dtype)
     rows = batched_nms(boxes, scores, groups, iou_threshold=0.5)
@@ -133,13 +133,13 @@ def test_nms_on_gpu_equals_nms_on_cpu(count: int, num_groups: int) -> None:
     assert rows.tolist() == by_group(*scene, 0.5)
 
 
-def test_scores_in_half_precision_are_accepted() -> None:
+def test_half_precision_scores_are_accepted() -> None:
     scores = torch.tensor([0.5, 0.9, 0.7], dtype=torch.bfloat16)
     rows = batched_nms(BOXES.bfloat16(), scores, torch.zeros(3, dtype=torch.int64), iou_threshold=0.5)
     assert rows.tolist() == [1, 2]
 
 
-def test_no_boxes_keep_no_rows() -> None:
+def test_nms_of_no_boxes_is_empty() -> None:
     rows = batched_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), iou_threshold=0.5)
     assert rows.shape == (0,)
     assert rows.dtype == torch.int64

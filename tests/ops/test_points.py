@@ -1,4 +1,4 @@
-"""Points of maps against torch's grid sampling, and places worked out by hand."""
+"""Point sampling against torch's grid sampling and hand-computed values."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_points_on_image_scale_with_the_boxes() -> None:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_values_and_gradients_equal_grid_sampling(memory_format: torch.memory_format) -> None:
+def test_values_and_gradients_equal_grid_sample(memory_format: torch.memory_format) -> None:
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn((2, 5, 7, 9), generator=generator).to(memory_format=memory_format).requires_grad_()
     points = torch.rand((6, 11, 2), generator=generator) * torch.tensor([12.0, 10.0]) - 1.5  # some are outside
@@ -41,7 +41,7 @@ def test_values_and_gradients_equal_grid_sampling(memory_format: torch.memory_fo
     torch.testing.assert_close(our_gradient, their_gradient)
 
 
-def test_value_between_four_cells_by_hand() -> None:
+def test_sampled_values_equal_hand_computed_values() -> None:
     maps = torch.tensor([[1.0, 2], [3, 4]])[None, None]
     points = torch.tensor([[[0.5, 0.5], [1.5, 0.5], [1.0, 0.5], [1.0, 1.0], [0.0, 0.5], [2.5, 2.5]]])
     assert sample_at(maps, torch.tensor([0]), points).tolist() == [[[1, 2, 1.5, 2.5, 0.5, 0]]]
@@ -54,7 +54,7 @@ def test_sample_own_samples_one_map_per_region() -> None:
     torch.testing.assert_close(sample_own(maps, points), expected)
 
 
-def test_no_regions_have_no_values_and_a_gradient_of_zero() -> None:
+def test_no_regions_give_empty_values_and_zero_gradient() -> None:
     maps = torch.randn(2, 5, 7, 9, requires_grad=True)
     values = sample_at(maps, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4, 2))
     assert values.shape == (0, 5, 4)
@@ -64,14 +64,14 @@ def test_no_regions_have_no_values_and_a_gradient_of_zero() -> None:
     assert sample_own(torch.zeros(0, 3, 7, 7), torch.zeros(0, 4, 2)).shape == (0, 3, 4)
 
 
-def test_points_that_are_not_finite_are_outside() -> None:
+def test_non_finite_points_are_outside() -> None:
     points = torch.tensor([[[torch.nan, 1], [torch.inf, 1], [1, -torch.inf], [1e30, 1]]])
     assert sample_at(torch.ones(1, 2, 3, 3), torch.tensor([0]), points).tolist() == [[[0.0] * 4] * 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_maps_keep_dtype_and_exact_positions(dtype: torch.dtype) -> None:
-    # At 1999.5 half-precision coordinates would be a whole cell apart.
+    # Half-precision coordinates have a spacing of a cell or more at 1999.5.
     maps = torch.zeros(1, 1, 1, 2001, dtype=dtype)
     maps[..., 1999] = 1
     values = sample_at(maps, torch.tensor([0]), torch.tensor([[[1999.5, 0.5], [2000.0, 0.5]]]))
@@ -79,7 +79,7 @@ def test_half_precision_maps_keep_dtype_and_exact_positions(dtype: torch.dtype) 
     assert values.tolist() == [[[1.0, 0.5]]]
 
 
-def test_most_uncertain_are_the_logits_nearest_to_zero() -> None:
+def test_most_uncertain_selects_logits_nearest_to_zero() -> None:
     logits = torch.tensor([[3.0, -0.1, 0.2, -5.0], [0.0, 9.0, -8.0, 7.0]])
     assert most_uncertain(logits, 2).tolist() == [[1, 2], [0, 3]]
     assert sorted(most_uncertain(logits, 9)[0].tolist()) == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""Pooling operations against loops written from their definitions."""
+"""RoIAlign and RoIPool against loops over their definitions."""
 
 import math
 
@@ -16,8 +16,8 @@ REGIONS = torch.tensor(
         [0, 36.0, 28.0, 40.0, 32.0],
         [0, 5.0, 5.0, 5.5, 5.5],
         [1, -13.0, -9.0, 10.0, 14.0],  # partly outside the map
-        [0, 61.0, 50.0, 83.0, 70.0],  # wholly outside
-        [1, 9.0, 13.0, 9.0, 13.0],  # without size
+        [0, 61.0, 50.0, 83.0, 70.0],  # fully outside
+        [1, 9.0, 13.0, 9.0, 13.0],  # empty
     ]
 )
 SCALE = 0.25
@@ -29,7 +29,7 @@ def features() -> Tensor:
 
 
 def bilinear(plane: Tensor, y: float, x: float) -> Tensor:
-    """The value between four cells; at most one cell outside the value at the border, farther out 0."""
+    """Bilinear interpolation; up to one cell outside the map the value at the border, farther out 0."""
     height, width = plane.shape[-2:]
     if not (-1 <= y <= height and -1 <= x <= width):
         return torch.zeros(plane.shape[0])
@@ -78,7 +78,7 @@ def slow_roi_pool(features: Tensor, regions: Tensor, side: int) -> Tensor:
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_roi_align_follows_its_definition(features: Tensor, aligned: bool, sampling_ratio: int) -> None:
+def test_roi_align_equals_definition(features: Tensor, aligned: bool, sampling_ratio: int) -> None:
     features.requires_grad_()
     fast = roi_align(features, REGIONS, 3, scale=SCALE, sampling_ratio=sampling_ratio, aligned=aligned)
     slow = slow_roi_align(features, REGIONS, 3, sampling_ratio, aligned)
@@ -89,7 +89,7 @@ def test_roi_align_follows_its_definition(features: Tensor, aligned: bool, sampl
     torch.testing.assert_close(fast_gradient, slow_gradient, atol=1e-5, rtol=1e-4)
 
 
-def test_roi_pool_follows_its_definition(features: Tensor) -> None:
+def test_roi_pool_equals_definition(features: Tensor) -> None:
     features.requires_grad_()
     fast = roi_pool(features, REGIONS, 3, scale=SCALE)
     slow = slow_roi_pool(features, REGIONS, 3)
@@ -100,8 +100,8 @@ def test_roi_pool_follows_its_definition(features: Tensor) -> None:
     torch.testing.assert_close(fast_gradient, slow_gradient)
 
 
-def test_aligned_pooling_of_a_ramp_gives_the_coordinates_of_the_cells() -> None:
-    # The value of a cell is its centre in image pixels, so pooled values must be the centres of the pooled cells.
+def test_aligned_roi_align_of_ramp_gives_cell_centres() -> None:
+    # The value of a cell is its centre in image pixels, so that pooled values are the centres of the pooled cells.
     ramp = ((torch.arange(10.0) + 0.5) / SCALE).expand(1, 1, 8, 10)
     region = torch.tensor([[0, 8.0, 8.0, 32.0, 24.0]])
     pooled = roi_align(ramp, region, 3, scale=SCALE, sampling_ratio=0, aligned=True)
@@ -118,7 +118,7 @@ def test_half_precision_features_are_pooled_in_float32(features: Tensor, dtype: 
     assert torch.equal(roi_pool(features, REGIONS, 3, scale=SCALE), roi_pool(features.float(), REGIONS, 3, scale=SCALE))
 
 
-def test_no_regions(features: Tensor) -> None:
+def test_no_regions_give_empty_output_and_zero_gradient(features: Tensor) -> None:
     features.requires_grad_()
     for pooled in (
         roi_align(features, torch.zeros(0, 5), 3, scale=SCALE, sampling_ratio=0, aligned=True),

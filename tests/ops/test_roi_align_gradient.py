@@ -1,4 +1,4 @@
-"""The separable backward of RoIAlign against torchvision's own."""
+"""The separable backward of RoIAlign against torchvision's."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ SCALE = 0.25
 
 
 def random_regions(count: int) -> Tensor:
-    """Boxes of many sizes, some across the border, some wholly outside, some without extent, some inside out."""
+    """Boxes of many sizes: some across the border, fully outside, empty or inverted."""
     generator = torch.Generator().manual_seed(1)
     size = torch.tensor([SHAPE[3], SHAPE[2]]) / SCALE
     centres = (torch.rand(count, 2, generator=generator) * 1.6 - 0.3) * size
@@ -30,14 +30,14 @@ def test_separable_gradient_agrees_with_torchvision(side: int, sampling_ratio: i
     settings = (side, SCALE, sampling_ratio, aligned)
     expected = torchvision.ops.roi_align(features, regions, *settings)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
-    (wanted,) = torch.autograd.grad((expected * weights).sum(), features)
+    (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), features)
     pooled = SeparableRoIAlign.apply(features, regions, *settings)
-    (got,) = torch.autograd.grad((pooled * weights).sum(), features)
+    (gradient,) = torch.autograd.grad((pooled * weights).sum(), features)
     assert torch.equal(pooled, expected)
-    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-4)
 
 
-def test_no_regions_give_a_gradient_of_zero() -> None:
+def test_no_regions_give_zero_gradient() -> None:
     features = torch.randn(SHAPE, requires_grad=True)
     pooled = SeparableRoIAlign.apply(features, torch.zeros(0, 5), 7, SCALE, 2, True)
     (gradient,) = torch.autograd.grad(pooled.sum(), features)

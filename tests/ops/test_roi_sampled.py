@@ -1,4 +1,4 @@
-"""Pooling by bilinear samples that are not averaged, against loops written from the definitions."""
+"""RoIAlign with max, RoIWarp and crop-and-resize against loops over their definitions."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mrcnn_zoo.ops.roi_pooling import crop_and_resize, roi_align, roi_align_max, roi_warp, rounded_to_cells
 
-# No sample is on the centre of a cell or on the border: there the coordinates have two gradients.
+# No sample is on a cell centre or on the border, where the gradient of the coordinates is not unique.
 REGIONS = torch.tensor(
     [
         [0, 3.21, 2.17, 30.07, 21.13],
@@ -17,12 +17,12 @@ REGIONS = torch.tensor(
         [0, 36.07, 28.11, 40.13, 32.19],
         [0, 5.01, 5.03, 5.53, 5.57],
         [1, -13.07, -9.11, 10.13, 14.17],  # partly outside the map
-        [0, 61.0, 50.0, 83.0, 70.0],  # wholly outside
-        [1, 9.07, 13.03, 9.07, 13.03],  # without size
-        [0, 21.03, 3.07, 8.51, 18.11],  # inside out
+        [0, 61.0, 50.0, 83.0, 70.0],  # fully outside
+        [1, 9.07, 13.03, 9.07, 13.03],  # empty
+        [0, 21.03, 3.07, 8.51, 18.11],  # inverted
     ]
 )
-HAS_SIZE = (REGIONS[:, 3:] != REGIONS[:, 1:3]).all(dim=1)
+IS_NONEMPTY = (REGIONS[:, 3:] != REGIONS[:, 1:3]).all(dim=1)
 SCALE = 0.25
 HEIGHT, WIDTH = 8, 10
 
@@ -38,14 +38,14 @@ def regions() -> Tensor:
 
 
 def value_in_zeros(plane: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """The sum of all cells, each weighted by how much nearer than one cell it is; beyond the map there are none."""
+    """Bilinear interpolation with zeros outside the map, as a sum over all cells."""
     rows = (1 - (torch.arange(HEIGHT) - y).abs()).clamp(min=0)
     columns = (1 - (torch.arange(WIDTH) - x).abs()).clamp(min=0)
     return (plane * rows[:, None] * columns).sum((1, 2))
 
 
 def value_with_border(plane: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """The same, but up to one cell outside the map the value at its border, farther out 0."""
+    """Bilinear interpolation; up to one cell outside the map the value at the border, farther out 0."""
     if not (-1 <= y <= HEIGHT and -1 <= x <= WIDTH):
         return torch.zeros(len(plane))
     return value_in_zeros(plane, y.clamp(0, HEIGHT - 1), x.clamp(0, WIDTH - 1))
@@ -103,7 +103,7 @@ def as_maps(pooled: list[Tensor], side: int) -> Tensor:
     return torch.stack(pooled).reshape(-1, side, side, pooled[0].shape[0]).permute(0, 3, 1, 2)
 
 
-def assert_alike(fast: Tensor, slow: Tensor, inputs: list[Tensor]) -> None:
+def assert_equal_with_gradients(fast: Tensor, slow: Tensor, inputs: list[Tensor]) -> None:
     """Equal values, and equal gradients of every input."""
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
     weights = torch.randn(fast.shape, generator=torch.Generator().manual_seed(1))
@@ -113,18 +113,16 @@ def assert_alike(fast: Tensor, slow: Tensor, inputs: list[Tensor]) -> None:
         assert slow_gradient.any()
         if len(fast_gradient) == len(REGIONS):
             # All samples of an empty region are equal, so any of them may be the maximum.
-            fast_gradient, slow_gradient = fast_gradient[HAS_SIZE], slow_gradient[HAS_SIZE]
+            fast_gradient, slow_gradient = fast_gradient[IS_NONEMPTY], slow_gradient[IS_NONEMPTY]
         torch.testing.assert_close(fast_gradient, slow_gradient, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_roi_align_max_follows_its_definition(
-    features: Tensor, regions: Tensor, sampling_ratio: int, aligned: bool
-) -> None:
+def test_roi_align_max_equals_definition(features: Tensor, regions: Tensor, sampling_ratio: int, aligned: bool) -> None:
     fast = roi_align_max(features, regions, 3, scale=SCALE, sampling_ratio=sampling_ratio, aligned=aligned)
     slow = slow_roi_align_max(features, regions, 3, sampling_ratio, aligned)
-    assert_alike(fast, slow, [features, regions])
+    assert_equal_with_gradients(fast, slow, [features, regions])
 
 
 def test_maximum_equals_mean_for_one_sample_per_cell(features: Tensor) -> None:
@@ -134,19 +132,19 @@ def test_maximum_equals_mean_for_one_sample_per_cell(features: Tensor) -> None:
 
 
 @pytest.mark.parametrize("samples", [1, 2])
-def test_roi_warp_follows_its_definition(features: Tensor, regions: Tensor, samples: int) -> None:
+def test_roi_warp_equals_definition(features: Tensor, regions: Tensor, samples: int) -> None:
     fast = roi_warp(features, regions, 3, scale=SCALE, samples=samples)
-    assert_alike(fast, slow_roi_warp(features, regions, 3, samples), [features, regions])
+    assert_equal_with_gradients(fast, slow_roi_warp(features, regions, 3, samples), [features, regions])
 
 
 @pytest.mark.parametrize("side", [1, 2, 5])
-def test_crop_and_resize_follows_its_definition(features: Tensor, side: int) -> None:
+def test_crop_and_resize_equals_definition(features: Tensor, side: int) -> None:
     boxes = (REGIONS / torch.tensor([1.0, 40, 32, 40, 32])).requires_grad_()
     fast = crop_and_resize(features, boxes, side, normalizer=(1, 1), outside=0.7)
-    assert_alike(fast, slow_crop_and_resize(features, boxes, side, 0.7), [features, boxes])
+    assert_equal_with_gradients(fast, slow_crop_and_resize(features, boxes, side, 0.7), [features, boxes])
 
 
-def test_crop_and_resize_by_hand() -> None:
+def test_crop_and_resize_equals_hand_computed_values() -> None:
     image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     boxes = torch.tensor([[0.0, 0, 0, 1, 1], [0, 0, 0, 1, 0.5], [0, 1, 1, 0, 0], [0, 0.5, 0, 1.5, 1]])
     whole, upper, flipped, beyond = crop_and_resize(image, boxes, 3, normalizer=(1, 1), outside=-1)[:, 0]
@@ -164,7 +162,7 @@ def test_crop_and_resize_of_a_whole_map_includes_the_border() -> None:
         assert crop_and_resize(ones, region, 14, normalizer=(last, last)).min().item() == pytest.approx(1)
 
 
-def test_regions_are_rounded_as_roi_pool_rounds_them() -> None:
+def test_rounded_to_cells_rounds_like_roi_pool() -> None:
     regions = torch.tensor([[1, 5.9, 6.0, 13.9, 14.0], [0, 8.0, 8.0, 8.0, 8.0], [0, 20.0, 3.0, 8.0, 18.0]])
     assert rounded_to_cells(regions, scale=0.25).tolist() == [[1, 1, 2, 4, 5], [0, 2, 2, 3, 3], [0, 5, 1, 6, 6]]
 
@@ -180,7 +178,7 @@ def test_half_precision_features_are_pooled_in_float32(features: Tensor, dtype: 
         assert torch.equal(pool(half), pool(half.float()).to(dtype))
 
 
-def test_no_regions(features: Tensor) -> None:
+def test_no_regions_give_empty_output_and_zero_gradient(features: Tensor) -> None:
     nothing = torch.zeros(0, 5)
     for pooled in (
         roi_align_max(features, nothing, 3, scale=SCALE, sampling_ratio=0, aligned=True),

@@ -14,7 +14,7 @@ from mrcnn_zoo.ops.rows import (
 MASKS = [torch.tensor([True, False, True]), torch.tensor([False]), torch.zeros(0, dtype=torch.bool)]
 
 
-def test_rows_of_each_mask() -> None:
+def test_rows_where_gives_rows_per_mask() -> None:
     assert [rows.tolist() for rows in rows_where(MASKS)] == [[0, 2], [], []]
     assert rows_where([]) == []
     assert known_rows(MASKS[0], 2).tolist() == [0, 2]
@@ -28,7 +28,7 @@ def test_rows_in_parts_count_through_all_masks() -> None:
 
 
 @pytest.mark.parametrize("counts", [[2, 0, 3], [0], [0, 0, 1]])
-def test_numbers_and_counts_of_images_are_inverse(counts: list[int]) -> None:
+def test_image_numbers_and_counts_are_inverse(counts: list[int]) -> None:
     numbers = image_numbers(counts, torch.device("cpu"))
     assert numbers.tolist() == [number for number, count in enumerate(counts) for _ in range(count)]
     assert counts_of_images(numbers, len(counts)) == counts

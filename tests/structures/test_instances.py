@@ -1,4 +1,4 @@
-"""Tables of instances: row selection, checks, and what is not a column."""
+"""Tables of instances: row selection and checks; batches."""
 
 import pytest
 import torch
@@ -12,14 +12,14 @@ def make_targets(count: int) -> Targets:
     return Targets(image_size=(10, 20), boxes=boxes, classes=torch.arange(count))
 
 
-def test_row_selection_selects_every_column() -> None:
+def test_row_selection_applies_to_all_columns() -> None:
     chosen = make_targets(3)[torch.tensor([2, 0])]
     assert chosen.classes.tolist() == [2, 0]
     assert chosen.boxes[0].tolist() == [8, 9, 10, 11]
     assert chosen.masks is None
 
 
-def test_selection_by_mask_and_slice_agree() -> None:
+def test_selection_by_mask_equals_slice() -> None:
     targets = make_targets(3)
     assert targets[:2].classes.tolist() == targets[torch.tensor([True, True, False])].classes.tolist() == [0, 1]
 
@@ -30,12 +30,12 @@ def test_empty_table_has_length_zero_and_can_be_selected_from() -> None:
     assert len(empty[torch.zeros(0, dtype=torch.int64)]) == 0
 
 
-def test_columns_of_different_lengths_are_refused() -> None:
+def test_columns_of_different_lengths_raise() -> None:
     with pytest.raises(ValueError, match=r"Proposals\.objectness has 2 rows where boxes has 3"):
         Proposals(image_size=(4, 4), boxes=torch.zeros(3, 4), objectness=torch.zeros(2))
 
 
-def test_boxes_of_the_wrong_shape_are_refused() -> None:
+def test_boxes_of_wrong_shape_raise() -> None:
     with pytest.raises(ValueError, match=r"\(R, 4\)"):
         Detections(image_size=(4, 4), boxes=torch.zeros(3, 5), scores=torch.zeros(3), classes=torch.zeros(3))
 
@@ -61,7 +61,7 @@ def test_total_adds_the_losses_of_both_outputs() -> None:
         first | first
 
 
-def test_batch_pads_right_and_bottom_after_normalising() -> None:
+def test_batch_is_padded_right_and_bottom_after_normalisation() -> None:
     mean, std = torch.full((1, 1, 1), 10.0), torch.full((1, 1, 1), 2.0)
     samples = [
         Sample(image=torch.full((1, 2, 3), 12, dtype=torch.uint8), image_id=1, original_size=(2, 3)),
@@ -81,5 +81,5 @@ def test_batch_reports_the_image_with_the_wrong_channels() -> None:
         Batch.collate([sample], pixel_mean=torch.zeros(3, 1, 1), pixel_std=torch.ones(3, 1, 1))
 
 
-def test_round_up() -> None:
+def test_round_up_to_multiple() -> None:
     assert [round_up(value, 32) for value in (1, 32, 33)] == [32, 32, 64]

@@ -31,14 +31,14 @@ def ellipses(count: int, *, seed: int, size: tuple[int, int] = SIZE) -> np.ndarr
 
 
 def full_image_crops(bitmaps: np.ndarray, boxes: Tensor, side: int) -> Tensor:
-    """What Detectron2 does: ROIAlign of full-image bitmaps, adaptive sampling, half-pixel shift, cut at one half."""
+    """ROIAlign of full-image bitmaps as in Detectron2: adaptive sampling, half-pixel shift, threshold 0.5."""
     regions = torch.cat((torch.arange(len(boxes))[:, None].float(), boxes), dim=1)
     full = torch.from_numpy(bitmaps).float()[:, None]
     return roi_align(full, regions, (side, side), 1.0, 0, True)[:, 0] >= 0.5
 
 
 def full_image_paste(masks: ProbabilityMasks) -> Tensor:
-    """Bilinear sampling at every pixel of the image, mask by mask."""
+    """Bilinear sampling of each mask at every pixel of the image."""
     height, width = masks.image_size
     pasted = []
     for probabilities, (x0, y0, x1, y1) in zip(masks.probabilities, masks.boxes, strict=True):
@@ -50,7 +50,7 @@ def full_image_paste(masks: ProbabilityMasks) -> Tensor:
 
 
 def boxes_around(bitmaps: np.ndarray, per_bitmap: int, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows of bitmaps and boxes near them, clipped to the image as proposals are."""
+    """Rows of bitmaps, and boxes near them, clipped to the image like proposals."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.arange(len(bitmaps)).repeat_interleave(per_bitmap)
     tight = []
@@ -75,7 +75,7 @@ def test_crops_equal_roi_align_of_full_images(side: int) -> None:
     assert 0.2 < crops.float().mean() < 0.9
 
 
-def test_crops_of_several_images_are_those_of_each() -> None:
+def test_crops_of_several_images_equal_crops_per_image() -> None:
     images, expected = [], []
     for seed, size in enumerate([SIZE, (40, 50)]):
         bitmaps = ellipses(4, seed=seed, size=size)
@@ -129,7 +129,7 @@ def test_window_at_one_border_has_the_right_position() -> None:
 
 
 def test_mean_of_exactly_one_half_belongs_to_the_mask() -> None:
-    # The left half of a bin of 6 pixels is covered: three of six samples a row, whatever 1 / 6 rounds to.
+    # The left half of a bin of 6 pixels is covered: three of six samples per row, independent of the rounding of 1 / 6.
     bitmaps = np.zeros((1, 12, 12), dtype=bool)
     bitmaps[0, :, :3] = True
     crop = BoxedBitmaps.from_full(bitmaps).crop_and_resize(torch.tensor([[0.0, 0, 12, 12]]), 2)
@@ -147,7 +147,7 @@ def test_values_at_points_equal_grid_sampling_of_full_images() -> None:
     rows, boxes = boxes_around(bitmaps, 4, seed=1)
     generator = torch.Generator().manual_seed(2)
     points = boxes[:, None, :2] + torch.rand((48, 50, 2), generator=generator) * (boxes[:, 2:] - boxes[:, :2])[:, None]
-    points[:, -9:] = torch.rand((48, 9, 2), generator=generator) * torch.tensor([100.0, 70.0]) - 5  # also outside
+    points[:, -9:] = torch.rand((48, 9, 2), generator=generator) * torch.tensor([100.0, 70.0]) - 5  # some outside
     height, width = SIZE
     grid = (points / torch.tensor([width, height]) * 2 - 1)[:, None]
     full = torch.from_numpy(bitmaps)[rows].float()[:, None]
@@ -156,7 +156,7 @@ def test_values_at_points_equal_grid_sampling_of_full_images() -> None:
     assert 0.2 < values.mean() < 0.9
 
 
-def test_values_at_points_by_hand() -> None:
+def test_values_at_points_equal_hand_computed_values() -> None:
     masks = BoxedBitmaps.from_windows([(3, 1)], [np.array([[1, 0], [1, 1]])], (4, 8))
     points = torch.tensor([[3.5, 1.5], [4.5, 1.5], [4.0, 1.5], [4.0, 2.0], [3.0, 1.5], [3.25, 1.0], [0.5, 0.5]])
     assert masks.sample_points(points[None]).tolist() == [[1, 0, 0.5, 0.75, 0.5, 0.375, 0]]
@@ -182,7 +182,7 @@ def test_mask_without_pixels_has_an_empty_crop() -> None:
     assert torch.equal(masks.bitmaps(), torch.from_numpy(bitmaps))
 
 
-def test_no_instances() -> None:
+def test_empty_masks_support_all_operations() -> None:
     for masks in (BoxedBitmaps.from_full(np.zeros((0, *SIZE))), BoxedBitmaps.from_windows([], [], SIZE)):
         assert len(masks) == 0
         assert masks.crop_and_resize(torch.zeros(0, 4), 28).shape == (0, 28, 28)
@@ -196,7 +196,7 @@ def test_bitmaps_round_trip() -> None:
     assert torch.equal(BoxedBitmaps.from_full(torch.from_numpy(bitmaps)).bitmaps(), torch.from_numpy(bitmaps))
 
 
-def test_windows_are_placed_at_their_origins() -> None:
+def test_from_windows_places_windows_at_origins() -> None:
     masks = BoxedBitmaps.from_windows(
         [(1, 0), (0, 2)], [np.array([[1, 0, 1]]), torch.ones(1, 2, dtype=torch.bool)], (3, 4)
     )
@@ -207,12 +207,12 @@ def test_windows_are_placed_at_their_origins() -> None:
 
 
 @pytest.mark.parametrize(("origin", "shape"), [((-1, 0), (2, 2)), ((3, 0), (1, 2)), ((0, 2), (2, 1))])
-def test_window_outside_the_image_is_refused(origin: tuple[int, int], shape: tuple[int, int]) -> None:
+def test_window_outside_image_raises(origin: tuple[int, int], shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=r"window of mask 1.*outside its image of 4 x 3"):
         BoxedBitmaps.from_windows([(0, 0), origin], [np.ones((1, 1)), np.ones(shape)], (3, 4))
 
 
-def test_row_selection_shares_the_pixels() -> None:
+def test_row_selection_shares_pixels() -> None:
     bitmaps = ellipses(6, seed=4)
     masks = BoxedBitmaps.from_full(bitmaps)
     rows = torch.tensor([5, 0, 0, 3])
@@ -224,7 +224,7 @@ def test_row_selection_shares_the_pixels() -> None:
     assert torch.equal(masks[keep].bitmaps(), torch.from_numpy(bitmaps[keep.numpy()]))
 
 
-def test_pickle_is_as_small_as_the_windows() -> None:
+def test_pickle_contains_only_windows() -> None:
     bitmaps = np.zeros((20, 800, 1333), dtype=bool)
     bitmaps[:, 100:150, 200:240] = True
     masks = BoxedBitmaps.from_full(bitmaps)
@@ -233,7 +233,7 @@ def test_pickle_is_as_small_as_the_windows() -> None:
     assert torch.equal(pickle.loads(pickled).bitmaps(), masks.bitmaps())
 
 
-def test_boxed_bitmaps_can_be_evaluated_as_predictions() -> None:
+def test_boxed_bitmaps_satisfy_both_mask_protocols() -> None:
     bitmaps = ellipses(4, seed=5)
     masks = BoxedBitmaps.from_full(bitmaps)
     assert isinstance(masks, TargetMasks)
@@ -243,7 +243,7 @@ def test_boxed_bitmaps_can_be_evaluated_as_predictions() -> None:
 
 
 @pytest.mark.parametrize("size", [SIZE, (2 * SIZE[0], SIZE[1] // 3), (SIZE[0] // 2 + 1, 5 * SIZE[1])])
-def test_resized_bitmaps_equal_nearest_sampling_of_the_whole_image(size: tuple[int, int]) -> None:
+def test_resized_bitmaps_equal_nearest_interpolation(size: tuple[int, int]) -> None:
     bitmaps = ellipses(5, seed=6)
     resized = BoxedBitmaps.from_full(bitmaps).resized(size, torch.zeros(5, 4))
     expected = F.interpolate(torch.from_numpy(bitmaps)[:, None].float(), size=size, mode="nearest-exact")[:, 0]
@@ -259,7 +259,7 @@ def test_areas_count_pixels_with_their_centre_in_the_box() -> None:
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand((8, 2, 2), generator=generator) * torch.tensor([SIZE[1] + 20.0, SIZE[0] + 20.0]) - 10
     boxes = torch.cat((corners.amin(dim=1), corners.amax(dim=1)), dim=1)
-    boxes[5] = torch.tensor([30.0, 30.0, 10.0, 10.0])  # turned inside out
+    boxes[5] = torch.tensor([30.0, 30.0, 10.0, 10.0])  # inverted
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
     expected = [
         int((bitmap & (x >= x1) & (x < x2) & (y >= y1) & (y < y2)).sum())
@@ -284,26 +284,26 @@ def smooth_masks(count: int, *, seed: int, threshold: float = 0.5) -> Probabilit
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.7])
-def test_bitmaps_equal_bilinear_sampling_of_the_whole_image(threshold: float) -> None:
+def test_pasted_bitmaps_equal_bilinear_sampling_of_full_image(threshold: float) -> None:
     masks = smooth_masks(60, seed=0, threshold=threshold)
     difference = masks.bitmaps() != full_image_paste(masks)
-    assert difference.float().mean() < 1e-5  # pixels whose probability rounds to the other side of the threshold
+    assert difference.float().mean() < 1e-5  # probabilities at the threshold may round differently
     assert masks.bitmaps().any(dim=(1, 2)).float().mean() > 0.5
 
 
-def test_box_of_one_pixel_is_pasted_onto_that_pixel() -> None:
+def test_one_pixel_box_is_pasted_onto_that_pixel() -> None:
     masks = ProbabilityMasks(torch.full((1, 28, 28), 0.9), torch.tensor([[3.0, 4, 4, 5]]), SIZE)
     assert masks.bitmaps()[0].nonzero().tolist() == [[4, 3]]
 
 
-def test_rles_equal_those_of_the_bitmaps() -> None:
+def test_rles_equal_encoded_bitmaps() -> None:
     masks = smooth_masks(60, seed=1)
     expected = [coco_mask.encode(np.asfortranarray(bitmap.numpy().astype(np.uint8))) for bitmap in masks.bitmaps()]
     assert [rle["counts"] for rle in masks.rles()] == [rle["counts"].decode() for rle in expected]
     assert all(rle["size"] == list(SIZE) for rle in masks.rles())
 
 
-def test_predicted_masks_select_rows() -> None:
+def test_row_selection_of_probability_masks() -> None:
     masks = smooth_masks(6, seed=2)
     rows = torch.tensor([4, 1])
     assert torch.equal(masks[rows].bitmaps(), masks.bitmaps()[rows])
@@ -331,7 +331,7 @@ def test_half_precision_probabilities_are_pasted() -> None:
     assert (half.bitmaps() != masks.bitmaps()).float().mean() < 0.01
 
 
-def test_crops_are_the_same_under_autocast() -> None:
+def test_autocast_does_not_change_crops() -> None:
     generator = torch.Generator().manual_seed(0)
     bitmaps = torch.rand(6, 40, 50, generator=generator) > 0.5
     corners = torch.rand(6, 2, 2, generator=generator).sort(dim=1).values

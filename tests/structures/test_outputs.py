@@ -1,4 +1,4 @@
-"""Losses as sums with counts."""
+"""Losses as sums with counts, and their normalisation."""
 
 from typing import Any
 

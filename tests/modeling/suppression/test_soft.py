@@ -1,4 +1,4 @@
-"""Soft-NMS against a loop written from the paper's figure 2."""
+"""Soft-NMS against a loop over figure 2 of the paper."""
 
 import math
 from collections.abc import Callable
@@ -29,21 +29,21 @@ def slow_soft_nms(
     """(row, score) of the kept boxes, best first."""
     kept = []
     for group in set(groups.tolist()):
-        left = {row: scores[row].item() for row in range(len(boxes)) if groups[row] == group}
-        while left:
-            best = max(left, key=lambda row: left[row])
-            kept.append((best, left.pop(best)))
-            for row in left:
+        remaining = {row: scores[row].item() for row in range(len(boxes)) if groups[row] == group}
+        while remaining:
+            best = max(remaining, key=lambda row: remaining[row])
+            kept.append((best, remaining.pop(best)))
+            for row in remaining:
                 iou = overlap(boxes[best].tolist(), boxes[row].tolist())
-                left[row] *= factor(torch.tensor(iou, dtype=torch.float64)).item()
+                remaining[row] *= factor(torch.tensor(iou, dtype=torch.float64)).item()
     return sorted(((row, score) for row, score in kept if score >= min_score), key=lambda pair: -pair[1])
 
 
 @pytest.mark.parametrize("factor", FACTORS, ids=lambda factor: type(factor).__name__)
 @pytest.mark.parametrize("min_score", [0.0, 0.001, 0.2])
-def test_soft_nms_follows_its_definition(factor: Factor, min_score: float) -> None:
+def test_soft_nms_equals_definition(factor: Factor, min_score: float) -> None:
     boxes, scores, groups = scored_boxes(90, 3, seed=1)
-    groups[groups == 1] = 7  # numbers of groups may have gaps
+    groups[groups == 1] = 7  # group numbers may have gaps
     rows, lowered = soft_nms(boxes, scores, groups, factor=factor, min_score=min_score)
     expected = slow_soft_nms(boxes, scores, groups, factor, min_score)
     assert rows.tolist() == [row for row, _ in expected]
@@ -52,8 +52,8 @@ def test_soft_nms_follows_its_definition(factor: Factor, min_score: float) -> No
     assert (lowered < scores[rows]).any()
 
 
-def test_scores_by_hand() -> None:
-    # The second box overlaps the first by a half, the third is alone, the fourth of another class.
+def test_scores_equal_hand_computed_values() -> None:
+    # The second box has IoU 1/2 with the first, the third no overlap, the fourth another class.
     boxes = torch.tensor([[0.0, 0, 4, 1], [0, 0, 2, 1], [50, 0, 60, 1], [0, 0, 4, 1]])
     scores, groups = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([0, 0, 0, 1])
     rows, lowered = soft_nms(boxes, scores, groups, factor=LinearFactor(0.5), min_score=0)
@@ -82,7 +82,7 @@ def test_splitting_groups_does_not_change_soft_nms(monkeypatch: pytest.MonkeyPat
     assert torch.equal(lowered, expected[1])
 
 
-def test_scores_in_half_precision_are_accepted() -> None:
+def test_half_precision_scores_are_accepted() -> None:
     boxes, scores, groups = scored_boxes(20, 2, seed=3)
     rows, lowered = soft_nms(boxes, scores.bfloat16(), groups, factor=FACTORS[0], min_score=0.1)
     assert lowered.dtype == torch.bfloat16
