@@ -66,7 +66,7 @@ def _is_prose(word: str, key: Key) -> bool:
 
 
 def sample_of(key: Key) -> str:
-    """A valid value of a key, in location of the placeholder of a message."""
+    """A valid value of a key, to replace a placeholder in a message."""
     if key.choices:
         return str(key.choices[0])
     if isinstance(key.default, list):
