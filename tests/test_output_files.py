@@ -17,12 +17,12 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_checked_folder_is_not_created(tmp_path: Path) -> None:
+def test_check_does_not_create_the_folder(tmp_path: Path) -> None:
     assert check_output_folder(tmp_path / "a" / "b", option="--output") == tmp_path / "a" / "b"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_that_exists_stays_as_it_is(tmp_path: Path) -> None:
+def test_check_does_not_change_an_existing_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("keep")
     check_output_folder(tmp_path, option="--output")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -42,14 +42,14 @@ def test_tilde_expands_to_home_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         ("file/a/b", "--output {file}/a/b lies below {file}, which is a file; name a folder."),
     ],
 )
-def test_folder_that_cannot_be_one_is_refused(file: Path, path: str, message: str) -> None:
+def test_folder_at_or_below_a_file_is_refused(file: Path, path: str, message: str) -> None:
     with pytest.raises(UserError) as refusal:
         check_output_folder(file.parent / path, option="--output")
     assert str(refusal.value) == message.format(file=file)
 
 
 @pytest.mark.parametrize("check", [check_output_folder, check_output_file])
-def test_empty_place_is_refused(check) -> None:
+def test_empty_path_is_refused(check) -> None:
     with pytest.raises(UserError, match=r"^--output is empty; name a f"):
         check("", option="--output")
 
@@ -62,14 +62,12 @@ def test_invalid_file_names_are_refused(tmp_path: Path, check) -> None:
         check(f"{tmp_path}/a\0b", option="--output")
 
 
-def test_key_is_named_as_a_key(file: Path) -> None:
+def test_config_key_is_named_with_equals_sign(file: Path) -> None:
     with pytest.raises(UserError, match=r"^OUTPUT_DIR = .*file is a file"):
         check_output_folder(file, option="OUTPUT_DIR")
 
 
-def test_folder_that_cannot_be_made_is_refused_in_spite_of_access(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_write_is_refused_with_its_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -80,12 +78,12 @@ def test_folder_that_cannot_be_made_is_refused_in_spite_of_access(
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system in which no file can be created")
-def test_place_in_which_nothing_can_be_made_is_refused() -> None:
+def test_unwritable_folder_is_refused() -> None:
     with pytest.raises(UserError, match=r"/proc/x cannot be written"):
         check_output_folder("/proc/x", option="--output")
 
 
-def test_output_file_is_no_folder_and_not_below_a_file(tmp_path: Path, file: Path) -> None:
+def test_output_file_at_a_folder_or_below_a_file_is_refused(tmp_path: Path, file: Path) -> None:
     assert check_output_file(tmp_path / "new.json", option="--output") == tmp_path / "new.json"
     with pytest.raises(UserError, match="is a folder; name a file in it"):
         check_output_file(tmp_path, option="--output")

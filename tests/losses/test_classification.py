@@ -12,7 +12,7 @@ from mrcnn_zoo.losses.classification import (
 )
 
 
-def test_binary_cross_entropy_is_a_sum() -> None:
+def test_binary_cross_entropy_is_summed() -> None:
     # The logits 0 and log(3) are probabilities 1/2 and 3/4.
     loss = binary_cross_entropy(torch.tensor([0.0, math.log(3)]), torch.tensor([1.0, 0.0]))
     torch.testing.assert_close(loss, torch.tensor(math.log(2) + math.log(4)))

@@ -57,7 +57,7 @@ def test_dice_loss_equals_hand_computed_value() -> None:
 
 
 @pytest.mark.parametrize("name", MASK_LOSSES)
-def test_every_mask_loss_is_lower_for_the_true_mask_and_a_sum(name: str) -> None:
+def test_mask_loss_is_lower_for_true_mask_and_summed_over_regions(name: str) -> None:
     loss = MASK_LOSSES.get(name)()
     targets = torch.rand((3, 8, 8), generator=torch.Generator().manual_seed(0)) < 0.5
     right = logits_of(targets, 2.0, maps_compete=loss.maps_compete)
