@@ -25,7 +25,7 @@ from mrcnn_zoo.evaluation import prepare_evaluation
 from mrcnn_zoo.inference.trained import class_names_of, open_trained
 from mrcnn_zoo.inspection.pictures import evaluate_with_pictures
 from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder
-from mrcnn_zoo.training.run_context import LogFile, logging_to
+from mrcnn_zoo.training.log_files import LogFile, logging_to
 
 RESULTS = Path("inference") / "results.json"
 

@@ -262,7 +262,7 @@ def logging_lines(stream: TextIO | None = None) -> Iterator[None]:
     Args:
         stream: standard output by default; standard error where results are printed to standard output.
     """
-    from mrcnn_zoo.training.run_context import MarkWarnings, OncePerMessage
+    from mrcnn_zoo.training.log_files import MarkWarnings, OncePerMessage
 
     root, ours = logging.getLogger(), logging.getLogger("mrcnn_zoo")
     stream = stream or sys.stdout

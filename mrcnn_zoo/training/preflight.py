@@ -21,7 +21,13 @@ from mrcnn_zoo.data.classes import in_classes_of_checkpoint, merge_datasets, uni
 from mrcnn_zoo.data.loading.selection import select_for_training
 from mrcnn_zoo.data.proposals import build_proposal_mapper
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.distributed.processes import world_size
+from mrcnn_zoo.distributed.processes import (
+    is_main_process,
+    is_restarted,
+    may_be_restarted,
+    value_of_main_process,
+    world_size,
+)
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
 from mrcnn_zoo.evaluation.limits import build_limits, cut_objects_message
@@ -33,7 +39,7 @@ from mrcnn_zoo.registry import Registry, did_you_mean
 from mrcnn_zoo.training.hooks.best import AUTO
 from mrcnn_zoo.training.hooks.evaluation import VALIDATION_TASK
 from mrcnn_zoo.training.lengths import fit_lengths
-from mrcnn_zoo.training.stages import STAGE_FILE, Stage, build_stages
+from mrcnn_zoo.training.stages import OVERWRITE_MARKER, STAGE_FILE, Stage, build_stages
 from mrcnn_zoo.training.trainer import RESUMABLE_KEYS
 
 LOSS_NAME = re.compile(r"loss_\w+")  # the names of the losses are not known before the model is built
@@ -82,6 +88,25 @@ def check_output_dir(cfg: CfgNode) -> CfgNode:
     folder = check_output_folder(cfg.OUTPUT_DIR, option="OUTPUT_DIR", subfolders=RESULT_FOLDERS)
     is_same = str(folder) == cfg.OUTPUT_DIR
     return cfg if is_same else changed_config(cfg, {"OUTPUT_DIR": str(folder)}, source="run")
+
+
+def resume_after_restart(output_dir: Path, *, resume: bool, overwrite: bool) -> tuple[bool, bool]:
+    """`resume` and `overwrite` of this attempt: a restarted run resumes, whatever the user typed.
+
+    With `overwrite` it does so once the checkpoints of the earlier training are removed; until then it overwrites.
+
+    Args:
+        output_dir: of the run.
+        resume: as typed.
+        overwrite: as typed.
+    """
+    marker = output_dir / OVERWRITE_MARKER
+    if is_restarted():
+        overwrites = overwrite and value_of_main_process(marker.exists())
+        return not overwrites, overwrites
+    if overwrite and may_be_restarted() and is_main_process() and output_dir.is_dir():
+        marker.touch()
+    return resume, overwrite
 
 
 def plan_stages(cfg: CfgNode, *, resume: bool, eval_only: bool, overwrite: bool) -> list[Stage]:

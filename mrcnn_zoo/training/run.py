@@ -14,8 +14,16 @@ from mrcnn_zoo.evaluation.tables import stages_table
 from mrcnn_zoo.output_files import write_text
 from mrcnn_zoo.training.build import build_evaluated_model, build_trainer
 from mrcnn_zoo.training.hooks.evaluation import results_by_dataset
-from mrcnn_zoo.training.preflight import RunPlan, check_output_dir, plan_evaluation, plan_stages, plan_training
-from mrcnn_zoo.training.run_context import LogFile, logging_to, record_environment
+from mrcnn_zoo.training.log_files import LogFile, logging_to
+from mrcnn_zoo.training.preflight import (
+    RunPlan,
+    check_output_dir,
+    plan_evaluation,
+    plan_stages,
+    plan_training,
+    resume_after_restart,
+)
+from mrcnn_zoo.training.run_context import record_environment
 from mrcnn_zoo.training.stages import (
     FinishedStage,
     Results,
@@ -25,7 +33,6 @@ from mrcnn_zoo.training.stages import (
     finish_stage,
     prepared_config,
     read_finished,
-    resume_after_restart,
 )
 from mrcnn_zoo.training.stopping import StopSignals, TrainingInterrupted
 from mrcnn_zoo.training.trainer import Trainer

@@ -20,8 +20,6 @@ from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.distributed.processes import (
     is_main_process,
-    is_restarted,
-    may_be_restarted,
     value_of_main_process,
     wait_for_all,
 )
@@ -183,25 +181,6 @@ def _check_names(stages: Sequence[Stage], source: str) -> None:
                 f"{did_you_mean(stage.starts_from, earlier)}"
             )
         earlier.append(stage.name)
-
-
-def resume_after_restart(output_dir: Path, *, resume: bool, overwrite: bool) -> tuple[bool, bool]:
-    """`resume` and `overwrite` of this attempt: a restarted run resumes, whatever the user typed.
-
-    With `overwrite` it does so once the checkpoints of the earlier training are removed; until then it overwrites.
-
-    Args:
-        output_dir: of the run.
-        resume: as typed.
-        overwrite: as typed.
-    """
-    marker = output_dir / OVERWRITE_MARKER
-    if is_restarted():
-        overwrites = overwrite and value_of_main_process(marker.exists())
-        return not overwrites, overwrites
-    if overwrite and may_be_restarted() and is_main_process() and output_dir.is_dir():
-        marker.touch()
-    return resume, overwrite
 
 
 def clear_training_folders(output_dir: Path, stages: Sequence[Stage]) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.progress import ProgressLine, fitted, show_progress, size_in_words
 from mrcnn_zoo.registries import METRIC_WRITERS
-from mrcnn_zoo.training.run_context import LogFile
+from mrcnn_zoo.training.log_files import LogFile
 from mrcnn_zoo.training.writers import RunPlace
 from mrcnn_zoo.training.writers.console import LogLineWriter, ProgressBarWriter, progress_line, short_line
 

@@ -21,7 +21,7 @@ from mrcnn_zoo.training.hooks.best import BestMetric, SaveBest, StopEarly
 from mrcnn_zoo.training.hooks.evaluation import Evaluate, validation_losses
 from mrcnn_zoo.training.hooks.metrics import ReportUnusedParameters, WriteMetrics
 from mrcnn_zoo.training.hooks.pictures import DrawPredictions, DrawTrainingBatches, listed_by_folder
-from mrcnn_zoo.training.run_context import logging_to
+from mrcnn_zoo.training.log_files import logging_to
 from mrcnn_zoo.training.stopping import StopSignals
 from mrcnn_zoo.training.writers import MetricWriter
 from mrcnn_zoo.training.writers.files import JsonLinesWriter

@@ -18,7 +18,7 @@ from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.hook import Hook, Results, StepReport, Workspace
 from mrcnn_zoo.training.hooks.evaluation import is_validation_task
 from mrcnn_zoo.training.hooks.nonfinite import shortened
-from mrcnn_zoo.training.run_context import log_to_files
+from mrcnn_zoo.training.log_files import log_to_files
 from mrcnn_zoo.training.trainer import Trainer
 from mrcnn_zoo.training.writers import MetricWriter
 

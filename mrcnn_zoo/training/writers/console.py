@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.progress import Display, ProgressLine, duration, has_terminal, show_progress
 from mrcnn_zoo.registries import METRIC_WRITERS
-from mrcnn_zoo.training.run_context import log_to_consoles, log_to_files
+from mrcnn_zoo.training.log_files import log_to_consoles, log_to_files
 from mrcnn_zoo.training.writers.contract import MetricWriter, RunPlace
 
 if TYPE_CHECKING:
