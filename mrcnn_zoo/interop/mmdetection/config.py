@@ -14,7 +14,35 @@ from typing import Any
 from mrcnn_zoo.config.files import read_text_file
 from mrcnn_zoo.errors import UserError
 
-SETTINGS_KEY = "settings"  # in the meta data of a file, for a config that the user gives
+SETTINGS_KEY = "settings"  # in the metadata of a file, for a config that the user gives
+# The values of MMDetection's published base config for R-50-FPN, used where a checkpoint has none.
+PUBLISHED: dict[str, Any] = {
+    "data_preprocessor.mean": [123.675, 116.28, 103.53],
+    "data_preprocessor.std": [58.395, 57.12, 57.375],
+    "data_preprocessor.bgr_to_rgb": True,
+    "backbone.style": "pytorch",
+    "backbone.frozen_stages": 1,
+    "rpn_head.anchor_generator.scales": [8],
+    "rpn_head.anchor_generator.ratios": [0.5, 1.0, 2.0],
+    "rpn_head.anchor_generator.strides": [4, 8, 16, 32, 64],
+    "rpn_head.bbox_coder.target_stds": [1.0, 1.0, 1.0, 1.0],
+    "roi_head.bbox_head.bbox_coder.target_stds": [0.1, 0.1, 0.2, 0.2],
+    "roi_head.bbox_roi_extractor.roi_layer.output_size": 7,
+    "roi_head.bbox_roi_extractor.featmap_strides": [4, 8, 16, 32],
+    "roi_head.mask_roi_extractor.roi_layer.output_size": 14,
+    "train_cfg.rpn.assigner.pos_iou_thr": 0.7,
+    "train_cfg.rpn.assigner.neg_iou_thr": 0.3,
+    "train_cfg.rpn_proposal.nms_pre": 2000,
+    "train_cfg.rpn_proposal.max_per_img": 1000,
+    "train_cfg.rcnn.assigner.pos_iou_thr": 0.5,
+    "train_cfg.rcnn.assigner.neg_iou_thr": 0.5,
+    "test_cfg.rpn.nms_pre": 1000,
+    "test_cfg.rpn.max_per_img": 1000,
+    "test_cfg.rpn.nms.iou_threshold": 0.7,
+    "test_cfg.rcnn.score_thr": 0.05,
+    "test_cfg.rcnn.nms.iou_threshold": 0.5,
+    "test_cfg.rcnn.max_per_img": 100,
+}
 
 
 @dataclass(frozen=True)
@@ -140,3 +168,57 @@ class _Reader:
             elif isinstance(value, Mapping):  # **name
                 values.update(value)
         return values
+
+
+class MMDetectionModel:
+    """The model's part of a config; records the assumed values.
+
+    Args:
+        config: as it was read.
+    """
+
+    def __init__(self, config: ForeignConfig) -> None:
+        self.values = _with_old_places(config.values)
+        self.assumed: list[str] = []
+
+    def has(self, path: str) -> bool:
+        """Whether the config has a value.
+
+        Args:
+            path: dotted.
+        """
+        return self._find(path) is not None
+
+    def at(self, path: str, default: Any = None) -> Any:
+        """A value of the config.
+
+        Args:
+            path: dotted.
+            default: MMDetection's own, where the config has no value; with None, the value of its published config is
+                used and added to `assumed`.
+        """
+        value = self._find(path)
+        if value is not None:
+            return value
+        if default is None and path in PUBLISHED:
+            self.assumed.append(f"{path} = {PUBLISHED[path]!r}")
+            return PUBLISHED[path]
+        return default
+
+    def _find(self, path: str) -> Any:
+        value: Any = self.values
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+
+def _with_old_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's part, in which values that MMDetection 2.x has elsewhere are where 3.x has them."""
+    model = dict(config["model"]) if isinstance(config.get("model"), Mapping) else {}
+    for name in ("train_cfg", "test_cfg"):
+        if not isinstance(model.get(name), Mapping) and isinstance(config.get(name), Mapping):
+            model[name] = config[name]
+    pixels = config.get("img_norm_cfg")
+    if "data_preprocessor" not in model and isinstance(pixels, Mapping):
+        model["data_preprocessor"] = {**pixels, "bgr_to_rgb": pixels.get("to_rgb", False)}
+    return model

@@ -13,13 +13,8 @@ from torch import Tensor
 
 from mrcnn_zoo.interop.conventions import anchors_by_size
 from mrcnn_zoo.interop.converter import Conversion, has_all
-from mrcnn_zoo.interop.mmdetection.config import ForeignConfig, config_of
-from mrcnn_zoo.interop.mmdetection.settings import (
-    MMDetectionModel,
-    anchor_scales,
-    convention_settings,
-    differences,
-)
+from mrcnn_zoo.interop.mmdetection.config import ForeignConfig, MMDetectionModel, config_of
+from mrcnn_zoo.interop.mmdetection.settings import anchor_scales, convention_settings, differences
 from mrcnn_zoo.interop.renaming import RESIDUAL_BLOCK, RenameTable, patterns, without_pyramid
 from mrcnn_zoo.interop.structure import Settings, two_stage_settings
 from mrcnn_zoo.registries import CHECKPOINT_CONVERTERS
