@@ -53,12 +53,12 @@ DETECTRON2_KEYS = (
         "Direction in which a training image is mirrored with probability 0.5: horizontal, vertical or none.",
         choices=("horizontal", "vertical", "none"),
     ),
-    Key("INPUT.CROP.ENABLED", False, "Cut a random window out of each training image before it is scaled."),
+    Key("INPUT.CROP.ENABLED", False, "Crop a random window of each training image before it is scaled."),
     Key(
         "INPUT.CROP.TYPE",
         "relative_range",
-        "How INPUT.CROP.SIZE is meant: relative (fractions of the image), relative_range (random fractions from "
-        "there to 1), absolute (pixels) or absolute_range (random between the two numbers of pixels).",
+        "Unit of INPUT.CROP.SIZE: relative (fractions of the image), relative_range (fractions sampled between it "
+        "and 1), absolute (pixels) or absolute_range (pixels sampled between its two numbers).",
         choices=("relative", "relative_range", "absolute", "absolute_range"),
     ),
     Key(
@@ -72,8 +72,8 @@ DETECTRON2_KEYS = (
     Key(
         "INPUT.FORMAT",
         "BGR",
-        "Order of the colour channels the model sees: BGR, RGB, or L for one grey channel. With one value in "
-        "MODEL.PIXEL_MEAN it is always L; other numbers of channels than 1 and 3 stay in the order of the file.",
+        "Channel order of the model's input: BGR, RGB, or L for one grey channel. With one value in MODEL.PIXEL_MEAN"
+        " it is always L; other numbers of channels than 1 and 3 stay in the order of the file.",
         choices=("BGR", "RGB", "L"),
     ),
     Key(
@@ -83,42 +83,42 @@ DETECTRON2_KEYS = (
         "keeps the form that its dataset gives it.",
         choices=("polygon", "bitmask"),
     ),
-    Key("DATASETS.TRAIN", [], "Names of the datasets to train on, taken together.", element_types=(str,)),
+    Key("DATASETS.TRAIN", [], "Names of the training datasets, which are concatenated.", element_types=(str,)),
     Key(
         "DATASETS.PROPOSAL_FILES_TRAIN",
         [],
-        "Files with precomputed proposals, .pkl as Detectron2's or .npz, one for each dataset of DATASETS.TRAIN.",
+        "Files with precomputed proposals, .pkl as Detectron2's or .npz, one per dataset of DATASETS.TRAIN.",
         element_types=(str,),
     ),
     Key(
         "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN",
         2000,
-        "Best precomputed proposals used for each training image.",
+        "Number of precomputed proposals used per training image, the highest-scoring ones.",
         range=AT_LEAST_ONE,
     ),
-    Key("DATASETS.TEST", [], "Names of the datasets to evaluate on, each by itself.", element_types=(str,)),
+    Key("DATASETS.TEST", [], "Names of the test datasets, each evaluated separately.", element_types=(str,)),
     Key(
         "DATASETS.PROPOSAL_FILES_TEST",
         [],
-        "Files with precomputed proposals, .pkl as Detectron2's or .npz, one for each dataset of DATASETS.TEST.",
+        "Files with precomputed proposals, .pkl as Detectron2's or .npz, one per dataset of DATASETS.TEST.",
         element_types=(str,),
     ),
     Key(
         "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST",
         1000,
-        "Best precomputed proposals used for each test image.",
+        "Number of precomputed proposals used per test image, the highest-scoring ones.",
         range=AT_LEAST_ONE,
     ),
     Key(
         "DATALOADER.NUM_WORKERS",
         4,
-        "Processes that load images, for each training process; 0 loads in the training process.",
+        "Worker processes that load images, per training process; 0 loads in the training process itself.",
         range=NOT_NEGATIVE,
     ),
     Key(
         "DATALOADER.ASPECT_RATIO_GROUPING",
         True,
-        "Put wide and tall images into separate batches, which saves padding.",
+        "Batch wide and tall images separately, which saves padding.",
     ),
     Key(
         "DATALOADER.SAMPLER_TRAIN",
@@ -138,7 +138,7 @@ DETECTRON2_KEYS = (
         True,
         "Repeat by the square root of REPEAT_THRESHOLD / share of images instead of by the ratio itself.",
     ),
-    Key("DATALOADER.FILTER_EMPTY_ANNOTATIONS", True, "Leave training images without objects out."),
+    Key("DATALOADER.FILTER_EMPTY_ANNOTATIONS", True, "Skip training images without objects."),
 )
 
 NEW_KEYS = (
@@ -153,7 +153,7 @@ NEW_KEYS = (
     Key(
         "INPUT.BRIGHTNESS",
         [0.8, 1.2],
-        "Smallest and largest factor of RandomBrightness.",
+        "Minimum and maximum factor of RandomBrightness.",
         range=NOT_NEGATIVE,
         length=PAIR,
         ascends=True,
@@ -161,7 +161,7 @@ NEW_KEYS = (
     Key(
         "INPUT.CONTRAST",
         [0.8, 1.2],
-        "Smallest and largest factor of RandomContrast.",
+        "Minimum and maximum factor of RandomContrast.",
         range=NOT_NEGATIVE,
         length=PAIR,
         ascends=True,
@@ -169,7 +169,7 @@ NEW_KEYS = (
     Key(
         "INPUT.SATURATION",
         [0.8, 1.2],
-        "Smallest and largest factor of RandomSaturation.",
+        "Minimum and maximum factor of RandomSaturation.",
         range=NOT_NEGATIVE,
         length=PAIR,
         ascends=True,
@@ -178,45 +178,53 @@ NEW_KEYS = (
         "INPUT.SIXTEEN_BIT",
         "stretch",
         "Conversion of images deeper than 8 bits: stretch each from its darkest to its brightest pixels, divide "
-        "full-range 16 bits by 257, or keep the values as floats (PIXEL_MEAN and PIXEL_STD must be of that range).",
+        "full-range 16 bits by 257, or keep the values as floats (PIXEL_MEAN and PIXEL_STD must have their range).",
         choices=("stretch", "divide", "keep"),
     ),
     Key(
         "INPUT.MAX_IMAGE_PIXELS",
         178_956_970,
-        "Maximum height times width of an image file, in pixels (the default is Pillow's limit). A larger one is "
-        "refused, "
-        "because a small file that unpacks to a huge image, a decompression bomb, fills the memory. 0 allows any size.",
+        "Maximum height times width of an image file, in pixels (the default is Pillow's limit). Larger images are "
+        "refused: a small file can unpack to an image that fills the memory. 0 allows any size.",
         range=NOT_NEGATIVE,
     ),
     Key(
         "DATALOADER.RANDOM_SUBSET_RATIO",
         1.0,
-        "Share of the training images, above 0 and up to 1, that RandomSubsetTrainingSampler draws once and keeps to.",
+        "Share of the training images, above 0 and up to 1, in the subset that RandomSubsetTrainingSampler draws once.",
         range=SHARE_ABOVE_ZERO,
     ),
     Key(
         "DATASETS.DEFINITIONS",
         {},
-        "Datasets of your own by name, each a mapping with FORMAT (coco, dsb2018, digits, shapes, ...) and that "
-        "format's fields, e.g. {cells_train: {FORMAT: coco, IMAGES: data/train, ANNOTATIONS: data/train.json}}.",
+        "Custom datasets by name, each a mapping with FORMAT (coco, dsb2018, digits, shapes, ...) and that format's "
+        "fields, e.g. {cells_train: {FORMAT: coco, IMAGES: data/train, ANNOTATIONS: data/train.json}}.",
         registry=DATASET_FORMATS,
     ),
     Key(
         "DATASETS.KEYPOINT_FLIP_PAIRS",
         "auto",
-        "Keypoints that change places when an image is mirrored, as pairs of their names, e.g. [[left_eye, "
-        "right_eye]]; [] where none does. auto takes the pairs of the annotation file, or those with names that "
-        "differ by "
-        "left and right; without either, images with keypoints are not mirrored.",
+        "Pairs of keypoint names that are swapped when the image is mirrored, e.g. [[left_eye, right_eye]]; [] swaps"
+        " none. auto takes the pairs of the annotation file, or pairs names that differ by left and right; without "
+        "either, images with keypoints are not mirrored.",
         other_types=(list,),
     ),
-    Key("DATASETS.SCENES.NUM_TRAIN", 2000, "Generated scenes in digits_train and shapes_train.", range=NOT_NEGATIVE),
-    Key("DATASETS.SCENES.NUM_VAL", 200, "Generated scenes in digits_val and shapes_val.", range=NOT_NEGATIVE),
+    Key(
+        "DATASETS.SCENES.NUM_TRAIN",
+        2000,
+        "Number of synthetic scenes in digits_train and in shapes_train.",
+        range=NOT_NEGATIVE,
+    ),
+    Key(
+        "DATASETS.SCENES.NUM_VAL",
+        200,
+        "Number of synthetic scenes in digits_val and in shapes_val.",
+        range=NOT_NEGATIVE,
+    ),
     Key(
         "DATASETS.SCENES.SEED",
         0,
-        "Seed of the generated scenes, >= 0; the same seed gives the same pixels.",
+        "Seed of the synthetic scenes, at least 0; equal seeds give equal pixels.",
         range=NOT_NEGATIVE,
     ),
     Key(
@@ -229,7 +237,7 @@ NEW_KEYS = (
     Key(
         "DATASETS.SCENES.NUM_OBJECTS",
         [1, 6],
-        "Fewest and most objects in a scene; a crowded scene may hold fewer.",
+        "Minimum and maximum number of objects per scene; fewer where no room is left.",
         range=Range(low=0, high=MOST_OF_A_SCENE),
         length=PAIR,
         ascends=True,
@@ -237,7 +245,7 @@ NEW_KEYS = (
     Key(
         "DATASETS.SCENES.OBJECT_SIZE",
         [24, 56],
-        "Smallest and largest longer side of an object in pixels, before it is rotated; at least 8.",
+        "Minimum and maximum of an object's longer side in pixels, before it is rotated; at least 8.",
         range=Range(low=8, high=MOST_OF_A_SCENE),
         length=PAIR,
         ascends=True,
@@ -245,22 +253,28 @@ NEW_KEYS = (
     Key(
         "DATASETS.SCENES.MAX_OVERLAP",
         0.1,
-        "Largest allowed IoU between the boxes of two objects of a scene, 0 to 1.",
+        "Maximum IoU between the boxes of two objects of a scene, in [0, 1].",
         range=SHARE,
     ),
     Key(
         "DATASETS.SCENES.MIN_VISIBLE",
         0.7,
-        "Share of an object's pixels, 0 to 1, that nearer objects must leave visible; masks hold visible pixels only.",
+        "Minimum share of an object's pixels, in [0, 1], that nearer objects leave visible; masks cover visible "
+        "pixels only.",
         range=SHARE,
     ),
     Key(
         "DATASETS.SCENES.ROTATION",
         10.0,
-        "Largest rotation of an object in degrees, either way.",
+        "Maximum rotation of an object in degrees, in either direction.",
         range=Range(low=0, high=180),
     ),
-    Key("DATASETS.SCENES.BACKGROUND", "texture", "Background of a scene.", choices=("plain", "gradient", "texture")),
+    Key(
+        "DATASETS.SCENES.BACKGROUND",
+        "texture",
+        "Background of a scene: plain (one colour), gradient or texture.",
+        choices=("plain", "gradient", "texture"),
+    ),
     Key(
         "DATASETS.SCENES.NOISE",
         0.03,
@@ -270,19 +284,20 @@ NEW_KEYS = (
     Key(
         "DATASETS.SCENES.MIN_CONTRAST",
         0.3,
-        "Least difference of brightness between ink and background, as a fraction of the full range, at most 0.8.",
+        "Minimum difference in brightness between objects and background, as a fraction of the full range, at most "
+        "0.8.",
         range=Range(low=0, high=0.8),
     ),
     Key(
         "DATASETS.SCENES.INVERT_PROBABILITY",
         0.5,
-        "Probability that the ink is darker than the background.",
+        "Probability that the objects of a scene are darker than its background.",
         range=SHARE,
     ),
     Key("DATASETS.SCENES.IS_COLOR", True, "Draw objects and background in random colours instead of greys."),
     Key(
         "DATASETS.SCENES.DIGITS_SOURCE",
         "embedded",
-        "Where digits come from: embedded (1,797 real 8 x 8 digits) or a folder with the MNIST IDX files, .gz or not.",
+        "Source of the digits: embedded (1,797 real 8 x 8 digits) or a folder with the MNIST IDX files, .gz or not.",
     ),
 )

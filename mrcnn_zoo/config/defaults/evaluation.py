@@ -7,8 +7,8 @@ DETECTRON2_KEYS = (
     Key(
         "TEST.EXPECTED_RESULTS",
         [],
-        "Results required of the final evaluation, each as [task, metric, expected, tolerance], "
-        "e.g. [[bbox, AP, 38.5, 0.2]]; a miss is reported and ends the run with an error.",
+        "Expected results of the final evaluation, each as [task, metric, expected, tolerance], e.g. [[bbox, AP, "
+        "38.5, 0.2]]; a result outside its tolerance is reported and ends the run with an error.",
     ),
     Key(
         "TEST.EVAL_PERIOD",
@@ -19,15 +19,15 @@ DETECTRON2_KEYS = (
     Key(
         "TEST.KEYPOINT_OKS_SIGMAS",
         [],
-        "Deviation of each keypoint in the keypoint similarity (OKS), as a share of the object's size; empty takes "
-        "COCO's for its 17, and 0.05 for others.",
+        "Standard deviation of each keypoint in the object keypoint similarity (OKS), as a share of the object's "
+        "size; empty takes COCO's for its 17, and 0.05 for others.",
         element_types=(float,),
         range=POSITIVE,
     ),
     Key(
         "TEST.DETECTIONS_PER_IMAGE",
         100,
-        "Maximum number of detections per image; the COCO evaluation uses as many. -1 keeps all, and 100 are "
+        "Maximum number of detections per image, also in the COCO evaluation. -1 keeps all, of which 100 are "
         "evaluated.",
         range=Range(low=1, also=(-1,)),
         old_names=("TEST.DETECTIONS_PER_IMG",),
@@ -36,10 +36,9 @@ DETECTRON2_KEYS = (
         "TEST.AUG.ENABLED",
         False,
         "Test-time augmentation: predict on several sizes, flips and rotations of each test image and merge the "
-        "detections: "
-        "boxes by one suppression, masks and keypoints in them averaged. Holds for every evaluation, those during "
-        "training too, and for predict; the time grows with the number of views. For the final evaluation alone, train "
-        "without it and evaluate with it.",
+        "detections: boxes by one suppression, masks and keypoints by averaging. Applies to every evaluation, also "
+        "during training, and to predict; the time grows with the number of views. For the final evaluation alone, "
+        "train without it and evaluate with it.",
         old_names=("TEST.AUG_ON",),
     ),
     Key(
@@ -54,7 +53,7 @@ DETECTRON2_KEYS = (
     Key(
         "TEST.AUG.MAX_SIZE",
         4000,
-        "Upper bound in pixels of the longer side under TEST.AUG; not of images that keep their own size.",
+        "Upper bound in pixels of the longer side under TEST.AUG; does not apply to images that keep their own size.",
         range=AT_LEAST_ONE,
         old_names=("TEST.AUG_MAX_SIZE",),
     ),
@@ -81,8 +80,8 @@ NEW_KEYS = (
     Key(
         "TEST.AUG.ROTATE",
         False,
-        "Under TEST.AUG, each size and flip also rotated by 90, 180 and 270 degrees; for images without an up, such as "
-        "cells.",
+        "Under TEST.AUG, each size and flip also rotated by 90, 180 and 270 degrees; for images without a preferred "
+        "orientation, such as cells.",
     ),
     Key(
         "TEST.BATCH_SIZE",
@@ -91,7 +90,10 @@ NEW_KEYS = (
         range=AT_LEAST_ONE,
     ),
     Key(
-        "TEST.NUM_IMAGES", 0, "When above 0, evaluate only this many first images of each test set.", range=NOT_NEGATIVE
+        "TEST.NUM_IMAGES",
+        0,
+        "When above 0, evaluate only the first images of each test set, this many.",
+        range=NOT_NEGATIVE,
     ),
     Key("TEST.VAL_LOSS", True, "Also compute the validation losses at each evaluation during training."),
     Key(
@@ -104,7 +106,7 @@ NEW_KEYS = (
     Key(
         "EVAL.GIVEN_BOXES",
         "",
-        "Boxes that a model with region heads gets instead of finding its own, in every evaluation: ground_truth for "
+        "Boxes that replace the detected boxes of a model with region heads, in every evaluation: ground_truth for "
         "the boxes and classes of the annotations, which gives the AP of the mask head alone, or a COCO file with "
         "boxes, as of `predict --boxes`; empty for none.",
     ),

@@ -23,13 +23,13 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.DEVICE",
         "auto",
-        "Torch device the model runs on: auto is the GPU where there is one, else the CPU; or cuda, cuda:1, cpu, ... "
-        "Where there is no GPU, cuda is the CPU, with a note.",
+        "Torch device of the model: auto is the GPU where there is one, else the CPU; or cuda, cuda:1, cpu, ... "
+        "Without a GPU, cuda falls back to the CPU, and a message is logged.",
     ),
     Key(
         "MODEL.META_ARCHITECTURE",
         "GeneralizedRCNN",
-        "Registered detector: the model as a whole, built of the parts that the other keys name.",
+        "Registered detector: the model as a whole, built from the components that the other keys select.",
         registry=DETECTORS,
     ),
     Key(
@@ -49,8 +49,8 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.PIXEL_STD",
         [1.0, 1.0, 1.0],
-        "Deviation that each channel is divided by, in the order of INPUT.FORMAT; 1 where it is folded into "
-        "the weights.",
+        "Standard deviation that each channel is divided by, in the order of INPUT.FORMAT; 1 where it is folded into"
+        " the weights.",
         range=POSITIVE,
         length=NOT_EMPTY,
     ),
@@ -64,18 +64,18 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.BACKBONE.FREEZE_AT",
         2,
-        "Number of first stages that are not trained: 0 none; of a ResNet 1 is the stem, 2 the stem and res2; of a VGG "
-        "2 is conv1 and conv2; of a timm network n is all that the map c{n} depends on.",
+        "Number of first stages that are frozen: 0 none; of a ResNet 1 is the stem, 2 the stem and res2; of a VGG 2 "
+        "is conv1 and conv2; of a timm network n is all that the map c{n} depends on.",
         range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.FPN.IN_FEATURES",
         [],
-        "Maps the pyramid is built on, e.g. [res2, res3, res4, res5] of a ResNet, [conv3, conv4, conv5, pool5] of a "
-        "VGG, [c2, c3, c4, c5] of a timm network, or [c4] for build_timm_simple_fpn_backbone.",
+        "Backbone outputs that the pyramid is built on, e.g. [res2, res3, res4, res5] of a ResNet, [conv3, conv4, "
+        "conv5, pool5] of a VGG, [c2, c3, c4, c5] of a timm network, or [c4] for build_timm_simple_fpn_backbone.",
         element_types=(str,),
     ),
-    Key("MODEL.FPN.OUT_CHANNELS", 256, "Channels of every level of the pyramid.", range=AT_LEAST_ONE),
+    Key("MODEL.FPN.OUT_CHANNELS", 256, "Channels of every pyramid level.", range=AT_LEAST_ONE),
     Key(
         "MODEL.FPN.NORM",
         "",
@@ -85,7 +85,7 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.FPN.FUSE_TYPE",
         "sum",
-        "Fusion of a level with the coarser one: sum, or avg for half of that.",
+        "Fusion of a level with the next coarser one: sum, or avg for the mean.",
         choices=("sum", "avg"),
     ),
     Key("MODEL.RESNETS.DEPTH", 50, "Number of layers of the ResNet.", choices=(18, 34, 50, 101, 152)),
@@ -145,7 +145,7 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RESNETS.DEFORM_NUM_GROUPS",
         1,
-        "Channel groups of a deformable convolution that have separate offsets.",
+        "Number of channel groups of a deformable convolution, each with its own offsets.",
         range=AT_LEAST_ONE,
     ),
 )
@@ -154,21 +154,21 @@ NEW_KEYS = (
     Key(
         "MODEL.RESNETS.STEM_POOL",
         "centred",
-        "Cells that the stem's 3 x 3 max-pooling takes: centred around every second cell, or every second and the two "
-        "following, as TensorFlow and Keras pad it.",
+        "Window of the stem's 3 x 3 max-pooling: centred on every second cell, or following, every second cell and "
+        "the two after it, as TensorFlow and Keras pad it.",
         choices=("centred", "following"),
     ),
     Key(
         "MODEL.FPN.TOP_BLOCK",
         "",
-        "Levels above the pyramid's last one: maxpool for one (P6), p6p7 for two by convolutions, none; empty takes "
-        "p6p7 for build_retinanet_resnet_fpn_backbone and maxpool for the others.",
+        "Levels on top of the pyramid: maxpool for P6, p6p7 for P6 and P7 by convolutions, or none; empty takes p6p7"
+        " for build_retinanet_resnet_fpn_backbone and maxpool for the others.",
         choices=("", "maxpool", "p6p7", "none"),
     ),
     Key(
         "MODEL.FPN.TOP_BLOCK_IN_FEATURE",
         "",
-        "Map that p6p7 is made of: the last of MODEL.FPN.IN_FEATURES (also when empty), or the last level, e.g. p5.",
+        "Input map of p6p7: the last of MODEL.FPN.IN_FEATURES (also when empty), or the last level, e.g. p5.",
     ),
     Key(
         "MODEL.VGG.DEPTH",
@@ -190,7 +190,7 @@ NEW_KEYS = (
     Key(
         "MODEL.VGG.CONV1_OUT_CHANNELS",
         64,
-        "Channels of conv1; conv2 has 2, conv3 4, conv4 and conv5 8 times it.",
+        "Channels of conv1; conv2 has twice, conv3 4 times, conv4 and conv5 8 times as many.",
         range=AT_LEAST_ONE,
     ),
     Key(
@@ -207,18 +207,22 @@ NEW_KEYS = (
         ["conv4"],
         "Stages returned by the backbone; of n stages also pool{n}, at half the resolution of the last.",
     ),
-    Key("MODEL.TIMM.NAME", "", "Network of the library timm, e.g. convnext_tiny, swin_tiny_patch4_window7_224."),
+    Key(
+        "MODEL.TIMM.NAME",
+        "",
+        "Name of a network of the timm library, e.g. convnext_tiny, swin_tiny_patch4_window7_224.",
+    ),
     Key(
         "MODEL.TIMM.PRETRAINED",
         False,
-        "Start from the weights that timm has for the network, when MODEL.WEIGHTS is empty; its log line names the "
-        "pixel statistics that they expect.",
+        "Start from timm's pretrained weights when MODEL.WEIGHTS is empty; a log message names the pixel statistics "
+        "that they expect.",
     ),
     Key(
         "MODEL.TIMM.OUT_FEATURES",
         [],
-        "Maps that the backbone returns, named after the logarithm of their stride: c2 at stride 4 to c5 at stride 32; "
-        "a plain ViT has c4 only. Empty for all that the network has.",
+        "Maps that the backbone returns, named after the logarithm of their stride: c2 at stride 4 to c5 at stride "
+        "32; a plain ViT has c4 only. Empty returns all that the network has.",
         element_types=(str,),
     ),
     Key(

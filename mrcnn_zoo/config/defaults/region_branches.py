@@ -8,14 +8,15 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION",
         14,
-        "Side, in cells, of the features pooled for the mask head; the predicted mask has twice that side, or what "
-        "ROI_MASK_HEAD.NUM_UPSAMPLE makes of it.",
+        "Side, in cells, of the features pooled for the mask head; the predicted mask has 2 ** "
+        "ROI_MASK_HEAD.NUM_UPSAMPLE times that side.",
         range=AT_LEAST_ONE,
     ),
     Key(
         "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO",
         0,
-        "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
+        "Sampling points along each side of a pooled cell; 0 takes one per feature cell that the pooled cell covers,"
+        " rounded up.",
         range=NOT_NEGATIVE,
     ),
     Key(
@@ -63,7 +64,8 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO",
         0,
-        "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
+        "Sampling points along each side of a pooled cell; 0 takes one per feature cell that the pooled cell covers,"
+        " rounded up.",
         range=NOT_NEGATIVE,
     ),
     Key(
@@ -73,19 +75,22 @@ DETECTRON2_KEYS = (
         range=AT_LEAST_ONE,
         length=NOT_EMPTY,
     ),
-    Key("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 17, "Keypoints of an instance; 17 in COCO.", range=AT_LEAST_ONE),
+    Key(
+        "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 17, "Number of keypoints per instance; 17 in COCO.", range=AT_LEAST_ONE
+    ),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE",
         1,
-        "Training images with fewer visible keypoints than this are left out.",
+        "Training images with fewer visible keypoints than this are skipped.",
         range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS",
         True,
-        "Divide the keypoint loss by the visible keypoints of the batch; otherwise by a number fixed by the settings.",
+        "Divide the keypoint loss by the number of visible keypoints in the batch; otherwise by a constant that the "
+        "config fixes.",
     ),
-    Key("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 1.0, "Factor of the keypoint loss.", range=NOT_NEGATIVE),
+    Key("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 1.0, "Weight of the keypoint loss.", range=NOT_NEGATIVE),
     Key(
         "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE",
         "ROIAlignV2",
@@ -98,24 +103,25 @@ NEW_KEYS = (
     Key(
         "MODEL.ROI_MASK_HEAD.LOSS",
         "sigmoid",
-        "Registered mask loss: sigmoid decides each pixel of the true class's map on its own, softmax among the maps "
-        "of all classes and the background; dice is sigmoid trained by the overlap of the whole mask.",
+        "Registered mask loss: sigmoid (binary cross-entropy on the map of the true class), softmax (cross-entropy "
+        "over the maps of all classes and the background) or dice (sigmoid, trained by the overlap of the whole "
+        "mask).",
         registry=MASK_LOSSES,
     ),
     Key(
         "MODEL.ROI_MASK_HEAD.UPSAMPLE",
         "deconv",
-        "How the mask head doubles the side of its maps: deconv (transposed 2 x 2 convolution), or bilinear (resizing, "
-        "then a 3 x 3 convolution).",
+        "Up-sampling layer of the mask head, which doubles the side: deconv (transposed 2 x 2 convolution), or "
+        "bilinear (resizing, then a 3 x 3 convolution).",
         choices=("deconv", "bilinear"),
     ),
     Key(
         "MODEL.ROI_MASK_HEAD.NUM_UPSAMPLE",
         1,
-        "How often the side doubles: masks have ROI_MASK_HEAD.POOLER_RESOLUTION times 2 to this power cells a side.",
+        "Number of up-sampling layers: masks have ROI_MASK_HEAD.POOLER_RESOLUTION * 2 ** NUM_UPSAMPLE cells per side.",
         range=Range(low=0, high=5),
     ),
-    Key("MODEL.ROI_MASK_HEAD.LOSS_WEIGHT", 1.0, "Factor of the mask loss.", range=NOT_NEGATIVE),
+    Key("MODEL.ROI_MASK_HEAD.LOSS_WEIGHT", 1.0, "Weight of the mask loss.", range=NOT_NEGATIVE),
     Key(
         "MODEL.ROI_MASKIOU_HEAD.POOLER_TYPE",
         "ROIAlignV2",
@@ -131,7 +137,8 @@ NEW_KEYS = (
     Key(
         "MODEL.ROI_MASKIOU_HEAD.POOLER_SAMPLING_RATIO",
         0,
-        "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
+        "Sampling points along each side of a pooled cell; 0 takes one per feature cell that the pooled cell covers,"
+        " rounded up.",
         range=NOT_NEGATIVE,
     ),
     Key(
@@ -140,18 +147,28 @@ NEW_KEYS = (
         "Number of 3 x 3 convolutions of the mask-IoU head; the last one halves the side.",
         range=AT_LEAST_ONE,
     ),
-    Key("MODEL.ROI_MASKIOU_HEAD.CONV_DIM", 256, "Output channels of each of these convolutions.", range=AT_LEAST_ONE),
+    Key(
+        "MODEL.ROI_MASKIOU_HEAD.CONV_DIM",
+        256,
+        "Output channels of each convolution of the mask-IoU head.",
+        range=AT_LEAST_ONE,
+    ),
     Key(
         "MODEL.ROI_MASKIOU_HEAD.NUM_FC",
         2,
-        "Number of fully connected layers before the last one, which predicts one IoU per class.",
+        "Number of fully connected layers of the mask-IoU head before the last one, which predicts one IoU per class.",
         range=NOT_NEGATIVE,
     ),
-    Key("MODEL.ROI_MASKIOU_HEAD.FC_DIM", 1024, "Outputs of each of these layers.", range=AT_LEAST_ONE),
+    Key(
+        "MODEL.ROI_MASKIOU_HEAD.FC_DIM",
+        1024,
+        "Outputs of each fully connected layer of the mask-IoU head.",
+        range=AT_LEAST_ONE,
+    ),
     Key(
         "MODEL.ROI_MASKIOU_HEAD.LOSS_WEIGHT",
         0.5,
-        "Factor of the mean squared error of the predicted IoU; the authors' L2 loss is half of that error.",
+        "Weight of the mean squared error of the predicted IoU; the authors' L2 loss is half of that error.",
         range=NOT_NEGATIVE,
     ),
 )
@@ -186,7 +203,7 @@ POINTREND_KEYS = (
     Key(
         "MODEL.ROI_MASK_HEAD.POINT_HEAD_ON",
         False,
-        "Refine PointRendMaskHead's coarse mask at points, as the paper does; without, the coarse mask is the result.",
+        "Refine PointRendMaskHead's coarse mask at points, as in the paper; if False, the coarse mask is the result.",
     ),
     Key(
         "MODEL.POINT_HEAD.NAME",
@@ -197,7 +214,7 @@ POINTREND_KEYS = (
     Key(
         "MODEL.POINT_HEAD.NUM_CLASSES",
         80,
-        "Number of object classes; must be ROI_HEADS.NUM_CLASSES, whose value is taken where that was set closer to "
+        "Number of object classes; must equal ROI_HEADS.NUM_CLASSES, which replaces it where that is set closer to "
         "the command line.",
         range=AT_LEAST_ONE,
     ),
@@ -210,26 +227,26 @@ POINTREND_KEYS = (
     Key(
         "MODEL.POINT_HEAD.TRAIN_NUM_POINTS",
         14 * 14,
-        "Points per region at which the point head is trained; N in the paper.",
+        "Training points per region of the point head; N in the paper.",
         range=AT_LEAST_ONE,
     ),
     Key(
         "MODEL.POINT_HEAD.OVERSAMPLE_RATIO",
         3,
-        "Random points per trained point; the most uncertain of them are trained. k in the paper.",
+        "Random candidate points per training point, of which the most uncertain are used; k in the paper.",
         range=AT_LEAST_ONE,
     ),
     Key(
         "MODEL.POINT_HEAD.IMPORTANCE_SAMPLE_RATIO",
         0.75,
-        "Share of the trained points that are the most uncertain ones, in [0, 1]; the others are uniformly random. "
+        "Share of the training points that are the most uncertain ones, in [0, 1]; the others are uniformly random. "
         "beta in the paper.",
         range=SHARE,
     ),
     Key(
         "MODEL.POINT_HEAD.SUBDIVISION_STEPS",
         5,
-        "How often the side of the mask doubles at inference, from ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION on.",
+        "Number of times the side of the mask doubles at inference, starting at ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION.",
         range=Range(low=0, high=8),
     ),
     Key(
@@ -248,6 +265,6 @@ POINTREND_KEYS = (
     Key(
         "MODEL.POINT_HEAD.COARSE_PRED_EACH_LAYER",
         True,
-        "Each layer of the point head has the coarse mask's values as input, not only the first.",
+        "Feed the coarse mask's values to every layer of the point head, not only to the first.",
     ),
 )

@@ -35,7 +35,7 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RETINANET.IOU_THRESHOLDS",
         [0.4, 0.5],
-        "IoU values with the ground truth at which an anchor changes label.",
+        "IoU values with the ground truth that separate the labels of anchors.",
         range=SHARE_ABOVE_ZERO,
         length=NOT_EMPTY,
         ascends=True,
@@ -43,14 +43,14 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RETINANET.IOU_LABELS",
         [0, -1, 1],
-        "Labels of the intervals that RETINANET.IOU_THRESHOLDS cuts: 0 background, -1 ignored, 1 object.",
+        "Label of each interval between RETINANET.IOU_THRESHOLDS: 0 background, -1 ignored, 1 object.",
         range=Range(low=-1, high=1),
         length=NOT_EMPTY,
     ),
     Key(
         "MODEL.RETINANET.PRIOR_PROB",
         0.01,
-        "Probability of an object that the untrained head predicts everywhere, in (0, 1).",
+        "Object probability that the untrained head predicts, in (0, 1).",
         range=Range(low=0, high=1, low_open=True, high_open=True),
     ),
     Key(
@@ -63,14 +63,14 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
         1000,
-        "Best detections kept before suppression, per image and per feature level.",
+        "Maximum number of detections kept before suppression, per image and per feature level.",
         range=AT_LEAST_ONE,
         old_names=("MODEL.RETINANET.INFERENCE_TOPK_CANDIDATES",),
     ),
     Key(
         "MODEL.RETINANET.NMS_THRESH_TEST",
         0.5,
-        "A detection is suppressed when its IoU with a better one of its class is above this.",
+        "A detection is suppressed when its IoU with a higher-scoring one of its class is above this.",
         range=SHARE,
         old_names=("MODEL.RETINANET.INFERENCE_NMS_THRESHOLD",),
     ),
@@ -115,24 +115,24 @@ NEW_KEYS = (
     Key(
         "MODEL.RETINANET.MATCHER",
         "MaxIoUMatcher",
-        "Registered rule that assigns anchors to ground truth.",
+        "Registered matcher of anchors with ground truth.",
         registry=MATCHERS,
     ),
     Key(
         "MODEL.RETINANET.BOX_CODER",
         "Box2BoxTransform",
-        "Registered form in which the head predicts boxes.",
+        "Registered encoding of the boxes that the head predicts.",
         registry=BOX_CODERS,
     ),
     Key(
         "MODEL.RETINANET.SUPPRESSION",
         "greedy",
-        "Registered rule that keeps one detection of an object: greedy drops those that overlap a better one of "
-        "their class; the others are those of ROI_HEADS.SUPPRESSION, soft ones with ROI_HEADS.SOFT_NMS_*.",
+        "Registered suppression of duplicate detections: greedy (NMS) drops those that overlap a higher-scoring one "
+        "of their class; the others are those of ROI_HEADS.SUPPRESSION, soft ones with ROI_HEADS.SOFT_NMS_*.",
         registry=SUPPRESSIONS,
     ),
-    Key("MODEL.RETINANET.CLS_LOSS_WEIGHT", 1.0, "Factor of RetinaNet's classification loss.", range=NOT_NEGATIVE),
-    Key("MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of RetinaNet's box regression loss.", range=NOT_NEGATIVE),
+    Key("MODEL.RETINANET.CLS_LOSS_WEIGHT", 1.0, "Weight of RetinaNet's classification loss.", range=NOT_NEGATIVE),
+    Key("MODEL.RETINANET.BBOX_REG_LOSS_WEIGHT", 1.0, "Weight of RetinaNet's box regression loss.", range=NOT_NEGATIVE),
     Key(
         "MODEL.RETINANET.CLIP_BEFORE_NMS",
         False,

@@ -44,12 +44,12 @@ REGION_KEYS = (
     Key(
         "MODEL.ROI_HEADS.IN_FEATURES",
         ["res4"],
-        "Backbone outputs the regions are pooled from, finest first, e.g. [p2, p3, p4, p5] with an FPN.",
+        "Backbone outputs that the regions are pooled from, finest first, e.g. [p2, p3, p4, p5] with an FPN.",
     ),
     Key(
         "MODEL.ROI_HEADS.IOU_THRESHOLDS",
         [0.5],
-        "IoU values with the ground truth at which a proposal changes label: background below, object from here on.",
+        "IoU values with the ground truth that separate the labels of proposals: background below, object at or above.",
         range=SHARE_ABOVE_ZERO,
         length=NOT_EMPTY,
         ascends=True,
@@ -57,7 +57,7 @@ REGION_KEYS = (
     Key(
         "MODEL.ROI_HEADS.IOU_LABELS",
         [0, 1],
-        "Labels of the intervals that ROI_HEADS.IOU_THRESHOLDS cuts: 0 background, -1 ignored, 1 object.",
+        "Label of each interval between ROI_HEADS.IOU_THRESHOLDS: 0 background, -1 ignored, 1 object.",
         range=Range(low=-1, high=1),
         length=NOT_EMPTY,
     ),
@@ -67,7 +67,7 @@ REGION_KEYS = (
     Key(
         "MODEL.ROI_HEADS.POSITIVE_FRACTION",
         0.25,
-        "Largest share of objects among the sampled regions, in [0, 1]; background fills the rest.",
+        "Maximum share of objects among the sampled regions, in [0, 1]; background fills the rest.",
         range=SHARE,
     ),
     Key(
@@ -80,7 +80,7 @@ REGION_KEYS = (
     Key(
         "MODEL.ROI_HEADS.NMS_THRESH_TEST",
         0.5,
-        "A detection is suppressed when its IoU with a better one of its class is above this; see "
+        "A detection is suppressed when its IoU with a higher-scoring one of its class is above this; see "
         "ROI_HEADS.SUPPRESSION for other rules.",
         range=SHARE,
         old_names=("MODEL.ROI_HEADS.NMS",),
@@ -97,7 +97,7 @@ BOX_KEYS = (
     Key(
         "MODEL.ROI_BOX_HEAD.NAME",
         "",
-        "Registered box head, e.g. FastRCNNConvFCHead; empty for region heads with one of their own.",
+        "Registered box head, e.g. FastRCNNConvFCHead; empty for region heads with a built-in one.",
         registry=BOX_HEADS,
     ),
     Key(
@@ -107,7 +107,7 @@ BOX_KEYS = (
         registry=BOX_LOSSES,
     ),
     Key(
-        "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of the box head's regression loss.", range=NOT_NEGATIVE
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 1.0, "Weight of the box head's regression loss.", range=NOT_NEGATIVE
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
@@ -131,7 +131,8 @@ BOX_KEYS = (
     Key(
         "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO",
         0,
-        "Sampling points along each side of a pooled cell; 0 takes as many as the region is feature cells wide.",
+        "Sampling points along each side of a pooled cell; 0 takes one per feature cell that the pooled cell covers,"
+        " rounded up.",
         range=NOT_NEGATIVE,
     ),
     Key(
@@ -170,8 +171,8 @@ BOX_KEYS = (
     Key(
         "MODEL.ROI_BOX_HEAD.USE_FED_LOSS",
         False,
-        "Classify with the federated loss, which in each step covers the classes of the batch and some sampled others "
-        "only; needs USE_SIGMOID_CE. The class frequencies are counted in the training data.",
+        "Classify with the federated loss, which in each step covers only the classes of the batch and some sampled "
+        "others; needs USE_SIGMOID_CE. The class frequencies are counted in the training data.",
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE",
@@ -181,7 +182,7 @@ BOX_KEYS = (
     Key(
         "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER",
         0.5,
-        "Power of a class's image count that the federated loss samples negative classes with.",
+        "Exponent of a class's image count in the federated loss's sampling of negative classes.",
         range=NOT_NEGATIVE,
     ),
     Key(
@@ -193,14 +194,14 @@ BOX_KEYS = (
     Key(
         "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS",
         [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]],
-        "Scales of the four box deltas (dx, dy, dw, dh) for each stage of the cascade.",
+        "Scales of the four box deltas (dx, dy, dw, dh) per stage of the cascade.",
         range=POSITIVE,
         length=FOUR,
     ),
     Key(
         "MODEL.ROI_BOX_CASCADE_HEAD.IOUS",
         [0.5, 0.6, 0.7],
-        "IoU from which on a region counts as object, for each stage of the cascade; the first is that of "
+        "Minimum IoU of a region that is labelled object, per stage of the cascade; the first is that of "
         "ROI_HEADS.IOU_THRESHOLDS.",
         range=SHARE_ABOVE_ZERO,
         length=NOT_EMPTY,
@@ -212,59 +213,59 @@ NEW_KEYS = (
     Key(
         "MODEL.ROI_HEADS.MATCHER",
         "MaxIoUMatcher",
-        "Registered rule that assigns proposals to ground truth.",
+        "Registered matcher of proposals with ground truth.",
         registry=MATCHERS,
     ),
     Key(
         "MODEL.ROI_HEADS.SAMPLER",
         "RandomSampler",
-        "Registered choice of the proposals that a training step uses.",
+        "Registered sampler of the proposals used in a training step.",
         registry=SAMPLERS,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.DROPOUT",
         0.0,
-        "Share of the outputs of each fully connected layer that training sets to 0; 0.5 with VGG's fc6 and fc7.",
+        "Dropout probability of the outputs of each fully connected layer; 0.5 with VGG's fc6 and fc7.",
         range=SHARE_BELOW_ONE,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.BOX_CODER",
         "Box2BoxTransform",
-        "Registered form in which the box head predicts boxes.",
+        "Registered encoding of the boxes that the box head predicts.",
         registry=BOX_CODERS,
     ),
     Key(
         "MODEL.ROI_HEADS.SUPPRESSION",
         "greedy",
-        "Registered rule that keeps one detection of an object: greedy drops those that overlap a better one of "
-        "their class, greedy_class_agnostic of any class; soft_linear (from an IoU of NMS_THRESH_TEST on) and "
+        "Registered suppression of duplicate detections: greedy (NMS) drops those that overlap a higher-scoring one "
+        "of their class, greedy_class_agnostic of any class; soft_linear (from an IoU of NMS_THRESH_TEST on) and "
         "soft_gaussian lower their scores (Soft-NMS).",
         registry=SUPPRESSIONS,
     ),
     Key(
         "MODEL.ROI_HEADS.BRANCHES",
         [],
-        "Registered further branches, in this order after the mask and the keypoint head: MaskIoUHead is that of Mask "
-        "Scoring R-CNN and corrects the scores of masks.",
+        "Registered additional branches, in this order after the mask and the keypoint head: MaskIoUHead is that of "
+        "Mask Scoring R-CNN and corrects the scores of masks.",
         element_types=(str,),
         registry=REGION_BRANCHES,
     ),
     Key(
         "MODEL.ROI_HEADS.MIN_SIZE_TEST",
         0.0,
-        "Detections with a side of at most so many pixels of the network input are dropped before suppression; 0 "
-        "drops none there.",
+        "Detections with a side of at most this many pixels of the network input are dropped before suppression; 0 "
+        "drops none.",
         range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.ROI_BOX_HEAD.CLS_LOSS_TYPE",
         "softmax",
-        "Registered classification of regions: softmax over classes and background, sigmoid for each class, focal "
-        "(sigmoid, RetinaNet's loss), or federated. USE_SIGMOID_CE and USE_FED_LOSS name the same as Detectron2 does; "
-        "of the three the one set closest counts.",
+        "Registered classification of regions: softmax over classes and background, sigmoid per class, focal "
+        "(sigmoid, RetinaNet's loss), or federated. USE_SIGMOID_CE and USE_FED_LOSS are Detectron2's keys for the "
+        "same; of the three the one set closest to the command line has priority.",
         registry=REGION_CLASSIFICATIONS,
     ),
-    Key("MODEL.ROI_BOX_HEAD.CLS_LOSS_WEIGHT", 1.0, "Factor of the box head's classification loss.", range=NOT_NEGATIVE),
+    Key("MODEL.ROI_BOX_HEAD.CLS_LOSS_WEIGHT", 1.0, "Weight of the box head's classification loss.", range=NOT_NEGATIVE),
     Key(
         "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_ALPHA",
         0.25,
@@ -300,7 +301,7 @@ NEW_KEYS = (
     Key(
         "MODEL.ROI_HEADS.SOFT_NMS_MIN_SCORE",
         0.001,
-        "Soft suppression drops detections whose lowered score is below this.",
+        "Soft suppression drops detections with a lowered score below this.",
         range=SHARE,
     ),
 )

@@ -74,8 +74,8 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.ANCHOR_GENERATOR.OFFSET",
         0.0,
-        "Where in its cell an anchor is centred, as a fraction of the stride in [0, 1): 0 is the corner, 0.5 the "
-        "middle.",
+        "Position of an anchor's centre in its cell, as a fraction of the stride in [0, 1): 0 is the corner, 0.5 the"
+        " middle.",
         range=SHARE_BELOW_ONE,
     ),
     Key(
@@ -94,15 +94,15 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RPN.BOUNDARY_THRESH",
         -1,
-        "In training, anchors that extend more than this many pixels outside the image are left out, at 0 all that "
+        "In training, anchors that extend more than this many pixels outside the image are ignored, at 0 all that "
         "cross its border; -1 keeps them all. At inference all are used, and their proposals clipped.",
         range=MINUS_ONE_OR_MORE,
     ),
     Key(
         "MODEL.RPN.IOU_THRESHOLDS",
         [0.3, 0.7],
-        "IoU values with the ground truth at which an anchor changes label: background below the first, "
-        "object from the last on, ignored in between.",
+        "IoU values with the ground truth that separate the labels of anchors: background below the first, object "
+        "from the last on, ignored in between.",
         range=SHARE_ABOVE_ZERO,
         length=NOT_EMPTY,
         ascends=True,
@@ -110,7 +110,7 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RPN.IOU_LABELS",
         [0, -1, 1],
-        "Labels of the intervals that RPN.IOU_THRESHOLDS cuts: 0 background, -1 ignored, 1 object.",
+        "Label of each interval between RPN.IOU_THRESHOLDS: 0 background, -1 ignored, 1 object.",
         range=Range(low=-1, high=1),
         length=NOT_EMPTY,
     ),
@@ -118,7 +118,7 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RPN.POSITIVE_FRACTION",
         0.5,
-        "Largest share of objects among the sampled anchors, in [0, 1]; background fills the rest.",
+        "Maximum share of objects among the sampled anchors, in [0, 1]; background fills the rest.",
         range=SHARE,
     ),
     Key(
@@ -130,13 +130,13 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RPN.BBOX_REG_LOSS_WEIGHT",
         1.0,
-        "Factor of the RPN's box regression loss, besides RPN.LOSS_WEIGHT.",
+        "Weight of the RPN's box regression loss, in addition to RPN.LOSS_WEIGHT.",
         range=NOT_NEGATIVE,
     ),
     Key(
         "MODEL.RPN.BBOX_REG_WEIGHTS",
         [1.0, 1.0, 1.0, 1.0],
-        "Scales of the four RPN box deltas (dx, dy, dw, dh); a larger one makes its delta count more.",
+        "Scales of the four RPN box deltas (dx, dy, dw, dh); a larger scale gives its delta more weight in the loss.",
         range=POSITIVE,
         length=FOUR,
     ),
@@ -149,28 +149,29 @@ DETECTRON2_KEYS = (
     Key(
         "MODEL.RPN.LOSS_WEIGHT",
         1.0,
-        "Factor of both RPN losses, besides those of each, RPN.CLS_LOSS_WEIGHT and RPN.BBOX_REG_LOSS_WEIGHT.",
+        "Weight of both RPN losses, in addition to RPN.CLS_LOSS_WEIGHT and RPN.BBOX_REG_LOSS_WEIGHT.",
         range=NOT_NEGATIVE,
         old_names=("MODEL.PANOPTIC_FPN.RPN_LOSS_SCALE",),
     ),
     Key(
         "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
         12000,
-        "Best scored anchors kept before suppression in training, per image and per feature level.",
+        "Maximum number of anchors kept before suppression in training, the highest-scoring ones, per image and per "
+        "feature level.",
         range=AT_LEAST_ONE,
     ),
     Key("MODEL.RPN.PRE_NMS_TOPK_TEST", 6000, "The same as RPN.PRE_NMS_TOPK_TRAIN, at inference.", range=AT_LEAST_ONE),
     Key(
         "MODEL.RPN.POST_NMS_TOPK_TRAIN",
         2000,
-        "Proposals kept after suppression in training, per image over all feature levels together.",
+        "Maximum number of proposals kept after suppression in training, per image over all feature levels together.",
         range=AT_LEAST_ONE,
     ),
     Key("MODEL.RPN.POST_NMS_TOPK_TEST", 1000, "The same as RPN.POST_NMS_TOPK_TRAIN, at inference.", range=AT_LEAST_ONE),
     Key(
         "MODEL.RPN.NMS_THRESH",
         0.7,
-        "A proposal is suppressed when its IoU with a better one is above this.",
+        "A proposal is suppressed when its IoU with a higher-scoring one is above this.",
         range=SHARE,
     ),
     Key(
@@ -183,39 +184,37 @@ DETECTRON2_KEYS = (
 )
 
 NEW_KEYS = (
-    Key(
-        "MODEL.RPN.MATCHER", "MaxIoUMatcher", "Registered rule that assigns anchors to ground truth.", registry=MATCHERS
-    ),
+    Key("MODEL.RPN.MATCHER", "MaxIoUMatcher", "Registered matcher of anchors with ground truth.", registry=MATCHERS),
     Key(
         "MODEL.RPN.SAMPLER",
         "RandomSampler",
-        "Registered choice of the anchors that a training step uses.",
+        "Registered sampler of the anchors used in a training step.",
         registry=SAMPLERS,
     ),
     Key(
         "MODEL.RPN.BOX_CODER",
         "Box2BoxTransform",
-        "Registered form in which the RPN predicts boxes.",
+        "Registered encoding of the boxes that the RPN predicts.",
         registry=BOX_CODERS,
     ),
     Key(
         "MODEL.RPN.RANK_BY",
         "logit",
-        "Order of the anchors: by logit, or probability as MMDetection does, where all logits above about 17 are "
+        "Ranking of the anchors: by logit, or by probability as in MMDetection, where all logits above about 17 are "
         "equal in float32 and the order of such anchors is arbitrary.",
         choices=("logit", "probability"),
     ),
     Key(
         "MODEL.RPN.ACROSS_LEVELS",
         False,
-        "Choose among the anchors of all levels together, as matterport's Mask R-CNN does: RPN.PRE_NMS_TOPK_* are per "
-        "image instead of per level, and boxes of different levels suppress each other.",
+        "Select among the anchors of all levels together, as matterport's Mask R-CNN does: RPN.PRE_NMS_TOPK_* are "
+        "per image instead of per level, and boxes of different levels suppress each other.",
     ),
     Key(
         "MODEL.RPN.ALLOW_LOW_QUALITY_MATCHES",
         True,
-        "Also train the anchors that overlap an object most as objects, however little that is, so that each object "
-        "has at least one.",
+        "Also label as object the anchors with the highest IoU with each object, even below the threshold, so that "
+        "each object has at least one anchor.",
     ),
     Key(
         "MODEL.RPN.CLS_LOSS_TYPE",
@@ -233,7 +232,7 @@ NEW_KEYS = (
     Key(
         "MODEL.RPN.CLS_LOSS_WEIGHT",
         1.0,
-        "Factor of the RPN's objectness loss, besides RPN.LOSS_WEIGHT.",
+        "Weight of the RPN's objectness loss, in addition to RPN.LOSS_WEIGHT.",
         range=NOT_NEGATIVE,
     ),
     Key(
@@ -254,7 +253,7 @@ NEW_KEYS = (
     Key(
         "MODEL.SLIDING_WINDOW.ASPECT_RATIOS",
         [0.5, 1.0, 2.0],
-        "Shapes of the windows of SlidingWindow as height / width; every size comes in every shape.",
+        "Shapes of the windows of SlidingWindow as height / width; every size is combined with every shape.",
         element_types=(int, float),
         range=POSITIVE,
         length=NOT_EMPTY,

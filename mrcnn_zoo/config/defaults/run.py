@@ -7,20 +7,20 @@ DETECTRON2_KEYS = (
     Key(
         "VERSION",
         2,
-        "Version of the key names; 2 is the only one; the old names of version 1 are read as the new.",
+        "Version of the key names; 2 is the only one, and the old names of version 1 are read as the new ones.",
         choices=(2,),
     ),
     Key("OUTPUT_DIR", "./output", "Folder for everything a run writes; relative to where the command is started."),
     Key(
         "SEED",
         -1,
-        "Seed of everything random in a run; below 0 one is drawn, which is logged and kept in the checkpoints.",
+        "Random seed of a run; a negative value draws one, which is logged and kept in the checkpoints.",
         range=UNLIMITED,
     ),
     Key(
         "CUDNN_BENCHMARK",
         False,
-        "Let cuDNN time its algorithms for each input size; faster only when images have few sizes.",
+        "Let cuDNN benchmark its algorithms for each input size; faster only when images have few sizes.",
     ),
     Key(
         "FLOAT32_PRECISION",
@@ -43,14 +43,14 @@ NEW_KEYS = (
     Key(
         "CUSTOM",
         {},
-        "Settings of your own under any names, for builders that are named as package.module:function; nothing else "
-        "reads them.",
+        "Custom settings under any names, for builders that are named as package.module:function; nothing else reads"
+        " them.",
     ),
     Key("LOG_PERIOD", 20, "Iterations between two lines of metrics.", range=AT_LEAST_ONE),
     Key(
         "HOOKS",
         [],
-        'Additional hooks of your own, called after the built-in ones, e.g. ["my_lab.hooks:build_my_hook"].',
+        'Custom hooks, called after the built-in ones, e.g. ["my_lab.hooks:build_my_hook"].',
         element_types=(str,),
         registry=HOOKS,
     ),

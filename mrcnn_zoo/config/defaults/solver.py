@@ -23,16 +23,21 @@ DETECTRON2_KEYS = (
     Key(
         "SOLVER.MAX_ITER",
         40000,
-        "Length of training in iterations, which are optimizer steps. Of MAX_ITER, MAX_EPOCHS and MAX_MINUTES the one "
-        "counts that is set closest: typed before in a file, in a file before in its base. At equal distance "
-        "MAX_MINUTES counts before MAX_EPOCHS, and that before MAX_ITER.",
+        "Length of training in iterations, which are optimizer steps. Of MAX_ITER, MAX_EPOCHS and MAX_MINUTES the "
+        "one set closest to the command line is used: the command line comes before files, and a file before its "
+        "base. At equal distance MAX_MINUTES comes before MAX_EPOCHS, and MAX_EPOCHS before MAX_ITER.",
         range=AT_LEAST_ONE,
     ),
     Key("SOLVER.BASE_LR", 0.001, "Learning rate after the warm-up.", range=NOT_NEGATIVE),
-    Key("SOLVER.BASE_LR_END", 0.0, "Learning rate that a cosine schedule ends at.", range=NOT_NEGATIVE),
+    Key("SOLVER.BASE_LR_END", 0.0, "Final learning rate of a cosine schedule.", range=NOT_NEGATIVE),
     Key("SOLVER.MOMENTUM", 0.9, "Momentum of SGD, in [0, 1).", range=SHARE_BELOW_ONE),
     Key("SOLVER.NESTEROV", False, "Use Nesterov's momentum in SGD."),
-    Key("SOLVER.WEIGHT_DECAY", 0.0001, "Weight decay of all parameters that not listed below.", range=NOT_NEGATIVE),
+    Key(
+        "SOLVER.WEIGHT_DECAY",
+        0.0001,
+        "Weight decay of all parameters but those of norms (WEIGHT_DECAY_NORM) and biases (WEIGHT_DECAY_BIAS).",
+        range=NOT_NEGATIVE,
+    ),
     Key("SOLVER.WEIGHT_DECAY_NORM", 0.0, "Weight decay of the parameters of norms.", range=NOT_NEGATIVE),
     Key(
         "SOLVER.GAMMA",
@@ -48,7 +53,7 @@ DETECTRON2_KEYS = (
         ascends=True,
     ),
     Key("SOLVER.NUM_DECAYS", 3, "Number of equally spaced steps of WarmupStepWithFixedGammaLR.", range=AT_LEAST_ONE),
-    Key("SOLVER.WARMUP_FACTOR", 0.001, "Share of the learning rate that the warm-up starts from.", range=SHARE),
+    Key("SOLVER.WARMUP_FACTOR", 0.001, "Factor of the learning rate at the start of the warm-up.", range=SHARE),
     Key("SOLVER.WARMUP_ITERS", 1000, "Length of the warm-up in iterations; 0 for none.", range=NOT_NEGATIVE),
     Key(
         "SOLVER.WARMUP_METHOD",
@@ -59,8 +64,8 @@ DETECTRON2_KEYS = (
     Key(
         "SOLVER.RESCALE_INTERVAL",
         False,
-        "Squeeze the whole schedule into the time after the warm-up instead of letting the warm-up cover its "
-        "beginning.",
+        "Compress the whole schedule into the iterations after the warm-up, instead of replacing its first "
+        "iterations by the warm-up.",
     ),
     Key(
         "SOLVER.CHECKPOINT_PERIOD",
@@ -88,11 +93,11 @@ DETECTRON2_KEYS = (
     Key(
         "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
         "value",
-        "What is clipped: value (each number), norm (each parameter's gradient) or full_model (the norm of all "
-        "together).",
+        "Kind of clipping: value (each number), norm (each parameter's gradient) or full_model (the norm over all "
+        "parameters).",
         choices=("value", "norm", "full_model"),
     ),
-    Key("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, "Largest absolute value or norm left by clipping.", range=POSITIVE),
+    Key("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, "Maximum absolute value or norm after clipping.", range=POSITIVE),
     Key(
         "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
         2.0,
@@ -104,21 +109,27 @@ DETECTRON2_KEYS = (
 
 NEW_KEYS = (
     Key("SOLVER.OPTIMIZER", "SGD", "Registered optimizer: SGD or AdamW.", registry=OPTIMIZERS),
-    Key("SOLVER.BETAS", [0.9, 0.999], "Decay of the two running means of AdamW.", range=SHARE_BELOW_ONE, length=PAIR),
+    Key(
+        "SOLVER.BETAS",
+        [0.9, 0.999],
+        "Decay rates of the two running means of AdamW.",
+        range=SHARE_BELOW_ONE,
+        length=PAIR,
+    ),
     Key(
         "SOLVER.MAX_EPOCHS",
         0.0,
         "When above 0, the length of training in passes over the data; replaces MAX_ITER and scales STEPS and "
-        "WARMUP_ITERS with it, unless these were set closer than MAX_ITER (a warm-up to no less than 5% of the "
-        "training). Of several lengths the closest counts, see MAX_ITER.",
+        "WARMUP_ITERS with it, unless these are set closer to the command line than MAX_ITER (a warm-up to no less "
+        "than 5% of the training). See MAX_ITER for the priority among the lengths.",
         range=NOT_NEGATIVE,
     ),
     Key(
         "SOLVER.MAX_MINUTES",
         0.0,
         "When above 0, a time budget in minutes, from the first step to the last, evaluations included; it replaces "
-        "MAX_ITER, and the learning-rate schedule is stretched to end with it. The warm-up keeps its WARMUP_ITERS. Of "
-        "several lengths the closest counts, see MAX_ITER.",
+        "MAX_ITER, and the learning-rate schedule is stretched to end with it. The warm-up keeps its WARMUP_ITERS. "
+        "See MAX_ITER for the priority among the lengths.",
         range=NOT_NEGATIVE,
     ),
     Key(
@@ -130,8 +141,8 @@ NEW_KEYS = (
     Key(
         "SOLVER.SCALE_LR_TO_BATCH",
         0,
-        "When above 0, the batch size BASE_LR was chosen for; BASE_LR is scaled by the images of one optimizer step, "
-        "IMS_PER_BATCH * ACCUMULATE_STEPS, over this.",
+        "When above 0, the batch size that BASE_LR was chosen for; BASE_LR is multiplied by the images of one "
+        "optimizer step, IMS_PER_BATCH * ACCUMULATE_STEPS, divided by this.",
         range=NOT_NEGATIVE,
     ),
     Key(
@@ -140,8 +151,10 @@ NEW_KEYS = (
         'Glob patterns of parameter names that are not trained, e.g. ["backbone.bottom_up.*"].',
         element_types=(str,),
     ),
-    Key("SOLVER.EMA.ENABLED", False, "Keep an exponential moving average of the weights, and evaluate and save that."),
-    Key("SOLVER.EMA.DECAY", 0.999, "Share of the old average kept at each step.", range=SHARE_BELOW_ONE),
+    Key(
+        "SOLVER.EMA.ENABLED", False, "Keep an exponential moving average of the weights, which is evaluated and saved."
+    ),
+    Key("SOLVER.EMA.DECAY", 0.999, "Share of the previous average kept at each step.", range=SHARE_BELOW_ONE),
     Key(
         "SOLVER.AMP.DTYPE",
         "auto",
@@ -158,21 +171,21 @@ NEW_KEYS = (
     Key(
         "SOLVER.BEST_METRIC",
         "auto",
-        "Result that decides which checkpoint is the best, e.g. segm/AP or val/total_loss (of a loss the "
-        "lowest is the best); auto takes segm/AP when there are masks, else keypoints/AP, else bbox/AP, or "
-        "box_proposals/AR@1000 of a ProposalNetwork.",
+        "Result that selects the best checkpoint, e.g. segm/AP or val/total_loss (of a loss the lowest is the best);"
+        " auto takes segm/AP when there are masks, else keypoints/AP, else bbox/AP, or box_proposals/AR@1000 of a "
+        "ProposalNetwork.",
     ),
     Key(
         "SOLVER.KEEP_CHECKPOINTS",
         3,
-        "Periodic checkpoints kept besides best and final; 0 keeps all.",
+        "Number of periodic checkpoints kept besides best and final; 0 keeps all.",
         range=NOT_NEGATIVE,
     ),
     Key(
         "SOLVER.TRAINING_SCHEDULE",
         "joint",
-        "Registered training schedule, which makes the list of stages of a run: joint, a single one. Yours is a "
-        "function from a config to a list of mrcnn_zoo.training.Stage.",
+        "Registered training schedule, which returns the list of stages of a run: joint, a single one. A custom one "
+        "is a function from a config to a list of mrcnn_zoo.training.Stage.",
         registry=TRAINING_SCHEDULES,
     ),
 )
