@@ -1,22 +1,19 @@
-"""The errors that the command line prints without a traceback, and how messages count and name values."""
+"""Errors that the command line prints without a traceback, and words for numbers and types in messages."""
 
 from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake in a config, a file or an argument; the message names the place and what to do.
-
-    The command line prints the message alone, without a traceback.
-    """
+    """A mistake in a config, a file or an argument; the message names the place, the cause and the remedy."""
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
     """A number with its noun, e.g. "1 image", "2 images", "1,204 objects", "0 classes".
 
     Args:
-        number: how many.
-        noun: of one.
-        plural: of several, where it is not made with -s, or with -es and -ies after the usual endings.
+        number: the count.
+        noun: singular.
+        plural: where it does not end in -s, -es or -ies as usual.
     """
     if number == 1:
         return f"1 {noun}"
@@ -28,7 +25,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, e.g. "None", "a list of 3", "(Tensor, dict)"; for a message about a wrong one."""
+    """The kind of a value for messages, e.g. "None", "a list of 3", "(Tensor, dict)".
+
+    Args:
+        value: of any type.
+    """
     if isinstance(value, tuple):
         return f"({', '.join(map(kind_of, value))})"
     if isinstance(value, list):

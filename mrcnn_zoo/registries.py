@@ -1,9 +1,8 @@
 """Every extension point of the framework, on one page.
 
-Each line: what the registry holds, the config key that picks from it (none where several do: `config explain KEY` knows
-them), the package that fills it, the contract of what a builder makes, the class that it must be an instance of (some),
-and what a builder is called with.
-`BACKBONES.get(name)` returns the builder.
+Per registry: its name, the config key that selects from it (none where several do; see `config explain KEY`), the
+package that registers the builders, the contract of the built components, for some the class that they are instances
+of, and in the comment the arguments of a builder. `BACKBONES.get(name)` returns the builder.
 """
 
 from mrcnn_zoo.registry import Registry
@@ -127,7 +126,7 @@ DATA_SAMPLERS = Registry(
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 CHECKPOINT_CONVERTERS = Registry(
     "CHECKPOINT_CONVERTERS", package="mrcnn_zoo.interop"
-)  # (); the names in a file pick: a BackboneConverter or a DetectorConverter
+)  # (); selected by the names in a file: a BackboneConverter or a DetectorConverter
 
 # --- evaluation and training ------------------------------------------------------------------------------------------
 EVALUATORS = Registry(
@@ -138,7 +137,7 @@ EVALUATORS = Registry(
 )  # (cfg, dataset)
 AP_BACKENDS = Registry(
     "AP_BACKENDS", key="EVAL.BACKEND", package="mrcnn_zoo.evaluation.backends"
-)  # called itself: (ground truth, detections, task, limits, *, sigmas) -> Curves
+)  # itself the function: (ground truth, detections, task, limits, *, sigmas) -> Curves
 OPTIMIZERS = Registry(
     "OPTIMIZERS", key="SOLVER.OPTIMIZER", package="mrcnn_zoo.training.optimizer", contract="torch.optim:Optimizer"
 )  # (cfg, groups)

@@ -20,25 +20,26 @@ class UnknownNameError(UserError, KeyError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence for a message, ` Did you mean 'ROIAlign'?`; empty when no known name is close.
+    """A sentence for messages, e.g. ` Did you mean 'ROIAlign'?`; empty when no known name is close.
 
     Args:
-        name: that is not known.
+        name: an unknown name.
         known: the names to choose from.
     """
     closest = closest_name(name, known)
     return f" Did you mean {closest!r}?" if closest else ""
 
 
-def closest_name(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like another one, in any case; empty when none is close.
+def closest_name(name: str, known: Iterable[str], *, similarity: float = 0.6) -> str:
+    """The known name most similar to another one, ignoring case; empty when none is close.
 
     Args:
-        name: that is not known.
+        name: an unknown name.
         known: the names to choose from.
+        similarity: minimum ratio of `difflib.SequenceMatcher`, in [0, 1].
     """
     by_lowercase = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), list(by_lowercase), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name.lower(), list(by_lowercase), n=1, cutoff=similarity)
     return by_lowercase[close[0]] if close else ""
 
 
@@ -47,11 +48,11 @@ class Registry:
 
     Args:
         name: what the registry is called in messages, e.g. "BACKBONES".
-        key: the dotted config key whose value names the builder, e.g. "MODEL.BACKBONE.NAME"; empty when several
-            keys select from this registry, as the two pooler types do.
+        key: the dotted config key that selects a builder, e.g. "MODEL.BACKBONE.NAME"; empty when several keys
+            select from this registry, e.g. the pooler types.
         package: imported on first look-up, so that the components inside can register themselves.
-        contract: "package.module:Class" of the protocol, or base class, that what a builder makes is checked against.
-        base: "package.module:Class" that it must be an instance of besides.
+        contract: "package.module:Class" of the protocol or base class that built components are checked against.
+        base: "package.module:Class" that they must also be instances of.
     """
 
     def __init__(self, name: str, *, key: str = "", package: str = "", contract: str = "", base: str = "") -> None:
@@ -63,26 +64,30 @@ class Registry:
         self._builders: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str) -> Callable[[Builder], Builder]:
-        """Decorator that files a builder under `name`; a name can be taken only once."""
+        """Decorator that registers a builder.
 
-        def file_builder(builder: Builder) -> Builder:
+        Args:
+            name: not registered yet.
+        """
+
+        def register_builder(builder: Builder) -> Builder:
             if name in self._builders:
                 raise ValueError(f"{self.name} already has a builder named {name!r}")
             self._builders[name] = builder
             return builder
 
-        return file_builder
+        return register_builder
 
     def get(self, name: str, *, key: str = "") -> Callable[..., Any]:
         """The builder registered as `name`, or the function that `"package.module:function"` points at.
 
         Args:
-            name: as the config gives it.
+            name: value of the config key.
             key: the config key that gave the name, for the message; the registry's own by default.
 
         Returns:
-            The builder, which raises a UserError where it is called with other arguments than it takes, or makes
-            something without the methods that the contract has.
+            The builder, which raises a UserError when called with arguments that it does not take, or when the
+            component that it returns does not satisfy the contract.
 
         Raises:
             UnknownNameError: with the key, the known names and the nearest one.
@@ -131,7 +136,7 @@ class Registry:
 
     def _load_package(self) -> None:
         if self._package:
-            # Forget the package first: its modules use this registry while they are imported.
+            # Cleared first: the modules of the package use this registry while they are imported.
             package, self._package = self._package, ""
             importlib.import_module(package)
 
@@ -203,7 +208,7 @@ def _members(expected: type) -> dict[str, Any]:
 
 
 def _lacks(made: Any, name: str, member: Any) -> bool:
-    """Whether the component has no such member, or only the placeholder of its base class."""
+    """Whether the component lacks the member, or has only the placeholder of its base class."""
     if name == "__call__":
         forward = getattr(type(made), "forward", None)
         return not callable(made) or getattr(forward, "__name__", "") == "_forward_unimplemented"
@@ -216,8 +221,8 @@ def _lacks(made: Any, name: str, member: Any) -> bool:
 
 
 def _other_arguments(made: Any, name: str, member: Callable[..., Any]) -> str:
-    """What is wrong with the arguments that a method takes; empty where it can be called as the contract's."""
-    # A module's own `__call__` takes anything, and hands it to `forward`.
+    """The mismatch between the arguments of a method and those of the contract; empty for none."""
+    # `nn.Module.__call__` takes any arguments and passes them to `forward`.
     method = getattr(made, "forward", made) if name == "__call__" else getattr(made, name)
     try:
         own = inspect.signature(method)

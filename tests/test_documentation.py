@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from mrcnn_zoo.cli.main import COMMANDS, main
-from mrcnn_zoo.cli.options import read_arguments
+from mrcnn_zoo.cli.parser import read_arguments
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.config.loading import resolve_config
 from support.documentation import DOCS, PAGES, README, REPOSITORY, Block, block_with, blocks, commands, links

@@ -1,4 +1,4 @@
-"""Seconds and memory of inference, training, data loading and evaluation."""
+"""Measure time and memory of inference, training, data loading and evaluation."""
 
 import argparse
 import sys
@@ -9,14 +9,13 @@ from mrcnn_zoo.benchmark.data import benchmark_evaluation, benchmark_loading
 from mrcnn_zoo.benchmark.models import ModelPlan, benchmark_models
 from mrcnn_zoo.benchmark.report import BenchmarkReport
 from mrcnn_zoo.cli.options import (
-    CommandParser,
     add_config_option,
+    add_output_options,
     add_overrides,
     load_command_config,
     logging_lines,
-    read_arguments,
-    whole_number,
 )
+from mrcnn_zoo.cli.parser import CommandParser, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.trust import code_modules
 from mrcnn_zoo.errors import UserError
@@ -28,10 +27,14 @@ DEFAULT_BATCH_SIZE = {"inference": 1, "train": 2}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print the report and write it as JSON on request; returns the exit status."""
+    """Measure, print the report and write it as JSON on request; returns the exit status.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    """
     arguments = read_arguments(build_parser(), argv)
     if arguments.against and arguments.task not in MODEL_TASKS:
-        raise UserError(f"--against is for --task {' and '.join(MODEL_TASKS)}, not for {arguments.task}.")
+        raise UserError(f"--against applies to --task {' and '.join(MODEL_TASKS)}, not to {arguments.task}.")
     with logging_lines(sys.stderr):
         output = arguments.output
         if output is not None:
@@ -76,7 +79,7 @@ def _check_inference(cfg: CfgNode) -> None:
     if cfg.TEST.AUG.ENABLED:
         raise UserError("the benchmark measures one view per image: set TEST.AUG.ENABLED False.")
     if cfg.EVAL.GIVEN_BOXES:
-        raise UserError("the benchmark measures the boxes that the model finds: set EVAL.GIVEN_BOXES ''.")
+        raise UserError("the benchmark measures the model's own boxes: set EVAL.GIVEN_BOXES ''.")
 
 
 def _implied_overrides(arguments: argparse.Namespace) -> list[Any]:
@@ -105,18 +108,28 @@ def build_parser() -> CommandParser:
     add, count = parser.add_argument, whole_number(minimum=1)
     add("--task", required=True, choices=(*MODEL_TASKS, "data", "eval"), help="what is measured")
     add_config_option(parser, text=f"default: {DEFAULT_CONFIG}")
-    add("--against", choices=("torchvision",), help="measure this model, too, interleaved with ours (inference, train)")
+    add("--against", choices=("torchvision",), help="also measure this model, interleaved with ours (inference, train)")
     add("--images", default="", metavar="NAME|FOLDER", help="dataset, COCO folder or, for inference, any image folder")
-    add("--image-size", type=count, nargs=2, metavar=("SHORTER", "LONGER"), help="as INPUT.MIN_SIZE and MAX_SIZE")
+    add("--image-size", type=count, nargs=2, metavar=("SHORTER", "LONGER"), help="sets INPUT.MIN_SIZE_* and MAX_SIZE_*")
     add("--batch-size", type=count, metavar="N", help="images per batch (default: 1 for inference, 2 for train)")
-    add("--num-batches", type=count, default=4, metavar="N", help="different batches in a round (default: 4)")
-    add("--repeats", type=count, default=5, metavar="N", help="measured rounds, after one of warm-up (default: 5)")
-    add("--masks", choices=("bitmap", "rle"), default="bitmap", help="what inference ends with (default: bitmap)")
-    add("--malloc", choices=("keep", "default"), default="keep", help="whether glibc keeps freed memory")
-    add("--threads", type=count, default=0, metavar="N", help="of torch on the CPU (default: torch's own)")
-    add("--no-memory", action="store_true", help="leave out the peak memory, which is measured in new processes")
-    add("--detections", type=count, default=100, metavar="N", help="per image, for --task eval (default: 100)")
-    add("--output", metavar="FILE.json", help="write the report there too")
-    add("--overwrite", action="store_true", help="replace FILE.json where it exists")
+    add("--num-batches", type=count, default=4, metavar="N", help="different batches per round (default: 4)")
+    add("--repeats", type=count, default=5, metavar="N", help="measured rounds, after one warm-up round (default: 5)")
+    add("--masks", choices=("bitmap", "rle"), default="bitmap", help="form of the predicted masks (default: bitmap)")
+    add("--malloc", choices=("keep", "default"), default="keep", help="keep: glibc keeps freed memory (default)")
+    add("--threads", type=count, default=0, metavar="N", help="CPU threads of torch (default: torch's default)")
+    add("--no-memory", action="store_true", help="skip the peak memory, which is measured in separate processes")
+    add(
+        "--detections",
+        type=count,
+        default=100,
+        metavar="N",
+        help="per image, for --task eval (default: 100)",
+    )
+    add_output_options(
+        parser,
+        text="also write the report to this file",
+        overwrite="replace FILE.json where it exists",
+        metavar="FILE.json",
+    )
     add_overrides(parser)
     return parser

@@ -1,9 +1,10 @@
-"""Explain a config key, show a config as it resolves, or check that files load."""
+"""Explain a config key, show a resolved config, or check that files load."""
 
 import textwrap
 from collections.abc import Sequence
 
-from mrcnn_zoo.cli.options import CommandParser, add_overrides
+from mrcnn_zoo.cli.options import add_overrides
+from mrcnn_zoo.cli.parser import CommandParser
 from mrcnn_zoo.config import resolve_config
 from mrcnn_zoo.config.explain import explain, shown
 from mrcnn_zoo.config.loading import check_config, check_configs
@@ -11,7 +12,11 @@ from mrcnn_zoo.errors import counted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `config explain KEY`, `show X.yaml [OVERRIDES]` or `check PATH ...`; returns the exit status."""
+    """Run `config explain KEY`, `show X.yaml [OVERRIDES]` or `check PATH ...`; returns the exit status.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    """
     arguments = build_parser().parse_args(argv)
     if arguments.action == "check":
         return _check(arguments.paths)
@@ -20,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         config = resolve_config(arguments.config, [*arguments.overrides, *arguments.set])
         print(shown(config, only_changed=arguments.changed), end="", flush=True)
-        check_config(config)  # only now, so that the lines can be seen in their place
+        check_config(config)  # after printing, so that the invalid values are shown too
     return 0
 
 
@@ -59,28 +64,28 @@ def build_parser() -> CommandParser:
 
     explaining = add_action(
         "explain",
-        "default, type and meaning of a key, the keys of a section, or those that have some words in them",
+        "default, type and meaning of a key; the keys of a section; or a search by words",
         "SOLVER.BASE_LR",
         "MODEL.RPN",
         "lr",
         "",
     )
     explaining.add_argument(
-        "key", nargs="*", help="a key, a section, or words of its name or meaning; all keys without it"
+        "key", nargs="*", help="a key, a section, or words of its name or meaning (default: all keys)"
     )
     name = "Quickstart/mask_rcnn_R_18_FPN_digits.yaml"
     showing = add_action(
         "show",
-        "the resolved config as YAML, with where each value came from",
+        "the resolved config as YAML, with the origin of each value",
         name,
         f"{name} --changed SOLVER.BASE_LR 0.1",
     )
-    showing.add_argument("config", metavar="X.yaml", help="a YAML file, or the name of a config of the package")
-    showing.add_argument("--changed", action="store_true", help="only the values that differ from their default")
-    add_overrides(showing, text="set on top of the file")
+    showing.add_argument("config", metavar="X.yaml", help="YAML file, or name of a packaged config")
+    showing.add_argument("--changed", action="store_true", help="only values that differ from their default")
+    add_overrides(showing, text="config keys to change")
     showing.mixes_options = True
     checking = add_action(
-        "check", "load every YAML file of a folder, e.g. of Detectron2's configs", "my_configs/", "my.yaml other.yaml"
+        "check", "load all YAML files in folders, e.g. Detectron2's configs", "my_configs/", "my.yaml other.yaml"
     )
-    checking.add_argument("paths", nargs="+", help="folders, files or names of configs of the package")
+    checking.add_argument("paths", nargs="+", help="folders, files or names of packaged configs")
     return parser

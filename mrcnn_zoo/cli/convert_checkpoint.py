@@ -1,6 +1,6 @@
-"""Convert a detector of another project into ours, or ours for Detectron2 or torchvision.
+"""Convert a detector of another project to this one, or from this one to Detectron2 or torchvision.
 
-The config is written beside the file, under the same name with .yaml.
+The config is written beside the weights, with the suffix .yaml.
 """
 
 import argparse
@@ -8,15 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrcnn_zoo.cli.options import (
-    CommandParser,
-    add_config_option,
-    add_overrides,
-    add_trust_option,
-    logging_lines,
-    not_negative,
-    read_arguments,
-)
+from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides, add_trust_option, logging_lines
+from mrcnn_zoo.cli.parser import CommandParser, not_negative, read_arguments
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.interop.conversion.convert import KINDS, OURS, Converted, check_target, convert_checkpoint
 from mrcnn_zoo.interop.conversion.verify import open_image, verify
@@ -35,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with logging_lines():
         target = _target(arguments)
         if arguments.verify:
-            open_image(arguments.verify)  # refuses a missing file before the work
+            open_image(arguments.verify)  # refuses a missing file before the conversion
         converted = convert_checkpoint(
             arguments.source,
             target,
@@ -54,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _target(arguments: argparse.Namespace) -> Path:
-    """DST or `--output`. Without --overwrite neither it nor the config beside it replaces a file."""
+    """DST or `--output`; refuses existing weights or config without `--overwrite`."""
     if arguments.output is None and arguments.target is None:
         raise UserError(f"the file to write is missing: mrcnn-zoo convert-checkpoint {arguments.source} DST.pth")
     option, target = ("DST", arguments.target) if arguments.output is None else ("--output", arguments.output)
@@ -77,8 +70,8 @@ def _meta(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _describe(converted: Converted) -> None:
     print(converted.report)
-    leftovers = converted.report.skipped
-    print(f"left over in {converted.report.source}: {', '.join(leftovers) if leftovers else 'nothing'}")
+    unused = converted.report.skipped
+    print(f"unused in {converted.report.source}: {', '.join(unused) if unused else 'nothing'}")
     for note in converted.notes:
         print(f"note: {note}")
     print(f"written: {converted.target}, with its config in {converted.target.with_suffix('.yaml')}")
@@ -97,24 +90,25 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("source", metavar="SRC", help="weights: a path, a URL, detectron2://... or zoo://NAME")
     parser.add_argument("target", metavar="DST", nargs="?", help="file to write, .pth or .safetensors")
-    parser.add_argument("--to", choices=KINDS, default=OURS, help="reader of DST (default: ours)")
-    parser.add_argument("--output", metavar="DST", help="the same as DST")
-    parser.add_argument("--overwrite", action="store_true", help="replace DST and its .yaml where they exist")
-    add_config_option(parser, text="of SRC; default: the one in it, or the one derived from it")
+    parser.add_argument("--to", choices=KINDS, default=OURS, help="project that reads DST (default: ours)")
+    add_output_options(
+        parser, text="same as DST", overwrite="replace DST and its .yaml where they exist", metavar="DST"
+    )
+    add_config_option(parser, text="of SRC (default: the one stored in it, or derived from it)")
     parser.add_argument(
         "--source-config",
         metavar="FILE",
-        help="MMDetection's config of SRC, .py or .json, read as data; default: the one in SRC",
+        help="MMDetection's config of SRC, .py or .json, which is parsed, not run (default: the one in SRC)",
     )
     parser.add_argument("--half", action="store_true", help="write the weights in half precision")
     parser.add_argument(
-        "--verify", metavar="IMAGE", help="print how much the predictions of SRC and DST differ on this image"
+        "--verify", metavar="IMAGE", help="print the difference between the predictions of SRC and DST on this image"
     )
     parser.add_argument(
         "--frozen-bn-eps",
         type=not_negative,
         metavar="EPS",
-        help="of torchvision's frozen norms; default: 0 for its published files of version 1, else 1e-5",
+        help="eps of torchvision's frozen batch norms (default: 0 for its published files of version 1, else 1e-5)",
     )
     add_trust_option(parser)
     add_overrides(parser)

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on DATASETS.TEST: COCO tables, result files and pictures."""
+"""Evaluate a checkpoint on DATASETS.TEST: prints COCO tables, writes result files and pictures."""
 
 import argparse
 import logging
@@ -8,17 +8,17 @@ from pathlib import Path
 
 from mrcnn_zoo.checkpoint import WeightsFile
 from mrcnn_zoo.cli.options import (
-    CommandParser,
     add_config_option,
     add_output_options,
     add_overrides,
+    add_trust_option,
     add_weights_option,
     given_weights,
     logging_lines,
     output_folder,
     prepare_device,
-    read_arguments,
 )
+from mrcnn_zoo.cli.parser import CommandParser, read_arguments
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation import prepare_evaluation
@@ -33,7 +33,11 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate a checkpoint, print the tables and the files that were written."""
+    """Evaluate a checkpoint, print the tables and the written files; returns the exit status.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    """
     arguments = read_arguments(build_parser(), argv)
     with logging_lines():
         if arguments.output is not None:
@@ -76,11 +80,12 @@ def build_parser() -> CommandParser:
         ),
     )
     add_weights_option(parser)
-    add_config_option(parser, text="default: the config in the checkpoint")
+    add_trust_option(parser)
+    add_config_option(parser, text="default: the one in the weights")
     add_output_options(
         parser,
         text="folder of the results (default: OUTPUT_DIR of the config)",
-        overwrite="replace the results of an earlier evaluation there without a note",
+        overwrite="replace the results of an earlier evaluation without a message",
     )
     add_overrides(parser)
     return parser

@@ -1,4 +1,4 @@
-"""Write any dataset out as a COCO folder: images/*.png and annotations.json."""
+"""Export a dataset as a COCO folder: images/*.png and annotations.json."""
 
 import argparse
 import sys
@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrcnn_zoo.cli.options import (
-    CommandParser,
     add_config_option,
     add_output_options,
     add_overrides,
     load_command_config,
     logging_lines,
-    read_arguments,
 )
+from mrcnn_zoo.cli.parser import CommandParser, read_arguments
 from mrcnn_zoo.config.values import typed_list
 from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.export import check_export_folder, export_coco
@@ -22,7 +21,11 @@ from mrcnn_zoo.output_files import check_output_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the dataset and print its place; returns the exit status."""
+    """Export the dataset and print its folder; returns the exit status.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    """
     arguments = read_arguments(build_parser(), argv)
     with logging_lines(sys.stderr):
         folder = _folder(arguments)
@@ -38,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
-    """FOLDER, or `--output` in its place."""
+    """FOLDER or `--output`, checked."""
     if arguments.output is None and arguments.folder is None:
-        raise UserError(f"no folder is named: mrcnn-zoo export-dataset {arguments.name} FOLDER")
+        raise UserError(f"the folder to write is missing: mrcnn-zoo export-dataset {arguments.name} FOLDER")
     if arguments.output is None:
         return check_output_folder(arguments.folder, option="FOLDER")
-    if arguments.folder is not None:  # the first of the config keys, which stands where FOLDER may stand
+    if arguments.folder is not None:  # the first config key, parsed as FOLDER
         arguments.overrides = [arguments.folder, *arguments.overrides]
     return check_output_folder(arguments.output, option="--output")
 
@@ -59,9 +62,9 @@ def build_parser() -> CommandParser:
             "my_cells --config-file my.yaml --output exported/cells",
         ),
     )
-    parser.add_argument("name", metavar="NAME", help="of the dataset, e.g. digits_val")
-    parser.add_argument("folder", metavar="FOLDER", nargs="?", help="gets the files; new or empty")
-    add_config_option(parser, text="defines the dataset, or its settings")
-    add_output_options(parser, text="the same as FOLDER", overwrite="replace an earlier export in FOLDER")
+    parser.add_argument("name", metavar="NAME", help="name of the dataset, e.g. digits_val")
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", help="folder to write, new or empty")
+    add_config_option(parser, text="of the dataset")
+    add_output_options(parser, text="same as FOLDER", overwrite="replace an earlier export in FOLDER")
     add_overrides(parser)
     return parser

@@ -1,4 +1,4 @@
-"""The `mrcnn-zoo` command: one sub-command a tool, each the same main as the script in `tools/`."""
+"""The `mrcnn-zoo` command; each sub-command runs the same function as its script in `tools/`."""
 
 import errno
 import importlib
@@ -12,15 +12,18 @@ from mrcnn_zoo.registry import did_you_mean
 
 COMMANDS = {
     "train": ("mrcnn_zoo.cli.train", "train a model, or only evaluate it (--eval-only)"),
-    "evaluate": ("mrcnn_zoo.cli.evaluate", "COCO tables of a checkpoint"),
-    "predict": ("mrcnn_zoo.cli.predict", "draw and save the instances in your images"),
-    "precompute-proposals": ("mrcnn_zoo.cli.precompute_proposals", "write proposals for Fast R-CNN to load"),
-    "visualize-data": ("mrcnn_zoo.cli.visualize_data", "draw a dataset, or the batches the model is trained on"),
-    "export-dataset": ("mrcnn_zoo.cli.export_dataset", "write any dataset out as a COCO folder"),
-    "zoo": ("mrcnn_zoo.cli.zoo", "published models: list, download, check, train them again"),
+    "evaluate": ("mrcnn_zoo.cli.evaluate", "evaluate a checkpoint on the test sets"),
+    "predict": ("mrcnn_zoo.cli.predict", "detect, draw and save the instances in images"),
+    "precompute-proposals": ("mrcnn_zoo.cli.precompute_proposals", "write proposals as input of a Fast R-CNN"),
+    "visualize-data": ("mrcnn_zoo.cli.visualize_data", "draw a dataset, or the training batches"),
+    "export-dataset": ("mrcnn_zoo.cli.export_dataset", "export a dataset as a COCO folder"),
+    "zoo": ("mrcnn_zoo.cli.zoo", "published models: list, download, verify, reproduce"),
     "config": ("mrcnn_zoo.cli.config", "explain a key, show a resolved config, check a folder of configs"),
-    "convert-checkpoint": ("mrcnn_zoo.cli.convert_checkpoint", "weights of other projects as ours, and back"),
-    "benchmark": ("mrcnn_zoo.cli.benchmark", "seconds and memory of training, inference, data and evaluation"),
+    "convert-checkpoint": ("mrcnn_zoo.cli.convert_checkpoint", "convert weights from and to other projects"),
+    "benchmark": (
+        "mrcnn_zoo.cli.benchmark",
+        "time and memory of training, inference, data loading and evaluation",
+    ),
 }
 
 EXAMPLES = (
@@ -30,13 +33,17 @@ EXAMPLES = (
     "config explain SOLVER.BASE_LR",
 )
 
-USAGE_ERROR = 2  # exit status of a mistake that the user can put right
+USAGE_ERROR = 2  # exit status of an error that the user can correct
 SYSTEM_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
-INTERRUPTED = 130  # as a shell reports Ctrl-C
+INTERRUPTED = 130  # exit status of Ctrl-C in shells
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a sub-command; returns the exit status."""
+    """Run a sub-command; returns the exit status.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
@@ -52,13 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_command(name: str, argv: Sequence[str] | None = None) -> int:
-    """Run one command by name; a user's mistake is printed as one message, without a traceback."""
+    """Run one command; prints a UserError as one message, without a traceback, and returns the exit status.
+
+    Args:
+        name: a key of `COMMANDS`.
+        argv: its arguments; None takes those of the process.
+    """
     try:
         return importlib.import_module(COMMANDS[name][0]).main(argv)
     except UserError as error:
         print(fitted(f"error: {error}", sys.stderr), file=sys.stderr)
         return USAGE_ERROR
-    except BrokenPipeError:  # the reader, for instance `head`, has closed the pipe
+    except BrokenPipeError:  # the reader, e.g. `head`, closed the pipe
         sys.stderr.close()
         return 0
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Write a model's proposals for whole datasets, for Fast R-CNN to load."""
+"""Write a model's proposals for whole datasets, as input of a Fast R-CNN."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from torch import nn
 
 from mrcnn_zoo.checkpoint import WeightsFile
 from mrcnn_zoo.cli.options import (
-    CommandParser,
     add_config_option,
     add_output_options,
     add_overrides,
+    add_trust_option,
     add_weights_option,
     given_weights,
     logging_lines,
     output_folder,
     prepare_device,
-    read_arguments,
 )
+from mrcnn_zoo.cli.parser import CommandParser, read_arguments
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.values import typed_list
 from mrcnn_zoo.data import load_dataset
@@ -31,7 +31,11 @@ from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write a file for each dataset, and print the keys with which a config loads them."""
+    """Write a file per dataset, and print the keys with which a config loads them; returns the exit status.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    """
     arguments = read_arguments(build_parser(), argv)
     with logging_lines():
         if arguments.output is not None:
@@ -66,7 +70,7 @@ def _paths(arguments: argparse.Namespace, cfg: CfgNode) -> dict[str, Path]:
     folder = output_folder(arguments, cfg)
     names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
     if not names:
-        raise UserError("DATASETS.TRAIN and DATASETS.TEST are empty: name the datasets to make proposals for.")
+        raise UserError("DATASETS.TRAIN and DATASETS.TEST are empty: name the datasets to compute proposals for.")
     return {name: folder / f"{name.replace('/', '_')}_proposals{arguments.format}" for name in names}
 
 
@@ -90,17 +94,18 @@ def build_parser() -> CommandParser:
         ),
     )
     add_weights_option(parser)
-    add_config_option(parser, text="default: the config in the checkpoint")
+    add_trust_option(parser)
+    add_config_option(parser, text="default: the one in the weights")
     add_output_options(
         parser,
         text="folder of the files (default: OUTPUT_DIR of the config)",
-        overwrite="replace proposals that are there",
+        overwrite="replace existing files of proposals",
     )
     parser.add_argument(
-        "--format", choices=FORMATS, default=FORMATS[0], help="Detectron2's pickle (default) or plain arrays"
+        "--format", choices=FORMATS, default=FORMATS[0], help="Detectron2's pickle (default) or numpy arrays"
     )
     add_overrides(
         parser,
-        text="config keys: DATASETS.TRAIN and .TEST name the images, MODEL.RPN.POST_NMS_TOPK_TEST the number per image",
+        text="config keys: DATASETS.TRAIN, .TEST select the images, MODEL.RPN.POST_NMS_TOPK_TEST the number per image",
     )
     return parser

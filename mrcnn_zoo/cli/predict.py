@@ -1,4 +1,4 @@
-"""Find objects in image files: draws them, and writes predictions.json (COCO's form) and predictions.csv."""
+"""Detect objects in image files: draws them, and writes predictions.json (COCO format) and predictions.csv."""
 
 import argparse
 import sys
@@ -10,20 +10,16 @@ from tabulate import tabulate
 
 from mrcnn_zoo.checkpoint import WeightsFile
 from mrcnn_zoo.cli.options import (
-    CONFIG_SUFFIXES,
-    CommandParser,
     add_config_option,
     add_output_options,
     add_overrides,
+    add_trust_option,
     add_weights_option,
     given_weights,
     logging_lines,
-    names_key,
-    names_weights,
     prepare_device,
-    read_arguments,
-    score,
 )
+from mrcnn_zoo.cli.parser import CONFIG_SUFFIXES, CommandParser, names_key, names_weights, read_arguments, score
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.given_boxes import read_given_boxes
 from mrcnn_zoo.errors import counted
@@ -47,12 +43,16 @@ from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.progress import terminal_width
 
 SOME_IMAGES_FAILED = 1
-THRESHOLD = 0.5  # least score of what is shown, where no boxes are given
-IMAGES_SHOWN, NAME_SHOWN, TABLE_WIDTH = 20, 40, 100  # rows, letters of a name, and letters of a line of the table
+THRESHOLD = 0.5  # default minimum score without --boxes
+IMAGES_SHOWN, NAME_SHOWN, TABLE_WIDTH = 20, 40, 100  # rows, characters of a name, characters of a row
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predict on images and folders; returns 0, or 1 when some image could not be read."""
+    """Predict on images and folders; returns 0, or 1 when some image could not be read.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    """
     arguments = read_arguments(build_parser(), argv, is_input=is_image_input)
     with logging_lines():
         result, output = _predict(arguments)
@@ -98,7 +98,7 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
 
 
 def _threshold(arguments: argparse.Namespace) -> float | None:
-    """The least score; None where all given boxes are shown."""
+    """The minimum score; None where all given boxes are shown."""
     is_default = arguments.threshold is None and arguments.boxes is None
     return THRESHOLD if is_default else arguments.threshold
 
@@ -106,7 +106,7 @@ def _threshold(arguments: argparse.Namespace) -> float | None:
 def _summary(result: PredictedImages, output: Path, *, threshold: float | None) -> str:
     images = counted(len(result.counts), "image")
     written = {
-        str(output / PREDICTIONS_FILE): "boxes, masks, areas and scores, in COCO's form",
+        str(output / PREDICTIONS_FILE): "boxes, masks, areas and scores, in COCO format",
         str(output / TABLE_FILE): "a row per object: image, class, score, box, area",
         f"{output}/*.png" if len(result.counts) > 1 else str(result.pictures[0]): "the objects drawn",
     }
@@ -119,7 +119,11 @@ def _summary(result: PredictedImages, output: Path, *, threshold: float | None) 
 
 
 def count_table(counts: dict[str, Counter[str]]) -> str:
-    """Objects per image and class; of many images the first, and of many classes the most frequent."""
+    """Table of objects per image and class: the first images, and the most frequent classes that fit.
+
+    Args:
+        counts: objects by class, by image.
+    """
     totals: Counter[str] = sum(counts.values(), Counter())
     columns = len(totals)
     table = _count_table(counts, totals, columns)
@@ -160,7 +164,11 @@ def _failures(result: PredictedImages) -> str:
 
 
 def is_image_input(text: str) -> bool:
-    """Whether an argument is an image, a folder or a pattern, and not weights, a config or a setting."""
+    """Whether an argument is an image, a folder or a pattern, and not weights, a config or a config key.
+
+    Args:
+        text: as typed.
+    """
     path = Path(text).expanduser()
     if path.is_dir():
         return True
@@ -184,25 +192,26 @@ def build_parser() -> CommandParser:
         ),
     )
     add_weights_option(parser)
-    add_config_option(parser, text="default: the config in the checkpoint")
+    add_trust_option(parser)
+    add_config_option(parser, text="default: the one in the weights")
     add_output_options(
         parser,
         text="folder of the results (default: predictions)",
-        overwrite="also replace files in it that no earlier prediction has made",
+        overwrite="also replace files in it that no earlier prediction has written",
     )
     parser.set_defaults(output="predictions")
-    parser.add_argument("--threshold", type=score, metavar="SCORE", help="least score (default: 0.5, with --boxes 0)")
+    parser.add_argument("--threshold", type=score, metavar="SCORE", help="minimum score (default: 0.5, with --boxes 0)")
     parser.add_argument(
         "--boxes",
         metavar="FILE",
-        help="find masks in these boxes: a COCO dataset, or a list of COCO results; boxes without a category_id get "
-        "the class that the model finds",
+        help="predict masks in these boxes: a COCO dataset, or a list of COCO results; boxes without a category_id "
+        "get the predicted class",
     )
-    parser.add_argument("--recursive", action="store_true", help="also the images in folders of folders")
-    parser.add_argument("--no-labels", action="store_true", help="do not write class and score at the objects")
+    parser.add_argument("--recursive", action="store_true", help="search folders recursively")
+    parser.add_argument("--no-labels", action="store_true", help="draw objects without class and score")
     add_overrides(
         parser,
         metavar="IMAGE | FOLDER | PATTERN | KEY VALUE",
-        text="image files, folders of them, patterns such as 'x/*.png', and config keys",
+        text="image files, folders, patterns such as 'x/*.png', and config keys",
     )
     return parser

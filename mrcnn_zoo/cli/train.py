@@ -7,15 +7,14 @@ from collections.abc import Sequence
 
 from mrcnn_zoo.cli.main import USAGE_ERROR
 from mrcnn_zoo.cli.options import (
-    CommandParser,
     add_config_option,
     add_output_options,
     add_overrides,
+    add_weights_option,
     prepare_device,
-    read_arguments,
     require_config,
-    whole_number,
 )
+from mrcnn_zoo.cli.parser import CommandParser, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.distributed.launch import FAILED, ProcessLayout, launch
 from mrcnn_zoo.distributed.processes import rank
@@ -28,7 +27,7 @@ from mrcnn_zoo.training.trainer import OutOfDeviceMemoryError
 
 
 def build_parser() -> CommandParser:
-    """The command line, with the options that Detectron2's users type."""
+    """The command line, with Detectron2's names of options."""
     parser = CommandParser(
         prog="mrcnn-zoo train",
         description=__doc__,
@@ -40,43 +39,51 @@ def build_parser() -> CommandParser:
         ),
         more="torchrun --nproc-per-node 8 tools/train_net.py --config-file X.yaml",
     )
-    add_config_option(parser, text="YAML file, or the name of a packaged config")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any")
+    add_config_option(parser)
+    add_weights_option(parser)
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR, if any")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, or the last checkpoint")
     add_output_options(
         parser,
-        text="the same as OUTPUT_DIR DIR",
-        overwrite="start afresh in OUTPUT_DIR, removing the checkpoints that it holds",
+        text="folder of the run (default: OUTPUT_DIR of the config)",
+        overwrite="remove the checkpoints of an earlier run in that folder, and start again",
     )
     parser.add_argument(
         "--num-gpus",
         type=whole_number(minimum=1),
         default=1,
         metavar="N",
-        help="processes on this machine; without GPU on its CPU",
+        help="processes on this machine, one per GPU, or on its CPU (default: 1)",
     )
     parser.add_argument(
-        "--num-machines", type=whole_number(minimum=1), default=1, metavar="N", help="machines that train together"
+        "--num-machines", type=whole_number(minimum=1), default=1, metavar="N", help="number of machines (default: 1)"
     )
     parser.add_argument(
-        "--machine-rank", type=whole_number(minimum=0), default=0, metavar="I", help="number of this machine, from 0"
+        "--machine-rank", type=whole_number(minimum=0), default=0, metavar="I", help="index of this machine, from 0"
     )
     parser.add_argument(
-        "--dist-url", default="auto", metavar="URL", help="of machine 0, where all meet, e.g. tcp://10.0.0.1:29500"
+        "--dist-url",
+        default="auto",
+        metavar="URL",
+        help="address of machine 0 for the rendezvous, e.g. tcp://10.0.0.1:29500",
     )
     parser.add_argument(
         "--max-restarts",
         type=whole_number(minimum=0),
         default=0,
         metavar="N",
-        help="how often all processes restart from the last checkpoint after one failed; torchrun has its own",
+        help="restarts of all processes from the last checkpoint after a failure; with torchrun use its own option",
     )
     add_overrides(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; returns the exit status.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    """
     parser = build_parser()
     options = read_arguments(parser, argv)
     require_config(parser, options)
@@ -86,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(fitted(f"error: {error}", sys.stderr), file=sys.stderr)
         return FAILED
     except UserError as error:
-        # Under torchrun every process finds the same mistake, and the first of each machine prints it. Only memory may
-        # run out in one process alone.
+        # Under torchrun every process raises the same error, and the first of each machine prints it. Only running out
+        # of memory can happen in one process alone.
         if _is_first_on_machine() or isinstance(error, OutOfDeviceMemoryError):
             raise
         return USAGE_ERROR
@@ -96,7 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(options: argparse.Namespace) -> int:
     if options.output is not None:
         options.overrides += ["OUTPUT_DIR", options.output]
-    cfg = load_config(options.config_file, options.overrides)  # a mistake shows before any process is started
+    if options.weights is not None:
+        options.overrides += ["MODEL.WEIGHTS", options.weights]
+    cfg = load_config(options.config_file, options.overrides)  # mistakes are reported before any process starts
     layout = ProcessLayout(
         processes_per_machine=options.num_gpus,
         num_machines=options.num_machines,
@@ -113,7 +122,12 @@ def _is_first_on_machine() -> bool:
 
 
 def train(cfg: CfgNode, options: argparse.Namespace) -> int:
-    """What each process does."""
+    """Train or evaluate in one process; returns the exit status.
+
+    Args:
+        cfg: the whole config.
+        options: of the command line.
+    """
     prepare_device(cfg)
     try:
         run(cfg, resume=options.resume, eval_only=options.eval_only, overwrite=options.overwrite)

@@ -1,4 +1,4 @@
-"""Draw a dataset with its annotations, or the batches that a model is trained on."""
+"""Draw a dataset with its annotations, or the training batches."""
 
 import argparse
 import sys
@@ -7,16 +7,14 @@ from pathlib import Path
 
 from mrcnn_zoo import data
 from mrcnn_zoo.cli.options import (
-    CommandParser,
     add_config_option,
     add_output_options,
     add_overrides,
     load_command_config,
     logging_lines,
-    read_arguments,
     require_config,
-    whole_number,
 )
+from mrcnn_zoo.cli.parser import CommandParser, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.classes import unite_classes
 from mrcnn_zoo.data.paths import folder_name
@@ -26,7 +24,11 @@ from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write pictures and print their paths."""
+    """Write pictures and print their paths; returns the exit status.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    """
     parser = build_parser()
     arguments = read_arguments(parser, argv)
     require_config(parser, arguments)
@@ -72,7 +74,7 @@ def _draw_batches(cfg: CfgNode, folder: Path, arguments: argparse.Namespace) -> 
 
 
 def _refuse_foreign(pictures: Iterable[Path], arguments: argparse.Namespace) -> None:
-    """Pictures of an earlier run are replaced, and others only with `--overwrite`."""
+    """Refuse to replace pictures that no earlier run has written; `--overwrite` allows it."""
     if not arguments.overwrite:
         refuse_to_replace((path for path in pictures if path.exists() and not is_own_picture(path)), option="--output")
 
@@ -94,7 +96,7 @@ def build_parser() -> CommandParser:
             "--config-file my.yaml DATASETS.TRAIN digits_train DATASETS.TEST ''",
         ),
     )
-    add_config_option(parser, text="names the datasets")
+    add_config_option(parser, text="selects the datasets")
     parser.add_argument(
         "--source",
         choices=("dataset", "dataloader"),
@@ -102,12 +104,12 @@ def build_parser() -> CommandParser:
         help="dataset: image files of DATASETS.TRAIN and TEST with their annotations; dataloader: training batches",
     )
     parser.add_argument(
-        "--num", type=whole_number(minimum=1), default=8, help="images of each dataset, or batches (default: 8)"
+        "--num", type=whole_number(minimum=1), default=8, help="images per dataset, or batches (default: 8)"
     )
     add_output_options(
         parser,
         text="folder of the pictures (default: OUTPUT_DIR/pictures/<source>)",
-        overwrite="also replace pictures in it that this program has not drawn",
+        overwrite="also replace pictures in it that this program has not written",
     )
     add_overrides(parser)
     return parser

@@ -1,4 +1,4 @@
-"""The published models: list, describe, download, verify and train them again."""
+"""The published models: list, describe, download, verify and reproduce them."""
 
 import argparse
 import json
@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from tabulate import tabulate
 
-from mrcnn_zoo.cli.options import CommandParser, logging_lines
+from mrcnn_zoo.cli.options import add_output_options, logging_lines
+from mrcnn_zoo.cli.parser import CommandParser
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.model_zoo import models as zoo
 from mrcnn_zoo.model_zoo.checksum import checksum_of_entry
@@ -25,7 +26,13 @@ RESULT_COLUMNS = {
     "keypoint AP": "keypoints/AP",
     "proposal AR": "box_proposals/AR@1000",
 }
-OPTIONAL_COLUMNS = ("s/image", "config", "proposal AR", "keypoint AP", "weights")  # left out in this order
+OPTIONAL_COLUMNS = (
+    "s/image",
+    "config",
+    "proposal AR",
+    "keypoint AP",
+    "weights",
+)  # dropped in this order
 WRONG_FILES = 1  # exit status of `verify`
 PROGRAM = "mrcnn-zoo"
 
@@ -49,7 +56,7 @@ def _list(arguments: argparse.Namespace) -> int:
     entries = [find_entry(name) for name in zoo.names(arguments.pattern)]
     entries = [entry for entry in entries if arguments.source.lower() in ("", entry.source.lower())]
     if not entries:
-        raise UserError(f"no model of the zoo has {arguments.pattern!r} in its name; without it all are listed.")
+        raise UserError(f"no model of the zoo has {arguments.pattern!r} in its name; `{PROGRAM} zoo list` lists all.")
     print(_table([_row(entry) for entry in entries]))
     print(f"\n{counted(len(entries), 'model')}. `{PROGRAM} zoo info NAME` shows more; weights are named {PREFIX}NAME.")
     return 0
@@ -67,7 +74,7 @@ def _row(entry: ZooEntry) -> dict[str, object]:
 
 
 def _table(rows: Sequence[dict[str, object]]) -> str:
-    """The rows as text; optional columns that do not fit into the terminal are left out."""
+    """The rows as text, without the optional columns that do not fit the terminal."""
     width = terminal_width(sys.stdout)
     for left_out in range(len(OPTIONAL_COLUMNS) + 1):
         shown = [{name: cell for name, cell in row.items() if name not in OPTIONAL_COLUMNS[:left_out]} for row in rows]
@@ -139,7 +146,7 @@ def _output(entry: ZooEntry, arguments: argparse.Namespace) -> str:
     if is_folder:
         file = check_output_folder(arguments.output, option="--output") / file_name
     elif len(arguments.names) > 1:
-        raise UserError(f"--output {arguments.output} names one file for several models; end it in / for a folder.")
+        raise UserError(f"--output {arguments.output} is one file for several models; end it with / for a folder.")
     else:
         file = check_output_file(arguments.output, option="--output")
     is_same = file.is_file() and bool(checksum_of_entry(entry)) and check_file(str(file), entry).is_correct
@@ -160,7 +167,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     for check in checks:
         print(f"{'ok' if check.is_correct else 'WRONG':5}  {check.path}: {check.text}")
     wrong = sum(not check.is_correct for check in checks)
-    print(f"{counted(len(checks), 'file')}, {wrong} wrong." if checks else "no downloads of the zoo are in the cache.")
+    print(f"{counted(len(checks), 'file')}, {wrong} wrong." if checks else "no downloads of the zoo in the cache.")
     return WRONG_FILES if wrong else 0
 
 
@@ -169,7 +176,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
     entry = find_entry(arguments.name)
     if not entry.reproduce:
-        reason = entry.reason or f"the recipe is {entry.source}'s own"
+        reason = entry.reason or f"the training recipe belongs to {entry.source}"
         raise UserError(f"{entry.name} cannot be trained here: {reason}. {entry.notes}")
     command = [*shlex.split(entry.reproduce), *arguments.additions]
     print(shlex.join(command), flush=True)
@@ -198,31 +205,33 @@ def build_parser() -> CommandParser:
         )
 
     listing = add_action("list", "list the models with their results", "", "Quickstart", "--source torchvision")
-    listing.add_argument("pattern", nargs="?", default="", help="part of a name, or `*FPN_3x`; all without it")
-    listing.add_argument("--source", default="", metavar="WHO", help="mrcnn_zoo, Detectron2 or torchvision only")
+    listing.add_argument("pattern", nargs="?", default="", help="part of a name, or `*FPN_3x` (default: all)")
+    listing.add_argument("--source", default="", metavar="PROJECT", help="mrcnn_zoo, Detectron2 or torchvision")
     name = "Quickstart/mask_rcnn_R_18_FPN_digits"
-    describing = add_action("info", "everything about one model", name, f"{name} --json")
-    describing.add_argument("name", metavar="NAME", help="as `zoo list` prints it")
-    describing.add_argument("--json", action="store_true", help="for programs")
+    describing = add_action("info", "describe one model", name, f"{name} --json")
+    describing.add_argument("name", metavar="NAME", help="name printed by `zoo list`")
+    describing.add_argument("--json", action="store_true", help="print JSON")
     downloading = add_action(
         "download", "download and verify weights, and print their paths", name, f"{name} --output weights/"
     )
-    downloading.add_argument("names", nargs="+", metavar="NAME", help="of the models")
-    downloading.add_argument(
-        "--output", "--output-dir", metavar="FILE|DIR", help="copy them there; default: in the cache only"
+    downloading.add_argument("names", nargs="+", metavar="NAME", help="names printed by `zoo list`")
+    add_output_options(
+        downloading,
+        text="copy the weights there (default: cache only)",
+        overwrite="replace other files of these names",
+        metavar="FILE|DIR",
     )
-    downloading.add_argument("--overwrite", action="store_true", help="replace other files of these names")
     verifying = add_action(
         "verify", "compare files with their published checksums", "", name, f"--file weights/digits.pth {name}"
     )
     verifying.add_argument("name", nargs="?", default="", metavar="NAME", help="default: all downloads in the cache")
     verifying.add_argument(
-        "--file", default="", metavar="FILE", help="this file, as NAME or as the model it is named after"
+        "--file", default="", metavar="FILE", help="verify this file, as NAME or as the model in its file name"
     )
     reproducing = add_action(
         "reproduce", "print the command that trains a model", name, f"{name} --run OUTPUT_DIR output/again"
     )
-    reproducing.add_argument("name", metavar="NAME", help="of a model with a recipe; `zoo info` shows it")
-    reproducing.add_argument("--run", action="store_true", help="and run it")
-    reproducing.add_argument("additions", nargs="*", metavar="ADDITION", help="options and config keys for the command")
+    reproducing.add_argument("name", metavar="NAME", help="model with a training recipe, see `zoo info`")
+    reproducing.add_argument("--run", action="store_true", help="also run it")
+    reproducing.add_argument("additions", nargs="*", metavar="ADDITION", help="options and config keys to add")
     return parser

@@ -16,14 +16,8 @@ from PIL import Image
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.cli.main import COMMANDS, USAGE_ERROR, main, run_command
-from mrcnn_zoo.cli.options import (
-    CommandParser,
-    add_overrides,
-    add_weights_option,
-    logging_lines,
-    names_key,
-    read_arguments,
-)
+from mrcnn_zoo.cli.options import add_overrides, add_weights_option, logging_lines
+from mrcnn_zoo.cli.parser import CommandParser, names_key, read_arguments
 from mrcnn_zoo.cli.predict import is_image_input
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling import build_model
@@ -218,7 +212,7 @@ def test_a_folder_in_the_place_of_a_predicted_file_is_refused(
 ) -> None:
     (tmp_path / "out" / "predictions.csv").mkdir(parents=True)
     message = refused("predict", *commands_that_write(run_folder, image, tmp_path / "out")["predict"], "--overwrite")
-    assert "predictions.csv is a folder where a file is written" in message
+    assert "predictions.csv is a folder in place of a file" in message
 
 
 @pytest.mark.parametrize(

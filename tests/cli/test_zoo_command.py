@@ -132,7 +132,7 @@ def test_download_replaces_another_file_only_when_told(lab: Path, capsys: pytest
 def test_several_downloads_do_not_go_into_one_file(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["zoo", "download", "Lab/one", "Lab/two", "--output", str(lab.with_name("x.pth"))]
     assert cli.main(arguments) == cli.USAGE_ERROR
-    assert "names one file for several models" in capsys.readouterr().err
+    assert "is one file for several models" in capsys.readouterr().err
 
 
 def test_download_offline_says_where_the_file_belongs(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +158,7 @@ def test_verify_of_an_empty_cache_is_fine(cache: Path, capsys: pytest.CaptureFix
     shutil.rmtree(cache)
     assert command.main(["verify"]) == 0
     assert not cache.exists()
-    assert "no downloads of the zoo are in the cache" in capsys.readouterr().out
+    assert "no downloads of the zoo in the cache" in capsys.readouterr().out
 
 
 def test_verify_of_a_model_that_is_not_here_says_how_to_get_it(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
