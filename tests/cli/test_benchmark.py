@@ -78,7 +78,7 @@ def test_evaluation_measures_every_backend_on_as_many_detections_as_asked_for(tm
 
 def test_against_is_refused_where_there_is_nothing_to_compare(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--task", "data", "--against", "torchvision") == USAGE_ERROR
-    assert "--against is for --task inference and train" in capsys.readouterr().err
+    assert "--against applies to --task inference and train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("setting", ["TEST.AUG.ENABLED=True", "EVAL.GIVEN_BOXES=ground_truth"])

@@ -83,7 +83,7 @@ def test_torchvision_file_needs_no_config(cfg: CfgNode, tmp_path: Path, capsys: 
     assert convert(tmp_path / "theirs.pth", tmp_path / "ours.safetensors") == 0
     printed = capsys.readouterr().out
     assert "recognised as torchvision detector" in printed
-    assert "left over in" in printed
+    assert "unused in" in printed
     _, converted, _ = load_trained(tmp_path / "ours.safetensors", overrides=["MODEL.DEVICE", "cpu"])
     assert converted.MODEL.ANCHOR_GENERATOR.NAME == "TorchvisionAnchorGenerator"
     assert (converted.INPUT.FORMAT, converted.MODEL.ROI_BOX_HEAD.POOLER_TYPE) == ("RGB", "ROIAlign")

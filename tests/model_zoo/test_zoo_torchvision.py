@@ -108,7 +108,7 @@ def test_info_shows_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_reproduce_is_refused_with_the_publisher(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("zoo", ["reproduce", NAME]) == USAGE_ERROR
-    assert "cannot be trained here: the recipe is torchvision's own. The weights" in capsys.readouterr().err
+    assert "cannot be trained here: the training recipe belongs to torchvision. The weights" in capsys.readouterr().err
 
 
 def test_evaluation_is_on_coco_with_its_80_classes(
