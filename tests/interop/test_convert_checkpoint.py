@@ -60,7 +60,7 @@ def convert(*arguments: object) -> int:
 def test_safetensors_file_needs_no_config(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     target = tmp_path / "model.safetensors"
     assert convert(ours, target, "--half") == 0
-    assert "left over" in capsys.readouterr().out
+    assert "unused in" in capsys.readouterr().out
     model, cfg, trained = open_trained(target, overrides=["MODEL.DEVICE", "cpu"])
     assert (trained.class_names, trained.category_ids) == (NAMES, IDS)
     assert cfg.MODEL.RESNETS.STEM_OUT_CHANNELS == 8
