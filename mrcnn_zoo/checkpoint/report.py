@@ -80,7 +80,7 @@ class LoadReport:
         for name, (theirs, ours) in list(self.mismatched.items())[:MAX_NAMED_SHAPES]:
             lines.append(f"{name} is {shape_text(theirs)} in the file and {shape_text(ours)} in the model.")
         if len(self.expected_settings) > MAX_NAMED_SETTINGS:  # of a whole detector; its loader names those that differ
-            lines.append(f"These weights come with {len(self.expected_settings)} settings of their model.")
+            lines.append(f"These weights have {len(self.expected_settings)} settings of their model.")
         elif self.expected_settings:
             settings = ", ".join(f"{key} {value}" for key, value in self.expected_settings.items())
             lines.append(f"These weights were trained with: {settings}.")

@@ -53,13 +53,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ProcessLayout:
-    """Which processes make up a run."""
+    """The processes of a run."""
 
     processes_per_machine: int = 1
     num_machines: int = 1
     machine_rank: int = 0  # of this machine
     url: str = "auto"  # tcp://HOST:PORT of the machine of rank 0, where the agents meet; auto on a single machine
-    device: str = "cpu"  # that the models run on, as torch names it; with cuda each process has a GPU of its own
+    device: str = "cpu"  # of the models, a torch device; with cuda each process has its own GPU
     max_restarts: int = 0  # of all processes, after one of them failed
 
     @property
@@ -74,9 +74,14 @@ class ProcessLayout:
 
 
 def launch(work: Work, arguments: Sequence[Any], layout: ProcessLayout) -> int:
-    """Call `work(*arguments)` in every process of the layout, or right here when that is only this one.
+    """Call `work(*arguments)` in every process of the layout; in this process if it is the only one.
 
     Under torchrun the processes exist already, and the layout is torchrun's.
+
+    Args:
+        work: a module-level function that returns an exit status.
+        arguments: of the work; picklable.
+        layout: the processes.
 
     Returns:
         The exit status: 0; what `work` returned otherwise in a process; 1 after a failure; 128 + number after a signal.
@@ -170,7 +175,7 @@ class _WorkerGroup:
     """The workers of this machine, which the elastic agent starts, restarts after a failure, and ends.
 
     An end that a restart cannot repair stops the agent by a KeyboardInterrupt in this process: a report of a worker, a
-    signal to this process after which a worker failed or SAVE_SECONDS went by, or a second Ctrl-C.
+    signal to this process after which a worker failed or SAVE_SECONDS passed, or a second Ctrl-C.
     """
 
     def __init__(self, layout: ProcessLayout, folder: Path) -> None:
@@ -200,7 +205,7 @@ class _WorkerGroup:
         return 0
 
     def _conclude(self, status: int) -> int:
-        """Raise what a worker has raised, where its message says all, or return the exit status of the whole."""
+        """Raise the forwarded error of a worker, or return the exit status of the group."""
         reports = read_reports(self._folder)
         for report in reports:
             if report.error:
@@ -331,7 +336,7 @@ def _hosting(layout: ProcessLayout) -> Iterator[None]:
 
 @contextmanager
 def _own_store_per_attempt() -> Iterator[None]:
-    """Without the agents' shared store, which would keep the addresses of dead processes after a restart."""
+    """Disable the agents' shared store: after a restart it would have the addresses of ended processes."""
     former = os.environ.get(NO_SHARED_STORE)
     os.environ[NO_SHARED_STORE] = "1"
     try:

@@ -69,7 +69,7 @@ def results_of_main_process(measure: Callable[[], Value]) -> Value:
     if rank() == 0:
         try:
             results = measure()
-        except Exception as error:  # told to the other processes before it is raised, or they would wait for ever
+        except Exception as error:  # sent to the other processes before it is raised; they would wait otherwise
             failure = error
     results, message = value_of_main_process((results, failure and str(failure)))
     if failure is not None:
