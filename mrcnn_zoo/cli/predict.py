@@ -91,7 +91,7 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
         category_ids=detector.category_ids,
         score_threshold=threshold,
         has_labels=not arguments.no_labels,
-        tally=build_detection_tally(cfg, least_score=threshold) if given is None else None,
+        tally=build_detection_tally(cfg, min_score=threshold) if given is None else None,
         given=given,
     )
     return result, output

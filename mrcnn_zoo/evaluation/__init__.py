@@ -1,4 +1,4 @@
-"""Measuring what a model finds: COCO's box and mask AP, as tables and files."""
+"""Evaluation of detectors: COCO's AP of boxes, masks and keypoints, recall of proposals, tables and files."""
 
 from mrcnn_zoo.evaluation.coco import CocoEvaluator
 from mrcnn_zoo.evaluation.evaluator import evaluate, evaluate_datasets

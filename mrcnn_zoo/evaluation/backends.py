@@ -1,4 +1,4 @@
-"""Who matches detections to ground truth and counts: three libraries that agree on every number."""
+"""Libraries that compute COCO's precision and recall; all three give equal numbers."""
 
 import contextlib
 import importlib
@@ -17,17 +17,17 @@ from mrcnn_zoo.registries import AP_BACKENDS
 
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))  # T
 RECALL_THRESHOLDS = tuple(np.linspace(0.0, 1.0, 101))  # Q
-AREAS = ("all", "small", "medium", "large")  # A: any area, below 32^2, up to 96^2, above, in square pixels
-KEYPOINT_AREAS = ("all", "medium", "large")  # the points of small objects are not annotated
-KEYPOINTS = "keypoints"  # the task whose overlap is the similarity of keypoints instead of IoU
-OPTIONAL_PACKAGES = {"hotcoco": "hotcoco", "faster_coco_eval": "faster-coco-eval"}  # of backends, for pip
+AREAS = ("all", "small", "medium", "large")  # A size classes, bounded by 32^2 and 96^2 square pixels
+KEYPOINT_AREAS = ("all", "medium", "large")  # COCO does not annotate keypoints of small objects
+KEYPOINTS = "keypoints"  # the task that uses object keypoint similarity (OKS) instead of IoU
+OPTIONAL_PACKAGES = {"hotcoco": "hotcoco", "faster_coco_eval": "faster-coco-eval"}  # package by backend
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Precision and recall of every class, area and limit; -1 where there is no ground truth to find.
+    """Precision and recall per class, size class and limit; -1 without ground truth.
 
-    Shape letters: T thresholds of IoU, Q of recall, K classes, A areas, L limits of detections an image.
+    Shape letters: T IoU thresholds, Q recall thresholds, K classes, A size classes, L limits of detections per image.
     """
 
     precision: NDArray[np.float64]  # (T, Q, K, A, L)
@@ -37,7 +37,7 @@ class Curves:
 
 
 class Backend(Protocol):
-    """Measures the detections of one task; see `detection_set` for their form."""
+    """Computes precision and recall of one task."""
 
     def __call__(
         self,
@@ -48,29 +48,38 @@ class Backend(Protocol):
         *,
         sigmas: Sequence[float] = (),
     ) -> Curves:
-        """Precision and recall.
+        """Precision and recall of detections.
 
         Args:
-            ground_truth: a COCO data set.
-            detections: another one.
-            task: bbox, segm or keypoints.
-            limits: L, ascending numbers of detections an image.
-            sigmas: for keypoints, how far annotators disagree about each, as a share of the object's size; empty takes
-                those of COCO's 17.
+            ground_truth: a COCO dataset, see `coco_ground_truth`.
+            detections: a COCO dataset with scores, see `detection_set`.
+            task: "bbox", "segm" or "keypoints".
+            limits: (L,) maximum numbers of detections per image, ascending.
+            sigmas: of each keypoint, the standard deviation of its annotations relative to the size of the object;
+                empty for those of COCO's 17 keypoints.
         """
         ...
 
 
 def areas_of(task: str) -> tuple[str, ...]:
-    """The size classes that a task is measured in."""
+    """Size classes of a task.
+
+    Args:
+        task: "bbox", "segm" or "keypoints".
+    """
     return KEYPOINT_AREAS if task == KEYPOINTS else AREAS
 
 
 def detection_set(rows: Sequence[dict[str, Any]], ground_truth: dict[str, Any], task: str) -> dict[str, Any]:
-    """Rows of a COCO results file as a COCO data set of their own, each with the area that decides its size class.
+    """Convert rows of a COCO results file to a COCO dataset.
 
-    That area is the box's for "bbox", the mask's for "segm", and that of the box around all points for "keypoints".
-    Masks are ranked by their own score where the rows have a `mask_score`.
+    The area, which gives the size class, is that of the box for "bbox", of the mask for "segm", and of the box around
+    all keypoints for "keypoints". Masks are ranked by `mask_score` if the rows have it.
+
+    Args:
+        rows: detections, see `CocoEvaluator`.
+        ground_truth: the COCO dataset with the images and categories.
+        task: "bbox", "segm" or "keypoints".
     """
     annotations = []
     for number, row in enumerate(rows, start=1):
@@ -101,10 +110,10 @@ def curves_by_pycocotools(
     *,
     sigmas: Sequence[float] = (),
 ) -> Curves:
-    """The reference implementation."""
+    """The reference implementation; see `Backend`."""
     coco = importlib.import_module("pycocotools.coco")
     cocoeval = importlib.import_module("pycocotools.cocoeval")
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         sets = []
         for content in (ground_truth, detections):
             indexed = coco.COCO()
@@ -123,9 +132,9 @@ def curves_by_hotcoco(
     *,
     sigmas: Sequence[float] = (),
 ) -> Curves:
-    """What pycocotools computes, in Rust."""
+    """The numbers of pycocotools, computed in Rust; see `Backend`."""
     hotcoco = _import_backend("hotcoco")
-    sets = _with_counted_ids(ground_truth, detections)
+    sets = _with_positive_ids(ground_truth, detections)
     evaluation = hotcoco.COCOeval(*(hotcoco.COCO(content) for content in sets), task)
     return _measure(evaluation, _category_ids(sets[0]), limits, sigmas)
 
@@ -139,21 +148,21 @@ def curves_by_faster_coco_eval(
     *,
     sigmas: Sequence[float] = (),
 ) -> Curves:
-    """What pycocotools computes, in C++."""
+    """The numbers of pycocotools, computed in C++; see `Backend`."""
     faster = _import_backend("faster_coco_eval")
-    sets = _with_counted_ids(ground_truth, detections)
+    sets = _with_positive_ids(ground_truth, detections)
     evaluation = faster.COCOeval_faster(*map(faster.COCO, sets), task, print_function=_discard)
     return _measure(evaluation, _category_ids(sets[0]), limits, sigmas)
 
 
 def _measure(evaluation: Any, categories: Sequence[int], limits: Sequence[int], sigmas: Sequence[float]) -> Curves:
-    """Run an evaluation of any of the libraries; `categories` are the ids of the ground truth, ascending."""
+    """Run the evaluation of a library; `categories` are the ids of the ground truth, ascending."""
     evaluation.params.maxDets = list(limits)
     if sigmas:
         evaluation.params.kpt_oks_sigmas = np.array(sigmas, dtype=np.float64)
     evaluation.evaluate()
     evaluation.accumulate()
-    # faster_coco_eval leaves categories without ground truth out of the keypoint task; the others give them -1.
+    # faster_coco_eval omits categories without ground truth from the keypoint task; the others give -1.
     measured = [categories.index(category) for category in evaluation.params.catIds]
     areas = tuple(evaluation.params.areaRngLbl)
     shape = (len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), len(measured), len(areas), len(limits))
@@ -168,10 +177,10 @@ def _category_ids(ground_truth: dict[str, Any]) -> list[int]:
     return sorted(category["id"] for category in ground_truth["categories"])
 
 
-def _with_counted_ids(ground_truth: dict[str, Any], detections: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Both sets with images and categories numbered from 1 in the order of their ids, where an id is below 0.
+def _with_positive_ids(ground_truth: dict[str, Any], detections: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Renumber images and categories from 1, in the order of their ids, if an id is negative.
 
-    The libraries other than pycocotools refuse such ids, and decide ties by the order.
+    Libraries other than pycocotools refuse negative ids; the order of ids decides ties.
     """
     orders = {name: sorted(item["id"] for item in ground_truth[name]) for name in ("images", "categories")}
     if all(not ids or ids[0] >= 0 for ids in orders.values()):
@@ -191,10 +200,13 @@ def _with_counted_ids(ground_truth: dict[str, Any], detections: dict[str, Any]) 
 
 
 def build_backend(name: str) -> Backend:
-    """The backend of that name.
+    """The backend of EVAL.BACKEND.
+
+    Args:
+        name: one of AP_BACKENDS.
 
     Raises:
-        UserError: an unknown one, or one whose library is not installed.
+        UserError: the name is unknown or the library is not installed.
     """
     backend = AP_BACKENDS.get(name)
     if name in OPTIONAL_PACKAGES:

@@ -1,4 +1,4 @@
-"""A model's classes as those of a dataset that has them in another order, or has fewer."""
+"""Maps classes of a model by name to those of a dataset with another order or with fewer classes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,11 +10,11 @@ from mrcnn_zoo.data.classes import require_known_classes
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.structures import Detections, Sample
 
-NO_CLASS = -1  # of the dataset
+NO_CLASS = -1  # mapped index of classes that the dataset does not have
 
 
 class ClassMappedDetector(nn.Module):
-    """A detector that speaks of the classes of a dataset, and is silent about those that the dataset does not have.
+    """Gives detections class indices of a dataset, and removes those of classes that the dataset does not have.
 
     Args:
         detector: with `predict(samples)`.
@@ -30,33 +30,41 @@ class ClassMappedDetector(nn.Module):
 
     @property
     def needs_targets(self) -> bool:
-        """Whether `predict` needs the ground truth."""
+        """Whether `predict` requires samples with targets."""
         return getattr(self.detector, "needs_targets", False)
 
     @property
     def resizes_images(self) -> bool:
-        """Whether `predict` takes images of the size of their files."""
+        """Whether the detector resizes images itself, so that samples have the size of their files."""
         return getattr(self.detector, "resizes_images", False)
 
     def predict(self, samples: list[Sample]) -> list[Detections]:
-        """As the detector's, with the dataset's class indices."""
+        """Detections with class indices of the dataset.
+
+        Args:
+            samples: images.
+        """
         return self.mapped(self.detector.predict(samples))  # type: ignore[operator]
 
     def mapped(self, found: Sequence[Detections]) -> list[Detections]:
-        """Detections of the detector, with the dataset's class indices."""
+        """Map the classes of detections.
+
+        Args:
+            found: predictions of `detector`.
+        """
         return [with_mapped_classes(detections, self.mapping) for detections in found]
 
 
 def with_classes_of(dataset: Dataset, model: nn.Module, class_names: Sequence[str]) -> nn.Module:
-    """The model, or where its classes are not the dataset's in the same order, a detector that translates them.
+    """Wrap a model in a `ClassMappedDetector` if its class names differ from those of the dataset.
 
     Args:
-        dataset: its class names are looked for.
+        dataset: to be evaluated on.
         model: with `predict(samples)`.
-        class_names: of the model by class index; empty where they are not known.
+        class_names: of the model by class index; empty if unknown.
 
     Raises:
-        UserError: as `class_mapping`.
+        UserError: see `class_mapping`.
     """
     has_same_classes = not class_names or tuple(class_names) == tuple(dataset.class_names)
     if has_same_classes or not predicts_classes(model):
@@ -65,18 +73,22 @@ def with_classes_of(dataset: Dataset, model: nn.Module, class_names: Sequence[st
 
 
 def predicts_classes(model: nn.Module) -> bool:
-    """Whether the classes of its detections mean anything; those of proposals do not."""
+    """Whether detections of a model have classes, unlike proposals."""
     return getattr(model, "predicts_classes", True)
 
 
 def class_mapping(class_names: Sequence[str], dataset: Dataset) -> Tensor:
-    """Which class of a dataset each class of a model is, by name.
+    """Class index of the dataset for each class of a model, by name.
+
+    Args:
+        class_names: (K,) of the model.
+        dataset: to be evaluated on.
 
     Returns:
-        (K,) int64 for K class names: rows of the dataset's classes, NO_CLASS for names that it does not have.
+        (K,) int64; NO_CLASS for classes that the dataset does not have.
 
     Raises:
-        UserError: classes of the dataset that the model does not know, or two of the same name.
+        UserError: the model lacks classes of the dataset, or several classes of the dataset have the same name.
     """
     require_known_classes(dataset, class_names)
     rows = {name: row for row, name in enumerate(dataset.class_names)}
@@ -84,7 +96,7 @@ def class_mapping(class_names: Sequence[str], dataset: Dataset) -> Tensor:
 
 
 def with_mapped_classes(detections: Detections, mapping: Tensor) -> Detections:
-    """Detections with other class indices; those that are mapped to NO_CLASS are left out.
+    """Map class indices; detections that are mapped to NO_CLASS are removed.
 
     Args:
         detections: classes in [0, K).

@@ -29,29 +29,29 @@ from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
 
 STANDARD_LIMITS = (1, 10)  # AR1 and AR10
-STANDARD_MAXIMUM = 100  # of COCO's leaderboard
-KEYPOINT_MAXIMUM = 20  # of its keypoint task, whatever the number of detections
-COCO_KEYPOINTS = 17  # of a person; the deviations of these are known to the libraries
-USUAL_SIGMA = 0.05  # of other keypoints, in the midst of COCO's 0.025 to 0.107
+STANDARD_MAXIMUM = 100  # maximum number of detections per image on COCO's leaderboard
+KEYPOINT_MAXIMUM = 20  # of the keypoint task, independent of the number of detections
+COCO_KEYPOINTS = 17  # of persons; the libraries have their sigmas
+DEFAULT_SIGMA = 0.05  # of other keypoints; those of COCO are between 0.025 and 0.107
 PROPOSAL_NETWORK = "ProposalNetwork"  # the MODEL.META_ARCHITECTURE without classes
 
 logger = logging.getLogger(__name__)
 
-Row = dict[str, Any]  # of a COCO results file: image_id, category_id, bbox (x y w h), score, segmentation (RLE)
-#                     keypoints (x y score of each, pixels counted from 0), and mask_score where masks have their own
+Row = dict[str, Any]  # of a COCO results file: image_id, category_id, bbox (x y w h), score, segmentation (RLE),
+#                     keypoints (x, y, score each, pixels counted from 0), mask_score (if masks have their own)
 
 
 class CocoEvaluator:
-    """Collects detections, as run lengths and not as bitmaps, and measures them against the records of a dataset.
+    """COCO's AP of boxes, masks and keypoints; masks are stored run-length encoded.
 
-    With several processes each collects its own images, and `evaluate` brings them together.
+    Each process collects the detections of its images; `evaluate` gathers them.
 
     Args:
-        dataset: its records are the ground truth; category ids of the results are its `category_ids`.
-        backend: computes precision and recall; one of the AP_BACKENDS.
-        tasks: "bbox" and, for models with masks, "segm", for those with keypoints "keypoints".
-        max_detections: that count in an image; the rest, of lower score, is ignored. Of keypoints it is always 20.
-        sigmas: deviation of each keypoint, see TEST.KEYPOINT_OKS_SIGMAS; empty for COCO's 17.
+        dataset: the ground truth.
+        backend: computes precision and recall; one of AP_BACKENDS.
+        tasks: of "bbox", "segm" and "keypoints".
+        max_detections: maximum number per image, in descending order of score; 20 for keypoints.
+        sigmas: of each keypoint, see TEST.KEYPOINT_OKS_SIGMAS; empty for COCO's 17.
     """
 
     def __init__(
@@ -73,11 +73,15 @@ class CocoEvaluator:
         self._previous: Results = {}
 
     def show_changes_to(self, previous: Results) -> None:
-        """Let the logged table show the change of AP to earlier results."""
+        """Show the change of AP in the logged table.
+
+        Args:
+            previous: results of an earlier evaluation.
+        """
         self._previous = previous
 
     def metric_names(self) -> list[str]:
-        """Tasks and metrics that `evaluate` gives, as "segm/AP"."""
+        """Names of the results of `evaluate`, such as "segm/AP"."""
         return [
             f"{task}/{name}"
             for task in self._tasks
@@ -87,12 +91,15 @@ class CocoEvaluator:
         ]
 
     def process(self, samples: Sequence[Sample], detections: Sequence[Detections]) -> None:
-        """Add the detections of some images; an image that was added before counts once.
+        """Add the detections of some images; images that were added before are ignored.
+
+        Args:
+            samples: N images of the dataset.
+            detections: per image, in pixels of the original image.
 
         Raises:
-            ValueError: an image that is not in the dataset.
-            UserError: a class that the dataset does not have, or detections without the masks or keypoints to be
-                measured.
+            ValueError: an image is not in the dataset.
+            UserError: a class is not in the dataset, or masks or keypoints are missing.
         """
         for sample, found in zip(samples, detections, strict=True):
             if sample.image_id not in self._image_ids:
@@ -103,10 +110,10 @@ class CocoEvaluator:
                 self._rows[sample.image_id] = self._rows_of(sample, found)
 
     def evaluate(self, output_dir: str | Path | None = None) -> Results:
-        """The metrics by task, on every process; process 0 logs the tables and writes the files.
+        """Metrics by task in percent, on every process; process 0 logs tables and writes files.
 
         Args:
-            output_dir: gets the folder `inference`; without it nothing is written.
+            output_dir: folder of `inference/`; None writes no files.
         """
         parts = gather_on_main_process(self._rows)
         folder = None if output_dir is None else Path(output_dir) / "inference"
@@ -118,9 +125,9 @@ class CocoEvaluator:
         scores, classes = found.scores.tolist(), found.classes.tolist()
         if max(classes, default=0) >= len(self._dataset.class_names):
             raise UserError(
-                f"The model predicts class {max(classes)} where {self._dataset.name} has "
-                f"{counted(len(self._dataset.class_names), 'class')}. Evaluate it on the classes that it was trained "
-                "on; where it has more, with its class names, by which the dataset's are found."
+                f"The model predicts class {max(classes)}, but {self._dataset.name} has "
+                f"{counted(len(self._dataset.class_names), 'class')}. Evaluate it on a dataset with its classes; "
+                "a model with more classes needs class names, by which they are matched."
             )
         rows: list[Row] = [
             {"image_id": sample.image_id, "category_id": self._dataset.category_ids[index], "bbox": box, "score": score}
@@ -129,7 +136,7 @@ class CocoEvaluator:
         if SEGM in self._tasks:
             if found.masks is None:
                 raise UserError(
-                    "MODEL.MASK_ON is True, so masks are to be measured, but the model's detections carry no masks."
+                    "MODEL.MASK_ON is True, so masks are evaluated, but the detections of the model have none."
                 )
             rows = [row | {"segmentation": rle} for row, rle in zip(rows, found.masks.rles(), strict=True)]
             if found.mask_scores is not None:
@@ -180,7 +187,7 @@ class CocoEvaluator:
         unseen = len(self._image_ids - by_image.keys())
         if unseen:
             logger.warning(
-                "%s: %s not given to the model, and counted as empty.",
+                "%s: %s not given to the model; they count as images without detections.",
                 name,
                 counted(unseen, "image was", "images were"),
             )
@@ -191,14 +198,23 @@ class CocoEvaluator:
 
 
 def mask_rows(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a results file of masks alone, whose `score` is that of the mask, as COCO's server takes them."""
+    """Rows of a results file of masks, with the score of the mask as `score`, as COCO's server requires.
+
+    Args:
+        rows: of `coco_instances_results.json`, with `mask_score`.
+    """
     columns = ("image_id", "category_id", "segmentation")
     return [{column: row[column] for column in columns} | {"score": row["mask_score"]} for row in rows]
 
 
 @EVALUATORS.register("coco")
 def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator | ProposalEvaluator:
-    """Boxes, masks and keypoints where model and dataset have them; the recall of the boxes of a ProposalNetwork."""
+    """The evaluator "coco": AP of boxes, masks and keypoints, or recall of the proposals of a ProposalNetwork.
+
+    Args:
+        cfg: of the model.
+        dataset: to be evaluated on.
+    """
     if cfg.MODEL.META_ARCHITECTURE == PROPOSAL_NETWORK:
         return build_proposal_evaluator(cfg, dataset)
     _warn_of_unmeasured(cfg, dataset)
@@ -214,7 +230,12 @@ def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator | Prop
 
 
 def build_tasks(cfg: CfgNode, dataset: Dataset) -> tuple[str, ...]:
-    """What is measured: boxes, and masks and keypoints where model and dataset have them."""
+    """Evaluated tasks: boxes, and masks and keypoints if both the model and the dataset have them.
+
+    Args:
+        cfg: of the model.
+        dataset: to be evaluated on.
+    """
     tasks = [BBOX]
     if cfg.MODEL.MASK_ON and has_masks(dataset):
         tasks.append(SEGM)
@@ -231,19 +252,19 @@ def _warn_of_unmeasured(cfg: CfgNode, dataset: Dataset) -> None:
 
 
 def _sigmas(cfg: CfgNode, dataset: Dataset) -> tuple[float, ...]:
-    """TEST.KEYPOINT_OKS_SIGMAS, checked; empty for COCO's."""
+    """Checked TEST.KEYPOINT_OKS_SIGMAS; empty for those of COCO."""
     sigmas, count = tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS), len(dataset.keypoint_names)
     if not sigmas and count != COCO_KEYPOINTS:
         logger.warning(
-            "%s has %d keypoints, and TEST.KEYPOINT_OKS_SIGMAS does not tell how exact each is: taking %g for all.",
+            "%s has %d keypoints, but TEST.KEYPOINT_OKS_SIGMAS is empty: %g is used for all.",
             dataset.name,
             count,
-            USUAL_SIGMA,
+            DEFAULT_SIGMA,
         )
-        return (USUAL_SIGMA,) * count
+        return (DEFAULT_SIGMA,) * count
     if sigmas and (len(sigmas) != count or min(sigmas) <= 0):
         raise UserError(
-            f"TEST.KEYPOINT_OKS_SIGMAS = {list(sigmas)} must be {count} numbers above 0, one for each keypoint of "
+            f"TEST.KEYPOINT_OKS_SIGMAS = {list(sigmas)} must be {count} positive numbers, one per keypoint of "
             f"{dataset.name}: {', '.join(dataset.keypoint_names)}."
         )
     return sigmas

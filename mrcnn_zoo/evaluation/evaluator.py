@@ -1,4 +1,4 @@
-"""Running a model over datasets and measuring what it finds."""
+"""Evaluation of a model on datasets."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.distributed.processes import gather_on_main_process, rank, world_size
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.class_mapping import ClassMappedDetector, predicts_classes, with_classes_of
-from mrcnn_zoo.evaluation.limits import DetectionTally, build_evaluation_tally, log_notes
+from mrcnn_zoo.evaluation.limits import DetectionTally, Topic, build_evaluation_tally, log_notes
 from mrcnn_zoo.evaluation.preflight import build_reported_topics, evaluated_part, prepare_evaluation
 from mrcnn_zoo.evaluation.tables import Results, verify_expected_results
 from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, build_given_box_detector
@@ -26,29 +26,42 @@ from mrcnn_zoo.progress import ProgressLine, duration, has_terminal, show_progre
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
 
-SECONDS_BETWEEN_LINES = 30.0  # of progress in a log file; a terminal gets a bar
+SECONDS_BETWEEN_LINES = 30.0  # of progress in a log file; terminals show a bar
 
 logger = logging.getLogger(__name__)
 
 
 class Evaluator(Protocol):
-    """Measures detections against the dataset it was built for."""
+    """Computes metrics of detections on a dataset."""
 
     def process(self, samples: list[Sample], detections: list[Detections]) -> None:
-        """Take in the detections of some images."""
+        """Add the detections of some images.
+
+        Args:
+            samples: N images.
+            detections: per image, in pixels of the original image.
+        """
         ...
 
     def evaluate(self, output_dir: str | Path | None = None) -> Results:
-        """Metrics by task, the same on every process; files go into `<output_dir>/inference`."""
+        """Metrics by task, equal on all processes.
+
+        Args:
+            output_dir: folder of `inference/`; None writes no files.
+        """
         ...
 
 
 @runtime_checkable
 class ShowsChanges(Protocol):
-    """An evaluator whose table can show the change to an earlier evaluation."""
+    """An evaluator that can log the change of its metrics."""
 
     def show_changes_to(self, previous: Results) -> None:
-        """Take in the earlier results."""
+        """Log the change to an earlier evaluation.
+
+        Args:
+            previous: results of the earlier evaluation.
+        """
         ...
 
 
@@ -59,27 +72,27 @@ def evaluate(
     *,
     output_dir: str | Path | None = None,
     loader: Iterable[list[Sample]] | None = None,
-    said: set[tuple[str, str, int]] | None = None,
+    logged: set[Topic] | None = None,
     previous: Results | None = None,
 ) -> Results:
-    """Detect in every image of a dataset and measure.
+    """Evaluate a model on a dataset, or on its first TEST.NUM_IMAGES images.
 
     Args:
-        model: with `predict(samples)`, whose classes are the dataset's, see `with_classes_of`; its modules are in the
-            same modes afterwards as before.
-        dataset: all of it, or its first TEST.NUM_IMAGES images.
-        cfg: of the run.
-        output_dir: gets `inference/` with coco_instances_results.json, results.json, results.md and
+        model: with `predict(samples)` and the classes of the dataset, see `with_classes_of`; its training mode is
+            restored.
+        dataset: with annotations.
+        cfg: of the model and its evaluation.
+        output_dir: folder of `inference/`, with coco_instances_results.json, results.json, results.md and
             precision_recall.npz.
-        loader: batches of this process's share of the images; by default those of `build_prediction_loader`.
-        said: notes on limits that were logged before in this run, and are not again; see `log_notes`.
-        previous: results of an earlier evaluation of the same dataset, to which the table shows the change.
+        loader: batches of the images of this process; by default those of `build_prediction_loader`.
+        logged: see `log_notes`.
+        previous: results of an earlier evaluation on the dataset; the table shows the change.
 
     Returns:
         {"bbox": {"AP": ..., "AP50": ..., ...}, "segm": {...}} in percent, on every process.
 
     Raises:
-        UserError: an empty dataset, an unknown backend or evaluator.
+        UserError: the dataset is empty, or the backend or evaluator unknown.
     """
     dataset = evaluated_part(dataset, cfg)
     model = build_test_detector(cfg, model, dataset)
@@ -90,7 +103,7 @@ def evaluate(
         loader = build_prediction_loader(cfg, dataset, model, rank=rank(), world_size=world_size())
     num_images = -(-len(dataset) // world_size())
     tally = build_evaluation_tally(cfg)
-    # A limit cuts what is found of all classes, before those that the dataset does not have are left out.
+    # Limits apply to the detections of all classes, before those that the dataset does not have are removed.
     detector = model.detector if isinstance(model, ClassMappedDetector) else model
     seconds = 0.0
     with inference(model):
@@ -100,27 +113,27 @@ def evaluate(
             measured = found if detector is model else model.mapped(found)  # type: ignore[operator]
             evaluator.process(samples, measured)
             seconds += time.perf_counter() - start
-            # Given boxes are as many as they are: no limit of the model has cut them.
+            # No limit of the model applies to given boxes.
             pairs = () if cfg.EVAL.GIVEN_BOXES else zip(samples, found, measured, strict=True)
             for sample, all_classes, own_classes in pairs:
                 tally.add(sample.file_name or str(sample.image_id), all_classes, measured=own_classes)
     logger.info("%s: %s, %.3f s per image", dataset.name, counted(len(dataset), "image"), seconds / num_images)
     results = evaluator.evaluate(output_dir)
-    _log_cut_detections(tally, dataset.name, set() if said is None else said)
+    _log_reached_limits(tally, dataset.name, set() if logged is None else logged)
     return results
 
 
-def _log_cut_detections(tally: DetectionTally, name: str, said: set[tuple[str, str, int]]) -> None:
-    """Log on process 0 where a limit cut the detections of any process."""
+def _log_reached_limits(tally: DetectionTally, name: str, logged: set[Topic]) -> None:
+    """Log limits that were reached on any process, on process 0."""
     first, *others = gather_on_main_process(tally) or [tally]
     for other in others:
-        first.take(other)
+        first.merge(other)
     if rank() == 0:
-        log_notes(first.notes(), said=said, dataset=name)
+        log_notes(first.notes(), logged=logged, dataset=name)
 
 
 def build_test_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) -> nn.Module:
-    """The model as it is evaluated on a dataset: in the boxes of EVAL.GIVEN_BOXES, with the views of TEST.AUG.
+    """Wrap a model for evaluation: with the boxes of EVAL.GIVEN_BOXES and the views of TEST.AUG.
 
     Args:
         cfg: of the model.
@@ -128,7 +141,7 @@ def build_test_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) -> nn.
         dataset: to be evaluated on.
 
     Raises:
-        UserError: given boxes that do not belong to the dataset, or a model that cannot predict in them.
+        UserError: the given boxes do not belong to the dataset, or the model cannot predict in given boxes.
     """
     if cfg.EVAL.GIVEN_BOXES:
         return _build_given_box_detector(cfg, model, dataset)
@@ -151,7 +164,15 @@ def _build_given_box_detector(cfg: CfgNode, model: nn.Module, dataset: Dataset) 
 def build_prediction_loader(
     cfg: CfgNode, dataset: Dataset, model: nn.Module, *, rank: int = 0, world_size: int = 1
 ) -> EvalLoader:
-    """`build_eval_loader` with what `model.predict` needs: an oracle the ground truth, TEST.AUG images of full size."""
+    """The loader of a model: with targets or original image sizes if the model requires them.
+
+    Args:
+        cfg: of the model.
+        dataset: to be evaluated on.
+        model: may have `needs_targets` and `resizes_images`.
+        rank: of this process.
+        world_size: number of processes.
+    """
     needs_targets = getattr(model, "needs_targets", False)
     if getattr(model, "resizes_images", False):
         cfg = changed_config(cfg, {"INPUT.MIN_SIZE_TEST": 0})
@@ -166,39 +187,39 @@ def evaluate_datasets(
     class_names: Sequence[str] = (),
     datasets: Sequence[Dataset] | None = None,
 ) -> Results | dict[str, Results]:
-    """Evaluate on DATASETS.TEST and hold the results against TEST.EXPECTED_RESULTS.
+    """Evaluate on DATASETS.TEST and compare the results with TEST.EXPECTED_RESULTS.
 
     Args:
         model: see `evaluate`.
-        cfg: of the run.
-        output_dir: see `evaluate`.
-        class_names: that the model was trained for, if known. Datasets may have fewer, and in another order: they are
-            found by name, and detections of other classes do not count. Without names the number must be the same.
-        datasets: those of DATASETS.TEST as `prepare_evaluation` gives them, which is called without them.
+        cfg: of the model and its evaluation.
+        output_dir: see `evaluate`; each of several datasets has a sub-folder.
+        class_names: of the model, if known. Classes are matched by name; detections of classes that a dataset does not
+            have do not count. Without names, the number of classes must be equal.
+        datasets: those of DATASETS.TEST, see `prepare_evaluation`; loaded by default.
 
     Returns:
-        The results of the only dataset, or of several {dataset name: results}, whose files lie in a folder each.
+        The results of one dataset, or {dataset name: results} of several.
 
     Raises:
-        UserError: no test set, or one with classes that the model does not know.
-        UnexpectedResultsError: outside the tolerance of TEST.EXPECTED_RESULTS.
+        UserError: there is no test set, or the model lacks classes of a test set.
+        UnexpectedResultsError: results differ from TEST.EXPECTED_RESULTS by more than the tolerance.
     """
     names = list(cfg.DATASETS.TEST)
     if datasets is None:
         datasets = prepare_evaluation(cfg, class_names if predicts_classes(model) else ())
     results: dict[str, Results] = {}
-    said = build_reported_topics(cfg, datasets)
+    logged = build_reported_topics(cfg, datasets)
     for name, dataset in zip(names, datasets, strict=True):
         folder = output_dir if output_dir is None or len(names) == 1 else Path(output_dir) / folder_name(name)
         wrapped = with_classes_of(dataset, model, class_names)
-        results[name] = evaluate(wrapped, dataset, cfg, output_dir=folder, said=said)
+        results[name] = evaluate(wrapped, dataset, cfg, output_dir=folder, logged=logged)
     outcome = results[names[0]] if len(names) == 1 else results
     verify_expected_results(outcome, cfg.TEST.EXPECTED_RESULTS)
     return outcome
 
 
 def _with_progress(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:
-    """The batches, with a bar on a terminal and a line now and then elsewhere, on process 0."""
+    """Yield the batches; process 0 shows a progress bar on a terminal, and logs lines otherwise."""
     if rank() != 0:
         yield from loader
     elif has_terminal(sys.stderr):

@@ -1,4 +1,4 @@
-"""Records of a dataset in the form that COCO's measures want, and as detections that are never wrong."""
+"""Ground truth of a dataset in COCO's format, and as detections."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from mrcnn_zoo.structures.summary import summary
 
 BBOX = "bbox"
 SEGM = "segm"
-UNLABELED = 0  # visibility of a key point that nobody has marked
+UNLABELED = 0  # visibility of a keypoint that is not annotated
 
 
 def has_masks(dataset: Dataset) -> bool:
@@ -27,15 +27,19 @@ def has_masks(dataset: Dataset) -> bool:
 
 
 def coco_ground_truth(dataset: Dataset, task: str) -> dict[str, Any]:
-    """The `images`, `categories` and `annotations` of a COCO file, made from the records.
+    """Convert the records of a dataset to COCO's format: `images`, `categories` and `annotations`.
 
-    For "segm", an object without a mask becomes a region to be ignored, the size of its box: who finds it is neither
-    rewarded nor punished. For "keypoints", the libraries do the same with objects without labelled points.
+    For "segm", the box of an object without a mask becomes a crowd, so that detections of it do not count. For
+    "keypoints", the libraries ignore objects without labelled keypoints.
+
+    Args:
+        dataset: the ground truth.
+        task: "bbox", "segm" or "keypoints".
     """
     annotations: list[dict[str, Any]] = []
     for record in dataset.records:
         for instance in record.instances:
-            # Numbered anew: ids of a file may repeat, and pycocotools takes a match with id 0 for no match.
+            # New ids: those of a file may repeat, and pycocotools treats a match with id 0 as no match.
             annotation = _annotation(instance, record, task) | {"id": len(annotations) + 1}
             if task == KEYPOINTS:
                 annotation |= _labeled_points(instance, len(dataset.keypoint_names))
@@ -75,7 +79,7 @@ def _labeled_points(instance: InstanceRecord, count: int) -> dict[str, Any]:
 
 @dataclass(repr=False)
 class RleMasks:
-    """Masks kept as COCO's run lengths: small, exact, and ready for a results file."""
+    """Masks stored in COCO's run-length encoding (RLE)."""
 
     encodings: list[Rle]  # compressed, counts as str
     image_size: ImageSize
@@ -91,11 +95,16 @@ class RleMasks:
         return type(self)(kept, self.image_size)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:  # noqa: ARG002
-        """The same masks: run lengths live in the memory of the host."""
+        """The same masks; run lengths stay on the host.
+
+        Args:
+            device: ignored.
+            non_blocking: ignored.
+        """
         return self
 
     def bitmaps(self) -> Tensor:
-        """(R, H, W) bool; a full image each."""
+        """(R, H, W) bool bitmaps of the full image."""
         full = torch.zeros((len(self), *self.image_size), dtype=torch.bool)
         for bitmap, window in zip(full, map(decode_window, self.encodings), strict=True):
             if window is not None:
@@ -104,11 +113,16 @@ class RleMasks:
         return full
 
     def rles(self) -> list[Rle]:
-        """The run lengths themselves."""
+        """(R,) the encodings."""
         return self.encodings
 
     def resized(self, image_size: ImageSize, boxes: Tensor) -> Self:
-        """The run lengths of the resized bitmaps."""
+        """Masks of the resized bitmaps.
+
+        Args:
+            image_size: new (height, width).
+            boxes: (R, 4) in pixels of the new size.
+        """
         return type(self)(BoxedBitmaps.from_full(self.bitmaps()).resized(image_size, boxes).rles(), image_size)
 
 
@@ -117,9 +131,13 @@ def _indices(rows: Tensor) -> Sequence[int]:
 
 
 def ground_truth_detections(dataset: Dataset) -> list[Detections]:
-    """For every image the detections of a perfect model: each object but the crowds, with score 1.
+    """Ground truth as detections: all objects except crowds, with score 1. Their AP is 100.
 
-    Their AP shows whether annotations, masks and the evaluation fit together: it is 100.
+    Args:
+        dataset: the ground truth.
+
+    Returns:
+        Detections per image, in pixels of the original image.
     """
     with_masks, num_keypoints = has_masks(dataset), len(dataset.keypoint_names)
     return [
@@ -131,8 +149,8 @@ def _perfect_detections(record: ImageRecord, *, with_masks: bool, num_keypoints:
     objects = [instance for instance in record.instances if not instance.is_crowd]
     masks = None
     if with_masks:
-        nothing: Rle = {"size": list(record.image_size), "counts": [record.image_size[0] * record.image_size[1]]}
-        encodings = [segmentation_rle(instance.segmentation or nothing, record.image_size) for instance in objects]
+        empty: Rle = {"size": list(record.image_size), "counts": [record.image_size[0] * record.image_size[1]]}
+        encodings = [segmentation_rle(instance.segmentation or empty, record.image_size) for instance in objects]
         masks = RleMasks(encodings, record.image_size)
     return Detections(
         image_size=record.image_size,
@@ -145,7 +163,7 @@ def _perfect_detections(record: ImageRecord, *, with_masks: bool, num_keypoints:
 
 
 def _perfect_keypoints(objects: Sequence[InstanceRecord], count: int) -> Tensor:
-    """(R, J, 3); points that are not labelled are in the middle of their box, where they do no harm."""
+    """(R, J, 3); keypoints that are not labelled, which are not evaluated, are at the centre of the box."""
     rows = []
     for instance in objects:
         x1, y1, x2, y2 = instance.box

@@ -1,4 +1,4 @@
-"""Limits on the number and size of objects: what they cut off of the data and of the detections, with their keys."""
+"""Keys that limit the number and size of detected objects, and messages on objects and detections beyond them."""
 
 import logging
 import math
@@ -17,24 +17,26 @@ from mrcnn_zoo.structures import Detections
 RETINANET = "RetinaNet"  # MODEL.META_ARCHITECTURE
 DETECTIONS = "TEST.DETECTIONS_PER_IMAGE"
 CANDIDATES, UNCOUNTED = "candidates", "uncounted"  # topics of notes
-LOW_SCORE = 0.2  # what a limit cuts below it is no loss: the score threshold of most models is 0.05
-SURE_SCORE = 0.5  # a limit that cuts above it loses objects
-FULL_SHARE = 0.5  # sure detections per candidate at which candidates run out: NMS leaves about one of two
-ROOM = 1.2  # of a suggested limit over the number of objects
-CANDIDATES_PER_OBJECT = 2  # of a suggested limit on proposals
+LOW_SCORE = 0.2  # a limit that removes only detections below it is not reported
+CONFIDENT_SCORE = 0.5  # a limit that removes detections above it is a warning
+EXHAUSTED_SHARE = 0.5  # confident detections per candidate from which candidates are too few; NMS keeps about half
+MARGIN = 1.2  # factor of a suggested limit over the number of objects
+CANDIDATES_PER_OBJECT = 2  # of a suggested limit of candidates
+
+Topic = tuple[str, str, int]  # dataset, topic of a note, level of logging
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A key that bounds how many objects of an image can be found.
+    """A key that limits the number of detected objects per image.
 
     Args:
-        key: its name.
+        key: name of the key.
         value: of the key.
-        levels: feature levels that it counts separately.
-        is_of_candidates: it bounds what the detections are chosen from, rather than the detections themselves.
+        levels: number of feature levels to which it applies separately.
+        is_of_candidates: whether it limits candidates of detections, such as proposals, or detections.
     """
 
     key: str
@@ -44,27 +46,35 @@ class Limit:
 
     @property
     def capacity(self) -> int:
-        """Objects of an image that it lets through at most."""
+        """Maximum number of objects per image."""
         return self.value * self.levels
 
     def advice(self, objects: int) -> str:
-        """`KEY VALUE` with room for so many objects per image; empty where there is room already."""
+        """`KEY VALUE` that allows a number of objects; empty if the limit allows them.
+
+        Args:
+            objects: per image.
+        """
         wanted = suggested(objects) * (CANDIDATES_PER_OBJECT if self.is_of_candidates else 1)
         return f"{self.key} {wanted}" if wanted > self.value else ""
 
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence about a limit that was reached, for the log."""
+    """A message on a reached limit."""
 
-    topic: str  # the same for the same limit
+    topic: str  # equal for equal limits
     level: int  # of logging
     text: str
 
 
 def suggested(objects: int) -> int:
-    """A round limit with room for more than so many objects."""
-    return math.ceil(objects * ROOM / 100) * 100
+    """A limit for a number of objects, with a margin, rounded up to hundreds.
+
+    Args:
+        objects: per image.
+    """
+    return math.ceil(objects * MARGIN / 100) * 100
 
 
 def _advice(limits: Sequence[Limit], objects: int) -> str:
@@ -72,7 +82,12 @@ def _advice(limits: Sequence[Limit], objects: int) -> str:
 
 
 def build_limits(cfg: CfgNode, *, is_training: bool = False) -> tuple[Limit, ...]:
-    """The limits that an object of an image meets, at inference or in the region proposals of training."""
+    """Limits on the objects per image.
+
+    Args:
+        cfg: of the model.
+        is_training: whether the limits of proposals in training or all limits of inference are meant.
+    """
     limits = list(_candidate_limits(cfg, "TRAIN" if is_training else "TEST"))
     kept = cfg.TEST.DETECTIONS_PER_IMAGE
     if not is_training and kept > 0 and cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK:
@@ -97,10 +112,10 @@ def _candidate_limits(cfg: CfgNode, split: str) -> Sequence[Limit]:
 
 
 def cut_objects_message(dataset: Dataset, limits: Sequence[Limit]) -> str:
-    """What limits cut off where images have more objects than they let through; empty where none does.
+    """Message on images with more objects than limits allow; empty if there are none.
 
     Args:
-        dataset: its crowds do not count.
+        dataset: with annotations, of which crowds do not count.
         limits: see `build_limits`.
     """
     counts = [_num_objects(record) for record in dataset.records]
@@ -112,17 +127,24 @@ def cut_objects_message(dataset: Dataset, limits: Sequence[Limit]) -> str:
     parts = []
     for limit in exceeded:
         excess = [count - limit.capacity for count in counts if count > limit.capacity]
-        each = " for each feature level" if limit.levels > 1 else ""
-        parts.append(f"{limit.key} = {limit.value}{each} leaves out {sum(excess):,} in {counted(len(excess), 'image')}")
+        per_level = " per feature level" if limit.levels > 1 else ""
+        parts.append(
+            f"{limit.key} = {limit.value}{per_level} excludes {sum(excess):,} in {counted(len(excess), 'image')}"
+        )
     advice = _advice(limits, most)
     return (
-        f"{dataset.name}: {fullest.source.name} has {most} objects, more than can be found in one image: "
-        f"{'; '.join(parts)}. Type {advice}"
+        f"{dataset.name}: {fullest.source.name} has {most} objects, more than can be detected in one image: "
+        f"{'; '.join(parts)}. Set {advice}"
     )
 
 
-def build_data_topics(cfg: CfgNode, dataset: Dataset) -> set[tuple[str, str, int]]:
-    """Topics of `log_notes` that `cut_objects_message` and `build_data_notes` speak of: the same keys and advice."""
+def build_data_topics(cfg: CfgNode, dataset: Dataset) -> set[Topic]:
+    """Topics of `log_notes` that the messages of `cut_objects_message` and `build_data_notes` include.
+
+    Args:
+        cfg: of the model and its evaluation.
+        dataset: to be evaluated on.
+    """
     most = max(map(_num_objects, dataset.records), default=0)
     exceeded = [limit for limit in build_limits(cfg) if limit.capacity < most]
     topics = {CANDIDATES if limit.is_of_candidates else limit.key for limit in exceeded}
@@ -135,41 +157,48 @@ def build_data_topics(cfg: CfgNode, dataset: Dataset) -> set[tuple[str, str, int
 
 
 def build_data_notes(cfg: CfgNode, dataset: Dataset) -> list[str]:
-    """What else of a test set an evaluation leaves out, and which key or rule does so; a sentence each."""
+    """Messages on other objects of a test set that an evaluation excludes, with the key or rule.
+
+    Args:
+        cfg: of the model and its evaluation.
+        dataset: to be evaluated on.
+    """
     name, counts = dataset.name, [_num_objects(record) for record in dataset.records]
     most = max(counts, default=0)
     notes = []
     if cfg.MODEL.META_ARCHITECTURE == PROPOSAL_NETWORK:
         if most > PROPOSAL_LIMITS[-1]:
-            notes.append(f"{name}: the average recall counts {PROPOSAL_LIMITS[-1]} proposals per image; one has {most}")
+            notes.append(
+                f"{name}: average recall counts {PROPOSAL_LIMITS[-1]} proposals per image; one has {most} objects"
+            )
         return notes
     most_of_class = max(map(_most_of_one_class, dataset.records), default=0)
     if cfg.TEST.DETECTIONS_PER_IMAGE <= 0 and most_of_class > STANDARD_MAXIMUM:
         notes.append(
             f"{name}: {DETECTIONS} = {cfg.TEST.DETECTIONS_PER_IMAGE} keeps all detections, but the evaluation counts "
-            f"the best {STANDARD_MAXIMUM} of each image and class, and one image has {most_of_class} objects of a "
-            f"class. Type {DETECTIONS} {suggested(most)}"
+            f"the best {STANDARD_MAXIMUM} per image and class, and one image has {most_of_class} objects of a "
+            f"class. Set {DETECTIONS} {suggested(most)}"
         )
     if cfg.MODEL.KEYPOINT_ON:
         poses = [sum(bool(item.keypoints) and not item.is_crowd for item in r.instances) for r in dataset.records]
         if max(poses, default=0) > KEYPOINT_MAXIMUM:
             notes.append(
-                f"{name}: COCO's keypoint evaluation counts the best {KEYPOINT_MAXIMUM} detections of each image; "
+                f"{name}: COCO's keypoint evaluation counts the best {KEYPOINT_MAXIMUM} detections per image; "
                 f"{counted(sum(count > KEYPOINT_MAXIMUM for count in poses), 'image')} have more objects with keypoints"
             )
     for key in ("MODEL.PROPOSAL_GENERATOR.MIN_SIZE", "MODEL.ROI_HEADS.MIN_SIZE_TEST"):
         small = _num_below(cfg, dataset, cfg.value_of(key))
         if small and cfg.MODEL.META_ARCHITECTURE != RETINANET:
             notes.append(
-                f"{name}: {key} = {cfg.value_of(key):g} pixels of the network input leaves out {small} of "
-                f"{sum(counts)} objects, which have a shorter side. Type {key} 0"
+                f"{name}: {key} = {cfg.value_of(key):g} pixels of the network input excludes {small} of "
+                f"{sum(counts)} objects, which have a shorter side. Set {key} 0"
             )
     return notes
 
 
-def _num_below(cfg: CfgNode, dataset: Dataset, least_side: float) -> int:
-    """Objects with a side of at most so many pixels of the network input."""
-    if least_side <= 0:
+def _num_below(cfg: CfgNode, dataset: Dataset, min_side: float) -> int:
+    """Number of objects with a side of at most `min_side` pixels of the network input."""
+    if min_side <= 0:
         return 0
     count = 0
     for record in dataset.records:
@@ -177,36 +206,37 @@ def _num_below(cfg: CfgNode, dataset: Dataset, least_side: float) -> int:
         scale_y, scale_x = height / record.image_size[0], width / record.image_size[1]
         for item in record.instances:
             x1, y1, x2, y2 = item.box
-            count += not item.is_crowd and min((x2 - x1) * scale_x, (y2 - y1) * scale_y) <= least_side
+            count += not item.is_crowd and min((x2 - x1) * scale_x, (y2 - y1) * scale_y) <= min_side
     return count
 
 
 @dataclass
 class DetectionTally:
-    """Counts the images in which detections may have been cut off by a limit. Sums of several tallies are tallies.
+    """Counts the images where a limit may have removed detections.
 
     Args:
         limits: see `build_limits`.
-        least_score: detections below it are of no interest, as where a picture leaves them out.
-        counted: detections per image and class that an evaluation counts where `limits` bound none; 0 for all.
+        min_score: detections below it are not used, e.g. not drawn.
+        max_per_class: detections per image and class that an evaluation counts if `limits` has no limit of detections;
+            0 for all.
     """
 
     limits: tuple[Limit, ...]
-    least_score: float = 0.0
-    counted: int = 0
+    min_score: float = 0.0
+    max_per_class: int = 0
     num_images: int = 0
-    lowest_kept: list[tuple[float, str]] = field(default_factory=list)  # score and image, where the limit was reached
-    exhausted: list[tuple[int, str]] = field(default_factory=list)  # sure detections, where candidates run out
-    uncounted: list[tuple[int, str]] = field(default_factory=list)  # of one class, where not all are counted
-    most_found: int = 0  # detections of all classes in an image
+    lowest_kept: list[tuple[float, str]] = field(default_factory=list)  # score and image, if the limit was reached
+    exhausted: list[tuple[int, str]] = field(default_factory=list)  # confident detections, image
+    uncounted: list[tuple[int, str]] = field(default_factory=list)  # detections of one class, image
+    most_found: int = 0  # maximum number of detections per image
 
     def add(self, image: str, found: Detections, *, measured: Detections | None = None) -> None:
-        """Take in what a model has found in one image.
+        """Count the detections of one image.
 
         Args:
-            image: its name.
-            found: all of it, before any threshold or choice of the caller.
-            measured: those that an evaluation gets; all by default.
+            image: name of the image.
+            found: all detections of the model.
+            measured: detections of evaluated classes; all by default.
         """
         self.num_images += 1
         count = len(found)
@@ -218,18 +248,22 @@ class DetectionTally:
         kept = next((limit.value for limit in self.limits if not limit.is_of_candidates), 0)
         if kept and count >= kept:
             score = float(found.scores.min())
-            if score >= max(self.least_score, LOW_SCORE):
+            if score >= max(self.min_score, LOW_SCORE):
                 self.lowest_kept.append((score, image))
-        elif not kept and 0 < self.counted < most_of_class:
+        elif not kept and 0 < self.max_per_class < most_of_class:
             self.uncounted.append((most_of_class, image))
         fewest = min((limit.value for limit in self.limits if limit.is_of_candidates), default=0)
-        if fewest and count >= FULL_SHARE * fewest:
-            sure = int((found.scores >= SURE_SCORE).sum())
-            if sure >= FULL_SHARE * fewest:
-                self.exhausted.append((sure, image))
+        if fewest and count >= EXHAUSTED_SHARE * fewest:
+            confident = int((found.scores >= CONFIDENT_SCORE).sum())
+            if confident >= EXHAUSTED_SHARE * fewest:
+                self.exhausted.append((confident, image))
 
-    def take(self, other: "DetectionTally") -> None:
-        """Add the counts of another tally, of other images."""
+    def merge(self, other: "DetectionTally") -> None:
+        """Add the counts of another tally.
+
+        Args:
+            other: of other images.
+        """
         self.num_images += other.num_images
         self.lowest_kept += other.lowest_kept
         self.exhausted += other.exhausted
@@ -237,7 +271,7 @@ class DetectionTally:
         self.most_found = max(self.most_found, other.most_found)
 
     def notes(self) -> list[Note]:
-        """One for each limit that was reached."""
+        """One note per reached limit."""
         notes = []
         if self.lowest_kept:
             notes.append(self._note_of_cut())
@@ -246,9 +280,9 @@ class DetectionTally:
         if self.uncounted:
             most, image = max(self.uncounted)
             text = (
-                f"the evaluation counts the best {self.counted} detections of each image and class where {DETECTIONS} "
-                f"is not above 0; {counted(len(self.uncounted), 'image')} had more ({most} of a class in {image}). To "
-                f"count all, type {DETECTIONS} {suggested(self.most_found)}"
+                f"the evaluation counts the best {self.max_per_class} detections per image and class if {DETECTIONS} "
+                f"is not positive; {counted(len(self.uncounted), 'image')} had more ({most} of a class in {image}). To "
+                f"count all, set {DETECTIONS} {suggested(self.most_found)}"
             )
             notes.append(Note(UNCOUNTED, logging.WARNING, text))
         return notes
@@ -260,51 +294,51 @@ class DetectionTally:
             f"{limit.key} = {limit.value} cut the detections of {len(self.lowest_kept)} of "
             f"{counted(self.num_images, 'image')}; the lowest score kept is {score:.3f} ({image})"
         )
-        if score < SURE_SCORE:
+        if score < CONFIDENT_SCORE:
             return Note(limit.key, logging.INFO, text)
         advice = _advice(self.limits, 2 * limit.value)
-        return Note(limit.key, logging.WARNING, f"{text}, so objects may be missing. Type {advice}")
+        return Note(limit.key, logging.WARNING, f"{text}, so objects may be missing. Set {advice}")
 
     def _note_of_candidates(self) -> Note:
         most, image = max(self.exhausted)
-        narrow = [limit for limit in self.limits if limit.is_of_candidates and FULL_SHARE * limit.value <= most]
+        narrow = [limit for limit in self.limits if limit.is_of_candidates and EXHAUSTED_SHARE * limit.value <= most]
         keys = " and ".join(f"{limit.key} = {limit.value}" for limit in narrow)
         advice = _advice(self.limits, 2 * most)
         text = (
-            f"{counted(len(self.exhausted), 'image')} had nearly as many detections as candidates for them ({keys}; "
-            f"{most} detections in {image}), so objects may be missing. Type {advice}"
+            f"{counted(len(self.exhausted), 'image')} had nearly as many detections as candidates ({keys}; "
+            f"{most} detections in {image}), so objects may be missing. Set {advice}"
         )
         return Note(CANDIDATES, logging.WARNING, text)
 
 
-def build_detection_tally(cfg: CfgNode, *, least_score: float = 0.0) -> DetectionTally:
-    """A fresh tally of what a model of this config detects.
+def build_detection_tally(cfg: CfgNode, *, min_score: float = 0.0) -> DetectionTally:
+    """An empty tally for the detections of a model.
 
     Args:
         cfg: of the model.
-        least_score: see `DetectionTally`.
+        min_score: see `DetectionTally`.
     """
-    return DetectionTally(build_limits(cfg), least_score=least_score)
+    return DetectionTally(build_limits(cfg), min_score=min_score)
 
 
 def build_evaluation_tally(cfg: CfgNode) -> DetectionTally:
-    """The same for an evaluation, which may count fewer detections than the model keeps."""
+    """An empty tally for an evaluation, which may count fewer detections than the model keeps."""
     is_limited = cfg.EVAL.EVALUATOR == "coco" and cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK
-    return DetectionTally(build_limits(cfg), counted=STANDARD_MAXIMUM if is_limited else 0)
+    return DetectionTally(build_limits(cfg), max_per_class=STANDARD_MAXIMUM if is_limited else 0)
 
 
-def log_notes(notes: Sequence[Note], *, said: set[tuple[str, str, int]], dataset: str = "") -> None:
-    """Log notes; of one limit and dataset only the first of each level.
+def log_notes(notes: Sequence[Note], *, logged: set[Topic], dataset: str = "") -> None:
+    """Log the notes of topics that were not logged before in the run.
 
     Args:
         notes: see `DetectionTally.notes`.
-        said: what was logged before in this run; extended.
-        dataset: put before each sentence.
+        logged: topics that were logged before; extended in place.
+        dataset: name that precedes each message.
     """
     for note in notes:
         topic = (dataset, note.topic, note.level)
-        if topic not in said:
-            said.add(topic)
+        if topic not in logged:
+            logged.add(topic)
             logger.log(note.level, "%s%s", f"{dataset}: " if dataset else "", note.text)
 
 

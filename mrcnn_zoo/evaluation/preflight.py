@@ -1,6 +1,6 @@
 """Checks before an evaluation: test sets, classes, evaluators, given boxes, and limits on the objects per image.
 
-Training, `--eval-only` and `mrcnn-zoo evaluate` all pass through `prepare_evaluation`.
+Training, `--eval-only` and `mrcnn-zoo evaluate` call `prepare_evaluation`.
 """
 
 import logging
@@ -16,7 +16,7 @@ from mrcnn_zoo.data.proposals import build_proposal_mapper
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
-from mrcnn_zoo.evaluation.limits import build_data_notes, build_data_topics, build_limits, cut_objects_message
+from mrcnn_zoo.evaluation.limits import Topic, build_data_notes, build_data_topics, build_limits, cut_objects_message
 from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, check_takes_boxes
 from mrcnn_zoo.inference.tta import build_augmentation_notes
 from mrcnn_zoo.registries import EVALUATORS
@@ -26,20 +26,20 @@ logger = logging.getLogger(__name__)
 
 @runtime_checkable
 class NamesMetrics(Protocol):
-    """An evaluator whose metrics are known before it has measured anything."""
+    """An evaluator that can list the names of its metrics in advance."""
 
     def metric_names(self) -> list[str]:
-        """Tasks and metrics as "segm/AP"."""
+        """Names such as "segm/AP"."""
         ...
 
 
 def prepare_evaluation(cfg: CfgNode, class_names: Sequence[str] = (), *, model: str = "the model") -> list[Dataset]:
-    """Load all of DATASETS.TEST and check everything about their evaluation that needs no model.
+    """Load DATASETS.TEST and check all settings of the evaluation before the model is built.
 
     Args:
         cfg: of the model and its evaluation.
-        class_names: of the model by class index; empty where they are not known.
-        model: its name in messages, e.g. the file of its weights.
+        class_names: of the model by class index; empty if unknown.
+        model: name of the model in messages, e.g. the file of its weights.
 
     Raises:
         UserError: see `load_test_datasets`, `check_classes` and `check_evaluation`.
@@ -51,10 +51,10 @@ def prepare_evaluation(cfg: CfgNode, class_names: Sequence[str] = (), *, model: 
 
 
 def load_test_datasets(cfg: CfgNode) -> list[Dataset]:
-    """All of DATASETS.TEST.
+    """Load all datasets of DATASETS.TEST.
 
     Raises:
-        UserError: there is none, or one that cannot be loaded.
+        UserError: there are none, or one cannot be loaded.
     """
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST digits_val.")
@@ -69,11 +69,11 @@ def check_classes(
     Args:
         cfg: of the model; a ProposalNetwork has no classes, so only keypoints are checked.
         datasets: to be evaluated on.
-        class_names: of the model by class index; without them classes are matched by index, of the same number.
-        model: its name in messages.
+        class_names: of the model by class index; if empty, classes are matched by index and their number must be equal.
+        model: name of the model in messages.
 
     Raises:
-        UserError: another number of classes or keypoints, or classes that the model does not have.
+        UserError: the number of classes or keypoints differs, or the model lacks classes of a test set.
     """
     for dataset in datasets:
         check_num_keypoints(cfg, dataset)
@@ -98,19 +98,19 @@ def check_classes(
 
 
 def check_evaluation(cfg: CfgNode, datasets: Sequence[Dataset]) -> list[str]:
-    """Build the evaluator of each test set, and log which objects limits of the model or the evaluation leave out.
+    """Build the evaluator of each test set, and log objects that limits of the model or the evaluation exclude.
 
     Args:
         cfg: of the model and its evaluation.
         datasets: to be evaluated on.
 
     Returns:
-        Names of all metrics, as "segm/AP", of several test sets "<dataset>/segm/AP"; empty where the evaluator does not
-        name them in advance.
+        Names of all metrics, such as "segm/AP", or "<dataset>/segm/AP" for several test sets; empty if the evaluator
+        does not list them in advance.
 
     Raises:
-        UserError: settings that do not fit the dataset, a dataset without images, a backend that is not installed,
-            given boxes that do not belong to the dataset, or a missing proposal file.
+        UserError: settings do not match a dataset, a dataset has no images, a backend is not installed, given boxes do
+            not belong to a dataset, or a proposal file is missing.
     """
     limits = build_limits(cfg)
     names: list[str] = []
@@ -135,8 +135,8 @@ def check_evaluation(cfg: CfgNode, datasets: Sequence[Dataset]) -> list[str]:
     return names
 
 
-def build_reported_topics(cfg: CfgNode, datasets: Iterable[Dataset]) -> set[tuple[str, str, int]]:
-    """The limits that `check_evaluation` has logged; `evaluate` does not log them again.
+def build_reported_topics(cfg: CfgNode, datasets: Iterable[Dataset]) -> set[Topic]:
+    """Topics that `check_evaluation` has logged, which `evaluate` does not log again.
 
     Args:
         cfg: of the model and its evaluation.
@@ -146,14 +146,14 @@ def build_reported_topics(cfg: CfgNode, datasets: Iterable[Dataset]) -> set[tupl
 
 
 def evaluated_part(dataset: Dataset, cfg: CfgNode) -> Dataset:
-    """The dataset with its first TEST.NUM_IMAGES images only, or all of it where that is 0.
+    """The first TEST.NUM_IMAGES images of the dataset, or all if it is 0.
 
     Args:
         dataset: of DATASETS.TEST.
-        cfg: TEST.
+        cfg: of the evaluation.
 
     Raises:
-        UserError: a dataset without images.
+        UserError: the dataset has no images.
     """
     if not len(dataset):
         raise UserError(f"{dataset.name} has no images, so there is nothing to evaluate. Check its definition.")
@@ -167,8 +167,8 @@ def _check_unnamed(datasets: Sequence[Dataset], *, count: int, key: str) -> None
             raise UserError(
                 f"the model has no class names, and {counted(count, 'class')} ({key}), but "
                 f"dataset {dataset.name!r} has {counted(len(dataset.class_names), 'class')}: "
-                f"{listed(dataset.class_names)}. Evaluate it on a dataset with the classes that it was trained on, in "
-                "the same order."
+                f"{listed(dataset.class_names)}. Evaluate it on a dataset with the classes of the training data in the "
+                "same order."
             )
     logger.warning(
         "the model has no class names: its classes are matched by their index, %s",

@@ -1,4 +1,4 @@
-"""The numbers of the COCO table, the table as text, and the comparison with expected results."""
+"""COCO's metrics, tables of results, and comparison with expected results."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +12,13 @@ from mrcnn_zoo.config.rules import problem_of_expectation
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import Curves
 
-Metrics = dict[str, float]  # by name, in percent; nan where there is nothing to find
+Metrics = dict[str, float]  # by name, in percent; nan without ground truth
 Results = dict[str, Metrics]  # by task
 
-IOU_50, IOU_75 = 0, 5  # places in backends.IOU_THRESHOLDS
+IOU_50, IOU_75 = 0, 5  # indices in backends.IOU_THRESHOLDS
 PER_CLASS = "AP-"
-ABSENT = "-"  # in tables, for nan: there is nothing to find
-CATEGORY_COLUMNS = 3  # how often category and values stand beside each other in the table of categories
+ABSENT = "-"  # nan in tables
+CATEGORY_COLUMNS = 3  # maximum number of categories per row of a table
 
 
 def coco_metric_names(*, areas: Sequence[str], limits: Sequence[int], class_names: Sequence[str]) -> list[str]:
@@ -38,8 +38,8 @@ def coco_metric_names(*, areas: Sequence[str], limits: Sequence[int], class_name
 def coco_metrics(curves: Curves, class_names: Sequence[str], category_ids: Sequence[int]) -> Metrics:
     """The metrics of `coco_metric_names`, in percent.
 
-    All AP are taken at the largest limit of detections per image. (pycocotools' own summary takes 100, whatever the
-    limits are, and reports -1 when that is not among them.)
+    AP is measured at the largest limit of detections per image. (The summary of pycocotools uses 100, and gives -1 if
+    the limits do not include it.)
 
     Args:
         curves: of one task.
@@ -68,11 +68,11 @@ def _percent(values: NDArray[np.float64]) -> float:
 def summary_table(
     results: Mapping[str, Metrics], *, previous: Mapping[str, Metrics] | None = None, tablefmt: str = "pipe"
 ) -> str:
-    """One row per task, one column per metric, without the classes.
+    """Table with one row per task and one column per metric, without AP per class.
 
     Args:
         results: by task.
-        previous: of an earlier evaluation; the first column shows the change to it, e.g. 71.20 (+1.40).
+        previous: results of an earlier evaluation; the first column shows the change, e.g. 71.20 (+1.40).
         tablefmt: of tabulate.
     """
     names = list(dict.fromkeys(name for metrics in results.values() for name in metrics if not _is_of_class(name)))
@@ -87,10 +87,10 @@ def summary_table(
 
 
 def stages_table(stages: Mapping[str, Mapping[str, Any]], *, tablefmt: str = "pipe") -> str:
-    """One row per stage of a run and task, without the classes; a table of its own for tasks with other metrics.
+    """Tables with one row per stage and task, without AP per class; tasks with other metrics have a separate table.
 
     Args:
-        stages: the results of each stage by its name, by task, or by dataset name and task.
+        stages: results by stage name; by task, or by dataset name and task.
         tablefmt: of tabulate.
     """
     tables: dict[tuple[str, ...], list[list[str]]] = {}
@@ -106,7 +106,7 @@ def stages_table(stages: Mapping[str, Mapping[str, Any]], *, tablefmt: str = "pi
 
 
 def _rows_of(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Metrics]]:
-    """Tasks with their metrics; the name of the dataset stands before the task where there is one."""
+    """Tasks, preceded by the name of the dataset if there is one, with their metrics."""
     for name, value in results.items():
         if any(isinstance(inner, Mapping) for inner in value.values()):
             yield from _rows_of(value, f"{prefix}{name}/")
@@ -115,7 +115,12 @@ def _rows_of(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def category_table(results: Mapping[str, Metrics], *, tablefmt: str = "pipe") -> str:
-    """AP of every class for every task, several classes in one row where there are many."""
+    """Table of AP per class and task, with several classes per row if there are many.
+
+    Args:
+        results: by task.
+        tablefmt: of tabulate.
+    """
     names = list(dict.fromkeys(name for metrics in results.values() for name in metrics if _is_of_class(name)))
     cells = [[name[len(PER_CLASS) :], *(_cell(m.get(name, math.nan)) for m in results.values())] for name in names]
     columns = min(CATEGORY_COLUMNS, max(1, len(cells) // 4))
@@ -127,13 +132,22 @@ def category_table(results: Mapping[str, Metrics], *, tablefmt: str = "pipe") ->
 
 
 def footnote(results: Mapping[str, Metrics]) -> str:
-    """What the dash in the tables means, after a blank line; empty where there is none."""
+    """Explanation of the dash in tables, after a blank line; empty if there is none.
+
+    Args:
+        results: by task.
+    """
     is_any_absent = any(math.isnan(value) for metrics in results.values() for value in metrics.values())
     return f"\n\n{ABSENT}: the dataset has no such objects" if is_any_absent else ""
 
 
 def markdown_report(title: str, results: Mapping[str, Metrics]) -> str:
-    """Both tables under a heading, as a Markdown page; the second only where there are categories."""
+    """Markdown page with the summary and, if there are categories, their AP.
+
+    Args:
+        title: heading of the page.
+        results: by task.
+    """
     report = f"# {title}\n\n{summary_table(results)}\n"
     if any(_is_of_class(name) for metrics in results.values() for name in metrics):
         report += f"\n## AP of each category\n\n{category_table(results)}\n"
@@ -141,7 +155,7 @@ def markdown_report(title: str, results: Mapping[str, Metrics]) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], *, tablefmt: str, names_at: Sequence[int]) -> str:
-    """Text with numbers to the right and names to the left; "7" may be the name of a class."""
+    """Align names left and numbers right; a name may be a number, such as the class "7"."""
     width = max(map(len, rows), default=len(headers))
     sides = ["left" if column in names_at else "right" for column in range(width)]
     return tabulate(rows, headers[:width], tablefmt=tablefmt, disable_numparse=True, colalign=sides if rows else None)
@@ -166,21 +180,21 @@ class UnexpectedResultsError(UserError):
 def verify_expected_results(
     results: Mapping[str, Any], expected: Sequence[Sequence[Any]], *, key: str = "TEST.EXPECTED_RESULTS"
 ) -> None:
-    """Nothing when every expectation is met.
+    """Compare results with expected ones.
 
     Args:
-        results: metrics by task, or those by dataset name.
-        expected: rows of task, metric, value and tolerance; with several datasets the dataset's name in front.
-        key: the config key they came from, for the message.
+        results: metrics by task, or by dataset name and task.
+        expected: rows of task, metric, value and tolerance, preceded by the dataset name for several datasets.
+        key: config key of the expected results, for messages.
 
     Raises:
-        UnexpectedResultsError: naming every number that is off or missing.
-        UserError: a row of another shape.
+        UnexpectedResultsError: with each number that differs or is missing.
+        UserError: a row is malformed.
     """
     problems = []
     for row in expected:
         *path, value, tolerance = _checked(row, key)
-        found, where = _look_up(results, path), "/".join(path)
+        found, where = _find(results, path), "/".join(path)
         if found is None:
             problems.append(f"{where} was not measured")
         elif not math.isfinite(found) or abs(found - value) > tolerance:
@@ -196,7 +210,7 @@ def _checked(row: Sequence[Any], key: str) -> Sequence[Any]:
     return row
 
 
-def _look_up(results: Mapping[str, Any], path: Sequence[str]) -> float | None:
+def _find(results: Mapping[str, Any], path: Sequence[str]) -> float | None:
     value: Any = results
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None

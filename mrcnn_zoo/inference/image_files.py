@@ -113,7 +113,7 @@ def predict_images(
     if images:
         _write_files(output, images, categories, annotations)
     if tally is not None:
-        log_notes(tally.notes(), said=set())
+        log_notes(tally.notes(), logged=set())
     return result
 
 

@@ -152,7 +152,11 @@ def refuse_gaps(report: LoadReport) -> None:
 
 
 def class_names_of(file: WeightsFile) -> tuple[str, ...]:
-    """Distinct class names of a file by class index; empty if they are not known."""
+    """Distinct class names by class index; empty if unknown.
+
+    Args:
+        file: weights with metadata.
+    """
     names = stored_class_names(file)
     if not names:
         conversion = convert_detector(file)

@@ -27,12 +27,23 @@ class Orientation:
     quarter_turns: int = 0  # counter-clockwise, 0 to 3
 
     def transforms(self, size: ImageSize) -> list[Transform]:
-        """The transforms of an image of size (height, width) to this orientation."""
+        """Transforms of an image to this orientation.
+
+        Args:
+            size: (height, width) of the image.
+        """
         mirror: list[Transform] = [HorizontalFlip(size)] if self.is_mirrored else []
         return [*mirror, ROTATIONS[self.quarter_turns](size)]
 
     def undo(self, grid: Tensor) -> Tensor:
-        """A grid over the view as a grid over the image: (..., H, W) -> (..., H, W), or (..., W, H) after odd turns."""
+        """Map a grid over the view to one over the image.
+
+        Args:
+            grid: (..., H, W).
+
+        Returns:
+            (..., H, W), or (..., W, H) for odd quarter turns.
+        """
         grid = torch.rot90(grid, -self.quarter_turns, (-2, -1))
         return grid.flip(-1) if self.is_mirrored else grid
 
@@ -54,15 +65,27 @@ class View:
         return self.sample.image_size
 
     def boxes_from_original(self, boxes: Tensor) -> Tensor:
-        """(R, 4) pixels of the original image -> (R, 4) pixels of the view."""
+        """Map boxes from the original image to the view.
+
+        Args:
+            boxes: (R, 4) in pixels of the original image.
+        """
         return mapped_boxes(boxes, self.affine.matrix)
 
     def boxes_to_original(self, boxes: Tensor) -> Tensor:
-        """(R, 4) pixels of the view -> (R, 4) pixels of the original image."""
+        """Map boxes from the view to the original image.
+
+        Args:
+            boxes: (R, 4) in pixels of the view.
+        """
         return mapped_boxes(boxes, np.linalg.inv(self.affine.matrix))
 
     def points_to_original(self, points: Tensor) -> Tensor:
-        """(..., 2) x, y in pixels of the view -> (..., 2) in pixels of the original image."""
+        """Map points from the view to the original image.
+
+        Args:
+            points: (..., 2) x, y in pixels of the view.
+        """
         return mapped_points(points, np.linalg.inv(self.affine.matrix))
 
 

@@ -1,4 +1,4 @@
-"""Datasets and detections that the evaluation is tested with."""
+"""Datasets and samples for tests of the evaluation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ DatasetOf = Callable[..., Dataset]
 
 
 class BlackImage:
-    """An image source for tests that need no pixels."""
+    """An image source of black pixels."""
 
     name = "black"
 
@@ -33,7 +33,7 @@ def square() -> Square:
 
 @pytest.fixture(scope="session")
 def dataset_of() -> DatasetOf:
-    """Makes images of 100 x 100 pixels, one a tuple of objects: ids 10, 20, ...; category ids fall with the class."""
+    """Makes a dataset: an image of 100 x 100 pixels per tuple of objects; ids 10, 20, ...; category ids descend."""
 
     def make(*images: tuple[InstanceRecord, ...], class_names: tuple[str, ...] = ("cat", "dog")) -> Dataset:
         records = tuple(
@@ -48,7 +48,7 @@ def dataset_of() -> DatasetOf:
 
 @pytest.fixture(scope="session")
 def samples_of() -> Callable[[Dataset], list[Sample]]:
-    """Makes a sample without pixels for each image of a dataset."""
+    """Makes one sample per image of a dataset, of a single pixel."""
 
     def make(dataset: Dataset) -> list[Sample]:
         pixels = torch.zeros((3, 1, 1), dtype=torch.uint8)
@@ -59,6 +59,6 @@ def samples_of() -> Callable[[Dataset], list[Sample]]:
 
 @pytest.fixture(scope="session")
 def coco_val(shared_dir: Path) -> Dataset:
-    """70 COCO images with crowds and category ids with gaps."""
+    """70 COCO images with crowds and non-consecutive category ids."""
     folder = shared_dir / "data" / "coco_mini"
     return load_coco("coco_mini_val", folder / "val2017", folder / "annotations" / "instances_val2017.json")

@@ -1,4 +1,4 @@
-"""Three libraries, one set of numbers."""
+"""AP of the three backends, compared with each other and with the summary of pycocotools."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ def load_backend(name: str):
 
 
 def noisy_detections(dataset: Dataset) -> list[Detections]:
-    """Three moved, often wrong copies of every object and crowd, with scores that repeat."""
+    """Three shifted copies of each object and crowd, some of a wrong class, with repeated scores."""
     rng = np.random.default_rng(7)
     detections = []
     for record in dataset.records:
@@ -64,7 +64,7 @@ def evaluate_with(
 
 
 @pytest.mark.parametrize("limit", [2, 100, 300])
-def test_every_number_equals_that_of_pycocotools(coco_val, samples_of, limit: int) -> None:
+def test_backends_give_the_metrics_of_pycocotools(coco_val, samples_of, limit: int) -> None:
     detections = noisy_detections(coco_val)
     expected, *others = (
         evaluate_with(name, coco_val, samples_of, detections=detections, limit=limit) for name in BACKENDS
@@ -77,7 +77,7 @@ def test_every_number_equals_that_of_pycocotools(coco_val, samples_of, limit: in
             np.testing.assert_allclose(list(found[task].values()), list(expected[task].values()), rtol=0, atol=1e-10)
 
 
-def test_numbers_equal_those_of_pycocotools_own_summary_of_the_files(
+def test_metrics_equal_the_summary_of_pycocotools_on_the_written_files(
     shared_dir, coco_val, samples_of, tmp_path
 ) -> None:
     detections = noisy_detections(coco_val)
@@ -97,17 +97,17 @@ def test_numbers_equal_those_of_pycocotools_own_summary_of_the_files(
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_masks_are_ranked_by_their_own_scores_and_boxes_by_theirs(
+def test_masks_are_ranked_by_mask_scores_and_boxes_by_box_scores(
     square, dataset_of, samples_of, tmp_path, name: str
 ) -> None:
     dataset = dataset_of((square(0, 0, 20),), (square(40, 40, 20),))
     both = dataset_of((square(0, 0, 20), square(60, 0, 20)), (square(40, 40, 20), square(0, 0, 20)))
-    found = ground_truth_detections(both)  # the second of each image is wrong
+    found = ground_truth_detections(both)  # the second of each image is a false detection
     for table in found:
         table.scores = torch.tensor([0.4, 0.9])
         table.mask_scores = torch.tensor([0.3, 0.2])
     results = evaluate_with(name, dataset, samples_of, detections=found, limit=100, output_dir=tmp_path)
-    assert results["bbox"]["AP"] == pytest.approx(50)  # two wrong ones before the two right ones
+    assert results["bbox"]["AP"] == pytest.approx(50)  # two false detections before the two true ones
     assert results["segm"]["AP"] == pytest.approx(100)
     truth = COCO()
     truth.dataset = coco_ground_truth(dataset, "segm")
@@ -126,7 +126,7 @@ def test_masks_are_ranked_by_their_own_scores_and_boxes_by_theirs(
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_ground_truth_as_predictions_gives_100(coco_val, samples_of, name: str) -> None:
+def test_ap_of_the_ground_truth_is_100(coco_val, samples_of, name: str) -> None:
     results = evaluate_with(name, coco_val, samples_of, detections=ground_truth_detections(coco_val), limit=100)
     assert any(item.is_crowd for record in coco_val.records for item in record.instances)
     for task in ("bbox", "segm"):
@@ -135,21 +135,21 @@ def test_ground_truth_as_predictions_gives_100(coco_val, samples_of, name: str) 
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_half_of_the_objects_found_gives_51_of_101_recall_thresholds(square, dataset_of, samples_of, name: str) -> None:
+def test_ap_of_half_of_the_objects_is_51_of_101_recall_thresholds(square, dataset_of, samples_of, name: str) -> None:
     dataset = dataset_of((square(0, 0, 20), square(50, 50, 20)))
     (found,) = ground_truth_detections(dataset)
     results = evaluate_with(name, dataset, samples_of, detections=[found[:1]], limit=100)
-    # Precision is 1 up to recall 0.5, so at 0, 0.01, ..., 0.5, and 0 above.
+    # Precision is 1 at recall 0, 0.01, ..., 0.5, and 0 above.
     assert results["bbox"]["AP"] == pytest.approx(100 * 51 / 101)
     assert results["segm"]["AP75"] == pytest.approx(100 * 51 / 101)
     assert results["bbox"]["AR100"] == pytest.approx(50)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_a_detection_inside_a_crowd_costs_nothing(square, dataset_of, samples_of, name: str) -> None:
+def test_detections_inside_a_crowd_do_not_lower_ap(square, dataset_of, samples_of, name: str) -> None:
     with_crowd = dataset_of((square(0, 0, 20), square(40, 40, 60, is_crowd=True)))
     everything = dataset_of((square(0, 0, 20), square(60, 60, 20)))
-    # The false one comes first, so it would halve the precision.
+    # The detection in the crowd has the higher score; as a false one, it would halve the precision.
     (found,) = ground_truth_detections(everything)
     found.scores[0] = 0.5
     results = evaluate_with(name, with_crowd, samples_of, detections=[found], limit=100)
@@ -158,9 +158,7 @@ def test_a_detection_inside_a_crowd_costs_nothing(square, dataset_of, samples_of
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_no_detections_give_0_where_there_are_objects_and_nan_elsewhere(
-    square, dataset_of, samples_of, caplog, name: str
-) -> None:
+def test_ap_without_detections_is_0_and_nan_without_objects(square, dataset_of, samples_of, caplog, name: str) -> None:
     dataset = dataset_of((square(0, 0, 20, class_index=0),), ())
     nothing = [found[:0] for found in ground_truth_detections(dataset)]
     results = evaluate_with(name, dataset, samples_of, detections=nothing, limit=100)
@@ -170,19 +168,19 @@ def test_no_detections_give_0_where_there_are_objects_and_nan_elsewhere(
     assert "the model detected nothing in 2 images" in caplog.text
 
 
-def test_pycocotools_does_not_print(square, dataset_of, samples_of, capfd) -> None:
+def test_pycocotools_prints_nothing(square, dataset_of, samples_of, capfd) -> None:
     dataset = dataset_of((square(0, 0, 20),))
     evaluate_with("pycocotools", dataset, samples_of, detections=ground_truth_detections(dataset), limit=100)
     assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("name", "package"), [("hotcoco", "hotcoco"), ("faster_coco_eval", "faster-coco-eval")])
-def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, name: str, package: str) -> None:
+def test_missing_package_is_named_with_its_install_command(monkeypatch, name: str, package: str) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=f"EVAL.BACKEND is '{name}'.*pip install {package}"):
         AP_BACKENDS.get(name)({}, {}, "bbox", [100])
 
 
-def test_an_unknown_backend_is_refused_with_the_nearest_name() -> None:
+def test_unknown_backend_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match=r"EVAL\.BACKEND = 'pycocotool'.*Did you mean 'pycocotools'"):
         AP_BACKENDS.get("pycocotool")

@@ -1,4 +1,4 @@
-"""Three libraries agree where there is nothing to find: no objects, none of a class, crowds only, ignored only."""
+"""The backends agree without ground truth: no objects, none of a class, only crowds, only ignored objects."""
 
 import copy
 from typing import Any
@@ -51,7 +51,7 @@ UNMARKED = {"keypoints": [0] * 9, "num_keypoints": 0}
 
 
 def changed(category: int | None = None, **changes: Any) -> list[Row]:
-    """The objects, with changes to those of one category, or to all."""
+    """The objects with changes to those of one category, or to all."""
     return [row | (changes if category in (None, row["category_id"]) else {}) for row in OBJECTS]
 
 
@@ -79,7 +79,7 @@ CASES = {
 
 
 def curves(backend: str, objects: list[Row], found: list[Row], task: str, images: dict[int, int]) -> Curves:
-    """What a library measures; `images` maps the ids 1 and 2 to others."""
+    """Curves of a backend; `images` maps the image ids 1 and 2 to others."""
     if backend != "pycocotools":
         pytest.importorskip(backend)
     objects, found = (
@@ -113,16 +113,16 @@ def test_curves_equal_those_of_pycocotools(backend: str, case: str, task: str) -
 
 
 @pytest.mark.parametrize("backend", ["pycocotools", "hotcoco", "faster_coco_eval"])
-def test_a_class_without_objects_is_minus_1_and_the_others_keep_their_numbers(backend: str) -> None:
+def test_curves_of_a_class_without_objects_are_minus_1(backend: str) -> None:
     found = curves(backend, without(7), FOUND, "keypoints", {1: 1, 2: 2})
     assert (found.precision[:, :, 1] == -1).all()
     assert (found.recall[:, 1] == -1).all()
-    assert found.recall[0, 2, 0, 0] == 1  # the class after it: its one object is found
+    assert found.recall[0, 2, 0, 0] == 1  # the next class, whose object is found
 
 
 @pytest.mark.parametrize("backend", ["hotcoco", "faster_coco_eval"])
 @pytest.mark.parametrize("images", [{1: -5, 2: 0}, {1: 0, 2: 7}])
-def test_image_ids_below_1_change_nothing(backend: str, images: dict[int, int]) -> None:
+def test_curves_do_not_depend_on_image_ids_below_1(backend: str, images: dict[int, int]) -> None:
     for task in ("bbox", "segm", "keypoints"):
         expected = curves("pycocotools", OBJECTS, FOUND, task, {1: 1, 2: 2})
         found = curves(backend, OBJECTS, FOUND, task, images)

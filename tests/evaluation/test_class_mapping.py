@@ -1,4 +1,4 @@
-"""Models whose classes are those of the dataset in another order, or more of them."""
+"""Models with the classes of the dataset in another order, or with more classes."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ SUPERSET = ("N/A", "dog", "cow", "N/A", "cat")
 
 
 class NamedOracle(nn.Module):
-    """Finds everything but the first object of the last image, in classes of its own, and as many cows on top."""
+    """Detects all objects but the first of the last image; a model with the class "cow" detects each as a cow, too."""
 
     def __init__(self, dataset: Dataset, class_names: Sequence[str]) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def config(num_classes: int, **settings: object) -> CfgNode:
 
 @pytest.fixture
 def dataset(square, dataset_of, monkeypatch) -> Dataset:
-    """Three images of two dogs, a cat, and a cat and a dog; found by every name."""
+    """Three images of two dogs, a cat, and a cat and a dog; `load_dataset` gives it for each name."""
     dataset = dataset_of(
         (square(50, 50, 20, 1), square(5, 5, 30, 1)),
         (square(0, 0, 20, 0),),
@@ -76,12 +76,12 @@ def detections(classes: Sequence[int]) -> Detections:
     return Detections((9, 9), boxes, scores=torch.linspace(1, 0.5, count), classes=torch.tensor(classes).long())
 
 
-def test_classes_are_found_by_name_whatever_the_order(dataset) -> None:
+def test_class_mapping_is_by_name(dataset) -> None:
     assert class_mapping(PERMUTED, dataset).tolist() == [1, 0]
     assert class_mapping(SUPERSET, dataset).tolist() == [NO_CLASS, 1, NO_CLASS, NO_CLASS, 0]
 
 
-def test_detections_of_other_classes_are_left_out_of_all_columns() -> None:
+def test_detections_of_other_classes_are_removed_from_all_columns() -> None:
     found = detections([2, 4, 0, 1, 4])
     mapped = with_mapped_classes(found, torch.tensor([NO_CLASS, 1, NO_CLASS, NO_CLASS, 0]))
     assert mapped.classes.tolist() == [0, 1, 0]
@@ -90,13 +90,13 @@ def test_detections_of_other_classes_are_left_out_of_all_columns() -> None:
     assert found.classes.tolist() == [2, 4, 0, 1, 4]
 
 
-def test_no_detections_stay_none() -> None:
+def test_mapping_of_an_empty_table_is_empty() -> None:
     mapped = with_mapped_classes(detections([]), torch.tensor([1, 0]))
     assert len(mapped) == 0
     assert mapped.classes.dtype == torch.int64
 
 
-def test_a_model_with_the_same_classes_or_none_is_taken_as_it_is(dataset) -> None:
+def test_models_with_equal_classes_or_without_classes_are_not_wrapped(dataset) -> None:
     model = nn.Identity()
     assert with_classes_of(dataset, model, dataset.class_names) is model
     assert with_classes_of(dataset, model, ()) is model
@@ -104,7 +104,7 @@ def test_a_model_with_the_same_classes_or_none_is_taken_as_it_is(dataset) -> Non
     assert with_classes_of(dataset, model, ("object",)) is model
 
 
-def test_what_the_model_needs_is_still_known(dataset) -> None:
+def test_wrapped_model_keeps_needs_targets(dataset) -> None:
     model = nn.Identity()
     assert not with_classes_of(dataset, model, PERMUTED).needs_targets
     model.needs_targets = True
@@ -112,35 +112,35 @@ def test_what_the_model_needs_is_still_known(dataset) -> None:
 
 
 @pytest.mark.parametrize("class_names", [PERMUTED, SUPERSET])
-def test_the_results_are_those_of_a_model_with_the_classes_of_the_dataset(dataset, class_names) -> None:
+def test_results_equal_those_of_a_model_with_the_classes_of_the_dataset(dataset, class_names) -> None:
     plain = evaluate_datasets(NamedOracle(dataset, dataset.class_names), config(2), class_names=dataset.class_names)
     assert 0 < plain["segm"]["AP-cat"] < 100
     assert plain["bbox"]["AP-dog"] == pytest.approx(100)
     results = evaluate_datasets(NamedOracle(dataset, class_names), config(len(class_names)), class_names=class_names)
-    np.testing.assert_equal(results, plain)  # nan where no object is of a size
+    np.testing.assert_equal(results, plain)  # nan without objects of a size
 
 
-def test_a_model_that_finds_nothing_has_an_ap_of_0(dataset) -> None:
+def test_ap_of_a_model_without_detections_is_0(dataset) -> None:
     model = NamedOracle(dataset, SUPERSET)
     model.answers = {image_id: table[:0] for image_id, table in model.answers.items()}
     assert evaluate_datasets(model, config(5), class_names=SUPERSET)["segm"]["AP"] == 0
 
 
-def test_one_line_says_which_classes_do_not_count(dataset, caplog) -> None:
+def test_classes_that_do_not_count_are_logged_once(dataset, caplog) -> None:
     with caplog.at_level(logging.INFO):
         evaluate_datasets(NamedOracle(dataset, SUPERSET), config(5), class_names=SUPERSET)
     line = "a: the model's classes are mapped to the 2 of the dataset by name; detections of others (N/A, cow) do not"
     assert caplog.text.count(line) == 1
 
 
-def test_a_class_that_the_model_does_not_know_is_named(dataset) -> None:
+def test_class_that_the_model_lacks_is_named(dataset) -> None:
     with pytest.raises(
         UserError, match=r"^a has 1 class that the model lacks: dog\. The model has 2 classes: cat, cow\."
     ):
         evaluate_datasets(NamedOracle(dataset, dataset.class_names), config(2), class_names=("cat", "cow"))
 
 
-def test_several_classes_of_one_name_cannot_be_told_apart(dataset) -> None:
+def test_classes_of_the_same_name_are_refused(dataset) -> None:
     twins = replace(dataset, class_names=("cat", "cat"))
     with pytest.raises(UserError, match="squares has several classes of the same name"):
         class_mapping(("cat", "dog"), twins)
@@ -148,12 +148,12 @@ def test_several_classes_of_one_name_cannot_be_told_apart(dataset) -> None:
     assert with_classes_of(twins, model, ("cat", "cat")) is model
 
 
-def test_names_for_another_number_of_classes_are_refused(dataset) -> None:
+def test_class_names_of_another_number_than_num_classes_are_refused(dataset) -> None:
     with pytest.raises(UserError, match=r"NUM_CLASSES = 3, but the model was trained on 5 classes: N/A, dog, "):
         evaluate_datasets(NamedOracle(dataset, SUPERSET), config(3), class_names=SUPERSET)
 
 
-def test_keypoints_must_fit_the_dataset_all_the_same(dataset) -> None:
+def test_another_number_of_keypoints_is_refused(dataset) -> None:
     named = replace(dataset, keypoint_names=("nose", "tail"))
     cfg = config(5, **{"MODEL.KEYPOINT_ON": True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 3})
     with pytest.MonkeyPatch.context() as patch:
@@ -162,7 +162,7 @@ def test_keypoints_must_fit_the_dataset_all_the_same(dataset) -> None:
             evaluate_datasets(NamedOracle(dataset, SUPERSET), cfg, class_names=SUPERSET)
 
 
-def test_pictures_show_the_classes_of_the_dataset(dataset, tmp_path, monkeypatch) -> None:
+def test_pictures_have_the_classes_of_the_dataset(dataset, tmp_path, monkeypatch) -> None:
     drawn = []
 
     def note(image, found, targets, class_names, **options):  # noqa: ARG001

@@ -1,4 +1,4 @@
-"""What goes into the COCO evaluator and what comes out: rows, files, limits, several processes."""
+"""The COCO evaluator: rows, files, limits, several processes."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ def evaluate_a_share(rank: int, folder: Path) -> tuple[dict[str, Any], str]:
     dataset = load_coco("mini", folder / "val2017", folder / "annotations" / "instances_val2017.json")
     evaluator = CocoEvaluator(dataset, backend=AP_BACKENDS.get("faster_coco_eval"))
     found = ground_truth_detections(dataset)
-    rows = range(36) if rank == 0 else range(35, 70)  # image 35 twice, as padding to equal shares does
+    rows = range(36) if rank == 0 else range(35, 70)  # image 35 twice, as in shares padded to equal size
     for row in rows:
         record = dataset.records[row]
         keep = torch.arange(len(found[row])) % 3 != 0
@@ -42,9 +42,7 @@ def broken_backend(*_: Any) -> Any:
     raise ValueError("the disk is full")
 
 
-def test_the_results_file_holds_original_ids_and_boxes_as_x_y_width_height(
-    square, dataset_of, samples_of, tmp_path
-) -> None:
+def test_results_file_has_original_ids_and_boxes_as_x_y_width_height(square, dataset_of, samples_of, tmp_path) -> None:
     dataset = dataset_of((square(10, 20, 30, 1),), (square(0, 0, 5, 0),))
     evaluator = CocoEvaluator(dataset, backend=PYCOCOTOOLS)
     evaluator.process(samples_of(dataset), ground_truth_detections(dataset))
@@ -58,7 +56,7 @@ def test_the_results_file_holds_original_ids_and_boxes_as_x_y_width_height(
     assert isinstance(rows[0]["segmentation"]["counts"], str)
 
 
-def test_files_are_complete_and_no_temporary_one_is_left(square, dataset_of, samples_of, tmp_path) -> None:
+def test_written_files_are_complete(square, dataset_of, samples_of, tmp_path) -> None:
     dataset = dataset_of((square(10, 20, 30, 1),), class_names=("3", "7"))
     evaluator = CocoEvaluator(dataset, backend=PYCOCOTOOLS)
     evaluator.process(samples_of(dataset), ground_truth_detections(dataset))
@@ -72,17 +70,17 @@ def test_files_are_complete_and_no_temporary_one_is_left(square, dataset_of, sam
     ]
     written = json.loads((folder / "results.json").read_text())
     assert written["segm"]["AP-7"] == pytest.approx(results["segm"]["AP-7"]) == pytest.approx(100)
-    assert written["bbox"]["AP-3"] is None  # NaN is no JSON
+    assert written["bbox"]["AP-3"] is None  # JSON has no NaN
     page = (folder / "results.md").read_text()
     assert "| task" in page
-    assert "| 7 " in page  # the name of a class stays a name
+    assert "| 7 " in page  # left-aligned like a name
     with np.load(folder / "precision_recall.npz") as curves:
         assert curves["segm"].shape == (10, 101, 2)
         assert (curves["segm"][:, :, 0] == -1).all()
         assert curves["segm"][:, :, 1] == pytest.approx(1)
 
 
-def test_ap_of_a_class_is_its_own_although_category_ids_fall(square, dataset_of, samples_of) -> None:
+def test_ap_per_class_is_correct_for_descending_category_ids(square, dataset_of, samples_of) -> None:
     dataset = dataset_of((square(0, 0, 20, 0), square(50, 50, 20, 1)))
     (found,) = ground_truth_detections(dataset)
     evaluator = CocoEvaluator(dataset, backend=PYCOCOTOOLS)
@@ -94,7 +92,7 @@ def test_ap_of_a_class_is_its_own_although_category_ids_fall(square, dataset_of,
 
 
 @pytest.mark.parametrize("backend", ["pycocotools", "hotcoco", "faster_coco_eval"])
-def test_the_limit_of_detections_reaches_ap(square, dataset_of, samples_of, backend: str) -> None:
+def test_max_detections_limits_ap(square, dataset_of, samples_of, backend: str) -> None:
     objects = tuple(square(8 * x, 8 * y, 7) for x in range(12) for y in range(10))  # 120 in an image
     dataset = dataset_of(objects)
     for limit, recall in ((100, 100 / 120), (300, 1.0)):
@@ -107,7 +105,7 @@ def test_the_limit_of_detections_reaches_ap(square, dataset_of, samples_of, back
             assert results[task]["AR10"] == pytest.approx(100 * 10 / 120)
 
 
-def test_detections_per_image_of_the_config_is_the_limit(square, dataset_of, samples_of) -> None:
+def test_max_detections_is_detections_per_image_of_the_config(square, dataset_of, samples_of) -> None:
     dataset = dataset_of((square(0, 0, 20), square(50, 50, 20)))
     for setting, names in ((300, {"AR1", "AR10", "AR300"}), (5, {"AR1", "AR5"}), (-1, {"AR1", "AR10", "AR100"})):
         cfg = load_config(None, ["TEST.DETECTIONS_PER_IMAGE", setting, "MODEL.MASK_ON", True])
@@ -117,7 +115,7 @@ def test_detections_per_image_of_the_config_is_the_limit(square, dataset_of, sam
         assert {name for name in metrics if name.startswith("AR")} == names | {"ARs", "ARm", "ARl"}
 
 
-def test_masks_are_evaluated_where_the_model_and_the_dataset_have_them(square, dataset_of, samples_of) -> None:
+def test_masks_are_evaluated_if_model_and_dataset_have_them(square, dataset_of, samples_of) -> None:
     dataset = dataset_of((square(0, 0, 20),))
     without_masks = dataset_of((replace(square(0, 0, 20), segmentation=None),))
     for mask_on, data, tasks in (
@@ -130,16 +128,16 @@ def test_masks_are_evaluated_where_the_model_and_the_dataset_have_them(square, d
         assert list(evaluator.evaluate()) == tasks
 
 
-def test_an_image_that_comes_twice_counts_once(square, dataset_of, samples_of) -> None:
+def test_image_that_is_added_twice_counts_once(square, dataset_of, samples_of) -> None:
     dataset = dataset_of((square(0, 0, 20),), (square(50, 50, 20),))
     evaluator = CocoEvaluator(dataset, backend=PYCOCOTOOLS)
     for _ in range(2):
         evaluator.process(samples_of(dataset), ground_truth_detections(dataset))
     results = evaluator.evaluate()
-    assert results["bbox"]["AP"] == pytest.approx(100)  # a second box on the first object would be a false one
+    assert results["bbox"]["AP"] == pytest.approx(100)  # duplicates would be false detections
 
 
-def test_an_image_that_is_not_given_counts_as_empty_with_a_warning(square, dataset_of, samples_of, caplog) -> None:
+def test_image_that_is_not_added_counts_as_empty_with_a_warning(square, dataset_of, samples_of, caplog) -> None:
     dataset = dataset_of((square(0, 0, 20),), (square(0, 0, 20),))
     evaluator = CocoEvaluator(dataset, backend=PYCOCOTOOLS)
     evaluator.process(samples_of(dataset)[:1], ground_truth_detections(dataset)[:1])
@@ -147,7 +145,7 @@ def test_an_image_that_is_not_given_counts_as_empty_with_a_warning(square, datas
     assert "1 image was not given to the model" in caplog.text
 
 
-def test_a_dataset_without_annotations_gives_nan_and_says_why(dataset_of, samples_of, caplog, tmp_path) -> None:
+def test_metrics_without_annotations_are_nan_with_a_warning(dataset_of, samples_of, caplog, tmp_path) -> None:
     dataset = dataset_of((), ())
     evaluator = CocoEvaluator(dataset, backend=PYCOCOTOOLS, tasks=["bbox"])
     evaluator.process(samples_of(dataset), ground_truth_detections(dataset))
@@ -158,39 +156,39 @@ def test_a_dataset_without_annotations_gives_nan_and_says_why(dataset_of, sample
     assert json.loads((tmp_path / "inference" / "results.json").read_text())["bbox"]["AP"] is None
 
 
-def test_a_class_that_the_dataset_lacks_is_refused(square, dataset_of, samples_of) -> None:
+def test_class_that_the_dataset_lacks_is_refused(square, dataset_of, samples_of) -> None:
     dataset = dataset_of((square(0, 0, 20),))
     (found,) = ground_truth_detections(dataset)
     found.classes[0] = 2
     evaluator = CocoEvaluator(dataset, backend=PYCOCOTOOLS)
-    with pytest.raises(UserError, match=r"predicts class 2 where squares has 2 classes.*with its class names"):
+    with pytest.raises(UserError, match=r"predicts class 2, but squares has 2 classes.*needs class names"):
         evaluator.process(samples_of(dataset), [found])
 
 
-def test_an_image_of_another_dataset_is_refused(square, dataset_of) -> None:
+def test_image_of_another_dataset_is_refused(square, dataset_of) -> None:
     dataset = dataset_of((square(0, 0, 20),))
     evaluator = CocoEvaluator(dataset, backend=PYCOCOTOOLS)
     with pytest.raises(ValueError, match="image 99 is not one of the 1 of squares"):
         evaluator.process([Sample(torch.zeros(3, 1, 1), 99, (1, 1))], ground_truth_detections(dataset))
 
 
-def test_detections_without_masks_cannot_be_measured_as_masks(square, dataset_of, samples_of) -> None:
+def test_segm_task_refuses_detections_without_masks(square, dataset_of, samples_of) -> None:
     dataset = dataset_of((square(0, 0, 20),))
     found = [replace(found, masks=None) for found in ground_truth_detections(dataset)]
     evaluator = CocoEvaluator(dataset, backend=PYCOCOTOOLS)
-    with pytest.raises(ValueError, match="carry no masks"):
+    with pytest.raises(ValueError, match="the detections of the model have none"):
         evaluator.process(samples_of(dataset), found)
 
 
 @pytest.fixture(scope="module")
 def outputs_of_two_processes(shared_dir, tmp_path_factory) -> list[tuple[dict[str, Any], str]]:
-    """Of each of two processes: the results, and what a failure on process 0 becomes."""
+    """Results of each of two processes, and the message of a failure on process 0."""
     pytest.importorskip("faster_coco_eval")
     folder = tmp_path_factory.mktemp("two_processes")
     return run_in_processes(evaluate_a_share, shared_dir / "data" / "coco_mini", folder=folder)
 
 
-def test_two_processes_measure_what_one_does_and_both_know_it(coco_val, samples_of, outputs_of_two_processes) -> None:
+def test_two_processes_have_the_results_of_one(coco_val, samples_of, outputs_of_two_processes) -> None:
     alone = CocoEvaluator(coco_val, backend=AP_BACKENDS.get("faster_coco_eval"))
     found = [table[torch.arange(len(table)) % 3 != 0] for table in ground_truth_detections(coco_val)]
     alone.process(samples_of(coco_val), found)
@@ -201,7 +199,7 @@ def test_two_processes_measure_what_one_does_and_both_know_it(coco_val, samples_
             np.testing.assert_array_equal(list(results[task].values()), list(expected[task].values()))
 
 
-def test_a_failure_on_process_0_stops_the_others_too(outputs_of_two_processes) -> None:
+def test_failure_on_process_0_is_raised_on_all_processes(outputs_of_two_processes) -> None:
     assert [message for _, message in outputs_of_two_processes] == [
         "ValueError: the disk is full",
         "RuntimeError: the evaluation failed on process 0: the disk is full",

@@ -1,4 +1,4 @@
-"""Running a model over a dataset: modes, parts of it, progress, results."""
+"""`evaluate` and `evaluate_datasets`: training mode, subsets, log, results."""
 
 import logging
 from dataclasses import replace
@@ -16,7 +16,7 @@ from mrcnn_zoo.structures import Detections, Sample
 
 
 class Oracle(nn.Module):
-    """Knows the ground truth of a dataset, and notes how it was asked."""
+    """Returns the ground truth of a dataset, and records the image ids of each batch."""
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def three_images(square, dataset_of) -> Dataset:
     return dataset_of((square(0, 0, 20, 0),), (square(50, 50, 20, 1),), ())
 
 
-def test_every_image_is_read_by_the_test_loader_and_the_oracle_is_perfect(coco_val) -> None:
+def test_evaluation_of_the_ground_truth_reads_all_images_and_gives_100(coco_val) -> None:
     some = replace(coco_val, records=coco_val.records[:6])
     model = Oracle(some)
     results = evaluate(model, some, config(**{"TEST.BATCH_SIZE": 4}))
@@ -59,7 +59,7 @@ def test_every_image_is_read_by_the_test_loader_and_the_oracle_is_perfect(coco_v
     assert results["segm"]["AP"] == pytest.approx(100)
 
 
-def test_every_module_is_in_its_mode_again_also_after_a_failure(three_images) -> None:
+def test_training_mode_of_each_module_is_restored_even_after_a_failure(three_images) -> None:
     model = Oracle(three_images).train()
     model.frozen_norm.eval()
     evaluate(model, three_images, config())
@@ -71,21 +71,21 @@ def test_every_module_is_in_its_mode_again_also_after_a_failure(three_images) ->
     assert torch.is_grad_enabled()
 
 
-def test_only_the_first_images_are_evaluated_on_request(three_images) -> None:
+def test_num_images_limits_the_evaluated_images(three_images) -> None:
     model = Oracle(three_images)
     results = evaluate(model, three_images, config(**{"TEST.NUM_IMAGES": 1}))
     assert model.batches == [[10]]
     assert results["bbox"]["AP-cat"] == pytest.approx(100)
-    assert results["bbox"]["AP-dog"] != results["bbox"]["AP-dog"]  # nan: its image does not count as missed
+    assert results["bbox"]["AP-dog"] != results["bbox"]["AP-dog"]  # nan: its image is not evaluated
 
 
-def test_a_loader_can_be_given(three_images, samples_of) -> None:
+def test_loader_argument_is_used(three_images, samples_of) -> None:
     model = Oracle(three_images)
     evaluate(model, three_images, config(), loader=[samples_of(three_images)])
     assert model.batches == [[10, 20, 30]]
 
 
-def test_files_go_into_the_folder_inference(three_images, tmp_path) -> None:
+def test_files_are_written_to_the_folder_inference(three_images, tmp_path) -> None:
     evaluate(Oracle(three_images), three_images, config(), output_dir=tmp_path)
     assert (tmp_path / "inference" / "results.json").is_file()
 
@@ -99,12 +99,12 @@ def test_tables_and_seconds_per_image_are_logged(three_images, caplog) -> None:
     assert "| cat " in caplog.text
 
 
-def test_an_empty_dataset_is_refused(dataset_of) -> None:
+def test_empty_dataset_is_refused(dataset_of) -> None:
     with pytest.raises(UserError, match="squares has no images"):
         evaluate(nn.Identity(), dataset_of(), config())
 
 
-def test_an_unknown_evaluator_is_refused(three_images) -> None:
+def test_unknown_evaluator_is_refused(three_images) -> None:
     with pytest.raises(UserError, match=r"EVAL\.EVALUATOR = 'cocoo'.*Did you mean 'coco'"):
         evaluate(nn.Identity(), three_images, config(**{"EVAL.EVALUATOR": "cocoo"}))
 
@@ -119,7 +119,7 @@ def load_by_name(monkeypatch, three_images) -> None:
 
 
 @pytest.mark.usefixtures("load_by_name")
-def test_one_test_set_gives_its_results_and_several_give_theirs_by_name(three_images, tmp_path) -> None:
+def test_results_of_several_test_sets_are_by_name(three_images, tmp_path) -> None:
     model = Oracle(three_images)
     one = evaluate_datasets(model, config(**{"DATASETS.TEST": ["a"]}), output_dir=tmp_path)
     assert list(one) == ["bbox", "segm"]
@@ -138,7 +138,7 @@ def test_unexpected_results_are_raised(three_images) -> None:
 
 
 @pytest.mark.usefixtures("load_by_name")
-def test_no_test_set_is_evaluated_when_one_has_another_class_count(three_images) -> None:
+def test_another_class_count_is_refused_before_any_evaluation(three_images) -> None:
     model = Oracle(three_images)
     cfg = config(**{"DATASETS.TEST": ["a"], "MODEL.ROI_HEADS.NUM_CLASSES": 3})
     with pytest.raises(UserError, match=r"no class names, and 3 classes .*, but dataset 'a' has 2 classes"):
@@ -146,12 +146,12 @@ def test_no_test_set_is_evaluated_when_one_has_another_class_count(three_images)
     assert model.batches == []
 
 
-def test_without_a_test_set_there_is_a_message(three_images) -> None:
+def test_missing_test_set_is_refused(three_images) -> None:
     with pytest.raises(UserError, match=r"DATASETS\.TEST is empty"):
         evaluate_datasets(Oracle(three_images), config())
 
 
-def test_nothing_is_written_when_an_image_cannot_be_read(three_images, tmp_path: Path) -> None:
+def test_no_files_are_written_if_an_image_cannot_be_read(three_images, tmp_path: Path) -> None:
     class Unreadable:
         name = "gone.png"
 

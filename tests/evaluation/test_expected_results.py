@@ -1,4 +1,4 @@
-"""Results against TEST.EXPECTED_RESULTS."""
+"""Comparison of results with TEST.EXPECTED_RESULTS."""
 
 import pytest
 
@@ -12,11 +12,11 @@ def test_results_within_the_tolerance_pass() -> None:
     verify_expected_results(RESULTS, [["bbox", "AP", 38.5, 0.2], ["segm", "AP", 35.1, 0.2]])  # raises nothing
 
 
-def test_nothing_expected_is_always_met() -> None:
+def test_no_expected_results_pass() -> None:
     verify_expected_results({}, [])  # raises nothing
 
 
-def test_every_number_that_is_off_or_missing_is_named() -> None:
+def test_each_number_that_differs_or_is_missing_is_named() -> None:
     expected = [
         ["bbox", "AP", 40.0, 0.2],
         ["segm", "AP", 35.2, 0.1],
@@ -32,12 +32,12 @@ def test_every_number_that_is_off_or_missing_is_named() -> None:
     assert "segm/AP is" not in message
 
 
-def test_nan_meets_no_expectation() -> None:
+def test_nan_differs_from_each_expected_value() -> None:
     with pytest.raises(UnexpectedResultsError, match="bbox/APs is nan"):
         verify_expected_results(RESULTS, [["bbox", "APs", 20, 100]])
 
 
-def test_with_several_datasets_the_name_stands_in_front() -> None:
+def test_rows_of_several_datasets_begin_with_the_name() -> None:
     several = {"val": RESULTS, "test": RESULTS}
     verify_expected_results(several, [["test", "bbox", "AP", 38.6, 0.01]])
     with pytest.raises(UnexpectedResultsError, match=r"val/bbox/AP is 38\.600"):
@@ -47,6 +47,6 @@ def test_with_several_datasets_the_name_stands_in_front() -> None:
 @pytest.mark.parametrize(
     "row", [["bbox", "AP", 38.5], ["bbox", "AP", "38.5", 0.2], "bbox AP 38.5 0.2", [1, "AP", 2, 3]]
 )
-def test_a_row_of_another_shape_is_shown_with_the_right_one(row) -> None:
+def test_malformed_row_is_refused_with_an_example(row) -> None:
     with pytest.raises(UserError, match=r"TEST\.EXPECTED_RESULTS has the row .*\['bbox', 'AP', 38\.5, 0\.2\]"):
         verify_expected_results(RESULTS, [row])

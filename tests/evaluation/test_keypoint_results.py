@@ -1,4 +1,4 @@
-"""Keypoint AP: three libraries, one set of numbers, and COCO's own file of results."""
+"""Keypoint AP of the three backends, and of the summary of pycocotools."""
 
 import contextlib
 import io
@@ -32,7 +32,7 @@ def people(shared_dir: Path) -> Dataset:
 
 
 def noisy(dataset: Dataset) -> list[Detections]:
-    """Two copies of everybody with moved points, more than 20 in some images."""
+    """Two copies of each person with shifted keypoints, more than 20 in some images."""
     rng = np.random.default_rng(5)
     detections = []
     for found in ground_truth_detections(dataset):
@@ -58,7 +58,7 @@ def evaluated(
 
 
 @pytest.mark.parametrize("sigmas", [(), tuple(np.linspace(0.02, 0.1, 17))])
-def test_every_number_equals_that_of_pycocotools(people: Dataset, samples_of: Any, sigmas: tuple[float, ...]) -> None:
+def test_backends_give_the_metrics_of_pycocotools(people: Dataset, samples_of: Any, sigmas: tuple[float, ...]) -> None:
     found = noisy(people)
     expected, *others = (evaluated(people, samples_of, found, backend=name, sigmas=sigmas) for name in BACKENDS)
     assert list(expected) == METRICS
@@ -67,7 +67,7 @@ def test_every_number_equals_that_of_pycocotools(people: Dataset, samples_of: An
         np.testing.assert_allclose(list(other.values()), list(expected.values()), rtol=0, atol=1e-10)
 
 
-def test_numbers_equal_those_of_pycocotools_own_summary_of_the_files(
+def test_metrics_equal_the_summary_of_pycocotools_on_the_written_files(
     shared_dir: Path, people: Dataset, samples_of: Any, tmp_path: Path
 ) -> None:
     found = evaluated(people, samples_of, noisy(people), output_dir=tmp_path)
@@ -85,11 +85,11 @@ def test_numbers_equal_those_of_pycocotools_own_summary_of_the_files(
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_ground_truth_as_predictions_gives_100(people: Dataset, samples_of: Any, name: str) -> None:
+def test_ap_of_the_ground_truth_is_100(people: Dataset, samples_of: Any, name: str) -> None:
     objects = [item for record in people.records for item in record.instances]
     assert any(item.is_crowd for item in objects)
     assert any(not any(item.keypoints[2::3]) for item in objects if not item.is_crowd)
-    # More than 20 in an image are not looked at, so that recall would not be 1.
+    # Only 20 detections per image count, so recall is below 1 for more objects.
     few = replace(people, records=tuple(record for record in people.records if len(record.instances) <= 20))
     results = evaluated(few, samples_of, ground_truth_detections(few), backend=name)
     assert {name: results[name] for name in ("AP", "AP50", "AP75", "APm", "APl")} == pytest.approx(
@@ -97,19 +97,21 @@ def test_ground_truth_as_predictions_gives_100(people: Dataset, samples_of: Any,
     )
 
 
-def test_similarity_by_hand(dataset_of: Any, square: Any, samples_of: Any) -> None:
+def test_oks_equals_the_value_computed_by_hand(dataset_of: Any, square: Any, samples_of: Any) -> None:
     points = (10.5, 10.5, 2, 30.5, 10.5, 2)
     person = replace(square(0, 0, 40), keypoints=points, area=1600.0)
     dataset = replace(dataset_of((person,), class_names=("person",)), keypoint_names=("left", "right"))
     (found,) = ground_truth_detections(dataset)
-    # Both points are off by d = 4 pixels: exp(-d^2 / (2 area (2 sigma)^2)) = exp(-0.5) = 0.607, between 0.6 and 0.65.
+    # Keypoints shifted by d = 4 pixels: exp(-d^2 / (2 area (2 sigma)^2)) = exp(-0.5) = 0.607, between 0.6 and 0.65.
     found.keypoints[..., 1] += 4
     results = evaluated(dataset, samples_of, [found], sigmas=(0.05, 0.05))
     assert results["AP"] == pytest.approx(100 * 3 / 10)
     assert (results["AP50"], results["AP75"]) == pytest.approx((100, 0))
 
 
-def test_results_file_counts_pixels_from_0(dataset_of: Any, square: Any, samples_of: Any, tmp_path: Path) -> None:
+def test_keypoints_of_the_results_file_count_pixels_from_0(
+    dataset_of: Any, square: Any, samples_of: Any, tmp_path: Path
+) -> None:
     person = replace(square(0, 0, 40), keypoints=(10.5, 11.5, 2))
     dataset = replace(dataset_of((person,), class_names=("person",)), keypoint_names=("nose",))
     found = ground_truth_detections(dataset)
@@ -118,26 +120,24 @@ def test_results_file_counts_pixels_from_0(dataset_of: Any, square: Any, samples
     assert row["keypoints"] == [10.0, 11.0, 1.0]
 
 
-def test_no_detections_give_0(people: Dataset, samples_of: Any) -> None:
+def test_ap_without_detections_is_0(people: Dataset, samples_of: Any) -> None:
     nothing = [found[:0] for found in ground_truth_detections(people)]
     assert evaluated(people, samples_of, nothing)["AP"] == 0
 
 
-def test_detections_without_keypoints_cannot_be_measured(people: Dataset, samples_of: Any) -> None:
+def test_keypoint_task_refuses_detections_without_keypoints(people: Dataset, samples_of: Any) -> None:
     found = [replace(table, keypoints=None) for table in ground_truth_detections(people)]
     with pytest.raises(ValueError, match="KEYPOINT_ON"):
         evaluated(people, samples_of, found)
 
 
-def test_builder_measures_keypoints_where_model_and_dataset_have_them(
-    dataset_of: Any, square: Any, caplog: Any
-) -> None:
+def test_keypoints_are_evaluated_if_model_and_dataset_have_them(dataset_of: Any, square: Any, caplog: Any) -> None:
     dataset = replace(dataset_of((square(0, 0, 40),)), keypoint_names=("a", "b"))
     build = EVALUATORS.get("coco")
     build(load_config(None, ["MODEL.KEYPOINT_ON", True]), dataset)
     assert "2 keypoints" in caplog.text
-    assert "taking 0.05 for all" in caplog.text
-    with pytest.raises(UserError, match=r"KEYPOINT_OKS_SIGMAS = \[0\.1\] must be 2 numbers.*a, b"):
+    assert "0.05 is used for all" in caplog.text
+    with pytest.raises(UserError, match=r"KEYPOINT_OKS_SIGMAS = \[0\.1\] must be 2 positive numbers.*a, b"):
         build(load_config(None, ["MODEL.KEYPOINT_ON", True, "TEST.KEYPOINT_OKS_SIGMAS", [0.1]]), dataset)
     build(load_config(None, ["MODEL.KEYPOINT_ON", True]), dataset_of((square(0, 0, 40),)))
     assert "squares has no keypoints" in caplog.text

@@ -1,4 +1,4 @@
-"""Average recall of proposals, by hand and against pycocotools without categories."""
+"""Average recall of proposals, compared with numbers by hand and with pycocotools without categories."""
 
 import contextlib
 import io
@@ -39,7 +39,7 @@ def recall(dataset: Dataset, samples: list[Sample], found: list[Detections]) -> 
     return evaluator.evaluate()[BOX_PROPOSALS]
 
 
-def test_recall_by_hand(square, dataset_of, samples_of: SamplesOf) -> None:
+def test_recall_equals_the_value_computed_by_hand(square, dataset_of, samples_of: SamplesOf) -> None:
     # 20 x 20 found exactly: all 10 thresholds. 40 x 40 found with an IoU of 0.8: thresholds 0.5 to 0.8, 7 of 10.
     dataset = dataset_of((square(0, 0, 20, 0), square(50, 50, 40, 1)), ())
     found = [detections([[50, 50, 90, 82], [0, 0, 20, 20]]), detections([])]
@@ -50,7 +50,7 @@ def test_recall_by_hand(square, dataset_of, samples_of: SamplesOf) -> None:
     assert math.isnan(metrics["ARl@100"])
 
 
-def test_only_the_first_proposals_count(square, dataset_of, samples_of: SamplesOf) -> None:
+def test_proposals_beyond_the_limit_do_not_count(square, dataset_of, samples_of: SamplesOf) -> None:
     dataset = dataset_of((square(0, 0, 20),))
     elsewhere = torch.tensor([[60.0, 60, 90, 90]])
     hit = torch.tensor([[0.0, 0, 20, 20]])
@@ -60,13 +60,13 @@ def test_only_the_first_proposals_count(square, dataset_of, samples_of: SamplesO
         assert (metrics["AR@100"], metrics["AR@1000"]) == expected
 
 
-def test_a_box_finds_one_object_whatever_its_class(square, dataset_of, samples_of: SamplesOf) -> None:
+def test_box_finds_one_object_independent_of_class(square, dataset_of, samples_of: SamplesOf) -> None:
     twins = dataset_of((square(0, 0, 20, 0), square(0, 0, 20, 1)))
     assert recall(twins, samples_of(twins), [detections([[0, 0, 20, 20]])])["AR@100"] == 50
     assert recall(twins, samples_of(twins), [detections([[0, 0, 20, 20]] * 2)])["AR@100"] == 100
 
 
-def test_of_two_equal_overlaps_the_last_object_is_found(square, dataset_of, samples_of: SamplesOf) -> None:
+def test_last_of_two_objects_of_equal_iou_is_found(square, dataset_of, samples_of: SamplesOf) -> None:
     # The first box overlaps both by 2/3 and takes the second at 4 thresholds; the other box is the first object itself.
     dataset = dataset_of((square(0, 0, 20), square(8, 0, 20)))
     found = [detections([[4, 0, 24, 20], [0, 0, 20, 20]])]
@@ -74,25 +74,25 @@ def test_of_two_equal_overlaps_the_last_object_is_found(square, dataset_of, samp
     assert recall(dataset, samples_of(dataset), found)["AR@100"] == pytest.approx(reference(dataset, found)["AR@100"])
 
 
-def test_an_object_on_the_bound_of_two_sizes_counts_for_both(square, dataset_of, samples_of: SamplesOf) -> None:
+def test_object_at_the_bound_of_two_size_classes_counts_for_both(square, dataset_of, samples_of: SamplesOf) -> None:
     dataset = dataset_of((square(0, 0, 32),))
     metrics = recall(dataset, samples_of(dataset), [detections([[0, 0, 32, 32]])])
     assert (metrics["ARs@100"], metrics["ARm@100"]) == (100, 100)
 
 
-def test_crowds_are_not_to_be_found(square, dataset_of, samples_of: SamplesOf) -> None:
+def test_crowds_do_not_count(square, dataset_of, samples_of: SamplesOf) -> None:
     dataset = dataset_of((square(0, 0, 20), square(50, 50, 40, is_crowd=True)))
     assert recall(dataset, samples_of(dataset), [detections([[0, 0, 20, 20]])])["AR@100"] == 100
 
 
-def test_without_objects_there_is_no_recall_and_without_boxes_it_is_zero(square, dataset_of, samples_of) -> None:
+def test_recall_is_nan_without_objects_and_zero_without_boxes(square, dataset_of, samples_of) -> None:
     empty = dataset_of((), ())
     assert all(map(math.isnan, recall(empty, samples_of(empty), [detections([[0, 0, 9, 9]])] * 2).values()))
     dataset = dataset_of((square(0, 0, 20),))
     assert recall(dataset, samples_of(dataset), [detections([])])["AR@1000"] == 0
 
 
-def test_images_that_were_not_seen_count_as_empty_with_a_warning(square, dataset_of, samples_of, caplog) -> None:
+def test_images_that_are_not_added_count_as_empty_with_a_warning(square, dataset_of, samples_of, caplog) -> None:
     dataset = dataset_of((square(0, 0, 20),), (square(0, 0, 20),))
     evaluator = ProposalEvaluator(dataset)
     for _ in range(2):  # an image counts once
@@ -104,7 +104,7 @@ def test_images_that_were_not_seen_count_as_empty_with_a_warning(square, dataset
 
 
 def reference(dataset: Dataset, found: list[Detections]) -> dict[str, float]:
-    """pycocotools' recall with useCats 0."""
+    """Recall of pycocotools with useCats 0."""
     truth = coco_ground_truth(dataset, "bbox")
     rows = [
         {"image_id": record.image_id, "category_id": dataset.category_ids[0], "bbox": box, "score": score}
@@ -132,8 +132,8 @@ def reference(dataset: Dataset, found: list[Detections]) -> dict[str, float]:
     return {name: recalls[:, 0, area, limit].mean() * 100 for name, (area, limit) in zip(NAMES, order, strict=True)}
 
 
-def test_pycocotools_agrees_on_real_images(coco_val: Dataset, samples_of: SamplesOf) -> None:
-    # Whole pixels give equal overlaps and overlaps of exactly 0.5; many boxes of one object compete.
+def test_recall_equals_that_of_pycocotools_on_coco_images(coco_val: Dataset, samples_of: SamplesOf) -> None:
+    # Integer coordinates give equal IoUs and IoUs of exactly 0.5.
     generator = torch.Generator().manual_seed(0)
     found = []
     for record in coco_val.records:
@@ -152,7 +152,7 @@ def test_pycocotools_agrees_on_real_images(coco_val: Dataset, samples_of: Sample
 
 
 class Proposer(nn.Module):
-    """Proposes the same boxes everywhere."""
+    """Proposes the same boxes in each image."""
 
     predicts_classes = False
 
@@ -173,7 +173,7 @@ def config(**settings: object) -> CfgNode:
     return load_config(None, [item for pair in values.items() for item in pair])
 
 
-def test_a_proposal_network_is_measured_by_recall_with_table_and_files(
+def test_proposal_network_is_evaluated_by_recall_with_table_and_files(
     square, dataset_of, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -188,7 +188,7 @@ def test_a_proposal_network_is_measured_by_recall_with_table_and_files(
     assert "categor" not in report
 
 
-def test_the_evaluator_is_chosen_by_the_model_or_by_name(dataset_of) -> None:
+def test_evaluator_is_chosen_by_model_or_name(dataset_of) -> None:
     dataset = dataset_of(())
     build = EVALUATORS.get("coco")
     assert isinstance(build(config(), dataset), ProposalEvaluator)
@@ -196,7 +196,7 @@ def test_the_evaluator_is_chosen_by_the_model_or_by_name(dataset_of) -> None:
     assert isinstance(EVALUATORS.get("box_proposals")(config(), dataset), ProposalEvaluator)
 
 
-def test_proposals_are_computed_for_every_image(square: Callable[..., InstanceRecord], dataset_of, samples_of) -> None:
+def test_proposals_are_computed_for_each_image(square: Callable[..., InstanceRecord], dataset_of, samples_of) -> None:
     dataset = dataset_of((square(0, 0, 20),), ())
     model = Proposer([[0.0, 0.0, 20.0, 20.0], [1.0, 1.0, 9.0, 9.0]]).train()
     stored = compute_proposals(model, [samples_of(dataset)])
@@ -207,6 +207,6 @@ def test_proposals_are_computed_for_every_image(square: Callable[..., InstanceRe
     assert model.training
 
 
-def test_a_model_without_proposals_is_refused() -> None:
-    with pytest.raises(UserError, match="Identity makes no proposals"):
+def test_model_without_proposals_is_refused() -> None:
+    with pytest.raises(UserError, match="Identity has no proposals"):
         compute_proposals(nn.Identity(), [])

@@ -1,4 +1,4 @@
-"""The tables as people read them."""
+"""Tables of results as text."""
 
 import math
 
@@ -10,7 +10,7 @@ RESULTS = {
 }
 
 
-def test_summary_has_a_dash_where_there_is_nothing_to_find() -> None:
+def test_summary_has_a_dash_for_nan() -> None:
     assert summary_table(RESULTS).splitlines() == [
         "| task   |    AP |   AP50 |   APl |",
         "|:-------|------:|-------:|------:|",
@@ -19,31 +19,31 @@ def test_summary_has_a_dash_where_there_is_nothing_to_find() -> None:
     ]
 
 
-def test_summary_shows_the_change_of_ap_to_the_last_evaluation() -> None:
+def test_summary_shows_the_change_of_ap() -> None:
     lines = summary_table(RESULTS, previous={"bbox": {"AP": 69.8, "AP50": 1.0}, "segm": {"AP": 65.5}}).splitlines()
     assert "71.20 (+1.40) |  90.00" in lines[2]
     assert "65.04 (-0.46) |  88.00" in lines[3]
 
 
-def test_no_change_is_shown_to_what_was_not_measured() -> None:
+def test_summary_shows_no_change_of_missing_results() -> None:
     previous = {"bbox": {"AP": math.nan}, "keypoints": {"AP": 1.0}}
     assert summary_table(RESULTS, previous=previous) == summary_table(RESULTS)
 
 
-def test_classes_that_look_like_numbers_stay_names() -> None:
+def test_numeric_class_names_are_aligned_like_names() -> None:
     assert category_table(RESULTS).splitlines()[2:] == [
         "| 7          |     71.20 |     65.04 |",
         "| cat        |         - |         - |",
     ]
 
 
-def test_the_dash_is_explained_once_and_only_where_it_stands() -> None:
+def test_dash_is_explained_once_if_it_occurs() -> None:
     assert markdown_report("val", RESULTS).count("-: the dataset has no such objects") == 1
     assert "nan" not in markdown_report("val", RESULTS)
     assert footnote({"bbox": {"AP": 1.0}}) == ""
 
 
-def test_tables_of_nothing() -> None:
+def test_tables_of_empty_results() -> None:
     assert summary_table({}) == summary_table({}, previous={})
     assert "task" in summary_table({"bbox": {}})
     assert footnote({}) == ""

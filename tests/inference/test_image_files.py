@@ -205,7 +205,7 @@ def test_reached_limits_are_logged_once(mapper, tmp_path, caplog) -> None:
     options = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.2}
     for kept, count in ((2, 1), (3, 0)):
         caplog.clear()
-        tally = DetectionTally((Limit("TEST.DETECTIONS_PER_IMAGE", kept, is_of_candidates=False),), least_score=0.2)
+        tally = DetectionTally((Limit("TEST.DETECTIONS_PER_IMAGE", kept, is_of_candidates=False),), min_score=0.2)
         with caplog.at_level(logging.INFO):
             predict_images(TwoBoxes(), found, tmp_path / "out", tally=tally, **options)
         logged = [message for message in caplog.messages if f"TEST.DETECTIONS_PER_IMAGE = {kept}" in message]

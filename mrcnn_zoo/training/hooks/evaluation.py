@@ -139,7 +139,7 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
             detector = with_classes_of(dataset, model, training.class_names)
             prefix = "" if is_alone else f"{dataset.name}/"
             before = {task.removeprefix(prefix): dict(m) for task, m in previous.items() if task.startswith(prefix)}
-            found = evaluate(detector, dataset, cfg, output_dir=folder, said=reported, previous=before)
+            found = evaluate(detector, dataset, cfg, output_dir=folder, logged=reported, previous=before)
             if cfg.TEST.VAL_LOSS:
                 if dataset.name not in labelled:
                     is_classified = predicts_classes(model)
