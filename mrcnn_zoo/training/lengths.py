@@ -132,7 +132,7 @@ def warn_of_schedule(cfg: CfgNode, schedule: LRSchedule) -> None:
     beyond = [step for step in cfg.SOLVER.STEPS if step >= iterations]
     if beyond and name in READ_BY[STEPS]:
         logger.warning(
-            "%s %s (%s) do not lie within SOLVER.MAX_ITER = %d: no effect. Type for instance %s %s",
+            "%s %s (%s) do not lie within SOLVER.MAX_ITER = %d: no effect. Set, for example, %s %s",
             STEPS,
             beyond,
             cfg.origin_of(STEPS),
@@ -163,7 +163,7 @@ def _low_rate_message(cfg: CfgNode, *, share: float, best: int) -> str:
             f"the learning rate is at most {reached}, {where}, {target}: it decays before it is reached. Check "
             f"SOLVER.LR_SCHEDULER_NAME = {cfg.SOLVER.LR_SCHEDULER_NAME}{f' with {values}' if values else ''}"
         )
-    advice = f"the warm-up takes {_with_origin(cfg, WARMUP)}. Type for instance {WARMUP} {shorter}"
+    advice = f"the warm-up takes {_with_origin(cfg, WARMUP)}. Set, for example, {WARMUP} {shorter}"
     if share >= NEAR_SHARE:
         return f"the learning rate reaches {reached} only at the end, {where}: {advice}"
     return f"the learning rate is at most {reached}, {where}, {target}: {advice}"

@@ -240,7 +240,7 @@ def test_recursive_search_writes_pictures_to_the_same_sub_folders(mapper, tmp_pa
         (np.zeros((4, 5, 3, 2), np.uint8), r"image has the shape"),
         (np.array([["a", "b"]]), r"image holds <U1; the pixels of an image are real numbers"),
         (np.zeros((40, 50, 3), complex), r"image holds complex128"),
-        (np.zeros((40, 50, 5), np.uint8), r"image has 5 channels where the model sees 3"),
+        (np.zeros((40, 50, 5), np.uint8), r"image has 5 channels, but the model has 3"),
     ],
 )
 def test_predict_image_refuses_arrays_that_are_no_images(mapper, pixels: np.ndarray, words: str) -> None:

@@ -193,7 +193,7 @@ def test_alpha_channel_of_arrays_is_dropped(predictor: Predictor, images: list[P
         alpha = np.full((*grey.shape, 1), 9, np.uint8)
         found = predictor(np.concatenate((pixels, alpha), axis=2))
         assert torch.equal(found.boxes, predictor(opaque).boxes)
-    with pytest.raises(UserError, match="5 channels where the model sees 3"):
+    with pytest.raises(UserError, match="5 channels, but the model has 3"):
         predictor(np.zeros((40, 40, 5), np.uint8))
 
 

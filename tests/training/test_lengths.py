@@ -154,7 +154,7 @@ def test_learning_rate_that_is_never_reached_is_warned_of_with_numbers_and_advic
     (message,) = warnings_of(caplog, load_config(None, typed))
     assert expected in message
     assert "SOLVER.WARMUP_ITERS = 1000 (default)" in message
-    advice = message.split("Type for instance ")[1].split()
+    advice = message.split("Set, for example, ")[1].split()
     caplog.clear()
     assert warnings_of(caplog, load_config(None, [*typed, *advice])) == []
     caplog.clear()
@@ -166,7 +166,7 @@ def test_steps_beyond_the_end_are_named_with_advice_that_works(caplog: pytest.Lo
     typed = ["SOLVER.MAX_ITER", "300", "SOLVER.WARMUP_ITERS", "0"]
     (message,) = warnings_of(caplog, load_config(None, typed))
     assert "SOLVER.STEPS [30000] (default) do not lie within SOLVER.MAX_ITER = 300" in message
-    advice = message.split("Type for instance ")[1].split()
+    advice = message.split("Set, for example, ")[1].split()
     assert advice == ["SOLVER.STEPS", "[200,267]"]
     caplog.clear()
     assert warnings_of(caplog, load_config(None, [*typed, *advice])) == []
@@ -209,7 +209,7 @@ def test_minutes_with_a_typed_shape_leave_the_warmup() -> None:
         ),
         (
             ["STEPS=[5,5]", "MAX_ITER=1000", "WARMUP_ITERS=100"],
-            "Type for instance SOLVER.WARMUP_ITERS 3",
+            "Set, for example, SOLVER.WARMUP_ITERS 3",
         ),
         (["STEPS=[]", "MAX_ITER=100", "WARMUP_ITERS=100"], "reaches 0.00099 only at the end, in iteration 100 of 100"),
     ],
@@ -239,7 +239,7 @@ def test_a_warmup_is_never_made_longer() -> None:
 def test_advice_on_steps_works_when_typed(iterations: int, advice: str, caplog: pytest.LogCaptureFixture) -> None:
     typed = ["SOLVER.MAX_ITER", iterations, "SOLVER.WARMUP_ITERS", 0]
     (message,) = warnings_of(caplog, load_config(None, typed))
-    assert message.endswith(f"Type for instance SOLVER.STEPS {advice}")
+    assert message.endswith(f"Set, for example, SOLVER.STEPS {advice}")
     caplog.clear()
     assert warnings_of(caplog, load_config(None, [*typed, "SOLVER.STEPS", advice])) == []
 

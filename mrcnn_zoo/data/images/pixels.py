@@ -167,7 +167,7 @@ def fit_channels(pixels: NDArray[np.generic], count: int, *, name: str, pages: s
         return np.repeat(pixels, COLORS, axis=2) if channels == 1 != count else pixels
     if pages:
         raise UserError(
-            f"{name} has {pages}, which are read as channels, where the model sees {count}. Write each page as a file "
+            f"{name} has {pages}, which are read as channels, but the model has {count}. Write each page as a file "
             f"of its own, or give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD {channels} values each to train on all of them."
         )
     if pixels.shape[0] == count:
@@ -176,7 +176,7 @@ def fit_channels(pixels: NDArray[np.generic], count: int, *, name: str, pages: s
             "(height, width, channels)."
         )
     raise UserError(
-        f"{name} has {counted(channels, 'channel')} where the model sees {count}. Give MODEL.PIXEL_MEAN and "
+        f"{name} has {counted(channels, 'channel')}, but the model has {count}. Give MODEL.PIXEL_MEAN and "
         f"MODEL.PIXEL_STD one value per channel, {channels} each, or train on images with {count}."
     )
 

@@ -178,7 +178,7 @@ def test_more_channels_stay_in_the_order_of_the_file(cfg: CfgNode, tmp_path: Pat
 @pytest.mark.parametrize(("channels", "count"), [(3, 4), (4, 3), (16, 4), (16, 1)])
 def test_wrong_number_of_channels_is_refused(channels: int, count: int, cfg: CfgNode, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", pixels(channels))
-    message = rf"a\.npy has {channels} channels where the model sees {count}.*PIXEL_MEAN"
+    message = rf"a\.npy has {channels} channels, but the model has {count}.*PIXEL_MEAN"
     with pytest.raises(UserError, match=message):
         sample_of(with_channels(cfg, count), tmp_path / "a.npy")
 

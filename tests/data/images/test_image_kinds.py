@@ -192,7 +192,7 @@ def test_error_names_the_pages_of_a_tiff(cfg: CfgNode, tmp_path: Path) -> None:
         open_(FileImage(str(tmp_path / "z.tif")))
     with pytest.raises(UserError, match=r"p\.tif has 5 pages .*Write each page as a file of its own"):
         open_(FileImage(str(tmp_path / "p.tif")))
-    with pytest.raises(UserError, match=r"c\.tif has 5 channels where the model sees 3"):
+    with pytest.raises(UserError, match=r"c\.tif has 5 channels, but the model has 3"):
         open_(FileImage(str(tmp_path / "c.tif")))
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [0.0] * 5, [1.0] * 5
     assert build_pixel_reader(cfg).open(FileImage(str(tmp_path / "z.tif"))).shape == (H, W, 5)
