@@ -1,6 +1,6 @@
-"""Output files and folders: checked before the work begins, written atomically.
+"""Output files and folders: checked before the work starts, written atomically.
 
-All commands check their output here, so that they refuse the same places with the same messages.
+All commands check their output here, and so report the same problems with the same messages.
 """
 
 import contextlib
@@ -18,19 +18,19 @@ from mrcnn_zoo.errors import UserError, counted
 
 RESULT_FOLDERS = ("inference", "pictures")  # in the output folder of a training or an evaluation
 FILES_SHOWN = 3  # in a message
-UNFINISHED_SUFFIX = ".unfinished"  # of a file that is being written, or was when its process was killed
+UNFINISHED_SUFFIX = ".unfinished"  # of a file that is being written, or whose process was killed
 
 
 def check_output_folder(folder: str | Path, *, option: str, subfolders: Iterable[str] = ()) -> Path:
-    """Refuse a folder that is a file, cannot be made or cannot be written; nothing is left behind.
+    """Refuse a folder that is a file, cannot be created or cannot be written; creates nothing.
 
     Args:
         folder: as it was typed; `~` is the home folder.
-        option: that gave it, for messages: "--output", "OUTPUT_DIR".
-        subfolders: that will be made in it.
+        option: its name in messages: "--output", "OUTPUT_DIR".
+        subfolders: that will be created in it.
 
     Returns:
-        Its path with `~` expanded. It does not exist yet if it did not before.
+        Its path with `~` expanded; a missing folder is not created.
 
     Raises:
         UserError: with the reason.
@@ -44,11 +44,11 @@ def check_output_folder(folder: str | Path, *, option: str, subfolders: Iterable
 
 
 def check_output_file(file: str | Path, *, option: str, overwrite: bool = True) -> Path:
-    """Refuse a file that is a folder, that cannot be written, or that exists and must stay.
+    """Refuse a file that is a folder, cannot be written, or exists and may not be replaced.
 
     Args:
         file: as it was typed; `~` is the home folder.
-        option: that gave it, for messages.
+        option: its name in messages.
         overwrite: whether an existing file may be replaced.
 
     Returns:
@@ -70,14 +70,14 @@ def check_output_file(file: str | Path, *, option: str, overwrite: bool = True) 
 
 
 def refuse_to_replace(paths: Iterable[Path], *, option: str) -> None:
-    """Refuse to write files that exist already.
+    """Refuse to replace existing files.
 
     Args:
         paths: that will be written.
-        option: that gives the place, for messages.
+        option: that names the place, for messages.
 
     Raises:
-        UserError: with the first ones that exist.
+        UserError: listing the first existing ones.
     """
     existing = [path for path in paths if os.path.lexists(path)]
     if not existing:
@@ -99,11 +99,11 @@ def _expanded(path: str | Path, *, option: str, kind: str) -> Path:
     if not text.strip():
         raise UserError(f"{option} is empty; name a {kind}.")
     if "\0" in text:
-        raise UserError(f"{option} {text!r} holds a zero byte, which no path may have; name another {kind}.")
+        raise UserError(f"{option} {text!r} contains a zero byte, which is invalid in paths; name another {kind}.")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{option} {text}: there is no home folder of that user; write the path out.") from error
+        raise UserError(f"{option} {text}: that user has no home folder; write the full path.") from error
 
 
 def _refuse_file_in_the_way(folder: Path, *, option: str, below: Path | None = None) -> None:
@@ -114,22 +114,22 @@ def _refuse_file_in_the_way(folder: Path, *, option: str, below: Path | None = N
     except OSError as error:  # a name that is too long, for instance
         raise UserError(f"{_named(option, shown)} cannot be used ({error.strerror}); name another place.") from error
     is_writable = is_folder and os.access(existing, os.W_OK | os.X_OK)
-    if is_writable or not os.path.lexists(existing):  # made and removed by another process meanwhile (`_try_to_write`)
+    if is_writable or not os.path.lexists(existing):  # created and removed by another process (`_try_to_write`)
         return
     if is_folder:
         raise UserError(
             f"{_named(option, shown)} cannot be written: no permission in {existing}. Choose another folder."
         )
-    what = "a link to nowhere" if existing.is_symlink() and not existing.exists() else "a file"
+    what = "a broken link" if existing.is_symlink() and not existing.exists() else "a file"
     is_itself = existing == folder and below is None
     where = f"is {what}" if is_itself else f"lies below {existing}, which is {what}"
     raise UserError(f"{_named(option, shown)} {where}; name {'a folder' if below is None else 'another place'}.")
 
 
 def _try_to_write(folder: Path, *, option: str) -> None:
-    """Make the folder and a file without a name in it, then remove them: permissions alone do not show what is allowed.
+    """Create the folder and a temporary file in it, then remove them: permissions alone do not show what is allowed.
 
-    Of several processes only the first tries: one would remove the folder while another writes into it.
+    Only rank 0 does this: one process could remove the folder while another writes into it.
     """
     from mrcnn_zoo.distributed.processes import rank
 
@@ -154,12 +154,12 @@ def _try_to_write(folder: Path, *, option: str) -> None:
 def _remove_if_empty(folder: Path) -> None:
     try:
         folder.rmdir()
-    except OSError:  # another process has put something into it
+    except OSError:  # another process has written into it
         return
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> Path:
-    """Write a file completely, or leave the one from before; its folder is made if needed.
+    """Write a file completely or not at all, in which case an existing one stays; creates its folder.
 
     Args:
         path: of the file.
@@ -184,8 +184,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> Path:
         if cause is None:
             raise
         raise UserError(
-            f"cannot write {path}: {cause.strerror or cause}. What was there before is untouched; "
-            f"make room or choose another folder."
+            f"cannot write {path}: {cause.strerror or cause}. An existing file is unchanged; "
+            f"free space or choose another folder."
         ) from error
     finally:
         _remove_if_there(unfinished)
@@ -193,7 +193,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 into a file; see `write_atomically`.
+    """Write a UTF-8 text file; see `write_atomically`.
 
     Args:
         path: of the file.
@@ -203,7 +203,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> Path:
-    """Write JSON as every parser reads it; see `write_atomically`.
+    """Write a standard JSON file; see `write_atomically`.
 
     Args:
         path: of the file.
@@ -243,5 +243,5 @@ def _os_error(error: BaseException | None) -> OSError | None:
 
 
 def _remove_if_there(path: Path) -> None:
-    with contextlib.suppress(OSError):  # its folder may be none
+    with contextlib.suppress(OSError):  # its folder may be missing
         path.unlink()

@@ -1,4 +1,4 @@
-"""Progress on a terminal: one steady line for each task at the bottom, with all other output above it."""
+"""Progress on a terminal: one line per task at the bottom, with all other output above."""
 
 import logging
 import os
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-LEAST_WIDTH = 20  # columns of a terminal with room for a line
+MIN_WIDTH = 20  # columns of a terminal that shows a line
 BAR_WIDTHS = (8, 40)  # columns, at least and at most
 SECONDS_BETWEEN_REFRESHES = 0.1
 DONE, TO_DO = "━", "─"  # of the bar; distinguishable without colours
 GAP = "  "
-# A line that ends in the last column makes some terminals begin another, and Ctrl-C is echoed as ^C behind it.
+# Some terminals start a new line after the last column, and Ctrl-C is echoed as ^C after the line.
 SPARE_COLUMNS = 3
 UNITS = ("B", "kB", "MB", "GB", "TB")
 BORDER = "|"  # of tables
-MORE_COLUMNS = " ..."  # after the head of a table that lacks its last columns
+MORE_COLUMNS = " ..."  # after the header of a table that is cut
 
 
 @dataclass
 class ProgressLine:
-    """The progress of one task, with further texts.
+    """The progress of one task, with additional fields.
 
     Args:
-        label: in front; may be empty.
+        label: at the start of the line; may be empty.
         total: steps, bytes or seconds; 0 when unknown.
         done: of them.
-        in_words: how bytes or seconds are written; None for steps.
-        fields: texts by name, the most important first; those that do not fit the terminal are left out.
+        in_words: formats bytes or seconds; None for steps.
+        fields: texts by name, the most important first; those that do not fit the terminal are omitted.
     """
 
     label: str
@@ -49,13 +49,21 @@ class ProgressLine:
     widths: dict[str, int] = field(default_factory=dict)  # the widest text of each field so far: fields do not jump
 
     def show(self, fields: Mapping[str, str]) -> None:
-        """Replace the fields."""
+        """Replace the fields.
+
+        Args:
+            fields: texts by name.
+        """
         self.fields = dict(fields)
         for name, text in fields.items():
             self.widths[name] = max(len(text), self.widths.get(name, 0))
 
     def render(self, width: int) -> "Text":
-        """The line, at most `width` columns wide."""
+        """The line, at most `width` columns wide.
+
+        Args:
+            width: of the terminal, in columns.
+        """
         from rich.text import Text
 
         texts = [self.fields[name].ljust(self.widths.get(name, 0)) for name in self.fields]
@@ -86,9 +94,9 @@ class ProgressLine:
 
 
 class Display:
-    """The lines of all running tasks, drawn on one terminal.
+    """The lines of all running tasks on one terminal.
 
-    No thread draws them: loader processes that are forked meanwhile would inherit its locks.
+    Drawn without a thread: loader processes that are forked meanwhile would inherit its locks.
 
     Args:
         console: of the terminal.
@@ -106,12 +114,12 @@ class Display:
             console=console,
             auto_refresh=False,
             vertical_overflow="visible",
-            redirect_stdout=_is_terminal(sys.stdout),  # what goes into a pipe stays there
+            redirect_stdout=_is_terminal(sys.stdout),  # a pipe is not redirected
             redirect_stderr=_is_terminal(sys.stderr),
         )
 
     def start(self) -> None:
-        """Start drawing; log messages to the terminal go above the lines from now on."""
+        """Start drawing; from now on log messages to the terminal are printed above the lines."""
         for log in (logging.root, logging.getLogger("mrcnn_zoo")):
             for handler in list(log.handlers):
                 if is_on_terminal(handler):
@@ -121,25 +129,37 @@ class Display:
         self._live.start()
 
     def stop(self) -> None:
-        """Leave the last state of the lines on the terminal, and give log messages back to their handlers."""
+        """Stop drawing, with the last state left on the terminal, and restore the handlers of log messages."""
         self._live.stop()
         for log, handler, replacement in self._handlers:
             _replace_handler(log, replacement, handler)
         self._handlers.clear()
 
     def add(self, line: ProgressLine) -> None:
-        """Draw a further line, above the others."""
+        """Draw one more line, above the others.
+
+        Args:
+            line: to draw.
+        """
         self._lines.insert(0, line)
         self.refresh(now=True)
 
     def remove(self, line: ProgressLine) -> None:
-        """Stop drawing a line; the last one stays on the terminal."""
+        """Stop drawing a line; the last one stays on the terminal.
+
+        Args:
+            line: added before.
+        """
         if len(self._lines) > 1:
             self._lines.remove(line)
         self.refresh(now=True)
 
     def refresh(self, *, now: bool = False) -> None:
-        """Redraw, unless the last drawing was less than SECONDS_BETWEEN_REFRESHES ago."""
+        """Redraw, unless the last drawing was less than SECONDS_BETWEEN_REFRESHES ago.
+
+        Args:
+            now: redraw in any case.
+        """
         if now or monotonic() - self._drawn >= SECONDS_BETWEEN_REFRESHES:
             self._live.refresh()
             self._drawn = monotonic()
@@ -172,11 +192,11 @@ _display: ContextVar[Display | None] = ContextVar("_display", default=None)
 
 @contextmanager
 def show_progress(line: ProgressLine, *, console: "Console | None" = None) -> Iterator[Display | None]:
-    """Draw a line while the block runs, together with those of the blocks around it.
+    """Draw a line while the block runs, together with those of the enclosing blocks.
 
     Args:
         line: to draw; call `refresh` of the display after changing it.
-        console: of the terminal; stderr by default. Without a terminal there nothing is drawn, and None is given.
+        console: of the terminal; stderr by default. Without a terminal nothing is drawn, and None is yielded.
     """
     display = _display.get()
     if display is not None:
@@ -202,21 +222,33 @@ def show_progress(line: ProgressLine, *, console: "Console | None" = None) -> It
 
 
 def is_on_terminal(handler: logging.Handler) -> bool:
-    """Whether log messages of a handler appear on a terminal."""
+    """Whether log messages of a handler are printed on a terminal.
+
+    Args:
+        handler: of any type.
+    """
     if isinstance(handler, logging.StreamHandler):
         return _is_terminal(handler.stream)
     return isinstance(handler, _AboveTheLines)
 
 
 def has_terminal(stream: TextIO) -> bool:
-    """Whether a stream is a terminal on which lines can be redrawn, with room for one."""
-    # Some containers give a terminal without a width, on which a line would be empty.
+    """Whether a stream is a terminal that can redraw lines and is wide enough for one.
+
+    Args:
+        stream: e.g. stderr.
+    """
+    # Some containers have a terminal of width 0, on which a line would be empty.
     is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
-    return not is_dumb and terminal_width(stream) >= LEAST_WIDTH
+    return not is_dumb and terminal_width(stream) >= MIN_WIDTH
 
 
 def terminal_width(stream: Any) -> int:
-    """Columns of the terminal that a stream writes to; 0 where it is none, or its width is unknown."""
+    """Columns of the terminal of a stream; 0 without a terminal, or with an unknown width.
+
+    Args:
+        stream: open or closed.
+    """
     try:
         return os.get_terminal_size(stream.fileno()).columns if _is_terminal(stream) else 0
     except (OSError, ValueError, AttributeError):
@@ -224,19 +256,25 @@ def terminal_width(stream: Any) -> int:
 
 
 def new_console(stream: TextIO) -> "Console":
-    """A console of rich on a stream; colours as NO_COLOR and the terminal allow."""
+    """A console of rich; colours depend on NO_COLOR and the terminal.
+
+    Args:
+        stream: to print to.
+    """
     from rich.console import Console
 
     return Console(file=stream)
 
 
 def fitted(text: str, stream: Any) -> str:
-    """A text for a stream: on a terminal, tables lose the columns that do not fit and other lines break at words.
+    """A text wrapped for the terminal of a stream: tables lose columns that do not fit, other lines break at words.
 
-    Rows of a table begin with `|`; those that follow each other end at the same column.
+    Args:
+        text: rows of tables start with `|`; consecutive rows are cut at the same column.
+        stream: of the terminal; for others the text is returned as it is.
     """
     width = terminal_width(stream)
-    if width < LEAST_WIDTH:
+    if width < MIN_WIDTH:
         return text
     lines: list[str] = []
     for is_table, group in groupby(text.split("\n"), key=lambda line: line.startswith(BORDER)):
@@ -261,7 +299,7 @@ def _wrapped(line: str, width: int) -> list[str]:
     if len(line) <= width:
         return [line]
     indent = " " * (len(line) - len(line.lstrip()) + len(GAP))
-    # Paths and commands stay whole, also where they are longer than a line.
+    # Paths and commands are not broken, even if longer than a line.
     return textwrap.wrap(
         line,
         width,
@@ -274,12 +312,20 @@ def _wrapped(line: str, width: int) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """For example 0:01:05."""
+    """A duration, e.g. "0:01:05".
+
+    Args:
+        seconds: rounded to whole ones.
+    """
     return str(timedelta(seconds=round(seconds)))
 
 
 def size_in_words(num_bytes: float) -> str:
-    """For example 12.3 MB."""
+    """A file size, e.g. "12.3 MB".
+
+    Args:
+        num_bytes: at least 0.
+    """
     place = 0
     while num_bytes >= 1000 and place < len(UNITS) - 1:
         num_bytes, place = num_bytes / 1000, place + 1

@@ -1,4 +1,4 @@
-"""The meaning of a config key, and a resolved config with the origin of each value, as text."""
+"""Descriptions of config keys, and resolved configs with the origin of each value, as text."""
 
 import inspect
 import re
@@ -27,10 +27,13 @@ WIDTH = 100
 
 
 def explain(name: str) -> str:
-    """Default, type and meaning of a key; the keys of a section, for an empty name all; or those found by words.
+    """The description of a key, the keys of a section, or the keys found by a search.
+
+    Args:
+        name: a key, a section, an old name, or words to search for; empty for all keys.
 
     Raises:
-        UserError: for what is none of these, with what may have been meant.
+        UserError: nothing is found; with the nearest names.
     """
     if name in KEYS_BY_NAME:
         return _explain_key(KEYS_BY_NAME[name])
@@ -49,9 +52,10 @@ def explain(name: str) -> str:
 
 
 def search(words: str) -> list[Key]:
-    """The keys that have every word in their name, or a word that begins with it in their meaning; any case.
+    """The keys that match every word, those with all words in their name first.
 
-    Keys with all of the words in their name come first.
+    Args:
+        words: separated by spaces, in any case; each is part of the name, or starts a word of the meaning.
     """
     wanted = words.lower().split()
 
@@ -69,7 +73,7 @@ def _explain_key(key: Key) -> str:
     if key.choices:
         rows["values"] = ", ".join(repr(choice) for choice in key.choices)
     if key.registry is not None:
-        rows["registered"] = ", ".join(key.registry.names()) or f"nothing is in {key.registry.name}"
+        rows["registered"] = ", ".join(key.registry.names()) or f"{key.registry.name} is empty"
     rows["Detectron2"] = _detectron2_words(key)
     if key.unsupported is not None:
         rows["unsupported"] = _unsupported_words(key.unsupported)
@@ -80,7 +84,11 @@ def _explain_key(key: Key) -> str:
 
 
 def range_words(key: Key) -> str:
-    """The numbers that a key allows, e.g. "2 values, each in [0, 1), ascending"; empty without a rule."""
+    """The numbers that a key allows, e.g. "2 values, each in [0, 1), ascending"; empty without a rule.
+
+    Args:
+        key: its range, length and order.
+    """
     parts = [str(key.length)] if key.length else []
     if key.range:
         parts.append(f"each {key.range}" if isinstance(key.default, list) else str(key.range))
@@ -136,7 +144,7 @@ COMMENT_COLUMN = 44
 
 
 def shown(config: CfgNode, *, only_changed: bool = False) -> str:
-    """The config as YAML that loads again, with the origin of each value that is not just the default.
+    """The config as YAML that can be loaded again, with the origin of each value that was set.
 
     Args:
         config: the root, frozen or not.

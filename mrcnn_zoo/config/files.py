@@ -1,13 +1,13 @@
 """Config files: found by path or by packaged name, and read with the files they are based on."""
 
 import codecs
-import difflib
 import stat
 from pathlib import Path
 
 from mrcnn_zoo.config.keys import Assignment, typed_path
 from mrcnn_zoo.config.safe_yaml import read_yaml
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.registry import closest_name
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 INSTALLED_CONFIGS = PACKAGE_FOLDER / "_configs"
@@ -17,7 +17,7 @@ FOLDER = "is a folder"
 
 
 def find_config(name: str | Path) -> Path:
-    """The file of a config given by its path, or by its name among the configs of the package.
+    """The file of a config, given by its path or by its name in the package.
 
     Args:
         name: e.g. "my.yaml", "~/my.yaml", or "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x" with or without suffix.
@@ -40,7 +40,11 @@ def find_config(name: str | Path) -> Path:
 
 
 def expanded(name: str | Path) -> Path:
-    """The path with `~` as the home folder, where there is one."""
+    """The path with `~` expanded, where that user exists.
+
+    Args:
+        name: as typed.
+    """
     try:
         return Path(name).expanduser()
     except RuntimeError:  # no such user
@@ -48,7 +52,7 @@ def expanded(name: str | Path) -> Path:
 
 
 def problem_of_place(path: Path) -> str:
-    """Why a path is no file that could be read, as words after its name, e.g. "is a folder"; empty for a file."""
+    """Why a path is not a readable file, as words after its name, e.g. "is a folder"; empty for a file."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -56,14 +60,18 @@ def problem_of_place(path: Path) -> str:
     except OSError as error:
         return f"cannot be reached ({error.strerror})"
     except ValueError as error:  # a zero byte
-        return f"is no path ({error})"
+        return f"is not a valid path ({error})"
     if stat.S_ISDIR(mode):
         return FOLDER
     return "" if stat.S_ISREG(mode) else "is a pipe or a device, not a file"
 
 
 def find_packaged(name: str | Path) -> Path | None:
-    """The file of a config of the package, e.g. "Base-RCNN-FPN.yaml"; None when there is none of that name."""
+    """The file of a packaged config; None when there is none of that name.
+
+    Args:
+        name: e.g. "Base-RCNN-FPN.yaml", with or without suffix.
+    """
     for folder in config_folders():
         for candidate in (folder / name, folder / f"{name}{SUFFIX}"):
             if not problem_of_place(candidate) and folder in candidate.resolve().parents:
@@ -72,22 +80,23 @@ def find_packaged(name: str | Path) -> Path | None:
 
 
 def packaged_names() -> list[str]:
-    """The names of all configs that come with the package, sorted, e.g. "Base-RCNN-FPN.yaml"."""
+    """The names of all packaged configs, sorted, e.g. "Base-RCNN-FPN.yaml"."""
     folders = config_folders()
     return sorted({path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob(f"*{SUFFIX}")})
 
 
 def config_folders() -> list[Path]:
-    """The folders that hold the package's configs: the checkout's own, and the installed one."""
-    is_checkout = (CHECKOUT / "pyproject.toml").is_file()  # and not some other `configs` beside site-packages
+    """The folders with packaged configs: that of the checkout, and the installed one."""
+    is_checkout = (CHECKOUT / "pyproject.toml").is_file()  # not an unrelated `configs` beside site-packages
     folders = [CHECKOUT / "configs"] if is_checkout else []
     return [folder for folder in (*folders, INSTALLED_CONFIGS) if folder.is_dir()]
 
 
 def did_you_mean_config(name: str | Path) -> str:
-    """` Did you mean ...?` with the nearest config of the package, or an empty string.
+    """` Did you mean ...?` with the nearest packaged config, or an empty string.
 
-    A name without a folder is compared with the files' names alone.
+    Args:
+        name: that was not found; without a folder it is compared with the file names alone.
     """
     wanted = Path(name)
     if not wanted.name:
@@ -96,8 +105,8 @@ def did_you_mean_config(name: str | Path) -> str:
     known: dict[str, str] = {}
     for full in packaged_names():
         known.setdefault(Path(full).stem if is_bare else full.removesuffix(SUFFIX), full)
-    near = difflib.get_close_matches(wanted.stem if is_bare else str(wanted.with_suffix("")), known, n=1)
-    return f" Did you mean {known[near[0]]!r}?" if near else ""
+    nearest = closest_name(wanted.stem if is_bare else str(wanted.with_suffix("")), known)
+    return f" Did you mean {known[nearest]!r}?" if nearest else ""
 
 
 BASE_KEY = "_BASE_"
@@ -105,10 +114,10 @@ MAX_BYTES = 1_000_000
 
 
 def read_config_file(path: str | Path) -> list[Assignment]:
-    """The values of a YAML file after those of the `_BASE_` file it names, and so on; a later value wins.
+    """The values of a YAML file, after those of the file that its `_BASE_` names, recursively; later values win.
 
     Raises:
-        UserError: for a file that is missing, no YAML or based on itself, naming the file and the line.
+        UserError: for a file that is missing, not YAML or based on itself, with the file and the line.
     """
     return _read_chain(find_config(path), ())
 
@@ -123,7 +132,7 @@ def _read_chain(path: Path, derived: tuple[Path, ...]) -> list[Assignment]:
     base = _base_path(bases[0], path)
     if base.resolve() in chain:
         loop = " -> ".join(typed_path(file) for file in (*chain[chain.index(base.resolve()) :], base))
-        raise UserError(f"{bases[0].origin}: {BASE_KEY} goes round in a circle: {loop}.")
+        raise UserError(f"{bases[0].origin}: the {BASE_KEY} files form a cycle: {loop}.")
     return _read_chain(base, chain) + own
 
 
@@ -149,7 +158,7 @@ def _base_path(assignment: Assignment, derived: Path) -> Path:
 
 
 def read_text_file(path: Path) -> str:
-    """The text of a config file, of whichever project; a byte order mark is left out.
+    """The text of a config file of any project, without its byte order mark.
 
     Raises:
         UserError: it is missing, a folder, a pipe, unreadable, too large, or not UTF-8.
@@ -171,7 +180,7 @@ def read_text_file(path: Path) -> str:
 
 
 def _decoded(content: bytes) -> str:
-    """UTF-8, or UTF-16 where it begins with its byte order mark, as some editors write it."""
+    """Decode UTF-8, or UTF-16 where the text starts with its byte order mark, as some editors write it."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16")
     return content.decode("utf-8-sig")

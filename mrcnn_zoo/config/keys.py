@@ -1,4 +1,4 @@
-"""Config keys: name, default, meaning and allowed values; and where a value was set."""
+"""Config keys: name, default, meaning and allowed values; origins of values."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ COMMAND_LINE = "command line"
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a key allows; NaN never is one of them.
+    """The numbers that a key allows; never NaN.
 
     Args:
         low: least number.
@@ -31,7 +31,11 @@ class Range:
     allows_infinity: bool = False
 
     def contains(self, number: float) -> bool:
-        """Whether the number lies in the range."""
+        """Whether the range contains a number.
+
+        Args:
+            number: finite or not.
+        """
         if number in self.also:
             return True
         if math.isinf(number) and not self.allows_infinity:
@@ -75,7 +79,11 @@ class Length:
     most: int | None = None
 
     def contains(self, count: int) -> bool:
-        """Whether a list may have that many elements."""
+        """Whether a list may have that many elements.
+
+        Args:
+            count: of elements.
+        """
         return self.least <= count and (self.most is None or count <= self.most)
 
     def __str__(self) -> str:
@@ -116,9 +124,9 @@ class Key:
 
     Args:
         name: dotted, e.g. "MODEL.FPN.OUT_CHANNELS".
-        default: also fixes the type that a value must have. `{}` declares an open section with names of the user's own.
+        default: also fixes the type that a value must have. `{}` declares an open section of custom names.
         meaning: one or two sentences with unit and allowed values, as `mrcnn-zoo config explain` prints them.
-        other_types: further types of a value, e.g. (str,) for a number that may also be "auto".
+        other_types: additional types of a value, e.g. (str,) for a number that may also be "auto".
         element_types: of the numbers or strings in a list; () takes those of the default's elements.
         choices: the only allowed values, where no registry has them; () allows all.
         range: the allowed numbers, of a list those of each element; every key of numbers without `choices` has one.
@@ -146,7 +154,7 @@ class Key:
 
     @property
     def is_open(self) -> bool:
-        """Whether this is a section of the user's own names."""
+        """Whether this is a section of custom names."""
         return self.default == {}
 
     @property
@@ -155,7 +163,7 @@ class Key:
         return (type(self.default), *self.other_types)
 
     def problem_of(self, value: Any) -> str:
-        """Why a value is not allowed, as words after "KEY = VALUE "; empty for an allowed value.
+        """Why a value is not allowed, as words after "KEY = VALUE"; empty for an allowed value.
 
         Args:
             value: of the key's type.
@@ -172,7 +180,7 @@ class Key:
     def _problem_of_list(self, values: list[Any]) -> str:
         rows = [row for row in values if isinstance(row, (list, tuple))] or [values]
         if len(rows) != len(values) and rows[0] is not values:
-            return "must hold either numbers or lists of numbers."
+            return "must contain either numbers or lists of numbers."
         numbers = [number for row in rows for number in row if is_number(number)]
         where = " in each of its lists" if isinstance(self.default, list) and rows[0] is not values else ""
         if self.length is not None and not all(self.length.contains(len(row)) for row in rows):
@@ -183,13 +191,17 @@ class Key:
         return "must ascend." if self.ascends and any(list(row) != sorted(row) for row in rows) else ""
 
     def _finite(self, numbers: list[float]) -> str:
-        """Added to the bounds for NaN and infinity, which may well keep these."""
+        """Prefix of the range for NaN and infinity, which may lie within its bounds."""
         is_stated = self.range is None or self.range.allows_infinity or self.range == UNLIMITED
         return "" if is_stated or all(map(math.isfinite, numbers)) else "finite, and "
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is an integer or a float, and no boolean."""
+    """Whether a value is an integer or a float, not a boolean.
+
+    Args:
+        value: of any type.
+    """
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -200,7 +212,7 @@ class Origin:
     Args:
         source: a file as the user would type it, or "command line".
         line: counted from 1; None where there are no lines.
-        is_foreign: whether that is a checkpoint or another downloaded file, not one that the user wrote or named.
+        is_foreign: whether the source is a checkpoint or another downloaded file, not one that the user wrote or named.
     """
 
     source: str
@@ -216,10 +228,10 @@ DEFAULT = Origin("default")
 
 @dataclass(frozen=True)
 class Assignment:
-    """A value for a key, both unchecked.
+    """A value assigned to a key, both unchecked.
 
     Args:
-        path: the names on the way from the root; a name may itself be dotted.
+        path: the names from the root to the key; a name may itself be dotted.
         value: as read, of any plain type.
         origin: where it was read.
     """
@@ -238,5 +250,5 @@ def typed_path(path: Path) -> str:
     """A path as a user in the current folder would type it: relative where that is shorter."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
-    except (ValueError, OSError, RuntimeError):  # elsewhere, or a path that cannot be resolved
+    except (ValueError, OSError, RuntimeError):  # outside the current folder, or not resolvable
         return str(path)

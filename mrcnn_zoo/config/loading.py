@@ -1,4 +1,4 @@
-"""From a YAML file and overrides to the frozen config that builders read; whole folders for checking."""
+"""From a YAML file and overrides to the frozen config that builders read; checks of whole folders."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from mrcnn_zoo.errors import UserError
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -> CfgNode:
-    """The frozen config of a YAML file over the defaults, with `KEY VALUE` or `KEY=VALUE` overrides on top.
+    """Load the frozen config of a YAML file, with `KEY VALUE` or `KEY=VALUE` overrides on top.
 
     Args:
-        path: of the file, or the name of a config of the package; None for the defaults alone.
+        path: of the file, or the name of a packaged config; None for the defaults alone.
         overrides: e.g. `["SOLVER.BASE_LR", "0.01", "MODEL.MASK_ON=True"]`; values are texts or Python values.
 
     Raises:
@@ -34,7 +34,15 @@ def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -
 
 
 def resolve_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -> CfgNode:
-    """As `load_config`, but mutable and unchecked, for display; also accepts keys of unsupported parts."""
+    """As `load_config`, but mutable and unchecked, for display; also accepts keys of unsupported parts.
+
+    Args:
+        path: as for `load_config`.
+        overrides: as for `load_config`.
+
+    Raises:
+        UserError: an unknown key, or a value of another type.
+    """
     config = default_config()
     if path is not None:
         config.merge_from_file(path)
@@ -45,13 +53,13 @@ def resolve_config(path: str | Path | None = None, overrides: Sequence[Any] = ()
 def config_from_text(
     text: str, *, source: str = "text", overrides: Sequence[Any] = (), trust: Iterable[str] = ()
 ) -> CfgNode:
-    """The frozen config of a YAML text without `_BASE_`, such as `dump()` gives and checkpoints keep.
+    """The frozen config of a YAML text without `_BASE_`, e.g. from `dump()` or a checkpoint.
 
     Args:
-        text: the YAML, which somebody else may have written: it may name no code to run, see `refuse_foreign_code`.
-        source: what messages call it.
+        text: the YAML, possibly downloaded: it may name no code to run, see `refuse_foreign_code`.
+        source: its name in messages.
         overrides: on top, as for `load_config`.
-        trust: modules whose code the text may name.
+        trust: modules with code that the text may name.
 
     Raises:
         UserError: for a mistake in the text or the overrides, with its place.
@@ -73,10 +81,10 @@ def config_from_settings(
 
     Args:
         settings: which may name no code to run, see `refuse_foreign_code`.
-        source: what messages call them.
+        source: their name in messages.
         path: of the config below them, as for `load_config`.
         overrides: on top, as for `load_config`.
-        trust: modules whose code the settings may name.
+        trust: modules with code that the settings may name.
 
     Raises:
         UserError: for a mistake in the settings or the overrides, with its place.
@@ -94,8 +102,8 @@ def changed_config(config: CfgNode, settings: Mapping[str, Any], *, source: str 
     Args:
         config: the root.
         settings: values by dotted key.
-        source: origin of the values in messages, closer to the user than files and less close than the command line;
-            empty keeps the origin of each key.
+        source: origin of the values in messages, with priority over files and below the command line; empty keeps the
+            origin of each key.
 
     Raises:
         UserError: an unknown key, or a value that does not fit.
@@ -112,6 +120,10 @@ def changed_config(config: CfgNode, settings: Mapping[str, Any], *, source: str 
 
 def check_config(config: CfgNode, trust: Iterable[str] = ()) -> None:
     """Refuse keys of unsupported parts, invalid values, and code named by downloaded files.
+
+    Args:
+        config: the root.
+        trust: modules with code that downloaded files may name.
 
     Raises:
         UserError: with the keys, their values and where they were set.
@@ -131,7 +143,7 @@ def _finished(config: CfgNode, overrides: Sequence[Any], trust: Iterable[str]) -
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether one file loads."""
+    """The result of loading one file."""
 
     path: Path
     problem: str = ""  # empty when it loads
@@ -141,7 +153,7 @@ def check_configs(places: Iterable[str | Path]) -> Iterator[Finding]:
     """Load every file as `load_config` does.
 
     Args:
-        places: folders, searched with all folders inside, files, or names of configs of the package.
+        places: folders, searched recursively, files, or names of packaged configs.
 
     Raises:
         UserError: a place that is neither, or a folder without a YAML file.
@@ -156,7 +168,7 @@ def _files_of(place: str | Path) -> list[Path]:
         return [find_config(place)]
     paths = sorted(expanded(place).rglob(f"*{SUFFIX}"))
     if not paths:
-        raise UserError(f"{place} holds no {SUFFIX} file.")
+        raise UserError(f"{place} contains no {SUFFIX} file.")
     return paths
 
 

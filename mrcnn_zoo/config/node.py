@@ -1,4 +1,4 @@
-"""CfgNode: the YACS node that holds a config, filled from safe YAML and overrides, with the origin of each value."""
+"""CfgNode: a YACS node that is set from safe YAML and overrides and records the origin of each value."""
 
 import copy
 import logging
@@ -18,7 +18,7 @@ from mrcnn_zoo.registry import did_you_mean
 
 logger = logging.getLogger(__name__)
 
-ORIGINS = "__origins__"  # kept beside the keys, where YACS keeps its own state
+ORIGINS = "__origins__"  # stored where YACS stores its own state, not among the keys
 SOURCES = "__sources__"
 OLD_VERSIONS = (0, 1)
 MAX_SUGGESTIONS = 4
@@ -28,15 +28,26 @@ class CfgNode(YacsNode):
     """One level of the configuration; leaves are plain Python values."""
 
     def merge_from_file(self, cfg_filename: str | Path) -> None:
-        """Set the values of a YAML file and of its base files; self must be the root."""
+        """Set the values of a YAML file and of its base files; self must be the root.
+
+        Args:
+            cfg_filename: a path, or the name of a packaged config.
+        """
         self.assign(read_config_file(cfg_filename))
 
     def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
-        """Set the values of `KEY VALUE` and `KEY=VALUE` items; self must be the root."""
+        """Set the values of `KEY VALUE` and `KEY=VALUE` items; self must be the root.
+
+        Args:
+            cfg_list: as for `read_overrides`.
+        """
         self.assign(read_overrides(cfg_list))
 
     def assign(self, assignments: Iterable[Assignment]) -> None:
-        """Set keys in order, and remember where each value came from; self must be the root.
+        """Set keys in order and record the origin of each value; self must be the root.
+
+        Args:
+            assignments: unchecked.
 
         Raises:
             UserError: for an unknown key, a value that does not fit, or a key set twice in one file.
@@ -66,19 +77,32 @@ class CfgNode(YacsNode):
             self._origins()[name] = assignment.origin
 
     def value_of(self, name: str) -> Any:
-        """The value or section of a dotted name; self must be the root."""
+        """The value or section of a dotted name; self must be the root.
+
+        Args:
+            name: e.g. "MODEL.FPN.NORM".
+        """
         node = self
         for part in name.split("."):
             node = node[part]
         return node
 
     def origin_of(self, name: str) -> Origin:
-        """Where the value of a dotted name came from; self must be the root."""
+        """Where the value of a dotted name was set; self must be the root.
+
+        Args:
+            name: e.g. "MODEL.FPN.NORM".
+        """
         return self._origins().get(name, DEFAULT)
 
     def closeness_of(self, name: str) -> int:
-        """How close to the user the value of a dotted name was set: 0 by default, more in each file that is based on
-        the one before, most on the command line. Of keys that contradict each other the closer one counts.
+        """The priority of the place where a value was set, for keys that contradict each other.
+
+        Args:
+            name: e.g. "MODEL.FPN.NORM".
+
+        Returns:
+            0 for a default, more in a file than in its base, most on the command line.
         """
         source = self.origin_of(name).source
         if source == COMMAND_LINE:
@@ -96,7 +120,7 @@ class CfgNode(YacsNode):
             value = literal(value)
         if not below:
             if value not in (None, {}):
-                raise UserError(f"{assignment.origin}: {section} takes a mapping of your own names, not {value!r}.")
+                raise UserError(f"{assignment.origin}: {section} takes a mapping of custom names, not {value!r}.")
             return
         node = self.value_of(section)
         for part in below[:-1]:
@@ -109,12 +133,12 @@ class CfgNode(YacsNode):
         return self.__dict__.setdefault(ORIGINS, {})
 
     def _sources(self) -> list[str]:
-        """Files and command line, in the order in which they were read: a base before what is based on it."""
+        """Files and command line in the order in which they were read: a base before its derived file."""
         return self.__dict__.setdefault(SOURCES, [])
 
     @classmethod
     def _load_cfg_py_source(cls, filename: str) -> NoReturn:
-        raise UserError(f"{filename}: a config in Python would be run to be read, so only YAML is accepted.")
+        raise UserError(f"{filename}: reading a config in Python would run it, so only YAML is accepted.")
 
 
 def default_config() -> CfgNode:
@@ -136,16 +160,19 @@ def _of_this_version(assignment: Assignment) -> Assignment:
 
 
 def locate(assignment: Assignment) -> tuple[Key, tuple[str, ...]]:
-    """The key of an assignment, and the names below it for an open section.
+    """The key of an assignment, and for an open section the names below it.
+
+    Args:
+        assignment: of any name.
 
     Raises:
-        UserError: when there is no such key, naming the nearest ones and where the assignment stands.
+        UserError: there is no such key; with the nearest ones and the origin of the assignment.
     """
     path: list[str] = []
     parts = list(assignment.path)
     while parts:
         path += parts.pop(0).split(".")
-        # The shortest prefix counts, since below an open section the user's own names may hold dots.
+        # The shortest prefix, since custom names below an open section may contain dots.
         for end in range(1, len(path) + 1):
             key = KEYS_BY_NAME.get(".".join(path[:end]))
             if key is not None and key.is_open:
@@ -158,10 +185,14 @@ def locate(assignment: Assignment) -> tuple[Key, tuple[str, ...]]:
 
 
 def no_such_key(name: str) -> str:
-    """The message for a name that is no key, with the nearest names."""
+    """The message about a name that is not a key, with the nearest names.
+
+    Args:
+        name: dotted.
+    """
     if name in SECTION_NAMES:
         leaves = ", ".join(key.name.removeprefix(f"{name}.") for key in keys_below(name)[:8])
-        return f"{name} is a section and takes no value of its own; give one of its keys ({leaves}, ...)."
+        return f"{name} is a section without a value; set one of its keys ({leaves}, ...)."
     for parent in _parents(name):
         if parent in KEYS_BY_NAME:
             return f"{parent} is a value, not a section, so there is no key {name}."
@@ -169,7 +200,11 @@ def no_such_key(name: str) -> str:
 
 
 def suggestion(name: str) -> str:
-    """` Did you mean ...?` with the keys of the same last part, or else the nearest key; or an empty string."""
+    """` Did you mean ...?` with the keys that have the same last part, else with the nearest key; or an empty string.
+
+    Args:
+        name: dotted.
+    """
     leaf = name.rsplit(".", 1)[-1].lower()
     same_leaf = [key for key in KEYS_BY_NAME.values() if key.name.rsplit(".", 1)[-1].lower() == leaf]
     if len(same_leaf) in range(1, MAX_SUGGESTIONS + 1):

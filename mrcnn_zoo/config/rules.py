@@ -1,4 +1,4 @@
-"""Checks the values of a whole config: each key by itself, rules between keys, keys of unsupported parts."""
+"""Checks of a whole config: the value of each key, rules between keys, keys of unsupported parts."""
 
 import logging
 import math
@@ -67,7 +67,7 @@ def check_values(config: CfgNode) -> None:
     if len(problems) == 1:
         raise UserError(problems[0])
     if problems:
-        raise UserError("the config has values that cannot be used:\n  " + "\n  ".join(problems))
+        raise UserError("the config has invalid values:\n  " + "\n  ".join(problems))
 
 
 def _problems_of_keys(config: CfgNode) -> Iterator[str]:
@@ -95,13 +95,12 @@ EXPECTATION = (
 
 @dataclass(frozen=True)
 class Relation:
-    """A rule that concerns several keys together.
+    """A rule between several keys.
 
     Args:
         keys: dotted names.
-        problem: what is wrong with their values together; empty for nothing.
-        replaced: value of a key that breaks the rule while another of the keys was set closer to the user
-            (`CfgNode.closeness_of`).
+        problem: the message about their values; empty for none.
+        replaced: values of keys that give way to another of the keys with higher priority (`CfgNode.closeness_of`).
     """
 
     keys: tuple[str, ...]
@@ -110,9 +109,9 @@ class Relation:
 
 
 def settle_contradictions(config: CfgNode) -> None:
-    """Replace values that contradict a key set closer to the user, with a warning; equally close keys stay.
+    """Replace values that contradict a key with higher priority, with a warning; at equal priority both stay.
 
-    Lengths of training are chosen by the run, as some of them are not contradictions there (`choose_length`).
+    Lengths of training are resolved by `choose_length`, as some of them are compatible there.
 
     Args:
         config: mutable.
@@ -130,7 +129,7 @@ def settle_contradictions(config: CfgNode) -> None:
 def _replace(config: CfgNode, name: str, value: Any, *, closest: str) -> None:
     if config.origin_of(name) != DEFAULT:
         logger.warning(
-            "%s = %s (%s) has no effect: %s = %s (%s) contradicts it and was set closer",
+            "%s = %s (%s) has no effect: %s = %s (%s) contradicts it and was set closer to the command line",
             name,
             config.value_of(name),
             config.origin_of(name),
@@ -218,7 +217,11 @@ def _nesterov_momentum(config: CfgNode) -> str:
 
 
 def problem_of_expectation(row: Any) -> str:
-    """What is wrong with a row of TEST.EXPECTED_RESULTS; empty for nothing."""
+    """The mistake in a row of TEST.EXPECTED_RESULTS; empty for none.
+
+    Args:
+        row: [dataset (optional), task, metric, value, tolerance].
+    """
     is_row = isinstance(row, (list, tuple)) and len(row) in (4, 5)
     if not is_row or not all(isinstance(part, str) for part in row[:-2]):
         return f"a row is {EXPECTATION}"
@@ -261,7 +264,7 @@ RELATIONS = (
 def unsupported_changes(config: CfgNode) -> list[Key]:
     """The keys of unsupported parts that differ from their default where that would change the result.
 
-    These are the keys of parts that the config selects, and those on the command line.
+    These are the keys of selected parts, and those on the command line.
     """
     return [key for key in _changed_unsupported(config) if _is_selected(key, config) or _is_typed(key, config)]
 

@@ -1,4 +1,4 @@
-"""YAML as plain Python values with line numbers; Detectron2's one computed value is evaluated as arithmetic."""
+"""YAML as plain Python values with line numbers; Detectron2's computed value is evaluated as arithmetic."""
 
 import ast
 import operator
@@ -26,9 +26,10 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.UAdd: operator.pos,
 
 
 def evaluate_arithmetic(text: str) -> Any:
-    """Evaluates an expression of numbers, + - * / **, lists and comprehensions to a number or a nested list.
+    """Evaluate an expression of numbers, + - * / **, lists and comprehensions to a number or a nested list.
 
-    Nothing else is allowed: no names but those of comprehensions, no calls, no attributes, no conditions.
+    Args:
+        text: the expression; names other than those of comprehensions, calls, attributes and conditions are refused.
 
     Raises:
         ValueError: with the part that is not allowed.
@@ -46,7 +47,7 @@ def evaluate_arithmetic(text: str) -> Any:
 
 
 class _Evaluation:
-    """One evaluation, which counts its steps."""
+    """One evaluation; counts its steps."""
 
     def __init__(self) -> None:
         self._steps = 0
@@ -101,8 +102,8 @@ YAML_TAG = "tag:yaml.org,2002:"
 PLAIN_TAGS = frozenset(YAML_TAG + name for name in ("str", "int", "float", "bool", "null", "seq", "map"))
 EVAL_TAG = YAML_TAG + "python/object/apply:eval"  # in Detectron2's Base-RetinaNet.yaml
 MERGE_TAG = YAML_TAG + "merge"
-MAX_VALUES = 100_000  # aliases of aliases can expand to billions
-MAX_DEPTH = 32  # an alias to the list it stands in has no end
+MAX_VALUES = 100_000  # aliases of aliases can expand to billions of values
+MAX_DEPTH = 32  # an alias to the list that contains it is infinite
 
 _FASTEST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -122,22 +123,29 @@ def read_yaml(text: str, source: str, *, is_foreign: bool = False) -> list[Assig
 
     Args:
         text: one YAML document.
-        source: what messages call the text, e.g. the file's name.
+        source: its name in messages, e.g. that of the file.
         is_foreign: see `Origin`.
 
     Raises:
-        UserError: for bad syntax, a top level that is no mapping, a key given twice, a tag that would build an object.
+        UserError: invalid syntax, no mapping at the top, a key given twice, or a tag that would build an object.
     """
     loader, root = _parsed(text, source)
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode) or root.tag not in PLAIN_TAGS:
-        raise UserError(f"{source}: a config is a mapping of keys to values, but this is not.")
+        raise UserError(f"{source}: a config must be a mapping of keys to values.")
     return list(_Tree(loader, source, is_foreign=is_foreign).assignments(root, ()))
 
 
 def read_yaml_value(text: str) -> Any:
-    """The plain value of a YAML text; raises UserError as `read_yaml` does."""
+    """The plain value of a YAML text.
+
+    Args:
+        text: one YAML document.
+
+    Raises:
+        UserError: as `read_yaml`.
+    """
     loader, root = _parsed(text, "value")
     return None if root is None else _Tree(loader, "value").value(root, depth=0)
 
@@ -190,7 +198,7 @@ class _Tree:
                 first = own[key_node.value].key_node.start_mark.line + 1
                 raise UserError(
                     f"{self._origin(key_node)}: {key_node.value} is given twice, first in line {first}; "
-                    f"only one of the two values can count, so remove the other."
+                    f"remove one of them."
                 )
             else:
                 own[key_node.value] = _Entry(key_node.value, key_node, node)

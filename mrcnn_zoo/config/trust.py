@@ -1,7 +1,7 @@
-"""Names of code in a config that came out of a checkpoint or another downloaded file: refused unless allowed.
+"""Names of code in a config that was read from a checkpoint or another downloaded file: refused unless allowed.
 
-A component may be named as `package.module:function`, and then the module is imported and the function called. In a
-file that the user wrote or named that is intended; in a config inside downloaded weights it is refused.
+A component may be named as `package.module:function`; the module is then imported and the function called. That is
+intended in files that the user wrote or named, and refused in a config inside downloaded weights.
 """
 
 import os
@@ -21,16 +21,16 @@ PLAIN_TEXT = ("MODEL.WEIGHTS", "OUTPUT_DIR", "WANDB.", "DATASETS.TRAIN", "DATASE
 
 
 def refuse_foreign_code(config: CfgNode, trust: Iterable[str] = ()) -> None:
-    """Refuse names of code in the values that came out of a checkpoint or another downloaded file.
+    """Refuse names of code in values from a checkpoint or another downloaded file.
 
     A name that the user typed, or that is in the user's own file, is allowed everywhere.
 
     Args:
         config: with the origins of its values.
-        trust: modules whose code may run, besides those of the environment variable; "my_lab" covers "my_lab.heads".
+        trust: modules with code that may run, in addition to the environment variable; "my_lab" covers "my_lab.heads".
 
     Raises:
-        UserError: listing each key with the name and where it stands, and how to allow it.
+        UserError: listing each key with the name and its origin, and how to allow it.
     """
     allowed = allowed_modules(trust)
     named = list(code_names(config))
@@ -45,8 +45,8 @@ def refuse_foreign_code(config: CfgNode, trust: Iterable[str] = ()) -> None:
     modules = list(dict.fromkeys(name.partition(":")[0] for _, name in refused))
     lines = "".join(f"\n  {config.origin_of(key)}: {key} = {name!r}" for key, name in refused)
     raise UserError(
-        f"a config out of a file with weights names code that would be imported and run:{lines}\n"
-        f"If you know and trust this code, add {' '.join(f'--trust {module}' for module in modules)} "
+        f"a config stored in a file with weights names code that would be imported and run:{lines}\n"
+        f"If you trust this code, add {' '.join(f'--trust {module}' for module in modules)} "
         f"(from Python: trust={tuple(modules)!r}), or set {TRUST_VARIABLE}={','.join(modules)}."
     )
 
@@ -70,8 +70,11 @@ def code_modules(config: CfgNode) -> tuple[str, ...]:
 def allowed_modules(trust: Iterable[str] = ()) -> tuple[str, ...]:
     """The modules of the argument and of the environment variable.
 
+    Args:
+        trust: names of modules, several of them also separated by commas.
+
     Raises:
-        UserError: what is no name of a module.
+        UserError: something that is not the name of a module.
     """
     if isinstance(trust, str):
         raise TypeError(f"trust is a sequence of modules like ('my_lab',), not the string {trust!r}")
@@ -79,7 +82,7 @@ def allowed_modules(trust: Iterable[str] = ()) -> tuple[str, ...]:
     modules = [(where, module.strip()) for where, text in named for module in text.split(",") if module.strip()]
     for where, module in modules:
         if not MODULE.fullmatch(module):
-            raise UserError(f"{where} takes names of modules, as my_lab or my_lab.heads, not {module!r}.")
+            raise UserError(f"{where} takes names of modules, e.g. my_lab or my_lab.heads, not {module!r}.")
     return tuple(module for _, module in modules)
 
 

@@ -15,7 +15,7 @@ from mrcnn_zoo.errors import UserError
 TYPED = Origin(COMMAND_LINE)
 KEY_AND_VALUE = re.compile(r"([A-Za-z_][\w.:-]*)=(.*)", re.DOTALL)
 KEY = re.compile(r"[A-Za-z_][\w.:-]*")
-WORDS = {"true": True, "false": False, "none": None, "null": None}  # as YAML and shells write them
+WORDS = {"true": True, "false": False, "none": None, "null": None}  # as in YAML and shells
 MAX_LITERAL = 10_000  # characters
 BETWEEN_ELEMENTS = re.compile(r"(?<=[\w.\])])\s+(?=[\[(\w.+-])")  # "64 80", "[[32] [64 128]]"
 TYPE_NAMES = {  # one, several
@@ -39,7 +39,7 @@ def read_overrides(items: Sequence[Any], origin: Origin = TYPED) -> list[Assignm
         origin: of the values; the command line by default.
 
     Raises:
-        UserError: for a key without a value, or something that is no key in the place of a key.
+        UserError: a key without a value, or something else in the place of a key.
     """
     if isinstance(items, str):
         raise TypeError(f"overrides are a list like ['KEY', 'VALUE', 'KEY=VALUE'], not the string {items!r}")
@@ -52,7 +52,11 @@ def read_overrides(items: Sequence[Any], origin: Origin = TYPED) -> list[Assignm
 
 
 def typed_list(names: Sequence[str]) -> str:
-    """A list of names or paths as the value of a key is typed in a shell, e.g. "a,b" or "'my data'"."""
+    """A list of names or paths in the form to type in a shell, e.g. "a,b" or "'my data'".
+
+    Args:
+        names: possibly with spaces or commas.
+    """
     needs_brackets = any(not name.strip() or "," in name or name != name.strip() or name[0] in "[({" for name in names)
     needs_brackets = needs_brackets or any(name.lower() in WORDS for name in names)
     return shlex.quote(json.dumps(list(names), ensure_ascii=False) if needs_brackets or not names else ",".join(names))
@@ -69,19 +73,18 @@ def _key_and_value(item: Any, rest: Iterator[Any]) -> tuple[str, Any]:
                 return item, _unquoted(_whole_list(value, rest))
             raise UserError(f"{COMMAND_LINE}: the key {item} is given without a value; write {item}=VALUE.")
     raise UserError(
-        f"{COMMAND_LINE}: {item!r} stands where a KEY or KEY=VALUE is expected. "
-        "A value with spaces is written in quotes."
+        f"{COMMAND_LINE}: {item!r} is given where a KEY or KEY=VALUE is expected. Quote values that contain spaces."
     )
 
 
 def _refuse_key_as_value(key: str, value: Any) -> None:
-    """Where a value is missing, the next key stands in its place."""
+    """Refuse a key in the place of a value, which means that the value is missing."""
     if isinstance(value, str) and value.partition("=")[0] in KEYS_BY_NAME and "." in value.partition("=")[0]:
         raise UserError(f"{COMMAND_LINE}: the key {key} is given without a value before {value}; write {key}=VALUE.")
 
 
 def _whole_list(value: Any, rest: Iterator[Any]) -> Any:
-    """Joins a list that the shell split at its spaces: "[64," and "80]"."""
+    """Join a list that the shell split at its spaces: "[64," and "80]"."""
     while isinstance(value, str) and value[:1] in ("[", "(") and _open_brackets(value) > 0:
         more = next(rest, None)
         if not isinstance(more, str):
@@ -111,7 +114,7 @@ def _unquoted(value: Any) -> Any:
 
 
 def coerce(assignment: Assignment, key: Key) -> Any:
-    """The assignment's value in the type of the key: "1e-3" as a number, "(1, 2)" as a list, 1 as 1.0.
+    """Convert the value of an assignment to the type of the key: "1e-3" to a number, "(1, 2)" to a list, 1 to 1.0.
 
     Args:
         assignment: of any value.
@@ -132,7 +135,11 @@ def coerce(assignment: Assignment, key: Key) -> Any:
 
 
 def literal(text: str) -> Any:
-    """Parses a text as a Python literal, true, false, null, a YAML list or mapping, or else returns the text itself."""
+    """Parse a text as a Python literal, true, false, null, a YAML list or mapping; other texts are returned as is.
+
+    Args:
+        text: as typed.
+    """
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     if len(text) > MAX_LITERAL:
@@ -152,9 +159,13 @@ def _flow_literal(text: str) -> Any:
 
 
 def type_words(key: Key) -> str:
-    """The types of a key's values in words, e.g. "list of integers"."""
+    """The types of a key's values in words, e.g. "list of integers".
+
+    Args:
+        key: its types.
+    """
     if key.is_open:
-        return "section of your own names"
+        return "section of custom names"
     words = [TYPE_NAMES[wanted][0] for wanted in key.types]
     if isinstance(key.default, list) and element_types(key):
         is_nested = bool(key.default) and isinstance(key.default[0], list)
@@ -220,7 +231,11 @@ def _converted_list(values: Sequence[Any], key: Key) -> Any:
 
 
 def element_types(key: Key) -> tuple[type, ...]:
-    """Types of the numbers or strings in the key's lists; () when any will do."""
+    """Types of the numbers or strings in the key's lists; () for any.
+
+    Args:
+        key: its default and declared types.
+    """
     if key.element_types or not isinstance(key.default, list):
         return key.element_types
     leaves = list(key.default)
@@ -237,7 +252,7 @@ def _with_article(words: str) -> str:
 
 def _hint(value: Any, key: Key) -> str:
     if isinstance(key.default, list) and isinstance(value, str) and value.strip().lower() in ("none", "null"):
-        return " An empty list is written []."
+        return " Write an empty list as []."
     if isinstance(key.default, list) and key.default and isinstance(value, (int, float, str)):
         return f" Write it like {key.default}."
     if str in key.types and isinstance(value, (int, float)):

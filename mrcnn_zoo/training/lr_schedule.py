@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import LR_SCHEDULES
 
@@ -70,6 +70,31 @@ class EvenStepDecay:
         return self.gamma ** min(part, self.num_decays)
 
 
+def linear_warmup(start: float, end: float, share: float) -> float:
+    """The factor between two factors.
+
+    Args:
+        start: at share 0.
+        end: at share 1.
+        share: of the warm-up, in [0, 1].
+    """
+    return end * share + start * (1 - share)
+
+
+def constant_warmup(start: float, end: float, share: float) -> float:  # noqa: ARG001
+    """The first factor, until the warm-up ends.
+
+    Args:
+        start: the factor.
+        end: unused.
+        share: unused.
+    """
+    return start
+
+
+WARMUPS: dict[str, Callable[[float, float, float], float]] = {"linear": linear_warmup, "constant": constant_warmup}
+
+
 @dataclass(frozen=True)
 class Warmup:
     """The warm-up at the start of training.
@@ -77,13 +102,13 @@ class Warmup:
     Args:
         fraction: of the whole training.
         start: the first factor, relative to the decay's first.
-        method: linear or constant.
+        interpolate: from the first factor, the factor at the end and the share of the warm-up to a factor.
         is_interval_rescaled: the decay starts after the warm-up, not at the first iteration.
     """
 
     fraction: float
     start: float
-    method: str = "linear"
+    interpolate: Callable[[float, float, float], float] = linear_warmup
     is_interval_rescaled: bool = False
 
 
@@ -156,11 +181,8 @@ class LRSchedule:
 
     def _warmup_factor(self, progress: float) -> float:
         start = self._warmup.start * self._decay(0.0)
-        if self._warmup.method == "constant":
-            return start
         end = self._decay(self._decay_progress(self._warmup.fraction))
-        share = progress / self._warmup.fraction
-        return end * share + start * (1 - share)
+        return self._warmup.interpolate(start, end, progress / self._warmup.fraction)
 
     def _decay_progress(self, progress: float) -> float:
         if not self._warmup.is_interval_rescaled or self._warmup.fraction >= 1:
@@ -196,7 +218,7 @@ def _with_warmup(cfg: CfgNode, decay: Callable[[float], float]) -> LRSchedule:
     warmup = Warmup(
         fraction=min(cfg.SOLVER.WARMUP_ITERS / cfg.SOLVER.MAX_ITER, 1.0),
         start=cfg.SOLVER.WARMUP_FACTOR,
-        method=cfg.SOLVER.WARMUP_METHOD,
+        interpolate=choice_of(cfg, "SOLVER.WARMUP_METHOD", WARMUPS),
         is_interval_rescaled=cfg.SOLVER.RESCALE_INTERVAL,
     )
     return LRSchedule(decay, warmup=warmup, length=cfg.SOLVER.MAX_ITER)

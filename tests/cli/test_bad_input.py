@@ -1,4 +1,4 @@
-"""What a user meets who trains on bad input: one clear message and nothing half written, or a note and a training."""
+"""Training on bad input ends in one message without partial results, or in a log message and a training."""
 
 import json
 import logging
@@ -76,7 +76,7 @@ def _train(output: Path, *overrides: str, config: Path = TINY_YAML) -> int:
 
 @pytest.fixture
 def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Trains, checks that the mistake is told in one message and leaves no result, and returns the message."""
+    """Trains, checks that the error is one message and leaves no result, and returns the message."""
 
     def check(*overrides: str, config: Path = TINY_YAML) -> str:
         output = tmp_path / "output"
@@ -99,7 +99,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
 # --- data that is refused ---------------------------------------------------------------------------------------------
 
 
-def test_the_good_folder_trains(good_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_valid_folder_trains(good_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert _train(tmp_path / "output", f"DATASETS.TRAIN=[{good_folder}]") == 0
     assert (tmp_path / "output" / "model_final.pth").is_file()
     warnings = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
@@ -109,7 +109,7 @@ def test_the_good_folder_trains(good_folder: Path, tmp_path: Path, caplog: pytes
 @pytest.mark.parametrize(
     ("kept", "workers"), [(0.6, 0), (0.0, 0), (0.6, 1)], ids=["half", "empty", "half, read by a worker"]
 )
-def test_truncated_image(coco, refused, kept: float, workers: int) -> None:
+def test_truncated_image_is_refused(coco, refused, kept: float, workers: int) -> None:
     folder = coco(_nothing)
     for path in folder.glob("*.png"):
         path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
@@ -119,20 +119,20 @@ def test_truncated_image(coco, refused, kept: float, workers: int) -> None:
     assert "truncated" in message or "cut off" in message
 
 
-def test_missing_image_file(coco, refused) -> None:
+def test_missing_image_file_is_refused(coco, refused) -> None:
     folder = coco(_nothing)
     (folder / "2.png").unlink()
     message = refused(f"DATASETS.TRAIN=[{folder}]")
     assert f"{folder}: 1 of the 2 images that {folder / 'annotations.json'} lists are missing: 2.png." in message
 
 
-def test_duplicate_annotation_ids(coco, refused) -> None:
+def test_duplicate_annotation_ids_are_refused(coco, refused) -> None:
     folder = coco(_set(3, id=1))
     message = refused(f"DATASETS.TRAIN=[{folder}]")
     assert f"{folder / 'annotations.json'}: id 1 is used 2 times in 'annotations'" in message
 
 
-def test_unknown_category(coco, refused) -> None:
+def test_unknown_category_is_refused(coco, refused) -> None:
     folder = coco(_set(3, category_id=4))
     message = refused(f"DATASETS.TRAIN=[{folder}]")
     assert f"{folder / 'annotations.json'}: annotation 3 has category_id 4" in message
@@ -152,7 +152,7 @@ def test_unknown_category(coco, refused) -> None:
         (lambda document: document["images"][0].update(height=2**70), "image 1 has height"),
     ],
 )
-def test_values_that_no_annotation_can_have(coco, refused, change: Change, words: str) -> None:
+def test_invalid_annotation_values_are_refused(coco, refused, change: Change, words: str) -> None:
     folder = coco(change)
     message = refused(f"DATASETS.TRAIN=[{folder}]")
     assert str(folder / "annotations.json") in message
@@ -167,7 +167,7 @@ def test_values_that_no_annotation_can_have(coco, refused, change: Change, words
         ("annotations", "none of its 2 images has an object"),
     ],
 )
-def test_empty_dataset(coco, refused, section: str, words: str) -> None:
+def test_empty_dataset_is_refused(coco, refused, section: str, words: str) -> None:
     def empty(document: Document) -> None:
         document["annotations"].clear()
         document[section].clear()
@@ -188,7 +188,7 @@ def _nuclei(folder: Path, *, mask_side: int) -> Path:
     return folder
 
 
-def test_mask_png_of_another_size(tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mask_png_of_another_size_is_refused(tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = _nuclei(tmp_path / "nuclei", mask_side=40)
     message = refused("DATASETS.TRAIN=[mine]", f"DATASETS.DEFINITIONS.mine={{FORMAT: dsb2018, IMAGES: {folder}}}")
@@ -225,7 +225,7 @@ def test_mask_png_of_another_size(tmp_path: Path, refused, monkeypatch: pytest.M
         "mask and box disagree",
     ],
 )
-def test_repairable_annotation_is_noted_once_and_trained_past(
+def test_repairable_annotation_is_logged_once_and_training_continues(
     coco, tmp_path: Path, caplog: pytest.LogCaptureFixture, fields: Document, note: str
 ) -> None:
     folder, output = coco(_set(1, **fields)), tmp_path / "output"
@@ -248,13 +248,13 @@ def test_repairable_annotation_is_noted_once_and_trained_past(
     ],
     ids=["typo", "type", "section", "syntax"],
 )
-def test_yaml_with_a_mistake(tmp_path: Path, refused, text: str, words: str) -> None:
+def test_invalid_yaml_is_refused(tmp_path: Path, refused, text: str, words: str) -> None:
     config = tmp_path / "x.yaml"
     config.write_text(f"_BASE_: {TINY_YAML}\n{text}\n")
     assert words in refused(config=config)
 
 
-def test_yaml_with_a_missing_base(tmp_path: Path, refused) -> None:
+def test_yaml_with_a_missing_base_is_refused(tmp_path: Path, refused) -> None:
     config = tmp_path / "x.yaml"
     config.write_text("_BASE_: no_such_base.yaml\n")
     message = refused(config=config)
@@ -277,7 +277,7 @@ def test_yaml_with_a_missing_base(tmp_path: Path, refused) -> None:
         ("5", "DATASETS.DEFINITIONS.mine = 5 must be a mapping"),
     ],
 )
-def test_definition_of_a_dataset_with_a_mistake(good_folder: Path, refused, definition: str, words: str) -> None:
+def test_invalid_dataset_definition_is_refused(good_folder: Path, refused, definition: str, words: str) -> None:
     file = str(good_folder / "annotations.json")
     overrides = ["DATASETS.TRAIN=[mine]", f"DATASETS.DEFINITIONS.mine={definition.replace('FILE', file)}"]
     assert words.replace("FILE", file) in refused(*overrides)
@@ -288,13 +288,13 @@ def test_definition_of_a_dataset_with_a_mistake(good_folder: Path, refused, defi
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a training of one step leaves."""
+    """The output folder of a training of one step."""
     output = tmp_path_factory.mktemp("trained")
     assert _train(output) == 0
     return output / "model_final.pth"
 
 
-def test_truncated_checkpoint(checkpoint: Path, tmp_path: Path, refused) -> None:
+def test_truncated_checkpoint_is_refused(checkpoint: Path, tmp_path: Path, refused) -> None:
     path = tmp_path / "cut.pth"
     path.write_bytes(checkpoint.read_bytes()[:10_000])
     message = refused(f"MODEL.WEIGHTS={path}")
@@ -302,7 +302,7 @@ def test_truncated_checkpoint(checkpoint: Path, tmp_path: Path, refused) -> None
     assert "truncated" in message
 
 
-def test_checkpoint_of_another_model(tmp_path: Path, refused) -> None:
+def test_checkpoint_of_another_model_is_refused(tmp_path: Path, refused) -> None:
     path = tmp_path / "other.pth"
     torch.save({"model": {"encoder.weight": torch.zeros(3, 4), "encoder.bias": torch.zeros(3)}}, path)
     assert str(path) in refused(f"MODEL.WEIGHTS={path}")
@@ -315,7 +315,7 @@ def test_checkpoint_of_another_model(tmp_path: Path, refused) -> None:
         ("another model", "another model than the config's: roi_heads.box_head.fc1.weight is 64x"),
     ],
 )
-def test_resuming_from_a_checkpoint_that_does_not_fit(
+def test_resume_from_a_mismatched_checkpoint_is_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mistake: str, words: str
 ) -> None:
     output = tmp_path / "output"

@@ -36,7 +36,7 @@ def test_inference_reports_detections_and_writes_json(
         ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"),
     ],
 )
-def test_other_detectors_find_instances_too(model: tuple[str, ...], tmp_path: Path) -> None:
+def test_inference_of_other_detectors_finds_instances(model: tuple[str, ...], tmp_path: Path) -> None:
     output = tmp_path / "report.json"
     assert run("--task", "inference", *ONCE, "--no-memory", "--output", str(output), *model) == 0
     assert json.loads(output.read_text())["rows"][0]["produced"] >= 5
@@ -47,7 +47,7 @@ def test_training_step_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "mrcnn_zoo" in capsys.readouterr().out
 
 
-def test_image_size_is_that_of_the_benchmark(tmp_path: Path) -> None:
+def test_image_size_option_sets_the_sizes(tmp_path: Path) -> None:
     output = tmp_path / "report.json"
     arguments = ["--task", "inference", *ONCE, "--no-memory", "--image-size", "96", "160", "--output", str(output)]
     assert run(*arguments) == 0
@@ -68,7 +68,7 @@ def test_loading_counts_images_of_whole_batches(tmp_path: Path) -> None:
     assert json.loads(output.read_text())["rows"][0]["images_per_second"] > 0
 
 
-def test_evaluation_measures_every_backend_on_as_many_detections_as_asked_for(tmp_path: Path) -> None:
+def test_evaluation_measures_every_backend_with_the_given_detections(tmp_path: Path) -> None:
     output = tmp_path / "report.json"
     assert run("--task", "eval", "--repeats", "1", "--detections", "10", "--output", str(output)) == 0
     report = json.loads(output.read_text())
@@ -76,18 +76,18 @@ def test_evaluation_measures_every_backend_on_as_many_detections_as_asked_for(tm
     assert "pycocotools" in [row["name"] for row in report["rows"]]
 
 
-def test_against_is_refused_where_there_is_nothing_to_compare(capsys: pytest.CaptureFixture[str]) -> None:
+def test_against_is_refused_for_tasks_without_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--task", "data", "--against", "torchvision") == USAGE_ERROR
     assert "--against applies to --task inference and train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("setting", ["TEST.AUG.ENABLED=True", "EVAL.GIVEN_BOXES=ground_truth"])
-def test_settings_that_would_not_count_are_refused(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_without_effect_are_refused(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--task", "inference", setting) == USAGE_ERROR
     assert f"set {setting.split('=')[0]} " in capsys.readouterr().err
 
 
-def test_more_images_than_there_are_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_many_images_are_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--task", "inference", "--num-batches", "5", "--no-memory") == USAGE_ERROR
     assert "has 4 images, the benchmark needs 5 (5 batches of 1)" in capsys.readouterr().err
 
@@ -112,7 +112,7 @@ AGAINST_TORCHVISION = [
 ]
 
 
-def test_against_torchvision_both_are_measured(tmp_path: Path) -> None:
+def test_against_torchvision_measures_both(tmp_path: Path) -> None:
     output = tmp_path / "report.json"
     arguments = [*AGAINST_TORCHVISION, "--images", "digits_val", "--no-memory", "--output", str(output)]
     assert run_command("benchmark", [*arguments, *FEW_SCENES]) == 0

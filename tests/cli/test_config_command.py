@@ -21,7 +21,7 @@ def test_show_prints_the_resolved_file_with_overrides(capsys: pytest.CaptureFixt
     assert "Base-RCNN-FPN.yaml:" in printed
 
 
-def test_negative_values_are_values(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_takes_negative_values(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["show", "Base-RCNN-FPN", "SEED", "-3"]) == 0
     assert "SEED: -3" in capsys.readouterr().out
 
@@ -36,7 +36,9 @@ def test_negative_values_are_values(capsys: pytest.CaptureFixture[str]) -> None:
         ("OUTPUT_DIR", "-odd-name", "OUTPUT_DIR: -odd-name"),
     ],
 )
-def test_values_may_begin_with_a_dash(capsys: pytest.CaptureFixture[str], key: str, typed: str, shown: str) -> None:
+def test_show_takes_values_that_start_with_a_dash(
+    capsys: pytest.CaptureFixture[str], key: str, typed: str, shown: str
+) -> None:
     assert cli.main(["config", "show", "--changed", "Base-RCNN-FPN", key, typed]) == 0
     assert shown in capsys.readouterr().out
 
@@ -52,7 +54,7 @@ def test_values_may_begin_with_a_dash(capsys: pytest.CaptureFixture[str], key: s
     ],
     ids=lambda command: command[0],
 )
-def test_negative_value_that_is_out_of_range_is_refused_with_its_key(
+def test_negative_value_out_of_range_is_refused_with_its_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -60,7 +62,7 @@ def test_negative_value_that_is_out_of_range_is_refused_with_its_key(
     assert "SOLVER.BASE_LR = -0.001 must be at least 0" in capsys.readouterr().err
 
 
-def test_option_behind_a_key_names_the_key(capsys: pytest.CaptureFixture[str]) -> None:
+def test_option_after_a_key_names_the_key(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["train", "--config-file", "Base-RCNN-FPN", "SOLVER.BASE_LR", "--resume"])
     assert stopped.value.code == cli.USAGE_ERROR
@@ -80,7 +82,7 @@ def test_explain_searches_names_and_meanings(capsys: pytest.CaptureFixture[str])
     assert cli.main(["config", "explain", "qqqq"]) == cli.USAGE_ERROR
 
 
-def test_show_prints_a_file_that_needs_more_and_then_names_the_key(
+def test_show_prints_an_invalid_config_and_then_names_the_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "x.yaml"
@@ -100,7 +102,7 @@ def test_show_prints_a_file_that_needs_more_and_then_names_the_key(
         ("SEED: !!python/object/apply:os.system [ls]", "refused"),
     ],
 )
-def test_a_bad_file_is_one_message_without_traceback(
+def test_invalid_file_is_one_message_without_traceback(
     text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "x.yaml"

@@ -6,7 +6,7 @@ import pytest
 from mrcnn_zoo.cli.main import USAGE_ERROR, run_command
 
 
-def test_generated_scenes_are_written_with_overrides_on_either_side(
+def test_synthetic_scenes_are_exported_with_overrides_in_any_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"

@@ -7,7 +7,7 @@ import pytest
 from mrcnn_zoo.cli import main as cli
 
 
-def test_without_arguments_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_arguments_list_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in cli.COMMANDS)
@@ -26,14 +26,14 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert "usage" in capsys.readouterr().out
 
 
-def test_a_users_mistake_is_one_message_without_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_error_is_one_message_without_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--config-file", "no/such/file.yaml"]) == cli.USAGE_ERROR
     printed = capsys.readouterr().err
     assert "no/such/file.yaml" in printed
     assert "Traceback" not in printed
 
 
-def test_what_the_system_refuses_is_one_message(monkeypatch, capsys) -> None:
+def test_system_error_is_one_message(monkeypatch, capsys) -> None:
     def fail(_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "results.json")
 

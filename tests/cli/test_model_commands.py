@@ -89,13 +89,13 @@ def test_commands_keep_freed_memory_on_the_cpu(weights: Path, tmp_path: Path, mo
     assert told == ["kept", "kept"]
 
 
-def test_a_threshold_beyond_1_is_a_usage_error(capsys) -> None:
+def test_threshold_above_1_is_a_usage_error(capsys) -> None:
     with pytest.raises(SystemExit):
         run_command("predict", ["image.png", "--threshold", "50"])
     assert "--threshold takes a number from 0 to 1, not '50'" in capsys.readouterr().err
 
 
-def test_a_missing_checkpoint_is_one_message(capsys) -> None:
+def test_missing_checkpoint_is_one_message(capsys) -> None:
     assert run_command("predict", ["image.png", "--weights", "nowhere.pth"]) == 2
     error = capsys.readouterr().err
     assert "nowhere.pth does not exist" in error
@@ -117,7 +117,7 @@ def test_visualize_data_draws_batches_of_the_training_loader(tmp_path: Path, cap
     assert capsys.readouterr().out.split() == [str(tmp_path / "train_batch_0.png")]
 
 
-def test_visualize_data_without_a_dataset_says_what_to_set(tmp_path: Path, capsys) -> None:
+def test_visualize_data_without_a_dataset_names_the_key(tmp_path: Path, capsys) -> None:
     arguments = [
         "--config-file",
         "Base-RCNN-FPN",
@@ -131,7 +131,7 @@ def test_visualize_data_without_a_dataset_says_what_to_set(tmp_path: Path, capsy
     assert list(tmp_path.iterdir()) == []
 
 
-def test_evaluate_writes_a_log_and_says_that_results_are_replaced(
+def test_evaluate_writes_a_log_and_reports_replaced_results(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--weights", str(weights), "--output-dir", str(tmp_path), "VIS.NUM_IMAGES=0", "TEST.NUM_IMAGES=1"]
@@ -147,7 +147,7 @@ def test_evaluate_writes_a_log_and_says_that_results_are_replaced(
     assert printed.count("113 weights loaded") == 1
 
 
-def test_predict_prints_a_table_of_counts_and_what_was_written(
+def test_predict_prints_a_table_of_counts_and_the_written_files(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (80, 60)).save(tmp_path / "image.png")
@@ -160,7 +160,7 @@ def test_predict_prints_a_table_of_counts_and_what_was_written(
         assert f"  {tmp_path / 'out' / name} " in printed
 
 
-def test_predict_says_what_the_model_leaves_out_below_its_own_threshold(
+def test_predict_reports_the_threshold_of_the_model(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (80, 60)).save(tmp_path / "image.png")
@@ -171,7 +171,7 @@ def test_predict_says_what_the_model_leaves_out_below_its_own_threshold(
         assert capsys.readouterr().out.count(f"Set {key} {threshold}") == count
 
 
-def test_predict_where_nothing_can_be_read_says_so(
+def test_predict_reports_that_no_image_could_be_read(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a.png", "b.png"):
@@ -185,14 +185,16 @@ def test_predict_where_nothing_can_be_read_says_so(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_key_typed_at_predict_is_no_image(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_does_not_take_keys_for_images(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Image.new("RGB", (80, 60)).save(tmp_path / "image.png")
     arguments = [str(tmp_path / "image.png"), "--weights", str(weights), "MODEL.DEVISE", "cpu"]
     assert run_command("predict", [*arguments, "--output", str(tmp_path / "out")]) == 2
     assert "there is no config key MODEL.DEVISE. Did you mean 'MODEL.DEVICE'?" in capsys.readouterr().err
 
 
-def test_count_table_keeps_to_the_width_and_says_what_it_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_count_table_fits_the_width_and_names_hidden_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {f"image_{n}.png": Counter({f"a class of name {k}": k + 1 for k in range(20)}) for n in range(30)}
     lines = count_table(counts).splitlines()
     assert max(map(len, lines)) <= 100

@@ -1,4 +1,4 @@
-"""What all commands have in common: help with examples, options, and the checks of output, device and weights."""
+"""Common behaviour of all commands: help with examples, options, and checks of output, device and weights."""
 
 import argparse
 import importlib
@@ -123,7 +123,7 @@ def test_errors_of_options_name_no_function(command: str, capsys: pytest.Capture
         assert message.endswith("not 'abc'")
 
 
-def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run_command("predict", ["a.png", "--thresold", "0.3"])
     assert "unrecognized arguments: --thresold 0.3. Did you mean '--threshold'?" in capsys.readouterr().err
@@ -140,7 +140,7 @@ def read(*argv: str) -> argparse.Namespace:
     return read_arguments(parser, argv)
 
 
-def test_weights_and_config_without_their_option_are_understood() -> None:
+def test_weights_and_config_are_accepted_without_their_option() -> None:
     arguments = read("a.pth", "SEED", "1", "b.yaml", "MODEL.WEIGHTS", "c.pth", "--set", "OUTPUT_DIR=x")
     assert (arguments.weights, arguments.config_file) == ("a.pth", "b.yaml")
     assert arguments.overrides == ["SEED", "1", "MODEL.WEIGHTS", "c.pth", "OUTPUT_DIR=x"]
@@ -162,7 +162,7 @@ def test_weights_and_config_without_their_option_are_understood() -> None:
         ("model/device.png", False),
     ],
 )
-def test_keys_are_told_from_files(text: str, is_key: bool) -> None:
+def test_names_key_distinguishes_keys_from_files(text: str, is_key: bool) -> None:
     assert names_key(text) is is_key
 
 
@@ -199,7 +199,7 @@ def test_output_that_cannot_be_a_folder_is_refused_before_work(
 
 
 @pytest.mark.parametrize(("command", "name"), [("train", "inference"), ("evaluate", "pictures")])
-def test_a_file_in_the_place_of_a_folder_of_results_is_refused_before_work(
+def test_file_in_place_of_a_result_folder_is_refused_before_work(
     command: str, name: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
 ) -> None:
     (tmp_path / name).write_text("keep")
@@ -207,7 +207,7 @@ def test_a_file_in_the_place_of_a_folder_of_results_is_refused_before_work(
     assert f"{tmp_path / name} is a file; name a folder" in message
 
 
-def test_a_folder_in_the_place_of_a_predicted_file_is_refused(
+def test_folder_in_place_of_a_predicted_file_is_refused(
     run_folder: Path, image: Path, tmp_path: Path, refused: Refused
 ) -> None:
     (tmp_path / "out" / "predictions.csv").mkdir(parents=True)
@@ -225,7 +225,7 @@ def test_empty_output_is_refused(command: str, run_folder: Path, image: Path, re
 @pytest.mark.parametrize(
     "command", ["train", "evaluate", "predict", "precompute-proposals", "visualize-data", "export-dataset", "benchmark"]
 )
-def test_device_that_is_none_is_refused(
+def test_invalid_device_is_refused(
     command: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
 ) -> None:
     arguments = commands_that_write(run_folder, image, tmp_path / "out")[command]
@@ -233,7 +233,7 @@ def test_device_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize("command", ["precompute-proposals", "benchmark", "convert-checkpoint", "export-dataset"])
-def test_files_that_are_there_are_not_replaced_unasked(
+def test_existing_files_are_replaced_only_with_overwrite(
     command: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
 ) -> None:
     files = {
@@ -277,7 +277,7 @@ def test_visualize_data_replaces_its_own_pictures_only(tmp_path: Path, refused: 
     assert Image.open(picture).size != (9, 9)
 
 
-def test_a_warning_is_printed_once_and_other_lines_as_often_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logging_lines_prints_warnings_once_and_other_messages_always(capsys: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("mrcnn_zoo.test")
     with logging_lines():
         for _ in range(2):
@@ -304,7 +304,7 @@ def test_missing_weights_are_one_message(command: str, image: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "train"])
-def test_the_folder_of_a_training_stands_for_its_best_or_last_checkpoint(
+def test_output_folder_of_a_training_selects_its_best_or_last_checkpoint(
     command: str, run_folder: Path, image: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     arguments = {
@@ -317,7 +317,7 @@ def test_the_folder_of_a_training_stands_for_its_best_or_last_checkpoint(
     assert f"{run_folder} is a folder: reading model_final.pth in it" in caplog.messages
 
 
-def test_a_folder_without_a_training_lists_what_it_holds(tmp_path: Path, refused: Refused) -> None:
+def test_weights_folder_without_a_checkpoint_lists_its_files(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "beside.pth").write_bytes(b"")
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -329,7 +329,7 @@ def test_a_folder_without_a_training_lists_what_it_holds(tmp_path: Path, refused
     assert "it holds a.pth, b.safetensors: name one of them" in refused("evaluate", "--weights", folder)
 
 
-def test_a_name_of_the_zoo_without_its_prefix_is_explained(refused: Refused) -> None:
+def test_zoo_name_without_its_prefix_is_explained(refused: Refused) -> None:
     assert f"The zoo has them: zoo://{DIGITS}" in refused("evaluate", "--weights", DIGITS)
 
 

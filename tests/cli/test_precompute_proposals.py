@@ -1,4 +1,4 @@
-"""`precompute-proposals`, and a Fast R-CNN that is trained on what it writes."""
+"""`precompute-proposals`, and a Fast R-CNN trained on its files."""
 
 import json
 import shlex
@@ -31,7 +31,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("architecture", "suffix"), [("ProposalNetwork", ".pkl"), ("GeneralizedRCNN", ".npz")])
-def test_a_fast_rcnn_trains_and_is_evaluated_on_the_files_by_the_printed_keys(
+def test_fast_rcnn_trains_and_evaluates_with_the_printed_keys(
     architecture: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     weights = save_weights(tmp_path, architecture)
@@ -50,7 +50,7 @@ def test_a_fast_rcnn_trains_and_is_evaluated_on_the_files_by_the_printed_keys(
     assert "bbox" in results
 
 
-def test_a_trained_proposal_network_is_evaluated_by_recall(tmp_path: Path) -> None:
+def test_proposal_network_is_evaluated_by_recall(tmp_path: Path) -> None:
     network = ["MODEL.META_ARCHITECTURE=ProposalNetwork", "SOLVER.MAX_ITER=1", "TEST.EVAL_PERIOD=0"]
     assert run_command("train", ["--config-file", DIGITS, *TINY, *network, f"OUTPUT_DIR={tmp_path}"]) == 0
     evaluated = tmp_path / "evaluated"
@@ -62,13 +62,13 @@ def test_a_trained_proposal_network_is_evaluated_by_recall(tmp_path: Path) -> No
     assert list((evaluated / "pictures").rglob("*.png"))
 
 
-def test_a_part_of_the_images_is_called_a_part(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
+def test_message_names_the_share_of_the_images(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ["--weights", str(weights), "--output-dir", str(tmp_path), "TEST.NUM_IMAGES=1", "DATASETS.TRAIN=()"]
     assert run_command("precompute-proposals", arguments) == 0
     assert "7 proposals in 1 image of 2 (TEST.NUM_IMAGES is 1)" in capsys.readouterr().out
 
 
-def test_nothing_to_do_and_nowhere_to_write_are_one_message(
+def test_missing_datasets_and_invalid_output_are_one_message(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:
     arguments = ["--weights", str(weights), "--output-dir", str(tmp_path)]

@@ -10,7 +10,7 @@ from support.small_models import TINY_YAML
 
 
 @pytest.mark.parametrize("option", ["--config-file", "--config"])
-def test_options_as_detectron2_has_them(option: str) -> None:
+def test_options_have_detectron2s_names(option: str) -> None:
     options = build_parser().parse_args(
         [option, "X.yaml", "--num-gpus", "2", "--resume", "SOLVER.BASE_LR", "0.1", "MODEL.DEVICE=cpu"]
     )
@@ -62,7 +62,7 @@ def test_mistakes_stop_at_the_start_with_nothing_half_written(
 
 
 @pytest.mark.parametrize(("name", "status"), [("RANK", 2), ("LOCAL_RANK", 2), ("OTHER", None)])
-def test_only_the_first_process_of_torchrun_tells_a_mistake(
+def test_only_the_first_process_of_torchrun_prints_an_error(
     name: str, status: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("RANK", "LOCAL_RANK"):
@@ -76,7 +76,7 @@ def test_only_the_first_process_of_torchrun_tells_a_mistake(
         assert main(arguments) == status
 
 
-def test_trains_and_ends_with_status_0(tmp_path: Path) -> None:
+def test_training_ends_with_status_0(tmp_path: Path) -> None:
     output = tmp_path / "output"
     status = main(["--config", str(TINY_YAML), f"OUTPUT_DIR={output}", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]"])
     assert status == 0

@@ -62,17 +62,17 @@ def test_list_leaves_out_columns_on_a_narrow_terminal(
     assert "s/image" not in head
 
 
-def test_list_can_be_of_one_source(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_filters_by_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["list", "--source", "torchvision"]) == 0
     assert "\n7 models." in capsys.readouterr().out
 
 
-def test_list_of_nothing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_without_a_match_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["zoo", "list", "no such model"]) == cli.USAGE_ERROR
     assert "no model of the zoo has 'no such model'" in capsys.readouterr().err
 
 
-def test_info_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_prints_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["info", FPN_3X]) == 0
     printed = capsys.readouterr().out
     for part in ("model_final_f10217.pkl", "md5 f10217", "CC BY-SA 3.0", "bbox/AP 41, segm/AP 37.2", "3.4 GB"):
@@ -80,12 +80,12 @@ def test_info_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"mrcnn-zoo predict --weights zoo://{FPN_3X} IMAGE" in printed
 
 
-def test_info_can_be_read_by_programs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["info", FPN_3X, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["results"] == {"bbox/AP": 41.0, "segm/AP": 37.2}
 
 
-def test_info_of_a_model_that_is_not_built_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_of_an_unsupported_model_gives_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["info", "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x"]) == 0
     printed = capsys.readouterr().out
     assert "none: panoptic segmentation" in printed
@@ -93,12 +93,12 @@ def test_info_of_a_model_that_is_not_built_says_why(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("action", ["info", "download", "verify", "reproduce"])
-def test_wrong_names_get_the_nearest_one(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_name_suggests_the_nearest(action: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["zoo", action, "mask_rcnn_R_50_FPN_3"]) == cli.USAGE_ERROR
     assert f"Did you mean '{FPN_3X}'?" in capsys.readouterr().err
 
 
-def test_download_prints_where_the_file_is(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_download_prints_the_path(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["download", "Lab/one"]) == 0
     assert capsys.readouterr().out == f"{lab}\n"
 
@@ -112,12 +112,12 @@ def test_download_copies_to_a_folder_or_a_file(
     assert (tmp_path / expected).read_bytes() == lab.read_bytes()
 
 
-def test_download_that_cannot_be_written_is_told(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_download_to_an_unwritable_path_is_one_message(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["zoo", "download", "Lab/one", "--output", f"{lab}/x/"]) == cli.USAGE_ERROR
     assert f"--output {lab}/x lies below {lab}, which is a file" in capsys.readouterr().err
 
 
-def test_download_replaces_another_file_only_when_told(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_download_replaces_another_file_only_with_overwrite(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = lab.with_name("mine.pth")
     other.write_bytes(b"mine")
     arguments = ["zoo", "download", "Lab/one", "--output", str(other)]
@@ -129,13 +129,13 @@ def test_download_replaces_another_file_only_when_told(lab: Path, capsys: pytest
     assert cli.main(arguments) == 0  # the same weights are no loss
 
 
-def test_several_downloads_do_not_go_into_one_file(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_download_of_several_models_into_one_file_is_refused(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["zoo", "download", "Lab/one", "Lab/two", "--output", str(lab.with_name("x.pth"))]
     assert cli.main(arguments) == cli.USAGE_ERROR
     assert "is one file for several models" in capsys.readouterr().err
 
 
-def test_download_offline_says_where_the_file_belongs(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_download_offline_names_the_cache_path(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["zoo", "download", "Lab/two"]) == cli.USAGE_ERROR
     assert f"Put the file at {lab.with_name('two.pth')}" in capsys.readouterr().err
 
@@ -154,14 +154,14 @@ def test_verify_compares_the_whole_cache(lab: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("lab")
-def test_verify_of_an_empty_cache_is_fine(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_of_an_empty_cache_succeeds(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(cache)
     assert command.main(["verify"]) == 0
     assert not cache.exists()
     assert "no downloads of the zoo in the cache" in capsys.readouterr().out
 
 
-def test_verify_of_a_model_that_is_not_here_says_how_to_get_it(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_of_a_missing_model_names_the_download_command(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["zoo", "verify", "Lab/two"]) == cli.USAGE_ERROR
     assert f"{lab.with_name('two.pth')} does not exist: `mrcnn-zoo zoo download Lab/two`" in capsys.readouterr().err
     lab.write_bytes(b"damaged")
@@ -169,7 +169,7 @@ def test_verify_of_a_model_that_is_not_here_says_how_to_get_it(lab: Path, capsys
 
 
 @pytest.mark.usefixtures("lab")
-def test_verify_takes_any_file_by_its_name_or_a_model_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_takes_a_file_named_after_or_given_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     named, other = tmp_path / "two.pth", tmp_path / "mine.pth"
     named.write_bytes(CONTENT)
     other.write_bytes(CONTENT)
@@ -200,7 +200,7 @@ def test_reproduce_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ran == [["train", "--config-file", QUICKSTART, "SOLVER.MAX_ITER", "2"]]
 
 
-def test_reproduce_of_what_cannot_be_trained_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+def test_reproduce_without_a_recipe_gives_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["zoo", "reproduce", "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x"]) == cli.USAGE_ERROR
     assert "cannot be trained here: panoptic segmentation" in capsys.readouterr().err
 

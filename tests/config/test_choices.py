@@ -21,8 +21,9 @@ from mrcnn_zoo.modeling.backbones.fpn import build_resnet_fpn_backbone
 from mrcnn_zoo.modeling.backbones.resnet import build_resnet_backbone
 from mrcnn_zoo.modeling.backbones.vgg import build_vgg_backbone
 from mrcnn_zoo.modeling.proposal_generators.rpn import build_rpn
-from mrcnn_zoo.modeling.roi_heads.mask_head import UPSAMPLINGS
+from mrcnn_zoo.modeling.roi_heads.mask_head import build_mask_rcnn_conv_upsample_head
 from mrcnn_zoo.structures import FeatureSpec
+from mrcnn_zoo.training.lr_schedule import build_lr_schedule
 from mrcnn_zoo.training.step import build_clipper, build_precision
 
 PACKAGE = Path(mrcnn_zoo.__file__).parent
@@ -49,20 +50,20 @@ BUILDERS: dict[str, Callable[[CfgNode], Any]] = {
     "MODEL.RESNETS.STEM_POOL": lambda cfg: build_resnet_backbone(cfg, 1),
     "MODEL.VGG.DEPTH": lambda cfg: build_vgg_backbone(cfg, 1),
     "MODEL.FPN.FUSE_TYPE": lambda cfg: build_resnet_fpn_backbone(cfg, 1),
+    "MODEL.FPN.TOP_BLOCK": lambda cfg: build_resnet_fpn_backbone(cfg, 1),
+    "MODEL.ROI_MASK_HEAD.UPSAMPLE": lambda cfg: build_mask_rcnn_conv_upsample_head(cfg, FeatureSpec(8, 16)),
+    "SOLVER.WARMUP_METHOD": build_lr_schedule,
     "MODEL.RPN.RANK_BY": lambda cfg: build_rpn(cfg, {"res4": FeatureSpec(8, 16)}),
     "MODEL.RPN.CLS_LOSS_TYPE": lambda cfg: build_rpn(cfg, {"res4": FeatureSpec(8, 16)}),
     "SOLVER.AMP.DTYPE": lambda cfg: build_precision(cfg, torch.device("cuda")),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": build_clipper,
 }
-# Names that are no choice among entries of a table.
+# Keys whose choices are not the names of a builder's table.
 NO_TABLE = {
     "VERSION",
     "FLOAT32_PRECISION",  # torch's names
     "WANDB.MODE",  # W&B's names
     "INPUT.MASK_FORMAT",  # makes no difference
-    "SOLVER.WARMUP_METHOD",  # two branches of one formula
-    "MODEL.FPN.TOP_BLOCK",  # depends on other keys
-    "MODEL.ROI_MASK_HEAD.UPSAMPLE",  # in the state dict, see below
     "DATASETS.SCENES.BACKGROUND",  # also of a dataset's definition, see below
 }
 
@@ -103,8 +104,7 @@ def test_table_with_other_names_than_the_key_is_an_error() -> None:
         choice_of(load_config(), "INPUT.RANDOM_FLIP", {"horizontal": 1})
 
 
-def test_tables_of_classes_have_the_names_of_their_keys() -> None:
-    assert set(UPSAMPLINGS) == set(KEYS_BY_NAME["MODEL.ROI_MASK_HEAD.UPSAMPLE"].choices)
+def test_backgrounds_have_the_names_of_their_key() -> None:
     assert set(BACKGROUNDS) == set(KEYS_BY_NAME["DATASETS.SCENES.BACKGROUND"].choices)
 
 

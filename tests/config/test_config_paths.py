@@ -1,4 +1,4 @@
-"""Paths to configs that cannot be read, wherever one is taken."""
+"""Unreadable config paths, in every place that takes one."""
 
 import os
 from pathlib import Path
@@ -37,11 +37,11 @@ PROBLEMS = [
     ("binary.yaml/x.yaml", "does not exist"),
     ("~nosuchuser/x.yaml", "does not exist"),
     ("x" * 300, "cannot be reached (File name too long)"),
-    ("a\0b", "is no path"),
+    ("a\0b", "is not a valid path"),
     ("binary.yaml", "is not UTF-8 text"),
     ("latin.yaml", "is not UTF-8 text"),
     ("zero.yaml", "not valid YAML"),
-    ("list.yaml", "a config is a mapping of keys to values"),
+    ("list.yaml", "a config must be a mapping of keys to values"),
     ("large.yaml", "too many for a config"),
     ("pipe.yaml", "is a pipe or a device"),
     ("/dev/null", "is a pipe or a device"),
@@ -94,7 +94,7 @@ def test_file_without_permission_is_refused(place: Path) -> None:
     ],
     ids=lambda command: command[0],
 )
-def test_every_command_refuses_it_in_one_line(
+def test_every_command_refuses_an_invalid_path_in_one_line(
     place: Path, capsys: pytest.CaptureFixture[str], command: list[str], path: str
 ) -> None:
     assert place.is_dir()
@@ -102,7 +102,7 @@ def test_every_command_refuses_it_in_one_line(
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize(("path", "message"), [("", "is empty"), ("folder", "holds no .yaml file")])
+@pytest.mark.parametrize(("path", "message"), [("", "is empty"), ("folder", "contains no .yaml file")])
 def test_check_refuses_places_without_configs(
     place: Path, capsys: pytest.CaptureFixture[str], path: str, message: str
 ) -> None:
@@ -111,7 +111,7 @@ def test_check_refuses_places_without_configs(
     assert message in capsys.readouterr().err
 
 
-def test_check_of_one_broken_file_goes_on_with_the_others(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_continues_after_a_broken_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "fine.yaml").write_text("SEED: 1\n")
     assert cli.main(["config", "check", "."]) == 1
     printed = capsys.readouterr().out
@@ -120,11 +120,11 @@ def test_check_of_one_broken_file_goes_on_with_the_others(place: Path, capsys: p
 
 
 @pytest.mark.parametrize("path", ["folder", "pipe.yaml", "binary.yaml", "missing.py", "large.yaml"])
-def test_config_of_another_project_is_refused_alike(place: Path, path: str) -> None:
+def test_config_of_another_project_is_refused_with_the_same_message(place: Path, path: str) -> None:
     with pytest.raises(UserError, match=path.replace(".", r"\.")):
         read_mmdetection(place / path)
 
 
-def test_byte_order_mark_is_left_out(place: Path) -> None:
+def test_byte_order_mark_is_removed(place: Path) -> None:
     (place / "bom.yaml").write_bytes(b"\xef\xbb\xbfSEED: 7\n")
     assert load_config("bom.yaml").SEED == 7

@@ -1,4 +1,4 @@
-"""Of keys that contradict each other the one set closer to the user counts, and the other is named."""
+"""Of keys that contradict each other the one with higher priority is used, and the other is named."""
 
 import re
 from pathlib import Path
@@ -35,7 +35,7 @@ HEAD = "MODEL.ROI_BOX_HEAD"
         ("CLS_LOSS_TYPE: focal", ["USE_SIGMOID_CE", "False"], ("focal", False, False), ""),
     ],
 )
-def test_the_closer_key_of_a_loss_counts(
+def test_closer_key_of_a_loss_has_priority(
     in_file: str,
     typed: list[str],
     expected: tuple[str, bool, bool],
@@ -69,12 +69,12 @@ def test_the_closer_key_of_a_loss_counts(
         ),
     ],
 )
-def test_contradiction_of_equally_close_keys_is_refused(overrides: list[Any], message: str) -> None:
+def test_contradiction_at_equal_priority_is_refused(overrides: list[Any], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         load_config(None, overrides)
 
 
-def test_files_are_ranked_as_they_are_based_on_each_other(tmp_path: Path) -> None:
+def test_derived_file_has_priority_over_its_base(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("SOLVER: {BASE_LR: 0.1, MAX_ITER: 10}\n")
     (tmp_path / "derived.yaml").write_text("_BASE_: base.yaml\nSOLVER: {BASE_LR: 0.2}\n")
     cfg = load_config(tmp_path / "derived.yaml", ["SOLVER.GAMMA", "0.5"])

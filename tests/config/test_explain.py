@@ -1,4 +1,4 @@
-"""What `config explain` says."""
+"""The output of `config explain`."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def rows(name: str) -> dict[str, str]:
     return {line.split("  ")[1]: line.split("  ", 2)[2].strip() for line in lines if not line.startswith("   ")}
 
 
-def test_a_key_has_default_type_origin_and_meaning() -> None:
+def test_key_has_default_type_origin_and_meaning() -> None:
     assert rows("SOLVER.BASE_LR") == {
         "default": "0.001",
         "type": "number",
@@ -23,7 +23,7 @@ def test_a_key_has_default_type_origin_and_meaning() -> None:
     }
 
 
-def test_a_new_key_says_that_detectron2_does_not_have_it() -> None:
+def test_new_key_is_marked_as_missing_in_detectron2() -> None:
     assert rows("SOLVER.MAX_MINUTES")["Detectron2"] == "does not have it"
 
 
@@ -31,7 +31,7 @@ def test_choices_are_listed() -> None:
     assert rows("INPUT.MASK_FORMAT")["values"] == "'polygon', 'bitmask'"
 
 
-def test_an_unsupported_key_says_when_it_is_refused() -> None:
+def test_unsupported_key_states_when_it_is_refused() -> None:
     assert "refused when" in explain("MODEL.SEM_SEG_HEAD.NORM")
     assert "MODEL.META_ARCHITECTURE is PanopticFPN" in explain("MODEL.SEM_SEG_HEAD.NORM")
     assert rows("GLOBAL.HACK")["unsupported"].startswith("this version does not have the part")
@@ -46,32 +46,32 @@ def test_an_unsupported_key_says_when_it_is_refused() -> None:
         ("WRITERS", "tensorboard"),
     ],
 )
-def test_a_key_that_names_a_component_lists_the_registered_ones(name: str, registered: str) -> None:
+def test_key_of_a_registry_lists_the_registered_names(name: str, registered: str) -> None:
     assert registered in explain(name).partition("registered")[2]
 
 
-def test_each_registered_name_is_explained_in_a_line() -> None:
+def test_registered_names_are_explained_in_a_line() -> None:
     lines = explain("MODEL.ROI_BOX_HEAD.POOLER_TYPE").splitlines()
     assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("    ROIAlignV2 ")] == [
         "RoIAlign with the right half-cell shift."
     ]
 
 
-def test_a_section_lists_its_keys() -> None:
+def test_section_lists_its_keys() -> None:
     text = explain("SOLVER.AMP")
     assert "SOLVER.AMP.ENABLED = False\n    Train" in text
     assert "BASE_LR" not in text
 
 
-def test_without_a_name_every_key_is_listed() -> None:
+def test_empty_name_lists_every_key() -> None:
     text = explain("")
     assert all(f"{key.name} = " in text for key in ALL_KEYS)
 
 
-def test_an_old_name_explains_the_new_one() -> None:
+def test_old_name_explains_the_new_one() -> None:
     assert explain("MODEL.WEIGHT").startswith("MODEL.WEIGHT is the old name of:\n\nMODEL.WEIGHTS\n")
 
 
-def test_an_unknown_name_gets_a_suggestion() -> None:
+def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(UserError, match=r"there is no config key MODEL\.MASKON\. Did you mean 'MODEL\.MASK_ON'\?"):
         explain("MODEL.MASKON")

@@ -1,4 +1,4 @@
-"""Folders of YAML files, in the dialect that Detectron2's own are written in."""
+"""Folders of YAML files with the value syntax of Detectron2's files."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_folder_loads_file_by_file_with_detectron2s_ways_to_write_values(folder: Path) -> None:
+def test_folder_loads_files_with_detectron2s_value_syntax(folder: Path) -> None:
     findings = list(check_configs([folder]))
     assert [(finding.path.name, finding.problem) for finding in findings] == [("Base.yaml", ""), ("derived.yaml", "")]
     cfg = load_config(folder / "Nested" / "derived.yaml")
@@ -43,7 +43,7 @@ def test_folder_loads_file_by_file_with_detectron2s_ways_to_write_values(folder:
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.SOLVER.STEPS) == ([640, 800], [210000, 250000])
 
 
-def test_a_file_that_fails_does_not_hide_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_file_does_not_hide_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "Panoptic.yaml").write_text("MODEL: {META_ARCHITECTURE: PanopticFPN, SEM_SEG_HEAD: {LOSS_WEIGHT: 0.5}}\n")
     assert command.main(["check", str(folder)]) == 1
     printed = capsys.readouterr().out
@@ -52,11 +52,11 @@ def test_a_file_that_fails_does_not_hide_the_others(folder: Path, capsys: pytest
     assert printed.endswith("2 of 3 files load\n")
 
 
-def test_a_single_file_and_a_packaged_name_are_places_too(folder: Path) -> None:
+def test_check_takes_single_files_and_packaged_names(folder: Path) -> None:
     findings = list(check_configs([folder / "Base.yaml", "Base-RCNN-FPN"]))
     assert [finding.problem for finding in findings] == ["", ""]
 
 
-def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no \.yaml file"):
+def test_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"contains no \.yaml file"):
         list(check_configs([tmp_path]))

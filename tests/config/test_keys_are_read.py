@@ -1,16 +1,20 @@
-"""No key is ignored: whatever is supported is read somewhere outside the config package."""
+"""Every supported key is read outside the config package, and everything read from a config exists.
+
+mypy cannot check either: the attributes of a YACS node have the type Any.
+"""
 
 import ast
 import re
 from pathlib import Path
 
 import mrcnn_zoo
-from mrcnn_zoo.config.defaults import ALL_KEYS
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME, SECTION_NAMES
 
 PACKAGE = Path(mrcnn_zoo.__file__).parent
 DOTTED_NAME = re.compile(r"[A-Z][A-Z0-9_.]+")
 
-# Read by the config package itself, by the user's code, and by nobody, as its meaning says.
+# Read by the config package itself, by the user's code, and not at all, as its meaning states.
 READ_ELSEWHERE = {"VERSION", "CUSTOM", "INPUT.MASK_FORMAT"}
 
 
@@ -33,3 +37,50 @@ def test_every_supported_key_is_read_by_some_module() -> None:
         if key.unsupported is None and not any(set(key.name.split(".")[-2:]) <= names for names in modules)
     ]
     assert set(unread) <= READ_ELSEWHERE
+
+
+def reads_in(tree: ast.Module) -> set[tuple[str, ...]]:
+    """Attribute chains that start at an argument `cfg: CfgNode`, e.g. ("MODEL", "FPN", "NORM") or ("clone",)."""
+    chains = set()
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        arguments = [*function.args.args, *function.args.kwonlyargs]
+        typed = {
+            arg.arg for arg in arguments if isinstance(arg.annotation, ast.Name) and arg.annotation.id == "CfgNode"
+        }
+        roots = typed & {"cfg", "config"}  # the names of a whole config; others are sections
+        for node in ast.walk(function):
+            chain: list[str] = []
+            while isinstance(node, ast.Attribute):
+                chain.insert(0, node.attr)
+                node = node.value
+            if chain and isinstance(node, ast.Name) and node.id in roots:
+                chains.add(tuple(chain))
+    return chains
+
+
+def unknown_in(chain: tuple[str, ...]) -> str:
+    """The first name of a chain that is no key, section or method of a config; empty for none."""
+    for end, part in enumerate(chain, start=1):
+        name = ".".join(chain[:end])
+        if name in KEYS_BY_NAME:
+            return ""
+        if not part.isupper():
+            return "" if hasattr(CfgNode, part) else name
+        if name not in SECTION_NAMES:
+            return name
+    return ""
+
+
+def test_config_reads_name_existing_keys_and_methods() -> None:
+    chains = set().union(*(reads_in(ast.parse(path.read_text(encoding="utf-8"))) for path in PACKAGE.rglob("*.py")))
+    assert len(chains) > 100  # the search works
+    assert {name for name in map(unknown_in, chains) if name} == set()
+
+
+def test_unknown_reads_are_found() -> None:
+    reads = "cfg.MODEL.FPN.NORMS, cfg.origin(), cfg.MODEL.FPN.NORM.lower(), cfg.clone()"
+    source = f"def build(cfg: CfgNode) -> None:\n    {reads}\n"
+    found = {unknown_in(chain) for chain in reads_in(ast.parse(source))}
+    assert found == {"", "MODEL.FPN.NORMS", "origin"}

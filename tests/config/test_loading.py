@@ -27,11 +27,11 @@ def write(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def test_without_a_file_every_key_has_its_default() -> None:
+def test_config_without_a_file_has_every_default() -> None:
     assert load_config() == default_config()
 
 
-def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+def test_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "empty.yaml", "")) == default_config()
 
 
@@ -47,7 +47,7 @@ def test_overrides_win_over_the_file_and_the_file_over_its_base(tmp_path: Path) 
     assert (solver.BASE_LR, solver.MAX_ITER, solver.STEPS) == (0.001, 30, [3, 4])
 
 
-def test_the_config_is_frozen() -> None:
+def test_loaded_config_is_frozen() -> None:
     config = load_config()
     with pytest.raises(AttributeError, match="immutable"):
         config.SOLVER.MAX_ITER = 5
@@ -55,7 +55,7 @@ def test_the_config_is_frozen() -> None:
         config.merge_from_list(["SOLVER.MAX_ITER", 5])
 
 
-def test_a_thawed_clone_can_be_changed_and_keeps_origins() -> None:
+def test_defrosted_clone_can_be_changed_and_keeps_origins() -> None:
     config = load_config(None, ["SOLVER.MAX_ITER", 5]).clone()
     config.defrost()
     config.merge_from_list(["SOLVER.BASE_LR", 0.5])
@@ -63,7 +63,7 @@ def test_a_thawed_clone_can_be_changed_and_keeps_origins() -> None:
     assert str(config.origin_of("SOLVER.MAX_ITER")) == "command line"
 
 
-def test_an_unknown_key_names_file_line_and_the_nearest_key(tmp_path: Path) -> None:
+def test_unknown_key_names_file_line_and_the_nearest_key(tmp_path: Path) -> None:
     path = write(tmp_path, "typo.yaml", "MODEL:\n  MASK_ON: True\n  ROI_HEADS:\n    NUM_CLASES: 3\n")
     with pytest.raises(UserError) as caught:
         load_config(path)
@@ -78,34 +78,34 @@ def test_an_unknown_key_names_file_line_and_the_nearest_key(tmp_path: Path) -> N
         ("SOLVER.BASELR=1", "Did you mean 'SOLVER.BASE_LR'?"),
         ("solver.base_lr=1", "Did you mean 'SOLVER.BASE_LR'?"),
         ("MODEL.NUM_CLASSES=1", "Did you mean 'MODEL.ROI_HEADS.NUM_CLASSES' or "),
-        ("MODEL.FPN=1", "MODEL.FPN is a section and takes no value of its own; give one of its keys (IN_FEATURES, "),
+        ("MODEL.FPN=1", "MODEL.FPN is a section without a value; set one of its keys (IN_FEATURES, "),
         ("SOLVER.BASE_LR.X=1", "SOLVER.BASE_LR is a value, not a section"),
         ("QQQ=1", "there is no config key QQQ."),
     ],
 )
-def test_an_unknown_override_says_what_may_be_meant(item: str, message: str) -> None:
+def test_unknown_override_suggests_the_nearest_key(item: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load_config(None, [item])
     assert str(caught.value).startswith("command line: ")
     assert message in str(caught.value)
 
 
-def test_a_wrong_type_names_file_line_key_type_and_value(tmp_path: Path) -> None:
+def test_wrong_type_names_file_line_key_type_and_value(tmp_path: Path) -> None:
     path = write(tmp_path, "wrong.yaml", "SOLVER:\n  MAX_ITER: many\n")
     with pytest.raises(UserError) as caught:
         load_config(path)
     assert str(caught.value) == f"{path}:2: SOLVER.MAX_ITER takes an integer, not 'many'."
 
 
-def test_a_section_with_everything_commented_out_changes_nothing(tmp_path: Path) -> None:
+def test_section_without_keys_changes_nothing(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "x.yaml", "SOLVER:\n  # MAX_ITER: 3\nMODEL: {}\n")) == default_config()
 
 
-def test_a_dotted_key_in_yaml_means_the_key_below(tmp_path: Path) -> None:
+def test_dotted_key_in_yaml_sets_the_nested_key(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "x.yaml", "SOLVER.MAX_ITER: 3\n")).SOLVER.MAX_ITER == 3
 
 
-def test_a_key_set_twice_in_one_file_under_two_spellings_is_an_error(tmp_path: Path) -> None:
+def test_key_set_twice_with_two_spellings_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "x.yaml", "SOLVER.MAX_ITER: 3\nSOLVER:\n  MAX_ITER: 4\n")
     with pytest.raises(UserError, match=r"x\.yaml:3: SOLVER\.MAX_ITER is set a second time; .*x\.yaml:1"):
         load_config(path)
@@ -120,29 +120,27 @@ def test_missing_base_names_both_files(tmp_path: Path) -> None:
     )
 
 
-def test_a_circle_of_bases_is_found(tmp_path: Path) -> None:
+def test_cycle_of_bases_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", "_BASE_: sub/b.yaml\n")
     write(tmp_path, "sub/b.yaml", "_BASE_: ../a.yaml\n")
     with pytest.raises(
-        UserError, match=r"sub/b\.yaml:1: _BASE_ goes round in a circle: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"
+        UserError, match=r"sub/b\.yaml:1: the _BASE_ files form a cycle: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"
     ):
         load_config(tmp_path / "a.yaml")
 
 
-def test_a_file_based_on_itself_is_found(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="circle"):
+def test_file_based_on_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cycle"):
         load_config(write(tmp_path, "a.yaml", "_BASE_: a.yaml\n"))
 
 
 @pytest.mark.parametrize("value", ["", "3", "[a.yaml]", "''"])
-def test_a_base_that_is_no_file_name_is_an_error(value: str, tmp_path: Path) -> None:
+def test_base_that_is_not_a_file_name_is_refused(value: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="_BASE_ takes the name of one file"):
         load_config(write(tmp_path, "a.yaml", f"_BASE_: {value}\n"))
 
 
-def test_base_may_be_absolute_in_the_home_folder_or_in_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_base_is_found_by_absolute_home_and_packaged_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     absolute = write(tmp_path, "base.yaml", "SOLVER: {MAX_ITER: 7}\n")
     for base in (absolute, "~/base.yaml"):
@@ -151,29 +149,29 @@ def test_base_may_be_absolute_in_the_home_folder_or_in_the_package(
     assert packaged.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
 
 
-def test_a_missing_file_suggests_a_config_of_the_package() -> None:
+def test_missing_file_suggests_a_packaged_config() -> None:
     with pytest.raises(UserError, match=r"'mask_rcnn_R50_FPN_1x.yaml' does not exist.*Did you mean 'COCO-Instance"):
         load_config("mask_rcnn_R50_FPN_1x.yaml")
 
 
-def test_a_folder_is_not_a_config(tmp_path: Path) -> None:
+def test_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder"):
         load_config(tmp_path)
 
 
-def test_a_picture_is_not_a_config(tmp_path: Path) -> None:
+def test_binary_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
     with pytest.raises(UserError, match="is not a config"):
         load_config(path)
 
 
-def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+def test_huge_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too many for a config"):
         load_config(write(tmp_path, "x.yaml", "#" * 1_000_001))
 
 
-def test_a_python_file_is_never_run(tmp_path: Path) -> None:
+def test_python_file_is_never_run(tmp_path: Path) -> None:
     path = write(tmp_path, "x.py", f"open({str(tmp_path / 'marker')!r}, 'w')\ncfg = {{}}\n")
     with pytest.raises(UserError):
         load_config(path)
@@ -189,7 +187,7 @@ def test_the_computed_sizes_of_detectron2s_retinanet_base_file_load(tmp_path: Pa
     assert sizes[4] == [512, 645.0795775461751, 812.7493386077181]
 
 
-def test_names_below_an_open_section_are_the_users_own(tmp_path: Path) -> None:
+def test_open_section_takes_custom_names(tmp_path: Path) -> None:
     text = "DATASETS:\n  DEFINITIONS:\n    cells.v1: {FORMAT: coco, THING: '7', PARTS: [1, {a: b}]}\n    bare: {}\n"
     definitions = load_config(write(tmp_path, "x.yaml", text)).DATASETS.DEFINITIONS
     assert definitions == {"cells.v1": {"FORMAT": "coco", "THING": "7", "PARTS": [1, {"a": "b"}]}, "bare": {}}
@@ -208,7 +206,7 @@ def test_definitions_are_merged_over_those_of_the_base(tmp_path: Path) -> None:
     }
 
 
-def test_an_open_section_takes_no_plain_value() -> None:
+def test_open_section_refuses_a_plain_value() -> None:
     with pytest.raises(UserError, match=r"DATASETS\.DEFINITIONS takes a mapping"):
         load_config(None, ["DATASETS.DEFINITIONS", "coco"])
 
@@ -219,12 +217,12 @@ def test_version_1_names_are_read_as_their_new_ones(tmp_path: Path, caplog: pyte
     assert "MODEL.WEIGHT is the old name of MODEL.WEIGHTS" in caplog.text
 
 
-def test_a_version_of_the_future_is_refused() -> None:
+def test_future_version_is_refused() -> None:
     with pytest.raises(UserError, match="VERSION = 3 is not one of 2"):
         load_config(None, ["VERSION", 3])
 
 
-def test_origins_tell_default_file_line_and_command_line(tmp_path: Path) -> None:
+def test_origins_distinguish_default_file_line_and_command_line(tmp_path: Path) -> None:
     write(tmp_path, "base.yaml", "SOLVER:\n  MAX_ITER: 3\n  BASE_LR: 0.1\n")
     path = write(tmp_path, "x.yaml", "_BASE_: base.yaml\nSOLVER: {BASE_LR: 0.2}\n")
     config = load_config(path, ["SEED=3"])
@@ -237,7 +235,7 @@ def test_origins_tell_default_file_line_and_command_line(tmp_path: Path) -> None
     ]
 
 
-def test_a_dump_reads_back_to_the_same_config(tmp_path: Path) -> None:
+def test_dump_reads_back_to_the_same_config(tmp_path: Path) -> None:
     overrides = [
         "MODEL.WEIGHTS='007'",
         "WANDB.NAME=1e-3",
@@ -258,7 +256,7 @@ def test_a_dump_reads_back_to_the_same_config(tmp_path: Path) -> None:
     assert "__" not in text
 
 
-def test_a_config_can_be_pickled_and_copied() -> None:
+def test_config_can_be_pickled_and_copied() -> None:
     config = load_config(None, ["SOLVER.MAX_ITER=5"])
     for copied in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config)):
         assert copied == config
@@ -267,7 +265,7 @@ def test_a_config_can_be_pickled_and_copied() -> None:
         assert str(copied.origin_of("SOLVER.MAX_ITER")) == "command line"
 
 
-def test_resolving_leaves_the_config_mutable() -> None:
+def test_resolved_config_is_mutable() -> None:
     config = resolve_config(None, ["MODEL.KEYPOINT_ON", True])
     config.SOLVER.MAX_ITER = 5
     assert config.MODEL.KEYPOINT_ON
@@ -285,7 +283,7 @@ def test_importing_the_config_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_changed_config_is_a_frozen_copy_whose_values_name_their_source(tmp_path: Path) -> None:
+def test_changed_config_is_frozen_and_records_the_source(tmp_path: Path) -> None:
     path = write(tmp_path, "a.yaml", "SOLVER:\n  MAX_EPOCHS: 3\n")
     config = load_config(path, ["SOLVER.BASE_LR", "0.5"])
     changed = changed_config(config, {"SOLVER.MAX_ITER": 7, "SOLVER.FREEZE": ["backbone.*"]}, source="my schedule")
@@ -298,7 +296,7 @@ def test_changed_config_is_a_frozen_copy_whose_values_name_their_source(tmp_path
     assert closeness == sorted(set(closeness))
 
 
-def test_changed_config_refuses_what_a_file_could_not_have(tmp_path: Path) -> None:
+def test_changed_config_refuses_unknown_keys_and_types(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, "a.yaml", ""))
     with pytest.raises(UserError, match=r"my schedule: .*SOLVER.FREZE.*SOLVER.FREEZE"):
         changed_config(config, {"SOLVER.FREZE": []}, source="my schedule")

@@ -1,4 +1,4 @@
-"""The YAML files that come with the package."""
+"""The packaged configs."""
 
 from typing import Any
 

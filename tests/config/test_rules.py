@@ -24,7 +24,7 @@ def test_every_key_of_numbers_declares_its_range_or_its_choices() -> None:
     assert [key.name for key in ALL_KEYS if takes_numbers(key) and key.range is None and not key.choices] == []
 
 
-def test_every_default_lies_in_its_range() -> None:
+def test_every_default_is_in_its_range() -> None:
     for key in ALL_KEYS:
         assert key.is_open or not key.problem_of(key.default), key.name
 
@@ -100,7 +100,7 @@ def test_length_in_words(length: Length, words: str) -> None:
         ("MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS", [[10.0, 10.0, 5.0, 0.0]], "each above 0 in each of its lists"),
         ("MODEL.ANCHOR_GENERATOR.SIZES", [[32, 0]], "each above 0 in each of its lists"),
         ("MODEL.ANCHOR_GENERATOR.SIZES", [[]], "must hold at least 1 value in each of its lists, each above 0"),
-        ("MODEL.ANCHOR_GENERATOR.SIZES", [[32], 64], "must hold either numbers or lists of numbers"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", [[32], 64], "must contain either numbers or lists of numbers"),
         ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [], "must hold at least 1 value"),
         ("MODEL.ANCHOR_GENERATOR.OFFSET", 1.0, "must be in [0, 1)"),
         ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1.5, "must be in [0, 1]"),
@@ -130,7 +130,7 @@ def test_message_names_the_line_of_the_file(tmp_path: Path) -> None:
         config_from_text("SOLVER:\n  GAMMA: -1\n", source="the config in w.pth")
 
 
-def test_only_the_final_value_counts(tmp_path: Path) -> None:
+def test_only_the_final_value_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("SOLVER: {GAMMA: -1}\n")
     assert load_config(path, ["SOLVER.GAMMA", "0.5"]).SOLVER.GAMMA == 0.5
@@ -159,7 +159,7 @@ def test_all_numbers_outside_their_range_are_listed_at_once() -> None:
         ("TEST.EVAL_PERIOD", 0),
     ],
 )
-def test_values_with_a_meaning_of_their_own_stay_allowed(key: str, value: Any) -> None:
+def test_special_values_are_allowed(key: str, value: Any) -> None:
     assert load_config(None, [key, value]).value_of(key) == value
 
 

@@ -1,4 +1,4 @@
-"""The evaluator of plain arithmetic: what it computes, and what it refuses."""
+"""The evaluator of plain arithmetic: allowed and refused expressions."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from mrcnn_zoo.config.safe_yaml import evaluate_arithmetic
 RETINANET_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
 
 
-def test_computes_the_anchor_sizes_of_the_retinanet_base_file() -> None:
+def test_arithmetic_computes_the_anchor_sizes_of_the_retinanet_base_file() -> None:
     sizes = evaluate_arithmetic(RETINANET_SIZES)
     assert sizes[0] == [32, 40.31747359663594, 50.79683366298238]
     assert [row[0] for row in sizes] == [32, 64, 128, 256, 512]
@@ -23,7 +23,7 @@ def test_computes_the_anchor_sizes_of_the_retinanet_base_file() -> None:
         ("[[i * j for j in [1, 2]] for i in [3]]", [[3, 6]]),
     ],
 )
-def test_computes_numbers_and_lists(text: str, expected: object) -> None:
+def test_arithmetic_computes_numbers_and_lists(text: str, expected: object) -> None:
     assert evaluate_arithmetic(text) == expected
 
 
@@ -48,7 +48,7 @@ def test_computes_numbers_and_lists(text: str, expected: object) -> None:
         "[print for x in [1]]",
     ],
 )
-def test_refuses_everything_else(text: str) -> None:
+def test_arithmetic_refuses_everything_else(text: str) -> None:
     with pytest.raises(ValueError, match=r"not|may only be"):
         evaluate_arithmetic(text)
 
@@ -69,6 +69,6 @@ def test_refuses_everything_else(text: str) -> None:
         "1 + " * 1000 + "1",
     ],
 )
-def test_refuses_what_is_too_large(text: str) -> None:
+def test_arithmetic_refuses_large_results(text: str) -> None:
     with pytest.raises(ValueError, match=r"exponent|list where|real number|cannot be computed|steps|expression"):
         evaluate_arithmetic(text)

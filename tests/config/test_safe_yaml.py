@@ -26,11 +26,11 @@ def test_sections_become_paths_with_lines() -> None:
     ]
 
 
-def test_a_date_stays_text() -> None:
+def test_date_stays_text() -> None:
     assert values("OUTPUT_DIR: 2026-11-22") == {"OUTPUT_DIR": "2026-11-22"}
 
 
-def test_a_key_that_yaml_would_read_as_a_number_or_boolean_stays_text() -> None:
+def test_key_like_a_number_or_boolean_stays_text() -> None:
     assert values("1: a\non: b\n") == {"1": "a", "on": "b"}
 
 
@@ -38,12 +38,12 @@ def test_aliases_are_followed() -> None:
     assert values("A: &x [1.0, 2.0]\nB: *x\n") == {"A": [1.0, 2.0], "B": [1.0, 2.0]}
 
 
-def test_a_merge_key_fills_in_what_the_section_does_not_say() -> None:
+def test_merge_key_fills_in_missing_values() -> None:
     text = "A: &x {C: 1, D: 2}\nB:\n  <<: *x\n  D: 3\n"
     assert values(text) == {"A.C": 1, "A.D": 2, "B.C": 1, "B.D": 3}
 
 
-def test_the_eval_tag_computes_arithmetic() -> None:
+def test_eval_tag_computes_arithmetic() -> None:
     assert values('A: !!python/object/apply:eval ["[x * 2 for x in [1, 2]]"]') == {"A": [2, 4]}
 
 
@@ -65,48 +65,48 @@ def test_the_eval_tag_computes_arithmetic() -> None:
         "!mine 3",
     ],
 )
-def test_a_tag_that_would_build_an_object_is_refused(value: str, tmp_path: Path) -> None:
+def test_tag_that_builds_an_object_is_refused(value: str, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     with pytest.raises(UserError, match=r"evil\.yaml:2: .*(refused|eval)"):
         read_yaml(f"A: 1\nB: {value.format(marker=marker)}\n", "evil.yaml")
     assert not marker.exists()
 
 
-def test_a_tag_on_a_section_is_refused() -> None:
+def test_tag_on_a_section_is_refused() -> None:
     with pytest.raises(UserError, match=r"x\.yaml:1: the tag !!python/object:os\.thing"):
         read_yaml("A: !!python/object:os.thing {b: 1}\n", "x.yaml")
 
 
-def test_a_key_given_twice_names_both_lines() -> None:
+def test_key_given_twice_names_both_lines() -> None:
     with pytest.raises(UserError, match=r"x\.yaml:4: LR is given twice, first in line 2"):
         read_yaml("SOLVER:\n  LR: 1\n  STEPS: [1]\n  LR: 2\n", "x.yaml")
 
 
 @pytest.mark.parametrize("text", ["A: [1, 2", "A:\n\t- 1", "A: *nowhere", "A: 1\n---\nB: 2", "A: 'open", "A: \x00"])
-def test_bad_syntax_is_one_clear_error(text: str) -> None:
+def test_invalid_syntax_is_one_error(text: str) -> None:
     with pytest.raises(UserError, match=r"x\.yaml.*not valid YAML"):
         read_yaml(text, "x.yaml")
 
 
 @pytest.mark.parametrize("text", ["- 1\n- 2\n", "just text", "3"])
-def test_a_file_that_is_no_mapping_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="a config is a mapping"):
+def test_file_without_a_mapping_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="a config must be a mapping"):
         read_yaml(text, "x.yaml")
 
 
-def test_a_value_that_contradicts_its_tag_is_refused() -> None:
+def test_value_that_contradicts_its_tag_is_refused() -> None:
     with pytest.raises(UserError, match=r"x\.yaml:1: 'many' is not a YAML int"):
         read_yaml("A: !!int many\n", "x.yaml")
 
 
 @pytest.mark.parametrize("text", ["A: &x [*x]", "A: &x {B: *x}", "A: &x\n  <<: *x\n"])
-def test_an_alias_inside_itself_is_refused(text: str) -> None:
+def test_recursive_alias_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="contains itself"):
         read_yaml(text, "x.yaml")
 
 
 @pytest.mark.parametrize(("first", "more"), [("[1, 1]", "[{}]"), ("{{k: 1}}", "{{<<: [{}]}}")])
-def test_aliases_that_multiply_are_refused(first: str, more: str) -> None:
+def test_exponential_aliases_are_refused(first: str, more: str) -> None:
     lines = [f"L0: &L0 {first.format()}"]
     for level in range(1, 12):
         lines.append(f"L{level}: &L{level} {more.format(', '.join([f'*L{level - 1}'] * 10))}")
@@ -114,6 +114,6 @@ def test_aliases_that_multiply_are_refused(first: str, more: str) -> None:
         read_yaml("\n".join(lines), "x.yaml")
 
 
-def test_a_value_alone_is_read_from_flow_style() -> None:
+def test_single_value_is_read_from_flow_style() -> None:
     assert read_yaml_value("[a, {b: 1}]") == ["a", {"b": 1}]
     assert read_yaml_value("") is None

@@ -16,7 +16,7 @@ def test_shown_text_reads_back_to_the_same_config() -> None:
     assert config_from_text(shown(config)) == config
 
 
-def test_each_value_that_was_set_says_where(tmp_path: Path) -> None:
+def test_set_values_have_their_origin(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("SOLVER:\n  MAX_ITER: 3\n")
     found = lines(shown(load_config(path, ["SEED", "7"])))

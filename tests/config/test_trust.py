@@ -1,4 +1,4 @@
-"""Code that a config out of a downloaded file names is not run unless its module is allowed."""
+"""Code named by a downloaded config is not run unless its module is trusted."""
 
 import sys
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_trusted_module_covers_its_submodules(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", ["stranger", "stranger_lab.head", "stranger_lab.heads.more"])
-def test_other_modules_do_not_cover_it(module: str) -> None:
+def test_trust_of_other_modules_does_not_cover_it(module: str) -> None:
     with pytest.raises(UserError, match="would be imported and run"):
         config_from_text(TEXT, trust=[module])
 
@@ -67,7 +67,7 @@ def test_variable_allows_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     assert allowed_modules(["b.c"]) == ("b.c", "a", "stranger_lab")
 
 
-def test_what_is_no_module_is_refused_as_trusted() -> None:
+def test_invalid_module_name_is_refused() -> None:
     with pytest.raises(UserError, match=r"--trust takes names of modules.*'my_lab:build'"):
         allowed_modules(["my_lab:build"])
     with pytest.raises(TypeError):
@@ -105,12 +105,12 @@ def test_typed_value_replaces_the_one_of_the_file() -> None:
         ("SOLVER: {OPTIMIZER: 'a b:c'}", "SOLVER.OPTIMIZER"),
     ],
 )
-def test_every_place_of_a_name_is_looked_at(text: str, key: str) -> None:
+def test_names_of_code_are_found_in_every_place(text: str, key: str) -> None:
     with pytest.raises(UserError, match=rf"{key} = "):
         config_from_text(text)
 
 
-def test_every_key_that_selects_a_component_is_looked_at() -> None:
+def test_names_of_code_are_found_in_every_registry_key() -> None:
     selecting = [key for key in ALL_KEYS if key.registry is not None and not key.is_open]
     assert len(selecting) > 20
     for key in selecting:
@@ -130,11 +130,11 @@ def test_every_key_that_selects_a_component_is_looked_at() -> None:
         "DATASETS: {TRAIN: ['c:data']}",
     ],
 )
-def test_paths_devices_and_titles_are_no_code(text: str) -> None:
+def test_paths_devices_and_titles_are_not_code(text: str) -> None:
     config_from_text(text)  # raises nothing
 
 
-def test_settings_of_a_foreign_file_are_looked_at() -> None:
+def test_settings_of_a_foreign_file_are_checked() -> None:
     settings = ["MODEL.ROI_BOX_HEAD.NAME", NAME, "SOLVER.MAX_ITER", 7]
     with pytest.raises(UserError, match=r"the zoo's entry x: MODEL\.ROI_BOX_HEAD\.NAME"):
         config_from_settings(settings, source="the zoo's entry x")
@@ -143,7 +143,7 @@ def test_settings_of_a_foreign_file_are_looked_at() -> None:
     assert code_modules(cfg) == ("stranger_lab.heads",)
 
 
-def test_weights_of_a_stranger_import_nothing(tmp_path: Path, stranger: Path) -> None:
+def test_untrusted_weights_import_nothing(tmp_path: Path, stranger: Path) -> None:
     path = tmp_path / "downloaded.pth"
     torch.save(
         {"model": {"weight": torch.zeros(1)}, "config": f"MODEL: {{META_ARCHITECTURE: '{NAME}', DEVICE: cpu}}"}, path
@@ -160,7 +160,7 @@ def test_weights_of_a_stranger_import_nothing(tmp_path: Path, stranger: Path) ->
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "precompute-proposals", "convert-checkpoint"])
-def test_every_command_that_reads_a_config_out_of_weights_has_the_option(
+def test_commands_that_read_a_config_from_weights_have_the_trust_option(
     tmp_path: Path, stranger: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

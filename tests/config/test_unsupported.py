@@ -1,4 +1,4 @@
-"""Keys of parts that do not exist are refused when they would matter."""
+"""Keys of unsupported parts are refused when they would have an effect."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def test_defaults_set_no_unsupported_key() -> None:
     assert unsupported_changes(default_config()) == []
 
 
-def test_an_unsupported_key_is_refused_with_place_key_value_and_default(tmp_path: Path) -> None:
+def test_unsupported_key_is_refused_with_place_key_value_and_default(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("GLOBAL:\n  HACK: 2.0\n")
     with pytest.raises(UserError) as caught:
@@ -42,9 +42,7 @@ def test_every_unsupported_key_in_use_is_listed() -> None:
     assert any(message in line for line in lines)
 
 
-def test_a_key_in_a_file_of_a_part_that_is_not_selected_has_no_effect_with_one_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_file_key_of_an_unselected_part_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(
         "MODEL:\n  SEM_SEG_HEAD: {NUM_CLASSES: 7, IGNORE_VALUE: 255}\n  PANOPTIC_FPN: {INSTANCE_LOSS_WEIGHT: 7}\n"
@@ -56,16 +54,14 @@ def test_a_key_in_a_file_of_a_part_that_is_not_selected_has_no_effect_with_one_w
     ]
 
 
-def test_a_file_that_spells_defaults_out_is_loaded_without_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_file_with_default_values_is_loaded_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(default_config().dump())
     load_config(path)
     assert caplog.records == []
 
 
-def test_a_key_on_the_command_line_of_a_part_that_is_not_selected_is_refused() -> None:
+def test_command_line_key_of_an_unselected_part_is_refused() -> None:
     message = (
         r"command line: MODEL\.PANOPTIC_FPN\.INSTANCE_LOSS_WEIGHT = 7\.0, which counts only if "
         "MODEL.META_ARCHITECTURE is PanopticFPN"

@@ -1,4 +1,4 @@
-"""Which values fit a key, and what they become."""
+"""Conversion of values to the types of keys."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def fit(value: object, key: Key) -> object:
         (CHOICE, "avg", "avg"),
     ],
 )
-def test_a_value_becomes_the_type_of_its_key(key: Key, value: object, expected: object) -> None:
+def test_value_is_converted_to_the_type_of_its_key(key: Key, value: object, expected: object) -> None:
     result = fit(value, key)
     assert result == expected
     assert type(result) is type(expected)
@@ -70,7 +70,7 @@ def test_integers_in_a_list_of_numbers_become_numbers() -> None:
     assert [type(item) for item in fit([1, 2], NUMBERS)] == [float, float]
 
 
-def test_the_value_does_not_share_its_list_with_the_config() -> None:
+def test_value_does_not_share_its_list_with_the_config() -> None:
     given = ["a"]
     result = fit(given, NAMES)
     given.append("b")
@@ -104,7 +104,7 @@ def test_the_value_does_not_share_its_list_with_the_config() -> None:
         (CHOICE, 1),
     ],
 )
-def test_a_wrong_type_names_place_key_and_value(key: Key, value: object) -> None:
+def test_wrong_type_names_place_key_and_value(key: Key, value: object) -> None:
     with pytest.raises(UserError) as caught:
         fit(value, key)
     message = str(caught.value)
@@ -133,7 +133,7 @@ def test_a_wrong_type_names_place_key_and_value(key: Key, value: object) -> None
         (KEYS_BY_NAME["MODEL.RESNETS.DEFORM_ON_PER_STAGE"], "true false true true", [True, False, True, True]),
     ],
 )
-def test_a_list_may_be_typed_without_brackets_quotes_or_commas(key: Key, typed: Any, expected: list[Any]) -> None:
+def test_list_may_be_typed_without_brackets_quotes_or_commas(key: Key, typed: Any, expected: list[Any]) -> None:
     assert fit(typed, key) == expected
 
 
@@ -142,21 +142,21 @@ def test_a_list_may_be_typed_without_brackets_quotes_or_commas(key: Key, typed: 
     [
         (KEYS_BY_NAME["SOLVER.STEPS"], "soon", "Write it like [30000]."),
         (KEYS_BY_NAME["SOLVER.STEPS"], "10 x", "Write it like [30000]."),
-        (NAMES, "none", "An empty list is written []."),
+        (NAMES, "none", "Write an empty list as []."),
     ],
 )
-def test_what_is_no_list_gets_a_hint_that_works(key: Key, typed: str, hint: str) -> None:
+def test_invalid_list_gets_a_valid_hint(key: Key, typed: str, hint: str) -> None:
     with pytest.raises(UserError) as refusal:
         fit(typed, key)
     assert str(refusal.value).endswith(hint)
 
 
-def test_a_number_for_a_text_says_that_it_needs_quotes() -> None:
+def test_number_for_a_text_gets_a_hint_about_quotes() -> None:
     with pytest.raises(UserError, match=r"A\.TEXT takes a string, not 3\. Put it in quotes"):
         fit(3, TEXT)
 
 
-def test_a_wrong_choice_gives_the_right_ones() -> None:
+def test_invalid_choice_lists_the_choices() -> None:
     with pytest.raises(UserError, match=r"A\.CHOICE = 'summ' is not one of 'sum', 'avg'\. Did you mean 'sum'\?"):
         fit("summ", CHOICE)
 
@@ -165,12 +165,12 @@ def test_a_wrong_choice_gives_the_right_ones() -> None:
     ("text", "expected"),
     [("1", 1), ("'1'", "1"), ("TRUE", True), ("none", None), ("{a: [1, x]}", {"a": [1, "x"]}), ("[broken", "[broken")],
 )
-def test_literal_reads_what_a_text_stands_for(text: str, expected: object) -> None:
+def test_literal_parses_python_and_yaml_literals(text: str, expected: object) -> None:
     assert literal(text) == expected
 
 
 @pytest.mark.parametrize("text", ["a/b c", "__import__('os')", "!!python/name:os", "(" * 9000, "[" * 3000, "-" * 20000])
-def test_literal_leaves_other_text_alone(text: str) -> None:
+def test_literal_returns_other_text_unchanged(text: str) -> None:
     assert literal(text) == text
 
 
@@ -182,7 +182,7 @@ def test_literal_leaves_other_text_alone(text: str) -> None:
         (NAMES, "list of strings"),
         (NESTED, "list of lists of integers or numbers"),
         (ANYTHING, "list"),
-        (Key("A.OPEN", {}, ""), "section of your own names"),
+        (Key("A.OPEN", {}, ""), "section of custom names"),
     ],
 )
 def test_type_in_words(key: Key, words: str) -> None:

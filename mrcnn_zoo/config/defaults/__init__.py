@@ -34,6 +34,10 @@ SECTION_NAMES: frozenset[str] = frozenset(  # every dotted name that has keys be
 
 
 def keys_below(section: str) -> list[Key]:
-    """The keys in a section, in the order of their declaration; all keys for an empty name."""
+    """The keys in a section, in the order of their declaration.
+
+    Args:
+        section: dotted; empty for all keys.
+    """
     prefix = f"{section}." if section else ""
     return [key for name, key in KEYS_BY_NAME.items() if name.startswith(prefix)]

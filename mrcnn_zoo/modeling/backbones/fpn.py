@@ -178,7 +178,8 @@ def build_fpn(cfg: CfgNode, bottom_up: Backbone, *, default_top_block: str = "ma
     """
     settings = cfg.MODEL.FPN
     _check_levels(settings.IN_FEATURES, bottom_up)
-    top_block, top_source = _build_top_block(settings, bottom_up, settings.TOP_BLOCK or default_top_block)
+    builders = TOP_BLOCKS | {"": TOP_BLOCKS[default_top_block]}
+    top_block, top_source = choice_of(cfg, "MODEL.FPN.TOP_BLOCK", builders)(settings, bottom_up)
     return FPN(
         bottom_up,
         in_features=list(settings.IN_FEATURES),
@@ -245,12 +246,8 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_channels: int) -> FPN:
     return build_fpn(cfg, build_timm_backbone(cfg, input_channels))
 
 
-def _build_top_block(settings: CfgNode, bottom_up: Backbone, name: str) -> tuple[TopBlock | None, str]:
-    """The top block of that name and its input map."""
-    if name == "none":
-        return None, ""
-    if name == "maxpool":
-        return MaxPoolLevel(), ""
+def _build_p6p7(settings: CfgNode, bottom_up: Backbone) -> tuple[TopBlock, str]:
+    """Convolutions for P6 and P7, and the name of their input map."""
     last = settings.IN_FEATURES[-1]
     last_level = f"p{_level_of(bottom_up.output_specs[last])}"
     source = settings.TOP_BLOCK_IN_FEATURE or last
@@ -262,6 +259,14 @@ def _build_top_block(settings: CfgNode, bottom_up: Backbone, name: str) -> tuple
             "continue the halving from there."
         )
     return ConvLevels(bottom_up.output_specs[last].channels, settings.OUT_CHANNELS), source
+
+
+# (MODEL.FPN, bottom-up network) -> top block, and the name of its input map; by the choices of MODEL.FPN.TOP_BLOCK
+TOP_BLOCKS: dict[str, Callable[[CfgNode, Backbone], tuple[TopBlock | None, str]]] = {
+    "none": lambda *_: (None, ""),
+    "maxpool": lambda *_: (MaxPoolLevel(), ""),
+    "p6p7": _build_p6p7,
+}
 
 
 def _level_of(spec: FeatureSpec) -> int:

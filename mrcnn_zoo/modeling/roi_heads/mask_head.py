@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers.conv import Conv2d, add_linear_layers, kaiming_init_, relu_
 from mrcnn_zoo.layers.norm import build_norm
@@ -266,6 +266,7 @@ def build_mask_rcnn_conv_upsample_head(cfg: CfgNode, input_spec: FeatureSpec) ->
         input_spec: channels and side of the pooled maps.
     """
     head = cfg.MODEL.ROI_MASK_HEAD
+    choice_of(cfg, "MODEL.ROI_MASK_HEAD.UPSAMPLE", UPSAMPLINGS)  # refuses other names
     return MaskRCNNConvUpsampleHead(
         input_spec,
         num_maps=1 if head.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
