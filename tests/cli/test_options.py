@@ -310,7 +310,7 @@ def test_output_folder_of_a_training_selects_its_best_or_last_checkpoint(
     arguments = {
         "evaluate": ["--weights", run_folder, "--output", tmp_path / "out"],
         "predict": [image, "--weights", run_folder, "--output", tmp_path / "out"],
-        "train": ["--config-file", DIGITS, "--eval-only", run_folder, "--output", tmp_path / "out", *TINY],
+        "train": ["--config-file", DIGITS, "--eval-only", "--weights", run_folder, "--output", tmp_path / "out", *TINY],
     }
     caplog.set_level("INFO")
     assert run_command(command, list(map(str, arguments[command]))) == 0
