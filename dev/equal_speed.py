@@ -41,10 +41,10 @@ def serve_steps(config: str, mode: str) -> None:
     from mrcnn_zoo.config import load_config
     from mrcnn_zoo.modeling import build_model
 
-    try:
-        from mrcnn_zoo.benchmark.inputs import generated_samples
-    except ModuleNotFoundError:  # a version before November 27, 2026
+    try:  # versions before November 27, 2026
         generated_samples = import_module("mrcnn_zoo.experiments.benchmark.samples").generated_samples
+    except ModuleNotFoundError:
+        from mrcnn_zoo.benchmark.inputs import generated_samples
 
     cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0

@@ -21,6 +21,7 @@ from support.documentation import DOCS, PAGES, README, REPOSITORY, Block, block_
 
 OURS = [(location, command.removeprefix("PYTHONPATH=. ")) for location, command in commands() if "mrcnn-zoo" in command]
 DOCUMENTS = [page for page in PAGES if page != README]
+OTHERS_FILES = {"checkpoint/c2_model_loading.py", "modeling/roi_heads/mask_head.py"}  # Detectron2's
 
 
 def name_of(value: Path | Block) -> str:
@@ -36,6 +37,14 @@ def test_docs_readme_lists_every_page() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_link_targets_exist(page: Path) -> None:
     assert [link for link in links(page) if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", sorted((REPOSITORY / "dev").glob("*.md")), ids=name_of)
+def test_modules_named_by_developer_pages_exist(page: Path) -> None:
+    named = set(re.findall(r"`((?:\w+/)*\w+\.(?:py|sh))`", page.read_text(encoding="utf-8"))) - OTHERS_FILES
+    files = [path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.rglob("*.[ps][yh]")]
+    assert named or page.name == "COMPONENTS.md"  # whose table has keys alone
+    assert [name for name in sorted(named) if not any(f"/{file}".endswith(f"/{name}") for file in files)] == []
 
 
 @pytest.mark.parametrize(("location", "command"), OURS, ids=[f"{location} {command}" for location, command in OURS])

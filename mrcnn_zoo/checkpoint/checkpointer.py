@@ -112,7 +112,13 @@ def checkpoint_in(folder: Path) -> Path:
     names = sorted(path.name for path in folder.iterdir() if path.suffix in CHECKPOINT_SUFFIXES)
     if len(names) == 1:
         return folder / names[0]
-    what = f"it holds {', '.join(names)}: name one of them" if names else "no checkpoint is in it: name a file"
+    below = sorted({path.parent.name for path in folder.glob(f"*/{LAST_CHECKPOINT_FILE}")})  # stages of a run
+    if names:
+        what = f"it holds {', '.join(names)}: name one of them"
+    elif below:
+        what = f"checkpoints are in its folders {', '.join(below)}: name one, e.g. {folder / below[-1]}"
+    else:
+        what = "no checkpoint is in it: name a file"
     raise UserError(f"weights {folder} are a folder, and {what}.")
 
 

@@ -55,9 +55,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             prepare_device(cfg)
             folder = output_folder(arguments, cfg, subfolders=RESULT_FOLDERS)
             log = stack.enter_context(logging_to(folder))
+            checked.append((log, folder, prepare_evaluation(cfg, class_names_of(file), model=file.source)))
             if (folder / RESULTS).exists() and not arguments.overwrite:
                 logger.info("the results of an earlier evaluation in %s will be replaced", folder / RESULTS.parent)
-            checked.append((log, folder, prepare_evaluation(cfg, class_names_of(file), model=file.source)))
 
         model, cfg, trained = open_trained(
             weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check

@@ -42,7 +42,9 @@ def build_parser() -> CommandParser:
     add_config_option(parser)
     add_weights_option(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR, if any")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, or the last checkpoint")
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, or with --resume the last checkpoint"
+    )
     add_output_options(
         parser,
         text="folder of the run (default: OUTPUT_DIR of the config)",

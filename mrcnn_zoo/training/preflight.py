@@ -203,7 +203,9 @@ def plan_evaluation(cfg: CfgNode, *, resume: bool) -> RunPlan:
     weights = read_weights(path) if path else None
     class_names = class_names_of(weights) if weights else ()
     if weights is None:
-        logger.warning("MODEL.WEIGHTS is empty: evaluating random weights")
+        has_checkpoint = Checkpointer(cfg.OUTPUT_DIR).has_checkpoint()
+        advice = f"; --resume evaluates the last checkpoint in {cfg.OUTPUT_DIR}" if has_checkpoint else ""
+        logger.warning("MODEL.WEIGHTS is empty: evaluating random weights%s", advice)
     datasets = prepare_evaluation(cfg, class_names, model=weights.source if weights else "the model")
     return RunPlan(cfg, (), datasets, class_names=class_names, weights=weights)
 

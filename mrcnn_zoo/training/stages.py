@@ -312,8 +312,8 @@ def _read_stage_file(stage: Stage) -> FinishedStage:
     changes = {key: both for key, both in changed_keys(former, stage.cfg.dump()).items() if key != "OUTPUT_DIR"}
     if changes:
         logger.warning(
-            "stage %r is finished and is not trained again, though its config has changed since: %s. To resume it, "
-            "remove %s and the folders of the later stages",
+            "stage %r is finished and is not trained again, though its config has changed since: %s. To train it "
+            "further, remove %s and the folders of the later stages",
             stage.name,
             ", ".join(f"{key} = {now} (it was {before})" for key, (before, now) in changes.items()),
             path,

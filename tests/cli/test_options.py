@@ -327,6 +327,11 @@ def test_weights_folder_without_a_checkpoint_lists_its_files(tmp_path: Path, ref
     for name in ("a.pth", "b.safetensors"):
         (folder / name).write_bytes(b"")
     assert "it holds a.pth, b.safetensors: name one of them" in refused("evaluate", "--weights", folder)
+    stage = tmp_path / "run" / "heads"
+    stage.mkdir(parents=True)
+    (stage / "last_checkpoint").write_text("model_final.pth")
+    message = refused("evaluate", "--weights", tmp_path / "run")
+    assert f"checkpoints are in its folders heads: name one, e.g. {stage}" in message
 
 
 def test_zoo_name_without_its_prefix_is_explained(refused: Refused) -> None:
