@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 QUICKSTART = "Quickstart/mask_rcnn_R_18_FPN_digits.yaml"
@@ -37,14 +36,10 @@ STUDENT_T = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # num
 def serve_steps(config: str, mode: str) -> None:
     """Run one step per line on stdin; print its seconds and the peak memory in MiB as JSON."""
     import torch
+    from generated_samples import generated_samples
 
     from mrcnn_zoo.config import load_config
     from mrcnn_zoo.modeling import build_model
-
-    try:  # versions before November 27, 2026
-        generated_samples = import_module("mrcnn_zoo.experiments.benchmark.samples").generated_samples
-    except ModuleNotFoundError:
-        from mrcnn_zoo.benchmark.inputs import generated_samples
 
     cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0

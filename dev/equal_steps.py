@@ -35,8 +35,8 @@ SMALL = (
 def run(config: str) -> dict[str, Any]:
     """Losses and gradient norm of each step, and the predictions of the trained model."""
     import torch
+    from generated_samples import generated_samples
 
-    from mrcnn_zoo.benchmark.inputs import generated_samples
     from mrcnn_zoo.config import load_config
     from mrcnn_zoo.modeling import build_model
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from generated_samples import generated_samples
 from gpu_report import PartResult
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from mrcnn_zoo.benchmark.inputs import calibrate_random_weights, generated_samples
+from mrcnn_zoo.benchmark.inputs import calibrate_random_weights
 from mrcnn_zoo.benchmark.measure import Candidate, time_interleaved
 from mrcnn_zoo.benchmark.models import our_steps, torchvision_inputs, torchvision_steps
 from mrcnn_zoo.benchmark.torchvision_model import build_torchvision_model, torchvision_state

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dev.generated_samples import generated_samples
 from mrcnn_zoo import registries
-from mrcnn_zoo.benchmark.inputs import generated_samples
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.inference.tta import build_augmented_detector
 from mrcnn_zoo.modeling import build_model

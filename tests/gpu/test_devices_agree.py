@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from mrcnn_zoo.benchmark.inputs import calibrate_random_weights, generated_samples
+from dev.generated_samples import generated_samples
+from mrcnn_zoo.benchmark.inputs import calibrate_random_weights
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Detections, Proposals, Sample, TrainingOutput

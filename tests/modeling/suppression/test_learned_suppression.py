@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrcnn_zoo.benchmark.inputs import generated_samples
+from dev.generated_samples import generated_samples
 from mrcnn_zoo.checkpoint import load_weights
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
