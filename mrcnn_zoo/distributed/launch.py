@@ -261,7 +261,7 @@ class _WorkerGroup:
             raise KeyboardInterrupt
 
     def _forward(self, number: int) -> bool:
-        """Give the workers SAVE_SECONDS to save; whether there are any."""
+        """Terminate the workers after SAVE_SECONDS to save; returns whether there are any."""
         self._signal = number
         self._workers = multiprocessing.active_children()
         for worker in self._workers:
@@ -322,7 +322,7 @@ class _FailureHandler(logging.Handler):
 
 @contextmanager
 def _hosting(layout: ProcessLayout) -> Iterator[None]:
-    """Keep the store of several agents, on the machine of rank 0, until the others have read it for the last time."""
+    """Host the rendezvous store on machine 0 until the agents of the other machines have ended."""
     if layout.num_machines == 1 or layout.machine_rank > 0:
         yield
         return

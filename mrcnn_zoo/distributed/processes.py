@@ -17,12 +17,12 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)  # evaluation on one process may take lo
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Number of processes of the run."""
     return dist.get_world_size() if _has_others() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Rank of this process, in [0, world size)."""
     return dist.get_rank() if _has_others() else 0
 
 
@@ -32,7 +32,11 @@ def _has_others() -> bool:
 
 @torch.no_grad()
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes, without gradient; the tensor itself when there is one process."""
+    """Mean of a tensor over all processes, without gradient.
+
+    Args:
+        value: of any shape, the same on every process.
+    """
     if world_size() == 1:
         return value
     total = value.detach().clone()
@@ -41,7 +45,14 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def gather_on_main_process(value: Value) -> list[Value]:
-    """The values of all processes in the order of their ranks on process 0; an empty list on the others."""
+    """Gather the values of all processes on rank 0.
+
+    Args:
+        value: picklable.
+
+    Returns:
+        The values by rank on rank 0; an empty list on the others.
+    """
     if world_size() == 1:
         return [value]
     values: list[Any] | None = [None] * world_size() if rank() == 0 else None
@@ -50,7 +61,14 @@ def gather_on_main_process(value: Value) -> list[Value]:
 
 
 def value_of_main_process(value: Value) -> Value:
-    """What process 0 passed in, on every process."""
+    """Broadcast a value of rank 0.
+
+    Args:
+        value: picklable; ignored on other ranks.
+
+    Returns:
+        The value of rank 0, on every process.
+    """
     if world_size() == 1:
         return value
     box: list[Any] = [value]
@@ -59,10 +77,13 @@ def value_of_main_process(value: Value) -> Value:
 
 
 def results_of_main_process(measure: Callable[[], Value]) -> Value:
-    """What `measure` returns on process 0, on every process; the others do not call it.
+    """Call a function on rank 0 and broadcast its result.
+
+    Args:
+        measure: called on rank 0 only; its result is picklable.
 
     Raises:
-        RuntimeError: on the others when it has failed on process 0, which raises the error itself.
+        RuntimeError: on the other ranks if the call fails; rank 0 raises the original error.
     """
     results: Any = None
     failure: Exception | None = None
@@ -80,7 +101,7 @@ def results_of_main_process(measure: Callable[[], Value]) -> Value:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes files and prints."""
+    """Whether this process has rank 0, which writes files and prints."""
     return rank() == 0
 
 
@@ -101,7 +122,11 @@ def may_be_restarted() -> bool:
 
 
 def join_from_environment(*, device_type: str) -> None:
-    """Join the processes that torchrun started; see `join_processes`."""
+    """Initialise the process group from the variables of torchrun; see `join_processes`.
+
+    Args:
+        device_type: "cuda" or "cpu", of the models.
+    """
     join_processes(
         "env://",
         rank=int(os.environ["RANK"]),
@@ -112,14 +137,14 @@ def join_from_environment(*, device_type: str) -> None:
 
 
 def join_processes(url: str, *, rank: int, world_size: int, local_rank: int, device_type: str) -> None:
-    """Meet the other processes at `url`: gloo between CPUs, NCCL between GPUs.
+    """Initialise the process group: gloo for CPUs, NCCL for GPUs.
 
     Args:
-        url: e.g. "tcp://127.0.0.1:29500", "file:///tmp/meeting" or "env://".
-        rank: of this process among all machines.
-        world_size: of all machines.
-        local_rank: of this process on this machine; picks its GPU.
-        device_type: "cuda" or "cpu", what the models run on.
+        url: e.g. "tcp://127.0.0.1:29500", "file:///tmp/rendezvous" or "env://".
+        rank: of this process in the run.
+        world_size: of the run.
+        local_rank: of this process on its machine, and index of its GPU.
+        device_type: "cuda" or "cpu", of the models.
 
     Raises:
         UserError: this machine has no GPU of that number.
@@ -155,7 +180,11 @@ def leave_processes() -> None:
 
 
 def maximum_over_processes(values: list[float]) -> list[float]:
-    """The largest of each value over all processes; the values themselves when there is one process."""
+    """Maximum of each value over all processes.
+
+    Args:
+        values: equally many on every process.
+    """
     if world_size() == 1:
         return values
     largest = torch.tensor(values, dtype=torch.float64)
@@ -164,7 +193,11 @@ def maximum_over_processes(values: list[float]) -> list[float]:
 
 
 def gather_over_processes(value: Value) -> list[Value]:
-    """The value of every process, by rank, on every process."""
+    """Gather the values of all processes on every process, by rank.
+
+    Args:
+        value: picklable.
+    """
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -173,6 +206,6 @@ def gather_over_processes(value: Value) -> list[Value]:
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Barrier: return when every process has called it."""
     if world_size() > 1:
         gather_over_processes(None)

@@ -1,4 +1,4 @@
-"""What a worker process does, and how it reports to its launcher why it ended."""
+"""The worker process of a launcher, and the report of its failure."""
 
 import json
 import multiprocessing
