@@ -131,9 +131,9 @@ def _try_to_write(folder: Path, *, option: str) -> None:
 
     Only rank 0 does this: one process could remove the folder while another writes into it.
     """
-    from mrcnn_zoo.distributed.processes import rank
+    from mrcnn_zoo.distributed.processes import is_main_process
 
-    if rank() != 0:
+    if not is_main_process():
         return
     missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     made: list[Path] = []

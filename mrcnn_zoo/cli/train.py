@@ -17,7 +17,7 @@ from mrcnn_zoo.cli.options import (
 from mrcnn_zoo.cli.parser import CommandParser, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.distributed.launch import FAILED, ProcessLayout, launch
-from mrcnn_zoo.distributed.processes import rank
+from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.errors import NonFiniteLossError, UserError
 from mrcnn_zoo.modeling import resolve_device
 from mrcnn_zoo.progress import fitted
@@ -134,7 +134,7 @@ def train(cfg: CfgNode, options: argparse.Namespace) -> int:
     try:
         run(cfg, resume=options.resume, eval_only=options.eval_only, overwrite=options.overwrite)
     except TrainingInterrupted as interruption:
-        if rank() == 0:
+        if is_main_process():
             print(fitted(str(interruption), sys.stderr), file=sys.stderr)
         return interruption.exit_status
     return 0

@@ -13,7 +13,7 @@ from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.data import EvalLoader, build_eval_loader
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.distributed.processes import gather_on_main_process, rank, world_size
+from mrcnn_zoo.distributed.processes import gather_on_main_process, is_main_process, rank, world_size
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.class_mapping import ClassMappedDetector, predicts_classes, with_classes_of
 from mrcnn_zoo.evaluation.limits import DetectionTally, Topic, build_evaluation_tally, log_notes
@@ -128,7 +128,7 @@ def _log_reached_limits(tally: DetectionTally, name: str, logged: set[Topic]) ->
     first, *others = gather_on_main_process(tally) or [tally]
     for other in others:
         first.merge(other)
-    if rank() == 0:
+    if is_main_process():
         log_notes(first.notes(), logged=logged, dataset=name)
 
 
@@ -220,7 +220,7 @@ def evaluate_datasets(
 
 def _with_progress(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:
     """Yield the batches; process 0 shows a progress bar on a terminal, and logs lines otherwise."""
-    if rank() != 0:
+    if not is_main_process():
         yield from loader
     elif has_terminal(sys.stderr):
         yield from _with_bar(loader, num_images, name=name)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from mrcnn_zoo.distributed.processes import rank
+from mrcnn_zoo.distributed.processes import is_main_process, rank
 from mrcnn_zoo.errors import NonFiniteLossError, UserError
 from mrcnn_zoo.progress import fitted, is_on_terminal
 from mrcnn_zoo.training.stopping import TrainingInterrupted
@@ -107,10 +107,10 @@ def logging_to(output_dir: Path) -> Iterator[LogFile]:
     Args:
         output_dir: of the log file.
     """
-    file = LogFile(output_dir / ("log.txt" if rank() == 0 else f"log_rank{rank()}.txt"))
+    file = LogFile(output_dir / ("log.txt" if is_main_process() else f"log_rank{rank()}.txt"))
     file.addFilter(OncePerMessage())
     handlers: list[logging.Handler] = [file]
-    if rank() == 0 and not _has_console():
+    if is_main_process() and not _has_console():
         console = logging.StreamHandler(sys.stdout)
         console.setFormatter(MarkWarnings(CONSOLE_FORMAT, CLOCK, stream=sys.stdout))
         console.addFilter(OncePerMessage())

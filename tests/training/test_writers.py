@@ -65,7 +65,7 @@ def test_no_writers_at_all(tmp_path: Path) -> None:
 
 
 def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "rank", lambda: 1)
+    monkeypatch.setattr(writers, "is_main_process", lambda: False)
     assert build_writers(load_config(), tmp_path / "new") == []
     assert not (tmp_path / "new").exists()
 

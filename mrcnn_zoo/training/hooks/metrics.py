@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.distributed.processes import gather_on_main_process, rank, world_size
+from mrcnn_zoo.distributed.processes import gather_on_main_process, is_main_process, rank, world_size
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.ops.memory import peak_memory_mb
 from mrcnn_zoo.registries import HOOKS
@@ -181,7 +181,7 @@ class WriteMetrics(Hook):
         if len(values) == world_size():
             self._means.load_state_dict(values[rank()])
         else:  # another number of processes: the first takes all values
-            self._means.load_state_dict(joined(values) if rank() == 0 else {})
+            self._means.load_state_dict(joined(values) if is_main_process() else {})
         self._reports = [StepReport(**report) for report in state.get("reports", [])]
 
     def _write(self, trainer: Trainer) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.distributed.processes import rank
+from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.registries import METRIC_WRITERS
 from mrcnn_zoo.training.writers import console, files, trackers
 from mrcnn_zoo.training.writers.contract import MetricWriter, RunPlace
@@ -43,7 +43,7 @@ def build_writers(
         start_seconds: of training before this run.
         max_seconds: the time budget of the whole training; 0 when it has none.
     """
-    if rank() != 0:
+    if not is_main_process():
         return []
     place = RunPlace(
         Path(output_dir),
