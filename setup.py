@@ -46,6 +46,7 @@ EVALUATION_BACKENDS = ["hotcoco>=1.3", "faster-coco-eval>=1.6"]
 TIMM = ["timm>=1.0"]  # backbones
 KERAS = ["h5py>=3.8"]  # matterport's .h5 weights
 TIFF = ["tifffile>=2023.1"]  # multi-channel images
+PROPOSALS = ["opencv-contrib-python-headless>=4.8", "scipy>=1.10"]  # selective search, EdgeBoxes; MultiBox's matching
 CHECKS = ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.8"]
 
 setup(
@@ -65,7 +66,8 @@ setup(
         "timm": TIMM,
         "keras": KERAS,
         "tiff": TIFF,
-        "dev": [*CHECKS, *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF],
+        "proposals": PROPOSALS,
+        "dev": [*CHECKS, *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF, *PROPOSALS],
     },
     entry_points={"console_scripts": ["mrcnn-zoo=mrcnn_zoo.cli.main:main"]},
     cmdclass={"build_py": BuildWithConfigs},
