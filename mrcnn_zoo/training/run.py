@@ -36,7 +36,7 @@ from mrcnn_zoo.training.stages import (
 )
 from mrcnn_zoo.training.stopping import StopSignals, TrainingInterrupted
 from mrcnn_zoo.training.trainer import Trainer
-from mrcnn_zoo.training.writers import MetricWriter, build_writers, closing
+from mrcnn_zoo.training.writers import MetricWriter, StageOfRun, build_writers, closing
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
         waiting = [stage for stage in stages if stage.name not in finished]
         for stage in waiting[1:]:
             _try_to_build(stage)
+        place_of = partial(_place_of, output_dir, stages, finished)
         begin_run = partial(_begin_run, cfg, stages, log, clears=not resume)
         for number, stage in enumerate(stages, start=1):
             title = f"stage {number} of {len(stages)}, {stage.name}"
@@ -85,7 +86,7 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
                     logger.info("%s", title)
                 begin = begin_run if stage is waiting[0] else None
                 finished[stage.name], signal_number = _train_stage(
-                    stage, finished, stage_log, resume=resume, begin=begin
+                    stage, finished, stage_log, resume=resume, begin=begin, place=place_of(stage)
                 )
             if signal_number and stage is not stages[-1]:
                 raise TrainingInterrupted(
@@ -130,6 +131,7 @@ def _train_stage(
     *,
     resume: bool,
     begin: Callable[[], None] | None,
+    place: StageOfRun | None,
 ) -> tuple[FinishedStage, int]:
     """Train a stage to its end.
 
@@ -139,6 +141,7 @@ def _train_stage(
         log: of the stage.
         resume: continue from its last checkpoint, if it has one.
         begin: of the first stage that is trained, called when nothing is left that could be refused.
+        place: in a run of several stages.
 
     Returns:
         The finished stage, and the number of a signal that came too late to interrupt it; 0 for none.
@@ -151,7 +154,7 @@ def _train_stage(
     plan = plan.without_weights()
     wait_for_all()
     log.open()
-    writers += _writers_of(plan.cfg, trainer)
+    writers += _writers_of(plan.cfg, trainer, place)
     if begin is not None:
         begin()
     if is_main_process():
@@ -161,7 +164,8 @@ def _train_stage(
     with closing(writers), StopSignals() as signals:
         trainer.train(signals=signals)
     (received,) = maximum_over_processes([float(signals.received)])
-    return finish_stage(stage, plan.cfg, _results_of(trainer, plan)), int(received)
+    results = _results_of(trainer, plan)
+    return finish_stage(stage, plan.cfg, results, iterations=trainer.iteration), int(received)
 
 
 def _begin_run(cfg: CfgNode, stages: Sequence[Stage], log: LogFile, *, clears: bool) -> None:
@@ -173,7 +177,23 @@ def _begin_run(cfg: CfgNode, stages: Sequence[Stage], log: LogFile, *, clears: b
             clear_training_folders(Path(cfg.OUTPUT_DIR), stages)
 
 
-def _writers_of(cfg: CfgNode, trainer: Trainer) -> list[MetricWriter]:
+def _place_of(
+    output_dir: Path, stages: Sequence[Stage], finished: Mapping[str, FinishedStage], stage: Stage
+) -> StageOfRun | None:
+    """The place of a stage among those of its run; None in a run of one stage without a folder of its own."""
+    if not stage.name:
+        return None
+    number = stages.index(stage) + 1
+    return StageOfRun(
+        stage.name,
+        number=number,
+        run_dir=output_dir,
+        first_iteration=sum(finished[earlier.name].iterations for earlier in stages[: number - 1]),
+        is_last=number == len(stages),
+    )
+
+
+def _writers_of(cfg: CfgNode, trainer: Trainer, stage: StageOfRun | None) -> list[MetricWriter]:
     return build_writers(
         cfg,
         cfg.OUTPUT_DIR,
@@ -181,6 +201,7 @@ def _writers_of(cfg: CfgNode, trainer: Trainer) -> list[MetricWriter]:
         max_iterations=0 if cfg.SOLVER.MAX_MINUTES > 0 else cfg.SOLVER.MAX_ITER,
         start_seconds=trainer.elapsed,
         max_seconds=60 * cfg.SOLVER.MAX_MINUTES,
+        stage=stage,
     )
 
 

@@ -51,12 +51,14 @@ class FinishedStage:
         folder: of the stage.
         handed_over: output files by name; a stage that starts from this one loads "weights".
         results: of its last evaluation, as `run` returns them.
+        iterations: of its training.
     """
 
     name: str
     folder: Path
     handed_over: Mapping[str, Path]
     results: Results
+    iterations: int = 0
 
 
 Prepare = Callable[[CfgNode, Mapping[str, FinishedStage]], CfgNode]
@@ -263,13 +265,14 @@ def evaluated_config(cfg: CfgNode, stages: Sequence[Stage], *, resume: bool) -> 
     return last.cfg
 
 
-def finish_stage(stage: Stage, cfg: CfgNode, results: Results) -> FinishedStage:
+def finish_stage(stage: Stage, cfg: CfgNode, results: Results, *, iterations: int = 0) -> FinishedStage:
     """Collect the output files of a trained stage, and mark it as finished.
 
     Args:
         stage: that has been trained.
         cfg: of its training.
         results: of its last evaluation.
+        iterations: of its training.
 
     Raises:
         UserError: an output file does not exist.
@@ -277,7 +280,7 @@ def finish_stage(stage: Stage, cfg: CfgNode, results: Results) -> FinishedStage:
     extra = stage.hand_over(cfg) if stage.hand_over else {}
     wait_for_all()
     files = {WEIGHTS: stage.folder / FINAL_WEIGHTS} | {name: Path(path) for name, path in extra.items()}
-    finished = value_of_main_process(FinishedStage(stage.name, stage.folder, files, results))
+    finished = value_of_main_process(FinishedStage(stage.name, stage.folder, files, results, iterations))
     if is_main_process():
         for name, path in finished.handed_over.items():
             if not path.exists():
@@ -294,7 +297,13 @@ def _write_stage_file(stage: Stage, finished: FinishedStage) -> None:
         name: str(path.relative_to(stage.folder) if path.is_relative_to(stage.folder) else path.absolute())
         for name, path in finished.handed_over.items()
     }
-    record = {"name": stage.name, "results": _plain(finished.results), "handed_over": files, "config": stage.cfg.dump()}
+    record = {
+        "name": stage.name,
+        "iterations": finished.iterations,
+        "results": _plain(finished.results),
+        "handed_over": files,
+        "config": stage.cfg.dump(),
+    }
     write_json(stage.folder / STAGE_FILE, record, indent=2)
 
 
@@ -303,7 +312,8 @@ def _read_stage_file(stage: Stage) -> FinishedStage:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         files = {name: stage.folder / file for name, file in record["handed_over"].items()}
-        finished = FinishedStage(stage.name, stage.folder, files, _measured(record["results"]))
+        results, iterations = _measured(record["results"]), record.get("iterations", 0)
+        finished = FinishedStage(stage.name, stage.folder, files, results, iterations)
         former = record["config"]
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(

@@ -38,6 +38,7 @@ TWO_STAGES = (
     "SOLVER.STEPS=[]",
     "SOLVER.WARMUP_ITERS=1",
     "TEST.VAL_LOSS=False",
+    "WRITERS=['console', 'json', 'csv', 'tensorboard']",
 )
 PARTS = ("model", "optimizer", "sampler")
 
@@ -108,6 +109,17 @@ def test_two_stages_equal_two_runs_one_after_the_other(whole: Undisturbed, tmp_p
     run(digits(tmp_path / "two", untested, weights, schedule="joint"))
     assert_equal_trainings(whole.folder / "heads", tmp_path / "one")
     assert_equal_trainings(whole.folder / "all", tmp_path / "two")
+
+
+def test_tensorboard_shows_both_stages_as_one_run(whole: Undisturbed) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert len(list(whole.folder.rglob("events.out.tfevents.*"))) == len(
+        list(whole.folder.glob("events.out.tfevents.*"))
+    )
+    events = accumulator.EventAccumulator(str(whole.folder)).Reload()
+    # Written at the end of each stage: 3 iterations, then 5.
+    assert [(event.step, event.value) for event in events.Scalars("stage")][-1] == (7, 2)
+    assert {event.value for event in events.Scalars("stage") if event.step < 3} == {1}
 
 
 def test_each_stage_has_its_files_and_its_results(whole: Undisturbed) -> None:

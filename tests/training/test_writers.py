@@ -15,7 +15,7 @@ from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import METRIC_WRITERS
 from mrcnn_zoo.training import writers
-from mrcnn_zoo.training.writers import RunPlace, build_writers
+from mrcnn_zoo.training.writers import RunPlace, StageOfRun, build_writers
 from mrcnn_zoo.training.writers.files import CsvWriter, JsonLinesWriter
 from mrcnn_zoo.training.writers.trackers import TensorboardWriter
 
@@ -284,6 +284,32 @@ def test_wandb_resume_continues_the_same_run(tmp_path: Path, wandb_config: CfgNo
     assert len(ids) == 3
     assert len(set(ids)) == 2
     assert (tmp_path / "wandb_run_id.txt").read_text() in ids
+
+
+def test_stages_of_a_run_are_one_wandb_run(tmp_path: Path, wandb_config: CfgNode) -> None:
+    for number, name in enumerate(("heads", "all"), start=1):
+        stage = StageOfRun(name, number, tmp_path, first_iteration=20 * (number - 1), is_last=number == 2)
+        (writer,) = build_writers(wandb_config, tmp_path / name, stage=stage)
+        writer.write(19, {"lr": 0.1 * number})
+        writer.close()
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    records = wandb_records(folder)
+    items = [record.history.item for record in records if record.HasField("history")]
+    rows = [{"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row} for row in items]
+    assert [(row["iteration"], row["stage"], row["lr"]) for row in rows] == [(19, 1, 0.1), (39, 2, 0.2)]
+    assert sum(record.HasField("exit") for record in records) == 1
+    updates = [update for record in records if record.HasField("config") for update in record.config.update]
+    assert {"heads", "all"} <= {update.key for update in updates}
+
+
+def test_a_stage_that_is_resumed_continues_the_wandb_run_of_its_run(tmp_path: Path, wandb_config: CfgNode) -> None:
+    ids = []
+    for number in (1, 2):  # sessions: the first ends after stage 1
+        stage = StageOfRun("all", number, tmp_path, is_last=True)
+        (writer,) = build_writers(wandb_config, tmp_path / "all", stage=stage)
+        writer.close()
+        ids.append((tmp_path / "wandb_run_id.txt").read_text())
+    assert ids[0] == ids[1]
 
 
 def test_wandb_without_login_is_a_clear_error(

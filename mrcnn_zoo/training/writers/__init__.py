@@ -10,11 +10,12 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.registries import METRIC_WRITERS
 from mrcnn_zoo.training.writers import console, files, trackers
-from mrcnn_zoo.training.writers.contract import MetricWriter, RunPlace
+from mrcnn_zoo.training.writers.contract import MetricWriter, RunPlace, StageOfRun
 
 __all__ = [
     "MetricWriter",
     "RunPlace",
+    "StageOfRun",
     "build_writers",
     "closing",
     "console",
@@ -31,6 +32,7 @@ def build_writers(
     max_iterations: int = 0,
     start_seconds: float = 0.0,
     max_seconds: float = 0.0,
+    stage: StageOfRun | None = None,
 ) -> list[MetricWriter]:
     """The writers that WRITERS names; none on processes other than the first.
 
@@ -42,6 +44,7 @@ def build_writers(
         max_iterations: the length of the whole training; 0 when unknown.
         start_seconds: of training before this run.
         max_seconds: the time budget of the whole training; 0 when it has none.
+        stage: that the writers are for, in a run of several.
     """
     if not is_main_process():
         return []
@@ -51,6 +54,7 @@ def build_writers(
         max_iterations=max_iterations,
         start_seconds=start_seconds,
         max_seconds=max_seconds,
+        stage=stage,
     )
     place.output_dir.mkdir(parents=True, exist_ok=True)
     # All names are resolved before the first writer opens a file: a typo must leave no files.

@@ -9,15 +9,40 @@ Results = Mapping[str, Mapping[str, float]]  # {"bbox": {"AP": ...}, "segm": {..
 
 
 @dataclass(frozen=True)
+class StageOfRun:
+    """Place of a stage in a run of several, for writers that show all stages as one run.
+
+    Args:
+        name: of the stage.
+        number: of the stage, from 1.
+        run_dir: folder of the run.
+        first_iteration: iterations of the stages before it.
+        is_last: whether it is the last stage.
+    """
+
+    name: str
+    number: int
+    run_dir: Path
+    first_iteration: int = 0
+    is_last: bool = True
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """The number of the stage, to be written with its metrics."""
+        return {"stage": float(self.number)}
+
+
+@dataclass(frozen=True)
 class RunPlace:
     """Folder and lengths of a run, for the builders of writers.
 
     Args:
-        output_dir: of the run.
+        output_dir: of the run, or of one of its stages.
         start_iteration: first iteration of this session.
         max_iterations: of the whole training; 0 when unknown.
         start_seconds: of training in earlier sessions.
         max_seconds: of the whole training where it has a time budget, else 0.
+        stage: in a run of several stages; the numbers above are those of the stage.
     """
 
     output_dir: Path
@@ -25,6 +50,7 @@ class RunPlace:
     max_iterations: int = 0
     start_seconds: float = 0.0
     max_seconds: float = 0.0
+    stage: StageOfRun | None = None
 
 
 class MetricWriter:
