@@ -238,6 +238,13 @@ def _expected_results(config: CfgNode) -> str:
     return ""
 
 
+def _trained_parts(config: CfgNode) -> str:
+    parts = list(config.SOLVER.TRAIN)
+    if "none" in parts and len(parts) > 1:
+        return f"SOLVER.TRAIN = {parts}: 'none' means that nothing is trained and must be alone."
+    return ""
+
+
 RELATIONS = (
     Relation(
         (LOSS_TYPE, FEDERATED, SIGMOID),
@@ -254,6 +261,7 @@ RELATIONS = (
     Relation(("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING"), _range_of_sizes),
     Relation(("INPUT.CROP.SIZE", "INPUT.CROP.TYPE"), _crop_size),
     Relation(("SOLVER.BASE_LR_END", "SOLVER.BASE_LR"), _final_learning_rate),
+    Relation(("SOLVER.TRAIN",), _trained_parts),
     Relation(("SOLVER.NESTEROV", "SOLVER.MOMENTUM"), _nesterov_momentum),
 )
 

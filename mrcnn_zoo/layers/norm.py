@@ -219,6 +219,10 @@ def freeze_batch_norms(module: nn.Module) -> nn.Module:
     Returns:
         The module, or its replacement if it is a batch norm itself.
     """
+    if type(module).__module__.startswith("timm."):
+        from timm.layers import freeze_batch_norm_2d  # its batch norms may contain the activation
+
+        return freeze_batch_norm_2d(module)
     if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
         return _frozen(module)
     for name, child in module.named_children():

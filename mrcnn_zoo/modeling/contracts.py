@@ -41,6 +41,14 @@ class Backbone(Protocol):
         """(N, C, H, W) normalised pixels -> maps by name."""
 
 
+@runtime_checkable
+class HasStages(Protocol):
+    """A bottom-up network with numbered stages, of which SOLVER.TRAIN can select the last ones."""
+
+    def stage_of(self, name: str) -> int:
+        """Number of the stage of a parameter by its name in the network; 1 for a stem."""
+
+
 class AnchorGenerator(Protocol):
     """Generates the anchors of feature maps."""
 

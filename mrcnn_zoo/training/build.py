@@ -23,6 +23,7 @@ from mrcnn_zoo.training.averaging import build_weights_average
 from mrcnn_zoo.training.hook import Hook, Workspace
 from mrcnn_zoo.training.lr_schedule import build_lr_schedule
 from mrcnn_zoo.training.optimizer import build_optimizer
+from mrcnn_zoo.training.parts import NOTHING
 from mrcnn_zoo.training.preflight import RunPlan
 from mrcnn_zoo.training.run_context import changed_keys, choose_seed, derived_seed, installed_versions, seed_everything
 from mrcnn_zoo.training.step import Updater, build_clipper, build_precision
@@ -123,7 +124,9 @@ def build_hooks(cfg: CfgNode, workspace: Workspace) -> dict[str, Hook]:
 
 
 def build_budget(cfg: CfgNode) -> Budget:
-    """SOLVER.MAX_MINUTES, or else SOLVER.MAX_ITER."""
+    """SOLVER.MAX_MINUTES, or else SOLVER.MAX_ITER; no step where nothing is trained."""
+    if NOTHING in cfg.SOLVER.TRAIN:
+        return IterationBudget(0)
     if cfg.SOLVER.MAX_MINUTES > 0:
         return TimeBudget(
             cfg.SOLVER.MAX_MINUTES * 60, iterations=cfg.SOLVER.MAX_ITER, warmup_iterations=cfg.SOLVER.WARMUP_ITERS

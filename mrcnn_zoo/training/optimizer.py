@@ -1,6 +1,5 @@
 """Frozen parameters, parameter groups and optimizers."""
 
-import fnmatch
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers.norm import freeze_batch_norms
 from mrcnn_zoo.registries import OPTIMIZERS
-from mrcnn_zoo.registry import did_you_mean
+from mrcnn_zoo.training.parts import NOTHING, parameters_in_parts
 
 NORM_LAYERS = (
     nn.BatchNorm1d,
@@ -77,14 +76,15 @@ class GroupRule:
         return GroupSettings(lr, weight_decay)
 
 
-def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Freeze the parameters with names that match any of the glob patterns.
+def freeze_parameters(model: nn.Module, patterns: Sequence[str], *, train: Sequence[str] = ()) -> list[str]:
+    """Freeze the parameters of some parts, and all but those of the parts to train.
 
     A batch norm frozen as a whole becomes a FrozenBatchNorm2d: else its statistics would keep changing.
 
     Args:
         model: changed in place.
-        patterns: against whole names, e.g. "backbone.bottom_up.*"; a module's own name freezes all in it.
+        patterns: parts that are not trained, see `parts.names_in_part`, e.g. "backbone.bottom_up.*".
+        train: parts that are trained as far as the patterns do not name them; none for all, (NOTHING,) for nothing.
 
     Returns:
         The names of the frozen parameters.
@@ -93,16 +93,11 @@ def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         UserError: a pattern that matches nothing.
     """
     parameters = dict(model.named_parameters())
-    frozen: dict[str, None] = {}
-    for pattern in patterns:
-        matches = [
-            name
-            for name in parameters
-            if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
-        ]
-        if not matches:
-            raise UserError(_nothing_matches(pattern, parameters))
-        frozen |= dict.fromkeys(matches)
+    frozen = dict.fromkeys(parameters_in_parts(model, patterns, key="SOLVER.FREEZE"))
+    if train:
+        wanted = [part for part in train if part != NOTHING]
+        trained = parameters_in_parts(model, wanted, key="SOLVER.TRAIN")
+        frozen |= dict.fromkeys(name for name in parameters if name not in trained)
     for name in frozen:
         parameters[name].requires_grad_(False)
     _freeze_statistics(model, frozen)
@@ -129,7 +124,9 @@ def parameter_groups(model: nn.Module, rule: GroupRule) -> list[dict[str, Any]]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """Freeze the parameters of SOLVER.FREEZE; the optimizer SOLVER.OPTIMIZER over the others.
+    """Freeze what SOLVER.FREEZE and SOLVER.TRAIN do not train; the optimizer SOLVER.OPTIMIZER over the others.
+
+    With SOLVER.TRAIN [none] it has no parameters.
 
     Args:
         cfg: SOLVER.
@@ -138,7 +135,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     Raises:
         UserError: a pattern that matches nothing, or no parameter to train.
     """
-    freeze_parameters(model, cfg.SOLVER.FREEZE)
+    freeze_parameters(model, cfg.SOLVER.FREEZE, train=cfg.SOLVER.TRAIN)
     rule = GroupRule(
         lr=cfg.SOLVER.BASE_LR * build_batch_scale(cfg),
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
@@ -147,8 +144,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         bias_weight_decay=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
     groups = parameter_groups(model, rule)
+    if not groups and NOTHING in cfg.SOLVER.TRAIN:
+        groups = [{"params": [], "lr": rule.lr, "initial_lr": rule.lr, "weight_decay": rule.weight_decay}]
     if not groups:
-        raise UserError(f"SOLVER.FREEZE = {list(cfg.SOLVER.FREEZE)} leaves no parameter to train.")
+        raise UserError(
+            f"SOLVER.FREEZE = {list(cfg.SOLVER.FREEZE)} leaves no parameter to train"
+            + (f" of SOLVER.TRAIN = {list(cfg.SOLVER.TRAIN)}." if cfg.SOLVER.TRAIN else ".")
+        )
     optimizer: Optimizer = OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)(cfg, groups)
     return optimizer
 
@@ -200,14 +202,3 @@ def _owned_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Par
             if parameter.requires_grad and parameter not in seen:
                 seen.add(parameter)
                 yield module, name, parameter
-
-
-def _nothing_matches(pattern: str, names: dict[str, nn.Parameter]) -> str:
-    # Suggest module names, too, which users freeze most often.
-    modules = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
-    candidates = [*names, *(f"{module}.*" for module in sorted(modules))]
-    top = ", ".join(sorted({f"{name.split('.')[0]}.*" for name in names}))
-    return (
-        f"SOLVER.FREEZE: {pattern!r} matches no parameter of the model.{did_you_mean(pattern, candidates)} "
-        f"The top level has {top}."
-    )

@@ -39,6 +39,7 @@ from mrcnn_zoo.registry import Registry, did_you_mean
 from mrcnn_zoo.training.hooks.best import AUTO
 from mrcnn_zoo.training.hooks.evaluation import VALIDATION_TASK
 from mrcnn_zoo.training.lengths import fit_lengths
+from mrcnn_zoo.training.parts import NOTHING
 from mrcnn_zoo.training.stages import OVERWRITE_MARKER, STAGE_FILE, Stage, build_stages
 from mrcnn_zoo.training.trainer import RESUMABLE_KEYS
 
@@ -177,7 +178,8 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
     limits = build_limits(cfg, is_training=True)
     for message in filter(None, (cut_objects_message(dataset, limits) for dataset in train_datasets)):
         logger.warning("%s", message)
-    cfg = fit_lengths(cfg, num_processes=world_size(), count_images=lambda: len(selected), state=state)
+    if NOTHING not in cfg.SOLVER.TRAIN:
+        cfg = fit_lengths(cfg, num_processes=world_size(), count_images=lambda: len(selected), state=state)
     return RunPlan(
         cfg,
         train_datasets,

@@ -69,7 +69,7 @@ class IterationBudget:
     """Trains for a number of optimizer steps.
 
     Args:
-        iterations: at least 1.
+        iterations: 0 where nothing is trained.
     """
 
     def __init__(self, iterations: int) -> None:

@@ -148,7 +148,18 @@ NEW_KEYS = (
     Key(
         "SOLVER.FREEZE",
         [],
-        'Glob patterns of parameter names that are not trained, e.g. ["backbone.bottom_up.*"].',
+        'Glob patterns of parameter names that are not trained, e.g. ["backbone.bottom_up.*"], or parts as in '
+        "SOLVER.TRAIN.",
+        element_types=(str,),
+    ),
+    Key(
+        "SOLVER.TRAIN",
+        [],
+        "Parts of the model that are trained, all others are frozen with their batch-norm statistics; empty: all. A "
+        "part is backbone, proposal_generator (or rpn), roi_heads, suppression, heads (all but the bottom-up network), "
+        "5+, 4+, 3+ or 2+ (the heads and the stages of the bottom-up network from this number on), all, none (nothing "
+        "is trained, only evaluated and saved), or a glob pattern of parameter names. SOLVER.FREEZE and "
+        "MODEL.BACKBONE.FREEZE_AT freeze parts of them.",
         element_types=(str,),
     ),
     Key(

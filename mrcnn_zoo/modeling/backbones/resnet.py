@@ -69,6 +69,15 @@ class ResNet(nn.Module):
                 outputs[name] = features
         return outputs
 
+    def stage_of(self, name: str) -> int:
+        """Number of the stage of a parameter; 1 for the stem.
+
+        Args:
+            name: e.g. "res4.0.conv1.weight".
+        """
+        stage = name.split(".")[0]
+        return int(stage.removeprefix("res")) if stage in self.stage_names else 1
+
     def freeze(self, at: int) -> None:
         """Freeze the stem (1) and the stages up to res`at`; their batch norms become frozen batch norms.
 

@@ -42,6 +42,7 @@ class FeatureInfo:
         size_divisibility: height and width of the pixels must be multiples of this.
         frozen_parameters: parameters not to train.
         unused_parameters: parameters that none of the maps depends on.
+        stages: for each parameter the number of the finest map that depends on it, 2 for c2.
     """
 
     indices: Mapping[str, int]
@@ -50,6 +51,7 @@ class FeatureInfo:
     size_divisibility: int
     frozen_parameters: frozenset[str]
     unused_parameters: frozenset[str]
+    stages: Mapping[str, int]
 
 
 class TimmFeatures(nn.Module):
@@ -61,6 +63,7 @@ class TimmFeatures(nn.Module):
         is_channels_last: whether they come as (N, H, W, C).
         size_divisibility: height and width of the pixels must be multiples of this.
         build_norm: channels -> norm of each map, or None.
+        stages: number of the stage of each parameter of the network, see `FeatureInfo`.
     """
 
     def __init__(
@@ -71,9 +74,11 @@ class TimmFeatures(nn.Module):
         is_channels_last: bool,
         size_divisibility: int,
         build_norm: NormBuilder,
+        stages: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.stages = dict(stages or {})
         self.output_specs = dict(specs)
         self.is_channels_last = is_channels_last
         self.size_divisibility = size_divisibility
@@ -93,6 +98,15 @@ class TimmFeatures(nn.Module):
             norm = self._modules.get(f"norm_{name}")
             outputs[name] = features if norm is None else norm(features)
         return outputs
+
+    def stage_of(self, name: str) -> int:
+        """Number of the stage of a parameter: 3 where c3 depends on it and no finer map.
+
+        Args:
+            name: e.g. "network.layer2.0.conv1.weight" or "norm_c4.weight".
+        """
+        module, _, rest = name.partition(".")
+        return self.stages[rest] if module == "network" else int(module.removeprefix("norm_c"))
 
     def _no_maps(self, pixels: Tensor, spec: FeatureSpec) -> Tensor:
         height, width = pixels.shape[-2:]
@@ -131,6 +145,7 @@ def build_timm_backbone(cfg: CfgNode, input_channels: int) -> TimmFeatures:
         is_channels_last=info.is_channels_last,
         size_divisibility=info.size_divisibility,
         build_norm=partial(build_norm, settings.OUT_NORM, key="MODEL.TIMM.OUT_NORM"),
+        stages=info.stages,
     )
 
 
@@ -189,7 +204,17 @@ def _feature_info(meta_model: nn.Module, settings: CfgNode, input_channels: int,
         size_divisibility=divisibility,
         frozen_parameters=frozenset(_dependencies(meta_model, frozen)) if freeze_at > 0 else frozenset(),
         unused_parameters=frozenset(everything - _dependencies(meta_model, [maps[position] for position in chosen])),
+        stages=_stages(meta_model, maps, [round(math.log2(stride)) for stride in timm_info.reduction()]),
     )
+
+
+def _stages(network: nn.Module, maps: Sequence[Tensor], numbers: Sequence[int]) -> dict[str, int]:
+    """For each parameter the number of the finest map that depends on it; the last for those without a map."""
+    stages = {name: max(numbers) for name, _ in network.named_parameters()}
+    for number in sorted(set(numbers), reverse=True):
+        of_number = [features for features, own in zip(maps, numbers, strict=True) if own == number]
+        stages |= dict.fromkeys(_dependencies(network, of_number), number)
+    return stages
 
 
 def _trial(

@@ -75,6 +75,14 @@ class ConvStages(nn.Module):
             outputs[pooled] = F.max_pool2d(features, kernel_size=2)
         return {name: outputs[name] for name in self.output_specs}
 
+    def stage_of(self, name: str) -> int:
+        """Number of the stage of a parameter.
+
+        Args:
+            name: e.g. "conv4_1.weight" or "norm4_1.bias".
+        """
+        return int(name.removeprefix("conv").removeprefix("norm").split("_")[0])
+
     def freeze(self, at: int) -> None:
         """Freeze the stages up to conv`at`; their batch norms become frozen batch norms.
 
@@ -82,7 +90,7 @@ class ConvStages(nn.Module):
             at: number of the last frozen stage; 0 for none.
         """
         for name, module in list(self.named_children()):
-            if int(name.removeprefix("conv").removeprefix("norm").split("_")[0]) <= at:
+            if self.stage_of(name) <= at:
                 module.requires_grad_(False)
                 self.add_module(name, freeze_batch_norms(module))
 

@@ -1,0 +1,160 @@
+"""Parts of a model by the names of its weights: what SOLVER.TRAIN, SOLVER.FREEZE and stages select.
+
+A part is one of PARTS, `5+`, `4+`, `3+`, `2+`, a glob pattern of names, or the name of a module.
+"""
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from torch import nn
+
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.modeling.contracts import HasStages
+from mrcnn_zoo.registry import did_you_mean
+
+ALL, NOTHING, HEADS, SUPPRESSION = "all", "none", "heads", "suppression"
+PARTS = (ALL, HEADS, "backbone", "proposal_generator", "rpn", "roi_heads", SUPPRESSION)
+ALIASES = {"rpn": "proposal_generator"}
+FROM_STAGE = re.compile(r"([2-5])\+")  # heads and the stages of the bottom-up network from this number on
+BACKBONES = ("backbone", "proposal_generator.backbone")  # the latter in a SeparateRPN
+BOTTOM_UP = "bottom_up"
+
+
+def names_in_part(part: str, names: Iterable[str]) -> list[str]:
+    """The names of weights that belong to a part; empty where there are none.
+
+    Args:
+        part: one of PARTS, a glob pattern, or the name of a module. `heads` are all weights but those of the bottom-up
+            network, as in matterport's Mask R-CNN: the pyramid, the RPN and the region heads.
+        names: of all weights of a model.
+    """
+    names = list(names)
+    part = ALIASES.get(part, part)
+    if part == ALL:
+        return names
+    if part == HEADS:
+        bottom_up = tuple(f"{prefix}." for prefix in bottom_up_prefixes(names))
+        return [name for name in names if not name.startswith(bottom_up)]
+    if part == SUPPRESSION:
+        return [name for name in names if SUPPRESSION in name.split(".")]
+    return [name for name in names if fnmatch.fnmatchcase(name, part) or fnmatch.fnmatchcase(name, f"{part}.*")]
+
+
+def bottom_up_prefixes(names: Iterable[str]) -> list[str]:
+    """The names of the modules below the pyramid, e.g. "backbone.bottom_up"; "backbone" where there is no pyramid.
+
+    Args:
+        names: of all weights of a model.
+    """
+    names = list(names)
+    found = []
+    for backbone in BACKBONES:
+        below = f"{backbone}.{BOTTOM_UP}"
+        for prefix in (below, backbone):
+            if any(name.startswith(f"{prefix}.") for name in names):
+                found.append(prefix)
+                break
+    return found
+
+
+def parameters_in_parts(model: nn.Module, parts: Sequence[str], *, key: str) -> dict[str, nn.Parameter]:
+    """The parameters of a model that belong to any of some parts, by name in the order of the model.
+
+    Args:
+        model: the model.
+        parts: see the top of this file.
+        key: of the parts, for messages.
+
+    Raises:
+        UserError: a part without parameters.
+    """
+    parameters = dict(model.named_parameters())
+    found: set[str] = set()
+    for part in parts:
+        numbered = FROM_STAGE.fullmatch(part)
+        if numbered:
+            found.update(_names_from_stage(model, int(numbered[1]), key=key))
+            continue
+        matches = names_in_part(part, parameters)
+        if not matches:
+            raise UserError(nothing_matches(part, parameters, key=key, what="parameter"))
+        found.update(matches)
+    return {name: parameter for name, parameter in parameters.items() if name in found}
+
+
+def _names_from_stage(model: nn.Module, first: int, *, key: str) -> Iterator[str]:
+    """The heads, and the parameters of the bottom-up networks from a stage on."""
+    names = [name for name, _ in model.named_parameters()]
+    yield from names_in_part(HEADS, names)
+    stages: set[int] = set()
+    for prefix in bottom_up_prefixes(names):
+        network = model.get_submodule(prefix)
+        if not isinstance(network, HasStages):
+            raise UserError(
+                f"{key}: '{first}+' needs numbered stages, and the bottom-up network {type(network).__name__} has no "
+                "method stage_of (HasStages in mrcnn_zoo/modeling/contracts.py). Name patterns instead, e.g. heads and "
+                f"{prefix}.*"
+            )
+        start = f"{prefix}."
+        own = {name: network.stage_of(name.removeprefix(start)) for name in names if name.startswith(start)}
+        stages.update(own.values())
+        yield from (name for name, stage in own.items() if stage >= first)
+    if stages and max(stages) < first:
+        raise UserError(
+            f"{key}: '{first}+' matches no stage: the bottom-up network of this model has the stages "
+            f"{', '.join(map(str, sorted(stages)))}. For the heads alone write {HEADS}."
+        )
+
+
+def nothing_matches(part: str, names: Iterable[str], *, key: str, what: str) -> str:
+    """The message about a part without weights.
+
+    Args:
+        part: as given.
+        names: of all weights of the model.
+        key: of the part.
+        what: noun of what the names are of, e.g. "parameter".
+    """
+    names = list(names)
+    # Suggest module names, too, which users name most often.
+    modules = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
+    candidates = [*names, *(f"{module}.*" for module in sorted(modules)), *PARTS]
+    top = ", ".join(sorted({f"{name.split('.')[0]}.*" for name in names}))
+    near = "" if part in PARTS else did_you_mean(part, candidates)
+    return f"{key}: {part!r} matches no {what} of the model.{near} The top level has {top}."
+
+
+PartOf = Callable[[str], str]
+
+
+def shown_part(names: Iterable[str]) -> PartOf:
+    """A function from the name of a weight to the row of a table that it belongs to, e.g. "roi_heads.mask_head".
+
+    Args:
+        names: of all weights of the model.
+    """
+    bottom_up = bottom_up_prefixes(names)
+
+    def part_of(name: str) -> str:
+        for prefix in bottom_up:
+            if name.startswith(f"{prefix}."):
+                return prefix
+        parts = name.split(".")
+        return ".".join(parts[: 2 if parts[0] in ("roi_heads", "proposal_generator") and len(parts) > 2 else 1])
+
+    return part_of
+
+
+def grouped(names: Iterable[str], part_of: PartOf, status_of: Mapping[str, str]) -> dict[tuple[str, str], list[str]]:
+    """Names of weights by part and status, in the order of the names.
+
+    Args:
+        names: of weights.
+        part_of: see `shown_part`.
+        status_of: by name.
+    """
+    rows: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        rows.setdefault((part_of(name), status_of[name]), []).append(name)
+    return rows
