@@ -16,7 +16,7 @@ STEM = re.compile(r"(^|\.)stem\.conv1\.weight$")
 NO_ROW = -1  # for a class that the file does not have
 DETECTRON2_ZOO = "Detectron2 Model Zoo"  # "__author__" in its files; those of 80 classes are trained on COCO
 # Layers with rows per class, or in which the classes compete with the background:
-REGION_SCORES = re.compile(r"(^|\.)box_predictor(\.\d+)?\.cls_score\.(weight|bias)$")  # K + 1 rows
+REGION_SCORES = re.compile(r"(^|\.)(box_predictor(\.\d+)?|classifier)\.cls_score\.(weight|bias)$")  # K + 1 rows
 ANCHOR_SCORES = re.compile(r"(^|\.)head\.cls_score\.(weight|bias)$")  # A * K rows, those of an anchor together
 BOX_DELTAS = re.compile(r"(^|\.)box_predictor(\.\d+)?\.bbox_pred\.(weight|bias)$")  # 4 * K rows, or 4 for all classes
 MASKS = re.compile(r"(^|\.)mask_head\.(predictor|coarse_head\.prediction)\.(weight|bias)$")  # K, K + 1 or 1 maps

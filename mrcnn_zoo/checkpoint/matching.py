@@ -208,6 +208,8 @@ def require_fit(file: str, targets: Mapping[str, Tensor], sources: Mapping[str, 
     # A backbone fills a small share of a detector, but then the whole file fits. Weights with the same names and other
     # shapes come from a network of another size, and those of them that fit do so by chance.
     share = fitting / max(in_model if match.mismatched else min(in_model, in_file), 1)
+    if not match.mismatched:
+        share = max(share, _share_of_common_parts(targets, sources, match))
     if share >= MIN_FIT and len(match.mismatched) <= MAX_MISMATCHED * len(targets):
         return
     parts = [f"{file} holds the weights of another model: only {fitting:,} of this one's {in_model:,} values fit."]
@@ -218,3 +220,16 @@ def require_fit(file: str, targets: Mapping[str, Tensor], sources: Mapping[str, 
         parts.append(f"The file has e.g. {', '.join(skipped)}; the model has e.g. {', '.join(missing)}.")
     parts.append("Use the config that the weights were trained with, or other MODEL.WEIGHTS. Nothing was loaded.")
     raise UserError(" ".join(parts))
+
+
+def _share_of_common_parts(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor], match: Match) -> float:
+    """The share that fits of the parts that file and model have in common; parts are the first components of names.
+
+    A small backbone of a classifier with large dense layers, for example, fills a detector's backbone completely.
+    """
+    common = {name.split(".")[0] for name in targets} & {name.split(".")[0] for name in sources}
+    sizes = [
+        sum(value.numel() for name, value in weights.items() if name.split(".")[0] in common)
+        for weights in (targets, sources)
+    ]
+    return sum(targets[name].numel() for name in (*match.pairs, *match.other_channels)) / max(*sizes, 1)

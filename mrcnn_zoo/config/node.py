@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 ORIGINS = "__origins__"  # stored where YACS stores its own state, not among the keys
 SOURCES = "__sources__"
 OLD_VERSIONS = (0, 1)
-MAX_SUGGESTIONS = 4
+MAX_SUGGESTIONS = 5
 
 
 class CfgNode(YacsNode):

@@ -13,6 +13,8 @@ from mrcnn_zoo.errors import UserError
 
 Choice = TypeVar("Choice")
 
+CLASSIFIER = "Classifier"  # the MODEL.META_ARCHITECTURE of whole images
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,6 +33,11 @@ def class_count(config: CfgNode) -> int | None:
 def section_of_boxes(config: CfgNode) -> str:
     """The section of MODEL with the thresholds and the suppression of the detector's boxes."""
     return "RETINANET" if config.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+
+
+def is_classifier(config: CfgNode) -> bool:
+    """Whether the model classifies whole images, of one object or none."""
+    return config.MODEL.META_ARCHITECTURE == CLASSIFIER
 
 
 def has_point_head(config: CfgNode) -> bool:
@@ -209,6 +216,12 @@ def _final_learning_rate(config: CfgNode) -> str:
     return f"SOLVER.BASE_LR_END = {solver.BASE_LR_END} must be at most SOLVER.BASE_LR = {solver.BASE_LR}."
 
 
+def _augmented_classifier(config: CfgNode) -> str:
+    if not is_classifier(config) or not config.TEST.AUG.ENABLED:
+        return ""
+    return "TEST.AUG merges boxes, and a Classifier has none: set TEST.AUG.ENABLED False."
+
+
 def _nesterov_momentum(config: CfgNode) -> str:
     solver = config.SOLVER
     if not solver.NESTEROV or solver.OPTIMIZER != "SGD" or solver.MOMENTUM > 0:
@@ -262,6 +275,7 @@ RELATIONS = (
     Relation(("INPUT.CROP.SIZE", "INPUT.CROP.TYPE"), _crop_size),
     Relation(("SOLVER.BASE_LR_END", "SOLVER.BASE_LR"), _final_learning_rate),
     Relation(("SOLVER.TRAIN",), _trained_parts),
+    Relation(("TEST.AUG.ENABLED", "MODEL.META_ARCHITECTURE"), _augmented_classifier),
     Relation(("SOLVER.NESTEROV", "SOLVER.MOMENTUM"), _nesterov_momentum),
 )
 

@@ -1,5 +1,6 @@
 """Evaluation of detectors: COCO's AP of boxes, masks and keypoints, recall of proposals, tables and files."""
 
+from mrcnn_zoo.evaluation.classification import ClassificationEvaluator
 from mrcnn_zoo.evaluation.coco import CocoEvaluator
 from mrcnn_zoo.evaluation.evaluator import evaluate, evaluate_datasets
 from mrcnn_zoo.evaluation.ground_truth import ground_truth_detections
@@ -9,6 +10,7 @@ from mrcnn_zoo.evaluation.tables import UnexpectedResultsError, verify_expected_
 from mrcnn_zoo.inference.trained import config_of_weights, load_trained, refuse_gaps
 
 __all__ = [
+    "ClassificationEvaluator",
     "CocoEvaluator",
     "ProposalEvaluator",
     "UnexpectedResultsError",

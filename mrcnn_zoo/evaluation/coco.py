@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.rules import is_classifier
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, areas_of, build_backend, detection_set
+from mrcnn_zoo.evaluation.classification import ClassificationEvaluator, build_classification_evaluator
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, coco_ground_truth, has_masks
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
 from mrcnn_zoo.evaluation.tables import (
@@ -208,8 +210,10 @@ def mask_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 @EVALUATORS.register("coco")
-def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator | ProposalEvaluator:
-    """The evaluator "coco": AP of boxes, masks and keypoints, or recall of the proposals of a ProposalNetwork.
+def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator | ProposalEvaluator | ClassificationEvaluator:
+    """The evaluator "coco": AP of boxes, masks and keypoints.
+
+    Of a ProposalNetwork it is "box_proposals", of a Classifier "classification".
 
     Args:
         cfg: of the model.
@@ -217,6 +221,8 @@ def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator | Prop
     """
     if cfg.MODEL.META_ARCHITECTURE == PROPOSAL_NETWORK:
         return build_proposal_evaluator(cfg, dataset)
+    if is_classifier(cfg):
+        return build_classification_evaluator(cfg, dataset)
     _warn_of_unmeasured(cfg, dataset)
     tasks = build_tasks(cfg, dataset)
     limit = cfg.TEST.DETECTIONS_PER_IMAGE

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.rules import CLASSIFIER
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.transforms.resize import shortest_edge_size
 from mrcnn_zoo.errors import counted
@@ -90,7 +91,7 @@ def build_limits(cfg: CfgNode, *, is_training: bool = False) -> tuple[Limit, ...
     """
     limits = list(_candidate_limits(cfg, "TRAIN" if is_training else "TEST"))
     kept = cfg.TEST.DETECTIONS_PER_IMAGE
-    if not is_training and kept > 0 and cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK:
+    if not is_training and kept > 0 and cfg.MODEL.META_ARCHITECTURE not in (PROPOSAL_NETWORK, CLASSIFIER):
         limits.append(Limit(DETECTIONS, kept, is_of_candidates=False))
     return tuple(limits)
 
@@ -102,9 +103,8 @@ def _candidate_limits(cfg: CfgNode, split: str) -> Sequence[Limit]:
         levels = len(model.RETINANET.IN_FEATURES)
         return [Limit(key, cfg.value_of(key), levels)] if split == "TEST" else []
     if model.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
-        key = f"DATASETS.PRECOMPUTED_PROPOSAL_TOPK_{split}"
-        return [Limit(key, cfg.value_of(key))]
-    if model.PROPOSAL_GENERATOR.NAME != "RPN":
+        return [Limit(key := f"DATASETS.PRECOMPUTED_PROPOSAL_TOPK_{split}", cfg.value_of(key))]
+    if model.PROPOSAL_GENERATOR.NAME != "RPN" or model.META_ARCHITECTURE == CLASSIFIER:
         return []
     before, after = f"MODEL.RPN.PRE_NMS_TOPK_{split}", f"MODEL.RPN.POST_NMS_TOPK_{split}"
     levels = 1 if model.RPN.ACROSS_LEVELS else len(model.RPN.IN_FEATURES)

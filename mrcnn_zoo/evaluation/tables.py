@@ -17,6 +17,7 @@ Results = dict[str, Metrics]  # by task
 
 IOU_50, IOU_75 = 0, 5  # indices in backends.IOU_THRESHOLDS
 PER_CLASS = "AP-"
+ACCURACY_OF_CLASS = "accuracy-"
 ABSENT = "-"  # nan in tables
 CATEGORY_COLUMNS = 3  # maximum number of categories per row of a table
 
@@ -75,7 +76,7 @@ def summary_table(
         previous: results of an earlier evaluation; the first column shows the change, e.g. 71.20 (+1.40).
         tablefmt: of tabulate.
     """
-    names = list(dict.fromkeys(name for metrics in results.values() for name in metrics if not _is_of_class(name)))
+    names = list(dict.fromkeys(name for metrics in results.values() for name in metrics if not is_of_class(name)))
     rows = []
     for task, metrics in results.items():
         before = (previous or {}).get(task, {})
@@ -97,7 +98,7 @@ def stages_table(stages: Mapping[str, Mapping[str, Any]], *, tablefmt: str = "pi
     for stage, results in stages.items():
         rows = list(_rows_of(results))
         for task, metrics in rows or [("-", {})]:
-            names = tuple(name for name in metrics if not _is_of_class(name))
+            names = tuple(name for name in metrics if not is_of_class(name))
             tables.setdefault(names, []).append([stage, task, *(_cell(metrics[name]) for name in names)])
     texts = (
         _table(rows, ["stage", "task", *names], tablefmt=tablefmt, names_at=[0, 1]) for names, rows in tables.items()
@@ -115,18 +116,19 @@ def _rows_of(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def category_table(results: Mapping[str, Metrics], *, tablefmt: str = "pipe") -> str:
-    """Table of AP per class and task, with several classes per row if there are many.
+    """Table of AP or accuracy per class and task, with several classes per row if there are many.
 
     Args:
         results: by task.
         tablefmt: of tabulate.
     """
-    names = list(dict.fromkeys(name for metrics in results.values() for name in metrics if _is_of_class(name)))
-    cells = [[name[len(PER_CLASS) :], *(_cell(m.get(name, math.nan)) for m in results.values())] for name in names]
+    names = list(dict.fromkeys(name for metrics in results.values() for name in metrics if is_of_class(name)))
+    cells = [[name.partition("-")[2], *(_cell(m.get(name, math.nan)) for m in results.values())] for name in names]
     columns = min(CATEGORY_COLUMNS, max(1, len(cells) // 4))
     height = -(-len(cells) // columns)
     rows = [[value for cell in cells[row::height] for value in cell] for row in range(height)]
-    headers = ["category", *(f"{task} AP" for task in results)] * columns
+    kinds = [next((name.partition("-")[0] for name in m if is_of_class(name)), "AP") for m in results.values()]
+    headers = ["category", *(f"{task} {kind}" for task, kind in zip(results, kinds, strict=True))] * columns
     names_at = [column * (1 + len(results)) for column in range(columns)]
     return _table(rows, headers, tablefmt=tablefmt, names_at=names_at)
 
@@ -149,8 +151,9 @@ def markdown_report(title: str, results: Mapping[str, Metrics]) -> str:
         results: by task.
     """
     report = f"# {title}\n\n{summary_table(results)}\n"
-    if any(_is_of_class(name) for metrics in results.values() for name in metrics):
-        report += f"\n## AP of each category\n\n{category_table(results)}\n"
+    if any(is_of_class(name) for metrics in results.values() for name in metrics):
+        is_accuracy = any(name.startswith(ACCURACY_OF_CLASS) for metrics in results.values() for name in metrics)
+        report += f"\n## {'Accuracy' if is_accuracy else 'AP'} of each category\n\n{category_table(results)}\n"
     return report.rstrip() + footnote(results) + "\n"
 
 
@@ -169,8 +172,13 @@ def _change(value: float, before: float) -> str:
     return "" if math.isnan(value) or math.isnan(before) else f" ({value - before:+.2f})"
 
 
-def _is_of_class(name: str) -> bool:
-    return name.startswith(PER_CLASS)
+def is_of_class(name: str) -> bool:
+    """Whether a metric is that of a single class.
+
+    Args:
+        name: of the metric, e.g. "AP-dog".
+    """
+    return name.startswith((PER_CLASS, ACCURACY_OF_CLASS))
 
 
 class UnexpectedResultsError(UserError):

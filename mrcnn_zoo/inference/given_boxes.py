@@ -17,7 +17,7 @@ from mrcnn_zoo.inference.tta import build_augmented_detector
 from mrcnn_zoo.structures import UNKNOWN_CLASS, Detections, ImageSize, Sample
 
 GROUND_TRUTH = "ground_truth"  # the value of EVAL.GIVEN_BOXES for the boxes and classes of the annotations
-NO_REGION_HEADS = ("RetinaNet", "ProposalNetwork")  # values of MODEL.META_ARCHITECTURE
+NO_REGION_HEADS = ("RetinaNet", "ProposalNetwork", "Classifier")  # values of MODEL.META_ARCHITECTURE
 NAMES_SHOWN = 3  # of images, in messages
 # Maps a sample to its boxes, (R, 4) x1 y1 x2 y2 in pixels of the original image, and their classes, (R,) int64.
 BoxSource = Callable[[Sample], tuple[Tensor, Tensor]]

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.rules import class_count, section_of_boxes
+from mrcnn_zoo.config.rules import class_count, is_classifier, section_of_boxes
 from mrcnn_zoo.data.images.arrays import as_pixels
 from mrcnn_zoo.data.images.pixels import CHANNELS_WITH_ALPHA
 from mrcnn_zoo.data.images.problems import cannot_decode
@@ -294,7 +294,7 @@ def build_image_detector(
     mapper = build_prediction_mapper(cfg, model)
     if not getattr(model, "predicts_classes", True):
         return ImageDetector(model, mapper, class_names=(OBJECT,), category_ids=(1,))
-    if not isinstance(model, GivenBoxDetector):  # given boxes have no threshold
+    if not isinstance(model, GivenBoxDetector) and not is_classifier(cfg):  # which have no threshold
         _warn_of_threshold(cfg, score_threshold, option)
     names = trained.class_names or tuple(str(index) for index in range(class_count(cfg) or 1))
     return ImageDetector(model, mapper, class_names=names, category_ids=trained.category_ids)

@@ -21,6 +21,7 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import evaluate_datasets
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes, with_classes_of
+from mrcnn_zoo.evaluation.classification import CONFUSION_FILE, NO_OBJECT, read_confusion
 from mrcnn_zoo.evaluation.confusion import confusion_matrix
 from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, build_test_detector
 from mrcnn_zoo.evaluation.preflight import evaluated_part
@@ -227,7 +228,7 @@ def _keypoints(record: ImageRecord) -> torch.Tensor | None:
 def save_evaluation_plots(
     dataset: Dataset, output_dir: str | Path, *, score_threshold: float = 0.5, pictures: str | Path | None = None
 ) -> list[Path]:
-    """Plot precision over recall and the confusion matrix of an evaluation.
+    """Plot precision over recall and the confusion matrix of an evaluation; of a classifier the matrix alone.
 
     Nothing is plotted for proposals, which have no classes.
 
@@ -242,12 +243,17 @@ def save_evaluation_plots(
     """
     folder = Path(output_dir) / "inference"
     pictures = Path(output_dir) / "pictures" if pictures is None else Path(pictures)
-    if not (folder / "precision_recall.npz").is_file():
+    of_curves, of_classes = folder / "precision_recall.npz", folder / CONFUSION_FILE
+    written = [path for path in (of_curves, of_classes) if path.is_file()]
+    if not written:
         return []
+    if max(written, key=lambda path: path.stat().st_mtime) == of_classes:  # the other one is of an earlier evaluation
+        counts, (*class_names, _) = read_confusion(of_classes)
+        return [save_confusion_matrix(counts, class_names, pictures / "confusion_matrix.png", background=NO_OBJECT)]
     rows = json.loads((folder / "coco_instances_results.json").read_text(encoding="utf-8"))
     matrix = confusion_matrix(dataset, rows, score_threshold=score_threshold)
     return [
-        save_precision_recall(folder / "precision_recall.npz", pictures / "precision_recall.png"),
+        save_precision_recall(of_curves, pictures / "precision_recall.png"),
         save_confusion_matrix(matrix, dataset.class_names, pictures / "confusion_matrix.png"),
     ]
 

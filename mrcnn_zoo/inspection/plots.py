@@ -91,15 +91,18 @@ def save_precision_recall(precision_recall: str | Path, path: str | Path) -> Pat
     return _save(figure, path)
 
 
-def save_confusion_matrix(matrix: NDArray[np.int64], class_names: Sequence[str], path: str | Path) -> Path:
+def save_confusion_matrix(
+    matrix: NDArray[np.int64], class_names: Sequence[str], path: str | Path, *, background: str = "background"
+) -> Path:
     """Plot a confusion matrix, each row divided by its sum; classes that do not occur are omitted.
 
     Args:
         matrix: (K + 1, K + 1) counts, see `mrcnn_zoo.evaluation.confusion`.
         class_names: (K,) by class index.
         path: of the PNG.
+        background: name of the last row and column.
     """
-    names = np.array([*class_names, "background"])
+    names = np.array([*class_names, background])
     occurs = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
     occurs[-1] = True
     matrix, names = matrix[np.ix_(occurs, occurs)], names[occurs]

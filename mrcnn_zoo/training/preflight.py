@@ -32,6 +32,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
 from mrcnn_zoo.evaluation.limits import build_limits, cut_objects_message
 from mrcnn_zoo.evaluation.preflight import check_classes, check_evaluation, prepare_evaluation
+from mrcnn_zoo.evaluation.tables import is_of_class
 from mrcnn_zoo.inference.trained import class_names_of
 from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder
 from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS, HOOKS, LR_SCHEDULES, METRIC_WRITERS, OPTIMIZERS
@@ -280,7 +281,7 @@ def _check_best_metric(metric: str, metrics: Sequence[str], *, losses_of: Sequen
             return
         known.append(f"{prefix}total_loss")
     if metric not in known:
-        examples = ", ".join(name for name in known if "/AP-" not in name)
+        examples = ", ".join(name for name in known if not is_of_class(name.rpartition("/")[2]))
         raise UserError(
             f"SOLVER.BEST_METRIC = {metric!r} is not among the results of the evaluations of this run: {examples}."
             f"{did_you_mean(metric, known)}"

@@ -81,6 +81,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "PrecomputedProposals": ("MODEL.LOAD_PROPOSALS", True),
     "SlidingWindow": ("MODEL.SLIDING_WINDOW.SIZES", [24, 32]),
     "ProposalNetwork": ("MODEL.MASK_ON", False),
+    "Classifier": ("MODEL.MASK_ON", False, "MODEL.CLASSIFIER.NUM_CLASSES", 5),
     "RetinaNet": (
         *("MODEL.MASK_ON", False, "MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4"], "MODEL.RETINANET.NUM_CLASSES", 5),
         *("MODEL.RETINANET.NUM_CONVS", 1),

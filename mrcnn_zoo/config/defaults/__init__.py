@@ -1,6 +1,7 @@
 """Every config key with its default, unit and meaning, one module per area."""
 
 from mrcnn_zoo.config.defaults import (
+    classifier,
     data,
     evaluation,
     model,
@@ -14,7 +15,7 @@ from mrcnn_zoo.config.defaults import (
 )
 from mrcnn_zoo.config.keys import Key
 
-AREAS = (model, rpn, roi_heads, region_branches, retinanet, data, solver, evaluation, run, unsupported)
+AREAS = (model, rpn, roi_heads, region_branches, retinanet, classifier, data, solver, evaluation, run, unsupported)
 
 DETECTRON2_NAMES: frozenset[str] = frozenset(key.name for area in AREAS for key in area.DETECTRON2_KEYS)
 # Keys that Detectron2's core does not declare, and its project that does.

@@ -123,7 +123,8 @@ DETECTRON2_KEYS = (
     Key(
         "DATALOADER.SAMPLER_TRAIN",
         "TrainingSampler",
-        "Registered sampler that orders the training images, e.g. TrainingSampler for an endless shuffle.",
+        "Registered sampler that orders the training images, e.g. TrainingSampler for an endless shuffle, or "
+        "ClassBalancedTrainingSampler for as many images of each class and of none.",
         registry=DATA_SAMPLERS,
     ),
     Key(

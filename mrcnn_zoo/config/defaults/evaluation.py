@@ -99,8 +99,8 @@ NEW_KEYS = (
     Key(
         "EVAL.EVALUATOR",
         "coco",
-        "Registered evaluator of the test sets: coco for AP, or for the average recall of a ProposalNetwork; "
-        "box_proposals for the average recall of any model's boxes.",
+        "Registered evaluator of the test sets: coco for AP, for the average recall of a ProposalNetwork, or for the "
+        "accuracy of a Classifier (classification); box_proposals for the average recall of any model's boxes.",
         registry=EVALUATORS,
     ),
     Key(

@@ -184,7 +184,7 @@ NEW_KEYS = (
         "auto",
         "Result that selects the best checkpoint, e.g. segm/AP or val/total_loss (of a loss the lowest is the best);"
         " auto takes segm/AP when there are masks, else keypoints/AP, else bbox/AP, or box_proposals/AR@1000 of a "
-        "ProposalNetwork.",
+        "ProposalNetwork, or classification/top1 of a Classifier.",
     ),
     Key(
         "SOLVER.KEEP_CHECKPOINTS",

@@ -6,7 +6,7 @@ The order of an epoch depends only on its number and the seed, so a run can be r
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from mrcnn_zoo.registries import DATA_SAMPLERS
 from mrcnn_zoo.structures import ImageSize
 
 # Independent streams of random numbers of one seed.
-SHUFFLE_STREAM, SUBSET_STREAM, SAMPLE_STREAM = 0, 1, 2
+SHUFFLE_STREAM, SUBSET_STREAM, SAMPLE_STREAM, GROUP_STREAM = 0, 1, 2, 3
 
 
 class DataSampler(Protocol):
@@ -88,6 +88,36 @@ class RepeatFactorTrainingSampler:
         return rng.permutation(np.repeat(np.arange(len(times)), times))
 
 
+class ClassBalancedTrainingSampler:
+    """As many images of each group per epoch, shuffled; no image of a group is repeated before all of it is drawn.
+
+    Args:
+        groups: (images,) number of the group of each image, such as its class.
+        seed: at least 0.
+    """
+
+    def __init__(self, groups: Sequence[int], *, seed: int) -> None:
+        numbers = np.asarray(groups, dtype=np.int64)
+        self.rows = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
+        self.per_group = -(-len(numbers) // len(self.rows))
+        self.seed = seed
+
+    def epoch(self, number: int) -> NDArray[np.int64]:
+        """(n,) rows in random order, equally many of each group; see `DataSampler`."""
+        drawn = [self._draw(group, number * self.per_group) for group in range(len(self.rows))]
+        return generator(self.seed, SHUFFLE_STREAM, number).permutation(np.concatenate(drawn))
+
+    def _draw(self, group: int, start: int) -> NDArray[np.int64]:
+        """`per_group` rows of a group from a position on in its endless sequence of permutations."""
+        rows = self.rows[group]
+        first, last = start // len(rows), (start + self.per_group - 1) // len(rows)
+        cycles = [
+            np.random.default_rng([self.seed, GROUP_STREAM, group, cycle]).permutation(rows)
+            for cycle in range(first, last + 1)
+        ]
+        return np.concatenate(cycles)[start - first * len(rows) :][: self.per_group]
+
+
 def repeat_factors(
     classes_of_images: Sequence[Sequence[int]], threshold: float, *, is_sqrt: bool
 ) -> NDArray[np.float64]:
@@ -141,6 +171,16 @@ def build_repeat_factor_sampler(cfg: CfgNode, dataset: Dataset, seed: int) -> Da
     classes = [[item.class_index for item in record.instances if not item.is_crowd] for record in dataset.records]
     factors = repeat_factors(classes, cfg.DATALOADER.REPEAT_THRESHOLD, is_sqrt=cfg.DATALOADER.REPEAT_SQRT)
     return RepeatFactorTrainingSampler(factors, seed=seed)
+
+
+@DATA_SAMPLERS.register("ClassBalancedTrainingSampler")
+def build_class_balanced_sampler(cfg: CfgNode, dataset: Dataset, seed: int) -> DataSampler:  # noqa: ARG001
+    """The shuffle with as many images of each class as without object; of several classes in an image the rarest."""
+    classes = [{item.class_index for item in record.instances if not item.is_crowd} for record in dataset.records]
+    counts = Counter(chain.from_iterable(classes))
+    no_object = len(dataset.class_names)
+    groups = [min(present, key=lambda index: (counts[index], index), default=no_object) for present in classes]
+    return ClassBalancedTrainingSampler(groups, seed=seed)
 
 
 class Draw(NamedTuple):

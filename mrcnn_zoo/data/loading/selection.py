@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.rules import is_classifier
 from mrcnn_zoo.data.keypoints import sides_of
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError
@@ -28,6 +29,9 @@ def select_for_training(cfg: CfgNode, dataset: Dataset) -> Dataset:
         UserError: no image remains, or the data has none of the masks or keypoints that the model needs.
     """
     _check_annotations(cfg, dataset)
+    if is_classifier(cfg):
+        require_one_object(dataset)
+        return dataset  # images without objects are those of the class "no object"
     is_trained = build_object_filter(cfg)
     records: Sequence[ImageRecord] = dataset.records
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
@@ -41,6 +45,25 @@ def select_for_training(cfg: CfgNode, dataset: Dataset) -> Dataset:
                 "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE requires."
             )
     return replace(dataset, records=tuple(records))
+
+
+def require_one_object(dataset: Dataset) -> None:
+    """Refuse a dataset of a classifier in which an image has several objects.
+
+    Args:
+        dataset: to train or evaluate on.
+
+    Raises:
+        UserError: with the first such image.
+    """
+    for record in dataset.records:
+        count = sum(not item.is_crowd for item in record.instances)
+        if count > 1:
+            raise UserError(
+                f"dataset {dataset.name!r}: {record.source.name} has {count} objects, and a Classifier is trained and "
+                f"evaluated on images of one object or none. Use crops of its objects: DATASETS.DEFINITIONS "
+                f"\"{{'{dataset.name}_crops': {{'FORMAT': 'object_crops', 'DATASET': '{dataset.name}'}}}}\"."
+            )
 
 
 def build_object_filter(cfg: CfgNode) -> IsTrained:

@@ -14,7 +14,7 @@ from mrcnn_zoo.training.hook import Hook, Results, Workspace
 from mrcnn_zoo.training.trainer import Trainer
 
 AUTO = "auto"
-AUTO_ORDER = ("segm/AP", "keypoints/AP", "bbox/AP", "box_proposals/AR@1000")
+AUTO_ORDER = ("segm/AP", "keypoints/AP", "bbox/AP", "box_proposals/AR@1000", "classification/top1")
 
 
 class BestMetric:
@@ -22,7 +22,8 @@ class BestMetric:
 
     Args:
         name: task and metric, e.g. "segm/AP" or "val/total_loss"; "auto" takes segm/AP where there is one, else
-            keypoints/AP, else bbox/AP, else box_proposals/AR@1000. Of a loss the lowest value is the best.
+            keypoints/AP, else bbox/AP, else box_proposals/AR@1000, else classification/top1. Of a loss the lowest value
+            is the best.
     """
 
     def __init__(self, name: str = AUTO) -> None:
