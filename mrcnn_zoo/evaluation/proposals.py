@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ BOX_PROPOSALS = "box_proposals"
 LIMITS = (100, 1000)  # L maximum numbers of proposals per image
 AREA_BOUNDS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # of AREAS, square pixels, inclusive
 NO_MATCH = -1.0
+NOT_FOUND = np.iinfo(np.int64).max  # in place of the row of a box
+ALL_LEVELS = slice(None)  # of IoU thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -50,20 +53,49 @@ def compute_proposals(model: nn.Module, loader: Iterable[list[Sample]]) -> dict[
     stored: dict[int | str, StoredProposals] = {}
     with inference(model):
         for samples in loader:
-            for sample, table in zip(samples, model.propose(samples), strict=True):
-                boxes, objectness = (
-                    column.cpu().numpy().astype(np.float32) for column in (table.boxes, table.objectness)
-                )
-                stored[sample.image_id] = StoredProposals(boxes, objectness)
+            for sample, table in zip(samples, stored_proposals(model, samples), strict=True):
+                stored[sample.image_id] = table
     return stored
+
+
+def stored_proposals(model: ProposesRegions, samples: list[Sample]) -> list[StoredProposals]:
+    """The proposals of each image as arrays on the host, in pixels of the image file, best first.
+
+    Args:
+        model: in evaluation mode.
+        samples: images.
+    """
+    return [
+        StoredProposals(*(column.cpu().numpy().astype(np.float32) for column in (table.boxes, table.objectness)))
+        for table in model.propose(samples)
+    ]
 
 
 @dataclass(frozen=True)
 class RecallCounts:
-    """Counts of one image; A size classes, T thresholds, L limits as in `backends`."""
+    """Counts of one image or of several; A size classes, T thresholds, L limits."""
 
     found: NDArray[np.int64]  # (A, T, L) found objects
     objects: NDArray[np.int64]  # (A,) all objects
+
+    def __add__(self, other: "RecallCounts") -> "RecallCounts":
+        return RecallCounts(self.found + other.found, self.objects + other.objects)
+
+    def recall(self) -> NDArray[np.float64]:
+        """(A, T, L) shares of found objects; nan without objects of that size."""
+        return _shares(self.found, self.objects[:, None, None])
+
+    def average_recall(self, levels: slice = ALL_LEVELS) -> NDArray[np.float64]:
+        """(A, L) recall averaged over IoU thresholds; nan without objects of that size.
+
+        Args:
+            levels: the thresholds to average over.
+        """
+        return _shares(self.found[:, levels].mean(axis=1), self.objects[:, None])
+
+
+def _shares(found: NDArray[Any], objects: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.divide(found, objects, out=np.full(found.shape, np.nan), where=objects > 0)
 
 
 class ProposalEvaluator:
@@ -114,7 +146,8 @@ class ProposalEvaluator:
                 )
             if sample.image_id not in self._recalled:
                 boxes = found.boxes.detach().cpu().double().numpy()
-                self._recalled[sample.image_id] = self._recall(self._records[sample.image_id], boxes)  # type: ignore[index]
+                record = self._records[sample.image_id]  # type: ignore[index]
+                self._recalled[sample.image_id] = count_found_objects(self._dataset, record, boxes)
 
     def evaluate(self, output_dir: str | Path | None = None) -> Results:
         """{"box_proposals": {"AR@100", "ARs@100", ..., "AR@1000", ...}} in percent, on every process.
@@ -126,19 +159,13 @@ class ProposalEvaluator:
         folder = None if output_dir is None else Path(output_dir) / "inference"
         return results_of_main_process(lambda: self._measure(parts, folder))
 
-    def _recall(self, record: ImageRecord, boxes: NDArray[np.float64]) -> RecallCounts:
-        annotations = coco_ground_truth(_with_one_image(self._dataset, record), BBOX)["annotations"]
-        objects = [annotation for annotation in annotations if not annotation["iscrowd"]]
-        areas = np.array([annotation["area"] for annotation in objects], dtype=np.float64)
-        truth = np.array([annotation["bbox"] for annotation in objects], dtype=np.float64).reshape(-1, 4)
-        counts = np.array([(low <= areas) & (areas <= high) for low, high in AREA_BOUNDS])
-        corner_and_sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)[: LIMITS[-1]]
-        return RecallCounts(count_found_objects(corner_and_sides, truth, counts), counts.sum(axis=1))
-
     def _measure(self, parts: Sequence[dict[int | str, RecallCounts]], folder: Path | None) -> Results:
         by_image = {image_id: recalled for part in reversed(parts) for image_id, recalled in part.items()}
         nothing = np.zeros((0, 4))
-        recalled = [by_image.get(record.image_id) or self._recall(record, nothing) for record in self._dataset.records]
+        recalled = [
+            by_image.get(record.image_id) or count_found_objects(self._dataset, record, nothing)
+            for record in self._dataset.records
+        ]
         name = self._dataset.name
         if len(by_image) < len(self._records):
             unseen = len(self._records) - len(by_image)
@@ -157,34 +184,70 @@ class ProposalEvaluator:
 
 
 def count_found_objects(
-    boxes: NDArray[np.float64], truth: NDArray[np.float64], counts: NDArray[np.bool_]
+    dataset: Dataset,
+    record: ImageRecord,
+    boxes: NDArray[np.floating],
+    *,
+    thresholds: Sequence[float] = IOU_THRESHOLDS,
+    limits: Sequence[int] = LIMITS,
+) -> RecallCounts:
+    """Number of objects of one image that boxes find.
+
+    Args:
+        dataset: of the image.
+        record: of the image, with its objects.
+        boxes: (D, 4) x1, y1, x2, y2 in pixels of the image file, best first.
+        thresholds: (T,) of the IoU.
+        limits: (L,) numbers of boxes that count, ascending.
+    """
+    annotations = coco_ground_truth(_with_one_image(dataset, record), BBOX)["annotations"]
+    objects = [annotation for annotation in annotations if not annotation["iscrowd"]]
+    areas = np.array([annotation["area"] for annotation in objects], dtype=np.float64)
+    truth = np.array([annotation["bbox"] for annotation in objects], dtype=np.float64).reshape(-1, 4)
+    counts = np.array([(low <= areas) & (areas <= high) for low, high in AREA_BOUNDS])
+    boxes = boxes[: limits[-1]].astype(np.float64)
+    corner_and_sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    rows = finding_boxes(corner_and_sides, truth, counts, thresholds=thresholds)
+    found = [(rows < limit).sum(axis=2) for limit in limits]
+    return RecallCounts(np.stack(found, axis=2), counts.sum(axis=1))
+
+
+def finding_boxes(
+    boxes: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    counts: NDArray[np.bool_],
+    *,
+    thresholds: Sequence[float] = IOU_THRESHOLDS,
 ) -> NDArray[np.int64]:
-    """Number of objects that the boxes of one image find.
+    """The box that finds each object of one image.
+
+    A box takes the unmatched object of highest IoU, so a match does not depend on the boxes after it, and one pass
+    gives the recall of any number of boxes.
 
     Args:
         boxes: (D, 4) x, y, width, height, best first.
         truth: (G, 4) x, y, width, height.
         counts: (A, G) whether an object is in a size class.
+        thresholds: (T,) of the IoU.
 
     Returns:
-        (A, T, L) found objects per size class, IoU threshold and limit of boxes.
+        (A, T, G) rows of `boxes`; NOT_FOUND of objects that none finds or that are not in the size class.
     """
-    thresholds = np.array(IOU_THRESHOLDS)
-    found = np.zeros((len(counts), len(thresholds), len(LIMITS)), dtype=np.int64)
+    levels = np.array(thresholds)
+    rows = np.full((len(counts), len(levels), len(truth)), NOT_FOUND, dtype=np.int64)
     if not len(boxes) or not len(truth):
-        return found
+        return rows
     overlaps = coco_mask.iou(boxes, truth, [False] * len(truth))
-    is_unmatched = np.repeat(counts[:, None], len(thresholds), axis=1)  # (A, T, G)
-    for row in np.flatnonzero(overlaps.max(axis=1) >= thresholds[0]):
-        is_candidate = is_unmatched & (overlaps[row] >= thresholds[:, None])
+    is_unmatched = np.repeat(counts[:, None], len(levels), axis=1)  # (A, T, G)
+    for row in np.flatnonzero(overlaps.max(axis=1) >= levels.min()):
+        is_candidate = is_unmatched & (overlaps[row] >= levels[:, None])
         values = np.where(is_candidate, overlaps[row], NO_MATCH)
         # Of equal overlaps the last object wins, as in pycocotools.
         best = values.shape[2] - 1 - values[:, :, ::-1].argmax(axis=2)
-        is_match = is_candidate.any(axis=2)
-        areas, levels = np.nonzero(is_match)
-        is_unmatched[areas, levels, best[areas, levels]] = False
-        found += is_match[:, :, None] & (row < np.array(LIMITS))
-    return found
+        match = np.nonzero(is_candidate.any(axis=2))
+        is_unmatched[(*match, best[match])] = False
+        rows[(*match, best[match])] = row
+    return rows
 
 
 def recall_metric_names() -> list[str]:
@@ -198,14 +261,10 @@ def recall_metrics(recalled: Sequence[RecallCounts]) -> Metrics:
     Args:
         recalled: of each image.
     """
-    found = sum((image.found for image in recalled), np.zeros((len(AREAS), len(IOU_THRESHOLDS), len(LIMITS))))
-    objects = sum((image.objects for image in recalled), np.zeros(len(AREAS)))
-    values = [
-        float(found[row, :, place].mean() / objects[row]) * 100 if objects[row] else float("nan")
-        for place in range(len(LIMITS))
-        for row in range(len(AREAS))
-    ]
-    return dict(zip(recall_metric_names(), values, strict=True))
+    shape = (len(AREAS), len(IOU_THRESHOLDS), len(LIMITS))
+    nothing = RecallCounts(np.zeros(shape, dtype=np.int64), np.zeros(len(AREAS), dtype=np.int64))
+    average = sum(recalled, nothing).average_recall() * 100
+    return dict(zip(recall_metric_names(), average.T.reshape(-1).tolist(), strict=True))
 
 
 def _with_one_image(dataset: Dataset, record: ImageRecord) -> Dataset:

@@ -4,12 +4,13 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
@@ -18,9 +19,9 @@ from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.data.records import Dataset, InstanceRecord
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import CocoEvaluator, ProposalEvaluator, evaluate
-from mrcnn_zoo.evaluation.backends import detection_set
+from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, detection_set
 from mrcnn_zoo.evaluation.ground_truth import coco_ground_truth
-from mrcnn_zoo.evaluation.proposals import BOX_PROPOSALS, compute_proposals
+from mrcnn_zoo.evaluation.proposals import BOX_PROPOSALS, LIMITS, compute_proposals, count_found_objects
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Proposals, Sample
 
@@ -104,7 +105,16 @@ def test_images_that_are_not_added_count_as_empty_with_a_warning(square, dataset
 
 
 def reference(dataset: Dataset, found: list[Detections]) -> dict[str, float]:
-    """Recall of pycocotools with useCats 0."""
+    """Average recall of pycocotools with useCats 0."""
+    recalls = reference_recall(dataset, found, thresholds=IOU_THRESHOLDS, limits=LIMITS)
+    order = [(area, limit) for limit in range(2) for area in range(4)]
+    return {name: recalls[area, :, limit].mean() * 100 for name, (area, limit) in zip(NAMES, order, strict=True)}
+
+
+def reference_recall(
+    dataset: Dataset, found: list[Detections], *, thresholds: Sequence[float], limits: Sequence[int]
+) -> NDArray[np.float64]:
+    """(A, T, L) recall of pycocotools with useCats 0; -1 without objects."""
     truth = coco_ground_truth(dataset, "bbox")
     rows = [
         {"image_id": record.image_id, "category_id": dataset.category_ids[0], "bbox": box, "score": score}
@@ -124,12 +134,11 @@ def reference(dataset: Dataset, found: list[Detections]) -> dict[str, float]:
             sets.append(indexed)
         evaluation = COCOeval(*sets, "bbox")
         evaluation.params.useCats = 0
-        evaluation.params.maxDets = [100, 1000]
+        evaluation.params.maxDets = list(limits)
+        evaluation.params.iouThrs = np.array(thresholds)
         evaluation.evaluate()
         evaluation.accumulate()
-    recalls = evaluation.eval["recall"]  # (T, 1, A, L)
-    order = [(area, limit) for limit in range(2) for area in range(4)]
-    return {name: recalls[:, 0, area, limit].mean() * 100 for name, (area, limit) in zip(NAMES, order, strict=True)}
+    return evaluation.eval["recall"][:, 0].swapaxes(0, 1)
 
 
 def test_recall_equals_that_of_pycocotools_on_coco_images(coco_val: Dataset, samples_of: SamplesOf) -> None:
@@ -149,6 +158,31 @@ def test_recall_equals_that_of_pycocotools_on_coco_images(coco_val: Dataset, sam
     assert max(map(len, found)) > 100
     assert 20 < ours["AR@1000"] < 95
     assert ours == pytest.approx(reference(coco_val, found), abs=1e-9)
+
+
+def test_counts_at_any_limits_and_thresholds_equal_those_of_pycocotools(square, dataset_of) -> None:
+    rng = np.random.default_rng(0)
+    images = [tuple(square(*rng.integers(0, 70, 2), 10 + 8 * size) for size in range(4)) for _ in range(6)]
+    dataset = dataset_of(*images, (square(0, 0, 90),), ())
+    found = []
+    for record in dataset.records:
+        truth = torch.tensor([item.box for item in record.instances] or [[0.0, 0, 9, 9]]).repeat(10, 1)
+        noise = torch.from_numpy(rng.normal(0, 3, truth.shape)).float().round()
+        noise[::9] = 0
+        boxes = (truth + noise)[torch.from_numpy(rng.permutation(len(truth)))]
+        found.append(detections(boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)]))
+    thresholds, limits = (0.3, 0.5, 0.525, 0.9, 1 - 1e-9), (1, 3, 10, 30)
+    counts = [
+        count_found_objects(dataset, record, table.boxes.numpy(), thresholds=thresholds, limits=limits)
+        for record, table in zip(dataset.records, found, strict=True)
+    ]
+    recall = sum(counts[1:], counts[0]).recall()
+    expected = reference_recall(dataset, found, thresholds=thresholds, limits=limits)
+    assert np.isnan(recall[3]).all()  # no large objects
+    assert (expected[3] == -1).all()
+    assert recall[:3] == pytest.approx(expected[:3], abs=1e-12)
+    assert 0 < recall[0, -1, -1] < recall[0, 0, -1]  # some boxes are exact
+    assert 0 < recall[0, 1, 0] < recall[0, 1, -1]
 
 
 class Proposer(nn.Module):
