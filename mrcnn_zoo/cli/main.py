@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": ("mrcnn_zoo.cli.evaluate", "evaluate a checkpoint on the test sets"),
     "predict": ("mrcnn_zoo.cli.predict", "detect, draw and save the instances in images"),
     "precompute-proposals": ("mrcnn_zoo.cli.precompute_proposals", "write proposals as input of a Fast R-CNN"),
+    "compare-proposals": ("mrcnn_zoo.cli.compare_proposals", "recall of proposal generators: tables and a picture"),
     "visualize-data": ("mrcnn_zoo.cli.visualize_data", "draw a dataset, or the training batches"),
     "export-dataset": ("mrcnn_zoo.cli.export_dataset", "export a dataset as a COCO folder"),
     "zoo": ("mrcnn_zoo.cli.zoo", "published models: list, download, verify, reproduce"),

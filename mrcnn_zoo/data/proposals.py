@@ -79,6 +79,18 @@ def read_proposals(path: Path) -> dict[str, StoredProposals]:
     return proposals
 
 
+def is_proposal_file(path: Path) -> bool:
+    """Whether a file holds proposals; a `.pkl` may hold weights instead.
+
+    Args:
+        path: a `.pkl` or `.npz`.
+    """
+    if path.suffix != ".pkl" or not path.is_file():
+        return path.suffix == ".npz"
+    content = load_numpy_pickle(path)
+    return isinstance(content, Mapping) and "boxes" in content
+
+
 def _id_text(image_id: Any) -> str:
     """An id as text; equal for 7, 7.0 and "7"."""
     return str(int(image_id)) if isinstance(image_id, float) and image_id.is_integer() else str(image_id).strip()
@@ -257,7 +269,9 @@ def build_proposal_mapper(
     stored: dict[RecordKey, StoredProposals] = {}
     for dataset in datasets:
         path = _local_file(_file_of(cfg, dataset.name, is_training=is_training), dataset.name)
-        stored |= _proposals_of([record for record in dataset.records if _key(record) in needed], path, dataset.name)
+        stored |= proposals_of_images(
+            [record for record in dataset.records if _key(record) in needed], path, dataset.name
+        )
     topk_key = TOPK_TRAIN if is_training else TOPK_TEST
     topk = cfg.value_of(topk_key)
     if topk < 1:
@@ -269,7 +283,17 @@ def _key(record: ImageRecord) -> RecordKey:
     return record.image_id, record.source.name
 
 
-def _proposals_of(records: Sequence[ImageRecord], path: Path, dataset: str) -> dict[RecordKey, StoredProposals]:
+def proposals_of_images(records: Sequence[ImageRecord], path: Path, dataset: str) -> dict[RecordKey, StoredProposals]:
+    """The proposals of some images in a file.
+
+    Args:
+        records: of the images.
+        path: a `.pkl` or `.npz`.
+        dataset: name of the records' dataset, for messages.
+
+    Raises:
+        UserError: the file cannot be read, or lacks an image.
+    """
     in_file = read_proposals(path)
     missing = [record for record in records if str(record.image_id) not in in_file]
     if missing:

@@ -107,7 +107,7 @@ def evaluate(
     detector = model.detector if isinstance(model, ClassMappedDetector) else model
     seconds = 0.0
     with inference(model):
-        for samples in _with_progress(loader, num_images, name=dataset.name):
+        for samples in with_progress(loader, num_images, name=dataset.name):
             start = time.perf_counter()
             found = detector.predict(samples)  # type: ignore[operator]
             measured = found if detector is model else model.mapped(found)  # type: ignore[operator]
@@ -218,8 +218,14 @@ def evaluate_datasets(
     return outcome
 
 
-def _with_progress(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:
-    """Yield the batches; process 0 shows a progress bar on a terminal, and logs lines otherwise."""
+def with_progress(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:
+    """Yield the batches; process 0 shows a progress bar on a terminal, and logs lines otherwise.
+
+    Args:
+        loader: batches of images.
+        num_images: of all batches.
+        name: at the start of the line.
+    """
     if not is_main_process():
         yield from loader
     elif has_terminal(sys.stderr):

@@ -216,4 +216,7 @@ def _config_of(file: WeightsFile, overrides: Sequence[Any], trust: Iterable[str]
             overrides=overrides,
             trust=trust,
         )
-    raise UserError(f"{file.source} contains no config: name one with --config-file (config=... in Python).")
+    raise UserError(
+        f"{file.source} contains no config: name one with --config-file (config=... in Python, and behind the weights "
+        "in --proposals)."
+    )

@@ -1,4 +1,4 @@
-"""Plots as PNG files: loss and AP curves of a training, precision over recall, confusion matrix."""
+"""Plots as PNG files: loss and AP curves of a training, precision over recall, confusion matrix, proposals."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, RECALL_THRESHOLDS
+from mrcnn_zoo.evaluation.proposal_comparison import CURVE_NUMBERS, NUMBERS, THRESHOLDS, SourceRecall
 from mrcnn_zoo.output_files import write_atomically
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ Series = tuple[list[float], list[float]]  # iterations, values
 VALIDATION = "val/"
 MAX_CLASS_CURVES = 12  # above it, curves and counts of single classes are not drawn
 MAX_LABELED_CLASSES = 100
+LINE_STYLES = ("-", "--", "-.", ":")  # distinguish lines without colours
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LEGEND_ROOM = 0.22  # inches per row of a legend below the plots
 SMOOTHING_RADIUS = 10  # maximum number of values before and after each that its smoothed value is the median of
 
 
@@ -119,6 +123,41 @@ def save_confusion_matrix(
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
     axes.set(title="confusion matrix", xlabel="detected as", ylabel="true class")
+    return _save(figure, path)
+
+
+def save_proposal_recall(results: Sequence[SourceRecall], path: str | Path, *, title: str) -> Path:
+    """Plot recall over IoU at fixed numbers of proposals, and average recall over the number of proposals.
+
+    Args:
+        results: of each source, in the order of the legend.
+        path: of the PNG.
+        title: above the plots.
+    """
+    figure = _new_figure(columns=3)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROOM * (1 + len(results) // 3))
+    figure.suptitle(title)
+    *over_iou, over_number = figure.subplots(1, 3)
+    handles: list[Any] = []
+    for place, result in enumerate(results):
+        style: dict[str, Any] = {
+            "color": f"C{place % 10}",
+            "linestyle": LINE_STYLES[place % len(LINE_STYLES)],
+            "marker": MARKERS[place % len(MARKERS)],
+            "markersize": 4,
+        }
+        for axes, number in zip(over_iou, CURVE_NUMBERS, strict=True):
+            axes.plot(THRESHOLDS, result.recall_over_iou(number) * 100, markevery=2, **style)
+        values = [result.average_recall(number) * 100 for number in NUMBERS]
+        handles += over_number.plot(NUMBERS, values, **style)
+    for axes, number in zip(over_iou, CURVE_NUMBERS, strict=True):
+        _finish(axes, title=f"{number} proposals per image", y_label="recall in %", x_label="IoU")
+    over_number.set_xscale("log")
+    _finish(over_number, title="average recall", y_label="AR in %", x_label="proposals per image")
+    for axes in (*over_iou, over_number):
+        axes.set_ylim(-2, 102)
+    names = [result.name for result in results]
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(results), 3), fontsize=9)
     return _save(figure, path)
 
 

@@ -177,6 +177,7 @@ def commands_that_write(run_folder: Path, image: Path, place: object) -> dict[st
         "evaluate": [*weights, "--output", place],
         "predict": [*weights, image, "--output", place],
         "precompute-proposals": [*weights, "--output", place],
+        "compare-proposals": ["--proposals", run_folder, "--dataset", "digits_val", "--output", place, *FEW_SCENES],
         "visualize-data": ["--config-file", DIGITS, "--output", place, *TINY],
         "export-dataset": ["digits_val", "--output", place, *TINY],
         "benchmark": ["--task", "data", "--config-file", DIGITS, "--output", f"{place}/x.json", *TINY],
@@ -215,16 +216,12 @@ def test_folder_in_place_of_a_predicted_file_is_refused(
     assert "predictions.csv is a folder in place of a file" in message
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "evaluate", "predict", "precompute-proposals", "visualize-data", "export-dataset"]
-)
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"config", "benchmark", "convert-checkpoint", "zoo"}))
 def test_empty_output_is_refused(command: str, run_folder: Path, image: Path, refused: Refused) -> None:
     assert "empty; name a f" in refused(command, *commands_that_write(run_folder, image, "")[command])
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "evaluate", "predict", "precompute-proposals", "visualize-data", "export-dataset", "benchmark"]
-)
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"config", "convert-checkpoint", "zoo"}))
 def test_invalid_device_is_refused(
     command: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
 ) -> None:
@@ -232,12 +229,15 @@ def test_invalid_device_is_refused(
     assert "'banana' is not a device" in refused(command, *arguments, "MODEL.DEVICE=banana")
 
 
-@pytest.mark.parametrize("command", ["precompute-proposals", "benchmark", "convert-checkpoint", "export-dataset"])
+@pytest.mark.parametrize(
+    "command", ["precompute-proposals", "compare-proposals", "benchmark", "convert-checkpoint", "export-dataset"]
+)
 def test_existing_files_are_replaced_only_with_overwrite(
     command: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
 ) -> None:
     files = {
         "precompute-proposals": "digits_val_proposals.pkl",
+        "compare-proposals": "proposals.csv",
         "benchmark": "x.json",
         "convert-checkpoint": "x.yaml",
         "export-dataset": "annotations.json",

@@ -7,11 +7,15 @@ import pytest
 from PIL import Image
 
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.backends import AREAS
+from mrcnn_zoo.evaluation.proposal_comparison import NUMBERS, THRESHOLDS, SourceRecall
+from mrcnn_zoo.evaluation.proposals import RecallCounts
 from mrcnn_zoo.inspection.plots import (
     read_metrics,
     save_confusion_matrix,
     save_loss_curves,
     save_precision_recall,
+    save_proposal_recall,
 )
 
 
@@ -75,3 +79,13 @@ def test_confusion_matrix_is_drawn_empty_or_full(tmp_path, num_classes: int) -> 
     empty = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     assert is_png(save_confusion_matrix(empty, names, tmp_path / "empty.png"))
     assert is_png(save_confusion_matrix(empty + np.eye(num_classes + 1, dtype=np.int64), names, tmp_path / "full.png"))
+
+
+def test_recall_of_proposals_is_drawn_with_a_legend_below(tmp_path) -> None:
+    found = np.zeros((len(AREAS), len(THRESHOLDS), len(NUMBERS)), dtype=np.int64)
+    counts = RecallCounts(found, np.array([4, 4, 0, 0]))
+    results = [SourceRecall(f"source {number}", counts, 2, 20, 0.1) for number in range(12)]
+    path = save_proposal_recall(results, tmp_path / "pictures" / "proposals.png", title="squares")
+    assert is_png(path)
+    with Image.open(path) as many, Image.open(save_proposal_recall(results[:1], tmp_path / "x.png", title="")) as one:
+        assert many.height > one.height
