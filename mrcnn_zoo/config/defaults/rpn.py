@@ -28,8 +28,8 @@ DETECTRON2_KEYS = (
         "MODEL.PROPOSAL_GENERATOR.NAME",
         "RPN",
         "Registered proposal generator, the source of the regions that the heads classify: RPN, "
-        "PrecomputedProposals (from files, with MODEL.LOAD_PROPOSALS), SlidingWindow, or GroundTruthProposals (an "
-        "oracle for ablations).",
+        "PrecomputedProposals (from files, with MODEL.LOAD_PROPOSALS), SlidingWindow, MultiBox (a network with "
+        "one-to-one matching), or GroundTruthProposals (an oracle for ablations).",
         registry=PROPOSAL_GENERATORS,
     ),
     Key(
@@ -102,7 +102,8 @@ DETECTRON2_KEYS = (
         "MODEL.RPN.IOU_THRESHOLDS",
         [0.3, 0.7],
         "IoU values with the ground truth that separate the labels of anchors: background below the first, object "
-        "from the last on, ignored in between.",
+        "from the last on, ignored in between. [0.3, 0.7] are Ren et al.'s; with equal "
+        "bounds, e.g. [0.3, 0.3], the interval in between is empty, and no anchor is ignored.",
         range=SHARE_ABOVE_ZERO,
         length=NOT_EMPTY,
         ascends=True,
