@@ -110,6 +110,10 @@ COMPONENTS = {
         "MODEL.PROPOSAL_GENERATOR.NAME GroundTruthProposals MODEL.PROPOSAL_GENERATOR.JITTER 0.1"
     ),
     "proposals: sliding window": "MODEL.PROPOSAL_GENERATOR.NAME SlidingWindow MODEL.SLIDING_WINDOW.SIZES [24,32,48]",
+    "proposals: MultiBox, alone": (
+        "MODEL.META_ARCHITECTURE ProposalNetwork MODEL.MASK_ON False MODEL.PROPOSAL_GENERATOR.NAME MultiBox "
+        "MODEL.ANCHOR_GENERATOR.OFFSET 0.5 MODEL.MULTIBOX.IN_FEATURES ['p3','p4'] MODEL.MULTIBOX.ALPHA 100.0"
+    ),
     "ProposalNetwork": "MODEL.META_ARCHITECTURE ProposalNetwork MODEL.MASK_ON False",
     # --- pooling
     **{

@@ -82,6 +82,28 @@ class LastPixelBoxCoder(BoxCoder):
         return torch.cat((decoded[..., :2], decoded[..., 2:] + 1), dim=-1).flatten(-2)
 
 
+class CornerOffsetCoder(BoxCoder):
+    """Offsets of the four coordinates from the source's, in units of its sides, so linear in all of them.
+
+    Source: Erhan et al. 2014 (Scalable Object Detection using Deep Neural Networks), sec. 3.2, residuals to priors.
+    There they are in image sides; in sides of the source they do not depend on the size of the image.
+    """
+
+    def encode(self, source: Tensor, target: Tensor) -> Tensor:
+        return (target - source) / _sides_twice(source) * self._weights(source.dtype, source.device)
+
+    def decode(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        deltas = deltas.float().unflatten(-1, (-1, 4)) / self._weights(torch.float32, deltas.device)
+        boxes = boxes.float().unsqueeze(-2)
+        return (boxes + deltas * _sides_twice(boxes)).flatten(-2)
+
+
+def _sides_twice(boxes: Tensor) -> Tensor:
+    """(..., 4) boxes -> (..., 4): width, height, width, height."""
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return torch.cat((sides, sides), dim=-1)
+
+
 def _to_last_pixel(boxes: Tensor) -> Tensor:
     lowest, highest = boxes[..., :2], boxes[..., 2:]
     return torch.cat((lowest, highest - ((highest - lowest) / 2).clamp(max=1)), dim=-1)
@@ -108,3 +130,9 @@ def build_bounded_box_coder(weights: Sequence[float]) -> BoxCoder:
 def build_last_pixel_box_coder(weights: Sequence[float]) -> LastPixelBoxCoder:
     """As matterport's: deltas between the centres of the first and last pixels."""
     return LastPixelBoxCoder(weights)
+
+
+@BOX_CODERS.register("CornerOffsetCoder")
+def build_corner_offset_coder(weights: Sequence[float]) -> CornerOffsetCoder:
+    """MultiBox's: offsets of the coordinates."""
+    return CornerOffsetCoder(weights)

@@ -20,6 +20,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.backbones.fpn import build_resnet_fpn_backbone
 from mrcnn_zoo.modeling.backbones.resnet import build_resnet_backbone
 from mrcnn_zoo.modeling.backbones.vgg import build_vgg_backbone
+from mrcnn_zoo.modeling.proposal_generators.multibox import build_multibox
 from mrcnn_zoo.modeling.proposal_generators.rpn import build_rpn
 from mrcnn_zoo.modeling.roi_heads.mask_head import build_mask_rcnn_conv_upsample_head
 from mrcnn_zoo.structures import FeatureSpec
@@ -55,6 +56,7 @@ BUILDERS: dict[str, Callable[[CfgNode], Any]] = {
     "SOLVER.WARMUP_METHOD": build_lr_schedule,
     "MODEL.RPN.RANK_BY": lambda cfg: build_rpn(cfg, {"res4": FeatureSpec(8, 16)}),
     "MODEL.RPN.CLS_LOSS_TYPE": lambda cfg: build_rpn(cfg, {"res4": FeatureSpec(8, 16)}),
+    "MODEL.MULTIBOX.MATCHING": lambda cfg: build_multibox(cfg, {"res4": FeatureSpec(8, 16)}),
     "SOLVER.AMP.DTYPE": lambda cfg: build_precision(cfg, torch.device("cuda")),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": build_clipper,
 }

@@ -79,6 +79,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     ),
     "KRCNNConvDeconvUpsampleHead": ("MODEL.KEYPOINT_ON", True, "MODEL.MASK_ON", False),
     "PrecomputedProposals": ("MODEL.LOAD_PROPOSALS", True),
+    "MultiBox": ("MODEL.MULTIBOX.IN_FEATURES", ["p2", "p3", "p4"], "MODEL.MULTIBOX.MATCHING", "predictions"),
     "SlidingWindow": ("MODEL.SLIDING_WINDOW.SIZES", [24, 32]),
     "ProposalNetwork": ("MODEL.MASK_ON", False),
     "Classifier": ("MODEL.MASK_ON", False, "MODEL.CLASSIFIER.NUM_CLASSES", 5),

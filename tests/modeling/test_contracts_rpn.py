@@ -48,6 +48,7 @@ def cfg() -> CfgNode:
             *("MODEL.TIMM.NAME", "test_convnext"),
             *("MODEL.FPN.OUT_CHANNELS", 8),
             *("MODEL.RPN.IN_FEATURES", ["fine", "coarse"]),
+            *("MODEL.MULTIBOX.IN_FEATURES", ["fine", "coarse"]),
         ],
     )
 

@@ -5,6 +5,7 @@ from mrcnn_zoo.config.defaults import (
     data,
     evaluation,
     model,
+    multibox,
     region_branches,
     retinanet,
     roi_heads,
@@ -15,7 +16,20 @@ from mrcnn_zoo.config.defaults import (
 )
 from mrcnn_zoo.config.keys import Key
 
-AREAS = (model, rpn, roi_heads, region_branches, retinanet, classifier, data, solver, evaluation, run, unsupported)
+AREAS = (
+    model,
+    rpn,
+    multibox,
+    roi_heads,
+    region_branches,
+    retinanet,
+    classifier,
+    data,
+    solver,
+    evaluation,
+    run,
+    unsupported,
+)
 
 DETECTRON2_NAMES: frozenset[str] = frozenset(key.name for area in AREAS for key in area.DETECTRON2_KEYS)
 # Keys that Detectron2's core does not declare, and its project that does.

@@ -1,6 +1,6 @@
 """The feature maps of a head that is shared by all levels, and their anchors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mrcnn_zoo.config import CfgNode
@@ -38,12 +38,8 @@ def build_anchored_levels(
     Raises:
         UserError: maps that the backbone does not have, or that differ in channels or anchors per cell.
     """
-    names = list(cfg.MODEL[section].IN_FEATURES)
-    if not names or not set(names) <= set(feature_specs):
-        available = ", ".join(feature_specs)
-        message = f"MODEL.{section}.IN_FEATURES = {names} should name maps of the backbone: {available}. {advice}"
-        raise UserError(message.rstrip())
-    specs = [feature_specs[name] for name in names]
+    maps = input_maps(cfg.MODEL[section].IN_FEATURES, feature_specs, section=section, advice=advice)
+    names, specs = list(maps), list(maps.values())
     anchors = ANCHOR_GENERATORS.get(cfg.MODEL.ANCHOR_GENERATOR.NAME)(cfg, [spec.stride for spec in specs])
     if len(set(anchors.anchors_per_cell)) > 1 or len({spec.channels for spec in specs}) > 1:
         raise UserError(
@@ -52,3 +48,24 @@ def build_anchored_levels(
             "anchors per cell (MODEL.ANCHOR_GENERATOR.SIZES times ASPECT_RATIOS)."
         )
     return AnchoredLevels(names, specs[0].channels, anchors)
+
+
+def input_maps(
+    names: Sequence[str], feature_specs: Mapping[str, FeatureSpec], *, section: str, advice: str = ""
+) -> dict[str, FeatureSpec]:
+    """The maps that a head is applied to, by name.
+
+    Args:
+        names: of the maps, from fine to coarse: the value of IN_FEATURES.
+        feature_specs: maps of the backbone by name.
+        section: of `MODEL` with this key, for the message.
+        advice: a sentence for the message.
+
+    Raises:
+        UserError: no maps, or maps that the backbone does not have.
+    """
+    if not names or not set(names) <= set(feature_specs):
+        available = ", ".join(feature_specs)
+        message = f"MODEL.{section}.IN_FEATURES = {list(names)} should name maps of the backbone: {available}. {advice}"
+        raise UserError(message.rstrip())
+    return {name: feature_specs[name] for name in names}

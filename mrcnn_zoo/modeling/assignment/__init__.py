@@ -8,6 +8,7 @@ from mrcnn_zoo.modeling.assignment.matching import (
     MaxIoUMatcher,
     RandomSampler,
     match_and_sample,
+    match_one_to_one,
     matched_classes,
 )
 from mrcnn_zoo.modeling.assignment.region_labeler import (
@@ -28,6 +29,7 @@ __all__ = [
     "build_region_labeler",
     "label_all",
     "match_and_sample",
+    "match_one_to_one",
     "matched_classes",
     "with_ground_truth",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.contracts import ProposalGenerator
+from mrcnn_zoo.modeling.proposal_generators.multibox import MultiBox
 from mrcnn_zoo.modeling.proposal_generators.precomputed import GroundTruthProposals, PrecomputedProposals
 from mrcnn_zoo.modeling.proposal_generators.rpn import RPN
 from mrcnn_zoo.modeling.proposal_generators.rpn_head import StandardRPNHead
@@ -15,6 +16,7 @@ from mrcnn_zoo.structures import FeatureSpec
 __all__ = [
     "RPN",
     "GroundTruthProposals",
+    "MultiBox",
     "PrecomputedProposals",
     "ProposalSelection",
     "SlidingWindow",
