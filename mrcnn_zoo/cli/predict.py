@@ -22,6 +22,7 @@ from mrcnn_zoo.cli.options import (
 from mrcnn_zoo.cli.parser import CONFIG_SUFFIXES, CommandParser, names_key, names_weights, read_arguments, score
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.given_boxes import read_given_boxes
+from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.limits import build_detection_tally
 from mrcnn_zoo.inference.given_boxes import (
@@ -37,7 +38,7 @@ from mrcnn_zoo.inference.image_files import (
     check_predictions_folder,
     predict_images,
 )
-from mrcnn_zoo.inference.image_inputs import IMAGE_SUFFIXES, find_images
+from mrcnn_zoo.inference.image_inputs import find_images
 from mrcnn_zoo.inference.predictor import build_image_detector
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.progress import terminal_width

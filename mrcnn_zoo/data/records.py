@@ -42,6 +42,18 @@ class InstanceRecord:
     annotation_id: int = 0
 
 
+def filling_object(image_size: ImageSize, class_index: int, *, annotation_id: int) -> InstanceRecord:
+    """The only object of an image, as large as the image.
+
+    Args:
+        image_size: (height, width).
+        class_index: in [0, K).
+        annotation_id: of the object.
+    """
+    height, width = map(float, image_size)
+    return InstanceRecord((0.0, 0.0, width, height), class_index, area=height * width, annotation_id=annotation_id)
+
+
 @dataclass(frozen=True, repr=False)
 class ImageRecord:
     """One image and its annotated objects."""

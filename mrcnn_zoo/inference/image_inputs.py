@@ -6,13 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mrcnn_zoo.data.images.arrays import ARRAY_SUFFIXES
+from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
 from mrcnn_zoo.errors import UserError, counted
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".gif", ".tga"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", *ARRAY_SUFFIXES),
-)
 PATTERN_CHARACTERS = "*?["
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.catalog import load_dataset, read_fields
-from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource, InstanceRecord, RepairLog
+from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource, InstanceRecord, RepairLog, filling_object
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registries import DATASET_FORMATS
 from mrcnn_zoo.structures import ImageSize
@@ -213,21 +213,9 @@ def _missing_note(missing: int, wanted: int) -> str:
 
 
 def _crop_record(image_id: int, source: CropImage, item: InstanceRecord | None) -> ImageRecord:
-    side = source.side
-    box = (0.0, 0.0, float(side), float(side))
-    instances = () if item is None else (filling_object(box, item.class_index, item.annotation_id),)
-    return ImageRecord(image_id, source, (side, side), instances)
-
-
-def filling_object(box: tuple[float, float, float, float], class_index: int, annotation_id: int) -> InstanceRecord:
-    """The object of an image that it fills.
-
-    Args:
-        box: of the image, from 0, 0.
-        class_index: of the object.
-        annotation_id: of the object.
-    """
-    return InstanceRecord(box, class_index, area=box[2] * box[3], annotation_id=annotation_id)
+    size = (source.side, source.side)
+    instances = () if item is None else (filling_object(size, item.class_index, annotation_id=item.annotation_id),)
+    return ImageRecord(image_id, source, size, instances)
 
 
 def _longer_side(item: InstanceRecord) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, ImageSequence, UnidentifiedImageError
 
 from mrcnn_zoo.data.images.arrays import (
+    ARRAY_SUFFIXES,
     MissingCodecError,
     MissingTiffReaderError,
     as_pixels,
@@ -26,6 +27,10 @@ from mrcnn_zoo.data.images.arrays import (
 from mrcnn_zoo.data.images.problems import cannot_decode, no_image, note_once, read_head
 from mrcnn_zoo.errors import UserError
 
+IMAGE_SUFFIXES = (  # of the files that are images where folders are searched
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".gif", ".tga"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", *ARRAY_SUFFIXES),
+)
 EXIF_ORIENTATION = 0x0112
 UPRIGHT, TURNED = 1, range(2, 9)
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
