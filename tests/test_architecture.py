@@ -79,6 +79,7 @@ VAGUE_FILE_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "misc.py",
 DEVICE_PARTS = {"modeling", "losses", "layers", "ops"}  # run on the device in every step
 ALLOWED_SYNCHRONIZATIONS: dict[tuple[str, str], str] = {  # (file, function) -> reason for .item() or .cpu()
     ("mrcnn_zoo/modeling/assignment/matching.py", "match_one_to_one"): "scipy runs on the host; one copy per batch",
+    ("mrcnn_zoo/modeling/proposal_generators/image_search.py", "predict"): "OpenCV needs the pixels on the host",
 }
 KEEPS_CONFIG = {  # (file, class) of configs with additional fields
     ("mrcnn_zoo/training/stages.py", "Stage"),

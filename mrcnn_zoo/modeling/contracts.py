@@ -69,7 +69,10 @@ class RPNHead(Protocol):
 
 # --- proposals --------------------------------------------------------------------------------------------------------
 class ProposalGenerator(Protocol):
-    """Proposes boxes that may contain an object."""
+    """Proposes boxes that may contain an object.
+
+    Optional attribute: `needs_features`, False if it does not use the features, which may then be empty.
+    """
 
     @property
     def needs_targets(self) -> bool:

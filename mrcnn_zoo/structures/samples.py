@@ -54,6 +54,7 @@ class Batch:
     image_sizes: list[ImageSize]  # before padding
     targets: list[Targets] | None
     proposals: list[Proposals] | None
+    image_ids: list[int | str] = field(default_factory=list)  # of the samples
 
     def __repr__(self) -> str:
         return summary(self)
@@ -91,6 +92,7 @@ class Batch:
             image_sizes=sizes,
             targets=_all_or_none([sample.targets for sample in samples], device),
             proposals=_all_or_none([sample.proposals for sample in samples], device),
+            image_ids=[sample.image_id for sample in samples],
         )
 
     def require_targets(self) -> list[Targets]:

@@ -22,6 +22,7 @@ from mrcnn_zoo.modeling.backbones.resnet import build_resnet_backbone
 from mrcnn_zoo.modeling.backbones.vgg import build_vgg_backbone
 from mrcnn_zoo.modeling.proposal_generators.multibox import build_multibox
 from mrcnn_zoo.modeling.proposal_generators.rpn import build_rpn
+from mrcnn_zoo.modeling.proposal_generators.selective_search import build_combination
 from mrcnn_zoo.modeling.roi_heads.mask_head import build_mask_rcnn_conv_upsample_head
 from mrcnn_zoo.structures import FeatureSpec
 from mrcnn_zoo.training.lr_schedule import build_lr_schedule
@@ -57,6 +58,7 @@ BUILDERS: dict[str, Callable[[CfgNode], Any]] = {
     "MODEL.RPN.RANK_BY": lambda cfg: build_rpn(cfg, {"res4": FeatureSpec(8, 16)}),
     "MODEL.RPN.CLS_LOSS_TYPE": lambda cfg: build_rpn(cfg, {"res4": FeatureSpec(8, 16)}),
     "MODEL.MULTIBOX.MATCHING": lambda cfg: build_multibox(cfg, {"res4": FeatureSpec(8, 16)}),
+    "MODEL.SELECTIVE_SEARCH.MODE": build_combination,
     "SOLVER.AMP.DTYPE": lambda cfg: build_precision(cfg, torch.device("cuda")),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": build_clipper,
 }

@@ -100,13 +100,17 @@ def test_rpn_head_predicts_for_every_anchor_of_every_cell(name: str, cfg: CfgNod
 
 @pytest.mark.parametrize("name", PROPOSAL_GENERATORS)
 def test_proposal_generator_proposes_inside_the_image_best_first(name: str, cfg: CfgNode) -> None:
+    if name in ("SelectiveSearch", "EdgeBoxes"):
+        pytest.importorskip("cv2", reason='needs OpenCV, which is optional: pip install "mrcnn_zoo[proposals]"')
     specs = {"fine": FeatureSpec(8, stride=8), "coarse": FeatureSpec(8, stride=16)}
     generator = PROPOSAL_GENERATORS.get(name)(cfg, specs)
     features = {"fine": torch.randn(2, 8, 8, 8), "coarse": torch.randn(2, 8, 4, 4)}
     targets = [Targets((50, 60), boxes, torch.zeros(len(boxes), dtype=torch.int64)) for boxes in (BOXES, BOXES[:0])]
     loaded = [Proposals((50, 60), boxes, objectness=torch.zeros(len(boxes))) for boxes in (BOXES, BOXES[:0])]
-    batch = Batch(torch.zeros(2, 3, 64, 64), [(50, 60), (50, 60)], targets, loaded)
+    batch = Batch(torch.rand(2, 3, 64, 64), [(50, 60), (50, 60)], targets, loaded, image_ids=[1, 2])
     assert isinstance(generator.needs_targets, bool)
+    if not getattr(generator, "needs_features", True):
+        features = {}
     training, output = generator.losses(features, batch)
     for table in (*training, *generator.predict(features, batch)):
         assert (table.boxes >= 0).all()

@@ -28,8 +28,8 @@ DETECTRON2_KEYS = (
         "MODEL.PROPOSAL_GENERATOR.NAME",
         "RPN",
         "Registered proposal generator, the source of the regions that the heads classify: RPN, "
-        "PrecomputedProposals (from files, with MODEL.LOAD_PROPOSALS), SlidingWindow, MultiBox (a network with "
-        "one-to-one matching), or GroundTruthProposals (an oracle for ablations).",
+        "PrecomputedProposals (from files, with MODEL.LOAD_PROPOSALS), SelectiveSearch, EdgeBoxes, SlidingWindow, "
+        "MultiBox (a network with one-to-one matching), or GroundTruthProposals (an oracle for ablations).",
         registry=PROPOSAL_GENERATORS,
     ),
     Key(
@@ -235,34 +235,5 @@ NEW_KEYS = (
         1.0,
         "Weight of the RPN's objectness loss, in addition to RPN.LOSS_WEIGHT.",
         range=NOT_NEGATIVE,
-    ),
-    Key(
-        "MODEL.PROPOSAL_GENERATOR.JITTER",
-        0.0,
-        "Noise of the boxes of GroundTruthProposals: standard deviation of their centre in box sides and of the "
-        "logarithm of their sides; 0 takes the boxes as they are.",
-        range=NOT_NEGATIVE,
-    ),
-    Key(
-        "MODEL.SLIDING_WINDOW.SIZES",
-        [32, 64, 128, 256, 512],
-        "Sizes of the windows of SlidingWindow, the square root of their area in input pixels.",
-        element_types=(int, float),
-        range=POSITIVE,
-        length=NOT_EMPTY,
-    ),
-    Key(
-        "MODEL.SLIDING_WINDOW.ASPECT_RATIOS",
-        [0.5, 1.0, 2.0],
-        "Shapes of the windows of SlidingWindow as height / width; every size is combined with every shape.",
-        element_types=(int, float),
-        range=POSITIVE,
-        length=NOT_EMPTY,
-    ),
-    Key(
-        "MODEL.SLIDING_WINDOW.STRIDE",
-        0.5,
-        "Largest step between windows of SlidingWindow as a fraction of the window's sides, above 0 and up to 1.",
-        range=SHARE_ABOVE_ZERO,
     ),
 )

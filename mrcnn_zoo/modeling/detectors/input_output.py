@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.modeling.contracts import Backbone, Detector, ProposalGenerator
+from mrcnn_zoo.modeling.contracts import Backbone, Detector, Features, ProposalGenerator
 from mrcnn_zoo.modeling.recording import Recorder, recorded, report_all_kept
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.rows import rows_where
@@ -81,9 +81,19 @@ def propose(detector: _ProposingDetector, samples: list[Sample], recorder: Recor
         dropped.
     """
     batch = detector.collate(samples)
-    features = detector.backbone(batch.pixels)
+    features = features_of_proposals(detector, batch)
     proposals = recorded(detector.proposal_generator.predict, features, batch, recorder=recorder)
     return _without_empty([_rescaled(table, s.original_size) for table, s in zip(proposals, samples, strict=True)])
+
+
+def features_of_proposals(detector: _ProposingDetector, batch: Batch) -> Features:
+    """The maps of the backbone; none if the proposal generator does not use them.
+
+    Args:
+        detector: the model.
+        batch: its input.
+    """
+    return detector.backbone(batch.pixels) if getattr(detector.proposal_generator, "needs_features", True) else {}
 
 
 def to_original_size(detections: Detections, original_size: ImageSize, *, drops_empty: bool = True) -> Detections:

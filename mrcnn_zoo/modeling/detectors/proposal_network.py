@@ -9,7 +9,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.contracts import Backbone, ProposalGenerator
-from mrcnn_zoo.modeling.detectors.input_output import Collation, losses_or_detections, propose
+from mrcnn_zoo.modeling.detectors.input_output import Collation, features_of_proposals, losses_or_detections, propose
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
 from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.registries import DETECTORS
@@ -62,7 +62,7 @@ class ProposalNetwork(nn.Module):
         """
         batch = self.collate(samples)
         batch.require_targets()
-        _, output = self.proposal_generator.losses(self.backbone(batch.pixels), batch)
+        _, output = self.proposal_generator.losses(features_of_proposals(self, batch), batch)
         if not output.sums:
             raise UserError(
                 f"{type(self.proposal_generator).__name__} (MODEL.PROPOSAL_GENERATOR.NAME) has no losses, so a "

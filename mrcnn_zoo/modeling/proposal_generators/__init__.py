@@ -4,21 +4,27 @@ from collections.abc import Mapping
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.contracts import ProposalGenerator
+from mrcnn_zoo.modeling.proposal_generators.edge_boxes import EdgeBoxes
+from mrcnn_zoo.modeling.proposal_generators.image_search import ImageSearch
 from mrcnn_zoo.modeling.proposal_generators.multibox import MultiBox
 from mrcnn_zoo.modeling.proposal_generators.precomputed import GroundTruthProposals, PrecomputedProposals
 from mrcnn_zoo.modeling.proposal_generators.rpn import RPN
 from mrcnn_zoo.modeling.proposal_generators.rpn_head import StandardRPNHead
 from mrcnn_zoo.modeling.proposal_generators.selection import ProposalSelection
+from mrcnn_zoo.modeling.proposal_generators.selective_search import SelectiveSearch
 from mrcnn_zoo.modeling.proposal_generators.sliding_window import SlidingWindow
 from mrcnn_zoo.registries import PROPOSAL_GENERATORS
 from mrcnn_zoo.structures import FeatureSpec
 
 __all__ = [
     "RPN",
+    "EdgeBoxes",
     "GroundTruthProposals",
+    "ImageSearch",
     "MultiBox",
     "PrecomputedProposals",
     "ProposalSelection",
+    "SelectiveSearch",
     "SlidingWindow",
     "StandardRPNHead",
     "build_proposal_generator",

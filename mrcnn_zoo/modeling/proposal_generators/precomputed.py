@@ -25,6 +25,7 @@ class PrecomputedProposals:
     """
 
     needs_targets = False
+    needs_features = False
 
     def __init__(self, *, files: Sequence[str] = (), are_loaded: bool = True) -> None:
         self.files = tuple(files)
@@ -94,6 +95,7 @@ class GroundTruthProposals:
     """
 
     needs_targets = True  # at inference too
+    needs_features = False
 
     def __init__(self, *, jitter: float = 0.0) -> None:
         self.jitter = jitter

@@ -28,6 +28,7 @@ class SlidingWindow:
     """
 
     needs_targets = False
+    needs_features = False
 
     def __init__(self, sizes: Sequence[float], *, aspect_ratios: Sequence[float], stride: float) -> None:
         self.sizes = tuple(sizes)

@@ -1,0 +1,149 @@
+"""Defaults of the proposal generators other than the region proposal network."""
+
+from mrcnn_zoo.config.keys import (
+    AT_LEAST_ONE,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    PAIR,
+    POSITIVE,
+    SHARE_ABOVE_ZERO,
+    Key,
+    Range,
+)
+
+DETECTRON2_KEYS: tuple[Key, ...] = ()
+NEW_KEYS = (
+    Key(
+        "MODEL.PROPOSAL_GENERATOR.JITTER",
+        0.0,
+        "Noise of the boxes of GroundTruthProposals: standard deviation of their centre in box sides and of the "
+        "logarithm of their sides; 0 takes the boxes as they are.",
+        range=NOT_NEGATIVE,
+    ),
+    Key(
+        "MODEL.SLIDING_WINDOW.SIZES",
+        [32, 64, 128, 256, 512],
+        "Sizes of the windows of SlidingWindow, the square root of their area in input pixels.",
+        element_types=(int, float),
+        range=POSITIVE,
+        length=NOT_EMPTY,
+    ),
+    Key(
+        "MODEL.SLIDING_WINDOW.ASPECT_RATIOS",
+        [0.5, 1.0, 2.0],
+        "Shapes of the windows of SlidingWindow as height / width; every size is combined with every shape.",
+        element_types=(int, float),
+        range=POSITIVE,
+        length=NOT_EMPTY,
+    ),
+    Key(
+        "MODEL.SLIDING_WINDOW.STRIDE",
+        0.5,
+        "Largest step between windows of SlidingWindow as a fraction of the window's sides, above 0 and up to 1.",
+        range=SHARE_ABOVE_ZERO,
+    ),
+    Key(
+        "MODEL.SELECTIVE_SEARCH.MODE",
+        "fast",
+        "Diversity of SelectiveSearch: fast (2 colour spaces, 3 initial segmentations, 2 similarities) or quality (5, "
+        "5, 4), with several times as many boxes and as much time.",
+        choices=("fast", "quality"),
+    ),
+    Key(
+        "MODEL.SELECTIVE_SEARCH.BASE_K",
+        150,
+        "Scale of the first initial segmentation of SelectiveSearch; larger values give larger regions.",
+        range=AT_LEAST_ONE,
+    ),
+    Key(
+        "MODEL.SELECTIVE_SEARCH.INCREMENT_K",
+        150,
+        "Increment of the scale from one initial segmentation of SelectiveSearch to the next.",
+        range=AT_LEAST_ONE,
+    ),
+    Key(
+        "MODEL.SELECTIVE_SEARCH.SIGMA",
+        0.8,
+        "Standard deviation in pixels of the smoothing before the initial segmentation of SelectiveSearch.",
+        range=POSITIVE,
+    ),
+    Key(
+        "MODEL.SELECTIVE_SEARCH.LONGEST_SIDE",
+        [0, 500],
+        "Range of the longest side in pixels of images that SelectiveSearch runs on: smaller and larger network "
+        "inputs are resized to its nearer end. A second value of 0 is no limit; time grows faster than the area.",
+        range=NOT_NEGATIVE,
+        length=PAIR,
+    ),
+    Key(
+        "MODEL.SELECTIVE_SEARCH.MIN_BOX_AREA",
+        16.0,
+        "Smallest area of a box of SelectiveSearch in square pixels of the network input.",
+        range=NOT_NEGATIVE,
+    ),
+    Key(
+        "MODEL.SELECTIVE_SEARCH.MAX_BOXES",
+        2000,
+        "Largest number of boxes of SelectiveSearch per image.",
+        range=AT_LEAST_ONE,
+    ),
+    Key(
+        "MODEL.EDGE_BOXES.MODEL",
+        "",
+        "File of the random forest of structured edges for EdgeBoxes, OpenCV's model.yml.gz; empty uses thinned "
+        "gradients.",
+    ),
+    Key(
+        "MODEL.EDGE_BOXES.SIGMA",
+        1.0,
+        "Standard deviation in pixels of the smoothing before the gradient edges of EdgeBoxes; 0 does not smooth.",
+        range=NOT_NEGATIVE,
+    ),
+    Key(
+        "MODEL.EDGE_BOXES.LONGEST_SIDE",
+        [500, 1000],
+        "Range of the longest side in pixels of images that EdgeBoxes runs on, see SELECTIVE_SEARCH.LONGEST_SIDE. "
+        "Windows below about 25 pixels are not refined, so small images are enlarged.",
+        range=NOT_NEGATIVE,
+        length=PAIR,
+    ),
+    Key(
+        "MODEL.EDGE_BOXES.ALPHA",
+        0.65,
+        "IoU of neighbouring windows in the search of EdgeBoxes: larger values make more windows.",
+        range=Range(low=0, high=1, low_open=True, high_open=True),
+    ),
+    Key(
+        "MODEL.EDGE_BOXES.BETA",
+        0.75,
+        "IoU above which EdgeBoxes removes the window with the lower score.",
+        range=SHARE_ABOVE_ZERO,
+    ),
+    Key(
+        "MODEL.EDGE_BOXES.ETA",
+        1.0,
+        "Factor of EDGE_BOXES.BETA after each window, while it is above 0.5: below 1, the first windows are close to "
+        "each other and the later ones further apart.",
+        range=SHARE_ABOVE_ZERO,
+    ),
+    Key("MODEL.EDGE_BOXES.MIN_SCORE", 0.01, "Smallest score of a window of EdgeBoxes.", range=NOT_NEGATIVE),
+    Key(
+        "MODEL.EDGE_BOXES.MAX_ASPECT_RATIO",
+        3.0,
+        "Largest ratio of the sides of the windows that EdgeBoxes begins with.",
+        range=AT_LEAST_ONE,
+    ),
+    Key(
+        "MODEL.EDGE_BOXES.MIN_BOX_AREA",
+        64.0,
+        "Area of the smallest windows of EdgeBoxes in square pixels of the network input. OpenCV's own default of 1000 "
+        "drops objects below about 30 x 30 pixels, such as digits.",
+        range=NOT_NEGATIVE,
+    ),
+    Key(
+        "MODEL.EDGE_BOXES.MAX_BOXES",
+        1000,
+        "Largest number of windows of EdgeBoxes per image.",
+        range=AT_LEAST_ONE,
+    ),
+)
