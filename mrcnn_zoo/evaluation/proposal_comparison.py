@@ -40,6 +40,7 @@ COCO_LEVELS = slice(0, 2 * len(IOU_THRESHOLDS), 2)  # of THRESHOLDS
 NUMBERS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000)  # L numbers of proposals per image
 TABLE_NUMBERS = (10, 100, 300, 1000)
 CURVE_NUMBERS = (100, 1000)  # of recall over IoU
+PROPOSALS = "proposals"  # header of the names
 TABLE_LEVELS = range(0, len(THRESHOLDS), 4)  # IoU 0.5, 0.6, ..., 1
 
 Arrival = tuple[ImageRecord, StoredProposals, float]  # the proposals of an image, and the seconds that they took
@@ -206,31 +207,36 @@ def ranked_boxes(table: StoredProposals, image_id: int) -> NDArray[np.float32]:
 
 
 def overall_table(results: Sequence[SourceRecall]) -> str:
-    """Table of AR in percent at TABLE_NUMBERS, proposals and seconds per image.
+    """Table of AR in percent at TABLE_NUMBERS, seconds and boxes per image.
 
     Args:
         results: of each source.
     """
     rows = [
         [
+            _name(result),
             *(_percent(result.average_recall(number)) for number in TABLE_NUMBERS),
-            f"{result.num_proposals / result.num_images:.1f}",
             ABSENT if math.isnan(result.seconds) else f"{result.seconds:.4f}",
+            f"{result.num_proposals / result.num_images:.1f}",
         ]
         for result in results
     ]
-    return _table(results, [*(f"AR@{number}" for number in TABLE_NUMBERS), "per image", "s per image"], rows)
+    return _table([PROPOSALS, *(_metric(number) for number in TABLE_NUMBERS), "seconds", "boxes"], rows)
 
 
 def size_table(results: Sequence[SourceRecall]) -> str:
-    """Table of AR in percent by size of the objects, at TABLE_NUMBERS.
+    """Table of AR in percent at TABLE_NUMBERS, of the objects of each size that occurs.
 
     Args:
         results: of each source.
     """
-    columns = [(number, area) for number in reversed(TABLE_NUMBERS) for area in AREAS[1:]]
-    rows = [[_percent(result.average_recall(*column)) for column in columns] for result in results]
-    return _table(results, [_metric(*column) for column in columns], rows)
+    areas = [area for area, count in zip(AREAS, results[0].counts.objects, strict=True) if count][1:]
+    rows = [
+        [area, _name(result), *(_percent(result.average_recall(number, area)) for number in TABLE_NUMBERS)]
+        for area in areas
+        for result in results
+    ]
+    return _table(["objects", PROPOSALS, *(_metric(number) for number in TABLE_NUMBERS)], rows)
 
 
 def iou_table(results: Sequence[SourceRecall], number: int) -> str:
@@ -240,8 +246,11 @@ def iou_table(results: Sequence[SourceRecall], number: int) -> str:
         results: of each source.
         number: of proposals per image.
     """
-    rows = [[_percent(result.recall_over_iou(number)[level]) for level in TABLE_LEVELS] for result in results]
-    return _table(results, [f"IoU {THRESHOLDS[level]:.1f}" for level in TABLE_LEVELS], rows)
+    rows = [
+        [_name(result), *(_percent(result.recall_over_iou(number)[level]) for level in TABLE_LEVELS)]
+        for result in results
+    ]
+    return _table([PROPOSALS, *(f"IoU {THRESHOLDS[level]:.1f}" for level in TABLE_LEVELS)], rows)
 
 
 def comparison_report(results: Sequence[SourceRecall], dataset: Dataset, *, picture: str) -> str:
@@ -260,10 +269,10 @@ def comparison_report(results: Sequence[SourceRecall], dataset: Dataset, *, pict
         "pixels, crowds left out). Recall in percent of the objects, whatever their class.",
         "## Average recall",
         "AR@N: mean recall over the IoU thresholds from 0.5 to 0.95 in steps of 0.05 (COCO's), of the N best proposals "
-        "of each image. Seconds are those of the generator, without reading and resizing the image.",
+        "of each image. Seconds per image are those of the generator, without reading and resizing the image; boxes "
+        "are the mean number per image.",
         overall_table(results),
         "## By size of the objects",
-        "ARs, ARm, ARl: of small, medium and large objects.",
         size_table(results),
         *(part for number in CURVE_NUMBERS for part in (f"## Recall at {number}", iou_table(results, number))),
         f"![Recall over IoU, and average recall over the number of proposals]({picture})",
@@ -294,7 +303,7 @@ def comparison_csv(results: Sequence[SourceRecall]) -> str:
     return text.getvalue()
 
 
-def _metric(number: int, area: str) -> str:
+def _metric(number: int, area: str = AREAS[0]) -> str:
     return f"AR{'' if area == AREAS[0] else area[0]}@{number}"
 
 
@@ -302,7 +311,10 @@ def _percent(value: float) -> str:
     return ABSENT if math.isnan(value) else f"{value * 100:.1f}"
 
 
-def _table(results: Sequence[SourceRecall], headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    named = [[result.name.replace("|", "\\|"), *row] for result, row in zip(results, rows, strict=True)]
-    sides = ["left", *("right" for _ in headers)]
-    return tabulate(named, ["proposals", *headers], tablefmt="pipe", disable_numparse=True, colalign=sides)
+def _name(result: SourceRecall) -> str:
+    return result.name.replace("|", "\\|")
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    sides = ["left" if header in (PROPOSALS, "objects") else "right" for header in headers]
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=sides)

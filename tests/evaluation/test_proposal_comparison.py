@@ -133,8 +133,11 @@ def test_tables_and_csv_have_the_measured_values(two_squares: Dataset) -> None:
     good = source_of(two_squares, stored([50, 50, 90, 82], [0, 0, 20, 20]), stored(), name="a|b")
     results = [measure_recall(source, two_squares) for source in (good, source_of(two_squares, stored(), stored()))]
     rows = [line.replace("\\|", "/").replace(" ", "") for line in overall_table(results).splitlines()]
-    assert rows[2:] == ["|a/b|85.0|85.0|85.0|85.0|1.0|-|", "|mine|0.0|0.0|0.0|0.0|0.0|-|"]
-    assert "100.0 |       70.0 |          - |" in size_table(results)
+    assert rows[2:] == ["|a/b|85.0|85.0|85.0|85.0|-|1.0|", "|mine|0.0|0.0|0.0|0.0|-|0.0|"]
+    by_size = [line.replace("\\|", "/").replace(" ", "") for line in size_table(results).splitlines()]
+    assert by_size[2:4] == ["|small|a/b|100.0|100.0|100.0|100.0|", "|small|mine|0.0|0.0|0.0|0.0|"]
+    assert by_size[4] == "|medium|a/b|70.0|70.0|70.0|70.0|"
+    assert len(by_size) == 6  # no large objects
     cells = iou_table(results, 100).splitlines()[2].replace("\\|", "/").split("|")[2:-1]
     assert list(map(float, cells)) == [100, 100, 100, 100, 50, 50]  # at IoU 0.5, 0.6, ..., 1
     report = comparison_report(results, two_squares, picture="x.png")
