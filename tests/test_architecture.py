@@ -59,6 +59,8 @@ RUN_STARTERS = {
         "plan_evaluation",
         "evaluated_config",
         "finish_stage",
+        "with_lengths",
+        "with_stage_overrides",
     },
     "data": {
         "load_dataset",

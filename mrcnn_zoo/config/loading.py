@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config.files import FOLDER, SUFFIX, expanded, find_config, problem_of_place
-from mrcnn_zoo.config.keys import Assignment, Origin
+from mrcnn_zoo.config.keys import Origin
 from mrcnn_zoo.config.node import CfgNode, default_config
 from mrcnn_zoo.config.rules import check_values, refuse_unsupported, settle_contradictions, warn_of_unused
 from mrcnn_zoo.config.safe_yaml import read_yaml
 from mrcnn_zoo.config.trust import refuse_foreign_code
-from mrcnn_zoo.config.values import read_overrides
+from mrcnn_zoo.config.values import flattened, read_overrides
 from mrcnn_zoo.errors import UserError
 
 
@@ -101,7 +101,7 @@ def changed_config(config: CfgNode, settings: Mapping[str, Any], *, source: str 
 
     Args:
         config: the root.
-        settings: values by dotted key.
+        settings: values by dotted key; a mapping sets the keys below it.
         source: origin of the values in messages, with priority over files and below the command line; empty keeps the
             origin of each key.
 
@@ -111,8 +111,9 @@ def changed_config(config: CfgNode, settings: Mapping[str, Any], *, source: str 
     changed: CfgNode = config.clone()
     changed.defrost()
     changed.assign(
-        Assignment((name,), value, Origin(source) if source else config.origin_of(name))
+        assignment
         for name, value in settings.items()
+        for assignment in flattened((name,), value, Origin(source) if source else config.origin_of(name))
     )
     changed.freeze()
     return changed

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME
 from mrcnn_zoo.config.keys import COMMAND_LINE, DEFAULT, Key, Origin, is_number
 from mrcnn_zoo.config.node import CfgNode
+from mrcnn_zoo.config.stage_list import problem_of_stage_list, problem_of_trained_parts
 from mrcnn_zoo.errors import UserError
 
 Choice = TypeVar("Choice")
@@ -251,13 +252,6 @@ def _expected_results(config: CfgNode) -> str:
     return ""
 
 
-def _trained_parts(config: CfgNode) -> str:
-    parts = list(config.SOLVER.TRAIN)
-    if "none" in parts and len(parts) > 1:
-        return f"SOLVER.TRAIN = {parts}: 'none' means that nothing is trained and must be alone."
-    return ""
-
-
 RELATIONS = (
     Relation(
         (LOSS_TYPE, FEDERATED, SIGMOID),
@@ -274,8 +268,9 @@ RELATIONS = (
     Relation(("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING"), _range_of_sizes),
     Relation(("INPUT.CROP.SIZE", "INPUT.CROP.TYPE"), _crop_size),
     Relation(("SOLVER.BASE_LR_END", "SOLVER.BASE_LR"), _final_learning_rate),
-    Relation(("SOLVER.TRAIN",), _trained_parts),
     Relation(("TEST.AUG.ENABLED", "MODEL.META_ARCHITECTURE"), _augmented_classifier),
+    Relation(("SOLVER.TRAIN",), problem_of_trained_parts),
+    Relation(("SOLVER.STAGES",), problem_of_stage_list),
     Relation(("SOLVER.NESTEROV", "SOLVER.MOMENTUM"), _nesterov_momentum),
 )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mrcnn_zoo.config.defaults import KEYS_BY_NAME
 from mrcnn_zoo.config.node import CfgNode
+from mrcnn_zoo.config.stage_list import KEY as STAGE_LIST
 from mrcnn_zoo.errors import UserError
 
 TRUST_VARIABLE = "MRCNN_ZOO_TRUST"
@@ -55,6 +56,8 @@ def code_names(config: CfgNode) -> Iterator[tuple[str, str]]:
     """Each dotted key, and each name of code `module:function` in its value."""
     for key, value in _leaves(config, ""):
         declared = KEYS_BY_NAME.get(key)
+        if key == STAGE_LIST:  # "stage:part" of FROM is no code
+            value = [stage.get("OVERRIDES") for stage in value if isinstance(stage, dict)]
         names_component = declared is not None and declared.registry is not None
         if names_component or key.endswith(".FORMAT"):
             yield from ((key, text) for text in _texts(value) if ":" in text)

@@ -47,7 +47,7 @@ def read_overrides(items: Sequence[Any], origin: Origin = TYPED) -> list[Assignm
     rest = iter(items)
     for item in rest:
         key, value = _key_and_value(item, rest)
-        assignments += _flattened(tuple(key.split(".")), value, origin)
+        assignments += flattened(tuple(key.split(".")), value, origin)
     return assignments
 
 
@@ -97,11 +97,18 @@ def _open_brackets(text: str) -> int:
     return sum((character in "[(") - (character in "])") for character in text)
 
 
-def _flattened(path: tuple[str, ...], value: Any, origin: Origin) -> Iterator[Assignment]:
+def flattened(path: tuple[str, ...], value: Any, origin: Origin) -> Iterator[Assignment]:
+    """The assignments of a value that may be a mapping of keys to values, also as text.
+
+    Args:
+        path: the names from the root to the value.
+        value: of any plain type.
+        origin: of the value.
+    """
     mapping = literal(value) if isinstance(value, str) and value.startswith("{") else value
     if isinstance(mapping, Mapping) and mapping:
         for name, below in mapping.items():
-            yield from _flattened((*path, str(name)), below, origin)
+            yield from flattened((*path, str(name)), below, origin)
     else:
         yield Assignment(path, value, origin)
 

@@ -21,9 +21,10 @@ from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample
 from mrcnn_zoo.training.averaging import build_weights_average
 from mrcnn_zoo.training.hook import Hook, Workspace
+from mrcnn_zoo.training.inheritance import ORIGINS
 from mrcnn_zoo.training.lr_schedule import build_lr_schedule
 from mrcnn_zoo.training.optimizer import build_optimizer
-from mrcnn_zoo.training.parts import NOTHING
+from mrcnn_zoo.training.parts import NOTHING, parts_table
 from mrcnn_zoo.training.preflight import RunPlan
 from mrcnn_zoo.training.run_context import changed_keys, choose_seed, derived_seed, installed_versions, seed_everything
 from mrcnn_zoo.training.step import Updater, build_clipper, build_precision
@@ -66,10 +67,11 @@ def build_trainer(plan: RunPlan, writers: Sequence[MetricWriter]) -> Trainer:
     seed_everything(derived_seed(seed, "model"))
     model = build_model(cfg)
     set_class_counts(model, plan.train_datasets)
+    origins: dict[str, str] = {}
     if plan.weights is not None:
-        _load_initial_weights(model, plan.weights, cfg=cfg, class_names=plan.class_names)
+        origins = _load_initial_weights(model, plan.weights, cfg=cfg, class_names=plan.class_names)
     optimizer = build_optimizer(cfg, model)
-    _log_parameters(model)
+    _log_parameters(model, origins, default="the checkpoint that is resumed" if state is not None else "random")
     trainer = Trainer(
         model,
         _batch_opener(cfg, plan.train_datasets, seed),
@@ -190,7 +192,10 @@ def _workspace_of(plan: RunPlan, writers: Sequence[MetricWriter]) -> Workspace:
     )
 
 
-def _load_initial_weights(model: nn.Module, weights: WeightsFile, *, cfg: CfgNode, class_names: Sequence[str]) -> None:
+def _load_initial_weights(
+    model: nn.Module, weights: WeightsFile, *, cfg: CfgNode, class_names: Sequence[str]
+) -> dict[str, str]:
+    """Fill the model; returns the file or stage that each filled weight is from."""
     report = load_weights_file(model, weights, class_names=class_names)
     logger.info("%s", report)
     for name, expected in (report.expected_settings or {}).items():
@@ -198,18 +203,22 @@ def _load_initial_weights(model: nn.Module, weights: WeightsFile, *, cfg: CfgNod
         # Fine-tuning may change the number of classes; the report lists which are copied.
         if value != expected and not name.endswith(".NUM_CLASSES"):
             logger.warning("the weights were trained with %s = %s; here it is %s", name, expected, value)
+    of_stages = weights.meta.get(ORIGINS, {})
+    filled = (*report.loaded, *report.converted, *report.by_class)
+    return {name: of_stages.get(name, weights.source) for name in filled}
 
 
-def _log_parameters(model: nn.Module) -> None:
+def _log_parameters(model: nn.Module, origins: Mapping[str, str], *, default: str) -> None:
     counts = {True: 0, False: 0}
     for parameter in model.parameters():
         counts[parameter.requires_grad] += parameter.numel()
     logger.info(
-        "%s on %s: %.2f million parameters are trained, %.2f million are frozen",
+        "%s on %s: %.2f million parameters are trained, %.2f million are frozen\n%s",
         type(model).__name__,
         _device_of(model),
         counts[True] / 1e6,
         counts[False] / 1e6,
+        parts_table(model, origins, default=default),
     )
 
 

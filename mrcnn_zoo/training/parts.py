@@ -5,8 +5,9 @@ A part is one of PARTS, `5+`, `4+`, `3+`, `2+`, a glob pattern of names, or the 
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from tabulate import tabulate
 from torch import nn
 
 from mrcnn_zoo.errors import UserError
@@ -19,6 +20,8 @@ ALIASES = {"rpn": "proposal_generator"}
 FROM_STAGE = re.compile(r"([2-5])\+")  # heads and the stages of the bottom-up network from this number on
 BACKBONES = ("backbone", "proposal_generator.backbone")  # the latter in a SeparateRPN
 BOTTOM_UP = "bottom_up"
+DIVIDED = ("proposal_generator", "roi_heads")  # of which a table shows the children
+COUNTER = "num_batches_tracked"  # of batch norms; frozen ones have none
 
 
 def names_in_part(part: str, names: Iterable[str]) -> list[str]:
@@ -125,36 +128,39 @@ def nothing_matches(part: str, names: Iterable[str], *, key: str, what: str) -> 
     return f"{key}: {part!r} matches no {what} of the model.{near} The top level has {top}."
 
 
-PartOf = Callable[[str], str]
-
-
-def shown_part(names: Iterable[str]) -> PartOf:
-    """A function from the name of a weight to the row of a table that it belongs to, e.g. "roi_heads.mask_head".
+def parts_table(model: nn.Module, origins: Mapping[str, str], *, default: str) -> str:
+    """A table of the parts of a model: how large they are, whether they are trained, and their initial weights.
 
     Args:
-        names: of all weights of the model.
+        model: with frozen parameters marked.
+        origins: where weights are from, by name.
+        default: origin of the others.
     """
-    bottom_up = bottom_up_prefixes(names)
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith(COUNTER)}
+    bottom_up = bottom_up_prefixes(state)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    layers = {name.rpartition(".")[0] for name in trained}  # batch-norm statistics move with their parameters
+    buffers = state.keys() - dict(model.named_parameters()).keys()
+    rows: dict[tuple[str, str, str], list[int]] = {}
+    for name, value in state.items():
+        is_trained = name in trained or (name in buffers and name.rpartition(".")[0] in layers)
+        row = (_shown_part(name, bottom_up), "trained" if is_trained else "frozen", origins.get(name, default))
+        rows.setdefault(row, []).append(value.numel())
+    return tabulate(
+        [[part, len(sizes), f"{sum(sizes):,}", status, origin] for (part, status, origin), sizes in rows.items()],
+        headers=["part", "tensors", "values", "", "initial weights"],
+        tablefmt="pipe",
+        disable_numparse=True,
+        colalign=("left", "right", "right", "left", "left"),
+    )
 
-    def part_of(name: str) -> str:
-        for prefix in bottom_up:
-            if name.startswith(f"{prefix}."):
-                return prefix
-        parts = name.split(".")
-        return ".".join(parts[: 2 if parts[0] in ("roi_heads", "proposal_generator") and len(parts) > 2 else 1])
 
-    return part_of
-
-
-def grouped(names: Iterable[str], part_of: PartOf, status_of: Mapping[str, str]) -> dict[tuple[str, str], list[str]]:
-    """Names of weights by part and status, in the order of the names.
-
-    Args:
-        names: of weights.
-        part_of: see `shown_part`.
-        status_of: by name.
-    """
-    rows: dict[tuple[str, str], list[str]] = {}
-    for name in names:
-        rows.setdefault((part_of(name), status_of[name]), []).append(name)
-    return rows
+def _shown_part(name: str, bottom_up: Sequence[str]) -> str:
+    """The part of a weight in a table, e.g. "backbone.bottom_up", "backbone", "roi_heads.mask_head"."""
+    network = next((prefix for prefix in bottom_up if name.startswith(f"{prefix}.")), "")
+    if network:
+        return network
+    if name.startswith("backbone.") and f"backbone.{BOTTOM_UP}" in bottom_up:
+        return "backbone (pyramid)"
+    modules = name.split(".")[:-1]
+    return ".".join(modules[: 2 if modules[0] in DIVIDED else 1])

@@ -258,7 +258,7 @@ def _check_training_folders(output_dir: Path, stages: Sequence[Stage], *, resume
     """Refuse to start in the folder of another training without `resume` or `overwrite`, and both of them."""
     if resume and overwrite:
         raise UserError("--resume continues the training in OUTPUT_DIR, --overwrite removes it: give one of them.")
-    for folder in (output_dir, *(stage.folder for stage in stages)):
+    for folder in (*(stage.folder for stage in stages), output_dir):
         note = folder / STAGE_FILE
         has_checkpoint = Checkpointer(folder).has_checkpoint()
         if (has_checkpoint or note.exists()) and not (resume or overwrite):

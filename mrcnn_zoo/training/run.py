@@ -11,9 +11,11 @@ from mrcnn_zoo.distributed.processes import is_main_process, maximum_over_proces
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation import evaluate_datasets, verify_expected_results
 from mrcnn_zoo.evaluation.tables import stages_table
+from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.output_files import write_text
 from mrcnn_zoo.training.build import build_evaluated_model, build_trainer
 from mrcnn_zoo.training.hooks.evaluation import results_by_dataset
+from mrcnn_zoo.training.inheritance import ModelOutline, check_inheritance, outline_of
 from mrcnn_zoo.training.log_files import LogFile, logging_to
 from mrcnn_zoo.training.preflight import (
     RunPlan,
@@ -24,16 +26,15 @@ from mrcnn_zoo.training.preflight import (
     resume_after_restart,
 )
 from mrcnn_zoo.training.run_context import record_environment
-from mrcnn_zoo.training.stages import (
-    FinishedStage,
-    Results,
-    Stage,
-    clear_training_folders,
+from mrcnn_zoo.training.stage_files import (
     evaluated_config,
     finish_stage,
-    prepared_config,
     read_finished,
+    remove_final_checkpoint,
+    write_final_checkpoint,
 )
+from mrcnn_zoo.training.stage_list import listed_as_yaml
+from mrcnn_zoo.training.stages import FinishedStage, Results, Stage, clear_training_folders, prepared_config
 from mrcnn_zoo.training.stopping import StopSignals, TrainingInterrupted
 from mrcnn_zoo.training.trainer import Trainer
 from mrcnn_zoo.training.writers import MetricWriter, StageOfRun, build_writers, closing
@@ -72,8 +73,9 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
             return _evaluate(plan_evaluation(evaluated_config(cfg, stages, resume=resume), resume=resume), log)
         finished = read_finished(stages) if resume else {}
         waiting = [stage for stage in stages if stage.name not in finished]
-        for stage in waiting[1:]:
-            _try_to_build(stage)
+        _check_stages(stages, waiting)
+        if stages[0].listed:
+            logger.info("%s:\n%s", counted(len(stages), "stage"), listed_as_yaml(stages))
         place_of = partial(_place_of, output_dir, stages, finished)
         begin_run = partial(_begin_run, cfg, stages, log, clears=not resume)
         for number, stage in enumerate(stages, start=1):
@@ -95,6 +97,9 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
                     signal_number=signal_number,
                 )
         log.open()
+        if waiting and stages[-1].name and is_main_process():
+            path = write_final_checkpoint(output_dir, finished[stages[-1].name])
+            logger.info("saved %s, the weights of the last stage", path)
         return _results_of_run(stages, finished)
 
 
@@ -106,8 +111,8 @@ def _evaluate(plan: RunPlan, log: LogFile) -> Results:
     )
 
 
-def _try_to_build(stage: Stage) -> None:
-    """Build all of a later stage and discard it, so that its mistakes show before an earlier one is trained.
+def _check_stages(stages: Sequence[Stage], waiting: Sequence[Stage]) -> None:
+    """Build all but the first of the waiting stages, and compare the models between which weights are passed on.
 
     Raises:
         UserError: naming the stage.
@@ -115,13 +120,26 @@ def _try_to_build(stage: Stage) -> None:
     ours = logging.getLogger("mrcnn_zoo")
     level = ours.level
     ours.setLevel(logging.WARNING)  # what is built is logged when it is trained
-    cfg = changed_config(stage.cfg, {"MODEL.WEIGHTS": ""}, source="stage") if stage.starts_from else stage.cfg
     try:
-        build_trainer(plan_training(cfg, resume=False), writers=[])
-    except UserError as error:
-        raise UserError(f"stage {stage.name!r}: {error}") from error
+        outlines = {stage.name: _try_to_build(stage) for stage in waiting[1:]}
+        if waiting and any(stage.inherited or stage.proposals_of for stage in waiting[1:]):
+            outlines[waiting[0].name] = outline_of(build_model(waiting[0].cfg))
     finally:
         ours.setLevel(level)
+    check_inheritance(stages, outlines)
+
+
+def _try_to_build(stage: Stage) -> ModelOutline:
+    """Build all of a later stage and discard it, so that its mistakes show before an earlier one is trained.
+
+    Raises:
+        UserError: naming the stage.
+    """
+    cfg = changed_config(stage.cfg, {"MODEL.WEIGHTS": ""}, source="stage") if stage.starts_from else stage.cfg
+    try:
+        return outline_of(build_trainer(plan_training(cfg, resume=False), writers=[]).model)
+    except UserError as error:
+        raise UserError(f"stage {stage.name!r}: {error}") from error
 
 
 def _train_stage(
@@ -175,6 +193,8 @@ def _begin_run(cfg: CfgNode, stages: Sequence[Stage], log: LogFile, *, clears: b
         write_text(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
         if clears:
             clear_training_folders(Path(cfg.OUTPUT_DIR), stages)
+        elif stages[-1].name:
+            remove_final_checkpoint(Path(cfg.OUTPUT_DIR))
 
 
 def _place_of(

@@ -8,38 +8,30 @@ alone, then all of the model:
         return [Stage("heads", heads), Stage("all", cfg, starts_from="heads")]
 """
 
-import json
-import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode, changed_config
-from mrcnn_zoo.distributed.processes import (
-    is_main_process,
-    value_of_main_process,
-    wait_for_all,
-)
+from mrcnn_zoo.config.stage_list import InheritedPart
+from mrcnn_zoo.distributed.processes import value_of_main_process
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.output_files import RESULT_FOLDERS, write_json
+from mrcnn_zoo.output_files import RESULT_FOLDERS
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
 from mrcnn_zoo.registry import did_you_mean
-from mrcnn_zoo.training.run_context import changed_keys
 
 JOINT = "joint"  # the schedule of one stage
 STAGE_FILE = "stage.json"  # in the folder of a finished stage
 WEIGHTS = "weights"  # an output of every stage
 FINAL_WEIGHTS = "model_final.pth"
-TRAINING_FILES = (STAGE_FILE, "last_checkpoint", "model_*.pth")  # in this order they are removed
+INITIAL_WEIGHTS = "initial_weights.pth"  # in the folder of a stage: parts of several stages
+TRAINING_FILES = (STAGE_FILE, "last_checkpoint", "model_*.pth", INITIAL_WEIGHTS)  # in this order they are removed
 OVERWRITE_MARKER = "overwrite_pending"  # in OUTPUT_DIR until the checkpoints of an earlier training are removed
 TAKEN_NAMES = (".", "..", *RESULT_FOLDERS, "nonfinite", "wandb")  # other folders in OUTPUT_DIR
 
 Results = dict[str, Any]  # {"bbox": {"AP": ...}, "segm": {...}}; with several test sets {dataset: that}
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,6 +73,9 @@ class Stage:
             OUTPUT_DIR of the config, the stage's folder, which after an interruption may have its files already.
         hand_over: called once with that config, when the training has ended; returns output files by name for later
             stages, e.g. proposals. "weights" are the final ones, unless it returns others.
+        inherited: parts of earlier stages that `prepare` puts into its initial weights; checked before the first stage.
+        proposals_of: name of the earlier stage whose proposals `prepare` takes; empty for none; checked likewise.
+        listed: the stage as an entry of SOLVER.STAGES, for the log; empty where no list describes it.
     """
 
     name: str
@@ -89,6 +84,9 @@ class Stage:
     starts_from: str = ""
     prepare: Prepare | None = None
     hand_over: HandOver | None = None
+    inherited: tuple[InheritedPart, ...] = ()
+    proposals_of: str = ""
+    listed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -104,12 +102,6 @@ class Stage:
     def has_begun(self) -> bool:
         """Whether there is a checkpoint of it from an earlier session."""
         return self.is_finished or Checkpointer(self.folder).has_checkpoint()
-
-
-@TRAINING_SCHEDULES.register(JOINT)
-def joint(cfg: CfgNode) -> list[Stage]:
-    """One stage, in which all parts of the model are trained."""
-    return [Stage("", cfg)]
 
 
 def build_stages(cfg: CfgNode) -> list[Stage]:
@@ -166,7 +158,9 @@ def _in_own_folder(stage: Stage, output_dir: str, source: str) -> Stage:
 
 def _as_run(cfg: CfgNode, folder: Path) -> CfgNode:
     """The config of a stage as that of a separate run, as its config.yaml and checkpoints record it."""
-    return changed_config(cfg, {"OUTPUT_DIR": str(folder), "SOLVER.TRAINING_SCHEDULE": JOINT}, source="stage")
+    settings = {"OUTPUT_DIR": str(folder), "SOLVER.TRAINING_SCHEDULE": JOINT}
+    lists: dict[str, list[Any]] = {"SOLVER.STAGES": [], "SOLVER.STAGE_SHARES": [], "SOLVER.STAGE_RATES": []}
+    return changed_config(cfg, settings | lists, source="stage")
 
 
 def _check_names(stages: Sequence[Stage], source: str) -> None:
@@ -199,31 +193,6 @@ def clear_training_folders(output_dir: Path, stages: Sequence[Stage]) -> None:
     (output_dir / OVERWRITE_MARKER).unlink(missing_ok=True)
 
 
-def read_finished(stages: Sequence[Stage]) -> dict[str, FinishedStage]:
-    """The stages that earlier sessions have finished, by name; warns of those with a changed config.
-
-    Args:
-        stages: of the run.
-
-    Raises:
-        UserError: a stage has begun before an earlier one is finished, or a stage file cannot be read.
-    """
-    finished: dict[str, FinishedStage] = {}
-    waiting: Stage | None = None
-    for stage in stages:
-        if waiting is not None and stage.has_begun:
-            raise UserError(
-                f"stage {stage.name!r} has been trained in {stage.folder}, but {waiting.name!r} before it is not "
-                f"finished: there is no {waiting.folder / STAGE_FILE}. Move {stage.folder} away to train it "
-                f"again, or start afresh with --overwrite."
-            )
-        if stage.is_finished:
-            finished[stage.name] = _read_stage_file(stage)
-        else:
-            waiting = waiting or stage
-    return value_of_main_process(finished)
-
-
 def prepared_config(stage: Stage, finished: Mapping[str, FinishedStage]) -> CfgNode:
     """The config to train a stage with, once the earlier ones are finished; the same in all processes.
 
@@ -246,99 +215,3 @@ def prepared_config(stage: Stage, finished: Mapping[str, FinishedStage]) -> CfgN
                 f"`changed_config`; OUTPUT_DIR stays {stage.folder}."
             )
     return cfg
-
-
-def evaluated_config(cfg: CfgNode, stages: Sequence[Stage], *, resume: bool) -> CfgNode:
-    """The config of an evaluation without training: that of the last stage.
-
-    Args:
-        cfg: of the run.
-        stages: of the run.
-        resume: evaluate the last checkpoint of the last stage, not MODEL.WEIGHTS of the run.
-    """
-    last, earlier = stages[-1], stages[:-1]
-    if resume and last.prepare and all(stage.is_finished for stage in earlier):
-        return prepared_config(last, read_finished(earlier))
-    if not resume and last.name:
-        weights = {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "OUTPUT_DIR": cfg.OUTPUT_DIR}
-        return changed_config(last.cfg, weights, source="run")
-    return last.cfg
-
-
-def finish_stage(stage: Stage, cfg: CfgNode, results: Results, *, iterations: int = 0) -> FinishedStage:
-    """Collect the output files of a trained stage, and mark it as finished.
-
-    Args:
-        stage: that has been trained.
-        cfg: of its training.
-        results: of its last evaluation.
-        iterations: of its training.
-
-    Raises:
-        UserError: an output file does not exist.
-    """
-    extra = stage.hand_over(cfg) if stage.hand_over else {}
-    wait_for_all()
-    files = {WEIGHTS: stage.folder / FINAL_WEIGHTS} | {name: Path(path) for name, path in extra.items()}
-    finished = value_of_main_process(FinishedStage(stage.name, stage.folder, files, results, iterations))
-    if is_main_process():
-        for name, path in finished.handed_over.items():
-            if not path.exists():
-                raise UserError(f"stage {stage.name!r} returns the output {name!r}, but {path} does not exist.")
-        if stage.name:
-            _write_stage_file(stage, finished)
-    wait_for_all()
-    return finished
-
-
-def _write_stage_file(stage: Stage, finished: FinishedStage) -> None:
-    files = {
-        # Relative where possible, so that the folder of a run can be moved.
-        name: str(path.relative_to(stage.folder) if path.is_relative_to(stage.folder) else path.absolute())
-        for name, path in finished.handed_over.items()
-    }
-    record = {
-        "name": stage.name,
-        "iterations": finished.iterations,
-        "results": _plain(finished.results),
-        "handed_over": files,
-        "config": stage.cfg.dump(),
-    }
-    write_json(stage.folder / STAGE_FILE, record, indent=2)
-
-
-def _read_stage_file(stage: Stage) -> FinishedStage:
-    path = stage.folder / STAGE_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        files = {name: stage.folder / file for name, file in record["handed_over"].items()}
-        results, iterations = _measured(record["results"]), record.get("iterations", 0)
-        finished = FinishedStage(stage.name, stage.folder, files, results, iterations)
-        former = record["config"]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}). Remove it: the stage then resumes from its last checkpoint."
-        ) from error
-    changes = {key: both for key, both in changed_keys(former, stage.cfg.dump()).items() if key != "OUTPUT_DIR"}
-    if changes:
-        logger.warning(
-            "stage %r is finished and is not trained again, though its config has changed since: %s. To train it "
-            "further, remove %s and the folders of the later stages",
-            stage.name,
-            ", ".join(f"{key} = {now} (it was {before})" for key, (before, now) in changes.items()),
-            path,
-        )
-    return finished
-
-
-def _plain(results: Any) -> Any:
-    """With None for NaN and infinity, which JSON does not have."""
-    if isinstance(results, Mapping):
-        return {name: _plain(value) for name, value in results.items()}
-    return float(results) if math.isfinite(results) else None
-
-
-def _measured(results: Any) -> Any:
-    if isinstance(results, Mapping):
-        return {name: _measured(value) for name, value in results.items()}
-    return math.nan if results is None else results

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.config import CfgNode, changed_config, load_config
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import (
     ANCHOR_GENERATORS,
@@ -103,6 +103,8 @@ def test_proposal_generator_proposes_inside_the_image_best_first(name: str, cfg:
     if name in ("SelectiveSearch", "EdgeBoxes"):
         pytest.importorskip("cv2", reason='needs OpenCV, which is optional: pip install "mrcnn_zoo[proposals]"')
     specs = {"fine": FeatureSpec(8, stride=8), "coarse": FeatureSpec(8, stride=16)}
+    if name == "SeparateRPN":  # on the maps of its own backbone
+        cfg = changed_config(cfg, {"MODEL.RPN.IN_FEATURES": ["res3"], "MODEL.ANCHOR_GENERATOR.SIZES": [[16]]})
     generator = PROPOSAL_GENERATORS.get(name)(cfg, specs)
     features = {"fine": torch.randn(2, 8, 8, 8), "coarse": torch.randn(2, 8, 4, 4)}
     targets = [Targets((50, 60), boxes, torch.zeros(len(boxes), dtype=torch.int64)) for boxes in (BOXES, BOXES[:0])]

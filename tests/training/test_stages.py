@@ -142,7 +142,8 @@ def test_each_stage_has_its_files_and_its_results(whole: Undisturbed) -> None:
         assert f"iter {iterations}/{iterations} " in log
         (row,) = (line for line in log.splitlines() if line.startswith(f"| {name}") and " segm " in line)
         assert [cell.strip() for cell in row.split("|")[1:4]] == [name, "segm", f"{results['segm']['AP']:.2f}"]
-    assert not list(whole.folder.glob("*.pth"))
+    assert [path.name for path in whole.folder.glob("*.pth")] == ["model_final.pth"]
+    assert (whole.folder / "model_final.pth").read_bytes() == (whole.folder / "all" / "model_final.pth").read_bytes()
     assert "iter 5/5" not in (whole.folder / "heads" / "log.txt").read_text()
 
 

@@ -2,6 +2,7 @@
 
 from mrcnn_zoo.config.keys import (
     AT_LEAST_ONE,
+    NOT_EMPTY,
     NOT_NEGATIVE,
     PAIR,
     POSITIVE,
@@ -195,8 +196,58 @@ NEW_KEYS = (
     Key(
         "SOLVER.TRAINING_SCHEDULE",
         "joint",
-        "Registered training schedule, which returns the list of stages of a run: joint, a single one. A custom one "
-        "is a function from a config to a list of mrcnn_zoo.training.Stage.",
+        "Registered training schedule, which returns the list of stages of a run: joint, a single one; stages, those "
+        "of SOLVER.STAGES; the others write such a list, which is logged. A custom one is a function from a config to "
+        "a list of mrcnn_zoo.training.Stage.",
         registry=TRAINING_SCHEDULES,
+    ),
+    Key(
+        "SOLVER.STAGES",
+        [],
+        "Stages of the schedule `stages`, in their order; each is a mapping. NAME: of the stage and of its folder in "
+        "OUTPUT_DIR. TRAIN: a part or a list of parts that are trained, as in SOLVER.TRAIN (without it all; none: "
+        "the stage only joins weights, evaluates and saves). FROM: an earlier stage, from which all weights are "
+        "taken, or a mapping {part: stage} or {part: stage:part of its model}, e.g. {backbone: rpn_1, roi_heads: "
+        "detector_1, proposal_generator.rpn: rpn_2:proposal_generator, proposals: rpn_1}, where parts are those of "
+        "SOLVER.TRAIN, modules or name patterns, and proposals are the boxes that the stage rpn_1 has written for all "
+        "datasets; other weights are those of MODEL.WEIGHTS, or random. OVERRIDES: config keys of this stage alone.",
+        element_types=(dict,),
+    ),
+    Key(
+        "SOLVER.STAGE_SHARES",
+        [],
+        "Shares of the run's length (MAX_ITER, MAX_EPOCHS or MAX_MINUTES) of the stages of a ready-made schedule, one "
+        "number in any unit per stage that trains, e.g. [2, 2, 1, 1]; empty: equal shares. All stages together see as "
+        "many images as a joint training. SOLVER.STEPS are scaled with them.",
+        element_types=(int, float),
+        range=POSITIVE,
+    ),
+    Key(
+        "SOLVER.STAGE_RATES",
+        [],
+        "Factors of the learning rate in the stages of a ready-made schedule, one per stage that trains; empty: 1, and "
+        "0.1 in the last stage of gradual_unfreezing.",
+        element_types=(int, float),
+        range=POSITIVE,
+    ),
+    Key(
+        "SOLVER.STAGE_OVERRIDES",
+        {},
+        "Config keys of single stages of a ready-made schedule by the stage's name, which count before those of the "
+        "schedule, e.g. {rpn_1: {SOLVER.BASE_LR: 0.01}}. Where SOLVER.IMS_PER_BATCH is among them, the stage has the "
+        "number of iterations of as many images.",
+    ),
+    Key(
+        "SOLVER.ALTERNATING_ROUNDS",
+        2,
+        "Rounds of RPN and detector in alternating_4_step; from the second on both use the fixed backbone of the first "
+        "detector.",
+        range=Range(low=2),
+    ),
+    Key(
+        "SOLVER.UNFREEZE",
+        ["heads", "4+", "all"],
+        "Parts that are trained in the stages of gradual_unfreezing, one part of SOLVER.TRAIN per stage.",
+        length=NOT_EMPTY,
     ),
 )

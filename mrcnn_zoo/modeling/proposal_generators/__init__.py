@@ -12,6 +12,7 @@ from mrcnn_zoo.modeling.proposal_generators.rpn import RPN
 from mrcnn_zoo.modeling.proposal_generators.rpn_head import StandardRPNHead
 from mrcnn_zoo.modeling.proposal_generators.selection import ProposalSelection
 from mrcnn_zoo.modeling.proposal_generators.selective_search import SelectiveSearch
+from mrcnn_zoo.modeling.proposal_generators.separate_rpn import SeparateRPN
 from mrcnn_zoo.modeling.proposal_generators.sliding_window import SlidingWindow
 from mrcnn_zoo.registries import PROPOSAL_GENERATORS
 from mrcnn_zoo.structures import FeatureSpec
@@ -25,6 +26,7 @@ __all__ = [
     "PrecomputedProposals",
     "ProposalSelection",
     "SelectiveSearch",
+    "SeparateRPN",
     "SlidingWindow",
     "StandardRPNHead",
     "build_proposal_generator",

@@ -1,0 +1,120 @@
+"""Ready-made schedules: the lists that they write, and how they share the length of a run."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.training.stage_lengths import split_iterations
+from mrcnn_zoo.training.stage_list import listed_as_yaml
+from mrcnn_zoo.training.stages import Stage, build_stages
+from support.small_models import TINY_YAML
+
+
+def schedule(name: str, *overrides: Any) -> CfgNode:
+    return load_config(TINY_YAML, [f"SOLVER.TRAINING_SCHEDULE={name}", "SOLVER.MAX_ITER=100", *overrides])
+
+
+def stages_of(name: str, *overrides: Any) -> list[Stage]:
+    return build_stages(schedule(name, *overrides))
+
+
+def listed(name: str, *overrides: Any) -> dict[str, dict[str, Any]]:
+    return {stage.name: dict(stage.listed) for stage in stages_of(name, *overrides)}
+
+
+def test_four_steps_are_those_of_the_paper() -> None:
+    items = listed("alternating_4_step")
+    assert list(items) == ["rpn_1", "detector_1", "rpn_2", "detector_2"]
+    assert "FROM" not in items["rpn_1"]
+    assert items["detector_1"]["FROM"] == {"proposals": "rpn_1"}
+    assert items["rpn_2"]["FROM"] == {"backbone": "detector_1"}
+    assert items["detector_2"]["FROM"] == {
+        "backbone": "rpn_2",
+        "proposal_generator": "rpn_2",
+        "roi_heads": "detector_1",
+    }
+    assert [item.get("TRAIN") for item in items.values()] == [None, None, "proposal_generator", "roi_heads"]
+    assert [item["OVERRIDES"].get("MODEL.META_ARCHITECTURE") for item in items.values()] == [
+        "ProposalNetwork",
+        None,
+        "ProposalNetwork",
+        None,
+    ]
+
+
+def test_further_rounds_continue_both_on_the_fixed_backbone() -> None:
+    items = listed("alternating_4_step", "SOLVER.ALTERNATING_ROUNDS=3")
+    assert list(items)[4:] == ["rpn_3", "detector_3"]
+    assert (items["rpn_3"]["FROM"], items["rpn_3"]["TRAIN"]) == ("rpn_2", "proposal_generator")
+    assert items["detector_3"]["FROM"] == {
+        "backbone": "rpn_3",
+        "proposal_generator": "rpn_3",
+        "roi_heads": "detector_2",
+    }
+    assert sum(item["OVERRIDES"]["SOLVER.MAX_ITER"] for item in items.values()) == 100
+
+
+def test_list_in_the_log_is_one_that_a_user_can_type() -> None:
+    stages = stages_of("separate_rpn", "SOLVER.STAGE_SHARES=[3,1]")
+    text = yaml.safe_load(listed_as_yaml(stages))
+    typed = [item for key, value in text["SOLVER"].items() for item in (f"SOLVER.{key}", value)]
+    again = build_stages(load_config(TINY_YAML, [*typed, "SOLVER.MAX_ITER=100"]))
+    for one, other in zip(stages, again, strict=True):
+        assert one.cfg.dump() == other.cfg.dump()
+        assert (one.name, one.inherited, one.proposals_of) == (other.name, other.inherited, other.proposals_of)
+
+
+@pytest.mark.parametrize(
+    ("shares", "iterations"),
+    [([1, 1, 1, 1], [25, 25, 25, 25]), ([2, 2, 1, 1], [33, 33, 17, 17]), ([80, 40, 80, 40], [33, 17, 33, 17])],
+)
+def test_iterations_of_the_stages_add_up_to_those_of_the_run(shares: list[int], iterations: list[int]) -> None:
+    assert split_iterations(100, shares) == iterations
+    stages = stages_of("alternating_4_step", f"SOLVER.STAGE_SHARES={shares}")
+    assert [stage.cfg.SOLVER.MAX_ITER for stage in stages] == iterations
+
+
+def test_steps_scale_with_the_stage_and_epochs_and_minutes_are_shared_too() -> None:
+    multi_step = stages_of("alternating_4_step", "SOLVER.STEPS=[60,80]")
+    assert [list(stage.cfg.SOLVER.STEPS) for stage in multi_step] == [[15, 20]] * 4
+    epochs = stages_of("separate_rpn", "SOLVER.MAX_EPOCHS=12", "SOLVER.STAGE_SHARES=[1,2]")
+    assert [stage.cfg.SOLVER.MAX_EPOCHS for stage in epochs] == [4, 8, 12]  # the last trains nothing
+    minutes = stages_of("alternating_4_step", "SOLVER.MAX_MINUTES=12")
+    assert [stage.cfg.SOLVER.MAX_MINUTES for stage in minutes] == [3] * 4
+
+
+def test_stage_of_a_larger_batch_sees_as_many_images() -> None:
+    overrides = "SOLVER.STAGE_OVERRIDES={rpn_1: {SOLVER.IMS_PER_BATCH: 10, SOLVER.BASE_LR: 0.5}}"
+    stages = stages_of("alternating_4_step", overrides)
+    sizes = [(stage.cfg.SOLVER.MAX_ITER, stage.cfg.SOLVER.IMS_PER_BATCH) for stage in stages]
+    assert sizes == [(5, 10), (25, 2), (25, 2), (25, 2)]
+    assert [stage.cfg.SOLVER.BASE_LR for stage in stages] == [0.5, 0.01, 0.01, 0.01]
+
+
+def test_unfreezing_has_a_rate_and_a_length_per_stage() -> None:
+    stages = stages_of("gradual_unfreezing", "SOLVER.UNFREEZE=[heads,5+,4+,3+,all]", "SOLVER.STAGE_SHARES=[2,1,1,1,5]")
+    assert [(stage.name, list(stage.cfg.SOLVER.TRAIN)) for stage in stages] == [
+        (part, [part]) for part in ("heads", "5+", "4+", "3+", "all")
+    ]
+    assert [stage.starts_from for stage in stages] == ["", "heads", "5+", "4+", "3+"]
+    assert [stage.cfg.SOLVER.MAX_ITER for stage in stages] == [20, 10, 10, 10, 50]
+    assert [stage.cfg.SOLVER.BASE_LR for stage in stages] == pytest.approx([0.01] * 4 + [0.001])
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("alternating_4_step", ["SOLVER.STAGE_SHARES=[1,1]"], r"must hold one value for each of the 4 .* rpn_1, det"),
+        ("alternating_4_step", ["SOLVER.STAGE_RATES=[1,1]"], r"SOLVER.STAGE_RATES = \[1, 1\] must hold"),
+        ("alternating_4_step", ["SOLVER.MAX_ITER=3"], r"leaves no iteration for stage 'detector_2' of 4 stages"),
+        ("rpn_only", ["SOLVER.STAGE_OVERRIDES={rpm: {SEED: 1}}"], r"names the stage 'rpm'.*Did you mean 'rpn'"),
+        ("rpn_only", ["SOLVER.STAGE_OVERRIDES={rpn: {SEEED: 1}}"], r"STAGE_OVERRIDES.rpn: .*SEEED.*Did you mean"),
+        ("rpn_only", ["SOLVER.STAGE_OVERRIDES.rpn=1"], r"STAGE_OVERRIDES.rpn must be a mapping of config keys, not 1"),
+    ],
+)
+def test_mistake_in_a_key_of_ready_made_schedules_is_named(name: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        stages_of(name, *overrides)
