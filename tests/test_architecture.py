@@ -82,6 +82,7 @@ DEVICE_PARTS = {"modeling", "losses", "layers", "ops"}  # run on the device in e
 ALLOWED_SYNCHRONIZATIONS: dict[tuple[str, str], str] = {  # (file, function) -> reason for .item() or .cpu()
     ("mrcnn_zoo/modeling/assignment/matching.py", "match_one_to_one"): "scipy runs on the host; one copy per batch",
     ("mrcnn_zoo/modeling/proposal_generators/image_search.py", "predict"): "OpenCV needs the pixels on the host",
+    ("mrcnn_zoo/modeling/suppression/criterion.py", "match_by_score"): "a loop on the host, one copy per batch",
 }
 KEEPS_CONFIG = {  # (file, class) of configs with additional fields
     ("mrcnn_zoo/training/stages.py", "Stage"),

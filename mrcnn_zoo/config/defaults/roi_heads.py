@@ -239,7 +239,8 @@ NEW_KEYS = (
         "greedy",
         "Registered suppression of duplicate detections: greedy (NMS) drops those that overlap a higher-scoring one "
         "of their class, greedy_class_agnostic of any class; soft_linear (from an IoU of NMS_THRESH_TEST on) and "
-        "soft_gaussian lower their scores (Soft-NMS).",
+        "soft_gaussian lower their scores (Soft-NMS); GossipNet computes new scores by a network that is trained "
+        "(SOLVER.TRAIN [suppression]).",
         registry=SUPPRESSIONS,
     ),
     Key(
