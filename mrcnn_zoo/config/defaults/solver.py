@@ -159,7 +159,8 @@ NEW_KEYS = (
         "Parts of the model that are trained, all others are frozen with their batch-norm statistics; empty: all. A "
         "part is backbone, proposal_generator (or rpn), roi_heads, suppression, heads (all but the bottom-up network), "
         "5+, 4+, 3+ or 2+ (the heads and the stages of the bottom-up network from this number on), all, none (nothing "
-        "is trained, only evaluated and saved), or a glob pattern of parameter names. SOLVER.FREEZE and "
+        "is trained, only evaluated and saved), or a glob pattern of parameter names. [suppression] computes the "
+        "losses of the suppression alone, on the detections that it gets at inference. SOLVER.FREEZE and "
         "MODEL.BACKBONE.FREEZE_AT freeze parts of them.",
         element_types=(str,),
     ),

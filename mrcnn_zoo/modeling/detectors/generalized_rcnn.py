@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.backbones import build_backbone
-from mrcnn_zoo.modeling.contracts import Backbone, PredictsInBoxes, ProposalGenerator, RoIHeads
+from mrcnn_zoo.modeling.contracts import Backbone, Candidates, PredictsInBoxes, ProposalGenerator, RoIHeads
 from mrcnn_zoo.modeling.detectors.input_output import (
     Collation,
     all_to_original_size,
@@ -19,11 +19,16 @@ from mrcnn_zoo.modeling.detectors.input_output import (
     propose,
     to_original_size,
 )
+from mrcnn_zoo.modeling.detectors.suppression_training import (
+    is_suppression_alone,
+    suppression_losses_alone,
+    train_suppression_alone,
+)
 from mrcnn_zoo.modeling.proposal_generators import build_proposal_generator
 from mrcnn_zoo.modeling.recording import Recorder, recorded
-from mrcnn_zoo.modeling.roi_heads import build_roi_heads
+from mrcnn_zoo.modeling.roi_heads import RegionHeads, build_roi_heads
 from mrcnn_zoo.registries import DETECTORS
-from mrcnn_zoo.structures import Detections, Sample, TrainingOutput, training_output
+from mrcnn_zoo.structures import Batch, Detections, Sample, TrainingOutput, training_output
 
 
 class GeneralizedRCNN(nn.Module):
@@ -81,6 +86,31 @@ class GeneralizedRCNN(nn.Module):
         output = training_output(output, made_by=self.proposal_generator)
         return output | training_output(self.roi_heads.losses(features, proposals, targets), made_by=self.roi_heads)
 
+    @property
+    def suppression(self) -> nn.Module:
+        """The suppression of the detections."""
+        return self._region_heads().last_predictor.selection.suppression  # type: ignore[union-attr]
+
+    def candidates(self, batch: Batch) -> Candidates:
+        """The boxes that the suppression gets at inference.
+
+        Args:
+            batch: of images, with targets where the proposal generator needs them.
+
+        Raises:
+            UserError: region heads without such boxes.
+        """
+        features = self.backbone(batch.pixels)
+        return self._region_heads().candidates(features, self.proposal_generator.predict(features, batch))
+
+    def _region_heads(self) -> RegionHeads:
+        if not isinstance(self.roi_heads, RegionHeads):
+            raise UserError(
+                f"{type(self.roi_heads).__name__} (MODEL.ROI_HEADS.NAME) is no RegionHeads, so the detections before "
+                "its suppression are not known: SOLVER.TRAIN [suppression] cannot train on them."
+            )
+        return self.roi_heads
+
     @torch.no_grad()
     def predict(self, samples: list[Sample], recorder: Recorder | None = None) -> list[Detections]:
         """The instances of each image in the coordinates of its original size, best first.
@@ -134,11 +164,19 @@ class GeneralizedRCNN(nn.Module):
         return [replace(table, boxes=given.to(device).float()) for table, given in zip(original, boxes, strict=True)]
 
 
+class SuppressionTrainingRCNN(GeneralizedRCNN):
+    """A detector of which only the suppression is trained; the losses are those of the suppression."""
+
+    losses = suppression_losses_alone
+    train = train_suppression_alone
+
+
 @DETECTORS.register("GeneralizedRCNN")
 def build_generalized_rcnn(cfg: CfgNode) -> GeneralizedRCNN:
     """The detector of `MODEL`, on the CPU with initial weights."""
+    detector = SuppressionTrainingRCNN if is_suppression_alone(cfg.SOLVER.TRAIN) else GeneralizedRCNN
     backbone = build_backbone(cfg, len(cfg.MODEL.PIXEL_MEAN))
-    return GeneralizedRCNN(
+    return detector(
         backbone,
         proposal_generator=build_proposal_generator(cfg, backbone.output_specs),
         roi_heads=build_roi_heads(cfg, backbone.output_specs),

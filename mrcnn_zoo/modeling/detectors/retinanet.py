@@ -12,15 +12,24 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import build_norm
 from mrcnn_zoo.modeling.anchors import build_anchored_levels
 from mrcnn_zoo.modeling.backbones import build_backbone
-from mrcnn_zoo.modeling.contracts import AnchorGenerator, Backbone, Features
-from mrcnn_zoo.modeling.detectors.input_output import Collation, all_to_original_size, losses_or_detections
+from mrcnn_zoo.modeling.contracts import AnchorGenerator, Backbone, Candidates, Features
+from mrcnn_zoo.modeling.detectors.input_output import (
+    Collation,
+    all_to_original_size,
+    losses_or_detections,
+)
 from mrcnn_zoo.modeling.detectors.retinanet_outputs import DenseSelection, FocalSupervision
+from mrcnn_zoo.modeling.detectors.suppression_training import (
+    is_suppression_alone,
+    suppression_losses_alone,
+    train_suppression_alone,
+)
 from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.suppression import build_suppression, suppression_losses
 from mrcnn_zoo.ops.anchors import flatten_per_anchor
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import BOX_CODERS, BOX_LOSSES, DETECTORS, MATCHERS
-from mrcnn_zoo.structures import Detections, Sample, TrainingOutput
+from mrcnn_zoo.structures import Batch, Detections, Sample, TrainingOutput
 
 WEIGHT_STD = 0.01  # Lin et al. 2017 (Focal Loss), sec. 4.1
 KEY = "MODEL.RETINANET.NORM"
@@ -231,6 +240,22 @@ class RetinaNet(nn.Module):
         )
         return output | suppression_losses(self.selection.suppression, candidates, targets)
 
+    @property
+    def suppression(self) -> nn.Module:
+        """The suppression of the detections."""
+        return self.selection.suppression
+
+    def candidates(self, batch: Batch) -> Candidates:
+        """The boxes that the suppression gets at inference.
+
+        Args:
+            batch: of images.
+        """
+        features = self.backbone(batch.pixels)
+        logits, deltas = self.predict_all(features)
+        anchors = self.anchor_generator(self._levels(features))
+        return self.selection.candidates(logits, deltas, anchors, batch.image_sizes, features=features)
+
     @torch.no_grad()
     def predict(self, samples: list[Sample], recorder: Recorder | None = None) -> list[Detections]:
         """The instances of each image in the coordinates of its original size, best first.
@@ -247,6 +272,13 @@ class RetinaNet(nn.Module):
             logits, deltas, anchors, batch.image_sizes, features=features, recorder=recorder
         )
         return all_to_original_size(detections, samples, recorder=recorder)
+
+
+class SuppressionTrainingRetinaNet(RetinaNet):
+    """A detector of which only the suppression is trained; the losses are those of the suppression."""
+
+    losses = suppression_losses_alone
+    train = train_suppression_alone
 
 
 @DETECTORS.register("RetinaNet")
@@ -269,7 +301,8 @@ def build_retinanet(cfg: CfgNode) -> RetinaNet:
         advice="The backbone build_retinanet_resnet_fpn_backbone makes p3 to p7.",
     )
     coder = BOX_CODERS.get(settings.BOX_CODER, key="MODEL.RETINANET.BOX_CODER")(settings.BBOX_REG_WEIGHTS)
-    return RetinaNet(
+    detector = SuppressionTrainingRetinaNet if is_suppression_alone(cfg.SOLVER.TRAIN) else RetinaNet
+    return detector(
         backbone,
         head=build_retinanet_head(
             cfg, levels.channels, num_anchors=levels.anchors_per_cell, num_levels=len(levels.names)

@@ -216,10 +216,8 @@ class BoxPredictor(nn.Module):
             return TrainingOutput()
 
         def candidates() -> Candidates:
-            assert self.selection is not None
             scores = self.classification.scores(logits.detach())
-            predictions = RegionPredictions(scores, deltas.detach(), regions, vectors.flatten(1), features)
-            return self.selection.candidates(predictions, self.regression.coder)
+            return self.candidates(RegionPredictions(scores, deltas.detach(), regions, vectors.flatten(1), features))
 
         return suppression_losses(self.selection.suppression, candidates, [table.targets for table in regions])
 
@@ -243,10 +241,25 @@ class BoxPredictor(nn.Module):
             features: maps of the backbone, for a suppression that uses them.
             recorder: gets a report of the stage "boxes".
         """
+        return self.detect(self.predictions(vectors, proposals, features), recorder=recorder)
+
+    def predictions(
+        self, vectors: Tensor, tables: Sequence[Proposals] | Sequence[LabeledRegions], features: Features | None = None
+    ) -> RegionPredictions:
+        """Scores and deltas of regions.
+
+        Args:
+            vectors: (sum of R_i, ...) outputs of the box head.
+            tables: R_i regions of each image.
+            features: maps of the backbone, for a suppression that uses them.
+        """
         logits, deltas = self(vectors)
-        scores = self.classification.scores(logits)
-        predictions = RegionPredictions(scores, deltas, proposals, vectors.flatten(1), features)
-        return self.detect(predictions, recorder=recorder)
+        return RegionPredictions(self.classification.scores(logits), deltas, tables, vectors.flatten(1), features)
+
+    def candidates(self, predictions: RegionPredictions) -> Candidates:
+        """The boxes before suppression; see `DetectionSelection.candidates`."""
+        assert self.selection is not None
+        return self.selection.candidates(predictions, self.regression.coder)
 
     def detect(self, predictions: RegionPredictions, *, recorder: Recorder | None = None) -> list[Detections]:
         """The detections of each image; see `DetectionSelection.select`."""

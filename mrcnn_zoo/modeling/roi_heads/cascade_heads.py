@@ -124,11 +124,15 @@ class CascadeROIHeads(RegionHeads):
         named = TrainingOutput(_of_stage(stage, output.sums), _of_stage(stage, output.metrics))
         return named, moved_boxes(deltas, regions, predictor.regression.coder)
 
-    def detect_boxes(
+    @property
+    def last_predictor(self) -> BoxPredictor:
+        """The box predictor of the last stage."""
+        return self.predictors[-1]
+
+    def predict_regions(
         self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
-    ) -> list[Detections]:
-        """The detections of the last stage, with the mean scores of all stages."""
-        features = contiguous_features(features, self.box_pooler.names)
+    ) -> RegionPredictions:
+        """The outputs of the last stage, with the mean scores of all stages."""
         predictors = self.predictors
         vectors = self._stage_vectors(0, features, [table.boxes for table in proposals])
         logits, deltas = predictors[0](vectors)
@@ -142,8 +146,7 @@ class CascadeROIHeads(RegionHeads):
             logits, deltas = predictors[stage](vectors)
             scores.append(predictors[stage].classification.scores(logits))
         mean_scores = torch.stack(scores).mean(dim=0)
-        predictions = RegionPredictions(mean_scores, deltas, proposals, vectors.flatten(1), features)
-        return predictors[-1].detect(predictions, recorder=recorder)
+        return RegionPredictions(mean_scores, deltas, proposals, vectors.flatten(1), features)
 
     def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """The mean class scores of all stages in the same given boxes: N x (R_i, 4) pixels -> (sum of R_i, K)."""

@@ -14,9 +14,10 @@ from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler, select_
 from mrcnn_zoo.modeling.recording import Recorder
 from mrcnn_zoo.modeling.roi_heads.box_head import BoxPredictor, build_box_predictor
 from mrcnn_zoo.modeling.roi_heads.branch import RegionBranch, build_branches
+from mrcnn_zoo.modeling.roi_heads.detection_selection import RegionPredictions
 from mrcnn_zoo.modeling.roi_heads.standard_heads import RegionHeads, contiguous_features
 from mrcnn_zoo.registries import ROI_HEADS
-from mrcnn_zoo.structures import Detections, FeatureSpec, Proposals, Targets, TrainingOutput, foreground_regions
+from mrcnn_zoo.structures import FeatureSpec, Proposals, Targets, TrainingOutput, foreground_regions
 
 
 class SharedStage:
@@ -76,13 +77,21 @@ class Res5ROIHeads(RegionHeads):
         foreground, rows = foreground_regions(regions, self.labeler.num_classes)
         return output | self.branch_losses(features, foreground, pooled=maps[rows])
 
-    def detect_boxes(
-        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
-    ) -> list[Detections]:
-        """The detections of the box branch."""
-        features = contiguous_features(features, self.box_pooler.names)
+    @property
+    def last_predictor(self) -> BoxPredictor:
+        """The only box predictor."""
+        return self.box_predictor
+
+    def predict_regions(
+        self,
+        features: Features,
+        proposals: list[Proposals],
+        *,
+        recorder: Recorder | None = None,  # noqa: ARG002
+    ) -> RegionPredictions:
+        """The outputs of the box predictor for the proposals."""
         vectors = self.region_maps(features, [table.boxes for table in proposals]).mean(dim=(2, 3))
-        return self.box_predictor.predict(vectors, proposals, features, recorder=recorder)
+        return self.box_predictor.predictions(vectors, proposals, features)
 
     def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """The class scores of given boxes: N x (R_i, 4) pixels -> (sum of R_i, K)."""

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError, kind_of
 from mrcnn_zoo.modeling.assignment import RegionLabeler, build_region_labeler
-from mrcnn_zoo.modeling.contracts import BoxHead, Features
+from mrcnn_zoo.modeling.contracts import BoxHead, Candidates, Features
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler, select_specs
 from mrcnn_zoo.modeling.recording import Recorder, report_all_kept
 from mrcnn_zoo.modeling.roi_heads.box_head import BoxPredictor, build_box_predictor
 from mrcnn_zoo.modeling.roi_heads.branch import PooledBranch, RegionBranch, build_branches, check_branch_losses
+from mrcnn_zoo.modeling.roi_heads.detection_selection import RegionPredictions
 from mrcnn_zoo.registries import BOX_HEADS, ROI_HEADS
 from mrcnn_zoo.structures import (
     UNKNOWN_CLASS,
@@ -88,6 +89,29 @@ class RegionHeads(nn.Module):
         raise NotImplementedError
 
     @abstractmethod
+    def predict_regions(
+        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
+    ) -> RegionPredictions:
+        """The outputs of the last box predictor for the proposals.
+
+        Args:
+            features: maps of the backbone, (N, C, H, W) each, contiguous.
+            proposals: of each image.
+            recorder: gets a report per stage before the last.
+        """
+        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def last_predictor(self) -> BoxPredictor:
+        """The box predictor that makes the detections."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
+        """The class scores of given boxes: N x (R_i, 4) pixels -> (sum of R_i, K) in [0, 1]."""
+        raise NotImplementedError
+
     def detect_boxes(
         self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
     ) -> list[Detections]:
@@ -98,12 +122,14 @@ class RegionHeads(nn.Module):
             proposals: of each image.
             recorder: gets a report per stage.
         """
-        raise NotImplementedError
+        features = contiguous_features(features, self.box_pooler.names)
+        predictions = self.predict_regions(features, proposals, recorder=recorder)
+        return self.last_predictor.detect(predictions, recorder=recorder)
 
-    @abstractmethod
-    def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
-        """The class scores of given boxes: N x (R_i, 4) pixels -> (sum of R_i, K) in [0, 1]."""
-        raise NotImplementedError
+    def candidates(self, features: Features, proposals: list[Proposals]) -> Candidates:
+        """The boxes that the suppression gets at inference; arguments as `detect_boxes`."""
+        features = contiguous_features(features, self.box_pooler.names)
+        return self.last_predictor.candidates(self.predict_regions(features, proposals))
 
     def predict(
         self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
@@ -249,13 +275,21 @@ class StandardROIHeads(RegionHeads):
             regions = self.box_predictor.refine(deltas, regions)
         return output | self.branch_losses(features, foreground_regions(regions, self.labeler.num_classes)[0])
 
-    def detect_boxes(
-        self, features: Features, proposals: list[Proposals], *, recorder: Recorder | None = None
-    ) -> list[Detections]:
-        """The detections of the box branch."""
-        features = contiguous_features(features, self.box_pooler.names)
+    @property
+    def last_predictor(self) -> BoxPredictor:
+        """The only box predictor."""
+        return self.box_predictor
+
+    def predict_regions(
+        self,
+        features: Features,
+        proposals: list[Proposals],
+        *,
+        recorder: Recorder | None = None,  # noqa: ARG002
+    ) -> RegionPredictions:
+        """The outputs of the box predictor for the proposals."""
         vectors = self.box_vectors(features, [table.boxes for table in proposals])
-        return self.box_predictor.predict(vectors, proposals, features, recorder=recorder)
+        return self.box_predictor.predictions(vectors, proposals, features)
 
     def box_scores(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """The class scores of given boxes: N x (R_i, 4) pixels -> (sum of R_i, K)."""
