@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 Series = tuple[list[float], list[float]]  # iterations, values
 
 VALIDATION = "val/"
+CURVES_OF_TASK = {  # metrics of each task that are plotted over the iterations
+    "bbox": ("AP", "AP50"),
+    "segm": ("AP", "AP50"),
+    "box_proposals": ("AR@100", "AR@1000"),
+    "classification": ("top1", "mean_accuracy"),
+}
 MAX_CLASS_CURVES = 12  # above it, curves and counts of single classes are not drawn
 MAX_LABELED_CLASSES = 100
 LINE_STYLES = ("-", "--", "-.", ":")  # distinguish lines without colours
@@ -29,7 +35,7 @@ SMOOTHING_RADIUS = 10  # maximum number of values before and after each that its
 
 
 def save_loss_curves(metrics_json: str | Path, path: str | Path) -> Path:
-    """Plot the losses of training and validation, AP and learning rate of a run.
+    """Plot the losses of training and validation, the results and the learning rate of a run.
 
     Args:
         metrics_json: JSON lines with "iteration" and scalars; incomplete lines are skipped.
@@ -45,7 +51,7 @@ def save_loss_curves(metrics_json: str | Path, path: str | Path) -> Path:
     losses, results, rate = figure.subplots(1, 3)
     _plot_losses(losses, series)
     for name, values in series.items():
-        if name.split("/")[0] in ("bbox", "segm") and name.split("/")[-1] in ("AP", "AP50"):
+        if name.split("/")[-1] in CURVES_OF_TASK.get(name.split("/")[0], ()):
             results.plot(*values, marker="o", markersize=3, label=name)
     _finish(results, title="results", y_label="percent")
     if "lr" in series:

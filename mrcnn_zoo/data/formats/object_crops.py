@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.catalog import load_dataset, read_fields
+from mrcnn_zoo.data.loading.mapper import check_size
 from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource, InstanceRecord, RepairLog, filling_object
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registries import DATASET_FORMATS
@@ -37,7 +38,8 @@ class CropImage:
     """A square window of an image, resized to `side` pixels; the image is read when the crop is."""
 
     source: ImageSource
-    window: Window  # pixels outside the image repeat its border
+    image_size: ImageSize  # (height, width) in the annotations
+    window: Window  # inside the image
     side: int
 
     @property
@@ -46,8 +48,15 @@ class CropImage:
         return f"{self.source.name} [{', '.join(map(str, self.window))}]"
 
     def read(self) -> NDArray[np.generic]:
-        """(side, side, C) of the dtype of the image."""
-        return resized(cut_window(_pixels_of(self.source), self.window), self.side)
+        """(side, side, C) of the dtype of the image.
+
+        Raises:
+            UserError: an image that cannot be read, or has another size than in its annotations.
+        """
+        pixels = _pixels_of(self.source)
+        check_size(ImageRecord(0, self.source, self.image_size), pixels)
+        x1, y1, x2, y2 = self.window
+        return resized(pixels[y1:y2, x1:x2], self.side)
 
 
 def _pixels_of(source: ImageSource) -> NDArray[np.generic]:
@@ -63,19 +72,6 @@ def _cached_pixels(source: ImageSource) -> NDArray[np.generic]:
     return source.read()
 
 
-def cut_window(pixels: NDArray[np.generic], window: Window) -> NDArray[np.generic]:
-    """A copy of the pixels in a window; those outside the image repeat its border.
-
-    Args:
-        pixels: (H, W, C).
-        window: with at least one pixel.
-    """
-    x1, y1, x2, y2 = window
-    rows = np.clip(np.arange(y1, y2), 0, pixels.shape[0] - 1)
-    columns = np.clip(np.arange(x1, x2), 0, pixels.shape[1] - 1)
-    return pixels[rows[:, None], columns]
-
-
 def resized(pixels: NDArray[np.generic], side: int) -> NDArray[np.generic]:
     """(H, W, C) -> (side, side, C) of the same dtype; bilinear with antialiasing.
 
@@ -84,7 +80,7 @@ def resized(pixels: NDArray[np.generic], side: int) -> NDArray[np.generic]:
         side: in pixels.
     """
     if pixels.shape[:2] == (side, side):
-        return pixels
+        return pixels.copy()
     image = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
     image = torch.nn.functional.interpolate(image, (side, side), mode="bilinear", antialias=True)
     result = image[0].permute(1, 2, 0).numpy()
@@ -92,7 +88,7 @@ def resized(pixels: NDArray[np.generic], side: int) -> NDArray[np.generic]:
 
 
 def window_of_box(box: Sequence[float], image_size: ImageSize, *, context: float) -> Window:
-    """The square window around a box, moved into the image as far as it fits.
+    """The square window around a box, moved into the image; of an object longer than the image is wide, a part.
 
     Args:
         box: x1 y1 x2 y2 in pixels.
@@ -100,17 +96,11 @@ def window_of_box(box: Sequence[float], image_size: ImageSize, *, context: float
         context: share of the longer side of the box that is added on each side.
     """
     x1, y1, x2, y2 = box
-    side = max(1, math.ceil(max(x2 - x1, y2 - y1) * (1 + 2 * context)))
-    left = _placed((x1 + x2 - side) / 2, side, image_size[1])
-    top = _placed((y1 + y2 - side) / 2, side, image_size[0])
+    height, width = image_size
+    side = min(max(1, math.ceil(max(x2 - x1, y2 - y1) * (1 + 2 * context))), height, width)
+    left = min(max(round((x1 + x2 - side) / 2), 0), width - side)
+    top = min(max(round((y1 + y2 - side) / 2), 0), height - side)
     return left, top, left + side, top + side
-
-
-def _placed(start: float, length: int, room: int) -> int:
-    """The start of an interval inside [0, room]; an interval that is longer is centred."""
-    if length >= room:
-        return (room - length) // 2
-    return min(max(round(start), 0), room - length)
 
 
 @DATASET_FORMATS.register("object_crops")
@@ -196,7 +186,7 @@ def crop_objects(
     return Dataset(
         name,
         tuple(
-            _crop_record(number, CropImage(dataset.records[row].source, window, size), item)
+            _crop_record(number, dataset.records[row], window, item, side=size)
             for number, (row, window, item) in enumerate(crops, start=1)
         ),
         dataset.class_names,
@@ -212,8 +202,10 @@ def _missing_note(missing: int, wanted: int) -> str:
     )
 
 
-def _crop_record(image_id: int, source: CropImage, item: InstanceRecord | None) -> ImageRecord:
-    size = (source.side, source.side)
+def _crop_record(
+    image_id: int, record: ImageRecord, window: Window, item: InstanceRecord | None, *, side: int
+) -> ImageRecord:
+    size, source = (side, side), CropImage(record.source, record.image_size, window, side)
     instances = () if item is None else (filling_object(size, item.class_index, annotation_id=item.annotation_id),)
     return ImageRecord(image_id, source, size, instances)
 

@@ -8,7 +8,7 @@ import pytest
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data import load_dataset
-from mrcnn_zoo.data.formats.object_crops import crop_objects, cut_window, find_background, resized, window_of_box
+from mrcnn_zoo.data.formats.object_crops import crop_objects, find_background, resized, window_of_box
 from mrcnn_zoo.data.loading.loader import build_train_loader
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError
@@ -49,10 +49,17 @@ def test_a_crop_holds_its_object_with_context_around(dataset: Dataset) -> None:
     assert (blue.source.read()[5:15, 2:22] == BLUE).all()
 
 
-def test_a_window_that_is_larger_than_the_image_repeats_its_border() -> None:
-    assert window_of_box((0, 0, 100, 60), (60, 100), context=0.1) == (-10, -30, 110, 90)
-    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
-    assert cut_window(pixels, (-1, -1, 4, 2))[:, :, 0].tolist() == [[0, 0, 1, 2, 2], [0, 0, 1, 2, 2], [3, 3, 4, 5, 5]]
+def test_a_window_is_never_larger_than_the_image() -> None:
+    assert window_of_box((0, 0, 100, 60), (60, 100), context=0.1) == (20, 0, 80, 60)
+    assert window_of_box((90, 50, 100, 60), (60, 100), context=0.5) == (80, 40, 100, 60)
+    assert window_of_box((5.4, 5.4, 5.4, 5.4), (60, 100), context=0.1) == (5, 5, 6, 6)
+
+
+def test_an_image_of_another_size_than_annotated_is_refused(dataset: Dataset) -> None:
+    smaller = replace(squares(), source=LoadedImage("small", np.zeros((30, 50, 3), dtype=np.uint8)))
+    crops = crop_objects(replace(dataset, records=(smaller,)), "crops", num_background=0)
+    with pytest.raises(UserError, match="small is 50 x 30 pixels .* where its annotations have 100 x 60"):
+        crops.records[0].source.read()
 
 
 def test_resizing_averages_and_keeps_the_depth() -> None:
@@ -61,7 +68,7 @@ def test_resizing_averages_and_keeps_the_depth() -> None:
     small = resized(pixels, 2)
     assert small.dtype == np.uint16
     assert abs(int(small.mean()) - 30500) <= 1
-    assert resized(pixels, 8) is pixels
+    assert (resized(pixels, 8) == pixels).all()
 
 
 def test_background_crops_avoid_objects_and_crowds() -> None:
