@@ -58,7 +58,7 @@ def test_a_window_is_never_larger_than_the_image() -> None:
 def test_an_image_of_another_size_than_annotated_is_refused(dataset: Dataset) -> None:
     smaller = replace(squares(), source=LoadedImage("small", np.zeros((30, 50, 3), dtype=np.uint8)))
     crops = crop_objects(replace(dataset, records=(smaller,)), "crops", num_background=0)
-    with pytest.raises(UserError, match="small is 50 x 30 pixels .* where its annotations have 100 x 60"):
+    with pytest.raises(UserError, match=r"small is 50 x 30 pixels .* where its annotations have 100 x 60"):
         crops.records[0].source.read()
 
 
