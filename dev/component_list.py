@@ -115,6 +115,12 @@ COMPONENTS = {
         "MODEL.ANCHOR_GENERATOR.OFFSET 0.5 MODEL.MULTIBOX.IN_FEATURES ['p3','p4'] MODEL.MULTIBOX.ALPHA 100.0"
     ),
     "ProposalNetwork": "MODEL.META_ARCHITECTURE ProposalNetwork MODEL.MASK_ON False",
+    "Classifier on crops": (
+        "MODEL.META_ARCHITECTURE Classifier MODEL.MASK_ON False MODEL.CLASSIFIER.NUM_CLASSES 10 "
+        "DATASETS.DEFINITIONS {'a':{'FORMAT':'object_crops','DATASET':'digits_train'},"
+        "'b':{'FORMAT':'object_crops','DATASET':'digits_val'}} DATASETS.TRAIN ['a'] DATASETS.TEST ['b'] "
+        "SOLVER.IMS_PER_BATCH 32 INPUT.MIN_SIZE_TRAIN [0] INPUT.MIN_SIZE_TEST 0 DATALOADER.SAMPLER_TRAIN ClassBalancedTrainingSampler"
+    ),
     # --- pooling
     **{
         f"pooling {name}": _pooling(name)

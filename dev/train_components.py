@@ -94,10 +94,10 @@ def _table(folder: Path) -> str:
             continue
         row = json.loads(path.read_text())
         is_stale = row["overrides"] != overrides
-        values = [_figure(row, task) for task in ("bbox", "segm", "keypoints", "box_proposals")]
+        values = [_figure(row, task) for task in ("bbox", "segm", "keypoints", "box_proposals", "classification")]
         note = "failed" if row["status"] else ("other overrides" if is_stale else "")
         rows.append([name, _iterations(overrides), *values, note])
-    headers = ["component", "iterations", "box AP", "mask AP", "keypoint AP", "AR@100", ""]
+    headers = ["component", "iterations", "box AP", "mask AP", "keypoint AP", "AR@100", "top-1", ""]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
@@ -110,7 +110,7 @@ def _iterations(overrides: str) -> str:
 
 def _figure(row: dict, task: str) -> str:
     metrics = row.get("results", {}).get(task, {})
-    value = metrics.get("AR@100" if task == "box_proposals" else "AP")
+    value = metrics.get({"box_proposals": "AR@100", "classification": "top1"}.get(task, "AP"))
     return "" if value is None else f"{value:.1f}"
 
 
