@@ -119,7 +119,8 @@ COMPONENTS = {
         "MODEL.META_ARCHITECTURE Classifier MODEL.MASK_ON False MODEL.CLASSIFIER.NUM_CLASSES 10 "
         "DATASETS.DEFINITIONS {'a':{'FORMAT':'object_crops','DATASET':'digits_train'},"
         "'b':{'FORMAT':'object_crops','DATASET':'digits_val'}} DATASETS.TRAIN ['a'] DATASETS.TEST ['b'] "
-        "SOLVER.IMS_PER_BATCH 32 INPUT.MIN_SIZE_TRAIN [0] INPUT.MIN_SIZE_TEST 0 DATALOADER.SAMPLER_TRAIN ClassBalancedTrainingSampler"
+        "SOLVER.IMS_PER_BATCH 32 INPUT.MIN_SIZE_TRAIN [0] INPUT.MIN_SIZE_TEST 0 "
+        "DATALOADER.SAMPLER_TRAIN ClassBalancedTrainingSampler"
     ),
     # --- pooling
     **{
