@@ -8,6 +8,7 @@ from torchvision.ops import clip_boxes_to_image
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Features
+from mrcnn_zoo.modeling.proposal_generators.selective_search import seed_of
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import PROPOSAL_GENERATORS
@@ -84,9 +85,6 @@ def build_precomputed_proposals(
     return PrecomputedProposals(files=tuple(dict.fromkeys(files)), are_loaded=cfg.MODEL.LOAD_PROPOSALS)
 
 
-PREDICTION_SEED = 0  # of the noise at inference
-
-
 class GroundTruthProposals:
     """Ground-truth boxes as proposals, with optional noise: an upper bound for proposal generators.
 
@@ -108,10 +106,10 @@ class GroundTruthProposals:
             features: not used.
             batch: the images.
         """
-        return self._propose(batch, generator=None), TrainingOutput()
+        return self._propose(batch, [None] * len(batch.image_sizes)), TrainingOutput()
 
     def predict(self, features: Features, batch: Batch) -> list[Proposals]:  # noqa: ARG002
-        """The objects of each image, with the same noise every time.
+        """The objects of each image, with noise that depends on the id of the image alone.
 
         Args:
             features: not used.
@@ -120,10 +118,11 @@ class GroundTruthProposals:
         Raises:
             UserError: a sample has no targets.
         """
-        return self._propose(batch, generator=torch.Generator().manual_seed(PREDICTION_SEED))
+        ids = batch.image_ids or range(len(batch.image_sizes))
+        return self._propose(batch, [torch.Generator().manual_seed(seed_of(image_id)) for image_id in ids])
 
     @torch.no_grad()
-    def _propose(self, batch: Batch, generator: torch.Generator | None) -> list[Proposals]:
+    def _propose(self, batch: Batch, generators: Sequence[torch.Generator | None]) -> list[Proposals]:
         if batch.targets is None:
             raise UserError(
                 "MODEL.PROPOSAL_GENERATOR.NAME is GroundTruthProposals, which needs annotated images, but these "
@@ -131,7 +130,7 @@ class GroundTruthProposals:
             )
         return [
             self._propose_image(targets, size, generator)
-            for targets, size in zip(batch.targets, batch.image_sizes, strict=True)
+            for targets, size, generator in zip(batch.targets, batch.image_sizes, generators, strict=True)
         ]
 
     def _propose_image(self, targets: Targets, image_size: ImageSize, generator: torch.Generator | None) -> Proposals:

@@ -1,6 +1,7 @@
 """Generators without weights: from files, from the ground truth, and everywhere."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -76,6 +77,14 @@ def test_jitter_is_random_in_training_and_fixed_at_inference() -> None:
     torch.manual_seed(1)
     first, second = (generator.losses({}, images)[0][0].boxes for _ in range(2))
     assert not torch.equal(first, second)
+
+
+def test_jitter_at_inference_differs_between_images_and_does_not_depend_on_their_batch() -> None:
+    generator = build("GroundTruthProposals", PROPOSAL_GENERATOR__JITTER=0.1)
+    first, second = generator.predict({}, replace(batch(BOXES, BOXES), image_ids=[7, 8]))
+    (alone,) = generator.predict({}, replace(batch(BOXES), image_ids=[8]))
+    assert torch.equal(second.boxes, alone.boxes)
+    assert not torch.equal(first.boxes, second.boxes)
 
 
 def test_jitter_has_the_standard_deviation_of_the_config() -> None:
