@@ -188,10 +188,11 @@ def _build_generator(argument: SourceArgument, arguments: argparse.Namespace, da
     overrides = [*_implied(arguments, config), *arguments.overrides, *argument.overrides, *network]
     cfg = load_config(config, overrides)
     model = build_model(cfg).eval()
-    if any(True for _ in getattr(model.proposal_generator, "parameters", tuple)()):
+    if getattr(model.proposal_generator, "needs_features", True):
         raise UserError(
-            f"--proposals {argument.source} is trained: name its weights instead, e.g. "
-            f"{argument.name}=output/model_final.pth."
+            f"--proposals {argument.source} needs features of a trained backbone: name the weights instead, e.g. "
+            f"{argument.name}=output/model_final.pth. (A generator of your own that does not use features has the "
+            "attribute needs_features = False.)"
         )
     return build_generator_source(cfg, argument.name, dataset, model)
 

@@ -9,7 +9,6 @@ import csv
 import io
 import math
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from mrcnn_zoo.evaluation.proposals import RecallCounts, count_found_objects, st
 from mrcnn_zoo.evaluation.tables import ABSENT
 from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.modeling.contracts import ProposesRegions
+from mrcnn_zoo.modeling.proposal_generators.selective_search import seed_of
 
 # Proposals are stored as float32, so an exact box may have an IoU of 0.99999.
 EXACT_IOU = 0.9999
@@ -199,7 +199,7 @@ def ranked_boxes(table: StoredProposals, image_id: int) -> NDArray[np.float32]:
         table: the proposals.
         image_id: seed of the order.
     """
-    shuffled = np.random.default_rng(zlib.crc32(str(image_id).encode())).permutation(len(table.boxes))
+    shuffled = np.random.default_rng(seed_of(image_id)).permutation(len(table.boxes))
     return table.boxes[shuffled[np.argsort(-table.objectness[shuffled], kind="stable")]]
 
 
