@@ -95,7 +95,7 @@ def _ranked_boxes(search: Any, *, seed: int) -> NDArray[np.float32]:
 
 
 def seed_of(image_id: int | str) -> int:
-    """A seed of random numbers of an image, also for C's srand(): equal for equal ids in all processes; 7 and "7" are equal.
+    """A seed for the random numbers of an image, in the range of C's srand(); 7 and "7" have the same in all processes.
 
     Args:
         image_id: of a dataset.
