@@ -18,6 +18,7 @@ from mrcnn_zoo.training.stages import JOINT, Stage
 Item = dict[str, Any]  # an entry of SOLVER.STAGES
 
 BACKBONE = "backbone"  # the stage of a classifier, and the part that is taken from it
+NOT_OF_CLASSIFIERS = {"TEST.AUG.ENABLED": False, "EVAL.GIVEN_BOXES": "", "MODEL.LOAD_PROPOSALS": False}
 UNFREEZING_RATES = 0.1  # of the last stage, as in matterport's training of COCO
 
 
@@ -116,7 +117,7 @@ def _rpn_alone(cfg: CfgNode) -> Item:
 
 
 def _classifier(cfg: CfgNode) -> Item:
-    """The stage of a classifier of crops of the run's datasets, in their own size."""
+    """The stage of a classifier of crops of the run's datasets, in their own size, as many of each class as of none."""
     names = {split: list(cfg.DATASETS[split]) for split in ("TRAIN", "TEST")}
     crops = {
         f"{name}_crops": {"FORMAT": "object_crops", "DATASET": name}
@@ -131,6 +132,8 @@ def _classifier(cfg: CfgNode) -> Item:
         "INPUT.MIN_SIZE_TRAIN": [0],
         "INPUT.MIN_SIZE_TEST": 0,
         "INPUT.CROP.ENABLED": False,
+        "DATALOADER.SAMPLER_TRAIN": "ClassBalancedTrainingSampler",
+        **{key: off for key, off in NOT_OF_CLASSIFIERS.items() if cfg.value_of(key) != off},
     }
     return {"NAME": BACKBONE, "OVERRIDES": overrides}
 
