@@ -81,7 +81,7 @@ def parameters_in_parts(model: nn.Module, parts: Sequence[str], *, key: str) -> 
             continue
         matches = names_in_part(part, parameters)
         if not matches:
-            raise UserError(nothing_matches(part, parameters, key=key, what="parameter"))
+            raise UserError(nothing_matches(part, parameters, key=key, what="parameter of the model"))
         found.update(matches)
     return {name: parameter for name, parameter in parameters.items() if name in found}
 
@@ -117,7 +117,7 @@ def nothing_matches(part: str, names: Iterable[str], *, key: str, what: str) -> 
         part: as given.
         names: of all weights of the model.
         key: of the part.
-        what: noun of what the names are of, e.g. "parameter".
+        what: noun of what the names are of, e.g. "parameter of the model".
     """
     names = list(names)
     # Suggest module names, too, which users name most often.
@@ -125,7 +125,7 @@ def nothing_matches(part: str, names: Iterable[str], *, key: str, what: str) -> 
     candidates = [*names, *(f"{module}.*" for module in sorted(modules)), *PARTS]
     top = ", ".join(sorted({f"{name.split('.')[0]}.*" for name in names}))
     near = "" if part in PARTS else did_you_mean(part, candidates)
-    return f"{key}: {part!r} matches no {what} of the model.{near} The top level has {top}."
+    return f"{key}: {part!r} matches no {what}.{near} The top level has {top}."
 
 
 def parts_table(model: nn.Module, origins: Mapping[str, str], *, default: str) -> str:

@@ -105,6 +105,11 @@ def kill_all_after_4(cfg: CfgNode, workspace: Any) -> Hook:
     return in_stage("all", workspace, At(4, lambda: os.kill(os.getpid(), signal.SIGKILL)))
 
 
+def kill_rpn_2_after_1(cfg: CfgNode, workspace: Any) -> Hook:
+    """SIGKILL in the third of four steps, after its first checkpoint."""
+    return in_stage("rpn_2", workspace, At(1, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+
+
 class AfterEvaluation(Hook):
     """Calls a function after each evaluation."""
 

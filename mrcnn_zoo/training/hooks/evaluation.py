@@ -103,7 +103,8 @@ class Evaluate(Hook):
             self._evaluate(trainer)
 
     def after_train(self, trainer: Trainer) -> None:
-        if not trainer.interrupted and trainer.iteration > self._evaluated_iteration:
+        trains_nothing = trainer.iteration == 0
+        if not trainer.interrupted and (trainer.iteration > self._evaluated_iteration or trains_nothing):
             self._evaluate(trainer)
 
     def state_dict(self) -> dict[str, Any]:
