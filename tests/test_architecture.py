@@ -87,6 +87,7 @@ ALLOWED_SYNCHRONIZATIONS: dict[tuple[str, str], str] = {  # (file, function) -> 
 KEEPS_CONFIG = {  # (file, class) of configs with additional fields
     ("mrcnn_zoo/training/stages.py", "Stage"),
     ("mrcnn_zoo/training/preflight.py", "RunPlan"),
+    ("mrcnn_zoo/evaluation/proposal_jobs.py", "ProposalJob"),
 }
 HEAVY_MODULES = {
     "matplotlib",

@@ -1,8 +1,9 @@
-"""Write a model's proposals for whole datasets, as input of a Fast R-CNN."""
+"""Write proposals for whole datasets, as input of a Fast R-CNN: of a trained model, or without a network."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -18,16 +19,22 @@ from mrcnn_zoo.cli.options import (
     output_folder,
     prepare_device,
 )
-from mrcnn_zoo.cli.parser import CommandParser, read_arguments
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.cli.parser import CommandParser, read_arguments, whole_number
+from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.config.values import typed_list
 from mrcnn_zoo.data import load_dataset
-from mrcnn_zoo.data.proposals import FORMATS, write_proposals
+from mrcnn_zoo.data.proposals import FORMATS, StoredProposals, read_proposals
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.evaluation.evaluator import build_prediction_loader
-from mrcnn_zoo.evaluation.proposals import compute_proposals
+from mrcnn_zoo.evaluation.precomputation import (
+    Precomputation,
+    plan_precomputation,
+    precompute,
+)
+from mrcnn_zoo.evaluation.proposal_jobs import ProposalJob, build_job_without_network
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace
+
+Opened = tuple[ProposalJob, nn.Module]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,24 +52,54 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _precompute(arguments: argparse.Namespace) -> None:
-    def check(cfg: CfgNode, _: WeightsFile) -> None:
-        prepare_device(cfg)
-        paths = _paths(arguments, cfg)
-        if not arguments.overwrite:
-            refuse_to_replace(paths.values(), option="--output")
-
-    weights = given_weights(arguments)
-    model, cfg, _ = open_trained(
-        weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
-    )
+    job, model = _open_without_network(arguments) or _open_trained(arguments)
+    cfg = job.cfg
     paths = _paths(arguments, cfg)
-    for name, path in paths.items():
-        print(_write(model, cfg, name, path))
-    print("Train a Fast R-CNN on them with:")
+    plans = [plan_precomputation(job, load_dataset(cfg, name), path) for name, path in paths.items()]
+    unfinished = [plan for plan in plans if not (arguments.resume and plan.is_finished())]
+    for plan in unfinished:
+        plan.start(resume=arguments.resume, overwrite=arguments.overwrite)
+    for plan in plans:
+        if plan in unfinished:
+            precompute(plan, model=model, workers=arguments.workers)
+            print(_written(plan, plan.finish()))
+        else:
+            print(f"{_written(plan, read_proposals(plan.path))}, finished before")
+    print("Train a Fast R-CNN on them, with a config of a GeneralizedRCNN and these keys:")
     print("  MODEL.LOAD_PROPOSALS True MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals")
     for split, members in (("TRAIN", cfg.DATASETS.TRAIN), ("TEST", cfg.DATASETS.TEST)):
         if members:
             print(f"  DATASETS.PROPOSAL_FILES_{split} {typed_list([str(paths[name]) for name in members])}")
+
+
+def _open_without_network(arguments: argparse.Namespace) -> Opened | None:
+    """The generator of `--config-file`, if it has no parameters and no weights are given."""
+    if arguments.weights or arguments.config_file is None:
+        return None
+    cfg = load_config(arguments.config_file, arguments.overrides)
+    opened = build_job_without_network(cfg)
+    if opened is not None:
+        _check(arguments, cfg)
+    return opened
+
+
+def _open_trained(arguments: argparse.Namespace) -> Opened:
+    weights = given_weights(arguments)
+
+    def check(cfg: CfgNode, _: WeightsFile) -> None:
+        _check(arguments, cfg)
+
+    model, cfg, trained = open_trained(
+        weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
+    )
+    return ProposalJob(cfg, weights=trained.file.source), model
+
+
+def _check(arguments: argparse.Namespace, cfg: CfgNode) -> None:
+    prepare_device(cfg)
+    paths = _paths(arguments, cfg)
+    if not arguments.overwrite and not arguments.resume:
+        refuse_to_replace(paths.values(), option="--output")
 
 
 def _paths(arguments: argparse.Namespace, cfg: CfgNode) -> dict[str, Path]:
@@ -74,13 +111,11 @@ def _paths(arguments: argparse.Namespace, cfg: CfgNode) -> dict[str, Path]:
     return {name: folder / f"{name.replace('/', '_')}_proposals{arguments.format}" for name in names}
 
 
-def _write(model: nn.Module, cfg: CfgNode, name: str, path: Path) -> str:
-    dataset = load_dataset(cfg, name)
-    proposals = compute_proposals(model, build_prediction_loader(cfg, dataset, model))
-    write_proposals(path, proposals)
+def _written(plan: Precomputation, proposals: Mapping[Any, StoredProposals]) -> str:
     count = sum(len(table.boxes) for table in proposals.values())
-    part = "" if len(proposals) == len(dataset) else f" of {len(dataset)} (TEST.NUM_IMAGES is {cfg.TEST.NUM_IMAGES})"
-    return f"{path}: {counted(count, 'proposal')} in {counted(len(proposals), 'image')}{part}"
+    limit = plan.job.cfg.TEST.NUM_IMAGES
+    part = "" if plan.is_whole else f" of {plan.num_images} (TEST.NUM_IMAGES is {limit})"
+    return f"{plan.path}: {counted(count, 'proposal')} in {counted(len(proposals), 'image')}{part}"
 
 
 def build_parser() -> CommandParser:
@@ -91,18 +126,25 @@ def build_parser() -> CommandParser:
         examples=(
             "--weights output/model_best.pth --output proposals",
             "--weights output --format .npz DATASETS.TRAIN digits_train MODEL.RPN.POST_NMS_TOPK_TEST 2000",
+            "--config-file Proposals/selective_search.yaml --workers 8 --output proposals --format .npz",
         ),
     )
     add_weights_option(parser)
     add_trust_option(parser)
-    add_config_option(parser, text="default: the one in the weights")
+    add_config_option(
+        parser, text="default: the one in the weights; enough for a generator without parameters, e.g. SelectiveSearch"
+    )
     add_output_options(
         parser,
         text="folder of the files (default: OUTPUT_DIR of the config)",
-        overwrite="replace existing files of proposals",
+        overwrite="replace existing files of proposals, and start unfinished ones again",
+    )
+    parser.add_argument("--resume", action="store_true", help="continue unfinished files, and keep finished ones")
+    parser.add_argument(
+        "--workers", type=whole_number(minimum=1), default=1, metavar="N", help="processes that compute (default: 1)"
     )
     parser.add_argument(
-        "--format", choices=FORMATS, default=FORMATS[0], help="Detectron2's pickle (default) or numpy arrays"
+        "--format", choices=FORMATS, default=FORMATS[0], help="Detectron2's pickle (default) or compressed numpy arrays"
     )
     add_overrides(
         parser,

@@ -3,9 +3,9 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 
@@ -29,6 +29,8 @@ from mrcnn_zoo.structures import Detections, Sample
 SECONDS_BETWEEN_LINES = 30.0  # of progress in a log file; terminals show a bar
 
 logger = logging.getLogger(__name__)
+
+Images = TypeVar("Images", bound=Sized)
 
 
 class Evaluator(Protocol):
@@ -218,11 +220,11 @@ def evaluate_datasets(
     return outcome
 
 
-def with_progress(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:
+def with_progress(loader: Iterable[Images], num_images: int, *, name: str) -> Iterator[Images]:
     """Yield the batches; process 0 shows a progress bar on a terminal, and logs lines otherwise.
 
     Args:
-        loader: batches of images.
+        loader: batches of images, or anything else with their number as its length.
         num_images: of all batches.
         name: at the start of the line.
     """
@@ -234,7 +236,7 @@ def with_progress(loader: Iterable[list[Sample]], num_images: int, *, name: str)
         yield from _with_lines(loader, num_images, name=name)
 
 
-def _with_bar(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:
+def _with_bar(loader: Iterable[Images], num_images: int, *, name: str) -> Iterator[Images]:
     line = ProgressLine(name, total=num_images)
     start = time.monotonic()
     with show_progress(line) as display:
@@ -247,7 +249,7 @@ def _with_bar(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> 
                 display.refresh()
 
 
-def _with_lines(loader: Iterable[list[Sample]], num_images: int, *, name: str) -> Iterator[list[Sample]]:
+def _with_lines(loader: Iterable[Images], num_images: int, *, name: str) -> Iterator[Images]:
     start = last = time.monotonic()
     done = 0
     for samples in loader:

@@ -12,7 +12,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.rules import class_count, class_count_key
 from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.data.classes import check_class_count, check_num_keypoints, listed, require_known_classes
-from mrcnn_zoo.data.proposals import build_proposal_mapper
+from mrcnn_zoo.data.loading.proposals import build_proposal_mapper
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK

@@ -21,7 +21,8 @@ from torch import nn
 
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.data.loading.loader import EvalLoader
-from mrcnn_zoo.data.proposals import StoredProposals, proposals_of_images
+from mrcnn_zoo.data.loading.proposals import proposals_of_images
+from mrcnn_zoo.data.proposals import StoredProposals
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS

@@ -18,8 +18,8 @@ from mrcnn_zoo.checkpoint import Checkpointer, WeightsFile, load_checkpoint, rea
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.config.rules import check_values
 from mrcnn_zoo.data.classes import in_classes_of_checkpoint, merge_datasets, unite_classes
+from mrcnn_zoo.data.loading.proposals import build_proposal_mapper
 from mrcnn_zoo.data.loading.selection import select_for_training
-from mrcnn_zoo.data.proposals import build_proposal_mapper
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.distributed.processes import (
     is_main_process,

@@ -10,7 +10,8 @@ import torch
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data import build_eval_loader, build_train_loader, load_dataset
-from mrcnn_zoo.data.proposals import ProposalMapper, StoredProposals, read_proposals, write_proposals
+from mrcnn_zoo.data.loading.proposals import ProposalMapper
+from mrcnn_zoo.data.proposals import StoredProposals, read_proposals, write_proposals
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.data.transforms import AffineTransform
 from mrcnn_zoo.data.transforms.crop import CropTransform

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.classes import merge_datasets
 from mrcnn_zoo.data.loading.mapper import Mapper, build_eval_mapper, build_train_mapper, build_validation_mapper
+from mrcnn_zoo.data.loading.proposals import build_proposal_mapper
 from mrcnn_zoo.data.loading.samplers import (
     SAMPLE_STREAM,
     BatchDraws,
@@ -31,7 +32,6 @@ from mrcnn_zoo.data.loading.samplers import (
     share_of_rank,
 )
 from mrcnn_zoo.data.loading.selection import select_for_training, warn_of_selection
-from mrcnn_zoo.data.proposals import build_proposal_mapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import DATA_SAMPLERS

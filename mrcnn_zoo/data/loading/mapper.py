@@ -22,8 +22,8 @@ from mrcnn_zoo.data.images.pixels import (
 )
 from mrcnn_zoo.data.images.reading import MAX_PIXELS, FileImage
 from mrcnn_zoo.data.keypoints import FlipPairs, read_pairs
+from mrcnn_zoo.data.loading.proposals import ProposalMapper
 from mrcnn_zoo.data.loading.targets import TargetBuilder
-from mrcnn_zoo.data.proposals import ProposalMapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource
 from mrcnn_zoo.data.transforms import Augmentation, augment, build_eval_augmentations, build_train_augmentations
 from mrcnn_zoo.errors import UserError
