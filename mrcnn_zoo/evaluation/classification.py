@@ -112,7 +112,8 @@ class ClassificationEvaluator:
         np.maximum.at(probabilities, found.classes.cpu().numpy(), found.scores.detach().cpu().double().numpy())
         probabilities[-1] = max(0.0, 1 - probabilities.sum())
         true, predicted = self._class_of(record), int(probabilities.argmax())
-        rank = int((probabilities > probabilities[true]).sum())
+        # Of equal probabilities the first class has the higher rank, as with argmax.
+        rank = int((-probabilities).argsort(kind="stable").argsort()[true])
         return Classified(true, predicted, float(probabilities[predicted]), rank)
 
     def _class_of(self, record: ImageRecord) -> int:

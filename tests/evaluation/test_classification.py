@@ -90,6 +90,14 @@ def test_top5_counts_the_true_class_among_the_first_five(square, dataset_of, sam
     assert math.isnan(metrics["accuracy-a"])
 
 
+def test_classes_of_equal_probability_are_ranked_in_their_order(square, dataset_of, samples_of: SamplesOf) -> None:
+    base = dataset_of((square(0, 0, 100, 5),), (square(0, 0, 100, 4),))
+    dataset = Dataset(base.name, base.records, tuple("abcdef"), tuple(range(1, 7)))
+    evaluator = ClassificationEvaluator(dataset)
+    evaluator.process(samples_of(dataset), [classified(1.0, 0.0, 0.0, 0.0, 0.0, 0.0)] * 2)
+    assert evaluator.evaluate()["classification"]["top5"] == 50
+
+
 def test_images_that_the_model_was_not_given_do_not_count(dataset: Dataset, samples_of: SamplesOf) -> None:
     evaluator = ClassificationEvaluator(dataset)
     evaluator.process(samples_of(dataset)[:1], [classified(1.0, 0.0)])
