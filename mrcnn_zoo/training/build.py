@@ -46,6 +46,11 @@ DEFAULT_HOOKS = (
     "DrawPredictions",
     "DrawCurves",
 )
+# Weights of the same shapes compute other features where these differ.
+FEATURE_KEYS = (
+    *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.FPN.FUSE_TYPE"),
+    *("MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.STEM_POOL", "MODEL.RESNETS.RES5_DILATION"),
+)
 LAST_HOOK = "SaveLastEvaluation"  # after the config's own hooks, whose states it saves
 
 logger = logging.getLogger(__name__)
@@ -198,7 +203,8 @@ def _load_initial_weights(
     """Fill the model; returns the file or stage that each filled weight is from."""
     report = load_weights_file(model, weights, class_names=class_names)
     logger.info("%s", report)
-    for name, expected in (report.expected_settings or {}).items():
+    settings = {**_feature_settings(weights.meta.get("config"), cfg), **(report.expected_settings or {})}
+    for name, expected in settings.items():
         value = cfg.value_of(name)
         # Fine-tuning may change the number of classes; the report lists which are copied.
         if value != expected and not name.endswith(".NUM_CLASSES"):
@@ -206,6 +212,19 @@ def _load_initial_weights(
     of_stages = weights.meta.get(ORIGINS, {})
     filled = (*report.loaded, *report.converted, *report.by_class)
     return {name: of_stages.get(name, weights.source) for name in filled}
+
+
+def _feature_settings(text: Any, cfg: CfgNode) -> dict[str, Any]:
+    """The FEATURE_KEYS of the config in a checkpoint that differ from this one's; {} where it has none.
+
+    Pixel statistics of another number of channels are left out: the first convolution is adapted to these.
+    """
+    changes = changed_keys(text, cfg.dump()) if isinstance(text, str) else {}
+    settings = {name: changes[name][0] for name in FEATURE_KEYS if name in changes and changes[name][0] is not None}
+    num_channels = len(cfg.MODEL.PIXEL_MEAN)
+    return {
+        name: value for name, value in settings.items() if not isinstance(value, list) or len(value) == num_channels
+    }
 
 
 def _log_parameters(model: nn.Module, origins: Mapping[str, str], *, default: str) -> None:

@@ -12,6 +12,9 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inspection.pictures import save_picture
+from mrcnn_zoo.modeling import build_model
+from mrcnn_zoo.training.build import build_trainer
+from mrcnn_zoo.training.preflight import plan_training
 from mrcnn_zoo.training.run import run
 
 LoadConfig = Callable[..., CfgNode]
@@ -60,6 +63,21 @@ def test_pretraining_resume_evaluation_and_prediction(
     report = next(text for text in caplog.messages if text.startswith("Weights of"))
     assert "| backbone.* " in report
     assert "skipped: not in the model" in next(line for line in report.splitlines() if line.startswith("| classifier"))
+
+
+def test_settings_that_change_the_features_of_loaded_weights_are_named(
+    tiny_config: LoadConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretrained = tiny_config(*PRETRAINING, "MODEL.RESNETS.STEM_POOL=following")
+    state = {"model": build_model(pretrained).state_dict(), "config": pretrained.dump(), "class_names": ["a", "b", "c"]}
+    torch.save(state, tmp_path / "classifier.pth")
+    cfg = tiny_config(f"MODEL.WEIGHTS={tmp_path}/classifier.pth", "MODEL.PIXEL_STD=[1.0, 1.0, 1.0]")
+    build_trainer(plan_training(cfg, resume=False), writers=[])
+    warnings = [text for text in caplog.messages if text.startswith("the weights were trained with")]
+    assert warnings == [
+        "the weights were trained with MODEL.PIXEL_STD = [57.375, 57.12, 58.395]; here it is [1.0, 1.0, 1.0]",
+        f"the weights were trained with MODEL.RESNETS.STEM_POOL = following; here it is {cfg.MODEL.RESNETS.STEM_POOL}",
+    ]
 
 
 def test_a_classifier_needs_crops_of_a_detection_dataset(tiny_config: LoadConfig) -> None:
