@@ -26,6 +26,13 @@ RUN_KEYS = (
     "SOLVER.UNFREEZE",
 )
 OWN_FIELD = {"SOLVER.TRAIN": "TRAIN"}
+# Schedules that read a key; of the others, those that do not.
+READ_BY = {
+    KEY: (SCHEDULE,),
+    "SOLVER.ALTERNATING_ROUNDS": ("alternating_4_step", "pretrained_alternating_4_step"),
+    "SOLVER.UNFREEZE": ("gradual_unfreezing",),
+}
+NOT_READ_BY = dict.fromkeys(("SOLVER.STAGE_SHARES", "SOLVER.STAGE_RATES"), ("joint", SCHEDULE))
 
 
 @dataclass(frozen=True)
@@ -195,6 +202,18 @@ def problem_of_stage_list(config: CfgNode) -> str:
     except UserError as error:
         return str(error)
     return ""
+
+
+def unused_stage_keys(config: CfgNode) -> list[str]:
+    """The keys of stages that were set closer to the user than a schedule that does not read them.
+
+    Args:
+        config: the root; the schedule of a function of the user may read any key.
+    """
+    name, closeness = config.SOLVER.TRAINING_SCHEDULE, config.closeness_of("SOLVER.TRAINING_SCHEDULE")
+    unread = [key for key, schedules in READ_BY.items() if name not in schedules]
+    unread += [key for key, schedules in NOT_READ_BY.items() if name in schedules]
+    return [] if ":" in name else [key for key in unread if config.closeness_of(key) > closeness]
 
 
 def problem_of_trained_parts(config: CfgNode) -> str:

@@ -11,6 +11,8 @@ import yaml
 from mrcnn_zoo import data
 from mrcnn_zoo.checkpoint import read_weights
 from mrcnn_zoo.config import CfgNode, changed_config
+from mrcnn_zoo.config.defaults import KEYS_BY_NAME
+from mrcnn_zoo.config.keys import COMMAND_LINE
 from mrcnn_zoo.config.stage_list import SCHEDULE, ListedStage, check_overrides, read_stage_list
 from mrcnn_zoo.data.proposals import StoredProposals, write_proposals
 from mrcnn_zoo.distributed.processes import (
@@ -131,7 +133,19 @@ class _Dumper(yaml.SafeDumper):
 def _config_of_stage(cfg: CfgNode, stage: ListedStage, *, source: str) -> CfgNode:
     settings: dict[str, Any] = {} if stage.train is None else {"SOLVER.TRAIN": list(stage.train)}
     settings |= GENERATOR if stage.proposals else {}
-    return changed_config(cfg, {**settings, **stage.overrides}, source=f"stage {stage.name!r} of {source}")
+    own = changed_config(cfg, {**settings, **stage.overrides}, source=f"stage {stage.name!r} of {source}")
+    if source == SCHEDULE:
+        for key in (key for key in KEYS_BY_NAME if cfg.origin_of(key).source == COMMAND_LINE):
+            if own.value_of(key) != cfg.value_of(key):
+                logger.warning(
+                    "stage %r has %s = %s by its OVERRIDES, not %s (%s)",
+                    stage.name,
+                    key,
+                    own.value_of(key),
+                    cfg.value_of(key),
+                    COMMAND_LINE,
+                )
+    return own
 
 
 def _prepare_stage(stage: ListedStage, cfg: CfgNode, finished: Mapping[str, FinishedStage]) -> CfgNode:

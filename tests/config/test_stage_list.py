@@ -6,7 +6,7 @@ import pytest
 
 from mrcnn_zoo.config import config_from_text, load_config
 from mrcnn_zoo.config.explain import explain
-from mrcnn_zoo.config.stage_list import InheritedPart, read_stage_list
+from mrcnn_zoo.config.stage_list import InheritedPart, read_stage_list, unused_stage_keys
 from mrcnn_zoo.errors import UserError
 
 TWO = """
@@ -78,6 +78,20 @@ def test_mistake_is_named_with_its_place_and_line(tmp_path: Path, second: str, m
 def test_schedule_stages_without_a_list_is_refused() -> None:
     with pytest.raises(UserError, match=r"trains the stages of SOLVER\.STAGES, which is empty"):
         load_config(None, ["SOLVER.TRAINING_SCHEDULE=stages"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unused"),
+    [
+        (["SOLVER.STAGES=[{NAME: one}]"], ["SOLVER.STAGES"]),
+        (["SOLVER.UNFREEZE=[all]", "SOLVER.STAGE_SHARES=[1]"], ["SOLVER.UNFREEZE", "SOLVER.STAGE_SHARES"]),
+        (["SOLVER.TRAINING_SCHEDULE=rpn_only", "SOLVER.STAGE_SHARES=[1]"], []),
+        (["SOLVER.TRAINING_SCHEDULE=joint", "SOLVER.STAGE_SHARES=[1]"], []),  # equally close: a comparison
+        ([], []),
+    ],
+)
+def test_key_that_the_schedule_does_not_read_is_unused(overrides: list[str], unused: list[str]) -> None:
+    assert unused_stage_keys(load_config(None, overrides)) == unused
 
 
 def test_none_beside_other_parts_is_refused() -> None:

@@ -184,7 +184,8 @@ def test_run_killed_in_the_third_stage_ends_as_an_undisturbed_one(
 
 def test_separate_rpn_is_the_two_networks_apart(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    run(digits(folder, "separate_rpn", "SOLVER.MAX_ITER=2", "DATASETS.TEST=[digits_val]", "TEST.VAL_LOSS=False"))
+    tested = "SOLVER.STAGE_OVERRIDES={joined: {DATASETS.TEST: [digits_val], TEST.VAL_LOSS: False}}"
+    run(digits(folder, "separate_rpn", "SOLVER.MAX_ITER=2", tested))
     whole = load_trained(folder)[0]
     rpn, detector = trained(folder / "rpn"), trained(folder / "detector")
     final, apart = weights_in(folder), weights_in(folder / "rpn")
