@@ -173,18 +173,22 @@ def plan_precomputation(job: ProposalJob, dataset: Dataset, path: Path) -> Preco
     return Precomputation(job, evaluated_part(dataset, job.cfg), path, num_images=len(dataset))
 
 
-def precompute(plan: Precomputation, *, model: nn.Module | None = None, workers: int = 1) -> None:
-    """Compute the missing parts.
+def precompute(
+    plan: Precomputation, *, model: nn.Module | None = None, workers: int = 1, rank: int = 0, world_size: int = 1
+) -> None:
+    """Compute the missing parts, or this process's share of them.
 
     Args:
         plan: started.
         model: of the job, in this process; None builds it where it is needed.
         workers: processes; 1 computes in this one.
+        rank: of this process.
+        world_size: number of processes that call this.
 
     Raises:
         UserError: of a worker, or a worker ended by itself.
     """
-    parts = dict(enumerate(plan.parts()))
+    parts = {number: part for number, part in enumerate(plan.parts()) if number % world_size == rank}
     missing = {number: part for number, part in parts.items() if not plan.part_file(number).exists()}
     if not missing:
         return

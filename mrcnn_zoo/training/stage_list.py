@@ -7,25 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
 from mrcnn_zoo import data
-from mrcnn_zoo.checkpoint import read_weights
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.config.defaults import KEYS_BY_NAME
 from mrcnn_zoo.config.keys import COMMAND_LINE
 from mrcnn_zoo.config.stage_list import SCHEDULE, ListedStage, check_overrides, read_stage_list
-from mrcnn_zoo.data.proposals import StoredProposals, write_proposals
 from mrcnn_zoo.distributed.processes import (
-    gather_on_main_process,
     is_main_process,
     rank,
     results_of_main_process,
+    value_of_main_process,
+    wait_for_all,
     world_size,
 )
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.evaluation.evaluator import build_prediction_loader
-from mrcnn_zoo.evaluation.proposals import compute_proposals
-from mrcnn_zoo.inference.trained import fill_model
+from mrcnn_zoo.evaluation.precomputation import Precomputation, plan_precomputation, precompute
+from mrcnn_zoo.evaluation.proposal_jobs import ProposalJob, open_job
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.registry import did_you_mean
 from mrcnn_zoo.training.inheritance import join_weights
@@ -171,7 +170,7 @@ def _write_joined_weights(stage: ListedStage, cfg: CfgNode, finished: Mapping[st
 
 def _hand_over_proposals(names: Sequence[str], cfg: CfgNode) -> dict[str, Path]:
     """Write the proposals of a trained stage for some datasets: as many per image as it would train or test with."""
-    weights = read_weights(Path(cfg.OUTPUT_DIR) / FINAL_WEIGHTS)
+    weights = str(Path(cfg.OUTPUT_DIR) / FINAL_WEIGHTS)
     rpn = cfg.MODEL.RPN
     limits = {
         "MODEL.RPN.PRE_NMS_TOPK_TEST": rpn.PRE_NMS_TOPK_TRAIN,
@@ -180,24 +179,37 @@ def _hand_over_proposals(names: Sequence[str], cfg: CfgNode) -> dict[str, Path]:
     whole = changed_config(cfg, {"TEST.NUM_IMAGES": 0}, source="proposals")
     paths = {}
     for is_train in (True, False):
-        members = dict.fromkeys(name for name in names if (name in cfg.DATASETS.TRAIN) == is_train)
-        if not members:
-            continue
         own = changed_config(whole, limits, source="proposals") if is_train else whole
-        model, _ = fill_model(own, weights)
+        job = ProposalJob(own, weights=weights)
+        members = dict.fromkeys(name for name in names if (name in cfg.DATASETS.TRAIN) == is_train)
+        model = open_job(job) if members else None
         for name in members:
-            loader = build_prediction_loader(
-                own, data.load_dataset(own, name), model, rank=rank(), world_size=world_size()
-            )
-            parts = gather_on_main_process(compute_proposals(model, loader))
             path = Path(cfg.OUTPUT_DIR) / "proposals" / f"{name.replace('/', '_')}.npz"
-            if is_main_process():
-                _write({image_id: table for part in parts for image_id, table in part.items()}, path)
+            _write_proposals(plan_precomputation(job, data.load_dataset(own, name), path), model)
             paths[PROPOSALS_OF + name] = path
     return paths
 
 
-def _write(proposals: Mapping[int | str, StoredProposals], path: Path) -> None:
-    write_proposals(path, proposals)
-    count = sum(len(table.boxes) for table in proposals.values())
-    logger.info("%s: %s of %s", path, counted(count, "proposal"), counted(len(proposals), "image"))
+def _write_proposals(plan: Precomputation, model: nn.Module | None) -> None:
+    """All processes compute a share; what an interrupted run has written with the same weights is kept."""
+    if value_of_main_process(_is_written(plan)):
+        return
+    if is_main_process():
+        try:
+            plan.start(resume=True, overwrite=False)
+        except UserError:  # of other weights
+            plan.start(resume=False, overwrite=True)
+        logger.info("proposals of %s for %s", counted(len(plan.dataset), "image"), plan.dataset.name)
+    wait_for_all()
+    precompute(plan, model=model, rank=rank(), world_size=world_size())
+    wait_for_all()
+    if is_main_process():
+        count = sum(len(table.boxes) for table in plan.finish().values())
+        logger.info("%s: %s in %s", plan.path, counted(count, "proposal"), counted(len(plan.dataset), "image"))
+
+
+def _is_written(plan: Precomputation) -> bool:
+    try:
+        return is_main_process() and plan.is_finished()
+    except UserError:  # the file is of other weights
+        return False
