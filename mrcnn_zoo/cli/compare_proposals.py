@@ -238,13 +238,13 @@ def build_parser() -> CommandParser:
     text = "a built-in dataset, a key of DATASETS.DEFINITIONS or a COCO folder (default: DATASETS.TEST of the config)"
     parser.add_argument("--dataset", metavar="NAME", help=text)
     text = (
-        "what is compared, each value in quotes if it has several words. SOURCE: a registered generator that needs no "
-        "training, the weights of a model with proposals (as --weights of other commands), or a .pkl or .npz of "
-        "precompute-proposals. NAME is shown in tables; X.yaml (default of generators: --config-file, of weights: the "
-        "config in them) and keys are those of this source alone"
+        f"what is compared, each as {SYNTAX}, in quotes if it has several words. SOURCE: a registered generator that "
+        "needs no training, weights of a model with proposals (as --weights of other commands), or a .pkl or .npz of "
+        "precompute-proposals. NAME is shown in the tables; X.yaml (default of generators: --config-file, of weights: "
+        "the config in them) and the keys are those of this source alone"
     )
     parser.add_argument(
-        "--proposals", nargs="+", action=_TakeSources, default=[], required=True, metavar=SYNTAX, help=text
+        "--proposals", nargs="+", action=_TakeSources, default=[], required=True, metavar="SOURCE", help=text
     )
     add_config_option(parser, text="of the dataset and of generators; without it, generators get images in full size")
     parser.add_argument(
