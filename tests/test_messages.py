@@ -57,7 +57,12 @@ def overrides() -> Iterator[Advice]:
             value = VALUE.match(text, key.end())
             if value is None or key[1] not in KEYS_BY_NAME or _is_prose(value[1].rstrip("."), KEYS_BY_NAME[key[1]]):
                 continue
-            yield Advice(location, f"{key[1]} {value[1].rstrip('.')}")
+            yield Advice(location, f"{key[1]} {_unquoted(value[1].rstrip('.'))}")
+
+
+def _unquoted(word: str) -> str:
+    """Without the quote that ends a quoted group of words."""
+    return word[:-1] if word.endswith('"') and word.count('"') == 1 else word
 
 
 def _is_prose(word: str, key: Key) -> bool:

@@ -16,7 +16,12 @@ SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", 
 RESOURCES = "mrcnn_zoo/data/synthetic/resources"  # the digits
 
 # module -> distribution, if the names differ
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "faster_coco_eval": "faster-coco-eval"}
+DISTRIBUTIONS = {
+    "cv2": "opencv-contrib-python-headless",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "faster_coco_eval": "faster-coco-eval",
+}
 IMPORTED_ELSEWHERE = {"fvcore": "by tests, as a reference", "tensorboard": "by torch.utils.tensorboard"}
 
 
