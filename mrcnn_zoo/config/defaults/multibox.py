@@ -20,6 +20,13 @@ NEW_KEYS = (
         range=Range(low=1, also=(-1,)),
     ),
     Key(
+        "MODEL.MULTIBOX.INITIAL_CONFIDENCE",
+        0.01,
+        "Confidence that the untrained network predicts everywhere, in (0, 1); best about the number of objects over "
+        "that of priors: with many priors, a larger one makes the first gradients large.",
+        range=Range(low=0, high=1, low_open=True, high_open=True),
+    ),
+    Key(
         "MODEL.MULTIBOX.MATCHING",
         "priors",
         "The cost that the one-to-one matching of predictions with objects minimises: priors (the squared distance of "

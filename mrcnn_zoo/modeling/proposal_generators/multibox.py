@@ -25,7 +25,6 @@ from mrcnn_zoo.registries import PROPOSAL_GENERATORS
 from mrcnn_zoo.structures import Batch, FeatureSpec, ImageSize, LossSum, Proposals, Targets, TrainingOutput
 
 WEIGHT_STD = 0.01  # of the last layers: at first, each prediction is its prior
-INITIAL_CONFIDENCE = 0.01  # Lin et al. 2017 (Focal Loss), sec. 4.1: otherwise the unmatched dominate the first steps
 
 # (P,) logits, (P, 4) predicted boxes, (P, 4) priors, (G, 4) objects, alpha -> (G, P) cost; boxes in image sides
 MatchingCost = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
@@ -38,16 +37,21 @@ class MapPredictor(nn.Module):
         in_channels: C of the map.
         num_priors: A, priors per cell.
         hidden_channels: C after each 3 x 3 convolution.
+        initial_confidence: what the untrained layers predict everywhere, in (0, 1).
     """
 
-    def __init__(self, in_channels: int, *, num_priors: int, hidden_channels: Sequence[int]) -> None:
+    def __init__(
+        self, in_channels: int, *, num_priors: int, hidden_channels: Sequence[int], initial_confidence: float
+    ) -> None:
         super().__init__()
         inputs = (in_channels, *hidden_channels)
         convs = [Conv2d(a, b, 3, activation=relu_) for a, b in zip(inputs, hidden_channels, strict=False)]
         for conv in convs:
             kaiming_init_(conv)
         self.convs = nn.Sequential(*convs)
-        self.confidence = _last_layer(inputs[-1], num_priors, -math.log((1 - INITIAL_CONFIDENCE) / INITIAL_CONFIDENCE))
+        # Otherwise the loss of the unmatched would dominate at the start: there are thousands per object.
+        initial_logit = -math.log((1 - initial_confidence) / initial_confidence)
+        self.confidence = _last_layer(inputs[-1], num_priors, initial_logit)
         self.location = _last_layer(inputs[-1], 4 * num_priors, 0.0)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -301,7 +305,12 @@ def build_multibox(cfg: CfgNode, feature_specs: Mapping[str, FeatureSpec]) -> Mu
     costs: dict[str, MatchingCost] = {"priors": cost_of_priors, "predictions": cost_of_predictions}
     return MultiBox(
         [
-            MapPredictor(spec.channels, num_priors=count, hidden_channels=_hidden_channels(cfg, spec.channels))
+            MapPredictor(
+                spec.channels,
+                num_priors=count,
+                hidden_channels=_hidden_channels(cfg, spec.channels),
+                initial_confidence=settings.INITIAL_CONFIDENCE,
+            )
             for spec, count in zip(maps.values(), priors.anchors_per_cell, strict=True)
         ],
         in_features=list(maps),
