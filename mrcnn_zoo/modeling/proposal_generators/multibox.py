@@ -24,7 +24,7 @@ from mrcnn_zoo.ops.rows import constant, rows_of_all
 from mrcnn_zoo.registries import PROPOSAL_GENERATORS
 from mrcnn_zoo.structures import Batch, FeatureSpec, ImageSize, LossSum, Proposals, Targets, TrainingOutput
 
-WEIGHT_STD = 0.01  # of the last layers: at first, each prediction is its prior
+WEIGHT_STD = 0.01  # Ren et al. 2015 (Faster R-CNN), sec. 3.1.3
 
 # (P,) logits, (P, 4) predicted boxes, (P, 4) priors, (G, 4) objects, alpha -> (G, P) cost; boxes in image sides
 MatchingCost = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
@@ -51,8 +51,9 @@ class MapPredictor(nn.Module):
         self.convs = nn.Sequential(*convs)
         # Otherwise the loss of the unmatched would dominate at the start: there are thousands per object.
         initial_logit = -math.log((1 - initial_confidence) / initial_confidence)
-        self.confidence = _last_layer(inputs[-1], num_priors, initial_logit)
-        self.location = _last_layer(inputs[-1], 4 * num_priors, 0.0)
+        self.confidence = _last_layer(inputs[-1], num_priors, WEIGHT_STD, initial_logit)
+        # At first, each prediction is its prior, however large the values of the map.
+        self.location = _last_layer(inputs[-1], 4 * num_priors, 0.0, 0.0)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) -> logits (N, A, H, W) and offsets (N, 4 A, H, W), those of a prior adjacent."""
@@ -60,9 +61,9 @@ class MapPredictor(nn.Module):
         return self.confidence(hidden), self.location(hidden)
 
 
-def _last_layer(in_channels: int, out_channels: int, bias: float) -> Conv2d:
+def _last_layer(in_channels: int, out_channels: int, weight_std: float, bias: float) -> Conv2d:
     layer = Conv2d(in_channels, out_channels, 1)
-    nn.init.normal_(layer.weight, std=WEIGHT_STD)
+    nn.init.normal_(layer.weight, std=weight_std)
     nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
     return layer
 
