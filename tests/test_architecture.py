@@ -38,6 +38,7 @@ RUN_STARTERS = {
         "evaluated_part",
         "check_evaluation",
         "check_classes",
+        "fit_min_box_area",
         "load_test_datasets",
         "prepare_evaluation",
     },

@@ -39,6 +39,7 @@ from mrcnn_zoo.evaluation.proposal_comparison import (
     overall_table,
     size_table,
 )
+from mrcnn_zoo.evaluation.proposal_jobs import fit_min_box_area
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inspection.plots import save_proposal_recall
 from mrcnn_zoo.model_zoo import index
@@ -186,7 +187,7 @@ def _build_generator(argument: SourceArgument, arguments: argparse.Namespace, da
     config = argument.config or arguments.config_file
     network = ["MODEL.META_ARCHITECTURE", "ProposalNetwork", "MODEL.PROPOSAL_GENERATOR.NAME", argument.source]
     overrides = [*_implied(arguments, config), *arguments.overrides, *argument.overrides, *network]
-    cfg = load_config(config, overrides)
+    cfg = fit_min_box_area(load_config(config, overrides), [dataset])
     model = build_model(cfg).eval()
     if getattr(model.proposal_generator, "needs_features", True):
         raise UserError(

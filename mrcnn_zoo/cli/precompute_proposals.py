@@ -22,7 +22,7 @@ from mrcnn_zoo.cli.options import (
 from mrcnn_zoo.cli.parser import CommandParser, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.config.values import typed_list
-from mrcnn_zoo.data import load_dataset
+from mrcnn_zoo.data import Dataset, load_dataset
 from mrcnn_zoo.data.proposals import FORMATS, StoredProposals, read_proposals
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.precomputation import (
@@ -30,11 +30,16 @@ from mrcnn_zoo.evaluation.precomputation import (
     plan_precomputation,
     precompute,
 )
-from mrcnn_zoo.evaluation.proposal_jobs import ProposalJob, build_job_without_network
+from mrcnn_zoo.evaluation.proposal_jobs import (
+    ProposalJob,
+    build_job_without_network,
+    fit_min_box_area,
+    needs_no_weights,
+)
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace
 
-Opened = tuple[ProposalJob, nn.Module]
+Opened = tuple[ProposalJob, nn.Module, list[Dataset]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _precompute(arguments: argparse.Namespace) -> None:
-    job, model = _open_without_network(arguments) or _open_trained(arguments)
+    job, model, datasets = _open_without_network(arguments) or _open_trained(arguments)
     cfg = job.cfg
     paths = _paths(arguments, cfg)
-    plans = [plan_precomputation(job, load_dataset(cfg, name), path) for name, path in paths.items()]
+    plans = [plan_precomputation(job, dataset, path) for dataset, path in zip(datasets, paths.values(), strict=True)]
     unfinished = [plan for plan in plans if not (arguments.resume and plan.is_finished())]
     for plan in unfinished:
         plan.start(resume=arguments.resume, overwrite=arguments.overwrite)
@@ -77,10 +82,11 @@ def _open_without_network(arguments: argparse.Namespace) -> Opened | None:
     if arguments.weights or arguments.config_file is None:
         return None
     cfg = load_config(arguments.config_file, arguments.overrides)
-    opened = build_job_without_network(cfg)
-    if opened is not None:
-        _check(arguments, cfg)
-    return opened
+    if not needs_no_weights(cfg):
+        return None
+    _check(arguments, cfg)
+    datasets = _load(cfg)
+    return *build_job_without_network(fit_min_box_area(cfg, datasets)), datasets
 
 
 def _open_trained(arguments: argparse.Namespace) -> Opened:
@@ -92,7 +98,7 @@ def _open_trained(arguments: argparse.Namespace) -> Opened:
     model, cfg, trained = open_trained(
         weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
     )
-    return ProposalJob(cfg, weights=trained.file.source), model
+    return ProposalJob(cfg, weights=trained.file.source), model, _load(cfg)
 
 
 def _check(arguments: argparse.Namespace, cfg: CfgNode) -> None:
@@ -102,10 +108,18 @@ def _check(arguments: argparse.Namespace, cfg: CfgNode) -> None:
         refuse_to_replace(paths.values(), option="--output")
 
 
+def _load(cfg: CfgNode) -> list[Dataset]:
+    return [load_dataset(cfg, name) for name in _dataset_names(cfg)]
+
+
+def _dataset_names(cfg: CfgNode) -> list[str]:
+    return list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
+
+
 def _paths(arguments: argparse.Namespace, cfg: CfgNode) -> dict[str, Path]:
     """The file of each dataset."""
     folder = output_folder(arguments, cfg)
-    names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
+    names = _dataset_names(cfg)
     if not names:
         raise UserError("DATASETS.TRAIN and DATASETS.TEST are empty: name the datasets to compute proposals for.")
     return {name: folder / f"{name.replace('/', '_')}_proposals{arguments.format}" for name in names}

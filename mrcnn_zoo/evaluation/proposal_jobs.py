@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,24 @@ from mrcnn_zoo.checkpoint import read_weights
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.config.defaults import KEYS_BY_NAME
 from mrcnn_zoo.data.proposals import ProposalOrigin
-from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.data.transforms.resize import shortest_edge_size
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
+from mrcnn_zoo.evaluation.limits import RETINANET
 from mrcnn_zoo.inference.trained import fill_model
 from mrcnn_zoo.modeling import build_model
 
 SECTIONS = ("MODEL.", "INPUT.", "TEST.BATCH_SIZE")  # of keys that change proposals
 OTHER_KEYS = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.LOAD_PROPOSALS", "MODEL.META_ARCHITECTURE")
 CHUNK = 1 << 20  # bytes
+MIN_BOX_AREAS = {  # generator -> key
+    "SelectiveSearch": "MODEL.SELECTIVE_SEARCH.MIN_BOX_AREA",
+    "EdgeBoxes": "MODEL.EDGE_BOXES.MIN_BOX_AREA",
+}
+LEAST_BOX_AREA = 16.0  # square pixels; datasets such as COCO have objects of one pixel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,51 @@ class ProposalJob:
     weights: str = ""
 
 
-def build_job_without_network(cfg: CfgNode) -> tuple[ProposalJob, nn.Module] | None:
-    """The proposal generator of a config alone, with its model; None if it has parameters, and so needs weights.
+def fit_min_box_area(cfg: CfgNode, datasets: Sequence[Dataset]) -> CfgNode:
+    """The config with half the area of the smallest object as MIN_BOX_AREA of its generator, where that is 0.
+
+    Args:
+        cfg: of the model.
+        datasets: with annotations, of which crowds do not count.
+    """
+    key = MIN_BOX_AREAS.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)
+    if key is None or cfg.value_of(key) > 0 or cfg.MODEL.META_ARCHITECTURE == RETINANET:
+        return cfg
+    areas = [area for dataset in datasets for record in dataset.records for area in _object_areas(cfg, record)]
+    if not areas:
+        return cfg
+    area = max(min(areas) / 2, LEAST_BOX_AREA)
+    names = ", ".join(dataset.name for dataset in datasets)
+    logger.info(
+        "%s is %.4g square pixels of the network input, after the smallest object of %s (%.4g)",
+        key,
+        area,
+        names,
+        min(areas),
+    )
+    return changed_config(cfg, {key: area}, source="the smallest object")
+
+
+def _object_areas(cfg: CfgNode, record: ImageRecord) -> Iterator[float]:
+    """Areas of the objects' boxes in the smallest network input of their image."""
+    height, width = record.image_size
+    lengths = (
+        ((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST),
+        (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN),
+    )
+    scales = [
+        math.prod(shortest_edge_size(record.image_size, length, max_size)) / (height * width)
+        for several, max_size in lengths
+        for length in several
+    ]
+    for item in record.instances:
+        x1, y1, x2, y2 = item.box
+        if not item.is_crowd and x2 > x1 and y2 > y1:
+            yield (x2 - x1) * (y2 - y1) * min(scales)
+
+
+def needs_no_weights(cfg: CfgNode) -> bool:
+    """Whether the proposal generator of a config has no parameters and does not use the backbone.
 
     Args:
         cfg: with any META_ARCHITECTURE.
@@ -51,11 +106,23 @@ def build_job_without_network(cfg: CfgNode) -> tuple[ProposalJob, nn.Module] | N
             f"MODEL.PROPOSAL_GENERATOR.NAME is {name}, which has no proposals of its own: set it to the generator "
             "whose proposals are to be written, e.g. SelectiveSearch, or name trained weights with --weights."
         )
+    model = open_job(_job_without_network(cfg))
+    return not getattr(model.proposal_generator, "needs_features", True)
+
+
+def build_job_without_network(cfg: CfgNode) -> tuple[ProposalJob, nn.Module]:
+    """The proposal generator of a config alone, with its model.
+
+    Args:
+        cfg: see `needs_no_weights`.
+    """
+    job = _job_without_network(cfg)
+    return job, open_job(job)
+
+
+def _job_without_network(cfg: CfgNode) -> ProposalJob:
     alone = {"MODEL.META_ARCHITECTURE": PROPOSAL_NETWORK, "MODEL.LOAD_PROPOSALS": False, "MODEL.WEIGHTS": ""}
-    job = ProposalJob(changed_config(cfg, alone))
-    model = open_job(job)
-    has_parameters = any(name.startswith("proposal_generator.") for name, _ in model.named_parameters())
-    return None if has_parameters else (job, model)
+    return ProposalJob(changed_config(cfg, alone))
 
 
 def open_job(job: ProposalJob) -> nn.Module:

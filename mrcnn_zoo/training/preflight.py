@@ -33,6 +33,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
 from mrcnn_zoo.evaluation.limits import build_limits, cut_objects_message
 from mrcnn_zoo.evaluation.preflight import check_classes, check_evaluation, prepare_evaluation
+from mrcnn_zoo.evaluation.proposal_jobs import fit_min_box_area
 from mrcnn_zoo.evaluation.tables import is_of_class
 from mrcnn_zoo.inference.trained import class_names_of
 from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder
@@ -177,6 +178,7 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
     if has_classes:
         data.check_num_classes(cfg, merged)
     selected = select_for_training(cfg, merged)
+    cfg = fit_min_box_area(cfg, train_datasets)
     if cfg.MODEL.LOAD_PROPOSALS:
         build_proposal_mapper(cfg, train_datasets, selected.records, is_training=True)
     class_names = tuple(map(str, merged.class_names))
@@ -218,6 +220,7 @@ def plan_evaluation(cfg: CfgNode, *, resume: bool) -> RunPlan:
         advice = f"; --resume evaluates the last checkpoint in {cfg.OUTPUT_DIR}" if has_checkpoint else ""
         logger.warning("MODEL.WEIGHTS is empty: evaluating random weights%s", advice)
     datasets = prepare_evaluation(cfg, class_names, model=weights.source if weights else "the model")
+    cfg = fit_min_box_area(cfg, datasets)
     return RunPlan(cfg, (), datasets, class_names=class_names, weights=weights)
 
 

@@ -6,16 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.config import CfgNode, changed_config, load_config
 from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import precomputation
 from mrcnn_zoo.evaluation.precomputation import Precomputation, plan_precomputation, precompute
-from mrcnn_zoo.evaluation.proposal_jobs import build_job_without_network
+from mrcnn_zoo.evaluation.proposal_jobs import build_job_without_network, fit_min_box_area
 from support.small_models import DIGITS, TINY_LAYERS
 
 pytest.importorskip("cv2", reason='needs OpenCV: pip install "mrcnn_zoo[proposals]"')
@@ -43,9 +44,8 @@ def plan(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Precomp
     monkeypatch.setattr(precomputation, "IMAGES_PER_PART", 2)
 
     def make(path: Path) -> Precomputation:
-        opened = build_job_without_network(cfg)
-        assert opened is not None
-        return plan_precomputation(opened[0], load_dataset(cfg, "digits_val"), path)
+        job, _ = build_job_without_network(cfg)
+        return plan_precomputation(job, load_dataset(cfg, "digits_val"), path)
 
     return make
 
@@ -109,13 +109,28 @@ def test_unfinished_parts_need_resume_or_overwrite(
     changed = cfg.clone()
     changed.defrost()
     changed.MODEL.SELECTIVE_SEARCH.BASE_K = 100
-    opened = build_job_without_network(changed)
-    assert opened is not None
-    other = plan_precomputation(opened[0], load_dataset(changed, "digits_val"), tmp_path / "whole.npz")
+    job, _ = build_job_without_network(changed)
+    other = plan_precomputation(job, load_dataset(changed, "digits_val"), tmp_path / "whole.npz")
     with pytest.raises(UserError, match=r"whole\.npz\.parts has proposals of another computation \(other settings\)"):
         other.start(resume=True, overwrite=False)
     other.start(resume=False, overwrite=True)
     assert [path.name for path in other.folder.iterdir()] == ["origin.json"]
+
+
+def test_min_box_area_follows_the_smallest_object(cfg: CfgNode) -> None:
+    key = "MODEL.SELECTIVE_SEARCH.MIN_BOX_AREA"
+    dataset = load_dataset(cfg, "digits_val")
+    boxes = [item.box for record in dataset.records for item in record.instances]
+    smallest = min((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes)
+    half_size = changed_config(cfg, {"INPUT.MIN_SIZE_TRAIN": [32]})  # of 64 x 64 pixels
+    assert fit_min_box_area(half_size, [dataset]).value_of(key) == max(smallest / 4 / 2, 16)
+    assert (
+        fit_min_box_area(changed_config(cfg, {"INPUT.MIN_SIZE_TRAIN": [64]}), [dataset]).value_of(key) == smallest / 2
+    )
+    given = changed_config(cfg, {key: 5.0})
+    assert fit_min_box_area(given, [dataset]) is given
+    without_objects = replace(dataset, records=tuple(replace(record, instances=()) for record in dataset.records))
+    assert fit_min_box_area(cfg, [without_objects]) is cfg
 
 
 COMMAND = [

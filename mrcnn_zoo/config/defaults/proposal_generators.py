@@ -68,6 +68,13 @@ NEW_KEYS = (
         range=POSITIVE,
     ),
     Key(
+        "MODEL.SELECTIVE_SEARCH.MIN_REGION_AREA",
+        100,
+        "Smallest initial region of SelectiveSearch in pixels of the image that it runs on; smaller ones are merged "
+        "into a neighbour.",
+        range=AT_LEAST_ONE,
+    ),
+    Key(
         "MODEL.SELECTIVE_SEARCH.LONGEST_SIDE",
         [0, 500],
         "Range of the longest side in pixels of images that SelectiveSearch runs on: smaller and larger network "
@@ -77,8 +84,10 @@ NEW_KEYS = (
     ),
     Key(
         "MODEL.SELECTIVE_SEARCH.MIN_BOX_AREA",
-        16.0,
-        "Smallest area of a box of SelectiveSearch in square pixels of the network input.",
+        0.0,
+        "Smallest area of a box of SelectiveSearch in square pixels of the network input. 0 is half the area of the "
+        "smallest object of the datasets that are read, as a smaller box has an IoU below 0.5 with every object; 64 "
+        "without datasets.",
         range=NOT_NEGATIVE,
     ),
     Key(
@@ -135,9 +144,9 @@ NEW_KEYS = (
     ),
     Key(
         "MODEL.EDGE_BOXES.MIN_BOX_AREA",
-        64.0,
-        "Area of the smallest windows of EdgeBoxes in square pixels of the network input. OpenCV's own default of 1000 "
-        "drops objects below about 30 x 30 pixels, such as digits.",
+        0.0,
+        "Area of the smallest windows of EdgeBoxes in square pixels of the network input; 0 as of "
+        "SELECTIVE_SEARCH.MIN_BOX_AREA. OpenCV's own 1000 drops objects below about 30 x 30 pixels, such as digits.",
         range=NOT_NEGATIVE,
     ),
     Key(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.proposal_generators.edges import GradientEdges, StructuredEdges
 from mrcnn_zoo.modeling.proposal_generators.image_search import (
+    MIN_AREA,
     Found,
     Image,
     ImageSearch,
@@ -122,6 +123,6 @@ def build_edge_boxes(
     return ImageSearch(
         search,
         images=build_searched_images(cfg, settings.LONGEST_SIDE),
-        min_area=settings.MIN_BOX_AREA,
+        min_area=settings.MIN_BOX_AREA or MIN_AREA,
         max_boxes=settings.MAX_BOXES,
     )

@@ -18,6 +18,7 @@ from mrcnn_zoo.structures import Batch, ImageSize, Proposals, TrainingOutput
 
 WHEEL = "opencv-contrib-python-headless"  # the only OpenCV package with ximgproc and without a window system
 BYTE_RANGE = (0.0, 255.0)
+MIN_AREA = 64.0  # square pixels of the network input, where MIN_BOX_AREA is 0 and no dataset has been read
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 Found = tuple[NDArray[np.float32], NDArray[np.float32]]  # (R, 4) boxes in pixels, (R,) objectness in descending order

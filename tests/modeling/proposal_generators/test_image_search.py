@@ -19,6 +19,13 @@ from mrcnn_zoo.modeling.proposal_generators import EdgeBoxes, ImageSearch, build
 from mrcnn_zoo.modeling.proposal_generators.edge_boxes import smallest_area
 from mrcnn_zoo.modeling.proposal_generators.edges import GradientEdges, StructuredEdges
 from mrcnn_zoo.modeling.proposal_generators.image_search import Found, Image, SearchedImages
+from mrcnn_zoo.modeling.proposal_generators.selective_search import (
+    FAST,
+    QUALITY,
+    Combination,
+    SelectiveSearch,
+    in_color,
+)
 from mrcnn_zoo.structures import Batch, Sample
 
 cv2 = pytest.importorskip("cv2", reason='needs OpenCV: pip install "mrcnn_zoo[proposals]"')
@@ -153,6 +160,48 @@ def test_selective_search_finds_a_rectangle_on_plain_ground() -> None:
     (table,) = build("SelectiveSearch").predict({}, batch_of(rectangle(), ids=[1]))
     assert box_iou(table.boxes, torch.tensor([RECTANGLE]).float()).max() > 0.9
     assert table.objectness.exp().reciprocal().round().tolist() == [*range(1, len(table) + 1)]
+
+
+def noisy_scene() -> Image:
+    """A scene whose regions have no equal similarities, the order of which would be arbitrary."""
+    noise = np.random.default_rng(0).normal(0, 8, (80, 100, 3))
+    return np.clip(scene() + noise, 0, 255).astype(np.uint8)
+
+
+def boxes_of_opencv(search: Any) -> set[tuple[int, ...]]:
+    return {(x, y, x + width, y + height) for x, y, width, height in search.process().tolist()}
+
+
+def our_boxes(combination: Combination) -> set[tuple[int, ...]]:
+    search = SelectiveSearch(combination, base_k=100, increment_k=50, sigma=0.5)
+    return set(map(tuple, search(noisy_scene(), image_id=1, min_area=0)[0].tolist()))
+
+
+def test_fast_selective_search_finds_the_boxes_of_opencv() -> None:
+    search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+    search.setBaseImage(np.ascontiguousarray(noisy_scene()[:, :, ::-1]))
+    search.switchToSelectiveSearchFast(100, 50, 0.5)
+    expected = boxes_of_opencv(search)
+    assert len(expected) > 100
+    assert our_boxes(FAST) == expected
+
+
+@pytest.mark.parametrize("color", QUALITY.colors)
+@pytest.mark.parametrize("similarity", ["Color", "Texture", "Size"])
+def test_each_grouping_finds_the_boxes_of_opencv(color: str, similarity: str) -> None:
+    module = cv2.ximgproc.segmentation
+    search = module.createSelectiveSearchSegmentation()
+    search.addImage(in_color(noisy_scene(), color))
+    search.addGraphSegmentation(module.createGraphSegmentation(0.5, 100, 100))
+    search.addStrategy(getattr(module, f"createSelectiveSearchSegmentationStrategy{similarity}")())
+    assert our_boxes(Combination((color,), 1, (similarity[0],))) == boxes_of_opencv(search)
+
+
+def test_large_regions_tend_to_be_first() -> None:
+    boxes, _ = SelectiveSearch(FAST)(scene(), image_id=1, min_area=0)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    half = len(areas) // 2
+    assert np.median(areas[:half]) > 1.5 * np.median(areas[half:])
 
 
 def test_quality_finds_more_boxes_than_fast() -> None:
