@@ -34,7 +34,7 @@ from mrcnn_zoo.evaluation.proposal_jobs import (
     ProposalJob,
     build_job_without_network,
     fit_min_box_area,
-    needs_no_weights,
+    needs_weights,
 )
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace
@@ -82,7 +82,7 @@ def _open_without_network(arguments: argparse.Namespace) -> Opened | None:
     if arguments.weights or arguments.config_file is None:
         return None
     cfg = load_config(arguments.config_file, arguments.overrides)
-    if not needs_no_weights(cfg):
+    if needs_weights(build_job_without_network(cfg)[1]):
         return None
     _check(arguments, cfg)
     datasets = _load(cfg)

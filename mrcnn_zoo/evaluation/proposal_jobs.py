@@ -91,8 +91,8 @@ def _object_areas(cfg: CfgNode, record: ImageRecord) -> Iterator[float]:
             yield (x2 - x1) * (y2 - y1) * min(scales)
 
 
-def needs_no_weights(cfg: CfgNode) -> bool:
-    """Whether the proposal generator of a config has no parameters and does not use the backbone.
+def build_job_without_network(cfg: CfgNode) -> tuple[ProposalJob, nn.Module]:
+    """The proposal generator of a config alone, with its model.
 
     Args:
         cfg: with any META_ARCHITECTURE.
@@ -106,23 +106,18 @@ def needs_no_weights(cfg: CfgNode) -> bool:
             f"MODEL.PROPOSAL_GENERATOR.NAME is {name}, which has no proposals of its own: set it to the generator "
             "whose proposals are to be written, e.g. SelectiveSearch, or name trained weights with --weights."
         )
-    model = open_job(_job_without_network(cfg))
-    return not getattr(model.proposal_generator, "needs_features", True)
-
-
-def build_job_without_network(cfg: CfgNode) -> tuple[ProposalJob, nn.Module]:
-    """The proposal generator of a config alone, with its model.
-
-    Args:
-        cfg: see `needs_no_weights`.
-    """
-    job = _job_without_network(cfg)
+    alone = {"MODEL.META_ARCHITECTURE": PROPOSAL_NETWORK, "MODEL.LOAD_PROPOSALS": False, "MODEL.WEIGHTS": ""}
+    job = ProposalJob(changed_config(cfg, alone))
     return job, open_job(job)
 
 
-def _job_without_network(cfg: CfgNode) -> ProposalJob:
-    alone = {"MODEL.META_ARCHITECTURE": PROPOSAL_NETWORK, "MODEL.LOAD_PROPOSALS": False, "MODEL.WEIGHTS": ""}
-    return ProposalJob(changed_config(cfg, alone))
+def needs_weights(model: nn.Module) -> bool:
+    """Whether the proposals of a model depend on its backbone or other parameters.
+
+    Args:
+        model: with a proposal generator.
+    """
+    return getattr(model.proposal_generator, "needs_features", True)
 
 
 def open_job(job: ProposalJob) -> nn.Module:
