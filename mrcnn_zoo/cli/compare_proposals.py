@@ -50,7 +50,7 @@ from mrcnn_zoo.registries import PROPOSAL_GENERATORS
 from mrcnn_zoo.registry import did_you_mean
 
 REPORT, TABLE, PICTURE = "proposals.md", "proposals.csv", "proposals.png"
-NAMED = re.compile(r"([^=/:]+)=(.*)")  # not an address or path with "="
+NAMED = re.compile(r"([^=:]+)=(.*)")  # not an address with "="
 ORIGINAL_SIZE = ("INPUT.MIN_SIZE_TEST", 0)  # of images without --config-file, as in the literature
 SYNTAX = "[NAME=]SOURCE [X.yaml] [KEY=VALUE ...]"
 

@@ -99,6 +99,7 @@ def test_keys_of_a_source_are_closer_than_those_of_all_and_its_config(run_folder
     ("text", "expected"),
     [
         ("SelectiveSearch", ("SelectiveSearch", "SelectiveSearch", None, ())),
+        ("a/b=output/digits", ("a/b", "output/digits", None, ())),
         ("rpn=output/digits", ("rpn", "output/digits", None, ())),
         ("'my rpn=x.pth' a.yaml A.B=1 C.D 2", ("my rpn", "x.pth", "a.yaml", ("A.B=1", "C.D", "2"))),
         ("https://x.org/y?a=b", ("https://x.org/y?a=b", "https://x.org/y?a=b", None, ())),
