@@ -29,6 +29,7 @@ from mrcnn_zoo.training.run_context import record_environment
 from mrcnn_zoo.training.stage_files import (
     evaluated_config,
     finish_stage,
+    has_final_checkpoint,
     read_finished,
     remove_final_checkpoint,
     write_final_checkpoint,
@@ -97,7 +98,7 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
                     signal_number=signal_number,
                 )
         log.open()
-        if waiting and stages[-1].name and is_main_process():
+        if stages[-1].name and is_main_process() and (waiting or not has_final_checkpoint(output_dir)):
             path = write_final_checkpoint(output_dir, finished[stages[-1].name])
             logger.info("saved %s, the weights of the last stage", path)
         return _results_of_run(stages, finished)

@@ -31,7 +31,7 @@ def joint(cfg: CfgNode) -> list[Stage]:
 @TRAINING_SCHEDULES.register(SCHEDULE)
 def stages(cfg: CfgNode) -> list[Stage]:
     """The stages of SOLVER.STAGES."""
-    return build_listed_stages(cfg, cfg.SOLVER.STAGES)
+    return build_listed_stages(cfg, with_stage_overrides(cfg, cfg.SOLVER.STAGES))
 
 
 @TRAINING_SCHEDULES.register("backbone_pretraining")
@@ -139,8 +139,13 @@ def _classifier(cfg: CfgNode) -> Item:
 
 
 def _without_masks(cfg: CfgNode) -> Item:
-    """Keys of a stage without region heads: no masks and keypoints, and a metric that it has."""
-    settings = {"MODEL.MASK_ON": False, "MODEL.KEYPOINT_ON": False, "SOLVER.BEST_METRIC": "auto"}
+    """Keys of a stage without region heads: no masks, keypoints and augmented tests, and a metric that it has."""
+    settings = {
+        "MODEL.MASK_ON": False,
+        "MODEL.KEYPOINT_ON": False,
+        "SOLVER.BEST_METRIC": "auto",
+        "TEST.AUG.ENABLED": False,
+    }
     return {key: value for key, value in settings.items() if cfg.value_of(key) != value}
 
 

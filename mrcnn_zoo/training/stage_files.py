@@ -112,6 +112,15 @@ def write_final_checkpoint(output_dir: Path, last: FinishedStage) -> Path:
     return path
 
 
+def has_final_checkpoint(output_dir: Path) -> bool:
+    """Whether the file of `write_final_checkpoint` is complete; a run may have been killed before.
+
+    Args:
+        output_dir: of the run.
+    """
+    return all((output_dir / name).is_file() for name in (LAST_CHECKPOINT_FILE, FINAL_WEIGHTS))
+
+
 def remove_final_checkpoint(output_dir: Path) -> None:
     """Remove the file of `write_final_checkpoint` of an earlier session, before a stage is trained further.
 

@@ -94,6 +94,20 @@ def test_stage_of_a_larger_batch_sees_as_many_images() -> None:
     assert [stage.cfg.SOLVER.BASE_LR for stage in stages] == [0.5, 0.01, 0.01, 0.01]
 
 
+def test_keys_of_one_stage_are_typed_on_the_command_line() -> None:
+    items = [{"NAME": "one"}, {"NAME": "two", "OVERRIDES": {"SOLVER": {"MAX_ITER": 7, "BASE_LR": 0.5}}}]
+    stages = stages_of("stages", "SOLVER.STAGES", items, "SOLVER.STAGE_OVERRIDES.two.SOLVER.BASE_LR", "0.25")
+    assert [(stage.cfg.SOLVER.MAX_ITER, stage.cfg.SOLVER.BASE_LR) for stage in stages] == [(100, 0.01), (7, 0.25)]
+
+
+def test_stages_without_region_heads_have_no_masks_and_no_metric_of_them() -> None:
+    overrides = ("SOLVER.BEST_METRIC=segm/AP", "TEST.AUG.ENABLED=True")
+    rpn, detector = stages_of("separate_rpn", *overrides)[:2]
+    assert (rpn.cfg.MODEL.MASK_ON, rpn.cfg.SOLVER.BEST_METRIC, rpn.cfg.TEST.AUG.ENABLED) == (False, "auto", False)
+    assert (detector.cfg.MODEL.MASK_ON, detector.cfg.SOLVER.BEST_METRIC) == (True, "segm/AP")
+    assert detector.cfg.TEST.AUG.ENABLED
+
+
 def test_unfreezing_has_a_rate_and_a_length_per_stage() -> None:
     stages = stages_of("gradual_unfreezing", "SOLVER.UNFREEZE=[heads,5+,4+,3+,all]", "SOLVER.STAGE_SHARES=[2,1,1,1,5]")
     assert [(stage.name, list(stage.cfg.SOLVER.TRAIN)) for stage in stages] == [

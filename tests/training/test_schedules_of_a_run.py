@@ -155,6 +155,9 @@ def test_finished_run_resumes_to_the_same_files_and_overwrites(four_steps: Path)
     before = {path: path.stat().st_mtime_ns for path in four_steps.rglob("*.pth")}
     run(cfg, resume=True)
     assert {path: path.stat().st_mtime_ns for path in four_steps.rglob("*.pth")} == before
+    (four_steps / "last_checkpoint").unlink()  # as after a kill before the end of the run
+    run(cfg, resume=True)
+    assert (four_steps / "last_checkpoint").read_text() == "model_final.pth"
     with pytest.raises(UserError, match=r"holds a training \(rpn_1/model_final.pth\)"):
         run(cfg)
 

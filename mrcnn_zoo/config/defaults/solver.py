@@ -234,9 +234,9 @@ NEW_KEYS = (
     Key(
         "SOLVER.STAGE_OVERRIDES",
         {},
-        "Config keys of single stages of a ready-made schedule by the stage's name, which count before those of the "
-        "schedule, e.g. {rpn_1: {SOLVER.BASE_LR: 0.01}}. Where SOLVER.IMS_PER_BATCH is among them, the stage has the "
-        "number of iterations of as many images.",
+        "Config keys of single stages by the stage's name, which count before those of the schedule or of "
+        "SOLVER.STAGES, e.g. {rpn_1: {SOLVER.BASE_LR: 0.01}}. Where SOLVER.IMS_PER_BATCH is among them, a stage of a "
+        "ready-made schedule has the number of iterations of as many images.",
     ),
     Key(
         "SOLVER.ALTERNATING_ROUNDS",
