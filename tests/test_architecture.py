@@ -60,6 +60,7 @@ RUN_STARTERS = {
         "plan_evaluation",
         "evaluated_config",
         "finish_stage",
+        "log_stage_list",
         "with_lengths",
         "with_stage_overrides",
     },

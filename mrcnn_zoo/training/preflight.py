@@ -17,7 +17,6 @@ from mrcnn_zoo import data
 from mrcnn_zoo.checkpoint import Checkpointer, WeightsFile, load_checkpoint, read_weights
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.config.rules import check_values
-from mrcnn_zoo.config.stage_list import unused_stage_keys
 from mrcnn_zoo.data.classes import in_classes_of_checkpoint, merge_datasets, unite_classes
 from mrcnn_zoo.data.loading.proposals import build_proposal_mapper
 from mrcnn_zoo.data.loading.selection import select_for_training
@@ -129,13 +128,6 @@ def plan_stages(cfg: CfgNode, *, resume: bool, eval_only: bool, overwrite: bool)
     output_dir = Path(cfg.OUTPUT_DIR)
     if resume:
         _check_schedule(output_dir, cfg.SOLVER.TRAINING_SCHEDULE)
-    for key in unused_stage_keys(cfg):
-        logger.warning(
-            "%s (%s) has no effect: SOLVER.TRAINING_SCHEDULE = %s does not read it",
-            key,
-            cfg.origin_of(key),
-            cfg.SOLVER.TRAINING_SCHEDULE,
-        )
     stages = build_stages(cfg)
     if not eval_only:
         _check_training_folders(output_dir, stages, resume=resume, overwrite=overwrite)

@@ -34,7 +34,7 @@ from mrcnn_zoo.training.stage_files import (
     remove_final_checkpoint,
     write_final_checkpoint,
 )
-from mrcnn_zoo.training.stage_list import listed_as_yaml
+from mrcnn_zoo.training.stage_list import log_stage_list
 from mrcnn_zoo.training.stages import FinishedStage, Results, Stage, clear_training_folders, prepared_config
 from mrcnn_zoo.training.stopping import StopSignals, TrainingInterrupted
 from mrcnn_zoo.training.trainer import Trainer
@@ -75,8 +75,7 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
         finished = read_finished(stages) if resume else {}
         waiting = [stage for stage in stages if stage.name not in finished]
         _check_stages(stages, waiting)
-        if stages[0].listed:
-            logger.info("%s:\n%s", counted(len(stages), "stage"), listed_as_yaml(stages))
+        log_stage_list(cfg, stages)
         place_of = partial(_place_of, output_dir, stages, finished)
         begin_run = partial(_begin_run, cfg, stages, log, clears=not resume)
         for number, stage in enumerate(stages, start=1):

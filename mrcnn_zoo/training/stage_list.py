@@ -13,7 +13,14 @@ from mrcnn_zoo import data
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.config.defaults import KEYS_BY_NAME
 from mrcnn_zoo.config.keys import COMMAND_LINE
-from mrcnn_zoo.config.stage_list import SCHEDULE, ListedStage, check_overrides, read_stage_list
+from mrcnn_zoo.config.stage_list import (
+    RUN_KEYS,
+    SCHEDULE,
+    ListedStage,
+    check_overrides,
+    read_stage_list,
+    unused_stage_keys,
+)
 from mrcnn_zoo.distributed.processes import (
     is_main_process,
     rank,
@@ -132,19 +139,36 @@ class _Dumper(yaml.SafeDumper):
 def _config_of_stage(cfg: CfgNode, stage: ListedStage, *, source: str) -> CfgNode:
     settings: dict[str, Any] = {} if stage.train is None else {"SOLVER.TRAIN": list(stage.train)}
     settings |= GENERATOR if stage.proposals else {}
-    own = changed_config(cfg, {**settings, **stage.overrides}, source=f"stage {stage.name!r} of {source}")
-    if source == SCHEDULE:
-        for key in (key for key in KEYS_BY_NAME if cfg.origin_of(key).source == COMMAND_LINE):
-            if own.value_of(key) != cfg.value_of(key):
-                logger.warning(
-                    "stage %r has %s = %s by its OVERRIDES, not %s (%s)",
-                    stage.name,
-                    key,
-                    own.value_of(key),
-                    cfg.value_of(key),
-                    COMMAND_LINE,
-                )
-    return own
+    return changed_config(cfg, {**settings, **stage.overrides}, source=f"stage {stage.name!r} of {source}")
+
+
+def log_stage_list(cfg: CfgNode, stages: Sequence[Stage]) -> None:
+    """Log the stages as a list, and warn of keys without effect on them.
+
+    Args:
+        cfg: of the run.
+        stages: of the run.
+    """
+    schedule = cfg.SOLVER.TRAINING_SCHEDULE
+    for key in unused_stage_keys(cfg):
+        logger.warning(
+            "%s (%s) has no effect: SOLVER.TRAINING_SCHEDULE = %s does not read it", key, cfg.origin_of(key), schedule
+        )
+    typed = [key for key in KEYS_BY_NAME if cfg.origin_of(key).source == COMMAND_LINE]
+    for stage in stages if schedule == SCHEDULE else ():
+        for key in (key for key in typed if key not in RUN_KEYS and stage.cfg.value_of(key) != cfg.value_of(key)):
+            logger.warning(
+                "stage %r has %s = %s by its OVERRIDES, not %s (%s); to change it, type SOLVER.STAGE_OVERRIDES.%s.%s",
+                stage.name,
+                key,
+                stage.cfg.value_of(key),
+                cfg.value_of(key),
+                COMMAND_LINE,
+                stage.name,
+                key,
+            )
+    if stages[0].listed:
+        logger.info("%s:\n%s", counted(len(stages), "stage"), listed_as_yaml(stages))
 
 
 def _prepare_stage(stage: ListedStage, cfg: CfgNode, finished: Mapping[str, FinishedStage]) -> CfgNode:

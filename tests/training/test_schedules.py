@@ -8,7 +8,7 @@ import yaml
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.training.stage_lengths import split_iterations
-from mrcnn_zoo.training.stage_list import listed_as_yaml
+from mrcnn_zoo.training.stage_list import listed_as_yaml, log_stage_list
 from mrcnn_zoo.training.stages import Stage, build_stages
 from support.small_models import TINY_YAML
 
@@ -98,6 +98,20 @@ def test_keys_of_one_stage_are_typed_on_the_command_line() -> None:
     items = [{"NAME": "one"}, {"NAME": "two", "OVERRIDES": {"SOLVER": {"MAX_ITER": 7, "BASE_LR": 0.5}}}]
     stages = stages_of("stages", "SOLVER.STAGES", items, "SOLVER.STAGE_OVERRIDES.two.SOLVER.BASE_LR", "0.25")
     assert [(stage.cfg.SOLVER.MAX_ITER, stage.cfg.SOLVER.BASE_LR) for stage in stages] == [(100, 0.01), (7, 0.25)]
+
+
+def test_typed_key_that_a_list_replaces_is_named_with_what_to_type(caplog: pytest.LogCaptureFixture) -> None:
+    cfg = schedule("stages", "SOLVER.STAGES", [{"NAME": "one"}, {"NAME": "two", "OVERRIDES": {"SOLVER.MAX_ITER": 7}}])
+    log_stage_list(cfg, build_stages(cfg))
+    (message,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert "stage 'two' has SOLVER.MAX_ITER = 7 by its OVERRIDES, not 100 (command line)" in message
+    assert "type SOLVER.STAGE_OVERRIDES.two.SOLVER.MAX_ITER" in message
+
+
+def test_list_of_another_schedule_is_named_as_unused(caplog: pytest.LogCaptureFixture) -> None:
+    cfg = load_config(TINY_YAML, ["SOLVER.STAGES", [{"NAME": "one"}]])
+    log_stage_list(cfg, build_stages(cfg))
+    assert "SOLVER.STAGES (command line) has no effect: SOLVER.TRAINING_SCHEDULE = joint" in caplog.text
 
 
 def test_stages_without_region_heads_have_no_masks_and_no_metric_of_them() -> None:
