@@ -194,6 +194,10 @@ COMPONENTS_ON_FILES = {
     "suppression: class-agnostic": f"{BASELINE} greedy_class_agnostic",
     "suppression: Soft-NMS, linear": f"{BASELINE} soft_linear",
     "suppression: Soft-NMS, Gaussian": f"{BASELINE} soft_gaussian",
+    "suppression: GossipNet": (
+        "MODEL.WEIGHTS {folder}/baseline/model_final.pth MODEL.ROI_HEADS.SUPPRESSION GossipNet "
+        "SOLVER.TRAIN ['suppression'] SOLVER.BASE_LR 0.002 MODEL.GOSSIP_NET.NUM_BLOCKS 4 MODEL.GOSSIP_NET.DIM 64"
+    ),
     "Fast R-CNN on precomputed proposals": (
         "MODEL.LOAD_PROPOSALS True MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals "
         "DATASETS.PROPOSAL_FILES_TRAIN ['{folder}/digits_train_proposals.pkl'] "

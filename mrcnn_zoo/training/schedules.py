@@ -1,14 +1,15 @@
 """Training schedules by name. Those of several stages write a list like SOLVER.STAGES, which the log shows.
 
 Source: Ren et al. 2015 (Faster R-CNN), sec. 3.2; He et al. 2017 (Mask R-CNN), sec. 3.1 (RPN trained apart for
-ablations); Schwalbe 2018 (seminar notes), sec. 4.2 and 4.3; matterport/Mask_RCNN for the stages `heads`, `4+`, `all`.
+ablations); Schwalbe 2018 (seminar notes), sec. 4.2 and 4.3; matterport/Mask_RCNN for the stages `heads`, `4+`, `all`;
+Hosang et al. 2017 (Learning Non-Maximum Suppression), sec. 4.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.rules import class_count
+from mrcnn_zoo.config.rules import class_count, section_of_boxes
 from mrcnn_zoo.config.stage_list import SCHEDULE
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
 from mrcnn_zoo.training.stage_lengths import with_lengths
@@ -19,6 +20,7 @@ Item = dict[str, Any]  # an entry of SOLVER.STAGES
 
 BACKBONE = "backbone"  # the stage of a classifier, and the part that is taken from it
 NOT_OF_CLASSIFIERS = {"TEST.AUG.ENABLED": False, "EVAL.GIVEN_BOXES": "", "MODEL.LOAD_PROPOSALS": False}
+GREEDY = "greedy"  # the suppression that learns nothing
 UNFREEZING_RATES = 0.1  # of the last stage, as in matterport's training of COCO
 
 
@@ -86,6 +88,20 @@ def gradual_unfreezing(cfg: CfgNode) -> list[Stage]:
     for item, earlier in zip(items[1:], parts, strict=False):
         item["FROM"] = earlier
     return _written(cfg, items, rates=[1.0] * (len(parts) - 1) + [UNFREEZING_RATES])
+
+
+@TRAINING_SCHEDULES.register("learned_suppression")
+def learned_suppression(cfg: CfgNode) -> list[Stage]:
+    """The detector with greedy suppression, then a suppression that learns, on its candidates (Hosang et al. 2017)."""
+    key = f"MODEL.{section_of_boxes(cfg)}.SUPPRESSION"
+    learned = cfg.value_of(key) if cfg.value_of(key) != GREEDY else "GossipNet"
+    return _written(
+        cfg,
+        [
+            {"NAME": "detector", "OVERRIDES": {key: GREEDY}},
+            {"NAME": "suppression", "TRAIN": "suppression", "FROM": "detector", "OVERRIDES": {key: learned}},
+        ],
+    )
 
 
 def _alternating(cfg: CfgNode, initial: dict[str, str] | None = None) -> list[Item]:

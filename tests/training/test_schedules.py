@@ -146,3 +146,14 @@ def test_unfreezing_has_a_rate_and_a_length_per_stage() -> None:
 def test_mistake_in_a_key_of_ready_made_schedules_is_named(name: str, overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         stages_of(name, *overrides)
+
+
+def test_learned_suppression_follows_the_detector() -> None:
+    first, second = stages_of("learned_suppression", "SOLVER.STAGE_SHARES=[3,1]")
+    assert [stage.cfg.MODEL.ROI_HEADS.SUPPRESSION for stage in (first, second)] == ["greedy", "GossipNet"]
+    assert (second.starts_from, list(second.cfg.SOLVER.TRAIN)) == ("detector", ["suppression"])
+    assert (first.cfg.SOLVER.MAX_ITER, second.cfg.SOLVER.MAX_ITER) == (75, 25)
+    own = "MODEL.ROI_HEADS.SUPPRESSION=my_lab:build_suppression"
+    assert stages_of("learned_suppression", own)[1].cfg.MODEL.ROI_HEADS.SUPPRESSION == "my_lab:build_suppression"
+    retinanet = listed("learned_suppression", "MODEL.META_ARCHITECTURE=RetinaNet", "MODEL.MASK_ON=False")
+    assert retinanet["suppression"]["OVERRIDES"]["MODEL.RETINANET.SUPPRESSION"] == "GossipNet"

@@ -19,6 +19,7 @@ from mrcnn_zoo.structures import Targets, TrainingOutput
 
 GEOMETRY = 7  # IoU, distance in x, in y and in both, difference in width, height and aspect ratio
 PAIR_FEATURES = GEOMETRY + 3  # and both scores, and whether the classes are equal
+SCORE_MARGIN = 1e-4  # scores are this far from 0 and 1, so that their logits are finite
 MIN_SIDE = 1e-3  # pixels; logarithms of the sides of empty boxes are finite
 
 
@@ -69,12 +70,13 @@ class Neighborhood:
 def pair_features(boxes: Tensor, scores: Tensor, classes: Tensor, pairs: Pairs) -> Tensor:
     """What is known of two detections and their relative position.
 
-    Source: Hosang et al. 2017, sec. 4.2 (Pairwise computations). That both have the same class is given as a further
-    number: with one vector of scores per detection, as in the paper, it would have to be learned.
+    Source: Hosang et al. 2017, sec. 4.2 (Pairwise computations). Unlike in the paper, the scores are given as logits,
+    which distinguish those near 0 and near 1, where most of a detector's are: training is several times shorter. That
+    both have the same class is a further number: from one vector of scores per detection it would have to be learned.
 
     Args:
         boxes: (R, 4) pixels.
-        scores: (R,).
+        scores: (R,) in [0, 1].
         classes: (R,) int64.
         pairs: P of them.
 
@@ -87,14 +89,15 @@ def pair_features(boxes: Tensor, scores: Tensor, classes: Tensor, pairs: Pairs) 
     logs = sides.log()
     aspects = logs[:, 0] - logs[:, 1]
     distances = (middles[neighbors] - middles[centers]) / sides.mean(dim=1)[centers, None]
+    logits = torch.logit(scores, eps=SCORE_MARGIN)
     columns = (
         pairs.overlaps[:, None],
         distances,
         distances.norm(dim=1, keepdim=True),
         logs[neighbors] - logs[centers],
         (aspects[neighbors] - aspects[centers])[:, None],
-        scores[centers, None],
-        scores[neighbors, None],
+        logits[centers, None],
+        logits[neighbors, None],
         (classes[centers] == classes[neighbors])[:, None],
     )
     return torch.cat([column.float() for column in columns], dim=1)

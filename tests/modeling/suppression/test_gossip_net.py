@@ -124,12 +124,12 @@ def test_pairs_are_of_overlapping_detections_of_one_image() -> None:
 def test_pair_features_of_two_boxes() -> None:
     boxes, classes = torch.tensor([[0.0, 0, 20, 10], [0, 5, 40, 15]]), torch.tensor([0, 1])
     pairs = Neighborhood(0.1).pairs(boxes, classes, [2])
-    features = pair_features(boxes, torch.tensor([0.9, 0.4]), classes, pairs)
-    log2 = 0.6931472
+    features = pair_features(boxes, torch.tensor([0.9, 0.5]), classes, pairs)
+    log2, log9 = 0.6931472, 2.1972246  # the latter is the logit of 0.9
     # The center of pair 1 is 20 x 10 at (10, 5), of its neighbour 40 x 10 at (20, 10); distances per mean side, 15.
     distance = [10 / 15, 5 / 15, (125**0.5) / 15]
-    assert features[1].tolist() == pytest.approx([0.2, *distance, log2, 0, log2, 0.9, 0.4, 0])
-    assert features[0].tolist() == pytest.approx([1, 0, 0, 0, 0, 0, 0, 0.9, 0.9, 1])
+    assert features[1].tolist() == pytest.approx([0.2, *distance, log2, 0, log2, log9, 0, 0])
+    assert features[0].tolist() == pytest.approx([1, 0, 0, 0, 0, 0, 0, log9, log9, 1])
 
 
 def test_each_object_is_taken_by_the_best_detection_that_overlaps_it_enough() -> None:
