@@ -39,7 +39,7 @@ from mrcnn_zoo.evaluation.proposal_comparison import (
     overall_table,
     size_table,
 )
-from mrcnn_zoo.evaluation.proposal_jobs import fit_min_box_area
+from mrcnn_zoo.evaluation.proposal_jobs import fit_min_box_area, needs_weights
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inspection.plots import save_proposal_recall
 from mrcnn_zoo.model_zoo import index
@@ -189,10 +189,10 @@ def _build_generator(argument: SourceArgument, arguments: argparse.Namespace, da
     overrides = [*_implied(arguments, config), *arguments.overrides, *argument.overrides, *network]
     cfg = fit_min_box_area(load_config(config, overrides), [dataset])
     model = build_model(cfg).eval()
-    if getattr(model.proposal_generator, "needs_features", True):
+    if needs_weights(model):
         raise UserError(
-            f"--proposals {argument.source} needs features of a trained backbone: name the weights instead, e.g. "
-            f"{argument.name}=output/model_final.pth. (A generator of your own that does not use features has the "
+            f"--proposals {argument.source} needs features of a trained backbone, or weights of its own: name the "
+            f"weights instead, e.g. {argument.name}=output/model_final.pth. (A generator of your own that does not use features has the "
             "attribute needs_features = False.)"
         )
     return build_generator_source(cfg, argument.name, dataset, model)

@@ -117,7 +117,9 @@ def needs_weights(model: nn.Module) -> bool:
     Args:
         model: with a proposal generator.
     """
-    return getattr(model.proposal_generator, "needs_features", True)
+    generator = model.proposal_generator
+    has_parameters = isinstance(generator, nn.Module) and any(True for _ in generator.parameters())
+    return has_parameters or getattr(generator, "needs_features", True)
 
 
 def open_job(job: ProposalJob) -> nn.Module:

@@ -133,7 +133,7 @@ def test_config_keys_end_the_list_of_sources() -> None:
 
 
 def test_sources_that_cannot_propose_are_refused(refused: Callable[..., str], run_folder: Path, tmp_path: Path) -> None:
-    for name, config in (("RPN", DIGITS), ("MultiBox", "Proposals/multibox_R_18_FPN_digits")):
+    for name, config in (("RPN", DIGITS), ("SeparateRPN", DIGITS), ("MultiBox", "Proposals/multibox_R_18_FPN_digits")):
         message = refused(f"{name} {config}.yaml")
         assert f"{name} needs features of a trained backbone" in message
         assert f"name the weights instead, e.g. {name}=output/model_final.pth" in message
