@@ -192,8 +192,8 @@ def _build_generator(argument: SourceArgument, arguments: argparse.Namespace, da
     if needs_weights(model):
         raise UserError(
             f"--proposals {argument.source} needs features of a trained backbone, or weights of its own: name the "
-            f"weights instead, e.g. {argument.name}=output/model_final.pth. (A generator of your own that does not use features has the "
-            "attribute needs_features = False.)"
+            f"weights instead, e.g. {argument.name}=output/model_final.pth. (A generator of your own that does not use "
+            "features has the attribute needs_features = False.)"
         )
     return build_generator_source(cfg, argument.name, dataset, model)
 
