@@ -111,6 +111,13 @@ COMPONENTS = {
     ),
     "proposals: sliding window": "MODEL.PROPOSAL_GENERATOR.NAME SlidingWindow MODEL.SLIDING_WINDOW.SIZES [24,32,48]",
     "proposals: SeparateRPN": "MODEL.PROPOSAL_GENERATOR.NAME SeparateRPN",
+    "proposals: selective search": (
+        "MODEL.PROPOSAL_GENERATOR.NAME SelectiveSearch MODEL.SELECTIVE_SEARCH.MIN_REGION_AREA 30 "
+        "MODEL.SELECTIVE_SEARCH.BASE_K 50 MODEL.SELECTIVE_SEARCH.INCREMENT_K 50 MODEL.SELECTIVE_SEARCH.MAX_BOXES 300"
+    ),
+    "proposals: EdgeBoxes": (
+        "MODEL.PROPOSAL_GENERATOR.NAME EdgeBoxes MODEL.EDGE_BOXES.LONGEST_SIDE [256,256] MODEL.EDGE_BOXES.MAX_BOXES 300"
+    ),
     "proposals: MultiBox, alone": (
         "MODEL.META_ARCHITECTURE ProposalNetwork MODEL.MASK_ON False MODEL.PROPOSAL_GENERATOR.NAME MultiBox "
         "MODEL.ANCHOR_GENERATOR.OFFSET 0.5 MODEL.MULTIBOX.IN_FEATURES ['p3','p4'] "
@@ -200,7 +207,7 @@ COMPONENTS_ON_FILES = {
     ),
     "Fast R-CNN on precomputed proposals": (
         "MODEL.LOAD_PROPOSALS True MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals "
-        "DATASETS.PROPOSAL_FILES_TRAIN ['{folder}/digits_train_proposals.pkl'] "
-        "DATASETS.PROPOSAL_FILES_TEST ['{folder}/digits_val_proposals.pkl']"
+        "DATASETS.PROPOSAL_FILES_TRAIN ['{folder}/digits_train_proposals.npz'] "
+        "DATASETS.PROPOSAL_FILES_TEST ['{folder}/digits_val_proposals.npz']"
     ),
 }

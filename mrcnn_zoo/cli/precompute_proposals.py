@@ -139,8 +139,8 @@ def build_parser() -> CommandParser:
         description=__doc__,
         examples=(
             "--weights output/model_best.pth --output proposals",
-            "--weights output --format .npz DATASETS.TRAIN digits_train MODEL.RPN.POST_NMS_TOPK_TEST 2000",
-            "--config-file Proposals/selective_search.yaml --workers 8 --output proposals --format .npz",
+            "--weights output --format .pkl DATASETS.TRAIN digits_train MODEL.RPN.POST_NMS_TOPK_TEST 2000",
+            "--config-file Proposals/selective_search_coco.yaml --workers 8 --output proposals",
         ),
     )
     add_weights_option(parser)
@@ -158,7 +158,7 @@ def build_parser() -> CommandParser:
         "--workers", type=whole_number(minimum=1), default=1, metavar="N", help="processes that compute (default: 1)"
     )
     parser.add_argument(
-        "--format", choices=FORMATS, default=FORMATS[0], help="Detectron2's pickle (default) or compressed numpy arrays"
+        "--format", choices=FORMATS, default=FORMATS[0], help="compressed numpy arrays (default) or Detectron2's pickle"
     )
     add_overrides(
         parser,

@@ -30,7 +30,7 @@ from mrcnn_zoo.structures.summary import summary
 
 logger = logging.getLogger(__name__)
 
-FORMATS = (".pkl", ".npz")
+FORMATS = (".npz", ".pkl")
 CORNERS, CORNER_AND_SIDES = 0, 1  # Detectron2's BoxMode.XYXY_ABS and XYWH_ABS
 KEYS_OF_DETECTRON1: dict[Any, str] = {"indexes": "ids", "scores": "objectness_logits"}
 ORIGIN, FINGERPRINTS = "origin", "fingerprints"  # optional parts of both formats

@@ -236,7 +236,7 @@ def test_existing_files_are_replaced_only_with_overwrite(
     command: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
 ) -> None:
     files = {
-        "precompute-proposals": "digits_val_proposals.pkl",
+        "precompute-proposals": "digits_val_proposals.npz",
         "compare-proposals": "proposals.csv",
         "benchmark": "x.json",
         "convert-checkpoint": "x.yaml",

@@ -100,14 +100,14 @@ def test_file_of_another_dataset_is_refused_before_training(tmp_path: Path, caps
     capsys.readouterr()
     keys = [
         *("MODEL.LOAD_PROPOSALS=True", "MODEL.PROPOSAL_GENERATOR.NAME=PrecomputedProposals"),
-        f"DATASETS.PROPOSAL_FILES_TEST={tmp_path / 'digits_val_proposals.pkl'}",
+        f"DATASETS.PROPOSAL_FILES_TEST={tmp_path / 'digits_val_proposals.npz'}",
     ]
     train = ["--config-file", DIGITS, "--output", str(tmp_path / "run"), *TINY, *keys]
-    assert run_command("train", [*train, f"DATASETS.PROPOSAL_FILES_TRAIN={tmp_path}/digits_val_proposals.pkl"]) == 2
+    assert run_command("train", [*train, f"DATASETS.PROPOSAL_FILES_TRAIN={tmp_path}/digits_val_proposals.npz"]) == 2
     assert "proposals of the dataset 'digits_val' (2 images, SlidingWindow), not of 'digits_train'" in read_error(
         capsys
     )
-    keys = [f"DATASETS.PROPOSAL_FILES_TRAIN={tmp_path}/digits_train_proposals.pkl", "DATASETS.SCENES.MAX_OVERLAP=0.3"]
+    keys = [f"DATASETS.PROPOSAL_FILES_TRAIN={tmp_path}/digits_train_proposals.npz", "DATASETS.SCENES.MAX_OVERLAP=0.3"]
     assert run_command("train", [*train, *keys]) == 2
     assert "was written for other images of 'digits_train': image 1 " in read_error(capsys)
 

@@ -146,9 +146,9 @@ def test_invalid_counts_are_refused(tmp_path: Path, counts: list) -> None:
 
 
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"\.pkl or \.npz"):
+    with pytest.raises(UserError, match=r"\.npz or \.pkl"):
         read_proposals(tmp_path / "proposals.json")
-    with pytest.raises(UserError, match=r"\.pkl or \.npz"):
+    with pytest.raises(UserError, match=r"\.npz or \.pkl"):
         write_proposals(tmp_path / "proposals.json", {})
 
 
