@@ -7,7 +7,17 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.keys import Origin
 from mrcnn_zoo.config.values import flattened
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.training.lengths import BUILT_IN_SCHEDULES, EPOCHS, ITERATIONS, MINUTES, READ_BY, STEPS, choose_length
+from mrcnn_zoo.training.lengths import (
+    BUILT_IN_SCHEDULES,
+    EPOCHS,
+    ITERATIONS,
+    MINUTES,
+    READ_BY,
+    SCALED_WARMUP,
+    STEPS,
+    WARMUP,
+    choose_length,
+)
 
 SHARES, RATES, BATCH = "SOLVER.STAGE_SHARES", "SOLVER.STAGE_RATES", "SOLVER.IMS_PER_BATCH"
 OVERRIDES = "SOLVER.STAGE_OVERRIDES"
@@ -81,11 +91,15 @@ def _lengths_of(cfg: CfgNode, part: float, iterations: int) -> dict[str, Any]:
         if value > 0:
             # MAX_ITER with it: of lengths that are set together these come first.
             return {key: round(value * part, 6), ITERATIONS: solver.MAX_ITER}
+    scale = iterations / solver.MAX_ITER
+    # As with SOLVER.MAX_EPOCHS; else the warm-up of a joint training would take most of a short stage.
+    warmup = max(round(solver.WARMUP_ITERS * scale), int(SCALED_WARMUP * iterations))
+    lengths = {ITERATIONS: iterations, WARMUP: min(warmup, solver.WARMUP_ITERS)}
     name = solver.LR_SCHEDULER_NAME
     if name in BUILT_IN_SCHEDULES and name not in READ_BY[STEPS]:
-        return {ITERATIONS: iterations}
-    steps = {round(step * iterations / solver.MAX_ITER) for step in solver.STEPS}
-    return {ITERATIONS: iterations, STEPS: sorted(step for step in steps if 0 < step < iterations)}
+        return lengths
+    steps = {round(step * scale) for step in solver.STEPS}
+    return {**lengths, STEPS: sorted(step for step in steps if 0 < step < iterations)}
 
 
 def _rates_of(cfg: CfgNode, factor: float) -> dict[str, Any]:

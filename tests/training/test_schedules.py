@@ -80,6 +80,10 @@ def test_iterations_of_the_stages_add_up_to_those_of_the_run(shares: list[int], 
 def test_steps_scale_with_the_stage_and_epochs_and_minutes_are_shared_too() -> None:
     multi_step = stages_of("alternating_4_step", "SOLVER.STEPS=[60,80]")
     assert [list(stage.cfg.SOLVER.STEPS) for stage in multi_step] == [[15, 20]] * 4
+    # A quarter of the warm-up, but at least a twentieth of the stage, and never more than that of the run.
+    for total, of_run, of_stage in ((400, 40, 10), (400, 8, 5), (400, 4, 4), (400, 0, 0)):
+        scaled = stages_of("alternating_4_step", f"SOLVER.MAX_ITER={total}", f"SOLVER.WARMUP_ITERS={of_run}")
+        assert [stage.cfg.SOLVER.WARMUP_ITERS for stage in scaled] == [of_stage] * 4
     epochs = stages_of("separate_rpn", "SOLVER.MAX_EPOCHS=12", "SOLVER.STAGE_SHARES=[1,2]")
     assert [stage.cfg.SOLVER.MAX_EPOCHS for stage in epochs] == [4, 8, 12]  # the last trains nothing
     minutes = stages_of("alternating_4_step", "SOLVER.MAX_MINUTES=12")
