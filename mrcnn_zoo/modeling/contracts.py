@@ -277,7 +277,8 @@ class LearnsToSuppress(Protocol):
     def losses(self, candidates: Candidates, targets: list[Targets]) -> TrainingOutput:
         """The losses; only `vectors` and `features` have gradients.
 
-        Candidates come from the sampled regions; RetinaNet's are those of inference, without `vectors`.
+        Candidates come from the sampled regions; RetinaNet's are those of inference, without `vectors`. With
+        SOLVER.TRAIN [suppression] all are those of inference, and nothing has a gradient.
         """
 
 
