@@ -62,9 +62,9 @@ NEW_KEYS = (
     ),
     Key(
         "MODEL.GOSSIP_NET.POSITIVE_WEIGHT",
-        0.5,
-        "Share of the detections to keep in the loss of GossipNet; the others, of which there are many more, have the "
-        "rest to 1.",
+        0.1,
+        "Share of the detections to keep in the loss of GossipNet; the others have the rest to 1. The larger, the "
+        "higher are all new scores.",
         range=Range(low=0, high=1, low_open=True, high_open=True),
     ),
     Key("MODEL.GOSSIP_NET.LOSS_WEIGHT", 1.0, "Weight of the loss of GossipNet.", range=NOT_NEGATIVE),

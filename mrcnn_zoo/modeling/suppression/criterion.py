@@ -31,7 +31,7 @@ class SuppressionCriterion:
     """
 
     min_ious: Sequence[float] = (0.5,)
-    positive_weight: float = 0.5
+    positive_weight: float = 0.1
     loss_weight: float = 1.0
 
     def losses(self, logits: Tensor, candidates: Candidates, targets: list[Targets]) -> TrainingOutput:

@@ -1,5 +1,6 @@
 """GossipNet: learned suppression, in which detections exchange messages with the detections that they overlap."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -191,7 +192,10 @@ class GossipNet(Suppression):
         self.class_of_neighbor = nn.Embedding(num_classes, dim) if num_classes > 1 else None
         self.encode = nn.Sequential(nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, reduced_dim), nn.ReLU())
         self.blocks = nn.ModuleList(GossipBlock(dim, reduced_dim) for _ in range(num_blocks))
-        self.score = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
+        last = nn.Linear(dim, 1)
+        # Of all constant scores the one with the smallest loss: otherwise the first steps only reduce all scores.
+        nn.init.constant_(last.bias, math.log(criterion.positive_weight / (1 - criterion.positive_weight)))
+        self.score = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), last)
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of one image with a new score above the minimum, best first, and their new scores.
