@@ -104,7 +104,7 @@ NEW_KEYS = (
     ),
     Key(
         "MODEL.EDGE_BOXES.SIGMA",
-        1.0,
+        2.0,
         "Standard deviation in pixels of the smoothing before the gradient edges of EdgeBoxes; 0 does not smooth.",
         range=NOT_NEGATIVE,
     ),

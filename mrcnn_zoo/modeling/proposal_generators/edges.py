@@ -34,7 +34,7 @@ class GradientEdges:
         sigma: standard deviation of the smoothing in pixels; 0 does not smooth.
     """
 
-    def __init__(self, sigma: float = 1.0) -> None:
+    def __init__(self, sigma: float = 2.0) -> None:
         self.sigma = sigma
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
