@@ -155,7 +155,7 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--resume", action="store_true", help="continue unfinished files, and keep finished ones")
     parser.add_argument(
-        "--workers", type=whole_number(minimum=1), default=1, metavar="N", help="processes that compute (default: 1)"
+        "--workers", type=whole_number(minimum=1), default=1, metavar="N", help="processes of one thread (default: 1)"
     )
     parser.add_argument(
         "--format", choices=FORMATS, default=FORMATS[0], help="compressed numpy arrays (default) or Detectron2's pickle"

@@ -38,6 +38,7 @@ from mrcnn_zoo.output_files import write_json
 IMAGES_PER_PART = 16  # at least; an interruption loses the unfinished part of each process
 PARTS_SUFFIX = ".parts"  # of the folder beside the output
 ORIGIN_FILE = "origin.json"
+THREADS_PER_PROCESS = 1  # of torch: sums over several threads are rounded otherwise, so files would not be equal
 
 Parts = Mapping[int, Dataset]  # by number
 
@@ -199,8 +200,13 @@ def precompute(
         else _compute_in_processes(plan, missing, workers)
     )
     num_images = sum(map(len, missing.values()))
-    for _ in with_progress(finished, num_images, name=plan.dataset.name):
-        pass
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS_PER_PROCESS)
+    try:
+        for _ in with_progress(finished, num_images, name=plan.dataset.name):
+            pass
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _compute_here(
@@ -218,9 +224,8 @@ def _compute_here(
 
 def _compute_in_processes(plan: Precomputation, missing: Parts, workers: int) -> Iterator[Sequence[ImageRecord]]:
     job = pickled_job(plan.job)
-    threads = max(torch.get_num_threads() // workers, 1)
     context = multiprocessing.get_context("spawn")  # OpenCV and torch have threads, which a fork does not copy
-    pool = ProcessPoolExecutor(workers, context, _prepare_worker, (threads,))
+    pool = ProcessPoolExecutor(workers, context, _prepare_worker)
     try:
         futures = {
             pool.submit(compute_part, job, part, plan.part_file(number)): part for number, part in missing.items()
@@ -246,10 +251,10 @@ def pickled_job(job: ProposalJob) -> bytes:
     return pickle.dumps(replace(job, cfg=changed_config(job.cfg, {"DATALOADER.NUM_WORKERS": 0})))
 
 
-def _prepare_worker(threads: int) -> None:
-    """Leave Ctrl-C to the parent, end with it, and use a share of the threads."""
+def _prepare_worker() -> None:
+    """Leave Ctrl-C to the parent, end with it, and use one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS_PER_PROCESS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
