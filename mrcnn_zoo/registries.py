@@ -154,5 +154,5 @@ METRIC_WRITERS = Registry(
     contract="mrcnn_zoo.training.writers.contract:MetricWriter",
 )  # (cfg, place)
 TRAINING_SCHEDULES = Registry(
-    "TRAINING_SCHEDULES", key="SOLVER.TRAINING_SCHEDULE", package="mrcnn_zoo.training.schedules"
+    "TRAINING_SCHEDULES", key="SOLVER.TRAINING_SCHEDULE", package="mrcnn_zoo.training.stages"
 )  # (cfg) -> list of Stages

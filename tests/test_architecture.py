@@ -87,7 +87,7 @@ ALLOWED_SYNCHRONIZATIONS: dict[tuple[str, str], str] = {  # (file, function) -> 
     ("mrcnn_zoo/modeling/suppression/criterion.py", "match_by_score"): "a loop on the host, one copy per batch",
 }
 KEEPS_CONFIG = {  # (file, class) of configs with additional fields
-    ("mrcnn_zoo/training/stages.py", "Stage"),
+    ("mrcnn_zoo/training/stages/stage.py", "Stage"),
     ("mrcnn_zoo/training/preflight.py", "RunPlan"),
     ("mrcnn_zoo/evaluation/proposal_jobs.py", "ProposalJob"),
 }

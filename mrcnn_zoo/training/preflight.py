@@ -42,7 +42,7 @@ from mrcnn_zoo.training.hooks.best import AUTO
 from mrcnn_zoo.training.hooks.evaluation import VALIDATION_TASK
 from mrcnn_zoo.training.lengths import fit_lengths
 from mrcnn_zoo.training.parts import NOTHING
-from mrcnn_zoo.training.stages import OVERWRITE_MARKER, STAGE_FILE, Stage, build_stages
+from mrcnn_zoo.training.stages.stage import OVERWRITE_MARKER, STAGE_FILE, Stage, build_stages
 from mrcnn_zoo.training.trainer import RESUMABLE_KEYS
 
 LOSS_NAME = re.compile(r"loss_\w+")  # the names of the losses are not known before the model is built

@@ -15,7 +15,6 @@ from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.output_files import write_text
 from mrcnn_zoo.training.build import build_evaluated_model, build_trainer
 from mrcnn_zoo.training.hooks.evaluation import results_by_dataset
-from mrcnn_zoo.training.inheritance import ModelOutline, check_inheritance, outline_of
 from mrcnn_zoo.training.log_files import LogFile, logging_to
 from mrcnn_zoo.training.preflight import (
     RunPlan,
@@ -26,7 +25,7 @@ from mrcnn_zoo.training.preflight import (
     resume_after_restart,
 )
 from mrcnn_zoo.training.run_context import record_environment
-from mrcnn_zoo.training.stage_files import (
+from mrcnn_zoo.training.stages.files import (
     evaluated_config,
     finish_stage,
     has_final_checkpoint,
@@ -34,8 +33,9 @@ from mrcnn_zoo.training.stage_files import (
     remove_final_checkpoint,
     write_final_checkpoint,
 )
-from mrcnn_zoo.training.stage_list import log_stage_list
-from mrcnn_zoo.training.stages import FinishedStage, Results, Stage, clear_training_folders, prepared_config
+from mrcnn_zoo.training.stages.inheritance import ModelOutline, check_inheritance, outline_of
+from mrcnn_zoo.training.stages.listed import log_stage_list
+from mrcnn_zoo.training.stages.stage import FinishedStage, Results, Stage, clear_training_folders, prepared_config
 from mrcnn_zoo.training.stopping import StopSignals, TrainingInterrupted
 from mrcnn_zoo.training.trainer import Trainer
 from mrcnn_zoo.training.writers import MetricWriter, StageOfRun, build_writers, closing

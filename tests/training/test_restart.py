@@ -9,7 +9,7 @@ from mrcnn_zoo.checkpoint import load_checkpoint
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.training import run
 from mrcnn_zoo.training.preflight import resume_after_restart
-from mrcnn_zoo.training.stages import Stage, clear_training_folders
+from mrcnn_zoo.training.stages.stage import Stage, clear_training_folders
 
 TinyConfig = Callable[..., CfgNode]
 

@@ -7,9 +7,9 @@ import yaml
 
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.training.stage_lengths import split_iterations
-from mrcnn_zoo.training.stage_list import listed_as_yaml, log_stage_list
 from mrcnn_zoo.training.stages import Stage, build_stages
+from mrcnn_zoo.training.stages.lengths import split_iterations
+from mrcnn_zoo.training.stages.listed import listed_as_yaml, log_stage_list
 from support.small_models import TINY_YAML
 
 

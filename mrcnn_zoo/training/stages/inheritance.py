@@ -16,7 +16,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import ProposesRegions
 from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.training.parts import ALIASES, COUNTER, names_in_part, nothing_matches
-from mrcnn_zoo.training.stages import Stage
+from mrcnn_zoo.training.stages.stage import Stage
 
 ORIGINS = "origins"  # in a file of joined weights: name of a weight -> stage or file that it is from
 

@@ -12,9 +12,9 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.rules import class_count, section_of_boxes
 from mrcnn_zoo.config.stage_list import SCHEDULE
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
-from mrcnn_zoo.training.stage_lengths import with_lengths
-from mrcnn_zoo.training.stage_list import build_listed_stages, with_stage_overrides
-from mrcnn_zoo.training.stages import JOINT, Stage
+from mrcnn_zoo.training.stages.lengths import with_lengths
+from mrcnn_zoo.training.stages.listed import build_listed_stages, with_stage_overrides
+from mrcnn_zoo.training.stages.stage import JOINT, Stage
 
 Item = dict[str, Any]  # an entry of SOLVER.STAGES
 

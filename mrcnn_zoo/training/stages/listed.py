@@ -34,8 +34,8 @@ from mrcnn_zoo.evaluation.precomputation import Precomputation, plan_precomputat
 from mrcnn_zoo.evaluation.proposal_jobs import ProposalJob, open_job
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.registry import did_you_mean
-from mrcnn_zoo.training.inheritance import join_weights
-from mrcnn_zoo.training.stages import FINAL_WEIGHTS, INITIAL_WEIGHTS, WEIGHTS, FinishedStage, Stage
+from mrcnn_zoo.training.stages.inheritance import join_weights
+from mrcnn_zoo.training.stages.stage import FINAL_WEIGHTS, INITIAL_WEIGHTS, WEIGHTS, FinishedStage, Stage
 
 PROPOSALS_OF = "proposals of "  # before the name of a dataset: name of an output
 LINE = 110  # characters of the list in the log

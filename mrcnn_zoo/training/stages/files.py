@@ -14,7 +14,7 @@ from mrcnn_zoo.distributed.processes import is_main_process, value_of_main_proce
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_files import write_atomically, write_json, write_text
 from mrcnn_zoo.training.run_context import changed_keys
-from mrcnn_zoo.training.stages import (
+from mrcnn_zoo.training.stages.stage import (
     FINAL_WEIGHTS,
     STAGE_FILE,
     WEIGHTS,

@@ -125,7 +125,7 @@ def build_stages(cfg: CfgNode) -> list[Stage]:
         what = "an empty list" if listed == [] else items
         raise UserError(
             f"{source} returned {what}; it must return a list of Stages or of configs, at least one "
-            f"(mrcnn_zoo/training/stages.py describes them)."
+            f"(mrcnn_zoo/training/stages/stage.py describes them)."
         )
     _check_names(stages, source)
     return stages
