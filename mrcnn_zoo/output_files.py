@@ -4,11 +4,13 @@ All commands check their output here, and so report the same problems with the s
 """
 
 import contextlib
+import csv
+import io
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -200,6 +202,17 @@ def write_text(path: Path, text: str) -> Path:
         text: its content.
     """
     return write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows of values as CSV.
+
+    Args:
+        rows: the first one is the header.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> Path:

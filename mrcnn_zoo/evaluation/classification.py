@@ -25,7 +25,7 @@ from mrcnn_zoo.evaluation.tables import (
     markdown_report,
     summary_table,
 )
-from mrcnn_zoo.output_files import nan_as_null, write_json, write_text
+from mrcnn_zoo.output_files import csv_text, nan_as_null, write_json, write_text
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
 
@@ -153,12 +153,12 @@ class ClassificationEvaluator:
         report += f"\n## Images by true class (rows) and predicted class\n\n{table}\n" if table else ""
         write_text(folder / "results.md", report)
         rows = [[name, *counts] for name, counts in zip(self._names, matrix.tolist(), strict=True)]
-        write_text(folder / CONFUSION_FILE, _csv_text([["true class", *self._names], *rows]))
+        write_text(folder / CONFUSION_FILE, csv_text([["true class", *self._names], *rows]))
         lines = [
             [record.source.name, self._names[item.true], self._names[item.predicted], f"{item.probability:.4f}"]
             for record, item in classified
         ]
-        write_text(folder / IMAGES_FILE, _csv_text([["image", "true class", "predicted class", "probability"], *lines]))
+        write_text(folder / IMAGES_FILE, csv_text([["image", "true class", "predicted class", "probability"], *lines]))
 
 
 def count_pairs(classified: Sequence[Classified], num_classes: int) -> NDArray[np.int64]:
@@ -223,12 +223,6 @@ def read_confusion(path: Path) -> tuple[NDArray[np.int64], list[str]]:
     """
     header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
     return np.array([row[1:] for row in rows], dtype=np.int64), header[1:]
-
-
-def _csv_text(rows: Sequence[Sequence[object]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
 
 
 @EVALUATORS.register(CLASSIFICATION)

@@ -5,8 +5,6 @@ the mean over the IoU thresholds from 0.5 to 0.95 in steps of 0.05; theirs is tw
 0.5 to 1.
 """
 
-import csv
-import io
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +29,8 @@ from mrcnn_zoo.evaluation.proposals import RecallCounts, count_found_objects, st
 from mrcnn_zoo.evaluation.tables import ABSENT
 from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.modeling.contracts import ProposesRegions
-from mrcnn_zoo.modeling.proposal_generators.selective_search import seed_of
+from mrcnn_zoo.output_files import csv_text
+from mrcnn_zoo.structures.samples import seed_of
 
 # Proposals are stored as float32, so an exact box may have an IoU of 0.99999.
 EXACT_IOU = 0.9999
@@ -44,7 +43,7 @@ CURVE_NUMBERS = (100, 1000)  # of recall over IoU
 PROPOSALS = "proposals"  # header of the names
 TABLE_LEVELS = range(0, len(THRESHOLDS), 4)  # IoU 0.5, 0.6, ..., 1
 
-Arrival = tuple[ImageRecord, StoredProposals, float]  # the proposals of an image, and the seconds that they took
+TimedProposals = tuple[ImageRecord, StoredProposals, float]  # of an image, and the seconds that they took
 
 
 class ProposalSource(Protocol):
@@ -52,7 +51,7 @@ class ProposalSource(Protocol):
 
     name: str
 
-    def __iter__(self) -> Iterator[Arrival]:
+    def __iter__(self) -> Iterator[TimedProposals]:
         """Each image of the dataset with its proposals and the seconds that they took, nan if unknown."""
 
 
@@ -70,7 +69,7 @@ class StoredSource:
         self._dataset = dataset
         self._proposals = proposals
 
-    def __iter__(self) -> Iterator[Arrival]:
+    def __iter__(self) -> Iterator[TimedProposals]:
         for record in self._dataset.records:
             yield record, self._proposals[record.image_id, record.source.name], math.nan
 
@@ -93,7 +92,7 @@ class GeneratorSource:
         self._model = model
         self._loader = loader
 
-    def __iter__(self) -> Iterator[Arrival]:
+    def __iter__(self) -> Iterator[TimedProposals]:
         is_warm = False
         with inference(self._model):
             for samples in with_progress(self._loader, len(self._records), name=self.name):
@@ -289,19 +288,17 @@ def comparison_csv(results: Sequence[SourceRecall]) -> str:
     """
     areas = [(number, area) for number in NUMBERS for area in AREAS]
     curves = [(number, level) for number in CURVE_NUMBERS for level in range(len(THRESHOLDS))]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     header = ["proposals", "images", "objects", "proposals_per_image", "seconds_per_image"]
     header += [_metric(*column) for column in areas]
     header += [f"recall@{number}_IoU_{THRESHOLDS[level]:.3f}" for number, level in curves]
-    writer.writerow(header)
+    rows: list[list[object]] = [[*header]]
     for result in results:
         values = [result.num_proposals / result.num_images, result.seconds]
         values += [result.average_recall(*column) * 100 for column in areas]
         values += [float(result.recall_over_iou(number)[level]) * 100 for number, level in curves]
         shown = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
-        writer.writerow([result.name, result.num_images, int(result.counts.objects[0]), *shown])
-    return text.getvalue()
+        rows.append([result.name, result.num_images, int(result.counts.objects[0]), *shown])
+    return csv_text(rows)
 
 
 def _metric(number: int, area: str = AREAS[0]) -> str:

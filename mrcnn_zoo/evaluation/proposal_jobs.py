@@ -1,6 +1,5 @@
 """Computations of proposals: a model with or without weights, and the description of it that a proposal file has."""
 
-import hashlib
 import json
 import logging
 import math
@@ -21,11 +20,12 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
 from mrcnn_zoo.evaluation.limits import RETINANET
 from mrcnn_zoo.inference.trained import fill_model
+from mrcnn_zoo.model_zoo.checksum import sha256_of
 from mrcnn_zoo.modeling import build_model
 
 SECTIONS = ("MODEL.", "INPUT.", "TEST.BATCH_SIZE")  # of keys that change proposals
 OTHER_KEYS = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.LOAD_PROPOSALS", "MODEL.META_ARCHITECTURE")
-CHUNK = 1 << 20  # bytes
+SHOWN_DIGITS = 16  # of a checksum
 MIN_BOX_AREAS = {  # generator -> key
     "SelectiveSearch": "MODEL.SELECTIVE_SEARCH.MIN_BOX_AREA",
     "EdgeBoxes": "MODEL.EDGE_BOXES.MIN_BOX_AREA",
@@ -164,8 +164,4 @@ def _described_file(source: str) -> str:
     path = Path(source)
     if not path.is_file():
         return source
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            digest.update(piece)
-    return f"{path.name} (sha256 {digest.hexdigest()[:16]})"
+    return f"{path.name} (sha256 {sha256_of(path)[:SHOWN_DIGITS]})"

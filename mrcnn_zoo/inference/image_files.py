@@ -1,7 +1,5 @@
 """Prediction on image files: a picture per image, a COCO dataset and a CSV table of the detected objects."""
 
-import csv
-import io
 import json
 import logging
 from collections import Counter
@@ -23,7 +21,7 @@ from mrcnn_zoo.inference.prediction import coco_rows
 from mrcnn_zoo.inference.predictor import predict_image
 from mrcnn_zoo.inspection.draw import draw_instances
 from mrcnn_zoo.inspection.pictures import is_own_picture, save_picture
-from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace, write_json, write_text
+from mrcnn_zoo.output_files import check_output_folder, csv_text, refuse_to_replace, write_json, write_text
 
 PREDICTIONS_FILE, TABLE_FILE = "predictions.json", "predictions.csv"
 TABLE_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2", "area")
@@ -184,16 +182,14 @@ def _write_files(
         "annotations": annotations,
     }
     names = {image["id"]: image["file_name"] for image in images}
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
     has_mask_scores = any("mask_score" in annotation for annotation in annotations)
-    rows.writerow((*TABLE_COLUMNS, "mask_score") if has_mask_scores else TABLE_COLUMNS)
+    rows: list[Sequence[object]] = [(*TABLE_COLUMNS, "mask_score") if has_mask_scores else TABLE_COLUMNS]
     for annotation in annotations:
         x, y, width, height = annotation["bbox"]
         numbers = [f"{value:.2f}" for value in (x, y, x + width, y + height)]
         values = [f"{annotation['score']:.4f}", *numbers, f"{annotation['area']:g}"]
         if has_mask_scores:
             values.append(f"{annotation['mask_score']:.4f}")
-        rows.writerow([names[annotation["image_id"]], annotation["category_name"], *values])
+        rows.append([names[annotation["image_id"]], annotation["category_name"], *values])
     write_json(output / PREDICTIONS_FILE, content)
-    write_text(output / TABLE_FILE, text.getvalue())
+    write_text(output / TABLE_FILE, csv_text(rows))

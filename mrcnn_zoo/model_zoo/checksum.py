@@ -72,9 +72,14 @@ def checksum_in_name(url: str) -> Checksum | None:
     return None
 
 
+def sha256_of(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
+    return Checksum("sha256", "").digest_of(path)
+
+
 def record_checksum(path: Path) -> None:
     """Write the SHA-256 of a file beside it, in the format of `sha256sum`, to detect later damage."""
-    digest = Checksum("sha256", "").digest_of(path)
+    digest = sha256_of(path)
     path.with_name(path.name + RECORD_SUFFIX).write_text(f"{digest}  {path.name}\n", encoding="utf-8")
 
 

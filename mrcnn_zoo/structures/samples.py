@@ -1,5 +1,6 @@
 """Samples, batches, and the shapes of feature maps."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from mrcnn_zoo.structures.instances import ImageSize, Proposals, Targets
 from mrcnn_zoo.structures.summary import summary
+
+LARGEST_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,15 @@ class Batch:
         if self.targets is None:
             raise ValueError("samples without targets have no losses; load them with their annotations")
         return self.targets
+
+
+def seed_of(image_id: int | str) -> int:
+    """A seed for the random numbers of an image, equal for equal ids in all processes; 7 and "7" are equal.
+
+    Args:
+        image_id: of a sample.
+    """
+    return zlib.crc32(str(image_id).encode()) & LARGEST_SEED
 
 
 def round_up(value: int, multiple: int) -> int:

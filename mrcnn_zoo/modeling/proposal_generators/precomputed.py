@@ -8,11 +8,11 @@ from torchvision.ops import clip_boxes_to_image
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Features
-from mrcnn_zoo.modeling.proposal_generators.selective_search import seed_of
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.registries import PROPOSAL_GENERATORS
 from mrcnn_zoo.structures import Batch, FeatureSpec, ImageSize, Proposals, Targets, TrainingOutput
+from mrcnn_zoo.structures.samples import seed_of
 
 
 class PrecomputedProposals:
