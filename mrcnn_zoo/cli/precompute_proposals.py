@@ -122,7 +122,13 @@ def _paths(arguments: argparse.Namespace, cfg: CfgNode) -> dict[str, Path]:
     names = _dataset_names(cfg)
     if not names:
         raise UserError("DATASETS.TRAIN and DATASETS.TEST are empty: name the datasets to compute proposals for.")
-    return {name: folder / f"{name.replace('/', '_')}_proposals{arguments.format}" for name in names}
+    paths = {name: folder / f"{name.replace('/', '_')}_proposals{arguments.format}" for name in names}
+    if len(set(paths.values())) < len(paths):
+        raise UserError(
+            f"the datasets {', '.join(names)} would have proposals in the same file; write them into different folders "
+            "with --output."
+        )
+    return paths
 
 
 def _written(plan: Precomputation, proposals: Mapping[Any, StoredProposals]) -> str:

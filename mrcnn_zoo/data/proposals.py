@@ -12,6 +12,7 @@ import json
 import logging
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
@@ -227,7 +228,7 @@ def _read_arrays(path: Path) -> _Columns:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as an .npz file: {error}. Write it again.") from error
     ids, counts, boxes, logits = (
         _column(path, columns, name) for name in ("image_ids", "counts", "boxes", "objectness")

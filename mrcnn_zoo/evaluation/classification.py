@@ -24,6 +24,7 @@ from mrcnn_zoo.evaluation.tables import (
     footnote,
     markdown_report,
     summary_table,
+    table_name,
 )
 from mrcnn_zoo.output_files import csv_text, nan_as_null, write_json, write_text
 from mrcnn_zoo.registries import EVALUATORS
@@ -210,9 +211,10 @@ def confusion_table(matrix: NDArray[np.int64], class_names: Sequence[str]) -> st
         matrix: see `count_pairs`.
         class_names: with "no object".
     """
-    rows = [[name, *map(str, counts)] for name, counts in zip(class_names, matrix.tolist(), strict=True)]
+    names = [table_name(name) for name in class_names]
+    rows = [[name, *map(str, counts)] for name, counts in zip(names, matrix.tolist(), strict=True)]
     sides = ["left", *["right"] * len(class_names)]
-    return tabulate(rows, ["", *class_names], tablefmt="pipe", disable_numparse=True, colalign=sides)
+    return tabulate(rows, ["", *names], tablefmt="pipe", disable_numparse=True, colalign=sides)
 
 
 def read_confusion(path: Path) -> tuple[NDArray[np.int64], list[str]]:

@@ -225,7 +225,8 @@ def _compute_here(
 def _compute_in_processes(plan: Precomputation, missing: Parts, workers: int) -> Iterator[Sequence[ImageRecord]]:
     job = pickled_job(plan.job)
     context = multiprocessing.get_context("spawn")  # OpenCV and torch have threads, which a fork does not copy
-    pool = ProcessPoolExecutor(workers, context, _prepare_worker)
+    stop, stopped = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, _prepare_worker, (stop,))
     try:
         futures = {
             pool.submit(compute_part, job, part, plan.part_file(number)): part for number, part in missing.items()
@@ -238,6 +239,9 @@ def _compute_in_processes(plan: Precomputation, missing: Parts, workers: int) ->
             f"a worker process ended by itself, e.g. because memory ran out. {plan.folder} has the finished parts: "
             "continue with --resume, perhaps with fewer --workers."
         ) from error
+    except (KeyboardInterrupt, GeneratorExit):
+        stopped.close()  # a part may take minutes
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -251,17 +255,17 @@ def pickled_job(job: ProposalJob) -> bytes:
     return pickle.dumps(replace(job, cfg=changed_config(job.cfg, {"DATALOADER.NUM_WORKERS": 0})))
 
 
-def _prepare_worker() -> None:
-    """Leave Ctrl-C to the parent, end with it, and use one thread."""
+def _prepare_worker(stop: multiprocessing.connection.Connection) -> None:
+    """Leave Ctrl-C to the parent, end with it or when it closes its end of the pipe, and use one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(THREADS_PER_PROCESS)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(stop: multiprocessing.connection.Connection) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
+    multiprocessing.connection.wait([parent.sentinel, stop])
     os._exit(1)
 
 

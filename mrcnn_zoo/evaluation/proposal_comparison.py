@@ -26,7 +26,7 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS
 from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, with_progress
 from mrcnn_zoo.evaluation.proposals import RecallCounts, count_found_objects, stored_proposals
-from mrcnn_zoo.evaluation.tables import ABSENT
+from mrcnn_zoo.evaluation.tables import ABSENT, table_name
 from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.modeling.contracts import ProposesRegions
 from mrcnn_zoo.output_files import csv_text
@@ -214,7 +214,7 @@ def overall_table(results: Sequence[SourceRecall]) -> str:
     """
     rows = [
         [
-            _name(result),
+            table_name(result.name),
             *(_percent(result.average_recall(number)) for number in TABLE_NUMBERS),
             ABSENT if math.isnan(result.seconds) else f"{result.seconds:.4f}",
             f"{result.num_proposals / result.num_images:.1f}",
@@ -232,7 +232,7 @@ def size_table(results: Sequence[SourceRecall]) -> str:
     """
     areas = [area for area, count in zip(AREAS, results[0].counts.objects, strict=True) if count][1:]
     rows = [
-        [area, _name(result), *(_percent(result.average_recall(number, area)) for number in TABLE_NUMBERS)]
+        [area, table_name(result.name), *(_percent(result.average_recall(number, area)) for number in TABLE_NUMBERS)]
         for area in areas
         for result in results
     ]
@@ -247,7 +247,7 @@ def iou_table(results: Sequence[SourceRecall], number: int) -> str:
         number: of proposals per image.
     """
     rows = [
-        [_name(result), *(_percent(result.recall_over_iou(number)[level]) for level in TABLE_LEVELS)]
+        [table_name(result.name), *(_percent(result.recall_over_iou(number)[level]) for level in TABLE_LEVELS)]
         for result in results
     ]
     return _table([PROPOSALS, *(f"IoU {THRESHOLDS[level]:.1f}" for level in TABLE_LEVELS)], rows)
@@ -307,10 +307,6 @@ def _metric(number: int, area: str = AREAS[0]) -> str:
 
 def _percent(value: float) -> str:
     return ABSENT if math.isnan(value) else f"{value * 100:.1f}"
-
-
-def _name(result: SourceRecall) -> str:
-    return result.name.replace("|", "\\|")
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -123,7 +123,10 @@ def category_table(results: Mapping[str, Metrics], *, tablefmt: str = "pipe") ->
         tablefmt: of tabulate.
     """
     names = list(dict.fromkeys(name for metrics in results.values() for name in metrics if is_of_class(name)))
-    cells = [[name.partition("-")[2], *(_cell(m.get(name, math.nan)) for m in results.values())] for name in names]
+    cells = [
+        [table_name(name.partition("-")[2]), *(_cell(m.get(name, math.nan)) for m in results.values())]
+        for name in names
+    ]
     columns = min(CATEGORY_COLUMNS, max(1, len(cells) // 4))
     height = -(-len(cells) // columns)
     rows = [[value for cell in cells[row::height] for value in cell] for row in range(height)]
@@ -131,6 +134,15 @@ def category_table(results: Mapping[str, Metrics], *, tablefmt: str = "pipe") ->
     headers = ["category", *(f"{task} {kind}" for task, kind in zip(results, kinds, strict=True))] * columns
     names_at = [column * (1 + len(results)) for column in range(columns)]
     return _table(rows, headers, tablefmt=tablefmt, names_at=names_at)
+
+
+def table_name(name: str) -> str:
+    """A name as a cell of a Markdown table, where "|" separates the columns.
+
+    Args:
+        name: of a class or of a row.
+    """
+    return name.replace("|", "\\|")
 
 
 def footnote(results: Mapping[str, Metrics]) -> str:

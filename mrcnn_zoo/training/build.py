@@ -14,6 +14,8 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.distributed.processes import rank, value_of_main_process, world_size
 from mrcnn_zoo.errors import counted
+from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
+from mrcnn_zoo.evaluation.proposal_jobs import needs_weights
 from mrcnn_zoo.inference.trained import fill_model
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.contracts import LearnsFromClassCounts
@@ -112,9 +114,14 @@ def build_evaluated_model(plan: RunPlan) -> nn.Module:
         UserError: settings of the architecture, or weights that do not fill the model.
     """
     torch.backends.cudnn.benchmark = False
-    if plan.weights is None:
-        return build_model(plan.cfg)
-    return fill_model(plan.cfg, plan.weights)[0]
+    if plan.weights is not None:
+        return fill_model(plan.cfg, plan.weights)[0]
+    model = build_model(plan.cfg)
+    if plan.cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK or needs_weights(model):
+        has_checkpoint = Checkpointer(plan.cfg.OUTPUT_DIR).has_checkpoint()
+        advice = f"; --resume evaluates the last checkpoint in {plan.cfg.OUTPUT_DIR}" if has_checkpoint else ""
+        logger.warning("MODEL.WEIGHTS is empty: evaluating random weights%s", advice)
+    return model
 
 
 def build_hooks(cfg: CfgNode, workspace: Workspace) -> dict[str, Hook]:

@@ -207,10 +207,6 @@ def plan_evaluation(cfg: CfgNode, *, resume: bool) -> RunPlan:
     path = str(Checkpointer(cfg.OUTPUT_DIR).last_path()) if resume else cfg.MODEL.WEIGHTS
     weights = read_weights(path) if path else None
     class_names = class_names_of(weights) if weights else ()
-    if weights is None:
-        has_checkpoint = Checkpointer(cfg.OUTPUT_DIR).has_checkpoint()
-        advice = f"; --resume evaluates the last checkpoint in {cfg.OUTPUT_DIR}" if has_checkpoint else ""
-        logger.warning("MODEL.WEIGHTS is empty: evaluating random weights%s", advice)
     datasets = prepare_evaluation(cfg, class_names, model=weights.source if weights else "the model")
     cfg = fit_min_box_area(cfg, datasets)
     return RunPlan(cfg, (), datasets, class_names=class_names, weights=weights)

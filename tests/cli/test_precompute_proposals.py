@@ -82,6 +82,27 @@ def test_generator_without_parameters_needs_no_weights(
     assert "proposals of another computation (other settings)" in capsys.readouterr().err
 
 
+def test_recall_of_a_generator_without_parameters_is_evaluated_without_a_warning(tmp_path: Path) -> None:
+    keys = ["MODEL.META_ARCHITECTURE=ProposalNetwork", "VIS.NUM_IMAGES=0", f"OUTPUT_DIR={tmp_path}"]
+    arguments = ["--config-file", DIGITS, "--eval-only", *TINY, *keys]
+    assert run_command("train", [*arguments, "MODEL.PROPOSAL_GENERATOR.NAME=SlidingWindow"]) == 0
+    assert "random weights" not in read_log(tmp_path)
+    assert run_command("train", arguments) == 0
+    assert "evaluating random weights" in read_log(tmp_path)
+
+
+def read_log(folder: Path) -> str:
+    """The log of a run."""
+    return (folder / "log.txt").read_text()
+
+
+def test_datasets_whose_files_would_have_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    names = "DATASETS.TRAIN=['a/b', 'a_b']"
+    generator = "MODEL.PROPOSAL_GENERATOR.NAME=SlidingWindow"
+    assert run_command("precompute-proposals", ["--config-file", DIGITS, *TINY, generator, names]) == 2
+    assert "proposals in the same file" in read_error(capsys)
+
+
 @pytest.mark.parametrize(
     ("name", "message"), [("RPN", "no weights to load"), ("PrecomputedProposals", "has no proposals of its own")]
 )

@@ -42,6 +42,15 @@ def test_written_content_is_read(suffix: str, ids: tuple, tmp_path: Path) -> Non
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = write_proposals(tmp_path / "proposals.npz", {7: TABLE})
+    content = path.read_bytes()
+    start = content.index(b"boxes.npy") + len(b"boxes.npy")
+    path.write_bytes(content[:start] + b"\xff" * 40 + content[start + 40 :])
+    with pytest.raises(UserError, match=r"proposals\.npz cannot be read as an \.npz file"):
+        read_proposals(path)
+
+
 def detectron2(tmp_path: Path, **changes: object) -> Path:
     content = {"ids": [7, 12], "boxes": [BOXES, BOXES[:0]], "objectness_logits": [LOGITS, LOGITS[:0]], "bbox_mode": 0}
     path = tmp_path / "box_proposals.pkl"

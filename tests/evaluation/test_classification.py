@@ -3,9 +3,11 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.classification import (
     ClassificationEvaluator,
     build_classification_evaluator,
+    confusion_table,
     read_confusion,
 )
 from mrcnn_zoo.evaluation.evaluator import Evaluator
@@ -96,6 +99,11 @@ def test_classes_of_equal_probability_are_ranked_in_their_order(square, dataset_
     evaluator = ClassificationEvaluator(dataset)
     evaluator.process(samples_of(dataset), [classified(1.0, 0.0, 0.0, 0.0, 0.0, 0.0)] * 2)
     assert evaluator.evaluate()["classification"]["top5"] == 50
+
+
+def test_names_with_the_separator_of_columns_stay_in_their_cell() -> None:
+    table = confusion_table(np.eye(2, dtype=np.int64), ["n|pipe", "no object"])
+    assert all(len(re.split(r"(?<!\\)\|", line)) == 5 for line in table.splitlines())  # 3 cells
 
 
 def test_images_that_the_model_was_not_given_do_not_count(dataset: Dataset, samples_of: SamplesOf) -> None:

@@ -148,7 +148,8 @@ MORE = ["DATASETS.SCENES.NUM_VAL=48", "TEST.BATCH_SIZE=1"]
 
 
 @pytest.mark.slow
-def test_killed_workers_leave_parts_that_end_equal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_workers_leave_parts_that_end_equal(number: signal.Signals, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run([*COMMAND, "--output", str(whole), *MORE], check=True)
     running = subprocess.Popen([*COMMAND, "--output", str(cut), "--workers", "2", *MORE], start_new_session=True)
@@ -156,7 +157,7 @@ def test_killed_workers_leave_parts_that_end_equal(tmp_path: Path) -> None:
     while not (parts / "000001.npz").exists():
         assert running.poll() is None
         time.sleep(0.05)
-    running.kill()
+    running.send_signal(number)
     running.wait()
     time.sleep(2)
     with pytest.raises(ProcessLookupError):  # the workers have ended with their parent

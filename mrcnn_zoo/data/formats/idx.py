@@ -70,12 +70,11 @@ def load_idx(name: str, images: Path, labels: Path, *, class_names: Sequence[str
             without a name.
     """
     pixels, classes = read_idx(images), read_idx(labels)
-    for path, array, axes, what in (
-        (images, pixels, GREY_AXES, "images by rows by columns"),
-        (labels, classes, LABEL_AXES, "one label per image"),
+    for field, path, array, axes, what in (
+        ("IMAGES", images, pixels, GREY_AXES, "images by rows by columns"),
+        ("LABELS", labels, classes, LABEL_AXES, "one label per image"),
     ):
         if array.ndim != axes:
-            field = "IMAGES" if path == images else "LABELS"
             raise UserError(
                 f"{path}: has {counted(array.ndim, 'axis', 'axes')} of {' x '.join(map(str, array.shape))}, but "
                 f"{field} of format idx is a file of {what}. Check DATASETS.DEFINITIONS.{name}: IMAGES and LABELS may "

@@ -9,6 +9,7 @@ import pytest
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data import load_dataset
+from mrcnn_zoo.data.formats.idx import load_idx
 from mrcnn_zoo.data.loading.mapper import build_eval_mapper
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
@@ -72,3 +73,10 @@ def test_grey_images_fit_models_of_one_and_of_three_channels(
 def test_faulty_files_are_refused(cfg: CfgNode, tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(cfg, tmp_path, **changes)  # type: ignore[arg-type]
+
+
+def test_one_file_for_images_and_labels_is_refused_by_its_field(tmp_path: Path) -> None:
+    path = tmp_path / "both"
+    path.write_bytes(IMAGES)
+    with pytest.raises(UserError, match="but LABELS of format idx is a file of one label per image"):
+        load_idx("both", path, path)
