@@ -96,7 +96,7 @@ def read_log(folder: Path) -> str:
     return (folder / "log.txt").read_text()
 
 
-def test_datasets_whose_files_would_have_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_datasets_whose_files_would_have_one_name_are_refused(capsys: pytest.CaptureFixture) -> None:
     names = "DATASETS.TRAIN=['a/b', 'a_b']"
     generator = "MODEL.PROPOSAL_GENERATOR.NAME=SlidingWindow"
     assert run_command("precompute-proposals", ["--config-file", DIGITS, *TINY, generator, names]) == 2
