@@ -14,7 +14,7 @@ KEY = "SOLVER.STAGES"
 SCHEDULE = "stages"  # the schedule that reads the key
 FIELDS = ("NAME", "TRAIN", "FROM", "OVERRIDES")
 PROPOSALS = "proposals"  # the part of FROM that is a stage's proposals on disk
-# Keys of the whole run, and one with a field of its own.
+# Keys of the whole run, which no stage can change, and one that is a field of the stage.
 RUN_KEYS = (
     "OUTPUT_DIR",
     "SOLVER.TRAINING_SCHEDULE",
@@ -26,7 +26,7 @@ RUN_KEYS = (
     "SOLVER.UNFREEZE",
 )
 OWN_FIELD = {"SOLVER.TRAIN": "TRAIN"}
-# Schedules that read a key; of the others, those that do not.
+# key -> the only schedules that read it; key -> the only ones that do not read it
 READ_BY = {
     KEY: (SCHEDULE,),
     "SOLVER.ALTERNATING_ROUNDS": ("alternating_4_step", "pretrained_alternating_4_step"),
@@ -42,7 +42,7 @@ class InheritedPart:
     Args:
         part: of the model of the stage, or the name of a module in it.
         stage: name of the earlier stage.
-        source: part of the model of the earlier stage; equal to `part` where the names of the weights are.
+        source: part of the model of the earlier stage; equal to `part` where weights have the same names.
     """
 
     part: str
@@ -59,7 +59,7 @@ class ListedStage:
         train: parts that are trained; None for those of SOLVER.TRAIN.
         starts_from: earlier stage from which all weights are taken; empty for none.
         inherited: parts that are taken from earlier stages.
-        proposals: earlier stage whose proposals are used; empty for none.
+        proposals: earlier stage that writes the proposals; empty for none.
         overrides: config keys of this stage, dotted or nested.
     """
 
@@ -205,7 +205,7 @@ def problem_of_stage_list(config: CfgNode) -> str:
 
 
 def unused_stage_keys(config: CfgNode) -> list[str]:
-    """The keys of stages that were set closer to the user than a schedule that does not read them.
+    """Keys of stages that the schedule does not read, and that were set with a higher priority than the schedule.
 
     Args:
         config: the root; the schedule of a function of the user may read any key.

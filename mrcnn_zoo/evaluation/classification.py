@@ -53,7 +53,7 @@ class ClassificationEvaluator:
     """Top-1 accuracy, accuracy per class and confusion matrix; "no object" is a class.
 
     The class of an image is that of its object, or "no object". The score of a detection is the probability of its
-    class, and "no object" has what the scores lack to 1, see `Classifier.predict`.
+    class; that of "no object" is 1 minus their sum, see `Classifier.predict`.
 
     Args:
         dataset: of images with one object or none.
@@ -113,7 +113,7 @@ class ClassificationEvaluator:
         np.maximum.at(probabilities, found.classes.cpu().numpy(), found.scores.detach().cpu().double().numpy())
         probabilities[-1] = max(0.0, 1 - probabilities.sum())
         true, predicted = self._class_of(record), int(probabilities.argmax())
-        # Of equal probabilities the first class has the higher rank, as with argmax.
+        # Of classes with equal probabilities the first has the better rank, as with argmax.
         rank = int((-probabilities).argsort(kind="stable").argsort()[true])
         return Classified(true, predicted, float(probabilities[predicted]), rank)
 

@@ -38,7 +38,7 @@ from mrcnn_zoo.output_files import write_json
 IMAGES_PER_PART = 16  # at least; an interruption loses the unfinished part of each process
 PARTS_SUFFIX = ".parts"  # of the folder beside the output
 ORIGIN_FILE = "origin.json"
-THREADS_PER_PROCESS = 1  # of torch: sums over several threads are rounded otherwise, so files would not be equal
+THREADS_PER_PROCESS = 1  # of torch: sums over several threads have other rounding errors, so files would differ
 
 Parts = Mapping[int, Dataset]  # by number
 
@@ -52,9 +52,9 @@ class Precomputation:
 
     Args:
         job: the model.
-        dataset: whose images are meant.
+        dataset: with the images of the file.
         path: of the file to write.
-        num_images: of the whole dataset, of which `dataset` may be the first part.
+        num_images: of the whole dataset; `dataset` may be its first part.
     """
 
     job: ProposalJob
@@ -64,7 +64,7 @@ class Precomputation:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all images of the dataset are meant."""
+        """Whether the file has all images of the dataset."""
         return len(self.dataset) == self.num_images
 
     @cached_property
@@ -187,7 +187,7 @@ def precompute(
         world_size: number of processes that call this.
 
     Raises:
-        UserError: of a worker, or a worker ended by itself.
+        UserError: of a worker, or a worker that ended without one.
     """
     parts = {number: part for number, part in enumerate(plan.parts()) if number % world_size == rank}
     missing = {number: part for number, part in parts.items() if not plan.part_file(number).exists()}
@@ -236,7 +236,7 @@ def _compute_in_processes(plan: Precomputation, missing: Parts, workers: int) ->
             yield futures[future].records
     except BrokenProcessPool as error:
         raise UserError(
-            f"a worker process ended by itself, e.g. because memory ran out. {plan.folder} has the finished parts: "
+            f"a worker process ended unexpectedly, e.g. because memory ran out. {plan.folder} has the finished parts: "
             "continue with --resume, perhaps with fewer --workers."
         ) from error
     except (KeyboardInterrupt, GeneratorExit):

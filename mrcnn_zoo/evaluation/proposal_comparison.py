@@ -60,7 +60,7 @@ class StoredSource:
 
     Args:
         name: in tables.
-        dataset: whose images are compared.
+        dataset: the images.
         proposals: by image id and file.
     """
 
@@ -81,7 +81,7 @@ class GeneratorSource:
 
     Args:
         name: in tables.
-        dataset: whose images are compared.
+        dataset: the images.
         model: a module with `propose`.
         loader: batches of the dataset.
     """
@@ -111,7 +111,7 @@ def build_stored_source(name: str, dataset: Dataset, path: Path) -> StoredSource
 
     Args:
         name: in tables.
-        dataset: whose images are compared.
+        dataset: the images.
         path: a `.pkl` or `.npz`.
 
     Raises:
@@ -126,7 +126,7 @@ def build_generator_source(cfg: CfgNode, name: str, dataset: Dataset, model: nn.
     Args:
         cfg: of the model.
         name: in tables.
-        dataset: whose images are compared, all of them.
+        dataset: the images, all of them.
         model: a detector with proposals.
 
     Raises:

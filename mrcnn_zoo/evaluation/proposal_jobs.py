@@ -37,11 +37,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ProposalJob:
-    """What a process needs in order to compute proposals; picklable.
+    """Config and weights with which a process computes proposals; picklable.
 
     Args:
         cfg: of the model.
-        weights: file of its weights; empty for a model whose generator has no parameters.
+        weights: file of its weights; empty for a generator without parameters.
     """
 
     cfg: CfgNode
@@ -53,7 +53,7 @@ def fit_min_box_area(cfg: CfgNode, datasets: Sequence[Dataset]) -> CfgNode:
 
     Args:
         cfg: of the model.
-        datasets: with annotations, of which crowds do not count.
+        datasets: with annotations; crowds are left out.
     """
     key = MIN_BOX_AREAS.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)
     if key is None or cfg.value_of(key) > 0 or cfg.MODEL.META_ARCHITECTURE == RETINANET:
@@ -139,7 +139,7 @@ def describe_origin(job: ProposalJob, dataset: Dataset) -> ProposalOrigin:
 
     Args:
         job: the model.
-        dataset: whose images are meant.
+        dataset: with the images of the proposals.
     """
     cfg = job.cfg
     settings: dict[str, Any] = {

@@ -43,7 +43,7 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class HasStages(Protocol):
-    """A bottom-up network with numbered stages, of which SOLVER.TRAIN can select the last ones."""
+    """A bottom-up network with numbered stages, which SOLVER.TRAIN selects, e.g. by `4+`."""
 
     def stage_of(self, name: str) -> int:
         """Number of the stage of a parameter by its name in the network; 1 for a stem."""
@@ -71,7 +71,7 @@ class RPNHead(Protocol):
 class ProposalGenerator(Protocol):
     """Proposes boxes that may contain an object.
 
-    Optional attribute: `needs_features`, False if it does not use the features, which may then be empty.
+    Optional attribute: `needs_features`, False if it does not use the features; they may be empty then.
     """
 
     @property

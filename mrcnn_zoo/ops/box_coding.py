@@ -83,7 +83,7 @@ class LastPixelBoxCoder(BoxCoder):
 
 
 class CornerOffsetCoder(BoxCoder):
-    """Offsets of the four coordinates from the source's, in units of its sides, so linear in all of them.
+    """Offsets of the four coordinates from the source's, in units of its sides.
 
     Source: Erhan et al. 2014 (Scalable Object Detection using Deep Neural Networks), sec. 3.2, residuals to priors.
     There they are in image sides; in sides of the source they do not depend on the size of the image.

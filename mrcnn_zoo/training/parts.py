@@ -156,7 +156,7 @@ def parts_table(model: nn.Module, origins: Mapping[str, str], *, default: str) -
 
 
 def _shown_part(name: str, bottom_up: Sequence[str]) -> str:
-    """The part of a weight in a table, e.g. "backbone.bottom_up", "backbone", "roi_heads.mask_head"."""
+    """The row of a weight in the table of parts, e.g. "backbone.bottom_up", "backbone", "roi_heads.mask_head"."""
     network = next((prefix for prefix in bottom_up if name.startswith(f"{prefix}.")), "")
     if network:
         return network

@@ -33,7 +33,7 @@ from mrcnn_zoo.training.stages.files import (
     remove_final_checkpoint,
     write_final_checkpoint,
 )
-from mrcnn_zoo.training.stages.inheritance import ModelOutline, check_inheritance, outline_of
+from mrcnn_zoo.training.stages.inheritance import ModelDescription, check_inheritance, describe_model
 from mrcnn_zoo.training.stages.listed import log_stage_list
 from mrcnn_zoo.training.stages.stage import FinishedStage, Results, Stage, clear_training_folders, prepared_config
 from mrcnn_zoo.training.stopping import StopSignals, TrainingInterrupted
@@ -121,15 +121,15 @@ def _check_stages(stages: Sequence[Stage], waiting: Sequence[Stage]) -> None:
     level = ours.level
     ours.setLevel(logging.WARNING)  # what is built is logged when it is trained
     try:
-        outlines = {stage.name: _try_to_build(stage) for stage in waiting[1:]}
+        models = {stage.name: _try_to_build(stage) for stage in waiting[1:]}
         if waiting and any(stage.inherited or stage.proposals_of for stage in waiting[1:]):
-            outlines[waiting[0].name] = outline_of(build_model(waiting[0].cfg))
+            models[waiting[0].name] = describe_model(build_model(waiting[0].cfg))
     finally:
         ours.setLevel(level)
-    check_inheritance(stages, outlines)
+    check_inheritance(stages, models)
 
 
-def _try_to_build(stage: Stage) -> ModelOutline:
+def _try_to_build(stage: Stage) -> ModelDescription:
     """Build all of a later stage and discard it, so that its mistakes show before an earlier one is trained.
 
     Raises:
@@ -137,7 +137,7 @@ def _try_to_build(stage: Stage) -> ModelOutline:
     """
     cfg = changed_config(stage.cfg, {"MODEL.WEIGHTS": ""}, source="stage") if stage.starts_from else stage.cfg
     try:
-        return outline_of(build_trainer(plan_training(cfg, resume=False), writers=[]).model)
+        return describe_model(build_trainer(plan_training(cfg, resume=False), writers=[]).model)
     except UserError as error:
         raise UserError(f"stage {stage.name!r}: {error}") from error
 

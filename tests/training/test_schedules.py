@@ -57,7 +57,7 @@ def test_further_rounds_continue_both_on_the_fixed_backbone() -> None:
     assert sum(item["OVERRIDES"]["SOLVER.MAX_ITER"] for item in items.values()) == 100
 
 
-def test_list_in_the_log_is_one_that_a_user_can_type() -> None:
+def test_list_in_the_log_gives_the_same_stages_as_solver_stages() -> None:
     stages = stages_of("separate_rpn", "SOLVER.STAGE_SHARES=[3,1]")
     text = yaml.safe_load(listed_as_yaml(stages))
     typed = [item for key, value in text["SOLVER"].items() for item in (f"SOLVER.{key}", value)]
@@ -98,18 +98,20 @@ def test_stage_of_a_larger_batch_sees_as_many_images() -> None:
     assert [stage.cfg.SOLVER.BASE_LR for stage in stages] == [0.5, 0.01, 0.01, 0.01]
 
 
-def test_keys_of_one_stage_are_typed_on_the_command_line() -> None:
+def test_keys_of_one_stage_are_set_on_the_command_line() -> None:
     items = [{"NAME": "one"}, {"NAME": "two", "OVERRIDES": {"SOLVER": {"MAX_ITER": 7, "BASE_LR": 0.5}}}]
     stages = stages_of("stages", "SOLVER.STAGES", items, "SOLVER.STAGE_OVERRIDES.two.SOLVER.BASE_LR", "0.25")
     assert [(stage.cfg.SOLVER.MAX_ITER, stage.cfg.SOLVER.BASE_LR) for stage in stages] == [(100, 0.01), (7, 0.25)]
 
 
-def test_typed_key_that_a_list_replaces_is_named_with_what_to_type(caplog: pytest.LogCaptureFixture) -> None:
+def test_key_on_the_command_line_that_a_list_replaces_is_named_with_the_key_to_set(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cfg = schedule("stages", "SOLVER.STAGES", [{"NAME": "one"}, {"NAME": "two", "OVERRIDES": {"SOLVER.MAX_ITER": 7}}])
     log_stage_list(cfg, build_stages(cfg))
     (message,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
     assert "stage 'two' has SOLVER.MAX_ITER = 7 by its OVERRIDES, not 100 (command line)" in message
-    assert "type SOLVER.STAGE_OVERRIDES.two.SOLVER.MAX_ITER" in message
+    assert "set SOLVER.STAGE_OVERRIDES.two.SOLVER.MAX_ITER" in message
 
 
 def test_list_of_another_schedule_is_named_as_unused(caplog: pytest.LogCaptureFixture) -> None:

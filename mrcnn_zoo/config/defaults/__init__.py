@@ -6,7 +6,6 @@ from mrcnn_zoo.config.defaults import (
     evaluation,
     gossip_net,
     model,
-    multibox,
     proposal_generators,
     region_branches,
     retinanet,
@@ -21,7 +20,6 @@ from mrcnn_zoo.config.keys import Key
 AREAS = (
     model,
     rpn,
-    multibox,
     proposal_generators,
     roi_heads,
     region_branches,

@@ -16,14 +16,14 @@ NEW_KEYS = (
     Key(
         "MODEL.GOSSIP_NET.NUM_BLOCKS",
         16,
-        "Blocks of GossipNet; in each the detections exchange messages with those that they overlap.",
+        "Blocks of GossipNet; in each, overlapping detections exchange messages.",
         range=AT_LEAST_ONE,
     ),
     Key("MODEL.GOSSIP_NET.DIM", 128, "Features per detection in GossipNet.", range=AT_LEAST_ONE),
     Key(
         "MODEL.GOSSIP_NET.REDUCED_DIM",
         32,
-        "Features per detection and per pair of detections inside of a block of GossipNet.",
+        "Features per detection and per pair of detections inside a block of GossipNet.",
         range=AT_LEAST_ONE,
     ),
     Key(
@@ -35,8 +35,8 @@ NEW_KEYS = (
     Key(
         "MODEL.GOSSIP_NET.JOIN_CLASSES",
         True,
-        "Detections of different classes exchange messages, too, as in the paper. There are several times fewer pairs "
-        "without, and so less time and memory.",
+        "Whether detections of different classes exchange messages, too, as in the paper. False has several times "
+        "fewer pairs, and takes less time and memory.",
     ),
     Key(
         "MODEL.GOSSIP_NET.MAX_CANDIDATES",
@@ -48,23 +48,23 @@ NEW_KEYS = (
     Key(
         "MODEL.GOSSIP_NET.MIN_SCORE",
         0.01,
-        "Detections to which GossipNet gives a lower score, in [0, 1], are dropped.",
+        "Detections with a lower new score by GossipNet, in [0, 1], are dropped.",
         range=SHARE,
     ),
     Key(
         "MODEL.GOSSIP_NET.MATCH_IOUS",
         [0.5, 0.6, 0.7, 0.8, 0.9],
-        "IoU with an object of the detection that GossipNet learns to keep, which is the one with the highest new "
-        "score; the loss is the mean over all of them. The paper has 0.5 alone, for AP50; more of them, as in COCO's "
-        "AP, teach it to keep the best localised detection.",
+        "Minimum IoU with an object of the detection that GossipNet is trained to keep, the one with the highest new "
+        "score; the loss is the mean over the values. The paper has 0.5 alone, as in AP50; with several, as in COCO's "
+        "AP, the best localised detection is kept.",
         range=SHARE_ABOVE_ZERO,
         length=NOT_EMPTY,
     ),
     Key(
         "MODEL.GOSSIP_NET.POSITIVE_WEIGHT",
         0.1,
-        "Share of the detections to keep in the loss of GossipNet; the others have the rest to 1. The larger, the "
-        "higher are all new scores.",
+        "Weight in the loss of GossipNet of all detections to keep together; that of all others is 1 minus it. A "
+        "larger weight raises all new scores.",
         range=Range(low=0, high=1, low_open=True, high_open=True),
     ),
     Key("MODEL.GOSSIP_NET.LOSS_WEIGHT", 1.0, "Weight of the loss of GossipNet.", range=NOT_NEGATIVE),

@@ -6,6 +6,7 @@ from mrcnn_zoo.config.keys import (
     NOT_NEGATIVE,
     PAIR,
     POSITIVE,
+    SHARE,
     SHARE_ABOVE_ZERO,
     Key,
     Range,
@@ -13,6 +14,70 @@ from mrcnn_zoo.config.keys import (
 
 DETECTRON2_KEYS: tuple[Key, ...] = ()
 NEW_KEYS = (
+    Key(
+        "MODEL.MULTIBOX.IN_FEATURES",
+        ["res4"],
+        "Backbone outputs on which MultiBox predicts, each with layers of its own. The priors of a map are those of "
+        "MODEL.ANCHOR_GENERATOR (sizes and aspect ratios per map; OFFSET 0.5 centres them in their cells).",
+        length=NOT_EMPTY,
+    ),
+    Key(
+        "MODEL.MULTIBOX.CONV_DIMS",
+        [-1],
+        "Output channels of each 3 x 3 convolution before the predictions of a map, in order; -1 keeps the number of "
+        "input channels, an empty list predicts from the map itself.",
+        range=Range(low=1, also=(-1,)),
+    ),
+    Key(
+        "MODEL.MULTIBOX.INITIAL_CONFIDENCE",
+        0.01,
+        "Confidence that the untrained network predicts everywhere, in (0, 1); best about the number of objects over "
+        "that of priors: with many priors, a larger one makes the first gradients large.",
+        range=Range(low=0, high=1, low_open=True, high_open=True),
+    ),
+    Key(
+        "MODEL.MULTIBOX.MATCHING",
+        "priors",
+        "The cost that the one-to-one matching of predictions with objects minimises: priors (the squared distance of "
+        "their priors from the objects, the same in each step) or predictions (the loss itself, of predicted boxes and "
+        "confidences).",
+        choices=("priors", "predictions"),
+    ),
+    Key(
+        "MODEL.MULTIBOX.ALPHA",
+        0.3,
+        "Weight of the squared distances of the matched boxes, in image sides, beside the confidence loss; also in the "
+        "matching by predictions. 0.3 is the paper's. Squared distances are small numbers: 100 to 1000 gives tighter "
+        "boxes in short training.",
+        range=NOT_NEGATIVE,
+    ),
+    Key("MODEL.MULTIBOX.LOSS_WEIGHT", 1.0, "Weight of both losses of MultiBox.", range=NOT_NEGATIVE),
+    Key(
+        "MODEL.MULTIBOX.NMS_THRESH",
+        0.9,
+        "A proposal is suppressed when its IoU with a more confident one of any map is above this; 1 keeps all. One "
+        "prediction per object is trained, so there are few duplicates; the paper's 0.5 costs recall at high IoU.",
+        range=SHARE,
+    ),
+    Key(
+        "MODEL.MULTIBOX.PRE_NMS_TOPK",
+        2000,
+        "Maximum number of predictions per image that are decoded and compared by the suppression, the most confident "
+        "of all maps together.",
+        range=AT_LEAST_ONE,
+    ),
+    Key(
+        "MODEL.MULTIBOX.POST_NMS_TOPK_TRAIN",
+        1000,
+        "Maximum number of proposals per image in training, where region heads are trained on them.",
+        range=AT_LEAST_ONE,
+    ),
+    Key(
+        "MODEL.MULTIBOX.POST_NMS_TOPK_TEST",
+        1000,
+        "Maximum number of proposals per image at inference.",
+        range=AT_LEAST_ONE,
+    ),
     Key(
         "MODEL.PROPOSAL_GENERATOR.JITTER",
         0.0,
@@ -132,20 +197,20 @@ NEW_KEYS = (
         "MODEL.EDGE_BOXES.ETA",
         1.0,
         "Factor of EDGE_BOXES.BETA after each window, while it is above 0.5: below 1, the first windows are close to "
-        "each other and the later ones further apart.",
+        "each other and later ones further apart.",
         range=SHARE_ABOVE_ZERO,
     ),
     Key("MODEL.EDGE_BOXES.MIN_SCORE", 0.01, "Smallest score of a window of EdgeBoxes.", range=NOT_NEGATIVE),
     Key(
         "MODEL.EDGE_BOXES.MAX_ASPECT_RATIO",
         3.0,
-        "Largest ratio of the sides of the windows that EdgeBoxes begins with.",
+        "Largest ratio of the sides of the initial windows of EdgeBoxes.",
         range=AT_LEAST_ONE,
     ),
     Key(
         "MODEL.EDGE_BOXES.MIN_BOX_AREA",
         0.0,
-        "Area of the smallest windows of EdgeBoxes in square pixels of the network input; 0 as of "
+        "Area of the smallest windows of EdgeBoxes in square pixels of the network input; 0 as in "
         "SELECTIVE_SEARCH.MIN_BOX_AREA. OpenCV's own 1000 drops objects below about 30 x 30 pixels, such as digits.",
         range=NOT_NEGATIVE,
     ),

@@ -88,7 +88,7 @@ def resized(pixels: NDArray[np.generic], side: int) -> NDArray[np.generic]:
 
 
 def window_of_box(box: Sequence[float], image_size: ImageSize, *, context: float) -> Window:
-    """The square window around a box, moved into the image; of an object longer than the image is wide, a part.
+    """The square window around a box, moved into the image; it holds a part of an object that is longer than the image.
 
     Args:
         box: x1 y1 x2 y2 in pixels.
@@ -195,9 +195,9 @@ def crop_objects(
     )
 
 
-def _missing_note(missing: int, wanted: int) -> str:
+def _missing_note(missing: int, requested: int) -> str:
     return (
-        f"{counted(missing, 'crop')} of {wanted} without object not found, as objects fill the images; raise "
+        f"{counted(missing, 'crop')} of {requested} without object not found, as objects fill the images; raise "
         "MAX_OVERLAP or set NUM_BACKGROUND lower"
     )
 
@@ -241,7 +241,7 @@ def find_background(
     Args:
         records: with annotations; crowds are avoided, too.
         sides: of the windows of objects, from which those of background are drawn.
-        count: wanted number of windows.
+        count: number of windows, as far as there are so many.
         max_overlap: largest overlap with an object, as share of the smaller area of the two: the IoU of a small object
             with a large window around it is small.
         rng: the only source of randomness.

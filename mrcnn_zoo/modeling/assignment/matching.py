@@ -162,8 +162,8 @@ def match_and_sample(
 def match_one_to_one(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """The one-to-one matching of least total cost in each image; all objects are matched if there are enough boxes.
 
-    Of G objects in an image, each has an optimal match among its own G cheapest boxes, since the others take at most
-    G - 1 of them. So only these costs are copied to the host, once for all images.
+    Each of the G objects of an image has an optimal match among its G cheapest boxes, since the others take at most
+    G - 1 of them. Therefore only these costs are copied to the host, once for all images.
 
     Source: Erhan et al. 2014 (Scalable Object Detection using Deep Neural Networks), sec. 3.2, eq. 4; solved by scipy.
 

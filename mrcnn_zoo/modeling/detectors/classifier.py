@@ -126,7 +126,7 @@ class Classifier(nn.Module):
     def predict(self, samples: list[Sample]) -> list[Detections]:
         """The K classes of each image as detections of the size of the image, scored by their probability, best first.
 
-        The probability of "no object" is what the scores lack to 1.
+        The probability of "no object" is 1 minus the sum of the scores.
 
         Args:
             samples: images.

@@ -165,7 +165,7 @@ class GeneralizedRCNN(nn.Module):
 
 
 class SuppressionTrainingRCNN(GeneralizedRCNN):
-    """A detector of which only the suppression is trained; the losses are those of the suppression."""
+    """The detector with the losses of its suppression alone, whose weights alone are trained."""
 
     losses = suppression_losses_alone
     train = train_suppression_alone

@@ -275,7 +275,7 @@ class RetinaNet(nn.Module):
 
 
 class SuppressionTrainingRetinaNet(RetinaNet):
-    """A detector of which only the suppression is trained; the losses are those of the suppression."""
+    """The detector with the losses of its suppression alone, whose weights alone are trained."""
 
     losses = suppression_losses_alone
     train = train_suppression_alone

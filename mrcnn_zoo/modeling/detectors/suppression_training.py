@@ -1,4 +1,4 @@
-"""What detectors share of which only the suppression is trained: `losses` and `train`.
+"""`losses` and `train` of the detectors that train their suppression alone.
 
 The suppression is trained on what it gets at inference. Everything else is in evaluation mode and without gradient, and
 the names of the weights are those of the ordinary detector, so the checkpoint of this training is an ordinary one.
@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class SuppressingDetector(Protocol):
-    """A detector that can compute the boxes that its suppression gets."""
+    """A detector that returns the input of its suppression."""
 
     collate: Collation
 
@@ -44,10 +44,10 @@ def is_suppression_alone(trained_parts: Sequence[str]) -> bool:
 
 
 def suppression_losses_alone(detector: SuppressingDetector, samples: list[Sample]) -> TrainingOutput:
-    """`losses` of a detector of which only the suppression is trained, in float32 as evaluations are.
+    """`losses` of a detector that trains its suppression alone, in float32 as at inference.
 
     Args:
-        detector: the model, whose other parts are in evaluation mode.
+        detector: the model; its other parts are in evaluation mode.
         samples: images with targets.
 
     Raises:

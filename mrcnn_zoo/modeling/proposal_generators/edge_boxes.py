@@ -37,7 +37,7 @@ class EdgeBoxes:
 
     The objectness is the logarithm of the score, whose sigmoid s / (1 + s) has the order of the scores s.
 
-    Source: Zitnick and Dollar 2014 (Edge Boxes: Locating Object Proposals from Edges), whose names the arguments have.
+    Source: Zitnick and Dollar 2014 (Edge Boxes: Locating Object Proposals from Edges), with the names of the arguments.
 
     Args:
         detect_edges: edges of an image.
@@ -86,7 +86,7 @@ class EdgeBoxes:
 
 
 def smallest_area(alpha: float, max_aspect_ratio: float) -> float:
-    """Area in square pixels whose windows of all aspect ratios have sides of at least SHORTEST_SIDE.
+    """Smallest area in square pixels at which windows of all aspect ratios have sides of at least SHORTEST_SIDE.
 
     Args:
         alpha: see `EdgeBoxes`.
@@ -109,7 +109,7 @@ def build_edge_boxes(
         feature_specs: maps of the backbone by name.
     """
     settings = cfg.MODEL.EDGE_BOXES
-    import_opencv()  # refuse its absence now
+    import_opencv()  # raises where it is not installed
     edges = StructuredEdges(settings.MODEL) if settings.MODEL else GradientEdges(settings.SIGMA)
     search = EdgeBoxes(
         detect_edges=edges,

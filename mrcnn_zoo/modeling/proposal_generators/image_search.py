@@ -33,7 +33,7 @@ class Search(Protocol):
         Args:
             image: (H, W, 3) uint8 RGB.
             image_id: determines what is drawn at random.
-            min_area: square pixels; smaller boxes are not wanted.
+            min_area: smallest area of a box in square pixels.
         """
 
 
@@ -185,7 +185,7 @@ def import_opencv() -> ModuleType:
             "into the same folder. Remove every package that `pip list` shows with opencv in its name, then "
             f"{install} (it installs {WHEEL})."
         )
-    cv2.setNumThreads(1)  # the threads of a run are its processes
+    cv2.setNumThreads(1)  # the parallelism of a run is that of its processes
     return cv2
 
 

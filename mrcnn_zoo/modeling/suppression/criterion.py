@@ -21,11 +21,11 @@ class SuppressionCriterion:
     Source: Hosang et al. 2017 (Learning Non-Maximum Suppression), sec. 4.1, for a single IoU. The mean over several, as
     in COCO's AP, prefers the best localised of the detections of an object: at 0.5 any of them may be the one to keep.
 
-    As in the paper the expected weight of the positives is `positive_weight` and that of the negatives the rest to 1;
-    here their numbers are those of the batch over all processes.
+    As in the paper, the positives have the weight `positive_weight` in total and the negatives 1 minus it; their
+    numbers are those of the batch over all processes.
 
     Args:
-        min_ious: T of them, each in (0, 1]: with an object, of the detection that is correct.
+        min_ious: T minimum IoUs of a correct detection with its object, each in (0, 1].
         positive_weight: share of the positives in the loss, in (0, 1).
         loss_weight: factor of the losses.
     """
@@ -71,10 +71,10 @@ def match_by_score(
     detection has taken.
 
     Args:
-        scores: (R,) of the candidates, which need not be their own.
+        scores: (R,) of the candidates, in place of their own.
         candidates: R of them.
         targets: ground truth of each image.
-        min_ious: T of them, each of a correct detection.
+        min_ious: T minimum IoUs of a correct detection with its object.
 
     Returns:
         (T, R) bool.

@@ -69,11 +69,11 @@ class Neighborhood:
 
 
 def pair_features(boxes: Tensor, scores: Tensor, classes: Tensor, pairs: Pairs) -> Tensor:
-    """What is known of two detections and their relative position.
+    """Relative position, scores and classes of pairs of detections.
 
     Source: Hosang et al. 2017, sec. 4.2 (Pairwise computations). Unlike in the paper, the scores are given as logits,
-    which distinguish those near 0 and near 1, where most of a detector's are: training is several times shorter. That
-    both have the same class is a further number: from one vector of scores per detection it would have to be learned.
+    which separate the scores near 0 and near 1, where most are: training is several times shorter. Whether both have
+    the same class is a feature, too: from one vector of scores per detection it would have to be learned.
 
     Args:
         boxes: (R, 4) pixels.
@@ -105,14 +105,14 @@ def pair_features(boxes: Tensor, scores: Tensor, classes: Tensor, pairs: Pairs) 
 
 
 class GossipBlock(nn.Module):
-    """One exchange of messages: each detection gets the maximum over its pairs, and adds what follows from it.
+    """One exchange of messages: the maximum over the pairs of each detection is the input of a residual update.
 
     Source: Hosang et al. 2017, sec. 4.2, figure 3. The first layer on the features of a pair, its center and its
     neighbour is computed as a sum of three, two of them per detection: there are many more pairs than detections.
 
     Args:
         dim: features per detection.
-        reduced_dim: features per detection and per pair inside of the block.
+        reduced_dim: features per detection and per pair inside the block.
     """
 
     def __init__(self, dim: int, reduced_dim: int) -> None:
@@ -139,7 +139,7 @@ class GossipBlock(nn.Module):
             (R, dim).
         """
         reduced = F.relu(self.reduce(detections))
-        # A detection is no neighbour with features of its own: those are the center's already.
+        # In the pair of a detection with itself the neighbour has no features: they are those of the center.
         is_other = (pairs.centers != pairs.neighbors)[:, None]
         from_neighbors = self.of_neighbor(reduced)[pairs.neighbors] * is_other
         hidden = F.relu(self.of_pair(encoded) + self.of_center(reduced)[pairs.centers] + from_neighbors)
@@ -151,8 +151,8 @@ class GossipBlock(nn.Module):
 class GossipNet(Suppression):
     """Computes new scores of all detections of an image together; duplicates get low ones.
 
-    The features of a detection are 0 at first; each block
-    changes them by the maximum over its pairs with its neighbours. No box is removed but those with a low new score.
+    The features of a detection are 0 at first; each block changes them by the maximum over its pairs with its
+    neighbours. Only boxes with a low new score are removed.
 
     Source: Hosang et al. 2017 (Learning Non-Maximum Suppression), sec. 4. Detections of several classes are in one
     graph, each with its score at the place of its class (sec. 5.3).

@@ -22,21 +22,21 @@ ORIGINS = "origins"  # in a file of joined weights: name of a weight -> stage or
 
 
 @dataclass(frozen=True)
-class ModelOutline:
-    """What is compared between the models of two stages."""
+class ModelDescription:
+    """The properties of the model of a stage that later stages depend on."""
 
     shapes: Mapping[str, Shape]  # of each weight, by name
     proposes: bool  # whether it has proposals
 
 
-def outline_of(model: nn.Module) -> ModelOutline:
-    """The outline of a model.
+def describe_model(model: nn.Module) -> ModelDescription:
+    """The names and shapes of the weights of a model, and whether it has proposals.
 
     Args:
         model: of a stage.
     """
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.endswith(COUNTER)}
-    return ModelOutline(shapes, isinstance(model, ProposesRegions))
+    return ModelDescription(shapes, isinstance(model, ProposesRegions))
 
 
 def inherited_names(
@@ -82,12 +82,12 @@ def inherited_names(
     return pairs
 
 
-def check_inheritance(stages: Sequence[Stage], outlines: Mapping[str, ModelOutline]) -> None:
+def check_inheritance(stages: Sequence[Stage], models: Mapping[str, ModelDescription]) -> None:
     """Refuse parts that a stage cannot take from an earlier one, and proposals of a stage that has none.
 
     Args:
         stages: of the run.
-        outlines: of the models by name of the stage; pairs of which one is missing are not checked.
+        models: by name of the stage; a pair with a missing one is not checked.
 
     Raises:
         UserError: naming the place in SOLVER.STAGES, which a ready-made schedule has written.
@@ -95,10 +95,10 @@ def check_inheritance(stages: Sequence[Stage], outlines: Mapping[str, ModelOutli
     for number, stage in enumerate(stages):
         place = f"SOLVER.STAGES[{number}].FROM (stage {stage.name!r})"
         for inherited in stage.inherited:
-            if stage.name in outlines and inherited.stage in outlines:
-                targets, sources = (outlines[name].shapes for name in (stage.name, inherited.stage))
+            if stage.name in models and inherited.stage in models:
+                targets, sources = (models[name].shapes for name in (stage.name, inherited.stage))
                 inherited_names(inherited, targets, sources, key=f"{place}, {inherited.part}")
-        source = outlines.get(stage.proposals_of)
+        source = models.get(stage.proposals_of)
         if source is not None and not source.proposes:
             raise UserError(
                 f"{place}, proposals: the model of stage {stage.proposals_of!r} has no proposals; its "
@@ -161,7 +161,7 @@ def join_weights(
     Raises:
         UserError: see `inherited_names` and `load_weights_file`.
     """
-    targets = outline_of(model).shapes
+    targets = describe_model(model).shapes
     joined = JoinedWeights()
     if base:
         file = read_weights(base)
@@ -181,7 +181,7 @@ def join_weights(
             origin=f"stage {part.stage}",
             class_names=stored_class_names(opened[part.stage]),
         )
-    # Only the classes of layers that stayed matter.
-    names = set(joined.classes.values()) & {o for n, o in joined.origins.items() if CLASS_LAYERS.search(n)}
-    joined.classes = {classes: origin for classes, origin in joined.classes.items() if origin in names}
+    # Class names of layers that were replaced are left out.
+    remaining = {origin for name, origin in joined.origins.items() if CLASS_LAYERS.search(name)}
+    joined.classes = {classes: origin for classes, origin in joined.classes.items() if origin in remaining}
     return joined

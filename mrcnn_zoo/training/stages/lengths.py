@@ -60,7 +60,7 @@ def with_lengths(
 
 
 def split_iterations(total: int, shares: Sequence[float]) -> list[int]:
-    """A number of iterations in whole parts that add up to it, as near as possible to some shares.
+    """Whole numbers that add up to a number of iterations, nearest to some shares.
 
     Args:
         total: number of iterations.
@@ -68,7 +68,7 @@ def split_iterations(total: int, shares: Sequence[float]) -> list[int]:
     """
     exact = [total * share / sum(shares) for share in shares]
     counts = [int(value) for value in exact]
-    # Those that lose most by rounding down get the iterations that are left; the earlier one of two equal ones.
+    # The remaining iterations are for the largest fractions that were rounded down; of equal ones for the first.
     order = sorted(range(len(exact)), key=lambda row: counts[row] - exact[row])
     for row in order[: total - sum(counts)]:
         counts[row] += 1
@@ -89,7 +89,7 @@ def _lengths_of(cfg: CfgNode, part: float, iterations: int) -> dict[str, Any]:
     solver = cfg.SOLVER
     for key, value in ((MINUTES, solver.MAX_MINUTES), (EPOCHS, solver.MAX_EPOCHS)):
         if value > 0:
-            # MAX_ITER with it: of lengths that are set together these come first.
+            # With MAX_ITER: of lengths that are set together, epochs and minutes have priority.
             return {key: round(value * part, 6), ITERATIONS: solver.MAX_ITER}
     scale = iterations / solver.MAX_ITER
     # As with SOLVER.MAX_EPOCHS; else the warm-up of a joint training would take most of a short stage.
@@ -111,6 +111,6 @@ def _rates_of(cfg: CfgNode, factor: float) -> dict[str, Any]:
 def _batch_of(cfg: CfgNode, stage: str) -> int:
     """Images per batch of a stage."""
     own = cfg.SOLVER.STAGE_OVERRIDES.get(stage, {})
-    typed = [assignment.value for assignment in flattened((), own, Origin(OVERRIDES)) if assignment.name == BATCH]
+    batches = [assignment.value for assignment in flattened((), own, Origin(OVERRIDES)) if assignment.name == BATCH]
     # Other values are refused where the overrides are checked.
-    return typed[-1] if typed and isinstance(typed[-1], int) and typed[-1] > 0 else cfg.SOLVER.IMS_PER_BATCH
+    return batches[-1] if batches and isinstance(batches[-1], int) and batches[-1] > 0 else cfg.SOLVER.IMS_PER_BATCH

@@ -1,4 +1,4 @@
-"""Stages from SOLVER.STAGES, and what they hand over: weights by part, and proposals on disk."""
+"""Stages from SOLVER.STAGES, with the weights and the proposal files that they take from earlier ones."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
 
 
 def _merged(overrides: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Both; the second ones last, as a key may be dotted in one and nested in the other."""
+    """Both, those of `own` last, since a key may be dotted in one and nested in the other."""
     merged = {name: value for name, value in overrides.items() if name not in own or isinstance(value, Mapping)}
     return merged | {
         name: _merged(merged[name], value) if isinstance(merged.get(name), Mapping) else value
@@ -101,7 +101,7 @@ def build_listed_stages(cfg: CfgNode, items: Sequence[Mapping[str, Any]]) -> lis
     listed = read_stage_list(items)
     source = cfg.SOLVER.TRAINING_SCHEDULE
     configs = [_config_of_stage(cfg, stage, source=source) for stage in listed]
-    datasets: dict[str, list[str]] = {}  # that a stage writes proposals for, by its name
+    datasets: dict[str, list[str]] = {}  # name of a stage -> datasets that it writes proposals for
     for stage, own in zip(listed, configs, strict=True):
         if stage.proposals:
             datasets.setdefault(stage.proposals, []).extend([*own.DATASETS.TRAIN, *own.DATASETS.TEST])
@@ -154,11 +154,11 @@ def log_stage_list(cfg: CfgNode, stages: Sequence[Stage]) -> None:
         logger.warning(
             "%s (%s) has no effect: SOLVER.TRAINING_SCHEDULE = %s does not read it", key, cfg.origin_of(key), schedule
         )
-    typed = [key for key in KEYS_BY_NAME if cfg.origin_of(key).source == COMMAND_LINE]
+    set_by_user = [key for key in KEYS_BY_NAME if cfg.origin_of(key).source == COMMAND_LINE]
     for stage in stages if schedule == SCHEDULE else ():
-        for key in (key for key in typed if key not in RUN_KEYS and stage.cfg.value_of(key) != cfg.value_of(key)):
+        for key in (key for key in set_by_user if key not in RUN_KEYS and stage.cfg.value_of(key) != cfg.value_of(key)):
             logger.warning(
-                "stage %r has %s = %s by its OVERRIDES, not %s (%s); to change it, type SOLVER.STAGE_OVERRIDES.%s.%s",
+                "stage %r has %s = %s by its OVERRIDES, not %s (%s); to change it, set SOLVER.STAGE_OVERRIDES.%s.%s",
                 stage.name,
                 key,
                 stage.cfg.value_of(key),
@@ -215,7 +215,7 @@ def _hand_over_proposals(names: Sequence[str], cfg: CfgNode) -> dict[str, Path]:
 
 
 def _write_proposals(plan: Precomputation, model: nn.Module | None) -> None:
-    """All processes compute a share; what an interrupted run has written with the same weights is kept."""
+    """Each process computes a share; parts that an interrupted run has written with the same weights are kept."""
     if value_of_main_process(_is_written(plan)):
         return
     if is_main_process():

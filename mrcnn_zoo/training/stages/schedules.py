@@ -1,8 +1,8 @@
-"""Training schedules by name. Those of several stages write a list like SOLVER.STAGES, which the log shows.
+"""Training schedules by name. Those of several stages make a list like SOLVER.STAGES, which is logged.
 
-Source: Ren et al. 2015 (Faster R-CNN), sec. 3.2; He et al. 2017 (Mask R-CNN), sec. 3.1 (RPN trained apart for
-ablations); Schwalbe 2018 (seminar notes), sec. 4.2 and 4.3; matterport/Mask_RCNN for the stages `heads`, `4+`, `all`;
-Hosang et al. 2017 (Learning Non-Maximum Suppression), sec. 4.
+Source: Ren et al. 2015 (Faster R-CNN), sec. 3.2; He et al. 2017 (Mask R-CNN), sec. 3.1 (RPN trained separately
+for ablations); Schwalbe 2018 (seminar notes), sec. 4.2 and 4.3; matterport/Mask_RCNN for the stages `heads`, `4+`,
+`all`; Hosang et al. 2017 (Learning Non-Maximum Suppression), sec. 4.
 """
 
 from collections.abc import Sequence
@@ -39,25 +39,25 @@ def stages(cfg: CfgNode) -> list[Stage]:
 @TRAINING_SCHEDULES.register("backbone_pretraining")
 def backbone_pretraining(cfg: CfgNode) -> list[Stage]:
     """A classifier of one-object crops of the training sets, then the detector from its backbone."""
-    return _written(cfg, [_classifier(cfg), {"NAME": "detector", "FROM": {BACKBONE: BACKBONE}}])
+    return _ready_made(cfg, [_classifier(cfg), {"NAME": "detector", "FROM": {BACKBONE: BACKBONE}}])
 
 
 @TRAINING_SCHEDULES.register("rpn_only")
 def rpn_only(cfg: CfgNode) -> list[Stage]:
     """The backbone with the region proposal network, evaluated by its recall."""
-    return _written(cfg, [{"NAME": "rpn", "OVERRIDES": _rpn_alone(cfg)}])
+    return _ready_made(cfg, [{"NAME": "rpn", "OVERRIDES": _rpn_alone(cfg)}])
 
 
 @TRAINING_SCHEDULES.register("alternating_4_step")
 def alternating_4_step(cfg: CfgNode) -> list[Stage]:
     """RPN, detector on its proposals, RPN on the detector's fixed backbone, heads on both fixed (Ren et al. 2015)."""
-    return _written(cfg, _alternating(cfg))
+    return _ready_made(cfg, _alternating(cfg))
 
 
 @TRAINING_SCHEDULES.register("pretrained_alternating_4_step")
 def pretrained_alternating_4_step(cfg: CfgNode) -> list[Stage]:
     """A classifier of one-object crops, then alternating_4_step with its backbone as initial weights."""
-    return _written(cfg, [_classifier(cfg), *_alternating(cfg, initial={BACKBONE: BACKBONE})])
+    return _ready_made(cfg, [_classifier(cfg), *_alternating(cfg, initial={BACKBONE: BACKBONE})])
 
 
 @TRAINING_SCHEDULES.register("separate_rpn")
@@ -70,7 +70,7 @@ def separate_rpn(cfg: CfgNode) -> list[Stage]:
         "proposal_generator.rpn": "rpn:proposal_generator",
     }
     joined = {"MODEL.PROPOSAL_GENERATOR.NAME": "SeparateRPN"}
-    return _written(
+    return _ready_made(
         cfg,
         [
             {"NAME": "rpn", "OVERRIDES": _rpn_alone(cfg)},
@@ -87,7 +87,7 @@ def gradual_unfreezing(cfg: CfgNode) -> list[Stage]:
     items: list[Item] = [{"NAME": part, "TRAIN": part} for part in parts]
     for item, earlier in zip(items[1:], parts, strict=False):
         item["FROM"] = earlier
-    return _written(cfg, items, rates=[1.0] * (len(parts) - 1) + [UNFREEZING_RATES])
+    return _ready_made(cfg, items, rates=[1.0] * (len(parts) - 1) + [UNFREEZING_RATES])
 
 
 @TRAINING_SCHEDULES.register("learned_suppression")
@@ -95,7 +95,7 @@ def learned_suppression(cfg: CfgNode) -> list[Stage]:
     """The detector with greedy suppression, then a suppression that learns, on its candidates (Hosang et al. 2017)."""
     key = f"MODEL.{section_of_boxes(cfg)}.SUPPRESSION"
     learned = cfg.value_of(key) if cfg.value_of(key) != GREEDY else "GossipNet"
-    return _written(
+    return _ready_made(
         cfg,
         [
             {"NAME": "detector", "OVERRIDES": {key: GREEDY}},
@@ -165,7 +165,7 @@ def _without_masks(cfg: CfgNode) -> Item:
     return {key: value for key, value in settings.items() if cfg.value_of(key) != value}
 
 
-def _written(cfg: CfgNode, items: Sequence[Item], *, rates: Sequence[float] = ()) -> list[Stage]:
+def _ready_made(cfg: CfgNode, items: Sequence[Item], *, rates: Sequence[float] = ()) -> list[Stage]:
     """The stages of a list, with their shares of the run's length and the user's overrides."""
     items = with_lengths(cfg, items, rates=list(cfg.SOLVER.STAGE_RATES) or rates)
     return build_listed_stages(cfg, with_stage_overrides(cfg, items))
