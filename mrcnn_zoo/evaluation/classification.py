@@ -16,6 +16,7 @@ from mrcnn_zoo.data.loading.selection import require_one_object
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
 from mrcnn_zoo.errors import counted
+from mrcnn_zoo.evaluation.ground_truth import new_images
 from mrcnn_zoo.evaluation.tables import (
     ACCURACY_OF_CLASS,
     Metrics,
@@ -88,14 +89,10 @@ class ClassificationEvaluator:
         Raises:
             ValueError: an image is not in the dataset.
         """
-        for sample, found in zip(samples, detections, strict=True):
-            if sample.image_id not in self._records:
-                raise ValueError(
-                    f"image {sample.image_id} is not one of the {len(self._dataset)} of {self._dataset.name}"
-                )
-            if sample.image_id not in self._classified:
-                record = self._records[sample.image_id]  # type: ignore[index]
-                self._classified[sample.image_id] = self._classify(record, found)
+        images = new_images(samples, detections, self._dataset, known=self._records, added=self._classified)
+        for sample, found in images:
+            record = self._records[sample.image_id]  # type: ignore[index]
+            self._classified[sample.image_id] = self._classify(record, found)
 
     def evaluate(self, output_dir: str | Path | None = None) -> Results:
         """{"classification": {"top1", "mean_accuracy", "accuracy-<class>", ...}} in percent, on every process.

@@ -14,7 +14,7 @@ from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_m
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, areas_of, build_backend, detection_set
 from mrcnn_zoo.evaluation.classification import ClassificationEvaluator, build_classification_evaluator
-from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, coco_ground_truth, has_masks
+from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, coco_ground_truth, has_masks, new_images
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
 from mrcnn_zoo.evaluation.tables import (
     Results,
@@ -103,13 +103,9 @@ class CocoEvaluator:
             ValueError: an image is not in the dataset.
             UserError: a class is not in the dataset, or masks or keypoints are missing.
         """
-        for sample, found in zip(samples, detections, strict=True):
-            if sample.image_id not in self._image_ids:
-                raise ValueError(
-                    f"image {sample.image_id} is not one of the {len(self._dataset)} of {self._dataset.name}"
-                )
-            if sample.image_id not in self._rows:
-                self._rows[sample.image_id] = self._rows_of(sample, found)
+        images = new_images(samples, detections, self._dataset, known=self._image_ids, added=self._rows)
+        for sample, found in images:
+            self._rows[sample.image_id] = self._rows_of(sample, found)
 
     def evaluate(self, output_dir: str | Path | None = None) -> Results:
         """Metrics by task in percent, on every process; process 0 logs tables and writes files.

@@ -1,6 +1,6 @@
 """Ground truth of a dataset in COCO's format, and as detections."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from mrcnn_zoo.data.masks import instance_area, segmentation_rle
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.evaluation.backends import KEYPOINTS
 from mrcnn_zoo.ops.rle import Rle, decode_window
-from mrcnn_zoo.structures import BoxedBitmaps, Detections, ImageSize
+from mrcnn_zoo.structures import BoxedBitmaps, Detections, ImageSize, Sample
 from mrcnn_zoo.structures.summary import summary
 
 BBOX = "bbox"
@@ -172,3 +172,30 @@ def _perfect_keypoints(objects: Sequence[InstanceRecord], count: int) -> Tensor:
         points = zip(values[0::3], values[1::3], values[2::3], strict=True)
         rows.append([(x, y, 1.0) if visibility > UNLABELED else middle for x, y, visibility in points])
     return torch.tensor(rows, dtype=torch.float32).reshape(-1, count, 3)
+
+
+def new_images(
+    samples: Sequence[Sample],
+    detections: Sequence[Detections],
+    dataset: Dataset,
+    *,
+    known: Collection[int | str],
+    added: Collection[int | str],
+) -> Iterator[tuple[Sample, Detections]]:
+    """The images that an evaluator has not added yet, with their detections.
+
+    Args:
+        samples: N images.
+        detections: of each image.
+        dataset: to be evaluated on.
+        known: ids of its images.
+        added: ids of the images that are left out.
+
+    Raises:
+        ValueError: an image is not in the dataset.
+    """
+    for sample, found in zip(samples, detections, strict=True):
+        if sample.image_id not in known:
+            raise ValueError(f"image {sample.image_id} is not one of the {len(dataset)} of {dataset.name}")
+        if sample.image_id not in added:
+            yield sample, found

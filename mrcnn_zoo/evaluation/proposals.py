@@ -17,7 +17,7 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS
-from mrcnn_zoo.evaluation.ground_truth import BBOX, coco_ground_truth
+from mrcnn_zoo.evaluation.ground_truth import BBOX, coco_ground_truth, new_images
 from mrcnn_zoo.evaluation.tables import Metrics, Results, footnote, markdown_report, summary_table
 from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.modeling.contracts import ProposesRegions
@@ -139,15 +139,11 @@ class ProposalEvaluator:
         Raises:
             ValueError: an image is not in the dataset.
         """
-        for sample, found in zip(samples, detections, strict=True):
-            if sample.image_id not in self._records:
-                raise ValueError(
-                    f"image {sample.image_id} is not one of the {len(self._dataset)} of {self._dataset.name}"
-                )
-            if sample.image_id not in self._recalled:
-                boxes = found.boxes.detach().cpu().double().numpy()
-                record = self._records[sample.image_id]  # type: ignore[index]
-                self._recalled[sample.image_id] = count_found_objects(self._dataset, record, boxes)
+        images = new_images(samples, detections, self._dataset, known=self._records, added=self._recalled)
+        for sample, found in images:
+            boxes = found.boxes.detach().cpu().double().numpy()
+            record = self._records[sample.image_id]  # type: ignore[index]
+            self._recalled[sample.image_id] = count_found_objects(self._dataset, record, boxes)
 
     def evaluate(self, output_dir: str | Path | None = None) -> Results:
         """{"box_proposals": {"AR@100", "ARs@100", ..., "AR@1000", ...}} in percent, on every process.

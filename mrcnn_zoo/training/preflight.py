@@ -178,9 +178,7 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
     metrics = check_evaluation(cfg, test_datasets)
     losses_of = [dataset.name for dataset in test_datasets] if cfg.TEST.VAL_LOSS else []
     _check_best_metric(cfg.SOLVER.BEST_METRIC, metrics, losses_of=losses_of, is_single=len(test_datasets) == 1)
-    limits = build_limits(cfg, is_training=True)
-    for message in filter(None, (cut_objects_message(dataset, limits) for dataset in train_datasets)):
-        logger.warning("%s", message)
+    _warn_of_limits(cfg, train_datasets)
     if NOTHING not in cfg.SOLVER.TRAIN:
         cfg = fit_lengths(cfg, num_processes=world_size(), count_images=lambda: len(selected), state=state)
     return RunPlan(
@@ -192,6 +190,12 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
         weights=weights,
         state=state,
     )
+
+
+def _warn_of_limits(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
+    limits = build_limits(cfg, is_training=True)
+    for message in filter(None, (cut_objects_message(dataset, limits) for dataset in datasets)):
+        logger.warning("%s", message)
 
 
 def plan_evaluation(cfg: CfgNode, *, resume: bool) -> RunPlan:

@@ -161,18 +161,7 @@ def crop_objects(
         UserError: all objects are smaller than `min_size`.
     """
     rng, notes = np.random.default_rng(seed), RepairLog()
-    objects = [
-        (row, item) for row, record in enumerate(dataset.records) for item in record.instances if not item.is_crowd
-    ]
-    large = [pair for pair in objects if _longer_side(pair[1]) >= min_size]
-    if not large:
-        raise UserError(
-            f"DATASETS.DEFINITIONS.{name}: none of the {len(objects)} objects of {dataset.name!r} has a side of "
-            f"MIN_SIZE = {min_size:g} pixels. Set MIN_SIZE lower."
-        )
-    small = [item.annotation_id for _, item in objects if _longer_side(item) < min_size]
-    notes.add(f"objects smaller than MIN_SIZE = {min_size:g} pixels left out", small)
-    chosen = _limited(large, max_per_class, rng)
+    chosen = _limited(_large_objects(dataset, name, min_size, notes), max_per_class, rng)
     crops: list[tuple[int, Window, InstanceRecord | None]] = [
         (row, window_of_box(item.box, dataset.records[row].image_size, context=context), item) for row, item in chosen
     ]
@@ -193,6 +182,22 @@ def crop_objects(
         dataset.category_ids,
         notes=(*notes.notes(), *([_missing_note(missing, num_background)] if missing else [])),
     )
+
+
+def _large_objects(dataset: Dataset, name: str, min_size: float, notes: RepairLog) -> list[tuple[int, InstanceRecord]]:
+    """Row of the image and object, of all objects but crowds and those that are too small."""
+    objects = [
+        (row, item) for row, record in enumerate(dataset.records) for item in record.instances if not item.is_crowd
+    ]
+    large = [pair for pair in objects if _longer_side(pair[1]) >= min_size]
+    if not large:
+        raise UserError(
+            f"DATASETS.DEFINITIONS.{name}: none of the {len(objects)} objects of {dataset.name!r} has a side of "
+            f"MIN_SIZE = {min_size:g} pixels. Set MIN_SIZE lower."
+        )
+    small = [item.annotation_id for _, item in objects if _longer_side(item) < min_size]
+    notes.add(f"objects smaller than MIN_SIZE = {min_size:g} pixels left out", small)
+    return large
 
 
 def _missing_note(missing: int, requested: int) -> str:

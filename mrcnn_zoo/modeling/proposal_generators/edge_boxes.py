@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.proposal_generators.edges import GradientEdges, StructuredEdges
 from mrcnn_zoo.modeling.proposal_generators.image_search import (
-    MIN_AREA,
     Found,
     Image,
     ImageSearch,
-    build_searched_images,
+    build_image_search,
     import_opencv,
 )
 from mrcnn_zoo.registries import PROPOSAL_GENERATORS
@@ -120,9 +119,4 @@ def build_edge_boxes(
         max_boxes=settings.MAX_BOXES,
         max_aspect_ratio=settings.MAX_ASPECT_RATIO,
     )
-    return ImageSearch(
-        search,
-        images=build_searched_images(cfg, settings.LONGEST_SIDE),
-        min_area=settings.MIN_BOX_AREA or MIN_AREA,
-        max_boxes=settings.MAX_BOXES,
-    )
+    return build_image_search(cfg, search, settings)

@@ -189,17 +189,20 @@ def import_opencv() -> ModuleType:
     return cv2
 
 
-def build_searched_images(cfg: CfgNode, longest_side: Sequence[int]) -> SearchedImages:
-    """The images of a model's batches.
+def build_image_search(cfg: CfgNode, search: Search, settings: CfgNode) -> ImageSearch:
+    """A search as proposal generator.
 
     Args:
-        cfg: MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and INPUT.FORMAT.
-        longest_side: see `SearchedImages`.
+        cfg: the whole config, for MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and INPUT.FORMAT.
+        search: finds boxes in one image.
+        settings: the section of the search, for LONGEST_SIDE, MIN_BOX_AREA and MAX_BOXES.
     """
-    shortest, longest = longest_side
-    return SearchedImages(
+    shortest, longest = settings.LONGEST_SIDE
+    images = SearchedImages(
         tuple(cfg.MODEL.PIXEL_MEAN),
         tuple(cfg.MODEL.PIXEL_STD),
         is_bgr=cfg.INPUT.FORMAT == "BGR",
         longest_side=(shortest, longest),
     )
+    min_area = settings.MIN_BOX_AREA or MIN_AREA
+    return ImageSearch(search, images=images, min_area=min_area, max_boxes=settings.MAX_BOXES)

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.modeling.proposal_generators.image_search import (
-    MIN_AREA,
     Found,
     Image,
     ImageSearch,
-    build_searched_images,
+    build_image_search,
     import_opencv,
 )
 from mrcnn_zoo.registries import PROPOSAL_GENERATORS
@@ -258,9 +257,4 @@ def build_selective_search(
         sigma=settings.SIGMA,
         min_region_area=settings.MIN_REGION_AREA,
     )
-    return ImageSearch(
-        search,
-        images=build_searched_images(cfg, settings.LONGEST_SIDE),
-        min_area=settings.MIN_BOX_AREA or MIN_AREA,
-        max_boxes=settings.MAX_BOXES,
-    )
+    return build_image_search(cfg, search, settings)
