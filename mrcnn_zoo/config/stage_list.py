@@ -109,6 +109,11 @@ def _read_stage(item: Mapping[str, Any], place: str, earlier: Sequence[str]) -> 
     if not isinstance(overrides, Mapping):
         raise UserError(f"{place}.OVERRIDES must be a mapping of config keys, not {kind_of(overrides)}.")
     check_overrides(overrides, f"{place}.OVERRIDES")
+    if starts_from and any(assignment.name == "MODEL.WEIGHTS" for assignment in _assignments(overrides, place)):
+        raise UserError(
+            f"{place}: FROM = {starts_from!r} replaces all weights, so MODEL.WEIGHTS in OVERRIDES has no effect. "
+            "Remove one of them, or name the parts that FROM takes."
+        )
     return ListedStage(
         name,
         train=_read_train(item["TRAIN"], f"{place}.TRAIN") if "TRAIN" in item else None,
@@ -145,7 +150,9 @@ def _read_from(value: Any, place: str, earlier: Sequence[str]) -> tuple[str, tup
         where = f"{place}.{part}"
         if not isinstance(source, str) or not source:
             raise UserError(f"{where} must be 'stage' or 'stage:part', not {source!r}.")
-        stage, _, source_part = source.partition(":")
+        stage, colon, source_part = source.partition(":")
+        if colon and not source_part:
+            raise UserError(f"{where} must be 'stage' or 'stage:part', not {source!r}.")
         _known(stage, where, earlier)
         if str(part)[1:] == "+" or source_part[1:] == "+":
             raise UserError(f"{where} = {source!r}: stages of a network cannot be taken; name modules or patterns.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.distributed.processes import is_main_process, maximum_over_processes, wait_for_all
-from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation import evaluate_datasets, verify_expected_results
 from mrcnn_zoo.evaluation.tables import stages_table
 from mrcnn_zoo.modeling import build_model
@@ -35,7 +35,14 @@ from mrcnn_zoo.training.stages.files import (
 )
 from mrcnn_zoo.training.stages.inheritance import ModelDescription, check_inheritance, describe_model
 from mrcnn_zoo.training.stages.listed import log_stage_list
-from mrcnn_zoo.training.stages.stage import FinishedStage, Results, Stage, clear_training_folders, prepared_config
+from mrcnn_zoo.training.stages.stage import (
+    FinishedStage,
+    Results,
+    Stage,
+    clear_training_folders,
+    naming_stage,
+    prepared_config,
+)
 from mrcnn_zoo.training.stopping import StopSignals, TrainingInterrupted
 from mrcnn_zoo.training.trainer import Trainer
 from mrcnn_zoo.training.writers import MetricWriter, StageOfRun, build_writers, closing
@@ -123,7 +130,8 @@ def _check_stages(stages: Sequence[Stage], waiting: Sequence[Stage]) -> None:
     try:
         models = {stage.name: _try_to_build(stage) for stage in waiting[1:]}
         if waiting and any(stage.inherited or stage.proposals_of for stage in waiting[1:]):
-            models[waiting[0].name] = describe_model(build_model(waiting[0].cfg))
+            with naming_stage(waiting[0]):
+                models[waiting[0].name] = describe_model(build_model(waiting[0].cfg))
     finally:
         ours.setLevel(level)
     check_inheritance(stages, models)
@@ -136,10 +144,8 @@ def _try_to_build(stage: Stage) -> ModelDescription:
         UserError: naming the stage.
     """
     cfg = changed_config(stage.cfg, {"MODEL.WEIGHTS": ""}, source="stage") if stage.starts_from else stage.cfg
-    try:
+    with naming_stage(stage):
         return describe_model(build_trainer(plan_training(cfg, resume=False), writers=[]).model)
-    except UserError as error:
-        raise UserError(f"stage {stage.name!r}: {error}") from error
 
 
 def _train_stage(
@@ -167,8 +173,9 @@ def _train_stage(
     cfg = prepared_config(stage, finished)
     wait_for_all()
     writers: list[MetricWriter] = []  # the hooks keep this list
-    plan = plan_training(cfg, resume=resume)
-    trainer = build_trainer(plan, writers)
+    with naming_stage(stage):
+        plan = plan_training(cfg, resume=resume)
+        trainer = build_trainer(plan, writers)
     plan = plan.without_weights()
     wait_for_all()
     log.open()

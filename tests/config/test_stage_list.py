@@ -60,6 +60,8 @@ def test_parts_come_from_stages_under_their_own_or_another_name() -> None:
         ("{NAME: two, FROM: {rpn: 1}}", r"STAGES\[1\].FROM.rpn must be 'stage' or 'stage:part', not 1"),
         ("{NAME: two, FROM: {5+: one}}", r"STAGES\[1\].FROM.5\+ = 'one': stages of a network cannot be taken"),
         ("{NAME: two, FROM: {proposals: 'one:rpn'}}", r"FROM.proposals = 'one:rpn' must be the name of a stage alone"),
+        ("{NAME: two, FROM: {rpn: 'one:'}}", r"STAGES\[1\].FROM.rpn must be 'stage' or 'stage:part', not 'one:'"),
+        ("{NAME: two, FROM: one, OVERRIDES: {MODEL: {WEIGHTS: x}}}", r"STAGES\[1\]: FROM = 'one' replaces all weights"),
         ("{NAME: two, OVERRIDES: [1]}", r"STAGES\[1\].OVERRIDES must be a mapping of config keys"),
         ("{NAME: two, OVERRIDES: {SOLVER.BASE_LRR: 1}}", r"\[1\].OVERRIDES: .*BASE_LRR.*Did you mean 'SOLVER.BASE_LR'"),
         ("{NAME: two, OVERRIDES: {SOLVER: {BASE_LR: x}}}", r"\[1\].OVERRIDES: SOLVER.BASE_LR takes a number, not 'x'"),

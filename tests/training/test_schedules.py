@@ -146,12 +146,26 @@ def test_unfreezing_has_a_rate_and_a_length_per_stage() -> None:
         ("alternating_4_step", ["SOLVER.MAX_ITER=3"], r"leaves no iteration for stage 'detector_2' of 4 stages"),
         ("rpn_only", ["SOLVER.STAGE_OVERRIDES={rpm: {SEED: 1}}"], r"names the stage 'rpm'.*Did you mean 'rpn'"),
         ("rpn_only", ["SOLVER.STAGE_OVERRIDES={rpn: {SEEED: 1}}"], r"STAGE_OVERRIDES.rpn: .*SEEED.*Did you mean"),
+        ("gradual_unfreezing", ["SOLVER.UNFREEZE=[heads, heads]"], r"SOLVER.UNFREEZE = .* must hold different parts"),
+        ("gradual_unfreezing", ["SOLVER.UNFREEZE=[none, all]"], r"SOLVER.UNFREEZE = .* each of which trains"),
+        ("gradual_unfreezing", ["SOLVER.UNFREEZE=['']"], r"SOLVER.UNFREEZE = \[''\] must hold"),
+        (
+            "stages",
+            ["SOLVER.STAGES=[{NAME: model_final.pth}]"],
+            r"names a stage 'model_final.pth'; .* none of .*\*.pth",
+        ),
+        ("stages", ["SOLVER.STAGES=[{NAME: config.yaml}]"], r"names a stage 'config.yaml'; .* none of .*\*.yaml"),
         ("rpn_only", ["SOLVER.STAGE_OVERRIDES.rpn=1"], r"STAGE_OVERRIDES.rpn must be a mapping of config keys, not 1"),
     ],
 )
 def test_mistake_in_a_key_of_ready_made_schedules_is_named(name: str, overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         stages_of(name, *overrides)
+
+
+def test_empty_list_as_overrides_is_none() -> None:
+    (only,) = stages_of("stages", "SOLVER.STAGES=[{NAME: one, OVERRIDES: []}]", "SOLVER.STAGE_OVERRIDES.one.SEED=5")
+    assert only.cfg.SEED == 5
 
 
 def test_learned_suppression_follows_the_detector() -> None:

@@ -263,6 +263,12 @@ def test_mistake_in_a_part_is_found_before_the_first_stage(
     assert not (tmp_path / "run").exists()
 
 
+def test_mistake_in_the_first_stage_names_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^stage 'one': SOLVER.TRAIN: 'roi_headz' matches no parameter"):
+        run(digits(tmp_path / "run", "stages", *list_of({**ONE, "TRAIN": "roi_headz"})))
+    assert not (tmp_path / "run").exists()
+
+
 def test_proposals_of_a_stage_without_proposals_are_refused(tmp_path: Path) -> None:
     retinanet = {
         "MODEL.META_ARCHITECTURE": "RetinaNet",

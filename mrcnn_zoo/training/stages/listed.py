@@ -67,7 +67,7 @@ def with_stage_overrides(cfg: CfgNode, items: Sequence[Mapping[str, Any]]) -> li
         if not isinstance(own, Mapping):
             raise UserError(f"SOLVER.STAGE_OVERRIDES.{item['NAME']} must be a mapping of config keys, not {own!r}.")
         check_overrides(own, f"SOLVER.STAGE_OVERRIDES.{item['NAME']}")
-        changed.append({**item, "OVERRIDES": _merged(item.get("OVERRIDES", {}), own)})
+        changed.append({**item, "OVERRIDES": _merged(item.get("OVERRIDES") or {}, own)})
     return [_without_empty(item) for item in changed]
 
 

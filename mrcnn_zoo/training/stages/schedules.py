@@ -11,7 +11,9 @@ from typing import Any
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.rules import class_count, section_of_boxes
 from mrcnn_zoo.config.stage_list import SCHEDULE
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import TRAINING_SCHEDULES
+from mrcnn_zoo.training.parts import NOTHING
 from mrcnn_zoo.training.stages.lengths import with_lengths
 from mrcnn_zoo.training.stages.listed import build_listed_stages, with_stage_overrides
 from mrcnn_zoo.training.stages.stage import JOINT, Stage
@@ -84,6 +86,11 @@ def separate_rpn(cfg: CfgNode) -> list[Stage]:
 def gradual_unfreezing(cfg: CfgNode) -> list[Stage]:
     """The parts of SOLVER.UNFREEZE one after the other, e.g. heads, 4+, all, as in matterport's Mask R-CNN."""
     parts = list(cfg.SOLVER.UNFREEZE)
+    if "" in parts or NOTHING in parts or len(set(parts)) < len(parts):
+        raise UserError(
+            f"SOLVER.UNFREEZE = {parts} must hold different parts, each of which trains something, e.g. "
+            "[heads, 4+, all]."
+        )
     items: list[Item] = [{"NAME": part, "TRAIN": part} for part in parts]
     for item, earlier in zip(items[1:], parts, strict=False):
         item["FROM"] = earlier

@@ -8,8 +8,10 @@ alone, then all of the model:
         return [Stage("heads", heads), Stage("all", cfg, starts_from="heads")]
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ INITIAL_WEIGHTS = "initial_weights.pth"  # in the folder of a stage: parts of se
 TRAINING_FILES = (STAGE_FILE, "last_checkpoint", "model_*.pth", INITIAL_WEIGHTS)  # in this order they are removed
 OVERWRITE_MARKER = "overwrite_pending"  # in OUTPUT_DIR until the checkpoints of an earlier training are removed
 TAKEN_NAMES = (".", "..", *RESULT_FOLDERS, "nonfinite", "wandb")  # other folders in OUTPUT_DIR
+TAKEN_PATTERNS = ("*.yaml", "*.json", "*.pth", "*.txt", "*.csv", "last_checkpoint", OVERWRITE_MARKER)  # files in it
 
 Results = dict[str, Any]  # {"bbox": {"AP": ...}, "segm": {...}}; with several test sets {dataset: that}
 
@@ -104,6 +107,21 @@ class Stage:
         return self.is_finished or Checkpointer(self.folder).has_checkpoint()
 
 
+@contextmanager
+def naming_stage(stage: Stage) -> Iterator[None]:
+    """Put the name of a stage before the messages of mistakes that are found in it.
+
+    Args:
+        stage: of the run; one without a name adds nothing.
+    """
+    try:
+        yield
+    except UserError as error:
+        if not stage.name:
+            raise
+        raise UserError(f"stage {stage.name!r}: {error}") from error
+
+
 def build_stages(cfg: CfgNode) -> list[Stage]:
     """The stages of a run, each with its folder as OUTPUT_DIR.
 
@@ -148,10 +166,11 @@ def _stages_of_configs(configs: Sequence[CfgNode], output_dir: str) -> list[Stag
 
 def _in_own_folder(stage: Stage, output_dir: str, source: str) -> Stage:
     name = stage.name
-    if name != name.strip() or name in TAKEN_NAMES or Path(name).name != name:
+    is_taken = name in TAKEN_NAMES or any(fnmatchcase(name, pattern) for pattern in TAKEN_PATTERNS)
+    if name != name.strip() or is_taken or Path(name).name != name:
         raise UserError(
             f"{source} names a stage {name!r}; the name is that of its folder below OUTPUT_DIR: without slashes, and "
-            f"none of {', '.join(TAKEN_NAMES)}."
+            f"none of {', '.join((*TAKEN_NAMES, *TAKEN_PATTERNS))}."
         )
     return replace(stage, cfg=_as_run(stage.cfg, Path(output_dir) / name)) if name else stage
 
