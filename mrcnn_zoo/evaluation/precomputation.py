@@ -37,6 +37,7 @@ from mrcnn_zoo.output_files import write_json
 
 IMAGES_PER_PART = 16  # at least; an interruption loses the unfinished part of each process
 PARTS_SUFFIX = ".parts"  # of the folder beside the output
+PART_SUFFIX = ".npz"
 ORIGIN_FILE = "origin.json"
 THREADS_PER_PROCESS = 1  # of torch: sums over several threads have other rounding errors, so files would differ
 
@@ -90,7 +91,7 @@ class Precomputation:
         Args:
             number: from 0.
         """
-        return self.folder / f"{number:06d}.npz"
+        return self.folder / f"{number:06d}{PART_SUFFIX}"
 
     def is_finished(self) -> bool:
         """Whether the file exists.
@@ -113,7 +114,8 @@ class Precomputation:
         Raises:
             UserError: there are parts but neither was requested, or they are of another origin.
         """
-        if self.folder.exists() and overwrite and not resume:
+        has_parts = any(self.folder.glob(f"*{PART_SUFFIX}"))  # none if the first image was refused
+        if self.folder.exists() and (not has_parts or (overwrite and not resume)):
             shutil.rmtree(self.folder)
         if not self.folder.exists():
             write_json(self.folder / ORIGIN_FILE, asdict(self.origin), indent=1)

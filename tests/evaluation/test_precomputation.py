@@ -1,5 +1,6 @@
 """Proposals of a dataset in parts: interruption, resume, several processes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -115,6 +116,8 @@ def test_unfinished_parts_need_resume_or_overwrite(
         other.start(resume=True, overwrite=False)
     other.start(resume=False, overwrite=True)
     assert [path.name for path in other.folder.iterdir()] == ["origin.json"]
+    begun.start(resume=False, overwrite=False)  # no part was finished
+    assert json.loads((begun.folder / "origin.json").read_text())["settings"] == begun.origin.settings
 
 
 def test_min_box_area_follows_the_smallest_object(cfg: CfgNode) -> None:
