@@ -5,8 +5,9 @@ python dev/compare_suppression.py --weights output/gossip/model_final.pth --outp
 
 With --constructed a GossipNet is trained on scenes of dev/suppression_scenes.py and compared on others. Otherwise the
 weights are those of a detector that has a trained GossipNet, and the images those of its DATASETS.TEST; overrides
-follow as KEY VALUE. The bound keeps the best localised candidate of each object, found by the ground truth, and nothing
-else. Written are table.md, results.json and comparison.png.
+follow as KEY VALUE. Two rows use the ground truth: the bound keeps the best localised candidate of each object and
+nothing else; "no duplicates" keeps one candidate per object and the background. Written are table.md, results.json and
+comparison.png.
 """
 
 import argparse
@@ -47,6 +48,7 @@ SIGMAS = (0.3, 0.5, 0.7)
 MIN_SCORE = 0.001  # of Soft-NMS
 METRICS = ("AP", "AP50", "AP75")
 GREEDY, LINEAR, GAUSSIAN, LEARNED, BOUND = "greedy", "soft_linear", "soft_gaussian", "GossipNet", "bound"
+NO_DUPLICATES = "no duplicates"
 
 TRAIN_STEPS, SCENES_PER_STEP, TEST_SCENES = 400, 4, 200
 LEARNING_RATE = 0.002
@@ -100,6 +102,7 @@ def _selections(learned: Suppression | None) -> Iterator[tuple[str, str, Select]
         yield GAUSSIAN, f"{sigma:g}", _without_targets(suppression)
     if learned is not None:
         yield LEARNED, "", _without_targets(learned)
+    yield NO_DUPLICATES, "", one_per_object
     yield BOUND, "", best_of_objects
 
 
@@ -127,6 +130,34 @@ def best_of_objects(candidates: Candidates, targets: Targets) -> tuple[Tensor, T
         overlaps[row] = 0
         overlaps[:, column] = 0
     return torch.tensor(rows, dtype=torch.int64), torch.tensor(scores)
+
+
+def one_per_object(candidates: Candidates, targets: Targets) -> tuple[Tensor, Tensor]:
+    """Of the candidates of each object the best localised, with the highest of their scores; others by greedy NMS.
+
+    The background keeps its scores, so this is what the removal of duplicates alone can reach.
+
+    Args:
+        candidates: of one image.
+        targets: its objects.
+    """
+    overlaps = box_ops.iou(candidates.boxes, targets.boxes)
+    overlaps = overlaps.masked_fill(candidates.classes[:, None] != targets.classes, 0)
+    best, owner = overlaps.max(dim=1) if len(targets) else (torch.zeros(len(overlaps)), torch.zeros(len(overlaps)))
+    background = (best < 0.5).nonzero().flatten()
+    kept, _ = GreedySuppression(0.5)(
+        candidates.boxes[background], candidates.scores[background], candidates.classes[background]
+    )
+    rows, scores = list(background[kept]), list(candidates.scores[background[kept]])
+    for column in range(len(targets)):
+        own = ((best >= 0.5) & (owner == column)).nonzero().flatten()
+        if len(own):
+            rows.append(own[best[own].argmax()])
+            scores.append(candidates.scores[own].max())
+    if not rows:
+        return candidates.classes[:0], candidates.scores[:0]
+    order = torch.stack(scores).argsort(descending=True)
+    return torch.stack(rows)[order], torch.stack(scores)[order]
 
 
 @torch.no_grad()
@@ -234,7 +265,12 @@ def draw(results: Results, path: Path, *, title: str) -> None:
     for kind, color in ((GREEDY, "C0"), (LINEAR, "C1")):
         values = [results[kind][f"{threshold:g}"]["AP"] for threshold in THRESHOLDS]
         axes.plot(THRESHOLDS, values, marker="o", color=color, label=f"{kind}, best {max(values):.1f}")
-    for kind, color, style in ((GAUSSIAN, "C2", "--"), (LEARNED, "C3", "-"), (BOUND, "black", ":")):
+    for kind, color, style in (
+        (GAUSSIAN, "C2", "--"),
+        (LEARNED, "C3", "-"),
+        (NO_DUPLICATES, "grey", "-."),
+        (BOUND, "black", ":"),
+    ):
         if kind in results:
             best = max(found["AP"] for found in results[kind].values())
             axes.axhline(best, color=color, linestyle=style, label=f"{kind}, {best:.1f}")
