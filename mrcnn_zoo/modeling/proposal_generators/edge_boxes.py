@@ -119,4 +119,10 @@ def build_edge_boxes(
         max_boxes=settings.MAX_BOXES,
         max_aspect_ratio=settings.MAX_ASPECT_RATIO,
     )
-    return build_image_search(cfg, search, settings)
+    return build_image_search(
+        cfg,
+        search,
+        longest_side=settings.LONGEST_SIDE,
+        min_area=settings.MIN_BOX_AREA,
+        max_boxes=settings.MAX_BOXES,
+    )

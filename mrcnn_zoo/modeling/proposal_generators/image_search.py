@@ -189,20 +189,23 @@ def import_opencv() -> ModuleType:
     return cv2
 
 
-def build_image_search(cfg: CfgNode, search: Search, settings: CfgNode) -> ImageSearch:
+def build_image_search(
+    cfg: CfgNode, search: Search, *, longest_side: Sequence[int], min_area: float, max_boxes: int
+) -> ImageSearch:
     """A search as proposal generator.
 
     Args:
         cfg: the whole config, for MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and INPUT.FORMAT.
         search: finds boxes in one image.
-        settings: the section of the search, for LONGEST_SIDE, MIN_BOX_AREA and MAX_BOXES.
+        longest_side: see `SearchedImages`.
+        min_area: see `ImageSearch`; 0 for MIN_AREA.
+        max_boxes: see `ImageSearch`.
     """
-    shortest, longest = settings.LONGEST_SIDE
+    shortest, longest = longest_side
     images = SearchedImages(
         tuple(cfg.MODEL.PIXEL_MEAN),
         tuple(cfg.MODEL.PIXEL_STD),
         is_bgr=cfg.INPUT.FORMAT == "BGR",
         longest_side=(shortest, longest),
     )
-    min_area = settings.MIN_BOX_AREA or MIN_AREA
-    return ImageSearch(search, images=images, min_area=min_area, max_boxes=settings.MAX_BOXES)
+    return ImageSearch(search, images=images, min_area=min_area or MIN_AREA, max_boxes=max_boxes)

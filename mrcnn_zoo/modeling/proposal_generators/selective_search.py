@@ -257,4 +257,10 @@ def build_selective_search(
         sigma=settings.SIGMA,
         min_region_area=settings.MIN_REGION_AREA,
     )
-    return build_image_search(cfg, search, settings)
+    return build_image_search(
+        cfg,
+        search,
+        longest_side=settings.LONGEST_SIDE,
+        min_area=settings.MIN_BOX_AREA,
+        max_boxes=settings.MAX_BOXES,
+    )
