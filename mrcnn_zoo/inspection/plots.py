@@ -1,6 +1,7 @@
 """Plots as PNG files: loss and AP curves of a training, precision over recall, confusion matrix, proposals."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,7 @@ def save_confusion_matrix(
         size = 10 if len(names) <= MAX_CLASS_CURVES else 8
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.set(title="confusion matrix", xlabel="detected as", ylabel="true class")
+    axes.set(title="confusion matrix", xlabel="predicted class", ylabel="true class")
     return _save(figure, path)
 
 
@@ -234,4 +235,6 @@ def _finish(axes: "Axes", *, title: str, y_label: str, x_label: str = "iteration
 
 
 def _save(figure: "Figure", path: str | Path) -> Path:
-    return write_atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=110))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a class name; it is drawn as a box
+        return write_atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=110))

@@ -1,6 +1,8 @@
 """Plots as PNG files."""
 
 import json
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +73,13 @@ def test_precision_over_recall_is_drawn_with_classes_without_objects(tmp_path, n
     names = np.array([f"class {index}" for index in range(num_classes)])
     np.savez_compressed(tmp_path / "curves.npz", bbox=precision, segm=precision, class_names=names)
     assert is_png(save_precision_recall(tmp_path / "curves.npz", tmp_path / "curves.png"))
+
+
+def test_class_names_outside_of_the_font_give_no_warning(tmp_path: Path) -> None:
+    matrix = np.eye(2, dtype=np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert is_png(save_confusion_matrix(matrix, ["\N{CJK UNIFIED IDEOGRAPH-732B}"], tmp_path / "matrix.png"))
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 80])
