@@ -159,7 +159,7 @@ def test_shipped_files_are_small_and_match_their_checksums() -> None:
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("rcnn_r_18_FPN_DIGITS", [QUICKSTART, "Proposals/fast_rcnn_R_18_FPN_digits"]),
+        ("MASK_rcnn_R_18_FPN_DIGITS", [QUICKSTART]),
         ("COCO-Detection/*c4_1x", ["COCO-Detection/faster_rcnn_R_50_C4_1x", "COCO-Detection/rpn_R_50_C4_1x"]),
         ("c4_1", None),
         ("no such model", []),

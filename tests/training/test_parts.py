@@ -136,7 +136,7 @@ def test_all_but_the_trained_parts_are_frozen_and_freeze_counts_in_addition() ->
     assert all(isinstance(norm, FrozenBatchNorm2d) for norm in norms)
 
 
-def test_nothing_is_trained_where_the_config_says_none() -> None:
+def test_none_trains_nothing() -> None:
     model = tiny_model()
     optimizer = build_optimizer(load_config(TINY_YAML, ["SOLVER.TRAIN=[none]"]), model)
     assert [len(group["params"]) for group in optimizer.param_groups] == [0]

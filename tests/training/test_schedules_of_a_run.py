@@ -131,7 +131,7 @@ def test_last_checkpoint_predicts_what_its_parts_predict(four_steps: Path) -> No
     assert_equal_detections(whole.predict(samples), heads_on(detector, samples, proposals_of=rpn))
 
 
-def test_log_says_what_is_trained_frozen_and_loaded(four_steps: Path) -> None:
+def test_log_lists_the_trained_frozen_and_loaded_parts(four_steps: Path) -> None:
     lines = (four_steps / "detector_2" / "log.txt").read_text().splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "| stage " in line]
     assert [(row[0], row[3], row[4]) for row in rows] == [
