@@ -42,7 +42,7 @@ from mrcnn_zoo.training.hooks.best import AUTO
 from mrcnn_zoo.training.hooks.evaluation import VALIDATION_TASK
 from mrcnn_zoo.training.lengths import fit_lengths
 from mrcnn_zoo.training.parts import NOTHING
-from mrcnn_zoo.training.stages.stage import OVERWRITE_MARKER, STAGE_FILE, Stage, build_stages
+from mrcnn_zoo.training.stages.stage import OVERWRITE_MARKER, STAGE_FILE, Stage, build_stages, training_folders
 from mrcnn_zoo.training.trainer import RESUMABLE_KEYS
 
 LOSS_NAME = re.compile(r"loss_\w+")  # the names of the losses are not known before the model is built
@@ -261,7 +261,7 @@ def _check_training_folders(output_dir: Path, stages: Sequence[Stage], *, resume
     """Refuse to start in the folder of another training without `resume` or `overwrite`, and both of them."""
     if resume and overwrite:
         raise UserError("--resume continues the training in OUTPUT_DIR, --overwrite removes it: give one of them.")
-    for folder in (*(stage.folder for stage in stages), output_dir):
+    for folder in training_folders(output_dir, stages):
         note = folder / STAGE_FILE
         has_checkpoint = Checkpointer(folder).has_checkpoint()
         if (has_checkpoint or note.exists()) and not (resume or overwrite):

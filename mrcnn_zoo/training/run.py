@@ -104,8 +104,9 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
                     signal_number=signal_number,
                 )
         log.open()
-        if stages[-1].name and is_main_process() and (waiting or not has_final_checkpoint(output_dir)):
-            path = write_final_checkpoint(output_dir, finished[stages[-1].name])
+        last = finished[stages[-1].name]
+        if last.name and is_main_process() and (waiting or not has_final_checkpoint(output_dir, last)):
+            path = write_final_checkpoint(output_dir, last)
             logger.info("saved %s, the weights of the last stage", path)
         return _results_of_run(stages, finished)
 

@@ -146,6 +146,8 @@ def test_unfreezing_has_a_rate_and_a_length_per_stage() -> None:
         ("alternating_4_step", ["SOLVER.MAX_ITER=3"], r"leaves no iteration for stage 'detector_2' of 4 stages"),
         ("rpn_only", ["SOLVER.STAGE_OVERRIDES={rpm: {SEED: 1}}"], r"names the stage 'rpm'.*Did you mean 'rpn'"),
         ("rpn_only", ["SOLVER.STAGE_OVERRIDES={rpn: {SEEED: 1}}"], r"STAGE_OVERRIDES.rpn: .*SEEED.*Did you mean"),
+        ("separate_rpn", ["MODEL.META_ARCHITECTURE=RetinaNet"], r"META_ARCHITECTURE = RetinaNet does not have both"),
+        ("alternating_4_step", ["MODEL.META_ARCHITECTURE=ProposalNetwork", "MODEL.MASK_ON=False"], r"not have both"),
         ("gradual_unfreezing", ["SOLVER.UNFREEZE=[heads, heads]"], r"SOLVER.UNFREEZE = .* must hold different parts"),
         ("gradual_unfreezing", ["SOLVER.UNFREEZE=[none, all]"], r"SOLVER.UNFREEZE = .* each of which trains"),
         ("gradual_unfreezing", ["SOLVER.UNFREEZE=['']"], r"SOLVER.UNFREEZE = \[''\] must hold"),

@@ -1,6 +1,7 @@
 """Runs of ready-made schedules and of lists of stages, with a tiny Mask R-CNN on digits."""
 
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -287,3 +288,24 @@ def test_loading_the_folder_of_a_run_is_loading_its_last_stage(four_steps: Path)
     report = load_weights(model, four_steps)
     assert report.is_complete
     assert str(four_steps / "model_final.pth") == report.source
+
+
+def test_list_changed_after_the_run_is_noticed_by_resume_and_overwrite(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    two = {"NAME": "two", "TRAIN": "none", "FROM": "one"}
+
+    def train(*items: dict[str, Any], **options: bool) -> None:
+        run(digits(folder, "stages", *list_of(*items), "WRITERS=[]"), **options)
+
+    train(ONE, two)
+    with caplog.at_level(logging.WARNING, logger="mrcnn_zoo"):
+        train(ONE, two, resume=True)
+        assert "config has changed" not in caplog.text
+        train(ONE, {**two, "FROM": {"backbone": "one"}}, resume=True)
+    assert "FROM = {'backbone': 'one:backbone'} (it was {'all': 'one'})" in caplog.text
+    train(ONE, resume=True)  # the last stage is another one now
+    assert (folder / "model_final.pth").read_bytes() == (folder / "one" / "model_final.pth").read_bytes()
+    train(ONE, overwrite=True)
+    assert not (folder / "two" / "stage.json").exists()

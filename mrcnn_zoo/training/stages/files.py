@@ -1,5 +1,6 @@
 """Files of the stages of a run: the mark of a finished stage, and the final checkpoint of the run."""
 
+import filecmp
 import json
 import logging
 import math
@@ -10,9 +11,11 @@ from typing import Any
 
 from mrcnn_zoo.checkpoint.checkpointer import LAST_CHECKPOINT_FILE
 from mrcnn_zoo.config import CfgNode, changed_config
+from mrcnn_zoo.config.stage_list import PROPOSALS, RUN_KEYS
 from mrcnn_zoo.distributed.processes import is_main_process, value_of_main_process, wait_for_all
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_files import write_atomically, write_json, write_text
+from mrcnn_zoo.training.parts import ALL
 from mrcnn_zoo.training.run_context import changed_keys
 from mrcnn_zoo.training.stages.stage import (
     FINAL_WEIGHTS,
@@ -112,13 +115,15 @@ def write_final_checkpoint(output_dir: Path, last: FinishedStage) -> Path:
     return path
 
 
-def has_final_checkpoint(output_dir: Path) -> bool:
-    """Whether the file of `write_final_checkpoint` is complete; a run may have been killed before.
+def has_final_checkpoint(output_dir: Path, last: FinishedStage) -> bool:
+    """Whether the file of `write_final_checkpoint` is there; a run may have been killed before, or its list changed.
 
     Args:
         output_dir: of the run.
+        last: stage of the run.
     """
-    return all((output_dir / name).is_file() for name in (LAST_CHECKPOINT_FILE, FINAL_WEIGHTS))
+    is_written = all((output_dir / name).is_file() for name in (LAST_CHECKPOINT_FILE, FINAL_WEIGHTS))
+    return is_written and filecmp.cmp(output_dir / FINAL_WEIGHTS, last.handed_over[WEIGHTS], shallow=False)
 
 
 def remove_final_checkpoint(output_dir: Path) -> None:
@@ -142,6 +147,7 @@ def _write_stage_file(stage: Stage, finished: FinishedStage) -> None:
         "iterations": finished.iterations,
         "results": _plain(finished.results),
         "handed_over": files,
+        "from": _sources_of(stage),
         "config": stage.cfg.dump(),
     }
     write_json(stage.folder / STAGE_FILE, record, indent=2)
@@ -159,7 +165,11 @@ def _read_stage_file(stage: Stage) -> FinishedStage:
         raise UserError(
             f"{path} cannot be read ({error}). Remove it: the stage then resumes from its last checkpoint."
         ) from error
-    changes = {key: both for key, both in changed_keys(former, stage.cfg.dump()).items() if key != "OUTPUT_DIR"}
+    keys = changed_keys(former, stage.cfg.dump())
+    changes = {key: both for key, both in keys.items() if not key.startswith(RUN_KEYS)}
+    sources = record.get("from", _sources_of(stage))
+    if sources != _sources_of(stage):
+        changes["FROM"] = (sources, _sources_of(stage))
     if changes:
         logger.warning(
             "stage %r is finished and is not trained again, though its config has changed since: %s. To train it "
@@ -169,6 +179,13 @@ def _read_stage_file(stage: Stage) -> FinishedStage:
             path,
         )
     return finished
+
+
+def _sources_of(stage: Stage) -> dict[str, str]:
+    """What the stage takes from earlier ones, as FROM in SOLVER.STAGES; all of its weights as part "all"."""
+    sources = {ALL: stage.starts_from, PROPOSALS: stage.proposals_of}
+    sources |= {inherited.part: f"{inherited.stage}:{inherited.source}" for inherited in stage.inherited}
+    return {part: source for part, source in sources.items() if source}
 
 
 def _plain(results: Any) -> Any:

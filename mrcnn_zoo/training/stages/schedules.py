@@ -23,6 +23,7 @@ Item = dict[str, Any]  # an entry of SOLVER.STAGES
 BACKBONE = "backbone"  # the stage of a classifier, and the part that is taken from it
 NOT_OF_CLASSIFIERS = {"TEST.AUG.ENABLED": False, "EVAL.GIVEN_BOXES": "", "MODEL.LOAD_PROPOSALS": False}
 GREEDY = "greedy"  # the suppression that learns nothing
+WITHOUT_REGION_HEADS = ("RetinaNet", "ProposalNetwork", "Classifier")
 UNFREEZING_RATES = 0.1  # of the last stage, as in matterport's training of COCO
 
 
@@ -65,6 +66,7 @@ def pretrained_alternating_4_step(cfg: CfgNode) -> list[Stage]:
 @TRAINING_SCHEDULES.register("separate_rpn")
 def separate_rpn(cfg: CfgNode) -> list[Stage]:
     """RPN and detector without shared features, joined in one model with a SeparateRPN (He et al. 2017, ablations)."""
+    _check_two_stages(cfg)
     parts = {
         "backbone": "detector",
         "roi_heads": "detector",
@@ -113,6 +115,7 @@ def learned_suppression(cfg: CfgNode) -> list[Stage]:
 
 def _alternating(cfg: CfgNode, initial: dict[str, str] | None = None) -> list[Item]:
     """Two stages per round: from the second round on both use the backbone of the first detector, which stays."""
+    _check_two_stages(cfg)
     rpn = _rpn_alone(cfg)
     initial = initial or {}
     items: list[Item] = [
@@ -133,6 +136,16 @@ def _alternating(cfg: CfgNode, initial: dict[str, str] | None = None) -> list[It
             {"NAME": f"detector_{number}", "TRAIN": "roi_heads", "FROM": parts},
         ]
     return items
+
+
+def _check_two_stages(cfg: CfgNode) -> None:
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name in WITHOUT_REGION_HEADS:
+        raise UserError(
+            f"SOLVER.TRAINING_SCHEDULE = {cfg.SOLVER.TRAINING_SCHEDULE} trains an RPN and region heads in turn, and "
+            f"MODEL.META_ARCHITECTURE = {name} does not have both. Set it to GeneralizedRCNN, or "
+            "choose another schedule."
+        )
 
 
 def _rpn_alone(cfg: CfgNode) -> Item:

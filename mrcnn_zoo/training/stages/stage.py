@@ -198,6 +198,18 @@ def _check_names(stages: Sequence[Stage], source: str) -> None:
         earlier.append(stage.name)
 
 
+def training_folders(output_dir: Path, stages: Sequence[Stage]) -> list[Path]:
+    """The folders of a run and of its stages, and of stages that an earlier run there has finished.
+
+    Args:
+        output_dir: of the run.
+        stages: of the run.
+    """
+    # A later --resume with an earlier list would take those as finished.
+    earlier = sorted(path.parent for path in output_dir.glob(f"*/{STAGE_FILE}"))
+    return list(dict.fromkeys((*(stage.folder for stage in stages), *earlier, output_dir)))
+
+
 def clear_training_folders(output_dir: Path, stages: Sequence[Stage]) -> None:
     """Remove the checkpoints of an earlier run; writers rename its metrics, logs are appended to.
 
@@ -205,7 +217,7 @@ def clear_training_folders(output_dir: Path, stages: Sequence[Stage]) -> None:
         output_dir: of the run.
         stages: of the run.
     """
-    for folder in (output_dir, *(stage.folder for stage in stages)):
+    for folder in training_folders(output_dir, stages):
         for pattern in TRAINING_FILES:
             for path in folder.glob(pattern):
                 path.unlink()
