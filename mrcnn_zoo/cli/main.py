@@ -1,4 +1,4 @@
-"""The `mrcnn-zoo` command; each sub-command runs the same function as its script in `tools/`."""
+"""The `mrcnn-zoo` command; scripts in `tools/` run the same functions as sub-commands of their names."""
 
 import errno
 import importlib

@@ -102,7 +102,7 @@ FIELD_RULES: dict[str, NumberRule] = {
     "SEED": NumberRule(words="a whole number >= 0", least=0, most=MAX_ID, is_whole=True),
     "VAL_FRACTION": NumberRule(words="a number between 0 and 1", above=0, most=math.nextafter(1, 0)),
     "NUM_IMAGES": NumberRule(words="a whole number >= 0", least=0, most=MAX_SIDE, is_whole=True),
-    "SIZE": NumberRule(words="a whole number of pixels >= 8", least=8, most=4096, is_whole=True),
+    "SIZE": NumberRule(words="a whole number of pixels from 8 to 4096", least=8, most=4096, is_whole=True),
     "CONTEXT": NumberRule(words="a number between 0 and 10", least=0, most=10),
     "MIN_SIZE": NumberRule(words="a whole number of pixels >= 0", least=0, most=MAX_SIDE, is_whole=True),
     "MAX_PER_CLASS": NumberRule(words="a whole number >= 0", least=0, most=MAX_SIDE, is_whole=True),

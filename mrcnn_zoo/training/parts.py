@@ -162,5 +162,8 @@ def _shown_part(name: str, bottom_up: Sequence[str]) -> str:
         return network
     if name.startswith("backbone.") and f"backbone.{BOTTOM_UP}" in bottom_up:
         return "backbone (pyramid)"
+    before, selection, _ = name.partition(".selection.")  # its suppression may be trained alone
+    if selection:
+        return f"{before}.selection"
     modules = name.split(".")[:-1]
     return ".".join(modules[: 2 if modules[0] in DIVIDED else 1])

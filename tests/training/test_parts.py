@@ -11,7 +11,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import FrozenBatchNorm2d
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.training.optimizer import build_optimizer, freeze_parameters
-from mrcnn_zoo.training.parts import names_in_part, parameters_in_parts
+from mrcnn_zoo.training.parts import names_in_part, parameters_in_parts, parts_table
 from support.small_models import TINY_YAML
 
 PLAIN_VGG = ("MODEL.BACKBONE.NAME=build_vgg_fpn_backbone", "MODEL.VGG.CONV1_OUT_CHANNELS=4", "MODEL.VGG.NORM=BN")
@@ -69,6 +69,21 @@ def test_without_a_pyramid_the_backbone_is_the_bottom_up_network() -> None:
 def test_suppression_is_found_inside_other_parts() -> None:
     names = ["roi_heads.box_predictor.selection.suppression.block.weight", "roi_heads.box_head.fc1.weight"]
     assert names_in_part("suppression", names) == names[:1]
+
+
+def test_table_of_parts_has_a_row_for_the_suppression() -> None:
+    predictor = nn.ModuleDict(
+        {"cls_score": nn.Linear(2, 3), "selection": nn.ModuleDict({"suppression": nn.Linear(1, 1)})}
+    )
+    model = nn.ModuleDict({"roi_heads": nn.ModuleDict({"box_predictor": predictor})})
+    predictor["cls_score"].requires_grad_(False)
+    rows = [
+        [cell.strip() for cell in row.split("|")[1:5]] for row in parts_table(model, {}, default="random").split("\n")
+    ]
+    assert rows[2:] == [
+        ["roi_heads.box_predictor", "2", "9", "frozen"],
+        ["roi_heads.box_predictor.selection", "2", "2", "trained"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_too_little_background_is_noted(dataset: Dataset) -> None:
         ({}, "needs the field DATASET"),
         ({"DATASET": "crops"}, "holds crops; name a detection dataset"),
         ({"DATASET": "digits_vall"}, "Did you mean 'digits_val'"),
-        ({"DATASET": "digits_val", "SIZE": 4}, "SIZE = 4 must be a whole number of pixels >= 8"),
+        ({"DATASET": "digits_val", "SIZE": 4}, "SIZE = 4 must be a whole number of pixels from 8 to 4096"),
         ({"DATASET": "digits_val", "MAX_IOU": 0.1}, "has no field 'MAX_IOU'"),
         ({"DATASET": "none"}, "has no objects to crop"),
     ],
