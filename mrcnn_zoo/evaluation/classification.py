@@ -15,7 +15,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.loading.selection import require_one_object
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
-from mrcnn_zoo.errors import counted
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.ground_truth import new_images
 from mrcnn_zoo.evaluation.tables import (
     ACCURACY_OF_CLASS,
@@ -233,7 +233,12 @@ def build_classification_evaluator(cfg: CfgNode, dataset: Dataset) -> Classifica
         dataset: to be evaluated on.
 
     Raises:
-        UserError: an image has several objects.
+        UserError: an image has several objects, or a class has the name of images without object.
     """
     require_one_object(dataset)
+    if NO_OBJECT in dataset.class_names:
+        raise UserError(
+            f"dataset {dataset.name!r} has a class {NO_OBJECT!r}, which is the name of images without object. Rename "
+            "it, or give images without object no annotation; of format image_folder, name their folder in NO_OBJECT."
+        )
     return ClassificationEvaluator(dataset)

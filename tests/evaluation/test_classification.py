@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,12 @@ def test_images_of_several_objects_are_refused(square, dataset_of) -> None:
     dataset = dataset_of((square(0, 0, 10), square(20, 20, 10)))
     with pytest.raises(UserError, match="has 2 objects"):
         build_classification_evaluator(config_of({}), dataset)
+
+
+def test_class_with_the_name_of_images_without_object_is_refused(dataset: Dataset) -> None:
+    named = replace(dataset, class_names=("cat", "no object"))
+    with pytest.raises(UserError, match="has a class 'no object', which is the name of images without object"):
+        build_classification_evaluator(config_of({}), named)
 
 
 def test_classifier_is_evaluated_by_its_accuracy(dataset: Dataset) -> None:
