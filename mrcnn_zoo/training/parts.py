@@ -125,6 +125,8 @@ def nothing_matches(part: str, names: Iterable[str], *, key: str, what: str) -> 
     candidates = [*names, *(f"{module}.*" for module in sorted(modules)), *PARTS]
     top = ", ".join(sorted({f"{name.split('.')[0]}.*" for name in names}))
     near = "" if part in PARTS else did_you_mean(part, candidates)
+    if part == SUPPRESSION:
+        near = " Its suppression has no parameters; MODEL.ROI_HEADS.SUPPRESSION GossipNet has some."
     return f"{key}: {part!r} matches no {what}.{near} The top level has {top}."
 
 
