@@ -25,7 +25,7 @@ from mrcnn_zoo.training.averaging import build_weights_average
 from mrcnn_zoo.training.hook import Hook, Workspace
 from mrcnn_zoo.training.lr_schedule import build_lr_schedule
 from mrcnn_zoo.training.optimizer import build_optimizer
-from mrcnn_zoo.training.parts import NOTHING, parts_table
+from mrcnn_zoo.training.parts import NOTHING, frozen_random_parts, parts_table
 from mrcnn_zoo.training.preflight import RunPlan
 from mrcnn_zoo.training.run_context import changed_keys, choose_seed, derived_seed, installed_versions, seed_everything
 from mrcnn_zoo.training.stages.inheritance import ORIGINS
@@ -79,6 +79,8 @@ def build_trainer(plan: RunPlan, writers: Sequence[MetricWriter]) -> Trainer:
         origins = _load_initial_weights(model, plan.weights, cfg=cfg, class_names=plan.class_names)
     optimizer = build_optimizer(cfg, model)
     _log_parameters(model, origins, default="the checkpoint that is resumed" if state is not None else "random")
+    if state is None:
+        _warn_of_random_parts(cfg, frozen_random_parts(model, origins))
     trainer = Trainer(
         model,
         _batch_opener(cfg, plan.train_datasets, seed),
@@ -246,6 +248,17 @@ def _log_parameters(model: nn.Module, origins: Mapping[str, str], *, default: st
         counts[False] / 1e6,
         parts_table(model, origins, default=default),
     )
+
+
+def _warn_of_random_parts(cfg: CfgNode, parts: Sequence[str]) -> None:
+    if "timm" in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.TIMM.PRETRAINED:
+        parts = [part for part in parts if not part.startswith("backbone")]  # timm has loaded it
+    if parts:
+        logger.warning(
+            "%s: weights that are frozen and random. Load them with MODEL.WEIGHTS or from an earlier stage, or train "
+            "them: see SOLVER.TRAIN, SOLVER.FREEZE and MODEL.BACKBONE.FREEZE_AT",
+            ", ".join(parts),
+        )
 
 
 def _warn_of_changes(former: str, present: str) -> None:

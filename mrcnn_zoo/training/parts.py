@@ -157,6 +157,18 @@ def parts_table(model: nn.Module, origins: Mapping[str, str], *, default: str) -
     )
 
 
+def frozen_random_parts(model: nn.Module, origins: Mapping[str, str]) -> list[str]:
+    """The rows of `parts_table` that are frozen with random weights, and so never learn anything.
+
+    Args:
+        model: with frozen parameters marked.
+        origins: where weights are from, by name.
+    """
+    bottom_up = bottom_up_prefixes(model.state_dict())
+    names = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    return list(dict.fromkeys(_shown_part(name, bottom_up) for name in names if name not in origins))
+
+
 def _shown_part(name: str, bottom_up: Sequence[str]) -> str:
     """The row of a weight in the table of parts, e.g. "backbone.bottom_up", "backbone", "roi_heads.mask_head"."""
     network = next((prefix for prefix in bottom_up if name.startswith(f"{prefix}.")), "")

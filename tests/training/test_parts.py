@@ -11,7 +11,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.layers import FrozenBatchNorm2d
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.training.optimizer import build_optimizer, freeze_parameters
-from mrcnn_zoo.training.parts import names_in_part, parameters_in_parts, parts_table
+from mrcnn_zoo.training.parts import frozen_random_parts, names_in_part, parameters_in_parts, parts_table
 from support.small_models import TINY_YAML
 
 PLAIN_VGG = ("MODEL.BACKBONE.NAME=build_vgg_fpn_backbone", "MODEL.VGG.CONV1_OUT_CHANNELS=4", "MODEL.VGG.NORM=BN")
@@ -84,6 +84,15 @@ def test_table_of_parts_has_a_row_for_the_suppression() -> None:
         ["roi_heads.box_predictor", "2", "9", "frozen"],
         ["roi_heads.box_predictor.selection", "2", "2", "trained"],
     ]
+
+
+def test_parts_that_are_frozen_with_random_weights_are_named() -> None:
+    model = tiny_model("MODEL.RESNETS.NORM=BN")
+    assert frozen_random_parts(model, {}) == []
+    freeze_parameters(model, ["backbone.bottom_up.res4", "roi_heads.mask_head"])
+    assert frozen_random_parts(model, {}) == ["backbone.bottom_up", "roi_heads.mask_head"]
+    origins = {name: "a file" for name, _ in model.named_parameters() if name.startswith("backbone")}
+    assert frozen_random_parts(model, origins) == ["roi_heads.mask_head"]
 
 
 @pytest.mark.parametrize(
