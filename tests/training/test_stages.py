@@ -111,6 +111,12 @@ def test_two_stages_equal_two_runs_one_after_the_other(whole: Undisturbed, tmp_p
     assert_equal_trainings(whole.folder / "all", tmp_path / "two")
 
 
+def test_stage_that_freezes_random_weights_is_warned_of(whole: Undisturbed) -> None:
+    logs = {name: (whole.folder / name / "log.txt").read_text() for name in ("heads", "all")}
+    assert "backbone (pyramid), backbone.bottom_up: weights that are frozen and random" in logs["heads"]
+    assert "frozen and random" not in logs["all"]
+
+
 def test_tensorboard_shows_both_stages_as_one_run(whole: Undisturbed) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert len(list(whole.folder.rglob("events.out.tfevents.*"))) == len(
