@@ -138,6 +138,12 @@ EVALUATORS = Registry(
 AP_BACKENDS = Registry(
     "AP_BACKENDS", key="EVAL.BACKEND", package="mrcnn_zoo.evaluation.backends"
 )  # itself the function: (ground truth, detections, task, limits, *, sigmas) -> Curves
+METRICS = Registry(
+    "METRICS",
+    key="EVAL.METRICS",
+    package="mrcnn_zoo.evaluation.metrics",
+    contract="mrcnn_zoo.evaluation.metrics.contract:Metric",
+)  # (cfg)
 OPTIMIZERS = Registry(
     "OPTIMIZERS", key="SOLVER.OPTIMIZER", package="mrcnn_zoo.training.optimizer", contract="torch.optim:Optimizer"
 )  # (cfg, groups)

@@ -1,7 +1,7 @@
 """COCO's box, mask and keypoint AP of the detections of a whole dataset."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from mrcnn_zoo.config.rules import is_classifier
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, areas_of, build_backend, detection_set
+from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, areas_of, build_backend
 from mrcnn_zoo.evaluation.classification import ClassificationEvaluator, build_classification_evaluator
-from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, coco_ground_truth, has_masks, new_images
+from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth, has_masks, new_images
+from mrcnn_zoo.evaluation.metrics.contract import Evaluated, Metric, NamesResults, build_metrics, measure
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
 from mrcnn_zoo.evaluation.tables import (
     Results,
@@ -54,6 +55,7 @@ class CocoEvaluator:
         tasks: of "bbox", "segm" and "keypoints".
         max_detections: maximum number per image, in descending order of score; 20 for keypoints.
         sigmas: of each keypoint, see TEST.KEYPOINT_OKS_SIGMAS; empty for COCO's 17.
+        metrics: beside COCO's, by name; see `mrcnn_zoo.evaluation.metrics.contract`.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class CocoEvaluator:
         tasks: Sequence[str] = (BBOX, SEGM),
         max_detections: int = STANDARD_MAXIMUM,
         sigmas: Sequence[float] = (),
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         self._dataset = dataset
         self._backend = backend
         self._tasks = tuple(tasks)
         self._sigmas = tuple(sigmas)
         self._limits = sorted({*(limit for limit in STANDARD_LIMITS if limit < max_detections), max_detections})
+        self._metrics = dict(metrics or {})
         self._image_ids = {record.image_id for record in dataset.records}
         self._rows: dict[int | str, list[Row]] = {}
         self._previous: Results = {}
@@ -84,13 +88,15 @@ class CocoEvaluator:
 
     def metric_names(self) -> list[str]:
         """Names of the results of `evaluate`, such as "segm/AP"."""
-        return [
+        names = [
             f"{task}/{name}"
             for task in self._tasks
             for name in coco_metric_names(
                 areas=areas_of(task), limits=self._limits_of(task), class_names=self._dataset.class_names
             )
         ]
+        others = (metric for metric in self._metrics.values() if isinstance(metric, NamesResults))
+        return names + [name for metric in others for name in metric.names(self._tasks)]
 
     def process(self, samples: Sequence[Sample], detections: Sequence[Detections]) -> None:
         """Add the detections of some images; images that were added before are ignored.
@@ -152,21 +158,25 @@ class CocoEvaluator:
             write_json(folder / "coco_instances_results.json", rows)
             if any("mask_score" in row for row in rows):
                 write_json(folder / "coco_segm_results.json", mask_rows(rows))
-        curves = {task: self._curves(rows, task) for task in self._tasks}
+        evaluated = Evaluated(
+            complete_ground_truth(self._dataset), rows, self._tasks, self._dataset.name, self._limits[-1]
+        )
+        curves = {task: self._curves(evaluated, task) for task in self._tasks}
         names, ids = self._dataset.class_names, self._dataset.category_ids
         results = {task: coco_metrics(curve, names, ids) for task, curve in curves.items()}
         logger.info("%s: results in %%\n%s", self._dataset.name, summary_table(results, previous=self._previous))
         categories = category_table(results) + footnote(results)
         logger.info("%s: AP of each category\n%s", self._dataset.name, categories)
+        others, texts = measure(self._metrics, evaluated, folder)
         if folder is not None:
-            write_json(folder / "results.json", nan_as_null(results), indent=2)
-            write_text(folder / "results.md", markdown_report(self._dataset.name, results))
+            page = [markdown_report(self._dataset.name, results).rstrip(), *texts]
+            write_json(folder / "results.json", nan_as_null(results | others), indent=2)
+            write_text(folder / "results.md", "\n\n".join(page) + "\n")
             write_arrays(folder / "precision_recall.npz", self._precision_arrays(curves))
-        return results
+        return results | others
 
-    def _curves(self, rows: Sequence[Row], task: str) -> Curves:
-        ground_truth = coco_ground_truth(self._dataset, task)
-        detections = detection_set(rows, ground_truth, task)
+    def _curves(self, evaluated: Evaluated, task: str) -> Curves:
+        ground_truth, detections = evaluated.ground_truth_of(task), evaluated.detections_of(task)
         limits = self._limits_of(task)
         if task == KEYPOINTS:
             return self._backend(ground_truth, detections, task, limits, sigmas=self._sigmas)
@@ -228,6 +238,7 @@ def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator | Prop
         tasks=tasks,
         max_detections=limit if limit > 0 else STANDARD_MAXIMUM,
         sigmas=_sigmas(cfg, dataset) if KEYPOINTS in tasks else (),
+        metrics=build_metrics(cfg),
     )
 
 

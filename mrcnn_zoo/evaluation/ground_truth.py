@@ -18,6 +18,7 @@ from mrcnn_zoo.structures.summary import summary
 
 BBOX = "bbox"
 SEGM = "segm"
+SEGM_FIELD, POINT_FIELDS = "segmentation", {"keypoints", "num_keypoints"}  # of annotations
 UNLABELED = 0  # visibility of a keypoint that is not annotated
 
 
@@ -27,27 +28,33 @@ def has_masks(dataset: Dataset) -> bool:
 
 
 def coco_ground_truth(dataset: Dataset, task: str) -> dict[str, Any]:
-    """Convert the records of a dataset to COCO's format: `images`, `categories` and `annotations`.
-
-    For "segm", the box of an object without a mask becomes a crowd, so that detections of it do not count. For
-    "keypoints", the libraries ignore objects without labelled keypoints.
+    """Convert the records of a dataset to COCO's format, for the evaluation of a task; see `ground_truth_of_task`.
 
     Args:
         dataset: the ground truth.
         task: "bbox", "segm" or "keypoints".
     """
+    return ground_truth_of_task(complete_ground_truth(dataset), task)
+
+
+def complete_ground_truth(dataset: Dataset) -> dict[str, Any]:
+    """Convert the records of a dataset to COCO's format: `images`, `categories` and `annotations`.
+
+    Args:
+        dataset: the ground truth; objects without a mask have no `segmentation`.
+    """
     annotations: list[dict[str, Any]] = []
     for record in dataset.records:
         for instance in record.instances:
             # New ids: those of a file may repeat, and pycocotools treats a match with id 0 as no match.
-            annotation = _annotation(instance, record, task) | {"id": len(annotations) + 1}
-            if task == KEYPOINTS:
+            annotation = _annotation(instance, record) | {"id": len(annotations) + 1}
+            if dataset.keypoint_names:
                 annotation |= _labeled_points(instance, len(dataset.keypoint_names))
             annotations.append(annotation | {"category_id": dataset.category_ids[instance.class_index]})
     return {
         "images": [
-            {"id": record.image_id, "height": record.image_size[0], "width": record.image_size[1]}
-            for record in dataset.records
+            {"id": r.image_id, "height": r.image_size[0], "width": r.image_size[1], "file_name": r.source.name}
+            for r in dataset.records
         ],
         "categories": [
             {"id": category_id, "name": name}
@@ -57,19 +64,43 @@ def coco_ground_truth(dataset: Dataset, task: str) -> dict[str, Any]:
     }
 
 
-def _annotation(instance: InstanceRecord, record: ImageRecord, task: str) -> dict[str, Any]:
+def ground_truth_of_task(ground_truth: dict[str, Any], task: str) -> dict[str, Any]:
+    """The annotations of a COCO dataset as the evaluation of a task takes them.
+
+    For "segm", the box of an object without a mask becomes a crowd, so that detections of it do not count. For
+    "keypoints", the libraries ignore objects without labelled keypoints.
+
+    Args:
+        ground_truth: see `complete_ground_truth`.
+        task: "bbox", "segm" or "keypoints".
+    """
+    sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
+    unused = {BBOX: {SEGM_FIELD, *POINT_FIELDS}, SEGM: POINT_FIELDS, KEYPOINTS: {SEGM_FIELD}}[task]
+    annotations = []
+    for annotation in ground_truth["annotations"]:
+        if task == SEGM and SEGM_FIELD not in annotation:
+            annotation = _as_crowd(annotation, sizes[annotation["image_id"]])
+        annotations.append({name: value for name, value in annotation.items() if name not in unused})
+    return ground_truth | {"annotations": annotations}
+
+
+def _annotation(instance: InstanceRecord, record: ImageRecord) -> dict[str, Any]:
     x1, y1, x2, y2 = instance.box
-    rle = None if instance.segmentation is None else segmentation_rle(instance.segmentation, record.image_size)
     annotation = {
         "image_id": record.image_id,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": instance_area(instance, record.image_size),
-        "iscrowd": int(instance.is_crowd or (task == SEGM and rle is None)),
+        "iscrowd": int(instance.is_crowd),
     }
-    if task == SEGM:
-        rectangle = [[x1, y1, x1, y2, x2, y2, x2, y1]]
-        annotation["segmentation"] = rle or segmentation_rle(rectangle, record.image_size)
+    if instance.segmentation is not None:
+        annotation["segmentation"] = segmentation_rle(instance.segmentation, record.image_size)
     return annotation
+
+
+def _as_crowd(annotation: dict[str, Any], image_size: ImageSize) -> dict[str, Any]:
+    x, y, width, height = annotation["bbox"]
+    rectangle = [[x, y, x, y + height, x + width, y + height, x + width, y]]
+    return annotation | {"segmentation": segmentation_rle(rectangle, image_size), "iscrowd": 1}
 
 
 def _labeled_points(instance: InstanceRecord, count: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Plots as PNG files: loss and AP curves of a training, precision over recall, confusion matrix, proposals."""
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,10 @@ from numpy.typing import NDArray
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, RECALL_THRESHOLDS
 from mrcnn_zoo.evaluation.proposal_comparison import CURVE_NUMBERS, NUMBERS, THRESHOLDS, SourceRecall
-from mrcnn_zoo.output_files import write_atomically
+from mrcnn_zoo.inspection.figures import finish, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Series = tuple[list[float], list[float]]  # iterations, values
 
@@ -48,17 +46,17 @@ def save_loss_curves(metrics_json: str | Path, path: str | Path) -> Path:
     series = read_metrics(metrics_json)
     if not series:
         raise UserError(f"{metrics_json} has no metrics yet, so there is nothing to plot.")
-    figure = _new_figure(columns=3)
+    figure = new_figure(columns=3)
     losses, results, rate = figure.subplots(1, 3)
     _plot_losses(losses, series)
     for name, values in series.items():
         if name.split("/")[-1] in CURVES_OF_TASK.get(name.split("/")[0], ()):
             results.plot(*values, marker="o", markersize=3, label=name)
-    _finish(results, title="results", y_label="percent")
+    finish(results, title="results", y_label="percent")
     if "lr" in series:
         rate.plot(*series["lr"])
-    _finish(rate, title="learning rate", y_label="")
-    return _save(figure, path)
+    finish(rate, title="learning rate", y_label="")
+    return save_figure(figure, path)
 
 
 def read_metrics(metrics_json: str | Path) -> dict[str, Series]:
@@ -94,12 +92,12 @@ def save_precision_recall(precision_recall: str | Path, path: str | Path) -> Pat
     with np.load(precision_recall, allow_pickle=False) as arrays:
         names = arrays["class_names"].tolist()
         tasks = {task: arrays[task] for task in arrays.files if task != "class_names"}
-    figure = _new_figure(columns=len(tasks))
+    figure = new_figure(columns=len(tasks))
     for axes, (task, precision) in zip(np.ravel(figure.subplots(1, len(tasks))), tasks.items(), strict=True):
         _plot_precision(axes, precision, names)
-        _finish(axes, title=f"{task}: precision over recall", y_label="precision", x_label="recall")
+        finish(axes, title=f"{task}: precision over recall", y_label="precision", x_label="recall")
         axes.set(xlim=(0, 1), ylim=(0, 1.03))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def save_confusion_matrix(
@@ -118,7 +116,7 @@ def save_confusion_matrix(
     occurs[-1] = True
     matrix, names = matrix[np.ix_(occurs, occurs)], names[occurs]
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    figure = _new_figure(columns=1, side=min(16.0, 4.5 + 0.28 * len(names)))
+    figure = new_figure(columns=1, side=min(16.0, 4.5 + 0.28 * len(names)))
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= MAX_CLASS_CURVES:
@@ -130,7 +128,7 @@ def save_confusion_matrix(
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
     axes.set(title="confusion matrix", xlabel="predicted class", ylabel="true class")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def save_proposal_recall(results: Sequence[SourceRecall], path: str | Path, *, title: str) -> Path:
@@ -141,7 +139,7 @@ def save_proposal_recall(results: Sequence[SourceRecall], path: str | Path, *, t
         path: of the PNG.
         title: above the plots.
     """
-    figure = _new_figure(columns=3)
+    figure = new_figure(columns=3)
     figure.set_figheight(figure.get_figheight() + LEGEND_ROOM * (1 + len(results) // 3))
     figure.suptitle(title)
     *over_iou, over_number = figure.subplots(1, 3)
@@ -158,14 +156,14 @@ def save_proposal_recall(results: Sequence[SourceRecall], path: str | Path, *, t
         values = [result.average_recall(number) * 100 for number in NUMBERS]
         handles += over_number.plot(NUMBERS, values, **style)
     for axes, number in zip(over_iou, CURVE_NUMBERS, strict=True):
-        _finish(axes, title=f"{number} proposals per image", y_label="recall in %", x_label="IoU")
+        finish(axes, title=f"{number} proposals per image", y_label="recall in %", x_label="IoU")
     over_number.set_xscale("log")
-    _finish(over_number, title="average recall", y_label="AR in %", x_label="proposals per image")
+    finish(over_number, title="average recall", y_label="AR in %", x_label="proposals per image")
     for axes in (*over_iou, over_number):
         axes.set_ylim(-2, 102)
     names = [result.name for result in results]
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(results), 3), fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _parsed(line: str) -> Mapping[str, Any]:
@@ -188,7 +186,7 @@ def _plot_losses(axes: "Axes", series: Mapping[str, Series]) -> None:
     validation = VALIDATION + "total_loss"
     if validation in series:
         axes.plot(*series[validation], color="black", linestyle="--", marker="o", markersize=4, label=validation)
-    _finish(axes, title="losses", y_label="")
+    finish(axes, title="losses", y_label="")
     # Losses of the first steps may exceed all others by a factor of 100.
     shown = [value for name, (_, values) in series.items() if name.endswith("total_loss") for value in values]
     if shown:
@@ -219,22 +217,3 @@ def _plot_precision(axes: "Axes", precision: NDArray[np.float32], names: Sequenc
 
 def _threshold(iou: float) -> int:
     return int(np.argmin(np.abs(np.array(IOU_THRESHOLDS) - iou)))
-
-
-def _new_figure(*, columns: int, side: float = 4.5) -> "Figure":
-    from matplotlib.figure import Figure  # unlike pyplot, it needs no display and no global state
-
-    return Figure(figsize=(max(side, 1.25 * side * columns if columns > 1 else side), side), layout="constrained")
-
-
-def _finish(axes: "Axes", *, title: str, y_label: str, x_label: str = "iteration") -> None:
-    axes.set(title=title, ylabel=y_label, xlabel=x_label)
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7)
-
-
-def _save(figure: "Figure", path: str | Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a class name; it is drawn as a box
-        return write_atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=110))

@@ -1,7 +1,7 @@
 """Defaults of the evaluation keys."""
 
 from mrcnn_zoo.config.keys import AT_LEAST_ONE, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Key, Range
-from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS
+from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS, METRICS
 
 DETECTRON2_KEYS = (
     Key(
@@ -109,6 +109,14 @@ NEW_KEYS = (
         "Boxes that replace the detected boxes of a model with region heads, in every evaluation: ground_truth for "
         "the boxes and classes of the annotations, which gives the AP of the mask head alone, or a COCO file with "
         "boxes, as of `predict --boxes`; empty for none.",
+    ),
+    Key(
+        "EVAL.METRICS",
+        [],
+        "Metrics of detections beside COCO AP, in every evaluation, e.g. [f1, tide]: their numbers join the results, "
+        "their tables the log and results.md, their plots and CSV files inference/. See docs/evaluation.md.",
+        element_types=(str,),
+        registry=METRICS,
     ),
     Key(
         "EVAL.BACKEND",

@@ -1,0 +1,182 @@
+"""The contract of metrics of EVAL.METRICS: what they are given and what they return."""
+
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, runtime_checkable
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.backends import detection_set
+from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, ground_truth_of_task
+from mrcnn_zoo.evaluation.tables import Results
+from mrcnn_zoo.output_files import write_atomically
+from mrcnn_zoo.registries import METRICS
+
+Row = dict[str, Any]  # of a COCO results file, see `mrcnn_zoo.evaluation.coco.Row`
+EXTRA = 'pip install "mrcnn_zoo[eval]"'  # hotcoco and faster-coco-eval
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The ground truth and the detections of a whole dataset, on the main process.
+
+    Args:
+        ground_truth: a COCO dataset. Images have `file_name`; categories are in the order of the classes; annotations
+            have `bbox`, `area`, `iscrowd`, and where the object has them `segmentation` (compressed RLE) and
+            `keypoints`.
+        rows: detections of all images; see `mrcnn_zoo.evaluation.coco.Row`.
+        tasks: evaluated ones of "bbox", "segm" and "keypoints".
+        dataset_name: for messages and headings.
+        max_detections: maximum number per image, in descending order of score.
+    """
+
+    ground_truth: dict[str, Any]
+    rows: Sequence[Row]
+    tasks: tuple[str, ...]
+    dataset_name: str
+    max_detections: int = 100
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """By class index."""
+        return tuple(category["name"] for category in self.ground_truth["categories"])
+
+    @cached_property
+    def category_ids(self) -> tuple[int, ...]:
+        """By class index; the libraries return values by class in ascending order of the ids."""
+        return tuple(category["id"] for category in self.ground_truth["categories"])
+
+    @property
+    def mask_task(self) -> str:
+        """The task of metrics that have one: "segm" if masks are evaluated, else "bbox"."""
+        return SEGM if SEGM in self.tasks else BBOX
+
+    def ground_truth_of(self, task: str) -> dict[str, Any]:
+        """The ground truth as the COCO evaluation of a task takes it.
+
+        Args:
+            task: one of `tasks`.
+        """
+        return ground_truth_of_task(self.ground_truth, task)
+
+    def detections_of(self, task: str) -> dict[str, Any]:
+        """The detections as a COCO dataset with scores; masks are ranked by their own scores where they have them.
+
+        Args:
+            task: one of `tasks`.
+        """
+        return detection_set(self.rows, self.ground_truth, task)
+
+
+@dataclass(frozen=True)
+class MetricReport:
+    """What a metric returns.
+
+    Args:
+        results: metrics by group, such as {"tide_segm": {"Loc": 2.4}}. Groups join the results of the run beside "bbox"
+            and "segm", so that SOLVER.BEST_METRIC and sweeps can name them; without "/", and unique to the metric.
+            Metrics of single classes are named "<metric>-<class>".
+        text: Markdown for the log and results.md, beginning with a heading "## ...".
+        files: content by file name, written to inference/.
+    """
+
+    results: Results = field(default_factory=dict)
+    text: str = ""
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+
+
+class Metric(Protocol):
+    """Computes numbers, tables and files from all detections of a dataset."""
+
+    def __call__(self, evaluated: Evaluated) -> MetricReport:
+        """Measure; called on the main process alone, after COCO's AP.
+
+        Args:
+            evaluated: ground truth and detections; not modified.
+        """
+        ...
+
+
+@runtime_checkable
+class NamesResults(Protocol):
+    """A metric that can list its results in advance, so that SOLVER.BEST_METRIC can be checked before training."""
+
+    def names(self, tasks: Sequence[str]) -> list[str]:
+        """Names such as "f1_segm/F1".
+
+        Args:
+            tasks: that will be evaluated.
+        """
+        ...
+
+
+def build_metrics(cfg: CfgNode) -> dict[str, Metric]:
+    """The metrics of EVAL.METRICS by name.
+
+    Raises:
+        UnknownNameError: with the nearest name.
+        UserError: the library of a metric is not installed.
+    """
+    return {name: METRICS.get(name)(cfg) for name in cfg.EVAL.METRICS}
+
+
+def measure(metrics: Mapping[str, Metric], evaluated: Evaluated, folder: Path | None) -> tuple[Results, list[str]]:
+    """Compute metrics, log their tables and write their files.
+
+    Args:
+        metrics: by name.
+        evaluated: ground truth and detections.
+        folder: of the files; None writes none.
+
+    Returns:
+        All results by group, and the Markdown of each metric.
+
+    Raises:
+        ValueError: two metrics have a group of the same name.
+    """
+    results: Results = {}
+    texts = []
+    for name, metric in metrics.items():
+        report = metric(evaluated)
+        taken = report.results.keys() & (results.keys() | set(evaluated.tasks))
+        if taken:
+            raise ValueError(f"metric {name!r} returns the group {min(taken)!r}, which exists already")
+        results |= report.results
+        texts += [report.text.strip()] if report.text else []
+        if report.text:
+            logger.info("%s, %s", evaluated.dataset_name, report.text.strip().lstrip("# "))
+        if folder is not None:
+            for file_name, content in report.files.items():
+                _write(folder / file_name, content)
+    return results, texts
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    write_atomically(path, lambda file: file.write(data))
+
+
+def import_library(module: str, *, metric: str) -> ModuleType:
+    """A library of the extra `eval`.
+
+    Args:
+        module: "hotcoco" or "faster_coco_eval".
+        metric: that needs it, for the message.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"EVAL.METRICS has {metric!r}, which needs {module.replace('_', '-')}; it is not installed ({error}). "
+            f"Install it with `{EXTRA}`, or leave out {metric!r}."
+        ) from error
