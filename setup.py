@@ -36,6 +36,7 @@ REQUIREMENTS = [
     "tensorboard>=2.12",
     "matplotlib>=3.6",
     "numpy>=1.24",
+    "scipy>=1.10",  # distributions of the statistics; MultiBox's matching
     "pillow>=9.4",
     "rich>=13.0",
     "pyyaml>=6.0",
@@ -46,7 +47,7 @@ EVALUATION_BACKENDS = ["hotcoco>=1.3", "faster-coco-eval>=1.6"]
 TIMM = ["timm>=1.0"]  # backbones
 KERAS = ["h5py>=3.8"]  # matterport's .h5 weights
 TIFF = ["tifffile>=2023.1"]  # multi-channel images
-PROPOSALS = ["opencv-contrib-python-headless>=4.8", "scipy>=1.10"]  # selective search, EdgeBoxes; MultiBox's matching
+PROPOSALS = ["opencv-contrib-python-headless>=4.8"]  # selective search, EdgeBoxes
 CHECKS = ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.8"]
 
 setup(

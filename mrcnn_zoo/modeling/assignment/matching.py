@@ -172,9 +172,6 @@ def match_one_to_one(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
 
     Returns:
         For each image (M,) int64 rows of objects, ascending, and (M,) rows of their boxes, with M = min(G, R).
-
-    Raises:
-        UserError: scipy is not installed.
     """
     sizes = [(len(cost), min(cost.shape)) for cost in costs]
     cheapest = [cost.float().topk(count, dim=1, largest=False) for cost, (_, count) in zip(costs, sizes, strict=True)]
@@ -191,13 +188,8 @@ def match_one_to_one(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 def _solve_assignment(costs: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of objects and boxes; `costs` and `boxes` are (G, R'), the cheapest boxes of each object."""
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise UserError(
-            "one-to-one matching (MultiBox) needs scipy, which is not installed: `pip install scipy`, or all packages "
-            "of the extra `proposals`: `pip install mrcnn-zoo[proposals]`."
-        ) from error
+    from scipy.optimize import linear_sum_assignment
+
     columns, places = np.unique(boxes, return_inverse=True)
     table = np.full((len(boxes), len(columns)), np.inf)
     usable = np.nan_to_num(costs, nan=UNUSABLE_COST, posinf=UNUSABLE_COST, neginf=-UNUSABLE_COST)
