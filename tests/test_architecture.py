@@ -90,6 +90,7 @@ KEEPS_CONFIG = {  # (file, class) of configs with additional fields
     ("mrcnn_zoo/training/stages/stage.py", "Stage"),
     ("mrcnn_zoo/training/preflight.py", "RunPlan"),
     ("mrcnn_zoo/evaluation/proposal_jobs.py", "ProposalJob"),
+    ("mrcnn_zoo/experiments/runs.py", "RunSpec"),
 }
 HEAVY_MODULES = {
     "matplotlib",

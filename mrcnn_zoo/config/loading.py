@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config.files import FOLDER, SUFFIX, expanded, find_config, problem_of_place
-from mrcnn_zoo.config.keys import Origin
+from mrcnn_zoo.config.keys import Assignment, Origin
 from mrcnn_zoo.config.node import CfgNode, default_config
 from mrcnn_zoo.config.rules import check_values, refuse_unsupported, settle_contradictions, warn_of_unused
 from mrcnn_zoo.config.safe_yaml import read_yaml
@@ -25,7 +25,24 @@ def load_config(path: str | Path | None = None, overrides: Sequence[Any] = ()) -
     Raises:
         UserError: for a mistake in the file or the overrides, with its place.
     """
-    config = resolve_config(path, overrides)
+    return _checked(resolve_config(path, overrides))
+
+
+def config_from_assignments(assignments: Iterable[Assignment]) -> CfgNode:
+    """The frozen config of assignments, e.g. of a base file and of a variant of a sweep.
+
+    Args:
+        assignments: in order; those of a later source have priority over those of an earlier one.
+
+    Raises:
+        UserError: for a mistake, with its place.
+    """
+    config = default_config()
+    config.assign(assignments)
+    return _checked(config)
+
+
+def _checked(config: CfgNode) -> CfgNode:
     settle_contradictions(config)
     check_config(config)
     warn_of_unused(config)

@@ -1,0 +1,226 @@
+"""The files of a sweep's folder, read at any time, also while its runs are trained.
+
+sweep.yaml                   copy of the sweep's file, its BASE below configs/
+configs/                     copies of the base configs
+<variant>/.../seed_0/        a run: OUTPUT_DIR of an ordinary training, and
+    run.yaml                 its config, which `mrcnn-zoo train` trains alone
+    run.json                 its state, what it was trained from, its error
+    run.lock                 locked while a process trains in the folder
+    console.log              what the training has printed
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrcnn_zoo.data.paths import folder_name
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.experiments.locks import is_locked
+from mrcnn_zoo.experiments.runs import RunKey, run_keys
+from mrcnn_zoo.experiments.sweep_file import Sweep, read_sweep
+from mrcnn_zoo.output_files import write_json
+
+SWEEP_FILE, RUN_FILE, RUN_LOCK, CONSOLE_LOG = "sweep.yaml", "run.json", "run.lock", "console.log"
+WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED = "waiting", "running", "finished", "failed", "interrupted"
+STAGE_FILE = "stage.json"  # in the folder of a finished stage
+INFERENCE, RESULTS_FILE = "inference", "results.json"
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The state of a run.
+
+    Args:
+        key: of the run.
+        folder: its OUTPUT_DIR.
+        status: "waiting", "running", "finished", "failed" or "interrupted".
+        results: {"bbox": {"AP": ...}, "segm": {...}} of its last stage, by dataset name where there are several test
+            sets; "stages" {name: results} for runs of several stages; {} until it is finished.
+        results_dir: folder of coco_instances_results.json, of the last stage.
+        error: last lines of a failed training.
+    """
+
+    key: RunKey
+    folder: Path
+    status: str
+    results: Results = field(default_factory=dict)
+    results_dir: Path = Path()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """The state of a sweep.
+
+    Args:
+        name: of the sweep.
+        folder: that was read.
+        sweep: read from the copy in the folder.
+        runs: in the order of the table, also those that have not begun.
+    """
+
+    name: str
+    folder: Path
+    sweep: Sweep
+    runs: tuple[RunRecord, ...]
+
+
+def read_sweep_folder(folder: str | Path) -> SweepRecord:
+    """The state of a sweep and of all its runs.
+
+    Args:
+        folder: of a sweep that has been started; it may have been moved.
+
+    Raises:
+        UserError: there is no sweep in it, or a file cannot be read.
+    """
+    folder = Path(folder).expanduser()
+    file = folder / SWEEP_FILE
+    if not file.is_file():
+        raise UserError(
+            f"{folder} holds no sweep: there is no {file}. Name the folder that `mrcnn-zoo sweep run` has written, "
+            "its OUTPUT_DIR."
+        )
+    sweep = read_sweep(file)
+    runs = tuple(read_run(key, folder / key.path) for key in run_keys(sweep))
+    return SweepRecord(sweep.name, folder, sweep, runs)
+
+
+def read_run(key: RunKey, folder: Path) -> RunRecord:
+    """The state of one run.
+
+    Args:
+        key: of the run.
+        folder: of the run, which may be missing.
+    """
+    content = read_run_file(folder)
+    status = content.get("status", WAITING)
+    if is_locked(folder / RUN_LOCK):
+        status = RUNNING
+    elif status == RUNNING:  # killed
+        status = INTERRUPTED
+    results = read_results(folder) if status == FINISHED else {}
+    stage = last_stage(folder)
+    error = content.get("error", "") if status == FAILED else ""
+    return RunRecord(key, folder, status, results, stage / INFERENCE, error)
+
+
+def read_run_file(folder: Path) -> dict[str, Any]:
+    """The content of run.json; {} where there is none.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = folder / RUN_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Remove it: the run then counts as not finished.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not the file of a run. Remove it: the run then counts as not finished.")
+    return content
+
+
+def update_run_file(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Change fields of run.json, atomically.
+
+    Args:
+        folder: of the run.
+        changes: fields with plain values.
+    """
+    write_json(folder / RUN_FILE, read_run_file(folder) | dict(changes), indent=1)
+
+
+def stage_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """The content of stage.json of each finished stage of a run, by name, in the order in which they were trained.
+
+    Args:
+        folder: of the run.
+    """
+    paths = sorted(folder.glob(f"*/{STAGE_FILE}"), key=lambda path: path.stat().st_mtime_ns)
+    records = [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    return {record.get("name", stage.name): record | {"folder": stage} for stage, record in records}
+
+
+def last_stage(folder: Path) -> Path:
+    """The folder of the last finished stage of a run: its own in a run of one stage.
+
+    Args:
+        folder: of the run.
+    """
+    stages = stage_records(folder)
+    return list(stages.values())[-1]["folder"] if stages else folder
+
+
+def read_results(folder: Path) -> Results:
+    """The results of a finished training, as `training.run` returns them.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        UserError: a file with results cannot be read.
+    """
+    stages = stage_records(folder)
+    if stages:
+        by_stage = {name: _measured(record["results"]) for name, record in stages.items()}
+        return {**list(by_stage.values())[-1], "stages": by_stage}
+    own = folder / INFERENCE / RESULTS_FILE
+    if own.is_file():
+        return _read_results_file(own)
+    paths = sorted(folder.glob(f"*/{INFERENCE}/{RESULTS_FILE}"))
+    return {path.parents[1].name: _read_results_file(path) for path in paths}
+
+
+def _read_results_file(path: Path) -> Results:
+    try:
+        return _measured(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); evaluate the run again.") from error
+
+
+def _measured(results: Mapping[str, Any]) -> Results:
+    """Metrics by task, with NaN for null; other content, such as a confusion matrix, is left out."""
+    kept: Results = {}
+    for name, value in results.items():
+        if isinstance(value, Mapping):
+            inner = _measured(value)
+            if inner:
+                kept[name] = inner
+        elif value is None or isinstance(value, int | float):
+            kept[name] = math.nan if value is None else float(value)
+    return kept
+
+
+def result_of(results: Results, column: str) -> float:
+    """A metric of a run; NaN where it has none.
+
+    Args:
+        results: of a run.
+        column: e.g. "segm/AP", "stages/backbone/classification/top1".
+    """
+    node: Any = results
+    for part in column.split("/"):
+        if not isinstance(node, Mapping) or part not in node:
+            return math.nan
+        node = node[part]
+    return node if isinstance(node, float) else math.nan
+
+
+def dataset_folder(name: str) -> str:
+    """The folder with the results of one of several test sets.
+
+    Args:
+        name: of the dataset.
+    """
+    return folder_name(name)
