@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-CONFIDENCE = 0.95
+from mrcnn_zoo.evaluation.resampled_ap import CONFIDENCE, percentile_interval
+
 LEVEL = 0.05
 POWER = 0.8
 BETTER, WORSE, NOT_DISTINGUISHABLE = "better", "worse", "not distinguishable"
@@ -159,20 +160,6 @@ def _interaction(resampled: NDArray[np.float64]) -> float:
     """Variance over resamples of one seed's deviation from the mean over seeds; (B, n) -> one number, n >= 2."""
     deviations = resampled - resampled.mean(axis=1, keepdims=True)
     return float(deviations.var(axis=0, ddof=1).sum()) / (resampled.shape[1] - 1)
-
-
-def percentile_interval(resampled: NDArray[np.float64], *, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The percentile interval of bootstrap values; (nan, nan) without values.
-
-    Args:
-        resampled: (B,) values; nan is left out.
-        confidence: share of the values inside.
-    """
-    values = resampled[~np.isnan(resampled)]
-    if not len(values):
-        return math.nan, math.nan
-    low, high = np.quantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return float(low), float(high)
 
 
 def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
