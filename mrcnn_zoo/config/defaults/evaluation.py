@@ -1,6 +1,6 @@
 """Defaults of the evaluation keys."""
 
-from mrcnn_zoo.config.keys import AT_LEAST_ONE, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Key, Range
+from mrcnn_zoo.config.keys import AT_LEAST_ONE, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, SHARE, Key, Range
 from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS, METRICS
 
 DETECTRON2_KEYS = (
@@ -117,6 +117,12 @@ NEW_KEYS = (
         "their tables the log and results.md, their plots and CSV files inference/. See docs/evaluation.md.",
         element_types=(str,),
         registry=METRICS,
+    ),
+    Key(
+        "EVAL.SCORE_THRESHOLD",
+        0.5,
+        "Minimum score of a detection in the metric cells of EVAL.METRICS, which does not rank detections.",
+        range=SHARE,
     ),
     Key(
         "EVAL.BACKEND",
