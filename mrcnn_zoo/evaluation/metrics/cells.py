@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from tabulate import tabulate
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS
 from mrcnn_zoo.evaluation.ground_truth import SEGM
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport
-from mrcnn_zoo.evaluation.metrics.overlaps import ImageOverlaps, image_overlaps
+from mrcnn_zoo.evaluation.metrics.overlaps import ImageOverlaps, image_overlaps, pairs_of_largest_sum
 from mrcnn_zoo.evaluation.tables import ABSENT, IOU_50, IOU_75
 from mrcnn_zoo.ops.rle import decode_window
 from mrcnn_zoo.registries import METRICS
@@ -41,7 +40,7 @@ def match_one_to_one(ious: NDArray[np.float64], threshold: float) -> tuple[NDArr
     """
     # The sum of IoU is divided so that it stays below the value of one more pair.
     weights = (ious >= threshold) * (1.0 + ious / (2 * max(1, min(ious.shape))))
-    rows, columns = linear_sum_assignment(weights, maximize=True)
+    rows, columns = pairs_of_largest_sum(weights)
     is_pair = ious[rows, columns] >= threshold
     return rows[is_pair], columns[is_pair]
 
@@ -161,7 +160,7 @@ def aggregated_jaccard_index(masks: DisjointMasks, *, one_to_one: bool = False) 
     """
     ious = masks.ious
     if one_to_one:
-        rows, columns = linear_sum_assignment(ious, maximize=True)
+        rows, columns = pairs_of_largest_sum(ious)
     else:
         columns = np.arange(ious.shape[1] if len(ious) else 0)
         rows = ious[:, columns].argmax(axis=0) if len(columns) else columns

@@ -102,3 +102,18 @@ def overlap_matrix(
     )
     overlaps: NDArray[np.float64] = coco_mask.iou(found, true, is_crowd.astype(np.uint8).tolist())
     return overlaps
+
+
+def pairs_of_largest_sum(values: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pairs of rows and columns, each in at most one pair, with the largest sum of values.
+
+    Args:
+        values: (D, G), at least 0.
+
+    Returns:
+        Rows and columns of min(D, G) pairs.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(values, maximize=True)
+    return rows, columns
