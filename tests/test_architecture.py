@@ -43,7 +43,12 @@ RUN_STARTERS = {
         "prepare_evaluation",
     },
     "inference": {"fill_model", "open_trained", "check_takes_boxes"},
-    "inspection": {"save_predictions", "save_evaluation_pictures", "evaluate_with_pictures"},
+    "inspection": {
+        "save_predictions",
+        "save_prediction_pictures",
+        "save_evaluation_pictures",
+        "evaluate_with_pictures",
+    },
     "training": {
         "run",
         "choose_length",

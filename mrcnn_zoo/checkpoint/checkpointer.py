@@ -57,6 +57,10 @@ class Checkpointer:
         """
         return self._write(BEST_CHECKPOINT, state)
 
+    def best_path(self) -> Path:
+        """The file of `save_best`, which may not exist."""
+        return self._folder / f"{BEST_CHECKPOINT}.pth"
+
     def has_checkpoint(self) -> bool:
         """Whether the folder has a checkpoint to resume from."""
         return (self._folder / LAST_CHECKPOINT_FILE).exists()

@@ -73,7 +73,7 @@ def draw_instances(
     boxes = [tuple(box) for box in table.boxes.tolist()]
     if table.masks is not None:
         border = max(1, round(max(picture.shape) / 700))
-        for row, mask in _masks_largest_first(table):
+        for row, mask in masks_largest_first(table):
             paint_mask(picture, mask, colors[row], opacity=opacity, border=border)
     canvas = Canvas(picture, factor=factor)
     for row, box in enumerate(boxes):
@@ -257,8 +257,12 @@ def _shrink(picture: Picture, longest: int) -> Picture:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 
-def _masks_largest_first(table: Targets | Detections) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Rows with their (H, W) masks in descending order of box area, so that small objects stay visible."""
+def masks_largest_first(table: Targets | Detections) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Rows with their (H, W) masks in descending order of box area, so that small objects stay visible.
+
+    Args:
+        table: R instances with masks, in pixels of the image.
+    """
     assert table.masks is not None
     sides = table.boxes[:, 2:] - table.boxes[:, :2]
     rows = sides.prod(dim=1).argsort(descending=True, stable=True)

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from mrcnn_zoo.inspection.draw import Skeleton, draw_instances, draw_predictions
 from mrcnn_zoo.inspection.plots import save_confusion_matrix, save_precision_recall
 from mrcnn_zoo.ops.rle import decode_window
 from mrcnn_zoo.output_files import write_atomically
-from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets
+from mrcnn_zoo.structures import BoxedBitmaps, Detections, Sample, Targets
 
 SOFTWARE = ("Software", "mrcnn_zoo")  # PNG text entry of the pictures written here
 
@@ -83,9 +83,44 @@ def save_training_batch(
     return save_picture(picture, path)
 
 
+@dataclass(frozen=True)
+class PredictionPicture:
+    """Predictions for one image: the drawn picture, and what it shows.
+
+    Args:
+        path: of the PNG with ground truth and predictions side by side.
+        record: of the image, with its annotations.
+        detections: of at least VIS.SCORE_THRESH, in pixels of the image.
+        class_names: of the annotations, by class index.
+        predicted_names: of the detections, by class index; a single name for proposals.
+    """
+
+    path: Path
+    record: ImageRecord
+    detections: Detections
+    class_names: Sequence[str]
+    predicted_names: Sequence[str]
+
+
 def save_predictions(
     model: nn.Module, dataset: Dataset, cfg: CfgNode, folder: str | Path, *, num_images: int
 ) -> list[Path]:
+    """The files of `save_prediction_pictures`.
+
+    Args:
+        model: with `predict(samples)`; its training mode is restored.
+        dataset: with or without annotations.
+        cfg: of the model, with VIS.SCORE_THRESH.
+        folder: of the files `<image id>.png`.
+        num_images: maximum number of images.
+    """
+    pictures = save_prediction_pictures(model, dataset, cfg, folder, num_images=num_images)
+    return [picture.path for picture in pictures]
+
+
+def save_prediction_pictures(
+    model: nn.Module, dataset: Dataset, cfg: CfgNode, folder: str | Path, *, num_images: int
+) -> list[PredictionPicture]:
     """Draw ground truth and predictions side by side, for images at equal distances in the dataset.
 
     Args:
@@ -96,7 +131,7 @@ def save_predictions(
         num_images: maximum number of images.
 
     Returns:
-        The written files.
+        The written pictures, and the predictions that they show.
     """
     chosen = replace(dataset, records=spread(dataset.records, num_images))
     if not chosen.records:
@@ -105,7 +140,7 @@ def save_predictions(
     records = {record.image_id: record for record in chosen.records}
     # A single class name is not drawn, so proposals are not labelled with the first class.
     class_names = dataset.class_names if predicts_classes(model) else (OBJECT,)
-    paths = []
+    pictures = []
     with inference(model):
         for samples in build_prediction_loader(cfg, chosen, model):
             for sample, found in zip(samples, model.predict(samples), strict=True):  # type: ignore[operator]
@@ -118,8 +153,10 @@ def save_predictions(
                     score_threshold=cfg.VIS.SCORE_THRESH,
                     skeleton=dataset.keypoint_skeleton,
                 )
-                paths.append(save_picture(picture, Path(folder) / f"{sample.image_id}.png"))
-    return paths
+                path = save_picture(picture, Path(folder) / f"{sample.image_id}.png")
+                shown = found[found.scores >= cfg.VIS.SCORE_THRESH]
+                pictures.append(PredictionPicture(path, record, shown, dataset.class_names, class_names))
+    return pictures
 
 
 def save_dataset_images(dataset: Dataset, folder: str | Path, *, num_images: int) -> list[Path]:

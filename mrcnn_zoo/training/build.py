@@ -54,6 +54,7 @@ FEATURE_KEYS = (
     *("MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.STEM_POOL", "MODEL.RESNETS.RES5_DILATION"),
 )
 LAST_HOOK = "SaveLastEvaluation"  # after the config's own hooks, whose states it saves
+CHECKPOINT_HOOK = "WriteCheckpoints"  # after the last file is written
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,8 @@ def build_hooks(cfg: CfgNode, workspace: Workspace) -> dict[str, Hook]:
     """
     is_tested = bool(workspace.test_datasets)
     is_used = {"Evaluate": is_tested, LAST_HOOK: is_tested, "PreciseBatchNorm": cfg.TEST.PRECISE_BN.ENABLED}
-    names = [name for name in dict.fromkeys([*DEFAULT_HOOKS, *cfg.HOOKS, LAST_HOOK]) if is_used.get(name, True)]
+    ordered = dict.fromkeys([*DEFAULT_HOOKS, *cfg.HOOKS, LAST_HOOK, CHECKPOINT_HOOK])
+    names = [name for name in ordered if is_used.get(name, True)]
     return {name: HOOKS.get(name)(cfg, workspace) for name in names}
 
 

@@ -83,7 +83,7 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
         waiting = [stage for stage in stages if stage.name not in finished]
         _check_stages(stages, waiting)
         log_stage_list(cfg, stages)
-        place_of = partial(_place_of, output_dir, stages, finished)
+        place_of = partial(_place_of, output_dir, stages, finished, waiting)
         begin_run = partial(_begin_run, cfg, stages, log, clears=not resume)
         for number, stage in enumerate(stages, start=1):
             title = f"stage {number} of {len(stages)}, {stage.name}"
@@ -189,6 +189,9 @@ def _train_stage(
         logger.info("output folder: %s", plan.output_dir)
     with closing(writers), StopSignals() as signals:
         trainer.train(signals=signals)
+        if trainer.interrupted:
+            for writer in writers:
+                writer.interrupt(trainer.interrupted)
     (received,) = maximum_over_processes([float(signals.received)])
     results = _results_of(trainer, plan)
     return finish_stage(stage, plan.cfg, results, iterations=trainer.iteration), int(received)
@@ -206,7 +209,11 @@ def _begin_run(cfg: CfgNode, stages: Sequence[Stage], log: LogFile, *, clears: b
 
 
 def _place_of(
-    output_dir: Path, stages: Sequence[Stage], finished: Mapping[str, FinishedStage], stage: Stage
+    output_dir: Path,
+    stages: Sequence[Stage],
+    finished: Mapping[str, FinishedStage],
+    waiting: Sequence[Stage],
+    stage: Stage,
 ) -> StageOfRun | None:
     """The place of a stage among those of its run; None in a run of one stage without a folder of its own."""
     if not stage.name:
@@ -218,6 +225,7 @@ def _place_of(
         run_dir=output_dir,
         first_iteration=sum(finished[earlier.name].iterations for earlier in stages[: number - 1]),
         is_last=number == len(stages),
+        begins_session=stage is waiting[0],
     )
 
 

@@ -3,7 +3,6 @@
 import builtins
 import csv
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,12 @@ from PIL import Image
 
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.registries import METRIC_WRITERS
 from mrcnn_zoo.training import writers
-from mrcnn_zoo.training.writers import RunPlace, StageOfRun, build_writers
+from mrcnn_zoo.training.writers import StageOfRun, build_writers
+from mrcnn_zoo.training.writers.contract import FINAL
 from mrcnn_zoo.training.writers.files import CsvWriter, JsonLinesWriter
 from mrcnn_zoo.training.writers.trackers import TensorboardWriter
+from support.wandb_file import artifacts_of, history_of, wandb_records
 
 SCALARS = {
     "loss_mask": 0.5,
@@ -48,7 +48,7 @@ def test_default_writers_leave_their_files(tmp_path: Path) -> None:
         writer.write(0, SCALARS)
         writer.write_images(0, {})
         writer.write_results(0, RESULTS)
-        writer.write_checkpoint(tmp_path / "model_final.pth")
+        writer.write_checkpoint(tmp_path / "model_final.pth", iteration=0, roles=[FINAL], metrics={})
         writer.close()
         writer.close()
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["metrics.json", "results.csv"]
@@ -71,7 +71,9 @@ def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_missing_package_is_named_with_its_remedy(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_package_one_warning_has_the_remedy_and_the_others_write(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     genuine = builtins.__import__
 
     def without_package(module: str, *arguments: object) -> object:
@@ -80,8 +82,15 @@ def test_a_missing_package_is_named_with_its_remedy(name: str, tmp_path: Path, m
         return genuine(module, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", without_package)
-    with pytest.raises(UserError, match=f"pip install {name}"):
-        METRIC_WRITERS.get(name)(load_config(), RunPlace(tmp_path))
+    for number in (1, 2):  # the stages of one run
+        stage = StageOfRun(str(number), number, tmp_path, begins_session=number == 1)
+        cfg = load_config(overrides=["WRITERS", [name, "json"]])
+        for writer in build_writers(cfg, tmp_path / stage.name, stage=stage):
+            writer.write(0, SCALARS)
+            writer.write_results(0, RESULTS)
+            writer.close()
+        assert len(lines_of(tmp_path / stage.name / "metrics.json")) == 2
+    assert caplog.text.count(f"pip install {name}") == 1
 
 
 # --- JSON lines -------------------------------------------------------------------------------------------------------
@@ -216,28 +225,6 @@ def wandb_config(monkeypatch: pytest.MonkeyPatch) -> CfgNode:
     return load_config(overrides=["WRITERS", ["wandb"], "WANDB.PROJECT", "test", "WANDB.TAGS", ["digits"]])
 
 
-def wandb_records(run_folder: Path) -> list[object]:
-    """Everything in the `.wandb` file of an offline run."""
-    import wandb
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    wandb.teardown()  # waits for the process that writes the file
-    # LevelDB's log format after a header of 7 bytes: blocks of 32 KiB with chunks of checksum (4 bytes), length (2) and
-    # type (1: whole, 2: first, 3: middle, 4: last); a rest of fewer than 7 bytes in a block is padding.
-    (path,) = run_folder.glob("run-*.wandb")
-    data, position, parts, records = path.read_bytes(), 7, b"", []
-    while position + 7 <= len(data):
-        if 32768 - position % 32768 < 7:
-            position += 32768 - position % 32768
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        parts += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):
-            records.append(Record.FromString(parts))
-            parts = b""
-    return records
-
-
 def test_wandb_offline_run_holds_everything(tmp_path: Path, picture: Path, wandb_config: CfgNode) -> None:
     checkpoint = tmp_path / "model_final.pth"
     torch.save({"model": {}}, checkpoint)
@@ -245,15 +232,12 @@ def test_wandb_offline_run_holds_everything(tmp_path: Path, picture: Path, wandb
     writer.write(19, {"total_loss": 1.25})
     writer.write_images(19, {"predictions": picture})
     writer.write_results(19, RESULTS)
-    writer.write_checkpoint(checkpoint)
+    writer.write_checkpoint(checkpoint, iteration=19, roles=[FINAL], metrics={})
     writer.close()
 
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     records = wandb_records(folder)
-    history = {}
-    for record in records:
-        for item in record.history.item:
-            history["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+    history = {name: value for row in history_of(records) for name, value in row.items()}
     assert history["iteration"] == 19
     assert history["total_loss"] == 1.25
     assert history["segm/AP"] == 35.2
@@ -268,10 +252,8 @@ def test_wandb_offline_run_holds_everything(tmp_path: Path, picture: Path, wandb
     assert list(run.tags) == ["digits"]
     settings = {update.key: json.loads(update.value_json) for update in run.config.update}
     assert settings["SOLVER"]["BASE_LR"] == 0.001
-    artifacts = [record.request.log_artifact.artifact for record in records if record.request.HasField("log_artifact")]
-    artifacts += [record.artifact for record in records if record.HasField("artifact")]
-    models = [artifact for artifact in artifacts if artifact.type == "model"]
-    assert [entry.path for entry in models[0].manifest.contents] == ["model_final.pth"]
+    (model,) = artifacts_of(records)
+    assert [entry.path for entry in model.manifest.contents] == ["model_final.pth"]
 
 
 def test_wandb_resume_continues_the_same_run(tmp_path: Path, wandb_config: CfgNode) -> None:
@@ -294,8 +276,7 @@ def test_stages_of_a_run_are_one_wandb_run(tmp_path: Path, wandb_config: CfgNode
         writer.close()
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     records = wandb_records(folder)
-    items = [record.history.item for record in records if record.HasField("history")]
-    rows = [{"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row} for row in items]
+    rows = history_of(records)
     assert [(row["iteration"], row["stage"], row["lr"]) for row in rows] == [(19, 1, 0.1), (39, 2, 0.2)]
     assert sum(record.HasField("exit") for record in records) == 1
     updates = [update for record in records if record.HasField("config") for update in record.config.update]
@@ -310,16 +291,3 @@ def test_a_stage_that_is_resumed_continues_the_wandb_run_of_its_run(tmp_path: Pa
         writer.close()
         ids.append((tmp_path / "wandb_run_id.txt").read_text())
     assert ids[0] == ids[1]
-
-
-def test_wandb_without_login_is_a_clear_error(
-    tmp_path: Path, wandb_config: CfgNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import wandb
-
-    def refuse(**_: object) -> None:
-        raise wandb.errors.UsageError("No API key configured.")
-
-    monkeypatch.setattr(wandb, "init", refuse)
-    with pytest.raises(UserError, match=r"No API key configured\..*WANDB_MODE=offline"):
-        build_writers(wandb_config, tmp_path)

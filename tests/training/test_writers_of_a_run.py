@@ -1,8 +1,10 @@
 """How a run uses its writers: the final checkpoint, the end, and an evaluation that is done twice."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ import pytest
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.training import run
+from mrcnn_zoo.training.hooks.best import BestMetric, SaveBest, WriteCheckpoints
 from mrcnn_zoo.training.hooks.checkpoints import SaveCheckpoints
+from mrcnn_zoo.training.hooks.evaluation import Evaluate
 from mrcnn_zoo.training.writers import MetricWriter, closing
 from mrcnn_zoo.training.writers.files import CsvWriter, JsonLinesWriter
 from mrcnn_zoo.training.writers.trackers import WandbWriter
@@ -20,12 +24,14 @@ class Witness(MetricWriter):
     """Records checkpoints and how it was closed."""
 
     def __init__(self) -> None:
-        self.checkpoints: list[Path] = []
+        self.checkpoints: list[tuple[str, int, list[str], dict[str, float]]] = []
         self.failures: list[bool] = []
 
-    def write_checkpoint(self, path: Path) -> None:
+    def write_checkpoint(
+        self, path: Path, *, iteration: int, roles: Sequence[str], metrics: Mapping[str, float]
+    ) -> None:
         assert path.is_file()
-        self.checkpoints.append(path)
+        self.checkpoints.append((path.name, iteration, list(roles), dict(metrics)))
 
     def close(self, *, failed: bool = False) -> None:
         self.failures.append(failed)
@@ -40,16 +46,61 @@ class WandbRun:
     def define_metric(self, name: str, step_metric: str = "") -> None:
         pass
 
+    settings = SimpleNamespace(mode="online", sync_dir="wandb/run-1")
+
     def finish(self, exit_code: int) -> None:
         self.exit_codes.append(exit_code)
 
 
 def test_writers_get_the_final_checkpoint_and_no_other(make_trainer: Any, tmp_path: Path) -> None:
     witness = Witness()
-    saving = SaveCheckpoints(Checkpointer(tmp_path), period=2, writers=[witness])
-    make_trainer(budget=4, hooks={"SaveCheckpoints": saving}).train()
-    assert witness.checkpoints == [tmp_path / "model_final.pth"]
+    hooks = {
+        "SaveCheckpoints": SaveCheckpoints(Checkpointer(tmp_path), period=2),
+        "WriteCheckpoints": WriteCheckpoints(Checkpointer(tmp_path), writers=[witness]),
+    }
+    make_trainer(budget=4, hooks=hooks).train()
+    assert witness.checkpoints == [("model_final.pth", 3, ["final"], {})]
     assert (tmp_path / "model_0000001.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        (
+            (1.0, 3.0, 2.0),
+            [
+                ("model_best.pth", 1, ["best"], {"segm/AP": 3.0}),
+                ("model_final.pth", 2, ["final"], {"segm/AP": 2.0}),
+            ],
+        ),
+        ((1.0, 2.0, 3.0), [("model_final.pth", 2, ["best", "final"], {"segm/AP": 3.0})]),
+    ],
+)
+def test_writers_get_the_best_checkpoint_with_the_results_of_its_evaluation(
+    values: tuple[float, ...], written: list[Any], make_trainer: Any, tmp_path: Path
+) -> None:
+    witness, remaining = Witness(), list(values)
+    checkpointer = Checkpointer(tmp_path)
+    hooks = {
+        "SaveCheckpoints": SaveCheckpoints(checkpointer, period=0),
+        "Evaluate": Evaluate(lambda model, previous: results(remaining.pop(0)), period=1),  # noqa: ARG005
+        "SaveBest": SaveBest(checkpointer, BestMetric()),
+        "WriteCheckpoints": WriteCheckpoints(checkpointer, writers=[witness]),
+    }
+    make_trainer(budget=3, hooks=hooks).train()
+    assert witness.checkpoints == written
+
+
+def test_no_checkpoint_is_the_best_where_the_metric_has_no_value(make_trainer: Any, tmp_path: Path) -> None:
+    witness, checkpointer = Witness(), Checkpointer(tmp_path)
+    hooks = {
+        "SaveCheckpoints": SaveCheckpoints(checkpointer, period=0),
+        "Evaluate": Evaluate(lambda model, previous: results(math.nan), period=1),  # noqa: ARG005
+        "SaveBest": SaveBest(checkpointer, BestMetric()),
+        "WriteCheckpoints": WriteCheckpoints(checkpointer, writers=[witness]),
+    }
+    make_trainer(budget=2, hooks=hooks).train()
+    assert [roles for _, _, roles, _ in witness.checkpoints] == [["final"]]
 
 
 def test_writers_are_told_whether_the_run_failed() -> None:

@@ -36,8 +36,8 @@ NEW_KEYS = (
     Key(
         "WRITERS",
         ["console", "json", "csv"],
-        "Registered metric writers: console, json (metrics.json), csv (results.csv), tensorboard, wandb; the last two "
-        "need their package.",
+        "Registered metric writers: console, json (metrics.json), csv (results.csv), tensorboard, wandb; without the "
+        "package of one of the last two the run goes on without it.",
         registry=METRIC_WRITERS,
     ),
     Key(
@@ -57,6 +57,9 @@ NEW_KEYS = (
     Key("WANDB.PROJECT", "mrcnn_zoo", "W&B project."),
     Key("WANDB.ENTITY", "", "W&B user or team; empty takes the account's default."),
     Key("WANDB.NAME", "", "W&B run name; empty takes the output folder's name."),
+    Key("WANDB.GROUP", "", "Group of W&B runs, e.g. the seeds of one experiment; a sweep sets its name."),
+    Key("WANDB.JOB_TYPE", "", "W&B job type, e.g. train or debug; a sweep sets `sweep`."),
+    Key("WANDB.NOTES", "", "Text beside the W&B run: what is tried and why."),
     Key("WANDB.TAGS", [], "Tags of the W&B run.", element_types=(str,)),
     Key(
         "WANDB.MODE",
@@ -64,7 +67,17 @@ NEW_KEYS = (
         "W&B mode; empty follows the variable WANDB_MODE.",
         choices=("", "online", "offline", "disabled"),
     ),
-    Key("WANDB.LOG_CHECKPOINT", True, "Upload the final checkpoint as an artifact."),
+    Key(
+        "WANDB.LOG_CHECKPOINT",
+        True,
+        "Upload the best and the final checkpoint, with their metrics, as versions of an artifact.",
+    ),
+    Key(
+        "WANDB.FINISH_TIMEOUT",
+        600,
+        "Seconds that the end of a run waits for W&B's uploads; the rest can be sent by `wandb sync`. 0 waits for all.",
+        range=NOT_NEGATIVE,
+    ),
     Key("VIS.NUM_IMAGES", 8, "Validation images drawn with their predictions at each evaluation.", range=NOT_NEGATIVE),
     Key("VIS.NUM_BATCHES", 1, "Training batches drawn at the start of training.", range=NOT_NEGATIVE),
     Key("VIS.SCORE_THRESH", 0.5, "Predictions below this score are not drawn.", range=SHARE),

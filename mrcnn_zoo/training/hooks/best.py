@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.checkpoint import Checkpointer
@@ -12,6 +14,8 @@ from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.registry import did_you_mean
 from mrcnn_zoo.training.hook import Hook, Results, Workspace
 from mrcnn_zoo.training.trainer import Trainer
+from mrcnn_zoo.training.writers import MetricWriter
+from mrcnn_zoo.training.writers.contract import BEST, FINAL, flattened
 
 AUTO = "auto"
 AUTO_ORDER = ("segm/AP", "keypoints/AP", "bbox/AP", "box_proposals/AR@1000", "classification/top1")
@@ -30,6 +34,7 @@ class BestMetric:
         self.name = name
         self.value = math.nan  # the best so far
         self.iteration = 0  # finished steps at that evaluation
+        self.results: dict[str, float] = {}  # all of that evaluation, by task and metric
         self.evaluations_since = 0
 
     def update(self, results: Results, iteration: int) -> bool:
@@ -47,6 +52,7 @@ class BestMetric:
         value = _look_up(results, self.name)
         if self._is_better(value):
             self.value, self.iteration, self.evaluations_since = value, iteration, 0
+            self.results = flattened(results)
             return True
         self.evaluations_since += 1
         return False
@@ -108,6 +114,11 @@ class SaveBest(Hook):
         self._checkpointer = checkpointer
         self._best = best
 
+    @property
+    def best(self) -> BestMetric:
+        """The metric and its history."""
+        return self._best
+
     def after_evaluation(self, trainer: Trainer, results: Results) -> None:
         if not self._best.update(results, trainer.iteration):
             self._warn_of_no_value()
@@ -167,6 +178,41 @@ class StopEarly(Hook):
                 f"{self._patience}). To continue, add --resume SOLVER.EARLY_STOPPING.PATIENCE "
                 f"{self._best.evaluations_since + self._patience}"
             )
+
+
+class WriteCheckpoints(Hook):
+    """Hands the best and the final checkpoint to the writers, when training has ended and all files are written.
+
+    Args:
+        checkpointer: of the run's folder.
+        writers: of the checkpoints.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, *, writers: Sequence[MetricWriter]) -> None:
+        self._checkpointer = checkpointer
+        self._writers = writers
+
+    def after_train(self, trainer: Trainer) -> None:
+        if trainer.interrupted or not self._writers:
+            return
+        saving = trainer.hooks.get("SaveBest")
+        best = saving.best if isinstance(saving, SaveBest) and not math.isnan(saving.best.value) else None
+        roles = [FINAL]
+        if best is not None and best.iteration == trainer.iteration:  # the same weights: one upload
+            roles = [BEST, FINAL]
+        elif best is not None and (path := self._checkpointer.best_path()).is_file():
+            self._write(path, best.iteration, [BEST], best.results)
+        if (path := self._checkpointer.last_path()).is_file():
+            self._write(path, trainer.iteration, roles, flattened(trainer.results))
+
+    def _write(self, path: Path, iteration: int, roles: Sequence[str], metrics: Mapping[str, float]) -> None:
+        for writer in self._writers:
+            writer.write_checkpoint(path, iteration=iteration - 1, roles=roles, metrics=metrics)
+
+
+@HOOKS.register("WriteCheckpoints")
+def build_write_checkpoints(cfg: CfgNode, workspace: Workspace) -> WriteCheckpoints:  # noqa: ARG001
+    return WriteCheckpoints(workspace.checkpointer, writers=workspace.writers)
 
 
 @HOOKS.register("SaveBest")

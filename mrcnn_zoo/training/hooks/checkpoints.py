@@ -1,7 +1,6 @@
 """Writes checkpoints: periodic, final, and when training is interrupted."""
 
 import logging
-from collections.abc import Sequence
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode
@@ -9,7 +8,6 @@ from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.training.hook import Hook, Results, StepReport, Workspace
 from mrcnn_zoo.training.trainer import Trainer
-from mrcnn_zoo.training.writers import MetricWriter
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +21,12 @@ class SaveCheckpoints(Hook):
         checkpointer: of the run's folder.
         period: iterations between two checkpoints; 0 saves only at the end.
         keep: periodic checkpoints that are kept; 0 keeps all.
-        writers: of the final checkpoint.
     """
 
-    def __init__(
-        self, checkpointer: Checkpointer, *, period: int, keep: int = 0, writers: Sequence[MetricWriter] = ()
-    ) -> None:
+    def __init__(self, checkpointer: Checkpointer, *, period: int, keep: int = 0) -> None:
         self._checkpointer = checkpointer
         self._period = period
         self._keep = keep
-        self._writers = writers
         self._saved_iteration = 0
 
     def before_train(self, trainer: Trainer) -> None:
@@ -57,9 +51,6 @@ class SaveCheckpoints(Hook):
             return
         path = self._checkpointer.save(name, state)
         logger.info("saved %s", path)
-        if name == FINAL_NAME:
-            for writer in self._writers:
-                writer.write_checkpoint(path)
 
 
 class SaveLastEvaluation(Hook):
@@ -101,10 +92,7 @@ def periodic_name(iteration: int) -> str:
 @HOOKS.register("SaveCheckpoints")
 def build_save_checkpoints(cfg: CfgNode, workspace: Workspace) -> SaveCheckpoints:
     return SaveCheckpoints(
-        workspace.checkpointer,
-        period=cfg.SOLVER.CHECKPOINT_PERIOD,
-        keep=cfg.SOLVER.KEEP_CHECKPOINTS,
-        writers=workspace.writers,
+        workspace.checkpointer, period=cfg.SOLVER.CHECKPOINT_PERIOD, keep=cfg.SOLVER.KEEP_CHECKPOINTS
     )
 
 

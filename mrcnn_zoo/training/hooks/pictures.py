@@ -11,7 +11,12 @@ from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.evaluation.class_mapping import with_classes_of
 from mrcnn_zoo.evaluation.preflight import evaluated_part
-from mrcnn_zoo.inspection.pictures import save_evaluation_plots, save_predictions, save_training_batch
+from mrcnn_zoo.inspection.pictures import (
+    PredictionPicture,
+    save_evaluation_plots,
+    save_prediction_pictures,
+    save_training_batch,
+)
 from mrcnn_zoo.inspection.plots import save_loss_curves
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample
@@ -22,7 +27,7 @@ from mrcnn_zoo.training.writers import MetricWriter
 logger = logging.getLogger(__name__)
 
 DrawBatch = Callable[[Sequence[Sample], Path], Path]  # samples, file to write -> the file
-DrawModel = Callable[[nn.Module], Mapping[str, Path]]  # model -> the written files by name
+DrawModel = Callable[[nn.Module], Mapping[str, PredictionPicture]]  # model -> the written pictures by name
 
 
 class DrawTrainingBatches(Hook):
@@ -72,12 +77,12 @@ class DrawPredictions(Hook):
 
     def after_evaluation(self, trainer: Trainer, results: Results) -> None:  # noqa: ARG002
         with trainer.weights_to_evaluate():
-            paths = self._draw(trainer.model) if is_main_process() else {}
-        self._paths = list(paths.values())
-        if paths:
+            pictures = self._draw(trainer.model) if is_main_process() else {}
+        self._paths = [picture.path for picture in pictures.values()]
+        if pictures:
             logger.info("drew predictions: %s", self._paths[0].parent)
         for writer in self._writers:
-            writer.write_images(trainer.iteration - 1, paths)
+            writer.write_predictions(trainer.iteration - 1, pictures)
 
     def after_train(self, trainer: Trainer) -> None:  # noqa: ARG002
         if self._paths:
@@ -166,13 +171,13 @@ def build_draw_training_batches(cfg: CfgNode, workspace: Workspace) -> DrawTrain
 def build_draw_predictions(cfg: CfgNode, workspace: Workspace) -> DrawPredictions:
     folder = workspace.output_dir / "pictures" / "predictions"
 
-    def draw(model: nn.Module) -> dict[str, Path]:
-        paths: dict[str, Path] = {}
+    def draw(model: nn.Module) -> dict[str, PredictionPicture]:
+        pictures: dict[str, PredictionPicture] = {}
         for dataset in workspace.test_datasets if cfg.VIS.NUM_IMAGES > 0 else ():
             place = folder / folder_name(dataset.name)
             detector = with_classes_of(dataset, model, workspace.train_datasets[0].class_names)
-            drawn = save_predictions(detector, dataset, cfg, place, num_images=cfg.VIS.NUM_IMAGES)
-            paths |= {f"{dataset.name}/{path.stem}": path for path in drawn}
-        return paths
+            drawn = save_prediction_pictures(detector, dataset, cfg, place, num_images=cfg.VIS.NUM_IMAGES)
+            pictures |= {f"{dataset.name}/{picture.path.stem}": picture for picture in drawn}
+        return pictures
 
     return DrawPredictions(draw, writers=workspace.writers)

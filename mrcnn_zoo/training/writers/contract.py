@@ -1,9 +1,13 @@
 """The interface of metric writers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from mrcnn_zoo.inspection.pictures import PredictionPicture
+
+BEST, FINAL = "best", "final"  # roles of a checkpoint
 
 Results = Mapping[str, Mapping[str, float]]  # {"bbox": {"AP": ...}, "segm": {...}}
 
@@ -18,6 +22,7 @@ class StageOfRun:
         run_dir: folder of the run.
         first_iteration: iterations of the stages before it.
         is_last: whether it is the last stage.
+        begins_session: whether it is the first stage that this session trains.
     """
 
     name: str
@@ -25,6 +30,7 @@ class StageOfRun:
     run_dir: Path
     first_iteration: int = 0
     is_last: bool = True
+    begins_session: bool = True
 
     @property
     def scalars(self) -> dict[str, float]:
@@ -52,6 +58,11 @@ class RunPlace:
     max_seconds: float = 0.0
     stage: StageOfRun | None = None
 
+    @property
+    def begins_session(self) -> bool:
+        """Whether nothing was trained before in this session, for warnings that are logged once."""
+        return self.stage is None or self.stage.begins_session
+
 
 class MetricWriter:
     """A sink for the numbers and pictures of a training run; exists in the first process only.
@@ -60,7 +71,7 @@ class MetricWriter:
     what was written for 19. Known scalars: total_loss, loss_*, lr, time and data_time (seconds per iteration),
     images_per_second, eta_seconds, memory_mb (peak). Others are allowed; a prefix groups them, e.g. "val/total_loss".
 
-    Every method does nothing here; a writer overrides those that it needs.
+    Every method but `write_predictions` does nothing here; a writer overrides those that it needs.
     """
 
     def advance(self, iteration: int) -> None:
@@ -86,6 +97,15 @@ class MetricWriter:
             images: PNG or JPEG files by name.
         """
 
+    def write_predictions(self, iteration: int, pictures: Mapping[str, PredictionPicture]) -> None:
+        """Write predictions: here the drawn pictures; a writer with layers of its own overrides this.
+
+        Args:
+            iteration: the last finished one.
+            pictures: by name.
+        """
+        self.write_images(iteration, {name: picture.path for name, picture in pictures.items()})
+
     def write_results(self, iteration: int, results: Results) -> None:
         """Write the results of an evaluation.
 
@@ -94,11 +114,23 @@ class MetricWriter:
             results: metrics by task.
         """
 
-    def write_checkpoint(self, path: Path) -> None:
-        """Write the final checkpoint.
+    def write_checkpoint(
+        self, path: Path, *, iteration: int, roles: Sequence[str], metrics: Mapping[str, float]
+    ) -> None:
+        """Write a checkpoint, when training has ended: the best one, then the final one.
 
         Args:
             path: of its file.
+            iteration: its last finished one.
+            roles: BEST, FINAL, or both where the last evaluation is the best.
+            metrics: of its evaluation by name, as `flattened` names them; none where it was not evaluated.
+        """
+
+    def interrupt(self, signal_number: int) -> None:
+        """Called before `close` when a signal has interrupted the training, which is saved and can be resumed.
+
+        Args:
+            signal_number: of the signal, e.g. 15 for SIGTERM.
         """
 
     def close(self, *, failed: bool = False) -> None:

@@ -1,16 +1,31 @@
 """TensorBoard and Weights & Biases."""
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.tables import is_of_class
+from mrcnn_zoo.inspection.pictures import PredictionPicture
 from mrcnn_zoo.registries import METRIC_WRITERS
-from mrcnn_zoo.training.writers.contract import MetricWriter, Results, RunPlace, StageOfRun, measured
+from mrcnn_zoo.training.writers.contract import (
+    BEST,
+    FINAL,
+    MetricWriter,
+    Results,
+    RunPlace,
+    StageOfRun,
+    measured,
+)
+from mrcnn_zoo.training.writers.overlays import overlay_layers
+from mrcnn_zoo.training.writers.wandb_run import end_run, has_wandb, open_run, sync_command
+
+MAX_METADATA = 90  # W&B takes 100 entries with an artifact
+
+logger = logging.getLogger(__name__)
 
 
 class TensorboardWriter(MetricWriter):
@@ -58,30 +73,28 @@ class TensorboardWriter(MetricWriter):
 
 
 @METRIC_WRITERS.register("tensorboard")
-def build_tensorboard_writer(cfg: CfgNode, place: RunPlace) -> TensorboardWriter:  # noqa: ARG001
+def build_tensorboard_writer(cfg: CfgNode, place: RunPlace) -> MetricWriter:  # noqa: ARG001
+    """The writer, or one that writes nothing where the package is missing."""
     try:
         return TensorboardWriter(place.output_dir, start_iteration=place.start_iteration, stage=place.stage)
-    except ImportError as error:
-        raise UserError(
-            "WRITERS names tensorboard, which is not installed. "
-            "Install it with `pip install tensorboard`, or take it out of WRITERS."
-        ) from error
-
-
-logger = logging.getLogger(__name__)
-
-RUN_ID_FILE = "wandb_run_id.txt"
+    except ImportError:
+        if place.begins_session:
+            logger.warning(
+                "WRITERS names tensorboard, which is not installed; the run goes on without it. Install it with "
+                "`pip install tensorboard`, or take it out of WRITERS."
+            )
+        return MetricWriter()
 
 
 class WandbWriter(MetricWriter):
-    """Writes to one W&B run.
+    """Writes to one W&B run. What W&B cannot take is logged once and ends the writing, not the training.
 
     The stages of a run are one W&B run, one after the other; "stage" is the number of the stage, and an artifact has
     its name as an alias.
 
     Args:
-        run: as `wandb.init` returns it.
-        logs_checkpoint: whether the final checkpoint becomes an artifact of the run.
+        run: of `open_run`.
+        logs_checkpoint: whether the best and the final checkpoint become versions of an artifact of the run.
         stage: in a run of several; the W&B run stays open until the last one ends.
     """
 
@@ -89,84 +102,132 @@ class WandbWriter(MetricWriter):
         self._run = run
         self._logs_checkpoint = logs_checkpoint
         self._stage = stage
-        # W&B's own step may only grow; with this axis resumed runs and late evaluations write at their iteration.
-        run.define_metric("iteration")
-        run.define_metric("*", step_metric="iteration")
+        self._is_open = True
+        self._signal_number = 0
+        self._attempt(self._define_axis)
 
     def write(self, iteration: int, scalars: Mapping[str, float]) -> None:
-        self._log(iteration, scalars)
+        self._attempt(lambda: self._log(iteration, scalars))
 
     def write_images(self, iteration: int, images: Mapping[str, Path]) -> None:
         import wandb
 
-        self._log(iteration, {name: wandb.Image(str(path)) for name, path in images.items()})
+        self._attempt(lambda: self._log(iteration, {name: wandb.Image(str(path)) for name, path in images.items()}))
+
+    def write_predictions(self, iteration: int, pictures: Mapping[str, PredictionPicture]) -> None:
+        # W&B has no layer for keypoints.
+        drawn = {name: picture for name, picture in pictures.items() if picture.detections.keypoints is not None}
+        layered = {name: picture for name, picture in pictures.items() if name not in drawn}
+        if drawn:
+            super().write_predictions(iteration, drawn)
+        if layered:
+            self._attempt(lambda: self._log(iteration, {name: _image_of(each) for name, each in layered.items()}))
 
     def write_results(self, iteration: int, results: Results) -> None:
-        import wandb
+        self._attempt(lambda: self._log(iteration, {**measured(results), **_tables_of(results)}))
 
-        names = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
-        values = measured(results)
-        rows = [[name, *(values.get(f"{task}/{name}") for task in results)] for name in names]
-        table = wandb.Table(columns=["metric", *results], data=rows)
-        self._log(iteration, {**values, "results": table})
-
-    def write_checkpoint(self, path: Path) -> None:
-        import wandb
-
+    def write_checkpoint(
+        self, path: Path, *, iteration: int, roles: Sequence[str], metrics: Mapping[str, float]
+    ) -> None:
         if self._logs_checkpoint:
-            artifact = wandb.Artifact(f"model-{self._run.id}", type="model")
-            artifact.add_file(str(path))
-            self._run.log_artifact(artifact, aliases=["latest", self._stage.name] if self._stage else None)
+            self._attempt(lambda: self._log_checkpoint(path, iteration, roles, metrics))
+
+    def interrupt(self, signal_number: int) -> None:
+        self._signal_number = signal_number
 
     def close(self, *, failed: bool = False) -> None:
-        if failed or self._stage is None or self._stage.is_last:
-            self._run.finish(exit_code=1 if failed else 0)
+        is_over = failed or self._signal_number > 0 or self._stage is None or self._stage.is_last
+        if is_over:
+            self._attempt(lambda: end_run(self._run, failed=failed, signal_number=self._signal_number))
+            self._attempt(self._log_sync_command)
+            self._is_open = False
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        if not self._is_open:
+            return
+        try:
+            action()
+        # Any kind: W&B documents none, and a tracker that fails must not end a training.
+        except Exception as error:
+            self._is_open = False
+            logger.warning(
+                "W&B failed with %s: %s. The training goes on without it; what it has recorded is in %s, and "
+                "`wandb sync` with that folder sends it.",
+                type(error).__name__,
+                error,
+                self._run.settings.sync_dir,
+            )
+
+    def _define_axis(self) -> None:
+        # W&B's own step may only grow; with this axis resumed runs and late evaluations write at their iteration.
+        self._run.define_metric("iteration")
+        self._run.define_metric("*", step_metric="iteration")
 
     def _log(self, iteration: int, values: Mapping[str, Any]) -> None:
         stage = self._stage
-        first = {"iteration": iteration + stage.first_iteration, **stage.scalars} if stage else {"iteration": iteration}
+        first = {"iteration": self._iteration_of_run(iteration), **(stage.scalars if stage else {})}
         self._run.log({**first, **values})
+
+    def _iteration_of_run(self, iteration: int) -> int:
+        return iteration + (self._stage.first_iteration if self._stage else 0)
+
+    def _log_checkpoint(self, path: Path, iteration: int, roles: Sequence[str], metrics: Mapping[str, float]) -> None:
+        import wandb
+
+        # NaN is no JSON, and the metrics of classes would exceed the number of entries.
+        totals = {
+            name: value
+            for name, value in metrics.items()
+            if not math.isnan(value) and not is_of_class(name.rpartition("/")[2])
+        }
+        metadata: dict[str, Any] = {"iteration": self._iteration_of_run(iteration)}
+        metadata |= dict(islice(totals.items(), MAX_METADATA))
+        aliases = [{BEST: "best", FINAL: "latest"}[role] for role in roles]
+        if self._stage:
+            metadata["stage"] = self._stage.name
+            aliases += [{BEST: f"{self._stage.name}-best", FINAL: self._stage.name}[role] for role in roles]
+        artifact = wandb.Artifact(f"model-{self._run.id}", type="model", metadata=metadata)
+        artifact.add_file(str(path))
+        self._run.log_artifact(artifact, aliases=aliases)
+
+    def _log_sync_command(self) -> None:
+        if command := sync_command(self._run):
+            logger.info("W&B has recorded the run offline; send it with: %s", command)
 
 
 @METRIC_WRITERS.register("wandb")
-def build_wandb_writer(cfg: CfgNode, place: RunPlace) -> WandbWriter:
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(
-            "WRITERS names wandb, which is not installed. "
-            "Install it with `pip install wandb`, or take it out of WRITERS."
-        ) from error
-    stage, config = place.stage, yaml.safe_load(cfg.dump())
-    folder = stage.run_dir if stage else place.output_dir
-    id_file = folder / RUN_ID_FILE
-    is_resumed = (place.start_iteration > 0 or (stage is not None and stage.number > 1)) and id_file.exists()
-    run_id = id_file.read_text(encoding="utf-8").strip() if is_resumed else None
-    try:
-        run = _open_run(run_id) or wandb.init(
-            project=cfg.WANDB.PROJECT,
-            entity=cfg.WANDB.ENTITY or None,
-            name=cfg.WANDB.NAME or folder.resolve().name,
-            tags=list(cfg.WANDB.TAGS),
-            mode=cfg.WANDB.MODE or None,
-            dir=str(folder),
-            config=None if stage else config,
-            id=run_id,
-            resume="allow" if is_resumed else None,
-        )
-    except wandb.Error as error:
-        raise UserError(
-            f"W&B did not start: {error} Log in with `wandb login`, or set WANDB_MODE=offline (needs no account), "
-            "or take wandb out of WRITERS."
-        ) from error
-    id_file.write_text(run.id, encoding="utf-8")
-    if stage:
-        run.config.update({stage.name: config}, allow_val_change=True)
-    return WandbWriter(run, logs_checkpoint=cfg.WANDB.LOG_CHECKPOINT, stage=stage)
+def build_wandb_writer(cfg: CfgNode, place: RunPlace) -> MetricWriter:
+    """The writer, or one that writes nothing where W&B is missing or does not start."""
+    run = open_run(cfg, place) if has_wandb(place) else None
+    return WandbWriter(run, logs_checkpoint=cfg.WANDB.LOG_CHECKPOINT, stage=place.stage) if run else MetricWriter()
 
 
-def _open_run(run_id: str | None) -> Any:
-    """The W&B run that an earlier stage has left open; None where there is none of this id."""
+def _image_of(picture: PredictionPicture) -> Any:
     import wandb
 
-    return wandb.run if run_id is not None and wandb.run is not None and wandb.run.id == run_id else None
+    pixels, boxes, masks = overlay_layers(picture)
+    return wandb.Image(pixels, boxes=boxes, masks=masks or None)
+
+
+def _tables_of(results: Results) -> dict[str, Any]:
+    """The metrics of all classes by task as "results", those of single classes as "per_class" where there are any."""
+    import wandb
+
+    values = measured(results)
+    names = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
+    rows = [[name, *(values.get(f"{task}/{name}") for task in results)] for name in names if not is_of_class(name)]
+    tables = {"results": wandb.Table(columns=["metric", *results], data=rows)}
+    if any(map(is_of_class, names)):
+        tables["per_class"] = wandb.Table(**_rows_per_class(results, values))
+    return tables
+
+
+def _rows_per_class(results: Results, values: Mapping[str, float]) -> dict[str, Any]:
+    """Columns "<task>/<metric>" and a row per class, of metrics that are named as AP-dog."""
+    of_class = [
+        (task, *name.split("-", 1)) for task, metrics in results.items() for name in metrics if is_of_class(name)
+    ]
+    columns = list(dict.fromkeys((task, kind) for task, kind, _ in of_class))
+    classes = dict.fromkeys(class_name for _, _, class_name in of_class)
+    rows = [[name, *(values.get(f"{task}/{kind}-{name}") for task, kind in columns)] for name in classes]
+    return {"columns": ["class", *(f"{task}/{kind}" for task, kind in columns)], "data": rows}
