@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from mrcnn_zoo.checkpoint import Checkpointer, load_checkpoint
+from mrcnn_zoo.data.records import ImageRecord
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.structures import Sample, TrainingOutput
+from mrcnn_zoo.inspection.pictures import PredictionPicture
+from mrcnn_zoo.structures import Detections, Sample, TrainingOutput
 from mrcnn_zoo.training.hooks.best import BestMetric, SaveBest, StopEarly
 from mrcnn_zoo.training.hooks.evaluation import Evaluate, validation_losses
 from mrcnn_zoo.training.hooks.metrics import ReportUnusedParameters, WriteMetrics
@@ -338,14 +340,21 @@ def test_first_training_batches_are_drawn(make_trainer: Any, tmp_path: Path) -> 
 def test_each_picture_of_the_last_evaluation_is_listed_at_the_end(
     make_trainer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    drawn = iter([{"a": tmp_path / "old.png"}, {"a": tmp_path / "1.png", "b": tmp_path / "2.png"}])
+    def pictures(**names: str) -> dict[str, PredictionPicture]:
+        record = ImageRecord(1, None, (8, 8), ())  # type: ignore[arg-type]
+        found = Detections((8, 8), torch.zeros(0, 4), scores=torch.zeros(0), classes=torch.zeros(0, dtype=torch.int64))
+        return {key: PredictionPicture(tmp_path / name, record, found, (), ()) for key, name in names.items()}
+
+    drawn = iter([pictures(a="old.png"), pictures(a="1.png", b="2.png")])
+    writer = ListWriter()
     hooks = {
         "Evaluate": Evaluate(Scores(1.0, 2.0), period=1),
-        "DrawPredictions": DrawPredictions(lambda model: next(drawn), writers=[]),
+        "DrawPredictions": DrawPredictions(lambda model: next(drawn), writers=[writer]),
     }
     with caplog.at_level("INFO"):
         make_trainer(budget=2, hooks=hooks).train()
     assert caplog.messages[-1] == f"pictures of predictions: {tmp_path}: 1.png, 2.png"
+    assert writer.images == [(0, {"a": tmp_path / "old.png"}), (1, {"a": tmp_path / "1.png", "b": tmp_path / "2.png"})]
 
 
 def test_pictures_are_listed_by_folder() -> None:

@@ -86,7 +86,14 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> TrackedRun:
         f"OUTPUT_DIR={folder}",
         "WRITERS=['csv', 'wandb', 'tensorboard']",
         f"HOOKS=['{__name__}:build_interrupt_once']",
-        *("SOLVER.MAX_ITER=2", "TEST.EVAL_PERIOD=1", "TEST.VAL_LOSS=True", "VIS.NUM_IMAGES=1", "VIS.SCORE_THRESH=0"),
+        *(
+            "DATASETS.SCENES.NUM_VAL=2",
+            "SOLVER.MAX_ITER=2",
+            "TEST.EVAL_PERIOD=1",
+            "TEST.VAL_LOSS=True",
+            "VIS.NUM_IMAGES=1",
+            "VIS.SCORE_THRESH=0",
+        ),
         *("WANDB.PROJECT=shapes", "WANDB.GROUP=backbones", "WANDB.NAME=R-18, seed 3", "WANDB.JOB_TYPE=sweep"),
         *("WANDB.NOTES=what if", "WANDB.TAGS=['a', 'b']"),
     )

@@ -21,7 +21,7 @@ from mrcnn_zoo.training.writers.contract import (
     measured,
 )
 from mrcnn_zoo.training.writers.overlays import overlay_layers
-from mrcnn_zoo.training.writers.wandb_run import end_run, has_wandb, open_run, sync_command
+from mrcnn_zoo.training.writers.wandb_run import build_wandb_run, end_run, has_wandb, sync_command
 
 MAX_METADATA = 90  # W&B takes 100 entries with an artifact
 
@@ -93,7 +93,7 @@ class WandbWriter(MetricWriter):
     its name as an alias.
 
     Args:
-        run: of `open_run`.
+        run: of `build_wandb_run`.
         logs_checkpoint: whether the best and the final checkpoint become versions of an artifact of the run.
         stage: in a run of several; the W&B run stays open until the last one ends.
     """
@@ -198,7 +198,7 @@ class WandbWriter(MetricWriter):
 @METRIC_WRITERS.register("wandb")
 def build_wandb_writer(cfg: CfgNode, place: RunPlace) -> MetricWriter:
     """The writer, or one that writes nothing where W&B is missing or does not start."""
-    run = open_run(cfg, place) if has_wandb(place) else None
+    run = build_wandb_run(cfg, place) if has_wandb(place) else None
     return WandbWriter(run, logs_checkpoint=cfg.WANDB.LOG_CHECKPOINT, stage=place.stage) if run else MetricWriter()
 
 

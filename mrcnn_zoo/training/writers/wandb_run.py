@@ -39,7 +39,7 @@ def has_wandb(place: RunPlace) -> bool:
     return True
 
 
-def open_run(cfg: CfgNode, place: RunPlace) -> Any:
+def build_wandb_run(cfg: CfgNode, place: RunPlace) -> Any:
     """The W&B run of a training, or of all its stages; a resumed training continues it.
 
     Without account or network the run is recorded offline.
@@ -69,7 +69,7 @@ def end_run(run: Any, *, failed: bool, signal_number: int) -> None:
     """End a W&B run as finished, failed, or preempted, which W&B shows for a run that is to be resumed.
 
     Args:
-        run: of `open_run`.
+        run: of `build_wandb_run`.
         failed: an exception ended the training.
         signal_number: that interrupted it; 0 for none.
     """
@@ -82,7 +82,7 @@ def sync_command(run: Any) -> str:
     """The command that sends a run that is recorded offline; empty for others.
 
     Args:
-        run: of `open_run`. A resumed one has a folder for each session, in the order of their times.
+        run: of `build_wandb_run`. A resumed one has a folder for each session, in the order of their times.
     """
     if run.settings.mode != "offline":
         return ""
@@ -114,7 +114,7 @@ def _continued_run(cfg: CfgNode, place: RunPlace, folder: Path, *, config: Mappi
             f"W&B refuses the API key: {_first_line(error)}. Correct WANDB_API_KEY or log in again with "
             "`wandb login --relogin`; WANDB.MODE offline needs no key."
         ) from error
-    except (wandb.Error, OSError) as error:  # no account, no network, or nobody answered the prompt
+    except (wandb.Error, OSError) as error:  # no account, no network, no answer to a prompt
         return _offline_run({**settings, "mode": "offline"}, reason=_first_line(error))
 
 
