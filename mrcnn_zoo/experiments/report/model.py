@@ -1,0 +1,172 @@
+"""The content of a report on sweeps: numbers and texts that all formats print.
+
+`build.py` makes it from the folders of sweeps, `tables.py` and `plots.py` arrange it, and a file per format prints it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mrcnn_zoo.experiments.comparison import ComparisonRow, MetricComparison
+from mrcnn_zoo.experiments.statistics import BETTER, WORSE
+from mrcnn_zoo.inspection.plots import Series
+
+SAME, OPPOSITE, UNDECIDED = "same direction", "opposite direction", "not distinguishable here"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: where it is, its status, its error if it failed, and its metrics by name of COLUMNS."""
+
+    variant: str
+    seed: int
+    fraction: float
+    fold: int | None
+    status: str
+    folder: Path
+    error: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What tells it apart from other runs of its variant, e.g. "seed 0, fold 2"."""
+        fraction = f", {self.fraction:.0%} of the images" if self.fraction != 1 else ""
+        return f"seed {self.seed}{fraction}" + ("" if self.fold is None else f", fold {self.fold}")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measurements of one variant, alone on the machine; None where one failed.
+
+    Args:
+        parameters: number of trained and frozen weights.
+        train_images_per_second: without data loading.
+        train_memory_mib: peak of the training steps.
+        images_per_second: of inference, one image per batch.
+        memory_mib: peak of inference.
+        error: why a number is missing.
+    """
+
+    parameters: int | None = None
+    train_images_per_second: float | None = None
+    train_memory_mib: float | None = None
+    images_per_second: float | None = None
+    memory_mib: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A scalar over the iterations: mean and range over the runs of a variant."""
+
+    variant: str
+    iterations: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DataCurve:
+    """A metric against the number of training images.
+
+    Args:
+        variant: its name.
+        metric: its name.
+        points: (number of images, value) of each run.
+        fit: (number of images, value) along the fitted power law; empty where it was refused.
+        text: the law and what it predicts, or why it was refused.
+    """
+
+    variant: str
+    metric: str
+    points: tuple[tuple[float, float], ...]
+    fit: Series = ([], [])
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One sweep.
+
+    Args:
+        name: unique in the report.
+        folder: of the sweep.
+        title: heading.
+        note: text under it.
+        base: config that all variants change.
+        reference: variant that the others are compared with; "" without one.
+        metrics: names of COLUMNS.
+        variants: names in the order of the sweep.
+        changes: what each variant changes, as lines "KEY: value".
+        comparisons: of the variants, in the order of `metrics`.
+        runs: all of them.
+        published: values of PAPER by (variant, metric).
+        paper_source: where they were published; "" without any.
+        speeds: by variant; empty where nothing was measured.
+        speed_text: when, where and how they were measured, or the command that measures them.
+        losses: total loss over the iterations, per variant.
+        progress: by metric, its validation results over the iterations, per variant.
+        data_curves: of DATA_FRACTIONS.
+        remarks: what the reader must know, such as unfinished runs or the method.
+    """
+
+    name: str
+    folder: Path
+    title: str
+    metrics: tuple[str, ...]
+    variants: tuple[str, ...]
+    note: str = ""
+    base: str = ""
+    reference: str = ""
+    changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    comparisons: tuple[MetricComparison, ...] = ()
+    runs: tuple[Run, ...] = ()
+    published: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    paper_source: str = ""
+    speeds: Mapping[str, Speed] = field(default_factory=dict)
+    speed_text: str = ""
+    losses: tuple[Curve, ...] = ()
+    progress: Mapping[str, tuple[Curve, ...]] = field(default_factory=dict)
+    data_curves: tuple[DataCurve, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def published_difference(self, variant: str, metric: str) -> float | None:
+        """Published value - that of the reference; None for the reference, or where one of them is missing.
+
+        Args:
+            variant: its name.
+            metric: a name of `metrics`.
+        """
+        value, reference = (self.published.get((name, metric)) for name in (variant, self.reference))
+        return None if value is None or reference is None or variant == self.reference else value - reference
+
+    def agreement(self, row: ComparisonRow, metric: str) -> str:
+        """Whether our difference has the published sign; "" where one is unknown or the published one is 0.
+
+        Args:
+            row: of a variant.
+            metric: of the row.
+        """
+        published = self.published_difference(row.variant, metric)
+        if not published or row.difference is None:
+            return ""
+        if row.verdict not in (BETTER, WORSE):
+            return UNDECIDED
+        return SAME if row.difference.value * published > 0 else OPPOSITE
+
+    def num_planned(self, variant: str) -> int:
+        """Number of runs that the sweep has for a variant.
+
+        Args:
+            variant: its name.
+        """
+        return sum(run.variant == variant for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Sections of all sweeps, and the time at which their folders were read."""
+
+    sections: tuple[Section, ...]
+    date: str

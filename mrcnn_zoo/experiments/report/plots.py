@@ -1,0 +1,246 @@
+"""Plots of a report: values per variant, curves over iterations and number of images, accuracy against AP."""
+
+import io
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrcnn_zoo.experiments.comparison import ComparisonRow, MetricComparison
+from mrcnn_zoo.experiments.report.model import Curve, DataCurve, Section
+from mrcnn_zoo.experiments.report.tables import has_interval
+from mrcnn_zoo.inspection.plots import LINE_STYLES, MARKERS
+from mrcnn_zoo.output_files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 5.2  # inches; as wide as a phone shows without shrinking the letters much
+LABEL_WIDTH = 26  # letters per line of a variant's name
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31")  # Okabe and Ito 2008
+CLIPPED_SHARE = 97  # percentile of the losses at which the axis ends: those of the first steps are far larger
+ACCURACY = "classification/top1"
+SETTINGS: Any = {"font.size": 9, "svg.hashsalt": "mrcnn_zoo", "axes.spines.top": False, "axes.spines.right": False}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure that is drawn when it is written.
+
+    Args:
+        name: of its file, without suffix.
+        text: what it shows, in words.
+        draw: makes the figure.
+    """
+
+    name: str
+    text: str
+    draw: Callable[[], "Figure"]
+
+    def svg(self) -> str:
+        """The figure as SVG."""
+        return self._drawn("svg").decode("utf-8")
+
+    def save_png(self, path: Path) -> Path:
+        """Write the figure as PNG.
+
+        Args:
+            path: of the file.
+        """
+        content = self._drawn("png")
+        return write_atomically(path, lambda file: file.write(content))
+
+    def _drawn(self, kind: str) -> bytes:
+        import matplotlib as mpl
+
+        content = io.BytesIO()
+        with mpl.rc_context(SETTINGS):
+            metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
+            self.draw().savefig(content, format=kind, dpi=130, metadata=metadata)
+        return content.getvalue()
+
+
+def section_plots(section: Section) -> list[Plot]:
+    """All plots for which a sweep has numbers.
+
+    Args:
+        section: the sweep.
+    """
+    plots = []
+    for item in section.comparisons:
+        if any(row.values for row in item.rows):
+            text = f"{item.metric}: runs (dots), their mean and its 95 % interval"
+            plots.append(_plot(section, "values", item.metric, text, partial(draw_values, item)))
+    if section.losses:
+        text = "total loss: mean over the runs of a variant, and their range"
+        plots.append(_plot(section, "loss", "", text, partial(draw_curves, section.losses, "total loss", is_loss=True)))
+    for metric, curves in section.progress.items():
+        text = f"{metric} while training: mean over the runs of a variant, and their range"
+        plots.append(_plot(section, "curve", metric, text, partial(draw_curves, curves, metric)))
+    for metric in dict.fromkeys(curve.metric for curve in section.data_curves):
+        found = [curve for curve in section.data_curves if curve.metric == metric]
+        text = f"{metric} against the number of training images"
+        plots.append(_plot(section, "images", metric, text, partial(draw_data_curves, found)))
+    return plots + _accuracy_plots(section)
+
+
+def _plot(section: Section, kind: str, metric: str, text: str, draw: Callable[[], "Figure"]) -> Plot:
+    parts = [section.name, kind, *([metric] if metric else [])]
+    name = "-".join("".join(c if c.isalnum() else "_" for c in part) for part in parts)
+    return Plot(name, text, draw)
+
+
+def _accuracy_plots(section: Section) -> list[Plot]:
+    plots = []
+    for accuracy in (metric for metric in section.metrics if metric.endswith(ACCURACY)):
+        for metric in section.metrics:
+            pairs = accuracy_pairs(section, accuracy, metric)
+            if pairs and not metric.endswith(ACCURACY):
+                text = f"{metric} against {accuracy}: runs (small) and means (large) of each variant"
+                draw = partial(draw_accuracy, pairs, accuracy, metric)
+                plots.append(_plot(section, "accuracy", f"{accuracy}-{metric}", text, draw))
+    return plots
+
+
+def accuracy_pairs(section: Section, accuracy: str, metric: str) -> dict[str, list[tuple[float, float]]]:
+    """(accuracy, metric) of each run that has both, by variant.
+
+    Args:
+        section: the sweep.
+        accuracy: a name of its `metrics`.
+        metric: another one.
+    """
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for run in section.runs:
+        if accuracy in run.metrics and metric in run.metrics:
+            pairs.setdefault(run.variant, []).append((run.metrics[accuracy], run.metrics[metric]))
+    return pairs
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+def draw_values(comparison: MetricComparison) -> "Figure":
+    """A line per variant: runs as dots, their mean with its interval; a dashed line marks the mean of the reference.
+
+    Args:
+        comparison: of one metric.
+    """
+    labels = [_wrapped(row.variant) for row in comparison.rows]
+    heights = np.array([0.42 + 0.15 * label.count("\n") for label in labels])  # inches
+    places = np.cumsum(heights) - heights / 2
+    figure, axes = _new_figure(height=0.7 + float(heights.sum()))
+    for place, row in zip(places, comparison.rows, strict=True):
+        _draw_row(axes, row, place, color=COLORS[row.variant == comparison.reference])
+        if row.variant == comparison.reference and row.mean is not None:
+            axes.axvline(row.mean.value, color=COLORS[1], linestyle="--", linewidth=0.8, zorder=0)
+    axes.set_yticks(places, labels, fontsize=8.5)
+    axes.set_ylim(float(heights.sum()), 0)
+    axes.set_xlabel(comparison.metric)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def _draw_row(axes: "Axes", row: ComparisonRow, place: float, *, color: str) -> None:
+    if row.mean is None:
+        axes.text(0.02, place, "no finished run", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        return
+    axes.plot(list(row.values.values()), [place + 0.09] * len(row.values), "o", color=color, alpha=0.45, ms=4, mew=0)
+    mean = row.mean
+    ends = [[mean.value - mean.low], [mean.high - mean.value]] if has_interval(mean) else None
+    axes.errorbar(mean.value, place - 0.07, xerr=ends, fmt="D", color=color, ms=5, capsize=3, lw=1.5)
+
+
+def draw_curves(curves: Sequence[Curve], name: str, *, is_loss: bool = False) -> "Figure":
+    """Mean and range per variant over the iterations.
+
+    Args:
+        curves: one per variant.
+        name: of the vertical axis.
+        is_loss: whether high values at the beginning are cut off.
+    """
+    figure, axes = _new_figure(height=3.2, legend_rows=_legend_rows(curve.variant for curve in curves))
+    for place, curve in enumerate(curves):
+        color, style = _style(place)
+        marker = "" if len(curve.iterations) > 30 else "o"
+        axes.plot(curve.iterations, curve.mean, style, color=color, lw=1.4, marker=marker, ms=3, label=curve.variant)
+        axes.fill_between(curve.iterations, curve.low, curve.high, color=color, alpha=0.14, linewidth=0)
+    if is_loss:
+        shown = np.concatenate([curve.high for curve in curves])
+        axes.set_ylim(0, 1.1 * float(np.percentile(shown, CLIPPED_SHARE)) or None)
+    _finish(figure, axes, x_label="iteration", y_label=name)
+    return figure
+
+
+def draw_data_curves(curves: Sequence[DataCurve]) -> "Figure":
+    """A metric against the number of training images on a log scale, with the fitted law.
+
+    Args:
+        curves: of one metric, one per variant.
+    """
+    figure, axes = _new_figure(height=3.2, legend_rows=_legend_rows(curve.variant for curve in curves))
+    numbers = sorted({number for curve in curves for number, _ in curve.points})
+    for place, curve in enumerate(curves):
+        color, style = _style(place)
+        axes.plot(
+            *zip(*curve.points, strict=True), MARKERS[place % len(MARKERS)], color=color, ms=4, label=curve.variant
+        )
+        axes.plot(*curve.fit, style, color=color, lw=1.3)
+    axes.set_xscale("log")
+    axes.set_xticks(numbers, [f"{number:,.0f}" for number in numbers], fontsize=8, rotation=30)
+    axes.minorticks_off()
+    _finish(figure, axes, x_label="training images", y_label=curves[0].metric)
+    return figure
+
+
+def draw_accuracy(pairs: dict[str, list[tuple[float, float]]], accuracy: str, metric: str) -> "Figure":
+    """A point per run and a larger one per variant.
+
+    Args:
+        pairs: (accuracy, metric) of each run, by variant.
+        accuracy: name of the horizontal axis.
+        metric: name of the vertical axis.
+    """
+    figure, axes = _new_figure(height=3.6, legend_rows=_legend_rows(pairs))
+    for place, (variant, points) in enumerate(pairs.items()):
+        color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
+        axes.plot(*zip(*points, strict=True), marker, color=color, alpha=0.4, ms=4, mew=0, linestyle="")
+        axes.plot(*np.mean(points, axis=0), marker, color=color, ms=8, label=variant, linestyle="")
+    _finish(figure, axes, x_label=accuracy, y_label=metric)
+    return figure
+
+
+def _new_figure(*, height: float, legend_rows: int = 0) -> tuple["Figure", "Axes"]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height + 0.19 * legend_rows), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _legend_rows(names: Iterable[str]) -> int:
+    names = list(names)
+    return math.ceil(len(names) / _legend_columns(names))
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    return max(1, min(len(names), 70 // (max(map(len, names)) + 7)))
+
+
+def _finish(figure: "Figure", axes: "Axes", *, x_label: str, y_label: str) -> None:
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+    handles, names = axes.get_legend_handles_labels()
+    columns = _legend_columns(names)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+
+
+def _style(place: int) -> tuple[str, str]:
+    return COLORS[place % len(COLORS)], LINE_STYLES[place // len(COLORS) % len(LINE_STYLES)]
+
+
+def _wrapped(name: str) -> str:
+    return "\n".join(textwrap.wrap(name, LABEL_WIDTH) or [name])

@@ -1,0 +1,278 @@
+"""Tables of a report: cells of text with footnotes, which Markdown, LaTeX and HTML print."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mrcnn_zoo.errors import counted
+from mrcnn_zoo.evaluation.tables import ABSENT
+from mrcnn_zoo.experiments.comparison import ComparisonRow, MetricComparison
+from mrcnn_zoo.experiments.report.model import Report, Section
+from mrcnn_zoo.experiments.statistics import BETTER, WORSE, Estimate
+
+NO_REFERENCE = "the sweep has no REFERENCE"
+IS_REFERENCE = "the reference itself"
+NO_RESULT_OF_REFERENCE = "the reference has no finished run"
+NOT_TESTED = "a test needs two seeds on each side"
+NOT_PUBLISHED = "not in PAPER"
+NO_PUBLISHED_REFERENCE = "PAPER has no number of the reference"
+EQUAL = "the published numbers are equal"
+REFERENCE = "reference"
+FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text with an optional footnote.
+
+    Args:
+        text: one line.
+        note: text of the footnote.
+        kind: "better" or "worse" where it is coloured.
+    """
+
+    text: str
+    note: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; the first `names` columns are aligned left, the others right.
+
+    Args:
+        title: heading.
+        headers: of the columns.
+        rows: as long as the headers.
+        names: number of columns of text.
+        caption: one or two sentences under the heading; "" for none.
+        is_long: whether it is folded away in HTML and left out of LaTeX.
+    """
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    names: int = 1
+    caption: str = ""
+    is_long: bool = False
+
+    @property
+    def footnotes(self) -> dict[str, str]:
+        """Mark of each footnote, a, b, c, in order of appearance."""
+        notes = dict.fromkeys(cell.note for row in self.rows for cell in row if cell.note)
+        return {note: _mark(place) for place, note in enumerate(notes)}
+
+
+def _mark(place: int) -> str:
+    letters = ""
+    while place >= 0:
+        letters = chr(ord("a") + place % 26) + letters
+        place = place // 26 - 1
+    return letters
+
+
+def result_tables(section: Section) -> list[Table]:
+    """Tables of the results of a sweep, empty ones omitted.
+
+    Args:
+        section: the sweep.
+    """
+    overview = [overview_table([section])] if len(section.metrics) > 1 else []
+    tables = [
+        *overview,
+        *(metric_table(section, comparison) for comparison in section.comparisons),
+        *(paper_table(section, comparison) for comparison in section.comparisons),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def report_tables(report: Report) -> list[Table]:
+    """Tables of all sweeps together; none for a single sweep.
+
+    Args:
+        report: of at least one sweep.
+    """
+    return [overview_table(report.sections)] if len(report.sections) > 1 else []
+
+
+def overview_table(sections: Sequence[Section]) -> Table:
+    """Mean of each metric, with its verdict: one row per variant.
+
+    Args:
+        sections: a column names the sweep where there are several.
+    """
+    several = len(sections) > 1
+    metrics = tuple(dict.fromkeys(metric for section in sections for metric in section.metrics))
+    rows = []
+    for section in sections:
+        found = {(row.variant, item.metric): row for item in section.comparisons for row in item.rows}
+        for variant in section.variants:
+            names = (Cell(section.name), Cell(variant)) if several else (Cell(variant),)
+            means = (_overview_cell(found.get((variant, metric)), metric, section) for metric in metrics)
+            rows.append((*names, _runs_cell(section, variant), *means))
+    headers = (*(("sweep", "variant") if several else ("variant",)), "runs", *metrics)
+    return Table("All sweeps" if several else "Overview", headers, tuple(rows), names=1 + several)
+
+
+def _overview_cell(row: ComparisonRow | None, metric: str, section: Section) -> Cell:
+    if row is None:
+        return Cell(ABSENT, f"{metric} is not in COLUMNS of {section.name}")
+    if row.mean is None:
+        return Cell(ABSENT, _why_no_mean(row))
+    mark = REFERENCE if row.variant == section.reference else _kind(row)
+    return Cell(f"{row.mean.value:.2f}" + (f" ({mark})" if mark else ""), kind=_kind(row))
+
+
+def metric_table(section: Section, comparison: MetricComparison) -> Table:
+    """Means, differences to the reference and verdicts of one metric.
+
+    Args:
+        section: the sweep.
+        comparison: of its variants.
+    """
+    headers = (
+        "variant",
+        "runs",
+        "mean [95 %]",
+        "difference [95 %]",
+        "p (Holm)",
+        "verdict",
+        "smallest detectable",
+    )
+    rows = tuple(
+        (Cell(row.variant), _runs_cell(section, row.variant), _mean_cell(row), *_comparison_cells(row, section))
+        for row in comparison.rows
+    )
+    return Table(comparison.metric, headers, rows, caption=_metric_caption(section, comparison))
+
+
+def _metric_caption(section: Section, comparison: MetricComparison) -> str:
+    images = f" ({counted(comparison.num_images, 'test image')})" if comparison.num_images else ""
+    sentences = [
+        f"Difference: variant - {section.reference}." if section.reference else "",
+        f"The intervals cover {comparison.covers}{images}." if comparison.covers else "",
+        *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in comparison.notes),
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _runs_cell(section: Section, variant: str) -> Cell:
+    runs = [run for run in section.runs if run.variant == variant]
+    finished = sum(run.status == FINISHED for run in runs)
+    return Cell(str(finished) if finished == len(runs) else f"{finished} of {len(runs)}")
+
+
+def _mean_cell(row: ComparisonRow) -> Cell:
+    if row.mean is None:
+        return Cell(ABSENT, _why_no_mean(row))
+    return Cell(estimate_text(row.mean), "; ".join(row.notes) or ("" if has_interval(row.mean) else "no interval"))
+
+
+def _why_no_mean(row: ComparisonRow) -> str:
+    return "; ".join(row.notes) or f"0 of {counted(row.num_seeds, 'run')} finished"
+
+
+def _comparison_cells(row: ComparisonRow, section: Section) -> tuple[Cell, Cell, Cell, Cell]:
+    reason = why_not_compared(row, section)
+    is_reference = row.variant == section.reference
+    verdict = REFERENCE if is_reference else row.verdict
+    return (
+        Cell(ABSENT, reason) if row.difference is None else Cell(estimate_text(row.difference, signed=True)),
+        Cell(ABSENT, reason) if math.isnan(row.adjusted_p) else Cell(p_text(row.adjusted_p)),
+        Cell(verdict, kind=_kind(row)) if verdict else Cell(ABSENT, reason),
+        number_cell(row.detectable, reason),
+    )
+
+
+def why_not_compared(row: ComparisonRow, section: Section) -> str:
+    """Why a row has no difference or no test.
+
+    Args:
+        row: of a variant.
+        section: the sweep.
+    """
+    if not section.reference:
+        return NO_REFERENCE
+    if row.variant == section.reference:
+        return IS_REFERENCE
+    if row.mean is None or row.notes:
+        return _why_no_mean(row)
+    return NO_RESULT_OF_REFERENCE if row.difference is None else NOT_TESTED
+
+
+def number_cell(value: float | None, reason: str, *, digits: int = 2) -> Cell:
+    return Cell(ABSENT, reason) if value is None or math.isnan(value) else Cell(f"{value:,.{digits}f}")
+
+
+def _kind(row: ComparisonRow) -> str:
+    return row.verdict if row.verdict in (BETTER, WORSE) else ""
+
+
+def estimate_text(estimate: Estimate, *, signed: bool = False) -> str:
+    """A number with its interval, e.g. "36.94 [36.10, 37.78]".
+
+    Args:
+        estimate: the number.
+        signed: whether positive numbers have a plus sign.
+    """
+    sign = "+" if signed else ""
+    interval = f" [{estimate.low:{sign}.2f}, {estimate.high:{sign}.2f}]" if has_interval(estimate) else ""
+    return f"{estimate.value:{sign}.2f}{interval}"
+
+
+def has_interval(estimate: Estimate) -> bool:
+    """Whether both ends of the interval are known.
+
+    Args:
+        estimate: the number.
+    """
+    return not (math.isnan(estimate.low) or math.isnan(estimate.high))
+
+
+def p_text(value: float) -> str:
+    """A p-value with three digits after the point.
+
+    Args:
+        value: 0 to 1.
+    """
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def paper_table(section: Section, comparison: MetricComparison) -> Table:
+    """Published numbers beside ours; without rows where nothing is published.
+
+    Args:
+        section: the sweep.
+        comparison: of its variants.
+    """
+    metric = comparison.metric
+    is_published = any(name == metric for _, name in section.published)
+    headers = ("variant", "ours", "published", "our difference", "published difference", "ordering")
+    caption = f"Published: {section.paper_source}. Difference: variant - {section.reference}."
+    rows = tuple(_paper_row(row, metric, section) for row in comparison.rows if is_published)
+    return Table(f"{metric} beside the published numbers", headers, rows, caption=caption)
+
+
+def _paper_row(row: ComparisonRow, metric: str, section: Section) -> tuple[Cell, ...]:
+    published, difference = section.published.get((row.variant, metric)), row.difference
+    published_difference = section.published_difference(row.variant, metric)
+    reason = why_not_compared(row, section)
+    why = (
+        IS_REFERENCE
+        if row.variant == section.reference
+        else NOT_PUBLISHED
+        if published is None
+        else NO_PUBLISHED_REFERENCE
+    )
+    agreement = section.agreement(row, metric)
+    no_agreement = (
+        "the published numbers are equal" if published_difference == 0 else reason if difference is None else why
+    )
+    return (
+        Cell(row.variant),
+        Cell(ABSENT, _why_no_mean(row)) if row.mean is None else Cell(f"{row.mean.value:.2f}"),
+        number_cell(published, NOT_PUBLISHED),
+        Cell(ABSENT, reason) if difference is None else Cell(f"{difference.value:+.2f}"),
+        Cell(ABSENT, why) if published_difference is None else Cell(f"{published_difference:+.2f}"),
+        Cell(agreement) if agreement else Cell(ABSENT, EQUAL if published_difference == 0 else no_agreement),
+    )
