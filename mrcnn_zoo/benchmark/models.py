@@ -1,7 +1,7 @@
 """Inference and training steps of our model and torchvision's, with the same weights, images and settings."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,7 @@ def benchmark_models(plan: ModelPlan) -> BenchmarkReport:
     rows = make_rows(timings, num_images=plan.num_batches * plan.batch_size, memory=memory)
     return BenchmarkReport(
         task=plan.task,
-        settings=_settings(plan, batches),
+        settings=_settings(plan, batches, models),
         rows=rows,
         ratios=make_ratios(timings, rows),
         notes=_notes(plan),
@@ -176,12 +176,13 @@ def _set_up_process(plan: ModelPlan) -> None:
         torch.set_num_threads(plan.num_threads)
 
 
-def _settings(plan: ModelPlan, batches: Sequence[list[Sample]]) -> dict[str, object]:
+def _settings(plan: ModelPlan, batches: Sequence[list[Sample]], models: Mapping[str, nn.Module]) -> dict[str, object]:
     sizes = sorted({sample.image_size for batch in batches for sample in batch})
     shown = ", ".join(f"{height} x {width}" for height, width in sizes[:4]) + (", ..." if len(sizes) > 4 else "")
     settings = asdict(replace(plan, config_text=""))
     del settings["config_text"]
-    return settings | {"num_threads": torch.get_num_threads(), "image sizes": shown}
+    parameters = sum(parameter.numel() for parameter in models[OURS].parameters())
+    return settings | {"num_threads": torch.get_num_threads(), "image sizes": shown, "parameters": parameters}
 
 
 def _notes(plan: ModelPlan) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mrcnn_zoo.experiments.comparison import ComparisonRow, MetricComparison
+from mrcnn_zoo.experiments.speed import Speed
 from mrcnn_zoo.experiments.statistics import BETTER, WORSE
 from mrcnn_zoo.inspection.plots import Series
 
@@ -29,30 +30,9 @@ class Run:
 
     @property
     def label(self) -> str:
-        """What tells it apart from other runs of its variant, e.g. "seed 0, fold 2"."""
+        """What distinguishes it from other runs of its variant, e.g. "seed 0, fold 2"."""
         fraction = f", {self.fraction:.0%} of the images" if self.fraction != 1 else ""
         return f"seed {self.seed}{fraction}" + ("" if self.fold is None else f", fold {self.fold}")
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Measurements of one variant, alone on the machine; None where one failed.
-
-    Args:
-        parameters: number of trained and frozen weights.
-        train_images_per_second: without data loading.
-        train_memory_mib: peak of the training steps.
-        images_per_second: of inference, one image per batch.
-        memory_mib: peak of inference.
-        error: why a number is missing.
-    """
-
-    parameters: int | None = None
-    train_images_per_second: float | None = None
-    train_memory_mib: float | None = None
-    images_per_second: float | None = None
-    memory_mib: float | None = None
-    error: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from tabulate import tabulate
 
 from mrcnn_zoo.experiments.comparison import ComparisonRow
 from mrcnn_zoo.experiments.report.details import NOT_MEASURED, detail_tables
-from mrcnn_zoo.experiments.report.model import Report, Section, Speed
+from mrcnn_zoo.experiments.report.model import Report, Section
 from mrcnn_zoo.experiments.report.tables import Cell, Table, report_tables, result_tables, why_not_compared
+from mrcnn_zoo.experiments.speed import Speed
 from mrcnn_zoo.experiments.statistics import Estimate
 from mrcnn_zoo.output_files import csv_text
 
@@ -30,7 +31,8 @@ LATEX_SPECIAL = {
     '"': r"\textquotedbl{}",
 }
 LATEX_HEAD = r"""% Tables of a report on sweeps ({date}). The preamble needs \usepackage{{booktabs}}
-% and \usepackage[T1]{{fontenc}}. Where a table is too wide: \usepackage{{graphicx}}, \resizebox{{\linewidth}}{{!}}{{...}} around its tabular.
+% and \usepackage[T1]{{fontenc}}. Where a table is too wide:
+% \usepackage{{graphicx}} and \resizebox{{\linewidth}}{{!}}{{...}} around its tabular.
 """
 NEGATIVE = re.compile(r"(?<![\w.])-(?=\d)")
 SECTION_PLOTS = Mapping[str, Sequence[tuple[str, str]]]  # by name of the section: (description, path) of each plot
