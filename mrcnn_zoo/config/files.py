@@ -13,6 +13,7 @@ PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 INSTALLED_CONFIGS = PACKAGE_FOLDER / "_configs"
 CHECKOUT = PACKAGE_FOLDER.parent
 SUFFIX = ".yaml"
+SWEEPS = "Sweeps"  # name of folders with sweeps
 FOLDER = "is a folder"
 
 
@@ -81,8 +82,17 @@ def find_packaged(name: str | Path) -> Path | None:
 
 def packaged_names() -> list[str]:
     """The names of all packaged configs, sorted, e.g. "Base-RCNN-FPN.yaml"."""
-    folders = config_folders()
-    return sorted({path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob(f"*{SUFFIX}")})
+    found = {path.relative_to(folder) for folder in config_folders() for path in folder.rglob(f"*{SUFFIX}")}
+    return sorted(path.as_posix() for path in found if not is_place_of_sweep(path))
+
+
+def is_place_of_sweep(path: Path) -> bool:
+    """Whether a file is in a folder of sweeps and not the base of one: it describes many runs and is no config.
+
+    Args:
+        path: of a YAML file.
+    """
+    return SWEEPS in path.parts[:-1] and not path.name.startswith("Base-")
 
 
 def config_folders() -> list[Path]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mrcnn_zoo.config.files import FOLDER, SUFFIX, expanded, find_config, problem_of_place
+from mrcnn_zoo.config.files import FOLDER, SUFFIX, expanded, find_config, is_place_of_sweep, problem_of_place
 from mrcnn_zoo.config.keys import Assignment, Origin
 from mrcnn_zoo.config.node import CfgNode, default_config
 from mrcnn_zoo.config.rules import check_values, refuse_unsupported, settle_contradictions, warn_of_unused
@@ -184,7 +184,8 @@ def check_configs(places: Iterable[str | Path]) -> Iterator[Finding]:
 def _files_of(place: str | Path) -> list[Path]:
     if not str(place) or problem_of_place(expanded(place)) != FOLDER:
         return [find_config(place)]
-    paths = sorted(expanded(place).rglob(f"*{SUFFIX}"))
+    found = sorted(expanded(place).rglob(f"*{SUFFIX}"))
+    paths = [path for path in found if not is_place_of_sweep(path)]
     if not paths:
         raise UserError(f"{place} contains no {SUFFIX} file.")
     return paths
