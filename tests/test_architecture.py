@@ -71,6 +71,12 @@ RUN_STARTERS = {
     },
     "data": {
         "load_dataset",
+        "source_of",
+        "load_train_and_test",
+        "load_train",
+        "load_test",
+        "is_split",
+        "check_common_split",
         "dataset_names",
         "check_num_classes",
         "check_class_count",

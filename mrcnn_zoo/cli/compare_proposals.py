@@ -23,7 +23,7 @@ from mrcnn_zoo.cli.options import (
 )
 from mrcnn_zoo.cli.parser import CONFIG_SUFFIXES, CommandParser, names_key, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode, load_config
-from mrcnn_zoo.data import load_dataset
+from mrcnn_zoo.data import load_dataset, load_test
 from mrcnn_zoo.data.proposals import is_proposal_file
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
@@ -142,7 +142,7 @@ def _load_annotated(arguments: argparse.Namespace, cfg: CfgNode) -> Dataset:
     if len(names) != 1:
         named = f"{', '.join(names)} are several" if names else "DATASETS.TEST is empty"
         raise UserError(f"proposals are compared on one dataset, but {named}: name it with --dataset.")
-    dataset = evaluated_part(load_dataset(cfg, names[0]), cfg)
+    dataset = evaluated_part(load_dataset(cfg, names[0]) if arguments.dataset else load_test(cfg)[0], cfg)
     if not any(not item.is_crowd for record in dataset.records for item in record.instances):
         raise UserError(f"{dataset.name} has no annotated objects, so there is no recall to measure.")
     return dataset

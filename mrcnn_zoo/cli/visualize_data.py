@@ -50,8 +50,13 @@ def _folder(arguments: argparse.Namespace, cfg: CfgNode) -> Path:
 
 
 def _draw_images(cfg: CfgNode, folder: Path, arguments: argparse.Namespace) -> list[Path]:
-    names = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    datasets = {folder / folder_name(name): data.load_dataset(cfg, name) for name in _some(names)}
+    _require_names([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    training, tested = data.load_train_and_test(cfg)
+    held_out = "_held_out" if cfg.DATASETS.FOLDS else ""
+    datasets = {folder / folder_name(dataset.name): dataset for dataset in training}
+    for dataset in tested:
+        is_part = dataset.name in cfg.DATASETS.TRAIN
+        datasets.setdefault(folder / f"{folder_name(dataset.name)}{held_out if is_part else ''}", dataset)
     for place, dataset in datasets.items():
         records = spread(dataset.records, arguments.num)
         _refuse_foreign((place / f"{record.image_id}.png" for record in records), arguments)
@@ -61,7 +66,8 @@ def _draw_images(cfg: CfgNode, folder: Path, arguments: argparse.Namespace) -> l
 
 def _draw_batches(cfg: CfgNode, folder: Path, arguments: argparse.Namespace) -> list[Path]:
     _refuse_foreign((folder / f"train_batch_{number}.png" for number in range(arguments.num)), arguments)
-    datasets = unite_classes([data.load_dataset(cfg, name) for name in _some(cfg.DATASETS.TRAIN)])
+    _require_names(cfg.DATASETS.TRAIN)
+    datasets = unite_classes(data.load_train(cfg))
     loader = data.build_train_loader(cfg, datasets, seed=max(cfg.SEED, 0))
     return save_training_batches(
         loader,
@@ -79,10 +85,9 @@ def _refuse_foreign(pictures: Iterable[Path], arguments: argparse.Namespace) -> 
         refuse_to_replace((path for path in pictures if path.exists() and not is_own_picture(path)), option="--output")
 
 
-def _some(names: Iterable[str]) -> list[str]:
-    if not list(names):
+def _require_names(names: Sequence[str]) -> None:
+    if not names:
         raise UserError("the config names no dataset to draw: set DATASETS.TRAIN, e.g. DATASETS.TRAIN digits_train")
-    return list(names)
 
 
 def build_parser() -> CommandParser:

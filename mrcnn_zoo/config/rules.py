@@ -7,6 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME
+from mrcnn_zoo.config.folds import (
+    FOLD,
+    FOLDS,
+    GROUP,
+    TEST,
+    fill_test_set,
+    problem_of_fold,
+    problem_of_group,
+    problem_of_test_set,
+)
 from mrcnn_zoo.config.keys import COMMAND_LINE, DEFAULT, Key, Origin, is_number
 from mrcnn_zoo.config.node import CfgNode
 from mrcnn_zoo.config.stage_list import problem_of_stage_list, problem_of_trained_parts
@@ -132,6 +142,7 @@ def settle_contradictions(config: CfgNode) -> None:
             value = relation.replaced[name](config)
             if value != config.value_of(name):
                 _replace(config, name, value, closest=closest)
+    fill_test_set(config)
 
 
 def _replace(config: CfgNode, name: str, value: Any, *, closest: str) -> None:
@@ -272,6 +283,9 @@ RELATIONS = (
     Relation(("SOLVER.TRAIN",), problem_of_trained_parts),
     Relation(("SOLVER.STAGES",), problem_of_stage_list),
     Relation(("SOLVER.NESTEROV", "SOLVER.MOMENTUM"), _nesterov_momentum),
+    Relation((FOLD, FOLDS), problem_of_fold),
+    Relation((GROUP,), problem_of_group),
+    Relation((FOLDS, TEST), problem_of_test_set, {TEST: lambda config: list(config.DATASETS.TRAIN)}),
 )
 
 

@@ -18,7 +18,15 @@ TRUST_VARIABLE = "MRCNN_ZOO_TRUST"
 MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")  # "my_lab.heads"
 CODE_NAME = re.compile(rf"{MODULE.pattern}:[^\W\d]\w*")  # "my_lab.heads:build_head"
 # Values that are never looked up as components: paths, addresses and titles.
-PLAIN_TEXT = ("MODEL.WEIGHTS", "OUTPUT_DIR", "WANDB.", "DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_")
+PLAIN_TEXT = (
+    "MODEL.WEIGHTS",
+    "OUTPUT_DIR",
+    "WANDB.",
+    "DATASETS.TRAIN",
+    "DATASETS.TEST",
+    "DATASETS.GROUP",
+    "DATASETS.PROPOSAL_FILES_",
+)
 
 
 def refuse_foreign_code(config: CfgNode, trust: Iterable[str] = ()) -> None:

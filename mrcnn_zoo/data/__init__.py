@@ -5,6 +5,7 @@ from mrcnn_zoo.data.classes import check_num_classes, check_num_keypoints, merge
 from mrcnn_zoo.data.loading.loader import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
 from mrcnn_zoo.data.loading.mapper import build_eval_mapper, build_train_mapper, build_validation_mapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource, InstanceRecord
+from mrcnn_zoo.data.run_datasets import check_common_split, load_test, load_train, load_train_and_test
 
 __all__ = [
     "Dataset",
@@ -18,9 +19,13 @@ __all__ = [
     "build_train_loader",
     "build_train_mapper",
     "build_validation_mapper",
+    "check_common_split",
     "check_num_classes",
     "check_num_keypoints",
     "dataset_names",
     "load_dataset",
+    "load_test",
+    "load_train",
+    "load_train_and_test",
     "merge_datasets",
 ]

@@ -1,7 +1,8 @@
 """Datasets by name: built-in ones, those of DATASETS.DEFINITIONS, and paths of COCO folders."""
 
+import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,26 +54,49 @@ KNOWN_DATASETS: dict[str, Definition] = {
 }
 
 
-def load_dataset(cfg: CfgNode, name: str) -> Dataset:
-    """Load a dataset and log the repairs of its annotations.
+def load_dataset(cfg: CfgNode, name: str, *, source: Dataset | None = None) -> Dataset:
+    """Load a whole dataset and log the repairs of its annotations; `data/run_datasets.py` loads those of a run.
 
     Args:
         cfg: DATASETS.DEFINITIONS, and the keys of the formats.
         name: a built-in dataset, a key of DATASETS.DEFINITIONS, or the path of a folder in COCO's layout.
+        source: the images to derive it from, where they are only a part of the dataset `source_of(cfg, name)`.
 
     Raises:
         UserError: an unknown name, missing files, or annotations that cannot be used.
     """
     definition = _definition_of(cfg, name)
+    build = _format_of(name, definition)
+    made = build(cfg, name, definition) if source is None else build(cfg, name, definition, source=source)
+    dataset = with_distinct_names(made)
+    for note in dataset.notes:
+        logger.warning("%s: %s", name, note)
+    return dataset
+
+
+def source_of(cfg: CfgNode, name: str) -> str:
+    """The dataset with the image files of another one, e.g. of which one has crops; `name` itself where it has them.
+
+    Args:
+        cfg: DATASETS.DEFINITIONS.
+        name: as for `load_dataset`.
+
+    Raises:
+        UserError: an unknown name or format.
+    """
+    definition = _definition_of(cfg, name)
+    is_derived = "source" in inspect.signature(_format_of(name, definition)).parameters
+    source = definition.get("DATASET", name) if is_derived else name
+    return source if isinstance(source, str) else name
+
+
+def _format_of(name: str, definition: Definition) -> Callable[..., Dataset]:
     key = f"DATASETS.DEFINITIONS.{name}.FORMAT"
     if "FORMAT" not in definition:
         raise UserError(f"{key} is missing; give one of {', '.join(DATASET_FORMATS.names())}.")
     if not isinstance(definition["FORMAT"], str):
         raise UserError(f"{key} = {definition['FORMAT']!r} must be one of {', '.join(DATASET_FORMATS.names())}.")
-    dataset = with_distinct_names(DATASET_FORMATS.get(definition["FORMAT"], key=key)(cfg, name, definition))
-    for note in dataset.notes:
-        logger.warning("%s: %s", name, note)
-    return dataset
+    return DATASET_FORMATS.get(definition["FORMAT"], key=key)
 
 
 def dataset_names(cfg: CfgNode) -> list[str]:

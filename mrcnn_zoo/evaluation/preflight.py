@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.rules import class_count, class_count_key
-from mrcnn_zoo.data import load_dataset
+from mrcnn_zoo.data import load_test
 from mrcnn_zoo.data.classes import check_class_count, check_num_keypoints, listed, require_known_classes
 from mrcnn_zoo.data.loading.proposals import build_proposal_mapper
 from mrcnn_zoo.data.records import Dataset
@@ -51,14 +51,14 @@ def prepare_evaluation(cfg: CfgNode, class_names: Sequence[str] = (), *, model: 
 
 
 def load_test_datasets(cfg: CfgNode) -> list[Dataset]:
-    """Load all datasets of DATASETS.TEST.
+    """Load all datasets of DATASETS.TEST, with DATASETS.FOLDS their held-out images.
 
     Raises:
         UserError: there are none, or one cannot be loaded.
     """
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty: name the dataset to evaluate on, e.g. DATASETS.TEST digits_val.")
-    return [load_dataset(cfg, name) for name in cfg.DATASETS.TEST]
+    return load_test(cfg)
 
 
 def check_classes(

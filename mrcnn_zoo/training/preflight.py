@@ -129,6 +129,7 @@ def plan_stages(cfg: CfgNode, *, resume: bool, eval_only: bool, overwrite: bool)
     if resume:
         _check_schedule(output_dir, cfg.SOLVER.TRAINING_SCHEDULE)
     stages = build_stages(cfg)
+    data.check_common_split({stage.name: stage.cfg for stage in stages})
     if not eval_only:
         _check_training_folders(output_dir, stages, resume=resume, overwrite=overwrite)
     for stage in stages:
@@ -154,8 +155,10 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
     weights = read_weights(cfg.MODEL.WEIGHTS) if state is None and cfg.MODEL.WEIGHTS else None
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty: name the datasets to train on, e.g. DATASETS.TRAIN digits_train.")
-    train_datasets = unite_classes([data.load_dataset(cfg, name) for name in cfg.DATASETS.TRAIN])
-    test_datasets = [data.load_dataset(cfg, name) for name in cfg.DATASETS.TEST]
+    # A resumed run keeps its seed, and thereby the images of DATASETS.FRACTION.
+    seed = state["seed"] if state is not None and cfg.SEED >= 0 else None
+    loaded, test_datasets = data.load_train_and_test(cfg, seed=seed)
+    train_datasets = unite_classes(loaded)
     has_classes = cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK
     if state is not None and has_classes:
         train_datasets = in_classes_of_checkpoint(

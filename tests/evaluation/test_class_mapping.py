@@ -66,7 +66,7 @@ def dataset(square, dataset_of, monkeypatch) -> Dataset:
         (square(0, 0, 20, 0),),
         (square(10, 10, 20, 0), square(60, 60, 20, 1)),
     )
-    monkeypatch.setattr("mrcnn_zoo.evaluation.preflight.load_dataset", lambda _, name: replace(dataset, name=name))
+    monkeypatch.setattr("mrcnn_zoo.data.run_datasets.load_dataset", lambda _, name: replace(dataset, name=name))
     return dataset
 
 
@@ -157,7 +157,7 @@ def test_another_number_of_keypoints_is_refused(dataset) -> None:
     named = replace(dataset, keypoint_names=("nose", "tail"))
     cfg = config(5, **{"MODEL.KEYPOINT_ON": True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 3})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mrcnn_zoo.evaluation.preflight.load_dataset", lambda *_: named)
+        patch.setattr("mrcnn_zoo.data.run_datasets.load_dataset", lambda *_: named)
         with pytest.raises(UserError, match=r"NUM_KEYPOINTS = 3, but dataset 'squares' has 2"):
             evaluate_datasets(NamedOracle(dataset, SUPERSET), cfg, class_names=SUPERSET)
 

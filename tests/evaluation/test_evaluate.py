@@ -114,7 +114,7 @@ def load_by_name(monkeypatch, three_images) -> None:
     def load(cfg: CfgNode, name: str) -> Dataset:  # noqa: ARG001
         return replace(three_images, name=name)
 
-    monkeypatch.setattr("mrcnn_zoo.evaluation.preflight.load_dataset", load)
+    monkeypatch.setattr("mrcnn_zoo.data.run_datasets.load_dataset", load)
     return load
 
 

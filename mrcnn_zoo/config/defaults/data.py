@@ -2,6 +2,7 @@
 
 from mrcnn_zoo.config.keys import (
     AT_LEAST_ONE,
+    MINUS_ONE_OR_MORE,
     NOT_EMPTY,
     NOT_NEGATIVE,
     PAIR,
@@ -194,6 +195,40 @@ NEW_KEYS = (
         1.0,
         "Share of the training images, above 0 and up to 1, in the subset that RandomSubsetTrainingSampler draws once.",
         range=SHARE_ABOVE_ZERO,
+    ),
+    Key(
+        "DATASETS.FRACTION",
+        1.0,
+        "Share of the training images that is used, stratified by classes; with DATASETS.GROUP of whole groups. The "
+        "images of a smaller share are among those of a larger one.",
+        range=SHARE_ABOVE_ZERO,
+    ),
+    Key(
+        "DATASETS.FRACTION_SEED",
+        -1,
+        "Seed of the choice of DATASETS.FRACTION; -1 takes SEED (0 where that is -1), so that runs with other seeds "
+        "have other images.",
+        range=MINUS_ONE_OR_MORE,
+    ),
+    Key(
+        "DATASETS.FOLDS",
+        0,
+        "Number of folds of a cross-validation, stratified by classes: the images of fold DATASETS.FOLD are the test "
+        "set, the others are trained on. DATASETS.TEST is then DATASETS.TRAIN or empty. 0: no folds.",
+        range=Range(low=2, also=(0,)),
+    ),
+    Key(
+        "DATASETS.FOLD",
+        0,
+        "Number of the fold, from 0, that is held out as the test set.",
+        range=NOT_NEGATIVE,
+    ),
+    Key(
+        "DATASETS.GROUP",
+        "",
+        "Regular expression that is searched in the name of each image file, relative to the folder of the dataset; "
+        "its first group names a group of images (a patient, a slide), which DATASETS.FOLDS and FRACTION do not "
+        "divide. Empty: each image file for itself.",
     ),
     Key(
         "DATASETS.DEFINITIONS",

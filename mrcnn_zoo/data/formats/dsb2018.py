@@ -1,6 +1,5 @@
 """Nuclei of the 2018 Data Science Bowl: one folder per image, one PNG mask per object."""
 
-import hashlib
 import logging
 import os
 from collections import defaultdict
@@ -22,6 +21,7 @@ from mrcnn_zoo.data.images.pixels import stretch
 from mrcnn_zoo.data.images.reading import FileImage, open_image, read_bitmap
 from mrcnn_zoo.data.paths import cache_key, find_folder, read_cache, write_cache
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
+from mrcnn_zoo.data.splits import digest
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.registries import DATASET_FORMATS
@@ -325,9 +325,5 @@ def choose_validation(strata: Mapping[str, str], fraction: float, *, seed: int =
         counts[stratum] += 1
     chosen: set[str] = set()
     for stratum, names in members.items():
-        chosen.update(sorted(names, key=lambda name: _digest(name, seed))[: counts[stratum]])
+        chosen.update(sorted(names, key=lambda name: digest(name, seed))[: counts[stratum]])
     return chosen
-
-
-def _digest(name: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()

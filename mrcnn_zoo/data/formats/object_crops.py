@@ -104,19 +104,22 @@ def window_of_box(box: Sequence[float], image_size: ImageSize, *, context: float
 
 
 @DATASET_FORMATS.register("object_crops")
-def build_object_crops(cfg: CfgNode, name: str, definition: Mapping[str, Any]) -> Dataset:
+def build_object_crops(
+    cfg: CfgNode, name: str, definition: Mapping[str, Any], *, source: Dataset | None = None
+) -> Dataset:
     """Crops of the objects of another dataset; its classes stay.
 
     Fields: DATASET, its name; SIZE, side of the crops in pixels; CONTEXT, share of an object's longer side that is
     added on each side; MIN_SIZE, of an object's longer side in pixels; MAX_PER_CLASS crops, 0 for all; NUM_BACKGROUND,
     crops without object, -1 for the mean number per class; MAX_OVERLAP of these with an object; SEED.
+    `source`: the part of DATASET to crop, see `data/run_datasets.py`.
     """
     fields = read_fields(name, definition, required=("DATASET",), optional=OPTIONAL_FIELDS)
     where = f"DATASETS.DEFINITIONS.{name}.DATASET = {fields['DATASET']!r}"
-    source = cfg.DATASETS.DEFINITIONS.get(fields["DATASET"])
-    if fields["DATASET"] == name or (isinstance(source, Mapping) and source.get("FORMAT") == "object_crops"):
+    other = cfg.DATASETS.DEFINITIONS.get(fields["DATASET"])
+    if fields["DATASET"] == name or (isinstance(other, Mapping) and other.get("FORMAT") == "object_crops"):
         raise UserError(f"{where} holds crops; name a detection dataset, e.g. digits_train.")
-    dataset = load_dataset(cfg, fields["DATASET"])
+    dataset = load_dataset(cfg, fields["DATASET"]) if source is None else source
     if not any(not item.is_crowd for record in dataset.records for item in record.instances):
         raise UserError(f"{where} has no objects to crop. Name a dataset with annotations.")
     return crop_objects(

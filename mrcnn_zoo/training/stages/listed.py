@@ -12,6 +12,7 @@ from torch import nn
 from mrcnn_zoo import data
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.config.defaults import KEYS_BY_NAME
+from mrcnn_zoo.config.folds import problem_of_test_set
 from mrcnn_zoo.config.keys import COMMAND_LINE
 from mrcnn_zoo.config.stage_list import (
     RUN_KEYS,
@@ -139,7 +140,11 @@ class _Dumper(yaml.SafeDumper):
 def _config_of_stage(cfg: CfgNode, stage: ListedStage, *, source: str) -> CfgNode:
     settings: dict[str, Any] = {} if stage.train is None else {"SOLVER.TRAIN": list(stage.train)}
     settings |= GENERATOR if stage.proposals else {}
-    return changed_config(cfg, {**settings, **stage.overrides}, source=f"stage {stage.name!r} of {source}")
+    origin = f"stage {stage.name!r} of {source}"
+    own = changed_config(cfg, {**settings, **stage.overrides}, source=origin)
+    if problem_of_test_set(own):  # of other training datasets than the run
+        own = changed_config(own, {"DATASETS.TEST": list(own.DATASETS.TRAIN)}, source=origin)
+    return own
 
 
 def log_stage_list(cfg: CfgNode, stages: Sequence[Stage]) -> None:
