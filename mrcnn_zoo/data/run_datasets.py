@@ -57,10 +57,14 @@ def load_test(cfg: CfgNode) -> list[Dataset]:
     Args:
         cfg: DATASETS.
     """
-    divided = {source_of(cfg, name) for name in cfg.DATASETS.TRAIN} if cfg.DATASETS.FOLDS else set()
-    if divided.isdisjoint(source_of(cfg, name) for name in cfg.DATASETS.TEST):
+    if not (cfg.DATASETS.FOLDS and _tests_training_images(cfg)):
         return [load_dataset(cfg, name) for name in cfg.DATASETS.TEST]
     return _load_parts(cfg, cfg.DATASETS.TEST, _split_sources(cfg, cfg.SEED).held_out)
+
+
+def _tests_training_images(cfg: CfgNode) -> bool:
+    divided = {source_of(cfg, name) for name in cfg.DATASETS.TRAIN}
+    return any(source_of(cfg, name) in divided for name in cfg.DATASETS.TEST)
 
 
 def is_split(cfg: CfgNode) -> bool:
@@ -131,7 +135,7 @@ def _without_fold(cfg: CfgNode, units: Sequence[Unit], names: Sequence[str]) -> 
     folds = cfg.DATASETS.FOLDS
     if len(units) < folds:
         unit, plural = ("group", "groups") if cfg.DATASETS.GROUP else ("image", "images")
-        pattern = f" (DATASETS.GROUP = {cfg.DATASETS.GROUP!r})" if cfg.DATASETS.GROUP else ""
+        pattern = f" of the pattern {cfg.DATASETS.GROUP!r} (DATASETS.GROUP)" if cfg.DATASETS.GROUP else ""
         raise UserError(
             f"DATASETS.FOLDS = {folds}, but {', '.join(names)} (DATASETS.TRAIN) has only "
             f"{counted(len(units), unit, plural)}{pattern}, and each fold needs one. Set DATASETS.FOLDS to at most "

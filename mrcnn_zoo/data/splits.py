@@ -92,9 +92,9 @@ def _group_of(name: str, pattern: re.Pattern[str], dataset: str) -> str:
     if found is None or not found[1]:
         problem = "does not match" if found is None else "has an empty first group in"
         raise UserError(
-            f"DATASETS.GROUP = {pattern.pattern!r}: the image {name!r} of dataset {dataset!r} {problem} it, so its "
-            "group is unknown. Write a regular expression that matches the name of each image, with the group's name in"
-            " its first parentheses, e.g. '^([^_/]+)' for the text before the first underscore."
+            f"the image {name!r} of dataset {dataset!r} {problem} the pattern {pattern.pattern!r} (DATASETS.GROUP), so "
+            "its group is unknown. Write a regular expression that matches the name of each image, with the group's "
+            "name in its first parentheses, e.g. '^([^_/]+)' for the text before the first underscore."
         )
     return found[1]
 
@@ -114,7 +114,8 @@ def assign_parts(units: Sequence[Unit], shares: Sequence[float], *, seed: int = 
     """Number of the part of each unit, so that each part has its share of the images of each label.
 
     Greedy, rarest label first and larger units first: a unit goes to the part where it leaves the lowest sum of squared
-    errors of the counts per label, divided by the part's target and the label's total. Where units are single images, the sizes of the parts are exact.
+    errors of the counts per label, divided by the part's target and the label's total. Where units are single images,
+    the sizes of the parts are exact.
     Source: after Sechidis et al. 2011 (On the Stratification of Multi-label Data), with groups as in scikit-learn's
     StratifiedGroupKFold.
 
