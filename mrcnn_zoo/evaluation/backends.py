@@ -134,7 +134,7 @@ def curves_by_hotcoco(
 ) -> Curves:
     """The numbers of pycocotools, computed in Rust; see `Backend`."""
     hotcoco = _import_backend("hotcoco")
-    sets = _with_positive_ids(ground_truth, detections)
+    sets = with_positive_ids(ground_truth, detections)
     evaluation = hotcoco.COCOeval(*(hotcoco.COCO(content) for content in sets), task)
     return _measure(evaluation, _category_ids(sets[0]), limits, sigmas)
 
@@ -150,7 +150,7 @@ def curves_by_faster_coco_eval(
 ) -> Curves:
     """The numbers of pycocotools, computed in C++; see `Backend`."""
     faster = _import_backend("faster_coco_eval")
-    sets = _with_positive_ids(ground_truth, detections)
+    sets = with_positive_ids(ground_truth, detections)
     evaluation = faster.COCOeval_faster(*map(faster.COCO, sets), task, print_function=_discard)
     return _measure(evaluation, _category_ids(sets[0]), limits, sigmas)
 
@@ -177,10 +177,14 @@ def _category_ids(ground_truth: dict[str, Any]) -> list[int]:
     return sorted(category["id"] for category in ground_truth["categories"])
 
 
-def _with_positive_ids(ground_truth: dict[str, Any], detections: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+def with_positive_ids(ground_truth: dict[str, Any], detections: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Renumber images and categories from 1, in the order of their ids, if an id is negative.
 
     Libraries other than pycocotools refuse negative ids; the order of ids decides ties.
+
+    Args:
+        ground_truth: a COCO dataset.
+        detections: a COCO dataset of the same images and categories.
     """
     orders = {name: sorted(item["id"] for item in ground_truth[name]) for name in ("images", "categories")}
     if all(not ids or ids[0] >= 0 for ids in orders.values()):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ class CocoEvaluator:
         logger.info("%s: results in %%\n%s", self._dataset.name, summary_table(results, previous=self._previous))
         categories = category_table(results) + footnote(results)
         logger.info("%s: AP of each category\n%s", self._dataset.name, categories)
-        others, texts = measure(self._metrics, evaluated, folder)
+        others, texts = measure(self._metrics, replace(evaluated, curves=curves), folder)
         if folder is not None:
             page = [markdown_report(self._dataset.name, results).rstrip(), *texts]
             write_json(folder / "results.json", nan_as_null(results | others), indent=2)

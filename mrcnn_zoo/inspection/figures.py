@@ -1,15 +1,22 @@
-"""Figures of one row of plots, drawn without a display, as PNG files or bytes."""
+"""Figures, drawn without a display, as PNG files or bytes; the matrix of confused classes."""
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mrcnn_zoo.output_files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+MAX_CLASS_CURVES = 12  # above it, curves and counts of single classes are not drawn
+MAX_LABELED_CLASSES = 100
 
 
 def new_figure(*, columns: int, side: float = 4.5) -> "Figure":
@@ -64,3 +71,33 @@ def _write_png(figure: "Figure", file: BinaryIO) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a class name; it is drawn as a box
         figure.savefig(file, format="png", dpi=110)
+
+
+def confusion_figure(
+    matrix: NDArray[np.int64], class_names: Sequence[str], *, background: str = "background"
+) -> "Figure":
+    """A confusion matrix, each row divided by its sum; classes that do not occur are omitted.
+
+    Args:
+        matrix: (K + 1, K + 1) counts, true classes by row.
+        class_names: (K,) by class index.
+        background: name of the last row and column.
+    """
+    names = np.array([*class_names, background])
+    occurs = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
+    occurs[-1] = True
+    matrix, names = matrix[np.ix_(occurs, occurs)], names[occurs]
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    figure = new_figure(columns=1, side=min(16.0, 4.5 + 0.28 * len(names)))
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(names) <= MAX_CLASS_CURVES:
+        for row, column in np.argwhere(matrix > 0):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=9)
+    if len(names) <= MAX_LABELED_CLASSES:
+        size = 10 if len(names) <= MAX_CLASS_CURVES else 8
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set(title="confusion matrix", xlabel="predicted class", ylabel="true class")
+    return figure

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, RECALL_THRESHOLDS
 from mrcnn_zoo.evaluation.proposal_comparison import CURVE_NUMBERS, NUMBERS, THRESHOLDS, SourceRecall
-from mrcnn_zoo.inspection.figures import finish, new_figure, save_figure
+from mrcnn_zoo.inspection.figures import MAX_CLASS_CURVES, confusion_figure, finish, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +25,6 @@ CURVES_OF_TASK = {  # metrics of each task that are plotted over the iterations
     "box_proposals": ("AR@100", "AR@1000"),
     "classification": ("top1", "mean_accuracy"),
 }
-MAX_CLASS_CURVES = 12  # above it, curves and counts of single classes are not drawn
-MAX_LABELED_CLASSES = 100
 LINE_STYLES = ("-", "--", "-.", ":")  # distinguish lines without colours
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LEGEND_ROOM = 0.22  # inches per row of a legend below the plots
@@ -111,24 +109,7 @@ def save_confusion_matrix(
         path: of the PNG.
         background: name of the last row and column.
     """
-    names = np.array([*class_names, background])
-    occurs = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
-    occurs[-1] = True
-    matrix, names = matrix[np.ix_(occurs, occurs)], names[occurs]
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    figure = new_figure(columns=1, side=min(16.0, 4.5 + 0.28 * len(names)))
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(names) <= MAX_CLASS_CURVES:
-        for row, column in np.argwhere(matrix > 0):
-            color = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=9)
-    if len(names) <= MAX_LABELED_CLASSES:
-        size = 10 if len(names) <= MAX_CLASS_CURVES else 8
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
-        axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.set(title="confusion matrix", xlabel="predicted class", ylabel="true class")
-    return save_figure(figure, path)
+    return save_figure(confusion_figure(matrix, class_names, background=background), path)
 
 
 def save_proposal_recall(results: Sequence[SourceRecall], path: str | Path, *, title: str) -> Path:

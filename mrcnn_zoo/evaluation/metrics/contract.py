@@ -3,7 +3,7 @@
 import importlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.backends import detection_set
+from mrcnn_zoo.evaluation.backends import Curves, detection_set, with_positive_ids
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, ground_truth_of_task
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.output_files import write_atomically
@@ -35,6 +35,7 @@ class Evaluated:
         tasks: evaluated ones of "bbox", "segm" and "keypoints".
         dataset_name: for messages and headings.
         max_detections: maximum number per image, in descending order of score.
+        curves: precision and recall by task, as COCO's AP was computed from.
     """
 
     ground_truth: dict[str, Any]
@@ -42,6 +43,7 @@ class Evaluated:
     tasks: tuple[str, ...]
     dataset_name: str
     max_detections: int = 100
+    curves: Mapping[str, Curves] = field(default_factory=dict)
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -73,6 +75,13 @@ class Evaluated:
             task: one of `tasks`.
         """
         return detection_set(self.rows, self.ground_truth, task)
+
+    def without_mask_scores(self) -> "Evaluated":
+        """The same detections, with masks ranked by the score of the detection."""
+        if not any("mask_score" in row for row in self.rows):
+            return self
+        rows = [{name: value for name, value in row.items() if name != "mask_score"} for row in self.rows]
+        return replace(self, rows=rows)
 
 
 @dataclass(frozen=True)
@@ -180,3 +189,22 @@ def import_library(module: str, *, metric: str) -> ModuleType:
             f"EVAL.METRICS has {metric!r}, which needs {module.replace('_', '-')}; it is not installed ({error}). "
             f"Install it with `{EXTRA}`, or leave out {metric!r}."
         ) from error
+
+
+def evaluated_by_hotcoco(evaluated: Evaluated, task: str, *, metric: str) -> Any:
+    """hotcoco's `COCOeval` after `evaluate()`.
+
+    Args:
+        evaluated: ground truth and detections.
+        task: one of its tasks.
+        metric: that needs it, for the message.
+
+    Raises:
+        UserError: hotcoco is not installed.
+    """
+    hotcoco = import_library("hotcoco", metric=metric)
+    sets = with_positive_ids(evaluated.ground_truth_of(task), evaluated.detections_of(task))
+    evaluation = hotcoco.COCOeval(*(hotcoco.COCO(content) for content in sets), task)
+    evaluation.params.maxDets = [evaluated.max_detections]
+    evaluation.evaluate()
+    return evaluation
