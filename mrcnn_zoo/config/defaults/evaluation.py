@@ -121,8 +121,15 @@ NEW_KEYS = (
     Key(
         "EVAL.SCORE_THRESHOLD",
         0.5,
-        "Minimum score of a detection in the metric cells of EVAL.METRICS, which does not rank detections.",
+        "Minimum score of a detection in the metrics cells and confusion of EVAL.METRICS, which do not rank detections.",
         range=SHARE,
+    ),
+    Key(
+        "EVAL.IMAGE_GROUPS",
+        "",
+        "Groups of images for the metric `groups` of EVAL.METRICS: a regular expression on the file name, whose first "
+        "group in parentheses, or else the whole match, names the group; or a JSON file {image: group} or a CSV file "
+        "with the columns image and group.",
     ),
     Key(
         "EVAL.BACKEND",

@@ -42,7 +42,8 @@ class Calibration:
         """
         task = evaluated.mask_task
         if not evaluated.rows:
-            return MetricReport({f"calibration_{task}": {"ECE": math.nan, "MCE": math.nan}})
+            no_results = {f"calibration_{task}": {"ECE": math.nan, "MCE": math.nan}}
+            return MetricReport(no_results, f"## Calibration of the scores ({task})\n\nThere are no detections.")
         found = evaluated_by_hotcoco(evaluated, task, metric="calibration").calibration(
             n_bins=self._num_bins, iou_threshold=self._iou_threshold
         )
@@ -93,6 +94,7 @@ def _diagram(found: dict[str, Any], *, title: str) -> bytes:
     finish(shares, title=title, y_label="share of right detections", x_label="")
     counts.bar(middles, [row["count"] for row in bins], width=width, color="#999999", edgecolor="white")
     counts.set_yscale("log")
+    counts.minorticks_off()
     finish(counts, title="", y_label="detections", x_label="score")
     return png_of(figure)
 

@@ -88,6 +88,6 @@ def _list_of_confusions(matrix: NDArray[np.int64], names: tuple[str, ...]) -> st
 
 @METRICS.register("confusion")
 def build_confusion_matrix(cfg: CfgNode) -> ConfusionMatrix:
-    """Confusion matrix of true and detected classes, with background; scores from VIS.SCORE_THRESH."""
+    """Confusion matrix of true and detected classes, with background; scores from EVAL.SCORE_THRESHOLD."""
     import_library("hotcoco", metric="confusion")
-    return ConfusionMatrix(score_threshold=cfg.VIS.SCORE_THRESH)
+    return ConfusionMatrix(score_threshold=cfg.EVAL.SCORE_THRESHOLD)

@@ -20,9 +20,9 @@ ERRORS = {
     "Both": "another class and too low an IoU",
     "Dupe": "of an object that a higher score has found",
     "Bkg": "on no object",
-    "Miss": "object without a detection or another error",
-    "FP": "all false detections",
-    "FN": "all objects that are not found",
+    "Miss": "(object) not found, and without a Cls or Loc error",
+    "FP": "false, of any type",
+    "FN": "(object) not found at all",
 }
 
 
