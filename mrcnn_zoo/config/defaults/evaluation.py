@@ -121,7 +121,7 @@ NEW_KEYS = (
     Key(
         "EVAL.SCORE_THRESHOLD",
         0.5,
-        "Minimum score of a detection in the metrics cells and confusion of EVAL.METRICS, which do not rank detections.",
+        "Minimum score of a detection in the metrics cells and confusion of EVAL.METRICS, which rank no detections.",
         range=SHARE,
     ),
     Key(
