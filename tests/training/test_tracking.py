@@ -327,12 +327,12 @@ class BrokenRun:
         raise ConnectionResetError("the service has gone")
 
 
-def test_failing_tracker_is_warned_of_once_and_no_longer_used(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_tracker_is_warned_of_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     broken = BrokenRun()
     writer = WandbWriter(broken)
     for iteration in range(3):
         writer.write(iteration, {"lr": 0.5})
         writer.write_results(iteration, {"bbox": {"AP": 1.0}})
     writer.close()
-    assert broken.calls == 1
-    assert caplog.text.count("ConnectionResetError: the service has gone. The training goes on without it") == 1
+    assert broken.calls == 9  # scalars, results and tables of each iteration
+    assert caplog.text.count("ConnectionResetError: the service has gone. The training goes on") == 1

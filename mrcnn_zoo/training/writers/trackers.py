@@ -87,7 +87,7 @@ def build_tensorboard_writer(cfg: CfgNode, place: RunPlace) -> MetricWriter:  # 
 
 
 class WandbWriter(MetricWriter):
-    """Writes to one W&B run. What W&B cannot take is logged once and ends the writing, not the training.
+    """Writes to one W&B run. A failure of W&B is logged once, and the training goes on.
 
     The stages of a run are one W&B run, one after the other; "stage" is the number of the stage, and an artifact has
     its name as an alias.
@@ -103,6 +103,7 @@ class WandbWriter(MetricWriter):
         self._logs_checkpoint = logs_checkpoint
         self._stage = stage
         self._is_open = True
+        self._has_failed = False
         self._signal_number = 0
         self._attempt(self._define_axis)
 
@@ -124,7 +125,8 @@ class WandbWriter(MetricWriter):
             self._attempt(lambda: self._log(iteration, {name: _image_of(each) for name, each in layered.items()}))
 
     def write_results(self, iteration: int, results: Results) -> None:
-        self._attempt(lambda: self._log(iteration, {**measured(results), **_tables_of(results)}))
+        self.write(iteration, measured(results))
+        self._attempt(lambda: self._log(iteration, _tables_of(results)))  # apart: tables need the network
 
     def write_checkpoint(
         self, path: Path, *, iteration: int, roles: Sequence[str], metrics: Mapping[str, float]
@@ -137,26 +139,26 @@ class WandbWriter(MetricWriter):
 
     def close(self, *, failed: bool = False) -> None:
         is_over = failed or self._signal_number > 0 or self._stage is None or self._stage.is_last
-        if is_over:
+        if is_over and self._is_open:
+            self._is_open = False
             self._attempt(lambda: end_run(self._run, failed=failed, signal_number=self._signal_number))
             self._attempt(self._log_sync_command)
-            self._is_open = False
 
     def _attempt(self, action: Callable[[], object]) -> None:
-        if not self._is_open:
-            return
+        """Call W&B; the first failure is logged, and later calls are tried again: a network may come back."""
         try:
             action()
         # Any kind: W&B documents none, and a tracker that fails must not end a training.
         except Exception as error:
-            self._is_open = False
-            logger.warning(
-                "W&B failed with %s: %s. The training goes on without it; what it has recorded is in %s, and "
-                "`wandb sync` with that folder sends it.",
-                type(error).__name__,
-                error,
-                self._run.settings.sync_dir,
-            )
+            if not self._has_failed:
+                logger.warning(
+                    "W&B failed with %s: %s. The training goes on, and W&B may lack a part of it. What is recorded is "
+                    "in %s; `wandb sync` with that folder sends it.",
+                    type(error).__name__,
+                    error,
+                    self._run.settings.sync_dir,
+                )
+            self._has_failed = True
 
     def _define_axis(self) -> None:
         # W&B's own step may only grow; with this axis resumed runs and late evaluations write at their iteration.

@@ -1,6 +1,7 @@
 """Starts, continues and ends the W&B run of a training."""
 
 import logging
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ RUN_ID_FILE = "wandb_run_id.txt"
 INIT_TIMEOUT = 60.0  # seconds that the start waits for the server
 LOGIN_TIMEOUT = 60.0  # seconds that a prompt on a terminal waits for an answer
 FAILED = 1  # exit code
+REFUSED_KEY = re.compile(r"user is not logged in|unauthorized|\b401\b", re.IGNORECASE)  # of errors with a key given
 SIGNAL_EXIT = 128  # plus the number of the signal, as shells count
 
 logger = logging.getLogger(__name__)
@@ -109,13 +111,13 @@ def _continued_run(cfg: CfgNode, place: RunPlace, folder: Path, *, config: Mappi
     }
     try:
         return wandb.init(**settings)
-    except wandb.errors.AuthenticationError as error:
+    except (wandb.Error, OSError) as error:  # no account, no network, no answer to a prompt, or a wrong key
+        if not (isinstance(error, wandb.errors.AuthenticationError) or REFUSED_KEY.search(str(error))):
+            return _offline_run({**settings, "mode": "offline"}, reason=_first_line(error))
         raise UserError(
             f"W&B refuses the API key: {_first_line(error)}. Correct WANDB_API_KEY or log in again with "
             "`wandb login --relogin`; WANDB.MODE offline needs no key."
         ) from error
-    except (wandb.Error, OSError) as error:  # no account, no network, no answer to a prompt
-        return _offline_run({**settings, "mode": "offline"}, reason=_first_line(error))
 
 
 def _offline_run(settings: Mapping[str, Any], *, reason: str) -> Any:
