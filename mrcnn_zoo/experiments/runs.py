@@ -117,7 +117,7 @@ def expand(sweep: Sweep, *, overrides: Sequence[Any] = ()) -> list[RunSpec]:
     for key in run_keys(sweep):
         variant = sweep.variant(key.variant)
         base = variant.base or sweep.base
-        own = (*variant.overrides, *_settings_of(sweep, key))
+        own = (*variant.overrides, *_settings_of(sweep, key, [*bases[base], *variant.overrides]))
         try:
             cfg = config_from_assignments([*bases[base], *own])
         except UserError as error:
@@ -157,15 +157,16 @@ def _fractions(sweep: Sweep, variant: Variant) -> Sequence[float]:
     return (variant.fraction,) if variant.fraction is not None else sweep.data_fractions or (1.0,)
 
 
-def _settings_of(sweep: Sweep, key: RunKey) -> list[Assignment]:
-    """The keys that make a config that of one run."""
+def _settings_of(sweep: Sweep, key: RunKey, given: Sequence[Assignment]) -> list[Assignment]:
+    """The keys that make a config that of one run; those of W&B where no `given` one sets them."""
     settings: dict[str, Any] = {"OUTPUT_DIR": str(sweep.output_dir / key.path), "SEED": key.seed}
     if key.fraction != 1:
         settings["DATASETS.FRACTION"] = key.fraction
     if key.fold is not None:
         settings |= {"DATASETS.FOLDS": sweep.folds, "DATASETS.FOLD": key.fold, "DATASETS.GROUP": sweep.group}
-    if "WANDB.GROUP" in KEYS_BY_NAME:
-        settings["WANDB.GROUP"] = sweep.name
+    tracking = {"WANDB.GROUP": sweep.name, "WANDB.NAME": str(key), "WANDB.JOB_TYPE": "sweep"}
+    is_set = {item.name for item in given if item.value}
+    settings |= {name: value for name, value in tracking.items() if name not in is_set}
     return [Assignment((name,), value, Origin(sweep.file.name)) for name, value in settings.items()]
 
 

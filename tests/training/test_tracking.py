@@ -16,6 +16,8 @@ from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.data.records import ImageRecord
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.experiments.runs import expand
+from mrcnn_zoo.experiments.sweep_file import read_sweep
 from mrcnn_zoo.inspection.pictures import PredictionPicture, record_targets
 from mrcnn_zoo.structures import BoxedBitmaps, Detections
 from mrcnn_zoo.training import run
@@ -282,6 +284,22 @@ def test_writer_without_layers_gets_the_drawn_picture() -> None:
     writer = Images()
     writer.write_predictions(9, {"val/1": PredictionPicture(Path("1.png"), record, detections([]), ["cat"], ["cat"])})
     assert writer.written == (9, {"val/1": Path("1.png")})
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_a_sweep_are_a_group_unless_the_config_names_another(tmp_path: Path) -> None:
+    path = tmp_path / "layers.yaml"
+    path.write_text(
+        f"BASE: {TINY_YAML}\nSEEDS: [4]\nREFERENCE: a\n"
+        "VARIANTS: {a: {LOG_PERIOD: 2}, b: {LOG_PERIOD: 3, WANDB.GROUP: mine, WANDB.JOB_TYPE: ''}}\n"
+    )
+    found = {
+        spec.key.variant: (spec.cfg.WANDB.GROUP, spec.cfg.WANDB.NAME, spec.cfg.WANDB.JOB_TYPE)
+        for spec in expand(read_sweep(path))
+    }
+    assert found == {"a": ("layers", "a/seed_4", "sweep"), "b": ("mine", "b/seed_4", "sweep")}
 
 
 # --- without account, with a wrong key, and failures ------------------------------------------------------------------
