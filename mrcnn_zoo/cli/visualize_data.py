@@ -51,10 +51,10 @@ def _folder(arguments: argparse.Namespace, cfg: CfgNode) -> Path:
 
 def _draw_images(cfg: CfgNode, folder: Path, arguments: argparse.Namespace) -> list[Path]:
     _require_names([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    training, tested = data.load_train_and_test(cfg)
+    loaded = data.load_train_and_test(cfg)
     held_out = "_held_out" if cfg.DATASETS.FOLDS else ""
-    datasets = {folder / folder_name(dataset.name): dataset for dataset in training}
-    for dataset in tested:
+    datasets = {folder / folder_name(dataset.name): dataset for dataset in loaded.train}
+    for dataset in loaded.test:
         is_part = dataset.name in cfg.DATASETS.TRAIN
         datasets.setdefault(folder / f"{folder_name(dataset.name)}{held_out if is_part else ''}", dataset)
     for place, dataset in datasets.items():

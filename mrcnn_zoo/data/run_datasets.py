@@ -6,7 +6,7 @@ held-out image is trained on.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from mrcnn_zoo.config import CfgNode
@@ -23,8 +23,23 @@ logger = logging.getLogger(__name__)
 Parts = Mapping[str, Dataset]  # name of a dataset of image files -> a part of it
 
 
-def load_train_and_test(cfg: CfgNode, *, seed: int | None = None) -> tuple[list[Dataset], list[Dataset]]:
-    """The datasets of DATASETS.TRAIN and TEST, one per name, restricted to FRACTION and FOLDS.
+@dataclass(frozen=True)
+class RunDatasets:
+    """The datasets of a run.
+
+    Args:
+        train: one per name of DATASETS.TRAIN.
+        test: one per name of DATASETS.TEST.
+        groups: group of each held-out image by its id, by name of the dataset; empty without DATASETS.GROUP.
+    """
+
+    train: Sequence[Dataset]
+    test: Sequence[Dataset]
+    groups: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+
+
+def load_train_and_test(cfg: CfgNode, *, seed: int | None = None) -> RunDatasets:
+    """The datasets of DATASETS.TRAIN and TEST, restricted to FRACTION and FOLDS.
 
     Args:
         cfg: DATASETS.
@@ -35,9 +50,13 @@ def load_train_and_test(cfg: CfgNode, *, seed: int | None = None) -> tuple[list[
     """
     if not (is_split(cfg) and cfg.DATASETS.TRAIN):
         train, test = ([load_dataset(cfg, name) for name in cfg.DATASETS[side]] for side in ("TRAIN", "TEST"))
-        return train, test
+        return RunDatasets(train, test)
     split = _split_sources(cfg, cfg.SEED if seed is None else seed)
-    return _load_parts(cfg, cfg.DATASETS.TRAIN, split.training), _load_parts(cfg, cfg.DATASETS.TEST, split.held_out)
+    return RunDatasets(
+        _load_parts(cfg, cfg.DATASETS.TRAIN, split.training),
+        _load_parts(cfg, cfg.DATASETS.TEST, split.held_out),
+        split.groups,
+    )
 
 
 def load_train(cfg: CfgNode) -> list[Dataset]:
@@ -111,6 +130,7 @@ def check_common_split(configs: Mapping[str, CfgNode]) -> None:
 class _Split:
     training: Parts
     held_out: Parts  # empty without folds
+    groups: Mapping[str, Mapping[int, str]]  # of held-out images
 
 
 def _split_sources(cfg: CfgNode, seed: int) -> _Split:
@@ -127,7 +147,17 @@ def _split_sources(cfg: CfgNode, seed: int) -> _Split:
     for name, part in (*parts[0].items(), *(parts[1] if held_out else {}).items()):
         if not len(part):
             raise UserError(_empty_part(cfg, name, is_training=part is parts[0].get(name)))
-    return _Split(parts[0], parts[1] if held_out else {})
+    groups = _groups_of(sources, held_out) if cfg.DATASETS.GROUP else {}
+    return _Split(parts[0], parts[1] if held_out else {}, groups)
+
+
+def _groups_of(sources: Sequence[Dataset], units: Sequence[Unit]) -> dict[str, dict[int, str]]:
+    owners = [(source.name, record.image_id) for source in sources for record in source.records]
+    groups: dict[str, dict[int, str]] = {}
+    for unit in units:
+        for name, image_id in (owners[row] for row in unit.rows):
+            groups.setdefault(name, {})[image_id] = unit.key
+    return groups
 
 
 def _without_fold(cfg: CfgNode, units: Sequence[Unit], names: Sequence[str]) -> tuple[list[Unit], list[Unit]]:

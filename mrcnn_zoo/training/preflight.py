@@ -7,7 +7,7 @@ architecture, patterns of SOLVER.FREEZE, and weights that do not fit it.
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class RunPlan:
         category_ids: of the training data, by class index.
         weights: to start from, or to evaluate; None for random ones.
         state: of the checkpoint that is resumed; None for a training that starts afresh.
+        groups: see `RunDatasets`.
     """
 
     cfg: CfgNode
@@ -71,6 +72,7 @@ class RunPlan:
     category_ids: tuple[int, ...] = ()
     weights: WeightsFile | None = None
     state: Mapping[str, Any] | None = None
+    groups: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
     @property
     def output_dir(self) -> Path:
@@ -157,8 +159,8 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
         raise UserError("DATASETS.TRAIN is empty: name the datasets to train on, e.g. DATASETS.TRAIN digits_train.")
     # A resumed run keeps its seed, and thereby the images of DATASETS.FRACTION.
     seed = state["seed"] if state is not None and cfg.SEED >= 0 else None
-    loaded, test_datasets = data.load_train_and_test(cfg, seed=seed)
-    train_datasets = unite_classes(loaded)
+    loaded = data.load_train_and_test(cfg, seed=seed)
+    train_datasets, test_datasets = unite_classes(loaded.train), list(loaded.test)
     has_classes = cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK
     if state is not None and has_classes:
         train_datasets = in_classes_of_checkpoint(
@@ -192,6 +194,7 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
         category_ids=tuple(map(int, merged.category_ids)),
         weights=weights,
         state=state,
+        groups=loaded.groups,
     )
 
 

@@ -24,7 +24,7 @@ from mrcnn_zoo.training.preflight import (
     plan_training,
     resume_after_restart,
 )
-from mrcnn_zoo.training.run_context import record_environment
+from mrcnn_zoo.training.run_context import record_datasets, record_environment
 from mrcnn_zoo.training.stages.files import (
     evaluated_config,
     finish_stage,
@@ -186,6 +186,7 @@ def _train_stage(
     if is_main_process():
         write_text(plan.output_dir / "config.yaml", plan.cfg.dump())
         record_environment(plan.output_dir)
+        record_datasets(plan.output_dir, plan.train_datasets, plan.test_datasets, groups=plan.groups)
         logger.info("output folder: %s", plan.output_dir)
     with closing(writers), StopSignals() as signals:
         trainer.train(signals=signals)

@@ -9,7 +9,7 @@ import random
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,10 @@ import torch
 import yaml
 
 import mrcnn_zoo
+from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.output_files import write_json
 
+DATASETS_FILE = "datasets.json"
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pycocotools", "hotcoco", "faster-coco-eval")
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,36 @@ def record_environment(folder: Path) -> None:
     environment = describe_environment()
     (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
     logger.info("%s", " ".join(f"{name} {version}" for name, version in environment["versions"].items()))
+
+
+def record_datasets(
+    folder: Path,
+    train: Sequence[Dataset],
+    test: Sequence[Dataset],
+    *,
+    groups: Mapping[str, Mapping[int, str]],
+) -> None:
+    """Write `datasets.json`: number of images, objects and classes with objects of each dataset.
+
+    Args:
+        folder: of the file.
+        train: as trained on, with DATASETS.FRACTION and FOLDS.
+        test: as evaluated on.
+        groups: group of each held-out image of DATASETS.FOLDS by its id, by dataset; empty without DATASETS.GROUP.
+    """
+    content = {
+        side: {item.name: _counts_of(item) for item in items} for side, items in (("train", train), ("test", test))
+    }
+    write_json(folder / DATASETS_FILE, {**content, "groups": groups} if groups else content, indent=1)
+
+
+def _counts_of(dataset: Dataset) -> dict[str, int]:
+    objects = [item for record in dataset.records for item in record.instances if not item.is_crowd]
+    return {
+        "images": len(dataset),
+        "objects": len(objects),
+        "classes": len({item.class_index for item in objects}),
+    }
 
 
 def describe_environment() -> dict[str, Any]:

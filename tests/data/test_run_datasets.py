@@ -27,7 +27,13 @@ def names_of(dataset: Dataset) -> list[str]:
 
 def folds(*overrides: Any, count: int = 3) -> list[tuple[list[Dataset], list[Dataset]]]:
     cfgs = [config(f"DATASETS.FOLDS={count}", f"DATASETS.FOLD={fold}", *overrides) for fold in range(count)]
-    return [load_train_and_test(cfg) for cfg in cfgs]
+    return [sides(cfg) for cfg in cfgs]
+
+
+def sides(cfg: CfgNode, **options: Any) -> tuple[list[Dataset], list[Dataset]]:
+    """Training and test datasets."""
+    loaded = load_train_and_test(cfg, **options)
+    return list(loaded.train), list(loaded.test)
 
 
 def test_each_image_is_held_out_once_and_never_trained_on_then() -> None:
@@ -55,13 +61,13 @@ def test_crops_are_cut_from_the_part_of_their_side() -> None:
         assert len(crops) > len(training)
     # Crops as the test set of a detector are those of held-out images.
     cfg = config(f"DATASETS.DEFINITIONS={CROPS}", "DATASETS.FOLDS=3", "DATASETS.TRAIN=[shapes_train, crops]")
-    (images, _), (_, tested) = load_train_and_test(changed_config(cfg, {"DATASETS.TEST": ["shapes_train", "crops"]}))
+    (images, _), (_, tested) = sides(changed_config(cfg, {"DATASETS.TEST": ["shapes_train", "crops"]}))
     assert not set(names_of(tested)) & set(names_of(images))
 
 
 def test_fraction_is_taken_of_the_images_outside_of_the_fold() -> None:
     cfg = config("DATASETS.FOLDS=3", "DATASETS.FOLD=1", "DATASETS.FRACTION=0.5", "SEED=1")
-    (training,), (tested,) = load_train_and_test(cfg)
+    (training,), (tested,) = sides(cfg)
     (whole,), (same,) = folds()[1]
     assert (len(training), len(whole)) == (4, 8)
     assert set(names_of(training)) < set(names_of(whole))
@@ -76,7 +82,7 @@ def test_seed_of_the_run_chooses_the_fraction_unless_it_has_its_own() -> None:
     own = "DATASETS.FRACTION_SEED=1"
     assert chosen("SEED=2", own) == chosen("SEED=3", own) == chosen("SEED=1")
     cfg = config("DATASETS.FRACTION=0.3", "SEED=2")
-    assert names_of(load_train_and_test(cfg, seed=1)[0][0]) == chosen("SEED=1")  # of a resumed run
+    assert names_of(sides(cfg, seed=1)[0][0]) == chosen("SEED=1")  # of a resumed run
 
 
 def test_several_training_sets_are_divided_together(write_coco: Callable, annotation: Callable) -> None:
@@ -97,6 +103,14 @@ def test_log_has_both_sides_with_their_groups(caplog: pytest.LogCaptureFixture) 
     assert "images" in line
     assert "1 group); held out " in line  # scenes 0 to 9, and 10 and 11
     assert line.endswith("1 group)")
+
+
+def test_groups_of_held_out_images_are_by_their_ids() -> None:
+    loaded = load_train_and_test(config("DATASETS.FOLDS=2", r"DATASETS.GROUP=^(\d{5})", "DATASETS.FOLD=1"))
+    # Ids are counted from 1, scenes from 0: ids 11 and 12 are the scenes 000010 and 000011.
+    assert loaded.groups == {"shapes_train": {11: "00001", 12: "00001"}}
+    assert [record.image_id for record in loaded.test[0].records] == [11, 12]
+    assert not load_train_and_test(config("DATASETS.FOLDS=2")).groups
 
 
 def test_class_without_training_image_is_a_warning(

@@ -64,6 +64,8 @@ def test_held_out_images_are_evaluated_and_never_trained_on(
     assert len(trained_scenes["images"]) >= 4
     assert len(trained_scenes["crops"]) >= 2
 
+    counts = json.loads((folder / "detector" / "datasets.json").read_text())
+    assert (counts["train"]["shapes_train"]["images"], counts["test"]["shapes_train"]["images"]) == (8, 4)
     assert evaluate(["--weights", str(folder), "--output", str(tmp_path / "again")]) == 0
     assert rows_in(tmp_path / "again") == rows
     alone = tiny_config(*FOLD, f"MODEL.WEIGHTS={folder / 'model_final.pth'}", f"OUTPUT_DIR={tmp_path / 'alone'}")
