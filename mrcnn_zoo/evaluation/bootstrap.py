@@ -23,7 +23,7 @@ from mrcnn_zoo.output_files import write_arrays
 
 IMAGES_PER_PART = 200  # matched at a time: pycocotools keeps several hundred bytes per detection
 THRESHOLD_BITS = 1 << np.arange(len(IOU_THRESHOLDS), dtype=np.uint16)
-FORMAT = 1  # of the file
+FORMAT, ORIGIN = 1, "origin"  # of the files
 
 Counts = NDArray[np.int64]
 
@@ -37,6 +37,7 @@ class ImageMatches:
 
     Args:
         image_ids: (N,) ascending, as in pycocotools.
+        groups: (N,) texts: images of equal groups are drawn together; of images alone, their ids.
         class_names: (K,).
         areas: (A,) names of the size classes, "all" first.
         images: (D,) int32 rows of `image_ids`. Detections are sorted by class, and within by descending score; equal
@@ -51,6 +52,7 @@ class ImageMatches:
     """
 
     image_ids: NDArray[Any]
+    groups: NDArray[np.str_]
     class_names: tuple[str, ...]
     areas: tuple[str, ...]
     images: NDArray[np.int32]
@@ -66,6 +68,11 @@ class ImageMatches:
         """N, the number of images."""
         return len(self.image_ids)
 
+    @property
+    def num_groups(self) -> int:
+        """Number of groups that are drawn: N of images alone."""
+        return len(np.unique(self.groups))
+
     def save(self, path: Path, *, origin: str = "") -> Path:
         """Write an .npz file.
 
@@ -73,33 +80,27 @@ class ImageMatches:
             path: of the file.
             origin: fingerprint of what the matches were computed from, which `load` compares.
         """
-        arrays = {name: getattr(self, name) for name in ARRAYS}
         names = {"class_names": np.array(self.class_names), "areas": np.array(self.areas)}
-        return write_arrays(path, {**arrays, **names, "origin": np.array(f"{FORMAT} {origin}")})
+        return save_arrays(path, {name: getattr(self, name) for name in ARRAYS} | names, origin=origin)
 
     @classmethod
     def load(cls, path: Path, *, origin: str = "") -> ImageMatches | None:
-        """Read a file of `save`.
+        """Read a file of `save`; see `load_arrays`.
 
         Args:
             path: of the file.
             origin: see `save`.
-
-        Returns:
-            None if there is no such file, it is damaged, or its origin is another.
         """
-        try:
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                if str(file["origin"]) != f"{FORMAT} {origin}":
-                    return None
-                class_names, areas = (tuple(file[name].tolist()) for name in ("class_names", "areas"))
-                return cls(class_names=class_names, areas=areas, **{name: file[name] for name in ARRAYS})
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        arrays = load_arrays(path, origin=origin)
+        if arrays is None:
             return None
+        class_names, areas = (tuple(arrays[name].tolist()) for name in ("class_names", "areas"))
+        return cls(class_names=class_names, areas=areas, **{name: arrays[name] for name in ARRAYS})
 
 
 ARRAYS = (
     "image_ids",
+    "groups",
     "images",
     "classes",
     "scores",
@@ -118,6 +119,7 @@ def match_images(
     *,
     max_detections: int = 100,
     sigmas: Sequence[float] = (),
+    groups: Mapping[Any, str] | None = None,
 ) -> ImageMatches:
     """Match the detections of each image as pycocotools does.
 
@@ -127,6 +129,7 @@ def match_images(
         task: "bbox", "segm" or "keypoints".
         max_detections: per image and class, in descending order of score.
         sigmas: of the keypoints, see `mrcnn_zoo.evaluation.backends.Backend`.
+        groups: of each image id, e.g. its slide; None draws images alone.
     """
     image_ids = np.unique([image["id"] for image in ground_truth["images"]])
     category_ids = [category["id"] for category in ground_truth["categories"]]
@@ -141,7 +144,8 @@ def match_images(
         for results in _evaluated_images(ground_truth, detections, task, part, max_detections, sigmas):
             rows.add(results)
     names = tuple(category["name"] for category in ground_truth["categories"])
-    return _sorted(rows.arrays(), image_ids=image_ids, class_names=names, areas=areas)
+    of_images = np.array([str(image_id if groups is None else groups[image_id]) for image_id in image_ids.tolist()])
+    return _sorted(rows.arrays(), image_ids=image_ids, groups=of_images, class_names=names, areas=areas)
 
 
 def _evaluated_images(
@@ -231,6 +235,7 @@ def _sorted(
     arrays: Mapping[str, NDArray[Any]],
     *,
     image_ids: NDArray[Any],
+    groups: NDArray[np.str_],
     class_names: tuple[str, ...],
     areas: tuple[str, ...],
 ) -> ImageMatches:
@@ -242,10 +247,49 @@ def _sorted(
     orders |= dict.fromkeys(("object_images", "object_classes", "is_counted"), of_objects)
     return ImageMatches(
         image_ids=image_ids,
+        groups=groups,
         class_names=class_names,
         areas=areas,
         **{name: array[..., orders[name]] for name, array in arrays.items()},
     )
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], *, origin: str) -> Path:
+    """Write arrays that `load_arrays` reads for equal origins alone.
+
+    Args:
+        path: of the .npz file.
+        arrays: by name.
+        origin: of what they were computed from.
+    """
+    return write_arrays(path, {**arrays, ORIGIN: np.array(f"{FORMAT} {origin}")})
+
+
+def load_arrays(path: Path, *, origin: str) -> dict[str, NDArray[Any]] | None:
+    """Read a file of `save_arrays`; None if there is none, it is damaged, or its origin is another.
+
+    Args:
+        path: of the file.
+        origin: see `save_arrays`.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files} if str(file[ORIGIN]) == f"{FORMAT} {origin}" else None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+
+
+def origin_of(path: Path) -> str:
+    """Size and time of a file, the `origin` of matches computed from it.
+
+    Args:
+        path: of coco_instances_results.json.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def pool_matches(parts: Sequence[ImageMatches]) -> ImageMatches:
@@ -261,40 +305,14 @@ def pool_matches(parts: Sequence[ImageMatches]) -> ImageMatches:
     if any((part.class_names, part.areas) != (first.class_names, first.areas) for part in parts):
         raise ValueError("matches of different classes or tasks cannot be pooled")
     all_ids = np.concatenate([part.image_ids for part in parts])
-    image_ids, new_rows = np.unique(all_ids, return_inverse=True)
+    image_ids, places, new_rows = np.unique(all_ids, return_index=True, return_inverse=True)
     if len(image_ids) < len(all_ids):
         raise ValueError(f"{len(all_ids) - len(image_ids)} images are in more than one part")
-    names = [name for name in ARRAYS if name != "image_ids"]
+    names = [name for name in ARRAYS if name not in ("image_ids", "groups")]
+    groups = np.concatenate([part.groups for part in parts])[places]
     arrays = {name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names}
     starts = np.cumsum([0, *map(len, parts[:-1])])
     for name in ("images", "object_images"):
         shifted = [getattr(part, name) + start for part, start in zip(parts, starts, strict=True)]
         arrays[name] = new_rows[np.concatenate(shifted)].astype(np.int32)
-    return _sorted(arrays, image_ids=image_ids, class_names=first.class_names, areas=first.areas)
-
-
-def draw_weights(
-    num_images: int, resamples: int, *, seed: int = 0, groups: Sequence[Hashable] | None = None
-) -> NDArray[np.uint16]:
-    """Draw bootstrap resamples: how often each image is drawn.
-
-    Args:
-        num_images: N.
-        resamples: B.
-        seed: equal seeds and numbers give equal resamples.
-        groups: (N,) group of each image, e.g. its slide; whole groups are drawn. None draws images.
-
-    Returns:
-        (B, N); the sum of a row is N without groups, and near N with groups of different sizes.
-    """
-    generator = np.random.default_rng(seed)
-    group_of_image = np.arange(num_images)
-    if groups is not None:
-        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-        group_of_image = np.array([numbers[group] for group in groups], dtype=np.int64)
-    count = int(group_of_image.max(initial=-1)) + 1
-    weights = np.empty((resamples, num_images), dtype=np.uint16)
-    for row in weights:
-        drawn = np.bincount(generator.integers(0, max(count, 1), count), minlength=count)
-        row[:] = drawn[group_of_image]
-    return weights
+    return _sorted(arrays, image_ids=image_ids, groups=groups, class_names=first.class_names, areas=first.areas)

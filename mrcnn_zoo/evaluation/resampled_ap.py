@@ -4,7 +4,7 @@ A resample is a dataset in which an image is contained as often as it was drawn,
 of pycocotools on this dataset, where copies follow their original.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,45 @@ CONFIDENCE = 0.95
 
 Weights = NDArray[np.uint16]  # (B, N)
 Values = NDArray[np.float64]
+
+
+def draw_weights(
+    num_images: int, resamples: int, *, seed: int = 0, groups: Sequence[Hashable] | None = None
+) -> NDArray[np.uint16]:
+    """Draw bootstrap resamples: how often each image is drawn.
+
+    Args:
+        num_images: N.
+        resamples: B.
+        seed: equal seeds and numbers give equal resamples.
+        groups: (N,) group of each image, e.g. its slide; whole groups are drawn. None draws images.
+
+    Returns:
+        (B, N); the sum of a row is N without groups, and near N with groups of different sizes.
+    """
+    generator = np.random.default_rng(seed)
+    group_of_image = np.arange(num_images)
+    if groups is not None:
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        group_of_image = np.array([numbers[group] for group in groups], dtype=np.int64)
+    count = int(group_of_image.max(initial=-1)) + 1
+    weights = np.empty((resamples, num_images), dtype=np.uint16)
+    for row in weights:
+        drawn = np.bincount(generator.integers(0, max(count, 1), count), minlength=count)
+        row[:] = drawn[group_of_image]
+    return weights
+
+
+def draw_images(matches: ImageMatches, resamples: int, *, seed: int = 0) -> NDArray[np.uint16]:
+    """(B, N) bootstrap resamples of the images of a test set, of whole groups where it has some; see `draw_weights`.
+
+    Args:
+        matches: of the test set.
+        resamples: B.
+        seed: equal seeds, images and groups give equal resamples.
+    """
+    groups = matches.groups.tolist() if matches.num_groups < len(matches) else None
+    return draw_weights(len(matches), resamples, seed=seed, groups=groups)
 
 
 def resampled_ap(

@@ -1,8 +1,37 @@
-"""Comparison of a sweep's variants with its reference: a row per variant, for each metric."""
+"""Comparison of a sweep's variants with its reference: a row per variant, for each metric.
 
-from dataclasses import dataclass, field
+`compare` reads the runs of a sweep, at any time; `compare_variants` compares values from anywhere.
+"""
 
-from mrcnn_zoo.experiments.statistics import Estimate
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.experiments.records import FAILED, FINISHED, RunRecord, SweepRecord, result_of
+from mrcnn_zoo.experiments.resampled_runs import RESAMPLES, ResampledMetric, find_evaluation, read_resampled
+from mrcnn_zoo.experiments.statistics import (
+    IMAGES,
+    NOTHING,
+    SEEDS,
+    SEEDS_AND_IMAGES,
+    Estimate,
+    Observations,
+    detectable_difference,
+    estimate_difference,
+    estimate_mean,
+    holm,
+    verdict_of,
+)
+
+# Columns in which less is better: times, memory, losses and calibration errors.
+LESS_IS_BETTER = re.compile(r"(^|/|_)(\w*loss\w*|seconds\w*|time\w*|memory\w*|ECE|MCE)$", re.IGNORECASE)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,3 +94,169 @@ class MetricComparison:
             if row.variant == variant:
                 return row
         raise KeyError(variant)
+
+
+@dataclass(frozen=True)
+class VariantValues:
+    """One metric of the seeds of a variant, as `compare_variants` takes it.
+
+    Args:
+        variant: its name.
+        num_seeds: of the sweep, finished or not.
+        values: of each seed with a result.
+        resampled: of the same seeds; empty if the metric cannot be resampled.
+        notes: e.g. "1 of 5 seeds failed".
+    """
+
+    variant: str
+    num_seeds: int
+    values: Mapping[int, float]
+    resampled: Mapping[int, ResampledMetric] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def image_set(self) -> str:
+        """Fingerprint of the test images of all seeds; empty without resamples of each seed on the same images."""
+        sets = {self.resampled[seed].image_set if seed in self.resampled else "" for seed in self.values}
+        return sets.pop() if len(sets) == 1 else ""
+
+    def observations(self) -> Observations:
+        """The values as the statistics take them, in the order of the seeds."""
+        values = np.array(list(self.values.values()), dtype=np.float64)
+        if not self.image_set:
+            return Observations(values)
+        parts = [self.resampled[seed] for seed in self.values]
+        return Observations(values, np.stack([part.values for part in parts], axis=1), parts[0].num_units)
+
+
+def compare(
+    record: SweepRecord, metrics: Sequence[str] | None = None, *, resamples: int = RESAMPLES
+) -> list[MetricComparison]:
+    """Compare the variants of a sweep, with the runs that are finished.
+
+    Of a variant with several fractions of the training data the largest counts. A cross-validation has a comparison of
+    its own, `cross_validation.py`.
+
+    Args:
+        record: of the sweep's folder.
+        metrics: e.g. "segm/AP"; None for the columns of the sweep.
+        resamples: of the test images.
+    """
+    chosen = record.sweep.columns if metrics is None else metrics
+    return [
+        compare_variants(metric, variant_values(record, metric, resamples=resamples), reference=record.sweep.reference)
+        for metric in chosen
+    ]
+
+
+def variant_values(record: SweepRecord, metric: str, *, resamples: int = RESAMPLES) -> list[VariantValues]:
+    """A metric of all finished runs with the largest fraction of the training data, without folds.
+
+    Args:
+        record: of the sweep's folder.
+        metric: e.g. "segm/AP".
+        resamples: of the test images.
+    """
+    found = []
+    for variant in record.sweep.variants:
+        runs = [run for run in record.runs if run.key.variant == variant.name and run.key.fold is None]
+        largest = max((run.key.fraction for run in runs), default=1.0)
+        found.append(
+            values_of_runs(
+                variant.name, [run for run in runs if run.key.fraction == largest], metric, resamples=resamples
+            )
+        )
+    return found
+
+
+def values_of_runs(
+    variant: str, runs: Sequence[RunRecord], metric: str, *, resamples: int = RESAMPLES
+) -> VariantValues:
+    """A metric of runs that differ by their seed alone.
+
+    Args:
+        variant: its name.
+        runs: one per seed, in any state.
+        metric: e.g. "segm/AP".
+        resamples: of the test images; 0 for none.
+    """
+    measured = {run.key.seed: result_of(run.results, metric) for run in runs if run.status == FINISHED}
+    values = {seed: value for seed, value in measured.items() if not math.isnan(value)}
+    resampled, notes = {}, _notes_of_runs(runs, measured, values)
+    for run in runs if resamples else ():
+        evaluation = find_evaluation(run, metric) if run.key.seed in values else None
+        if evaluation is None:
+            continue
+        try:
+            found = read_resampled(evaluation, resamples=resamples)
+        except UserError as error:
+            logger.warning("%s, %s: the noise of the test images is unknown: %s", variant, metric, error)
+            notes = (*notes, f"images of seed {run.key.seed} not resampled")
+            continue
+        if found is not None:
+            resampled[run.key.seed] = found
+    return VariantValues(variant, len(runs), values, resampled, notes)
+
+
+def _notes_of_runs(
+    runs: Sequence[RunRecord], measured: Mapping[int, float], values: Mapping[int, float]
+) -> tuple[str, ...]:
+    failed = sum(run.status == FAILED for run in runs)
+    missing = len(runs) - failed - len(measured)
+    unmeasured = len(measured) - len(values)
+    counts = ((failed, "failed"), (missing, "not finished"), (unmeasured, "without this metric"))
+    return tuple(f"{count} of {counted(len(runs), 'seed')} {text}" for count, text in counts if count)
+
+
+def compare_variants(
+    metric: str, variants: Sequence[VariantValues], *, reference: str = "", notes: tuple[str, ...] = ()
+) -> MetricComparison:
+    """Compare variants in one metric; Holm's correction is over all variants that can be tested.
+
+    Args:
+        metric: its name.
+        variants: with their values.
+        reference: name of the variant that the others are compared with; empty for none.
+        notes: about the whole table.
+    """
+    ours = next((variant for variant in variants if variant.variant == reference and variant.values), None)
+    rows = [_row(variant, ours) for variant in variants]
+    adjusted = holm([math.nan if row.difference is None else row.difference.p_value for row in rows])
+    tested = sum(not math.isnan(p) for p in adjusted)
+    less_is_better = LESS_IS_BETTER.search(metric) is not None
+    for place, (row, p) in enumerate(zip(rows, adjusted, strict=True)):
+        if row.difference is not None:
+            rows[place] = replace(
+                row,
+                adjusted_p=p,
+                verdict=verdict_of(row.difference, p, higher_is_better=not less_is_better),
+                detectable=detectable_difference(row.difference, num_tests=tested),
+            )
+    covered = {row.mean.covers for row in rows if row.mean is not None} - {NOTHING}
+    covers = next((kind for kind in (SEEDS_AND_IMAGES, SEEDS, IMAGES) if kind in covered), NOTHING)
+    sizes = [part.num_images for variant in variants for part in variant.resampled.values()]
+    return MetricComparison(metric, reference, tuple(rows), covers, max(sizes, default=0), notes)
+
+
+def _row(variant: VariantValues, reference: VariantValues | None) -> ComparisonRow:
+    """The row without what depends on the other rows."""
+    row = ComparisonRow(variant.variant, dict(variant.values), variant.num_seeds, notes=variant.notes)
+    if not variant.values:
+        return row
+    mean = estimate_mean(variant.observations())
+    notes = list(variant.notes)
+    if len(variant.values) == 1:
+        notes.append("one seed: interval over images alone" if mean.covers == IMAGES else "one seed: no interval")
+    elif mean.seed_variance == 0:
+        notes.append("equal in all seeds")
+    difference = None
+    if reference is not None and reference is not variant:
+        shares_images = variant.image_set == reference.image_set
+        difference = estimate_difference(variant.observations(), reference.observations(), shares_images=shares_images)
+        if variant.image_set and reference.image_set and not shares_images:
+            notes.append("other test set")
+        if len(reference.values) == 1:
+            notes.append("one seed of the reference")
+        if difference.covers == NOTHING:
+            notes.append("not tested")
+    return replace(row, mean=mean, difference=difference, notes=tuple(notes))

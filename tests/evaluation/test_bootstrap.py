@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mrcnn_zoo.evaluation.backends import curves_by_pycocotools
-from mrcnn_zoo.evaluation.bootstrap import ImageMatches, draw_weights, match_images, pool_matches
-from mrcnn_zoo.evaluation.resampled_ap import percentile_interval, resampled_ap
+from mrcnn_zoo.evaluation.bootstrap import ImageMatches, match_images, pool_matches
+from mrcnn_zoo.evaluation.resampled_ap import draw_images, draw_weights, percentile_interval, resampled_ap
 from mrcnn_zoo.evaluation.tables import coco_metrics
 
 CATEGORIES = [{"id": 9, "name": "cat"}, {"id": 4, "name": "dog"}, {"id": 6, "name": "eel"}, {"id": 7, "name": "fox"}]
@@ -160,6 +160,17 @@ def test_resamples_draw_images_or_whole_groups() -> None:
     np.testing.assert_array_equal(grouped[:, 0], grouped[:, 2])
     np.testing.assert_array_equal(grouped[:, 3], grouped[:, 5])
     assert (grouped[:, [0, 1, 3]].sum(axis=1) == 3).all()
+
+
+def test_groups_of_the_images_are_drawn_together() -> None:
+    truth, detections = random_sets(3)
+    alone = match_images(truth, detections, "bbox")
+    groups = {number: f"slide {number // 4}" for number in range(1, 13)}
+    matches = match_images(truth, detections, "bbox", groups=groups)
+    assert (alone.num_groups, matches.num_groups) == (12, 4)
+    weights = draw_images(matches, 50)
+    assert (weights[:, 3:6] == weights[:, 3:4]).all()  # images 4 to 7 without the last
+    assert (draw_images(alone, 50) != weights).any()
 
 
 def test_percentile_interval_leaves_out_nan() -> None:
