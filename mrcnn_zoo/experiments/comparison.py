@@ -13,7 +13,13 @@ import numpy as np
 
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.experiments.records import FAILED, FINISHED, RunRecord, SweepRecord, result_of
-from mrcnn_zoo.experiments.resampled_runs import RESAMPLES, ResampledMetric, find_evaluation, read_resampled
+from mrcnn_zoo.experiments.resampled_runs import (
+    RESAMPLES,
+    GroundTruths,
+    ResampledMetric,
+    find_evaluation,
+    read_resampled,
+)
 from mrcnn_zoo.experiments.statistics import (
     IMAGES,
     NOTHING,
@@ -142,35 +148,45 @@ def compare(
         metrics: e.g. "segm/AP"; None for the columns of the sweep.
         resamples: of the test images.
     """
-    chosen = record.sweep.columns if metrics is None else metrics
+    chosen, truths = record.sweep.columns if metrics is None else metrics, GroundTruths()
     return [
-        compare_variants(metric, variant_values(record, metric, resamples=resamples), reference=record.sweep.reference)
+        compare_variants(
+            metric, variant_values(record, metric, truths, resamples=resamples), reference=record.sweep.reference
+        )
         for metric in chosen
     ]
 
 
-def variant_values(record: SweepRecord, metric: str, *, resamples: int = RESAMPLES) -> list[VariantValues]:
+def variant_values(
+    record: SweepRecord, metric: str, truths: GroundTruths | None = None, *, resamples: int = RESAMPLES
+) -> list[VariantValues]:
     """A metric of all finished runs with the largest fraction of the training data, without folds.
 
     Args:
         record: of the sweep's folder.
         metric: e.g. "segm/AP".
+        truths: of runs that were read before.
         resamples: of the test images.
     """
-    found = []
+    found, truths = [], truths or GroundTruths()
     for variant in record.sweep.variants:
         runs = [run for run in record.runs if run.key.variant == variant.name and run.key.fold is None]
         largest = max((run.key.fraction for run in runs), default=1.0)
         found.append(
             values_of_runs(
-                variant.name, [run for run in runs if run.key.fraction == largest], metric, resamples=resamples
+                variant.name, [run for run in runs if run.key.fraction == largest], metric, truths, resamples=resamples
             )
         )
     return found
 
 
 def values_of_runs(
-    variant: str, runs: Sequence[RunRecord], metric: str, *, resamples: int = RESAMPLES
+    variant: str,
+    runs: Sequence[RunRecord],
+    metric: str,
+    truths: GroundTruths | None = None,
+    *,
+    resamples: int = RESAMPLES,
 ) -> VariantValues:
     """A metric of runs that differ by their seed alone.
 
@@ -178,6 +194,7 @@ def values_of_runs(
         variant: its name.
         runs: one per seed, in any state.
         metric: e.g. "segm/AP".
+        truths: of runs that were read before.
         resamples: of the test images; 0 for none.
     """
     measured = {run.key.seed: result_of(run.results, metric) for run in runs if run.status == FINISHED}
@@ -188,7 +205,7 @@ def values_of_runs(
         if evaluation is None:
             continue
         try:
-            found = read_resampled(evaluation, resamples=resamples)
+            found = read_resampled(evaluation, truths, resamples=resamples)
         except UserError as error:
             logger.warning("%s, %s: the noise of the test images is unknown: %s", variant, metric, error)
             notes = (*notes, f"images of seed {run.key.seed} not resampled")

@@ -8,6 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,11 +89,41 @@ def find_evaluation(run: RunRecord, column: str) -> EvaluatedRun | None:
     return EvaluatedRun(folder / "config.yaml", results, dataset, task, metric)
 
 
-def read_matches(run: EvaluatedRun) -> ImageMatches:
+class GroundTruths:
+    """Ground truth of test sets; that of the last run is kept for the next with the same datasets."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, ...] = ()
+        self._content: dict[str, Any] = {}
+
+    def of_run(self, run: EvaluatedRun) -> tuple[dict[str, Any], int]:
+        """A COCO dataset with all annotations, see `complete_ground_truth`, and the limit of detections per image.
+
+        Args:
+            run: evaluated on it.
+
+        Raises:
+            UserError: the config or the test set cannot be loaded.
+        """
+        cfg = load_config(run.config)
+        options = (cfg.TEST.NUM_IMAGES, cfg.MODEL.MASK_ON, cfg.MODEL.KEYPOINT_ON)
+        key = (str(cfg.DATASETS), run.dataset, *map(str, options))
+        if key != self._key:
+            datasets = [dataset for dataset in load_test_datasets(cfg) if run.dataset in ("", dataset.name)]
+            if len(datasets) != 1:
+                raise UserError(f"{run.config} does not name one test set {run.dataset!r}, on which {run.folder} is.")
+            self._content = complete_ground_truth(evaluated_part(datasets[0], cfg))
+            self._key = key
+        limit = cfg.TEST.DETECTIONS_PER_IMAGE
+        return self._content, limit if limit > 0 else STANDARD_MAXIMUM
+
+
+def read_matches(run: EvaluatedRun, truths: GroundTruths | None = None) -> ImageMatches:
     """The matches per image of an evaluated run; computed and kept in a file the first time.
 
     Args:
         run: see `find_evaluation`.
+        truths: of runs that were read before; None loads the test set.
 
     Raises:
         UserError: the detections or the test set cannot be read.
@@ -107,31 +138,26 @@ def read_matches(run: EvaluatedRun) -> ImageMatches:
         rows = json.loads(rows_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{rows_file} cannot be read ({error}); evaluate the run again.") from error
-    cfg = load_config(run.config)
-    datasets = [dataset for dataset in load_test_datasets(cfg) if run.dataset in ("", dataset.name)]
-    if len(datasets) != 1:
-        raise UserError(
-            f"{run.config} does not have one test set {run.dataset!r}, which {run.folder} was evaluated on."
-        )
-    dataset = evaluated_part(datasets[0], cfg)
-    complete = complete_ground_truth(dataset)
-    limit = cfg.TEST.DETECTIONS_PER_IMAGE
+    complete, limit = (truths or GroundTruths()).of_run(run)
     matches = match_images(
         ground_truth_of_task(complete, run.task),
         detection_set(rows, complete, run.task),
         run.task,
-        max_detections=limit if limit > 0 else STANDARD_MAXIMUM,
+        max_detections=limit,
     )
     with contextlib.suppress(OSError):  # a folder of others
         matches.save(path, origin=origin)
     return matches
 
 
-def read_resampled(run: EvaluatedRun, *, resamples: int = RESAMPLES) -> ResampledMetric | None:
+def read_resampled(
+    run: EvaluatedRun, truths: GroundTruths | None = None, *, resamples: int = RESAMPLES
+) -> ResampledMetric | None:
     """A metric on resamples of the test images; computed and kept in a file the first time.
 
     Args:
         run: see `find_evaluation`.
+        truths: see `read_matches`.
         resamples: B.
 
     Returns:
@@ -140,7 +166,7 @@ def read_resampled(run: EvaluatedRun, *, resamples: int = RESAMPLES) -> Resample
     Raises:
         UserError: see `read_matches`.
     """
-    matches = read_matches(run)
+    matches = read_matches(run, truths)
     image_set = fingerprint_of(matches)
     origin = f"{origin_of(run.folder / ROWS_FILE)} {image_set} {resamples} {RESAMPLING_SEED}"
     path = run.folder / f"resampled_{run.task}.npz"
