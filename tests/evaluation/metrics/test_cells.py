@@ -143,10 +143,13 @@ def test_overlapping_detections_match_as_they_are_and_are_disjoint_for_areas() -
 
 
 def test_ambiguous_pairs_are_matched_as_many_as_possible() -> None:
-    # The first detection fits both cells and the better one is the only cell of the second detection.
-    objects = [rectangle(0, 0, 20, 10), rectangle(3, 0, 20, 10)]
-    rows = [rectangle(1, 0, 20, 10, score=0.9), rectangle(0, 0, 12, 10, score=0.8)]
-    assert measure(evaluated_of(objects, rows))["AP50"] == 100.0
+    # IoUs of the first detection: 1 and 0.552; of the second one: 0.55 and 0.385. Pairs in order of score or of the
+    # largest sum of IoU would match one cell.
+    objects = [rectangle(0, 0, 20, 10), rectangle(4, 0, 25, 10)]
+    rows = [rectangle(0, 0, 20, 10, score=0.9), rectangle(3, 0, 11, 10, score=0.8)]
+    result = measure(evaluated_of(objects, rows))
+    assert result["AP50"] == 100.0
+    assert result["AP75"] == pytest.approx(100 / 3)
 
 
 def test_mean_over_images_differs_from_pooled_counts() -> None:
