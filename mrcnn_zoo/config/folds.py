@@ -43,7 +43,8 @@ def problem_of_test_set(config: CfgNode) -> str:
         config: the root.
     """
     train, test = list(config.DATASETS.TRAIN), list(config.DATASETS.TEST)
-    if not config.DATASETS.FOLDS or set(test) <= set(train) or config.closeness_of(TEST) > config.closeness_of(FOLDS):
+    is_fold = not test or set(test) == set(train)
+    if not config.DATASETS.FOLDS or is_fold or config.closeness_of(TEST) > config.closeness_of(FOLDS):
         return ""
     return (
         f"{TEST} = {test} with {FOLDS} = {config.DATASETS.FOLDS}: the held-out images of the training datasets are the"

@@ -59,7 +59,7 @@ def test_crops_are_cut_from_the_part_of_their_side() -> None:
         assert set(names_of(crops)) <= set(names_of(training))
         assert not set(names_of(crops)) & set(names_of(tested))
         assert len(crops) > len(training)
-    # Crops as the test set of a detector are those of held-out images.
+    # Crops among the test sets are those of held-out images.
     cfg = config(f"DATASETS.DEFINITIONS={CROPS}", "DATASETS.FOLDS=3", "DATASETS.TRAIN=[shapes_train, crops]")
     (images, _), (_, tested) = sides(changed_config(cfg, {"DATASETS.TEST": ["shapes_train", "crops"]}))
     assert not set(names_of(tested)) & set(names_of(images))
@@ -143,6 +143,10 @@ def test_split_that_cannot_be_made_is_refused(overrides: list[str], message: str
     [
         (["DATASETS.FOLDS=3", "DATASETS.FOLD=3"], r"DATASETS\.FOLD = 3 must be below DATASETS\.FOLDS = 3"),
         (["DATASETS.FOLDS=3", "DATASETS.TEST=[shapes_val]"], r"DATASETS\.TEST = \['shapes_val'\] with DATASETS\.FOLDS"),
+        (
+            ["DATASETS.FOLDS=3", "DATASETS.TRAIN=[a, b]", "DATASETS.TEST=[b]"],
+            r"Remove DATASETS.TEST, set it to \['a', 'b'",
+        ),
         (["DATASETS.FOLDS=1"], "DATASETS.FOLDS = 1 must be 0 or at least 2"),
         (["DATASETS.GROUP=(("], "no regular expression"),
         (["DATASETS.GROUP=abc"], "no group in parentheses"),
