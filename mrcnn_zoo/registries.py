@@ -162,3 +162,10 @@ METRIC_WRITERS = Registry(
 TRAINING_SCHEDULES = Registry(
     "TRAINING_SCHEDULES", key="SOLVER.TRAINING_SCHEDULE", package="mrcnn_zoo.training.stages"
 )  # (cfg) -> list of Stages
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+LAUNCHERS = Registry(
+    "LAUNCHERS",
+    package="mrcnn_zoo.experiments.launchers",
+    contract="mrcnn_zoo.experiments.launchers.contract:Launcher",
+)  # (options); selected by `sweep run --launcher`

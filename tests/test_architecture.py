@@ -78,6 +78,7 @@ RUN_STARTERS = {
         "is_split",
         "check_common_split",
         "dataset_names",
+        "definition_of",
         "check_num_classes",
         "check_class_count",
         "check_num_keypoints",
@@ -87,6 +88,7 @@ RUN_STARTERS = {
         "pixel_format_of",
         "num_channels_of",
     },
+    "experiments": {"dataset_definitions"},
     "benchmark": {"benchmark_models", "benchmark_loading", "benchmark_evaluation"},
     "interop": {"convert_checkpoint"},
 }

@@ -2,11 +2,13 @@
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from mrcnn_zoo.cli.options import add_overrides
 from mrcnn_zoo.cli.parser import CommandParser
-from mrcnn_zoo.config import resolve_config
+from mrcnn_zoo.config import load_config, resolve_config
 from mrcnn_zoo.config.explain import explain, shown
+from mrcnn_zoo.config.files import is_sweep_file
 from mrcnn_zoo.config.loading import check_config, check_configs
 from mrcnn_zoo.errors import counted
 
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(paths: Sequence[str]) -> int:
-    findings = list(check_configs(paths))
+    findings = list(check_configs(paths, load=_load))
     for finding in findings:
         print(f"{'FAILS' if finding.problem else 'loads'}  {finding.path}")
         if finding.problem:
@@ -38,6 +40,16 @@ def _check(paths: Sequence[str]) -> int:
     failed = sum(bool(finding.problem) for finding in findings)
     print(f"{len(findings) - failed} of {counted(len(findings), 'file')} load")
     return 1 if failed else 0
+
+
+def _load(path: Path) -> object:
+    """Load a config, or the configs of all runs of a sweep."""
+    if not is_sweep_file(path):
+        return load_config(path)
+    from mrcnn_zoo.experiments.runs import expand
+    from mrcnn_zoo.experiments.sweep_file import read_sweep
+
+    return expand(read_sweep(path))
 
 
 def build_parser() -> CommandParser:
@@ -85,7 +97,10 @@ def build_parser() -> CommandParser:
     add_overrides(showing, text="config keys to change")
     showing.mixes_options = True
     checking = add_action(
-        "check", "load all YAML files in folders, e.g. Detectron2's configs", "my_configs/", "my.yaml other.yaml"
+        "check",
+        "load all configs and sweeps in folders",
+        "my_configs/",
+        "my.yaml other.yaml",
     )
     checking.add_argument("paths", nargs="+", help="folders, files or names of packaged configs")
     return parser

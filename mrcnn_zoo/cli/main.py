@@ -12,6 +12,7 @@ from mrcnn_zoo.registry import did_you_mean
 
 COMMANDS = {
     "train": ("mrcnn_zoo.cli.train", "train a model, or only evaluate it (--eval-only)"),
+    "sweep": ("mrcnn_zoo.cli.sweep", "train variants of a config with several seeds, and compare them"),
     "evaluate": ("mrcnn_zoo.cli.evaluate", "evaluate a checkpoint on the test sets"),
     "predict": ("mrcnn_zoo.cli.predict", "detect, draw and save the instances in images"),
     "precompute-proposals": ("mrcnn_zoo.cli.precompute_proposals", "write proposals as input of a Fast R-CNN"),

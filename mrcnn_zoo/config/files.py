@@ -14,6 +14,7 @@ INSTALLED_CONFIGS = PACKAGE_FOLDER / "_configs"
 CHECKOUT = PACKAGE_FOLDER.parent
 SUFFIX = ".yaml"
 SWEEPS = "Sweeps"  # name of folders with sweeps
+SWEEP_FIELDS = ("BASE", "VARIANTS", "GRID", "SPACE")  # of which a sweep has one; no config has such keys
 FOLDER = "is a folder"
 
 
@@ -81,9 +82,18 @@ def find_packaged(name: str | Path) -> Path | None:
 
 
 def packaged_names() -> list[str]:
-    """The names of all packaged configs, sorted, e.g. "Base-RCNN-FPN.yaml"."""
-    found = {path.relative_to(folder) for folder in config_folders() for path in folder.rglob(f"*{SUFFIX}")}
-    return sorted(path.as_posix() for path in found if not is_place_of_sweep(path))
+    """The names of all packaged configs, sorted, e.g. "Base-RCNN-FPN.yaml"; without sweeps."""
+    return [name for name in _packaged_files() if not is_place_of_sweep(Path(name))]
+
+
+def packaged_sweeps() -> list[str]:
+    """The names of all packaged sweeps, sorted, e.g. "Sweeps/roi_layer_digits.yaml"."""
+    return [name for name in _packaged_files() if is_place_of_sweep(Path(name))]
+
+
+def _packaged_files() -> list[str]:
+    folders = config_folders()
+    return sorted({path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob(f"*{SUFFIX}")})
 
 
 def is_place_of_sweep(path: Path) -> bool:
@@ -113,7 +123,7 @@ def did_you_mean_config(name: str | Path) -> str:
         return ""
     is_bare = len(wanted.parts) == 1
     known: dict[str, str] = {}
-    for full in packaged_names():
+    for full in _packaged_files():
         known.setdefault(Path(full).stem if is_bare else full.removesuffix(SUFFIX), full)
     nearest = closest_name(wanted.stem if is_bare else str(wanted.with_suffix("")), known)
     return f" Did you mean {known[nearest]!r}?" if nearest else ""
@@ -194,3 +204,15 @@ def _decoded(content: bytes) -> str:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16")
     return content.decode("utf-8-sig")
+
+
+def is_sweep_file(path: Path) -> bool:
+    """Whether a YAML file describes a sweep rather than a config.
+
+    Args:
+        path: of a file; one that is not valid YAML is no sweep.
+    """
+    try:
+        return any(assignment.path[0] in SWEEP_FIELDS for assignment in read_yaml(read_text_file(path), str(path)))
+    except UserError:
+        return False

@@ -1,11 +1,11 @@
 """From a YAML file and overrides to the frozen config that builders read; checks of whole folders."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mrcnn_zoo.config.files import FOLDER, SUFFIX, expanded, find_config, is_place_of_sweep, problem_of_place
+from mrcnn_zoo.config.files import FOLDER, SUFFIX, expanded, find_config, problem_of_place
 from mrcnn_zoo.config.keys import Assignment, Origin
 from mrcnn_zoo.config.node import CfgNode, default_config
 from mrcnn_zoo.config.rules import check_values, refuse_unsupported, settle_contradictions, warn_of_unused
@@ -167,33 +167,33 @@ class Finding:
     problem: str = ""  # empty when it loads
 
 
-def check_configs(places: Iterable[str | Path]) -> Iterator[Finding]:
-    """Load every file as `load_config` does.
+def check_configs(places: Iterable[str | Path], *, load: Callable[[Path], object] = load_config) -> Iterator[Finding]:
+    """Load every file.
 
     Args:
         places: folders, searched recursively, files, or names of packaged configs.
+        load: raises a UserError for a mistake in a file.
 
     Raises:
         UserError: a place that is neither, or a folder without a YAML file.
     """
     for place in places:
         for path in _files_of(place):
-            yield Finding(path, _problem_of(path))
+            yield Finding(path, _problem_of(path, load))
 
 
 def _files_of(place: str | Path) -> list[Path]:
     if not str(place) or problem_of_place(expanded(place)) != FOLDER:
         return [find_config(place)]
-    found = sorted(expanded(place).rglob(f"*{SUFFIX}"))
-    paths = [path for path in found if not is_place_of_sweep(path)]
+    paths = sorted(expanded(place).rglob(f"*{SUFFIX}"))
     if not paths:
         raise UserError(f"{place} contains no {SUFFIX} file.")
     return paths
 
 
-def _problem_of(path: Path) -> str:
+def _problem_of(path: Path, load: Callable[[Path], object]) -> str:
     try:
-        load_config(path)
+        load(path)
     except UserError as error:
         return str(error)
     return ""

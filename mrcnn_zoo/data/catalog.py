@@ -65,7 +65,7 @@ def load_dataset(cfg: CfgNode, name: str, *, source: Dataset | None = None) -> D
     Raises:
         UserError: an unknown name, missing files, or annotations that cannot be used.
     """
-    definition = _definition_of(cfg, name)
+    definition = definition_of(cfg, name)
     build = _format_of(name, definition)
     made = build(cfg, name, definition) if source is None else build(cfg, name, definition, source=source)
     dataset = with_distinct_names(made)
@@ -84,7 +84,7 @@ def source_of(cfg: CfgNode, name: str) -> str:
     Raises:
         UserError: an unknown name or format.
     """
-    definition = _definition_of(cfg, name)
+    definition = definition_of(cfg, name)
     is_derived = "source" in inspect.signature(_format_of(name, definition)).parameters
     source = definition.get("DATASET", name) if is_derived else name
     return source if isinstance(source, str) else name
@@ -104,7 +104,16 @@ def dataset_names(cfg: CfgNode) -> list[str]:
     return sorted({*KNOWN_DATASETS, *cfg.DATASETS.DEFINITIONS})
 
 
-def _definition_of(cfg: CfgNode, name: str) -> Definition:
+def definition_of(cfg: CfgNode, name: str) -> Definition:
+    """The definition of a dataset: FORMAT and its fields.
+
+    Args:
+        cfg: DATASETS.DEFINITIONS.
+        name: as for `load_dataset`.
+
+    Raises:
+        UserError: an unknown name.
+    """
     defined = cfg.DATASETS.DEFINITIONS.get(name)
     if defined is not None:
         if not isinstance(defined, Mapping):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class RunSpec:
         base: config below it, as in the sweep.
         starts_from: run with all initial weights; None for none.
         inherited: parts of other runs in the initial weights.
+        base_weights: file with the other weights of `inherited`; empty for none.
     """
 
     key: RunKey
@@ -77,6 +78,7 @@ class RunSpec:
     base: str
     starts_from: RunKey | None = None
     inherited: tuple[tuple[InheritedPart, RunKey], ...] = ()
+    base_weights: str = ""
 
     @property
     def sources(self) -> tuple[RunKey, ...]:
@@ -189,8 +191,14 @@ def _with_sources(sweep: Sweep, variant: Variant, spec: RunSpec) -> RunSpec:
     cfg.defrost()
     cfg.assign([own])
     cfg.freeze()
-    inherited = tuple((part, keys[part.stage]) for part in variant.inherited)
-    return RunSpec(spec.key, spec.folder, cfg, (*base, own), spec.base, starts_from, inherited)
+    return replace(
+        spec,
+        cfg=cfg,
+        overrides=(*base, own),
+        starts_from=starts_from,
+        inherited=tuple((part, keys[part.stage]) for part in variant.inherited),
+        base_weights="" if starts_from else spec.cfg.MODEL.WEIGHTS,
+    )
 
 
 def _source_run(sweep: Sweep, key: RunKey, name: str) -> RunKey:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrcnn_zoo.config.files import find_config, problem_of_place, read_text_file
+from mrcnn_zoo.config.files import SWEEPS, find_config, problem_of_place, read_text_file
 from mrcnn_zoo.config.keys import Assignment, Origin, is_number, typed_path
 from mrcnn_zoo.config.node import locate
 from mrcnn_zoo.config.safe_yaml import read_yaml
@@ -17,8 +17,6 @@ from mrcnn_zoo.experiments.grid import grid_variants
 from mrcnn_zoo.experiments.variants import Variant, read_variants, refuse_bad_names
 from mrcnn_zoo.registry import did_you_mean
 
-FOLDER = "Sweeps"  # of the packaged sweeps, in the folder of the configs
-MARKS = ("BASE", "VARIANTS", "GRID", "SPACE")  # no config has such keys
 PAPER_FIELDS = ("SOURCE", "COLUMNS", "ROWS")
 COLUMN = re.compile(r"[^/\s]+(/[^/\s]+)+")  # "segm/AP", "stages/backbone/classification/top1"
 DEFAULT_FOLDER = "output/sweeps"
@@ -114,19 +112,7 @@ def find_sweep(name: str | Path) -> Path:
     except UserError:
         if Path(name).parent != Path():
             raise
-    return find_config(Path(FOLDER) / name)
-
-
-def is_sweep_file(path: Path) -> bool:
-    """Whether a YAML file describes a sweep rather than a config.
-
-    Args:
-        path: of a file; one that is not valid YAML is no sweep.
-    """
-    try:
-        return any(assignment.path[0] in MARKS for assignment in read_yaml(read_text_file(path), str(path)))
-    except UserError:
-        return False
+    return find_config(Path(SWEEPS) / name)
 
 
 def read_sweep(path: str | Path) -> Sweep:

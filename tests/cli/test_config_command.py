@@ -113,3 +113,14 @@ def test_invalid_file_is_one_message_without_traceback(
     assert message in printed.err
     assert "Traceback" not in printed.err
     assert printed.out == ""
+
+
+def test_check_loads_the_configs_of_all_runs_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "Base.yaml").write_text("MODEL: {MASK_ON: True}\n")
+    sweep = tmp_path / "norms.yaml"
+    sweep.write_text("BASE: Base.yaml\nGRID: {MODEL.RESNETS.NORM: [BN, GN]}\n")
+    assert command.main(["check", str(tmp_path)]) == 0
+    assert "2 of 2 files load" in capsys.readouterr().out
+    sweep.write_text("BASE: Base.yaml\nVARIANTS:\n  a: {}\n  b: {MODEL.RESNETS.NORN: BN}\n")
+    assert command.main(["check", str(tmp_path)]) == 1
+    assert f"{sweep}:4: there is no config key MODEL.RESNETS.NORN" in capsys.readouterr().out

@@ -183,6 +183,7 @@ def commands_that_write(run_folder: Path, image: Path, place: object) -> dict[st
         "benchmark": ["--task", "data", "--config-file", DIGITS, "--output", f"{place}/x.json", *TINY],
         "convert-checkpoint": [run_folder / "model_final.pth", f"{place}/x.pth"],
         "zoo": ["download", DIGITS, "--output", f"{place}/x.pth"],
+        "sweep": ["run", "Sweeps/roi_layer_digits.yaml", "--output", place, *TINY],
     }
 
 

@@ -60,15 +60,3 @@ def test_check_takes_single_files_and_packaged_names(folder: Path) -> None:
 def test_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"contains no \.yaml file"):
         list(check_configs([tmp_path]))
-
-
-def test_sweeps_in_a_folder_are_not_loaded_as_configs(folder: Path) -> None:
-    (folder / "Sweeps").mkdir()
-    (folder / "Sweeps" / "norms.yaml").write_text("BASE: ../Base.yaml\nGRID: {MODEL.RESNETS.NORM: [BN, GN]}\n")
-    (folder / "Sweeps" / "Base-small.yaml").write_text("_BASE_: ../Base.yaml\n")
-    findings = list(check_configs([folder]))
-    assert [(finding.path.name, finding.problem) for finding in findings] == [
-        ("Base.yaml", ""),
-        ("derived.yaml", ""),
-        ("Base-small.yaml", ""),
-    ]

@@ -1,0 +1,108 @@
+"""Train all runs of a sweep that are not finished; start it again to continue after an interruption."""
+
+import argparse
+from dataclasses import replace
+
+from tabulate import tabulate
+
+from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides, logging_lines, require_config
+from mrcnn_zoo.cli.parser import CommandParser, whole_number
+from mrcnn_zoo.errors import counted
+from mrcnn_zoo.output_files import check_output_folder
+
+EXAMPLES = (
+    "Sweeps/roi_layer_digits.yaml --jobs 2",
+    "Sweeps/roi_layer_digits.yaml --only RoIPool --dry-run",
+    "Sweeps/roi_layer_digits.yaml --output output/short SOLVER.MAX_ITER 100",
+)
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options of `sweep run`.
+
+    Args:
+        parser: of the action.
+    """
+    add_config_option(parser, text="here of the sweep")
+    parser.add_argument("--launcher", default="local", metavar="NAME", help="where to train (default: local)")
+    parser.add_argument(
+        "--jobs",
+        type=whole_number(minimum=1),
+        default=0,
+        metavar="N",
+        help="trainings at the same time, which share cores and GPUs (default: one per GPU, else 1)",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="train this variant, and those it starts from; may be repeated (default: all)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done with each run, and why")
+    add_output_options(
+        parser,
+        text="folder of the sweep (default: OUTPUT_DIR of the file, else output/sweeps/NAME)",
+        overwrite="remove the folders of runs whose config or data have changed, and train them again",
+    )
+    add_overrides(parser, text="FILE.yaml of the sweep; then config keys of its BASE to change")
+
+
+def main(parser: CommandParser, arguments: argparse.Namespace) -> int:
+    """Run the action; returns the exit status.
+
+    Args:
+        parser: of the action.
+        arguments: its arguments.
+    """
+    require_config(parser, arguments)
+    with logging_lines():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from mrcnn_zoo.experiments.launchers.contract import LaunchOptions
+    from mrcnn_zoo.experiments.plan import plan_sweep, refuse_changed, refuse_other_sweep, write_sweep
+    from mrcnn_zoo.experiments.progress_table import SweepDisplay, sweep_table
+    from mrcnn_zoo.experiments.records import FAILED, read_sweep_folder
+    from mrcnn_zoo.experiments.runs import expand
+    from mrcnn_zoo.experiments.scheduler import SweepLock, run_sweep
+    from mrcnn_zoo.experiments.sweep_file import read_sweep
+    from mrcnn_zoo.modeling.construction import check_device
+    from mrcnn_zoo.registries import LAUNCHERS
+
+    sweep = read_sweep(arguments.config_file)
+    option = "--output" if arguments.output else "OUTPUT_DIR"
+    folder = check_output_folder(arguments.output or sweep.output_dir, option=option)
+    sweep = replace(sweep, output_dir=folder)
+    build_launcher = LAUNCHERS.get(arguments.launcher, key="--launcher")
+    specs = expand(sweep, overrides=arguments.overrides)
+    for device in sorted({spec.cfg.MODEL.DEVICE for spec in specs}):
+        check_device(device)
+    refuse_other_sweep(sweep)
+    planned = plan_sweep(sweep, specs, only=arguments.only, overwrite=arguments.overwrite)
+    if arguments.dry_run:
+        print(_plan_table(planned))
+        return 0
+    refuse_changed(planned, overwrite=arguments.overwrite)
+    launcher = build_launcher(LaunchOptions(folder, jobs=arguments.jobs))
+    with SweepLock(folder):
+        write_sweep(sweep, planned, overrides=arguments.overrides)
+        with SweepDisplay(folder) as display:
+            status = run_sweep(planned, launcher, watch=display.show)
+    record = read_sweep_folder(folder)
+    print(sweep_table(record))
+    failed = [run for run in record.runs if run.status == FAILED]
+    if failed:
+        print(f"{counted(len(failed), 'run')} failed; the errors are in run.json, the logs in console.log, e.g. of")
+        print(f"{failed[0].folder}:\n{failed[0].error}")
+    return status
+
+
+def _plan_table(planned: "list") -> str:  # type: ignore[type-arg]
+    rows = [[str(run.spec.key), run.action, run.reason] for run in planned]
+    table = tabulate(rows, ["run", "action", "reason"], tablefmt="github", disable_numparse=True)
+    counts: dict[str, int] = {}
+    for run in planned:
+        counts[run.action] = counts.get(run.action, 0) + 1
+    return f"{table}\n{len(rows)} runs: {', '.join(f'{count} {action}' for action, count in counts.items())}"

@@ -1,0 +1,46 @@
+"""The interface of launchers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Options of `sweep run` for the builder of a launcher.
+
+    Args:
+        folder: of the sweep.
+        jobs: trainings at the same time; 0 for the launcher's default.
+    """
+
+    folder: Path
+    jobs: int = 0
+
+
+class Launcher(Protocol):
+    """Trains runs, each with `mrcnn-zoo train --config-file FOLDER/run.yaml --resume` in a process of its own.
+
+    A launcher trains by `TrainingProcess`, which records the state of the run in its run.json.
+    """
+
+    def submit(self, folders: Sequence[Path]) -> None:
+        """Start trainings now, or when others have ended.
+
+        Args:
+            folders: of runs; the runs whose weights they take are finished.
+        """
+        ...
+
+    def poll(self) -> list[Path]:
+        """The folders of submitted trainings that have ended since the last call, also those that never began."""
+        ...
+
+    def interrupt(self) -> None:
+        """Stop: trainings save a checkpoint and end as "interrupted", those that wait do not begin."""
+        ...
+
+    def kill(self) -> None:
+        """Stop at once, without saving."""
+        ...
