@@ -156,9 +156,10 @@ def test_wandb_has_losses_rates_times_memory_and_validation_of_each_iteration(tr
 
 def test_ap_per_class_is_a_table(tracked: TrackedRun) -> None:
     table = json.loads(tracked.media("per_class/path").read_text())
-    row = next(row for row in reversed(tracked.rows) if "per_class/path" in row)
+    row = next(row for row in reversed(tracked.rows) if "segm/AP" in row)
     assert table["columns"] == ["class", "bbox/AP", "segm/AP"]
     assert [name for name, *_ in table["data"]] == list(load_dataset(tracked.cfg, "shapes_val").class_names)
+    assert any(value is not None for _, *values in table["data"] for value in values)
     for name, *values in table["data"]:
         assert values == [row.get(f"bbox/AP-{name}"), row.get(f"segm/AP-{name}")]
 
