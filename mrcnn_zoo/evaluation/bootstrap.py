@@ -279,6 +279,16 @@ def load_arrays(path: Path, *, origin: str) -> dict[str, NDArray[Any]] | None:
         return None
 
 
+def matches_file(rows_file: Path, task: str) -> Path:
+    """The file in which the matches of an evaluation are kept, beside its detections.
+
+    Args:
+        rows_file: coco_instances_results.json.
+        task: "bbox", "segm" or "keypoints".
+    """
+    return rows_file.with_name(f"image_matches_{task}.npz")
+
+
 def origin_of(path: Path) -> str:
     """Size and time of a file, the `origin` of matches computed from it.
 

@@ -13,12 +13,14 @@ from mrcnn_zoo.config.rules import is_classifier
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
 from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.evaluation.ap_intervals import Bootstrap, image_groups, interval_results
 from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, areas_of, build_backend
 from mrcnn_zoo.evaluation.classification import ClassificationEvaluator, build_classification_evaluator
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth, has_masks, new_images
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, Metric, NamesResults, build_metrics, measure
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
 from mrcnn_zoo.evaluation.tables import (
+    Intervals,
     Results,
     category_table,
     coco_metric_names,
@@ -32,6 +34,7 @@ from mrcnn_zoo.output_files import nan_as_null, write_arrays, write_json, write_
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
 
+ROWS_FILE = "coco_instances_results.json"
 STANDARD_LIMITS = (1, 10)  # AR1 and AR10
 STANDARD_MAXIMUM = 100  # maximum number of detections per image on COCO's leaderboard
 KEYPOINT_MAXIMUM = 20  # of the keypoint task, independent of the number of detections
@@ -57,6 +60,7 @@ class CocoEvaluator:
         max_detections: maximum number per image, in descending order of score; 20 for keypoints.
         sigmas: of each keypoint, see TEST.KEYPOINT_OKS_SIGMAS; empty for COCO's 17.
         metrics: beside COCO's, by name; see `mrcnn_zoo.evaluation.metrics.contract`.
+        bootstrap: computes intervals of AP; None for none.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class CocoEvaluator:
         max_detections: int = STANDARD_MAXIMUM,
         sigmas: Sequence[float] = (),
         metrics: Mapping[str, Metric] | None = None,
+        bootstrap: Bootstrap | None = None,
     ) -> None:
         self._dataset = dataset
         self._backend = backend
@@ -75,6 +80,7 @@ class CocoEvaluator:
         self._sigmas = tuple(sigmas)
         self._limits = sorted({*(limit for limit in STANDARD_LIMITS if limit < max_detections), max_detections})
         self._metrics = dict(metrics or {})
+        self._bootstrap = bootstrap or Bootstrap()
         self._image_ids = {record.image_id for record in dataset.records}
         self._rows: dict[int | str, list[Row]] = {}
         self._previous: Results = {}
@@ -156,7 +162,7 @@ class CocoEvaluator:
         rows = [row for record in self._dataset.records for row in by_image.get(record.image_id, [])]
         self._warn_of_missing(by_image, rows)
         if folder is not None:
-            write_json(folder / "coco_instances_results.json", rows)
+            write_json(folder / ROWS_FILE, rows)
             if any("mask_score" in row for row in rows):
                 write_json(folder / "coco_segm_results.json", mask_rows(rows))
         evaluated = Evaluated(
@@ -165,16 +171,25 @@ class CocoEvaluator:
         curves = {task: self._curves(evaluated, task) for task in self._tasks}
         names, ids = self._dataset.class_names, self._dataset.category_ids
         results = {task: coco_metrics(curve, names, ids) for task, curve in curves.items()}
-        logger.info("%s: results in %%\n%s", self._dataset.name, summary_table(results, previous=self._previous))
-        categories = category_table(results) + footnote(results)
+        intervals = self._intervals(evaluated, folder)
+        table = summary_table(results, previous=self._previous, intervals=intervals)
+        logger.info("%s: results in %%\n%s", self._dataset.name, table)
+        categories = category_table(results, intervals=intervals) + footnote(results)
         logger.info("%s: AP of each category\n%s", self._dataset.name, categories)
         others, texts = measure(self._metrics, replace(evaluated, curves=curves), folder)
         if folder is not None:
-            page = [markdown_report(self._dataset.name, results).rstrip(), *texts]
-            write_json(folder / "results.json", nan_as_null(results | others), indent=2)
+            page = [markdown_report(self._dataset.name, results, intervals=intervals).rstrip(), *texts]
+            content = nan_as_null(results | others | interval_results(intervals))
+            write_json(folder / "results.json", content, indent=2)
             write_text(folder / "results.md", "\n\n".join(page) + "\n")
             write_arrays(folder / "precision_recall.npz", self._precision_arrays(curves))
         return results | others
+
+    def _intervals(self, evaluated: Evaluated, folder: Path | None) -> Intervals:
+        rows_file = None if folder is None else folder / ROWS_FILE
+        return self._bootstrap.intervals(
+            evaluated, sigmas=self._sigmas, keypoint_limit=KEYPOINT_MAXIMUM, rows_file=rows_file
+        )
 
     def _curves(self, evaluated: Evaluated, task: str) -> Curves:
         ground_truth, detections = evaluated.ground_truth_of(task), evaluated.detections_of(task)
@@ -240,7 +255,13 @@ def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator | Prop
         max_detections=limit if limit > 0 else STANDARD_MAXIMUM,
         sigmas=_sigmas(cfg, dataset) if KEYPOINTS in tasks else (),
         metrics=build_metrics(cfg),
+        bootstrap=_build_bootstrap(cfg, dataset),
     )
+
+
+def _build_bootstrap(cfg: CfgNode, dataset: Dataset) -> Bootstrap:
+    resamples = cfg.EVAL.BOOTSTRAP
+    return Bootstrap(resamples, image_groups(dataset, cfg.DATASETS.GROUP) if resamples else None)
 
 
 def build_tasks(cfg: CfgNode, dataset: Dataset) -> tuple[str, ...]:

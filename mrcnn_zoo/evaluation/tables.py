@@ -14,11 +14,14 @@ from mrcnn_zoo.evaluation.backends import Curves
 
 Metrics = dict[str, float]  # by name, in percent; nan without ground truth
 Results = dict[str, Metrics]  # by task
+Intervals = Mapping[str, Mapping[str, tuple[float, float]]]  # (low, high) by task and metric
 
 IOU_50, IOU_75 = 0, 5  # indices in backends.IOU_THRESHOLDS
 PER_CLASS = "AP-"
 ACCURACY_OF_CLASS = "accuracy-"
 ABSENT = "-"  # nan in tables
+INTERVAL = "95 %"  # row of a table
+INTERVAL_TEXT = f"{INTERVAL}, and in brackets: percentile interval over resamples of the images (EVAL.BOOTSTRAP)"
 CATEGORY_COLUMNS = 3  # maximum number of categories per row of a table
 
 
@@ -67,13 +70,18 @@ def _percent(values: NDArray[np.float64]) -> float:
 
 
 def summary_table(
-    results: Mapping[str, Metrics], *, previous: Mapping[str, Metrics] | None = None, tablefmt: str = "pipe"
+    results: Mapping[str, Metrics],
+    *,
+    previous: Mapping[str, Metrics] | None = None,
+    intervals: Intervals | None = None,
+    tablefmt: str = "pipe",
 ) -> str:
     """Table with one row per task and one column per metric, without AP per class.
 
     Args:
         results: by task.
         previous: results of an earlier evaluation; the first column shows the change, e.g. 71.20 (+1.40).
+        intervals: in a row below that of the task.
         tablefmt: of tabulate.
     """
     names = list(dict.fromkeys(name for metrics in results.values() for name in metrics if not is_of_class(name)))
@@ -84,6 +92,9 @@ def summary_table(
         if names:
             cells[0] += _change(metrics.get(names[0], math.nan), before.get(names[0], math.nan))
         rows.append([task, *cells])
+        of_task = (intervals or {}).get(task, {})
+        if of_task:
+            rows.append([INTERVAL, *(_interval(of_task[name]) if name in of_task else "" for name in names)])
     return _table(rows, ["task", *names], tablefmt=tablefmt, names_at=[0])
 
 
@@ -115,16 +126,25 @@ def _rows_of(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{name}", value
 
 
-def category_table(results: Mapping[str, Metrics], *, tablefmt: str = "pipe") -> str:
+def category_table(
+    results: Mapping[str, Metrics], *, intervals: Intervals | None = None, tablefmt: str = "pipe"
+) -> str:
     """Table of AP or accuracy per class and task, with several classes per row if there are many.
 
     Args:
         results: by task.
+        intervals: behind the values, e.g. 71.20 [68.9, 73.1].
         tablefmt: of tabulate.
     """
     names = list(dict.fromkeys(name for metrics in results.values() for name in metrics if is_of_class(name)))
     cells = [
-        [table_name(name.partition("-")[2]), *(_cell(m.get(name, math.nan)) for m in results.values())]
+        [
+            table_name(name.partition("-")[2]),
+            *(
+                f"{_cell(m.get(name, math.nan))} {_interval((intervals or {}).get(task, {}).get(name))}".rstrip()
+                for task, m in results.items()
+            ),
+        ]
         for name in names
     ]
     columns = min(CATEGORY_COLUMNS, max(1, len(cells) // 4))
@@ -155,18 +175,21 @@ def footnote(results: Mapping[str, Metrics]) -> str:
     return f"\n\n{ABSENT}: the dataset has no such objects" if is_any_absent else ""
 
 
-def markdown_report(title: str, results: Mapping[str, Metrics]) -> str:
+def markdown_report(title: str, results: Mapping[str, Metrics], *, intervals: Intervals | None = None) -> str:
     """Markdown page with the summary and, if there are categories, their AP.
 
     Args:
         title: heading of the page.
         results: by task.
+        intervals: of metrics, see `summary_table` and `category_table`.
     """
-    report = f"# {title}\n\n{summary_table(results)}\n"
+    report = f"# {title}\n\n{summary_table(results, intervals=intervals)}\n"
     if any(is_of_class(name) for metrics in results.values() for name in metrics):
         is_accuracy = any(name.startswith(ACCURACY_OF_CLASS) for metrics in results.values() for name in metrics)
-        report += f"\n## {'Accuracy' if is_accuracy else 'AP'} of each category\n\n{category_table(results)}\n"
-    return report.rstrip() + footnote(results) + "\n"
+        report += f"\n## {'Accuracy' if is_accuracy else 'AP'} of each category\n\n"
+        report += f"{category_table(results, intervals=intervals)}\n"
+    explanation = f"\n\n{INTERVAL_TEXT}" if intervals else ""
+    return report.rstrip() + explanation + footnote(results) + "\n"
 
 
 def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], *, tablefmt: str, names_at: Sequence[int]) -> str:
@@ -178,6 +201,10 @@ def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], *, tablefmt: s
 
 def _cell(value: float) -> str:
     return ABSENT if math.isnan(value) else f"{value:.2f}"
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None or math.isnan(ends[0]) else f"[{ends[0]:.1f}, {ends[1]:.1f}]"
 
 
 def _change(value: float, before: float) -> str:

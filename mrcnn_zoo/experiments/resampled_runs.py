@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.ap_intervals import image_groups
 from mrcnn_zoo.evaluation.backends import detection_set
-from mrcnn_zoo.evaluation.bootstrap import ImageMatches, load_arrays, match_images, origin_of, save_arrays
-from mrcnn_zoo.evaluation.coco import STANDARD_MAXIMUM
+from mrcnn_zoo.evaluation.bootstrap import ImageMatches, load_arrays, match_images, matches_file, origin_of, save_arrays
+from mrcnn_zoo.evaluation.coco import ROWS_FILE, STANDARD_MAXIMUM
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth, ground_truth_of_task
 from mrcnn_zoo.evaluation.preflight import evaluated_part, load_test_datasets
 from mrcnn_zoo.evaluation.resampled_ap import draw_images, resampled_ap
 from mrcnn_zoo.evaluation.tables import PER_CLASS
 from mrcnn_zoo.experiments.records import INFERENCE, RunRecord, dataset_folder, stage_records
 
-ROWS_FILE = "coco_instances_results.json"
 TASKS = (BBOX, SEGM)
 RESAMPLES = 1000
 RESAMPLING_SEED = 0  # equal in all runs: they are compared on the same resamples
@@ -94,10 +94,12 @@ class GroundTruths:
 
     def __init__(self) -> None:
         self._key: tuple[str, ...] = ()
-        self._content: dict[str, Any] = {}
+        self._content: tuple[dict[str, Any], dict[int | str, str] | None] = ({}, None)
 
-    def of_run(self, run: EvaluatedRun) -> tuple[dict[str, Any], int]:
-        """A COCO dataset with all annotations, see `complete_ground_truth`, and the limit of detections per image.
+    def of_run(self, run: EvaluatedRun) -> tuple[dict[str, Any], dict[int | str, str] | None, int]:
+        """A COCO dataset with all annotations, the groups of its images, and the limit of detections per image.
+
+        See `complete_ground_truth` and `image_groups`.
 
         Args:
             run: evaluated on it.
@@ -112,10 +114,11 @@ class GroundTruths:
             datasets = [dataset for dataset in load_test_datasets(cfg) if run.dataset in ("", dataset.name)]
             if len(datasets) != 1:
                 raise UserError(f"{run.config} does not name one test set {run.dataset!r}, on which {run.folder} is.")
-            self._content = complete_ground_truth(evaluated_part(datasets[0], cfg))
+            dataset = evaluated_part(datasets[0], cfg)
+            self._content = complete_ground_truth(dataset), image_groups(dataset, cfg.DATASETS.GROUP)
             self._key = key
         limit = cfg.TEST.DETECTIONS_PER_IMAGE
-        return self._content, limit if limit > 0 else STANDARD_MAXIMUM
+        return *self._content, limit if limit > 0 else STANDARD_MAXIMUM
 
 
 def read_matches(run: EvaluatedRun, truths: GroundTruths | None = None) -> ImageMatches:
@@ -131,19 +134,20 @@ def read_matches(run: EvaluatedRun, truths: GroundTruths | None = None) -> Image
     rows_file = run.folder / ROWS_FILE
     try:
         origin = origin_of(rows_file)
-        path = run.folder / f"image_matches_{run.task}.npz"
+        path = matches_file(rows_file, run.task)
         kept = ImageMatches.load(path, origin=origin)
         if kept is not None:
             return kept
         rows = json.loads(rows_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{rows_file} cannot be read ({error}); evaluate the run again.") from error
-    complete, limit = (truths or GroundTruths()).of_run(run)
+    complete, groups, limit = (truths or GroundTruths()).of_run(run)
     matches = match_images(
         ground_truth_of_task(complete, run.task),
         detection_set(rows, complete, run.task),
         run.task,
         max_detections=limit,
+        groups=groups,
     )
     with contextlib.suppress(OSError):  # a folder of others
         matches.save(path, origin=origin)

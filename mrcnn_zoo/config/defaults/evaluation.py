@@ -111,6 +111,13 @@ NEW_KEYS = (
         "boxes, as of `predict --boxes`; empty for none.",
     ),
     Key(
+        "EVAL.BOOTSTRAP",
+        0,
+        "Resamples of the test images for 95 % intervals beside every AP, in every evaluation, e.g. 1000; of whole "
+        "groups with DATASETS.GROUP. 0: none. See docs/statistics.md.",
+        range=NOT_NEGATIVE,
+    ),
+    Key(
         "EVAL.METRICS",
         [],
         "Metrics of detections beside COCO AP, in every evaluation, e.g. [f1, tide]: their numbers join the results, "
