@@ -196,7 +196,7 @@ def read_speeds(folder: Path) -> tuple[dict[str, Speed], str]:
     """
     measured = _read_file(folder)
     if not measured:
-        return {}, f"Not measured. `mrcnn-zoo sweep measure {folder}` measures it, with nothing else running."
+        return {}, f"not measured; mrcnn-zoo sweep measure {folder} measures them, with nothing else running."
     return {name: _speed_of(content) for name, content in measured.items()}, _description(list(measured.values()))
 
 

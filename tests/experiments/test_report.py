@@ -7,53 +7,25 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.experiments.comparison import ComparisonRow, MetricComparison
-from mrcnn_zoo.experiments.records import SweepRecord, read_sweep_folder, result_of
+from mrcnn_zoo.experiments.comparison import compare
+from mrcnn_zoo.experiments.records import read_sweep_folder
 from mrcnn_zoo.experiments.report.build import MAX_POINTS, build_report, build_section, mean_curve
 from mrcnn_zoo.experiments.report.model import OPPOSITE, SAME, UNDECIDED, DataCurve, Report
 from mrcnn_zoo.experiments.report.plots import section_plots
 from mrcnn_zoo.experiments.report.text import latex, latex_text, markdown_text
 from mrcnn_zoo.experiments.report.writing import write_report
-from mrcnn_zoo.experiments.statistics import Observations, estimate_difference, estimate_mean, verdict_of
 from support.sweep_folders import ERROR, SWEEP, write_example, write_run, write_sweep
 
 DATE = "2026-11-27 12:00"
 VOID = {"meta", "img", "br", "hr", "link"}
 
 
-def compare(record: SweepRecord) -> list[MetricComparison]:
-    """Comparison by seeds alone, without correction for several rows."""
-    return [_compare_metric(record, metric) for metric in record.sweep.columns]
-
-
-def _compare_metric(record: SweepRecord, metric: str) -> MetricComparison:
-    values = {
-        variant.name: {
-            run.key.seed: result_of(run.results, metric)
-            for run in record.runs
-            if run.key.variant == variant.name and run.results
-        }
-        for variant in record.sweep.variants
-    }
-    sides = {name: Observations(np.array(list(found.values()))) for name, found in values.items() if found}
-    rows, reference = [], record.sweep.reference
-    for name, found in values.items():
-        mean = estimate_mean(sides[name]) if found else None
-        both = found and name != reference and reference in sides
-        difference = estimate_difference(sides[name], sides[reference]) if both else None
-        p_value = difference.p_value if difference else np.nan
-        verdict = verdict_of(difference, p_value) if difference else ""
-        rows.append(ComparisonRow(name, found, len(record.sweep.seeds), mean, difference, p_value, verdict))
-    return MetricComparison(metric, reference, tuple(rows), covers="seeds")
-
-
 def report_on(*folders: Path) -> Report:
     records = [read_sweep_folder(folder) for folder in folders]
-    return build_report([build_section(record, compare(record)) for record in records], date=DATE)
+    return build_report([build_section(record, compare(record, resamples=0)) for record in records], date=DATE)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +88,7 @@ def test_page_is_well_formed_and_needs_nothing_else(written: dict[str, str]) -> 
 
 
 def test_tables_have_the_numbers_of_the_comparison(written: dict[str, str], report: Report, example: Path) -> None:
-    comparison = compare(read_sweep_folder(example))[0]
+    comparison = compare(read_sweep_folder(example), resamples=0)[0]
     page = Page(written["report.html"])
     table = next(table for table in page.tables if table[0][2:4] == ["mean [95 %]", "difference [95 %]"])
     for cells, row in zip(table[1:], comparison.rows, strict=True):
@@ -141,7 +113,7 @@ def numbers(text: str) -> list[float]:
 def test_every_dash_has_a_footnote(report: Report) -> None:
     text = markdown_text(report, {})
     assert not re.search(r"\|\s+(-)?\s+\|", text)  # neither a bare dash nor an empty cell
-    assert "no finished run" in text or "0 of 3 runs finished" in text
+    assert "3 of 3 seeds not finished" in text
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
@@ -149,14 +121,14 @@ def test_csv_reads_back(written: dict[str, str], example: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(written["report.csv"])))
     assert [(row["variant"], row["metric"]) for row in rows[:2]] == [("base", "segm/AP"), ("wide_128", "segm/AP")]
     assert len(rows) == 8
-    by_hand = compare(read_sweep_folder(example))[0].row("wide_128")
+    by_hand = compare(read_sweep_folder(example), resamples=0)[0].row("wide_128")
     assert by_hand.difference is not None
     assert float(rows[1]["difference"]) == by_hand.difference.value == 5.5
     assert float(rows[1]["p_holm"]) == by_hand.adjusted_p
     assert (rows[1]["paper"], float(rows[1]["paper_difference"])) == ("31.0", pytest.approx(0.7))
     assert rows[1]["changes"] == "MODEL.FPN.OUT_CHANNELS: 128; a wider pyramid"
     assert rows[3]["mean"] == ""
-    assert "0 of 3 runs finished" in rows[3]["missing"]
+    assert "3 of 3 seeds not finished" in rows[3]["missing"]
     runs = list(csv.DictReader(io.StringIO(written["runs.csv"])))
     assert [run["segm/AP"] for run in runs if run["variant"] == "deep_50"] == ["30.5", "31.75", ""]
     assert [run["status"] for run in runs[-4:]] == ["failed", "waiting", "waiting", "waiting"]
@@ -227,7 +199,7 @@ def test_sweep_of_one_seed_has_no_test(tmp_path: Path) -> None:
     row = next(line for line in text.splitlines() if line.startswith("| wide_128") and "+6.00" in line)
     assert "36.00<sup>" in row  # without an interval, and the footnote states why
     assert "not distinguishable" in row
-    assert "a test needs two seeds on each side" in text
+    assert "one seed: no interval; one seed of the reference" in text
 
 
 def test_several_sweeps_of_the_same_name(tmp_path: Path, example: Path) -> None:
@@ -272,7 +244,7 @@ def test_accuracy_against_ap_and_data_curves_are_drawn(tmp_path: Path) -> None:
         write_run(folder / "base" / f"seed_{seed}", results)
     record = read_sweep_folder(folder)
     curve = DataCurve("base", "segm/AP", ((100, 20.0), (200, 25.0)), fit=([100, 200], [20.0, 25.0]), text="refused")
-    section = build_section(record, compare(record), data_curves=[curve])
+    section = build_section(record, compare(record, resamples=0), data_curves=[curve])
     plots: Sequence = section_plots(section)
     names = [plot.name for plot in plots]
     assert names[-2:] == ["roi_layer-images-segm_AP", "roi_layer-accuracy-stages_first_classification_top1_segm_AP"]

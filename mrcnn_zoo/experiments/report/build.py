@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mrcnn_zoo.errors import counted
-from mrcnn_zoo.experiments.comparison import MetricComparison
+from mrcnn_zoo.experiments.comparison import MetricComparison, compare
 from mrcnn_zoo.experiments.records import FINISHED, RunRecord, SweepRecord, result_of
 from mrcnn_zoo.experiments.report.model import Curve, DataCurve, Report, Run, Section
 from mrcnn_zoo.experiments.speed import read_speeds
@@ -19,6 +19,7 @@ from mrcnn_zoo.inspection.plots import Series, read_metrics
 
 METRICS_FILE = "metrics.json"
 TOTAL_LOSS = "total_loss"
+USUAL_COLUMNS = ("segm/AP", "bbox/AP", "keypoints/AP", "classification/top1", "box_proposals/AR@1000")
 MAX_POINTS = 100  # of a curve; means over as many spans of iterations
 METHOD = (
     "Intervals of 95 %: Welch over the seeds, bootstrap over the test images. p-values are adjusted by Holm over all "
@@ -44,6 +45,28 @@ def build_report(sections: Sequence[Section], *, date: str) -> Report:
         title = f"{section.title} ({suffix})" if titles[section.title] > 1 else section.title
         named.append(replace(section, name=f"{section.name} ({suffix})" if is_same else section.name, title=title))
     return Report(tuple(named), date)
+
+
+def read_section(record: SweepRecord) -> Section:
+    """Compare the finished runs of a sweep, and collect what its report shows.
+
+    Args:
+        record: of its folder.
+
+    Raises:
+        UserError: a file of the sweep cannot be read.
+    """
+    return build_section(record, compare(record, columns_of(record)))
+
+
+def columns_of(record: SweepRecord) -> tuple[str, ...]:
+    """COLUMNS of a sweep, or else the usual metrics that its runs have.
+
+    Args:
+        record: of its folder.
+    """
+    found = (name for name in USUAL_COLUMNS if any(not np.isnan(result_of(run.results, name)) for run in record.runs))
+    return record.sweep.columns or tuple(found) or USUAL_COLUMNS[:2]
 
 
 def build_section(
@@ -178,6 +201,8 @@ def _remarks(section: Section, sweep: Sweep) -> Iterable[str]:
     yield _status_text(section)
     yield from filter(None, (_verdict_counts(section), _orderings(section)))
     yield METHOD
+    if not section.speeds:
+        yield f"Time and memory: {section.speed_text}"
 
 
 def _status_text(section: Section) -> str:

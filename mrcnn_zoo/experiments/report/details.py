@@ -22,7 +22,7 @@ def detail_tables(section: Section) -> list[Table]:
 
 
 def speed_table(section: Section) -> Table:
-    """Parameters, images per second and peak memory; one row per variant.
+    """Parameters, images per second and peak memory; one row per variant, none where nothing was measured.
 
     Args:
         section: the sweep.
@@ -38,7 +38,7 @@ def speed_table(section: Section) -> Table:
         "peak GiB",
     )
     rows = []
-    for variant in section.variants:
+    for variant in section.variants if section.speeds else ():
         speed = section.speeds.get(variant)
         reason = NOT_MEASURED if speed is None else speed.error or NOT_MEASURED
         cells = [Cell(ABSENT, reason)] * (len(headers) - 1)

@@ -33,6 +33,7 @@ th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid var(
 th { font-weight: 600; vertical-align: bottom; }
 td { white-space: nowrap; }
 th.name, td.name { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
+td.name:first-child { white-space: nowrap; }
 tbody tr:nth-child(even) { background: var(--stripe); }
 tr.reference td:first-child { font-weight: 600; }
 .better { color: var(--better); font-weight: 600; }

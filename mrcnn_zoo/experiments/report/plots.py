@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WIDTH = 5.2  # inches; as wide as a phone shows without shrinking the letters much
 LABEL_WIDTH = 26  # letters per line of a variant's name
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31")  # Okabe and Ito 2008
+REFERENCE_COLOR = "#444444"
 CLIPPED_SHARE = 97  # percentile of the losses at which the axis ends: those of the first steps are far larger
 ACCURACY = "classification/top1"
 SETTINGS: Any = {"font.size": 9, "svg.hashsalt": "mrcnn_zoo", "axes.spines.top": False, "axes.spines.right": False}
@@ -78,16 +79,20 @@ def section_plots(section: Section) -> list[Plot]:
             text = f"{item.metric}: runs (dots), their mean and its 95 % interval"
             plots.append(_plot(section, "values", item.metric, text, partial(draw_values, item)))
     if section.losses:
-        text = "total loss: mean over the runs of a variant, and their range"
+        text = f"total loss while training: {_shown(section.losses)}"
         plots.append(_plot(section, "loss", "", text, partial(draw_curves, section.losses, "total loss", is_loss=True)))
     for metric, curves in section.progress.items():
-        text = f"{metric} while training: mean over the runs of a variant, and their range"
+        text = f"{metric} while training: {_shown(curves)}"
         plots.append(_plot(section, "curve", metric, text, partial(draw_curves, curves, metric)))
     for metric in dict.fromkeys(curve.metric for curve in section.data_curves):
         found = [curve for curve in section.data_curves if curve.metric == metric]
         text = f"{metric} against the number of training images"
         plots.append(_plot(section, "images", metric, text, partial(draw_data_curves, found)))
     return plots + _accuracy_plots(section)
+
+
+def _shown(curves: Sequence[Curve]) -> str:
+    return "mean over the runs of a variant" + (", and their range" if len(curves) <= len(COLORS) else "")
 
 
 def _plot(section: Section, kind: str, metric: str, text: str, draw: Callable[[], "Figure"]) -> Plot:
@@ -135,9 +140,10 @@ def draw_values(comparison: MetricComparison) -> "Figure":
     places = np.cumsum(heights) - heights / 2
     figure, axes = _new_figure(height=0.7 + float(heights.sum()))
     for place, row in zip(places, comparison.rows, strict=True):
-        _draw_row(axes, row, place, color=COLORS[row.variant == comparison.reference])
-        if row.variant == comparison.reference and row.mean is not None:
-            axes.axvline(row.mean.value, color=COLORS[1], linestyle="--", linewidth=0.8, zorder=0)
+        is_reference = row.variant == comparison.reference
+        _draw_row(axes, row, place, color=REFERENCE_COLOR if is_reference else COLORS[0])
+        if is_reference and row.mean is not None:
+            axes.axvline(row.mean.value, color=REFERENCE_COLOR, linestyle="--", linewidth=0.8, zorder=0)
     axes.set_yticks(places, labels, fontsize=8.5)
     axes.set_ylim(float(heights.sum()), 0)
     axes.set_xlabel(comparison.metric)
@@ -156,7 +162,7 @@ def _draw_row(axes: "Axes", row: ComparisonRow, place: float, *, color: str) -> 
 
 
 def draw_curves(curves: Sequence[Curve], name: str, *, is_loss: bool = False) -> "Figure":
-    """Mean and range per variant over the iterations.
+    """Mean per variant over the iterations, with the range where the variants are few.
 
     Args:
         curves: one per variant.
@@ -165,10 +171,11 @@ def draw_curves(curves: Sequence[Curve], name: str, *, is_loss: bool = False) ->
     """
     figure, axes = _new_figure(height=3.2, legend_rows=_legend_rows(curve.variant for curve in curves))
     for place, curve in enumerate(curves):
-        color, style = _style(place)
+        color, style = _style(place, len(curves))
         marker = "" if len(curve.iterations) > 30 else "o"
         axes.plot(curve.iterations, curve.mean, style, color=color, lw=1.4, marker=marker, ms=3, label=curve.variant)
-        axes.fill_between(curve.iterations, curve.low, curve.high, color=color, alpha=0.14, linewidth=0)
+        if len(curves) <= len(COLORS):
+            axes.fill_between(curve.iterations, curve.low, curve.high, color=color, alpha=0.14, linewidth=0)
     if is_loss:
         shown = np.concatenate([curve.high for curve in curves])
         axes.set_ylim(0, 1.1 * float(np.percentile(shown, CLIPPED_SHARE)) or None)
@@ -207,7 +214,7 @@ def draw_accuracy(pairs: dict[str, list[tuple[float, float]]], accuracy: str, me
     """
     figure, axes = _new_figure(height=3.6, legend_rows=_legend_rows(pairs))
     for place, (variant, points) in enumerate(pairs.items()):
-        color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
+        color, marker = _style(place, len(pairs))[0], MARKERS[place % len(MARKERS)]
         axes.plot(*zip(*points, strict=True), marker, color=color, alpha=0.4, ms=4, mew=0, linestyle="")
         axes.plot(*np.mean(points, axis=0), marker, color=color, ms=8, label=variant, linestyle="")
     _finish(figure, axes, x_label=accuracy, y_label=metric)
@@ -238,8 +245,13 @@ def _finish(figure: "Figure", axes: "Axes", *, x_label: str, y_label: str) -> No
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
-def _style(place: int) -> tuple[str, str]:
-    return COLORS[place % len(COLORS)], LINE_STYLES[place // len(COLORS) % len(LINE_STYLES)]
+def _style(place: int, count: int) -> tuple[Any, str]:
+    """Colour and line of a variant; many variants have shades in their order."""
+    if count <= len(COLORS):
+        return COLORS[place], "-"
+    import matplotlib as mpl
+
+    return mpl.colormaps["viridis"](0.92 * place / (count - 1)), LINE_STYLES[place % len(LINE_STYLES)]
 
 
 def _wrapped(name: str) -> str:

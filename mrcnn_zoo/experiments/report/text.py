@@ -1,4 +1,4 @@
-"""A report as Markdown, LaTeX and CSV."""
+"""A report as Markdown, LaTeX and CSV, and its tables for a terminal."""
 
 import math
 import re
@@ -38,6 +38,36 @@ NEGATIVE = re.compile(r"(?<![\w.])-(?=\d)")
 SECTION_PLOTS = Mapping[str, Sequence[tuple[str, str]]]  # by name of the section: (description, path) of each plot
 
 
+# --- terminal ---------------------------------------------------------------------------------------------------------
+def plain_text(report: Report) -> str:
+    """The tables of results for a terminal.
+
+    Args:
+        report: its content.
+    """
+    parts = [plain_table(table) for table in report_tables(report)]
+    for section in report.sections:
+        parts += [section.title, *(plain_table(table) for table in result_tables(section))]
+    return "\n\n".join(parts) + "\n"
+
+
+def plain_table(table: Table) -> str:
+    """A table for a terminal, with its footnotes.
+
+    Args:
+        table: any.
+    """
+    marks = table.footnotes
+    rows = [[cell.text + (f" ({marks[cell.note]})" if cell.note else "") for cell in row] for row in table.rows]
+    notes = [f"({mark}) {note}" for note, mark in marks.items()]
+    return "\n".join([table.title, *([table.caption] if table.caption else []), _pipe_table(table, rows), *notes])
+
+
+def _pipe_table(table: Table, rows: Sequence[Sequence[str]], headers: Sequence[str] = ()) -> str:
+    sides = ["left"] * table.names + ["right"] * (len(table.headers) - table.names)
+    return tabulate(rows, headers or table.headers, tablefmt="pipe", disable_numparse=True, colalign=sides)
+
+
 # --- Markdown ---------------------------------------------------------------------------------------------------------
 def markdown_text(report: Report, plots: SECTION_PLOTS) -> str:
     """A Markdown page.
@@ -74,9 +104,7 @@ def _markdown_section(section: Section, plots: Sequence[tuple[str, str]]) -> lis
 def _markdown_table(table: Table, *, level: int) -> list[str]:
     marks = table.footnotes
     rows = [[_markdown_cell(cell, marks) for cell in row] for row in table.rows]
-    sides = ["left"] * table.names + ["right"] * (len(table.headers) - table.names)
-    headers = [_markdown(text) for text in table.headers]
-    text = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=sides)
+    text = _pipe_table(table, rows, [_markdown(text) for text in table.headers])
     notes = [f"<sup>{mark}</sup> {_markdown(note)}" for note, mark in marks.items()]
     caption = [_markdown(table.caption)] if table.caption else []
     return [f"{'#' * level} {_markdown(table.title)}", *caption, text, *(["; ".join(notes) + "."] if notes else [])]
