@@ -11,6 +11,8 @@ from mrcnn_zoo.cli.parser import CONFIG_SUFFIXES, CommandParser, read_arguments
 ACTIONS = {
     "run": ("mrcnn_zoo.cli.sweep_run", "train all runs of a sweep that are not finished"),
     "status": ("mrcnn_zoo.cli.sweep_status", "the table of all runs of a sweep, also while it is run"),
+    "report": ("mrcnn_zoo.cli.sweep_report", "tables and plots: means, intervals, differences, verdicts"),
+    "measure": ("mrcnn_zoo.cli.sweep_measure", "time and memory of each variant, alone on the machine"),
 }
 DEFAULT_ACTION = "run"
 
@@ -40,7 +42,11 @@ def build_parser() -> CommandParser:
     parser = CommandParser(
         prog="mrcnn-zoo sweep",
         description=__doc__,
-        examples=("run Sweeps/roi_layer_digits.yaml --jobs 2", "status output/sweeps/roi_layer_digits"),
+        examples=(
+            "run Sweeps/roi_layer_digits.yaml --jobs 2",
+            "status output/sweeps/roi_layer_digits",
+            "report output/sweeps/roi_layer_digits",
+        ),
     )
     actions = parser.add_subparsers(dest="action", required=True)
     for name, (module_name, text) in ACTIONS.items():

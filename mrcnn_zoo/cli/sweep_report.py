@@ -1,4 +1,4 @@
-"""Report on sweeps: means with intervals, differences to the reference, verdicts and plots; also while runs are trained."""
+"""Report on sweeps: means, intervals, differences to the reference, verdicts and plots; also while runs are trained."""
 
 import argparse
 import sys

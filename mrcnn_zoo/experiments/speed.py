@@ -209,7 +209,7 @@ def _read_file(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}). Remove it and measure again.") from error
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
-        raise UserError(f"{path} is not a file of `mrcnn-zoo sweep measure`. Remove it and measure again.")
+        raise UserError(f"{path} is not a file of measured variants. Remove it and measure again.")
     return content
 
 

@@ -192,7 +192,7 @@ def draw_data_curves(curves: Sequence[DataCurve]) -> "Figure":
     figure, axes = _new_figure(height=3.2, legend_rows=_legend_rows(curve.variant for curve in curves))
     numbers = sorted({number for curve in curves for number, _ in curve.points})
     for place, curve in enumerate(curves):
-        color, style = _style(place)
+        color, style = _style(place, len(curves))
         axes.plot(
             *zip(*curve.points, strict=True), MARKERS[place % len(MARKERS)], color=color, ms=4, label=curve.variant
         )
