@@ -15,7 +15,7 @@ from mrcnn_zoo.training import run
 from mrcnn_zoo.training.hooks.best import BestMetric, SaveBest, WriteCheckpoints
 from mrcnn_zoo.training.hooks.checkpoints import SaveCheckpoints
 from mrcnn_zoo.training.hooks.evaluation import Evaluate
-from mrcnn_zoo.training.writers import MetricWriter, closing
+from mrcnn_zoo.training.writers import MetricWriter, StageOfRun, closing
 from mrcnn_zoo.training.writers.files import CsvWriter, JsonLinesWriter
 from mrcnn_zoo.training.writers.trackers import WandbWriter
 
@@ -42,6 +42,10 @@ class WandbRun:
 
     def __init__(self) -> None:
         self.exit_codes: list[int] = []
+        self.is_preempting = False
+
+    def mark_preempting(self) -> None:
+        self.is_preempting = True
 
     def define_metric(self, name: str, step_metric: str = "") -> None:
         pass
@@ -130,6 +134,19 @@ def test_wandb_shows_a_failed_run_as_failed(failed: bool, exit_code: int) -> Non
     wandb_run = WandbRun()
     WandbWriter(wandb_run).close(failed=failed)
     assert wandb_run.exit_codes == [exit_code]
+
+
+def test_wandb_run_of_several_stages_ends_with_the_last_or_with_an_interruption() -> None:
+    for is_last, signal_number, exit_codes in ((False, 0, []), (True, 0, [0]), (False, 15, [143])):
+        wandb_run = WandbRun()
+        stage = StageOfRun("heads", 1, Path("run"), is_last=is_last)
+        writer = WandbWriter(wandb_run, stage=stage)
+        if signal_number:
+            writer.interrupt(signal_number)
+        writer.close()
+        writer.close()
+        assert wandb_run.exit_codes == exit_codes
+        assert wandb_run.is_preempting == bool(signal_number)
 
 
 def results(value: float) -> Mapping[str, Mapping[str, float]]:
