@@ -34,6 +34,7 @@ SIBLINGS = ({"modeling"}, {"data"}, {"checkpoint", "interop"})  # of one layer, 
 RUN_STARTERS = {
     "evaluation": {
         "evaluate",
+        "run_evaluation",
         "evaluate_datasets",
         "evaluated_part",
         "check_evaluation",

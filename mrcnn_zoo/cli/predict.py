@@ -40,11 +40,11 @@ from mrcnn_zoo.inference.image_files import (
 )
 from mrcnn_zoo.inference.image_inputs import find_images
 from mrcnn_zoo.inference.predictor import build_image_detector
+from mrcnn_zoo.inference.thresholds import BEST, DEFAULT_THRESHOLD, FILE_SUFFIX, lowest, resolve_threshold
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.progress import terminal_width
 
 SOME_IMAGES_FAILED = 1
-THRESHOLD = 0.5  # default minimum score without --boxes
 IMAGES_SHOWN, NAME_SHOWN, TABLE_WIDTH = 20, 40, 100  # rows, characters of a name, characters of a row
 
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
-    weights, threshold = given_weights(arguments), _threshold(arguments) or 0.0
+    weights = given_weights(arguments)
     found = find_images(arguments.inputs, recursive=arguments.recursive, exclude=Path(arguments.output).expanduser())
     output = check_predictions_folder(arguments.output, found, overwrite=arguments.overwrite)
     boxes = None if arguments.boxes is None else read_given_boxes(arguments.boxes)
@@ -82,7 +82,8 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
     if boxes is not None and given is not None:
         class_of_id = boxes.class_of_id(trained.class_names, trained.category_ids, images=given.values())
         model = build_given_box_detector(cfg, model, box_source_of_files(given, class_of_id), option="--boxes")
-    detector = build_image_detector(cfg, model, trained, score_threshold=threshold, option="--threshold")
+    threshold = resolve_threshold(_threshold(arguments) or 0.0, trained, option="--threshold")
+    detector = build_image_detector(cfg, model, trained, score_threshold=lowest(threshold), option="--threshold")
     result = predict_images(
         detector.model,
         found,
@@ -92,19 +93,19 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
         category_ids=detector.category_ids,
         score_threshold=threshold,
         has_labels=not arguments.no_labels,
-        tally=build_detection_tally(cfg, min_score=threshold) if given is None else None,
+        tally=build_detection_tally(cfg, min_score=lowest(threshold)) if given is None else None,
         given=given,
     )
     return result, output
 
 
-def _threshold(arguments: argparse.Namespace) -> float | None:
-    """The minimum score; None where all given boxes are shown."""
+def _threshold(arguments: argparse.Namespace) -> float | str | None:
+    """The minimum score, "best" or a file of scores; None where all given boxes are shown."""
     is_default = arguments.threshold is None and arguments.boxes is None
-    return THRESHOLD if is_default else arguments.threshold
+    return DEFAULT_THRESHOLD if is_default else arguments.threshold
 
 
-def _summary(result: PredictedImages, output: Path, *, threshold: float | None) -> str:
+def _summary(result: PredictedImages, output: Path, *, threshold: float | str | None) -> str:
     images = counted(len(result.counts), "image")
     written = {
         str(output / PREDICTIONS_FILE): "boxes, masks, areas and scores, in COCO format",
@@ -112,7 +113,10 @@ def _summary(result: PredictedImages, output: Path, *, threshold: float | None) 
         f"{output}/*.png" if len(result.counts) > 1 else str(result.pictures[0]): "the objects drawn",
     }
     width = max(map(len, written))
-    chosen = "in all given boxes" if threshold is None else f"with a score of at least {threshold:g}"
+    chosen = "in all given boxes"
+    if threshold is not None:
+        of_classes = isinstance(threshold, str)
+        chosen = f"with a score of at least {'the best of their class' if of_classes else format(threshold, 'g')}"
     objects = f"{counted(result.num_objects, 'object')} {chosen} in {images}. Written:"
     return "\n".join(
         [count_table(result.counts), "", objects, *(f"  {path:{width}}  {what}" for path, what in written.items())]
@@ -179,6 +183,15 @@ def is_image_input(text: str) -> bool:
     return not is_other and not names_key(text)
 
 
+def score_or_best(text: str) -> float | str:
+    """The type of --threshold: a number from 0 to 1, "best" or a JSON file.
+
+    Args:
+        text: as typed.
+    """
+    return text if text == BEST or text.endswith(FILE_SUFFIX) else score(text)
+
+
 def build_parser() -> CommandParser:
     """The command line."""
     parser = CommandParser(
@@ -187,6 +200,7 @@ def build_parser() -> CommandParser:
         examples=(
             "photo.jpg --weights zoo://Quickstart/mask_rcnn_R_18_FPN_digits",
             "images/ --weights output/model_best.pth --output results --threshold 0.7",
+            "images/ --weights output/model_best.pth --threshold best",
             "images/ --recursive --no-labels --weights output MODEL.DEVICE cpu TEST.DETECTIONS_PER_IMAGE 1000",
             "images/ --weights output --boxes boxes.json --output masks",
             "'images/*.tif' --weights output/model_final.pth --config-file my.yaml --overwrite",
@@ -201,7 +215,13 @@ def build_parser() -> CommandParser:
         overwrite="also replace files in it that no earlier prediction has written",
     )
     parser.set_defaults(output="predictions")
-    parser.add_argument("--threshold", type=score, metavar="SCORE", help="minimum score (default: 0.5, with --boxes 0)")
+    parser.add_argument(
+        "--threshold",
+        type=score_or_best,
+        metavar="SCORE",
+        help="minimum score (default: 0.5, with --boxes 0); best: the score of highest F1 of each class, from the "
+        "checkpoint; FILE.json: the score_thresholds.json of an evaluation",
+    )
     parser.add_argument(
         "--boxes",
         metavar="FILE",

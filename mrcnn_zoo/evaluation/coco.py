@@ -1,6 +1,7 @@
 """COCO's box, mask and keypoint AP of the detections of a whole dataset."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, areas_of, 
 from mrcnn_zoo.evaluation.classification import ClassificationEvaluator, build_classification_evaluator
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth, has_masks, new_images
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, Metric, NamesResults, build_metrics, measure
+from mrcnn_zoo.evaluation.operating_points import MATCH_IOU, THRESHOLDS_FILE, Matches, best_point, find_thresholds
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
 from mrcnn_zoo.evaluation.tables import (
     Intervals,
@@ -84,6 +86,7 @@ class CocoEvaluator:
         self._image_ids = {record.image_id for record in dataset.records}
         self._rows: dict[int | str, list[Row]] = {}
         self._previous: Results = {}
+        self.score_thresholds: dict[str, float] = {}  # by class name, see `find_thresholds`; set by `evaluate`
 
     def show_changes_to(self, previous: Results) -> None:
         """Show the change of AP in the logged table.
@@ -128,7 +131,8 @@ class CocoEvaluator:
         """
         parts = gather_on_main_process(self._rows)
         folder = None if output_dir is None else Path(output_dir) / "inference"
-        return results_of_main_process(lambda: self._measure(parts, folder))
+        results, self.score_thresholds = results_of_main_process(lambda: self._measure(parts, folder))
+        return results
 
     def _rows_of(self, sample: Sample, found: Detections) -> list[Row]:
         corners = found.boxes.detach().cpu().double().reshape(-1, 4).numpy()
@@ -157,7 +161,9 @@ class CocoEvaluator:
             rows = [row | {"keypoints": points} for row, points in zip(rows, coco_points(found), strict=True)]
         return rows
 
-    def _measure(self, parts: Sequence[dict[int | str, list[Row]]], folder: Path | None) -> Results:
+    def _measure(
+        self, parts: Sequence[dict[int | str, list[Row]]], folder: Path | None
+    ) -> tuple[Results, dict[str, float]]:
         by_image = {image_id: rows for part in reversed(parts) for image_id, rows in part.items()}
         rows = [row for record in self._dataset.records for row in by_image.get(record.image_id, [])]
         self._warn_of_missing(by_image, rows)
@@ -176,14 +182,27 @@ class CocoEvaluator:
         logger.info("%s: results in %%\n%s", self._dataset.name, table)
         categories = category_table(results, intervals=intervals) + footnote(results)
         logger.info("%s: AP of each category\n%s", self._dataset.name, categories)
-        others, texts = measure(self._metrics, replace(evaluated, curves=curves), folder)
+        evaluated = replace(evaluated, curves=curves)
+        thresholds = find_thresholds(evaluated.matches)
+        self._log_best_point(evaluated)
+        others, texts = measure(self._metrics, evaluated, folder)
         if folder is not None:
             page = [markdown_report(self._dataset.name, results, intervals=intervals).rstrip(), *texts]
             content = nan_as_null(results | others | interval_results(intervals))
             write_json(folder / "results.json", content, indent=2)
             write_text(folder / "results.md", "\n\n".join(page) + "\n")
             write_arrays(folder / "precision_recall.npz", self._precision_arrays(curves))
-        return results | others
+            write_json(folder / THRESHOLDS_FILE, thresholds, indent=2)
+        return results | others, thresholds
+
+    def _log_best_point(self, evaluated: Evaluated) -> None:
+        point = best_point(Matches.joined(list(evaluated.matches.values())))
+        if not math.isnan(point.threshold):
+            text = (
+                "%s: highest F1 (%s, IoU %g) is %.2f, of scores from %.3f; the thresholds of single classes are in %s"
+            )
+            where = (evaluated.mask_task, MATCH_IOU, 100 * point.f1, point.threshold, THRESHOLDS_FILE)
+            logger.info(text, self._dataset.name, *where)
 
     def _intervals(self, evaluated: Evaluated, folder: Path | None) -> Intervals:
         rows_file = None if folder is None else folder / ROWS_FILE

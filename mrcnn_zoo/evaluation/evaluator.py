@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -67,6 +68,21 @@ class ShowsChanges(Protocol):
         ...
 
 
+@runtime_checkable
+class FindsThresholds(Protocol):
+    """An evaluator that finds the score threshold of highest F1 per class."""
+
+    score_thresholds: dict[str, float]  # by class name; set by `evaluate`, empty where there is none
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation finds: metrics by task, and the best score threshold by class name, if there is one."""
+
+    results: Results
+    score_thresholds: dict[str, float] = field(default_factory=dict)
+
+
 def evaluate(
     model: nn.Module,
     dataset: Dataset,
@@ -84,8 +100,8 @@ def evaluate(
             restored.
         dataset: with annotations.
         cfg: of the model and its evaluation.
-        output_dir: folder of `inference/`, with coco_instances_results.json, results.json, results.md and
-            precision_recall.npz.
+        output_dir: folder of `inference/`, with coco_instances_results.json, results.json, results.md,
+            precision_recall.npz and score_thresholds.json.
         loader: batches of the images of this process; by default those of `build_prediction_loader`.
         logged: see `log_notes`.
         previous: results of an earlier evaluation on the dataset; the table shows the change.
@@ -96,6 +112,22 @@ def evaluate(
     Raises:
         UserError: the dataset is empty, or the backend or evaluator unknown.
     """
+    return run_evaluation(
+        model, dataset, cfg, output_dir=output_dir, loader=loader, logged=logged, previous=previous
+    ).results
+
+
+def run_evaluation(
+    model: nn.Module,
+    dataset: Dataset,
+    cfg: CfgNode,
+    *,
+    output_dir: str | Path | None = None,
+    loader: Iterable[list[Sample]] | None = None,
+    logged: set[Topic] | None = None,
+    previous: Results | None = None,
+) -> Evaluation:
+    """Evaluate as `evaluate` does, with the same arguments; also returns the best score thresholds."""
     dataset = evaluated_part(dataset, cfg)
     model = build_test_detector(cfg, model, dataset)
     evaluator: Evaluator = EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, dataset)
@@ -122,7 +154,7 @@ def evaluate(
     logger.info("%s: %s, %.3f s per image", dataset.name, counted(len(dataset), "image"), seconds / num_images)
     results = evaluator.evaluate(output_dir)
     _log_reached_limits(tally, dataset.name, set() if logged is None else logged)
-    return results
+    return Evaluation(results, evaluator.score_thresholds if isinstance(evaluator, FindsThresholds) else {})
 
 
 def _log_reached_limits(tally: DetectionTally, name: str, logged: set[Topic]) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 ALL_SIZES = [0.0, 1e10]  # square pixels
 MATCH_IOU = 0.5
+THRESHOLDS_FILE = "score_thresholds.json"  # in inference/: {class name: threshold}
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def best_point(matches: Matches) -> OperatingPoint:
     return OperatingPoint(threshold, float(curve.f1[best]), float(curve.precision[best]), float(curve.recall[best]))
 
 
-def score_thresholds(matches: Mapping[str, Matches]) -> dict[str, float]:
+def find_thresholds(matches: Mapping[str, Matches]) -> dict[str, float]:
     """The best threshold per class; that of all classes together where a class has none. Empty if there is none at all.
 
     Args:

@@ -19,6 +19,7 @@ from mrcnn_zoo.evaluation.limits import DetectionTally, log_notes
 from mrcnn_zoo.inference.image_inputs import FoundImages, picture_paths
 from mrcnn_zoo.inference.prediction import coco_rows
 from mrcnn_zoo.inference.predictor import predict_image
+from mrcnn_zoo.inference.thresholds import ScoreThreshold, reaches
 from mrcnn_zoo.inspection.draw import draw_instances
 from mrcnn_zoo.inspection.pictures import is_own_picture, save_picture
 from mrcnn_zoo.output_files import check_output_folder, csv_text, refuse_to_replace, write_json, write_text
@@ -52,7 +53,7 @@ def predict_images(
     mapper: EvalMapper,
     class_names: Sequence[str],
     category_ids: Sequence[int] = (),
-    score_threshold: float,
+    score_threshold: ScoreThreshold,
     has_labels: bool = True,
     tally: DetectionTally | None = None,
     given: Mapping[str, BoxesOfImage] | None = None,
@@ -68,7 +69,7 @@ def predict_images(
         mapper: see `predict_image`.
         class_names: by class index.
         category_ids: of predictions.json, by class index; 1, 2, ... by default.
-        score_threshold: minimum score of a written detection, in [0, 1].
+        score_threshold: minimum score of a written detection, in [0, 1]; of all classes, or by class index.
         has_labels: whether classes and scores are drawn.
         tally: counts images where a limit of the model may have removed detections; its notes are logged at the end.
         given: boxes of a `GivenBoxDetector` by file; predictions.json has their image ids, and their annotation ids as
@@ -96,7 +97,7 @@ def predict_images(
         objects = predict_image(model, pixels, mapper=mapper, image_id=len(images) + 1, name=str(file))
         if tally is not None:
             tally.add(str(file), objects)
-        is_shown = objects.scores >= score_threshold
+        is_shown = reaches(objects, score_threshold)
         objects = objects[is_shown]
         drawn = draw_instances(pixels, objects, class_names, has_labels=has_labels)
         result.pictures.append(save_picture(drawn, picture))

@@ -24,6 +24,14 @@ from mrcnn_zoo.data.records import ImageRecord, ImageSource
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.given_boxes import GivenBoxDetector
 from mrcnn_zoo.inference.prediction import OBJECT, Prediction
+from mrcnn_zoo.inference.thresholds import (
+    DEFAULT_THRESHOLD,
+    ScoreThreshold,
+    check_threshold,
+    lowest,
+    reaches,
+    resolve_threshold,
+)
 from mrcnn_zoo.inference.trained import TrainedFile, open_trained
 from mrcnn_zoo.inference.tta import (
     build_augmentation_notes,
@@ -52,7 +60,8 @@ class Predictor:
         config: a YAML file or the name of a packaged config; by default the config in the checkpoint.
         overrides: `KEY, VALUE` or `KEY=VALUE`, e.g. ["TEST.AUG.ENABLED", True].
         score_threshold: minimum score of a detection in [0, 1], in addition to the config's own threshold,
-            MODEL.ROI_HEADS.SCORE_THRESH_TEST or MODEL.RETINANET.SCORE_THRESH_TEST.
+            MODEL.ROI_HEADS.SCORE_THRESH_TEST or MODEL.RETINANET.SCORE_THRESH_TEST; "best" for the score of highest F1
+            of each class, from the checkpoint, or a file of these, inference/score_thresholds.json of an evaluation.
         device: "cpu", "cuda", "cuda:1", ...; by default MODEL.DEVICE of the config: a GPU if there is one.
         batch_size: images per forward pass. Images of different sizes are padded, which changes scores slightly.
         trust: modules whose code the config in the checkpoint may name.
@@ -67,25 +76,24 @@ class Predictor:
         *,
         config: str | Path | None = None,
         overrides: Sequence[Any] = (),
-        score_threshold: float = 0.5,
+        score_threshold: float | str | Path = DEFAULT_THRESHOLD,
         device: str | torch.device | None = None,
         batch_size: int = 1,
         trust: Iterable[str] = (),
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size} must be at least 1.")
-        if not isinstance(score_threshold, int | float) or not 0 <= score_threshold <= 1:
-            raise UserError(f"score_threshold = {score_threshold!r} must be a number in [0, 1].")
+        check_threshold(score_threshold, option="score_threshold")
         if isinstance(overrides, str | Mapping):
             raise UserError(
                 f"overrides = {overrides!r} must be a list of keys and values, as [KEY, VALUE] or ['KEY=VALUE']."
             )
         settings = [*overrides, *(() if device is None else ("MODEL.DEVICE", str(device)))]
         model, cfg, trained = open_trained(_in_zoo(weights), config=config, overrides=settings, trust=trust)
-        self.detector = build_image_detector(cfg, model, trained, score_threshold=score_threshold)
+        self.score_threshold = resolve_threshold(score_threshold, trained, option="score_threshold")
+        self.detector = build_image_detector(cfg, model, trained, score_threshold=lowest(self.score_threshold))
         if str(device).startswith("cuda") and next(model.parameters()).device.type == "cpu":
             logger.warning("device %s: there is no GPU here; running on the CPU", device)
-        self.score_threshold = score_threshold
         self.batch_size = batch_size
 
     @property
@@ -143,13 +151,15 @@ class ImageDetector:
     def __repr__(self) -> str:
         return summary(self)
 
-    def predict(self, images: Sequence[ImageInput], *, first_id: int = 1, score_threshold: float) -> list[Prediction]:
+    def predict(
+        self, images: Sequence[ImageInput], *, first_id: int = 1, score_threshold: ScoreThreshold
+    ) -> list[Prediction]:
         """Detect the objects in each image in one forward pass.
 
         Args:
             images: files, arrays or Pillow images.
             first_id: number of the first image.
-            score_threshold: minimum score of a detection, in [0, 1].
+            score_threshold: minimum score of a detection, in [0, 1]; of all classes, or by class index.
 
         Raises:
             UserError: an image cannot be read; the message has its name.
@@ -166,7 +176,7 @@ class ImageDetector:
                 name=name,
                 image_id=number,
                 pixels=pixels,
-                detections=table[table.scores >= score_threshold].to("cpu"),
+                detections=table[reaches(table, score_threshold)].to("cpu"),
                 class_names=self.class_names,
                 category_ids=self.category_ids,
             )

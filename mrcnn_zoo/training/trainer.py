@@ -100,6 +100,7 @@ class Trainer:
         self.interrupted = 0  # number of the signal that interrupts training; 0 for none
         self.stop_reason = ""
         self.results: dict[str, dict[str, float]] = {}  # of the latest evaluation
+        self.score_thresholds: dict[str, Any] = {}  # of the latest evaluation: dataset, iteration, by_class
         self._open_batches = open_batches
         self._batches_drawn = 0  # global batches, the position of the data sampler
 
@@ -169,6 +170,7 @@ class Trainer:
             "sampler": {"global_batches": self._batches_drawn},
             "seed": self.plan.seed,
             "results": self.results,
+            "score_thresholds": self.score_thresholds,
             "generators": gather_on_main_process(generator_states()),
             "hooks": {name: state for name, hook in self.hooks.items() if (state := hook.state_dict())},
             **self.provenance,
@@ -195,6 +197,7 @@ class Trainer:
         self.iteration = state["iteration"]
         self.elapsed = state["elapsed_seconds"]
         self.results = state["results"]
+        self.score_thresholds = state.get("score_thresholds", {})  # checkpoints of a former version lack it
         self._batches_drawn = state["sampler"]["global_batches"]
         if rank() < len(state["generators"]):
             restore_generator_states(state["generators"][rank()])

@@ -67,6 +67,7 @@ def test_written_files_are_complete(square, dataset_of, samples_of, tmp_path) ->
         "precision_recall.npz",
         "results.json",
         "results.md",
+        "score_thresholds.json",
     ]
     written = json.loads((folder / "results.json").read_text())
     assert written["segm"]["AP-7"] == pytest.approx(results["segm"]["AP-7"]) == pytest.approx(100)

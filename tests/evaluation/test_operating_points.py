@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from mrcnn_zoo.evaluation.metrics.f1 import F1, class_matches
-from mrcnn_zoo.evaluation.operating_points import Matches, best_point, score_thresholds
+from mrcnn_zoo.evaluation.metrics.f1 import F1
+from mrcnn_zoo.evaluation.operating_points import Matches, best_point, find_thresholds
 from support.detections import CAT, DOG, detection, evaluated_of, random_rows
 
 
@@ -32,8 +32,8 @@ def test_no_point_without_a_true_detection(scores: list[float], is_true: list[in
 
 def test_class_without_a_threshold_of_its_own_has_that_of_all() -> None:
     found = {"cat": matches_of([0.9, 0.4], [1, 0], 1), "dog": matches_of([], [], 3)}
-    assert score_thresholds(found) == {"cat": pytest.approx(0.65), "dog": pytest.approx(0.65)}
-    assert score_thresholds({"cat": matches_of([0.9], [0], 1)}) == {}
+    assert find_thresholds(found) == {"cat": pytest.approx(0.65), "dog": pytest.approx(0.65)}
+    assert find_thresholds({"cat": matches_of([0.9], [0], 1)}) == {}
 
 
 @pytest.mark.parametrize("tasks", [("bbox",), ("bbox", "segm")])
@@ -89,4 +89,4 @@ def test_empty_dataset_has_no_curve(dataset_of) -> None:
     report = F1()(evaluated)
     assert math.isnan(report.results["f1_segm"]["F1"])
     assert list(report.files) == ["f1.csv"]
-    assert score_thresholds(class_matches(evaluated)) == {}
+    assert find_thresholds(evaluated.matches) == {}

@@ -13,6 +13,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import Curves, detection_set, with_positive_ids
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, ground_truth_of_task
+from mrcnn_zoo.evaluation.operating_points import Matches, match_detections
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.registries import METRICS
@@ -76,8 +77,21 @@ class Evaluated:
         """
         return detection_set(self.rows, self.ground_truth, task)
 
-    def without_mask_scores(self) -> "Evaluated":
-        """The same detections, with masks ranked by the score of the detection."""
+    @cached_property
+    def matches(self) -> dict[str, Matches]:
+        """Detections matched to the objects of their class at IoU 0.5, by class name, for `mask_task`.
+
+        They are ranked by their score, also where masks have scores of their own: `predict --threshold` compares it.
+        """
+        by_id = match_detections(
+            self.ground_truth_of(self.mask_task),
+            self._without_mask_scores().detections_of(self.mask_task),
+            self.mask_task,
+            max_detections=self.max_detections,
+        )
+        return {name: by_id[number] for name, number in zip(self.class_names, self.category_ids, strict=True)}
+
+    def _without_mask_scores(self) -> "Evaluated":
         if not any("mask_score" in row for row in self.rows):
             return self
         rows = [{name: value for name, value in row.items() if name != "mask_score"} for row in self.rows]

@@ -17,7 +17,6 @@ from mrcnn_zoo.evaluation.operating_points import (
     OperatingPoint,
     best_point,
     curve_of,
-    match_detections,
 )
 from mrcnn_zoo.evaluation.tables import ABSENT, table_name
 from mrcnn_zoo.inspection.figures import MAX_CLASS_CURVES, finish, new_figure, png_of
@@ -45,7 +44,8 @@ class F1:
             evaluated: ground truth and detections.
         """
         task = evaluated.mask_task
-        matches = matches_by_class(evaluated)
+        of_classes = evaluated.matches
+        matches = {ALL: Matches.joined(list(of_classes.values())), **of_classes}
         points = {name: best_point(found) for name, found in matches.items()}
         results = {name: 100 * value for name, value in asdict(points[ALL]).items()}
         results = {"F1": results["f1"], "precision": results["precision"], "recall": results["recall"]} | {
@@ -66,32 +66,6 @@ class F1:
             tasks: that will be evaluated.
         """
         return [f"f1_{SEGM if SEGM in tasks else BBOX}/{name}" for name in ("F1", "precision", "recall")]
-
-
-def matches_by_class(evaluated: Evaluated) -> dict[str, Matches]:
-    """Matches at IoU 0.5 by class name, and of all classes as "all classes".
-
-    Args:
-        evaluated: ground truth and detections.
-    """
-    return {ALL: Matches.joined(list((of_classes := class_matches(evaluated)).values())), **of_classes}
-
-
-def class_matches(evaluated: Evaluated) -> dict[str, Matches]:
-    """Matches at IoU 0.5 by class name, ranked by `score`.
-
-    Args:
-        evaluated: ground truth and detections.
-    """
-    task = evaluated.mask_task
-    by_id = match_detections(
-        evaluated.ground_truth_of(task),
-        evaluated.without_mask_scores().detections_of(task),
-        task,
-        max_detections=evaluated.max_detections,
-    )
-    pairs = zip(evaluated.class_names, evaluated.category_ids, strict=True)
-    return {name: by_id[category_id] for name, category_id in pairs}
 
 
 def _table(points: Mapping[str, OperatingPoint], matches: Mapping[str, Matches]) -> str:

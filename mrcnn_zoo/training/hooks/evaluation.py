@@ -10,8 +10,8 @@ from mrcnn_zoo.data import Dataset, EvalLoader, build_eval_loader
 from mrcnn_zoo.data.classes import in_classes
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.distributed.processes import gather_over_processes, rank, world_size
-from mrcnn_zoo.evaluation import evaluate
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes, with_classes_of
+from mrcnn_zoo.evaluation.evaluator import run_evaluation
 from mrcnn_zoo.evaluation.preflight import build_reported_topics
 from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.registries import HOOKS
@@ -85,12 +85,21 @@ class Evaluate(Hook):
         measure: maps a model and the previous results to results by task and metric; leaves the model unchanged.
         period: iterations between two evaluations; 0 evaluates only at the end.
         datasets: names of the test sets; results of others, in a checkpoint, do not count.
+        score_thresholds: by class name; `measure` replaces its content by those of the first test set.
     """
 
-    def __init__(self, measure: Measure, *, period: int, datasets: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        measure: Measure,
+        *,
+        period: int,
+        datasets: Sequence[str] = (),
+        score_thresholds: Mapping[str, float] | None = None,
+    ) -> None:
         self._measure = measure
         self._period = period
         self._datasets = list(datasets)
+        self._score_thresholds = {} if score_thresholds is None else score_thresholds
         self._evaluated_iteration = 0
 
     def before_train(self, trainer: Trainer) -> None:
@@ -122,6 +131,10 @@ class Evaluate(Hook):
         with trainer.weights_to_evaluate():
             results = self._measure(trainer.model, trainer.results)
         self._evaluated_iteration = trainer.iteration
+        trainer.score_thresholds = {}
+        if self._score_thresholds:
+            stored = {"dataset": self._datasets[0], "iteration": trainer.iteration}
+            trainer.score_thresholds = stored | {"by_class": dict(self._score_thresholds)}
         trainer.announce(results)
 
 
@@ -131,6 +144,7 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
     is_alone = len(workspace.test_datasets) == 1
     training = workspace.train_datasets[0]
     labelled: dict[str, Dataset] = {}  # test sets with the classes of the model, by name
+    thresholds: dict[str, float] = {}  # of the first test set
     reported = build_reported_topics(cfg, workspace.test_datasets)  # limits are logged once per run
 
     def measure(model: nn.Module, previous: Results) -> Results:
@@ -140,7 +154,11 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
             detector = with_classes_of(dataset, model, training.class_names)
             prefix = "" if is_alone else f"{dataset.name}/"
             before = {task.removeprefix(prefix): dict(m) for task, m in previous.items() if task.startswith(prefix)}
-            found = evaluate(detector, dataset, cfg, output_dir=folder, logged=reported, previous=before)
+            evaluation = run_evaluation(detector, dataset, cfg, output_dir=folder, logged=reported, previous=before)
+            found = evaluation.results
+            if dataset is workspace.test_datasets[0]:
+                thresholds.clear()
+                thresholds.update(evaluation.score_thresholds)
             if cfg.TEST.VAL_LOSS:
                 if dataset.name not in labelled:
                     is_classified = predicts_classes(model)
@@ -151,7 +169,7 @@ def build_evaluate(cfg: CfgNode, workspace: Workspace) -> Evaluate:
         return results
 
     names = [dataset.name for dataset in workspace.test_datasets]
-    return Evaluate(measure, period=cfg.TEST.EVAL_PERIOD, datasets=names)
+    return Evaluate(measure, period=cfg.TEST.EVAL_PERIOD, datasets=names, score_thresholds=thresholds)
 
 
 def _labelled_batches(cfg: CfgNode, dataset: Dataset) -> EvalLoader:
