@@ -198,11 +198,8 @@ class CocoEvaluator:
     def _log_best_point(self, evaluated: Evaluated) -> None:
         point = best_point(Matches.joined(list(evaluated.matches.values())))
         if not math.isnan(point.threshold):
-            text = (
-                "%s: highest F1 (%s, IoU %g) is %.2f, of scores from %.3f; the thresholds of single classes are in %s"
-            )
-            where = (evaluated.mask_task, MATCH_IOU, 100 * point.f1, point.threshold, THRESHOLDS_FILE)
-            logger.info(text, self._dataset.name, *where)
+            text = "%s: the highest F1 (%s, IoU %g) is %.2f, of detections with scores from %.3f"
+            logger.info(text, self._dataset.name, evaluated.mask_task, MATCH_IOU, 100 * point.f1, point.threshold)
 
     def _intervals(self, evaluated: Evaluated, folder: Path | None) -> Intervals:
         rows_file = None if folder is None else folder / ROWS_FILE
