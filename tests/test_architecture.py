@@ -107,7 +107,15 @@ KEEPS_CONFIG = {  # (file, class) of configs with additional fields
     ("mrcnn_zoo/experiments/runs.py", "RunSpec"),
 }
 HEAVY_MODULES = {
-    *("matplotlib", "wandb", "sklearn", "tensorboard", "hotcoco", "faster_coco_eval", "cv2", "scipy", "tifffile")
+    "matplotlib",
+    "wandb",
+    "sklearn",
+    "tensorboard",
+    "hotcoco",
+    "faster_coco_eval",
+    "cv2",
+    "scipy",
+    "tifffile",
 }
 MAX_LINES = {"mrcnn_zoo": 350, "tests": 400}
 STRING_TOKENS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)}  # the latter since Python 3.12
