@@ -1,0 +1,70 @@
+"""The sweeps of the package: each is read, and every variant of the small ones trains for one iteration."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrcnn_zoo.config import CfgNode, changed_config
+from mrcnn_zoo.config.files import CHECKOUT, is_place_of_sweep
+from mrcnn_zoo.experiments.runs import FINAL_WEIGHTS, RunSpec, expand
+from mrcnn_zoo.experiments.sweep_file import read_sweep
+from mrcnn_zoo.training import run
+
+FOLDER = CHECKOUT / "configs" / "Sweeps"
+SWEEPS = sorted(path for path in FOLDER.rglob("*.yaml") if is_place_of_sweep(path))
+SMALL = [path for path in SWEEPS if path.parent == FOLDER]
+SHORT = {"MAX_ITER": 1, "IMS_PER_BATCH": 1, "WARMUP_ITERS": 0}
+
+
+def shortened(value: Any) -> Any:
+    """A value of SOLVER.STAGE_OVERRIDES or SOLVER.STAGES with the lengths of SHORT."""
+    if isinstance(value, Mapping):
+        return {name: SHORT.get(name.rpartition(".")[2], shortened(below)) for name, below in value.items()}
+    return [shortened(item) for item in value] if isinstance(value, list) else value
+
+
+def for_one_iteration(cfg: CfgNode, folder: Path) -> CfgNode:
+    """The config of a run with an iteration or two per stage, on ten scenes of half the size, without evaluation."""
+    solver, sizes = cfg.SOLVER, cfg.INPUT
+    changes: dict[str, Any] = {
+        "OUTPUT_DIR": str(folder),
+        "SOLVER.MAX_ITER": 1 if solver.TRAINING_SCHEDULE == "joint" else 10,  # of all stages
+        **{f"SOLVER.{name}": SHORT[name] for name in ("IMS_PER_BATCH", "WARMUP_ITERS")},
+        "SOLVER.STAGE_OVERRIDES": shortened(solver.STAGE_OVERRIDES),
+        **({"SOLVER.STAGES": shortened(solver.STAGES)} if solver.STAGES else {}),
+        "DATASETS.TEST": [],
+        "WRITERS": [],
+        "DATASETS.SCENES": {"NUM_TRAIN": 10, "IMAGE_SIZE": [64, 64], "OBJECT_SIZE": [16, 32]},
+        "INPUT.MIN_SIZE_TRAIN": [side // 2 for side in sizes.MIN_SIZE_TRAIN],
+        "INPUT.MAX_SIZE_TRAIN": sizes.MAX_SIZE_TRAIN // 2,
+    }
+    return changed_config(cfg, changes, source="test")
+
+
+def first_runs(path: Path) -> list[RunSpec]:
+    """One run of each variant, after those that it takes weights from."""
+    runs: dict[str, RunSpec] = {}
+    for spec in expand(read_sweep(path)):
+        runs.setdefault(spec.key.variant, spec)
+    return list(runs.values())
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.relative_to(FOLDER).as_posix())
+def test_every_sweep_is_read_with_its_configs(path: Path) -> None:
+    sweep = read_sweep(path)
+    assert len(expand(sweep)) >= len(sweep.variants) * len(sweep.seeds)
+    assert sweep.title
+    assert sweep.columns
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+def test_every_variant_of_a_small_sweep_trains(path: Path, tmp_path: Path) -> None:
+    for spec in first_runs(path):
+        cfg = for_one_iteration(spec.cfg, tmp_path / spec.key.variant)
+        if spec.sources:  # with all weights of the variant, of which the run may take a part
+            weights = tmp_path / spec.sources[0].variant / FINAL_WEIGHTS
+            cfg = changed_config(cfg, {"MODEL.WEIGHTS": str(weights)}, source="test")
+        run(cfg)
+        assert (tmp_path / spec.key.variant / FINAL_WEIGHTS).is_file()
