@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import pytest
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.comparison import compare
 from mrcnn_zoo.experiments.records import read_sweep_folder
-from mrcnn_zoo.experiments.report.build import MAX_POINTS, build_report, build_section, mean_curve
-from mrcnn_zoo.experiments.report.model import OPPOSITE, SAME, UNDECIDED, DataCurve, Report
-from mrcnn_zoo.experiments.report.plots import section_plots
+from mrcnn_zoo.experiments.report.build import MAX_POINTS, build_report, build_section, mean_curve, read_section
+from mrcnn_zoo.experiments.report.model import OPPOSITE, SAME, UNDECIDED, Report
+from mrcnn_zoo.experiments.report.plots import accuracy_pairs, section_plots
 from mrcnn_zoo.experiments.report.text import latex, latex_text, markdown_text
 from mrcnn_zoo.experiments.report.writing import write_report
 from support.sweep_folders import ERROR, SWEEP, write_example, write_run, write_sweep
@@ -237,17 +236,30 @@ def test_long_curve_is_averaged_over_spans() -> None:
     assert curve.mean[0] == curve.iterations[0] == 4.5  # mean of 0 to 9
 
 
-def test_accuracy_against_ap_and_data_curves_are_drawn(tmp_path: Path) -> None:
+def test_accuracy_against_ap_is_drawn(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "founding", SWEEP.replace("bbox/AP]", "stages/first/classification/top1]"))
     for seed in (0, 1):
         results = {"segm": {"AP": 30.0 + seed}, "stages": {"first": {"classification": {"top1": 90.0 + seed}}}}
         write_run(folder / "base" / f"seed_{seed}", results)
     record = read_sweep_folder(folder)
-    curve = DataCurve("base", "segm/AP", ((100, 20.0), (200, 25.0)), fit=([100, 200], [20.0, 25.0]), text="refused")
-    section = build_section(record, compare(record, resamples=0), data_curves=[curve])
-    plots: Sequence = section_plots(section)
-    names = [plot.name for plot in plots]
-    assert names[-2:] == ["roi_layer-images-segm_AP", "roi_layer-accuracy-stages_first_classification_top1_segm_AP"]
-    for plot in plots[-2:]:
-        assert plot.svg().startswith("<?xml")
-    assert "base, segm/AP: refused" in markdown_text(build_report([section], date=DATE), {})
+    section = build_section(record, compare(record, resamples=0))
+    assert accuracy_pairs(section, "stages/first/classification/top1", "segm/AP") == {"base": [(90, 30), (91, 31)]}
+    plot = section_plots(section)[-1]
+    assert plot.name == "roi_layer-accuracy-stages_first_classification_top1_segm_AP"
+    assert plot.svg().startswith("<?xml")
+
+
+def test_learning_curves_are_in_text_and_plot(tmp_path: Path) -> None:
+    text = SWEEP.split("PAPER")[0] + "DATA_FRACTIONS: [0.1, 0.2, 0.5, 1.0]"
+    folder = write_sweep(tmp_path / "fractions", text, seeds=(0,))
+    for fraction, value in ((0.1, 20.0), (0.2, 28.0), (0.5, 37.0), (1.0, 43.0)):
+        place = "seed_0" if fraction == 1 else f"fraction_{fraction}/seed_0"
+        write_run(folder / "base" / place, {"segm": {"AP": value}}, num_images=int(1000 * fraction))
+    section = read_section(read_sweep_folder(folder))
+    written = markdown_text(build_report([section], date=DATE), {})
+    assert "Twice the images (2,000 instead of 1,000) are expected to give" in written
+    assert re.search(r"\| base +\| +1 \| +43.00<sup>", written)  # the largest share is compared
+    assert re.search(r"\| base +\| +4 \| +43.00 \(reference\)", written)  # of four runs
+    assert "seed 0, 20% of the images" in written
+    plot = next(plot for plot in section_plots(section) if "-images-" in plot.name)
+    assert plot.svg().count("<use") > 4

@@ -46,7 +46,9 @@ def write_sweep(folder: Path, text: str, *, seeds: Sequence[int] = (0, 1, 2)) ->
     return folder
 
 
-def write_run(folder: Path, results: Mapping[str, Any] | None, *, status: str = "finished", error: str = "") -> None:
+def write_run(
+    folder: Path, results: Mapping[str, Any] | None, *, status: str = "finished", error: str = "", num_images: int = 100
+) -> None:
     """Write the state, the results and the curves of a run.
 
     Args:
@@ -54,10 +56,13 @@ def write_run(folder: Path, results: Mapping[str, Any] | None, *, status: str = 
         results: metrics by task; None for none.
         status: of run.json.
         error: of a failed run.
+        num_images: that it was trained on.
     """
     inference = folder / "inference"
     inference.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"status": status, "error": error}), encoding="utf-8")
+    counts = {"train": {"digits_train": {"images": num_images}}}
+    (folder / "datasets.json").write_text(json.dumps(counts), encoding="utf-8")
     lines: list[dict[str, Any]] = [{"iteration": i, "total_loss": 3.0 / (1 + i)} for i in range(0, 100, 20)]
     if results is not None:
         (inference / "results.json").write_text(json.dumps(results), encoding="utf-8")

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from mrcnn_zoo.errors import counted
-from mrcnn_zoo.experiments.comparison import MetricComparison, compare
+from mrcnn_zoo.experiments.comparison import LESS_IS_BETTER, MetricComparison, compare
+from mrcnn_zoo.experiments.learning_curve import LearningCurve, learning_curves
 from mrcnn_zoo.experiments.records import FINISHED, RunRecord, SweepRecord, result_of
-from mrcnn_zoo.experiments.report.model import Curve, DataCurve, Report, Run, Section
+from mrcnn_zoo.experiments.report.model import Curve, Report, Run, Section
 from mrcnn_zoo.experiments.speed import read_speeds
 from mrcnn_zoo.experiments.statistics import BETTER, NOT_DISTINGUISHABLE, WORSE
 from mrcnn_zoo.experiments.sweep_file import Sweep
@@ -56,7 +57,9 @@ def read_section(record: SweepRecord) -> Section:
     Raises:
         UserError: a file of the sweep cannot be read.
     """
-    return build_section(record, compare(record, columns_of(record)))
+    columns = columns_of(record)
+    curves = learning_curves(record, [name for name in columns if not LESS_IS_BETTER.search(name)])
+    return build_section(record, compare(record, columns), learning=curves)
 
 
 def columns_of(record: SweepRecord) -> tuple[str, ...]:
@@ -70,14 +73,14 @@ def columns_of(record: SweepRecord) -> tuple[str, ...]:
 
 
 def build_section(
-    record: SweepRecord, comparisons: Sequence[MetricComparison], *, data_curves: Sequence[DataCurve] = ()
+    record: SweepRecord, comparisons: Sequence[MetricComparison], *, learning: Sequence[LearningCurve] = ()
 ) -> Section:
     """The content of one sweep.
 
     Args:
         record: of its folder.
         comparisons: of its variants, one per metric.
-        data_curves: of DATA_FRACTIONS.
+        learning: learning curves, with DATA_FRACTIONS.
 
     Raises:
         UserError: a file of the sweep cannot be read.
@@ -102,7 +105,7 @@ def build_section(
         speed_text=speed_text,
         losses=tuple(_curves(series, TOTAL_LOSS)),
         progress={metric: curves for metric in metrics if (curves := tuple(_curves(series, metric)))},
-        data_curves=tuple(data_curves),
+        learning_curves=tuple(learning),
     )
     return replace(section, remarks=tuple(_remarks(section, sweep)))
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mrcnn_zoo.experiments.comparison import ComparisonRow, MetricComparison
+from mrcnn_zoo.experiments.learning_curve import LearningCurve
 from mrcnn_zoo.experiments.speed import Speed
 from mrcnn_zoo.experiments.statistics import BETTER, WORSE
-from mrcnn_zoo.inspection.plots import Series
 
 SAME, OPPOSITE, UNDECIDED = "same direction", "opposite direction", "not distinguishable here"
 
@@ -47,25 +47,6 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class DataCurve:
-    """A metric against the number of training images.
-
-    Args:
-        variant: its name.
-        metric: its name.
-        points: (number of images, value) of each run.
-        fit: (number of images, value) along the fitted power law; empty where it was refused.
-        text: the law and what it predicts, or why it was refused.
-    """
-
-    variant: str
-    metric: str
-    points: tuple[tuple[float, float], ...]
-    fit: Series = ([], [])
-    text: str = ""
-
-
-@dataclass(frozen=True)
 class Section:
     """One sweep.
 
@@ -87,7 +68,7 @@ class Section:
         speed_text: when, where and how they were measured, or the command that measures them.
         losses: total loss over the iterations, per variant.
         progress: by metric, its validation results over the iterations, per variant.
-        data_curves: of DATA_FRACTIONS.
+        learning_curves: metrics against the number of training images, with DATA_FRACTIONS.
         remarks: what the reader must know, such as unfinished runs or the method.
     """
 
@@ -108,7 +89,7 @@ class Section:
     speed_text: str = ""
     losses: tuple[Curve, ...] = ()
     progress: Mapping[str, tuple[Curve, ...]] = field(default_factory=dict)
-    data_curves: tuple[DataCurve, ...] = ()
+    learning_curves: tuple[LearningCurve, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def published_difference(self, variant: str, metric: str) -> float | None:
@@ -134,14 +115,6 @@ class Section:
         if row.verdict not in (BETTER, WORSE):
             return UNDECIDED
         return SAME if row.difference.value * published > 0 else OPPOSITE
-
-    def num_planned(self, variant: str) -> int:
-        """Number of runs that the sweep has for a variant.
-
-        Args:
-            variant: its name.
-        """
-        return sum(run.variant == variant for run in self.runs)
 
 
 @dataclass(frozen=True)

@@ -95,11 +95,12 @@ def _section(section: Section, plots: Sequence[Plot]) -> str:
     blocks = [f"<p>{escape(section.note)}</p>"] if section.note else []
     blocks.append(_list(section.remarks))
     blocks += [_table(table, reference=section.reference) for table in result_tables(section)]
-    if section.data_curves:
+    if section.learning_curves:
         lines = (
-            f"<li>{escape(f'{curve.variant}, {curve.metric}: {curve.text}')}</li>" for curve in section.data_curves
+            f"<li>{escape(f'{curve.variant}, {curve.metric}: {curve.text()}')}</li>"
+            for curve in section.learning_curves
         )
-        blocks.append(f"<h3>How much data</h3><ul>{''.join(lines)}</ul>")
+        blocks.append(f"<h3>How much data is needed</h3><ul>{''.join(lines)}</ul>")
     if plots:
         blocks.append(f'<h3>Plots</h3><div class="plots">{"".join(map(_figure, plots))}</div>')
     for table in detail_tables(section):

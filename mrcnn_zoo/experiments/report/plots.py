@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrcnn_zoo.experiments.comparison import ComparisonRow, MetricComparison
-from mrcnn_zoo.experiments.report.model import Curve, DataCurve, Section
+from mrcnn_zoo.experiments.learning_curve import LearningCurve
+from mrcnn_zoo.experiments.report.model import Curve, Section
 from mrcnn_zoo.experiments.report.tables import has_interval
 from mrcnn_zoo.inspection.plots import LINE_STYLES, MARKERS
 from mrcnn_zoo.output_files import write_atomically
@@ -84,10 +85,11 @@ def section_plots(section: Section) -> list[Plot]:
     for metric, curves in section.progress.items():
         text = f"{metric} while training: {_shown(curves)}"
         plots.append(_plot(section, "curve", metric, text, partial(draw_curves, curves, metric)))
-    for metric in dict.fromkeys(curve.metric for curve in section.data_curves):
-        found = [curve for curve in section.data_curves if curve.metric == metric]
-        text = f"{metric} against the number of training images"
-        plots.append(_plot(section, "images", metric, text, partial(draw_data_curves, found)))
+    drawn = [curve for curve in section.learning_curves if curve.points]
+    for metric in dict.fromkeys(curve.metric for curve in drawn):
+        found = [curve for curve in drawn if curve.metric == metric]
+        text = f"{metric} against the number of training images: runs, the fitted law, twice the images (white)"
+        plots.append(_plot(section, "images", metric, text, partial(draw_learning_curves, found)))
     return plots + _accuracy_plots(section)
 
 
@@ -183,22 +185,29 @@ def draw_curves(curves: Sequence[Curve], name: str, *, is_loss: bool = False) ->
     return figure
 
 
-def draw_data_curves(curves: Sequence[DataCurve]) -> "Figure":
-    """A metric against the number of training images on a log scale, with the fitted law.
+def draw_learning_curves(curves: Sequence[LearningCurve]) -> "Figure":
+    """A metric against the number of training images on a log scale, with the law, and its prediction for one doubling.
 
     Args:
-        curves: of one metric, one per variant.
+        curves: of one metric, one per variant, with points.
     """
     figure, axes = _new_figure(height=3.2, legend_rows=_legend_rows(curve.variant for curve in curves))
-    numbers = sorted({number for curve in curves for number, _ in curve.points})
+    images: dict[float, list[int]] = {}  # by fraction
     for place, curve in enumerate(curves):
         color, style = _style(place, len(curves))
-        axes.plot(
-            *zip(*curve.points, strict=True), MARKERS[place % len(MARKERS)], color=color, ms=4, label=curve.variant
-        )
-        axes.plot(*curve.fit, style, color=color, lw=1.3)
+        marker = MARKERS[place % len(MARKERS)]
+        for point in curve.points:
+            images.setdefault(point.fraction, []).append(point.num_images)
+        points = [(point.num_images, point.value) for point in curve.points]
+        axes.plot(*zip(*points, strict=True), marker, color=color, ms=4, label=curve.variant, linestyle="")
+        axes.plot(*curve.line(), style, color=color, lw=1.2)
+        if curve.doubled is not None:
+            mean = curve.doubled
+            ends = [[mean.value - mean.low], [mean.high - mean.value]] if has_interval(mean) else None
+            axes.errorbar(2 * curve.num_images, mean.value, yerr=ends, fmt=marker, mfc="white", color=color, capsize=3)
     axes.set_xscale("log")
-    axes.set_xticks(numbers, [f"{number:,.0f}" for number in numbers], fontsize=8, rotation=30)
+    ticks = [round(float(np.mean(numbers))) for numbers in images.values()]
+    axes.set_xticks(ticks, [f"{number:,}" for number in ticks], fontsize=8, rotation=30)
     axes.minorticks_off()
     _finish(figure, axes, x_label="training images", y_label=curves[0].metric)
     return figure

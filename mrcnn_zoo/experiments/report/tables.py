@@ -132,7 +132,7 @@ def metric_table(section: Section, comparison: MetricComparison) -> Table:
     """
     headers = (
         "variant",
-        "runs",
+        "seeds",
         "mean [95 %]",
         "difference [95 %]",
         "p (Holm)",
@@ -140,7 +140,12 @@ def metric_table(section: Section, comparison: MetricComparison) -> Table:
         "smallest detectable",
     )
     rows = tuple(
-        (Cell(row.variant), _runs_cell(section, row.variant), _mean_cell(row), *_comparison_cells(row, section))
+        (
+            Cell(row.variant),
+            _count_cell(len(row.values), row.num_seeds),
+            _mean_cell(row),
+            *_comparison_cells(row, section),
+        )
         for row in comparison.rows
     )
     return Table(comparison.metric, headers, rows, caption=_metric_caption(section, comparison))
@@ -157,9 +162,12 @@ def _metric_caption(section: Section, comparison: MetricComparison) -> str:
 
 
 def _runs_cell(section: Section, variant: str) -> Cell:
-    runs = [run for run in section.runs if run.variant == variant]
-    finished = sum(run.status == FINISHED for run in runs)
-    return Cell(str(finished) if finished == len(runs) else f"{finished} of {len(runs)}")
+    statuses = [run.status for run in section.runs if run.variant == variant]
+    return _count_cell(statuses.count(FINISHED), len(statuses))
+
+
+def _count_cell(finished: int, planned: int) -> Cell:
+    return Cell(str(finished) if finished == planned else f"{finished} of {planned}")
 
 
 def _mean_cell(row: ComparisonRow) -> Cell:
@@ -257,17 +265,10 @@ def _paper_row(row: ComparisonRow, metric: str, section: Section) -> tuple[Cell,
     published, difference = section.published.get((row.variant, metric)), row.difference
     published_difference = section.published_difference(row.variant, metric)
     reason = why_not_compared(row, section)
-    why = (
-        IS_REFERENCE
-        if row.variant == section.reference
-        else NOT_PUBLISHED
-        if published is None
-        else NO_PUBLISHED_REFERENCE
-    )
-    agreement = section.agreement(row, metric)
-    no_agreement = (
-        "the published numbers are equal" if published_difference == 0 else reason if difference is None else why
-    )
+    why = NOT_PUBLISHED if published is None else NO_PUBLISHED_REFERENCE
+    if row.variant == section.reference:
+        why = IS_REFERENCE
+    agreement, no_agreement = section.agreement(row, metric), reason if difference is None else why
     return (
         Cell(row.variant),
         Cell(ABSENT, _why_no_mean(row)) if row.mean is None else Cell(f"{row.mean.value:.2f}"),

@@ -91,9 +91,9 @@ def _markdown_section(section: Section, plots: Sequence[tuple[str, str]]) -> lis
     blocks.append("\n".join(f"- {_markdown(line)}" for line in section.remarks))
     for table in result_tables(section):
         blocks += _markdown_table(table, level=3)
-    if section.data_curves:
-        lines = (f"- {curve.variant}, {curve.metric}: {curve.text}" for curve in section.data_curves)
-        blocks += ["### How much data", "\n".join(map(_markdown, lines))]
+    if section.learning_curves:
+        lines = (f"- {curve.variant}, {curve.metric}: {curve.text()}" for curve in section.learning_curves)
+        blocks += ["### How much data is needed", "\n".join(map(_markdown, lines))]
     if plots:
         blocks += ["### Plots", *(f"![{_markdown(text)}]({path})" for text, path in plots)]
     for table in detail_tables(section):
@@ -179,7 +179,7 @@ def latex(text: str) -> str:
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
 ROW_COLUMNS = (
-    *("sweep", "variant", "metric", "runs", "planned_runs"),
+    *("sweep", "variant", "metric", "seeds", "planned_seeds"),
     *("mean", "mean_low", "mean_high", "reference", "difference", "difference_low", "difference_high"),
     *("p_holm", "verdict", "smallest_detectable", "paper", "paper_difference", "ordering", "paper_source"),
     *("parameters", "train_images_per_second", "train_memory_mib", "images_per_second", "memory_mib"),
@@ -211,7 +211,7 @@ def _csv_row(section: Section, metric: str, row: ComparisonRow) -> tuple[object,
     ]
     measured, published = speed or Speed(), section.published.get((row.variant, metric))
     return (
-        *(section.name, row.variant, metric, len(row.values), section.num_planned(row.variant)),
+        *(section.name, row.variant, metric, len(row.values), row.num_seeds),
         *_ends(row.mean),
         *(section.reference, *_ends(row.difference)),
         *(_known(row.adjusted_p), row.verdict, _known(row.detectable)),
