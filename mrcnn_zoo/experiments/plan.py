@@ -21,7 +21,7 @@ from mrcnn_zoo.experiments.records import (
     read_run_file,
     update_run_file,
 )
-from mrcnn_zoo.experiments.runs import RunKey, RunSpec, bases_of, write_base_configs, write_run_config
+from mrcnn_zoo.experiments.runs import INITIAL_WEIGHTS, RunKey, RunSpec, bases_of, write_base_configs, write_run_config
 from mrcnn_zoo.experiments.sweep_file import Sweep, read_sweep
 from mrcnn_zoo.experiments.variants import variant_mapping
 from mrcnn_zoo.output_files import write_text
@@ -183,6 +183,8 @@ def write_sweep(sweep: Sweep, planned: Sequence[PlannedRun], *, overrides: Seque
         spec = run.spec
         if run.action == RETRAIN:
             shutil.rmtree(spec.folder)
+        if run.action == TRAIN:
+            (spec.folder / INITIAL_WEIGHTS).unlink(missing_ok=True)  # perhaps of an earlier training of the sources
         if run.action in (TRAIN, RESUME, RETRAIN):
             write_run_config(spec, bases[spec.base])
             update_run_file(spec.folder, {"status": WAITING, "error": "", **_state_of(run, folders)})

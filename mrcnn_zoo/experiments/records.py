@@ -12,7 +12,7 @@ configs/                     copies of the base configs
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def read_sweep_folder(folder: str | Path) -> SweepRecord:
             f"{folder} holds no sweep: there is no {file}. Name the folder that `mrcnn-zoo sweep run` has written, "
             "its OUTPUT_DIR."
         )
-    sweep = read_sweep(file)
+    sweep = replace(read_sweep(file), output_dir=folder)
     runs = tuple(read_run(key, folder / key.path) for key in run_keys(sweep))
     return SweepRecord(sweep.name, folder, sweep, runs)
 
@@ -148,6 +148,8 @@ def stage_records(folder: Path) -> dict[str, dict[str, Any]]:
         folder: of the run.
     """
     paths = sorted(folder.glob(f"*/{STAGE_FILE}"), key=lambda path: path.stat().st_mtime_ns)
+    order = read_run_file(folder).get("stages", [])  # recorded at the end: a copied folder has other times
+    paths.sort(key=lambda path: order.index(path.parent.name) if path.parent.name in order else len(order))
     records = [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     return {record.get("name", stage.name): record | {"folder": stage} for stage, record in records}
 

@@ -248,13 +248,14 @@ def write_base_configs(sweep: Sweep, overrides: Sequence[Any] = ()) -> dict[str,
     written: dict[str, Path] = {}
     for number, base in enumerate(bases_of(sweep)):
         stem = find_config(base).stem if number == 0 else f"{number}_{find_config(base).stem}"
-        levels: dict[str, list[Assignment]] = {}
+        levels: dict[str, list[Assignment]] = {} if read_config_file(base) or typed else {base: []}
         for assignment in [*read_config_file(base), *typed]:
             levels.setdefault(assignment.origin.source, []).append(assignment)
         former = ""
         for level, (source, assignments) in enumerate(levels.items(), start=1):
             name = f"{stem}{SUFFIX}" if level == len(levels) else f"{stem}.base_{level}{SUFFIX}"
-            write_config(sweep.output_dir / CONFIGS / name, assignments, base=former, comment=f"Copy of {source}.")
+            comment = "Keys of the command line." if source == TYPED else f"Copy of {source}."
+            write_config(sweep.output_dir / CONFIGS / name, assignments, base=former, comment=comment)
             former = name
         written[base] = sweep.output_dir / CONFIGS / former
     return written

@@ -70,6 +70,7 @@ def run_sweep(planned: Sequence[PlannedRun], launcher: Launcher, *, watch: Watch
                 watch(changed)
                 time.sleep(SECONDS_BETWEEN_POLLS)
     except KeyboardInterrupt:  # the second Ctrl-C
+        launcher.interrupt()
         launcher.kill()
         while state.submitted:
             state.end(launcher.poll())
@@ -100,7 +101,8 @@ class _State:
             if bad:
                 del self._waiting[key]
                 self.status[key] = FAILED
-                reason = f"not trained: {bad[0]}, whose weights it starts from, has {self.status[bad[0]]}"
+                how = "has failed" if self.status[bad[0]] == FAILED else "was interrupted"
+                reason = f"not trained: {bad[0]}, whose weights it starts from, {how}"
                 update_run_file(spec.folder, {"status": FAILED, "error": reason})
                 logger.info("%s: %s", key, reason)
             elif all(source in self.status for source in spec.sources):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrcnn_zoo.config.files import SWEEPS, find_config, problem_of_place, read_text_file
+from mrcnn_zoo.config.files import SUFFIX, find_config, packaged_sweeps, problem_of_place, read_text_file
 from mrcnn_zoo.config.keys import Assignment, Origin, is_number, typed_path
 from mrcnn_zoo.config.node import locate
 from mrcnn_zoo.config.safe_yaml import read_yaml
@@ -110,9 +110,11 @@ def find_sweep(name: str | Path) -> Path:
     try:
         return find_config(name)
     except UserError:
-        if Path(name).parent != Path():
+        wanted = Path(name).with_suffix("").as_posix()
+        found = [path for path in packaged_sweeps() if f"/{path}".endswith(f"/{wanted}{SUFFIX}")]
+        if not wanted or not found:
             raise
-    return find_config(Path(SWEEPS) / name)
+    return find_config(found[0])
 
 
 def read_sweep(path: str | Path) -> Sweep:

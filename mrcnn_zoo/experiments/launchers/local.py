@@ -63,13 +63,16 @@ class LocalLauncher:
             process.kill()
 
     def _start(self, folder: Path, slot: int) -> None:
-        process = TrainingProcess(folder, environment=self._variables(slot))
+        process = self._process(folder, slot)
         if read_run_file(folder).get("status") == FINISHED:
             self._ended.append(folder)
         elif process.start():
             self._running[slot] = process
         else:
             self._elsewhere[slot] = folder
+
+    def _process(self, folder: Path, slot: int) -> TrainingProcess:
+        return TrainingProcess(folder, environment=self._variables(slot))
 
     def _variables(self, slot: int) -> dict[str, str]:
         variables = {} if THREADS in os.environ else {THREADS: str(self._cores_per_job)}

@@ -22,6 +22,7 @@ from mrcnn_zoo.experiments.records import (
     RUN_LOCK,
     RUNNING,
     read_run_file,
+    stage_records,
     update_run_file,
 )
 from mrcnn_zoo.experiments.runs import FINAL_WEIGHTS, INITIAL_WEIGHTS, RUN_CONFIG
@@ -125,7 +126,8 @@ class TrainingProcess:
         former = read_run_file(self.folder)
         ended = time.time()
         seconds = former.get("seconds", 0.0) + ended - self._started
-        update_run_file(self.folder, {"status": status, "error": error, "ended": ended, "seconds": seconds})
+        state = {"status": status, "error": error, "ended": ended, "seconds": seconds}
+        update_run_file(self.folder, {**state, "stages": list(stage_records(self.folder))})
         self._lock.release()
 
 
