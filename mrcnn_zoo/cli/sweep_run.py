@@ -105,4 +105,4 @@ def _plan_table(planned: "list") -> str:  # type: ignore[type-arg]
     counts: dict[str, int] = {}
     for run in planned:
         counts[run.action] = counts.get(run.action, 0) + 1
-    return f"{table}\n{len(rows)} runs: {', '.join(f'{count} {action}' for action, count in counts.items())}"
+    return f"{table}\n{counted(len(rows), 'run')}: {', '.join(f'{count} {action}' for action, count in counts.items())}"

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from tabulate import tabulate
 
+from mrcnn_zoo.errors import counted
 from mrcnn_zoo.experiments.records import (
     FAILED,
     FINISHED,
@@ -56,7 +57,7 @@ def sweep_table(record: SweepRecord, *, max_rows: int = 0) -> str:
     summary = ", ".join(
         f"{counts[status]} {status}" for status in (FINISHED, RUNNING, WAITING, INTERRUPTED, FAILED) if counts[status]
     )
-    return f"{table}\n{record.name}: {len(record.runs)} runs: {summary}"
+    return f"{table}\n{record.name}: {counted(len(record.runs), 'run')}: {summary}"
 
 
 def _row(run: RunRecord, columns: Sequence[str]) -> list[str]:

@@ -100,9 +100,9 @@ def read_run(key: RunKey, folder: Path) -> RunRecord:
     """
     content = read_run_file(folder)
     status = content.get("status", WAITING)
-    if is_locked(folder / RUN_LOCK):
+    if status == WAITING and is_locked(folder / RUN_LOCK):  # by a process that an earlier, killed sweep has started
         status = RUNNING
-    elif status == RUNNING:  # killed
+    elif status == RUNNING and not is_locked(folder / RUN_LOCK):  # killed
         status = INTERRUPTED
     results = read_results(folder) if status == FINISHED else {}
     stage = last_stage(folder)

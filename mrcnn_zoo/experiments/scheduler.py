@@ -9,7 +9,15 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.launchers.contract import Launcher
 from mrcnn_zoo.experiments.locks import FolderLock, owner_of
 from mrcnn_zoo.experiments.plan import RESUME, RETRAIN, SKIP, TRAIN, PlannedRun
-from mrcnn_zoo.experiments.records import FAILED, FINISHED, RunRecord, read_run, update_run_file
+from mrcnn_zoo.experiments.records import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    RunRecord,
+    read_run,
+    update_run_file,
+)
 from mrcnn_zoo.experiments.runs import RunKey
 from mrcnn_zoo.training.stopping import StopSignals
 
@@ -53,7 +61,7 @@ def run_sweep(planned: Sequence[PlannedRun], launcher: Launcher, *, watch: Watch
         watch: called about five times per second.
 
     Returns:
-        0; 1 if a run has failed; 128 plus the number of the signal that has stopped the sweep.
+        0; 1 if a run has not been finished; 128 plus the number of the signal that has stopped the sweep.
     """
     state = _State(planned)
     signals = StopSignals()
@@ -77,7 +85,7 @@ def run_sweep(planned: Sequence[PlannedRun], launcher: Launcher, *, watch: Watch
             time.sleep(SECONDS_BETWEEN_POLLS)
     if signals.received:
         return 128 + signals.received
-    return 1 if FAILED in state.status.values() else 0
+    return 0 if all(status == FINISHED for status in state.status.values()) else 1
 
 
 class _State:
@@ -117,6 +125,7 @@ class _State:
         for folder in folders:
             key = self._keys[folder]
             ended[key] = read_run(key, folder)
-            self.status[key] = ended[key].status
+            # A job of a cluster may have been killed with its loader processes still there.
+            self.status[key] = INTERRUPTED if ended[key].status == RUNNING else ended[key].status
             self.submitted.discard(key)
         return ended

@@ -13,6 +13,7 @@ from mrcnn_zoo.experiments.launchers.process import TrainingProcess
 from mrcnn_zoo.experiments.locks import FolderLock, is_locked, owner_of
 from mrcnn_zoo.experiments.records import read_run, read_run_file, update_run_file
 from mrcnn_zoo.experiments.runs import RunKey
+from support.shell_launcher import ShellLauncher
 
 KEY = RunKey("a", 0)
 SECONDS = 20.0
@@ -59,7 +60,8 @@ def test_the_state_of_an_ended_training(command: str, status: str, error: str, t
 
 def test_the_command_trains_the_config_of_the_run_and_resumes(tmp_path: Path) -> None:
     assert (
-        ended(tmp_path / "run", 'echo "$@" >&2; exit 1')[1] == f"train --config-file {tmp_path}/run/run.yaml --resume"
+        ended(tmp_path / "run", 'echo "$@" >&2; exit 1')[1]
+        == f"mrcnn_zoo train --config-file {tmp_path}/run/run.yaml --resume"
     )
 
 
@@ -102,18 +104,6 @@ def launched(launcher: LocalLauncher, folders: list[Path]) -> list[Path]:
     launcher.submit(folders)
     wait_for(lambda: found.extend(launcher.poll()) or len(found) >= len(folders))
     return found
-
-
-class ShellLauncher(LocalLauncher):
-    """Runs a command for each folder instead of a training."""
-
-    command = "exit 0"
-
-    def _process(self, folder: Path, slot: int) -> TrainingProcess:
-        folder.mkdir(exist_ok=True)
-        return TrainingProcess(
-            folder, environment=self._variables(slot), prefix=("/bin/sh", "-c", self.command.format(folder=folder))
-        )
 
 
 def test_jobs_share_cores_and_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

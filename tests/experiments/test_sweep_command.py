@@ -1,0 +1,201 @@
+"""`sweep run` and `sweep status`. A shell script that leaves results stands for the training."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mrcnn_zoo.cli.main import USAGE_ERROR, run_command
+from mrcnn_zoo.experiments import scheduler
+from mrcnn_zoo.experiments.locks import FolderLock
+from mrcnn_zoo.experiments.records import read_results, read_sweep_folder, result_of
+from support.shell_launcher import SCRIPT
+from support.small_models import TINY_YAML
+
+# Appends the name of the run to `trained`, and leaves an AP of 10 + seed.
+TRAIN = """
+name=${RUN#*/out/}
+echo $name >> trained
+case $name in broken*) echo "error: no luck"; exit 2;; esac
+mkdir -p $RUN/inference
+echo "{\\"bbox\\": {\\"AP\\": 1${RUN#*seed_}, \\"AP-x\\": null}}" > $RUN/inference/results.json
+touch $RUN/last_checkpoint $RUN/model_final.pth
+"""
+Sweep = Callable[..., int]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """Runs `sweep run` in a temporary folder on a text with the fields of a sweep; returns the exit status."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scheduler, "SECONDS_BETWEEN_POLLS", 0.01)
+    (tmp_path / SCRIPT).write_text(TRAIN)
+
+    def run(text: str, *options: str) -> int:
+        (tmp_path / "s.yaml").write_text(f"BASE: {TINY_YAML}\nOUTPUT_DIR: {tmp_path}/out\n{text}\n")
+        return run_command("sweep", ["run", "s.yaml", "--launcher", "support.shell_launcher:build", *options])
+
+    return run
+
+
+def trained() -> list[str]:
+    """The runs that have been trained since the last call, in order."""
+    path = Path("trained")
+    names = path.read_text().split() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return names
+
+
+def states() -> dict[str, str]:
+    return {str(run.key): run.status for run in read_sweep_folder("out").runs}
+
+
+def test_finished_runs_are_skipped_and_have_results(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "VARIANTS: {a: {}, b: {SOLVER.BASE_LR: 0.5}}\nSEEDS: [0, 1]"
+    assert sweep(text) == 0
+    assert trained() == ["a/seed_0", "b/seed_0", "a/seed_1", "b/seed_1"]
+    assert sweep(text) == 0
+    assert trained() == []
+    record = read_sweep_folder("out")
+    assert [result_of(run.results, "bbox/AP") for run in record.runs] == [10, 11, 10, 11]
+    assert record.runs[0].results_dir == Path("out/a/seed_0/inference")
+    capsys.readouterr()
+    assert run_command("sweep", ["status", "out"]) == 0
+    printed = capsys.readouterr().out
+    assert "b/seed_1" in printed
+    assert "4 runs: 4 finished" in printed
+
+
+def test_a_dry_run_shows_what_would_be_done_and_writes_nothing(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("VARIANTS: {a: {}, b: {FROM: a}, c: {}}", "--only", "b", "--dry-run") == 0
+    rows = [line.split("|")[1:4] for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["a/seed_0", "train", "new"],
+        ["b/seed_0", "train", "new"],
+        ["c/seed_0", "leave", "not in --only"],
+    ]
+    assert trained() == []
+    assert not Path("out").exists()
+
+
+def test_only_trains_a_variant_and_those_it_starts_from(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "VARIANTS: {c: {}, b: {FROM: a}, a: {}}"
+    assert sweep(text, "--only", "b") == 0
+    assert trained() == ["a/seed_0", "b/seed_0"]
+    assert states() == {"c/seed_0": "waiting", "b/seed_0": "finished", "a/seed_0": "finished"}
+    assert sweep(text, "--only", "d") == USAGE_ERROR
+    assert "the sweep s has no variant 'd'" in capsys.readouterr().err
+
+
+def test_a_failed_run_is_recorded_and_the_others_go_on(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "VARIANTS: {broken: {}, child: {FROM: broken}, grandchild: {FROM: child}, a: {}}"
+    assert sweep(text) == 1
+    assert trained() == ["broken/seed_0", "a/seed_0"]
+    errors = {run.key.variant: run.error for run in read_sweep_folder("out").runs}
+    assert errors == {
+        "broken": "error: no luck",
+        "child": "not trained: broken/seed_0, whose weights it starts from, has failed",
+        "grandchild": "not trained: child/seed_0, whose weights it starts from, has failed",
+        "a": "",
+    }
+    assert "3 runs failed" in capsys.readouterr().out
+    Path(SCRIPT).write_text(TRAIN.replace("broken*", "nothing"))
+    assert sweep(text) == 0
+    assert trained() == ["broken/seed_0", "child/seed_0", "grandchild/seed_0"]
+
+
+def test_changed_runs_are_refused_and_trained_again_with_overwrite(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "VARIANTS: {{a: {{SOLVER.BASE_LR: {rate}}}, b: {{}}, c: {{FROM: a}}}}"
+    assert sweep(text.format(rate=0.5)) == 0
+    assert len(trained()) == 3
+    (Path("out") / "a" / "seed_0" / "mark").touch()
+    assert sweep(text.format(rate=0.25)) == USAGE_ERROR
+    message = capsys.readouterr().err
+    assert "2 runs would give other results" in message
+    assert "a/seed_0: SOLVER.BASE_LR = 0.25 (it was 0.5)" in message
+    assert "c/seed_0: the run that FROM all names" in message
+    assert "--overwrite" in message
+    assert trained() == []
+    assert sweep(text.format(rate=0.5), "LOG_PERIOD=7") == 0  # changes no result
+    assert (Path("out") / "a" / "seed_0" / "mark").exists()
+    assert sweep(text.format(rate=0.25), "--overwrite", "--only", "a") == 0
+    assert trained() == ["a/seed_0"]
+    assert states() == {"a/seed_0": "finished", "b/seed_0": "finished", "c/seed_0": "waiting"}
+    assert not (Path("out") / "a" / "seed_0" / "mark").exists()
+    assert sweep(text.format(rate=0.25), "--overwrite") == 0
+    assert trained() == ["c/seed_0"]
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_change(sweep: Sweep) -> None:
+    assert sweep("VARIANTS: {broken: {}}") == 1
+    Path(SCRIPT).write_text(TRAIN.replace("broken*", "nothing"))
+    assert sweep("VARIANTS: {broken: {SOLVER.BASE_LR: 0.5}}") == 0
+
+
+def test_an_interrupted_sweep_ends_its_trainings_and_resumes(sweep: Sweep) -> None:
+    # The first training signals the sweep, and ends like one that has saved.
+    Path(SCRIPT).write_text(f"{TRAIN}\n[ -e again ] || {{ touch again; kill -TERM {os.getpid()}; exec sleep 60; }}")
+    former = signal.getsignal(signal.SIGTERM)
+    assert sweep("VARIANTS: {a: {}, b: {}}") == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == former
+    assert states() == {"a/seed_0": "interrupted", "b/seed_0": "waiting"}
+    assert trained() == ["a/seed_0"]
+    assert sweep("VARIANTS: {a: {}, b: {}}") == 0
+    assert trained() == ["a/seed_0", "b/seed_0"]
+
+
+def test_a_second_sweep_in_the_folder_is_refused(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = FolderLock(Path("out") / "sweep.lock")
+    assert lock.acquire()
+    assert sweep("") == USAGE_ERROR
+    assert f"process {os.getpid()} on" in capsys.readouterr().err
+    lock.release()
+    assert sweep("") == 0
+    assert sweep("NAME: another") == USAGE_ERROR
+    assert "holds the sweep 's', not 'another'" in capsys.readouterr().err
+
+
+def test_the_folder_of_another_training_is_refused(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("out") / "base" / "seed_0"
+    folder.mkdir(parents=True)
+    (folder / "last_checkpoint").touch()
+    assert sweep("") == USAGE_ERROR
+    assert "a training that is not of a sweep lies in" in capsys.readouterr().err
+
+
+def test_tool_takes_the_file_as_config(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep("") == 0
+    capsys.readouterr()
+    assert run_command("sweep", ["--config", "s.yaml", "--dry-run"]) == 0
+    assert "1 run: 1 skip" in capsys.readouterr().out
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def test_results_of_several_stages_are_in_the_recorded_order(tmp_path: Path) -> None:
+    for name, value in (("first", 1.0), ("last", 2.0)):
+        (tmp_path / name).mkdir()
+        record = {"name": name, "results": {"bbox": {"AP": value, "AP-x": None}}}
+        (tmp_path / name / "stage.json").write_text(json.dumps(record))
+    os.utime(tmp_path / "first" / "stage.json")  # as in a copied folder
+    (tmp_path / "run.json").write_text(json.dumps({"stages": ["first", "last"]}))
+    results = read_results(tmp_path)
+    assert result_of(results, "bbox/AP") == 2
+    assert result_of(results, "stages/first/bbox/AP") == 1
+    assert str(result_of(results, "bbox/AP-x")) == str(result_of(results, "segm/AP")) == "nan"
+
+
+def test_results_of_several_test_sets_are_by_folder(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "inference").mkdir(parents=True)
+        content = {"bbox": {"AP": len(name)}, "confusion": [[1]]}
+        (tmp_path / name / "inference" / "results.json").write_text(json.dumps(content))
+    assert read_results(tmp_path) == {"one": {"bbox": {"AP": 3}}, "two": {"bbox": {"AP": 3}}}
