@@ -263,3 +263,16 @@ def test_learning_curves_are_in_text_and_plot(tmp_path: Path) -> None:
     assert "seed 0, 20% of the images" in written
     plot = next(plot for plot in section_plots(section) if "-images-" in plot.name)
     assert plot.svg().count("<use") > 4
+
+
+def test_cross_validation_has_a_table_of_folds(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "folds", SWEEP.split("PAPER")[0] + "FOLDS: 2", seeds=(0, 1))
+    for seed, first, second in ((0, 30.0, 40.0), (1, 32.0, 44.0)):
+        for fold, value in enumerate((first, second)):
+            write_run(folder / "base" / f"fold_{fold}" / f"seed_{seed}", {"segm": {"AP": value}})
+    text = markdown_text(build_report([read_section(read_sweep_folder(folder))], date=DATE), {})
+    assert re.search(r"\| base +\| +31.00 \| +42.00 \|", text)  # means over the seeds
+    assert re.search(r"\| base +\| +2 \| 36.50 ", text)  # mean of 35 and 38
+    assert "no interval over folds" in text
+    assert "no seed is finished in all folds" in text
+    assert "seed 1, fold 1" in text

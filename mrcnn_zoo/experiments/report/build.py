@@ -9,6 +9,7 @@ import numpy as np
 
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.experiments.comparison import LESS_IS_BETTER, MetricComparison, compare
+from mrcnn_zoo.experiments.cross_validation import cross_validate
 from mrcnn_zoo.experiments.learning_curve import LearningCurve, learning_curves
 from mrcnn_zoo.experiments.records import FINISHED, RunRecord, SweepRecord, result_of
 from mrcnn_zoo.experiments.report.model import Curve, Report, Run, Section
@@ -58,6 +59,9 @@ def read_section(record: SweepRecord) -> Section:
         UserError: a file of the sweep cannot be read.
     """
     columns = columns_of(record)
+    if record.sweep.folds:
+        folds = cross_validate(record, columns)
+        return replace(build_section(record, [item.means for item in folds]), cross_validations=tuple(folds))
     curves = learning_curves(record, [name for name in columns if not LESS_IS_BETTER.search(name)])
     return build_section(record, compare(record, columns), learning=curves)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mrcnn_zoo.experiments.comparison import ComparisonRow, MetricComparison
+from mrcnn_zoo.experiments.cross_validation import CrossValidation
 from mrcnn_zoo.experiments.learning_curve import LearningCurve
 from mrcnn_zoo.experiments.speed import Speed
 from mrcnn_zoo.experiments.statistics import BETTER, WORSE
@@ -60,7 +61,8 @@ class Section:
         metrics: names of COLUMNS.
         variants: names in the order of the sweep.
         changes: what each variant changes, as lines "KEY: value".
-        comparisons: of the variants, in the order of `metrics`.
+        comparisons: of the variants, in the order of `metrics`; with FOLDS, of the means of the folds.
+        cross_validations: of each metric, with FOLDS.
         runs: all of them.
         published: values of PAPER by (variant, metric).
         paper_source: where they were published; "" without any.
@@ -82,6 +84,7 @@ class Section:
     reference: str = ""
     changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     comparisons: tuple[MetricComparison, ...] = ()
+    cross_validations: tuple[CrossValidation, ...] = ()
     runs: tuple[Run, ...] = ()
     published: Mapping[tuple[str, str], float] = field(default_factory=dict)
     paper_source: str = ""

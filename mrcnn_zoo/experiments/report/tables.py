@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.tables import ABSENT
 from mrcnn_zoo.experiments.comparison import ComparisonRow, MetricComparison
+from mrcnn_zoo.experiments.cross_validation import CrossValidation
 from mrcnn_zoo.experiments.report.model import Report, Section
 from mrcnn_zoo.experiments.statistics import BETTER, WORSE, Estimate
 
@@ -81,6 +82,7 @@ def result_tables(section: Section) -> list[Table]:
     tables = [
         *overview,
         *(metric_table(section, comparison) for comparison in section.comparisons),
+        *(table for item in section.cross_validations for table in fold_tables(section, item)),
         *(paper_table(section, comparison) for comparison in section.comparisons),
     ]
     return [table for table in tables if table.rows]
@@ -244,6 +246,27 @@ def p_text(value: float) -> str:
         value: 0 to 1.
     """
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def fold_tables(section: Section, cross: CrossValidation) -> list[Table]:
+    """Values of each fold, and the comparison of the pooled evaluations.
+
+    Args:
+        section: the sweep.
+        cross: one metric.
+    """
+    num_folds = max(map(len, cross.folds.values()), default=0)
+    reason = "no seed is finished in all folds"
+    rows = tuple(
+        (Cell(variant), *(number_cell(value, reason) for value in values)) for variant, values in cross.folds.items()
+    )
+    headers = ("variant", *(f"fold {fold}" for fold in range(num_folds)))
+    groups = f" in {counted(cross.num_groups, 'group')}" if 0 < cross.num_groups < cross.num_images else ""
+    images = [f"{counted(cross.num_images, 'held-out image')}{groups}."] if cross.num_images else []
+    tables = [Table(f"{cross.metric} by fold", headers, rows, caption=" ".join([*images, *cross.notes]))]
+    if cross.pooled is not None:
+        tables.append(metric_table(section, replace(cross.pooled, metric=f"{cross.metric}, pooled")))
+    return tables
 
 
 def paper_table(section: Section, comparison: MetricComparison) -> Table:
