@@ -182,7 +182,7 @@ class CocoEvaluator:
         logger.info("%s: results in %%\n%s", self._dataset.name, table)
         categories = category_table(results, intervals=intervals) + footnote(results)
         logger.info("%s: AP of each category\n%s", self._dataset.name, categories)
-        evaluated = replace(evaluated, curves=curves)
+        evaluated = replace(evaluated, curves=curves, annotation_file=self._dataset.annotation_file)
         thresholds = find_thresholds(evaluated.matches)
         self._log_best_point(evaluated)
         others, texts = measure(self._metrics, evaluated, folder)

@@ -37,6 +37,7 @@ class Evaluated:
         dataset_name: for messages and headings.
         max_detections: maximum number per image, in descending order of score.
         curves: precision and recall by task, as COCO's AP was computed from.
+        annotation_file: the COCO JSON, if there is one; it may have fields that the ground truth lacks.
     """
 
     ground_truth: dict[str, Any]
@@ -45,6 +46,7 @@ class Evaluated:
     dataset_name: str
     max_detections: int = 100
     curves: Mapping[str, Curves] = field(default_factory=dict)
+    annotation_file: str = ""
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
