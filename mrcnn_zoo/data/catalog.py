@@ -45,6 +45,10 @@ KNOWN_DATASETS: dict[str, Definition] = {
         f"keypoints_{name}": _coco(folder, f"person_keypoints_{suffix}")
         for name, (folder, suffix) in COCO_SPLITS.items()
     },
+    **{
+        f"lvis_v1_{split}": {"FORMAT": "coco", "IMAGES": "coco", "ANNOTATIONS": f"lvis/lvis_v1_{split}.json"}
+        for split in ("train", "val")
+    },
     **{f"dsb2018_{split}": _nuclei(split) for split in ("train", "val")},
     **{
         f"{kind}_{split}": {"FORMAT": kind, "SPLIT": split}

@@ -296,13 +296,20 @@ def read_images(document: CocoJson, *, repairs: RepairLog, measure: Callable[[st
     """
     if not document.images:
         raise UserError(f"{document.path}: 'images' is empty, the dataset has no images.")
-    ids, names = document.ids("images", repairs=repairs), document.column("images", "file_name")
+    ids, names = document.ids("images", repairs=repairs), _file_names(document)
     for number, name in zip(ids, names, strict=True):
         if not isinstance(name, str) or not name.strip():
             raise UserError(f"{document.path}: image {number} has file_name {short_repr(name)}, which must be a text.")
     sizes = _read_sizes(document, ids, names, repairs=repairs, measure=measure)
     ordered = sorted(zip(ids, names, sizes, strict=True))
     return Images(*(list(column) for column in zip(*ordered, strict=True)))
+
+
+def _file_names(document: CocoJson) -> list[Any]:
+    """File names; LVIS has addresses instead, whose last two parts are folder and file, as val2017/000000397133.jpg."""
+    if all("coco_url" in image and "file_name" not in image for image in document.images):
+        return ["/".join(str(image["coco_url"]).split("/")[-2:]) for image in document.images]
+    return document.column("images", "file_name")
 
 
 def _read_sizes(

@@ -40,6 +40,13 @@ def test_images_come_in_the_order_of_their_ids(write_coco) -> None:
     assert dataset.records[0].image_size == (40, 60)
 
 
+def test_images_of_lvis_are_named_by_the_end_of_their_address(write_coco, tmp_path: Path) -> None:
+    folder = tmp_path.name
+    images = [{"id": 1, "coco_url": f"http://images.org/{folder}/001.png", "height": 40, "width": 60}]
+    (record,) = load_coco("lvis", tmp_path.parent, write_coco([], images=images)).records
+    assert Path(record.source.name) == tmp_path / "001.png"
+
+
 def test_image_without_objects_is_kept(write_coco, annotation) -> None:
     dataset = _load(write_coco([annotation(1, image_id=2)], num_images=2))
     assert [len(record.instances) for record in dataset.records] == [0, 1]
