@@ -16,6 +16,7 @@ from mrcnn_zoo.evaluation.tables import IOU_50, IOU_75, PER_CLASS
 MAX_CELLS = 4_000_000  # detections of a class times resamples that are computed at a time; 8 bytes each, a few arrays
 ALL_AREAS = "all"
 CONFIDENCE = 0.95
+RECALL_LEVELS = np.array(RECALL_THRESHOLDS)
 
 Weights = NDArray[np.uint16]  # (B, N)
 Values = NDArray[np.float64]
@@ -204,9 +205,10 @@ def _area_under_curve(
     precision = true / (seen + np.spacing(1))  # pycocotools' guard against 0 / 0
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     recall = true / np.maximum(num_objects, 1)
-    reached = np.searchsorted(RECALL_THRESHOLDS, recall.ravel(), side="right").reshape(recall.shape)
-    gained = np.diff(reached, axis=0, prepend=0)
-    return np.einsum("rb,rb->b", envelope, gained) / len(RECALL_THRESHOLDS)
+    nearest = np.rint(recall * (len(RECALL_LEVELS) - 1)).astype(np.intp)
+    reached = nearest + (recall >= RECALL_LEVELS[nearest])  # number of thresholds up to the recall
+    reached[1:] -= reached[:-1].copy()
+    return np.einsum("rb,rb->b", envelope, reached) / len(RECALL_LEVELS)
 
 
 def percentile_interval(values: Values, *, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 The noise of a mean has two parts: training runs differ by their seed, and the test images are a sample. The seed part
 is the variance over seeds on the same images. The image part is the variance over bootstrap resamples of the images
 that all seeds have in common; what differs by seed (the interaction of seeds and images) is in the seed part already.
+The sum of both is at least either of them alone.
 """
 
 import math
@@ -151,8 +152,9 @@ def _image_variance(
         total = sum(scale * float(mean.var(ddof=1)) for scale, mean in zip(scales, means, strict=True))
     if any(part.shape[1] < 2 for part in resampled):
         return total  # no seed part
-    for scale, part in zip(scales, resampled, strict=True):
-        total -= scale * float(_interaction(part)) / part.shape[1]
+    for scale, side, part in zip(scales, sides, resampled, strict=True):
+        # Not more than the seed part has: the sum of both parts is at least the bootstrap's variance.
+        total -= min(scale * _interaction(part), float(side.values.var(ddof=1))) / part.shape[1]
     return max(0.0, total)
 
 
@@ -220,17 +222,14 @@ def detectable_difference(difference: Estimate, *, num_tests: int, level: float 
         level: of the whole family.
         power: probability of a significant difference.
     """
-    from scipy import optimize, stats
+    from scipy import special
 
     degrees, error = difference.degrees, difference.standard_error
     if not error > 0 or num_tests < 1:
         return math.nan
     critical = t_quantile(1 - level / num_tests / 2, degrees)
-    upper = 2 * critical + 10
-    while stats.nct.sf(critical, degrees, upper) < power:
-        upper *= 2
-    shift = optimize.brentq(lambda noncentrality: stats.nct.sf(critical, degrees, noncentrality) - power, 0, upper)
-    return float(shift) * error * math.sqrt(degrees / float(stats.chi2.median(degrees)))
+    shift = float(special.nctdtrinc(degrees, 1 - power, critical))
+    return shift * error * math.sqrt(degrees / float(special.chdtri(degrees, 0.5)))
 
 
 def t_quantile(probability: float, degrees: float) -> float:
@@ -240,12 +239,12 @@ def t_quantile(probability: float, degrees: float) -> float:
         probability: below it.
         degrees: of freedom, need not be whole.
     """
-    from scipy import stats
+    from scipy import special
 
-    return float(stats.t.ppf(probability, degrees))
+    return float(special.stdtrit(degrees, probability))
 
 
 def _p_value(value: float, error: float, degrees: float) -> float:
-    from scipy import stats
+    from scipy import special
 
-    return float(2 * stats.t.sf(abs(value) / error, degrees))
+    return float(2 * special.stdtr(degrees, -abs(value) / error))

@@ -60,8 +60,15 @@ def test_interaction_of_seeds_and_images_is_not_counted_twice() -> None:
     # Independent seeds: the variance of the mean under resampling is the interaction alone.
     rng = np.random.default_rng(0)
     independent = rng.normal(0, 2, (20000, 4))
-    found = estimate_mean(Observations(rng.normal(0, 1, 4), independent, num_units=100))
+    found = estimate_mean(Observations(np.array([-3.0, 3.0, -2.0, 2.0]), independent, num_units=100))
     assert found.image_variance < 0.05  # without the correction 2^2 / 4 = 1
+
+
+def test_sum_of_both_parts_is_at_least_that_of_the_images_alone() -> None:
+    independent = np.random.default_rng(0).normal(0, 2, (20000, 4))
+    found = estimate_mean(Observations(np.array([1.0, 1.1, 0.9, 1.0]), independent, num_units=100))
+    assert found.seed_variance < 0.01  # by chance: the seeds differ less than the images explain
+    assert found.seed_variance + found.image_variance == pytest.approx(1, rel=0.03)
 
 
 def test_difference_on_the_same_images_has_no_image_part_from_what_variants_share() -> None:

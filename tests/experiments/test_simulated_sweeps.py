@@ -1,0 +1,96 @@
+"""Coverage, level and power of the comparison on sweeps with a known truth."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from mrcnn_zoo.evaluation.resampled_ap import draw_weights
+from mrcnn_zoo.experiments.comparison import MetricComparison, VariantValues, compare_variants
+from mrcnn_zoo.experiments.resampled_runs import ResampledMetric
+from mrcnn_zoo.experiments.statistics import NOT_DISTINGUISHABLE
+from support.simulated_sweeps import Noise, World, mean_ap
+
+SWEEPS = 1000
+
+
+def covers(sweeps: Sequence[MetricComparison], variant: str, truth: float) -> float:
+    """Share of the sweeps in which the interval of the difference of a variant contains the truth."""
+    differences = [sweep.row(variant).difference for sweep in sweeps]
+    return float(np.mean([found is not None and found.low <= truth <= found.high for found in differences]))
+
+
+def finds(sweeps: Sequence[MetricComparison], variants: Sequence[str]) -> float:
+    """Share of the sweeps in which any of the variants is called different."""
+    return float(np.mean([any(sweep.row(v).verdict != NOT_DISTINGUISHABLE for v in variants) for sweep in sweeps]))
+
+
+def linear_sweep(rng: np.random.Generator, shifts: Sequence[float], *, num_seeds: int) -> MetricComparison:
+    """A sweep of a metric that is the mean over 40 images of a value per run and image."""
+    num_images, variants = 40, []
+    weights = draw_weights(num_images, 100, seed=int(rng.integers(2**32)))
+    of_images = rng.normal(0, 5, num_images)
+    for number, shift in enumerate(shifts):
+        of_variant = shift + of_images + rng.normal(0, 2, num_images)
+        runs = of_variant + rng.normal(0, 0.3, (num_seeds, 1)) + rng.normal(0, 3, (num_seeds, num_images))
+        resampled = runs @ weights.T / num_images
+        parts = {seed: ResampledMetric(part, num_images, "same", num_images) for seed, part in enumerate(resampled)}
+        variants.append(VariantValues(f"v{number}", num_seeds, dict(enumerate(runs.mean(axis=1).tolist())), parts))
+    return compare_variants("bbox/AP", variants, reference="v0")
+
+
+def test_coverage_level_and_power_of_a_mean_over_images() -> None:
+    rng = np.random.default_rng(0)
+    null = [linear_sweep(rng, (0, 0, 0), num_seeds=3) for _ in range(200)]
+    coverage = np.mean([covers(null, variant, 0) for variant in ("v1", "v2")])
+    assert 0.93 <= coverage <= 0.98
+    assert 0.01 <= finds(null, ["v1", "v2"]) <= 0.06
+    printed = float(np.median([sweep.row("v1").detectable for sweep in null]))
+    # True values: seeds 0.3^2 + 3^2 / 40 per run, images 2^2 / 40 per variant.
+    error = math.sqrt(2 * ((0.3**2 + 3**2 / 40) / 3 + 2**2 / 40))
+    assert 3.1 * error < printed < 4.5 * error  # 3.1: normal quantiles of 0.0125 and 0.8
+    shifted = [linear_sweep(rng, (0, 0, printed), num_seeds=3) for _ in range(100)]
+    assert 0.72 <= finds(shifted, ["v2"]) <= 0.88
+
+
+def test_simulated_detections_have_the_ap_of_their_quality() -> None:
+    perfect = mean_ap((0.0, 1.0, 20.0), num_images=10, noise=Noise(0, 0, 0, 0), draws=10)
+    assert 30 < perfect[0] < perfect[1] < perfect[2]
+    assert perfect[2] == pytest.approx(100)
+    found = World((0.0, 3.0), num_seeds=2, num_images=20, resamples=50).draw(np.random.default_rng(1))
+    assert found.row("v1").difference.value > 20  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+def test_coverage_and_level_on_simulated_detections(num_seeds: int) -> None:
+    rng = np.random.default_rng(num_seeds)
+    null = World((0.0, 0.0, 0.0, 0.0), num_seeds=num_seeds)
+    sweeps = [null.draw(rng) for _ in range(SWEEPS)]
+    others = ["v1", "v2", "v3"]
+    coverage = [covers(sweeps, variant, 0.0) for variant in others]
+    level = finds(sweeps, others)
+    print(f"{num_seeds} seeds: coverage {np.round(coverage, 3)}, level {level:.3f}")
+    assert np.mean(coverage) >= 0.93
+    assert level <= 0.06
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_seeds", [3, 5])
+def test_printed_power_on_simulated_detections(num_seeds: int) -> None:
+    rng = np.random.default_rng(10 + num_seeds)
+    shift, printed = 1.0, math.nan
+    for _ in range(3):  # the quality whose difference is the one that such sweeps print
+        pilot = [World((0.0, 0.0, shift), num_seeds=num_seeds).draw(rng) for _ in range(200)]
+        printed = float(np.median([sweep.row("v2").detectable for sweep in pilot]))
+        grid = np.linspace(0, 3, 16)
+        ap = mean_ap((0.0, *grid[1:].tolist()), num_images=50, noise=Noise(), draws=300)
+        shift = float(np.interp(printed, ap - ap[0], grid))
+    sweeps = [World((0.0, 0.0, shift), num_seeds=num_seeds).draw(rng) for _ in range(SWEEPS)]
+    power = finds(sweeps, ["v2"])
+    truth = float(np.mean([sweep.row("v2").difference.value for sweep in sweeps]))  # type: ignore[union-attr]
+    print(f"{num_seeds} seeds: printed {printed:.2f}, true {truth:.2f}, power {power:.3f}")
+    assert truth == pytest.approx(printed, rel=0.05)
+    assert 0.75 <= power <= 0.85
+    assert covers(sweeps, "v2", truth) >= 0.93
