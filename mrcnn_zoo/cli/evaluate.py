@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on DATASETS.TEST: prints COCO tables, writes result files and pictures."""
+"""Evaluate a checkpoint on DATASETS.TEST, or a results file: prints COCO tables, writes result files and pictures."""
 
 import argparse
 import logging
@@ -19,11 +19,12 @@ from mrcnn_zoo.cli.options import (
     prepare_device,
 )
 from mrcnn_zoo.cli.parser import CommandParser, read_arguments
-from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation import prepare_evaluation
+from mrcnn_zoo.evaluation.predictions_file import evaluate_predictions
 from mrcnn_zoo.inference.trained import class_names_of, open_trained
-from mrcnn_zoo.inspection.pictures import evaluate_with_pictures
+from mrcnn_zoo.inspection.pictures import evaluate_with_pictures, save_evaluation_plots
 from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder
 from mrcnn_zoo.training.log_files import LogFile, logging_to
 
@@ -38,12 +39,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; None takes those of the process.
     """
-    arguments = read_arguments(build_parser(), argv)
+    parser = build_parser()
+    arguments = read_arguments(parser, argv)
+    _check_combination(parser, arguments)
     with logging_lines():
         if arguments.output is not None:
             check_output_folder(arguments.output, option="--output")  # before the weights are read
-        _evaluate(arguments)
+        if arguments.predictions is not None:
+            _evaluate_predictions(arguments)
+        else:
+            _evaluate(arguments)
     return 0
+
+
+def _check_combination(parser: CommandParser, arguments: argparse.Namespace) -> None:
+    if (arguments.predictions is None) != (arguments.annotations is None):
+        missing = "--annotations" if arguments.annotations is None else "--predictions"
+        parser.error(f"{missing} is missing: a results file is evaluated with both")
+    if arguments.predictions is not None and arguments.weights is not None:
+        parser.error("--predictions and --weights exclude each other: a results file needs no model")
+
+
+def _evaluate_predictions(arguments: argparse.Namespace) -> None:
+    cfg = load_config(arguments.config_file, arguments.overrides)
+    files = arguments.predictions, arguments.annotations
+    if arguments.output is None:
+        evaluate_predictions(*files, cfg)
+        return
+    folder = check_output_folder(arguments.output, option="--output", subfolders=RESULT_FOLDERS)
+    with logging_to(folder) as log:
+        log.open()
+        dataset, _ = evaluate_predictions(*files, cfg, output_dir=folder)
+        paths = save_evaluation_plots(dataset, folder, score_threshold=cfg.VIS.SCORE_THRESH)
+        logger.info("tables in %s\n%s", folder / "inference" / "results.md", "\n".join(map(str, paths)))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -77,6 +105,7 @@ def build_parser() -> CommandParser:
             "output/model_best.pth",
             "--weights output DATASETS.TEST [digits_val] TEST.NUM_IMAGES 50 MODEL.DEVICE cpu",
             "--weights model.pth --config-file my.yaml",
+            "--predictions results.json --annotations instances_val.json --output results EVAL.METRICS [f1,tide]",
         ),
     )
     add_weights_option(parser)
@@ -87,5 +116,11 @@ def build_parser() -> CommandParser:
         text="folder of the results (default: OUTPUT_DIR of the config)",
         overwrite="replace the results of an earlier evaluation without a message",
     )
+    parser.add_argument(
+        "--predictions",
+        metavar="FILE.json",
+        help="evaluate COCO results of any tool instead of a checkpoint; without --output the tables are only printed",
+    )
+    parser.add_argument("--annotations", metavar="FILE.json", help="the COCO annotations for --predictions")
     add_overrides(parser)
     return parser

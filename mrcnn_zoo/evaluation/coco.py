@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth,
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, Metric, NamesResults, build_metrics, measure
 from mrcnn_zoo.evaluation.operating_points import MATCH_IOU, THRESHOLDS_FILE, Matches, best_point, find_thresholds
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
+from mrcnn_zoo.evaluation.result_rows import PackedRows, Row, mask_rows, rows_of_detections
 from mrcnn_zoo.evaluation.tables import (
     Intervals,
     Results,
@@ -31,7 +31,6 @@ from mrcnn_zoo.evaluation.tables import (
     markdown_report,
     summary_table,
 )
-from mrcnn_zoo.inference.prediction import coco_points
 from mrcnn_zoo.output_files import nan_as_null, write_arrays, write_json, write_text
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
@@ -45,9 +44,6 @@ DEFAULT_SIGMA = 0.05  # of other keypoints; those of COCO are between 0.025 and 
 PROPOSAL_NETWORK = "ProposalNetwork"  # the MODEL.META_ARCHITECTURE without classes
 
 logger = logging.getLogger(__name__)
-
-Row = dict[str, Any]  # of a COCO results file: image_id, category_id, bbox (x y w h), score, segmentation (RLE),
-#                     keypoints (x, y, score each, pixels counted from 0), mask_score (if masks have their own)
 
 
 class CocoEvaluator:
@@ -84,7 +80,7 @@ class CocoEvaluator:
         self._metrics = dict(metrics or {})
         self._bootstrap = bootstrap or Bootstrap()
         self._image_ids = {record.image_id for record in dataset.records}
-        self._rows: dict[int | str, list[Row]] = {}
+        self._rows: dict[int | str, PackedRows] = {}
         self._previous: Results = {}
         self.score_thresholds: dict[str, float] = {}  # by class name, see `find_thresholds`; set by `evaluate`
 
@@ -121,7 +117,20 @@ class CocoEvaluator:
         """
         images = new_images(samples, detections, self._dataset, known=self._image_ids, added=self._rows)
         for sample, found in images:
-            self._rows[sample.image_id] = self._rows_of(sample, found)
+            self._check_classes(found)
+            rows = rows_of_detections(
+                found, sample.image_id, category_ids=self._dataset.category_ids, tasks=self._tasks
+            )
+            self.add_rows(sample.image_id, rows)
+
+    def add_rows(self, image_id: int | str, rows: Sequence[Row]) -> None:
+        """Add the rows of an image of a COCO results file.
+
+        Args:
+            image_id: of the dataset.
+            rows: with the columns of all tasks.
+        """
+        self._rows[image_id] = PackedRows.of(rows)
 
     def evaluate(self, output_dir: str | Path | None = None) -> Results:
         """Metrics by task in percent, on every process; process 0 logs tables and writes files.
@@ -134,38 +143,21 @@ class CocoEvaluator:
         results, self.score_thresholds = results_of_main_process(lambda: self._measure(parts, folder))
         return results
 
-    def _rows_of(self, sample: Sample, found: Detections) -> list[Row]:
-        corners = found.boxes.detach().cpu().double().reshape(-1, 4).numpy()
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
-        scores, classes = found.scores.tolist(), found.classes.tolist()
-        if max(classes, default=0) >= len(self._dataset.class_names):
+    def _check_classes(self, found: Detections) -> None:
+        highest = max(found.classes.tolist(), default=0)
+        if highest >= len(self._dataset.class_names):
             raise UserError(
-                f"The model predicts class {max(classes)}, but {self._dataset.name} has "
+                f"The model predicts class {highest}, but {self._dataset.name} has "
                 f"{counted(len(self._dataset.class_names), 'class')}. Evaluate it on a dataset with its classes; "
                 "a model with more classes needs class names, by which they are matched."
             )
-        rows: list[Row] = [
-            {"image_id": sample.image_id, "category_id": self._dataset.category_ids[index], "bbox": box, "score": score}
-            for box, score, index in zip(boxes, scores, classes, strict=True)
-        ]
-        if SEGM in self._tasks:
-            if found.masks is None:
-                raise UserError(
-                    "MODEL.MASK_ON is True, so masks are evaluated, but the detections of the model have none."
-                )
-            rows = [row | {"segmentation": rle} for row, rle in zip(rows, found.masks.rles(), strict=True)]
-            if found.mask_scores is not None:
-                mask_scores = found.mask_scores.tolist()
-                rows = [row | {"mask_score": score} for row, score in zip(rows, mask_scores, strict=True)]
-        if KEYPOINTS in self._tasks:
-            rows = [row | {"keypoints": points} for row, points in zip(rows, coco_points(found), strict=True)]
-        return rows
 
     def _measure(
-        self, parts: Sequence[dict[int | str, list[Row]]], folder: Path | None
+        self, parts: Sequence[dict[int | str, PackedRows]], folder: Path | None
     ) -> tuple[Results, dict[str, float]]:
-        by_image = {image_id: rows for part in reversed(parts) for image_id, rows in part.items()}
-        rows = [row for record in self._dataset.records for row in by_image.get(record.image_id, [])]
+        by_image = {image_id: packed for part in reversed(parts) for image_id, packed in part.items()}
+        evaluated_ids = [record.image_id for record in self._dataset.records if record.image_id in by_image]
+        rows = [row for image_id in evaluated_ids for row in by_image[image_id].rows(image_id)]
         self._warn_of_missing(by_image, rows)
         if folder is not None:
             write_json(folder / ROWS_FILE, rows)
@@ -222,7 +214,7 @@ class CocoEvaluator:
         arrays = {task: curve.precision[:, :, order, 0, -1].astype(np.float32) for task, curve in curves.items()}
         return arrays | {"class_names": np.array(self._dataset.class_names)}
 
-    def _warn_of_missing(self, by_image: dict[int | str, list[Row]], rows: Sequence[Row]) -> None:
+    def _warn_of_missing(self, by_image: Mapping[int | str, PackedRows], rows: Sequence[Row]) -> None:
         name = self._dataset.name
         unseen = len(self._image_ids - by_image.keys())
         if unseen:
@@ -235,16 +227,6 @@ class CocoEvaluator:
             logger.warning("%s: the model detected nothing in %s.", name, counted(len(self._dataset), "image"))
         if not any(record.instances for record in self._dataset.records):
             logger.warning("%s has no annotations, so nothing can be measured.", name)
-
-
-def mask_rows(rows: Sequence[Row]) -> list[Row]:
-    """Rows of a results file of masks, with the score of the mask as `score`, as COCO's server requires.
-
-    Args:
-        rows: of `coco_instances_results.json`, with `mask_score`.
-    """
-    columns = ("image_id", "category_id", "segmentation")
-    return [{column: row[column] for column in columns} | {"score": row["mask_score"]} for row in rows]
 
 
 @EVALUATORS.register("coco")
@@ -262,7 +244,17 @@ def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator | Prop
     if is_classifier(cfg):
         return build_classification_evaluator(cfg, dataset)
     _warn_of_unmeasured(cfg, dataset)
-    tasks = build_tasks(cfg, dataset)
+    return build_evaluator_of_tasks(cfg, dataset, build_tasks(cfg, dataset))
+
+
+def build_evaluator_of_tasks(cfg: CfgNode, dataset: Dataset, tasks: Sequence[str]) -> CocoEvaluator:
+    """The COCO evaluator of some tasks, whatever model the detections come from.
+
+    Args:
+        cfg: of the evaluation.
+        dataset: to be evaluated on.
+        tasks: of "bbox", "segm" and "keypoints".
+    """
     limit = cfg.TEST.DETECTIONS_PER_IMAGE
     return CocoEvaluator(
         dataset,

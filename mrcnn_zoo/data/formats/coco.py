@@ -16,6 +16,7 @@ from mrcnn_zoo.data.paths import check_files_exist, find_folder, find_path, imag
 from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import DATASET_FORMATS
+from mrcnn_zoo.structures import ImageSize
 
 ROBOFLOW_FILE = "_annotations.coco.json"
 NAMES_SHOWN = 5
@@ -37,7 +38,7 @@ def build_coco_dataset(cfg: CfgNode, name: str, definition: Mapping[str, Any]) -
 
 def load_coco(
     name: str,
-    image_folder: Path,
+    image_folder: Path | None,
     annotation_file: Path,
     *,
     needs_masks: bool = True,
@@ -47,7 +48,8 @@ def load_coco(
 
     Args:
         name: of the dataset.
-        image_folder: that file names in the JSON are relative to.
+        image_folder: that file names in the JSON are relative to; None if only the annotations are used, which then
+            need the sizes of the images.
         annotation_file: the JSON.
         needs_masks: whether unreadable masks are errors; otherwise their objects keep the box alone.
         needs_keypoints: whether unreadable keypoints are errors; otherwise they are left out.
@@ -60,9 +62,10 @@ def load_coco(
         repairs = RepairLog()
         categories = read_categories(document, repairs=repairs, needs_keypoints=needs_keypoints)
         images = read_images(
-            document, repairs=repairs, measure=lambda file_name: image_file_size(image_folder / file_name)
+            document, repairs=repairs, measure=lambda file_name: _measured(image_folder, file_name, annotation_file)
         )
-        check_files_exist(image_folder, images.file_names, listed_in=str(annotation_file))
+        if image_folder is not None:
+            check_files_exist(image_folder, images.file_names, listed_in=str(annotation_file))
         instances = read_instances(
             document,
             images=images,
@@ -72,7 +75,7 @@ def load_coco(
             needs_keypoints=needs_keypoints,
         )
     records = tuple(
-        ImageRecord(number, FileImage(str(image_folder / file_name)), size, tuple(items))
+        ImageRecord(number, FileImage(str((image_folder or Path()) / file_name)), size, tuple(items))
         for number, file_name, size, items in zip(images.ids, images.file_names, images.sizes, instances, strict=True)
     )
     return Dataset(
@@ -87,6 +90,12 @@ def load_coco(
         is_labelled=document.is_labelled,
         notes=repairs.notes(),
     )
+
+
+def _measured(folder: Path | None, file_name: str, annotation_file: Path) -> ImageSize:
+    if folder is None:
+        raise UserError(f"{annotation_file}: the image {file_name!r} has no height and width. Add them, in pixels.")
+    return image_file_size(folder / file_name)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.registries import METRICS
 
-Row = dict[str, Any]  # of a COCO results file, see `mrcnn_zoo.evaluation.coco.Row`
+Row = dict[str, Any]  # of a COCO results file, see `mrcnn_zoo.evaluation.result_rows.Row`
 EXTRA = 'pip install "mrcnn_zoo[eval]"'  # hotcoco and faster-coco-eval
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Evaluated:
         ground_truth: a COCO dataset. Images have `file_name`; categories are in the order of the classes; annotations
             have `bbox`, `area`, `iscrowd`, and where the object has them `segmentation` (compressed RLE) and
             `keypoints`.
-        rows: detections of all images; see `mrcnn_zoo.evaluation.coco.Row`.
+        rows: detections of all images; see `mrcnn_zoo.evaluation.result_rows.Row`.
         tasks: evaluated ones of "bbox", "segm" and "keypoints".
         dataset_name: for messages and headings.
         max_detections: maximum number per image, in descending order of score.

@@ -36,7 +36,7 @@ def score_of(row: Row, task: str) -> float:
     """The score that ranks a detection in a task.
 
     Args:
-        row: a detection, see `mrcnn_zoo.evaluation.coco.Row`.
+        row: a detection, see `mrcnn_zoo.evaluation.result_rows.Row`.
         task: "bbox" or "segm".
     """
     name = "mask_score" if task == SEGM and "mask_score" in row else "score"
