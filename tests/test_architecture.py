@@ -36,6 +36,7 @@ RUN_STARTERS = {
         "evaluate",
         "run_evaluation",
         "evaluate_datasets",
+        "evaluate_predictions",
         "evaluated_part",
         "check_evaluation",
         "check_classes",
