@@ -263,6 +263,10 @@ def test_learning_curves_are_in_text_and_plot(tmp_path: Path) -> None:
     assert "seed 0, 20% of the images" in written
     plot = next(plot for plot in section_plots(section) if "-images-" in plot.name)
     assert plot.svg().count("<use") > 4
+    (folder / "base" / "seed_0" / "datasets.json").unlink()
+    remarks = read_section(read_sweep_folder(folder)).remarks
+    assert "No learning curves: " in remarks[-1]
+    assert "datasets.json" in remarks[-1]
 
 
 def test_cross_validation_has_a_table_of_folds(tmp_path: Path) -> None:

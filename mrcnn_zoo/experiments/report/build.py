@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mrcnn_zoo.errors import counted
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.experiments.comparison import LESS_IS_BETTER, MetricComparison, compare
 from mrcnn_zoo.experiments.cross_validation import cross_validate
 from mrcnn_zoo.experiments.learning_curve import LearningCurve, learning_curves
@@ -62,8 +62,13 @@ def read_section(record: SweepRecord) -> Section:
     if record.sweep.folds:
         folds = cross_validate(record, columns)
         return replace(build_section(record, [item.means for item in folds]), cross_validations=tuple(folds))
-    curves = learning_curves(record, [name for name in columns if not LESS_IS_BETTER.search(name)])
-    return build_section(record, compare(record, columns), learning=curves)
+    comparisons = compare(record, columns)
+    try:
+        curves = learning_curves(record, [name for name in columns if not LESS_IS_BETTER.search(name)])
+    except UserError as error:  # runs of an earlier version; the rest of the report does not need them
+        section = build_section(record, comparisons)
+        return replace(section, remarks=(*section.remarks, f"No learning curves: {error}"))
+    return build_section(record, comparisons, learning=curves)
 
 
 def columns_of(record: SweepRecord) -> tuple[str, ...]:
