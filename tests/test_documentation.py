@@ -16,7 +16,10 @@ from PIL import Image
 from mrcnn_zoo.cli.main import COMMANDS, main
 from mrcnn_zoo.cli.parser import read_arguments
 from mrcnn_zoo.config import load_config
+from mrcnn_zoo.config.files import is_sweep_file
 from mrcnn_zoo.config.loading import resolve_config
+from mrcnn_zoo.experiments.runs import expand
+from mrcnn_zoo.experiments.sweep_file import read_sweep
 from support.documentation import DOCS, PAGES, README, REPOSITORY, Block, block_with, blocks, commands, links
 
 OURS = [(location, command.removeprefix("PYTHONPATH=. ")) for location, command in commands() if "mrcnn-zoo" in command]
@@ -52,7 +55,7 @@ def test_command_line_parses(location: str, command: str) -> None:  # noqa: ARG0
     program, name, *typed = shlex.split(command)
     assert program == "mrcnn-zoo"
     module = import_module(COMMANDS[name][0])
-    if name in ("zoo", "config"):
+    if name in ("zoo", "config", "sweep"):
         module.build_parser().parse_args(typed)
     else:
         arguments = read_arguments(module.build_parser(), typed, is_input=getattr(module, "is_image_input", None))
@@ -75,10 +78,13 @@ def test_scripts_and_make_targets_of_commands_exist() -> None:
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=name_of)
-def test_yaml_block_is_a_valid_config(block: Block, tmp_path: Path) -> None:
+def test_yaml_block_is_a_valid_config_or_sweep(block: Block, tmp_path: Path) -> None:
     path = tmp_path / (block.file_name or "config.yaml")
     path.write_text(block.text)
-    assert load_config(path) != load_config()
+    if is_sweep_file(path):
+        assert len(expand(read_sweep(path))) > 1
+    else:
+        assert load_config(path) != load_config()
 
 
 @pytest.fixture

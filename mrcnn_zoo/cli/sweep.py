@@ -55,6 +55,7 @@ def build_parser() -> CommandParser:
             name, help=text, description=module.__doc__, prog=f"mrcnn-zoo sweep {name}", examples=module.EXAMPLES
         )
         module.add_arguments(action)
+        action.mixes_options = True
     return parser
 
 

@@ -86,3 +86,28 @@ class PoisonWeights(Hook):
 def poison_weights(cfg: Any, workspace: Any) -> Hook:
     """In the last process, at iteration 3."""
     return PoisonWeights()
+
+
+class OnceAt(Hook):
+    """Calls each function after its step, unless a file in the folder says that it has been called."""
+
+    def __init__(self, folder: Path, actions: dict[int, Any]) -> None:
+        self.folder = folder
+        self.actions = actions
+
+    def after_step(self, trainer: Trainer, report: Any) -> None:
+        mark = self.folder / f"step_{trainer.iteration}"
+        if trainer.iteration in self.actions and not mark.exists():
+            mark.touch()
+            self.actions[trainer.iteration]()
+
+
+def faults_of_second_run(cfg: Any, workspace: Any) -> Hook:
+    """In a sweep, where FAULTS is a folder: the run of seed 1 crashes, is killed, and outlives its killed sweep."""
+    folder = os.environ.get("FAULTS", "")
+    actions = {
+        4: lambda: 1 // 0,
+        7: lambda: os.kill(os.getpid(), signal.SIGKILL),
+        8: lambda: os.kill(os.getppid(), signal.SIGKILL),
+    }
+    return OnceAt(Path(folder), actions if folder and cfg.SEED == 1 else {})
