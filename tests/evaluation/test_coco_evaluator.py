@@ -13,6 +13,7 @@ from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import CocoEvaluator, ground_truth_detections
+from mrcnn_zoo.evaluation.metrics.tide import Tide
 from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS
 from mrcnn_zoo.structures import Sample
 from support.processes import run_in_processes
@@ -23,7 +24,7 @@ PYCOCOTOOLS = AP_BACKENDS.get("pycocotools")
 def evaluate_a_share(rank: int, folder: Path) -> tuple[dict[str, Any], str]:
     """The results, and the message of a backend that fails on process 0."""
     dataset = load_coco("mini", folder / "val2017", folder / "annotations" / "instances_val2017.json")
-    evaluator = CocoEvaluator(dataset, backend=AP_BACKENDS.get("faster_coco_eval"))
+    evaluator = CocoEvaluator(dataset, backend=AP_BACKENDS.get("faster_coco_eval"), metrics={"tide": Tide()})
     found = ground_truth_detections(dataset)
     rows = range(36) if rank == 0 else range(35, 70)  # image 35 twice, as in shares padded to equal size
     for row in rows:
@@ -185,18 +186,19 @@ def test_segm_task_refuses_detections_without_masks(square, dataset_of, samples_
 def outputs_of_two_processes(shared_dir, tmp_path_factory) -> list[tuple[dict[str, Any], str]]:
     """Results of each of two processes, and the message of a failure on process 0."""
     pytest.importorskip("faster_coco_eval")
+    pytest.importorskip("hotcoco")
     folder = tmp_path_factory.mktemp("two_processes")
     return run_in_processes(evaluate_a_share, shared_dir / "data" / "coco_mini", folder=folder)
 
 
 def test_two_processes_have_the_results_of_one(coco_val, samples_of, outputs_of_two_processes) -> None:
-    alone = CocoEvaluator(coco_val, backend=AP_BACKENDS.get("faster_coco_eval"))
+    alone = CocoEvaluator(coco_val, backend=AP_BACKENDS.get("faster_coco_eval"), metrics={"tide": Tide()})
     found = [table[torch.arange(len(table)) % 3 != 0] for table in ground_truth_detections(coco_val)]
     alone.process(samples_of(coco_val), found)
     expected = alone.evaluate()
     assert 10 < expected["segm"]["AP"] < 90
     for results, _ in outputs_of_two_processes:
-        for task in ("bbox", "segm"):
+        for task in ("bbox", "segm", "tide_segm"):
             np.testing.assert_array_equal(list(results[task].values()), list(expected[task].values()))
 
 
