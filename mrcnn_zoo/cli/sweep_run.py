@@ -91,7 +91,8 @@ def _run(arguments: argparse.Namespace) -> int:
         with SweepDisplay(folder) as display:
             status = run_sweep(planned, launcher, watch=display.show)
     record = read_sweep_folder(folder)
-    print(sweep_table(record))
+    if not display.is_live:  # else it is the last picture on the terminal
+        print(sweep_table(record))
     failed = [run for run in record.runs if run.status == FAILED]
     if failed:
         print(f"{counted(len(failed), 'run')} failed; the errors are in run.json, the logs in console.log, e.g. of")

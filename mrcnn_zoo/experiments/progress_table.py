@@ -112,6 +112,11 @@ class SweepDisplay:
         self._live: Any = None
         self._drawn = 0.0
 
+    @property
+    def is_live(self) -> bool:
+        """Whether a terminal shows the table."""
+        return self._live is not None
+
     def __enter__(self) -> "SweepDisplay":
         if has_terminal(self._stream):
             from rich.live import Live

@@ -11,6 +11,7 @@ import pytest
 from mrcnn_zoo.cli.main import USAGE_ERROR, run_command
 from mrcnn_zoo.experiments import scheduler
 from mrcnn_zoo.experiments.locks import FolderLock
+from mrcnn_zoo.experiments.progress_table import sweep_table
 from mrcnn_zoo.experiments.records import read_results, read_sweep_folder, result_of
 from support.shell_launcher import SCRIPT
 from support.small_models import TINY_YAML
@@ -175,6 +176,22 @@ def test_tool_takes_the_file_as_config(sweep: Sweep, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert run_command("sweep", ["--config", "s.yaml", "--dry-run"]) == 0
     assert "1 run: 1 skip" in capsys.readouterr().out
+
+
+def test_running_rows_come_first_where_the_terminal_is_too_low(sweep: Sweep) -> None:
+    assert sweep("VARIANTS: {a: {}, b: {}, c: {}}", "--only", "a") == 0
+    folder = Path("out") / "c" / "seed_0"
+    lock = FolderLock(folder / "run.lock")
+    assert lock.acquire()
+    metrics = [{"iteration": 3, "total_loss": 1.5, "eta_seconds": 61}, {"iteration": 4, "bbox/AP": 7.25}]
+    (folder / "metrics.json").write_text("".join(f"{json.dumps(line)}\n" for line in metrics) + '{"iteration": 5, "tot')
+    *rows, summary = sweep_table(read_sweep_folder("out"), max_rows=2).splitlines()[2:]
+    assert [[cell.strip() for cell in row.split("|")[1:8]] for row in rows] == [
+        ["c/seed_0", "running", "5", "1.500", "0:01:01", "-", "7.2"],
+        ["a/seed_0", "finished", "-", "-", "-", "-", "10.0"],
+    ]
+    assert summary == "s: 3 runs: 1 finished, 1 running, 1 waiting"
+    lock.release()
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
