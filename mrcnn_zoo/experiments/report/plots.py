@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 5.2  # inches; as wide as a phone shows without shrinking the letters much
+WIDTH = 4.6  # inches; as wide as a phone shows without shrinking the letters much
 LABEL_WIDTH = 26  # letters per line of a variant's name
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31")  # Okabe and Ito 2008
 REFERENCE_COLOR = "#444444"
@@ -243,7 +243,7 @@ def _legend_rows(names: Iterable[str]) -> int:
 
 
 def _legend_columns(names: Sequence[str]) -> int:
-    return max(1, min(len(names), 70 // (max(map(len, names)) + 7)))
+    return max(1, min(len(names), 60 // (max(map(len, names)) + 7)))
 
 
 def _finish(figure: "Figure", axes: "Axes", *, x_label: str, y_label: str) -> None:
