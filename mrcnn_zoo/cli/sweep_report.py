@@ -13,7 +13,7 @@ from mrcnn_zoo.output_files import check_output_folder
 EXAMPLES = (
     "output/sweeps/roi_layer_digits",
     "output/sweeps/roi_layer_digits --format html --output page",
-    "output/sweeps/roi_layer_digits output/sweeps/mask_loss_digits --output both",
+    "output/sweeps/roi_layer_digits output/sweeps/mask_loss_shapes --output both",
 )
 FOLDER = "report"  # in the folder of a sweep
 FORMAT_NAMES = ("markdown", "csv", "latex", "html")
