@@ -7,9 +7,9 @@ from mrcnn_zoo.config.keys import Assignment, Origin
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registry import did_you_mean
 
-TEXTS = ("NAME", "TITLE", "NOTE", "BASE", "OUTPUT_DIR", "REFERENCE", "GROUP")
+TEXTS = ("NAME", "TITLE", "NOTE", "BASE", "OUTPUT_DIR", "REFERENCE", "GROUP", "OBJECTIVE")
 LISTS = ("EXCLUDE", "SEEDS", "COLUMNS", "DATA_FRACTIONS")
-MAPPINGS = ("VARIANTS", "GRID", "PAPER", "SPACE")
+MAPPINGS = ("VARIANTS", "GRID", "PAPER", "SPACE", "SLURM")
 FIELDS = (*TEXTS, *LISTS, *MAPPINGS, "FOLDS")
 
 

@@ -239,6 +239,8 @@ def sweep_copy(sweep: Sweep, bases: Mapping[str, Path]) -> str:
         "FOLDS": sweep.folds,
         "GROUP": sweep.group,
         "SPACE": dict(sweep.space),
+        "OBJECTIVE": sweep.objective,
+        "SLURM": dict(sweep.slurm),
     }
     kept = dict(_filled(content))
     text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=120)

@@ -58,6 +58,8 @@ class Sweep:
         folds: of a cross-validation; 0 for none.
         group: regular expression whose match in the file name keeps images in one fold.
         space: of a search, as in the file.
+        objective: metric of a search; empty for the first column.
+        slurm: settings of the launcher slurm, as in the file.
         title: of the report.
         note: text below the title.
     """
@@ -77,6 +79,8 @@ class Sweep:
     folds: int = 0
     group: str = ""
     space: Mapping[str, Any] = field(default_factory=dict)
+    objective: str = ""
+    slurm: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
     note: str = ""
 
@@ -141,6 +145,8 @@ def read_sweep(path: str | Path) -> Sweep:
         folds=_folds_of(fields),
         group=_group_of(fields),
         space=fields.mapping("SPACE"),
+        objective=_column(fields.text("OBJECTIVE"), fields, "OBJECTIVE") if fields.text("OBJECTIVE") else "",
+        slurm=fields.mapping("SLURM"),
         title=fields.text("TITLE"),
         note=fields.text("NOTE"),
         reference=fields.text("REFERENCE"),

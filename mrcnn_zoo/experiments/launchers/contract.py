@@ -37,6 +37,14 @@ class Launcher(Protocol):
         """The folders of submitted trainings that have ended since the last call, also those that never began."""
         ...
 
+    def stop(self, folder: Path) -> None:
+        """Let one submitted training save and end; without effect on one that an earlier process has started.
+
+        Args:
+            folder: of its run.
+        """
+        ...
+
     def interrupt(self) -> None:
         """Stop: trainings save a checkpoint and end as "interrupted", those that wait do not begin."""
         ...

@@ -51,6 +51,11 @@ class LocalLauncher:
         ended, self._ended = self._ended, []
         return ended
 
+    def stop(self, folder: Path) -> None:
+        for process in self._running.values():
+            if process.folder == folder:
+                process.interrupt()
+
     def interrupt(self) -> None:
         for process in self._running.values():
             process.interrupt()

@@ -1,0 +1,87 @@
+"""Search the values of config keys that reach the best metric (Optuna); start it again to continue."""
+
+import argparse
+import math
+from dataclasses import replace
+
+from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides, logging_lines, require_config
+from mrcnn_zoo.cli.parser import CommandParser, whole_number
+from mrcnn_zoo.output_files import check_output_folder
+
+TRIALS = 20
+EXAMPLES = ("my_search.yaml --trials 50", "my_search.yaml --trials 100 --timeout 600 --jobs 2")
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options of `sweep search`.
+
+    Args:
+        parser: of the action.
+    """
+    count = whole_number(minimum=1)
+    add_config_option(parser, text="here of the sweep, with a SPACE")
+    text = f"trials in all, those of earlier sessions included (default: {TRIALS})"
+    parser.add_argument("--trials", type=count, default=TRIALS, metavar="N", help=text)
+    parser.add_argument("--jobs", type=count, default=1, metavar="N", help="trials at the same time (default: 1)")
+    text = "minutes after which no further trial begins; those that run end as usual (default: no limit)"
+    parser.add_argument("--timeout", type=count, metavar="MINUTES", help=text)
+    parser.add_argument("--launcher", default="local", metavar="NAME", help="where to train (default: local)")
+    add_output_options(
+        parser,
+        text="folder of the search (default: OUTPUT_DIR of the file, else output/sweeps/NAME)",
+        overwrite="begin again: remove the study, and the folders of trials with other values",
+    )
+    add_overrides(parser, text="FILE.yaml of the sweep; then config keys of its BASE to change")
+
+
+def main(parser: CommandParser, arguments: argparse.Namespace) -> int:
+    """Run the action; returns the exit status.
+
+    Args:
+        parser: of the action.
+        arguments: its arguments.
+    """
+    require_config(parser, arguments)
+    with logging_lines():
+        return _search(arguments)
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from mrcnn_zoo.experiments.launchers.contract import LaunchOptions
+    from mrcnn_zoo.experiments.plan import refuse_other_sweep
+    from mrcnn_zoo.experiments.progress_table import SweepDisplay
+    from mrcnn_zoo.experiments.scheduler import SweepLock
+    from mrcnn_zoo.experiments.search import BEST_CONFIG, Search, SearchLimits, check_search, objective_of, trial_table
+    from mrcnn_zoo.experiments.search_space import read_space
+    from mrcnn_zoo.experiments.search_study import STUDY_FILE, SearchStudy
+    from mrcnn_zoo.experiments.sweep_file import read_sweep
+    from mrcnn_zoo.registries import LAUNCHERS
+
+    sweep = read_sweep(arguments.config_file)
+    check_search(sweep)
+    space = read_space(sweep.file)
+    option = "--output" if arguments.output else "OUTPUT_DIR"
+    folder = check_output_folder(arguments.output or sweep.output_dir, option=option)
+    sweep = replace(sweep, output_dir=folder)
+    build_launcher = LAUNCHERS.get(arguments.launcher, key="--launcher")
+    refuse_other_sweep(sweep)
+    seconds = 60.0 * arguments.timeout if arguments.timeout else math.inf
+    with SweepLock(folder):
+        if arguments.overwrite:
+            (folder / STUDY_FILE).unlink(missing_ok=True)
+        search = Search(
+            sweep,
+            SearchStudy(folder, space=space, objective=objective_of(sweep), seed=sweep.seeds[0], jobs=arguments.jobs),
+            build_launcher(LaunchOptions(folder, jobs=arguments.jobs)),
+            SearchLimits(arguments.trials, jobs=arguments.jobs, seconds=seconds),
+            overrides=arguments.overrides,
+            overwrite=arguments.overwrite,
+        )
+        search.check()
+        with SweepDisplay(folder) as display:
+            status = search.run(watch=display.show)
+    print(trial_table(search.study))
+    best = search.study.best()
+    if best is not None:
+        print(f"* trial {best.number} is the best; its config: mrcnn-zoo train --config-file {folder / BEST_CONFIG}")
+    return status
