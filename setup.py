@@ -48,6 +48,8 @@ TIMM = ["timm>=1.0"]  # backbones
 KERAS = ["h5py>=3.8"]  # matterport's .h5 weights
 TIFF = ["tifffile>=2023.1"]  # multi-channel images
 PROPOSALS = ["opencv-contrib-python-headless>=4.8"]  # selective search, EdgeBoxes
+SEARCH = ["optuna>=4.0"]  # sweep search
+SLURM = ["submitit>=1.5"]  # sweeps on a cluster
 CHECKS = ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.8"]
 
 setup(
@@ -68,7 +70,9 @@ setup(
         "keras": KERAS,
         "tiff": TIFF,
         "proposals": PROPOSALS,
-        "dev": [*CHECKS, *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF, *PROPOSALS],
+        "search": SEARCH,
+        "slurm": SLURM,
+        "dev": [*CHECKS, *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF, *PROPOSALS, *SEARCH, *SLURM],
     },
     entry_points={"console_scripts": ["mrcnn-zoo=mrcnn_zoo.cli.main:main"]},
     cmdclass={"build_py": BuildWithConfigs},

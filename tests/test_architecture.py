@@ -108,7 +108,7 @@ KEEPS_CONFIG = {  # (file, class) of configs with additional fields
     ("mrcnn_zoo/experiments/runs.py", "RunSpec"),
 }
 HEAVY_MODULES = {"matplotlib", "wandb", "sklearn", "tensorboard", "cv2", "scipy", "tifffile"}
-HEAVY_MODULES |= {"hotcoco", "faster_coco_eval"}
+HEAVY_MODULES |= {"hotcoco", "faster_coco_eval", "optuna", "submitit"}
 MAX_LINES = {"mrcnn_zoo": 350, "tests": 400}
 STRING_TOKENS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)}  # the latter since Python 3.12
 MIN_LINES = 40  # of a module of the package

@@ -49,7 +49,9 @@ def imported_distributions() -> set[str]:
 
 def test_imports_equal_declared_requirements() -> None:
     required, imported = requirements("REQUIREMENTS"), imported_distributions()
-    optional = set().union(*map(requirements, ("EVALUATION_BACKENDS", "TIMM", "KERAS", "TIFF", "PROPOSALS")))
+    optional = set().union(
+        *map(requirements, ("EVALUATION_BACKENDS", "TIMM", "KERAS", "TIFF", "PROPOSALS", "SEARCH", "SLURM"))
+    )
     assert imported - required - optional == set()
     assert required - imported == set(IMPORTED_ELSEWHERE)
 

@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides, logging_lines, require_config
 from mrcnn_zoo.cli.parser import CommandParser, whole_number
-from mrcnn_zoo.errors import counted
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.output_files import check_output_folder
 
 EXAMPLES = (
@@ -72,6 +72,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from mrcnn_zoo.registries import LAUNCHERS
 
     sweep = read_sweep(arguments.config_file)
+    if sweep.space:
+        raise UserError(f"{sweep.file} has a SPACE: run it with `mrcnn-zoo sweep search {sweep.file}`.")
     option = "--output" if arguments.output else "OUTPUT_DIR"
     folder = check_output_folder(arguments.output or sweep.output_dir, option=option)
     sweep = replace(sweep, output_dir=folder)
