@@ -6,6 +6,7 @@ al. 2020, section 2.2). Crowds are not changed. The IoU is that of the task, box
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ OBJECT_IOU = 0.1  # minimum IoU of a detection that belongs to an object
 CLASS_IOU = 0.5  # minimum IoU of a detection that shows the class of an object
 NONE = -1  # index of a detection without object
 MASK_THRESHOLD = 0.5  # of the pasted probabilities
+HOTCOCO = "hotcoco"  # the fastest of AP_BACKENDS
 POINT_REND = "PointRendMaskHead"  # the MODEL.ROI_MASK_HEAD.NAME whose masks grow by subdivision
 
 Oracle = Callable[[ImageOverlaps], list[Row]]  # the changed detections of an image
@@ -296,7 +298,10 @@ def _mask_side(cfg: CfgNode) -> int:
 def build_oracle_metric(cfg: CfgNode) -> OracleMetric:
     """The metric "oracles"; the resolution of masks is that of the configured head.
 
+    It evaluates up to 12 times, by hotcoco where that is installed, which takes minutes less than pycocotools.
+
     Args:
         cfg: of the model.
     """
-    return OracleMetric(build_backend(cfg.EVAL.BACKEND), _mask_side(cfg))
+    backend = HOTCOCO if find_spec(HOTCOCO) else cfg.EVAL.BACKEND  # equal numbers
+    return OracleMetric(build_backend(backend), _mask_side(cfg))
