@@ -17,6 +17,7 @@ from mrcnn_zoo.evaluation.resampled_ap import CONFIDENCE, percentile_interval
 
 LEVEL = 0.05
 POWER = 0.8
+SIMULATIONS = 1000  # of a test, for its power
 BETTER, WORSE, NOT_DISTINGUISHABLE = "better", "worse", "not distinguishable"
 SEEDS_AND_IMAGES, SEEDS, IMAGES, NOTHING = "seeds and images", "seeds", "images", ""  # what an interval covers
 
@@ -50,6 +51,7 @@ class Estimate:
         p_value: two-sided, of the value 0; nan for one seed.
         seed_variance: seed part; nan for one seed.
         image_variance: image part; 0 if the metric cannot be resampled.
+        parts: (variance, degrees of freedom) of the seeds of each side and of the images; empty for one seed.
         covers: one of SEEDS_AND_IMAGES, SEEDS, IMAGES and NOTHING; NOTHING of values that do not vary at all.
     """
 
@@ -61,6 +63,7 @@ class Estimate:
     p_value: float = math.nan
     seed_variance: float = math.nan
     image_variance: float = 0.0
+    parts: tuple[tuple[float, float], ...] = ()
     covers: str = NOTHING
 
 
@@ -120,6 +123,7 @@ def _estimate(sides: Sequence[Observations], *, shares_images: bool) -> Estimate
         p_value=_p_value(value, error, degrees),
         seed_variance=seed_variance,
         image_variance=image_variance,
+        parts=tuple(parts),
         covers=SEEDS if resampled is None else SEEDS_AND_IMAGES,
     )
 
@@ -212,24 +216,52 @@ def verdict_of(difference: Estimate, adjusted_p: float, *, higher_is_better: boo
 def detectable_difference(difference: Estimate, *, num_tests: int, level: float = LEVEL, power: float = POWER) -> float:
     """The smallest true difference that as many seeds and images find with the given power; nan for one seed.
 
-    Computed with the noncentral t distribution at the level `level / num_tests`, which is Holm's for a single row that
-    differs. The standard error is corrected to be right in the median: that of few seeds is more often too small than
-    too large.
+    Computed by simulation of the test at the level `level / num_tests`, which is Holm's for a single row that differs.
+    Each simulated sweep has new estimates of all parts of the variance, and so another standard error and other degrees
+    of freedom. The true variance is that of `difference` times a factor that is as uncertain as its estimate. Without
+    both, few seeds would have a power well below the one that is asked for: their standard error is often too small.
 
     Args:
         difference: whose noise is assumed.
         num_tests: rows that are compared with the reference.
         level: of the whole family.
-        power: probability of a significant difference.
+        power: probability of a significant difference, on average over sweeps.
     """
+    from scipy import optimize, special
+
+    if not difference.standard_error > 0 or num_tests < 1:
+        return math.nan
+    rng = np.random.default_rng(0)
+    stratified = (np.arange(SIMULATIONS) + 0.5) / SIMULATIONS
+    uniform = np.stack([rng.permutation(stratified) for _ in range(1 + len(difference.parts))])
+    factor = 1 / _mean_square(uniform[0], difference.degrees)
+    estimates = np.array(
+        [
+            variance * factor * _mean_square(draws, degrees)
+            for (variance, degrees), draws in zip(difference.parts, uniform[1:], strict=True)
+        ]
+    )
+    of_parts = np.array([degrees for _, degrees in difference.parts])[:, None]
+    total = estimates.sum(axis=0)
+    degrees = total**2 / (estimates**2 / of_parts).sum(axis=0)  # Satterthwaite
+    critical = special.stdtrit(degrees, 1 - level / num_tests / 2) * np.sqrt(total)
+    error = difference.standard_error * np.sqrt(factor)
+
+    def excess_power(shift: float) -> float:
+        found = special.ndtr((shift - critical) / error) + special.ndtr((-shift - critical) / error)
+        return float(found.mean()) - power
+
+    high = difference.standard_error
+    while excess_power(high) < 0:
+        high *= 2
+    return float(optimize.brentq(excess_power, 0.0, high, xtol=1e-3 * high))
+
+
+def _mean_square(uniform: NDArray[np.float64], degrees: float) -> NDArray[np.float64]:
+    """Chi-square variables divided by their degrees of freedom, of uniform variables in (0, 1)."""
     from scipy import special
 
-    degrees, error = difference.degrees, difference.standard_error
-    if not error > 0 or num_tests < 1:
-        return math.nan
-    critical = t_quantile(1 - level / num_tests / 2, degrees)
-    shift = float(special.nctdtrinc(degrees, 1 - power, critical))
-    return shift * error * math.sqrt(degrees / float(special.chdtri(degrees, 0.5)))
+    return special.chdtri(degrees, 1 - uniform) / degrees
 
 
 def t_quantile(probability: float, degrees: float) -> float:

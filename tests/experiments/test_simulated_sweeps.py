@@ -42,16 +42,16 @@ def linear_sweep(rng: np.random.Generator, shifts: Sequence[float], *, num_seeds
 
 def test_coverage_level_and_power_of_a_mean_over_images() -> None:
     rng = np.random.default_rng(0)
-    null = [linear_sweep(rng, (0, 0, 0), num_seeds=3) for _ in range(200)]
+    null = [linear_sweep(rng, (0, 0, 0), num_seeds=3) for _ in range(150)]
     coverage = np.mean([covers(null, variant, 0) for variant in ("v1", "v2")])
     assert 0.93 <= coverage <= 0.98
     assert 0.01 <= finds(null, ["v1", "v2"]) <= 0.06
-    printed = float(np.median([sweep.row("v1").detectable for sweep in null]))
+    printed = np.array([sweep.row("v2").detectable for sweep in null])
     # True values: seeds 0.3^2 + 3^2 / 40 per run, images 2^2 / 40 per variant.
     error = math.sqrt(2 * ((0.3**2 + 3**2 / 40) / 3 + 2**2 / 40))
-    assert 3.1 * error < printed < 4.5 * error  # 3.1: normal quantiles of 0.0125 and 0.8
-    shifted = [linear_sweep(rng, (0, 0, printed), num_seeds=3) for _ in range(100)]
-    assert 0.72 <= finds(shifted, ["v2"]) <= 0.88
+    assert 3.1 * error < np.median(printed) < 4.5 * error  # 3.1: normal quantiles of 0.0125 and 0.8
+    power = np.mean([finds([linear_sweep(rng, (0, 0, shift), num_seeds=3)], ["v2"]) for shift in printed])
+    assert 0.72 <= power <= 0.88
 
 
 def test_simulated_detections_have_the_ap_of_their_quality() -> None:
@@ -80,17 +80,17 @@ def test_coverage_and_level_on_simulated_detections(num_seeds: int) -> None:
 @pytest.mark.parametrize("num_seeds", [3, 5])
 def test_printed_power_on_simulated_detections(num_seeds: int) -> None:
     rng = np.random.default_rng(10 + num_seeds)
-    shift, printed = 1.0, math.nan
-    for _ in range(3):  # the quality whose difference is the one that such sweeps print
-        pilot = [World((0.0, 0.0, shift), num_seeds=num_seeds).draw(rng) for _ in range(200)]
-        printed = float(np.median([sweep.row("v2").detectable for sweep in pilot]))
-        grid = np.linspace(0, 3, 16)
-        ap = mean_ap((0.0, *grid[1:].tolist()), num_images=50, noise=Noise(), draws=300)
-        shift = float(np.interp(printed, ap - ap[0], grid))
-    sweeps = [World((0.0, 0.0, shift), num_seeds=num_seeds).draw(rng) for _ in range(SWEEPS)]
+    quality = np.linspace(0, 10, 41)
+    ap = mean_ap(tuple(quality), num_images=50, noise=Noise(), draws=200)
+    gain = ap - ap[0]
+    shift = 1.0
+    for _ in range(2):  # noise depends on AP: the pilot has about the difference that it prints
+        pilot = [World((0.0, 0.0, shift), num_seeds=num_seeds).draw(rng) for _ in range(SWEEPS // 2)]
+        printed = np.array([sweep.row("v2").detectable for sweep in pilot])
+        shift = float(np.interp(np.median(printed), gain, quality))
+    # Other sweeps, in each of which the true difference is the one that a sweep of the pilot has printed.
+    shifts = np.interp(np.resize(printed, SWEEPS), gain, quality)
+    sweeps = [World((0.0, 0.0, float(each)), num_seeds=num_seeds).draw(rng) for each in shifts]
     power = finds(sweeps, ["v2"])
-    truth = float(np.mean([sweep.row("v2").difference.value for sweep in sweeps]))  # type: ignore[union-attr]
-    print(f"{num_seeds} seeds: printed {printed:.2f}, true {truth:.2f}, power {power:.3f}")
-    assert truth == pytest.approx(printed, rel=0.05)
-    assert 0.72 <= power <= 0.85  # measured 0.75 and 0.76 with an error of 0.025
-    assert covers(sweeps, "v2", truth) >= 0.93
+    print(f"{num_seeds} seeds: printed {np.percentile(printed, [10, 50, 90]).round(2)}, power {power:.3f}")
+    assert 0.75 <= power <= 0.85

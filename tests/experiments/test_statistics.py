@@ -139,10 +139,21 @@ def test_verdict_needs_significance_after_correction_and_a_direction() -> None:
     assert verdict_of(loss, 0.01, higher_is_better=False) == BETTER
 
 
-def test_detectable_difference_is_the_tables_of_the_t_test() -> None:
-    # Cohen 1988: two groups of 17 with d = 1 have power 0.807 at level 0.05, of 16 have 0.781.
-    noise = Estimate(0.0, standard_error=math.sqrt(2 / 17), degrees=32)
-    exact = detectable_difference(noise, num_tests=1) / math.sqrt(32 / stats.chi2.median(32))
-    assert exact == pytest.approx(0.990, abs=0.005)
-    assert detectable_difference(noise, num_tests=5) > 1.2 * detectable_difference(noise, num_tests=1)
+def noise_of(*parts: tuple[float, float]) -> Estimate:
+    error = math.sqrt(sum(variance for variance, _ in parts))
+    return Estimate(0.0, standard_error=error, degrees=satterthwaite(parts), parts=parts)
+
+
+def test_detectable_difference_of_known_noise_is_that_of_the_normal_distribution() -> None:
+    known = noise_of((0.5, 1e6), (3.5, 1e6))
+    assert detectable_difference(known, num_tests=1) == pytest.approx(2 * (1.9600 + 0.8416), rel=0.01)
+    assert detectable_difference(known, num_tests=5) == pytest.approx(2 * (2.5758 + 0.8416), rel=0.01)
     assert math.isnan(detectable_difference(Estimate(1.0), num_tests=3))
+
+
+def test_sweeps_find_the_difference_that_sweeps_of_the_same_noise_print() -> None:
+    # One part with 4 degrees of freedom: the printed difference varies with the standard error of its sweep.
+    printed = detectable_difference(noise_of((1.0, 4)), num_tests=1)
+    errors = np.sqrt(stats.chi2.ppf((np.arange(400) + 0.5) / 400, 4) / 4)
+    power = stats.nct.sf(stats.t.ppf(0.975, 4), 4, printed * errors).mean()
+    assert power == pytest.approx(0.8, abs=0.01)
