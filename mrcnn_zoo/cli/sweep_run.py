@@ -2,11 +2,13 @@
 
 import argparse
 from dataclasses import replace
+from typing import Any
 
 from tabulate import tabulate
 
 from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides, logging_lines, require_config
-from mrcnn_zoo.cli.parser import CommandParser, whole_number
+from mrcnn_zoo.cli.parser import CommandParser, key_and_value, whole_number
+from mrcnn_zoo.config.values import literal
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.output_files import check_output_folder
 
@@ -24,7 +26,7 @@ def add_arguments(parser: CommandParser) -> None:
         parser: of the action.
     """
     add_config_option(parser, text="here of the sweep")
-    parser.add_argument("--launcher", default="local", metavar="NAME", help="where to train (default: local)")
+    add_launcher_options(parser)
     parser.add_argument(
         "--jobs",
         type=whole_number(minimum=1),
@@ -46,6 +48,27 @@ def add_arguments(parser: CommandParser) -> None:
         overwrite="remove the folders of runs whose config or data have changed, and train them again",
     )
     add_overrides(parser, text="FILE.yaml of the sweep; then config keys of its BASE to change")
+
+
+def add_launcher_options(parser: CommandParser) -> None:
+    """Add `--launcher` and `--slurm`.
+
+    Args:
+        parser: of an action that trains.
+    """
+    parser.add_argument("--launcher", default="local", metavar="NAME", help="local (default) or slurm")
+    text = "field of the section SLURM of the sweep, e.g. PARTITION=gpu; may be repeated"
+    parser.add_argument("--slurm", action="append", default=[], type=key_and_value, metavar="NAME=VALUE", help=text)
+
+
+def slurm_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `--slurm`.
+
+    Args:
+        arguments: of an action that trains.
+    """
+    pairs = (item.partition("=") for item in arguments.slurm)
+    return {name: literal(value) for name, _, value in pairs}
 
 
 def main(parser: CommandParser, arguments: argparse.Namespace) -> int:
@@ -77,9 +100,10 @@ def _run(arguments: argparse.Namespace) -> int:
     option = "--output" if arguments.output else "OUTPUT_DIR"
     folder = check_output_folder(arguments.output or sweep.output_dir, option=option)
     sweep = replace(sweep, output_dir=folder)
+    settings = {**sweep.slurm, **slurm_settings(arguments)}
     build_launcher = LAUNCHERS.get(arguments.launcher, key="--launcher")
     specs = expand(sweep, overrides=arguments.overrides)
-    for device in sorted({spec.cfg.MODEL.DEVICE for spec in specs}):
+    for device in sorted({spec.cfg.MODEL.DEVICE for spec in specs} if arguments.launcher == "local" else ()):
         check_device(device)
     refuse_other_sweep(sweep)
     planned = plan_sweep(sweep, specs, only=arguments.only, overwrite=arguments.overwrite)
@@ -87,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(_plan_table(planned))
         return 0
     refuse_changed(planned, overwrite=arguments.overwrite)
-    launcher = build_launcher(LaunchOptions(folder, jobs=arguments.jobs))
+    launcher = build_launcher(LaunchOptions(folder, jobs=arguments.jobs, settings=settings))
     with SweepLock(folder):
         write_sweep(sweep, planned, overrides=arguments.overrides)
         with SweepDisplay(folder) as display:

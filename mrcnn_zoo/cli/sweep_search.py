@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides, logging_lines, require_config
 from mrcnn_zoo.cli.parser import CommandParser, whole_number
+from mrcnn_zoo.cli.sweep_run import add_launcher_options, slurm_settings
 from mrcnn_zoo.output_files import check_output_folder
 
 TRIALS = 20
@@ -25,7 +26,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--jobs", type=count, default=1, metavar="N", help="trials at the same time (default: 1)")
     text = "minutes after which no further trial begins; those that run end as usual (default: no limit)"
     parser.add_argument("--timeout", type=count, metavar="MINUTES", help=text)
-    parser.add_argument("--launcher", default="local", metavar="NAME", help="where to train (default: local)")
+    add_launcher_options(parser)
     add_output_options(
         parser,
         text="folder of the search (default: OUTPUT_DIR of the file, else output/sweeps/NAME)",
@@ -63,6 +64,7 @@ def _search(arguments: argparse.Namespace) -> int:
     option = "--output" if arguments.output else "OUTPUT_DIR"
     folder = check_output_folder(arguments.output or sweep.output_dir, option=option)
     sweep = replace(sweep, output_dir=folder)
+    settings = {**sweep.slurm, **slurm_settings(arguments)}
     build_launcher = LAUNCHERS.get(arguments.launcher, key="--launcher")
     refuse_other_sweep(sweep)
     seconds = 60.0 * arguments.timeout if arguments.timeout else math.inf
@@ -72,7 +74,7 @@ def _search(arguments: argparse.Namespace) -> int:
         search = Search(
             sweep,
             SearchStudy(folder, space=space, objective=objective_of(sweep), seed=sweep.seeds[0], jobs=arguments.jobs),
-            build_launcher(LaunchOptions(folder, jobs=arguments.jobs)),
+            build_launcher(LaunchOptions(folder, jobs=arguments.jobs, settings=settings)),
             SearchLimits(arguments.trials, jobs=arguments.jobs, seconds=seconds),
             overrides=arguments.overrides,
             overwrite=arguments.overwrite,

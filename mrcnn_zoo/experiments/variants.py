@@ -14,7 +14,7 @@ RESERVED = (OVERRIDES, FROM, FRACTION, BASE, NOTE)
 PROPOSALS = "proposals"  # a part of SOLVER.STAGES' FROM that runs do not hand on
 NAME = re.compile(r"[\w+-][\w.+ -]*")
 MAX_NAME = 80  # characters; the name is that of a folder
-TAKEN_NAMES = ("configs", "report", "search")  # other folders of a sweep
+TAKEN_NAMES = ("configs", "report", "search", "slurm")  # other folders of a sweep
 
 Resolve = Callable[[str, Origin], str]
 

@@ -1,5 +1,5 @@
 """Where the runs of a sweep are trained: processes of this machine, jobs of a cluster."""
 
-from mrcnn_zoo.experiments.launchers import local
+from mrcnn_zoo.experiments.launchers import local, slurm
 
-__all__ = ["local"]
+__all__ = ["local", "slurm"]

@@ -1,9 +1,9 @@
 """The interface of launchers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -13,10 +13,12 @@ class LaunchOptions:
     Args:
         folder: of the sweep.
         jobs: trainings at the same time; 0 for the launcher's default.
+        settings: of the launcher, from the sweep's file, e.g. of its section SLURM.
     """
 
     folder: Path
     jobs: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Launcher(Protocol):
