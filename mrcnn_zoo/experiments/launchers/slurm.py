@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,8 +45,12 @@ class Queue(Protocol):
 
     seconds: float  # between two checks
 
-    def alive(self) -> set[str] | None:
-        """The ids of jobs that wait or run; None where it cannot be read now."""
+    def alive(self, jobs: Collection[str]) -> set[str] | None:
+        """Which jobs wait or run; None where the queue cannot be read now.
+
+        Args:
+            jobs: their ids.
+        """
         ...
 
     def cancel(self, job: str) -> None:
@@ -63,14 +67,14 @@ class SlurmQueue:
 
     seconds = SECONDS_BETWEEN_CHECKS
 
-    def alive(self) -> set[str] | None:
+    def alive(self, jobs: Collection[str]) -> set[str] | None:
         command = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "%i"]
         try:
             listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         except (OSError, subprocess.SubprocessError) as error:
             logger.warning("squeue failed, and is tried again: %s", error)
             return None
-        return set(listed.stdout.split())
+        return set(jobs) & set(listed.stdout.split())
 
     def cancel(self, job: str) -> None:
         subprocess.run(["scancel", job], check=False, timeout=60)
@@ -84,15 +88,23 @@ class LocalQueue:
     def __init__(self) -> None:
         self.jobs: list[Any] = []
 
-    def alive(self) -> set[str] | None:
+    def alive(self, jobs: Collection[str]) -> set[str] | None:
         for job in self.jobs:
             job.get_info()  # collects ended children
-        return {name for name in os.listdir("/proc") if name.isdigit()}
+        return {job for job in jobs if _is_process(int(job))}
 
     def cancel(self, job: str) -> None:
         for own in self.jobs:
             if own.job_id == job:
                 own.cancel()
+
+
+def _is_process(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except OSError:
+        return False
+    return True
 
 
 class SlurmLauncher:
@@ -117,9 +129,9 @@ class SlurmLauncher:
     def submit(self, folders: Sequence[Path]) -> None:
         if not folders:
             return
-        alive = self._queue.alive()
-        for folder in folders:
-            job = read_run_file(folder).get(JOB)
+        former = {folder: read_run_file(folder).get(JOB, "") for folder in folders}
+        alive = self._queue.alive(list(filter(None, former.values())))
+        for folder, job in former.items():
             if job and (alive is None or job in alive):
                 self._submitted[folder] = job
                 logger.info("%s: job %s of an earlier command goes on", folder, job)
@@ -180,7 +192,7 @@ class SlurmLauncher:
 
     def _check_queue(self) -> None:
         """End the runs whose jobs are gone without a recorded end: cancelled, killed, or never begun."""
-        alive = self._queue.alive() if self._submitted else None
+        alive = self._queue.alive(self._submitted.values()) if self._submitted else None
         for folder, job in list(self._submitted.items()):
             if alive is None or job in alive or is_locked(folder / RUN_LOCK):
                 self._missing.pop(folder, None)
