@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -111,16 +111,29 @@ def curves_by_pycocotools(
     sigmas: Sequence[float] = (),
 ) -> Curves:
     """The reference implementation; see `Backend`."""
+    with pycocotools_evaluation(ground_truth, detections, task) as evaluation:
+        return _measure(evaluation, _category_ids(ground_truth), limits, sigmas)
+
+
+@contextlib.contextmanager
+def pycocotools_evaluation(ground_truth: Mapping[str, Any], detections: Mapping[str, Any], task: str) -> Iterator[Any]:
+    """A `COCOeval` of pycocotools; inside the context its progress is not printed.
+
+    Args:
+        ground_truth: a COCO dataset.
+        detections: a COCO dataset with scores, see `detection_set`.
+        task: "bbox", "segm" or "keypoints".
+    """
     coco = importlib.import_module("pycocotools.coco")
     cocoeval = importlib.import_module("pycocotools.cocoeval")
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+    with contextlib.redirect_stdout(io.StringIO()):
         sets = []
         for content in (ground_truth, detections):
             indexed = coco.COCO()
             indexed.dataset = content
             indexed.createIndex()
             sets.append(indexed)
-        return _measure(cocoeval.COCOeval(*sets, task), _category_ids(ground_truth), limits, sigmas)
+        yield cocoeval.COCOeval(*sets, task)
 
 
 @AP_BACKENDS.register("hotcoco")

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, areas_of
+from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, areas_of, pycocotools_evaluation
 from mrcnn_zoo.output_files import write_arrays
 
 IMAGES_PER_PART = 200  # matched at a time: pycocotools keeps several hundred bytes per detection
@@ -158,18 +154,15 @@ def _evaluated_images(
 ) -> Iterator[list[dict[str, Any]]]:
     """`evalImgs` of pycocotools per image and class: a result per size class."""
     chosen = set(image_ids)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        sets = []
-        for content in (ground_truth, detections):
-            indexed = COCO()
-            indexed.dataset = {
-                "images": [image for image in content["images"] if image["id"] in chosen],
-                "categories": content["categories"],
-                "annotations": [row for row in content["annotations"] if row["image_id"] in chosen],
-            }
-            indexed.createIndex()
-            sets.append(indexed)
-        evaluation = COCOeval(*sets, task)
+    parts = [
+        {
+            "images": [image for image in content["images"] if image["id"] in chosen],
+            "categories": content["categories"],
+            "annotations": [row for row in content["annotations"] if row["image_id"] in chosen],
+        }
+        for content in (ground_truth, detections)
+    ]
+    with pycocotools_evaluation(*parts, task) as evaluation:
         evaluation.params.maxDets = [max_detections]
         if sigmas:
             evaluation.params.kpt_oks_sigmas = np.array(sigmas, dtype=np.float64)

@@ -1,8 +1,5 @@
 """The score threshold of highest F1 per class, from COCO's matching of detections and objects at one IoU."""
 
-import contextlib
-import importlib
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mrcnn_zoo.evaluation.backends import pycocotools_evaluation
 
 ALL_SIZES = [0.0, 1e10]  # square pixels
 MATCH_IOU = 0.5
@@ -84,16 +83,7 @@ def match_detections(
         max_detections: maximum number per image and class, in descending order of score.
         iou_threshold: minimum IoU of a match.
     """
-    coco = importlib.import_module("pycocotools.coco")
-    cocoeval = importlib.import_module("pycocotools.cocoeval")
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        sets = []
-        for content in (ground_truth, detections):
-            indexed = coco.COCO()
-            indexed.dataset = content
-            indexed.createIndex()
-            sets.append(indexed)
-        evaluation = cocoeval.COCOeval(*sets, task)
+    with pycocotools_evaluation(ground_truth, detections, task) as evaluation:
         evaluation.params.iouThrs = np.array([iou_threshold])
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [ALL_SIZES], ["all"]
         evaluation.params.maxDets = [max_detections]
