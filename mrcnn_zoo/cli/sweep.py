@@ -10,7 +10,7 @@ from mrcnn_zoo.cli.parser import CONFIG_SUFFIXES, CommandParser, read_arguments
 # Each module has EXAMPLES, `add_arguments(parser)` and `main(arguments)`.
 ACTIONS = {
     "run": ("mrcnn_zoo.cli.sweep_run", "train all runs of a sweep that are not finished"),
-    "search": ("mrcnn_zoo.cli.sweep_search", "search values of config keys that reach the best metric"),
+    "search": ("mrcnn_zoo.cli.sweep_search", "search values of config keys with the best metric"),
     "status": ("mrcnn_zoo.cli.sweep_status", "the table of all runs of a sweep, also while it is run"),
     "report": ("mrcnn_zoo.cli.sweep_report", "tables and plots: means, intervals, differences, verdicts"),
     "measure": ("mrcnn_zoo.cli.sweep_measure", "time and memory of each variant, alone on the machine"),

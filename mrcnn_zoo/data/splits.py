@@ -113,7 +113,7 @@ def labels_of(record: ImageRecord, class_names: Sequence[str]) -> set[Label]:
 def assign_parts(units: Sequence[Unit], shares: Sequence[float], *, seed: int = 0) -> list[int]:
     """Number of the part of each unit, so that each part has its share of the images of each label.
 
-    Greedy, rarest label first and larger units first: a unit goes to the part where it leaves the lowest sum of squared
+    Greedy, rarest label first and larger units first: each unit is assigned where it leaves the lowest sum of squared
     errors of the counts per label, divided by the part's target and the label's total. Where units are single images,
     the sizes of the parts are exact.
     Source: after Sechidis et al. 2011 (On the Stratification of Multi-label Data), with groups as in scikit-learn's

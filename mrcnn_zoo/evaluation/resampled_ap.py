@@ -134,7 +134,7 @@ def _rows_with_copies(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of detections in the order of the resampled datasets, and the copy of the image that each belongs to.
 
-    Copy 0 stands for all copies together, which is exact for a single detection. Detections of one image with equal
+    Copy 0 means all copies together, which is exact for a single detection. Detections of one image with equal
     scores alternate in a dataset with copies, a b a b; where they differ, each copy has its own rows.
 
     Args:

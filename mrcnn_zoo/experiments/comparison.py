@@ -140,8 +140,8 @@ def compare(
 ) -> list[MetricComparison]:
     """Compare the variants of a sweep, with the runs that are finished.
 
-    Of a variant with several fractions of the training data the largest counts. A cross-validation has a comparison of
-    its own, `cross_validation.py`.
+    Of a variant with several fractions of the training data the largest counts. A cross-validation is
+    compared by `cross_validation.py`.
 
     Args:
         record: of the sweep's folder.

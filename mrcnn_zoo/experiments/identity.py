@@ -36,7 +36,7 @@ IGNORED = (
 WEIGHTS = "MODEL.WEIGHTS"
 HASH_LENGTH = 16  # hexadecimal digits
 CHUNK = 1 << 20  # bytes
-MAX_BYTES = 1 << 28  # of a file in a folder whose content is hashed; of larger ones the size
+MAX_BYTES = 1 << 28  # in a folder, the content of files up to this size is hashed; of larger ones the size
 MAX_DEFINITIONS = 8  # of datasets that are made of each other
 VALUES_SHOWN = 8  # in a message
 

@@ -1,4 +1,4 @@
-"""How much data do I need? A metric against the number of training images, and what twice as many would bring.
+"""How much data do I need? A metric against the number of training images, and the value to expect from twice as many.
 
 The law 100 - AP = b n^-c is a line on logarithmic scales (Source: Hestness et al. 2017, Deep Learning Scaling is
 Predictable, sec. 3). It is fitted to each seed: a seed has its own nested subsets, weights and batches, so the fits are

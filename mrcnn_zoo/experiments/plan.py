@@ -88,7 +88,7 @@ def _planned(spec: RunSpec, identity: Identity, *, is_selected: bool, overwrite:
     is_training = is_locked(spec.folder / RUN_LOCK)
     has_trained = record.get("status") == FINISHED or has_checkpoints(spec.folder) or is_training
     if has_trained and not record:
-        changes = [f"a training that is not of a sweep lies in {spec.folder}"]
+        changes = [f"{spec.folder} holds a training that is no run of a sweep"]
     else:
         changes = identity.changes_from(record) if has_trained else []
     if changes:

@@ -53,7 +53,7 @@ class SweepLock:
 
 
 def run_sweep(planned: Sequence[PlannedRun], launcher: Launcher, *, watch: Watch) -> int:
-    """Train the planned runs; those of failed sources are recorded as failed, all others go on.
+    """Train the planned runs; those of failed sources are recorded as failed, all others are trained.
 
     Args:
         planned: all runs of the sweep, sources first; their configs are written.
@@ -125,7 +125,7 @@ class _State:
         for folder in folders:
             key = self._keys[folder]
             ended[key] = read_run(key, folder)
-            # A job of a cluster may have been killed with its loader processes still there.
+            # A job of a cluster may have been killed while its loader processes still run.
             self.status[key] = INTERRUPTED if ended[key].status == RUNNING else ended[key].status
             self.submitted.discard(key)
         return ended

@@ -24,8 +24,8 @@ SPEED_FILE = "speed.json"  # in the folder of the sweep
 TASKS = ("train", "inference")
 MAX_BATCHES = 4  # different ones; more iterations repeat them
 ITERATIONS = 20
-IDLE_LOAD = 0.5  # processes that are running on an idle machine, on average
-ALONE = "one variant after the other, each in a process of its own"
+IDLE_LOAD = 0.5  # load average above which the machine is busy
+ALONE = "one variant after the other, each in a new process"
 
 logger = logging.getLogger(__name__)
 

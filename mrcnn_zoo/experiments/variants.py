@@ -11,7 +11,7 @@ from mrcnn_zoo.registry import did_you_mean
 
 OVERRIDES, FROM, FRACTION, BASE, NOTE = "OVERRIDES", "FROM", "FRACTION", "BASE", "NOTE"
 RESERVED = (OVERRIDES, FROM, FRACTION, BASE, NOTE)
-PROPOSALS = "proposals"  # a part of SOLVER.STAGES' FROM that runs do not hand on
+PROPOSALS = "proposals"  # a part in FROM of SOLVER.STAGES that cannot be taken from a run
 NAME = re.compile(r"[\w+-][\w.+ -]*")
 MAX_NAME = 80  # characters; the name is that of a folder
 TAKEN_NAMES = ("configs", "report", "search", "slurm")  # other folders of a sweep
@@ -134,7 +134,7 @@ def _read_from(assignments: Sequence[Assignment], variant: str) -> tuple[str, tu
         if not part:
             return value, ()
         if part == PROPOSALS:
-            raise UserError(f"{place}: a run hands on weights only; use SOLVER.STAGES for proposals of a stage.")
+            raise UserError(f"{place}: only weights are taken from a run; use SOLVER.STAGES for proposals of a stage.")
         source, colon, source_part = value.partition(":")
         if not source or (colon and not source_part):
             raise UserError(f"{place} must be 'variant' or 'variant:part', not {value!r}.")
@@ -170,7 +170,7 @@ def refuse_bad_names(variants: Sequence[Variant], source: str) -> None:
 
 
 def variant_mapping(variant: Variant) -> Mapping[str, object]:
-    """A variant as it stands in a file, with all overrides below OVERRIDES.
+    """A variant as it is written in a file, with all overrides below OVERRIDES.
 
     Args:
         variant: of a sweep.

@@ -1,4 +1,4 @@
-"""`sweep search`. A shell script stands for the training: its metric is the learning rate of the trial."""
+"""`sweep search`. A shell script replaces the training: its metric is the learning rate of the trial."""
 
 import os
 import signal

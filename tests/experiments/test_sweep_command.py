@@ -1,4 +1,4 @@
-"""`sweep run` and `sweep status`. A shell script that leaves results stands for the training."""
+"""`sweep run` and `sweep status`. A shell script that writes results replaces the training."""
 
 import json
 import os
@@ -168,7 +168,7 @@ def test_the_folder_of_another_training_is_refused(sweep: Sweep, capsys: pytest.
     folder.mkdir(parents=True)
     (folder / "last_checkpoint").touch()
     assert sweep("") == USAGE_ERROR
-    assert "a training that is not of a sweep lies in" in capsys.readouterr().err
+    assert "holds a training that is no run of a sweep" in capsys.readouterr().err
 
 
 def test_tool_takes_the_file_as_config(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:

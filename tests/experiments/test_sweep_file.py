@@ -120,7 +120,7 @@ EXCLUDE: [{{stride: C5, {POOLER}: ROIPool}}]
         ("VARIANTS: {a: {FORM: b}, b: {}}", "variant 'a' has no field 'FORM'. Did you mean 'FROM'?"),
         ("VARIANTS: {a: {FROM: wide}, wider: {}}", "names 'wide', which is no variant. Did you mean 'wider'?"),
         ("VARIANTS: {a: {FROM: b}, b: {FROM: {backbone: a}}}", "start FROM each other: a -> b -> a"),
-        ("VARIANTS: {a: {FROM: {proposals: b}}, b: {}}", "a run hands on weights only"),
+        ("VARIANTS: {a: {FROM: {proposals: b}}, b: {}}", "only weights are taken from a run"),
         ("VARIANTS: {a: {FRACTION: 2}}", "FRACTION = 2 of variant 'a' must be a share"),
         ("VARIANTS: {a/b: {}}", "the variant 'a/b' cannot be the name of a folder"),
         ("VARIANTS: {configs: {}}", "cannot be the name of a folder"),

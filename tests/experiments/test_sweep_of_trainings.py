@@ -1,4 +1,4 @@
-"""Sweeps of real trainings: weights that are handed on, and a sweep that is disturbed in every way."""
+"""Sweeps of real trainings: weights taken from other runs, and a sweep that crashes, is killed and started again."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Trainings in processes: lock, states, errors, signals; the local launcher. Shell commands stand for the training."""
+"""Trainings in processes: lock, states, errors, signals; the local launcher. Shell commands replace the training."""
 
 import os
 import subprocess

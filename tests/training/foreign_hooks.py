@@ -89,7 +89,7 @@ def poison_weights(cfg: Any, workspace: Any) -> Hook:
 
 
 class OnceAt(Hook):
-    """Calls each function after its step, unless a file in the folder says that it has been called."""
+    """Calls each function after its step, unless a file in the folder records that it has been called."""
 
     def __init__(self, folder: Path, actions: dict[int, Any]) -> None:
         self.folder = folder

@@ -267,7 +267,7 @@ def test_lines_of_a_resumed_run_cover_the_same_steps(
     make_trainer: Any, recorder: Any, tmp_path: Path, is_killed: bool
 ) -> None:
     # Lines after the steps 3, 6, 9 and 10. One run is interrupted after step 5, another is killed after step 8, when
-    # it has written a line more than its checkpoint of step 5 knows of.
+    # it has written a line more than at its checkpoint of step 5.
     def train(name: str, on_step: Any, **state: Any) -> None:
         recorder.on_step = on_step
         writer = JsonLinesWriter(tmp_path / name / "metrics.json", start_iteration=state.get("iteration", 0))

@@ -70,7 +70,7 @@ class TrackedRun:
 
 @pytest.fixture
 def without_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """W&B as on a machine where nobody has logged in."""
+    """W&B on a machine without a login."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -328,7 +328,7 @@ def test_wrong_key_is_an_error(without_account: pytest.MonkeyPatch, tmp_path: Pa
 
 
 class BrokenRun:
-    """A W&B run whose service has died."""
+    """A W&B run whose service has ended."""
 
     settings = wandb.Settings(mode="online")
 
@@ -354,4 +354,4 @@ def test_failing_tracker_is_warned_of_once_and_tried_again(caplog: pytest.LogCap
         writer.write_results(iteration, {"bbox": {"AP": 1.0}})
     writer.close()
     assert broken.calls == 9  # scalars, results and tables of each iteration
-    assert caplog.text.count("ConnectionResetError: the service has gone. The training goes on") == 1
+    assert caplog.text.count("ConnectionResetError: the service has gone. Training continues") == 1

@@ -128,7 +128,7 @@ NEW_KEYS = (
     Key(
         "EVAL.SCORE_THRESHOLD",
         0.5,
-        "Minimum score of a detection in the metrics cells and confusion of EVAL.METRICS, which rank no detections.",
+        "Minimum score of a detection in the metrics cells and confusion of EVAL.METRICS, which have no ranking.",
         range=SHARE,
     ),
     Key(

@@ -37,7 +37,7 @@ NEW_KEYS = (
         "WRITERS",
         ["console", "json", "csv"],
         "Registered metric writers: console, json (metrics.json), csv (results.csv), tensorboard, wandb; without the "
-        "package of one of the last two the run goes on without it.",
+        "package of one of the last two the run continues without it.",
         registry=METRIC_WRITERS,
     ),
     Key(

@@ -48,7 +48,7 @@ def match_one_to_one(ious: NDArray[np.float64], threshold: float) -> tuple[NDArr
 def count_matches(overlaps: ImageOverlaps, thresholds: Sequence[float] = IOU_THRESHOLDS) -> Counts:
     """True positives, false positives and false negatives of an image, matched one to one within each class.
 
-    Crowds are no objects, and unmatched detections of which half is inside a crowd are not counted.
+    Crowds are no objects; unmatched detections with at least half of their area in a crowd are not counted.
 
     Args:
         overlaps: of the image.

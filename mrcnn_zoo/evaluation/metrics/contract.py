@@ -1,4 +1,4 @@
-"""The contract of metrics of EVAL.METRICS: what they are given and what they return."""
+"""The contract of metrics of EVAL.METRICS: their arguments and their results."""
 
 import importlib
 import logging

@@ -1,4 +1,4 @@
-"""F1 over the score threshold at IoU 0.5, and the best operating point of each class."""
+"""F1 over the score threshold at IoU 0.5, and the score threshold of highest F1 of each class."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ class F1:
     Masks are compared where they are evaluated, else boxes, by COCO's matching at IoU 0.5; detections are ranked by
     their score, also where masks have scores of their own, because `predict --threshold` compares that one. Results, at
     the best threshold: {"f1_segm": {"F1": ..., "precision": ..., "recall": ..., "threshold": ..., "F1-<class>": ...}}.
-    The first ones have one threshold for all classes and count objects of all classes alike; values in percent, the
+    Those without a class have one threshold for all classes and pool the objects of all classes; values in percent, the
     threshold in [0, 1].
     """
 

@@ -55,7 +55,7 @@ def match_by_highest_overlap(overlaps: ImageOverlaps, threshold: float) -> tuple
     difficult object is not counted.
 
     Args:
-        overlaps: with plain IoU also where `is_crowd`, which stands for "difficult".
+        overlaps: with plain IoU also where `is_crowd`, which marks difficult objects.
         threshold: minimum IoU.
 
     Returns:

@@ -22,7 +22,7 @@ class LaunchOptions:
 
 
 class Launcher(Protocol):
-    """Trains runs, each with `mrcnn-zoo train --config-file FOLDER/run.yaml --resume` in a process of its own.
+    """Trains runs, each with `mrcnn-zoo train --config-file FOLDER/run.yaml --resume` in a new process.
 
     A launcher trains by `TrainingProcess`, which records the state of the run in its run.json.
     """

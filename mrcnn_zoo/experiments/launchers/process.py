@@ -1,4 +1,4 @@
-"""One training of a run in a process of its own, with its lock, its log and its state."""
+"""One training of a run in a new process, with its lock, its log and its state."""
 
 import contextlib
 import os

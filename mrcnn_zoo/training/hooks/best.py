@@ -181,7 +181,7 @@ class StopEarly(Hook):
 
 
 class WriteCheckpoints(Hook):
-    """Hands the best and the final checkpoint to the writers, when training has ended and all files are written.
+    """Passes the best and the final checkpoint to the writers, when training has ended and all files are written.
 
     Args:
         checkpointer: of the run's folder.

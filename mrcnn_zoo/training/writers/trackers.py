@@ -80,14 +80,14 @@ def build_tensorboard_writer(cfg: CfgNode, place: RunPlace) -> MetricWriter:  # 
     except ImportError:
         if place.begins_session:
             logger.warning(
-                "WRITERS names tensorboard, which is not installed; the run goes on without it. Install it with "
+                "WRITERS names tensorboard, which is not installed; the run continues without it. Install it with "
                 "`pip install tensorboard`, or take it out of WRITERS."
             )
         return MetricWriter()
 
 
 class WandbWriter(MetricWriter):
-    """Writes to one W&B run. A failure of W&B is logged once, and the training goes on.
+    """Writes to one W&B run. A failure of W&B is logged once, and the training continues.
 
     The stages of a run are one W&B run, one after the other; "stage" is the number of the stage, and an artifact has
     its name as an alias.
@@ -152,7 +152,7 @@ class WandbWriter(MetricWriter):
         except Exception as error:
             if not self._has_failed:
                 logger.warning(
-                    "W&B failed with %s: %s. The training goes on, and W&B may lack a part of it. What is recorded is "
+                    "W&B failed with %s: %s. Training continues, and W&B may lack a part of it. What is recorded is "
                     "in %s; `wandb sync` with that folder sends it.",
                     type(error).__name__,
                     error,

@@ -34,7 +34,7 @@ def has_wandb(place: RunPlace) -> bool:
     except ImportError:
         if place.begins_session:
             logger.warning(
-                "WRITERS names wandb, which is not installed; the run goes on without it. Install it with "
+                "WRITERS names wandb, which is not installed; the run continues without it. Install it with "
                 "`pip install wandb`, or take it out of WRITERS."
             )
         return False
@@ -127,7 +127,7 @@ def _offline_run(settings: Mapping[str, Any], *, reason: str) -> Any:
         run = wandb.init(**settings)
     except (wandb.Error, OSError) as error:
         logger.warning(
-            "W&B did not start: %s; nor offline: %s. The run goes on without it; take wandb out of WRITERS to be rid "
+            "W&B did not start: %s; nor offline: %s. The run continues without it; take wandb out of WRITERS to be rid "
             "of this warning.",
             reason,
             _first_line(error),
