@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from yacs.config import CfgNode as YacsNode
 
 from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME, KEYS_BY_OLD_NAME, SECTION_NAMES, keys_below
@@ -22,6 +23,7 @@ ORIGINS = "__origins__"  # stored where YACS stores its own state, not among the
 SOURCES = "__sources__"
 OLD_VERSIONS = (0, 1)
 MAX_SUGGESTIONS = 5
+_FASTEST_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # equal text; the first is libyaml's
 
 
 class CfgNode(YacsNode):
@@ -42,6 +44,11 @@ class CfgNode(YacsNode):
             cfg_list: as for `read_overrides`.
         """
         self.assign(read_overrides(cfg_list))
+
+    def dump(self) -> str:
+        """The values as YAML, the text of YACS' own `dump`."""
+        text: str = yaml.dump(_as_dict(self), Dumper=_FASTEST_DUMPER)
+        return text
 
     def assign(self, assignments: Iterable[Assignment]) -> None:
         """Set keys in order and record the origin of each value; self must be the root.
@@ -139,6 +146,10 @@ class CfgNode(YacsNode):
     @classmethod
     def _load_cfg_py_source(cls, filename: str) -> NoReturn:
         raise UserError(f"{filename}: reading a config in Python would run it, so only YAML is accepted.")
+
+
+def _as_dict(node: CfgNode) -> dict[str, Any]:
+    return {name: _as_dict(value) if isinstance(value, CfgNode) else value for name, value in node.items()}
 
 
 def default_config() -> CfgNode:

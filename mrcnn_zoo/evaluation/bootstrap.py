@@ -154,15 +154,15 @@ def _evaluated_images(
 ) -> Iterator[list[dict[str, Any]]]:
     """`evalImgs` of pycocotools per image and class: a result per size class."""
     chosen = set(image_ids)
-    parts = [
+    truth, found = (
         {
             "images": [image for image in content["images"] if image["id"] in chosen],
             "categories": content["categories"],
             "annotations": [row for row in content["annotations"] if row["image_id"] in chosen],
         }
         for content in (ground_truth, detections)
-    ]
-    with pycocotools_evaluation(*parts, task) as evaluation:
+    )
+    with pycocotools_evaluation(truth, found, task) as evaluation:
         evaluation.params.maxDets = [max_detections]
         if sigmas:
             evaluation.params.kpt_oks_sigmas = np.array(sigmas, dtype=np.float64)
