@@ -11,7 +11,7 @@ import torch
 
 from mrcnn_zoo.checkpoint import load_checkpoint
 from mrcnn_zoo.cli.main import run_command
-from mrcnn_zoo.experiments.launchers.process import write_initial_weights
+from mrcnn_zoo.experiments.launchers.contract import write_initial_weights
 from mrcnn_zoo.experiments.plan import plan_sweep, write_sweep
 from mrcnn_zoo.experiments.records import SweepRecord, read_sweep_folder
 from mrcnn_zoo.experiments.runs import RunKey, expand

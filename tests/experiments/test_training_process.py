@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mrcnn_zoo.experiments.launchers.contract import TrainingProcess
 from mrcnn_zoo.experiments.launchers.local import LocalLauncher
-from mrcnn_zoo.experiments.launchers.process import TrainingProcess
 from mrcnn_zoo.experiments.locks import FolderLock, is_locked, owner_of
 from mrcnn_zoo.experiments.records import read_run, read_run_file, update_run_file
 from mrcnn_zoo.experiments.runs import RunKey

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from mrcnn_zoo.experiments.launchers.contract import LaunchOptions
+from mrcnn_zoo.experiments.launchers.contract import LaunchOptions, TrainingProcess
 from mrcnn_zoo.experiments.launchers.local import LocalLauncher
-from mrcnn_zoo.experiments.launchers.process import TrainingProcess
 
 SCRIPT = "train.sh"  # beside the folder of the sweep; its arguments are those of Python, the folder of the run is $RUN
 

@@ -5,8 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrcnn_zoo.experiments.launchers.contract import LaunchOptions
-from mrcnn_zoo.experiments.launchers.process import TrainingProcess
+from mrcnn_zoo.experiments.launchers.contract import LaunchOptions, TrainingProcess
 from mrcnn_zoo.experiments.locks import is_locked
 from mrcnn_zoo.experiments.records import FINISHED, RUN_LOCK, read_run_file
 from mrcnn_zoo.registries import LAUNCHERS

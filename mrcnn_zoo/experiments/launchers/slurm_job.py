@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mrcnn_zoo.experiments.launchers.process import TrainingProcess
+from mrcnn_zoo.experiments.launchers.contract import TrainingProcess
 from mrcnn_zoo.experiments.records import FAILED, FINISHED, INTERRUPTED, WAITING, read_run_file, update_run_file
 from mrcnn_zoo.experiments.runs import INITIAL_WEIGHTS, RUN_CONFIG
 
