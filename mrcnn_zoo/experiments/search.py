@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """How long a search goes on.
+    """When a search ends.
 
     Args:
         trials: in the study, those of earlier sessions and failed ones included.

@@ -1,4 +1,4 @@
-"""The launcher slurm: settings, submission to commands that stand for Slurm's, jobs of submitit's local executor."""
+"""The launcher slurm: settings, submission to commands in place of Slurm's, jobs of submitit's local executor."""
 
 import json
 import os

@@ -134,7 +134,7 @@ class SlurmLauncher:
         for folder, job in former.items():
             if job and (alive is None or job in alive):
                 self._submitted[folder] = job
-                logger.info("%s: job %s of an earlier command goes on", folder, job)
+                logger.info("%s: job %s of an earlier command continues", folder, job)
             else:
                 self._waiting.append(folder)
 

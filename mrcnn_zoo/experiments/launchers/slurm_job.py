@@ -56,7 +56,7 @@ class TrainingJob:
         requeue_signal = environment._usr_sig()
         requeue: Any = signal.getsignal(requeue_signal)  # submitit's
         received: list[int] = []
-        # Submitit's own handlers ignore SIGTERM, and end this process on the other signal while the training goes on.
+        # Submitit's own handlers ignore SIGTERM, and end this process on the other signal while the training continues.
         for number in (signal.SIGTERM, signal.SIGINT, requeue_signal):
             signal.signal(number, lambda number, _: received.append(number))
         process = self._start(environment, received)

@@ -17,7 +17,7 @@ DAY, HOUR = 24 * 60, 60  # minutes
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """What each job of a sweep asks for.
+    """What each job of a sweep requests.
 
     Args:
         cluster: "slurm"; "local" for processes of this machine, to try a sweep or this launcher.
