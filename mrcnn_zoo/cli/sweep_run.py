@@ -1,8 +1,10 @@
 """Train all runs of a sweep that are not finished; start it again to continue after an interruption."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
@@ -11,6 +13,10 @@ from mrcnn_zoo.cli.parser import CommandParser, key_and_value, whole_number
 from mrcnn_zoo.config.values import literal
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.output_files import check_output_folder
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.experiments.launchers.contract import Launcher
+    from mrcnn_zoo.experiments.sweep_file import Sweep
 
 EXAMPLES = (
     "Sweeps/roi_layer_digits.yaml --jobs 2",
@@ -61,14 +67,36 @@ def add_launcher_options(parser: CommandParser) -> None:
     parser.add_argument("--slurm", action="append", default=[], type=key_and_value, metavar="NAME=VALUE", help=text)
 
 
-def slurm_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `--slurm`.
+def in_output_folder(sweep: "Sweep", arguments: argparse.Namespace) -> "Sweep":
+    """The sweep with the folder of --output, or else its own OUTPUT_DIR, which is checked.
 
     Args:
+        sweep: as read.
         arguments: of an action that trains.
+
+    Raises:
+        UserError: files cannot be written there.
     """
-    pairs = (item.partition("=") for item in arguments.slurm)
-    return {name: literal(value) for name, _, value in pairs}
+    option = "--output" if arguments.output else "OUTPUT_DIR"
+    return replace(sweep, output_dir=check_output_folder(arguments.output or sweep.output_dir, option=option))
+
+
+def launcher_builder(sweep: "Sweep", arguments: argparse.Namespace) -> "Callable[[], Launcher]":
+    """A function that builds the launcher of --launcher.
+
+    Args:
+        sweep: with its folder.
+        arguments: of an action that trains.
+
+    Raises:
+        UnknownNameError: with the nearest name.
+    """
+    from mrcnn_zoo.experiments.launchers.contract import LaunchOptions
+    from mrcnn_zoo.registries import LAUNCHERS
+
+    typed = {name: literal(value) for name, _, value in (item.partition("=") for item in arguments.slurm)}
+    options = LaunchOptions(sweep.output_dir, jobs=arguments.jobs, settings={**sweep.slurm, **typed})
+    return partial(LAUNCHERS.get(arguments.launcher, key="--launcher"), options)
 
 
 def main(parser: CommandParser, arguments: argparse.Namespace) -> int:
@@ -84,7 +112,6 @@ def main(parser: CommandParser, arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from mrcnn_zoo.experiments.launchers.contract import LaunchOptions
     from mrcnn_zoo.experiments.plan import plan_sweep, refuse_changed, refuse_other_sweep, write_sweep
     from mrcnn_zoo.experiments.progress_table import SweepDisplay, sweep_table
     from mrcnn_zoo.experiments.records import FAILED, read_sweep_folder
@@ -92,16 +119,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from mrcnn_zoo.experiments.scheduler import SweepLock, run_sweep
     from mrcnn_zoo.experiments.sweep_file import read_sweep
     from mrcnn_zoo.modeling.construction import check_device
-    from mrcnn_zoo.registries import LAUNCHERS
 
     sweep = read_sweep(arguments.config_file)
     if sweep.space:
         raise UserError(f"{sweep.file} has a SPACE: run it with `mrcnn-zoo sweep search {sweep.file}`.")
-    option = "--output" if arguments.output else "OUTPUT_DIR"
-    folder = check_output_folder(arguments.output or sweep.output_dir, option=option)
-    sweep = replace(sweep, output_dir=folder)
-    settings = {**sweep.slurm, **slurm_settings(arguments)}
-    build_launcher = LAUNCHERS.get(arguments.launcher, key="--launcher")
+    sweep = in_output_folder(sweep, arguments)
+    build_launcher = launcher_builder(sweep, arguments)
     specs = expand(sweep, overrides=arguments.overrides)
     for device in sorted({spec.cfg.MODEL.DEVICE for spec in specs} if arguments.launcher == "local" else ()):
         check_device(device)
@@ -111,12 +134,12 @@ def _run(arguments: argparse.Namespace) -> int:
         print(_plan_table(planned))
         return 0
     refuse_changed(planned, overwrite=arguments.overwrite)
-    launcher = build_launcher(LaunchOptions(folder, jobs=arguments.jobs, settings=settings))
-    with SweepLock(folder):
+    launcher = build_launcher()
+    with SweepLock(sweep.output_dir):
         write_sweep(sweep, planned, overrides=arguments.overrides)
-        with SweepDisplay(folder) as display:
+        with SweepDisplay(sweep.output_dir) as display:
             status = run_sweep(planned, launcher, watch=display.show)
-    record = read_sweep_folder(folder)
+    record = read_sweep_folder(sweep.output_dir)
     if not display.is_live:  # else it is the last picture on the terminal
         print(sweep_table(record))
     failed = [run for run in record.runs if run.status == FAILED]

@@ -1,13 +1,11 @@
-"""Search the values of config keys that reach the best metric (Optuna); start it again to continue."""
+"""Search the values of config keys with the best metric (Optuna); start it again to continue."""
 
 import argparse
 import math
-from dataclasses import replace
 
 from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides, logging_lines, require_config
 from mrcnn_zoo.cli.parser import CommandParser, whole_number
-from mrcnn_zoo.cli.sweep_run import add_launcher_options, slurm_settings
-from mrcnn_zoo.output_files import check_output_folder
+from mrcnn_zoo.cli.sweep_run import add_launcher_options, in_output_folder, launcher_builder
 
 TRIALS = 20
 EXAMPLES = ("my_search.yaml --trials 50", "my_search.yaml --trials 100 --timeout 600 --jobs 2")
@@ -48,7 +46,6 @@ def main(parser: CommandParser, arguments: argparse.Namespace) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from mrcnn_zoo.experiments.launchers.contract import LaunchOptions
     from mrcnn_zoo.experiments.plan import refuse_other_sweep
     from mrcnn_zoo.experiments.progress_table import SweepDisplay
     from mrcnn_zoo.experiments.scheduler import SweepLock
@@ -56,16 +53,13 @@ def _search(arguments: argparse.Namespace) -> int:
     from mrcnn_zoo.experiments.search_space import read_space
     from mrcnn_zoo.experiments.search_study import STUDY_FILE, SearchStudy
     from mrcnn_zoo.experiments.sweep_file import read_sweep
-    from mrcnn_zoo.registries import LAUNCHERS
 
     sweep = read_sweep(arguments.config_file)
     check_search(sweep)
     space = read_space(sweep.file)
-    option = "--output" if arguments.output else "OUTPUT_DIR"
-    folder = check_output_folder(arguments.output or sweep.output_dir, option=option)
-    sweep = replace(sweep, output_dir=folder)
-    settings = {**sweep.slurm, **slurm_settings(arguments)}
-    build_launcher = LAUNCHERS.get(arguments.launcher, key="--launcher")
+    sweep = in_output_folder(sweep, arguments)
+    folder = sweep.output_dir
+    build_launcher = launcher_builder(sweep, arguments)
     refuse_other_sweep(sweep)
     seconds = 60.0 * arguments.timeout if arguments.timeout else math.inf
     with SweepLock(folder):
@@ -74,7 +68,7 @@ def _search(arguments: argparse.Namespace) -> int:
         search = Search(
             sweep,
             SearchStudy(folder, space=space, objective=objective_of(sweep), seed=sweep.seeds[0], jobs=arguments.jobs),
-            build_launcher(LaunchOptions(folder, jobs=arguments.jobs, settings=settings)),
+            build_launcher(),
             SearchLimits(arguments.trials, jobs=arguments.jobs, seconds=seconds),
             overrides=arguments.overrides,
             overwrite=arguments.overwrite,

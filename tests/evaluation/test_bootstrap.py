@@ -61,7 +61,7 @@ def ap_by_pycocotools(truth: Coco, detections: Coco, limit: int = 100) -> dict[s
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_ap_equals_pycocotools_on_really_duplicated_images(seed: int) -> None:
+def test_ap_equals_pycocotools_on_duplicated_images(seed: int) -> None:
     truth, detections = random_sets(seed)
     weights = np.concatenate([np.ones((1, 12), int), draw_weights(12, 6, seed=seed)])
     weights[2, 0] = 0  # no eel

@@ -70,7 +70,7 @@ def test_image_without_detections_is_measured(square, dataset_of, metric) -> Non
     assert len(report.results) == 1
 
 
-def test_matrix_of_boxes_equals_that_of_the_own_code(square, dataset_of) -> None:
+def test_matrix_of_boxes_equals_confusion_matrix(square, dataset_of) -> None:
     images = [tuple(square(30 * x + 3, 30 * y, 16 + 4 * y, (x + y) % 2) for x in range(3) for y in range(3))] * 4
     dataset = dataset_of(*images, (square(0, 0, 40, 0, is_crowd=True),))
     rows = random_rows(dataset, seed=3)

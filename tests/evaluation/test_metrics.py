@@ -96,7 +96,7 @@ def test_two_metrics_with_one_group_are_refused(square, dataset_of) -> None:
         evaluator.evaluate()
 
 
-def test_unknown_metric_is_answered_with_the_nearest(square, dataset_of) -> None:
+def test_unknown_metric_is_refused_with_the_nearest_name(square, dataset_of) -> None:
     cfg = load_config(None, ["EVAL.METRICS", ["tido"]])
     with pytest.raises(UnknownNameError, match=r"EVAL.METRICS = 'tido' .*Did you mean 'tide'\?"):
         EVALUATORS.get("coco")(cfg, dataset_of((square(0, 0, 20),)))

@@ -238,7 +238,7 @@ def test_a_mistake_in_the_space_is_refused_with_its_line(space: str, message: st
 
 
 @pytest.mark.slow
-def test_a_killed_search_loses_and_doubles_no_trial(tmp_path: Path) -> None:
+def test_a_killed_search_loses_and_repeats_no_trial(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(f"BASE: {TINY_YAML}\n{SPACE.replace('0.1', '0.001').replace('0.9', '0.01')}\n")
     command = [sys.executable, "-m", "mrcnn_zoo", "sweep", "search", "s.yaml", "--trials", "3", "SOLVER.MAX_ITER=3"]
 

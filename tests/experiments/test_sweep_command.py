@@ -93,7 +93,7 @@ def test_only_trains_a_variant_and_those_it_starts_from(sweep: Sweep, capsys: py
     assert "the sweep s has no variant 'd'" in capsys.readouterr().err
 
 
-def test_a_failed_run_is_recorded_and_the_others_go_on(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_run_is_recorded_and_the_others_are_trained(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     text = "VARIANTS: {broken: {}, child: {FROM: broken}, grandchild: {FROM: child}, a: {}}"
     assert sweep(text) == 1
     assert trained() == ["broken/seed_0", "a/seed_0"]

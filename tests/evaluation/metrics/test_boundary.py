@@ -88,5 +88,5 @@ def test_boxes_alone_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixtur
     assert "EVAL.METRICS boundary is left out" in caplog.text
 
 
-def test_nothing_has_no_number() -> None:
+def test_without_objects_and_detections_there_is_no_ap() -> None:
     assert np.isnan(measure(evaluated_of([], []))["AP"])

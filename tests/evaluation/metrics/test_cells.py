@@ -125,7 +125,7 @@ def test_merged_cells_are_one_false_and_two_missed() -> None:
     assert math.isnan(result["SQ"])
 
 
-def test_touching_cells_that_are_found_exactly_have_full_marks() -> None:
+def test_touching_cells_that_are_found_exactly_score_one_hundred() -> None:
     boxes = [(0, 0, 10, 10), (10, 0, 10, 10), (0, 10, 10, 10)]
     result = measure(evaluated_of([rectangle(*box) for box in boxes], [rectangle(*box, score=0.8) for box in boxes]))
     assert set(result.values()) == {100.0}

@@ -49,7 +49,7 @@ def test_perfect_boxes_correct_bad_ones_and_leave_duplicates() -> None:
     assert ceilings(evaluated_of(objects, [rectangle(18, 0, 20, 10, score=0.9)]))["boxes"] == 0.0
 
 
-def test_perfect_classes_correct_a_class_and_remove_what_is_a_duplicate_then() -> None:
+def test_perfect_classes_correct_a_class_and_remove_new_duplicates() -> None:
     objects = [rectangle(0, 0, 10, 10, category=1), rectangle(40, 0, 10, 10, category=2)]
     exact = [rectangle(0, 0, 10, 10, category=1, score=0.5), rectangle(40, 0, 10, 10, category=2, score=0.8)]
     wrong = rectangle(0, 0, 10, 10, category=2, score=0.9)
