@@ -24,6 +24,7 @@ SOURCES = "__sources__"
 OLD_VERSIONS = (0, 1)
 MAX_SUGGESTIONS = 5
 _FASTEST_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # equal text; the first is libyaml's
+SWEEP_FIELDS = ("BASE", "TITLE", "NOTE", "VARIANTS", "GRID", "SEEDS", "REFERENCE")  # of the file of a sweep
 
 
 class CfgNode(YacsNode):
@@ -207,7 +208,8 @@ def no_such_key(name: str) -> str:
     for parent in _parents(name):
         if parent in KEYS_BY_NAME:
             return f"{parent} is a value, not a section, so there is no key {name}."
-    return f"there is no config key {name}.{suggestion(name)}"
+    sweep = " A sweep is trained with `mrcnn-zoo sweep run`." if name.split(".")[0] in SWEEP_FIELDS else ""
+    return f"there is no config key {name}.{suggestion(name)}{sweep}"
 
 
 def suggestion(name: str) -> str:

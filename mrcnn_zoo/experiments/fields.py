@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mrcnn_zoo.config.defaults import SECTION_NAMES
 from mrcnn_zoo.config.keys import Assignment, Origin
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registry import did_you_mean
@@ -28,6 +29,8 @@ class Fields:
             name = assignment.path[0]
             if name not in FIELDS:
                 also = " A sweep names its config in BASE." if name == "_BASE_" else ""
+                if name in SECTION_NAMES:
+                    also = " A config is trained with `mrcnn-zoo train --config-file`; a sweep names it in BASE."
                 raise UserError(
                     f"{assignment.origin}: a sweep has no field {name!r}.{did_you_mean(name, FIELDS)}{also} Config "
                     f"keys belong into VARIANTS or GRID; the fields are {', '.join(FIELDS)}."

@@ -113,7 +113,10 @@ def identities(specs: Sequence[RunSpec]) -> dict[RunKey, Identity]:
         sources |= {f"{part.part}:{part.source}": found[key].hash for part, key in spec.inherited}
         data = {}
         for name in dict.fromkeys((*spec.cfg.DATASETS.TRAIN, *spec.cfg.DATASETS.TEST)):
-            definitions = dataset_definitions(spec.cfg, name)
+            try:
+                definitions = dataset_definitions(spec.cfg, name)
+            except UserError as error:
+                raise UserError(f"variant {spec.key.variant!r}: {error}") from error
             text = json.dumps(definitions, sort_keys=True, default=str)
             if text not in hashes:
                 hashes[text] = hash_of_files(name, definitions)

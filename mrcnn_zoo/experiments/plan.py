@@ -18,6 +18,7 @@ from mrcnn_zoo.experiments.records import (
     STAGE_FILE,
     SWEEP_FILE,
     WAITING,
+    problem_of_results,
     read_run_file,
     update_run_file,
 )
@@ -87,20 +88,21 @@ def _planned(spec: RunSpec, identity: Identity, *, is_selected: bool, overwrite:
     record = read_run_file(spec.folder)
     is_training = is_locked(spec.folder / RUN_LOCK)
     has_trained = record.get("status") == FINISHED or has_checkpoints(spec.folder) or is_training
-    if has_trained and not record:
-        changes = [f"{spec.folder} holds a training that is no run of a sweep"]
+    if has_trained and "config" not in record:
+        changes = [str(record.get("error") or f"{spec.folder} holds a training that is no run of a sweep")]
     else:
         changes = identity.changes_from(record) if has_trained else []
+    missing = problem_of_results(spec.folder, record) if record.get("status") == FINISHED and not changes else ""
     if changes:
         action, reason = (RETRAIN if overwrite and is_selected else CHANGED), "; ".join(changes)
-    elif has_trained and record.get("status") == FINISHED:
+    elif has_trained and record.get("status") == FINISHED and not missing:
         action, reason = SKIP, "finished"
     elif not is_selected:
         action, reason = LEAVE, "not in --only"
     elif is_training:
         action, reason = RESUME, "is being trained by an earlier process, which is waited for"
     elif has_trained:
-        action, reason = RESUME, str(record.get("status", "has checkpoints"))
+        action, reason = RESUME, missing or str(record.get("status", "has checkpoints"))
     else:
         action, reason = TRAIN, "failed before" if record.get("error") else "new"
     return PlannedRun(spec, identity, action, reason, tuple(changes))

@@ -25,8 +25,11 @@ from mrcnn_zoo.output_files import write_json
 
 SWEEP_FILE, RUN_FILE, RUN_LOCK, CONSOLE_LOG = "sweep.yaml", "run.json", "run.lock", "console.log"
 WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED = "waiting", "running", "finished", "failed", "interrupted"
+STATUSES = (WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED)
 STAGE_FILE = "stage.json"  # in the folder of a finished stage
 INFERENCE, RESULTS_FILE = "inference", "results.json"
+
+DAMAGED = "; restore the file, or train the run again with `mrcnn-zoo sweep run` and --overwrite."
 
 Results = dict[str, Any]
 
@@ -104,30 +107,49 @@ def read_run(key: RunKey, folder: Path) -> RunRecord:
         status = RUNNING
     elif status == RUNNING and not is_locked(folder / RUN_LOCK):  # killed
         status = INTERRUPTED
+    error = str(content.get("error", "")) if status == FAILED else ""
+    if status == FINISHED:
+        error = problem_of_results(folder, content)
+        status = FAILED if error else FINISHED
     results = read_results(folder) if status == FINISHED else {}
-    stage = last_stage(folder)
-    error = content.get("error", "") if status == FAILED else ""
+    stage = folder if error else last_stage(folder)
     return RunRecord(key, folder, status, results, stage / INFERENCE, error)
 
 
-def read_run_file(folder: Path) -> dict[str, Any]:
-    """The content of run.json; {} where there is none.
+def problem_of_results(folder: Path, content: Mapping[str, Any]) -> str:
+    """Why the results of a finished run cannot be used: missing or damaged files; "" where they can be.
 
     Args:
         folder: of the run.
+        content: of its run.json.
+    """
+    has_test_sets = bool(content.get("config", {}).get("DATASETS.TEST"))
+    try:
+        read_results(folder)
+    except UserError as error:
+        return str(error)
+    names = (STAGE_FILE, f"{INFERENCE}/{RESULTS_FILE}")
+    is_there = any(next(folder.glob(pattern), None) for name in names for pattern in (name, f"*/{name}"))
+    if is_there or not has_test_sets:
+        return ""
+    return f"{folder / INFERENCE / RESULTS_FILE} is missing; the next `mrcnn-zoo sweep run` evaluates the run again."
 
-    Raises:
-        UserError: it cannot be read.
+
+def read_run_file(folder: Path) -> dict[str, Any]:
+    """The content of run.json; {} where there is none. Of a damaged one, the status "failed" and an error.
+
+    Args:
+        folder: of the run.
     """
     path = folder / RUN_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}). Remove it: the run then counts as not finished.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not the file of a run. Remove it: the run then counts as not finished.")
+        return {"status": FAILED, "error": f"{path} cannot be read ({error}){DAMAGED}"}
+    if not isinstance(content, dict) or content.get("status", WAITING) not in STATUSES:
+        return {"status": FAILED, "error": f"{path} does not have the state of a run{DAMAGED}"}
     return content
 
 
@@ -146,12 +168,27 @@ def stage_records(folder: Path) -> dict[str, dict[str, Any]]:
 
     Args:
         folder: of the run.
+
+    Raises:
+        UserError: one of them is damaged.
     """
     paths = sorted(folder.glob(f"*/{STAGE_FILE}"), key=lambda path: path.stat().st_mtime_ns)
     order = read_run_file(folder).get("stages", [])  # recorded at the end: a copied folder has other times
     paths.sort(key=lambda path: order.index(path.parent.name) if path.parent.name in order else len(order))
-    records = [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    records = [(path.parent, _read_stage(path)) for path in paths]
     return {record.get("name", stage.name): record | {"folder": stage} for stage, record in records}
+
+
+def _read_stage(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); restore it, or remove it to train the stage again."
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
+        raise UserError(f"{path} has no results; restore it, or remove it to train the stage again.")
+    return content
 
 
 def last_stage(folder: Path) -> Path:
@@ -187,8 +224,9 @@ def read_results(folder: Path) -> Results:
 def _read_results_file(path: Path) -> Results:
     try:
         return _measured(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); evaluate the run again.") from error
+    except (OSError, ValueError, AttributeError) as error:  # the last one: no mapping
+        again = "the next `mrcnn-zoo sweep run` evaluates the run again"
+        raise UserError(f"{path} cannot be read ({error}); {again}.") from error
 
 
 def _measured(results: Mapping[str, Any]) -> Results:

@@ -77,6 +77,9 @@ def run_sweep(planned: Sequence[PlannedRun], launcher: Launcher, *, watch: Watch
                 changed = state.end(launcher.poll())
                 watch(changed)
                 time.sleep(SECONDS_BETWEEN_POLLS)
+    except (OSError, UserError):  # e.g. a full disk; the trainings end with a checkpoint
+        launcher.interrupt()
+        raise
     except KeyboardInterrupt:  # the second Ctrl-C
         launcher.interrupt()
         launcher.kill()

@@ -14,12 +14,14 @@ from mrcnn_zoo.config.values import coerce
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.fields import Fields
 from mrcnn_zoo.experiments.grid import grid_variants
-from mrcnn_zoo.experiments.variants import Variant, read_variants, refuse_bad_names
+from mrcnn_zoo.experiments.variants import Variant, is_folder_name, read_variants, refuse_bad_names, refuse_cycles
 from mrcnn_zoo.registry import did_you_mean
 
 PAPER_FIELDS = ("SOURCE", "COLUMNS", "ROWS")
 COLUMN = re.compile(r"[^/\s]+(/[^/\s]+)+")  # "segm/AP", "stages/backbone/classification/top1"
 DEFAULT_FOLDER = "output/sweeps"
+MAX_SEED = 2**32  # NumPy's limit
+MAX_RUNS = 10_000
 ONLY_VARIANT = "base"  # name of the variant of a sweep without VARIANTS and GRID
 
 
@@ -133,14 +135,17 @@ def read_sweep(path: str | Path) -> Sweep:
     file = find_sweep(path)
     source = typed_path(file)
     fields = Fields(read_yaml(read_text_file(file), source), source)
+    name = fields.text("NAME") or file.stem
+    if fields.text("NAME") and not is_folder_name(name):
+        raise UserError(f"{fields.origin('NAME')}: NAME = {name!r} cannot be the name of a folder.")
     sweep = Sweep(
-        name=fields.text("NAME") or file.stem,
+        name=name,
         file=file,
         base=_base_of(fields, file),
-        output_dir=Path(fields.text("OUTPUT_DIR") or f"{DEFAULT_FOLDER}/{fields.text('NAME') or file.stem}"),
+        output_dir=Path(fields.text("OUTPUT_DIR") or f"{DEFAULT_FOLDER}/{name}"),
         variants=_variants_of(fields, file),
         seeds=_seeds_of(fields),
-        columns=tuple(_column(name, fields, "COLUMNS") for name in fields.items("COLUMNS")),
+        columns=tuple(dict.fromkeys(_column(name, fields, "COLUMNS") for name in fields.items("COLUMNS"))),
         data_fractions=_fractions_of(fields),
         folds=_folds_of(fields),
         group=_group_of(fields),
@@ -197,10 +202,20 @@ def _variants_of(fields: Fields, file: Path) -> tuple[Variant, ...]:
     for variant in variants:
         for assignment in variant.overrides:
             _check_override(assignment, variant.name)
+            for field_name, keys in KEYS_OF_FIELDS.items():
+                if assignment.name in keys and fields.value(field_name):
+                    raise UserError(
+                        f"{assignment.origin}: variant {variant.name!r} sets {assignment.name}, and {field_name} sets "
+                        "it in each run. Remove one of them."
+                    )
     return tuple(variants)
 
 
 RUN_KEYS = {"OUTPUT_DIR": "each run has a folder of its own", "SEED": "SEEDS lists the seeds"}
+KEYS_OF_FIELDS = {  # keys that a field of the sweep sets in each run
+    "DATA_FRACTIONS": ("DATASETS.FRACTION",),
+    "FOLDS": ("DATASETS.FOLDS", "DATASETS.FOLD", "DATASETS.GROUP"),
+}
 
 
 def _check_override(assignment: Assignment, variant: str) -> None:
@@ -224,6 +239,8 @@ def _seeds_of(fields: Fields) -> tuple[int, ...]:
     seeds = fields.items("SEEDS")
     if any(not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in seeds):
         raise UserError(f"{fields.origin('SEEDS')}: SEEDS = {seeds} must be a list of whole numbers of at least 0.")
+    if any(seed >= MAX_SEED for seed in seeds):
+        raise UserError(f"{fields.origin('SEEDS')}: SEEDS = {seeds} has a seed that is not below {MAX_SEED} (2^32).")
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{fields.origin('SEEDS')}: SEEDS = {seeds} has a seed twice.")
     return tuple(seeds) or (0,)
@@ -235,6 +252,11 @@ def _fractions_of(fields: Fields) -> tuple[float, ...]:
         raise UserError(
             f"{fields.origin('DATA_FRACTIONS')}: DATA_FRACTIONS = {fractions} must be rising shares above 0 and up to "
             "1, e.g. [0.1, 0.2, 0.4, 0.7, 1.0]."
+        )
+    if len({f"{value:g}" for value in fractions}) < len(fractions):
+        raise UserError(
+            f"{fields.origin('DATA_FRACTIONS')}: DATA_FRACTIONS = {fractions} has shares that differ only after six "
+            "digits, and their runs would have the same folder."
         )
     return tuple(map(float, fractions))
 
@@ -275,27 +297,48 @@ def _with_names_checked(sweep: Sweep, fields: Fields) -> Sweep:
     for variant in sweep.variants:
         for source in variant.sources:
             _refuse_unknown(source, names, variant.origin, f"variant {variant.name!r}: FROM")
-    _refuse_cycles(sweep.variants)
-    rows = fields.mapping("PAPER")
-    for name in rows:
-        if name not in PAPER_FIELDS:
-            raise UserError(
-                f"{fields.origin('PAPER', name)}: PAPER has no field {name!r}.{did_you_mean(name, PAPER_FIELDS)}"
-            )
-    paper: list[PaperNumber] = []
-    for variant, numbers in (rows.get("ROWS") or {}).items():
-        place = ("PAPER", "ROWS", variant)
-        _refuse_unknown(variant, names, fields.origin(*place), "PAPER.ROWS")
-        for column, value in (numbers or {}).items():
-            _column(column, fields, *place)
-            if not is_number(value):
-                raise UserError(f"{fields.origin(*place)}: {'.'.join(place)}: {column} = {value!r} must be a number.")
-            paper.append(PaperNumber(variant, column, float(value)))
+    refuse_cycles(sweep.variants)
+    _refuse_too_many(sweep, fields.source)
+    paper = _paper_of(fields, names)
     if paper and not sweep.paper_source:
         raise UserError(f"{fields.origin('PAPER')}: PAPER.SOURCE is missing; name the paper and the table.")
     columns = sweep.paper_columns or tuple(dict.fromkeys(number.column for number in paper))
     changes = {"reference": sweep.reference or names[0], "paper": tuple(paper), "paper_columns": columns}
     return Sweep(**{**vars(sweep), **changes})
+
+
+def _paper_of(fields: Fields, names: Sequence[str]) -> list[PaperNumber]:
+    for name in fields.mapping("PAPER"):
+        if name not in PAPER_FIELDS:
+            raise UserError(
+                f"{fields.origin('PAPER', name)}: PAPER has no field {name!r}.{did_you_mean(name, PAPER_FIELDS)}"
+            )
+    paper: list[PaperNumber] = []
+    for item in fields.below("PAPER", "ROWS"):
+        variant, *column = item.path[2:] or [""]
+        if item.value in (None, {}) and not column:  # no rows, or a row without numbers
+            continue
+        if len(column) != 1:
+            raise UserError(
+                f"{item.origin}: {'.'.join(item.path)} = {item.value!r}: PAPER.ROWS takes a mapping of metrics to "
+                "numbers for each variant, e.g. {baseline: {segm/AP: 36.9}}."
+            )
+        _refuse_unknown(variant, names, item.origin, "PAPER.ROWS")
+        _column(column[0], fields, *item.path[:3])
+        if not is_number(item.value):
+            raise UserError(f"{item.origin}: {'.'.join(item.path)} = {item.value!r} must be a number.")
+        paper.append(PaperNumber(variant, column[0], float(item.value)))
+    return paper
+
+
+def _refuse_too_many(sweep: Sweep, source: str) -> None:
+    folds, fractions = sweep.folds or 1, len(sweep.data_fractions) or 1
+    count = len(sweep.variants) * len(sweep.seeds) * folds * fractions
+    if count > MAX_RUNS:
+        raise UserError(
+            f"{source}: the sweep has {count} runs ({len(sweep.variants)} variants, {len(sweep.seeds)} seeds, {folds} "
+            f"folds, {fractions} shares of the data), more than {MAX_RUNS}; leave out some."
+        )
 
 
 def _refuse_unknown(name: str, names: Sequence[str], origin: Origin, what: str) -> None:
@@ -304,18 +347,3 @@ def _refuse_unknown(name: str, names: Sequence[str], origin: Origin, what: str) 
             f"{origin}: {what} names {name!r}, which is no variant.{did_you_mean(name, names)} The variants are "
             f"{', '.join(names)}."
         )
-
-
-def _refuse_cycles(variants: Sequence[Variant]) -> None:
-    sources = {variant.name: variant.sources for variant in variants}
-
-    def follow(name: str, chain: tuple[str, ...]) -> None:
-        if name in chain:
-            loop = " -> ".join((*chain[chain.index(name) :], name))
-            origin = next(variant.origin for variant in variants if variant.name == name)
-            raise UserError(f"{origin}: the variants start FROM each other: {loop}. One of them must start without.")
-        for source in sources[name]:
-            follow(source, (*chain, name))
-
-    for variant in variants:
-        follow(variant.name, ())

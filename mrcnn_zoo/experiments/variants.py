@@ -15,6 +15,7 @@ PROPOSALS = "proposals"  # a part in FROM of SOLVER.STAGES that cannot be taken 
 NAME = re.compile(r"[\w+-][\w.+ -]*")
 MAX_NAME = 80  # characters; the name is that of a folder
 TAKEN_NAMES = ("configs", "report", "search", "slurm")  # other folders of a sweep
+FILE_SUFFIXES = (".yaml", ".json", ".lock", ".db", ".")  # of the files of a sweep; no folder ends with a dot in Windows
 
 Resolve = Callable[[str, Origin], str]
 
@@ -142,6 +143,16 @@ def _read_from(assignments: Sequence[Assignment], variant: str) -> tuple[str, tu
     return "", tuple(inherited)
 
 
+def is_folder_name(name: str) -> bool:
+    """Whether a name can be that of a folder of a sweep beside its files.
+
+    Args:
+        name: of a variant or a sweep.
+    """
+    is_taken = name.lower() in TAKEN_NAMES or name.lower().endswith(FILE_SUFFIXES)
+    return bool(NAME.fullmatch(name)) and name == name.strip() and len(name) <= MAX_NAME and not is_taken
+
+
 def refuse_bad_names(variants: Sequence[Variant], source: str) -> None:
     """Refuse names of variants that cannot be folders, or that two variants have.
 
@@ -155,10 +166,11 @@ def refuse_bad_names(variants: Sequence[Variant], source: str) -> None:
     seen: dict[str, str] = {}
     for variant in variants:
         name = variant.name
-        if not NAME.fullmatch(name) or name != name.strip() or len(name) > MAX_NAME or name.lower() in TAKEN_NAMES:
+        if not is_folder_name(name):
             raise UserError(
                 f"{source}: the variant {name!r} cannot be the name of a folder: use up to {MAX_NAME} letters, digits, "
-                f"spaces and . _ + -, and none of {', '.join(TAKEN_NAMES)}."
+                f"spaces and . _ + -, none of {', '.join(TAKEN_NAMES)}, and none of {' '.join(FILE_SUFFIXES)} at the "
+                "end."
             )
         if name.lower() in seen:
             other = seen[name.lower()]
@@ -167,6 +179,29 @@ def refuse_bad_names(variants: Sequence[Variant], source: str) -> None:
                 "may ignore case, so each needs another name."
             )
         seen[name.lower()] = name
+
+
+def refuse_cycles(variants: Sequence[Variant]) -> None:
+    """Refuse variants that start FROM each other.
+
+    Args:
+        variants: of the sweep, with known sources.
+
+    Raises:
+        UserError: naming the variants of the cycle.
+    """
+    sources = {variant.name: variant.sources for variant in variants}
+
+    def follow(name: str, chain: tuple[str, ...]) -> None:
+        if name in chain:
+            loop = " -> ".join((*chain[chain.index(name) :], name))
+            origin = next(variant.origin for variant in variants if variant.name == name)
+            raise UserError(f"{origin}: the variants start FROM each other: {loop}. One of them must start without.")
+        for source in sources[name]:
+            follow(source, (*chain, name))
+
+    for variant in variants:
+        follow(variant.name, ())
 
 
 def variant_mapping(variant: Variant) -> Mapping[str, object]:

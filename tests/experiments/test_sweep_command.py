@@ -171,6 +171,26 @@ def test_the_folder_of_another_training_is_refused(sweep: Sweep, capsys: pytest.
     assert "holds a training that is no run of a sweep" in capsys.readouterr().err
 
 
+def test_damaged_files_of_one_run_do_not_hide_the_others(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "VARIANTS: {a: {}, b: {}, c: {}}"
+    assert sweep(text) == 0
+    trained()
+    (Path("out") / "a" / "seed_0" / "run.json").write_text('{"status": "fini')
+    (Path("out") / "b" / "seed_0" / "inference" / "results.json").unlink()
+    (Path("out") / "c" / "seed_0" / "inference" / "results.json").write_text('{"bbox": {"AP"')
+    assert states() == {"a/seed_0": "failed", "b/seed_0": "failed", "c/seed_0": "failed"}
+    assert run_command("sweep", ["status", "out"]) == 0
+    printed = capsys.readouterr().out
+    assert "out/a/seed_0/run.json cannot be read" in printed
+    assert "out/b/seed_0/inference/results.json is missing" in printed
+    assert "out/c/seed_0/inference/results.json cannot be read" in printed
+    assert sweep(text) == USAGE_ERROR  # what the first run was trained from is unknown
+    assert "1 run would give other results" in capsys.readouterr().err
+    assert sweep(text, "--overwrite") == 0
+    assert trained() == ["a/seed_0", "b/seed_0", "c/seed_0"]
+    assert set(states().values()) == {"finished"}
+
+
 def test_tool_takes_the_file_as_config(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep("") == 0
     capsys.readouterr()

@@ -141,6 +141,17 @@ EXCLUDE: [{{stride: C5, {POOLER}: ROIPool}}]
         ("FOLDS: 1", "FOLDS = 1 must be a whole number of at least 2"),
         ("GROUP: x", "there are no FOLDS"),
         ("FOLDS: 2\nGROUP: (", "GROUP = '(' is not a valid regular expression"),
+        ("PAPER: {SOURCE: x, ROWS: [1]}", "PAPER.ROWS = [1]: PAPER.ROWS takes a mapping of metrics"),
+        ("PAPER: {SOURCE: x, ROWS: {base: 1}}", "PAPER.ROWS.base = 1: PAPER.ROWS takes a mapping of metrics"),
+        ("VARIANTS: {sweep.yaml: {}}", "variant 'sweep.yaml' cannot be the name of a folder"),
+        ("NAME: ../x", "my_sweep.yaml:2: NAME = '../x' cannot be the name of a folder"),
+        ("DATA_FRACTIONS: [0.1, 0.1000000001]", "their runs would have the same folder"),
+        (
+            "VARIANTS: {a: {DATASETS.FOLD: 1}}\nFOLDS: 2",
+            "sets DATASETS.FOLD, and FOLDS sets it in each run",
+        ),
+        ("SEEDS: [4294967296]", "has a seed that is not below 4294967296"),
+        ("FOLDS: 100000", "the sweep has 100000 runs (1 variants, 1 seeds, 100000 folds"),
     ],
 )
 def test_mistakes_name_the_place_and_the_value(text: str, message: str, tmp_path: Path) -> None:

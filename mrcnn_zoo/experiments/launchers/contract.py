@@ -123,7 +123,7 @@ class TrainingProcess:
         self._started = time.time()
         try:
             write_initial_weights(self.folder)
-        except UserError as error:
+        except (UserError, OSError, RuntimeError) as error:
             self._end(FAILED, str(error))
             return True
         with (self.folder / CONSOLE_LOG).open("ab") as log:
@@ -179,8 +179,12 @@ class TrainingProcess:
         ended = time.time()
         seconds = former.get("seconds", 0.0) + ended - self._started
         state = {"status": status, "error": error, "ended": ended, "seconds": seconds}
-        update_run_file(self.folder, {**state, "stages": list(stage_records(self.folder))})
-        self._lock.release()
+        with contextlib.suppress(UserError):  # a damaged stage.json; the training has failed with it
+            state["stages"] = list(stage_records(self.folder))
+        try:
+            update_run_file(self.folder, state)
+        finally:
+            self._lock.release()
 
 
 def write_initial_weights(folder: Path) -> None:
