@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -24,6 +24,27 @@ OPTIONAL_PACKAGES = {"hotcoco": "hotcoco", "faster_coco_eval": "faster-coco-eval
 
 
 @dataclass(frozen=True)
+class Matches:
+    """Detections of some classes in descending order of score; ignored ones, such as those on crowds, are left out."""
+
+    scores: NDArray[np.float64]  # (R,)
+    is_true: NDArray[np.bool_]  # (R,) whether an object of the class matches
+    num_objects: int
+
+    @staticmethod
+    def joined(parts: Sequence["Matches"]) -> "Matches":
+        """The matches of several images or classes.
+
+        Args:
+            parts: in the order that ranks equal scores.
+        """
+        scores = np.concatenate([np.zeros(0), *(part.scores for part in parts)])
+        is_true = np.concatenate([np.zeros(0, dtype=bool), *(part.is_true for part in parts)])
+        order = np.argsort(-scores, kind="stable")
+        return Matches(scores[order], is_true[order], sum(part.num_objects for part in parts))
+
+
+@dataclass(frozen=True)
 class Curves:
     """Precision and recall per class, size class and limit; -1 without ground truth.
 
@@ -34,6 +55,7 @@ class Curves:
     recall: NDArray[np.float64]  # (T, K, A, L)
     limits: tuple[int, ...]  # L, ascending
     areas: tuple[str, ...] = AREAS  # A
+    matches: Mapping[int, Matches] | None = None  # at IoU 0.5, by category id; None where the library hides them
 
 
 class Backend(Protocol):
@@ -112,7 +134,8 @@ def curves_by_pycocotools(
 ) -> Curves:
     """The reference implementation; see `Backend`."""
     with pycocotools_evaluation(ground_truth, detections, task) as evaluation:
-        return _measure(evaluation, _category_ids(ground_truth), limits, sigmas)
+        curves = _measure(evaluation, _category_ids(ground_truth), limits, sigmas)
+    return curves if task == KEYPOINTS else replace(curves, matches=matches_of_evaluation(evaluation))
 
 
 @contextlib.contextmanager
@@ -134,6 +157,26 @@ def pycocotools_evaluation(ground_truth: Mapping[str, Any], detections: Mapping[
             indexed.createIndex()
             sets.append(indexed)
         yield cocoeval.COCOeval(*sets, task)
+
+
+def matches_of_evaluation(evaluation: Any) -> dict[int, Matches]:
+    """The matches at the first IoU for objects of the first range of sizes, by category id.
+
+    Args:
+        evaluation: pycocotools' `COCOeval` after `evaluate()`.
+    """
+    params = evaluation.params
+    num_images, of_category = len(params.imgIds), len(params.areaRng) * len(params.imgIds)
+    found = {}
+    for row, category in enumerate(params.catIds):
+        start = row * of_category
+        images = [image for image in evaluation.evalImgs[start : start + num_images] if image is not None]
+        scores = np.concatenate([np.zeros(0), *(image["dtScores"] for image in images)])
+        is_true = np.concatenate([np.zeros(0), *(image["dtMatches"][0] for image in images)]) > 0
+        counts = np.concatenate([np.zeros(0), *(image["dtIgnore"][0] for image in images)]) == 0
+        num_objects = sum(len(image["gtIgnore"]) - int(np.sum(image["gtIgnore"])) for image in images)
+        found[category] = Matches.joined([Matches(scores[counts], is_true[counts], num_objects)])
+    return found
 
 
 @AP_BACKENDS.register("hotcoco")

@@ -14,11 +14,18 @@ from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.ap_intervals import Bootstrap, image_groups, interval_results
-from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, areas_of, build_backend
+from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, Matches, areas_of, build_backend
 from mrcnn_zoo.evaluation.classification import ClassificationEvaluator, build_classification_evaluator
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth, has_masks, new_images
-from mrcnn_zoo.evaluation.metrics.contract import Evaluated, Metric, NamesResults, build_metrics, measure
-from mrcnn_zoo.evaluation.operating_points import MATCH_IOU, THRESHOLDS_FILE, Matches, best_point, find_thresholds
+from mrcnn_zoo.evaluation.metrics.contract import (
+    Evaluated,
+    Metric,
+    NamesResults,
+    build_metrics,
+    measure,
+    warn_of_omitted,
+)
+from mrcnn_zoo.evaluation.operating_points import MATCH_IOU, THRESHOLDS_FILE, best_point, find_thresholds
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
 from mrcnn_zoo.evaluation.result_rows import PackedRows, Row, mask_rows, rows_of_detections
 from mrcnn_zoo.evaluation.tables import (
@@ -103,6 +110,10 @@ class CocoEvaluator:
         ]
         others = (metric for metric in self._metrics.values() if isinstance(metric, NamesResults))
         return names + [name for metric in others for name in metric.names(self._tasks)]
+
+    def warn_of_omitted_metrics(self) -> None:
+        """Warn of metrics that cannot be measured in the tasks; called once, before the first evaluation."""
+        warn_of_omitted(self._metrics, self._tasks, self._dataset.name)
 
     def process(self, samples: Sequence[Sample], detections: Sequence[Detections]) -> None:
         """Add the detections of some images; images that were added before are ignored.

@@ -1,39 +1,18 @@
 """The score threshold of highest F1 per class, from COCO's matching of detections and objects at one IoU."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn_zoo.evaluation.backends import pycocotools_evaluation
+from mrcnn_zoo.evaluation.backends import Matches, matches_of_evaluation, pycocotools_evaluation
 
 ALL_SIZES = [0.0, 1e10]  # square pixels
 MATCH_IOU = 0.5
 THRESHOLDS_FILE = "score_thresholds.json"  # in inference/: {class name: threshold}
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Detections of some classes in descending order of score; ignored ones, such as those on crowds, are left out."""
-
-    scores: NDArray[np.float64]  # (R,)
-    is_true: NDArray[np.bool_]  # (R,) whether an object of the class matches
-    num_objects: int
-
-    @staticmethod
-    def joined(parts: Sequence["Matches"]) -> "Matches":
-        """The matches of several images or classes.
-
-        Args:
-            parts: in the order that ranks equal scores.
-        """
-        scores = np.concatenate([np.zeros(0), *(part.scores for part in parts)])
-        is_true = np.concatenate([np.zeros(0, dtype=bool), *(part.is_true for part in parts)])
-        order = np.argsort(-scores, kind="stable")
-        return Matches(scores[order], is_true[order], sum(part.num_objects for part in parts))
 
 
 @dataclass(frozen=True)
@@ -88,13 +67,7 @@ def match_detections(
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [ALL_SIZES], ["all"]
         evaluation.params.maxDets = [max_detections]
         evaluation.evaluate()
-    parts: dict[int, list[Matches]] = {category: [] for category in evaluation.params.catIds}
-    for image in filter(None, evaluation.evalImgs):
-        counts = ~np.asarray(image["dtIgnore"][0], dtype=bool)
-        scores, is_true = np.asarray(image["dtScores"], dtype=np.float64), np.asarray(image["dtMatches"][0]) > 0
-        num_objects = int(np.sum(~np.asarray(image["gtIgnore"], dtype=bool)))
-        parts[image["category_id"]].append(Matches(scores[counts], is_true[counts], num_objects))
-    return {category: Matches.joined(matches) for category, matches in parts.items()}
+    return matches_of_evaluation(evaluation)
 
 
 def curve_of(matches: Matches) -> Curve:

@@ -33,6 +33,15 @@ class NamesMetrics(Protocol):
         ...
 
 
+@runtime_checkable
+class WarnsOfOmittedMetrics(Protocol):
+    """An evaluator that may be unable to compute some metrics of EVAL.METRICS."""
+
+    def warn_of_omitted_metrics(self) -> None:
+        """Log a warning that names them."""
+        ...
+
+
 def prepare_evaluation(cfg: CfgNode, class_names: Sequence[str] = (), *, model: str = "the model") -> list[Dataset]:
     """Load DATASETS.TEST and check all settings of the evaluation before the model is built.
 
@@ -119,6 +128,8 @@ def check_evaluation(cfg: CfgNode, datasets: Sequence[Dataset]) -> list[str]:
         evaluator = EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, part)
         prefix = f"{dataset.name}/" if len(datasets) > 1 else ""
         names += [prefix + name for name in (evaluator.metric_names() if isinstance(evaluator, NamesMetrics) else [])]
+        if isinstance(evaluator, WarnsOfOmittedMetrics):
+            evaluator.warn_of_omitted_metrics()
         if cfg.EVAL.GIVEN_BOXES:
             check_takes_boxes(cfg, option="EVAL.GIVEN_BOXES")
             build_boxes_of_dataset(cfg, part)

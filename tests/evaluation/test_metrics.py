@@ -16,6 +16,7 @@ from mrcnn_zoo.evaluation.backends import curves_by_pycocotools
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport
 from mrcnn_zoo.evaluation.metrics.groups import ImageGroups, group_by_file, group_by_pattern
 from mrcnn_zoo.evaluation.metrics.precision_recall import PrecisionRecall
+from mrcnn_zoo.evaluation.preflight import check_evaluation
 from mrcnn_zoo.evaluation.tables import coco_metrics
 from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS, METRICS
 from mrcnn_zoo.registry import UnknownNameError
@@ -86,7 +87,31 @@ def test_numbers_tables_and_files_join_those_of_coco(square, dataset_of, samples
     assert (folder / "results.md").read_text().endswith("\n\n## Counts\n\nsome rows\n")
     assert (folder / "a.txt").read_text() == "x"
     assert (folder / "b.bin").read_bytes() == b"y"
-    assert "squares, Counts" in caplog.text
+    assert "squares: Counts\nsome rows" in caplog.text
+
+
+def test_details_are_in_the_page_and_not_in_the_log(square, dataset_of, samples_of, tmp_path, caplog) -> None:
+    caplog.set_level("INFO")
+    dataset = dataset_of((square(0, 0, 20),))
+    cfg = load_config(None, ["MODEL.MASK_ON", True, "EVAL.METRICS", ["cells"]])
+    evaluator = EVALUATORS.get("coco")(cfg, dataset)
+    evaluator.process(samples_of(dataset), ground_truth_detections(dataset))
+    evaluator.evaluate(tmp_path)
+    page = (tmp_path / "inference" / "results.md").read_text()
+    assert "|  0.95 | 100.00 |" in page
+    assert "|  0.95 | 100.00 |" not in caplog.text
+    assert "squares: Cells: TP / (TP + FP + FN)" in caplog.text
+
+
+def test_metrics_of_masks_without_masks_are_named_once(square, dataset_of, samples_of, caplog) -> None:
+    dataset = dataset_of((square(0, 0, 20),))
+    cfg = load_config(None, ["MODEL.MASK_ON", False, "EVAL.METRICS", ["f1", "cells"]])
+    check_evaluation(cfg, [dataset])
+    for _ in range(2):
+        evaluator = EVALUATORS.get("coco")(cfg, dataset)
+        evaluator.process(samples_of(dataset), ground_truth_detections(dataset))
+        evaluator.evaluate()
+    assert caplog.text.count("EVAL.METRICS [cells] cannot be measured") == 1
 
 
 def test_two_metrics_with_one_group_are_refused(square, dataset_of) -> None:

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from mrcnn_zoo.evaluation.backends import Matches, curves_by_pycocotools
 from mrcnn_zoo.evaluation.metrics.f1 import F1
-from mrcnn_zoo.evaluation.operating_points import Matches, best_point, find_thresholds
+from mrcnn_zoo.evaluation.operating_points import best_point, find_thresholds, match_detections
 from support.detections import CAT, DOG, detection, evaluated_of, random_rows
 
 
@@ -61,6 +62,21 @@ def test_no_other_threshold_has_a_higher_f1_in_hotcoco(square, dataset_of, tasks
     assert results["F1"] == pytest.approx(f1_in_hotcoco(results["threshold"]))
     assert results["F1"] == pytest.approx(max(everywhere))
     assert min(everywhere) < results["F1"] - 5
+
+
+def test_matches_of_the_ap_are_those_of_a_matching_of_their_own(square, dataset_of) -> None:
+    dataset = dataset_of(*[(square(3, 3, 20), square(30, 30, 24, 1), square(0, 60, 40, is_crowd=True))] * 8)
+    evaluated = evaluated_of(dataset, random_rows(dataset, seed=3))
+    parts = evaluated.ground_truth_of("segm"), evaluated.detections_of("segm"), "segm"
+    again = match_detections(*parts, max_detections=evaluated.max_detections)
+    found = curves_by_pycocotools(*parts, [1, 10, evaluated.max_detections]).matches
+    assert found.keys() == again.keys()
+    for number, matches in again.items():
+        assert matches.is_true.any()
+        assert not matches.is_true.all()
+        np.testing.assert_array_equal(found[number].scores, matches.scores)
+        np.testing.assert_array_equal(found[number].is_true, matches.is_true)
+        assert found[number].num_objects == matches.num_objects
 
 
 def test_masks_are_ranked_by_the_score_that_predict_compares(square, dataset_of) -> None:

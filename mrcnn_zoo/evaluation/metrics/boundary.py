@@ -1,18 +1,16 @@
 """Boundary AP: COCO's AP with an IoU that is sensitive to the contours of large objects."""
 
-import logging
 from collections.abc import Sequence
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.evaluation.backends import AREAS, curves_by_faster_coco_eval
 from mrcnn_zoo.evaluation.ground_truth import SEGM
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport, import_library
-from mrcnn_zoo.evaluation.tables import coco_metric_names, coco_metrics, is_of_class, summary_table
+from mrcnn_zoo.evaluation.tables import coco_metric_names, coco_metrics, footnote, is_of_class, summary_table
 from mrcnn_zoo.registries import METRICS
 
 BOUNDARY = "boundary"  # group of the results, and faster-coco-eval's name of the task
-
-logger = logging.getLogger(__name__)
+HEADING = "## Boundary AP of masks"
 
 
 class BoundaryMetric:
@@ -41,16 +39,14 @@ class BoundaryMetric:
             evaluated: ground truth and detections.
         """
         if SEGM not in evaluated.tasks:
-            logger.warning("%s: EVAL.METRICS boundary is left out: no masks are evaluated.", evaluated.dataset_name)
-            return MetricReport()
+            return MetricReport(details=f"{HEADING}\n\nNo masks are evaluated.")
         curves = curves_by_faster_coco_eval(
             evaluated.ground_truth_of(SEGM), evaluated.detections_of(SEGM), BOUNDARY, [evaluated.max_detections]
         )
         metrics = coco_metrics(curves, evaluated.class_names, evaluated.category_ids)
         overall = {name: value for name, value in metrics.items() if not is_of_class(name)}
-        return MetricReport(
-            results={BOUNDARY: metrics}, text=f"## Boundary AP of masks\n\n{summary_table({BOUNDARY: overall})}"
-        )
+        table = summary_table({BOUNDARY: overall}) + footnote({BOUNDARY: overall})
+        return MetricReport(results={BOUNDARY: metrics}, text=f"{HEADING}\n\n{table}")
 
 
 @METRICS.register("boundary")

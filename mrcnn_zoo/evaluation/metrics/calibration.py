@@ -59,7 +59,7 @@ class Calibration:
         results = {"ECE": ece, "MCE": mce, **{f"ECE-{name}": value for name, value in of_classes.items()}}
         diagram = _diagram(found, title=f"reliability of {task} scores")
         files: dict[str, str | bytes] = {"calibration.png": diagram, "calibration.csv": content}
-        return MetricReport({f"calibration_{task}": results}, f"{heading}\n\n{table}", files)
+        return MetricReport({f"calibration_{task}": results}, heading, files, details=table)
 
     def names(self, tasks: Sequence[str]) -> list[str]:
         """Names of the results.

@@ -1,6 +1,5 @@
 """The AP of cell biology, TP / (TP + FP + FN), with precision, recall, F1, AJI and PQ."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,8 +23,6 @@ NAMES = ("AP", "AP50", "AP75", "pooled_AP", "pooled_AP50", "precision50", "recal
 AREA_NAMES = ("AJI", "AJI+", "PQ", "SQ", "RQ")
 
 Counts = NDArray[np.int64]  # (T, 3): true positives, false positives, false negatives
-
-logger = logging.getLogger(__name__)
 
 
 def match_one_to_one(ious: NDArray[np.float64], threshold: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -230,8 +227,7 @@ class CellMetric:
             evaluated: ground truth and detections.
         """
         if SEGM not in evaluated.tasks:
-            logger.warning("%s: EVAL.METRICS cells is left out: no masks are evaluated.", evaluated.dataset_name)
-            return MetricReport()
+            return MetricReport(details="## Cells\n\nNo masks are evaluated.")
         counts, jaccards = [], []
         sums = np.zeros((len(evaluated.category_ids), 4))
         for overlaps in image_overlaps(evaluated, SEGM, min_score=self._score_threshold):
@@ -239,13 +235,15 @@ class CellMetric:
             masks = make_disjoint(overlaps)
             jaccards.append([aggregated_jaccard_index(masks, one_to_one=unique) for unique in (False, True)])
             sums += panoptic_sums(masks, evaluated.category_ids)
-        metrics, text = self._summary(np.array(counts))
+        metrics, by_iou = self._summary(np.array(counts))
         areas = dict(zip(AREA_NAMES[:2], map(_mean, np.array(jaccards).T), strict=True)) | panoptic_quality(sums)
         metrics |= {name: 100 * value for name, value in areas.items()}
-        return MetricReport(results={GROUP: metrics}, text=f"{text}\n\n{_table([metrics], AREA_NAMES)}")
+        heading = f"## Cells: TP / (TP + FP + FN) of masks with a score of at least {self._score_threshold:g}"
+        text = f"{heading}\n\n{_table([metrics], NAMES)}\n\n{_table([metrics], AREA_NAMES)}"
+        return MetricReport(results={GROUP: metrics}, text=text, details=by_iou)
 
     def _summary(self, counts: NDArray[np.int64]) -> tuple[dict[str, float], str]:
-        """Metrics and tables of the counts (N, T, 3) of all images."""
+        """Metrics of the counts (N, T, 3) of all images, and the table of all IoUs."""
         pooled = counts.sum(axis=0)
         true, false, missed = pooled.T
         columns = {
@@ -266,12 +264,9 @@ class CellMetric:
             {"IoU": threshold} | {name: values[row] for name, values in percent.items()}
             for row, threshold in enumerate(IOU_THRESHOLDS)
         ]
-        heading = (
-            f"## Cells: TP / (TP + FP + FN) of masks with a score of at least {self._score_threshold:g}\n\n"
-            "AP is averaged over images; pooled_AP, precision, recall and F1 are those of the counts of all images.\n\n"
-        )
+        note = "AP is averaged over images; pooled_AP, precision, recall and F1 are those of the counts of all images."
         metrics = dict(zip(NAMES, map(float, values), strict=True))
-        return metrics, f"{heading}{_table(rows, ('IoU', *columns))}\n\nMean AP: {metrics['AP']:.2f}"
+        return metrics, f"{note}\n\n{_table(rows, ('IoU', *columns))}"
 
 
 def _ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> NDArray[np.float64]:

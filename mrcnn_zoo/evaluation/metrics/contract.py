@@ -11,9 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.backends import Curves, detection_set, with_positive_ids
+from mrcnn_zoo.evaluation.backends import Curves, Matches, detection_set, with_positive_ids
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, ground_truth_of_task
-from mrcnn_zoo.evaluation.operating_points import Matches, match_detections
+from mrcnn_zoo.evaluation.operating_points import match_detections
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.registries import METRICS
@@ -85,19 +85,23 @@ class Evaluated:
 
         They are ranked by their score, also where masks have scores of their own: `predict --threshold` compares it.
         """
-        by_id = match_detections(
+        curves = self.curves.get(self.mask_task)
+        by_id = None if curves is None or self._has_mask_scores else curves.matches
+        by_id = self._matched_again() if by_id is None else by_id
+        return {name: by_id[number] for name, number in zip(self.class_names, self.category_ids, strict=True)}
+
+    @property
+    def _has_mask_scores(self) -> bool:
+        return self.mask_task == SEGM and any("mask_score" in row for row in self.rows)
+
+    def _matched_again(self) -> Mapping[int, Matches]:
+        rows = [{name: value for name, value in row.items() if name != "mask_score"} for row in self.rows]
+        return match_detections(
             self.ground_truth_of(self.mask_task),
-            self._without_mask_scores().detections_of(self.mask_task),
+            replace(self, rows=rows).detections_of(self.mask_task),
             self.mask_task,
             max_detections=self.max_detections,
         )
-        return {name: by_id[number] for name, number in zip(self.class_names, self.category_ids, strict=True)}
-
-    def _without_mask_scores(self) -> "Evaluated":
-        if not any("mask_score" in row for row in self.rows):
-            return self
-        rows = [{name: value for name, value in row.items() if name != "mask_score"} for row in self.rows]
-        return replace(self, rows=rows)
 
 
 @dataclass(frozen=True)
@@ -110,11 +114,13 @@ class MetricReport:
             Metrics of single classes are named "<metric>-<class>".
         text: Markdown for the log and results.md, beginning with a heading "## ...".
         files: content by file name, written to inference/.
+        details: Markdown that follows `text` in results.md and is not logged.
     """
 
     results: Results = field(default_factory=dict)
     text: str = ""
     files: Mapping[str, str | bytes] = field(default_factory=dict)
+    details: str = ""
 
 
 class Metric(Protocol):
@@ -152,6 +158,20 @@ def build_metrics(cfg: CfgNode) -> dict[str, Metric]:
     return {name: METRICS.get(name)(cfg) for name in cfg.EVAL.METRICS}
 
 
+def warn_of_omitted(metrics: Mapping[str, Metric], tasks: Sequence[str], dataset_name: str) -> None:
+    """Warn of metrics without results in these tasks.
+
+    Args:
+        metrics: by name.
+        tasks: that will be evaluated.
+        dataset_name: for the message.
+    """
+    omitted = [name for name, metric in metrics.items() if isinstance(metric, NamesResults) and not metric.names(tasks)]
+    if omitted:
+        text = "%s: EVAL.METRICS [%s] cannot be measured: no masks are evaluated, because model or data have none"
+        logger.warning(text, dataset_name, ",".join(omitted))
+
+
 def measure(metrics: Mapping[str, Metric], evaluated: Evaluated, folder: Path | None) -> tuple[Results, list[str]]:
     """Compute metrics, log their tables and write their files.
 
@@ -174,9 +194,9 @@ def measure(metrics: Mapping[str, Metric], evaluated: Evaluated, folder: Path | 
         if taken:
             raise ValueError(f"metric {name!r} returns the group {min(taken)!r}, which exists already")
         results |= report.results
-        texts += [report.text.strip()] if report.text else []
+        texts += [text.strip() for text in (report.text, report.details) if text]
         if report.text:
-            logger.info("%s, %s", evaluated.dataset_name, report.text.strip().lstrip("# "))
+            logger.info("%s: %s", evaluated.dataset_name, report.text.strip().lstrip("# ").replace("\n\n", "\n"))
         if folder is not None:
             for file_name, content in report.files.items():
                 _write(folder / file_name, content)

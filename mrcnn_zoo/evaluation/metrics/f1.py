@@ -8,12 +8,12 @@ import numpy as np
 from tabulate import tabulate
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.evaluation.backends import Matches
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport
 from mrcnn_zoo.evaluation.operating_points import (
     MATCH_IOU,
     Curve,
-    Matches,
     OperatingPoint,
     best_point,
     curve_of,
@@ -81,7 +81,8 @@ def _table(points: Mapping[str, OperatingPoint], matches: Mapping[str, Matches])
     rows = [[cell if cell != "nan" else ABSENT for cell in row] for row in rows]
     headers = ["class", "objects", "best F1", "precision", "recall", "at score"]
     sides = ["left", *["right"] * 5]
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=sides)
+    note = f"\n\n{ABSENT}: no right detection" if any(ABSENT in row[2:] for row in rows) else ""
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=sides) + note
 
 
 def _csv(curves: Mapping[str, Curve]) -> str:

@@ -71,7 +71,8 @@ class ImageGroups:
         headers = ["group", "images", "objects", *(f"{task} {metric}" for task in tasks for metric in SHOWN)]
         sides = ["left", *["right"] * (len(headers) - 1)]
         table = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=sides)
-        return MetricReport(results, f"## AP by groups of images\n\n{table}")
+        note = f"\n\n{ABSENT}: the group has no objects" if any(ABSENT in row[3:] for row in rows) else ""
+        return MetricReport(results, f"## AP by groups of images\n\n{table}{note}")
 
     def _metrics(self, part: Evaluated, task: str) -> dict[str, float]:
         limits = [limit for limit in LIMITS if limit < part.max_detections] + [part.max_detections]

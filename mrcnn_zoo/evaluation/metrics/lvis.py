@@ -14,7 +14,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport, Row, import_library
 from mrcnn_zoo.evaluation.metrics.overlaps import score_of
-from mrcnn_zoo.evaluation.tables import Metrics, summary_table
+from mrcnn_zoo.evaluation.tables import Metrics, footnote, summary_table
 from mrcnn_zoo.registries import METRICS
 
 MAX_DETECTIONS = 300  # per image, of all classes; Gupta et al. 2019, section 3.4
@@ -57,7 +57,7 @@ class LvisMetric:
             for task in (BBOX, SEGM)
             if task in evaluated.tasks
         }
-        text = f"## LVIS AP\n\n{summary_table(results)}"
+        text = f"## LVIS AP\n\n{summary_table(results)}{footnote(results)}"
         if evaluated.max_detections < MAX_DETECTIONS:
             text += (
                 f"\n\nTEST.DETECTIONS_PER_IMAGE is {evaluated.max_detections}; LVIS's own limit is {MAX_DETECTIONS} "

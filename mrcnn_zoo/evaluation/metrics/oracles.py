@@ -236,7 +236,7 @@ class OracleMetric:
                 measured = dict(self._measure(evaluated, task))
                 base = measured.pop("")
                 results[f"oracles_{task}"] = {name: metrics["AP"] for name, metrics in measured.items()}
-                lines += [_line(task, "-", base, base)]
+                lines += [_line(task, "nothing", base, base)]
                 lines += [_line(task, name, metrics, base) for name, metrics in measured.items()]
         table = tabulate(
             lines,

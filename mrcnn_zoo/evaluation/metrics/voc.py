@@ -11,7 +11,16 @@ from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport
 from mrcnn_zoo.evaluation.metrics.overlaps import ImageOverlaps, image_overlaps, overlap_matrix
-from mrcnn_zoo.evaluation.tables import IOU_50, IOU_75, PER_CLASS, Metrics, category_table, is_of_class, summary_table
+from mrcnn_zoo.evaluation.tables import (
+    IOU_50,
+    IOU_75,
+    PER_CLASS,
+    Metrics,
+    category_table,
+    footnote,
+    is_of_class,
+    summary_table,
+)
 from mrcnn_zoo.registries import METRICS
 
 RECALLS_2007 = np.linspace(0.0, 1.0, 11)
@@ -132,8 +141,8 @@ class VocMetric:
             for group, metrics in results.items()
         }
         heading = "## Pascal VOC AP\n\nAP50, also of each class, is VOC's; AP is the mean over IoU 0.50 to 0.95."
-        text = "\n\n".join((heading, summary_table(overall), category_table(of_classes)))
-        return MetricReport(results=results, text=text)
+        text = f"{heading}\n\n{summary_table(overall)}"
+        return MetricReport(results=results, text=text, details=category_table(of_classes) + footnote(of_classes))
 
     def _of_task(self, evaluated: Evaluated, task: str) -> dict[str, Metrics]:
         images = [_with_plain_iou(overlaps, task) for overlaps in image_overlaps(evaluated, task)]

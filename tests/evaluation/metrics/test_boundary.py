@@ -83,9 +83,10 @@ def test_object_at_the_border_of_the_image_has_a_boundary_there() -> None:
     assert measure(evaluated_of([whole], [cut]))["AP"] == pytest.approx(100 * np.mean(thresholds <= share))
 
 
-def test_boxes_alone_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert BoundaryMetric()(evaluated_of([], [], tasks=("bbox",))).results == {}
-    assert "EVAL.METRICS boundary is left out" in caplog.text
+def test_boxes_alone_are_not_measured() -> None:
+    report = BoundaryMetric()(evaluated_of([], [], tasks=("bbox",)))
+    assert (report.results, report.text) == ({}, "")
+    assert report.details.endswith("No masks are evaluated.")
 
 
 def test_without_objects_and_detections_there_is_no_ap() -> None:

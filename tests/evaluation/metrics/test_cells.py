@@ -187,10 +187,10 @@ def test_classes_match_only_themselves() -> None:
     assert result["AJI"] == 100.0  # of pixels alone
 
 
-def test_boxes_alone_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_boxes_alone_are_not_measured() -> None:
     report = CellMetric(score_threshold=0.5)(evaluated_of([], [], tasks=("bbox",)))
-    assert report.results == {}
-    assert "EVAL.METRICS cells is left out" in caplog.text
+    assert (report.results, report.text) == ({}, "")
+    assert report.details.endswith("No masks are evaluated.")
 
 
 def test_names_are_those_of_the_results() -> None:
