@@ -14,11 +14,11 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import Curves, Matches, detection_set, with_positive_ids
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, ground_truth_of_task
 from mrcnn_zoo.evaluation.operating_points import match_detections
+from mrcnn_zoo.evaluation.result_rows import Row
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.registries import METRICS
 
-Row = dict[str, Any]  # of a COCO results file, see `mrcnn_zoo.evaluation.result_rows.Row`
 EXTRA = 'pip install "mrcnn_zoo[eval]"'  # hotcoco and faster-coco-eval
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.formats.coco_json import read_json
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM
-from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport, Row, import_library
+from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport, import_library
 from mrcnn_zoo.evaluation.metrics.overlaps import score_of
+from mrcnn_zoo.evaluation.result_rows import Row
 from mrcnn_zoo.evaluation.tables import Metrics, footnote, summary_table
 from mrcnn_zoo.registries import METRICS
 

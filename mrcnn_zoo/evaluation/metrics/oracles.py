@@ -17,7 +17,7 @@ from torchvision.ops import roi_align
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.evaluation.backends import Backend, build_backend, detection_set
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM
-from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport, Row
+from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport
 from mrcnn_zoo.evaluation.metrics.overlaps import (
     ImageOverlaps,
     image_overlaps,
@@ -25,6 +25,7 @@ from mrcnn_zoo.evaluation.metrics.overlaps import (
     pairs_of_largest_sum,
     score_of,
 )
+from mrcnn_zoo.evaluation.result_rows import Row
 from mrcnn_zoo.evaluation.tables import Metrics, coco_metrics
 from mrcnn_zoo.ops.masks import paste_masks
 from mrcnn_zoo.ops.rle import decode_window, encode_windows

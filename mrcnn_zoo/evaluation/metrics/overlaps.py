@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.evaluation.ground_truth import SEGM
-from mrcnn_zoo.evaluation.metrics.contract import Evaluated, Row
+from mrcnn_zoo.evaluation.metrics.contract import Evaluated
+from mrcnn_zoo.evaluation.result_rows import Row
 
 
 @dataclass(frozen=True)
