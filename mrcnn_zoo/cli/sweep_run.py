@@ -77,8 +77,10 @@ def in_output_folder(sweep: "Sweep", arguments: argparse.Namespace) -> "Sweep":
     Raises:
         UserError: files cannot be written there.
     """
+    from mrcnn_zoo.experiments.plan import folder_of
+
     option = "--output" if arguments.output else "OUTPUT_DIR"
-    return replace(sweep, output_dir=check_output_folder(arguments.output or sweep.output_dir, option=option))
+    return replace(sweep, output_dir=check_output_folder(arguments.output or folder_of(sweep), option=option))
 
 
 def launcher_builder(sweep: "Sweep", arguments: argparse.Namespace) -> "Callable[[], Launcher]":

@@ -22,7 +22,15 @@ from mrcnn_zoo.experiments.records import (
     read_run_file,
     update_run_file,
 )
-from mrcnn_zoo.experiments.runs import INITIAL_WEIGHTS, RunKey, RunSpec, bases_of, write_base_configs, write_run_config
+from mrcnn_zoo.experiments.runs import (
+    CONFIGS,
+    INITIAL_WEIGHTS,
+    RunKey,
+    RunSpec,
+    bases_of,
+    write_base_configs,
+    write_run_config,
+)
 from mrcnn_zoo.experiments.sweep_file import Sweep, read_sweep
 from mrcnn_zoo.experiments.variants import variant_mapping
 from mrcnn_zoo.output_files import write_text
@@ -145,6 +153,16 @@ def refuse_changed(planned: Sequence[PlannedRun], *, overwrite: bool) -> None:
         + "\nTrain them again with --overwrite, which removes their folders; or undo the change, or choose another "
         "folder with --output."
     )
+
+
+def folder_of(sweep: Sweep) -> Path:
+    """OUTPUT_DIR of a sweep; for the copy of its file that `write_sweep` leaves, the folder of the copy.
+
+    Args:
+        sweep: as read; the folder with the copy may have been moved.
+    """
+    is_copy = sweep.file.name == SWEEP_FILE and (sweep.file.parent / CONFIGS).is_dir()
+    return sweep.file.parent if is_copy else sweep.output_dir
 
 
 def refuse_other_sweep(sweep: Sweep) -> None:

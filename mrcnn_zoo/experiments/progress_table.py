@@ -24,6 +24,7 @@ from mrcnn_zoo.experiments.records import (
     read_run_file,
     read_sweep_folder,
     result_of,
+    unknown_columns,
 )
 from mrcnn_zoo.experiments.runs import RunKey
 from mrcnn_zoo.progress import duration, fitted, has_terminal, new_console
@@ -57,7 +58,8 @@ def sweep_table(record: SweepRecord, *, max_rows: int = 0) -> str:
     summary = ", ".join(
         f"{counts[status]} {status}" for status in (FINISHED, RUNNING, WAITING, INTERRUPTED, FAILED) if counts[status]
     )
-    return f"{table}\n{record.name}: {counted(len(record.runs), 'run')}: {summary}"
+    lines = [table, f"{record.name}: {counted(len(record.runs), 'run')}: {summary}", unknown_columns(record)]
+    return "\n".join(filter(None, lines))
 
 
 def _row(run: RunRecord, columns: Sequence[str]) -> list[str]:

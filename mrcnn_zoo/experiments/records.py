@@ -11,7 +11,7 @@ configs/                     copies of the base configs
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mrcnn_zoo.experiments.locks import is_locked
 from mrcnn_zoo.experiments.runs import RunKey, run_keys
 from mrcnn_zoo.experiments.sweep_file import Sweep, read_sweep
 from mrcnn_zoo.output_files import write_json
+from mrcnn_zoo.registry import did_you_mean
 
 SWEEP_FILE, RUN_FILE, RUN_LOCK, CONSOLE_LOG = "sweep.yaml", "run.json", "run.lock", "console.log"
 WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED = "waiting", "running", "finished", "failed", "interrupted"
@@ -30,6 +31,7 @@ STAGE_FILE = "stage.json"  # in the folder of a finished stage
 INFERENCE, RESULTS_FILE = "inference", "results.json"
 
 DAMAGED = "; restore the file, or train the run again with `mrcnn-zoo sweep run` and --overwrite."
+COLUMNS_SHOWN = 12  # in a message
 
 Results = dict[str, Any]
 
@@ -255,6 +257,29 @@ def result_of(results: Results, column: str) -> float:
             return math.nan
         node = node[part]
     return node if isinstance(node, float) else math.nan
+
+
+def unknown_columns(record: SweepRecord) -> str:
+    """A sentence on the COLUMNS that no finished run has, with the nearest names; "" where there are none.
+
+    Args:
+        record: of the sweep.
+    """
+    known = dict.fromkeys(name for run in record.runs for name in _metric_names(run.results))
+    unknown = [name for name in record.sweep.columns if name not in known] if known else []
+    if not unknown:
+        return ""
+    near = "".join(did_you_mean(name, known) for name in unknown)
+    shown = [*list(known)[:COLUMNS_SHOWN], *(["..."] if len(known) > COLUMNS_SHOWN else [])]
+    return f"COLUMNS: no finished run has {', '.join(unknown)}.{near} They have {', '.join(shown)}."
+
+
+def _metric_names(results: Results) -> Iterator[str]:
+    for name, value in results.items():
+        if isinstance(value, Mapping):
+            yield from (f"{name}/{below}" for below in _metric_names(value))
+        else:
+            yield name
 
 
 def dataset_folder(name: str) -> str:

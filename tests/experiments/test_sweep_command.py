@@ -191,6 +191,23 @@ def test_damaged_files_of_one_run_do_not_hide_the_others(sweep: Sweep, capsys: p
     assert set(states().values()) == {"finished"}
 
 
+def test_a_moved_folder_is_continued_from_its_copy_of_the_sweep(sweep: Sweep, tmp_path: Path) -> None:
+    assert sweep("VARIANTS: {a: {}, b: {FROM: a}}", "--only", "a") == 0
+    (tmp_path / "new").mkdir()
+    Path("out").rename("new/out")
+    Path(SCRIPT).rename(Path("new") / SCRIPT)
+    trained()
+    assert run_command("sweep", ["run", "new/out/sweep.yaml", "--launcher", "support.shell_launcher:build"]) == 0
+    assert trained() == ["b/seed_0"]
+    assert not Path("out").exists()
+    assert "WEIGHTS: new/out/a/seed_0/model_final.pth" in Path("new/out/b/seed_0/run.yaml").read_text()
+
+
+def test_columns_that_no_run_has_are_named(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep("COLUMNS: [bbox/AP, bbox/AP-x, bbox/APP]") == 0
+    assert "COLUMNS: no finished run has bbox/APP. Did you mean 'bbox/AP'? They have" in capsys.readouterr().out
+
+
 def test_tool_takes_the_file_as_config(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep("") == 0
     capsys.readouterr()

@@ -11,7 +11,7 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.experiments.comparison import LESS_IS_BETTER, MetricComparison, compare
 from mrcnn_zoo.experiments.cross_validation import cross_validate
 from mrcnn_zoo.experiments.learning_curve import LearningCurve, learning_curves
-from mrcnn_zoo.experiments.records import FINISHED, RunRecord, SweepRecord, result_of
+from mrcnn_zoo.experiments.records import FINISHED, RunRecord, SweepRecord, result_of, unknown_columns
 from mrcnn_zoo.experiments.report.model import Curve, Report, Run, Section
 from mrcnn_zoo.experiments.speed import read_speeds
 from mrcnn_zoo.experiments.statistics import BETTER, NOT_DISTINGUISHABLE, WORSE
@@ -116,7 +116,7 @@ def build_section(
         progress={metric: curves for metric in metrics if (curves := tuple(_curves(series, metric)))},
         learning_curves=tuple(learning),
     )
-    return replace(section, remarks=tuple(_remarks(section, sweep)))
+    return replace(section, remarks=tuple(filter(None, [*_remarks(section, sweep), unknown_columns(record)])))
 
 
 def _changes_of(variant: Variant) -> Iterable[str]:
