@@ -274,7 +274,7 @@ def unknown_columns(record: SweepRecord) -> str:
     return f"COLUMNS: no finished run has {', '.join(unknown)}.{near} They have {', '.join(shown)}."
 
 
-def _metric_names(results: Results) -> Iterator[str]:
+def _metric_names(results: Mapping[str, Any]) -> Iterator[str]:
     for name, value in results.items():
         if isinstance(value, Mapping):
             yield from (f"{name}/{below}" for below in _metric_names(value))
