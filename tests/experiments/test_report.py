@@ -13,6 +13,7 @@ from mrcnn_zoo.experiments.comparison import compare
 from mrcnn_zoo.experiments.records import read_sweep_folder
 from mrcnn_zoo.experiments.report.build import MAX_POINTS, build_report, build_section, mean_curve, read_section
 from mrcnn_zoo.experiments.report.model import OPPOSITE, SAME, UNDECIDED, Report
+from mrcnn_zoo.experiments.report.page import html_text
 from mrcnn_zoo.experiments.report.plots import accuracy_pairs, section_plots
 from mrcnn_zoo.experiments.report.text import latex, latex_text, markdown_text
 from mrcnn_zoo.experiments.report.writing import write_report
@@ -111,7 +112,10 @@ def numbers(text: str) -> list[float]:
 
 def test_every_dash_has_a_footnote(report: Report) -> None:
     text = markdown_text(report, {})
-    assert not re.search(r"\|\s+(-)?\s+\|", text)  # neither a bare dash nor an empty cell
+    assert not re.search(r"\|\s+-\s+\|", text)
+    empty = [line for line in text.splitlines() if re.search(r"\|\s+\|", line)]
+    assert empty
+    assert all(line.startswith("| base ") for line in empty)  # differences of the reference to itself
     assert "3 of 3 seeds not finished" in text
 
 
@@ -140,6 +144,16 @@ def test_latex_escapes_special_characters() -> None:
         r"50 \% of a\_b \& \{c\} \#1 \$2 \textasciitilde{}x\textasciicircum{}y \textbackslash{}z"
     )
     assert latex("-1.5 [-2, a-1]") == "$-$1.5 [$-$2, a-1]"
+
+
+def test_report_begins_with_what_is_better_and_by_how_much(report: Report) -> None:
+    first = report.sections[0].remarks[0]
+    assert first.startswith("segm/AP, compared with base (31.00): wide_128 +5.50 [")
+    assert "(better); not distinguishable: deep_50." in first
+    page = html_text(report, {})
+    assert page.index(first.partition(":")[0]) < page.index("<table>")
+    assert "<details><summary>bbox/AP</summary>" in page
+    assert "<h3>segm/AP</h3>" in page
 
 
 def test_latex_tables_have_as_many_cells_as_columns(written: dict[str, str]) -> None:

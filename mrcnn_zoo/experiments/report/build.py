@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mrcnn_zoo.data.classes import listed
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.experiments.comparison import LESS_IS_BETTER, MetricComparison, compare
 from mrcnn_zoo.experiments.cross_validation import cross_validate
 from mrcnn_zoo.experiments.learning_curve import LearningCurve, learning_curves
 from mrcnn_zoo.experiments.records import FINISHED, RunRecord, SweepRecord, result_of, unknown_columns
 from mrcnn_zoo.experiments.report.model import Curve, Report, Run, Section
+from mrcnn_zoo.experiments.report.tables import estimate_text
 from mrcnn_zoo.experiments.speed import read_speeds
 from mrcnn_zoo.experiments.statistics import BETTER, NOT_DISTINGUISHABLE, WORSE
 from mrcnn_zoo.experiments.sweep_file import Sweep
@@ -208,10 +210,11 @@ def mean_curve(variant: str, runs: Sequence[Series]) -> Curve:
 
 # --- remarks ----------------------------------------------------------------------------------------------------------
 def _remarks(section: Section, sweep: Sweep) -> Iterable[str]:
+    yield from _findings(section)
     seeds = f"{'seed' if len(sweep.seeds) == 1 else 'seeds'} {', '.join(map(str, sweep.seeds))}"
     yield f"Base config: {Path(sweep.base).name}; {counted(len(section.variants), 'variant')}; {seeds}."
     yield _status_text(section)
-    yield from filter(None, (_verdict_counts(section), _orderings(section)))
+    yield from filter(None, (_orderings(section),))
     yield METHOD
     if not section.speeds:
         yield f"Time and memory: {section.speed_text}"
@@ -232,12 +235,17 @@ def _orderings(section: Section) -> str:
     return f"Published differences to {section.reference}: {counts}." if counts else ""
 
 
-def _verdict_counts(section: Section) -> str:
-    """Number of variants per verdict and metric, as one sentence; "" without verdicts."""
-    parts = []
+def _findings(section: Section) -> Iterable[str]:
+    """What is better or worse than the reference and by how much, one sentence per metric; none without verdicts."""
     for item in section.comparisons:
-        found = [row.verdict for row in item.rows]
-        kinds = (kind for kind in (BETTER, WORSE, NOT_DISTINGUISHABLE) if kind in found)
-        counts = ", ".join(f"{found.count(kind)} {kind}" for kind in kinds)
-        parts += [f"{item.metric}: {counts}"] if counts else []
-    return f"Compared with {section.reference}, {'; '.join(parts)}." if parts else ""
+        parts = [
+            f"{row.variant} {estimate_text(row.difference, signed=True)} ({row.verdict})"
+            for row in item.rows
+            if row.verdict in (BETTER, WORSE) and row.difference is not None
+        ]
+        undecided = [row.variant for row in item.rows if row.verdict == NOT_DISTINGUISHABLE]
+        parts += [f"{NOT_DISTINGUISHABLE}: {listed(undecided)}"] if undecided else []
+        reference = next((row.mean for row in item.rows if row.variant == section.reference), None)
+        value = "" if reference is None else f" ({reference.value:.2f})"
+        if parts:
+            yield f"{item.metric}, compared with {section.reference}{value}: {'; '.join(parts)}."

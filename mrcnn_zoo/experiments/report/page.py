@@ -55,6 +55,7 @@ summary { cursor: pointer; margin: 2rem 0 .5rem; font-weight: 600; }
   .wide td:before { content: attr(data-label); color: var(--faint); text-align: left; flex: none; max-width: 60%;
                     overflow-wrap: normal; }
   .wide td:first-child { font-weight: 600; }
+  .wide td:not(:has(span:not(:empty))) { display: none; }
 }
 """
 
@@ -103,9 +104,7 @@ def _section(section: Section, plots: Sequence[Plot]) -> str:
         blocks.append(f"<h3>How much data is needed</h3><ul>{''.join(lines)}</ul>")
     if plots:
         blocks.append(f'<h3>Plots</h3><div class="plots">{"".join(map(_figure, plots))}</div>')
-    for table in detail_tables(section):
-        folded = f"<details><summary>{escape(table.title)}</summary>{_bare_table(table)}</details>"
-        blocks.append(folded if table.is_long else _table(table, reference=section.reference))
+    blocks += [_table(table, reference=section.reference) for table in detail_tables(section)]
     return "\n".join(blocks)
 
 
@@ -123,6 +122,8 @@ def _figure(plot: Plot) -> str:
 
 
 def _table(table: Table, *, level: int = 3, reference: str = "") -> str:
+    if table.is_long or table.is_folded:
+        return f"<details><summary>{escape(table.title)}</summary>{_bare_table(table, reference=reference)}</details>"
     return f"<h{level}>{escape(table.title)}</h{level}>{_bare_table(table, reference=reference)}"
 
 

@@ -1,7 +1,7 @@
 """Tables of a report: cells of text with footnotes, which Markdown, LaTeX and HTML print."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mrcnn_zoo.errors import counted
@@ -12,7 +12,7 @@ from mrcnn_zoo.experiments.report.model import Report, Section
 from mrcnn_zoo.experiments.statistics import BETTER, WORSE, Estimate
 
 NO_REFERENCE = "the sweep has no REFERENCE"
-IS_REFERENCE = "the reference itself"
+IS_REFERENCE = ""  # its cells are empty, without a footnote
 NO_RESULT_OF_REFERENCE = "the reference has no finished run"
 NOT_TESTED = "a test needs two seeds on each side"
 NOT_PUBLISHED = "not in PAPER"
@@ -48,6 +48,7 @@ class Table:
         names: number of columns of text.
         caption: one or two sentences under the heading; "" for none.
         is_long: whether it is folded away in HTML and left out of LaTeX.
+        is_folded: whether it is folded away in HTML alone.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Table:
     names: int = 1
     caption: str = ""
     is_long: bool = False
+    is_folded: bool = False
 
     @property
     def footnotes(self) -> dict[str, str]:
@@ -81,11 +83,16 @@ def result_tables(section: Section) -> list[Table]:
     overview = [overview_table([section])] if len(section.metrics) > 1 else []
     tables = [
         *overview,
-        *(metric_table(section, comparison) for comparison in section.comparisons),
+        *_first_open(metric_table(section, comparison) for comparison in section.comparisons),
         *(table for item in section.cross_validations for table in fold_tables(section, item)),
-        *(paper_table(section, comparison) for comparison in section.comparisons),
+        *_first_open(paper_table(section, comparison) for comparison in section.comparisons),
     ]
     return [table for table in tables if table.rows]
+
+
+def _first_open(tables: Iterable[Table]) -> list[Table]:
+    """Tables of several metrics, of which HTML folds all but the first."""
+    return [replace(table, is_folded=place > 0) for place, table in enumerate(item for item in tables if item.rows)]
 
 
 def report_tables(report: Report) -> list[Table]:
@@ -187,9 +194,9 @@ def _comparison_cells(row: ComparisonRow, section: Section) -> tuple[Cell, Cell,
     is_reference = row.variant == section.reference
     verdict = REFERENCE if is_reference else row.verdict
     return (
-        Cell(ABSENT, reason) if row.difference is None else Cell(estimate_text(row.difference, signed=True)),
-        Cell(ABSENT, reason) if math.isnan(row.adjusted_p) else Cell(p_text(row.adjusted_p)),
-        Cell(verdict, kind=_kind(row)) if verdict else Cell(ABSENT, reason),
+        _absent(reason) if row.difference is None else Cell(estimate_text(row.difference, signed=True)),
+        _absent(reason) if math.isnan(row.adjusted_p) else Cell(p_text(row.adjusted_p)),
+        Cell(verdict, kind=_kind(row)) if verdict else _absent(reason),
         number_cell(row.detectable, reason),
     )
 
@@ -211,7 +218,11 @@ def why_not_compared(row: ComparisonRow, section: Section) -> str:
 
 
 def number_cell(value: float | None, reason: str, *, digits: int = 2) -> Cell:
-    return Cell(ABSENT, reason) if value is None or math.isnan(value) else Cell(f"{value:,.{digits}f}")
+    return _absent(reason) if value is None or math.isnan(value) else Cell(f"{value:,.{digits}f}")
+
+
+def _absent(reason: str) -> Cell:
+    return Cell(ABSENT, reason) if reason else Cell("")
 
 
 def _kind(row: ComparisonRow) -> str:
@@ -296,7 +307,7 @@ def _paper_row(row: ComparisonRow, metric: str, section: Section) -> tuple[Cell,
         Cell(row.variant),
         Cell(ABSENT, _why_no_mean(row)) if row.mean is None else Cell(f"{row.mean.value:.2f}"),
         number_cell(published, NOT_PUBLISHED),
-        Cell(ABSENT, reason) if difference is None else Cell(f"{difference.value:+.2f}"),
-        Cell(ABSENT, why) if published_difference is None else Cell(f"{published_difference:+.2f}"),
-        Cell(agreement) if agreement else Cell(ABSENT, EQUAL if published_difference == 0 else no_agreement),
+        _absent(reason) if difference is None else Cell(f"{difference.value:+.2f}"),
+        _absent(why) if published_difference is None else Cell(f"{published_difference:+.2f}"),
+        Cell(agreement) if agreement else _absent(EQUAL if published_difference == 0 else no_agreement),
     )
