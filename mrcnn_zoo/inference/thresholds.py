@@ -106,8 +106,9 @@ def _stored(trained: TrainedFile, *, option: str) -> Mapping[str, float]:
     if not isinstance(entry, Mapping) or not entry.get("by_class"):
         raise UserError(
             f"{option} {BEST}: {trained.file.source} has no score thresholds. Training keeps them in the checkpoints "
-            "that follow an evaluation, model_best and model_final. Run `mrcnn-zoo evaluate` with these weights, and "
-            f"give its inference/score_thresholds.json: {option} FILE.json; or give a number."
+            "that follow an evaluation, model_best and model_final. Find them with `mrcnn-zoo evaluate --weights "
+            f"{trained.file.source} --output results`, and give {option} results/inference/score_thresholds.json; or "
+            "give a number."
         )
     if meta.get("iteration") != entry.get("iteration"):
         logger.warning(
