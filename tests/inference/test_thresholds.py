@@ -86,7 +86,7 @@ def test_command_predict_takes_best_and_a_file(weights: Path, tmp_path: Path, im
         (
             "best",
             None,
-            r"best: .*has no score thresholds.*evaluate --weights .* --output results`, and give score_threshold results",
+            r"has no score thresholds.*evaluate --weights .* --output results`, and give score_threshold results",
         ),
         ("bets", None, r"score_threshold = 'bets' must be a number.*Did you mean 'best'\?"),
         (1.5, None, "score_threshold = 1.5 must be a number in"),
