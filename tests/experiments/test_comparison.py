@@ -195,7 +195,7 @@ def test_sweep_that_is_running_has_rows(sweep_record: SweepRecord) -> None:
 def test_evaluations_of_stages_and_datasets_are_found(tmp_path: Path) -> None:
     stage = tmp_path / "2_joint"
     stage.mkdir()
-    (stage / "stage.json").write_text(json.dumps({"name": "joint"}))
+    (stage / "stage.json").write_text(json.dumps({"name": "joint", "results": {}}))
     run = RunRecord(RunKey("a", 0), tmp_path, FINISHED, {}, stage / "inference")
     expected: Mapping[str, Path | None] = {
         "bbox/AP": stage / "inference",

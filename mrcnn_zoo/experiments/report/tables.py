@@ -13,7 +13,7 @@ from mrcnn_zoo.experiments.statistics import BETTER, WORSE, Estimate
 
 NO_REFERENCE = "the sweep has no REFERENCE"
 IS_REFERENCE = ""  # its cells are empty, without a footnote
-NO_RESULT_OF_REFERENCE = "the reference has no finished run"
+NO_RESULT_OF_REFERENCE = "the reference has no value of this metric"
 NOT_TESTED = "a test needs two seeds on each side"
 NOT_PUBLISHED = "not in PAPER"
 NO_PUBLISHED_REFERENCE = "PAPER has no number of the reference"
