@@ -30,7 +30,9 @@ class Fields:
             if name not in FIELDS:
                 also = " A sweep names its config in BASE." if name == "_BASE_" else ""
                 if name in SECTION_NAMES:
-                    also = f" A config is trained with `mrcnn-zoo train --config-file {source}`; a sweep names it in BASE."
+                    also = (
+                        f" A config is trained with `mrcnn-zoo train --config-file {source}`; a sweep names it in BASE."
+                    )
                 raise UserError(
                     f"{assignment.origin}: a sweep has no field {name!r}.{did_you_mean(name, FIELDS)}{also} Config "
                     f"keys belong into VARIANTS or GRID; the fields are {', '.join(FIELDS)}."
