@@ -3,8 +3,8 @@
 import importlib
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 
+from mrcnn_zoo.cli.options import logging_lines, require_config
 from mrcnn_zoo.cli.parser import CONFIG_SUFFIXES, CommandParser, read_arguments
 
 # Each module has EXAMPLES, `add_arguments(parser)` and `main(arguments)`.
@@ -16,10 +16,11 @@ ACTIONS = {
     "measure": ("mrcnn_zoo.cli.sweep_measure", "time and memory of each variant, alone on the machine"),
 }
 DEFAULT_ACTION = "run"
+WITH_CONFIG = ("run", "search")  # actions with --config-file and config keys; their log is their output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `sweep run FILE.yaml`, `sweep status DIR`, ...; a file without a word before it is run.
+    """Run `sweep run FILE.yaml`, `sweep status DIR`, ...; without an action, a file is run.
 
     Args:
         argv: the arguments; None takes those of the process.
@@ -27,19 +28,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if argv is None else argv)
     is_file = bool(typed) and (typed[0].endswith(CONFIG_SUFFIXES) or typed[0].startswith("--config"))
     action, *rest = [DEFAULT_ACTION, *typed] if is_file else typed or ["--help"]
-    if action not in ACTIONS:
-        build_parser().parse_args([action])  # prints the help, or that there is no such action
+    parser, actions = _parsers()
+    if action not in actions:
+        parser.parse_args([action])  # prints the help, or that there is no such action
         raise AssertionError(action)
-    module = importlib.import_module(ACTIONS[action][0])
-    parser = _action_parser(action, module)
-    takes_keys = "overrides" in {argument.dest for argument in parser._actions}
-    arguments = read_arguments(parser, rest) if takes_keys else parser.parse_args(rest)
-    status: int = module.main(parser, arguments)
+    if action in WITH_CONFIG:
+        arguments = read_arguments(actions[action], rest)
+        require_config(actions[action], arguments)
+    else:
+        arguments = actions[action].parse_args(rest)
+    with logging_lines(sys.stdout if action in WITH_CONFIG else sys.stderr):
+        status: int = importlib.import_module(ACTIONS[action][0]).main(arguments)
     return status
 
 
 def build_parser() -> CommandParser:
     """The command line."""
+    return _parsers()[0]
+
+
+def _parsers() -> tuple[CommandParser, dict[str, CommandParser]]:
+    """The parser of the command, and that of each action."""
     parser = CommandParser(
         prog="mrcnn-zoo sweep",
         description=__doc__,
@@ -49,18 +58,13 @@ def build_parser() -> CommandParser:
             "report output/sweeps/roi_layer_digits",
         ),
     )
-    actions = parser.add_subparsers(dest="action", required=True)
+    subparsers = parser.add_subparsers(dest="action", required=True)
+    actions = {}
     for name, (module_name, text) in ACTIONS.items():
         module = importlib.import_module(module_name)
-        action = actions.add_parser(
+        actions[name] = subparsers.add_parser(
             name, help=text, description=module.__doc__, prog=f"mrcnn-zoo sweep {name}", examples=module.EXAMPLES
         )
-        module.add_arguments(action)
-        action.mixes_options = True
-    return parser
-
-
-def _action_parser(name: str, module: ModuleType) -> CommandParser:
-    parser = CommandParser(prog=f"mrcnn-zoo sweep {name}", description=module.__doc__, examples=module.EXAMPLES)
-    module.add_arguments(parser)
-    return parser
+        module.add_arguments(actions[name])
+        actions[name].mixes_options = True
+    return parser, actions

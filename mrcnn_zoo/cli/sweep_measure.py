@@ -3,7 +3,6 @@
 import argparse
 import sys
 
-from mrcnn_zoo.cli.options import logging_lines
 from mrcnn_zoo.cli.parser import CommandParser, whole_number
 
 ITERATIONS = 20
@@ -25,12 +24,11 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--threads", type=count, default=0, metavar="N", help="CPU threads (default: torch's default)")
 
 
-def main(parser: CommandParser, arguments: argparse.Namespace) -> int:  # noqa: ARG001
+def main(arguments: argparse.Namespace) -> int:
     """Measure, and print the table and the written file; returns the exit status.
 
     Args:
-        parser: of the action.
-        arguments: its arguments.
+        arguments: of the action.
     """
     from mrcnn_zoo.experiments.records import read_sweep_folder
     from mrcnn_zoo.experiments.report.build import build_section
@@ -40,10 +38,7 @@ def main(parser: CommandParser, arguments: argparse.Namespace) -> int:  # noqa: 
     from mrcnn_zoo.progress import fitted
 
     record = read_sweep_folder(arguments.folder)
-    with logging_lines(sys.stderr):
-        path = measure_sweep(
-            record, only=arguments.only, iterations=arguments.iterations, num_threads=arguments.threads
-        )
+    path = measure_sweep(record, only=arguments.only, iterations=arguments.iterations, num_threads=arguments.threads)
     print(fitted(plain_table(speed_table(build_section(record, []))), sys.stdout))
     print(f"written: {path}")
     return 0

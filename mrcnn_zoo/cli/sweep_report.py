@@ -5,7 +5,6 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from mrcnn_zoo.cli.options import logging_lines
 from mrcnn_zoo.cli.parser import CommandParser
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_files import check_output_folder
@@ -32,12 +31,11 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--format", nargs="+", default=list(FORMAT_NAMES), metavar="NAME", help=text)
 
 
-def main(parser: CommandParser, arguments: argparse.Namespace) -> int:  # noqa: ARG001
+def main(arguments: argparse.Namespace) -> int:
     """Write the report, print its tables and the written files; returns the exit status.
 
     Args:
-        parser: of the action.
-        arguments: its arguments.
+        arguments: of the action.
     """
     from mrcnn_zoo.experiments.records import read_sweep_folder
     from mrcnn_zoo.experiments.report.build import build_report, read_section
@@ -46,12 +44,11 @@ def main(parser: CommandParser, arguments: argparse.Namespace) -> int:  # noqa: 
     from mrcnn_zoo.progress import fitted
 
     check_formats(arguments.format)
-    with logging_lines(sys.stderr):
-        folder = check_output_folder(_output_of(arguments), option="--output", subfolders=[PLOTS_FOLDER])
-        records = [read_sweep_folder(name) for name in arguments.folders]
-        date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z")
-        report = build_report([read_section(record) for record in records], date=date)
-        written = write_report(report, folder, formats=arguments.format)
+    folder = check_output_folder(_output_of(arguments), option="--output", subfolders=[PLOTS_FOLDER])
+    records = [read_sweep_folder(name) for name in arguments.folders]
+    date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z")
+    report = build_report([read_section(record) for record in records], date=date)
+    written = write_report(report, folder, formats=arguments.format)
     print(fitted(plain_text(report), sys.stdout))
     print("Written:", *(f"  {path}" for path in written), sep="\n")
     return 0

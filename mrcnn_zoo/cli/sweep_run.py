@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides, logging_lines, require_config
+from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides
 from mrcnn_zoo.cli.parser import CommandParser, key_and_value, whole_number
 from mrcnn_zoo.config.values import literal
 from mrcnn_zoo.errors import UserError, counted
@@ -101,19 +101,12 @@ def launcher_builder(sweep: "Sweep", arguments: argparse.Namespace) -> "Callable
     return partial(LAUNCHERS.get(arguments.launcher, key="--launcher"), options)
 
 
-def main(parser: CommandParser, arguments: argparse.Namespace) -> int:
-    """Run the action; returns the exit status.
+def main(arguments: argparse.Namespace) -> int:
+    """Train the runs and print their table; returns the exit status.
 
     Args:
-        parser: of the action.
-        arguments: its arguments.
+        arguments: of the action.
     """
-    require_config(parser, arguments)
-    with logging_lines():
-        return _run(arguments)
-
-
-def _run(arguments: argparse.Namespace) -> int:
     from mrcnn_zoo.experiments.plan import plan_sweep, refuse_changed, refuse_other_sweep, write_sweep
     from mrcnn_zoo.experiments.progress_table import SweepDisplay, sweep_table
     from mrcnn_zoo.experiments.records import FAILED, read_sweep_folder

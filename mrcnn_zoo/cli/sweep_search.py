@@ -3,7 +3,7 @@
 import argparse
 import math
 
-from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides, logging_lines, require_config
+from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides
 from mrcnn_zoo.cli.parser import CommandParser, whole_number
 from mrcnn_zoo.cli.sweep_run import add_launcher_options, in_output_folder, launcher_builder
 
@@ -33,19 +33,12 @@ def add_arguments(parser: CommandParser) -> None:
     add_overrides(parser, text="FILE.yaml of the sweep; then config keys of its BASE to change")
 
 
-def main(parser: CommandParser, arguments: argparse.Namespace) -> int:
-    """Run the action; returns the exit status.
+def main(arguments: argparse.Namespace) -> int:
+    """Train trials and print their table; returns the exit status.
 
     Args:
-        parser: of the action.
-        arguments: its arguments.
+        arguments: of the action.
     """
-    require_config(parser, arguments)
-    with logging_lines():
-        return _search(arguments)
-
-
-def _search(arguments: argparse.Namespace) -> int:
     from mrcnn_zoo.experiments.plan import refuse_other_sweep
     from mrcnn_zoo.experiments.progress_table import SweepDisplay
     from mrcnn_zoo.experiments.scheduler import SweepLock

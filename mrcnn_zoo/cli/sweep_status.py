@@ -18,12 +18,14 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("folders", nargs="+", metavar="DIR", help="folder of a sweep, its OUTPUT_DIR")
 
 
-def main(parser: CommandParser, arguments: argparse.Namespace) -> int:  # noqa: ARG001
-    """Run the action; returns the exit status.
+def main(arguments: argparse.Namespace) -> int:
+    """Print the table of each sweep, and the errors of failed runs; returns the exit status.
 
     Args:
-        parser: of the action.
-        arguments: its arguments.
+        arguments: of the action.
+
+    Raises:
+        UserError: a folder is not that of a sweep.
     """
     from mrcnn_zoo.experiments.progress_table import sweep_table
     from mrcnn_zoo.experiments.records import CONSOLE_LOG, FAILED, read_sweep_folder

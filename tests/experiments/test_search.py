@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from mrcnn_zoo.cli.main import USAGE_ERROR, run_command
+from mrcnn_zoo.cli.main import USAGE_ERROR
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.experiments import search as search_module
 from mrcnn_zoo.experiments.records import read_run_file, read_sweep_folder
 from mrcnn_zoo.experiments.search import intermediate_values
 from mrcnn_zoo.experiments.search_space import Choices, Interval, read_space
 from mrcnn_zoo.experiments.search_study import SearchStudy
-from support.shell_launcher import SCRIPT
+from support.shell_launcher import SCRIPT, trained
 from support.small_models import TINY_YAML
 
 pytest.importorskip("optuna")
@@ -33,43 +32,20 @@ echo "{\\"segm\\": {\\"AP\\": $rate}}" > $RUN/inference/results.json
 echo "{\\"iteration\\": 9, \\"segm/AP\\": $rate}" > $RUN/metrics.json
 touch $RUN/last_checkpoint
 """
-Searches = Callable[..., int]
-
-
-@pytest.fixture
-def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Searches:
-    """Runs `sweep search` in a temporary folder on a text with the fields of a sweep; returns the exit status."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(search_module, "SECONDS_BETWEEN_POLLS", 0.01)
-    (tmp_path / SCRIPT).write_text(TRAIN)
-
-    def run(text: str, *options: str) -> int:
-        (tmp_path / "s.yaml").write_text(f"BASE: {TINY_YAML}\nOUTPUT_DIR: {tmp_path}/out\n{text}\n")
-        return run_command("sweep", ["search", "s.yaml", "--launcher", "support.shell_launcher:build", *options])
-
-    return run
+ACTION = "search"
+Sweep = Callable[..., int]
 
 
 def open_study() -> SearchStudy:
     return SearchStudy(Path("out"), space=read_space(Path("s.yaml")), objective="segm/AP", seed=0, jobs=1)
 
 
-def trained() -> list[str]:
-    """The runs that have been trained since the last call, in order."""
-    path = Path("trained")
-    names = path.read_text().split() if path.exists() else []
-    path.unlink(missing_ok=True)
-    return names
-
-
 def runs(*numbers: int) -> list[str]:
     return [f"trial_{number}/seed_0" for number in numbers]
 
 
-def test_trials_are_runs_of_a_sweep_and_the_best_is_a_config(
-    search: Searches, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert search(SPACE, "--trials", "3", "LOG_PERIOD=7") == 0
+def test_trials_are_runs_of_a_sweep_and_the_best_is_a_config(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(SPACE, "--trials", "3", "LOG_PERIOD=7") == 0
     assert trained() == runs(0, 1, 2)
     trials = open_study().trials()
     assert [trial.state for trial in trials] == ["complete"] * 3
@@ -83,85 +59,85 @@ def test_trials_are_runs_of_a_sweep_and_the_best_is_a_config(
     printed = capsys.readouterr().out
     assert f"| {best.number} *     | complete | {best.objective:.2f}" in printed
     assert "share in the variation of segm/AP: SOLVER." in printed
-    assert search(SPACE, "--trials", "3", "LOG_PERIOD=7") == 0
+    assert sweep(SPACE, "--trials", "3", "LOG_PERIOD=7") == 0
     assert trained() == []
 
 
-def test_a_continued_search_draws_the_values_of_an_undisturbed_one(search: Searches) -> None:
-    assert search(SPACE, "--trials", "3") == 0
+def test_a_continued_search_draws_the_values_of_an_undisturbed_one(sweep: Sweep) -> None:
+    assert sweep(SPACE, "--trials", "3") == 0
     undisturbed = [trial.values for trial in open_study().trials()]
     assert len({str(values) for values in undisturbed}) == 3
     for trials in ("1", "2", "3"):
-        assert search(SPACE, "--trials", trials, "--output", "again") == 0
+        assert sweep(SPACE, "--trials", trials, "--output", "again") == 0
     again = SearchStudy(Path("again"), space=read_space(Path("s.yaml")), objective="segm/AP", seed=0, jobs=1)
     assert [trial.values for trial in again.trials()] == undisturbed
 
 
-def test_running_trials_are_matched_to_their_runs(search: Searches) -> None:
+def test_running_trials_are_matched_to_their_runs(sweep: Sweep) -> None:
     # Killed between the end of a training and its record in the study: the run is finished, the trial is running.
-    assert search(SPACE, "--trials", "1") == 0
+    assert sweep(SPACE, "--trials", "1") == 0
     (Path("out") / "study.db").unlink()
     assert open_study().new_trial().number == 0
     # Killed between the draw of a trial and its training.
     assert open_study().new_trial().number == 1
     assert trained() == runs(0)
-    assert search(SPACE, "--trials", "3") == 0
+    assert sweep(SPACE, "--trials", "3") == 0
     assert trained() == runs(1, 2)
     assert [trial.state for trial in open_study().trials()] == ["complete"] * 3
 
 
-def test_an_interrupted_search_resumes_its_trials(search: Searches) -> None:
+def test_an_interrupted_search_resumes_its_trials(sweep: Sweep) -> None:
     Path(SCRIPT).write_text(f"[ -e again ] || {{ touch again; kill -TERM {os.getpid()}; exec sleep 60; }}\n{TRAIN}")
-    assert search(SPACE, "--trials", "2") == 128 + signal.SIGTERM
+    assert sweep(SPACE, "--trials", "2") == 128 + signal.SIGTERM
     assert [trial.state for trial in open_study().trials()] == ["running"]
-    assert search(SPACE, "--trials", "2") == 0
+    assert sweep(SPACE, "--trials", "2") == 0
     assert trained() == runs(0, 1)
     assert [trial.state for trial in open_study().trials()] == ["complete"] * 2
 
 
 def test_a_failed_trial_is_recorded_and_three_in_a_row_end_the_search(
-    search: Searches, capsys: pytest.CaptureFixture[str]
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path(SCRIPT).write_text("echo x >> trained; echo 'error: no luck'; exit 2")
-    assert search(SPACE, "--trials", "9") == 1
+    assert sweep(SPACE, "--trials", "9") == 1
     assert len(trained()) == 3
     assert [(trial.state, trial.error) for trial in open_study().trials()] == [("fail", "error: no luck")] * 3
     assert "3 trials have failed one after the other" in capsys.readouterr().out
     Path(SCRIPT).write_text(TRAIN)
-    assert search(SPACE, "--trials", "4", "--overwrite") == 0
+    assert sweep(SPACE, "--trials", "4", "--overwrite") == 0
     assert Counter(trial.state for trial in open_study().trials()) == {"complete": 4}
 
 
-def test_a_trial_without_the_metric_or_with_values_that_contradict_has_failed(search: Searches) -> None:
-    assert search(f"{SPACE}\nOBJECTIVE: bbox/AP", "--trials", "1") == 1
+def test_a_trial_without_the_metric_or_with_values_that_contradict_has_failed(sweep: Sweep) -> None:
+    assert sweep(f"{SPACE}\nOBJECTIVE: bbox/AP", "--trials", "1") == 1
     (trial,) = open_study().trials()
     assert trial.error == "finished without a value of bbox/AP; its metrics are segm/AP"
     text = "SPACE: {SOLVER.MOMENTUM: [0.0], SOLVER.NESTEROV: [true], SOLVER.BASE_LR: [0.1, 0.2]}"
-    assert search(text, "--trials", "1", "--output", "other") == 1
+    assert sweep(text, "--trials", "1", "--output", "other") == 1
     assert "NESTEROV" in read_run_file(Path("other") / "trial_0" / "seed_0")["error"]
 
 
-def test_a_trial_below_the_median_is_stopped(search: Searches) -> None:
+def test_a_trial_below_the_median_is_stopped(sweep: Sweep) -> None:
     text = "SPACE: {SOLVER.BASE_LR: {LOW: 0.5, HIGH: 0.6}}"
-    assert search(text, "--trials", "5") == 0
+    assert sweep(text, "--trials", "5") == 0
     trained()
     # Leaves a bad evaluation, and would train on for a minute; the second evaluation is being written.
     lines = '{"iteration": 9, "segm/AP": 0.2}\\n{"iteration": 19, "segm/AP'
     bad = f"touch $RUN/last_checkpoint; printf '{lines}' > $RUN/new; mv $RUN/new $RUN/metrics.json; exec sleep 60"
     Path(SCRIPT).write_text(TRAIN.replace("mkdir -p $RUN/inference", bad))
-    assert search(text, "--trials", "6") == 0
+    assert sweep(text, "--trials", "6") == 0
     assert trained() == runs(5)
     pruned = open_study().trials()[5]
     assert (pruned.state, pruned.objective) == ("pruned", 0.2)
     folder = Path("out") / "trial_5" / "seed_0"
     assert read_run_file(folder)["pruned"]
     assert read_run_file(folder)["status"] == "interrupted"
-    assert search(text, "--trials", "6") == 0
+    assert sweep(text, "--trials", "6") == 0
     assert trained() == []
 
 
-def test_another_space_or_config_is_refused(search: Searches, capsys: pytest.CaptureFixture[str]) -> None:
-    assert search(SPACE, "--trials", "1") == 0
+def test_another_space_or_config_is_refused(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(SPACE, "--trials", "1") == 0
     other = SPACE.replace("0.9", "0.8")
     for text, options, message in (
         (other, [], "changed are SPACE.SOLVER.BASE_LR."),
@@ -171,9 +147,9 @@ def test_another_space_or_config_is_refused(search: Searches, capsys: pytest.Cap
         (f"{SPACE}\nVARIANTS: {{a: {{}}, b: {{}}}}", [], "no VARIANTS or GRID beside SPACE"),
         ("", [], "SPACE is missing"),
     ):
-        assert search(text, *options) == USAGE_ERROR
+        assert sweep(text, *options) == USAGE_ERROR
         assert message in " ".join(capsys.readouterr().err.split())
-    assert search(SPACE, "--trials", "1", "SOLVER.BASE_LR=0.3") == 0  # every trial has its own
+    assert sweep(SPACE, "--trials", "1", "SOLVER.BASE_LR=0.3") == 0  # every trial has its own
 
 
 def test_evaluations_are_read_by_iteration(tmp_path: Path) -> None:

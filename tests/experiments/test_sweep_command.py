@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 
 from mrcnn_zoo.cli.main import USAGE_ERROR, run_command
-from mrcnn_zoo.experiments import scheduler
 from mrcnn_zoo.experiments.locks import FolderLock
 from mrcnn_zoo.experiments.progress_table import sweep_table
 from mrcnn_zoo.experiments.records import read_results, read_sweep_folder, result_of
-from support.shell_launcher import SCRIPT
-from support.small_models import TINY_YAML
+from support.shell_launcher import SCRIPT, trained
 
 # Appends the name of the run to `trained`, and leaves an AP of 10 + seed.
 TRAIN = """
@@ -25,29 +23,8 @@ mkdir -p $RUN/inference
 echo "{\\"bbox\\": {\\"AP\\": 1${RUN#*seed_}, \\"AP-x\\": null}}" > $RUN/inference/results.json
 touch $RUN/last_checkpoint $RUN/model_final.pth
 """
+ACTION = "run"
 Sweep = Callable[..., int]
-
-
-@pytest.fixture
-def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    """Runs `sweep run` in a temporary folder on a text with the fields of a sweep; returns the exit status."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scheduler, "SECONDS_BETWEEN_POLLS", 0.01)
-    (tmp_path / SCRIPT).write_text(TRAIN)
-
-    def run(text: str, *options: str) -> int:
-        (tmp_path / "s.yaml").write_text(f"BASE: {TINY_YAML}\nOUTPUT_DIR: {tmp_path}/out\n{text}\n")
-        return run_command("sweep", ["run", "s.yaml", "--launcher", "support.shell_launcher:build", *options])
-
-    return run
-
-
-def trained() -> list[str]:
-    """The runs that have been trained since the last call, in order."""
-    path = Path("trained")
-    names = path.read_text().split() if path.exists() else []
-    path.unlink(missing_ok=True)
-    return names
 
 
 def states() -> dict[str, str]:

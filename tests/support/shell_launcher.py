@@ -23,3 +23,11 @@ def build(options: LaunchOptions) -> ShellLauncher:
     launcher = ShellLauncher(jobs=options.jobs or 1, cores=1)
     launcher.command = f"RUN={{folder}} exec /bin/sh {options.folder.parent / SCRIPT}"
     return launcher
+
+
+def trained() -> list[str]:
+    """The runs that SCRIPT has written to the file "trained" since the last call, in order."""
+    path = Path("trained")
+    names = path.read_text().split() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return names
