@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.data.splits import units_of
 from mrcnn_zoo.evaluation.backends import KEYPOINTS
 from mrcnn_zoo.evaluation.bootstrap import ImageMatches, match_images, matches_file, origin_of
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated
-from mrcnn_zoo.evaluation.resampled_ap import draw_images, percentile_interval, resampled_ap
+from mrcnn_zoo.evaluation.resampled_ap import bootstrap_interval, draw_images, resampled_ap
 from mrcnn_zoo.evaluation.tables import Intervals, Results
 
 GROUP_SUFFIX = "_interval"  # of the groups in results.json: bbox_interval: {AP_low: ..., AP_high: ...}
@@ -36,7 +38,7 @@ class Bootstrap:
     def intervals(
         self, evaluated: Evaluated, *, sigmas: Sequence[float], keypoint_limit: int, rows_file: Path | None
     ) -> Intervals:
-        """The 95 % percentile interval of each AP by task; {} without resamples.
+        """The 95 % interval of each AP by task, see `bootstrap_interval`; {} without resamples.
 
         Args:
             evaluated: ground truth and detections.
@@ -57,8 +59,10 @@ class Bootstrap:
             )
             if rows_file is not None:
                 _keep(matches, rows_file, task)
-            resampled = resampled_ap(matches, draw_images(matches, self.resamples))
-            found[task] = {name: percentile_interval(values) for name, values in resampled.items()}
+            itself = np.ones((1, len(matches)), dtype=np.uint16)
+            ap = resampled_ap(matches, np.concatenate([itself, draw_images(matches, self.resamples)]))
+            units = matches.num_groups
+            found[task] = {name: bootstrap_interval(row[0], row[1:], num_units=units) for name, row in ap.items()}
             seconds = time.perf_counter() - start
             logger.info("%s: intervals of %s AP in %.1f s", evaluated.dataset_name, task, seconds)
         return found

@@ -4,6 +4,7 @@ A resample is a dataset in which an image is contained as often as it was drawn,
 of pycocotools on this dataset, where copies follow their original.
 """
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
@@ -211,15 +212,36 @@ def _area_under_curve(
     return np.einsum("rb,rb->b", envelope, reached) / len(RECALL_LEVELS)
 
 
-def percentile_interval(values: Values, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The percentile interval of bootstrap values; (nan, nan) without values.
+def bootstrap_interval(value: float, resampled: Values, *, num_units: int) -> tuple[float, float]:
+    """The 95 % interval of an AP: the value plus and minus t times the bootstrap's standard error, inside 0 to 100.
+
+    The percentiles of the resamples are no interval of an AP: copies of images make AP higher, at low AP and with few
+    objects per class so much that the AP itself may lie below them (docs/statistics.md has the coverage of both).
 
     Args:
-        values: (B,); nan, of resamples without objects, is left out.
-        confidence: share of the values inside.
+        value: AP of the dataset, in percent.
+        resampled: (B,) APs; nan, of resamples without objects, is left out.
+        num_units: number of images, or of groups of images, that were drawn.
+
+    Returns:
+        Lower and upper end; nan where there are fewer than two units or values.
     """
-    defined = values[~np.isnan(values)]
-    if not len(defined):
+    defined = resampled[~np.isnan(resampled)]
+    if len(defined) < 2 or num_units < 2:
         return np.nan, np.nan
-    low, high = np.quantile(defined, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return float(low), float(high)
+    # A bootstrap's variance is that of a sample with the divisor N.
+    error = defined.std(ddof=1) * math.sqrt(num_units / (num_units - 1))
+    half = t_quantile(0.5 + CONFIDENCE / 2, num_units - 1) * error
+    return max(0.0, value - half), min(100.0, value + half)
+
+
+def t_quantile(probability: float, degrees: float) -> float:
+    """Quantile of Student's t distribution.
+
+    Args:
+        probability: below it.
+        degrees: of freedom, need not be whole.
+    """
+    from scipy import special
+
+    return float(special.stdtrit(degrees, probability))

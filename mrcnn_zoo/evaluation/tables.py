@@ -21,7 +21,7 @@ PER_CLASS = "AP-"
 ACCURACY_OF_CLASS = "accuracy-"
 ABSENT = "-"  # nan in tables
 INTERVAL = "95 %"  # row of a table
-INTERVAL_TEXT = f"{INTERVAL}, and in brackets: percentile interval over resamples of the images (EVAL.BOOTSTRAP)"
+INTERVAL_TEXT = f"{INTERVAL}, and in brackets: interval over the images, from resamples (EVAL.BOOTSTRAP)"
 CATEGORY_COLUMNS = 3  # maximum number of categories per row of a table
 
 

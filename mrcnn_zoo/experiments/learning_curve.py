@@ -24,6 +24,7 @@ from mrcnn_zoo.training.run_context import DATASETS_FILE
 MIN_FRACTIONS = 4
 NOT_LEARNING = 1.0  # AP in percent below which a fraction is left out: no error is above 100, so the law begins later
 BEST = 100.0  # percent
+ROUNDING = 1e-6  # of the quadratic term of an exact law
 CURVE_POINTS = 50  # of the drawn law
 
 
@@ -264,8 +265,18 @@ def _fitted(
         fitted=estimate_mean(Observations(present)),
         doubled=estimate_mean(Observations(doubled)),
         gain=estimate_mean(Observations(doubled - present)),
-        notes=notes,
+        notes=notes + _bend(images, values),
     )
+
+
+def _bend(images: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[str, ...]:
+    """A note where the points are no line on logarithmic scales: a t test of the quadratic term over the seeds."""
+    fits = [np.polyfit(np.log(n), np.log(BEST - ap), 2) for n, ap in zip(images, values, strict=True)]
+    curvature = estimate_mean(Observations(np.array([quadratic for quadratic, _, _ in fits])))
+    if not curvature.p_value <= LEVEL or abs(curvature.value) < ROUNDING:  # p is nan of one seed
+        return ()
+    direction = "less" if curvature.value > 0 else "more"
+    return (f"The points bend away from the law (p = {curvature.p_value:.3f}): expect {direction} than it predicts.",)
 
 
 def _interval(estimate: Estimate, *, digits: int = 1) -> str:

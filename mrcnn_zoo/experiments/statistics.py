@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn_zoo.evaluation.resampled_ap import CONFIDENCE, percentile_interval
+from mrcnn_zoo.evaluation.resampled_ap import CONFIDENCE, t_quantile
 
 LEVEL = 0.05
 POWER = 0.8
@@ -68,7 +68,7 @@ class Estimate:
 
 
 def estimate_mean(observations: Observations) -> Estimate:
-    """Mean over seeds with its interval; of one seed the percentile interval over images.
+    """Mean over seeds with its interval; of one seed the interval over images.
 
     Args:
         observations: of one variant.
@@ -98,12 +98,9 @@ def _estimate(sides: Sequence[Observations], *, shares_images: bool) -> Estimate
     if any(len(side.values) < 2 for side in sides):
         if resampled is None:
             return Estimate(value)
-        means = [sign * part.mean(axis=1) for sign, part in zip(signs, resampled, strict=True)]
-        if len(means) == 2 and not shares_images:  # the same row of two test sets would pair them
-            means[1] = np.roll(means[1], 1)
-        low, high = percentile_interval(np.sum(means, axis=0))
         variance = _image_variance(sides, resampled, shares_images=shares_images)
-        return Estimate(value, low=low, high=high, image_variance=variance, covers=IMAGES)
+        half = t_quantile(0.5 + CONFIDENCE / 2, min(side.num_units for side in sides) - 1) * math.sqrt(variance)
+        return Estimate(value, low=value - half, high=value + half, image_variance=variance, covers=IMAGES)
     parts = [(float(side.values.var(ddof=1)) / len(side.values), len(side.values) - 1) for side in sides]
     seed_variance, image_variance = sum(part for part, _ in parts), 0.0
     if resampled is not None:
@@ -262,18 +259,6 @@ def _mean_square(uniform: NDArray[np.float64], degrees: float) -> NDArray[np.flo
     from scipy import special
 
     return special.chdtri(degrees, 1 - uniform) / degrees
-
-
-def t_quantile(probability: float, degrees: float) -> float:
-    """Quantile of Student's t distribution.
-
-    Args:
-        probability: below it.
-        degrees: of freedom, need not be whole.
-    """
-    from scipy import special
-
-    return float(special.stdtrit(degrees, probability))
 
 
 def _p_value(value: float, error: float, degrees: float) -> float:

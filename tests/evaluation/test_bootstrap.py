@@ -1,5 +1,6 @@
 """AP of resampled images against pycocotools on datasets in which images are really contained several times."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from mrcnn_zoo.evaluation.backends import curves_by_pycocotools
 from mrcnn_zoo.evaluation.bootstrap import ImageMatches, match_images, pool_matches
-from mrcnn_zoo.evaluation.resampled_ap import draw_images, draw_weights, percentile_interval, resampled_ap
+from mrcnn_zoo.evaluation.resampled_ap import bootstrap_interval, draw_images, draw_weights, resampled_ap
 from mrcnn_zoo.evaluation.tables import coco_metrics
 
 CATEGORIES = [{"id": 9, "name": "cat"}, {"id": 4, "name": "dog"}, {"id": 6, "name": "eel"}, {"id": 7, "name": "fox"}]
@@ -173,7 +174,21 @@ def test_groups_of_the_images_are_drawn_together() -> None:
     assert (draw_images(alone, 50) != weights).any()
 
 
-def test_percentile_interval_leaves_out_nan() -> None:
-    values = np.array([*np.linspace(0, 100, 1001), np.nan, np.nan])
-    assert percentile_interval(values) == pytest.approx((2.5, 97.5))
-    assert np.isnan(percentile_interval(np.array([np.nan]))).all()
+def test_interval_is_the_value_with_t_times_the_error_of_the_bootstrap() -> None:
+    values = np.array([28.0, 30.0, 32.0, np.nan])
+    # Standard deviation 2, with the factor sqrt(16 / 15); t of 15 degrees of freedom is 2.131.
+    half = 2.131 * 2 * math.sqrt(16 / 15)
+    assert bootstrap_interval(29.0, values, num_units=16) == pytest.approx((29 - half, 29 + half), rel=1e-3)
+    assert bootstrap_interval(1.0, values, num_units=16)[0] == 0
+    assert bootstrap_interval(99.0, values, num_units=16)[1] == 100
+    assert np.isnan(bootstrap_interval(29.0, np.full(3, np.nan), num_units=16)).all()
+    assert np.isnan(bootstrap_interval(29.0, values, num_units=1)).all()  # one slide has no variance
+
+
+def test_interval_contains_an_ap_that_lies_below_its_resamples() -> None:
+    truth, detections = random_sets(3)
+    matches = match_images(truth, detections, "bbox")
+    ap = resampled_ap(matches, np.concatenate([np.ones((1, 12), np.uint16), draw_images(matches, 400)]))["AP"]
+    assert (ap[1:] > ap[0]).mean() > 0.8  # copies of images raise AP
+    low, high = bootstrap_interval(ap[0], ap[1:], num_units=12)
+    assert low < ap[0] < high

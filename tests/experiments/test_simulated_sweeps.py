@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mrcnn_zoo.evaluation.resampled_ap import draw_weights
+from mrcnn_zoo.evaluation.resampled_ap import bootstrap_interval, draw_weights
 from mrcnn_zoo.experiments.comparison import MetricComparison, VariantValues, compare_variants
 from mrcnn_zoo.experiments.resampled_runs import ResampledMetric
 from mrcnn_zoo.experiments.statistics import NOT_DISTINGUISHABLE
@@ -60,6 +61,32 @@ def test_simulated_detections_have_the_ap_of_their_quality() -> None:
     assert perfect[2] == pytest.approx(100)
     found = World((0.0, 3.0), num_seeds=2, num_images=20, resamples=50).draw(np.random.default_rng(1))
     assert found.row("v1").difference.value > 20  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_images", "num_classes"), [(50, 1), (50, 10), (300, 10)])
+@pytest.mark.parametrize("quality", [-3.0, -1.0, 2.0])
+def test_coverage_of_the_interval_of_one_evaluation(quality: float, num_images: int, num_classes: int) -> None:
+    rng = np.random.default_rng(0)
+    noise = Noise(seed=0.0)
+    many = World((quality,), num_seeds=1, num_images=50_000, noise=noise, num_classes=num_classes)
+    truth = float(many.average_precisions(rng, np.ones((1, many.num_images), np.uint16))[0, 0, 0])
+    world = replace(many, num_images=num_images)
+    is_covered, percentiles_cover, values = [], [], []
+    for number in range(SWEEPS):
+        weights = draw_weights(num_images, world.resamples, seed=number)
+        ap = world.average_precisions(rng, np.concatenate([np.ones((1, num_images), np.uint16), weights]))[0, 0]
+        low, high = bootstrap_interval(float(ap[0]), ap[1:], num_units=num_images)
+        is_covered.append(low <= truth <= high)
+        low, high = np.quantile(ap[1:], [0.025, 0.975])
+        percentiles_cover.append(low <= truth <= high)
+        values.append(ap[0])
+    coverage = float(np.mean(is_covered))
+    print(
+        f"{num_images} images, {num_classes} classes, AP {truth:.1f}, mean {np.mean(values):.1f}: "
+        f"coverage {coverage:.3f}, of percentiles {np.mean(percentiles_cover):.3f}"
+    )
+    assert coverage >= 0.8  # at an AP of 2 with one class; elsewhere above 0.9
 
 
 @pytest.mark.slow

@@ -81,16 +81,17 @@ def test_difference_on_the_same_images_has_no_image_part_from_what_variants_shar
 
 
 def test_one_seed_has_the_interval_over_images_and_no_p_value() -> None:
-    resampled = np.linspace(0, 100, 1001)[:, None]
+    resampled = np.random.default_rng(0).normal(60, 2, (4000, 1))  # the mean of the resamples does not matter
     mean = estimate_mean(Observations(np.array([50.0]), resampled, num_units=100))
-    assert (mean.low, mean.high) == pytest.approx((2.5, 97.5))
+    # Standard deviation 2; t of 99 degrees of freedom is 1.984.
+    assert (mean.low, mean.high) == pytest.approx((50 - 3.97, 50 + 3.97), abs=0.15)
     assert mean.covers == IMAGES
     difference = estimate_difference(
         Observations(np.array([90.0, 91.0]), np.tile(resampled, 2) / 100 + 40, num_units=100),
         Observations(np.array([50.0]), resampled / 100, num_units=100),
     )
     assert math.isnan(difference.p_value)
-    assert difference.low == pytest.approx(40)  # far from 0, and yet not called different
+    assert difference.low == pytest.approx(40.5)  # far from 0, and yet not called different
     assert verdict_of(difference, holm([difference.p_value])[0]) == NOT_DISTINGUISHABLE
     assert estimate_mean(Observations(np.array([50.0]))).covers == NOTHING
 

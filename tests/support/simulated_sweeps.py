@@ -41,6 +41,7 @@ class World:
         num_images: of the test set.
         noise: of the effects.
         resamples: of the images.
+        num_classes: of the objects, at random.
     """
 
     shifts: tuple[float, ...]
@@ -48,6 +49,7 @@ class World:
     num_images: int = 50
     noise: Noise = Noise()
     resamples: int = 200
+    num_classes: int = 1
 
     def draw(self, rng: np.random.Generator) -> MetricComparison:
         """A sweep, compared with its reference."""
@@ -85,7 +87,7 @@ class World:
                     + of_variant
                     + rng.normal(0, noise.seed_and_image, self.num_images)
                 )
-                matches = _detect(rng, quality, image_of_object, image_of_false)
+                matches = _detect(rng, quality, image_of_object, image_of_false, num_classes=self.num_classes)
                 found[variant, seed] = resampled_ap(matches, weights)["AP"]
         return found
 
@@ -95,6 +97,8 @@ def _detect(
     quality: NDArray[np.float64],
     image_of_object: NDArray[np.int64],
     image_of_false: NDArray[np.int64],
+    *,
+    num_classes: int,
 ) -> ImageMatches:
     """Matches of a model with a quality per image."""
     of_object = quality[image_of_object] + rng.normal(0, 1, len(image_of_object))
@@ -103,20 +107,23 @@ def _detect(
     is_true = overlap[:, None] >= np.array(IOU_THRESHOLDS)
     flags = np.concatenate([(is_true * THRESHOLD_BITS).sum(axis=1), np.zeros(len(image_of_false))]).astype(np.uint16)
     images = np.concatenate([image_of_object, image_of_false]).astype(np.int32)
-    order = np.argsort(-scores)
+    classes = (np.arange(len(images)) % num_classes).astype(np.int32)  # objects come in random order of quality
+    object_classes = classes[: len(image_of_object)]
+    order = np.lexsort((-scores, classes))
+    of_objects = np.argsort(object_classes, kind="stable")
     num_images = len(quality)
     return ImageMatches(
         image_ids=np.arange(num_images),
         groups=np.arange(num_images).astype(str),
-        class_names=("object",),
+        class_names=tuple(f"class {number}" for number in range(num_classes)),
         areas=("all",),
         images=images[order],
-        classes=np.zeros(len(images), np.int32),
+        classes=classes[order],
         scores=scores[order],
         matched=flags[order][None],
         ignored=np.zeros((1, len(images)), np.uint16),
-        object_images=image_of_object.astype(np.int32),
-        object_classes=np.zeros(len(image_of_object), np.int32),
+        object_images=image_of_object[of_objects].astype(np.int32),
+        object_classes=object_classes[of_objects],
         is_counted=np.ones((1, len(image_of_object)), np.bool_),
     )
 
