@@ -83,38 +83,19 @@ class Evaluation:
     score_thresholds: dict[str, float] = field(default_factory=dict)
 
 
-def evaluate(
-    model: nn.Module,
-    dataset: Dataset,
-    cfg: CfgNode,
-    *,
-    output_dir: str | Path | None = None,
-    loader: Iterable[list[Sample]] | None = None,
-    logged: set[Topic] | None = None,
-    previous: Results | None = None,
-) -> Results:
-    """Evaluate a model on a dataset, or on its first TEST.NUM_IMAGES images.
+def evaluate(model: nn.Module, dataset: Dataset, cfg: CfgNode, *, output_dir: str | Path | None = None) -> Results:
+    """The results of `run_evaluation`.
 
     Args:
-        model: with `predict(samples)` and the classes of the dataset, see `with_classes_of`; its training mode is
-            restored.
+        model: see `run_evaluation`.
         dataset: with annotations.
         cfg: of the model and its evaluation.
-        output_dir: folder of `inference/`, with coco_instances_results.json, results.json, results.md,
-            precision_recall.npz and score_thresholds.json.
-        loader: batches of the images of this process; by default those of `build_prediction_loader`.
-        logged: see `log_notes`.
-        previous: results of an earlier evaluation on the dataset; the table shows the change.
+        output_dir: see `run_evaluation`.
 
     Returns:
         {"bbox": {"AP": ..., "AP50": ..., ...}, "segm": {...}} in percent, on every process.
-
-    Raises:
-        UserError: the dataset is empty, or the backend or evaluator unknown.
     """
-    return run_evaluation(
-        model, dataset, cfg, output_dir=output_dir, loader=loader, logged=logged, previous=previous
-    ).results
+    return run_evaluation(model, dataset, cfg, output_dir=output_dir).results
 
 
 def run_evaluation(
@@ -123,18 +104,30 @@ def run_evaluation(
     cfg: CfgNode,
     *,
     output_dir: str | Path | None = None,
-    loader: Iterable[list[Sample]] | None = None,
     logged: set[Topic] | None = None,
     previous: Results | None = None,
 ) -> Evaluation:
-    """Evaluate as `evaluate` does, with the same arguments; also returns the best score thresholds."""
+    """Evaluate a model on a dataset, or on its first TEST.NUM_IMAGES images.
+
+    Args:
+        model: with `predict(samples)` and the classes of the dataset, see `with_classes_of`; its training mode is
+            restored.
+        dataset: with annotations.
+        cfg: of the model and its evaluation.
+        output_dir: folder of `inference/`, with coco_instances_results.json, results.json, results.md,
+            precision_recall.npz and score_thresholds.json; None writes no files.
+        logged: see `log_notes`.
+        previous: results of an earlier evaluation on the dataset; the table shows the change.
+
+    Raises:
+        UserError: the dataset is empty, or the backend or evaluator unknown.
+    """
     dataset = evaluated_part(dataset, cfg)
     model = build_test_detector(cfg, model, dataset)
     evaluator: Evaluator = EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, dataset)
     if previous and isinstance(evaluator, ShowsChanges):
         evaluator.show_changes_to(previous)
-    if loader is None:
-        loader = build_prediction_loader(cfg, dataset, model, rank=rank(), world_size=world_size())
+    loader = build_prediction_loader(cfg, dataset, model, rank=rank(), world_size=world_size())
     num_images = -(-len(dataset) // world_size())
     tally = build_evaluation_tally(cfg)
     # Limits apply to the detections of all classes, before those that the dataset does not have are removed.
@@ -246,7 +239,7 @@ def evaluate_datasets(
     for name, dataset in zip(names, datasets, strict=True):
         folder = output_dir if output_dir is None or len(names) == 1 else Path(output_dir) / folder_name(name)
         wrapped = with_classes_of(dataset, model, class_names)
-        results[name] = evaluate(wrapped, dataset, cfg, output_dir=folder, logged=logged)
+        results[name] = run_evaluation(wrapped, dataset, cfg, output_dir=folder, logged=logged).results
     outcome = results[names[0]] if len(names) == 1 else results
     verify_expected_results(outcome, cfg.TEST.EXPECTED_RESULTS)
     return outcome

@@ -79,12 +79,6 @@ def test_num_images_limits_the_evaluated_images(three_images) -> None:
     assert results["bbox"]["AP-dog"] != results["bbox"]["AP-dog"]  # nan: its image is not evaluated
 
 
-def test_loader_argument_is_used(three_images, samples_of) -> None:
-    model = Oracle(three_images)
-    evaluate(model, three_images, config(), loader=[samples_of(three_images)])
-    assert model.batches == [[10, 20, 30]]
-
-
 def test_files_are_written_to_the_folder_inference(three_images, tmp_path) -> None:
     evaluate(Oracle(three_images), three_images, config(), output_dir=tmp_path)
     assert (tmp_path / "inference" / "results.json").is_file()
