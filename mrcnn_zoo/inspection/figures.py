@@ -74,16 +74,16 @@ def _write_png(figure: "Figure", file: BinaryIO) -> None:
 
 
 def confusion_figure(
-    matrix: NDArray[np.int64], class_names: Sequence[str], *, background: str = "background"
+    matrix: NDArray[np.int64], class_names: Sequence[str], *, title: str = "confusion matrix"
 ) -> "Figure":
     """A confusion matrix, each row divided by its sum; classes that do not occur are omitted.
 
     Args:
         matrix: (K + 1, K + 1) counts, true classes by row.
-        class_names: (K,) by class index.
-        background: name of the last row and column.
+        class_names: (K + 1,) by class index, with that of the background at the end.
+        title: above it.
     """
-    names = np.array([*class_names, background])
+    names = np.array(class_names)
     occurs = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
     occurs[-1] = True
     matrix, names = matrix[np.ix_(occurs, occurs)], names[occurs]
@@ -99,5 +99,6 @@ def confusion_figure(
         size = 10 if len(names) <= MAX_CLASS_CURVES else 8
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.set(title="confusion matrix", xlabel="predicted class", ylabel="true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title(title, fontsize=10)
     return figure

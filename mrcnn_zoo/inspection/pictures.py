@@ -21,20 +21,24 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import evaluate_datasets
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes, with_classes_of
-from mrcnn_zoo.evaluation.classification import CONFUSION_FILE, NO_OBJECT, read_confusion
-from mrcnn_zoo.evaluation.confusion import confusion_matrix
+from mrcnn_zoo.evaluation.classification import CONFUSION_FILE, read_confusion
 from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, build_test_detector
+from mrcnn_zoo.evaluation.ground_truth import BBOX, complete_ground_truth
+from mrcnn_zoo.evaluation.metrics.confusion import BACKGROUND, confusion_matrix, confusion_title
+from mrcnn_zoo.evaluation.metrics.contract import Evaluated
 from mrcnn_zoo.evaluation.preflight import evaluated_part
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.inference.prediction import OBJECT
 from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.draw import Skeleton, draw_instances, draw_predictions, draw_training_batch
-from mrcnn_zoo.inspection.plots import save_confusion_matrix, save_precision_recall
+from mrcnn_zoo.inspection.figures import confusion_figure, save_figure
+from mrcnn_zoo.inspection.plots import save_precision_recall
 from mrcnn_zoo.ops.rle import decode_window
 from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.structures import BoxedBitmaps, Detections, Sample, Targets
 
+CONFUSION_PICTURE = "confusion_matrix.png"
 SOFTWARE = ("Software", "mrcnn_zoo")  # PNG text entry of the pictures written here
 
 logger = logging.getLogger(__name__)
@@ -265,7 +269,7 @@ def _keypoints(record: ImageRecord) -> torch.Tensor | None:
 def save_evaluation_plots(
     dataset: Dataset, output_dir: str | Path, *, score_threshold: float = 0.5, pictures: str | Path | None = None
 ) -> list[Path]:
-    """Plot precision over recall and the confusion matrix of an evaluation; of a classifier the matrix alone.
+    """Plot precision over recall and the confusion matrix of boxes of an evaluation; of a classifier the matrix alone.
 
     Nothing is plotted for proposals, which have no classes.
 
@@ -285,13 +289,15 @@ def save_evaluation_plots(
     if not written:
         return []
     if max(written, key=lambda path: path.stat().st_mtime) == of_classes:  # the other one is of an earlier evaluation
-        counts, (*class_names, _) = read_confusion(of_classes)
-        return [save_confusion_matrix(counts, class_names, pictures / "confusion_matrix.png", background=NO_OBJECT)]
+        return [save_figure(confusion_figure(*read_confusion(of_classes)), pictures / CONFUSION_PICTURE)]
     rows = json.loads((folder / "coco_instances_results.json").read_text(encoding="utf-8"))
-    matrix = confusion_matrix(dataset, rows, score_threshold=score_threshold)
+    found = Evaluated(complete_ground_truth(dataset), rows, (BBOX,), dataset.name, max_detections=len(rows))
+    matrix = confusion_matrix(found, BBOX, score_threshold=score_threshold)
+    title = confusion_title(BBOX, score_threshold)
+    figure = confusion_figure(matrix, (*dataset.class_names, BACKGROUND), title=title)
     return [
         save_precision_recall(of_curves, pictures / "precision_recall.png"),
-        save_confusion_matrix(matrix, dataset.class_names, pictures / "confusion_matrix.png"),
+        save_figure(figure, pictures / CONFUSION_PICTURE),
     ]
 
 

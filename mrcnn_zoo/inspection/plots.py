@@ -1,4 +1,4 @@
-"""Plots as PNG files: loss and AP curves of a training, precision over recall, confusion matrix, proposals."""
+"""Plots as PNG files: loss and AP curves of a training, precision over recall, proposals."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS, RECALL_THRESHOLDS
 from mrcnn_zoo.evaluation.proposal_comparison import CURVE_NUMBERS, NUMBERS, THRESHOLDS, SourceRecall
-from mrcnn_zoo.inspection.figures import MAX_CLASS_CURVES, confusion_figure, finish, new_figure, save_figure
+from mrcnn_zoo.inspection.figures import MAX_CLASS_CURVES, finish, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,20 +96,6 @@ def save_precision_recall(precision_recall: str | Path, path: str | Path) -> Pat
         finish(axes, title=f"{task}: precision over recall", y_label="precision", x_label="recall")
         axes.set(xlim=(0, 1), ylim=(0, 1.03))
     return save_figure(figure, path)
-
-
-def save_confusion_matrix(
-    matrix: NDArray[np.int64], class_names: Sequence[str], path: str | Path, *, background: str = "background"
-) -> Path:
-    """Plot a confusion matrix, each row divided by its sum; classes that do not occur are omitted.
-
-    Args:
-        matrix: (K + 1, K + 1) counts, see `mrcnn_zoo.evaluation.confusion`.
-        class_names: (K,) by class index.
-        path: of the PNG.
-        background: name of the last row and column.
-    """
-    return save_figure(confusion_figure(matrix, class_names, background=background), path)
 
 
 def save_proposal_recall(results: Sequence[SourceRecall], path: str | Path, *, title: str) -> Path:

@@ -12,9 +12,9 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import AREAS
 from mrcnn_zoo.evaluation.proposal_comparison import NUMBERS, THRESHOLDS, SourceRecall
 from mrcnn_zoo.evaluation.proposals import RecallCounts
+from mrcnn_zoo.inspection.figures import confusion_figure, save_figure
 from mrcnn_zoo.inspection.plots import (
     read_metrics,
-    save_confusion_matrix,
     save_loss_curves,
     save_precision_recall,
     save_proposal_recall,
@@ -76,18 +76,19 @@ def test_precision_over_recall_is_drawn_with_classes_without_objects(tmp_path, n
 
 
 def test_class_names_outside_of_the_font_give_no_warning(tmp_path: Path) -> None:
-    matrix = np.eye(2, dtype=np.int64)
+    names = ["\N{CJK UNIFIED IDEOGRAPH-732B}", "background"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert is_png(save_confusion_matrix(matrix, ["\N{CJK UNIFIED IDEOGRAPH-732B}"], tmp_path / "matrix.png"))
+        assert is_png(save_figure(confusion_figure(np.eye(2, dtype=np.int64), names), tmp_path / "matrix.png"))
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 80])
 def test_confusion_matrix_is_drawn_empty_or_full(tmp_path, num_classes: int) -> None:
-    names = [f"class {index}" for index in range(num_classes)]
+    names = [*(f"class {index}" for index in range(num_classes)), "background"]
     empty = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
-    assert is_png(save_confusion_matrix(empty, names, tmp_path / "empty.png"))
-    assert is_png(save_confusion_matrix(empty + np.eye(num_classes + 1, dtype=np.int64), names, tmp_path / "full.png"))
+    assert is_png(save_figure(confusion_figure(empty, names), tmp_path / "empty.png"))
+    full = np.eye(num_classes + 1, dtype=np.int64)
+    assert is_png(save_figure(confusion_figure(full, names), tmp_path / "full.png"))
 
 
 def test_recall_of_proposals_is_drawn_with_a_legend_below(tmp_path) -> None:
