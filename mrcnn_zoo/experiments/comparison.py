@@ -261,6 +261,8 @@ def _row(variant: VariantValues, reference: VariantValues | None) -> ComparisonR
     if not variant.values:
         return row
     mean = estimate_mean(variant.observations())
+    if variant.image_set:  # an AP in percent
+        mean = replace(mean, low=float(np.clip(mean.low, 0, 100)), high=float(np.clip(mean.high, 0, 100)))
     notes = list(variant.notes)
     if len(variant.values) == 1:
         notes.append("one seed: interval over images alone" if mean.covers == IMAGES else "one seed: no interval")

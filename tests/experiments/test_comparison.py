@@ -56,6 +56,14 @@ def test_less_is_better_for_times_and_losses() -> None:
         assert found.row("slow").verdict == verdict, column
 
 
+def test_interval_of_an_ap_ends_at_100() -> None:
+    resampled = np.random.default_rng(0).normal(98, 1, (200, 2))
+    parts = {seed: ResampledMetric(resampled[:, seed], 50, "same", 50) for seed in (0, 1)}
+    found = compare_variants("segm/AP", [VariantValues("base", 2, {0: 97.0, 1: 99.0}, parts)], reference="base")
+    assert found.row("base").mean.high == 100  # type: ignore[union-attr]
+    assert found.row("base").mean.low < 97  # type: ignore[union-attr]
+
+
 def test_missing_runs_and_one_seed_are_noted() -> None:
     variants = [values("base", 50.0, 51.0), values("single", 90.0, num_seeds=1), VariantValues("none", 2, {})]
     found = compare_variants(CLASSIFIED, variants, reference="base")
