@@ -283,6 +283,17 @@ def test_learning_curves_are_in_text_and_plot(tmp_path: Path) -> None:
     assert "datasets.json" in remarks[-1]
 
 
+def test_single_variant_is_not_compared(tmp_path: Path) -> None:
+    text = "BASE: Quickstart/mask_rcnn_R_18_FPN_digits.yaml\nVARIANTS: {base: {}}\nCOLUMNS: [segm/AP, bbox/AP]"
+    folder = write_sweep(tmp_path / "single", text, seeds=(0, 1))
+    for seed in (0, 1):
+        write_run(folder / "base" / f"seed_{seed}", {"segm": {"AP": 40.0 + seed}, "bbox": {"AP": 50.0 + seed}})
+    written = markdown_text(report_on(folder), {})
+    assert "40.50" in written
+    for word in ("(reference)", "Difference:", "p (Holm)", "verdict"):
+        assert word not in written
+
+
 def test_cross_validation_has_a_table_of_folds(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "folds", SWEEP.split("PAPER")[0] + "FOLDS: 2", seeds=(0, 1))
     for seed, first, second in ((0, 30.0, 40.0), (1, 32.0, 44.0)):

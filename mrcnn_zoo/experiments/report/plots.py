@@ -207,6 +207,7 @@ def draw_learning_curves(curves: Sequence[LearningCurve]) -> "Figure":
             axes.errorbar(2 * curve.num_images, mean.value, yerr=ends, fmt=marker, mfc="white", color=color, capsize=3)
     axes.set_xscale("log")
     ticks = [round(float(np.mean(numbers))) for numbers in images.values()]
+    ticks += sorted({round(2 * curve.num_images) for curve in curves if curve.doubled is not None})
     axes.set_xticks(ticks, [f"{number:,}" for number in ticks], fontsize=8, rotation=30)
     axes.minorticks_off()
     _finish(figure, axes, x_label="training images", y_label=curves[0].metric)

@@ -128,7 +128,7 @@ def _overview_cell(row: ComparisonRow | None, metric: str, section: Section) -> 
         return Cell(ABSENT, f"{metric} is not in COLUMNS of {section.name}")
     if row.mean is None:
         return Cell(ABSENT, _why_no_mean(row))
-    mark = REFERENCE if row.variant == section.reference else _kind(row)
+    mark = REFERENCE if row.variant == section.reference and is_comparison(section) else _kind(row)
     return Cell(f"{row.mean.value:.2f}" + (f" ({mark})" if mark else ""), kind=_kind(row))
 
 
@@ -157,13 +157,20 @@ def metric_table(section: Section, comparison: MetricComparison) -> Table:
         )
         for row in comparison.rows
     )
-    return Table(comparison.metric, headers, rows, caption=_metric_caption(section, comparison))
+    columns = slice(None if is_comparison(section) else 3)
+    caption = _metric_caption(section, comparison)
+    return Table(comparison.metric, headers[columns], tuple(row[columns] for row in rows), caption=caption)
+
+
+def is_comparison(section: Section) -> bool:
+    """Whether there are variants to compare with the reference."""
+    return len(section.variants) > 1
 
 
 def _metric_caption(section: Section, comparison: MetricComparison) -> str:
     images = f" ({counted(comparison.num_images, 'test image')})" if comparison.num_images else ""
     sentences = [
-        f"Difference: variant - {section.reference}." if section.reference else "",
+        f"Difference: variant - {section.reference}." if section.reference and is_comparison(section) else "",
         f"The intervals cover {comparison.covers}{images}." if comparison.covers else "",
         *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in comparison.notes),
     ]
