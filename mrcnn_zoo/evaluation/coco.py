@@ -22,6 +22,7 @@ from mrcnn_zoo.evaluation.metrics.contract import (
     Metric,
     NamesResults,
     build_metrics,
+    check_metrics,
     measure,
     warn_of_omitted,
 )
@@ -66,6 +67,7 @@ class CocoEvaluator:
         sigmas: of each keypoint, see TEST.KEYPOINT_OKS_SIGMAS; empty for COCO's 17.
         metrics: beside COCO's, by name; see `mrcnn_zoo.evaluation.metrics.contract`.
         bootstrap: computes intervals of AP; None for none.
+        notes: of what is not measured, logged by `check_dataset`.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class CocoEvaluator:
         sigmas: Sequence[float] = (),
         metrics: Mapping[str, Metric] | None = None,
         bootstrap: Bootstrap | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self._dataset = dataset
         self._backend = backend
@@ -86,6 +89,7 @@ class CocoEvaluator:
         self._limits = sorted({*(limit for limit in STANDARD_LIMITS if limit < max_detections), max_detections})
         self._metrics = dict(metrics or {})
         self._bootstrap = bootstrap or Bootstrap()
+        self._notes = tuple(notes)
         self._image_ids = {record.image_id for record in dataset.records}
         self._rows: dict[int | str, PackedRows] = {}
         self._previous: Results = {}
@@ -111,8 +115,15 @@ class CocoEvaluator:
         others = (metric for metric in self._metrics.values() if isinstance(metric, NamesResults))
         return names + [name for metric in others for name in metric.names(self._tasks)]
 
-    def warn_of_omitted_metrics(self) -> None:
-        """Warn of metrics that cannot be measured in the tasks; called once, before the first evaluation."""
+    def check_dataset(self) -> None:
+        """Warn of what is not measured, once, before the first evaluation.
+
+        Raises:
+            UserError: a metric cannot measure the dataset.
+        """
+        for note in self._notes:
+            logger.warning("%s", note)
+        check_metrics(self._metrics, self._dataset)
         warn_of_omitted(self._metrics, self._tasks, self._dataset.name)
 
     def process(self, samples: Sequence[Sample], detections: Sequence[Detections]) -> None:
@@ -254,27 +265,31 @@ def build_coco_evaluator(cfg: CfgNode, dataset: Dataset) -> CocoEvaluator | Prop
         return build_proposal_evaluator(cfg, dataset)
     if is_classifier(cfg):
         return build_classification_evaluator(cfg, dataset)
-    _warn_of_unmeasured(cfg, dataset)
-    return build_evaluator_of_tasks(cfg, dataset, build_tasks(cfg, dataset))
+    return build_evaluator_of_tasks(cfg, dataset, build_tasks(cfg, dataset), notes=_unmeasured(cfg, dataset))
 
 
-def build_evaluator_of_tasks(cfg: CfgNode, dataset: Dataset, tasks: Sequence[str]) -> CocoEvaluator:
+def build_evaluator_of_tasks(
+    cfg: CfgNode, dataset: Dataset, tasks: Sequence[str], *, notes: Sequence[str] = ()
+) -> CocoEvaluator:
     """The COCO evaluator of some tasks, whatever model the detections come from.
 
     Args:
         cfg: of the evaluation.
         dataset: to be evaluated on.
         tasks: of "bbox", "segm" and "keypoints".
+        notes: of what is not measured, logged by `check_dataset`.
     """
     limit = cfg.TEST.DETECTIONS_PER_IMAGE
+    sigmas, note = _sigmas(cfg, dataset) if KEYPOINTS in tasks else ((), "")
     return CocoEvaluator(
         dataset,
         backend=build_backend(cfg.EVAL.BACKEND),
         tasks=tasks,
         max_detections=limit if limit > 0 else STANDARD_MAXIMUM,
-        sigmas=_sigmas(cfg, dataset) if KEYPOINTS in tasks else (),
+        sigmas=sigmas,
         metrics=build_metrics(cfg),
         bootstrap=_build_bootstrap(cfg, dataset),
+        notes=[*notes, *filter(None, [note])],
     )
 
 
@@ -298,27 +313,27 @@ def build_tasks(cfg: CfgNode, dataset: Dataset) -> tuple[str, ...]:
     return tuple(tasks)
 
 
-def _warn_of_unmeasured(cfg: CfgNode, dataset: Dataset) -> None:
-    if cfg.MODEL.MASK_ON and not has_masks(dataset):
-        logger.warning("%s has no masks: they are not evaluated.", dataset.name)
-    if cfg.MODEL.KEYPOINT_ON and not dataset.keypoint_names:
-        logger.warning("%s has no keypoints: they are not evaluated.", dataset.name)
+def _unmeasured(cfg: CfgNode, dataset: Dataset) -> list[str]:
+    lacking = {
+        "masks": cfg.MODEL.MASK_ON and not has_masks(dataset),
+        "keypoints": cfg.MODEL.KEYPOINT_ON and not dataset.keypoint_names,
+    }
+    return [
+        f"{dataset.name} has no {what}: they are not evaluated." for what, is_absent in lacking.items() if is_absent
+    ]
 
 
-def _sigmas(cfg: CfgNode, dataset: Dataset) -> tuple[float, ...]:
-    """Checked TEST.KEYPOINT_OKS_SIGMAS; empty for those of COCO."""
+def _sigmas(cfg: CfgNode, dataset: Dataset) -> tuple[tuple[float, ...], str]:
+    """Checked TEST.KEYPOINT_OKS_SIGMAS, empty for those of COCO, and a note where others are assumed."""
     sigmas, count = tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS), len(dataset.keypoint_names)
     if not sigmas and count != COCO_KEYPOINTS:
-        logger.warning(
-            "%s has %d keypoints, but TEST.KEYPOINT_OKS_SIGMAS is empty: %g is used for all.",
-            dataset.name,
-            count,
-            DEFAULT_SIGMA,
+        return (DEFAULT_SIGMA,) * count, (
+            f"{dataset.name} has {count} keypoints, but TEST.KEYPOINT_OKS_SIGMAS is empty: {DEFAULT_SIGMA:g} is used "
+            "for all."
         )
-        return (DEFAULT_SIGMA,) * count
     if sigmas and (len(sigmas) != count or min(sigmas) <= 0):
         raise UserError(
             f"TEST.KEYPOINT_OKS_SIGMAS = {list(sigmas)} must be {count} positive numbers, one per keypoint of "
             f"{dataset.name}: {', '.join(dataset.keypoint_names)}."
         )
-    return sigmas
+    return sigmas, ""

@@ -72,7 +72,7 @@ def evaluate_predictions(
     by_image, tasks = read_predictions(source, dataset)
     dataset = evaluated_part(dataset, cfg)
     evaluator = build_evaluator_of_tasks(cfg, dataset, tasks)
-    evaluator.warn_of_omitted_metrics()
+    evaluator.check_dataset()
     for record in dataset.records:
         evaluator.add_rows(record.image_id, by_image.get(record.image_id, []))
     results = evaluator.evaluate(output_dir)

@@ -34,11 +34,15 @@ class NamesMetrics(Protocol):
 
 
 @runtime_checkable
-class WarnsOfOmittedMetrics(Protocol):
-    """An evaluator that may be unable to compute some metrics of EVAL.METRICS."""
+class ChecksDataset(Protocol):
+    """An evaluator that may be unable to measure a part of what is configured."""
 
-    def warn_of_omitted_metrics(self) -> None:
-        """Log a warning that names them."""
+    def check_dataset(self) -> None:
+        """Warn of what is not measured.
+
+        Raises:
+            UserError: a metric of EVAL.METRICS cannot measure the dataset.
+        """
         ...
 
 
@@ -118,8 +122,8 @@ def check_evaluation(cfg: CfgNode, datasets: Sequence[Dataset]) -> list[str]:
         does not list them in advance.
 
     Raises:
-        UserError: settings do not match a dataset, a dataset has no images, a backend is not installed, given boxes do
-            not belong to a dataset, or a proposal file is missing.
+        UserError: settings do not match a dataset, a dataset has no images, a metric cannot measure it, a backend is
+            not installed, given boxes do not belong to a dataset, or a proposal file is missing.
     """
     limits = build_limits(cfg)
     names: list[str] = []
@@ -128,8 +132,8 @@ def check_evaluation(cfg: CfgNode, datasets: Sequence[Dataset]) -> list[str]:
         evaluator = EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, part)
         prefix = f"{dataset.name}/" if len(datasets) > 1 else ""
         names += [prefix + name for name in (evaluator.metric_names() if isinstance(evaluator, NamesMetrics) else [])]
-        if isinstance(evaluator, WarnsOfOmittedMetrics):
-            evaluator.warn_of_omitted_metrics()
+        if isinstance(evaluator, ChecksDataset):
+            evaluator.check_dataset()
         if cfg.EVAL.GIVEN_BOXES:
             check_takes_boxes(cfg, option="EVAL.GIVEN_BOXES")
             build_boxes_of_dataset(cfg, part)

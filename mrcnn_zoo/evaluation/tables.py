@@ -1,6 +1,7 @@
 """COCO's metrics, tables of results, and comparison with expected results."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ Intervals = Mapping[str, Mapping[str, tuple[float, float]]]  # (low, high) by ta
 IOU_50, IOU_75 = 0, 5  # indices in backends.IOU_THRESHOLDS
 PER_CLASS = "AP-"
 ACCURACY_OF_CLASS = "accuracy-"
+OF_CLASS = re.compile(r"[\w@+]+-")
+SCORES = ("threshold",)  # metrics in [0, 1], not in percent
 ABSENT = "-"  # nan in tables
 INTERVAL = "95 %"  # row of a table
 INTERVAL_TEXT = f"{INTERVAL}, and in brackets: interval over the images, from resamples (EVAL.BOOTSTRAP)"
@@ -112,7 +115,8 @@ def stages_table(stages: Mapping[str, Mapping[str, Any]], *, tablefmt: str = "pi
             names = tuple(name for name in metrics if not is_of_class(name))
             tables.setdefault(names, []).append([stage, task, *(_cell(metrics[name]) for name in names)])
     texts = (
-        _table(rows, ["stage", "task", *names], tablefmt=tablefmt, names_at=[0, 1]) for names, rows in tables.items()
+        _table(rows, ["stage", "task", *map(heading_of, names)], tablefmt=tablefmt, names_at=[0, 1])
+        for names, rows in tables.items()
     )
     return "\n\n".join(texts)
 
@@ -212,12 +216,21 @@ def _change(value: float, before: float) -> str:
 
 
 def is_of_class(name: str) -> bool:
-    """Whether a metric is that of a single class.
+    """Whether a metric is that of a single class or group of images.
 
     Args:
-        name: of the metric, e.g. "AP-dog".
+        name: of the metric, e.g. "AP-dog" or "F1-dog".
     """
-    return name.startswith((PER_CLASS, ACCURACY_OF_CLASS))
+    return OF_CLASS.match(name) is not None
+
+
+def heading_of(metric: str) -> str:
+    """The name of a metric in tables of metrics in percent, with its unit where it is another.
+
+    Args:
+        metric: without its group, e.g. "AP".
+    """
+    return f"{metric} (score)" if metric in SCORES else metric
 
 
 class UnexpectedResultsError(UserError):

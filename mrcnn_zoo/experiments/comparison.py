@@ -112,6 +112,7 @@ class VariantValues:
         values: of each seed with a result.
         resampled: of the same seeds; empty if the metric cannot be resampled.
         notes: e.g. "1 of 5 seeds failed".
+        problem: why the test images of a seed could not be resampled.
     """
 
     variant: str
@@ -119,6 +120,7 @@ class VariantValues:
     values: Mapping[int, float]
     resampled: Mapping[int, ResampledMetric] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    problem: str = ""
 
     @property
     def image_set(self) -> str:
@@ -149,12 +151,18 @@ def compare(
         resamples: of the test images.
     """
     chosen, truths = record.sweep.columns if metrics is None else metrics, GroundTruths()
-    return [
-        compare_variants(
-            metric, variant_values(record, metric, truths, resamples=resamples), reference=record.sweep.reference
-        )
-        for metric in chosen
-    ]
+    values = {metric: variant_values(record, metric, truths, resamples=resamples) for metric in chosen}
+    _warn_of_problems(values)
+    return [compare_variants(metric, variants, reference=record.sweep.reference) for metric, variants in values.items()]
+
+
+def _warn_of_problems(values: Mapping[str, Sequence[VariantValues]]) -> None:
+    found = [(metric, each) for metric, variants in values.items() for each in variants if each.problem]
+    if found:
+        metric, first = found[0]
+        text = "the noise of the test images is unknown in %d of %d rows, whose intervals cover seeds alone; %s, %s: %s"
+        total = sum(map(len, values.values()))
+        logger.warning(text, len(found), total, first.variant, metric, first.problem)
 
 
 def variant_values(
@@ -199,7 +207,7 @@ def values_of_runs(
     """
     measured = {run.key.seed: result_of(run.results, metric) for run in runs if run.status == FINISHED}
     values = {seed: value for seed, value in measured.items() if not math.isnan(value)}
-    resampled, notes = {}, _notes_of_runs(runs, measured, values)
+    resampled, notes, problem = {}, _notes_of_runs(runs, measured, values), ""
     for run in runs if resamples else ():
         evaluation = find_evaluation(run, metric) if run.key.seed in values else None
         if evaluation is None:
@@ -207,12 +215,12 @@ def values_of_runs(
         try:
             found = read_resampled(evaluation, truths, resamples=resamples)
         except UserError as error:
-            logger.warning("%s, %s: the noise of the test images is unknown: %s", variant, metric, error)
+            problem = problem or str(error)
             notes = (*notes, f"images of seed {run.key.seed} not resampled")
             continue
         if found is not None:
             resampled[run.key.seed] = found
-    return VariantValues(variant, len(runs), values, resampled, notes)
+    return VariantValues(variant, len(runs), values, resampled, notes, problem)
 
 
 def _notes_of_runs(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.bootstrap import ImageMatches, pool_matches
 from mrcnn_zoo.evaluation.resampled_ap import draw_images, resampled_ap
 from mrcnn_zoo.experiments.comparison import MetricComparison, VariantValues, compare_variants
@@ -80,7 +80,11 @@ def cross_validate(
     """
     chosen = record.sweep.columns if metrics is None else metrics
     held_out = HeldOut(resamples)
-    return [_cross_validation(record, metric, held_out) for metric in chosen]
+    found = [_cross_validation(record, metric, held_out) for metric in chosen]
+    if held_out.problems:
+        (first, error), count = next(iter(held_out.problems.items())), len(held_out.problems)
+        logger.warning("held-out images are not resampled in %s; %s: %s", counted(count, "case"), first, error)
+    return found
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def _of_variant(record: SweepRecord, variant: str, metric: str, held_out: "HeldO
         try:
             parts = held_out.matches(runs, metric)
         except UserError as error:
-            logger.warning("%s, %s: the held-out images are not resampled: %s", variant, metric, error)
+            held_out.problems[f"{variant}, {metric}, seed {seed}"] = str(error)
             notes.append(f"{variant}, seed {seed}: held-out images neither resampled nor pooled.")
             continue
         if parts:
@@ -186,9 +190,13 @@ class HeldOut:
 
     Args:
         resamples: of the images; 0 for none.
+
+    Attributes:
+        problems: why images could not be resampled, by variant, metric and seed.
     """
 
     def __init__(self, resamples: int = RESAMPLES) -> None:
+        self.problems: dict[str, str] = {}
         self._resamples = resamples
         self._truths = GroundTruths()
         self._found: dict[tuple[int, int], dict[str, NDArray[np.float64]]] = {}

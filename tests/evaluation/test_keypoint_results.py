@@ -134,10 +134,12 @@ def test_keypoint_task_refuses_detections_without_keypoints(people: Dataset, sam
 def test_keypoints_are_evaluated_if_model_and_dataset_have_them(dataset_of: Any, square: Any, caplog: Any) -> None:
     dataset = replace(dataset_of((square(0, 0, 40),)), keypoint_names=("a", "b"))
     build = EVALUATORS.get("coco")
-    build(load_config(None, ["MODEL.KEYPOINT_ON", True]), dataset)
+    evaluator = build(load_config(None, ["MODEL.KEYPOINT_ON", True]), dataset)
+    assert not caplog.text  # an evaluator is built for each evaluation of a training
+    evaluator.check_dataset()
     assert "2 keypoints" in caplog.text
     assert "0.05 is used for all" in caplog.text
     with pytest.raises(UserError, match=r"KEYPOINT_OKS_SIGMAS = \[0\.1\] must be 2 positive numbers.*a, b"):
         build(load_config(None, ["MODEL.KEYPOINT_ON", True, "TEST.KEYPOINT_OKS_SIGMAS", [0.1]]), dataset)
-    build(load_config(None, ["MODEL.KEYPOINT_ON", True]), dataset_of((square(0, 0, 40),)))
+    build(load_config(None, ["MODEL.KEYPOINT_ON", True]), dataset_of((square(0, 0, 40),))).check_dataset()
     assert "squares has no keypoints" in caplog.text

@@ -114,6 +114,27 @@ def test_metrics_of_masks_without_masks_are_named_once(square, dataset_of, sampl
     assert caplog.text.count("EVAL.METRICS [cells] cannot be measured") == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["EVAL.METRICS", ["lvis"]],
+            "'lvis', but squares is not annotated as LVIS is: image 10 has no neg_category_ids",
+        ),
+        (
+            ["EVAL.METRICS", ["groups"], "EVAL.IMAGE_GROUPS", "^site"],
+            "EVAL.IMAGE_GROUPS gives no image of squares a group",
+        ),
+    ],
+)
+def test_metrics_that_cannot_measure_a_dataset_are_refused_before_training(
+    square, dataset_of, settings: list[Any], message: str
+) -> None:
+    pytest.importorskip("hotcoco")
+    with pytest.raises(UserError, match=message):
+        check_evaluation(load_config(None, settings), [dataset_of((square(0, 0, 20),))])
+
+
 def test_two_metrics_with_one_group_are_refused(square, dataset_of) -> None:
     metrics = {"one": CountingMetric(), "two": CountingMetric()}
     evaluator = CocoEvaluator(dataset_of((square(0, 0, 20),)), backend=AP_BACKENDS.get("pycocotools"), metrics=metrics)

@@ -100,6 +100,17 @@ def test_table_and_files_have_every_class(square, dataset_of) -> None:
     assert report.results["f1_segm"]["F1-a|b"] == pytest.approx(200 / 3)
 
 
+def test_the_only_class_has_no_second_row_for_all_classes_and_the_csv_a_row_per_thousandth(square, dataset_of) -> None:
+    dataset = dataset_of((square(0, 0, 20, 0), square(40, 0, 20, 0)), class_names=("cat",))
+    scores = (0.9, 0.8006, 0.8004, 0.8001)
+    only_id = dataset.category_ids[0]
+    rows = [detection(only_id, (20 * x, 0, 20, 20), score) for x, score in enumerate(scores)]
+    report = F1()(evaluated_of(dataset, rows))
+    assert [line.split()[1] for line in report.text.splitlines()[4:]] == ["cat"]
+    # All four detections have a score of at least 0.8001, two of them are right.
+    assert report.files["f1.csv"].splitlines()[1:] == ["cat,0.9,1,0.5,0.666667", "cat,0.8001,0.5,1,0.666667"]
+
+
 def test_empty_dataset_has_no_curve(dataset_of) -> None:
     evaluated = evaluated_of(dataset_of(()), [])
     report = F1()(evaluated)

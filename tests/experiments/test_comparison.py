@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,15 @@ def test_matches_are_kept_until_the_detections_change(sweep_record: SweepRecord)
     finally:
         config.write_text(text)
     assert comparison(sweep_record, "bbox/AP").row("good").notes == ()
+
+
+def test_missing_results_files_are_one_warning(sweep_record: SweepRecord, tmp_path: Path, caplog) -> None:
+    runs = tuple(replace(run, results_dir=tmp_path / "moved" / "inference") for run in sweep_record.runs)
+    found = compare(replace(sweep_record, runs=runs), ["bbox/AP", "bbox/AP50"], resamples=20)
+    assert found[0].row("good").notes[0] == "images of seed 0 not resampled"
+    (line,) = caplog.messages
+    assert line.startswith("the noise of the test images is unknown in 4 of 4 rows")
+    assert str(tmp_path / "moved") in line
 
 
 def test_sweep_that_is_running_has_rows(sweep_record: SweepRecord) -> None:

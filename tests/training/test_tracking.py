@@ -26,7 +26,7 @@ from mrcnn_zoo.training.stopping import TrainingInterrupted
 from mrcnn_zoo.training.trainer import Trainer
 from mrcnn_zoo.training.writers import MetricWriter, build_writers
 from mrcnn_zoo.training.writers.overlays import LARGEST_ID, box_layer, mask_layer
-from mrcnn_zoo.training.writers.trackers import WandbWriter
+from mrcnn_zoo.training.writers.trackers import WandbWriter, _tables_of
 from support.small_models import TINY_YAML
 from support.wandb_file import artifacts_of, history_of, wandb_records
 
@@ -162,6 +162,12 @@ def test_ap_per_class_is_a_table(tracked: TrackedRun) -> None:
     assert any(value is not None for _, *values in table["data"] for value in values)
     for name, *values in table["data"]:
         assert values == [row.get(f"bbox/AP-{name}"), row.get(f"segm/AP-{name}")]
+
+
+def test_metrics_of_classes_beside_ap_are_in_the_table_per_class_and_scores_are_named() -> None:
+    tables = _tables_of({"f1_segm": {"F1": 50.0, "threshold": 0.6, "F1-guide-dog": 40.0}})
+    assert (tables["per_class"].columns, tables["per_class"].data) == (["class", "f1_segm/F1"], [["guide-dog", 40.0]])
+    assert tables["results"].data == [["F1", 50.0], ["threshold (score)", 0.6]]
 
 
 def test_predictions_are_layers_over_the_image_of_the_file(tracked: TrackedRun) -> None:

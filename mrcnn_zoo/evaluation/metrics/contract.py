@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import Curves, Matches, detection_set, with_positive_ids
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, ground_truth_of_task
@@ -148,6 +149,22 @@ class NamesResults(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksDataset(Protocol):
+    """A metric that cannot measure every dataset: it is refused before training and evaluation, not after."""
+
+    def check(self, dataset: Dataset) -> None:
+        """Check a dataset before anything is predicted.
+
+        Args:
+            dataset: to be evaluated on.
+
+        Raises:
+            UserError: the metric cannot measure it.
+        """
+        ...
+
+
 def build_metrics(cfg: CfgNode) -> dict[str, Metric]:
     """The metrics of EVAL.METRICS by name.
 
@@ -156,6 +173,21 @@ def build_metrics(cfg: CfgNode) -> dict[str, Metric]:
         UserError: the library of a metric is not installed.
     """
     return {name: METRICS.get(name)(cfg) for name in cfg.EVAL.METRICS}
+
+
+def check_metrics(metrics: Mapping[str, Metric], dataset: Dataset) -> None:
+    """Check that metrics can measure a dataset.
+
+    Args:
+        metrics: by name.
+        dataset: to be evaluated on.
+
+    Raises:
+        UserError: one cannot.
+    """
+    for metric in metrics.values():
+        if isinstance(metric, ChecksDataset):
+            metric.check(dataset)
 
 
 def warn_of_omitted(metrics: Mapping[str, Metric], tasks: Sequence[str], dataset_name: str) -> None:

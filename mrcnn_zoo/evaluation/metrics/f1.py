@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 from tabulate import tabulate
@@ -24,6 +23,7 @@ from mrcnn_zoo.output_files import csv_text
 from mrcnn_zoo.registries import METRICS
 
 ALL = "all classes"
+SCORE_STEP = 0.001  # of the rows of f1.csv
 PLOTTED_THRESHOLDS = np.linspace(0, 1, 501)
 
 
@@ -47,9 +47,12 @@ class F1:
         of_classes = evaluated.matches
         matches = {ALL: Matches.joined(list(of_classes.values())), **of_classes}
         points = {name: best_point(found) for name, found in matches.items()}
-        results = {name: 100 * value for name, value in asdict(points[ALL]).items()}
-        results = {"F1": results["f1"], "precision": results["precision"], "recall": results["recall"]} | {
-            "threshold": points[ALL].threshold,
+        overall = points[ALL]
+        if len(of_classes) == 1:
+            del matches[ALL], points[ALL]  # equal to the class
+        results = {"F1": 100 * overall.f1, "precision": 100 * overall.precision, "recall": 100 * overall.recall}
+        results |= {
+            "threshold": overall.threshold,
             **{f"F1-{name}": 100 * points[name].f1 for name in evaluated.class_names},
         }
         text = f"## Best F1 ({task}, IoU {MATCH_IOU:g})\n\n{_table(points, matches)}"
@@ -79,40 +82,43 @@ def _table(points: Mapping[str, OperatingPoint], matches: Mapping[str, Matches])
         for name, point in points.items()
     ]
     rows = [[cell if cell != "nan" else ABSENT for cell in row] for row in rows]
-    headers = ["class", "objects", "best F1", "precision", "recall", "at score"]
+    headers = ["class", "objects", "best F1 in %", "precision in %", "recall in %", "from score"]
     sides = ["left", *["right"] * 5]
     note = f"\n\n{ABSENT}: no right detection" if any(ABSENT in row[2:] for row in rows) else ""
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=sides) + note
 
 
 def _csv(curves: Mapping[str, Curve]) -> str:
+    """The last detection of each 0.001 of the score, which has all detections with at least this score."""
     rows: list[Sequence[object]] = [("class", "score", "precision", "recall", "F1")]
     for name, curve in curves.items():
-        values = zip(curve.scores, curve.precision, curve.recall, curve.f1, strict=True)
+        steps = np.floor(curve.scores / SCORE_STEP)
+        chosen = np.append(steps[1:] != steps[:-1], True)
+        columns = (curve.scores, curve.precision, curve.recall, curve.f1)
+        values = zip(*(column[chosen] for column in columns), strict=True)
         rows += [(name, *map("{:.6g}".format, row)) for row in values]
     return csv_text(rows)
 
 
 def _plot(curves: Mapping[str, Curve], points: Mapping[str, OperatingPoint], *, title: str) -> bytes:
-    """F1 over the score per class, and precision, recall and F1 of all classes."""
+    """F1 over the score per class, and precision, recall and F1 of all classes, or of the only one."""
+    whole = next(iter(curves))
     figure = new_figure(columns=2, side=5.0)
     of_classes, overall = figure.subplots(1, 2)
-    if ALL in curves:
-        values = {"precision": curves[ALL].precision, "recall": curves[ALL].recall, "F1": curves[ALL].f1}
-        for name, heights in values.items():
-            overall.plot(PLOTTED_THRESHOLDS, _at_thresholds(curves[ALL], heights), label=name)
-        if not math.isnan(points[ALL].threshold):
-            overall.axvline(points[ALL].threshold, color="black", linestyle=":", linewidth=1)
-    names = [name for name in curves if name != ALL]
+    values = {"precision": curves[whole].precision, "recall": curves[whole].recall, "F1": curves[whole].f1}
+    for name, heights in values.items():
+        overall.plot(PLOTTED_THRESHOLDS, _at_thresholds(curves[whole], heights), label=name)
+    if not math.isnan(points[whole].threshold):
+        overall.axvline(points[whole].threshold, color="black", linestyle=":", linewidth=1)
+    names = [name for name in curves if name != whole]
     for name in names if len(names) <= MAX_CLASS_CURVES else ():
         heights = _at_thresholds(curves[name], curves[name].f1)
         (line,) = of_classes.plot(PLOTTED_THRESHOLDS, heights, linewidth=1, label=_label(name, points[name]))
         of_classes.plot(points[name].threshold, points[name].f1, marker="o", markersize=4, color=line.get_color())
-    if ALL in curves:
-        heights = _at_thresholds(curves[ALL], curves[ALL].f1)
-        of_classes.plot(PLOTTED_THRESHOLDS, heights, color="black", linewidth=2, label=_label(ALL, points[ALL]))
+    heights = _at_thresholds(curves[whole], curves[whole].f1)
+    of_classes.plot(PLOTTED_THRESHOLDS, heights, color="black", linewidth=2, label=_label(whole, points[whole]))
     finish(of_classes, title=title, y_label="F1", x_label="minimum score")
-    finish(overall, title="all classes", y_label="", x_label="minimum score")
+    finish(overall, title=whole, y_label="", x_label="minimum score")
     for axes in (of_classes, overall):
         axes.set(xlim=(0, 1), ylim=(0, 1.03))
     return png_of(figure)

@@ -10,6 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, build_backend
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport
@@ -49,14 +50,7 @@ class ImageGroups:
         Raises:
             UserError: no image has a group.
         """
-        groups: dict[str, set[int | str]] = {}
-        for image in evaluated.ground_truth["images"]:
-            groups.setdefault(self._group_of(image), set()).add(image["id"])
-        if set(groups) <= {REST}:
-            example = next((image["file_name"] for image in evaluated.ground_truth["images"]), "")
-            raise UserError(
-                f"{KEY} gives no image of {evaluated.dataset_name} a group; its file names are like {example!r}."
-            )
+        groups = self._groups(evaluated.ground_truth["images"], evaluated.dataset_name)
         tasks = [task for task in evaluated.tasks if task != KEYPOINTS]
         results: Results = {f"groups_{task}": {} for task in tasks}
         rows = []
@@ -73,6 +67,28 @@ class ImageGroups:
         table = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=sides)
         note = f"\n\n{ABSENT}: the group has no objects" if any(ABSENT in row[3:] for row in rows) else ""
         return MetricReport(results, f"## AP by groups of images\n\n{table}{note}")
+
+    def check(self, dataset: Dataset) -> None:
+        """Check that images have groups.
+
+        Args:
+            dataset: to be evaluated on.
+
+        Raises:
+            UserError: no image has a group.
+        """
+        images = [{"id": record.image_id, "file_name": record.source.name} for record in dataset.records]
+        self._groups(images, dataset.name)
+
+    def _groups(self, images: Sequence[Mapping[str, Any]], dataset_name: str) -> dict[str, set[int | str]]:
+        """The ids of the images of each group."""
+        groups: dict[str, set[int | str]] = {}
+        for image in images:
+            groups.setdefault(self._group_of(image), set()).add(image["id"])
+        if set(groups) <= {REST}:
+            example = next((image["file_name"] for image in images), "")
+            raise UserError(f"{KEY} gives no image of {dataset_name} a group; its file names are like {example!r}.")
+        return groups
 
     def _metrics(self, part: Evaluated, task: str) -> dict[str, float]:
         limits = [limit for limit in LIMITS if limit < part.max_detections] + [part.max_detections]

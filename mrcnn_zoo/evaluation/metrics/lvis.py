@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.formats.coco_json import read_json
+from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport, import_library
@@ -42,6 +43,19 @@ class LvisMetric:
         """
         return [f"lvis_{task}/{name}" for task in (BBOX, SEGM) if task in tasks for name in NAMES]
 
+    def check(self, dataset: Dataset) -> None:
+        """Check that the annotation file has the fields of LVIS.
+
+        Args:
+            dataset: to be evaluated on.
+
+        Raises:
+            UserError: naming the file and the first image or category without them.
+        """
+        without = {"images": [{"id": record.image_id} for record in dataset.records], "categories": []}
+        sections = read_json(Path(dataset.annotation_file)) if dataset.annotation_file else without
+        _lvis_fields(sections, where=dataset.annotation_file or dataset.name)
+
     def __call__(self, evaluated: Evaluated) -> MetricReport:
         """Measure.
 
@@ -59,7 +73,9 @@ class LvisMetric:
             if task in evaluated.tasks
         }
         text = f"## LVIS AP\n\n{summary_table(results)}{footnote(results)}"
-        if evaluated.max_detections < MAX_DETECTIONS:
+        counts = Counter(row["image_id"] for row in evaluated.rows)
+        # A results file may have more than the limit; they count.
+        if max(counts.values(), default=0) == evaluated.max_detections < MAX_DETECTIONS:
             text += (
                 f"\n\nTEST.DETECTIONS_PER_IMAGE is {evaluated.max_detections}; LVIS's own limit is {MAX_DETECTIONS} "
                 "detections per image."
@@ -81,13 +97,17 @@ def with_lvis_fields(evaluated: Evaluated) -> dict[str, Any]:
     sections: Mapping[str, Any] = truth
     if file and not (_has_fields(truth["images"], IMAGE_FIELDS) and _has_fields(truth["categories"], (FREQUENCY,))):
         sections = read_json(Path(file))
-    where = file or evaluated.dataset_name
-    images = _fields_by_id(sections["images"], IMAGE_FIELDS, what="image", where=where)
-    categories = _fields_by_id(sections["categories"], (FREQUENCY,), what="category", where=where)
+    images, categories = _lvis_fields(sections, where=file or evaluated.dataset_name)
     return truth | {
         "images": [image | images[image["id"]] for image in truth["images"]],
         "categories": [category | categories[category["id"]] for category in truth["categories"]],
     }
+
+
+def _lvis_fields(sections: Mapping[str, Any], *, where: str) -> tuple[dict[Any, dict[str, Any]], ...]:
+    """The fields of LVIS of images and of categories, by id."""
+    images = _fields_by_id(sections["images"], IMAGE_FIELDS, what="image", where=where)
+    return images, _fields_by_id(sections["categories"], (FREQUENCY,), what="category", where=where)
 
 
 def _has_fields(items: Sequence[Mapping[str, Any]], names: Sequence[str]) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PLOTS_PER_ROW = 4
+PLOT_SIDE, LEGEND_WIDTH = 3.6, 1.2  # inches
 COLUMNS = ("task", "class", "IoU", "recall", "precision")
 
 
@@ -41,8 +42,8 @@ class PrecisionRecall:
         for task, values in precision.items():
             if (values > 0).any():
                 files[f"precision_recall_{task}.png"] = _plot(values, evaluated.class_names, task=task)
-        text = f"## Precision over recall\n\nPer class and IoU: {', '.join(sorted(files))}"
-        return MetricReport(text=text, files=files)
+        details = f"## Precision over recall\n\nPer class and IoU: {', '.join(sorted(files))}"
+        return MetricReport(details=details, files=files)
 
 
 def _by_class(curves: Curves, evaluated: Evaluated) -> NDArray[np.float64]:
@@ -61,13 +62,14 @@ def _rows(task: str, precision: NDArray[np.float64], names: Sequence[str]) -> It
 
 def _plot(precision: NDArray[np.float64], names: Sequence[str], *, task: str) -> bytes:
     with_objects = np.flatnonzero((precision > -1).all(axis=(0, 1))).tolist()
-    plots = {f"{task}: mean of {len(with_objects)} classes": precision[:, :, with_objects].mean(axis=2)}
+    whose = f"mean of {len(with_objects)} classes" if len(with_objects) > 1 else names[with_objects[0]]
+    plots = {f"{task}: {whose}": precision[:, :, with_objects].mean(axis=2)}
     if 1 < len(with_objects) <= MAX_CLASS_CURVES:
         plots |= {names[index]: precision[:, :, index] for index in with_objects}
     columns = min(PLOTS_PER_ROW, len(plots))
     height = math.ceil(len(plots) / columns)
-    figure = new_figure(columns=columns, side=3.6)
-    figure.set_figheight(3.6 * height)
+    figure = new_figure(columns=columns)
+    figure.set_size_inches(PLOT_SIDE * columns + LEGEND_WIDTH, PLOT_SIDE * height)
     grid = np.ravel(figure.subplots(height, columns, sharex=True, sharey=True))
     for axes, (name, curves) in zip(grid, plots.items(), strict=False):
         _plot_class(axes, curves, name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.evaluation.tables import is_of_class
+from mrcnn_zoo.evaluation.tables import heading_of, is_of_class
 from mrcnn_zoo.inspection.pictures import PredictionPicture
 from mrcnn_zoo.registries import METRIC_WRITERS
 from mrcnn_zoo.training.writers.contract import (
@@ -217,7 +217,11 @@ def _tables_of(results: Results) -> dict[str, Any]:
 
     values = measured(results)
     names = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
-    rows = [[name, *(values.get(f"{task}/{name}") for task in results)] for name in names if not is_of_class(name)]
+    rows = [
+        [heading_of(name), *(values.get(f"{task}/{name}") for task in results)]
+        for name in names
+        if not is_of_class(name)
+    ]
     tables = {"results": wandb.Table(columns=["metric", *results], data=rows)}
     if any(map(is_of_class, names)):
         tables["per_class"] = wandb.Table(**_rows_per_class(results, values))
