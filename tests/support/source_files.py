@@ -1,4 +1,4 @@
-"""Parsed Python files for the rules of tests/test_architecture.py."""
+"""Parsed Python files for the rules of architecture_rules.py."""
 
 import ast
 from collections.abc import Iterator
