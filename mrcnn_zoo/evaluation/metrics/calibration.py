@@ -50,7 +50,11 @@ class Calibration:
         ece, mce = 100 * found["ece"], 100 * found["mce"]
         of_classes = {name: 100 * found["per_category"].get(name, math.nan) for name in evaluated.class_names}
         bins = [row for row in found["bins"] if row["count"]]
-        rows = [[*map("{:.1f}".format, _bounds(row)), str(row["count"]), *_shares(row)] for row in bins]
+        rows = [
+            [f"{row['bin_lower']:.1f}", f"{row['bin_upper']:.1f}", str(row["count"])]
+            + [f"{100 * row[name]:.1f}" for name in ("avg_confidence", "avg_accuracy")]
+            for row in bins
+        ]
         headers = ["score from", "to", "detections", "mean score in %", "right in %"]
         table = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=["right"] * 5)
         heading = f"## Calibration of the scores ({task}, IoU {self._iou_threshold:g}): ECE {ece:.2f}, MCE {mce:.2f}"
@@ -68,14 +72,6 @@ class Calibration:
             tasks: that will be evaluated.
         """
         return [f"calibration_{SEGM if SEGM in tasks else BBOX}/{name}" for name in ("ECE", "MCE")]
-
-
-def _bounds(row: dict[str, Any]) -> tuple[float, float]:
-    return row["bin_lower"], row["bin_upper"]
-
-
-def _shares(row: dict[str, Any]) -> list[str]:
-    return [f"{100 * row['avg_confidence']:.1f}", f"{100 * row['avg_accuracy']:.1f}"]
 
 
 def _diagram(found: dict[str, Any], *, title: str) -> bytes:
@@ -100,7 +96,7 @@ def _diagram(found: dict[str, Any], *, title: str) -> bytes:
 
 
 @METRICS.register("calibration")
-def build_calibration(cfg: CfgNode) -> Calibration:  # noqa: ARG001
+def build_calibration(_: CfgNode) -> Calibration:
     """Calibration error of the scores (ECE, MCE) with a reliability diagram."""
     import_library("hotcoco", metric="calibration")
     return Calibration()

@@ -10,6 +10,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport
 from mrcnn_zoo.evaluation.metrics.overlaps import ImageOverlaps, image_overlaps
+from mrcnn_zoo.evaluation.operating_points import MATCH_IOU
 from mrcnn_zoo.evaluation.tables import table_name
 from mrcnn_zoo.inspection.figures import confusion_figure, png_of
 from mrcnn_zoo.output_files import csv_text
@@ -18,7 +19,6 @@ from mrcnn_zoo.registries import METRICS
 BACKGROUND = "background"
 MAX_COLUMNS = 12  # a larger matrix is written to the files alone, and the table lists the most frequent confusions
 CONFUSIONS_SHOWN = 15
-MATCH_IOU = 0.5
 COMPARED = {BBOX: "boxes", SEGM: "masks"}
 
 

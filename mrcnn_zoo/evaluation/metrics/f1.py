@@ -135,6 +135,6 @@ def _at_thresholds(curve: Curve, values: np.ndarray) -> np.ndarray:
 
 
 @METRICS.register("f1")
-def build_f1(cfg: CfgNode) -> F1:  # noqa: ARG001
+def build_f1(_: CfgNode) -> F1:
     """F1 over the score threshold at IoU 0.5, with the best threshold of each class."""
     return F1()

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,17 +100,12 @@ class ImageGroups:
 def _part(evaluated: Evaluated, image_ids: set[int | str]) -> Evaluated:
     """The images of a group with their objects and detections."""
     truth = evaluated.ground_truth
-    return Evaluated(
-        truth
-        | {
-            "images": [image for image in truth["images"] if image["id"] in image_ids],
-            "annotations": [row for row in truth["annotations"] if row["image_id"] in image_ids],
-        },
-        [row for row in evaluated.rows if row["image_id"] in image_ids],
-        evaluated.tasks,
-        evaluated.dataset_name,
-        evaluated.max_detections,
-    )
+    own = {
+        "images": [image for image in truth["images"] if image["id"] in image_ids],
+        "annotations": [row for row in truth["annotations"] if row["image_id"] in image_ids],
+    }
+    rows = [row for row in evaluated.rows if row["image_id"] in image_ids]
+    return replace(evaluated, ground_truth=truth | own, rows=rows, curves={})
 
 
 def _num_objects(part: Evaluated) -> int:

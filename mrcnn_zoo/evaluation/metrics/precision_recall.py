@@ -91,6 +91,6 @@ def _plot_class(axes: "Axes", curves: NDArray[np.float64], name: str) -> None:
 
 
 @METRICS.register("precision_recall")
-def build_precision_recall(cfg: CfgNode) -> PrecisionRecall:  # noqa: ARG001
+def build_precision_recall(_: CfgNode) -> PrecisionRecall:
     """Plots and a CSV file of precision over recall, per class and IoU threshold."""
     return PrecisionRecall()

@@ -67,7 +67,7 @@ class Tide:
 
 
 @METRICS.register("tide")
-def build_tide(cfg: CfgNode) -> Tide:  # noqa: ARG001
+def build_tide(_: CfgNode) -> Tide:
     """TIDE's delta AP per error type: class, localization, both, duplicate, background, missed."""
     import_library("hotcoco", metric="tide")
     return Tide()

@@ -18,7 +18,6 @@ from mrcnn_zoo.evaluation.tables import (
     Metrics,
     category_table,
     footnote,
-    is_of_class,
     summary_table,
 )
 from mrcnn_zoo.registries import METRICS
@@ -132,17 +131,9 @@ class VocMetric:
         for task in TASKS:
             if task in evaluated.tasks:
                 results |= self._of_task(evaluated, task)
-        overall = {
-            group: {name: value for name, value in metrics.items() if not is_of_class(name)}
-            for group, metrics in results.items()
-        }
-        of_classes = {
-            group: {name: value for name, value in metrics.items() if is_of_class(name)}
-            for group, metrics in results.items()
-        }
         heading = "## Pascal VOC AP\n\nAP50, also of each class, is VOC's; AP is the mean over IoU 0.50 to 0.95."
-        text = f"{heading}\n\n{summary_table(overall)}"
-        return MetricReport(results=results, text=text, details=category_table(of_classes) + footnote(of_classes))
+        text = f"{heading}\n\n{summary_table(results)}"
+        return MetricReport(results=results, text=text, details=category_table(results) + footnote(results))
 
     def _of_task(self, evaluated: Evaluated, task: str) -> dict[str, Metrics]:
         images = [_with_plain_iou(overlaps, task) for overlaps in image_overlaps(evaluated, task)]
