@@ -85,7 +85,7 @@ class MetricComparison:
     rows: tuple[ComparisonRow, ...]
     covers: str = ""
     num_images: int = 0
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def row(self, variant: str) -> ComparisonRow:
         """The row of a variant.
@@ -151,7 +151,7 @@ def compare(
         resamples: of the test images.
     """
     chosen, truths = record.sweep.columns if metrics is None else metrics, GroundTruths()
-    values = {metric: variant_values(record, metric, truths, resamples=resamples) for metric in chosen}
+    values = {metric: _variant_values(record, metric, truths, resamples=resamples) for metric in chosen}
     _warn_of_problems(values)
     return [compare_variants(metric, variants, reference=record.sweep.reference) for metric, variants in values.items()]
 
@@ -165,46 +165,21 @@ def _warn_of_problems(values: Mapping[str, Sequence[VariantValues]]) -> None:
         logger.warning(text, len(found), total, first.variant, metric, first.problem)
 
 
-def variant_values(
-    record: SweepRecord, metric: str, truths: GroundTruths | None = None, *, resamples: int = RESAMPLES
-) -> list[VariantValues]:
-    """A metric of all finished runs with the largest fraction of the training data, without folds.
-
-    Args:
-        record: of the sweep's folder.
-        metric: e.g. "segm/AP".
-        truths: of runs that were read before.
-        resamples: of the test images.
-    """
-    found, truths = [], truths or GroundTruths()
+def _variant_values(record: SweepRecord, metric: str, truths: GroundTruths, *, resamples: int) -> list[VariantValues]:
+    """A metric of all finished runs with the largest fraction of the training data, without folds."""
+    found = []
     for variant in record.sweep.variants:
         runs = [run for run in record.runs if run.key.variant == variant.name and run.key.fold is None]
         largest = max((run.key.fraction for run in runs), default=1.0)
-        found.append(
-            values_of_runs(
-                variant.name, [run for run in runs if run.key.fraction == largest], metric, truths, resamples=resamples
-            )
-        )
+        of_seeds = [run for run in runs if run.key.fraction == largest]
+        found.append(_values_of_seeds(variant.name, of_seeds, metric, truths, resamples=resamples))
     return found
 
 
-def values_of_runs(
-    variant: str,
-    runs: Sequence[RunRecord],
-    metric: str,
-    truths: GroundTruths | None = None,
-    *,
-    resamples: int = RESAMPLES,
+def _values_of_seeds(
+    variant: str, runs: Sequence[RunRecord], metric: str, truths: GroundTruths, *, resamples: int
 ) -> VariantValues:
-    """A metric of runs that differ by their seed alone.
-
-    Args:
-        variant: its name.
-        runs: one per seed, in any state.
-        metric: e.g. "segm/AP".
-        truths: of runs that were read before.
-        resamples: of the test images; 0 for none.
-    """
+    """A metric of runs that differ by their seed alone; without resamples of the test images where these are 0."""
     measured = {run.key.seed: result_of(run.results, metric) for run in runs if run.status == FINISHED}
     values = {seed: value for seed, value in measured.items() if not math.isnan(value)}
     resampled, notes, problem = {}, _notes_of_runs(runs, measured, values), ""

@@ -17,6 +17,7 @@ from mrcnn_zoo.experiments.records import (
     FAILED,
     FINISHED,
     INTERRUPTED,
+    METRICS_FILE,
     RUNNING,
     WAITING,
     RunRecord,
@@ -29,7 +30,6 @@ from mrcnn_zoo.experiments.records import (
 from mrcnn_zoo.experiments.runs import RunKey
 from mrcnn_zoo.progress import duration, fitted, has_terminal, new_console
 
-METRICS_FILE = "metrics.json"
 TAIL = 16_000  # bytes at the end of metrics.json
 DEFAULT_COLUMNS = ("segm/AP", "bbox/AP")
 MAX_COLUMNS = 3
@@ -52,8 +52,8 @@ def sweep_table(record: SweepRecord, *, max_rows: int = 0) -> str:
         runs = sorted(runs, key=lambda run: ORDER.index(run.status))[:max_rows]
     rows = [_row(run, columns) for run in runs]
     header = ["run", "status", "iteration", "loss", "left", *columns, "time"]
-    right = ["left", "left", *["right"] * (len(header) - 2)]
-    table = tabulate(rows, header, tablefmt="github", disable_numparse=True, colalign=right if rows else None)
+    sides = ["left", "left", *["right"] * (len(header) - 2)]
+    table = tabulate(rows, header, tablefmt="github", disable_numparse=True, colalign=sides if rows else None)
     counts = Counter(run.status for run in record.runs)
     summary = ", ".join(
         f"{counts[status]} {status}" for status in (FINISHED, RUNNING, WAITING, INTERRUPTED, FAILED) if counts[status]

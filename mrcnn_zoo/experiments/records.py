@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.locks import is_locked
 from mrcnn_zoo.experiments.runs import RunKey, run_keys
@@ -28,8 +27,7 @@ SWEEP_FILE, RUN_FILE, RUN_LOCK, CONSOLE_LOG = "sweep.yaml", "run.json", "run.loc
 WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED = "waiting", "running", "finished", "failed", "interrupted"
 STATUSES = (WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED)
 STAGE_FILE = "stage.json"  # in the folder of a finished stage
-INFERENCE, RESULTS_FILE = "inference", "results.json"
-
+INFERENCE, RESULTS_FILE, METRICS_FILE = "inference", "results.json", "metrics.json"
 DAMAGED = "; restore the file, or train the run again with `mrcnn-zoo sweep run` and --overwrite."
 COLUMNS_SHOWN = 12  # in a message
 
@@ -280,12 +278,3 @@ def _metric_names(results: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{name}/{below}" for below in _metric_names(value))
         else:
             yield name
-
-
-def dataset_folder(name: str) -> str:
-    """The folder with the results of one of several test sets.
-
-    Args:
-        name: of the dataset.
-    """
-    return folder_name(name)

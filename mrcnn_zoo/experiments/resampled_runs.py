@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn_zoo.config import load_config
+from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.ap_intervals import image_groups
 from mrcnn_zoo.evaluation.backends import detection_set
@@ -23,7 +24,7 @@ from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth,
 from mrcnn_zoo.evaluation.preflight import evaluated_part, load_test_datasets
 from mrcnn_zoo.evaluation.resampled_ap import draw_images, resampled_ap
 from mrcnn_zoo.evaluation.tables import PER_CLASS
-from mrcnn_zoo.experiments.records import INFERENCE, RunRecord, dataset_folder, stage_records
+from mrcnn_zoo.experiments.records import INFERENCE, RunRecord, stage_records
 
 TASKS = (BBOX, SEGM)
 RESAMPLES = 1000
@@ -85,7 +86,7 @@ def find_evaluation(run: RunRecord, column: str) -> EvaluatedRun | None:
             return None
         folder, prefix = stages[prefix[1]]["folder"], prefix[2:]
     dataset = "/".join(prefix)
-    results = folder / dataset_folder(dataset) / INFERENCE if dataset else folder / INFERENCE
+    results = folder / folder_name(dataset) / INFERENCE if dataset else folder / INFERENCE
     return EvaluatedRun(folder / "config.yaml", results, dataset, task, metric)
 
 
@@ -121,12 +122,12 @@ class GroundTruths:
         return *self._content, limit if limit > 0 else STANDARD_MAXIMUM
 
 
-def read_matches(run: EvaluatedRun, truths: GroundTruths | None = None) -> ImageMatches:
+def read_matches(run: EvaluatedRun, truths: GroundTruths) -> ImageMatches:
     """The matches per image of an evaluated run; computed and kept in a file the first time.
 
     Args:
         run: see `find_evaluation`.
-        truths: of runs that were read before; None loads the test set.
+        truths: of runs that were read before.
 
     Raises:
         UserError: the detections or the test set cannot be read.
@@ -141,7 +142,7 @@ def read_matches(run: EvaluatedRun, truths: GroundTruths | None = None) -> Image
         rows = json.loads(rows_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{rows_file} cannot be read ({error}); evaluate the run again.") from error
-    complete, groups, limit = (truths or GroundTruths()).of_run(run)
+    complete, groups, limit = truths.of_run(run)
     matches = match_images(
         ground_truth_of_task(complete, run.task),
         detection_set(rows, complete, run.task),
@@ -154,9 +155,7 @@ def read_matches(run: EvaluatedRun, truths: GroundTruths | None = None) -> Image
     return matches
 
 
-def read_resampled(
-    run: EvaluatedRun, truths: GroundTruths | None = None, *, resamples: int = RESAMPLES
-) -> ResampledMetric | None:
+def read_resampled(run: EvaluatedRun, truths: GroundTruths, *, resamples: int) -> ResampledMetric | None:
     """A metric on resamples of the test images; computed and kept in a file the first time.
 
     Args:

@@ -21,17 +21,18 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.experiments.identity import identities
 from mrcnn_zoo.experiments.launchers.contract import Launcher
 from mrcnn_zoo.experiments.plan import PlannedRun, plan_sweep, refuse_changed, write_sweep
-from mrcnn_zoo.experiments.progress_table import DEFAULT_COLUMNS, METRICS_FILE
+from mrcnn_zoo.experiments.progress_table import DEFAULT_COLUMNS
 from mrcnn_zoo.experiments.records import (
     FAILED,
     FINISHED,
+    METRICS_FILE,
     RunRecord,
     read_run,
     result_of,
     update_run_file,
 )
 from mrcnn_zoo.experiments.runs import RunKey, expand, write_base_configs, write_config
-from mrcnn_zoo.experiments.scheduler import Watch
+from mrcnn_zoo.experiments.scheduler import SECONDS_BETWEEN_POLLS, Watch
 from mrcnn_zoo.experiments.search_study import SearchStudy, Trial
 from mrcnn_zoo.experiments.sweep_file import Sweep
 from mrcnn_zoo.experiments.variants import Variant
@@ -40,7 +41,6 @@ from mrcnn_zoo.training.stopping import StopSignals
 PREFIX = "trial_"
 BEST_CONFIG, BEST_FOLDER = "best.yaml", "best"
 FAILURES_IN_A_ROW = 3  # that end a search
-SECONDS_BETWEEN_POLLS = 0.2
 SHOWN = 12  # metrics in a message
 
 logger = logging.getLogger(__name__)
@@ -130,8 +130,8 @@ class Search:
     overwrite: bool = False
     _running: dict[Path, Trial] = field(default_factory=dict)
     _stopped: set[int] = field(default_factory=set)  # trials that are being pruned
-    _read: dict[Path, int] = field(default_factory=dict)  # size of the metrics that have been read
-    _left: int = 0  # trainings that others have interrupted
+    _read_sizes: dict[Path, int] = field(default_factory=dict)  # bytes of metrics.json that have been read
+    _num_interrupted: int = 0  # trainings that have ended with neither result nor error
     _failures: int = 0  # in a row
 
     def check(self) -> None:
@@ -173,7 +173,7 @@ class Search:
                 self.launcher.kill()
         if signals.received:
             return 128 + signals.received
-        return 1 if self._left or any(trial.state == "fail" for trial in self.study.trials()) else 0
+        return 1 if self._num_interrupted or any(trial.state == "fail" for trial in self.study.trials()) else 0
 
     def _fill(self, waiting: list[Trial], ended: dict[RunKey, RunRecord], *, may_draw: bool) -> None:
         """Submit trials up to the number of jobs, interrupted ones first."""
@@ -235,7 +235,7 @@ class Search:
                 update_run_file(folder, {"pruned": True})
                 self.study.prune(trial.number)
             else:
-                self._left += 1
+                self._num_interrupted += 1
         return ended
 
     def _missing(self, record: RunRecord) -> str:
@@ -248,9 +248,9 @@ class Search:
         for folder, trial in self._running.items():
             path = folder / METRICS_FILE
             size = path.stat().st_size if path.is_file() else 0
-            if trial.number in self._stopped or size == self._read.get(folder, 0):
+            if trial.number in self._stopped or size == self._read_sizes.get(folder, 0):
                 continue
-            self._read[folder] = size
+            self._read_sizes[folder] = size
             measured = intermediate_values(folder, self.study.objective)
             if measured and self.study.should_prune(trial.number, measured):
                 self._stopped.add(trial.number)
@@ -264,13 +264,9 @@ class Search:
         origin = Origin(BEST_CONFIG)
         own = [Assignment(("OUTPUT_DIR",), str(folder / BEST_FOLDER), origin)]
         own += [Assignment(("SEED",), self.sweep.seeds[0], origin)]
+        own += trial_variant(best).overrides
         comment = f"The best of a search: {PREFIX}{best.number}, {self.study.objective} {best.objective:.4g}"
-        write_config(
-            folder / BEST_CONFIG,
-            [*own, *trial_variant(best).overrides],
-            base=os.path.relpath(base, folder),
-            comment=comment,
-        )
+        write_config(folder / BEST_CONFIG, own, base=os.path.relpath(base, folder), comment=comment)
 
 
 def intermediate_values(folder: Path, metric: str) -> dict[int, float]:

@@ -13,12 +13,16 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mrcnn_zoo.config.trust import code_modules
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.experiments.records import RUNNING, SweepRecord
 from mrcnn_zoo.experiments.runs import RunSpec, expand
 from mrcnn_zoo.output_files import write_json
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.benchmark.models import ModelPlan
 
 SPEED_FILE = "speed.json"  # in the folder of the sweep
 TASKS = ("train", "inference")
@@ -51,31 +55,10 @@ class Speed:
     error: str = ""
 
 
-@dataclass(frozen=True)
-class SpeedPlan:
-    """What is measured of one variant: a picklable description.
-
-    Args:
-        task: "train" or "inference".
-        config_text: YAML of the whole config.
-        trust: modules whose code the config may name.
-        batch_size: images per batch.
-        iterations: measured ones, after a warm-up with each batch.
-        num_threads: of torch; 0 for its default.
-    """
-
-    task: str
-    config_text: str
-    trust: tuple[str, ...]
-    batch_size: int
-    iterations: int
-    num_threads: int
+Measure = Callable[["ModelPlan"], Mapping[str, Any]]
 
 
-Measure = Callable[[SpeedPlan], Mapping[str, Any]]
-
-
-def measure_in_process(plan: SpeedPlan) -> Mapping[str, Any]:
+def measure_in_process(plan: "ModelPlan") -> Mapping[str, Any]:
     """The benchmark of one variant in a new process, as in the JSON of `mrcnn-zoo benchmark`.
 
     Args:
@@ -88,30 +71,21 @@ def measure_in_process(plan: SpeedPlan) -> Mapping[str, Any]:
         try:
             return pool.submit(run_benchmark, plan).result()
         except BrokenProcessPool as error:
-            raise UserError("its process was killed; was it out of memory?") from error
+            raise UserError(
+                "its process was killed, perhaps because memory ran out; a smaller SOLVER.IMS_PER_BATCH needs less."
+            ) from error
 
 
-def run_benchmark(plan: SpeedPlan) -> dict[str, Any]:
+def run_benchmark(plan: "ModelPlan") -> dict[str, Any]:
     """Benchmark a variant in this process.
 
     Args:
         plan: what is measured.
     """
-    from mrcnn_zoo.benchmark.models import ModelPlan, benchmark_models
+    from mrcnn_zoo.benchmark.models import benchmark_models
     from mrcnn_zoo.benchmark.report import environment
 
-    num_batches = min(MAX_BATCHES, plan.iterations)
-    report = benchmark_models(
-        ModelPlan(
-            config_text=plan.config_text,
-            trust=plan.trust,
-            task=plan.task,
-            num_batches=num_batches,
-            batch_size=plan.batch_size,
-            repeats=-(-plan.iterations // num_batches),
-            num_threads=plan.num_threads,
-        )
-    )
+    report = benchmark_models(plan)
     settings = {name: report.settings[name] for name in ("batch_size", "num_threads", "image sizes", "parameters")}
     return asdict(report.rows[0]) | settings | {"environment": environment()}
 
@@ -155,14 +129,22 @@ def measure_sweep(
     return path
 
 
-def _plan(spec: RunSpec, task: str, iterations: int, num_threads: int) -> SpeedPlan:
-    from mrcnn_zoo.config.trust import code_modules
+def _plan(spec: RunSpec, task: str, iterations: int, num_threads: int) -> "ModelPlan":
+    from mrcnn_zoo.benchmark.models import ModelPlan
 
-    batch_size = spec.cfg.SOLVER.IMS_PER_BATCH if task == "train" else 1
-    return SpeedPlan(task, spec.cfg.dump(), code_modules(spec.cfg), batch_size, iterations, num_threads)
+    num_batches = min(MAX_BATCHES, iterations)
+    return ModelPlan(
+        config_text=spec.cfg.dump(),
+        trust=code_modules(spec.cfg),
+        task=task,
+        num_batches=num_batches,
+        batch_size=spec.cfg.SOLVER.IMS_PER_BATCH if task == "train" else 1,
+        repeats=-(-iterations // num_batches),
+        num_threads=num_threads,
+    )
 
 
-def _attempt(plan: SpeedPlan, measure: Measure) -> Mapping[str, Any]:
+def _attempt(plan: "ModelPlan", measure: Measure) -> Mapping[str, Any]:
     try:
         return measure(plan)
     except (UserError, RuntimeError) as error:

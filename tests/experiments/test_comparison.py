@@ -18,7 +18,7 @@ from mrcnn_zoo.evaluation.preflight import evaluated_part, load_test_datasets
 from mrcnn_zoo.evaluation.tables import coco_metrics
 from mrcnn_zoo.experiments.comparison import MetricComparison, VariantValues, compare, compare_variants
 from mrcnn_zoo.experiments.records import FAILED, FINISHED, WAITING, RunRecord, SweepRecord
-from mrcnn_zoo.experiments.resampled_runs import ResampledMetric, find_evaluation, read_matches
+from mrcnn_zoo.experiments.resampled_runs import GroundTruths, ResampledMetric, find_evaluation, read_matches
 from mrcnn_zoo.experiments.runs import RunKey
 from mrcnn_zoo.experiments.statistics import IMAGES, SEEDS, SEEDS_AND_IMAGES
 from mrcnn_zoo.experiments.sweep_file import Sweep
@@ -172,12 +172,12 @@ def test_matches_are_kept_until_the_detections_change(sweep_record: SweepRecord)
     run = sweep_record.runs[0]
     evaluation = find_evaluation(run, "bbox/AP")
     assert evaluation is not None
-    first = read_matches(evaluation)
+    first = read_matches(evaluation, GroundTruths())
     config = run.folder / "config.yaml"
     text = config.read_text()
     config.write_text("no config")  # is not read again
     try:
-        assert len(read_matches(evaluation).images) == len(first.images)
+        assert len(read_matches(evaluation, GroundTruths()).images) == len(first.images)
         rows_file = evaluation.folder / "coco_instances_results.json"
         rows = rows_file.read_text()
         rows_file.write_text(rows + "\n")

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from mrcnn_zoo.benchmark.models import ModelPlan
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.records import read_sweep_folder
 from mrcnn_zoo.experiments.report.build import build_section
 from mrcnn_zoo.experiments.report.details import speed_table
-from mrcnn_zoo.experiments.speed import SpeedPlan, measure_in_process, measure_sweep, read_speeds
+from mrcnn_zoo.experiments.speed import measure_in_process, measure_sweep, read_speeds
 from support.sweep_folders import write_example
 
 ENVIRONMENT = {"torch": "2.9.0", "python": "3.12", "processor": "x86_64"}
@@ -22,9 +23,9 @@ class Machine:
     """A benchmark with known results; `deep_50` does not fit into its memory in training."""
 
     def __init__(self) -> None:
-        self.plans: list[SpeedPlan] = []
+        self.plans: list[ModelPlan] = []
 
-    def __call__(self, plan: SpeedPlan) -> Mapping[str, Any]:
+    def __call__(self, plan: ModelPlan) -> Mapping[str, Any]:
         self.plans.append(plan)
         if plan.task == "train" and "DEPTH: 50" in plan.config_text:
             raise UserError("first line\nout of memory")
@@ -87,7 +88,7 @@ def test_speeds_that_are_missing_or_unreadable(tmp_path: Path) -> None:
 def test_a_variant_is_measured_in_its_own_process(tmp_path: Path) -> None:
     folder = write_example(tmp_path / "roi_layer")
 
-    def measure(plan: SpeedPlan) -> Mapping[str, Any]:
+    def measure(plan: ModelPlan) -> Mapping[str, Any]:
         return measure_in_process(plan)
 
     measure_sweep(read_sweep_folder(folder), only=["base"], iterations=1, num_threads=1, measure=measure)

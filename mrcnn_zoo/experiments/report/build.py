@@ -12,7 +12,7 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.experiments.comparison import LESS_IS_BETTER, MetricComparison, compare
 from mrcnn_zoo.experiments.cross_validation import cross_validate
 from mrcnn_zoo.experiments.learning_curve import LearningCurve, learning_curves
-from mrcnn_zoo.experiments.records import FINISHED, RunRecord, SweepRecord, result_of, unknown_columns
+from mrcnn_zoo.experiments.records import FINISHED, METRICS_FILE, RunRecord, SweepRecord, result_of, unknown_columns
 from mrcnn_zoo.experiments.report.model import Curve, Report, Run, Section
 from mrcnn_zoo.experiments.report.tables import estimate_text
 from mrcnn_zoo.experiments.speed import read_speeds
@@ -21,7 +21,6 @@ from mrcnn_zoo.experiments.sweep_file import Sweep
 from mrcnn_zoo.experiments.variants import Variant
 from mrcnn_zoo.inspection.plots import Series, read_metrics
 
-METRICS_FILE = "metrics.json"
 TOTAL_LOSS = "total_loss"
 USUAL_COLUMNS = ("segm/AP", "bbox/AP", "keypoints/AP", "classification/top1", "box_proposals/AR@1000")
 MAX_POINTS = 100  # of a curve; means over as many spans of iterations

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 
-from mrcnn_zoo.evaluation.tables import ABSENT
+from mrcnn_zoo.experiments.records import FAILED, FINISHED
 from mrcnn_zoo.experiments.report.model import Run, Section
-from mrcnn_zoo.experiments.report.tables import FINISHED, Cell, Table, number_cell
+from mrcnn_zoo.experiments.report.tables import Cell, Table, number_cell
+from mrcnn_zoo.experiments.speed import Speed
 
 MIB_PER_GIB = 1024
 NOT_MEASURED = "not measured"
-FAILED = "failed"
 
 
 def detail_tables(section: Section) -> list[Table]:
@@ -39,15 +39,13 @@ def speed_table(section: Section) -> Table:
     )
     rows = []
     for variant in section.variants if section.speeds else ():
-        speed = section.speeds.get(variant)
-        reason = NOT_MEASURED if speed is None else speed.error or NOT_MEASURED
-        cells = [Cell(ABSENT, reason)] * (len(headers) - 1)
-        if speed is not None:
-            cells = [
-                Cell(ABSENT, reason) if speed.parameters is None else Cell(f"{speed.parameters:,}"),
-                *_rate_cells(speed.train_images_per_second, speed.train_memory_mib, reason),
-                *_rate_cells(speed.images_per_second, speed.memory_mib, reason),
-            ]
+        speed = section.speeds.get(variant, Speed())
+        reason = speed.error or NOT_MEASURED
+        cells = (
+            number_cell(speed.parameters, reason, digits=0),
+            *_rate_cells(speed.train_images_per_second, speed.train_memory_mib, reason),
+            *_rate_cells(speed.images_per_second, speed.memory_mib, reason),
+        )
         rows.append((Cell(variant), *cells))
     return Table("Time and memory", headers, tuple(rows), caption=section.speed_text)
 

@@ -56,7 +56,6 @@ class Section:
         folder: of the sweep.
         title: heading.
         note: text under it.
-        base: config that all variants change.
         reference: variant that the others are compared with; "" without one.
         metrics: names of COLUMNS.
         variants: names in the order of the sweep.
@@ -80,7 +79,6 @@ class Section:
     metrics: tuple[str, ...]
     variants: tuple[str, ...]
     note: str = ""
-    base: str = ""
     reference: str = ""
     changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     comparisons: tuple[MetricComparison, ...] = ()

@@ -8,6 +8,7 @@ from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.tables import ABSENT
 from mrcnn_zoo.experiments.comparison import ComparisonRow, MetricComparison
 from mrcnn_zoo.experiments.cross_validation import CrossValidation
+from mrcnn_zoo.experiments.records import FINISHED
 from mrcnn_zoo.experiments.report.model import Report, Section
 from mrcnn_zoo.experiments.statistics import BETTER, WORSE, Estimate
 
@@ -19,7 +20,6 @@ NOT_PUBLISHED = "not in PAPER"
 NO_PUBLISHED_REFERENCE = "PAPER has no number of the reference"
 EQUAL = "the published numbers are equal"
 REFERENCE = "reference"
-FINISHED = "finished"
 
 
 @dataclass(frozen=True)
