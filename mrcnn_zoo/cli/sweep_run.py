@@ -1,7 +1,8 @@
 """Train all runs of a sweep that are not finished; start it again to continue after an interruption."""
 
 import argparse
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from mrcnn_zoo.output_files import check_output_folder
 
 if TYPE_CHECKING:
     from mrcnn_zoo.experiments.launchers.contract import Launcher
+    from mrcnn_zoo.experiments.plan import PlannedRun
     from mrcnn_zoo.experiments.sweep_file import Sweep
 
 EXAMPLES = (
@@ -144,10 +146,8 @@ def main(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _plan_table(planned: "list") -> str:  # type: ignore[type-arg]
+def _plan_table(planned: Sequence["PlannedRun"]) -> str:
     rows = [[str(run.spec.key), run.action, run.reason] for run in planned]
     table = tabulate(rows, ["run", "action", "reason"], tablefmt="github", disable_numparse=True)
-    counts: dict[str, int] = {}
-    for run in planned:
-        counts[run.action] = counts.get(run.action, 0) + 1
+    counts = Counter(run.action for run in planned)
     return f"{table}\n{counted(len(rows), 'run')}: {', '.join(f'{count} {action}' for action, count in counts.items())}"

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,7 @@ class CrossValidation:
     pooled: MetricComparison | None = None
     num_images: int = 0
     num_groups: int = 0
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def cross_validate(
@@ -117,7 +117,7 @@ def _cross_validation(record: SweepRecord, metric: str, held_out: "HeldOut") -> 
 def _of_variant(record: SweepRecord, variant: str, metric: str, held_out: "HeldOut") -> _VariantFolds:
     seeds = _complete_seeds(record, variant, metric)
     values = {seed: [result_of(run.results, metric) for run in runs] for seed, runs in seeds.items()}
-    found: dict[int, Evaluated] = {}
+    found: dict[int, SeedEvaluation] = {}
     notes = []
     for seed, runs in seeds.items():
         try:
@@ -169,7 +169,7 @@ def _notes_of_seeds(record: SweepRecord, num_complete: int) -> tuple[str, ...]:
 
 # --- held-out images --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Evaluated:
+class SeedEvaluation:
     """All folds of one seed in one metric.
 
     Args:
@@ -234,7 +234,7 @@ class HeldOut:
             self._matches[key] = matches
         return self._matches[key]
 
-    def evaluate(self, parts: Sequence[ImageMatches], metric: str) -> Evaluated:
+    def evaluate(self, parts: Sequence[ImageMatches], metric: str) -> SeedEvaluation:
         """The pooled value of the folds, and resamples of it and of their mean.
 
         Args:
@@ -245,7 +245,7 @@ class HeldOut:
         union = pool_matches(parts)
         (value,) = resampled_ap(union, np.ones((1, len(union)), dtype=np.uint16))[name]
         if not self._resamples:
-            return Evaluated(union, float(value))
+            return SeedEvaluation(union, float(value))
         image_set, count = fingerprint_of(union), len(union)
         pooled = self._resampled(union, name, seed=RESAMPLING_SEED, key=(id(parts[0]), -1))
         mean = None
@@ -256,7 +256,7 @@ class HeldOut:
                 for fold, part in enumerate(parts)
             ]
             mean = ResampledMetric(mean_of_folds(rows, units), sum(units) - len(units) + 1, image_set, count)
-        return Evaluated(union, float(value), ResampledMetric(pooled, union.num_groups, image_set, count), mean)
+        return SeedEvaluation(union, float(value), ResampledMetric(pooled, union.num_groups, image_set, count), mean)
 
     def _resampled(self, matches: ImageMatches, name: str, *, seed: int, key: tuple[int, int]) -> NDArray[np.float64]:
         if key not in self._found:

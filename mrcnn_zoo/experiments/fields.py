@@ -79,11 +79,20 @@ class Fields:
         """The values below a field as a nested mapping."""
         nested: dict[str, Any] = {}
         for item in self.below(*path):
-            *parents, leaf = item.path[len(path) :] or [""]
-            if not leaf:
-                continue
-            node = nested
-            for part in parents:
-                node = node.setdefault(part, {})
-            node[leaf] = item.value
+            if len(item.path) > len(path):
+                insert(nested, item.path[len(path) :], item.value)
         return nested
+
+
+def insert(nested: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set a value of a nested mapping, with new mappings on the way to it.
+
+    Args:
+        nested: is changed.
+        path: names, the last one that of the value.
+        value: any.
+    """
+    *parents, leaf = path
+    for part in parents:
+        nested = nested.setdefault(part, {})
+    nested[leaf] = value

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from mrcnn_zoo.registry import did_you_mean
 NOT_IN_NAMES = re.compile(r"[^\w.+]+")
 MAX_POINTS = 1000
 
+Word = Callable[[str], str]  # shortens the last part of a key
+
 
 @dataclass(frozen=True)
 class _Level:
@@ -22,7 +24,6 @@ class _Level:
 
     value: Any  # of the key, or the name of the level
     overrides: tuple[Assignment, ...]
-    is_named: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ def _add_to_level(levels: list[_Level], item: Assignment) -> None:
         )
     own = (Assignment(item.path[3:], item.value, item.origin),) if len(item.path) > 3 else ()
     if levels and levels[-1].value == level:
-        levels[-1] = _Level(level, (*levels[-1].overrides, *own), is_named=True)
+        levels[-1] = _Level(level, (*levels[-1].overrides, *own))
     else:
-        levels.append(_Level(level, own, is_named=True))
+        levels.append(_Level(level, own))
 
 
 def _read_exclusion(rule: Any, axes: Sequence[_Axis], origin: Origin) -> Mapping[str, Any]:
@@ -165,11 +166,11 @@ def _whole(leaf: str) -> str:
     return f"{leaf}_"
 
 
-def _joined(axes: Sequence[_Axis], point: Sequence[_Level], words: Sequence[Any]) -> str:
+def _joined(axes: Sequence[_Axis], point: Sequence[_Level], words: Sequence[Word]) -> str:
     return "-".join(_part(axis, level, word) for axis, level, word in zip(axes, point, words, strict=True))
 
 
-def _part(axis: _Axis, level: _Level, word: Any) -> str:
+def _part(axis: _Axis, level: _Level, word: Word) -> str:
     value = level.value
     if isinstance(value, str) and value:
         return _clean(value)

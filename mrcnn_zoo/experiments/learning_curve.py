@@ -1,4 +1,4 @@
-"""How much data do I need? A metric against the number of training images, and the value to expect from twice as many.
+"""A metric against the number of training images, and the value to expect from twice as many.
 
 The law 100 - AP = b n^-c is a line on logarithmic scales (Source: Hestness et al. 2017, Deep Learning Scaling is
 Predictable, sec. 3). It is fitted to each seed: a seed has its own nested subsets, weights and batches, so the fits are
@@ -9,7 +9,7 @@ noise is not in the intervals. One doubling is predicted and no more: nothing he
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -75,7 +75,7 @@ class LearningCurve:
     doubled: Estimate | None = None
     gain: Estimate | None = None
     refusal: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def line(self) -> tuple[list[float], list[float]]:
         """Numbers of images, up to twice the largest, and the law there; empty lists where the fit was refused."""
@@ -167,7 +167,6 @@ def fit_curve(variant: str, metric: str, points: Sequence[CurvePoint], *, num_ru
         points: its finished runs, one per fraction and seed.
         num_runs: planned; 0 for as many as there are points.
     """
-    curve = LearningCurve(variant, metric, tuple(points))
     fractions = sorted({point.fraction for point in points})
     learned = [share for share in fractions if np.mean(_values(points, share)) >= NOT_LEARNING]
     notes = []
@@ -181,10 +180,8 @@ def fit_curve(variant: str, metric: str, points: Sequence[CurvePoint], *, num_ru
     if incomplete and seeds:
         notes.append(f"Without the seeds {', '.join(map(str, incomplete))}, which lack a fraction.")
     refusal = _refusal(metric, points, learned, seeds)
-    if refusal:
-        return LearningCurve(variant, metric, curve.points, refusal=refusal, notes=tuple(notes))
-    images, values = _table(points, learned, seeds)
-    return _fitted(curve, images, values, tuple(notes))
+    curve = LearningCurve(variant, metric, tuple(points), refusal=refusal, notes=tuple(notes))
+    return curve if refusal else _fitted(curve, *_table(points, learned, seeds))
 
 
 def _values(points: Sequence[CurvePoint], fraction: float) -> list[float]:
@@ -237,9 +234,7 @@ def _fall(metric: str, values: NDArray[np.float64], fractions: Sequence[float]) 
     return ""
 
 
-def _fitted(
-    curve: LearningCurve, images: NDArray[np.float64], values: NDArray[np.float64], notes: tuple[str, ...]
-) -> LearningCurve:
+def _fitted(curve: LearningCurve, images: NDArray[np.float64], values: NDArray[np.float64]) -> LearningCurve:
     """The law per seed by least squares on logarithmic scales, and its mean over the seeds."""
     fits = [np.polyfit(np.log(n), np.log(BEST - ap), 1) for n, ap in zip(images, values, strict=True)]
     exponents, scales = np.array([-slope for slope, _ in fits]), np.exp([start for _, start in fits])
@@ -247,17 +242,10 @@ def _fitted(
     present, doubled = (BEST - scales * (factor * largest) ** -exponents for factor in (1, 2))
     exponent = estimate_mean(Observations(exponents))
     if exponent.value <= 0:
-        return LearningCurve(
-            curve.variant,
-            curve.metric,
-            curve.points,
-            refusal=f"{curve.metric} does not rise with the number of images (exponent {exponent.value:.3f}).",
-            notes=notes,
-        )
-    return LearningCurve(
-        curve.variant,
-        curve.metric,
-        curve.points,
+        reason = f"{curve.metric} does not rise with the number of images (exponent {exponent.value:.3f})."
+        return replace(curve, refusal=reason)
+    return replace(
+        curve,
         scale=float(np.exp(np.log(scales).mean())),
         exponent=exponent,
         num_seeds=len(values),
@@ -265,7 +253,7 @@ def _fitted(
         fitted=estimate_mean(Observations(present)),
         doubled=estimate_mean(Observations(doubled)),
         gain=estimate_mean(Observations(doubled - present)),
-        notes=notes + _bend(images, values),
+        notes=curve.notes + _bend(images, values),
     )
 
 

@@ -1,7 +1,7 @@
 """What `sweep run` will do with each run, decided before anything is written or trained."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from mrcnn_zoo.experiments.records import (
 from mrcnn_zoo.experiments.runs import (
     CONFIGS,
     INITIAL_WEIGHTS,
-    RunKey,
     RunSpec,
     bases_of,
     write_base_configs,
@@ -198,7 +197,6 @@ def write_sweep(sweep: Sweep, planned: Sequence[PlannedRun], *, overrides: Seque
     """
     bases = write_base_configs(sweep, overrides)
     write_text(sweep.output_dir / SWEEP_FILE, sweep_copy(sweep, bases))
-    folders = {run.spec.key: run.spec.folder for run in planned}
     for run in planned:
         spec = run.spec
         if run.action == RETRAIN:
@@ -207,12 +205,12 @@ def write_sweep(sweep: Sweep, planned: Sequence[PlannedRun], *, overrides: Seque
             (spec.folder / INITIAL_WEIGHTS).unlink(missing_ok=True)  # perhaps of an earlier training of the sources
         if run.action in (TRAIN, RESUME, RETRAIN):
             write_run_config(spec, bases[spec.base])
-            update_run_file(spec.folder, {"status": WAITING, "error": "", **_state_of(run, folders)})
+            update_run_file(spec.folder, {"status": WAITING, "error": "", **_state_of(run)})
         elif run.action == CHANGED and (spec.folder / RUN_FILE).exists():
             update_run_file(spec.folder, {"status": WAITING})
 
 
-def _state_of(run: PlannedRun, folders: Mapping[RunKey, Path]) -> dict[str, Any]:
+def _state_of(run: PlannedRun) -> dict[str, Any]:
     spec = run.spec
     inherited = [
         {
@@ -224,8 +222,7 @@ def _state_of(run: PlannedRun, folders: Mapping[RunKey, Path]) -> dict[str, Any]
         for part, key in spec.inherited
     ]
     own = {"key": vars(spec.key), "inherited": inherited, "base_weights": spec.base_weights}
-    assert all(key in folders for key in spec.sources)
-    return {**own, **run.identity.record()}
+    return own | run.identity.record()
 
 
 def sweep_copy(sweep: Sweep, bases: Mapping[str, Path]) -> str:
@@ -262,10 +259,6 @@ def sweep_copy(sweep: Sweep, bases: Mapping[str, Path]) -> str:
         "OBJECTIVE": sweep.objective,
         "SLURM": dict(sweep.slurm),
     }
-    kept = dict(_filled(content))
+    kept = {name: value for name, value in content.items() if value not in ("", [], {}, 0)}
     text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=120)
     return f"# Copy of {sweep.file}, written by `mrcnn-zoo sweep run`.\n{text}"
-
-
-def _filled(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    return ((name, value) for name, value in content.items() if value not in ("", [], {}, 0))

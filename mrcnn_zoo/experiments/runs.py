@@ -12,11 +12,12 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.defaults import KEYS_BY_NAME
 from mrcnn_zoo.config.files import BASE_KEY, SUFFIX, find_config, read_config_file
 from mrcnn_zoo.config.keys import Assignment, Origin
-from mrcnn_zoo.config.loading import config_from_assignments
+from mrcnn_zoo.config.loading import changed_config, config_from_assignments
 from mrcnn_zoo.config.node import locate
 from mrcnn_zoo.config.stage_list import InheritedPart
 from mrcnn_zoo.config.values import read_overrides
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.experiments.fields import insert
 from mrcnn_zoo.experiments.sweep_file import Sweep
 from mrcnn_zoo.experiments.variants import Variant
 from mrcnn_zoo.output_files import write_text
@@ -187,13 +188,9 @@ def _with_sources(sweep: Sweep, variant: Variant, spec: RunSpec) -> RunSpec:
         )
     own = Assignment(("MODEL.WEIGHTS",), str(weights), Origin(sweep.file.name))
     base = [item for item in spec.overrides if item.name != "MODEL.WEIGHTS"]
-    cfg = spec.cfg.clone()
-    cfg.defrost()
-    cfg.assign([own])
-    cfg.freeze()
     return replace(
         spec,
-        cfg=cfg,
+        cfg=changed_config(spec.cfg, {own.name: own.value}, source=own.origin.source),
         overrides=(*base, own),
         starts_from=starts_from,
         inherited=tuple((part, keys[part.stage]) for part in variant.inherited),
@@ -287,10 +284,6 @@ def write_config(path: Path, assignments: Sequence[Assignment], *, base: str, co
         if assignment.value in (None, {}) and assignment.name not in KEYS_BY_NAME:
             continue
         key, below = locate(assignment)
-        *parents, leaf = (*key.name.split("."), *below)
-        node = content
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[leaf] = assignment.value
+        insert(content, (*key.name.split("."), *below), assignment.value)
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
     return write_text(path, f"# {comment}\n{text}")

@@ -58,7 +58,7 @@ class SearchStudy:
     """
 
     def __init__(self, folder: Path, *, space: Sequence[Dimension], objective: str, seed: int, jobs: int) -> None:
-        optuna = import_optuna()
+        self._optuna = optuna = import_optuna()
         self.space = tuple(space)
         self.objective = objective
         self._seed = seed
@@ -112,19 +112,14 @@ class SearchStudy:
 
     def running(self) -> list[Trial]:
         """The trials that have begun and have no result, also those of an earlier process."""
-        optuna = import_optuna()
-        return [
-            self._filled(frozen.number, frozen._trial_id)
-            for frozen in self._frozen()
-            if frozen.state == optuna.trial.TrialState.RUNNING
-        ]
+        running = self._optuna.trial.TrialState.RUNNING
+        return [self._filled(own.number, own._trial_id) for own in self._frozen() if own.state == running]
 
     def _filled(self, number: int, identifier: int) -> Trial:
         """A trial with all values, which are drawn unless they were before."""
-        optuna = import_optuna()
         seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
-        self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=self._jobs > 1)
-        trial = optuna.trial.Trial(self._study, identifier)
+        self._study.sampler = self._optuna.samplers.TPESampler(seed=seed, constant_liar=self._jobs > 1)
+        trial = self._optuna.trial.Trial(self._study, identifier)
         values = {dimension.name: dimension.suggest(trial) for dimension in self.space}
         trial.set_user_attr(VALUES, plain(values))
         return Trial(number, "running", values)
@@ -153,9 +148,8 @@ class SearchStudy:
             number: of the trial.
             measured: objective by iteration.
         """
-        optuna = import_optuna()
         frozen = self._frozen()[number]
-        trial = optuna.trial.Trial(self._study, frozen._trial_id)
+        trial = self._optuna.trial.Trial(self._study, frozen._trial_id)
         for step, value in sorted(measured.items()):
             if step not in frozen.intermediate_values:
                 trial.report(value, step)
@@ -176,7 +170,7 @@ class SearchStudy:
         Args:
             number: of the trial.
         """
-        self._study.tell(number, state=import_optuna().trial.TrialState.PRUNED)
+        self._study.tell(number, state=self._optuna.trial.TrialState.PRUNED)
 
     def fail(self, number: int, error: str) -> None:
         """Record that a trial has no result.
@@ -185,9 +179,8 @@ class SearchStudy:
             number: of the trial.
             error: why.
         """
-        optuna = import_optuna()
-        optuna.trial.Trial(self._study, self._frozen()[number]._trial_id).set_user_attr(ERROR, error)
-        self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+        self._optuna.trial.Trial(self._study, self._frozen()[number]._trial_id).set_user_attr(ERROR, error)
+        self._study.tell(number, state=self._optuna.trial.TrialState.FAIL)
 
     def best(self) -> Trial | None:
         """The complete trial with the best objective; None while there is none."""
@@ -200,14 +193,13 @@ class SearchStudy:
 
         Source: Watanabe et al. 2023 (PED-ANOVA), as in Optuna.
         """
-        optuna = import_optuna()
         results = [trial.objective for trial in self.trials() if trial.state == "complete"]
         if len(set(results)) < 2:
             return {}
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        evaluator = self._optuna.importance.PedAnovaImportanceEvaluator()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return dict(optuna.importance.get_param_importances(self._study, evaluator=evaluator))
+            warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
+            return dict(self._optuna.importance.get_param_importances(self._study, evaluator=evaluator))
 
 
 def import_optuna() -> Any:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -303,8 +303,7 @@ def _with_names_checked(sweep: Sweep, fields: Fields) -> Sweep:
     if paper and not sweep.paper_source:
         raise UserError(f"{fields.origin('PAPER')}: PAPER.SOURCE is missing; name the paper and the table.")
     columns = sweep.paper_columns or tuple(dict.fromkeys(number.column for number in paper))
-    changes = {"reference": sweep.reference or names[0], "paper": tuple(paper), "paper_columns": columns}
-    return Sweep(**{**vars(sweep), **changes})
+    return replace(sweep, reference=sweep.reference or names[0], paper=tuple(paper), paper_columns=columns)
 
 
 def _paper_of(fields: Fields, names: Sequence[str]) -> list[PaperNumber]:

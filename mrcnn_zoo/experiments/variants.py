@@ -1,12 +1,14 @@
 """Variants of a sweep: named overrides of its base config, perhaps with weights of another variant."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mrcnn_zoo.config.keys import DEFAULT, Assignment, Origin, is_number
 from mrcnn_zoo.config.stage_list import InheritedPart
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.experiments.fields import insert
 from mrcnn_zoo.registry import did_you_mean
 
 OVERRIDES, FROM, FRACTION, BASE, NOTE = "OVERRIDES", "FROM", "FRACTION", "BASE", "NOTE"
@@ -104,7 +106,9 @@ def _read_variant(name: str, assignments: Sequence[Assignment], resolve: Resolve
 def _text(assignments: Sequence[Assignment], variant: str) -> str:
     for assignment in assignments:
         if not isinstance(assignment.value, str) or len(assignment.path) != 3:
-            raise UserError(f"{assignment.origin}: {assignment.path[2]} of variant {variant!r} must be a text.")
+            raise UserError(
+                f"{assignment.origin}: {assignment.path[2]} of variant {variant!r} must be a text; put it in quotes."
+            )
         return assignment.value
     return ""
 
@@ -204,19 +208,16 @@ def refuse_cycles(variants: Sequence[Variant]) -> None:
         follow(variant.name, ())
 
 
-def variant_mapping(variant: Variant) -> Mapping[str, object]:
+def variant_mapping(variant: Variant) -> dict[str, Any]:
     """A variant as it is written in a file, with all overrides below OVERRIDES.
 
     Args:
         variant: of a sweep.
     """
-    content: dict[str, object] = {}
-    overrides: dict[str, object] = {}
+    content: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for assignment in variant.overrides:
-        node = overrides
-        for part in assignment.path[:-1]:
-            node = node.setdefault(part, {})  # type: ignore[assignment]
-        node[assignment.path[-1]] = assignment.value
+        insert(overrides, assignment.path, assignment.value)
     if overrides:
         content[OVERRIDES] = overrides
     if variant.starts_from:

@@ -23,7 +23,7 @@ from mrcnn_zoo.experiments.runs import INITIAL_WEIGHTS, RUN_CONFIG
 SECONDS_BETWEEN_POLLS = 0.5
 SECONDS_FOR_LOCK = 120  # for the process of an interrupted job to end
 SECONDS_FOR_CLUSTER = 300  # to end the job after a SIGTERM, once it has saved
-FIRST_PORT, NUM_PORTS = 20_000, 20_000  # of the meeting of several nodes
+FIRST_PORT, NUM_PORTS = 20_000, 20_000  # of the rendezvous of several nodes
 
 
 class Process(Protocol):

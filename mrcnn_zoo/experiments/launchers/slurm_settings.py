@@ -72,8 +72,7 @@ def read_settings(given: Mapping[str, Any], *, jobs: int = 0) -> SlurmSettings:
         fields[name.lower()] = found = read(value)
         if found is None:
             raise UserError(f"{SECTION}.{name} = {value!r} must be {words}.")
-    settings = SlurmSettings(**fields)
-    return SlurmSettings(**{**vars(settings), "max_parallel": jobs}) if jobs else settings
+    return SlurmSettings(**(fields | ({"max_parallel": jobs} if jobs else {})))
 
 
 def _text(value: Any) -> str | None:
