@@ -157,9 +157,9 @@ def metric_table(section: Section, comparison: MetricComparison) -> Table:
         )
         for row in comparison.rows
     )
-    columns = slice(None if is_comparison(section) else 3)
+    count = len(headers) if is_comparison(section) else 3
     caption = _metric_caption(section, comparison)
-    return Table(comparison.metric, headers[columns], tuple(row[columns] for row in rows), caption=caption)
+    return Table(comparison.metric, headers[:count], tuple(row[:count] for row in rows), caption=caption)
 
 
 def is_comparison(section: Section) -> bool:
