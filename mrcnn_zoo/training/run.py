@@ -127,7 +127,7 @@ def _check_stages(stages: Sequence[Stage], waiting: Sequence[Stage]) -> None:
     """
     ours = logging.getLogger("mrcnn_zoo")
     level = ours.level
-    ours.setLevel(logging.WARNING)  # what is built is logged when it is trained
+    ours.setLevel(logging.ERROR)  # a stage is logged when it is trained; here it lacks the weights of earlier stages
     try:
         models = {stage.name: _try_to_build(stage) for stage in waiting[1:]}
         if waiting and any(stage.inherited or stage.proposals_of for stage in waiting[1:]):

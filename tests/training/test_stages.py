@@ -117,6 +117,15 @@ def test_stage_that_freezes_random_weights_is_warned_of(whole: Undisturbed) -> N
     assert "frozen and random" not in logs["all"]
 
 
+def test_stage_that_freezes_the_weights_of_an_earlier_one_is_not_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(digits(tmp_path / "run", "SOLVER.MAX_ITER=4", "DATASETS.TEST=[]", schedule="alternating_4_step"))
+    printed = capsys.readouterr()
+    assert "stage 4 of 4, detector_2" in printed.out + printed.err
+    assert "frozen and random" not in printed.out + printed.err
+
+
 def test_tensorboard_shows_both_stages_as_one_run(whole: Undisturbed) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert len(list(whole.folder.rglob("events.out.tfevents.*"))) == len(
