@@ -94,12 +94,15 @@ def launcher_builder(sweep: "Sweep", arguments: argparse.Namespace) -> "Callable
 
     Raises:
         UnknownNameError: with the nearest name.
+        UserError: a mistake in the section SLURM, whichever launcher is used.
     """
     from mrcnn_zoo.experiments.launchers.contract import LaunchOptions
+    from mrcnn_zoo.experiments.launchers.slurm_settings import read_settings
     from mrcnn_zoo.registries import LAUNCHERS
 
     typed = {name: literal(value) for name, _, value in (item.partition("=") for item in arguments.slurm)}
     options = LaunchOptions(sweep.output_dir, jobs=arguments.jobs, settings={**sweep.slurm, **typed})
+    read_settings(options.settings)
     return partial(LAUNCHERS.get(arguments.launcher, key="--launcher"), options)
 
 
@@ -109,7 +112,8 @@ def main(arguments: argparse.Namespace) -> int:
     Args:
         arguments: of the action.
     """
-    from mrcnn_zoo.experiments.plan import plan_sweep, refuse_changed, refuse_other_sweep, write_sweep
+    from mrcnn_zoo.experiments.plan import BEGINS, plan_sweep, refuse_changed, refuse_other_sweep, write_sweep
+    from mrcnn_zoo.experiments.preflight import check_trainings
     from mrcnn_zoo.experiments.progress_table import SweepDisplay, sweep_table
     from mrcnn_zoo.experiments.records import FAILED, read_sweep_folder
     from mrcnn_zoo.experiments.runs import expand
@@ -129,8 +133,11 @@ def main(arguments: argparse.Namespace) -> int:
     planned = plan_sweep(sweep, specs, only=arguments.only, overwrite=arguments.overwrite)
     if arguments.dry_run:
         print(_plan_table(planned))
+    else:
+        refuse_changed(planned, overwrite=arguments.overwrite)
+    check_trainings(specs, {run.spec.key for run in planned if run.action in BEGINS})
+    if arguments.dry_run:
         return 0
-    refuse_changed(planned, overwrite=arguments.overwrite)
     launcher = build_launcher()
     with SweepLock(sweep.output_dir):
         write_sweep(sweep, planned, overrides=arguments.overrides)

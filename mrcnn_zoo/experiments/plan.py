@@ -35,6 +35,7 @@ from mrcnn_zoo.experiments.variants import variant_mapping
 from mrcnn_zoo.output_files import write_text
 
 SKIP, TRAIN, RESUME, RETRAIN, CHANGED, LEAVE = "skip", "train", "resume", "train again", "changed", "leave"
+BEGINS = (TRAIN, RETRAIN)  # actions of trainings that start from the beginning
 LAST_CHECKPOINT = "last_checkpoint"
 SHOWN = 5  # changed runs in a message
 

@@ -167,6 +167,8 @@ def _settings_of(sweep: Sweep, key: RunKey, given: Sequence[Assignment]) -> list
         settings["DATASETS.FRACTION"] = key.fraction
     if key.fold is not None:
         settings |= {"DATASETS.FOLDS": sweep.folds, "DATASETS.FOLD": key.fold, "DATASETS.GROUP": sweep.group}
+    elif sweep.group:  # in all runs, also for the intervals over test images
+        settings["DATASETS.GROUP"] = sweep.group
     tracking = {"WANDB.GROUP": sweep.name, "WANDB.NAME": str(key), "WANDB.JOB_TYPE": "sweep"}
     is_set = {item.name for item in given if item.value}
     settings |= {name: value for name, value in tracking.items() if name not in is_set}

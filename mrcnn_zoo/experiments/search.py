@@ -21,6 +21,7 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.experiments.identity import identities
 from mrcnn_zoo.experiments.launchers.contract import Launcher
 from mrcnn_zoo.experiments.plan import PlannedRun, plan_sweep, refuse_changed, write_sweep
+from mrcnn_zoo.experiments.preflight import check_trainings
 from mrcnn_zoo.experiments.progress_table import DEFAULT_COLUMNS
 from mrcnn_zoo.experiments.records import (
     FAILED,
@@ -142,6 +143,7 @@ class Search:
         """
         (spec,) = expand(replace(self.sweep, variants=(Variant("base"),)), overrides=self.overrides)
         self.study.check_settings(identities([spec])[spec.key])
+        check_trainings([spec], {spec.key})
 
     def run(self, *, watch: Watch) -> int:
         """Train trials; returns 0, 1 if trainings failed or were interrupted, 128 plus the number of a signal.

@@ -58,7 +58,7 @@ class Sweep:
         paper_columns: of the published table, in its order.
         data_fractions: shares of the training images; empty for all images alone.
         folds: of a cross-validation; 0 for none.
-        group: regular expression whose match in the file name keeps images in one fold.
+        group: regular expression whose group in the file name keeps images in one fold, or share of the data.
         space: of a search, as in the file.
         objective: metric of a search; empty for the first column.
         slurm: settings of the launcher slurm, as in the file.
@@ -215,6 +215,7 @@ RUN_KEYS = {"OUTPUT_DIR": "each run has a folder of its own", "SEED": "SEEDS lis
 KEYS_OF_FIELDS = {  # keys that a field of the sweep sets in each run
     "DATA_FRACTIONS": ("DATASETS.FRACTION",),
     "FOLDS": ("DATASETS.FOLDS", "DATASETS.FOLD", "DATASETS.GROUP"),
+    "GROUP": ("DATASETS.GROUP",),
 }
 
 
@@ -276,8 +277,8 @@ def _group_of(fields: Fields) -> str:
         raise UserError(
             f"{fields.origin('GROUP')}: GROUP = {group!r} is not a valid regular expression: {error}."
         ) from error
-    if group and not fields.value("FOLDS"):
-        raise UserError(f"{fields.origin('GROUP')}: GROUP keeps images in one fold, and there are no FOLDS.")
+    if group and not (fields.value("FOLDS") or fields.value("DATA_FRACTIONS")):
+        raise UserError(f"{fields.origin('GROUP')}: GROUP is for FOLDS and DATA_FRACTIONS, and there are none.")
     return group
 
 

@@ -137,8 +137,7 @@ def plan_stages(cfg: CfgNode, *, resume: bool, eval_only: bool, overwrite: bool)
     for stage in stages:
         check_output_folder(stage.folder, option="OUTPUT_DIR", subfolders=RESULT_FOLDERS)
         check_values(stage.cfg)
-        for registry, name in _registered_names(stage.cfg, is_training=not eval_only):
-            registry.get(name)
+        check_registered_names(stage.cfg, is_training=not eval_only)
     return stages
 
 
@@ -295,6 +294,20 @@ def _check_best_metric(metric: str, metrics: Sequence[str], *, losses_of: Sequen
             f"SOLVER.BEST_METRIC = {metric!r} is not among the results of the evaluations of this run: {examples}."
             f"{did_you_mean(metric, known)}"
         )
+
+
+def check_registered_names(cfg: CfgNode, *, is_training: bool) -> None:
+    """Refuse unknown names of what is beside the model: evaluators, optimizers, writers, hooks.
+
+    Args:
+        cfg: of a stage.
+        is_training: whether it is trained.
+
+    Raises:
+        UnknownNameError: with the nearest name.
+    """
+    for registry, name in _registered_names(cfg, is_training=is_training):
+        registry.get(name)
 
 
 def _registered_names(cfg: CfgNode, *, is_training: bool) -> Iterator[tuple[Registry, str]]:

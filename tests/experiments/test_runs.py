@@ -53,6 +53,12 @@ def test_the_config_of_a_run_has_its_seed_folder_share_and_fold(read: ReadSweep)
     assert (cfg.DATASETS.FRACTION, cfg.DATASETS.FOLDS, cfg.DATASETS.FOLD, cfg.DATASETS.GROUP) == (0.25, 2, 1, "(p_)")
 
 
+def test_a_group_keeps_images_together_in_shares_of_the_data_without_folds(read: ReadSweep) -> None:
+    sweep = read("DATA_FRACTIONS: [0.25, 1.0]\nGROUP: (p_)")
+    found = [(run.cfg.DATASETS.FRACTION, run.cfg.DATASETS.GROUP) for run in expand(sweep)]
+    assert found == [(0.25, "(p_)"), (1.0, "(p_)")]
+
+
 def test_variants_count_before_typed_keys_and_these_before_the_base(read: ReadSweep) -> None:
     sweep = read("VARIANTS: {a: {}, b: {SOLVER.BASE_LR: 0.5}}")
     plain, changed = expand(sweep, overrides=["SOLVER.BASE_LR", "0.3", "LOG_PERIOD=7"])

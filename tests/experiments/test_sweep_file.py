@@ -139,7 +139,7 @@ EXCLUDE: [{{stride: C5, {POOLER}: ROIPool}}]
         ("PAPER: {SOURCE: x, ROWS: {base: {segm/AP: high}}}", "segm/AP = 'high' must be a number"),
         ("DATA_FRACTIONS: [0.5, 0.1]", "must be rising shares"),
         ("FOLDS: 1", "FOLDS = 1 must be a whole number of at least 2"),
-        ("GROUP: x", "there are no FOLDS"),
+        ("GROUP: x", "GROUP is for FOLDS and DATA_FRACTIONS"),
         ("FOLDS: 2\nGROUP: (", "GROUP = '(' is not a valid regular expression"),
         ("PAPER: {SOURCE: x, ROWS: [1]}", "PAPER.ROWS = [1]: PAPER.ROWS takes a mapping of metrics"),
         ("PAPER: {SOURCE: x, ROWS: {base: 1}}", "PAPER.ROWS.base = 1: PAPER.ROWS takes a mapping of metrics"),
