@@ -36,7 +36,16 @@ EXAMPLES = (
 )
 
 USAGE_ERROR = 2  # exit status of an error that the user can correct
-SYSTEM_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+SYSTEM_REFUSALS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+)
 INTERRUPTED = 130  # exit status of Ctrl-C in shells
 
 

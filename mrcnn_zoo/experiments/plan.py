@@ -1,5 +1,6 @@
 """What `sweep run` will do with each run, decided before anything is written or trained."""
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ SKIP, TRAIN, RESUME, RETRAIN, CHANGED, LEAVE = "skip", "train", "resume", "train
 BEGINS = (TRAIN, RETRAIN)  # actions of trainings that start from the beginning
 LAST_CHECKPOINT = "last_checkpoint"
 SHOWN = 5  # changed runs in a message
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,11 @@ def refuse_other_sweep(sweep: Sweep) -> None:
         UserError: naming both.
     """
     path = sweep.output_dir / SWEEP_FILE
-    former = read_sweep(path).name if path.is_file() else sweep.name
+    try:
+        former = read_sweep(path).name if path.is_file() else sweep.name
+    except UserError as error:
+        logger.warning("%s The copy of the sweep is damaged and is written again.", error)
+        return
     if former != sweep.name:
         raise UserError(
             f"OUTPUT_DIR = {sweep.output_dir} holds the sweep {former!r}, not {sweep.name!r}. Choose another folder "

@@ -28,6 +28,17 @@ WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED = "waiting", "running", "finishe
 STATUSES = (WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED)
 STAGE_FILE = "stage.json"  # in the folder of a finished stage
 INFERENCE, RESULTS_FILE, METRICS_FILE = "inference", "results.json", "metrics.json"
+
+TYPES_OF_FIELDS: Mapping[str, Any] = {  # of run.json
+    "config": dict,
+    "data": dict,
+    "sources": dict,
+    "error": str,
+    "inherited": list,
+    "stages": list,
+    "seconds": int | float,
+    "started": int | float,
+}
 DAMAGED = "; restore the file, or train the run again with `mrcnn-zoo sweep run` and --overwrite."
 COLUMNS_SHOWN = 12  # in a message
 
@@ -89,7 +100,12 @@ def read_sweep_folder(folder: str | Path) -> SweepRecord:
             f"{folder} holds no sweep: there is no {file}. Name the folder that `mrcnn-zoo sweep run` has written, "
             "its OUTPUT_DIR."
         )
-    sweep = replace(read_sweep(file), output_dir=folder)
+    try:
+        sweep = replace(read_sweep(file), output_dir=folder)
+    except UserError as error:
+        raise UserError(
+            f"{error} `mrcnn-zoo sweep run` with the original file of the sweep writes {file} again."
+        ) from error
     runs = tuple(read_run(key, folder / key.path) for key in run_keys(sweep))
     return SweepRecord(sweep.name, folder, sweep, runs)
 
@@ -148,7 +164,10 @@ def read_run_file(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         return {"status": FAILED, "error": f"{path} cannot be read ({error}){DAMAGED}"}
-    if not isinstance(content, dict) or content.get("status", WAITING) not in STATUSES:
+    is_state = isinstance(content, dict) and content.get("status", WAITING) in STATUSES
+    if not is_state or any(
+        name in content and not isinstance(content[name], kind) for name, kind in TYPES_OF_FIELDS.items()
+    ):
         return {"status": FAILED, "error": f"{path} does not have the state of a run{DAMAGED}"}
     return content
 

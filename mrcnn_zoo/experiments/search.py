@@ -282,7 +282,7 @@ def intermediate_values(folder: Path, metric: str) -> dict[int, float]:
     if not path.is_file():
         return {}
     found: dict[int, float] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if f'"{metric}"' not in line:
             continue
         try:

@@ -70,7 +70,7 @@ def read_metrics(metrics_json: str | Path) -> dict[str, Series]:
     if not path.is_file():
         raise UserError(f"{path} is missing: it is written while a run trains, by the writer `json` of WRITERS.")
     series: dict[str, Series] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         record = _parsed(line)
         for name, value in record.items():
             if name != "iteration" and "iteration" in record and isinstance(value, (int, float)):

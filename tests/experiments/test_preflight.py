@@ -7,6 +7,7 @@ import pytest
 from mrcnn_zoo.cli.main import USAGE_ERROR, run_command
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.preflight import check_trainings
+from mrcnn_zoo.experiments.records import update_run_file
 from mrcnn_zoo.experiments.runs import RunSpec, expand
 from mrcnn_zoo.experiments.sweep_file import read_sweep
 from support.small_models import TINY_YAML
@@ -43,6 +44,24 @@ def test_mistakes_of_all_variants_are_in_one_message(tmp_path: Path) -> None:
     assert [line.split(":")[0].strip() for line in lines] == list(MISTAKES)
     for line, (_, message) in zip(lines, MISTAKES.values(), strict=True):
         assert message in line
+
+
+def test_files_of_datasets_must_exist(tmp_path: Path) -> None:
+    definition = "{FORMAT: coco, IMAGES: pictures, ANNOTATIONS: a.json}"
+    specs = specs_of(tmp_path, f"{{a: {{DATASETS.DEFINITIONS: {{cells: {definition}}}, DATASETS.TRAIN: [cells]}}}}")
+    with pytest.raises(UserError, match=r"a: dataset 'cells': the file or folder IMAGES is missing, searched .*res"):
+        check_trainings(specs, {spec.key for spec in specs})
+
+
+def test_a_finished_source_must_have_its_weights(tmp_path: Path) -> None:
+    specs = specs_of(tmp_path, "{a: {}, b: {FROM: a}}")
+    source = next(spec for spec in specs if str(spec.key) == "a/seed_1")
+    update_run_file(source.folder, {"status": "finished"})
+    trained = {spec.key for spec in specs} - {source.key}
+    with pytest.raises(UserError, match=r"b: it starts FROM a/seed_1, .*seed_1/model_final.pth is missing"):
+        check_trainings(specs, trained)
+    (source.folder / "model_final.pth").touch()
+    check_trainings(specs, trained)
 
 
 def test_runs_that_are_not_trained_are_not_checked(tmp_path: Path) -> None:

@@ -168,6 +168,27 @@ def test_damaged_files_of_one_run_do_not_hide_the_others(sweep: Sweep, capsys: p
     assert set(states().values()) == {"finished"}
 
 
+def test_fields_of_a_damaged_run_file_of_other_types_do_not_stop_the_others(sweep: Sweep) -> None:
+    assert sweep("VARIANTS: {a: {}, b: {}}") == 0
+    for content in (
+        '{"status": "finished", "config": []}',
+        '{"status": "finished", "config": {"SEED": 0}, "data": []}',
+    ):
+        (Path("out") / "a" / "seed_0" / "run.json").write_text(content)
+        assert states() == {"a/seed_0": "failed", "b/seed_0": "finished"}
+        assert sweep("VARIANTS: {a: {}, b: {}}") == USAGE_ERROR
+    assert sweep("VARIANTS: {a: {}, b: {}}", "--overwrite") == 0
+
+
+def test_a_damaged_copy_of_the_sweep_is_written_again(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep("") == 0
+    (Path("out") / "sweep.yaml").write_text("BASE: [")
+    assert run_command("sweep", ["status", "out"]) == USAGE_ERROR
+    assert "`mrcnn-zoo sweep run` with the original file" in capsys.readouterr().err
+    assert sweep("") == 0
+    assert run_command("sweep", ["status", "out"]) == 0
+
+
 def test_a_moved_folder_is_continued_from_its_copy_of_the_sweep(sweep: Sweep, tmp_path: Path) -> None:
     assert sweep("VARIANTS: {a: {}, b: {FROM: a}}", "--only", "a") == 0
     (tmp_path / "new").mkdir()

@@ -32,6 +32,8 @@ def test_read_metrics_skips_an_incomplete_line(tmp_path) -> None:
     lines = [{"iteration": 9, "total_loss": 2.5, "lr": 0.1}, {"iteration": 19, "total_loss": None, "bbox/AP": 3}]
     file.write_text("\n".join(map(json.dumps, lines)) + '\n{"iteration": 29, "tot')
     assert read_metrics(file) == {"total_loss": ([9], [2.5]), "lr": ([9], [0.1]), "bbox/AP": ([19], [3])}
+    file.write_bytes(b'\xff\x00\n{"iteration": 9, "lr": 0.1}\n')  # after a power failure
+    assert read_metrics(file) == {"lr": ([9], [0.1])}
 
 
 def test_loss_curves_are_drawn_with_and_without_validation(tmp_path) -> None:

@@ -55,6 +55,7 @@ RUN_STARTERS = {
         "fit_lengths",
         "check_output_dir",
         "plan_stages",
+        "check_registered_names",
         "plan_training",
         "plan_evaluation",
         "evaluated_config",
