@@ -22,16 +22,17 @@ from mrcnn_zoo.experiments.records import (
     WAITING,
     RunRecord,
     SweepRecord,
+    columns_of,
     read_run_file,
     read_sweep_folder,
     result_of,
     unknown_columns,
+    usual_columns,
 )
 from mrcnn_zoo.experiments.runs import RunKey
 from mrcnn_zoo.progress import duration, fitted, has_terminal, new_console
 
 TAIL = 16_000  # bytes at the end of metrics.json
-DEFAULT_COLUMNS = ("segm/AP", "bbox/AP")
 MAX_COLUMNS = 3
 SECONDS_BETWEEN_TABLES = 1.0
 ABSENT = "-"
@@ -46,7 +47,7 @@ def sweep_table(record: SweepRecord, *, max_rows: int = 0) -> str:
         record: of the sweep.
         max_rows: rows that fit; those that run come first then. 0 shows all.
     """
-    columns = (record.sweep.columns or DEFAULT_COLUMNS)[:MAX_COLUMNS]
+    columns = columns_of(record)[:MAX_COLUMNS]
     runs = list(record.runs)
     if max_rows and len(runs) > max_rows:
         runs = sorted(runs, key=lambda run: ORDER.index(run.status))[:max_rows]
@@ -156,9 +157,8 @@ class SweepDisplay:
 
 def _line(record: RunRecord) -> str:
     state = read_run_file(record.folder)
-    metrics = [
-        f"{name} {value:.1f}" for name in DEFAULT_COLUMNS if not math.isnan(value := result_of(record.results, name))
-    ]
+    names = usual_columns(record.results)[:MAX_COLUMNS]
+    metrics = [f"{name} {result_of(record.results, name):.1f}" for name in names]
     words = [f"{record.key}: {record.status}", *metrics, f"after {duration(state.get('seconds', 0.0))}"]
     error = f"\n{record.error}" if record.error else ""
     return f"[{datetime.now():%H:%M:%S}] {', '.join(words)}{error}"

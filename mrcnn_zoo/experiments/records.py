@@ -39,7 +39,9 @@ TYPES_OF_FIELDS: Mapping[str, Any] = {  # of run.json
     "seconds": int | float,
     "started": int | float,
 }
+USUAL_COLUMNS = ("segm/AP", "bbox/AP", "keypoints/AP", "classification/top1", "box_proposals/AR@1000")
 DAMAGED = "; restore the file, or train the run again with `mrcnn-zoo sweep run` and --overwrite."
+STAGES = "stages/"  # before the names of metrics of stages
 COLUMNS_SHOWN = 12  # in a message
 
 Results = dict[str, Any]
@@ -274,6 +276,30 @@ def result_of(results: Results, column: str) -> float:
             return math.nan
         node = node[part]
     return node if isinstance(node, float) else math.nan
+
+
+def usual_columns(results: Results) -> list[str]:
+    """The usual metrics that a run has, of each test set where there are several.
+
+    Args:
+        results: of a run.
+    """
+    names = [name for name in _metric_names(results) if not name.startswith(STAGES)]
+    usual = [name for column in USUAL_COLUMNS for name in names if f"/{name}".endswith(f"/{column}")]
+    return [name for name in usual if not math.isnan(result_of(results, name))]
+
+
+def columns_of(record: SweepRecord) -> tuple[str, ...]:
+    """COLUMNS of a sweep, or else the usual metrics that its runs have.
+
+    Args:
+        record: of its folder.
+    """
+    if record.sweep.columns:
+        return record.sweep.columns
+    found = dict.fromkeys(name for run in record.runs for name in usual_columns(run.results))
+    place = {name: USUAL_COLUMNS.index("/".join(name.split("/")[-2:])) for name in found}
+    return tuple(sorted(found, key=place.__getitem__)) or USUAL_COLUMNS[:2]
 
 
 def unknown_columns(record: SweepRecord) -> str:

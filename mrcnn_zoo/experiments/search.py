@@ -22,11 +22,11 @@ from mrcnn_zoo.experiments.identity import identities
 from mrcnn_zoo.experiments.launchers.contract import Launcher
 from mrcnn_zoo.experiments.plan import PlannedRun, plan_sweep, refuse_changed, write_sweep
 from mrcnn_zoo.experiments.preflight import check_trainings
-from mrcnn_zoo.experiments.progress_table import DEFAULT_COLUMNS
 from mrcnn_zoo.experiments.records import (
     FAILED,
     FINISHED,
     METRICS_FILE,
+    USUAL_COLUMNS,
     RunRecord,
     read_run,
     result_of,
@@ -43,6 +43,7 @@ PREFIX = "trial_"
 BEST_CONFIG, BEST_FOLDER = "best.yaml", "best"
 FAILURES_IN_A_ROW = 3  # that end a search
 SHOWN = 12  # metrics in a message
+DEFAULT_COLUMNS = USUAL_COLUMNS[:2]
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from mrcnn_zoo.experiments.report.build import MAX_POINTS, build_report, build_s
 from mrcnn_zoo.experiments.report.model import OPPOSITE, SAME, UNDECIDED, Report
 from mrcnn_zoo.experiments.report.page import html_text
 from mrcnn_zoo.experiments.report.plots import accuracy_pairs, section_plots
+from mrcnn_zoo.experiments.report.tables import why_not_compared
 from mrcnn_zoo.experiments.report.text import latex, latex_text, markdown_text
 from mrcnn_zoo.experiments.report.writing import write_report
 from support.sweep_folders import ERROR, SWEEP, write_example, write_run, write_sweep
@@ -213,6 +214,15 @@ def test_sweep_of_one_seed_has_no_test(tmp_path: Path) -> None:
     assert "36.00<sup>" in row  # without an interval, and the footnote states why
     assert "not distinguishable" in row
     assert "one seed: no interval; one seed of the reference" in text
+
+
+def test_a_reference_without_value_is_the_reason_for_missing_differences(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "s", SWEEP, seeds=[0])
+    write_run(folder / "wide_128" / "seed_0", {"segm": {"AP": 30.0}})
+    section = read_section(read_sweep_folder(folder))
+    row = section.comparisons[0].row("wide_128")
+    assert row.notes  # of its mean
+    assert why_not_compared(row, section) == "the reference has no value of this metric"
 
 
 def test_several_sweeps_of_the_same_name(tmp_path: Path, example: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from mrcnn_zoo.cli.main import USAGE_ERROR, run_command
 from mrcnn_zoo.experiments.locks import FolderLock
 from mrcnn_zoo.experiments.progress_table import sweep_table
-from mrcnn_zoo.experiments.records import read_results, read_sweep_folder, result_of
+from mrcnn_zoo.experiments.records import columns_of, read_results, read_sweep_folder, result_of
 from support.shell_launcher import SCRIPT, trained
 
 # Appends the name of the run to `trained`, and leaves an AP of 10 + seed.
@@ -206,6 +206,16 @@ def test_columns_that_no_run_has_are_named(sweep: Sweep, capsys: pytest.CaptureF
     assert "COLUMNS: no finished run has bbox/APP. Did you mean 'bbox/AP'? They have" in capsys.readouterr().out
 
 
+def test_without_columns_each_of_several_test_sets_is_shown(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    results = '{\\"bbox\\": {\\"AP\\": 7}, \\"segm\\": {\\"AP\\": null}}'
+    Path(SCRIPT).write_text(
+        f'for d in v w; do mkdir -p $RUN/$d/inference; echo "{results}" > $RUN/$d/inference/results.json; done'
+    )
+    assert sweep("") == 0
+    assert "base/seed_0: finished, v/bbox/AP 7.0, w/bbox/AP 7.0, after" in capsys.readouterr().out
+    assert columns_of(read_sweep_folder("out")) == ("v/bbox/AP", "w/bbox/AP")
+
+
 def test_tool_takes_the_file_as_config(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep("") == 0
     capsys.readouterr()
@@ -221,9 +231,9 @@ def test_running_rows_come_first_where_the_terminal_is_too_low(sweep: Sweep) -> 
     metrics = [{"iteration": 3, "total_loss": 1.5, "eta_seconds": 61}, {"iteration": 4, "bbox/AP": 7.25}]
     (folder / "metrics.json").write_text("".join(f"{json.dumps(line)}\n" for line in metrics) + '{"iteration": 5, "tot')
     *rows, summary = sweep_table(read_sweep_folder("out"), max_rows=2).splitlines()[2:]
-    assert [[cell.strip() for cell in row.split("|")[1:8]] for row in rows] == [
-        ["c/seed_0", "running", "5", "1.500", "0:01:01", "-", "7.2"],
-        ["a/seed_0", "finished", "-", "-", "-", "-", "10.0"],
+    assert [[cell.strip() for cell in row.split("|")[1:7]] for row in rows] == [
+        ["c/seed_0", "running", "5", "1.500", "0:01:01", "7.2"],
+        ["a/seed_0", "finished", "-", "-", "-", "10.0"],
     ]
     assert summary == "s: 3 runs: 1 finished, 1 running, 1 waiting"
     lock.release()

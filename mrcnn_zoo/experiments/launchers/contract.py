@@ -112,6 +112,7 @@ class TrainingProcess:
         self._lock = FolderLock(folder / RUN_LOCK)
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
+        self._is_killed = False
 
     def start(self) -> bool:
         """Start the training; False where another process trains in the folder.
@@ -151,7 +152,7 @@ class TrainingProcess:
         self._process = None
         if status == 0:
             self._end(FINISHED)
-        elif status in [128 + number for number in INTERRUPTIONS] or -status in INTERRUPTIONS:
+        elif self._is_killed or status in [128 + number for number in INTERRUPTIONS] or -status in INTERRUPTIONS:
             self._end(INTERRUPTED)
         else:
             self._end(FAILED, _error_of(self.folder / CONSOLE_LOG, status))
@@ -165,6 +166,7 @@ class TrainingProcess:
     def kill(self) -> None:
         """End the training and its loader processes at once."""
         if self._process is not None:
+            self._is_killed = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 

@@ -12,7 +12,15 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.experiments.comparison import LESS_IS_BETTER, MetricComparison, compare
 from mrcnn_zoo.experiments.cross_validation import cross_validate
 from mrcnn_zoo.experiments.learning_curve import LearningCurve, learning_curves
-from mrcnn_zoo.experiments.records import FINISHED, METRICS_FILE, RunRecord, SweepRecord, result_of, unknown_columns
+from mrcnn_zoo.experiments.records import (
+    FINISHED,
+    METRICS_FILE,
+    RunRecord,
+    SweepRecord,
+    columns_of,
+    result_of,
+    unknown_columns,
+)
 from mrcnn_zoo.experiments.report.model import Curve, Report, Run, Section
 from mrcnn_zoo.experiments.report.tables import estimate_text
 from mrcnn_zoo.experiments.speed import read_speeds
@@ -22,7 +30,6 @@ from mrcnn_zoo.experiments.variants import Variant
 from mrcnn_zoo.inspection.plots import Series, read_metrics
 
 TOTAL_LOSS = "total_loss"
-USUAL_COLUMNS = ("segm/AP", "bbox/AP", "keypoints/AP", "classification/top1", "box_proposals/AR@1000")
 MAX_POINTS = 100  # of a curve; means over as many spans of iterations
 METHOD = (
     "Intervals of 95 %: Welch over the seeds, bootstrap over the test images. p-values are adjusted by Holm over all "
@@ -70,16 +77,6 @@ def read_section(record: SweepRecord) -> Section:
         section = build_section(record, comparisons)
         return replace(section, remarks=(*section.remarks, f"No learning curves: {error}"))
     return build_section(record, comparisons, learning=curves)
-
-
-def columns_of(record: SweepRecord) -> tuple[str, ...]:
-    """COLUMNS of a sweep, or else the usual metrics that its runs have.
-
-    Args:
-        record: of its folder.
-    """
-    found = (name for name in USUAL_COLUMNS if any(not np.isnan(result_of(run.results, name)) for run in record.runs))
-    return record.sweep.columns or tuple(found) or USUAL_COLUMNS[:2]
 
 
 def build_section(

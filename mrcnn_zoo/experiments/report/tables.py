@@ -219,9 +219,9 @@ def why_not_compared(row: ComparisonRow, section: Section) -> str:
         return NO_REFERENCE
     if row.variant == section.reference:
         return IS_REFERENCE
-    if row.mean is None or row.notes:
+    if row.mean is None:
         return _why_no_mean(row)
-    return NO_RESULT_OF_REFERENCE if row.difference is None else NOT_TESTED
+    return NO_RESULT_OF_REFERENCE if row.difference is None else "; ".join(row.notes) or NOT_TESTED
 
 
 def number_cell(value: float | None, reason: str, *, digits: int = 2) -> Cell:
