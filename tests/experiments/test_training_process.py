@@ -144,6 +144,6 @@ def test_a_run_that_an_earlier_sweep_still_trains_is_waited_for(tmp_path: Path) 
     assert launcher.poll() == []
     orphan.kill()
     wait_for(orphan.poll)
-    assert read_run(KEY, tmp_path / "a").status == "failed"
+    assert read_run(KEY, tmp_path / "a").status == "interrupted"
     wait_for(launcher.poll)
     assert read_run(KEY, tmp_path / "a").status == "finished"
