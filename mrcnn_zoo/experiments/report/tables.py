@@ -139,7 +139,7 @@ def metric_table(section: Section, comparison: MetricComparison) -> Table:
         section: the sweep.
         comparison: of its variants.
     """
-    headers = (
+    headers: tuple[str, ...] = (
         "variant",
         "seeds",
         "mean [95 %]",
@@ -148,7 +148,7 @@ def metric_table(section: Section, comparison: MetricComparison) -> Table:
         "verdict",
         "smallest detectable",
     )
-    rows = tuple(
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             Cell(row.variant),
             _count_cell(len(row.values), row.num_seeds),
