@@ -1,5 +1,6 @@
 """Locks of folders: held as long as any process with the open file lives, also after a SIGKILL of the others."""
 
+import contextlib
 import fcntl
 import os
 import time
@@ -38,8 +39,9 @@ class FolderLock:
                 time.sleep(SECONDS_BETWEEN)
             else:
                 self._file = file
-                os.ftruncate(file, 0)
-                os.write(file, f"{os.getpid()} {os.uname().nodename}\n".encode())
+                with contextlib.suppress(OSError):  # a full disk; the owner is only for messages
+                    os.ftruncate(file, 0)
+                    os.write(file, f"{os.getpid()} {os.uname().nodename}\n".encode())
                 return True
         os.close(file)
         return False

@@ -14,8 +14,10 @@ from mrcnn_zoo.experiments.identity import Identity, identities
 from mrcnn_zoo.experiments.locks import is_locked
 from mrcnn_zoo.experiments.records import (
     FINISHED,
+    INTERRUPTED,
     RUN_FILE,
     RUN_LOCK,
+    RUNNING,
     STAGE_FILE,
     SWEEP_FILE,
     WAITING,
@@ -113,7 +115,8 @@ def _planned(spec: RunSpec, identity: Identity, *, is_selected: bool, overwrite:
     elif is_training:
         action, reason = RESUME, "is being trained by an earlier process, which is waited for"
     elif has_trained:
-        action, reason = RESUME, missing or str(record.get("status", "has checkpoints"))
+        former = record.get("status", "has checkpoints")
+        action, reason = RESUME, missing or (INTERRUPTED if former == RUNNING else former)
     else:
         action, reason = TRAIN, "failed before" if record.get("error") else "new"
     return PlannedRun(spec, identity, action, reason, tuple(changes))

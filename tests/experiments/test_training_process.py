@@ -1,5 +1,6 @@
 """Trainings in processes: lock, states, errors, signals; the local launcher. Shell commands replace the training."""
 
+import errno
 import os
 import subprocess
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mrcnn_zoo.experiments.launchers import contract
 from mrcnn_zoo.experiments.launchers.contract import TrainingProcess
 from mrcnn_zoo.experiments.launchers.local import LocalLauncher
 from mrcnn_zoo.experiments.locks import FolderLock, is_locked, owner_of
@@ -132,6 +134,30 @@ def test_as_many_trainings_run_as_there_are_jobs(tmp_path: Path) -> None:
     assert folders[2] in launcher.poll()  # never began
     launcher.kill()
     wait_for(lambda: launcher.poll() or not is_locked(folders[0] / "run.lock"))
+
+
+def test_a_training_whose_state_cannot_be_written_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = shell(tmp_path / "run", "exec sleep 60")
+
+    def full_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "run.json")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(contract, "update_run_file", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            process.start()
+    wait_for(process.poll)
+    assert read_run(KEY, tmp_path / "run").status == "interrupted"
+
+
+def test_a_full_disk_does_not_prevent_a_lock(tmp_path: Path) -> None:
+    first, second = FolderLock(Path("/dev/full")), FolderLock(tmp_path / "run.lock")
+    assert first.acquire()  # writes fail with ENOSPC
+    assert second.acquire()
+    first.release()
+    second.release()
 
 
 def test_a_run_that_an_earlier_sweep_still_trains_is_waited_for(tmp_path: Path) -> None:

@@ -139,7 +139,11 @@ class TrainingProcess:
             )
         host = os.uname().nodename
         state = {"pid": self._process.pid, "host": host, "started": self._started, "error": "", "status": RUNNING}
-        update_run_file(self.folder, state)
+        try:
+            update_run_file(self.folder, state)
+        except (OSError, UserError):  # e.g. a full disk; the caller does not know this training
+            self.interrupt()
+            raise
         return True
 
     def poll(self) -> bool:
