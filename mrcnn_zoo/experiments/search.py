@@ -143,8 +143,8 @@ class Search:
             UserError: naming the mistake, or what has changed.
         """
         (spec,) = expand(replace(self.sweep, variants=(Variant("base"),)), overrides=self.overrides)
-        self.study.check_settings(identities([spec])[spec.key])
         check_trainings([spec], {spec.key})
+        self.study.check_settings(identities([spec])[spec.key])
 
     def run(self, *, watch: Watch) -> int:
         """Train trials; returns 0, 1 if trainings failed or were interrupted, 128 plus the number of a signal.

@@ -92,7 +92,7 @@ class SearchStudy:
         space = plain({dimension.name: dimension.mapping() for dimension in self.space})
         settings = {"space": space, "objective": self.objective, "base": base.record()}
         former = self._study.user_attrs.get(SETTINGS)
-        if former is None:
+        if former is None or (not self._study.trials and former["objective"] == self.objective):
             self._study.set_user_attr(SETTINGS, plain(settings))
             return
         changes = [f"SPACE.{name}" for name in space | former["space"] if space.get(name) != former["space"].get(name)]

@@ -19,7 +19,7 @@ from mrcnn_zoo.config.trust import code_modules
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.experiments.records import RUNNING, SweepRecord
 from mrcnn_zoo.experiments.runs import RunSpec, expand
-from mrcnn_zoo.output_files import write_json
+from mrcnn_zoo.output_files import check_output_file, write_json
 
 if TYPE_CHECKING:
     from mrcnn_zoo.benchmark.models import ModelPlan
@@ -111,14 +111,15 @@ def measure_sweep(
         The written file.
 
     Raises:
-        UserError: an unknown variant, or a config that cannot be loaded.
+        UserError: an unknown variant, a config that cannot be loaded, or a file that cannot be written.
     """
     names = [record.sweep.variant(name).name for name in only] or [variant.name for variant in record.sweep.variants]
     specs: dict[str, RunSpec] = {}
     for spec in sorted(expand(record.sweep), key=lambda spec: -spec.key.fraction):
         specs.setdefault(spec.key.variant, spec)
+    path = check_output_file(record.folder / SPEED_FILE, option="the file")
+    measured = _read_file(record.folder)
     _warn_if_not_alone(record)
-    path, measured = record.folder / SPEED_FILE, _read_file(record.folder)
     for place, name in enumerate(names, start=1):
         logger.info("measuring %s (%d of %d)", name, place, len(names))
         load = _load_average()

@@ -136,6 +136,12 @@ def test_a_trial_below_the_median_is_stopped(sweep: Sweep) -> None:
     assert trained() == []
 
 
+def test_a_search_refused_before_its_first_trial_may_change(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(SPACE, "--trials", "1", "HOOKS=[DrawCurve]") == USAGE_ERROR
+    assert "Did you mean 'DrawCurves'?" in " ".join(capsys.readouterr().err.split())
+    assert sweep(SPACE.replace("0.9", "0.8"), "--trials", "1") == 0
+
+
 def test_another_space_or_config_is_refused(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep(SPACE, "--trials", "1") == 0
     other = SPACE.replace("0.9", "0.8")

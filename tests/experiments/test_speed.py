@@ -66,6 +66,15 @@ def test_other_variants_in_the_file_stay(tmp_path: Path) -> None:
         measure_sweep(record, only=["wid_128"], measure=Machine())
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_first_measurement(tmp_path: Path) -> None:
+    folder = write_example(tmp_path / "roi_layer")
+    (folder / "speed.json").mkdir()
+    machine = Machine()
+    with pytest.raises(UserError, match=r"speed.json is a folder"):
+        measure_sweep(read_sweep_folder(folder), only=["base"], measure=machine)
+    assert not machine.plans
+
+
 def test_running_runs_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     record = read_sweep_folder(write_example(tmp_path / "roi_layer"))
     run = type(record.runs[0])(**{**vars(record.runs[0]), "status": "running"})
