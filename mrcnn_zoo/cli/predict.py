@@ -116,7 +116,9 @@ def _summary(result: PredictedImages, output: Path, *, threshold: float | str | 
     chosen = "in all given boxes"
     if threshold is not None:
         of_classes = isinstance(threshold, str)
-        chosen = f"with a score of at least {'the best of their class' if of_classes else format(threshold, 'g')}"
+        chosen = (
+            f"with a score of at least {'that of highest F1 of their class' if of_classes else format(threshold, 'g')}"
+        )
     objects = f"{counted(result.num_objects, 'object')} {chosen} in {images}. Written:"
     return "\n".join(
         [count_table(result.counts), "", objects, *(f"  {path:{width}}  {what}" for path, what in written.items())]

@@ -19,6 +19,7 @@ IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))  # T
 RECALL_THRESHOLDS = tuple(np.linspace(0.0, 1.0, 101))  # Q
 AREAS = ("all", "small", "medium", "large")  # A size classes, bounded by 32^2 and 96^2 square pixels
 KEYPOINT_AREAS = ("all", "medium", "large")  # COCO does not annotate keypoints of small objects
+ALL_SIZES = [0.0, 1e10]  # square pixels
 KEYPOINTS = "keypoints"  # the task that uses object keypoint similarity (OKS) instead of IoU
 OPTIONAL_PACKAGES = {"hotcoco": "hotcoco", "faster_coco_eval": "faster-coco-eval"}  # package by backend
 
@@ -163,7 +164,7 @@ def matches_of_evaluation(evaluation: Any) -> dict[int, Matches]:
     """The matches at the first IoU for objects of the first range of sizes, by category id.
 
     Args:
-        evaluation: pycocotools' `COCOeval` after `evaluate()`.
+        evaluation: a `COCOeval` of pycocotools or hotcoco after `evaluate()`.
     """
     params = evaluation.params
     num_images, of_category = len(params.imgIds), len(params.areaRng) * len(params.imgIds)
@@ -191,8 +192,19 @@ def curves_by_hotcoco(
     """The numbers of pycocotools, computed in Rust; see `Backend`."""
     hotcoco = _import_backend("hotcoco")
     sets = with_positive_ids(ground_truth, detections)
-    evaluation = hotcoco.COCOeval(*(hotcoco.COCO(content) for content in sets), task)
-    return _measure(evaluation, _category_ids(sets[0]), limits, sigmas)
+    indexed = [hotcoco.COCO(content) for content in sets]
+    curves = _measure(hotcoco.COCOeval(*indexed, task), _category_ids(sets[0]), limits, sigmas)
+    if task == KEYPOINTS:
+        return curves
+    # Of one IoU and all sizes: the Python objects of all matches would take gigabytes on COCO.
+    evaluation = hotcoco.COCOeval(*indexed, task)
+    evaluation.params.iouThrs = [IOU_THRESHOLDS[0]]
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [ALL_SIZES], [AREAS[0]]
+    evaluation.params.maxDets = [limits[-1]]
+    evaluation.evaluate()
+    found = matches_of_evaluation(evaluation)
+    ids = zip(_category_ids(sets[0]), _category_ids(ground_truth), strict=True)
+    return replace(curves, matches={original: found[category] for category, original in ids})
 
 
 @AP_BACKENDS.register("faster_coco_eval")

@@ -95,6 +95,11 @@ class CocoEvaluator:
         self._previous: Results = {}
         self.score_thresholds: dict[str, float] = {}  # by class name, see `find_thresholds`; set by `evaluate`
 
+    @property
+    def max_detections(self) -> int:
+        """Maximum number of detections per image and class that count for boxes and masks."""
+        return self._limits[-1]
+
     def show_changes_to(self, previous: Results) -> None:
         """Show the change of AP in the logged table.
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn_zoo.evaluation.backends import Matches, matches_of_evaluation, pycocotools_evaluation
+from mrcnn_zoo.evaluation.backends import ALL_SIZES, Matches, matches_of_evaluation, pycocotools_evaluation
 
-ALL_SIZES = [0.0, 1e10]  # square pixels
 MATCH_IOU = 0.5
 THRESHOLDS_FILE = "score_thresholds.json"  # in inference/: {class name: threshold}
 

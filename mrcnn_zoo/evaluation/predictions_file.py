@@ -73,6 +73,9 @@ def evaluate_predictions(
     dataset = evaluated_part(dataset, cfg)
     evaluator = build_evaluator_of_tasks(cfg, dataset, tasks)
     evaluator.check_dataset()
+    _note_cut_results(source, by_image, limit=evaluator.max_detections)
+    total = counted(sum(map(len, by_image.values())), "result")
+    logger.info("%s: %s in %s; evaluating %s", source, total, counted(len(dataset), "image"), ", ".join(tasks))
     for record in dataset.records:
         evaluator.add_rows(record.image_id, by_image.get(record.image_id, []))
     results = evaluator.evaluate(output_dir)
@@ -262,6 +265,26 @@ def _warn_of_duplicates(path: Path, by_image: Mapping[int, Sequence[Row]]) -> No
             path,
             counted(repeated, "result is", "results are"),
             next(key[0] for key, count in keys.items() if count > 1),
+        )
+
+
+def _note_cut_results(path: Path, by_image: Mapping[int, Sequence[Row]], *, limit: int) -> None:
+    """Log that COCO's evaluation counts the results of highest score of each image and class alone."""
+    most = {
+        image_id: max(Counter(row["category_id"] for row in rows).values())
+        for image_id, rows in by_image.items()
+        if len(rows) > limit
+    }
+    cut = [count for count in most.values() if count > limit]
+    if cut:
+        logger.info(
+            "%s: %s more than %d results of a class, at most %d; the others do not count. To count them: "
+            "TEST.DETECTIONS_PER_IMAGE %d",
+            path,
+            counted(len(cut), "image has", "images have"),
+            limit,
+            max(cut),
+            max(cut),
         )
 
 

@@ -20,7 +20,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.locks import is_locked
 from mrcnn_zoo.experiments.runs import RunKey, run_keys
 from mrcnn_zoo.experiments.sweep_file import Sweep, read_sweep
-from mrcnn_zoo.output_files import write_json
+from mrcnn_zoo.output_files import write_text
 from mrcnn_zoo.registry import did_you_mean
 
 SWEEP_FILE, RUN_FILE, RUN_LOCK, CONSOLE_LOG = "sweep.yaml", "run.json", "run.lock", "console.log"
@@ -43,6 +43,7 @@ USUAL_COLUMNS = ("segm/AP", "bbox/AP", "keypoints/AP", "classification/top1", "b
 DAMAGED = "; restore the file, or train the run again with `mrcnn-zoo sweep run` and --overwrite."
 STAGES = "stages/"  # before the names of metrics of stages
 COLUMNS_SHOWN = 12  # in a message
+LONG_LINE = 1000  # characters of a field of run.json
 
 Results = dict[str, Any]
 
@@ -175,13 +176,15 @@ def read_run_file(folder: Path) -> dict[str, Any]:
 
 
 def update_run_file(folder: Path, changes: Mapping[str, Any]) -> None:
-    """Change fields of run.json, atomically.
+    """Change fields of run.json, atomically. Each has a line, and the long ones, such as the config, come last.
 
     Args:
         folder: of the run.
         changes: fields with plain values.
     """
-    write_json(folder / RUN_FILE, read_run_file(folder) | dict(changes), indent=1)
+    content = read_run_file(folder) | dict(changes)
+    fields = [f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in content.items()]
+    write_text(folder / RUN_FILE, "{\n" + ",\n".join(sorted(fields, key=lambda text: len(text) > LONG_LINE)) + "\n}\n")
 
 
 def stage_records(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,13 +1,15 @@
 """F1 and score thresholds, by hand and against hotcoco's matching."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mrcnn_zoo.evaluation.backends import Matches, curves_by_pycocotools
+from mrcnn_zoo.evaluation.backends import Matches
 from mrcnn_zoo.evaluation.metrics.f1 import F1
 from mrcnn_zoo.evaluation.operating_points import best_point, find_thresholds, match_detections
+from mrcnn_zoo.registries import AP_BACKENDS
 from support.detections import CAT, DOG, detection, evaluated_of, random_rows
 
 
@@ -64,12 +66,15 @@ def test_no_other_threshold_has_a_higher_f1_in_hotcoco(square, dataset_of, tasks
     assert min(everywhere) < results["F1"] - 5
 
 
-def test_matches_of_the_ap_are_those_of_a_matching_of_their_own(square, dataset_of) -> None:
+@pytest.mark.parametrize(("backend", "ids"), [("pycocotools", (14, 7)), ("hotcoco", (14, 7)), ("hotcoco", (-1, -7))])
+def test_matches_of_the_ap_are_those_of_a_matching_of_their_own(square, dataset_of, backend: str, ids) -> None:
+    pytest.importorskip(backend)
     dataset = dataset_of(*[(square(3, 3, 20), square(30, 30, 24, 1), square(0, 60, 40, is_crowd=True))] * 8)
+    dataset = replace(dataset, category_ids=ids)
     evaluated = evaluated_of(dataset, random_rows(dataset, seed=3))
     parts = evaluated.ground_truth_of("segm"), evaluated.detections_of("segm"), "segm"
     again = match_detections(*parts, max_detections=evaluated.max_detections)
-    found = curves_by_pycocotools(*parts, [1, 10, evaluated.max_detections]).matches
+    found = AP_BACKENDS.get(backend)(*parts, [1, 10, evaluated.max_detections]).matches
     assert found.keys() == again.keys()
     for number, matches in again.items():
         assert matches.is_true.any()

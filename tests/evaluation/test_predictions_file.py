@@ -183,3 +183,18 @@ def test_packed_rows_are_the_rows(files, extra: dict[str, Any]) -> None:
     assert len(rows) > 5
     assert PackedRows.of(rows).rows(10) == rows
     assert PackedRows.of([]).rows(10) == []
+
+
+def test_results_beyond_the_limit_per_image_and_class_are_named(files, caplog) -> None:
+    results, truth, rows = files
+    caplog.set_level("INFO")
+    evaluate_predictions(results, truth, load_config(None, ["TEST.DETECTIONS_PER_IMAGE", 2]))
+    most = max(
+        sum((row["image_id"], row["category_id"]) == key for row in rows)
+        for key in {(r["image_id"], r["category_id"]) for r in rows}
+    )
+    assert f"more than 2 results of a class, at most {most}; the others do not count" in caplog.text
+    caplog.clear()
+    evaluate_predictions(results, truth, load_config(None, ["TEST.DETECTIONS_PER_IMAGE", most]))
+    assert "do not count" not in caplog.text
+    assert "results in 9 images; evaluating bbox, segm" in caplog.text
