@@ -167,11 +167,12 @@ def matches_of_evaluation(evaluation: Any) -> dict[int, Matches]:
         evaluation: a `COCOeval` of pycocotools or hotcoco after `evaluate()`.
     """
     params = evaluation.params
-    num_images, of_category = len(params.imgIds), len(params.areaRng) * len(params.imgIds)
+    of_class: dict[int, list[Mapping[str, Any]]] = {category: [] for category in params.catIds}
+    for image in evaluation.evalImgs:  # hotcoco leaves out those that pycocotools has as None
+        if image is not None and list(image["aRng"]) == list(params.areaRng[0]):
+            of_class[image["category_id"]].append(image)
     found = {}
-    for row, category in enumerate(params.catIds):
-        start = row * of_category
-        images = [image for image in evaluation.evalImgs[start : start + num_images] if image is not None]
+    for category, images in of_class.items():
         scores = np.concatenate([np.zeros(0), *(image["dtScores"] for image in images)])
         is_true = np.concatenate([np.zeros(0), *(image["dtMatches"][0] for image in images)]) > 0
         counts = np.concatenate([np.zeros(0), *(image["dtIgnore"][0] for image in images)]) == 0
