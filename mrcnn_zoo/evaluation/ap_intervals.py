@@ -49,6 +49,8 @@ class Bootstrap:
         found: dict[str, dict[str, tuple[float, float]]] = {}
         for task in evaluated.tasks if self.resamples else ():
             start = time.perf_counter()
+            name = evaluated.dataset_name
+            logger.info("%s: computing intervals of %s AP from %d resamples", name, task, self.resamples)
             matches = match_images(
                 evaluated.ground_truth_of(task),
                 evaluated.detections_of(task),
@@ -62,9 +64,8 @@ class Bootstrap:
             itself = np.ones((1, len(matches)), dtype=np.uint16)
             ap = resampled_ap(matches, np.concatenate([itself, draw_images(matches, self.resamples)]))
             units = matches.num_groups
-            found[task] = {name: bootstrap_interval(row[0], row[1:], num_units=units) for name, row in ap.items()}
-            seconds = time.perf_counter() - start
-            logger.info("%s: intervals of %s AP in %.1f s", evaluated.dataset_name, task, seconds)
+            found[task] = {key: bootstrap_interval(row[0], row[1:], num_units=units) for key, row in ap.items()}
+            logger.info("%s: intervals of %s AP in %.1f s", name, task, time.perf_counter() - start)
         return found
 
 
