@@ -67,6 +67,8 @@ def test_a_finished_source_must_have_its_weights(tmp_path: Path) -> None:
 def test_runs_that_are_not_trained_are_not_checked(tmp_path: Path) -> None:
     specs = specs_of(tmp_path, "{good: {}, bad: {HOOKS: [nothing]}}")
     check_trainings(specs, {spec.key for spec in specs if spec.key.variant == "good"})
+    with pytest.raises(UserError, match="1 variant cannot be trained:\n  bad: "):
+        check_trainings(specs, {spec.key for spec in specs})
 
 
 def test_a_mistake_in_the_base_is_reported_once(tmp_path: Path) -> None:
