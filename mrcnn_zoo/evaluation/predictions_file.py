@@ -278,12 +278,11 @@ def _note_cut_results(path: Path, by_image: Mapping[int, Sequence[Row]], *, limi
     cut = [count for count in most.values() if count > limit]
     if cut:
         logger.info(
-            "%s: %s more than %d results of a class, at most %d; the others do not count. To count them: "
-            "TEST.DETECTIONS_PER_IMAGE %d",
+            "%s: %s more than %d results of a class, at most %d; the others do not count. To count them, "
+            "raise TEST.DETECTIONS_PER_IMAGE.",
             path,
             counted(len(cut), "image has", "images have"),
             limit,
-            max(cut),
             max(cut),
         )
 
