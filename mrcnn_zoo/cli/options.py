@@ -83,7 +83,10 @@ def require_config(parser: argparse.ArgumentParser, arguments: argparse.Namespac
         arguments: its arguments.
     """
     if arguments.config_file is None:
-        parser.error("--config-file is missing: give a YAML file, or the name of a packaged config")
+        words = arguments.overrides
+        name = words[0] if words and len(words) % 2 and "=" not in words[0] else ""  # no KEY VALUE or KEY=VALUE
+        hint = f"; to name {name!r}, write {name}.yaml or --config-file {name}" if name else ""
+        parser.error(f"--config-file is missing: give a YAML file, or the name of a packaged config{hint}")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ Row = dict[str, Any]  # of a COCO results file: image_id, category_id, bbox (x y
 
 @dataclass(frozen=True, slots=True)
 class PackedRows:
-    """The rows of one image as arrays: about 150 bytes per detection beside its run lengths and keypoints."""
+    """The rows of one image as arrays: about 100 bytes per detection beside its run lengths and keypoints."""
 
     category_ids: NDArray[np.int64]  # (R,)
     boxes: NDArray[np.float64]  # (R, 4) x, y, width, height

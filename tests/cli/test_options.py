@@ -58,6 +58,16 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
     return check
 
 
+def test_config_named_without_its_ending_is_recognized(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["train"], ["sweep", "run"]):
+        with pytest.raises(SystemExit):
+            main([*command, "roi_layer_digits"])
+        assert "write roi_layer_digits.yaml or --config-file roi_layer_digits" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "SOLVER.MAX_ITER", "10"])
+    assert "packaged config\n" in capsys.readouterr().err
+
+
 # --- parsers and help -------------------------------------------------------------------------------------------------
 
 
