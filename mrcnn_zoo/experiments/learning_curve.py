@@ -60,6 +60,8 @@ class LearningCurve:
         fitted: the law at all images.
         doubled: the law at twice as many.
         gain: difference of the two.
+        bend: "less" or "more" is to be expected than the law predicts, as the points bend away from it; "" for neither.
+        bend_p_value: of the test of the bend; nan without one.
         refusal: why nothing is predicted; empty for a fit.
         notes: such as fractions that were left out.
     """
@@ -74,6 +76,8 @@ class LearningCurve:
     fitted: Estimate | None = None
     doubled: Estimate | None = None
     gain: Estimate | None = None
+    bend: str = ""
+    bend_p_value: float = math.nan
     refusal: str = ""
     notes: tuple[str, ...] = ()
 
@@ -91,10 +95,13 @@ class LearningCurve:
         law = (
             f"100 - {self.metric} = {self.scale:.3g} n^-{self.exponent.value:.3f}{_interval(self.exponent, digits=3)}."
         )
+        numbers = f"wice the images ({2 * self.num_images:,.0f} instead of {self.num_images:,.0f}) are expected to give"
+        if self.bend:
+            bend = f"The points bend away from this law (p = {self.bend_p_value:.3f}): t{numbers} {self.bend} than"
+            return " ".join([law, f"{bend} {self.metric} {self.doubled.value:.1f}.", *self.notes])
         expected = (
-            f"Twice the images ({2 * self.num_images:,.0f} instead of {self.num_images:,.0f}) are expected to give "
-            f"{self.metric} {self.doubled.value:.1f}{_interval(self.doubled)} instead of {self.fitted.value:.1f}, a "
-            f"gain of {self.gain.value:.1f}{_interval(self.gain)}"
+            f"T{numbers} {self.metric} {self.doubled.value:.1f}{_interval(self.doubled)} instead of "
+            f"{self.fitted.value:.1f}, a gain of {self.gain.value:.1f}{_interval(self.gain)}"
         )
         doubt = "; it cannot be distinguished from no gain." if self.gain.low <= 0 else "."
         basis = f"Fits of {counted(self.num_seeds, 'seed')}; the noise of the test images is not included."
@@ -241,6 +248,7 @@ def _fitted(curve: LearningCurve, images: NDArray[np.float64], values: NDArray[n
     largest = images[:, -1]
     present, doubled = (BEST - scales * (factor * largest) ** -exponents for factor in (1, 2))
     exponent = estimate_mean(Observations(exponents))
+    bend, bend_p_value = _bend(images, values)
     if exponent.value <= 0:
         reason = f"{curve.metric} does not rise with the number of images (exponent {exponent.value:.3f})."
         return replace(curve, refusal=reason)
@@ -253,18 +261,18 @@ def _fitted(curve: LearningCurve, images: NDArray[np.float64], values: NDArray[n
         fitted=estimate_mean(Observations(present)),
         doubled=estimate_mean(Observations(doubled)),
         gain=estimate_mean(Observations(doubled - present)),
-        notes=curve.notes + _bend(images, values),
+        bend=bend,
+        bend_p_value=bend_p_value,
     )
 
 
-def _bend(images: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[str, ...]:
-    """A note where the points are no line on logarithmic scales: a t test of the quadratic term over the seeds."""
+def _bend(images: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[str, float]:
+    """`bend` and `bend_p_value`: a t test, over the seeds, of the quadratic term on logarithmic scales."""
     fits = [np.polyfit(np.log(n), np.log(BEST - ap), 2) for n, ap in zip(images, values, strict=True)]
     curvature = estimate_mean(Observations(np.array([quadratic for quadratic, _, _ in fits])))
     if not curvature.p_value <= LEVEL or abs(curvature.value) < ROUNDING:  # p is nan of one seed
-        return ()
-    direction = "less" if curvature.value > 0 else "more"
-    return (f"The points bend away from the law (p = {curvature.p_value:.3f}): expect {direction} than it predicts.",)
+        return "", curvature.p_value
+    return "less" if curvature.value > 0 else "more", curvature.p_value
 
 
 def _interval(estimate: Estimate, *, digits: int = 1) -> str:

@@ -67,10 +67,10 @@ def test_interval_of_the_doubling_covers_the_truth() -> None:
 def test_points_that_bend_away_from_the_law_are_noted() -> None:
     rng = np.random.default_rng(1)
     flattens = curve_of(lambda _, n: 36 - 700 / n + rng.normal(0, 1))
-    assert "expect less than it predicts" in flattens.text()
+    assert "are expected to give less than segm/AP" in flattens.text()
     assert flattens.doubled.value > 36  # the limit of the truth
     steepens = curve_of(lambda _, n: 30 + (n / 100) ** 2 + rng.normal(0, 0.5))
-    assert "expect more than it predicts" in steepens.text()
+    assert "are expected to give more than segm/AP" in steepens.text()
     assert "bend" not in curve_of(lambda _, n: law(n)).text()
     false_alarms = ["bend" in curve_of(lambda _, n: law(n) + rng.normal(0, 0.5)).text() for _ in range(200)]
     assert np.mean(false_alarms) <= 0.1  # the level is 5 %, its standard deviation 1.5 %

@@ -203,7 +203,8 @@ def draw_learning_curves(curves: Sequence[LearningCurve]) -> "Figure":
         axes.plot(*curve.line(), style, color=color, lw=1.2)
         if curve.doubled is not None:
             mean = curve.doubled
-            ends = [[mean.value - mean.low], [mean.high - mean.value]] if has_interval(mean) else None
+            has_ends = has_interval(mean) and not curve.bend
+            ends = [[mean.value - mean.low], [mean.high - mean.value]] if has_ends else None
             axes.errorbar(2 * curve.num_images, mean.value, yerr=ends, fmt=marker, mfc="white", color=color, capsize=3)
     axes.set_xscale("log")
     ticks = [round(float(np.mean(numbers))) for numbers in images.values()]
