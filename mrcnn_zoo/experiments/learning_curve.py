@@ -95,12 +95,12 @@ class LearningCurve:
         law = (
             f"100 - {self.metric} = {self.scale:.3g} n^-{self.exponent.value:.3f}{_interval(self.exponent, digits=3)}."
         )
-        numbers = f"wice the images ({2 * self.num_images:,.0f} instead of {self.num_images:,.0f}) are expected to give"
+        images = f"the images ({2 * self.num_images:,.0f} instead of {self.num_images:,.0f}) are expected to give"
         if self.bend:
-            bend = f"The points bend away from this law (p = {self.bend_p_value:.3f}): t{numbers} {self.bend} than"
+            bend = f"The points bend away from this law (p = {self.bend_p_value:.3f}): twice {images} {self.bend} than"
             return " ".join([law, f"{bend} {self.metric} {self.doubled.value:.1f}.", *self.notes])
         expected = (
-            f"T{numbers} {self.metric} {self.doubled.value:.1f}{_interval(self.doubled)} instead of "
+            f"Twice {images} {self.metric} {self.doubled.value:.1f}{_interval(self.doubled)} instead of "
             f"{self.fitted.value:.1f}, a gain of {self.gain.value:.1f}{_interval(self.gain)}"
         )
         doubt = "; it cannot be distinguished from no gain." if self.gain.low <= 0 else "."

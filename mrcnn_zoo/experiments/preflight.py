@@ -16,6 +16,7 @@ from mrcnn_zoo.experiments.records import FINISHED, read_run_file
 from mrcnn_zoo.experiments.runs import FINAL_WEIGHTS, RunKey, RunSpec
 from mrcnn_zoo.model_zoo import index
 from mrcnn_zoo.modeling import build_model
+from mrcnn_zoo.training.log_files import logging_from
 from mrcnn_zoo.training.preflight import check_registered_names
 from mrcnn_zoo.training.stages.inheritance import ModelDescription, describe_model, inherited_names
 from mrcnn_zoo.training.stages.stage import Stage, build_stages, naming_stage
@@ -73,17 +74,13 @@ def _describe(stage: Stage, models: dict[str, ModelDescription]) -> ModelDescrip
     """The description of the model of a stage; models of equal configs are built once."""
     key = repr([leaf for leaf in leaves_of(stage.cfg) if not leaf[0].startswith(OTHER_SECTIONS)])
     if key not in models:
-        ours = logging.getLogger("mrcnn_zoo")
-        level = ours.level
-        ours.setLevel(logging.WARNING)  # what is built is logged when it is trained
         try:
-            models[key] = describe_model(build_model(changed_config(stage.cfg, {"MODEL.DEVICE": "cpu"})))
+            with logging_from(logging.WARNING):  # what is built is logged when it is trained
+                models[key] = describe_model(build_model(changed_config(stage.cfg, {"MODEL.DEVICE": "cpu"})))
         except UserError:
             raise
         except BUILD_ERRORS as error:
             raise UserError(f"its model cannot be built: {type(error).__name__}: {error}") from error
-        finally:
-            ours.setLevel(level)
     return models[key]
 
 

@@ -37,6 +37,22 @@ class MarkWarnings(logging.Formatter):
         return fitted(text, self._stream)
 
 
+@contextmanager
+def logging_from(level: int) -> Iterator[None]:
+    """Log only messages of a level and above while the block builds something for a check.
+
+    Args:
+        level: e.g. logging.WARNING.
+    """
+    ours = logging.getLogger("mrcnn_zoo")
+    former = ours.level
+    ours.setLevel(level)
+    try:
+        yield
+    finally:
+        ours.setLevel(former)
+
+
 class OncePerMessage(logging.Filter):
     """Lets each warning pass once, e.g. those of a dataset that is read twice."""
 

@@ -15,7 +15,7 @@ from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.output_files import write_text
 from mrcnn_zoo.training.build import build_evaluated_model, build_trainer
 from mrcnn_zoo.training.hooks.evaluation import results_by_dataset
-from mrcnn_zoo.training.log_files import LogFile, logging_to
+from mrcnn_zoo.training.log_files import LogFile, logging_from, logging_to
 from mrcnn_zoo.training.preflight import (
     RunPlan,
     check_output_dir,
@@ -125,16 +125,12 @@ def _check_stages(stages: Sequence[Stage], waiting: Sequence[Stage]) -> None:
     Raises:
         UserError: naming the stage.
     """
-    ours = logging.getLogger("mrcnn_zoo")
-    level = ours.level
-    ours.setLevel(logging.ERROR)  # a stage is logged when it is trained; here it lacks the weights of earlier stages
-    try:
+    # A stage is logged when it is trained; here it lacks the weights of earlier stages.
+    with logging_from(logging.ERROR):
         models = {stage.name: _try_to_build(stage) for stage in waiting[1:]}
         if waiting and any(stage.inherited or stage.proposals_of for stage in waiting[1:]):
             with naming_stage(waiting[0]):
                 models[waiting[0].name] = describe_model(build_model(waiting[0].cfg))
-    finally:
-        ours.setLevel(level)
     check_inheritance(stages, models)
 
 

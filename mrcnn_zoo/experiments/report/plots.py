@@ -15,6 +15,7 @@ from mrcnn_zoo.experiments.comparison import ComparisonRow, MetricComparison
 from mrcnn_zoo.experiments.learning_curve import LearningCurve
 from mrcnn_zoo.experiments.report.model import Curve, Section
 from mrcnn_zoo.experiments.report.tables import has_interval
+from mrcnn_zoo.experiments.statistics import Estimate
 from mrcnn_zoo.inspection.plots import LINE_STYLES, MARKERS
 from mrcnn_zoo.output_files import write_atomically
 
@@ -159,8 +160,12 @@ def _draw_row(axes: "Axes", row: ComparisonRow, place: float, *, color: str) -> 
         return
     axes.plot(list(row.values.values()), [place + 0.09] * len(row.values), "o", color=color, alpha=0.45, ms=4, mew=0)
     mean = row.mean
-    ends = [[mean.value - mean.low], [mean.high - mean.value]] if has_interval(mean) else None
-    axes.errorbar(mean.value, place - 0.07, xerr=ends, fmt="D", color=color, ms=5, capsize=3, lw=1.5)
+    axes.errorbar(mean.value, place - 0.07, xerr=_ends(mean), fmt="D", color=color, ms=5, capsize=3, lw=1.5)
+
+
+def _ends(mean: Estimate) -> list[list[float]] | None:
+    """The interval as matplotlib's errorbar takes it."""
+    return [[mean.value - mean.low], [mean.high - mean.value]] if has_interval(mean) else None
 
 
 def draw_curves(curves: Sequence[Curve], name: str, *, is_loss: bool = False) -> "Figure":
@@ -202,10 +207,9 @@ def draw_learning_curves(curves: Sequence[LearningCurve]) -> "Figure":
         axes.plot(*zip(*points, strict=True), marker, color=color, ms=4, label=curve.variant, linestyle="")
         axes.plot(*curve.line(), style, color=color, lw=1.2)
         if curve.doubled is not None:
-            mean = curve.doubled
-            has_ends = has_interval(mean) and not curve.bend
-            ends = [[mean.value - mean.low], [mean.high - mean.value]] if has_ends else None
-            axes.errorbar(2 * curve.num_images, mean.value, yerr=ends, fmt=marker, mfc="white", color=color, capsize=3)
+            ends = None if curve.bend else _ends(curve.doubled)
+            doubled = (2 * curve.num_images, curve.doubled.value)
+            axes.errorbar(*doubled, yerr=ends, fmt=marker, mfc="white", color=color, capsize=3)
     axes.set_xscale("log")
     ticks = [round(float(np.mean(numbers))) for numbers in images.values()]
     ticks += sorted({round(2 * curve.num_images) for curve in curves if curve.doubled is not None})
