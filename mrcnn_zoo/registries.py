@@ -113,6 +113,11 @@ SUPPRESSIONS = Registry(
 
 # --- data -------------------------------------------------------------------------------------------------------------
 DATASET_FORMATS = Registry("DATASET_FORMATS", package="mrcnn_zoo.data.formats")  # (cfg, name, definition)
+ANNOTATION_FORMATS = Registry(
+    "ANNOTATION_FORMATS",
+    package="mrcnn_zoo.data.formats",
+    contract="mrcnn_zoo.data.annotations.contract:AnnotationFormat",
+)  # (); of files that are found by content, read and written; each is in DATASET_FORMATS, too
 AUGMENTATIONS = Registry(
     "AUGMENTATIONS", package="mrcnn_zoo.data.transforms", contract="mrcnn_zoo.data.transforms.transform:Augmentation"
 )  # (cfg)

@@ -19,6 +19,7 @@ from mrcnn_zoo.config.folds import (
 )
 from mrcnn_zoo.config.keys import COMMAND_LINE, DEFAULT, Key, Origin, is_number
 from mrcnn_zoo.config.node import CfgNode
+from mrcnn_zoo.config.own_data import TRAIN, fill_val_side, problem_of_foreign_test_set
 from mrcnn_zoo.config.stage_list import problem_of_stage_list, problem_of_trained_parts
 from mrcnn_zoo.errors import UserError
 
@@ -143,6 +144,7 @@ def settle_contradictions(config: CfgNode) -> None:
             if value != config.value_of(name):
                 _replace(config, name, value, closest=closest)
     fill_test_set(config)
+    fill_val_side(config)
 
 
 def _replace(config: CfgNode, name: str, value: Any, *, closest: str) -> None:
@@ -286,6 +288,7 @@ RELATIONS = (
     Relation((FOLD, FOLDS), problem_of_fold),
     Relation((GROUP,), problem_of_group),
     Relation((FOLDS, TEST), problem_of_test_set, {TEST: lambda config: list(config.DATASETS.TRAIN)}),
+    Relation((TRAIN, TEST), problem_of_foreign_test_set, {TEST: lambda _: []}),
 )
 
 

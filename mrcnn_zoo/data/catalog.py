@@ -7,69 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.known_datasets import KNOWN_DATASETS, Definition
+from mrcnn_zoo.config.own_data import AUTO, split_name
 from mrcnn_zoo.data.classes import with_distinct_names
 from mrcnn_zoo.data.field_rules import FIELD_RULES
 from mrcnn_zoo.data.paths import candidate_paths, how_to_set_root
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.registries import DATASET_FORMATS
+from mrcnn_zoo.registries import ANNOTATION_FORMATS, DATASET_FORMATS
 from mrcnn_zoo.registry import did_you_mean
 
 logger = logging.getLogger(__name__)
 
-Definition = Mapping[str, Any]
 
-# The splits of COCO as Detectron2 names them: name -> (image folder, suffix of the annotation file).
-COCO_SPLITS = {
-    "coco_2014_train": ("train2014", "train2014"),
-    "coco_2014_val": ("val2014", "val2014"),
-    "coco_2014_minival": ("val2014", "minival2014"),
-    "coco_2014_valminusminival": ("val2014", "valminusminival2014"),
-    "coco_2017_train": ("train2017", "train2017"),
-    "coco_2017_val": ("val2017", "val2017"),
-    "coco_2017_val_100": ("val2017", "val2017_100"),
-}
-
-
-def _coco(folder: str, annotations: str) -> Definition:
-    return {"FORMAT": "coco", "IMAGES": f"coco/{folder}", "ANNOTATIONS": f"coco/annotations/{annotations}.json"}
-
-
-def _nuclei(split: str) -> Definition:
-    return {"FORMAT": "dsb2018", "IMAGES": "dsb2018/stage1_train", "SPLIT": split}
-
-
-KNOWN_DATASETS: dict[str, Definition] = {
-    **{name: _coco(folder, f"instances_{suffix}") for name, (folder, suffix) in COCO_SPLITS.items()},
-    **{
-        f"keypoints_{name}": _coco(folder, f"person_keypoints_{suffix}")
-        for name, (folder, suffix) in COCO_SPLITS.items()
-    },
-    **{
-        f"lvis_v1_{split}": {"FORMAT": "coco", "IMAGES": "coco", "ANNOTATIONS": f"lvis/lvis_v1_{split}.json"}
-        for split in ("train", "val")
-    },
-    **{f"dsb2018_{split}": _nuclei(split) for split in ("train", "val")},
-    **{
-        f"{kind}_{split}": {"FORMAT": kind, "SPLIT": split}
-        for kind in ("digits", "shapes")
-        for split in ("train", "val")
-    },
-}
-
-
-def load_dataset(cfg: CfgNode, name: str, *, source: Dataset | None = None) -> Dataset:
+def load_dataset(cfg: CfgNode, name: str, *, source: Dataset | None = None, side: str = "all") -> Dataset:
     """Load a whole dataset and log the repairs of its annotations; `data/run_datasets.py` loads those of a run.
 
     Args:
         cfg: DATASETS.DEFINITIONS, and the keys of the formats.
-        name: a built-in dataset, a key of DATASETS.DEFINITIONS, or the path of a folder in COCO's layout.
+        name: a built-in dataset, a key of DATASETS.DEFINITIONS, or the path of a folder or file with annotations; with
+            ":train", ":val", ":test" or ":all" one side of it.
+        side: of a dataset whose files have sides, where neither the name nor SPLIT chooses one.
         source: the images to derive it from, where they are only a part of the dataset `source_of(cfg, name)`.
 
     Raises:
         UserError: an unknown name, missing files, or annotations that cannot be used.
     """
-    definition = definition_of(cfg, name)
+    definition = definition_of(cfg, name, side=side)
     build = _format_of(name, definition)
     made = build(cfg, name, definition) if source is None else build(cfg, name, definition, source=source)
     dataset = with_distinct_names(made)
@@ -96,8 +60,6 @@ def source_of(cfg: CfgNode, name: str) -> str:
 
 def _format_of(name: str, definition: Definition) -> Callable[..., Dataset]:
     key = f"DATASETS.DEFINITIONS.{name}.FORMAT"
-    if "FORMAT" not in definition:
-        raise UserError(f"{key} is missing; give one of {', '.join(DATASET_FORMATS.names())}.")
     if not isinstance(definition["FORMAT"], str):
         raise UserError(f"{key} = {definition['FORMAT']!r} must be one of {', '.join(DATASET_FORMATS.names())}.")
     return DATASET_FORMATS.get(definition["FORMAT"], key=key)
@@ -108,26 +70,33 @@ def dataset_names(cfg: CfgNode) -> list[str]:
     return sorted({*KNOWN_DATASETS, *cfg.DATASETS.DEFINITIONS})
 
 
-def definition_of(cfg: CfgNode, name: str) -> Definition:
+def definition_of(cfg: CfgNode, name: str, *, side: str = "all") -> Definition:
     """The definition of a dataset: FORMAT and its fields.
 
     Args:
-        cfg: DATASETS.DEFINITIONS.
+        cfg: DATASETS.DEFINITIONS and DEFAULTS.
         name: as for `load_dataset`.
+        side: as for `load_dataset`; the field SIDE of definitions whose format is detected.
 
     Raises:
         UserError: an unknown name.
     """
-    defined = cfg.DATASETS.DEFINITIONS.get(name)
-    if defined is not None:
-        if not isinstance(defined, Mapping):
-            raise UserError(f"DATASETS.DEFINITIONS.{name} = {defined!r} must be a mapping with FORMAT and its fields.")
-        return defined
-    if name in KNOWN_DATASETS:
-        return KNOWN_DATASETS[name]
-    if any(path.is_dir() for path in candidate_paths(name)):
-        return {"FORMAT": "coco", "IMAGES": name}
-    raise UserError(_unknown_name(cfg, name))
+    base, chosen = split_name(cfg, name)
+    defined = cfg.DATASETS.DEFINITIONS.get(base)
+    if defined is not None and not isinstance(defined, Mapping):
+        raise UserError(f"DATASETS.DEFINITIONS.{base} = {defined!r} must be a mapping with FORMAT and its fields.")
+    if defined is None and base in KNOWN_DATASETS:
+        defined = KNOWN_DATASETS[base]
+    if defined is None and any(path.exists() for path in candidate_paths(base)):
+        defined = {"IMAGES": base}
+    if defined is None:
+        raise UserError(_unknown_name(cfg, base))
+    definition = {"FORMAT": cfg.DATASETS.DEFAULTS.FORMAT, **defined}
+    if chosen:
+        definition["SPLIT"] = chosen
+    elif definition["FORMAT"] == AUTO or definition["FORMAT"] in ANNOTATION_FORMATS:
+        definition.setdefault("SIDE", side)
+    return definition
 
 
 def _unknown_name(cfg: CfgNode, name: str) -> str:

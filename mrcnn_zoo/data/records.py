@@ -40,6 +40,7 @@ class InstanceRecord:
     is_crowd: bool = False
     area: float | None = None  # square pixels; selects small, medium or large in COCO's tables
     annotation_id: int = 0
+    score: float | None = None  # of a prediction, in [0, 1]
 
 
 def filling_object(image_size: ImageSize, class_index: int, *, annotation_id: int) -> InstanceRecord:
@@ -62,6 +63,7 @@ class ImageRecord:
     source: ImageSource
     image_size: ImageSize  # (height, width) of the original
     instances: tuple[InstanceRecord, ...] = ()
+    split: str = ""  # "train", "val" or "test" where the annotation files have sides
 
     def __repr__(self) -> str:
         return summary(self)
@@ -98,24 +100,29 @@ class Dataset:
 
 
 class RepairLog:
-    """Counts repairs by kind and keeps the first of each."""
+    """Counts repairs by kind and keeps the first of each.
 
-    def __init__(self) -> None:
+    Args:
+        element: the usual kind of element.
+    """
+
+    def __init__(self, element: str = "annotation") -> None:
+        self.element = element
         self._counts: dict[str, int] = {}
         self._firsts: dict[str, str] = {}
 
-    def add(self, kind: str, where: Sequence[object] | NDArray[Any], *, name: str = "annotation") -> None:
+    def add(self, kind: str, where: Sequence[object] | NDArray[Any], *, name: str = "") -> None:
         """Count repairs of one kind.
 
         Args:
             kind: the problem and the repair, e.g. "boxes outside their image left out".
             where: ids of the repaired elements; may be empty.
-            name: the kind of element.
+            name: the kind of element, if not the usual one.
         """
         if len(where) == 0:
             return
         self._counts[kind] = self._counts.get(kind, 0) + len(where)
-        self._firsts.setdefault(kind, f"{name} {where[0]}")
+        self._firsts.setdefault(kind, f"{name or self.element} {where[0]}")
 
     def notes(self) -> tuple[str, ...]:
         """One line per kind, with the count and the first case."""

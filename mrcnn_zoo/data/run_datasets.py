@@ -49,8 +49,8 @@ def load_train_and_test(cfg: CfgNode, *, seed: int | None = None) -> RunDatasets
         UserError: a dataset that cannot be loaded or divided.
     """
     if not (is_split(cfg) and cfg.DATASETS.TRAIN):
-        train, test = ([load_dataset(cfg, name) for name in cfg.DATASETS[side]] for side in ("TRAIN", "TEST"))
-        return RunDatasets(train, test)
+        train = [load_dataset(cfg, name, side="train") for name in cfg.DATASETS.TRAIN]
+        return RunDatasets(train, [load_dataset(cfg, name, side="val") for name in cfg.DATASETS.TEST])
     split = _split_sources(cfg, cfg.SEED if seed is None else seed)
     return RunDatasets(
         _load_parts(cfg, cfg.DATASETS.TRAIN, split.training),
@@ -66,7 +66,7 @@ def load_train(cfg: CfgNode) -> list[Dataset]:
         cfg: DATASETS.
     """
     if not (is_split(cfg) and cfg.DATASETS.TRAIN):
-        return [load_dataset(cfg, name) for name in cfg.DATASETS.TRAIN]
+        return [load_dataset(cfg, name, side="train") for name in cfg.DATASETS.TRAIN]
     return _load_parts(cfg, cfg.DATASETS.TRAIN, _split_sources(cfg, cfg.SEED).training)
 
 
@@ -77,7 +77,7 @@ def load_test(cfg: CfgNode) -> list[Dataset]:
         cfg: DATASETS.
     """
     if not (cfg.DATASETS.FOLDS and _tests_training_images(cfg)):
-        return [load_dataset(cfg, name) for name in cfg.DATASETS.TEST]
+        return [load_dataset(cfg, name, side="val") for name in cfg.DATASETS.TEST]
     return _load_parts(cfg, cfg.DATASETS.TEST, _split_sources(cfg, cfg.SEED).held_out)
 
 
@@ -135,7 +135,7 @@ class _Split:
 
 def _split_sources(cfg: CfgNode, seed: int) -> _Split:
     names = list(dict.fromkeys(source_of(cfg, name) for name in cfg.DATASETS.TRAIN))
-    sources = [load_dataset(cfg, name) for name in names]
+    sources = [load_dataset(cfg, name, side="train") for name in names]
     training = whole = units_of(sources, group=cfg.DATASETS.GROUP)
     held_out: list[Unit] = []
     if cfg.DATASETS.FOLDS:

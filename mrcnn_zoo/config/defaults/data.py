@@ -9,6 +9,7 @@ from mrcnn_zoo.config.keys import (
     POSITIVE,
     SHARE,
     SHARE_ABOVE_ZERO,
+    SHARE_BELOW_ONE,
     Key,
     Range,
 )
@@ -236,6 +237,37 @@ NEW_KEYS = (
         "Custom datasets by name, each a mapping with FORMAT (coco, dsb2018, digits, shapes, ...) and that format's "
         "fields, e.g. {cells_train: {FORMAT: coco, IMAGES: data/train, ANNOTATIONS: data/train.json}}.",
         registry=DATASET_FORMATS,
+    ),
+    Key(
+        "DATASETS.DEFAULTS.FORMAT",
+        "auto",
+        "Format of datasets that are named by a path, or whose definition has no FORMAT; auto: detected by content.",
+    ),
+    Key(
+        "DATASETS.DEFAULTS.SPLIT",
+        "auto",
+        "Side of such datasets that is read where the name has none (path:train, path:val): train, val, test or all; "
+        "auto: in DATASETS.TRAIN the train side, in TEST the val side where the files have sides, else all images.",
+        choices=("auto", "train", "val", "test", "all"),
+    ),
+    Key(
+        "DATASETS.DEFAULTS.VAL_FRACTION",
+        0.2,
+        "Share of the images on the val side of datasets whose files have no sides; the choice is stratified by "
+        "classes and does not depend on SEED. 0: none, and an empty DATASETS.TEST stays empty.",
+        range=SHARE_BELOW_ONE,
+    ),
+    Key(
+        "DATASETS.DEFAULTS.GROUP",
+        "",
+        "Regular expression like DATASETS.GROUP, of groups of images that the val side of such datasets does not "
+        "divide; empty: DATASETS.GROUP.",
+    ),
+    Key(
+        "DATASETS.DEFAULTS.CLASSES",
+        {},
+        "Classes of such datasets by name, {car: [car, van], ignore: [blurry]}: merged and renamed; objects of the "
+        "classes under ignore are left out; classes that are not named stay as they are.",
     ),
     Key(
         "DATASETS.KEYPOINT_FLIP_PAIRS",

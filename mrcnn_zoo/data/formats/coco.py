@@ -1,44 +1,111 @@
 """COCO's format: one JSON file with boxes, masks and keypoints, and a folder of images."""
 
 import gc
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from itertools import count
+from pathlib import Path, PurePosixPath
 
-from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.catalog import read_fields
+from mrcnn_zoo.data.annotations.contract import SIDES, AnnotationFormat, Annotations, Found, ReadOptions
+from mrcnn_zoo.data.annotations.listing import FileListing, split_of
+from mrcnn_zoo.data.annotations.loading import annotation_format
+from mrcnn_zoo.data.annotations.writing import DatasetWriter
+from mrcnn_zoo.data.classes import listed, unite_classes
 from mrcnn_zoo.data.formats.coco_instances import read_instances
-from mrcnn_zoo.data.formats.coco_json import read_categories, read_coco_json, read_images
-from mrcnn_zoo.data.formats.unsupported_formats import CONVERT, detect_folder_format, is_dsb2018_folder
+from mrcnn_zoo.data.formats.coco_json import CocoJson, read_categories, read_coco_json, read_images
 from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.paths import check_files_exist, find_folder, find_path, image_file_size
+from mrcnn_zoo.data.paths import check_files_exist, image_file_size
 from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.registries import DATASET_FORMATS
 from mrcnn_zoo.structures import ImageSize
 
-ROBOFLOW_FILE = "_annotations.coco.json"
-NAMES_SHOWN = 5
+SECTION = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
+PART_EXAMINED = 1 << 16  # bytes at the start and the end of a file
+FILES_EXAMINED = 200
+IMAGES_TRIED = 3
+SIDE_FOLDERS = {"val": "valid"}  # other names of the folder of a side
 PREFIXES = ("instances_", "", "image_info_")  # of the files in COCO's annotations/; the last is for unlabelled images
 
 
-@DATASET_FORMATS.register("coco")
-def build_coco_dataset(cfg: CfgNode, name: str, definition: Mapping[str, Any]) -> Dataset:
-    """Fields: IMAGES, the folder; ANNOTATIONS, the JSON file, by default found in or near the folder."""
-    fields = read_fields(name, definition, required=("IMAGES",), optional={"ANNOTATIONS": ""})
-    folder = find_folder(fields["IMAGES"], dataset=name, what="image folder (IMAGES)")
-    if fields["ANNOTATIONS"]:
-        annotations = find_path(fields["ANNOTATIONS"], dataset=name, what="annotation file")
-    else:
-        folder, annotations = find_coco_layout(folder)
-    model = cfg.MODEL
-    return load_coco(name, folder, annotations, needs_masks=model.MASK_ON, needs_keypoints=model.KEYPOINT_ON)
+@annotation_format("coco")
+class CocoFormat(AnnotationFormat):
+    """COCO's format, also as Roboflow, LVIS and the crowdAI mapping challenge write it."""
+
+    title = "COCO JSON"
+    looked_for = "a .json file with 'images', 'annotations' and 'categories', in the folder or in annotations/"
+
+    def find(self, listing: FileListing) -> Found | None:
+        """Files by side, from the names of files and folders; `instances_*` before others of the same side."""
+        files: dict[str, list[Path]] = {}
+        for name in _examined(listing):
+            if _is_coco(listing, name):
+                files.setdefault(_side_of(name), []).append(listing.root / name)
+        if any(files.get(side) for side in SIDES):
+            files.pop("", None)
+        if not files and not listing.file:
+            beside = [path for path in _beside(listing.root) if path.is_file()]
+            files = {"": beside[:1]} if beside else {}
+        if not files:
+            return None
+        names = [
+            str(path.relative_to(listing.root)) if path.is_relative_to(listing.root) else str(path)
+            for paths in files.values()
+            for path in paths
+        ]
+        return Found(listing, files, listed(names))
+
+    def require(self, listing: FileListing, *, dataset: str) -> Found:
+        """A file that was named is read whatever it contains: the reader's messages are more precise."""
+        if listing.file:
+            return Found(listing, {"": [listing.path]}, listing.file)
+        return super().require(listing, dataset=dataset)
+
+    def read(self, found: Found, options: ReadOptions) -> Dataset:
+        """The sides that are needed, united by the names of their classes."""
+        sides = [options.split] if options.split in found.splits else list(found.splits)
+        datasets = [self._read_side(found, side, options) for side in sides]
+        if len(datasets) == 1:
+            return datasets[0]
+        united = unite_classes(datasets)
+        numbers, annotation_ids = count(1), count(1)
+        records = tuple(
+            replace(
+                record,
+                image_id=next(numbers),
+                instances=tuple(replace(item, annotation_id=next(annotation_ids)) for item in record.instances),
+            )
+            for dataset in united
+            for record in dataset.records
+        )
+        notes = tuple(note for dataset in datasets for note in dataset.notes)
+        return replace(united[0], name=options.name, records=records, annotation_file="", notes=notes)
+
+    def _read_side(self, found: Found, side: str, options: ReadOptions) -> Dataset:
+        path = _chosen_file(found.splits[side], options)
+        document_folder = None if options.images is None else options.images.root
+        dataset = load_coco(
+            options.name,
+            document_folder or image_folders(found.listing.root, path, side),
+            path,
+            needs_masks=options.needs_masks,
+            needs_keypoints=options.needs_keypoints,
+        )
+        return replace(dataset, records=tuple(replace(record, split=side) for record in dataset.records))
+
+    def read_images(self, found: Found, options: ReadOptions) -> Annotations:
+        """Not used: `read` makes datasets."""
+        raise NotImplementedError
+
+    def write(self, parts: Mapping[str, Dataset], folder: Path, writer: DatasetWriter) -> None:
+        """`images/` and `annotations.json`; with sides a folder for each."""
+        raise NotImplementedError
 
 
 def load_coco(
     name: str,
-    image_folder: Path | None,
+    image_folder: Path | Sequence[Path] | None,
     annotation_file: Path,
     *,
     needs_masks: bool = True,
@@ -48,8 +115,8 @@ def load_coco(
 
     Args:
         name: of the dataset.
-        image_folder: that file names in the JSON are relative to; None if only the annotations are used, which then
-            need the sizes of the images.
+        image_folder: that file names in the JSON are relative to, or several, of which the one with the first images
+            is chosen; None if only the annotations are used, which then need the sizes of the images.
         annotation_file: the JSON.
         needs_masks: whether unreadable masks are errors; otherwise their objects keep the box alone.
         needs_keypoints: whether unreadable keypoints are errors; otherwise they are left out.
@@ -61,11 +128,12 @@ def load_coco(
         document = read_coco_json(annotation_file)
         repairs = RepairLog()
         categories = read_categories(document, repairs=repairs, needs_keypoints=needs_keypoints)
+        folder = _folder_with_images(image_folder, document)
         images = read_images(
-            document, repairs=repairs, measure=lambda file_name: _measured(image_folder, file_name, annotation_file)
+            document, repairs=repairs, measure=lambda file_name: _measured(folder, file_name, annotation_file)
         )
-        if image_folder is not None:
-            check_files_exist(image_folder, images.file_names, listed_in=str(annotation_file))
+        if folder is not None:
+            check_files_exist(folder, images.file_names, listed_in=str(annotation_file))
         instances = read_instances(
             document,
             images=images,
@@ -75,7 +143,7 @@ def load_coco(
             needs_keypoints=needs_keypoints,
         )
     records = tuple(
-        ImageRecord(number, FileImage(str((image_folder or Path()) / file_name)), size, tuple(items))
+        ImageRecord(number, FileImage(str((folder or Path()) / file_name)), size, tuple(items))
         for number, file_name, size, items in zip(images.ids, images.file_names, images.sizes, instances, strict=True)
     )
     return Dataset(
@@ -110,60 +178,61 @@ def _garbage_collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def find_coco_layout(folder: Path) -> tuple[Path, Path]:
-    """The image folder and the annotation file of a dataset folder.
+def _folder_with_images(folders: Path | Sequence[Path] | None, document: CocoJson) -> Path | None:
+    if folders is None or isinstance(folders, Path):
+        return folders
+    names = [str(image.get("file_name", "")) for image in document.images[:IMAGES_TRIED]]
+    counts = [sum((folder / name).is_file() for name in names) for folder in folders]
+    return folders[counts.index(max(counts))]
 
-    Known layouts: Roboflow's `train/_annotations.coco.json` beside the images; one JSON file in the folder with the
-    images in `images/` or beside it; COCO's own `val2017/` with `../annotations/instances_val2017.json`.
 
-    Raises:
-        UserError: no known layout, or an ambiguous one, with the possible definitions.
+def image_folders(root: Path, annotation_file: Path, side: str) -> list[Path]:
+    """Folders where the images of a COCO file may be: those that tools write, the most likely first.
+
+    Args:
+        root: of the dataset.
+        annotation_file: in the root or below it.
+        side: "train", "val", "test" or "".
     """
-    if (folder / ROBOFLOW_FILE).is_file():
-        return folder, folder / ROBOFLOW_FILE
-    beside = [folder.parent / "annotations" / f"{prefix}{folder.name}.json" for prefix in PREFIXES]
-    for annotations in beside:
-        if annotations.is_file():
-            return folder, annotations
-    candidates = sorted(folder.glob("*.json")) or sorted((folder / "annotations").glob("*.json"))
-    if len(candidates) == 1:
-        images = folder / "images"
-        return (images if images.is_dir() else folder), candidates[0]
-    raise UserError(_unknown_layout(folder, candidates))
+    parent, split = annotation_file.parent, annotation_file.stem.rpartition("_")[2]
+    names = [split, annotation_file.stem, *([side, SIDE_FOLDERS.get(side, side)] if side else [])]
+    bases = [parent, root, parent.parent]
+    folders = [parent, parent / "images", root, root / "images"]
+    folders += [base / part / name for base in bases for part in ("", "images") for name in names]
+    folders += [parent.parent / "images"]
+    return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
 
 
-def _unknown_layout(folder: Path, candidates: list[Path]) -> str:
-    splits = [child for child in sorted(folder.iterdir()) if child.is_dir() and _is_split(child)]
-    if splits:
-        return f"{folder} holds several datasets; name one of them: {', '.join(str(split) for split in splits)}."
-    other = detect_folder_format(folder)
-    if other:
-        return f"{folder} holds annotations in {other}, {CONVERT}"
-    if is_dsb2018_folder(folder):
-        return (
-            f"{folder} has a folder per image with 'images' and 'masks', which FORMAT dsb2018 reads: "
-            f"{_definition(folder, {'FORMAT': 'dsb2018'})}"
-        )
-    if candidates:
-        names = ", ".join(path.name for path in candidates[:NAMES_SHOWN])
-        names += f" and {len(candidates) - NAMES_SHOWN} more" if len(candidates) > NAMES_SHOWN else ""
-        return (
-            f"{folder} has several JSON files ({names}); name one in the config: "
-            f"{_definition(folder, {'FORMAT': 'coco', 'ANNOTATIONS': str(candidates[0])})}"
-        )
-    return (
-        f"{folder} is not in COCO's layout: there is no {ROBOFLOW_FILE}, no other JSON file in it or in its "
-        f"'annotations' folder, and no {folder.parent / 'annotations' / ('instances_' + folder.name + '.json')}."
+def _examined(listing: FileListing) -> list[str]:
+    """JSON files that may be COCO's: those nearest to the root; a file per image is another format's."""
+    names = sorted(listing.with_suffix(".json"), key=lambda name: (name.count("/"), name))
+    return names[:FILES_EXAMINED]
+
+
+def _is_coco(listing: FileListing, name: str) -> bool:
+    start, end = listing.head(name, PART_EXAMINED), listing.tail(name, PART_EXAMINED)
+    keys = {match for text in (start, end) for match in SECTION.findall(text)}
+    return {"images", "categories"} <= keys
+
+
+def _side_of(name: str) -> str:
+    path = PurePosixPath(name)
+    return split_of(path.stem.rpartition("_")[2]) or split_of(path.parent.name)
+
+
+def _beside(folder: Path) -> list[Path]:
+    return [folder.parent / "annotations" / f"{prefix}{folder.name}.json" for prefix in PREFIXES]
+
+
+def _chosen_file(paths: Sequence[Path], options: ReadOptions) -> Path:
+    if len(paths) == 1:
+        return paths[0]
+    prefixes = ("person_keypoints_", "instances_") if options.needs_keypoints else ("instances_",)
+    for prefix in prefixes:
+        preferred = [path for path in paths if path.name.startswith(prefix)]
+        if len(preferred) == 1:
+            return preferred[0]
+    raise UserError(
+        f"dataset {options.name!r}: there are several COCO files ({listed([str(path) for path in paths])}); name the one "
+        "to read as ANNOTATIONS in the definition of the dataset, or as DATASETS.TRAIN."
     )
-
-
-def _definition(folder: Path, fields: dict[str, str]) -> str:
-    """The overrides that define a dataset, as typed on the command line."""
-    overrides = [f"DATASETS.DEFINITIONS.my_data.{key} {value}" for key, value in {"IMAGES": folder, **fields}.items()]
-    return " ".join([*overrides, 'DATASETS.TRAIN "[my_data]"'])
-
-
-def _is_split(folder: Path) -> bool:
-    return (folder / ROBOFLOW_FILE).is_file() or (
-        folder.parent / "annotations" / f"instances_{folder.name}.json"
-    ).is_file()

@@ -1,0 +1,1 @@
+"""Annotation files of any format: detection, reading into datasets, writing."""

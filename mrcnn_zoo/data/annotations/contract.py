@@ -1,0 +1,141 @@
+"""What a format of annotation files provides: finding, reading, writing."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mrcnn_zoo.data.annotations.listing import FileListing
+from mrcnn_zoo.data.annotations.objects import AnnotatedImage, build_dataset
+from mrcnn_zoo.data.annotations.writing import DatasetWriter
+from mrcnn_zoo.data.records import Dataset, RepairLog
+from mrcnn_zoo.errors import UserError
+
+SIDES = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of one format in a folder.
+
+    Args:
+        listing: of the folder.
+        splits: what the format's `read` needs, by "train", "val", "test"; by "" where the format has no sides here.
+        note: the files that were recognized, for the log: "data.yaml", "12 JSON files".
+    """
+
+    listing: FileListing
+    splits: Mapping[str, Any]
+    note: str = ""
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The sides that the files have; empty where they have none."""
+        return tuple(side for side in SIDES if side in self.splits)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a reader is asked for.
+
+    Args:
+        name: of the dataset, for messages.
+        split: the side that is needed; "" for all. A reader may return more.
+        images: listing of another folder with the images; None where they are in the folder of the annotations.
+        needs_masks: whether unreadable masks are errors; otherwise their objects keep the box alone.
+        needs_keypoints: whether unreadable keypoints are errors; otherwise they are left out.
+    """
+
+    name: str
+    split: str = ""
+    images: FileListing | None = None
+    needs_masks: bool = True
+    needs_keypoints: bool = True
+
+
+@dataclass
+class Annotations:
+    """What a reader has read.
+
+    Args:
+        images: of all sides.
+        class_names: in the order of the class indices; of all sides.
+        repairs: what was left out or changed.
+    """
+
+    images: Sequence[AnnotatedImage]
+    class_names: Sequence[str]
+    repairs: RepairLog = field(default_factory=lambda: RepairLog("object"))
+
+
+class AnnotationFormat(ABC):
+    """A format of annotation files: found by content, read, written."""
+
+    name: ClassVar[str]  # value of FORMAT, and of `--to`; set by the registration
+    title: ClassVar[str]  # for messages: "labelme JSON, one file per image"
+    looked_for: ClassVar[str]  # what `find` needs, for messages: "*.json files with 'shapes' and 'imagePath'"
+
+    @abstractmethod
+    def find(self, listing: FileListing) -> Found | None:
+        """The files of this format; None if there are none. Decides by content, reads little, and never raises.
+
+        Args:
+            listing: of a folder, or of one file (`listing.file`).
+        """
+
+    def require(self, listing: FileListing, *, dataset: str) -> Found:
+        """The files of this format, where the user has named it as FORMAT.
+
+        Args:
+            listing: see `find`.
+            dataset: its name, for messages.
+
+        Raises:
+            UserError: there are none.
+        """
+        found = self.find(listing)
+        if found is None:
+            raise UserError(
+                f"dataset {dataset!r}: {listing.path} has no annotations of FORMAT {self.name!r}; it has "
+                f"{listing.content()}. Looked for {self.looked_for}."
+            )
+        return found
+
+    @abstractmethod
+    def read_images(self, found: Found, options: ReadOptions) -> Annotations:
+        """The annotated images.
+
+        Args:
+            found: by `find`.
+            options: of the caller.
+
+        Raises:
+            UserError: naming the file, the line or field, and what to do.
+        """
+
+    def read(self, found: Found, options: ReadOptions) -> Dataset:
+        """The dataset, whose records name their side.
+
+        Args:
+            found: by `find`.
+            options: of the caller.
+
+        Raises:
+            UserError: see `read_images` and `build_dataset`.
+        """
+        read = self.read_images(found, options)
+        return build_dataset(
+            options.name, read.images, read.class_names, repairs=read.repairs, needs_masks=options.needs_masks
+        )
+
+    @abstractmethod
+    def write(self, parts: Mapping[str, Dataset], folder: Path, writer: DatasetWriter) -> None:
+        """Write datasets into an empty folder, which the caller then moves into place.
+
+        Args:
+            parts: by side; by "" where there are no sides. All have the same classes.
+            folder: that exists.
+            writer: places the images and gives polygons and masks; what the format cannot hold is counted in its
+                `lost`.
+        """
