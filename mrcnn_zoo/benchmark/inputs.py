@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.rules import class_count
+from mrcnn_zoo.data.annotations.detection import has_annotations
 from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.classes import check_num_classes
-from mrcnn_zoo.data.formats.coco import find_coco_layout
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.loading.mapper import build_eval_mapper, build_validation_mapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord
@@ -71,11 +71,7 @@ def build_dataset(cfg: CfgNode, images: str) -> Dataset:
 
 
 def _has_annotations(folder: Path) -> bool:
-    try:
-        find_coco_layout(folder)
-    except UserError:
-        return bool(list(folder.glob("*.json")))  # with several files, the error of the loader lists them
-    return True
+    return has_annotations(folder) or bool(list(folder.glob("*.json")))  # the error of the loader is about those
 
 
 def _unlabelled(folder: Path) -> Iterator[ImageRecord]:

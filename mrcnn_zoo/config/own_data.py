@@ -79,14 +79,10 @@ def problem_of_foreign_test_set(config: CfgNode) -> str:
 
 
 def fill_val_side(config: CfgNode) -> None:
-    """Set an empty DATASETS.TEST to the validation sides of the user's own training sets, and TRAIN to the other sides.
+    """Set an empty DATASETS.TEST to the validation sides of the user's own training sets.
 
     Args:
         config: mutable.
     """
     if is_divided(config) and not config.DATASETS.TEST:
-        names = list(config.DATASETS.TRAIN)
-        config.DATASETS.TRAIN, config.DATASETS.TEST = (
-            [f"{name}:train" for name in names],
-            [f"{name}:val" for name in names],
-        )
+        config.DATASETS.TEST = [f"{name}:val" for name in config.DATASETS.TRAIN]

@@ -1,7 +1,7 @@
 """Datasets: from a name in the config to the samples of a model."""
 
 from mrcnn_zoo.data.catalog import dataset_names, load_dataset
-from mrcnn_zoo.data.classes import check_num_classes, check_num_keypoints, merge_datasets
+from mrcnn_zoo.data.classes import check_num_classes, check_num_keypoints, fit_num_classes, merge_datasets
 from mrcnn_zoo.data.loading.loader import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
 from mrcnn_zoo.data.loading.mapper import build_eval_mapper, build_train_mapper, build_validation_mapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource, InstanceRecord
@@ -23,6 +23,7 @@ __all__ = [
     "check_num_classes",
     "check_num_keypoints",
     "dataset_names",
+    "fit_num_classes",
     "load_dataset",
     "load_test",
     "load_train",

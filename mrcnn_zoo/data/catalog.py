@@ -38,8 +38,12 @@ def load_dataset(cfg: CfgNode, name: str, *, source: Dataset | None = None, side
     made = build(cfg, name, definition) if source is None else build(cfg, name, definition, source=source)
     dataset = with_distinct_names(made)
     for note in dataset.notes:
-        logger.warning("%s: %s", name, note)
+        logger.warning("%s: %s", split_name(cfg, name)[0], note)
     return dataset
+
+
+def _is_annotated(definition: Definition) -> bool:
+    return definition["FORMAT"] == AUTO or definition["FORMAT"] in ANNOTATION_FORMATS
 
 
 def source_of(cfg: CfgNode, name: str) -> str:
@@ -87,14 +91,15 @@ def definition_of(cfg: CfgNode, name: str, *, side: str = "all") -> Definition:
         raise UserError(f"DATASETS.DEFINITIONS.{base} = {defined!r} must be a mapping with FORMAT and its fields.")
     if defined is None and base in KNOWN_DATASETS:
         defined = KNOWN_DATASETS[base]
-    if defined is None and any(path.exists() for path in candidate_paths(base)):
-        defined = {"IMAGES": base}
+    if defined is None:
+        found = next((path for path in candidate_paths(base) if path.exists()), None)
+        defined = None if found is None else {"IMAGES" if found.is_dir() else "ANNOTATIONS": base}
     if defined is None:
         raise UserError(_unknown_name(cfg, base))
     definition = {"FORMAT": cfg.DATASETS.DEFAULTS.FORMAT, **defined}
     if chosen:
         definition["SPLIT"] = chosen
-    elif definition["FORMAT"] == AUTO or definition["FORMAT"] in ANNOTATION_FORMATS:
+    elif isinstance(definition["FORMAT"], str) and _is_annotated(definition):
         definition.setdefault("SIDE", side)
     return definition
 
@@ -106,7 +111,7 @@ def _unknown_name(cfg: CfgNode, name: str) -> str:
         return f"dataset {name!r}: there is no such folder, searched {searched}. {how_to_set_root()}"
     return (
         f"unknown dataset {name!r}.{did_you_mean(name, known)} Known are {', '.join(known)}, what you define under "
-        "DATASETS.DEFINITIONS, and the path of any folder with COCO annotations."
+        "DATASETS.DEFINITIONS, and the path of a folder or file with annotations."
     )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
-from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.config.rules import class_count, class_count_key
+from mrcnn_zoo.config import CfgNode, changed_config
+from mrcnn_zoo.config.own_data import TRAIN, is_own
+from mrcnn_zoo.config.rules import POINT_CLASSES, class_count, class_count_key, has_point_head
 from mrcnn_zoo.data.keypoints import FlipPairs
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError, counted
@@ -208,6 +209,27 @@ def distinct_names(names: Sequence[str], category_ids: Sequence[int]) -> tuple[t
             f"all annotations the category_id {category_ids[places[0]]}"
         )
     return tuple(result), tuple(notes)
+
+
+def fit_num_classes(cfg: CfgNode, dataset: Dataset) -> CfgNode:
+    """The config with the number of classes of the user's own training data, where a file below has another.
+
+    A number that is set as close to the user as DATASETS.TRAIN stays, and is checked by `check_num_classes`.
+
+    Args:
+        cfg: of the model.
+        dataset: to train on.
+    """
+    key, value, count = class_count_key(cfg), class_count(cfg), len(dataset.class_names)
+    names = list(cfg.DATASETS.TRAIN)
+    is_closer = bool(key) and cfg.closeness_of(TRAIN) > cfg.closeness_of(key)
+    if value in (None, count) or not is_closer or not all(is_own(cfg, name) for name in names):
+        return cfg
+    logger.info(
+        "%s is %d, the number of classes of %s (was %d, %s)", key, count, dataset.name, value, cfg.origin_of(key)
+    )
+    changes = {key: count} | ({POINT_CLASSES: count} if has_point_head(cfg) else {})
+    return changed_config(cfg, changes, source="data")
 
 
 def check_num_classes(cfg: CfgNode, dataset: Dataset) -> None:

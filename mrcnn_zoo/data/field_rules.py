@@ -100,7 +100,7 @@ FIELD_RULES: dict[str, NumberRule] = {
     ),
     "proposals.counts": NumberRule(words="a whole number >= 0", least=0, is_whole=True),
     "SEED": NumberRule(words="a whole number >= 0", least=0, most=MAX_ID, is_whole=True),
-    "VAL_FRACTION": NumberRule(words="a number between 0 and 1", above=0, most=math.nextafter(1, 0)),
+    "VAL_FRACTION": NumberRule(words="a number of at least 0 and below 1", least=0, most=math.nextafter(1, 0)),
     "NUM_IMAGES": NumberRule(words="a whole number >= 0", least=0, most=MAX_SIDE, is_whole=True),
     "SIZE": NumberRule(words="a whole number of pixels from 8 to 4096", least=8, most=4096, is_whole=True),
     "CONTEXT": NumberRule(words="a number between 0 and 10", least=0, most=10),

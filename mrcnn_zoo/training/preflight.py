@@ -172,6 +172,7 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
     _log_datasets("test", test_datasets)
     merged = merge_datasets(train_datasets)
     if has_classes:
+        cfg = data.fit_num_classes(cfg, merged)
         data.check_num_classes(cfg, merged)
     selected = select_for_training(cfg, merged)
     cfg = fit_min_box_area(cfg, train_datasets)

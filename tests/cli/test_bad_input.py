@@ -70,7 +70,8 @@ def _nothing(document: Document) -> None:
 
 
 def _train(output: Path, *overrides: str, config: Path = TINY_YAML) -> int:
-    fixed = [f"OUTPUT_DIR={output}", "SOLVER.MAX_ITER=1", "DATASETS.TEST=[]", "WRITERS=[json]"]
+    fixed = [f"OUTPUT_DIR={output}", "SOLVER.MAX_ITER=1", "DATASETS.TEST=[]", "DATASETS.DEFAULTS.VAL_FRACTION=0"]
+    fixed += ["WRITERS=[json]"]
     return run_command("train", ["--config-file", str(config), *fixed, *overrides])
 
 

@@ -68,6 +68,7 @@ NO_TABLE = {
     "FLOAT32_PRECISION",  # torch's names
     "WANDB.MODE",  # W&B's names
     "INPUT.MASK_FORMAT",  # makes no difference
+    "DATASETS.DEFAULTS.SPLIT",  # sides of a dataset
     "DATASETS.SCENES.BACKGROUND",  # also of a dataset's definition, see below
 }
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,23 +106,35 @@ def test_folder_of_a_coco_split_needs_no_definition(cfg, write_coco, annotation)
     assert len(load_dataset(cfg, str(root / "coco" / "val2017"))) == 1
 
 
-def test_folder_of_several_splits_is_refused_with_their_paths(cfg, write_coco, annotation) -> None:
-    root = _as_coco_2017_val(write_coco([annotation()]))
-    (root / "coco" / "annotations" / "instances_train2017.json").write_text("{}")
-    with pytest.raises(UserError, match=r"holds several datasets; name one of them: .*val2017"):
-        load_dataset(cfg, str(root / "coco"))
+def test_folder_of_several_sides_has_one_dataset_per_side(cfg, write_coco, annotation) -> None:
+    root = _as_coco_2017_val(write_coco([annotation()])) / "coco"
+    shutil.copytree(root / "val2017", root / "train2017")
+    shutil.copy(root / "annotations/instances_val2017.json", root / "annotations/instances_train2017.json")
+    sides = {side: load_dataset(cfg, f"{root}:{side}").records for side in ("train", "val", "all")}
+    names = [Path(records[0].source.name).parent.name for records in sides.values()]
+    assert (names, [len(records) for records in sides.values()]) == (["train2017", "val2017", "train2017"], [1, 1, 2])
+    assert [record.image_id for record in sides["all"]] == [1, 2]
+    with pytest.raises(UserError, match="has no side 'test': its files have train, val"):
+        load_dataset(cfg, f"{root}:test")
 
 
-def test_folder_without_annotations_is_refused(cfg, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not in COCO's layout"):
+def test_folder_without_annotations_error_lists_what_was_looked_for(cfg, tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(UserError, match=r"it has 1 x \.png\. Looked for:(.|\n)*coco: a \.json file with 'images'"):
         load_dataset(cfg, str(tmp_path))
 
 
-def test_folder_with_several_json_files_is_refused_with_a_definition(cfg, write_coco, annotation) -> None:
+def test_folder_with_several_coco_files_is_refused(cfg, write_coco, annotation) -> None:
     path = write_coco([annotation()])
-    (path.parent / "more.json").write_text("{}")
-    with pytest.raises(UserError, match=r"annotations.json, more.json.*DATASETS.DEFINITIONS"):
+    shutil.copy(path, path.parent / "more.json")
+    with pytest.raises(UserError, match=r"several COCO files \(.*annotations.json, .*more.json\); name the one"):
         load_dataset(cfg, str(path.parent))
+
+
+def test_json_files_of_other_content_are_not_read(cfg, write_coco, annotation) -> None:
+    path = write_coco([annotation()])
+    (path.parent / "more.json").write_text('{"licenses": [], "images": [1]}')
+    assert len(load_dataset(cfg, str(path.parent))) == 1
 
 
 def test_missing_path_is_refused(cfg) -> None:
@@ -132,7 +145,8 @@ def test_missing_path_is_refused(cfg) -> None:
 @pytest.mark.parametrize(
     ("definition", "message"),
     [
-        ({"IMAGES": "x"}, "DATASETS.DEFINITIONS.cells.FORMAT is missing; give one of .*coco"),
+        ({"IMAGES": "x"}, r"dataset 'cells': the image folder \(IMAGES\) is missing, searched .*/x"),
+        ({"FORMAT": "coco", "IMAGES": "x", "SPLIT": "fold"}, "SPLIT = 'fold' is not one of auto, train"),
         ({"FORMAT": "cocco", "IMAGES": "x"}, "DATASETS.DEFINITIONS.cells.FORMAT = 'cocco' .*Did you mean 'coco'"),
         ({"FORMAT": "coco"}, "needs the field IMAGES"),
         ({"FORMAT": "coco", "IMAGE": "x"}, "has no field 'IMAGE'.*Did you mean 'IMAGES'"),
@@ -146,13 +160,15 @@ def test_invalid_definition_is_named(cfg, definition: object, message: str) -> N
         load_dataset(cfg, "cells")
 
 
-def test_each_note_is_logged_once(cfg, write_coco, annotation, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_has_format_counts_and_notes(cfg, write_coco, annotation, caplog: pytest.LogCaptureFixture) -> None:
     path = write_coco([annotation(1, bbox=[1, 1, -1, 1]), annotation(2, bbox=[1, 1, -1, 1])])
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         load_dataset(cfg, str(path.parent))
+    note = "boxes that are NaN, infinite or not above 0 in size taken from the mask: 2"
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path.parent}: boxes that are NaN, infinite or not above 0 in size taken from the mask: 2 "
-        "(first: annotation 1)"
+        f"{path.parent}: COCO JSON (annotations.json): 1 image, 2 objects, 2 classes (dog, cat); left out or changed: "
+        f"{note}",
+        f"{path.parent}: {note} (first: annotation 1)",
     ]
 
 
@@ -197,5 +213,6 @@ def test_real_split_is_deterministic_and_disjoint(cfg, shared_dir: Path, monkeyp
 
 def test_empty_json_object_is_refused(cfg, tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_text(json.dumps({}))
+    cfg.DATASETS.DEFAULTS.FORMAT = "coco"
     with pytest.raises(UserError, match="has no 'images', it has nothing"):
-        load_dataset(cfg, str(tmp_path))
+        load_dataset(cfg, str(tmp_path / "annotations.json"))

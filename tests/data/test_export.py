@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.export import export_coco
-from mrcnn_zoo.data.formats.coco import find_coco_layout, load_coco
+from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.data.synthetic.scenes import build_scenes
 from mrcnn_zoo.data.synthetic.settings import SceneSettings
@@ -75,7 +75,7 @@ def test_reload_of_real_annotations_gives_equal_records(tmp_path: Path, shared_d
     dataset = replace(dataset, records=(*crowded[:1], *dataset.records[:2]))
     export_coco(dataset, tmp_path / "out")
     by_id = replace(dataset, records=tuple(sorted(dataset.records, key=lambda record: record.image_id)))
-    assert_equal_but_for_files(load_coco("mini", *find_coco_layout(tmp_path / "out")), by_id)
+    assert_equal_but_for_files(load_coco("mini", tmp_path / "out/images", tmp_path / "out/annotations.json"), by_id)
 
 
 def assert_equal_but_for_files(new: Dataset, old: Dataset) -> None:
@@ -222,7 +222,7 @@ def test_pairs_of_keypoints_survive_an_export(tmp_path: Path, pairs: tuple | Non
     dataset = one_image(np.zeros((10, 12, 3), dtype=np.uint8), instance)
     dataset = replace(dataset, keypoint_names=("a", "b"), keypoint_flip_pairs=pairs)
     export_coco(dataset, tmp_path / "out")
-    assert load_coco("again", *find_coco_layout(tmp_path / "out")).keypoint_flip_pairs == pairs
+    assert load_coco("again", tmp_path / "out/images", tmp_path / "out/annotations.json").keypoint_flip_pairs == pairs
 
 
 def test_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> None:

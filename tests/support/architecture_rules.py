@@ -75,6 +75,7 @@ RUN_STARTERS = {
         "dataset_names",
         "definition_of",
         "check_num_classes",
+        "fit_num_classes",
         "check_class_count",
         "check_num_keypoints",
         "select_for_training",

@@ -12,6 +12,7 @@ from mrcnn_zoo.config.defaults import (
     roi_heads,
     rpn,
     run,
+    scenes,
     solver,
     unsupported,
 )
@@ -27,6 +28,7 @@ AREAS = (
     retinanet,
     classifier,
     data,
+    scenes,
     solver,
     evaluation,
     run,

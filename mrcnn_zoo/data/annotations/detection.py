@@ -1,5 +1,6 @@
 """Detection of the annotation format of a folder or file by content."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Found
@@ -8,6 +9,9 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import ANNOTATION_FORMATS
 
 SUFFIXES_SHOWN = 6
+
+FOLDERS_ABOVE = 2
+ANNOTATION_FOLDERS = ("labels", "Annotations", "annotations", "gtFine", "masks")
 
 
 def find_format(path: Path, *, dataset: str, format_name: str = "") -> tuple[AnnotationFormat, Found]:
@@ -35,8 +39,34 @@ def find_format(path: Path, *, dataset: str, format_name: str = "") -> tuple[Ann
             f"dataset {dataset!r}: {path} has annotations of {len(matches)} formats:{lines}\nChoose one with FORMAT in "
             f"its definition, or with DATASETS.DEFAULTS.FORMAT {matches[0][0].name}."
         )
+    above = _found_above(path, formats)
+    if above:
+        raise UserError(f"dataset {dataset!r}: {path} has no annotations, but {above}. Name that folder.")
     lines = "".join(f"\n  {kind.name}: {kind.looked_for}" for kind in formats)
     raise UserError(
         f"dataset {dataset!r}: {path} has no annotations of a known format; it has {listing.content()}. Looked "
         f"for:{lines}"
     )
+
+
+def has_annotations(folder: Path) -> bool:
+    """Whether a folder has annotations of a known format.
+
+    Args:
+        folder: that exists.
+    """
+    listing = FileListing(folder)
+    return any(ANNOTATION_FORMATS.get(name)().find(listing) is not None for name in ANNOTATION_FORMATS.names())
+
+
+def _found_above(path: Path, formats: Sequence[AnnotationFormat]) -> str:
+    """The folder above a folder of images that has annotations, and their format; "" for none."""
+    if not path.is_dir():
+        return ""
+    for folder in list(path.absolute().parents)[:FOLDERS_ABOVE]:
+        if any((folder / name).is_dir() for name in ANNOTATION_FOLDERS):
+            listing = FileListing(folder)
+            for kind in formats:
+                if kind.find(listing) is not None:
+                    return f"{folder} has {kind.title}"
+    return ""

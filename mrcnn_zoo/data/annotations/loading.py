@@ -13,7 +13,7 @@ from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.catalog import read_fields
 from mrcnn_zoo.data.class_mapping import with_classes
 from mrcnn_zoo.data.classes import listed
-from mrcnn_zoo.data.paths import find_path
+from mrcnn_zoo.data.paths import find_folder, find_path
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.data.splits import assign_parts, rows_of, units_of
 from mrcnn_zoo.errors import UserError, counted
@@ -39,17 +39,22 @@ def build_annotated_dataset(cfg: CfgNode, name: str, definition: Mapping[str, An
     """Fields: IMAGES, the folder; ANNOTATIONS, the file or folder of the annotations, by default in IMAGES; SPLIT,
     VAL_FRACTION, GROUP and CLASSES as in DATASETS.DEFAULTS; SIDE, read where SPLIT is auto and the files have sides."""
     fields = _fields_of(cfg, name, definition)
-    path = find_path(fields.annotations or fields.images, dataset=name, what="folder or file of annotations")
+    images = None
+    if fields.images:
+        images = find_folder(fields.images, dataset=name, what="image folder (IMAGES)")
+    path = images
+    if fields.annotations:
+        path = find_path(fields.annotations, dataset=name, what="annotation file")
+    assert path is not None  # `_fields_of` requires one of them
     wanted = "" if definition["FORMAT"] == AUTO else definition["FORMAT"]
     kind, found = find_format(path, dataset=name, format_name=wanted)
-    images = None
-    if fields.annotations and fields.images:
-        images = FileListing(find_path(fields.images, dataset=name, what="folder of images (IMAGES)"))
-    side, is_made = _side_to_read(name, fields, found)
+    # A training set whose val side is a test set does not contain it.
+    is_divided = fields.side == "train" and f"{name}:val" in cfg.DATASETS.TEST
+    side, is_made = _side_to_read(name, fields, found, is_divided=is_divided)
     options = ReadOptions(
         name,
         split="" if is_made else side,
-        images=images,
+        images=FileListing(images) if images is not None and path != images else None,
         needs_masks=cfg.MODEL.MASK_ON,
         needs_keypoints=cfg.MODEL.KEYPOINT_ON,
     )
@@ -59,7 +64,7 @@ def build_annotated_dataset(cfg: CfgNode, name: str, definition: Mapping[str, An
     dataset = with_classes(whole, fields.classes, name=name)
     part = _divided(dataset, side, fields) if is_made else dataset
     _log(name, kind, found, whole=dataset, part=part, side=side, is_made=is_made)
-    return replace(part, notes=())
+    return part
 
 
 def _fields_of(cfg: CfgNode, name: str, definition: Mapping[str, Any]) -> Fields:
@@ -71,7 +76,7 @@ def _fields_of(cfg: CfgNode, name: str, definition: Mapping[str, Any]) -> Fields
     values = read_fields(name, others, required=(), optional=optional)
     where = f"DATASETS.DEFINITIONS.{name}"
     if not (values["IMAGES"] or values["ANNOTATIONS"]):
-        raise UserError(f"{where} needs the field IMAGES or ANNOTATIONS: the folder or file of the dataset.")
+        raise UserError(f"{where} needs the field IMAGES or ANNOTATIONS, the folder or file of the dataset.")
     if values["SPLIT"] not in (AUTO, *SIDES):
         raise UserError(f"{where}.SPLIT = {values['SPLIT']!r} is not one of {', '.join((AUTO, *SIDES))}.")
     return Fields(
@@ -85,10 +90,10 @@ def _fields_of(cfg: CfgNode, name: str, definition: Mapping[str, Any]) -> Fields
     )
 
 
-def _side_to_read(name: str, fields: Fields, found: Found) -> tuple[str, bool]:
+def _side_to_read(name: str, fields: Fields, found: Found, *, is_divided: bool) -> tuple[str, bool]:
     """The side, "" for all images, and whether it is one of a split that is made here."""
     sides = found.sides
-    chosen = fields.split if fields.split != AUTO else (fields.side if sides else "all")
+    chosen = fields.split if fields.split != AUTO else (fields.side if sides or is_divided else "all")
     if chosen == "all":
         return "", False
     if chosen in sides:
@@ -100,7 +105,7 @@ def _side_to_read(name: str, fields: Fields, found: Found) -> tuple[str, bool]:
         raise UserError(f"dataset {name!r} has no side {chosen!r}: its files have {', '.join(sides)}.")
     if chosen == "test":
         raise UserError(
-            f"dataset {name!r}: its files have no sides, and a split that is made has train and val; choose one of them."
+            f"dataset {name!r} has no side 'test': its files have no sides, and a split that is made has train and val."
         )
     return chosen, True
 
@@ -130,11 +135,9 @@ def _log(
         text += f"; {side} side of a stratified split: {counted(len(part), 'image')}"
     elif side:
         text += f"; side {side}"
-    level = logging.INFO
     if whole.notes:
-        level = logging.WARNING
-        text += f"; {'; '.join(whole.notes)}"
-    logger.log(level, "%s", text)
+        text += f"; left out or changed: {'; '.join(note.partition(' (first')[0] for note in whole.notes)}"
+    logger.info("%s", text)
 
 
 FormatClass = TypeVar("FormatClass", bound=type[AnnotationFormat])

@@ -112,11 +112,10 @@ def build_dataset(
     reader = ColumnReader(f"dataset {name!r}", "annotations", _Places(images), repairs=repairs)
     raw = [item.segmentation for item in objects]
     segmentations = SegmentationReader(reader, sizes, is_strict=needs_masks).read(raw)
-    boxes = read_boxes(
-        [_as_coco_box(item.box) for item in objects], segmentations, sizes, reader=reader, needs_masks=needs_masks
-    )
-    is_usable = np.isfinite(boxes).all(axis=1).tolist()
-    corners = boxes.tolist()
+    raw_boxes = [_as_coco_box(item.box) for item in objects]
+    boxes = read_boxes(raw_boxes, segmentations, sizes, reader=reader, needs_masks=needs_masks)
+    is_usable: list[bool] = np.all(np.isfinite(boxes), axis=1).tolist()
+    corners: list[list[float]] = boxes.tolist()
     records, row = [], 0
     for number, image in enumerate(images, start=1):
         instances = []
@@ -124,7 +123,7 @@ def build_dataset(
             if is_usable[row]:
                 instances.append(
                     InstanceRecord(
-                        box=tuple(corners[row]),
+                        box=tuple(corners[row]),  # type: ignore[arg-type]
                         class_index=index_of[item.class_name],
                         segmentation=segmentations.values[row],  # type: ignore[arg-type]
                         is_crowd=item.is_crowd,

@@ -97,7 +97,14 @@ class DatasetWriter:
         if instance.segmentation is None:
             x1, y1, x2, y2 = instance.box
             return [Outline(np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]))]
-        return outlines_of_mask(rle.decode(self.mask(record, instance)))
+        window = rle.decode_window(self.mask(record, instance))
+        if window is None:
+            return []
+        shift = np.array([window.x, window.y])
+        return [
+            Outline(region.points + shift, tuple(hole + shift for hole in region.holes))
+            for region in outlines_of_mask(window.bitmap)
+        ]
 
     def polygons(self, record: ImageRecord, instance: InstanceRecord) -> list[list[float]]:
         """The outlines of an object without holes, which are counted in `lost`; each x1, y1, x2, y2, ...
@@ -134,7 +141,7 @@ class DatasetWriter:
         return f"{self.stem(record)}, annotation {instance.annotation_id}"
 
 
-def outlines_of_mask(mask: NDArray[np.bool_]) -> list[Outline]:
+def outlines_of_mask(mask: NDArray[np.generic]) -> list[Outline]:
     """The borders of the connected regions of a mask, with their holes.
 
     Args:
@@ -150,7 +157,7 @@ def outlines_of_mask(mask: NDArray[np.bool_]) -> list[Outline]:
 
 
 def _distinct_stems(records: Sequence[ImageRecord]) -> dict[int, str]:
-    """A name per record: that of its file, with its folders where several files have it, with its id as a last resort."""
+    """A name per record: that of its file, with its folders where several files have it, else with its id."""
     paths = {
         id(record): Path(name).with_suffix("") for record, name in zip(records, relative_names(records), strict=True)
     }

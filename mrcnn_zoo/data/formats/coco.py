@@ -233,6 +233,6 @@ def _chosen_file(paths: Sequence[Path], options: ReadOptions) -> Path:
         if len(preferred) == 1:
             return preferred[0]
     raise UserError(
-        f"dataset {options.name!r}: there are several COCO files ({listed([str(path) for path in paths])}); name the one "
-        "to read as ANNOTATIONS in the definition of the dataset, or as DATASETS.TRAIN."
+        f"dataset {options.name!r}: there are several COCO files ({listed([str(path) for path in paths])}); name the "
+        "one to read as ANNOTATIONS in the definition of the dataset, or as DATASETS.TRAIN."
     )

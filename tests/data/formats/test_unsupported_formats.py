@@ -1,7 +1,6 @@
 """Error messages for unsupported formats; encodings of JSON; files of unlabelled images."""
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +71,6 @@ def test_format_of_a_file_is_named(folders, name: str) -> None:
     assert f"{file} is {ANSWERS[name]}" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-def test_format_of_a_folder_is_named(cfg, folders, name: str) -> None:
-    with pytest.raises(UserError, match="not read yet") as caught:
-        load_dataset(cfg, str(folders[name][0]))
-    assert ANSWERS[name] in str(caught.value)
-
-
-@pytest.mark.parametrize(("name", "images"), [("yolo", "images/train"), ("voc", "JPEGImages")])
-def test_annotations_beside_a_folder_of_images_are_named(cfg, folders, name: str, images: str) -> None:
-    with pytest.raises(UserError) as caught:
-        load_dataset(cfg, str(folders[name][0] / images))
-    assert ANSWERS[name] in str(caught.value)
-
-
 @pytest.mark.parametrize("name", ["labelme", "yolo"])
 def test_folder_instead_of_a_file_is_named(folders, name: str) -> None:
     folder, file = folders[name]
@@ -129,16 +114,6 @@ def test_coco_files_without_objects_are_named(write_coco, annotation: dict, word
     path = write_coco([annotation])
     with pytest.raises(UserError, match=words):
         load_coco("mine", path.parent, path)
-
-
-def test_dsb2018_folder_error_names_its_format(cfg, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    _images(tmp_path / "cells/a/images", 1)
-    Image.fromarray(np.full((24, 32), 255, dtype=np.uint8)).save(_images(tmp_path / "cells/a/masks", 0) / "0.png")
-    with pytest.raises(UserError, match="FORMAT dsb2018 reads") as caught:
-        load_dataset(cfg, str(tmp_path / "cells"))
-    overrides = shlex.split(str(caught.value).split("reads: ")[1])
-    assert len(load_dataset(load_config(None, overrides), "my_data").records[0].instances) == 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
