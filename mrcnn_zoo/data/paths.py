@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +21,9 @@ DEFAULT_ROOT = "datasets"
 CACHE_VARIABLE = "MRCNN_ZOO_CACHE"
 KEY_LENGTH = 16  # characters of the hash in the names of cache files
 EXAMPLES_SHOWN = 3
+PNG_SIGNATURE_LENGTH = 8  # bytes
+PNG_TEXT = (b"eXIf", b"zTXt", b"iTXt", b"tEXt")  # chunks that may hold EXIF tags
+PNG_TAGS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # in Pillow's `info`
 SIDEWAYS = range(5, 9)  # EXIF orientations with width and height exchanged
 
 
@@ -132,13 +136,34 @@ def image_file_size(path: Path) -> ImageSize:
         UserError: a file that is missing, truncated or not an image.
     """
     source = FileImage(str(path))
-    if source.is_array_or_tiff():
-        height, width = source.read(max_pixels=0).shape[:2]
-        return height, width
-    with open_image(str(path), max_pixels=0) as image:
-        width, height = image.size
-        is_sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
-    return (width, height) if is_sideways else (height, width)
+    is_array_or_tiff = source.is_array_or_tiff()
+    try:
+        with open_image(str(path), max_pixels=0) as image:
+            if not is_array_or_tiff or getattr(image, "n_frames", 1) == 1:
+                width, height = image.size
+                # Pillow decodes a whole PNG in search of tags behind its pixels.
+                has_tags = image.format != "PNG" or bool(image.info.keys() & PNG_TAGS) or _has_late_text(path)
+                is_sideways = has_tags and image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+                return (width, height) if is_sideways else (height, width)
+    except UserError:
+        if not is_array_or_tiff:
+            raise
+    height, width = source.read(max_pixels=0).shape[:2]  # of a TIFF with pages, their axes decide
+    return height, width
+
+
+def _has_late_text(path: Path) -> bool:
+    """Whether a PNG has chunks of tags or text behind its pixels."""
+    with path.open("rb") as file:
+        file.seek(PNG_SIGNATURE_LENGTH)
+        is_behind = False
+        while len(header := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", header)
+            if is_behind and kind in PNG_TEXT:
+                return True
+            is_behind |= kind == b"IDAT"
+            file.seek(length + 4, os.SEEK_CUR)  # the content and its checksum
+    return False
 
 
 def dataset_cache_folder() -> Path:

@@ -1,10 +1,12 @@
-"""Folders and the cache of parsed datasets."""
+"""Folders, the cache of parsed datasets, and sizes of image files."""
 
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from mrcnn_zoo.data.paths import cache_key, dataset_cache_folder, read_cache, write_cache
+from mrcnn_zoo.data.images.reading import FileImage
+from mrcnn_zoo.data.paths import cache_key, dataset_cache_folder, image_file_size, read_cache, write_cache
 
 CONTENT = {"a": [1, 2.5, "x"]}
 
@@ -52,3 +54,18 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_key_depends_on_every_line() -> None:
     assert cache_key(["a", "b"]) != cache_key(["a", "c"])
     assert cache_key(["a", "b"]) == cache_key(["a", "b"])
+
+
+@pytest.mark.parametrize("place", ["before", "behind", "tiff"])
+def test_size_of_a_turned_image_is_upright(tmp_path: Path, place: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    path = tmp_path / ("a.tif" if place == "tiff" else "a.png")
+    Image.new("RGB", (30, 20)).save(path, exif=exif)
+    if place == "behind":  # the chunk of tags is moved behind the pixels, as the PNG specification allows
+        content = path.read_bytes()
+        start = content.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        last = content.index(b"IEND") - 4
+        path.write_bytes(content[:start] + content[end:last] + content[start:end] + content[last:])
+    assert image_file_size(path) == (30, 20) == FileImage(str(path)).read().shape[:2]

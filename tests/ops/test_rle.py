@@ -142,3 +142,23 @@ def test_compress_accepts_lists_bytes_and_text() -> None:
 def test_merge_is_union() -> None:
     first, second = np.array([[1, 1, 0, 0]]), np.array([[0, 1, 1, 0]])
     assert merge([rle_ops.encode(first), rle_ops.encode(second)]) == rle_ops.encode(first | second)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "uint64"])
+@pytest.mark.parametrize("labels", [0, 1, 2, 9])
+def test_labels_are_encoded_as_each_mask_alone(labels: int, dtype: str) -> None:
+    rng = np.random.default_rng(labels)
+    for _ in range(20):
+        image = rng.integers(0, labels + 1, rng.integers(1, 12, 2))
+        image = np.repeat(np.repeat(image, 3, axis=0), 5, axis=1).astype(dtype)[rng.integers(0, 3) :]
+        found = rle_ops.encode_labels(image)
+        assert found.labels == [label for label in np.unique(image).tolist() if label]
+        for label, counts, box, area in zip(*found, strict=True):
+            expected = coco_mask.encode(np.asfortranarray(image == label, dtype=np.uint8))
+            x, y, width, height = coco_mask.toBbox(expected).tolist()
+            assert counts == expected["counts"].decode()
+            assert (box, area) == ([x, y, x + width, y + height], coco_mask.area(expected))
+
+
+def test_image_without_pixels_has_no_labels() -> None:
+    assert rle_ops.encode_labels(np.zeros((0, 5), np.uint8)).labels == []

@@ -1,0 +1,173 @@
+"""Images whose objects are drawn in mask files: reading in parallel, the cache of what was read, and datasets of it."""
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from typing_extensions import Self
+
+from mrcnn_zoo.data.images.reading import FileImage
+from mrcnn_zoo.data.paths import cache_key, read_cache, write_cache
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.structures import ImageSize
+
+CACHE_VERSION = "2"  # increase it when the meaning of the cached values changes
+READERS = 4  # threads; decoding releases the GIL
+
+logger = logging.getLogger(__name__)
+Files = TypeVar("Files")
+
+
+class ObjectMask(NamedTuple):
+    """The mask of one object."""
+
+    counts: str  # compressed run lengths
+    box: tuple[int, int, int, int]  # x1, y1, x2, y2 in whole pixels
+    area: int  # pixels
+    name: str = ""  # its class, or its number in a label image
+
+
+@dataclass(frozen=True)
+class MaskedImage:
+    """An image and the masks of its objects, as they are cached.
+
+    Args:
+        image: path of the image, relative to the root of the dataset.
+        size: (height, width).
+        objects: with at least one pixel each.
+        empty_masks: mask files without a pixel set.
+        overlapping_masks: mask files that share pixels with an earlier one.
+        stratum: the kind of image, for splits; "" if unknown.
+    """
+
+    image: str
+    size: ImageSize
+    objects: tuple[ObjectMask, ...]
+    empty_masks: tuple[str, ...] = ()
+    overlapping_masks: tuple[str, ...] = ()
+    stratum: str = ""
+
+    def as_json(self) -> list[Any]:
+        """The fields as plain values for JSON."""
+        return [self.image, self.size, self.objects, self.empty_masks, self.overlapping_masks, self.stratum]
+
+    @classmethod
+    def from_json(cls, fields: Sequence[Any]) -> Self:
+        """The inverse of `as_json`; JSON turns tuples into lists."""
+        image, (height, width), objects, empty, overlapping, stratum = fields
+        masks = tuple(ObjectMask(counts, tuple(box), area, name) for counts, box, area, name in objects)
+        return cls(image, (height, width), masks, tuple(empty), tuple(overlapping), stratum)
+
+
+def read_masks(
+    files: Sequence[Files],
+    read: Callable[[Files], MaskedImage],
+    *,
+    cache_name: str,
+    fingerprint: Sequence[str],
+    what: str,
+) -> list[MaskedImage]:
+    """The images of a dataset, in the order of `files`; from the cache if no file has changed since it was written.
+
+    Args:
+        files: of each image.
+        read: reads the masks of one image.
+        cache_name: of the format.
+        fingerprint: everything that the result depends on, see `cache_key`.
+        what: folder and number of files, for the log: "data: reading 5 images".
+
+    Raises:
+        UserError: of `read`.
+    """
+    key = cache_key([CACHE_VERSION, *fingerprint])
+    cached = read_cache(cache_name, key)
+    if cached is not None:
+        return [MaskedImage.from_json(fields) for fields in cached]
+    logger.info("%s; the next time they come from the cache", what)
+    with ThreadPoolExecutor(READERS) as pool:
+        images = list(pool.map(read, files))
+    write_cache(cache_name, key, [image.as_json() for image in images])
+    return images
+
+
+def masked_record(
+    image: MaskedImage,
+    path: Path,
+    *,
+    image_id: int,
+    annotation_ids: "count[int]",
+    classify: Callable[[ObjectMask], tuple[int, float | None]],
+    split: str = "",
+) -> ImageRecord:
+    """The record of an image. Masks of files are valid and need none of the checks of `build_dataset`.
+
+    Args:
+        image: as read.
+        path: of the image file.
+        image_id: of the record.
+        annotation_ids: counts through the objects of the dataset.
+        classify: class index of an object, and its score if it is a prediction.
+        split: the side of the image.
+    """
+    size = list(image.size)
+    instances = []
+    for item in image.objects:
+        x1, y1, x2, y2 = item.box
+        class_index, score = classify(item)
+        instances.append(
+            InstanceRecord(
+                box=(float(x1), float(y1), float(x2), float(y2)),
+                class_index=class_index,
+                segmentation={"size": size, "counts": item.counts},
+                area=float(item.area),
+                annotation_id=next(annotation_ids),
+                score=score,
+            )
+        )
+    return ImageRecord(image_id, FileImage(str(path)), image.size, tuple(instances), split=split)
+
+
+def masked_dataset(
+    name: str, records: Sequence[ImageRecord], class_names: Sequence[str], *, repairs: RepairLog
+) -> Dataset:
+    """The dataset of records that `masked_record` has made.
+
+    Args:
+        name: of the dataset.
+        records: of all images.
+        class_names: in the order of the class indices.
+        repairs: counts what was left out.
+
+    Raises:
+        UserError: no image, or no object in any.
+    """
+    if not any(record.instances for record in records):
+        raise UserError(
+            f"dataset {name!r}: there is no object in the masks of its {len(records)} images, so nothing can be "
+            "learned."
+        )
+    return Dataset(
+        name=name,
+        records=tuple(records),
+        class_names=tuple(class_names),
+        category_ids=tuple(range(1, len(class_names) + 1)),
+        notes=repairs.notes(),
+    )
+
+
+def add_mask_repairs(repairs: RepairLog, images: Sequence[MaskedImage]) -> None:
+    """Count the empty and the overlapping mask files of some images.
+
+    Args:
+        repairs: of the dataset.
+        images: as read.
+    """
+    for image in images:
+        repairs.add("empty mask files left out", image.empty_masks, name="file")
+    for image in images:
+        repairs.add("masks that overlap another kept as they are", image.overlapping_masks, name="file")

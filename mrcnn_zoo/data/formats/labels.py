@@ -1,0 +1,336 @@
+"""Label images: each object a whole number, 0 elsewhere, as cellpose, stardist and Fiji write them."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
+from mrcnn_zoo.data.annotations.listing import FileListing, ImageFinder
+from mrcnn_zoo.data.annotations.loading import annotation_format
+from mrcnn_zoo.data.annotations.mask_files import MaskedImage, ObjectMask, masked_dataset, masked_record, read_masks
+from mrcnn_zoo.data.annotations.writing import DatasetWriter
+from mrcnn_zoo.data.formats.label_files import LabelFile, examine, num_regions, pair_label_files, read_labels
+from mrcnn_zoo.data.paths import EXAMPLES_SHOWN, image_file_size
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
+from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.ops import rle
+
+CLASS_NAME = "object"  # of label images without a table of classes
+CLASS_TABLE = "classes.csv"
+COLUMNS = ("file", "label", "class", "score")  # the last may be missing
+IMAGES_WRITTEN, LABELS_WRITTEN = "images", "masks"  # folders, stardist's
+MAX_16_BIT = 65535
+IMAGES_EXAMINED = 100  # for masks of one class
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The label images of one side.
+
+    Args:
+        files: with their images.
+        problem: why they are no label images; "" if they may be.
+    """
+
+    files: tuple[LabelFile, ...]
+    problem: str
+
+
+@annotation_format("labels")
+class LabelsFormat(AnnotationFormat):
+    """Label images. Their classes are those of `classes.csv` where there is one."""
+
+    title = "label images"
+    looked_for = (
+        "a whole number per object in masks/x.png or labels/x.png beside images/x.png, or in x_masks.png beside x.png"
+    )
+
+    def find(self, listing: FileListing) -> Found | None:
+        """Pairs of images and label images, of which a few are read."""
+        return _found(listing, is_named=False)
+
+    def require(self, listing: FileListing, *, dataset: str) -> Found:
+        """As `find`, without doubts about classes. Where no file has an image beside it, all are label images."""
+        found = _found(listing, is_named=True)
+        if found is None and listing.images:
+            names = [file.path for file in pair_label_files(listing).files] or listing.images
+            read_labels(listing.root / names[0])  # raises: none could be read
+        return found or super().require(listing, dataset=dataset)
+
+    def read_images(self, found: Found, options: ReadOptions) -> Annotations:
+        """Not used: `read` makes records, which need no checks."""
+        raise NotImplementedError
+
+    def read(self, found: Found, options: ReadOptions) -> Dataset:
+        """The dataset of all sides, in the order of the image files."""
+        sets: list[LabelSet] = list(found.splits.values())
+        root, repairs = found.listing.root, RepairLog("image")
+        if sets[0].problem:
+            raise UserError(f"dataset {options.name!r}: {sets[0].problem}")
+        files = _with_images([file for labels in sets for file in labels.files], found.listing, options, repairs)
+        image_listing = options.images or found.listing
+        images = read_masks(
+            files,
+            partial(_read_image, root=root, image_root=image_listing.root),
+            cache_name="labels",
+            fingerprint=[
+                *(str(image_listing.root), *image_listing.fingerprint([file.image for file in files])),
+                *(str(root), *found.listing.fingerprint([file.path for file in files])),
+            ],
+            what=f"{root}: reading {counted(len(files), 'label image')}",
+        )
+        _check_several_labels(files, images, root)
+        table = ClassTable.read(root / CLASS_TABLE, [file.path for file in files])
+        table.check(zip((file.path for file in files), images, strict=True), repairs)
+        annotation_ids = count(1)
+        records = [
+            masked_record(
+                image,
+                image_listing.root / file.image,
+                image_id=number,
+                annotation_ids=annotation_ids,
+                classify=partial(table.class_and_score, file.path),
+                split=file.side,
+            )
+            for number, (file, image) in enumerate(zip(files, images, strict=True), start=1)
+        ]
+        return masked_dataset(options.name, records, table.names, repairs=repairs)
+
+    def write(self, parts: Mapping[str, Dataset], folder: Path, writer: DatasetWriter) -> None:
+        """`images/`, `masks/` with a label image per image, and `classes.csv`; with sides in a folder for each."""
+        rows: list[tuple[str, int, str, str]] = []
+        for side, dataset in parts.items():
+            labels_folder = folder / side / LABELS_WRITTEN
+            labels_folder.mkdir(parents=True)
+            for record in dataset.records:
+                writer.place_image(record, folder / side / IMAGES_WRITTEN)
+                labels, numbered = _painted(record, writer)
+                path = _save(labels, labels_folder / writer.stem(record))
+                file = path.relative_to(folder).as_posix()
+                for number, instance in numbered.items():
+                    score = "" if instance.score is None else f"{instance.score:.6g}"
+                    rows.append((file, number, dataset.class_names[instance.class_index], score))
+        if any(row[2] != CLASS_NAME or row[3] for row in rows):
+            with (folder / CLASS_TABLE).open("w", newline="", encoding="utf-8") as file_object:
+                csv.writer(file_object).writerows([COLUMNS, *rows])
+
+
+def _found(listing: FileListing, *, is_named: bool) -> Found | None:
+    files = pair_label_files(listing).files
+    if listing.file:
+        files = [file for file in files if file.path == listing.file]
+    if not files and is_named:
+        files = [LabelFile(name, "") for name in listing.images]
+    problem = examine(listing.root, files) if files else None
+    if problem is None:
+        return None
+    by_side: dict[str, list[LabelFile]] = {}
+    for file in files:
+        by_side.setdefault(file.side, []).append(file)
+    sets = {side: LabelSet(tuple(found), "" if is_named else problem) for side, found in by_side.items()}
+    return Found(listing, sets, f"{counted(len(files), 'file')}, e.g. {files[0].path}")
+
+
+def _with_images(
+    files: Sequence[LabelFile], listing: FileListing, options: ReadOptions, repairs: RepairLog
+) -> list[LabelFile]:
+    """The files with their images, by the path of these; in the folder IMAGES if there is one.
+
+    Raises:
+        UserError: label images without an image.
+    """
+    if options.images is not None:
+        finder = ImageFinder(options.images)
+        pairs = [LabelFile(file.path, finder.require(file.stem, listed_in=file.path)) for file in files]
+        finder.check()
+        left_out = sorted(set(options.images.images) - {pair.image for pair in pairs})
+        repairs.add("images without a label image left out", left_out)
+        return sorted(pairs, key=lambda pair: pair.image)
+    if not files[0].image:
+        raise UserError(
+            f"dataset {options.name!r}: {listing.root} has label images without images beside them. Name the folder of "
+            "the images as IMAGES in its definition, and this one as ANNOTATIONS."
+        )
+    found = pair_label_files(listing)
+    if found.missing:
+        shown = ", ".join(found.missing[:EXAMPLES_SHOWN]) + (", ..." if len(found.missing) > EXAMPLES_SHOWN else "")
+        raise UserError(
+            f"{listing.root}: {counted(len(found.missing), 'label image')} without an image of the same name: {shown}. "
+            "Copy the images there, or remove the label images."
+        )
+    repairs.add("images without a label image left out", found.unlabelled)
+    repairs.add("further label images of the same image left out", found.superfluous, name="file")
+    return sorted(files, key=lambda file: file.image)
+
+
+def _read_image(file: LabelFile, *, root: Path, image_root: Path) -> MaskedImage:
+    """The objects of one label image, named by their numbers."""
+    path = root / file.path
+    labels, size = read_labels(path), image_file_size(image_root / file.image)
+    if labels.shape != size:
+        raise UserError(
+            f"{path} is {labels.shape[1]} x {labels.shape[0]} pixels (width x height) where its image "
+            f"{file.image} is {size[1]} x {size[0]}. A label image must have the size of its image."
+        )
+    masks = rle.encode_labels(labels)
+    objects = tuple(
+        ObjectMask(counts, (box[0], box[1], box[2], box[3]), area, str(number))
+        for number, counts, box, area in zip(*masks, strict=True)
+    )
+    return MaskedImage(file.image, size, objects)
+
+
+def _check_several_labels(files: Sequence[LabelFile], images: Sequence[MaskedImage], root: Path) -> None:
+    """Refuse masks of one class: no image has two labels, and one of the first has several regions of its label."""
+    if max(len(image.objects) for image in images) > 1:
+        return
+    examined = [(file, image) for file, image in zip(files, images, strict=True) if image.objects][:IMAGES_EXAMINED]
+    for file, image in examined:
+        item = image.objects[0]
+        window = rle.decode_window({"size": list(image.size), "counts": item.counts})
+        regions = 1 if window is None else num_regions(window.bitmap != 0)
+        if regions > 1:
+            raise UserError(
+                f"{root / file.path} has the value {item.name} alone in {regions} connected regions, and no file has "
+                "several values: these are masks of a class, not label images, which have a number per object. Number "
+                "the objects, e.g. with skimage.measure.label where they do not touch, or save one mask per object "
+                "(FORMAT masks)."
+            )
+
+
+@dataclass
+class ClassTable:
+    """The classes and scores of labels: the columns file, label, class and score of `classes.csv`.
+
+    Args:
+        path: of the file, which may be missing: all objects have one class.
+        rows: by the path of the label image, by label: class, score, line.
+    """
+
+    path: Path
+    rows: dict[str, dict[str, tuple[str, float | None, int]]] = field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The sorted names of the classes."""
+        return tuple(sorted({row[0] for rows in self.rows.values() for row in rows.values()})) or (CLASS_NAME,)
+
+    @cached_property
+    def indices(self) -> dict[str, int]:
+        """The index of each class."""
+        return {name: index for index, name in enumerate(self.names)}
+
+    @classmethod
+    def read(cls, path: Path, files: Sequence[str]) -> "ClassTable":
+        """Read the file, if there is one.
+
+        Args:
+            path: of the file.
+            files: label images that it may name.
+
+        Raises:
+            UserError: a missing column, another file, or a value that is no label or score, with its line.
+        """
+        table, known = cls(path), set(files)
+        if not path.is_file():
+            return table
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                lines = csv.DictReader(file)
+                if not set(COLUMNS[:3]) <= set(lines.fieldnames or ()):
+                    return table  # a table of another kind
+                for row in lines:
+                    table._add(row, known, f"{path}, line {lines.line_num}", lines.line_num)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path} cannot be read as a CSV table in UTF-8: {error}.") from error
+        return table
+
+    def _add(self, row: Mapping[str, str | None], known: set[str], where: str, line: int) -> None:
+        name, label, class_name, text = ((row.get(column) or "").strip() for column in COLUMNS)
+        file = name.replace("\\", "/")
+        if file not in known:
+            raise UserError(f"{where}: file = {name!r} is no label image of this dataset; correct or remove the line.")
+        if not label.isdecimal() or not class_name:
+            raise UserError(
+                f"{where}: label = {label!r} and class = {class_name!r} must be a whole number and the name of a class."
+            )
+        try:
+            score = float(text) if text else None
+        except ValueError:
+            score = -1.0
+        if score is not None and not 0 <= score <= 1:
+            raise UserError(f"{where}: score = {text!r} must be a number from 0 to 1, or empty.")
+        self.rows.setdefault(file, {})[str(int(label))] = (class_name, score, line)
+
+    def check(self, images: Iterable[tuple[str, MaskedImage]], repairs: RepairLog) -> None:
+        """Compare the table with the objects. Where all have one class, objects may be missing in the table.
+
+        Args:
+            images: paths of label images with their objects.
+            repairs: counts lines without an object.
+
+        Raises:
+            UserError: an object without a class.
+        """
+        names = self.names
+        for file, image in images if self.rows else ():
+            rows, present = self.rows.get(file, {}), {item.name for item in image.objects}
+            unlisted = next((name for name in present if name not in rows), None)
+            if unlisted is not None and len(names) > 1:
+                raise UserError(
+                    f"{self.path}: object {unlisted} of {file} is not listed, so its class is unknown; add the line "
+                    f'"{file},{unlisted},{names[0]}" with its class.'
+                )
+            absent = [rows[name][2] for name in rows if name not in present]
+            repairs.add(f"lines of {self.path.name} without an object left out", absent, name="line")
+
+    def class_and_score(self, file: str, item: ObjectMask) -> tuple[int, float | None]:
+        """The class index and the score of an object.
+
+        Args:
+            file: the label image.
+            item: one of its objects.
+        """
+        row = self.rows.get(file, {}).get(item.name)
+        return (0, None) if row is None else (self.indices[row[0]], row[1])
+
+
+def _painted(record: ImageRecord, writer: DatasetWriter) -> tuple[NDArray[np.int32], dict[int, InstanceRecord]]:
+    """The label image of a record, and its objects by number; in front is the highest score or the smallest area."""
+    crowds = [writer.place_of(record, item) for item in record.instances if item.is_crowd]
+    writer.lost.add("regions of uncounted objects left out", crowds, name="")
+    instances = dict(enumerate((item for item in record.instances if not item.is_crowd), start=1))
+    masks = {number: writer.mask(record, item) for number, item in instances.items()}
+    areas = {number: rle.area(mask) for number, mask in masks.items()}
+    labels = np.zeros(record.image_size, dtype=np.int32)
+    for number in sorted(masks, key=lambda number: (instances[number].score or 0.0, -areas[number])):
+        window = rle.decode_window(masks[number])
+        if window is not None:
+            height, width = window.bitmap.shape
+            labels[window.y : window.y + height, window.x : window.x + width][window.bitmap != 0] = number
+    visible = np.bincount(labels.reshape(-1), minlength=len(masks) + 1)
+    for kind, is_lost in (
+        ("objects without a visible pixel left out", lambda number: visible[number] == 0),
+        ("objects in part behind others", lambda number: 0 < visible[number] < areas[number]),
+    ):
+        places = [writer.place_of(record, instances[number]) for number in instances if is_lost(number)]
+        writer.lost.add(kind, places)
+    return labels, {number: item for number, item in instances.items() if visible[number]}
+
+
+def _save(labels: NDArray[np.int32], path: Path) -> Path:
+    """A 16-bit PNG, or a 32-bit TIFF from 65,536 objects on."""
+    if labels.max(initial=0) > MAX_16_BIT:
+        path = path.with_name(f"{path.name}.tif")
+        Image.fromarray(labels).save(path, compression="tiff_deflate")
+    else:
+        path = path.with_name(f"{path.name}.png")
+        Image.fromarray(labels.astype(np.uint16)).save(path)
+    return path
