@@ -21,6 +21,7 @@ DEFAULT_ROOT = "datasets"
 CACHE_VARIABLE = "MRCNN_ZOO_CACHE"
 KEY_LENGTH = 16  # characters of the hash in the names of cache files
 EXAMPLES_SHOWN = 3
+TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
 PNG_SIGNATURE_LENGTH = 8  # bytes
 PNG_TEXT = (b"eXIf", b"zTXt", b"iTXt", b"tEXt")  # chunks that may hold EXIF tags
 PNG_TAGS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # in Pillow's `info`
@@ -140,7 +141,8 @@ def image_file_size(path: Path) -> ImageSize:
     try:
         with open_image(str(path), max_pixels=0) as image:
             if not is_array_or_tiff or getattr(image, "n_frames", 1) == 1:
-                width, height = image.size
+                tags = getattr(image, "tag_v2", {})  # of a TIFF, whose `size` is upright in recent versions of Pillow
+                width, height = tags.get(TIFF_WIDTH, image.width), tags.get(TIFF_HEIGHT, image.height)
                 # Pillow decodes a whole PNG in search of tags behind its pixels.
                 has_tags = image.format != "PNG" or bool(image.info.keys() & PNG_TAGS) or _has_late_text(path)
                 is_sideways = has_tags and image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
