@@ -11,7 +11,7 @@ from typing import Any
 from mrcnn_zoo.data.field_rules import FIELD_RULES, MAX_PIXELS, ColumnReader, parse_number, short_repr
 from mrcnn_zoo.data.formats.coco_keypoints import read_flip_pairs
 from mrcnn_zoo.data.formats.unsupported_formats import (
-    CONVERT,
+    advice_for,
     detect_folder_format,
     detect_json_format,
     detect_other_coco_file,
@@ -120,7 +120,7 @@ def read_coco_json(path: Path) -> CocoJson:
     other = detect_json_format(content)
     if not isinstance(content, dict) or (other and not {"images", "annotations"} <= content.keys()):
         if other:
-            raise UserError(f"{path} is {other}, {CONVERT}")
+            raise UserError(f"{path} is {other}, {advice_for(other)}")
         raise UserError(f"{path} is not in COCO's format: it holds a {type(content).__name__} instead of an object.")
     is_unlabelled = "annotations" not in content and {"images", "categories"} <= content.keys()
     if is_unlabelled:
@@ -161,7 +161,7 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         other = detect_text_format(error.doc)
         if other:
-            raise UserError(f"{path} is {other}, {CONVERT}") from error
+            raise UserError(f"{path} is {other}, {advice_for(other)}") from error
         is_cut_off = error.pos >= len(error.doc.rstrip())
         advice = "It ends too early: the file is truncated, copy or download it again." if is_cut_off else ""
         raise UserError(
@@ -175,7 +175,7 @@ def read_json(path: Path) -> Any:
     except IsADirectoryError as error:
         other = detect_folder_format(path)
         raise UserError(
-            f"{path} is a folder with {other}, {CONVERT}"
+            f"{path} is a folder with {other}, {advice_for(other)}"
             if other
             else f"{path} is a folder, and ANNOTATIONS must be one JSON file. Name the file, or leave ANNOTATIONS out."
         ) from error

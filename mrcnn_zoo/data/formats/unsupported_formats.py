@@ -1,4 +1,4 @@
-"""Detection of unsupported annotation formats, for error messages."""
+"""Detection of the annotation format of files that are no COCO files, for error messages."""
 
 import json
 import re
@@ -15,6 +15,7 @@ LABELME = "labelme JSON (one file per image)"
 YOLO = "YOLO text (one .txt file per image)"
 VOC = "Pascal VOC XML (one file per image)"
 CITYSCAPES = "Cityscapes JSON (one file of polygons per image)"
+READ_BY_FORMAT = {YOLO: "yolo"}  # those with a reader
 YOLO_LINE = re.compile(r"\s*\d+(\s+-?\d*\.?\d+([eE][+-]?\d+)?){4,}\s*")
 ANNOTATION_FOLDERS = ("labels", "Annotations", "annotations", "gtFine")
 IMAGE_FOLDERS = ("images", "JPEGImages", "leftImg8bit")
@@ -22,6 +23,17 @@ NOT_ANNOTATIONS = ("classes.txt", "readme.txt", "labels.txt", "requirements.txt"
 MAX_FILES = 2000  # examined per folder
 MAX_BYTES = 20_000_000  # of a JSON file that is parsed
 START_OF_FILE = 4096  # characters
+
+
+def advice_for(kind: str) -> str:
+    """How to read files of a kind, as the end of a sentence.
+
+    Args:
+        kind: returned by one of the functions below.
+    """
+    if kind not in READ_BY_FORMAT:
+        return CONVERT
+    return f"which FORMAT {READ_BY_FORMAT[kind]} reads: correct FORMAT, or leave it out and name the folder."
 
 
 def detect_json_format(content: Any) -> str:
