@@ -35,6 +35,7 @@ REQUIREMENTS = [
     "wandb>=0.17",
     "tensorboard>=2.12",
     "matplotlib>=3.6",
+    "contourpy>=1.0.6",  # outlines of masks; required by matplotlib, too
     "numpy>=1.24",
     "scipy>=1.10",  # distributions of the statistics; MultiBox's matching
     "pillow>=9.4",

@@ -3,37 +3,33 @@
 import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-from contourpy import FillType, contour_generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from mrcnn_zoo.data.images.reading import FileImage
+from mrcnn_zoo.data.images.arrays import COLORS, as_pixels
+from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES, FileImage
+from mrcnn_zoo.data.loading.mapper import check_size
 from mrcnn_zoo.data.masks import segmentation_rle
-from mrcnn_zoo.data.records import ImageRecord, InstanceRecord, RepairLog
+from mrcnn_zoo.data.records import ImageRecord, ImageSource, InstanceRecord, RepairLog
 from mrcnn_zoo.data.splits import relative_names
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops import rle
+from mrcnn_zoo.ops.outlines import Outline, outlines_of_mask
 from mrcnn_zoo.ops.rle import Rle
 
-MAX_NAME = 200  # characters
+__all__ = ["DatasetWriter", "Outline", "distinct_stems", "write_image"]
 
-
-@dataclass(frozen=True)
-class Outline:
-    """One connected region of an object.
-
-    Args:
-        points: (N, 2) x, y of the outer border, without the first point at the end.
-        holes: each (M, 2).
-    """
-
-    points: NDArray[np.float64]
-    holes: tuple[NDArray[np.float64], ...] = ()
+MAX_NAME = 200  # bytes of a file name without its ending
+GREY_AND_ALPHA = 2  # channels
+FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]+')  # in names of files on Windows or elsewhere
+# What the names of images that are no files have after a path: "digits/000001 (seed 1)", "photo.png [0, 0, 9, 9]".
+REMARK = re.compile(r"\s*\([^()]*\)$")
+INNER_SUFFIX = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})(?=\s*\[)", re.IGNORECASE)
 
 
 class DatasetWriter:
@@ -49,7 +45,8 @@ class DatasetWriter:
         self.lost = RepairLog("object")
         self.tolerance = tolerance
         self.copies_images = copies_images
-        self._stems = _distinct_stems(list(records))
+        self._records = list(records)  # kept, because names are found by the identity of a record
+        self._stems = dict(zip(map(id, self._records), distinct_stems(self._records), strict=True))
 
     def stem(self, record: ImageRecord) -> str:
         """The name of a record's image without its ending; distinct in the whole dataset.
@@ -60,7 +57,7 @@ class DatasetWriter:
         return self._stems[id(record)]
 
     def place_image(self, record: ImageRecord, folder: Path) -> str:
-        """Copy an image into a folder, which is created; images that are no files are written as PNG or TIFF.
+        """Copy an image file as it is into a folder, which is created; other images are written as PNG or TIFF.
 
         Args:
             record: of one of the parts.
@@ -72,21 +69,26 @@ class DatasetWriter:
         Raises:
             UserError: an image that cannot be read.
         """
+        source = record.source
+        if not isinstance(source, FileImage):
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = as_pixels(source.read(), source.name)
+            check_size(record, pixels)
+            return write_image(pixels, folder / self.stem(record), name=source.name).name
         if not self.copies_images:
-            return os.path.relpath(record.source.name, folder)
+            return os.path.relpath(source.path, folder).replace(os.sep, "/")
         folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(record.source, FileImage):
-            name = f"{self.stem(record)}{Path(record.source.path).suffix}"
-            shutil.copyfile(record.source.path, folder / name)
-            return name
-        name = f"{self.stem(record)}.png"
-        Image.fromarray(np.asarray(record.source.read())).save(folder / name, compress_level=1)
+        name = f"{self.stem(record)}{Path(source.path).suffix}"
+        try:
+            shutil.copyfile(source.path, folder / name)
+        except FileNotFoundError as error:
+            raise UserError(f"the image {source.path} is missing; copy it there, or remove its annotations.") from error
         return name
 
     def outlines(self, record: ImageRecord, instance: InstanceRecord) -> list[Outline]:
         """The regions of an object: its polygons where it has some, else the borders of its mask, else of its box.
 
-        Rasterised as COCO's polygons, holes taken out, the outlines of a mask give the mask again.
+        Rasterised as COCO's polygons, holes taken out, the outlines of a mask are the mask again (without tolerance).
 
         Args:
             record: with the size of the image.
@@ -94,17 +96,13 @@ class DatasetWriter:
         """
         if instance.segmentation is not None and not isinstance(instance.segmentation, dict):
             return [Outline(np.asarray(polygon, dtype=np.float64).reshape(-1, 2)) for polygon in instance.segmentation]
-        if instance.segmentation is None:
-            x1, y1, x2, y2 = instance.box
-            return [Outline(np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]))]
-        window = rle.decode_window(self.mask(record, instance))
-        if window is None:
-            return []
-        shift = np.array([window.x, window.y])
-        return [
-            Outline(region.points + shift, tuple(hole + shift for hole in region.holes))
-            for region in outlines_of_mask(window.bitmap)
-        ]
+        if instance.segmentation is not None:
+            window = rle.decode_window(instance.segmentation)
+            if window is not None:
+                return outlines_of_mask(window.bitmap, left=window.x, top=window.y, tolerance=self.tolerance)
+            self.lost.add("empty masks replaced by their box", [self.place_of(record, instance)])
+        x1, y1, x2, y2 = instance.box
+        return [Outline(np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]))]
 
     def polygons(self, record: ImageRecord, instance: InstanceRecord) -> list[list[float]]:
         """The outlines of an object without holes, which are counted in `lost`; each x1, y1, x2, y2, ...
@@ -141,33 +139,92 @@ class DatasetWriter:
         return f"{self.stem(record)}, annotation {instance.annotation_id}"
 
 
-def outlines_of_mask(mask: NDArray[np.generic]) -> list[Outline]:
-    """The borders of the connected regions of a mask, with their holes.
+def write_image(pixels: NDArray[np.generic], path: Path, *, name: str) -> Path:
+    """Write pixels without loss: as PNG where that can hold them, else as TIFF.
 
     Args:
-        mask: (H, W).
+        pixels: (H, W, C) uint8, uint16 or float32; three equal channels are written as grey.
+        path: of the file without its ending; dots in the name are kept.
+        name: of the image, for messages.
+
+    Returns:
+        The path with the ending.
+
+    Raises:
+        UserError: a TIFF without tifffile.
     """
-    padded = np.pad(np.asarray(mask, dtype=np.float64), 1)
-    lines = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, np.inf)
-    regions = []
-    for points, offsets in zip(*lines, strict=True):
-        rings = [points[start : end - 1] - 0.5 for start, end in pairwise(offsets.tolist())]
-        regions.append(Outline(rings[0], tuple(rings[1:])))
-    return regions
+    is_grey = pixels.shape[2] == COLORS and bool((pixels == pixels[:, :, :1]).all())
+    plane = np.ascontiguousarray(pixels[:, :, 0] if is_grey else pixels)
+    if (plane.dtype == np.uint8 and pixels.shape[2] == COLORS) or (plane.dtype == np.uint16 and is_grey):
+        written = path.with_name(f"{path.name}.png")
+        Image.fromarray(plane).save(written, compress_level=1)
+        return written
+    try:
+        import tifffile
+    except ImportError as error:
+        raise UserError(
+            f"{name}: has {pixels.shape[2]} channels of {pixels.dtype}, which PNG cannot hold; `pip install tifffile` "
+            "for TIFF files."
+        ) from error
+    written = path.with_name(f"{path.name}.tif")
+    if plane.ndim == 3 and plane.shape[2] == GREY_AND_ALPHA:
+        # As samples of a pixel, the second channel would be read as alpha.
+        tifffile.imwrite(written, np.moveaxis(plane, 2, 0), photometric="minisblack", metadata={"axes": "CYX"})
+    else:
+        is_color = plane.ndim == 3 and plane.shape[2] == COLORS
+        layout = "contig" if plane.ndim == 3 else None
+        tifffile.imwrite(written, plane, photometric="rgb" if is_color else "minisblack", planarconfig=layout)
+    return written
 
 
-def _distinct_stems(records: Sequence[ImageRecord]) -> dict[int, str]:
-    """A name per record: that of its file, with its folders where several files have it, else with its id."""
-    paths = {
-        id(record): Path(name).with_suffix("") for record, name in zip(records, relative_names(records), strict=True)
-    }
-    found: dict[int, str] = {}
+def distinct_stems(records: Sequence[ImageRecord]) -> list[str]:
+    """A file name without its ending per image: that of its file, as far as it is distinct.
+
+    Files of the same name have the parts of their paths in which they differ, too: `a/images/1.png` and
+    `b/images/1.png` become `a_1` and `b_1`. Upper and lower case are the same.
+
+    Args:
+        records: of one or several datasets.
+    """
+    parts = [_path_parts(record.source, name) for record, name in zip(records, relative_names(records), strict=True)]
+    members: dict[str, list[int]] = defaultdict(list)
+    for row, (*_, stem, _) in enumerate(parts):
+        members[stem.casefold()].append(row)
+    stems = [""] * len(records)
     taken: set[str] = set()
-    for record in records:
-        path = paths[id(record)]
-        parts = [re.sub(r"[^\w.-]+", "_", part) for part in path.parts]
-        names = ["_".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
-        name = next((name for name in names if name and name not in taken), f"{names[0]}_{record.image_id}")
-        taken.add(name)
-        found[id(record)] = name[-MAX_NAME:]
-    return found
+    for rows in sorted(members.values(), key=len):  # names of one file alone come first, and stay as they are
+        for row, name in zip(rows, _differing([parts[row] for row in rows]), strict=True):
+            number, stem = 1, _shortened(name)
+            while stem.casefold() in taken:
+                number += 1
+                stem = f"{_shortened(name)}_{number}"
+            taken.add(stem.casefold())
+            stems[row] = stem
+    return stems
+
+
+def _path_parts(source: ImageSource, relative_name: str) -> tuple[str, ...]:
+    """The folders, the name without ending, and the ending of an image."""
+    name = relative_name if isinstance(source, FileImage) else INNER_SUFFIX.sub("", REMARK.sub("", relative_name))
+    path = PurePosixPath(name)
+    suffix = path.suffix if isinstance(source, FileImage) else ""
+    stem = path.name.removesuffix(suffix)
+    if not isinstance(source, FileImage):
+        stem = re.sub(r"[^\w.-]+", "_", stem).strip("_")
+    cleaned = [FORBIDDEN.sub("_", part) for part in (*path.parts[:-1], stem)]
+    return (*cleaned[:-1], cleaned[-1].strip(" .") or "image", suffix.removeprefix("."))
+
+
+def _differing(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """Names of several files whose last parts, the endings aside, are equal."""
+    if len(paths) == 1:
+        return [paths[0][-2]]
+    depth = max(map(len, paths))
+    rows = [("",) * (depth - len(path)) + path for path in paths]
+    is_shared = [len({row[column].casefold() for row in rows}) == 1 for column in range(depth)]
+    is_shared[-2] = False  # the name itself is always kept
+    return ["_".join(part for part, shared in zip(row, is_shared, strict=True) if part and not shared) for row in rows]
+
+
+def _shortened(name: str) -> str:
+    return name.encode()[-MAX_NAME:].decode(errors="ignore")
