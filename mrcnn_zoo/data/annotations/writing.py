@@ -8,28 +8,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from mrcnn_zoo.data.images.arrays import COLORS, as_pixels
-from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES, FileImage
+from mrcnn_zoo.data.images.arrays import as_pixels
+from mrcnn_zoo.data.images.reading import FileImage
+from mrcnn_zoo.data.images.writing import write_pixels
 from mrcnn_zoo.data.loading.mapper import check_size
 from mrcnn_zoo.data.masks import segmentation_rle
-from mrcnn_zoo.data.records import ImageRecord, ImageSource, InstanceRecord, RepairLog
+from mrcnn_zoo.data.records import ImageRecord, InstanceRecord, RepairLog
 from mrcnn_zoo.data.splits import relative_names
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.ops.outlines import Outline, outlines_of_mask
 from mrcnn_zoo.ops.rle import Rle
 
-__all__ = ["DatasetWriter", "Outline", "distinct_stems", "write_image"]
+__all__ = ["DatasetWriter", "Outline", "distinct_stems"]
 
 MAX_NAME = 200  # bytes of a file name without its ending
-GREY_AND_ALPHA = 2  # channels
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]+')  # in names of files on Windows or elsewhere
-# What the names of images that are no files have after a path: "digits/000001 (seed 1)", "photo.png [0, 0, 9, 9]".
-REMARK = re.compile(r"\s*\([^()]*\)$")
-INNER_SUFFIX = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})(?=\s*\[)", re.IGNORECASE)
 
 
 class DatasetWriter:
@@ -74,7 +69,7 @@ class DatasetWriter:
             folder.mkdir(parents=True, exist_ok=True)
             pixels = as_pixels(source.read(), source.name)
             check_size(record, pixels)
-            return write_image(pixels, folder / self.stem(record), name=source.name).name
+            return write_pixels(pixels, folder, self.stem(record))
         if not self.copies_images:
             return os.path.relpath(source.path, folder).replace(os.sep, "/")
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,54 +134,17 @@ class DatasetWriter:
         return f"{self.stem(record)}, annotation {instance.annotation_id}"
 
 
-def write_image(pixels: NDArray[np.generic], path: Path, *, name: str) -> Path:
-    """Write pixels without loss: as PNG where that can hold them, else as TIFF.
-
-    Args:
-        pixels: (H, W, C) uint8, uint16 or float32; three equal channels are written as grey.
-        path: of the file without its ending; dots in the name are kept.
-        name: of the image, for messages.
-
-    Returns:
-        The path with the ending.
-
-    Raises:
-        UserError: a TIFF without tifffile.
-    """
-    is_grey = pixels.shape[2] == COLORS and bool((pixels == pixels[:, :, :1]).all())
-    plane = np.ascontiguousarray(pixels[:, :, 0] if is_grey else pixels)
-    if (plane.dtype == np.uint8 and pixels.shape[2] == COLORS) or (plane.dtype == np.uint16 and is_grey):
-        written = path.with_name(f"{path.name}.png")
-        Image.fromarray(plane).save(written, compress_level=1)
-        return written
-    try:
-        import tifffile
-    except ImportError as error:
-        raise UserError(
-            f"{name}: has {pixels.shape[2]} channels of {pixels.dtype}, which PNG cannot hold; `pip install tifffile` "
-            "for TIFF files."
-        ) from error
-    written = path.with_name(f"{path.name}.tif")
-    if plane.ndim == 3 and plane.shape[2] == GREY_AND_ALPHA:
-        # As samples of a pixel, the second channel would be read as alpha.
-        tifffile.imwrite(written, np.moveaxis(plane, 2, 0), photometric="minisblack", metadata={"axes": "CYX"})
-    else:
-        is_color = plane.ndim == 3 and plane.shape[2] == COLORS
-        layout = "contig" if plane.ndim == 3 else None
-        tifffile.imwrite(written, plane, photometric="rgb" if is_color else "minisblack", planarconfig=layout)
-    return written
-
-
 def distinct_stems(records: Sequence[ImageRecord]) -> list[str]:
     """A file name without its ending per image: that of its file, as far as it is distinct.
 
+    Images that are no files have the name of the attribute `stem` of their source, else their id in 12 digits.
     Files of the same name have the parts of their paths in which they differ, too: `a/images/1.png` and
     `b/images/1.png` become `a_1` and `b_1`. Upper and lower case are the same.
 
     Args:
         records: of one or several datasets.
     """
-    parts = [_path_parts(record.source, name) for record, name in zip(records, relative_names(records), strict=True)]
+    parts = [_path_parts(record, name) for record, name in zip(records, relative_names(records), strict=True)]
     members: dict[str, list[int]] = defaultdict(list)
     for row, (*_, stem, _) in enumerate(parts):
         members[stem.casefold()].append(row)
@@ -203,16 +161,15 @@ def distinct_stems(records: Sequence[ImageRecord]) -> list[str]:
     return stems
 
 
-def _path_parts(source: ImageSource, relative_name: str) -> tuple[str, ...]:
+def _path_parts(record: ImageRecord, relative_name: str) -> tuple[str, ...]:
     """The folders, the name without ending, and the ending of an image."""
-    name = relative_name if isinstance(source, FileImage) else INNER_SUFFIX.sub("", REMARK.sub("", relative_name))
-    path = PurePosixPath(name)
-    suffix = path.suffix if isinstance(source, FileImage) else ""
-    stem = path.name.removesuffix(suffix)
-    if not isinstance(source, FileImage):
-        stem = re.sub(r"[^\w.-]+", "_", stem).strip("_")
-    cleaned = [FORBIDDEN.sub("_", part) for part in (*path.parts[:-1], stem)]
-    return (*cleaned[:-1], cleaned[-1].strip(" .") or "image", suffix.removeprefix("."))
+    path = PurePosixPath(relative_name)
+    if isinstance(record.source, FileImage):
+        stem, suffix = path.stem, path.suffix
+    else:
+        stem, suffix = getattr(record.source, "stem", "") or f"{record.image_id:012d}", ""
+    *folders, stem, suffix = (FORBIDDEN.sub("_", part) for part in (*path.parts[:-1], stem, suffix))
+    return (*folders, stem.strip(" .") or "image", suffix.removeprefix("."))
 
 
 def _differing(paths: Sequence[tuple[str, ...]]) -> list[str]:

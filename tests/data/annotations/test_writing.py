@@ -49,9 +49,13 @@ def test_one_file_twice_and_names_that_are_taken() -> None:
     assert len({stem.casefold() for stem in stems}) == 3
 
 
-def test_names_of_images_that_are_no_files() -> None:
-    names = ["digits/val/000003 (seed 1)", "x/photo.png [1, 2, 3, 4]"]
-    assert distinct_stems([record_of(Pixels(np.zeros(1), name)) for name in names]) == ["000003", "photo_1_2_3_4"]
+def test_images_that_are_no_files_are_named_by_their_ids_or_their_source() -> None:
+    @dataclass(frozen=True)
+    class Tile(Pixels):
+        stem: str = "slide_x0_y64"
+
+    records = [record_of(kind(np.zeros(1), name)) for kind, name in ((Pixels, "x/2 (seed 1)"), (Tile, "tile"))]
+    assert distinct_stems(records) == ["000000000001", "slide_x0_y64"]
 
 
 def test_files_are_copied_byte_for_byte(tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_outlines_of_polygons_boxes_and_masks() -> None:
     assert sorted(map(tuple, outline.holes[0].tolist())) == [(4, 3), (4, 4), (5, 3), (5, 4)]
     assert writer.lost.notes() == ()
     assert len(writer.polygons(record, replace(instances[2], annotation_id=5))) == 1
-    assert writer.lost.notes() == ("holes of polygons filled: 1 (first: object held, annotation 5)",)
+    assert writer.lost.notes() == ("holes of polygons filled: 1 (first: object 000000000001, annotation 5)",)
 
 
 def test_empty_mask_becomes_its_box() -> None:
@@ -127,4 +131,4 @@ def test_empty_mask_becomes_its_box() -> None:
     record = record_of(Pixels(np.zeros(1)), instance)
     writer = DatasetWriter([record])
     assert writer.polygons(record, instance) == [[1, 1, 3, 1, 3, 4, 1, 4]]
-    assert writer.lost.notes() == ("empty masks replaced by their box: 1 (first: object held, annotation 2)",)
+    assert writer.lost.notes() == ("empty masks replaced by their box: 1 (first: object 000000000001, annotation 2)",)
