@@ -39,6 +39,12 @@ def encode(bitmap: NDArray[np.generic]) -> Rle:
     return _with_text(coco_mask.encode(np.asfortranarray(bitmap, dtype=np.uint8)))
 
 
+def decode(rle: Rle) -> NDArray[np.bool_]:
+    """The (H, W) bitmap of a mask in compressed form."""
+    bitmap: NDArray[np.bool_] = coco_mask.decode(rle).astype(np.bool_)
+    return bitmap
+
+
 def encode_windows(windows: Sequence[MaskWindow], image_size: ImageSize) -> list[Rle]:
     """The compressed encodings of masks that are 0 outside their windows.
 

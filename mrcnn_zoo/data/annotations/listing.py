@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,6 +33,18 @@ def split_of(name: str) -> str:
         name: a folder's, or a file's without its ending.
     """
     return SPLIT_NAMES.get(name.lower().rstrip("0123456789"), "")
+
+
+def side_of_folders(name: str) -> str:
+    """The side that a folder in the path of a file means: the nearest one to the file; "" for none.
+
+    >>> side_of_folders("labels/train/city/1.json")
+    'train'
+
+    Args:
+        name: path of the file, relative to the root of the dataset.
+    """
+    return next((side for part in reversed(name.split("/")[:-1]) if (side := split_of(part))), "")
 
 
 class FileListing:
@@ -166,12 +178,21 @@ class ImageFinder:
     def __init__(self, listing: FileListing) -> None:
         self.root = listing.root
         self.paths = frozenset(listing.images)
-        self._by_name = _unique(listing.images, lambda path: path.name)
-        self._by_stem = _unique(listing.images, lambda path: path.stem)
         self._missing: list[tuple[str, str]] = []
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[PurePosixPath]]:
+        return _grouped(self.paths, lambda path: path.name)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[PurePosixPath]]:
+        return _grouped(self.paths, lambda path: path.stem)
 
     def find(self, name: str, *, near: str = "") -> str:
         """The path of an image relative to the root; "" if there is none or several have this name.
+
+        Of several with this name, the one in the folder `near` is found, or the one whose path has more folder names
+        in common with it: images/train/1.png for labels/train.
 
         Args:
             name: as in the annotation file; a path with slashes or backslashes, or a name.
@@ -180,10 +201,11 @@ class ImageFinder:
         path = name.replace("\\", "/").removeprefix("./")
         for candidate in (f"{near}/{path}" if near else path, path):
             normal = os.path.normpath(candidate).replace(os.sep, "/")
-            if normal in self.paths:
+            is_outside = normal.startswith(("../", "/"))
+            if normal in self.paths or (is_outside and (self.root / normal).is_file()):
                 return normal
         pure = PurePosixPath(path)
-        return self._by_name.get(pure.name, "") or self._by_stem.get(pure.stem, "")
+        return _nearest(self._by_name.get(pure.name, ()), near) or _nearest(self._by_stem.get(pure.stem, ()), near)
 
     def require(self, name: str, *, near: str = "", listed_in: str) -> str:
         """As `find`; a missing image is remembered for `check`.
@@ -214,9 +236,17 @@ class ImageFinder:
         )
 
 
-def _unique(paths: Sequence[str], key: Any) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for path in paths:
-        name = key(PurePosixPath(path))
-        found[name] = "" if name in found else path  # several files: ambiguous
+def _grouped(paths: Iterable[str], key: Callable[[PurePosixPath], str]) -> dict[str, list[PurePosixPath]]:
+    found: dict[str, list[PurePosixPath]] = {}
+    for path in map(PurePosixPath, paths):
+        found.setdefault(key(path), []).append(path)
     return found
+
+
+def _nearest(paths: Sequence[PurePosixPath], near: str) -> str:
+    """The only path, or the one that is nearer to a folder than all others; "" if there is none."""
+    if len(paths) > 1:
+        folder = PurePosixPath(near)
+        ranks = [(path.parent == folder, len({*path.parent.parts} & {*folder.parts})) for path in paths]
+        paths = [path for path, rank in zip(paths, ranks, strict=True) if rank == max(ranks)]
+    return str(paths[0]) if len(paths) == 1 else ""

@@ -1,5 +1,6 @@
 """Objects as annotation files have them, and the dataset that is built from them: checks and repairs of all formats."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -112,7 +113,8 @@ def build_dataset(
     reader = ColumnReader(f"dataset {name!r}", "annotations", _Places(images), repairs=repairs)
     raw = [item.segmentation for item in objects]
     segmentations = SegmentationReader(reader, sizes, is_strict=needs_masks).read(raw)
-    raw_boxes = [_as_coco_box(item.box) for item in objects]
+    around = segmentations.boxes.tolist()
+    raw_boxes = [_as_coco_box(item.box, around[row]) for row, item in enumerate(objects)]
     boxes = read_boxes(raw_boxes, segmentations, sizes, reader=reader, needs_masks=needs_masks)
     is_usable: list[bool] = np.all(np.isfinite(boxes), axis=1).tolist()
     corners: list[list[float]] = boxes.tolist()
@@ -142,11 +144,10 @@ def build_dataset(
     )
 
 
-def _as_coco_box(box: Sequence[float] | None) -> Any:
-    if box is None:
-        return None
-    x1, y1, x2, y2 = box
-    return [x1, y1, x2 - x1, y2 - y1]
+def _as_coco_box(box: Sequence[float] | None, around: Sequence[float]) -> Any:
+    """x, y, width, height of a box, else of the one around the segmentation; None if there is neither."""
+    x1, y1, x2, y2 = around if box is None else box
+    return None if math.isnan(x1) and box is None else [x1, y1, x2 - x1, y2 - y1]
 
 
 def class_names_of(images: Sequence[AnnotatedImage]) -> tuple[str, ...]:
