@@ -32,7 +32,9 @@ from mrcnn_zoo.inference.given_boxes import (
     check_takes_boxes,
 )
 from mrcnn_zoo.inference.image_files import (
+    OBJECTS,
     PREDICTIONS_FILE,
+    STYLES,
     TABLE_FILE,
     PredictedImages,
     check_predictions_folder,
@@ -93,6 +95,7 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
         category_ids=detector.category_ids,
         score_threshold=threshold,
         has_labels=not arguments.no_labels,
+        style=arguments.style,
         tally=build_detection_tally(cfg, min_score=lowest(threshold)) if given is None else None,
         given=given,
     )
@@ -232,6 +235,12 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--recursive", action="store_true", help="search folders recursively")
     parser.add_argument("--no-labels", action="store_true", help="draw objects without class and score")
+    parser.add_argument(
+        "--style",
+        choices=STYLES,
+        default=OBJECTS,
+        help="the pictures: objects drawn on the image (default), or splash: objects in colour, all else grey",
+    )
     add_overrides(
         parser,
         metavar="IMAGE | FOLDER | PATTERN | KEY VALUE",

@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from mrcnn_zoo.inference.image_inputs import FoundImages, picture_paths
 from mrcnn_zoo.inference.prediction import coco_rows
 from mrcnn_zoo.inference.predictor import predict_image
 from mrcnn_zoo.inference.thresholds import ScoreThreshold, reaches
-from mrcnn_zoo.inspection.draw import draw_instances
+from mrcnn_zoo.inspection.draw import draw_instances, draw_splash
 from mrcnn_zoo.inspection.pictures import is_own_picture, save_picture
 from mrcnn_zoo.output_files import check_output_folder, csv_text, refuse_to_replace, write_json, write_text
 
 PREDICTIONS_FILE, TABLE_FILE = "predictions.json", "predictions.csv"
 TABLE_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2", "area")
+OBJECTS, SPLASH = STYLES = ("objects", "splash")  # masks, boxes and labels drawn; objects in colour, all else grey
 DESCRIPTION = "predictions of mrcnn_zoo"  # "description" of predictions.json, by which earlier runs are recognized
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ def predict_images(
     category_ids: Sequence[int] = (),
     score_threshold: ScoreThreshold,
     has_labels: bool = True,
+    style: str = OBJECTS,
     tally: DetectionTally | None = None,
     given: Mapping[str, BoxesOfImage] | None = None,
 ) -> PredictedImages:
@@ -71,6 +74,7 @@ def predict_images(
         category_ids: of predictions.json, by class index; 1, 2, ... by default.
         score_threshold: minimum score of a written detection, in [0, 1]; of all classes, or by class index.
         has_labels: whether classes and scores are drawn.
+        style: of the pictures, one of STYLES.
         tally: counts images where a limit of the model may have removed detections; its notes are logged at the end.
         given: boxes of a `GivenBoxDetector` by file; predictions.json has their image ids, and their annotation ids as
             "given_id".
@@ -81,6 +85,8 @@ def predict_images(
     output = Path(output)
     pictures = picture_paths(found, output)
     categories = list(zip(category_ids or range(1, len(class_names) + 1), class_names, strict=True))
+    with_labels = partial(draw_instances, class_names=class_names, has_labels=has_labels)
+    draw = draw_splash if style == SPLASH else with_labels
     result = PredictedImages(failures=list(found.problems))
     for problem in found.problems:
         logger.error("%s", problem)
@@ -99,7 +105,7 @@ def predict_images(
             tally.add(str(file), objects)
         is_shown = reaches(objects, score_threshold)
         objects = objects[is_shown]
-        drawn = draw_instances(pixels, objects, class_names, has_labels=has_labels)
+        drawn = draw(pixels, objects)
         result.pictures.append(save_picture(drawn, picture))
         images.append({"id": image_id, "file_name": str(file), "height": pixels.shape[0], "width": pixels.shape[1]})
         rows = coco_rows(objects, image_id, categories)

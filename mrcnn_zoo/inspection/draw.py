@@ -87,6 +87,30 @@ def draw_instances(
     return canvas.picture()
 
 
+def draw_splash(image_rgb: NDArray[np.generic], table: Targets | Detections) -> Picture:
+    """Colour splash: the pixels of the masks keep their colours, all others are grey.
+
+    Objects without masks keep the pixels of their boxes.
+
+    Args:
+        image_rgb: see `draw_instances`.
+        table: R instances in pixels of the image.
+
+    Returns:
+        (H, W, 3).
+    """
+    picture = to_picture(np.asarray(image_rgb))
+    is_colored = np.zeros(picture.shape[:2], dtype=bool)
+    if table.masks is None:
+        for left, top, right, bottom in table.boxes.clamp(min=0).round().int().tolist():
+            is_colored[top:bottom, left:right] = True
+    else:
+        for _, mask in masks_largest_first(table):
+            is_colored |= mask
+    grey = np.asarray(Image.fromarray(picture).convert("L"))
+    return np.where(is_colored[..., None], picture, grey[..., None])
+
+
 def draw_keypoints(
     canvas: Canvas, points: Sequence[Sequence[float]], color: Color, *, skeleton: Skeleton = (), is_scored: bool
 ) -> None:

@@ -83,6 +83,22 @@ def test_predict_images_writes_pictures_and_a_coco_file(mapper, tmp_path) -> Non
     assert annotation["area"] == 196  # pasting leaves out the four corner pixels of the 10 x 20 box
 
 
+def test_splash_pictures_have_the_size_of_the_image_and_colour_in_the_masks_alone(mapper, tmp_path) -> None:
+    image = tmp_path / "a.png"
+    Image.new("RGB", (50, 40), (200, 0, 100)).save(image)
+    options = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.5, "style": "splash"}
+    assert predict(TwoBoxes(), [image], tmp_path / "out", **options) == []
+    picture = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert picture.shape == (40, 50, 3)
+    rows, columns = np.nonzero((picture == (200, 0, 100)).all(axis=2))
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (
+        4,
+        24,
+        2,
+        12,
+    )  # the cat alone
+
+
 def test_scores_of_masks_are_written_if_predicted(mapper, tmp_path) -> None:
     class ScoresMasks(TwoBoxes):
         def predict(self, samples: list[Sample]) -> list[Detections]:

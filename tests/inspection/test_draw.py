@@ -9,6 +9,7 @@ from mrcnn_zoo.inspection.draw import (
     colors_of_objects,
     draw_instances,
     draw_predictions,
+    draw_splash,
     draw_training_batch,
     grid,
     sample_picture,
@@ -52,6 +53,22 @@ def test_mask_and_box_are_drawn_at_the_object() -> None:
 def test_class_name_is_written_unless_there_is_one_class() -> None:
     one, two = (changed(draw_instances(GREY, make_targets(), names)).sum() for names in (["cell"], ["cell", "dirt"]))
     assert two > one + 100
+
+
+def test_splash_keeps_the_colours_of_masks_and_makes_the_rest_grey() -> None:
+    image = np.full((500, 600, 3), (200, 0, 100), dtype=np.uint8)
+    picture = draw_splash(image, make_targets())
+    grey = round(0.299 * 200 + 0.114 * 100)  # luma of ITU-R 601
+    assert picture[210, 105].tolist() == [200, 0, 100]
+    assert picture[220, 120].tolist() == [grey] * 3  # the hole
+    assert (picture == (200, 0, 100)).all(axis=2).sum() == 40 * 40 - 10 * 10
+    assert (picture == grey).all(axis=2).sum() == 500 * 600 - (40 * 40 - 10 * 10)
+
+
+def test_splash_of_detections_without_masks_keeps_their_boxes() -> None:
+    image = np.full((500, 600, 3), (200, 0, 100), dtype=np.uint8)
+    assert (draw_splash(image, make_detections([0.9])) == (200, 0, 100)).all(axis=2).sum() == 40 * 40
+    assert not (draw_splash(image, make_detections([])) == (200, 0, 100)).all(axis=2).any()
 
 
 def test_draw_instances_does_not_modify_the_image() -> None:
