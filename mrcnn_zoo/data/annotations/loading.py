@@ -96,6 +96,8 @@ def _side_to_read(name: str, fields: Fields, found: Found, *, is_divided: bool) 
     chosen = fields.split if fields.split != AUTO else (fields.side if sides or is_divided else "all")
     if chosen == "all":
         return "", False
+    if sides == ("train",) and is_divided and fields.split == AUTO:
+        return chosen, True  # its val side is made
     if chosen in sides:
         return chosen, False
     if sides == ("train", "test") and chosen == "val":

@@ -59,6 +59,13 @@ def test_made_split_is_stratified_and_leaves_no_image_out(slides: Path) -> None:
     assert _names(again.test[0]) == _names(val)
 
 
+def test_made_val_side_of_a_train_side_is_not_trained_on(slides: Path) -> None:
+    (slides / "all.json").rename(slides / "train.json")
+    loaded = load_train_and_test(_config("DATASETS.TRAIN", f"[{slides}]"))
+    assert (len(loaded.train[0]), len(loaded.test[0])) == (8, 2)
+    assert not _names(loaded.train[0]) & _names(loaded.test[0])
+
+
 def test_made_split_does_not_divide_groups(slides: Path) -> None:
     loaded = load_train_and_test(
         _config(
