@@ -22,9 +22,10 @@ CACHE_VARIABLE = "MRCNN_ZOO_CACHE"
 KEY_LENGTH = 16  # characters of the hash in the names of cache files
 EXAMPLES_SHOWN = 3
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
-PNG_SIGNATURE_LENGTH = 8  # bytes
-PNG_TEXT = (b"eXIf", b"zTXt", b"iTXt", b"tEXt")  # chunks that may hold EXIF tags
-PNG_TAGS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # in Pillow's `info`
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+PNG_START = 33  # bytes of the signature and the header
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+PNG_KEYWORD = 79  # bytes, with which a text begins: "Raw profile type exif", "XML:com.adobe.xmp"
 SIDEWAYS = range(5, 9)  # EXIF orientations with width and height exchanged
 
 
@@ -138,14 +139,14 @@ def image_file_size(path: Path) -> ImageSize:
     """
     source = FileImage(str(path))
     is_array_or_tiff = source.is_array_or_tiff()
+    if not is_array_or_tiff and (size := _size_of_upright_png(path)) is not None:
+        return size
     try:
         with open_image(str(path), max_pixels=0) as image:
             if not is_array_or_tiff or getattr(image, "n_frames", 1) == 1:
                 tags = getattr(image, "tag_v2", {})  # of a TIFF, whose `size` is upright in recent versions of Pillow
                 width, height = tags.get(TIFF_WIDTH, image.width), tags.get(TIFF_HEIGHT, image.height)
-                # Pillow decodes a whole PNG in search of tags behind its pixels.
-                has_tags = image.format != "PNG" or bool(image.info.keys() & PNG_TAGS) or _has_late_text(path)
-                is_sideways = has_tags and image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+                is_sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
                 return (width, height) if is_sideways else (height, width)
     except UserError:
         if not is_array_or_tiff:
@@ -154,18 +155,25 @@ def image_file_size(path: Path) -> ImageSize:
     return height, width
 
 
-def _has_late_text(path: Path) -> bool:
-    """Whether a PNG has chunks of tags or text behind its pixels."""
+def _size_of_upright_png(path: Path) -> ImageSize | None:
+    """(height, width) of a PNG without tags that may turn it; None for other files.
+
+    Pillow decodes a whole PNG in search of tags behind its pixels.
+    """
     with path.open("rb") as file:
-        file.seek(PNG_SIGNATURE_LENGTH)
-        is_behind = False
-        while len(header := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", header)
-            if is_behind and kind in PNG_TEXT:
-                return True
-            is_behind |= kind == b"IDAT"
-            file.seek(length + 4, os.SEEK_CUR)  # the content and its checksum
-    return False
+        start = file.read(PNG_START)
+        if not start.startswith(PNG_MAGIC) or len(start) < PNG_START:
+            return None
+        width, height = struct.unpack(">II", start[16:24])
+        while len(chunk := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", chunk)
+            if kind == b"IEND":
+                return height, width
+            text = file.read(min(length, PNG_KEYWORD)) if kind in PNG_TEXTS else b""
+            if kind == b"eXIf" or b"exif" in text.lower() or b"xmp" in text.lower():
+                return None
+            file.seek(length + 4 - len(text), os.SEEK_CUR)  # the content and its checksum
+    return None
 
 
 def dataset_cache_folder() -> Path:
