@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mrcnn_zoo.data.annotations.cache import DATASET_CACHE, dataset_key
 from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.annotations.objects import AnnotatedImage, build_dataset
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
@@ -75,6 +76,7 @@ class AnnotationFormat(ABC):
     name: ClassVar[str]  # value of FORMAT, and of `--to`; set by the registration
     title: ClassVar[str]  # for messages: "labelme JSON, one file per image"
     looked_for: ClassVar[str]  # what `find` needs, for messages: "*.json files with 'shapes' and 'imagePath'"
+    reads_one_side: ClassVar[bool] = False  # whether `read_dataset` reads `options.split` alone; otherwise all sides
 
     @abstractmethod
     def find(self, listing: FileListing) -> Found | None:
@@ -115,7 +117,25 @@ class AnnotationFormat(ABC):
         """
 
     def read(self, found: Found, options: ReadOptions) -> Dataset:
-        """The dataset, whose records name their side.
+        """The dataset, whose records name their side; from the cache if no file has changed.
+
+        Args:
+            found: by `find`.
+            options: of the caller.
+
+        Raises:
+            UserError: see `read_dataset`.
+        """
+        if not self.reads_one_side:
+            options = replace(options, split="")
+        listings = [found.listing, *([options.images] if options.images else [])]
+        key = dataset_key(
+            [self.name, found.splits, options.split, options.needs_masks, options.needs_keypoints], listings
+        )
+        return DATASET_CACHE.get(key, lambda: self.read_dataset(found, options), name=options.name, listings=listings)
+
+    def read_dataset(self, found: Found, options: ReadOptions) -> Dataset:
+        """The dataset, read from its files.
 
         Args:
             found: by `find`.

@@ -1,9 +1,7 @@
 """COCO's format: one JSON file with boxes, masks and keypoints, and a folder of images."""
 
-import gc
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -17,7 +15,7 @@ from mrcnn_zoo.data.formats.coco_instances import read_instances
 from mrcnn_zoo.data.formats.coco_json import CocoJson, read_categories, read_coco_json, read_images
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.paths import check_files_exist, image_file_size
-from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog
+from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog, garbage_collection_paused
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import ImageSize
 
@@ -35,6 +33,7 @@ class CocoFormat(AnnotationFormat):
 
     title = "COCO JSON"
     looked_for = "a .json file with 'images', 'annotations' and 'categories', in the folder or in annotations/"
+    reads_one_side = True
 
     def find(self, listing: FileListing) -> Found | None:
         """Files by side, from the names of files and folders; `instances_*` before others of the same side."""
@@ -62,7 +61,7 @@ class CocoFormat(AnnotationFormat):
             return Found(listing, {"": [listing.path]}, listing.file)
         return super().require(listing, dataset=dataset)
 
-    def read(self, found: Found, options: ReadOptions) -> Dataset:
+    def read_dataset(self, found: Found, options: ReadOptions) -> Dataset:
         """The sides that are needed, united by the names of their classes."""
         sides = [options.split] if options.split in found.splits else list(found.splits)
         datasets = [self._read_side(found, side, options) for side in sides]
@@ -95,7 +94,7 @@ class CocoFormat(AnnotationFormat):
         return replace(dataset, records=tuple(replace(record, split=side) for record in dataset.records))
 
     def read_images(self, found: Found, options: ReadOptions) -> Annotations:
-        """Not used: `read` makes datasets."""
+        """Not used: `read_dataset` makes datasets."""
         raise NotImplementedError
 
     def write(self, parts: Mapping[str, Dataset], folder: Path, writer: DatasetWriter) -> None:
@@ -124,7 +123,7 @@ def load_coco(
     Raises:
         UserError: annotations that cannot be repaired, or missing images.
     """
-    with _garbage_collection_paused():
+    with garbage_collection_paused():
         document = read_coco_json(annotation_file)
         repairs = RepairLog()
         categories = read_categories(document, repairs=repairs, needs_keypoints=needs_keypoints)
@@ -164,18 +163,6 @@ def _measured(folder: Path | None, file_name: str, annotation_file: Path) -> Ima
     if folder is None:
         raise UserError(f"{annotation_file}: the image {file_name!r} has no height and width. Add them, in pixels.")
     return image_file_size(folder / file_name)
-
-
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Collecting garbage would take half of the time while millions of objects are created."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _folder_with_images(folders: Path | Sequence[Path] | None, document: CocoJson) -> Path | None:
