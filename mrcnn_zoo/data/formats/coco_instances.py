@@ -32,7 +32,7 @@ def read_instances(
     """The objects of each image, in the order of `images` and, within an image, of the file.
 
     Args:
-        document: the file.
+        document: the file; loses its annotations, whose memory is freed before the records are created.
         images: of the file.
         categories: of the file.
         repairs: counts repairs.
@@ -42,7 +42,8 @@ def read_instances(
     Raises:
         UserError: a value that cannot be repaired, with the file, the annotation and the value.
     """
-    all_ids = document.ids("annotations", repairs=repairs)
+    # Numbers of its own: those of the file would keep most of the memory of the file.
+    all_ids = np.array(document.ids("annotations", repairs=repairs), dtype=np.int64).tolist()
     image_rows = _image_rows(document, all_ids, images, repairs)
     classes = _class_indices(document, all_ids, categories, repairs)
     listed = [row for row, image_row in enumerate(image_rows) if image_row is not None]
@@ -61,6 +62,8 @@ def read_instances(
     areas = _read_areas(column("area"), sizes, reader)
     num_keypoints = len(categories.keypoint_names)
     keypoints = read_keypoints(column("keypoints"), num_keypoints, sizes, reader=reader, is_strict=needs_keypoints)
+    document.annotations.clear()
+    del annotations
     corners = boxes.tolist()
     instances: list[list[InstanceRecord]] = [[] for _ in images.ids]
     for row in np.flatnonzero(np.isfinite(boxes).all(axis=1)).tolist():
@@ -87,6 +90,8 @@ def _image_rows(document: CocoJson, ids: Sequence[int], images: Images, repairs:
                 "image."
             )
     by_id = {number: row for row, number in enumerate(images.ids)}
+    if _are_ids(raw):
+        return [by_id.get(number) for number in raw]
     names = [
         (name, row)
         for row, path in enumerate(images.file_names)
@@ -113,6 +118,10 @@ def _class_indices(document: CocoJson, ids: Sequence[int], categories: Categorie
     return indices  # type: ignore[return-value]
 
 
+def _are_ids(raw: Sequence[Any]) -> bool:
+    return set(map(type, raw)) <= {int}
+
+
 def _unambiguous(names: Sequence[tuple[str, int]]) -> dict[str, int]:
     counts = Counter(name for name, _ in names)
     return {name: row for name, row in names if counts[name] == 1}
@@ -129,7 +138,7 @@ def _resolve(
     repairs: RepairLog,
 ) -> list[int | None]:
     """The row that each value refers to, by id or else by name; None if there is none."""
-    if set(map(type, raw)) <= {int}:
+    if _are_ids(raw):
         return [by_id.get(number) for number in raw]
     found: list[int | None] = []
     for label, value in zip(labels, raw, strict=True):
@@ -161,6 +170,10 @@ def _note_unlisted(
 def _read_areas(raw: Sequence[Any], sizes: Sequence[ImageSize], reader: ColumnReader) -> list[float | None]:
     """The areas of the file; None for those to be computed from the mask or the box."""
     rule = FIELD_RULES["annotations.area"]
+    if rule.accepts_all(raw):
+        table = np.array(raw, dtype=np.float64)
+        if (table <= np.array(sizes, dtype=np.float64).reshape(-1, 2).prod(axis=1)).all():
+            return table.tolist()
     areas: list[float | None] = []
     for label, value, (height, width) in zip(reader.labels, raw, sizes, strict=True):
         number = value if type(value) in (int, float) else parse_number(value)
