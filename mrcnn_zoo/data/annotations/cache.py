@@ -27,7 +27,7 @@ from mrcnn_zoo.data.records import Dataset, garbage_collection_paused
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_files import write_atomically
 
-MIN_IMAGES = 200  # smaller datasets are not written: they are read as fast as from the cache
+MIN_SECONDS = 0.3  # datasets that are read faster are not written
 MAX_BYTES = 4 << 30  # of all files together; those that were not used for the longest time are removed
 SECONDS_LOGGED = 5.0  # reading that takes longer is logged
 OUTSIDE = "outside"  # column of the sizes and times of images outside the listed folders
@@ -42,12 +42,12 @@ class DatasetCache:
 
     Args:
         max_bytes: of all files of the folder.
-        min_images: of the datasets that are written.
+        min_seconds: of the datasets that are written, the time it takes to read them.
     """
 
-    def __init__(self, *, max_bytes: int = MAX_BYTES, min_images: int = MIN_IMAGES) -> None:
+    def __init__(self, *, max_bytes: int = MAX_BYTES, min_seconds: float = MIN_SECONDS) -> None:
         self.max_bytes = max_bytes
-        self.min_images = min_images
+        self.min_seconds = min_seconds
         self._last: tuple[str, Dataset] | None = None
 
     def get(self, key: str, read: Callable[[], Dataset], *, name: str, listings: Sequence[FileListing]) -> Dataset:
@@ -75,7 +75,7 @@ class DatasetCache:
         start = time.perf_counter()
         dataset = read()
         seconds = time.perf_counter() - start
-        if len(dataset) < self.min_images:
+        if seconds < self.min_seconds:
             return dataset
         columns = to_columns(dataset)
         if columns is None or not _save(path, columns | {OUTSIDE: _states(_outside(dataset, listings))}):

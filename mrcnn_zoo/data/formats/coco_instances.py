@@ -63,7 +63,7 @@ def read_instances(
     num_keypoints = len(categories.keypoint_names)
     keypoints = read_keypoints(column("keypoints"), num_keypoints, sizes, reader=reader, is_strict=needs_keypoints)
     document.annotations.clear()
-    del annotations
+    annotations.clear()
     corners = boxes.tolist()
     instances: list[list[InstanceRecord]] = [[] for _ in images.ids]
     for row in np.flatnonzero(np.isfinite(boxes).all(axis=1)).tolist():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mrcnn_zoo.data.annotations import contract
-from mrcnn_zoo.data.annotations.cache import DatasetCache
+from mrcnn_zoo.data.annotations.cache import MAX_BYTES, DatasetCache
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
 from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.annotations.objects import AnnotatedImage, AnnotatedObject
@@ -21,7 +21,7 @@ from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.records import Dataset, InstanceRecord
 from mrcnn_zoo.errors import UserError
 
-NUM_IMAGES = 240
+NUM_IMAGES = 12
 SIZE = (20, 30)
 RUN_LENGTHS = {"size": [20, 30], "counts": [100, 5, 495]}
 
@@ -66,9 +66,9 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def _forget(monkeypatch: pytest.MonkeyPatch, **settings: int) -> None:
+def _forget(monkeypatch: pytest.MonkeyPatch, *, min_seconds: float = 0.0, max_bytes: int = MAX_BYTES) -> None:
     """Another process: nothing in memory."""
-    monkeypatch.setattr(contract, "DATASET_CACHE", DatasetCache(**settings))
+    monkeypatch.setattr(contract, "DATASET_CACHE", DatasetCache(min_seconds=min_seconds, max_bytes=max_bytes))
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def root(tmp_path: Path) -> Path:
     folder.mkdir()
     lines = []
     for number in range(NUM_IMAGES):
-        (folder / f"ä {number}.png".replace(" ", "_")).write_bytes(b"pixels")
+        (folder / f"ä_{number}.png").write_bytes(b"pixels")
         lines.append(f"ä_{number}.png {('train', 'val', 'test')[number % 3]} {('cat', 'dog')[number % 2]}")
     (folder / "objects.txt").write_text("\n".join(lines))
     return folder
@@ -169,7 +169,7 @@ def _cut(data: bytes) -> bytes:
 
 
 def _flip_a_byte(data: bytes) -> bytes:
-    place = data.index(b"boxes.npy") + 2000
+    place = data.index(b"boxes.npy") + 300
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
@@ -238,11 +238,28 @@ def test_files_that_were_not_used_for_the_longest_time_are_removed(
     assert len(left) == 3
 
 
-def test_small_dataset_is_not_written(root: Path, cache_folder: Path) -> None:
-    lines = (root / "objects.txt").read_text().splitlines()
-    (root / "objects.txt").write_text("\n".join(lines[:100]))
+def test_dataset_that_is_read_fast_is_not_written(
+    root: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _forget(monkeypatch, min_seconds=60)
     _read(LineFormat(), root)
     assert not cache_folder.exists()
+
+
+def test_image_outside_the_folder_that_has_changed_is_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "ä_5.png").rename(root.parent / "elsewhere.png")
+    text = (root / "objects.txt").read_text()
+    (root / "objects.txt").write_text(text.replace("ä_5.png", "../elsewhere.png"))
+    kind = LineFormat()
+    _read(kind, root)
+    _forget(monkeypatch)
+    _read(kind, root)
+    assert kind.num_reads == 1
+    (root.parent / "elsewhere.png").write_bytes(b"other pixels")
+    _read(kind, root)
+    assert kind.num_reads == 2
+    _read(kind, root)
+    assert kind.num_reads == 2
 
 
 @pytest.fixture
@@ -286,6 +303,6 @@ def test_image_outside_the_folder_that_is_missing_is_noticed(
     _read(CocoFormat(), coco_folder)
     (coco_folder.parent / "train2017" / "7.jpg").unlink()
     for _ in range(2):
-        with pytest.raises(UserError, match=r"1 of the 240 images .* missing: 7\.jpg"):
+        with pytest.raises(UserError, match=r"1 of the 12 images .* missing: 7\.jpg"):
             _read(CocoFormat(), coco_folder)
         _forget(monkeypatch)
