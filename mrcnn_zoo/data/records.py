@@ -78,6 +78,7 @@ class ImageRecord:
     image_size: ImageSize  # (height, width) of the original
     instances: tuple[InstanceRecord, ...] = ()
     split: str = ""  # "train", "val" or "test" where the annotation files have sides
+    stratum: str = ""  # the kind of image, of which the sides of a split have equal shares; "" if unknown
 
     def __repr__(self) -> str:
         return summary(self)

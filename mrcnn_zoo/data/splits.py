@@ -19,7 +19,7 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError, counted
 
 NO_OBJECT = ("no object", "")  # the label of images without objects
-DATASET, CLASS = "dataset", "class"  # kinds of labels
+DATASET, CLASS, STRATUM = "dataset", "class", "stratum"  # kinds of labels
 
 Label = tuple[str, str]  # kind and name
 
@@ -31,7 +31,7 @@ class Unit:
     Args:
         key: name of the file, relative to the folder of its dataset, or of the group.
         rows: of its images, in the concatenation of all datasets.
-        labels: number of its images per label: a class, `NO_OBJECT`, or one of several datasets.
+        labels: number of its images per label: a class, `NO_OBJECT`, a stratum, or one of several datasets.
     """
 
     key: str
@@ -100,14 +100,14 @@ def _group_of(name: str, pattern: re.Pattern[str], dataset: str) -> str:
 
 
 def labels_of(record: ImageRecord, class_names: Sequence[str]) -> set[Label]:
-    """The classes of the objects of an image, without crowds; `NO_OBJECT` if it has none.
+    """The classes of the objects of an image, without crowds, or `NO_OBJECT`; and its stratum, if it has one.
 
     Args:
         record: of the image.
         class_names: (K,) of its dataset.
     """
     found = {(CLASS, class_names[item.class_index]) for item in record.instances if not item.is_crowd}
-    return found or {NO_OBJECT}
+    return (found or {NO_OBJECT}) | ({(STRATUM, record.stratum)} if record.stratum else set())
 
 
 def assign_parts(units: Sequence[Unit], shares: Sequence[float], *, seed: int = 0) -> list[int]:

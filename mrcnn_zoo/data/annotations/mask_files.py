@@ -42,7 +42,7 @@ class MaskedImage:
         objects: with at least one pixel each.
         empty_masks: mask files without a pixel set.
         overlapping_masks: mask files that share pixels with an earlier one.
-        stratum: the kind of image, for splits; "" if unknown.
+        modality: the kind of image, for splits; "" if unknown.
     """
 
     image: str
@@ -50,18 +50,18 @@ class MaskedImage:
     objects: tuple[ObjectMask, ...]
     empty_masks: tuple[str, ...] = ()
     overlapping_masks: tuple[str, ...] = ()
-    stratum: str = ""
+    modality: str = ""
 
     def as_json(self) -> list[Any]:
         """The fields as plain values for JSON."""
-        return [self.image, self.size, self.objects, self.empty_masks, self.overlapping_masks, self.stratum]
+        return [self.image, self.size, self.objects, self.empty_masks, self.overlapping_masks, self.modality]
 
     @classmethod
     def from_json(cls, fields: Sequence[Any]) -> Self:
         """The inverse of `as_json`; JSON turns tuples into lists."""
-        image, (height, width), objects, empty, overlapping, stratum = fields
+        image, (height, width), objects, empty, overlapping, modality = fields
         masks = tuple(ObjectMask(counts, tuple(box), area, name) for counts, box, area, name in objects)
-        return cls(image, (height, width), masks, tuple(empty), tuple(overlapping), stratum)
+        return cls(image, (height, width), masks, tuple(empty), tuple(overlapping), modality)
 
 
 def read_masks(
@@ -103,6 +103,7 @@ def masked_record(
     annotation_ids: "count[int]",
     classify: Callable[[ObjectMask], tuple[int, float | None]],
     split: str = "",
+    stratum: str = "",
 ) -> ImageRecord:
     """The record of an image. Masks of files are valid and need none of the checks of `build_dataset`.
 
@@ -113,6 +114,7 @@ def masked_record(
         annotation_ids: counts through the objects of the dataset.
         classify: class index of an object, and its score if it is a prediction.
         split: the side of the image.
+        stratum: the kind of image, of which a split that is made has equal shares.
     """
     size = list(image.size)
     instances = []
@@ -129,7 +131,7 @@ def masked_record(
                 score=score,
             )
         )
-    return ImageRecord(image_id, FileImage(str(path)), image.size, tuple(instances), split=split)
+    return ImageRecord(image_id, FileImage(str(path)), image.size, tuple(instances), split=split, stratum=stratum)
 
 
 def masked_dataset(

@@ -24,6 +24,7 @@ CELL_TRACKING = re.compile(r"(?P<folder>(?:.*/)?\d\d)_(?P<kind>GT|ST)/SEG/man_se
 LABEL_MODES = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow: one channel
 PILLOW_BITS = 16  # of unsigned integers; Pillow reads deeper ones as signed
 UNSIGNED = 1  # of the sample format
+TIFF_PHOTOMETRIC, WHITE_IS_0 = 262, 0  # tag and its value
 FILES_EXAMINED = 4
 MAX_CLASSES = 30  # values per file of class masks
 REGIONS_PER_CLASS = 4.0  # mean number of connected regions per value from which values are classes
@@ -76,7 +77,7 @@ def pair_label_files(listing: FileListing) -> Pairs:
                 found[image] = name
             else:
                 missing.append(name)
-        if found:
+        if found and (pairing is not _in_folders or len(missing) <= len(found)):  # else a mask per object
             used = {*found, *found.values(), *missing, *superfluous}
             unlabelled = [name for name in listing.images if name not in used and not _is_other_output(name)]
             files = [LabelFile(label, image) for image, label in sorted(found.items())]
@@ -181,9 +182,7 @@ def _read_npy(path: Path) -> NDArray[Any]:
 
 def _read_picture(path: Path) -> NDArray[Any]:
     """The values of an image file of one channel; those of a palette are its indices."""
-    head = read_head(str(path))
-    is_tiff = head[:4] in TIFF_MAGIC
-    if not (is_tiff and _needs_tifffile(path)):
+    if not needs_tifffile(path):
         with open_image(str(path), max_pixels=0) as image:
             if image.mode in LABEL_MODES:
                 return np.asarray(image)
@@ -205,14 +204,21 @@ def _read_picture(path: Path) -> NDArray[Any]:
         raise cannot_decode(str(path), error) from error
 
 
-def _needs_tifffile(path: Path) -> bool:
-    """Whether Pillow does not read all bits of a TIFF of one channel, or not at all."""
+def needs_tifffile(path: Path) -> bool:
+    """Whether a file is a TIFF whose values Pillow does not read, or changes.
+
+    Raises:
+        UserError: a file that is missing or empty.
+    """
+    if read_head(str(path))[:4] not in TIFF_MAGIC:
+        return False
     try:
         with open_image(str(path), max_pixels=0) as image:
             tags = image.tag_v2  # type: ignore[attr-defined]
             is_unsigned = UNSIGNED in tags.get(TIFF_SAMPLE_FORMAT, (UNSIGNED,))
             is_deep = is_unsigned and max(tags.get(TIFF_BITS, (1,))) > PILLOW_BITS
-            return is_deep or getattr(image, "n_frames", 1) > 1
+            is_inverted = tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_0  # tifffile's for bool; the values are not inverted
+            return is_deep or is_inverted or getattr(image, "n_frames", 1) > 1
     except UserError:
         return True
 

@@ -99,12 +99,6 @@ def detect_folder_format(folder: Path) -> str:
     return ""
 
 
-def is_dsb2018_folder(folder: Path) -> bool:
-    """Whether a folder has a subfolder per image with `images` and `masks`, as for FORMAT dsb2018."""
-    children = [child for child in sorted(folder.iterdir()) if child.is_dir()][:1] if folder.is_dir() else []
-    return bool(children) and all((children[0] / part).is_dir() for part in ("images", "masks"))
-
-
 def _format_of_files(folder: Path) -> str:
     """The format of the first JSON, XML or text file in a folder; annotation folders are searched recursively."""
     is_searched = folder.name in ANNOTATION_FOLDERS

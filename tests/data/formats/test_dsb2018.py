@@ -10,15 +10,9 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.catalog import load_dataset
-from mrcnn_zoo.data.formats import dsb2018
-from mrcnn_zoo.data.formats.dsb2018 import (
-    choose_validation,
-    list_folder,
-    load_dsb2018,
-    modality_of,
-    read_folder,
-    stratum_of,
-)
+from mrcnn_zoo.data.formats import masks
+from mrcnn_zoo.data.formats.dsb2018 import choose_validation, load_dsb2018, stratum_of
+from mrcnn_zoo.data.formats.masks import MaskFiles, modality_of, read_image_with_masks
 from mrcnn_zoo.data.images.reading import read_bitmap as read
 from mrcnn_zoo.errors import UserError
 
@@ -75,7 +69,7 @@ def test_annotation_ids_are_distinct_and_not_zero(root: Path) -> None:
 def test_cached_result_equals_the_first(root: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_dsb2018("nuclei", root)
     assert len(list(cache_folder.iterdir())) == 1
-    monkeypatch.setattr(dsb2018, "read_folder", None)  # a second reading fails
+    monkeypatch.setattr(masks, "read_bitmap", None)  # a second reading fails
     assert load_dsb2018("nuclei", root) == first
 
 
@@ -94,7 +88,7 @@ def test_wrong_size_mask_is_refused_with_both_sizes(root: Path) -> None:
 
 def test_size_of_a_mask_is_compared_before_it_is_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _save_mask(next(root.iterdir()) / "masks" / "huge.png", None, size=(320, 480))
-    monkeypatch.setattr(dsb2018, "read_bitmap", lambda path: pytest.fail(path) if "huge" in path else read(path))
+    monkeypatch.setattr(masks, "read_bitmap", lambda path: pytest.fail(path) if "huge" in path else read(path))
     with pytest.raises(UserError, match=r"huge.png is 480 x 320 pixels"):
         load_dsb2018("nuclei", root)
 
@@ -201,11 +195,12 @@ def test_real_folders_are_read(shared_dir: Path) -> None:
     root = shared_dir / "data" / "dsb2018" / "stage1_train"
     names = sorted(path.name for path in root.iterdir())[::60]
     for name in names:
-        image = read_folder(root, list_folder(root, name))
-        masks = sorted((root / name / "masks").glob("*.png"))
-        assert len(image.nuclei) + len(image.empty_masks) == len(masks)
-        expected = np.asarray(Image.open(masks[0])) > 0
-        decoded = coco_mask.decode({"size": list(image.size), "counts": image.nuclei[0].counts})
+        paths = sorted((root / name / "masks").glob("*.png"))
+        files = MaskFiles(f"{name}/images/{name}.png", tuple((str(path.relative_to(root)), "") for path in paths))
+        image = read_image_with_masks(files, root=root)
+        assert len(image.objects) + len(image.empty_masks) == len(paths)
+        expected = np.asarray(Image.open(paths[0])) > 0
+        decoded = coco_mask.decode({"size": list(image.size), "counts": image.objects[0].counts})
         assert np.array_equal(decoded.astype(bool), expected)
         assert stratum_of(image).endswith(f"{image.size[0]}x{image.size[1]}")
 

@@ -108,6 +108,13 @@ def test_pixel_type_is_read(tmp_path: Path, dtype: str, suffix: str) -> None:
     assert boxes == {(5, 6, 9, 9), (0, 0, 32, 24), (12, 12, 13, 13)}
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+def test_true_is_an_object(tmp_path: Path, suffix: str) -> None:
+    _image(tmp_path / "images/a.png")
+    _save(tmp_path / f"masks/a{suffix}", _labels() == 2)  # tifffile writes it as "white is 0"
+    assert [item.box for item in _read(tmp_path).records[0].instances] == [(5, 6, 9, 9)]
+
+
 def test_palette_gives_its_indices(tmp_path: Path) -> None:
     _image(tmp_path / "images/a.png")
     picture = Image.fromarray(_labels("uint8"), mode="P")
