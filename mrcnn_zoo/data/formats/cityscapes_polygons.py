@@ -1,0 +1,134 @@
+"""Cityscapes' JSON files of polygons: read and drawn as the official scripts draw them, and polygons of label images.
+
+Polygons are drawn in the order of the file, so that later ones cover earlier ones: nearer objects come last. Points are
+the numbers of pixels, and the pixels on the outline belong to the polygon.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from contourpy import FillType, contour_generator
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from mrcnn_zoo.data.field_rules import short_repr
+from mrcnn_zoo.data.formats.coco_json import read_json
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.ops import rle
+from mrcnn_zoo.structures import ImageSize
+
+INSIDE = 0.999  # level of outlines through the centres of the outer pixels
+UNLABELED = "unlabeled"  # of polygons that are holes of others
+MIN_POINTS = 3
+
+Pixels = NDArray[np.int64]  # (N, 2) x, y of pixels
+
+
+class LabelledPolygon(NamedTuple):
+    """One element of "objects"."""
+
+    label: str
+    points: list[tuple[float, float]]
+    where: str  # its place in the file
+
+
+class CityPolygons(NamedTuple):
+    """The content of a file."""
+
+    size: ImageSize
+    objects: list[LabelledPolygon]  # without deleted ones and those of fewer than 3 points
+    num_degenerate: int  # those of fewer than 3 points
+
+
+def read_polygons(path: Path) -> CityPolygons:
+    """The polygons of a file, in the order in which they are drawn.
+
+    Raises:
+        UserError: naming the file and the field.
+    """
+    content = read_json(path)
+    items = content.get("objects") if isinstance(content, dict) else None
+    if not isinstance(items, list):
+        raise UserError(f"{path}: 'objects' is {short_repr(items)}, which must be a list of objects with polygons.")
+    sides = [content.get(key) for key in ("imgHeight", "imgWidth")]
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+        raise UserError(f"{path}: imgHeight and imgWidth are {short_repr(sides)}, which must be whole numbers above 0.")
+    objects = [_object(path, number, item) for number, item in enumerate(items)]
+    present = [item for item in objects if item is not None]
+    kept = [item for item in present if len(item.points) >= MIN_POINTS]
+    return CityPolygons((sides[0], sides[1]), kept, len(present) - len(kept))
+
+
+def _object(path: Path, number: int, item: Any) -> LabelledPolygon | None:
+    """The polygon of an object; None for a deleted one."""
+    where = f"objects[{number}]"
+    label = item.get("label") if isinstance(item, Mapping) else None
+    if not isinstance(label, str) or not label.strip():
+        raise UserError(
+            f"{path}: {where} has the label {short_repr(label)}, which must be a text: the name of its class."
+        )
+    if item.get("deleted"):
+        return None
+    points = item.get("polygon")
+    try:
+        pairs = [(x, y) for x, y in points]
+        array = np.array(pairs, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.array([np.nan])
+    if not np.isfinite(array).all() or not isinstance(points, list):
+        raise UserError(
+            f"{path}: {where} has the polygon {short_repr(points)}, which must be a list of points [x, y] in pixels. "
+            "Correct it, or remove the object."
+        )
+    return LabelledPolygon(label.strip(), pairs, where)
+
+
+def draw(polygons: Iterable[tuple[int, Sequence[Sequence[float]]]], size: ImageSize) -> NDArray[np.int32]:
+    """The (H, W) numbers of the polygons that are in front at each pixel; 0 where there is none.
+
+    Args:
+        polygons: number and points of each, the farthest first.
+        size: (height, width) of the image.
+    """
+    image = Image.new("I", (size[1], size[0]), 0)
+    drawing = ImageDraw.Draw(image)
+    for number, points in polygons:
+        drawing.polygon([(x, y) for x, y in points], fill=number)
+    return np.asarray(image)
+
+
+def outlines_of_labels(labels: NDArray[np.int32]) -> list[tuple[int, Pixels]]:
+    """Numbers and polygons that `draw` turns into a label image again; the number 0 is that of holes.
+
+    Args:
+        labels: (H, W), 0 where there is no object.
+    """
+    found = []
+    for number, (x1, y1, x2, y2) in zip(*rle.encode_labels(labels)[::2], strict=True):
+        mask, corner = labels[y1:y2, x1:x2] == number, np.array([x1, y1])
+        for ring in _outer_rings(mask):
+            filled = draw([(1, ring.tolist())], mask.shape) != 0
+            found.append((int(filled.sum()), number, ring + corner))
+            for hole in _outer_rings(filled & ~mask):
+                area = int((draw([(1, hole.tolist())], mask.shape) != 0).sum())
+                found.append((area, 0, hole + corner))
+    # What is inside a hole has no more pixels than the hole, and must be drawn after it.
+    found.sort(key=lambda item: (-item[0], item[1]))
+    return [(number, ring) for _, number, ring in found]
+
+
+def _outer_rings(mask: NDArray[np.bool_]) -> list[Pixels]:
+    """The outer pixels of each connected region, in their order, without those on straight lines between others."""
+    generator = contour_generator(z=np.pad(mask, 1).astype(np.float64), fill_type=FillType.OuterOffset)
+    rings = []
+    for points, offsets in zip(*generator.filled(INSIDE, np.inf), strict=True):
+        start, end = next(pairwise(offsets.tolist()))
+        ring = np.rint(points[start : end - 1] - 1).astype(np.int64)
+        ring = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)] if np.ptp(ring, axis=0).any() else ring[:1]
+        is_corner = (ring - np.roll(ring, 1, axis=0) != np.roll(ring, -1, axis=0) - ring).any(axis=1)
+        ring = ring[is_corner] if is_corner.any() else ring
+        rings.append(np.resize(ring, (MIN_POINTS, 2)) if len(ring) < MIN_POINTS else ring)
+    return rings
