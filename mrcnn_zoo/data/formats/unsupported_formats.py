@@ -15,7 +15,10 @@ LABELME = "labelme JSON (one file per image)"
 YOLO = "YOLO text (one .txt file per image)"
 VOC = "Pascal VOC XML (one file per image)"
 CITYSCAPES = "Cityscapes JSON (one file of polygons per image)"
-READ_BY_FORMAT = {YOLO: "yolo"}  # those with a reader
+VIA = "VIA JSON (VGG Image Annotator)"
+LABEL_STUDIO = "Label Studio JSON"
+# Those with a reader.
+READ_BY_FORMAT = {YOLO: "yolo", LABELME: "labelme", CITYSCAPES: "cityscapes", VIA: "via", LABEL_STUDIO: "label_studio"}
 YOLO_LINE = re.compile(r"\s*\d+(\s+-?\d*\.?\d+([eE][+-]?\d+)?){4,}\s*")
 ANNOTATION_FOLDERS = ("labels", "Annotations", "annotations", "gtFine")
 IMAGE_FOLDERS = ("images", "JPEGImages", "leftImg8bit")
@@ -43,7 +46,7 @@ def detect_json_format(content: Any) -> str:
     if not isinstance(content, Mapping):
         return ""
     if "_via_img_metadata" in content or "_via_settings" in content or _is_via(content):
-        return "VIA JSON (VGG Image Annotator)"
+        return VIA
     if "shapes" in content and {"imagePath", "imageData", "version", "flags"} & content.keys():
         return LABELME
     if {"imgHeight", "imgWidth", "objects"} <= content.keys():
@@ -151,7 +154,7 @@ def _format_of_list(content: list[Any]) -> str:
     if {"image_id", "score"} <= first.keys():
         return "a COCO results file (detections without their images)"
     if "annotations" in first and "data" in first:
-        return "Label Studio JSON"
+        return LABEL_STUDIO
     if "annotations" in first and "image" in first:
         return "CreateML JSON"
     if "labels" in first and "name" in first:

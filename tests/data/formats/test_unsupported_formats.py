@@ -66,7 +66,7 @@ def folders(tmp_path: Path) -> dict[str, tuple[Path, Path]]:
 @pytest.mark.parametrize("name", ANSWERS)
 def test_format_of_a_file_is_named(folders, name: str) -> None:
     folder, file = folders[name]
-    advice = "which FORMAT yolo reads" if name == "yolo" else "which is not read yet: convert it to COCO's format"
+    advice = "which is not read yet: convert it to COCO's format" if name == "voc" else f"which FORMAT {name} reads"
     with pytest.raises(UserError, match=advice) as caught:
         load_coco("mine", folder, file)
     assert f"{file} is {ANSWERS[name]}" in str(caught.value)
