@@ -1,4 +1,4 @@
-"""Export a dataset as a COCO folder: images/*.png and annotations.json."""
+"""Export a dataset as a COCO folder: images/ and annotations.json."""
 
 import argparse
 import sys

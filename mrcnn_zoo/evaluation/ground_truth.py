@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from mrcnn_zoo.data.export import coco_keypoints
+from mrcnn_zoo.data.formats.coco_writing import coco_keypoints
 from mrcnn_zoo.data.masks import instance_area, segmentation_rle
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.evaluation.backends import KEYPOINTS

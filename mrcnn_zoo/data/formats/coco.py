@@ -14,6 +14,7 @@ from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.classes import listed, unite_classes
 from mrcnn_zoo.data.formats.coco_instances import read_instances
 from mrcnn_zoo.data.formats.coco_json import CocoJson, read_categories, read_coco_json, read_images
+from mrcnn_zoo.data.formats.coco_writing import write_coco
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.paths import check_files_exist, image_file_size
 from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog, garbage_collection_paused
@@ -100,8 +101,8 @@ class CocoFormat(AnnotationFormat):
         raise NotImplementedError
 
     def write(self, parts: Mapping[str, Dataset], folder: Path, writer: DatasetWriter) -> None:
-        """`images/` and `annotations.json`; with sides a folder for each."""
-        raise NotImplementedError
+        """`images/` and `annotations.json`; with sides COCO's folders, see `write_coco`."""
+        write_coco(parts, folder, writer)
 
 
 def load_coco(
