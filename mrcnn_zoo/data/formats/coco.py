@@ -5,15 +5,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from mrcnn_zoo.data.annotations.contract import SIDES, AnnotationFormat, Annotations, Found, ReadOptions
-from mrcnn_zoo.data.annotations.listing import FileListing, split_of
+from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
+from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.annotations.loading import annotation_format
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.classes import listed, unite_classes
+from mrcnn_zoo.data.formats.coco_finding import choose_file, find_coco_files, folder_with_images, image_folders
 from mrcnn_zoo.data.formats.coco_instances import read_instances
-from mrcnn_zoo.data.formats.coco_json import CocoJson, read_categories, read_coco_json, read_images
+from mrcnn_zoo.data.formats.coco_json import read_categories, read_coco_json, read_images
 from mrcnn_zoo.data.formats.coco_writing import write_coco
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.paths import check_files_exist, image_file_size
@@ -21,13 +22,7 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog, garbage_coll
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import ImageSize
 
-SECTION = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*" if os.sep != "/" else r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
-PART_EXAMINED = 1 << 16  # bytes at the start and the end of a file
-FILES_EXAMINED = 200
-IMAGES_TRIED = 3
-SIDE_FOLDERS = {"val": "valid"}  # other names of the folder of a side
-PREFIXES = ("instances_", "", "image_info_")  # of the files in COCO's annotations/; the last is for unlabelled images
 
 
 @annotation_format("coco")
@@ -39,16 +34,8 @@ class CocoFormat(AnnotationFormat):
     reads_one_side = True
 
     def find(self, listing: FileListing) -> Found | None:
-        """Files by side, from the names of files and folders; `instances_*` before others of the same side."""
-        files: dict[str, list[Path]] = {}
-        for name in _examined(listing):
-            if _is_coco(listing, name):
-                files.setdefault(_side_of(name), []).append(listing.root / name)
-        if any(files.get(side) for side in SIDES):
-            files.pop("", None)
-        if not files and not listing.file:
-            beside = [path for path in _beside(listing.root) if path.is_file()]
-            files = {"": beside[:1]} if beside else {}
+        """See `find_coco_files`."""
+        files = find_coco_files(listing)
         if not files:
             return None
         names = [
@@ -66,8 +53,10 @@ class CocoFormat(AnnotationFormat):
 
     def read_dataset(self, found: Found, options: ReadOptions) -> Dataset:
         """The sides that are needed, united by the names of their classes."""
-        sides = [options.split] if options.split in found.splits else list(found.splits)
+        sides = [options.split] if options.split in found.splits else found.splits
         datasets = [self._read_side(found, side, options) for side in sides]
+        # COCO's test images have no labels: read with others, they would be images without objects.
+        datasets = [dataset for dataset in datasets if dataset.is_labelled] or datasets
         if len(datasets) == 1:
             return datasets[0]
         united = unite_classes(datasets)
@@ -85,7 +74,7 @@ class CocoFormat(AnnotationFormat):
         return replace(united[0], name=options.name, records=records, annotation_file="", notes=notes)
 
     def _read_side(self, found: Found, side: str, options: ReadOptions) -> Dataset:
-        path = _chosen_file(found.splits[side], options)
+        path = choose_file(found.splits[side], dataset=options.name, needs_keypoints=options.needs_keypoints)
         document_folder = None if options.images is None else options.images.root
         dataset = load_coco(
             options.name,
@@ -141,7 +130,7 @@ def _load(
     document = read_coco_json(annotation_file)
     repairs = RepairLog()
     categories = read_categories(document, repairs=repairs, needs_keypoints=needs_keypoints)
-    folder = _folder_with_images(image_folder, document)
+    folder = folder_with_images(image_folder, document)
     images = read_images(
         document, repairs=repairs, measure=lambda file_name: _measured(folder, file_name, annotation_file)
     )
@@ -184,63 +173,3 @@ def _measured(folder: Path | None, file_name: str, annotation_file: Path) -> Ima
     if folder is None:
         raise UserError(f"{annotation_file}: the image {file_name!r} has no height and width. Add them, in pixels.")
     return image_file_size(folder / file_name)
-
-
-def _folder_with_images(folders: Path | Sequence[Path] | None, document: CocoJson) -> Path | None:
-    if folders is None or isinstance(folders, Path):
-        return folders
-    names = [str(image.get("file_name", "")) for image in document.images[:IMAGES_TRIED]]
-    counts = [sum((folder / name).is_file() for name in names) for folder in folders]
-    return folders[counts.index(max(counts))]
-
-
-def image_folders(root: Path, annotation_file: Path, side: str) -> list[Path]:
-    """Folders where the images of a COCO file may be: those that tools write, the most likely first.
-
-    Args:
-        root: of the dataset.
-        annotation_file: in the root or below it.
-        side: "train", "val", "test" or "".
-    """
-    parent, split = annotation_file.parent, annotation_file.stem.rpartition("_")[2]
-    names = [split, annotation_file.stem, *([side, SIDE_FOLDERS.get(side, side)] if side else [])]
-    bases = [parent, root, parent.parent]
-    folders = [parent, parent / "images", root, root / "images"]
-    folders += [base / part / name for base in bases for part in ("", "images") for name in names]
-    folders += [parent.parent / "images"]
-    return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
-
-
-def _examined(listing: FileListing) -> list[str]:
-    """JSON files that may be COCO's: those nearest to the root; a file per image is another format's."""
-    names = sorted(listing.with_suffix(".json"), key=lambda name: (name.count("/"), name))
-    return names[:FILES_EXAMINED]
-
-
-def _is_coco(listing: FileListing, name: str) -> bool:
-    start, end = listing.head(name, PART_EXAMINED), listing.tail(name, PART_EXAMINED)
-    keys = {match for text in (start, end) for match in SECTION.findall(text)}
-    return {"images", "categories"} <= keys
-
-
-def _side_of(name: str) -> str:
-    path = PurePosixPath(name)
-    return split_of(path.stem.rpartition("_")[2]) or split_of(path.parent.name)
-
-
-def _beside(folder: Path) -> list[Path]:
-    return [folder.parent / "annotations" / f"{prefix}{folder.name}.json" for prefix in PREFIXES]
-
-
-def _chosen_file(paths: Sequence[Path], options: ReadOptions) -> Path:
-    if len(paths) == 1:
-        return paths[0]
-    prefixes = ("person_keypoints_", "instances_") if options.needs_keypoints else ("instances_",)
-    for prefix in prefixes:
-        preferred = [path for path in paths if path.name.startswith(prefix)]
-        if len(preferred) == 1:
-            return preferred[0]
-    raise UserError(
-        f"dataset {options.name!r}: there are several COCO files ({listed([str(path) for path in paths])}); name the "
-        "one to read as ANNOTATIONS in the definition of the dataset, or as DATASETS.TRAIN."
-    )
