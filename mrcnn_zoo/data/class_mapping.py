@@ -10,6 +10,7 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registry import did_you_mean
 
 IGNORE = "ignore"  # the entry of CLASSES with the classes whose objects are left out
+FREQUENCY_ORDER = "rcf"  # of LVIS: rare, common, frequent
 EXAMPLE = "{car: [car, van], ignore: [blurry]}"
 
 
@@ -47,7 +48,23 @@ def with_classes(dataset: Dataset, classes: Any, *, name: str) -> Dataset:
         what = f"{counted(removed, 'object')} of the classes {listed(sorted(ignored))} left out by CLASSES"
         notes = (*notes, what)
     ids = tuple(range(1, len(names) + 1))
-    return replace(dataset, records=records, class_names=tuple(names), category_ids=ids, notes=notes)
+    return replace(
+        dataset,
+        records=records,
+        class_names=tuple(names),
+        category_ids=ids,
+        class_frequencies=_merged_frequencies(dataset.class_frequencies, places, len(names)),
+        notes=notes,
+    )
+
+
+def _merged_frequencies(frequencies: Sequence[str], places: Sequence[int], count: int) -> tuple[str, ...]:
+    """The frequency of each new class: the highest of those that it merges."""
+    merged = [""] * count
+    for value, place in zip(frequencies, places, strict=False):
+        if place >= 0:
+            merged[place] = max(merged[place], value, key=FREQUENCY_ORDER.find)
+    return tuple(merged) if frequencies else ()
 
 
 def _groups_of(classes: Any, present: Sequence[str], *, where: str) -> dict[str, list[str]]:
@@ -79,4 +96,5 @@ def _with_places(record: ImageRecord, places: Sequence[int]) -> ImageRecord:
         for item in record.instances
         if places[item.class_index] >= 0
     )
-    return replace(record, instances=instances)
+    federated = record.federated and record.federated.mapped(places)
+    return replace(record, instances=instances, federated=federated)

@@ -108,7 +108,16 @@ def in_classes(dataset: Dataset, class_names: Sequence[str], category_ids: Seque
     require_known_classes(dataset, class_names)
     places = [class_names.index(name) for name in dataset.class_names]
     records = tuple(_with_places(record, places) for record in dataset.records)
-    return replace(dataset, records=records, class_names=tuple(class_names), category_ids=ids)
+    frequencies = dict(zip(dataset.class_names, dataset.class_frequencies, strict=False))
+    return replace(
+        dataset,
+        records=records,
+        class_names=tuple(class_names),
+        category_ids=ids,
+        class_frequencies=tuple(frequencies[name] for name in class_names if name in frequencies)
+        if frequencies.keys() >= set(class_names)
+        else (),
+    )
 
 
 def in_classes_of_checkpoint(
@@ -294,7 +303,8 @@ def _joined_name(datasets: Sequence[Dataset]) -> str:
 
 def _with_places(record: ImageRecord, places: Sequence[int]) -> ImageRecord:
     instances = tuple(replace(instance, class_index=places[instance.class_index]) for instance in record.instances)
-    return replace(record, instances=instances)
+    federated = record.federated and record.federated.mapped(places)
+    return replace(record, instances=instances, federated=federated)
 
 
 def _free_name(name: str, taken: Sequence[str]) -> str:

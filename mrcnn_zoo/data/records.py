@@ -1,6 +1,7 @@
 """Records of images and annotated objects, datasets of them, and counts of repairs."""
 
 import gc
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,6 +70,28 @@ def filling_object(image_size: ImageSize, class_index: int, *, annotation_id: in
     return InstanceRecord((0.0, 0.0, width, height), class_index, area=height * width, annotation_id=annotation_id)
 
 
+@dataclass(frozen=True, slots=True)
+class FederatedLabels:
+    """Classes of an image of which more is known than its objects, where not every class is annotated in every image.
+
+    Source: Gupta et al. 2019 (LVIS), section 3.
+    """
+
+    absent: tuple[int, ...] = ()  # indices of classes without any object in the image
+    incomplete: tuple[int, ...] = ()  # indices of classes with objects in the image that are not annotated
+
+    def mapped(self, places: Sequence[int]) -> "FederatedLabels":
+        """The same of other classes; merged ones are absent where all of them are, incomplete where one is.
+
+        Args:
+            places: new index of each class; -1 leaves it out.
+        """
+        counts = Counter(places[index] for index in self.absent)
+        absent = {place for place, count in counts.items() if count == places.count(place)} - {-1}
+        incomplete = {places[index] for index in self.incomplete} - {-1}
+        return FederatedLabels(tuple(sorted(absent)), tuple(sorted(incomplete)))
+
+
 @dataclass(frozen=True, repr=False)
 class ImageRecord:
     """One image and its annotated objects."""
@@ -79,6 +102,7 @@ class ImageRecord:
     instances: tuple[InstanceRecord, ...] = ()
     split: str = ""  # "train", "val" or "test" where the annotation files have sides
     stratum: str = ""  # the kind of image, of which the sides of a split have equal shares; "" if unknown
+    federated: FederatedLabels | None = None  # None: all objects of all classes are annotated
 
     def __repr__(self) -> str:
         return summary(self)
@@ -96,6 +120,7 @@ class Dataset:
     keypoint_flip_pairs: tuple[tuple[int, int], ...] | None = ()  # rows that a mirror exchanges; None: unknown
     keypoint_skeleton: tuple[tuple[int, int], ...] = ()  # pairs of rows connected in pictures
     annotation_file: str = ""  # the COCO JSON, if there is one
+    class_frequencies: tuple[str, ...] = ()  # of LVIS: "r", "c" or "f" per class; empty in other datasets
     is_labelled: bool = True  # False: images without annotations, such as those of COCO's test server
     notes: tuple[str, ...] = field(default=())  # repairs and omissions while reading, for the log
 

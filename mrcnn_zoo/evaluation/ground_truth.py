@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from mrcnn_zoo.data.formats.coco_lvis import federated_fields, frequency_fields
 from mrcnn_zoo.data.formats.coco_writing import coco_keypoints
 from mrcnn_zoo.data.masks import instance_area, segmentation_rle
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
@@ -54,11 +55,14 @@ def complete_ground_truth(dataset: Dataset) -> dict[str, Any]:
     return {
         "images": [
             {"id": r.image_id, "height": r.image_size[0], "width": r.image_size[1], "file_name": r.source.name}
+            | federated_fields(r, dataset.category_ids)
             for r in dataset.records
         ],
         "categories": [
-            {"id": category_id, "name": name}
-            for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+            {"id": category_id, "name": name, **frequency}
+            for category_id, name, frequency in zip(
+                dataset.category_ids, dataset.class_names, frequency_fields(dataset), strict=True
+            )
         ],
         "annotations": annotations,
     }

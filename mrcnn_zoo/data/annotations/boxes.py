@@ -18,6 +18,9 @@ from mrcnn_zoo.structures import ImageSize
 # that an annotator rounded overlap badly without being wrong.
 MIN_IOU_WITH_MASK = 0.5
 MAX_EDGE_DISTANCE = 2.0  # pixels
+MOST = (
+    0.5  # of the boxes with a mask; if more contradict theirs, all have another order than COCO's, such as y, x, h, w
+)
 TOLERATED_OVERHANG = 1.0  # pixels; boxes rounded up at the border are not noted
 
 Boxes = NDArray[np.float64]  # (N, 4) x1 y1 x2 y2; NaN if there is none
@@ -92,6 +95,10 @@ def read_boxes(
     is_replaced = contradicts & ~segmentations.is_doubtful & needs_masks
     repairs.add("boxes that contradict their mask taken from the mask", ids[is_replaced])
     repairs.add("boxes that contradict their mask kept", ids[contradicts & ~is_replaced])
+    if is_replaced.sum() > MOST * (is_valid & has_mask).sum():
+        others = is_valid & has_mask & ~is_replaced
+        repairs.add("boxes taken from the mask, as most boxes contradict theirs", ids[others])
+        is_replaced |= others
     boxes = np.where((is_replaced | (~is_valid & has_mask))[:, None], mask_boxes, boxes)
     return _clip(boxes, frames, ids=ids, repairs=repairs)
 

@@ -15,6 +15,7 @@ from mrcnn_zoo.data.classes import listed, unite_classes
 from mrcnn_zoo.data.formats.coco_finding import choose_file, find_coco_files, folder_with_images, image_folders
 from mrcnn_zoo.data.formats.coco_instances import read_instances
 from mrcnn_zoo.data.formats.coco_json import read_categories, read_coco_json, read_images
+from mrcnn_zoo.data.formats.coco_lvis import read_federated, read_frequencies
 from mrcnn_zoo.data.formats.coco_writing import write_coco
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.paths import check_files_exist, image_file_size
@@ -144,10 +145,11 @@ def _load(
         needs_masks=needs_masks,
         needs_keypoints=needs_keypoints,
     )
+    federated = read_federated(document, images.ids, categories, repairs=repairs)
     paths = _paths_of(folder or Path(), images.file_names)
     records = tuple(
-        ImageRecord(number, FileImage(path), size, tuple(items))
-        for number, path, size, items in zip(images.ids, paths, images.sizes, instances, strict=True)
+        ImageRecord(number, FileImage(path), size, tuple(items), federated=labels)
+        for number, path, size, items, labels in zip(images.ids, paths, images.sizes, instances, federated, strict=True)
     )
     return Dataset(
         name=name,
@@ -158,6 +160,7 @@ def _load(
         keypoint_flip_pairs=categories.keypoint_flip_pairs,
         keypoint_skeleton=categories.keypoint_skeleton,
         annotation_file=str(annotation_file),
+        class_frequencies=read_frequencies(document, categories),
         is_labelled=document.is_labelled,
         notes=repairs.notes(),
     )

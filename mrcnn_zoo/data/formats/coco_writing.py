@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
+from mrcnn_zoo.data.formats.coco_lvis import federated_fields, frequency_fields
 from mrcnn_zoo.data.keypoints import PIXEL_CENTER, pairs_by_name
 from mrcnn_zoo.data.masks import instance_area
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
@@ -56,7 +57,13 @@ def coco_annotations(
         "info": {"description": dataset.name},
         "licenses": [],
         "images": [
-            {"id": number, "file_name": name, "height": record.image_size[0], "width": record.image_size[1]}
+            {
+                "id": number,
+                "file_name": name,
+                "height": record.image_size[0],
+                "width": record.image_size[1],
+                **federated_fields(record, dataset.category_ids),
+            }
             for number, name, record in zip(
                 image_ids, names or map(file_name, dataset.records), dataset.records, strict=True
             )
@@ -71,8 +78,10 @@ def coco_annotations(
 
 def _categories(dataset: Dataset) -> list[dict[str, Any]]:
     categories: list[dict[str, Any]] = [
-        {"id": category_id, "name": name, "supercategory": ""}
-        for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+        {"id": category_id, "name": name, "supercategory": "", **frequency}
+        for category_id, name, frequency in zip(
+            dataset.category_ids, dataset.class_names, frequency_fields(dataset), strict=True
+        )
     ]
     if dataset.keypoint_names:
         skeleton = [[first + 1, second + 1] for first, second in dataset.keypoint_skeleton]

@@ -5,14 +5,13 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.formats.coco_json import read_json
+from mrcnn_zoo.data.formats.coco_lvis import ABSENT, FREQUENCY, INCOMPLETE
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM
+from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport, import_library
 from mrcnn_zoo.evaluation.metrics.overlaps import score_of
 from mrcnn_zoo.evaluation.result_rows import Row
@@ -20,8 +19,7 @@ from mrcnn_zoo.evaluation.tables import Metrics, footnote, summary_table
 from mrcnn_zoo.registries import METRICS
 
 MAX_DETECTIONS = 300  # per image, of all classes; Gupta et al. 2019, section 3.4
-IMAGE_FIELDS = ("neg_category_ids", "not_exhaustive_category_ids")
-FREQUENCY = "frequency"  # of a category: r, c or f
+IMAGE_FIELDS = (ABSENT, INCOMPLETE)
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR@300", "ARs@300", "ARm@300", "ARl@300")
 UNDEFINED = -1.0  # hotcoco's value without ground truth
 
@@ -44,34 +42,28 @@ class LvisMetric:
         return [f"lvis_{task}/{name}" for task in (BBOX, SEGM) if task in tasks for name in NAMES]
 
     def check(self, dataset: Dataset) -> None:
-        """Check that the annotation file has the fields of LVIS.
+        """Check that the dataset has the fields of LVIS.
 
         Args:
             dataset: to be evaluated on.
 
         Raises:
-            UserError: naming the file and the first image or category without them.
+            UserError: naming the first image or category without them.
         """
-        without = {"images": [{"id": record.image_id} for record in dataset.records], "categories": []}
-        sections = read_json(Path(dataset.annotation_file)) if dataset.annotation_file else without
-        _lvis_fields(sections, where=dataset.annotation_file or dataset.name)
+        without = replace(dataset, records=tuple(replace(record, instances=()) for record in dataset.records))
+        _require_lvis_fields(complete_ground_truth(without), where=dataset.annotation_file or dataset.name)
 
     def __call__(self, evaluated: Evaluated) -> MetricReport:
         """Measure.
 
         Args:
-            evaluated: ground truth and detections. The fields of LVIS are read from `annotation_file` if the ground
-                truth does not have them.
+            evaluated: ground truth, with the fields of LVIS, and detections.
 
         Raises:
             UserError: the annotations are not LVIS's, or hotcoco is not installed.
         """
-        ground_truth = with_lvis_fields(evaluated)
-        results = {
-            f"lvis_{task}": _measure(replace(evaluated, ground_truth=ground_truth), task)
-            for task in (BBOX, SEGM)
-            if task in evaluated.tasks
-        }
+        _require_lvis_fields(evaluated.ground_truth, where=evaluated.annotation_file or evaluated.dataset_name)
+        results = {f"lvis_{task}": _measure(evaluated, task) for task in (BBOX, SEGM) if task in evaluated.tasks}
         text = f"## LVIS AP\n\n{summary_table(results)}{footnote(results)}"
         counts = Counter(row["image_id"] for row in evaluated.rows)
         # A results file may have more than the limit; they count.
@@ -83,48 +75,16 @@ class LvisMetric:
         return MetricReport(results=results, text=text)
 
 
-def with_lvis_fields(evaluated: Evaluated) -> dict[str, Any]:
-    """The ground truth with the fields of LVIS.
-
-    Args:
-        evaluated: whose ground truth or annotation file has them.
-
-    Raises:
-        UserError: naming the file and the first image or category without them.
-    """
-    truth = evaluated.ground_truth
-    file = evaluated.annotation_file
-    sections: Mapping[str, Any] = truth
-    if file and not (_has_fields(truth["images"], IMAGE_FIELDS) and _has_fields(truth["categories"], (FREQUENCY,))):
-        sections = read_json(Path(file))
-    images, categories = _lvis_fields(sections, where=file or evaluated.dataset_name)
-    return truth | {
-        "images": [image | images[image["id"]] for image in truth["images"]],
-        "categories": [category | categories[category["id"]] for category in truth["categories"]],
-    }
-
-
-def _lvis_fields(sections: Mapping[str, Any], *, where: str) -> tuple[dict[Any, dict[str, Any]], ...]:
-    """The fields of LVIS of images and of categories, by id."""
-    images = _fields_by_id(sections["images"], IMAGE_FIELDS, what="image", where=where)
-    return images, _fields_by_id(sections["categories"], (FREQUENCY,), what="category", where=where)
-
-
-def _has_fields(items: Sequence[Mapping[str, Any]], names: Sequence[str]) -> bool:
-    return all(name in item for item in items for name in names)
-
-
-def _fields_by_id(
-    items: Sequence[Mapping[str, Any]], names: Sequence[str], *, what: str, where: str
-) -> dict[Any, dict[str, Any]]:
-    for item in items:
-        missing = [name for name in names if name not in item]
-        if missing:
-            raise UserError(
-                f"EVAL.METRICS has 'lvis', but {where} is not annotated as LVIS is: {what} {item.get('id')} has no "
-                f"{' and no '.join(missing)}. Use LVIS's annotation file (lvis_v1_val.json), or leave out 'lvis'."
-            )
-    return {item["id"]: {name: item[name] for name in names} for item in items}
+def _require_lvis_fields(sections: Mapping[str, Any], *, where: str) -> None:
+    """Refuse ground truth of which an image or a category lacks the fields of LVIS."""
+    for section, what, names in (("images", "image", IMAGE_FIELDS), ("categories", "category", (FREQUENCY,))):
+        for item in sections[section]:
+            missing = [name for name in names if name not in item]
+            if missing:
+                raise UserError(
+                    f"EVAL.METRICS has 'lvis', but {where} is not annotated as LVIS is: {what} {item.get('id')} has no "
+                    f"{' and no '.join(missing)}. Use LVIS's annotation file (lvis_v1_val.json), or leave out 'lvis'."
+                )
 
 
 def _measure(evaluated: Evaluated, task: str) -> Metrics:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import curves_by_pycocotools
+from mrcnn_zoo.evaluation.ground_truth import complete_ground_truth
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated
 from mrcnn_zoo.evaluation.metrics.lvis import LvisMetric
 from support.evaluated import SIZE, evaluated_of, random_evaluated, rectangle
@@ -99,18 +101,19 @@ def test_three_hundred_detections_of_all_classes_count() -> None:
     assert measure(evaluated(300))["APr"] == 0.0
 
 
-def test_fields_are_read_from_the_annotation_file(tmp_path: Path) -> None:
+def test_fields_of_the_annotation_file_reach_the_metric(tmp_path: Path) -> None:
     evaluated = scene(score=0.9)
-    file = tmp_path / "lvis.json"
-    file.write_text(json.dumps(federated(evaluated, {2: [1]}, {}).ground_truth))
-    assert measure(replace(evaluated, annotation_file=str(file)))["APr"] == pytest.approx(50.0)
+    truth = federated(evaluated, {2: [1]}, {}).ground_truth
+    file = tmp_path / "lvis_v1_val.json"
+    file.write_text(json.dumps(truth | {"images": [image | {"file_name": "a.jpg"} for image in truth["images"]]}))
+    dataset = load_coco("lvis", None, file)
+    LvisMetric().check(dataset)
+    assert measure(replace(evaluated, ground_truth=complete_ground_truth(dataset)))["APr"] == pytest.approx(50.0)
 
 
-def test_other_annotations_are_refused_with_what_is_missing(tmp_path: Path) -> None:
+def test_other_annotations_are_refused_with_what_is_missing() -> None:
     evaluated = scene(score=0.9)
-    file = tmp_path / "coco.json"
-    file.write_text(json.dumps(evaluated.ground_truth))
-    for where, changed in ((str(file), replace(evaluated, annotation_file=str(file))), ("rectangles", evaluated)):
+    for where, changed in (("coco.json", replace(evaluated, annotation_file="coco.json")), ("rectangles", evaluated)):
         with pytest.raises(UserError, match=f"{where} is not annotated as LVIS is: image 1 has no neg_category_ids"):
             measure(changed)
     truth = federated(evaluated, {}, {}).ground_truth
