@@ -1,6 +1,7 @@
 """Rings of points: simplification, crossings, areas. A ring has no repeated last point."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,11 +66,12 @@ def have_crossings(rings: Sequence[Points]) -> bool:
     Args:
         rings: each (N, 2).
     """
-    starts = np.concatenate([*rings, np.zeros((0, 2))])
-    ends = np.concatenate([*(np.roll(ring, -1, axis=0) for ring in rings), np.zeros((0, 2))])
-    offsets = np.cumsum([0, *map(len, rings)])
-    following = np.concatenate([np.roll(np.arange(offsets[i], offsets[i + 1]), -1) for i in range(len(rings))] or [[]])
-    following = following.astype(np.int64)
+    if not rings:
+        return False
+    starts = np.concatenate(rings)
+    ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
+    bounds = np.cumsum([0, *map(len, rings)]).tolist()
+    following = np.concatenate([np.roll(np.arange(begin, stop), -1) for begin, stop in pairwise(bounds)])
     is_spike = (_cross(starts, ends, ends[following]) == 0) & (
         ((ends - starts) * (ends[following] - starts[following])).sum(axis=1) <= 0
     )
@@ -85,7 +87,8 @@ def _any_crossing(starts: Points, ends: Points, following: NDArray[np.int64], be
     """Whether one of the edges `begin` to `stop` crosses or touches an edge that is no neighbour."""
     a, b = starts[begin:stop, None], ends[begin:stop, None]
     c, d = starts[None], ends[None]
-    is_near = (np.minimum(a, b) <= np.maximum(c, d)).all(axis=2) & (np.minimum(c, d) <= np.maximum(a, b)).all(axis=2)
+    is_apart = (np.minimum(a, b) > np.maximum(c, d)) | (np.minimum(c, d) > np.maximum(a, b))
+    is_near: NDArray[np.bool_] = ~np.logical_or.reduce(is_apart, axis=2)
     rows = np.arange(begin, stop)
     is_near[np.arange(stop - begin), rows] = False
     is_near[np.arange(stop - begin), following[rows]] = False
