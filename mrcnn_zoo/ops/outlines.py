@@ -7,7 +7,8 @@ import numpy as np
 from contourpy import FillType, contour_generator
 from numpy.typing import NDArray
 
-Points = NDArray[np.float64]  # (N, 2) x, y in pixels; the last point is connected to the first
+from mrcnn_zoo.ops.polygons import Points, simplify_rings
+
 LEVEL = 0.5 - 1e-6  # below one half, so that pixels which touch at a corner are one region
 
 
@@ -37,7 +38,7 @@ def outlines_of_mask(
         bitmap: (H, W) of 0 and 1.
         left: column of the bitmap in the image.
         top: row of the bitmap in the image.
-        tolerance: in pixels, see `simplify`.
+        tolerance: in pixels, see `simplify_rings`.
     """
     padded = np.pad(np.asarray(bitmap) != 0, 1)
     generator = contour_generator(z=padded.astype(np.float64), fill_type=FillType.OuterOffset)
@@ -46,7 +47,7 @@ def outlines_of_mask(
     for points, offsets in zip(*generator.filled(LEVEL, np.inf), strict=True):
         crossings = np.rint(2 * points) / 2  # the middles of pixel edges, (centre of the first pixel) = 0
         rings = [_ring(crossings[start : end - 1], padded) for start, end in pairwise(offsets.tolist())]
-        moved = [simplify(ring + corner, tolerance) for ring in rings]
+        moved = simplify_rings([ring + corner for ring in rings], tolerance)
         regions.append(Outline(moved[0], tuple(moved[1:])))
     return regions
 
@@ -79,46 +80,3 @@ def _cross(first: Points, second: Points) -> NDArray[np.float64]:
 
 def _without_collinear(points: Points) -> Points:
     return points[_cross(points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points) != 0]
-
-
-def simplify(points: Points, tolerance: float) -> Points:
-    """A closed polygon with some of the points, from which the others are at most the tolerance away.
-
-    Source: Douglas and Peucker 1973, on the two halves between the first point and the farthest one from it.
-
-    Args:
-        points: (N, 2) of the polygon.
-        tolerance: in pixels; 0 keeps all points.
-
-    Returns:
-        (M, 2), 3 points at least; the polygon itself where fewer would remain.
-    """
-    if tolerance <= 0 or len(points) <= 3:
-        return points
-    start = int(np.lexsort((points[:, 1], points[:, 0]))[0])
-    ring = np.concatenate([points[start:], points[: start + 1]])
-    middle = int(((ring - ring[0]) ** 2).sum(axis=1).argmax())
-    is_kept = np.zeros(len(ring), dtype=np.bool_)
-    is_kept[[0, middle]] = True
-    parts = [(0, middle), (middle, len(ring) - 1)]
-    while parts:
-        first, last = parts.pop()
-        if last - first < 2:
-            continue
-        distances = _distances(ring[first + 1 : last], ring[first], ring[last])
-        farthest = int(distances.argmax())
-        if distances[farthest] > tolerance:
-            split = first + 1 + farthest
-            is_kept[split] = True
-            parts += [(first, split), (split, last)]
-    kept = ring[:-1][is_kept[:-1]]
-    return kept if len(kept) > 2 else points
-
-
-def _distances(points: Points, start: Points, end: Points) -> NDArray[np.float64]:
-    """(N,) distances of points from a line segment."""
-    direction = end - start
-    length = float(direction @ direction)
-    along = np.clip((points - start) @ direction / length, 0, 1) if length else np.zeros(len(points))
-    distances: NDArray[np.float64] = np.hypot(*(points - start - along[:, None] * direction).T)
-    return distances

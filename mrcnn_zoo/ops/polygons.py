@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-Points = NDArray[np.float64]  # (N, 2) x, y
+Points = NDArray[np.float64]  # (N, 2) x, y; the last point is connected to the first
 
 ATTEMPTS = 5  # tolerances tried, each half of the one before
 ROWS_AT_A_TIME = 256  # of the matrix of segment pairs
@@ -51,8 +51,10 @@ def simplify_rings(rings: Sequence[Points], tolerance: float) -> list[Points]:
 
     Args:
         rings: the outer ring and its holes, each (N, 2).
-        tolerance: in units of the points.
+        tolerance: in units of the points; 0 keeps all.
     """
+    if tolerance <= 0:
+        return list(rings)
     for attempt in range(ATTEMPTS):
         simple = [simplify(ring, tolerance / 2**attempt) for ring in rings]
         if not have_crossings(simple) and all(contains(simple[0], hole[0]) for hole in simple[1:]):

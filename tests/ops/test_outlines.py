@@ -4,7 +4,8 @@ import shapely
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mrcnn_zoo.ops.outlines import Outline, outlines_of_mask, simplify
+from mrcnn_zoo.ops.outlines import Outline, outlines_of_mask
+from mrcnn_zoo.ops.polygons import simplify
 
 RNG = np.random.default_rng(7)
 ROWS, COLUMNS = np.mgrid[:40, :40]

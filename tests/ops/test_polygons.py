@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
-from mrcnn_zoo.data.annotations.writing import outlines_of_mask
+from mrcnn_zoo.ops.outlines import outlines_of_mask
 from mrcnn_zoo.ops.polygons import contains, have_crossings, signed_area, simplify, simplify_rings
 
 SQUARE = np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0], [0.0, 4.0]])
