@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, Polygons
+from mrcnn_zoo.data.records import Dataset, FederatedLabels, ImageRecord, InstanceRecord, Polygons
 from mrcnn_zoo.ops.rle import Rle
 from mrcnn_zoo.structures import ImageSize
 
@@ -26,7 +26,7 @@ def to_columns(dataset: Dataset) -> Columns | None:
         dataset: with N images, M objects, P polygons.
 
     Returns:
-        image_ids, sizes, sides and counts (N, ...); boxes, classes, crowds, areas, annotation_ids, scores, parts,
+        image_ids, sizes, sides, strata, counts (N, ...); boxes, classes, crowds, areas, annotation_ids, scores, parts,
         has_keypoints (M, ...); lengths (P,) and points of the polygons; keypoints; texts as UTF-8.
     """
     records = dataset.records
@@ -37,6 +37,7 @@ def to_columns(dataset: Dataset) -> Columns | None:
     if masks is None:
         return None
     sides = sorted({record.split for record in records})
+    strata = sorted({record.stratum for record in records})
     keypoints = [item.keypoints for item in objects if item.keypoints is not None]
     header = {
         "class_names": dataset.class_names,
@@ -45,9 +46,12 @@ def to_columns(dataset: Dataset) -> Columns | None:
         "keypoint_flip_pairs": dataset.keypoint_flip_pairs,
         "keypoint_skeleton": dataset.keypoint_skeleton,
         "annotation_file": dataset.annotation_file,
+        "class_frequencies": dataset.class_frequencies,
         "is_labelled": dataset.is_labelled,
         "notes": dataset.notes,
         "sides": sides,
+        "strata": strata,
+        "federated": _federated_classes(records),
     }
     return {
         "header": _from_text(json.dumps(header)),
@@ -55,6 +59,7 @@ def to_columns(dataset: Dataset) -> Columns | None:
         "image_ids": np.array([record.image_id for record in records], dtype=np.int64),
         "sizes": np.array([record.image_size for record in records], dtype=np.int64).reshape(-1, 2),
         "sides": np.array([sides.index(record.split) for record in records], dtype=np.uint8),
+        "strata": np.array([strata.index(record.stratum) for record in records], dtype=np.int32),
         "counts": np.array([len(record.instances) for record in records], dtype=np.int64),
         "boxes": np.array([item.box for item in objects], dtype=np.float64).reshape(-1, 4),
         "classes": np.array([item.class_index for item in objects], dtype=np.int32),
@@ -66,6 +71,12 @@ def to_columns(dataset: Dataset) -> Columns | None:
         "keypoints": np.array(keypoints, dtype=np.float64).reshape(len(keypoints), -1 if keypoints else 0),
         **masks,
     }
+
+
+def _federated_classes(records: Sequence[ImageRecord]) -> list[Any]:
+    """The two lists of classes of each image, None for images without; empty where no image has any."""
+    labels = [record.federated for record in records]
+    return [label and (label.absent, label.incomplete) for label in labels] if any(labels) else []
 
 
 def _mask_columns(objects: Sequence[InstanceRecord], sizes: Sequence[ImageSize]) -> Columns | None:
@@ -102,15 +113,25 @@ def from_columns(columns: Columns, *, name: str) -> Dataset:
         ValueError, KeyError, IndexError, TypeError, StopIteration: columns that do not belong together.
     """
     header = json.loads(_to_text(columns["header"]))
-    sides = header.pop("sides")
+    sides, strata, federated = (header.pop(name) for name in ("sides", "strata", "federated"))
     objects = _instances(columns)
     records = tuple(
-        ImageRecord(number, FileImage(path), (height, width), tuple(islice(objects, count)), split=sides[side])
-        for number, path, (height, width), side, count in zip(
+        ImageRecord(
+            number,
+            FileImage(path),
+            (height, width),
+            tuple(islice(objects, count)),
+            split=sides[side],
+            stratum=strata[stratum],
+            federated=labels and FederatedLabels(*_as_tuples(labels)),
+        )
+        for number, path, (height, width), side, stratum, labels, count in zip(
             columns["image_ids"].tolist(),
             _to_text(columns["paths"]).split(SEPARATOR),
             columns["sizes"].tolist(),
             columns["sides"].tolist(),
+            columns["strata"].tolist(),
+            federated or [None] * len(columns["sides"]),
             columns["counts"].tolist(),
             strict=True,
         )

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.annotations.columns import from_columns, to_columns
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.class_mapping import with_classes
@@ -85,6 +86,19 @@ def test_federated_fields_follow_the_classes(lvis) -> None:
     assert reordered.records[0].federated == FederatedLabels((0, 1), (2,))
     assert reordered.class_frequencies == ("r", "c", "f")
     assert in_classes(lvis, ("van", "car", "cup", "tree")).class_frequencies == ()
+
+
+def test_federated_fields_and_kinds_of_images_are_in_the_columns_of_the_cache(lvis) -> None:
+    first, second = lvis.records
+    dataset = replace(lvis, records=(replace(first, stratum="grey"), replace(second, federated=None, stratum="blue")))
+    columns = to_columns(dataset)
+    assert columns is not None
+    again = from_columns(columns, name="lvis")
+    assert [(record.federated, record.stratum) for record in again.records] == [
+        (first.federated, "grey"),
+        (None, "blue"),
+    ]
+    assert again.class_frequencies == ("f", "c", "r")
 
 
 def test_datasets_of_other_kinds_have_no_federated_fields(cfg: CfgNode, tmp_path: Path, lvis) -> None:
