@@ -1,19 +1,23 @@
 """Images whose objects are drawn in mask files: reading in parallel, the cache of what was read, and datasets of it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Self
 
+from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.paths import cache_key, read_cache, write_cache
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.ops import rle
 from mrcnn_zoo.structures import ImageSize
 
 CACHE_VERSION = "2"  # increase it when the meaning of the cached values changes
@@ -173,3 +177,30 @@ def add_mask_repairs(repairs: RepairLog, images: Sequence[MaskedImage]) -> None:
         repairs.add("empty mask files left out", image.empty_masks, name="file")
     for image in images:
         repairs.add("masks that overlap another kept as they are", image.overlapping_masks, name="file")
+
+
+def paint_labels(
+    record: ImageRecord, instances: Mapping[int, InstanceRecord], writer: DatasetWriter
+) -> tuple[NDArray[np.int32], set[int], set[int]]:
+    """The label image of some objects; in front is the highest score or the smallest area.
+
+    Args:
+        record: with the size of the image.
+        instances: by their numbers in the label image.
+        writer: gives the masks.
+
+    Returns:
+        (H, W), the numbers of the objects without a visible pixel, and those of objects in part behind others.
+    """
+    masks = {number: writer.mask(record, item) for number, item in instances.items()}
+    areas = {number: rle.area(mask) for number, mask in masks.items()}
+    labels = np.zeros(record.image_size, dtype=np.int32)
+    for number in sorted(masks, key=lambda number: (instances[number].score or 0.0, -areas[number])):
+        window = rle.decode_window(masks[number])
+        if window is not None:
+            height, width = window.bitmap.shape
+            labels[window.y : window.y + height, window.x : window.x + width][window.bitmap != 0] = number
+    visible = np.bincount(labels.reshape(-1), minlength=max(masks, default=0) + 1)
+    hidden = {number for number in masks if visible[number] == 0}
+    cut = {number for number in masks if 0 < visible[number] < areas[number]}
+    return labels, hidden, cut

@@ -14,7 +14,14 @@ from PIL import Image
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
 from mrcnn_zoo.data.annotations.listing import FileListing, ImageFinder
 from mrcnn_zoo.data.annotations.loading import annotation_format
-from mrcnn_zoo.data.annotations.mask_files import MaskedImage, ObjectMask, masked_dataset, masked_record, read_masks
+from mrcnn_zoo.data.annotations.mask_files import (
+    MaskedImage,
+    ObjectMask,
+    masked_dataset,
+    masked_record,
+    paint_labels,
+    read_masks,
+)
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.formats.label_files import LabelFile, examine, num_regions, pair_label_files, read_labels
 from mrcnn_zoo.data.paths import EXAMPLES_SHOWN, image_file_size
@@ -303,26 +310,14 @@ class ClassTable:
 
 
 def _painted(record: ImageRecord, writer: DatasetWriter) -> tuple[NDArray[np.int32], dict[int, InstanceRecord]]:
-    """The label image of a record, and its objects by number; in front is the highest score or the smallest area."""
+    """The label image of a record, and its objects by number."""
     crowds = [writer.place_of(record, item) for item in record.instances if item.is_crowd]
     writer.lost.add("regions of uncounted objects left out", crowds, name="")
     instances = dict(enumerate((item for item in record.instances if not item.is_crowd), start=1))
-    masks = {number: writer.mask(record, item) for number, item in instances.items()}
-    areas = {number: rle.area(mask) for number, mask in masks.items()}
-    labels = np.zeros(record.image_size, dtype=np.int32)
-    for number in sorted(masks, key=lambda number: (instances[number].score or 0.0, -areas[number])):
-        window = rle.decode_window(masks[number])
-        if window is not None:
-            height, width = window.bitmap.shape
-            labels[window.y : window.y + height, window.x : window.x + width][window.bitmap != 0] = number
-    visible = np.bincount(labels.reshape(-1), minlength=len(masks) + 1)
-    for kind, is_lost in (
-        ("objects without a visible pixel left out", lambda number: visible[number] == 0),
-        ("objects in part behind others", lambda number: 0 < visible[number] < areas[number]),
-    ):
-        places = [writer.place_of(record, instances[number]) for number in instances if is_lost(number)]
-        writer.lost.add(kind, places)
-    return labels, {number: item for number, item in instances.items() if visible[number]}
+    labels, hidden, cut = paint_labels(record, instances, writer)
+    for kind, numbers in (("objects without a visible pixel left out", hidden), ("objects in part behind others", cut)):
+        writer.lost.add(kind, [writer.place_of(record, instances[number]) for number in sorted(numbers)])
+    return labels, {number: item for number, item in instances.items() if number not in hidden}
 
 
 def _save(labels: NDArray[np.int32], path: Path) -> Path:

@@ -17,8 +17,10 @@ VOC = "Pascal VOC XML (one file per image)"
 CITYSCAPES = "Cityscapes JSON (one file of polygons per image)"
 VIA = "VIA JSON (VGG Image Annotator)"
 LABEL_STUDIO = "Label Studio JSON"
-# Those with a reader.
-READ_BY_FORMAT = {YOLO: "yolo", LABELME: "labelme", CITYSCAPES: "cityscapes", VIA: "via", LABEL_STUDIO: "label_studio"}
+READ_BY_FORMAT = {  # those with a reader
+    **{YOLO: "yolo", VOC: "voc"},
+    **{LABELME: "labelme", CITYSCAPES: "cityscapes", VIA: "via", LABEL_STUDIO: "label_studio"},
+}
 YOLO_LINE = re.compile(r"\s*\d+(\s+-?\d*\.?\d+([eE][+-]?\d+)?){4,}\s*")
 ANNOTATION_FOLDERS = ("labels", "Annotations", "annotations", "gtFine")
 IMAGE_FOLDERS = ("images", "JPEGImages", "leftImg8bit")

@@ -3,25 +3,23 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
+from mrcnn_zoo.data.annotations.joining import joined_outline
 from mrcnn_zoo.data.annotations.listing import FileListing, ImageFinder
 from mrcnn_zoo.data.annotations.loading import annotation_format
 from mrcnn_zoo.data.annotations.objects import AnnotatedImage
-from mrcnn_zoo.data.annotations.writing import DatasetWriter, Outline
-from mrcnn_zoo.data.formats.yolo_labels import LabelFile, joined_rings, read_label_files
+from mrcnn_zoo.data.annotations.writing import DatasetWriter
+from mrcnn_zoo.data.formats.yolo_labels import LabelFile, read_label_files
 from mrcnn_zoo.data.formats.yolo_layout import Side, find_layout, label_name
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.paths import image_file_size
-from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
+from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.ops import rle
 
 IMAGES, LABELS, DATA_FILE = "images", "labels", "data.yaml"
 DECIMALS = 7  # of fractions: a thousandth of a pixel in an image of 10,000
@@ -175,40 +173,12 @@ def _lines(record: ImageRecord, writer: DatasetWriter, *, has_masks: bool) -> It
         if not has_masks:
             corners = np.array(item.box).reshape(2, 2) / size
             fractions = np.round([corners.mean(axis=0), corners[1] - corners[0]], DECIMALS)
-        elif rings := _rings(record, item, writer):
+        else:
+            if item.segmentation is None:
+                writer.lost.add("boxes written as polygons of four corners, since other objects have masks", place)
             # Rounded up, because pycocotools rounds corners at the centres of pixels down when they are a little less.
             scale = 10.0**DECIMALS
-            fractions = np.minimum(np.ceil(joined_rings(rings) / size * scale) / scale, 1.0)
-        else:
-            writer.lost.add("empty masks left out", place)
-            continue
+            fractions = np.clip(np.ceil(joined_outline(record, item, writer) / size * scale) / scale, 0.0, 1.0)
         writer.lost.add("scores left out", place if item.score is not None else [])
         writer.lost.add("keypoints left out", place if item.keypoints is not None else [])
         yield f"{item.class_index} {' '.join(f'{value:.{DECIMALS}g}' for value in fractions.ravel().tolist())}\n"
-
-
-def _rings(record: ImageRecord, item: InstanceRecord, writer: DatasetWriter) -> list[NDArray[np.float64]]:
-    """The outlines of the parts of an object and of their holes, disjoint."""
-    place = [writer.place_of(record, item)]
-    if item.segmentation is None:
-        writer.lost.add("boxes written as polygons of four corners, since other objects have masks", place)
-    regions = writer.outlines(record, item)
-    if _reach_outside(regions, record) or (len(regions) > 1 and _overlap(regions, record)):
-        regions = writer.outlines(record, replace(item, segmentation=writer.mask(record, item)))
-    holes = [hole for region in regions for hole in region.holes]
-    writer.lost.add("parts of objects joined by a bridge of zero width", place * (len(regions) - 1))
-    writer.lost.add("holes joined to their outline by a bridge of zero width", place * len(holes))
-    return [ring for region in regions for ring in (region.points, *region.holes)]
-
-
-def _reach_outside(regions: Sequence[Outline], record: ImageRecord) -> bool:
-    size = np.array(record.image_size[::-1])
-    return any(bool(((region.points < 0) | (region.points > size)).any()) for region in regions)
-
-
-def _overlap(regions: Sequence[Outline], record: ImageRecord) -> bool:
-    """Whether parts of an object overlap: by the even-odd rule, they would become holes."""
-    if any(region.holes for region in regions):
-        return False  # of a mask
-    masks = [rle.encode_polygons([region.points.ravel()], record.image_size) for region in regions]
-    return sum(map(rle.area, masks)) != rle.area(rle.merge(masks))

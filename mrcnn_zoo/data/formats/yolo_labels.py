@@ -200,30 +200,3 @@ def _refuse(
         f"{place} has the coordinate {value:g}; YOLO's coordinates are fractions of the width and height of the image, "
         "from 0 to 1. Divide pixels by the width and height; keypoints are not read."
     )
-
-
-def joined_rings(rings: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """One polygon of several, which are joined by bridges of zero width: lines there and back.
-
-    By the even-odd rule, by which polygons are filled, its area is that of the parts without their holes.
-
-    Args:
-        rings: each (N, 2), disjoint or one inside another as its hole.
-    """
-    merged = rings[0]
-    for ring in rings[1:]:
-        start, end = _nearest_points(merged, ring)
-        bridge = np.concatenate([ring[end:], ring[: end + 1]])
-        merged = np.concatenate([merged[: start + 1], bridge, merged[start:]])
-    return merged
-
-
-def _nearest_points(points: NDArray[np.float64], others: NDArray[np.float64]) -> tuple[int, int]:
-    """Rows of two near points; long outlines are searched in steps."""
-    step, other_step = (-(-len(table) // MAX_SEARCHED) for table in (points, others))
-    distances = ((points[::step, None] - others[None, ::other_step]) ** 2).sum(axis=2)
-    row, column = np.unravel_index(int(distances.argmin()), distances.shape)
-    return int(row) * step, int(column) * other_step
-
-
-MAX_SEARCHED = 500  # points per outline

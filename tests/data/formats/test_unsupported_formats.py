@@ -66,10 +66,15 @@ def folders(tmp_path: Path) -> dict[str, tuple[Path, Path]]:
 @pytest.mark.parametrize("name", ANSWERS)
 def test_format_of_a_file_is_named(folders, name: str) -> None:
     folder, file = folders[name]
-    advice = "which is not read yet: convert it to COCO's format" if name == "voc" else f"which FORMAT {name} reads"
-    with pytest.raises(UserError, match=advice) as caught:
+    with pytest.raises(UserError, match=f"which FORMAT {name} reads") as caught:
         load_coco("mine", folder, file)
     assert f"{file} is {ANSWERS[name]}" in str(caught.value)
+
+
+def test_format_without_a_reader_is_named(tmp_path: Path) -> None:
+    _write(tmp_path / "a.json", {"objects": [], "size": {"width": 3, "height": 3}})
+    with pytest.raises(UserError, match=r"a.json is Supervisely JSON .*, which is not read yet: convert it to COCO"):
+        load_coco("mine", tmp_path, tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("name", ["labelme", "yolo"])

@@ -10,10 +10,10 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.data.annotations.contract import ReadOptions
 from mrcnn_zoo.data.annotations.detection import find_format
+from mrcnn_zoo.data.annotations.joining import joined_rings
 from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.formats.yolo import YoloFormat
-from mrcnn_zoo.data.formats.yolo_labels import joined_rings
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.masks import segmentation_rle
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
