@@ -1,6 +1,5 @@
-"""Images whose objects are drawn in mask files: reading in parallel, the cache of what was read, and datasets of it."""
+"""Images whose objects are drawn in mask files: reading in parallel, and the records of what was read."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,16 +13,13 @@ from typing_extensions import Self
 
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.paths import cache_key, read_cache, write_cache
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.structures import ImageSize
 
-CACHE_VERSION = "2"  # increase it when the meaning of the cached values changes
 READERS = 4  # threads; decoding releases the GIL
 
-logger = logging.getLogger(__name__)
 Files = TypeVar("Files")
 
 
@@ -38,7 +34,7 @@ class ObjectMask(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskedImage:
-    """An image and the masks of its objects, as they are cached.
+    """An image and the masks of its objects.
 
     Args:
         image: path of the image, relative to the root of the dataset.
@@ -68,35 +64,18 @@ class MaskedImage:
         return cls(image, (height, width), masks, tuple(empty), tuple(overlapping), modality)
 
 
-def read_masks(
-    files: Sequence[Files],
-    read: Callable[[Files], MaskedImage],
-    *,
-    cache_name: str,
-    fingerprint: Sequence[str],
-    what: str,
-) -> list[MaskedImage]:
-    """The images of a dataset, in the order of `files`; from the cache if no file has changed since it was written.
+def read_masks(files: Sequence[Files], read: Callable[[Files], MaskedImage]) -> list[MaskedImage]:
+    """The images of a dataset, in the order of `files`.
 
     Args:
         files: of each image.
         read: reads the masks of one image.
-        cache_name: of the format.
-        fingerprint: everything that the result depends on, see `cache_key`.
-        what: folder and number of files, for the log: "data: reading 5 images".
 
     Raises:
         UserError: of `read`.
     """
-    key = cache_key([CACHE_VERSION, *fingerprint])
-    cached = read_cache(cache_name, key)
-    if cached is not None:
-        return [MaskedImage.from_json(fields) for fields in cached]
-    logger.info("%s; the next time they come from the cache", what)
     with ThreadPoolExecutor(READERS) as pool:
-        images = list(pool.map(read, files))
-    write_cache(cache_name, key, [image.as_json() for image in images])
-    return images
+        return list(pool.map(read, files))
 
 
 def masked_record(

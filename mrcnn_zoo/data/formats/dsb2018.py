@@ -1,5 +1,6 @@
 """Nuclei of the 2018 Data Science Bowl: one folder per image, one PNG mask per object, with a split of its own."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
@@ -12,17 +13,20 @@ from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.annotations.mask_files import MaskedImage, add_mask_repairs, masked_record, read_masks
 from mrcnn_zoo.data.catalog import read_fields
 from mrcnn_zoo.data.formats.masks import MaskFiles, read_image_with_masks
-from mrcnn_zoo.data.paths import find_folder
+from mrcnn_zoo.data.paths import cache_key, find_folder, read_cache, write_cache
 from mrcnn_zoo.data.records import Dataset, RepairLog
 from mrcnn_zoo.data.splits import digest
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registries import DATASET_FORMATS
 
 SPLITS = ("train", "val", "all")
+CACHE_VERSION = "2"  # increase it when the meaning of the cached values changes
 LAYOUT = (
     "A dataset of format dsb2018 is a folder with one subfolder per image, each with 'images' (one PNG) and 'masks' "
     "(one PNG per object)."
 )
+
+logger = logging.getLogger(__name__)
 
 
 @DATASET_FORMATS.register("dsb2018")
@@ -92,17 +96,16 @@ def read_all(root: Path) -> list[MaskedImage]:
     """
     listing = FileListing(root)
     folders = list_folders(listing)
-    masks = sum(len(folder.masks) for folder in folders)
-    return read_masks(
-        folders,
-        partial(read_image_with_masks, root=root),
-        cache_name="dsb2018",
-        fingerprint=[
-            str(root.resolve()),
-            *listing.fingerprint([path for folder in folders for path in (folder.image, *dict(folder.masks))]),
-        ],
-        what=f"{root}: reading {counted(len(folders), 'image')} and {counted(masks, 'mask')}",
-    )
+    files = [path for folder in folders for path in (folder.image, *dict(folder.masks))]
+    key = cache_key([CACHE_VERSION, str(root.resolve()), *listing.fingerprint(files)])
+    cached = read_cache("dsb2018", key)
+    if cached is not None:
+        return [MaskedImage.from_json(fields) for fields in cached]
+    num_images, num_masks = counted(len(folders), "image"), counted(len(files) - len(folders), "mask")
+    logger.info("%s: reading %s and %s; the next time they come from the cache", root, num_images, num_masks)
+    images = read_masks(folders, partial(read_image_with_masks, root=root))
+    write_cache("dsb2018", key, [image.as_json() for image in images])
+    return images
 
 
 def list_folders(listing: FileListing) -> list[MaskFiles]:

@@ -1,6 +1,7 @@
 """Label images: each object a whole number, 0 elsewhere, as cellpose, stardist and Fiji write them."""
 
 import csv
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -35,6 +36,8 @@ COLUMNS = ("file", "label", "class", "score")  # the last may be missing
 IMAGES_WRITTEN, LABELS_WRITTEN = "images", "masks"  # folders, stardist's
 MAX_16_BIT = 65535
 IMAGES_EXAMINED = 100  # for masks of one class
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,27 +75,19 @@ class LabelsFormat(AnnotationFormat):
         return found or super().require(listing, dataset=dataset)
 
     def read_images(self, found: Found, options: ReadOptions) -> Annotations:
-        """Not used: `read` makes records, which need no checks."""
+        """Not used: `read_dataset` makes records, which need no checks."""
         raise NotImplementedError
 
-    def read(self, found: Found, options: ReadOptions) -> Dataset:
+    def read_dataset(self, found: Found, options: ReadOptions) -> Dataset:
         """The dataset of all sides, in the order of the image files."""
         sets: list[LabelSet] = list(found.splits.values())
         root, repairs = found.listing.root, RepairLog("image")
         if sets[0].problem:
             raise UserError(f"dataset {options.name!r}: {sets[0].problem}")
         files = _with_images([file for labels in sets for file in labels.files], found.listing, options, repairs)
-        image_listing = options.images or found.listing
-        images = read_masks(
-            files,
-            partial(_read_image, root=root, image_root=image_listing.root),
-            cache_name="labels",
-            fingerprint=[
-                *(str(image_listing.root), *image_listing.fingerprint([file.image for file in files])),
-                *(str(root), *found.listing.fingerprint([file.path for file in files])),
-            ],
-            what=f"{root}: reading {counted(len(files), 'label image')}",
-        )
+        image_root = options.images.root if options.images else root
+        logger.info("%s: reading %s", root, counted(len(files), "label image"))
+        images = read_masks(files, partial(_read_image, root=root, image_root=image_root))
         _check_several_labels(files, images, root)
         table = ClassTable.read(root / CLASS_TABLE, [file.path for file in files])
         table.check(zip((file.path for file in files), images, strict=True), repairs)
@@ -100,7 +95,7 @@ class LabelsFormat(AnnotationFormat):
         records = [
             masked_record(
                 image,
-                image_listing.root / file.image,
+                image_root / file.image,
                 image_id=number,
                 annotation_ids=annotation_ids,
                 classify=partial(table.class_and_score, file.path),

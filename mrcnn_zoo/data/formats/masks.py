@@ -1,5 +1,6 @@
 """One mask file per object: a folder per image as in the 2018 Data Science Bowl, or `images/x.png` and `masks/x/`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
@@ -40,6 +41,8 @@ COLOURED_SATURATION = 5.0  # mean of max - min over the channels
 BRIGHT_BACKGROUND = 100.0  # median grey
 TINTED_BACKGROUND = 30.0  # max - min of the channels' medians
 
+logger = logging.getLogger(__name__)
+
 
 class MaskFiles(NamedTuple):
     """An image and the masks of its objects."""
@@ -76,13 +79,13 @@ class MasksFormat(AnnotationFormat):
         return Found(listing, by_side, f"{counted(num_masks, 'file')}, e.g. {first}")
 
     def read_images(self, found: Found, options: ReadOptions) -> Annotations:
-        """Not used: `read` makes records, which need no checks."""
+        """Not used: `read_dataset` makes records, which need no checks."""
         raise NotImplementedError
 
-    def read(self, found: Found, options: ReadOptions) -> Dataset:
+    def read_dataset(self, found: Found, options: ReadOptions) -> Dataset:
         """The dataset of all sides, in the order of the image files."""
-        listing, root, repairs = found.listing, found.listing.root, RepairLog("image")
-        groups = group_mask_files(listing)
+        root, repairs = found.listing.root, RepairLog("image")
+        groups = group_mask_files(found.listing)
         if groups.missing:
             more = ", ..." if len(groups.missing) > EXAMPLES_SHOWN else ""
             raise UserError(
@@ -91,14 +94,8 @@ class MasksFormat(AnnotationFormat):
                 "copy the images there, or remove the masks."
             )
         repairs.add("images without a folder of masks left out", groups.unlabelled)
-        names = [name for files in groups.files for name in (files.image, *(path for path, _ in files.masks))]
-        images = read_masks(
-            groups.files,
-            partial(read_image_with_masks, root=root),
-            cache_name="masks",
-            fingerprint=[str(root), *listing.fingerprint(names)],
-            what=f"{root}: reading {counted(len(groups.files), 'image')} and their masks",
-        )
+        logger.info("%s: reading %s and their masks", root, counted(len(groups.files), "image"))
+        images = read_masks(groups.files, partial(read_image_with_masks, root=root))
         add_mask_repairs(repairs, images)
         present = {item.name for image in images for item in image.objects}
         indices = {name: index for index, name in enumerate(sorted({name or CLASS_NAME for name in present}))}

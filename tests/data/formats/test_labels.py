@@ -164,24 +164,6 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     )
 
 
-def test_second_reading_comes_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _image(tmp_path / "images/a.png")
-    _save(tmp_path / "masks/a.png", _labels())
-    first = _read(tmp_path)
-    monkeypatch.setattr("mrcnn_zoo.data.formats.labels.read_labels", None)  # a second reading fails
-    assert _read(tmp_path) == first
-
-
-def test_changed_file_is_read_again(tmp_path: Path) -> None:
-    _image(tmp_path / "images/a.png")
-    _save(tmp_path / "masks/a.png", _labels())
-    assert len(_read(tmp_path).records[0].instances) == 2
-    pixels = _labels()
-    pixels[12, 12] = 5
-    _save(tmp_path / "masks/a.png", pixels)
-    assert len(_read(tmp_path).records[0].instances) == 3
-
-
 # --- classes.csv
 
 
