@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
 from mrcnn_zoo.checkpoint import LoadReport, WeightsFile, convert_detector, load_weights_file, read_weights
 from mrcnn_zoo.checkpoint.adaptation import stored_class_count, stored_class_names
-from mrcnn_zoo.config import CfgNode, config_from_settings, config_from_text, load_config
+from mrcnn_zoo.config import CfgNode, changed_config, config_from_settings, config_from_text, load_config
 from mrcnn_zoo.config.rules import class_count
 from mrcnn_zoo.data.classes import check_class_count, distinct_names
+from mrcnn_zoo.data.images.pixels import RANGE
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.interop import coco_classes
 from mrcnn_zoo.model_zoo import index
@@ -88,7 +90,7 @@ def open_trained(
         )
     file = read_weights(weights)
     file = replace(file, meta={**file.meta, **(meta or {})})
-    cfg = cfg or _config_of(file, overrides, trust)
+    cfg = with_value_range_of(cfg, file) if cfg else _config_of(file, overrides, trust)
     if check is not None:
         check(cfg, file)
     model, trained = fill_model(cfg, file)
@@ -180,6 +182,20 @@ def category_ids_of(file: WeightsFile, class_names: Sequence[str], *, count: int
     if tuple(class_names) == coco_classes.COCO_CLASSES:
         return coco_classes.COCO_CATEGORY_IDS
     return tuple(range(1, count + 1))
+
+
+def with_value_range_of(cfg: CfgNode, file: WeightsFile) -> CfgNode:
+    """The config with the INPUT.VALUE_RANGE that was computed for the weights, where it is needed and empty.
+
+    Args:
+        cfg: INPUT.SIXTEEN_BIT, VALUE_RANGE.
+        file: the weights, whose metadata may have a config.
+    """
+    if cfg.INPUT.SIXTEEN_BIT != RANGE or cfg.INPUT.VALUE_RANGE:
+        return cfg
+    settings = yaml.safe_load(file.meta["config"]) if isinstance(file.meta.get("config"), str) else {}
+    bounds = settings.get("INPUT", {}).get("VALUE_RANGE", [])
+    return changed_config(cfg, {"INPUT.VALUE_RANGE": bounds}, source=file.source) if bounds else cfg
 
 
 def _warn_of_other_settings(report: LoadReport, cfg: CfgNode) -> None:

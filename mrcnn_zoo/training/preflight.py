@@ -34,7 +34,7 @@ from mrcnn_zoo.evaluation.limits import build_limits, cut_objects_message
 from mrcnn_zoo.evaluation.preflight import check_classes, check_evaluation, prepare_evaluation
 from mrcnn_zoo.evaluation.proposal_jobs import fit_min_box_area
 from mrcnn_zoo.evaluation.tables import is_of_class
-from mrcnn_zoo.inference.trained import class_names_of
+from mrcnn_zoo.inference.trained import class_names_of, with_value_range_of
 from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder
 from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS, HOOKS, LR_SCHEDULES, METRIC_WRITERS, OPTIMIZERS
 from mrcnn_zoo.registry import Registry, did_you_mean
@@ -175,6 +175,7 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
         cfg = data.fit_num_classes(cfg, merged)
         data.check_num_classes(cfg, merged)
     selected = select_for_training(cfg, merged)
+    cfg = data.fit_value_range(cfg, selected.records)
     cfg = fit_min_box_area(cfg, train_datasets)
     if cfg.MODEL.LOAD_PROPOSALS:
         build_proposal_mapper(cfg, train_datasets, selected.records, is_training=True)
@@ -218,6 +219,7 @@ def plan_evaluation(cfg: CfgNode, *, resume: bool) -> RunPlan:
     weights = read_weights(path) if path else None
     class_names = class_names_of(weights) if weights else ()
     datasets = prepare_evaluation(cfg, class_names, model=weights.source if weights else "the model")
+    cfg = with_value_range_of(cfg, weights) if weights else cfg
     cfg = fit_min_box_area(cfg, datasets)
     return RunPlan(cfg, (), datasets, class_names=class_names, weights=weights)
 

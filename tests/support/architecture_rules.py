@@ -36,7 +36,7 @@ RUN_STARTERS = {
         "load_test_datasets",
         "prepare_evaluation",
     },
-    "inference": {"fill_model", "open_trained", "check_takes_boxes"},
+    "inference": {"fill_model", "with_value_range_of", "open_trained", "check_takes_boxes"},
     "inspection": {
         "save_predictions",
         "save_prediction_pictures",
@@ -76,6 +76,7 @@ RUN_STARTERS = {
         "definition_of",
         "check_num_classes",
         "fit_num_classes",
+        "fit_value_range",
         "check_class_count",
         "check_num_keypoints",
         "select_for_training",

@@ -10,6 +10,7 @@ from mrcnn_zoo.config.keys import (
     SHARE,
     SHARE_ABOVE_ZERO,
     SHARE_BELOW_ONE,
+    UNLIMITED,
     Key,
     Range,
 )
@@ -178,9 +179,27 @@ NEW_KEYS = (
     Key(
         "INPUT.SIXTEEN_BIT",
         "stretch",
-        "Conversion of images deeper than 8 bits: stretch each from its darkest to its brightest pixels, divide "
-        "full-range 16 bits by 257, or keep the values as floats (PIXEL_MEAN and PIXEL_STD must have their range).",
-        choices=("stretch", "divide", "keep"),
+        "Conversion of images deeper than 8 bits: stretch each from its darkest to its brightest pixels, scale all by "
+        "one range (INPUT.VALUE_RANGE), divide full-range 16 bits by 257, or keep the values as floats (PIXEL_MEAN and "
+        "PIXEL_STD must have their range).",
+        choices=("stretch", "range", "divide", "keep"),
+    ),
+    Key(
+        "INPUT.PERCENTILES",
+        [0.1, 99.9],
+        "Percentiles of the values that INPUT.SIXTEEN_BIT stretch, or range where it is computed, maps to 0 and 255.",
+        element_types=(int, float),
+        range=Range(low=0, high=100),
+        length=PAIR,
+        ascends=True,
+    ),
+    Key(
+        "INPUT.VALUE_RANGE",
+        [],
+        "Low and high value that INPUT.SIXTEEN_BIT range maps to 0 and 255, for all channels or a pair per channel: "
+        "[100, 4095]. Empty: computed from a sample of the training images and kept in the checkpoint.",
+        element_types=(int, float),
+        range=UNLIMITED,
     ),
     Key(
         "INPUT.MAX_IMAGE_PIXELS",

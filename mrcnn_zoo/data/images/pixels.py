@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,22 +23,69 @@ LUMA_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as in Pillow's mode
 LUMA_BITS = 16
 
 
-def stretch(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+def stretch(
+    pixels: NDArray[np.generic], *, percentiles: tuple[float, float] = STRETCH_PERCENTILES
+) -> NDArray[np.generic]:
     """uint8 pixels, with 0 and 255 at the darkest and the brightest pixels of the image.
 
     One range for RGB keeps the colours; any other number of channels comes from different sensors, with a range each.
 
     Args:
         pixels: (H, W) or (H, W, C) of any real dtype.
+        percentiles: of the values that become 0 and 255; INPUT.PERCENTILES.
     """
     if pixels.ndim == 3 and pixels.shape[2] != COLORS:
-        return np.stack([stretch(channel) for channel in np.moveaxis(pixels, 2, 0)], axis=2)
+        channels = [stretch(channel, percentiles=percentiles) for channel in np.moveaxis(pixels, 2, 0)]
+        return np.stack(channels, axis=2)
     values = pixels.astype(np.float32)
-    low, high = (float(bound) for bound in np.percentile(values, STRETCH_PERCENTILES))
+    low, high = (float(bound) for bound in np.percentile(values, percentiles))
     if high <= low:
         low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1.0)
     scaled = (values - low) * (255.0 / (high - low))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class RangeScaling:
+    """uint8 pixels, scaled alike in all images.
+
+    Args:
+        bounds: INPUT.VALUE_RANGE: low and high, which become 0 and 255, of all channels or of each in turn.
+    """
+
+    bounds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if any(low >= high for low, high in zip(self.bounds[::2], self.bounds[1::2], strict=False)) or (
+            len(self.bounds) % 2
+        ):
+            raise UserError(
+                f"INPUT.VALUE_RANGE = {list(self.bounds)} must be pairs of a low and a higher value: one pair for all "
+                "channels, or one per channel."
+            )
+
+    def __call__(self, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+        """(H, W, C) uint8.
+
+        Args:
+            pixels: (H, W, C) of any real dtype.
+
+        Raises:
+            UserError: no bounds, or for another number of channels.
+        """
+        if not self.bounds:
+            raise UserError(
+                "INPUT.SIXTEEN_BIT is range, but INPUT.VALUE_RANGE is empty: no training image was deeper than 8 bits. "
+                "Give it the lowest and the highest value, or set INPUT.SIXTEEN_BIT to stretch."
+            )
+        low, high = np.array(self.bounds, dtype=np.float32).reshape(-1, 2).T
+        if len(low) not in (1, pixels.shape[2]):
+            raise UserError(
+                f"INPUT.VALUE_RANGE has {counted(len(low), 'pair')} of values, but this image has "
+                f"{counted(pixels.shape[2], 'channel')}; give it one pair, or one per channel."
+            )
+        scaled = (pixels.astype(np.float32) - low) * (np.float32(UINT8_MAX) / (high - low))
+        return np.clip(np.rint(scaled), 0, UINT8_MAX).astype(np.uint8)
 
 
 def divide(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -62,14 +111,21 @@ def keep(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 DepthReduction = Callable[[NDArray[np.generic]], NDArray[np.generic]]
-DEPTH_REDUCTIONS: dict[str, DepthReduction] = {"stretch": stretch, "divide": divide, "keep": keep}
+RANGE = "range"  # value of INPUT.SIXTEEN_BIT
 COLORS = 3  # channels of RGB
 CHANNELS_WITH_ALPHA = (2, 4)
 
 
 def depth_reduction_of(cfg: CfgNode) -> DepthReduction:
-    """What INPUT.SIXTEEN_BIT names."""
-    return choice_of(cfg, "INPUT.SIXTEEN_BIT", DEPTH_REDUCTIONS)
+    """What INPUT.SIXTEEN_BIT names, with INPUT.PERCENTILES or VALUE_RANGE."""
+    low, high = cfg.INPUT.PERCENTILES
+    reductions: dict[str, DepthReduction] = {
+        "stretch": partial(stretch, percentiles=(low, high)),
+        RANGE: RangeScaling(tuple(cfg.INPUT.VALUE_RANGE)),
+        "divide": divide,
+        "keep": keep,
+    }
+    return choice_of(cfg, "INPUT.SIXTEEN_BIT", reductions)
 
 
 def num_channels_of(cfg: CfgNode) -> int:
