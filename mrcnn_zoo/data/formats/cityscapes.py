@@ -108,10 +108,10 @@ class CityscapesFormat(AnnotationFormat):
         return Found(listing, sides, note) if sides else None
 
     def read_images(self, found: Found, options: ReadOptions) -> Annotations:
-        """Not used: `read` makes records, whose masks need no checks."""
+        """Not used: `read_dataset` makes records, whose masks need no checks."""
         raise NotImplementedError
 
-    def read(self, found: Found, options: ReadOptions) -> Dataset:
+    def read_dataset(self, found: Found, options: ReadOptions) -> Dataset:
         """The dataset of all sides. Where no class of Cityscapes occurs, all labels that occur are classes."""
         repairs, listing = RepairLog("object"), found.listing
         finder = ImageFinder(options.images or listing)
@@ -123,14 +123,8 @@ class CityscapesFormat(AnnotationFormat):
             left_out = sorted(name for name in others if not GROUND_TRUTH.search(PurePosixPath(name).stem))
             repairs.add("images without an annotation file left out", left_out, name="image")
         uses_ids = _has_known_classes(listing.root, [files for _, files in pairs])
-        names = [name for _, files in pairs for name in (files.polygons, files.ids) if name]
-        images = read_masks(
-            [files for _, files in pairs],
-            partial(_read_image, root=listing.root, image_root=finder.root, uses_ids=uses_ids),
-            cache_name="cityscapes",
-            fingerprint=[str(listing.root), str(finder.root), str(uses_ids), *listing.fingerprint(names)],
-            what=f"{listing.root}: reading {counted(len(pairs), 'annotation file')}",
-        )
+        read = partial(_read_image, root=listing.root, image_root=finder.root, uses_ids=uses_ids)
+        images = read_masks([files for _, files in pairs], read)
         for image in images:
             repairs.add("objects that are hidden, or polygons of fewer than 3 points, left out", image.empty_masks)
         class_names = _class_names({item.name for image in images for item in image.objects})
