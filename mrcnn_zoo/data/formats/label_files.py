@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn_zoo.data.annotations.listing import FileListing, split_of
+from mrcnn_zoo.data.annotations.listing import FileListing, side_of_folders
 from mrcnn_zoo.data.images.problems import cannot_decode, read_head
 from mrcnn_zoo.data.images.reading import TIFF_BITS, TIFF_MAGIC, TIFF_SAMPLE_FORMAT, open_image
 from mrcnn_zoo.errors import UserError
@@ -45,7 +45,7 @@ class LabelFile(NamedTuple):
     @property
     def side(self) -> str:
         """The side that its folders name; "" for none."""
-        return next((side for part in PurePosixPath(self.path).parts[:-1] if (side := split_of(part))), "")
+        return side_of_folders(self.path)
 
 
 class Pairs(NamedTuple):

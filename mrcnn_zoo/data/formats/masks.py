@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
-from mrcnn_zoo.data.annotations.listing import FileListing, split_of
+from mrcnn_zoo.data.annotations.listing import FileListing, side_of_folders
 from mrcnn_zoo.data.annotations.loading import annotation_format
 from mrcnn_zoo.data.annotations.mask_files import (
     MaskedImage,
@@ -73,7 +73,7 @@ class MasksFormat(AnnotationFormat):
             return None
         by_side: dict[str, list[MaskFiles]] = {}
         for files in groups.files:
-            by_side.setdefault(_side_of(files), []).append(files)
+            by_side.setdefault(side_of_folders(files.image), []).append(files)
         num_masks = sum(len(files.masks) for files in groups.files)
         first = next((path for files in groups.files for path, _ in files.masks), "")
         return Found(listing, by_side, f"{counted(num_masks, 'file')}, e.g. {first}")
@@ -107,7 +107,7 @@ class MasksFormat(AnnotationFormat):
                 image_id=number,
                 annotation_ids=annotation_ids,
                 classify=lambda item: (indices[item.name or CLASS_NAME], None),
-                split=_side_of(files),
+                split=side_of_folders(files.image),
                 stratum=image.modality,
             )
             for number, (files, image) in enumerate(zip(groups.files, images, strict=True), start=1)
@@ -147,10 +147,6 @@ def _save(window: MaskWindow | None, size: ImageSize, path: Path) -> None:
 
 def _folder_of_class(name: str) -> str:
     return "".join("_" if letter in '/\\:*?"<>|' else letter for letter in name).strip(". ") or "_"
-
-
-def _side_of(files: MaskFiles) -> str:
-    return next((side for part in files.image.split("/")[:-1] if (side := split_of(part))), "")
 
 
 def group_mask_files(listing: FileListing) -> Groups:
