@@ -101,12 +101,14 @@ class _Reader:
     def images(self) -> Iterator[AnnotatedImage]:
         used = set()
         for item in self.items:
-            file_name, objects = read_objects(self.root / item.xml) if item.xml else ("", [])
+            file_name, given, objects = read_objects(self.root / item.xml) if item.xml else ("", (), [])
             image = self._image_of(item, file_name)
             if not image:
                 continue
             used.add(image)
             size = image_file_size(self.images_at.root / image)
+            if all(given) and given not in (("0", "0"), (str(size[0]), str(size[1]))):
+                self.repairs.add("sizes that are not those of the image file ignored", [item.xml], name="file")
             masks = self._masks_of(item, size)
             annotated = _united(objects, masks, f"{self.root / item.mask}")
             source = FileImage(str(self.images_at.root / image))

@@ -76,8 +76,8 @@ def colormap() -> list[tuple[int, int, int]]:
     return colors
 
 
-def read_objects(path: Path) -> tuple[str, list[VocObject]]:
-    """The name of the image in an XML file, and the objects.
+def read_objects(path: Path) -> tuple[str, tuple[str, ...], list[VocObject]]:
+    """The name of the image in an XML file, its height and width there as text, and the objects.
 
     Args:
         path: of the file.
@@ -92,7 +92,8 @@ def read_objects(path: Path) -> tuple[str, list[VocObject]]:
     for number, element in enumerate(root.findall("object"), start=1):
         if (element.findtext("deleted") or "0").strip() != "1":
             objects.append(_object_of(element, f"object {number}", path))
-    return (root.findtext("filename") or "").strip(), objects
+    size = tuple((root.findtext(f"size/{side}") or "").strip() for side in ("height", "width"))
+    return (root.findtext("filename") or "").strip(), size, objects
 
 
 def _object_of(element: Element, where: str, path: Path) -> VocObject:

@@ -101,6 +101,13 @@ def test_boxes_are_counted_from_one_and_inclusive(tmp_path: Path) -> None:
     assert [item.segmentation for item in dataset.records[0].instances] == [None, None]
 
 
+def test_size_of_another_image_is_counted(tmp_path: Path) -> None:
+    text = xml(CAT).replace("<folder>x</folder>", "<size><width>200</width><height>100</height><depth>3</depth></size>")
+    dataset = read(make(tmp_path, {"a.xml": text}, ("a.jpg",)))
+    assert dataset.records[0].image_size == SIZE
+    assert dataset.notes == ("sizes that are not those of the image file ignored: 1 (first: file a.xml)",)
+
+
 def test_difficult_objects_are_ignored_regions(tmp_path: Path) -> None:
     dataset = read(make(tmp_path, {"a.xml": xml(f"{CAT}<difficult>1</difficult>", DOG)}, ("a.jpg",)))
     assert [item.is_crowd for item in dataset.records[0].instances] == [True, False]
