@@ -1,9 +1,14 @@
-"""Detect objects in image files: draws them, and writes predictions.json (COCO format) and predictions.csv."""
+"""Detect objects in image files: draws them, and writes predictions.json (COCO format) and predictions.csv.
+
+With --format NAME the output folder is a dataset of that format instead, with scores where it has a place for them:
+open it in the tool of the format, correct it, and train on it, DATASETS.TRAIN FOLDER.
+"""
 
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tabulate import tabulate
@@ -21,10 +26,13 @@ from mrcnn_zoo.cli.options import (
 )
 from mrcnn_zoo.cli.parser import CONFIG_SUFFIXES, CommandParser, names_key, names_weights, read_arguments, score
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.given_boxes import read_given_boxes
+from mrcnn_zoo.config.values import typed_list
+from mrcnn_zoo.data.annotations.contract import AnnotationFormat
+from mrcnn_zoo.data.annotations.folders import check_dataset_folder, write_dataset
+from mrcnn_zoo.data.given_boxes import BoxesOfImage, read_given_boxes
 from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
 from mrcnn_zoo.errors import counted
-from mrcnn_zoo.evaluation.limits import build_detection_tally
+from mrcnn_zoo.evaluation.limits import DetectionTally, build_detection_tally
 from mrcnn_zoo.inference.given_boxes import (
     box_source_of_files,
     boxes_of_files,
@@ -40,11 +48,21 @@ from mrcnn_zoo.inference.image_files import (
     check_predictions_folder,
     predict_images,
 )
-from mrcnn_zoo.inference.image_inputs import find_images
-from mrcnn_zoo.inference.predictor import build_image_detector
-from mrcnn_zoo.inference.thresholds import BEST, DEFAULT_THRESHOLD, FILE_SUFFIX, lowest, resolve_threshold
+from mrcnn_zoo.inference.image_inputs import FoundImages, find_images
+from mrcnn_zoo.inference.predicted_dataset import predict_dataset
+from mrcnn_zoo.inference.predictor import ImageDetector, build_image_detector
+from mrcnn_zoo.inference.thresholds import (
+    BEST,
+    DEFAULT_THRESHOLD,
+    FILE_SUFFIX,
+    ScoreThreshold,
+    lowest,
+    resolve_threshold,
+)
 from mrcnn_zoo.inference.trained import open_trained
+from mrcnn_zoo.output_files import check_output_folder
 from mrcnn_zoo.progress import terminal_width
+from mrcnn_zoo.registries import ANNOTATION_FORMATS
 
 SOME_IMAGES_FAILED = 1
 IMAGES_SHOWN, NAME_SHOWN, TABLE_WIDTH = 20, 40, 100  # rows, characters of a name, characters of a row
@@ -58,18 +76,82 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = read_arguments(build_parser(), argv, is_input=is_image_input)
     with logging_lines():
-        result, output = _predict(arguments)
+        weights = given_weights(arguments)
+        exclude = Path(arguments.output).expanduser()
+        found = find_images(arguments.inputs, recursive=arguments.recursive, exclude=exclude)
+        write = _write_dataset if arguments.format else _write_predictions
+        result, summary = write(arguments, weights, found)
     if result.counts:
-        print("\n" + _summary(result, output, threshold=_threshold(arguments)))
+        print(f"\n{summary}")
     if result.failures:
         print(f"error: {_failures(result)}", file=sys.stderr)
     return SOME_IMAGES_FAILED if result.failures else 0
 
 
-def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
-    weights = given_weights(arguments)
-    found = find_images(arguments.inputs, recursive=arguments.recursive, exclude=Path(arguments.output).expanduser())
+def _write_predictions(arguments: argparse.Namespace, weights: str, found: FoundImages) -> tuple[PredictedImages, str]:
+    """Pictures, predictions.json and predictions.csv, and the text about them."""
     output = check_predictions_folder(arguments.output, found, overwrite=arguments.overwrite)
+    opened = _open(arguments, weights, found)
+    result = predict_images(
+        opened.detector.model,
+        found,
+        output,
+        mapper=opened.detector.mapper,
+        class_names=opened.detector.class_names,
+        category_ids=opened.detector.category_ids,
+        score_threshold=opened.threshold,
+        has_labels=not arguments.no_labels,
+        style=arguments.style,
+        tally=opened.tally,
+        given=opened.given,
+    )
+    return result, _summary(result, output, threshold=_threshold(arguments)) if result.counts else ""
+
+
+def _write_dataset(arguments: argparse.Namespace, weights: str, found: FoundImages) -> tuple[PredictedImages, str]:
+    """A dataset of the format of `--format`, and the text about it."""
+    kind: AnnotationFormat = ANNOTATION_FORMATS.get(arguments.format, key="--format")()
+    output = check_output_folder(arguments.output, option="--output")
+    check_dataset_folder(output, may_overwrite=arguments.overwrite)
+    opened = _open(arguments, weights, found)
+    dataset, result = predict_dataset(
+        opened.detector.model,
+        found,
+        mapper=opened.detector.mapper,
+        class_names=opened.detector.class_names,
+        category_ids=opened.detector.category_ids,
+        score_threshold=opened.threshold,
+        tally=opened.tally,
+    )
+    if not dataset.records:
+        return result, ""
+    copies = arguments.copy_images or not kind.finds_images_elsewhere
+    lost = write_dataset(
+        {"": dataset}, output, kind, copies_images=copies, tolerance=opened.tolerance, may_overwrite=arguments.overwrite
+    )
+    lines = [
+        count_table(result.counts, rest=""),
+        "",
+        f"{_objects(result, threshold=_threshold(arguments))}. Written: {output}, {kind.title}, "
+        f"{'with the images' if copies else 'which refers to the image files'}.",
+        *(f"  {note}" for note in (*dataset.notes, *lost)),
+        f"To train on it, e.g. after corrections: DATASETS.TRAIN {typed_list([str(output)])}",
+    ]
+    return result, "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A trained model that is ready for images."""
+
+    detector: ImageDetector
+    threshold: ScoreThreshold
+    given: Mapping[str, BoxesOfImage] | None
+    tally: DetectionTally | None
+    tolerance: float  # RESULTS.SIMPLIFY
+
+
+def _open(arguments: argparse.Namespace, weights: str, found: FoundImages) -> _Opened:
     boxes = None if arguments.boxes is None else read_given_boxes(arguments.boxes)
     given = None if boxes is None else boxes_of_files(boxes, found.files)
 
@@ -86,20 +168,8 @@ def _predict(arguments: argparse.Namespace) -> tuple[PredictedImages, Path]:
         model = build_given_box_detector(cfg, model, box_source_of_files(given, class_of_id), option="--boxes")
     threshold = resolve_threshold(_threshold(arguments) or 0.0, trained, option="--threshold")
     detector = build_image_detector(cfg, model, trained, score_threshold=lowest(threshold), option="--threshold")
-    result = predict_images(
-        detector.model,
-        found,
-        output,
-        mapper=detector.mapper,
-        class_names=detector.class_names,
-        category_ids=detector.category_ids,
-        score_threshold=threshold,
-        has_labels=not arguments.no_labels,
-        style=arguments.style,
-        tally=build_detection_tally(cfg, min_score=lowest(threshold)) if given is None else None,
-        given=given,
-    )
-    return result, output
+    tally = build_detection_tally(cfg, min_score=lowest(threshold)) if given is None else None
+    return _Opened(detector, threshold, given, tally, 0.0)
 
 
 def _threshold(arguments: argparse.Namespace) -> float | str | None:
@@ -109,30 +179,31 @@ def _threshold(arguments: argparse.Namespace) -> float | str | None:
 
 
 def _summary(result: PredictedImages, output: Path, *, threshold: float | str | None) -> str:
-    images = counted(len(result.counts), "image")
     written = {
         str(output / PREDICTIONS_FILE): "boxes, masks, areas and scores, in COCO format",
         str(output / TABLE_FILE): "a row per object: image, class, score, box, area",
         f"{output}/*.png" if len(result.counts) > 1 else str(result.pictures[0]): "the objects drawn",
     }
     width = max(map(len, written))
+    files = (f"  {path:{width}}  {what}" for path, what in written.items())
+    return "\n".join([count_table(result.counts), "", f"{_objects(result, threshold=threshold)}. Written:", *files])
+
+
+def _objects(result: PredictedImages, *, threshold: float | str | None) -> str:
+    """The number of objects, how they were chosen, and the number of images."""
     chosen = "in all given boxes"
     if threshold is not None:
-        of_classes = isinstance(threshold, str)
-        chosen = (
-            f"with a score of at least {'that of highest F1 of their class' if of_classes else format(threshold, 'g')}"
-        )
-    objects = f"{counted(result.num_objects, 'object')} {chosen} in {images}. Written:"
-    return "\n".join(
-        [count_table(result.counts), "", objects, *(f"  {path:{width}}  {what}" for path, what in written.items())]
-    )
+        lowest_score = "that of highest F1 of their class" if isinstance(threshold, str) else format(threshold, "g")
+        chosen = f"with a score of at least {lowest_score}"
+    return f"{counted(result.num_objects, 'object')} {chosen} in {counted(len(result.counts), 'image')}"
 
 
-def count_table(counts: dict[str, Counter[str]]) -> str:
+def count_table(counts: dict[str, Counter[str]], *, rest: str = f"; {TABLE_FILE} has all") -> str:
     """Table of objects per image and class: the first images, and the most frequent classes that fit.
 
     Args:
         counts: objects by class, by image.
+        rest: where the others are, for the line below an incomplete table.
     """
     totals: Counter[str] = sum(counts.values(), Counter())
     columns = len(totals)
@@ -144,7 +215,7 @@ def count_table(counts: dict[str, Counter[str]]) -> str:
     images, classes = max(0, len(counts) - IMAGES_SHOWN), len(totals) - columns
     if images or classes:
         parts = [counted(images, "more image")] * bool(images) + [counted(classes, "more class")] * bool(classes)
-        table += f"\nNot shown: {' and '.join(parts)}; {TABLE_FILE} has all."
+        table += f"\nNot shown: {' and '.join(parts)}{rest}."
     return table
 
 
@@ -208,6 +279,7 @@ def build_parser() -> CommandParser:
             "images/ --weights output/model_best.pth --threshold best",
             "images/ --recursive --no-labels --weights output MODEL.DEVICE cpu TEST.DETECTIONS_PER_IMAGE 1000",
             "images/ --weights output --boxes boxes.json --output masks",
+            "images/ --weights output --format labelme --output output/corrections",
             "'images/*.tif' --weights output/model_final.pth --config-file my.yaml --overwrite",
         ),
     )
@@ -233,6 +305,11 @@ def build_parser() -> CommandParser:
         help="predict masks in these boxes: a COCO dataset, or a list of COCO results; boxes without a category_id "
         "get the predicted class",
     )
+    text = "write a dataset of this format into the output folder, instead of pictures and predictions.json: "
+    text += f"{', '.join(sorted(ANNOTATION_FORMATS.names()))}"
+    parser.add_argument("--format", metavar="NAME", help=text)
+    text = "with --format: copy the image files, too (default: refer to them, where the format can)"
+    parser.add_argument("--copy-images", action="store_true", help=text)
     parser.add_argument("--recursive", action="store_true", help="search folders recursively")
     parser.add_argument("--no-labels", action="store_true", help="draw objects without class and score")
     parser.add_argument(

@@ -3,13 +3,15 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from mrcnn_zoo.data.given_boxes import BoxesOfImage
@@ -24,6 +26,7 @@ from mrcnn_zoo.inference.thresholds import ScoreThreshold, reaches
 from mrcnn_zoo.inspection.draw import draw_instances, draw_splash
 from mrcnn_zoo.inspection.pictures import is_own_picture, save_picture
 from mrcnn_zoo.output_files import check_output_folder, csv_text, refuse_to_replace, write_json, write_text
+from mrcnn_zoo.structures import Detections
 
 PREDICTIONS_FILE, TABLE_FILE = "predictions.json", "predictions.csv"
 TABLE_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2", "area")
@@ -83,43 +86,80 @@ def predict_images(
         UserError: the output cannot be written or would overwrite the images.
     """
     output = Path(output)
-    pictures = picture_paths(found, output)
+    picture_of = dict(zip(found.files, picture_paths(found, output), strict=True))
     categories = list(zip(category_ids or range(1, len(class_names) + 1), class_names, strict=True))
     with_labels = partial(draw_instances, class_names=class_names, has_labels=has_labels)
     draw = draw_splash if style == SPLASH else with_labels
-    result = PredictedImages(failures=list(found.problems))
-    for problem in found.problems:
-        logger.error("%s", problem)
+    result = PredictedImages()
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    image_ids = _image_ids(found.files, given or {})
-    for image_id, file, picture in zip(image_ids, found.files, pictures, strict=True):
+    image_ids = dict(zip(found.files, _image_ids(found.files, given or {}), strict=True))
+    for file, pixels, objects, is_shown in predicted_files(
+        model, found, result, mapper=mapper, tally=tally, threshold=score_threshold
+    ):
+        result.pictures.append(save_picture(draw(pixels, objects), picture_of[file]))
+        image_id = image_ids[file]
+        images.append({"id": image_id, "file_name": str(file), "height": pixels.shape[0], "width": pixels.shape[1]})
+        rows = coco_rows(objects, image_id, categories)
+        if given and str(file) in given:
+            rows = _with_given_ids(rows, given[str(file)], is_shown)
+        for row in rows:
+            annotations.append({"id": len(annotations) + 1, **row, "iscrowd": 0})
+        result.counts[str(file)] = Counter(class_names[index] for index in objects.classes.tolist())
+    if images:
+        _write_files(output, images, categories, annotations)
+    return result
+
+
+class PredictedFile(NamedTuple):
+    """An image file and its detected objects."""
+
+    file: Path
+    pixels: NDArray[np.generic]  # (H, W, C)
+    objects: Detections  # with the minimum score
+    is_shown: list[bool]  # of all detections, whether they have it
+
+
+def predicted_files(
+    model: nn.Module,
+    found: FoundImages,
+    result: PredictedImages,
+    *,
+    mapper: EvalMapper,
+    tally: DetectionTally | None,
+    threshold: ScoreThreshold,
+) -> Iterator[PredictedFile]:
+    """The detected objects of each image; images that cannot be read are logged and skipped.
+
+    Args:
+        model: with `predict(samples)`.
+        found: image files, see `find_images`.
+        result: to which failures are added.
+        mapper: see `predict_image`.
+        tally: see `predict_images`.
+        threshold: minimum score, in [0, 1]; of all classes, or by class index.
+    """
+    result.failures += found.problems
+    for problem in found.problems:
+        logger.error("%s", problem)
+    num_images = 0
+    for file in found.files:
         try:
             pixels = mapper.reader.open(FileImage(str(file)))
         except UserError as error:
             result.failures.append(str(error))
             logger.error("%s", error)
             continue
-        objects = predict_image(model, pixels, mapper=mapper, image_id=len(images) + 1, name=str(file))
+        num_images += 1
+        objects = predict_image(model, pixels, mapper=mapper, image_id=num_images, name=str(file))
         if tally is not None:
             tally.add(str(file), objects)
-        is_shown = reaches(objects, score_threshold)
+        is_shown = reaches(objects, threshold)
         objects = objects[is_shown]
-        drawn = draw(pixels, objects)
-        result.pictures.append(save_picture(drawn, picture))
-        images.append({"id": image_id, "file_name": str(file), "height": pixels.shape[0], "width": pixels.shape[1]})
-        rows = coco_rows(objects, image_id, categories)
-        if given and str(file) in given:
-            rows = _with_given_ids(rows, given[str(file)], is_shown.tolist())
-        for row in rows:
-            annotations.append({"id": len(annotations) + 1, **row, "iscrowd": 0})
-        result.counts[str(file)] = Counter(class_names[index] for index in objects.classes.tolist())
+        yield PredictedFile(file, pixels, objects, is_shown.tolist())
         logger.info("%s: %s", file, counted(len(objects), "object"))
-    if images:
-        _write_files(output, images, categories, annotations)
     if tally is not None:
         log_notes(tally.notes(), logged=set())
-    return result
 
 
 def _image_ids(files: Sequence[Path], given: Mapping[str, BoxesOfImage]) -> list[int | str]:

@@ -13,6 +13,7 @@ from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.cli.main import run_command
 from mrcnn_zoo.cli.predict import count_table
 from mrcnn_zoo.config import load_config
+from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.modeling import build_model
 from support.small_models import DIGITS, FEW_SCENES, TINY_LAYERS
 
@@ -145,6 +146,32 @@ def test_evaluate_writes_a_log_and_reports_replaced_results(
     printed = capsys.readouterr().out
     assert printed.count(note) == 1
     assert printed.count("113 weights loaded") == 1
+
+
+def test_predictions_are_corrected_in_labelme_and_loaded_as_training_data(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(np.full((60, 80, 3), 120, dtype=np.uint8)).save(images / f"{name}.png")
+    output = tmp_path / "corrections"
+    arguments = [str(images), "--weights", str(weights), "--output", str(output), "--threshold", "0"]
+    assert run_command("predict", [*arguments, "--format", "labelme"]) == 0
+    assert f"DATASETS.TRAIN {output}" in capsys.readouterr().out
+    content = json.loads((output / "a.json").read_text())
+    assert content["imagePath"] == "../images/a.png"
+    content["shapes"] = content["shapes"][:1]  # as in the tool: one object stays, with another class
+    content["shapes"][0]["label"] = "eight"
+    (output / "a.json").write_text(json.dumps(content))
+    corrected = load_dataset(load_config(None, ["MODEL.MASK_ON", True]), str(output))
+    assert [Path(record.source.name).resolve() for record in corrected.records] == [images / "a.png", images / "b.png"]
+    first, second = corrected.records
+    assert [corrected.class_names[item.class_index] for item in first.instances] == ["eight"]
+    assert len(second.instances) == 5
+    assert run_command("predict", [*arguments, "--format", "labelme", "--overwrite"]) == 2
+    assert "added or changed since it was written: a.json" in capsys.readouterr().err
+    assert json.loads((output / "a.json").read_text()) == content
 
 
 def test_predict_prints_a_table_of_counts_and_the_written_files(

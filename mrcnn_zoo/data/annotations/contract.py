@@ -75,6 +75,7 @@ class AnnotationFormat(ABC):
 
     name: ClassVar[str]  # value of FORMAT, and of `--to`; set by the registration
     title: ClassVar[str]  # for messages: "labelme JSON, one file per image"
+    finds_images_elsewhere: ClassVar[bool] = True  # whether its files can name images in other folders
     looked_for: ClassVar[str]  # what `find` needs, for messages: "*.json files with 'shapes' and 'imagePath'"
     reads_one_side: ClassVar[bool] = False  # whether `read_dataset` reads `options.split` alone; otherwise all sides
 

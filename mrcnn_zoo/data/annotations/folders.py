@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.images.reading import FileImage
@@ -20,7 +20,9 @@ MARKER = ".mrcnn_zoo.json"  # in a written folder: its format, and the size of e
 class WritesDatasets(Protocol):
     """The writing part of an annotation format."""
 
-    name: str
+    name: ClassVar[str]
+    title: ClassVar[str]
+    finds_images_elsewhere: ClassVar[bool]
 
     def write(self, parts: Mapping[str, Dataset], folder: Path, writer: DatasetWriter) -> None:
         """See `AnnotationFormat.write`."""
@@ -55,7 +57,7 @@ def write_dataset(
     folder = folder.resolve()
     check_dataset_folder(folder, may_overwrite=may_overwrite)
     if not copies_images:
-        _check_outside(parts, folder)
+        _check_references(parts, folder, kind)
     records = chain.from_iterable(part.records for part in parts.values())
     writer = DatasetWriter(records, tolerance=tolerance, copies_images=copies_images)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -123,8 +125,13 @@ def _sizes(folder: Path) -> dict[str, int]:
     return found
 
 
-def _check_outside(parts: Mapping[str, Dataset], folder: Path) -> None:
-    """Refuse references to images of the folder that is replaced."""
+def _check_references(parts: Mapping[str, Dataset], folder: Path, kind: WritesDatasets) -> None:
+    """Refuse references where the format has none, and to images of the folder that is replaced."""
+    if not kind.finds_images_elsewhere:
+        raise UserError(
+            f"format {kind.name!r} ({kind.title}) finds images by their place in its own folder, so they must be "
+            "copied: leave --no-images out."
+        )
     for record in chain.from_iterable(part.records for part in parts.values()):
         if isinstance(record.source, FileImage) and Path(record.source.path).resolve().is_relative_to(folder):
             raise UserError(

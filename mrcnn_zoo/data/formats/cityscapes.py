@@ -82,6 +82,7 @@ class CityFiles(NamedTuple):
 class CityscapesFormat(AnnotationFormat):
     """Cityscapes' layout, or any folder with files of its kinds."""
 
+    finds_images_elsewhere = False
     title = "Cityscapes polygons"
     looked_for = "*_polygons.json files with 'imgHeight', 'imgWidth' and 'objects', or *_instanceIds.png, as in gtFine/"
 

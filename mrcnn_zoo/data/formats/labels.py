@@ -57,6 +57,7 @@ class LabelSet:
 class LabelsFormat(AnnotationFormat):
     """Label images. Their classes are those of `classes.csv` where there is one."""
 
+    finds_images_elsewhere = False
     title = "label images"
     looked_for = (
         "a whole number per object in masks/x.png or labels/x.png beside images/x.png, or in x_masks.png beside x.png"

@@ -63,6 +63,7 @@ class Groups(NamedTuple):
 class MasksFormat(AnnotationFormat):
     """Mask files. A folder between the masks and that of their image is the name of their class."""
 
+    finds_images_elsewhere = False
     title = "mask files, one per object"
     looked_for = "masks/x/*.png beside images/x.png, or folders with images/ (one image) and masks/: a mask per object"
 

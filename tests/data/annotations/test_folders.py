@@ -13,9 +13,11 @@ from mrcnn_zoo.errors import UserError
 
 
 class Listing:
-    """A format: the images of each side, and a text with their classes; fails where it is told to."""
+    """A format: the images of each side, and a text with their classes; fails on request."""
 
     name = "listing"
+    title = "lists of images"
+    finds_images_elsewhere = True
 
     def __init__(self, failure: type[BaseException] | None = None) -> None:
         self.failure = failure
@@ -117,3 +119,10 @@ def test_references_into_the_replaced_folder_are_refused(parts: dict[str, Datase
         write_dataset(own, tmp_path / "out", Listing(), copies_images=False, may_overwrite=True)
     write_dataset(own, tmp_path / "out", Listing(), may_overwrite=True)
     assert files_in(tmp_path / "out") == [".mrcnn_zoo.json", ".txt", "val.png"]
+
+
+def test_references_are_refused_where_the_format_has_none(parts: dict[str, Dataset], tmp_path: Path) -> None:
+    kind = Listing()
+    kind.finds_images_elsewhere = False
+    with pytest.raises(UserError, match=r"format 'listing' \(lists of images\) finds images by their place"):
+        write_dataset(parts, tmp_path / "out", kind, copies_images=False)
