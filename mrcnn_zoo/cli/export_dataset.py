@@ -1,27 +1,18 @@
-"""Export a dataset as a COCO folder: images/ and annotations.json."""
+"""Write a dataset as a COCO folder, images/ and annotations.json; the same as `data convert NAME FOLDER --to coco`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrcnn_zoo.cli.options import (
-    add_config_option,
-    add_output_options,
-    add_overrides,
-    load_command_config,
-    logging_lines,
-)
+from mrcnn_zoo.cli.data_options import load_data_config, read_source, target_of, write_target
+from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides, logging_lines
 from mrcnn_zoo.cli.parser import CommandParser, read_arguments
-from mrcnn_zoo.config.values import typed_list
-from mrcnn_zoo.data.catalog import load_dataset
-from mrcnn_zoo.data.export import check_export_folder, export_coco
-from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.output_files import check_output_folder
+from mrcnn_zoo.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export the dataset and print its folder; returns the exit status.
+    """Write the dataset and print its folder; returns the exit status.
 
     Args:
         argv: the arguments; None takes those of the process.
@@ -29,14 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = read_arguments(build_parser(), argv)
     with logging_lines(sys.stderr):
         folder = _folder(arguments)
-        check_export_folder(folder, may_overwrite=arguments.overwrite)
-        cfg = load_command_config(arguments)
-        dataset = load_dataset(cfg, arguments.name)
-        export_coco(dataset, folder, may_overwrite=arguments.overwrite)
-    objects = counted(sum(len(record.instances) for record in dataset.records), "object")
-    verb = "is" if len(dataset) == 1 else "are"
-    images = f"{counted(len(dataset), 'image')} with {objects} {verb} in {folder}"
-    print(f"{images}. To use {'it' if len(dataset) == 1 else 'them'}: DATASETS.TRAIN {typed_list([str(folder)])}")
+        cfg = load_data_config(arguments)
+        write_target(arguments, read_source(arguments, cfg, arguments.name), folder)
     return 0
 
 
@@ -45,10 +30,10 @@ def _folder(arguments: argparse.Namespace) -> Path:
     if arguments.output is None and arguments.folder is None:
         raise UserError(f"the folder to write is missing: mrcnn-zoo export-dataset {arguments.name} FOLDER")
     if arguments.output is None:
-        return check_output_folder(arguments.folder, option="FOLDER")
+        return target_of(arguments, arguments.folder, option="FOLDER")
     if arguments.folder is not None:  # the first config key, parsed as FOLDER
         arguments.overrides = [arguments.folder, *arguments.overrides]
-    return check_output_folder(arguments.output, option="--output")
+    return target_of(arguments, arguments.output, option="--output")
 
 
 def build_parser() -> CommandParser:
@@ -67,4 +52,5 @@ def build_parser() -> CommandParser:
     add_config_option(parser, text="of the dataset")
     add_output_options(parser, text="same as FOLDER", overwrite="replace an earlier export in FOLDER")
     add_overrides(parser)
+    parser.set_defaults(target_format="coco", tolerance=0.0, no_images=False, source_format=None, classes=None)
     return parser

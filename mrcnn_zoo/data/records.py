@@ -122,6 +122,7 @@ class Dataset:
     annotation_file: str = ""  # the COCO JSON, if there is one
     class_frequencies: tuple[str, ...] = ()  # of LVIS: "r", "c" or "f" per class; empty in other datasets
     is_labelled: bool = True  # False: images without annotations, such as those of COCO's test server
+    format_name: str = ""  # of the annotation files, as in FORMAT
     notes: tuple[str, ...] = field(default=())  # repairs and omissions while reading, for the log
 
     def __len__(self) -> int:

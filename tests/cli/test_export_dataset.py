@@ -14,7 +14,7 @@ def test_synthetic_scenes_are_exported_with_overrides_in_any_place(
     assert run_command("export-dataset", ["digits_val", str(folder), *options]) == 0
     content = json.loads((folder / "annotations.json").read_text())
     assert (len(content["images"]), len(content["annotations"])) == (3, 6)
-    assert f"3 images with 6 objects are in {folder}" in capsys.readouterr().out
+    assert f"3 images, 6 objects, 10 classes are in {folder}: COCO JSON" in capsys.readouterr().out
 
 
 def test_folder_in_use_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,6 +190,7 @@ def commands_that_write(run_folder: Path, image: Path, place: object) -> dict[st
         "compare-proposals": ["--proposals", run_folder, "--dataset", "digits_val", "--output", place, *FEW_SCENES],
         "visualize-data": ["--config-file", DIGITS, "--output", place, *TINY],
         "export-dataset": ["digits_val", "--output", place, *TINY],
+        "data": ["convert", "digits_val", place, "--to", "labelme", *TINY],
         "benchmark": ["--task", "data", "--config-file", DIGITS, "--output", f"{place}/x.json", *TINY],
         "convert-checkpoint": [run_folder / "model_final.pth", f"{place}/x.pth"],
         "zoo": ["download", DIGITS, "--output", f"{place}/x.pth"],
@@ -240,9 +241,7 @@ def test_invalid_device_is_refused(
     assert "'banana' is not a device" in refused(command, *arguments, "MODEL.DEVICE=banana")
 
 
-@pytest.mark.parametrize(
-    "command", ["precompute-proposals", "compare-proposals", "benchmark", "convert-checkpoint", "export-dataset"]
-)
+@pytest.mark.parametrize("command", ["precompute-proposals", "compare-proposals", "benchmark", "convert-checkpoint"])
 def test_existing_files_are_replaced_only_with_overwrite(
     command: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
 ) -> None:
@@ -251,7 +250,6 @@ def test_existing_files_are_replaced_only_with_overwrite(
         "compare-proposals": "proposals.csv",
         "benchmark": "x.json",
         "convert-checkpoint": "x.yaml",
-        "export-dataset": "annotations.json",
     }
     mine = tmp_path / "out" / files[command]
     mine.parent.mkdir()

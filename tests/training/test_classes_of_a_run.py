@@ -13,9 +13,9 @@ from mrcnn_zoo.checkpoint import load_checkpoint
 from mrcnn_zoo.cli.main import main
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.data import load_dataset
-from mrcnn_zoo.data.export import export_coco
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.training import run
+from support.annotation_files import write_dataset
 from support.small_models import TINY_YAML
 
 TinyConfig = Callable[..., CfgNode]
@@ -50,7 +50,7 @@ def defined(**annotation_files: Path) -> list[object]:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two images of digits as COCO JSON."""
     folder = tmp_path_factory.mktemp("digits") / "data"
-    export_coco(load_dataset(load_config(DIGITS, ["DATASETS.SCENES.NUM_VAL", 2]), "digits_val"), folder)
+    write_dataset("coco", {"": load_dataset(load_config(DIGITS, ["DATASETS.SCENES.NUM_VAL", 2]), "digits_val")}, folder)
     return folder / "annotations.json"
 
 
@@ -59,7 +59,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight small scenes of shapes as COCO JSON."""
     folder = tmp_path_factory.mktemp("shapes") / "data"
     tiny = TINY_YAML
-    export_coco(load_dataset(load_config(tiny), "shapes_train"), folder)
+    write_dataset("coco", {"": load_dataset(load_config(tiny), "shapes_train")}, folder)
     return folder / "annotations.json"
 
 

@@ -64,7 +64,7 @@ def build_annotated_dataset(cfg: CfgNode, name: str, definition: Mapping[str, An
     dataset = with_classes(whole, fields.classes, name=name)
     part = _divided(dataset, side, fields) if is_made else dataset
     _log(name, kind, found, whole=dataset, part=part, side=side, is_made=is_made)
-    return part
+    return replace(part, format_name=kind.name)
 
 
 def _fields_of(cfg: CfgNode, name: str, definition: Mapping[str, Any]) -> Fields:

@@ -11,12 +11,12 @@ from pycocotools.coco import COCO
 
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data.catalog import load_dataset
-from mrcnn_zoo.data.export import export_coco
 from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.data.synthetic.scenes import build_scenes
 from mrcnn_zoo.data.synthetic.settings import SceneSettings
 from mrcnn_zoo.errors import UserError
+from support.annotation_files import write_dataset
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ GREEN = np.full((5, 8, 3), (0, 200, 0), dtype=np.uint8)
 
 def test_exported_pixels_equal_the_dataset(tmp_path: Path) -> None:
     dataset = scenes()
-    export_coco(dataset, tmp_path / "out")
+    write_dataset("coco", {"": dataset}, tmp_path / "out")
     for record in dataset.records:
         with Image.open(tmp_path / "out" / "images" / f"{record.image_id:012d}.png") as image:
             np.testing.assert_array_equal(np.array(image), record.source.read())
@@ -52,7 +52,7 @@ def test_exported_pixels_equal_the_dataset(tmp_path: Path) -> None:
 
 def test_pycocotools_reads_the_annotations(tmp_path: Path) -> None:
     dataset = scenes()
-    export_coco(dataset, tmp_path / "out")
+    write_dataset("coco", {"": dataset}, tmp_path / "out")
     coco = COCO(tmp_path / "out" / "annotations.json")
     instance = dataset.records[0].instances[0]
     annotation = coco.anns[instance.annotation_id]
@@ -64,7 +64,7 @@ def test_pycocotools_reads_the_annotations(tmp_path: Path) -> None:
 
 def test_reload_of_synthetic_scenes_gives_equal_records(tmp_path: Path) -> None:
     dataset = scenes()
-    export_coco(dataset, tmp_path / "out")
+    write_dataset("coco", {"": dataset}, tmp_path / "out")
     assert_equal_but_for_files(load_dataset(load_config(), str(tmp_path / "out")), dataset)
 
 
@@ -74,7 +74,7 @@ def test_reload_of_real_annotations_gives_equal_records(tmp_path: Path, shared_d
     dataset = load_coco("mini", coco_mini / "val2017", coco_mini / "annotations" / f"{kind}_val2017.json")
     crowded = [record for record in dataset.records if any(instance.is_crowd for instance in record.instances)]
     dataset = replace(dataset, records=(*crowded[:1], *dataset.records[:2]))
-    export_coco(dataset, tmp_path / "out")
+    write_dataset("coco", {"": dataset}, tmp_path / "out")
     by_id = replace(dataset, records=tuple(sorted(dataset.records, key=lambda record: record.image_id)))
     assert_equal_but_for_files(load_coco("mini", tmp_path / "out/images", tmp_path / "out/annotations.json"), by_id)
 
@@ -103,7 +103,9 @@ def test_every_field_of_an_instance_is_written(tmp_path: Path) -> None:
     crowd = InstanceRecord(
         (0, 0, 8, 5), 0, segmentation={"size": [5, 8], "counts": [0, 40]}, is_crowd=True, annotation_id=5
     )
-    export_coco(replace(one_image(GREEN, polygon, crowd), keypoint_names=("nose", "tail")), tmp_path / "out")
+    write_dataset(
+        "coco", {"": replace(one_image(GREEN, polygon, crowd), keypoint_names=("nose", "tail"))}, tmp_path / "out"
+    )
     content = json.loads((tmp_path / "out" / "annotations.json").read_text())
     assert content["annotations"] == [
         {
@@ -140,20 +142,20 @@ def test_every_field_of_an_instance_is_written(tmp_path: Path) -> None:
 
 def test_missing_annotation_ids_are_numbered_from_one(tmp_path: Path) -> None:
     box = InstanceRecord((0, 0, 2, 2), 0)
-    export_coco(one_image(GREEN, box, box), tmp_path / "out")
+    write_dataset("coco", {"": one_image(GREEN, box, box)}, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "annotations.json").read_text())
     assert [annotation["id"] for annotation in content["annotations"]] == [1, 2]
 
 
 def test_dataset_without_images(tmp_path: Path) -> None:
-    export_coco(scenes(0), tmp_path / "out")
+    write_dataset("coco", {"": scenes(0)}, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "annotations.json").read_text())["images"] == []
     assert list((tmp_path / "out" / "images").iterdir()) == []
 
 
 def test_16_bit_grey_stays_16_bit(tmp_path: Path) -> None:
     deep = np.repeat(np.arange(40, dtype=np.uint16).reshape(5, 8, 1) * 1000, 3, axis=2)
-    export_coco(one_image(deep), tmp_path / "out")
+    write_dataset("coco", {"": one_image(deep)}, tmp_path / "out")
     with Image.open(tmp_path / "out" / "images" / "000000000007.png") as image:
         np.testing.assert_array_equal(np.array(image), deep[:, :, 0])
 
@@ -168,52 +170,17 @@ def test_16_bit_grey_stays_16_bit(tmp_path: Path) -> None:
     ids=["four channels", "16-bit colour", "float"],
 )
 def test_pixels_that_png_cannot_store_become_a_tiff(tmp_path: Path, pixels: NDArray[np.generic]) -> None:
-    export_coco(one_image(pixels), tmp_path / "out")
+    write_dataset("coco", {"": one_image(pixels)}, tmp_path / "out")
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "images" / "000000000007.tif"), pixels)
     (record,) = load_dataset(load_config(), str(tmp_path / "out")).records
     np.testing.assert_array_equal(record.source.read(), pixels)
-
-
-def test_empty_folder_is_used(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    export_coco(scenes(1), tmp_path / "out")
-    assert {path.name for path in tmp_path.iterdir()} == {"out"}
-
-
-def test_earlier_export_is_replaced_only_when_allowed(tmp_path: Path) -> None:
-    export_coco(scenes(2), tmp_path / "out")
-    with pytest.raises(UserError, match="already holds an exported dataset"):
-        export_coco(scenes(1), tmp_path / "out")
-    export_coco(scenes(1), tmp_path / "out", may_overwrite=True)
-    assert len(list((tmp_path / "out" / "images").iterdir())) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"out"}
-
-
-def test_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match=r"is not empty: it holds thesis.tex"):
-        export_coco(scenes(1), tmp_path, may_overwrite=True)
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
-
-
-def test_failed_export_keeps_the_earlier_one(tmp_path: Path) -> None:
-    export_coco(one_image(GREEN), tmp_path / "out")
-    with pytest.raises(UserError):
-        export_coco(replace(scenes(1), records=(wrong_size(),)), tmp_path / "out", may_overwrite=True)
-    assert (tmp_path / "out" / "images" / "000000000007.png").is_file()
-
-
-def test_file_is_refused_as_folder(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("")
-    with pytest.raises(UserError, match="out is a file"):
-        export_coco(scenes(1), tmp_path / "out")
 
 
 def test_missing_area_is_that_of_the_mask(tmp_path: Path) -> None:
     square = [[2, 2, 6, 2, 6, 6, 2, 6]]
     box = (2.0, 2.0, 8.0, 8.0)
     instances = (InstanceRecord(box, 0, square), InstanceRecord(box, 0), InstanceRecord(box, 0, square, area=5.0))
-    export_coco(one_image(np.zeros((10, 12, 3), dtype=np.uint8), *instances), tmp_path / "out")
+    write_dataset("coco", {"": one_image(np.zeros((10, 12, 3), dtype=np.uint8), *instances)}, tmp_path / "out")
     annotations = json.loads((tmp_path / "out" / "annotations.json").read_text())["annotations"]
     assert [annotation["area"] for annotation in annotations] == [16, 36, 5]
 
@@ -223,7 +190,7 @@ def test_pairs_of_keypoints_survive_an_export(tmp_path: Path, pairs: tuple | Non
     instance = InstanceRecord((2, 2, 8, 8), 0, keypoints=(3.5, 3.5, 2, 6.5, 3.5, 2))
     dataset = one_image(np.zeros((10, 12, 3), dtype=np.uint8), instance)
     dataset = replace(dataset, keypoint_names=("a", "b"), keypoint_flip_pairs=pairs)
-    export_coco(dataset, tmp_path / "out")
+    write_dataset("coco", {"": dataset}, tmp_path / "out")
     assert load_coco("again", tmp_path / "out/images", tmp_path / "out/annotations.json").keypoint_flip_pairs == pairs
 
 
@@ -231,7 +198,6 @@ def wrong_size() -> ImageRecord:
     return ImageRecord(1, Pixels(np.zeros((10, 12, 3), dtype=np.uint8)), (60000, 60000))
 
 
-def test_image_of_another_size_than_annotated_is_refused_without_a_trace(tmp_path: Path) -> None:
+def test_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is 12 x 10 pixels .* have 60000 x 60000"):
-        export_coco(replace(one_image(GREEN), records=(wrong_size(),)), tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+        write_dataset("coco", {"": replace(one_image(GREEN), records=(wrong_size(),))}, tmp_path / "out")
