@@ -167,6 +167,19 @@ def merge(rles: Sequence[Rle]) -> Rle:
     return _with_text(coco_mask.merge(list(rles)))
 
 
+def subtract(rle: Rle, other: Rle) -> Rle:
+    """The pixels of a mask that another mask of the same size does not have, both compressed.
+
+    Args:
+        rle: the mask.
+        other: that is taken out of it.
+    """
+    runs = read_runs(other)
+    rest = runs[1:] if len(runs) and runs[0] == 0 else np.concatenate([[0], runs])  # 0 and 1 exchanged
+    (complement,) = encode_runs([rest], (int(other["size"][0]), int(other["size"][1])))
+    return _with_text(coco_mask.merge([rle, complement], True))
+
+
 def area(rle: Rle) -> int:
     """Pixels of a mask in compressed form."""
     return int(coco_mask.area(rle))

@@ -162,3 +162,11 @@ def test_labels_are_encoded_as_each_mask_alone(labels: int, dtype: str) -> None:
 
 def test_image_without_pixels_has_no_labels() -> None:
     assert rle_ops.encode_labels(np.zeros((0, 5), np.uint8)).labels == []
+
+
+def test_subtract_keeps_the_pixels_that_the_other_mask_lacks() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (rng.random((2, 9, 11)) < 0.5).astype(np.uint8)
+    for other in (second, np.zeros_like(second), np.ones_like(second), first):
+        found = rle_ops.subtract(rle_ops.encode(first), rle_ops.encode(other))
+        np.testing.assert_array_equal(coco_mask.decode(found), first & ~other & 1)

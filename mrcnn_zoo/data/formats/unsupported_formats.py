@@ -55,8 +55,6 @@ def detect_json_format(content: Any) -> str:
         return CITYSCAPES
     if "objects" in content and "size" in content:
         return "Supervisely JSON (one file per image)"
-    if content.get("type") == "FeatureCollection":
-        return "GeoJSON"
     if "frames" in content or "labels" in content:
         return "a JSON of labels for each image or frame"
     return ""

@@ -89,7 +89,6 @@ def test_folder_instead_of_a_file_is_named(folders, name: str) -> None:
     ("content", "words"),
     [
         ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "COCO results file"),
-        ({"type": "FeatureCollection", "features": []}, "GeoJSON"),
         ({"objects": [], "size": {"width": 3, "height": 3}}, "Supervisely"),
         ([{"data": {}, "annotations": []}], "Label Studio"),
         ({"images": [], "annotations": [], "categories": []}, ""),
