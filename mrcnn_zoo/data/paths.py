@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import re
-import struct
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mrcnn_zoo.data.images.headers import size_from_header
 from mrcnn_zoo.data.images.reading import EXIF_ORIENTATION, FileImage, open_image
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_files import write_atomically
@@ -22,10 +23,7 @@ CACHE_VARIABLE = "MRCNN_ZOO_CACHE"
 KEY_LENGTH = 16  # characters of the hash in the names of cache files
 EXAMPLES_SHOWN = 3
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-PNG_START = 33  # bytes of the signature and the header
-PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-PNG_KEYWORD = 79  # bytes, with which a text begins: "Raw profile type exif", "XML:com.adobe.xmp"
+READERS, PART = 4, 256  # threads, and files that one reads at a time
 SIDEWAYS = range(5, 9)  # EXIF orientations with width and height exchanged
 
 
@@ -137,10 +135,10 @@ def image_file_size(path: Path) -> ImageSize:
     Raises:
         UserError: a file that is missing, truncated or not an image.
     """
+    if size := size_from_header(str(path)):
+        return size
     source = FileImage(str(path))
     is_array_or_tiff = source.is_array_or_tiff()
-    if not is_array_or_tiff and (size := _size_of_upright_png(path)) is not None:
-        return size
     try:
         with open_image(str(path), max_pixels=0) as image:
             if not is_array_or_tiff or getattr(image, "n_frames", 1) == 1:
@@ -155,25 +153,19 @@ def image_file_size(path: Path) -> ImageSize:
     return height, width
 
 
-def _size_of_upright_png(path: Path) -> ImageSize | None:
-    """(height, width) of a PNG without tags that may turn it; None for other files.
+def image_file_sizes(paths: Sequence[str]) -> list[ImageSize]:
+    """`image_file_size` of many files, in threads, which wait for the disk.
 
-    Pillow decodes a whole PNG in search of tags behind its pixels.
+    Args:
+        paths: of the files.
     """
-    with path.open("rb") as file:
-        start = file.read(PNG_START)
-        if not start.startswith(PNG_MAGIC) or len(start) < PNG_START:
-            return None
-        width, height = struct.unpack(">II", start[16:24])
-        while len(chunk := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", chunk)
-            if kind == b"IEND":
-                return height, width
-            text = file.read(min(length, PNG_KEYWORD)) if kind in PNG_TEXTS else b""
-            if kind == b"eXIf" or b"exif" in text.lower() or b"xmp" in text.lower():
-                return None
-            file.seek(length + 4 - len(text), os.SEEK_CUR)  # the content and its checksum
-    return None
+    with ThreadPoolExecutor(READERS) as pool:
+        parts = pool.map(_sizes_of, [paths[start : start + PART] for start in range(0, len(paths), PART)])
+        return [size for part in parts for size in part]
+
+
+def _sizes_of(paths: Sequence[str]) -> list[ImageSize]:
+    return [size_from_header(path) or image_file_size(Path(path)) for path in paths]
 
 
 def dataset_cache_folder() -> Path:

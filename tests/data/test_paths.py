@@ -1,12 +1,22 @@
 """Folders, the cache of parsed datasets, and sizes of image files."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from mrcnn_zoo.data.images.headers import size_from_header
 from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.paths import cache_key, dataset_cache_folder, image_file_size, read_cache, write_cache
+from mrcnn_zoo.data.paths import (
+    cache_key,
+    dataset_cache_folder,
+    image_file_size,
+    image_file_sizes,
+    read_cache,
+    write_cache,
+)
+from mrcnn_zoo.errors import UserError
 
 CONTENT = {"a": [1, 2.5, "x"]}
 
@@ -69,3 +79,48 @@ def test_size_of_a_turned_image_is_upright(tmp_path: Path, place: str) -> None:
         last = content.index(b"IEND") - 4
         path.write_bytes(content[:start] + content[end:last] + content[start:end] + content[last:])
     assert image_file_size(path) == (30, 20) == FileImage(str(path)).read().shape[:2]
+
+
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("L", {}),
+        ("RGB", {"progressive": True}),
+        ("CMYK", {"icc_profile": b"x" * 200_000}),
+        ("RGB", {"comment": b"\xff\xc0" * 9}),
+        ("RGB", {"xmp": XMP.encode()}),
+        ("RGB", {"exif": Image.Exif()}),
+    ],
+)
+def test_size_of_a_jpeg_is_that_of_its_pixels(tmp_path: Path, mode: str, options: dict[str, Any]) -> None:
+    path = tmp_path / "a.jpg"
+    if "exif" in options:
+        options["exif"][0x0112] = 8
+    Image.new(mode, (30, 20)).save(path, **options)
+    turned = options.keys() & {"xmp", "exif"}
+    assert size_from_header(str(path)) == (None if turned else (20, 30))
+    assert image_file_size(path) == ((30, 20) if turned else (20, 30)) == FileImage(str(path)).read().shape[:2]
+
+
+def test_sizes_are_in_the_order_of_the_files(tmp_path: Path) -> None:
+    paths = []
+    for number in range(1, 300):
+        paths.append(str(tmp_path / f"{number}.{('png', 'jpg', 'bmp')[number % 3]}"))
+        Image.new("L", (number, 3)).save(paths[-1])
+    assert image_file_sizes(paths) == [(3, number) for number in range(1, 300)]
+    assert image_file_sizes([]) == []
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_file_that_ends_in_its_header_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    Image.new("RGB", (30, 20)).save(path)
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(UserError, match=r"a\.(png|jpg)"):
+        image_file_sizes([str(path)])

@@ -166,6 +166,8 @@ class SegmentationReader:
 
     def _coordinates(self, polygons: list[list[Any]], owners: Integers, count: int) -> NDArray[np.float64]:
         """(count,) all coordinates; NaN for null, which leaves the polygon out."""
+        if all(type(polygon) is np.ndarray for polygon in polygons):
+            return np.concatenate(polygons)
         try:
             return np.fromiter(chain.from_iterable(polygons), dtype=np.float64, count=count)
         except (TypeError, ValueError, OverflowError):
@@ -297,10 +299,12 @@ def _parse_text(text: str) -> Any:
 
 
 def _is_list_of_polygons(value: Any) -> bool:
-    """Whether a value is COCO's own form, polygons as x1, y1, x2, y2, ...; also an empty list."""
+    """Whether a value is COCO's own form, polygons as x1, y1, x2, y2, ..., also as arrays; also an empty list."""
     if type(value) is not list:
         return False
     for polygon in value:  # a generator in `all` would take three times as long
+        if type(polygon) is np.ndarray and polygon.ndim == 1 and polygon.dtype == np.float64:
+            continue
         if type(polygon) is not list or len(polygon) <= 2 or type(polygon[0]) not in (int, float):
             return False
     return True

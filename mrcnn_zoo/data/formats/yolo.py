@@ -17,7 +17,7 @@ from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.formats.yolo_labels import LabelFile, read_label_files
 from mrcnn_zoo.data.formats.yolo_layout import Side, find_layout, label_name
 from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.paths import image_file_size
+from mrcnn_zoo.data.paths import image_file_sizes
 from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog
 from mrcnn_zoo.errors import UserError
 
@@ -47,7 +47,7 @@ class YoloFormat(AnnotationFormat):
             raise UserError(problems[0])
         first = next(iter(sides.values()))
         pairs = _pairs(found, options, repairs)
-        sizes = [image_file_size(Path(image)) for image, _, _ in pairs]
+        sizes = image_file_sizes([image for image, _, _ in pairs])
         files = [LabelFile(label, size) for (_, label, _), size in zip(pairs, sizes, strict=True) if label]
         objects = read_label_files(files, first.names, names_file=first.names_file)
         images = [

@@ -87,7 +87,7 @@ def _read_chunk(
         _refuse(files, tables, row, class_names, names_file)
     is_x = (np.arange(len(numbers)) - np.repeat(starts, counts)) % 2 == 1
     scale = np.where(is_x, np.repeat(sizes[:, 1], counts), np.repeat(sizes[:, 0], counts))
-    pixels = (numbers * scale).tolist()
+    pixels = numbers * scale
     names = [str(number) if class_names is None else class_names[number] for number in classes.astype(int).tolist()]
     found: list[list[AnnotatedObject]] = []
     row, start = 0, 0
@@ -103,12 +103,12 @@ def _read_chunk(
     return found
 
 
-def _object_of(values: list[float], class_name: str, where: str, score: float | None) -> AnnotatedObject:
+def _object_of(values: NDArray[np.float64], class_name: str, where: str, score: float | None) -> AnnotatedObject:
     if len(values) == BOX - 1:
-        x, y, width, height = values
+        x, y, width, height = values.tolist()
         box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
         return AnnotatedObject(class_name, where, None, box, score=score)
-    return AnnotatedObject(class_name, where, [values], score=score)
+    return AnnotatedObject(class_name, where, [values], score=score)  # type: ignore[list-item]  # an array is a sequence
 
 
 def _read_rows(path: str) -> _Rows:

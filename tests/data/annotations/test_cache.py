@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 
 from mrcnn_zoo.data.annotations import contract
 from mrcnn_zoo.data.annotations.cache import MAX_BYTES, DatasetCache
+from mrcnn_zoo.data.annotations.columns import from_columns, to_columns
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
 from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.annotations.objects import AnnotatedImage, AnnotatedObject
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.formats.coco import CocoFormat
 from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.records import Dataset, InstanceRecord
+from mrcnn_zoo.data.records import Dataset, FederatedLabels, ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError
 
 NUM_IMAGES = 12
@@ -116,6 +118,19 @@ def test_records_from_the_file_equal_those_that_were_read(
     assert kind.num_reads == 1
     assert second.records[0] is not first.records[0]
     assert _plain(second) == _plain(first)
+
+
+def test_every_field_of_a_dataset_is_in_its_columns() -> None:
+    item = InstanceRecord((1.0, 2.0, 3.0, 4.0), 1, {"size": [5, 6], "counts": "0"}, (1.0, 2.0, 2.0), True, 2.5, 9, 0.5)
+    federated = FederatedLabels((0,), (1,))
+    record = ImageRecord(7, FileImage("a.png"), (5, 6), (item,), "val", "brightfield", federated)
+    values = (("cat", "dog"), (3, 4), ("nose",), None, ((0, 0),), "a.json", ("r", "f"), False, ("note",))
+    dataset = Dataset("data", (record, replace(record, instances=(), federated=None)), *values)
+    for element in (item, record, dataset):  # a field that is new has its default here: add it to the columns
+        assert all(getattr(element, field.name) != field.default for field in fields(element))
+    columns = to_columns(dataset)
+    assert columns is not None
+    assert from_columns(columns, name="data") == dataset
 
 
 def test_sides_of_one_dataset_are_read_once_and_keep_their_names(root: Path) -> None:
