@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from itertools import chain, islice, pairwise
 from typing import Any
 
@@ -39,16 +40,8 @@ def to_columns(dataset: Dataset) -> Columns | None:
     sides = sorted({record.split for record in records})
     strata = sorted({record.stratum for record in records})
     keypoints = [item.keypoints for item in objects if item.keypoints is not None]
-    header = {
-        "class_names": dataset.class_names,
-        "category_ids": dataset.category_ids,
-        "keypoint_names": dataset.keypoint_names,
-        "keypoint_flip_pairs": dataset.keypoint_flip_pairs,
-        "keypoint_skeleton": dataset.keypoint_skeleton,
-        "annotation_file": dataset.annotation_file,
-        "class_frequencies": dataset.class_frequencies,
-        "is_labelled": dataset.is_labelled,
-        "notes": dataset.notes,
+    names = [field.name for field in fields(dataset) if field.name not in ("name", "records")]
+    header = {name: getattr(dataset, name) for name in names} | {
         "sides": sides,
         "strata": strata,
         "federated": _federated_classes(records),

@@ -124,7 +124,7 @@ def test_every_field_of_a_dataset_is_in_its_columns() -> None:
     item = InstanceRecord((1.0, 2.0, 3.0, 4.0), 1, {"size": [5, 6], "counts": "0"}, (1.0, 2.0, 2.0), True, 2.5, 9, 0.5)
     federated = FederatedLabels((0,), (1,))
     record = ImageRecord(7, FileImage("a.png"), (5, 6), (item,), "val", "brightfield", federated)
-    values = (("cat", "dog"), (3, 4), ("nose",), None, ((0, 0),), "a.json", ("r", "f"), False, ("note",))
+    values = (("cat", "dog"), (3, 4), ("nose",), None, ((0, 0),), "a.json", ("r", "f"), False, "coco", ("note",))
     dataset = Dataset("data", (record, replace(record, instances=(), federated=None)), *values)
     for element in (item, record, dataset):  # a field that is new has its default here: add it to the columns
         assert all(getattr(element, field.name) != field.default for field in fields(element))
