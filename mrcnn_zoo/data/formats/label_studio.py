@@ -68,7 +68,10 @@ class LabelStudioFormat(AnnotationFormat):
             tasks = []
             for record in dataset.records:
                 name = (Path(side) / "images" / writer.place_image(record, target / "images")).as_posix()
-                results = [_result(record, item, dataset.class_names, writer) for item in record.instances]
+                crowds = [writer.place_of(record, item) for item in record.instances if item.is_crowd]
+                writer.lost.add("regions of uncounted objects left out", crowds, name="")
+                objects = [item for item in record.instances if not item.is_crowd]
+                results = [_result(record, item, dataset.class_names, writer) for item in objects]
                 image = f"/data/local-files/?d={quote(name)}"
                 tasks.append({"id": record.image_id, "data": {"image": image}, "annotations": [{"result": results}]})
             target.mkdir(parents=True, exist_ok=True)
@@ -222,11 +225,8 @@ def _result(
 ) -> dict[str, Any]:
     """The result of an object: a rectangle, a polygon, or a brush mask if it has holes or several parts."""
     height, width = record.image_size
-    place = [writer.place_of(record, instance)]
     if instance.keypoints is not None:
-        writer.lost.add("keypoints left out", place)
-    if instance.is_crowd:
-        writer.lost.add("crowds written as objects", place)
+        writer.lost.add("keypoints left out", [writer.place_of(record, instance)])
     kind, value = "rectangle", dict[str, Any]()
     if instance.segmentation is None:
         x1, y1, x2, y2 = instance.box

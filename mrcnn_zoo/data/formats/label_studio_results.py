@@ -18,6 +18,7 @@ from mrcnn_zoo.ops import rle
 from mrcnn_zoo.structures import ImageSize
 
 MAX_PERCENT = 200.0  # regions may reach a little outside the image; pixels are larger
+DECIMALS = 6  # of pixels, so that points which were pixels before are the same again
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class LabelStudioResult:
             if not is_list:
                 raise self._error("points", points, "a list of points [x, y] in percent")
             numbers = [self._percent("points", number) for point in points for number in point]
-            return {"segmentation": [[number * (width, height)[place % 2] for place, number in enumerate(numbers)]]}
+            pixels = [number * (width, height)[place % 2] for place, number in enumerate(numbers)]
+            return {"segmentation": [[round(number, DECIMALS) for number in pixels]]}
         x, y = self._percent("x", value.get("x")) * width, self._percent("y", value.get("y")) * height
         angle = math.radians(100 * self._percent("rotation", value.get("rotation") or 0, limit=360))
         if kind == "ellipse":
@@ -94,7 +96,7 @@ class LabelStudioResult:
         right = x + self._percent("width", value["width"]) * width
         bottom = y + self._percent("height", value.get("height")) * height
         if angle == 0:
-            return {"box": [x, y, right, bottom]}
+            return {"box": [round(number, DECIMALS) for number in (x, y, right, bottom)]}
         return {"segmentation": [rotated(box_polygon([x, y, right, bottom]), angle=angle, about=(x, y))]}
 
     def _brush(self, value: Mapping[str, Any]) -> Any:
