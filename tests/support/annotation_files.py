@@ -1,6 +1,7 @@
 """Datasets that are written in a format of annotation files and read again."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,17 @@ def example_dataset(folder: Path, *, split: str = "") -> Dataset:
         for number, file, items in zip((1, 2), files, (instances, ()), strict=True)
     ]
     return Dataset("example", tuple(records), ("cat", "dog"), (1, 2))
+
+
+def boxes_and_crowd(dataset: Dataset) -> Dataset:
+    """A dataset whose first image has a box without a mask and a region of uncounted objects instead.
+
+    Args:
+        dataset: of `example_dataset`.
+    """
+    box = InstanceRecord((5.5, 6.0, 30.0, 20.25), 0, annotation_id=1)
+    crowd = InstanceRecord((5.0, 5.0, 25.5, 30.0), 1, segmentation=[TRIANGLE], annotation_id=2, is_crowd=True)
+    return replace(dataset, records=(replace(dataset.records[0], instances=(box, crowd)), *dataset.records[1:]))
 
 
 def write_dataset(format_name: str, parts: Mapping[str, Dataset], folder: Path) -> DatasetWriter:

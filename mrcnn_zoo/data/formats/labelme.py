@@ -38,7 +38,7 @@ OTHER_KEYS = re.compile(r'"(version|flags|imagePath|imageData|lineColor)"\s*:')
 CLASS_FILE = "labels.txt"  # labelme's option --labels; gives the order of the classes
 NO_CLASSES = ("__ignore__", "_background_")  # its first lines by convention
 CROWD_FLAG = "crowd"
-POLYGONS = ("polygon", "rotation", "quadrilateral")  # the last two of X-AnyLabeling
+POLYGONS = ("polygon", "oriented_rectangle", "rotation", "quadrilateral")  # the last two are X-AnyLabeling's
 LINES = ("line", "linestrip", "point", "points")
 KNOWN = (*POLYGONS, "rectangle", "circle", "mask", *LINES)
 

@@ -10,7 +10,7 @@ import pytest
 from mrcnn_zoo.data.formats.label_studio_brush import decode_brush, encode_brush
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
-from support.annotation_files import example_dataset, masks_of, read_dataset, save_image, write_dataset
+from support.annotation_files import boxes_and_crowd, example_dataset, masks_of, read_dataset, save_image, write_dataset
 
 POLYGON = {"points": [[10, 25], [20, 25], [20, 50]], "closed": True, "polygonlabels": ["cat"]}  # percent of 60 x 40
 # Written by label-studio-converter 0.0.59 for the mask of 4 x 6 pixels in BRUSH_MASK, ...
@@ -176,3 +176,11 @@ def test_written_task_has_the_fields_of_label_studio(tmp_path: Path) -> None:
     assert results[0]["value"]["points"][0] == pytest.approx([100 * 5 / 60, 100 * 5 / 40])
     config = (tmp_path / "out/label_config.xml").read_text()
     assert all(f'name="{item["from_name"]}" toName="{item["to_name"]}"' in config for item in results)
+
+
+def test_written_boxes_are_boxes_and_crowds_are_left_out(tmp_path: Path) -> None:
+    dataset = boxes_and_crowd(example_dataset(tmp_path / "photos"))
+    writer = write_dataset("label_studio", {"": dataset}, tmp_path / "out")
+    found = read_dataset(tmp_path / "out", format_name="label_studio").records[0].instances
+    assert [(item.box, item.is_crowd) for item in found] == [((5.5, 6.0, 30.0, 20.25), False)]
+    assert "regions of uncounted objects left out: 1" in writer.lost.notes()[0]

@@ -11,7 +11,15 @@ import pytest
 from PIL import Image
 
 from mrcnn_zoo.errors import UserError
-from support.annotation_files import example_dataset, masks_of, read_dataset, ring, save_image, write_dataset
+from support.annotation_files import (
+    boxes_and_crowd,
+    example_dataset,
+    masks_of,
+    read_dataset,
+    ring,
+    save_image,
+    write_dataset,
+)
 
 POLYGON = [[10, 10], [20, 10], [20, 20], [10, 20]]
 
@@ -94,9 +102,11 @@ def test_files_of_x_anylabeling_are_read(tmp_path: Path) -> None:
     shapes = [
         _shape("ship", rotated, "rotation", direction=0.78, score=None, difficult=False),
         _shape("ship", box, "rectangle", score=0.5, attributes={}),
+        _shape("ship", rotated, "oriented_rectangle"),  # labelme 6
     ]
-    first, second = _read(tmp_path, shapes, version="2.4.3").records[0].instances
+    first, second, third = _read(tmp_path, shapes, version="2.4.3").records[0].instances
     assert np.asarray(first.segmentation).ravel().tolist() == [20, 5, 35, 20, 20, 35, 5, 20]
+    assert third.box == first.box == (5, 5, 35, 35)
     assert (first.score, second.score, second.box) == (None, 0.5, (10, 10, 20, 30))
 
 
@@ -232,3 +242,14 @@ def test_written_file_has_the_fields_of_labelme(tmp_path: Path) -> None:
     assert (pixels == ring()[20:32, 40:52]).all()
     dataset = read_dataset(tmp_path / "out", format_name="labelme")
     assert [record.split for record in dataset.records] == ["train", "train", "val", "val"]
+
+
+def test_written_boxes_are_boxes_and_crowds_stay_crowds(tmp_path: Path) -> None:
+    dataset = boxes_and_crowd(example_dataset(tmp_path / "photos"))
+    writer = write_dataset("labelme", {"": dataset}, tmp_path / "out")
+    found = read_dataset(tmp_path / "out", format_name="labelme").records[0].instances
+    assert [(item.box, item.is_crowd) for item in found] == [
+        ((5.5, 6.0, 30.0, 20.25), False),
+        ((5.0, 5.0, 25.5, 30.0), True),
+    ]
+    assert (found[0].segmentation, writer.lost.notes()) == (None, ())

@@ -12,6 +12,7 @@ from mrcnn_zoo.errors import UserError
 from support.annotation_files import (
     SQUARES,
     TRIANGLE,
+    boxes_and_crowd,
     example_dataset,
     masks_of,
     read_dataset,
@@ -227,3 +228,14 @@ def test_written_project_has_the_sections_of_version_2(tmp_path: Path) -> None:
     assert list(project["_via_attributes"]["region"]["class"]["options"]) == ["cat", "dog"]
     records = read_dataset(tmp_path / "out", format_name="via").records
     assert [record.split for record in records] == ["train", "train", "val", "val"]
+
+
+def test_written_boxes_are_boxes_and_crowds_stay_crowds(tmp_path: Path) -> None:
+    dataset = boxes_and_crowd(example_dataset(tmp_path / "photos"))
+    writer = write_dataset("via", {"": dataset}, tmp_path / "out")
+    found = read_dataset(tmp_path / "out", format_name="via").records[0].instances
+    assert [(item.box, item.is_crowd) for item in found] == [
+        ((5.5, 6.0, 30.0, 20.25), False),
+        ((5.0, 5.0, 25.5, 30.0), True),
+    ]
+    assert (found[0].segmentation, writer.lost.notes()) == (None, ())
