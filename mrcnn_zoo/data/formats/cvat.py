@@ -41,6 +41,7 @@ LEFT_OUT = {
 class CvatFormat(AnnotationFormat):
     """CVAT for images 1.1, and CVAT for video 1.1 where its frames are image files."""
 
+    finds_images_elsewhere = False
     title = "CVAT XML"
     looked_for = "an .xml file with <annotations> and <image> or <track>, as CVAT exports it"
 

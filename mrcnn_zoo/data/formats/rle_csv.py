@@ -60,6 +60,7 @@ class Columns:
 class RleCsvFormat(AnnotationFormat):
     """Pairs of start and length, counted from 1 down the columns, as in DSB2018, Severstal, Airbus and iMaterialist."""
 
+    finds_images_elsewhere = False
     title = "CSV table of run lengths"
     looked_for = "a .csv table with the columns ImageId and EncodedPixels"
 
