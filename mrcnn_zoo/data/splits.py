@@ -60,7 +60,7 @@ def units_of(datasets: Sequence[Dataset], *, group: str = "") -> list[Unit]:
     for dataset in datasets:
         names = relative_names(dataset.records)
         for record, name in zip(dataset.records, names, strict=True):
-            file = record.source.name
+            file = getattr(record.source, "path", record.source.name)  # pages of one file stay together
             if file not in key_of_file:
                 key_of_file[file] = _group_of(name, pattern, dataset.name) if pattern else name
             # Files of equal relative names in two datasets are two images.

@@ -2,11 +2,12 @@
 
 import glob
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
+from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES, FileImage
+from mrcnn_zoo.data.images.stacks import StackPage, pages_of
 from mrcnn_zoo.errors import UserError, counted
 
 PATTERN_CHARACTERS = "*?["
@@ -18,11 +19,27 @@ class FoundImages:
 
     output_names: dict[Path, Path] = field(default_factory=dict)  # file -> path relative to the input, without suffix
     problems: list[str] = field(default_factory=list)  # one message per input without images
+    pages_are_images: bool = False  # INPUT.PAGES: each page of a TIFF is an image
 
     @property
     def files(self) -> list[Path]:
         """Distinct files in the order of the inputs."""
         return list(self.output_names)
+
+    def sources(self) -> list[tuple[FileImage | StackPage, Path]]:
+        """The images, and the paths of their pictures relative to the output, without suffix."""
+        found: list[tuple[FileImage | StackPage, Path]] = []
+        for file, place in self.output_names.items():
+            for source in _pages_of(str(file)) if self.pages_are_images else [FileImage(str(file))]:
+                found.append((source, place.with_name(source.stem) if isinstance(source, StackPage) else place))
+        return found
+
+
+def _pages_of(file: str) -> Sequence[FileImage | StackPage]:
+    try:
+        return pages_of(file)
+    except UserError:
+        return [FileImage(file)]  # whose reading reports the error
 
 
 def image_files(inputs: Iterable[str | Path]) -> list[Path]:
@@ -129,7 +146,7 @@ def _missing(place: Path) -> str:
 
 
 def picture_paths(found: FoundImages, output: Path) -> list[Path]:
-    """Paths of the pictures, one per file: PNG files in the same sub-folders as the images, numbered if equal.
+    """Paths of the pictures, one per image: PNG files in the same sub-folders as the images, numbered if equal.
 
     Args:
         found: the image files.
@@ -141,7 +158,7 @@ def picture_paths(found: FoundImages, output: Path) -> list[Path]:
     originals = {file.resolve() for file in found.files}
     taken = set(originals)
     paths: list[Path] = []
-    for place in found.output_names.values():
+    for _, place in found.sources():
         path = output / f"{place}.png"
         if path.resolve() in originals:
             raise UserError(

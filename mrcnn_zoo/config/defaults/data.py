@@ -185,6 +185,13 @@ NEW_KEYS = (
         choices=("stretch", "range", "divide", "keep"),
     ),
     Key(
+        "INPUT.PAGES",
+        "channels",
+        "What the pages of a TIFF are: channels of one image; or images of their own in predict and in the formats "
+        "labels and masks, whose files have as many pages.",
+        choices=("channels", "images"),
+    ),
+    Key(
         "INPUT.PERCENTILES",
         [0.1, 99.9],
         "Percentiles of the values that INPUT.SIXTEEN_BIT stretch, or range where it is computed, maps to 0 and 255.",

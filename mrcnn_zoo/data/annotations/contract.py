@@ -46,6 +46,7 @@ class ReadOptions:
         images: listing of another folder with the images; None where they are in the folder of the annotations.
         needs_masks: whether unreadable masks are errors; otherwise their objects keep the box alone.
         needs_keypoints: whether unreadable keypoints are errors; otherwise they are left out.
+        pages_are_images: whether each page of a TIFF is an image, INPUT.PAGES; for formats of mask files.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ReadOptions:
     images: FileListing | None = None
     needs_masks: bool = True
     needs_keypoints: bool = True
+    pages_are_images: bool = False
 
 
 @dataclass
@@ -131,7 +133,11 @@ class AnnotationFormat(ABC):
             options = replace(options, split="")
         listings = [found.listing, *([options.images] if options.images else [])]
         key = dataset_key(
-            [self.name, found.splits, options.split, options.needs_masks, options.needs_keypoints], listings
+            [
+                *(self.name, found.splits, options.split, options.needs_masks, options.needs_keypoints),
+                options.pages_are_images,
+            ],
+            listings,
         )
         return DATASET_CACHE.get(key, lambda: self.read_dataset(found, options), name=options.name, listings=listings)
 

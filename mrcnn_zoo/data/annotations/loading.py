@@ -19,6 +19,8 @@ from mrcnn_zoo.data.splits import assign_parts, rows_of, units_of
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registries import ANNOTATION_FORMATS, DATASET_FORMATS
 
+PAGES_ARE_IMAGES = "images"  # value of INPUT.PAGES
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +59,7 @@ def build_annotated_dataset(cfg: CfgNode, name: str, definition: Mapping[str, An
         images=FileListing(images) if images is not None and path != images else None,
         needs_masks=cfg.MODEL.MASK_ON,
         needs_keypoints=cfg.MODEL.KEYPOINT_ON,
+        pages_are_images=cfg.INPUT.PAGES == PAGES_ARE_IMAGES,
     )
     whole = kind.read(found, options)
     if side and not is_made:

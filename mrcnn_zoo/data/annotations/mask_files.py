@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.images.reading import FileImage
+from mrcnn_zoo.data.images.stacks import StackPage
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops import rle
@@ -21,6 +22,7 @@ from mrcnn_zoo.structures import ImageSize
 READERS = 4  # threads; decoding releases the GIL
 
 Files = TypeVar("Files")
+Masks = TypeVar("Masks")
 
 
 class ObjectMask(NamedTuple):
@@ -43,6 +45,7 @@ class MaskedImage:
         empty_masks: mask files without a pixel set.
         overlapping_masks: mask files that share pixels with an earlier one.
         modality: the kind of image, for splits; "" if unknown.
+        page: of a TIFF whose pages are images, from 0; None for the whole file.
     """
 
     image: str
@@ -51,9 +54,10 @@ class MaskedImage:
     empty_masks: tuple[str, ...] = ()
     overlapping_masks: tuple[str, ...] = ()
     modality: str = ""
+    page: int | None = None
 
     def as_json(self) -> list[Any]:
-        """The fields as plain values for JSON."""
+        """The fields as plain values for JSON, without the page."""
         return [self.image, self.size, self.objects, self.empty_masks, self.overlapping_masks, self.modality]
 
     @classmethod
@@ -64,12 +68,12 @@ class MaskedImage:
         return cls(image, (height, width), masks, tuple(empty), tuple(overlapping), modality)
 
 
-def read_masks(files: Sequence[Files], read: Callable[[Files], MaskedImage]) -> list[MaskedImage]:
-    """The images of a dataset, in the order of `files`.
+def read_masks(files: Sequence[Files], read: Callable[[Files], Masks]) -> list[Masks]:
+    """The masks of a dataset, in the order of `files`.
 
     Args:
-        files: of each image.
-        read: reads the masks of one image.
+        files: of each image file.
+        read: reads the masks of one image file.
 
     Raises:
         UserError: of `read`.
@@ -114,7 +118,8 @@ def masked_record(
                 score=score,
             )
         )
-    return ImageRecord(image_id, FileImage(str(path)), image.size, tuple(instances), split=split, stratum=stratum)
+    source = FileImage(str(path)) if image.page is None else StackPage(str(path), image.page)
+    return ImageRecord(image_id, source, image.size, tuple(instances), split=split, stratum=stratum)
 
 
 def masked_dataset(

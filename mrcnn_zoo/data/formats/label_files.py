@@ -134,15 +134,30 @@ def read_labels(path: Path) -> NDArray[np.integer[Any]]:
     """The (H, W) integers of a label image.
 
     Raises:
-        UserError: a file that cannot be read, has several channels or pages, or values that are not whole numbers from
-            0 on.
+        UserError: see `read_label_stack`; several pages.
+    """
+    stack = read_label_stack(path)
+    if len(stack) > 1:
+        raise UserError(
+            f"{path} has {len(stack)} pages where a label image has one. Set INPUT.PAGES to images if each page of the "
+            "label images and of the images is an image of its own."
+        )
+    return stack[0]
+
+
+def read_label_stack(path: Path) -> NDArray[np.integer[Any]]:
+    """The (P, H, W) integers of the pages of a label image.
+
+    Raises:
+        UserError: a file that cannot be read, has several channels, or values that are not whole numbers from 0 on.
     """
     if path.suffix.lower() == ".npy":
         values = _read_npy(path)
     else:
         values = _read_picture(path)
-    values = values.squeeze() if values.ndim > 2 else values
-    if values.ndim != 2 or values.dtype.kind not in "buif":
+    values = values.squeeze() if values.ndim > 3 else values
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.dtype.kind not in "buif":
         raise UserError(
             f"{path} has the shape {values.shape} of {values.dtype}; a label image is (height, width) of whole "
             "numbers, a number per object."
@@ -199,9 +214,14 @@ def _read_picture(path: Path) -> NDArray[Any]:
         ) from error
     try:
         with tifffile.TiffFile(path) as file:
-            return file.series[0].asarray()
+            values, axes = file.series[0].asarray(), file.series[0].axes
     except Exception as error:  # of many kinds, on files that are cut off
         raise cannot_decode(str(path), error) from error
+    if "S" in axes or "C" in axes:
+        raise UserError(
+            f"{path} has channels (axes {axes}, shape {values.shape}); a label image has one, with a number per object."
+        )
+    return values
 
 
 def needs_tifffile(path: Path) -> bool:
@@ -233,7 +253,7 @@ def examine(root: Path, files: Sequence[LabelFile]) -> str | None:
     images = []
     for file in files[:: max(1, len(files) // FILES_EXAMINED)][:FILES_EXAMINED]:
         try:
-            images.append((file.path, read_labels(root / file.path)))
+            images.append((file.path, read_label_stack(root / file.path)[0]))
         except UserError:
             continue
     if not images:

@@ -3,7 +3,7 @@
 import csv
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,15 @@ from mrcnn_zoo.data.annotations.mask_files import (
     read_masks,
 )
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
-from mrcnn_zoo.data.formats.label_files import LabelFile, examine, num_regions, pair_label_files, read_labels
+from mrcnn_zoo.data.formats.label_files import (
+    LabelFile,
+    examine,
+    num_regions,
+    pair_label_files,
+    read_label_stack,
+    read_labels,
+)
+from mrcnn_zoo.data.images.stacks import pages_of
 from mrcnn_zoo.data.paths import EXAMPLES_SHOWN, image_file_size
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
 from mrcnn_zoo.errors import UserError, counted
@@ -88,10 +96,12 @@ class LabelsFormat(AnnotationFormat):
         files = _with_images([file for labels in sets for file in labels.files], found.listing, options, repairs)
         image_root = options.images.root if options.images else root
         logger.info("%s: reading %s", root, counted(len(files), "label image"))
-        images = read_masks(files, partial(_read_image, root=root, image_root=image_root))
-        _check_several_labels(files, images, root)
+        read = partial(_read_pages, root=root, image_root=image_root, pages_are_images=options.pages_are_images)
+        pages = read_masks(files, read)
+        images = [(file, image) for file, found in zip(files, pages, strict=True) for image in found]
+        _check_several_labels(images, root)
         table = ClassTable.read(root / CLASS_TABLE, [file.path for file in files])
-        table.check(zip((file.path for file in files), images, strict=True), repairs)
+        table.check(((file.path, found) for file, found in zip(files, pages, strict=True)), repairs)
         annotation_ids = count(1)
         records = [
             masked_record(
@@ -102,7 +112,7 @@ class LabelsFormat(AnnotationFormat):
                 classify=partial(table.class_and_score, file.path),
                 split=file.side,
             )
-            for number, (file, image) in enumerate(zip(files, images, strict=True), start=1)
+            for number, (file, image) in enumerate(images, start=1)
         ]
         return masked_dataset(options.name, records, table.names, repairs=repairs)
 
@@ -173,29 +183,40 @@ def _with_images(
     return sorted(files, key=lambda file: file.image)
 
 
-def _read_image(file: LabelFile, *, root: Path, image_root: Path) -> MaskedImage:
-    """The objects of one label image, named by their numbers."""
-    path = root / file.path
-    labels, size = read_labels(path), image_file_size(image_root / file.image)
+def _read_pages(file: LabelFile, *, root: Path, image_root: Path, pages_are_images: bool) -> list[MaskedImage]:
+    """The objects of one label image, or of each of its pages, named by their numbers."""
+    path, image = root / file.path, image_root / file.image
+    sources = pages_of(str(image)) if pages_are_images else ()
+    if len(sources) < 2:
+        return [_masked_image(read_labels(path), file, path, image_file_size(image))]
+    stack = read_label_stack(path)
+    if len(stack) != len(sources):
+        raise UserError(
+            f"{path} has {counted(len(stack), 'page')} where its image {file.image} has {len(sources)}. With "
+            "INPUT.PAGES images each page of the image has one of the label image."
+        )
+    pages = enumerate(stack)
+    return [replace(_masked_image(labels, file, path, labels.shape), page=page) for page, labels in pages]
+
+
+def _masked_image(labels: NDArray[np.generic], file: LabelFile, path: Path, size: tuple[int, ...]) -> MaskedImage:
     if labels.shape != size:
         raise UserError(
             f"{path} is {labels.shape[1]} x {labels.shape[0]} pixels (width x height) where its image "
             f"{file.image} is {size[1]} x {size[0]}. A label image must have the size of its image."
         )
-    masks = rle.encode_labels(labels)
     objects = tuple(
         ObjectMask(counts, (box[0], box[1], box[2], box[3]), area, str(number))
-        for number, counts, box, area in zip(*masks, strict=True)
+        for number, counts, box, area in zip(*rle.encode_labels(labels), strict=True)
     )
-    return MaskedImage(file.image, size, objects)
+    return MaskedImage(file.image, (size[0], size[1]), objects)
 
 
-def _check_several_labels(files: Sequence[LabelFile], images: Sequence[MaskedImage], root: Path) -> None:
+def _check_several_labels(images: Sequence[tuple[LabelFile, MaskedImage]], root: Path) -> None:
     """Refuse masks of one class: no image has two labels, and one of the first has several regions of its label."""
-    if max(len(image.objects) for image in images) > 1:
+    if max(len(image.objects) for _, image in images) > 1:
         return
-    examined = [(file, image) for file, image in zip(files, images, strict=True) if image.objects][:IMAGES_EXAMINED]
-    for file, image in examined:
+    for file, image in [pair for pair in images if pair[1].objects][:IMAGES_EXAMINED]:
         item = image.objects[0]
         window = rle.decode_window({"size": list(image.size), "counts": item.counts})
         regions = 1 if window is None else num_regions(window.bitmap != 0)
@@ -272,19 +293,19 @@ class ClassTable:
             raise UserError(f"{where}: score = {text!r} must be a number from 0 to 1, or empty.")
         self.rows.setdefault(file, {})[str(int(label))] = (class_name, score, line)
 
-    def check(self, images: Iterable[tuple[str, MaskedImage]], repairs: RepairLog) -> None:
+    def check(self, images: Iterable[tuple[str, Sequence[MaskedImage]]], repairs: RepairLog) -> None:
         """Compare the table with the objects. Where all have one class, objects may be missing in the table.
 
         Args:
-            images: paths of label images with their objects.
+            images: paths of label images, and their pages with objects.
             repairs: counts lines without an object.
 
         Raises:
             UserError: an object without a class.
         """
         names = self.names
-        for file, image in images if self.rows else ():
-            rows, present = self.rows.get(file, {}), {item.name for item in image.objects}
+        for file, pages in images if self.rows else ():
+            rows, present = self.rows.get(file, {}), {item.name for image in pages for item in image.objects}
             unlisted = next((name for name in present if name not in rows), None)
             if unlisted is not None and len(names) > 1:
                 raise UserError(

@@ -1,7 +1,8 @@
 """One mask file per object: a folder per image as in the 2018 Data Science Bowl, or `images/x.png` and `masks/x/`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -23,9 +24,10 @@ from mrcnn_zoo.data.annotations.mask_files import (
     read_masks,
 )
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
-from mrcnn_zoo.data.formats.label_files import IMAGE_FOLDERS, LabelFile, needs_tifffile, read_labels
+from mrcnn_zoo.data.formats.label_files import IMAGE_FOLDERS, LabelFile, needs_tifffile, read_label_stack, read_labels
 from mrcnn_zoo.data.images.pixels import stretch
 from mrcnn_zoo.data.images.reading import FileImage, open_image, read_bitmap
+from mrcnn_zoo.data.images.stacks import pages_of
 from mrcnn_zoo.data.paths import EXAMPLES_SHOWN
 from mrcnn_zoo.data.records import Dataset, RepairLog
 from mrcnn_zoo.errors import UserError, counted
@@ -96,7 +98,10 @@ class MasksFormat(AnnotationFormat):
             )
         repairs.add("images without a folder of masks left out", groups.unlabelled)
         logger.info("%s: reading %s and their masks", root, counted(len(groups.files), "image"))
-        images = read_masks(groups.files, partial(read_image_with_masks, root=root))
+        read = partial(read_pages_with_masks, root=root) if options.pages_are_images else None
+        one = partial(read_image_with_masks, root=root)
+        pages = read_masks(groups.files, read or (lambda files: [one(files)]))
+        images = [image for found in pages for image in found]
         add_mask_repairs(repairs, images)
         present = {item.name for image in images for item in image.objects}
         indices = {name: index for index, name in enumerate(sorted({name or CLASS_NAME for name in present}))}
@@ -108,10 +113,10 @@ class MasksFormat(AnnotationFormat):
                 image_id=number,
                 annotation_ids=annotation_ids,
                 classify=lambda item: (indices[item.name or CLASS_NAME], None),
-                split=side_of_folders(files.image),
+                split=side_of_folders(image.image),
                 stratum=image.modality,
             )
-            for number, (files, image) in enumerate(zip(groups.files, images, strict=True), start=1)
+            for number, image in enumerate(images, start=1)
         ]
         return masked_dataset(options.name, records, tuple(indices) or (CLASS_NAME,), repairs=repairs)
 
@@ -232,10 +237,44 @@ def read_image_with_masks(files: MaskFiles, *, root: Path) -> MaskedImage:
     """
     pixels = FileImage(str(root / files.image)).read(max_pixels=0)
     size = (int(pixels.shape[0]), int(pixels.shape[1]))
+    bitmaps = (_read_mask(root / path, size, root / files.image) for path, _ in files.masks)
+    return _masked_image(files, pixels, bitmaps)
+
+
+def read_pages_with_masks(files: MaskFiles, *, root: Path) -> list[MaskedImage]:
+    """As `read_image_with_masks`; of an image with several pages each is an image, as are those of its masks.
+
+    Args:
+        files: of the image.
+        root: of the paths.
+
+    Raises:
+        UserError: see `read_image_with_masks`; a mask with another number of pages.
+    """
+    sources = pages_of(str(root / files.image))
+    if len(sources) < 2:
+        return [read_image_with_masks(files, root=root)]
+    stacks = [read_label_stack(root / path) != 0 for path, _ in files.masks]
+    images = []
+    for page, source in enumerate(sources):
+        pixels = source.read(max_pixels=0)
+        for (path, _), stack in zip(files.masks, stacks, strict=True):
+            if stack.shape != (len(sources), *pixels.shape[:2]):
+                raise UserError(
+                    f"{root / path} has the shape {stack.shape} (pages, height, width) where its image {files.image} "
+                    f"has {(len(sources), *pixels.shape[:2])}. With INPUT.PAGES images each page has its masks."
+                )
+        image = _masked_image(files, pixels, [stack[page] for stack in stacks])
+        # A mask that is empty on one page is usual.
+        images.append(replace(image, page=page, empty_masks=()))
+    return images
+
+
+def _masked_image(files: MaskFiles, pixels: NDArray[np.generic], bitmaps: Iterable[NDArray[np.bool_]]) -> MaskedImage:
+    size = (int(pixels.shape[0]), int(pixels.shape[1]))
     covered = np.zeros(size, dtype=bool)
     objects, empty, overlapping = [], [], []
-    for path, class_name in files.masks:
-        bitmap = _read_mask(root / path, size, root / files.image)
+    for (path, class_name), bitmap in zip(files.masks, bitmaps, strict=True):
         encoded = rle.encode(bitmap)
         box = rle.bounding_box(encoded)
         if box is None:

@@ -1,9 +1,11 @@
 """Images as arrays with any number of channels: NumPy files and scientific TIFF."""
 
 import logging
+import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ IMAGE_ENTRY = "image"  # the name in a .npz file with several arrays
 TIFF_CHANNELS = "SCQIZT"  # axes of samples, channels and pages
 TIFF_PLANE = "YX"
 TIFF_STACK = "QYX"  # pages of unknown meaning
+PAGE_AXES = "IQTZRPG"  # of pages that are no channels, as tifffile names them
 STACK_AXES = {"Z": "slices", "T": "time points", "I": "pages", "Q": "pages"}  # axes of pages
 TIFF_ORIENTATION = 274
 COLORS = 3  # pages of a stack that are read as red, green and blue
@@ -60,13 +63,14 @@ def read_array(path: str) -> NDArray[np.generic]:
     return as_pixels(array, path)
 
 
-def read_tiff(path: str, *, with_alpha: bool, max_pixels: int) -> NDArray[np.generic]:
+def read_tiff(path: str, *, with_alpha: bool, max_pixels: int, page: int | None = None) -> NDArray[np.generic]:
     """The (H, W, C) image in a TIFF file; pages are channels, and grey is repeated to 3 channels.
 
     Args:
         path: of the file.
         with_alpha: whether an alpha channel is kept.
         max_pixels: see `check_num_pixels`.
+        page: the only page that is read, see `count_pages`; None for all.
 
     Returns:
         uint8, uint16, or float32 for all other types.
@@ -84,13 +88,13 @@ def read_tiff(path: str, *, with_alpha: bool, max_pixels: int) -> NDArray[np.gen
             "Install its reader with `pip install tifffile`."
         ) from error
     with _tifffile_errors(path), tifffile.TiffFile(path) as file:
-        series, page, count = file.series[0], file.pages.first, len(file.series)
+        series, first, count = file.series[0], file.pages.first, len(file.series)
         sides = dict(zip(series.axes, series.shape, strict=True))
         check_num_pixels(path, sides.get("Y", 1), sides.get("X", 1), max_pixels=max_pixels)
-        array, axes = series.asarray(), series.axes
-        orientation = page.tags.valueof(TIFF_ORIENTATION, 1)
-        is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u"
-        has_alpha = "S" in axes and len(page.extrasamples) == 1 and int(page.extrasamples[0]) in ALPHA
+        array, axes = (series.asarray(), series.axes) if page is None else _read_page(series, page)
+        orientation = first.tags.valueof(TIFF_ORIENTATION, 1)
+        is_inverted = first.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u"
+        has_alpha = "S" in axes and len(first.extrasamples) == 1 and int(first.extrasamples[0]) in ALPHA
     if is_inverted:
         array = np.iinfo(array.dtype).max - array
     if has_alpha and not with_alpha:
@@ -98,8 +102,42 @@ def read_tiff(path: str, *, with_alpha: bool, max_pixels: int) -> NDArray[np.gen
     if count > 1:
         text = f"holds {count} images of different sizes or kinds; the first is read."
         note_once(path, text, kind="Files of several images")
-    _note_stack(path, axes, sides)
+    if page is None:
+        _note_stack(path, axes, sides)
     return upright(as_pixels(_channels_last(array, axes, path), path), int(orientation))
+
+
+def _read_page(series: Any, page: int) -> tuple[NDArray[np.generic], str]:
+    """One page of a series with its channels, and their axes; the other pages are not read where that is possible."""
+    if len(series.pages) == _num_pages(series) and series.pages[page] is not None:
+        return series.pages[page].asarray(), series.pages[page].axes
+    places = [place for place, axis in enumerate(series.axes) if axis in PAGE_AXES]
+    array = np.moveaxis(series.asarray(), places, range(len(places)))
+    axes = "".join(axis for axis in series.axes if axis not in PAGE_AXES)
+    return array.reshape(-1, *array.shape[len(places) :])[page], axes
+
+
+def _num_pages(series: Any) -> int:
+    sides = [size for axis, size in zip(series.axes, series.shape, strict=True) if axis in PAGE_AXES]
+    return math.prod(sides)
+
+
+def count_pages(path: str) -> int:
+    """The pages of a TIFF: its slices, time points or pages of unknown meaning, not its channels.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        1 also for a file that cannot be read, which `read_tiff` reports.
+    """
+    try:
+        import tifffile
+
+        with tifffile.TiffFile(path) as file:
+            return _num_pages(file.series[0])
+    except Exception:  # an unreadable TIFF
+        return 1
 
 
 def tiff_pages(path: str) -> str:

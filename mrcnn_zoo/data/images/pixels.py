@@ -223,8 +223,9 @@ def fit_channels(pixels: NDArray[np.generic], count: int, *, name: str, pages: s
         return np.repeat(pixels, COLORS, axis=2) if channels == 1 != count else pixels
     if pages:
         raise UserError(
-            f"{name} has {pages}, which are read as channels, but the model has {count}. Write each page as a file "
-            f"of its own, or give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD {channels} values each to train on all of them."
+            f"{name} has {pages}, which are read as channels, but the model has {count}. Set INPUT.PAGES to images "
+            f"if each page is an image, or give MODEL.PIXEL_MEAN and MODEL.PIXEL_STD {channels} values each to train "
+            "on all of them."
         )
     if pixels.shape[0] == count:
         raise UserError(

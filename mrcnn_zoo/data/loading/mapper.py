@@ -21,6 +21,7 @@ from mrcnn_zoo.data.images.pixels import (
     num_channels_of,
 )
 from mrcnn_zoo.data.images.reading import MAX_PIXELS, FileImage
+from mrcnn_zoo.data.images.stacks import StackPage
 from mrcnn_zoo.data.keypoints import FlipPairs, read_pairs
 from mrcnn_zoo.data.loading.proposals import ProposalMapper
 from mrcnn_zoo.data.loading.targets import TargetBuilder
@@ -57,7 +58,7 @@ class PixelReader:
         Raises:
             UserError: an image that cannot be read, or has another number of channels.
         """
-        if not isinstance(source, FileImage):
+        if not isinstance(source, FileImage | StackPage):
             return fit_channels(as_pixels(source.read(), source.name), self.num_channels, name=source.name)
         if self.num_channels in CHANNELS_WITH_ALPHA:
             pixels = source.read_with_alpha(max_pixels=self.max_pixels)
@@ -93,7 +94,7 @@ def _size_message(record: ImageRecord, size: tuple[int, int]) -> str:
         f"{expected_width} x {expected_height}."
     )
     if (width, height) == (expected_height, expected_width):
-        if isinstance(record.source, FileImage) and record.source.is_turned():
+        if isinstance(record.source, FileImage | StackPage) and record.source.is_turned():
             return f"{message} Its EXIF tag rotates it: save the image upright, or annotate the rotated image."
         return f"{message} They seem exchanged: correct 'width' and 'height' in the annotations."
     return f"{message} The annotations belong to another version of the image."

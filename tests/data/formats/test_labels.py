@@ -238,7 +238,7 @@ def test_masks_of_classes_are_refused_unless_the_format_is_named(tmp_path: Path)
         (_labels("int32") - 1, r"a.tif holds the label -1"),
         (np.full(SIZE, 0.5, np.float32), r"a.tif holds float32 values that are not whole numbers"),
         (np.zeros((*SIZE, 3), np.uint8), r"a.tif has the colours RGB; a label image has one channel"),
-        (np.zeros((5, *SIZE), np.uint16), r"a.tif has the shape \(5, 24, 32\) of uint16"),
+        (np.zeros((5, *SIZE), np.uint16), r"a.tif has 5 pages where a label image has one. Set INPUT.PAGES"),
         (np.zeros(SIZE, np.uint16), "there is no object in the masks of its 1 images"),
     ],
 )
