@@ -29,6 +29,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.values import typed_list
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat
 from mrcnn_zoo.data.annotations.folders import check_dataset_folder, write_dataset
+from mrcnn_zoo.data.annotations.loading import PAGES_ARE_IMAGES
 from mrcnn_zoo.data.given_boxes import BoxesOfImage, read_given_boxes
 from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
 from mrcnn_zoo.errors import counted
@@ -157,6 +158,9 @@ def _open(arguments: argparse.Namespace, weights: str, found: FoundImages) -> _O
 
     def check(cfg: CfgNode, _: WeightsFile) -> None:
         prepare_device(cfg)
+        found.pages_are_images = cfg.INPUT.PAGES == PAGES_ARE_IMAGES
+        if found.pages_are_images and not arguments.format:
+            check_predictions_folder(arguments.output, found, overwrite=arguments.overwrite)
         if boxes is not None:
             check_takes_boxes(cfg, option="--boxes")
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from mrcnn_zoo.data.given_boxes import BoxesOfImage
 from mrcnn_zoo.data.images.reading import FileImage
+from mrcnn_zoo.data.images.stacks import StackPage
 from mrcnn_zoo.data.loading.mapper import EvalMapper
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.limits import DetectionTally, log_notes
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 class PredictedImages:
     """The results of `predict_images`."""
 
-    counts: dict[str, Counter[str]] = field(default_factory=dict)  # image file -> number of objects by class name
+    counts: dict[str, Counter[str]] = field(default_factory=dict)  # image or page -> number of objects by class name
     failures: list[str] = field(default_factory=list)  # one message per image that cannot be read
     pictures: list[Path] = field(default_factory=list)  # the written files
 
@@ -86,35 +87,37 @@ def predict_images(
         UserError: the output cannot be written or would overwrite the images.
     """
     output = Path(output)
-    picture_of = dict(zip(found.files, picture_paths(found, output), strict=True))
+    names = [source.name for source, _ in found.sources()]
+    picture_of = dict(zip(names, picture_paths(found, output), strict=True))
     categories = list(zip(category_ids or range(1, len(class_names) + 1), class_names, strict=True))
     with_labels = partial(draw_instances, class_names=class_names, has_labels=has_labels)
     draw = draw_splash if style == SPLASH else with_labels
     result = PredictedImages()
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    image_ids = dict(zip(found.files, _image_ids(found.files, given or {}), strict=True))
-    for file, pixels, objects, is_shown in predicted_files(
+    image_ids = dict(zip(names, _image_ids(names, given or {}), strict=True))
+    for source, pixels, objects, is_shown in predicted_files(
         model, found, result, mapper=mapper, tally=tally, threshold=score_threshold
     ):
+        file = source.name
         result.pictures.append(save_picture(draw(pixels, objects), picture_of[file]))
         image_id = image_ids[file]
-        images.append({"id": image_id, "file_name": str(file), "height": pixels.shape[0], "width": pixels.shape[1]})
+        images.append({"id": image_id, "file_name": file, "height": pixels.shape[0], "width": pixels.shape[1]})
         rows = coco_rows(objects, image_id, categories)
-        if given and str(file) in given:
-            rows = _with_given_ids(rows, given[str(file)], is_shown)
+        if given and file in given:
+            rows = _with_given_ids(rows, given[file], is_shown)
         for row in rows:
             annotations.append({"id": len(annotations) + 1, **row, "iscrowd": 0})
-        result.counts[str(file)] = Counter(class_names[index] for index in objects.classes.tolist())
+        result.counts[file] = Counter(class_names[index] for index in objects.classes.tolist())
     if images:
         _write_files(output, images, categories, annotations)
     return result
 
 
 class PredictedFile(NamedTuple):
-    """An image file and its detected objects."""
+    """An image file, or a page of it, and its detected objects."""
 
-    file: Path
+    source: FileImage | StackPage
     pixels: NDArray[np.generic]  # (H, W, C)
     objects: Detections  # with the minimum score
     is_shown: list[bool]  # of all detections, whether they have it
@@ -143,28 +146,28 @@ def predicted_files(
     for problem in found.problems:
         logger.error("%s", problem)
     num_images = 0
-    for file in found.files:
+    for source, _ in found.sources():
         try:
-            pixels = mapper.reader.open(FileImage(str(file)))
+            pixels = mapper.reader.open(source)
         except UserError as error:
             result.failures.append(str(error))
             logger.error("%s", error)
             continue
         num_images += 1
-        objects = predict_image(model, pixels, mapper=mapper, image_id=num_images, name=str(file))
+        objects = predict_image(model, pixels, mapper=mapper, image_id=num_images, name=source.name)
         if tally is not None:
-            tally.add(str(file), objects)
+            tally.add(source.name, objects)
         is_shown = reaches(objects, threshold)
         objects = objects[is_shown]
-        yield PredictedFile(file, pixels, objects, is_shown.tolist())
-        logger.info("%s: %s", file, counted(len(objects), "object"))
+        yield PredictedFile(source, pixels, objects, is_shown.tolist())
+        logger.info("%s: %s", source.name, counted(len(objects), "object"))
     if tally is not None:
         log_notes(tally.notes(), logged=set())
 
 
-def _image_ids(files: Sequence[Path], given: Mapping[str, BoxesOfImage]) -> list[int | str]:
+def _image_ids(files: Sequence[str], given: Mapping[str, BoxesOfImage]) -> list[int | str]:
     """Ids of the given boxes, and unused numbers for the other images; 1, 2, ... without given boxes."""
-    ids = [given[str(file)].image_id if str(file) in given else None for file in files]
+    ids = [given[file].image_id if file in given else None for file in files]
     numbers = count(1 + max((number for number in ids if isinstance(number, int)), default=0))
     return [next(numbers) if image_id is None else image_id for image_id in ids]
 

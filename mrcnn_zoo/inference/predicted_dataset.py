@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.loading.mapper import EvalMapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
 from mrcnn_zoo.evaluation.limits import DetectionTally
@@ -47,17 +46,17 @@ def predict_dataset(
     result, log = PredictedImages(), RepairLog("object")
     records: list[ImageRecord] = []
     number, num_keypoints = 0, 0
-    for file, pixels, objects, _ in predicted_files(
+    for source, pixels, objects, _ in predicted_files(
         model, found, result, mapper=mapper, tally=tally, threshold=score_threshold
     ):
         instances = _instances(objects, first_id=number + 1)
         number += len(instances)
         num_keypoints = num_keypoints if objects.keypoints is None else objects.keypoints.shape[1]
-        left_out = [str(file)] * (len(objects) - len(instances))
+        left_out = [source.name] * (len(objects) - len(instances))
         log.add("objects without a pixel in their mask left out", left_out, name="image")
         size = (pixels.shape[0], pixels.shape[1])
-        records.append(ImageRecord(len(records) + 1, FileImage(str(file)), size, tuple(instances)))
-        result.counts[str(file)] = Counter(class_names[item.class_index] for item in instances)
+        records.append(ImageRecord(len(records) + 1, source, size, tuple(instances)))
+        result.counts[source.name] = Counter(class_names[item.class_index] for item in instances)
     dataset = Dataset(
         "predictions",
         tuple(records),

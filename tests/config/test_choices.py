@@ -64,6 +64,7 @@ BUILDERS: dict[str, Callable[[CfgNode], Any]] = {
 }
 # Keys whose choices are not the names of a builder's table.
 NO_TABLE = {
+    "INPUT.PAGES",
     "VERSION",
     "FLOAT32_PRECISION",  # torch's names
     "WANDB.MODE",  # W&B's names

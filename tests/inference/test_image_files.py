@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -21,6 +22,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.limits import DetectionTally, Limit
 from mrcnn_zoo.inference.image_files import predict_images
 from mrcnn_zoo.inference.image_inputs import find_images
+from mrcnn_zoo.inference.predicted_dataset import predict_dataset
 from mrcnn_zoo.inference.predictor import predict_image
 from mrcnn_zoo.structures import Detections, ProbabilityMasks, Sample
 
@@ -267,3 +269,22 @@ def test_predict_image_refuses_arrays_that_are_no_images(mapper, pixels: np.ndar
 @pytest.mark.parametrize("shape", [(40, 50), (40, 50, 1), (40, 50, 3)])
 def test_predict_image_accepts_grey_and_color_arrays(mapper, shape: tuple[int, ...]) -> None:
     assert predict_image(TwoBoxes(), np.zeros(shape, np.uint8), mapper=mapper).image_size == (40, 50)
+
+
+def test_pages_of_a_stack_are_images_if_wanted(mapper, tmp_path) -> None:
+    stack = tmp_path / "stack.tif"
+    tifffile.imwrite(stack, np.arange(2, dtype=np.uint16)[:, None, None] * np.ones((1, 40, 50), np.uint16))
+    found = find_images([stack, write_image(tmp_path / "a.png")])
+    found.pages_are_images = True
+    options: dict[str, Any] = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.5}
+    predict_images(TwoBoxes(), found, tmp_path / "out", **options)
+    content = json.loads((tmp_path / "out/predictions.json").read_text())
+    names = [f"{stack}#1", f"{stack}#2", str(tmp_path / "a.png")]
+    assert [image["file_name"] for image in content["images"]] == names
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [
+        "a.png",
+        "stack_0001.png",
+        "stack_0002.png",
+    ]
+    dataset, _ = predict_dataset(TwoBoxes(), found, **options)
+    assert [record.source.read()[0, 0, 0] for record in dataset.records] == [0, 1, 0]

@@ -190,7 +190,7 @@ def test_error_names_the_pages_of_a_tiff(cfg: CfgNode, tmp_path: Path) -> None:
     open_ = build_pixel_reader(cfg).open
     with pytest.raises(UserError, match=r"z\.tif has 5 pages \(axes ZYX\), which are read as channels.*PIXEL_MEAN"):
         open_(FileImage(str(tmp_path / "z.tif")))
-    with pytest.raises(UserError, match=r"p\.tif has 5 pages .*Write each page as a file of its own"):
+    with pytest.raises(UserError, match=r"p\.tif has 5 pages .*Set INPUT\.PAGES to images if each page is an image"):
         open_(FileImage(str(tmp_path / "p.tif")))
     with pytest.raises(UserError, match=r"c\.tif has 5 channels, but the model has 3"):
         open_(FileImage(str(tmp_path / "c.tif")))
