@@ -173,7 +173,7 @@ def _open(arguments: argparse.Namespace, weights: str, found: FoundImages) -> _O
     threshold = resolve_threshold(_threshold(arguments) or 0.0, trained, option="--threshold")
     detector = build_image_detector(cfg, model, trained, score_threshold=lowest(threshold), option="--threshold")
     tally = build_detection_tally(cfg, min_score=lowest(threshold)) if given is None else None
-    return _Opened(detector, threshold, given, tally, 0.0)
+    return _Opened(detector, threshold, given, tally, cfg.RESULTS.SIMPLIFY)
 
 
 def _threshold(arguments: argparse.Namespace) -> float | str | None:

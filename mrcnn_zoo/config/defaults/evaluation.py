@@ -144,4 +144,12 @@ NEW_KEYS = (
         "Library that computes COCO AP: pycocotools, hotcoco or faster_coco_eval.",
         registry=AP_BACKENDS,
     ),
+    Key(
+        "RESULTS.SIMPLIFY",
+        0.0,
+        "Pixels by which the polygons of masks that predict writes with --format may differ from the outlines of the "
+        "masks, to have fewer points (Douglas-Peucker); polygons that would cross are simplified less. 0 keeps the "
+        "masks exactly, in COCO's format as run lengths. 1 to 2 for buildings.",
+        range=NOT_NEGATIVE,
+    ),
 )
