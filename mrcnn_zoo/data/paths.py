@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mrcnn_zoo.data.images.arrays import tiff_size
 from mrcnn_zoo.data.images.headers import size_from_header
 from mrcnn_zoo.data.images.reading import EXIF_ORIENTATION, FileImage, open_image
 from mrcnn_zoo.errors import UserError
@@ -149,7 +150,9 @@ def image_file_size(path: Path) -> ImageSize:
     except UserError:
         if not is_array_or_tiff:
             raise
-    height, width = source.read(max_pixels=0).shape[:2]  # of a TIFF with pages, their axes decide
+    if size := tiff_size(str(path)):  # of a TIFF with pages, their axes decide
+        return size
+    height, width = source.read(max_pixels=0).shape[:2]
     return height, width
 
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from mrcnn_zoo.data.images.headers import size_from_header
@@ -124,3 +126,25 @@ def test_file_that_ends_in_its_header_is_refused(tmp_path: Path, kind: str) -> N
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(UserError, match=r"a\.(png|jpg)"):
         image_file_sizes([str(path)])
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((20, 30, 5), {"photometric": "minisblack", "planarconfig": "contig"}),
+        ((5, 20, 30), {"photometric": "minisblack", "planarconfig": "separate"}),
+        ((5, 20, 30), {"photometric": "minisblack"}),
+        ((40, 30, 4), {"photometric": "minisblack"}),
+        ((20, 30), {"photometric": "minisblack", "extratags": [(274, "H", 1, 6, True)]}),
+        ((20, 30, 5), {"photometric": "minisblack", "planarconfig": "contig", "extratags": [(274, "H", 1, 8, True)]}),
+    ],
+    ids=["contiguous", "planes", "pages", "rows as pages", "turned", "turned, of 5 channels"],
+)
+def test_size_of_a_tiff_is_that_of_its_pixels_without_reading_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros(shape, dtype=np.uint16), **options)
+    expected = FileImage(str(path)).read().shape[:2]
+    monkeypatch.delattr(FileImage, "read")
+    assert image_file_size(path) == expected

@@ -29,7 +29,7 @@ from mrcnn_zoo.data.formats.geojson_writing import write_geojson
 from mrcnn_zoo.data.images.georeference import read_georeference
 from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES, FileImage
 from mrcnn_zoo.data.masks import encode_clipped_polygons
-from mrcnn_zoo.data.paths import image_file_size
+from mrcnn_zoo.data.paths import image_file_sizes
 from mrcnn_zoo.data.records import Dataset, RepairLog
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.ops import rle
@@ -80,7 +80,6 @@ class GeoJsonFormat(AnnotationFormat):
         """The images with a file; others are left out and counted."""
         reader = _Reader(found, options)
         images = list(reader.images())
-        reader.finder.check()
         if not found.listing.file:
             left_out = sorted(reader.finder.paths - reader.used)
             reader.repairs.add("images without an annotation file left out", left_out, name="image")
@@ -106,15 +105,15 @@ class _Reader:
         with_names = _names_are_classes([feature.name for *_, features in files for feature in features])
         if not with_names:
             self.repairs.add("names of features, almost all distinct, not taken as classes", [files[0][0]], name="file")
-        for name, side, content, features in files:
-            image = self._image_of(name, content, is_only_file=len(files) == 1)
-            if image:
-                self.used.add(image)
-                path = self.finder.root / image
-                size = image_file_size(path)
-                objects = self._objects(name, path, size, epsg_of(content), features, with_names=with_names)
-                file = str(self.root / name)
-                yield AnnotatedImage(FileImage(str(path)), size, objects, annotation_file=file, split=side)
+        images = [self._image_of(name, content, is_only_file=len(files) == 1) for name, _, content, _ in files]
+        self.finder.check()
+        self.used.update(images)
+        paths = [self.finder.root / image for image in images]
+        sizes = image_file_sizes([str(path) for path in paths])
+        for (name, side, content, features), path, size in zip(files, paths, sizes, strict=True):
+            objects = self._objects(name, path, size, epsg_of(content), features, with_names=with_names)
+            file = str(self.root / name)
+            yield AnnotatedImage(FileImage(str(path)), size, objects, annotation_file=file, split=side)
 
     def _features(self, name: str) -> tuple[dict[str, Any], list[_Feature]]:
         """The content of a file but for its features, and these: of a collection, a list, or a single one."""

@@ -21,6 +21,7 @@ TIFF_STACK = "QYX"  # pages of unknown meaning
 PAGE_AXES = "IQTZRPG"  # of pages that are no channels, as tifffile names them
 STACK_AXES = {"Z": "slices", "T": "time points", "I": "pages", "Q": "pages"}  # axes of pages
 TIFF_ORIENTATION = 274
+SIDEWAYS = (5, 6, 7, 8)  # orientations with width and height exchanged
 COLORS = 3  # pages of a stack that are read as red, green and blue
 ALPHA = (1, 2)  # values of the TIFF tag ExtraSamples
 
@@ -105,6 +106,24 @@ def read_tiff(path: str, *, with_alpha: bool, max_pixels: int, page: int | None 
     if page is None:
         _note_stack(path, axes, sides)
     return upright(as_pixels(_channels_last(array, axes, path), path), int(orientation))
+
+
+def tiff_size(path: str) -> tuple[int, int] | None:
+    """(height, width) that `read_tiff` gives, from the tags alone; None for a file that it refuses.
+
+    Args:
+        path: of the file.
+    """
+    try:
+        import tifffile
+
+        with tifffile.TiffFile(path) as file:
+            series, orientation = file.series[0], file.pages.first.tags.valueof(TIFF_ORIENTATION, 1)
+            without_memory = np.broadcast_to(np.zeros((), dtype=np.uint8), series.shape)
+            height, width = _channels_last(without_memory, series.axes, path).shape[:2]
+    except Exception:  # no tifffile, or an unreadable TIFF, which `read_tiff` reports
+        return None
+    return (width, height) if int(orientation) in SIDEWAYS else (height, width)
 
 
 def _read_page(series: Any, page: int) -> tuple[NDArray[np.generic], str]:
@@ -272,7 +291,7 @@ def upright(pixels: NDArray[np.generic], orientation: int) -> NDArray[np.generic
         pixels: (H, W, C).
         orientation: of EXIF and TIFF, 1 to 8.
     """
-    if orientation in (5, 6, 7, 8):
+    if orientation in SIDEWAYS:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
