@@ -157,13 +157,16 @@ def read_masks(objects: Path, classes: Path | None, *, names: Mapping[int, str],
     return found
 
 
-def _read_values(path: Path, size: ImageSize) -> NDArray[np.int64]:
+def _read_values(path: Path, size: ImageSize) -> NDArray[np.int32]:
     """(H, W) palette indices or grey values; of images with colours, their codes, which are above all indices."""
     with open_image(str(path), max_pixels=0) as image:
         if image.mode in ("P", "L", "1", "I", "I;16"):
-            values = np.asarray(image).astype(np.int64)
+            values = np.asarray(image).astype(np.int32)
         else:
-            values = np.asarray(image.convert("RGB")).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1]) + NUM_INDICES
+            values = (
+                np.asarray(image.convert("RGB")).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
+                + NUM_INDICES
+            )
     if values.shape != size:
         raise UserError(
             f"{path} is {values.shape[1]} x {values.shape[0]} pixels (width x height) where its image is {size[1]} x "
@@ -172,18 +175,25 @@ def _read_values(path: Path, size: ImageSize) -> NDArray[np.int64]:
     return values
 
 
-def _numbers_of(values: NDArray[np.int64]) -> NDArray[np.int64]:
+def _numbers_of(values: NDArray[np.int32]) -> NDArray[np.int32]:
     """The numbers of objects. Colours outside VOC's palette are objects, too."""
+    if values.max(initial=0) < NUM_INDICES:
+        return values
     present, places = np.unique(values, return_inverse=True)
     known = dict(zip(CODES, range(NUM_INDICES), strict=True))
     numbers = [known.get(value, value) for value in present.tolist()]
-    result: NDArray[np.int64] = np.array(numbers, dtype=np.int64)[places].reshape(values.shape)
+    result: NDArray[np.int32] = np.array(numbers, dtype=np.int32)[places].reshape(values.shape)
     return result
 
 
-def _class_of(values: NDArray[np.int64], names: Mapping[int, str], place: str) -> str:
+def _class_of(values: NDArray[np.int32], names: Mapping[int, str], place: str) -> str:
     """The most frequent class of an object's pixels."""
-    present, counts = np.unique(values, return_counts=True)
+    if values.max() < NUM_INDICES:
+        counts = np.bincount(values)
+        present = np.flatnonzero(counts)
+        counts = counts[present]
+    else:
+        present, counts = np.unique(values, return_counts=True)
     for value in present[np.argsort(-counts, kind="stable")].tolist():
         name = names.get(value, "")
         if name not in BACKGROUND and value not in (VOID, CODES[VOID]):
