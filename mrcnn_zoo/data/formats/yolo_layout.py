@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -54,7 +54,7 @@ def find_layout(listing: FileListing) -> Found | None:
     """
     for name in _yaml_files(listing):
         content = _read_yaml(listing, name)
-        if content is not None:
+        if content is not None and any(key in content for keys in SIDE_KEYS.values() for key in keys):
             return _of_yaml(listing, name, content)
     for name in listing.with_suffix(".data"):
         fields = dict(DARKNET_FIELD.findall(listing.head(name)))
@@ -65,9 +65,9 @@ def find_layout(listing: FileListing) -> Found | None:
     }
     if not listing.file:
         lists.pop("", None)
-    names, names_file = _names_beside(listing)
+    about_names = _names_beside(listing)
     if lists:
-        sides = {side: Side((), (name,), names, names_file) for side, name in lists.items()}
+        sides = {side: Side((), (name,), *about_names) for side, name in lists.items()}
         return Found(listing, sides, listed(sorted(lists.values())))
     return None if listing.file else _of_folders(listing)
 
@@ -114,9 +114,7 @@ def _read_yaml(listing: FileListing, name: str) -> Mapping[str, Any] | None:
         content = yaml.safe_load((listing.root / name).read_bytes())
     except (OSError, ValueError, yaml.YAMLError):
         return None
-    if not isinstance(content, Mapping) or not {"names", "nc"} & content.keys():
-        return None
-    return content if any(key in content for keys in SIDE_KEYS.values() for key in keys) else None
+    return content if isinstance(content, Mapping) and {"names", "nc"} & content.keys() else None
 
 
 def _of_yaml(listing: FileListing, name: str, content: Mapping[str, Any]) -> Found:
@@ -280,14 +278,15 @@ def _of_folders(listing: FileListing) -> Found | None:
     else:
         base, inside = listing, ""
     images = [name for name in base.images if name.startswith(inside)]
-    if not _are_labels(base, labels) or not (_has_image(labels, images) or not images):
+    labels = _with_image(labels, images) if images else labels
+    if not _are_labels(base, labels):
         return None
     folders: dict[str, list[str]] = {}
     for folder in dict.fromkeys(os.path.dirname(name) for name in images or labels):
         folders.setdefault("" if inside else _side_of_folder(folder), []).append(folder)
-    names, names_file = _names_beside(base)
-    sides = {side: Side(tuple(chosen), (), names, names_file) for side, chosen in folders.items()}
-    return Found(base, sides, f"{len(labels)} .txt files" + (f", {names_file}" if names_file else ""))
+    about_names = _names_beside(base)
+    sides = {side: Side(tuple(chosen), (), *about_names) for side, chosen in folders.items()}
+    return Found(base, sides, f"{len(labels)} .txt files" + (f", {about_names[1]}" if about_names[1] else ""))
 
 
 def _label_files(listing: FileListing) -> list[str]:
@@ -304,23 +303,29 @@ def _are_labels(listing: FileListing, names: Sequence[str]) -> bool:
     return bool(is_label) and 2 * sum(is_label) > len(is_label)
 
 
-def _has_image(labels: Sequence[str], images: Iterable[str]) -> bool:
-    stems = {PurePosixPath(label).stem for label in labels}
-    return any(PurePosixPath(image).stem in stems for image in images)
+def _with_image(labels: Sequence[str], images: Sequence[str]) -> list[str]:
+    stems = {PurePosixPath(image).stem for image in images}
+    return [label for label in labels if PurePosixPath(label).stem in stems]
 
 
 def _side_of_folder(folder: str) -> str:
     return next((side for part in folder.split("/") if (side := split_of(part))), "")
 
 
-def _names_beside(listing: FileListing) -> tuple[tuple[str, ...] | None, str]:
-    """The names in a file such as classes.txt, and its name; the one nearest to the root."""
+def _names_beside(listing: FileListing) -> tuple[tuple[str, ...] | None, str, str]:
+    """The names in data.yaml or in a file such as classes.txt, the nearest to the root; its name; its problem."""
+    for name in _yaml_files(listing):
+        content = _read_yaml(listing, name)
+        if content is not None:
+            names, problem = _names_of_yaml(content, listing.root / name)
+            return names, name, problem
     found = [name for name in listing.files if name.rpartition("/")[2] in NAMES_FILES]
     for name in sorted(found, key=lambda name: (name.count("/"), name)):
-        names = _lines_of(listing.root / name)
-        if names and len(set(names)) == len(names):
-            return tuple(names), name
-    return None, ""
+        lines = _lines_of(listing.root / name)
+        if lines:
+            names, problem = _distinct(lines, listing.root / name)
+            return names, name, problem
+    return None, "", ""
 
 
 def _lines_of(path: Path) -> list[str]:

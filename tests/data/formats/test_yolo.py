@@ -114,6 +114,11 @@ def test_named_data_file_with_images_elsewhere(tmp_path: Path) -> None:
     assert [len(record.instances) for record in dataset.records] == [1]
 
 
+def test_data_file_with_names_alone(tmp_path: Path) -> None:
+    make(tmp_path, {"data.yaml": f"{NAMES}nc: 2\n", "labels/a.txt": BOX}, ("images/a.png",))
+    assert read(tmp_path).class_names == ("cat", "dog")
+
+
 def test_list_of_absolute_paths(tmp_path: Path) -> None:
     make(tmp_path / "pictures", {"labels/a.txt": TRIANGLE}, ("images/a.png",))
     make(tmp_path / "lists", {"data.yaml": f"train: t.txt\n{NAMES}", "t.txt": f"{tmp_path}/pictures/images/a.png\n"})
@@ -191,6 +196,7 @@ def test_lines_of_keypoints_are_refused(tmp_path: Path) -> None:
         (f"train: pictures/train\n{NAMES}", "data.yaml: train: pictures/train is neither below"),
         ("train: images\nnames: {1: cat, 2: dog}\n", "names has the numbers 1, 2; they must be 0, 1, 2"),
         ("train: images\nnames: [cat, cat]\n", "names has cat more than once"),
+        ("names: [cat, cat]\n", "names has cat more than once"),
         ("train: images\nnc: many\n", "nc = 'many' must be the number of classes"),
         (f"train: list.txt\n{NAMES}", r"1 image that annotations name are missing.*gone.png"),
     ],
