@@ -152,6 +152,11 @@ class AnnotationFormat(ABC):
             UserError: see `read_images` and `build_dataset`.
         """
         read = self.read_images(found, options)
+        if not read.images:
+            raise UserError(
+                f"dataset {options.name!r}: there is no annotated image in {found.listing.path} ({self.title}: "
+                f"{found.note})."
+            )
         return build_dataset(
             options.name, read.images, read.class_names, repairs=read.repairs, needs_masks=options.needs_masks
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from mrcnn_zoo.data.annotations.boxes import read_boxes
 from mrcnn_zoo.data.annotations.segmentations import SegmentationReader
-from mrcnn_zoo.data.field_rules import ColumnReader
+from mrcnn_zoo.data.field_rules import ColumnReader, parse_number
 from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource, InstanceRecord, Polygons, RepairLog
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops.rle import Rle
@@ -106,7 +106,10 @@ def build_dataset(
     if not images:
         raise UserError(f"dataset {name!r}: there is no annotated image.")
     if not class_names:
-        raise UserError(f"dataset {name!r}: there is no object in its {len(images)} images, so nothing can be learned.")
+        file = f" ({images[0].annotation_file})" if images[0].annotation_file else ""
+        raise UserError(
+            f"dataset {name!r}: there is no object in its {len(images)} images{file}, so nothing can be learned."
+        )
     index_of = {class_name: index for index, class_name in enumerate(class_names)}
     objects = [item for image in images for item in image.objects]
     sizes = [image.image_size for image in images for _ in image.objects]
@@ -142,6 +145,21 @@ def build_dataset(
         category_ids=tuple(range(1, len(class_names) + 1)),
         notes=repairs.notes(),
     )
+
+
+def read_score(value: Any, *, place: str, repairs: RepairLog) -> float | None:
+    """The score of a prediction; None without one. Values that are no scores are counted.
+
+    Args:
+        value: as in the file.
+        place: of the object, for messages.
+        repairs: counts what is left out.
+    """
+    score = parse_number(value)
+    if value is None or (not isinstance(score, bool) and isinstance(score, int | float) and 0 <= score <= 1):
+        return None if value is None else float(score)
+    repairs.add("scores that are not numbers from 0 to 1 left out", [place])
+    return None
 
 
 def _as_coco_box(box: Sequence[float] | None, around: Sequence[float]) -> Any:

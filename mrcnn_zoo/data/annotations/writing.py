@@ -113,7 +113,7 @@ class DatasetWriter:
         return [region.points.ravel().tolist() for region in regions]
 
     def mask(self, record: ImageRecord, instance: InstanceRecord) -> Rle:
-        """The mask of an object as compressed run lengths; that of its box where it has none.
+        """The mask of an object as compressed run lengths; of its box where it has none, which is counted in `lost`.
 
         Args:
             record: with the size of the image.
@@ -121,6 +121,7 @@ class DatasetWriter:
         """
         if instance.segmentation is not None:
             return segmentation_rle(instance.segmentation, record.image_size)
+        self.lost.add("boxes written as masks", [self.place_of(record, instance)])
         x1, y1, x2, y2 = instance.box
         return rle.encode_polygons([[x1, y1, x2, y1, x2, y2, x1, y2]], record.image_size)
 

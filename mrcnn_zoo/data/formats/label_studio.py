@@ -144,7 +144,7 @@ class _Reader:
     def _results(self, place: str, task: Mapping[str, Any]) -> list[Any] | None:
         """The results of the first annotation that is not cancelled; None if there is none."""
         annotations = task.get("annotations", task.get("completions"))
-        if annotations is None:
+        if annotations is None and "data" not in task:
             return [
                 _full(item)
                 for value in task.values()
@@ -152,6 +152,7 @@ class _Reader:
                 for item in value
                 if isinstance(item, dict)
             ]
+        annotations = [] if annotations is None else annotations
         if not isinstance(annotations, list) or not all(isinstance(item, dict) for item in annotations):
             raise UserError(f"{place} has 'annotations' {short_repr(annotations)}, which must be a list of objects.")
         valid = [item for item in annotations if not item.get("was_cancelled")]
@@ -211,7 +212,7 @@ def _size(place: str, results: Sequence[Mapping[str, Any]]) -> ImageSize | None:
     for item in results:
         if "original_width" in item or "original_height" in item:
             height, width = item.get("original_height"), item.get("original_width")
-            if not isinstance(height, int) or not isinstance(width, int) or min(height, width) <= 0:
+            if type(height) is not int or type(width) is not int or min(height, width) <= 0:
                 raise UserError(
                     f"{place} has original_height {short_repr(height)} and original_width {short_repr(width)}, which "
                     "must be whole numbers of pixels above 0."

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn_zoo.data.annotations.objects import AnnotatedObject
+from mrcnn_zoo.data.annotations.objects import AnnotatedObject, read_score
 from mrcnn_zoo.data.annotations.shapes import box_polygon, ellipse_polygon, rotated
 from mrcnn_zoo.data.field_rules import short_repr
 from mrcnn_zoo.data.formats.label_studio_brush import decode_brush
@@ -60,14 +60,14 @@ class LabelStudioResult:
             return None
         if len(labels) > 1:
             repairs.add("regions with several labels given the first", [self.place])
-        score = next((item["score"] for item in self.items if isinstance(item.get("score"), int | float)), None)
+        score = next((item["score"] for item in self.items if item.get("score") is not None), None)
         shape = self._shape(region)
         return AnnotatedObject(
             labels[0],
             self.where,
             segmentation=shape.get("segmentation"),
             box=shape.get("box"),
-            score=float(score) if score is not None and 0 <= score <= 1 else None,
+            score=read_score(score, place=self.place, repairs=repairs),
         )
 
     def _shape(self, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,5 +140,5 @@ def _labels(value: Mapping[str, Any]) -> list[str]:
         for key, labels in value.items()
         if key.endswith("labels") and isinstance(labels, list)
         for label in labels
-        if isinstance(label, str | int | float)
+        if isinstance(label, str | int) and not isinstance(label, bool)
     ]

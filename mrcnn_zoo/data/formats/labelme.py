@@ -17,7 +17,7 @@ from PIL import Image
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
 from mrcnn_zoo.data.annotations.listing import FileListing, ImageFinder, side_of_folders
 from mrcnn_zoo.data.annotations.loading import annotation_format
-from mrcnn_zoo.data.annotations.objects import AnnotatedImage, AnnotatedObject, class_names_of
+from mrcnn_zoo.data.annotations.objects import AnnotatedImage, AnnotatedObject, class_names_of, read_score
 from mrcnn_zoo.data.annotations.shapes import box_around, box_polygon, ellipse_polygon, placed_mask, united
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.field_rules import short_repr
@@ -182,7 +182,7 @@ class _Reader:
             height, width = source.read().shape[:2]
             return height, width
         for key, side in zip(("imageHeight", "imageWidth"), sides, strict=True):
-            if not isinstance(side, int) or side <= 0:
+            if isinstance(side, bool) or not isinstance(side, int) or side <= 0:
                 raise UserError(
                     f"{path}: {key!r} is {short_repr(side)}, which must be a whole number of pixels above 0. Correct "
                     "it, or set imageHeight and imageWidth to null: they are then measured."
@@ -206,7 +206,7 @@ class _Shape:
                 f"{self.place} is {short_repr(self.shape)}, which must be an object with 'label' and 'points'."
             )
         label = self.shape.get("label")
-        if isinstance(label, bool) or not isinstance(label, str | int | float) or not str(label).strip():
+        if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
             raise self._error("label", label, "a text: the name of the class")
         kind = self.shape.get("shape_type") or "polygon"
         if kind not in KNOWN:
@@ -215,15 +215,14 @@ class _Shape:
         if kind in LINES or (kind in ("rectangle", "circle") and len(points) < 4):
             repairs.add("lines and points left out", [self.place])
             return None
-        score, flags = self.shape.get("score"), self.shape.get("flags")
-        is_score = isinstance(score, int | float) and 0 <= score <= 1
+        flags = self.shape.get("flags")
         return _Part(
             str(label).strip(),
             self.where,
             polygon=_polygon(kind, points) if kind in (*POLYGONS, "circle") else None,
             box=box_around(points) if kind == "rectangle" else None,
             mask=self._mask(points) if kind == "mask" else None,
-            score=float(score) if is_score else None,  # type: ignore[arg-type]
+            score=read_score(self.shape.get("score"), place=self.place, repairs=repairs),
             is_crowd=isinstance(flags, dict) and flags.get(CROWD_FLAG) is True,
         )
 
@@ -233,8 +232,8 @@ class _Shape:
         try:
             flat = [number for x, y in points for number in (x, y)]  # type: ignore[union-attr]
         except (TypeError, ValueError):
-            flat = [None]
-        if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in flat):
+            flat = []
+        if not flat or not all(isinstance(number, int | float) and not isinstance(number, bool) for number in flat):
             raise self._error("points", points, "a list of points [x, y] in pixels")
         return flat
 

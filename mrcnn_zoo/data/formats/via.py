@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
 from mrcnn_zoo.data.annotations.listing import FileListing, ImageFinder, side_of_folders, split_of
 from mrcnn_zoo.data.annotations.loading import annotation_format
-from mrcnn_zoo.data.annotations.objects import AnnotatedImage, AnnotatedObject, class_names_of
+from mrcnn_zoo.data.annotations.objects import AnnotatedImage, AnnotatedObject, class_names_of, read_score
 from mrcnn_zoo.data.annotations.shapes import box_around, ellipse_polygon
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.classes import listed
@@ -152,15 +152,13 @@ class _Reader:
             self.repairs.add(f"regions without a value of {self.attribute!r} left out", [place])
             return None
         is_box = region.shape.get("name") in ("rect", "extreme_rect")
-        score = parse_number(region.attributes.get(SCORE))
-        is_score = isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 1
         return AnnotatedObject(
             class_name,
             region.where,
             segmentation=None if is_box else [outline],
             box=outline if is_box else None,
             is_crowd=parse_number(region.attributes.get(CROWD)) in (1, True),
-            score=float(score) if is_score else None,
+            score=read_score(region.attributes.get(SCORE) or None, place=place, repairs=self.repairs),
         )
 
     def _class_name(self, place: str, region: Region) -> str:
@@ -196,7 +194,8 @@ def _values(value: Any) -> list[str]:
     """The texts of an attribute's value: of a checkbox, those that are checked."""
     if isinstance(value, dict):
         return [str(key).strip() for key, is_checked in value.items() if is_checked]
-    return [str(value).strip()] if isinstance(value, str | int | float) and str(value).strip() else []
+    is_text = isinstance(value, str | int) and not isinstance(value, bool)
+    return [str(value).strip()] if is_text and str(value).strip() else []
 
 
 def _outline(place: str, shape: Mapping[str, Any]) -> list[float] | None:
