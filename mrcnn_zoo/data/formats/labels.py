@@ -236,10 +236,12 @@ class ClassTable:
     Args:
         path: of the file, which may be missing: all objects have one class.
         rows: by the path of the label image, by label: class, score, line.
+        is_other: it is empty, or a table of another kind.
     """
 
     path: Path
     rows: dict[str, dict[str, tuple[str, float | None, int]]] = field(default_factory=dict)
+    is_other: bool = False
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -269,7 +271,8 @@ class ClassTable:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 lines = csv.DictReader(file)
                 if not set(COLUMNS[:3]) <= set(lines.fieldnames or ()):
-                    return table  # a table of another kind
+                    table.is_other = True
+                    return table
                 for row in lines:
                     table._add(row, known, f"{path}, line {lines.line_num}", lines.line_num)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -298,11 +301,15 @@ class ClassTable:
 
         Args:
             images: paths of label images, and their pages with objects.
-            repairs: counts lines without an object.
+            repairs: counts lines without an object, and a table of another kind.
 
         Raises:
             UserError: an object without a class.
         """
+        if self.is_other:
+            columns = ", ".join(COLUMNS[:3])
+            kind = f"{self.path.name} without the columns {columns} left out; all objects have one class"
+            repairs.add(kind, [self.path.name], name="file")
         names = self.names
         for file, pages in images if self.rows else ():
             rows, present = self.rows.get(file, {}), {item.name for image in pages for item in image.objects}

@@ -1,0 +1,122 @@
+"""Round trips through every annotation format and every pair of formats: written, detected, read, compared."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrcnn_zoo.data.formats.dsb2018 import load_dsb2018
+from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.registries import ANNOTATION_FORMATS
+from support.round_trips import (
+    Holds,
+    Item,
+    assert_equal_items,
+    box_dataset,
+    by_pixels,
+    counts_of,
+    items_of,
+    kept,
+    mask_dataset,
+    polygon_dataset,
+    read_back,
+    write_as,
+    write_images,
+)
+
+FORMATS = [name for name in ANNOTATION_FORMATS.names() if name != "coco"]
+HOLDS = {  # a format that is not listed must keep everything but the pixels of masks
+    "coco": Holds(exact=True),
+    "labels": Holds(exact=True, boxes=False, overlaps=False, crowds="left out"),
+    "label_studio": Holds(crowds="as objects"),
+    "labelme": Holds(),
+    "via": Holds(holes="filled", parts="separated"),
+    "yolo": Holds(holes="joined", parts="joined", crowds="left out", scores=False),
+}
+NUCLEI = ("0402a81e", "a31deaf0")  # with the most objects, of which two have holes, and with the most contacts
+SCENES: dict[str, Callable] = {"masks": mask_dataset, "polygons": polygon_dataset, "boxes": box_dataset}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MRCNN_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[ImageRecord]:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def once_through(images: list[ImageRecord], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
+    """Each scene after a round trip through a format, checked once."""
+    done: dict[tuple[str, str], Dataset] = {}
+
+    def trip(name: str, scene: str) -> Dataset:
+        if (name, scene) not in done:
+            folder = tmp_path_factory.mktemp(f"{name}-{scene}") / "data"
+            done[name, scene] = _assert_round_trip(SCENES[scene](images), name, folder)
+        return done[name, scene]
+
+    return trip
+
+
+def _assert_round_trip(dataset: Dataset, name: str, folder: Path) -> Dataset:
+    """Write and read a dataset; it is as before but for what the format cannot hold, which the writer has counted."""
+    holds = HOLDS.get(name, Holds())
+    notes = write_as(name, dataset, folder)
+    detected, again = read_back(folder)
+    assert detected == name
+    assert again.notes == ()
+    before, after = by_pixels(dataset), by_pixels(again)
+    assert before.keys() == after.keys()
+    lost: Counter[str] = Counter()
+    for pixels, record in before.items():
+        where = f"{name}, {Path(record.source.name).name}"
+        expected: list[Item] = kept(items_of(record, dataset.class_names), holds, lost)
+        found = items_of(after[pixels], again.class_names)
+        assert_equal_items(found, expected, exact=holds.exact, where=where)
+        if holds.sides:
+            assert after[pixels].split == record.split, where
+    assert +lost == counts_of(notes), notes
+    return again
+
+
+@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("name", FORMATS)
+def test_dataset_is_equal_after_a_round_trip(once_through: Callable, name: str, scene: str) -> None:
+    assert len(once_through(name, scene)) == 7
+
+
+def _pairs() -> Iterator[Any]:
+    """Every pair with every scene; those with COCO, and of each format with the next, are not slow."""
+    for row, first in enumerate(FORMATS):
+        for second in FORMATS:
+            for scene in SCENES:
+                is_next = second == FORMATS[(row + 1) % len(FORMATS)]
+                is_quick = first != second and (is_next or (scene == "masks" and "coco" in (first, second)))
+                yield pytest.param(first, second, scene, marks=() if is_quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("first", "second", "scene"), list(_pairs()))
+def test_dataset_is_equal_after_two_formats(
+    once_through: Callable, tmp_path: Path, first: str, second: str, scene: str
+) -> None:
+    middle = _assert_round_trip(once_through(first, scene), second, tmp_path / "second")
+    again = _assert_round_trip(middle, first, tmp_path / "first")
+    assert again.class_names
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_touching_nuclei_are_equal_after_a_round_trip(shared_dir: Path, tmp_path: Path, name: str) -> None:
+    for start in NUCLEI:
+        (folder,) = (shared_dir / "data/dsb2018/stage1_train").glob(f"{start}*")
+        (tmp_path / "nuclei").mkdir(exist_ok=True)
+        (tmp_path / "nuclei" / folder.name).symlink_to(folder)
+    nuclei = load_dsb2018("nuclei", tmp_path / "nuclei")
+    again = _assert_round_trip(nuclei, name, tmp_path / "data")
+    assert len(again) == 2
