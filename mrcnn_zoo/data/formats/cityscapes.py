@@ -304,7 +304,6 @@ def _painted(record: ImageRecord, writer: DatasetWriter) -> tuple[NDArray[np.int
         ("objects in part behind others", lambda number: 0 < visible[number] < areas[number]),
         ("scores left out", lambda number: instances[number].score is not None),
         ("keypoints left out", lambda number: instances[number].keypoints is not None),
-        ("boxes written as masks", lambda number: instances[number].segmentation is None),
     ):
         places = [writer.place_of(record, instances[number]) for number in instances if is_lost(number)]
         writer.lost.add(kind, places)

@@ -20,7 +20,8 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.structures import ImageSize
 
-INSIDE = 0.999  # level of outlines through the centres of the outer pixels
+# Levels of outlines of 0 and 1: pixels that touch at a corner are one region below one half, and two above.
+TOUCHING, APART = 0.5 - 1e-6, 0.5 + 1e-6
 UNLABELED = "unlabeled"  # of polygons that are holes of others
 MIN_POINTS = 3
 
@@ -86,7 +87,7 @@ def _object(path: Path, number: int, item: Any) -> LabelledPolygon | None:
     return LabelledPolygon(label.strip(), pairs, where)
 
 
-def draw(polygons: Iterable[tuple[int, Sequence[Sequence[float]]]], size: ImageSize) -> NDArray[np.int32]:
+def draw(polygons: Iterable[tuple[int, Sequence[Sequence[float]] | Pixels]], size: ImageSize) -> NDArray[np.int32]:
     """The (H, W) numbers of the polygons that are in front at each pixel; 0 where there is none.
 
     Args:
@@ -106,13 +107,19 @@ def outlines_of_labels(labels: NDArray[np.int32]) -> list[tuple[int, Pixels]]:
     Args:
         labels: (H, W), 0 where there is no object.
     """
+    found = _outlines(labels, level=TOUCHING)
+    # Where diagonals of two objects cross, neither can be drawn whole over the other.
+    return found if np.array_equal(draw(found, labels.shape), labels) else _outlines(labels, level=APART)
+
+
+def _outlines(labels: NDArray[np.int32], *, level: float) -> list[tuple[int, Pixels]]:
     found = []
     for number, (x1, y1, x2, y2) in zip(*rle.encode_labels(labels)[::2], strict=True):
         mask, corner = labels[y1:y2, x1:x2] == number, np.array([x1, y1])
-        for ring in _outer_rings(mask):
+        for ring in _outer_rings(mask, level=level):
             filled = draw([(1, ring.tolist())], mask.shape) != 0
             found.append((int(filled.sum()), number, ring + corner))
-            for hole in _outer_rings(filled & ~mask):
+            for hole in _outer_rings(filled & ~mask, level=APART):
                 area = int((draw([(1, hole.tolist())], mask.shape) != 0).sum())
                 found.append((area, 0, hole + corner))
     # What is inside a hole has no more pixels than the hole, and must be drawn after it.
@@ -120,13 +127,16 @@ def outlines_of_labels(labels: NDArray[np.int32]) -> list[tuple[int, Pixels]]:
     return [(number, ring) for _, number, ring in found]
 
 
-def _outer_rings(mask: NDArray[np.bool_]) -> list[Pixels]:
+def _outer_rings(mask: NDArray[np.bool_], *, level: float) -> list[Pixels]:
     """The outer pixels of each connected region, in their order, without those on straight lines between others."""
-    generator = contour_generator(z=np.pad(mask, 1).astype(np.float64), fill_type=FillType.OuterOffset)
+    padded = np.pad(mask, 1)
+    generator = contour_generator(z=padded.astype(np.float64), fill_type=FillType.OuterOffset)
     rings = []
-    for points, offsets in zip(*generator.filled(INSIDE, np.inf), strict=True):
+    for points, offsets in zip(*generator.filled(level, np.inf), strict=True):
         start, end = next(pairwise(offsets.tolist()))
-        ring = np.rint(points[start : end - 1] - 1).astype(np.int64)
+        crossings = np.rint(2 * points[start : end - 1]) / 2  # the middles of the edges between inside and outside
+        low, high = np.floor(crossings).astype(np.int64), np.ceil(crossings).astype(np.int64)
+        ring = np.where(padded[low[:, 1], low[:, 0]][:, None], low, high) - 1
         ring = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)] if np.ptp(ring, axis=0).any() else ring[:1]
         is_corner = (ring - np.roll(ring, 1, axis=0) != np.roll(ring, -1, axis=0) - ring).any(axis=1)
         ring = ring[is_corner] if is_corner.any() else ring

@@ -184,7 +184,8 @@ def group_mask_files(listing: FileListing) -> Groups:
         return Groups([], [], [])  # label images, which have the names of their images, or another layout
     rest = [name for name in listing.images if name not in mask_names and name not in masks]
     without = {name for name in rest if _has_empty_folder(listing.root, name)}
-    files = [MaskFiles(image, tuple(found)) for image, found in masks.items()]
+    # By their names: folders of classes do not change the order in which the objects were written.
+    files = [MaskFiles(image, tuple(sorted(found, key=_by_name))) for image, found in masks.items()]
     files += [MaskFiles(image, ()) for image in without]
     return Groups(sorted(files), missing, [name for name in rest if name not in without])
 
@@ -210,6 +211,10 @@ def _image_of_mask(
         if folder and len(images) == 1 and len(inside) <= 2:
             return images[0], "/".join(inside[:-1])
     return "", ""
+
+
+def _by_name(mask: tuple[str, str]) -> tuple[str, str]:
+    return mask[0].rpartition("/")[2], mask[0]
 
 
 def _stem(name: str) -> str:

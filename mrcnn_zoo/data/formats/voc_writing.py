@@ -93,7 +93,10 @@ def _annotation(
     has_masks = any(item.segmentation is not None for item in record.instances)
     _add(root, {"segmented": int(has_masks)})
     for number, item in enumerate(record.instances, start=1):
-        writer.lost.add("scores left out", [writer.place_of(record, item)] if item.score is not None else [])
+        place = [writer.place_of(record, item)]
+        writer.lost.add("scores left out", place if item.score is not None else [])
+        is_reduced = item.is_crowd and item.segmentation is not None
+        writer.lost.add("masks of crowds left out, their boxes are difficult objects", place if is_reduced else [])
         element = ElementTree.SubElement(root, "object")
         _add(element, {"name": class_names[item.class_index], "pose": "Unspecified", "truncated": 0})
         _add(element, {"difficult": int(item.is_crowd)})
