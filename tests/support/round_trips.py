@@ -45,6 +45,7 @@ class Holds:
         crowds: "kept", "left out", "as objects", or "as boxes".
         scores: of predictions.
         sides: train, val and test.
+        only_class: the name of the class where there is only one.
         order: of the objects of an image; otherwise that of drawing.
     """
 
@@ -57,6 +58,7 @@ class Holds:
     crowds: str = "kept"
     scores: bool = True
     sides: bool = True
+    only_class: bool = True
     order: bool = True
 
 
@@ -301,6 +303,7 @@ KINDS = {  # words of the notes of writers
     "scores": r"\bscores?\b",
     "boxes": r"\bbox",
     "masks": r"\bmasks?\b",
+    "names": r"\bnames?\b",
 }
 
 

@@ -268,7 +268,6 @@ def _rows_of(dataset: Dataset, writer: DatasetWriter) -> Iterator[tuple[str, str
             if item.is_crowd:
                 writer.lost.add("regions of uncounted objects left out", place)
                 continue
-            writer.lost.add("boxes written as masks", place if item.segmentation is None else [])
             writer.lost.add("scores left out", place if item.score is not None else [])
             yield writer.stem(record), encode_runs(writer.mask(record, item)), dataset.class_names[item.class_index]
             count += 1
