@@ -32,6 +32,7 @@ PLAUSIBLE = {  # faults that give another dataset without a note
     "via": r"iscrowd|region_attributes|regions = {}",  # attributes are the user's own; {} is version 1's form
     "labelme": "score = None",
     "label_studio": "score = None",
+    "cvat": r'name="score"',
     "labels": r"0\.\d+ at \d+ = ''",  # no score
 }
 

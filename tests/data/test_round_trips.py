@@ -41,7 +41,7 @@ HOLDS = {  # a format that is not listed must keep everything but the pixels of 
     "voc": Holds(exact=True, overlaps="noted", crowds="as boxes", scores=False),
     "yolo": Holds(holes="joined", parts="joined", crowds="left out", scores=False),
 }
-NUCLEI = ("0402a81e", "a31deaf0")  # with the most objects, of which two have holes, and with the most contacts
+NUCLEI = "0402a81e"  # an image with 125 objects, of which many touch and two have holes
 SCENES: dict[str, Callable] = {"masks": mask_dataset, "polygons": polygon_dataset, "boxes": box_dataset}
 
 
@@ -128,10 +128,9 @@ def test_parts_are_kept_in_instance_ids_of_cityscapes(images: list[ImageRecord],
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_touching_nuclei_are_equal_after_a_round_trip(shared_dir: Path, tmp_path: Path, name: str) -> None:
-    for start in NUCLEI:
-        (folder,) = (shared_dir / "data/dsb2018/stage1_train").glob(f"{start}*")
-        (tmp_path / "nuclei").mkdir(exist_ok=True)
-        (tmp_path / "nuclei" / folder.name).symlink_to(folder)
+    (folder,) = (shared_dir / "data/dsb2018/stage1_train").glob(f"{NUCLEI}*")
+    (tmp_path / "nuclei").mkdir()
+    (tmp_path / "nuclei" / folder.name).symlink_to(folder)
     nuclei = load_dsb2018("nuclei", tmp_path / "nuclei")
     again = _assert_round_trip(nuclei, name, tmp_path / "data")
-    assert len(again) == 2
+    assert len(again.records[0].instances) == 125

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -135,19 +135,21 @@ def _text_faults(name: str, text: str) -> Iterator[Fault]:
         for value in TEXT_VALUES:
             changed = text[: match.start()] + value + text[match.end() :]
             where = f"{match[0]} at {match.start()} = {value!r}"
-            yield Fault(name, where, lambda root, changed=changed: _write(root / name, changed))
+            yield Fault(name, where, partial(_write_file, name=name, text=changed))
     seen = set()
     for match in ELEMENT.finditer(text):
         if match[1] not in seen:
             seen.add(match[1])
             for value in ("", f"<{match[1]}></{match[1]}>", f"<{match[1]}>abc</{match[1]}>"):
                 changed = text[: match.start()] + value + text[match.end() :]
-                yield Fault(name, f"{match[0]} = {value!r}", lambda root, changed=changed: _write(root / name, changed))
+                is_name = "abc" in value and not NUMBER.search(match[0])
+                change = partial(_write_file, name=name, text=changed)
+                yield Fault(name, f"{match[0]} = {value!r}", change, is_name)
     lines = text.splitlines(keepends=True)
     for row in range(min(len(lines), 3)):
         changed = "".join([*lines[:row], "abc , def\n", *lines[row + 1 :]])
-        yield Fault(name, f"line {row + 1} = 'abc , def'", lambda root, changed=changed: _write(root / name, changed))
+        yield Fault(name, f"line {row + 1} = 'abc , def'", partial(_write_file, name=name, text=changed))
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _write_file(root: Path, *, name: str, text: str) -> None:
+    (root / name).write_text(text, encoding="utf-8")

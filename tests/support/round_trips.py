@@ -256,17 +256,21 @@ def kept(items: Sequence[Item], holds: Holds, lost: Counter[str]) -> list[Item]:
 
 def _visible(items: Sequence[Item], lost: Counter[str]) -> Iterator[Item]:
     """The pixels of each object that no other covers: of no crowd, of a higher score, or else of a smaller area."""
-    shapes = [item.mask.shape for item in items if item.mask is not None]
-    nothing = np.zeros(shapes[0] if shapes else (1, 1), dtype=bool)
-    masks = [nothing if item.mask is None else item.mask for item in items]
-    keys = [(not item.is_crowd, item.score or 0.0, -mask.sum()) for item, mask in zip(items, masks, strict=True)]
-    order = [(*key, place) for place, key in enumerate(keys)]
-    for place, (item, mask) in enumerate(zip(items, masks, strict=True)):
-        in_front = [masks[other] for other in range(len(items)) if order[other] > order[place]]
-        visible = mask & ~np.any(in_front, axis=0) if in_front else mask
-        lost["overlaps"] += bool((visible != mask).any())
+    areas = [0 if item.mask is None else int(item.mask.sum()) for item in items]
+    order = sorted(range(len(items)), key=lambda row: (not items[row].is_crowd, items[row].score or 0.0, -areas[row]))
+    front = np.full(next((item.mask.shape for item in items if item.mask is not None), (1, 1)), -1)
+    for row in order:
+        if items[row].mask is not None:
+            front[items[row].mask] = row
+    for row, item in enumerate(items):
+        if item.mask is None:
+            yield item
+            continue
+        visible = front == row
+        is_whole = bool((visible == item.mask).all())
+        lost["overlaps"] += not is_whole
         if visible.any():
-            yield replace(item, mask=visible, polygons=item.polygons if (visible == mask).all() else ())
+            yield replace(item, mask=visible, polygons=item.polygons if is_whole else ())
 
 
 def _without_holes(item: Item, lost: Counter[str], *, is_filled: bool) -> Item:
