@@ -20,7 +20,7 @@ from mrcnn_zoo.registries import ANNOTATION_FORMATS
 from support.damaged_files import Fault, faults_of
 from support.round_trips import box_dataset, items_of, mask_dataset, polygon_dataset, write_as, write_images
 
-FORMATS = [name for name in ANNOTATION_FORMATS.names() if name != "coco"]
+FORMATS = ANNOTATION_FORMATS.names()
 SCENES: dict[str, Callable[[Any], Dataset]] = {
     "masks": mask_dataset,
     "polygons": polygon_dataset,

@@ -27,13 +27,14 @@ from support.round_trips import (
     write_images,
 )
 
-FORMATS = [name for name in ANNOTATION_FORMATS.names() if name != "coco"]
+FORMATS = ANNOTATION_FORMATS.names()
 HOLDS = {  # a format that is not listed must keep everything but the pixels of masks
     "coco": Holds(exact=True),
     "cityscapes": Holds(exact=True, boxes=False, overlaps="cut", parts="separated", scores=False, order=False),
     "labels": Holds(exact=True, boxes=False, overlaps="cut", crowds="left out"),
     "cvat": Holds(crowds="left out"),
-    "label_studio": Holds(crowds="as objects"),
+    "geojson": Holds(boxes=False),
+    "label_studio": Holds(crowds="left out"),
     "labelme": Holds(),
     "masks": Holds(exact=True, boxes=False, crowds="left out", scores=False),
     "rle_csv": Holds(exact=True, boxes=False, crowds="left out", scores=False, only_class=False),

@@ -225,7 +225,7 @@ def kept(items: Sequence[Item], holds: Holds, lost: Counter[str]) -> list[Item]:
     result = []
     for item in items:
         if item.is_crowd and holds.crowds != "kept":
-            lost["crowds"] += 1
+            lost["crowds"] += holds.crowds != "as boxes" or item.mask is not None
             if holds.crowds == "left out":
                 continue
             if holds.crowds == "as boxes":

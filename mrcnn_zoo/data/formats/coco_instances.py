@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn_zoo.data.annotations.boxes import read_boxes
+from mrcnn_zoo.data.annotations.objects import read_score
 from mrcnn_zoo.data.annotations.segmentations import SegmentationReader
 from mrcnn_zoo.data.field_rules import FIELD_RULES, ColumnReader, parse_number, short_repr
 from mrcnn_zoo.data.formats.coco_json import Categories, CocoJson, Images
@@ -62,6 +63,10 @@ def read_instances(
     areas = _read_areas(column("area"), sizes, reader)
     num_keypoints = len(categories.keypoint_names)
     keypoints = read_keypoints(column("keypoints"), num_keypoints, sizes, reader=reader, is_strict=needs_keypoints)
+    scores = [
+        None if value is None else read_score(value, place=str(reader.labels[row]), repairs=repairs)
+        for row, value in enumerate(column("score"))
+    ]
     document.annotations.clear()
     annotations.clear()
     corners = boxes.tolist()
@@ -75,6 +80,7 @@ def read_instances(
             is_crowd=bool(is_crowd[row]),
             area=areas[row],
             annotation_id=all_ids[listed[row]],
+            score=scores[row],
         )
         instances[image_rows[listed[row]]].append(record)  # type: ignore[index]
     return instances

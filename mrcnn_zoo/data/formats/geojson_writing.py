@@ -80,8 +80,9 @@ def feature_collection(record: ImageRecord, class_names: Sequence[str], writer: 
 def _properties(
     record: ImageRecord, instance: InstanceRecord, class_name: str, writer: DatasetWriter
 ) -> dict[str, Any]:
-    if instance.keypoints is not None:
-        writer.lost.add("keypoints left out", [writer.place_of(record, instance)])
+    place = [writer.place_of(record, instance)]
+    writer.lost.add("keypoints left out", place if instance.keypoints is not None else [])
+    writer.lost.add("boxes written as polygons of four corners", place if instance.segmentation is None else [])
     properties: dict[str, Any] = {
         "class": class_name,
         "classification": {"name": class_name},
