@@ -75,16 +75,20 @@ def boxes_and_crowd(dataset: Dataset) -> Dataset:
     return replace(dataset, records=(replace(dataset.records[0], instances=(box, crowd)), *dataset.records[1:]))
 
 
-def write_dataset(format_name: str, parts: Mapping[str, Dataset], folder: Path) -> DatasetWriter:
+def write_dataset(
+    format_name: str, parts: Mapping[str, Dataset], folder: Path, *, copies_images: bool = True
+) -> DatasetWriter:
     """Write the parts of a dataset.
 
     Args:
         format_name: a registered one.
         parts: by side.
         folder: is created.
+        copies_images: see `DatasetWriter`.
     """
     folder.mkdir(parents=True)
-    writer = DatasetWriter(record for dataset in parts.values() for record in dataset.records)
+    records = (record for dataset in parts.values() for record in dataset.records)
+    writer = DatasetWriter(records, copies_images=copies_images)
     ANNOTATION_FORMATS.get(format_name)().write(parts, folder, writer)
     return writer
 

@@ -212,9 +212,11 @@ class ImageFinder:
         path = name.replace("\\", "/").removeprefix("./")
         for candidate in (f"{near}/{path}" if near else path, path):
             normal = os.path.normpath(candidate).replace(os.sep, "/")
-            is_outside = normal.startswith(("../", "/"))
-            if normal in self.paths or (is_outside and (self.root / normal).is_file()):
+            if normal in self.paths:
                 return normal
+            if normal.startswith(("../", "/")) and (self.root / normal).is_file():
+                inside = os.path.relpath(self.root / normal, self.root).replace(os.sep, "/")
+                return inside if inside in self.paths else normal
         pure = PurePosixPath(path)
         return _nearest(self._by_name.get(pure.name, ()), near) or _nearest(self._by_stem.get(pure.stem, ()), near)
 

@@ -1,6 +1,7 @@
 """Label Studio's JSON exports: a list of tasks, each an image with results in percent of its size."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -67,7 +68,7 @@ class LabelStudioFormat(AnnotationFormat):
             target = folder / side
             tasks = []
             for record in dataset.records:
-                name = (Path(side) / "images" / writer.place_image(record, target / "images")).as_posix()
+                name = _local_path(target / "images" / writer.place_image(record, target / "images"), folder)
                 crowds = [writer.place_of(record, item) for item in record.instances if item.is_crowd]
                 writer.lost.add("regions of uncounted objects left out", crowds, name="")
                 objects = [item for item in record.instances if not item.is_crowd]
@@ -180,7 +181,7 @@ class _Reader:
         path = PurePosixPath(images[0])
         folder = PurePosixPath(name).parent.as_posix()
         near = path.parent.as_posix() if path.parent.name else folder
-        names = [path.as_posix(), path.name, UPLOAD_PREFIX.sub("", path.name)]
+        names = [path.as_posix(), f"/{path}", path.name, UPLOAD_PREFIX.sub("", path.name)]
         found = next((file for item in names if (file := self.finder.find(item, near=near))), "")
         found = found or self.finder.require(names[-1], near=near, listed_in=Path(place).name)
         self.used.add(found)
@@ -252,6 +253,12 @@ def _result(
         "value": {**value, f"{kind}labels": [class_names[instance.class_index]]},
     }
     return result if instance.score is None else {**result, "score": instance.score}
+
+
+def _local_path(path: Path, root: Path) -> str:
+    """The path of an image relative to the written folder; of one outside, relative to the root of the file system."""
+    absolute, root = Path(os.path.abspath(path)), root.absolute()
+    return absolute.relative_to(root if absolute.is_relative_to(root) else absolute.anchor).as_posix()
 
 
 def _config(class_names: Sequence[str]) -> str:

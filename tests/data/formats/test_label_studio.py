@@ -167,6 +167,15 @@ def test_written_tasks_are_read_back_equal(tmp_path: Path) -> None:
     assert all((one == other).all() for one, other in zip(masks_of(before), masks_of(after), strict=True))
 
 
+def test_images_that_are_not_copied_are_named_by_their_paths(tmp_path: Path) -> None:
+    dataset = example_dataset(tmp_path / "photos")
+    write_dataset("label_studio", {"": dataset}, tmp_path / "out", copies_images=False)
+    address = json.loads((tmp_path / "out/tasks.json").read_text())[0]["data"]["image"]
+    assert address == f"/data/local-files/?d={(tmp_path / 'photos/first.png').as_posix()[1:]}"
+    again = read_dataset(tmp_path / "out", format_name="label_studio")
+    assert again.records[0].source == dataset.records[0].source
+
+
 def test_written_task_has_the_fields_of_label_studio(tmp_path: Path) -> None:
     write_dataset("label_studio", {"": example_dataset(tmp_path / "photos")}, tmp_path / "out")
     task = json.loads((tmp_path / "out/tasks.json").read_text())[0]

@@ -145,6 +145,13 @@ def test_image_outside_the_folder_is_found(tmp_path: Path) -> None:
     assert Path(record.source.name).resolve() == (tmp_path / "photos" / "a.png").resolve()
 
 
+def test_absolute_image_path_into_the_folder_is_not_left_out(tmp_path: Path) -> None:
+    path = save_image(tmp_path / "photos" / "a.png")
+    _write(tmp_path, "b", [_shape()], imagePath=str(path))
+    dataset = read_dataset(tmp_path, format_name="labelme")
+    assert (dataset.records[0].source.name, dataset.notes) == (str(path), ())
+
+
 def test_embedded_image_replaces_a_missing_file(tmp_path: Path) -> None:
     pixels = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
     _write(tmp_path, "a", [_shape()], imageData=_png(pixels), imageHeight=None, imageWidth=None)
