@@ -2,9 +2,9 @@
 
 import csv
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from mrcnn_zoo.data.annotations.mask_files import (
     read_masks,
 )
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
+from mrcnn_zoo.data.formats.label_classes import CLASS_NAME, CLASS_TABLE, COLUMNS, ClassTable
 from mrcnn_zoo.data.formats.label_files import (
     LabelFile,
     examine,
@@ -38,9 +39,6 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairL
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.ops import rle
 
-CLASS_NAME = "object"  # of label images without a table of classes
-CLASS_TABLE = "classes.csv"
-COLUMNS = ("file", "label", "class", "score")  # the last may be missing
 IMAGES_WRITTEN, LABELS_WRITTEN = "images", "masks"  # folders, stardist's
 MAX_16_BIT = 65535
 IMAGES_EXAMINED = 100  # for masks of one class
@@ -227,110 +225,6 @@ def _check_several_labels(images: Sequence[tuple[LabelFile, MaskedImage]], root:
                 "the objects, e.g. with skimage.measure.label where they do not touch, or save one mask per object "
                 "(FORMAT masks)."
             )
-
-
-@dataclass
-class ClassTable:
-    """The classes and scores of labels: the columns file, label, class and score of `classes.csv`.
-
-    Args:
-        path: of the file, which may be missing: all objects have one class.
-        rows: by the path of the label image, by label: class, score, line.
-        is_other: it is empty, or a table of another kind.
-    """
-
-    path: Path
-    rows: dict[str, dict[str, tuple[str, float | None, int]]] = field(default_factory=dict)
-    is_other: bool = False
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The sorted names of the classes."""
-        return tuple(sorted({row[0] for rows in self.rows.values() for row in rows.values()})) or (CLASS_NAME,)
-
-    @cached_property
-    def indices(self) -> dict[str, int]:
-        """The index of each class."""
-        return {name: index for index, name in enumerate(self.names)}
-
-    @classmethod
-    def read(cls, path: Path, files: Sequence[str]) -> "ClassTable":
-        """Read the file, if there is one.
-
-        Args:
-            path: of the file.
-            files: label images that it may name.
-
-        Raises:
-            UserError: a missing column, another file, or a value that is no label or score, with its line.
-        """
-        table, known = cls(path), set(files)
-        if not path.is_file():
-            return table
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                lines = csv.DictReader(file)
-                if not set(COLUMNS[:3]) <= set(lines.fieldnames or ()):
-                    table.is_other = True
-                    return table
-                for row in lines:
-                    table._add(row, known, f"{path}, line {lines.line_num}", lines.line_num)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path} cannot be read as a CSV table in UTF-8: {error}.") from error
-        return table
-
-    def _add(self, row: Mapping[str, str | None], known: set[str], where: str, line: int) -> None:
-        name, label, class_name, text = ((row.get(column) or "").strip() for column in COLUMNS)
-        file = name.replace("\\", "/")
-        if file not in known:
-            raise UserError(f"{where}: file = {name!r} is no label image of this dataset; correct or remove the line.")
-        if not label.isdecimal() or not class_name:
-            raise UserError(
-                f"{where}: label = {label!r} and class = {class_name!r} must be a whole number and the name of a class."
-            )
-        try:
-            score = float(text) if text else None
-        except ValueError:
-            score = -1.0
-        if score is not None and not 0 <= score <= 1:
-            raise UserError(f"{where}: score = {text!r} must be a number from 0 to 1, or empty.")
-        self.rows.setdefault(file, {})[str(int(label))] = (class_name, score, line)
-
-    def check(self, images: Iterable[tuple[str, Sequence[MaskedImage]]], repairs: RepairLog) -> None:
-        """Compare the table with the objects. Where all have one class, objects may be missing in the table.
-
-        Args:
-            images: paths of label images, and their pages with objects.
-            repairs: counts lines without an object, and a table of another kind.
-
-        Raises:
-            UserError: an object without a class.
-        """
-        if self.is_other:
-            columns = ", ".join(COLUMNS[:3])
-            kind = f"{self.path.name} without the columns {columns} left out; all objects have one class"
-            repairs.add(kind, [self.path.name], name="file")
-        names = self.names
-        for file, pages in images if self.rows else ():
-            rows, present = self.rows.get(file, {}), {item.name for image in pages for item in image.objects}
-            unlisted = next((name for name in present if name not in rows), None)
-            if unlisted is not None and len(names) > 1:
-                raise UserError(
-                    f"{self.path}: object {unlisted} of {file} is not listed, so its class is unknown; add the line "
-                    f'"{file},{unlisted},{names[0]}" with its class.'
-                )
-            absent = [rows[name][2] for name in rows if name not in present]
-            repairs.add(f"lines of {self.path.name} without an object left out", absent, name="line")
-
-    def class_and_score(self, file: str, item: ObjectMask) -> tuple[int, float | None]:
-        """The class index and the score of an object.
-
-        Args:
-            file: the label image.
-            item: one of its objects.
-        """
-        row = self.rows.get(file, {}).get(item.name)
-        return (0, None) if row is None else (self.indices[row[0]], row[1])
 
 
 def _painted(record: ImageRecord, writer: DatasetWriter) -> tuple[NDArray[np.int32], dict[int, InstanceRecord]]:
