@@ -28,6 +28,14 @@ DOCUMENTS = [page for page in PAGES if page != README]
 OTHERS_FILES = {"checkpoint/c2_model_loading.py", "modeling/roi_heads/mask_head.py"}  # Detectron2's
 
 
+def blocks_with_commands(page: Path) -> list[tuple[str, list[str]]]:
+    """The commands of each bash block of a page."""
+    found: dict[str, list[str]] = {}
+    for location, command in commands((page,)):
+        found.setdefault(location, []).append(command)
+    return list(found.items())
+
+
 def name_of(value: Path | Block) -> str:
     return value.location if isinstance(value, Block) else str(value.relative_to(REPOSITORY))
 
@@ -56,7 +64,7 @@ def test_command_line_parses(location: str, command: str) -> None:  # noqa: ARG0
     program, name, *typed = shlex.split(command)
     assert program == "mrcnn-zoo"
     module = import_module(COMMANDS[name][0])
-    if name in ("zoo", "config", "sweep"):
+    if name in ("zoo", "config", "sweep", "data"):
         module.build_parser().parse_args(typed)
     else:
         arguments = read_arguments(module.build_parser(), typed, is_input=getattr(module, "is_image_input", None))
@@ -109,6 +117,24 @@ def test_python_blocks_of_page_run(page: Path, working_directory: Path) -> None:
         exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)  # raises nothing
     for block in files:
         sys.modules.pop(str(block.file_name).removesuffix(".py"), None)
+
+
+def test_data_commands_print_what_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands run in order; each line of a text block is in the output of those above it."""
+    monkeypatch.chdir(tmp_path)
+    page = DOCS / "data-commands.md"
+    typed = dict(blocks_with_commands(page))
+    for block in blocks("bash", "text", pages=(page,)):
+        if block.language == "bash":
+            for command in typed[block.location]:
+                if " train " not in command:
+                    assert main(shlex.split(command)[1:]) == 0
+            continue
+        printed = {" ".join(line.split()) for line in capsys.readouterr().out.splitlines()}
+        assert [line for line in block.text.splitlines() if " ".join(line.split()) not in printed] == []
+    assert Image.open("output/digits.png").size[0] > 1000
 
 
 @pytest.mark.usefixtures("working_directory")

@@ -13,6 +13,7 @@ from mrcnn_zoo.cli.data_options import (
 )
 from mrcnn_zoo.cli.parser import CommandParser, score, whole_number
 from mrcnn_zoo.data.derived import divided, sides_of
+from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
 
 EXAMPLES = (
@@ -76,9 +77,15 @@ def main(arguments: argparse.Namespace) -> int:
     if len(former) > 1:
         facts.append(f"the former sides ({', '.join(f'{side} {n:,}' for side, n in former.items())}) are replaced")
     result = divided(dataset, shares, group=arguments.group, seed=arguments.seed)
-    for side, part in sides_of(result).items():
-        num_empty = sum(not record.instances for record in part.records)
-        without = f" ({counted(num_empty, 'image')} without objects)" if num_empty else ""
-        facts.append(f"{side}: {part.summary()}{without}")
+    facts += [f"{side}: {_content(part)}" for side, part in sides_of(result).items()]
     write_target(arguments, result, folder, facts=facts)
     return 0
+
+
+def _content(part: Dataset) -> str:
+    """The counts of a side, with the number of classes that have objects in it."""
+    instances = [item for record in part.records for item in record.instances if not item.is_crowd]
+    num_empty = sum(not record.instances for record in part.records)
+    classes = f"{len({item.class_index for item in instances})} of {counted(len(part.class_names), 'class')}"
+    without = f", {counted(num_empty, 'image')} without objects" * bool(num_empty)
+    return f"{counted(len(part), 'image')}, {counted(len(instances), 'object')}, {classes}{without}"

@@ -174,14 +174,23 @@ def _path_parts(record: ImageRecord, relative_name: str) -> tuple[str, ...]:
 
 
 def _differing(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """Names of several files whose last parts, the endings aside, are equal."""
+    """Names of several files whose own names, the endings aside, are equal: with their folders, as few as possible."""
     if len(paths) == 1:
         return [paths[0][-2]]
-    depth = max(map(len, paths))
-    rows = [("",) * (depth - len(path)) + path for path in paths]
-    is_shared = [len({row[column].casefold() for row in rows}) == 1 for column in range(depth)]
-    is_shared[-2] = False  # the name itself is always kept
-    return ["_".join(part for part, shared in zip(row, is_shared, strict=True) if part and not shared) for row in rows]
+    folders = [path[:-2] for path in paths]
+    depth = max(map(len, folders))
+    rows = [path + ("",) * (depth - len(path)) for path in folders]
+    differs = [len({row[column].casefold() for row in rows}) > 1 for column in range(depth)]
+    names = [path[-2] for path in paths]
+    for number in range(1, depth + 1):
+        chosen = [
+            [part for part, is_used in zip(row[:number], differs, strict=False) if part and is_used] for row in rows
+        ]
+        names = ["_".join([*parts, path[-2]]) for parts, path in zip(chosen, paths, strict=True)]
+        if len({name.casefold() for name in names}) == len(names):
+            return names
+    has_endings = len({path[-1].casefold() for path in paths}) > 1
+    return [f"{name}_{path[-1]}" if has_endings else name for name, path in zip(names, paths, strict=True)]
 
 
 def _shortened(name: str) -> str:

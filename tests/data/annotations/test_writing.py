@@ -40,6 +40,8 @@ def test_equal_names_get_the_parts_of_the_path_that_differ() -> None:
     assert stems_of("s/a/images/0.png", "s/b/images/0.png", "s/b/images/1.png") == ["a_0", "b_0", "1"]
     assert stems_of("x/photo.png", "x/Photo.jpg") == ["photo_png", "Photo_jpg"]
     assert stems_of("x/1.png", "x/y/1.png") == ["1", "y_1"]
+    assert stems_of("s/a/images/val/0.png", "s/b/images/0.png") == ["a_0", "b_0"]
+    assert stems_of("a/b/0.png", "a/c/0.png", "d/b/0.png") == ["a_b_0", "a_c_0", "d_b_0"]
 
 
 def test_one_file_twice_and_names_that_are_taken() -> None:
