@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from mrcnn_zoo.cli.data import read_action
 from mrcnn_zoo.cli.main import COMMANDS, main
 from mrcnn_zoo.cli.parser import read_arguments
 from mrcnn_zoo.config import load_config
@@ -66,6 +67,9 @@ def test_command_line_parses(location: str, command: str) -> None:  # noqa: ARG0
     module = import_module(COMMANDS[name][0])
     if name in ("zoo", "config", "sweep", "data"):
         module.build_parser().parse_args(typed)
+    elif name == "data":
+        _, arguments = read_action(typed)
+        resolve_config(None, arguments.overrides)
     else:
         arguments = read_arguments(module.build_parser(), typed, is_input=getattr(module, "is_image_input", None))
         resolve_config(None, arguments.overrides)

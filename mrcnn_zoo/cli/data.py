@@ -1,5 +1,6 @@
 """Datasets: look at one, convert it to another format, divide, merge, tile, take a sample."""
 
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
@@ -24,16 +25,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; None takes those of the process.
     """
-    typed = list(sys.argv[1:] if argv is None else argv)
+    action, arguments = read_action(list(sys.argv[1:] if argv is None else argv))
+    with logging_lines(sys.stderr):
+        status: int = importlib.import_module(ACTIONS[action][0]).main(arguments)
+    return status
+
+
+def read_action(typed: Sequence[str]) -> tuple[str, argparse.Namespace]:
+    """The action and its arguments.
+
+    Args:
+        typed: the arguments of the command.
+    """
     action, *rest = typed or ["--help"]
     parser, actions = _parsers()
     if action not in actions:
         parser.parse_args([action])  # prints the help, or that there is no such action
         raise AssertionError(action)
-    arguments = read_arguments(actions[action], rest)
-    with logging_lines(sys.stderr):
-        status: int = importlib.import_module(ACTIONS[action][0]).main(arguments)
-    return status
+    return action, read_arguments(actions[action], rest)
 
 
 def build_parser() -> CommandParser:
