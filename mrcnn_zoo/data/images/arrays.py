@@ -22,6 +22,7 @@ PAGE_AXES = "IQTZRPG"  # of pages that are no channels, as tifffile names them
 STACK_AXES = {"Z": "slices", "T": "time points", "I": "pages", "Q": "pages"}  # axes of pages
 TIFF_ORIENTATION = 274
 SIDEWAYS = (5, 6, 7, 8)  # orientations with width and height exchanged
+INKS = 4  # samples of CMYK
 COLORS = 3  # pages of a stack that are read as red, green and blue
 ALPHA = (1, 2)  # values of the TIFF tag ExtraSamples
 
@@ -95,9 +96,12 @@ def read_tiff(path: str, *, with_alpha: bool, max_pixels: int, page: int | None 
         array, axes = (series.asarray(), series.axes) if page is None else _read_page(series, page)
         orientation = first.tags.valueof(TIFF_ORIENTATION, 1)
         is_inverted = first.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u"
+        is_cmyk = first.photometric == tifffile.PHOTOMETRIC.SEPARATED and sides.get("S") == INKS
         has_alpha = "S" in axes and len(first.extrasamples) == 1 and int(first.extrasamples[0]) in ALPHA
     if is_inverted:
         array = np.iinfo(array.dtype).max - array
+    if is_cmyk and not with_alpha and array.dtype.kind == "u":
+        array = _rgb_of_inks(array, axes.index("S"))
     if has_alpha and not with_alpha:
         array = array.take(range(sides["S"] - 1), axis=axes.index("S"))
     if count > 1:
@@ -124,6 +128,13 @@ def tiff_size(path: str) -> tuple[int, int] | None:
     except Exception:  # no tifffile, or an unreadable TIFF, which `read_tiff` reports
         return None
     return (width, height) if int(orientation) in SIDEWAYS else (height, width)
+
+
+def _rgb_of_inks(inks: NDArray[Any], axis: int) -> NDArray[Any]:
+    """RGB of cyan, magenta, yellow and black along an axis, of the same unsigned dtype, as Pillow converts 8 bits."""
+    largest = np.iinfo(inks.dtype).max
+    light = np.moveaxis(largest - inks.astype(np.float64), axis, 0)
+    return np.moveaxis(np.rint(light[:3] * light[3:] / largest).astype(inks.dtype), 0, axis)
 
 
 def _read_page(series: Any, page: int) -> tuple[NDArray[np.generic], str]:

@@ -27,6 +27,8 @@ GREY = RGB[..., 0]
 DEEP = RNG.integers(0, 4096, (H, W)).astype(np.uint16)
 DEEP_RGB = RNG.integers(0, 65536, (H, W, 3)).astype(np.uint16)
 FLOATS = RNG.random((H, W)).astype(np.float32)
+CMYK = np.full((H, W, 4), (0, 65535, 13107, 32768), np.uint16)  # 0, 1, 1/5 and 1/2 of the inks
+CMYK_AS_RGB = np.full((H, W, 3), (32767, 0, 26214), np.uint16)  # (1 - ink) (1 - black)
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +89,7 @@ TIFFS: dict[str, tuple[np.ndarray, dict[str, Any], np.ndarray]] = {
     "double": (FLOATS.astype(np.float64), {}, grey(FLOATS)),
     "half": (FLOATS.astype(np.float16), {}, grey(FLOATS.astype(np.float16).astype(np.float32))),
     "white is 0": (GREY, {"photometric": "miniswhite"}, grey(255 - GREY)),
+    "CMYK of 16 bits": (CMYK, {"photometric": "separated"}, CMYK_AS_RGB),
     "ImageJ channels": (np.stack([DEEP] * 4), {"imagej": True, "metadata": {"axes": "CYX"}}, np.stack([DEEP] * 4, 2)),
 }
 
