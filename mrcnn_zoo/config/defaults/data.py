@@ -288,6 +288,12 @@ NEW_KEYS = (
         "divide; empty: DATASETS.GROUP.",
     ),
     Key(
+        "DATASETS.DEFAULTS.REGIONS",
+        False,
+        "In the format labels: the files are masks of classes (0 and 255, or a value per class), of which each "
+        "connected region is an object. Objects that touch become one.",
+    ),
+    Key(
         "DATASETS.DEFAULTS.CLASSES",
         {},
         "Classes of such datasets by name, {car: [car, van], ignore: [blurry]}: merged and renamed; objects of the "

@@ -47,6 +47,7 @@ class ReadOptions:
         needs_masks: whether unreadable masks are errors; otherwise their objects keep the box alone.
         needs_keypoints: whether unreadable keypoints are errors; otherwise they are left out.
         pages_are_images: whether each page of a TIFF is an image, INPUT.PAGES; for formats of mask files.
+        regions: whether label images are masks of classes, of which each connected region is an object.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ReadOptions:
     needs_masks: bool = True
     needs_keypoints: bool = True
     pages_are_images: bool = False
+    regions: bool = False
 
 
 @dataclass
@@ -135,7 +137,7 @@ class AnnotationFormat(ABC):
         key = dataset_key(
             [
                 *(self.name, found.splits, options.split, options.needs_masks, options.needs_keypoints),
-                options.pages_are_images,
+                *(options.pages_are_images, options.regions),
             ],
             listings,
         )

@@ -34,12 +34,14 @@ class Fields:
     side: str
     val_fraction: float
     group: str
+    regions: bool
     classes: Any
 
 
 def build_annotated_dataset(cfg: CfgNode, name: str, definition: Mapping[str, Any]) -> Dataset:
     """Fields: IMAGES, the folder; ANNOTATIONS, the file or folder of the annotations, by default in IMAGES; SPLIT,
-    VAL_FRACTION, GROUP and CLASSES as in DATASETS.DEFAULTS; SIDE, read where SPLIT is auto and the files have sides."""
+    VAL_FRACTION, GROUP, REGIONS and CLASSES as in DATASETS.DEFAULTS; SIDE, read where SPLIT is auto and the files have
+    sides."""
     fields = _fields_of(cfg, name, definition)
     images = None
     if fields.images:
@@ -59,6 +61,7 @@ def build_annotated_dataset(cfg: CfgNode, name: str, definition: Mapping[str, An
         images=FileListing(images) if images is not None and path != images else None,
         needs_masks=cfg.MODEL.MASK_ON,
         needs_keypoints=cfg.MODEL.KEYPOINT_ON,
+        regions=fields.regions,
         pages_are_images=cfg.INPUT.PAGES == PAGES_ARE_IMAGES,
     )
     whole = kind.read(found, options)
@@ -75,6 +78,7 @@ def _fields_of(cfg: CfgNode, name: str, definition: Mapping[str, Any]) -> Fields
     group = defaults.GROUP or cfg.DATASETS.GROUP
     optional: dict[str, Any] = {"IMAGES": "", "ANNOTATIONS": "", "SPLIT": defaults.SPLIT, "SIDE": "all"}
     optional |= {"VAL_FRACTION": float(defaults.VAL_FRACTION), "GROUP": group}
+    optional["REGIONS"] = defaults.REGIONS
     others = {field: value for field, value in definition.items() if field != "CLASSES"}
     values = read_fields(name, others, required=(), optional=optional)
     where = f"DATASETS.DEFINITIONS.{name}"
@@ -89,6 +93,7 @@ def _fields_of(cfg: CfgNode, name: str, definition: Mapping[str, Any]) -> Fields
         values["SIDE"],
         float(values["VAL_FRACTION"]),
         values["GROUP"],
+        values["REGIONS"],
         definition.get("CLASSES", defaults.CLASSES),
     )
 

@@ -5,8 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mrcnn_zoo.data.annotations.mask_files import MaskedImage, ObjectMask
+from mrcnn_zoo.data.formats.label_files import CONNECTED
 from mrcnn_zoo.data.records import RepairLog
 from mrcnn_zoo.errors import UserError
 
@@ -40,7 +45,19 @@ class ClassTable:
         return {name: index for index, name in enumerate(self.names)}
 
     @classmethod
-    def read(cls, path: Path, files: Sequence[str]) -> "ClassTable":
+    def of_values(cls, images: Mapping[str, Sequence[MaskedImage]]) -> "ClassTable":
+        """The classes of regions in masks of classes: their values, or "object" where all have the same.
+
+        Args:
+            images: by the path of the mask, its pages with objects that are named by their values.
+        """
+        values = {item.name for pages in images.values() for image in pages for item in image.objects}
+        rows: dict[str, tuple[str, float | None, int]]
+        rows = {value: (value if len(values) > 1 else CLASS_NAME, None, 0) for value in values}
+        return cls(Path(), dict.fromkeys(images, rows))
+
+    @classmethod
+    def read(cls, path: Path, files: Iterable[str]) -> "ClassTable":
         """Read the file, if there is one.
 
         Args:
@@ -82,11 +99,11 @@ class ClassTable:
             raise UserError(f"{where}: score = {text!r} must be a number from 0 to 1, or empty.")
         self.rows.setdefault(file, {})[str(int(label))] = (class_name, score, line)
 
-    def check(self, images: Iterable[tuple[str, Sequence[MaskedImage]]], repairs: RepairLog) -> None:
+    def check(self, images: Mapping[str, Sequence[MaskedImage]], repairs: RepairLog) -> None:
         """Compare the table with the objects. Where all have one class, objects may be missing in the table.
 
         Args:
-            images: paths of label images, and their pages with objects.
+            images: by the path of the label image, its pages with objects.
             repairs: counts lines without an object, and a table of another kind.
 
         Raises:
@@ -97,7 +114,7 @@ class ClassTable:
             kind = f"{self.path.name} without the columns {columns} left out; all objects have one class"
             repairs.add(kind, [self.path.name], name="file")
         names = self.names
-        for file, pages in images if self.rows else ():
+        for file, pages in images.items() if self.rows else ():
             rows, present = self.rows.get(file, {}), {item.name for image in pages for item in image.objects}
             unlisted = next((name for name in present if name not in rows), None)
             if unlisted is not None and len(names) > 1:
@@ -117,3 +134,23 @@ class ClassTable:
         """
         row = self.rows.get(file, {}).get(item.name)
         return (0, None) if row is None else (self.indices[row[0]], row[1])
+
+
+def regions_of(classes: NDArray[Any]) -> tuple[NDArray[np.int32], list[str]]:
+    """The connected regions of each value of a mask of classes, as a label image.
+
+    Args:
+        classes: (H, W) whole numbers, 0 for no class.
+
+    Returns:
+        (H, W) labels from 1 on, and the value of each in their order.
+    """
+    from scipy import ndimage
+
+    labels = np.zeros(classes.shape, dtype=np.int32)
+    values: list[str] = []
+    for value in np.unique(classes[classes != 0]).tolist():
+        found, count = ndimage.label(classes == value, structure=CONNECTED)
+        labels[found > 0] = found[found > 0] + len(values)
+        values += [str(value)] * count
+    return labels, values

@@ -27,6 +27,7 @@ UNSIGNED = 1  # of the sample format
 TIFF_PHOTOMETRIC, WHITE_IS_0 = 262, 0  # tag and its value
 FILES_EXAMINED = 4
 MAX_CLASSES = 30  # values per file of class masks
+CONNECTED = np.ones((3, 3), dtype=np.int8)  # neighbours of one region: pixels that touch at a corner, too
 REGIONS_PER_CLASS = 4.0  # mean number of connected regions per value from which values are classes
 
 
@@ -269,8 +270,8 @@ def examine(root: Path, files: Sequence[LabelFile]) -> str | None:
     return (
         f"{root / images[0][0]} and others look like masks of classes: their values {present} have "
         f"{np.mean(regions):.0f} connected regions each on average, where each object of a label image has a number of "
-        "its own. If the numbers are objects, set FORMAT: labels. Otherwise number the regions, e.g. with "
-        "skimage.measure.label."
+        "its own. If the numbers are objects, set DATASETS.DEFAULTS.FORMAT labels. If each region is an object, set "
+        "DATASETS.DEFAULTS.REGIONS True."
     )
 
 
@@ -282,4 +283,4 @@ def num_regions(mask: NDArray[np.bool_]) -> int:
     """
     from scipy import ndimage
 
-    return int(ndimage.label(mask, structure=np.ones((3, 3)))[1])
+    return int(ndimage.label(mask, structure=CONNECTED)[1])

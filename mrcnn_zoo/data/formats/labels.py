@@ -24,7 +24,7 @@ from mrcnn_zoo.data.annotations.mask_files import (
     read_masks,
 )
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
-from mrcnn_zoo.data.formats.label_classes import CLASS_NAME, CLASS_TABLE, COLUMNS, ClassTable
+from mrcnn_zoo.data.formats.label_classes import CLASS_NAME, CLASS_TABLE, COLUMNS, ClassTable, regions_of
 from mrcnn_zoo.data.formats.label_files import (
     LabelFile,
     examine,
@@ -89,17 +89,21 @@ class LabelsFormat(AnnotationFormat):
         """The dataset of all sides, in the order of the image files."""
         sets: list[LabelSet] = list(found.splits.values())
         root, repairs = found.listing.root, RepairLog("image")
-        if sets[0].problem:
+        if sets[0].problem and not options.regions:
             raise UserError(f"dataset {options.name!r}: {sets[0].problem}")
         files = _with_images([file for labels in sets for file in labels.files], found.listing, options, repairs)
         image_root = options.images.root if options.images else root
         logger.info("%s: reading %s", root, counted(len(files), "label image"))
-        read = partial(_read_pages, root=root, image_root=image_root, pages_are_images=options.pages_are_images)
+        read = partial(_read_pages, root=root, image_root=image_root, options=options)
         pages = read_masks(files, read)
         images = [(file, image) for file, found in zip(files, pages, strict=True) for image in found]
-        _check_several_labels(images, root)
-        table = ClassTable.read(root / CLASS_TABLE, [file.path for file in files])
-        table.check(((file.path, found) for file, found in zip(files, pages, strict=True)), repairs)
+        by_file = {file.path: found for file, found in zip(files, pages, strict=True)}
+        if options.regions:
+            table = ClassTable.of_values(by_file)
+        else:
+            _check_several_labels(images, root)
+            table = ClassTable.read(root / CLASS_TABLE, by_file)
+            table.check(by_file, repairs)
         annotation_ids = count(1)
         records = [
             masked_record(
@@ -181,31 +185,37 @@ def _with_images(
     return sorted(files, key=lambda file: file.image)
 
 
-def _read_pages(file: LabelFile, *, root: Path, image_root: Path, pages_are_images: bool) -> list[MaskedImage]:
-    """The objects of one label image, or of each of its pages, named by their numbers."""
+def _read_pages(file: LabelFile, *, root: Path, image_root: Path, options: ReadOptions) -> list[MaskedImage]:
+    """The objects of one label image, or of each of its pages, named by their numbers, or regions by their values."""
     path, image = root / file.path, image_root / file.image
-    sources = pages_of(str(image)) if pages_are_images else ()
+    sources = pages_of(str(image)) if options.pages_are_images else ()
     if len(sources) < 2:
-        return [_masked_image(read_labels(path), file, path, image_file_size(image))]
+        return [_masked_image(read_labels(path), file, path, image_file_size(image), has_regions=options.regions)]
     stack = read_label_stack(path)
     if len(stack) != len(sources):
         raise UserError(
             f"{path} has {counted(len(stack), 'page')} where its image {file.image} has {len(sources)}. With "
             "INPUT.PAGES images each page of the image has one of the label image."
         )
-    pages = enumerate(stack)
-    return [replace(_masked_image(labels, file, path, labels.shape), page=page) for page, labels in pages]
+    images = [_masked_image(page, file, path, page.shape, has_regions=options.regions) for page in stack]
+    return [replace(image, page=page) for page, image in enumerate(images)]
 
 
-def _masked_image(labels: NDArray[np.generic], file: LabelFile, path: Path, size: tuple[int, ...]) -> MaskedImage:
+def _masked_image(
+    labels: NDArray[np.generic], file: LabelFile, path: Path, size: tuple[int, ...], *, has_regions: bool
+) -> MaskedImage:
     if labels.shape != size:
         raise UserError(
             f"{path} is {labels.shape[1]} x {labels.shape[0]} pixels (width x height) where its image "
             f"{file.image} is {size[1]} x {size[0]}. A label image must have the size of its image."
         )
+    labels, values = regions_of(labels) if has_regions else (labels, [])
+    masks = rle.encode_labels(labels)
     objects = tuple(
-        ObjectMask(counts, (box[0], box[1], box[2], box[3]), area, str(number))
-        for number, counts, box, area in zip(*rle.encode_labels(labels), strict=True)
+        ObjectMask(counts, (box[0], box[1], box[2], box[3]), area, name)
+        for name, counts, box, area in zip(
+            values or map(str, masks.labels), masks.counts, masks.boxes, masks.areas, strict=True
+        )
     )
     return MaskedImage(file.image, (size[0], size[1]), objects)
 
@@ -221,9 +231,9 @@ def _check_several_labels(images: Sequence[tuple[LabelFile, MaskedImage]], root:
         if regions > 1:
             raise UserError(
                 f"{root / file.path} has the value {item.name} alone in {regions} connected regions, and no file has "
-                "several values: these are masks of a class, not label images, which have a number per object. Number "
-                "the objects, e.g. with skimage.measure.label where they do not touch, or save one mask per object "
-                "(FORMAT masks)."
+                "several values: these are masks of a class, not label images, which have a number per object. If the "
+                "objects do not touch, set DATASETS.DEFAULTS.REGIONS True: each connected region is an object. "
+                "Otherwise save a mask per object, or number the objects."
             )
 
 

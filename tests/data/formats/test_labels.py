@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.annotations.contract import ReadOptions
 from mrcnn_zoo.data.annotations.detection import find_format
 from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
+from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.formats.labels import LabelsFormat
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
@@ -55,10 +57,10 @@ def _image(path: Path) -> Path:
     return _save(path, np.full((*SIZE, 3), 90, np.uint8) if path.suffix != ".tif" else np.full(SIZE, 90, np.uint8))
 
 
-def _read(path: Path, *, format_name: str = "", images: Path | None = None) -> Dataset:
+def _read(path: Path, *, format_name: str = "", images: Path | None = None, regions: bool = False) -> Dataset:
     kind, found = find_format(path, dataset="cells", format_name=format_name)
     assert kind.name == "labels"
-    return kind.read(found, ReadOptions("cells", images=FileListing(images) if images else None))
+    return kind.read(found, ReadOptions("cells", images=FileListing(images) if images else None, regions=regions))
 
 
 LAYOUTS = {
@@ -209,7 +211,7 @@ def test_masks_of_one_class_are_refused(tmp_path: Path) -> None:
     _image(tmp_path / "images/a.png")
     _save(tmp_path / "masks/a.png", np.where(_labels() > 0, 255, 0).astype(np.uint8))
     with pytest.raises(
-        UserError, match=r"the value 255 alone in 3 connected regions.*masks of a class, not label images"
+        UserError, match=r"the value 255 alone in 3 connected regions.*set DATASETS\.DEFAULTS\.REGIONS True"
     ):
         _read(tmp_path)
 
@@ -263,6 +265,31 @@ def test_other_folders_are_not_detected(tmp_path: Path, labels: str) -> None:
     colours = np.zeros((*SIZE, 3), np.uint8)
     _save(tmp_path / labels, colours if labels == "masks/a.png" else _labels())
     assert LabelsFormat().find(FileListing(tmp_path)) is None
+
+
+# --- masks of classes
+
+
+def test_regions_of_a_mask_are_objects(tmp_path: Path) -> None:
+    _image(tmp_path / "images/a.png")
+    pixels = np.where(_labels() > 0, 255, 0).astype(np.uint8)
+    pixels[9, 9] = 255  # touches object 2 at a corner
+    _save(tmp_path / "masks/a.png", pixels)
+    dataset = _read(tmp_path, regions=True)
+    assert dataset.class_names == ("object",)
+    boxes = sorted(item.box for item in dataset.records[0].instances)
+    assert boxes == [(0, 0, 2, 2), (5, 6, 10, 10), (30, 20, 32, 24)]
+
+
+def test_values_of_a_mask_are_classes_of_its_regions(tmp_path: Path, cfg) -> None:
+    _image(tmp_path / "data/images/a.png")
+    _save(tmp_path / "data/masks/a.png", _labels("uint8"))
+    cfg.DATASETS.DEFAULTS.REGIONS = True
+    cfg.DATASETS.DEFAULTS.CLASSES = CfgNode({"cell": ["7"], "nucleus": ["2"]})
+    dataset = load_dataset(cfg, str(tmp_path / "data"))
+    assert dataset.class_names == ("cell", "nucleus")
+    found = sorted((item.box, item.class_index) for item in dataset.records[0].instances)
+    assert found == [((0, 0, 2, 2), 0), ((5, 6, 9, 9), 1), ((30, 20, 32, 24), 0)]
 
 
 # --- the writer
