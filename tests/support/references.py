@@ -1,6 +1,7 @@
 """Results recorded from other projects: small ones in tests/references, the others in ../shared."""
 
 import functools
+import importlib
 import json
 import lzma
 import os
@@ -29,6 +30,11 @@ def shared_folder() -> Path:
     if os.environ.get("CI"):
         pytest.fail(f"{message} (CI is set)", pytrace=False)
     pytest.skip(message)
+
+
+def other_tool(name: str) -> Any:
+    """A library that only tests use; without it their module is skipped, or fails if CI is set."""
+    return importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
 
 
 @dataclass(frozen=True)

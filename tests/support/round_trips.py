@@ -178,6 +178,11 @@ def _dataset(
     return Dataset("scene", records, CLASS_NAMES, tuple(range(1, len(CLASS_NAMES) + 1)))
 
 
+def without_sides(dataset: Dataset) -> Dataset:
+    """The dataset as one of a tool that has no sides."""
+    return replace(dataset, records=tuple(replace(record, split="") for record in dataset.records))
+
+
 def _encoded(mask: Bitmap) -> dict:
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": encoded["size"], "counts": encoded["counts"].decode()}

@@ -15,8 +15,9 @@ from mrcnn_zoo.data.masks import segmentation_rle
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.registries import ANNOTATION_FORMATS
+from support.references import other_tool
 
-supervision = pytest.importorskip("supervision")
+supervision = other_tool("supervision")
 
 SIZE = (400, 600)  # height, width
 # supervision fills polygons with OpenCV, which draws the pixels under their border, too.
