@@ -106,6 +106,9 @@ Run = Callable[[], tuple[int, int, Any]]  # numbers of images and objects, and w
 def _load(path: str) -> Run:
     from mrcnn_zoo.data.annotations.contract import ReadOptions
     from mrcnn_zoo.data.annotations.detection import find_format
+    from mrcnn_zoo.registries import ANNOTATION_FORMATS
+
+    ANNOTATION_FORMATS.names()  # imports them
 
     def run() -> tuple[int, int, Any]:
         kind, found = find_format(Path(path), dataset="data")

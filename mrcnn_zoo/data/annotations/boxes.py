@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from enum import IntEnum
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -117,11 +118,14 @@ def _corner_boxes(raw: Sequence[Any], reader: ColumnReader) -> tuple[Boxes, Stat
 def _read_numbers(raw: Sequence[Any], reader: ColumnReader) -> tuple[Boxes, States]:
     """(N, 4) numbers of the file, NaN if there are not four, and (N,) states."""
     states = np.full(len(raw), BoxState.VALID, dtype=np.int64)
-    is_plain = all(type(value) is list and len(value) == 4 and set(map(type, value)) <= {int, float} for value in raw)
+    is_plain = set(map(type, raw)) <= {list} and set(map(len, raw)) <= {4}
+    is_plain = is_plain and set(map(type, chain.from_iterable(raw))) <= {int, float}
+    table = np.full((len(raw), 4), np.nan)
     try:
-        table = np.array(raw, dtype=np.float64).reshape(-1, 4) if is_plain else np.full((len(raw), 4), np.nan)
+        if is_plain:
+            table = np.fromiter(chain.from_iterable(raw), dtype=np.float64, count=4 * len(raw)).reshape(-1, 4)
     except OverflowError:
-        is_plain, table = False, np.full((len(raw), 4), np.nan)
+        is_plain = False
     if not is_plain:
         for row, value in enumerate(raw):
             states[row] = _read_row(value, table[row], reader, reader.labels[row])

@@ -64,26 +64,25 @@ class DatasetCache:
         self._last = None  # before the next one takes memory
         path = dataset_cache_folder() / f"{PREFIX}{key}{SUFFIX}"
         with garbage_collection_paused():
-            dataset = _load(path, name, listings)
-            if dataset is None:
-                dataset = self._read(path, read, listings)
-        if not _outside(dataset, listings):
+            dataset, outside = _load(path, name, listings) or self._read(path, read, listings)
+        if not outside:
             self._last = key, dataset
         return dataset
 
-    def _read(self, path: Path, read: Callable[[], Dataset], listings: Sequence[FileListing]) -> Dataset:
+    def _read(
+        self, path: Path, read: Callable[[], Dataset], listings: Sequence[FileListing]
+    ) -> tuple[Dataset, list[str]]:
+        """The dataset, and its images outside the listings."""
         start = time.perf_counter()
         dataset = read()
         seconds = time.perf_counter() - start
-        if seconds < self.min_seconds:
-            return dataset
-        columns = to_columns(dataset)
-        if columns is None or not _save(path, columns | {OUTSIDE: _states(_outside(dataset, listings))}):
-            return dataset
-        if seconds > SECONDS_LOGGED:
-            logger.info("%s: read in %.0f s; the next time from the cache %s", dataset.name, seconds, path)
-        _remove_oldest(path.parent, self.max_bytes)
-        return dataset
+        outside = _outside(dataset, listings)
+        columns = to_columns(dataset) if seconds >= self.min_seconds else None
+        if columns is not None and _save(path, columns | {OUTSIDE: _states(outside)}):
+            if seconds > SECONDS_LOGGED:
+                logger.info("%s: read in %.0f s; the next time from the cache %s", dataset.name, seconds, path)
+            _remove_oldest(path.parent, self.max_bytes)
+        return dataset, outside
 
 
 DATASET_CACHE = DatasetCache()
@@ -129,13 +128,12 @@ def _hash_of_code() -> str:
 
 def _outside(dataset: Dataset, listings: Sequence[FileListing]) -> list[str]:
     """The image files that are not in the listings."""
-    paths = (record.source.path for record in dataset.records if isinstance(record.source, FileImage))
-    return [path for path in paths if not any(_is_listed(path, listing) for listing in listings)]
-
-
-def _is_listed(path: str, listing: FileListing) -> bool:
-    root = f"{listing.root}{os.sep}"
-    return path.startswith(root) and path[len(root) :].replace(os.sep, "/") in listing.stats
+    roots = [(f"{listing.root}{os.sep}", listing.stats) for listing in listings]
+    paths = [record.source.path for record in dataset.records if isinstance(record.source, FileImage)]
+    for root, stats in roots:
+        start = len(root)
+        paths = [path for path in paths if path[start:].replace(os.sep, "/") not in stats or path[:start] != root]
+    return paths
 
 
 def _states(paths: Sequence[str]) -> NDArray[np.int64]:
@@ -143,17 +141,19 @@ def _states(paths: Sequence[str]) -> NDArray[np.int64]:
     return np.array([(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, paths)], dtype=np.int64).reshape(-1, 2)
 
 
-def _load(path: Path, name: str, listings: Sequence[FileListing]) -> Dataset | None:
-    """The dataset of a file; None if there is none, it is damaged, or an image has changed."""
+def _load(path: Path, name: str, listings: Sequence[FileListing]) -> tuple[Dataset, list[str]] | None:
+    """The dataset of a file and its images outside the listings; None if the file is missing or damaged, or if one of
+    these images has changed."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             columns = dict(arrays)
         dataset = from_columns(columns, name=name)
-        is_current = np.array_equal(_states(_outside(dataset, listings)), columns[OUTSIDE])
+        outside = _outside(dataset, listings)
+        is_current = np.array_equal(_states(outside), columns[OUTSIDE])
         os.utime(path)  # the time of its last use
     except DAMAGE:
         return None
-    return dataset if is_current else None
+    return (dataset, outside) if is_current else None
 
 
 def _save(path: Path, columns: Columns) -> bool:

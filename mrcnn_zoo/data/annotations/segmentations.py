@@ -145,10 +145,11 @@ class SegmentationReader:
 
     def _encode_large_polygons(self, boxes: NDArray[np.float64], owners: Integers, lengths: Integers) -> None:
         """Encode polygons that would take much more memory than their image when they are drawn."""
-        frames = np.array([self.sizes[owner][::-1] for owner in owners.tolist()], dtype=np.float64).reshape(-1, 2)
+        frames = np.array(self.sizes, dtype=np.float64).reshape(-1, 2)[owners, ::-1]
         longest = frames.max(axis=1, keepdims=True)
         is_far = ((boxes[:, :2] < -longest) | (boxes[:, 2:] > frames + longest)).any(axis=1)
-        allowed = np.array([max_outline_steps(self.sizes[owner]) for owner in owners.tolist()])
+        limits = {size: max_outline_steps(size) for size in set(self.sizes)}
+        allowed = np.array([limits[self.sizes[owner]] for owner in owners.tolist()])
         with np.errstate(over="ignore"):
             upper_bound = lengths * (boxes[:, 2:] - boxes[:, :2]).max(axis=1) * 5
         far_owners = set(owners[is_far].tolist())

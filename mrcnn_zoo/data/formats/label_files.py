@@ -1,7 +1,7 @@
 """Label images: their pairing with images by folders and names, their pixels, and how they differ from class masks."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -86,30 +86,33 @@ def pair_label_files(listing: FileListing) -> Pairs:
     return Pairs([], [], [], [])
 
 
-def _in_folders(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def _in_folders(names: Sequence[str]) -> Iterator[tuple[str, Iterable[str]]]:
     """`masks/x.png` beside `images/x.png` or `x.png`, at any depth; with the paths of images without their endings."""
     for name in names:
         parts = name.rpartition(".")[0].split("/")
         places = [place for place, part in enumerate(parts[:-1]) if part.lower() in LABEL_FOLDERS]
-        if not places:
-            continue
-        candidates = []
-        for place in places:
-            before, inside, stem = "/".join(parts[:place]), "/".join(parts[place + 1 : -1]), parts[-1]
-            for folder in (*IMAGE_FOLDERS, ""):
-                path = "/".join(part for part in (before, folder, inside) if part)
-                candidates += [f"{path}/{short}" if path else short for short in (stem, *_without_suffix(stem))]
-        yield name, candidates
+        if places:
+            yield name, _candidates(parts, places)
 
 
-def _in_cell_tracking(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def _candidates(parts: Sequence[str], places: Sequence[int]) -> Iterator[str]:
+    stem = parts[-1]
+    stems = (stem, *_without_suffix(stem))
+    for place in places:
+        before, inside = parts[:place], parts[place + 1 : -1]
+        for folder in (*IMAGE_FOLDERS, ""):
+            folders = [*before, *([folder] if folder else []), *inside]
+            yield from ("/".join([*folders, name]) for name in stems)
+
+
+def _in_cell_tracking(names: Sequence[str]) -> Iterator[tuple[str, Iterable[str]]]:
     """`01_GT/SEG/man_seg000.tif` beside `01/t000.tif`, as in the Cell Tracking Challenge; GT before ST."""
     matches = [found for name in names if (found := CELL_TRACKING.fullmatch(name))]
     for match in sorted(matches, key=lambda match: match["kind"]):
         yield match[0], [f"{match['folder']}/t{match['number']}"]
 
 
-def _by_suffix(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def _by_suffix(names: Sequence[str]) -> Iterator[tuple[str, Iterable[str]]]:
     """`x_masks.png` beside `x.png`; the best suffix first."""
     chosen: list[tuple[int, str, str, str]] = []
     for name in names:
