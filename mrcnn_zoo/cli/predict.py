@@ -293,7 +293,8 @@ def build_parser() -> CommandParser:
     add_output_options(
         parser,
         text="folder of the results (default: predictions)",
-        overwrite="also replace files in it that no earlier prediction has written",
+        overwrite="also replace files in it that no earlier prediction has written; with --format: replace an earlier "
+        "output without changed files",
     )
     parser.set_defaults(output="predictions")
     parser.add_argument(
@@ -310,7 +311,7 @@ def build_parser() -> CommandParser:
         "get the predicted class",
     )
     text = "write a dataset of this format into the output folder, instead of pictures and predictions.json: "
-    text += f"{', '.join(sorted(ANNOTATION_FORMATS.names()))}"
+    text += f"{', '.join(sorted(ANNOTATION_FORMATS.names()))}; RESULTS.SIMPLIFY is the tolerance of its polygons"
     parser.add_argument("--format", metavar="NAME", help=text)
     text = "with --format: copy the image files, too (default: refer to them, where the format can)"
     parser.add_argument("--copy-images", action="store_true", help=text)
