@@ -260,11 +260,21 @@ def test_parts_and_holes_of_a_mask_are_read_back_to_the_pixel(written) -> None:
     assert "holes joined to their outline by a bridge of zero width: 2 (first: object a, annotation 0)" in notes
 
 
-def test_overlapping_polygons_are_united(written) -> None:
-    polygons = [[10, 10, 50, 10, 50, 30, 10, 30], [40, 20, 120, 20, 120, 40, 40, 40]]
+@pytest.mark.parametrize(
+    ("polygons", "regions"),
+    [
+        (
+            [[10, 10, 50, 10, 50, 30, 10, 30], [40, 20, 90, 20, 90, 40, 40, 40]],  # by the even-odd rule, a hole
+            [(10, 10, 50, 30), (50, 20, 90, 40), (40, 30, 50, 40)],
+        ),
+        ([[80, 10, 120, 10, 120, 30, 80, 30]], [(80, 10, 100, 30)]),
+    ],
+)
+def test_overlapping_parts_are_united_and_clipped_to_the_image(written, polygons: list, regions: list) -> None:
     _, dataset, _ = written([InstanceRecord((10, 10, 100, 40), 0, polygons)])
-    expected = rle.encode(squares((10, 10, 50, 30), (50, 20, 100, 40), (40, 30, 50, 40)))
-    assert segmentation_rle(dataset.records[0].instances[0].segmentation, (50, 100)) == expected
+    (item,) = dataset.records[0].instances
+    assert segmentation_rle(item.segmentation, (50, 100)) == rle.encode(squares(*regions))
+    assert item.box[2] <= 100
 
 
 def test_even_odd_filling_of_joined_rings_is_that_of_opencv() -> None:
