@@ -18,16 +18,18 @@ MIN_POINTS, MAX_POINTS = 12, 720
 
 
 def ellipse_polygon(center: Sequence[float], *, radii: Sequence[float], angle: float = 0.0) -> list[float]:
-    """The polygon of an ellipse, x1, y1, x2, y2, ...; its corners are on the ellipse.
+    """The polygon of an ellipse, x1, y1, x2, y2, ...; its corners are on the ellipse. NaN where a number is not finite.
 
     Args:
         center: x, y in pixels.
         radii: along x and y before the rotation; equal for a circle.
         angle: of the rotation about the center, in radians, clockwise as y points down.
     """
-    largest = max(*radii, MAX_DISTANCE)
-    number = math.ceil(math.pi / math.acos(max(1 - MAX_DISTANCE / largest, -1.0)))
-    around = np.linspace(0, 2 * math.pi, min(max(number, MIN_POINTS), MAX_POINTS), endpoint=False)
+    if not all(map(math.isfinite, (*center, *radii, angle))):
+        return [math.nan] * 6  # is left out as other polygons with such coordinates
+    step = math.acos(max(1 - MAX_DISTANCE / max(*radii, MAX_DISTANCE), -1.0))
+    number = math.ceil(math.pi / max(step, math.pi / MAX_POINTS))
+    around = np.linspace(0, 2 * math.pi, max(number, MIN_POINTS), endpoint=False)
     points = np.stack([radii[0] * np.cos(around), radii[1] * np.sin(around)], axis=1) + np.asarray(center, dtype=float)
     return rotated(points.ravel().tolist(), angle=angle, about=center)
 

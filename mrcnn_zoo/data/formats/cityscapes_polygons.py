@@ -24,6 +24,7 @@ from mrcnn_zoo.structures import ImageSize
 TOUCHING, APART = 0.5 - 1e-6, 0.5 + 1e-6
 UNLABELED = "unlabeled"  # of polygons that are holes of others
 MIN_POINTS = 3
+MAX_COORDINATE = float(1 << 20)  # pixels; Pillow counts in 32 bits
 
 Pixels = NDArray[np.int64]  # (N, 2) x, y of pixels
 
@@ -76,7 +77,7 @@ def _object(path: Path, number: int, item: Any) -> LabelledPolygon | None:
     points = item.get("polygon")
     try:
         pairs = [(x, y) for x, y in points]
-        array = np.array(pairs, dtype=np.float64)
+        array = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     except (TypeError, ValueError):
         array = np.array([np.nan])
     if not np.isfinite(array).all() or not isinstance(points, list):
@@ -84,7 +85,8 @@ def _object(path: Path, number: int, item: Any) -> LabelledPolygon | None:
             f"{path}: {where} has the polygon {short_repr(points)}, which must be a list of points [x, y] in pixels. "
             "Correct it, or remove the object."
         )
-    return LabelledPolygon(label.strip(), pairs, where)
+    inside = np.clip(array, -MAX_COORDINATE, MAX_COORDINATE)
+    return LabelledPolygon(label.strip(), [(x, y) for x, y in inside.tolist()], where)
 
 
 def draw(polygons: Iterable[tuple[int, Sequence[Sequence[float]] | Pixels]], size: ImageSize) -> NDArray[np.int32]:

@@ -47,11 +47,12 @@ class LabelStudioFormat(AnnotationFormat):
     def find(self, listing: FileListing) -> Found | None:
         """Files by the names of their folders and their own."""
         names = sorted(listing.with_suffix(".json"), key=lambda name: (name.count("/"), name))
+        exports = [name for name in names[:FILES_EXAMINED] if _is_export(listing.head(name))]
+        exports += [name for name in names[FILES_EXAMINED:] if exports and _is_export(listing.head(name))]
         sides: dict[str, list[str]] = {}
-        for name in names[:FILES_EXAMINED]:
-            if _is_export(listing.head(name)):
-                sides.setdefault(side_of_folders(name) or split_of(PurePosixPath(name).stem), []).append(name)
-        return Found(listing, sides, listed([name for part in sides.values() for name in part])) if sides else None
+        for name in exports:
+            sides.setdefault(side_of_folders(name) or split_of(PurePosixPath(name).stem), []).append(name)
+        return Found(listing, sides, listed(exports)) if exports else None
 
     def read_images(self, found: Found, options: ReadOptions) -> Annotations:
         """The images of tasks with an annotation; others are left out and counted."""

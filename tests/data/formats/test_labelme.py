@@ -96,6 +96,16 @@ def test_lines_and_points_are_left_out_and_counted(tmp_path: Path) -> None:
     assert "lines and points left out: 3" in dataset.notes[0]
 
 
+def test_shapes_with_nan_or_without_extent_are_left_out_and_counted(tmp_path: Path) -> None:
+    nan, far = float("nan"), 1e300
+    shapes = [_shape(points=[[nan, 1], [2, 3], [4, 9]]), _shape(points=[[nan, 2], [3, 4]], kind="circle")]
+    shapes += [_shape(points=[[5, 5], [5, 9]], kind="rectangle"), _shape(points=[[1, 2], [far, far]], kind="circle")]
+    dataset = _read(tmp_path, [_shape(), *shapes])
+    assert dataset.records[0].instances[0].box == (10, 10, 20, 20)
+    assert len(dataset.records[0].instances) == 2  # the circle of any size covers the image
+    assert "polygons with NaN, infinite or null coordinates left out: 2" in " ".join(dataset.notes)
+
+
 def test_files_of_x_anylabeling_are_read(tmp_path: Path) -> None:
     rotated = [[20, 5], [35, 20], [20, 35], [5, 20]]
     box = [[10, 10], [20, 10], [20, 30], [10, 30]]
