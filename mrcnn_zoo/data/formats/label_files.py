@@ -203,6 +203,11 @@ def _read_picture(path: Path) -> NDArray[Any]:
     """The values of an image file of one channel; those of a palette are its indices."""
     if not needs_tifffile(path):
         with open_image(str(path), max_pixels=0) as image:
+            if image.format == "JPEG":
+                raise UserError(
+                    f"{path} is a JPEG, whose compression changes the numbers of objects; write label images as PNG or "
+                    "TIFF."
+                )
             if image.mode in LABEL_MODES:
                 return np.asarray(image)
             raise UserError(

@@ -251,6 +251,13 @@ def test_wrong_file_is_named(tmp_path: Path, pixels: NDArray, message: str) -> N
         _read(tmp_path, format_name="labels")
 
 
+def test_jpeg_is_refused(tmp_path: Path) -> None:
+    _image(tmp_path / "images/a.png")
+    _save(tmp_path / "masks/a.jpg", _labels("uint8"))
+    with pytest.raises(UserError, match=r"masks/a\.jpg is a JPEG, whose compression changes the numbers"):
+        _read(tmp_path, format_name="labels")
+
+
 def test_missing_image_is_named(tmp_path: Path) -> None:
     _image(tmp_path / "images/a.png")
     _save(tmp_path / "masks/a.png", _labels())
