@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace) -> int:
     Args:
         arguments: of the action.
     """
-    folder = target_of(arguments, arguments.target)
+    folder = target_of(arguments, arguments.target, sources=[arguments.source])
     cfg = load_data_config(arguments)
     write_target(arguments, read_source(arguments, cfg, arguments.source), folder)
     return 0

@@ -1,17 +1,20 @@
 """Write several datasets as one: classes are united by name, sides stay, and image files of equal names stay apart."""
 
 import argparse
+from dataclasses import replace
 
 from mrcnn_zoo.cli.data_options import (
     add_source_options,
     add_target_options,
+    in_classes,
     load_data_config,
-    read_source,
     target_of,
     write_target,
 )
 from mrcnn_zoo.cli.parser import CommandParser
+from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.derived import merged
+from mrcnn_zoo.data.records import Dataset, InstanceRecord
 from mrcnn_zoo.errors import UserError
 
 EXAMPLES = (
@@ -41,14 +44,25 @@ def main(arguments: argparse.Namespace) -> int:
     *sources, target = arguments.folders
     if len(sources) < 2:
         raise UserError("data merge takes two datasets or more, and then the folder to write: SRC1 SRC2 DST.")
-    folder = target_of(arguments, target)
+    folder = target_of(arguments, target, sources=sources)
     cfg = load_data_config(arguments)
-    datasets = [read_source(arguments, cfg, name) for name in sources]
-    result = merged(datasets)
+    datasets = [load_dataset(cfg, name) for name in sources]
+    whole = merged(datasets)
+    result = in_classes(arguments, whole)  # of the union, as the classes of --classes may be in different datasets
     facts = [f"{dataset.name}: {dataset.summary()}" for dataset in datasets]
-    for dataset in datasets:
-        missing = [name for name in result.class_names if name not in dataset.class_names]
+    for dataset in datasets if whole.records else ():
+        own = _classes_of(arguments, dataset, whole)
+        missing = [name for name in result.class_names if name not in own]
         if missing:
             facts.append(f"{dataset.name} has no class {', '.join(missing)}: such objects are background in its images")
     write_target(arguments, result, folder, facts=facts)
     return 0
+
+
+def _classes_of(arguments: argparse.Namespace, dataset: Dataset, whole: Dataset) -> set[str]:
+    """The names that the classes of a dataset have after `--classes`."""
+    indices = [whole.class_names.index(name) for name in dataset.class_names]
+    objects = tuple(InstanceRecord((0, 0, 1, 1), index) for index in indices)
+    probe = replace(whole, records=(replace(whole.records[0], instances=objects),))
+    mapped = in_classes(arguments, probe)
+    return {mapped.class_names[item.class_index] for item in mapped.records[0].instances}

@@ -98,29 +98,49 @@ def read_source(arguments: argparse.Namespace, cfg: CfgNode, name: str) -> Datas
     Raises:
         UserError: see `load_dataset`.
     """
-    dataset = load_dataset(cfg, name)
+    return in_classes(arguments, load_dataset(cfg, name))
+
+
+def in_classes(arguments: argparse.Namespace, dataset: Dataset) -> Dataset:
+    """A dataset in the classes of `--classes`.
+
+    Args:
+        arguments: with the options of `add_source_options`.
+        dataset: in the classes of its files.
+
+    Raises:
+        UserError: see `with_classes`.
+    """
     if not arguments.classes:
         return dataset
     try:
         classes = read_yaml_value(arguments.classes)
     except UserError as error:
         raise UserError(f"--classes {arguments.classes!r} is not YAML such as {EXAMPLE}.") from error
-    return with_classes(dataset, classes, name=name)
+    return with_classes(dataset, classes, name=dataset.name)
 
 
-def target_of(arguments: argparse.Namespace, folder: str, *, option: str = "DST") -> Path:
+def target_of(arguments: argparse.Namespace, folder: str, *, sources: Sequence[str] = (), option: str = "DST") -> Path:
     """The folder to write, checked before work begins.
 
     Args:
         arguments: with the options of `add_target_options`.
         folder: as typed.
+        sources: names of the datasets that are read, as typed.
         option: its name, for messages.
 
     Raises:
-        UserError: it cannot be written or is in use, or an unknown format.
+        UserError: it cannot be written, is in use or below a source, or an unknown format.
     """
     path = check_output_folder(folder, option=option)
     check_dataset_folder(path, may_overwrite=arguments.overwrite)
+    for name in sources:
+        place = Path(name.rpartition(":")[0] or name).expanduser()
+        if place.is_dir() and path.resolve() != place.resolve() and path.resolve().is_relative_to(place.resolve()):
+            raise UserError(
+                f"{option} {path} is below the dataset {place}, of which the written files would be a part. Name a "
+                "folder beside it."
+            )
     if arguments.target_format:
         ANNOTATION_FORMATS.get(arguments.target_format, key="--to")
     return path

@@ -43,7 +43,7 @@ def main(arguments: argparse.Namespace) -> int:
     Args:
         arguments: of the action.
     """
-    folder = target_of(arguments, arguments.target)
+    folder = target_of(arguments, arguments.target, sources=[arguments.source])
     cfg = load_data_config(arguments)
     dataset = read_source(arguments, cfg, arguments.source)
     part = sampled(dataset, arguments.num, group=arguments.group, seed=arguments.seed)

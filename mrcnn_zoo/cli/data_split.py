@@ -69,7 +69,7 @@ def main(arguments: argparse.Namespace) -> int:
     shares = {side: share for side, share in (("val", arguments.val), ("test", arguments.test)) if share}
     if not shares:
         raise UserError("--val and --test are 0, so nothing is divided; give one of them a share of the images.")
-    folder = target_of(arguments, arguments.target)
+    folder = target_of(arguments, arguments.target, sources=[arguments.source])
     cfg = load_data_config(arguments)
     dataset = read_source(arguments, cfg, arguments.source)
     former = {side: len(part) for side, part in sides_of(dataset).items() if side}

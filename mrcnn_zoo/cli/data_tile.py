@@ -59,7 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise UserError(f"--overlap {arguments.overlap} must be below --size {arguments.size}.")
     if arguments.no_images:
         raise UserError("--no-images: tiles are new images, so they are always written; leave the option out.")
-    folder = target_of(arguments, arguments.target)
+    folder = target_of(arguments, arguments.target, sources=[arguments.source])
     cfg = load_data_config(arguments)
     tiling = Tiling(
         arguments.size,

@@ -21,7 +21,7 @@ from mrcnn_zoo.ops import rle
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-IMAGES_READ = 12  # for depth and channels
+IMAGES_READ, PIXELS_READ = 12, 100_000_000  # at most, for depth and channels
 CLASSES_SHOWN = 40
 BAR = 40  # characters of the longest bar
 MEDIUM, LARGE = 32.0, 96.0  # square roots of the areas that bound COCO's sizes
@@ -112,7 +112,14 @@ def _kind(item: InstanceRecord) -> str:
 
 def _kinds_of_pixels(records: Sequence[ImageRecord]) -> Counter[str]:
     rows = np.unique(np.linspace(0, len(records) - 1, min(IMAGES_READ, len(records))).round().astype(int)).tolist()
-    return Counter(_kind_of_pixels(records[row]) for row in rows)
+    kinds: Counter[str] = Counter()
+    num_pixels = 0
+    for row in rows:
+        num_pixels += records[row].image_size[0] * records[row].image_size[1]
+        if kinds and num_pixels > PIXELS_READ:
+            break
+        kinds[_kind_of_pixels(records[row])] += 1
+    return kinds
 
 
 def _kind_of_pixels(record: ImageRecord) -> str:

@@ -147,6 +147,11 @@ def test_nothing_existing_is_replaced(source: Path, tmp_path: Path, run: Run, re
     assert len(load(tmp_path / "cells")) == 1
 
 
+def test_folder_below_the_source_is_refused(source: Path, refused: Run) -> None:
+    assert "Name a folder beside it" in refused("convert", f"{source}:val", source / "yolo", "--to", "yolo")
+    assert not (source / "yolo").exists()
+
+
 # --- split, sample, merge, tile ---------------------------------------------------------------------------------------
 
 
@@ -170,6 +175,15 @@ def test_merge_unites_classes_and_keeps_equal_names_apart(source: Path, tmp_path
     assert "renamed has no class dog: such objects are background in its images" in printed
     assert "4 images with the name of another one got a name of their own" in printed
     assert len(load(tmp_path / "out")) == 6
+
+
+def test_classes_of_several_datasets_are_merged(source: Path, tmp_path: Path, run: Run) -> None:
+    run("convert", source, tmp_path / "renamed", "--classes", "{hound: dog, puss: cat}")
+    classes = "{dog: [dog, hound], ignore: [puss]}"
+    printed = run("merge", source, tmp_path / "renamed", tmp_path / "out", "--classes", classes)
+    assert "8 images, 10 objects, 2 classes" in printed
+    assert f"{tmp_path / 'renamed'} has no class cat" in printed
+    assert "has no class dog" not in printed
 
 
 def test_tiles_have_their_place_in_the_name(source: Path, tmp_path: Path, run: Run) -> None:
