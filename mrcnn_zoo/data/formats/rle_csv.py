@@ -2,7 +2,6 @@
 
 import csv
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -215,10 +214,8 @@ def decode_runs(text: str, size: ImageSize, *, is_by_rows: bool, where: str) -> 
         UserError: text that is no pairs, starts that do not ascend, or runs beyond the image.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", DeprecationWarning)  # of NumPy, for text that is no number
-            numbers = np.fromstring(text, dtype=np.int64, sep=" ")
-    except (DeprecationWarning, ValueError, OverflowError):
+        numbers = np.array(list(map(int, text.split())), dtype=np.int64)
+    except (ValueError, OverflowError):
         numbers = np.zeros(1, dtype=np.int64)
     if len(numbers) % 2 or numbers.min(initial=0) < 0:
         short = text if len(text) < 40 else f"{text[:30]}..."
