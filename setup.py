@@ -51,6 +51,7 @@ TIFF = ["tifffile>=2023.1"]  # multi-channel images
 PROPOSALS = ["opencv-contrib-python-headless>=4.8"]  # selective search, EdgeBoxes
 SEARCH = ["optuna>=4.0"]  # sweep search
 SLURM = ["submitit>=1.5"]  # sweeps on a cluster
+FORMAT_CHECKS = ["supervision>=0.25", "shapely>=2.0", "scikit-image>=0.22"]  # read what we write, and the reverse
 CHECKS = ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.8"]
 
 setup(
@@ -73,7 +74,7 @@ setup(
         "proposals": PROPOSALS,
         "search": SEARCH,
         "slurm": SLURM,
-        "dev": [*CHECKS, *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF, *PROPOSALS, *SEARCH, *SLURM],
+        "dev": [*CHECKS, *FORMAT_CHECKS, *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF, *PROPOSALS, *SEARCH, *SLURM],
     },
     entry_points={"console_scripts": ["mrcnn-zoo=mrcnn_zoo.cli.main:main"]},
     cmdclass={"build_py": BuildWithConfigs},

@@ -291,10 +291,15 @@ def check_num_keypoints(cfg: CfgNode, dataset: Dataset) -> None:
         )
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first names of a list, for messages; the number of the others is added."""
-    shown = ", ".join(names[:NAMES_SHOWN])
-    return f"{shown}, and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else shown
+def listed(names: Sequence[str], *, count: int = NAMES_SHOWN) -> str:
+    """The first names of a list, for messages; the number of the others is added.
+
+    Args:
+        names: any number.
+        count: of the names that are shown.
+    """
+    shown = ", ".join(names[:count])
+    return f"{shown}, and {len(names) - count} more" if len(names) > count else shown
 
 
 def _joined_name(datasets: Sequence[Dataset]) -> str:

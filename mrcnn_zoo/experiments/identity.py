@@ -37,6 +37,7 @@ WEIGHTS = "MODEL.WEIGHTS"
 HASH_LENGTH = 16  # hexadecimal digits
 CHUNK = 1 << 20  # bytes
 MAX_BYTES = 1 << 28  # in a folder, the content of files up to this size is hashed; of larger ones the size
+NOT_PATHS = ("FORMAT", "DATASET", "SPLIT", "SIDE", "GROUP", "CLASS")  # fields of definitions
 MAX_DEFINITIONS = 8  # of datasets that are made of each other
 VALUES_SHOWN = 8  # in a message
 
@@ -232,7 +233,7 @@ def hash_of_files(name: str, definitions: Sequence[Mapping[str, Any]]) -> str:
 
 def _paths_of(definition: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
     for field_name, value in sorted(definition.items()):
-        if isinstance(value, str) and value and field_name not in ("FORMAT", "DATASET"):
+        if isinstance(value, str) and value and field_name not in NOT_PATHS:
             existing = [path for path in candidate_paths(value) if path.exists()]
             yield from ((field_name, path) for path in existing[:1])
 

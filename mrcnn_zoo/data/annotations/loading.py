@@ -20,6 +20,7 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registries import ANNOTATION_FORMATS, DATASET_FORMATS
 
 PAGES_ARE_IMAGES = "images"  # value of INPUT.PAGES
+CLASSES_SHOWN = 8
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def _log(
     name: str, kind: AnnotationFormat, found: Found, *, whole: Dataset, part: Dataset, side: str, is_made: bool
 ) -> None:
     note = f" ({found.note})" if found.note else ""
-    text = f"{name}: {kind.title}{note}: {whole.summary()} ({listed(whole.class_names)})"
+    text = f"{name}: {kind.title}{note}: {whole.summary()} ({listed(whole.class_names, count=CLASSES_SHOWN)})"
     if is_made:
         text += f"; {side} side of a stratified split: {counted(len(part), 'image')}"
     elif side:
