@@ -170,11 +170,12 @@ def require_known_classes(dataset: Dataset, class_names: Sequence[str]) -> None:
     unknown = [name for name in dataset.class_names if name not in class_names]
     if unknown:
         similar = [f" {name!r}:{nearest}" for name in unknown if (nearest := did_you_mean(name, class_names))]
+        renaming = f"{{{class_names[0]}: [{unknown[0]}]}}"
         raise UserError(
             f"{dataset.name} has {counted(len(unknown), 'class')} that the model lacks: {listed(unknown)}."
             f"{''.join(similar[:NAMES_SHOWN])} The model has {counted(len(class_names), 'class')}: "
-            f"{listed(class_names)}. Choose a test set with classes of the model, or rename its categories to the "
-            "model's."
+            f"{listed(class_names)}. Choose a test set with classes of the model, or rename its classes: "
+            f"DATASETS.DEFAULTS.CLASSES '{renaming}'."
         )
     for owner, names in (("the model", class_names), (dataset.name, dataset.class_names)):
         repeated = [name for name, count in Counter(names).items() if count > 1 and name in dataset.class_names]
