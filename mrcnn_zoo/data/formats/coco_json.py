@@ -10,13 +10,7 @@ from typing import Any
 
 from mrcnn_zoo.data.field_rules import FIELD_RULES, MAX_PIXELS, ColumnReader, parse_number, short_repr
 from mrcnn_zoo.data.formats.coco_keypoints import read_flip_pairs
-from mrcnn_zoo.data.formats.unsupported_formats import (
-    advice_for,
-    detect_folder_format,
-    detect_json_format,
-    detect_other_coco_file,
-    detect_text_format,
-)
+from mrcnn_zoo.data.formats.other_formats import describe_other_format, detect_other_coco_file
 from mrcnn_zoo.data.keypoints import FlipPairs
 from mrcnn_zoo.data.records import RepairLog
 from mrcnn_zoo.errors import UserError
@@ -117,10 +111,11 @@ def read_coco_json(path: Path) -> CocoJson:
         UserError: a file that cannot be read, is not JSON, or is not in COCO's format.
     """
     content = read_json(path)
-    other = detect_json_format(content)
-    if not isinstance(content, dict) or (other and not {"images", "annotations"} <= content.keys()):
-        if other:
-            raise UserError(f"{path} is {other}, {advice_for(other)}")
+    is_object = isinstance(content, dict)
+    other = "" if is_object and {"images", "annotations"} <= content.keys() else describe_other_format(path, content)
+    if other:
+        raise UserError(f"{path} is {other}")
+    if not is_object:
         raise UserError(f"{path} is not in COCO's format: it holds a {type(content).__name__} instead of an object.")
     is_unlabelled = "annotations" not in content and {"images", "categories"} <= content.keys()
     if is_unlabelled:
@@ -159,9 +154,9 @@ def read_json(path: Path) -> Any:
         with path.open(encoding=encoding) as text:
             return json.load(text)
     except json.JSONDecodeError as error:
-        other = detect_text_format(error.doc)
+        other = describe_other_format(path)
         if other:
-            raise UserError(f"{path} is {other}, {advice_for(other)}") from error
+            raise UserError(f"{path} is {other}") from error
         is_cut_off = error.pos >= len(error.doc.rstrip())
         advice = "It ends too early: the file is truncated, copy or download it again." if is_cut_off else ""
         raise UserError(
@@ -173,9 +168,9 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:  # a number with thousands of digits, lists nested too deeply
         raise UserError(f"{path} is not JSON that can be read: {error}.") from error
     except IsADirectoryError as error:
-        other = detect_folder_format(path)
+        other = describe_other_format(path)
         raise UserError(
-            f"{path} is a folder with {other}, {advice_for(other)}"
+            f"{path} is a folder with {other}"
             if other
             else f"{path} is a folder, and ANNOTATIONS must be one JSON file. Name the file, or leave ANNOTATIONS out."
         ) from error

@@ -1,4 +1,4 @@
-"""Error messages for unsupported formats; encodings of JSON; files of unlabelled images."""
+"""Error messages for files that are no COCO files; encodings of JSON; files of unlabelled images."""
 
 import json
 from pathlib import Path
@@ -11,20 +11,20 @@ from PIL import Image
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data import build_train_loader, load_dataset
 from mrcnn_zoo.data.formats.coco import load_coco
-from mrcnn_zoo.data.formats.unsupported_formats import detect_json_format, detect_text_format
+from mrcnn_zoo.data.formats.other_formats import describe_other_format
 from mrcnn_zoo.errors import UserError
 
 LABELME = {"version": "5.0", "flags": {}, "shapes": [], "imagePath": "0.png", "imageData": "A" * 9000}
 CITY = {"imgHeight": 24, "imgWidth": 32, "objects": []}
-VIA = {"0.png123": {"filename": "0.png", "size": 1, "regions": []}}
+VIA = {"0.png123": {"filename": "0.png", "size": 123, "regions": [], "file_attributes": {}}}
 VOC = "<annotation><filename>0.png</filename><object><name>a</name></object></annotation>"
 YOLO = "0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.2 0.2 0.3 0.3\n"
 ANSWERS = {
-    "labelme": "labelme JSON (one file per image)",
-    "via": "VIA JSON (VGG Image Annotator)",
-    "yolo": "YOLO text (one .txt file per image)",
-    "voc": "Pascal VOC XML (one file per image)",
-    "cityscapes": "Cityscapes JSON (one file of polygons per image)",
+    "labelme": "labelme JSON, one file per image",
+    "via": "VIA (VGG Image Annotator)",
+    "yolo": "YOLO text, one file per image",
+    "voc": "Pascal VOC XML, one file per image",
+    "cityscapes": "Cityscapes polygons",
 }
 
 
@@ -51,12 +51,13 @@ def folders(tmp_path: Path) -> dict[str, tuple[Path, Path]]:
         _write(tmp_path / f"voc/Annotations/{number}.xml", VOC)
         _write(tmp_path / f"cityscapes/gtFine/train/aachen/{number}_gtFine_polygons.json", CITY)
     _write(tmp_path / "via/via.json", VIA)
+    _write(tmp_path / "yolo/data.yaml", "train: images/train\nval: images/train\nnames: [a, b]\n")
     _images(tmp_path / "yolo/images/train")
     _images(tmp_path / "voc/JPEGImages")
     files = {
         "labelme": "0.json",
         "via": "via.json",
-        "yolo": "labels/train/0.txt",
+        "yolo": "data.yaml",
         "voc": "Annotations/0.xml",
         "cityscapes": "gtFine/train/aachen/0_gtFine_polygons.json",
     }
@@ -88,24 +89,20 @@ def test_folder_instead_of_a_file_is_named(folders, name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "COCO results file"),
+        ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "a COCO results file"),
         ({"objects": [], "size": {"width": 3, "height": 3}}, "Supervisely"),
-        ([{"data": {}, "annotations": []}], "Label Studio"),
+        ([{"image": "a.png", "annotations": []}], "CreateML"),
+        ([{"bbox": [1, 2, 3, 4]}], "a list of annotations without their images"),
         ({"images": [], "annotations": [], "categories": []}, ""),
         ([1, 2], ""),
         (3, ""),
     ],
 )
-def test_other_json_formats_are_named(content: object, words: str) -> None:
-    assert words in detect_json_format(content)
-    assert bool(detect_json_format(content)) == bool(words)
-
-
-def test_other_text_formats_are_named() -> None:
-    assert detect_text_format("filename,width,height,class\na,1,2,b\n") == "a CSV table"
-    assert detect_text_format("train: images\nnc: 2\nnames: [a, b]\n") == "the data.yaml of a YOLO dataset"
-    assert detect_text_format('{"images": [') == ""
-    assert detect_text_format("") == ""
+def test_other_json_formats_are_named(tmp_path: Path, content: object, words: str) -> None:
+    _write(tmp_path / "a.json", content)
+    answer = describe_other_format(tmp_path / "a.json", content)
+    assert answer.startswith(words)
+    assert bool(answer) == bool(words)
 
 
 @pytest.mark.parametrize(
