@@ -173,26 +173,25 @@ def test_documented_components_train(module: str, loss: str, tmp_path: Path, mon
 def test_custom_dataset_trains_and_predicts_to_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    for number in range(3):
+    for number in range(4):
         image = rng.integers(0, 60, (64, 64), dtype=np.uint8)
         for index, corner in enumerate(((5, 8), (35, 30))):
             mask = np.zeros((64, 64), np.uint8)
             mask[corner[0] : corner[0] + 18, corner[1] : corner[1] + 20] = 255
             image[mask > 0] += 120
-            folder = tmp_path / f"data/cells/picture{number}/masks"
+            folder = tmp_path / f"data/cells/slide{number // 2}_{number}/masks"
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(mask).save(folder / f"{index}.png")
         (folder.parent / "images").mkdir()
-        Image.fromarray(image).convert("RGB").save(folder.parent / "images" / f"picture{number}.png")
+        Image.fromarray(image).convert("RGB").save(folder.parent / "images" / f"slide{number // 2}_{number}.png")
     text = block_with("# cells.yaml").text
     Path("cells.yaml").write_text(text)
     assert yaml.safe_load(text)["INPUT"]["SIXTEEN_BIT"] == load_config("cells.yaml").INPUT.SIXTEEN_BIT
     few = "SOLVER.MAX_ITER 1 SOLVER.IMS_PER_BATCH 2 INPUT.MIN_SIZE_TRAIN 64 INPUT.MIN_SIZE_TEST 64 VIS.NUM_IMAGES 0"
     assert main(["train", "--config-file", "cells.yaml", *few.split(), "DATALOADER.NUM_WORKERS", "0"]) == 0
-    # The weights of the nuclei model have another class name, so the classifier is untrained and the threshold low.
     typed = "predict --weights output/cells --output output/cells_found data/cells --recursive --threshold 0.05"
     assert main(typed.split()) == 0
     with Path("output/cells_found/predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows
-    assert all(row["class"] == "cell" and float(row["area"]) >= 0 for row in rows)
+    assert all(row["class"] == "nucleus" and float(row["area"]) >= 0 for row in rows)
