@@ -13,12 +13,14 @@ from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.catalog import read_fields
 from mrcnn_zoo.data.class_mapping import with_classes
 from mrcnn_zoo.data.classes import listed
+from mrcnn_zoo.data.images.stacks import StackPage
 from mrcnn_zoo.data.paths import find_folder, find_path
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.data.splits import assign_parts, rows_of, units_of
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.registries import ANNOTATION_FORMATS, DATASET_FORMATS
 
+HAS_REGIONS = "labels"  # the format with regions of masks of classes
 PAGES_ARE_IMAGES = "images"  # value of INPUT.PAGES
 CLASSES_SHOWN = 8
 
@@ -65,6 +67,8 @@ def build_annotated_dataset(cfg: CfgNode, name: str, definition: Mapping[str, An
         regions=fields.regions,
         pages_are_images=cfg.INPUT.PAGES == PAGES_ARE_IMAGES,
     )
+    if fields.regions and kind.name != HAS_REGIONS:
+        logger.warning("%s: DATASETS.DEFAULTS.REGIONS has no effect on the format %s", name, kind.name)
     whole = kind.read(found, options)
     if side and not is_made:
         whole = replace(whole, records=tuple(record for record in whole.records if record.split == side))
@@ -127,7 +131,7 @@ def _divided(dataset: Dataset, side: str, fields: Fields) -> Dataset:
     if fields.val_fraction <= 0 or len(units) < 2:
         if side == "train":
             return dataset
-        what = counted(len(units), "group" if fields.group else "image")
+        what = counted(len(units), "group" if fields.group else "image file")
         raise UserError(
             f"dataset {dataset.name!r} has no val side: VAL_FRACTION is {fields.val_fraction:g} of {what}. Set "
             "DATASETS.DEFAULTS.VAL_FRACTION, or name a test set as DATASETS.TEST."
@@ -146,6 +150,9 @@ def _log(
         text += f"; {side} side of a stratified split: {counted(len(part), 'image')}"
     elif side:
         text += f"; side {side}"
+    pages = [record.source.path for record in whole.records if isinstance(record.source, StackPage)]
+    if pages:
+        text += f"; {counted(len(pages), 'page')} of {counted(len(set(pages)), 'TIFF')} are images (INPUT.PAGES)"
     if whole.notes:
         text += f"; left out or changed: {'; '.join(note.partition(' (first')[0] for note in whole.notes)}"
     logger.info("%s", text)

@@ -98,9 +98,8 @@ class MasksFormat(AnnotationFormat):
             )
         repairs.add("images without a folder of masks left out", groups.unlabelled)
         logger.info("%s: reading %s and their masks", root, counted(len(groups.files), "image"))
-        read = partial(read_pages_with_masks, root=root) if options.pages_are_images else None
-        one = partial(read_image_with_masks, root=root)
-        pages = read_masks(groups.files, read or (lambda files: [one(files)]))
+        read = partial(_read_pages_with_masks, root=root, pages_are_images=options.pages_are_images)
+        pages = read_masks(groups.files, read)
         images = [image for found in pages for image in found]
         add_mask_repairs(repairs, images)
         present = {item.name for image in images for item in image.objects}
@@ -246,17 +245,9 @@ def read_image_with_masks(files: MaskFiles, *, root: Path) -> MaskedImage:
     return _masked_image(files, pixels, bitmaps)
 
 
-def read_pages_with_masks(files: MaskFiles, *, root: Path) -> list[MaskedImage]:
-    """As `read_image_with_masks`; of an image with several pages each is an image, as are those of its masks.
-
-    Args:
-        files: of the image.
-        root: of the paths.
-
-    Raises:
-        UserError: see `read_image_with_masks`; a mask with another number of pages.
-    """
-    sources = pages_of(str(root / files.image))
+def _read_pages_with_masks(files: MaskFiles, *, root: Path, pages_are_images: bool) -> list[MaskedImage]:
+    """As `read_image_with_masks`; with several pages each is an image, as are those of its masks."""
+    sources = pages_of(str(root / files.image)) if pages_are_images else ()
     if len(sources) < 2:
         return [read_image_with_masks(files, root=root)]
     stacks = [read_label_stack(root / path) != 0 for path, _ in files.masks]

@@ -34,7 +34,7 @@ IMAGE_SUFFIXES = (  # of the files that are images where folders are searched
 EXIF_ORIENTATION = 0x0112
 UPRIGHT, TURNED = 1, range(2, 9)
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-MAX_16_BIT = 65535
+UINT8_MAX, MAX_16_BIT = 255, 65535
 MAX_PIXELS = 178_956_970  # per image; Pillow's own limit
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NUMPY_MAGIC = b"\x93NUMPY"
@@ -117,7 +117,15 @@ class FileImage:
             if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
                 text = f"is animated; the first of its {image.n_frames} frames is read."  # type: ignore[attr-defined]
                 note_once(self.path, text, kind="Animated files")
+            if _has_16_bits_per_colour(image):
+                note_once(self.path, "is read with 8 of its 16 bits; write it as PNG or TIFF.", kind="Colour PPM")
             return decode_with_alpha(image) if with_alpha else decode(image)
+
+
+def _has_16_bits_per_colour(image: Image.Image) -> bool:
+    """Whether an image is a colour PPM of 16 bits, of which Pillow keeps 8."""
+    arguments = image.tile[0][3] if image.format == "PPM" and image.mode == "RGB" else ()  # type: ignore[attr-defined]
+    return isinstance(arguments, tuple) and len(arguments) > 1 and arguments[-1] > UINT8_MAX
 
 
 def read_bitmap(path: str) -> NDArray[np.bool_]:

@@ -215,6 +215,16 @@ def test_ambiguous_tiff_files_are_noted(tmp_path: Path, caplog: Any) -> None:
     assert "two.tif holds 2 images of different sizes or kinds; the first is read" in caplog.text
 
 
+def test_colour_ppm_of_16_bits_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    deep, plain = tmp_path / "deep.ppm", tmp_path / "plain.ppm"
+    deep.write_bytes(b"P6 2 1 65535\n" + bytes([1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0]))
+    plain.write_bytes(b"P6 2 1 255\n" + bytes([1, 2, 3, 4, 5, 6]))
+    assert FileImage(str(deep)).read().tolist() == FileImage(str(plain)).read().tolist() == [[[1, 2, 3], [4, 5, 6]]]
+    assert [record.message for record in caplog.records] == [
+        f"{deep} is read with 8 of its 16 bits; write it as PNG or TIFF."
+    ]
+
+
 def test_notes_of_one_kind_are_limited(tmp_path: Path, caplog: Any) -> None:
     caplog.set_level(logging.WARNING)
     frames = [Image.fromarray(np.roll(RGB, shift, axis=0)) for shift in range(2)]

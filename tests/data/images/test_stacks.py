@@ -1,5 +1,6 @@
 """Pages of TIFF stacks as images of their own, in any order of axes, and label stacks page by page."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,12 @@ def test_label_stacks_are_read_page_by_page(cfg: CfgNode, root: Path) -> None:
     ]
     pixels = build_pixel_reader(cfg).open(pages[3].source)
     assert np.array_equal(pixels, _grey(GREY)[3])
+
+
+def test_log_says_that_pages_are_images(cfg: CfgNode, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        _load(cfg, root)
+    assert "6 images, 7 objects, 1 class (object); 5 pages of 1 TIFF are images (INPUT.PAGES)" in caplog.text
 
 
 def test_pages_of_a_stack_stay_on_one_side_of_a_split(cfg: CfgNode, root: Path) -> None:
