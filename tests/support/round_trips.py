@@ -88,8 +88,8 @@ def pictures() -> list[list[Bitmap]]:
         [
             box(30, 2, 20, 20) & ~box(36, 2, 8, 14),
             rows + columns > 80,
-            abs(rows - columns // 2 - 9) < 2,
-            rows + columns == 8,
+            (abs(rows - columns // 2 - 9) < 2) & (columns < 40),
+            rows + columns == 6,
         ],
         [box(0, 0, WIDTH, HEIGHT), box(8, 8, 10, 6), box(12, 10, 10, 6)],  # overlapping
         [disc & ~hole, box(26, 19, 4, 3), box(0, 0, 6, 6) | box(2, 20, 5, 9) | box(40, 38, 1, 1)],

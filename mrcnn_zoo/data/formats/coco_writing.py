@@ -19,7 +19,7 @@ ANNOTATION_FOLDER = "annotations"  # of several sides
 
 
 def write_coco(parts: Mapping[str, Dataset], folder: Path, writer: DatasetWriter) -> None:
-    """Write `images/` and `annotations.json`; of several sides COCO's `train/` and `annotations/instances_train.json`.
+    """Write `images/` and `annotations.json`; of several sides `images/train/` and `annotations/instances_train.json`.
 
     Args:
         parts: by side; by "" where there are no sides.
@@ -31,7 +31,7 @@ def write_coco(parts: Mapping[str, Dataset], folder: Path, writer: DatasetWriter
     """
     for side, dataset in parts.items():
         file = folder / ANNOTATION_FOLDER / f"instances_{side}.json" if side else folder / ANNOTATION_FILE
-        images = folder / (side or IMAGE_FOLDER)
+        images = folder / IMAGE_FOLDER / side
         for needed in (file.parent, images):
             needed.mkdir(parents=True, exist_ok=True)
         # File names of images that are not copied are relative to the JSON, where readers look first.

@@ -189,6 +189,11 @@ class _File:
         return AnnotatedImage(FileImage(str(self.finder.root / image)), size, objects, str(self.path), side)
 
     def _object(self, label: str, members: Sequence[tuple[Element, str]], size: ImageSize) -> AnnotatedObject:
+        outlined = [member for member in members if member[0].tag != "box"]
+        if outlined and len(outlined) < len(members):  # datumaro writes the box of a mask beside it
+            places = [f"{self.path}, {place}" for shape, place in members if shape.tag == "box"]
+            self.repairs.add("boxes of masks and polygons in the same group left out", places, name="shape")
+            members = outlined
         polygons: list[list[float]] = []
         masks: list[Rle] = []
         is_box = True

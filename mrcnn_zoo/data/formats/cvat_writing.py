@@ -36,7 +36,7 @@ def write_cvat(parts: Mapping[str, Dataset], folder: Path, writer: DatasetWriter
             for record in dataset.records:
                 name = writer.place_image(record, folder / "images")
                 height, width = record.image_size
-                fields = {"id": str(number), "name": name, "subset": SUBSETS.get(side, "default")}
+                fields = {"id": str(number), "name": name, **({"subset": SUBSETS[side]} if side else {})}
                 image = ElementTree.Element("image", fields | {"width": str(width), "height": str(height)})
                 for group, item in enumerate(record.instances, start=1):
                     label = dataset.class_names[item.class_index]

@@ -233,12 +233,15 @@ def class_values(root: Path) -> tuple[dict[int, str], tuple[str, ...]]:
 
 
 def _read_labelmap(path: Path) -> dict[str, int]:
-    """The code of the colour of each class."""
+    """The code of the colour of each class; datumaro leaves out those of VOC's palette."""
     colors = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         fields = line.strip().rsplit(":", 3)
+        if len(fields) == 4 and not fields[1].strip():
+            colors[fields[0]] = CODES[len(colors) % len(CODES)]
+            continue
         channels = [part.strip() for part in fields[1].split(",")] if len(fields) == 4 else []
         if len(channels) != 3 or not all(channel.isdecimal() for channel in channels):
             raise UserError(f"{path}, line {number}: {line.strip()!r} is not name:red,green,blue:parts:actions.")

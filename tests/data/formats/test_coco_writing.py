@@ -57,14 +57,14 @@ def test_sides_have_the_layout_of_coco(tmp_path: Path, make_dataset, cfg: CfgNod
     train, val = make_dataset("a.png", "b.png", split="train"), make_dataset("c.png", split="val")
     out = write({"train": train, "val": val}, tmp_path / "out")
     coco = COCO(out / "annotations" / "instances_train.json")
-    assert [(out / "train" / image["file_name"]).is_file() for image in coco.loadImgs(coco.getImgIds())] == [True] * 2
+    assert [(out / "images" / "train" / image["file_name"]).is_file() for image in coco.loadImgs(coco.getImgIds())] == [True] * 2
     assert coco.loadCats([3, 8])[1]["name"] == "dog"
     for side, dataset in {"train": train, "val": val}.items():
         read = load_dataset(cfg, f"{out}:{side}")
         for new, old in zip(read.records, dataset.records, strict=True):
             np.testing.assert_equal(vars(new.instances[0]), vars(old.instances[0]))
         assert [record.image_id for record in read.records] == [record.image_id for record in dataset.records]
-        assert {Path(record.source.name).parent for record in read.records} == {out / side}
+        assert {Path(record.source.name).parent for record in read.records} == {out / "images" / side}
 
 
 @pytest.mark.parametrize("sides", [("",), ("train", "val")])

@@ -97,6 +97,16 @@ def test_shapes_of_one_group_and_label_are_one_object(tmp_path: Path) -> None:
     assert len(read_shapes(tmp_path / "c", POLYGON, other).records[0].instances) == 2
 
 
+def test_box_beside_the_polygon_of_its_group_is_left_out(tmp_path: Path) -> None:
+    polygon = POLYGON.replace('z_order="0"', 'group_id="3"')
+    box = BOX.format(' group_id="3"').replace('label="cat"', 'label="dog"')  # as datumaro writes it
+    dataset = read_shapes(tmp_path / "both", polygon, box)
+    (alone,) = read_shapes(tmp_path / "alone", polygon).records[0].instances
+    (item,) = dataset.records[0].instances
+    assert pixels(item) == pixels(alone)
+    assert dataset.notes[0].startswith("boxes of masks and polygons in the same group left out: 1")
+
+
 def test_shapes_that_are_no_areas_are_counted(tmp_path: Path) -> None:
     shapes = ['<polyline label="cat" points="1,1;5,5"/>', '<points label="cat" points="1,1"/>', '<tag label="cat"/>']
     shapes += ['<cuboid label="cat" xtl1="1"/>', '<skeleton label="cat"><points label="ear" points="1,2"/></skeleton>']

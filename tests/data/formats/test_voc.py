@@ -137,13 +137,20 @@ def test_folders_are_sides(tmp_path: Path) -> None:
     assert names_by_side(dataset) == {"train": ["a"], "val": ["b"]}
 
 
-def test_masks_in_colours_without_xml(tmp_path: Path) -> None:
-    files = {"labelmap.txt": "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncell:10,20,30::\nrod:9,9,9::\n"}
+@pytest.mark.parametrize(
+    ("lines", "colors"),
+    [
+        ("background:0,0,0::\ncell:10,20,30::\nrod:9,9,9::\n", [(10, 20, 30), (9, 9, 9)]),
+        ("background:::\ncell:::\nrod:::\n", [(128, 0, 0), (0, 128, 0)]),  # datumaro's, with VOC's palette
+    ],
+)
+def test_masks_in_colours_without_xml(tmp_path: Path, lines: str, colors: list[tuple[int, int, int]]) -> None:
+    files = {"labelmap.txt": f"# label:color_rgb:parts:actions\n{lines}"}
     files["ImageSets/Segmentation/default.txt"] = "a\n"
     make(tmp_path, files, ("JPEGImages/a.jpg",))
-    for folder, colors in (("Object", [(1, 2, 3), (128, 0, 0)]), ("Class", [(10, 20, 30), (9, 9, 9)])):
+    for folder, pair in (("Object", [(1, 2, 3), (128, 0, 0)]), ("Class", colors)):
         pixels = np.zeros((*SIZE, 3), dtype=np.uint8)
-        pixels[5:15, 10:20], pixels[20:40, 40:60] = colors
+        pixels[5:15, 10:20], pixels[20:40, 40:60] = pair
         (tmp_path / f"Segmentation{folder}").mkdir()
         Image.fromarray(pixels).save(tmp_path / f"Segmentation{folder}/a.png")
     dataset = read(tmp_path)
