@@ -234,7 +234,7 @@ def class_values(root: Path) -> tuple[dict[int, str], tuple[str, ...]]:
 
 def _read_labelmap(path: Path) -> dict[str, int]:
     """The code of the colour of each class; datumaro leaves out those of VOC's palette."""
-    colors = {}
+    colors: dict[str, int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue

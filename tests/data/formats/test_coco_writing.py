@@ -57,7 +57,9 @@ def test_sides_have_the_layout_of_coco(tmp_path: Path, make_dataset, cfg: CfgNod
     train, val = make_dataset("a.png", "b.png", split="train"), make_dataset("c.png", split="val")
     out = write({"train": train, "val": val}, tmp_path / "out")
     coco = COCO(out / "annotations" / "instances_train.json")
-    assert [(out / "images" / "train" / image["file_name"]).is_file() for image in coco.loadImgs(coco.getImgIds())] == [True] * 2
+    assert [(out / "images" / "train" / image["file_name"]).is_file() for image in coco.loadImgs(coco.getImgIds())] == [
+        True
+    ] * 2
     assert coco.loadCats([3, 8])[1]["name"] == "dog"
     for side, dataset in {"train": train, "val": val}.items():
         read = load_dataset(cfg, f"{out}:{side}")
