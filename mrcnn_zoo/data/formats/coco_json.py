@@ -154,7 +154,8 @@ def read_json(path: Path) -> Any:
         with path.open(encoding=encoding) as text:
             return json.load(text)
     except json.JSONDecodeError as error:
-        other = describe_other_format(path)
+        is_started = error.doc.lstrip()[:1] in "{["  # or empty: a file of the expected kind, damaged
+        other = "" if is_started else describe_other_format(path)
         if other:
             raise UserError(f"{path} is {other}") from error
         is_cut_off = error.pos >= len(error.doc.rstrip())
