@@ -51,7 +51,6 @@ def is_divided(config: CfgNode) -> bool:
     section = config.DATASETS
     return (
         bool(section.TRAIN)
-        and not section.FOLDS
         and section.DEFAULTS.VAL_FRACTION > 0
         and all(
             is_own(config, name) and not split_name(config, name)[1] and not _chosen_side(config, name)

@@ -111,6 +111,7 @@ def test_carried_sides_are_used(slides: Path, tmp_path_factory: pytest.TempPathF
         ("{vehicle: [car, van]}", ("vehicle", "blurry"), [15, 0]),
         ("{car: [car, van], ignore: [blurry]}", ("car",), [15]),
         ("{lorry: van}", ("lorry", "car", "blurry"), [5, 10, 0]),
+        ("{a: [blurry], b: [van]}", ("a", "b", "car"), [0, 5, 10]),
         ("[van]", ("van",), [5]),
         ("{ignore: [van]}", ("car", "blurry"), [10, 0]),
     ],
