@@ -1,14 +1,11 @@
 """Detection of the annotation format of a folder or file by content."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Found
 from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registries import ANNOTATION_FORMATS
-
-SUFFIXES_SHOWN = 6
 
 FOLDERS_ABOVE = 2
 ANNOTATION_FOLDERS = ("labels", "Annotations", "annotations", "gtFine", "masks")
@@ -29,8 +26,7 @@ def find_format(path: Path, *, dataset: str, format_name: str = "") -> tuple[Ann
     if format_name:
         kind = ANNOTATION_FORMATS.get(format_name)()
         return kind, kind.require(listing, dataset=dataset)
-    formats: list[AnnotationFormat] = [ANNOTATION_FORMATS.get(name)() for name in ANNOTATION_FORMATS.names()]
-    matches = [(kind, found) for kind in formats if (found := kind.find(listing)) is not None]
+    matches = _matches(listing)
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -39,10 +35,10 @@ def find_format(path: Path, *, dataset: str, format_name: str = "") -> tuple[Ann
             f"dataset {dataset!r}: {path} has annotations of {len(matches)} formats:{lines}\nChoose one with FORMAT in "
             f"its definition, or with DATASETS.DEFAULTS.FORMAT {matches[0][0].name}."
         )
-    above = _found_above(path, formats)
+    above = _found_above(path)
     if above:
         raise UserError(f"dataset {dataset!r}: {path} has no annotations, but {above}. Name that folder.")
-    lines = "".join(f"\n  {kind.name}: {kind.looked_for}" for kind in formats)
+    lines = "".join(f"\n  {kind.name}: {kind.looked_for}" for kind in _formats())
     raise UserError(
         f"dataset {dataset!r}: {path} has no annotations of a known format; it has {listing.content()}. Looked "
         f"for:{lines}"
@@ -55,18 +51,22 @@ def has_annotations(folder: Path) -> bool:
     Args:
         folder: that exists.
     """
-    listing = FileListing(folder)
-    return any(ANNOTATION_FORMATS.get(name)().find(listing) is not None for name in ANNOTATION_FORMATS.names())
+    return bool(_matches(FileListing(folder)))
 
 
-def _found_above(path: Path, formats: Sequence[AnnotationFormat]) -> str:
+def _formats() -> list[AnnotationFormat]:
+    return [ANNOTATION_FORMATS.get(name)() for name in ANNOTATION_FORMATS.names()]
+
+
+def _matches(listing: FileListing) -> list[tuple[AnnotationFormat, Found]]:
+    return [(kind, found) for kind in _formats() if (found := kind.find(listing)) is not None]
+
+
+def _found_above(path: Path) -> str:
     """The folder above a folder of images that has annotations, and their format; "" for none."""
-    if not path.is_dir():
-        return ""
-    for folder in list(path.absolute().parents)[:FOLDERS_ABOVE]:
+    for folder in list(path.absolute().parents)[:FOLDERS_ABOVE] if path.is_dir() else []:
         if any((folder / name).is_dir() for name in ANNOTATION_FOLDERS):
-            listing = FileListing(folder)
-            for kind in formats:
-                if kind.find(listing) is not None:
-                    return f"{folder} has {kind.title}"
+            matches = _matches(FileListing(folder))
+            if matches:
+                return f"{folder} has {matches[0][0].title}"
     return ""
