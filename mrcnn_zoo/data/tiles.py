@@ -148,7 +148,9 @@ def tiled(dataset: Dataset, tiling: Tiling) -> tuple[Dataset, TileCounts]:
             x1, y1, x2, y2 = window
             source = TileImage(record.source, record.image_size, window, tiling.max_pixels)
             parts = [replace(part, annotation_id=next(annotation_ids)) for part in parts]
-            tile = ImageRecord(next(image_ids), source, (y2 - y1, x2 - x1), tuple(parts), split=record.split)
+            size = (y2 - y1, x2 - x1)
+            number = next(image_ids)  # side, kind of image and verified classes stay
+            tile = replace(record, image_id=number, source=source, image_size=size, instances=tuple(parts))
             records.append(tile)
         counts.in_no_tile += int((~is_in_a_tile).sum())
     counts.tiles = len(records)

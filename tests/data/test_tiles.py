@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource, InstanceRecord
+from mrcnn_zoo.data.records import Dataset, FederatedLabels, ImageRecord, ImageSource, InstanceRecord
 from mrcnn_zoo.data.tiles import Tiling, clip_polygon, tiled, windows_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops import rle
@@ -77,6 +77,13 @@ def test_image_of_another_size_than_annotated_is_refused() -> None:
     dataset = dataset_of(source=Pixels(np.zeros((20, 31, 3), dtype=np.uint8)))
     with pytest.raises(UserError, match="slide is 31 x 20 pixels"):
         tiled(dataset, Tiling(16, 4))[0].records[0].source.read()
+
+
+def test_tiles_keep_what_is_known_of_the_image() -> None:
+    (record,) = dataset_of().records
+    known = replace(record, stratum="dark", federated=FederatedLabels(absent=(0,)))
+    result, _ = tiled(replace(dataset_of(), records=(known,)), Tiling(16, 4))
+    assert {(tile.stratum, tile.federated) for tile in result.records} == {("dark", FederatedLabels(absent=(0,)))}
 
 
 def test_whole_objects_are_moved_unchanged() -> None:
