@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -37,6 +37,19 @@ DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, Runtim
 logger = logging.getLogger(__name__)
 
 
+class _Entry(NamedTuple):
+    """A dataset, its images outside the listings, and their sizes and times; None if one of them is missing."""
+
+    dataset: Dataset
+    outside: list[str]
+    states: NDArray[np.int64] | None
+
+    def is_current(self) -> bool:
+        """Whether these images are as they were."""
+        states = _states(self.outside)
+        return states is not None and self.states is not None and np.array_equal(states, self.states)
+
+
 class DatasetCache:
     """Parsed datasets by key; the last one is kept in memory, so that two sides of one dataset are read once.
 
@@ -48,7 +61,7 @@ class DatasetCache:
     def __init__(self, *, max_bytes: int = MAX_BYTES, min_seconds: float = MIN_SECONDS) -> None:
         self.max_bytes = max_bytes
         self.min_seconds = min_seconds
-        self._last: tuple[str, Dataset] | None = None
+        self._last: tuple[str, _Entry] | None = None
 
     def get(self, key: str, read: Callable[[], Dataset], *, name: str, listings: Sequence[FileListing]) -> Dataset:
         """The dataset of a key, from memory, else from its file, else read and written.
@@ -59,30 +72,29 @@ class DatasetCache:
             name: of the dataset, which is not part of the key.
             listings: that the key depends on. Other image files are compared with their sizes and times.
         """
-        if self._last is not None and self._last[0] == key:
-            return replace(self._last[1], name=name)
+        if self._last is not None and self._last[0] == key and self._last[1].is_current():
+            return replace(self._last[1].dataset, name=name)
         self._last = None  # before the next one takes memory
         path = dataset_cache_folder() / f"{PREFIX}{key}{SUFFIX}"
         with garbage_collection_paused():
-            dataset, outside = _load(path, name, listings) or self._read(path, read, listings)
-        if not outside:
-            self._last = key, dataset
-        return dataset
+            entry = _load(path, name, listings) or self._read(path, read, listings)
+        self._last = key, entry
+        return entry.dataset
 
-    def _read(
-        self, path: Path, read: Callable[[], Dataset], listings: Sequence[FileListing]
-    ) -> tuple[Dataset, list[str]]:
-        """The dataset, and its images outside the listings."""
+    def _read(self, path: Path, read: Callable[[], Dataset], listings: Sequence[FileListing]) -> _Entry:
         start = time.perf_counter()
         dataset = read()
         seconds = time.perf_counter() - start
         outside = _outside(dataset, listings)
-        columns = to_columns(dataset) if seconds >= self.min_seconds else None
-        if columns is not None and _save(path, columns | {OUTSIDE: _states(outside)}):
+        entry = _Entry(dataset, outside, _states(outside))
+        if seconds < self.min_seconds or entry.states is None:
+            return entry
+        columns = to_columns(dataset)
+        if columns is not None and _save(path, columns | {OUTSIDE: entry.states}):
             if seconds > SECONDS_LOGGED:
                 logger.info("%s: read in %.0f s; the next time from the cache %s", dataset.name, seconds, path)
             _remove_oldest(path.parent, self.max_bytes)
-        return dataset, outside
+        return entry
 
 
 DATASET_CACHE = DatasetCache()
@@ -136,24 +148,26 @@ def _outside(dataset: Dataset, listings: Sequence[FileListing]) -> list[str]:
     return paths
 
 
-def _states(paths: Sequence[str]) -> NDArray[np.int64]:
-    """(N, 2) size and time of files."""
-    return np.array([(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, paths)], dtype=np.int64).reshape(-1, 2)
+def _states(paths: Sequence[str]) -> NDArray[np.int64] | None:
+    """(N, 2) size and time of files; None if one is missing."""
+    try:
+        stats = [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, paths)]
+    except OSError:
+        return None
+    return np.array(stats, dtype=np.int64).reshape(-1, 2)
 
 
-def _load(path: Path, name: str, listings: Sequence[FileListing]) -> tuple[Dataset, list[str]] | None:
-    """The dataset of a file and its images outside the listings; None if the file is missing or damaged, or if one of
-    these images has changed."""
+def _load(path: Path, name: str, listings: Sequence[FileListing]) -> _Entry | None:
+    """The dataset of a file; None if there is none, it is damaged, or an image outside the listings has changed."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             columns = dict(arrays)
         dataset = from_columns(columns, name=name)
-        outside = _outside(dataset, listings)
-        is_current = np.array_equal(_states(outside), columns[OUTSIDE])
+        entry = _Entry(dataset, _outside(dataset, listings), columns[OUTSIDE])
         os.utime(path)  # the time of its last use
     except DAMAGE:
         return None
-    return (dataset, outside) if is_current else None
+    return entry if entry.is_current() else None
 
 
 def _save(path: Path, columns: Columns) -> bool:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -133,15 +133,20 @@ class AnnotationFormat(ABC):
         """
         if not self.reads_one_side:
             options = replace(options, split="")
-        listings = [found.listing, *([options.images] if options.images else [])]
-        key = dataset_key(
-            [
-                *(self.name, found.splits, options.split, options.needs_masks, options.needs_keypoints),
-                *(options.pages_are_images, options.regions),
-            ],
-            listings,
-        )
+        listings = self.listings(found, options)
+        values = [getattr(options, item.name) for item in fields(options) if item.name not in ("name", "images")]
+        folders = [str(listing.path.absolute()) for listing in (found.listing, options.images) if listing is not None]
+        key = dataset_key([self.name, found.splits, *values, *folders], listings)
         return DATASET_CACHE.get(key, lambda: self.read_dataset(found, options), name=options.name, listings=listings)
+
+    def listings(self, found: Found, options: ReadOptions) -> list[FileListing]:
+        """The folders of which every file may change the dataset.
+
+        Args:
+            found: by `find`.
+            options: of the caller.
+        """
+        return [found.listing, *([options.images] if options.images else [])]
 
     def read_dataset(self, found: Found, options: ReadOptions) -> Dataset:
         """The dataset, read from its files.

@@ -52,6 +52,10 @@ class CocoFormat(AnnotationFormat):
             return Found(listing, {"": [listing.path]}, listing.file)
         return super().require(listing, dataset=dataset)
 
+    def listings(self, found: Found, options: ReadOptions) -> list[FileListing]:  # noqa: ARG002
+        """None: the JSON files name the images, and the folder of a file that was named may have any others."""
+        return []
+
     def read_dataset(self, found: Found, options: ReadOptions) -> Dataset:
         """The sides that are needed, united by the names of their classes."""
         sides = [options.split] if options.split in found.splits else found.splits

@@ -261,7 +261,10 @@ def test_dataset_that_is_read_fast_is_not_written(
     assert not cache_folder.exists()
 
 
-def test_image_outside_the_folder_that_has_changed_is_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_another_process", [False, True])
+def test_image_outside_the_folder_that_has_changed_is_read_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, in_another_process: bool
+) -> None:
     (root / "ä_5.png").rename(root.parent / "elsewhere.png")
     text = (root / "objects.txt").read_text()
     (root / "objects.txt").write_text(text.replace("ä_5.png", "../elsewhere.png"))
@@ -270,7 +273,11 @@ def test_image_outside_the_folder_that_has_changed_is_read_again(root: Path, mon
     _forget(monkeypatch)
     _read(kind, root)
     assert kind.num_reads == 1
-    (root.parent / "elsewhere.png").write_bytes(b"other pixels")
+    _read(kind, root)
+    assert kind.num_reads == 1
+    (root.parent / "elsewhere.png").write_bytes(b"other pixels")  # noticed in memory and on disk
+    if in_another_process:
+        _forget(monkeypatch)
     _read(kind, root)
     assert kind.num_reads == 2
     _read(kind, root)
@@ -320,4 +327,20 @@ def test_image_outside_the_folder_that_is_missing_is_noticed(
     for _ in range(2):
         with pytest.raises(UserError, match=r"1 of the 12 images .* missing: 7\.jpg"):
             _read(CocoFormat(), coco_folder)
+        _forget(monkeypatch)
+
+
+def test_image_that_does_not_exist_is_no_error(root: Path, cache_folder: Path) -> None:
+    text = (root / "objects.txt").read_text()
+    (root / "objects.txt").write_text(text.replace("ä_5.png", "../elsewhere.png"))
+    assert len(_read(LineFormat(), root)) == NUM_IMAGES
+    assert not cache_folder.exists()
+
+
+def test_folder_of_a_coco_file_that_is_named_is_not_listed(coco_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        listing = FileListing(coco_folder / "instances_train2017.json")
+        found = CocoFormat().require(listing, dataset="data")
+        assert len(CocoFormat().read(found, ReadOptions("data"))) == NUM_IMAGES
+        assert "stats" not in vars(listing)
         _forget(monkeypatch)
