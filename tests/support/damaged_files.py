@@ -98,7 +98,12 @@ def _json_faults(name: str, content: Any) -> Iterator[Fault]:
 
 
 def _is_plausible(before: Any, value: Any) -> bool:
-    """Whether a value is of the kind that is expected: a text or whole number for a name, an empty list for a list."""
+    """Whether a value is of the kind that is expected: a text or whole number for a name, an empty list for a list.
+
+    True is a number in Python.
+    """
+    if isinstance(before, int | float):
+        return value is True
     if isinstance(before, str):
         return isinstance(value, str) or (type(value) is int)
     return isinstance(before, list | dict) and isinstance(value, list | dict) and type(before) is type(value)

@@ -46,6 +46,7 @@ class MaskedImage:
         overlapping_masks: mask files that share pixels with an earlier one.
         modality: the kind of image, for splits; "" if unknown.
         page: of a TIFF whose pages are images, from 0; None for the whole file.
+        clipped: places of objects that reach outside the image.
     """
 
     image: str
@@ -55,9 +56,10 @@ class MaskedImage:
     overlapping_masks: tuple[str, ...] = ()
     modality: str = ""
     page: int | None = None
+    clipped: tuple[str, ...] = ()
 
     def as_json(self) -> list[Any]:
-        """The fields as plain values for JSON, without the page."""
+        """The fields as plain values for JSON, without the page and what is clipped."""
         return [self.image, self.size, self.objects, self.empty_masks, self.overlapping_masks, self.modality]
 
     @classmethod

@@ -19,12 +19,19 @@ from mrcnn_zoo.data.annotations.listing import FileListing, ImageFinder, side_of
 from mrcnn_zoo.data.annotations.loading import annotation_format
 from mrcnn_zoo.data.annotations.mask_files import MaskedImage, ObjectMask, masked_dataset, masked_record, read_masks
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
-from mrcnn_zoo.data.formats.cityscapes_polygons import UNLABELED, draw, outlines_of_labels, read_polygons
+from mrcnn_zoo.data.formats.cityscapes_polygons import (
+    UNLABELED,
+    LabelledPolygon,
+    draw,
+    outlines_of_labels,
+    read_polygons,
+)
 from mrcnn_zoo.data.formats.label_files import read_labels
 from mrcnn_zoo.data.paths import image_file_size
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.ops import rle
+from mrcnn_zoo.structures import ImageSize
 
 # The classes with instances that Cityscapes evaluates, by their ids.
 CLASS_IDS = {
@@ -128,6 +135,7 @@ class CityscapesFormat(AnnotationFormat):
         images = read_masks([files for _, files in pairs], read)
         for image in images:
             repairs.add("objects that are hidden, or polygons of fewer than 3 points, left out", image.empty_masks)
+            repairs.add("polygons that reach outside the image clipped", image.clipped)
         class_names = _class_names({item.name for image in images for item in image.objects})
         annotation_ids = count(1)
         records = [
@@ -200,11 +208,12 @@ def _read_image(files: CityFiles, *, root: Path, image_root: Path, uses_ids: boo
     """The objects of one image, named by their labels."""
     path = root / (files.ids if uses_ids and files.ids else files.polygons)
     hidden: list[str] = []
+    clipped: list[str] = []
     if uses_ids and files.ids:
         labels = read_labels(path)
         names = {number: _label_of_id(number) for number in np.unique(labels).tolist()}
     else:
-        labels, names, hidden = _drawn(path, uses_ids=uses_ids)
+        labels, names, hidden, clipped = _drawn(path, uses_ids=uses_ids)
     size = image_file_size(image_root / files.image)
     if labels.shape != size:
         raise UserError(
@@ -216,7 +225,7 @@ def _read_image(files: CityFiles, *, root: Path, image_root: Path, uses_ids: boo
         for number, counts, box, area in zip(*rle.encode_labels(labels), strict=True)
         if names.get(number)
     )
-    return MaskedImage(files.image, size, objects, tuple(hidden))
+    return MaskedImage(files.image, size, objects, tuple(hidden), clipped=tuple(clipped))
 
 
 def _label_of_id(number: int) -> str:
@@ -226,8 +235,8 @@ def _label_of_id(number: int) -> str:
     return CLASS_OF_ID.get(number // INSTANCES_PER_CLASS, "")
 
 
-def _drawn(path: Path, *, uses_ids: bool) -> tuple[NDArray[np.int32], dict[int, str], list[str]]:
-    """The drawn polygons of a file, the labels of their numbers, and those that are hidden or degenerate."""
+def _drawn(path: Path, *, uses_ids: bool) -> tuple[NDArray[np.int32], dict[int, str], list[str], list[str]]:
+    """The drawn polygons of a file, their labels by number, those hidden or degenerate, and those that are clipped."""
     content = read_polygons(path)
     drawn = [item for item in content.objects if item.label not in NOT_DRAWN]
     labels = draw([(number, item.points) for number, item in enumerate(drawn, start=1)], content.size)
@@ -235,7 +244,13 @@ def _drawn(path: Path, *, uses_ids: bool) -> tuple[NDArray[np.int32], dict[int, 
     names = {number: item.label for number, item in enumerate(drawn, start=1) if item.label not in left_out}
     visible = set(np.unique(labels).tolist())
     hidden = [f"{path}: {drawn[number - 1].where}" for number in names if number not in visible]
-    return labels, names, [*hidden, *[str(path)] * content.num_degenerate]
+    clipped = [f"{path}: {drawn[number - 1].where}" for number in names if _is_outside(drawn[number - 1], content.size)]
+    return labels, names, [*hidden, *[str(path)] * content.num_degenerate], clipped
+
+
+def _is_outside(polygon: LabelledPolygon, size: ImageSize) -> bool:
+    points = np.asarray(polygon.points)
+    return bool((points < 0).any() or (points > size[::-1]).any())
 
 
 def _record(

@@ -203,7 +203,7 @@ def read_categories(document: CocoJson, *, repairs: RepairLog, needs_keypoints: 
     """
     ids, names = document.ids("categories", repairs=repairs), document.column("categories", "name")
     for number, name in zip(ids, names, strict=True):
-        if isinstance(name, bool) or not isinstance(name, str | int | float) or not str(name).strip():
+        if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
             raise UserError(
                 f"{document.path}: category {number} has name {short_repr(name)}, which must be a text: classes are "
                 "matched by their names."

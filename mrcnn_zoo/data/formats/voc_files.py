@@ -227,7 +227,7 @@ def class_values(root: Path) -> tuple[dict[int, str], tuple[str, ...]]:
     path = root / "class_names.txt"
     names = [BACKGROUND[0], *CLASSES]
     if path.is_file():
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip() for line in _lines_of(path) if line.strip()]
     values = {**dict(enumerate(names)), **dict(zip(CODES, names, strict=False))}
     return values, _classes_of(names) if path.is_file() else ()
 
@@ -235,7 +235,7 @@ def class_values(root: Path) -> tuple[dict[int, str], tuple[str, ...]]:
 def _read_labelmap(path: Path) -> dict[str, int]:
     """The code of the colour of each class; datumaro leaves out those of VOC's palette."""
     colors: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(_lines_of(path), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         fields = line.strip().rsplit(":", 3)
@@ -247,6 +247,13 @@ def _read_labelmap(path: Path) -> dict[str, int]:
             raise UserError(f"{path}, line {number}: {line.strip()!r} is not name:red,green,blue:parts:actions.")
         colors[fields[0]] = _code(list(map(int, channels)))
     return colors
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a list of classes in UTF-8: {error}. Save it again.") from error
 
 
 def _classes_of(names: Sequence[str]) -> tuple[str, ...]:
