@@ -155,7 +155,10 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
     state = last_training_state(checkpointer) if resume else None
     weights = read_weights(cfg.MODEL.WEIGHTS) if state is None and cfg.MODEL.WEIGHTS else None
     if not cfg.DATASETS.TRAIN:
-        raise UserError("DATASETS.TRAIN is empty: name the datasets to train on, e.g. DATASETS.TRAIN digits_train.")
+        raise UserError(
+            "DATASETS.TRAIN is empty: name the datasets to train on, e.g. DATASETS.TRAIN digits_train, or the folder "
+            "of your annotations."
+        )
     # A resumed run keeps its seed, and thereby the images of DATASETS.FRACTION.
     seed = state["seed"] if state is not None and cfg.SEED >= 0 else None
     loaded = data.load_train_and_test(cfg, seed=seed)
