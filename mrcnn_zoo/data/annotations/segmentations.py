@@ -276,6 +276,8 @@ def _read_counts(counts: str | list[Any]) -> tuple[str | list[int], str]:
             except (ValueError, SyntaxError, UnicodeDecodeError):
                 return counts, ""
         return counts, ""
+    if set(map(type, counts)) <= {int}:
+        return counts, ""
     runs = []
     for value in counts:
         number = parse_number(value)
