@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -44,6 +45,7 @@ class Holds:
         parts: objects of several regions: "kept", "joined" to one outline, or "separated" into objects.
         crowds: "kept", "left out", "as objects", or "as boxes".
         scores: of predictions.
+        crossings: polygons that cross or touch themselves; otherwise outlines of the same mask.
         sides: train, val and test.
         only_class: the name of the class where there is only one.
         order: of the objects of an image; otherwise that of drawing.
@@ -57,6 +59,7 @@ class Holds:
     parts: str = "kept"
     crowds: str = "kept"
     scores: bool = True
+    crossings: bool = True
     sides: bool = True
     only_class: bool = True
     order: bool = True
@@ -248,6 +251,9 @@ def kept(items: Sequence[Item], holds: Holds, lost: Counter[str]) -> list[Item]:
             x1, y1, x2, y2 = item.box
             encoded = coco_mask.frPyObjects([[x1, y1, x2, y1, x2, y2, x1, y2]], HEIGHT, WIDTH)
             item = replace(item, mask=coco_mask.decode(encoded[0]) != 0)
+        if not holds.crossings and not all(shapely.Polygon(polygon).is_valid for polygon in item.polygons):
+            lost["crossings"] += 1
+            item = replace(item, polygons=())
         result.append(item)
     if holds.overlaps != "kept":
         visible = list(_visible(result, lost))
@@ -305,6 +311,7 @@ def _in_parts(item: Item, lost: Counter[str], holds: Holds) -> list[Item]:
 
 
 KINDS = {  # words of the notes of writers
+    "crossings": r"\bcross",
     "overlaps": r"behind|overlap|visible",
     "holes": r"\bholes?\b",
     "parts": r"\bparts?\b",
