@@ -221,23 +221,26 @@ def distinct_names(names: Sequence[str], category_ids: Sequence[int]) -> tuple[t
     return tuple(result), tuple(notes)
 
 
-def fit_num_classes(cfg: CfgNode, dataset: Dataset) -> CfgNode:
+def fit_num_classes(cfg: CfgNode, count: int, *, owner: str) -> CfgNode:
     """The config with the number of classes of the user's own training data, where a file below has another.
 
     A number that is set as close to the user as DATASETS.TRAIN stays, and is checked by `check_num_classes`.
 
     Args:
         cfg: of the model.
-        dataset: to train on.
+        count: of the training data, or of the weights that were trained on it; 0 if unknown.
+        owner: the data or the weights, for the log.
     """
-    key, value, count = class_count_key(cfg), class_count(cfg), len(dataset.class_names)
-    names = list(cfg.DATASETS.TRAIN)
+    key, value = class_count_key(cfg), class_count(cfg)
     is_closer = bool(key) and cfg.closeness_of(TRAIN) > cfg.closeness_of(key)
-    if value in (None, count) or not is_closer or not all(is_own(cfg, name) for name in names):
+    if (
+        not count
+        or value in (None, count)
+        or not is_closer
+        or not all(is_own(cfg, name) for name in cfg.DATASETS.TRAIN)
+    ):
         return cfg
-    logger.info(
-        "%s is %d, the number of classes of %s (was %d, %s)", key, count, dataset.name, value, cfg.origin_of(key)
-    )
+    logger.info("%s is %d, the number of classes of %s (was %s, %s)", key, count, owner, value, cfg.origin_of(key))
     changes = {key: count} | ({POINT_CLASSES: count} if has_point_head(cfg) else {})
     return changed_config(cfg, changes, source="data")
 

@@ -175,7 +175,7 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
     _log_datasets("test", test_datasets)
     merged = merge_datasets(train_datasets)
     if has_classes:
-        cfg = data.fit_num_classes(cfg, merged)
+        cfg = data.fit_num_classes(cfg, len(merged.class_names), owner=merged.name)
         data.check_num_classes(cfg, merged)
     selected = select_for_training(cfg, merged)
     cfg = data.fit_value_range(cfg, selected.records)
@@ -221,6 +221,7 @@ def plan_evaluation(cfg: CfgNode, *, resume: bool) -> RunPlan:
     path = str(Checkpointer(cfg.OUTPUT_DIR).last_path()) if resume else cfg.MODEL.WEIGHTS
     weights = read_weights(path) if path else None
     class_names = class_names_of(weights) if weights else ()
+    cfg = data.fit_num_classes(cfg, len(class_names), owner=weights.source if weights else "")
     datasets = prepare_evaluation(cfg, class_names, model=weights.source if weights else "the model")
     cfg = with_value_range_of(cfg, weights) if weights else cfg
     cfg = fit_min_box_area(cfg, datasets)
