@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mrcnn_zoo.data.annotations.json_files import read_json
 from mrcnn_zoo.data.classes import listed
 from mrcnn_zoo.data.field_rules import parse_number, short_repr
-from mrcnn_zoo.data.formats.coco_json import read_json
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.structures import UNKNOWN_CLASS, ImageSize
 

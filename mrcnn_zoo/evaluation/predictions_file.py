@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.annotations.json_files import read_json
 from mrcnn_zoo.data.annotations.segmentations import (
     MIN_NUMBERS,
     UnreadableSegmentationError,
@@ -20,7 +21,6 @@ from mrcnn_zoo.data.annotations.segmentations import (
 from mrcnn_zoo.data.classes import listed
 from mrcnn_zoo.data.field_rules import short_repr
 from mrcnn_zoo.data.formats.coco import load_coco
-from mrcnn_zoo.data.formats.coco_json import read_json
 from mrcnn_zoo.data.masks import MAX_COORDINATE, encode_clipped_polygons
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted

@@ -14,8 +14,8 @@ from contourpy import FillType, contour_generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from mrcnn_zoo.data.annotations.json_files import read_json
 from mrcnn_zoo.data.field_rules import short_repr
-from mrcnn_zoo.data.formats.coco_json import read_json
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.structures import ImageSize

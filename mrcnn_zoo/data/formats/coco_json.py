@@ -1,6 +1,5 @@
 """COCO's JSON, read and checked for its structure: images, annotations, categories."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from mrcnn_zoo.data.annotations.json_files import read_json
 from mrcnn_zoo.data.field_rules import FIELD_RULES, MAX_PIXELS, ColumnReader, parse_number, short_repr
 from mrcnn_zoo.data.formats.coco_keypoints import read_flip_pairs
 from mrcnn_zoo.data.formats.other_formats import describe_other_format, detect_other_coco_file
@@ -19,6 +19,7 @@ from mrcnn_zoo.structures import ImageSize
 SECTIONS = ("images", "annotations", "categories")
 PLACEHOLDER_IDS = (None, "", -1)  # of annotations; 0 is one if several have it
 KEYS_SHOWN = 10
+MARK_AND_BLANKS, BLANKS = 64, b"\xef\xbb\xbf\xfe\xff\0 \t\r\n"  # at the start of a text file
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def read_coco_json(path: Path) -> CocoJson:
     Raises:
         UserError: a file that cannot be read, is not JSON, or is not in COCO's format.
     """
-    content = read_json(path)
+    content = _read_json(path)
     is_object = isinstance(content, dict)
     other = "" if is_object and {"images", "annotations"} <= content.keys() else describe_other_format(path, content)
     if other:
@@ -132,6 +133,22 @@ def read_coco_json(path: Path) -> CocoJson:
     return CocoJson(path, images, annotations, categories, is_labelled=not is_unlabelled)
 
 
+def _read_json(path: Path) -> Any:
+    """As `read_json`; the message about a file or folder of another format has its name."""
+    try:
+        return read_json(path)
+    except UserError as error:
+        other = describe_other_format(path) if path.exists() and not _begins_as_json(path) else ""
+        if other:
+            raise UserError(f"{path} is {'a folder with ' if path.is_dir() else ''}{other}") from error
+        raise
+
+
+def _begins_as_json(path: Path) -> bool:
+    """Whether it is a file of the expected kind, if a damaged or an empty one."""
+    return path.is_file() and path.read_bytes()[:MARK_AND_BLANKS].strip(BLANKS)[:1] in (b"{", b"[", b"")
+
+
 def _missing_section(path: Path, content: dict[str, Any], section: str) -> str:
     if detect_other_coco_file(content):
         return f"{path} is {detect_other_coco_file(content)}"
@@ -140,43 +157,6 @@ def _missing_section(path: Path, content: dict[str, Any], section: str) -> str:
     if content.get("images") and not content.keys() & {"annotations", "categories"}:
         advice = " Add 'categories' with the ids and names of the classes to predict on these images."
     return f"{path} is not in COCO's format: it has no {section!r}, it has {found}.{advice}"
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
-
-    Raises:
-        UserError: a file that cannot be read or is not JSON, with its format if it is known.
-    """
-    try:
-        with path.open("rb") as file:
-            encoding = json.detect_encoding(file.read(4))
-        with path.open(encoding=encoding) as text:
-            return json.load(text)
-    except json.JSONDecodeError as error:
-        is_started = error.doc.lstrip()[:1] in "{["  # or empty: a file of the expected kind, damaged
-        other = "" if is_started else describe_other_format(path)
-        if other:
-            raise UserError(f"{path} is {other}") from error
-        is_cut_off = error.pos >= len(error.doc.rstrip())
-        advice = "It ends too early: the file is truncated, copy or download it again." if is_cut_off else ""
-        raise UserError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} "
-            f"(character {error.pos} of {len(error.doc)}). {advice}".rstrip()
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a JSON text file: {error}. Save it as UTF-8.") from error
-    except (ValueError, RecursionError) as error:  # a number with thousands of digits, lists nested too deeply
-        raise UserError(f"{path} is not JSON that can be read: {error}.") from error
-    except IsADirectoryError as error:
-        other = describe_other_format(path)
-        raise UserError(
-            f"{path} is a folder with {other}"
-            if other
-            else f"{path} is a folder, and ANNOTATIONS must be one JSON file. Name the file, or leave ANNOTATIONS out."
-        ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
+from mrcnn_zoo.data.annotations.json_files import read_json
 from mrcnn_zoo.data.annotations.listing import FileListing, ImageFinder, side_of_folders
 from mrcnn_zoo.data.annotations.loading import annotation_format
 from mrcnn_zoo.data.annotations.objects import AnnotatedImage, AnnotatedObject, class_names_of
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.field_rules import short_repr
-from mrcnn_zoo.data.formats.coco_json import read_json
 from mrcnn_zoo.data.formats.geojson_coordinates import (
     Points,
     epsg_of,

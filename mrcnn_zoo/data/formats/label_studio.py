@@ -10,13 +10,13 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
+from mrcnn_zoo.data.annotations.json_files import read_json
 from mrcnn_zoo.data.annotations.listing import FileListing, ImageFinder, side_of_folders, split_of
 from mrcnn_zoo.data.annotations.loading import annotation_format
 from mrcnn_zoo.data.annotations.objects import AnnotatedImage, AnnotatedObject, class_names_of
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.classes import listed
 from mrcnn_zoo.data.field_rules import short_repr
-from mrcnn_zoo.data.formats.coco_json import read_json
 from mrcnn_zoo.data.formats.label_studio_brush import encode_brush
 from mrcnn_zoo.data.formats.label_studio_results import LabelStudioResult
 from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES, FileImage

@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image
 
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
+from mrcnn_zoo.data.annotations.json_files import read_json
 from mrcnn_zoo.data.annotations.listing import FileListing, ImageFinder, side_of_folders
 from mrcnn_zoo.data.annotations.loading import annotation_format
 from mrcnn_zoo.data.annotations.objects import AnnotatedImage, AnnotatedObject, class_names_of, read_score
 from mrcnn_zoo.data.annotations.shapes import box_around, box_polygon, ellipse_polygon, placed_mask, united
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.field_rules import short_repr
-from mrcnn_zoo.data.formats.coco_json import read_json
 from mrcnn_zoo.data.images.embedded import EmbeddedImage, open_base64
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.paths import image_file_size

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mrcnn_zoo.data.annotations.json_files import read_json
 from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.field_rules import short_repr
-from mrcnn_zoo.data.formats.coco_json import read_json
 from mrcnn_zoo.errors import UserError
 
 PROJECT_2 = re.compile(r'"_via_(img_metadata|settings|attributes)"\s*:')
