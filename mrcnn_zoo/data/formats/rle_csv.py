@@ -103,11 +103,12 @@ class RleCsvFormat(AnnotationFormat):
 
     def write(self, parts: Mapping[str, Dataset], folder: Path, writer: DatasetWriter) -> None:
         """`images/` and `masks.csv`, with sides `images/<side>/` and `<side>.csv`; ClassId has names of classes."""
+        class_names = next(iter(parts.values())).class_names
+        if len(class_names) == 1 and class_names != (CLASS_NAME,):
+            writer.lost.add("names of the only class left out", class_names, name="class")
         for side, dataset in parts.items():
             rows = list(_rows_of(dataset, writer))
             has_classes = len(dataset.class_names) > 1
-            if not has_classes and dataset.class_names != (CLASS_NAME,):
-                writer.lost.add("names of the only class left out", dataset.class_names, name="class")
             for record in dataset.records:
                 writer.place_image(record, folder / "images" / side)
             with (folder / f"{side or 'masks'}.csv").open("w", newline="", encoding="utf-8") as file:
