@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.own_data import is_own
 from mrcnn_zoo.data.catalog import load_dataset, source_of
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.data.splits import CLASS, Unit, assign_parts, nested_subset, rows_of, units_of
@@ -49,8 +50,8 @@ def load_train_and_test(cfg: CfgNode, *, seed: int | None = None) -> RunDatasets
         UserError: a dataset that cannot be loaded or divided.
     """
     if not (is_split(cfg) and cfg.DATASETS.TRAIN):
-        train = [load_dataset(cfg, name, side="train") for name in cfg.DATASETS.TRAIN]
-        return RunDatasets(train, [load_dataset(cfg, name, side="val") for name in cfg.DATASETS.TEST])
+        train = [_load_side(cfg, name, "train") for name in cfg.DATASETS.TRAIN]
+        return RunDatasets(train, [_load_side(cfg, name, "val") for name in cfg.DATASETS.TEST])
     split = _split_sources(cfg, cfg.SEED if seed is None else seed)
     return RunDatasets(
         _load_parts(cfg, cfg.DATASETS.TRAIN, split.training),
@@ -66,7 +67,7 @@ def load_train(cfg: CfgNode) -> list[Dataset]:
         cfg: DATASETS.
     """
     if not (is_split(cfg) and cfg.DATASETS.TRAIN):
-        return [load_dataset(cfg, name, side="train") for name in cfg.DATASETS.TRAIN]
+        return [_load_side(cfg, name, "train") for name in cfg.DATASETS.TRAIN]
     return _load_parts(cfg, cfg.DATASETS.TRAIN, _split_sources(cfg, cfg.SEED).training)
 
 
@@ -77,8 +78,14 @@ def load_test(cfg: CfgNode) -> list[Dataset]:
         cfg: DATASETS.
     """
     if not (cfg.DATASETS.FOLDS and _tests_training_images(cfg)):
-        return [load_dataset(cfg, name, side="val") for name in cfg.DATASETS.TEST]
+        return [_load_side(cfg, name, "val") for name in cfg.DATASETS.TEST]
     return _load_parts(cfg, cfg.DATASETS.TEST, _split_sources(cfg, cfg.SEED).held_out)
+
+
+def _load_side(cfg: CfgNode, name: str, side: str) -> Dataset:
+    """A dataset of one of the two lists; built-in ones have no sides."""
+    has_sides = name in cfg.DATASETS.DEFINITIONS or is_own(cfg, name)
+    return load_dataset(cfg, name, side=side) if has_sides else load_dataset(cfg, name)
 
 
 def _tests_training_images(cfg: CfgNode) -> bool:
@@ -135,7 +142,7 @@ class _Split:
 
 def _split_sources(cfg: CfgNode, seed: int) -> _Split:
     names = list(dict.fromkeys(source_of(cfg, name) for name in cfg.DATASETS.TRAIN))
-    sources = [load_dataset(cfg, name, side="train") for name in names]
+    sources = [_load_side(cfg, name, "train") for name in names]
     training = whole = units_of(sources, group=cfg.DATASETS.GROUP)
     held_out: list[Unit] = []
     if cfg.DATASETS.FOLDS:
