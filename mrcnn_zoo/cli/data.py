@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from mrcnn_zoo.cli.options import logging_lines
-from mrcnn_zoo.cli.parser import CommandParser, read_arguments
+from mrcnn_zoo.cli.parser import CommandParser, action_parsers, read_arguments
 
 # Each module has EXAMPLES, `add_arguments(parser)` and `main(arguments)`.
 ACTIONS = {
@@ -52,8 +52,9 @@ def build_parser() -> CommandParser:
 
 def _parsers() -> tuple[CommandParser, dict[str, CommandParser]]:
     """The parser of the command, and that of each action."""
-    parser = CommandParser(
-        prog="mrcnn-zoo data",
+    return action_parsers(
+        "data",
+        ACTIONS,
         description=__doc__,
         examples=(
             "info data/cells",
@@ -62,13 +63,3 @@ def _parsers() -> tuple[CommandParser, dict[str, CommandParser]]:
             "tile data/aerial data/aerial_tiles --size 1024 --overlap 128",
         ),
     )
-    subparsers = parser.add_subparsers(dest="action", required=True)
-    actions = {}
-    for name, (module_name, text) in ACTIONS.items():
-        module = importlib.import_module(module_name)
-        actions[name] = subparsers.add_parser(
-            name, help=text, description=module.__doc__, prog=f"mrcnn-zoo data {name}", examples=module.EXAMPLES
-        )
-        module.add_arguments(actions[name])
-        actions[name].mixes_options = True
-    return parser, actions

@@ -1,9 +1,10 @@
 """The argument parser of all commands: config keys among the options, types of options, and what an argument names."""
 
 import argparse
+import importlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
@@ -244,3 +245,27 @@ def _take(arguments: argparse.Namespace, name: str, value: str) -> None:
     if given:
         raise UserError(f"{value} is given where a KEY or KEY=VALUE is expected: {option} is already {given}.")
     setattr(arguments, name, value)
+
+
+def action_parsers(
+    command: str, actions: Mapping[str, tuple[str, str]], *, description: str | None, examples: Sequence[str]
+) -> tuple[CommandParser, dict[str, CommandParser]]:
+    """The parser of a command with actions, such as `sweep run`, and that of each action.
+
+    Args:
+        command: its name.
+        actions: module and help by name; each module has EXAMPLES, `add_arguments(parser)` and `main(arguments)`.
+        description: of the command.
+        examples: shown under its help.
+    """
+    parser = CommandParser(prog=f"mrcnn-zoo {command}", description=description, examples=tuple(examples))
+    subparsers = parser.add_subparsers(dest="action", required=True)
+    found = {}
+    for name, (module_name, text) in actions.items():
+        module = importlib.import_module(module_name)
+        found[name] = subparsers.add_parser(
+            name, help=text, description=module.__doc__, prog=f"mrcnn-zoo {command} {name}", examples=module.EXAMPLES
+        )
+        module.add_arguments(found[name])
+        found[name].mixes_options = True
+    return parser, found

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from mrcnn_zoo.cli.options import logging_lines, require_config
-from mrcnn_zoo.cli.parser import CONFIG_SUFFIXES, CommandParser, read_arguments
+from mrcnn_zoo.cli.parser import CONFIG_SUFFIXES, CommandParser, action_parsers, read_arguments
 
 # Each module has EXAMPLES, `add_arguments(parser)` and `main(arguments)`.
 ACTIONS = {
@@ -49,8 +49,9 @@ def build_parser() -> CommandParser:
 
 def _parsers() -> tuple[CommandParser, dict[str, CommandParser]]:
     """The parser of the command, and that of each action."""
-    parser = CommandParser(
-        prog="mrcnn-zoo sweep",
+    return action_parsers(
+        "sweep",
+        ACTIONS,
         description=__doc__,
         examples=(
             "run Sweeps/roi_layer_digits.yaml --jobs 2",
@@ -58,13 +59,3 @@ def _parsers() -> tuple[CommandParser, dict[str, CommandParser]]:
             "report output/sweeps/roi_layer_digits",
         ),
     )
-    subparsers = parser.add_subparsers(dest="action", required=True)
-    actions = {}
-    for name, (module_name, text) in ACTIONS.items():
-        module = importlib.import_module(module_name)
-        actions[name] = subparsers.add_parser(
-            name, help=text, description=module.__doc__, prog=f"mrcnn-zoo sweep {name}", examples=module.EXAMPLES
-        )
-        module.add_arguments(actions[name])
-        actions[name].mixes_options = True
-    return parser, actions
