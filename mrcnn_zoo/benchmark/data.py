@@ -30,7 +30,7 @@ def benchmark_loading(cfg: CfgNode, images: str, *, num_batches: int, repeats: i
 
     Args:
         cfg: of a training run.
-        images: name of a dataset or path of a COCO folder; empty for DATASETS.TRAIN.
+        images: name of a dataset or path of a folder with annotations; empty for DATASETS.TRAIN.
         num_batches: of SOLVER.IMS_PER_BATCH images, per round.
         repeats: consecutive rounds.
     """
@@ -71,7 +71,7 @@ def benchmark_evaluation(
 
     Args:
         cfg: configures the dataset.
-        images: name of a dataset or path of a COCO folder; empty for the first of DATASETS.TEST.
+        images: name of a dataset or path of a folder with annotations; empty for the first of DATASETS.TEST.
         detections_per_image: made from the ground truth: perturbed boxes, some wrong classes, random scores.
         repeats: measured rounds.
         backends: names in AP_BACKENDS; empty for all that are installed.

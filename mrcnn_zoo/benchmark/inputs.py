@@ -55,7 +55,7 @@ def build_batches(
 
 
 def build_dataset(cfg: CfgNode, images: str) -> Dataset:
-    """The dataset with this name, a COCO folder, or a folder of images without annotations.
+    """The dataset with this name, a folder with annotations, or one of images alone.
 
     Raises:
         UserError: no name is given and DATASETS.TEST is empty, or the dataset cannot be loaded.

@@ -109,7 +109,12 @@ def build_parser() -> CommandParser:
     add("--task", required=True, choices=(*MODEL_TASKS, "data", "eval"), help="what is measured")
     add_config_option(parser, text=f"default: {DEFAULT_CONFIG}")
     add("--against", choices=("torchvision",), help="also measure this model, interleaved with ours (inference, train)")
-    add("--images", default="", metavar="NAME|FOLDER", help="dataset, COCO folder or, for inference, any image folder")
+    add(
+        "--images",
+        default="",
+        metavar="NAME|FOLDER",
+        help="dataset, folder with annotations or, for inference, any image folder",
+    )
     add("--image-size", type=count, nargs=2, metavar=("SHORTER", "LONGER"), help="sets INPUT.MIN_SIZE_* and MAX_SIZE_*")
     add("--batch-size", type=count, metavar="N", help="images per batch (default: 1 for inference, 2 for train)")
     add("--num-batches", type=count, default=4, metavar="N", help="different batches per round (default: 4)")

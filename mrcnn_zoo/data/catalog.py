@@ -1,4 +1,4 @@
-"""Datasets by name: built-in ones, those of DATASETS.DEFINITIONS, and paths of COCO folders."""
+"""Datasets by name: built-in ones, those of DATASETS.DEFINITIONS, and paths."""
 
 import inspect
 import logging

@@ -38,7 +38,7 @@ class Found:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a reader is asked for.
+    """The options of a reader.
 
     Args:
         name: of the dataset, for messages.
