@@ -236,7 +236,7 @@ def build_parser() -> CommandParser:
             "digits_val_proposals.npz --num-images 50 --output comparison",
         ),
     )
-    text = "a built-in dataset, a key of DATASETS.DEFINITIONS or a folder with annotations (default: DATASETS.TEST of the config)"
+    text = "name or path of a dataset, as in DATASETS.TRAIN (default: DATASETS.TEST of the config)"
     parser.add_argument("--dataset", metavar="NAME", help=text)
     text = (
         f"what is compared, each as {SYNTAX}, in quotes if it has several words. SOURCE: a registered generator that "

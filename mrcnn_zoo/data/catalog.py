@@ -34,7 +34,7 @@ def load_dataset(cfg: CfgNode, name: str, *, source: Dataset | None = None, side
         UserError: an unknown name, missing files, or annotations that cannot be used.
     """
     definition = definition_of(cfg, name, side=side)
-    build = _format_of(name, definition)
+    build = _format_of(cfg, name, definition)
     made = build(cfg, name, definition) if source is None else build(cfg, name, definition, source=source)
     dataset = with_distinct_names(made)
     for note in dataset.notes:
@@ -57,13 +57,15 @@ def source_of(cfg: CfgNode, name: str) -> str:
         UserError: an unknown name or format.
     """
     definition = definition_of(cfg, name)
-    is_derived = "source" in inspect.signature(_format_of(name, definition)).parameters
+    is_derived = "source" in inspect.signature(_format_of(cfg, name, definition)).parameters
     source = definition.get("DATASET", name) if is_derived else name
     return source if isinstance(source, str) else name
 
 
-def _format_of(name: str, definition: Definition) -> Callable[..., Dataset]:
-    key = f"DATASETS.DEFINITIONS.{name}.FORMAT"
+def _format_of(cfg: CfgNode, name: str, definition: Definition) -> Callable[..., Dataset]:
+    base = split_name(cfg, name)[0]
+    is_default = "FORMAT" not in cfg.DATASETS.DEFINITIONS.get(base, {})
+    key = "DATASETS.DEFAULTS.FORMAT" if is_default else f"DATASETS.DEFINITIONS.{base}.FORMAT"
     if not isinstance(definition["FORMAT"], str):
         raise UserError(f"{key} = {definition['FORMAT']!r} must be one of {', '.join(DATASET_FORMATS.names())}.")
     return DATASET_FORMATS.get(definition["FORMAT"], key=key)
