@@ -18,7 +18,7 @@ quickstart: setup
 		OUTPUT_DIR $(QUICKSTART_OUTPUT)
 
 test: setup-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 slow: setup-dev
 	bash dev/slow_checks.sh

@@ -17,6 +17,8 @@ from mrcnn_zoo.training import run
 FOLDER = CHECKOUT / "configs" / "Sweeps"
 SWEEPS = sorted(path for path in FOLDER.rglob("*.yaml") if is_place_of_sweep(path))
 SMALL = [path for path in SWEEPS if path.parent == FOLDER]
+LONG = ("alternating", "founding_experiment")  # of several trainings per variant
+WITH_MARKS = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in SMALL]
 TRAINED: set[str] = set()  # configs of this test
 SHORT = {"MAX_ITER": 1, "IMS_PER_BATCH": 1, "WARMUP_ITERS": 0}
 
@@ -73,7 +75,7 @@ def test_every_variant_on_coco_has_a_config(path: Path) -> None:
     assert {spec.key.variant for spec in runs_of_one_seed(path)} == {item.name for item in read_sweep(path).variants}
 
 
-@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", WITH_MARKS, ids=lambda path: path.stem)
 def test_every_variant_of_a_small_sweep_trains(path: Path, tmp_path: Path) -> None:
     runs = {spec.key.variant: spec for spec in runs_of_one_seed(path)}.values()  # of several fractions the last
     sources = {key.variant for spec in runs for key in spec.sources}
