@@ -28,6 +28,16 @@ SOURCE = (
 DEFAULT_FORMAT = "coco"
 
 
+def add_source_and_target(parser: CommandParser) -> None:
+    """Add SRC and DST.
+
+    Args:
+        parser: of an action.
+    """
+    parser.add_argument("source", metavar="SRC", help=SOURCE)
+    parser.add_argument("target", metavar="DST", help="folder to write, new or empty")
+
+
 def add_source_options(parser: CommandParser, *, takes_keys: bool = True) -> None:
     """Add `--from`, `--classes`, `--config-file` and config keys.
 

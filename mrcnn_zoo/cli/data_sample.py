@@ -3,7 +3,7 @@
 import argparse
 
 from mrcnn_zoo.cli.data_options import (
-    SOURCE,
+    add_source_and_target,
     add_source_options,
     add_target_options,
     load_data_config,
@@ -27,8 +27,7 @@ def add_arguments(parser: CommandParser) -> None:
     Args:
         parser: of the action.
     """
-    parser.add_argument("source", metavar="SRC", help=SOURCE)
-    parser.add_argument("target", metavar="DST", help="folder to write, new or empty")
+    add_source_and_target(parser)
     text = "images to take; each class and images without objects have about the share of the whole dataset"
     parser.add_argument("--num", type=whole_number(minimum=1), required=True, metavar="N", help=text)
     add_group_option(parser, text="taken together")

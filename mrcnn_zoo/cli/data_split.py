@@ -3,7 +3,7 @@
 import argparse
 
 from mrcnn_zoo.cli.data_options import (
-    SOURCE,
+    add_source_and_target,
     add_source_options,
     add_target_options,
     load_data_config,
@@ -29,8 +29,7 @@ def add_arguments(parser: CommandParser) -> None:
     Args:
         parser: of the action.
     """
-    parser.add_argument("source", metavar="SRC", help=SOURCE)
-    parser.add_argument("target", metavar="DST", help="folder to write, new or empty")
+    add_source_and_target(parser)
     parser.add_argument("--val", type=score, default=0.2, metavar="SHARE", help="of the images (default: 0.2)")
     parser.add_argument("--test", type=score, default=0.0, metavar="SHARE", help="of the images (default: 0)")
     add_group_option(parser, text="on one side")

@@ -6,7 +6,7 @@ The tiles of an image have the same side. An object in the overlap of tiles is i
 import argparse
 
 from mrcnn_zoo.cli.data_options import (
-    SOURCE,
+    add_source_and_target,
     add_source_options,
     add_target_options,
     load_data_config,
@@ -31,8 +31,7 @@ def add_arguments(parser: CommandParser) -> None:
     Args:
         parser: of the action.
     """
-    parser.add_argument("source", metavar="SRC", help=SOURCE)
-    parser.add_argument("target", metavar="DST", help="folder to write, new or empty")
+    add_source_and_target(parser)
     defaults = Tiling()
     text = f"of a tile in pixels, both sides (default: {defaults.size}); a smaller image is one tile"
     parser.add_argument("--size", type=whole_number(minimum=8), default=defaults.size, metavar="N", help=text)

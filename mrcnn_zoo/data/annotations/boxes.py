@@ -19,9 +19,8 @@ from mrcnn_zoo.structures import ImageSize
 # that an annotator rounded overlap badly without being wrong.
 MIN_IOU_WITH_MASK = 0.5
 MAX_EDGE_DISTANCE = 2.0  # pixels
-MOST = (
-    0.5  # of the boxes with a mask; if more contradict theirs, all have another order than COCO's, such as y, x, h, w
-)
+# Of the boxes with a mask; if more contradict theirs, all have another order than COCO's, such as y, x, h, w.
+MOST = 0.5
 TOLERATED_OVERHANG = 1.0  # pixels; boxes rounded up at the border are not noted
 
 Boxes = NDArray[np.float64]  # (N, 4) x1 y1 x2 y2; NaN if there is none

@@ -109,9 +109,8 @@ class AnnotationFormat(ABC):
             )
         return found
 
-    @abstractmethod
     def read_images(self, found: Found, options: ReadOptions) -> Annotations:
-        """The annotated images.
+        """The annotated images. A format whose objects need no checks has `read_dataset` in its place.
 
         Args:
             found: by `find`.
@@ -120,6 +119,7 @@ class AnnotationFormat(ABC):
         Raises:
             UserError: naming the file, the line or field, and what to do.
         """
+        raise NotImplementedError
 
     def read(self, found: Found, options: ReadOptions) -> Dataset:
         """The dataset, whose records name their side; from the cache if no file has changed.

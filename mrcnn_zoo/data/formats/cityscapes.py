@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
+from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Found, ReadOptions
 from mrcnn_zoo.data.annotations.listing import FileListing, ImageFinder, side_of_folders
 from mrcnn_zoo.data.annotations.loading import annotation_format
 from mrcnn_zoo.data.annotations.mask_files import MaskedImage, ObjectMask, masked_dataset, masked_record, read_masks
@@ -114,10 +114,6 @@ class CityscapesFormat(AnnotationFormat):
                 sides.setdefault(_side_of(files.name), []).append(files)
         note = counted(len(by_stem) - len(left_out), "file") + ("; gtCoarse left out" if left_out else "")
         return Found(listing, sides, note) if sides else None
-
-    def read_images(self, found: Found, options: ReadOptions) -> Annotations:
-        """Not used: `read_dataset` makes records, whose masks need no checks."""
-        raise NotImplementedError
 
     def read_dataset(self, found: Found, options: ReadOptions) -> Dataset:
         """The dataset of all sides. Where no class of Cityscapes occurs, all labels that occur are classes."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
+from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Found, ReadOptions
 from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.annotations.loading import annotation_format
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
@@ -89,10 +89,6 @@ class CocoFormat(AnnotationFormat):
             needs_keypoints=options.needs_keypoints,
         )
         return replace(dataset, records=tuple(replace(record, split=side) for record in dataset.records))
-
-    def read_images(self, found: Found, options: ReadOptions) -> Annotations:
-        """Not used: `read_dataset` makes datasets."""
-        raise NotImplementedError
 
     def write(self, parts: Mapping[str, Dataset], folder: Path, writer: DatasetWriter) -> None:
         """`images/` and `annotations.json`; with sides COCO's folders, see `write_coco`."""

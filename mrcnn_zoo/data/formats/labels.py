@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
+from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Found, ReadOptions
 from mrcnn_zoo.data.annotations.listing import FileListing, ImageFinder
 from mrcnn_zoo.data.annotations.loading import annotation_format
 from mrcnn_zoo.data.annotations.mask_files import (
@@ -80,10 +80,6 @@ class LabelsFormat(AnnotationFormat):
             names = [file.path for file in pair_label_files(listing).files] or listing.images
             read_labels(listing.root / names[0])  # raises: none could be read
         return found or super().require(listing, dataset=dataset)
-
-    def read_images(self, found: Found, options: ReadOptions) -> Annotations:
-        """Not used: `read_dataset` makes records, which need no checks."""
-        raise NotImplementedError
 
     def read_dataset(self, found: Found, options: ReadOptions) -> Dataset:
         """The dataset of all sides, in the order of the image files."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Annotations, Found, ReadOptions
+from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Found, ReadOptions
 from mrcnn_zoo.data.annotations.listing import FileListing, side_of_folders
 from mrcnn_zoo.data.annotations.loading import annotation_format
 from mrcnn_zoo.data.annotations.mask_files import (
@@ -80,10 +80,6 @@ class MasksFormat(AnnotationFormat):
         num_masks = sum(len(files.masks) for files in groups.files)
         first = next((path for files in groups.files for path, _ in files.masks), "")
         return Found(listing, by_side, f"{counted(num_masks, 'file')}, e.g. {first}")
-
-    def read_images(self, found: Found, options: ReadOptions) -> Annotations:
-        """Not used: `read_dataset` makes records, which need no checks."""
-        raise NotImplementedError
 
     def read_dataset(self, found: Found, options: ReadOptions) -> Dataset:
         """The dataset of all sides, in the order of the image files."""

@@ -27,7 +27,6 @@ IMAGE_COLUMNS = ("imageid", "image_id", "id", "img", "image", "filename", "file_
 JOINED_COLUMNS = ("imageid_classid", "image_label")  # image and class in one, "a.jpg_1"
 CLASS_COLUMNS = ("classid", "class_id", "class", "label", "category_id", "cell_type")
 RUN_COLUMNS = ("encodedpixels", "rle_mask", "rle", "encoding")
-RUN_COLUMNS_OF_ROWS = ("annotation",)  # of Sartorius' cells: numbered along the rows
 NO_RUNS = ("", "-1", "nan")
 CLASS_NAME = "object"  # of tables without a column of classes
 CLASS_FILE = "label_descriptions.json"  # of iMaterialist: names by ClassId

@@ -12,7 +12,6 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import ImageSize
 
 BOX, SCORED_BOX = 5, 6  # numbers of a line: class, x and y of the centre, width, height, and a score
-MIN_POLYGON = 7  # class and three points
 MIN_POSE, KEYPOINT = 8, 3  # a box and keypoints of x, y, visibility
 VISIBILITIES = (0.0, 1.0, 2.0)
 # Fractions beyond these are no overhang of an annotator but pixels, per cent, or another format.
