@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat, Found, ReadOptions
@@ -12,6 +11,7 @@ from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.annotations.loading import annotation_format
 from mrcnn_zoo.data.annotations.writing import DatasetWriter
 from mrcnn_zoo.data.classes import listed, unite_classes
+from mrcnn_zoo.data.derived import renumbered
 from mrcnn_zoo.data.formats.coco_finding import choose_file, find_coco_files, folder_with_images, image_folders
 from mrcnn_zoo.data.formats.coco_instances import read_instances
 from mrcnn_zoo.data.formats.coco_json import read_categories, read_coco_json, read_images
@@ -65,18 +65,9 @@ class CocoFormat(AnnotationFormat):
         if len(datasets) == 1:
             return datasets[0]
         united = unite_classes(datasets)
-        numbers, annotation_ids = count(1), count(1)
-        records = tuple(
-            replace(
-                record,
-                image_id=next(numbers),
-                instances=tuple(replace(item, annotation_id=next(annotation_ids)) for item in record.instances),
-            )
-            for dataset in united
-            for record in dataset.records
-        )
+        records = tuple(record for dataset in united for record in dataset.records)
         notes = tuple(note for dataset in datasets for note in dataset.notes)
-        return replace(united[0], name=options.name, records=records, annotation_file="", notes=notes)
+        return renumbered(replace(united[0], name=options.name, records=records, annotation_file="", notes=notes))
 
     def _read_side(self, found: Found, side: str, options: ReadOptions) -> Dataset:
         path = choose_file(found.splits[side], dataset=options.name, needs_keypoints=options.needs_keypoints)
