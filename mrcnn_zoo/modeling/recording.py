@@ -9,7 +9,7 @@ A recorder does not change the results; the contents of reports are computed onl
 
 import enum
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -61,6 +61,24 @@ class StageReport:
         return {fate.name.lower(): found[fate] for fate in Fate if found[fate]}
 
 
+@dataclass(frozen=True)
+class StageValues:
+    """What one stage computes for one image, beside the boxes of a `StageReport`.
+
+    "features": the maps of the backbone by name, (C, H, W) with padding; settings "strides" by name.
+    "anchors": "boxes" (A, 4) and "levels" (A,) int64; the sources of "proposals", or of "boxes" without proposals.
+    "class scores": "boxes" (B, 4) of the regions, "scores" (B, K); the sources of "boxes"; setting "score_threshold".
+    "box pooling", "mask_head pooling", ...: "boxes" (R, 4) and "levels" (R,) int64, places in the settings "names" and
+    "strides" of the pooled maps; settings "side" of a pooled map and "operation".
+    """
+
+    stage: str
+    image: int  # row of the batch
+    image_size: ImageSize  # (height, width) of the pixels that boxes are in
+    values: Mapping[str, Tensor]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Recorder(Protocol):
     """Receives the reports of all stages; an argument of `predict` of a detector."""
 
@@ -68,20 +86,33 @@ class Recorder(Protocol):
         """Receive the report of one stage on one image, in the order of the stages."""
         ...
 
+    def add_values(self, values: StageValues) -> None:
+        """Receive the values of one stage on one image."""
+        ...
+
 
 @dataclass
 class Recording:
-    """A recorder that keeps all reports."""
+    """A recorder that keeps all reports and values."""
 
     reports: list[StageReport] = field(default_factory=list)
+    values: list[StageValues] = field(default_factory=list)
 
     def add(self, report: StageReport) -> None:
         """Keep the report."""
         self.reports.append(report)
 
+    def add_values(self, values: StageValues) -> None:
+        """Keep the values."""
+        self.values.append(values)
+
     def of_image(self, image: int) -> dict[str, StageReport]:
         """The reports on image number `image` of the batch, by stage."""
         return {report.stage: report for report in self.reports if report.image == image}
+
+    def values_of_image(self, image: int) -> dict[str, StageValues]:
+        """The values of image number `image` of the batch, by stage."""
+        return {values.stage: values for values in self.values if values.image == image}
 
 
 def recorded(method: Callable[..., Any], *args: Any, recorder: Recorder | None) -> Any:
@@ -95,6 +126,36 @@ def recorded(method: Callable[..., Any], *args: Any, recorder: Recorder | None) 
     if recorder is None or "recorder" not in inspect.signature(method).parameters:
         return method(*args)
     return method(*args, recorder=recorder)
+
+
+def report_features(
+    recorder: Recorder, features: Mapping[str, Tensor], strides: Mapping[str, int], image_sizes: Sequence[ImageSize]
+) -> None:
+    """Report the maps of the backbone.
+
+    Args:
+        recorder: gets the values "features".
+        features: (N, C, H, W) by name.
+        strides: by name.
+        image_sizes: of each image, without padding.
+    """
+    for image, image_size in enumerate(image_sizes):
+        maps = {name: tensor[image] for name, tensor in features.items()}
+        recorder.add_values(StageValues("features", image, image_size, maps, {"strides": dict(strides)}))
+
+
+def report_anchors(recorder: Recorder, anchors: Sequence[Tensor], image_sizes: Sequence[ImageSize]) -> None:
+    """Report the anchors, which are equal for all images.
+
+    Args:
+        recorder: gets the values "anchors".
+        anchors: (A_i, 4) of each level.
+        image_sizes: of each image.
+    """
+    levels = torch.cat([torch.full_like(level[:, 0], place).long() for place, level in enumerate(anchors)])
+    values = {"boxes": torch.cat(list(anchors)), "levels": levels}
+    for image, image_size in enumerate(image_sizes):
+        recorder.add_values(StageValues("anchors", image, image_size, values))
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,40 @@ def test_reports_of_a_detector_agree_with_its_detections(detector: tuple[str, nn
             check_suppressors(report)
 
 
+VALUES = {
+    "StandardROIHeads": ["features", "anchors", "box pooling", "class scores", "mask_head pooling"],
+    "CascadeROIHeads": ["features", "anchors", "box pooling", "class scores", "mask_head pooling"],
+    "Res5ROIHeads": ["features", "anchors", "box pooling", "class scores"],
+    "RetinaNet": ["features", "anchors"],
+    "ProposalNetwork": ["features", "anchors"],
+}
+
+
+def test_values_belong_to_the_reports(detector: tuple[str, nn.Module]) -> None:
+    name, model = detector
+    recording = Recording()
+    found = model.predict(samples(2), recorder=recording)  # type: ignore[operator]
+    assert [values.stage for values in recording.values if values.image == 1] == VALUES[name]
+    for image, table in enumerate(found):
+        reports, values = recording.of_image(image), recording.values_of_image(image)
+        first = next(iter(reports.values()))
+        anchors = values["anchors"].values["boxes"]
+        assert int(first.sources.max()) < len(anchors)
+        sizes = {key: tuple(m.shape[1:]) for key, m in values["features"].values.items()}
+        assert sizes == {key: (-(-64 // s), -(-96 // s)) for key, s in values["features"].settings["strides"].items()}
+        if "class scores" not in values:
+            continue
+        scores, boxes = values["class scores"].values["scores"], reports["boxes"]
+        assert torch.equal(scores[boxes.sources, boxes.classes], boxes.scores)
+        proposals = reports["proposals"]
+        assert torch.equal(values["box pooling"].values["boxes"], proposals.boxes[proposals.kept])
+        if "mask_head pooling" in values:
+            of_masks = values["mask_head pooling"]
+            assert of_masks.settings["side"] == 14
+            assert torch.equal(of_masks.values["boxes"], boxes.boxes[boxes.kept])
+            assert len(of_masks.values["levels"]) == len(table)
+
+
 def check_suppressors(report: StageReport) -> None:
     is_suppressed = report.fates == Fate.SUPPRESSED
     assert (report.suppressed_by[~is_suppressed] == -1).all()
@@ -228,7 +262,17 @@ class OperationsByFunction(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-REPORTING = {"_report", "_image_scores", "_report_moved", "_selected", "suppressors", "best_overlapping", "_sources"}
+REPORTING = {
+    "_report",
+    "_report_scores",
+    "_report_pooling",
+    "_image_scores",
+    "_report_moved",
+    "_selected",
+    "suppressors",
+    "best_overlapping",
+    "_sources",
+}
 
 
 def reporting_operations(model: nn.Module, recorder: Recording | None) -> tuple[int, int]:

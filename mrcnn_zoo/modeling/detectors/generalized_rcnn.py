@@ -17,6 +17,7 @@ from mrcnn_zoo.modeling.detectors.input_output import (
     check_given_boxes,
     losses_or_detections,
     propose,
+    report_backbone_maps,
     to_original_size,
 )
 from mrcnn_zoo.modeling.detectors.suppression_training import (
@@ -121,6 +122,8 @@ class GeneralizedRCNN(nn.Module):
         """
         batch = self.collate(samples)
         features = self.backbone(batch.pixels)
+        if recorder is not None:
+            report_backbone_maps(recorder, self.backbone, features, batch)
         proposals = recorded(self.proposal_generator.predict, features, batch, recorder=recorder)
         detections = recorded(self.roi_heads.predict, features, proposals, recorder=recorder)
         return all_to_original_size(detections, samples, recorder=recorder)

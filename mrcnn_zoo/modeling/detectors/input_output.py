@@ -10,7 +10,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Backbone, Detector, Features, ProposalGenerator
-from mrcnn_zoo.modeling.recording import Recorder, recorded, report_all_kept
+from mrcnn_zoo.modeling.recording import Recorder, recorded, report_all_kept, report_features
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.structures import Batch, Detections, ImageSize, InstanceTable, Proposals, Sample, TrainingOutput
@@ -82,8 +82,23 @@ def propose(detector: _ProposingDetector, samples: list[Sample], recorder: Recor
     """
     batch = detector.collate(samples)
     features = features_of_proposals(detector, batch)
+    if recorder is not None:
+        report_backbone_maps(recorder, detector.backbone, features, batch)
     proposals = recorded(detector.proposal_generator.predict, features, batch, recorder=recorder)
     return _without_empty([_rescaled(table, s.original_size) for table, s in zip(proposals, samples, strict=True)])
+
+
+def report_backbone_maps(recorder: Recorder, backbone: Backbone, features: Features, batch: Batch) -> None:
+    """Report the maps of a backbone with their strides.
+
+    Args:
+        recorder: gets the values "features".
+        backbone: that made the maps.
+        features: its maps of the batch.
+        batch: its input.
+    """
+    strides = {name: spec.stride for name, spec in backbone.output_specs.items() if name in features}
+    report_features(recorder, features, strides, batch.image_sizes)
 
 
 def features_of_proposals(detector: _ProposingDetector, batch: Batch) -> Features:

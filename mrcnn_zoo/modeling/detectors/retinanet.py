@@ -17,6 +17,7 @@ from mrcnn_zoo.modeling.detectors.input_output import (
     Collation,
     all_to_original_size,
     losses_or_detections,
+    report_backbone_maps,
 )
 from mrcnn_zoo.modeling.detectors.retinanet_outputs import DenseSelection, FocalSupervision
 from mrcnn_zoo.modeling.detectors.suppression_training import (
@@ -266,6 +267,8 @@ class RetinaNet(nn.Module):
         """
         batch = self.collate(samples)
         features = self.backbone(batch.pixels)
+        if recorder is not None:
+            report_backbone_maps(recorder, self.backbone, features, batch)
         logits, deltas = self.predict_all(features)
         anchors = self.anchor_generator(self._levels(features))
         detections = self.selection.select(

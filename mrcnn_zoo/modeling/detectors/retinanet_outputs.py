@@ -13,7 +13,7 @@ from mrcnn_zoo.losses.box_regression import BoxLoss
 from mrcnn_zoo.losses.classification import focal_loss_of_classes
 from mrcnn_zoo.modeling.assignment import POSITIVE, matched_classes
 from mrcnn_zoo.modeling.contracts import Candidates, Features, Matcher
-from mrcnn_zoo.modeling.recording import Fate, ImageScores, Recorder, report_detections
+from mrcnn_zoo.modeling.recording import Fate, ImageScores, Recorder, report_anchors, report_detections
 from mrcnn_zoo.modeling.suppression import Suppression, suppress_and_limit
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.ops.rows import image_numbers, rows_in_parts, rows_of_all, rows_where
@@ -215,6 +215,7 @@ class DenseSelection(nn.Module):
         )
         report = None
         if recorder is not None:
+            report_anchors(recorder, anchors, image_sizes)
             images = list(self._image_scores(logits, deltas, anchors, image_sizes))
             report = partial(report_detections, recorder, images, candidates, Fate.NOT_IN_TOP_K)
         return suppress_and_limit(candidates, self.suppression, self.max_detections, report)

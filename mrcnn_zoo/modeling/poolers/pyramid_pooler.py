@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Features
+from mrcnn_zoo.modeling.recording import Recorder, StageValues
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.roi_pooling import with_image_rows
 from mrcnn_zoo.ops.rows import rows_where
 from mrcnn_zoo.registries import POOLING_OPERATIONS
-from mrcnn_zoo.structures import FeatureSpec
+from mrcnn_zoo.structures import FeatureSpec, ImageSize
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class PyramidPooler(nn.Module):
     Args:
         operations: pooling operation of each level, finest first.
         names: the feature map of each level.
+        side: S, rows and columns of a pooled map.
         finest_level: log2 of the stride of the first level; each further level has twice the stride.
         assignment: chooses the level of each box.
     """
@@ -64,12 +66,14 @@ class PyramidPooler(nn.Module):
         operations: Sequence[nn.Module],
         *,
         names: Sequence[str],
+        side: int,
         finest_level: int,
         assignment: LevelAssignment,
     ) -> None:
         super().__init__()
         self.operations = nn.ModuleList(operations)
         self.names = tuple(names)
+        self.side = side
         self.finest_level = finest_level
         self.assignment = assignment
 
@@ -87,11 +91,31 @@ class PyramidPooler(nn.Module):
         maps = [features[name] for name in self.names]
         if len(maps) == 1:
             return self.operations[0](maps[0], regions)
-        levels = self.assignment(regions[:, 1:], self.finest_level, self.finest_level + len(maps) - 1)
-        rows = rows_where([levels == self.finest_level + i for i in range(len(maps))])
+        levels = self.levels_of(regions[:, 1:])
+        rows = rows_where([levels == i for i in range(len(maps))])
         pooled = [operation(maps[i], regions[rows[i]]) for i, operation in enumerate(self.operations)]
         # One index_select restores the order; writing into an empty result would copy the gradient once per level.
         return torch.cat(pooled).index_select(0, torch.cat(rows).argsort())
+
+    def levels_of(self, boxes: Tensor) -> Tensor:
+        """The map that each box is pooled from: (R, 4) finite pixels -> (R,) int64 places in `names`."""
+        coarsest = self.finest_level + len(self.names) - 1
+        return self.assignment(boxes, self.finest_level, coarsest) - self.finest_level
+
+    def report(self, recorder: Recorder, stage: str, boxes: Sequence[Tensor], image_sizes: Sequence[ImageSize]) -> None:
+        """Report which maps the boxes are pooled from; see `StageValues`.
+
+        Args:
+            recorder: gets the values.
+            stage: e.g. "box pooling".
+            boxes: N of (R_i, 4), image pixels.
+            image_sizes: (height, width) of each image.
+        """
+        strides = [2 ** (self.finest_level + place) for place in range(len(self.names))]
+        settings = {"names": self.names, "strides": strides, "side": self.side, "operation": repr(self.operations[0])}
+        for image, (table, image_size) in enumerate(zip(boxes, image_sizes, strict=True)):
+            values = {"boxes": table, "levels": self.levels_of(_finite(table))}
+            recorder.add_values(StageValues(stage, image, image_size, values, settings))
 
 
 def _finite(boxes: Tensor) -> Tensor:
@@ -131,7 +155,7 @@ def build_pyramid_pooler(
     build = POOLING_OPERATIONS.get(pooling, key=key)
     operations = [build(side, 1.0 / stride, sampling_ratio) for stride in strides]
     return PyramidPooler(
-        operations, names=tuple(specs), finest_level=finest_level, assignment=assignment or LevelAssignment()
+        operations, names=tuple(specs), side=side, finest_level=finest_level, assignment=assignment or LevelAssignment()
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from mrcnn_zoo.modeling.recording import Fate, Recorder, Selected, report_selection
+from mrcnn_zoo.modeling.recording import Fate, Recorder, Selected, report_anchors, report_selection
 from mrcnn_zoo.modeling.suppression import best_overlapping
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
@@ -129,6 +129,8 @@ class ProposalSelection:
             recorder: gets a report of the stage "proposals".
         """
         level_sizes = [len(level) for level in anchors]
+        if recorder is not None:
+            report_anchors(recorder, anchors, image_sizes)
         if self.joins_levels:
             logits, deltas, anchors = [torch.cat([*logits], 1)], [torch.cat([*deltas], 1)], [torch.cat([*anchors])]
         candidates = self._candidates(logits, deltas, anchors, image_sizes)

@@ -10,7 +10,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.contracts import Candidates, Features
-from mrcnn_zoo.modeling.recording import Fate, ImageScores, Recorder, report_detections
+from mrcnn_zoo.modeling.recording import Fate, ImageScores, Recorder, StageValues, report_detections
 from mrcnn_zoo.modeling.suppression import Suppression, build_suppression, suppress_and_limit
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
@@ -78,6 +78,7 @@ class DetectionSelection(nn.Module):
         report = None
         if recorder is not None:
             images = list(self._image_scores(predictions, coder))
+            self._report_scores(recorder, predictions)
             report = partial(report_detections, recorder, images, candidates, Fate.TOO_SMALL)
         return suppress_and_limit(candidates, self.suppression, self.max_detections, report)
 
@@ -108,6 +109,13 @@ class DetectionSelection(nn.Module):
             features=predictions.features,
             sources=regions,
         )
+
+    def _report_scores(self, recorder: Recorder, predictions: RegionPredictions) -> None:
+        scores = predictions.scores.split(predictions.counts())
+        for image, (of_image, table) in enumerate(zip(scores, predictions.tables, strict=True)):
+            values = {"boxes": table.boxes, "scores": of_image}
+            settings = {"score_threshold": self.score_threshold}
+            recorder.add_values(StageValues("class scores", image, table.image_size, values, settings))
 
     def _image_scores(self, predictions: RegionPredictions, coder: BoxCoder) -> Iterator[ImageScores]:
         """Scores and boxes of each image, for a recorder."""

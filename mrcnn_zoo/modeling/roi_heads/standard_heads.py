@@ -1,7 +1,7 @@
 """Region heads: a box branch over all regions, then further branches over the foreground."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -123,6 +123,8 @@ class RegionHeads(nn.Module):
             recorder: gets a report per stage.
         """
         features = contiguous_features(features, self.box_pooler.names)
+        if recorder is not None:
+            _report_pooling(recorder, "box pooling", self.box_pooler, proposals)
         predictions = self.predict_regions(features, proposals, recorder=recorder)
         return self.last_predictor.detect(predictions, recorder=recorder)
 
@@ -212,6 +214,11 @@ class RegionHeads(nn.Module):
         self, features: Features, detections: list[Detections], *, recorder: Recorder | None = None
     ) -> list[Detections]:
         """As `run_branches`, sorted again where a branch corrects scores; a recorder gets a report of this."""
+        if recorder is not None:
+            for name, branch in zip(self.branch_names, self.branches, strict=True):
+                pooler = getattr(branch, "region_pooler", None)
+                if isinstance(pooler, PyramidPooler):
+                    _report_pooling(recorder, f"{name} pooling", pooler, detections)
         detections = self.run_branches(features, detections)
         if not self.corrects_scores:
             return detections
@@ -219,6 +226,12 @@ class RegionHeads(nn.Module):
         if recorder is not None:
             report_all_kept(recorder, detections, stage="corrected scores", orders=orders)
         return [table[order] for table, order in zip(detections, orders, strict=True)]
+
+
+def _report_pooling(
+    recorder: Recorder, stage: str, pooler: PyramidPooler, tables: Sequence[Proposals] | Sequence[Detections]
+) -> None:
+    pooler.report(recorder, stage, [table.boxes for table in tables], [table.image_size for table in tables])
 
 
 def _check_classes(classes: Tensor, count: int) -> None:
