@@ -52,6 +52,9 @@ PROPOSALS = ["opencv-contrib-python-headless>=4.8"]  # selective search, EdgeBox
 SEARCH = ["optuna>=4.0"]  # sweep search
 SLURM = ["submitit>=1.5"]  # sweeps on a cluster
 FORMAT_CHECKS = ["supervision>=0.25", "shapely>=2.0", "scikit-image>=0.22"]  # read what we write, and the reverse
+VIDEO = ["av>=12.0"]  # predict on videos and cameras
+TABLES = ["pandas>=2.0"]  # Prediction.to_dataframe
+BROWSER = ["playwright>=1.40"]  # drives an installed Chromium in the tests of HTML pages
 CHECKS = ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.8"]
 
 setup(
@@ -63,7 +66,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mrcnn_zoo", "mrcnn_zoo.*"]),
-    package_data={"mrcnn_zoo": ["py.typed", "data/synthetic/resources/*"]},
+    package_data={"mrcnn_zoo": ["py.typed", "data/synthetic/resources/*", "inspection/resources/*"]},
     include_package_data=False,
     install_requires=REQUIREMENTS,
     extras_require={
@@ -74,7 +77,12 @@ setup(
         "proposals": PROPOSALS,
         "search": SEARCH,
         "slurm": SLURM,
-        "dev": [*CHECKS, *FORMAT_CHECKS, *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF, *PROPOSALS, *SEARCH, *SLURM],
+        "video": VIDEO,
+        "tables": TABLES,
+        "dev": [
+            *(*CHECKS, *BROWSER, *FORMAT_CHECKS, *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF, *PROPOSALS),
+            *(*SEARCH, *SLURM, *VIDEO, *TABLES),
+        ],
     },
     entry_points={"console_scripts": ["mrcnn-zoo=mrcnn_zoo.cli.main:main"]},
     cmdclass={"build_py": BuildWithConfigs},

@@ -2,9 +2,10 @@
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,44 @@ if TYPE_CHECKING:
 
 MAX_CLASS_CURVES = 12  # above it, curves and counts of single classes are not drawn
 MAX_LABELED_CLASSES = 100
+SETTINGS: Any = {"font.size": 9, "svg.hashsalt": "mrcnn_zoo", "axes.spines.top": False, "axes.spines.right": False}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure that is drawn when it is written.
+
+    Args:
+        name: of its file, without suffix.
+        text: what it shows, in words.
+        draw: makes the figure.
+    """
+
+    name: str
+    text: str
+    draw: Callable[[], "Figure"]
+
+    def svg(self) -> str:
+        """The figure as SVG."""
+        return self._drawn("svg").decode("utf-8")
+
+    def save_png(self, path: Path) -> Path:
+        """Write the figure as PNG.
+
+        Args:
+            path: of the file.
+        """
+        content = self._drawn("png")
+        return write_atomically(path, lambda file: file.write(content))
+
+    def _drawn(self, kind: str) -> bytes:
+        import matplotlib as mpl
+
+        content = io.BytesIO()
+        with mpl.rc_context(SETTINGS):
+            metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
+            self.draw().savefig(content, format=kind, dpi=130, metadata=metadata)
+        return content.getvalue()
 
 
 def new_figure(*, columns: int, side: float = 4.5) -> "Figure":

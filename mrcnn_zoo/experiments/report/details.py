@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 from mrcnn_zoo.experiments.records import FAILED, FINISHED
 from mrcnn_zoo.experiments.report.model import Run, Section
-from mrcnn_zoo.experiments.report.tables import Cell, Table, number_cell
+from mrcnn_zoo.experiments.report.tables import number_cell
 from mrcnn_zoo.experiments.speed import Speed
+from mrcnn_zoo.inspection.html_page import Cell, Table
 
 MIB_PER_GIB = 1024
 NOT_MEASURED = "not measured"

@@ -1,12 +1,9 @@
 """Plots of a report: values per variant, curves over iterations and number of images, accuracy against AP."""
 
-import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +13,8 @@ from mrcnn_zoo.experiments.learning_curve import LearningCurve
 from mrcnn_zoo.experiments.report.model import Curve, Section
 from mrcnn_zoo.experiments.report.tables import has_interval
 from mrcnn_zoo.experiments.statistics import Estimate
+from mrcnn_zoo.inspection.figures import Plot
 from mrcnn_zoo.inspection.plots import LINE_STYLES, MARKERS
-from mrcnn_zoo.output_files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,44 +26,6 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#00
 REFERENCE_COLOR = "#444444"
 CLIPPED_SHARE = 97  # percentile of the losses at which the axis ends: those of the first steps are far larger
 ACCURACY = "classification/top1"
-SETTINGS: Any = {"font.size": 9, "svg.hashsalt": "mrcnn_zoo", "axes.spines.top": False, "axes.spines.right": False}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure that is drawn when it is written.
-
-    Args:
-        name: of its file, without suffix.
-        text: what it shows, in words.
-        draw: makes the figure.
-    """
-
-    name: str
-    text: str
-    draw: Callable[[], "Figure"]
-
-    def svg(self) -> str:
-        """The figure as SVG."""
-        return self._drawn("svg").decode("utf-8")
-
-    def save_png(self, path: Path) -> Path:
-        """Write the figure as PNG.
-
-        Args:
-            path: of the file.
-        """
-        content = self._drawn("png")
-        return write_atomically(path, lambda file: file.write(content))
-
-    def _drawn(self, kind: str) -> bytes:
-        import matplotlib as mpl
-
-        content = io.BytesIO()
-        with mpl.rc_context(SETTINGS):
-            metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
-            self.draw().savefig(content, format=kind, dpi=130, metadata=metadata)
-        return content.getvalue()
 
 
 def section_plots(section: Section) -> list[Plot]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.tables import ABSENT
@@ -11,6 +11,7 @@ from mrcnn_zoo.experiments.cross_validation import CrossValidation
 from mrcnn_zoo.experiments.records import FINISHED
 from mrcnn_zoo.experiments.report.model import Report, Section
 from mrcnn_zoo.experiments.statistics import BETTER, WORSE, Estimate
+from mrcnn_zoo.inspection.html_page import Cell, Table
 
 NO_REFERENCE = "the sweep has no REFERENCE"
 IS_REFERENCE = ""  # its cells are empty, without a footnote
@@ -20,58 +21,6 @@ NOT_PUBLISHED = "not in PAPER"
 NO_PUBLISHED_REFERENCE = "PAPER has no number of the reference"
 EQUAL = "the published numbers are equal"
 REFERENCE = "reference"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Text with an optional footnote.
-
-    Args:
-        text: one line.
-        note: text of the footnote.
-        kind: "better" or "worse" where it is coloured.
-    """
-
-    text: str
-    note: str = ""
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells; the first `names` columns are aligned left, the others right.
-
-    Args:
-        title: heading.
-        headers: of the columns.
-        rows: as long as the headers.
-        names: number of columns of text.
-        caption: one or two sentences under the heading; "" for none.
-        is_long: whether it is folded away in HTML and left out of LaTeX.
-        is_folded: whether it is folded away in HTML alone.
-    """
-
-    title: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    names: int = 1
-    caption: str = ""
-    is_long: bool = False
-    is_folded: bool = False
-
-    @property
-    def footnotes(self) -> dict[str, str]:
-        """Mark of each footnote, a, b, c, in order of appearance."""
-        notes = dict.fromkeys(cell.note for row in self.rows for cell in row if cell.note)
-        return {note: _mark(place) for place, note in enumerate(notes)}
-
-
-def _mark(place: int) -> str:
-    letters = ""
-    while place >= 0:
-        letters = chr(ord("a") + place % 26) + letters
-        place = place // 26 - 1
-    return letters
 
 
 def result_tables(section: Section) -> list[Table]:

@@ -9,9 +9,10 @@ from tabulate import tabulate
 from mrcnn_zoo.experiments.comparison import ComparisonRow
 from mrcnn_zoo.experiments.report.details import NOT_MEASURED, detail_tables
 from mrcnn_zoo.experiments.report.model import Report, Section
-from mrcnn_zoo.experiments.report.tables import Cell, Table, report_tables, result_tables, why_not_compared
+from mrcnn_zoo.experiments.report.tables import report_tables, result_tables, why_not_compared
 from mrcnn_zoo.experiments.speed import Speed
 from mrcnn_zoo.experiments.statistics import Estimate
+from mrcnn_zoo.inspection.html_page import Cell, Table
 from mrcnn_zoo.output_files import csv_text
 
 LATEX_SPECIAL = {

@@ -6,8 +6,9 @@ from pathlib import Path
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.report.model import Report
 from mrcnn_zoo.experiments.report.page import html_text
-from mrcnn_zoo.experiments.report.plots import Plot, section_plots
+from mrcnn_zoo.experiments.report.plots import section_plots
 from mrcnn_zoo.experiments.report.text import latex_text, markdown_text, rows_csv, runs_csv
+from mrcnn_zoo.inspection.figures import Plot
 from mrcnn_zoo.output_files import write_text
 from mrcnn_zoo.registry import did_you_mean
 
