@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import Self
@@ -13,6 +14,7 @@ from mrcnn_zoo.data.formats.coco_writing import coco_keypoints
 from mrcnn_zoo.data.masks import instance_area, segmentation_rle
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.evaluation.backends import KEYPOINTS
+from mrcnn_zoo.ops.masks import MaskWindow
 from mrcnn_zoo.ops.rle import Rle, decode_window
 from mrcnn_zoo.structures import BoxedBitmaps, Detections, ImageSize, Sample
 from mrcnn_zoo.structures.summary import summary
@@ -141,11 +143,15 @@ class RleMasks:
     def bitmaps(self) -> Tensor:
         """(R, H, W) bool bitmaps of the full image."""
         full = torch.zeros((len(self), *self.image_size), dtype=torch.bool)
-        for bitmap, window in zip(full, map(decode_window, self.encodings), strict=True):
-            if window is not None:
-                x1, y1, x2, y2 = window.box
-                bitmap[y1:y2, x1:x2] = torch.from_numpy(window.bitmap)
+        for bitmap, window in zip(full, self.mask_windows(), strict=True):
+            x1, y1, x2, y2 = window.box
+            bitmap[y1:y2, x1:x2] = torch.from_numpy(window.bitmap)
         return full
+
+    def mask_windows(self) -> list[MaskWindow]:
+        """The smallest window around each mask; an empty one around an empty mask."""
+        empty = MaskWindow(0, 0, np.zeros((0, 0), dtype=np.uint8))
+        return [decode_window(encoding) or empty for encoding in self.encodings]
 
     def rles(self) -> list[Rle]:
         """(R,) the encodings."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mrcnn_zoo.ops.masks import tight_box
+from mrcnn_zoo.ops.masks import MaskWindow, tight_box
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Color = tuple[int, int, int]
@@ -116,8 +116,25 @@ def paint_mask(picture: Picture, mask: NDArray[np.bool_], color: Color, *, opaci
     if box is None:
         return
     left, top, right, bottom = box
-    factor = picture.shape[0] // mask.shape[0]
-    inside = enlarge(mask[top:bottom, left:right], factor)
+    window = MaskWindow(left, top, mask[top:bottom, left:right])
+    paint_window(picture, window, color, factor=picture.shape[0] // mask.shape[0], opacity=opacity, border=border)
+
+
+def paint_window(
+    picture: Picture, window: MaskWindow, color: Color, *, factor: int = 1, opacity: float, border: int
+) -> None:
+    """As `paint_mask`, of a mask that is 0 outside a window of the image.
+
+    Args:
+        picture: (F H, F W, 3); modified.
+        window: inside the image; may be empty.
+        color: of tint and border.
+        factor: F.
+        opacity: of the tint, in [0, 1].
+        border: width of the border in pixels of the picture.
+    """
+    left, top, right, bottom = window.box
+    inside = enlarge(window.bitmap.astype(np.bool_), factor)
     region = picture[top * factor : bottom * factor, left * factor : right * factor]
     region[inside] = (region[inside] * (1 - opacity) + np.asarray(color) * opacity).astype(np.uint8)
     region[inside & ~_eroded(inside, border)] = color

@@ -19,16 +19,16 @@ from mrcnn_zoo.inspection.canvas import (
     enlargement,
     font,
     font_size,
-    paint_mask,
+    paint_window,
     to_picture,
 )
 from mrcnn_zoo.ops.boxes import iou
-from mrcnn_zoo.structures import Detections, Sample, Targets
+from mrcnn_zoo.ops.masks import MaskWindow
+from mrcnn_zoo.structures import Detections, Sample, Targets, mask_windows
 
 Skeleton = Sequence[tuple[int, int]]  # pairs of keypoint indices, connected by lines
 
 BATCH_PICTURE_SIDE = 640  # longer side of each image of a batch, pixels
-MASK_PIXELS = 1 << 23  # maximum total size of the full-image masks decoded at once
 MATCH_IOU = 0.5  # minimum IoU at which a detection gets the colour of an object
 GAP = 6  # pixels between images of a grid
 MIN_KEYPOINT_SCORE = 0.05  # of a predicted keypoint that is drawn
@@ -73,8 +73,8 @@ def draw_instances(
     boxes = [tuple(box) for box in table.boxes.tolist()]
     if table.masks is not None:
         border = max(1, round(max(picture.shape) / 700))
-        for row, mask in masks_largest_first(table):
-            paint_mask(picture, mask, colors[row], opacity=opacity, border=border)
+        for row, window in masks_largest_first(table):
+            paint_window(picture, window, colors[row], factor=factor, opacity=opacity, border=border)
     canvas = Canvas(picture, factor=factor)
     for row, box in enumerate(boxes):
         canvas.box(box, colors[row])
@@ -105,8 +105,9 @@ def draw_splash(image_rgb: NDArray[np.generic], table: Targets | Detections) -> 
         for left, top, right, bottom in table.boxes.clamp(min=0).round().int().tolist():
             is_colored[top:bottom, left:right] = True
     else:
-        for _, mask in masks_largest_first(table):
-            is_colored |= mask
+        for _, window in masks_largest_first(table):
+            left, top, right, bottom = window.box
+            is_colored[top:bottom, left:right] |= window.bitmap.astype(np.bool_)
     grey = np.asarray(Image.fromarray(picture).convert("L"))
     return np.where(is_colored[..., None], picture, grey[..., None])
 
@@ -281,19 +282,16 @@ def _shrink(picture: Picture, longest: int) -> Picture:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 
-def masks_largest_first(table: Targets | Detections) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Rows with their (H, W) masks in descending order of box area, so that small objects stay visible.
+def masks_largest_first(table: Targets | Detections) -> Iterator[tuple[int, MaskWindow]]:
+    """Rows with their masks in descending order of box area, so that small objects stay visible.
 
     Args:
         table: R instances with masks, in pixels of the image.
     """
-    assert table.masks is not None
     sides = table.boxes[:, 2:] - table.boxes[:, :2]
-    rows = sides.prod(dim=1).argsort(descending=True, stable=True)
-    height, width = table.image_size
-    for some in rows.split(max(1, MASK_PIXELS // (height * width))):
-        bitmaps = table.masks[some].bitmaps().cpu().numpy().astype(bool)
-        yield from zip(some.tolist(), bitmaps, strict=True)
+    windows = mask_windows(table)
+    for row in sides.prod(dim=1).argsort(descending=True, stable=True).tolist():
+        yield row, windows[row]
 
 
 def _labels(table: Targets | Detections, class_names: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from mrcnn_zoo.structures.instances import (
     Targets,
     foreground_regions,
     is_foreground,
+    mask_windows,
 )
 from mrcnn_zoo.structures.masks import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks, crop_matched
 from mrcnn_zoo.structures.outputs import LossSum, TrainingOutput, training_output
@@ -36,5 +37,6 @@ __all__ = [
     "crop_matched",
     "foreground_regions",
     "is_foreground",
+    "mask_windows",
     "training_output",
 ]

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from mrcnn_zoo.ops.masks import MaskWindow, tight_box
 from mrcnn_zoo.ops.rows import rows_of_all, rows_where
 from mrcnn_zoo.structures.masks import PredictedMasks, TargetMasks
 from mrcnn_zoo.structures.summary import summary
@@ -140,3 +142,24 @@ class Detections(InstanceTable):
     masks: PredictedMasks | None = None
     keypoints: Tensor | None = None  # (R, J, 3) float32: x, y in pixels, score
     mask_scores: Tensor | None = None  # (R,) float32: ranking of masks, if it is not `scores`
+
+
+def mask_windows(table: Targets | Detections) -> list[MaskWindow]:
+    """The masks of a table without full-image bitmaps, where its kind of masks allows that.
+
+    Args:
+        table: R instances with masks.
+
+    Returns:
+        R windows, which may be larger than their masks; empty ones of empty masks.
+    """
+    assert table.masks is not None
+    if hasattr(table.masks, "mask_windows"):
+        windows: list[MaskWindow] = table.masks.mask_windows()
+        return windows
+    found = []
+    for row in range(len(table)):
+        bitmap = table.masks[row : row + 1].bitmaps()[0].numpy(force=True).astype(np.bool_)
+        left, top, right, bottom = tight_box(bitmap) or (0, 0, 0, 0)
+        found.append(MaskWindow(left, top, bitmap[top:bottom, left:right].copy()))
+    return found

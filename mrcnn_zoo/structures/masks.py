@@ -222,12 +222,15 @@ class BoxedBitmaps:
 
     def rles(self) -> list[dict[str, Any]]:
         """COCO run-length encodings."""
+        return encode_windows(self.mask_windows(), self.image_size)
+
+    def mask_windows(self) -> list[MaskWindow]:
+        """The bitmap of each instance with its place in the image."""
         pixels = self.pixels.numpy(force=True).view(np.bool_)
-        windows = [
+        return [
             MaskWindow(x, y, pixels[position : position + width * height].reshape(height, width))
             for x, y, width, height, position in self.windows.tolist()
         ]
-        return encode_windows(windows, self.image_size)
 
     def resized(self, image_size: tuple[int, int], boxes: Tensor) -> Self:  # noqa: ARG002
         """Nearest-neighbour resizing; the boxes are not used."""
@@ -313,19 +316,20 @@ class ProbabilityMasks:
     def bitmaps(self) -> Tensor:
         """(R, H, W) bool: pixels with a probability of at least the threshold at their centre."""
         full = np.zeros((len(self), *self.image_size), dtype=np.bool_)
-        for bitmap, (x, y, window) in zip(full, self._windows(), strict=True):
+        for bitmap, (x, y, window) in zip(full, self.mask_windows(), strict=True):
             bitmap[y : y + window.shape[0], x : x + window.shape[1]] = window
         return torch.from_numpy(full).to(self.probabilities.device)
 
     def rles(self) -> list[dict[str, Any]]:
         """COCO run-length encodings, made from the windows of the boxes."""
-        return encode_windows(self._windows(), self.image_size)
+        return encode_windows(self.mask_windows(), self.image_size)
 
     def resized(self, image_size: tuple[int, int], boxes: Tensor) -> Self:
         """The same probabilities in the resized boxes."""
         return replace(self, boxes=boxes, image_size=image_size)
 
-    def _windows(self) -> list[MaskWindow]:
+    def mask_windows(self) -> list[MaskWindow]:
+        """The pixels of each instance in the part of the image around its box."""
         return paste_masks(
             self.probabilities.detach().float().numpy(force=True),
             self.boxes.detach().float().numpy(force=True),

@@ -12,8 +12,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from mrcnn_zoo.evaluation.ground_truth import RleMasks
 from mrcnn_zoo.ops import masks as mask_cropping
-from mrcnn_zoo.structures import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks, crop_matched
+from mrcnn_zoo.structures import (
+    BoxedBitmaps,
+    Detections,
+    PredictedMasks,
+    ProbabilityMasks,
+    TargetMasks,
+    crop_matched,
+    mask_windows,
+)
 
 SIZE = (60, 90)  # height, width of the test images
 
@@ -340,3 +349,41 @@ def test_autocast_does_not_change_crops() -> None:
     expected = masks.crop_and_resize(boxes, 14)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(masks.crop_and_resize(boxes, 14), expected)
+
+
+class FullBitmaps:
+    """Masks of a kind without windows."""
+
+    def __init__(self, full: Tensor) -> None:
+        self.full = full
+
+    def __len__(self) -> int:
+        return len(self.full)
+
+    def __getitem__(self, rows: slice) -> "FullBitmaps":
+        return FullBitmaps(self.full[rows])
+
+    def bitmaps(self) -> Tensor:
+        return self.full
+
+
+@pytest.mark.parametrize("kind", ["boxed", "probabilities", "run lengths", "full"])
+def test_windows_placed_in_the_image_equal_bitmaps(kind: str) -> None:
+    full = ellipses(3, seed=5)
+    full[1] = False
+    boxed = BoxedBitmaps.from_full(full)
+    boxes = torch.tensor([[-5.0, 3.0, 40.0, 30.5], [20.0, 10.0, 20.0, 40.0], [70.5, 20.0, 99.0, 70.0]])
+    masks = {
+        "boxed": boxed,
+        "probabilities": ProbabilityMasks(torch.rand(3, 28, 28, generator=torch.manual_seed(0)), boxes, SIZE),
+        "run lengths": RleMasks(boxed.rles(), SIZE),
+        "full": FullBitmaps(torch.from_numpy(full)),
+    }[kind]
+    table = Detections(SIZE, boxes, scores=torch.ones(3), classes=torch.zeros(3), masks=masks)  # type: ignore[arg-type]
+    placed = np.zeros((3, *SIZE), dtype=bool)
+    for bitmap, window in zip(placed, mask_windows(table), strict=True):
+        left, top, right, bottom = window.box
+        bitmap[top:bottom, left:right] = window.bitmap
+    np.testing.assert_array_equal(placed, masks.bitmaps().numpy())  # type: ignore[attr-defined]
+    assert placed[0].any()
+    assert not placed[1].any()

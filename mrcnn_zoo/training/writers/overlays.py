@@ -74,9 +74,10 @@ def mask_layer(table: Detections | Targets, class_names: Sequence[str]) -> Layer
         labels = {NO_OBJECT: "no object", **{number: _name_of(index, class_names) for index, number in ids.items()}}
     painted = np.zeros(table.image_size, dtype=np.uint8)
     classes = table.classes.tolist()
-    for row, mask in masks_largest_first(table):
+    for row, window in masks_largest_first(table):
         if classes[row] in ids:
-            painted[mask] = ids[classes[row]]
+            left, top, right, bottom = window.box
+            painted[top:bottom, left:right][window.bitmap.astype(np.bool_)] = ids[classes[row]]
     return {"mask_data": painted, "class_labels": labels}
 
 
