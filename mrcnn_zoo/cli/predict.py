@@ -24,7 +24,15 @@ from mrcnn_zoo.cli.options import (
     logging_lines,
     prepare_device,
 )
-from mrcnn_zoo.cli.parser import CONFIG_SUFFIXES, CommandParser, names_key, names_weights, read_arguments, score
+from mrcnn_zoo.cli.parser import (
+    CONFIG_SUFFIXES,
+    CommandParser,
+    names_key,
+    names_weights,
+    read_arguments,
+    score,
+    whole_number,
+)
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.values import typed_list
 from mrcnn_zoo.data.annotations.contract import AnnotationFormat
@@ -40,6 +48,7 @@ from mrcnn_zoo.inference.given_boxes import (
     build_given_box_detector,
     check_takes_boxes,
 )
+from mrcnn_zoo.inference.image_detector import ImageDetector, build_image_detector
 from mrcnn_zoo.inference.image_files import (
     OBJECTS,
     PREDICTIONS_FILE,
@@ -51,7 +60,6 @@ from mrcnn_zoo.inference.image_files import (
 )
 from mrcnn_zoo.inference.image_inputs import FoundImages, find_images
 from mrcnn_zoo.inference.predicted_dataset import predict_dataset
-from mrcnn_zoo.inference.predictor import ImageDetector, build_image_detector
 from mrcnn_zoo.inference.thresholds import (
     BEST,
     DEFAULT_THRESHOLD,
@@ -94,13 +102,11 @@ def _write_predictions(arguments: argparse.Namespace, weights: str, found: Found
     output = check_predictions_folder(arguments.output, found, overwrite=arguments.overwrite)
     opened = _open(arguments, weights, found)
     result = predict_images(
-        opened.detector.model,
+        opened.detector,
         found,
         output,
-        mapper=opened.detector.mapper,
-        class_names=opened.detector.class_names,
-        category_ids=opened.detector.category_ids,
         score_threshold=opened.threshold,
+        batch_size=arguments.batch_size,
         has_labels=not arguments.no_labels,
         style=arguments.style,
         tally=opened.tally,
@@ -116,12 +122,10 @@ def _write_dataset(arguments: argparse.Namespace, weights: str, found: FoundImag
     check_dataset_folder(output, may_overwrite=arguments.overwrite)
     opened = _open(arguments, weights, found)
     dataset, result = predict_dataset(
-        opened.detector.model,
+        opened.detector,
         found,
-        mapper=opened.detector.mapper,
-        class_names=opened.detector.class_names,
-        category_ids=opened.detector.category_ids,
         score_threshold=opened.threshold,
+        batch_size=arguments.batch_size,
         tally=opened.tally,
     )
     if not dataset.records:
@@ -310,6 +314,8 @@ def build_parser() -> CommandParser:
         help="predict masks in these boxes: a COCO dataset, or a list of COCO results; boxes without a category_id "
         "get the predicted class",
     )
+    text = "images per forward pass (default: 1); images of different sizes are padded, which changes scores slightly"
+    parser.add_argument("--batch-size", type=whole_number(minimum=1), default=1, metavar="N", help=text)
     text = "write a dataset of this format into the output folder, instead of pictures and predictions.json: "
     text += f"{', '.join(sorted(ANNOTATION_FORMATS.names()))}; RESULTS.SIMPLIFY is the tolerance of its polygons"
     parser.add_argument("--format", metavar="NAME", help=text)

@@ -21,7 +21,7 @@ from mrcnn_zoo.evaluation.limits import DetectionTally, Topic, build_evaluation_
 from mrcnn_zoo.evaluation.preflight import build_reported_topics, evaluated_part, prepare_evaluation
 from mrcnn_zoo.evaluation.tables import Results, verify_expected_results
 from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, build_given_box_detector
-from mrcnn_zoo.inference.predictor import inference
+from mrcnn_zoo.inference.image_detector import inference
 from mrcnn_zoo.inference.tta import build_augmented_detector
 from mrcnn_zoo.progress import ProgressLine, duration, has_terminal, show_progress
 from mrcnn_zoo.registries import EVALUATORS

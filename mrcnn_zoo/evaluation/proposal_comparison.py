@@ -27,7 +27,7 @@ from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS
 from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, with_progress
 from mrcnn_zoo.evaluation.proposals import RecallCounts, count_found_objects, stored_proposals
 from mrcnn_zoo.evaluation.tables import ABSENT, table_name
-from mrcnn_zoo.inference.predictor import inference
+from mrcnn_zoo.inference.image_detector import inference
 from mrcnn_zoo.modeling.contracts import ProposesRegions
 from mrcnn_zoo.output_files import csv_text
 from mrcnn_zoo.structures.samples import seed_of

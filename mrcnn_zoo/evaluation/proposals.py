@@ -19,7 +19,7 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS
 from mrcnn_zoo.evaluation.ground_truth import BBOX, coco_ground_truth, new_images
 from mrcnn_zoo.evaluation.tables import Metrics, Results, footnote, markdown_report, summary_table
-from mrcnn_zoo.inference.predictor import inference
+from mrcnn_zoo.inference.image_detector import inference
 from mrcnn_zoo.modeling.contracts import ProposesRegions
 from mrcnn_zoo.output_files import nan_as_null, write_json, write_text
 from mrcnn_zoo.registries import EVALUATORS

@@ -8,26 +8,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
+from typing import Any
 
 from mrcnn_zoo.data.given_boxes import BoxesOfImage
-from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.images.stacks import StackPage
-from mrcnn_zoo.data.loading.mapper import EvalMapper
+from mrcnn_zoo.data.records import ImageSource
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.limits import DetectionTally, log_notes
-from mrcnn_zoo.inference.image_inputs import FoundImages, picture_paths
-from mrcnn_zoo.inference.prediction import coco_rows
-from mrcnn_zoo.inference.predictor import predict_image
+from mrcnn_zoo.inference.image_detector import ImageDetector
+from mrcnn_zoo.inference.image_inputs import FoundImages
+from mrcnn_zoo.inference.prediction import Prediction, coco_rows
 from mrcnn_zoo.inference.thresholds import ScoreThreshold, reaches
 from mrcnn_zoo.inspection.draw import draw_instances, draw_splash
 from mrcnn_zoo.inspection.pictures import is_own_picture, save_picture
 from mrcnn_zoo.output_files import check_output_folder, csv_text, refuse_to_replace, write_json, write_text
-from mrcnn_zoo.structures import Detections
+from mrcnn_zoo.progress import ProgressLine, show_progress
 
 PREDICTIONS_FILE, TABLE_FILE = "predictions.json", "predictions.csv"
 TABLE_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2", "area")
@@ -52,14 +46,12 @@ class PredictedImages:
 
 
 def predict_images(
-    model: nn.Module,
+    detector: ImageDetector,
     found: FoundImages,
     output: str | Path,
     *,
-    mapper: EvalMapper,
-    class_names: Sequence[str],
-    category_ids: Sequence[int] = (),
     score_threshold: ScoreThreshold,
+    batch_size: int = 1,
     has_labels: bool = True,
     style: str = OBJECTS,
     tally: DetectionTally | None = None,
@@ -70,13 +62,11 @@ def predict_images(
     Images that cannot be read are logged and skipped.
 
     Args:
-        model: with `predict(samples)`.
+        detector: of the objects.
         found: image files, see `find_images`.
         output: folder of the written files; nothing is written if no image can be read.
-        mapper: see `predict_image`.
-        class_names: by class index.
-        category_ids: of predictions.json, by class index; 1, 2, ... by default.
         score_threshold: minimum score of a written detection, in [0, 1]; of all classes, or by class index.
+        batch_size: images per forward pass.
         has_labels: whether classes and scores are drawn.
         style: of the pictures, one of STYLES.
         tally: counts images where a limit of the model may have removed detections; its notes are logged at the end.
@@ -89,78 +79,72 @@ def predict_images(
     output = Path(output)
     names = [source.name for source, _ in found.sources()]
     picture_of = dict(zip(names, picture_paths(found, output), strict=True))
-    categories = list(zip(category_ids or range(1, len(class_names) + 1), class_names, strict=True))
-    with_labels = partial(draw_instances, class_names=class_names, has_labels=has_labels)
+    with_labels = partial(draw_instances, class_names=detector.class_names, has_labels=has_labels)
     draw = draw_splash if style == SPLASH else with_labels
     result = PredictedImages()
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     image_ids = dict(zip(names, _image_ids(names, given or {}), strict=True))
-    for source, pixels, objects, is_shown in predicted_files(
-        model, found, result, mapper=mapper, tally=tally, threshold=score_threshold
+    for prediction, is_shown in predict_files(
+        detector, found, result, threshold=score_threshold, batch_size=batch_size, tally=tally
     ):
-        file = source.name
-        result.pictures.append(save_picture(draw(pixels, objects), picture_of[file]))
+        file, pixels = prediction.name, prediction.pixels
+        result.pictures.append(save_picture(draw(pixels, prediction.detections), picture_of[file]))
         image_id = image_ids[file]
         images.append({"id": image_id, "file_name": file, "height": pixels.shape[0], "width": pixels.shape[1]})
-        rows = coco_rows(objects, image_id, categories)
+        rows = coco_rows(prediction.detections, image_id, detector.categories)
         if given and file in given:
             rows = _with_given_ids(rows, given[file], is_shown)
         for row in rows:
             annotations.append({"id": len(annotations) + 1, **row, "iscrowd": 0})
-        result.counts[file] = Counter(class_names[index] for index in objects.classes.tolist())
+        result.counts[file] = Counter(prediction.names)
     if images:
-        _write_files(output, images, categories, annotations)
+        _write_files(output, images, detector.categories, annotations)
     return result
 
 
-class PredictedFile(NamedTuple):
-    """An image file, or a page of it, and its detected objects."""
-
-    source: FileImage | StackPage
-    pixels: NDArray[np.generic]  # (H, W, C)
-    objects: Detections  # with the minimum score
-    is_shown: list[bool]  # of all detections, whether they have it
-
-
-def predicted_files(
-    model: nn.Module,
+def predict_files(
+    detector: ImageDetector,
     found: FoundImages,
     result: PredictedImages,
     *,
-    mapper: EvalMapper,
-    tally: DetectionTally | None,
     threshold: ScoreThreshold,
-) -> Iterator[PredictedFile]:
-    """The detected objects of each image; images that cannot be read are logged and skipped.
+    batch_size: int = 1,
+    tally: DetectionTally | None = None,
+) -> Iterator[tuple[Prediction, list[bool]]]:
+    """The predictions of image files, with progress on a terminal; images that cannot be read are logged and skipped.
 
     Args:
-        model: with `predict(samples)`.
+        detector: of the objects.
         found: image files, see `find_images`.
         result: to which failures are added.
-        mapper: see `predict_image`.
-        tally: see `predict_images`.
         threshold: minimum score, in [0, 1]; of all classes, or by class index.
+        batch_size: images per forward pass.
+        tally: see `predict_images`.
+
+    Yields:
+        The objects with the minimum score, and for each detection of the model whether it has it.
     """
     result.failures += found.problems
     for problem in found.problems:
         logger.error("%s", problem)
-    num_images = 0
-    for source, _ in found.sources():
-        try:
-            pixels = mapper.reader.open(source)
-        except UserError as error:
-            result.failures.append(str(error))
-            logger.error("%s", error)
-            continue
-        num_images += 1
-        objects = predict_image(model, pixels, mapper=mapper, image_id=num_images, name=source.name)
-        if tally is not None:
-            tally.add(source.name, objects)
-        is_shown = reaches(objects, threshold)
-        objects = objects[is_shown]
-        yield PredictedFile(source, pixels, objects, is_shown.tolist())
-        logger.info("%s: %s", source.name, counted(len(objects), "object"))
+    sources = [source for source, _ in found.sources()]
+    line = ProgressLine("predict", total=len(sources))
+
+    def skip(_: ImageSource, error: UserError) -> None:
+        result.failures.append(str(error))
+        logger.error("%s", error)
+
+    with show_progress(line) as display:
+        for everything in detector.stream(sources, batch_size=batch_size, skip=skip):
+            if tally is not None:
+                tally.add(everything.name, everything.detections)
+            prediction = everything.above(threshold)
+            yield prediction, reaches(everything.detections, threshold).tolist()
+            logger.info("%s: %s", prediction.name, counted(len(prediction), "object"))
+            line.done = everything.image_id
+            if display is not None:
+                display.refresh()
     if tally is not None:
         log_notes(tally.notes(), logged=set())
 
@@ -177,6 +161,34 @@ def _with_given_ids(
 ) -> list[dict[str, Any]]:
     ids = [given_id for given_id, shown in zip(boxes.ids, is_shown, strict=True) if shown]
     return [row if given_id is None else {**row, "given_id": given_id} for row, given_id in zip(rows, ids, strict=True)]
+
+
+def picture_paths(found: FoundImages, output: Path) -> list[Path]:
+    """Paths of the pictures, one per image: PNG files in the same sub-folders as the images, numbered if equal.
+
+    Args:
+        found: the image files.
+        output: folder of the pictures.
+
+    Raises:
+        UserError: a picture would overwrite one of the images.
+    """
+    originals = {file.resolve() for file in found.files}
+    taken = set(originals)
+    paths: list[Path] = []
+    for _, place in found.sources():
+        path = output / f"{place}.png"
+        if path.resolve() in originals:
+            raise UserError(
+                f"--output {output} contains the images, and {path} would be overwritten. Name another folder."
+            )
+        number = 1
+        while path.resolve() in taken:  # images of the same name in several folders
+            number += 1
+            path = output / f"{place}_{number}.png"
+        taken.add(path.resolve())
+        paths.append(path)
+    return paths
 
 
 def check_predictions_folder(folder: str | Path, found: FoundImages, *, overwrite: bool) -> Path:

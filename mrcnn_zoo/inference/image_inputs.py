@@ -1,15 +1,41 @@
-"""Image files named by files, folders and glob patterns, and the paths of their pictures."""
+"""Images of any kind: paths, folders, glob patterns, addresses, arrays, tensors, Pillow images; and their pictures."""
 
 import glob
+import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
-from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES, FileImage
-from mrcnn_zoo.data.images.stacks import StackPage, pages_of
-from mrcnn_zoo.errors import UserError, counted
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
+from mrcnn_zoo.data.images.pixels import CHANNELS_WITH_ALPHA, UINT8_MAX
+from mrcnn_zoo.data.images.problems import cannot_decode
+from mrcnn_zoo.data.images.reading import (
+    DECODING_ERRORS,
+    IMAGE_SUFFIXES,
+    FileImage,
+    decode,
+    decode_with_alpha,
+)
+from mrcnn_zoo.data.images.stacks import StackPage, pages_of
+from mrcnn_zoo.data.paths import image_file_size
+from mrcnn_zoo.data.records import ImageSource
+from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.model_zoo.download import WEB_PREFIXES, forget_download, local_path
+from mrcnn_zoo.structures.summary import summary
+
+# A path, folder, glob pattern or address; an array, (H, W) grey or (H, W, C); a tensor, (H, W) or (C, H, W), uint8,
+# uint16 or float from 0 to 1; an image of a dataset.
+ImageInput = str | Path | NDArray[np.generic] | Image.Image | Tensor | ImageSource
+
+GREY_WITH_ALPHA = 2  # channels
+COLOUR_CHANNELS = (3, 4)  # of RGB and RGBA
 PATTERN_CHARACTERS = "*?["
 
 
@@ -30,12 +56,14 @@ class FoundImages:
         """The images, and the paths of their pictures relative to the output, without suffix."""
         found: list[tuple[FileImage | StackPage, Path]] = []
         for file, place in self.output_names.items():
-            for source in _pages_of(str(file)) if self.pages_are_images else [FileImage(str(file))]:
+            for source in _sources_in(str(file), self.pages_are_images):
                 found.append((source, place.with_name(source.stem) if isinstance(source, StackPage) else place))
         return found
 
 
-def _pages_of(file: str) -> Sequence[FileImage | StackPage]:
+def _sources_in(file: str, pages_are_images: bool) -> Sequence[FileImage | StackPage]:
+    if not pages_are_images:
+        return [FileImage(file)]
     try:
         return pages_of(file)
     except UserError:
@@ -61,7 +89,7 @@ def find_images(inputs: Iterable[str | Path], *, recursive: bool = False, exclud
     """Find the image files of some inputs; those of a folder are sorted.
 
     Args:
-        inputs: files, folders, and glob patterns with `*`, `?` or `[...]`.
+        inputs: files, folders, glob patterns with `*`, `?` or `[...]`, and addresses, which are downloaded.
         recursive: whether sub-folders are searched.
         exclude: folder that is not searched, such as the output folder.
 
@@ -71,11 +99,13 @@ def find_images(inputs: Iterable[str | Path], *, recursive: bool = False, exclud
     found = FoundImages()
     for typed in map(str, inputs):
         place = Path(typed).expanduser()
-        if place.is_dir():
+        if is_address(typed):
+            _add_address(found, typed)
+        elif place.is_dir():
             _add_folder(found, place, recursive=recursive, exclude=exclude)
         elif place.is_file():
             found.output_names.setdefault(place, Path(place.stem))
-        elif any(sign in typed for sign in PATTERN_CHARACTERS):
+        elif _is_pattern(typed):
             _add_pattern(found, place, recursive=recursive, exclude=exclude)
         else:
             found.problems.append(_missing(place))
@@ -84,6 +114,46 @@ def find_images(inputs: Iterable[str | Path], *, recursive: bool = False, exclud
         gap = "\n  " if len(problems) > 1 else " "
         raise UserError("no images to predict on:" + "".join(gap + problem for problem in problems))
     return found
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is a web address.
+
+    Args:
+        text: as given.
+    """
+    return text.startswith(WEB_PREFIXES)
+
+
+def download_image(address: str) -> Path:
+    """The file of an image on the web; it stays in the cache of downloads.
+
+    Args:
+        address: https://... or http://...
+
+    Raises:
+        UserError: a failed download, or no image at the address.
+    """
+    path = local_path(address)
+    try:
+        image_file_size(path)
+    except UserError as error:
+        forget_download(path)
+        raise UserError(f"{address}: {error}") from error
+    return path
+
+
+def _is_pattern(text: str) -> bool:
+    return any(sign in text for sign in PATTERN_CHARACTERS)
+
+
+def _add_address(found: FoundImages, address: str) -> None:
+    try:
+        path = download_image(address)
+    except UserError as error:
+        found.problems.append(str(error))
+        return
+    found.output_names.setdefault(path, Path(path.stem))
 
 
 def _add_folder(found: FoundImages, folder: Path, *, recursive: bool, exclude: Path | None) -> None:
@@ -145,29 +215,126 @@ def _missing(place: Path) -> str:
     return f"{place}: there is no such {what}."
 
 
-def picture_paths(found: FoundImages, output: Path) -> list[Path]:
-    """Paths of the pictures, one per image: PNG files in the same sub-folders as the images, numbered if equal.
+@dataclass(frozen=True, repr=False)
+class LoadedImage:
+    """An image source in memory."""
+
+    name: str
+    pixels: NDArray[np.generic]  # (H, W, C) RGB
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+    def read(self) -> NDArray[np.generic]:
+        """The pixels."""
+        return self.pixels
+
+
+def names_several(image: ImageInput, *, pages_are_images: bool) -> bool:
+    """Whether an input may be several images: a folder, a glob pattern, or the pages of a TIFF.
 
     Args:
-        found: the image files.
-        output: folder of the pictures.
+        image: one input.
+        pages_are_images: INPUT.PAGES.
+    """
+    if not isinstance(image, str | Path) or is_address(str(image)):
+        return False
+    path = Path(image).expanduser()
+    if path.is_file():
+        return len(_sources_in(str(path), pages_are_images)) > 1
+    return bool(str(image)) and (path.is_dir() or _is_pattern(str(image)))
+
+
+def sources_of(
+    images: Iterable[ImageInput], *, pages_are_images: bool = False, keeps_alpha: bool = False, is_bgr: bool = False
+) -> Iterator[ImageSource]:
+    """The sources of images of any kind, each made when it is needed.
+
+    Args:
+        images: a folder or pattern gives its images.
+        pages_are_images: INPUT.PAGES: whether each page of a TIFF is an image.
+        keeps_alpha: whether alpha stays a channel.
+        is_bgr: whether the channels of arrays and tensors are blue, green, red.
 
     Raises:
-        UserError: a picture would overwrite one of the images.
+        UserError: no image, no file of a folder, or a failed download.
     """
-    originals = {file.resolve() for file in found.files}
-    taken = set(originals)
-    paths: list[Path] = []
-    for _, place in found.sources():
-        path = output / f"{place}.png"
-        if path.resolve() in originals:
-            raise UserError(
-                f"--output {output} contains the images, and {path} would be overwritten. Name another folder."
-            )
-        number = 1
-        while path.resolve() in taken:  # images of the same name in several folders
+    number = 0
+    for image in images:
+        for item in _items_of(image, pages_are_images):
             number += 1
-            path = output / f"{place}_{number}.png"
-        taken.add(path.resolve())
-        paths.append(path)
-    return paths
+            yield _source_of(item, f"image {number}", keeps_alpha=keeps_alpha, is_bgr=is_bgr)
+
+
+def _items_of(image: ImageInput, pages_are_images: bool) -> Iterable[ImageInput]:
+    """The images of a file, folder, pattern or address; other inputs themselves."""
+    if not isinstance(image, str | Path) or not str(image):
+        return [image]
+    if "://" in str(image):
+        files = [download_image(str(image))]
+    elif names_several(image, pages_are_images=False):
+        found = find_images([image])
+        if found.problems:
+            raise UserError(" ".join(found.problems))
+        files = found.files
+    else:
+        files = [Path(image).expanduser()]
+    return chain.from_iterable(_sources_in(str(file), pages_are_images) for file in files)
+
+
+def _source_of(image: ImageInput, name: str, *, keeps_alpha: bool, is_bgr: bool) -> ImageSource:
+    if isinstance(image, str | Path):
+        raise UserError(f"{name} is {str(image)!r}: give the path of an image file.")
+    if isinstance(image, Tensor):
+        image = _array_of(image, name)
+    if isinstance(image, np.ndarray):
+        pixels = image if keeps_alpha else _without_alpha(image)
+        return LoadedImage(name, _as_rgb(pixels) if is_bgr else pixels)
+    if isinstance(image, Image.Image):
+        name = str(getattr(image, "filename", "") or name)
+        try:
+            return LoadedImage(name, decode_with_alpha(image) if keeps_alpha else decode(image))
+        except DECODING_ERRORS as error:
+            raise cannot_decode(name, error) from error
+    if hasattr(image, "read") and hasattr(image, "name") and not isinstance(image, io.IOBase):
+        return image
+    raise UserError(
+        f"{name} has the type {type(image).__name__}: give a path, a folder, an address, a NumPy array (height, width, "
+        "channels), a tensor (channels, height, width), a Pillow image or a list of these."
+    )
+
+
+def _array_of(tensor: Tensor, name: str) -> NDArray[np.generic]:
+    """A (C, H, W) or (H, W) tensor as an array with channels last, floats from 0 to 1 as bytes."""
+    if tensor.ndim not in (2, 3):
+        advice = " Give a batch as list(tensor)." if tensor.ndim == 4 else ""
+        raise UserError(
+            f"{name} is a tensor of the shape {tuple(tensor.shape)}; an image is (channels, height, width) or (height, "
+            f"width).{advice}"
+        )
+    if tensor.is_floating_point():
+        values = tensor.detach().float()
+        if values.numel() and not (values.min() >= 0 and values.max() <= 1):
+            raise UserError(
+                f"{name} is a float tensor with values from {values.min():g} to {values.max():g}; floats are from 0 to "
+                "1. Give bytes as torch.uint8, deeper pixels as torch.uint16, and others as a NumPy array."
+            )
+        tensor = (values * UINT8_MAX).round().to(torch.uint8)
+    elif tensor.dtype not in (torch.uint8, torch.uint16):
+        raise UserError(f"{name} is a tensor of {tensor.dtype}; an image is uint8, uint16, or float from 0 to 1.")
+    pixels = tensor.numpy(force=True)
+    return np.ascontiguousarray(np.moveaxis(pixels, 0, -1)) if pixels.ndim == 3 else pixels
+
+
+def _as_rgb(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Blue, green, red as red, green, blue; alpha stays the last channel."""
+    if array.ndim != 3 or array.shape[2] not in COLOUR_CHANNELS:
+        return array
+    return np.concatenate((array[..., 2::-1], array[..., 3:]), axis=2)
+
+
+def _without_alpha(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """(H, W, 2) grey with alpha -> (H, W), RGBA -> (H, W, 3), as files are read; other arrays unchanged."""
+    if array.ndim != 3 or array.shape[2] not in CHANNELS_WITH_ALPHA:
+        return array
+    return array[..., 0] if array.shape[2] == GREY_WITH_ALPHA else array[..., :-1]

@@ -1,15 +1,14 @@
-"""Predictions on image files as a dataset, which the writers of all annotation formats can write."""
+"""Predictions as a dataset, which the writers of all annotation formats can write."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
-from torch import nn
-
-from mrcnn_zoo.data.loading.mapper import EvalMapper
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
 from mrcnn_zoo.evaluation.limits import DetectionTally
-from mrcnn_zoo.inference.image_files import PredictedImages, predicted_files
-from mrcnn_zoo.inference.image_inputs import FoundImages
+from mrcnn_zoo.inference.image_detector import ImageDetector
+from mrcnn_zoo.inference.image_files import PredictedImages, predict_files
+from mrcnn_zoo.inference.image_inputs import FoundImages, LoadedImage
+from mrcnn_zoo.inference.prediction import Prediction
 from mrcnn_zoo.inference.thresholds import ScoreThreshold
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.structures import Detections
@@ -18,13 +17,11 @@ VISIBLE = 2.0  # COCO's value of a labelled keypoint
 
 
 def predict_dataset(
-    model: nn.Module,
+    detector: ImageDetector,
     found: FoundImages,
     *,
-    mapper: EvalMapper,
-    class_names: Sequence[str],
-    category_ids: Sequence[int] = (),
     score_threshold: ScoreThreshold,
+    batch_size: int = 1,
     tally: DetectionTally | None = None,
 ) -> tuple[Dataset, PredictedImages]:
     """Detect objects in image files.
@@ -32,41 +29,60 @@ def predict_dataset(
     Images that cannot be read are logged and skipped; an object whose mask has no pixel is left out and counted.
 
     Args:
-        model: with `predict(samples)`.
+        detector: of the objects.
         found: image files, see `find_images`.
-        mapper: see `predict_image`.
-        class_names: by class index.
-        category_ids: by class index; 1, 2, ... by default.
         score_threshold: minimum score, in [0, 1]; of all classes, or by class index.
+        batch_size: images per forward pass.
         tally: see `predict_images`.
 
     Returns:
         Objects with scores, and counts and failures; no records where no image can be read.
     """
-    result, log = PredictedImages(), RepairLog("object")
+    result = PredictedImages()
+
+    def predictions() -> Iterator[Prediction]:
+        for prediction, _ in predict_files(
+            detector, found, result, threshold=score_threshold, batch_size=batch_size, tally=tally
+        ):
+            yield prediction
+
+    dataset = predicted_dataset(predictions(), detector.class_names, detector.category_ids)
+    for record in dataset.records:
+        result.counts[record.source.name] = Counter(dataset.class_names[item.class_index] for item in record.instances)
+    return dataset, result
+
+
+def predicted_dataset(
+    predictions: Iterable[Prediction], class_names: tuple[str, ...], category_ids: tuple[int, ...]
+) -> Dataset:
+    """A dataset of predictions; an object whose mask has no pixel is left out and counted in its notes.
+
+    Args:
+        predictions: of images, numbered in their order.
+        class_names: by class index.
+        category_ids: by class index.
+    """
+    log = RepairLog("object")
     records: list[ImageRecord] = []
     number, num_keypoints = 0, 0
-    for source, pixels, objects, _ in predicted_files(
-        model, found, result, mapper=mapper, tally=tally, threshold=score_threshold
-    ):
+    for prediction in predictions:
+        objects = prediction.detections
         instances = _instances(objects, first_id=number + 1)
         number += len(instances)
         num_keypoints = num_keypoints if objects.keypoints is None else objects.keypoints.shape[1]
-        left_out = [source.name] * (len(objects) - len(instances))
+        left_out = [prediction.name] * (len(objects) - len(instances))
         log.add("objects without a pixel in their mask left out", left_out, name="image")
-        size = (pixels.shape[0], pixels.shape[1])
-        records.append(ImageRecord(len(records) + 1, source, size, tuple(instances)))
-        result.counts[source.name] = Counter(class_names[item.class_index] for item in instances)
-    dataset = Dataset(
+        source = prediction.source or LoadedImage(prediction.name, prediction.pixels)
+        records.append(ImageRecord(len(records) + 1, source, objects.image_size, tuple(instances)))
+    return Dataset(
         "predictions",
         tuple(records),
-        tuple(class_names),
-        tuple(category_ids or range(1, len(class_names) + 1)),
+        class_names,
+        category_ids,
         keypoint_names=tuple(f"keypoint_{point}" for point in range(1, num_keypoints + 1)),
         keypoint_flip_pairs=None if num_keypoints else (),
         notes=log.notes(),
     )
-    return dataset, result
 
 
 def _instances(objects: Detections, *, first_id: int) -> list[InstanceRecord]:

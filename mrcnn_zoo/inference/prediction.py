@@ -1,7 +1,7 @@
 """The prediction for one image: boxes with class names, COCO results, and a picture."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from mrcnn_zoo.data.keypoints import PIXEL_CENTER
+from mrcnn_zoo.data.records import ImageSource
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inference.thresholds import ScoreThreshold, reaches
 from mrcnn_zoo.inspection.draw import draw_instances
 from mrcnn_zoo.ops.rle import area as rle_area
 from mrcnn_zoo.structures import Detections
@@ -29,6 +31,7 @@ class Prediction:
     detections: Detections
     class_names: tuple[str, ...]  # by class index
     category_ids: tuple[int, ...]  # of the training data, by class index
+    source: ImageSource | None = None  # of the pixels
 
     def __len__(self) -> int:
         return len(self.detections)
@@ -60,6 +63,14 @@ class Prediction:
     def keypoints(self) -> Tensor | None:
         """(R, J, 3) float32, x, y and score; None for models without keypoints."""
         return self.detections.keypoints
+
+    def above(self, threshold: ScoreThreshold) -> "Prediction":
+        """The objects whose score is at least a threshold.
+
+        Args:
+            threshold: in [0, 1]; of all classes, or by class index.
+        """
+        return replace(self, detections=self.detections[reaches(self.detections, threshold)])
 
     def to_coco(self, *, image_id: int | str | None = None) -> list[dict[str, Any]]:
         """The objects as COCO results, with the additional entry "file_name".

@@ -28,8 +28,8 @@ from mrcnn_zoo.evaluation.metrics.confusion import BACKGROUND, confusion_matrix,
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated
 from mrcnn_zoo.evaluation.preflight import evaluated_part
 from mrcnn_zoo.evaluation.tables import Results
+from mrcnn_zoo.inference.image_detector import inference
 from mrcnn_zoo.inference.prediction import OBJECT
-from mrcnn_zoo.inference.predictor import inference
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.draw import Skeleton, draw_instances, draw_predictions, draw_training_batch
 from mrcnn_zoo.inspection.figures import confusion_figure, save_figure

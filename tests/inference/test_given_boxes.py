@@ -21,7 +21,7 @@ from mrcnn_zoo.evaluation import evaluate, evaluate_datasets
 from mrcnn_zoo.evaluation.class_mapping import ClassMappedDetector
 from mrcnn_zoo.evaluation.evaluator import build_test_detector
 from mrcnn_zoo.evaluation.preflight import check_evaluation
-from mrcnn_zoo.inference.predictor import LoadedImage
+from mrcnn_zoo.inference.image_inputs import LoadedImage
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Detections, ProbabilityMasks, Sample
 from support.scenes import square_record as square

@@ -18,12 +18,13 @@ from torch import nn
 
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data import build_eval_mapper
+from mrcnn_zoo.data.loading.mapper import EvalMapper
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.limits import DetectionTally, Limit
+from mrcnn_zoo.inference.image_detector import ImageDetector
 from mrcnn_zoo.inference.image_files import predict_images
-from mrcnn_zoo.inference.image_inputs import find_images
+from mrcnn_zoo.inference.image_inputs import LoadedImage, find_images
 from mrcnn_zoo.inference.predicted_dataset import predict_dataset
-from mrcnn_zoo.inference.predictor import predict_image
 from mrcnn_zoo.structures import Detections, ProbabilityMasks, Sample
 
 NAMES = ("cat", "dog")
@@ -57,20 +58,30 @@ def write_image(path: Path) -> Path:
     return path
 
 
-def predict(model: nn.Module, inputs: Sequence[Path], output: Path, **options: Any) -> list[str]:
+@pytest.fixture
+def two_boxes(mapper: EvalMapper) -> ImageDetector:
+    return ImageDetector(TwoBoxes(), mapper, NAMES, category_ids=(1, 2))
+
+
+def predict(detector: ImageDetector, inputs: Sequence[Path], output: Path, **options: Any) -> list[str]:
     """The messages on images that cannot be read."""
-    return predict_images(model, find_images(inputs), output, **options).failures
+    return predict_images(detector, find_images(inputs), output, **options).failures
 
 
-def test_predict_image_gives_detections_in_pixels_of_the_image(mapper) -> None:
-    found = predict_image(TwoBoxes(), np.zeros((100, 60, 3), dtype=np.uint8), mapper=mapper)
+def predict_array(detector: ImageDetector, pixels: np.ndarray) -> Detections:
+    (prediction,) = detector.stream([LoadedImage("image", pixels)])
+    return prediction.detections
+
+
+def test_stream_gives_detections_in_pixels_of_the_image(two_boxes) -> None:
+    found = predict_array(two_boxes, np.zeros((100, 60, 3), dtype=np.uint8))
     assert found.image_size == (100, 60)
 
 
-def test_predict_images_writes_pictures_and_a_coco_file(mapper, tmp_path) -> None:
+def test_predict_images_writes_pictures_and_a_coco_file(two_boxes, tmp_path) -> None:
     image = write_image(tmp_path / "in" / "a.jpg")
     output = tmp_path / "out"
-    failures = predict(TwoBoxes(), [image], output, mapper=mapper, class_names=NAMES, score_threshold=0.5)
+    failures = predict(two_boxes, [image], output, score_threshold=0.5)
     assert failures == []
     assert Image.open(output / "a.png").size == (400, 320)
     content = json.loads((output / "predictions.json").read_text())
@@ -85,11 +96,11 @@ def test_predict_images_writes_pictures_and_a_coco_file(mapper, tmp_path) -> Non
     assert annotation["area"] == 196  # pasting leaves out the four corner pixels of the 10 x 20 box
 
 
-def test_splash_pictures_have_the_size_of_the_image_and_colour_in_the_masks_alone(mapper, tmp_path) -> None:
+def test_splash_pictures_have_the_size_of_the_image_and_colour_in_the_masks_alone(two_boxes, tmp_path) -> None:
     image = tmp_path / "a.png"
     Image.new("RGB", (50, 40), (200, 0, 100)).save(image)
-    options = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.5, "style": "splash"}
-    assert predict(TwoBoxes(), [image], tmp_path / "out", **options) == []
+    options = {"score_threshold": 0.5, "style": "splash"}
+    assert predict(two_boxes, [image], tmp_path / "out", **options) == []
     picture = np.asarray(Image.open(tmp_path / "out" / "a.png"))
     assert picture.shape == (40, 50, 3)
     rows, columns = np.nonzero((picture == (200, 0, 100)).all(axis=2))
@@ -101,27 +112,27 @@ def test_splash_pictures_have_the_size_of_the_image_and_colour_in_the_masks_alon
     )  # the cat alone
 
 
-def test_scores_of_masks_are_written_if_predicted(mapper, tmp_path) -> None:
+def test_scores_of_masks_are_written_if_predicted(two_boxes, tmp_path) -> None:
     class ScoresMasks(TwoBoxes):
         def predict(self, samples: list[Sample]) -> list[Detections]:
             return [replace(table, mask_scores=torch.tensor([0.25, 0.125])) for table in super().predict(samples)]
 
-    options = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.0}
+    options = {"score_threshold": 0.0}
     image = write_image(tmp_path / "a.jpg")
-    predict(ScoresMasks(), [image], tmp_path / "scored", **options)
+    predict(replace(two_boxes, model=ScoresMasks()), [image], tmp_path / "scored", **options)
     content = json.loads((tmp_path / "scored" / "predictions.json").read_text())
     assert [row["mask_score"] for row in content["annotations"]] == [0.25, 0.125]
     assert [row["score"] for row in content["annotations"]] == pytest.approx([0.9, 0.3])
     rows = list(csv.DictReader((tmp_path / "scored" / "predictions.csv").read_text().splitlines()))
     assert [(row["score"], row["mask_score"]) for row in rows] == [("0.9000", "0.2500"), ("0.3000", "0.1250")]
-    predict(TwoBoxes(), [image], tmp_path / "plain", **options)
+    predict(two_boxes, [image], tmp_path / "plain", **options)
     assert "mask_score" not in (tmp_path / "plain" / "predictions.json").read_text()
     assert "mask_score" not in (tmp_path / "plain" / "predictions.csv").read_text()
 
 
-def test_category_ids_are_those_of_the_training_data(mapper, tmp_path) -> None:
-    options = {"mapper": mapper, "class_names": NAMES, "category_ids": (7, 3), "score_threshold": 0.0}
-    predict(TwoBoxes(), [write_image(tmp_path / "a.jpg")], tmp_path / "out", **options)
+def test_category_ids_are_those_of_the_training_data(two_boxes, tmp_path) -> None:
+    detector = replace(two_boxes, category_ids=(7, 3))
+    predict(detector, [write_image(tmp_path / "a.jpg")], tmp_path / "out", score_threshold=0.0)
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert content["categories"] == [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
     id_of_name = {"cat": 7, "dog": 3}
@@ -129,7 +140,7 @@ def test_category_ids_are_those_of_the_training_data(mapper, tmp_path) -> None:
     assert all(row["category_id"] == id_of_name[row["category_name"]] for row in content["annotations"])
 
 
-def test_unreadable_images_are_reported_and_the_others_predicted(mapper, tmp_path, caplog) -> None:
+def test_unreadable_images_are_reported_and_the_others_predicted(two_boxes, tmp_path, caplog) -> None:
     good = write_image(tmp_path / "in" / "good.png")
     cut_off = tmp_path / "in" / "cut_off.png"
     cut_off.write_bytes(good.read_bytes()[:60])
@@ -137,11 +148,9 @@ def test_unreadable_images_are_reported_and_the_others_predicted(mapper, tmp_pat
     text.write_text("no image")
     with caplog.at_level(logging.ERROR):
         failures = predict(
-            TwoBoxes(),
+            two_boxes,
             [cut_off, text, tmp_path / "missing.png", good],
             tmp_path / "out",
-            mapper=mapper,
-            class_names=NAMES,
             score_threshold=0.1,
         )
     assert [any(name in message for message in failures) for name in ("cut_off.png", "text.jpg", "missing.png")] == [
@@ -158,22 +167,22 @@ def test_unreadable_images_are_reported_and_the_others_predicted(mapper, tmp_pat
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"]) == 2
 
 
-def test_images_of_the_same_name_have_separate_pictures(mapper, tmp_path) -> None:
+def test_images_of_the_same_name_have_separate_pictures(two_boxes, tmp_path) -> None:
     images = [write_image(tmp_path / folder / "a.png") for folder in ("x", "y")]
-    predict(TwoBoxes(), images, tmp_path / "out", mapper=mapper, class_names=NAMES, score_threshold=0.5)
+    predict(two_boxes, images, tmp_path / "out", score_threshold=0.5)
     assert sorted(file.name for file in (tmp_path / "out").glob("*.png")) == ["a.png", "a_2.png"]
 
 
-def test_images_are_never_overwritten(mapper, tmp_path) -> None:
+def test_images_are_never_overwritten(two_boxes, tmp_path) -> None:
     image = write_image(tmp_path / "a.png")
     before = image.read_bytes()
     with pytest.raises(UserError, match="would be overwritten"):
-        predict(TwoBoxes(), [image], tmp_path, mapper=mapper, class_names=NAMES, score_threshold=0.5)
+        predict(two_boxes, [image], tmp_path, score_threshold=0.5)
     assert image.read_bytes() == before
     assert not (tmp_path / "predictions.json").exists()
 
 
-def test_area_is_that_of_the_mask_or_of_the_box_without_masks(mapper, tmp_path) -> None:
+def test_area_is_that_of_the_mask_or_of_the_box_without_masks(two_boxes, tmp_path) -> None:
     class HalfMask(TwoBoxes):
         def predict(self, samples: list[Sample]) -> list[Detections]:
             (found,) = super().predict(samples)
@@ -187,7 +196,7 @@ def test_area_is_that_of_the_mask_or_of_the_box_without_masks(mapper, tmp_path) 
 
     image = write_image(tmp_path / "a.png")
     for model, is_mask in ((HalfMask(), True), (NoMask(), False)):
-        predict(model, [image], tmp_path / "out", mapper=mapper, class_names=NAMES, score_threshold=0.0)
+        predict(replace(two_boxes, model=model), [image], tmp_path / "out", score_threshold=0.0)
         annotations = json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"]
         areas = [annotation["area"] for annotation in annotations]
         if is_mask:
@@ -197,9 +206,9 @@ def test_area_is_that_of_the_mask_or_of_the_box_without_masks(mapper, tmp_path) 
             assert areas == [200, 100]
 
 
-def test_table_has_one_row_per_object(mapper, tmp_path) -> None:
+def test_table_has_one_row_per_object(two_boxes, tmp_path) -> None:
     images = [write_image(tmp_path / name) for name in ("a.png", "b, c.png")]
-    predict(TwoBoxes(), images, tmp_path / "out", mapper=mapper, class_names=NAMES, score_threshold=0.0)
+    predict(two_boxes, images, tmp_path / "out", score_threshold=0.0)
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
@@ -211,41 +220,41 @@ def test_table_has_one_row_per_object(mapper, tmp_path) -> None:
     ]
 
 
-def test_nothing_is_written_if_no_image_can_be_read(mapper, tmp_path) -> None:
+def test_nothing_is_written_if_no_image_can_be_read(two_boxes, tmp_path) -> None:
     (tmp_path / "a.png").write_text("no image")
-    options = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.5}
-    assert len(predict(TwoBoxes(), [tmp_path / "a.png"], tmp_path / "out", **options)) == 1
+    options = {"score_threshold": 0.5}
+    assert len(predict(two_boxes, [tmp_path / "a.png"], tmp_path / "out", **options)) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_reached_limits_are_logged_once(mapper, tmp_path, caplog) -> None:
+def test_reached_limits_are_logged_once(two_boxes, tmp_path, caplog) -> None:
     found = find_images([write_image(tmp_path / name) for name in ("a.png", "b.png", "c.png")])
-    options = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.2}
+    options = {"score_threshold": 0.2}
     for kept, count in ((2, 1), (3, 0)):
         caplog.clear()
         tally = DetectionTally((Limit("TEST.DETECTIONS_PER_IMAGE", kept, is_of_candidates=False),), min_score=0.2)
         with caplog.at_level(logging.INFO):
-            predict_images(TwoBoxes(), found, tmp_path / "out", tally=tally, **options)
+            predict_images(two_boxes, found, tmp_path / "out", tally=tally, **options)
         logged = [message for message in caplog.messages if f"TEST.DETECTIONS_PER_IMAGE = {kept}" in message]
         assert len(logged) == count
         assert all("3 of 3 images" in message for message in logged)
 
 
-def test_has_labels_changes_the_pictures(mapper, tmp_path) -> None:
+def test_has_labels_changes_the_pictures(two_boxes, tmp_path) -> None:
     found = find_images([write_image(tmp_path / "a.png")])
-    options = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.2}
-    predict_images(TwoBoxes(), found, tmp_path / "with", **options)
-    predict_images(TwoBoxes(), found, tmp_path / "without", has_labels=False, **options)
+    options = {"score_threshold": 0.2}
+    predict_images(two_boxes, found, tmp_path / "with", **options)
+    predict_images(two_boxes, found, tmp_path / "without", has_labels=False, **options)
     pictures = [np.asarray(Image.open(tmp_path / folder / "a.png")) for folder in ("with", "without")]
     assert (pictures[0] != pictures[1]).any()
 
 
-def test_recursive_search_writes_pictures_to_the_same_sub_folders(mapper, tmp_path) -> None:
+def test_recursive_search_writes_pictures_to_the_same_sub_folders(two_boxes, tmp_path) -> None:
     for name in ("a.png", "x/a.png", "x/y/b.png", "out/old.png", "x/._a.png"):
         write_image(tmp_path / name)
     found = find_images([tmp_path], recursive=True, exclude=tmp_path / "out")
     assert [str(path) for path in found.output_names.values()] == ["a", "x/a", "x/y/b"]
-    predict_images(TwoBoxes(), found, tmp_path / "out", mapper=mapper, class_names=NAMES, score_threshold=0.5)
+    predict_images(two_boxes, found, tmp_path / "out", score_threshold=0.5)
     assert (tmp_path / "out" / "x" / "y" / "b.png").is_file()
     assert [path.name for path in find_images([tmp_path]).files] == ["a.png"]
 
@@ -261,23 +270,23 @@ def test_recursive_search_writes_pictures_to_the_same_sub_folders(mapper, tmp_pa
         (np.zeros((40, 50, 5), np.uint8), r"image has 5 channels, but the model has 3"),
     ],
 )
-def test_predict_image_refuses_arrays_that_are_no_images(mapper, pixels: np.ndarray, words: str) -> None:
+def test_stream_refuses_arrays_that_are_no_images(two_boxes, pixels: np.ndarray, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        predict_image(TwoBoxes(), pixels, mapper=mapper)
+        predict_array(two_boxes, pixels)
 
 
 @pytest.mark.parametrize("shape", [(40, 50), (40, 50, 1), (40, 50, 3)])
-def test_predict_image_accepts_grey_and_color_arrays(mapper, shape: tuple[int, ...]) -> None:
-    assert predict_image(TwoBoxes(), np.zeros(shape, np.uint8), mapper=mapper).image_size == (40, 50)
+def test_stream_accepts_grey_and_color_arrays(two_boxes, shape: tuple[int, ...]) -> None:
+    assert predict_array(two_boxes, np.zeros(shape, np.uint8)).image_size == (40, 50)
 
 
-def test_pages_of_a_stack_are_images_if_wanted(mapper, tmp_path) -> None:
+def test_pages_of_a_stack_are_images_if_wanted(two_boxes, tmp_path) -> None:
     stack = tmp_path / "stack.tif"
     tifffile.imwrite(stack, np.arange(2, dtype=np.uint16)[:, None, None] * np.ones((1, 40, 50), np.uint16))
     found = find_images([stack, write_image(tmp_path / "a.png")])
     found.pages_are_images = True
-    options: dict[str, Any] = {"mapper": mapper, "class_names": NAMES, "score_threshold": 0.5}
-    predict_images(TwoBoxes(), found, tmp_path / "out", **options)
+    options: dict[str, Any] = {"score_threshold": 0.5}
+    predict_images(two_boxes, found, tmp_path / "out", **options)
     content = json.loads((tmp_path / "out/predictions.json").read_text())
     names = [f"{stack}#1", f"{stack}#2", str(tmp_path / "a.png")]
     assert [image["file_name"] for image in content["images"]] == names
@@ -286,5 +295,5 @@ def test_pages_of_a_stack_are_images_if_wanted(mapper, tmp_path) -> None:
         "stack_0001.png",
         "stack_0002.png",
     ]
-    dataset, _ = predict_dataset(TwoBoxes(), found, **options)
+    dataset, _ = predict_dataset(two_boxes, found, **options)
     assert [record.source.read()[0, 0, 0] for record in dataset.records] == [0, 1, 0]

@@ -11,6 +11,7 @@ from mrcnn_zoo.data import build_eval_mapper
 from mrcnn_zoo.data.annotations.folders import write_dataset
 from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.inference.image_detector import ImageDetector
 from mrcnn_zoo.inference.image_inputs import find_images
 from mrcnn_zoo.inference.predicted_dataset import predict_dataset
 from mrcnn_zoo.ops import rle
@@ -47,7 +48,8 @@ def predicted(tmp_path: Path) -> Dataset:
     (tmp_path / "in" / "c.png").write_bytes(b"no image")
     mapper = build_eval_mapper(load_config(None, ["INPUT.MIN_SIZE_TEST", 32]))
     found = find_images([tmp_path / "in"])
-    dataset, result = predict_dataset(ThreeBoxes(), found, mapper=mapper, class_names=NAMES, score_threshold=0.5)
+    detector = ImageDetector(ThreeBoxes(), mapper, NAMES, category_ids=(1, 2))
+    dataset, result = predict_dataset(detector, found, score_threshold=0.5)
     assert len(result.failures) == 1
     assert result.num_objects == 4
     return dataset

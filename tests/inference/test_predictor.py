@@ -1,6 +1,7 @@
 """`Predictor` on files, arrays and Pillow images."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from mrcnn_zoo.cli.main import run_command
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference import AugmentedDetector, Prediction, Predictor
+from mrcnn_zoo.inference.given_boxes import GivenBoxDetector
+from mrcnn_zoo.inference.image_inputs import LoadedImage
 from mrcnn_zoo.modeling import build_model
 from support.small_models import DIGITS, TINY_LAYERS
 
@@ -176,14 +179,15 @@ def test_unreadable_image_is_named(predictor: Predictor, images: list[Path], tmp
         pytest.raises(UserError, match=r"cut\.png cannot be decoded .*truncated"),
     ):
         predictor([image])
-    with pytest.raises(UserError, match="image 2 is a Tensor: give a path, a NumPy array"):
-        predictor([images[0], torch.zeros(3, 60, 80)])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="image 2 has the type int: give a path, a folder"):
+        predictor([images[0], 5])  # type: ignore[list-item]
     with pytest.raises(UserError, match=r"image 1 has the shape \(5,\)"):
         predictor(np.zeros(5, np.uint8))
-    with pytest.raises(UserError, match="is a folder"):
-        predictor(tmp_path)
-    with pytest.raises(UserError, match=r"image 1 is 'https://a\.org/b\.png': give the path of an image file"):
-        predictor("https://a.org/b.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty is empty"):
+        predictor(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"s3://a/b\.png: unknown kind of address"):
+        predictor("s3://a/b.png")
 
 
 def test_alpha_channel_of_arrays_is_dropped(predictor: Predictor, images: list[Path]) -> None:
@@ -225,3 +229,35 @@ def test_missing_class_names_are_indices_or_object(tmp_path: Path, images: list[
     assert set(proposals.names) == {"object"}
     assert proposals.masks is None
     assert {row["category_id"] for row in proposals.to_coco()} == {1}
+
+
+def test_record_gives_all_detections_and_the_stages(weights: Path, predictor: Predictor, images: list[Path]) -> None:
+    found, recording = Predictor(weights, score_threshold=0.999).record(images[0])
+    assert_same(found, predictor(images[0]))
+    stages = recording.of_image(0)
+    assert {"proposals", "boxes", "original size"} <= set(stages)
+    last = stages["original size"]
+    assert torch.equal(last.boxes[last.kept], found.boxes)
+    assert last.image_size == (60, 80)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["TEST.AUG.ENABLED=True"], r"TEST\.AUG\.ENABLED is True.* Set TEST\.AUG\.ENABLED False"),
+        (
+            ["MODEL.META_ARCHITECTURE=Classifier", "MODEL.CLASSIFIER.NUM_CLASSES=3"],
+            r"Classifier \(MODEL\.META_ARCHITECTURE\) records no stages",
+        ),
+    ],
+)
+def test_record_refuses_models_without_recorder(settings: list[str], words: str, tmp_path: Path) -> None:
+    predictor = Predictor(save_checkpoint(tmp_path, *settings, class_names=list(NAMES)))
+    with pytest.raises(UserError, match=words):
+        predictor.record(np.zeros((60, 80, 3), np.uint8))
+
+
+def test_record_refuses_given_boxes(predictor: Predictor) -> None:
+    model = GivenBoxDetector(predictor.model, lambda _: (torch.zeros(0, 4), torch.zeros(0).long()))
+    with pytest.raises(UserError, match=r"--boxes: .* Leave --boxes out"):
+        replace(predictor.detector, model=model).record(LoadedImage("a", np.zeros((60, 80, 3), np.uint8)))

@@ -8,7 +8,7 @@ from mrcnn_zoo.checkpoint import WeightsFile
 from mrcnn_zoo.data.proposals import StoredProposals
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.evaluation.ground_truth import RleMasks
-from mrcnn_zoo.inference.predictor import LoadedImage
+from mrcnn_zoo.inference.image_inputs import LoadedImage
 from mrcnn_zoo.structures import (
     Batch,
     BoxedBitmaps,

@@ -13,7 +13,7 @@ from mrcnn_zoo.distributed.processes import gather_over_processes, rank, world_s
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes, with_classes_of
 from mrcnn_zoo.evaluation.evaluator import run_evaluation
 from mrcnn_zoo.evaluation.preflight import build_reported_topics
-from mrcnn_zoo.inference.predictor import inference
+from mrcnn_zoo.inference.image_detector import inference
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample, TrainingOutput
 from mrcnn_zoo.training.hook import Hook, Results, StepReport, Workspace

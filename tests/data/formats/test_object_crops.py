@@ -12,7 +12,7 @@ from mrcnn_zoo.data.formats.object_crops import crop_objects, find_background, r
 from mrcnn_zoo.data.loading.loader import build_train_loader
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.inference.predictor import LoadedImage
+from mrcnn_zoo.inference.image_inputs import LoadedImage
 
 RED, BLUE = (200, 10, 10), (10, 10, 200)
 
