@@ -171,7 +171,7 @@ def read_arguments(
     to the overrides.
 
     Args:
-        parser: with `add_overrides`.
+        parser: with `add_overrides`; the words of its `--input` and `--opts`, if any, are read in the same way.
         argv: the arguments; None takes those of the process.
         is_input: whether an argument among the keys is an input file; these become `arguments.inputs`.
 
@@ -181,7 +181,21 @@ def read_arguments(
     arguments = parser.parse_intermixed_args(argv)
     arguments.inputs = []
     overrides: list[str] = []
-    items = iter(arguments.overrides)
+    for words in (getattr(arguments, "input", []), arguments.overrides, getattr(arguments, "opts", [])):
+        overrides += _read_words(arguments, words, is_input)
+    arguments.overrides = overrides + arguments.set
+    for name in ("weights", "output", "config_file"):
+        if getattr(arguments, name, None) == "":
+            raise UserError(f"--{name.replace('_', '-')} is empty; name a file or folder, or leave the option out.")
+    return arguments
+
+
+def _read_words(
+    arguments: argparse.Namespace, words: Sequence[str], is_input: Callable[[str], bool] | None
+) -> list[str]:
+    """The overrides among some words; inputs, weights and a config are added to the arguments."""
+    overrides: list[str] = []
+    items = iter(words)
     for item in items:
         if is_input and is_input(item):
             arguments.inputs.append(item)
@@ -194,11 +208,7 @@ def read_arguments(
         else:
             overrides.append(item)
             overrides += [] if KEY_AND_VALUE.fullmatch(item) else islice(items, 1)
-    arguments.overrides = overrides + arguments.set
-    for name in ("weights", "output", "config_file"):
-        if getattr(arguments, name, None) == "":
-            raise UserError(f"--{name.replace('_', '-')} is empty; name a file or folder, or leave the option out.")
-    return arguments
+    return overrides
 
 
 def names_weights(text: str) -> bool:

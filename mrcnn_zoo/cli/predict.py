@@ -6,12 +6,10 @@ open it in the tool of the format, correct it, and train on it, DATASETS.TRAIN F
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from tabulate import tabulate
+from urllib.parse import urlsplit
 
 from mrcnn_zoo.checkpoint import WeightsFile
 from mrcnn_zoo.cli.options import (
@@ -26,6 +24,7 @@ from mrcnn_zoo.cli.options import (
 )
 from mrcnn_zoo.cli.parser import (
     CONFIG_SUFFIXES,
+    WEIGHTS_SUFFIXES,
     CommandParser,
     names_key,
     names_weights,
@@ -40,7 +39,6 @@ from mrcnn_zoo.data.annotations.folders import check_dataset_folder, write_datas
 from mrcnn_zoo.data.annotations.loading import PAGES_ARE_IMAGES
 from mrcnn_zoo.data.given_boxes import BoxesOfImage, read_given_boxes
 from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
-from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.limits import DetectionTally, build_detection_tally
 from mrcnn_zoo.inference.given_boxes import (
     box_source_of_files,
@@ -51,15 +49,14 @@ from mrcnn_zoo.inference.given_boxes import (
 from mrcnn_zoo.inference.image_detector import ImageDetector, build_image_detector
 from mrcnn_zoo.inference.image_files import (
     OBJECTS,
-    PREDICTIONS_FILE,
     STYLES,
-    TABLE_FILE,
     PredictedImages,
     check_predictions_folder,
     predict_images,
 )
-from mrcnn_zoo.inference.image_inputs import FoundImages, find_images
+from mrcnn_zoo.inference.image_inputs import FoundImages, find_images, is_address
 from mrcnn_zoo.inference.predicted_dataset import predict_dataset
+from mrcnn_zoo.inference.prediction_summary import count_table, failures_of, objects_of, summary_of
 from mrcnn_zoo.inference.thresholds import (
     BEST,
     DEFAULT_THRESHOLD,
@@ -70,11 +67,9 @@ from mrcnn_zoo.inference.thresholds import (
 )
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.output_files import check_output_folder
-from mrcnn_zoo.progress import terminal_width
 from mrcnn_zoo.registries import ANNOTATION_FORMATS
 
 SOME_IMAGES_FAILED = 1
-IMAGES_SHOWN, NAME_SHOWN, TABLE_WIDTH = 20, 40, 100  # rows, characters of a name, characters of a row
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result.counts:
         print(f"\n{summary}")
     if result.failures:
-        print(f"error: {_failures(result)}", file=sys.stderr)
+        print(f"error: {failures_of(result)}", file=sys.stderr)
     return SOME_IMAGES_FAILED if result.failures else 0
 
 
@@ -112,7 +107,7 @@ def _write_predictions(arguments: argparse.Namespace, weights: str, found: Found
         tally=opened.tally,
         given=opened.given,
     )
-    return result, _summary(result, output, threshold=_threshold(arguments)) if result.counts else ""
+    return result, summary_of(result, output, threshold=_threshold(arguments)) if result.counts else ""
 
 
 def _write_dataset(arguments: argparse.Namespace, weights: str, found: FoundImages) -> tuple[PredictedImages, str]:
@@ -137,7 +132,7 @@ def _write_dataset(arguments: argparse.Namespace, weights: str, found: FoundImag
     lines = [
         count_table(result.counts, rest=""),
         "",
-        f"{_objects(result, threshold=_threshold(arguments))}. Written: {output}, {kind.title}, "
+        f"{objects_of(result, threshold=_threshold(arguments))}. Written: {output}, {kind.title}, "
         f"{'with the images' if copies else 'which refers to the image files'}.",
         *(f"  {note}" for note in (*dataset.notes, *lost)),
         f"To train on it, e.g. after corrections: DATASETS.TRAIN {typed_list([str(output)])}",
@@ -186,74 +181,8 @@ def _threshold(arguments: argparse.Namespace) -> float | str | None:
     return DEFAULT_THRESHOLD if is_default else arguments.threshold
 
 
-def _summary(result: PredictedImages, output: Path, *, threshold: float | str | None) -> str:
-    written = {
-        str(output / PREDICTIONS_FILE): "boxes, masks, areas and scores, in COCO format",
-        str(output / TABLE_FILE): "a row per object: image, class, score, box, area",
-        f"{output}/*.png" if len(result.counts) > 1 else str(result.pictures[0]): "the objects drawn",
-    }
-    width = max(map(len, written))
-    files = (f"  {path:{width}}  {what}" for path, what in written.items())
-    return "\n".join([count_table(result.counts), "", f"{_objects(result, threshold=threshold)}. Written:", *files])
-
-
-def _objects(result: PredictedImages, *, threshold: float | str | None) -> str:
-    """The number of objects, how they were chosen, and the number of images."""
-    chosen = "in all given boxes"
-    if threshold is not None:
-        lowest_score = "that of highest F1 of their class" if isinstance(threshold, str) else format(threshold, "g")
-        chosen = f"with a score of at least {lowest_score}"
-    return f"{counted(result.num_objects, 'object')} {chosen} in {counted(len(result.counts), 'image')}"
-
-
-def count_table(counts: dict[str, Counter[str]], *, rest: str = f"; {TABLE_FILE} has all") -> str:
-    """Table of objects per image and class: the first images, and the most frequent classes that fit.
-
-    Args:
-        counts: objects by class, by image.
-        rest: where the others are, for the line below an incomplete table.
-    """
-    totals: Counter[str] = sum(counts.values(), Counter())
-    columns = len(totals)
-    table = _count_table(counts, totals, columns)
-    width = min(TABLE_WIDTH, terminal_width(sys.stdout) or TABLE_WIDTH)
-    while columns > 1 and max(map(len, table.splitlines())) > width:
-        columns -= 1
-        table = _count_table(counts, totals, columns)
-    images, classes = max(0, len(counts) - IMAGES_SHOWN), len(totals) - columns
-    if images or classes:
-        parts = [counted(images, "more image")] * bool(images) + [counted(classes, "more class")] * bool(classes)
-        table += f"\nNot shown: {' and '.join(parts)}{rest}."
-    return table
-
-
-def _count_table(counts: dict[str, Counter[str]], totals: Counter[str], num_columns: int) -> str:
-    shown = [name for name, _ in totals.most_common(num_columns)]
-    has_sum = len(totals) != 1
-
-    def row(name: str, counter: Counter[str]) -> list[object]:
-        return [name, *(counter[column] for column in shown), *([counter.total()] if has_sum else [])]
-
-    rows = [row(_shortened(name), counter) for name, counter in list(counts.items())[:IMAGES_SHOWN]]
-    if len(counts) > 1:
-        rows.append(row(f"all {len(counts):,} images", totals))
-    return tabulate(rows, ["image", *shown, *(["all"] if has_sum else [])])
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= NAME_SHOWN else "..." + name[-NAME_SHOWN + 3 :]
-
-
-def _failures(result: PredictedImages) -> str:
-    count = len(result.failures)
-    if not result.counts:
-        who = "the image could not" if count == 1 else f"none of the {count:,} images could"
-        return f"{who} be read; nothing is written."
-    return f"{counted(count, 'input')} could not be read (see above); the others are done."
-
-
 def is_image_input(text: str) -> bool:
-    """Whether an argument is an image, a folder or a pattern, and not weights, a config or a config key.
+    """Whether an argument is an image, its address, a folder or a pattern; not weights, a config or a config key.
 
     Args:
         text: as typed.
@@ -261,6 +190,8 @@ def is_image_input(text: str) -> bool:
     path = Path(text).expanduser()
     if path.is_dir():
         return True
+    if is_address(text):
+        return not urlsplit(text).path.lower().endswith((*WEIGHTS_SUFFIXES, *CONFIG_SUFFIXES))
     is_other = names_weights(text) or text.endswith(CONFIG_SUFFIXES)
     if path.is_file() or text.lower().endswith(IMAGE_SUFFIXES):
         return not is_other
@@ -285,6 +216,7 @@ def build_parser() -> CommandParser:
             "photo.jpg --weights zoo://Quickstart/mask_rcnn_R_18_FPN_digits",
             "images/ --weights output/model_best.pth --output results --threshold 0.7",
             "images/ --weights output/model_best.pth --threshold best",
+            "--config-file my.yaml --input a.jpg b.jpg --output results --opts MODEL.WEIGHTS model.pth",
             "images/ --recursive --no-labels --weights output MODEL.DEVICE cpu TEST.DETECTIONS_PER_IMAGE 1000",
             "images/ --weights output --boxes boxes.json --output masks",
             "images/ --weights output --format labelme --output output/corrections",
@@ -303,6 +235,7 @@ def build_parser() -> CommandParser:
     parser.set_defaults(output="predictions")
     parser.add_argument(
         "--threshold",
+        "--confidence-threshold",
         type=score_or_best,
         metavar="SCORE",
         help="minimum score (default: 0.5, with --boxes 0); best: the score of highest F1 of each class, from the "
@@ -321,6 +254,10 @@ def build_parser() -> CommandParser:
     parser.add_argument("--format", metavar="NAME", help=text)
     text = "with --format: copy the image files, too (default: refer to them, where the format can)"
     parser.add_argument("--copy-images", action="store_true", help=text)
+    text = "the same as IMAGE | FOLDER | PATTERN"
+    parser.add_argument("--input", nargs="+", action="extend", default=[], metavar="IMAGE", help=text)
+    text = "the same as KEY VALUE"
+    parser.add_argument("--opts", nargs="*", action="extend", default=[], metavar="KEY VALUE", help=text)
     parser.add_argument("--recursive", action="store_true", help="search folders recursively")
     parser.add_argument("--no-labels", action="store_true", help="draw objects without class and score")
     parser.add_argument(
@@ -332,6 +269,6 @@ def build_parser() -> CommandParser:
     add_overrides(
         parser,
         metavar="IMAGE | FOLDER | PATTERN | KEY VALUE",
-        text="image files, folders, patterns such as 'x/*.png', and config keys",
+        text="image files, folders, patterns such as 'x/*.png', web addresses, and config keys",
     )
     return parser

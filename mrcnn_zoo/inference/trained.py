@@ -13,6 +13,7 @@ from mrcnn_zoo.checkpoint import LoadReport, WeightsFile, convert_detector, load
 from mrcnn_zoo.checkpoint.adaptation import stored_class_count, stored_class_names
 from mrcnn_zoo.config import CfgNode, changed_config, config_from_settings, config_from_text, load_config
 from mrcnn_zoo.config.rules import class_count
+from mrcnn_zoo.config.values import read_overrides
 from mrcnn_zoo.data.classes import check_class_count, distinct_names
 from mrcnn_zoo.data.images.pixels import RANGE
 from mrcnn_zoo.errors import UserError, counted
@@ -81,13 +82,14 @@ def open_trained(
         check: called with the config and the file before the model is built; raises UserError to refuse it.
     """
     cfg = None if config is None else load_config(config, overrides)
-    weights = weights or (cfg.MODEL.WEIGHTS if cfg is not None else "")
-    if not weights and cfg is not None:
-        raise UserError("no weights to load: give --weights, or MODEL.WEIGHTS in the config.")
+    weights = weights or (_typed_weights(overrides) if cfg is None else cfg.MODEL.WEIGHTS)
     if not weights:
-        raise UserError(
-            "no weights are given: name a checkpoint with --weights, or a config that does with --config-file."
-        )
+        shipped = ", ".join(index.PREFIX + name for name, entry in index.read_index().items() if entry.is_shipped)
+        if cfg is not None:
+            text = "no weights to load: give --weights, or MODEL.WEIGHTS in the config."
+        else:
+            text = "no weights are given: name a checkpoint with --weights, or a config that does with --config-file."
+        raise UserError(f"{text} These need no download: {shipped}.")
     file = read_weights(weights)
     file = replace(file, meta={**file.meta, **(meta or {})})
     cfg = with_value_range_of(cfg, file) if cfg else _config_of(file, overrides, trust)
@@ -96,6 +98,12 @@ def open_trained(
     model, trained = fill_model(cfg, file)
     _warn_of_other_settings(trained.report, cfg)
     return model, cfg, trained
+
+
+def _typed_weights(overrides: Sequence[Any]) -> str:
+    """The value of MODEL.WEIGHTS among overrides; "" without it."""
+    values = [item.value for item in read_overrides(overrides) if ".".join(item.path) == "MODEL.WEIGHTS"]
+    return str(values[-1]) if values else ""
 
 
 def fill_model(cfg: CfgNode, file: WeightsFile) -> tuple[nn.Module, TrainedFile]:

@@ -11,9 +11,10 @@ from PIL import Image
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.cli.main import run_command
-from mrcnn_zoo.cli.predict import count_table
+from mrcnn_zoo.cli.predict import is_image_input
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data.catalog import load_dataset
+from mrcnn_zoo.inference.prediction_summary import count_table
 from mrcnn_zoo.modeling import build_model
 from support.small_models import DIGITS, FEW_SCENES, TINY_LAYERS
 
@@ -237,7 +238,38 @@ def test_count_table_fits_the_width_and_names_hidden_columns(monkeypatch: pytest
     assert lines[-2].split()[:3] == ["all", "30", "images"]
     assert lines[-2].split()[-1] == str(30 * 210)
     assert lines[-1].startswith("Not shown: 10 more images and ")
-    monkeypatch.setattr("mrcnn_zoo.cli.predict.terminal_width", lambda _: 60)
+    monkeypatch.setattr("mrcnn_zoo.inference.prediction_summary.terminal_width", lambda _: 60)
     assert max(map(len, count_table(counts).splitlines()[:-1])) <= 60
     assert count_table({"a.png": Counter(cat=2)}).splitlines()[-1].split() == ["a.png", "2"]
     assert count_table({"a.png": Counter()}).splitlines()[-1].split() == ["a.png", "0"]
+
+
+def test_predict_takes_the_options_of_detectron2s_demo(weights: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(np.full((60, 80, 3), 120, dtype=np.uint8)).save(tmp_path / name)
+    config = tmp_path / "my.yaml"
+    config.write_text(torch.load(weights, weights_only=False)["config"])
+    output = tmp_path / "out"
+    arguments = [
+        "--config-file",
+        config,
+        "--input",
+        tmp_path / "a.png",
+        tmp_path / "b.png",
+        "--input",
+        tmp_path / "c.png",
+    ]
+    arguments += ["--output", output, "--confidence-threshold", "0", "--opts", "MODEL.WEIGHTS", weights]
+    assert run_command("predict", [*map(str, arguments), "TEST.DETECTIONS_PER_IMAGE", "2"]) == 0
+    content = json.loads((output / "predictions.json").read_text())
+    assert [Path(image["file_name"]).name for image in content["images"]] == ["a.png", "b.png", "c.png"]
+    assert len(content["annotations"]) == 6
+    alone = ["--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "alone"), "--opts", "MODEL.WEIGHTS"]
+    assert run_command("predict", [*alone, str(weights)]) == 0  # the config in the weights
+
+
+def test_web_addresses_are_images_unless_they_name_weights() -> None:
+    for address in ("https://a.org/photo.jpg?size=2", "http://a.org/photo", "https://a.org/x/1.TIF"):
+        assert is_image_input(address)
+    for address in ("https://a.org/model.pth", "https://a.org/model_final_a54504.pkl?x=1", "zoo://Quickstart/a"):
+        assert not is_image_input(address)
