@@ -51,6 +51,7 @@ def complete_ground_truth(dataset: Dataset) -> dict[str, Any]:
         for instance in record.instances:
             # New ids: those of a file may repeat, and pycocotools treats a match with id 0 as no match.
             annotation = _annotation(instance, record) | {"id": len(annotations) + 1}
+            annotation["annotation_id"] = instance.annotation_id  # of the file
             if dataset.keypoint_names:
                 annotation |= _labeled_points(instance, len(dataset.keypoint_names))
             annotations.append(annotation | {"category_id": dataset.category_ids[instance.class_index]})

@@ -1,0 +1,94 @@
+"""Suspected label errors of the evaluated dataset as a CSV and a JSON file; see `evaluation/label_errors.py`."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.evaluation.label_errors import KINDS, Suspect, find_label_errors
+from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport
+from mrcnn_zoo.evaluation.tables import table_name
+from mrcnn_zoo.output_files import csv_text
+from mrcnn_zoo.registries import METRICS
+
+NAME = "label_errors"
+SHOWN = 12  # suspects in the table of results.md
+LIKELY = 0.5  # score from which a suspect is counted in the results
+COLUMNS = ("rank", "score", "kind", "file_name", "image_id", "annotation_ids", "class", "x", "y", "width", "height")
+
+
+class LabelErrors:
+    """The metric "label_errors": suspects in inference/label_errors.csv and .json, and a table of the first ones.
+
+    Results: {"label_errors": {"suspects": ..., "suspects-missing": ..., ...}}: suspects with a score of at least 0.5.
+    """
+
+    def __call__(self, evaluated: Evaluated) -> MetricReport:
+        """Find the suspects.
+
+        Args:
+            evaluated: ground truth and detections.
+        """
+        suspects = find_label_errors(evaluated)
+        counts = Counter(suspect.kind for suspect in suspects if suspect.score >= LIKELY)
+        results = {"suspects": float(counts.total())}
+        results |= {f"suspects-{kind.replace(' ', '_')}": float(counts[kind]) for kind in KINDS}
+        ranked = list(enumerate(suspects, start=1))
+        rows = [_cells(rank, suspect) for rank, suspect in ranked]
+        entries = [_entry(rank, suspect) for rank, suspect in ranked]
+        content = {"dataset": evaluated.dataset_name, "task": evaluated.mask_task, "suspects": entries}
+        files: dict[str, str | bytes] = {
+            f"{NAME}.csv": csv_text([(*COLUMNS, "text"), *rows]),
+            f"{NAME}.json": json.dumps(content, indent=1) + "\n",
+        }
+        return MetricReport({NAME: results}, files=files, details=_details(suspects))
+
+
+def _cells(rank: int, suspect: Suspect) -> list[object]:
+    ids = " ".join(map(str, suspect.annotation_ids))
+    box = (f"{value:.1f}" for value in suspect.box)
+    image = suspect.image
+    first = [rank, f"{suspect.score:.4f}", suspect.kind, image["file_name"], image["id"], ids]
+    return [*first, suspect.class_name, *box, suspect.text]
+
+
+def _entry(rank: int, suspect: Suspect) -> dict[str, Any]:
+    columns = ("bbox", "score")
+    return {
+        "rank": rank,
+        "score": round(suspect.score, 4),
+        "kind": suspect.kind,
+        "image_id": suspect.image["id"],
+        "file_name": suspect.image["file_name"],
+        "annotation_ids": list(suspect.annotation_ids),
+        "class": suspect.class_name,
+        "bbox": list(suspect.box),
+        "detections": [
+            {"category_id": row["category_id"]} | {name: row[name] for name in columns} for row in suspect.detections
+        ],
+        "text": suspect.text,
+    }
+
+
+def _details(suspects: Sequence[Suspect]) -> str:
+    counts = Counter(suspect.kind for suspect in suspects)
+    total = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+    rows = [
+        [f"{s.score:.2f}", s.kind, table_name(Path(s.image["file_name"]).name), table_name(s.text)]
+        for s in suspects[:SHOWN]
+    ]
+    sides = ("right", "left", "left", "left")
+    headers = ["score", "kind", "image", "why"]
+    table = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=sides)
+    text = f"{table}\n\nAll suspects ({total}): {NAME}.csv" if suspects else "There are no suspects."
+    return f"## Suspected label errors\n\n{text}"
+
+
+@METRICS.register(NAME)
+def build_label_errors(_: CfgNode) -> LabelErrors:
+    """Suspected label errors: missing, extra, wrong class, loose, merged and split objects, ranked."""
+    return LabelErrors()
