@@ -15,6 +15,7 @@ COMMANDS = {
     "sweep": ("mrcnn_zoo.cli.sweep", "train variants of a config with several seeds, and compare them"),
     "evaluate": ("mrcnn_zoo.cli.evaluate", "evaluate a checkpoint on the test sets"),
     "predict": ("mrcnn_zoo.cli.predict", "detect, draw and save the instances in images"),
+    "xray": ("mrcnn_zoo.cli.xray", "step through the stages of a model on one image, as an HTML page"),
     "precompute-proposals": ("mrcnn_zoo.cli.precompute_proposals", "write proposals as input of a Fast R-CNN"),
     "compare-proposals": ("mrcnn_zoo.cli.compare_proposals", "recall of proposal generators: tables and a picture"),
     "data": ("mrcnn_zoo.cli.data", "datasets: info, convert, split, merge, tile, sample"),

@@ -70,8 +70,8 @@ def xray_data(image: XrayImage) -> dict[str, Any]:
     reports, values = image.recording.of_image(0), image.recording.values_of_image(0)
     if not reports:
         raise UserError(
-            f"{image.name}: the model reports no boxes, so there are no stages to show. Detectors and proposal networks "
-            "do; classifiers and test-time augmentation do not."
+            f"{image.name}: no stage of the model reports boxes, so there is nothing to show. The stages of detectors "
+            "and proposal networks do."
         )
     ordered = list(reports.values())
     levels = anchor_levels(values) if "anchors" in values and ordered[0].stage in (PROPOSALS, BOXES) else []

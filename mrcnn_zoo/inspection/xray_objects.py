@@ -18,7 +18,16 @@ from mrcnn_zoo.ops.rle import Rle, decode_window
 from mrcnn_zoo.structures import BoxedBitmaps, Detections, Targets
 
 # The step of the page that shows a stage of `trace_objects`.
-STEPS = {ANCHORS: "anchors", TOP_K: "anchors", NMS: "nms", PROPOSALS: "levels", SUPPRESSION: "classnms", FINAL: "result"}
+STEPS = {
+    ANCHORS: "anchors",
+    TOP_K: "anchors",
+    NMS: "nms",
+    PROPOSALS: "levels",
+    SUPPRESSION: "classnms",
+    FINAL: "result",
+}
+
+MAX_DETECTIONS = 100  # of COCO
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ def xray_objects(
     recording: Recording,
     detections: Detections,
     model_names: Sequence[str],
+    *,
+    max_detections: int = MAX_DETECTIONS,
 ) -> list[XrayObject]:
     """The objects of an image with their traces; crowds and objects of classes that the model lacks have none.
 
@@ -65,6 +76,7 @@ def xray_objects(
         recording: of a prediction of this image alone.
         detections: its result.
         model_names: of the model's classes, by index.
+        max_detections: per class, that count when detections are matched with objects; -1 for all.
     """
     masks = [_mask_of(item, record) for item in record.instances]
     is_proposal_network = "boxes" not in recording.of_image(0)
@@ -83,6 +95,7 @@ def xray_objects(
         detections,
         targets,
         task=SEGM if has_masks else BBOX,
+        max_detections=max_detections if max_detections > 0 else len(detections),
         class_names=model_names,
     )
     for place, trace in zip(places, traces, strict=True):
@@ -144,7 +157,7 @@ def _traced(
     if trace.stage == FOUND:
         kind = "mask IoU" if has_masks else "IoU"
         score = float(detections.scores[trace.detection])
-        text = f"found by detection {trace.detection + 1} ({kind} {best[FINAL]:.2f}, score {score:.2f})"
+        text = f"found by detection #{trace.detection + 1} ({kind} {best[FINAL]:.2f}, score {score:.2f})"
         return replace(traced, state=FOUND, text=text, detection=trace.detection)
     step = STEPS.get(trace.stage, "boxes")
     if trace.reason in (Reason.MISCLASSIFIED, Reason.SCORED_TOO_LOW):

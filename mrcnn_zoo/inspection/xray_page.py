@@ -4,15 +4,27 @@ The numbers are those of `xray_data.py`; the scripts and the style are in `resou
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any
 
-from mrcnn_zoo.inspection.canvas import distinct_colors
-from mrcnn_zoo.inspection.html_page import Cell, Table, html_page, html_table, picture_uri, resource
-from mrcnn_zoo.inspection.xray_data import BOXES, PROPOSALS, XrayImage, xray_data
+import numpy as np
 
+from mrcnn_zoo.data.images.reading import FileImage
+from mrcnn_zoo.data.images.stacks import StackPage
+from mrcnn_zoo.data.loading.mapper import check_size
+from mrcnn_zoo.data.records import ImageRecord, ImageSource
+from mrcnn_zoo.inference.image_detector import ImageDetector
+from mrcnn_zoo.inference.image_inputs import LoadedImage
+from mrcnn_zoo.inspection.canvas import distinct_colors
+from mrcnn_zoo.inspection.draw import sample_picture
+from mrcnn_zoo.inspection.html_page import Cell, Table, html_page, html_table, picture_uri, resource
+from mrcnn_zoo.inspection.xray_data import BOXES, MAX_ROWS, PROPOSALS, XrayImage, xray_data
+from mrcnn_zoo.inspection.xray_objects import XrayObject, xray_objects
+from mrcnn_zoo.modeling.recording import Fate
+
+PAGE_TITLE = "X-ray of "
 NUM_COLORS = 24
 SCRIPTS = ("xray_history.js", "xray_draw.js", "xray.js", "xray_controls.js")
 LAYERS = (
@@ -46,6 +58,54 @@ class Step:
     table: str = ""
 
 
+def xray_image(
+    detector: ImageDetector,
+    source: ImageSource,
+    *,
+    channel_order: str = "BGR",
+    record: ImageRecord | None = None,
+    names: Sequence[str] = (),
+    max_detections: int = 100,
+) -> XrayImage:
+    """Predict one image with a recorder.
+
+    Args:
+        detector: a trained model.
+        source: of the pixels.
+        channel_order: of the model's input, INPUT.FORMAT.
+        record: annotations of the image; None without ground truth.
+        names: of the classes of the annotations, by index.
+        max_detections: per class, that count when detections are matched with objects; -1 for all.
+
+    Raises:
+        UserError: the image cannot be read, has another size than in its annotations, or the model records no stages.
+    """
+    prediction, recording = detector.record(source)
+    height, width = prediction.pixels.shape[:2]
+    loaded = ImageRecord(1, LoadedImage(source.name, prediction.pixels), (height, width))
+    sample = detector.mapper(loaded, np.random.default_rng(0))  # the same as that of the prediction
+    objects: Sequence[XrayObject] = ()
+    if record is not None:
+        check_size(record, prediction.pixels)
+        objects = xray_objects(
+            record,
+            names,
+            recording,
+            prediction.detections,
+            detector.class_names,
+            max_detections=max_detections,
+        )
+    return XrayImage(
+        name=Path(source.name).name if isinstance(source, FileImage | StackPage) else source.name,
+        picture=sample_picture(sample, channel_order=channel_order),
+        original_size=(height, width),
+        recording=recording,
+        detections=prediction.detections,
+        class_names=detector.class_names,
+        objects=objects,
+    )
+
+
 def xray_page(image: XrayImage, *, start_score: float = 0.5, caption: str = "") -> str:
     """The page of one image.
 
@@ -57,13 +117,12 @@ def xray_page(image: XrayImage, *, start_score: float = 0.5, caption: str = "") 
     Raises:
         UserError: the recording has no boxes.
     """
-    name = PurePath(image.name).name
-    data = xray_data(replace(image, name=name))
+    data = xray_data(image)
     steps = list(xray_steps(data))
     colors = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in distinct_colors(NUM_COLORS)]
     data |= {"steps": [step.name for step in steps], "colors": colors, "startScore": start_score}
     body = [
-        f"<h1>X-ray of {escape(name)}</h1>",
+        f"<h1>{PAGE_TITLE}{escape(image.name)}</h1>",
         f'<p class="caption">{escape(caption)}</p>' if caption else "",
         _strip(steps),
         '<div class="workbench"><main class="view">',
@@ -73,7 +132,7 @@ def xray_page(image: XrayImage, *, start_score: float = 0.5, caption: str = "") 
         "</aside></div>",
     ]
     script = "".join(resource(name) for name in SCRIPTS)
-    return html_page(f"X-ray of {name}", body, style=resource("xray.css"), script=script, data=data)
+    return html_page(f"{PAGE_TITLE}{image.name}", body, style=resource("xray.css"), script=script, data=data)
 
 
 def xray_steps(data: Mapping[str, Any]) -> Iterator[Step]:
@@ -97,8 +156,8 @@ def xray_steps(data: Mapping[str, Any]) -> Iterator[Step]:
         yield Step(
             "soft",
             "Soft masks",
-            f"The mask head gives {side} × {side} probabilities per detection, here pasted into its box. The grid below "
-            "is that of the chosen detection.",
+            f"The mask head gives {side} x {side} probabilities per detection, here pasted into its box. The grid "
+            "below is that of the chosen detection.",
         )
     what = "Masks are the pixels of a probability of at least the threshold." if data["masks"] else ""
     yield Step("result", "Result", f"The {len(data['detections']):,} detections of the image. {what}".strip())
@@ -108,11 +167,11 @@ def _input_text(image: Mapping[str, Any]) -> str:
     width, height = image["width"], image["height"]
     original_width, original_height = image["originalWidth"], image["originalHeight"]
     if (width, height) == (original_width, original_height):
-        resized = f"The network gets the image as it is, {width} × {height} pixels (width × height)."
+        resized = f"The network gets the image as it is, {width} x {height} pixels (width x height)."
     else:
         resized = (
-            f"The network gets the image resized from {original_width} × {original_height} to {width} × {height} pixels "
-            f"(width × height), {width / original_width:.2f} times as large."
+            f"The network gets the image resized from {original_width} x {original_height} to {width} x {height} "
+            f"pixels (width x height), {width / original_width:.2f} times as large."
         )
     return f"{resized} All steps show boxes in pixels of this image."
 
@@ -128,7 +187,7 @@ def _feature_table(features: Sequence[Mapping[str, Any]]) -> str:
         (
             Cell(level["name"]),
             Cell(f"{level['grid']['stride']}"),
-            Cell(f"{level['size'][1]} × {level['size'][0]}"),
+            Cell(f"{level['size'][1]} x {level['size'][0]}"),
             Cell(f"{level['channels']}"),
         )
         for level in features
@@ -141,7 +200,9 @@ def _anchor_steps(data: Mapping[str, Any], stage: Mapping[str, Any]) -> Iterator
     is_rpn = stage["name"] == PROPOSALS
     score = "objectness" if is_rpn else "highest class score"
     if data["scoreMaps"]:
-        text = f"The {score} of the {total:,} anchors: the highest of each cell, or that of one anchor shape. A cell is "
+        text = (
+            f"The {score} of the {total:,} anchors: the highest of each cell, or that of one anchor shape. A cell is "
+        )
         text += "drawn around the centre of its anchors."
         yield Step("scores", "Objectness" if is_rpn else "Class scores", text)
     below = counts.get("below_threshold", 0)
@@ -151,7 +212,9 @@ def _anchor_steps(data: Mapping[str, Any], stage: Mapping[str, Any]) -> Iterator
     else:
         text = f"{stage['total'] - counts.get('not_in_top_k', 0) - below:,} class scores are above the threshold and "
         text += f"among the best k of their level; {below:,} anchors have none above the threshold."
-    yield Step("anchors", "Top k anchors", f"{text} The colour is that of the level.")
+    shown = sum(fate not in (Fate.NOT_IN_TOP_K, Fate.BELOW_THRESHOLD) for fate in stage["fates"])
+    part = f" The page has the best {shown:,}." if shown == MAX_ROWS else ""
+    yield Step("anchors", "Top k anchors", f"{text} The colour is that of the level.{part}")
     small = counts.get("too_small", 0) + counts.get("not_finite", 0)
     removed = f" {small:,} without width or height inside the image are removed." if small else ""
     name = "proposal" if is_rpn else "box"
@@ -176,7 +239,7 @@ def _region_steps(regions: Mapping[str, Any]) -> Iterator[Step]:
         yield Step(
             "bins",
             "Pooling bins",
-            f"The {pooling['side']} × {pooling['side']} bins (white) of the chosen region, and the cells of its map "
+            f"The {pooling['side']} x {pooling['side']} bins (white) of the chosen region, and the cells of its map "
             f"(blue). Operation: {pooling['operation']}.",
         )
     yield Step("classes", "Class scores", f"The box head scores all classes for each of {count:,} regions.")
@@ -193,8 +256,8 @@ def _box_steps(stages: Mapping[str, Mapping[str, Any]], *, has_regions: bool) ->
         "classnms",
         "NMS per class",
         f"{counts.get('suppressed', 0):,} boxes are suppressed by a better one of their class, "
-        f"{counts.get('beyond_limit', 0):,} are beyond the limit per image, {counts.get('kept', 0):,} are kept (green); "
-        f"{counts.get('below_threshold', 0):,} regions or anchors have no class above the threshold.",
+        f"{counts.get('beyond_limit', 0):,} are beyond the limit per image, {counts.get('kept', 0):,} are kept "
+        f"(green); {counts.get('below_threshold', 0):,} regions or anchors have no class above the threshold.",
     )
 
 
@@ -244,7 +307,7 @@ def _panels(steps: Sequence[Step], data: Mapping[str, Any]) -> Iterator[str]:
     yield (
         '<section><div class="title"><h2>History</h2><button type="button" id="clear">Clear choice</button></div>'
         '<p class="caption" id="history-hint">Point at a box or tap it, or choose a detection below. A further click '
-        'at the same point chooses the next box there. Keys: ← and → change the step.</p>'
+        "at the same point chooses the next box there. Keys: ← and → change the step.</p>"
         '<ol class="history" id="history-list"></ol></section>'
     )
     yield (
@@ -261,10 +324,11 @@ def _card(number: int, item: Mapping[str, Any], steps: Sequence[Step]) -> str:
     names = [step.name for step in steps]
     step = item["step"] if item["step"] in names else "result"
     crowd = " (crowd)" if item["crowd"] else ""
+    text = escape(item["text"] or "annotated")
     best = " · ".join(f"{name} {value:.2f}" for name, value in item["best"].items())
     return (
         f'<li class="{item["state"]}"><button type="button" data-object="{number}" data-jump="{step}" '
-        f'aria-pressed="false"><b>{number + 1}: {escape(item["name"])}{crowd}</b> {escape(item["text"] or "annotated")}'
+        f'aria-pressed="false"><b>Object {number + 1}: {escape(item["name"])}{crowd}</b> {text}'
         + (f"<small>Best IoU: {escape(best)}</small>" if best else "")
         + "</button></li>"
     )

@@ -71,6 +71,9 @@ def test_config_named_without_its_ending_is_recognized(capsys: pytest.CaptureFix
 # --- parsers and help -------------------------------------------------------------------------------------------------
 
 
+WITH_IMAGES = ("mrcnn-zoo predict", "mrcnn-zoo xray")
+
+
 def parsers() -> list[CommandParser]:
     """The parsers of all commands and of their actions."""
     found = []
@@ -92,7 +95,7 @@ def test_help_ends_in_examples_that_the_parser_takes(parser: CommandParser) -> N
     assert [line.strip() for line in typed] == [example.strip() for example in parser.examples]
     for line in typed:
         if "overrides" in {action.dest for action in parser._actions}:
-            is_input = is_image_input if parser.prog == "mrcnn-zoo predict" else None
+            is_input = is_image_input if parser.prog in WITH_IMAGES else None
             load_config(None, read_arguments(parser, shlex.split(line), is_input=is_input).overrides)
         else:
             parser.parse_known_args(shlex.split(line))
@@ -186,6 +189,7 @@ def commands_that_write(run_folder: Path, image: Path, place: object) -> dict[st
         "train": ["--config-file", DIGITS, "--output", place, *TINY],
         "evaluate": [*weights, "--output", place],
         "predict": [*weights, image, "--output", place],
+        "xray": [*weights, image, "--output", f"{place}/x.html"],
         "precompute-proposals": [*weights, "--output", place],
         "compare-proposals": ["--proposals", run_folder, "--dataset", "digits_val", "--output", place, *FEW_SCENES],
         "visualize-data": ["--config-file", DIGITS, "--output", place, *TINY],
@@ -228,7 +232,7 @@ def test_folder_in_place_of_a_predicted_file_is_refused(
     assert "predictions.csv is a folder in place of a file" in message
 
 
-@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"config", "benchmark", "convert-checkpoint", "zoo"}))
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"config", "benchmark", "convert-checkpoint", "zoo", "xray"}))
 def test_empty_output_is_refused(command: str, run_folder: Path, image: Path, refused: Refused) -> None:
     assert "empty; name a f" in refused(command, *commands_that_write(run_folder, image, "")[command])
 
@@ -241,7 +245,9 @@ def test_invalid_device_is_refused(
     assert "'banana' is not a device" in refused(command, *arguments, "MODEL.DEVICE=banana")
 
 
-@pytest.mark.parametrize("command", ["precompute-proposals", "compare-proposals", "benchmark", "convert-checkpoint"])
+@pytest.mark.parametrize(
+    "command", ["precompute-proposals", "compare-proposals", "benchmark", "convert-checkpoint", "xray"]
+)
 def test_existing_files_are_replaced_only_with_overwrite(
     command: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
 ) -> None:
@@ -250,6 +256,7 @@ def test_existing_files_are_replaced_only_with_overwrite(
         "compare-proposals": "proposals.csv",
         "benchmark": "x.json",
         "convert-checkpoint": "x.yaml",
+        "xray": "x.html",
     }
     mine = tmp_path / "out" / files[command]
     mine.parent.mkdir()

@@ -84,7 +84,7 @@ function showDetail(step) {
 function showMaps(box, kind) {
   const levels = kind === "features" ? data.features : data.scoreMaps, chosen = state.maps[kind];
   box.replaceChildren(...levels.map((level, at) => element("div", { class: "maps" },
-    element("h3", {}, `${level.name}: ${level.grid.columns} × ${level.grid.rows} cells of ${level.grid.stride} pixels`),
+    element("h3", {}, `${level.name}: ${level.grid.columns} x ${level.grid.rows} cells of ${level.grid.stride} pixels`),
     ...level.maps.map((map, place) => {
       const isChosen = chosen[0] === at && chosen[1] === place;
       const thumb = element("canvas", { width: level.grid.columns, height: level.grid.rows, "aria-hidden": "true" });
@@ -120,7 +120,7 @@ function showGrid(box, number) {
   });
   const above = bytes.reduce((count, value) => count + (value / 255 >= data.masks.threshold), 0);
   text.textContent = `${above} of ${side * side} cells reach ${data.masks.threshold}.`;
-  box.append(element("h3", {}, `Detection ${number + 1}: ${side} × ${side} probabilities`), grid, text);
+  box.append(element("h3", {}, `Detection #${number + 1}: ${side} x ${side} probabilities`), grid, text);
 }
 
 // --- Lists
@@ -131,7 +131,7 @@ function showDetections() {
   byId("detection-list").replaceChildren(...shownDetections().map((number) => {
     const found = data.detections[number], swatch = element("i", { "aria-hidden": "true" });
     swatch.style.background = color(number);
-    const text = `${number + 1}: ${className(found.class)} ${scoreText(found.score)}`;
+    const text = `#${number + 1} ${className(found.class)} (${scoreText(found.score)})`;
     const button = element("button", { type: "button", "data-detection": number, "aria-pressed": String(number === chosen), click: () => select(pathOfDetection(number)) }, swatch, text);
     return element("li", {}, button);
   }));

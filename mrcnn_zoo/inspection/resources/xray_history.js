@@ -91,7 +91,7 @@ function className(index) {
 }
 
 function sizeText(box) {
-  return `${(box[2] - box[0]).toFixed(0)} × ${(box[3] - box[1]).toFixed(0)}`;
+  return `${(box[2] - box[0]).toFixed(0)} x ${(box[3] - box[1]).toFixed(0)}`;
 }
 
 function scoreText(score) {
@@ -158,9 +158,9 @@ function proposalEntries(row) {
 function regionEntries(region) {
   const { pooling, classes, scores } = data.regions, entries = [];
   if (pooling) {
-    entries.push(["levels", "Pooled from", `${pooling.names[pooling.levels[region]]}, ${pooling.side} × ${pooling.side} bins`]);
+    entries.push(["levels", "Pooled from", `${pooling.names[pooling.levels[region]]}, ${pooling.side} x ${pooling.side} bins`]);
   }
-  const best = classes[region].slice(0, 3).map((index, place) => `${className(index)} ${scoreText(scores[region][place] / 1e4)}`);
+  const best = classes[region].slice(0, 3).map((index, place) => `${className(index)} (${scoreText(scores[region][place] / 1e4)})`);
   return [...entries, ["classes", "Class scores", best.join(", ")]];
 }
 
@@ -168,7 +168,7 @@ function boxEntries(row) {
   const stage = stages[boxesStage], name = className(stage.classes[row]);
   const title = boxesStage === 0 ? "Box" : `Box of class ${name}`;
   const entries = [];
-  if (boxesStage === 0) entries.push(["scores", "Class score", `${name} ${scoreText(stage.scores[row])}`]);
+  if (boxesStage === 0) entries.push(["scores", "Class score", `${name} (${scoreText(stage.scores[row])})`]);
   return [...entries, [boxesStage === 0 ? "refine" : "boxes", title, movedText(boxesStage, row)],
     ["classnms", `NMS of class ${name}`, fateText(boxesStage, row)]];
 }
@@ -176,7 +176,7 @@ function boxEntries(row) {
 function detectionEntries(number) {
   const found = data.detections[number], entries = [];
   const edges = found.box.map((edge) => edge.toFixed(1)).join(", ");
-  entries.push(["result", `Detection ${number + 1}`, `${className(found.class)} ${scoreText(found.score)}, box ${edges} in pixels of the file`]);
+  entries.push(["result", `Detection #${number + 1}`, `${className(found.class)} (${scoreText(found.score)}), box ${edges} in pixels of the file`]);
   if (found.area !== null) entries.push([data.masks ? "soft" : "result", "Mask", `${found.area.toLocaleString("en")} pixels of the file`]);
   return entries;
 }
