@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.xray_maps import AnchorLevel, anchor_levels, feature_maps, score_maps
 from mrcnn_zoo.inspection.xray_objects import XrayObject
@@ -62,17 +61,9 @@ def xray_data(image: XrayImage) -> dict[str, Any]:
     """All that the page shows of one image, as JSON-able values; see the module.
 
     Args:
-        image: with its recording.
-
-    Raises:
-        UserError: the recording has no boxes.
+        image: with a recording that has a report.
     """
     reports, values = image.recording.of_image(0), image.recording.values_of_image(0)
-    if not reports:
-        raise UserError(
-            f"{image.name}: no stage of the model reports boxes, so there is nothing to show. The stages of detectors "
-            "and proposal networks do."
-        )
     ordered = list(reports.values())
     levels = anchor_levels(values) if "anchors" in values and ordered[0].stage in (PROPOSALS, BOXES) else []
     wanted = _wanted_rows(image.objects)

@@ -27,6 +27,7 @@ STEPS = {
     FINAL: "result",
 }
 
+STEPS_OF_REASONS = {Reason.MASK_TOO_LOOSE: "soft", Reason.CUT_BY_TOP_K: "anchors"}
 MAX_DETECTIONS = 100  # of COCO
 
 
@@ -162,8 +163,8 @@ def _traced(
     step = STEPS.get(trace.stage, "boxes")
     if trace.reason in (Reason.MISCLASSIFIED, Reason.SCORED_TOO_LOW):
         step = "classes" if "proposals" in reports else "scores"
-    elif trace.reason is Reason.MASK_TOO_LOOSE:
-        step = "soft"
+    elif trace.reason in STEPS_OF_REASONS:
+        step = STEPS_OF_REASONS[trace.reason]
     text = f"lost at {trace.stage}: {trace.reason.value}. {trace.sentence}"
     return replace(traced, state="lost", text=text, step=step)
 

@@ -15,6 +15,7 @@ from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.images.stacks import StackPage
 from mrcnn_zoo.data.loading.mapper import check_size
 from mrcnn_zoo.data.records import ImageRecord, ImageSource
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.image_detector import ImageDetector
 from mrcnn_zoo.inference.image_inputs import LoadedImage
 from mrcnn_zoo.inspection.canvas import distinct_colors
@@ -81,6 +82,11 @@ def xray_image(
         UserError: the image cannot be read, has another size than in its annotations, or the model records no stages.
     """
     prediction, recording = detector.record(source)
+    if not recording.reports:
+        raise UserError(
+            f"{source.name}: no stage of the model reports boxes, so there is nothing to show. The stages of detectors "
+            "and of an RPN do."
+        )
     height, width = prediction.pixels.shape[:2]
     loaded = ImageRecord(1, LoadedImage(source.name, prediction.pixels), (height, width))
     sample = detector.mapper(loaded, np.random.default_rng(0))  # the same as that of the prediction
@@ -113,9 +119,6 @@ def xray_page(image: XrayImage, *, start_score: float = 0.5, caption: str = "") 
         image: with the recording of its prediction.
         start_score: least score of the detections that are shown at first.
         caption: a line under the title, such as the weights.
-
-    Raises:
-        UserError: the recording has no boxes.
     """
     data = xray_data(image)
     steps = list(xray_steps(data))
