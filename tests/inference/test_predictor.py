@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,35 +10,19 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.cli.main import run_command
-from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference import AugmentedDetector, Prediction, Predictor
 from mrcnn_zoo.inference.given_boxes import GivenBoxDetector
 from mrcnn_zoo.inference.image_inputs import LoadedImage
-from mrcnn_zoo.modeling import build_model
-from support.small_models import DIGITS, TINY_LAYERS
-
-TINY = (
-    *TINY_LAYERS,
-    "MODEL.ROI_HEADS.NUM_CLASSES=3",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0",
-    "TEST.DETECTIONS_PER_IMAGE=6",
-)
-NAMES, IDS = ("cat", "dog", "cow"), [7, 3, 40]
-
-
-def save_checkpoint(folder: Path, *overrides: str, **extra: Any) -> Path:
-    cfg = load_config(DIGITS, [*TINY, *overrides])
-    torch.manual_seed(1)
-    state = {"model": build_model(cfg).state_dict(), "config": cfg.dump(), **extra}
-    return Checkpointer(folder).save("model_final", state)
+from support.small_models import CATEGORY_IDS as IDS
+from support.small_models import CLASS_NAMES as NAMES
+from support.small_models import DIGITS, save_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_checkpoint(tmp_path_factory.mktemp("run"), class_names=list(NAMES), category_ids=IDS)
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -222,10 +205,12 @@ def test_arguments_are_checked(weights: Path) -> None:
 
 
 def test_missing_class_names_are_indices_or_object(tmp_path: Path, images: list[Path]) -> None:
-    unnamed = Predictor(save_checkpoint(tmp_path / "unnamed"), score_threshold=0.0)
+    unnamed = Predictor(save_tiny_checkpoint(tmp_path / "unnamed", class_names=()), score_threshold=0.0)
     assert set(unnamed(images[0]).names) <= {"0", "1", "2"}
     settings = ("MODEL.META_ARCHITECTURE=ProposalNetwork", "MODEL.MASK_ON=False")
-    proposals = Predictor(save_checkpoint(tmp_path / "proposals", *settings), score_threshold=0.0)(images[0])
+    proposals = Predictor(save_tiny_checkpoint(tmp_path / "proposals", *settings, class_names=()), score_threshold=0.0)(
+        images[0]
+    )
     assert set(proposals.names) == {"object"}
     assert proposals.masks is None
     assert {row["category_id"] for row in proposals.to_coco()} == {1}
@@ -252,7 +237,7 @@ def test_record_gives_all_detections_and_the_stages(weights: Path, predictor: Pr
     ],
 )
 def test_record_refuses_models_without_recorder(settings: list[str], words: str, tmp_path: Path) -> None:
-    predictor = Predictor(save_checkpoint(tmp_path, *settings, class_names=list(NAMES)))
+    predictor = Predictor(save_tiny_checkpoint(tmp_path, *settings))
     with pytest.raises(UserError, match=words):
         predictor.record(np.zeros((60, 80, 3), np.uint8))
 

@@ -1,11 +1,13 @@
 """Small models: overrides of packaged configs, as `KEY=VALUE`, which commands accept too."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.modeling import build_model
 
@@ -33,6 +35,13 @@ FEW_SCENES = (
     "DATALOADER.NUM_WORKERS=0",
     "VIS.NUM_IMAGES=0",
 )
+CLASS_NAMES, CATEGORY_IDS = ("cat", "dog", "cow"), (7, 3, 40)  # of `save_tiny_checkpoint`
+SIX_DETECTIONS = (
+    "MODEL.ROI_HEADS.NUM_CLASSES=3",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0",
+    "TEST.DETECTIONS_PER_IMAGE=6",
+    "INPUT.MIN_SIZE_TEST=64",
+)
 SCORING_LAYERS = ("predictor", "subnet", "cls_score", "bbox_pred", "objectness", "anchor_deltas")
 
 
@@ -52,3 +61,13 @@ def varied_model(cfg: CfgNode) -> nn.Module:
 def config_of(settings: dict[str, Any], base: str | Path | None = None) -> CfgNode:
     """The config `base` with the overrides {key: value}."""
     return load_config(base, [part for item in settings.items() for part in item])
+
+
+def save_tiny_checkpoint(folder: Path, *overrides: str, class_names: Sequence[str] = CLASS_NAMES) -> Path:
+    """The checkpoint of a random model of three classes with six detections per image; without names for ()."""
+    cfg = load_config(DIGITS, [*TINY_LAYERS, *SIX_DETECTIONS, *overrides])
+    torch.manual_seed(1)
+    state: dict[str, Any] = {"model": build_model(cfg).state_dict(), "config": cfg.dump()}
+    if class_names:
+        state |= {"class_names": list(class_names), "category_ids": list(CATEGORY_IDS)}
+    return Checkpointer(folder).save("model_final", state)

@@ -76,14 +76,17 @@ class GridAnchors(nn.Module):
         """
         sizes = tuple((int(level.shape[-2]), int(level.shape[-1])) for level in features)
         device = self.get_buffer("cell0").device
-        if (sizes, device) not in self._cache:
-            self._cache[sizes, device] = [
+        found = self._cache.get((sizes, device))
+        if found is None:
+            found = [
                 grid_anchors(self.get_buffer(f"cell{level}"), size, stride=stride, offset=self.offset)
                 for level, (size, stride) in enumerate(zip(sizes, self.strides, strict=True))
             ]
+            # Other threads may use the cache, too: `found` is returned, which they may already have removed from it.
+            self._cache[sizes, device] = found
             if len(self._cache) > CACHED_SIZES:
                 self._cache.popitem(last=False)
-        return self._cache[sizes, device]
+        return found
 
 
 @ANCHOR_GENERATORS.register("DefaultAnchorGenerator")

@@ -1,4 +1,5 @@
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -68,3 +69,14 @@ def test_wrong_number_of_lists_of_sizes_is_refused() -> None:
     assert anchors_of("[[32], [64], [128]]", [4, 8, 16]) == [3, 3, 3]
     with pytest.raises(UserError, match=r"MODEL\.ANCHOR_GENERATOR\.SIZES has 2 lists where 3 feature maps"):
         anchors_of("[[32], [64]]", [4, 8, 16])
+
+
+def test_anchors_do_not_depend_on_what_other_threads_remove_from_the_cache() -> None:
+    class Emptied(OrderedDict):
+        def __setitem__(self, key: object, value: object) -> None:
+            """Removed by other threads as soon as it is inserted."""
+
+    anchors = GridAnchors([[32]], aspect_ratios=[[1.0]], strides=[16])
+    expected = anchors([torch.zeros(1, 1, 3, 4)])
+    anchors._cache = Emptied()
+    torch.testing.assert_close(anchors([torch.zeros(1, 1, 3, 4)]), expected)
