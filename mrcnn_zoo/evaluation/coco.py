@@ -19,6 +19,7 @@ from mrcnn_zoo.evaluation.classification import ClassificationEvaluator, build_c
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth, has_masks, new_images
 from mrcnn_zoo.evaluation.metrics.contract import (
     Evaluated,
+    GathersParts,
     Metric,
     NamesResults,
     build_metrics,
@@ -28,6 +29,7 @@ from mrcnn_zoo.evaluation.metrics.contract import (
 )
 from mrcnn_zoo.evaluation.operating_points import MATCH_IOU, THRESHOLDS_FILE, best_point, find_thresholds
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
+from mrcnn_zoo.evaluation.recall_funnel import PROPOSAL_NETWORK, build_recall_funnel
 from mrcnn_zoo.evaluation.result_rows import PackedRows, Row, mask_rows, rows_of_detections
 from mrcnn_zoo.evaluation.tables import (
     Intervals,
@@ -49,7 +51,6 @@ STANDARD_MAXIMUM = 100  # maximum number of detections per image on COCO's leade
 KEYPOINT_MAXIMUM = 20  # of the keypoint task, independent of the number of detections
 COCO_KEYPOINTS = 17  # of persons; the libraries have their sigmas
 DEFAULT_SIGMA = 0.05  # of other keypoints; those of COCO are between 0.025 and 0.107
-PROPOSAL_NETWORK = "ProposalNetwork"  # the MODEL.META_ARCHITECTURE without classes
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class CocoEvaluator:
         self._tasks = tuple(tasks)
         self._sigmas = tuple(sigmas)
         self._limits = sorted({*(limit for limit in STANDARD_LIMITS if limit < max_detections), max_detections})
-        self._metrics = dict(metrics or {})
+        self.metrics = dict(metrics or {})
         self._bootstrap = bootstrap or Bootstrap()
         self._notes = tuple(notes)
         self._image_ids = {record.image_id for record in dataset.records}
@@ -117,7 +118,7 @@ class CocoEvaluator:
                 areas=areas_of(task), limits=self._limits_of(task), class_names=self._dataset.class_names
             )
         ]
-        others = (metric for metric in self._metrics.values() if isinstance(metric, NamesResults))
+        others = (metric for metric in self.metrics.values() if isinstance(metric, NamesResults))
         return names + [name for metric in others for name in metric.names(self._tasks)]
 
     def check_dataset(self) -> None:
@@ -128,8 +129,8 @@ class CocoEvaluator:
         """
         for note in self._notes:
             logger.warning("%s", note)
-        check_metrics(self._metrics, self._dataset)
-        warn_of_omitted(self._metrics, self._tasks, self._dataset.name)
+        check_metrics(self.metrics, self._dataset)
+        warn_of_omitted(self.metrics, self._tasks, self._dataset.name)
 
     def process(self, samples: Sequence[Sample], detections: Sequence[Detections]) -> None:
         """Add the detections of some images; images that were added before are ignored.
@@ -166,6 +167,9 @@ class CocoEvaluator:
             output_dir: folder of `inference/`; None writes no files.
         """
         parts = gather_on_main_process(self._rows)
+        for metric in self.metrics.values():
+            if isinstance(metric, GathersParts):
+                metric.gather()
         folder = None if output_dir is None else Path(output_dir) / "inference"
         results, self.score_thresholds = results_of_main_process(lambda: self._measure(parts, folder))
         return results
@@ -204,7 +208,7 @@ class CocoEvaluator:
         evaluated = replace(evaluated, curves=curves, annotation_file=self._dataset.annotation_file)
         thresholds = find_thresholds(evaluated.matches)
         self._log_best_point(evaluated)
-        others, texts = measure(self._metrics, evaluated, folder)
+        others, texts = measure(self.metrics, evaluated, folder)
         if folder is not None:
             page = [markdown_report(self._dataset.name, results, intervals=intervals).rstrip(), *texts]
             content = nan_as_null(results | others | interval_results(intervals))
@@ -284,15 +288,15 @@ def build_evaluator_of_tasks(
         tasks: of "bbox", "segm" and "keypoints".
         notes: of what is not measured, logged by `check_dataset`.
     """
-    limit = cfg.TEST.DETECTIONS_PER_IMAGE
+    limit = cfg.TEST.DETECTIONS_PER_IMAGE if cfg.TEST.DETECTIONS_PER_IMAGE > 0 else STANDARD_MAXIMUM
     sigmas, note = _sigmas(cfg, dataset) if KEYPOINTS in tasks else ((), "")
     return CocoEvaluator(
         dataset,
         backend=build_backend(cfg.EVAL.BACKEND),
         tasks=tasks,
-        max_detections=limit if limit > 0 else STANDARD_MAXIMUM,
+        max_detections=limit,
         sigmas=sigmas,
-        metrics=build_metrics(cfg),
+        metrics=build_metrics(cfg) | build_recall_funnel(cfg, dataset, tasks=tasks, max_detections=limit),
         bootstrap=_build_bootstrap(cfg, dataset),
         notes=[*notes, *filter(None, [note])],
     )

@@ -19,6 +19,7 @@ from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.class_mapping import ClassMappedDetector, predicts_classes, with_classes_of
 from mrcnn_zoo.evaluation.limits import DetectionTally, Topic, build_evaluation_tally, log_notes
 from mrcnn_zoo.evaluation.preflight import build_reported_topics, evaluated_part, prepare_evaluation
+from mrcnn_zoo.evaluation.recall_funnel import funnel_of
 from mrcnn_zoo.evaluation.tables import Results, verify_expected_results
 from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, build_given_box_detector
 from mrcnn_zoo.inference.image_detector import inference
@@ -132,11 +133,16 @@ def run_evaluation(
     tally = build_evaluation_tally(cfg)
     # Limits apply to the detections of all classes, before those that the dataset does not have are removed.
     detector = model.detector if isinstance(model, ClassMappedDetector) else model
+    mapping = model.mapping.tolist() if isinstance(model, ClassMappedDetector) else None
+    funnel = funnel_of(evaluator) if cfg.EVAL.FUNNEL else None
     seconds = 0.0
     with inference(model):
         for samples in with_progress(loader, num_images, name=dataset.name):
             start = time.perf_counter()
-            found = detector.predict(samples)  # type: ignore[operator]
+            if funnel is None:
+                found = detector.predict(samples)  # type: ignore[operator]
+            else:
+                found = funnel.predict(detector, samples, mapping)
             measured = found if detector is model else model.mapped(found)  # type: ignore[operator]
             evaluator.process(samples, measured)
             seconds += time.perf_counter() - start

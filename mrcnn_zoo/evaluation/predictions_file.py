@@ -66,6 +66,8 @@ def evaluate_predictions(
     for path, option in ((source, "--predictions"), (truth, "--annotations")):
         if not path.is_file():
             raise UserError(f"{option} {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}.")
+    if cfg.EVAL.FUNNEL:
+        raise UserError("EVAL.FUNNEL True traces the stages of a model, which a results file does not have: set False.")
     dataset = load_coco(truth.stem, None, truth, needs_masks=False, needs_keypoints=False)
     for note in dataset.notes:
         logger.info("%s: %s", truth, note)

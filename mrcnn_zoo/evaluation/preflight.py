@@ -17,6 +17,7 @@ from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
 from mrcnn_zoo.evaluation.limits import Topic, build_data_notes, build_data_topics, build_limits, cut_objects_message
+from mrcnn_zoo.evaluation.recall_funnel import funnel_of
 from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, check_takes_boxes
 from mrcnn_zoo.inference.tta import build_augmentation_notes
 from mrcnn_zoo.registries import EVALUATORS
@@ -123,13 +124,16 @@ def check_evaluation(cfg: CfgNode, datasets: Sequence[Dataset]) -> list[str]:
 
     Raises:
         UserError: settings do not match a dataset, a dataset has no images, a metric cannot measure it, a backend is
-            not installed, given boxes do not belong to a dataset, or a proposal file is missing.
+            not installed, given boxes do not belong to a dataset, a proposal file is missing, or the evaluator has no
+            recall funnel (EVAL.FUNNEL).
     """
     limits = build_limits(cfg)
     names: list[str] = []
     for dataset in datasets:
         part = evaluated_part(dataset, cfg)
         evaluator = EVALUATORS.get(cfg.EVAL.EVALUATOR)(cfg, part)
+        if cfg.EVAL.FUNNEL:
+            funnel_of(evaluator)
         prefix = f"{dataset.name}/" if len(datasets) > 1 else ""
         names += [prefix + name for name in (evaluator.metric_names() if isinstance(evaluator, NamesMetrics) else [])]
         if isinstance(evaluator, ChecksDataset):

@@ -1,7 +1,7 @@
 """Average recall of proposals, and computation of proposals to store."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS
-from mrcnn_zoo.evaluation.ground_truth import BBOX, coco_ground_truth, new_images
+from mrcnn_zoo.evaluation.ground_truth import BBOX, coco_ground_truth, complete_ground_truth, new_images
+from mrcnn_zoo.evaluation.metrics.contract import Evaluated, measure
+from mrcnn_zoo.evaluation.recall_funnel import PROPOSAL_NETWORK, RecallFunnel, build_recall_funnel
 from mrcnn_zoo.evaluation.tables import Metrics, Results, footnote, markdown_report, summary_table
 from mrcnn_zoo.inference.image_detector import inference
 from mrcnn_zoo.modeling.contracts import ProposesRegions
@@ -109,10 +111,12 @@ class ProposalEvaluator:
 
     Args:
         dataset: the ground truth.
+        funnel: see `build_recall_funnel`; None for none.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, *, funnel: Mapping[str, RecallFunnel] | None = None) -> None:
         self._dataset = dataset
+        self.metrics = dict(funnel or {})
         self._records = {record.image_id: record for record in dataset.records}
         self._recalled: dict[int | str, RecallCounts] = {}
         self._previous: Results = {}
@@ -127,7 +131,8 @@ class ProposalEvaluator:
 
     def metric_names(self) -> list[str]:
         """Names of the results of `evaluate`, such as "box_proposals/AR@100"."""
-        return [f"{BOX_PROPOSALS}/{name}" for name in recall_metric_names()]
+        of_funnel = [name for funnel in self.metrics.values() for name in funnel.names((BBOX,))]
+        return [f"{BOX_PROPOSALS}/{name}" for name in recall_metric_names()] + of_funnel
 
     def process(self, samples: Sequence[Sample], detections: Sequence[Detections]) -> None:
         """Count the objects that the boxes of some images find; images that were added before are ignored.
@@ -152,6 +157,8 @@ class ProposalEvaluator:
             output_dir: folder of `inference/`, with results.json and results.md; None writes no files.
         """
         parts = gather_on_main_process(self._recalled)
+        for funnel in self.metrics.values():
+            funnel.gather()
         folder = None if output_dir is None else Path(output_dir) / "inference"
         return results_of_main_process(lambda: self._measure(parts, folder))
 
@@ -173,10 +180,13 @@ class ProposalEvaluator:
         results = {BOX_PROPOSALS: recall_metrics(recalled)}
         table = summary_table(results, previous=self._previous) + footnote(results)
         logger.info("%s: average recall of the proposals in %%\n%s", name, table)
+        evaluated = Evaluated(complete_ground_truth(self._dataset), [], (BBOX,), name)
+        others, texts = measure(self.metrics, evaluated, folder) if self.metrics else ({}, [])
         if folder is not None:
-            write_json(folder / "results.json", nan_as_null(results), indent=2)
-            write_text(folder / "results.md", markdown_report(name, results))
-        return results
+            write_json(folder / "results.json", nan_as_null(results | others), indent=2)
+            page = "\n\n".join([markdown_report(name, results).rstrip(), *texts])
+            write_text(folder / "results.md", page + "\n")
+        return results | others
 
 
 def count_found_objects(
@@ -268,11 +278,14 @@ def _with_one_image(dataset: Dataset, record: ImageRecord) -> Dataset:
 
 
 @EVALUATORS.register(BOX_PROPOSALS)
-def build_proposal_evaluator(cfg: CfgNode, dataset: Dataset) -> ProposalEvaluator:  # noqa: ARG001
+def build_proposal_evaluator(cfg: CfgNode, dataset: Dataset) -> ProposalEvaluator:
     """The evaluator "box_proposals": recall of the boxes of a model.
 
     Args:
-        cfg: not used.
+        cfg: of the model; the recall funnel is that of a ProposalNetwork.
         dataset: to be evaluated on.
     """
-    return ProposalEvaluator(dataset)
+    if cfg.MODEL.META_ARCHITECTURE != PROPOSAL_NETWORK:
+        return ProposalEvaluator(dataset)
+    funnel = build_recall_funnel(cfg, dataset, tasks=(BBOX,), max_detections=LIMITS[-1])
+    return ProposalEvaluator(dataset, funnel=funnel)

@@ -118,6 +118,13 @@ NEW_KEYS = (
         range=NOT_NEGATIVE,
     ),
     Key(
+        "EVAL.FUNNEL",
+        False,
+        "Trace every object through the stages of the model, in every evaluation: how many objects each stage still "
+        "has, why the others are lost, and what to change. Not with TEST.AUG or EVAL.GIVEN_BOXES. See "
+        "docs/recall-funnel.md.",
+    ),
+    Key(
         "EVAL.METRICS",
         [],
         "Metrics of detections beside COCO AP, in every evaluation, e.g. [f1, tide]: their numbers join the results, "

@@ -150,6 +150,15 @@ class NamesResults(Protocol):
 
 
 @runtime_checkable
+class GathersParts(Protocol):
+    """A metric with parts on all processes, beside the rows of the detections."""
+
+    def gather(self) -> None:
+        """Collect the parts on the main process; called on every process before the metric is."""
+        ...
+
+
+@runtime_checkable
 class ChecksDataset(Protocol):
     """A metric that cannot measure every dataset: it is refused before training and evaluation, not after."""
 

@@ -21,7 +21,12 @@ from mrcnn_zoo.training.stages.stage import JOINT, Stage
 Item = dict[str, Any]  # an entry of SOLVER.STAGES
 
 BACKBONE = "backbone"  # the stage of a classifier, and the part that is taken from it
-NOT_OF_CLASSIFIERS = {"TEST.AUG.ENABLED": False, "EVAL.GIVEN_BOXES": "", "MODEL.LOAD_PROPOSALS": False}
+NOT_OF_CLASSIFIERS = {
+    "TEST.AUG.ENABLED": False,
+    "EVAL.GIVEN_BOXES": "",
+    "EVAL.FUNNEL": False,
+    "MODEL.LOAD_PROPOSALS": False,
+}
 GREEDY = "greedy"  # the suppression that learns nothing
 WITHOUT_REGION_HEADS = ("RetinaNet", "ProposalNetwork", "Classifier")
 UNFREEZING_RATES = 0.1  # of the last stage, as in matterport's training of COCO
