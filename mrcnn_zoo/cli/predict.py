@@ -52,10 +52,10 @@ from mrcnn_zoo.inference.image_files import (
     STYLES,
     PredictedImages,
     check_predictions_folder,
+    predict_dataset,
     predict_images,
 )
 from mrcnn_zoo.inference.image_inputs import FoundImages, find_images, is_address
-from mrcnn_zoo.inference.predicted_dataset import predict_dataset
 from mrcnn_zoo.inference.prediction_summary import count_table, failures_of, objects_of, summary_of
 from mrcnn_zoo.inference.thresholds import (
     BEST,

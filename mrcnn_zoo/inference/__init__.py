@@ -1,5 +1,6 @@
 """Inference with trained detectors: predictions on images, test-time augmentation, given boxes."""
 
+from mrcnn_zoo.inference.predicted_dataset import save_predictions
 from mrcnn_zoo.inference.prediction import Prediction
 from mrcnn_zoo.inference.predictor import Predictor
 from mrcnn_zoo.inference.trained import load_trained
@@ -13,4 +14,5 @@ __all__ = [
     "Predictor",
     "build_augmented_detector",
     "load_trained",
+    "save_predictions",
 ]

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.data.given_boxes import BoxesOfImage
-from mrcnn_zoo.data.records import ImageSource
+from mrcnn_zoo.data.records import Dataset, ImageSource
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.limits import DetectionTally, log_notes
 from mrcnn_zoo.inference.image_detector import ImageDetector
 from mrcnn_zoo.inference.image_inputs import FoundImages
+from mrcnn_zoo.inference.object_table import as_texts, table_columns
+from mrcnn_zoo.inference.predicted_dataset import predicted_dataset
 from mrcnn_zoo.inference.prediction import Prediction, coco_rows
 from mrcnn_zoo.inference.thresholds import ScoreThreshold, reaches
 from mrcnn_zoo.inspection.draw import draw_instances, draw_splash
@@ -24,7 +26,6 @@ from mrcnn_zoo.output_files import check_output_folder, csv_text, refuse_to_repl
 from mrcnn_zoo.progress import ProgressLine, show_progress
 
 PREDICTIONS_FILE, TABLE_FILE = "predictions.json", "predictions.csv"
-TABLE_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2", "area")
 OBJECTS, SPLASH = STYLES = ("objects", "splash")  # masks, boxes and labels drawn; objects in colour, all else grey
 DESCRIPTION = "predictions of mrcnn_zoo"  # "description" of predictions.json, by which earlier runs are recognized
 
@@ -84,6 +85,7 @@ def predict_images(
     result = PredictedImages()
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    table: list[dict[str, object]] = []
     image_ids = dict(zip(names, _image_ids(names, given or {}), strict=True))
     for prediction, is_shown in predict_files(
         detector, found, result, threshold=score_threshold, batch_size=batch_size, tally=tally
@@ -97,9 +99,13 @@ def predict_images(
             rows = _with_given_ids(rows, given[file], is_shown)
         for row in rows:
             annotations.append({"id": len(annotations) + 1, **row, "iscrowd": 0})
+        table += prediction.table_rows()
         result.counts[file] = Counter(prediction.names)
     if images:
-        _write_files(output, images, detector.categories, annotations)
+        _write_coco(output, images, detector.categories, annotations)
+        has_mask_scores = any("mask_score" in row for row in table)
+        columns = table_columns(detector.mapper.reader.num_channels, has_mask_scores=has_mask_scores)
+        write_text(output / TABLE_FILE, csv_text([columns, *map(as_texts, table)]))
     return result
 
 
@@ -147,6 +153,42 @@ def predict_files(
                 display.refresh()
     if tally is not None:
         log_notes(tally.notes(), logged=set())
+
+
+def predict_dataset(
+    detector: ImageDetector,
+    found: FoundImages,
+    *,
+    score_threshold: ScoreThreshold,
+    batch_size: int = 1,
+    tally: DetectionTally | None = None,
+) -> tuple[Dataset, PredictedImages]:
+    """Detect objects in image files.
+
+    Images that cannot be read are logged and skipped; an object whose mask has no pixel is left out and counted.
+
+    Args:
+        detector: of the objects.
+        found: image files, see `find_images`.
+        score_threshold: minimum score, in [0, 1]; of all classes, or by class index.
+        batch_size: images per forward pass.
+        tally: see `predict_images`.
+
+    Returns:
+        Objects with scores, and counts and failures; no records where no image can be read.
+    """
+    result = PredictedImages()
+
+    def predictions() -> Iterator[Prediction]:
+        for prediction, _ in predict_files(
+            detector, found, result, threshold=score_threshold, batch_size=batch_size, tally=tally
+        ):
+            yield prediction
+
+    dataset = predicted_dataset(predictions(), detector.class_names, detector.category_ids)
+    for record in dataset.records:
+        result.counts[record.source.name] = Counter(dataset.class_names[item.class_index] for item in record.instances)
+    return dataset, result
 
 
 def _image_ids(files: Sequence[str], given: Mapping[str, BoxesOfImage]) -> list[int | str]:
@@ -231,7 +273,7 @@ def _is_own_file(path: Path) -> bool:
     return isinstance(info, dict) and info.get("description") == DESCRIPTION
 
 
-def _write_files(
+def _write_coco(
     output: Path,
     images: Sequence[dict[str, Any]],
     categories: Sequence[tuple[int, str]],
@@ -243,15 +285,4 @@ def _write_files(
         "categories": [{"id": number, "name": name} for number, name in categories],
         "annotations": annotations,
     }
-    names = {image["id"]: image["file_name"] for image in images}
-    has_mask_scores = any("mask_score" in annotation for annotation in annotations)
-    rows: list[Sequence[object]] = [(*TABLE_COLUMNS, "mask_score") if has_mask_scores else TABLE_COLUMNS]
-    for annotation in annotations:
-        x, y, width, height = annotation["bbox"]
-        numbers = [f"{value:.2f}" for value in (x, y, x + width, y + height)]
-        values = [f"{annotation['score']:.4f}", *numbers, f"{annotation['area']:g}"]
-        if has_mask_scores:
-            values.append(f"{annotation['mask_score']:.4f}")
-        rows.append([names[annotation["image_id"]], annotation["category_name"], *values])
     write_json(output / PREDICTIONS_FILE, content)
-    write_text(output / TABLE_FILE, csv_text(rows))

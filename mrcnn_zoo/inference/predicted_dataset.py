@@ -1,59 +1,28 @@
 """Predictions as a dataset, which the writers of all annotation formats can write."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mrcnn_zoo.data.annotations.contract import AnnotationFormat
+from mrcnn_zoo.data.annotations.folders import write_dataset
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
-from mrcnn_zoo.evaluation.limits import DetectionTally
-from mrcnn_zoo.inference.image_detector import ImageDetector
-from mrcnn_zoo.inference.image_files import PredictedImages, predict_files
-from mrcnn_zoo.inference.image_inputs import FoundImages, LoadedImage
-from mrcnn_zoo.inference.prediction import Prediction
-from mrcnn_zoo.inference.thresholds import ScoreThreshold
+from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inference.image_inputs import LoadedImage
 from mrcnn_zoo.ops import rle
+from mrcnn_zoo.output_files import check_output_folder
+from mrcnn_zoo.registries import ANNOTATION_FORMATS
 from mrcnn_zoo.structures import Detections
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.inference.prediction import Prediction
 
 VISIBLE = 2.0  # COCO's value of a labelled keypoint
 
 
-def predict_dataset(
-    detector: ImageDetector,
-    found: FoundImages,
-    *,
-    score_threshold: ScoreThreshold,
-    batch_size: int = 1,
-    tally: DetectionTally | None = None,
-) -> tuple[Dataset, PredictedImages]:
-    """Detect objects in image files.
-
-    Images that cannot be read are logged and skipped; an object whose mask has no pixel is left out and counted.
-
-    Args:
-        detector: of the objects.
-        found: image files, see `find_images`.
-        score_threshold: minimum score, in [0, 1]; of all classes, or by class index.
-        batch_size: images per forward pass.
-        tally: see `predict_images`.
-
-    Returns:
-        Objects with scores, and counts and failures; no records where no image can be read.
-    """
-    result = PredictedImages()
-
-    def predictions() -> Iterator[Prediction]:
-        for prediction, _ in predict_files(
-            detector, found, result, threshold=score_threshold, batch_size=batch_size, tally=tally
-        ):
-            yield prediction
-
-    dataset = predicted_dataset(predictions(), detector.class_names, detector.category_ids)
-    for record in dataset.records:
-        result.counts[record.source.name] = Counter(dataset.class_names[item.class_index] for item in record.instances)
-    return dataset, result
-
-
 def predicted_dataset(
-    predictions: Iterable[Prediction], class_names: tuple[str, ...], category_ids: tuple[int, ...]
+    predictions: "Iterable[Prediction]", class_names: tuple[str, ...], category_ids: tuple[int, ...]
 ) -> Dataset:
     """A dataset of predictions; an object whose mask has no pixel is left out and counted in its notes.
 
@@ -83,6 +52,46 @@ def predicted_dataset(
         keypoint_flip_pairs=None if num_keypoints else (),
         notes=log.notes(),
     )
+
+
+def save_predictions(
+    predictions: "Iterable[Prediction]",
+    folder: str | Path,
+    *,
+    format: str = "coco",
+    copies_images: bool | None = None,
+    tolerance: float = 0.0,
+    may_overwrite: bool = False,
+) -> tuple[str, ...]:
+    """Write predictions as a dataset, e.g. to correct it in an annotation tool or to train on it.
+
+    Args:
+        predictions: of a `Predictor`, at least one; an iterator is read once, and its images are not kept.
+        folder: new or empty.
+        format: "coco", "labelme", "yolo", "voc", "cvat", ...: see `mrcnn-zoo predict --help`.
+        copies_images: whether image files are copied into the folder; by default only where the format cannot refer to
+            them. Arrays are always written.
+        tolerance: in pixels, by which polygons may differ from the mask to have fewer points.
+        may_overwrite: whether a dataset that was written before, and not changed since, is replaced.
+
+    Returns:
+        What the format cannot hold, and objects that are left out, with counts.
+
+    Raises:
+        UserError: no prediction, an unknown format, or a folder in use.
+    """
+    kind: AnnotationFormat = ANNOTATION_FORMATS.get(format, key="format")()
+    output = check_output_folder(folder, option="folder")
+    images = iter(predictions)
+    first = next(images, None)
+    if first is None:
+        raise UserError(f"there are no predictions to write to {output}.")
+    dataset = predicted_dataset(chain([first], images), first.class_names, first.category_ids)
+    copies = not kind.finds_images_elsewhere if copies_images is None else copies_images
+    lost = write_dataset(
+        {"": dataset}, output, kind, copies_images=copies, tolerance=tolerance, may_overwrite=may_overwrite
+    )
+    return (*dataset.notes, *lost)
 
 
 def _instances(objects: Detections, *, first_id: int) -> list[InstanceRecord]:

@@ -1,23 +1,34 @@
-"""The prediction for one image: boxes with class names, COCO results, and a picture."""
+"""The prediction for one image: boxes with class names, and its forms for other programs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from math import ceil, floor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
 from mrcnn_zoo.data.keypoints import PIXEL_CENTER
-from mrcnn_zoo.data.records import ImageSource
+from mrcnn_zoo.data.records import Dataset, ImageSource
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inference.object_table import table_columns, table_rows
+from mrcnn_zoo.inference.predicted_dataset import predicted_dataset, save_predictions
 from mrcnn_zoo.inference.thresholds import ScoreThreshold, reaches
 from mrcnn_zoo.inspection.draw import draw_instances
+from mrcnn_zoo.ops.masks import MaskWindow
 from mrcnn_zoo.ops.rle import area as rle_area
-from mrcnn_zoo.structures import Detections
+from mrcnn_zoo.structures import Detections, mask_windows
 from mrcnn_zoo.structures.summary import summary
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+INSTALL_PANDAS = 'pip install "mrcnn_zoo[tables]"'
+UINT16_MAX = 65535
 OBJECT = "object"  # class name of detections without classes
 
 
@@ -82,6 +93,115 @@ class Prediction:
         categories = list(zip(self.category_ids, self.class_names, strict=True))
         return [{**row, "file_name": self.name} for row in coco_rows(self.detections, number, categories)]
 
+    def table_rows(self) -> list[dict[str, object]]:
+        """The values of each object by column, see `table_columns`."""
+        return table_rows(self.detections, self.pixels, image=self.name, class_names=self.class_names)
+
+    def to_dataframe(self) -> "DataFrame":
+        """A pandas data frame with one row per object: image, class, score, box, measurements.
+
+        In pixels of the image: "area" of the mask, or of the box without masks; "centroid_x" and "centroid_y", where
+        the centre of the first pixel is at (0.5, 0.5) as in boxes; "perimeter"; mean intensity per channel, see
+        `table_columns`. Concatenate those of several images with `pandas.concat`.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError(f"Prediction.to_dataframe needs pandas: {INSTALL_PANDAS}.") from error
+        columns = table_columns(self.pixels.shape[2], has_mask_scores=self.detections.mask_scores is not None)
+        return pandas.DataFrame(self.table_rows(), columns=list(columns))
+
+    def to_label_image(self, *, by_class: bool = False) -> NDArray[np.uint16] | NDArray[np.uint32]:
+        """(H, W) with the number of the object at each pixel, row r of the prediction as r + 1, and 0 elsewhere.
+
+        A pixel of several objects gets the one with the highest score.
+
+        Args:
+            by_class: class index + 1 in place of the number.
+
+        Returns:
+            uint16; uint32 for more than 65,535 numbers.
+
+        Raises:
+            UserError: the model predicts no masks.
+        """
+        windows = self._mask_windows("to_label_image")
+        values = [index + 1 for index in self.detections.classes.tolist()] if by_class else range(1, len(self) + 1)
+        largest = len(self.class_names) if by_class else len(self)
+        image = np.zeros(self.detections.image_size, np.uint16 if largest <= UINT16_MAX else np.uint32)
+        for row in self.scores.argsort(stable=True, descending=True).flip(0).tolist():  # the best one last
+            x, y, bitmap = windows[row]
+            image[y : y + bitmap.shape[0], x : x + bitmap.shape[1]][bitmap != 0] = values[row]
+        return image
+
+    def crops(self, *, padding: int = 0, masked: bool = False) -> list[NDArray[np.generic]]:
+        """The part of the image in each box, with all pixels that the box touches: R of (h, w, C).
+
+        Args:
+            padding: pixels added on each side, as far as the image reaches.
+            masked: whether pixels outside the mask of the object are 0.
+
+        Raises:
+            UserError: a negative padding, or no masks to crop by.
+        """
+        if padding < 0:
+            raise UserError(f"padding = {padding} must be at least 0 pixels.")
+        windows = self._mask_windows("crops(masked=True)") if masked else [None] * len(self)
+        height, width = self.detections.image_size
+        found = []
+        for (x1, y1, x2, y2), window in zip(self.boxes.tolist(), windows, strict=True):
+            left, top = max(0, floor(x1) - padding), max(0, floor(y1) - padding)
+            right, bottom = min(width, ceil(x2) + padding), min(height, ceil(y2) + padding)
+            part = self.pixels[top:bottom, left:right].copy()
+            if window is not None:
+                part[~_cut(window, left, top, part.shape[:2])] = 0
+            found.append(part)
+        return found
+
+    def to_dataset(self) -> Dataset:
+        """The image with its objects as a dataset; one without a pixel in its mask is left out."""
+        return predicted_dataset([self], self.class_names, self.category_ids)
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        format: str = "coco",
+        copies_images: bool | None = None,
+        tolerance: float = 0.0,
+        may_overwrite: bool = False,
+    ) -> tuple[str, ...]:
+        """Write a dataset of this image; `save_predictions` writes one of several, and describes the arguments.
+
+        Args:
+            folder: new or empty.
+            format: "coco", "labelme", ...
+            copies_images: whether the image file is copied into the folder.
+            tolerance: in pixels, of polygons.
+            may_overwrite: whether a dataset that was written before is replaced.
+
+        Raises:
+            UserError: a folder in use, or the name of a picture.
+        """
+        if Path(folder).suffix.lower() in IMAGE_SUFFIXES:
+            raise UserError(f"{folder}: save writes a dataset; for a picture, call draw().save({str(folder)!r}).")
+        return save_predictions(
+            [self],
+            folder,
+            format=format,
+            copies_images=copies_images,
+            tolerance=tolerance,
+            may_overwrite=may_overwrite,
+        )
+
+    def _mask_windows(self, method: str) -> list[MaskWindow]:
+        if self.detections.masks is None:
+            raise UserError(f"Prediction.{method} needs masks, and the model predicts none: MODEL.MASK_ON is False.")
+        return mask_windows(self.detections)
+
     def draw(self, *, has_labels: bool = True, opacity: float = 0.4) -> Image.Image:
         """The image with masks, boxes, keypoints and labels; small images are enlarged to keep labels readable.
 
@@ -96,6 +216,25 @@ class Prediction:
             raise UserError(f"opacity = {opacity} must be in [0, 1].")
         picture = draw_instances(self.pixels, self.detections, self.class_names, has_labels=has_labels, opacity=opacity)
         return Image.fromarray(picture)
+
+
+def _cut(window: MaskWindow, left: int, top: int, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The part of a mask in a rectangle of the image, (h, w).
+
+    Args:
+        window: of the mask.
+        left: of the rectangle.
+        top: of the rectangle.
+        size: (h, w) of the rectangle.
+    """
+    part = np.zeros(size, dtype=np.bool_)
+    height, width = window.bitmap.shape
+    x1, y1 = max(left, window.x), max(top, window.y)
+    x2, y2 = min(left + size[1], window.x + width), min(top + size[0], window.y + height)
+    if x1 < x2 and y1 < y2:
+        inside = window.bitmap[y1 - window.y : y2 - window.y, x1 - window.x : x2 - window.x]
+        part[y1 - top : y2 - top, x1 - left : x2 - left] = inside
+    return part
 
 
 def coco_rows(found: Detections, image_id: int | str, categories: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:

@@ -22,9 +22,8 @@ from mrcnn_zoo.data.loading.mapper import EvalMapper
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.limits import DetectionTally, Limit
 from mrcnn_zoo.inference.image_detector import ImageDetector
-from mrcnn_zoo.inference.image_files import predict_images
+from mrcnn_zoo.inference.image_files import predict_dataset, predict_images
 from mrcnn_zoo.inference.image_inputs import LoadedImage, find_images
-from mrcnn_zoo.inference.predicted_dataset import predict_dataset
 from mrcnn_zoo.structures import Detections, ProbabilityMasks, Sample
 
 NAMES = ("cat", "dog")
@@ -211,13 +210,12 @@ def test_table_has_one_row_per_object(two_boxes, tmp_path) -> None:
     predict(two_boxes, images, tmp_path / "out", score_threshold=0.0)
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         rows = list(csv.reader(file))
-    assert rows == [
-        ["image", "class", "score", "x1", "y1", "x2", "y2", "area"],
-        [str(images[0]), "cat", "0.9000", "2.00", "4.00", "12.00", "24.00", "196"],
-        [str(images[0]), "dog", "0.3000", "20.00", "4.00", "30.00", "14.00", "96"],
-        [str(images[1]), "cat", "0.9000", "2.00", "4.00", "12.00", "24.00", "196"],
-        [str(images[1]), "dog", "0.3000", "20.00", "4.00", "30.00", "14.00", "96"],
-    ]
+    header = "image class score x1 y1 x2 y2 area centroid_x centroid_y perimeter mean_red mean_green mean_blue"
+    # The boxes without their corner pixels: of 52 and 32 border pixels, the 8 beside a corner have the length 1.207.
+    means = ["0.00", "0.00", "0.00"]
+    cat = ["cat", "0.9000", "2.00", "4.00", "12.00", "24.00", "196", "7.00", "14.00", "53.66", *means]
+    dog = ["dog", "0.3000", "20.00", "4.00", "30.00", "14.00", "96", "25.00", "9.00", "33.66", *means]
+    assert rows == [header.split(), *([str(image), *row] for image in images for row in (cat, dog))]
 
 
 def test_nothing_is_written_if_no_image_can_be_read(two_boxes, tmp_path) -> None:

@@ -12,8 +12,8 @@ from mrcnn_zoo.data.annotations.folders import write_dataset
 from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.inference.image_detector import ImageDetector
+from mrcnn_zoo.inference.image_files import predict_dataset
 from mrcnn_zoo.inference.image_inputs import find_images
-from mrcnn_zoo.inference.predicted_dataset import predict_dataset
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.registries import ANNOTATION_FORMATS
 from mrcnn_zoo.structures import Detections, ProbabilityMasks, Sample
