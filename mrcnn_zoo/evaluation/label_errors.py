@@ -119,10 +119,10 @@ def _agreeing(evidence: Evidence) -> dict[str, Floats]:
     places = places[pairs.object_classes[places] == pairs.row_classes[pairs.row_of[places]]]
     rows, agreement = pairs.row_of[places], evidence.agreement()
     right = evidence.right_share[rows] * agreement
-    others = pairs.ious[rows]
+    others = pairs.shared[rows] / pairs.row_areas[rows][:, None]
     others[np.arange(len(places)), places] = 0.0
     return dict.fromkeys((LOOSE, MERGED, SPLIT), right) | {
-        MISSING: right * (1 - others.max(axis=1, initial=0.0)),
+        MISSING: right * (1 - np.minimum(others.sum(axis=1), 1.0)),
         EXTRA: evidence.found_share[places] * agreement,
         WRONG_CLASS: right * pairs.scores[rows],
     }
@@ -256,25 +256,33 @@ class _Search:
     def _loose(self, place: int, row: int, iou: float) -> Suspect:
         pairs, evidence = self._pairs, self._evidence
         usual = float(evidence.usual_iou[place])
+        # Pixels on other objects are left out: a detection of two objects is an error of the model.
+        on_others = float(np.delete(pairs.shared[row], place).sum())
+        own = float(pairs.shared[row, place])
+        union = own / iou
+        adjusted = min(1.0, own / max(union - on_others, own))
         reliability = evidence.right_share[row] * evidence.agreement(2 if iou < MATCH_IOU else 0)
         text = (
             f"{self._name_of(place)} and its detection (score {pairs.scores[row]:.2f}) have IoU {iou:.2f}; found "
             f"objects of this size usually have {usual:.2f}"
         )
-        return self._suspect(LOOSE, reliability, 1 - iou / usual, text, [place], [row])
+        return self._suspect(LOOSE, reliability, max(0.0, 1 - adjusted / usual), text, [place], [row])
 
     def _missing(self) -> Iterator[Suspect]:
         pairs, evidence = self._pairs, self._evidence
         for row in np.flatnonzero(self._free_rows & (pairs.object_of < 0)).tolist():
             if not _is_annotated(pairs.image, int(pairs.row_classes[row]), set(pairs.object_classes.tolist())):
                 continue
-            right, nearest = float(evidence.right_share[row]), float(pairs.ious[row].max(initial=0.0))
+            right, covered = (
+                float(evidence.right_share[row]),
+                min(1.0, float(pairs.shared[row].sum() / pairs.row_areas[row])),
+            )
             name = self._names[int(pairs.row_classes[row])]
             text = (
                 f"a detection of {name!r} (score {pairs.scores[row]:.2f}) lies on no object; {right:.0%} of detections "
                 f"like it are right"
             )
-            yield self._suspect(MISSING, right * evidence.agreement(1), 1 - nearest, text, (), [row])
+            yield self._suspect(MISSING, right * evidence.agreement(1), 1 - covered, text, (), [row])
 
     def _name_of(self, place: int) -> str:
         return repr(self._names[int(self._pairs.object_classes[place])])

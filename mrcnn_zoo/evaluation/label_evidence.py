@@ -24,7 +24,8 @@ CONFIDENT = 0.5  # share of right detections at its score from which one counts 
 NEIGHBOURS = 100  # detections of similar score, or objects of similar size, whose share is measured
 LARGEST_PART = 5  # of a small dataset: a fifth of its detections or objects, and no fewer than FEWEST_NEIGHBOURS
 FEWEST_NEIGHBOURS = 10
-CLASS_PRIOR = 20.0  # objects or detections: strength of the overall share in that of a class
+GROUP_PRIOR = 20.0  # objects or detections: strength of the overall share in that of a class or another group
+BORDER = 2.0  # pixels from the border of the image at which a box touches it
 IMAGE_PRIOR = 10.0  # objects: strength of the overall agreement in that of an image
 
 
@@ -58,6 +59,11 @@ class ImagePairs:
         places = np.flatnonzero(self.row_of >= 0)
         ious[places] = self.ious[self.row_of[places], places]
         return ious
+
+    @cached_property
+    def shared(self) -> Floats:
+        """(D, G) square pixels that a detection and an object share."""
+        return self.ious * (self.row_areas[:, None] + self.object_areas) / (1 + self.ious)
 
     @cached_property
     def is_right(self) -> NDArray[np.bool_]:
@@ -172,56 +178,59 @@ def collect_evidence(evaluated: Evaluated, task: str) -> list[Evidence]:
 
 
 def _right_shares(images: Sequence[ImagePairs]) -> list[Floats]:
-    leading = [pairs.is_leading for pairs in images]
     scores = _joined([pairs.scores for pairs in images])
     classes = _joined([pairs.row_classes for pairs in images])
-    is_used, is_right = _joined(leading).astype(bool), _joined([pairs.is_right for pairs in images])
-    shares = local_share(scores[is_used], is_right[is_used], classes[is_used], at=scores, at_classes=classes)
+    at_border = _joined([_touches_border(pairs.rows, pairs.image) for pairs in images])
+    is_used = _joined([pairs.is_leading for pairs in images]).astype(bool)
+    is_right = _joined([pairs.is_right for pairs in images])
+    shares = local_share(scores, is_right, [classes, at_border], is_used=is_used)
     return _parts(shares, [len(pairs.rows) for pairs in images])
 
 
 def _found_shares(images: Sequence[ImagePairs]) -> tuple[list[Floats], list[Floats]]:
     sizes = np.log(_joined([pairs.object_areas for pairs in images]))
     classes = _joined([pairs.object_classes for pairs in images])
+    at_border = _joined([_touches_border(pairs.objects, pairs.image) for pairs in images])
     ious = _joined([pairs.pair_ious for pairs in images])
     is_found = ious >= MATCH_IOU
-    shares = local_share(sizes, is_found, classes, at=sizes, at_classes=classes)
+    shares = local_share(sizes, is_found, [classes, at_border], is_used=np.ones(len(sizes), dtype=bool))
     counts = [len(pairs.objects) for pairs in images]
     return _parts(shares, counts), _parts(local_median(sizes[is_found], ious[is_found], at=sizes), counts)
 
 
-def local_share(
-    values: Floats, is_true: NDArray[Any], classes: NDArray[Any], *, at: Floats, at_classes: NDArray[Any]
-) -> Floats:
-    """The share of true cases among the cases of most similar value, corrected by the share of the class.
+def _touches_border(items: Sequence[Row], image: dict[str, Any]) -> NDArray[np.bool_]:
+    """Whether boxes end at the border of the image: objects that it cuts are found less often."""
+    boxes = np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4)
+    ends, size = boxes[:, :2] + boxes[:, 2:], np.array([image["width"], image["height"]])
+    return np.any((boxes[:, :2] <= BORDER) | (ends >= size - BORDER), axis=1)
 
-    The correction is the number of true cases of the class over the expected one, both with 20 cases more.
+
+def local_share(
+    values: Floats, is_true: NDArray[Any], groupings: Sequence[NDArray[Any]], *, is_used: NDArray[np.bool_]
+) -> Floats:
+    """The share of true cases among the cases of most similar value, corrected by the shares of groups.
+
+    The correction by a group is the number of its true cases over the expected one, both with 20 cases more.
 
     Args:
         values: (N,) of the cases.
         is_true: (N,) bool.
-        classes: (N,) of the cases.
-        at: (Q,) values whose share is returned.
-        at_classes: (Q,) their classes.
+        groupings: each (N,): the group of each case, e.g. its class.
+        is_used: (N,) cases that are counted.
 
     Returns:
-        (Q,) in [0, 1]; 0 without cases.
+        (N,) in [0, 1], also of those not counted; 0 without counted cases.
     """
-    order = np.argsort(values, kind="stable")
-    ordered, sums = values[order], np.concatenate([[0.0], np.cumsum(is_true[order])])
-    count = _neighbours(len(values))
-
-    def share_at(places: Floats) -> Floats:
-        first = np.clip(np.searchsorted(ordered, places) - count // 2, 0, len(values) - count)
-        shares: Floats = (sums[first + count] - sums[first]) / max(count, 1)
-        return shares
-
-    own, wanted = share_at(values), share_at(at)
-    for name in np.unique(classes):
-        is_own = classes == name
-        ratio = (is_true[is_own].sum() + CLASS_PRIOR) / (own[is_own].sum() + CLASS_PRIOR)
-        wanted[at_classes == name] *= ratio
-    return np.minimum(wanted, 1.0)
+    order = np.flatnonzero(is_used)[np.argsort(values[is_used], kind="stable")]
+    sums, count = np.concatenate([[0.0], np.cumsum(is_true[order])]), _neighbours(len(order))
+    first = np.clip(np.searchsorted(values[order], values) - count // 2, 0, len(order) - count)
+    shares: Floats = (sums[first + count] - sums[first]) / max(count, 1)
+    for groups in groupings:
+        for group in np.unique(groups):
+            own = groups == group
+            expected = shares[own & is_used].sum() + GROUP_PRIOR
+            shares[own] *= (is_true[own & is_used].sum() + GROUP_PRIOR) / expected
+    return np.minimum(shares, 1.0)
 
 
 def local_median(positions: Floats, values: Floats, *, at: Floats) -> Floats:

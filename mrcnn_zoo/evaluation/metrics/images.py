@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from tabulate import tabulate
 
@@ -18,6 +19,7 @@ from mrcnn_zoo.evaluation.tables import ABSENT, table_name
 from mrcnn_zoo.output_files import csv_text
 from mrcnn_zoo.registries import METRICS
 
+HEADERS = ("image", "objects", "found", "missed", "false", "mean IoU", "score", "most confident error")
 COLUMNS = ("file_name", "image_id", "objects", "found", "missed", "false", "mean_iou", "score", "confidence", "error")
 SHOWN = 5  # images per list in results.md
 
@@ -39,7 +41,7 @@ class ImageTable:
             evaluated: ground truth and detections.
         """
         results = image_results(evaluated, score_threshold=self._score_threshold)
-        rows = [_cells(result, absent="") for result in results]
+        rows = [_cells(result) for result in results]
         lists = {
             "Worst": worst_images(results, SHOWN),
             "Most confidently wrong": confidently_wrong_images(results, SHOWN),
@@ -51,18 +53,30 @@ class ImageTable:
         return MetricReport(details=details, files={"images.csv": csv_text([COLUMNS, *rows])})
 
 
-def _cells(result: ImageResult, *, absent: str) -> list[str]:
+def _cells(result: ImageResult) -> list[object]:
     counts = (result.num_objects, len(result.found), result.num_missed, result.num_false)
-    iou = absent if math.isnan(result.mean_iou) else f"{result.mean_iou:.4f}"
-    shares = (iou, f"{result.score:.4f}", f"{result.confidence:.4f}")
-    error = result.errors[0].text if result.errors else absent
-    return [str(result.image["file_name"]), str(result.image["id"]), *map(str, counts), *shares, error]
+    shares = (_number(result.mean_iou, absent=""), f"{result.score:.4f}", f"{result.confidence:.4f}")
+    error = result.errors[0].text if result.errors else ""
+    return [result.image["file_name"], result.image["id"], *counts, *shares, error]
 
 
 def _table(images: Sequence[ImageResult]) -> str:
-    rows = [list(map(table_name, _cells(result, absent=ABSENT))) for result in images]
-    sides = ["left", *["right"] * (len(COLUMNS) - 2), "left"]
-    return tabulate(rows, COLUMNS, tablefmt="pipe", disable_numparse=True, colalign=sides)
+    rows = [
+        [
+            table_name(Path(result.image["file_name"]).name),
+            *map(str, (result.num_objects, len(result.found), result.num_missed, result.num_false)),
+            _number(result.mean_iou, absent=ABSENT),
+            f"{result.score:.4f}",
+            table_name(result.errors[0].text) if result.errors else ABSENT,
+        ]
+        for result in images
+    ]
+    sides = ["left", *["right"] * (len(HEADERS) - 2), "left"]
+    return tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True, colalign=sides)
+
+
+def _number(value: float, *, absent: str) -> str:
+    return absent if math.isnan(value) else f"{value:.4f}"
 
 
 @METRICS.register("images")

@@ -17,14 +17,13 @@ from mrcnn_zoo.registries import METRICS
 
 NAME = "label_errors"
 SHOWN = 12  # suspects in the table of results.md
-LIKELY = 0.5  # score from which a suspect is counted in the results
 COLUMNS = ("rank", "score", "kind", "file_name", "image_id", "annotation_ids", "class", "x", "y", "width", "height")
 
 
 class LabelErrors:
     """The metric "label_errors": suspects in inference/label_errors.csv and .json, and a table of the first ones.
 
-    Results: {"label_errors": {"suspects": ..., "suspects-missing": ..., ...}}: suspects with a score of at least 0.5.
+    It has no results: the number of suspects measures neither the model nor the labels.
     """
 
     def __call__(self, evaluated: Evaluated) -> MetricReport:
@@ -34,9 +33,6 @@ class LabelErrors:
             evaluated: ground truth and detections.
         """
         suspects = find_label_errors(evaluated)
-        counts = Counter(suspect.kind for suspect in suspects if suspect.score >= LIKELY)
-        results = {"suspects": float(counts.total())}
-        results |= {f"suspects-{kind.replace(' ', '_')}": float(counts[kind]) for kind in KINDS}
         ranked = list(enumerate(suspects, start=1))
         rows = [_cells(rank, suspect) for rank, suspect in ranked]
         entries = [_entry(rank, suspect) for rank, suspect in ranked]
@@ -45,7 +41,7 @@ class LabelErrors:
             f"{NAME}.csv": csv_text([(*COLUMNS, "text"), *rows]),
             f"{NAME}.json": json.dumps(content, indent=1) + "\n",
         }
-        return MetricReport({NAME: results}, files=files, details=_details(suspects))
+        return MetricReport(text=_text(suspects), files=files, details=_table(suspects))
 
 
 def _cells(rank: int, suspect: Suspect) -> list[object]:
@@ -74,18 +70,21 @@ def _entry(rank: int, suspect: Suspect) -> dict[str, Any]:
     }
 
 
-def _details(suspects: Sequence[Suspect]) -> str:
+def _text(suspects: Sequence[Suspect]) -> str:
     counts = Counter(suspect.kind for suspect in suspects)
     total = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+    return f"## Suspected label errors\n\n{total or 'none'}; ranked in {NAME}.csv, the most likely ones first"
+
+
+def _table(suspects: Sequence[Suspect]) -> str:
+    if not suspects:
+        return ""
     rows = [
         [f"{s.score:.2f}", s.kind, table_name(Path(s.image["file_name"]).name), table_name(s.text)]
         for s in suspects[:SHOWN]
     ]
-    sides = ("right", "left", "left", "left")
-    headers = ["score", "kind", "image", "why"]
-    table = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=sides)
-    text = f"{table}\n\nAll suspects ({total}): {NAME}.csv" if suspects else "There are no suspects."
-    return f"## Suspected label errors\n\n{text}"
+    headers = ["score", "kind", "image", "reason"]
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=("right", "left", "left", "left"))
 
 
 @METRICS.register(NAME)
