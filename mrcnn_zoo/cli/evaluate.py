@@ -121,6 +121,7 @@ def build_parser() -> CommandParser:
         metavar="FILE.json",
         help="evaluate COCO results of any tool instead of a checkpoint; without --output the tables are only printed",
     )
-    parser.add_argument("--annotations", metavar="FILE.json", help="the COCO annotations for --predictions")
+    text = "ground truth for --predictions: a COCO file, or a dataset of any format as in DATASETS.TEST"
+    parser.add_argument("--annotations", metavar="FILE.json | FOLDER", help=text)
     add_overrides(parser)
     return parser

@@ -85,10 +85,10 @@ class GivenBoxes:
         Raises:
             UserError: several images of the file have that name.
         """
-        parts = _parts(file_name)
+        parts = path_parts(file_name)
         same_name = self.by_name.get(parts[-1], []) if parts else []
         if same_name:
-            tails = [_common_tail(_parts(image.file_name), parts) for image in same_name]
+            tails = [common_tail(path_parts(image.file_name), parts) for image in same_name]
             best = [image for image, tail in zip(same_name, tails, strict=True) if tail == max(tails)]
             if len(best) > 1:
                 raise UserError(
@@ -167,7 +167,7 @@ def read_given_boxes(path: str | Path) -> GivenBoxes:
     by_name: dict[str, list[BoxesOfImage]] = defaultdict(list)
     for table in tables:
         if table.file_name:
-            by_name[_parts(table.file_name)[-1]].append(table)
+            by_name[path_parts(table.file_name)[-1]].append(table)
     return GivenBoxes(
         path,
         tuple(tables),
@@ -259,13 +259,22 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
-def _parts(file_name: str) -> tuple[str, ...]:
-    """The parts of a path with slashes or backslashes."""
+def path_parts(file_name: str) -> tuple[str, ...]:
+    """The parts of a path with slashes or backslashes.
+
+    Args:
+        file_name: of any system.
+    """
     return PureWindowsPath(file_name).parts
 
 
-def _common_tail(first: Sequence[str], second: Sequence[str]) -> int:
-    """The number of equal trailing parts of two paths."""
+def common_tail(first: Sequence[str], second: Sequence[str]) -> int:
+    """The number of equal trailing parts of two paths.
+
+    Args:
+        first: parts of a path.
+        second: parts of a path.
+    """
     pairs = zip(reversed(first), reversed(second), strict=False)
     return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 

@@ -20,7 +20,6 @@ from mrcnn_zoo.data.annotations.segmentations import (
 )
 from mrcnn_zoo.data.classes import listed
 from mrcnn_zoo.data.field_rules import short_repr
-from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.data.masks import MAX_COORDINATE, encode_clipped_polygons
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
@@ -29,6 +28,7 @@ from mrcnn_zoo.evaluation.coco import build_evaluator_of_tasks
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, has_masks
 from mrcnn_zoo.evaluation.preflight import evaluated_part
 from mrcnn_zoo.evaluation.result_rows import Row
+from mrcnn_zoo.evaluation.results_matching import load_ground_truth, matched_by_names, rows_with_names
 from mrcnn_zoo.evaluation.tables import Results, verify_expected_results
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.structures import ImageSize
@@ -51,7 +51,8 @@ def evaluate_predictions(
 
     Args:
         predictions: a list of COCO results, or a COCO dataset whose annotations have scores, as `predict` writes it.
-        annotations: a COCO dataset; its images are not read.
+        annotations: a COCO file, whose images are not read; or a folder, file or name of a dataset of any format, for
+            results that name their images and classes, as `predict` writes them.
         cfg: with EVAL and TEST.
         output_dir: see `evaluate`.
 
@@ -62,15 +63,12 @@ def evaluate_predictions(
         UserError: a file that cannot be read, or results that do not belong to the annotations.
         UnexpectedResultsError: see `verify_expected_results`.
     """
-    source, truth = Path(predictions).expanduser(), Path(annotations).expanduser()
-    for path, option in ((source, "--predictions"), (truth, "--annotations")):
-        if not path.is_file():
-            raise UserError(f"{option} {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}.")
+    source = Path(predictions).expanduser()
+    if not source.is_file():
+        raise UserError(f"--predictions {source}: {'it is a folder' if source.is_dir() else 'there is no such file'}.")
     if cfg.EVAL.FUNNEL:
         raise UserError("EVAL.FUNNEL True traces the stages of a model, which a results file does not have: set False.")
-    dataset = load_coco(truth.stem, None, truth, needs_masks=False, needs_keypoints=False)
-    for note in dataset.notes:
-        logger.info("%s: %s", truth, note)
+    dataset = load_ground_truth(str(annotations), cfg)
     by_image, tasks = read_predictions(source, dataset)
     dataset = evaluated_part(dataset, cfg)
     evaluator = build_evaluator_of_tasks(cfg, dataset, tasks)
@@ -95,7 +93,7 @@ def read_predictions(path: Path, dataset: Dataset) -> tuple[dict[int, list[Row]]
     Raises:
         UserError: see `evaluate_predictions`.
     """
-    rows = _rows_of_file(path)
+    rows = matched_by_names(path, _rows_of_file(path), dataset)
     fields = ("image_id", "category_id", "score")
     for name in fields:
         lacking = [number for number, row in enumerate(rows) if row.get(name) is None]
@@ -116,7 +114,7 @@ def read_predictions(path: Path, dataset: Dataset) -> tuple[dict[int, list[Row]]
 def _rows_of_file(path: Path) -> list[Row]:
     content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-        content = content["annotations"]  # of a COCO dataset, as `predict` writes it
+        content = rows_with_names(content)  # of a COCO dataset, as `predict` writes it
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         what = "a list of other things than objects" if isinstance(content, list) else f"a {type(content).__name__}"
         raise UserError(f"{path} holds {what}. {FORM}")
@@ -141,7 +139,7 @@ def _check_ids(path: Path, rows: Sequence[Row], dataset: Dataset) -> None:
             shown = listed(list(dict.fromkeys(map(str, unknown))))
             raise UserError(
                 f"{path}: {_count(unknown, rows)} an unknown {name}: {shown}.{hint} The {what} of "
-                f"{dataset.annotation_file} have the ids {listed([str(number) for number in known])}."
+                f"{dataset.annotation_file or dataset.name} have the ids {listed([str(number) for number in known])}."
             )
 
 
@@ -183,6 +181,7 @@ def _tasks_of(path: Path, rows: Sequence[Row], dataset: Dataset) -> tuple[str, .
             )
     if rows and not any(counts.values()):
         raise UserError(f"{path}: the results have neither bbox, segmentation nor keypoints. {FORM}")
+    place = dataset.annotation_file or dataset.name
     found = {BBOX: not rows or counts["bbox"] or counts["segmentation"], SEGM: counts["segmentation"]}
     found[KEYPOINTS] = counts["keypoints"]
     measurable = {BBOX: True, SEGM: has_masks(dataset), KEYPOINTS: bool(dataset.keypoint_names)}
@@ -190,10 +189,10 @@ def _tasks_of(path: Path, rows: Sequence[Row], dataset: Dataset) -> tuple[str, .
         found[SEGM] = measurable[SEGM]
     for task, what in ((SEGM, "masks"), (KEYPOINTS, "keypoints")):
         if found[task] and not measurable[task]:
-            logger.warning("%s has no %s: those of the results are not evaluated.", dataset.annotation_file, what)
+            logger.warning("%s has no %s: those of the results are not evaluated.", place, what)
     tasks = tuple(task for task in (BBOX, SEGM, KEYPOINTS) if found[task] and measurable[task])
     if not tasks:
-        raise UserError(f"{path}: the results have keypoints alone, and {dataset.annotation_file} has none.")
+        raise UserError(f"{path}: the results have keypoints alone, and {place} has none.")
     return tasks
 
 

@@ -33,6 +33,7 @@ RUN_STARTERS = {
         "check_evaluation",
         "check_classes",
         "fit_min_box_area",
+        "load_ground_truth",
         "load_test_datasets",
         "prepare_evaluation",
     },
