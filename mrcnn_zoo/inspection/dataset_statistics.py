@@ -169,17 +169,22 @@ def _images(statistics: DatasetStatistics) -> str:
     distinct = Counter(map(tuple, sizes.tolist()))
     areas = sizes.prod(axis=1)
     order = np.argsort(areas, kind="stable")
-    smallest, median, largest = (_as_text(sizes[order[place]]) for place in (0, len(order) // 2, -1))
+    smallest, median, largest = (as_text(sizes[order[place]]) for place in (0, len(order) // 2, -1))
     text = f"all {smallest}" if len(distinct) == 1 else f"smallest {smallest}, median {median}, largest {largest}"
     kinds = ", ".join(f"{number} x {kind}" for kind, number in statistics.pixels.most_common())
     lines = [f"Images (width x height): {text}"]
     if len(distinct) > 1:
-        common = ", ".join(f"{number} x {_as_text(size)}" for size, number in distinct.most_common(3))
+        common = ", ".join(f"{number} x {as_text(size)}" for size, number in distinct.most_common(3))
         lines.append(f"  {counted(len(distinct), 'size')}, most frequent: {common}")
     return "\n".join([*lines, f"  pixels of {counted(statistics.pixels.total(), 'image')} that were read: {kinds}"])
 
 
-def _as_text(size: Sequence[int] | NDArray[np.int64]) -> str:
+def as_text(size: Sequence[int] | NDArray[np.int64]) -> str:
+    """A size as "width x height".
+
+    Args:
+        size: (height, width).
+    """
     return f"{size[1]} x {size[0]}"
 
 

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("modeling", "data", "checkpoint", "interop"),
     ("evaluation", "inference", "inspection"),
     ("training", "model_zoo.__init__", "model_zoo.models", "interop.conversion"),
-    ("benchmark", "experiments"),
+    ("benchmark", "doctor", "experiments"),
     ("cli", "__main__"),
 )
 SIBLINGS = ({"modeling"}, {"data"}, {"checkpoint", "interop"})  # of one layer, but without imports between them

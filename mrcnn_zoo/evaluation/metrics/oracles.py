@@ -288,7 +288,12 @@ def _line(task: str, name: str, metrics: Metrics, base: Metrics) -> list[str]:
     return [task, name, ap, "" if metrics is base or np.isnan(change) else f"{change:+.2f}", ap50, ap75]
 
 
-def _mask_side(cfg: CfgNode) -> int:
+def build_mask_side(cfg: CfgNode) -> int:
+    """M, cells per side of the predicted masks.
+
+    Args:
+        cfg: of the model.
+    """
     head, points = cfg.MODEL.ROI_MASK_HEAD, cfg.MODEL.POINT_HEAD
     if head.NAME == POINT_REND:
         return int(head.OUTPUT_SIDE_RESOLUTION * 2 ** (points.SUBDIVISION_STEPS if head.POINT_HEAD_ON else 0))
@@ -305,4 +310,4 @@ def build_oracle_metric(cfg: CfgNode) -> OracleMetric:
         cfg: of the model.
     """
     backend = HOTCOCO if find_spec(HOTCOCO) else cfg.EVAL.BACKEND  # equal numbers
-    return OracleMetric(build_backend(backend), _mask_side(cfg))
+    return OracleMetric(build_backend(backend), build_mask_side(cfg))
