@@ -19,7 +19,7 @@ from mrcnn_zoo.structures import ImageSize
 MAX_OBJECTS = 1000  # that are measured
 MATCH_IOU, POSITIVE_IOU = 0.5, 0.7  # of a usable anchor, and of a positive one (Ren et al. 2015, section 3.1.2)
 FITTED_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7)
-GOOD_SHARE = 0.9  # of the objects with a usable anchor
+FEW, ENOUGH = 0.9, 0.95  # of the objects with a usable anchor: below, a warning; from it on, nothing is advised
 NOTED_GAIN, LARGE_GAIN = 0.02, 0.05  # in the share that fitted anchors reach
 
 
@@ -113,9 +113,9 @@ def _finding(measured: MeasuredObjects, ious: Tensor, fitted: Tensor, fit: Ancho
         f"{count:,} objects, and {POSITIVE_IOU:g} for {percent(positive, count)}"
     )
     gain = (possible - reached) / count
-    if gain < NOTED_GAIN or _score(fitted) < _score(ious) + NOTED_GAIN:
+    if reached >= ENOUGH * count or gain < NOTED_GAIN or _score(fitted) < _score(ious) + NOTED_GAIN:
         return Finding(Severity.FINE, text)
-    is_severe = reached < GOOD_SHARE * count and gain >= LARGE_GAIN
+    is_severe = reached < FEW * count and gain >= LARGE_GAIN
     worst = torch.argsort(ious)[:EXAMPLES_KEPT].tolist()
     return Finding(
         Severity.WARNING if is_severe else Severity.NOTE,

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.data.masks import segmentation_rle
 from mrcnn_zoo.data.records import ImageRecord, InstanceRecord
-from mrcnn_zoo.doctor.examined import TRAIN, DoctorInput, Side, looked_at
+from mrcnn_zoo.doctor.examined import TRAIN, DoctorInput, ObjectTable, Side, looked_at
 from mrcnn_zoo.doctor.finding import EXAMPLES_KEPT, Box, Example, Finding, Severity, object_example, percent
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.ops import rle
@@ -124,7 +124,8 @@ def check_duplicates(examined: DoctorInput) -> Iterator[Finding]:
 
 
 def _names(side: Side, items: Sequence[InstanceRecord]) -> str:
-    return " and ".join(dict.fromkeys(side.dataset.class_names[item.class_index] for item in items))
+    names = dict.fromkeys(side.dataset.class_names[item.class_index] for item in items)
+    return f"{'classes' if len(names) > 1 else 'class'} {' and '.join(names)}"
 
 
 def duplicate_pairs(side: Side) -> Iterator[tuple[ImageRecord, InstanceRecord, InstanceRecord]]:
@@ -133,45 +134,49 @@ def duplicate_pairs(side: Side) -> Iterator[tuple[ImageRecord, InstanceRecord, I
     Args:
         side: all of its images.
     """
-    table = side.objects
-    starts = np.searchsorted(table.images, np.arange(len(side.dataset) + 1))
-    for image, record in enumerate(side.dataset.records):
-        start, end = int(starts[image]), int(starts[image + 1])
-        for first, second in _overlapping(table.boxes[start:end]):
-            one, other = (record.instances[int(table.places[start + row])] for row in (first, second))
-            if _masks_agree(record, one, other):
-                yield record, one, other
+    for first, second in overlapping_rows(side.objects):
+        (record, one), (_, other) = side.item(first), side.item(second)
+        if _masks_agree(record, one, other):
+            yield record, one, other
 
 
-def _overlapping(boxes: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Pairs of rows with an IoU above DUPLICATE_IOU."""
-    if len(boxes) < 2:
-        return []
-    order = np.argsort(boxes[:, 0], kind="stable")
-    found = []
-    for place, row in enumerate(order.tolist()):
-        # Left edges of such pairs differ by less than a tenth of the width.
-        limit = boxes[row, 0] + (1 - DUPLICATE_IOU) * (boxes[row, 2] - boxes[row, 0])
-        end = int(np.searchsorted(boxes[order, 0], limit, side="right"))
-        others = order[place + 1 : end]
-        ious = box_ious(boxes[row], boxes[others])
-        found += [(min(row, other), max(row, other)) for other in others[ious > DUPLICATE_IOU].tolist()]
-    return sorted(found)
-
-
-def box_ious(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU of a box with each of others.
+def overlapping_rows(objects: ObjectTable) -> list[tuple[int, int]]:
+    """Pairs of objects of one image whose boxes have an IoU above DUPLICATE_IOU, the first row below the second.
 
     Args:
-        box: (4,) x1 y1 x2 y2.
+        objects: of a dataset.
+    """
+    order = np.lexsort((objects.boxes[:, 0], objects.images))
+    boxes, images = objects.boxes[order], objects.images[order]
+    # Left edges of such pairs differ by less than a tenth of the width: each box is compared with those right of it.
+    limits = boxes[:, 0] + (1 - DUPLICATE_IOU) * (boxes[:, 2] - boxes[:, 0])
+    places, distance = np.arange(len(order)), 1
+    found = []
+    while len(places):
+        places = places[places + distance < len(order)]
+        others = places + distance
+        is_near = (images[others] == images[places]) & (boxes[others, 0] <= limits[places])
+        places, others = places[is_near], others[is_near]
+        is_pair = box_ious(boxes[places], boxes[others]) > DUPLICATE_IOU
+        found.append(np.sort(np.stack([order[places[is_pair]], order[others[is_pair]]], axis=1), axis=1))
+        distance += 1
+    rows = np.concatenate([np.zeros((0, 2), dtype=np.int64), *found])
+    return [(first, second) for first, second in sorted(rows.tolist())]
+
+
+def box_ious(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU of each box with the other one of its row.
+
+    Args:
+        boxes: (N, 4) x1 y1 x2 y2.
         others: (N, 4).
 
     Returns:
         (N,).
     """
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    low, high = np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:], others[:, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=1)
-    areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
+    areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     return shared / np.maximum(areas - shared, 1e-12)
 
 
@@ -223,7 +228,7 @@ def _disagreement(box: Box, around: tuple[int, int, int, int] | None) -> str:
         # Polygons thinner than a pixel cover no pixel centre; the training draws one pixel for them.
         return "" if min(box[2] - box[0], box[3] - box[1]) <= MAX_EDGE_DISTANCE else "its mask has no pixel"
     edges = np.array(box), np.array(around, dtype=np.float64)
-    overlap = float(box_ious(edges[0], edges[1][None])[0])
+    overlap = float(box_ious(edges[0][None], edges[1][None])[0])
     if np.abs(edges[0] - edges[1]).max() <= MAX_EDGE_DISTANCE or overlap >= MIN_MASK_IOU:
         return ""
     return f"IoU {overlap:.2f} of its box with the one around its mask"

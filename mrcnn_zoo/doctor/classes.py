@@ -63,7 +63,7 @@ def _unused(examined: DoctorInput) -> Iterator[Finding]:
                 f"{counted(len(hidden), 'class')} with objects in the validation data, and none in the training data",
                 hidden,
                 "Their AP will be 0, and lowers the mean. Make a split that is stratified by class "
-                "(`mrcnn-zoo data split`), or leave these classes out by DATASETS.DEFAULTS.CLASSES.",
+                "(`mrcnn-zoo data split SRC DST`), or leave these classes out by DATASETS.DEFAULTS.CLASSES.",
                 total=len(trained),
             )
     if trained is not None and tested is not None:

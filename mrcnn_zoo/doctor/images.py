@@ -120,19 +120,21 @@ def check_channels(examined: DoctorInput) -> Iterator[Finding]:
     for side in examined.sides:
         found = Counter(facts.kind for facts in side.images if facts.kind)
         kinds[side.name] = found
-        depths = {kind.split()[0] for kind in found}
+        depths: Counter[str] = Counter()
+        for kind, number in found.items():
+            depths[kind.split()[0]] += number
         if len(depths) > 1:
-            rare = min(found, key=found.__getitem__)
+            rare = min(depths, key=depths.__getitem__)
             yield Finding(
                 Severity.WARNING,
                 f"{side.name}: images of different depths: {_listed(found)}",
                 f"Images deeper than 8 bits are converted by INPUT.SIXTEEN_BIT ({settings.sixteen_bit}), the others "
                 "not, so that equal objects may look different. Write all files with one depth.",
-                count=found[rare],
-                total=found.total(),
-                examples=_of_kind(side, rare),
+                count=depths[rare],
+                total=depths.total(),
+                examples=_of_depth(side, rare),
             )
-        yield from _few_levels(examined, side, depths)
+        yield from _few_levels(examined, side, set(depths))
     depths_of_sides = [frozenset(kind.split()[0] for kind in found) for found in kinds.values() if found]
     if len(set(depths_of_sides)) > 1 and all(len(depths) == 1 for depths in depths_of_sides):
         yield Finding(
@@ -169,9 +171,10 @@ def _listed(kinds: Counter[str]) -> str:
     return ", ".join(f"{number} x {kind}" for kind, number in kinds.most_common())
 
 
-def _of_kind(side: Side, kind: str) -> tuple[Example, ...]:
-    chosen = [record for record, facts in zip(side.sample, side.images, strict=True) if facts.kind == kind]
-    return tuple(Example(kind, record) for record in chosen[:EXAMPLES_KEPT])
+def _of_depth(side: Side, depth: str) -> tuple[Example, ...]:
+    pairs = zip(side.sample, side.images, strict=True)
+    chosen = [Example(facts.kind, record) for record, facts in pairs if facts.kind.startswith(f"{depth} ")]
+    return tuple(chosen[:EXAMPLES_KEPT])
 
 
 def check_statistics(examined: DoctorInput) -> Iterator[Finding]:
@@ -212,7 +215,7 @@ def check_statistics(examined: DoctorInput) -> Iterator[Finding]:
         text,
         "The model starts from random weights, for which inputs near mean 0 and deviation 1 are best:"
         if is_far
-        else "It will be learned all the same. For inputs of mean 0 and deviation 1:",
+        else "The model learns with these, too. Values that give mean 0 and deviation 1:",
         paste=values,
     )
 

@@ -76,7 +76,7 @@ def build_doctor_input(cfg: CfgNode, *, num_images: int, measures: bool = True) 
     sides = tuple(
         replace(side, images=tuple(read_facts(side.sample, read, label=f"reading {side.name}"))) for side in sides
     )
-    anchors, problem = _anchors_of(cfg)
+    anchors, problem = build_anchor_levels(cfg)
     findings += [problem] if problem is not None else []
     estimate, reason = None, NOT_REQUESTED
     if measures:
@@ -210,8 +210,12 @@ def _with_readable_depth(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _anchors_of(cfg: CfgNode) -> tuple[AnchorLevels | None, Finding | None]:
-    """The anchors of the model, and the refusal of a model that cannot be built."""
+def build_anchor_levels(cfg: CfgNode) -> tuple[AnchorLevels | None, Finding | None]:
+    """The anchors of the model, None for one without; and the refusal of a model that cannot be built.
+
+    Args:
+        cfg: of the model.
+    """
     try:
         with torch.random.fork_rng():
             model = build_model(changed_config(cfg, {TIMM_WEIGHTS: False, "MODEL.DEVICE": "cpu"}))

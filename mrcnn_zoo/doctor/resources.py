@@ -67,7 +67,7 @@ def check_small_objects(examined: DoctorInput) -> Iterator[Finding]:
             f"{side.name}: {counted(len(rows), 'object')} ({percent(len(rows), len(sizes))}) smaller than {stride} "
             f"pixels of the network's input, the stride of the finest level",
             f"They fill less than one cell. Enlarge the images (INPUT.MIN_SIZE_{role}, MAX_SIZE_{role}), or cut them "
-            "into tiles (`mrcnn-zoo data tile`).",
+            "into tiles (`mrcnn-zoo data tile SRC DST`).",
             count=len(rows),
             total=len(sizes),
             examples=tuple(
