@@ -89,7 +89,7 @@ def read_tiff(path: str, *, with_alpha: bool, max_pixels: int, page: int | None 
             f"{path} is a TIFF of several pages, or of a kind that Pillow does not read. "
             "Install its reader with `pip install tifffile`."
         ) from error
-    with _tifffile_errors(path), tifffile.TiffFile(path) as file:
+    with tifffile_errors(path), tifffile.TiffFile(path) as file:
         series, first, count = file.series[0], file.pages.first, len(file.series)
         sides = dict(zip(series.axes, series.shape, strict=True))
         check_num_pixels(path, sides.get("Y", 1), sides.get("X", 1), max_pixels=max_pixels)
@@ -109,7 +109,7 @@ def read_tiff(path: str, *, with_alpha: bool, max_pixels: int, page: int | None 
         note_once(path, text, kind="Files of several images")
     if page is None:
         _note_stack(path, axes, sides)
-    return upright(as_pixels(_channels_last(array, axes, path), path), int(orientation))
+    return upright(as_pixels(channels_last(array, axes, path), path), int(orientation))
 
 
 def tiff_size(path: str) -> tuple[int, int] | None:
@@ -124,7 +124,7 @@ def tiff_size(path: str) -> tuple[int, int] | None:
         with tifffile.TiffFile(path) as file:
             series, orientation = file.series[0], file.pages.first.tags.valueof(TIFF_ORIENTATION, 1)
             without_memory = np.broadcast_to(np.zeros((), dtype=np.uint8), series.shape)
-            height, width = _channels_last(without_memory, series.axes, path).shape[:2]
+            height, width = channels_last(without_memory, series.axes, path).shape[:2]
     except Exception:  # no tifffile, or an unreadable TIFF, which `read_tiff` reports
         return None
     return (width, height) if int(orientation) in SIDEWAYS else (height, width)
@@ -261,8 +261,16 @@ def finite_pixels(array: NDArray[np.generic], name: str) -> NDArray[np.float32]:
 
 
 @contextmanager
-def _tifffile_errors(path: str) -> Iterator[None]:
-    """Turns errors of tifffile into `UserError`; its log messages about damaged files repeat the error."""
+def tifffile_errors(path: str) -> Iterator[None]:
+    """Turns errors of tifffile into `UserError`; its log messages about damaged files repeat the error.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        MissingCodecError: imagecodecs is not installed.
+        UserError: any other error.
+    """
     log = logging.getLogger("tifffile")
     was_disabled, log.disabled = log.disabled, True
     try:
@@ -282,7 +290,17 @@ def _note_stack(path: str, axes: str, sides: dict[str, int]) -> None:
         note_once(path, text, kind="Stacks read as colours")
 
 
-def _channels_last(array: NDArray[np.generic], axes: str, path: str) -> NDArray[np.generic]:
+def channels_last(array: NDArray[np.generic], axes: str, path: str) -> NDArray[np.generic]:
+    """A view (H, W) or (H, W, C) of an array of a TIFF.
+
+    Args:
+        array: of the file.
+        axes: of the array, as tifffile names them.
+        path: of the file.
+
+    Raises:
+        UserError: axes that are not height, width and channels.
+    """
     if axes == TIFF_STACK and array.shape[0] > array.shape[2]:
         # tifffile.imwrite without axes stores an (H, W, C) array as H pages of W x C.
         return array
