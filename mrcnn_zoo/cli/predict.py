@@ -39,6 +39,8 @@ from mrcnn_zoo.data.annotations.folders import check_dataset_folder, write_datas
 from mrcnn_zoo.data.annotations.loading import PAGES_ARE_IMAGES
 from mrcnn_zoo.data.given_boxes import BoxesOfImage, read_given_boxes
 from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
+from mrcnn_zoo.data.tiles import Tiling
+from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.limits import DetectionTally, build_detection_tally
 from mrcnn_zoo.inference.given_boxes import (
     box_source_of_files,
@@ -65,6 +67,7 @@ from mrcnn_zoo.inference.thresholds import (
     lowest,
     resolve_threshold,
 )
+from mrcnn_zoo.inference.tiles import MIN_TILE, check_predicts_tiles, tiling_of
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.output_files import check_output_folder
 from mrcnn_zoo.registries import ANNOTATION_FORMATS
@@ -152,6 +155,7 @@ class _Opened:
 
 
 def _open(arguments: argparse.Namespace, weights: str, found: FoundImages) -> _Opened:
+    tiling = _tiling(arguments)
     boxes = None if arguments.boxes is None else read_given_boxes(arguments.boxes)
     given = None if boxes is None else boxes_of_files(boxes, found.files)
 
@@ -162,6 +166,8 @@ def _open(arguments: argparse.Namespace, weights: str, found: FoundImages) -> _O
             check_predictions_folder(arguments.output, found, overwrite=arguments.overwrite)
         if boxes is not None:
             check_takes_boxes(cfg, option="--boxes")
+        if tiling is not None:
+            check_predicts_tiles(cfg, has_given_boxes=boxes is not None, option="--tiles")
 
     model, cfg, trained = open_trained(
         weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
@@ -170,9 +176,19 @@ def _open(arguments: argparse.Namespace, weights: str, found: FoundImages) -> _O
         class_of_id = boxes.class_of_id(trained.class_names, trained.category_ids, images=given.values())
         model = build_given_box_detector(cfg, model, box_source_of_files(given, class_of_id), option="--boxes")
     threshold = resolve_threshold(_threshold(arguments) or 0.0, trained, option="--threshold")
-    detector = build_image_detector(cfg, model, trained, score_threshold=lowest(threshold), option="--threshold")
+    detector = build_image_detector(
+        cfg, model, trained, score_threshold=lowest(threshold), option="--threshold", tiling=tiling
+    )
     tally = build_detection_tally(cfg, min_score=lowest(threshold)) if given is None else None
     return _Opened(detector, threshold, given, tally, cfg.RESULTS.SIMPLIFY)
+
+
+def _tiling(arguments: argparse.Namespace) -> Tiling | None:
+    if arguments.tiles is not None:
+        return tiling_of(arguments.tiles, arguments.tile_overlap, option="--tiles")
+    if arguments.tile_overlap is not None:
+        raise UserError("--tile-overlap is that of --tiles N, which is missing.")
+    return None
 
 
 def _threshold(arguments: argparse.Namespace) -> float | str | None:
@@ -220,6 +236,7 @@ def build_parser() -> CommandParser:
             "images/ --recursive --no-labels --weights output MODEL.DEVICE cpu TEST.DETECTIONS_PER_IMAGE 1000",
             "images/ --weights output --boxes boxes.json --output masks",
             "images/ --weights output --format labelme --output output/corrections",
+            "slide.tif --weights output/model_final.pth --tiles 1024 --format geojson",
             "'images/*.tif' --weights output/model_final.pth --config-file my.yaml --overwrite",
         ),
     )
@@ -249,6 +266,14 @@ def build_parser() -> CommandParser:
     )
     text = "images per forward pass (default: 1); images of different sizes are padded, which changes scores slightly"
     parser.add_argument("--batch-size", type=whole_number(minimum=1), default=1, metavar="N", help=text)
+    text = "predict large images by overlapping tiles of N x N pixels, each as an image; an object in several tiles is "
+    text += "found once, and limits such as TEST.DETECTIONS_PER_IMAGE hold per tile"
+    parser.add_argument("--tiles", type=whole_number(minimum=MIN_TILE), metavar="N", help=text)
+    text = (
+        "with --tiles: overlap of neighbours in pixels, or below 1 as a share of N (default: N / 8, at least 64 and at "
+    )
+    text += "most N / 2); larger than most objects"
+    parser.add_argument("--tile-overlap", type=float, metavar="PIXELS", help=text)
     text = "write a dataset of this format into the output folder, instead of pictures and predictions.json: "
     text += f"{', '.join(sorted(ANNOTATION_FORMATS.names()))}; RESULTS.SIMPLIFY is the tolerance of its polygons"
     parser.add_argument("--format", metavar="NAME", help=text)

@@ -17,10 +17,12 @@ from mrcnn_zoo.config.rules import class_count, is_classifier, section_of_boxes
 from mrcnn_zoo.data.annotations.loading import PAGES_ARE_IMAGES
 from mrcnn_zoo.data.loading.mapper import EvalMapper
 from mrcnn_zoo.data.records import ImageRecord, ImageSource
+from mrcnn_zoo.data.tiles import Tiling
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.given_boxes import GivenBoxDetector
 from mrcnn_zoo.inference.image_inputs import LoadedImage
 from mrcnn_zoo.inference.prediction import OBJECT, Prediction
+from mrcnn_zoo.inference.tiles import build_tile_notes, check_predicts_tiles, open_pixels, predict_tiles
 from mrcnn_zoo.inference.trained import TrainedFile
 from mrcnn_zoo.inference.tta import (
     AugmentedDetector,
@@ -33,6 +35,8 @@ from mrcnn_zoo.structures import Detections
 from mrcnn_zoo.structures.summary import summary
 
 Skip = Callable[[ImageSource, UserError], None]  # called with an image that cannot be read, and why
+
+AddDetections = Callable[[str, Detections], None]  # called with a name and all detections of one forward pass
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +61,7 @@ class ImageDetector:
     class_names: tuple[str, ...]  # by class index
     category_ids: tuple[int, ...]  # of the training data, by class index
     pages_are_images: bool = False  # INPUT.PAGES: each page of a TIFF is an image
+    tiling: Tiling | None = None  # of the images; None predicts on whole images
 
     def __post_init__(self) -> None:
         self.model.eval()
@@ -70,7 +75,12 @@ class ImageDetector:
         return list(zip(self.category_ids, self.class_names, strict=True))
 
     def stream(
-        self, sources: Iterable[ImageSource], *, batch_size: int = 1, skip: Skip | None = None
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        batch_size: int = 1,
+        skip: Skip | None = None,
+        add: AddDetections | None = None,
     ) -> Iterator[Prediction]:
         """Detect the objects in each image; all detections of the model, whatever their score.
 
@@ -78,8 +88,9 @@ class ImageDetector:
 
         Args:
             sources: of the images; numbered from 1.
-            batch_size: images per forward pass.
+            batch_size: images or tiles per forward pass.
             skip: called for images that cannot be read, which are left out; by default the error is raised.
+            add: called with the name and the detections of each image or tile.
 
         Raises:
             UserError: an image cannot be read; the message has its name.
@@ -87,18 +98,45 @@ class ImageDetector:
         batch: list[OpenedImage] = []
         for number, source in enumerate(sources, start=1):
             try:
-                pixels = self.mapper.reader.open(source)
+                image, found = self._open(number, source, batch_size, add)
             except UserError as error:
                 if skip is None:
                     raise
                 skip(source, error)
                 continue
-            batch.append(OpenedImage(number, source, pixels))
+            if found is not None:
+                yield from self._predictions([image], [found])
+                continue
+            batch.append(image)
             if len(batch) == batch_size:
-                yield from self._predictions(batch, self.detect(batch))
+                yield from self._predictions(batch, self.detect(batch), add)
                 batch = []
         if batch:
-            yield from self._predictions(batch, self.detect(batch))
+            yield from self._predictions(batch, self.detect(batch), add)
+
+    def _open(
+        self, number: int, source: ImageSource, batch_size: int, add: AddDetections | None
+    ) -> tuple[OpenedImage, Detections | None]:
+        """An image, and its detections where it is predicted by tiles, which are read one after the other."""
+        reader = self.mapper.reader
+        if self.tiling is None:
+            return OpenedImage(number, source, reader.open(source)), None
+        pixels: Any = open_pixels(source, reader)  # has the indices and the shape of an array
+
+        def detect(tiles: Sequence[NDArray[np.generic]], names: Sequence[str]) -> list[Detections]:
+            sources = [LoadedImage(name, tile) for name, tile in zip(names, tiles, strict=True)]
+            return self.detect([OpenedImage(number, tile, tile.pixels) for tile in sources])
+
+        found = predict_tiles(
+            pixels,
+            self.tiling,
+            detect,
+            name=source.name,
+            reduce_depth=reader.reduce_depth,
+            batch_size=batch_size,
+            add=add,
+        )
+        return OpenedImage(number, source, pixels), found
 
     def detect(self, images: Sequence[OpenedImage], recorder: Recording | None = None) -> list[Detections]:
         """Detections of one forward pass, on the CPU, in pixels of the images.
@@ -138,6 +176,11 @@ class ImageDetector:
                 "TEST.AUG.ENABLED is True: the stages of a prediction are recorded for one view of an image, not for "
                 "merged views. Set TEST.AUG.ENABLED False."
             )
+        if self.tiling is not None:
+            raise UserError(
+                "tiles: the stages of a prediction are recorded for one forward pass, not for merged tiles. Record a "
+                "part of the image, without tiles."
+            )
         if isinstance(self.model, GivenBoxDetector):
             raise UserError(
                 "--boxes: the stages that find boxes do not run in given boxes, so there is nothing to record. Leave "
@@ -149,8 +192,12 @@ class ImageDetector:
                 "parameter `recorder`. GeneralizedRCNN, ProposalNetwork and RetinaNet have it."
             )
 
-    def _predictions(self, images: Sequence[OpenedImage], tables: Sequence[Detections]) -> Iterator[Prediction]:
+    def _predictions(
+        self, images: Sequence[OpenedImage], tables: Sequence[Detections], add: AddDetections | None = None
+    ) -> Iterator[Prediction]:
         for image, table in zip(images, tables, strict=True):
+            if add is not None:
+                add(image.source.name, table)
             yield Prediction(
                 name=image.source.name,
                 image_id=image.number,
@@ -194,6 +241,7 @@ def build_image_detector(
     *,
     score_threshold: float = 0.0,
     option: str = "score_threshold",
+    tiling: Tiling | None = None,
 ) -> ImageDetector:
     """An image detector from the results of `open_trained`, with test-time augmentation where TEST.AUG.ENABLED.
 
@@ -203,19 +251,26 @@ def build_image_detector(
         trained: the checkpoint of the model.
         score_threshold: of the caller; a warning is logged where the threshold of the model is higher.
         option: name of the caller's threshold in that warning.
+        tiling: of the images; None predicts on whole images.
+
+    Raises:
+        UserError: tiles of a model that does not detect objects, or of given boxes.
     """
+    if tiling is not None:
+        check_predicts_tiles(cfg, has_given_boxes=isinstance(model, GivenBoxDetector))
     if not isinstance(model, GivenBoxDetector):  # which includes the augmentation
         model = build_augmented_detector(cfg, model)
-    for note in build_augmentation_notes(cfg):
+    notes = build_augmentation_notes(cfg) + ([] if tiling is None else build_tile_notes(cfg, tiling))
+    for note in notes:
         logger.info("%s", note)
     mapper = build_prediction_mapper(cfg, model)
     pages_are_images = cfg.INPUT.PAGES == PAGES_ARE_IMAGES
     if not getattr(model, "predicts_classes", True):
-        return ImageDetector(model, mapper, (OBJECT,), category_ids=(1,), pages_are_images=pages_are_images)
+        return ImageDetector(model, mapper, (OBJECT,), (1,), pages_are_images, tiling)
     if not isinstance(model, GivenBoxDetector) and not is_classifier(cfg):  # which have no threshold
         _warn_of_threshold(cfg, score_threshold, option)
     names = trained.class_names or tuple(str(index) for index in range(class_count(cfg) or 1))
-    return ImageDetector(model, mapper, names, trained.category_ids, pages_are_images=pages_are_images)
+    return ImageDetector(model, mapper, names, trained.category_ids, pages_are_images, tiling)
 
 
 def _warn_of_threshold(cfg: CfgNode, threshold: float, option: str) -> None:

@@ -142,9 +142,8 @@ def predict_files(
         logger.error("%s", error)
 
     with show_progress(line) as display:
-        for everything in detector.stream(sources, batch_size=batch_size, skip=skip):
-            if tally is not None:
-                tally.add(everything.name, everything.detections)
+        add = None if tally is None else tally.add
+        for everything in detector.stream(sources, batch_size=batch_size, skip=skip, add=add):
             prediction = everything.above(threshold)
             yield prediction, reaches(everything.detections, threshold).tolist()
             logger.info("%s: %s", prediction.name, counted(len(prediction), "object"))

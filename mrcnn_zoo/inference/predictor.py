@@ -18,6 +18,7 @@ from mrcnn_zoo.inference.image_detector import build_image_detector
 from mrcnn_zoo.inference.image_inputs import ImageInput, names_several, sources_of
 from mrcnn_zoo.inference.prediction import Prediction
 from mrcnn_zoo.inference.thresholds import DEFAULT_THRESHOLD, check_threshold, lowest, resolve_threshold
+from mrcnn_zoo.inference.tiles import tiling_of
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.model_zoo import index
 from mrcnn_zoo.modeling.recording import Recording
@@ -45,6 +46,9 @@ class Predictor:
             GPU if there is one.
         batch_size: images per forward pass. Images of different sizes are padded, which changes scores slightly.
         channel_order: of arrays and tensors with 3 or 4 channels, "RGB", or "BGR" as OpenCV reads images.
+        tiles: side of the tiles in which images are predicted, in pixels; 0 predicts on whole images. `batch_size` is
+            the number of tiles per forward pass then.
+        tile_overlap: see `tiling_of`.
         trust: modules whose code the config in the checkpoint may name.
 
     Raises:
@@ -61,6 +65,8 @@ class Predictor:
         device: str | torch.device | None = AUTO,
         batch_size: int = 1,
         channel_order: str = RGB,
+        tiles: int = 0,
+        tile_overlap: float | None = None,
         trust: Iterable[str] = (),
     ) -> None:
         if batch_size < 1:
@@ -72,10 +78,13 @@ class Predictor:
             raise UserError(
                 f"overrides = {overrides!r} must be a list of keys and values, as [KEY, VALUE] or ['KEY=VALUE']."
             )
+        tiling = tiling_of(tiles, tile_overlap) if tiles else None
         settings = [*overrides, *(() if device in (None, AUTO) else ("MODEL.DEVICE", str(device)))]
         model, cfg, trained = open_trained(_in_zoo(weights), config=config, overrides=settings, trust=trust)
         self.score_threshold = resolve_threshold(score_threshold, trained, option="score_threshold")
-        self.detector = build_image_detector(cfg, model, trained, score_threshold=lowest(self.score_threshold))
+        self.detector = build_image_detector(
+            cfg, model, trained, score_threshold=lowest(self.score_threshold), tiling=tiling
+        )
         if str(device).startswith("cuda") and next(model.parameters()).device.type == "cpu":
             logger.warning("device %s: there is no GPU here; running on the CPU", device)
         self.batch_size = batch_size

@@ -1,6 +1,5 @@
 """Prediction on large images by overlapping tiles."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -8,9 +7,20 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn_zoo.data.images.pixels import COLORS, DepthReduction, RangeScaling, stretch
-from mrcnn_zoo.data.images.windows import WindowedImage
+from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.data.images.pixels import (
+    CHANNELS_WITH_ALPHA,
+    COLORS,
+    DepthReduction,
+    RangeScaling,
+    channels_fit,
+    stretch,
+)
+from mrcnn_zoo.data.images.windows import WindowedImage, open_windows
+from mrcnn_zoo.data.loading.mapper import PixelReader
+from mrcnn_zoo.data.records import ImageSource
 from mrcnn_zoo.data.tiles import Tiling, Window, windows_of
+from mrcnn_zoo.data.transforms.resize import shortest_edge_size
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.tile_merging import TileDetections, merge_tiles, place_tile
 from mrcnn_zoo.progress import ProgressLine, show_progress
@@ -19,13 +29,28 @@ from mrcnn_zoo.structures import Detections
 OVERLAP_SHARE = 8  # of the side of a tile: an eighth
 MIN_OVERLAP = 64  # pixels, by default
 MIN_TILE = 32  # pixels
+WITHOUT_OBJECTS = ("Classifier", "ProposalNetwork")  # values of MODEL.META_ARCHITECTURE
 SAMPLED_VALUES = 1 << 24  # of an image of more than 8 bits, of which its darkest and brightest are found
 
 Pixels = NDArray[np.generic] | WindowedImage
 # Detections of each array (h, w, C) of a forward pass, in its pixels; with the names of the tiles.
 DetectAll = Callable[[Sequence[NDArray[np.generic]], Sequence[str]], list[Detections]]
 
-logger = logging.getLogger(__name__)
+
+def open_pixels(source: ImageSource, reader: PixelReader) -> Pixels:
+    """The pixels of an image, read by windows where the file allows that, else decoded once.
+
+    Args:
+        source: of the image.
+        reader: of the model.
+
+    Raises:
+        UserError: an image that cannot be read, or has another number of channels than the model.
+    """
+    windows = open_windows(source, with_alpha=reader.num_channels in CHANNELS_WITH_ALPHA)
+    if windows is None or not channels_fit(windows.shape[2], reader.num_channels):
+        return reader.open(source)
+    return windows
 
 
 def tiling_of(size: int, overlap: float | None = None, *, option: str = "tiles") -> Tiling:
@@ -54,6 +79,44 @@ def tiling_of(size: int, overlap: float | None = None, *, option: str = "tiles")
     return Tiling(size, pixels)
 
 
+def check_predicts_tiles(cfg: CfgNode, *, has_given_boxes: bool, option: str = "tiles") -> None:
+    """Refuse models whose predictions cannot be merged.
+
+    Args:
+        cfg: of the model.
+        has_given_boxes: whether the model predicts in given boxes.
+        option: name of the tiles in messages.
+
+    Raises:
+        UserError: given boxes, or MODEL.META_ARCHITECTURE does not detect objects.
+    """
+    kind = cfg.MODEL.META_ARCHITECTURE
+    if has_given_boxes:
+        raise UserError(
+            f"{option}: masks in given boxes are predicted on whole images. Leave out the tiles or the boxes."
+        )
+    if kind in WITHOUT_OBJECTS:
+        raise UserError(f"{option}: a {kind} (MODEL.META_ARCHITECTURE) detects no objects, which could be merged.")
+
+
+def build_tile_notes(cfg: CfgNode, tiling: Tiling) -> list[str]:
+    """A note on tiles that the model resizes, for the log.
+
+    Args:
+        cfg: INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST, TEST.AUG.
+        tiling: of the images.
+    """
+    size = (tiling.size, tiling.size)
+    resized = shortest_edge_size(size, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)[0]
+    if cfg.TEST.AUG.ENABLED or resized == tiling.size:
+        return []
+    return [
+        f"tiles of {tiling.size} pixels are resized to {resized}, as images of their size are (INPUT.MIN_SIZE_TEST "
+        f"{cfg.INPUT.MIN_SIZE_TEST}, MAX_SIZE_TEST {cfg.INPUT.MAX_SIZE_TEST}): objects are seen at "
+        f"{resized / tiling.size:.3g} of their size in the file. INPUT.MIN_SIZE_TEST 0 keeps it."
+    ]
+
+
 def predict_tiles(
     image: Pixels,
     tiling: Tiling,
@@ -62,7 +125,7 @@ def predict_tiles(
     name: str,
     reduce_depth: DepthReduction | None = None,
     batch_size: int = 1,
-    add_tile: Callable[[str, Detections], None] | None = None,
+    add: Callable[[str, Detections], None] | None = None,
 ) -> Detections:
     """The detections of an image by overlapping tiles; an object in several tiles is found once.
 
@@ -76,7 +139,7 @@ def predict_tiles(
         name: of the image.
         reduce_depth: of the model; a range that it finds in each image is found in the whole image, not in each tile.
         batch_size: tiles per forward pass.
-        add_tile: called with the name and the detections of each tile.
+        add: called with the name and the detections of each tile.
 
     Returns:
         In descending order of score, on the CPU, with `BoxedBitmaps`.
@@ -90,8 +153,8 @@ def predict_tiles(
             names = [f"{name} [{', '.join(map(str, window))}]" for window in batch]
             pixels = [_read(image, window, scale) for window in batch]
             for window, tile, found in zip(batch, names, detect(pixels, names), strict=True):
-                if add_tile is not None:
-                    add_tile(tile, found)
+                if add is not None:
+                    add(tile, found)
                 tiles.append(place_tile(found, window, image_size))
             line.done += len(batch)
             if display is not None:

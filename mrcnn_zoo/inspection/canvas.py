@@ -16,6 +16,7 @@ Point = tuple[float, float]  # x, y in pixels
 
 SMALL_SIDE = 400  # pixels; pictures with a shorter longest side are enlarged before drawing
 GOLDEN_RATIO = 0.618034  # multiples of it, modulo 1, are spread evenly over the hues
+THINNEST = 16  # least ratio of an object's shorter side to the width of its outline, from 2 pixels on
 LABEL_SHARE = 0.15  # maximum share of the picture that labels cover
 LABEL_SIZE = 0.25  # font size relative to the square root of the area of the box
 SMALLEST_LABEL = 8  # minimum font size, points
@@ -176,6 +177,16 @@ def text_color(background: Color) -> Color:
     return (0, 0, 0) if _brightness(background) > 128 else (255, 255, 255)
 
 
+def line_width(wanted: float, side: int) -> int:
+    """The width of the outline of an object: small objects in large pictures are not covered by it.
+
+    Args:
+        wanted: in pixels of the picture.
+        side: the shorter side of the object in pixels of the picture.
+    """
+    return max(1, min(round(wanted), max(2, side // THINNEST)))
+
+
 class Canvas:
     """Draws boxes, lines, dots and non-overlapping labels on a copy of a picture.
 
@@ -189,7 +200,7 @@ class Canvas:
         self._draw = ImageDraw.Draw(self._image)
         self._factor = factor
         self._max_font_size = font_size(self._image.height, self._image.width)
-        self._label_boxes: list[tuple[float, float, float, float]] = []
+        self._label_boxes, self._num_labels = np.zeros((64, 4)), 0  # the first rows; the array grows
         self._label_area = 0.0
 
     def box(self, box: tuple[float, float, float, float], color: Color) -> None:
@@ -200,8 +211,9 @@ class Canvas:
             color: of the edges.
         """
         left, top, right, bottom = self._pixels(box)
-        thickness = max(1, round(max(self._image.size) / 500))
-        self._draw.rectangle((left, top, right, bottom), outline=color, width=thickness)
+        side = min(right - left, bottom - top) + 1
+        width = line_width(max(self._image.size) / 500, side)
+        self._draw.rectangle((left, top, right, bottom), outline=color, width=width)
 
     def line(self, start: Point, end: Point, color: Color) -> None:
         """Connect two points.
@@ -248,7 +260,7 @@ class Canvas:
             x = min(max(x, 0), self._image.width - width)
             y = min(max(y, 0), self._image.height - height)
             if self._is_free(x, y, x + width, y + height):
-                self._label_boxes.append((x, y, x + width, y + height))
+                self._add_label_box((x, y, x + width, y + height))
                 self._label_area += width * height
                 self._draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
                 self._draw.text((x + 3 - x0, y + 3 - y0), text, fill=text_color(color), font=text_font)
@@ -264,5 +276,11 @@ class Canvas:
         return left, top, max(left, right), max(top, bottom)
 
     def _is_free(self, x0: float, y0: float, x1: float, y1: float) -> bool:
-        boxes = self._label_boxes
-        return all(x1 <= left or right <= x0 or y1 <= top or bottom <= y0 for left, top, right, bottom in boxes)
+        left, top, right, bottom = self._label_boxes[: self._num_labels].T
+        return bool(((x1 <= left) | (right <= x0) | (y1 <= top) | (bottom <= y0)).all())
+
+    def _add_label_box(self, box: tuple[float, float, float, float]) -> None:
+        if self._num_labels == len(self._label_boxes):
+            self._label_boxes = np.concatenate([self._label_boxes, np.zeros_like(self._label_boxes)])
+        self._label_boxes[self._num_labels] = box
+        self._num_labels += 1

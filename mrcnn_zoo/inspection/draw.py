@@ -19,6 +19,7 @@ from mrcnn_zoo.inspection.canvas import (
     enlargement,
     font,
     font_size,
+    line_width,
     paint_window,
     to_picture,
 )
@@ -72,8 +73,8 @@ def draw_instances(
     colors = distinct_colors(len(table)) if colors is None else colors
     boxes = [tuple(box) for box in table.boxes.tolist()]
     if table.masks is not None:
-        border = max(1, round(max(picture.shape) / 700))
         for row, window in masks_largest_first(table):
+            border = line_width(max(picture.shape) / 700, min(window.bitmap.shape) * factor)
             paint_window(picture, window, colors[row], factor=factor, opacity=opacity, border=border)
     canvas = Canvas(picture, factor=factor)
     for row, box in enumerate(boxes):
