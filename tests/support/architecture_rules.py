@@ -37,7 +37,7 @@ RUN_STARTERS = {
         "load_test_datasets",
         "prepare_evaluation",
     },
-    "inference": {"fill_model", "with_value_range_of", "open_trained", "check_takes_boxes"},
+    "inference": {"fill_model", "with_value_range_of", "open_trained", "check_takes_boxes", "check_predicts_tiles"},
     "inspection": {
         "save_predictions",
         "save_prediction_pictures",

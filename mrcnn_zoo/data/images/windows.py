@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -123,7 +123,11 @@ def _tiff_windows(path: str, *, with_alpha: bool) -> WindowedImage | None:
             return _windows_of(channels_last(array, series.axes, path), path, num_channels=num_channels)
         if series.axes not in PLANES or len(series.pages) != 1:
             return None
-    segments = _Segments(path)
+        is_tiled, width = page.is_tiled, page.imagewidth
+        segment = (page.tilelength, page.tilewidth) if is_tiled else (page.rowsperstrip, width)
+        segments = _Segments(
+            path, segment, -(-width // segment[1]), page.samplesperpixel, np.dtype(page.dtype).newbyteorder("=")
+        )
     return _probed(path, (sides["Y"], sides["X"]), partial(segments.read, num_channels=num_channels))
 
 
@@ -132,6 +136,10 @@ class _Segments:
     """The strips or tiles of the first page of a TIFF."""
 
     path: str
+    size: tuple[int, int]  # (height, width) of a segment
+    columns: int  # segments per row
+    num_channels: int
+    dtype: np.dtype[Any]
     decoded: OrderedDict[int, NDArray[np.generic]] = field(default_factory=OrderedDict)  # the last ones used
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -142,38 +150,48 @@ class _Segments:
             window: inside the image.
             num_channels: the first channels that are kept; None for all.
         """
-        import tifffile
-
         left, top, right, bottom = window
-        with self.lock, tifffile_errors(self.path), tifffile.TiffFile(self.path) as file:
-            page = file.pages.first
-            height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-            columns = -(-page.imagewidth // width)
-            channels = page.samplesperpixel
-            pixels = np.zeros((bottom - top, right - left, channels), dtype=page.dtype)
-            for row in range(top // height, -(-bottom // height)):
-                for column in range(left // width, -(-right // width)):
-                    segment = self._segment(page, row * columns + column)
-                    y, x = row * height, column * width
-                    inside = segment[max(top - y, 0) : bottom - y, max(left - x, 0) : right - x]
-                    y, x = max(y - top, 0), max(x - left, 0)
-                    pixels[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+        height, width = self.size
+        rows, columns = range(top // height, -(-bottom // height)), range(left // width, -(-right // width))
+        places = {row * self.columns + column: (column * width, row * height) for row in rows for column in columns}
+        pixels = np.zeros((bottom - top, right - left, self.num_channels), dtype=self.dtype)
+        with self.lock:
+            for index, segment in self._segments(list(places)):
+                x, y = places[index]
+                inside = segment[max(top - y, 0) : bottom - y, max(left - x, 0) : right - x]
+                x, y = max(x - left, 0), max(y - top, 0)
+                pixels[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
         return as_pixels(pixels if num_channels is None else pixels[..., :num_channels], self.path)
 
-    def _segment(self, page: Any, index: int) -> NDArray[np.generic]:
-        """(h, w, C) of a decoded strip or tile."""
-        if index in self.decoded:
-            self.decoded.move_to_end(index)
-            return self.decoded[index]
-        handle = page.parent.filehandle
-        handle.seek(page.dataoffsets[index])
-        data = handle.read(page.databytecounts[index]) if page.databytecounts[index] else None
-        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.jpegtables is not None else {}
-        segment, _, shape = page.decode(data, index, **tables)
-        if segment is None:  # a tile without data
-            segment = np.full(shape, page.nodata, dtype=page.dtype)
-        segment = segment.reshape(segment.shape[-3:])
-        self.decoded[index] = segment
-        while len(self.decoded) > 1 and len(self.decoded) * segment.nbytes > CACHED_BYTES:
-            self.decoded.popitem(last=False)
-        return segment
+    def _segments(self, indices: list[int]) -> Iterator[tuple[int, NDArray[np.generic]]]:
+        """Decoded strips or tiles (h, w, C), by index; the file is opened if one of them is not in memory."""
+        missing = []
+        for index in indices:
+            if index in self.decoded:
+                self.decoded.move_to_end(index)
+                yield index, self.decoded[index]
+            else:
+                missing.append(index)
+        if not missing:
+            return
+        import tifffile
+
+        with tifffile_errors(self.path), tifffile.TiffFile(self.path) as file:
+            page = file.pages.first
+            for index in missing:
+                segment = _decoded(page, index)
+                yield index, segment
+                self.decoded[index] = segment
+                while len(self.decoded) > 1 and len(self.decoded) * segment.nbytes > CACHED_BYTES:
+                    self.decoded.popitem(last=False)
+
+
+def _decoded(page: Any, index: int) -> NDArray[np.generic]:
+    handle = page.parent.filehandle
+    handle.seek(page.dataoffsets[index])
+    data = handle.read(page.databytecounts[index]) if page.databytecounts[index] else None
+    tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.jpegtables is not None else {}
+    segment, _, shape = page.decode(data, index, **tables)
+    if segment is None:  # a tile without data
+        segment = np.full(shape, page.nodata, dtype=page.dtype)
+    return segment.reshape(segment.shape[-3:])
