@@ -272,10 +272,10 @@ def anchor_shapes(anchors: Tensor) -> tuple[list[float], list[float]]:
     Args:
         anchors: (A, 4) pixels.
     """
-    sides = torch.unique(((anchors[:, 2:] - anchors[:, :2]) * 8).round(), dim=0) / 8
-    sizes = {round(math.sqrt(width * height)) for width, height in sides.tolist()}
-    ratios = {float(f"{height / width:.2g}") for width, height in sides.tolist() if width > 0}
-    return sorted(sizes), sorted(ratios)
+    sides = torch.unique(((anchors[:, 2:] - anchors[:, :2]) * 64).round(), dim=0) / 64
+    positive = [(width, height) for width, height in sides.tolist() if width > 0 and height > 0]
+    sizes = {float(round(math.sqrt(width * height))) for width, height in positive}
+    return sorted(sizes), sorted({round(height / width, 1) or round(height / width, 2) for width, height in positive})
 
 
 def _listed(noun: str, values: Sequence[float]) -> str:
