@@ -6,7 +6,7 @@ With ground truth, the page shows for each object the detection that finds it, o
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from mrcnn_zoo.cli.options import (
 from mrcnn_zoo.cli.parser import CommandParser, read_arguments, score, whole_number
 from mrcnn_zoo.cli.predict import is_image_input
 from mrcnn_zoo.config import CfgNode
+from mrcnn_zoo.config.rules import class_count
 from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.data.annotations.loading import PAGES_ARE_IMAGES
 from mrcnn_zoo.data.images.reading import FileImage
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = check_output_file(arguments.output, option="--output")
         detector, cfg = _open(arguments)
         chosen = _chosen(arguments, cfg)
+        if len(chosen[0].names) == class_count(cfg) and not detector.class_names:
+            detector = replace(detector, class_names=chosen[0].names)
         for image, path in zip(chosen, _paths(output, chosen, overwrite=arguments.overwrite), strict=True):
             content = xray_page(
                 xray_image(

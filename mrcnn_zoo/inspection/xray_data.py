@@ -1,7 +1,7 @@
 """The recording of one image as plain data for the page of `xray_page.py`: boxes of all stages, and how they follow.
 
-All boxes are in pixels of the resized image, as whole numbers of tenths. A stage has a part of the rows of its report;
-`suppressedBy` and `kept` are rows of this part, `sources` are places in `kept` of the stage before.
+All boxes are in hundredths of pixels of the resized image. A stage has a part of the rows of its report; `suppressedBy`
+and `kept` are rows of this part, `sources` are places in `kept` of the stage before.
 """
 
 import base64
@@ -29,7 +29,7 @@ MAX_ROWS = 6000  # of a stage
 MAX_UNUSED_ROWS = 300  # of those that no later stage gets, because their score is too low
 CLASSES_PER_REGION = 10
 MASK_BYTES = 1 << 20  # of all mask probabilities
-TENTHS = 10
+HUNDREDTHS = 100
 
 Rows = NDArray[np.int64]
 
@@ -85,13 +85,15 @@ def xray_data(image: XrayImage) -> dict[str, Any]:
     }
 
 
-def tenths(boxes: Tensor) -> list[int]:
-    """Boxes (R, 4) in pixels as a flat list of tenths of pixels.
+def hundredths(boxes: Tensor) -> list[int]:
+    """Boxes (R, 4) in pixels as a flat list of hundredths of pixels.
 
     Args:
         boxes: those that are not finite become 0.
     """
-    rounded: list[int] = (boxes.detach().cpu().double().nan_to_num(0, 0, 0) * TENTHS).round().long().flatten().tolist()
+    rounded: list[int] = (
+        (boxes.detach().cpu().double().nan_to_num(0, 0, 0) * HUNDREDTHS).round().long().flatten().tolist()
+    )
     return rounded
 
 
@@ -140,7 +142,7 @@ def _stage_data(report: StageReport, shown: Rows, scale: tuple[float, float]) ->
     scores = _finite(report.scores)
     data = {
         "name": report.stage,
-        "boxes": tenths(boxes),
+        "boxes": hundredths(boxes),
         "scores": [round(score, 4) for score in _probabilities(report, scores)[rows].tolist()],
         "classes": report.classes.cpu()[rows].tolist(),
         "sources": report.sources.cpu()[rows].tolist(),
@@ -183,7 +185,7 @@ def _anchor_data(
     of_levels = values["anchors"].values["levels"].cpu()[anchors]
     cells = [levels[level].cell_of(anchor) for anchor, level in zip(anchors.tolist(), of_levels.tolist(), strict=True)]
     return {
-        "boxes": tenths(values["anchors"].values["boxes"].cpu()[anchors]),
+        "boxes": hundredths(values["anchors"].values["boxes"].cpu()[anchors]),
         "levels": of_levels.tolist(),
         "cells": [number for cell in cells for number in cell],
         "total": len(values["anchors"].values["boxes"]),
@@ -198,7 +200,7 @@ def _region_data(values: Mapping[str, StageValues]) -> dict[str, Any]:
     pooling = values.get("box pooling")
     boxes = (pooling or table).values["boxes"]  # of a cascade: before the first stage
     return {
-        "boxes": tenths(boxes),
+        "boxes": hundredths(boxes),
         "classes": best.indices.tolist(),
         "scores": (best.values * 10_000).round().long().tolist(),
         "threshold": table.settings["score_threshold"],
@@ -216,7 +218,7 @@ def _pooling_data(pooling: StageValues) -> dict[str, Any]:
         "names": list(pooling.settings["names"]),
         "strides": list(pooling.settings["strides"]),
         "side": pooling.settings["side"],
-        "areas": tenths(areas),
+        "areas": hundredths(areas),
         "operation": operation.removeprefix("FunctionPooling(").removesuffix(")"),
         "hasRoundedBins": "roi_pool" in operation,
     }
@@ -296,7 +298,7 @@ def _object_data(
     }
     return {
         "name": item.name,
-        "box": tenths(torch.tensor([item.box]) * torch.tensor(scale * 2)),
+        "box": hundredths(torch.tensor([item.box]) * torch.tensor(scale * 2)),
         "mask": None if item.mask is None else _rle_text(item.mask),
         "crowd": item.is_crowd,
         "state": item.state,

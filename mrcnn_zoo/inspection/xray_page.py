@@ -3,6 +3,7 @@
 The numbers are those of `xray_data.py`; the scripts and the style are in `resources/xray*`.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -39,6 +40,7 @@ LAYERS = (
     ("labels", "labels", True),
     ("objects", "ground truth", False),
 )
+ORDER_OF_STATES = ("lost", "found", "")
 WITH_LEVELS = "anchors refine nms"
 
 
@@ -311,7 +313,7 @@ def _panels(steps: Sequence[Step], data: Mapping[str, Any]) -> Iterator[str]:
         '<section><div class="title"><h2>History</h2><button type="button" id="clear">Clear choice</button></div>'
         '<p class="caption" id="history-hint">Point at a box or tap it, or choose a detection below. A further click '
         "at the same point chooses the next box there. Keys: ← and → change the step.</p>"
-        '<ol class="history" id="history-list"></ol></section>'
+        '<p id="object-text" role="status"></p><ol class="history" id="history-list"></ol></section>'
     )
     yield (
         '<section><h2>Detections</h2><label class="caption">least score <input type="range" id="least" min="0" max="1" '
@@ -319,8 +321,13 @@ def _panels(steps: Sequence[Step], data: Mapping[str, Any]) -> Iterator[str]:
         '<ul class="detections" id="detection-list"></ul></section>'
     )
     if data["objects"]:
-        cards = "".join(_card(number, item, steps) for number, item in enumerate(data["objects"]))
-        yield f'<section><h2>Ground truth</h2><ul class="objects">{cards}</ul></section>'
+        objects = data["objects"]
+        order = sorted(range(len(objects)), key=lambda number: ORDER_OF_STATES.index(objects[number]["state"]))
+        cards = "".join(_card(number, objects[number], steps) for number in order)
+        counts = Counter(item["state"] for item in objects)
+        summary = ", ".join(f"{counts[state]:,} {state or 'not traced'}" for state in ORDER_OF_STATES if counts[state])
+        yield f'<section><h2>Ground truth</h2><p class="caption">{summary}</p><ul class="objects">{cards}</ul>'
+        yield "</section>"
 
 
 def _card(number: int, item: Mapping[str, Any], steps: Sequence[Step]) -> str:

@@ -56,8 +56,8 @@ def data(image: XrayImage) -> dict[str, Any]:
     return xray_data(image)
 
 
-def boxes_of(tenths: list[int]) -> Tensor:
-    return torch.tensor(tenths).view(-1, 4) / 10
+def boxes_of(hundredths: list[int]) -> Tensor:
+    return torch.tensor(hundredths).view(-1, 4) / 100
 
 
 def test_histories_lead_to_the_same_boxes_as_the_reports(image: XrayImage, data: dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ def test_histories_lead_to_the_same_boxes_as_the_reports(image: XrayImage, data:
         for place in range(len(reports) - 1, -1, -1):
             stage, report = data["stages"][place], reports[place]
             factor = 2 if report.stage == "original size" else 1
-            assert (boxes_of(stage["boxes"])[row] - report.boxes[real] * factor).abs().max() < 0.051
+            assert (boxes_of(stage["boxes"])[row] - report.boxes[real] * factor).abs().max() < 0.0051
             assert stage["scores"][row] == pytest.approx(
                 float(report.scores[real].sigmoid() if place == 0 else report.scores[real]), abs=1e-4
             )
@@ -77,7 +77,7 @@ def test_histories_lead_to_the_same_boxes_as_the_reports(image: XrayImage, data:
             if place:
                 row = data["stages"][place - 1]["kept"][stage["sources"][row]]
                 real = int(reports[place - 1].kept[report.sources[real]])
-        assert (boxes_of(data["anchors"]["boxes"])[row] - anchors[reports[0].sources[real]]).abs().max() < 0.051
+        assert (boxes_of(data["anchors"]["boxes"])[row] - anchors[reports[0].sources[real]]).abs().max() < 0.0051
         region = data["stages"][0]["kept"].index(row)
         table = image.recording.values_of_image(0)["class scores"].values["scores"][region]
         best = int(table.argmax())
@@ -92,7 +92,7 @@ def test_every_suppressed_row_has_the_suppressor_of_the_report(image: XrayImage,
         boxes = boxes_of(stage["boxes"])
         pairs = {(tuple(boxes[row].tolist()), tuple(boxes[stage["suppressedBy"][row]].tolist())) for row in shown}
         rows = (report.fates == Fate.SUPPRESSED).nonzero().flatten()
-        rounded = (report.boxes.double() * 10).round().div(10).float()
+        rounded = (report.boxes.double() * 100).round().div(100).float()
         by = report.suppressed_by[rows]
         exact = zip(rounded[rows].tolist(), rounded[by].tolist(), strict=True)
         assert pairs == {(tuple(box), tuple(other)) for box, other in exact}
@@ -107,7 +107,7 @@ def test_cells_and_score_maps_are_those_of_the_anchors(image: XrayImage, data: d
         grid, (width, height) = data["levels"][level]["grid"], data["levels"][level]["shapes"][shape]
         middle = (grid["left"] + (x + 0.5) * grid["stride"], grid["top"] + (y + 0.5) * grid["stride"])
         box = (middle[0] - width / 2, middle[1] - height / 2, middle[0] + width / 2, middle[1] + height / 2)
-        assert (anchors[row] - torch.tensor(box)).abs().max() < 0.11
+        assert (anchors[row] - torch.tensor(box)).abs().max() < 0.061
         (of_level,) = (found for found in data["scoreMaps"] if found["level"] == level)
         values = np.frombuffer(base64.b64decode(of_level["maps"][1 + shape]["values"]), dtype=np.uint8)
         assert abs(values.reshape(grid["rows"], grid["columns"])[y, x] / 255 - stage["scores"][row]) < 0.0025
@@ -149,7 +149,7 @@ def test_objects_are_lost_with_rows_of_their_stage(image: XrayImage, data: dict[
             report, place = image.recording.of_image(0)[name], list(image.recording.of_image(0)).index(name)
             factor = 2 if name == "original size" else 1
             local = boxes_of(data["stages"][place]["boxes"])[shown["rows"][name]]
-            assert (local - report.boxes[rows] * factor).abs().max() < 0.051
+            assert (local - report.boxes[rows] * factor).abs().max() < 0.0051
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------------
@@ -186,12 +186,12 @@ def test_recording_by_hand() -> None:
     assert stage["suppressedBy"] == [-1, -1, 1, -1, 3, -1, -1]
     assert stage["kept"] == [0, 1]
     assert stage["ranks"] == [1, 1, 2, 3, 4, 2, 3]
-    assert stage["boxes"][:8] == [100, 0, 140, 40, 0, 0, 40, 40]
+    assert stage["boxes"][:8] == [1000, 0, 1400, 404, 0, 0, 400, 400]
     assert data["anchors"]["levels"] == [1, 0, 0, 0, 0, 1, 1]
     assert set(data["anchors"]["cells"]) == {-1}  # no map has these cells
     assert data["scoreMaps"] == []
     assert [found["place"] for found in data["detections"]] == [0, 1]
-    assert data["objects"][0]["box"] == [0, 0, 40, 40]
+    assert data["objects"][0]["box"] == [0, 0, 400, 400]
     assert data["objects"][0]["rows"] == {"proposals": [5]}
 
 

@@ -197,16 +197,18 @@ def test_suppressed_and_kept_boxes_name_each_other(opened: OpenPage) -> None:
 
 def test_cards_of_found_and_lost_objects(opened: OpenPage) -> None:
     page = opened.page
-    cards = page.locator("[data-object]").all_inner_texts()
-    assert len(cards) == 4
-    assert sum("found by detection #" in card for card in cards) == 2
+    numbers = [int(card.get_attribute("data-object")) for card in page.locator("[data-object]").all()]
+    cards = dict(zip(numbers, page.locator("[data-object]").all_inner_texts(), strict=True))
+    assert numbers == [2, 3, 0, 1]  # lost ones first
+    assert page.inner_text("section:has(.objects) .caption") == "2 lost, 2 found"
+    assert all("found by detection #" in cards[number] for number in (0, 1))
     assert "lost at anchors: no anchor overlaps enough" in cards[2]
     assert "lost at box head: misclassified" in cards[3]
     for number, step in ((2, "anchors"), (3, "classes")):
         page.click(f'[data-object="{number}"]')
         assert page.get_attribute("[aria-current]", "data-step") == step
         assert page.get_attribute("[data-object][aria-pressed=true]", "data-object") == str(number)
-    found = next(number for number, card in enumerate(cards) if "found by detection #1" in card)
+    found = next(number for number, card in cards.items() if "found by detection #1" in card)
     page.click(f'[data-object="{found}"]')
     assert "Detection #1" in page.inner_text("#history-list")
     opened.check()

@@ -1,4 +1,4 @@
-// Steps, layers and selection of the page.
+// What each step draws.
 
 const steps = data.steps;
 const MOVING = ["refine", "boxes"], REGIONS = ["levels", "bins", "classes"], RESULTS = ["soft", "result"];
@@ -139,12 +139,12 @@ function currentMap() {
   return shows("heat") && levels[level] ? { map: levels[level].maps[map], ...levels[level] } : null;
 }
 
-// The box that the view is zoomed to: the last one of the choice, or the object that is shown.
+// The box that the view is zoomed to: the object that is shown, or the last one of the choice.
 function zoomBox() {
   if (!state.isZoomed) return null;
+  if (state.spotlight !== null) return boxAt(data.objects[state.spotlight].box, 0);
   const path = state.selected, stage = path ? path.findLastIndex((row) => row >= 0) : -1;
-  if (stage >= 0) return boxOf(stage, path[stage]);
-  return state.spotlight === null ? null : boxAt(data.objects[state.spotlight].box, 0);
+  return stage >= 0 ? boxOf(stage, path[stage]) : null;
 }
 
 function drawCurrentMap() {
@@ -186,27 +186,33 @@ function drawMasks(drawn) {
   }
 }
 
+// The stage whose boxes a step shows.
+function stageOf(step) {
+  if (step === "classnms" || step === "boxes") return boxesStage;
+  return ["scores", "anchors", "refine", "nms"].includes(step) ? 0 : lastStage;
+}
+
 // The box of a path at the current step, with what it came from and what it suppressed.
 function drawPath(path) {
-  const step = stepId();
-  const stage = step === "classnms" || step === "boxes" ? boxesStage : ["anchors", "refine", "nms", "scores"].includes(step) ? 0 : lastStage;
+  const step = stepId(), stage = stageOf(step), row = path[stage];
   if (REGIONS.includes(step)) {
     const region = regionOf(path);
     if (region >= 0) drawBox(boxAt(data.regions.boxes, region), "#fff", { width: 2.5, halo: true });
-    return;
+  } else if (step === "anchors" || step === "scores") {
+    if (row >= 0 && data.anchors) drawAnchor(row);
+  } else if (row < 0) drawLast(path);
+  else if (MOVING.includes(step)) drawMovement(stage, row, "#fff");
+  else {
+    if (LAYER_STEPS.suppressed.includes(step)) drawSuppression(stage, row);
+    drawBox(boxOf(stage, row), "#fff", { width: 2.5, halo: true });
   }
-  const row = path[stage];
-  if (step === "anchors" || step === "scores") { if (row >= 0 && data.anchors) drawAnchor(row); return; }
-  if (row < 0) { drawLast(path); return; }
-  if (MOVING.includes(step)) {
-    const item = { stage, row };
-    drawBox(startBox(item), CANDIDATE, { width: 2, dash: [5, 4], halo: true });
-    drawArrow(middle(startBox(item)), middle(movedBox(stage, row)), "#fff");
-    drawBox(movedBox(stage, row), "#fff", { width: 2.5, halo: true });
-    return;
-  }
-  if (LAYER_STEPS.suppressed.includes(step)) drawSuppression(stage, row);
-  drawBox(boxOf(stage, row), "#fff", { width: 2.5, halo: true });
+}
+
+function drawMovement(stage, row, tint) {
+  const start = startBox({ stage, row }), box = movedBox(stage, row);
+  drawBox(start, CANDIDATE, { width: 2, dash: [5, 4], halo: true });
+  drawArrow(middle(start), middle(box), tint);
+  drawBox(box, tint, { width: 2.5, halo: true });
 }
 
 function drawAnchor(row) {
@@ -247,90 +253,28 @@ function drawChosenBins(path) {
 
 // An object, and the boxes that decided about it.
 function drawSpotlight(object) {
-  const step = stepId();
-  const stage = step === "classnms" || step === "boxes" ? boxesStage : RESULTS.includes(step) ? lastStage : 0;
-  const isAtAnchors = step === "anchors" || step === "scores";
-  for (const row of object.rows[stages[stage]?.name] || []) {
-    if (row >= 0) drawBox(isAtAnchors ? sourceBox(stage, row) : boxOf(stage, row), fateColor(stages[stage].fates[row]), { width: 2.5, halo: true });
+  const step = stepId(), stage = stageOf(step), box = boxAt(object.box, 0);
+  if (object.mask && RESULTS.includes(step)) drawMask(object.mask, OBJECT);
+  drawBox(box, OBJECT, { width: 3, dash: [7, 4], halo: true });
+  if (step === "input" || step === "features") return;
+  if (REGIONS.includes(step)) { drawObjectRegion(object); return; }
+  for (const row of (object.rows[stages[stage]?.name] || []).filter((at) => at >= 0)) {
+    const tint = fateColor(stages[stage].fates[row]);
+    if (MOVING.includes(step)) drawMovement(stage, row, tint);
+    else if (stage === 0 && step !== "nms") drawBox(sourceBox(0, row), tint, { width: 2.5, halo: true });
+    else drawBox(boxOf(stage, row), tint, { width: 2.5, halo: true });
   }
-  if (object.mask) drawMask(object.mask, OBJECT);
-  drawBox(boxAt(object.box, 0), OBJECT, { width: 3, dash: [7, 4], halo: true });
+}
+
+// The region of the box that an object is lost with.
+function drawObjectRegion(object) {
+  for (const row of (object.rows.boxes || []).filter((at) => at >= 0)) {
+    drawBox(sourceBox(boxesStage, row), "#fff", { width: 2.5, halo: true });
+  }
 }
 
 function countText(count) {
   const total = allItems(stepId()).length;
   if (!total) return "";
   return RESULTS.includes(stepId()) ? `${count} of ${data.detections.length} detections` : `${count} of ${total.toLocaleString("en")} boxes drawn, best scores first`;
-}
-
-// --- Pointer
-
-function pointAt(event) {
-  const frame = canvas.getBoundingClientRect();
-  return [corner[0] + (event.clientX - frame.left) * unit, corner[1] + (event.clientY - frame.top) * unit];
-}
-
-// Items under a point: kept ones first in the steps of NMS, then the smallest.
-function itemsAt([x, y]) {
-  const near = 4 * unit, prefersKept = LAYER_STEPS.suppressed.includes(stepId());
-  const inside = items().filter(({ box }) => x >= box[0] - near && x <= box[2] + near && y >= box[1] - near && y <= box[3] + near);
-  const area = ({ box }) => (box[2] - box[0]) * (box[3] - box[1]);
-  return inside.sort((a, b) => (prefersKept && (a.fate !== FATE.kept) - (b.fate !== FATE.kept)) || area(a) - area(b));
-}
-
-function hover(event) {
-  if (event.pointerType === "touch") return;
-  const point = pointAt(event), found = itemsAt(point)[0];
-  byId("value").textContent = valueText(point);
-  setHovered(found ? itemPath(found) : null);
-}
-
-function setHovered(path) {
-  if (JSON.stringify(path) === JSON.stringify(state.hovered)) return;
-  state.hovered = path;
-  refresh();
-}
-
-let lastPoint = null, turn = 0; // further clicks at one point choose the next box there
-
-function choose(event) {
-  const point = pointAt(event), found = itemsAt(point);
-  const isSame = lastPoint && Math.hypot(point[0] - lastPoint[0], point[1] - lastPoint[1]) < 4 * unit;
-  turn = isSame ? turn + 1 : 0;
-  lastPoint = point;
-  byId("value").textContent = valueText(point);
-  select(found.length ? itemPath(found[turn % found.length]) : null);
-}
-
-function valueText([x, y]) {
-  const found = currentMap();
-  if (!found) return "";
-  const { map, grid, name } = found, column = Math.floor((x - grid.left) / grid.stride), row = Math.floor((y - grid.top) / grid.stride);
-  if (row < 0 || column < 0 || row >= grid.rows || column >= grid.columns) return "";
-  const value = map.low + (bytesOf(map.values)[row * grid.columns + column] / 255) * (map.high - map.low);
-  return `${name}, row ${row}, column ${column}: ${value.toFixed(2)}`;
-}
-
-function select(path) {
-  state.selected = path;
-  state.hovered = state.spotlight = null;
-  showLevelOf(path);
-  refresh();
-}
-
-// The score map of the level of a chosen box.
-function showLevelOf(path) {
-  if (!path || !data.anchors || path[0] < 0) return;
-  const at = data.scoreMaps.findIndex((map) => map.level === data.anchors.levels[path[0]]);
-  if (at >= 0 && at !== state.maps.scores[0]) state.maps.scores = [at, 0];
-}
-
-// Show an object with the boxes that it is lost with, or the detection that finds it.
-function spotlight(number, step) {
-  const { detection } = data.objects[number];
-  state.selected = detection >= 0 ? pathOfDetection(detection) : null;
-  state.hovered = null;
-  state.spotlight = number;
-  const at = steps.indexOf(step);
-  goTo(at < 0 ? state.step : at);
 }

@@ -1,4 +1,4 @@
-// The controls and texts around the picture.
+// The controls and texts around the picture, and the choice of boxes.
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -56,8 +56,9 @@ function showCount(step) {
 
 function showHistory() {
   const path = currentPath(), list = byId("history-list");
-  byId("history-hint").hidden = path !== null;
-  byId("clear").hidden = state.selected === null;
+  byId("history-hint").hidden = path !== null || state.spotlight !== null;
+  byId("clear").hidden = state.selected === null && state.spotlight === null;
+  byId("object-text").textContent = objectText();
   list.replaceChildren(...(path ? historyOf(path) : []).map(([step, title, text]) => {
     const at = steps.indexOf(step), isHere = step === stepId();
     const name = at < 0 ? element("b", {}, title) : element("button", { type: "button", class: "link", click: () => { keep(path); goTo(at); } }, title);
@@ -65,9 +66,89 @@ function showHistory() {
   }));
 }
 
+function objectText() {
+  if (state.spotlight === null) return "";
+  const { name, text } = data.objects[state.spotlight];
+  return `Object ${state.spotlight + 1} (${name}) ${text || "is annotated"}`;
+}
+
 function keep(path) {
   state.selected = path;
   state.hovered = null;
+}
+
+// --- Pointer
+
+function pointAt(event) {
+  const frame = canvas.getBoundingClientRect();
+  return [corner[0] + (event.clientX - frame.left) * unit, corner[1] + (event.clientY - frame.top) * unit];
+}
+
+// Items under a point: kept ones first in the steps of NMS, then the smallest.
+function itemsAt([x, y]) {
+  const near = 4 * unit, prefersKept = LAYER_STEPS.suppressed.includes(stepId());
+  const inside = items().filter(({ box }) => x >= box[0] - near && x <= box[2] + near && y >= box[1] - near && y <= box[3] + near);
+  const area = ({ box }) => (box[2] - box[0]) * (box[3] - box[1]);
+  return inside.sort((a, b) => (prefersKept && (a.fate !== FATE.kept) - (b.fate !== FATE.kept)) || area(a) - area(b));
+}
+
+function hover(event) {
+  if (event.pointerType === "touch") return;
+  const point = pointAt(event), found = itemsAt(point)[0];
+  byId("value").textContent = valueText(point);
+  setHovered(found ? itemPath(found) : null);
+}
+
+function setHovered(path) {
+  if (JSON.stringify(path) === JSON.stringify(state.hovered)) return;
+  state.hovered = path;
+  refresh();
+}
+
+let lastPoint = null, turn = 0; // further clicks at one point choose the next box there
+
+function choose(event) {
+  const point = pointAt(event), found = itemsAt(point);
+  const isSame = lastPoint && Math.hypot(point[0] - lastPoint[0], point[1] - lastPoint[1]) < 4 * unit;
+  turn = isSame ? turn + 1 : 0;
+  lastPoint = point;
+  byId("value").textContent = valueText(point);
+  select(found.length ? itemPath(found[turn % found.length]) : null);
+}
+
+function valueText([x, y]) {
+  const found = currentMap();
+  if (!found) return "";
+  const { map, grid, name } = found, column = Math.floor((x - grid.left) / grid.stride), row = Math.floor((y - grid.top) / grid.stride);
+  if (row < 0 || column < 0 || row >= grid.rows || column >= grid.columns) return "";
+  const value = map.low + (bytesOf(map.values)[row * grid.columns + column] / 255) * (map.high - map.low);
+  return `${name}, row ${row}, column ${column}: ${value.toFixed(2)}`;
+}
+
+function select(path) {
+  state.selected = path;
+  state.hovered = state.spotlight = null;
+  showLevelOf(path);
+  refresh();
+}
+
+// The score map of the level of a chosen box.
+function showLevelOf(path) {
+  if (!path || !data.anchors || path[0] < 0) return;
+  const at = data.scoreMaps.findIndex((map) => map.level === data.anchors.levels[path[0]]);
+  if (at >= 0 && at !== state.maps.scores[0]) state.maps.scores = [at, 0];
+}
+
+// Show an object with the boxes that it is lost with, or the detection that finds it.
+function spotlight(number, step) {
+  const object = data.objects[number], stage = REGIONS.includes(step) ? boxesStage : stageOf(step);
+  const row = object.rows[stages[stage]?.name]?.[0] ?? -1;
+  state.selected = object.detection >= 0 ? pathOfDetection(object.detection) : row >= 0 ? pathOf(stage, row) : null;
+  state.hovered = null;
+  state.spotlight = number;
+  showLevelOf(state.selected);
+  const at = steps.indexOf(step);
+  goTo(at < 0 ? state.step : at);
 }
 
 // --- Details of a step: maps to choose, class scores, the grid of a mask

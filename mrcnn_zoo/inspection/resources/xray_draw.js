@@ -6,7 +6,7 @@ const picture = document.getElementById("resized-image");
 const CANDIDATE = "#ffd24a", GOOD = "#2ee68a", BAD = "#ff5a4d", FAINT = "#b4bcc8", OBJECT = "#ffe14d";
 // Dark violet to light yellow; brightness rises with the value.
 const HEAT = [[13, 8, 52], [84, 15, 110], [170, 43, 98], [232, 96, 47], [251, 176, 45], [252, 255, 190]];
-const ZOOM_SHARE = 0.5, MAX_ZOOM = 10; // part of the view that a box fills
+const ZOOM_SHARE = 0.4, MAX_ZOOM = 10; // part of the view that a box fills
 const made = new Map(); // canvases by what they show
 
 let unit = 1; // pixels of the resized image per CSS pixel

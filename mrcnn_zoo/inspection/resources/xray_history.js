@@ -25,8 +25,8 @@ function append(lists, key, value) {
   lists.get(key).push(value);
 }
 
-function boxAt(tenths, row) {
-  return tenths.slice(4 * row, 4 * row + 4).map((edge) => edge / 10);
+function boxAt(hundredths, row) {
+  return hundredths.slice(4 * row, 4 * row + 4).map((edge) => edge / 100);
 }
 
 function boxOf(stage, row) {
@@ -129,10 +129,14 @@ function anchorText(row) {
   return `${data.levels[data.anchors.levels[row]].name}${cell}, ${sizeText(box)} pixels`;
 }
 
+function middleOf(box, axis) {
+  return (box[axis] + box[axis + 2]) / 2;
+}
+
 function movedText(at, row) {
   const from = sourceBox(at, row), to = boxOf(at, row);
-  const shift = [0, 1].map((axis) => ((to[axis] + to[axis + 2] - from[axis] - from[axis + 2]) / 2).toFixed(1));
-  const signed = shift.map((value) => (Number(value) >= 0 ? `+${value}` : value.replace("-", "−")));
+  const shift = [0, 1].map((axis) => middleOf(to, axis) - middleOf(from, axis)).map((value) => Math.round(10 * value) / 10 || 0);
+  const signed = shift.map((value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`);
   return `centre moved by ${signed.join(", ")}, size ${sizeText(from)} → ${sizeText(to)} (IoU ${iou(from, to).toFixed(2)})`;
 }
 
