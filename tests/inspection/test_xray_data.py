@@ -9,46 +9,19 @@ import torch
 import torchvision
 from torch import Tensor
 
-from mrcnn_zoo.config import load_config
-from mrcnn_zoo.data.records import ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.inference.image_detector import ImageDetector
-from mrcnn_zoo.inference.image_inputs import LoadedImage
-from mrcnn_zoo.inference.tta import build_augmented_detector, build_prediction_mapper
 from mrcnn_zoo.inspection.xray_data import MAX_ROWS, XrayImage, pooled_areas, xray_data
 from mrcnn_zoo.inspection.xray_objects import XrayObject, matching_classes
-from mrcnn_zoo.inspection.xray_page import xray_image
 from mrcnn_zoo.modeling.recording import Fate, Recording, StageReport, StageValues
 from mrcnn_zoo.ops.rle import decode
 from mrcnn_zoo.ops.roi_pooling import roi_align
 from mrcnn_zoo.structures import Detections
-from support.small_models import BASE_FPN, TINY_RESNET_18, varied_model
-
-SMALL = (
-    *TINY_RESNET_18,
-    *("MODEL.MASK_ON", True, "MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.ROI_MASK_HEAD.NUM_CONV", 1),
-    *("MODEL.RPN.PRE_NMS_TOPK_TEST", 200, "MODEL.RPN.POST_NMS_TOPK_TEST", 40, "MODEL.ROI_HEADS.NUM_CLASSES", 5),
-    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.1, "TEST.DETECTIONS_PER_IMAGE", 20, "INPUT.MIN_SIZE_TEST", 120),
-)
-CASCADE = ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
-NAMES = ("a", "b", "c", "d", "e")
-SIZE = (60, 70)  # (height, width) of the image file; the network gets 120 x 140, padded to 128 x 160
-
-
-def xray_of(*overrides: Any) -> XrayImage:
-    cfg = load_config(BASE_FPN, [*SMALL, *overrides])
-    model = varied_model(cfg)
-    detector = ImageDetector(model, build_prediction_mapper(cfg, model), NAMES, tuple(range(1, 6)))
-    pixels = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
-    outline = [20.0, 20.0, 40.0, 20.0, 40.0, 50.0, 20.0, 50.0]
-    objects = (InstanceRecord((20.0, 20.0, 40.0, 50.0), 1, [outline]), InstanceRecord((1.0, 1.0, 3.0, 3.0), 0))
-    source = LoadedImage("noise", pixels)
-    return xray_image(detector, source, record=ImageRecord(1, source, SIZE, objects), names=NAMES)
+from support.xray_images import SIZE, xray_of
 
 
 @pytest.fixture(scope="module", params=["StandardROIHeads", "CascadeROIHeads"])
 def image(request: pytest.FixtureRequest) -> XrayImage:
-    return xray_of(*(CASCADE if request.param == "CascadeROIHeads" else ()))
+    return xray_of(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -243,17 +216,10 @@ def test_an_only_class_is_that_of_the_model_whatever_its_name() -> None:
 
 
 def test_test_time_augmentation_is_refused() -> None:
-    cfg = load_config(BASE_FPN, [*SMALL, "TEST.AUG.ENABLED", True])
-    model = build_augmented_detector(cfg, varied_model(cfg))
-    detector = ImageDetector(model, build_prediction_mapper(cfg, model), NAMES, tuple(range(1, 6)))
     with pytest.raises(UserError, match=r"TEST\.AUG\.ENABLED is True: .* Set TEST\.AUG\.ENABLED False"):
-        xray_image(detector, LoadedImage("x", np.zeros((20, 20, 3), np.uint8)))
+        xray_of("augmented")
 
 
 def test_model_without_stages_is_refused() -> None:
-    settings = ("MODEL.META_ARCHITECTURE", "ProposalNetwork", "MODEL.PROPOSAL_GENERATOR.NAME", "SlidingWindow")
-    cfg = load_config(BASE_FPN, [*SMALL, "MODEL.MASK_ON", False, *settings])
-    model = varied_model(cfg)
-    detector = ImageDetector(model, build_prediction_mapper(cfg, model), ("object",), (1,))
-    with pytest.raises(UserError, match="x: no stage of the model reports boxes"):
-        xray_image(detector, LoadedImage("x", np.zeros((20, 20, 3), np.uint8)))
+    with pytest.raises(UserError, match="noise: no stage of the model reports boxes"):
+        xray_of("no stages")

@@ -14,6 +14,7 @@ from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inspection.xray_data import XrayImage
 from mrcnn_zoo.inspection.xray_page import xray_image, xray_page
 from support.browser import PHONE, OpenPage, browser, open_page
+from support.xray_images import xray_of
 
 WEIGHTS = "zoo://Quickstart/mask_rcnn_R_18_FPN_digits"
 STEPS = (
@@ -69,8 +70,13 @@ def go(opened: OpenPage, step: str) -> None:
     opened.page.click(f'[data-step="{step}"]')
 
 
-def pixels(opened: OpenPage) -> str:
-    found: str = opened.page.evaluate("canvas.toDataURL()")
+CHECKSUM = """() => { const { data } = pen.getImageData(0, 0, canvas.width, canvas.height);
+  return data.reduce((sum, value) => (sum * 31 + value) % 4294967291, 0); }"""
+
+
+def pixels(opened: OpenPage) -> int:
+    """A checksum of the picture."""
+    found: int = opened.page.evaluate(CHECKSUM)
     return found
 
 
@@ -252,6 +258,34 @@ def test_phone(opened: OpenPage) -> None:
     assert opened.page.inner_text("#history-list") != ""
     opened.page.locator("#least").fill("0")
     assert opened.page.locator("[data-detection]").count() == opened.page.evaluate("data.detections.length")
+
+
+REGIONS = ("levels", "bins", "classes", "boxes", "classnms")
+STEPS_OF_KINDS = {
+    "CascadeROIHeads": STEPS,
+    "Res5ROIHeads": STEPS,
+    "boxes only": tuple(step for step in STEPS if step != "soft"),
+    "RetinaNet": ("input", "features", "scores", "anchors", "refine", "classnms", "result"),
+    "ProposalNetwork": (*STEPS[:6], "result"),
+    "given proposals": ("input", "features", *REGIONS, "soft", "result"),
+}
+
+
+@pytest.mark.parametrize("kind", STEPS_OF_KINDS)
+def test_models_of_every_kind_have_their_steps(kind: str, opened: OpenPage, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(xray_page(xray_of(kind), start_score=0.0), encoding="utf-8")
+    chromium: Any = opened.page.context.browser
+    other = open_page(chromium, path)
+    other.page.wait_for_selector("#place:not(:empty)")
+    assert other.page.evaluate("data.steps") == list(STEPS_OF_KINDS[kind])
+    script = """() => data.steps.map((step) => { goTo(steps.indexOf(step)); const drawn = items();
+      drawn.slice(0, 3).forEach((item) => { select(itemPath(item)); historyOf(itemPath(item)); });
+      data.objects.forEach((object, number) => spotlight(number, step)); select(null); return drawn.length; })"""
+    counts = dict(zip(STEPS_OF_KINDS[kind], other.page.evaluate(script), strict=True))
+    assert all(count > 0 for step, count in counts.items() if step not in STEPS[:3])
+    other.check()
+    other.page.close()
 
 
 def test_command_writes_a_page_per_image(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
