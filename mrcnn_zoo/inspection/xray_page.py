@@ -223,7 +223,8 @@ def _anchor_steps(data: Mapping[str, Any], stage: Mapping[str, Any]) -> Iterator
     small = counts.get("too_small", 0) + counts.get("not_finite", 0)
     removed = f" {small:,} without width or height inside the image are removed." if small else ""
     name = "proposal" if is_rpn else "box"
-    yield Step("refine", f"{name.capitalize()} movement", f"Each anchor moves to its {name}, clipped.{removed}")
+    clipped = ", clipped to the image" if is_rpn else ""
+    yield Step("refine", f"{name.capitalize()} movement", f"Each anchor moves to its {name}{clipped}.{removed}")
     if is_rpn:
         yield Step(
             "nms",
@@ -256,7 +257,8 @@ def _box_steps(stages: Mapping[str, Mapping[str, Any]], *, has_regions: bool) ->
     if has_regions:
         passes = [name for name in stages if name.startswith("boxes of stage")]
         over = f" in {len(passes) + 1} stages" if passes else ""
-        yield Step("boxes", "Box movement", f"Each region moves to the predicted box of its class{over}, clipped.")
+        text = f"Each region moves to the predicted box of its class{over}, clipped to the image."
+        yield Step("boxes", "Box movement", text)
     yield Step(
         "classnms",
         "NMS per class",
@@ -288,7 +290,7 @@ def _view(image: XrayImage, data: Mapping[str, Any]) -> str:
     return (
         '<div class="turn"><button type="button" id="previous">← Previous</button><output id="place"></output>'
         '<button type="button" id="next">Next →</button>'
-        '<label><input type="checkbox" id="zoom"> zoom to the choice</label></div>'
+        '<label><input type="checkbox" id="zoom"> zoom</label></div>'
         f'<img id="resized-image" alt="" src="{picture_uri(image.picture)}">'
         '<div class="frame"><canvas id="picture" role="img" tabindex="0"></canvas></div>'
         '<p class="status caption"><span id="count-text" role="status"></span><span id="value"></span></p>'

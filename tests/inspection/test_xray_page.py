@@ -70,8 +70,11 @@ def go(opened: OpenPage, step: str) -> None:
     opened.page.click(f'[data-step="{step}"]')
 
 
-CHECKSUM = """() => { const { data } = pen.getImageData(0, 0, canvas.width, canvas.height);
-  return data.reduce((sum, value) => (sum * 31 + value) % 4294967291, 0); }"""
+CHECKSUM = """() => {
+  const values = new Uint32Array(pen.getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+  let sum = 0;
+  for (const value of values) sum = (Math.imul(sum, 31) + value) | 0;
+  return sum; }"""
 
 
 def pixels(opened: OpenPage) -> int:
@@ -264,7 +267,6 @@ REGIONS = ("levels", "bins", "classes", "boxes", "classnms")
 STEPS_OF_KINDS = {
     "CascadeROIHeads": STEPS,
     "Res5ROIHeads": STEPS,
-    "boxes only": tuple(step for step in STEPS if step != "soft"),
     "RetinaNet": ("input", "features", "scores", "anchors", "refine", "classnms", "result"),
     "ProposalNetwork": (*STEPS[:6], "result"),
     "given proposals": ("input", "features", *REGIONS, "soft", "result"),

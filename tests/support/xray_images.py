@@ -33,7 +33,6 @@ KINDS: dict[str, tuple[Any, ...]] = {
         *("MODEL.ROI_HEADS.NAME", "Res5ROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", ["p4"]),
         *("MODEL.RESNETS.RES2_OUT_CHANNELS", 2, "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"),
     ),
-    "boxes only": ("MODEL.MASK_ON", False),
     "RetinaNet": (
         *("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.MASK_ON", False, "MODEL.RETINANET.NUM_CLASSES", 5),
         *("MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone"),

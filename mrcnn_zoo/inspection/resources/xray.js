@@ -153,7 +153,8 @@ function drawCurrentMap() {
 }
 
 function drawItems(drawn, path) {
-  const step = stepId(), opacity = path || state.spotlight !== null ? 0.25 : drawn.length > 150 ? 0.5 : 0.9;
+  const step = stepId(), dimmed = step === "bins" ? 0.12 : 0.25;
+  const opacity = path || state.spotlight !== null ? dimmed : drawn.length > 150 ? 0.5 : 0.9;
   const isNms = LAYER_STEPS.suppressed.includes(step);
   for (const item of [...drawn].reverse()) {
     if (shows("lines")) drawArrow(middle(startBox(item)), middle(item.box), item.color, opacity);

@@ -202,7 +202,7 @@ function drawLabel(text, box, color) {
 function drawBins(region) {
   const { pooling } = data.regions, area = boxAt(pooling.areas, region), side = pooling.side;
   const stride = pooling.strides[pooling.levels[region]];
-  drawLines(area, gridLines(area[0], area[2], stride), gridLines(area[1], area[3], stride), "#5aa9ff", 0.55);
+  drawLines(area, gridLines(area[0], area[2], stride), gridLines(area[1], area[3], stride), "#0b4fd0", 0.8);
   const edges = [0, 1].map((axis) => binEdges(area[axis], area[axis + 2], side, pooling.hasRoundedBins ? stride : 0));
   drawLines(area, ...edges, "#ffffff", 0.95);
 }
