@@ -27,13 +27,16 @@ def add_config_option(parser: argparse.ArgumentParser, *, text: str = "") -> Non
     parser.add_argument("--config-file", "--config", metavar="X.yaml", help=text)
 
 
-def add_weights_option(parser: argparse.ArgumentParser) -> None:
+def add_weights_option(
+    parser: argparse.ArgumentParser, *, text: str = "(default: MODEL.WEIGHTS of the config)"
+) -> None:
     """Add `--weights`.
 
     Args:
         parser: of a command.
+        text: what the weights are for, and the default.
     """
-    text = "checkpoint, output folder of a training, URL or zoo://NAME (default: MODEL.WEIGHTS of the config)"
+    text = f"checkpoint, output folder of a training, URL or zoo://NAME {text}"
     parser.add_argument("--weights", metavar="FILE", help=text)
 
 

@@ -22,6 +22,7 @@ LABEL_SIZE = 0.25  # font size relative to the square root of the area of the bo
 SMALLEST_LABEL = 8  # minimum font size, points
 PERCENTILES = (0.5, 99.5)  # of the values of an image that is not 8 bit, shown as black and white
 BRIGHTNESS_RANGE = (100.0, 180.0)  # of instance colours; black is 0, white 255
+LEGEND_GAP, LEGEND_FONT = 6, 18  # pixels above the legend; its largest font size, points
 BACKGROUND: Color = (32, 34, 38)
 FOREGROUND: Color = (240, 240, 240)
 
@@ -187,6 +188,26 @@ def line_width(wanted: float, side: int) -> int:
     return max(1, min(round(wanted), max(2, side // THINNEST)))
 
 
+def with_legend(picture: Picture, entries: Sequence[tuple[Color, str]]) -> Picture:
+    """The picture above a strip with a coloured square and a text per entry; long texts widen the picture.
+
+    Args:
+        picture: (H, W, 3).
+        entries: colours and their meanings.
+    """
+    text_font = font(min(font_size(*picture.shape[:2]) + 2, LEGEND_FONT))
+    line = int(text_font.getbbox("Ag")[3]) + 8
+    width = max([picture.shape[1], *(int(text_font.getlength(text)) + 2 * line for _, text in entries)])
+    sheet = Image.new("RGB", (width, picture.shape[0] + line * len(entries) + LEGEND_GAP), BACKGROUND)
+    sheet.paste(Image.fromarray(picture), (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for number, (color, text) in enumerate(entries):
+        top = picture.shape[0] + LEGEND_GAP + line * number
+        draw.rectangle((6, top, line - 2, top + line - 8), fill=color)
+        draw.text((line + 6, top - 2), text, fill=FOREGROUND, font=text_font)
+    return np.asarray(sheet)
+
+
 class Canvas:
     """Draws boxes, lines, dots and non-overlapping labels on a copy of a picture.
 
@@ -203,28 +224,30 @@ class Canvas:
         self._label_boxes, self._num_labels = np.zeros((64, 4)), 0  # the first rows; the array grows
         self._label_area = 0.0
 
-    def box(self, box: tuple[float, float, float, float], color: Color) -> None:
+    def box(self, box: tuple[float, float, float, float], color: Color, *, width: int = 0) -> None:
         """Draw the pixels just inside the edges of a box.
 
         Args:
             box: x1, y1, x2, y2, continuous.
             color: of the edges.
+            width: of the edges in pixels of the picture; 0 for one that fits the picture.
         """
         left, top, right, bottom = self._pixels(box)
         side = min(right - left, bottom - top) + 1
-        width = line_width(max(self._image.size) / 500, side)
-        self._draw.rectangle((left, top, right, bottom), outline=color, width=width)
+        thickness = width or line_width(max(self._image.size) / 500, side)
+        self._draw.rectangle((left, top, right, bottom), outline=color, width=thickness)
 
-    def line(self, start: Point, end: Point, color: Color) -> None:
+    def line(self, start: Point, end: Point, color: Color, *, width: int = 0) -> None:
         """Connect two points.
 
         Args:
             start: x, y, continuous.
             end: x, y, continuous.
             color: of the line.
+            width: in pixels of the picture; 0 for one that fits the picture.
         """
         ends = [tuple(value * self._factor for value in point) for point in (start, end)]
-        self._draw.line(ends, fill=color, width=max(2, round(max(self._image.size) / 350)))
+        self._draw.line(ends, fill=color, width=width or max(2, round(max(self._image.size) / 350)))
 
     def dot(self, center: Point, color: Color) -> None:
         """Mark a point with a disc; its dark rim separates it from a line of the same colour.

@@ -215,7 +215,7 @@ def draw_training_batch(
             image = draw_instances(image, sample.targets, class_names, skeleton=skeleton)
         drawn.append(image)
         titles.append(f"{sample.image_id}   {width} x {height}   {counted(count, 'object')}")
-    return grid([_shrink(picture, BATCH_PICTURE_SIDE) for picture in drawn], titles)
+    return grid([shrink(picture, BATCH_PICTURE_SIDE) for picture in drawn], titles)
 
 
 def sample_picture(sample: Sample, *, channel_order: str = "BGR") -> Picture:
@@ -274,7 +274,13 @@ def grid(images: Sequence[Picture], titles: Sequence[str], *, columns: int = 0) 
     return np.asarray(sheet)
 
 
-def _shrink(picture: Picture, longest: int) -> Picture:
+def shrink(picture: Picture, longest: int) -> Picture:
+    """Resize a picture whose longer side is longer than a bound.
+
+    Args:
+        picture: (H, W, 3).
+        longest: bound of the longer side, pixels.
+    """
     height, width = picture.shape[:2]
     scale = longest / max(height, width)
     if scale >= 1:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from mrcnn_zoo.output_files import write_atomically
 
@@ -104,6 +105,19 @@ def png_of(figure: "Figure") -> bytes:
     content = io.BytesIO()
     _write_png(figure, content)
     return content.getvalue()
+
+
+def picture_of(figure: "Figure") -> NDArray[np.uint8]:
+    """The pixels of a figure.
+
+    Args:
+        figure: drawn.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    with Image.open(io.BytesIO(png_of(figure))) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _write_png(figure: "Figure", file: BinaryIO) -> None:

@@ -13,7 +13,7 @@ from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.losses.box_regression import BoxLoss
 from mrcnn_zoo.losses.classification import binary_cross_entropy, sigmoid_focal_loss
 from mrcnn_zoo.modeling.anchors import build_anchored_levels
-from mrcnn_zoo.modeling.assignment import match_and_sample
+from mrcnn_zoo.modeling.assignment import IGNORED, Matches, match_and_sample
 from mrcnn_zoo.modeling.contracts import AnchorGenerator, Features, Matcher, RPNHead, Sampler
 from mrcnn_zoo.modeling.proposal_generators.rpn_patches import can_use_patches, predict_on_patches
 from mrcnn_zoo.modeling.proposal_generators.selection import RANKINGS, ProposalSelection
@@ -73,11 +73,8 @@ class AnchorLabeler:
             targets: of each image.
             image_sizes: (height, width) of each image, without padding.
         """
-        inside = None
-        candidates = [anchors] * len(targets)
-        if self.boundary_margin >= 0:
-            inside = rows_where([is_inside(anchors, size, margin=self.boundary_margin) for size in image_sizes])
-            candidates = [anchors[rows] for rows in inside]
+        inside = self._rows_inside(anchors, image_sizes)
+        candidates = [anchors] * len(targets) if inside is None else [anchors[rows] for rows in inside]
         samples = match_and_sample(self.matcher, self.sampler, candidates, [truth.boxes for truth in targets])
         positive_rows, negative_rows, positive_anchors, positive_targets = [], [], [], []
         for image, (matches, positives, negatives) in enumerate(samples):
@@ -92,6 +89,33 @@ class AnchorLabeler:
             positive_anchors=torch.cat(positive_anchors),
             positive_targets=torch.cat(positive_targets),
         )
+
+    @torch.no_grad()
+    def label(self, anchors: Tensor, targets: Targets, image_size: ImageSize) -> tuple[Matches, Tensor]:
+        """Label all anchors of one image as `sample` does, for inspection.
+
+        Args:
+            anchors: (A, 4) pixels.
+            targets: of the image.
+            image_size: (height, width) of the image, without padding.
+
+        Returns:
+            The matches of all anchors, and (A,) bool: whether each is left out; these have the label -1 and row 0.
+        """
+        inside = self._rows_inside(anchors, [image_size])
+        if inside is None:
+            return self.matcher.match(anchors, targets.boxes), torch.zeros_like(anchors[:, 0], dtype=torch.bool)
+        matches = self.matcher.match(anchors[inside[0]], targets.boxes)
+        rows = matches.rows.new_zeros(len(anchors)).index_copy(0, inside[0], matches.rows)
+        labels = matches.labels.new_full((len(anchors),), IGNORED).index_copy(0, inside[0], matches.labels)
+        is_left_out = torch.ones_like(labels, dtype=torch.bool).index_fill(0, inside[0], False)
+        return Matches(rows, labels), is_left_out
+
+    def _rows_inside(self, anchors: Tensor, image_sizes: Sequence[ImageSize]) -> list[Tensor] | None:
+        """The rows of the anchors of each image that are matched; None for all."""
+        if self.boundary_margin < 0:
+            return None
+        return rows_where([is_inside(anchors, size, margin=self.boundary_margin) for size in image_sizes])
 
 
 class RPN(nn.Module):

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import Tensor
 
@@ -85,3 +86,18 @@ def test_image_without_ground_truth_has_only_negatives() -> None:
 def test_no_anchors_give_an_empty_sample() -> None:
     none: Tensor = torch.zeros(0, 4)
     assert labeler().sample(none, [targets([0, 0, 10, 10]), targets()], [LARGE, LARGE]).rows.shape == (0,)
+
+
+@pytest.mark.parametrize("margin", [-1.0, 0.0, 3.0])
+def test_labels_of_all_anchors_are_those_of_the_sample(margin: float) -> None:
+    truth, size = targets([30, 30, 40, 41], [0, 0, 10, 10]), (12, 50)
+    matches, is_left_out = labeler(margin).label(ANCHORS, truth, size)
+    sample = labeler(margin).sample(ANCHORS, [truth], [size])
+    assert ((matches.labels == 1).nonzero().flatten().tolist(), (matches.labels == 0).nonzero().flatten().tolist()) == (
+        positives_and_negatives(sample)
+    )
+    assert torch.equal(truth.boxes[matches.rows[matches.labels == 1]], sample.positive_targets)
+    # By hand: anchor 2 begins at -3, anchor 3 ends at 40 of 12 rows.
+    assert (
+        is_left_out.tolist() == {-1.0: [False] * 4, 0.0: [False, False, True, True], 3.0: [False] * 3 + [True]}[margin]
+    )
