@@ -34,6 +34,7 @@ from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.draw import Skeleton, draw_instances, draw_predictions, draw_training_batch
 from mrcnn_zoo.inspection.figures import confusion_figure, save_figure
 from mrcnn_zoo.inspection.plots import save_precision_recall
+from mrcnn_zoo.inspection.suspect_pictures import suspect_sheet
 from mrcnn_zoo.ops.rle import decode_window
 from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.structures import BoxedBitmaps, Detections, Sample, Targets
@@ -315,6 +316,9 @@ def save_evaluation_pictures(model: nn.Module, dataset: Dataset, cfg: CfgNode, o
     """
     dataset = evaluated_part(dataset, cfg)
     plots = save_evaluation_plots(dataset, output_dir, score_threshold=cfg.VIS.SCORE_THRESH)
+    sheet = suspect_sheet(dataset, output_dir)
+    if sheet is not None:
+        plots.append(save_picture(sheet, Path(output_dir) / "pictures" / "label_errors.png"))
     folder = Path(output_dir) / "pictures" / "predictions" / folder_name(dataset.name)
     return plots + save_predictions(model, dataset, cfg, folder, num_images=cfg.VIS.NUM_IMAGES)
 

@@ -1,6 +1,7 @@
 """Pictures of suspected label errors: the part of the image, beside it the labels and the detections."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.evaluation.coco import ROWS_FILE
+from mrcnn_zoo.evaluation.ground_truth import complete_ground_truth
 from mrcnn_zoo.evaluation.label_errors import Suspect
+from mrcnn_zoo.evaluation.metrics.label_errors import NAME, SHOWN, read_suspects
 from mrcnn_zoo.inspection.canvas import Canvas, Color, Picture, paint_window, to_picture
 from mrcnn_zoo.inspection.draw import grid, side_by_side
 from mrcnn_zoo.ops.masks import MaskWindow
@@ -52,6 +56,26 @@ def draw_suspect(
         np.asarray(Image.fromarray(half).resize(_size(half), Image.Resampling.BILINEAR)) for half in (plain, drawn)
     ]
     return side_by_side(halves, [f"{suspect.score:.2f} {suspect.kind}", suspect.class_name])
+
+
+def suspect_sheet(dataset: Dataset, output_dir: str | Path) -> Picture | None:
+    """The first suspects of an evaluation with the metric `label_errors`.
+
+    Args:
+        dataset: the evaluated dataset; its images are read.
+        output_dir: of `evaluate`.
+
+    Returns:
+        None if the last evaluation in the folder has no suspects or does not have the metric.
+    """
+    folder = Path(output_dir) / "inference"
+    path, rows_file = folder / f"{NAME}.json", folder / ROWS_FILE
+    # Metrics are written after the detections of their evaluation: an older file is of an earlier one.
+    if not path.is_file() or path.stat().st_mtime_ns < rows_file.stat().st_mtime_ns:
+        return None
+    ground_truth = complete_ground_truth(dataset)
+    suspects = read_suspects(path, ground_truth, count=SHOWN)
+    return draw_suspects(suspects, dataset, ground_truth["annotations"]) if suspects else None
 
 
 def draw_suspects(

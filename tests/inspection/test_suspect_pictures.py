@@ -1,14 +1,28 @@
 """Pictures of suspected label errors: where labels and detections are drawn."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mrcnn_zoo.data.records import Dataset, ImageRecord
+from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
+from mrcnn_zoo.evaluation.coco import ROWS_FILE
+from mrcnn_zoo.evaluation.ground_truth import complete_ground_truth
 from mrcnn_zoo.evaluation.label_errors import Suspect
-from mrcnn_zoo.inspection.suspect_pictures import DETECTION_COLOR, LABEL_COLOR, OTHER_COLOR, draw_suspect, draw_suspects
+from mrcnn_zoo.evaluation.metrics.contract import Evaluated
+from mrcnn_zoo.evaluation.metrics.label_errors import LabelErrors, read_suspects
+from mrcnn_zoo.inspection.suspect_pictures import (
+    DETECTION_COLOR,
+    LABEL_COLOR,
+    OTHER_COLOR,
+    draw_suspect,
+    draw_suspects,
+    suspect_sheet,
+)
+from mrcnn_zoo.output_files import write_json, write_text
 from support.evaluated import rectangle
 
 IMAGE = {"id": 1, "file_name": "1.png", "height": 60, "width": 80}
@@ -52,6 +66,27 @@ def test_faint_object_is_visible() -> None:
     image[15:25, 25:35] = 20
     picture = draw_suspect(image, suspect_of((), (rectangle(24, 14, 12, 12, score=0.9),)))
     assert picture[:, : picture.shape[1] // 2].max() == 255
+
+
+def test_sheet_of_an_evaluation_shows_the_suspects_of_its_file(tmp_path: Path) -> None:
+    square = InstanceRecord((20, 10, 40, 30), 0, [[20, 10, 40, 10, 40, 30, 20, 30]], area=400.0)
+    records = tuple(ImageRecord(number, Black(), (60, 80), (square,)) for number in range(1, 31))
+    dataset = Dataset("d", records, ("a",), (1,))
+    truth = complete_ground_truth(dataset)
+    rows = [rectangle(20, 10, 20, 20, score=0.9, image=number) for number in range(1, 30)]
+    rows.append(rectangle(30, 10, 20, 20, score=0.9, image=30))
+    report = LabelErrors()(Evaluated(truth, rows, ("bbox", "segm"), "d"))
+    assert suspect_sheet(dataset, tmp_path) is None  # an evaluation without the metric
+    rows_file = write_json(tmp_path / "inference" / ROWS_FILE, rows)
+    path = write_text(tmp_path / "inference" / "label_errors.json", str(report.files["label_errors.json"]))
+    (suspect,) = read_suspects(path, truth, count=12)
+    assert (suspect.kind, suspect.image["id"], suspect.annotations[0]["id"]) == ("loose", 30, 30)
+    assert suspect.detections[0]["segmentation"] == rows[-1]["segmentation"]
+    sheet = suspect_sheet(dataset, tmp_path)
+    assert sheet is not None
+    assert is_color(sheet, DETECTION_COLOR).any()
+    os.utime(rows_file, (2e9, 2e9))  # a later evaluation without the metric
+    assert suspect_sheet(dataset, tmp_path) is None
 
 
 class Black:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +53,45 @@ def _cells(rank: int, suspect: Suspect) -> list[object]:
 
 
 def _entry(rank: int, suspect: Suspect) -> dict[str, Any]:
-    columns = ("bbox", "score")
+    columns = ("category_id", "bbox", "score", "segmentation")
     return {
         "rank": rank,
         "score": round(suspect.score, 4),
+        "strength": round(suspect.strength, 4),
+        "reliability": round(suspect.reliability, 4),
         "kind": suspect.kind,
         "image_id": suspect.image["id"],
         "file_name": suspect.image["file_name"],
         "annotation_ids": list(suspect.annotation_ids),
+        "object_numbers": [item["id"] for item in suspect.annotations],  # counted from 1 through the dataset
         "class": suspect.class_name,
         "bbox": list(suspect.box),
-        "detections": [
-            {"category_id": row["category_id"]} | {name: row[name] for name in columns} for row in suspect.detections
-        ],
+        "detections": [{name: row[name] for name in columns if name in row} for row in suspect.detections],
         "text": suspect.text,
     }
+
+
+def read_suspects(path: Path, ground_truth: Mapping[str, Any], *, count: int) -> list[Suspect]:
+    """The first suspects of a file that the metric has written.
+
+    Args:
+        path: of `label_errors.json`.
+        ground_truth: of the evaluated dataset, see `complete_ground_truth`.
+        count: maximum number.
+    """
+    entries = json.loads(path.read_text(encoding="utf-8"))["suspects"][:count]
+    images = {image["id"]: image for image in ground_truth["images"]}
+    objects = {item["id"]: item for item in ground_truth["annotations"]}
+    return [
+        Suspect(
+            **{name: entry[name] for name in ("kind", "score", "strength", "reliability", "text")},
+            image=images[entry["image_id"]],
+            class_name=entry["class"],
+            annotations=tuple(objects[number] for number in entry["object_numbers"]),
+            detections=tuple(row | {"image_id": entry["image_id"]} for row in entry["detections"]),
+        )
+        for entry in entries
+    ]
 
 
 def _text(suspects: Sequence[Suspect]) -> str:
