@@ -20,6 +20,7 @@ from mrcnn_zoo.evaluation.class_mapping import ClassMappedDetector, predicts_cla
 from mrcnn_zoo.evaluation.limits import DetectionTally, Topic, build_evaluation_tally, log_notes
 from mrcnn_zoo.evaluation.preflight import build_reported_topics, evaluated_part, prepare_evaluation
 from mrcnn_zoo.evaluation.recall_funnel import funnel_of
+from mrcnn_zoo.evaluation.stage_times import StageTimer
 from mrcnn_zoo.evaluation.tables import Results, verify_expected_results
 from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, build_given_box_detector
 from mrcnn_zoo.inference.image_detector import inference
@@ -136,8 +137,8 @@ def run_evaluation(
     mapping = model.mapping.tolist() if isinstance(model, ClassMappedDetector) else None
     funnel = funnel_of(evaluator) if cfg.EVAL.FUNNEL else None
     seconds = 0.0
-    with inference(model):
-        for samples in with_progress(loader, num_images, name=dataset.name):
+    with inference(model), StageTimer(detector) as timer:
+        for samples in timer.loaded(with_progress(loader, num_images, name=dataset.name)):
             start = time.perf_counter()
             if funnel is None:
                 found = detector.predict(samples)  # type: ignore[operator]
@@ -152,6 +153,8 @@ def run_evaluation(
                 tally.add(sample.file_name or str(sample.image_id), all_classes, measured=own_classes)
     logger.info("%s: %s, %.3f s per image", dataset.name, counted(len(dataset), "image"), seconds / num_images)
     results = evaluator.evaluate(output_dir)
+    if output_dir is not None and is_main_process():
+        timer.save(Path(output_dir) / "inference", num_images)
     _log_reached_limits(tally, dataset.name, set() if logged is None else logged)
     return Evaluation(results, evaluator.score_thresholds if isinstance(evaluator, FindsThresholds) else {})
 
