@@ -4,6 +4,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -16,7 +17,7 @@ from mrcnn_zoo.config.defaults import (
     SECTION_NAMES,
     keys_below,
 )
-from mrcnn_zoo.config.keys import DEFAULT, Key, Unsupported
+from mrcnn_zoo.config.keys import DEFAULT, Key, Origin, Unsupported
 from mrcnn_zoo.config.node import CfgNode, no_such_key
 from mrcnn_zoo.config.rules import unsupported_changes
 from mrcnn_zoo.config.values import type_words
@@ -137,6 +138,44 @@ def _wrapped(first_indent: str, text: str) -> str:
     return textwrap.fill(
         text, WIDTH, initial_indent=first_indent, subsequent_indent=" " * len(first_indent), break_on_hyphens=False
     )
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value that a file, the command line or code has changed.
+
+    Args:
+        name: dotted.
+        value: present one.
+        former: of the default, or of the base file that set it before.
+        origin: where the present value was set.
+        closeness: rank of that place, see `CfgNode.closeness_of`.
+    """
+
+    name: str
+    value: Any
+    former: Any
+    origin: Origin
+    closeness: int
+
+
+def changes(config: CfgNode) -> list[Change]:
+    """The values that differ from those before the place that set them, in the order of the places.
+
+    Args:
+        config: the root.
+    """
+    found = []
+    for name in config.set_names():
+        try:
+            value = config.value_of(name)
+        except (KeyError, TypeError):  # below an open section that was set again
+            continue
+        value = yaml.safe_load(value.dump()) if isinstance(value, CfgNode) else value
+        former = config.former_value_of(name)
+        if value != former:
+            found.append(Change(name, value, former, config.origin_of(name), config.closeness_of(name)))
+    return found
 
 
 INDENT = "  "

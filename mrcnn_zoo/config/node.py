@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 ORIGINS = "__origins__"  # stored where YACS stores its own state, not among the keys
 SOURCES = "__sources__"
+FORMERS = "__formers__"
 OLD_VERSIONS = (0, 1)
 MAX_SUGGESTIONS = 5
 _FASTEST_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # equal text; the first is libyaml's
@@ -78,6 +79,8 @@ class CfgNode(YacsNode):
                     "%s: %s is the old name of %s and is read as it", assignment.origin, assignment.name, name
                 )
             lines[place] = assignment.origin
+            if self.origin_of(name).source != assignment.origin.source:
+                self._formers()[name] = copy.deepcopy(self._present_value(key, below))
             if key.is_open:
                 self._assign_open(key.name, below, assignment)
             else:
@@ -102,6 +105,22 @@ class CfgNode(YacsNode):
             name: e.g. "MODEL.FPN.NORM".
         """
         return self._origins().get(name, DEFAULT)
+
+    def former_value_of(self, name: str) -> Any:
+        """The value before the file or command line that set the present one; self must be the root.
+
+        Args:
+            name: of a key, or dotted below an open section; None where it had no value.
+        """
+        return self._formers()[name] if name in self._formers() else self.value_of(name)
+
+    def set_names(self) -> list[str]:
+        """The dotted names that were set, by sources in the order in which they were read."""
+        return sorted(self._origins(), key=self.closeness_of)
+
+    def sources(self) -> tuple[str, ...]:
+        """Files, command line and code that have set values, in that order; a base before its derived file."""
+        return tuple(self._sources())
 
     def closeness_of(self, name: str) -> int:
         """The priority of the place where a value was set, for keys that contradict each other.
@@ -136,6 +155,15 @@ class CfgNode(YacsNode):
                 node[part] = CfgNode(new_allowed=True)
             node = node[part]
         node[below[-1]] = CfgNode(new_allowed=True) if value == {} else value
+
+    def _present_value(self, key: Key, below: tuple[str, ...]) -> Any:
+        node: Any = self.value_of(key.name)
+        for part in below:
+            node = node.get(part) if isinstance(node, CfgNode) else None
+        return _as_dict(node) if isinstance(node, CfgNode) else node
+
+    def _formers(self) -> dict[str, Any]:
+        return self.__dict__.setdefault(FORMERS, {})
 
     def _origins(self) -> dict[str, Origin]:
         return self.__dict__.setdefault(ORIGINS, {})
