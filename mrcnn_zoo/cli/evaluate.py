@@ -24,9 +24,12 @@ from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation import prepare_evaluation
 from mrcnn_zoo.evaluation.predictions_file import evaluate_predictions
 from mrcnn_zoo.inference.trained import class_names_of, open_trained
-from mrcnn_zoo.inspection.pictures import evaluate_with_pictures, save_evaluation_plots
+from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, save_evaluation_plots
+from mrcnn_zoo.inspection.evaluation_pictures import evaluate_with_pictures, evaluation_folders
+from mrcnn_zoo.inspection.run_report_page import log_run_report
 from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder
 from mrcnn_zoo.training.log_files import LogFile, logging_to
+from mrcnn_zoo.training.run_context import record_environment
 
 RESULTS = Path("inference") / "results.json"
 
@@ -70,8 +73,11 @@ def _evaluate_predictions(arguments: argparse.Namespace) -> None:
     with logging_to(folder) as log:
         log.open()
         dataset, _ = evaluate_predictions(*files, cfg, output_dir=folder)
-        paths = save_evaluation_plots(dataset, folder, score_threshold=cfg.VIS.SCORE_THRESH)
+        evaluation = EvaluationFiles(folder, dataset)
+        paths = save_evaluation_plots(evaluation, score_threshold=cfg.VIS.SCORE_THRESH)
         logger.info("tables in %s\n%s", folder / "inference" / "results.md", "\n".join(map(str, paths)))
+        if cfg.VIS.REPORT:
+            log_run_report(folder, evaluations=[evaluation])
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -92,6 +98,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         )
         ((log, folder, datasets),) = checked
         log.open()
+        for place in evaluation_folders(cfg, folder):
+            record_environment(place / "inference")
         evaluate_with_pictures(model, cfg, folder, datasets=datasets, class_names=trained.class_names)
 
 

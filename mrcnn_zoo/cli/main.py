@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("mrcnn_zoo.cli.train", "train a model, or only evaluate it (--eval-only)"),
     "sweep": ("mrcnn_zoo.cli.sweep", "train variants of a config with several seeds, and compare them"),
     "evaluate": ("mrcnn_zoo.cli.evaluate", "evaluate a checkpoint on the test sets"),
+    "report": ("mrcnn_zoo.cli.report", "write a page about a finished training or evaluation"),
     "predict": ("mrcnn_zoo.cli.predict", "detect, draw and save the instances in images"),
     "xray": ("mrcnn_zoo.cli.xray", "step through the stages of a model on one image, as an HTML page"),
     "precompute-proposals": ("mrcnn_zoo.cli.precompute_proposals", "write proposals as input of a Fast R-CNN"),

@@ -23,6 +23,7 @@ ACCURACY_OF_CLASS = "accuracy-"
 OF_CLASS = re.compile(r"[\w@+]+-")
 SCORES = ("threshold",)  # metrics in [0, 1], not in percent
 ABSENT = "-"  # nan in tables
+AUTO_ORDER = ("segm/AP", "keypoints/AP", "bbox/AP", "box_proposals/AR@1000", "classification/top1")  # main result
 INTERVAL = "95 %"  # row of a table
 INTERVAL_TEXT = f"{INTERVAL}, and in brackets: interval over the images, from resamples (EVAL.BOOTSTRAP)"
 CATEGORY_COLUMNS = 3  # maximum number of categories per row of a table

@@ -214,13 +214,15 @@ class Canvas:
     Args:
         picture: (F H, F W, 3); not modified.
         factor: F, pixels of the picture per unit of the coordinates.
+        emphasis: factor of the width of lines and the size of letters, for pictures that are shown smaller.
     """
 
-    def __init__(self, picture: Picture, *, factor: int = 1) -> None:
+    def __init__(self, picture: Picture, *, factor: int = 1, emphasis: float = 1.0) -> None:
         self._image = Image.fromarray(picture)
         self._draw = ImageDraw.Draw(self._image)
         self._factor = factor
-        self._max_font_size = font_size(self._image.height, self._image.width)
+        self._emphasis = emphasis
+        self._max_font_size = round(emphasis * font_size(self._image.height, self._image.width))
         self._label_boxes, self._num_labels = np.zeros((64, 4)), 0  # the first rows; the array grows
         self._label_area = 0.0
 
@@ -234,7 +236,7 @@ class Canvas:
         """
         left, top, right, bottom = self._pixels(box)
         side = min(right - left, bottom - top) + 1
-        thickness = width or line_width(max(self._image.size) / 500, side)
+        thickness = width or line_width(self._emphasis * max(self._image.size) / 500, side)
         self._draw.rectangle((left, top, right, bottom), outline=color, width=thickness)
 
     def line(self, start: Point, end: Point, color: Color, *, width: int = 0) -> None:
@@ -272,7 +274,7 @@ class Canvas:
         """
         left, top, right, bottom = self._pixels(box)
         side, largest = ((right - left + 1) * (bottom - top + 1)) ** 0.5, self._max_font_size
-        text_font = font(int(np.clip(round(LABEL_SIZE * side), min(SMALLEST_LABEL, largest), largest)))
+        text_font = font(int(np.clip(round(LABEL_SIZE * side), min(self._emphasis * SMALLEST_LABEL, largest), largest)))
         x0, _, x1, _ = self._draw.textbbox((0, 0), text, font=text_font)
         _, y0, _, y1 = self._draw.textbbox((0, 0), "Ag", font=text_font)  # the same height for all texts
         width, height = x1 - x0 + 6, y1 - y0 + 6

@@ -49,6 +49,7 @@ def draw_instances(
     colors: Sequence[Color] | None = None,
     skeleton: Skeleton = (),
     has_labels: bool = True,
+    emphasis: float = 1.0,
 ) -> Picture:
     """Draw translucent masks, boxes, keypoints and labels on an image.
 
@@ -61,6 +62,7 @@ def draw_instances(
         colors: of each drawn instance; distinct by default.
         skeleton: see `draw_keypoints`.
         has_labels: whether classes and scores are written.
+        emphasis: see `Canvas`.
 
     Returns:
         (F H, F W, 3), with F > 1 for small images to keep labels readable.
@@ -74,9 +76,9 @@ def draw_instances(
     boxes = [tuple(box) for box in table.boxes.tolist()]
     if table.masks is not None:
         for row, window in masks_largest_first(table):
-            border = line_width(max(picture.shape) / 700, min(window.bitmap.shape) * factor)
+            border = line_width(emphasis * max(picture.shape) / 700, min(window.bitmap.shape) * factor)
             paint_window(picture, window, colors[row], factor=factor, opacity=opacity, border=border)
-    canvas = Canvas(picture, factor=factor)
+    canvas = Canvas(picture, factor=factor, emphasis=emphasis)
     for row, box in enumerate(boxes):
         canvas.box(box, colors[row])
     if table.keypoints is not None:

@@ -1,8 +1,9 @@
 """Figures, drawn without a display, as PNG files or bytes; the matrix of confused classes."""
 
 import io
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_CLASS_CURVES = 12  # above it, curves and counts of single classes are not drawn
 MAX_LABELED_CLASSES = 100
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31")  # Okabe and Ito 2008
+NARROW = 4.6  # inches; as wide as a phone shows without shrinking the letters much
 SETTINGS: Any = {"font.size": 9, "svg.hashsalt": "mrcnn_zoo", "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -86,6 +89,50 @@ def finish(axes: "Axes", *, title: str, y_label: str, x_label: str = "iteration"
         axes.legend(fontsize=7)
 
 
+def narrow_figure(*, height: float, legend_rows: int = 0) -> tuple["Figure", "Axes"]:
+    """An empty figure of one plot for a page that is also read on a phone.
+
+    Args:
+        height: of the plot in inches.
+        legend_rows: rows of the legend below it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(NARROW, height + 0.19 * legend_rows), layout="constrained")
+    return figure, figure.subplots()
+
+
+def legend_rows(names: Iterable[str]) -> int:
+    """Number of rows of the legend of `finish_narrow`.
+
+    Args:
+        names: in the legend.
+    """
+    names = list(names)
+    return math.ceil(len(names) / _legend_columns(names)) if names else 0
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    return max(1, min(len(names), 60 // (max(map(len, names)) + 7)))
+
+
+def finish_narrow(figure: "Figure", axes: "Axes", *, x_label: str, y_label: str) -> None:
+    """Add labels, a grid, and below the plot a legend where a curve has a label.
+
+    Args:
+        figure: see `narrow_figure`.
+        axes: its plot.
+        x_label: of the horizontal axis.
+        y_label: of the vertical axis.
+    """
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        columns = _legend_columns(names)
+        figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+
+
 def save_figure(figure: "Figure", path: str | Path) -> Path:
     """Write a PNG; see `write_atomically`.
 
@@ -127,7 +174,7 @@ def _write_png(figure: "Figure", file: BinaryIO) -> None:
 
 
 def confusion_figure(
-    matrix: NDArray[np.int64], class_names: Sequence[str], *, title: str = "confusion matrix"
+    matrix: NDArray[np.int64], class_names: Sequence[str], *, title: str = "confusion matrix", side: float = 4.5
 ) -> "Figure":
     """A confusion matrix, each row divided by its sum; classes that do not occur are omitted.
 
@@ -135,13 +182,14 @@ def confusion_figure(
         matrix: (K + 1, K + 1) counts, true classes by row.
         class_names: (K + 1,) by class index, with that of the background at the end.
         title: above it.
+        side: of the figure without classes, in inches.
     """
     names = np.array(class_names)
     occurs = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
     occurs[-1] = True
     matrix, names = matrix[np.ix_(occurs, occurs)], names[occurs]
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    figure = new_figure(columns=1, side=min(16.0, 4.5 + 0.28 * len(names)))
+    figure = new_figure(columns=1, side=min(16.0, side + 0.28 * len(names)))
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= MAX_CLASS_CURVES:

@@ -45,6 +45,7 @@ class Table:
         caption: one or two sentences under the heading; "" for none.
         is_long: whether it is folded away in HTML and left out of LaTeX.
         is_folded: whether it is folded away in HTML alone.
+        is_compact: whether its rows stay rows on a phone; those of others become blocks of lines.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Table:
     caption: str = ""
     is_long: bool = False
     is_folded: bool = False
+    is_compact: bool = False
 
     @property
     def footnotes(self) -> dict[str, str]:
@@ -179,7 +181,8 @@ def _bare_table(table: Table, *, reference: str = "") -> str:
     rows = "".join(_row(row, table, marks, reference) for row in table.rows)
     notes = "".join(f"<li><sup>{mark}</sup> {escape(note)}</li>" for note, mark in marks.items())
     caption = f'<p class="caption">{escape(table.caption)}</p>' if table.caption else ""
-    return f'{caption}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>' + (
+    width = "compact" if table.is_compact else "wide"
+    return f'{caption}<div class="{width}"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>' + (
         f'<ul class="notes">{notes}</ul>' if notes else ""
     )
 

@@ -1,6 +1,5 @@
-"""PNG files of training batches, predictions beside ground truth, evaluations and annotated datasets."""
+"""PNG files of training batches, predictions beside ground truth, and annotated datasets."""
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,30 +15,18 @@ from torch import nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.loading.mapper import check_size
 from mrcnn_zoo.data.masks import segmentation_rle
-from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation import evaluate_datasets
-from mrcnn_zoo.evaluation.class_mapping import predicts_classes, with_classes_of
-from mrcnn_zoo.evaluation.classification import CONFUSION_FILE, read_confusion
+from mrcnn_zoo.evaluation.class_mapping import predicts_classes
 from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, build_test_detector
-from mrcnn_zoo.evaluation.ground_truth import BBOX, complete_ground_truth
-from mrcnn_zoo.evaluation.metrics.confusion import BACKGROUND, confusion_matrix, confusion_title
-from mrcnn_zoo.evaluation.metrics.contract import Evaluated
-from mrcnn_zoo.evaluation.preflight import evaluated_part
-from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.inference.image_detector import inference
 from mrcnn_zoo.inference.prediction import OBJECT
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.draw import Skeleton, draw_instances, draw_predictions, draw_training_batch
-from mrcnn_zoo.inspection.figures import confusion_figure, save_figure
-from mrcnn_zoo.inspection.plots import save_precision_recall
-from mrcnn_zoo.inspection.suspect_pictures import suspect_sheet
 from mrcnn_zoo.ops.rle import decode_window
 from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.structures import BoxedBitmaps, Detections, Sample, Targets
 
-CONFUSION_PICTURE = "confusion_matrix.png"
 SOFTWARE = ("Software", "mrcnn_zoo")  # PNG text entry of the pictures written here
 
 logger = logging.getLogger(__name__)
@@ -265,84 +252,3 @@ def _keypoints(record: ImageRecord) -> torch.Tensor | None:
         return None
     unlabelled = (0.0,) * max(counts)
     return torch.tensor([instance.keypoints or unlabelled for instance in record.instances]).unflatten(1, (-1, 3))
-
-
-def save_evaluation_plots(
-    dataset: Dataset, output_dir: str | Path, *, score_threshold: float = 0.5, pictures: str | Path | None = None
-) -> list[Path]:
-    """Plot precision over recall and the confusion matrix of boxes of an evaluation; of a classifier the matrix alone.
-
-    Nothing is plotted for proposals, which have no classes.
-
-    Args:
-        dataset: the evaluated dataset.
-        output_dir: of `evaluate`, with the results in `inference/`.
-        score_threshold: minimum score of a detection in the confusion matrix.
-        pictures: folder of the plots; `<output_dir>/pictures` by default.
-
-    Returns:
-        The written files.
-    """
-    folder = Path(output_dir) / "inference"
-    pictures = Path(output_dir) / "pictures" if pictures is None else Path(pictures)
-    of_curves, of_classes = folder / "precision_recall.npz", folder / CONFUSION_FILE
-    written = [path for path in (of_curves, of_classes) if path.is_file()]
-    if not written:
-        return []
-    if max(written, key=lambda path: path.stat().st_mtime) == of_classes:  # the other one is of an earlier evaluation
-        return [save_figure(confusion_figure(*read_confusion(of_classes)), pictures / CONFUSION_PICTURE)]
-    rows = json.loads((folder / "coco_instances_results.json").read_text(encoding="utf-8"))
-    found = Evaluated(complete_ground_truth(dataset), rows, (BBOX,), dataset.name, max_detections=len(rows))
-    matrix = confusion_matrix(found, BBOX, score_threshold=score_threshold)
-    title = confusion_title(BBOX, score_threshold)
-    figure = confusion_figure(matrix, (*dataset.class_names, BACKGROUND), title=title)
-    return [
-        save_precision_recall(of_curves, pictures / "precision_recall.png"),
-        save_figure(figure, pictures / CONFUSION_PICTURE),
-    ]
-
-
-def save_evaluation_pictures(model: nn.Module, dataset: Dataset, cfg: CfgNode, output_dir: str | Path) -> list[Path]:
-    """Write the plots of an evaluation, and VIS.NUM_IMAGES images with predictions.
-
-    Args:
-        model: with `predict(samples)`.
-        dataset: the evaluated dataset.
-        cfg: of the model, with VIS.
-        output_dir: of `evaluate`; pictures go to `pictures/`, predictions to `pictures/predictions/<dataset>/`.
-
-    Returns:
-        The written files.
-    """
-    dataset = evaluated_part(dataset, cfg)
-    plots = save_evaluation_plots(dataset, output_dir, score_threshold=cfg.VIS.SCORE_THRESH)
-    sheet = suspect_sheet(dataset, output_dir)
-    if sheet is not None:
-        plots.append(save_picture(sheet, Path(output_dir) / "pictures" / "label_errors.png"))
-    folder = Path(output_dir) / "pictures" / "predictions" / folder_name(dataset.name)
-    return plots + save_predictions(model, dataset, cfg, folder, num_images=cfg.VIS.NUM_IMAGES)
-
-
-def evaluate_with_pictures(
-    model: nn.Module,
-    cfg: CfgNode,
-    output_dir: str | Path,
-    *,
-    datasets: Sequence[Dataset],
-    class_names: Sequence[str] = (),
-) -> Results | dict[str, Results]:
-    """Evaluate on DATASETS.TEST, draw, and log where the files are; see `evaluate_datasets`.
-
-    Args:
-        model: with `predict(samples)`.
-        cfg: of the model and its evaluation.
-        output_dir: gets a folder per dataset where there are several.
-        datasets: those of DATASETS.TEST, see `prepare_evaluation`.
-        class_names: of the model by class index.
-    """
-    results = evaluate_datasets(model, cfg, output_dir=output_dir, class_names=class_names, datasets=datasets)
-    for name, dataset in zip(cfg.DATASETS.TEST, datasets, strict=True):
-        folder = Path(output_dir) if len(datasets) == 1 else Path(output_dir) / folder_name(name)
-        paths = save_evaluation_pictures(with_classes_of(dataset, model, class_names), dataset, cfg, folder)
-        logger.info("%s: tables in %s\n%s", name, folder / "inference" / "results.md", "\n".join(map(str, paths)))
-    return results

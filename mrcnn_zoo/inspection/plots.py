@@ -92,7 +92,7 @@ def save_precision_recall(precision_recall: str | Path, path: str | Path) -> Pat
         tasks = {task: arrays[task] for task in arrays.files if task != "class_names"}
     figure = new_figure(columns=len(tasks))
     for axes, (task, precision) in zip(np.ravel(figure.subplots(1, len(tasks))), tasks.items(), strict=True):
-        _plot_precision(axes, precision, names)
+        draw_precision(axes, precision, names)
         finish(axes, title=f"{task}: precision over recall", y_label="precision", x_label="recall")
         axes.set(xlim=(0, 1), ylim=(0, 1.03))
     return save_figure(figure, path)
@@ -146,10 +146,10 @@ def _plot_losses(axes: "Axes", series: Mapping[str, Series]) -> None:
     if "total_loss" in series:
         iterations, values = series["total_loss"]
         axes.plot(iterations, values, color="black", alpha=0.25, linewidth=1)
-        axes.plot(iterations, _smooth(values), color="black", linewidth=2, label="total_loss")
+        axes.plot(iterations, smooth(values), color="black", linewidth=2, label="total_loss")
     for name in names:
         iterations, values = series[name]
-        axes.plot(iterations, _smooth(values), linewidth=1.2, label=name)
+        axes.plot(iterations, smooth(values), linewidth=1.2, label=name)
     validation = VALIDATION + "total_loss"
     if validation in series:
         axes.plot(*series[validation], color="black", linestyle="--", marker="o", markersize=4, label=validation)
@@ -160,14 +160,27 @@ def _plot_losses(axes: "Axes", series: Mapping[str, Series]) -> None:
         axes.set_ylim(0, 1.1 * float(np.percentile(shown, 97)) or None)
 
 
-def _smooth(values: Sequence[float]) -> list[float]:
-    """Median filter, which removes the peaks of single steps."""
+def smooth(values: Sequence[float]) -> list[float]:
+    """Median filter, which removes the peaks of single steps.
+
+    Args:
+        values: of a curve.
+    """
     radius = min(SMOOTHING_RADIUS, len(values) // 20)
     return [float(np.median(values[max(0, place - radius) : place + radius + 1])) for place in range(len(values))]
 
 
-def _plot_precision(axes: "Axes", precision: NDArray[np.float32], names: Sequence[str]) -> None:
-    """Plot (T, Q, K) precision, -1 for classes without objects."""
+def draw_precision(
+    axes: "Axes", precision: NDArray[np.float32], names: Sequence[str], *, with_classes: bool = True
+) -> None:
+    """Plot precision over recall: the mean over classes, and each class if they are at most MAX_CLASS_CURVES.
+
+    Args:
+        axes: of the plot.
+        precision: (T, Q, K), -1 for classes without objects.
+        names: K class names.
+        with_classes: whether single classes are drawn.
+    """
     with_objects = np.flatnonzero((precision > -1).all(axis=(0, 1)))
     if not len(with_objects):
         return
@@ -176,7 +189,7 @@ def _plot_precision(axes: "Axes", precision: NDArray[np.float32], names: Sequenc
     for label, curve in (curves | {"mean, IoU 0.5 to 0.95": precision.mean(axis=0)}).items():
         mean = curve.mean(axis=1)
         axes.plot(RECALL_THRESHOLDS, mean, linewidth=2, label=f"{label}: {mean.mean():.1%}")
-    if 1 < len(names) <= MAX_CLASS_CURVES:
+    if with_classes and 1 < len(names) <= MAX_CLASS_CURVES:
         for index, name in enumerate(names):
             curve = precision[_threshold(0.5), :, index]
             axes.plot(RECALL_THRESHOLDS, curve, linewidth=0.8, alpha=0.7, label=f"{name}, IoU 0.5: {curve.mean():.1%}")

@@ -11,8 +11,9 @@ from mrcnn_zoo.distributed.processes import is_main_process, maximum_over_proces
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation import evaluate_datasets, verify_expected_results
 from mrcnn_zoo.evaluation.tables import stages_table
+from mrcnn_zoo.inspection.run_report_config import record_config
+from mrcnn_zoo.inspection.run_report_page import log_run_report
 from mrcnn_zoo.modeling import build_model
-from mrcnn_zoo.output_files import write_text
 from mrcnn_zoo.training.build import build_evaluated_model, build_trainer
 from mrcnn_zoo.training.hooks.evaluation import results_by_dataset
 from mrcnn_zoo.training.log_files import LogFile, logging_from, logging_to
@@ -108,6 +109,8 @@ def run(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, overwrit
         if last.name and is_main_process() and (waiting or not has_final_checkpoint(output_dir, last)):
             path = write_final_checkpoint(output_dir, last)
             logger.info("saved %s, the weights of the last stage", path)
+            if cfg.VIS.REPORT:
+                log_run_report(output_dir)
         return _results_of_run(stages, finished)
 
 
@@ -180,7 +183,7 @@ def _train_stage(
     if begin is not None:
         begin()
     if is_main_process():
-        write_text(plan.output_dir / "config.yaml", plan.cfg.dump())
+        record_config(plan.cfg, plan.output_dir)
         record_environment(plan.output_dir)
         record_datasets(plan.output_dir, plan.train_datasets, plan.test_datasets, groups=plan.groups)
         logger.info("output folder: %s", plan.output_dir)
@@ -198,7 +201,7 @@ def _begin_run(cfg: CfgNode, stages: Sequence[Stage], log: LogFile, *, clears: b
     """The first changes to the output folder: the config is saved, checkpoints of an earlier training are removed."""
     log.open()
     if is_main_process():
-        write_text(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
+        record_config(cfg, Path(cfg.OUTPUT_DIR))
         if clears:
             clear_training_folders(Path(cfg.OUTPUT_DIR), stages)
         elif stages[-1].name:

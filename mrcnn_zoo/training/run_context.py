@@ -1,7 +1,6 @@
 """Environment and random seeds of a run."""
 
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -36,7 +35,7 @@ def record_environment(folder: Path) -> None:
         folder: of the file.
     """
     environment = describe_environment()
-    (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "environment.json", environment, indent=2)
     logger.info("%s", " ".join(f"{name} {version}" for name, version in environment["versions"].items()))
 
 

@@ -45,6 +45,8 @@ def test_evaluate_needs_a_checkpoint_only(weights: Path, tmp_path: Path) -> None
     results = json.loads((tmp_path / "inference" / "results.json").read_text())
     assert {"AP", "AP50", "AR5", "AP-7"} <= set(results["segm"])
     assert (tmp_path / "inference" / "coco_instances_results.json").is_file()
+    assert "NUM_CLASSES: 10" in (tmp_path / "inference" / "config.yaml").read_text()
+    assert "torch" in json.loads((tmp_path / "inference" / "environment.json").read_text())["versions"]
     pictures = {str(path.relative_to(tmp_path / "pictures")) for path in (tmp_path / "pictures").rglob("*.png")}
     assert {"precision_recall.png", "confusion_matrix.png"} <= pictures
     assert len(pictures) == 2 + 2

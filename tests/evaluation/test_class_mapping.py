@@ -14,7 +14,7 @@ from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation import evaluate_datasets, ground_truth_detections
 from mrcnn_zoo.evaluation.class_mapping import NO_CLASS, class_mapping, with_classes_of, with_mapped_classes
-from mrcnn_zoo.inspection.pictures import evaluate_with_pictures
+from mrcnn_zoo.inspection.evaluation_pictures import evaluate_with_pictures
 from mrcnn_zoo.structures import Detections, Sample
 
 PERMUTED = ("dog", "cat")
@@ -170,7 +170,7 @@ def test_pictures_have_the_classes_of_the_dataset(dataset, tmp_path, monkeypatch
         return image
 
     monkeypatch.setattr("mrcnn_zoo.inspection.pictures.draw_predictions", note)
-    cfg = config(5, **{"VIS.NUM_IMAGES": 3})
+    cfg = config(5, **{"VIS.NUM_IMAGES": 3, "VIS.REPORT": False})
     model = NamedOracle(dataset, SUPERSET)
     evaluate_with_pictures(model, cfg, tmp_path, datasets=[dataset], class_names=SUPERSET)
     assert drawn == [["dog", "dog"], ["cat"], ["dog"]]

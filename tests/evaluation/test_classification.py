@@ -21,7 +21,7 @@ from mrcnn_zoo.evaluation.classification import (
     read_confusion,
 )
 from mrcnn_zoo.evaluation.evaluator import Evaluator
-from mrcnn_zoo.inspection.pictures import save_evaluation_plots
+from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, save_evaluation_plots
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
 from support.small_models import config_of
@@ -79,7 +79,7 @@ def test_files_have_the_confusion_matrix_and_a_row_per_image(
     assert "| cat       |     1 |     1 |           0 |" in report
     rows = list(csv.reader((tmp_path / "inference" / "classification.csv").open()))
     assert rows[2][1:] == [*dataset.class_names, "0.6000"]
-    (picture,) = save_evaluation_plots(dataset, tmp_path)
+    (picture,) = save_evaluation_plots(EvaluationFiles(tmp_path, dataset))
     assert picture.name == "confusion_matrix.png"
 
 

@@ -42,7 +42,9 @@ RUN_STARTERS = {
         "save_predictions",
         "save_prediction_pictures",
         "save_evaluation_pictures",
+        "evaluation_folders",
         "evaluate_with_pictures",
+        "record_config",
     },
     "training": {
         "run",

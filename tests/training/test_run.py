@@ -39,7 +39,9 @@ def test_two_scenes_are_overfitted(tiny_config: TinyConfig) -> None:
 
 
 def test_run_writes_its_output_files(tiny_config: TinyConfig, tmp_path: Path) -> None:
-    cfg = tiny_config("SOLVER.MAX_ITER=4", "TEST.EVAL_PERIOD=2", "VIS.NUM_IMAGES=1", "VIS.NUM_BATCHES=1")
+    cfg = tiny_config(
+        "SOLVER.MAX_ITER=4", "TEST.EVAL_PERIOD=2", "VIS.NUM_IMAGES=1", "VIS.NUM_BATCHES=1", "VIS.REPORT=True"
+    )
     results = run(cfg)
     output = tmp_path / "output"
     assert results.keys() == {"bbox", "segm"}
@@ -66,12 +68,19 @@ def test_run_writes_its_output_files(tiny_config: TinyConfig, tmp_path: Path) ->
         "pictures/loss_curves.png",
         "pictures/precision_recall.png",
         "pictures/confusion_matrix.png",
+        "config_changes.json",
+        "inference/stage_times.json",
+        "report.html",
     ):
         assert (output / name).stat().st_size > 0, name
     assert len(list((output / "pictures" / "predictions" / "shapes_val").glob("*.png"))) == 1
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
     log = (output / "log.txt").read_text()
     assert "confusion_matrix.png" in log.split("plots: ")[1]
+    assert f"report: {output / 'report.html'}" in log
+    page = (output / "report.html").read_text()
+    assert f'<td data-label="bbox"><span>{results["bbox"]["AP50"]:.2f}</span></td>' in page
+    assert "shapes_val (4 images" in page
     assert "iter 4/4 " in log
     assert "loss_mask" in log  # the console shows only the first numbers
     aps = [float(line["bbox/AP"]) for line in lines if "bbox/AP" in line]

@@ -1,8 +1,7 @@
 """Plots of a report: values per variant, curves over iterations and number of images, accuracy against AP."""
 
-import math
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +12,14 @@ from mrcnn_zoo.experiments.learning_curve import LearningCurve
 from mrcnn_zoo.experiments.report.model import Curve, Section
 from mrcnn_zoo.experiments.report.tables import has_interval
 from mrcnn_zoo.experiments.statistics import Estimate
-from mrcnn_zoo.inspection.figures import Plot
+from mrcnn_zoo.inspection.figures import COLORS, Plot, finish_narrow, legend_rows, narrow_figure
 from mrcnn_zoo.inspection.plots import LINE_STYLES, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 4.6  # inches; as wide as a phone shows without shrinking the letters much
 LABEL_WIDTH = 26  # letters per line of a variant's name
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31")  # Okabe and Ito 2008
 REFERENCE_COLOR = "#444444"
 CLIPPED_SHARE = 97  # percentile of the losses at which the axis ends: those of the first steps are far larger
 ACCURACY = "classification/top1"
@@ -100,7 +97,7 @@ def draw_values(comparison: MetricComparison) -> "Figure":
     labels = [_wrapped(row.variant) for row in comparison.rows]
     heights = np.array([0.42 + 0.15 * label.count("\n") for label in labels])  # inches
     places = np.cumsum(heights) - heights / 2
-    figure, axes = _new_figure(height=0.7 + float(heights.sum()))
+    figure, axes = narrow_figure(height=0.7 + float(heights.sum()))
     for place, row in zip(places, comparison.rows, strict=True):
         is_reference = row.variant == comparison.reference
         _draw_row(axes, row, place, color=REFERENCE_COLOR if is_reference else COLORS[0])
@@ -135,7 +132,7 @@ def draw_curves(curves: Sequence[Curve], name: str, *, is_loss: bool = False) ->
         name: of the vertical axis.
         is_loss: whether high values at the beginning are cut off.
     """
-    figure, axes = _new_figure(height=3.2, legend_rows=_legend_rows(curve.variant for curve in curves))
+    figure, axes = narrow_figure(height=3.2, legend_rows=legend_rows(curve.variant for curve in curves))
     for place, curve in enumerate(curves):
         color, style = _style(place, len(curves))
         marker = "" if len(curve.iterations) > 30 else "o"
@@ -145,7 +142,7 @@ def draw_curves(curves: Sequence[Curve], name: str, *, is_loss: bool = False) ->
     if is_loss:
         shown = np.concatenate([curve.high for curve in curves])
         axes.set_ylim(0, 1.1 * float(np.percentile(shown, CLIPPED_SHARE)) or None)
-    _finish(figure, axes, x_label="iteration", y_label=name)
+    finish_narrow(figure, axes, x_label="iteration", y_label=name)
     return figure
 
 
@@ -155,7 +152,7 @@ def draw_learning_curves(curves: Sequence[LearningCurve]) -> "Figure":
     Args:
         curves: of one metric, one per variant, with points.
     """
-    figure, axes = _new_figure(height=3.2, legend_rows=_legend_rows(curve.variant for curve in curves))
+    figure, axes = narrow_figure(height=3.2, legend_rows=legend_rows(curve.variant for curve in curves))
     images: dict[float, list[int]] = {}  # by fraction
     for place, curve in enumerate(curves):
         color, style = _style(place, len(curves))
@@ -174,7 +171,7 @@ def draw_learning_curves(curves: Sequence[LearningCurve]) -> "Figure":
     ticks += sorted({round(2 * curve.num_images) for curve in curves if curve.doubled is not None})
     axes.set_xticks(ticks, [f"{number:,}" for number in ticks], fontsize=8, rotation=30)
     axes.minorticks_off()
-    _finish(figure, axes, x_label="training images", y_label=curves[0].metric)
+    finish_narrow(figure, axes, x_label="training images", y_label=curves[0].metric)
     return figure
 
 
@@ -186,37 +183,13 @@ def draw_accuracy(pairs: dict[str, list[tuple[float, float]]], accuracy: str, me
         accuracy: name of the horizontal axis.
         metric: name of the vertical axis.
     """
-    figure, axes = _new_figure(height=3.6, legend_rows=_legend_rows(pairs))
+    figure, axes = narrow_figure(height=3.6, legend_rows=legend_rows(pairs))
     for place, (variant, points) in enumerate(pairs.items()):
         color, marker = _style(place, len(pairs))[0], MARKERS[place % len(MARKERS)]
         axes.plot(*zip(*points, strict=True), marker, color=color, alpha=0.4, ms=4, mew=0, linestyle="")
         axes.plot(*np.mean(points, axis=0), marker, color=color, ms=8, label=variant, linestyle="")
-    _finish(figure, axes, x_label=accuracy, y_label=metric)
+    finish_narrow(figure, axes, x_label=accuracy, y_label=metric)
     return figure
-
-
-def _new_figure(*, height: float, legend_rows: int = 0) -> tuple["Figure", "Axes"]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height + 0.19 * legend_rows), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _legend_rows(names: Iterable[str]) -> int:
-    names = list(names)
-    return math.ceil(len(names) / _legend_columns(names))
-
-
-def _legend_columns(names: Sequence[str]) -> int:
-    return max(1, min(len(names), 60 // (max(map(len, names)) + 7)))
-
-
-def _finish(figure: "Figure", axes: "Axes", *, x_label: str, y_label: str) -> None:
-    axes.set(xlabel=x_label, ylabel=y_label)
-    axes.grid(alpha=0.3)
-    handles, names = axes.get_legend_handles_labels()
-    columns = _legend_columns(names)
-    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def _style(place: int, count: int) -> tuple[Any, str]:

@@ -10,6 +10,7 @@ from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.evaluation.tables import AUTO_ORDER
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.registry import did_you_mean
 from mrcnn_zoo.training.hook import Hook, Results, Workspace
@@ -18,7 +19,6 @@ from mrcnn_zoo.training.writers import MetricWriter
 from mrcnn_zoo.training.writers.contract import BEST, FINAL, flattened
 
 AUTO = "auto"
-AUTO_ORDER = ("segm/AP", "keypoints/AP", "bbox/AP", "box_proposals/AR@1000", "classification/top1")
 
 
 class BestMetric:

@@ -10,14 +10,10 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.evaluation.class_mapping import with_classes_of
-from mrcnn_zoo.evaluation.preflight import evaluated_part
-from mrcnn_zoo.inspection.pictures import (
-    PredictionPicture,
-    save_evaluation_plots,
-    save_prediction_pictures,
-    save_training_batch,
-)
+from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, build_evaluation_files, save_evaluation_plots
+from mrcnn_zoo.inspection.pictures import PredictionPicture, save_prediction_pictures, save_training_batch
 from mrcnn_zoo.inspection.plots import save_loss_curves
+from mrcnn_zoo.inspection.run_report_page import log_run_report
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample
 from mrcnn_zoo.training.hook import Hook, Results, Workspace
@@ -90,16 +86,30 @@ class DrawPredictions(Hook):
 
 
 class DrawCurves(Hook):
-    """Plots losses and results over the iterations, and the last evaluation, when training has ended.
+    """Plots losses and results over the iterations, and the last evaluation, when training has ended; then the report.
 
     Args:
         output_dir: of the run; its metrics.json is read.
-        draw_evaluations: plots the files of the last evaluation; returns the plots.
+        evaluations: reads the files of the last evaluation of each test set.
+        draw_evaluation: plots one of them; returns the plots.
+        writers: of the report.
+        has_report: whether `report.html` is written.
     """
 
-    def __init__(self, output_dir: Path, draw_evaluations: Callable[[], Sequence[Path]] = list) -> None:
+    def __init__(
+        self,
+        output_dir: Path,
+        *,
+        evaluations: Callable[[], Sequence[EvaluationFiles]] = list,
+        draw_evaluation: Callable[[EvaluationFiles], Sequence[Path]] | None = None,
+        writers: Sequence[MetricWriter] = (),
+        has_report: bool = False,
+    ) -> None:
         self._output_dir = output_dir
-        self._draw_evaluations = draw_evaluations
+        self._evaluations = evaluations
+        self._draw_evaluation = draw_evaluation or (lambda _: [])
+        self._writers = writers
+        self._has_report = has_report
 
     def after_train(self, trainer: Trainer) -> None:
         if not is_main_process():
@@ -108,10 +118,17 @@ class DrawCurves(Hook):
         paths: list[Path] = []
         if metrics.is_file() and metrics.stat().st_size:
             paths.append(save_loss_curves(metrics, self._output_dir / "pictures" / "loss_curves.png"))
-        if trainer.results:  # else the folder may hold the evaluation of another run
-            paths += self._draw_evaluations()
+        # Without results the folder may hold the evaluation of another run.
+        evaluations = self._evaluations() if trainer.results else []
+        for evaluation in evaluations:
+            paths += self._draw_evaluation(evaluation)
         if paths:
             logger.info("plots: %s", listed_by_folder(paths))
+        if self._has_report and not trainer.interrupted:
+            report = log_run_report(self._output_dir, evaluations=evaluations)
+            if report is not None:
+                for writer in self._writers:
+                    writer.write_report(trainer.iteration - 1, report)
 
 
 def listed_by_folder(paths: Sequence[Path]) -> str:
@@ -129,20 +146,20 @@ def listed_by_folder(paths: Sequence[Path]) -> str:
 @HOOKS.register("DrawCurves")
 def build_draw_curves(cfg: CfgNode, workspace: Workspace) -> DrawCurves:
     is_alone = len(workspace.test_datasets) == 1
+    places = ["" if is_alone else folder_name(dataset.name) for dataset in workspace.test_datasets]
+    folders = [workspace.output_dir / place for place in places]
 
-    def draw_evaluations() -> list[Path]:
-        paths: list[Path] = []
-        for dataset in workspace.test_datasets:
-            below = "" if is_alone else folder_name(dataset.name)
-            paths += save_evaluation_plots(
-                evaluated_part(dataset, cfg),
-                workspace.output_dir / below,
-                pictures=workspace.output_dir / "pictures" / below,
-                score_threshold=cfg.VIS.SCORE_THRESH,
-            )
-        return paths
+    def draw_evaluation(evaluation: EvaluationFiles) -> list[Path]:
+        pictures = workspace.output_dir / "pictures" / evaluation.output_dir.relative_to(workspace.output_dir)
+        return save_evaluation_plots(evaluation, pictures=pictures, score_threshold=cfg.VIS.SCORE_THRESH)
 
-    return DrawCurves(workspace.output_dir, draw_evaluations)
+    return DrawCurves(
+        workspace.output_dir,
+        evaluations=lambda: build_evaluation_files(cfg, workspace.test_datasets, folders),
+        draw_evaluation=draw_evaluation,
+        writers=workspace.writers,
+        has_report=cfg.VIS.REPORT,
+    )
 
 
 @HOOKS.register("DrawTrainingBatches")

@@ -126,6 +126,14 @@ class MetricWriter:
             metrics: of its evaluation by name, as `flattened` names them; none where it was not evaluated.
         """
 
+    def write_report(self, iteration: int, path: Path) -> None:
+        """Write the report of a run, when training has ended.
+
+        Args:
+            iteration: the last finished one.
+            path: of the HTML page.
+        """
+
     def interrupt(self, signal_number: int) -> None:
         """Called before `close` when a signal has interrupted the training, which is saved and can be resumed.
 

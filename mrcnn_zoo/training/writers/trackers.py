@@ -134,6 +134,11 @@ class WandbWriter(MetricWriter):
         if self._logs_checkpoint:
             self._attempt(lambda: self._log_checkpoint(path, iteration, roles, metrics))
 
+    def write_report(self, iteration: int, path: Path) -> None:
+        import wandb
+
+        self._attempt(lambda: self._log(iteration, {"report": wandb.Html(str(path), inject=False)}))
+
     def interrupt(self, signal_number: int) -> None:
         self._signal_number = signal_number
 
