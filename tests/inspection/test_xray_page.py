@@ -133,6 +133,9 @@ def test_level_count_movement_and_zoom_change_the_picture(opened: OpenPage) -> N
     assert at_anchors != before
     page.evaluate("byId('movement').value = 1; byId('movement').dispatchEvent(new Event('input'))")
     assert pixels(opened) == before
+    page.click("#play")
+    assert 0 < page.evaluate("new Promise((done) => setTimeout(() => done(state.movement), 200))") < 1
+    page.evaluate("byId('movement').value = 1; byId('movement').dispatchEvent(new Event('input'))")
     page.evaluate("byId('count').value = 7; byId('count').dispatchEvent(new Event('input'))")
     assert page.text_content("#count-text") == "7 of 800 boxes drawn, best scores first"
     page.click('[data-level="0"]')
@@ -192,6 +195,20 @@ def test_pointing_shows_a_history_and_a_click_keeps_it_through_the_steps(opened:
     page.keyboard.press("Escape")
     assert page.inner_text("#history-list") == ""
     opened.check()
+
+
+def test_keys_go_through_the_boxes_of_the_focused_picture(opened: OpenPage) -> None:
+    page = opened.page
+    go(opened, "result")
+    page.focus("#picture")
+    chosen = []
+    for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowUp"):
+        page.keyboard.press(key)
+        chosen.append(page.get_attribute("[data-detection][aria-pressed=true]", "data-detection"))
+    assert chosen == ["0", "1", "0", "1"]  # two detections of the start score
+    assert page.get_attribute("#picture", "aria-label") == (
+        "digits/val/000004 (seed 0), step 13: Result. 2 of 3 detections"
+    )
 
 
 def test_suppressed_and_kept_boxes_name_each_other(opened: OpenPage) -> None:

@@ -232,7 +232,7 @@ function play() {
   cancelAnimationFrame(animation);
   const start = performance.now();
   const frame = (now) => {
-    state.movement = Math.min((now - start) / 1600, 1);
+    state.movement = Math.min(Math.max((now - start) / 1600, 0), 1);
     byId("movement").value = state.movement;
     draw();
     if (state.movement < 1) animation = requestAnimationFrame(frame);
