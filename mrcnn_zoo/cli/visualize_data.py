@@ -40,14 +40,15 @@ from mrcnn_zoo.inspection.pictures import (
     save_training_batches,
     spread,
 )
+from mrcnn_zoo.inspection.score_histograms import collect_scores, score_figure, score_table
 from mrcnn_zoo.inspection.training_pictures import KINDS, Illustrator, check_kinds
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace
 from mrcnn_zoo.registry import did_you_mean
 from mrcnn_zoo.structures import Sample
 
-OBJECTS, SIZES = "objects", "sizes"  # values of --show beside `KINDS`
-SHOWN = (OBJECTS, *KINDS, SIZES)
+OBJECTS, SIZES, SCORES = "objects", "sizes", "scores"  # values of --show beside `KINDS`
+SHOWN = (OBJECTS, *KINDS, SIZES, SCORES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     arguments = read_arguments(parser, argv)
+    if arguments.weights is None and SCORES in arguments.show:
+        parser.error("--show scores: the scores are those of a trained model, give --weights FILE")
     if arguments.weights is None:
         require_config(parser, arguments)
     elif arguments.show == [OBJECTS]:
@@ -124,9 +127,15 @@ def _draw_training(arguments: argparse.Namespace) -> None:
         _draw_objects(cfg, arguments)
     if SIZES in arguments.show:
         _draw_sizes(cfg, model, datasets, folder, arguments)
+    load = _batch_samples if arguments.source == "dataloader" else _image_samples
+    if SCORES in arguments.show:
+        _refuse_foreign([folder / f"{SCORES}.png"], arguments)
+        groups = collect_scores(model, (sample for _, sample in load(cfg, datasets, arguments.num)))
+        title = f"scores on {', '.join(dataset.name for dataset in datasets)}"
+        print(f"{title}:\n{score_table(groups)}")
+        print(save_picture(picture_of(score_figure(groups, title=title)), folder / f"{SCORES}.png"))
     pixel = None if arguments.pixel is None else (float(arguments.pixel[0]), float(arguments.pixel[1]))
     illustrator = Illustrator(model, datasets[0].class_names, cfg.INPUT.FORMAT, pixel)
-    load = _batch_samples if arguments.source == "dataloader" else _image_samples
     for place, sample in load(cfg, datasets, arguments.num) if kinds else ():
         _refuse_foreign((folder / f"{place}_{kind}.png" for kind in kinds), arguments)
         for kind, picture, text in illustrator.draw(sample, kinds):
@@ -228,6 +237,7 @@ def build_parser() -> CommandParser:
             "--config-file my.yaml DATASETS.TRAIN digits_train DATASETS.TEST ''",
             "--config-file my.yaml --show anchors,labels,sizes --num 2",
             "--weights output/model_best.pth --show rois,mask-targets --source dataloader --num 1",
+            "--weights output/model_best.pth --show scores --num 50 DATASETS.TRAIN [digits_val]",
         ),
     )
     add_config_option(parser, text="selects the datasets")
@@ -244,7 +254,8 @@ def build_parser() -> CommandParser:
         metavar="A,B,...",
         help="objects: annotations (default); anchors: those of each level at a pixel; labels: positive, negative, "
         "neutral and crossing anchors and the objects they belong to; rois: sampled regions of the box head; "
-        "mask-targets: beside the truth; sizes: of objects, anchors, strides and receptive fields",
+        "mask-targets: beside the truth; sizes: of objects, anchors, strides and receptive fields; scores: of positive "
+        "and negative anchors and regions, with --weights",
     )
     parser.add_argument(
         "--pixel",
@@ -253,7 +264,9 @@ def build_parser() -> CommandParser:
         metavar=("X", "Y"),
         help="of --show anchors, in the resized image (default: centre of the largest object)",
     )
-    add_weights_option(parser, text="whose proposals --show rois and mask-targets draw (default: initial weights)")
+    add_weights_option(
+        parser, text="whose proposals --show rois and mask-targets draw (default: initial weights), or whose scores"
+    )
     add_trust_option(parser)
     parser.add_argument(
         "--num", type=whole_number(minimum=1), default=8, help="images per dataset, or batches (default: 8)"

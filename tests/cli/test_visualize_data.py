@@ -47,6 +47,19 @@ def test_augmented_images_of_a_batch_are_drawn_one_by_one(tmp_path: Path, capsys
     assert Image.open(paths[1]).width >= 400
 
 
+def test_scores_of_a_trained_model_are_a_table_and_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--show", "scores", "--num", "2", "--output", str(tmp_path), "DATASETS.SCENES.NUM_TRAIN=2"]
+    weights = "zoo://Quickstart/mask_rcnn_R_18_FPN_digits"
+    assert run_command("visualize-data", ["--weights", weights, *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "scores on digits_train:"
+    assert [line.split("|")[1].strip() for line in lines[3:-1]] == ["anchors", "anchors p2", "anchors p3", "regions"]
+    assert lines[-1] == str(tmp_path / "scores.png")
+    assert Image.open(lines[-1]).width > 800
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -70,6 +83,7 @@ def test_refusals_name_the_cause(
     [
         ([*CONFIG, "--show", "lables"], "not 'lables'. Did you mean 'labels'"),
         ([*CONFIG, "--weights", "x.pth"], "annotations need no model"),
+        ([*CONFIG, "--show", "scores"], "the scores are those of a trained model, give --weights FILE"),
     ],
 )
 def test_wrong_options_are_usage_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
