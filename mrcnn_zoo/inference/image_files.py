@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.data.given_boxes import BoxesOfImage
+from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
 from mrcnn_zoo.data.records import Dataset, ImageSource
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.limits import DetectionTally, log_notes
@@ -246,6 +247,8 @@ def check_predictions_folder(folder: str | Path, found: FoundImages, *, overwrit
     Raises:
         UserError: the folder cannot be written, contains the images, or has files that would be replaced.
     """
+    if Path(folder).suffix.lower() in IMAGE_SUFFIXES and not Path(folder).expanduser().is_dir():
+        raise UserError(f"--output {folder} is the name of a picture; name the folder of the pictures and tables.")
     output = check_output_folder(folder, option="--output")
     table, predictions = output / TABLE_FILE, output / PREDICTIONS_FILE
     is_earlier_run = _is_own_file(predictions)

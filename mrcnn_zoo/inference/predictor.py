@@ -140,15 +140,17 @@ class Predictor:
         (prediction,) = self.stream([images])  # type: ignore[list-item]
         return prediction
 
-    def stream(self, images: Iterable[ImageInput]) -> Iterator[Prediction]:
+    def stream(self, images: ImageInput | Iterable[ImageInput]) -> Iterator[Prediction]:
         """Predictions one after the other; an image is read when it is needed and not kept.
 
         Args:
-            images: see `__call__`; folders and patterns among them give a prediction for each of their images.
+            images: see `__call__`, also a folder or pattern; these give a prediction for each of their images.
 
         Raises:
             UserError: an image cannot be read; the message has its name.
         """
+        if isinstance(images, str | Path | np.ndarray | Tensor | Image.Image):  # some of which are iterable
+            images = [images]
         for prediction in self.detector.stream(self._sources(images), batch_size=self.batch_size):
             yield prediction.above(self.score_threshold)
 

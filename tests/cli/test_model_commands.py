@@ -99,6 +99,12 @@ def test_threshold_above_1_is_a_usage_error(capsys) -> None:
     assert "--threshold takes a number from 0 to 1, not '50'" in capsys.readouterr().err
 
 
+def test_predict_refuses_a_picture_as_output(tmp_path: Path, capsys) -> None:
+    Image.new("RGB", (80, 60)).save(tmp_path / "a.png")
+    assert run_command("predict", [str(tmp_path / "a.png"), "--output", str(tmp_path / "b.jpg")]) == 2
+    assert "b.jpg is the name of a picture; name the folder" in capsys.readouterr().err
+
+
 def test_missing_checkpoint_is_one_message(capsys) -> None:
     assert run_command("predict", ["image.png", "--weights", "nowhere.pth"]) == 2
     error = capsys.readouterr().err

@@ -98,7 +98,8 @@ def test_generator_gives_an_iterator_that_reads_images_when_they_are_needed(pred
     assert taken == ["a.png"]
     with pytest.raises(UserError, match=r"missing\.png: the image file is missing"):
         next(found)
-    assert [prediction.image_id for prediction in predictor.stream([folder])] == [1, 2, 3]
+    for place in (folder, str(folder), [folder]):
+        assert [prediction.image_id for prediction in predictor.stream(place)] == [1, 2, 3]
 
 
 def test_tensors_are_channels_first_bytes_or_floats_to_1(predictor: Predictor, folder: Path) -> None:
