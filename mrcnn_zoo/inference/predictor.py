@@ -149,9 +149,9 @@ class Predictor:
         Raises:
             UserError: an image cannot be read; the message has its name.
         """
-        if isinstance(images, str | Path | np.ndarray | Tensor | Image.Image):  # some of which are iterable
-            images = [images]
-        for prediction in self.detector.stream(self._sources(images), batch_size=self.batch_size):
+        is_iterable = isinstance(images, Iterable) and not isinstance(images, str | np.ndarray | Tensor)
+        given: Iterable[ImageInput] = images if is_iterable else [images]  # type: ignore[assignment, list-item]
+        for prediction in self.detector.stream(self._sources(given), batch_size=self.batch_size):
             yield prediction.above(self.score_threshold)
 
     def record(self, image: ImageInput) -> tuple[Prediction, Recording]:
