@@ -5,6 +5,7 @@ open it in the tool of the format, correct it, and train on it, DATASETS.TRAIN F
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,10 +70,14 @@ from mrcnn_zoo.inference.thresholds import (
 )
 from mrcnn_zoo.inference.tiles import MIN_TILE, check_predicts_tiles, tiling_of
 from mrcnn_zoo.inference.trained import open_trained
+from mrcnn_zoo.inference.video import is_camera, is_video
+from mrcnn_zoo.inference.video_files import check_video_outputs, predict_video, summary_of_video
 from mrcnn_zoo.output_files import check_output_folder
 from mrcnn_zoo.registries import ANNOTATION_FORMATS
 
 SOME_IMAGES_FAILED = 1
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,9 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with logging_lines():
         weights = given_weights(arguments)
         exclude = Path(arguments.output).expanduser()
-        found = find_images(arguments.inputs, recursive=arguments.recursive, exclude=exclude)
-        write = _write_dataset if arguments.format else _write_predictions
-        result, summary = write(arguments, weights, found)
+        videos = [text for text in arguments.inputs if is_video(text)]
+        result, summary = PredictedImages(), ""
+        if len(videos) < len(arguments.inputs) or not videos:
+            images = [text for text in arguments.inputs if not is_video(text)]
+            found = find_images(images, recursive=arguments.recursive, exclude=exclude)
+            write = _write_dataset if arguments.format else _write_predictions
+            result, summary = write(arguments, weights, found)
+        result.failures += _predict_videos(arguments, weights, videos) if videos else []
     if result.counts:
         print(f"\n{summary}")
     if result.failures:
@@ -141,6 +151,36 @@ def _write_dataset(arguments: argparse.Namespace, weights: str, found: FoundImag
         f"To train on it, e.g. after corrections: DATASETS.TRAIN {typed_list([str(output)])}",
     ]
     return result, "\n".join(lines)
+
+
+def _predict_videos(arguments: argparse.Namespace, weights: str, videos: Sequence[str]) -> list[str]:
+    """Write the files of videos and print what they contain; returns a message per video that cannot be read."""
+    for option in ("format", "boxes"):
+        if getattr(arguments, option):
+            raise UserError(f"--{option} is for images; leave it out for {videos[0]}.")
+    output = check_video_outputs(videos, arguments.output, overwrite=arguments.overwrite)
+    opened = _open(arguments, weights, FoundImages())
+    failures = []
+    for name in videos:
+        try:
+            result = predict_video(
+                opened.detector,
+                name,
+                output,
+                score_threshold=opened.threshold,
+                batch_size=arguments.batch_size,
+                has_labels=not arguments.no_labels,
+                style=arguments.style,
+                tally=opened.tally,
+            )
+        except UserError as error:
+            failures.append(str(error))
+            logger.error("%s", error)
+            continue
+        print(summary_of_video(result))
+        if result.is_interrupted and not is_camera(name):
+            raise KeyboardInterrupt
+    return failures
 
 
 @dataclass(frozen=True)
@@ -236,6 +276,7 @@ def build_parser() -> CommandParser:
             "images/ --recursive --no-labels --weights output MODEL.DEVICE cpu TEST.DETECTIONS_PER_IMAGE 1000",
             "images/ --weights output --boxes boxes.json --output masks",
             "images/ --weights output --format labelme --output output/corrections",
+            "video.mp4 --weights output/model_final.pth --output results",
             "slide.tif --weights output/model_final.pth --tiles 1024 --format geojson",
             "'images/*.tif' --weights output/model_final.pth --config-file my.yaml --overwrite",
         ),

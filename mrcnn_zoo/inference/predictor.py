@@ -20,6 +20,7 @@ from mrcnn_zoo.inference.prediction import Prediction
 from mrcnn_zoo.inference.thresholds import DEFAULT_THRESHOLD, check_threshold, lowest, resolve_threshold
 from mrcnn_zoo.inference.tiles import tiling_of
 from mrcnn_zoo.inference.trained import open_trained
+from mrcnn_zoo.inference.video import FramePrediction, is_video, predict_video_frames
 from mrcnn_zoo.model_zoo import index
 from mrcnn_zoo.modeling.recording import Recording
 
@@ -122,17 +123,20 @@ class Predictor:
         Args:
             images: the path or web address of an image; a NumPy array (H, W) or (H, W, C); a tensor (H, W) or
                 (C, H, W), uint8, uint16, or float from 0 to 1; a Pillow image; a folder or a glob pattern; a TIFF stack
-                where INPUT.PAGES is images; a list or tuple of any of these; or an iterator or generator of them.
+                where INPUT.PAGES is images; a list or tuple of any of these; or an iterator or generator of them. A
+                video file or the number of a camera, as text, is read by `video`.
 
         Returns:
-            A prediction for one image, an iterator for an iterator or generator, and a list for all others; in pixels
-            of the given images.
+            A prediction for one image, an iterator for an iterator, a generator or a video, and a list for all others;
+            in pixels of the given images.
 
         Raises:
             UserError: an image cannot be read; the message has its name.
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images))
+        if isinstance(images, str | Path) and is_video(images):
+            return self.video(images)
         if isinstance(images, Iterator):
             return self.stream(images)
         if names_several(images, pages_are_images=self.detector.pages_are_images):  # type: ignore[arg-type]
@@ -153,6 +157,17 @@ class Predictor:
         given: Iterable[ImageInput] = images if is_iterable else [images]  # type: ignore[assignment, list-item]
         for prediction in self.detector.stream(self._sources(given), batch_size=self.batch_size):
             yield prediction.above(self.score_threshold)
+
+    def video(self, source: str | Path) -> Iterator[FramePrediction]:
+        """The predictions on the frames of a video, with `frame`, `time` and `tracks`: the numbers of the objects.
+
+        Args:
+            source: a file, or the number of a camera, whose frames are dropped while the caller is busy.
+
+        Raises:
+            UserError: no such video, or it cannot be read.
+        """
+        return predict_video_frames(self.detector, source, threshold=self.score_threshold, batch_size=self.batch_size)
 
     def record(self, image: ImageInput) -> tuple[Prediction, Recording]:
         """All detections in one image, whatever their score, and what each stage of the model did.

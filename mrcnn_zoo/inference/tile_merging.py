@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from mrcnn_zoo.data.tiles import Window
-from mrcnn_zoo.ops.masks import MaskWindow
-from mrcnn_zoo.structures import BoxedBitmaps, Detections, ImageSize, mask_windows
+from mrcnn_zoo.ops.masks import MaskWindow, common_pixels, part_of
+from mrcnn_zoo.structures import BoxedBitmaps, Detections, ImageSize, object_windows
 
 SAME_OBJECT = 0.5  # least IoU over the overlap of two views of an object
 CUT_DISTANCE = 3.0  # pixels between a box and a border that cuts it, at most
@@ -53,20 +53,10 @@ def place_tile(found: Detections, window: Window, image_size: ImageSize) -> Tile
     found = found.to("cpu")
     left, top = window[:2]
     boxes = found.boxes.float() + torch.tensor([left, top, left, top])
-    if found.masks is None:
-        masks = [_whole_box(box, image_size) for box in boxes.tolist()]
-    else:
-        masks = [MaskWindow(x + left, y + top, bitmap.astype(np.bool_)) for x, y, bitmap in mask_windows(found)]
+    masks = [MaskWindow(x + left, y + top, bitmap.astype(np.bool_)) for x, y, bitmap in object_windows(found)]
     keypoints = None if found.keypoints is None else found.keypoints + torch.tensor([left, top, 0.0])
     placed = Detections(image_size, boxes, found.scores, found.classes, None, keypoints, found.mask_scores)
     return TileDetections(window, placed, masks, found.masks is not None)
-
-
-def _whole_box(box: Sequence[float], image_size: ImageSize) -> MaskWindow:
-    left, top = (max(round(edge), 0) for edge in box[:2])
-    right, bottom = (min(round(edge), length) for edge, length in zip(box[2:], image_size[::-1], strict=True))
-    shape = (max(bottom - top, 0), max(right - left, 0))
-    return MaskWindow(left, top, np.broadcast_to(np.True_, shape))  # without memory
 
 
 def merge_tiles(tiles: Sequence[TileDetections], image_size: ImageSize) -> Detections:
@@ -183,8 +173,8 @@ def _views_of_two(tile: TileDetections, other: TileDetections) -> Iterator[_View
     lower = np.maximum(np.maximum(boxes[:, None, :2], other_boxes[:, :2]), low)
     upper = np.minimum(np.minimum(boxes[:, None, 2:], other_boxes[:, 2:]), high)
     for row, column in np.argwhere((upper > lower).all(axis=2)).tolist():
-        first, second = _part(tile.masks[row], overlap), _part(other.masks[column], overlap)
-        common = _common_pixels(first, second)
+        first, second = part_of(tile.masks[row], overlap), part_of(other.masks[column], overlap)
+        common = common_pixels(first, second)
         if common:
             both = int(np.count_nonzero(first.bitmap)) + int(np.count_nonzero(second.bitmap))
             yield _ViewPair(row, column, common / (both - common))
@@ -192,18 +182,6 @@ def _views_of_two(tile: TileDetections, other: TileDetections) -> Iterator[_View
 
 def _boxes(masks: Sequence[MaskWindow]) -> NDArray[np.int64]:
     return np.array([mask.box for mask in masks], dtype=np.int64)
-
-
-def _part(mask: MaskWindow, window: Window) -> MaskWindow:
-    """The part of a mask in a window of the image."""
-    left, top, right, bottom = mask.box
-    x, y = max(left, window[0]), max(top, window[1])
-    end_x, end_y = max(min(right, window[2]), x), max(min(bottom, window[3]), y)
-    return MaskWindow(x, y, mask.bitmap[y - top : end_y - top, x - left : end_x - left])
-
-
-def _common_pixels(mask: MaskWindow, other: MaskWindow) -> int:
-    return int(np.count_nonzero(_part(mask, other.box).bitmap & _part(other, mask.box).bitmap))
 
 
 class _Groups:

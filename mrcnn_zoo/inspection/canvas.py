@@ -61,19 +61,26 @@ def distinct_colors(count: int) -> list[Color]:
     Args:
         count: number of colours.
     """
-    colors = []
-    for index in range(count):
-        saturation, value = ((0.8, 1.0), (1.0, 0.85), (0.55, 1.0))[index // 12 % 3]
-        color = np.array(colorsys.hsv_to_rgb((0.58 + index * GOLDEN_RATIO) % 1.0, saturation, value)) * 255
-        brightness = _brightness(color)
-        darkest, brightest = BRIGHTNESS_RANGE
-        if brightness > brightest:
-            color *= brightest / brightness
-        elif brightness < darkest:
-            color += (255 - color) * (darkest - brightness) / (255 - brightness)
-        red, green, blue = color.round().astype(int).tolist()
-        colors.append((red, green, blue))
-    return colors
+    return [distinct_color(index) for index in range(count)]
+
+
+@lru_cache(maxsize=1024)
+def distinct_color(index: int) -> Color:
+    """The colour of a place in `distinct_colors`.
+
+    Args:
+        index: from 0.
+    """
+    saturation, value = ((0.8, 1.0), (1.0, 0.85), (0.55, 1.0))[index // 12 % 3]
+    color = np.array(colorsys.hsv_to_rgb((0.58 + index * GOLDEN_RATIO) % 1.0, saturation, value)) * 255
+    brightness = _brightness(color)
+    darkest, brightest = BRIGHTNESS_RANGE
+    if brightness > brightest:
+        color *= brightest / brightness
+    elif brightness < darkest:
+        color += (255 - color) * (darkest - brightness) / (255 - brightness)
+    red, green, blue = color.round().astype(int).tolist()
+    return red, green, blue
 
 
 def _brightness(color: Sequence[float] | NDArray[np.floating]) -> float:

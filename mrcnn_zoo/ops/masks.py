@@ -190,6 +190,29 @@ class MaskWindow(NamedTuple):
         return self.x, self.y, self.x + width, self.y + height
 
 
+def part_of(mask: MaskWindow, box: tuple[int, int, int, int]) -> MaskWindow:
+    """The part of a mask in a box of whole pixels of the image; its bitmap is a view.
+
+    Args:
+        mask: of an object.
+        box: x1, y1, x2, y2.
+    """
+    left, top, right, bottom = mask.box
+    x, y = max(left, box[0]), max(top, box[1])
+    end_x, end_y = max(min(right, box[2]), x), max(min(bottom, box[3]), y)
+    return MaskWindow(x, y, mask.bitmap[y - top : end_y - top, x - left : end_x - left])
+
+
+def common_pixels(mask: MaskWindow, other: MaskWindow) -> int:
+    """The number of pixels that two masks share.
+
+    Args:
+        mask: of an object.
+        other: of another one.
+    """
+    return int(np.count_nonzero(part_of(mask, other.box).bitmap & part_of(other, mask.box).bitmap))
+
+
 def tight_box(bitmap: NDArray[Any]) -> tuple[int, int, int, int] | None:
     """x1, y1, x2, y2 around the nonzero pixels of an (H, W) bitmap; x2 and y2 are excluded. None where all are 0."""
     rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))

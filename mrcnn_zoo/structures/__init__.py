@@ -11,6 +11,7 @@ from mrcnn_zoo.structures.instances import (
     foreground_regions,
     is_foreground,
     mask_windows,
+    object_windows,
 )
 from mrcnn_zoo.structures.masks import BoxedBitmaps, PredictedMasks, ProbabilityMasks, TargetMasks, crop_matched
 from mrcnn_zoo.structures.outputs import LossSum, TrainingOutput, training_output
@@ -38,5 +39,6 @@ __all__ = [
     "foreground_regions",
     "is_foreground",
     "mask_windows",
+    "object_windows",
     "training_output",
 ]

@@ -142,6 +142,7 @@ class Detections(InstanceTable):
     masks: PredictedMasks | None = None
     keypoints: Tensor | None = None  # (R, J, 3) float32: x, y in pixels, score
     mask_scores: Tensor | None = None  # (R,) float32: ranking of masks, if it is not `scores`
+    tracks: Tensor | None = None  # (R,) int64: numbers of the objects over the frames of a video
 
 
 def mask_windows(table: Targets | Detections) -> list[MaskWindow]:
@@ -163,3 +164,21 @@ def mask_windows(table: Targets | Detections) -> list[MaskWindow]:
         left, top, right, bottom = tight_box(bitmap) or (0, 0, 0, 0)
         found.append(MaskWindow(left, top, bitmap[top:bottom, left:right].copy()))
     return found
+
+
+def object_windows(table: Targets | Detections) -> list[MaskWindow]:
+    """The masks of a table, or its boxes as filled masks where it has none.
+
+    Args:
+        table: R instances.
+
+    Returns:
+        R windows inside the image.
+    """
+    if table.masks is not None:
+        return mask_windows(table)
+    height, width = table.image_size
+    limits = torch.tensor([width, height, width, height])
+    edges = table.boxes.detach().cpu().round().clamp(min=0).minimum(limits).long().tolist()
+    # Broadcast values need no memory.
+    return [MaskWindow(x1, y1, np.broadcast_to(np.True_, (y2 - y1, x2 - x1))) for x1, y1, x2, y2 in edges]
