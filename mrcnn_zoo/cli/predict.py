@@ -29,6 +29,7 @@ from mrcnn_zoo.cli.parser import (
     CommandParser,
     names_key,
     names_weights,
+    not_negative,
     read_arguments,
     score,
     whole_number,
@@ -314,7 +315,7 @@ def build_parser() -> CommandParser:
         "with --tiles: overlap of neighbours in pixels, or below 1 as a share of N (default: N / 8, at least 64 and at "
     )
     text += "most N / 2); larger than most objects"
-    parser.add_argument("--tile-overlap", type=float, metavar="PIXELS", help=text)
+    parser.add_argument("--tile-overlap", type=not_negative, metavar="PIXELS", help=text)
     text = "write a dataset of this format into the output folder, instead of pictures and predictions.json: "
     text += f"{', '.join(sorted(ANNOTATION_FORMATS.names()))}; RESULTS.SIMPLIFY is the tolerance of its polygons"
     parser.add_argument("--format", metavar="NAME", help=text)
