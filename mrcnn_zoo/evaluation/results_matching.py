@@ -75,7 +75,7 @@ def _names(entries: Any, field: str) -> dict[str, str]:
 def matched_by_names(path: Path, rows: Sequence[Row], dataset: Dataset) -> list[Row]:
     """The results with the ids of the ground truth, where their images and classes are named.
 
-    COCO's ids are kept where a name is missing in the ground truth, as they may be right.
+    COCO's ids are kept where a name is missing or ambiguous in the ground truth.
 
     Args:
         path: of the results.
@@ -87,7 +87,8 @@ def matched_by_names(path: Path, rows: Sequence[Row], dataset: Dataset) -> list[
     """
     is_coco = bool(dataset.annotation_file)
     unnamed = sum(not (isinstance(row.get(IMAGE), str) and isinstance(row.get(CLASS), str)) for row in rows)
-    if unnamed and is_coco:
+    has_equal_names = len(set(dataset.class_names)) < len(dataset.class_names)
+    if is_coco and (unnamed or has_equal_names):
         return list(rows)
     if unnamed:
         raise UserError(

@@ -1,6 +1,7 @@
 """`evaluate --predictions` against ground truth of any format: results are matched by file and class names."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.predictions_file import evaluate_predictions
+from mrcnn_zoo.evaluation.results_matching import matched_by_names, rows_with_names
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.registries import ANNOTATION_FORMATS
 
@@ -111,3 +113,12 @@ def test_ids_of_coco_are_kept_where_names_are_missing(truth: Dataset, content: d
         tmp_path / "rows.json", tmp_path / "coco" / "annotations.json", load_config(None, [])
     )
     assert results["bbox"]["AP"] == pytest.approx(100 * (4 / 5 * 67 + 67) / 2 / 101)
+
+
+def test_ids_of_coco_are_kept_where_classes_have_equal_names(truth: Dataset, content: dict[str, Any]) -> None:
+    named = rows_with_names(content)
+    coco = replace(truth, annotation_file="a.json")
+    changed = matched_by_names(Path("r.json"), named, coco)
+    assert {(row["image_id"], row["category_id"]) for row in changed} == {(1, 1), (1, 2), (3, 1), (3, 2)}
+    equal = replace(coco, class_names=("cat", "cat"))
+    assert matched_by_names(Path("r.json"), named, equal) == named
