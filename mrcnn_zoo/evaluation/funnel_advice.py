@@ -16,6 +16,7 @@ from mrcnn_zoo.evaluation.anchor_fit import fit_anchors, levels_overlaps
 from mrcnn_zoo.evaluation.lost_reasons import ANCHORS, BOX_HEAD, FOUND, NMS, SUPPRESSION, TOP_K, Reason
 
 MOST = 0.9  # share of the lost objects that a suggested limit lets pass
+LARGEST_RISE = 4  # of a suggested limit, as a multiple of the present one
 LOWER_THRESHOLD = 0.2  # a suggested score threshold, as a share of the present one
 CONFUSIONS_SHOWN = 3
 LEAST_GAIN = 0.02  # in the share of covered objects, for which anchors are suggested
@@ -129,7 +130,10 @@ def advise(objects: Lost, settings: ModelSettings, strides: Mapping[str, int]) -
     if stage == ANCHORS:
         return f"{first} {_anchors(objects, lost, settings, [strides.get(name, 0) for name in settings.in_features])}"
     advice = OF_STAGE.get((stage, reason)) or OF_REASON.get(reason)
-    return f"{first} {advice(lost, settings)}" if advice else first
+    text = f"{first} {advice(lost, settings)}" if advice else first
+    if stage in (TOP_K, NMS) and any(item.reason == Reason.BEYOND_DETECTIONS for item in objects):
+        text += f" Raise {settings.now(DETECTIONS)}, too: images reach it, and more proposals give more detections."
+    return text
 
 
 def _anchors(objects: Lost, lost: Lost, settings: ModelSettings, strides: Sequence[int]) -> str:
@@ -175,28 +179,31 @@ def _share(values: Any) -> float:
     return float(np.mean(list(values)))
 
 
-def _limit(lost: Lost, key: str, settings: ModelSettings) -> str:
-    """A limit that lets most of the lost objects pass, by the ranks of their boxes."""
-    ranks = np.array([item.rank for item in lost])
-    limit = math.ceil(float(np.quantile(ranks, MOST)) / 100) * 100
+def _limit(lost: Lost, key: str, settings: ModelSettings) -> tuple[str, bool]:
+    """A limit that lets most of the lost objects pass, by the ranks of their boxes, and whether it does."""
+    ranks, now = np.array([item.rank for item in lost]), max(int(settings.values.get(key, 1)), 1)
+    enough = math.ceil(float(np.quantile(ranks, MOST)) / 100) * 100
+    limit = min(enough, LARGEST_RISE * now) if now > 1 else enough
     passing = int((ranks <= limit).sum())
-    return f"Set {key} {limit} (now {settings.values.get(key, '?')}): the boxes of {passing} of them are within it."
+    text = f"Set {key} {limit} (now {settings.values.get(key, '?')}): the boxes of {passing} of them are within it."
+    return text, limit == enough
 
 
 def _top_k(lost: Lost, settings: ModelSettings) -> str:
     key = next((name for name in settings.values if name.startswith(f"{settings.proposals}.PRE_NMS_TOPK")), "")
-    return (
-        f"{_limit(lost, key, settings)} Boxes far beyond the present one are scored too low: train the proposal "
-        "generator longer."
-    )
+    text, is_enough = _limit(lost, key, settings)
+    if is_enough:
+        return text
+    rank = int(np.median([item.rank for item in lost]))
+    return f"{text} Half of them have a rank above {rank:,}: such low scores need a longer training of the RPN."
 
 
 def _beyond_proposals(lost: Lost, settings: ModelSettings) -> str:
-    return _limit(lost, f"{settings.proposals}.POST_NMS_TOPK_TEST", settings)
+    return _limit(lost, f"{settings.proposals}.POST_NMS_TOPK_TEST", settings)[0]
 
 
 def _beyond_detections(lost: Lost, settings: ModelSettings) -> str:
-    return f"{_limit(lost, DETECTIONS, settings)} The evaluation then counts as many."
+    return f"{_limit(lost, DETECTIONS, settings)[0]} The evaluation then counts as many."
 
 
 def _suppressed_proposals(_lost: Lost, settings: ModelSettings) -> str:

@@ -187,22 +187,24 @@ def stages_of(reports: Mapping[str, StageReport], values: Mapping[str, StageValu
 
 
 def _all_rows(name: str, source: str, boxes: Tensor) -> Stage:
-    return Stage(name, source, boxes, torch.arange(len(boxes), device=boxes.device))
+    return Stage(name, source, boxes)
 
 
 def _best_boxes(stage: Stage, truth: Tensor, classes: Tensor) -> tuple[list[float], list[int]]:
     """The largest IoU of each object with a box that counts, and the row of the box, -1 if none overlaps."""
     rows = stage.rows
-    if not len(rows):
+    boxes = stage.boxes if rows is None else stage.boxes[rows]
+    box_classes = stage.classes if rows is None or stage.classes is None else stage.classes[rows]
+    if not len(boxes):
         return [0.0] * len(truth), [-1] * len(truth)
-    boxes, ious, places = stage.boxes[rows], [], []
+    ious, places = [], []
     for part, own in zip(truth.split(OBJECTS_AT_ONCE), classes.split(OBJECTS_AT_ONCE), strict=True):
         overlaps = overlaps_of(boxes, part)
-        if stage.classes is not None:
-            overlaps.masked_fill_(stage.classes[rows][:, None] != own, 0)
+        if box_classes is not None:
+            overlaps.masked_fill_(box_classes[:, None] != own, 0)
         best = overlaps.max(dim=0)
         ious.append(best.values)
-        places.append(torch.where(best.values > 0, rows[best.indices], -1))
+        places.append(torch.where(best.values > 0, best.indices if rows is None else rows[best.indices], -1))
     return torch.cat(ious).tolist(), torch.cat(places).tolist()
 
 

@@ -62,7 +62,7 @@ class Stage:
     name: str
     source: str  # key of the report or, for anchors and given proposals, of the values
     boxes: Tensor  # (R, 4) pixels of the resized image
-    rows: Tensor  # (S,) int64 rows that count
+    rows: Tensor | None = None  # (S,) int64 rows that count; None for all
     classes: Tensor | None = None  # (R,) int64 if the class must be that of the object
 
 

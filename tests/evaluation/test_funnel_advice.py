@@ -39,8 +39,13 @@ def traced(stage: str = FOUND, reason: Reason = Reason.FOUND, **values: Any) -> 
 
 CASES: dict[str, tuple[list[TracedObject], str]] = {
     "top-k": (
-        [traced(TOP_K, Reason.CUT_BY_TOP_K, rank=rank) for rank in (1100, 1200, 1290, 9000)],
-        "Set MODEL.RPN.PRE_NMS_TOPK_TEST 6700 (now 1000): the boxes of 3 of them are within it.",
+        [traced(TOP_K, Reason.CUT_BY_TOP_K, rank=rank) for rank in (1100, 1200, 1290, 1500)],
+        "Set MODEL.RPN.PRE_NMS_TOPK_TEST 1500 (now 1000): the boxes of 4 of them are within it.",
+    ),
+    "far beyond the top-k": (
+        [traced(TOP_K, Reason.CUT_BY_TOP_K, rank=rank) for rank in (1100, 9000, 9001)],
+        "Set MODEL.RPN.PRE_NMS_TOPK_TEST 4000 (now 1000): the boxes of 1 of them are within it. Half of them have a "
+        "rank above 9,000: such low scores need a longer training of the RPN.",
     ),
     "moved proposals": ([traced(TOP_K, Reason.TOO_LOOSE)], "moves anchors away from the objects: train it longer."),
     "NMS of the RPN": ([traced(NMS, Reason.SUPPRESSED)], "Raise MODEL.RPN.NMS_THRESH (now 0.7)."),
@@ -86,6 +91,15 @@ def test_advice(settings: ModelSettings, name: str) -> None:
         f"Largest loss: {len(lost)} of {len(lost) + len(other) + 1} objects ({share:.1f} %) at {lost[0].stage}: "
     )
     assert expected in text
+
+
+def test_more_proposals_need_more_detections_where_their_limit_is_reached(settings: ModelSettings) -> None:
+    lost = [traced(NMS, Reason.BEYOND_PROPOSALS, rank=1500)] * 2
+    assert "DETECTIONS" not in advise(lost, settings, STRIDES)
+    text = advise([*lost, traced(SUPPRESSION, Reason.BEYOND_DETECTIONS, rank=101)], settings, STRIDES)
+    assert text.endswith(
+        "Raise TEST.DETECTIONS_PER_IMAGE (now 100), too: images reach it, and more proposals give more detections."
+    )
 
 
 def test_every_loss_has_advice(settings: ModelSettings) -> None:

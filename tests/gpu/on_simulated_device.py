@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dev.generated_samples import generated_samples
 from mrcnn_zoo import registries
 from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.evaluation.lost_objects import trace_objects
 from mrcnn_zoo.inference.tta import build_augmented_detector
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.contracts import LearnsFromClassCounts
@@ -194,7 +195,7 @@ def test_component_gives_equal_results_on_cpu_and_device(
 
 
 def all_predictions(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
-    """Predictions in given boxes and with test-time augmentation, both combined, and a recorded prediction."""
+    """Predictions in given boxes and with test-time augmentation, both combined, and a recorded and traced one."""
     samples = [replace(sample, original_size=sample.image_size) for sample in scenes(3, cfg)]
     boxes = [proposals_near(sample).boxes for sample in samples]
     classes = [torch.arange(len(table)) % 6 - 1 for table in boxes]
@@ -202,9 +203,15 @@ def all_predictions(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
     recording = Recording()
     detector: Any = model.eval()
     found = detector.predict_in_boxes(samples, boxes, classes) + augmented.predict(samples)
-    found += augmented.predict_in_boxes(samples, boxes, classes) + detector.predict(samples, recorder=recording)
+    recorded = detector.predict(samples, recorder=recording)
+    found += augmented.predict_in_boxes(samples, boxes, classes) + recorded
     reports = [{"fates": r.fates.cpu(), "kept": r.kept.cpu(), "by": r.suppressed_by.cpu()} for r in recording.reports]
-    return [*columns_on_cpu(found), *reports]
+    traces = [
+        trace_objects(recording.of_image(image), recording.values_of_image(image), table, sample.targets)
+        for image, (table, sample) in enumerate(zip(recorded, samples, strict=True))
+    ]
+    ious = [torch.tensor([[best.iou for best in trace.best.values()] for trace in image]) for image in traces]
+    return [*columns_on_cpu(found), *reports, *({"best IoU by stage": table} for table in ious)]
 
 
 @pytest.mark.parametrize(
