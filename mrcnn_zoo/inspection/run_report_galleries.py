@@ -1,9 +1,12 @@
 """Galleries of a run report: best, worst and most confidently wrong images, and suspected label errors."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, TypeVar
+
+import numpy as np
 
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
@@ -19,12 +22,13 @@ from mrcnn_zoo.evaluation.metrics.contract import Evaluated
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.run_report import EvaluationReport
 from mrcnn_zoo.inspection.run_report_pictures import ReportArtist
+from mrcnn_zoo.inspection.suspect_pictures import suspect_halves
 
 NUM_IMAGES = 6  # of each gallery
 NUM_SUSPECTS = 24
 SUSPECT_TEXT = (
-    "Annotations are yellow, detections red; dark crops are brightened. Some suspects are errors of the model: look "
-    "before you correct."
+    "The annotations in question are green, detections magenta, other annotations blue; the contrast is stretched. "
+    "Some suspects are errors of the model: look before you correct."
 )
 MAX_NAME = 26  # characters of a file name; of a longer one the middle is left out
 MOST_WRONG = (
@@ -61,11 +65,13 @@ class Gallery:
         title: heading.
         text: below it.
         items: in their order.
+        is_small: whether the pictures are small.
     """
 
     title: str
     text: str
     items: tuple[GalleryItem, ...]
+    is_small: bool = False
 
 
 def image_galleries(report: EvaluationReport, notes: list[str]) -> list[Gallery]:
@@ -132,21 +138,21 @@ def suspect_gallery(report: EvaluationReport, notes: list[str]) -> Gallery | Non
     if dataset is None or evaluated is None:
         return None
     suspects = find_label_errors(evaluated)
-    artist = _artist(report, dataset, evaluated)
-    counts: dict[str, int] = {}
-    for suspect in suspects:
-        counts[suspect.kind] = counts.get(suspect.kind, 0) + 1
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items(), key=lambda item: -item[1]))
-    text = f"{counted(len(suspects), 'suspect')}" + (f": {kinds}. " if suspects else ". ")
-    text += SUSPECT_TEXT
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(item.kind for item in suspects).most_common())
+    text = f"{counted(len(suspects), 'suspect')}" + (f": {kinds}. " if suspects else ". ") + SUSPECT_TEXT
+    sources = {record.image_id: record.source for record in dataset.records}
+    annotations = defaultdict(list)
+    for item in evaluated.ground_truth["annotations"]:
+        annotations[item["image_id"]].append(item)
 
     def draw(suspect: Suspect) -> GalleryItem:
-        crop = artist.crop(suspect.image["id"], suspect.box, objects=suspect.annotations, rows=suspect.detections)
-        return GalleryItem(
-            _name(suspect.image), suspect.text, (("", crop),), kind=f"{suspect.kind}, {suspect.score:.2f}"
-        )
+        number, own = suspect.image["id"], {item["id"] for item in suspect.annotations}
+        others = [item for item in annotations[number] if item["id"] not in own]
+        halves = suspect_halves(np.asarray(sources[number].read()), suspect, others=others)
+        kind = f"{suspect.kind}, {suspect.score:.2f}"
+        return GalleryItem(_name(suspect.image), suspect.text, tuple(zip(("", ""), halves, strict=True)), kind=kind)
 
-    return Gallery("Suspected label errors", text, _drawn(suspects[:NUM_SUSPECTS], draw, notes))
+    return Gallery("Suspected label errors", text, _drawn(suspects[:NUM_SUSPECTS], draw, notes), is_small=True)
 
 
 def _artist(report: EvaluationReport, dataset: Dataset, evaluated: Evaluated) -> ReportArtist:

@@ -1,12 +1,17 @@
 """The top of a run report: name, main results, data, machine, versions, git state, seed."""
 
 import math
+import shlex
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.inspection.run_report import RunReport
 from mrcnn_zoo.progress import duration
+
+PROGRAM = "mrcnn-zoo"
+SWEEP_RUN = "run"  # name of the config file of a sweep's run
 
 
 def run_title(report: RunReport) -> str:
@@ -15,8 +20,10 @@ def run_title(report: RunReport) -> str:
     Args:
         report: of the run.
     """
-    name = Path(report.files.config.file).stem
-    return name if name and name != "run" else report.files.folder.resolve().name
+    name, folder = Path(report.files.config.file).stem, report.files.folder.resolve()
+    if name == SWEEP_RUN:
+        return f"{folder.parent.name}/{folder.name}"  # variant and seed
+    return name or folder.name
 
 
 def headline(report: RunReport) -> list[str]:
@@ -80,10 +87,18 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
         ("machine", f"{machine}; {devices.get('platform', '')}" if devices else ""),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("git", state if commit else ""),
-        ("command", " ".join(map(str, files.environment.get("command", ())))),
+        ("command", _command(files.environment.get("command", ()))),
         ("folder", str(files.folder.resolve())),
         ("end", files.log.end),
     ]
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command as it is typed, without the folder of the program."""
+    if not words:
+        return ""
+    program = Path(words[0]).name
+    return shlex.join([PROGRAM if program == "__main__.py" else program, *words[1:]])
 
 
 def _dataset_words(report: RunReport, side: str) -> str:

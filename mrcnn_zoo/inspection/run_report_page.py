@@ -222,12 +222,11 @@ def _beside(tables: Sequence[Table]) -> str:
 
 
 def _gallery(gallery: Gallery, limit: int) -> str:
-    is_crops = all(len(item.pictures) == 1 for item in gallery.items)
     cards = "".join(_card(item, limit) for item in gallery.items)
-    heading = "" if is_crops else f"<h3>{escape(gallery.title)}</h3>"
+    heading = "" if gallery.is_small else f"<h3>{escape(gallery.title)}</h3>"
     return (
         f'{heading}<p class="caption">{escape(gallery.text)}</p>'
-        f'<div class="gallery{" crops" if is_crops else ""}">{cards}</div>'
+        f'<div class="gallery{" small" if gallery.is_small else ""}">{cards}</div>'
     )
 
 

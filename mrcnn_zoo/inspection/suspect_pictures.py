@@ -30,6 +30,23 @@ SIDE = 240  # pixels of each half of the picture
 def draw_suspect(
     image_rgb: NDArray[np.generic], suspect: Suspect, *, others: Sequence[Mapping[str, Any]] = ()
 ) -> Picture:
+    """The pictures of `suspect_halves` side by side with the score, the kind and the class.
+
+    Args:
+        image_rgb: (H, W, 3) RGB, the original image.
+        suspect: of the image.
+        others: other annotations of the image, drawn in blue.
+
+    Returns:
+        (240, 486, 3) and a strip for the titles.
+    """
+    halves = suspect_halves(image_rgb, suspect, others=others)
+    return side_by_side(halves, [f"{suspect.score:.2f} {suspect.kind}", suspect.class_name])
+
+
+def suspect_halves(
+    image_rgb: NDArray[np.generic], suspect: Suspect, *, others: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Picture, Picture]:
     """The part of an image around a suspect, and the same with labels in green and detections in magenta.
 
     Its brightness is stretched, so that faint objects are visible.
@@ -40,7 +57,7 @@ def draw_suspect(
         others: other annotations of the image, drawn in blue.
 
     Returns:
-        (240, 486, 3) and a strip for the titles.
+        Two pictures of (240, 240, 3), narrower where the image is.
     """
     picture = to_picture(np.asarray(image_rgb))
     left, top, right, bottom = _part(suspect.box, picture.shape[0], picture.shape[1])
@@ -52,10 +69,10 @@ def draw_suspect(
     for items, color in groups:
         for item in items:
             drawn = _outline(drawn, item, color, corner=(left, top), factor=factor)
-    halves = [
+    first, second = (
         np.asarray(Image.fromarray(half).resize(_size(half), Image.Resampling.BILINEAR)) for half in (plain, drawn)
-    ]
-    return side_by_side(halves, [f"{suspect.score:.2f} {suspect.kind}", suspect.class_name])
+    )
+    return first, second
 
 
 def suspect_sheet(dataset: Dataset, output_dir: str | Path) -> Picture | None:
