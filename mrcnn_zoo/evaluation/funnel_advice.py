@@ -63,6 +63,7 @@ class ModelSettings:
         num_ratios: number of aspect ratios.
         offset: of the grid.
         iou: least overlap.
+        across_levels: whether the top-k is that of all levels together; ranks are those within a level.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -74,6 +75,7 @@ class ModelSettings:
     num_ratios: int = 3
     offset: float = 0.0
     iou: float = 0.5
+    across_levels: bool = False
 
     def now(self, key: str) -> str:
         """The key with its present value."""
@@ -106,6 +108,7 @@ def build_model_settings(cfg: CfgNode) -> ModelSettings:
         sizes_per_level=max(map(len, anchors.SIZES)),
         num_ratios=max(map(len, anchors.ASPECT_RATIOS)),
         offset=anchors.OFFSET,
+        across_levels=proposals == "RPN" and cfg.MODEL.RPN.ACROSS_LEVELS,
     )
 
 
@@ -191,6 +194,8 @@ def _limit(lost: Lost, key: str, settings: ModelSettings) -> tuple[str, bool]:
 
 def _top_k(lost: Lost, settings: ModelSettings) -> str:
     key = next((name for name in settings.values if name.startswith(f"{settings.proposals}.PRE_NMS_TOPK")), "")
+    if settings.across_levels:
+        return f"Raise {settings.now(key)}, or train the RPN longer."
     text, is_enough = _limit(lost, key, settings)
     if is_enough:
         return text

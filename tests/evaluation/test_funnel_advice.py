@@ -93,6 +93,12 @@ def test_advice(settings: ModelSettings, name: str) -> None:
     assert expected in text
 
 
+def test_ranks_within_a_level_give_no_limit_of_all_levels_together() -> None:
+    settings = build_model_settings(load_config(BASE_FPN, ["MODEL.RPN.ACROSS_LEVELS", True]))
+    text = advise([traced(TOP_K, Reason.CUT_BY_TOP_K, rank=1200)], settings, STRIDES)
+    assert text.endswith("Raise MODEL.RPN.PRE_NMS_TOPK_TEST (now 1000), or train the RPN longer.")
+
+
 def test_more_proposals_need_more_detections_where_their_limit_is_reached(settings: ModelSettings) -> None:
     lost = [traced(NMS, Reason.BEYOND_PROPOSALS, rank=1500)] * 2
     assert "DETECTIONS" not in advise(lost, settings, STRIDES)
@@ -103,7 +109,7 @@ def test_more_proposals_need_more_detections_where_their_limit_is_reached(settin
 
 
 def test_every_loss_has_advice(settings: ModelSettings) -> None:
-    for stage in (*STAGES, PROPOSALS, "boxes of stage 0"):
+    for stage in (*STAGES[1:], PROPOSALS, "boxes of stage 0"):
         for reason in set(Reason) - {Reason.FOUND, Reason.NO_ANCHOR, Reason.CUT_BY_TOP_K}:
             lost = traced(stage, reason, rank=1, score=0.5, box=(0.0, 0.0, 9.0, 90.0), ious=(0.2,))
             assert (
