@@ -120,9 +120,9 @@ def _finding(measured: MeasuredObjects, ious: Tensor, fitted: Tensor, fit: Ancho
     return Finding(
         Severity.WARNING if is_severe else Severity.NOTE,
         text,
-        f"Objects without an anchor of {MATCH_IOU:g} are often missed by the proposals. Fitted anchors reach "
+        f"Objects without an anchor of {MATCH_IOU:g} are often missed. Fitted anchors reach "
         f"{MATCH_IOU:g} for {percent(possible, count)}, and {POSITIVE_IOU:g} for {percent(possible_positive, count)}. "
-        "An RPN from trained weights has to learn them anew:",
+        "Trained weights have to learn them anew:",
         count=count - reached,
         total=count,
         examples=tuple(_example(measured, place, float(ious[place])) for place in worst),

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ RARE = 0.001  # share of the objects, below which a repair is a note
 THIN = 1.0  # pixels of the image file
 DUPLICATE_IOU = 0.9
 MIN_MASK_IOU, MAX_EDGE_DISTANCE = 0.75, 2.0  # of a box and the one around its mask; small boxes may be rounded
-MANY_EMPTY = 0.5  # share of the images, from which it is a warning
+MANY_EMPTY = 0.5  # share of the images that are trained on, from which it is a warning
+FILTER = "DATALOADER.FILTER_EMPTY_ANNOTATIONS"
 
 
 def check_loading(examined: DoctorInput) -> Iterator[Finding]:
@@ -37,19 +39,30 @@ def check_loading(examined: DoctorInput) -> Iterator[Finding]:
 
 
 def _repair(side: Side, note: str) -> Finding:
+    found = repair_finding(side.name, note, total=sum(len(record.instances) for record in side.dataset.records))
+    return replace(found, examples=tuple(_first_example(side, example.text) for example in found.examples))
+
+
+def repair_finding(name: str, note: str, *, total: int) -> Finding:
+    """A finding about a repair of a reader; a warning if it changes more than a few objects.
+
+    Args:
+        name: of the dataset.
+        note: see `RepairLog.notes`.
+        total: number of all objects; 0 if unknown.
+    """
     found = REPAIR.fullmatch(note)
     if found is None:
-        return Finding(Severity.NOTE, f"{side.name}: {note}")
-    count, total = int(found["count"].replace(",", "")), sum(len(record.instances) for record in side.dataset.records)
-    is_change = any(word in found["kind"] for word in CHANGES)
+        return Finding(Severity.NOTE, f"{name}: {note}")
+    count, is_change = int(found["count"].replace(",", "")), any(word in found["kind"] for word in CHANGES)
     severity = Severity.WARNING if is_change and count > RARE * total else Severity.NOTE
     return Finding(
         severity,
-        f"{side.name}: {found['kind']}: {count:,}",
+        f"{name}: {found['kind']}: {count:,}",
         REPAIR_ADVICE if is_change else "",
         count=count,
         total=total,
-        examples=(_first_example(side, found["first"]),),
+        examples=(Example(found["first"]),),
     )
 
 
@@ -244,15 +257,10 @@ def check_empty(examined: DoctorInput) -> Iterator[Finding]:
         empty = [record for record in side.dataset.records if all(item.is_crowd for item in record.instances)]
         if not empty or not side.dataset.is_labelled:
             continue
-        is_many = len(empty) > MANY_EMPTY * len(side.dataset)
-        fate = ""
+        fate, is_trained = "", side.role == TRAIN and not examined.settings.leaves_out_empty
         if side.role == TRAIN and not examined.settings.classifies:
-            left_out = examined.settings.leaves_out_empty
-            fate = (
-                "They are not trained on (DATALOADER.FILTER_EMPTY_ANNOTATIONS True). "
-                if left_out
-                else "They are trained on (DATALOADER.FILTER_EMPTY_ANNOTATIONS False). "
-            )
+            fate = f"They are {'' if is_trained else 'not '}trained on ({FILTER} {not is_trained}). "
+        is_many = is_trained and len(empty) > MANY_EMPTY * len(side.dataset)
         yield Finding(
             Severity.WARNING if is_many else Severity.NOTE,
             f"{side.name}: {counted(len(empty), 'image')} of {len(side.dataset):,} without objects "

@@ -19,7 +19,7 @@ from mrcnn_zoo.inspection.dataset_statistics import as_text
 # constant far larger than it.
 MAX_SHIFT, MIN_SPREAD, MAX_SPREAD = 2.5, 0.1, 5.0
 NOTED_SHIFT, NOTED_SPREAD = 1.0, 2.0  # from which better values are named
-OTHER_MEAN, OTHER_DEVIATION = 64.0, 10.0  # of 255, from which images differ from those that weights are trained on
+LITTLE_CONTRAST = 10.0  # standard deviation, of 255, below which images are flat for a model with trained weights
 DARK = 32.0  # highest value, of 255, of an image that uses few of its grey levels
 UINT8_MAX = 255.0
 KEEP = "keep"  # value of INPUT.SIXTEEN_BIT
@@ -202,12 +202,11 @@ def check_statistics(examined: DoctorInput) -> Iterator[Finding]:
     values = f"MODEL:\n  PIXEL_MEAN: [{_numbers(mean)}]\n  PIXEL_STD: [{_numbers(np.maximum(std, 1e-3))}]"
     text = f"{text}; the config has {_numbers(settings.pixel_mean)} and {_numbers(settings.pixel_std)}"
     if settings.weights:
-        is_other = np.abs(mean - settings.pixel_mean).max() > OTHER_MEAN or std.max() < OTHER_DEVIATION
         yield Finding(
-            Severity.NOTE if is_other else Severity.FINE,
+            Severity.NOTE if std.max() < LITTLE_CONTRAST else Severity.FINE,
             text,
-            "These images are darker, brighter or flatter than usual. Keep the values that MODEL.WEIGHTS "
-            f"({settings.weights}) were trained with, which its first layer expects, or change the images.",
+            f"The images have little contrast: stretch them. PIXEL_MEAN and PIXEL_STD belong to {settings.weights} "
+            "and stay.",
         )
         return
     yield Finding(

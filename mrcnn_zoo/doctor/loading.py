@@ -14,6 +14,7 @@ from mrcnn_zoo.data.classes import merge_datasets, unite_classes
 from mrcnn_zoo.data.images.pixels import RANGE
 from mrcnn_zoo.data.loading.selection import build_object_filter, select_for_training, warn_of_selection
 from mrcnn_zoo.data.records import Dataset
+from mrcnn_zoo.doctor.annotations import REPAIR, repair_finding
 from mrcnn_zoo.doctor.estimate import Estimate, build_estimate
 from mrcnn_zoo.doctor.examined import (
     TRAIN,
@@ -27,7 +28,7 @@ from mrcnn_zoo.doctor.examined import (
 )
 from mrcnn_zoo.doctor.finding import Finding, Severity
 from mrcnn_zoo.doctor.pixels import build_fact_reader, read_facts
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
 from mrcnn_zoo.evaluation.limits import build_limits, cut_objects_message
 from mrcnn_zoo.model_zoo import index
@@ -66,21 +67,16 @@ def build_doctor_input(cfg: CfgNode, *, num_images: int, measures: bool = True) 
         cfg, refusals = _plan(cfg, loaded)
     findings += refusals
     reported = _reported_elsewhere(cfg, loaded)
-    findings += [Finding(Severity.WARNING, text) for text in dict.fromkeys(messages) if text not in reported]
-    read = build_fact_reader(_with_readable_depth(cfg))
-    sides = tuple(
-        Side(role, dataset, sampled_rows(dataset, num_images), build_input_scale(cfg, role))
-        for role, datasets in loaded.items()
-        for dataset in datasets
-    )
-    sides = tuple(
-        replace(side, images=tuple(read_facts(side.sample, read, label=f"reading {side.name}"))) for side in sides
-    )
+    names = [dataset.name for datasets in loaded.values() for dataset in datasets]
+    findings += [_logged_finding(text, names) for text in dict.fromkeys(messages) if text not in reported]
+    sides = _read_sides(cfg, loaded, num_images=num_images)
     anchors, problem = build_anchor_levels(cfg)
-    findings += [problem] if problem is not None else []
     estimate, reason = None, NOT_REQUESTED
-    if measures:
-        estimate, reason = (None, "the model cannot be built") if problem is not None else _estimate(cfg, sides)
+    if problem is None and measures:
+        estimate, reason, problem = _estimate(cfg, sides)
+    elif problem is not None:
+        reason = "the model cannot be built"
+    findings += [problem] if problem is not None else []
     return DoctorInput(
         sides,
         build_model_settings(cfg),
@@ -89,6 +85,21 @@ def build_doctor_input(cfg: CfgNode, *, num_images: int, measures: bool = True) 
         anchors=anchors,
         estimate=estimate,
         not_estimated=reason,
+    )
+
+
+def _read_sides(cfg: CfgNode, loaded: Loaded, *, num_images: int) -> tuple[Side, ...]:
+    """The datasets with what was read of a sample of their images."""
+    read = build_fact_reader(_with_readable_depth(cfg))
+    trained = {dataset.name for dataset in loaded[TRAIN]}
+    sides = []
+    for role, datasets in loaded.items():
+        for dataset in datasets:
+            is_part = role == VAL and dataset.name in trained
+            named = replace(dataset, name=f"{dataset.name} (held out)") if is_part else dataset
+            sides.append(Side(role, named, sampled_rows(named, num_images), build_input_scale(cfg, role)))
+    return tuple(
+        replace(side, images=tuple(read_facts(side.sample, read, label=f"reading {side.name}"))) for side in sides
     )
 
 
@@ -156,6 +167,14 @@ def _reported_elsewhere(cfg: CfgNode, loaded: Loaded) -> set[str]:
             texts |= {f"{dataset.name}: {note}" for note in dataset.notes}
             texts.add(cut_objects_message(dataset, build_limits(cfg, is_training=role == TRAIN)))
     return texts
+
+
+def _logged_finding(text: str, names: Sequence[str]) -> Finding:
+    """A finding about a logged warning; those of readers are repairs, which may be harmless."""
+    for name in names:
+        if REPAIR.fullmatch(note := text.removeprefix(f"{name}: ")) and note != text:
+            return repair_finding(name, note, total=0)
+    return Finding(Severity.WARNING, text)
 
 
 def _check_weights(name: str) -> Iterator[Finding]:
@@ -241,10 +260,10 @@ def build_anchor_levels(cfg: CfgNode) -> tuple[AnchorLevels | None, Finding | No
     return levels, None
 
 
-def _estimate(cfg: CfgNode, sides: Sequence[Side]) -> tuple[Estimate | None, str]:
-    """The measurement, and the reason where there is none."""
+def _estimate(cfg: CfgNode, sides: Sequence[Side]) -> tuple[Estimate | None, str, Finding | None]:
+    """The measurement; where there is none, the reason, and the error that a training would end with."""
     if cfg.MODEL.LOAD_PROPOSALS:
-        return None, "the model needs precomputed proposals"
+        return None, "the model needs precomputed proposals", None
     trains = build_object_filter(cfg)
     for side in sides:
         records = [
@@ -253,5 +272,13 @@ def _estimate(cfg: CfgNode, sides: Sequence[Side]) -> tuple[Estimate | None, str
             if not facts.problem and any(map(trains, record.instances))
         ]
         if side.role == TRAIN and records:
-            return build_estimate(changed_config(cfg, {TIMM_WEIGHTS: False}), side.dataset, records), ""
-    return None, "no readable training image with objects was found"
+            try:
+                return build_estimate(changed_config(cfg, {TIMM_WEIGHTS: False}), side.dataset, records), "", None
+            except UserError as error:
+                return None, "a training step fails", Finding(Severity.ERROR, str(error))
+            except torch.cuda.OutOfMemoryError:
+                images = counted(cfg.SOLVER.IMS_PER_BATCH, "image")
+                text = f"a training step of {images} needs more memory than the GPU has"
+                advice = "Set a smaller SOLVER.IMS_PER_BATCH with SOLVER.ACCUMULATE_STEPS, or smaller images (INPUT)."
+                return None, "a training step fails", Finding(Severity.ERROR, text, advice)
+    return None, "no readable training image with objects was found", None

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mrcnn_zoo.config import load_config
+from mrcnn_zoo.doctor.annotations import repair_finding
 from mrcnn_zoo.doctor.checks import CHECKS, Diagnosis
 from mrcnn_zoo.doctor.finding import Finding, Severity
 from mrcnn_zoo.doctor.images import check_files
@@ -54,6 +55,13 @@ def test_clean_set_gives_no_error_no_warning_and_no_note(clean: Path) -> None:
     assert {finding.check for finding in diagnosis.of(Severity.FINE)} == {check.name for check in CHECKS} - {
         "resources"
     }
+
+
+def test_held_out_images_of_a_fold_are_a_side_with_its_own_name(clean: Path) -> None:
+    diagnosis = diagnose(clean, "DATASETS.TEST", [str(clean)], "DATASETS.FOLDS", 4, checks=("mask_ceiling",))
+    assert problems(diagnosis) == []
+    titles = [finding.title for finding in diagnosis.of(Severity.FINE) if finding.check == "mask_ceiling"]
+    assert [title.partition(": perfect")[0] for title in titles] == [str(clean), f"{clean} (held out)"]
 
 
 # --- annotations: each fault in an image of its own, all in one set ---------------------------------------------------
@@ -153,6 +161,15 @@ def test_fault_in_annotations_is_found(flawed: tuple[Path, Diagnosis], number: i
     assert finding.advice or finding.check == "loading"
     if fault.names_image:
         assert [Path(example.file).name for example in finding.examples] == [image_file(folder, "train", number).name]
+
+
+def test_repair_that_is_only_logged_is_a_note_or_a_warning() -> None:
+    note = "masks that overlap another kept as they are: 4 (first: file a.png)"
+    kept, cut = (
+        repair_finding("cells", text, total=0) for text in (note, note.replace("kept as they are", "left out"))
+    )
+    assert (kept.severity, cut.severity) == (NOTE, WARNING)
+    assert (kept.title, kept.count) == ("cells: masks that overlap another kept as they are: 4", 4)
 
 
 def test_planted_faults_give_no_other_findings(flawed: tuple[Path, Diagnosis]) -> None:
