@@ -18,7 +18,7 @@ from mrcnn_zoo.structures import ImageSize
 
 MAX_OBJECTS = 1000  # that are measured
 MATCH_IOU, POSITIVE_IOU = 0.5, 0.7  # of a usable anchor, and of a positive one (Ren et al. 2015, section 3.1.2)
-FITTED_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7)
+FITTED_IOUS = (0.5, 0.6, 0.7)
 FEW, ENOUGH = 0.9, 0.95  # of the objects with a usable anchor: below, a warning; from it on, nothing is advised
 NOTED_GAIN, LARGE_GAIN = 0.02, 0.05  # in the share that fitted anchors reach
 
