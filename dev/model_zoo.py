@@ -113,16 +113,19 @@ def _reasons(entries: list[ZooEntry]) -> str:
     return "\n\n" + "\n".join(f"- No config: {reason}." for reason in reasons) if reasons else ""
 
 
-def ship(name: str, file: Path) -> None:
+def ship(name: str, file: Path, thresholds: Path | None = None) -> None:
     """Copy trained weights into `model_zoo/weights/`, and record path and checksum in the index.
 
     Args:
         name: of the model.
         file: `.safetensors`.
+        thresholds: score_thresholds.json of an evaluation, to be kept in the file.
 
     Raises:
         UserError: the file is not .safetensors, or too large.
     """
+    from mrcnn_zoo.checkpoint import read_weights
+    from mrcnn_zoo.interop.weights_file import write_weights
     from mrcnn_zoo.model_zoo.checksum import Checksum
 
     entry = index.find_entry(name)
@@ -133,7 +136,13 @@ def ship(name: str, file: Path) -> None:
     folder = index.zoo_folder()
     target = folder / "weights" / f"{entry.name.partition('/')[2]}.safetensors"
     target.parent.mkdir(exist_ok=True)
-    shutil.copyfile(file, target)
+    if thresholds is None:
+        shutil.copyfile(file, target)
+    else:
+        stored = read_weights(file)
+        by_class = json.loads(thresholds.read_text(encoding="utf-8"))
+        metadata = dict(stored.meta) | {"score_thresholds": {"by_class": by_class}}
+        write_weights(target, stored.weights, metadata=metadata)
     path = folder / index.INDEX_FILE
     content = json.loads(path.read_text(encoding="utf-8"))
     fields = content["models"][entry.name]
@@ -151,6 +160,7 @@ def main() -> int:
     shipping = actions.add_parser("ship")
     shipping.add_argument("name")
     shipping.add_argument("file", type=Path)
+    shipping.add_argument("--score-thresholds", type=Path, help="of an evaluation, inference/score_thresholds.json")
     arguments = parser.parse_args()
     page = index.zoo_folder() / "MODEL_ZOO.md"
     if arguments.action == "check":
@@ -158,7 +168,7 @@ def main() -> int:
         print("up to date" if is_current else f"{page} is out of date: run `python dev/model_zoo.py write`")
         return 0 if is_current else 1
     if arguments.action == "ship":
-        ship(arguments.name, arguments.file)
+        ship(arguments.name, arguments.file, arguments.score_thresholds)
     page.write_text(render_page(), encoding="utf-8")
     return 0
 

@@ -26,7 +26,7 @@ KERAS_SUFFIXES = (".h5", ".hdf5")
 KERAS_OPTIMIZER = "optimizer_weights/"
 # ours and Detectron2's; Lightning's and MMDetection's; the tutorials'; Detectron's
 WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict", "blobs")
-JSON_METADATA = {"class_names", "category_ids"}  # lists, which the metadata of safetensors hold as text
+JSON_METADATA = {"class_names", "category_ids", "score_thresholds"}  # which the metadata of safetensors hold as text
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
 

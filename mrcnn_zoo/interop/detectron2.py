@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -36,6 +37,7 @@ def save_detector(
     config: str,
     class_names: Sequence[str],
     category_ids: Sequence[int] = (),
+    score_thresholds: Mapping[str, Any] | None = None,
     half: bool = False,
 ) -> None:
     """Write a detector with its config and class names.
@@ -48,10 +50,16 @@ def save_detector(
         config: as `cfg.dump()` gives it.
         class_names: by class index; may be empty.
         category_ids: of the training data, by class index; may be empty.
+        score_thresholds: those of highest F1, for `--threshold best`: "dataset" and "by_class".
         half: write the weights in half precision; a model of any precision loads them.
 
     Raises:
         UserError: another suffix, a weight that half precision cannot hold, or a file that cannot be written.
     """
-    metadata = {"config": config, "class_names": list(class_names), "category_ids": list(category_ids)}
+    metadata: dict[str, Any] = {
+        "config": config,
+        "class_names": list(class_names),
+        "category_ids": list(category_ids),
+        **({"score_thresholds": dict(score_thresholds)} if score_thresholds else {}),
+    }
     write_weights(Path(path), weights, metadata=metadata, half=half)

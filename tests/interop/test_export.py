@@ -33,8 +33,11 @@ def test_saved_weights_config_and_class_names_are_read_back(
     suffix: str, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     path = tmp_path / "new" / f"model{suffix}"
-    save_detector(path, state, config="MODEL: {}\n", class_names=NAMES, category_ids=(7, 3, 40))
+    best = {"dataset": "val", "by_class": dict.fromkeys(NAMES, 0.7)}
+    settings = {"class_names": NAMES, "category_ids": (7, 3, 40), "score_thresholds": best}
+    save_detector(path, state, config="MODEL: {}\n", **settings)
     file = read_weights(path)
+    assert file.meta["score_thresholds"] == best
     assert file.weights.keys() == state.keys()
     assert all(torch.equal(file.weights[name], tensor) for name, tensor in state.items())
     assert file.meta["config"] == "MODEL: {}\n"

@@ -14,6 +14,7 @@ from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME, PROJECT_OF
 from mrcnn_zoo.config.trust import code_modules
 from mrcnn_zoo.data.loading.mapper import EvalMapper, build_eval_mapper
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inference.thresholds import STORED
 from mrcnn_zoo.inference.trained import TrainedFile, open_trained
 from mrcnn_zoo.interop.detectron2 import save_detector
 from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetectorConverter
@@ -95,12 +96,15 @@ def convert_checkpoint(
     else:
         notes = _notes_for_detectron2(cfg) if kind == DETECTRON2 else ()
         text = changed_config(cfg, {"MODEL.WEIGHTS": "", "MODEL.DEVICE": DEVICE}, source=COMMAND).dump()
+        thresholds = trained.file.meta.get(STORED) or {}
         save_detector(
             target,
             model.state_dict(),
             config=text,
             class_names=trained.class_names,
             category_ids=trained.category_ids,
+            # Without the iteration, which the file does not have.
+            score_thresholds={key: thresholds[key] for key in ("dataset", "by_class") if key in thresholds},
             half=half,
         )
     # A file for torchvision has no place for a config.
