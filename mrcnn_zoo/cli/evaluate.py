@@ -19,13 +19,14 @@ from mrcnn_zoo.cli.options import (
     prepare_device,
 )
 from mrcnn_zoo.cli.parser import CommandParser, read_arguments
-from mrcnn_zoo.config import CfgNode, load_config
+from mrcnn_zoo.config import CfgNode, changed_config, load_config
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation import prepare_evaluation
 from mrcnn_zoo.evaluation.predictions_file import evaluate_predictions
 from mrcnn_zoo.inference.trained import class_names_of, open_trained
 from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, save_evaluation_plots
 from mrcnn_zoo.inspection.evaluation_pictures import evaluate_with_pictures, evaluation_folders
+from mrcnn_zoo.inspection.run_report_config import EVALUATED_CONFIG, record_config
 from mrcnn_zoo.inspection.run_report_page import log_run_report
 from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder
 from mrcnn_zoo.training.log_files import LogFile, logging_to
@@ -73,11 +74,21 @@ def _evaluate_predictions(arguments: argparse.Namespace) -> None:
     with logging_to(folder) as log:
         log.open()
         dataset, _ = evaluate_predictions(*files, cfg, output_dir=folder)
+        record_config(_with_dataset(cfg, dataset), folder, name=EVALUATED_CONFIG)
         evaluation = EvaluationFiles(folder, dataset)
         paths = save_evaluation_plots(evaluation, score_threshold=cfg.VIS.SCORE_THRESH)
         logger.info("tables in %s\n%s", folder / "inference" / "results.md", "\n".join(map(str, paths)))
         if cfg.VIS.REPORT:
             log_run_report(folder, evaluations=[evaluation])
+
+
+def _with_dataset(cfg: CfgNode, dataset: Dataset) -> CfgNode:
+    """The config with the annotations as its test set, so that the report can be made again."""
+    annotations = Path(dataset.annotation_file).absolute()
+    # Images are expected beside the annotations; without them the report has no pictures.
+    definition = {"FORMAT": "coco", "IMAGES": str(annotations.parent), "ANNOTATIONS": str(annotations)}
+    settings = {"DATASETS.TEST": [dataset.name], f"DATASETS.DEFINITIONS.{dataset.name}": definition}
+    return changed_config(cfg, settings, source="--annotations")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

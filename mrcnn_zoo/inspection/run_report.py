@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_zoo.config import config_from_text
+from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.ground_truth import BBOX
@@ -131,10 +132,25 @@ def _with_datasets(
     try:
         datasets = {dataset.name: dataset for dataset in _load_datasets(config, trust)}
     except (UserError, OSError) as error:
-        notes.append(f"The test set cannot be read, {without}: {error}")
-        return found
+        datasets = {dataset.name: dataset for item in found for dataset in _annotations_alone(config, item.name)}
+        left_out = "so that pictures are left out" if datasets else without
+        notes.append(f"The test set cannot be read, {left_out}: {error}")
     only = next(iter(datasets.values())) if len(datasets) == len(found) == 1 else None
     return [EvaluationFiles(item.output_dir, datasets.get(item.name, only)) for item in found]
+
+
+def _annotations_alone(config: RunConfig, name: str) -> list[Dataset]:
+    """A dataset of COCO's format without its images, where these are missing."""
+    definition = config.get("DATASETS.DEFINITIONS", {}).get(name, {})
+    path = Path(definition.get("ANNOTATIONS") or "")
+    if definition.get("FORMAT") != "coco" or not path.is_file():
+        return []
+    try:
+        dataset = load_coco(name, None, path, needs_masks=False, needs_keypoints=False)
+    except UserError:  # the note has the reason
+        return []
+    count = int(config.get("TEST.NUM_IMAGES", 0))
+    return [replace(dataset, records=dataset.records[:count] if count > 0 else dataset.records)]
 
 
 def _load_datasets(config: RunConfig, trust: Iterable[str]) -> list[Dataset]:

@@ -10,7 +10,6 @@ import yaml
 
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.config.explain import changes
-from mrcnn_zoo.config.keys import COMMAND_LINE
 from mrcnn_zoo.config.node import default_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_files import write_json, write_text
@@ -18,6 +17,7 @@ from mrcnn_zoo.output_files import write_json, write_text
 CONFIG_FILE, CHANGES_FILE = "config.yaml", "config_changes.json"
 EVALUATED_CONFIG = Path("inference") / CONFIG_FILE  # of an evaluation without training
 CONFIG_SUFFIXES = (".yaml", ".yml")
+IN_WEIGHTS = "the config in "  # source of a config that is stored in weights
 CONFIG_OPTIONS = ("--config-file", "--config")
 
 
@@ -65,15 +65,16 @@ def record_config(cfg: CfgNode, folder: Path, *, name: str | Path = CONFIG_FILE)
     """
     path = write_text(folder / name, cfg.dump())
     sources = cfg.sources()
-    places = [place for place, source in enumerate(sources) if source.endswith(CONFIG_SUFFIXES)] or [0]
-    given = sources[places[-1]] if sources and sources[places[-1]] != COMMAND_LINE else ""
+    places = [place for place, source in enumerate(sources) if source.endswith(CONFIG_SUFFIXES)]
+    places += [place for place, source in enumerate(sources) if source.startswith(IN_WEIGHTS) and not places]
+    given = sources[places[-1]] if places else ""
     rows = [
         {
             "key": item.name,
             "value": item.value,
             "former": item.former,
             "origin": str(item.origin),
-            "is_own": item.closeness > places[-1],  # not in a base of the given file
+            "is_own": item.closeness > max(places, default=0),  # not in a base of the given file
         }
         for item in changes(cfg)
     ]

@@ -170,6 +170,6 @@ def _drawn(
         except UserError as error:
             errors.append(str(error))
     if errors:
-        more = f" ({counted(len(errors) - 1, 'more')})" if len(errors) > 1 else ""
+        more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
         notes.append(f"An image is left out: {errors[0]}{more}")
     return tuple(items)

@@ -161,6 +161,16 @@ def test_dataset_that_is_gone_is_named(folder: Path) -> None:
     assert report.evaluations[0].files.results["bbox"]["AP"] == 61.25
 
 
+def test_annotations_are_enough_for_the_numbers(tmp_path: Path) -> None:
+    write_squares(tmp_path / "data")
+    run = write_run(tmp_path / "run", tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "images")
+    report = read_report(run)
+    assert report.evaluations[0].confusion is not None
+    assert any("so that pictures are left out" in note for note in report.notes)
+    assert image_galleries(report.evaluations[0], []) == []
+
+
 def test_config_of_a_later_evaluation_is_used(folder: Path) -> None:
     cfg = load_config(None, ["DATASETS.TEST", "[other]", "SEED", "5"])
     record_config(cfg, folder, name=EVALUATED_CONFIG)
@@ -211,6 +221,8 @@ def test_page_stays_below_its_size_with_many_large_images(tmp_path: Path) -> Non
     run = write_run(tmp_path / "run", tmp_path / "data", num_copies=2, side=480)
     (run / "metrics.json").unlink()
     (run / "inference" / "precision_recall.npz").unlink()
+    warning = "[2026-01-01 10:00:00] WARNING mrcnn_zoo.data: {} " + 6000 * "x" + "\n"
+    (run / "log.txt").write_text("".join(map(warning.format, range(40))))  # more than the share that pictures leave
     report = read_report(run)
     galleries = image_galleries(report.evaluations[0], [])
     pictures = [picture for gallery in galleries for item in gallery.items for _, picture in item.pictures]
