@@ -20,8 +20,12 @@ COMMANDS = {
     "precompute-proposals": ("mrcnn_zoo.cli.precompute_proposals", "write proposals as input of a Fast R-CNN"),
     "compare-proposals": ("mrcnn_zoo.cli.compare_proposals", "recall of proposal generators: tables and a picture"),
     "data": ("mrcnn_zoo.cli.data", "datasets: info, convert, split, merge, tile, sample"),
-    "visualize-data": ("mrcnn_zoo.cli.visualize_data", "draw a dataset, or the training batches"),
+    "visualize-data": ("mrcnn_zoo.cli.visualize_data", "draw a dataset, training batches, anchors, labels, regions"),
     "doctor": ("mrcnn_zoo.cli.doctor", "check datasets, config and model before a training"),
+    "analyze-model": (
+        "mrcnn_zoo.cli.analyze_model",
+        "parameters, FLOPs, shapes, time and weights of a model by module",
+    ),
     "export-dataset": ("mrcnn_zoo.cli.export_dataset", "same as `data convert --to coco`"),
     "zoo": ("mrcnn_zoo.cli.zoo", "published models: list, download, verify, reproduce"),
     "config": ("mrcnn_zoo.cli.config", "explain a key, show a resolved config, check a folder of configs"),

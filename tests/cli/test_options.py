@@ -193,6 +193,7 @@ def commands_that_write(run_folder: Path, image: Path, place: object) -> dict[st
         "precompute-proposals": [*weights, "--output", place],
         "compare-proposals": ["--proposals", run_folder, "--dataset", "digits_val", "--output", place, *FEW_SCENES],
         "visualize-data": ["--config-file", DIGITS, "--output", place, *TINY],
+        "analyze-model": ["--config-file", DIGITS, "--output", place, *TINY],
         "export-dataset": ["digits_val", "--output", place, *TINY],
         "data": ["convert", "digits_val", place, "--to", "labelme", *TINY],
         "benchmark": ["--task", "data", "--config-file", DIGITS, "--output", f"{place}/x.json", *TINY],
