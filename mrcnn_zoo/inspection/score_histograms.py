@@ -107,7 +107,7 @@ def collect_scores(model: nn.Module, samples: Iterable[Sample]) -> list[ScoreGro
             stage = find_anchored_stage(model, purpose="scores")
             scores, labels, levels = _anchor_scores(stage, reports, values, batch)
             found.setdefault(ANCHORS, []).append(_divided(scores, labels))
-            for level, name in enumerate(stage.in_features):
+            for level, name in enumerate(stage.in_features) if len(stage.in_features) > 1 else ():
                 is_own = levels == level
                 found.setdefault(f"{ANCHORS} {name}", []).append(_divided(scores[is_own], labels[is_own]))
         if "class scores" in values:
@@ -123,9 +123,7 @@ def _anchor_scores(
     """(A,) scores, labels and levels of all anchors."""
     anchors, maps = values["anchors"].values, values["features"].values
     boxes = anchors["boxes"]
-    matches, is_left_out = stage.label({name: level[None] for name, level in maps.items()}, boxes, batch)
-    labels = matches.labels.clone()
-    labels[is_left_out] = -1
+    matches, _ = stage.label({name: level[None] for name, level in maps.items()}, boxes, batch)
     if "proposals" in reports:
         scores = torch.empty(len(boxes), device=boxes.device)
         scores[reports["proposals"].sources] = reports["proposals"].scores.sigmoid()
@@ -133,7 +131,7 @@ def _anchor_scores(
         report = reports["boxes"]  # a row for each class above the threshold, or for the best one
         scores = torch.zeros(len(boxes), device=boxes.device)
         scores.scatter_reduce_(0, report.sources, report.scores.float(), "amax")
-    return scores, labels, anchors["levels"]
+    return scores, matches.labels, anchors["levels"]
 
 
 def _region_scores(model: nn.Module, values: StageValues, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mrcnn_zoo.evaluation.label_errors import ERROR_RATE, KINDS, Suspect, find_label_errors
-from mrcnn_zoo.evaluation.label_evidence import local_median, local_share
+from mrcnn_zoo.evaluation.label_evidence import ImagePairs, collect_evidence, image_pairs, local_median, local_share
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated
 from mrcnn_zoo.evaluation.metrics.label_errors import LabelErrors
-from support.evaluated import Item, evaluated_of, rectangle
+from support.evaluated import Item, evaluated_of, random_evaluated, rectangle
 
 NUM_IMAGES = 30
 WRONG = 7  # the image with the wrong label
@@ -125,6 +125,119 @@ def test_class_that_is_not_annotated_in_the_image_is_not_missing() -> None:
     images = [image | fields for image in evaluated.ground_truth["images"]]
     federated = replace(evaluated, ground_truth=evaluated.ground_truth | {"images": images})
     assert not [s for s in find_label_errors(federated) if s.kind == "missing"]
+
+
+def suspects_of_image(objects: Sequence[Item], rows: Sequence[Item], *, num_classes: int = 2) -> list[Suspect]:
+    suspects = find_label_errors(scene(objects, rows, num_classes=num_classes))
+    return [suspect for suspect in suspects if suspect.image["id"] == WRONG]
+
+
+def test_two_detections_of_the_same_half_are_no_merged_objects() -> None:
+    rows = [thing(2, 2, score=0.95), thing(8, 2, score=0.94)]  # they share 10 of 16 columns, IoU 0.45
+    assert "merged" not in [suspect.kind for suspect in suspects_of_image([thing(2, 2, 2 * SIDE)], rows)]
+
+
+def test_detection_of_an_object_inside_another_one_is_no_part_of_it() -> None:
+    objects, rows = [thing(2, 2, 32), thing(24, 2, 10)], [thing(2, 2, 20, score=0.95), thing(24, 2, 10, score=0.94)]
+    (suspect,) = suspects_of_image(objects, rows)
+    assert (suspect.kind, suspect.annotation_ids) == ("loose", (1,))
+
+
+def test_detection_over_two_objects_makes_neither_of_them_loose() -> None:
+    objects = [thing(2, 2), thing(18, 2)]
+    own, over_both = thing(2, 2, score=0.95), thing(4, 2, 30, score=0.94)  # IoU 16 / 30 with the second object
+    assert suspects_of_image(objects, [own, over_both]) == []
+
+
+def test_label_that_the_model_considers_is_a_weaker_suspect() -> None:
+    rows = [thing(2, 2, category=1, score=0.95), thing(2, 2, category=2, score=0.6)]
+    (suspect,) = suspects_of_image([thing(2, 2, category=2)], rows)
+    assert suspect.kind == "wrong class"
+    assert suspect.strength == pytest.approx(suspect.reliability * (0.95 - 0.6))
+
+
+def test_pair_of_classes_that_is_often_confused_is_a_weaker_suspect() -> None:
+    def reliability(detected: int) -> float:
+        """Of the object of class b that is detected as class a, if five others are detected as another class."""
+        others = [rectangle(2, 40, 12, 12, category=2, image=image) for image in range(10, 15)]
+        rows = [item | {"score": 0.95, "category_id": detected} for item in others]
+        suspects = suspects_of_image(
+            [thing(2, 2, category=2), *others], [thing(2, 2, score=0.95), *rows], num_classes=3
+        )
+        return suspects[0].reliability
+
+    # 30 of 87 objects and the six have class b: five confusions of the kind are (5 / (35 + 10)).
+    assert reliability(1) / reliability(3) == pytest.approx(1 - 5 / 46, abs=0.01)
+
+
+def test_only_disagreement_of_an_unreliable_model_has_a_reduced_score() -> None:
+    true = [rectangle(2, 46, 12, 12, image=image) for image in range(10, 30)]
+    found = [item | {"score": 0.3 + item["image_id"] / 1000} for item in true]
+    parts = [  # false, and on objects: they are suspects of nothing
+        rectangle(x, y, 7, SIDE, image=image, score=0.3 + image / 1000, category=1 + (image + number) % 2)
+        for image in range(10, 30)
+        for number, (x, y) in enumerate(PLACES[:2])
+    ]
+    suspects = suspects_of_image(
+        [thing(2, 2), *true], [thing(2, 2, score=0.95), *found, *parts, thing(50, 30, score=0.32)]
+    )
+    (missing,) = [suspect for suspect in suspects if suspect.kind == "missing"]
+    assert 0.15 < missing.reliability < 0.45  # one of three is right
+    ratio = ERROR_RATE * (29 * 3 + 1 + 20)  # of the agreeing objects, over one disagreement
+    assert missing.score == pytest.approx(missing.reliability / 0.5 * ratio / (1 + ratio))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_score_does_not_fall_with_the_strength(seed: int) -> None:
+    suspects = find_label_errors(random_evaluated(seed, num_images=40))
+    for kind in KINDS:
+        own = sorted((s for s in suspects if s.kind == kind and s.reliability >= 0.5), key=lambda s: s.strength)
+        scores = [suspect.score for suspect in own]
+        assert scores == sorted(scores), kind
+    assert len({suspect.kind for suspect in suspects}) >= 4
+
+
+def pairs_of(objects: Sequence[Item], rows: Sequence[Item]) -> ImagePairs:
+    (pairs,) = image_pairs(evaluated_of(objects, rows, num_classes=2), "bbox")
+    return pairs
+
+
+def test_pairs_prefer_confident_detections_and_the_class_of_the_object() -> None:
+    # Of two halves the second one covers more, but has a low score.
+    halves = [rectangle(0, 0, 9, 10, score=0.9), rectangle(9, 0, 11, 10, score=0.1)]
+    assert pairs_of([rectangle(0, 0, 20, 10)], halves).row_of.tolist() == [0]
+    twice = [rectangle(0, 0, 10, 10, category=1), rectangle(0, 0, 10, 10, category=2)]
+    assert pairs_of(twice, [rectangle(0, 0, 10, 10, category=2, score=0.9)]).row_of.tolist() == [-1, 0]
+
+
+def test_detection_that_overlaps_a_better_one_by_half_is_not_leading() -> None:
+    rows = [
+        rectangle(0, 0, 10, 10, category=2, score=0.9),
+        rectangle(0, 0, 10, 6, score=0.8),
+        rectangle(0, 6, 10, 4, score=0.7),
+    ]
+    pairs = pairs_of([rectangle(0, 0, 10, 6)], rows)
+    assert pairs.is_leading.tolist() == [True, False, True]
+    assert pairs.row_of.tolist() == [0]
+    assert pairs.is_right.tolist() == [True, False, False]
+
+
+def test_agreement_of_an_image_is_smoothed_and_leaves_the_suspect_out() -> None:
+    evidence = collect_evidence(scene(*CASES["missing"]), "segm")[WRONG - 1]
+    assert evidence.overall == pytest.approx(
+        2 * 88 / (2 * 88 + 1)
+    )  # 29 x 3 + 1 objects are found, 1 detection is false
+    assert evidence.agreement() == pytest.approx((2 + 10 * evidence.overall) / (2 + 1 + 10))
+    assert evidence.agreement(1) == evidence.agreement(5) == pytest.approx((2 + 10 * evidence.overall) / (2 + 10))
+
+
+@pytest.mark.parametrize("place", [(0, 20), (68, 20), (30, 0), (30, 48)], ids=["left", "right", "top", "bottom"])
+def test_objects_at_the_border_are_compared_with_each_other(place: tuple[int, int]) -> None:
+    objects = [rectangle(x, y, 12, 12, image=image) for image in range(1, 41) for x, y in (place, (30, 24))]
+    rows = [item | {"score": 0.9} for item in objects if (item["bbox"][0], item["bbox"][1]) != place]
+    evidence = collect_evidence(evaluated_of(objects, rows, num_images=40), "bbox")[0]
+    # Half of the objects of this size are found. At the border 0 of 20 expected, elsewhere 40 of 20; 20 more of both.
+    assert evidence.found_share == pytest.approx([0.5 * 20 / 40, 0.5 * 60 / 40], abs=0.15)
 
 
 @pytest.mark.parametrize("objects", [[], [rectangle(0, 0, 10, 10)]], ids=["no_objects", "objects"])
