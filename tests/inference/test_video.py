@@ -129,9 +129,6 @@ def test_predictor_yields_the_frames_of_a_video(predictor: Predictor, moving: Pa
         assert (frame.frame, frame.time) == (index, pytest.approx(index / 10))
         assert [str(number) for number in frame.tracks] == [row["track"] for row in rows if row["frame"] == str(index)]
         assert frame.draw().size == (512, 512)
-    assert [len(prediction.tracks) for prediction in predictor.video(moving)] == [
-        sum(row["frame"] == str(index) for row in rows) for index in range(COUNT)
-    ]
 
 
 class Interrupting(DetectionTally):
