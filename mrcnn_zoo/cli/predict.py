@@ -1,5 +1,7 @@
 """Detect objects in image files: draws them, and writes predictions.json (COCO format) and predictions.csv.
 
+Video files and cameras give an MP4 with the objects drawn, and their numbers over the frames as CSV and JSON.
+
 With --format NAME the output folder is a dataset of that format instead, with scores where it has a place for them:
 open it in the tool of the format, correct it, and train on it, DATASETS.TRAIN FOLDER.
 """
@@ -42,7 +44,7 @@ from mrcnn_zoo.data.annotations.loading import PAGES_ARE_IMAGES
 from mrcnn_zoo.data.given_boxes import BoxesOfImage, read_given_boxes
 from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
 from mrcnn_zoo.data.tiles import Tiling
-from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.limits import DetectionTally, build_detection_tally
 from mrcnn_zoo.inference.given_boxes import (
     box_source_of_files,
@@ -98,12 +100,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = find_images(images, recursive=arguments.recursive, exclude=exclude)
             write = _write_dataset if arguments.format else _write_predictions
             result, summary = write(arguments, weights, found)
-        result.failures += _predict_videos(arguments, weights, videos) if videos else []
+        num_unread = _predict_videos(arguments, weights, videos) if videos else 0
     if result.counts:
         print(f"\n{summary}")
     if result.failures:
         print(f"error: {failures_of(result)}", file=sys.stderr)
-    return SOME_IMAGES_FAILED if result.failures else 0
+    if num_unread:
+        print(f"error: {counted(num_unread, 'video')} could not be read (see above).", file=sys.stderr)
+    return SOME_IMAGES_FAILED if result.failures or num_unread else 0
 
 
 def _write_predictions(arguments: argparse.Namespace, weights: str, found: FoundImages) -> tuple[PredictedImages, str]:
@@ -154,14 +158,14 @@ def _write_dataset(arguments: argparse.Namespace, weights: str, found: FoundImag
     return result, "\n".join(lines)
 
 
-def _predict_videos(arguments: argparse.Namespace, weights: str, videos: Sequence[str]) -> list[str]:
-    """Write the files of videos and print what they contain; returns a message per video that cannot be read."""
+def _predict_videos(arguments: argparse.Namespace, weights: str, videos: Sequence[str]) -> int:
+    """Write the files of videos and print what they contain; returns the number of videos that cannot be read."""
     for option in ("format", "boxes"):
         if getattr(arguments, option):
             raise UserError(f"--{option} is for images; leave it out for {videos[0]}.")
     output = check_video_outputs(videos, arguments.output, overwrite=arguments.overwrite)
     opened = _open(arguments, weights, FoundImages())
-    failures = []
+    num_unread = 0
     for name in videos:
         try:
             result = predict_video(
@@ -175,13 +179,13 @@ def _predict_videos(arguments: argparse.Namespace, weights: str, videos: Sequenc
                 tally=opened.tally,
             )
         except UserError as error:
-            failures.append(str(error))
+            num_unread += 1
             logger.error("%s", error)
             continue
         print(summary_of_video(result))
         if result.is_interrupted and not is_camera(name):
             raise KeyboardInterrupt
-    return failures
+    return num_unread
 
 
 @dataclass(frozen=True)
@@ -335,7 +339,8 @@ def build_parser() -> CommandParser:
     )
     add_overrides(
         parser,
-        metavar="IMAGE | FOLDER | PATTERN | KEY VALUE",
-        text="image files, folders, patterns such as 'x/*.png', web addresses, and config keys",
+        metavar="IMAGE | FOLDER | PATTERN | VIDEO | KEY VALUE",
+        text="image files, folders, patterns such as 'x/*.png', web addresses, video files, the number of a camera, "
+        "and config keys",
     )
     return parser

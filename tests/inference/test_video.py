@@ -335,4 +335,6 @@ def test_command_goes_on_after_an_unreadable_video_and_replaces_its_own_files(
     for _ in range(2):
         assert run_command("predict", [*names, *options]) == 1
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["short.csv", "short.json", "short.mp4"]
-        assert "short.mp4: 2 frames, 1 object (1 x 3)" in capsys.readouterr().out
+        captured = capsys.readouterr()
+        assert "short.mp4: 2 frames, 1 object (1 x 3)" in captured.out
+        assert "error: 1 video could not be read" in captured.err
