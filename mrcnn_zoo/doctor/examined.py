@@ -24,6 +24,7 @@ from mrcnn_zoo.structures import ImageSize
 from mrcnn_zoo.structures.samples import round_up
 
 TRAIN, VAL = "train", "val"
+PIXELS_READ, LEAST_READ = 2_000_000_000, 20  # pixels of the images of a sample at most; images at least
 
 
 @dataclass(frozen=True)
@@ -277,12 +278,14 @@ def build_model_settings(cfg: CfgNode) -> ModelSettings:
 
 
 def sampled_rows(dataset: Dataset, count: int) -> tuple[int, ...]:
-    """Rows of a sample of the images in which each class has about its share; 0 takes all images.
+    """Rows of a sample of the images in which each class has about its share; fewer of huge images.
 
     Args:
         dataset: any.
-        count: of images.
+        count: of images; 0 takes all.
     """
+    pixels = sum(record.image_size[0] * record.image_size[1] for record in dataset.records) / max(len(dataset), 1)
+    count = min(count, max(LEAST_READ, int(PIXELS_READ / max(pixels, 1))))
     if count <= 0 or len(dataset) <= count:
         return tuple(range(len(dataset)))
     units = units_of([dataset])

@@ -1,5 +1,6 @@
 """What is read of an image: whether it can be decoded, its kind of pixels, their statistics, and a thumbnail."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.progress import ProgressLine, show_progress
 
 THUMBNAIL_SIDE = 64  # pixels
+MEASURED_PIXELS = 1_000_000  # at most, of an image; of a larger one every second, third, ... row and column
 
 Thumbnail = NDArray[np.float32]  # (64, 64) grey
 
@@ -26,7 +28,7 @@ class ImageFacts:
 
     Args:
         problem: the message about an image that cannot be read; "" for a good one.
-        is_missing_size: whether the problem is a size other than in the annotations.
+        has_wrong_size: whether the problem is a size other than in the annotations.
         kind: of the pixels in the file, e.g. "8-bit RGB".
         means: (C,) mean per channel of the network's input.
         squares: (C,) mean of the squares per channel.
@@ -81,14 +83,16 @@ class FactReader:
             image = as_image_tensor(pixels, self.reduce_depth)
         except UserError as error:
             return ImageFacts(problem=f"{record.source.name}: {error}")
-        grey = luma(image)[0] if len(image) == COLORS else image.float().mean(dim=0)
-        values = order_channels(image, self.pixel_format).double().flatten(1)
+        step = max(1, math.ceil(math.sqrt(image[0].numel() / MEASURED_PIXELS)))  # 100 million pixels take 7 GB
+        part = image[:, ::step, ::step]
+        grey = luma(part)[0] if len(part) == COLORS else part.float().mean(dim=0)
+        values = order_channels(part, self.pixel_format).double().flatten(1)
         return ImageFacts(
-            kind=kind_of_pixels(pixels),
+            kind=kind_of_pixels(pixels[::step, ::step]),
             means=tuple(values.mean(dim=1).tolist()),
             squares=tuple(values.square().mean(dim=1).tolist()),
-            low=float(values.min()),
-            high=float(values.max()),
+            low=float(image.min()),
+            high=float(image.max()),
             thumbnail=thumbnail_of(grey.numpy()),
             seconds=seconds,
         )

@@ -17,11 +17,11 @@ from mrcnn_zoo.doctor.checks import Check, run_checks
 from mrcnn_zoo.doctor.estimate import Estimate, Step, count_saved_bytes, extrapolated
 from mrcnn_zoo.doctor.examined import AnchorLevels, DoctorInput, InputScale, ModelSettings, Side, sampled_rows
 from mrcnn_zoo.doctor.finding import Finding, Severity, percent
-from mrcnn_zoo.doctor.hashes import cosine_hashes, hash_distances, near_pairs, oriented
-from mrcnn_zoo.doctor.images import pixel_moments
+from mrcnn_zoo.doctor.hashes import cosine_hashes, hash_distances, near_pairs, oriented, similarity
+from mrcnn_zoo.doctor.images import check_statistics, pixel_moments
 from mrcnn_zoo.doctor.loading import build_anchor_levels
 from mrcnn_zoo.doctor.masks import grid_iou
-from mrcnn_zoo.doctor.pixels import build_fact_reader, thumbnail_of
+from mrcnn_zoo.doctor.pixels import ImageFacts, build_fact_reader, thumbnail_of
 from mrcnn_zoo.doctor.resources import check_resources, memory_text, time_text
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling import build_model
@@ -108,19 +108,28 @@ def test_copies_are_near_after_compression_brightness_size_and_turns() -> None:
     assert [pair.is_turned for pair in sorted(pairs, key=lambda pair: pair.one)] == [False] * 3 + [True] * 2
 
 
-def test_dark_images_with_equal_light_and_other_spots_are_not_near() -> None:
-    generator = np.random.default_rng(0)
+def spotted(seed: int, *, strength: float) -> np.ndarray:
+    """Spots on a dark ground under uneven light, which is equal in all pictures."""
     rows, columns = np.mgrid[:64, :64]
-    light = 12 + 10 * np.exp(-((rows - 20) ** 2 + (columns - 40) ** 2) / 900)  # uneven, and equal in all images
-    pictures = []
-    for _ in range(20):
-        picture = light.copy()
-        for y, x in generator.integers(4, 60, (15, 2)):
-            picture[y - 2 : y + 2, x - 2 : x + 2] += 6
-        pictures.append(picture.astype(np.float32))
-    correlations = np.corrcoef([picture.ravel() for picture in pictures])
-    assert (correlations[np.triu_indices(20, 1)] > 0.7).all()  # the images are alike
-    assert near_pairs(pictures) == []
+    picture = 12 + 20 * np.exp(-((rows - 20) ** 2 + (columns - 40) ** 2) / 900)
+    for y, x in np.random.default_rng(seed).integers(4, 60, (15, 2)):
+        picture[y - 2 : y + 2, x - 2 : x + 2] += strength
+    return picture.astype(np.float32)
+
+
+def test_pictures_that_share_their_light_alone_are_not_near() -> None:
+    one, other = (spotted(seed, strength=4.0) for seed in (0, 1))
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.95
+    assert similarity(one, other) == 0.0  # the details differ
+    assert similarity(one, one * 0.5 + 3) == pytest.approx(1.0)
+    assert near_pairs([spotted(seed, strength=6.0) for seed in range(20)]) == []
+
+
+def test_pictures_of_equal_details_and_other_coarse_structure_are_not_near() -> None:
+    ramp = np.linspace(0, 90, 64, dtype=np.float32)[None].repeat(64, axis=0)
+    grain = np.random.default_rng(0).normal(0, 10, (64, 64)).astype(np.float32)
+    assert similarity(ramp + grain, ramp[:, ::-1] + grain) == 0.0
+    assert similarity(ramp + grain, ramp + grain) == pytest.approx(1.0)
 
 
 def test_flat_pictures_are_not_compared() -> None:
@@ -170,6 +179,21 @@ def test_sample_has_the_share_of_each_class() -> None:
     classes = [records[row].instances[0].class_index for row in rows]
     assert [classes.count(number) for number in range(3)] == [12, 6, 2]
     assert sampled_rows(dataset, 0) == sampled_rows(dataset, 100) == tuple(range(100))
+    huge = replace(dataset, records=tuple(replace(record, image_size=(8000, 8000)) for record in records))
+    assert len(sampled_rows(huge, 90)) == 31  # of 2,000 million pixels
+
+
+def test_large_image_is_measured_in_a_part_of_its_pixels_but_its_range_in_all() -> None:
+    pixels = np.full((2000, 2400, 3), 100, dtype=np.uint8)
+    pixels[:1000] = 50
+    pixels[777, 1555] = 255
+    read = build_fact_reader(config_of({}))
+    facts = read(replace(record_of(size=(2000, 2400)), source=Pixels(pixels)))
+    assert (facts.low, facts.high, facts.kind) == (50.0, 255.0, "8-bit grey")
+    assert facts.means == pytest.approx((75.0, 75.0, 75.0), abs=0.1)
+    assert facts.thumbnail is not None
+    assert facts.thumbnail[:31] == pytest.approx(np.full((31, 64), 50.0), abs=0.5)
+    assert facts.thumbnail[33:] == pytest.approx(np.full((31, 64), 100.0), abs=0.5)
 
 
 # --- pixels and masks -------------------------------------------------------------------------------------------------
@@ -186,6 +210,30 @@ def test_pixel_moments_are_those_of_all_pixels_in_the_order_of_the_input() -> No
     pixels = np.concatenate([image.reshape(-1, 3) for image in images])[:, ::-1]
     assert moments[0] == pytest.approx(pixels.mean(axis=0))
     assert moments[1] == pytest.approx(pixels.std(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "weights", "severity"),
+    [  # the config has 100 and 50
+        (110.0, 60.0, "", Severity.FINE),
+        (160.0, 50.0, "", Severity.NOTE),  # 1.2 deviations away
+        (100.0, 24.0, "", Severity.NOTE),  # 0.48 of the deviation
+        (230.0, 50.0, "", Severity.WARNING),  # 2.6
+        (100.0, 4.0, "", Severity.WARNING),  # 0.08
+        (100.0, 260.0, "", Severity.WARNING),  # 5.2
+        (230.0, 50.0, "model.pth", Severity.FINE),  # the values belong to the weights
+        (100.0, 9.0, "model.pth", Severity.NOTE),
+    ],
+)
+def test_statistics_far_from_those_of_the_config(
+    mean: float, deviation: float, weights: str, severity: Severity
+) -> None:
+    facts = ImageFacts(kind="8-bit grey", means=(mean,), squares=(mean**2 + deviation**2,))
+    side = replace(side_of([record_of()]), images=(facts,))
+    (finding,) = check_statistics(DoctorInput((side,), replace(SETTINGS, weights=weights)))
+    assert finding.severity == severity
+    pasted = f"MODEL:\n  PIXEL_MEAN: [{mean:g}]\n  PIXEL_STD: [{deviation:g}]"
+    assert finding.paste == ("" if weights or severity == Severity.FINE else pasted)
 
 
 def test_mask_ceiling_of_a_square_is_one_and_of_a_diagonal_line_low() -> None:
@@ -237,6 +285,8 @@ def test_boxes_are_scaled_to_the_input_of_the_network() -> None:
     measured: MeasuredObjects = objects_to_measure(side)
     assert measured.boxes[0].tolist() == pytest.approx([4.0, 8.0, 12.0, 24.0])
     assert measured.sizes == [(40, 80)]
+    stretched = replace(side, scale=lambda _: (2.0, 3.0))  # type: ignore[arg-type]  # height, width
+    assert stretched.input_boxes.tolist() == [[30.0, 40.0, 90.0, 120.0]]
 
 
 # --- memory and time --------------------------------------------------------------------------------------------------
