@@ -169,6 +169,12 @@ def test_objects_with_equal_boxes_and_other_masks_are_no_duplicates() -> None:
     ]
 
 
+def test_crowds_are_no_objects() -> None:
+    items = [InstanceRecord((0, 0, 9, 9), 0, is_crowd=is_crowd) for is_crowd in (True, False, True)]
+    table = side_of([record_of(*items)]).objects
+    assert (len(table), table.places.tolist()) == (1, [1])
+
+
 def test_sample_has_the_share_of_each_class() -> None:
     records = [
         ImageRecord(number, Pixels(np.zeros((8, 8, 3)), f"{number}.png"), (8, 8), (InstanceRecord((0, 0, 8, 8), c),))
@@ -297,6 +303,13 @@ def test_saved_bytes_are_those_of_the_inputs_of_two_layers() -> None:
     with count_saved_bytes(model.parameters()) as saved:
         model(torch.zeros(7, 10)).sum().backward()
     assert saved[0] == 4 * (7 * 10 + 7 * 20)
+
+
+def test_tensor_that_is_saved_several_times_counts_once() -> None:
+    with count_saved_bytes([]) as saved:
+        grown = torch.ones(50, requires_grad=True).exp()  # saves its result
+        (grown * grown).sum().backward()  # saves it twice more
+    assert saved[0] == 4 * 50
 
 
 def test_extrapolation_follows_the_line_through_two_steps() -> None:
