@@ -314,6 +314,15 @@ def test_one_tile_gives_the_prediction_of_the_image(scene: Path, whole: Predicti
     assert torch.equal(one.masks, whole.masks)
 
 
+def test_prediction_on_a_file_that_is_read_by_windows_has_all_forms(scene: Path, tiled: Predictor) -> None:
+    found, of_array = tiled(scene), tiled(tifffile.imread(scene))
+    assert found.to_dataframe().iloc[:, 1:].equals(of_array.to_dataframe().iloc[:, 1:])
+    assert np.array_equal(found.to_label_image(), of_array.to_label_image())
+    assert np.array_equal(np.asarray(found.draw()), np.asarray(of_array.draw()))
+    for crop, expected in zip(found.crops(masked=True), of_array.crops(masked=True), strict=True):
+        np.testing.assert_array_equal(crop, expected)
+
+
 def test_stages_of_tiles_are_not_recorded(scene: Path, tiled: Predictor) -> None:
     with pytest.raises(UserError, match="tiles: the stages"):
         tiled.record(scene)
