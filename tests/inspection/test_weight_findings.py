@@ -87,7 +87,8 @@ def test_histograms_have_all_weights(build: Callable[[], nn.Module]) -> None:
     }
     with torch.no_grad():
         model.get_parameter(f"{LAYER}.weight").mul_(30)
-    figure = weight_figure(model, build(), find_in_weights(model, build()), depth=1)
+    initial = build()
+    figure = weight_figure(model, initial, find_in_weights(model, initial), depth=1)
     counts = [sum(bar.get_height() for bar in axes.patches[:80]) for axes in figure.axes[:3]]  # type: ignore[attr-defined]
     assert counts == [len(values) for values in groups.values()]
     assert [axes.title.get_color() for axes in figure.axes[:3]] == ["black", "black", "red"]
