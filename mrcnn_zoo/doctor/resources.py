@@ -93,7 +93,7 @@ def check_resources(examined: DoctorInput) -> Iterator[Finding]:
         Severity.NOTE,
         memory_text(estimate),
         f"Activations {estimate.measured} at {estimate.input_size[1]} x {estimate.input_size[0]} pixels; temporary "
-        "memory is not counted.",
+        "memory is not counted, and may be nearly as much again.",
     )
     yield Finding(Severity.NOTE, time_text(estimate, settings), f"Time {estimate.measured}, without evaluations.")
     needed = estimate.loading_seconds * settings.batch_size / max(1, settings.num_workers)
