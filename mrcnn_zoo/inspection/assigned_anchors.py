@@ -148,7 +148,7 @@ def _label_by_multibox(part: MultiBox, features: Features, anchors: Tensor, batc
         torch.cat(logits, dim=1), torch.cat(offsets, dim=1), anchors, batch.require_targets()
     )
     rows, labels = torch.zeros(len(anchors), dtype=torch.int64), torch.zeros(len(anchors), dtype=torch.int8)
-    rows[priors], labels[priors] = objects.cpu(), int(AnchorLabel.POSITIVE)
+    rows[priors.cpu()], labels[priors.cpu()] = objects.cpu(), int(AnchorLabel.POSITIVE)
     return Matches(rows, labels), torch.zeros(len(anchors), dtype=torch.bool)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mrcnn_zoo.errors import counted
 from mrcnn_zoo.inspection.figures import new_figure
 from mrcnn_zoo.inspection.module_times import OutputWatcher
 
@@ -127,7 +128,7 @@ def findings_text(findings: Sequence[Finding], *, examined: str) -> str:
         return f"dead and exploding layers: none in {examined}"
     shown = [f"  {finding.kind}: {finding}" for finding in findings[:FINDINGS_SHOWN]]
     more = [f"  and {len(findings) - FINDINGS_SHOWN} more"] if len(findings) > FINDINGS_SHOWN else []
-    return "\n".join([f"dead and exploding layers: {len(findings)} findings in {examined}", *shown, *more])
+    return "\n".join([f"dead and exploding layers: {counted(len(findings), 'finding')} in {examined}", *shown, *more])
 
 
 def grouped_weights(model: nn.Module, *, depth: int) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ def test_a_planted_fault_is_the_only_finding(
     (finding,) = find_in_weights(model, build())
     assert (finding.module, finding.kind) == (name.rpartition(".")[0], kind)
     assert text in finding.text
-    assert f"1 findings in the weights\n  {kind}: {finding}" in findings_text([finding], examined="the weights")
+    assert f"1 finding in the weights\n  {kind}: {finding}" in findings_text([finding], examined="the weights")
 
 
 def test_a_fresh_model_has_no_findings(build: Callable[[], nn.Module]) -> None:
