@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from mrcnn_zoo.cli.options import (
     add_config_option,
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mrcnn_zoo.doctor.loading import build_doctor_input
     from mrcnn_zoo.doctor.page import html_report
     from mrcnn_zoo.doctor.report import json_report, text_report
+    from mrcnn_zoo.inspection.html_page import is_own_page
 
     start = time.monotonic()
     parser = build_parser()
@@ -39,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.config_file = RECIPE
     require_config(parser, arguments)
     page, values = (
-        None if file is None else check_output_file(file, option=option, overwrite=arguments.overwrite)
+        None
+        if file is None
+        else check_output_file(file, option=option, overwrite=arguments.overwrite or is_own_page(Path(file)))
         for file, option in ((arguments.html, "--html"), (arguments.output, "--output"))
     )
     with logging_lines(sys.stderr):
@@ -78,7 +82,7 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--html", metavar="FILE.html", help="also write a page with pictures of the examples")
     parser.add_argument("--output", metavar="FILE.json", help="also write the findings as JSON")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument("--overwrite", action="store_true", help="also replace files that are no page of mrcnn_zoo")
     parser.add_argument("--no-estimate", action="store_true", help="do not measure memory and time of a training step")
     add_overrides(parser)
     return parser

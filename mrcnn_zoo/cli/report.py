@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
     """
     arguments = build_parser().parse_args(argv)
+    from mrcnn_zoo.inspection.html_page import is_own_page
     from mrcnn_zoo.inspection.run_report_page import REPORT_FILE, write_run_report
 
     folders = [Path(name).expanduser() for name in arguments.folders]
@@ -34,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with logging_lines(sys.stderr):
         for folder in folders:
             try:
-                path = folder / REPORT_FILE if arguments.output is None else Path(arguments.output)
+                path = folder / REPORT_FILE if arguments.output is None else Path(arguments.output).expanduser()
                 if folder.is_dir():
-                    path = check_output_file(path, option="--output")
+                    may_replace = arguments.overwrite or not path.is_file() or is_own_page(path)
+                    path = check_output_file(path, option="--output", overwrite=may_replace)
                 path = write_run_report(folder, trust=arguments.trust, output=path)
             except UserError as error:
                 if len(folders) == 1:
@@ -57,5 +59,6 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="output folder of a training or an evaluation")
     parser.add_argument("--output", metavar="FILE.html", help="another file for the report of a single run")
+    parser.add_argument("--overwrite", action="store_true", help="also replace a file that is no page of mrcnn_zoo")
     add_trust_option(parser)
     return parser

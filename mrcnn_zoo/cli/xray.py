@@ -36,12 +36,12 @@ from mrcnn_zoo.inference.image_inputs import find_images
 from mrcnn_zoo.inference.thresholds import DEFAULT_THRESHOLD
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inference.tta import build_augmented_detector, build_prediction_mapper
-from mrcnn_zoo.inspection.xray_page import PAGE_TITLE, xray_image, xray_page
+from mrcnn_zoo.inspection.html_page import is_own_page
+from mrcnn_zoo.inspection.xray_page import xray_image, xray_page
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.output_files import check_output_file, refuse_to_replace, write_text
 
 DEFAULT_OUTPUT = "xray.html"
-HEAD_BYTES = 1024  # of a page, in which its title is
 SHOWN_IDS = 5
 
 logger = logging.getLogger(__name__)
@@ -165,13 +165,8 @@ def _paths(output: Path, chosen: Sequence[Chosen], *, overwrite: bool) -> list[P
         names = [f"-{stem}" if stems.count(stem) == 1 else f"-{stem}-{n}" for n, stem in enumerate(stems, start=1)]
         paths = [output.with_name(f"{output.stem}{name}{output.suffix}") for name in names]
     if not overwrite:
-        refuse_to_replace((path for path in paths if path.exists() and not _is_own_page(path)), option="--output")
+        refuse_to_replace((path for path in paths if path.exists() and not is_own_page(path)), option="--output")
     return paths
-
-
-def _is_own_page(path: Path) -> bool:
-    with path.open("rb") as file:
-        return f"<title>{PAGE_TITLE}".encode() in file.read(HEAD_BYTES)
 
 
 def _caption(arguments: argparse.Namespace) -> str:
@@ -196,7 +191,8 @@ def build_parser() -> CommandParser:
     add_trust_option(parser)
     add_config_option(parser, text="default: the one in the weights")
     text = f"the page (default: {DEFAULT_OUTPUT}); of several images a page each, named after the image as well"
-    add_output_options(parser, text=text, overwrite="also replace a file that is no X-ray page", metavar="FILE.html")
+    replaced = "also replace a file that is no page of mrcnn_zoo"
+    add_output_options(parser, text=text, overwrite=replaced, metavar="FILE.html")
     parser.set_defaults(output=DEFAULT_OUTPUT)
     text = "dataset with the ground truth of the images: a file or folder of any format, or a name"
     parser.add_argument("--annotations", metavar="DATASET", help=text)

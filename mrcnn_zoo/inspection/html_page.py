@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -15,6 +16,8 @@ from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.figures import Plot
 
 JPEG_QUALITY = 82
+MARK = '<meta name="generator" content="mrcnn_zoo">'
+HEAD_BYTES = 2000  # of a page; its head begins with the mark
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
@@ -97,13 +100,26 @@ def html_page(
     if script:
         scripts += f"<script>\n{script}</script>\n"
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{MARK}\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f"<title>{escape(title)}</title>\n<style>{resource('page.css')}{style}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + f"\n{scripts}</body>\n</html>\n"
     )
+
+
+def is_own_page(path: Path) -> bool:
+    """Whether a file was written with `html_page`.
+
+    Args:
+        path: of an existing file.
+    """
+    try:
+        with path.open("rb") as file:
+            return MARK.encode("utf-8") in file.read(HEAD_BYTES)
+    except OSError:
+        return False
 
 
 def resource(name: str) -> str:

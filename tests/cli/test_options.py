@@ -192,6 +192,8 @@ def commands_that_write(run_folder: Path, image: Path, place: object) -> dict[st
         "xray": [*weights, image, "--output", f"{place}/x.html"],
         "precompute-proposals": [*weights, "--output", place],
         "compare-proposals": ["--proposals", run_folder, "--dataset", "digits_val", "--output", place, *FEW_SCENES],
+        "doctor": ["--config-file", DIGITS, "--output", f"{place}/x.json", *TINY],
+        "report": [run_folder, "--output", f"{place}/x.html"],
         "visualize-data": ["--config-file", DIGITS, "--output", place, *TINY],
         "analyze-model": ["--config-file", DIGITS, "--output", place, *TINY],
         "export-dataset": ["digits_val", "--output", place, *TINY],
@@ -233,12 +235,14 @@ def test_folder_in_place_of_a_predicted_file_is_refused(
     assert "predictions.csv is a folder in place of a file" in message
 
 
-@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"config", "benchmark", "convert-checkpoint", "zoo", "xray"}))
+@pytest.mark.parametrize(
+    "command", sorted({*COMMANDS} - {"config", "benchmark", "convert-checkpoint", "zoo", "xray", "doctor", "report"})
+)
 def test_empty_output_is_refused(command: str, run_folder: Path, image: Path, refused: Refused) -> None:
     assert "empty; name a f" in refused(command, *commands_that_write(run_folder, image, "")[command])
 
 
-@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"config", "convert-checkpoint", "zoo"}))
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"config", "convert-checkpoint", "zoo", "report"}))
 def test_invalid_device_is_refused(
     command: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
 ) -> None:
@@ -247,7 +251,8 @@ def test_invalid_device_is_refused(
 
 
 @pytest.mark.parametrize(
-    "command", ["precompute-proposals", "compare-proposals", "benchmark", "convert-checkpoint", "xray"]
+    "command",
+    ["precompute-proposals", "compare-proposals", "benchmark", "convert-checkpoint", "xray", "doctor", "report"],
 )
 def test_existing_files_are_replaced_only_with_overwrite(
     command: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
@@ -258,6 +263,8 @@ def test_existing_files_are_replaced_only_with_overwrite(
         "benchmark": "x.json",
         "convert-checkpoint": "x.yaml",
         "xray": "x.html",
+        "doctor": "x.json",
+        "report": "x.html",
     }
     mine = tmp_path / "out" / files[command]
     mine.parent.mkdir()

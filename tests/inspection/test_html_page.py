@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrcnn_zoo.inspection.html_page import Cell, Table, html_list, html_page, html_table, picture_uri
+from mrcnn_zoo.inspection.html_page import Cell, Table, html_list, html_page, html_table, is_own_page, picture_uri
 from support.browser import PHONE, Browser, browser, open_page
 
 SCRIPT = """
@@ -39,6 +39,15 @@ def test_data_pictures_and_tables(chromium: Browser, tmp_path: Path) -> None:
     assert opened.page.text_content("#target") == text
     assert opened.page.text_content("li") == "<i>"
     assert opened.page.evaluate("Array.from(document.images).map(i => i.naturalWidth)") == [30, 30]
+
+
+def test_own_pages_are_recognised(tmp_path: Path) -> None:
+    own, other = tmp_path / "own.html", tmp_path / "other.html"
+    own.write_text(html_page("x", []))
+    other.write_text("<!DOCTYPE html><title>x</title>")
+    assert is_own_page(own)
+    assert not is_own_page(other)
+    assert not is_own_page(tmp_path)
 
 
 def test_requests_and_errors_are_seen(chromium: Browser, tmp_path: Path) -> None:
