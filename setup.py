@@ -26,7 +26,7 @@ class BuildWithConfigs(build_py):
 REQUIREMENTS = [
     "torch>=2.8",
     "torchvision>=0.23",
-    "fvcore>=0.1.5.post20221221",  # reference of the tests for schedules and precise batch norm
+    "fvcore>=0.1.5.post20221221",  # FLOPs of analyze-model; reference of tests
     "iopath>=0.1.9",
     "portalocker>=2.0",
     "yacs>=0.1.8",

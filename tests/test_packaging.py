@@ -22,7 +22,7 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
     "faster_coco_eval": "faster-coco-eval",
 }
-IMPORTED_ELSEWHERE = {"fvcore": "by tests, as a reference", "tensorboard": "by torch.utils.tensorboard"}
+IMPORTED_ELSEWHERE = {"tensorboard": "by torch.utils.tensorboard"}
 
 
 def requirements(name: str) -> set[str]:

@@ -28,7 +28,7 @@ MISSED: Color = (255, 40, 40)  # an object without a positive anchor
 SHADES: dict[AnchorLabel, tuple[Color, float, str]] = {  # colour and opacity of the cells, and their meaning
     AnchorLabel.CROSSING: ((0, 0, 0), 0.8, "crossing: all anchors of the cell cross the border, left out of training"),
     AnchorLabel.NEGATIVE: ((40, 70, 140), 0.55, "negative: no anchor of the cell overlaps an object enough"),
-    AnchorLabel.NEUTRAL: ((255, 200, 40), 0.6, "neutral: an anchor between the thresholds, not trained"),
+    AnchorLabel.NEUTRAL: ((190, 190, 190), 0.6, "neutral: an anchor between the thresholds, not trained"),
     AnchorLabel.POSITIVE: ((255, 255, 255), 1.0, "positive: in the colour of its object, with a line to its centre"),
 }
 
