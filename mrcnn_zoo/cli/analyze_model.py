@@ -29,7 +29,7 @@ from mrcnn_zoo.data import ImageRecord, build_eval_mapper
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inspection.figures import picture_of
-from mrcnn_zoo.inspection.model_analysis import (
+from mrcnn_zoo.inspection.model.analysis import (
     ModelAnalysis,
     analysis_table,
     analyze_model,
@@ -37,14 +37,14 @@ from mrcnn_zoo.inspection.model_analysis import (
     rows_as_dicts,
     uncounted_note,
 )
-from mrcnn_zoo.inspection.pictures import save_picture
-from mrcnn_zoo.inspection.weight_findings import (
+from mrcnn_zoo.inspection.model.weight_findings import (
     Finding,
     find_in_outputs,
     find_in_weights,
     findings_text,
     weight_figure,
 )
+from mrcnn_zoo.inspection.pictures import save_picture
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.proposal_generators.precomputed import PrecomputedProposals
 from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace, write_atomically

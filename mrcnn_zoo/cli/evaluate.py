@@ -26,8 +26,8 @@ from mrcnn_zoo.evaluation.predictions_file import evaluate_predictions
 from mrcnn_zoo.inference.trained import class_names_of, open_trained
 from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, save_evaluation_plots
 from mrcnn_zoo.inspection.evaluation_pictures import evaluate_with_pictures, evaluation_folders
-from mrcnn_zoo.inspection.run_report_config import EVALUATED_CONFIG, record_config
-from mrcnn_zoo.inspection.run_report_page import log_run_report
+from mrcnn_zoo.inspection.run_report.config import EVALUATED_CONFIG, record_config
+from mrcnn_zoo.inspection.run_report.page import log_run_report
 from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder
 from mrcnn_zoo.training.log_files import LogFile, logging_to
 from mrcnn_zoo.training.run_context import record_environment

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = build_parser().parse_args(argv)
     from mrcnn_zoo.inspection.html_page import is_own_page
-    from mrcnn_zoo.inspection.run_report_page import REPORT_FILE, write_run_report
+    from mrcnn_zoo.inspection.run_report.page import REPORT_FILE, write_run_report
 
     folders = [Path(name).expanduser() for name in arguments.folders]
     if arguments.output is not None and len(folders) > 1:

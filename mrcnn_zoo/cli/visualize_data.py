@@ -32,7 +32,6 @@ from mrcnn_zoo.data.transforms import build_eval_augmentations, build_train_augm
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inspection.figures import picture_of
-from mrcnn_zoo.inspection.object_sizes import level_scales, object_sizes, size_figure, size_table
 from mrcnn_zoo.inspection.pictures import (
     is_own_picture,
     save_dataset_images,
@@ -40,8 +39,9 @@ from mrcnn_zoo.inspection.pictures import (
     save_training_batches,
     spread,
 )
-from mrcnn_zoo.inspection.score_histograms import collect_scores, score_figure, score_table
-from mrcnn_zoo.inspection.training_pictures import KINDS, Illustrator, check_kinds
+from mrcnn_zoo.inspection.training.object_sizes import level_scales, object_sizes, size_figure, size_table
+from mrcnn_zoo.inspection.training.score_histograms import collect_scores, score_figure, score_table
+from mrcnn_zoo.inspection.training.training_pictures import KINDS, Illustrator, check_kinds
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace
 from mrcnn_zoo.registry import did_you_mean

@@ -37,7 +37,7 @@ from mrcnn_zoo.inference.thresholds import DEFAULT_THRESHOLD
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inference.tta import build_augmented_detector, build_prediction_mapper
 from mrcnn_zoo.inspection.html_page import is_own_page
-from mrcnn_zoo.inspection.xray_page import xray_image, xray_page
+from mrcnn_zoo.inspection.xray.page import xray_image, xray_page
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.output_files import check_output_file, refuse_to_replace, write_text
 

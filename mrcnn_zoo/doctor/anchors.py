@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mrcnn_zoo.doctor.examined import TRAIN, AnchorLevels, DoctorInput, Side
 from mrcnn_zoo.doctor.finding import EXAMPLES_KEPT, Example, Finding, Severity, object_example, percent
-from mrcnn_zoo.evaluation.anchor_fit import AnchorFit, best_anchor_overlaps, fit_anchors, grid_overlaps
+from mrcnn_zoo.evaluation.funnel.anchor_fit import AnchorFit, best_anchor_overlaps, fit_anchors, grid_overlaps
 from mrcnn_zoo.modeling.anchors.grid_anchors import GridAnchors
 from mrcnn_zoo.modeling.contracts import AnchorGenerator
 from mrcnn_zoo.structures import ImageSize

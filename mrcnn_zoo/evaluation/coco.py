@@ -16,6 +16,7 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.ap_intervals import Bootstrap, image_groups, interval_results
 from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, Matches, areas_of, build_backend
 from mrcnn_zoo.evaluation.classification import ClassificationEvaluator, build_classification_evaluator
+from mrcnn_zoo.evaluation.funnel.recall_funnel import PROPOSAL_NETWORK, build_recall_funnel
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth, has_masks, new_images
 from mrcnn_zoo.evaluation.metrics.contract import (
     Evaluated,
@@ -29,7 +30,6 @@ from mrcnn_zoo.evaluation.metrics.contract import (
 )
 from mrcnn_zoo.evaluation.operating_points import MATCH_IOU, THRESHOLDS_FILE, best_point, find_thresholds
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
-from mrcnn_zoo.evaluation.recall_funnel import PROPOSAL_NETWORK, build_recall_funnel
 from mrcnn_zoo.evaluation.result_rows import PackedRows, Row, mask_rows, rows_of_detections
 from mrcnn_zoo.evaluation.tables import (
     Intervals,

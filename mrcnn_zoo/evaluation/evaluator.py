@@ -17,9 +17,9 @@ from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.distributed.processes import gather_on_main_process, is_main_process, rank, world_size
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.class_mapping import ClassMappedDetector, predicts_classes, with_classes_of
+from mrcnn_zoo.evaluation.funnel.recall_funnel import funnel_of
 from mrcnn_zoo.evaluation.limits import DetectionTally, Topic, build_evaluation_tally, log_notes
 from mrcnn_zoo.evaluation.preflight import build_reported_topics, evaluated_part, prepare_evaluation
-from mrcnn_zoo.evaluation.recall_funnel import funnel_of
 from mrcnn_zoo.evaluation.stage_times import StageTimer
 from mrcnn_zoo.evaluation.tables import Results, verify_expected_results
 from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, build_given_box_detector

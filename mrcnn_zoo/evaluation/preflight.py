@@ -16,8 +16,8 @@ from mrcnn_zoo.data.loading.proposals import build_proposal_mapper
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.coco import PROPOSAL_NETWORK
+from mrcnn_zoo.evaluation.funnel.recall_funnel import funnel_of
 from mrcnn_zoo.evaluation.limits import Topic, build_data_notes, build_data_topics, build_limits, cut_objects_message
-from mrcnn_zoo.evaluation.recall_funnel import funnel_of
 from mrcnn_zoo.inference.given_boxes import build_boxes_of_dataset, check_takes_boxes
 from mrcnn_zoo.inference.tta import build_augmentation_notes
 from mrcnn_zoo.registries import EVALUATORS

@@ -17,9 +17,9 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS
+from mrcnn_zoo.evaluation.funnel.recall_funnel import PROPOSAL_NETWORK, RecallFunnel, build_recall_funnel
 from mrcnn_zoo.evaluation.ground_truth import BBOX, coco_ground_truth, complete_ground_truth, new_images
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, measure
-from mrcnn_zoo.evaluation.recall_funnel import PROPOSAL_NETWORK, RecallFunnel, build_recall_funnel
 from mrcnn_zoo.evaluation.tables import Metrics, Results, footnote, markdown_report, summary_table
 from mrcnn_zoo.inference.image_detector import inference
 from mrcnn_zoo.modeling.contracts import ProposesRegions

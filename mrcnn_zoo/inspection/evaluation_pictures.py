@@ -14,8 +14,8 @@ from mrcnn_zoo.evaluation.class_mapping import with_classes_of
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, build_evaluation_files, save_evaluation_plots
 from mrcnn_zoo.inspection.pictures import save_picture, save_predictions
-from mrcnn_zoo.inspection.run_report_config import EVALUATED_CONFIG, record_config
-from mrcnn_zoo.inspection.run_report_page import log_run_report
+from mrcnn_zoo.inspection.run_report.config import EVALUATED_CONFIG, record_config
+from mrcnn_zoo.inspection.run_report.page import log_run_report
 from mrcnn_zoo.inspection.suspect_pictures import suspect_sheet
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from mrcnn_zoo.distributed.processes import is_main_process, maximum_over_proces
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation import evaluate_datasets, verify_expected_results
 from mrcnn_zoo.evaluation.tables import stages_table
-from mrcnn_zoo.inspection.run_report_config import record_config
-from mrcnn_zoo.inspection.run_report_page import log_run_report
+from mrcnn_zoo.inspection.run_report.config import record_config
+from mrcnn_zoo.inspection.run_report.page import log_run_report
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.training.build import build_evaluated_model, build_trainer
 from mrcnn_zoo.training.hooks.evaluation import results_by_dataset

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dev.generated_samples import generated_samples
 from mrcnn_zoo import registries
 from mrcnn_zoo.config import CfgNode, load_config
-from mrcnn_zoo.evaluation.lost_objects import trace_objects
+from mrcnn_zoo.evaluation.funnel.lost_objects import trace_objects
 from mrcnn_zoo.inference.tta import build_augmented_detector
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.contracts import LearnsFromClassCounts

@@ -265,7 +265,7 @@ def device_code_does_not_synchronize(file: SourceFile) -> Iterator[str]:
 
 def has_no_kwargs(file: SourceFile) -> Iterator[str]:
     # These wrap builders, and methods of modules, with any arguments.
-    if not file.part or file.path in ("mrcnn_zoo/registry.py", "mrcnn_zoo/inspection/module_times.py"):
+    if not file.part or file.path in ("mrcnn_zoo/registry.py", "mrcnn_zoo/inspection/model/module_times.py"):
         return
     for node in ast.walk(file.tree):
         if isinstance(node, ast.FunctionDef) and node.args.kwarg is not None:

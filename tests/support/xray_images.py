@@ -11,8 +11,8 @@ from mrcnn_zoo.data.records import ImageRecord, InstanceRecord
 from mrcnn_zoo.inference.image_detector import ImageDetector
 from mrcnn_zoo.inference.image_inputs import LoadedImage
 from mrcnn_zoo.inference.tta import build_augmented_detector, build_prediction_mapper
-from mrcnn_zoo.inspection.xray_data import XrayImage
-from mrcnn_zoo.inspection.xray_page import xray_image
+from mrcnn_zoo.inspection.xray.data import XrayImage
+from mrcnn_zoo.inspection.xray.page import xray_image
 from mrcnn_zoo.structures import Batch, Proposals
 from support.small_models import BASE_FPN, TINY_RESNET_18, varied_model
 

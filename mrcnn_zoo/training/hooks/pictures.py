@@ -13,7 +13,7 @@ from mrcnn_zoo.evaluation.class_mapping import with_classes_of
 from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, build_evaluation_files, save_evaluation_plots
 from mrcnn_zoo.inspection.pictures import PredictionPicture, save_prediction_pictures, save_training_batch
 from mrcnn_zoo.inspection.plots import save_loss_curves
-from mrcnn_zoo.inspection.run_report_page import log_run_report
+from mrcnn_zoo.inspection.run_report.page import log_run_report
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample
 from mrcnn_zoo.training.hook import Hook, Results, Workspace

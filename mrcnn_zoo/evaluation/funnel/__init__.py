@@ -1,0 +1,1 @@
+"""At which stage of a detector objects are lost, and why."""

@@ -1,0 +1,1 @@
+"""Parameters, FLOPs, times, weights and receptive fields of a model."""

@@ -1,0 +1,1 @@
+"""The stages of one prediction as an HTML page."""
