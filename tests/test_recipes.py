@@ -129,7 +129,11 @@ def test_every_recipe_has_a_section() -> None:
     assert set(CLASSES) == set(sections())
 
 
-@pytest.mark.parametrize("name", CLASSES)
+SLOW = {"aerial_tiles", "empty_images", "small_objects"}
+WITH_MARKS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CLASSES]
+
+
+@pytest.mark.parametrize("name", WITH_MARKS)
 def test_recipe_trains_from_the_packaged_model_and_predicts(name: str, run_recipe: Callable[[str], Recipe]) -> None:
     recipe = run_recipe(name)
     losses = [line["total_loss"] for line in recipe.metrics if "total_loss" in line]
@@ -178,6 +182,7 @@ def test_polygons_of_buildings_have_few_points_and_are_near_the_masks(run_recipe
         assert coco_mask.area(coco_mask.merge([drawn, mask], True)) >= coco_mask.area(mask) - border
 
 
+@pytest.mark.slow
 def test_tiles_have_the_same_side_and_the_classes_of_the_large_images(run_recipe: Callable[[str], Recipe]) -> None:
     tiles = load_dataset(load_config(), str(run_recipe("aerial_tiles").data))
     assert {record.image_size for record in tiles.records} == {(48, 48)}
@@ -206,6 +211,7 @@ def test_one_class_has_one_box_and_one_mask_per_region(run_recipe: Callable[[str
     assert weights["roi_heads.mask_head.predictor.weight"].shape[0] == 1
 
 
+@pytest.mark.slow
 def test_half_of_the_training_images_are_without_objects(run_recipe: Callable[[str], Recipe]) -> None:
     data = str(run_recipe("empty_images").data)
     cfg = load_config("Recipes/empty_images.yaml", ["DATASETS.TRAIN", [data]])

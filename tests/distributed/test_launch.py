@@ -26,6 +26,7 @@ def test_single_process_runs_in_the_current_process() -> None:
     assert launch(lambda status: status, [7], ProcessLayout()) == 7
 
 
+@pytest.mark.slow
 def test_cpu_processes_join_regardless_of_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert launch(launched.count_processes, [str(tmp_path)], TWO) == 0

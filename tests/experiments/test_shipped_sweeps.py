@@ -17,8 +17,12 @@ from mrcnn_zoo.training import run
 FOLDER = CHECKOUT / "configs" / "Sweeps"
 SWEEPS = sorted(path for path in FOLDER.rglob("*.yaml") if is_place_of_sweep(path))
 SMALL = [path for path in SWEEPS if path.parent == FOLDER]
-LONG = ("alternating", "founding_experiment")  # of several trainings per variant
-WITH_MARKS = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in SMALL]
+LONG = {"alternating", "founding_experiment"}  # of several trainings per variant
+LIKE_OTHERS = {  # whose variants differ in keys that tests of the components train with, too
+    *("augmentations_digits", "anchors_digits", "pyramid_digits", "focal_loss_shapes", "box_loss_digits"),
+    *("roi_layer_stride_32_shapes", "norms_digits", "image_size_digits", "founding_experiment_shapes"),
+}
+WITH_MARKS = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG | LIKE_OTHERS)) for path in SMALL]
 TRAINED: set[str] = set()  # configs of this test
 SHORT = {"MAX_ITER": 1, "IMS_PER_BATCH": 1, "WARMUP_ITERS": 0}
 

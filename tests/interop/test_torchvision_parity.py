@@ -23,7 +23,11 @@ def samples() -> list[Sample]:
     return [Sample(image, 0, (image.shape[1], image.shape[2]))]
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = {"fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"}  # Mask R-CNN without its masks
+WITH_MARKS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", WITH_MARKS)
 def test_converted_detectors_agree_in_both_directions(name: str, samples: list[Sample]) -> None:
     limits = Limits(proposals=40, detections=60 if "retinanet" in name else 8)  # a few regions cost little time
     by_direction = parity(name, samples, limits)

@@ -194,6 +194,7 @@ def test_non_finite_loss_stops_all_processes_of_torchrun(train_net: TrainNet, tm
     assert "loss is not finite" in (tmp_path / "out" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_mistake_of_the_user_is_one_message(train_net: TrainNet, tmp_path: Path) -> None:
     done = train_net("MODEL.ROI_HEADS.NUM_CLASSES=5", "OUTPUT_DIR=out")
     assert done.returncode == 2

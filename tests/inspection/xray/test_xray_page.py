@@ -290,7 +290,12 @@ STEPS_OF_KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", STEPS_OF_KINDS)
+SLOW = {"Res5ROIHeads", "ProposalNetwork", "given proposals"}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in STEPS_OF_KINDS]
+)
 def test_models_of_every_kind_have_their_steps(kind: str, opened: OpenPage, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text(xray_page(xray_of(kind), start_score=0.0), encoding="utf-8")
