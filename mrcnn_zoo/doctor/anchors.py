@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mrcnn_zoo.doctor.examined import TRAIN, AnchorLevels, DoctorInput, Side
 from mrcnn_zoo.doctor.finding import EXAMPLES_KEPT, Example, Finding, Severity, object_example, percent
-from mrcnn_zoo.evaluation.funnel.anchor_fit import AnchorFit, best_anchor_overlaps, fit_anchors, grid_overlaps
+from mrcnn_zoo.evaluation.funnel.anchor_fit import AnchorFit, best_anchor_overlaps, fit_anchors, levels_overlaps
 from mrcnn_zoo.modeling.anchors.grid_anchors import GridAnchors
 from mrcnn_zoo.modeling.contracts import AnchorGenerator
 from mrcnn_zoo.structures import ImageSize
@@ -90,11 +90,7 @@ def fit_ious(boxes: Tensor, fit: AnchorFit, levels: AnchorLevels) -> Tensor:
         fit: sizes and ratios.
         levels: with the strides.
     """
-    found = [
-        grid_overlaps(boxes, sizes, fit.ratios, stride=stride, offset=levels.offset)
-        for sizes, stride in zip(fit.sizes, levels.strides, strict=True)
-    ]
-    return torch.stack(found).amax(dim=0)
+    return levels_overlaps(boxes, fit.sizes, fit.ratios, strides=levels.strides, offset=levels.offset)
 
 
 def _score(ious: Tensor) -> float:

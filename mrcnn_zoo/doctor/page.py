@@ -80,7 +80,7 @@ def _pictures(example: Example) -> Iterator[Picture]:
             except UserError:
                 continue
             if pixels.shape[:2] != tuple(record.image_size):
-                yield _shrunk(to_picture(pixels))
+                yield _scaled(to_picture(pixels))
             else:
                 yield example_picture(pixels, record, example.boxes)
 
@@ -94,7 +94,7 @@ def example_picture(pixels: np.ndarray, record: ImageRecord, marked: Sequence[Bo
         marked: boxes of the finding, drawn in another colour.
     """
     x1, y1, x2, y2 = _part(marked, record.image_size)
-    part = _shrunk(_tinted(to_picture(pixels), record, marked)[y1:y2, x1:x2])
+    part = _scaled(_tinted(to_picture(pixels), record, marked)[y1:y2, x1:x2])
     factor = part.shape[1] / (x2 - x1)
     canvas = Canvas(part)
     others = [item.box for item in record.instances if item.box not in marked][:MAX_OTHERS]
@@ -137,8 +137,8 @@ def _part(marked: Sequence[Box], size: tuple[int, int]) -> tuple[int, int, int, 
     )
 
 
-def _shrunk(picture: Picture) -> Picture:
-    """A picture whose longer side is PICTURE_SIDE; smaller ones are enlarged without smoothing."""
+def _scaled(picture: Picture) -> Picture:
+    """A picture at PICTURE_SIDE pixels on its longer side; smaller ones are enlarged without smoothing."""
     height, width = picture.shape[:2]
     factor = PICTURE_SIDE / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
