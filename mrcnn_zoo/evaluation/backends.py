@@ -17,7 +17,8 @@ from mrcnn_zoo.registries import AP_BACKENDS
 
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))  # T
 RECALL_THRESHOLDS = tuple(np.linspace(0.0, 1.0, 101))  # Q
-AREAS = ("all", "small", "medium", "large")  # A size classes, bounded by 32^2 and 96^2 square pixels
+AREAS = ("all", "small", "medium", "large")  # A size classes
+MEDIUM_SIDE, LARGE_SIDE = 32.0, 96.0  # pixels, square roots of the areas between small, medium and large objects
 KEYPOINT_AREAS = ("all", "medium", "large")  # COCO does not annotate keypoints of small objects
 ALL_SIZES = [0.0, 1e10]  # square pixels
 KEYPOINTS = "keypoints"  # the task that uses object keypoint similarity (OKS) instead of IoU

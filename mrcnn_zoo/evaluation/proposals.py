@@ -16,7 +16,7 @@ from mrcnn_zoo.data.proposals import StoredProposals
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_main_process
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS
+from mrcnn_zoo.evaluation.backends import AREAS, IOU_THRESHOLDS, LARGE_SIDE, MEDIUM_SIDE
 from mrcnn_zoo.evaluation.funnel.recall_funnel import PROPOSAL_NETWORK, RecallFunnel, build_recall_funnel
 from mrcnn_zoo.evaluation.ground_truth import BBOX, coco_ground_truth, complete_ground_truth, new_images
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, measure
@@ -29,7 +29,12 @@ from mrcnn_zoo.structures import Detections, Sample
 
 BOX_PROPOSALS = "box_proposals"
 LIMITS = (100, 1000)  # L maximum numbers of proposals per image
-AREA_BOUNDS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # of AREAS, square pixels, inclusive
+AREA_BOUNDS = (  # of AREAS, square pixels, inclusive
+    (0.0, 1e10),
+    (0.0, MEDIUM_SIDE**2),
+    (MEDIUM_SIDE**2, LARGE_SIDE**2),
+    (LARGE_SIDE**2, 1e10),
+)
 NO_MATCH = -1.0
 NOT_FOUND = np.iinfo(np.int64).max  # in place of the row of a box
 ALL_LEVELS = slice(None)  # of IoU thresholds

@@ -15,6 +15,7 @@ from mrcnn_zoo.config.own_data import SIDES
 from mrcnn_zoo.data.images.arrays import as_pixels
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
 from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.evaluation.backends import LARGE_SIDE, MEDIUM_SIDE
 from mrcnn_zoo.inspection.figures import finish, new_figure, save_figure
 from mrcnn_zoo.ops import rle
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 IMAGES_READ, PIXELS_READ = 12, 100_000_000  # at most, for depth and channels
 CLASSES_SHOWN = 40
 BAR = 40  # characters of the longest bar
-MEDIUM, LARGE = 32.0, 96.0  # square roots of the areas that bound COCO's sizes
 FIRST_SIZE, LAST_SIZE = 4, 1024  # pixels; bounds of the histogram of sizes, each twice the one before
 NUMBER_BOUNDS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # objects per image
 CLASSES_DRAWN, CLASSES_TO_FILL = 25, 5  # in the picture; fewer have bars of the height of this number
@@ -235,7 +235,7 @@ def _sizes(statistics: DatasetStatistics) -> str:
     sizes = statistics.sizes
     if not len(sizes):
         return ""
-    small, large = int((sizes < MEDIUM).sum()), int((sizes >= LARGE).sum())
+    small, large = int((sizes < MEDIUM_SIDE).sum()), int((sizes >= LARGE_SIDE).sum())
     shares = [
         f"{name} {number:,} ({100 * number / len(sizes):.1f} %)"
         for name, number in (("small", small), ("medium", len(sizes) - small - large), ("large", large))
@@ -245,7 +245,7 @@ def _sizes(statistics: DatasetStatistics) -> str:
     counts = np.histogram(sizes, bounds)[0].tolist()
     lines = [
         f"Size of objects, the square root of the area in pixels: median {np.median(sizes):.1f}; {', '.join(shares)}",
-        f"  (small is below {MEDIUM:g}, large is from {LARGE:g} on, as in COCO's tables)",
+        f"  (small is below {MEDIUM_SIDE:g}, large is from {LARGE_SIDE:g} on, as in COCO's tables)",
         _bars(labels, counts),
     ]
     return "\n".join(lines)
@@ -298,13 +298,13 @@ def save_statistics(statistics: DatasetStatistics, path: str | Path) -> Path:
 def _draw_sizes(axes: "Axes", sizes: NDArray[np.float64]) -> None:
     """A histogram on a logarithmic scale with the bounds of COCO's sizes."""
     if len(sizes):
-        low, high = max(min(float(sizes.min()), MEDIUM / 2), 1.0), max(float(sizes.max()), LARGE * 1.1)
+        low, high = max(min(float(sizes.min()), MEDIUM_SIDE / 2), 1.0), max(float(sizes.max()), LARGE_SIDE * 1.1)
         axes.hist(np.maximum(sizes, low), bins=np.geomspace(low * 0.99, high * 1.01, 40).tolist(), color="C2")
         ticks = 2.0 ** np.arange(np.ceil(np.log2(low)), np.floor(np.log2(high)) + 1)
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks.tolist()])
         axes.set_xticks([], minor=True)
-        for bound in (MEDIUM, LARGE):
+        for bound in (MEDIUM_SIDE, LARGE_SIDE):
             axes.axvline(bound, color="black", linestyle="--", linewidth=0.8)
     title = "size of objects (lines: small, medium, large)"
     finish(axes, title=title, y_label="objects", x_label="square root of area, pixels")

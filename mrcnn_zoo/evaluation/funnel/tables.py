@@ -6,10 +6,12 @@ from typing import Any
 
 from tabulate import tabulate
 
+from mrcnn_zoo.evaluation.backends import LARGE_SIDE, MEDIUM_SIDE
 from mrcnn_zoo.evaluation.funnel.advice import Lost, TracedObject
 from mrcnn_zoo.evaluation.tables import table_name
 
-SIZES = {"small": 32.0**2, "medium": 96.0**2, "large": float("inf")}  # largest area in square pixels, as in COCO
+# Largest area of each size in square pixels, as in COCO.
+SIZES = {"small": MEDIUM_SIDE**2, "medium": LARGE_SIDE**2, "large": float("inf")}
 
 
 def metric_name(stage: str) -> str:

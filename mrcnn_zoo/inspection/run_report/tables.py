@@ -10,13 +10,14 @@ import yaml
 from mrcnn_zoo.config.keys import COMMAND_LINE
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.evaluation.ap_intervals import GROUP_SUFFIX, HIGH, LOW
+from mrcnn_zoo.evaluation.backends import LARGE_SIDE, MEDIUM_SIDE
 from mrcnn_zoo.evaluation.tables import ABSENT, SCORES, heading_of, is_of_class
 from mrcnn_zoo.inspection.html_page import Cell, Table
 from mrcnn_zoo.inspection.run_report.config import ConfigChange
 from mrcnn_zoo.inspection.run_report.report import EvaluationReport, RunReport
 from mrcnn_zoo.progress import duration, size_in_words
 
-SIZES = {"s": "small, below 32² pixels", "m": "medium", "l": "large, from 96² pixels"}
+SIZES = {"s": f"small, below {MEDIUM_SIDE:g}² pixels", "m": "medium", "l": f"large, from {LARGE_SIDE:g}² pixels"}
 OWN_SECTIONS = ("tide_", "funnel_")  # groups of metrics
 SUMS = ("FP", "FN")  # error types that contain others
 MAX_CONFUSIONS = 12
