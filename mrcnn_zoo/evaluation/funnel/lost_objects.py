@@ -165,7 +165,7 @@ def stages_of(reports: Mapping[str, StageReport], values: Mapping[str, StageValu
     """
     stages = []
     if ANCHORS in values:
-        stages.append(_all_rows(ANCHORS, ANCHORS, values[ANCHORS].values["boxes"]))
+        stages.append(Stage(ANCHORS, ANCHORS, values[ANCHORS].values["boxes"]))
     if "proposals" in reports:
         report = reports["proposals"]
         boxes = report_boxes(report)
@@ -173,10 +173,8 @@ def stages_of(reports: Mapping[str, StageReport], values: Mapping[str, StageValu
         stages += [Stage(TOP_K, "proposals", boxes, is_in.nonzero().flatten())]
         stages += [Stage(NMS, "proposals", boxes, report.kept)]
     elif "box pooling" in values:
-        stages.append(_all_rows(PROPOSALS, "box pooling", values["box pooling"].values["boxes"]))
-    stages += [
-        _all_rows(name, name, report.boxes) for name, report in reports.items() if name.startswith("boxes of stage")
-    ]
+        stages.append(Stage(PROPOSALS, "box pooling", values["box pooling"].values["boxes"]))
+    stages += [Stage(name, name, report.boxes) for name, report in reports.items() if name.startswith("boxes of stage")]
     if "boxes" in reports:
         report = reports["boxes"]
         boxes = report_boxes(report)
@@ -184,10 +182,6 @@ def stages_of(reports: Mapping[str, StageReport], values: Mapping[str, StageValu
         stages += [Stage(BOX_HEAD, "boxes", boxes, is_in.nonzero().flatten(), report.classes)]
         stages += [Stage(SUPPRESSION, "boxes", boxes, report.kept, report.classes)]
     return stages
-
-
-def _all_rows(name: str, source: str, boxes: Tensor) -> Stage:
-    return Stage(name, source, boxes)
 
 
 def _best_boxes(stage: Stage, truth: Tensor, classes: Tensor) -> tuple[list[float], list[int]]:
@@ -283,7 +277,7 @@ class FinalMatching:
         if not len(near):
             return self._too_loose(number)
         row = int(near[self.scores[near].argmax()])
-        score, overlap = float(self.scores[row]), float(self.overlaps[row, number])
+        score = float(self.scores[row])
         taken = near[self.counts[near]]
         if not len(taken):
             own = self.same_class[:, number]

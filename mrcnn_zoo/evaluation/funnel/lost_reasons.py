@@ -51,7 +51,6 @@ class Loss:
     rank: int = -1  # of this box where a top-k or a limit removes it; 1 is the best
     predicted_class: int = -1  # of this box, in [0, K)
     rival: int = -1  # the box that suppresses it
-    rival_iou: float = math.nan  # of the rival and the object
     other_object: int = -1  # row of the targets that its detection is matched to
 
 
@@ -300,13 +299,12 @@ def _suppressed(report: StageReport, row: int, overlaps: Tensor) -> Loss:
     text = f"Its box (IoU {float(overlaps[row]):.2f}, {_score(report, row)}) is suppressed"
     if rival < 0:
         return Loss(Reason.SUPPRESSED, f"{text}; no kept box overlaps it.", row, score)
-    rival_iou = float(overlaps[rival])
     between = float(box_ops.iou(report.boxes[[row]], report.boxes[[rival]]))
     text += (
         f" by a box ({_score(report, rival)}) that overlaps the box by {between:.2f}, but the object only by "
-        f"{rival_iou:.2f}."
+        f"{float(overlaps[rival]):.2f}."
     )
-    return Loss(Reason.SUPPRESSED, text, row, score, rival=rival, rival_iou=rival_iou)
+    return Loss(Reason.SUPPRESSED, text, row, score, rival=rival)
 
 
 def _furthest(report: StageReport, is_near: Tensor) -> tuple[int, Fate]:
