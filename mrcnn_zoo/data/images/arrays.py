@@ -272,7 +272,11 @@ def tifffile_errors(path: str) -> Iterator[None]:
         UserError: any other error.
     """
     log = logging.getLogger("tifffile")
-    was_disabled, log.disabled = log.disabled, True
+
+    def drop(_record: logging.LogRecord) -> bool:  # one per call: several threads may read files at the same time
+        return False
+
+    log.addFilter(drop)
     try:
         yield
     except Exception as error:  # of many kinds, on files that are cut off
@@ -280,7 +284,7 @@ def tifffile_errors(path: str) -> Iterator[None]:
             raise MissingCodecError(str(cannot_decode(path, error))) from error
         raise cannot_decode(path, error) from error
     finally:
-        log.disabled = was_disabled
+        log.removeFilter(drop)
 
 
 def _note_stack(path: str, axes: str, sides: dict[str, int]) -> None:
