@@ -1,5 +1,6 @@
 """Pictures of suspected label errors: the part of the image, beside it the labels and the detections."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,12 +108,36 @@ def draw_suspects(
         columns: of the sheet.
     """
     sources = {record.image_id: record.source for record in dataset.records}
+    by_image = annotations_by_image(annotations)
     pictures = []
     for suspect in suspects:
-        image_id, own = suspect.image["id"], {item["id"] for item in suspect.annotations}
-        others = [item for item in annotations if item["image_id"] == image_id and item["id"] not in own]
+        image_id = suspect.image["id"]
+        others = other_annotations(suspect, by_image)
         pictures.append(draw_suspect(sources[image_id].read(), suspect, others=others))
     return grid(pictures, [str(number) for number in range(1, len(pictures) + 1)], columns=columns)
+
+
+def annotations_by_image(annotations: Sequence[Mapping[str, Any]]) -> Mapping[Any, list[Mapping[str, Any]]]:
+    """Annotations by the id of their image.
+
+    Args:
+        annotations: of the ground truth in COCO's format.
+    """
+    by_image = defaultdict(list)
+    for item in annotations:
+        by_image[item["image_id"]].append(item)
+    return by_image
+
+
+def other_annotations(suspect: Suspect, by_image: Mapping[Any, Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    """The annotations of the image of a suspect that are not its own.
+
+    Args:
+        suspect: of any kind.
+        by_image: of `annotations_by_image`.
+    """
+    own = {item["id"] for item in suspect.annotations}
+    return [item for item in by_image.get(suspect.image["id"], ()) if item["id"] not in own]
 
 
 def _part(box: Sequence[float], height: int, width: int) -> tuple[int, int, int, int]:

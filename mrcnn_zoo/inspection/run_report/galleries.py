@@ -1,6 +1,6 @@
 """Galleries of a run report: best, worst and most confidently wrong images, and suspected label errors."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.image_ranking import (
     ImageResult,
@@ -18,11 +17,10 @@ from mrcnn_zoo.evaluation.image_ranking import (
     worst_images,
 )
 from mrcnn_zoo.evaluation.label_errors import Suspect, find_label_errors
-from mrcnn_zoo.evaluation.metrics.contract import Evaluated
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.run_report.pictures import ReportArtist
 from mrcnn_zoo.inspection.run_report.report import EvaluationReport
-from mrcnn_zoo.inspection.suspect_pictures import suspect_halves
+from mrcnn_zoo.inspection.suspect_pictures import annotations_by_image, other_annotations, suspect_halves
 
 NUM_IMAGES = 6  # of each gallery
 NUM_SUSPECTS = 24
@@ -32,10 +30,10 @@ SUSPECT_TEXT = (
 )
 MAX_NAME = 26  # characters of a file name; of a longer one the middle is left out
 MOST_WRONG = (
-    "Ranked by the most confident error: the score of a wrong detection, or the share of found objects of the class "
+    "Ranked by the most confident error: the score of a false detection, or the share of found objects of the class "
     "where an object is missed."
 )
-SCORED = "Ranked by the sum of IoU over found objects plus half of the missed ones and of the wrong detections."
+SCORED = "Ranked by the sum of IoU over found objects plus half of the missed ones and of the false detections."
 
 Chosen = TypeVar("Chosen")
 
@@ -85,7 +83,7 @@ def image_galleries(report: EvaluationReport, notes: list[str]) -> list[Gallery]
     if dataset is None or evaluated is None:
         return []
     results = image_results(evaluated, score_threshold=report.score_threshold)
-    artist = _artist(report, dataset, evaluated)
+    artist = ReportArtist(dataset, evaluated, score_threshold=report.score_threshold)
     drawn: dict[int | str, GalleryItem] = {}  # an image may be in two galleries
 
     def draw(result: ImageResult) -> GalleryItem:
@@ -117,7 +115,7 @@ def _image_item(artist: ReportArtist, result: ImageResult) -> GalleryItem:
     iou = f", mean IoU {result.mean_iou:.2f}" if result.found else ""
     text = (
         f"{len(result.found)} of {counted(result.num_objects, 'object')} found{iou}; "
-        f"{counted(result.num_false, 'wrong detection')}; score {result.score:.2f}"
+        f"{counted(result.num_false, 'false detection')}; score {result.score:.2f}"
     )
     return GalleryItem(_name(result.image), text, (("annotations", truth), ("detections", found)))
 
@@ -141,22 +139,15 @@ def suspect_gallery(report: EvaluationReport, notes: list[str]) -> Gallery | Non
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(item.kind for item in suspects).most_common())
     text = f"{counted(len(suspects), 'suspect')}" + (f": {kinds}. " if suspects else ". ") + SUSPECT_TEXT
     sources = {record.image_id: record.source for record in dataset.records}
-    annotations = defaultdict(list)
-    for item in evaluated.ground_truth["annotations"]:
-        annotations[item["image_id"]].append(item)
+    annotations = annotations_by_image(evaluated.ground_truth["annotations"])
 
     def draw(suspect: Suspect) -> GalleryItem:
-        number, own = suspect.image["id"], {item["id"] for item in suspect.annotations}
-        others = [item for item in annotations[number] if item["id"] not in own]
-        halves = suspect_halves(np.asarray(sources[number].read()), suspect, others=others)
+        pixels = np.asarray(sources[suspect.image["id"]].read())
+        halves = suspect_halves(pixels, suspect, others=other_annotations(suspect, annotations))
         kind = f"{suspect.kind}, {suspect.score:.2f}"
         return GalleryItem(_name(suspect.image), suspect.text, tuple(zip(("", ""), halves, strict=True)), kind=kind)
 
     return Gallery("Suspected label errors", text, _drawn(suspects[:NUM_SUSPECTS], draw, notes), is_small=True)
-
-
-def _artist(report: EvaluationReport, dataset: Dataset, evaluated: Evaluated) -> ReportArtist:
-    return ReportArtist(dataset, evaluated, score_threshold=report.score_threshold)
 
 
 def _drawn(
