@@ -86,7 +86,7 @@ def image_results(evaluated: Evaluated, *, score_threshold: float = 0.5, task: s
     task = task or evaluated.mask_task
     names = dict(zip(evaluated.category_ids, evaluated.class_names, strict=True))
     images = list(image_overlaps(evaluated, task))
-    matched = [_match(overlaps, overlaps.scores >= score_threshold) for overlaps in images]
+    matched = [match_objects(overlaps, overlaps.scores >= score_threshold) for overlaps in images]
     shares = _found_shares(images, matched, evaluated.category_ids)
     return [
         _result(overlaps, pairs, shares, names, score_threshold)
@@ -131,11 +131,27 @@ def confidently_wrong_images(results: Sequence[ImageResult], count: int) -> list
 Pairs = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns of the IoU matrix
 
 
-def _match(overlaps: ImageOverlaps, is_used: NDArray[np.bool_]) -> Pairs:
+def match_objects(overlaps: ImageOverlaps, is_used: NDArray[np.bool_]) -> Pairs:
+    """The detections that find an object and their objects, see `image_results`; by descending score.
+
+    Args:
+        overlaps: of the image.
+        is_used: (D,) detections that count.
+    """
     is_allowed = overlaps.same_class & is_used[:, None] & ~overlaps.is_crowd
     rows, columns = match_one_to_one(np.where(is_allowed, overlaps.ious, 0.0), MATCH_IOU)
     order = np.argsort(rows, kind="stable")  # detections are in descending order of score
     return rows[order], columns[order]
+
+
+def are_in_crowd(overlaps: ImageOverlaps) -> NDArray[np.bool_]:
+    """(D,) whether a detection lies in a crowd, so that it is not false without an object.
+
+    Args:
+        overlaps: of the image.
+    """
+    in_crowd: NDArray[np.bool_] = np.any(overlaps.ious[:, overlaps.is_crowd] >= CROWD_SHARE, axis=1)
+    return in_crowd
 
 
 def _found_shares(
@@ -174,8 +190,7 @@ def _result(
 def _false_detections(
     overlaps: ImageOverlaps, found: NDArray[np.intp], names: dict[int, str], score_threshold: float
 ) -> list[ImageError]:
-    in_crowd = np.any(overlaps.ious[:, overlaps.is_crowd] >= CROWD_SHARE, axis=1)
-    is_false = (overlaps.scores >= score_threshold) & ~in_crowd
+    is_false = (overlaps.scores >= score_threshold) & ~are_in_crowd(overlaps)
     is_false[found] = False
     errors = []
     for row in np.flatnonzero(is_false).tolist():

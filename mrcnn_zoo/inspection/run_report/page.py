@@ -35,8 +35,8 @@ BASE64 = 4 / 3
 MAX_WARNINGS = 30
 LEGEND = (
     'At the left the annotations, <span class="key correct">found</span> or <span class="key missed">missed</span>; at '
-    'the right the detections, <span class="key correct">correct</span> or <span class="key wrong">wrong</span> '
-    "(IoU 0.5 and the right class, scores from {threshold:g})."
+    'the right the detections, <span class="key correct">correct</span> or <span class="key false">false</span> '
+    "(IoU of at least 0.5 and the class of the object; scores from {threshold:g})."
 )
 
 logger = logging.getLogger(__name__)

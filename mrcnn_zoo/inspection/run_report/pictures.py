@@ -1,4 +1,4 @@
-"""Pictures of a run report: images with what is found, wrong and missed; JPEG files within a size."""
+"""Pictures of a run report: images with what is found, false and missed; JPEG files within a size."""
 
 import io
 from collections import defaultdict
@@ -13,11 +13,10 @@ from PIL import Image
 
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation.backends import KEYPOINTS
-from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM
-from mrcnn_zoo.evaluation.metrics.cells import match_one_to_one
+from mrcnn_zoo.evaluation.ground_truth import SEGM
+from mrcnn_zoo.evaluation.image_ranking import are_in_crowd, match_objects
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated
 from mrcnn_zoo.evaluation.metrics.overlaps import ImageOverlaps, image_overlaps
-from mrcnn_zoo.evaluation.operating_points import MATCH_IOU
 from mrcnn_zoo.inspection.canvas import Color, Picture, to_picture
 from mrcnn_zoo.inspection.draw import draw_instances
 from mrcnn_zoo.ops.rle import decode_window
@@ -29,7 +28,7 @@ EMPHASIS = 1.8  # of lines and letters: a picture is shown in about half of its 
 MAX_LABELED = 25  # instances of an image up to which their labels are drawn
 # Colours of Okabe and Ito 2008, which colour-blind people distinguish.
 CORRECT: Color = (0, 158, 115)
-WRONG: Color = (213, 94, 0)
+FALSE: Color = (213, 94, 0)
 MISSED: Color = (240, 178, 20)
 NEUTRAL: Color = (120, 120, 120)  # crowds, and detections in them
 # Scale and quality of the attempts at a JPEG file that is small enough.
@@ -40,7 +39,7 @@ Items = Sequence[Mapping[str, Any]]  # annotations, or rows of a results file
 
 
 @dataclass(frozen=True)
-class Frame:
+class ShownSize:
     """An image that is shown at another size; both (height, width)."""
 
     image_size: ImageSize
@@ -87,7 +86,7 @@ class ReportArtist:
         self._skeleton = dataset.keypoint_skeleton
         self._evaluated = evaluated
         self._threshold = score_threshold
-        self._task = SEGM if SEGM in evaluated.tasks else BBOX
+        self._task = evaluated.mask_task
         self._class_of = {number: place for place, number in enumerate(evaluated.category_ids)}
         self._objects, self._rows = defaultdict(list), defaultdict(list)
         for annotation in evaluated.ground_truth["annotations"]:
@@ -99,7 +98,7 @@ class ReportArtist:
     def pair(self, image_id: Any, *, side: int = SIDE) -> tuple[Picture, Picture]:
         """An image with its annotations, found ones green and missed ones yellow; and with the detections.
 
-        Detections of at least the threshold are drawn, correct ones green and wrong ones red.
+        Detections of at least the threshold are drawn, correct ones green and false ones red.
 
         Args:
             image_id: of the dataset.
@@ -109,18 +108,16 @@ class ReportArtist:
             UserError: the image cannot be read.
         """
         overlaps = self._overlaps(image_id)
-        ious = np.where(overlaps.same_class & ~overlaps.is_crowd, overlaps.ious, 0.0)
-        rows, columns = (places.tolist() for places in match_one_to_one(ious, MATCH_IOU))
-        in_crowd = np.any(overlaps.ious[:, overlaps.is_crowd] >= MATCH_IOU, axis=1)
+        rows, columns = match_objects(overlaps, np.ones(len(overlaps.rows), dtype=np.bool_))
         of_objects = [NEUTRAL if is_crowd else MISSED for is_crowd in overlaps.is_crowd.tolist()]
-        of_rows = [NEUTRAL if is_in else WRONG for is_in in in_crowd.tolist()]
-        for row, column in zip(rows, columns, strict=True):
+        of_rows = [NEUTRAL if is_in else FALSE for is_in in are_in_crowd(overlaps).tolist()]
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
             of_rows[row] = of_objects[column] = CORRECT
         pixels = to_picture(np.asarray(self._records[image_id].source.read()))
         height, width = pixels.shape[:2]
         scale = min(1.0, side / max(height, width))
-        frame = Frame((height, width), (max(1, round(height * scale)), max(1, round(width * scale))))
-        picture = _resized(pixels, frame.size)
+        shown = ShownSize((height, width), (max(1, round(height * scale)), max(1, round(width * scale))))
+        picture = _resized(pixels, shown.size)
 
         def draw(table: Targets | Detections, colors: list[Color]) -> Picture:
             return draw_instances(
@@ -135,8 +132,8 @@ class ReportArtist:
             )
 
         return (
-            draw(self._targets(overlaps.objects, frame), of_objects),
-            draw(self._detections(overlaps.rows, frame), of_rows),
+            draw(self._targets(overlaps.objects, shown), of_objects),
+            draw(self._detections(overlaps.rows, shown), of_rows),
         )
 
     def _overlaps(self, image_id: Any) -> ImageOverlaps:
@@ -149,23 +146,23 @@ class ReportArtist:
         part = Evaluated(content, self._rows[image_id], self._evaluated.tasks, "", max_detections=limit)
         return next(iter(image_overlaps(part, self._task, min_score=self._threshold)))
 
-    def _targets(self, items: Items, frame: Frame) -> Targets:
+    def _targets(self, items: Items, shown: ShownSize) -> Targets:
         return Targets(
-            image_size=frame.size,
-            boxes=frame.boxes(items),
+            image_size=shown.size,
+            boxes=shown.boxes(items),
             classes=self._classes(items),
-            masks=frame.masks(items) if self._task == SEGM else None,
-            keypoints=frame.keypoints(items) if KEYPOINTS in self._evaluated.tasks else None,
+            masks=shown.masks(items) if self._task == SEGM else None,
+            keypoints=shown.keypoints(items) if KEYPOINTS in self._evaluated.tasks else None,
         )
 
-    def _detections(self, items: Items, frame: Frame) -> Detections:
+    def _detections(self, items: Items, shown: ShownSize) -> Detections:
         return Detections(
-            image_size=frame.size,
-            boxes=frame.boxes(items),
+            image_size=shown.size,
+            boxes=shown.boxes(items),
             scores=torch.tensor([item["score"] for item in items], dtype=torch.float32),
             classes=self._classes(items),
-            masks=frame.masks(items) if self._task == SEGM else None,
-            keypoints=frame.keypoints(items) if KEYPOINTS in self._evaluated.tasks else None,
+            masks=shown.masks(items) if self._task == SEGM else None,
+            keypoints=shown.keypoints(items) if KEYPOINTS in self._evaluated.tasks else None,
         )
 
     def _classes(self, items: Items) -> torch.Tensor:

@@ -94,7 +94,7 @@ def test_galleries_name_errors_and_show_them(report: RunReport) -> None:
     assert [item.title for item in wrong.items] == ["1.png", "3.png"]
     assert "false 'a' with score 0.70" in wrong.items[0].text
     assert [item.title for item in worst.items] == ["3.png", "1.png"]
-    assert worst.items[0].text == "0 of 1 object found; 1 wrong detection; score 0.00"
+    assert worst.items[0].text == "0 of 1 object found; 1 false detection; score 0.00"
     assert [item.title for gallery in others for item in gallery.items] == ["2.png"]
     (_, truth), (_, found) = wrong.items[0].pictures
     factor = truth.shape[0] // 60
