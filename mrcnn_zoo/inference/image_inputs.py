@@ -2,19 +2,19 @@
 
 import glob
 import io
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mrcnn_zoo.data.images.pixels import CHANNELS_WITH_ALPHA, UINT8_MAX
+from mrcnn_zoo.data.images.pixels import CHANNELS_WITH_ALPHA, COLOUR_CHANNELS, array_of_tensor
 from mrcnn_zoo.data.images.problems import cannot_decode
 from mrcnn_zoo.data.images.reading import (
     DECODING_ERRORS,
@@ -35,7 +35,6 @@ from mrcnn_zoo.structures.summary import summary
 ImageInput = str | Path | NDArray[np.generic] | Image.Image | Tensor | ImageSource
 
 GREY_WITH_ALPHA = 2  # channels
-COLOUR_CHANNELS = (3, 4)  # of RGB and RGBA
 PATTERN_CHARACTERS = "*?["
 
 
@@ -99,7 +98,7 @@ def find_images(inputs: Iterable[str | Path], *, recursive: bool = False, exclud
     found = FoundImages()
     for typed in map(str, inputs):
         place = Path(typed).expanduser()
-        if is_address(typed):
+        if "://" in typed:
             _add_address(found, typed)
         elif place.is_dir():
             _add_folder(found, place, recursive=recursive, exclude=exclude)
@@ -122,7 +121,7 @@ def is_address(text: str) -> bool:
     Args:
         text: as given.
     """
-    return text.startswith(WEB_PREFIXES)
+    return text.lower().startswith(WEB_PREFIXES)
 
 
 def download_image(address: str) -> Path:
@@ -134,7 +133,10 @@ def download_image(address: str) -> Path:
     Raises:
         UserError: a failed download, or no image at the address.
     """
-    path = local_path(address)
+    if not is_address(address):
+        raise UserError(f"{address}: the address of an image starts with {' or '.join(WEB_PREFIXES)}.")
+    scheme, _, rest = address.partition("://")
+    path = local_path(f"{scheme.lower()}://{rest}")
     try:
         image_file_size(path)
     except UserError as error:
@@ -158,7 +160,9 @@ def _add_address(found: FoundImages, address: str) -> None:
 
 def _add_folder(found: FoundImages, folder: Path, *, recursive: bool, exclude: Path | None) -> None:
     images = _images_in(folder, recursive=recursive, exclude=exclude)
-    if not images:
+    links = _images_in(folder, recursive=recursive, exclude=exclude, is_kind=_is_broken_link)
+    found.problems += [f"{path} is a link to {os.readlink(path)}, which is missing." for path in links]
+    if not images and not links:
         found.problems.append(_no_images(folder, recursive=recursive, exclude=exclude))
     for path in images:
         found.output_names.setdefault(path, path.relative_to(folder).with_suffix(""))
@@ -170,6 +174,8 @@ def _add_pattern(found: FoundImages, pattern: Path, *, recursive: bool, exclude:
         found.problems.append(f"the pattern {pattern} matches nothing.")
         return
     images = [path for path in matches if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
+    outside = [path for path in images if exclude is None or exclude.resolve() not in path.resolve().parents]
+    images = outside or images  # pictures of an earlier run are not predicted on, unless the pattern names them alone
     folders = [path for path in matches if path.is_dir()]
     for path in images:
         found.output_names.setdefault(path, Path(path.stem))
@@ -182,7 +188,9 @@ def _add_pattern(found: FoundImages, pattern: Path, *, recursive: bool, exclude:
         )
 
 
-def _images_in(folder: Path, *, recursive: bool, exclude: Path | None) -> list[Path]:
+def _images_in(
+    folder: Path, *, recursive: bool, exclude: Path | None, is_kind: Callable[[Path], bool] = Path.is_file
+) -> list[Path]:
     candidates = folder.rglob("*") if recursive else folder.iterdir()
     excluded = None if exclude is None or exclude.resolve() == folder.resolve() else exclude.resolve()
     return sorted(
@@ -190,16 +198,23 @@ def _images_in(folder: Path, *, recursive: bool, exclude: Path | None) -> list[P
         for path in candidates
         if path.suffix.lower() in IMAGE_SUFFIXES
         and not path.name.startswith(".")  # macOS writes "._photo.jpg" beside photo.jpg on other file systems
-        and path.is_file()
+        and is_kind(path)
         and (excluded is None or excluded not in path.resolve().parents)
     )
+
+
+def _is_broken_link(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _no_images(folder: Path, *, recursive: bool, exclude: Path | None) -> str:
     if not recursive:
         below = len(_images_in(folder, recursive=True, exclude=exclude))
         if below:
-            return f"{folder} has no image directly in it, but {below:,} in its sub-folders: add --recursive."
+            return (
+                f"{folder} has no image directly in it, but {below:,} in its sub-folders: add --recursive, or give the "
+                f"pattern {folder}/**/*."
+            )
     suffixes = Counter(path.suffix or "no suffix" for path in folder.rglob("*") if path.is_file())
     if not suffixes:
         return f"{folder} is empty."
@@ -286,7 +301,7 @@ def _source_of(image: ImageInput, name: str, *, keeps_alpha: bool, is_bgr: bool)
     if isinstance(image, str | Path):
         raise UserError(f"{name} is {str(image)!r}: give the path of an image file.")
     if isinstance(image, Tensor):
-        image = _array_of(image, name)
+        image = array_of_tensor(image, name)
     if isinstance(image, np.ndarray):
         pixels = image if keeps_alpha else _without_alpha(image)
         return LoadedImage(name, _as_rgb(pixels) if is_bgr else pixels)
@@ -302,28 +317,6 @@ def _source_of(image: ImageInput, name: str, *, keeps_alpha: bool, is_bgr: bool)
         f"{name} has the type {type(image).__name__}: give a path, a folder, an address, a NumPy array (height, width, "
         "channels), a tensor (channels, height, width), a Pillow image or a list of these."
     )
-
-
-def _array_of(tensor: Tensor, name: str) -> NDArray[np.generic]:
-    """A (C, H, W) or (H, W) tensor as an array with channels last, floats from 0 to 1 as bytes."""
-    if tensor.ndim not in (2, 3):
-        advice = " Give a batch as list(tensor)." if tensor.ndim == 4 else ""
-        raise UserError(
-            f"{name} is a tensor of the shape {tuple(tensor.shape)}; an image is (channels, height, width) or (height, "
-            f"width).{advice}"
-        )
-    if tensor.is_floating_point():
-        values = tensor.detach().float()
-        if values.numel() and not (values.min() >= 0 and values.max() <= 1):
-            raise UserError(
-                f"{name} is a float tensor with values from {values.min():g} to {values.max():g}; floats are from 0 to "
-                "1. Give bytes as torch.uint8, deeper pixels as torch.uint16, and others as a NumPy array."
-            )
-        tensor = (values * UINT8_MAX).round().to(torch.uint8)
-    elif tensor.dtype not in (torch.uint8, torch.uint16):
-        raise UserError(f"{name} is a tensor of {tensor.dtype}; an image is uint8, uint16, or float from 0 to 1.")
-    pixels = tensor.numpy(force=True)
-    return np.ascontiguousarray(np.moveaxis(pixels, 0, -1)) if pixels.ndim == 3 else pixels
 
 
 def _as_rgb(array: NDArray[np.generic]) -> NDArray[np.generic]:

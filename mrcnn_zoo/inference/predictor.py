@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -70,14 +71,18 @@ class Predictor:
         tile_overlap: float | None = None,
         trust: Iterable[str] = (),
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size = {batch_size} must be at least 1.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size = {batch_size!r} must be a whole number of at least 1.")
         if channel_order not in CHANNEL_ORDERS:
             raise UserError(f"channel_order = {channel_order!r} must be one of {', '.join(CHANNEL_ORDERS)}.")
         check_threshold(score_threshold, option="score_threshold")
         if isinstance(overrides, str | Mapping):
             raise UserError(
                 f"overrides = {overrides!r} must be a list of keys and values, as [KEY, VALUE] or ['KEY=VALUE']."
+            )
+        if tile_overlap is not None and not tiles:
+            raise UserError(
+                f"tile_overlap = {tile_overlap!r} is that of tiles, which is missing: give the side of a tile."
             )
         tiling = tiling_of(tiles, tile_overlap) if tiles else None
         settings = [*overrides, *(() if device in (None, AUTO) else ("MODEL.DEVICE", str(device)))]
@@ -176,10 +181,12 @@ class Predictor:
             image: one image; see `__call__`.
 
         Raises:
-            UserError: the image cannot be read, or the model has no recorder, as with TEST.AUG.ENABLED.
+            UserError: several images, the image cannot be read, or the model has no recorder, as with TEST.AUG.ENABLED.
         """
-        (source,) = self._sources([image])
-        return self.detector.record(source)
+        sources = list(islice(self._sources([image]), 2))
+        if len(sources) > 1:
+            raise UserError(f"{image} has several images, and record takes one: call it with each of them.")
+        return self.detector.record(sources[0])
 
     def _sources(self, images: Iterable[ImageInput]) -> Iterator[ImageSource]:
         return sources_of(

@@ -66,15 +66,15 @@ def tiling_of(size: int, overlap: float | None = None, *, option: str = "tiles")
     Raises:
         UserError: a size below 32, or an overlap that is negative or not below the size.
     """
-    if size < MIN_TILE:
-        raise UserError(f"{option} {size}: the side of a tile must be at least {MIN_TILE} pixels.")
+    if not isinstance(size, int) or size < MIN_TILE:
+        raise UserError(f"{option} {size!r}: the side of a tile must be a whole number of at least {MIN_TILE} pixels.")
     if overlap is None:
-        pixels = min(max(size // OVERLAP_SHARE, MIN_OVERLAP), size // 2)
-    else:
-        pixels = round(overlap * size if 0 < overlap < 1 else overlap)
-    if not 0 <= pixels < size:
+        return Tiling(size, min(max(size // OVERLAP_SHARE, MIN_OVERLAP), size // 2))
+    is_number = isinstance(overlap, int | float) and 0 <= overlap < size  # not NaN
+    pixels = round(overlap * size if overlap < 1 else overlap) if is_number else size
+    if pixels >= size:
         raise UserError(
-            f"{option} {size}: the overlap {overlap:g} must be at least 0 and below the size, or a share below 1."
+            f"{option} {size}: the overlap {overlap!r} must be at least 0 and below the size, or a share below 1."
         )
     return Tiling(size, pixels)
 

@@ -225,7 +225,7 @@ def _refuse_page(transfer: Transfer, response: HTTPResponse, is_page: bool) -> N
 
 
 def _status_error(transfer: Transfer, error: HTTPError) -> Exception:
-    what = f"the server answers {error.code} {error.reason}".strip()
+    what = " ".join(f"the server answers {error.code} {error.reason}".split())  # on one line
     if error.code in RETRIED_STATUSES:
         seconds = error.headers.get("Retry-After", "")
         return BrokenTransferError(what, wait=float(seconds) if seconds.isdigit() else 0.0)

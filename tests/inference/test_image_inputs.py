@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.image_inputs import find_images, image_files
@@ -43,7 +44,11 @@ def test_glob_patterns_are_expanded(tmp_path: Path) -> None:
         ("*.txt", "the pattern {tmp}/*.txt matches 1 file, but no image: notes.txt."),
         ("empty", "{tmp}/empty is empty."),
         ("texts", "{tmp}/texts has no image, only other files (1 x .txt). Images end in .jpg"),
-        ("deep", "{tmp}/deep has no image directly in it, but 1 in its sub-folders: add --recursive."),
+        (
+            "deep",
+            "{tmp}/deep has no image directly in it, but 1 in its sub-folders: add --recursive, or give the pattern "
+            "{tmp}/deep/**/*.",
+        ),
     ],
 )
 def test_inputs_without_images_are_reported_with_the_reason(tmp_path: Path, name: str, words: str) -> None:
@@ -55,3 +60,26 @@ def test_inputs_without_images_are_reported_with_the_reason(tmp_path: Path, name
     found = find_images([tmp_path / name, tmp_path / "good.png"])
     assert found.files == [tmp_path / "good.png"]
     assert words.format(tmp=tmp_path) in found.problems[0]
+
+
+def test_broken_link_in_a_folder_is_reported(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "moved.png")
+    found = find_images([tmp_path])
+    assert found.files == [tmp_path / "a.png"]
+    assert found.problems == [f"{tmp_path / 'b.png'} is a link to {tmp_path / 'moved.png'}, which is missing."]
+
+
+def test_pattern_leaves_out_the_output_folder_unless_it_names_it_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    paths = [tmp_path / "a.png", tmp_path / "out" / "a.png"]
+    for path in paths:
+        Image.new("RGB", (4, 4)).save(path)
+    exclude = tmp_path / "out"
+    assert find_images([f"{tmp_path}/**/*.png"], exclude=exclude).files == paths[:1]
+    assert find_images([f"{tmp_path}/out/*.png"], exclude=exclude).files == paths[1:]
+
+
+def test_other_addresses_than_http_are_refused() -> None:
+    with pytest.raises(UserError, match=r"ftp://x/a\.png: the address of an image starts with https:// or http://"):
+        find_images(["ftp://x/a.png"])

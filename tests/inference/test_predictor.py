@@ -1,8 +1,10 @@
 """`Predictor` on files, arrays and Pillow images."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,7 +171,7 @@ def test_unreadable_image_is_named(predictor: Predictor, images: list[Path], tmp
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty is empty"):
         predictor(tmp_path / "empty")
-    with pytest.raises(UserError, match=r"s3://a/b\.png: unknown kind of address"):
+    with pytest.raises(UserError, match=r"s3://a/b\.png: the address of an image starts with"):
         predictor("s3://a/b.png")
 
 
@@ -193,7 +195,7 @@ def test_weights_may_be_a_name_in_the_zoo() -> None:
 
 
 def test_arguments_are_checked(weights: Path) -> None:
-    with pytest.raises(UserError, match="batch_size = 0 must be at least 1"):
+    with pytest.raises(UserError, match="batch_size = 0 must be a whole number"):
         Predictor(weights, batch_size=0)
     with pytest.raises(UserError, match=r"score_threshold = 50 must be a number in \[0, 1\]"):
         Predictor(weights, score_threshold=50)
@@ -246,3 +248,30 @@ def test_record_refuses_given_boxes(predictor: Predictor) -> None:
     model = GivenBoxDetector(predictor.model, lambda _: (torch.zeros(0, 4), torch.zeros(0).long()))
     with pytest.raises(UserError, match=r"--boxes: .* Leave --boxes out"):
         replace(predictor.detector, model=model).record(LoadedImage("a", np.zeros((60, 80, 3), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.zeros(3, 60, 80).to_sparse(), "give tensor.to_dense()"),
+        (torch.zeros(3, 60, 80, device="meta"), "without values"),
+    ],
+)
+def test_tensors_of_another_layout_are_refused(weights: Path, tensor: torch.Tensor, words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        Predictor(weights)(tensor)
+
+
+def test_record_takes_one_image(weights: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        Image.new("RGB", (40, 40)).save(tmp_path / f"{name}.png")
+    with pytest.raises(UserError, match="has several images, and record takes one"):
+        Predictor(weights).record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"tiles": 64, "tile_overlap": float("nan")}, {"tile_overlap": 8}, {"tiles": "64"}]
+)
+def test_tiles_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="tile"):
+        Predictor("not read", **settings)

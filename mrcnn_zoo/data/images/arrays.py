@@ -312,7 +312,8 @@ def channels_last(array: NDArray[np.generic], axes: str, path: str) -> NDArray[n
     if len(others) > 1 or not set(others) <= set(TIFF_CHANNELS) or not set(TIFF_PLANE) <= set(axes):
         raise UserError(
             f"{path} is a stack with the axes {axes} and shape {array.shape}; an image has height, width and, at most, "
-            "channels or pages. Write one file per image, e.g. with tifffile.imwrite."
+            "channels or pages. Set INPUT.PAGES images to read each page as an image, or write one file per image, "
+            "e.g. with tifffile.imwrite."
         )
     return array.transpose([axes.index(axis) for axis in (*TIFF_PLANE, *others)])
 

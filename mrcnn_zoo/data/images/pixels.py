@@ -17,6 +17,7 @@ from mrcnn_zoo.errors import UserError, counted
 STRETCH_PERCENTILES = (0.1, 99.9)  # so that a few hot or dead pixels do not determine the contrast
 UINT16_TO_UINT8 = 257.0  # 65535 / 255
 UINT8_MAX = 255
+COLOUR_CHANNELS = (3, 4)  # of RGB and RGBA
 MAX_NORMALIZED = 256.0  # for values of 0 to 255 and a standard deviation of 1
 MIN_NORMALIZED_SPREAD = 0.02  # of an image; values of 0 to 1 with a standard deviation of 57 have less
 LUMA_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as in Pillow's mode L
@@ -286,3 +287,41 @@ PIXEL_FORMATS: dict[str, Callable[[Tensor], Tensor]] = {  # of a (3, H, W) RGB i
     "RGB": lambda image: image,
     "L": luma,
 }
+
+
+def array_of_tensor(tensor: Tensor, name: str) -> NDArray[np.generic]:
+    """A (C, H, W) or (H, W) tensor as an array with channels last, floats from 0 to 1 as bytes.
+
+    Args:
+        tensor: on any device.
+        name: of the image.
+
+    Raises:
+        UserError: another shape, type or layout, or values out of range.
+    """
+    if tensor.ndim not in (2, 3):
+        advice = " Give a batch as list(tensor)." if tensor.ndim == 4 else ""
+        raise UserError(
+            f"{name} is a tensor of the shape {tuple(tensor.shape)}; an image is (channels, height, width) or (height, "
+            f"width).{advice}"
+        )
+    if tensor.layout != torch.strided or tensor.is_meta:
+        kind = "without values (meta)" if tensor.is_meta else f"of the layout {tensor.layout}; give tensor.to_dense()"
+        raise UserError(f"{name} is a tensor {kind}; an image is a dense tensor.")
+    if tensor.ndim == 3 and tensor.shape[2] in COLOUR_CHANNELS and tensor.shape[0] > max(COLOUR_CHANNELS):
+        raise UserError(
+            f"{name} is a tensor of the shape {tuple(tensor.shape)}, which looks like channels last; give (channels, "
+            "height, width): tensor.permute(2, 0, 1)."
+        )
+    if tensor.is_floating_point():
+        values = tensor.detach().float()
+        if values.numel() and not (values.min() >= 0 and values.max() <= 1):
+            raise UserError(
+                f"{name} is a float tensor with values from {values.min():g} to {values.max():g}; floats are from 0 to "
+                "1. Give bytes as torch.uint8, deeper pixels as torch.uint16, and others as a NumPy array."
+            )
+        tensor = (values * UINT8_MAX).round().to(torch.uint8)
+    elif tensor.dtype not in (torch.uint8, torch.uint16):
+        raise UserError(f"{name} is a tensor of {tensor.dtype}; an image is uint8, uint16, or float from 0 to 1.")
+    pixels = tensor.numpy(force=True)
+    return np.ascontiguousarray(np.moveaxis(pixels, 0, -1)) if pixels.ndim == 3 else pixels
