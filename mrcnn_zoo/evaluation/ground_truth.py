@@ -1,6 +1,6 @@
 """Ground truth of a dataset in COCO's format, and as detections."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +113,19 @@ def _as_crowd(annotation: dict[str, Any], image_size: ImageSize) -> dict[str, An
 def _labeled_points(instance: InstanceRecord, count: int) -> dict[str, Any]:
     points = coco_keypoints(instance.keypoints or (0.0,) * (3 * count))
     return {"keypoints": points, "num_keypoints": sum(visibility > UNLABELED for visibility in points[2::3])}
+
+
+def bitmaps_of_rles(rles: Iterable[Rle | None], image_size: ImageSize) -> BoxedBitmaps:
+    """Masks as bitmaps; those of objects without one are empty.
+
+    Args:
+        rles: R encodings, None for an object without mask.
+        image_size: (height, width) of the image.
+    """
+    empty = MaskWindow(0, 0, np.zeros((0, 0), dtype=np.uint8))
+    windows = [(decode_window(encoding) if encoding else None) or empty for encoding in rles]
+    origins = [(window.x, window.y) for window in windows]
+    return BoxedBitmaps.from_windows(origins, [window.bitmap for window in windows], image_size)
 
 
 @dataclass(repr=False)

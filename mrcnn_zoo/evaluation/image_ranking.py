@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn_zoo.evaluation.metrics.cells import CROWD_SHARE, match_one_to_one
+from mrcnn_zoo.evaluation.metrics.cells import match_one_to_one
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated
 from mrcnn_zoo.evaluation.metrics.overlaps import ImageOverlaps, image_overlaps
 from mrcnn_zoo.evaluation.operating_points import MATCH_IOU
@@ -144,16 +144,6 @@ def match_objects(overlaps: ImageOverlaps, is_used: NDArray[np.bool_]) -> Pairs:
     return rows[order], columns[order]
 
 
-def are_in_crowd(overlaps: ImageOverlaps) -> NDArray[np.bool_]:
-    """(D,) whether a detection lies in a crowd, so that it is not false without an object.
-
-    Args:
-        overlaps: of the image.
-    """
-    in_crowd: NDArray[np.bool_] = np.any(overlaps.ious[:, overlaps.is_crowd] >= CROWD_SHARE, axis=1)
-    return in_crowd
-
-
 def _found_shares(
     images: Sequence[ImageOverlaps], matched: Sequence[Pairs], category_ids: Sequence[int]
 ) -> dict[int, float]:
@@ -190,7 +180,7 @@ def _result(
 def _false_detections(
     overlaps: ImageOverlaps, found: NDArray[np.intp], names: dict[int, str], score_threshold: float
 ) -> list[ImageError]:
-    is_false = (overlaps.scores >= score_threshold) & ~are_in_crowd(overlaps)
+    is_false = (overlaps.scores >= score_threshold) & ~overlaps.in_crowd
     is_false[found] = False
     errors = []
     for row in np.flatnonzero(is_false).tolist():

@@ -18,7 +18,6 @@ from mrcnn_zoo.ops import rle
 Floats = NDArray[np.float64]
 
 MIN_PAIR_IOU = 0.1  # of an object and a detection that may be meant for it
-CROWD_SHARE = 0.5  # share of a detection inside a crowd from which it is not used
 OTHER_CLASS = 0.9  # weight of a pair of different classes
 CONFIDENT = 0.5  # share of right detections at its score from which one counts for the reliability of its image
 NEIGHBOURS = 100  # detections of similar score, or objects of similar size, whose share is measured
@@ -86,7 +85,7 @@ def image_pairs(evaluated: Evaluated, task: str) -> Iterator[ImagePairs]:
 
 def _pair(overlaps: ImageOverlaps, task: str) -> ImagePairs:
     is_object = ~overlaps.is_crowd
-    in_crowd = np.any(overlaps.ious[:, overlaps.is_crowd] >= CROWD_SHARE, axis=1)
+    in_crowd = overlaps.in_crowd
     rows = [row for row, is_in in zip(overlaps.rows, in_crowd, strict=True) if not is_in]
     objects = [item for item, is_crowd in zip(overlaps.objects, overlaps.is_crowd, strict=True) if not is_crowd]
     ious, scores = overlaps.ious[~in_crowd][:, is_object], overlaps.scores[~in_crowd]

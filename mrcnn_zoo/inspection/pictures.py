@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -19,13 +18,13 @@ from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.class_mapping import predicts_classes
 from mrcnn_zoo.evaluation.evaluator import build_prediction_loader, build_test_detector
+from mrcnn_zoo.evaluation.ground_truth import bitmaps_of_rles
 from mrcnn_zoo.inference.image_detector import inference
 from mrcnn_zoo.inference.prediction import OBJECT
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.draw import Skeleton, draw_instances, draw_predictions, draw_training_batch
-from mrcnn_zoo.ops.rle import decode_window
 from mrcnn_zoo.output_files import write_atomically
-from mrcnn_zoo.structures import BoxedBitmaps, Detections, Sample, Targets
+from mrcnn_zoo.structures import Detections, Sample, Targets
 
 SOFTWARE = ("Software", "mrcnn_zoo")  # PNG text entry of the pictures written here
 
@@ -231,17 +230,15 @@ def record_targets(record: ImageRecord) -> Targets:
     Args:
         record: of the image.
     """
-    origins, bitmaps = [], []
-    for instance in record.instances:
-        rle = instance.segmentation and segmentation_rle(instance.segmentation, record.image_size)
-        window = decode_window(rle) if rle else None
-        origins.append((0, 0) if window is None else (window.x, window.y))
-        bitmaps.append(np.zeros((0, 0), dtype=np.uint8) if window is None else window.bitmap)
+    rles = [
+        segmentation_rle(instance.segmentation, record.image_size) if instance.segmentation else None
+        for instance in record.instances
+    ]
     return Targets(
         image_size=record.image_size,
         boxes=torch.tensor([instance.box for instance in record.instances], dtype=torch.float32).reshape(-1, 4),
         classes=torch.tensor([instance.class_index for instance in record.instances], dtype=torch.int64),
-        masks=BoxedBitmaps.from_windows(origins, bitmaps, record.image_size),
+        masks=bitmaps_of_rles(rles, record.image_size),
         keypoints=_keypoints(record),
     )
 

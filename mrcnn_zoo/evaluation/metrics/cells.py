@@ -11,13 +11,12 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.evaluation.backends import IOU_THRESHOLDS
 from mrcnn_zoo.evaluation.ground_truth import SEGM
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated, MetricReport
-from mrcnn_zoo.evaluation.metrics.overlaps import ImageOverlaps, image_overlaps, pairs_of_largest_sum
+from mrcnn_zoo.evaluation.metrics.overlaps import CROWD_SHARE, ImageOverlaps, image_overlaps, pairs_of_largest_sum
 from mrcnn_zoo.evaluation.tables import ABSENT, IOU_50, IOU_75
 from mrcnn_zoo.ops.rle import decode_window
 from mrcnn_zoo.registries import METRICS
 
 GROUP = "cells"
-CROWD_SHARE = 0.5  # share of an unmatched detection inside a crowd from which it is not counted
 PANOPTIC_IOU = 0.5  # Kirillov et al. 2019, section 4.1
 NAMES = ("AP", "AP50", "AP75", "pooled_AP", "pooled_AP50", "precision50", "recall50", "F1_50", "F1")
 AREA_NAMES = ("AJI", "AJI+", "PQ", "SQ", "RQ")

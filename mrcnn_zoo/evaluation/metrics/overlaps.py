@@ -13,6 +13,8 @@ from mrcnn_zoo.evaluation.ground_truth import SEGM
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated
 from mrcnn_zoo.evaluation.result_rows import Row
 
+CROWD_SHARE = 0.5  # share of an unmatched detection inside a crowd from which it is not counted
+
 
 @dataclass(frozen=True)
 class ImageOverlaps:
@@ -31,6 +33,12 @@ class ImageOverlaps:
     def same_class(self) -> NDArray[np.bool_]:
         """(D, G) whether detection and object have the same class."""
         return np.equal(self.row_classes[:, None], self.object_classes[None])
+
+    @property
+    def in_crowd(self) -> NDArray[np.bool_]:
+        """(D,) whether a detection lies in a crowd of any class, so that it does not count without an object."""
+        is_inside: NDArray[np.bool_] = np.any(self.ious[:, self.is_crowd] >= CROWD_SHARE, axis=1)
+        return is_inside
 
 
 def score_of(row: Row, task: str) -> float:

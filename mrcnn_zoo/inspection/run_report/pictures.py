@@ -13,13 +13,12 @@ from PIL import Image
 
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation.backends import KEYPOINTS
-from mrcnn_zoo.evaluation.ground_truth import SEGM
-from mrcnn_zoo.evaluation.image_ranking import are_in_crowd, match_objects
+from mrcnn_zoo.evaluation.ground_truth import SEGM, bitmaps_of_rles
+from mrcnn_zoo.evaluation.image_ranking import match_objects
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated
 from mrcnn_zoo.evaluation.metrics.overlaps import ImageOverlaps, image_overlaps
 from mrcnn_zoo.inspection.canvas import Color, Picture, to_picture
 from mrcnn_zoo.inspection.draw import draw_instances
-from mrcnn_zoo.ops.rle import decode_window
 from mrcnn_zoo.structures import BoxedBitmaps, Detections, ImageSize, Targets
 
 SIDE = 480  # pixels of the longer side of an image
@@ -57,11 +56,7 @@ class ShownSize:
 
     def masks(self, items: Items) -> BoxedBitmaps:
         """Masks of the picture; empty for objects without."""
-        windows = [decode_window(item["segmentation"]) if item.get("segmentation") else None for item in items]
-        origins = [(0, 0) if window is None else (window.x, window.y) for window in windows]
-        empty = np.zeros((0, 0), dtype=np.uint8)
-        bitmaps = [empty if window is None else window.bitmap for window in windows]
-        masks = BoxedBitmaps.from_windows(origins, bitmaps, self.image_size)
+        masks = bitmaps_of_rles([item.get("segmentation") for item in items], self.image_size)
         return masks if self.image_size == self.size else masks.resized(self.size, self.boxes(items))
 
     def keypoints(self, items: Items) -> torch.Tensor | None:
@@ -110,7 +105,7 @@ class ReportArtist:
         overlaps = self._overlaps(image_id)
         rows, columns = match_objects(overlaps, np.ones(len(overlaps.rows), dtype=np.bool_))
         of_objects = [NEUTRAL if is_crowd else MISSED for is_crowd in overlaps.is_crowd.tolist()]
-        of_rows = [NEUTRAL if is_in else FALSE for is_in in are_in_crowd(overlaps).tolist()]
+        of_rows = [NEUTRAL if is_in else FALSE for is_in in overlaps.in_crowd.tolist()]
         for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
             of_rows[row] = of_objects[column] = CORRECT
         pixels = to_picture(np.asarray(self._records[image_id].source.read()))

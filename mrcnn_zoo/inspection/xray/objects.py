@@ -4,18 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from mrcnn_zoo.data.masks import segmentation_rle
 from mrcnn_zoo.data.records import ImageRecord, InstanceRecord
 from mrcnn_zoo.evaluation.funnel.lost_objects import ObjectTrace, trace_objects
 from mrcnn_zoo.evaluation.funnel.lost_reasons import ANCHORS, FINAL, FOUND, NMS, PROPOSALS, SUPPRESSION, TOP_K, Reason
-from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM
+from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, bitmaps_of_rles
 from mrcnn_zoo.modeling.recording import Recording, StageReport
-from mrcnn_zoo.ops.masks import MaskWindow
-from mrcnn_zoo.ops.rle import Rle, decode_window
-from mrcnn_zoo.structures import BoxedBitmaps, Detections, Targets
+from mrcnn_zoo.ops.rle import Rle
+from mrcnn_zoo.structures import Detections, Targets
 
 # The step of the page that shows a stage of `trace_objects`.
 STEPS = {
@@ -128,18 +126,11 @@ def _untraced(item: InstanceRecord, indices: Sequence[int]) -> str:
 
 def _targets(record: ImageRecord, objects: Sequence[XrayObject], classes: Sequence[int], *, has_masks: bool) -> Targets:
     """Targets in pixels of the image file."""
-    masks = None
-    if has_masks:
-        windows = [decode_window(item.mask) for item in objects if item.mask is not None]
-        empty = MaskWindow(0, 0, np.zeros((0, 0), dtype=np.uint8))
-        found = [window or empty for window in windows]
-        origins = np.array([(window.x, window.y) for window in found]).reshape(-1, 2)
-        masks = BoxedBitmaps.from_windows(origins, [window.bitmap for window in found], record.image_size)
     return Targets(
         image_size=record.image_size,
         boxes=torch.tensor([item.box for item in objects], dtype=torch.float32).reshape(-1, 4),
         classes=torch.tensor(classes, dtype=torch.int64),
-        masks=masks,
+        masks=bitmaps_of_rles([item.mask for item in objects], record.image_size) if has_masks else None,
     )
 
 
