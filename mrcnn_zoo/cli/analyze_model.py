@@ -1,7 +1,6 @@
 """Parameters, FLOPs, activations, output shapes and time of a model by module, and dead or exploding layers."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +46,7 @@ from mrcnn_zoo.inspection.model.weight_findings import (
 from mrcnn_zoo.inspection.pictures import save_picture
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.proposal_generators.precomputed import PrecomputedProposals
-from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace, write_atomically
+from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace, write_json, write_text
 from mrcnn_zoo.structures import Proposals, Sample
 
 if TYPE_CHECKING:
@@ -178,8 +177,8 @@ def _write(folder: Path, analysis: ModelAnalysis, findings: Sequence[Finding], f
         "findings": [vars(item) for item in findings],
     }
     as_json, as_csv, picture = (folder / name for name in FILES)
-    write_atomically(as_json, lambda file: file.write(json.dumps(content, indent=1).encode("utf-8")))
-    write_atomically(as_csv, lambda file: file.write(rows_as_csv(analysis).encode("utf-8")))
+    write_json(as_json, content, indent=1)
+    write_text(as_csv, rows_as_csv(analysis))
     save_picture(picture_of(figure), picture)
     return [as_json, as_csv, picture]
 

@@ -190,7 +190,7 @@ def build_parser() -> CommandParser:
     add_weights_option(parser)
     add_trust_option(parser)
     add_config_option(parser, text="default: the one in the weights")
-    text = f"the page (default: {DEFAULT_OUTPUT}); of several images a page each, named after the image as well"
+    text = f"the page (default: {DEFAULT_OUTPUT}); of several images one page per image, with its name added"
     replaced = "also replace a file that is no page of mrcnn_zoo"
     add_output_options(parser, text=text, overwrite=replaced, metavar="FILE.html")
     parser.set_defaults(output=DEFAULT_OUTPUT)

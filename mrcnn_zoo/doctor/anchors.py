@@ -118,7 +118,7 @@ def _finding(measured: MeasuredObjects, ious: Tensor, fitted: Tensor, fit: Ancho
         text,
         f"Objects without an anchor of {MATCH_IOU:g} are often missed. Fitted anchors reach "
         f"{MATCH_IOU:g} for {percent(possible, count)}, and {POSITIVE_IOU:g} for {percent(possible_positive, count)}. "
-        "Trained weights have to learn them anew:",
+        "Trained weights have to be trained again for them:",
         count=count - reached,
         total=count,
         examples=tuple(_example(measured, place, float(ious[place])) for place in worst),

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.data.masks import segmentation_rle
 from mrcnn_zoo.data.records import ImageRecord, InstanceRecord
-from mrcnn_zoo.doctor.examined import TRAIN, DoctorInput, ObjectTable, Side, looked_at
+from mrcnn_zoo.doctor.examined import TRAIN, DoctorInput, ObjectTable, Side, images_read
 from mrcnn_zoo.doctor.finding import EXAMPLES_KEPT, Box, Example, Finding, Severity, object_example, percent
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.ops import rle
@@ -212,7 +212,7 @@ def check_mask_boxes(examined: DoctorInput) -> Iterator[Finding]:
             yield Finding(
                 Severity.WARNING,
                 f"{side.name}: {counted(len(bad), 'mask')} that {'disagrees' if len(bad) == 1 else 'disagree'} with "
-                f"the box of the object, of {num_masks:,} in {looked_at([side])}",
+                f"the box of the object, of {num_masks:,} in {images_read([side])}",
                 "Box and mask of an object should be drawn from one outline. Take the boxes from the masks, or "
                 "correct the mask where it is the wrong one.",
                 count=len(bad),

@@ -293,7 +293,7 @@ def sampled_rows(dataset: Dataset, count: int) -> tuple[int, ...]:
     return tuple(sorted(rows_of([units[number] for number in kept])))
 
 
-def looked_at(sides: Sequence[Side]) -> str:
+def images_read(sides: Sequence[Side]) -> str:
     """How many images of the datasets were read, e.g. "500 of 2,000 images"; "all 40 images".
 
     Args:

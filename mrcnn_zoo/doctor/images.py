@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mrcnn_zoo.data.images.headers import size_from_header
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.records import ImageRecord
-from mrcnn_zoo.doctor.examined import TRAIN, DoctorInput, Side, looked_at
+from mrcnn_zoo.doctor.examined import TRAIN, DoctorInput, Side, images_read
 from mrcnn_zoo.doctor.finding import EXAMPLES_KEPT, Example, Finding, Severity
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.inspection.dataset_statistics import as_text
@@ -101,7 +101,7 @@ def check_flat_images(examined: DoctorInput) -> Iterator[Finding]:
         if flat:
             yield Finding(
                 Severity.WARNING,
-                f"{side.name}: {counted(len(flat), 'image')} without any contrast, of {looked_at([side])}",
+                f"{side.name}: {counted(len(flat), 'image')} without any contrast, of {images_read([side])}",
                 "Probably a failed export or an empty exposure. Replace them, or take them out of the annotations.",
                 count=len(flat),
                 total=len(side.rows),
@@ -157,7 +157,7 @@ def _few_levels(examined: DoctorInput, side: Side, depths: set[str]) -> Iterator
         yield Finding(
             Severity.WARNING,
             f"{side.name}: {counted(len(dark), 'image')} with few grey levels after the conversion to 8 bits by "
-            f"INPUT.SIXTEEN_BIT {examined.settings.sixteen_bit}, of {looked_at([side])}",
+            f"INPUT.SIXTEEN_BIT {examined.settings.sixteen_bit}, of {images_read([side])}",
             "A 12-bit camera fills a sixteenth of 16 bits. `range` scales all images alike by the values of the "
             "training images:",
             count=len(dark),
@@ -195,7 +195,7 @@ def check_statistics(examined: DoctorInput) -> Iterator[Finding]:
     is_far = shift > MAX_SHIFT or spread.min() < MIN_SPREAD or spread.max() > MAX_SPREAD
     is_noted = shift > NOTED_SHIFT or spread.min() < 1 / NOTED_SPREAD or spread.max() > NOTED_SPREAD
     channels = settings.pixel_format
-    text = f"pixels of {looked_at(sides)} have mean {_numbers(mean)} and deviation {_numbers(std)} ({channels})"
+    text = f"pixels of {images_read(sides)} have mean {_numbers(mean)} and deviation {_numbers(std)} ({channels})"
     if not (is_far or is_noted):
         yield Finding(Severity.FINE, f"{text}, near MODEL.PIXEL_MEAN and PIXEL_STD")
         return

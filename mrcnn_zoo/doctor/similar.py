@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.records import ImageRecord
-from mrcnn_zoo.doctor.examined import TRAIN, VAL, DoctorInput, Side, looked_at
+from mrcnn_zoo.doctor.examined import TRAIN, VAL, DoctorInput, Side, images_read
 from mrcnn_zoo.doctor.finding import EXAMPLES_KEPT, Example, Finding, Severity, percent
 from mrcnn_zoo.doctor.hashes import near_pairs
 from mrcnn_zoo.errors import counted
@@ -138,7 +138,7 @@ def _leaks(examined: DoctorInput, pairs: Sequence[SimilarPair], *, is_equal: boo
             continue
         trained = examined.of_role(TRAIN)
         total = len(side.dataset) if is_equal else len(side.rows)
-        extent = "" if is_equal else f" ({looked_at([side])} compared with {looked_at(trained)})"
+        extent = "" if is_equal else f" ({images_read([side])} compared with {images_read(trained)})"
         yield Finding(
             Severity.ERROR if len(partners) >= SEVERE_SHARE * total else Severity.WARNING,
             f"{side.name}: {counted(len(partners), 'validation image')} ({percent(len(partners), total)}) also among "
@@ -155,8 +155,8 @@ def _repeated(side: Side, pairs: Sequence[SimilarPair], *, is_equal: bool) -> Fi
     images = {picture.record.image_id for pair in pairs for picture in (pair.one, pair.other)}
     total = len(side.dataset) if is_equal else len(side.rows)
     is_severe = is_equal or len(images) >= SEVERE_SHARE * total
-    what = "are equal files" if is_equal else "look nearly alike"
-    extent = "" if is_equal else f", of {looked_at([side])}"
+    what = "are equal files" if is_equal else "look nearly equal"
+    extent = "" if is_equal else f", of {images_read([side])}"
     return Finding(
         Severity.WARNING if is_severe else Severity.NOTE,
         f"{side.name}: {len(images):,} images {what} ({counted(len(pairs), 'pair')}){extent}",

@@ -46,7 +46,7 @@ class Loss:
 
     reason: Reason
     sentence: str
-    row: int = -1  # the box that got furthest
+    row: int = -1  # the box that is removed last
     score: float = math.nan  # of this box; for proposals the logit
     rank: int = -1  # of this box where a top-k or a limit removes it; 1 is the best
     predicted_class: int = -1  # of this box, in [0, K)
@@ -154,7 +154,7 @@ class LossExplainer:
         return overlaps_of(report_boxes(report), self.truth[[number]])[:, 0]
 
     def _selection(self, stage: Stage, number: int) -> Loss:
-        """Boxes that a top-k, a suppression or a limit removes; the reason is that of the box that got furthest."""
+        """Boxes that a top-k, a suppression or a limit removes; the reason is that of the box that is removed last."""
         report = self.reports[stage.source]
         overlaps = self._overlaps(report, number)
         is_near = overlaps >= self.iou

@@ -252,7 +252,7 @@ function drawChosenBins(path) {
   drawBox(boxAt(data.regions.boxes, region), color(data.regions.pooling.levels[region]), { width: 2.5, halo: true });
 }
 
-// An object, and the boxes that decided about it.
+// An object, and the boxes that find it or that it is lost with.
 function drawSpotlight(object) {
   const step = stepId(), stage = stageOf(step), box = boxAt(object.box, 0);
   if (object.mask && RESULTS.includes(step)) drawMask(object.mask, OBJECT);

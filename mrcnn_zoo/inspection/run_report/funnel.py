@@ -19,7 +19,7 @@ def funnel_blocks(report: EvaluationReport) -> list[str]:
     """The objects left after each stage as bars, the reasons of the losses, and the advice, for each task.
 
     Args:
-        report: of an evaluation; without its funnel there is a line that says how to measure it.
+        report: of an evaluation; without its funnel there is a line on how to measure it.
     """
     tasks = report.funnel.get("tasks", {})
     if not tasks:

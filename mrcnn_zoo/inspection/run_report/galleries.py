@@ -26,7 +26,7 @@ NUM_IMAGES = 6  # of each gallery
 NUM_SUSPECTS = 24
 SUSPECT_TEXT = (
     "The annotations in question are green, detections magenta, other annotations blue; the contrast is stretched. "
-    "Some suspects are errors of the model: look before you correct."
+    "Some suspects are errors of the model: check each before you correct it."
 )
 MAX_NAME = 26  # characters of a file name; of a longer one the middle is left out
 MOST_WRONG = (

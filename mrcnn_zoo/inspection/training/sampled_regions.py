@@ -1,6 +1,7 @@
 """The regions of one image that the region heads are trained on: sampled RoIs, and their mask targets."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +65,7 @@ class MaskTarget:
         inside = torch.zeros_like(self.truth)
         x1, y1, x2, y2 = self.box.tolist()
         # Pixels whose centre is in the box.
-        left, top, right, bottom = (max(0, int(-(-(edge - 0.5) // 1))) for edge in (x1, y1, x2, y2))
+        left, top, right, bottom = (max(0, math.ceil(edge - 0.5)) for edge in (x1, y1, x2, y2))
         inside[top:bottom, left:right] = True
         return _mask_iou(self.pasted & inside, self.truth & inside)
 
@@ -95,7 +96,7 @@ def sample_regions(model: nn.Module, sample: Sample) -> SampledRegions:
 
 
 def mask_targets_of(model: nn.Module, sample: Sample) -> list[MaskTarget]:
-    """The mask targets of the sampled foreground regions, as the mask head asks for them in a training step.
+    """The mask targets of the sampled foreground regions, as the mask head crops them in a training step.
 
     Args:
         model: a detector with a mask head, in evaluation mode.
