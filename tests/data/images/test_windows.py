@@ -1,5 +1,7 @@
 """Windows of image files against the files read as a whole."""
 
+import logging
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from mrcnn_zoo.data.images.arrays import tifffile_errors
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.images.windows import open_windows
 from mrcnn_zoo.errors import UserError
@@ -69,3 +72,15 @@ def test_damaged_tiff_is_reported_when_its_tile_is_read(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4000])
     with pytest.raises(UserError, match=r"image\.tif"):
         np.asarray(open_windows(FileImage(str(path))))
+
+
+def test_logger_of_tifffile_works_after_reads_that_overlap_in_time(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("tifffile")
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(tifffile_errors("a.tif"))
+    second.enter_context(tifffile_errors("b.tif"))
+    first.close()
+    log.warning("inside")
+    second.close()
+    log.warning("outside")
+    assert [record.message for record in caplog.records] == ["outside"]
