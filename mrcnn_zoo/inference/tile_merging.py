@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from mrcnn_zoo.data.tiles import Window
-from mrcnn_zoo.ops.masks import MaskWindow, common_pixels, part_of
+from mrcnn_zoo.ops.masks import MaskWindow, common_pixels, overlapping_pairs, part_of
 from mrcnn_zoo.structures import BoxedBitmaps, Detections, ImageSize, object_windows
 
 SAME_OBJECT = 0.5  # least IoU over the overlap of two views of an object
@@ -170,9 +170,8 @@ def _views_of_two(tile: TileDetections, other: TileDetections) -> Iterator[_View
     high = np.minimum(tile.window[2:], other.window[2:])
     overlap = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
     boxes, other_boxes = (_boxes(table.masks).reshape(-1, 4) for table in (tile, other))
-    lower = np.maximum(np.maximum(boxes[:, None, :2], other_boxes[:, :2]), low)
-    upper = np.minimum(np.minimum(boxes[:, None, 2:], other_boxes[:, 2:]), high)
-    for row, column in np.argwhere((upper > lower).all(axis=2)).tolist():
+    clipped = np.concatenate([np.maximum(boxes[:, :2], low), np.minimum(boxes[:, 2:], high)], axis=1)
+    for row, column in overlapping_pairs(clipped, other_boxes):
         first, second = part_of(tile.masks[row], overlap), part_of(other.masks[column], overlap)
         common = common_pixels(first, second)
         if common:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mrcnn_zoo.ops.masks import MaskWindow, common_pixels
+from mrcnn_zoo.ops.masks import MaskWindow, common_pixels, overlapping_pairs
 from mrcnn_zoo.structures import Detections, object_windows
 
 MIN_IOU = 0.2  # of the masks of an object in two frames; objects move and turn between them
@@ -118,10 +118,8 @@ def _ious(masks: list[MaskWindow], others: list[MaskWindow]) -> NDArray[np.float
     if not ious.size:
         return ious
     boxes, other_boxes = (np.array([mask.box for mask in group]) for group in (masks, others))
-    lower = np.maximum(boxes[:, None, :2], other_boxes[:, :2])
-    upper = np.minimum(boxes[:, None, 2:], other_boxes[:, 2:])
     areas, other_areas = ([int(np.count_nonzero(mask.bitmap)) for mask in group] for group in (masks, others))
-    for row, column in np.argwhere((upper > lower).all(axis=2)).tolist():
+    for row, column in overlapping_pairs(boxes, other_boxes):
         common = common_pixels(masks[row], others[column])
         ious[row, column] = common / max(1, areas[row] + other_areas[column] - common)
     return ious

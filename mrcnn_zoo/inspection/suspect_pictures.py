@@ -16,7 +16,7 @@ from mrcnn_zoo.evaluation.label_errors import Suspect
 from mrcnn_zoo.evaluation.metrics.label_errors import NAME, SHOWN, read_suspects
 from mrcnn_zoo.inspection.canvas import Canvas, Color, Picture, paint_window, to_picture
 from mrcnn_zoo.inspection.draw import grid, side_by_side
-from mrcnn_zoo.ops.masks import MaskWindow
+from mrcnn_zoo.ops.masks import part_of
 from mrcnn_zoo.ops.rle import decode_window
 
 LABEL_COLOR: Color = (60, 220, 60)  # of the objects of the suspect
@@ -173,10 +173,8 @@ def _outline(
         return canvas.picture()
     window = decode_window(item["segmentation"])
     if window is not None:
-        x1, y1, x2, y2 = window.box
-        inside = (max(x1, left), max(y1, top), min(x2, left + width), min(y2, top + height))
-        if inside[0] < inside[2] and inside[1] < inside[3]:
-            bitmap = window.bitmap[inside[1] - y1 : inside[3] - y1, inside[0] - x1 : inside[2] - x1]
-            cut = MaskWindow(inside[0] - left, inside[1] - top, bitmap)
-            paint_window(picture, cut, color, factor=factor, opacity=0.0, border=max(2, factor // 3))
+        part = part_of(window, (left, top, left + width, top + height))
+        if part.bitmap.size:
+            moved = part._replace(x=part.x - left, y=part.y - top)
+            paint_window(picture, moved, color, factor=factor, opacity=0.0, border=max(2, factor // 3))
     return picture

@@ -213,6 +213,18 @@ def common_pixels(mask: MaskWindow, other: MaskWindow) -> int:
     return int(np.count_nonzero(part_of(mask, other.box).bitmap & part_of(other, mask.box).bitmap))
 
 
+def overlapping_pairs(boxes: NDArray[np.int64], others: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """The pairs of boxes that share pixels: rows of the first and of the second.
+
+    Args:
+        boxes: (R, 4) x1, y1, x2, y2.
+        others: (S, 4).
+    """
+    lower = np.maximum(boxes[:, None, :2], others[:, :2])
+    upper = np.minimum(boxes[:, None, 2:], others[:, 2:])
+    return [(row, other) for row, other in np.argwhere((upper > lower).all(axis=2)).tolist()]
+
+
 def tight_box(bitmap: NDArray[Any]) -> tuple[int, int, int, int] | None:
     """x1, y1, x2, y2 around the nonzero pixels of an (H, W) bitmap; x2 and y2 are excluded. None where all are 0."""
     rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
