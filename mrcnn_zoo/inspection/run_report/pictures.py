@@ -90,14 +90,13 @@ class ReportArtist:
             self._rows[row["image_id"]].append(row)
         self._images = {image["id"]: image for image in evaluated.ground_truth["images"]}
 
-    def pair(self, image_id: Any, *, side: int = SIDE) -> tuple[Picture, Picture]:
+    def pair(self, image_id: Any) -> tuple[Picture, Picture]:
         """An image with its annotations, found ones green and missed ones yellow; and with the detections.
 
         Detections of at least the threshold are drawn, correct ones green and false ones red.
 
         Args:
             image_id: of the dataset.
-            side: maximum length of its longer side.
 
         Raises:
             UserError: the image cannot be read.
@@ -110,7 +109,7 @@ class ReportArtist:
             of_rows[row] = of_objects[column] = CORRECT
         pixels = to_picture(np.asarray(self._records[image_id].source.read()))
         height, width = pixels.shape[:2]
-        scale = min(1.0, side / max(height, width))
+        scale = min(1.0, SIDE / max(height, width))
         shown = ShownSize((height, width), (max(1, round(height * scale)), max(1, round(width * scale))))
         picture = _resized(pixels, shown.size)
 

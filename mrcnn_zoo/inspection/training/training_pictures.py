@@ -63,7 +63,7 @@ class Illustrator:
 
     def labels(self, sample: Sample, picture: Picture) -> tuple[Picture | None, str]:
         """The labels of all anchors."""
-        anchors = assign_anchors(self.model, sample)
+        anchors = assign_anchors(self.model, sample, purpose="labels")
         return draw_anchor_labels(picture, anchors), anchor_tables(anchors, self.class_names)
 
     def rois(self, sample: Sample, picture: Picture) -> tuple[Picture | None, str]:
