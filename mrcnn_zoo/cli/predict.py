@@ -73,7 +73,7 @@ from mrcnn_zoo.inference.thresholds import (
 )
 from mrcnn_zoo.inference.tiles import MIN_TILE, check_predicts_tiles, tiling_of
 from mrcnn_zoo.inference.trained import open_trained
-from mrcnn_zoo.inference.video import is_camera, is_video
+from mrcnn_zoo.inference.video import is_camera, split_videos
 from mrcnn_zoo.inference.video_files import check_video_outputs, predict_video, summary_of_video
 from mrcnn_zoo.output_files import check_output_folder
 from mrcnn_zoo.registries import ANNOTATION_FORMATS
@@ -93,10 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with logging_lines():
         weights = given_weights(arguments)
         exclude = Path(arguments.output).expanduser()
-        videos = [text for text in arguments.inputs if is_video(text)]
+        videos, images = split_videos(arguments.inputs)
+        if videos:
+            _check_videos(arguments, videos)
         result, summary = PredictedImages(), ""
-        if len(videos) < len(arguments.inputs) or not videos:
-            images = [text for text in arguments.inputs if not is_video(text)]
+        if images or not videos:
             found = find_images(images, recursive=arguments.recursive, exclude=exclude)
             write = _write_dataset if arguments.format else _write_predictions
             result, summary = write(arguments, weights, found)
@@ -158,12 +159,17 @@ def _write_dataset(arguments: argparse.Namespace, weights: str, found: FoundImag
     return result, "\n".join(lines)
 
 
-def _predict_videos(arguments: argparse.Namespace, weights: str, videos: Sequence[str]) -> int:
-    """Write the files of videos and print what they contain; returns the number of videos that cannot be read."""
+def _check_videos(arguments: argparse.Namespace, videos: Sequence[str]) -> Path:
+    """The output folder; the options are checked before the images, whose prediction may take long."""
     for option in ("format", "boxes"):
         if getattr(arguments, option):
             raise UserError(f"--{option} is for images; leave it out for {videos[0]}.")
-    output = check_video_outputs(videos, arguments.output, overwrite=arguments.overwrite)
+    return check_video_outputs(videos, arguments.output, overwrite=arguments.overwrite)
+
+
+def _predict_videos(arguments: argparse.Namespace, weights: str, videos: Sequence[str]) -> int:
+    """Write the files of videos and print what they contain; returns the number of videos that cannot be read."""
+    output = _check_videos(arguments, videos)
     opened = _open(arguments, weights, FoundImages())
     num_unread = 0
     for name in videos:
@@ -315,10 +321,8 @@ def build_parser() -> CommandParser:
     text = "predict large images by overlapping tiles of N x N pixels, each as an image; an object in several tiles is "
     text += "found once, and limits such as TEST.DETECTIONS_PER_IMAGE hold per tile"
     parser.add_argument("--tiles", type=whole_number(minimum=MIN_TILE), metavar="N", help=text)
-    text = (
-        "with --tiles: overlap of neighbours in pixels, or below 1 as a share of N (default: N / 8, at least 64 and at "
-    )
-    text += "most N / 2); larger than most objects"
+    text = "with --tiles: overlap of neighbours in pixels, or below 1 as a share of N (default: N / 8, at least 64 "
+    text += "and at most N / 2); larger than most objects"
     parser.add_argument("--tile-overlap", type=not_negative, metavar="PIXELS", help=text)
     text = "write a dataset of this format into the output folder, instead of pictures and predictions.json: "
     text += f"{', '.join(sorted(ANNOTATION_FORMATS.names()))}; RESULTS.SIMPLIFY is the tolerance of its polygons"

@@ -61,7 +61,7 @@ def predict_images(
 ) -> PredictedImages:
     """Detect objects in image files; write pictures, predictions.json (a COCO dataset) and predictions.csv.
 
-    Images that cannot be read are logged and skipped.
+    Images that cannot be read are logged and skipped. An interrupt (Ctrl-C) writes the tables of the images so far.
 
     Args:
         detector: of the objects.
@@ -88,25 +88,27 @@ def predict_images(
     annotations: list[dict[str, Any]] = []
     table: list[dict[str, object]] = []
     image_ids = dict(zip(names, _image_ids(names, given or {}), strict=True))
-    for prediction, is_shown in predict_files(
-        detector, found, result, threshold=score_threshold, batch_size=batch_size, tally=tally
-    ):
-        file, pixels = prediction.name, prediction.pixels
-        result.pictures.append(save_picture(draw(pixels, prediction.detections), picture_of[file]))
-        image_id = image_ids[file]
-        images.append({"id": image_id, "file_name": file, "height": pixels.shape[0], "width": pixels.shape[1]})
-        rows = coco_rows(prediction.detections, image_id, detector.categories)
-        if given and file in given:
-            rows = _with_given_ids(rows, given[file], is_shown)
-        for row in rows:
-            annotations.append({"id": len(annotations) + 1, **row, "iscrowd": 0})
-        table += prediction.table_rows()
-        result.counts[file] = Counter(prediction.names)
-    if images:
-        _write_coco(output, images, detector.categories, annotations)
-        has_mask_scores = any("mask_score" in row for row in table)
-        columns = table_columns(detector.mapper.reader.num_channels, has_mask_scores=has_mask_scores)
-        write_text(output / TABLE_FILE, csv_text([columns, *map(as_texts, table)]))
+    try:
+        for prediction, is_shown in predict_files(
+            detector, found, result, threshold=score_threshold, batch_size=batch_size, tally=tally
+        ):
+            file, pixels = prediction.name, prediction.pixels
+            result.pictures.append(save_picture(draw(pixels, prediction.detections), picture_of[file]))
+            image_id = image_ids[file]
+            images.append({"id": image_id, "file_name": file, "height": pixels.shape[0], "width": pixels.shape[1]})
+            rows = coco_rows(prediction.detections, image_id, detector.categories)
+            if given and file in given:
+                rows = _with_given_ids(rows, given[file], is_shown)
+            for row in rows:
+                annotations.append({"id": len(annotations) + 1, **row, "iscrowd": 0})
+            table += prediction.table_rows()
+            result.counts[file] = Counter(prediction.names)
+    except KeyboardInterrupt:
+        logger.warning("stopped after %s of %s", f"{len(images):,}", counted(len(names), "image"))
+        raise
+    finally:  # the objects of the pictures that are written
+        if images:
+            _write_tables(output, detector, images, annotations, table)
     return result
 
 
@@ -275,16 +277,20 @@ def _is_own_file(path: Path) -> bool:
     return isinstance(info, dict) and info.get("description") == DESCRIPTION
 
 
-def _write_coco(
+def _write_tables(
     output: Path,
+    detector: ImageDetector,
     images: Sequence[dict[str, Any]],
-    categories: Sequence[tuple[int, str]],
     annotations: Sequence[dict[str, Any]],
+    table: Sequence[dict[str, object]],
 ) -> None:
     content = {
         "info": {"description": DESCRIPTION},
         "images": images,
-        "categories": [{"id": number, "name": name} for number, name in categories],
+        "categories": [{"id": number, "name": name} for number, name in detector.categories],
         "annotations": annotations,
     }
     write_json(output / PREDICTIONS_FILE, content)
+    has_mask_scores = any("mask_score" in row for row in table)
+    columns = table_columns(detector.mapper.reader.num_channels, has_mask_scores=has_mask_scores)
+    write_text(output / TABLE_FILE, csv_text([columns, *map(as_texts, table)]))

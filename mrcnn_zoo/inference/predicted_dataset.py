@@ -1,7 +1,6 @@
 """Predictions as a dataset, which the writers of all annotation formats can write."""
 
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,20 +77,34 @@ def save_predictions(
         What the format cannot hold, and objects that are left out, with counts.
 
     Raises:
-        UserError: no prediction, an unknown format, or a folder in use.
+        UserError: no prediction, those of models with other classes, an unknown format, or a folder in use.
     """
     kind: AnnotationFormat = ANNOTATION_FORMATS.get(format, key="format")()
     output = check_output_folder(folder, option="folder")
+    if not isinstance(predictions, Iterable) or isinstance(predictions, str):
+        raise UserError("save_predictions takes several predictions, e.g. a list; call prediction.save for one.")
     images = iter(predictions)
     first = next(images, None)
     if first is None:
         raise UserError(f"there are no predictions to write to {output}.")
-    dataset = predicted_dataset(chain([first], images), first.class_names, first.category_ids)
+    dataset = predicted_dataset(_of_one_model(first, images), first.class_names, first.category_ids)
     copies = not kind.finds_images_elsewhere if copies_images is None else copies_images
     lost = write_dataset(
         {"": dataset}, output, kind, copies_images=copies, tolerance=tolerance, may_overwrite=may_overwrite
     )
     return (*dataset.notes, *lost)
+
+
+def _of_one_model(first: "Prediction", others: "Iterable[Prediction]") -> "Iterator[Prediction]":
+    yield first
+    for prediction in others:
+        if prediction.class_names != first.class_names:
+            raise UserError(
+                f"{prediction.name} is predicted with the classes {', '.join(prediction.class_names[:3])}, but "
+                f"{first.name} with {', '.join(first.class_names[:3])}: save "
+                "the predictions of each model in a folder of its own."
+            )
+        yield prediction
 
 
 def _instances(objects: Detections, *, first_id: int) -> list[InstanceRecord]:

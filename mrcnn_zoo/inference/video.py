@@ -1,9 +1,10 @@
 """Frames of video files and cameras, and the predictions on them with the numbers of the objects."""
 
+import glob
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -94,6 +95,30 @@ def is_video(text: str | Path) -> bool:
         text: as given.
     """
     return str(text).lower().endswith(VIDEO_SUFFIXES) or is_camera(text)
+
+
+def split_videos(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Videos, and the other inputs; patterns such as `x/*.mp4` are expanded.
+
+    Folders and other patterns are searched for images alone; a warning counts the videos in them.
+
+    Args:
+        inputs: files, folders, patterns, addresses and numbers of cameras.
+    """
+    videos, others = [], []
+    for text in inputs:
+        place = Path(text).expanduser()
+        matches = [] if "://" in text or place.is_file() else sorted(glob.glob(str(place), recursive=True))
+        if is_video(text):
+            videos += matches if matches and not place.exists() else [text]
+            continue
+        others.append(text)
+        found = [path for path in (place.iterdir() if place.is_dir() else matches) if is_video(path)]
+        if found:
+            name, suffix = (f"{text}/*" if place.is_dir() else text), Path(found[0]).suffix
+            count = counted(len(found), "video")
+            logger.warning("%s: %s not read. To predict on videos, name them, e.g. %s%s", text, count, name, suffix)
+    return list(dict.fromkeys(videos)), others
 
 
 def is_camera(text: str | Path) -> bool:

@@ -295,3 +295,23 @@ def test_pages_of_a_stack_are_images_if_wanted(two_boxes, tmp_path) -> None:
     ]
     dataset, _ = predict_dataset(two_boxes, found, **options)
     assert [record.source.read()[0, 0, 0] for record in dataset.records] == [0, 1, 0]
+
+
+class Interrupting(DetectionTally):
+    """Imitates Ctrl-C in the second image."""
+
+    def add(self, image: str, found: Any, *, measured: Any = None) -> None:
+        super().add(image, found, measured=measured)
+        if self.num_images == 2:
+            raise KeyboardInterrupt
+
+
+def test_interrupt_writes_the_tables_of_the_pictures_so_far(two_boxes, tmp_path) -> None:
+    images = [write_image(tmp_path / "in" / f"{name}.png") for name in "abc"]
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        predict(two_boxes, images, output, score_threshold=0.5, tally=Interrupting(limits=()))
+    assert sorted(path.name for path in output.iterdir()) == ["a.png", "predictions.csv", "predictions.json"]
+    assert [image["file_name"] for image in json.loads((output / "predictions.json").read_text())["images"]] == [
+        str(images[0])
+    ]

@@ -7,6 +7,7 @@ from PIL import Image
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.image_inputs import find_images, image_files
+from mrcnn_zoo.inference.video import split_videos
 
 
 def write_files(*paths: Path) -> None:
@@ -83,3 +84,16 @@ def test_pattern_leaves_out_the_output_folder_unless_it_names_it_alone(tmp_path:
 def test_other_addresses_than_http_are_refused() -> None:
     with pytest.raises(UserError, match=r"ftp://x/a\.png: the address of an image starts with https:// or http://"):
         find_images(["ftp://x/a.png"])
+
+
+def test_patterns_of_videos_are_expanded_and_those_in_folders_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("b.mp4", "a.mp4", "a.png"):
+        (tmp_path / name).touch()
+    files = [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
+    assert split_videos([f"{tmp_path}/*.mp4", files[1], "x.png"]) == (files, ["x.png"])
+    assert caplog.messages == []
+    assert split_videos([str(tmp_path)]) == ([], [str(tmp_path)])
+    (message,) = caplog.messages
+    assert f"{tmp_path}: 2 videos not read. To predict on videos, name them, e.g. {tmp_path}/*.mp4" == message

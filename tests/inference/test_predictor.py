@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 
 from mrcnn_zoo.cli.main import run_command
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.inference import AugmentedDetector, Prediction, Predictor
+from mrcnn_zoo.inference import AugmentedDetector, Prediction, Predictor, save_predictions
 from mrcnn_zoo.inference.given_boxes import GivenBoxDetector
 from mrcnn_zoo.inference.image_inputs import LoadedImage
 from support.small_models import CATEGORY_IDS as IDS
@@ -260,6 +260,16 @@ def test_record_refuses_given_boxes(predictor: Predictor) -> None:
 def test_tensors_of_another_layout_are_refused(weights: Path, tensor: torch.Tensor, words: str) -> None:
     with pytest.raises(UserError, match=re.escape(words)):
         Predictor(weights)(tensor)
+
+
+def test_predictions_of_other_classes_are_not_saved_together(predictor: Predictor, tmp_path: Path) -> None:
+    found = predictor(np.zeros((40, 40, 3), np.uint8))
+    others = replace(found, class_names=tuple(f"x{name}" for name in found.class_names))
+    with pytest.raises(UserError, match="save the predictions of each model"):
+        save_predictions([found, others], tmp_path / "out")
+    with pytest.raises(UserError, match="takes several predictions"):
+        save_predictions(found, tmp_path / "out")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
 
 
 def test_record_takes_one_image(weights: Path, tmp_path: Path) -> None:

@@ -316,6 +316,8 @@ def test_command_refuses_what_does_not_fit_videos(
     options = ["--weights", WEIGHTS, "--output", str(tmp_path)]
     assert run_command("predict", [str(moving), *options, "--format", "coco"]) == 2
     assert "--format is for images" in capsys.readouterr().err
+    assert run_command("predict", [str(PATHS[3][0]), str(moving), *options, "--format", "coco"]) == 2
+    assert list(tmp_path.iterdir()) == []  # before the images
     with pytest.raises(UserError, match="would be overwritten"):
         check_video_outputs([str(moving)], moving.parent, overwrite=True)
     with pytest.raises(UserError, match="would both be written"):

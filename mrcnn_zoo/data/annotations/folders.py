@@ -95,7 +95,10 @@ def check_dataset_folder(folder: Path, *, may_overwrite: bool) -> None:
     if written is None:
         raise UserError(f"{folder} is not empty: it holds {first}. Name another folder.")
     if not may_overwrite:
-        raise UserError(f"{folder} already holds a written dataset. Name another folder, or replace it: --overwrite.")
+        raise UserError(
+            f"{folder} already holds a written dataset. Name another folder, or replace it: --overwrite, in Python "
+            "may_overwrite=True."
+        )
     changed = sorted(name for name, size in _sizes(folder).items() if written.get(name) != size)
     if changed:
         raise UserError(
