@@ -150,10 +150,15 @@ def _try_to_write(folder: Path, *, option: str) -> None:
         raise UserError(f"{_named(option, folder)} cannot be written ({reason}). Choose another folder.") from error
     finally:
         for path in reversed(made):
-            _remove_if_empty(path)
+            remove_if_empty(path)
 
 
-def _remove_if_empty(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder without files.
+
+    Args:
+        folder: that may have files.
+    """
     try:
         folder.rmdir()
     except OSError:  # another process has written into it

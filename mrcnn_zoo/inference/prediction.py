@@ -112,7 +112,9 @@ class Prediction:
         except ImportError as error:
             raise UserError(f"Prediction.to_dataframe needs pandas: {INSTALL_PANDAS}.") from error
         columns = table_columns(self.pixels.shape[2], has_mask_scores=self.detections.mask_scores is not None)
-        return pandas.DataFrame(self.table_rows(), columns=list(columns))
+        types = dict.fromkeys(columns[2:], "float64")  # also without rows; after image and class
+        types["area"] = "float64" if self.detections.masks is None else "int64"  # of the box, or pixels of the mask
+        return pandas.DataFrame(self.table_rows(), columns=list(columns)).astype(types)
 
     def to_label_image(self, *, by_class: bool = False) -> NDArray[np.uint16] | NDArray[np.uint32]:
         """(H, W) with the number of the object at each pixel, row r of the prediction as r + 1, and 0 elsewhere.
@@ -147,8 +149,8 @@ class Prediction:
         Raises:
             UserError: a negative padding, or no masks to crop by.
         """
-        if padding < 0:
-            raise UserError(f"padding = {padding} must be at least 0 pixels.")
+        if not isinstance(padding, int) or padding < 0:
+            raise UserError(f"padding = {padding} must be a whole number of at least 0 pixels.")
         windows = self._mask_windows("crops(masked=True)") if masked else [None] * len(self)
         height, width = self.detections.image_size
         found = []

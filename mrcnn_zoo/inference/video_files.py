@@ -24,7 +24,7 @@ from mrcnn_zoo.inference.thresholds import ScoreThreshold
 from mrcnn_zoo.inference.video import INSTALL_VIDEO, FramePrediction, LatestFrames, Video, is_camera, predict_frames
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.draw import draw_instances, draw_splash
-from mrcnn_zoo.output_files import UNFINISHED_SUFFIX, check_output_folder, refuse_to_replace
+from mrcnn_zoo.output_files import UNFINISHED_SUFFIX, check_output_folder, refuse_to_replace, remove_if_empty
 from mrcnn_zoo.progress import ProgressLine, show_progress
 
 COLUMNS = ("frame", "time", "track", "class", "score", "x1", "y1", "x2", "y2", "area")
@@ -231,6 +231,7 @@ class _VideoFiles:
 def _files(paths: Sequence[Path], rate: Fraction, categories: list[tuple[int, str]]) -> Iterator[_VideoFiles]:
     """Three files that appear under their names when they are complete; none after an error."""
     unfinished = [path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED_SUFFIX}") for path in paths]
+    is_new = not paths[0].parent.exists()
     try:
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -247,6 +248,8 @@ def _files(paths: Sequence[Path], rate: Fraction, categories: list[tuple[int, st
     finally:
         for path in unfinished:
             path.unlink(missing_ok=True)
+        if is_new:
+            remove_if_empty(paths[0].parent)
 
 
 class VideoWriter:

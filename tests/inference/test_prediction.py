@@ -139,7 +139,7 @@ def test_crops_have_padding_within_the_image_and_black_outside_the_mask(blobs: P
     ):
         masked = np.where(mask[..., None], blobs.pixels, 0)
         np.testing.assert_array_equal(crop, masked[max(0, y1 - 2) : y2 + 2, max(0, x1 - 2) : x2 + 2])
-    with pytest.raises(UserError, match="padding = -1 must be at least 0 pixels"):
+    with pytest.raises(UserError, match="padding = -1 must be a whole number"):
         blobs.crops(padding=-1)
 
 

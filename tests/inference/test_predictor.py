@@ -285,3 +285,12 @@ def test_record_takes_one_image(weights: Path, tmp_path: Path) -> None:
 def test_tiles_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="tile"):
         Predictor("not read", **settings)
+
+
+def test_data_frame_without_objects_has_the_types_of_one_with_objects(predictor: Predictor) -> None:
+    found = predictor(np.full((40, 40, 3), 90, np.uint8))
+    assert len(found)
+    filled, empty = (prediction.to_dataframe().dtypes[2:] for prediction in (found, found.above(1.0)))
+    assert filled.equals(empty)
+    assert set(map(str, empty)) == {"float64", "int64"}
+    assert empty["area"] == "int64"
