@@ -86,6 +86,21 @@ def test_non_finite_gradients_of_a_finite_loss_stop_too(make_trainer: Any, tmp_p
         trainer.train()
 
 
+def test_gradients_that_only_overflow_together_name_the_largest_loss(make_trainer: Any, tmp_path: Path) -> None:
+    class Steep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tiny = TinyModel()
+
+        def forward(self, samples: list[Sample]) -> TrainingOutput:
+            weight = self.tiny.linear.weight
+            return TrainingOutput({"loss_flat": weight.abs().sum(), "loss_steep": 1e30 * weight.abs().sum()})
+
+    trainer = make_trainer(model=Steep(), hooks={"nonfinite": StopOnNonFinite(tmp_path / "bad")})
+    with pytest.raises(NonFiniteLossError, match=r"norm of all gradients overflows; the largest loss is loss_steep = "):
+        trainer.train()
+
+
 def test_model_that_finds_it_itself_is_treated_alike(make_trainer: Any, tmp_path: Path) -> None:
     class Refusing(nn.Module):
         def __init__(self) -> None:

@@ -132,6 +132,10 @@ class StopOnNonFinite(Hook):
         elif not is_any_loss_bad and gradient_is_bad:
             names = trainer.updater.names_with_nonfinite_gradient(trainer.model)
             what = f"all losses are finite, but not the gradients of {shortened(names)}"
+            if not names:  # finite entries whose squares overflow
+                losses = {name: float(value) for output in outputs for name, value in output.losses.items()}
+                largest = max(losses, key=lambda name: abs(losses[name]))
+                what = f"the norm of all gradients overflows; the largest loss is {largest} = {losses[largest]:.3g}"
             finding = self._record(trainer, batches, what, batches)
         findings = [found for found in gather_over_processes(finding) if found is not None]
         raise NonFiniteLossError(nonfinite_message(trainer.iteration, findings))
