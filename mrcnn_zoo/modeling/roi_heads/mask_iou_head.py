@@ -83,7 +83,7 @@ class MaskIoUHead(RegionBranch):
         Returns:
             (R, K), not bounded to [0, 1].
         """
-        mask_channel = F.adaptive_max_pool2d(masks[:, None].to(pooled.dtype), pooled.shape[-1])
+        mask_channel = F.adaptive_max_pool2d(masks[:, None].to(pooled.dtype), pooled.shape[-2:])
         values = torch.cat((pooled, mask_channel), dim=1)
         for name in self.conv_names:
             values = self.get_submodule(name)(values)

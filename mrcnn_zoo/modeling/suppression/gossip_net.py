@@ -58,7 +58,9 @@ class Neighborhood:
         if not self.joins_classes:
             of_images = zip(masks, classes.split(list(counts)), strict=True)
             masks = [mask & (own == own[:, None]) for mask, own in of_images]
-        places = rows_where([mask.fill_diagonal_(True).flatten() for mask in masks])
+        # `fill_diagonal_` cannot be traced.
+        selves = [torch.eye(count, dtype=torch.bool, device=boxes.device) for count in counts]
+        places = rows_where([(mask | own).flatten() for mask, own in zip(masks, selves, strict=True)])
         centers, neighbors, chosen, first = [], [], [], 0
         for of_image, image_places, count in zip(overlaps, places, counts, strict=True):
             centers.append(first + image_places // max(count, 1))

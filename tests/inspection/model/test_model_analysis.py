@@ -19,7 +19,10 @@ from mrcnn_zoo.inspection.model.analysis import (
 from mrcnn_zoo.inspection.model.module_times import OutputWatcher, shape_text, sum_below, time_modules
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.modeling.backbones import build_backbone
-from mrcnn_zoo.structures import Detections, Sample
+from mrcnn_zoo.modeling.poolers.pyramid_pooler import LevelAssignment, PyramidPooler
+from mrcnn_zoo.modeling.roi_heads.mask_iou_head import MaskIoUHead
+from mrcnn_zoo.modeling.suppression.gossip_net import Neighborhood
+from mrcnn_zoo.structures import Detections, FeatureSpec, Sample
 from support.small_models import TINY_YAML
 
 
@@ -150,6 +153,24 @@ def test_methods_beside_forward_are_timed() -> None:
     assert seconds[""] >= seconds["slow"] >= 0.02
     assert seconds["slow.inner"] < 0.02
     assert sum_below({"a": 1.0, "a.b": 2.0, "ab": 4.0}, "a") == 3.0
+
+
+def test_mask_iou_head_can_be_traced() -> None:
+    pooler = PyramidPooler([nn.Identity()], names=["p2"], side=6, finest_level=2, assignment=LevelAssignment())
+    spec = FeatureSpec(channels=4, stride=1, side=6)
+    head = MaskIoUHead(pooler, input_spec=spec, num_classes=2, conv_channels=(4, 4), fc_channels=(8,)).eval()
+    _, ious = torch.jit._get_trace_graph(head, (torch.rand(3, 4, 6, 6), torch.rand(3, 12, 12)))
+    assert ious.shape == (3, 2)
+
+
+def test_pairs_of_boxes_can_be_traced() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [20, 20, 30, 30]])
+
+    def centers(boxes: Tensor) -> Tensor:
+        return Neighborhood().pairs(boxes, torch.zeros(3, dtype=torch.int64), [3]).centers
+
+    _, found = torch.jit._get_trace_graph(centers, (boxes,))
+    assert found.tolist() == [0, 0, 1, 1, 2]
 
 
 def test_silent_channels_are_those_that_are_always_zero() -> None:
