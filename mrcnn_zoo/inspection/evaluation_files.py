@@ -63,15 +63,17 @@ class EvaluationFiles:
 
     @cached_property
     def results(self) -> dict[str, dict[str, float]]:
-        """Metrics by task; nan where there is no ground truth. Empty where results.json cannot be read."""
+        """Metrics by task; nan where there is no ground truth. Empty where results.json cannot be read.
+
+        Entries that are no numbers, like the confusion matrix of a classifier, are left out.
+        """
         try:
             content = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return {
-            task: {name: math.nan if value is None else float(value) for name, value in metrics.items()}
-            for task, metrics in content.items()
-        }
+        groups = content.items() if isinstance(content, dict) else ()
+        numbers = {task: _numbers(metrics) for task, metrics in groups if isinstance(metrics, dict)}
+        return {task: metrics for task, metrics in numbers.items() if metrics}
 
     @cached_property
     def evaluated(self) -> Evaluated | None:
@@ -123,7 +125,7 @@ class EvaluationFiles:
             rows = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             return None
-        return rows if isinstance(rows, list) else None
+        return rows if isinstance(rows, list) and all(map(_is_detection, rows)) else None
 
 
 def build_evaluation_files(cfg: CfgNode, datasets: Sequence[Dataset], places: Sequence[Path]) -> list[EvaluationFiles]:
@@ -161,3 +163,14 @@ def save_evaluation_plots(
         figure = confusion_figure(confusion.matrix, confusion.class_names, title=confusion.title)
         written.append(save_figure(figure, pictures / CONFUSION_PICTURE))
     return written
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """The metrics that are numbers; null is nan."""
+    values = {name: math.nan if value is None else value for name, value in metrics.items()}
+    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+
+
+def _is_detection(row: Any) -> bool:
+    """Whether an entry of the file of detections is complete: another program may have cut or changed it."""
+    return isinstance(row, dict) and {"image_id", "category_id", "bbox", "score"} <= row.keys()

@@ -79,8 +79,10 @@ def test_files_have_the_confusion_matrix_and_a_row_per_image(
     assert "| cat       |     1 |     1 |           0 |" in report
     rows = list(csv.reader((tmp_path / "inference" / "classification.csv").open()))
     assert rows[2][1:] == [*dataset.class_names, "0.6000"]
-    (picture,) = save_evaluation_plots(EvaluationFiles(tmp_path, dataset))
+    files = EvaluationFiles(tmp_path, dataset)
+    (picture,) = save_evaluation_plots(files)
     assert picture.name == "confusion_matrix.png"
+    assert set(files.results) == {"classification"}  # the matrix in results.json is no metric
 
 
 def test_top5_counts_the_true_class_among_the_first_five(square, dataset_of, samples_of: SamplesOf) -> None:

@@ -147,8 +147,8 @@ def _fixed_blocks(report: RunReport) -> FixedBlocks:
 
 
 def _precision_plots(report: EvaluationReport) -> Iterable[str]:
-    if report.files.curves_file is not None:
-        yield from map(html_plot, precision_plots(report.files.curves_file))
+    if report.curves_file is not None:
+        yield from map(html_plot, precision_plots(report.curves_file))
     if report.confusion is not None:
         yield html_plot(confusion_plot(report.confusion))
 

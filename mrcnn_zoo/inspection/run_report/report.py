@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
 
 from mrcnn_zoo.config import config_from_text
 from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.evaluation.coco import ROWS_FILE
 from mrcnn_zoo.evaluation.ground_truth import BBOX
 from mrcnn_zoo.evaluation.metrics.tide import ERRORS, Tide
 from mrcnn_zoo.evaluation.preflight import evaluated_part, load_test_datasets
@@ -60,6 +64,7 @@ class EvaluationReport:
     objects: Mapping[str, int] = field(default_factory=dict)  # number by class name
     funnel: Mapping[str, Any] = field(default_factory=dict)
     stage_times: Mapping[str, Any] = field(default_factory=dict)
+    curves_file: Path | None = None  # precision over recall
     notes: tuple[str, ...] = ()
 
 
@@ -206,7 +211,12 @@ def _report_of(files: EvaluationFiles, score_threshold: float) -> EvaluationRepo
     confusion = _attempt(lambda: files.confusion(score_threshold), "The confusion matrix", notes)
     if BBOX in files.results:
         errors = _attempt(lambda: _error_types(files), "Error types", notes) or ()
-    funnel = _read_object(files.folder / FUNNEL_FILE)
+    funnel = _attempt(lambda: _read_funnel(files.folder / FUNNEL_FILE), "The recall funnel", notes) or {}
+    curves_file = _attempt(lambda: _readable_curves(files.curves_file), "Precision over recall", notes)
+    if files.dataset is not None and BBOX in files.results and files.evaluated is None:
+        path = files.folder / ROWS_FILE
+        state = "has no complete list of detections" if path.is_file() else "is missing"
+        notes.append(f"Images and suspected label errors are left out: {path} {state}. Evaluate the model again.")
     return EvaluationReport(
         files,
         score_threshold,
@@ -215,6 +225,7 @@ def _report_of(files: EvaluationFiles, score_threshold: float) -> EvaluationRepo
         _objects_by_class(files.dataset),
         funnel,
         _read_object(files.folder / STAGE_TIMES_FILE),
+        curves_file,
         tuple(notes),
     )
 
@@ -225,9 +236,29 @@ def _attempt(compute: Callable[[], Any], what: str, notes: list[str]) -> Any:
         return compute()
     except UserError as error:
         notes.append(f"{what} left out: {error}")
-    except (OSError, KeyError, ValueError, IndexError, TypeError) as error:
-        notes.append(f"{what} left out, because the files do not belong together: {type(error).__name__} {error}")
+    except (OSError, KeyError, ValueError, IndexError, TypeError, BadZipFile) as error:
+        notes.append(
+            f"{what} left out, because the files are damaged or do not belong together: {type(error).__name__} {error}"
+        )
     return None
+
+
+def _read_funnel(path: Path) -> dict[str, Any]:
+    """The content of recall_funnel.json; empty without the file."""
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for counts in content["tasks"].values():
+        int(counts["objects"]) + sum(counts["after"][stage] for stage in counts["stages"])
+        _ = [(loss["stage"], loss["reason"], loss["objects"]) for loss in counts["losses"]]
+    return content
+
+
+def _readable_curves(path: Path | None) -> Path | None:
+    if path is not None:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            _ = [arrays[name] for name in ("class_names", *arrays.files)]
+    return path
 
 
 def _error_types(files: EvaluationFiles) -> tuple[tuple[str, str, float], ...]:

@@ -233,13 +233,34 @@ def test_page_stays_below_its_size_with_many_large_images(tmp_path: Path) -> Non
     assert "data:image/jpeg" not in page_text(report, max_bytes=1000)
 
 
-def test_error_at_the_end_of_a_run_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_error_at_the_end_of_a_run_is_logged(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert log_run_report(folder / "nowhere") is None
     assert "no report of the run was written" in caplog.messages[-1]
     assert "nowhere is missing" in caplog.messages[-1]
-    (folder / "inference" / "results.json").write_text("[]")  # not the content that is expected
+    monkeypatch.setattr("mrcnn_zoo.inspection.run_report.page.curve_plots", lambda _: 1 // 0)
     assert log_run_report(folder) is None
-    assert "AttributeError" in caplog.messages[-1]
+    assert "ZeroDivisionError" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"bbox": {"AP": "x"}, "segm": 3}', "{"])
+def test_results_without_numbers_are_left_out(folder: Path, content: str) -> None:
+    (folder / "inference" / "results.json").write_text(content)
+    (evaluation,) = read_report(folder).evaluations
+    assert evaluation.files.results == {}
+
+
+@pytest.mark.parametrize("content", ['[{"image_id": 1}]', "[1]"])
+def test_damaged_files_of_an_evaluation_are_noted(folder: Path, content: str) -> None:
+    inference = folder / "inference"
+    (inference / "coco_instances_results.json").write_text(content)
+    (inference / "precision_recall.npz").write_bytes(b"PK\x03\x04")
+    (inference / "recall_funnel.json").write_text('{"tasks": {"bbox": {}}}')
+    (evaluation,) = read_report(folder).evaluations
+    assert (evaluation.curves_file, evaluation.funnel) == (None, {})
+    for text in ("The recall funnel", "Precision over recall", "coco_instances_results.json has no complete list"):
+        assert any(text in note for note in evaluation.notes)
 
 
 def test_command_refuses_what_is_no_run(tmp_path: Path, folder: Path, capsys) -> None:
