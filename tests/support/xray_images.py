@@ -45,6 +45,7 @@ KINDS: dict[str, tuple[Any, ...]] = {
         *("MODEL.META_ARCHITECTURE", "ProposalNetwork", "MODEL.MASK_ON", False),
         *("MODEL.PROPOSAL_GENERATOR.NAME", "SlidingWindow"),
     ),
+    "no regions": ("MODEL.PROPOSAL_GENERATOR.MIN_SIZE", 1000.0),
     "augmented": ("TEST.AUG.ENABLED", True),
 }
 

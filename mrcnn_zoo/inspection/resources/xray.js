@@ -242,7 +242,7 @@ function drawSuppression(stage, row) {
 
 function chosenRegion(path) {
   const region = path ? regionOf(path) : -1;
-  return region >= 0 ? region : path ? -1 : 0;
+  return region >= 0 ? region : path || !data.regions?.classes.length ? -1 : 0;
 }
 
 function drawChosenBins(path) {

@@ -177,7 +177,7 @@ function showMaps(box, kind) {
 }
 
 function showScores(box, region) {
-  if (region < 0) { box.append(element("p", { class: "caption" }, "The chosen box did not become a region.")); return; }
+  if (region < 0) { box.append(element("p", { class: "caption" }, data.regions?.classes.length ? "The chosen box did not become a region." : "The model has no regions in this image.")); return; }
   const { classes, scores, pooling, threshold } = data.regions;
   if (pooling) box.append(element("p", { class: "caption" }, `Region ${region + 1}, ${sizeText(boxAt(data.regions.boxes, region))} pixels, from ${pooling.names[pooling.levels[region]]} (a cell is ${pooling.strides[pooling.levels[region]]} pixels).`));
   const list = element("ul", { class: "bars" }, ...classes[region].map((index, place) => {

@@ -312,6 +312,18 @@ def test_models_of_every_kind_have_their_steps(kind: str, opened: OpenPage, tmp_
     other.page.close()
 
 
+def test_steps_of_an_image_without_regions(opened: OpenPage, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(xray_page(xray_of("no regions")), encoding="utf-8")
+    chromium: Any = opened.page.context.browser
+    other = open_page(chromium, path)
+    other.page.wait_for_selector("#place:not(:empty)")
+    texts = other.page.evaluate("data.steps.map((_, place) => { goTo(place); return document.body.innerText; })")
+    assert any("The model has no regions in this image." in text for text in texts)
+    other.check()
+    other.page.close()
+
+
 def test_command_writes_a_page_per_image(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = path.with_name("two.html")
     image_ids = ("--image-id", "3", "--image-id", "5")
