@@ -19,6 +19,7 @@ from mrcnn_zoo.cli.options import (
     given_weights,
     load_command_config,
     logging_lines,
+    open_given_model,
     prepare_device,
     require_config,
 )
@@ -26,7 +27,6 @@ from mrcnn_zoo.cli.parser import CommandParser, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data import ImageRecord, build_eval_mapper
 from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inspection.figures import picture_of
 from mrcnn_zoo.inspection.model.analysis import (
     ModelAnalysis,
@@ -102,13 +102,7 @@ def _folder(arguments: argparse.Namespace) -> Path | None:
 def _load(arguments: argparse.Namespace) -> tuple[nn.Module, CfgNode, nn.Module | None]:
     """The model, its config, and the same model with initial weights where the first has others."""
     if arguments.weights is not None:
-        model, cfg, _ = open_trained(
-            given_weights(arguments),
-            config=arguments.config_file,
-            overrides=arguments.overrides,
-            trust=arguments.trust,
-            check=lambda cfg, _: prepare_device(cfg),
-        )
+        model, cfg, _ = open_given_model(arguments, given_weights(arguments))
         return model, cfg, build_model(cfg)
     cfg = load_command_config(arguments, [part for key in SCORE_KEYS for part in (key, 0.0)])
     prepare_device(cfg)

@@ -9,11 +9,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mrcnn_zoo.cli.parser import key_and_value
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.output_files import check_output_folder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mrcnn_zoo.inference.trained import TrainedFile
 
 
 def add_config_option(parser: argparse.ArgumentParser, *, text: str = "") -> None:
@@ -159,6 +164,27 @@ def prepare_device(cfg: CfgNode) -> None:
 
     if resolve_device(cfg.MODEL.DEVICE).type == "cpu":
         keep_freed_memory()
+
+
+def open_given_model(arguments: argparse.Namespace, weights: str) -> "tuple[nn.Module, CfgNode, TrainedFile]":
+    """A trained model with the config, keys and trusted modules of a command, on an available device.
+
+    Args:
+        arguments: of a command with the options of weights, config and trust.
+        weights: see `given_weights`.
+
+    Raises:
+        UserError: as `open_trained` and `prepare_device`.
+    """
+    from mrcnn_zoo.inference.trained import open_trained
+
+    return open_trained(
+        weights,
+        config=arguments.config_file,
+        overrides=arguments.overrides,
+        trust=arguments.trust,
+        check=lambda cfg, _: prepare_device(cfg),
+    )
 
 
 def output_folder(arguments: argparse.Namespace, cfg: CfgNode, *, subfolders: Sequence[str] = ()) -> Path:

@@ -18,6 +18,7 @@ from mrcnn_zoo.cli.options import (
     given_weights,
     load_command_config,
     logging_lines,
+    open_given_model,
     prepare_device,
     require_config,
 )
@@ -30,7 +31,6 @@ from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.data.transforms import build_eval_augmentations, build_train_augmentations
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inspection.figures import picture_of
 from mrcnn_zoo.inspection.pictures import (
     is_own_picture,
@@ -147,13 +147,7 @@ def _draw_training(arguments: argparse.Namespace) -> None:
 def _load(arguments: argparse.Namespace) -> tuple[nn.Module, CfgNode, list[Dataset]]:
     """The model, with initial weights unless --weights is given, and the training data in its classes."""
     if arguments.weights is not None:
-        model, cfg, trained = open_trained(
-            given_weights(arguments),
-            config=arguments.config_file,
-            overrides=arguments.overrides,
-            trust=arguments.trust,
-            check=lambda cfg, _: prepare_device(cfg),
-        )
+        model, cfg, trained = open_given_model(arguments, given_weights(arguments))
         _require_names(cfg.DATASETS.TRAIN)
         datasets = in_classes_of_checkpoint(
             unite_classes(data.load_train(cfg)), trained.class_names, trained.category_ids, source=trained.file.source

@@ -20,6 +20,7 @@ from mrcnn_zoo.cli.options import (
     given_weights,
     load_command_config,
     logging_lines,
+    open_given_model,
     prepare_device,
 )
 from mrcnn_zoo.cli.parser import CommandParser, read_arguments, score, whole_number
@@ -34,7 +35,6 @@ from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.inference.image_detector import ImageDetector, build_image_detector
 from mrcnn_zoo.inference.image_inputs import find_images
 from mrcnn_zoo.inference.thresholds import DEFAULT_THRESHOLD
-from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inference.tta import build_augmented_detector, build_prediction_mapper
 from mrcnn_zoo.inspection.html_page import is_own_page
 from mrcnn_zoo.inspection.xray.page import xray_image, xray_page
@@ -102,13 +102,7 @@ def _open(arguments: argparse.Namespace) -> tuple[ImageDetector, CfgNode]:
         cfg = load_command_config(arguments)
         if not cfg.MODEL.WEIGHTS:
             return _untrained(cfg), cfg
-    model, cfg, trained = open_trained(
-        weights,
-        config=arguments.config_file,
-        overrides=arguments.overrides,
-        trust=arguments.trust,
-        check=lambda cfg, _: prepare_device(cfg),
-    )
+    model, cfg, trained = open_given_model(arguments, weights)
     return build_image_detector(cfg, model, trained, score_threshold=1.0), cfg
 
 

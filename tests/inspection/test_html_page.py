@@ -44,7 +44,7 @@ def test_data_pictures_and_tables(chromium: Browser, tmp_path: Path) -> None:
 def test_own_pages_are_recognised(tmp_path: Path) -> None:
     own, other = tmp_path / "own.html", tmp_path / "other.html"
     own.write_text(html_page("x", []))
-    other.write_text("<!DOCTYPE html><title>x</title>")
+    other.write_text('<!DOCTYPE html>\n<html lang="en">\n<head>\n<title>x</title>')
     assert is_own_page(own)
     assert not is_own_page(other)
     assert not is_own_page(tmp_path)

@@ -223,6 +223,10 @@ def test_values_belong_to_the_reports(detector: tuple[str, nn.Module]) -> None:
         first = next(iter(reports.values()))
         anchors = values["anchors"].values["boxes"]
         assert int(first.sources.max()) < len(anchors)
+        if first.stage == "proposals":  # whose classes are the levels
+            assert torch.equal(values["anchors"].values["levels"][first.sources], first.classes)
+        else:
+            assert values["anchors"].values["levels"].unique().tolist() == [0, 1, 2, 3, 4]
         sizes = {key: tuple(m.shape[1:]) for key, m in values["features"].values.items()}
         assert sizes == {key: (-(-64 // s), -(-96 // s)) for key, s in values["features"].settings["strides"].items()}
         if "class scores" not in values:
