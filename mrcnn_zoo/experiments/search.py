@@ -224,6 +224,8 @@ class Search:
             ended[record.key] = record
             value = result_of(record.results, self.study.objective)
             if record.status == FINISHED and not math.isnan(value):
+                # The median of later trials is over these, also of a training that ended between two polls.
+                self.study.report(trial.number, intermediate_values(folder, self.study.objective))
                 self.study.complete(trial.number, value)
                 self._write_best()
                 self._failures = 0

@@ -141,6 +141,15 @@ class SearchStudy:
         frozen: list[Any] = self._study.get_trials(deepcopy=False)
         return frozen
 
+    def report(self, number: int, measured: Mapping[int, float]) -> None:
+        """Record intermediate values of a trial.
+
+        Args:
+            number: of the trial.
+            measured: objective by iteration.
+        """
+        self._reported(number, measured)
+
     def should_prune(self, number: int, measured: Mapping[int, float]) -> bool:
         """Record intermediate values of a trial; returns whether its best is below the median of complete trials.
 
@@ -148,12 +157,15 @@ class SearchStudy:
             number: of the trial.
             measured: objective by iteration.
         """
+        return bool(self._reported(number, measured).should_prune())
+
+    def _reported(self, number: int, measured: Mapping[int, float]) -> Any:
         frozen = self._frozen()[number]
         trial = self._optuna.trial.Trial(self._study, frozen._trial_id)
         for step, value in sorted(measured.items()):
             if step not in frozen.intermediate_values:
                 trial.report(value, step)
-        return bool(trial.should_prune())
+        return trial
 
     def complete(self, number: int, objective: float) -> None:
         """Record the result of a trial.

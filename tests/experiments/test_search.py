@@ -15,13 +15,13 @@ from mrcnn_zoo.cli.main import USAGE_ERROR
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.experiments.records import read_run_file, read_sweep_folder
-from mrcnn_zoo.experiments.search import intermediate_values
+from mrcnn_zoo.experiments.search import Search, intermediate_values
 from mrcnn_zoo.experiments.search_space import Choices, Interval, read_space
 from mrcnn_zoo.experiments.search_study import SearchStudy
 from support.shell_launcher import SCRIPT, trained
 from support.small_models import TINY_YAML
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 
 SPACE = "SPACE: {SOLVER.BASE_LR: {LOW: 0.1, HIGH: 0.9}, SOLVER.OPTIMIZER: [SGD, AdamW]}"
 TRAIN = """
@@ -134,6 +134,16 @@ def test_a_trial_below_the_median_is_stopped(sweep: Sweep) -> None:
     assert read_run_file(folder)["status"] == "interrupted"
     assert sweep(text, "--trials", "6") == 0
     assert trained() == []
+
+
+def test_the_evaluations_of_a_training_that_ended_between_two_polls_count(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Search, "_prune", lambda _: None)
+    assert sweep(SPACE, "--trials", "1") == 0
+    (trial,) = open_study().trials()
+    (recorded,) = optuna.load_study(study_name=None, storage="sqlite:///out/study.db").trials
+    assert recorded.intermediate_values == {9: trial.objective}
 
 
 def test_a_search_refused_before_its_first_trial_may_change(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
