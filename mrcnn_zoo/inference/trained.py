@@ -223,8 +223,8 @@ def _config_of(file: WeightsFile, overrides: Sequence[Any], trust: Iterable[str]
     """The config in the file, the equivalent of another project's detector, or that of the zoo."""
     text = file.meta.get("config")
     if isinstance(text, str):
-        # MODEL.DEVICE in the file is that of the training machine.
-        overrides = ["MODEL.DEVICE", "auto", *overrides]
+        # In the file they are those of the training and of its machine.
+        overrides = ["MODEL.DEVICE", "auto", "MODEL.OPTIMIZE", "none", *overrides]
         return config_from_text(text, source=f"the config in {file.source}", overrides=overrides, trust=trust)
     entry = index.find_entry(file.source) if file.source.startswith(index.PREFIX) else None
     extra = entry.overrides if entry else ()

@@ -45,6 +45,7 @@ from mrcnn_zoo.training.parts import NOTHING
 from mrcnn_zoo.training.stages.stage import OVERWRITE_MARKER, STAGE_FILE, Stage, build_stages, training_folders
 from mrcnn_zoo.training.trainer import RESUMABLE_KEYS
 
+TRAINED_OPTIMIZATIONS = ("none", "compiled")  # of MODEL.OPTIMIZE
 LOSS_NAME = re.compile(r"loss_\w+")  # the names of the losses are not known before the model is built
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,8 @@ def plan_stages(cfg: CfgNode, *, resume: bool, eval_only: bool, overwrite: bool)
         check_output_folder(stage.folder, option="OUTPUT_DIR", subfolders=RESULT_FOLDERS)
         check_values(stage.cfg)
         check_registered_names(stage.cfg, is_training=not eval_only)
+        if not eval_only:
+            _refuse_inference_keys(stage.cfg)
     return stages
 
 
@@ -250,6 +253,21 @@ def last_training_state(checkpointer: Checkpointer) -> dict[str, Any] | None:
         )
     logger.info("resuming from %s", path)
     return state
+
+
+def _refuse_inference_keys(cfg: CfgNode) -> None:
+    """Refuse the ways of MODEL.OPTIMIZE and MODEL.DTYPE that exist at inference alone."""
+    if cfg.MODEL.OPTIMIZE not in TRAINED_OPTIMIZATIONS:
+        raise UserError(
+            f"MODEL.OPTIMIZE = {cfg.MODEL.OPTIMIZE!r} is for inference: training knows "
+            f"{' and '.join(TRAINED_OPTIMIZATIONS)}. Train with MODEL.OPTIMIZE none, and set the key when you evaluate "
+            "or predict."
+        )
+    if cfg.MODEL.DTYPE != "float32":
+        raise UserError(
+            f"MODEL.DTYPE = {cfg.MODEL.DTYPE!r} is for inference: train with MODEL.DTYPE float32. Training in mixed "
+            "precision is SOLVER.AMP.ENABLED True, with SOLVER.AMP.DTYPE."
+        )
 
 
 def _check_schedule(output_dir: Path, schedule: str) -> None:

@@ -68,6 +68,8 @@ NO_TABLE = {
     "VERSION",
     "FLOAT32_PRECISION",  # torch's names
     "WANDB.MODE",  # W&B's names
+    "MODEL.OPTIMIZE",  # ways of inference and of training
+    "MODEL.DTYPE",  # torch's names
     "INPUT.MASK_FORMAT",  # makes no difference
     "DATASETS.DEFAULTS.SPLIT",  # sides of a dataset
     "DATASETS.SCENES.BACKGROUND",  # also of a dataset's definition, see below

@@ -1,6 +1,7 @@
 """Clipping, precision, lengths, seeds: what a training is set up with."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.training.build import build_budget
 from mrcnn_zoo.training.lengths import fit_to_epochs, fit_to_processes
+from mrcnn_zoo.training.preflight import plan_stages
 from mrcnn_zoo.training.run_context import (
     changed_keys,
     choose_seed,
@@ -230,3 +232,18 @@ def test_auto_precision_uses_bfloat16_only_where_the_processor_computes_it(
     with precision.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("MODEL.OPTIMIZE=fused", "MODEL.OPTIMIZE = 'fused' is for inference: training knows none and compiled"),
+        ("MODEL.OPTIMIZE=int8", "MODEL.OPTIMIZE = 'int8' is for inference"),
+        ("MODEL.DTYPE=bfloat16", "MODEL.DTYPE = 'bfloat16' is for inference.*SOLVER.AMP.ENABLED"),
+    ],
+)
+def test_training_refuses_optimisations_of_inference(override: str, message: str, tmp_path: Path) -> None:
+    cfg = load_config(None, [override, f"OUTPUT_DIR={tmp_path}"])
+    with pytest.raises(UserError, match=message):
+        plan_stages(cfg, resume=False, eval_only=False, overwrite=False)
+    assert plan_stages(cfg, resume=False, eval_only=True, overwrite=False)

@@ -152,6 +152,21 @@ DETECTRON2_KEYS = (
 
 NEW_KEYS = (
     Key(
+        "MODEL.OPTIMIZE",
+        "none",
+        "How the layers of a model are optimised: none; at inference also fused (norms, activations and additions in "
+        "the convolutions) or int8 (8-bit integers, compiled; needs torchao); compiled (torch.compile) at inference and"
+        " in training. Evaluations during training run without.",
+        choices=("none", "fused", "compiled", "int8"),
+    ),
+    Key(
+        "MODEL.DTYPE",
+        "float32",
+        "Floating-point type of the layers at inference; boxes and scores stay in float32. float16 needs a GPU. "
+        "Training in mixed precision is SOLVER.AMP.",
+        choices=("float32", "bfloat16", "float16"),
+    ),
+    Key(
         "MODEL.RESNETS.STEM_POOL",
         "centred",
         "Window of the stem's 3 x 3 max-pooling: centred on every second cell, or following, every second cell and "
