@@ -75,8 +75,8 @@ class ModelPlan:
 
 
 @dataclass(frozen=True)
-class MemoryJob:
-    """One candidate whose memory is measured in a new process."""
+class ModelJob:
+    """One candidate that runs in a new process."""
 
     plan: ModelPlan
     name: str
@@ -97,21 +97,31 @@ def benchmark_models(plan: ModelPlan) -> BenchmarkReport:
     batches = build_batches(
         cfg, plan.images, num_batches=plan.num_batches, batch_size=plan.batch_size, is_training=plan.task == "train"
     )
-    models = _build_models(cfg, batches[0], is_against_torchvision=plan.is_against_torchvision)
+    models = build_models(cfg, batches[0], is_against_torchvision=plan.is_against_torchvision)
     candidates = [Candidate(name, _start(name, model, batches, plan)()) for name, model in models.items()]
     timings = time_interleaved(candidates, repeats=plan.repeats)
     memory = _measure_memory(plan, models) if plan.measures_memory else {}
     rows = make_rows(timings, num_images=plan.num_batches * plan.batch_size, memory=memory)
     return BenchmarkReport(
         task=plan.task,
-        settings=_settings(plan, batches, models),
+        settings=settings_of(plan, batches, models),
         rows=rows,
         ratios=make_ratios(timings, rows),
         notes=_notes(plan),
     )
 
 
-def _build_models(cfg: CfgNode, samples: list[Sample], *, is_against_torchvision: bool) -> dict[str, nn.Module]:
+def build_models(cfg: CfgNode, samples: list[Sample], *, is_against_torchvision: bool) -> dict[str, nn.Module]:
+    """Our model with random weights that detect, and torchvision's with the same, by name.
+
+    Args:
+        cfg: of the model.
+        samples: see `calibrate_random_weights`.
+        is_against_torchvision: whether torchvision's model is measured, too.
+
+    Raises:
+        UserError: torchvision's model does not support a setting.
+    """
     torch.manual_seed(0)
     ours = build_model(cfg)
     calibrate_random_weights(ours, samples)
@@ -136,12 +146,29 @@ def _measure_memory(plan: ModelPlan, models: dict[str, nn.Module]) -> dict[str, 
         for name, model in models.items():
             weights_file = Path(folder) / f"{name}.pth"
             torch.save(model.state_dict(), weights_file)
-            memory[name] = peak_memory_mib(prepare_memory_job, MemoryJob(plan, name, str(weights_file)))
+            memory[name] = peak_memory_mib(prepare_memory_job, ModelJob(plan, name, str(weights_file)))
     return memory
 
 
-def prepare_memory_job(job: MemoryJob) -> Callable[[], None]:
+def prepare_memory_job(job: ModelJob) -> Callable[[], None]:
     """Load the inputs; the returned work builds the model and runs its steps.
+
+    Args:
+        job: the candidate and its weights.
+    """
+    start = start_steps(job)
+
+    def work() -> None:
+        steps = start()
+        for _ in range(MEMORY_ROUNDS):
+            for step in steps:
+                step()
+
+    return work
+
+
+def start_steps(job: ModelJob) -> Callable[[], Steps]:
+    """Set up the process and load the inputs; the returned function builds the model and makes its steps.
 
     Args:
         job: the candidate and its weights.
@@ -153,20 +180,17 @@ def prepare_memory_job(job: MemoryJob) -> Callable[[], None]:
         cfg, plan.images, num_batches=plan.num_batches, batch_size=plan.batch_size, is_training=plan.task == "train"
     )
     inputs = [torchvision_inputs(batch) for batch in batches] if job.name == TORCHVISION else []
+    options = {"task": plan.task, "mask_form": plan.mask_form}
 
-    def work() -> None:
+    def start() -> Steps:
         build = build_model if job.name == OURS else build_torchvision_model
         model = build(cfg)
         model.load_state_dict(torch.load(job.weights_file, weights_only=True, mmap=True))
-        options = {"task": plan.task, "mask_form": plan.mask_form}
-        steps = (
-            our_steps(model, batches, **options) if job.name == OURS else torchvision_steps(model, inputs, **options)
-        )
-        for _ in range(MEMORY_ROUNDS):
-            for step in steps:
-                step()
+        if job.name == OURS:
+            return our_steps(model, batches, **options)
+        return torchvision_steps(model, inputs, **options)
 
-    return work
+    return start
 
 
 def _set_up_process(plan: ModelPlan) -> None:
@@ -176,7 +200,14 @@ def _set_up_process(plan: ModelPlan) -> None:
         torch.set_num_threads(plan.num_threads)
 
 
-def _settings(plan: ModelPlan, batches: Sequence[list[Sample]], models: Mapping[str, nn.Module]) -> dict[str, object]:
+def settings_of(plan: ModelPlan, batches: Sequence[list[Sample]], models: Mapping[str, nn.Module]) -> dict[str, object]:
+    """The settings in a report.
+
+    Args:
+        plan: of the measurement.
+        batches: of samples.
+        models: by name.
+    """
     sizes = sorted({sample.image_size for batch in batches for sample in batch})
     shown = ", ".join(f"{height} x {width}" for height, width in sizes[:4]) + (", ..." if len(sizes) > 4 else "")
     settings = asdict(replace(plan, config_text=""))

@@ -8,6 +8,7 @@ from typing import Any
 from mrcnn_zoo.benchmark.data import benchmark_evaluation, benchmark_loading
 from mrcnn_zoo.benchmark.models import ModelPlan, benchmark_models
 from mrcnn_zoo.benchmark.report import BenchmarkReport
+from mrcnn_zoo.benchmark.separate import benchmark_in_processes
 from mrcnn_zoo.cli.options import (
     add_config_option,
     add_output_options,
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = read_arguments(build_parser(), argv)
     if arguments.against and arguments.task not in MODEL_TASKS:
         raise UserError(f"--against applies to --task {' and '.join(MODEL_TASKS)}, not to {arguments.task}.")
+    if (arguments.variant or arguments.separate) and arguments.task not in MODEL_TASKS:
+        raise UserError(f"--separate and --variant apply to --task {' and '.join(MODEL_TASKS)}, not {arguments.task}.")
     with logging_lines(sys.stderr):
         output = arguments.output
         if output is not None:
@@ -57,22 +60,23 @@ def _measure(arguments: argparse.Namespace, cfg: CfgNode) -> BenchmarkReport:
             cfg, arguments.images, detections_per_image=arguments.detections, repeats=arguments.repeats
         )
     _check_inference(cfg)
-    return benchmark_models(
-        ModelPlan(
-            config_text=cfg.dump(),
-            trust=code_modules(cfg),
-            task=arguments.task,
-            is_against_torchvision=arguments.against == "torchvision",
-            images=arguments.images,
-            num_batches=arguments.num_batches,
-            batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE[arguments.task],
-            repeats=arguments.repeats,
-            mask_form=arguments.masks,
-            keeps_memory=arguments.malloc == "keep",
-            num_threads=arguments.threads,
-            measures_memory=not arguments.no_memory,
-        )
+    plan = ModelPlan(
+        config_text=cfg.dump(),
+        trust=code_modules(cfg),
+        task=arguments.task,
+        is_against_torchvision=arguments.against == "torchvision",
+        images=arguments.images,
+        num_batches=arguments.num_batches,
+        batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE[arguments.task],
+        repeats=arguments.repeats,
+        mask_form=arguments.masks,
+        keeps_memory=arguments.malloc == "keep",
+        num_threads=arguments.threads,
+        measures_memory=not arguments.no_memory,
     )
+    if arguments.separate or arguments.variant:
+        return benchmark_in_processes(plan, [variant.split() for variant in arguments.variant])
+    return benchmark_models(plan)
 
 
 def _check_inference(cfg: CfgNode) -> None:
@@ -101,6 +105,7 @@ def build_parser() -> CommandParser:
         examples=(
             "--task inference --images photos/ --image-size 400 600",
             "--task train --against torchvision --num-batches 2 --output train.json",
+            "--task inference --against torchvision --variant MODEL.OPTIMIZE=fused --variant MODEL.OPTIMIZE=compiled",
             "--task data --config-file Quickstart/mask_rcnn_R_18_FPN_digits.yaml",
             "--task eval --config-file Quickstart/mask_rcnn_R_18_FPN_digits.yaml --detections 50 --repeats 1",
         ),
@@ -109,6 +114,9 @@ def build_parser() -> CommandParser:
     add("--task", required=True, choices=(*MODEL_TASKS, "data", "eval"), help="what is measured")
     add_config_option(parser, text=f"default: {DEFAULT_CONFIG}")
     add("--against", choices=("torchvision",), help="also measure this model, interleaved with ours (inference, train)")
+    add("--separate", action="store_true", help="each model in a process of its own (inference, train)")
+    text = "also measure ours with these keys, as 'KEY=VALUE KEY=VALUE'; repeatable; implies --separate"
+    add("--variant", action="append", default=[], metavar="KEYS", help=text)
     add(
         "--images",
         default="",

@@ -47,6 +47,20 @@ def test_training_step_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "mrcnn_zoo" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_variants_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    small = ["MODEL.RPN.POST_NMS_TOPK_TEST=20", "MODEL.ROI_BOX_HEAD.POOLER_TYPE=ROIAlign"]
+    variant = ["--variant", "TEST.DETECTIONS_PER_IMAGE=3"]
+    assert run("--task", "inference", *ONCE, *variant, "--output", str(output), *small) == 0
+    report = json.loads(output.read_text())
+    plain, few = report["rows"]
+    assert (plain["name"], few["name"]) == ("mrcnn_zoo", "mrcnn_zoo TEST.DETECTIONS_PER_IMAGE=3")
+    assert few["produced"] == 3 < plain["produced"]
+    ratio = report["ratios"]["mrcnn_zoo TEST.DETECTIONS_PER_IMAGE=3, times as fast as mrcnn_zoo (median of the rounds)"]
+    assert ratio == pytest.approx(plain["seconds_median"] / few["seconds_median"])
+
+
 def test_image_size_option_sets_the_sizes(tmp_path: Path) -> None:
     output = tmp_path / "report.json"
     arguments = ["--task", "inference", *ONCE, "--no-memory", "--image-size", "96", "160", "--output", str(output)]

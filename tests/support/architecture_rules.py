@@ -89,7 +89,7 @@ RUN_STARTERS = {
         "num_channels_of",
     },
     "experiments": {"dataset_definitions"},
-    "benchmark": {"benchmark_models", "benchmark_loading", "benchmark_evaluation"},
+    "benchmark": {"benchmark_loading", "benchmark_evaluation"},
     "interop": {"convert_checkpoint"},
 }
 VAGUE_FILE_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "misc.py", "common.py"}
