@@ -1,6 +1,7 @@
 """MMDetection's detectors here compute what was recorded there."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,10 @@ def test_detections_agree(case: MMDetectionCase, model: nn.Module) -> None:
         return
     masks = case.masks()
     assert table.masks is not None
-    # Pixels whose probability is one half up to rounding; of few pixels one.
-    assert (table.masks.bitmaps() != masks).sum() <= max(1, 1e-4 * masks.sum())
+    # Pixels whose probability is one half up to rounding, which differs between processors, may differ.
+    certain, possible = (replace(table.masks, threshold=0.5 + margin).bitmaps() for margin in (1e-4, -1e-4))
+    assert not (certain & ~masks).any()
+    assert not (masks & ~possible).any()
 
 
 @torch.no_grad()
@@ -61,11 +64,11 @@ def test_scores_of_masks_agree(case: MMDetectionCase, model: nn.Module) -> None:
         assert table.mask_scores is None
         return
     assert not torch.equal(case.tensor("scores"), case.box_scores())
-    torch.testing.assert_close(table.mask_scores, case.tensor("scores"), atol=1e-5, rtol=0)
+    torch.testing.assert_close(table.mask_scores, case.tensor("scores"), atol=1e-4, rtol=0)
     seen = {}
     model.roi_heads.mask_iou_head.register_forward_hook(lambda _head, _inputs, ious: seen.update(ious=ious))
     model.predict([case.sample()])
-    torch.testing.assert_close(seen["ious"], case.tensor("mask_iou_preds"), atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen["ious"], case.tensor("mask_iou_preds"), atol=1e-4, rtol=0)
 
 
 def test_every_weight_of_the_file_is_converted(case: MMDetectionCase) -> None:
