@@ -1,4 +1,4 @@
-"""RoIAlign sample positions along one axis, and RoIAlign with a separable gradient on the CPU.
+"""RoIAlign on the CPU: sample positions along one axis, a separable gradient, and pooling of channels-last maps.
 
 The weight of a feature cell in a pooled cell is the product of a vertical and a horizontal weight. The gradient of a
 region is therefore `vertical.T @ gradient @ horizontal`: two small matrix products, added to the window of feature
@@ -12,6 +12,7 @@ import torch
 import torchvision
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 
 def bin_samples(
@@ -129,6 +130,17 @@ def _axis_weights(
     Returns:
         (R, window, bins) weights, (R,) first cell and (R,) size of the window of each region.
     """
+    lower, fraction, factors = _axis_samples(extents, bins, length, sampling_ratio, aligned)
+    first = lower.flatten(1).amin(dim=1).long()
+    windows = (lower.flatten(1).amax(dim=1).long() + 2).clamp(max=length) - first
+    weights = window_weights(lower.long() - first[:, None, None], fraction, factors, int(windows.max()))
+    return weights.mT.contiguous(), first, windows
+
+
+def _axis_samples(
+    extents: Tensor, bins: int, length: int, sampling_ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(R, bins, samples) each: the lower cell of each sample, the fraction of the way to the next, and its weight."""
     starts, sizes = extents[:, 0], extents[:, 1] - extents[:, 0]
     if not aligned:
         sizes = sizes.clamp(min=1.0)
@@ -137,8 +149,67 @@ def _axis_weights(
     lower, fraction, is_counted = bin_samples(
         starts, sizes, bins, samples=samples, max_samples=max_samples, length=length
     )
-    first = lower.flatten(1).amin(dim=1).long()
-    windows = (lower.flatten(1).amax(dim=1).long() + 2).clamp(max=length) - first
-    factors = is_counted / samples.clamp(min=1)[:, None, None]
-    weights = window_weights(lower.long() - first[:, None, None], fraction, factors, int(windows.max()))
-    return weights.mT.contiguous(), first, windows
+    return lower, fraction, is_counted / samples.clamp(min=1)[:, None, None]
+
+
+def roi_align_of_rows(
+    features: Tensor, regions: Tensor, side: int, scale: float, sampling_ratio: int, aligned: bool
+) -> Tensor:
+    """RoIAlign of channels-last maps without gradient; arguments and result as `roi_pooling.roi_align`.
+
+    A cell of a channels-last map is a row of a table, and a pooled cell a weighted sum of rows, in which the weights of
+    all samples of a feature cell are added before: with two samples along each axis these are 9 rows, not 16.
+    torchvision's kernel reads each channel of each sample separately, from a copy of the map in the other order.
+
+    Args:
+        features: (N, C, H, W), contiguous in channels-last order.
+        regions: see `roi_pooling.roi_align`.
+        side: see `roi_pooling.roi_align`.
+        scale: see `roi_pooling.roi_align`.
+        sampling_ratio: see `roi_pooling.roi_align`.
+        aligned: see `roi_pooling.roi_align`.
+
+    Returns:
+        (R, C, side, side) in channels-last order.
+    """
+    channels, height, width = features.shape[1:]
+    table = features.permute(0, 2, 3, 1).reshape(-1, channels)
+    extents = regions[:, 1:] * scale - (0.5 if aligned else 0.0)
+    row_weights, row_cells, num_rows = _bin_weights(extents[:, 1::2], side, height, sampling_ratio, aligned)
+    column_weights, column_cells, num_columns = _bin_weights(extents[:, 0::2], side, width, sampling_ratio, aligned)
+    row_cells = (row_cells + regions[:, 0].long()[:, None, None] * height) * width
+    # Entry k of a pooled cell is cell k // num_columns, k % num_columns of its window.
+    bins = torch.arange(len(regions) * side**2)
+    counts = (num_rows * num_columns).repeat_interleave(side**2)
+    starts = counts.cumsum(0) - counts
+    bin_of_entry = bins.repeat_interleave(counts)
+    entry = torch.arange(len(bin_of_entry)) - starts[bin_of_entry]
+    region = bins // side**2
+    columns = num_columns[region][bin_of_entry]
+    row = entry // columns
+    row_start = (bins // side) * row_cells.shape[2]
+    column_start = (region * side + bins % side) * column_cells.shape[2]
+    of_row = row_start[bin_of_entry] + row
+    of_column = column_start[bin_of_entry] + entry - row * columns
+    cells = row_cells.flatten()[of_row] + column_cells.flatten()[of_column]
+    weights = row_weights.flatten()[of_row] * column_weights.flatten()[of_column]
+    pooled = F.embedding_bag(cells, table, starts, mode="sum", per_sample_weights=weights)
+    return pooled.view(len(regions), side, side, channels).permute(0, 3, 1, 2)
+
+
+def _bin_weights(
+    extents: Tensor, bins: int, length: int, sampling_ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The feature cells of each bin along one axis.
+
+    Returns:
+        (R, bins, window) weights and cells, int64 inside the map, and (R,) how many of the window each region uses.
+    """
+    lower, fraction, factors = _axis_samples(extents, bins, length, sampling_ratio, aligned)
+    lower = torch.where(factors > 0, lower, lower[:, :, :1])  # samples that do not count need no cells
+    first = lower.amin(dim=2, keepdim=True)
+    in_window = (lower - first).long()
+    windows = in_window.flatten(1).amax(dim=1) + 2
+    size = int(windows.max())
+    weights = window_weights(in_window, fraction, factors, size)
+    return weights, (first.long() + torch.arange(size)).clamp(max=length - 1), windows

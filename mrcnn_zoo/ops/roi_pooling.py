@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-from mrcnn_zoo.ops.roi_align import SeparableRoIAlign, bin_samples
+from mrcnn_zoo.ops.roi_align import SeparableRoIAlign, bin_samples, roi_align_of_rows
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,13 @@ def roi_align(
     inputs = (features.float(), regions.float(), side, scale, sampling_ratio, aligned)
     if features.device.type == "cpu" and features.requires_grad:
         return SeparableRoIAlign.apply(*inputs).to(features.dtype)
+    if features.device.type == "cpu" and len(regions) and _is_channels_last(inputs[0]):
+        return roi_align_of_rows(*inputs).to(features.dtype)
     return torchvision.ops.roi_align(*inputs).to(features.dtype)
+
+
+def _is_channels_last(features: Tensor) -> bool:
+    return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
 
 
 def roi_pool(features: Tensor, regions: Tensor, side: int, *, scale: float) -> Tensor:

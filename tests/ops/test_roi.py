@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor
 
 from mrcnn_zoo.ops.roi_pooling import roi_align, roi_pool, with_image_rows
@@ -87,6 +88,22 @@ def test_roi_align_equals_definition(features: Tensor, aligned: bool, sampling_r
     (fast_gradient,) = torch.autograd.grad((fast * weights).sum(), features)
     (slow_gradient,) = torch.autograd.grad((slow * weights).sum(), features)
     torch.testing.assert_close(fast_gradient, slow_gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_roi_align_of_channels_last_maps_equals_torchvision(
+    features: Tensor, aligned: bool, sampling_ratio: int
+) -> None:
+    by_rows = features.to(memory_format=torch.channels_last)
+    width, height = features.shape[3] / SCALE, features.shape[2] / SCALE
+    corners = torch.rand(60, 2, 2, generator=torch.Generator().manual_seed(0)) * 1.5 - 0.25
+    boxes = torch.cat((corners.amin(1), corners.amax(1)), dim=1) * torch.tensor([width, height, width, height])
+    regions = torch.cat((REGIONS, torch.cat((torch.arange(60.0)[:, None] % len(features), boxes), dim=1)))
+    pooled = roi_align(by_rows, regions, 3, scale=SCALE, sampling_ratio=sampling_ratio, aligned=aligned)
+    assert pooled.is_contiguous(memory_format=torch.channels_last)
+    expected = torchvision.ops.roi_align(features, regions, 3, SCALE, sampling_ratio, aligned)
+    torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_roi_pool_equals_definition(features: Tensor) -> None:

@@ -95,7 +95,12 @@ class PyramidPooler(nn.Module):
         rows = rows_where([levels == i for i in range(len(maps))])
         pooled = [operation(maps[i], regions[rows[i]]) for i, operation in enumerate(self.operations)]
         # One index_select restores the order; writing into an empty result would copy the gradient once per level.
-        return torch.cat(pooled).index_select(0, torch.cat(rows).argsort())
+        order = torch.cat(rows).argsort()
+        if pooled[0].requires_grad:
+            return torch.cat(pooled).index_select(0, order)
+        # Channels last, as the maps are: index_select returns its result in the order of the dimensions.
+        by_cell = torch.cat([maps.permute(0, 2, 3, 1) for maps in pooled]).index_select(0, order)
+        return by_cell.permute(0, 3, 1, 2)
 
     def levels_of(self, boxes: Tensor) -> Tensor:
         """The map that each box is pooled from: (R, 4) finite pixels -> (R,) int64 places in `names`."""
