@@ -90,14 +90,15 @@ class LabeledRegions(InstanceTable):
     mask_probabilities: Tensor | None = None  # (R, M, M) in [0, 1], predicted for the region's class; has a gradient
     # Number of foreground regions if these are the first rows; saves a host synchronisation.
     num_foreground: int | None = field(default=None, metadata=NOT_A_COLUMN)
+    foreground: Tensor | None = field(default=None, metadata=NOT_A_COLUMN)  # (P,) rows of the foreground, if known
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
-        return replace(super().__getitem__(rows), num_foreground=None)
+        return replace(super().__getitem__(rows), num_foreground=None, foreground=None)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The same regions and their targets on `device`."""
         moved = super().to(device, non_blocking=non_blocking)
-        return replace(moved, targets=self.targets.to(device, non_blocking=non_blocking))
+        return replace(moved, targets=self.targets.to(device, non_blocking=non_blocking), foreground=None)
 
 
 def is_foreground(classes: Tensor, num_classes: int) -> Tensor:
@@ -128,7 +129,9 @@ def foreground_regions(regions: Sequence[LabeledRegions], num_classes: int) -> t
         rows = [torch.arange(count, device=table.boxes.device) for count, table in zip(counts, regions, strict=True)]
         tables = [table[:count] for count, table in zip(counts, regions, strict=True)]
     else:
-        rows = rows_where([is_foreground(table.classes, num_classes) for table in regions])
+        known = [table.foreground for table in regions if table.foreground is not None]
+        is_known = len(known) == len(regions)
+        rows = known if is_known else rows_where([is_foreground(table.classes, num_classes) for table in regions])
         tables = [table[image_rows] for image_rows, table in zip(rows, regions, strict=True)]
     return [replace(table, num_foreground=len(table)) for table in tables], rows_of_all(rows, [*map(len, regions)])
 

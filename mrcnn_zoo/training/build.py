@@ -22,6 +22,7 @@ from mrcnn_zoo.modeling.contracts import LearnsFromClassCounts
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample
 from mrcnn_zoo.training.averaging import build_weights_average
+from mrcnn_zoo.training.gradients import build_clipper
 from mrcnn_zoo.training.hook import Hook, Workspace
 from mrcnn_zoo.training.lr_schedule import build_lr_schedule
 from mrcnn_zoo.training.optimizer import build_optimizer
@@ -29,7 +30,7 @@ from mrcnn_zoo.training.parts import NOTHING, frozen_random_parts, parts_table
 from mrcnn_zoo.training.preflight import RunPlan
 from mrcnn_zoo.training.run_context import changed_keys, choose_seed, derived_seed, installed_versions, seed_everything
 from mrcnn_zoo.training.stages.inheritance import ORIGINS
-from mrcnn_zoo.training.step import Updater, build_clipper, build_precision
+from mrcnn_zoo.training.step import Updater, build_precision
 from mrcnn_zoo.training.stopping import Budget, IterationBudget, TimeBudget
 from mrcnn_zoo.training.trainer import OpenBatches, Trainer, TrainingPlan
 from mrcnn_zoo.training.writers import MetricWriter

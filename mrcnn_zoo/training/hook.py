@@ -68,6 +68,15 @@ class Hook:
             outputs: losses and metrics, detached, one per batch.
         """
 
+    def settle(self, trainer: Trainer) -> None:
+        """Called before weights or metrics are read, at the same points on all processes.
+
+        A check of the last step that was put off, to spare a wait for the device, is made here.
+
+        Args:
+            trainer: of the run.
+        """
+
     def on_floating_point_error(self, trainer: Trainer, batches: list[list[Sample]], error: FloatingPointError) -> None:
         """Called when the model of this process raises FloatingPointError for non-finite numbers; training ends.
 

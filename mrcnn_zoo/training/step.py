@@ -1,7 +1,7 @@
 """One optimizer step: mixed precision, forward, backward, gradient clipping, update."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from mrcnn_zoo.config import CfgNode, choice_of
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import Sample, TrainingOutput, training_output
+from mrcnn_zoo.training.gradients import Clipper, gradient_norm
 from mrcnn_zoo.training.reduction import LossReduction
 
 logger = logging.getLogger(__name__)
@@ -110,6 +111,16 @@ def _start_momentum(optimizer: Optimizer) -> None:
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
+def _step_unless(is_bad: Tensor, optimizer: Any) -> None:
+    """A step of a fused optimizer, left out where `is_bad` is 1: read on the device, as `torch.amp.GradScaler` does."""
+    _start_momentum(optimizer)
+    optimizer.found_inf = is_bad
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf
+
+
 def _best_dtype(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -121,80 +132,6 @@ def _processor_has_bfloat16() -> bool:
     # Older releases of torch have no such check.
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))
-
-
-Clipper = Callable[[Sequence[nn.Parameter]], None]
-
-
-def clip_by_value(parameters: Sequence[nn.Parameter], *, limit: float) -> None:
-    """Clamp every entry of every gradient to [-limit, limit].
-
-    Args:
-        parameters: those without gradient are left out.
-        limit: above 0.
-    """
-    gradients = gradients_of(parameters)
-    if gradients:
-        torch._foreach_clamp_min_(gradients, -limit)
-        torch._foreach_clamp_max_(gradients, limit)
-
-
-def clip_each_norm(parameters: Sequence[nn.Parameter], *, limit: float, norm_type: float) -> None:
-    """Scale the gradient of each parameter to a norm of at most `limit`, as Detectron2's "norm" does.
-
-    Args:
-        parameters: those without gradient are left out.
-        limit: above 0.
-        norm_type: order of the norm; infinity is the maximum.
-    """
-    gradients = gradients_of(parameters)
-    if not gradients:
-        return
-    norms = torch.stack(list(torch._foreach_norm(gradients, norm_type)))
-    torch._foreach_mul_(gradients, list((limit / (norms + 1e-6)).clamp(max=1.0).unbind()))
-
-
-def clip_total_norm(parameters: Sequence[nn.Parameter], *, limit: float, norm_type: float) -> None:
-    """Scale all gradients by one factor, so that their joint norm is at most `limit`.
-
-    Args:
-        parameters: those without gradient are left out.
-        limit: above 0.
-        norm_type: order of the norm; infinity is the maximum.
-    """
-    nn.utils.clip_grad_norm_(parameters, limit, norm_type)
-
-
-def gradients_of(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """The gradients that exist.
-
-    Args:
-        parameters: of a model.
-    """
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
-
-
-def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Joint L2 norm of all gradients, a scalar on their device.
-
-    Args:
-        parameters: those without gradient are left out.
-    """
-    return nn.utils.get_total_norm(gradients_of(parameters)).detach()
-
-
-def build_clipper(cfg: CfgNode) -> Clipper | None:
-    """The clipping of SOLVER.CLIP_GRADIENTS; None where it is disabled."""
-    settings = cfg.SOLVER.CLIP_GRADIENTS
-    if not settings.ENABLED:
-        return None
-    limit, norm_type = float(settings.CLIP_VALUE), float(settings.NORM_TYPE)
-    clippers: dict[str, Clipper] = {
-        "value": lambda parameters: clip_by_value(parameters, limit=limit),
-        "norm": lambda parameters: clip_each_norm(parameters, limit=limit, norm_type=norm_type),
-        "full_model": lambda parameters: clip_total_norm(parameters, limit=limit, norm_type=norm_type),
-    }
-    return choice_of(cfg, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clippers)
 
 
 class Updater:
@@ -211,6 +148,7 @@ class Updater:
         self.precision = precision
         self._clipper = clipper
         self._reduction = LossReduction()
+        self._skip: Tensor | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -242,11 +180,30 @@ class Updater:
         self.precision.unscale(self.optimizer)
         return outputs
 
+    @property
+    def can_skip(self) -> bool:
+        """Whether an accelerator can decide about an update by itself: the optimizer is fused, as for a loss scaler."""
+        is_fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        on_accelerator = all(parameter.device.type != "cpu" for parameter in self.parameters)
+        return bool(is_fused) and on_accelerator and not self.precision.scales_losses
+
+    def skip_if(self, is_bad: Tensor) -> None:
+        """Let the device leave the next update out: weights and momentum stay; the host does not wait for the value.
+
+        Args:
+            is_bad: scalar bool on the device; `can_skip` must be True.
+        """
+        self._skip = is_bad.float()
+
     def apply_gradients(self) -> None:
         """Clip the gradients, then update the weights."""
         if self._clipper is not None:
             self._clipper(self.parameters)
-        self.precision.step(self.optimizer)
+        if self._skip is None:
+            self.precision.step(self.optimizer)
+        else:
+            _step_unless(self._skip, self.optimizer)
+            self._skip = None
 
     def gradient_norm(self) -> Tensor:
         """L2 norm of the gradients before clipping."""
@@ -272,13 +229,18 @@ class Updater:
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
 
-    def names_with_nonfinite_gradient(self, model: nn.Module) -> list[str]:
+    def names_with_nonfinite_gradient(self, model: nn.Module, *, largest: Tensor | None = None) -> list[str]:
         """Names of parameters with infinite or NaN entries in their gradient.
 
         Args:
             model: of the parameters.
+            largest: of `largest_gradients` of a former step, whose gradients are meant; None for the present ones.
         """
-        return [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+        if largest is None:
+            return [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        is_finite = torch.isfinite(largest).tolist()
+        return [names[id(p)] for p, is_good in zip(self.parameters, is_finite, strict=True) if not is_good]
 
     def names_without_gradient(self, model: nn.Module) -> list[str]:
         """Names of trained parameters that the last loss did not depend on.

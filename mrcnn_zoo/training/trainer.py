@@ -141,9 +141,15 @@ class Trainer:
     @contextmanager
     def weights_to_evaluate(self) -> Iterator[None]:
         """Inside the block the model has the averaged weights, if any, and the same buffers on every process."""
+        self.settle()
         with nullcontext() if self.average is None else self.average.applied_to(self.model):
             share_buffers(self.model)
             yield
+
+    def settle(self) -> None:
+        """Let hooks make the checks that they put off, before weights or metrics are read; on every process."""
+        for hook in self.hooks.values():
+            hook.settle(self)
 
     def announce(self, results: Results) -> None:
         """Pass the results of an evaluation of the current weights to all hooks.
@@ -157,6 +163,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that an exact resume needs. A collective; the result is complete on process 0."""
+        self.settle()
         position = self.plan.budget.position(self.iteration, self.elapsed)
         return {
             "model": self.model.state_dict(),

@@ -25,8 +25,9 @@ from mrcnn_zoo.modeling.proposal_generators.rpn import build_rpn
 from mrcnn_zoo.modeling.proposal_generators.selective_search import build_combination
 from mrcnn_zoo.modeling.roi_heads.mask_head import build_mask_rcnn_conv_upsample_head
 from mrcnn_zoo.structures import FeatureSpec
+from mrcnn_zoo.training.gradients import build_clipper
 from mrcnn_zoo.training.lr_schedule import build_lr_schedule
-from mrcnn_zoo.training.step import build_clipper, build_precision
+from mrcnn_zoo.training.step import build_precision
 
 PACKAGE = Path(mrcnn_zoo.__file__).parent
 SMALL = {

@@ -5,6 +5,8 @@ test_simulated_device.py runs these tests in a separate process.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,14 @@ from mrcnn_zoo.ops import nms
 from mrcnn_zoo.registry import Registry
 from mrcnn_zoo.structures import Detections, Proposals, Sample, Targets
 from mrcnn_zoo.training.averaging import WeightsAverage
-from mrcnn_zoo.training.step import clip_each_norm
+from mrcnn_zoo.training.gradients import clip_each_norm, clip_total_norm
+from mrcnn_zoo.training.hook import Hook, StepReport
+from mrcnn_zoo.training.hooks.nonfinite import StopOnNonFinite
+from mrcnn_zoo.training.trainer import Trainer
 from support.simulated_device import SimulatedDevice, SimulatedTensor, move_to_device
+from support.tiny_trainer import make_trainer
 
-MAX_SYNCHRONIZATIONS = {"training": 10, "prediction": 8}  # of Mask R-CNN, for any batch size
+MAX_SYNCHRONIZATIONS = {"training": 10, "prediction": 8}  # of a step and of a call, for any batch size
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = (
     *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.MASK_ON", True, "TEST.DETECTIONS_PER_IMAGE", 10),
@@ -101,6 +107,16 @@ FURTHER: dict[str, tuple[Any, ...]] = {
 }
 
 
+DETECTORS: dict[str, tuple[Any, ...]] = {
+    "Mask R-CNN": (),
+    "Cascade Mask R-CNN": ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads", *SETTINGS["CascadeROIHeads"]),
+    "RetinaNet": ("MODEL.META_ARCHITECTURE", "RetinaNet", *SETTINGS["RetinaNet"]),
+    "Keypoint R-CNN": SETTINGS["KRCNNConvDeconvUpsampleHead"],
+}
+Compared = tuple[Any, CfgNode, tuple[int, ...]]  # a model, its config, batch sizes
+NOT_SLOW = ("CascadeROIHeads", "RetinaNet", "KRCNNConvDeconvUpsampleHead")  # besides Mask R-CNN
+
+
 def cases() -> Iterator[Any]:
     """The small Mask R-CNN, and one model per registered component that it does not contain."""
     cfg = small_config()
@@ -112,9 +128,10 @@ def cases() -> Iterator[Any]:
             is_default = registry != "KEYPOINT_HEADS" and all(cfg.value_of(key) == value for key in keys)
             if not is_default:
                 overrides = [item for key in keys for item in (key, value)]
-                yield pytest.param((*overrides, *SETTINGS.get(name, ())), id=name)
+                marks = () if name in NOT_SLOW else pytest.mark.slow
+                yield pytest.param((*overrides, *SETTINGS.get(name, ())), id=name, marks=marks)
     for name, settings in FURTHER.items():
-        yield pytest.param(settings, id=name)
+        yield pytest.param(settings, id=name, marks=pytest.mark.slow)
 
 
 def small_config(*overrides: Any) -> CfgNode:
@@ -214,15 +231,16 @@ def all_predictions(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
     return [*columns_on_cpu(found), *reports, *({"best IoU by stage": table} for table in ious)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
         (),
-        ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads", *SETTINGS["CascadeROIHeads"]),
+        DETECTORS["Cascade Mask R-CNN"],
         ("MODEL.ROI_HEADS.NAME", "Res5ROIHeads", *SETTINGS["Res5ROIHeads"]),
         ("MODEL.ROI_HEADS.BRANCHES", ["MaskIoUHead"]),
         ("MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead", *SETTINGS["PointRendMaskHead"]),
-        (*SETTINGS["KRCNNConvDeconvUpsampleHead"], "TEST.AUG.FLIP", False),
+        (*DETECTORS["Keypoint R-CNN"], "TEST.AUG.FLIP", False),
     ],
     ids=["standard", "cascade", "res5", "mask scoring", "PointRend", "keypoints"],
 )
@@ -240,28 +258,77 @@ def test_predictions_in_boxes_tta_and_recording_equal_cpu(settings: tuple[Any, .
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.fixture(scope="module")
-def mask_rcnn() -> nn.Module:
+@pytest.fixture(scope="module", params=DETECTORS.values(), ids=DETECTORS)
+def detector(request: pytest.FixtureRequest) -> Compared:
     torch.manual_seed(0)
-    return move_to_device(build_model(small_config()))
+    cfg = small_config(*request.param)
+    return move_to_device(build_model(cfg)), cfg, (1, 4) if request.param else (1, 2, 4)
 
 
-@pytest.mark.parametrize("task", MAX_SYNCHRONIZATIONS)
-def test_number_of_synchronizations_is_independent_of_batch_size(task: str, mask_rcnn: Any) -> None:
-    synchronizations, reports = {}, []
-    mask_rcnn.train(task == "training")
-    for count in (1, 2, 8):
-        samples = scenes(count, small_config())
+def test_prediction_waits_at_most_8_times_for_any_batch_size(detector: Compared) -> None:
+    model, cfg, batch_sizes = detector
+    model.eval()
+    counts = {}
+    for batch_size in batch_sizes:
         with SimulatedDevice() as device:
-            if task == "training":
-                mask_rcnn.losses(samples).total().backward()
-            else:
-                tables = mask_rcnn.predict(samples)
-        assert task == "training" or all(len(table) for table in tables)
-        synchronizations[count] = device.synchronizations
-        reports.append(f"{task}, {count} images: {device.synchronizations} synchronisations\n{device.report()}")
-    assert len(set(synchronizations.values())) == 1, "\n".join(reports)
-    assert 0 < synchronizations[1] <= MAX_SYNCHRONIZATIONS[task], "\n".join(reports)
+            tables = model.predict(scenes(batch_size, cfg))
+        assert all(len(table) for table in tables)
+        counts[batch_size] = device.synchronizations
+    assert len(set(counts.values())) == 1, counts
+    assert 0 < counts[4] <= MAX_SYNCHRONIZATIONS["prediction"], device.report()
+
+
+def test_training_step_waits_at_most_10_times_for_any_batch_size(detector: Compared, tmp_path: Path) -> None:
+    """With the optimizer, the clipping of gradients, the check of losses and gradients, and an average of weights."""
+    model, cfg, batch_sizes = detector
+    counts = {}
+    for batch_size in batch_sizes:
+        samples, steps = scenes(batch_size, cfg), 2
+        counters = CountPerStep()
+        hooks = {"StopOnNonFinite": StopOnNonFinite(tmp_path), "counters": counters}
+        with SimulatedDevice() as device:
+            trainer = make_trainer(
+                folder=tmp_path,
+                model=model,
+                budget=steps,
+                open_batches=lambda _, samples=samples: repeat(samples),
+                hooks=hooks,
+                clipper=partial(clip_total_norm, limit=10.0, norm_type=2.0),
+            )
+            groups = [{"params": list(model.parameters()), "initial_lr": 1e-4}]
+            trainer.updater.optimizer = torch.optim.SGD(groups, lr=1e-4, momentum=0.9, fused=True)
+            trainer.average = WeightsAverage(model, decay=0.9)
+            counters.device = device
+            trainer.train()
+        counts[batch_size] = counters.counts[1] - counters.counts[0]  # the first step has no step before
+    assert len(set(counts.values())) == 1, counts
+    assert 0 < counts[4] <= MAX_SYNCHRONIZATIONS["training"], device.report()
+
+
+class CountPerStep(Hook):
+    """Synchronisations until the end of each step."""
+
+    def __init__(self) -> None:
+        self.device: SimulatedDevice
+        self.counts: list[int] = []
+
+    def after_step(self, trainer: Trainer, report: StepReport) -> None:  # noqa: ARG002
+        self.counts.append(self.device.synchronizations)
+
+
+def test_cascade_ignores_boxes_that_leave_the_image_as_the_cpu_drops_them() -> None:
+    cfg = small_config(*DETECTORS["Cascade Mask R-CNN"])
+    samples = scenes(3, cfg)
+    losses = []
+    for move in (lambda model: model, move_to_device):
+        torch.manual_seed(0)
+        model: Any = build_model(cfg)
+        for predictor in model.roi_heads.box_predictor:
+            torch.nn.init.normal_(predictor.bbox_pred.weight, std=3)  # moves boxes by more than their size
+        move(model)
+        with SimulatedDevice():
+            losses.append(train_and_predict(model, samples)[0])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("max_boxes", [1000, 100, 30])

@@ -16,17 +16,12 @@ HERE = Path(__file__).parent
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
     reason=f"needs torch 2.10 or later, which supports backends written in Python; this is {torch.__version__}",
 )
-def test_all_components_pass_on_simulated_device() -> None:
+@pytest.mark.parametrize("tests", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_tests_pass_on_simulated_device(tests: str) -> None:
     paths = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = str(HERE / "on_simulated_device.py")
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            str(HERE / "on_simulated_device.py"),
-            "-p",
-            "no:cacheprovider",
-        ],
+        [sys.executable, "-m", "pytest", path, "-m", tests, "-p", "no:cacheprovider"],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         cwd=HERE.parents[1],
         capture_output=True,

@@ -1,6 +1,7 @@
 # ruff: noqa: ARG002 - hooks and builders have fixed signatures
 """A loss that is not a number: it stops training, and leaves what is needed to look into it."""
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mrcnn_zoo.errors import NonFiniteLossError, UserError
 from mrcnn_zoo.structures import BoxedBitmaps, Sample, Targets, TrainingOutput
 from mrcnn_zoo.training import replay_batch
 from mrcnn_zoo.training.hooks.nonfinite import StopOnNonFinite, find_nonfinite_losses, load_step, save_batches
+from mrcnn_zoo.training.step import Updater
 from mrcnn_zoo.training.trainer import Trainer
 from support.tiny_trainer import TinyModel
 
@@ -34,6 +36,20 @@ class Poisoned(nn.Module):
         if any(sample.file_name == BAD_IMAGE for sample in samples):
             output.losses["loss_absolute"] = output.losses["loss_absolute"] * self.value
         return output
+
+
+@pytest.fixture
+def skips_on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the fused optimizers of the CPU leave bad updates out, as those of accelerators do."""
+    monkeypatch.setattr(Updater, "can_skip", True)
+
+
+def use_optimizer(trainer: Trainer, kind: str) -> None:
+    """Replace the optimizer of a trainer by a fused one, with the same settings."""
+    groups = [{"params": trainer.updater.parameters, "lr": 0.1, "initial_lr": 0.1}]
+    fused: dict[str, Any] = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}
+    settings = {"momentum": 0.9} if kind == "SGD" else {}
+    trainer.updater.optimizer = fused[kind](groups, fused=True, **settings)
 
 
 @pytest.fixture
@@ -61,6 +77,67 @@ def test_weights_are_those_before_the_step(stopped: tuple[Trainer, str], make_tr
     until_then.train()
     assert trainer.iteration == 3
     assert torch.equal(trainer.model.tiny.linear.weight, until_then.model.linear.weight)
+
+
+@pytest.mark.usefixtures("skips_on_device")
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_device_skips_update_and_message_follows_one_step_later(make_trainer: Any, tmp_path: Path, kind: str) -> None:
+    hook = StopOnNonFinite(tmp_path / "nonfinite")
+    tiny = TinyModel(noise=1.0)
+    trainer = make_trainer(model=Poisoned(copy.deepcopy(tiny), math.nan), hooks={"nonfinite": hook})
+    until_then = make_trainer(model=tiny, budget=3)
+    for each in (trainer, until_then):
+        use_optimizer(each, kind)
+    with pytest.raises(NonFiniteLossError, match=r"iteration 3.\n.*loss_absolute = nan; images: image_6.png, image_7"):
+        trainer.train()
+    until_then.train()
+    assert trainer.iteration == 4
+    assert len(trainer.model.squares) == 5
+    assert torch.equal(trainer.model.tiny.linear.weight, until_then.model.linear.weight)
+    outputs = replay_batch(tmp_path / "nonfinite" / "iter_0000003_rank_0.pt", model=trainer.model)
+    assert outputs[0].losses["loss_square"].item() == trainer.model.squares[3]
+
+
+@pytest.mark.usefixtures("skips_on_device")
+def test_delayed_check_names_the_parameters_of_the_former_step(make_trainer: Any, tmp_path: Path) -> None:
+    class OnceSteep(nn.Module):
+        """The gradient of one of two parameters is infinite in the first step only."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.good, self.bad = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(2))
+            self.steps = 0
+
+        def forward(self, samples: list[Sample]) -> TrainingOutput:
+            self.steps += 1
+            bad = self.bad.sqrt() if self.steps == 1 else self.bad
+            return TrainingOutput({"loss_root": bad.sum() + self.good.sum()})
+
+    trainer = make_trainer(model=OnceSteep(), hooks={"nonfinite": StopOnNonFinite(tmp_path / "bad")})
+    use_optimizer(trainer, "SGD")
+    with pytest.raises(NonFiniteLossError, match=r"iteration 0.\n.*not the gradients of bad; images: image_0.png"):
+        trainer.train()
+    assert trainer.model.good.tolist() == [1, 1]
+
+
+@pytest.mark.usefixtures("skips_on_device")
+@pytest.mark.parametrize("budget", [4, 10])
+def test_delayed_check_precedes_checkpoints_and_the_end(make_trainer: Any, tmp_path: Path, budget: int) -> None:
+    hook = StopOnNonFinite(tmp_path / "nonfinite")
+    model = Poisoned(TinyModel(noise=1.0), math.nan)
+    trainer = make_trainer(model=model, hooks={"nonfinite": hook}, budget=budget, checkpoint_period=2)
+    use_optimizer(trainer, "SGD")
+    with pytest.raises(NonFiniteLossError, match="iteration 3"):
+        trainer.train()
+    assert trainer.iteration == len(model.squares) == 4
+    assert [path.name for path in tmp_path.rglob("model_*.pth")] == ["model_0000001.pth"]
+
+
+def test_only_fused_optimizers_of_accelerators_skip_updates(make_trainer: Any) -> None:
+    trainer = make_trainer()
+    assert not trainer.updater.can_skip
+    use_optimizer(trainer, "SGD")
+    assert not trainer.updater.can_skip  # on the CPU there is no wait to save
 
 
 def test_saved_batch_gives_the_same_losses_again(stopped: tuple[Trainer, str], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.training.build import build_budget
+from mrcnn_zoo.training.gradients import build_clipper
 from mrcnn_zoo.training.lengths import fit_to_epochs, fit_to_processes
 from mrcnn_zoo.training.preflight import plan_stages
 from mrcnn_zoo.training.run_context import (
@@ -25,7 +26,7 @@ from mrcnn_zoo.training.run_context import (
     restore_generator_states,
     seed_step,
 )
-from mrcnn_zoo.training.step import Precision, build_clipper, build_precision
+from mrcnn_zoo.training.step import Precision, build_precision
 from mrcnn_zoo.training.stopping import IterationBudget, TimeBudget
 
 

@@ -24,11 +24,13 @@ class FunctionPooling(nn.Module):
 
     Args:
         function: (N, C, H, W) features, (R, 5) regions -> (R, C, S, S), with bound settings.
+        skips_empty: whether regions without width and height are pooled into 0 without reading the features.
     """
 
-    def __init__(self, function: "partial[Tensor]") -> None:
+    def __init__(self, function: "partial[Tensor]", *, skips_empty: bool = False) -> None:
         super().__init__()
         self.function = function
+        self.skips_empty = skips_empty
 
     def forward(self, features: Tensor, regions: Tensor) -> Tensor:
         """(N, C, H, W) features, (R, 5) regions: image number and box in image pixels -> (R, C, S, S)."""
@@ -92,7 +94,10 @@ def _to_last_pixel(regions: Tensor) -> Tensor:
 
 
 def _roi_align(side: int, scale: float, sampling_ratio: int, *, aligned: bool, align: Alignment) -> FunctionPooling:
-    return FunctionPooling(partial(align, side=side, scale=scale, sampling_ratio=sampling_ratio, aligned=aligned))
+    # Without `aligned`, regions are at least one cell wide; with a sampling ratio of 0 an empty one has no samples.
+    skips_empty = aligned and sampling_ratio == 0 and align is roi_pooling.roi_align
+    function = partial(align, side=side, scale=scale, sampling_ratio=sampling_ratio, aligned=aligned)
+    return FunctionPooling(function, skips_empty=skips_empty)
 
 
 def _rounded_roi_align(side: int, scale: float, sampling_ratio: int, *, align: Alignment) -> FunctionPooling:

@@ -13,7 +13,7 @@ from mrcnn_zoo.modeling.contracts import Features
 from mrcnn_zoo.modeling.recording import Recorder, StageValues
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.roi_pooling import with_image_rows
-from mrcnn_zoo.ops.rows import rows_where
+from mrcnn_zoo.ops.rows import WITHOUT_STATIC_NONZERO, rows_where
 from mrcnn_zoo.registries import POOLING_OPERATIONS
 from mrcnn_zoo.structures import FeatureSpec, ImageSize
 
@@ -77,12 +77,13 @@ class PyramidPooler(nn.Module):
         self.finest_level = finest_level
         self.assignment = assignment
 
-    def forward(self, features: Features, boxes: list[Tensor]) -> Tensor:
+    def forward(self, features: Features, boxes: list[Tensor], rows: Sequence[Tensor] | None = None) -> Tensor:
         """Pool the regions of all images.
 
         Args:
             features: at least the maps in `names`, each (N, C, H, W).
             boxes: N of (R_i, 4), image pixels.
+            rows: where each of `level_masks` is True, if known; saves a host synchronisation.
 
         Returns:
             (sum of R_i, C, S, S) in the order of the boxes, image by image.
@@ -91,16 +92,52 @@ class PyramidPooler(nn.Module):
         maps = [features[name] for name in self.names]
         if len(maps) == 1:
             return self.operations[0](maps[0], regions)
-        levels = self.levels_of(regions[:, 1:])
-        rows = rows_where([levels == i for i in range(len(maps))])
+        if rows is None:
+            masks = self._masks(regions)
+            if self._can_pool_all(regions):
+                return self._pool_all(maps, regions, masks)
+            rows = rows_where(masks)
         pooled = [operation(maps[i], regions[rows[i]]) for i, operation in enumerate(self.operations)]
         # One index_select restores the order; writing into an empty result would copy the gradient once per level.
-        order = torch.cat(rows).argsort()
+        order = torch.cat(list(rows)).argsort()
         if pooled[0].requires_grad:
             return torch.cat(pooled).index_select(0, order)
         # Channels last, as the maps are: index_select returns its result in the order of the dimensions.
         by_cell = torch.cat([maps.permute(0, 2, 3, 1) for maps in pooled]).index_select(0, order)
         return by_cell.permute(0, 3, 1, 2)
+
+    def level_masks(self, boxes: Sequence[Tensor]) -> list[Tensor]:
+        """Whether each box is pooled from each level; none if there is one level only.
+
+        Args:
+            boxes: N of (R_i, 4), image pixels.
+
+        Returns:
+            (sum of R_i,) bool per level.
+        """
+        if len(self.names) == 1:
+            return []
+        return self._masks(with_image_rows([_finite(image_boxes) for image_boxes in boxes]))
+
+    def _masks(self, regions: Tensor) -> list[Tensor]:
+        levels = self.levels_of(regions[:, 1:])
+        return [levels == i for i in range(len(self.names))]
+
+    def _can_pool_all(self, regions: Tensor) -> bool:
+        # In training, where regions are many, memory traffic takes longer than the synchronisation.
+        on_accelerator = regions.device.type not in WITHOUT_STATIC_NONZERO
+        skips_empty = all(getattr(operation, "skips_empty", False) for operation in self.operations)
+        return on_accelerator and skips_empty and not torch.is_grad_enabled()
+
+    def _pool_all(self, maps: Sequence[Tensor], regions: Tensor, masks: Sequence[Tensor]) -> Tensor:
+        """Without host synchronisation: every level pools all regions, those of other levels as empty ones, into 0."""
+        first, *others = (
+            operation(feature_map, regions * mask[:, None])
+            for operation, feature_map, mask in zip(self.operations, maps, masks, strict=True)
+        )
+        for pooled in others:
+            first += pooled
+        return first
 
     def levels_of(self, boxes: Tensor) -> Tensor:
         """The map that each box is pooled from: (R, 4) finite pixels -> (R,) int64 places in `names`."""

@@ -10,6 +10,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.losses.classification import IGNORED_CLASS
 from mrcnn_zoo.modeling.assignment import RegionLabeler, build_region_labeler, label_all
 from mrcnn_zoo.modeling.contracts import BoxHead, Features, Matcher
 from mrcnn_zoo.modeling.poolers import PyramidPooler, build_head_pooler, select_specs
@@ -30,6 +31,7 @@ from mrcnn_zoo.structures import (
     Targets,
     TrainingOutput,
     foreground_regions,
+    is_foreground,
 )
 
 
@@ -103,24 +105,48 @@ class CascadeROIHeads(RegionHeads):
     def losses(self, features: Features, proposals: list[Proposals], targets: list[Targets]) -> TrainingOutput:
         """The losses of all stages, `loss_cls_stage0` and so on, and those of the other branches."""
         features = contiguous_features(features, self.box_pooler.names)
-        first = self.labeler.label(proposals, targets)
+        first = regions = self.labeler.label(proposals, targets)
         output, moved = self._train_stage(0, features, first)
         for stage, matcher in enumerate(self.matchers, start=1):
             # A box that has moved out of the image is empty after clipping: there is nothing to pool.
-            rows = rows_where([box_ops.is_nonempty(image_boxes) for image_boxes in moved])
-            boxes = [image_boxes[image_rows] for image_boxes, image_rows in zip(moved, rows, strict=True)]
-            regions = label_all(boxes, targets, matcher, self.labeler.num_classes)
-            of_stage, moved = self._train_stage(stage, features, regions)
+            if moved[0].device.type == "cpu":
+                rows = rows_where([box_ops.is_nonempty(image_boxes) for image_boxes in moved])
+                boxes = [image_boxes[image_rows] for image_boxes, image_rows in zip(moved, rows, strict=True)]
+                regions, by_level = label_all(boxes, targets, matcher, self.labeler.num_classes), None
+            else:
+                regions, by_level = self._label_on_accelerator(moved, regions, targets, matcher)
+            of_stage, moved = self._train_stage(stage, features, regions, by_level)
             output |= of_stage
         return output | self.branch_losses(features, foreground_regions(first, self.labeler.num_classes)[0])
 
+    def _label_on_accelerator(
+        self, moved: list[Tensor], regions: list[LabeledRegions], targets: list[Targets], matcher: Matcher
+    ) -> tuple[list[LabeledRegions], list[Tensor] | None]:
+        """The regions of the next stage and their rows by pyramid level, with one host synchronisation for all counts.
+
+        Empty boxes stay, so that the host does not need their number: where they were, and ignored in all stages.
+        """
+        boxes, keeps = [], []
+        for image_boxes, table in zip(moved, regions, strict=True):
+            is_kept = box_ops.is_nonempty(image_boxes) & (table.classes != IGNORED_CLASS)
+            boxes.append(torch.where(is_kept[:, None], image_boxes, table.boxes))
+            keeps.append(is_kept)
+        num_classes = self.labeler.num_classes
+        tables = [
+            replace(table, classes=torch.where(is_kept, table.classes, IGNORED_CLASS))
+            for table, is_kept in zip(label_all(boxes, targets, matcher, num_classes), keeps, strict=True)
+        ]
+        masks = [is_foreground(table.classes, num_classes) for table in tables]
+        rows = rows_where([*masks, *self.box_pooler.level_masks(boxes)])
+        labeled = [replace(table, foreground=foreground) for table, foreground in zip(tables, rows, strict=False)]
+        return labeled, rows[len(tables) :] or None
+
     def _train_stage(
-        self, stage: int, features: Features, regions: list[LabeledRegions]
+        self, stage: int, features: Features, regions: list[LabeledRegions], by_level: Sequence[Tensor] | None = None
     ) -> tuple[TrainingOutput, list[Tensor]]:
         predictor = self.predictors[stage]
-        deltas, output = predictor.supervise(
-            self._stage_vectors(stage, features, [table.boxes for table in regions]), regions, features
-        )
+        vectors = self._stage_vectors(stage, features, [table.boxes for table in regions], by_level)
+        deltas, output = predictor.supervise(vectors, regions, features)
         named = TrainingOutput(_of_stage(stage, output.sums), _of_stage(stage, output.metrics))
         return named, moved_boxes(deltas, regions, predictor.regression.coder)
 
@@ -156,9 +182,11 @@ class CascadeROIHeads(RegionHeads):
         ]
         return torch.stack(scores).mean(dim=0)
 
-    def _stage_vectors(self, stage: int, features: Features, boxes: list[Tensor]) -> Tensor:
+    def _stage_vectors(
+        self, stage: int, features: Features, boxes: list[Tensor], by_level: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """The box head's output of one stage: N x (R_i, 4) pixels -> (sum of R_i, D)."""
-        pooled = self.box_pooler(features, boxes)
+        pooled = self.box_pooler(features, boxes, by_level)
         # The gradients of all stages add up in the features, so each is scaled to keep their sum that of one stage.
         pooled = scale_gradient(pooled, 1 / len(self.box_head))
         return self.box_head[stage](pooled)

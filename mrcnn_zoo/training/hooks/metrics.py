@@ -185,6 +185,7 @@ class WriteMetrics(Hook):
         self._reports = [StepReport(**report) for report in state.get("reports", [])]
 
     def _write(self, trainer: Trainer) -> None:
+        trainer.settle()
         count = len(self._reports)
         seconds = sum(report.seconds for report in self._reports) / count
         images = sum(report.num_images for report in self._reports) / count * world_size()

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from mrcnn_zoo.config import CfgNode, config_from_text
-from mrcnn_zoo.distributed.processes import gather_over_processes, maximum_over_processes, rank
+from mrcnn_zoo.distributed.processes import gather_over_processes, rank, world_size
 from mrcnn_zoo.errors import NonFiniteLossError, UserError
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import BoxedBitmaps, Proposals, Sample, Targets, TrainingOutput
+from mrcnn_zoo.training.gradients import largest_gradients
 from mrcnn_zoo.training.hook import Hook, Workspace
 from mrcnn_zoo.training.run_context import derived_seed, generators_aside
 from mrcnn_zoo.training.trainer import Trainer
@@ -105,8 +107,40 @@ def shortened(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMES]) + more
 
 
+@dataclass
+class CheckedStep:
+    """A step whose values may not be finite.
+
+    Args:
+        iteration: of the step.
+        batches: samples of the step, one list per forward pass.
+        outputs: losses and metrics per batch, detached.
+        flags: on the host once `copied` is over: whether the loss and the gradient are not finite, of this process and
+            of any.
+        copied: end of the copy to the host; None if it is over.
+        largest: (P,) largest magnitude in the gradient of each parameter with one; None while the gradients exist.
+    """
+
+    iteration: int
+    batches: list[list[Sample]]
+    outputs: list[TrainingOutput]
+    flags: Tensor
+    copied: "torch.cuda.Event | None" = None
+    largest: Tensor | None = None
+
+    def read(self) -> list[bool]:
+        """The four flags, after a wait for their copy."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        flags: list[bool] = self.flags.tolist()
+        return flags
+
+
 class StopOnNonFinite(Hook):
     """Checks losses and gradients of each step, and saves a non-finite one for `replay_batch`.
+
+    On an accelerator with a fused optimizer, the device itself leaves the update of such a step out, and the host reads
+    one step later that it did. It so waits for nothing but the step before, and the weights are the same.
 
     Args:
         folder: of the saved steps.
@@ -114,43 +148,69 @@ class StopOnNonFinite(Hook):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._pending: CheckedStep | None = None
 
     def after_backward(self, trainer: Trainer, batches: list[list[Sample]], outputs: list[TrainingOutput]) -> None:
-        # The only wait for the device in a step. It comes after the backward pass is queued, so that only the queueing
-        # of the optimizer's kernels is not hidden.
-        loss_is_bad, gradient_is_bad = _non_finite(trainer, outputs).tolist()
-        is_any_loss_bad, is_any_gradient_bad = maximum_over_processes([float(loss_is_bad), float(gradient_is_bad)])
-        if not (is_any_loss_bad or is_any_gradient_bad):
+        flags = _non_finite(trainer, outputs)
+        of_any = _of_any_process(flags)
+        step = CheckedStep(trainer.iteration, batches, outputs, torch.cat((flags, of_any)))
+        if not trainer.updater.can_skip:
+            # The wait comes after the backward pass is queued: only the queueing of the optimizer's kernels shows.
+            self._stop_if_bad(trainer, step)
             return
-        # Averaging spreads a non-finite gradient to all processes; only the one with the non-finite loss has the batch.
-        finding = None
-        if is_any_loss_bad and loss_is_bad:
-            losses = find_nonfinite_losses(outputs)
-            what = ", ".join(f"{name} = {value}" for name, value in losses.items())
-            bad = [samples for samples, output in zip(batches, outputs, strict=True) if find_nonfinite_losses([output])]
-            finding = self._record(trainer, batches, what, bad)
-        elif not is_any_loss_bad and gradient_is_bad:
-            names = trainer.updater.names_with_nonfinite_gradient(trainer.model)
-            what = f"all losses are finite, but not the gradients of {shortened(names)}"
-            if not names:  # finite entries whose squares overflow
-                losses = {name: float(value) for output in outputs for name, value in output.losses.items()}
-                largest = max(losses, key=lambda name: abs(losses[name]))
-                what = f"the norm of all gradients overflows; the largest loss is {largest} = {losses[largest]:.3g}"
-            finding = self._record(trainer, batches, what, batches)
-        findings = [found for found in gather_over_processes(finding) if found is not None]
-        raise NonFiniteLossError(nonfinite_message(trainer.iteration, findings))
+        self.settle(trainer)
+        trainer.updater.skip_if(of_any.any())
+        step.largest = largest_gradients(trainer.updater.parameters)
+        if step.flags.is_cuda:
+            on_host = torch.empty(step.flags.shape, dtype=step.flags.dtype, pin_memory=True)
+            step.flags = on_host.copy_(step.flags, non_blocking=True)
+            step.copied = torch.cuda.Event()
+            step.copied.record()
+        self._pending = step
+
+    def settle(self, trainer: Trainer) -> None:
+        step, self._pending = self._pending, None
+        if step is not None:
+            self._stop_if_bad(trainer, step)
+
+    def after_train(self, trainer: Trainer) -> None:
+        self.settle(trainer)
 
     def on_floating_point_error(self, trainer: Trainer, batches: list[list[Sample]], error: FloatingPointError) -> None:
         # No collective: the other processes are in the middle of their step. They end after this one.
-        finding = self._record(trainer, batches, str(error), batches)
+        finding = self._record(trainer, trainer.iteration, batches, what=str(error), suspects=batches)
         raise NonFiniteLossError(nonfinite_message(trainer.iteration, [finding])) from error
 
+    def _stop_if_bad(self, trainer: Trainer, step: CheckedStep) -> None:
+        """Raise the message about a step, if its loss or gradient is not finite on any process."""
+        loss_is_bad, gradient_is_bad, is_any_loss_bad, is_any_gradient_bad = step.read()
+        if not (is_any_loss_bad or is_any_gradient_bad):
+            return
+        # Averaging spreads a non-finite gradient to all processes; only the one with the non-finite loss has the batch.
+        finding, batches = None, step.batches
+        if is_any_loss_bad and loss_is_bad:
+            losses = find_nonfinite_losses(step.outputs)
+            what = ", ".join(f"{name} = {value}" for name, value in losses.items())
+            pairs = zip(batches, step.outputs, strict=True)
+            bad = [samples for samples, output in pairs if find_nonfinite_losses([output])]
+            finding = self._record(trainer, step.iteration, batches, what=what, suspects=bad)
+        elif not is_any_loss_bad and gradient_is_bad:
+            names = trainer.updater.names_with_nonfinite_gradient(trainer.model, largest=step.largest)
+            what = f"all losses are finite, but not the gradients of {shortened(names)}"
+            if not names:  # finite entries whose squares overflow
+                losses = {name: float(value) for output in step.outputs for name, value in output.losses.items()}
+                largest = max(losses, key=lambda name: abs(losses[name]))
+                what = f"the norm of all gradients overflows; the largest loss is {largest} = {losses[largest]:.3g}"
+            finding = self._record(trainer, step.iteration, batches, what=what, suspects=batches)
+        findings = [found for found in gather_over_processes(finding) if found is not None]
+        raise NonFiniteLossError(nonfinite_message(step.iteration, findings))
+
     def _record(
-        self, trainer: Trainer, batches: list[list[Sample]], what: str, suspects: list[list[Sample]]
+        self, trainer: Trainer, iteration: int, batches: list[list[Sample]], *, what: str, suspects: list[list[Sample]]
     ) -> Finding:
-        path = self._folder / f"iter_{trainer.iteration:07d}_rank_{rank()}.pt"
+        path = self._folder / f"iter_{iteration:07d}_rank_{rank()}.pt"
         facts = {
-            "iteration": trainer.iteration,
+            "iteration": iteration,
             "rank": rank(),
             "seed": trainer.plan.seed,
             "what": what,
@@ -167,12 +227,21 @@ def build_stop_on_nonfinite(cfg: CfgNode, workspace: Workspace) -> StopOnNonFini
     return StopOnNonFinite(workspace.output_dir / "nonfinite")
 
 
-def _non_finite(trainer: Trainer, outputs: list[TrainingOutput]) -> torch.Tensor:
+def _non_finite(trainer: Trainer, outputs: list[TrainingOutput]) -> Tensor:
     """(2,) bool: whether the loss, and whether the gradient, is infinite or not a number."""
     total = torch.stack([output.total() for output in outputs]).sum()
     # Float16 gradients overflow now and then; the loss scaler leaves such steps out.
     norm = torch.zeros_like(total) if trainer.updater.precision.scales_losses else trainer.updater.gradient_norm()
     return ~torch.isfinite(torch.stack([total, norm]))
+
+
+def _of_any_process(flags: Tensor) -> Tensor:
+    """Whether each flag is set on any process, on the same device; without a wait of the host where NCCL is used."""
+    if world_size() == 1:
+        return flags
+    numbers = flags.float()
+    dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
+    return numbers > 0
 
 
 def replay_batch(
