@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
+from mrcnn_zoo.ops.mask_bitmaps import paste_bitmaps
 from mrcnn_zoo.ops.masks import MaskWindow, WindowsOfImage, crop_windows, paste_masks, tight_box
 from mrcnn_zoo.ops.rle import encode_windows
 from mrcnn_zoo.structures.summary import summary
@@ -144,13 +145,14 @@ class BoxedBitmaps:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The same masks on `device`."""
+        pixels, windows = (t.to(device, non_blocking=non_blocking) for t in (self.pixels, self.windows))
+        return self.with_copies(pixels, windows)
+
+    def with_copies(self, pixels: Tensor, windows: Tensor) -> Self:
+        """The same masks with copies of `pixels` and `windows` on another device."""
         host_windows = self.windows if self.windows.device.type == "cpu" else self.host_windows
-        moved = replace(
-            self,
-            pixels=self.pixels.to(device, non_blocking=non_blocking),
-            windows=self.windows.to(device, non_blocking=non_blocking),
-        )
-        return replace(moved, host_windows=None if moved.windows.device.type == "cpu" else host_windows)
+        is_on_host = windows.device.type == "cpu"
+        return replace(self, pixels=pixels, windows=windows, host_windows=None if is_on_host else host_windows)
 
     def crop_and_resize(self, boxes: Tensor, side: int) -> Tensor:
         """ROIAlign of the full-image bitmap of mask r in boxes[r], thresholded at 0.5.
@@ -315,10 +317,13 @@ class ProbabilityMasks:
 
     def bitmaps(self) -> Tensor:
         """(R, H, W) bool: pixels with a probability of at least the threshold at their centre."""
+        if self.probabilities.device.type != "cpu":
+            masks = self.probabilities.detach(), self.boxes.detach()
+            return paste_bitmaps(*masks, self.image_size, threshold=self.threshold)
         full = np.zeros((len(self), *self.image_size), dtype=np.bool_)
         for bitmap, (x, y, window) in zip(full, self.mask_windows(), strict=True):
             bitmap[y : y + window.shape[0], x : x + window.shape[1]] = window
-        return torch.from_numpy(full).to(self.probabilities.device)
+        return torch.from_numpy(full)
 
     def rles(self) -> list[dict[str, Any]]:
         """COCO run-length encodings, made from the windows of the boxes."""

@@ -2,12 +2,15 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mrcnn_zoo.structures.instances import ImageSize, Proposals, Targets
+from mrcnn_zoo.ops.transfer import move_together
+from mrcnn_zoo.structures.instances import ImageSize, InstanceTable, Proposals, Targets
+from mrcnn_zoo.structures.masks import BoxedBitmaps
 from mrcnn_zoo.structures.summary import summary
 
 LARGEST_SEED = 2**31 - 1
@@ -126,4 +129,24 @@ def round_up(value: int, multiple: int) -> int:
 def _all_or_none(tables: list, device: torch.device) -> list | None:
     if any(table is None for table in tables):
         return None
-    return [table.to(device, non_blocking=True) for table in tables]
+    return list(tables) if device.type == "cpu" else _moved_together(tables, device)
+
+
+def _moved_together(tables: Sequence[InstanceTable], device: torch.device) -> list[InstanceTable]:
+    """The tables on an accelerator; all their tensors of the host are one copy."""
+    columns = [column for table in tables for column in table.columns().values()]
+    moved = iter(move_together([part for column in columns for part in _parts_on_host(column)], device))
+
+    def copy(column: Any) -> Any:
+        parts = [next(moved) for _ in _parts_on_host(column)]
+        if not parts:
+            return column.to(device, non_blocking=True)
+        return parts[0] if isinstance(column, Tensor) else column.with_copies(*parts)
+
+    return [replace(table, **{name: copy(column) for name, column in table.columns().items()}) for table in tables]
+
+
+def _parts_on_host(column: Any) -> list[Tensor]:
+    """The tensors of a column if they are on the CPU; none of masks of another class, which move themselves."""
+    parts = [column.pixels, column.windows] if isinstance(column, BoxedBitmaps) else [column]
+    return [part for part in parts if isinstance(part, Tensor) and part.device.type == "cpu"]

@@ -274,6 +274,8 @@ def test_prediction_waits_at_most_8_times_for_any_batch_size(detector: Compared)
             tables = model.predict(scenes(batch_size, cfg))
         assert all(len(table) for table in tables)
         counts[batch_size] = device.synchronizations
+        # The images one by one, the targets and proposals of all together.
+        assert device.copies_in("structures/samples.py", "ops/transfer.py") == batch_size + 2
     assert len(set(counts.values())) == 1, counts
     assert 0 < counts[4] <= MAX_SYNCHRONIZATIONS["prediction"], device.report()
 

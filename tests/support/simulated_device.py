@@ -92,6 +92,11 @@ class SimulatedDevice(TorchDispatchMode):
         """Number of times the host synchronised with the device."""
         return sum(count for (event, _), count in self.counts.items() if event.startswith("synchronizes"))
 
+    def copies_in(self, *files: str) -> int:
+        """Number of copies to the device in some files of the package."""
+        counts = self.counts.items()
+        return sum(n for (event, where), n in counts if "to the device" in event and where.startswith(files))
+
     def report(self) -> str:
         """One line per location: number, event, file and line."""
         return "\n".join(f"{count:4} {event} in {where}" for (event, where), count in sorted(self.counts.items()))

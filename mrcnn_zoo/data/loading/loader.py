@@ -1,25 +1,21 @@
 """Sample loaders with worker processes: endless and shuffled for training, in order for evaluation."""
 
 import gc
-import io
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.classes import merge_datasets
 from mrcnn_zoo.data.loading.mapper import Mapper, build_eval_mapper, build_train_mapper, build_validation_mapper
+from mrcnn_zoo.data.loading.packing import Failure, PackedForGPU, PackedRecords, pack, unpack
 from mrcnn_zoo.data.loading.proposals import build_proposal_mapper
 from mrcnn_zoo.data.loading.samplers import (
     SAMPLE_STREAM,
@@ -38,37 +34,6 @@ from mrcnn_zoo.registries import DATA_SAMPLERS
 from mrcnn_zoo.structures import Sample
 
 PREFETCHED_BATCHES = 2  # per worker
-
-
-class PackedRecords(Sequence[ImageRecord]):
-    """Records as bytes in one array.
-
-    Changing reference counts copies the memory pages of Python objects that forked processes share; an array has one
-    reference count. Source: Detectron2, `DatasetFromList`.
-
-    Args:
-        records: picklable.
-    """
-
-    def __init__(self, records: Sequence[ImageRecord]) -> None:
-        packed = [pickle.dumps(record, protocol=5) for record in records]
-        self._ends = np.cumsum([len(item) for item in packed], dtype=np.int64)
-        self._bytes = np.frombuffer(b"".join(packed), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, row: Any) -> Any:
-        """The record of a row, an int; slices are not supported."""
-        start = int(self._ends[row - 1]) if row else 0
-        return pickle.loads(self._bytes[start : int(self._ends[row])].data)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A `UserError` raised in a worker process, to be raised again in the training process."""
-
-    message: str
 
 
 class SampleSource:
@@ -93,31 +58,6 @@ class SampleSource:
             ]
         except UserError as error:
             return Failure(str(error))
-
-
-class _TensorPickler(pickle.Pickler):
-    """Pickles tensors by value.
-
-    torch sends tensors between processes in shared memory with a file descriptor each, and both run out: containers
-    have 64 MB of /dev/shm, processes 1,024 descriptors.
-    """
-
-    def reducer_override(self, item: Any) -> Any:
-        if isinstance(item, Tensor):
-            return torch.from_numpy, (item.contiguous().numpy(),)
-        return NotImplemented
-
-
-def pack(item: Any) -> bytes:
-    """Serialise samples or a `Failure` for another process."""
-    buffer = io.BytesIO()
-    _TensorPickler(buffer, protocol=5).dump(item)
-    return buffer.getvalue()
-
-
-def unpack(item: bytes) -> Any:
-    """The inverse of `pack`; only for bytes from this run's own worker processes."""
-    return pickle.loads(item)
 
 
 def raise_failures(loaded: Generator[list[Sample] | Failure, None, None]) -> Iterator[list[Sample]]:
@@ -170,16 +110,27 @@ class SampleLoader:
         source: batch -> samples.
         batches: called per iteration; the batches in their order.
         num_workers: worker processes; 0 loads in the calling process.
+        pins: whether images are in page-locked memory, for a CUDA device; only with worker processes.
     """
 
-    def __init__(self, source: SampleSource, *, batches: Callable[[], Iterator[BatchDraws]], num_workers: int) -> None:
+    def __init__(
+        self,
+        source: SampleSource,
+        *,
+        batches: Callable[[], Iterator[BatchDraws]],
+        num_workers: int,
+        pins: bool = False,
+    ) -> None:
         self._source = source
         self._batches = batches
         self._num_workers = num_workers
+        self._pins = pins
 
     def __iter__(self) -> Iterator[list[Sample]]:
         if self._num_workers == 0:
             return raise_failures(self._source[batch] for batch in self._batches())
+        if self._pins:
+            return raise_failures(item for item in self._start_workers())
         return raise_failures(unpack(item) for item in self._start_workers())
 
     def _start_workers(self) -> Any:
@@ -187,7 +138,8 @@ class SampleLoader:
             self._source,  # type: ignore[arg-type]
             sampler=self._batches(),  # type: ignore[arg-type]
             batch_size=None,
-            collate_fn=pack,
+            collate_fn=PackedForGPU.pack if self._pins else pack,
+            pin_memory=self._pins,
             num_workers=self._num_workers,
             prefetch_factor=PREFETCHED_BATCHES,
             worker_init_fn=prepare_worker,
@@ -202,12 +154,19 @@ class TrainLoader(SampleLoader):
         dataset: the selected training data; `num_images` is its length.
         batches: called per iteration; the batches of this process in their order.
         num_workers: worker processes; 0 loads in the calling process.
+        pins: see `SampleLoader`.
     """
 
     def __init__(
-        self, source: SampleSource, *, dataset: Dataset, batches: Callable[[], Iterator[BatchDraws]], num_workers: int
+        self,
+        source: SampleSource,
+        *,
+        dataset: Dataset,
+        batches: Callable[[], Iterator[BatchDraws]],
+        num_workers: int,
+        pins: bool = False,
     ) -> None:
-        super().__init__(source, batches=batches, num_workers=num_workers)
+        super().__init__(source, batches=batches, num_workers=num_workers, pins=pins)
         self.dataset = dataset
         self.num_images = len(dataset)
 
@@ -220,12 +179,15 @@ class EvalLoader(SampleLoader):
         rows: of the dataset.
         batch_size: samples per batch; the last one may be smaller.
         num_workers: worker processes, at most one per batch; 0 loads in the calling process.
+        pins: see `SampleLoader`.
     """
 
-    def __init__(self, source: SampleSource, *, rows: range, batch_size: int, num_workers: int) -> None:
+    def __init__(
+        self, source: SampleSource, *, rows: range, batch_size: int, num_workers: int, pins: bool = False
+    ) -> None:
         starts = range(0, len(rows), batch_size)
         batches = [[Draw(row, row) for row in rows[start : start + batch_size]] for start in starts]
-        super().__init__(source, batches=lambda: iter(batches), num_workers=min(num_workers, len(batches)))
+        super().__init__(source, batches=lambda: iter(batches), num_workers=min(num_workers, len(batches)), pins=pins)
         self.rows = rows
         self._length = len(batches)
 
@@ -283,7 +245,11 @@ def build_train_loader(
         mapper=build_train_mapper(cfg, dataset, proposals),
         seed=seed,
     )
-    return TrainLoader(source, dataset=dataset, batches=batches, num_workers=num_workers)
+    return TrainLoader(source, dataset=dataset, batches=batches, num_workers=num_workers, pins=_uses_cuda(cfg))
+
+
+def _uses_cuda(cfg: CfgNode) -> bool:
+    return cfg.MODEL.DEVICE.startswith(("cuda", "auto")) and torch.cuda.is_available()
 
 
 def build_eval_loader(
@@ -322,4 +288,4 @@ def build_eval_loader(
     mapper = build_validation_mapper(cfg, dataset, proposals) if with_targets else build_eval_mapper(cfg, proposals)
     source = SampleSource(PackedRecords(records) if num_workers else records, mapper=mapper, seed=0)
     rows = contiguous_share(count, rank, world_size)[start:]
-    return EvalLoader(source, rows=rows, batch_size=batch_size, num_workers=num_workers)
+    return EvalLoader(source, rows=rows, batch_size=batch_size, num_workers=num_workers, pins=_uses_cuda(cfg))

@@ -10,12 +10,15 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Matcher, Matches, Sampler, SamplesBatches
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.rows import constant, rows_where
+from mrcnn_zoo.ops.transfer import free_memory
 from mrcnn_zoo.registries import MATCHERS, SAMPLERS
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 # Overlaps computed at once. 50 objects and the 268,569 anchors of a large image need 54 MB per temporary tensor.
 MAX_PAIRS = 2_000_000
+BYTES_PER_PAIR = 16  # four float32 temporary tensors
+SHARE_OF_FREE_MEMORY = 0.1  # on a CUDA device, where each further block costs the launch of its kernels
 UNUSABLE_COST = 1e30  # of a pair whose cost is not finite
 
 
@@ -57,7 +60,7 @@ class MaxIoUMatcher:
         best_iou = boxes.new_zeros(len(boxes))
         rows = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
         is_best_of_an_object = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-        block = max(1, MAX_PAIRS // max(1, len(boxes)))
+        block = max(1, _max_pairs(boxes.device) // max(1, len(boxes)))
         for first in range(0, len(ground_truth) if len(boxes) else 0, block):
             overlaps = box_ops.iou(ground_truth[first : first + block], boxes)
             values, indices = overlaps.max(dim=0)
@@ -75,6 +78,10 @@ class MaxIoUMatcher:
         bounds = constant(self.thresholds, dtype=best_iou.dtype, device=best_iou.device)
         labels = constant(self.labels, dtype=torch.int8, device=best_iou.device)
         return labels[torch.bucketize(best_iou, bounds, right=True)]
+
+
+def _max_pairs(device: torch.device) -> int:
+    return max(MAX_PAIRS, int(free_memory(device) * SHARE_OF_FREE_MEMORY / BYTES_PER_PAIR))
 
 
 @MATCHERS.register("MaxIoUMatcher")

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mrcnn_zoo.data import build_eval_loader, build_train_loader, load_dataset
-from mrcnn_zoo.data.loading.loader import PackedRecords, pack, unpack
+from mrcnn_zoo.data.loading import loader as loader_module
+from mrcnn_zoo.data.loading.packing import Failure, PackedForGPU, PackedRecords, pack, unpack
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.structures import Sample
@@ -249,6 +250,31 @@ def test_packed_records_equal_the_records(dataset: Dataset) -> None:
 def test_packed_samples_equal_the_samples(cfg, dataset: Dataset) -> None:
     batch = next(iter(build_train_loader(cfg, [dataset])))
     _assert_equal([unpack(pack(batch))], [batch])
+
+
+def test_images_for_a_gpu_are_pinned_in_the_thread_that_unpacks_them(
+    cfg, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda image: image + 1)  # without a GPU it cannot be called
+    (batch,) = _take(build_train_loader(cfg, [dataset]), 1)
+    pinned = PackedForGPU.pack(batch).pin_memory()
+    for sample, original in zip(pinned, batch, strict=True):
+        assert torch.equal(sample.image, original.image + 1)
+        assert torch.equal(sample.targets.boxes, original.targets.boxes)
+    assert PackedForGPU.pack(Failure("no such image")).pin_memory() == Failure("no such image")
+
+
+def test_loader_for_a_gpu_uses_pinned_memory(cfg, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg.DATALOADER.NUM_WORKERS = 1
+    settings = {}
+    monkeypatch.setattr(loader_module, "DataLoader", lambda *_, **keywords: settings.update(keywords) or iter(()))
+    for is_available, device, pins in ((True, "auto", True), (True, "cpu", False), (False, "cuda", False)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda is_available=is_available: is_available)
+        cfg.MODEL.DEVICE = device
+        for loader in (build_train_loader(cfg, [dataset]), build_eval_loader(cfg, dataset)):
+            list(loader)
+            assert settings["pin_memory"] is pins
+            assert (settings["collate_fn"] is pack) is not pins
 
 
 def test_real_images_pass_through_the_pipeline(cfg, shared_dir: Path) -> None:

@@ -101,3 +101,21 @@ def test_matched_classes_are_those_of_the_ground_truth_background_or_ignored() -
     assert matched_classes(matches, torch.tensor([4, 2]), 7).tolist() == [2, 7, -1, 2]
     nothing = Matches(torch.zeros(2, dtype=torch.int64), torch.tensor([0, -1], dtype=torch.int8))
     assert matched_classes(nothing, torch.zeros(0, dtype=torch.int64), 7).tolist() == [7, -1]
+
+
+def test_blocks_grow_with_the_free_memory_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    corners = torch.rand((207, 2), generator=torch.Generator().manual_seed(0)) * 30
+    boxes, objects = torch.cat((corners, corners + 10), dim=1).split([200, 7])
+    matcher = rpn_matcher(allow_low_quality=True)
+    monkeypatch.setattr(matcher_module, "MAX_PAIRS", 1)
+    expected = matcher.match(boxes, objects)
+    blocks = []
+    compute_iou = matcher_module.box_ops.iou
+    monkeypatch.setattr(matcher_module.box_ops, "iou", lambda a, b: blocks.append(len(a)) or compute_iou(a, b))
+    for free, sizes in ((0, [1] * 7), (16 * 650 * 10, [3, 3, 1]), (10**9, [7])):
+        blocks.clear()
+        monkeypatch.setattr(matcher_module, "free_memory", lambda _, free=free: free)
+        found = matcher.match(boxes, objects)
+        assert blocks == sizes
+        assert torch.equal(found.rows, expected.rows)
+        assert torch.equal(found.labels, expected.labels)
