@@ -16,6 +16,7 @@ from mrcnn_zoo.benchmark.report import BenchmarkReport, make_ratios, make_rows
 from mrcnn_zoo.benchmark.torchvision_model import build_torchvision_model, torchvision_state
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.loading import config_from_text
+from mrcnn_zoo.inference.optimization import build_optimized
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.ops.memory import keep_freed_memory
@@ -187,6 +188,7 @@ def start_steps(job: ModelJob) -> Callable[[], Steps]:
         model = build(cfg)
         model.load_state_dict(torch.load(job.weights_file, weights_only=True, mmap=True))
         if job.name == OURS:
+            model = model if plan.task == "train" else build_optimized(cfg, model.eval())
             return our_steps(model, batches, **options)
         return torchvision_steps(model, inputs, **options)
 

@@ -17,6 +17,7 @@ from mrcnn_zoo.config.values import read_overrides
 from mrcnn_zoo.data.classes import check_class_count, distinct_names
 from mrcnn_zoo.data.images.pixels import RANGE
 from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.inference.optimization import build_optimized
 from mrcnn_zoo.interop import coco_classes
 from mrcnn_zoo.model_zoo import index
 from mrcnn_zoo.modeling import build_model
@@ -107,7 +108,7 @@ def _typed_weights(overrides: Sequence[Any]) -> str:
 
 
 def fill_model(cfg: CfgNode, file: WeightsFile) -> tuple[nn.Module, TrainedFile]:
-    """Build the model of a config in evaluation mode and load all of its weights from a file.
+    """Build the model of a config in evaluation mode, load all of its weights, and optimise it as MODEL.OPTIMIZE says.
 
     Args:
         cfg: of the model.
@@ -125,7 +126,7 @@ def fill_model(cfg: CfgNode, file: WeightsFile) -> tuple[nn.Module, TrainedFile]
     refuse_gaps(report)
     logger.info("%s on %s", type(model).__name__, next(model.parameters()).device)
     ids = category_ids_of(file, class_names, count=len(class_names) or class_count(cfg) or 1)
-    return model, TrainedFile(file, class_names, ids, report)
+    return build_optimized(cfg, model), TrainedFile(file, class_names, ids, report)
 
 
 def config_of_weights(weights: str | Path, overrides: Sequence[Any] = (), *, trust: Iterable[str] = ()) -> CfgNode:

@@ -162,7 +162,7 @@ def roi_align_of_rows(
     torchvision's kernel reads each channel of each sample separately, from a copy of the map in the other order.
 
     Args:
-        features: (N, C, H, W), contiguous in channels-last order.
+        features: (N, C, H, W), in channels-last order; in half precision the weights are rounded, too.
         regions: see `roi_pooling.roi_align`.
         side: see `roi_pooling.roi_align`.
         scale: see `roi_pooling.roi_align`.
@@ -193,7 +193,7 @@ def roi_align_of_rows(
     of_column = column_start[bin_of_entry] + entry - row * columns
     cells = row_cells.flatten()[of_row] + column_cells.flatten()[of_column]
     weights = row_weights.flatten()[of_row] * column_weights.flatten()[of_column]
-    pooled = F.embedding_bag(cells, table, starts, mode="sum", per_sample_weights=weights)
+    pooled = F.embedding_bag(cells, table, starts, mode="sum", per_sample_weights=weights.to(table.dtype))
     return pooled.view(len(regions), side, side, channels).permute(0, 3, 1, 2)
 
 

@@ -113,12 +113,12 @@ def roi_align(
     Returns:
         (R, C, side, side) of the dtype of the features.
     """
+    if features.device.type == "cpu" and len(regions) and not features.requires_grad and _is_channels_last(features):
+        return roi_align_of_rows(features, regions.float(), side, scale, sampling_ratio, aligned)
     # In float32 even under AMP: the 8 bits of bfloat16 are too few for coordinates of 800 pixels.
     inputs = (features.float(), regions.float(), side, scale, sampling_ratio, aligned)
     if features.device.type == "cpu" and features.requires_grad:
         return SeparableRoIAlign.apply(*inputs).to(features.dtype)
-    if features.device.type == "cpu" and len(regions) and _is_channels_last(inputs[0]):
-        return roi_align_of_rows(*inputs).to(features.dtype)
     return torchvision.ops.roi_align(*inputs).to(features.dtype)
 
 

@@ -106,6 +106,16 @@ def test_roi_align_of_channels_last_maps_equals_torchvision(
     torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_roi_align_of_half_precision_rows_is_exact_to_their_rounding(features: Tensor, dtype: torch.dtype) -> None:
+    by_rows = features.to(dtype).to(memory_format=torch.channels_last)
+    pooled = roi_align(by_rows, REGIONS, 3, scale=SCALE, sampling_ratio=2, aligned=True)
+    assert pooled.dtype == dtype
+    expected = torchvision.ops.roi_align(by_rows.float(), REGIONS, 3, SCALE, 2, True)
+    rounding = 3 * torch.finfo(dtype).eps * features.abs().max()
+    torch.testing.assert_close(pooled.float(), expected, atol=float(rounding), rtol=0)
+
+
 def test_roi_pool_equals_definition(features: Tensor) -> None:
     features.requires_grad_()
     fast = roi_pool(features, REGIONS, 3, scale=SCALE)

@@ -29,6 +29,9 @@ OURS, DETECTRON2, TORCHVISION = KINDS = ("ours", "detectron2", "torchvision")
 WITHOUT_EFFECT = ("INPUT.M", "_TRAIN", "IOU_THRESHOLDS", "SMOOTH_L1", "LOSS", "POSITIVE_FRACTION", "BATCH_SIZE", "NORM")
 
 
+PLAIN_MODEL = ("MODEL.DEVICE", "cpu", "MODEL.OPTIMIZE", "none", "MODEL.DTYPE", "float32")
+
+
 @dataclass(frozen=True)
 class Converted:
     """A converted detector.
@@ -88,7 +91,7 @@ def convert_checkpoint(
     target = Path(target)
     check_target(target, kind)
     model, cfg, trained = open_trained(
-        source, config=config, overrides=[*overrides, "MODEL.DEVICE", "cpu"], trust=trust, meta=meta
+        source, config=config, overrides=[*overrides, *PLAIN_MODEL], trust=trust, meta=meta
     )
     if kind == TORCHVISION:
         weights, notes = _weights_for_torchvision(model, cfg)

@@ -1,0 +1,138 @@
+"""Convolutions for inference: norms folded once, additions and activations in oneDNN's kernels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mrcnn_zoo.layers.conv import Conv2d, folded, relu_
+from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
+from mrcnn_zoo.modeling.backbones.residual_blocks import BasicBlock, BottleneckBlock
+
+
+class FusedConv2d(nn.Module):
+    """A convolution with its norm and activation as constants of one kernel; it cannot be trained.
+
+    Batch norms, frozen or in evaluation mode, are folded into weight and bias; other norms are applied after it.
+
+    Args:
+        conv: in evaluation mode.
+        dtype: of weight and result.
+    """
+
+    def __init__(self, conv: Conv2d, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        weight, bias = _folded_once(conv)
+        is_folded = isinstance(conv.norm, FrozenBatchNorm2d | nn.BatchNorm2d)
+        self.norm = None if is_folded else conv.norm
+        self.activation = conv.activation
+        self.padding = [int(side) for side in conv.padding]
+        self.stride, self.dilation, self.groups = list(conv.stride), list(conv.dilation), conv.groups
+        constant = None if bias is None else nn.Parameter(bias.to(dtype), requires_grad=False)
+        self.bias = constant
+        # Not packed in the order of oneDNN's kernels: that depends on the size of the map, and with another size than
+        # the packed one some 1 x 1 convolutions take ten times longer. Ordering the weights in each call takes 1 %.
+        weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.has_kernel = has_fused_kernel(weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride), rounded up."""
+        features = features.to(self.weight.dtype)
+        is_fused = self.norm is None and self.activation is relu_
+        if self.has_kernel:
+            output = torch.ops.mkldnn._convolution_pointwise(
+                features, self.weight, self.bias, *self._settings(), "relu" if is_fused else "none", [], ""
+            )
+        else:
+            output = self._plain(features)
+            is_fused = False
+        if self.norm is not None:
+            output = self.norm(output)
+        return output if is_fused or self.activation is None else self.activation(output)
+
+    def add_and_activate(self, features: Tensor, other: Tensor) -> Tensor:
+        """The ReLU of the convolution plus a map.
+
+        Args:
+            features: (N, C_in, H, W).
+            other: (N, C_out, H, W) of the result's size, in channels-last order; not changed.
+        """
+        if not self.has_kernel or self.norm is not None or self.activation is not None:
+            return torch.relu_(self(features).add_(other))
+        features = features.to(self.weight.dtype)
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            features, other, self.weight, self.bias, *self._settings(), "add", 1.0, "relu", [], ""
+        )
+
+    def _plain(self, features: Tensor) -> Tensor:
+        return F.conv2d(features, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def _settings(self) -> tuple[list[int], list[int], list[int], int]:
+        return self.padding, self.stride, self.dilation, self.groups
+
+
+class FusedBlock(nn.Module):
+    """A residual block whose last convolution adds the shortcut.
+
+    Args:
+        block: a `BasicBlock` or `BottleneckBlock` with fused convolutions.
+    """
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.shortcut: nn.Module = block.shortcut
+        self.conv1: nn.Module = block.conv1
+        self.conv2: Any = block.conv2
+        self.conv3: Any = block.conv3 if isinstance(block, BottleneckBlock) else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
+        inner, shortcut = self.conv1(features), self.shortcut(features)
+        if self.conv3 is None:
+            return self.conv2.add_and_activate(inner, shortcut)
+        return self.conv3.add_and_activate(self.conv2(inner), shortcut)
+
+
+def has_fused_kernel(weight: Tensor) -> bool:
+    """Whether this torch has oneDNN's fused kernels for a weight of this device and type.
+
+    Args:
+        weight: of a convolution.
+    """
+    has_kernels = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return has_kernels and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+
+
+def fuse_layers(model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Replace the convolutions and residual blocks of a model in evaluation mode, in place.
+
+    Args:
+        model: any module.
+        dtype: of the weights of the convolutions.
+    """
+    for name, child in list(model.named_children()):
+        if type(child) is Conv2d:
+            setattr(model, name, FusedConv2d(child, dtype))
+            continue
+        fuse_layers(child, dtype)
+        is_block = type(child) is BasicBlock or (type(child) is BottleneckBlock and child.deformation is None)
+        if is_block and _has_fused_end(child):
+            setattr(model, name, FusedBlock(child))
+
+
+def _has_fused_end(block: Any) -> bool:
+    last = block.conv3 if isinstance(block, BottleneckBlock) else block.conv2
+    return isinstance(last, FusedConv2d) and last.has_kernel and last.norm is None
+
+
+@torch.no_grad()
+def _folded_once(conv: Any) -> tuple[Tensor, Tensor | None]:
+    norm: Any = conv.norm
+    if not isinstance(norm, nn.BatchNorm2d):
+        return folded(conv.weight, conv.bias, norm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
