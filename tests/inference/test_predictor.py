@@ -294,3 +294,13 @@ def test_data_frame_without_objects_has_the_types_of_one_with_objects(predictor:
     assert filled.equals(empty)
     assert set(map(str, empty)) == {"float64", "int64"}
     assert empty["area"] == "int64"
+
+
+@pytest.mark.parametrize("keep_memory", [True, False])
+def test_predictor_keeps_freed_memory_unless_told_not_to(
+    keep_memory: bool, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr("mrcnn_zoo.inference.predictor.keep_freed_memory", lambda: calls.append("kept"))
+    Predictor(weights, keep_memory=keep_memory)
+    assert calls == ["kept"] * keep_memory
