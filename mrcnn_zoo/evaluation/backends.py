@@ -1,10 +1,12 @@
-"""Libraries that compute COCO's precision and recall; all three give equal numbers."""
+"""Libraries that compute COCO's precision and recall; all give equal numbers."""
 
 import contextlib
-import importlib
+import importlib.util
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.ops import rle
+from mrcnn_zoo.ops.memory import garbage_collection_paused
 from mrcnn_zoo.registries import AP_BACKENDS
 
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))  # T
@@ -22,7 +25,10 @@ MEDIUM_SIDE, LARGE_SIDE = 32.0, 96.0  # pixels, square roots of the areas betwee
 KEYPOINT_AREAS = ("all", "medium", "large")  # COCO does not annotate keypoints of small objects
 ALL_SIZES = [0.0, 1e10]  # square pixels
 KEYPOINTS = "keypoints"  # the task that uses object keypoint similarity (OKS) instead of IoU
+MANY_DETECTIONS = 100_000
 OPTIONAL_PACKAGES = {"hotcoco": "hotcoco", "faster_coco_eval": "faster-coco-eval"}  # package by backend
+
+log_once = cache(logging.getLogger(__name__).info)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,12 @@ class Curves:
     recall: NDArray[np.float64]  # (T, K, A, L)
     limits: tuple[int, ...]  # L, ascending
     areas: tuple[str, ...] = AREAS  # A
-    matches: Mapping[int, Matches] | None = None  # at IoU 0.5, by category id; None where the library hides them
+    find_matches: Callable[[], Mapping[int, Matches]] | None = None  # None where the library hides them
+
+    @cached_property
+    def matches(self) -> Mapping[int, Matches] | None:
+        """The matches at IoU 0.5 by category id; None where the library hides them."""
+        return None if self.find_matches is None else self.find_matches()
 
 
 class Backend(Protocol):
@@ -137,7 +148,7 @@ def curves_by_pycocotools(
     """The reference implementation; see `Backend`."""
     with pycocotools_evaluation(ground_truth, detections, task) as evaluation:
         curves = _measure(evaluation, _category_ids(ground_truth), limits, sigmas)
-    return curves if task == KEYPOINTS else replace(curves, matches=matches_of_evaluation(evaluation))
+    return curves if task == KEYPOINTS else replace(curves, find_matches=partial(matches_of_evaluation, evaluation))
 
 
 @contextlib.contextmanager
@@ -168,17 +179,27 @@ def matches_of_evaluation(evaluation: Any) -> dict[int, Matches]:
         evaluation: a `COCOeval` of pycocotools or hotcoco after `evaluate()`.
     """
     params = evaluation.params
-    of_class: dict[int, list[Mapping[str, Any]]] = {category: [] for category in params.catIds}
-    for image in evaluation.evalImgs:  # hotcoco leaves out those that pycocotools has as None
-        if image is not None and list(image["aRng"]) == list(params.areaRng[0]):
-            of_class[image["category_id"]].append(image)
+    scores: dict[int, list[float]] = {category: [] for category in params.catIds}
+    is_true: dict[int, list[bool]] = {category: [] for category in params.catIds}
+    counts: dict[int, list[bool]] = {category: [] for category in params.catIds}
+    num_objects = dict.fromkeys(params.catIds, 0)
+    area = list(params.areaRng[0])
+    with garbage_collection_paused():
+        for image in evaluation.evalImgs:  # hotcoco leaves out those that pycocotools has as None
+            if image is None or list(image["aRng"]) != area:
+                continue
+            category = image["category_id"]
+            scores[category].extend(image["dtScores"])
+            is_true[category].extend([match > 0 for match in image["dtMatches"][0]])
+            counts[category].extend([not ignored for ignored in image["dtIgnore"][0]])
+            num_objects[category] += len(image["gtIgnore"]) - int(sum(image["gtIgnore"]))
     found = {}
-    for category, images in of_class.items():
-        scores = np.concatenate([np.zeros(0), *(image["dtScores"] for image in images)])
-        is_true = np.concatenate([np.zeros(0), *(image["dtMatches"][0] for image in images)]) > 0
-        counts = np.concatenate([np.zeros(0), *(image["dtIgnore"][0] for image in images)]) == 0
-        num_objects = sum(len(image["gtIgnore"]) - int(np.sum(image["gtIgnore"])) for image in images)
-        found[category] = Matches.joined([Matches(scores[counts], is_true[counts], num_objects)])
+    for category in params.catIds:
+        is_counted = np.array(counts[category], dtype=bool)
+        ranked = np.array(scores[category], dtype=np.float64)[is_counted]
+        found[category] = Matches.joined(
+            [Matches(ranked, np.array(is_true[category], dtype=bool)[is_counted], num_objects[category])]
+        )
     return found
 
 
@@ -198,15 +219,18 @@ def curves_by_hotcoco(
     curves = _measure(hotcoco.COCOeval(*indexed, task), _category_ids(sets[0]), limits, sigmas)
     if task == KEYPOINTS:
         return curves
-    # Of one IoU and all sizes: the Python objects of all matches would take gigabytes on COCO.
-    evaluation = hotcoco.COCOeval(*indexed, task)
-    evaluation.params.iouThrs = [IOU_THRESHOLDS[0]]
-    evaluation.params.areaRng, evaluation.params.areaRngLbl = [ALL_SIZES], [AREAS[0]]
-    evaluation.params.maxDets = [limits[-1]]
-    evaluation.evaluate()
-    found = matches_of_evaluation(evaluation)
-    ids = zip(_category_ids(sets[0]), _category_ids(ground_truth), strict=True)
-    return replace(curves, matches={original: found[category] for category, original in ids})
+    ids = dict(zip(_category_ids(sets[0]), _category_ids(ground_truth), strict=True))
+
+    def find_matches() -> dict[int, Matches]:
+        # Of one IoU and all sizes: the Python objects of all matches would take gigabytes on COCO.
+        evaluation = hotcoco.COCOeval(*indexed, task)
+        evaluation.params.iouThrs = [IOU_THRESHOLDS[0]]
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [ALL_SIZES], [AREAS[0]]
+        evaluation.params.maxDets = [limits[-1]]
+        evaluation.evaluate()
+        return {ids[category]: found for category, found in matches_of_evaluation(evaluation).items()}
+
+    return replace(curves, find_matches=find_matches)
 
 
 @AP_BACKENDS.register("faster_coco_eval")
@@ -223,6 +247,23 @@ def curves_by_faster_coco_eval(
     sets = with_positive_ids(ground_truth, detections)
     evaluation = faster.COCOeval_faster(*map(faster.COCO, sets), task, print_function=_discard)
     return _measure(evaluation, _category_ids(sets[0]), limits, sigmas)
+
+
+@AP_BACKENDS.register("auto")
+def curves_by_installed_library(
+    ground_truth: dict[str, Any],
+    detections: dict[str, Any],
+    task: str,
+    limits: Sequence[int],
+    *,
+    sigmas: Sequence[float] = (),
+) -> Curves:
+    """hotcoco where it is installed, else pycocotools; see `Backend`."""
+    has_hotcoco = importlib.util.find_spec("hotcoco") is not None
+    if not has_hotcoco and len(detections["annotations"]) > MANY_DETECTIONS:
+        log_once('hotcoco would evaluate this many detections at least ten times faster: pip install "mrcnn_zoo[eval]"')
+    compute = curves_by_hotcoco if has_hotcoco else curves_by_pycocotools
+    return compute(ground_truth, detections, task, limits, sigmas=sigmas)
 
 
 def _measure(evaluation: Any, categories: Sequence[int], limits: Sequence[int], sigmas: Sequence[float]) -> Curves:

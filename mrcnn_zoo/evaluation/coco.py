@@ -41,6 +41,7 @@ from mrcnn_zoo.evaluation.tables import (
     markdown_report,
     summary_table,
 )
+from mrcnn_zoo.ops.memory import garbage_collection_paused
 from mrcnn_zoo.output_files import nan_as_null, write_arrays, write_json, write_text
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
@@ -160,6 +161,7 @@ class CocoEvaluator:
         """
         self._rows[image_id] = PackedRows.of(rows)
 
+    @garbage_collection_paused()
     def evaluate(self, output_dir: str | Path | None = None) -> Results:
         """Metrics by task in percent, on every process; process 0 logs tables and writes files.
 

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from mrcnn_zoo.data.masks import segmentation_rle
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation import CocoEvaluator, ground_truth_detections
+from mrcnn_zoo.evaluation import CocoEvaluator, backends, ground_truth_detections
 from mrcnn_zoo.evaluation.ground_truth import RleMasks, coco_ground_truth
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.registries import AP_BACKENDS
@@ -94,6 +94,15 @@ def test_metrics_equal_the_summary_of_pycocotools_on_the_written_files(
             evaluation.summarize()
         twelve = [value for name, value in found[task].items() if not name.startswith("AP-")]
         np.testing.assert_allclose(twelve, 100 * evaluation.stats, atol=1e-10)
+
+
+@pytest.mark.parametrize("library", ["hotcoco", "pycocotools"])
+def test_auto_is_hotcoco_where_it_is_installed(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    spec = object() if library == "hotcoco" else None
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda _: spec)
+    for name in ("hotcoco", "pycocotools"):
+        monkeypatch.setattr(backends, f"curves_by_{name}", lambda *_, name=name, **__: name)
+    assert AP_BACKENDS.get("auto")({}, {"annotations": []}, "bbox", (1, 10, 100)) == library
 
 
 @pytest.mark.parametrize("name", BACKENDS)
