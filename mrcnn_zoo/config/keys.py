@@ -127,6 +127,7 @@ class Key:
         default: also fixes the type that a value must have. `{}` declares an open section of custom names.
         meaning: one or two sentences with unit and allowed values, as `mrcnn-zoo config explain` prints them.
         other_types: additional types of a value, e.g. (str,) for a number that may also be "auto".
+        words: the only allowed strings of a number that may also be one.
         element_types: of the numbers or strings in a list; () takes those of the default's elements.
         choices: the only allowed values, where no registry has them; () allows all.
         range: the allowed numbers, of a list those of each element; every key of numbers without `choices` has one.
@@ -142,6 +143,7 @@ class Key:
     default: Any
     meaning: str
     other_types: tuple[type, ...] = ()
+    words: tuple[str, ...] = ()
     element_types: tuple[type, ...] = ()
     choices: tuple[Any, ...] = ()
     range: Range | None = None
@@ -171,6 +173,8 @@ class Key:
         if self.choices and value not in self.choices:
             near = did_you_mean(value, map(str, self.choices)) if isinstance(value, str) else ""
             return f"is not one of {', '.join(map(repr, self.choices))}.{near}"
+        if self.words and isinstance(value, str) and value not in self.words:
+            return f"must be {self.range} or {', '.join(self.words)}."
         if isinstance(value, (list, tuple)):
             return self._problem_of_list(list(value))
         if self.range is not None and is_number(value) and not self.range.contains(value):

@@ -133,6 +133,8 @@ def measure_sweep(
 def _plan(spec: RunSpec, task: str, iterations: int, num_threads: int) -> "ModelPlan":
     from mrcnn_zoo.benchmark.models import ModelPlan
 
+    if task == "train" and isinstance(spec.cfg.SOLVER.IMS_PER_BATCH, str):
+        raise UserError(f"SOLVER.IMS_PER_BATCH = {spec.cfg.SOLVER.IMS_PER_BATCH}: give a number to measure the speed.")
     num_batches = min(MAX_BATCHES, iterations)
     return ModelPlan(
         config_text=spec.cfg.dump(),

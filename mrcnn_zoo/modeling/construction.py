@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 def build_model(cfg: CfgNode) -> nn.Module:
     """The detector that `MODEL.META_ARCHITECTURE` names, with initial weights, on `MODEL.DEVICE`.
 
-    Sets FLOAT32_PRECISION for the whole process, and makes a numbered GPU torch's current one.
+    Sets FLOAT32_PRECISION and DETERMINISTIC for the whole process, and makes a numbered GPU torch's current one.
 
     Returns:
         A module with `losses(samples)` and `predict(samples)`; `forward` is one of them by training mode.
@@ -81,6 +82,9 @@ def _set_up_torch(cfg: CfgNode, device: torch.device) -> None:
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
         # cuDNN has a separate switch for convolutions; its default is TF32.
         torch.backends.cudnn.allow_tf32 = cfg.FLOAT32_PRECISION != "highest"
+    if cfg.DETERMINISTIC:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is computed
+        torch.use_deterministic_algorithms(True, warn_only=True)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # memory statistics and generator states are those of the current device
 

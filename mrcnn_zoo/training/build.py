@@ -71,7 +71,7 @@ def build_trainer(plan: RunPlan, writers: Sequence[MetricWriter]) -> Trainer:
         UserError: settings of the architecture, patterns of SOLVER.FREEZE, or weights that do not fit the model.
     """
     cfg, state = plan.cfg, plan.state
-    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not cfg.DETERMINISTIC
     seed = _choose_seed(cfg.SEED, state)
     seed_everything(derived_seed(seed, "model"))
     model = build_model(cfg)
@@ -272,7 +272,7 @@ def _warn_of_changes(former: str, present: str) -> None:
 def _resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
     trainer.load_state_dict(state)
     logger.info("resumed after %s", counted(trainer.iteration, "iteration"))
-    if _device_of(trainer.model).type == "cuda":
+    if _device_of(trainer.model).type == "cuda" and not torch.are_deterministic_algorithms_enabled():
         logger.info(
             "on a GPU some gradients (RoIAlign's for instance) are summed in no fixed order: data, random numbers "
             "and state continue exactly, the weights agree up to rounding only"

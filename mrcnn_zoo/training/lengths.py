@@ -239,7 +239,7 @@ def fit_to_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
         "TEST.EVAL_PERIOD": round(cfg.TEST.EVAL_PERIOD / scale),
         "SOLVER.CHECKPOINT_PERIOD": round(cfg.SOLVER.CHECKPOINT_PERIOD / scale),
     }
-    cfg = changed_config(cfg, {**scaled, **_scaled_lengths(cfg, 1 / scale)})
+    cfg = changed_config(cfg, {**scaled, **scaled_lengths(cfg, 1 / scale)})
     logger.info(
         "%s, settings for %d: IMS_PER_BATCH %d, BASE_LR %g, MAX_ITER %d, STEPS %s, WARMUP_ITERS %d",
         counted(num_processes, "process"),
@@ -269,7 +269,7 @@ def fit_to_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
     iterations = max(1, math.ceil(cfg.SOLVER.MAX_EPOCHS * num_images / images_per_step))
     former = cfg.SOLVER.MAX_ITER
     least_warmup = min(cfg.SOLVER.WARMUP_ITERS, int(SCALED_WARMUP * iterations))
-    scaled = _scaled_lengths(cfg, iterations / former)
+    scaled = scaled_lengths(cfg, iterations / former)
     scaled[WARMUP] = max(scaled[WARMUP], least_warmup)
     # Values set closer than MAX_ITER do not refer to its length.
     kept = [name for name in (STEPS, WARMUP) if cfg.closeness_of(name) > cfg.closeness_of(ITERATIONS)]
@@ -326,7 +326,8 @@ def _with_origin(cfg: CfgNode, name: str) -> str:
     return f"{name} = {cfg.value_of(name)} ({cfg.origin_of(name)})"
 
 
-def _scaled_lengths(cfg: CfgNode, factor: float) -> dict[str, Any]:
+def scaled_lengths(cfg: CfgNode, factor: float) -> dict[str, Any]:
+    """MAX_ITER, STEPS and WARMUP_ITERS times a factor."""
     return {
         ITERATIONS: max(1, round(cfg.SOLVER.MAX_ITER * factor)),
         STEPS: [round(step * factor) for step in cfg.SOLVER.STEPS],

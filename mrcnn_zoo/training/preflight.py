@@ -38,6 +38,7 @@ from mrcnn_zoo.inference.trained import class_names_of, with_value_range_of
 from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder
 from mrcnn_zoo.registries import AP_BACKENDS, EVALUATORS, HOOKS, LR_SCHEDULES, METRIC_WRITERS, OPTIMIZERS
 from mrcnn_zoo.registry import Registry, did_you_mean
+from mrcnn_zoo.training.batch_size import fit_batch
 from mrcnn_zoo.training.hooks.best import AUTO
 from mrcnn_zoo.training.hooks.evaluation import VALIDATION_TASK
 from mrcnn_zoo.training.lengths import fit_lengths
@@ -192,17 +193,10 @@ def plan_training(cfg: CfgNode, *, resume: bool) -> RunPlan:
     _check_best_metric(cfg.SOLVER.BEST_METRIC, metrics, losses_of=losses_of, is_single=len(test_datasets) == 1)
     _warn_of_limits(cfg, train_datasets)
     if NOTHING not in cfg.SOLVER.TRAIN:
+        cfg = fit_batch(cfg, train_datasets, former=state["config"] if state is not None else "")
         cfg = fit_lengths(cfg, num_processes=world_size(), count_images=lambda: len(selected), state=state)
-    return RunPlan(
-        cfg,
-        train_datasets,
-        test_datasets,
-        class_names=class_names,
-        category_ids=tuple(map(int, merged.category_ids)),
-        weights=weights,
-        state=state,
-        groups=loaded.groups,
-    )
+    category_ids = tuple(map(int, merged.category_ids))
+    return RunPlan(cfg, train_datasets, test_datasets, class_names, category_ids, weights, state, loaded.groups)
 
 
 def _warn_of_limits(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:

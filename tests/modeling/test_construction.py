@@ -1,3 +1,4 @@
+import os
 import warnings
 from collections.abc import Callable
 
@@ -57,6 +58,22 @@ def test_float32_precision_holds_for_convolutions_too(
         assert torch.backends.cudnn.allow_tf32 is allows_tf32
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_deterministic_algorithms_are_used_on_request(
+    small_cfg: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # removed after the test
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        build_model(small_cfg())
+        assert not torch.are_deterministic_algorithms_enabled()
+        build_model(small_cfg("DETERMINISTIC", True))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_device_that_does_not_exist_is_refused() -> None:

@@ -17,7 +17,7 @@ def test_packed_copies_have_the_values_shapes_and_dtypes() -> None:
         torch.arange(15, dtype=torch.float32).view(5, 3)[:, 1:],  # not contiguous
         torch.zeros((0, 4)),
         torch.tensor(True),
-        torch.arange(7, dtype=torch.uint8),
+        torch.arange(6, dtype=torch.uint8),
         torch.tensor([2**40, -1]),
         torch.zeros((2, 0, 3), dtype=torch.int64),
     ]

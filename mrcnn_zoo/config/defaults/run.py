@@ -34,6 +34,13 @@ DETECTRON2_KEYS = (
 
 NEW_KEYS = (
     Key(
+        "DETERMINISTIC",
+        False,
+        "Let torch use algorithms whose results do not depend on the order of threads, on a GPU RoIAlign's gradient "
+        "and convolutions among others: slower, but two runs with a SEED are equal. An operation without such an "
+        "algorithm is warned of. CUDNN_BENCHMARK then has no effect.",
+    ),
+    Key(
         "WRITERS",
         ["console", "json", "csv"],
         "Registered metric writers: console, json (metrics.json), csv (results.csv), tensorboard, wandb; without the "

@@ -74,7 +74,16 @@ DETECTRON2_KEYS = (
         "Iterations between two checkpoints; 0 saves only at the end.",
         range=NOT_NEGATIVE,
     ),
-    Key("SOLVER.IMS_PER_BATCH", 16, "Images per batch, over all processes together.", range=AT_LEAST_ONE),
+    Key(
+        "SOLVER.IMS_PER_BATCH",
+        16,
+        "Images per batch, over all processes together. auto: the largest number that fits into the memory of the "
+        "GPU, found by trial steps; learning rate, lengths and periods are then scaled from SOLVER.SCALE_LR_TO_BATCH "
+        "images, or from 16 where that is 0.",
+        other_types=(str,),
+        words=("auto",),
+        range=AT_LEAST_ONE,
+    ),
     Key(
         "SOLVER.REFERENCE_WORLD_SIZE",
         0,

@@ -220,6 +220,8 @@ def build_train_loader(
         UserError: no image to train on, classes that differ, or a batch size that is no multiple of `world_size`.
     """
     batch_size = cfg.SOLVER.IMS_PER_BATCH
+    if isinstance(batch_size, str):
+        raise UserError(f"SOLVER.IMS_PER_BATCH = {batch_size} is for training on a GPU: give a number here.")
     if batch_size < 1 or batch_size % world_size:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH = {batch_size} must be a multiple of the {world_size} process(es) that share it."

@@ -39,6 +39,11 @@ def with_lengths(
     Raises:
         UserError: shares or rates for another number of stages, or fewer iterations than stages.
     """
+    if isinstance(cfg.SOLVER.IMS_PER_BATCH, str):
+        raise UserError(
+            f"{BATCH} = {cfg.SOLVER.IMS_PER_BATCH} is for a run of one stage, not for SOLVER.TRAINING_SCHEDULE = "
+            f"{cfg.SOLVER.TRAINING_SCHEDULE}: give a number."
+        )
     cfg = choose_length(cfg)
     trained = [item for item in items if item.get("TRAIN") != "none"]
     names = [str(item["NAME"]) for item in trained]
