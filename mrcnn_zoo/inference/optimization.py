@@ -1,8 +1,9 @@
 """MODEL.OPTIMIZE and MODEL.DTYPE: a detector in evaluation mode made faster, with equal or nearly equal results."""
 
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
@@ -10,8 +11,10 @@ from torch import nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.fused_layers import fuse_layers
+from mrcnn_zoo.model_zoo.download import cache_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DENSE_STAGES = ("backbone", "proposal_generator.rpn_head", "head")
 PREDICTING_METHODS = ("predict", "predict_in_boxes", "propose")  # of detectors
 
 logger = logging.getLogger(__name__)
@@ -31,7 +34,9 @@ def build_optimized(cfg: CfgNode, model: nn.Module) -> nn.Module:
     device = next(model.parameters()).device
     if dtype == torch.float16 and device.type == "cpu":
         raise UserError("MODEL.DTYPE float16 needs a GPU: use bfloat16 or float32 on the CPU.")
-    if way != "none":
+    if way == "compiled" and dtype == torch.float32 and can_compile(device):
+        compile_dense_stages(model)
+    elif way != "none":
         with torch.no_grad():
             fuse_layers(model, dtype)
     if dtype != torch.float32:
@@ -52,6 +57,49 @@ def layers_in(device_type: str, dtype: torch.dtype) -> Iterator[None]:
     """
     with torch.no_grad(), torch.autocast(device_type, dtype):
         yield
+
+
+def compile_dense_stages(model: nn.Module) -> None:
+    """Compile the backbone and the head of its maps, at their first call, for all image sizes at once.
+
+    On the CPU the weights are constants: norms are folded, and activations and additions are in oneDNN's kernels. The
+    compiled code is kept in the cache folder for the next process.
+
+    Args:
+        model: in evaluation mode; its weights must not change any more.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    model.requires_grad_(False)
+    is_on_cpu = next(model.parameters()).device.type == "cpu"
+    for name in DENSE_STAGES:
+        with suppress(AttributeError):  # detectors have two of them
+            model.get_submodule(name).compile(dynamic=True, fullgraph=True, options={"freezing": is_on_cpu})
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile finds what it needs; logs what is missing otherwise.
+
+    Args:
+        device: of the model.
+    """
+    if device.type != "cpu":
+        return True
+    try:
+        get_cpp_compiler()
+    except Exception as error:  # of a private class of torch
+        logger.warning(
+            "MODEL.OPTIMIZE compiled needs a C++ compiler, e.g. g++, and there is none (%s): using fused.",
+            type(error).__name__,
+        )
+        return False
+    return True
+
+
+def get_cpp_compiler() -> str:
+    """torch's choice of the C++ compiler; imported late, as it takes a second."""
+    from torch._inductor import cpp_builder
+
+    return cpp_builder.get_cpp_compiler()
 
 
 def _warn_of_slow_type(device: torch.device, dtype: torch.dtype) -> None:

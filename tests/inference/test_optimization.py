@@ -14,9 +14,10 @@ from mrcnn_zoo.inference.fused_layers import FusedBlock, FusedConv2d, fuse_layer
 from mrcnn_zoo.inference.optimization import build_optimized
 from mrcnn_zoo.layers import Conv2d, relu_
 from mrcnn_zoo.layers.conv import Activation
+from mrcnn_zoo.structures import Sample
 from support.recorded_detectron2 import build_recorded, recorded_samples
 from support.references import COMMITTED_CASES, find_case, relative_error
-from support.small_models import save_tiny_checkpoint
+from support.small_models import DIGITS, SIX_DETECTIONS, TINY_LAYERS, save_tiny_checkpoint, varied_model
 
 CASES = (
     "mask_rcnn_R_50_FPN",
@@ -111,3 +112,34 @@ def test_predictor_takes_the_key_and_a_stored_config_does_not_decide_it(tmp_path
 
 def is_fused(model: nn.Module) -> bool:
     return any(isinstance(module, FusedConv2d) for module in model.modules())
+
+
+@pytest.mark.slow
+def test_compiled_model_equals_the_plain_one_and_compiles_once_for_all_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    counts = torch._dynamo.utils.counters["stats"]
+    counts.clear()
+    cfg = load_config(DIGITS, [*TINY_LAYERS, *SIX_DETECTIONS, "MODEL.OPTIMIZE=compiled"])
+    plain, compiled = varied_model(cfg), build_optimized(cfg, varied_model(cfg))
+    generator = torch.Generator().manual_seed(0)
+    for height in (64, 70, 100, 130, 200):
+        for width in (64, 96, 150, 333):
+            image = torch.randint(0, 255, (3, height, width), generator=generator, dtype=torch.uint8)
+            samples = [Sample(image, 1, (height, width))]
+            expected, found = plain.predict(samples)[0], compiled.predict(samples)[0]
+            assert torch.equal(found.classes, expected.classes)
+            torch.testing.assert_close(found.boxes, expected.boxes, atol=BOX_TOLERANCE, rtol=0)
+    assert counts["unique_graphs"] == 2
+
+
+def test_without_a_compiler_the_model_is_fused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> str:
+        raise RuntimeError
+
+    monkeypatch.setattr("mrcnn_zoo.inference.optimization.get_cpp_compiler", fail)
+    assert is_fused(optimized("mask_rcnn_R_50_FPN", "MODEL.OPTIMIZE=compiled"))
+    assert "needs a C++ compiler" in caplog.text

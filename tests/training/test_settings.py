@@ -239,7 +239,6 @@ def test_auto_precision_uses_bfloat16_only_where_the_processor_computes_it(
     ("override", "message"),
     [
         ("MODEL.OPTIMIZE=fused", "MODEL.OPTIMIZE = 'fused' is for inference: training knows none and compiled"),
-        ("MODEL.OPTIMIZE=int8", "MODEL.OPTIMIZE = 'int8' is for inference"),
         ("MODEL.DTYPE=bfloat16", "MODEL.DTYPE = 'bfloat16' is for inference.*SOLVER.AMP.ENABLED"),
     ],
 )

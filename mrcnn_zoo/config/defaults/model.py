@@ -155,9 +155,9 @@ NEW_KEYS = (
         "MODEL.OPTIMIZE",
         "none",
         "How the layers of a model are optimised: none; at inference also fused (norms, activations and additions in "
-        "the convolutions) or int8 (8-bit integers, compiled; needs torchao); compiled (torch.compile) at inference and"
-        " in training. Evaluations during training run without.",
-        choices=("none", "fused", "compiled", "int8"),
+        "the convolutions); compiled (torch.compile) at inference and in training. Evaluations during training run "
+        "without.",
+        choices=("none", "fused", "compiled"),
     ),
     Key(
         "MODEL.DTYPE",
