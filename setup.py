@@ -54,6 +54,7 @@ SLURM = ["submitit>=1.5"]  # sweeps on a cluster
 FORMAT_CHECKS = ["supervision>=0.25", "shapely>=2.0", "scikit-image>=0.22"]  # read what we write, and the reverse
 VIDEO = ["av>=12.0"]  # predict on videos and cameras
 TABLES = ["pandas>=2.0"]  # Prediction.to_dataframe
+ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]  # exported models
 BROWSER = ["playwright>=1.40"]  # drives an installed Chromium in the tests of HTML pages
 CHECKS = ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.8"]
 
@@ -79,9 +80,10 @@ setup(
         "slurm": SLURM,
         "video": VIDEO,
         "tables": TABLES,
+        "onnx": ONNX,
         "dev": [
             *(*CHECKS, *BROWSER, *FORMAT_CHECKS, *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF, *PROPOSALS),
-            *(*SEARCH, *SLURM, *VIDEO, *TABLES),
+            *(*SEARCH, *SLURM, *VIDEO, *TABLES, *ONNX),
         ],
     },
     entry_points={"console_scripts": ["mrcnn-zoo=mrcnn_zoo.cli.main:main"]},

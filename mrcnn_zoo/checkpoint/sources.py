@@ -23,6 +23,7 @@ from mrcnn_zoo.structures.summary import summary
 logger = logging.getLogger(__name__)
 
 KERAS_SUFFIXES = (".h5", ".hdf5")
+PROGRAM_SUFFIXES = (".onnx", ".pt2")
 KERAS_OPTIMIZER = "optimizer_weights/"
 # ours and Detectron2's; Lightning's and MMDetection's; the tutorials'; Detectron's
 WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict", "blobs")
@@ -109,6 +110,11 @@ def _read(path: Path) -> Any:
         if not path.is_file():
             raise UserError(f"weights {path} do not exist.")
         return load_numpy_pickle(path)
+    if path.suffix in PROGRAM_SUFFIXES:
+        raise UserError(
+            f"{path} is an exported program, which `predict`, `evaluate` and `Predictor` read. Here the checkpoint is "
+            "needed that it was made from."
+        )
     if path.suffix in KERAS_SUFFIXES:
         return read_keras_weights(path)
     with restricted_unpickling(path):

@@ -15,6 +15,7 @@ from mrcnn_zoo.cli.options import (
     add_weights_option,
     given_weights,
     logging_lines,
+    open_given_model,
     output_folder,
     prepare_device,
 )
@@ -23,7 +24,7 @@ from mrcnn_zoo.config import CfgNode, changed_config, load_config
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation import prepare_evaluation
 from mrcnn_zoo.evaluation.predictions_file import evaluate_predictions
-from mrcnn_zoo.inference.trained import class_names_of, open_trained
+from mrcnn_zoo.inference.trained import class_names_of
 from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, save_evaluation_plots
 from mrcnn_zoo.inspection.evaluation_pictures import evaluate_with_pictures, evaluation_folders
 from mrcnn_zoo.inspection.run_report.config import EVALUATED_CONFIG, record_config
@@ -104,9 +105,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             if (folder / RESULTS).exists() and not arguments.overwrite:
                 logger.info("the results of an earlier evaluation in %s will be replaced", folder / RESULTS.parent)
 
-        model, cfg, trained = open_trained(
-            weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
-        )
+        model, cfg, trained = open_given_model(arguments, weights, check=check, takes_programs=True)
         ((log, folder, datasets),) = checked
         log.open()
         for place in evaluation_folders(cfg, folder):

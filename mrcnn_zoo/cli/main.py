@@ -26,6 +26,7 @@ COMMANDS = {
         "mrcnn_zoo.cli.analyze_model",
         "parameters, FLOPs, shapes, time and weights of a model by module",
     ),
+    "export": ("mrcnn_zoo.cli.export", "write a whole detector as ONNX or a program of torch.export"),
     "export-dataset": ("mrcnn_zoo.cli.export_dataset", "same as `data convert --to coco`"),
     "zoo": ("mrcnn_zoo.cli.zoo", "published models: list, download, verify, reproduce"),
     "config": ("mrcnn_zoo.cli.config", "explain a key, show a resolved config, check a folder of configs"),

@@ -6,7 +6,7 @@ Modules that import torch are imported where they are used, so that `config` and
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -18,6 +18,7 @@ from mrcnn_zoo.output_files import check_output_folder
 if TYPE_CHECKING:
     from torch import nn
 
+    from mrcnn_zoo.checkpoint import WeightsFile
     from mrcnn_zoo.inference.trained import TrainedFile
 
 
@@ -166,12 +167,20 @@ def prepare_device(cfg: CfgNode) -> None:
         keep_freed_memory()
 
 
-def open_given_model(arguments: argparse.Namespace, weights: str) -> "tuple[nn.Module, CfgNode, TrainedFile]":
+def open_given_model(
+    arguments: argparse.Namespace,
+    weights: str,
+    *,
+    check: "Callable[[CfgNode, WeightsFile], None] | None" = None,
+    takes_programs: bool = False,
+) -> "tuple[nn.Module, CfgNode, TrainedFile]":
     """A trained model with the config, keys and trusted modules of a command, on an available device.
 
     Args:
         arguments: of a command with the options of weights, config and trust.
         weights: see `given_weights`.
+        check: see `open_trained`; calls `prepare_device`, as is done without it.
+        takes_programs: see `open_trained`.
 
     Raises:
         UserError: as `open_trained` and `prepare_device`.
@@ -183,7 +192,8 @@ def open_given_model(arguments: argparse.Namespace, weights: str) -> "tuple[nn.M
         config=arguments.config_file,
         overrides=arguments.overrides,
         trust=arguments.trust,
-        check=lambda cfg, _: prepare_device(cfg),
+        check=check or (lambda cfg, _: prepare_device(cfg)),
+        takes_programs=takes_programs,
     )
 
 

@@ -14,7 +14,7 @@ from mrcnn_zoo.config.values import KEY_AND_VALUE
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.registry import closest_name, did_you_mean
 
-WEIGHTS_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors", ".h5", ".hdf5")
+WEIGHTS_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors", ".h5", ".hdf5", ".onnx", ".pt2")
 CONFIG_SUFFIXES = (".yaml", ".yml")
 SECTION_SIMILARITY = 0.75  # of a misspelt section; a lower one takes names of images for keys
 NEGATIVE_VALUE = re.compile(r"-(\d|\.\d|inf|nan).*")  # "-1e-3", "-1,2,3": values, which argparse takes for options

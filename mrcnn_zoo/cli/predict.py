@@ -23,6 +23,7 @@ from mrcnn_zoo.cli.options import (
     add_weights_option,
     given_weights,
     logging_lines,
+    open_given_model,
     prepare_device,
 )
 from mrcnn_zoo.cli.parser import (
@@ -72,7 +73,6 @@ from mrcnn_zoo.inference.thresholds import (
     resolve_threshold,
 )
 from mrcnn_zoo.inference.tiles import MIN_TILE, check_predicts_tiles, tiling_of
-from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inference.video import is_camera, split_videos
 from mrcnn_zoo.inference.video_files import check_video_outputs, predict_video, summary_of_video
 from mrcnn_zoo.output_files import check_output_folder
@@ -220,9 +220,7 @@ def _open(arguments: argparse.Namespace, weights: str, found: FoundImages) -> _O
         if tiling is not None:
             check_predicts_tiles(cfg, has_given_boxes=boxes is not None, option="--tiles")
 
-    model, cfg, trained = open_trained(
-        weights, config=arguments.config_file, overrides=arguments.overrides, trust=arguments.trust, check=check
-    )
+    model, cfg, trained = open_given_model(arguments, weights, check=check, takes_programs=True)
     if boxes is not None and given is not None:
         class_of_id = boxes.class_of_id(trained.class_names, trained.category_ids, images=given.values())
         model = build_given_box_detector(cfg, model, box_source_of_files(given, class_of_id), option="--boxes")

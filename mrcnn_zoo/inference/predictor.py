@@ -90,14 +90,18 @@ class Predictor:
             )
         tiling = tiling_of(tiles, tile_overlap) if tiles else None
         settings = [*overrides, *(() if device in (None, AUTO) else ("MODEL.DEVICE", str(device)))]
-        model, cfg, trained = open_trained(_in_zoo(weights), config=config, overrides=settings, trust=trust)
-        if keep_memory and next(model.parameters()).device.type == "cpu":
+        model, cfg, trained = open_trained(
+            _in_zoo(weights), config=config, overrides=settings, trust=trust, takes_programs=True
+        )
+        parameter = next(model.parameters(), None)  # a program has none
+        is_on_cpu = parameter is None or parameter.device.type == "cpu"
+        if keep_memory and is_on_cpu:
             keep_freed_memory()
         self.score_threshold = resolve_threshold(score_threshold, trained, option="score_threshold")
         self.detector = build_image_detector(
             cfg, model, trained, score_threshold=lowest(self.score_threshold), tiling=tiling
         )
-        if str(device).startswith("cuda") and next(model.parameters()).device.type == "cpu":
+        if str(device).startswith("cuda") and is_on_cpu:
             logger.warning("device %s: there is no GPU here; running on the CPU", device)
         self.batch_size = batch_size
         self.channel_order = channel_order

@@ -11,12 +11,15 @@ from torch import nn
 
 from mrcnn_zoo.checkpoint import LoadReport, WeightsFile, convert_detector, load_weights_file, read_weights
 from mrcnn_zoo.checkpoint.adaptation import stored_class_count, stored_class_names
+from mrcnn_zoo.checkpoint.sources import find_weights
 from mrcnn_zoo.config import CfgNode, changed_config, config_from_settings, config_from_text, load_config
 from mrcnn_zoo.config.rules import class_count
 from mrcnn_zoo.config.values import read_overrides
 from mrcnn_zoo.data.classes import check_class_count, distinct_names
 from mrcnn_zoo.data.images.pixels import RANGE
 from mrcnn_zoo.errors import UserError, counted
+from mrcnn_zoo.export.programs import is_program
+from mrcnn_zoo.inference.exported import build_exported_detector, open_exported
 from mrcnn_zoo.inference.optimization import build_optimized
 from mrcnn_zoo.interop import coco_classes
 from mrcnn_zoo.model_zoo import index
@@ -71,6 +74,7 @@ def open_trained(
     trust: Iterable[str] = (),
     meta: Mapping[str, Any] | None = None,
     check: Callable[[CfgNode, WeightsFile], None] | None = None,
+    takes_programs: bool = False,
 ) -> tuple[nn.Module, CfgNode, TrainedFile]:
     """As `load_trained`, but returns the file with the report of its weights.
 
@@ -81,6 +85,7 @@ def open_trained(
         trust: see `load_trained`.
         meta: added to the metadata of the file.
         check: called with the config and the file before the model is built; raises UserError to refuse it.
+        takes_programs: whether a file of `mrcnn-zoo export` will do, which has only `predict`.
     """
     cfg = None if config is None else load_config(config, overrides)
     weights = weights or (_typed_weights(overrides) if cfg is None else cfg.MODEL.WEIGHTS)
@@ -91,6 +96,8 @@ def open_trained(
         else:
             text = "no weights are given: name a checkpoint with --weights, or a config that does with --config-file."
         raise UserError(f"{text} These need no download: {shipped}.")
+    if takes_programs and is_program(weights):
+        return _open_program(weights, config=config, overrides=overrides, trust=trust, check=check)
     file = read_weights(weights)
     file = replace(file, meta={**file.meta, **(meta or {})})
     cfg = with_value_range_of(cfg, file) if cfg else _config_of(file, overrides, trust)
@@ -99,6 +106,23 @@ def open_trained(
     model, trained = fill_model(cfg, file)
     _warn_of_other_settings(trained.report, cfg)
     return model, cfg, trained
+
+
+def _open_program(
+    weights: str | Path,
+    *,
+    config: str | Path | None,
+    overrides: Sequence[Any],
+    trust: Iterable[str],
+    check: Callable[[CfgNode, WeightsFile], None] | None,
+) -> tuple[nn.Module, CfgNode, TrainedFile]:
+    """As `open_trained`, of a file of `mrcnn-zoo export`."""
+    cfg, file, program = open_exported(find_weights(str(weights)), config=config, overrides=overrides, trust=trust)
+    if check is not None:
+        check(cfg, file)
+    names = class_names_of(file)
+    ids = category_ids_of(file, names, count=len(names) or class_count(cfg) or 1)
+    return build_exported_detector(cfg, program), cfg, TrainedFile(file, names, ids, LoadReport(file.source))
 
 
 def _typed_weights(overrides: Sequence[Any]) -> str:

@@ -1,10 +1,11 @@
 """Arithmetic on boxes: x1, y1, x2, y2 in continuous coordinates, so a width is x2 - x1.
 
-Other operations are `torchvision.ops`'s, for example `clip_boxes_to_image`.
+Other operations are `torchvision.ops`'s.
 """
 
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -18,6 +19,19 @@ def area(boxes: Tensor) -> Tensor:
     """
     sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
     return sides[..., 0] * sides[..., 1]
+
+
+def clip_to_image(boxes: Tensor, image_size: tuple[int, int] | tuple[Tensor, Tensor]) -> Tensor:
+    """The part of each box inside the image.
+
+    Args:
+        boxes: (..., 4) pixels.
+        image_size: (height, width): numbers, or scalars of the dtype of the boxes, which an exported program has.
+    """
+    height, width = image_size
+    if isinstance(height, Tensor) and isinstance(width, Tensor):
+        return boxes.clamp(min=0).minimum(torch.stack((width, height, width, height)))
+    return clip_boxes_to_image(boxes, image_size)
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:

@@ -112,6 +112,33 @@ def nms_of_images(
     return torch.cat(kept)
 
 
+def kept_by_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, is_usable: Tensor, *, iou_threshold: float, num_groups: int
+) -> Tensor:
+    """Greedy NMS of the usable boxes within each group as a mask, whose shape does not depend on the values.
+
+    For exported programs; equal to `batched_nms`, without its parts for many boxes.
+
+    Args:
+        boxes: (R, 4) pixels; those that are not usable may have any value.
+        scores: (R,).
+        groups: (R,) integers in [0, num_groups).
+        is_usable: (R,) bool.
+        iou_threshold: in [0, 1].
+        num_groups: with 1, `groups` is not used.
+
+    Returns:
+        (R,) bool.
+    """
+    rows = is_usable.nonzero().squeeze(1)
+    offsets = None
+    if num_groups > 1:
+        limit = boxes.abs().masked_fill(~is_usable[:, None], 0).amax()
+        offsets = groups[rows].double() * (2 * limit.double() + 1)
+    kept = _nms(boxes[rows].float(), scores[rows].float(), offsets, iou_threshold)
+    return torch.zeros_like(is_usable).index_fill(0, rows[kept], True)
+
+
 def _nms_image_by_image(
     boxes: Tensor, scores: Tensor, groups: Tensor, counts: Sequence[int], iou_threshold: float
 ) -> Tensor:

@@ -113,7 +113,8 @@ def roi_align(
     Returns:
         (R, C, side, side) of the dtype of the features.
     """
-    if features.device.type == "cpu" and len(regions) and not features.requires_grad and _is_channels_last(features):
+    # The number of regions last: in an exported program, whose maps are not in this order, it is not known.
+    if features.device.type == "cpu" and not features.requires_grad and _is_channels_last(features) and len(regions):
         return roi_align_of_rows(features, regions.float(), side, scale, sampling_ratio, aligned)
     # In float32 even under AMP: the 8 bits of bfloat16 are too few for coordinates of 800 pixels.
     inputs = (features.float(), regions.float(), side, scale, sampling_ratio, aligned)

@@ -196,6 +196,7 @@ def commands_that_write(run_folder: Path, image: Path, place: object) -> dict[st
         "report": [run_folder, "--output", f"{place}/x.html"],
         "visualize-data": ["--config-file", DIGITS, "--output", place, *TINY],
         "analyze-model": ["--config-file", DIGITS, "--output", place, *TINY],
+        "export": [*weights, "--output", f"{place}/x.pt2"],
         "export-dataset": ["digits_val", "--output", place, *TINY],
         "data": ["convert", "digits_val", place, "--to", "labelme", *TINY],
         "benchmark": ["--task", "data", "--config-file", DIGITS, "--output", f"{place}/x.json", *TINY],
@@ -236,7 +237,8 @@ def test_folder_in_place_of_a_predicted_file_is_refused(
 
 
 @pytest.mark.parametrize(
-    "command", sorted({*COMMANDS} - {"config", "benchmark", "convert-checkpoint", "zoo", "xray", "doctor", "report"})
+    "command",
+    sorted({*COMMANDS} - {"config", "benchmark", "convert-checkpoint", "export", "zoo", "xray", "doctor", "report"}),
 )
 def test_empty_output_is_refused(command: str, run_folder: Path, image: Path, refused: Refused) -> None:
     assert "empty; name a f" in refused(command, *commands_that_write(run_folder, image, "")[command])
@@ -252,7 +254,16 @@ def test_invalid_device_is_refused(
 
 @pytest.mark.parametrize(
     "command",
-    ["precompute-proposals", "compare-proposals", "benchmark", "convert-checkpoint", "xray", "doctor", "report"],
+    [
+        "precompute-proposals",
+        "compare-proposals",
+        "benchmark",
+        "convert-checkpoint",
+        "export",
+        "xray",
+        "doctor",
+        "report",
+    ],
 )
 def test_existing_files_are_replaced_only_with_overwrite(
     command: str, run_folder: Path, image: Path, tmp_path: Path, refused: Refused
@@ -262,6 +273,7 @@ def test_existing_files_are_replaced_only_with_overwrite(
         "compare-proposals": "proposals.csv",
         "benchmark": "x.json",
         "convert-checkpoint": "x.yaml",
+        "export": "x.pt2",
         "xray": "x.html",
         "doctor": "x.json",
         "report": "x.html",

@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("structures", "distributed", "output_files", "progress", "model_zoo"),
     ("layers", "losses"),
     ("modeling", "data", "checkpoint", "interop"),
-    ("evaluation", "inference", "inspection"),
+    ("evaluation", "export", "inference", "inspection"),
     ("training", "model_zoo.__init__", "model_zoo.models", "interop.conversion"),
     ("benchmark", "doctor", "experiments"),
     ("cli", "__main__"),

@@ -185,7 +185,7 @@ class DenseSelection(nn.Module):
         self.candidates_per_level = candidates_per_level
         self.max_detections = max_detections if max_detections >= 0 else None
         self.clips_first = clips_first
-        self._least_logit = _logit(score_threshold)
+        self.least_logit = _logit(score_threshold)
 
     def select(
         self,
@@ -242,7 +242,7 @@ class DenseSelection(nn.Module):
         """
         num_images, num_levels = len(image_sizes), len(logits)
         # Compared as logits: of millions of scores only those that pass are computed.
-        masks = [(level > self._least_logit) & (level < math.inf) for level in logits]
+        masks = [(level > self.least_logit) & (level < math.inf) for level in logits]
         places = rows_where([mask[image].flatten() for image in range(num_images) for mask in masks])
         found = [
             self._best_of_level(
@@ -293,7 +293,7 @@ class DenseSelection(nn.Module):
             yield ImageScores(
                 image_size=image_size,
                 scores=image_logits.float().sigmoid(),
-                is_above=(image_logits > self._least_logit) & (image_logits < math.inf),
+                is_above=(image_logits > self.least_logit) & (image_logits < math.inf),
                 is_finite=image_logits.isfinite(),
                 decode=partial(self._decode, image_deltas, all_anchors),
                 clips=self.clips_first,

@@ -99,12 +99,20 @@ class PyramidPooler(nn.Module):
             rows = rows_where(masks)
         pooled = [operation(maps[i], regions[rows[i]]) for i, operation in enumerate(self.operations)]
         # One index_select restores the order; writing into an empty result would copy the gradient once per level.
-        order = torch.cat(list(rows)).argsort()
+        order = self._order(rows, regions)
         if pooled[0].requires_grad:
             return torch.cat(pooled).index_select(0, order)
         # Channels last, as the maps are: index_select returns its result in the order of the dimensions.
         by_cell = torch.cat([maps.permute(0, 2, 3, 1) for maps in pooled]).index_select(0, order)
         return by_cell.permute(0, 3, 1, 2)
+
+    def _order(self, rows: Sequence[Tensor], regions: Tensor) -> Tensor:
+        """The place of each region among the concatenated rows of the levels."""
+        if not torch.compiler.is_compiling():
+            return torch.cat(list(rows)).argsort()
+        # Computed from the levels, whose number is fixed in an exported program; that of the rows of a level is not.
+        levels, count = self.levels_of(regions[:, 1:]), regions.shape[0]
+        return (levels * count + torch.arange(count, device=levels.device)).argsort().argsort()
 
     def level_masks(self, boxes: Sequence[Tensor]) -> list[Tensor]:
         """Whether each box is pooled from each level; none if there is one level only.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.modeling.recording import Fate, Recorder, Selected, report_anchors, report_selection
 from mrcnn_zoo.modeling.suppression import best_overlapping
@@ -60,7 +59,7 @@ RANKINGS: dict[str, Ranking] = {"logit": rank_by_logit, "probability": rank_by_p
 
 
 @dataclass(frozen=True)
-class _Candidates:
+class AnchorCandidates:
     """The best anchors of every level of N images, decoded; T per image."""
 
     boxes: Tensor  # (N, T, 4) float32 pixels, clipped to the image
@@ -131,9 +130,7 @@ class ProposalSelection:
         level_sizes = [len(level) for level in anchors]
         if recorder is not None:
             report_anchors(recorder, anchors, image_sizes)
-        if self.joins_levels:
-            logits, deltas, anchors = [torch.cat([*logits], 1)], [torch.cat([*deltas], 1)], [torch.cat([*anchors])]
-        candidates = self._candidates(logits, deltas, anchors, image_sizes)
+        candidates = self.candidates(logits, deltas, anchors, image_sizes)
         on_cpu = candidates.boxes.device.type == "cpu"
         kept = self._nms_on_cpu(candidates) if on_cpu else self._nms_on_accelerator(candidates, image_sizes)
         if recorder is not None:
@@ -146,14 +143,16 @@ class ProposalSelection:
             proposals.append(Proposals(image_size=image_size, boxes=boxes, objectness=objectness))
         return proposals
 
-    def _candidates(
+    def candidates(
         self,
         logits: Sequence[Tensor],
         deltas: Sequence[Tensor],
         anchors: Sequence[Tensor],
         image_sizes: Sequence[ImageSize],
-    ) -> _Candidates:
-        """The best anchors of each level; only these, a small part of all, are decoded."""
+    ) -> AnchorCandidates:
+        """The best anchors of each level; only these, a small part of all, are decoded. Arguments as `select`."""
+        if self.joins_levels:
+            logits, deltas, anchors = [torch.cat([*logits], 1)], [torch.cat([*deltas], 1)], [torch.cat([*anchors])]
         decoded_levels, best_logits, best_scores, best_rows = [], [], [], []
         for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
             rows, scores = self.rank(level_logits, min(self.pre_nms_topk, level_logits.shape[1]))
@@ -165,10 +164,10 @@ class ProposalSelection:
         decoded, all_logits = torch.cat(decoded_levels, dim=1), torch.cat(best_logits, dim=1)
         # Clip before NMS: boxes that differ only outside the image are the same proposal.
         boxes = torch.stack(
-            [clip_boxes_to_image(image, size) for image, size in zip(decoded, image_sizes, strict=True)]
+            [box_ops.clip_to_image(image, size) for image, size in zip(decoded, image_sizes, strict=True)]
         )
         is_finite = decoded.isfinite().all(dim=-1) & all_logits.isfinite()
-        return _Candidates(
+        return AnchorCandidates(
             boxes=boxes,
             logits=all_logits,
             scores=torch.cat(best_scores, dim=1),
@@ -177,7 +176,7 @@ class ProposalSelection:
             rows=best_rows,
         )
 
-    def _nms_on_cpu(self, candidates: _Candidates) -> list[Tensor]:
+    def _nms_on_cpu(self, candidates: AnchorCandidates) -> list[Tensor]:
         """Rows of the candidates that stay in each image, best first."""
         kept = []
         images = zip(candidates.boxes, candidates.scores, candidates.is_usable, strict=True)
@@ -187,7 +186,7 @@ class ProposalSelection:
             kept.append(rows[best])
         return kept
 
-    def _nms_on_accelerator(self, candidates: _Candidates, image_sizes: Sequence[ImageSize]) -> list[Tensor]:
+    def _nms_on_accelerator(self, candidates: AnchorCandidates, image_sizes: Sequence[ImageSize]) -> list[Tensor]:
         """The same for all images in one call; the host waits for NMS and for one copy only.
 
         Candidates that are not usable keep their places, so that the host does not need their number: as empty boxes
@@ -214,7 +213,7 @@ class ProposalSelection:
         recorder: Recorder,
         predictions: tuple[Tensor, Tensor, Tensor],
         level_sizes: list[int],
-        candidates: _Candidates,
+        candidates: AnchorCandidates,
         kept: list[Tensor],
         image_sizes: Sequence[ImageSize],
     ) -> None:
@@ -226,7 +225,7 @@ class ProposalSelection:
         for image, image_size in enumerate(image_sizes):
             boxes = self.coder.decode(deltas[image], anchors)
             is_finite = boxes.isfinite().all(dim=1) & logits[image].isfinite()
-            boxes = clip_boxes_to_image(boxes, image_size)
+            boxes = box_ops.clip_to_image(boxes, image_size)
             reasons = torch.full(boxes.shape[:1], int(Fate.NOT_IN_TOP_K), dtype=torch.int8, device=boxes.device)
             reasons[rows[image]] = int(Fate.TOO_SMALL)
             reasons[~is_finite] = int(Fate.NOT_FINITE)

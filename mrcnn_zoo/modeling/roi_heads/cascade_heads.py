@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
@@ -207,7 +206,7 @@ def moved_boxes(
     for image_deltas, table in zip(deltas.split([len(table) for table in tables]), tables, strict=True):
         is_finite = image_deltas.isfinite().all(dim=1, keepdim=True)
         boxes = torch.where(is_finite, coder.decode(image_deltas, table.boxes), table.boxes)
-        moved.append(clip_boxes_to_image(boxes, table.image_size))
+        moved.append(box_ops.clip_to_image(boxes, table.image_size))
     return moved
 
 

@@ -101,9 +101,11 @@ class PooledMaskHead(nn.Module):
             pooled: (sum of R_i, C, S, S).
             detections: R_i of each image.
         """
-        classes = torch.cat([table.classes for table in detections])
-        probabilities = self.criterion.loss.probabilities(self._criterion_logits(pooled, classes), classes)
-        return with_masks(detections, probabilities)
+        return with_masks(detections, self.probabilities(pooled, torch.cat([table.classes for table in detections])))
+
+    def probabilities(self, pooled: Tensor, classes: Tensor) -> Tensor:
+        """The mask of one class per region: (R, C, S, S), (R,) int64 in [0, K) -> (R, M, M) in [0, 1]."""
+        return self.criterion.loss.probabilities(self._criterion_logits(pooled, classes), classes)
 
     def _criterion_logits(self, pooled: Tensor, classes: Tensor) -> Tensor:
         """(R, K + 1, M, M) if the classes compete, else (R, M, M), at 1 / K of the work and memory."""
