@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks and measurements for a machine with a GPU, at most five minutes on one H100 or H200; see dev/BENCHMARKS.md.
+# Checks and measurements for a machine with a GPU, at most six minutes on one H100 or H200; see dev/BENCHMARKS.md.
 #
 #   bash dev/gpu_checks.sh [OUTPUT] [--only WORD ...]   run; OUTPUT defaults to $OUT, else output/gpu_checks
 #   bash dev/gpu_checks.sh --wheels [3.12]              download wheels for a machine without network into dev/wheels,

@@ -24,6 +24,8 @@ CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 OURS, TORCHVISION = "mrcnn_zoo", "torchvision"
 PRECISIONS = {"bfloat16": torch.bfloat16, "TF32": None}  # dtype of the autocast region
 LEARNING_RATE = 1e-9  # full optimizer step, negligible change of the weights
+GOAL_OF_TRAINING = 62.0  # images per second, of Detectron2 on eight V100
+GOAL_OF_INFERENCE = 100.0  # images per second
 WARMUP = 2  # rounds, in which cuDNN selects algorithms
 TOP_OPERATIONS = 15
 MEBIBYTE = 2**20
@@ -34,17 +36,17 @@ class Size:
     """Workload of a measurement."""
 
     image_size: tuple[int, int]
-    batch_size: int  # of training; inference takes one image at a time
-    num_images: int  # of inference
+    batch_size: int  # of training
+    inference_batches: tuple[int, int]  # sizes
     repeats: int
     overrides: tuple[Any, ...] = ()
 
 
-FULL = Size((800, 1333), batch_size=16, num_images=4, repeats=5)
+FULL = Size((800, 1333), batch_size=16, inference_batches=(1, 8), repeats=5)
 TINY = Size(
     (96, 128),
     batch_size=2,
-    num_images=2,
+    inference_batches=(1, 2),
     repeats=2,
     overrides=(
         *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 32),
@@ -63,29 +65,32 @@ def measure_training(result: PartResult, *, device: str, size: Size) -> None:
     def measure(name: str, precision: str, dtype: torch.dtype | None) -> None:
         step = _training_step(name, cfg, samples, state, dtype=dtype)
         seconds = _seconds(name, [step], repeats=size.repeats)
-        _add_speed(result, f"training, {precision}, {name}", size.batch_size / seconds)
-        if name == OURS and dtype is not None:
-            result.profiles[f"training step, {precision}"] = profile_steps([step], seconds=seconds)
+        _add_speed(result, f"training, {precision}, {name}", size.batch_size / seconds, goal=GOAL_OF_TRAINING)
+        if name == OURS:
+            _add_profile(result, f"training step, {precision}", [step], seconds=seconds)
 
     _for_each_model_and_precision(result, measure)
 
 
 def measure_inference(result: PartResult, *, device: str, size: Size) -> None:
-    """Measure images per second at batch size 1, full-image bitmaps included, and peak memory."""
-    cfg, samples, state = _prepare(device, size, count=size.num_images)
-    batches = [[sample] for sample in samples]
+    """Measure images per second at each batch size, full-image bitmaps included, and peak memory."""
+    cfg, samples, state = _prepare(device, size, count=max(size.inference_batches))
 
     def measure(name: str, precision: str, dtype: torch.dtype | None) -> None:
         model = _build(name, cfg, state)
         options = {"task": "inference", "mask_form": "bitmap"}
-        inputs = [torchvision_inputs(batch) for batch in batches] if name == TORCHVISION else []
-        steps = torchvision_steps(model, inputs, **options) if inputs else our_steps(model, batches, **options)
-        with _autocast(torch.device(device).type, dtype):
-            seconds = _seconds(name, steps, repeats=size.repeats)
-            _add_speed(result, f"inference, {precision}, {name}", len(steps) / seconds)
-            result.add(f"inference, {precision}, {name}: detections per image", sum(s() for s in steps) / len(steps))
-            if name == OURS and dtype is None:
-                result.profiles[f"inference, {precision}"] = profile_steps(steps, seconds=seconds)
+        for batch_size in size.inference_batches:
+            batches = [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
+            inputs = [torchvision_inputs(batch) for batch in batches] if name == TORCHVISION else []
+            steps = torchvision_steps(model, inputs, **options) if inputs else our_steps(model, batches, **options)
+            what = f"inference of {batch_size}, {precision}, {name}"
+            with _autocast(torch.device(device).type, dtype):
+                _reset_memory()
+                seconds = _seconds(name, steps, repeats=size.repeats)
+                _add_speed(result, what, len(samples) / seconds, goal=GOAL_OF_INFERENCE)
+                result.add(f"{what}: detections per image", sum(step() for step in steps) / len(samples))
+                if name == OURS:
+                    _add_profile(result, f"inference of {batch_size}, {precision}", steps, seconds=seconds)
 
     _for_each_model_and_precision(result, measure)
 
@@ -93,12 +98,22 @@ def measure_inference(result: PartResult, *, device: str, size: Size) -> None:
 def _for_each_model_and_precision(result: PartResult, measure: Callable[[str, str, torch.dtype | None], None]) -> None:
     for precision, dtype in PRECISIONS.items():
         for name in (OURS, TORCHVISION):
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
+            _reset_memory()
             with result.attempt(f"{name}, {precision}"):  # one may run out of memory
                 measure(name, precision, dtype)
     _add_ratios(result)
+
+
+def _reset_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _add_profile(result: PartResult, what: str, steps: list[Step], *, seconds: float) -> None:
+    found = result.profiles[what] = profile_steps(steps, seconds=seconds)
+    if found["idle_share"] is not None:
+        result.add(f"{what}: share of time in which the GPU is idle", found["idle_share"])
 
 
 def profile_steps(steps: list[Step], *, seconds: float) -> dict[str, Any]:
@@ -202,8 +217,10 @@ def _seconds(name: str, steps: list[Step], *, repeats: int) -> float:
     return time_interleaved([Candidate(name, steps)], repeats=repeats, warmup=WARMUP)[0].median
 
 
-def _add_speed(result: PartResult, what: str, images_per_second: float) -> None:
-    result.add(f"{what}: images per second", images_per_second)
+def _add_speed(result: PartResult, what: str, images_per_second: float, *, goal: float) -> None:
+    """Add the speed, with the goal for our model at full size, and on a GPU the peak memory."""
+    is_goal = f", {OURS}" in what and torch.cuda.is_available()
+    result.add(f"{what}: images per second", images_per_second, f"goal: {goal:g}" if is_goal else "")
     if torch.cuda.is_available():
         result.add(f"{what}: peak memory in MiB", torch.cuda.max_memory_allocated() / MEBIBYTE)
 

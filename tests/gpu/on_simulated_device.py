@@ -276,8 +276,7 @@ def test_prediction_waits_at_most_8_times_for_any_batch_size(detector: Compared)
         counts[batch_size] = device.synchronizations
         # The images one by one, the targets and proposals of all together.
         assert device.copies_in("structures/samples.py", "ops/transfer.py") == batch_size + 2
-    assert len(set(counts.values())) == 1, counts
-    assert 0 < counts[4] <= MAX_SYNCHRONIZATIONS["prediction"], device.report()
+    check_synchronizations("prediction", counts, device)
 
 
 def test_training_step_waits_at_most_10_times_for_any_batch_size(detector: Compared, tmp_path: Path) -> None:
@@ -303,8 +302,14 @@ def test_training_step_waits_at_most_10_times_for_any_batch_size(detector: Compa
             counters.device = device
             trainer.train()
         counts[batch_size] = counters.counts[1] - counters.counts[0]  # the first step has no step before
-    assert len(set(counts.values())) == 1, counts
-    assert 0 < counts[4] <= MAX_SYNCHRONIZATIONS["training"], device.report()
+    check_synchronizations("training", counts, device)
+
+
+def check_synchronizations(task: str, counts: dict[int, int], device: SimulatedDevice) -> None:
+    """Print the places of the largest batch, for dev/BENCHMARKS.md, and check the numbers by batch size."""
+    print(f"\n{task}, synchronisations by batch size: {counts}\n{device.report()}")
+    assert len(set(counts.values())) == 1
+    assert 0 < counts[4] <= MAX_SYNCHRONIZATIONS[task]
 
 
 class CountPerStep(Hook):

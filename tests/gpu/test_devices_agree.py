@@ -1,5 +1,7 @@
 """CPU and GPU give equal results: each stage of four detectors, with the same weights and inputs.
 
+On the GPU, the recorded results of Detectron2 and MMDetection in tests/references hold, too.
+
 Without a GPU, MRCNN_ZOO_CHECK_DEVICE=cpu compares the CPU with itself on small models, which tests the comparison.
 """
 
@@ -18,9 +20,13 @@ from mrcnn_zoo.benchmark.inputs import calibrate_random_weights
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.structures import Detections, Proposals, Sample, TrainingOutput
+from support.recorded_detectron2 import recorded_samples
+from support.recorded_mmdetection import MMDetectionCase
+from support.references import RecordedCase, find_case
 
 DEVICE = torch.device(os.environ.get("MRCNN_ZOO_CHECK_DEVICE", "cuda"))
 CPU = torch.device("cpu")
+ON_DEVICE = ("MODEL.DEVICE", str(DEVICE))
 needs_device = pytest.mark.skipif(
     DEVICE.type == "cuda" and not torch.cuda.is_available(),
     reason="needs a CUDA device; MRCNN_ZOO_CHECK_DEVICE=cpu compares the CPU with itself instead",
@@ -51,6 +57,7 @@ SPREAD_TOLERANCE = 1e-2  # relative to the standard deviation: values of untrain
 SAME_BOX = 0.99  # IoU
 SHARE_OF_PROPOSALS = 0.98  # matched: NMS depends on the order of near-equal scores
 SHARE_OF_DETECTIONS = 0.95  # the same, of 100 per image
+MASK_TOLERANCE = 1e-3  # pixels that differ, relative to those of the masks
 SHARE_OF_KEYPOINTS = 0.95  # within a pixel: a heatmap may have several near-equal maxima
 
 
@@ -133,6 +140,47 @@ def test_losses_and_gradients_agree(pair: Pair) -> None:
     check_training(pair)
 
 
+@pytest.mark.gpu
+@needs_device
+@pytest.mark.parametrize("name", ["mask_rcnn_R_50_FPN", "retinanet_R_50_FPN"])
+def test_recorded_results_of_detectron2_hold(name: str) -> None:
+    case = find_case(name)
+    model: Any = build_model(load_config(case.config, [*ON_DEVICE, "FLOAT32_PRECISION", "highest"]))
+    model.load_state_dict(case.weights)
+    samples = recorded_samples(case)
+    losses = model.losses(samples).losses
+    recorded = {loss: float(case.arrays[f"loss_{loss}"]) for loss in losses}
+    errors = [abs(loss.item() / recorded[name] - 1) for name, loss in losses.items()]
+    check_limit(f"recorded {name}", "losses", max(errors), LOSS_TOLERANCE)
+    with torch.no_grad():
+        features = model.eval().backbone(model.collate(samples).pixels)
+    check_recorded_features(name, case, features)
+    tables = [
+        (case.tensor(f"out{n}_pred_boxes"), case.tensor(f"out{n}_scores"), case.tensor(f"out{n}_pred_classes"))
+        for n in range(len(samples))
+    ]
+    masks = None
+    if "out0_pred_masks" in case.arrays:
+        sizes = [sample.original_size for sample in samples]
+        masks = [case.bitmaps(f"out{n}_pred_masks", width) for n, (_, width) in enumerate(sizes)]
+    check_recorded_detections(name, model.predict(samples), tables, masks)
+
+
+@pytest.mark.gpu
+@needs_device
+def test_recorded_results_of_mmdetection_hold() -> None:
+    name, recorded = "mask_rcnn_r50_fpn", MMDetectionCase.find("mask_rcnn_r50_fpn")
+    conversion = recorded.convert()
+    settings = [part for item in conversion.settings.items() for part in item]
+    model: Any = build_model(load_config(None, [*settings, *ON_DEVICE, "FLOAT32_PRECISION", "highest"])).eval()
+    model.load_state_dict(conversion.weights, strict=False)
+    samples = [recorded.sample()]
+    with torch.no_grad():
+        check_recorded_features(name, recorded.case, model.backbone(model.collate(samples).pixels))
+    table = recorded.tensor("boxes"), recorded.box_scores(), recorded.tensor("labels")
+    check_recorded_detections(name, model.predict(samples), [table], [recorded.masks()])
+
+
 @pytest.mark.usefixtures("same_draws")
 @pytest.mark.parametrize(
     ("stage", "parameter"),
@@ -163,7 +211,9 @@ def test_changed_weight_fails_the_check(stage: str, parameter: str) -> None:
 def check_features(pair: Pair) -> None:
     """All feature maps, with normalisation and padding."""
     host, other = ({**model.backbone(model.collate(pair.samples).pixels)} for model in (pair.host, pair.other))
-    check_limit(pair, "features", max(relative_l2_error(other[name], host[name]) for name in host), FEATURE_TOLERANCE)
+    check_limit(
+        pair.name, "features", max(relative_l2_error(other[name], host[name]) for name in host), FEATURE_TOLERANCE
+    )
 
 
 @torch.no_grad()
@@ -171,9 +221,9 @@ def check_proposals(pair: Pair) -> None:
     """Boxes and objectness, from the same features."""
     expected, found = propose(pair)
     shares = [_share_found(a.boxes, b.boxes) for a, b in zip(found, expected, strict=True)]
-    check_limit(pair, "proposals that differ", 1 - min(shares), 1 - SHARE_OF_PROPOSALS)
+    check_limit(pair.name, "proposals that differ", 1 - min(shares), 1 - SHARE_OF_PROPOSALS)
     errors = [_error_by_spread(a.objectness[:20], b.objectness[:20]) for a, b in zip(found, expected, strict=True)]
-    check_limit(pair, "objectness", max(errors), SPREAD_TOLERANCE)
+    check_limit(pair.name, "objectness", max(errors), SPREAD_TOLERANCE)
 
 
 @torch.no_grad()
@@ -192,18 +242,20 @@ def check_detections(pair: Pair) -> None:
     assert sum(map(len, expected)) > 10, "too few detections to compare"
     rows = [_matches(a, b) for a, b in zip(found, expected, strict=True)]
     missing = 1 - min(float((match >= 0).float().mean()) for match in rows)
-    check_limit(pair, "detections that differ", missing, 1 - SHARE_OF_DETECTIONS)
+    check_limit(pair.name, "detections that differ", missing, 1 - SHARE_OF_DETECTIONS)
     pairs = [
         (table[match[match >= 0]], truth[(match >= 0).nonzero().flatten()])
         for table, truth, match in zip(found, expected, rows, strict=True)
     ]
-    check_limit(pair, "scores", max(_largest(a.scores - b.scores) for a, b in pairs), SCORE_TOLERANCE)
+    check_limit(pair.name, "scores", max(_largest(a.scores - b.scores) for a, b in pairs), SCORE_TOLERANCE)
     if expected[0].masks is not None:
         errors = [_error_by_spread(a.masks.probabilities, b.masks.probabilities) for a, b in pairs]
-        check_limit(pair, "masks", max(errors), SPREAD_TOLERANCE)
+        check_limit(pair.name, "masks", max(errors), SPREAD_TOLERANCE)
     if expected[0].keypoints is not None:
         moved = [(a.keypoints[..., :2] - b.keypoints[..., :2]).norm(dim=-1).flatten() for a, b in pairs]
-        check_limit(pair, "keypoints that differ", float((torch.cat(moved) > 1).float().mean()), 1 - SHARE_OF_KEYPOINTS)
+        check_limit(
+            pair.name, "keypoints that differ", float((torch.cat(moved) > 1).float().mean()), 1 - SHARE_OF_KEYPOINTS
+        )
 
 
 def check_training(pair: Pair) -> None:
@@ -212,11 +264,11 @@ def check_training(pair: Pair) -> None:
     expected = losses_and_gradients(pair.host, pair.samples, proposals)
     found = losses_and_gradients(pair.other, pair.samples, proposals)
     errors = [abs(found[0][name] - loss) / max(abs(loss), 1e-3) for name, loss in expected[0].items()]
-    check_limit(pair, "losses", max(errors), LOSS_TOLERANCE)
+    check_limit(pair.name, "losses", max(errors), LOSS_TOLERANCE)
     assert expected[1].keys() == found[1].keys()
     floor = NEGLIGIBLE_GRADIENT * max(float(gradient.norm()) for gradient in expected[1].values())
     errors = [relative_l2_error(found[1][name], gradient, floor=floor) for name, gradient in expected[1].items()]
-    check_limit(pair, "gradients", max(errors), GRADIENT_TOLERANCE)
+    check_limit(pair.name, "gradients", max(errors), GRADIENT_TOLERANCE)
 
 
 def losses_and_gradients(
@@ -250,10 +302,41 @@ def propose(pair: Pair) -> tuple[list[Proposals], list[Proposals]]:
     return expected, [table.to("cpu") for table in found]
 
 
-def check_limit(pair: Pair, what: str, value: float, limit: float) -> None:
+def check_recorded_features(name: str, case: RecordedCase, features: dict[str, Tensor]) -> None:
+    """All recorded feature maps."""
+    maps = [array for array in case.arrays if array.startswith("feature_")]
+    errors = [relative_l2_error(features[array.removeprefix("feature_")], case.tensor(array)) for array in maps]
+    check_limit(f"recorded {name}", "features", max(errors), FEATURE_TOLERANCE)
+
+
+def check_recorded_detections(
+    name: str,
+    found: Sequence[Detections],
+    recorded: Sequence[tuple[Tensor, Tensor, Tensor]],
+    masks: Sequence[Tensor] | None,
+) -> None:
+    """Boxes with scores and classes of each image, and full-image masks."""
+    missing, scores, pixels = [0.0], [0.0], [0.0]
+    for number, (table, (boxes, of_boxes, classes)) in enumerate(zip(found, recorded, strict=True)):
+        on_host = table.to("cpu")
+        rows = _matches(on_host, Detections(table.image_size, boxes, of_boxes, classes))
+        is_found = rows >= 0
+        missing.append(1 - float(is_found.float().mean()))
+        scores.append(_largest(on_host.scores[rows[is_found]] - of_boxes[is_found]))
+        if masks is not None:
+            expected = masks[number][is_found]
+            bitmaps = table[rows[is_found].to(table.boxes.device)].masks.bitmaps().cpu()  # type: ignore[union-attr]
+            pixels.append(float((bitmaps != expected).sum() / expected.sum()))
+    check_limit(f"recorded {name}", "detections that differ", max(missing), 1 - SHARE_OF_DETECTIONS)
+    check_limit(f"recorded {name}", "scores", max(scores), SCORE_TOLERANCE)
+    if masks is not None:
+        check_limit(f"recorded {name}", "mask pixels", max(pixels), MASK_TOLERANCE)
+
+
+def check_limit(name: str, what: str, value: float, limit: float) -> None:
     """Print a measured difference for dev/gpu_checks.py, and check that it is at most `limit`."""
-    print(f"\nagreement: {pair.name} | {what} | {value:.2g} | {limit:.2g}")
-    assert value <= limit, f"{pair.name}: {what} differ by {value:.3g}, the limit is {limit:.2g}"
+    print(f"\nagreement: {name} | {what} | {value:.2g} | {limit:.2g}")
+    assert value <= limit, f"{name}: {what} differ by {value:.3g}, the limit is {limit:.2g}"
 
 
 def relative_l2_error(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
