@@ -27,9 +27,8 @@ from mrcnn_zoo.registry import Registry
 from mrcnn_zoo.structures import Detections, Proposals, Sample, Targets
 from mrcnn_zoo.training.averaging import WeightsAverage
 from mrcnn_zoo.training.gradients import clip_each_norm, clip_total_norm
-from mrcnn_zoo.training.hook import Hook, StepReport
+from mrcnn_zoo.training.hook import Hook
 from mrcnn_zoo.training.hooks.nonfinite import StopOnNonFinite
-from mrcnn_zoo.training.trainer import Trainer
 from support.simulated_device import SimulatedDevice, SimulatedTensor, move_to_device
 from support.tiny_trainer import make_trainer
 
@@ -184,9 +183,7 @@ def columns_on_cpu(tables: Sequence[Detections]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("overrides", list(cases()))
-def test_component_gives_equal_results_on_cpu_and_device(
-    overrides: tuple[Any, ...],
-) -> None:
+def test_component_gives_equal_results_on_cpu_and_device(overrides: tuple[Any, ...]) -> None:
     cfg = small_config(*overrides)
     samples = scenes(3, cfg)
     models = []
@@ -258,7 +255,12 @@ def test_predictions_in_boxes_tta_and_recording_equal_cpu(settings: tuple[Any, .
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.fixture(scope="module", params=DETECTORS.values(), ids=DETECTORS)
+MARKED = [
+    pytest.param(DETECTORS[name], id=name, marks=() if "Mask" in name else pytest.mark.slow) for name in DETECTORS
+]
+
+
+@pytest.fixture(scope="module", params=MARKED)
 def detector(request: pytest.FixtureRequest) -> Compared:
     torch.manual_seed(0)
     cfg = small_config(*request.param)
@@ -282,26 +284,25 @@ def test_prediction_waits_at_most_8_times_for_any_batch_size(detector: Compared)
 def test_training_step_waits_at_most_10_times_for_any_batch_size(detector: Compared, tmp_path: Path) -> None:
     """With the optimizer, the clipping of gradients, the check of losses and gradients, and an average of weights."""
     model, cfg, batch_sizes = detector
-    counts = {}
+    counts: dict[int, int] = {}
     for batch_size in batch_sizes:
-        samples, steps = scenes(batch_size, cfg), 2
-        counters = CountPerStep()
-        hooks = {"StopOnNonFinite": StopOnNonFinite(tmp_path), "counters": counters}
+        samples, after_steps = scenes(batch_size, cfg), []
         with SimulatedDevice() as device:
+            note = after_steps.append
+            counter = type("Counter", (Hook,), {"after_step": lambda *_, d=device, note=note: note(d.synchronizations)})
             trainer = make_trainer(
                 folder=tmp_path,
                 model=model,
-                budget=steps,
+                budget=2,
                 open_batches=lambda _, samples=samples: repeat(samples),
-                hooks=hooks,
+                hooks={"StopOnNonFinite": StopOnNonFinite(tmp_path), "counter": counter()},
                 clipper=partial(clip_total_norm, limit=10.0, norm_type=2.0),
             )
             groups = [{"params": list(model.parameters()), "initial_lr": 1e-4}]
             trainer.updater.optimizer = torch.optim.SGD(groups, lr=1e-4, momentum=0.9, fused=True)
             trainer.average = WeightsAverage(model, decay=0.9)
-            counters.device = device
             trainer.train()
-        counts[batch_size] = counters.counts[1] - counters.counts[0]  # the first step has no step before
+        counts[batch_size] = after_steps[1] - after_steps[0]  # the first step has no step before
     check_synchronizations("training", counts, device)
 
 
@@ -310,17 +311,6 @@ def check_synchronizations(task: str, counts: dict[int, int], device: SimulatedD
     print(f"\n{task}, synchronisations by batch size: {counts}\n{device.report()}")
     assert len(set(counts.values())) == 1
     assert 0 < counts[4] <= MAX_SYNCHRONIZATIONS[task]
-
-
-class CountPerStep(Hook):
-    """Synchronisations until the end of each step."""
-
-    def __init__(self) -> None:
-        self.device: SimulatedDevice
-        self.counts: list[int] = []
-
-    def after_step(self, trainer: Trainer, report: StepReport) -> None:  # noqa: ARG002
-        self.counts.append(self.device.synchronizations)
 
 
 def test_cascade_ignores_boxes_that_leave_the_image_as_the_cpu_drops_them() -> None:
