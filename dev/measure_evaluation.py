@@ -16,7 +16,7 @@ import argparse
 import contextlib
 import io
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +38,9 @@ from mrcnn_zoo.benchmark.measure import (
     time_interleaved,
 )
 from mrcnn_zoo.evaluation.backends import build_backend, detection_set
-from mrcnn_zoo.evaluation.result_rows import PackedRows
+from mrcnn_zoo.evaluation.class_parts import curves_by_parts
+from mrcnn_zoo.evaluation.metrics.contract import Evaluated
+from mrcnn_zoo.evaluation.result_rows import PackedRows, RowsOfImages
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.ops.masks import MaskWindow
 from mrcnn_zoo.ops.memory import garbage_collection_paused
@@ -112,20 +114,35 @@ def _evaluation(
 
 
 def generated_dataset(num_images: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A COCO dataset of ellipses, and 100 detections per image: its objects moved and resized, and others.
+    """A COCO dataset, and the rows of all detections; see `generated_images`."""
+    images = list(generated_images(num_images))
+    return joined_truth([truth for truth, _ in images]), [row for _, rows in images for row in rows]
+
+
+def joined_truth(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The COCO dataset of several images."""
+    annotations = [annotation for part in parts for annotation in part["annotations"]]
+    return {
+        "images": [part["image"] for part in parts],
+        "annotations": [annotation | {"id": number} for number, annotation in enumerate(annotations, start=1)],
+        "categories": [{"id": number, "name": str(number)} for number in range(1, NUM_CLASSES + 1)],
+    }
+
+
+def generated_images(num_images: int) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Ellipses, and 100 detections of each image: its objects moved and resized, and others.
 
     Args:
         num_images: of 480 x 640 pixels.
     """
     generator = np.random.default_rng(0)
-    images, annotations, rows = [], [], []
     for image_id in range(1, num_images + 1):
-        images.append({"id": image_id, "height": HEIGHT, "width": WIDTH})
+        annotations, rows = [], []
         count = generator.poisson(OBJECTS)
         boxes, classes = random_boxes(generator, count), generator.integers(1, NUM_CLASSES + 1, count)
         for box, category, is_crowd in zip(boxes, classes, generator.random(count) < 0.01, strict=True):
-            own = _masked_box(box) | {"image_id": image_id, "category_id": int(category), "iscrowd": int(is_crowd)}
-            annotations.append(own | {"id": len(annotations) + 1})
+            own = {"image_id": image_id, "category_id": int(category), "iscrowd": int(is_crowd)}
+            annotations.append(_masked_box(box) | own)
         source = generator.integers(0, max(count, 1), DETECTIONS)
         is_moved = (generator.random(DETECTIONS) < 0.4) & (count > 0)
         found = random_boxes(generator, DETECTIONS)
@@ -139,8 +156,7 @@ def generated_dataset(num_images: int) -> tuple[dict[str, Any], list[dict[str, A
             row = _masked_box(box) | {"image_id": image_id, "category_id": int(label), "score": float(score)}
             del row["area"]
             rows.append(row)
-    categories = [{"id": number, "name": str(number)} for number in range(1, NUM_CLASSES + 1)]
-    return {"images": images, "annotations": annotations, "categories": categories}, rows
+        yield {"image": {"id": image_id, "height": HEIGHT, "width": WIDTH}, "annotations": annotations}, rows
 
 
 def random_boxes(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
@@ -226,37 +242,36 @@ def prepare_encoding(is_ours: bool) -> Callable[[], None]:
 
 
 def measure_memory(arguments: argparse.Namespace) -> str:
-    """Resident memory of an evaluator per image, beside the characters of the run lengths, and of `evaluate`."""
+    """Resident memory of the detections of a dataset, beside the characters of their run lengths, and of AP."""
     table = []
     for count in arguments.images:
-        added, characters, peak = peaks(count)
-        table.append([count, *(f"{value * MEBIBYTE / 1024 / count:.1f}" for value in (characters, added, peak))])
-    headers = ["images", "run lengths, KB per image", "kept, KB per image", "peak of evaluate, KB per image"]
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            characters, kept, peak = pool.apply(memory_of_images, (count,))
+        table.append([count, *(f"{value * 1024 / count:.1f}" for value in (characters, kept)), f"{peak:.0f}"])
+    headers = ["images", "run lengths, KB per image", "kept, KB per image", "peak of the evaluation above it, MiB"]
     return tabulate(table, headers=headers, tablefmt="github")
 
 
-def peaks(num_images: int) -> tuple[float, float, float]:
-    """MiB that the detections of generated images add, the characters of their run lengths, and the peak of `evaluate`.
+def memory_of_images(num_images: int) -> tuple[float, float, float]:
+    """MiB of the run lengths, of all that is kept of the detections, and of what mask AP adds to it at its peak.
 
     Args:
         num_images: with 100 masks each.
     """
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_peaks, (num_images,))
-
-
-def _peaks(num_images: int) -> tuple[float, float, float]:
-    truth, rows = generated_dataset(num_images)
-    kept, characters = {}, 0
-    before = resident_mib()
-    for image_id in range(1, num_images + 1):
-        of_image = rows[(image_id - 1) * DETECTIONS : image_id * DETECTIONS]
-        kept[image_id] = PackedRows.of(of_image)
-        characters += sum(len(row["segmentation"]["counts"]) for row in of_image)
-    added = resident_mib() - before
-    build_backend("auto")(truth, detection_set(rows, truth, "segm"), "segm", (1, 10, 100))
-    return added, characters / MEBIBYTE, peak_resident_mib() - before
+    next(generated_images(1))
+    parts, kept, characters, before = [], {}, 0, resident_mib()
+    for truth, rows in generated_images(num_images):
+        parts.append(truth)
+        kept[truth["image"]["id"]] = PackedRows.of(rows)
+        characters += sum(len(row["segmentation"]["counts"]) for row in rows)
+    truth_mib = resident_mib()
+    truth = joined_truth(parts)
+    del parts
+    evaluated = Evaluated(truth, RowsOfImages(kept), ("segm",), "generated")
+    full = resident_mib()
+    with garbage_collection_paused():
+        curves_by_parts(build_backend("auto"), evaluated, "segm", (1, 10, 100))
+    return characters / MEBIBYTE, truth_mib - before, peak_resident_mib() - full
 
 
 MEASUREMENTS = {"coco": measure_coco, "masks": measure_masks, "memory": measure_memory}

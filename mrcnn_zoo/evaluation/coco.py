@@ -15,6 +15,7 @@ from mrcnn_zoo.distributed.processes import gather_on_main_process, results_of_m
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation.ap_intervals import Bootstrap, image_groups, interval_results
 from mrcnn_zoo.evaluation.backends import KEYPOINTS, Backend, Curves, Matches, areas_of, build_backend
+from mrcnn_zoo.evaluation.class_parts import curves_by_parts
 from mrcnn_zoo.evaluation.classification import ClassificationEvaluator, build_classification_evaluator
 from mrcnn_zoo.evaluation.funnel.recall_funnel import PROPOSAL_NETWORK, build_recall_funnel
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth, has_masks, new_images
@@ -30,7 +31,7 @@ from mrcnn_zoo.evaluation.metrics.contract import (
 )
 from mrcnn_zoo.evaluation.operating_points import MATCH_IOU, THRESHOLDS_FILE, best_point, find_thresholds
 from mrcnn_zoo.evaluation.proposals import ProposalEvaluator, build_proposal_evaluator
-from mrcnn_zoo.evaluation.result_rows import PackedRows, Row, mask_rows, rows_of_detections
+from mrcnn_zoo.evaluation.result_rows import ROWS_FILE, PackedRows, Row, RowsOfImages, rows_of_detections, write_results
 from mrcnn_zoo.evaluation.tables import (
     Intervals,
     Results,
@@ -46,7 +47,6 @@ from mrcnn_zoo.output_files import nan_as_null, write_arrays, write_json, write_
 from mrcnn_zoo.registries import EVALUATORS
 from mrcnn_zoo.structures import Detections, Sample
 
-ROWS_FILE = "coco_instances_results.json"
 STANDARD_LIMITS = (1, 10)  # AR1 and AR10
 STANDARD_MAXIMUM = 100  # maximum number of detections per image on COCO's leaderboard
 KEYPOINT_MAXIMUM = 20  # of the keypoint task, independent of the number of detections
@@ -190,12 +190,10 @@ class CocoEvaluator:
     ) -> tuple[Results, dict[str, float]]:
         by_image = {image_id: packed for part in reversed(parts) for image_id, packed in part.items()}
         evaluated_ids = [record.image_id for record in self._dataset.records if record.image_id in by_image]
-        rows = [row for image_id in evaluated_ids for row in by_image[image_id].rows(image_id)]
+        rows = RowsOfImages({image_id: by_image[image_id] for image_id in evaluated_ids})
         self._warn_of_missing(by_image, rows)
         if folder is not None:
-            write_json(folder / ROWS_FILE, rows)
-            if any("mask_score" in row for row in rows):
-                write_json(folder / "coco_segm_results.json", mask_rows(rows))
+            write_results(folder, rows)
         evaluated = Evaluated(
             complete_ground_truth(self._dataset), rows, self._tasks, self._dataset.name, self._limits[-1]
         )
@@ -233,11 +231,8 @@ class CocoEvaluator:
         )
 
     def _curves(self, evaluated: Evaluated, task: str) -> Curves:
-        ground_truth, detections = evaluated.ground_truth_of(task), evaluated.detections_of(task)
-        limits = self._limits_of(task)
-        if task == KEYPOINTS:
-            return self._backend(ground_truth, detections, task, limits, sigmas=self._sigmas)
-        return self._backend(ground_truth, detections, task, limits)
+        sigmas = self._sigmas if task == KEYPOINTS else ()
+        return curves_by_parts(self._backend, evaluated, task, self._limits_of(task), sigmas=sigmas)
 
     def _limits_of(self, task: str) -> list[int]:
         return [KEYPOINT_MAXIMUM] if task == KEYPOINTS else self._limits

@@ -1,8 +1,13 @@
-"""Rows of a COCO results file, and the detections of an image in a fraction of their memory."""
+"""Rows of a COCO results file, and the detections of an image and of a dataset in a fraction of their memory."""
 
-from collections.abc import Sequence
+import json
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +16,11 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import KEYPOINTS
 from mrcnn_zoo.evaluation.ground_truth import SEGM
 from mrcnn_zoo.inference.prediction import coco_points
+from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.structures import Detections
+
+ROWS_FILE = "coco_instances_results.json"
+SEGM_ROWS_FILE = "coco_segm_results.json"
 
 Row = dict[str, Any]  # of a COCO results file: image_id, category_id, bbox (x y w h), score, segmentation (RLE),
 #                     keypoints (x, y, score each, pixels counted from 0), mask_score (if masks have their own)
@@ -48,6 +57,23 @@ class PackedRows:
             keypoints=np.array([row["keypoints"] for row in rows], dtype=np.float64) if "keypoints" in first else None,
         )
 
+    def part(self, numbers: Sequence[int]) -> "PackedRows":
+        """Some of the rows.
+
+        Args:
+            numbers: of the rows, in the order of the result.
+        """
+        chosen = np.asarray(numbers, dtype=np.int64)
+        return PackedRows(
+            category_ids=self.category_ids[chosen],
+            boxes=self.boxes[chosen],
+            scores=self.scores[chosen],
+            run_lengths=None if self.run_lengths is None else tuple(self.run_lengths[number] for number in numbers),
+            size=self.size,
+            mask_scores=None if self.mask_scores is None else self.mask_scores[chosen],
+            keypoints=None if self.keypoints is None else self.keypoints[chosen],
+        )
+
     def rows(self, image_id: int | str) -> list[Row]:
         """The rows again.
 
@@ -68,6 +94,105 @@ class PackedRows:
             columns["keypoints"] = self.keypoints.tolist()
         names = ("image_id", *columns)
         return [dict(zip(names, (image_id, *values), strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+class RowsOfImages(Sequence[Row]):
+    """The rows of a dataset, of which those of one image at a time are unpacked.
+
+    Args:
+        images: by image id, in their order.
+    """
+
+    def __init__(self, images: Mapping[int | str, PackedRows]) -> None:
+        self.images = images
+        self._ids = tuple(images)
+        self._ends = list(accumulate(len(packed.scores) for packed in images.values()))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[Row]:
+        for image_id, packed in self.images.items():
+            yield from packed.rows(image_id)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        image = bisect_right(self._ends, number)
+        image_id = self._ids[image]
+        packed = self.images[image_id]
+        return packed.rows(image_id)[number - self._ends[image] + len(packed.scores)]
+
+
+def has_mask_scores(rows: Sequence[Row]) -> bool:
+    """Whether a row has a score of its mask.
+
+    Args:
+        rows: of all images.
+    """
+    if isinstance(rows, RowsOfImages):
+        return any(packed.mask_scores is not None for packed in rows.images.values())
+    return any("mask_score" in row for row in rows)
+
+
+def category_counts(rows: Sequence[Row]) -> Counter[int]:
+    """Number of rows by category id.
+
+    Args:
+        rows: of all images.
+    """
+    if not isinstance(rows, RowsOfImages):
+        return Counter(row["category_id"] for row in rows)
+    ids = [packed.category_ids for packed in rows.images.values()]
+    values, counts = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *ids]), return_counts=True)
+    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+
+
+def rows_of_categories(rows: Sequence[Row], category_ids: Collection[int]) -> list[Row]:
+    """The rows of some categories, in their order.
+
+    Args:
+        rows: of all images.
+        category_ids: wanted ones.
+    """
+    if not isinstance(rows, RowsOfImages):
+        return [row for row in rows if row["category_id"] in category_ids]
+    found = []
+    for image_id, packed in rows.images.items():
+        wanted = [number for number, category in enumerate(packed.category_ids.tolist()) if category in category_ids]
+        found += packed.rows(image_id) if len(wanted) == len(packed.scores) else packed.part(wanted).rows(image_id)
+    return found
+
+
+def write_results(folder: Path, rows: Sequence[Row]) -> None:
+    """Write ROWS_FILE, and SEGM_ROWS_FILE if masks have scores of their own.
+
+    Args:
+        folder: `inference/`.
+        rows: of all images.
+    """
+    write_rows(folder / ROWS_FILE, rows)
+    if has_mask_scores(rows):
+        write_rows(folder / SEGM_ROWS_FILE, mask_rows(rows))
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> Path:
+    """Write a COCO results file a row at a time; see `write_atomically`.
+
+    Args:
+        path: of the file.
+        rows: its content.
+    """
+
+    def write(file: BinaryIO) -> None:
+        separator = "["
+        for row in rows:
+            file.write(f"{separator}{json.dumps(row, allow_nan=False)}".encode())
+            separator = ", "
+        file.write(b"]" if separator == ", " else b"[]")
+
+    return write_atomically(path, write)
 
 
 def rows_of_detections(
@@ -102,11 +227,11 @@ def rows_of_detections(
     return rows
 
 
-def mask_rows(rows: Sequence[Row]) -> list[Row]:
+def mask_rows(rows: Iterable[Row]) -> Iterator[Row]:
     """Rows of a results file of masks, with the score of the mask as `score`, as COCO's server requires.
 
     Args:
         rows: of `coco_instances_results.json`, with `mask_score`.
     """
     columns = ("image_id", "category_id", "segmentation")
-    return [{column: row[column] for column in columns} | {"score": row["mask_score"]} for row in rows]
+    return ({column: row[column] for column in columns} | {"score": row["mask_score"]} for row in rows)

@@ -19,10 +19,11 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.ap_intervals import image_groups
 from mrcnn_zoo.evaluation.backends import detection_set
 from mrcnn_zoo.evaluation.bootstrap import ImageMatches, load_arrays, match_images, matches_file, origin_of, save_arrays
-from mrcnn_zoo.evaluation.coco import ROWS_FILE, STANDARD_MAXIMUM
+from mrcnn_zoo.evaluation.coco import STANDARD_MAXIMUM
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth, ground_truth_of_task
 from mrcnn_zoo.evaluation.preflight import evaluated_part, load_test_datasets
 from mrcnn_zoo.evaluation.resampled_ap import draw_images, resampled_ap
+from mrcnn_zoo.evaluation.result_rows import ROWS_FILE
 from mrcnn_zoo.evaluation.tables import PER_CLASS
 from mrcnn_zoo.experiments.records import INFERENCE, RunRecord, stage_records
 

@@ -16,11 +16,12 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation.backends import KEYPOINTS
 from mrcnn_zoo.evaluation.classification import CONFUSION_FILE, read_confusion
-from mrcnn_zoo.evaluation.coco import ROWS_FILE, STANDARD_MAXIMUM
+from mrcnn_zoo.evaluation.coco import STANDARD_MAXIMUM
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, complete_ground_truth
 from mrcnn_zoo.evaluation.metrics.confusion import BACKGROUND, confusion_matrix, confusion_title
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated
 from mrcnn_zoo.evaluation.preflight import evaluated_part
+from mrcnn_zoo.evaluation.result_rows import ROWS_FILE
 from mrcnn_zoo.inspection.figures import confusion_figure, save_figure
 from mrcnn_zoo.inspection.plots import save_precision_recall
 

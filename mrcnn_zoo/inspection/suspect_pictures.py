@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.evaluation.coco import ROWS_FILE
 from mrcnn_zoo.evaluation.ground_truth import complete_ground_truth
 from mrcnn_zoo.evaluation.label_errors import Suspect
 from mrcnn_zoo.evaluation.metrics.label_errors import NAME, SHOWN, read_suspects
+from mrcnn_zoo.evaluation.result_rows import ROWS_FILE
 from mrcnn_zoo.inspection.canvas import Canvas, Color, Picture, paint_window, to_picture
 from mrcnn_zoo.inspection.draw import grid, side_by_side
 from mrcnn_zoo.ops.masks import part_of

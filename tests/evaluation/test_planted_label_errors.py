@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mrcnn_zoo.evaluation import prepare_evaluation
-from mrcnn_zoo.evaluation.coco import ROWS_FILE
 from mrcnn_zoo.evaluation.evaluator import evaluate
 from mrcnn_zoo.evaluation.ground_truth import complete_ground_truth
 from mrcnn_zoo.evaluation.label_errors import find_label_errors
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated
+from mrcnn_zoo.evaluation.result_rows import ROWS_FILE
 from mrcnn_zoo.inference.trained import load_trained
 from mrcnn_zoo.ops import rle
 from support.evaluated import Item, evaluated_of, rectangle

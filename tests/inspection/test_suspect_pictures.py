@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord
-from mrcnn_zoo.evaluation.coco import ROWS_FILE
 from mrcnn_zoo.evaluation.ground_truth import complete_ground_truth
 from mrcnn_zoo.evaluation.label_errors import Suspect
 from mrcnn_zoo.evaluation.metrics.contract import Evaluated
 from mrcnn_zoo.evaluation.metrics.label_errors import LabelErrors, read_suspects
+from mrcnn_zoo.evaluation.result_rows import ROWS_FILE
 from mrcnn_zoo.inspection.suspect_pictures import (
     DETECTION_COLOR,
     LABEL_COLOR,

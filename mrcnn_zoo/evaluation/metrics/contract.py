@@ -15,7 +15,7 @@ from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.evaluation.backends import Curves, Matches, detection_set, with_positive_ids
 from mrcnn_zoo.evaluation.ground_truth import BBOX, SEGM, ground_truth_of_task
 from mrcnn_zoo.evaluation.operating_points import match_detections
-from mrcnn_zoo.evaluation.result_rows import Row
+from mrcnn_zoo.evaluation.result_rows import Row, has_mask_scores
 from mrcnn_zoo.evaluation.tables import Results
 from mrcnn_zoo.output_files import write_atomically
 from mrcnn_zoo.registries import METRICS
@@ -93,7 +93,7 @@ class Evaluated:
 
     @property
     def _has_mask_scores(self) -> bool:
-        return self.mask_task == SEGM and any("mask_score" in row for row in self.rows)
+        return self.mask_task == SEGM and has_mask_scores(self.rows)
 
     def _matched_again(self) -> Mapping[int, Matches]:
         rows = [{name: value for name, value in row.items() if name != "mask_score"} for row in self.rows]

@@ -15,10 +15,10 @@ from mrcnn_zoo.config import config_from_text
 from mrcnn_zoo.data.formats.coco import load_coco
 from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.coco import ROWS_FILE
 from mrcnn_zoo.evaluation.ground_truth import BBOX
 from mrcnn_zoo.evaluation.metrics.tide import ERRORS, Tide
 from mrcnn_zoo.evaluation.preflight import evaluated_part, load_test_datasets
+from mrcnn_zoo.evaluation.result_rows import ROWS_FILE
 from mrcnn_zoo.evaluation.stage_times import STAGE_TIMES_FILE
 from mrcnn_zoo.evaluation.tables import AUTO_ORDER
 from mrcnn_zoo.inspection.evaluation_files import Confusion, EvaluationFiles

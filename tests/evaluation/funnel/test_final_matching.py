@@ -74,7 +74,7 @@ def coco_matches(
 ) -> list[bool]:
     rows = rows_of_detections(table, 0, category_ids=range(3), tasks=(task,))
     if task == "segm":  # loadRes prefers boxes where there are any
-        rows = mask_rows([{"mask_score": row["score"]} | row for row in rows])
+        rows = list(mask_rows([{"mask_score": row["score"]} | row for row in rows]))
     images = [{"id": 0, "height": 200, "width": 200}]
     with contextlib.redirect_stdout(io.StringIO()):
         truth, found = COCO(), COCO()
