@@ -1,4 +1,7 @@
-"""Train a model from a config file, on one or several processes, or only evaluate it."""
+"""Train a model from a config file, on one or several processes, or only evaluate it.
+
+Torch is imported by the functions that use it: the help and mistakes of the command line do not wait for it.
+"""
 
 import argparse
 import os
@@ -16,21 +19,15 @@ from mrcnn_zoo.cli.options import (
 )
 from mrcnn_zoo.cli.parser import CommandParser, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode, load_config
-from mrcnn_zoo.distributed.launch import FAILED, ProcessLayout, launch
-from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.errors import NonFiniteLossError, UserError
-from mrcnn_zoo.modeling import resolve_device
 from mrcnn_zoo.progress import fitted
-from mrcnn_zoo.training import run
-from mrcnn_zoo.training.stopping import TrainingInterrupted
-from mrcnn_zoo.training.trainer import OutOfDeviceMemoryError
 
 
 def build_parser() -> CommandParser:
     """The command line, with Detectron2's names of options."""
     parser = CommandParser(
         prog="mrcnn-zoo train",
-        description=__doc__,
+        description="Train a model from a config file, on one or several processes, or only evaluate it.",
         examples=(
             "--config-file Quickstart/mask_rcnn_R_18_FPN_digits.yaml",
             "--config-file X.yaml --num-gpus 8 SOLVER.BASE_LR 0.02 OUTPUT_DIR output/x",
@@ -89,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = read_arguments(parser, argv)
     require_config(parser, options)
+    from mrcnn_zoo.distributed.launch import FAILED
+    from mrcnn_zoo.training.trainer import OutOfDeviceMemoryError
+
     try:
         return _start(options)
     except NonFiniteLossError as error:
@@ -103,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(options: argparse.Namespace) -> int:
+    from mrcnn_zoo.distributed.launch import ProcessLayout, launch
+    from mrcnn_zoo.modeling import resolve_device
+
     if options.output is not None:
         options.overrides += ["OUTPUT_DIR", options.output]
     if options.weights is not None:
@@ -130,6 +133,10 @@ def train(cfg: CfgNode, options: argparse.Namespace) -> int:
         cfg: the whole config.
         options: of the command line.
     """
+    from mrcnn_zoo.distributed.processes import is_main_process
+    from mrcnn_zoo.training import run
+    from mrcnn_zoo.training.stopping import TrainingInterrupted
+
     prepare_device(cfg)
     try:
         run(cfg, resume=options.resume, eval_only=options.eval_only, overwrite=options.overwrite)

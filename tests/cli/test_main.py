@@ -1,6 +1,8 @@
 """The `mrcnn-zoo` command: dispatch and messages."""
 
 import errno
+import subprocess
+import sys
 
 import pytest
 
@@ -40,3 +42,11 @@ def test_system_error_is_one_message(monkeypatch, capsys) -> None:
     monkeypatch.setattr("mrcnn_zoo.cli.evaluate.main", fail)
     assert cli.run_command("evaluate", []) == cli.USAGE_ERROR
     assert capsys.readouterr().err == "error: results.json: No space left on device.\n"
+
+
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["train", "--num-gpus", "0"]])
+def test_help_and_mistakes_do_not_wait_for_torch(arguments: list[str]) -> None:
+    check = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
+    code = f"{check}; from mrcnn_zoo.cli.main import main; main(sys.argv[1:])"
+    found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert found.stdout.splitlines()[-1] == "False", found.stderr
