@@ -15,11 +15,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
-def is_channels_last(features: Tensor) -> bool:
-    """Whether the channels of a cell are neighbours in memory, and the cells of a channel are not."""
-    return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
-
-
 def bin_samples(
     starts: Tensor, sizes: Tensor, bins: int, *, samples: Tensor, max_samples: int, length: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +65,7 @@ def window_weights(cells: Tensor, fraction: Tensor, factors: Tensor, length: int
 
 
 class SeparableRoIAlign(torch.autograd.Function):
-    """RoIAlign with `roi_align_gradient` as backward; arguments as `roi_pooling.roi_align`."""
+    """`torchvision.ops.roi_align` with `roi_align_gradient` as backward; arguments as `roi_pooling.roi_align`."""
 
     @staticmethod
     def forward(
@@ -79,8 +74,6 @@ class SeparableRoIAlign(torch.autograd.Function):
         ctx.save_for_backward(regions)
         ctx.shape = features.shape
         ctx.settings = (side, scale, sampling_ratio, aligned)
-        if is_channels_last(features) and len(regions):
-            return roi_align_of_rows(features, regions, side, scale, sampling_ratio, aligned)
         return torchvision.ops.roi_align(features, regions, side, scale, sampling_ratio, aligned)
 
     @staticmethod
@@ -162,7 +155,7 @@ def _axis_samples(
 def roi_align_of_rows(
     features: Tensor, regions: Tensor, side: int, scale: float, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """RoIAlign of channels-last maps; arguments and result as `roi_pooling.roi_align`.
+    """RoIAlign of channels-last maps without gradient; arguments and result as `roi_pooling.roi_align`.
 
     A cell of a channels-last map is a row of a table, and a pooled cell a weighted sum of rows, in which the weights of
     all samples of a feature cell are added before: with two samples along each axis these are 9 rows, not 16.

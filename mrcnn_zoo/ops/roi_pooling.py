@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-from mrcnn_zoo.ops.roi_align import SeparableRoIAlign, bin_samples, is_channels_last, roi_align_of_rows
+from mrcnn_zoo.ops.roi_align import SeparableRoIAlign, bin_samples, roi_align_of_rows
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,17 @@ def roi_align(
         (R, C, side, side) of the dtype of the features.
     """
     # The number of regions last: in an exported program, whose maps are not in this order, it is not known.
-    if features.device.type == "cpu" and not features.requires_grad and is_channels_last(features) and len(regions):
+    if features.device.type == "cpu" and not features.requires_grad and _is_channels_last(features) and len(regions):
         return roi_align_of_rows(features, regions.float(), side, scale, sampling_ratio, aligned)
     # In float32 even under AMP: the 8 bits of bfloat16 are too few for coordinates of 800 pixels.
     inputs = (features.float(), regions.float(), side, scale, sampling_ratio, aligned)
     if features.device.type == "cpu" and features.requires_grad:
         return SeparableRoIAlign.apply(*inputs).to(features.dtype)
     return torchvision.ops.roi_align(*inputs).to(features.dtype)
+
+
+def _is_channels_last(features: Tensor) -> bool:
+    return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
 
 
 def roi_pool(features: Tensor, regions: Tensor, side: int, *, scale: float) -> Tensor:

@@ -51,21 +51,3 @@ def test_region_on_one_cell_has_its_gradient_in_that_cell() -> None:
     (gradient,) = torch.autograd.grad(pooled.sum(), features)
     assert gradient[0, 0, 2, 1] == 1
     assert gradient.sum() == 1
-
-
-@pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_channels_last_maps_have_the_values_and_gradients_of_torchvision(sampling_ratio: int, aligned: bool) -> None:
-    features = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
-    regions = random_regions(300)
-    settings = (7, SCALE, sampling_ratio, aligned)
-    contiguous = features.clone().requires_grad_()
-    expected = torchvision.ops.roi_align(contiguous, regions, *settings)
-    rows = features.contiguous(memory_format=torch.channels_last).requires_grad_()
-    pooled = SeparableRoIAlign.apply(rows, regions, *settings)
-    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-5)
-    assert pooled.is_contiguous(memory_format=torch.channels_last)
-    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
-    (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), contiguous)
-    (gradient,) = torch.autograd.grad((pooled * weights).sum(), rows)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-4)

@@ -100,7 +100,7 @@ class PyramidPooler(nn.Module):
         pooled = [operation(maps[i], regions[rows[i]]) for i, operation in enumerate(self.operations)]
         # One index_select restores the order; writing into an empty result would copy the gradient once per level.
         order = self._order(rows, regions)
-        if pooled[0].requires_grad and pooled[0].device.type != "cpu":
+        if pooled[0].requires_grad:
             return torch.cat(pooled).index_select(0, order)
         # Channels last, as the maps are: index_select returns its result in the order of the dimensions.
         by_cell = torch.cat([maps.permute(0, 2, 3, 1) for maps in pooled]).index_select(0, order)

@@ -32,13 +32,13 @@ from mrcnn_zoo.structures import (
 def contiguous_features(features: Features, names: Iterable[str]) -> dict[str, Tensor]:
     """The maps with the named ones made contiguous for pooling, one copy for all poolers.
 
-    On the CPU they stay as they are: RoIAlign reads them in channels-last order.
+    On the CPU maps without gradient stay as they are: RoIAlign reads them in channels-last order.
 
     Args:
         features: maps of the backbone, (N, C, H, W) each.
         names: of the maps that are pooled from.
     """
-    needed = [name for name in names if features[name].device.type != "cpu"]
+    needed = [name for name in names if features[name].requires_grad or features[name].device.type != "cpu"]
     return {**features, **{name: features[name].contiguous() for name in needed}}
 
 
