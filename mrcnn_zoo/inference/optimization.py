@@ -34,7 +34,7 @@ def build_optimized(cfg: CfgNode, model: nn.Module) -> nn.Module:
     device = next(model.parameters()).device
     if dtype == torch.float16 and device.type == "cpu":
         raise UserError("MODEL.DTYPE float16 needs a GPU: use bfloat16 or float32 on the CPU.")
-    if way == "compiled" and dtype == torch.float32 and can_compile(device):
+    if way == "compiled" and can_compile(device, cfg.MODEL.DTYPE):
         compile_dense_stages(model)
     elif way != "none":
         with torch.no_grad():
@@ -76,12 +76,16 @@ def compile_dense_stages(model: nn.Module) -> None:
             model.get_submodule(name).compile(dynamic=True, fullgraph=True, options={"freezing": is_on_cpu})
 
 
-def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile finds what it needs; logs what is missing otherwise.
+def can_compile(device: torch.device, dtype: str = "float32") -> bool:
+    """Whether MODEL.OPTIMIZE compiled takes the type, and torch.compile finds what it needs; logs why not otherwise.
 
     Args:
         device: of the model.
+        dtype: MODEL.DTYPE.
     """
+    if dtype != "float32":
+        logger.warning("MODEL.OPTIMIZE compiled is for MODEL.DTYPE float32, not %s: using fused.", dtype)
+        return False
     if device.type != "cpu":
         return True
     try:

@@ -46,7 +46,6 @@ from mrcnn_zoo.training.parts import NOTHING
 from mrcnn_zoo.training.stages.stage import OVERWRITE_MARKER, STAGE_FILE, Stage, build_stages, training_folders
 from mrcnn_zoo.training.trainer import RESUMABLE_KEYS
 
-TRAINED_OPTIMIZATIONS = ("none", "compiled")  # of MODEL.OPTIMIZE
 LOSS_NAME = re.compile(r"loss_\w+")  # the names of the losses are not known before the model is built
 
 logger = logging.getLogger(__name__)
@@ -250,12 +249,11 @@ def last_training_state(checkpointer: Checkpointer) -> dict[str, Any] | None:
 
 
 def _refuse_inference_keys(cfg: CfgNode) -> None:
-    """Refuse the ways of MODEL.OPTIMIZE and MODEL.DTYPE that exist at inference alone."""
-    if cfg.MODEL.OPTIMIZE not in TRAINED_OPTIMIZATIONS:
+    """Refuse MODEL.OPTIMIZE and MODEL.DTYPE, which exist at inference alone."""
+    if cfg.MODEL.OPTIMIZE != "none":
         raise UserError(
-            f"MODEL.OPTIMIZE = {cfg.MODEL.OPTIMIZE!r} is for inference: training knows "
-            f"{' and '.join(TRAINED_OPTIMIZATIONS)}. Train with MODEL.OPTIMIZE none, and set the key when you evaluate "
-            "or predict."
+            f"MODEL.OPTIMIZE = {cfg.MODEL.OPTIMIZE!r} is for inference: train with MODEL.OPTIMIZE none. Set the key "
+            "when you evaluate or predict."
         )
     if cfg.MODEL.DTYPE != "float32":
         raise UserError(

@@ -69,7 +69,7 @@ NO_TABLE = {
     "VERSION",
     "FLOAT32_PRECISION",  # torch's names
     "WANDB.MODE",  # W&B's names
-    "MODEL.OPTIMIZE",  # ways of inference and of training
+    "MODEL.OPTIMIZE",  # ways of inference
     "MODEL.DTYPE",  # torch's names
     "INPUT.MASK_FORMAT",  # makes no difference
     "DATASETS.DEFAULTS.SPLIT",  # sides of a dataset

@@ -154,9 +154,8 @@ NEW_KEYS = (
     Key(
         "MODEL.OPTIMIZE",
         "none",
-        "How the layers of a model are optimised: none; at inference also fused (norms, activations and additions in "
-        "the convolutions); compiled (torch.compile) at inference and in training. Evaluations during training run "
-        "without.",
+        "How the layers of a model are optimised at inference: none; fused (norms, activations and additions in the "
+        "convolutions); compiled (torch.compile). Training, with its evaluations, runs with none.",
         choices=("none", "fused", "compiled"),
     ),
     Key(
