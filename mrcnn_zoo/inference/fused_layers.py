@@ -31,8 +31,8 @@ class FusedConv2d(nn.Module):
         self.stride, self.dilation, self.groups = list(conv.stride), list(conv.dilation), conv.groups
         constant = None if bias is None else nn.Parameter(bias.to(dtype), requires_grad=False)
         self.bias = constant
-        # Not packed in an order of oneDNN's: packed without the size of the map, 1 x 1 convolutions of 1024 and 2048
-        # channels took ten times longer (two cores with avx512_vnni, torch 2.14.1).
+        # Not packed in an order of oneDNN's: packed without the size of the map, some 1 x 1 convolutions of 1024 and
+        # 2048 channels took four to six times longer (avx512_vnni, torch 2.14.1; dev/BENCHMARKS.md).
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.has_kernel = has_fused_kernel(weight)
