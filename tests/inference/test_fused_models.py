@@ -78,6 +78,14 @@ def test_fused_model_gives_the_detections_of_the_plain_one(
     assert_near(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*bfloat16")
+@pytest.mark.parametrize("way", ["none", "fused"])
+def test_given_boxes_are_predicted_in_the_type_of_the_key(cfg: CfgNode, plain: nn.Module, way: str) -> None:
+    (expected,), (found,) = (in_given_boxes(cfg, model) for model in (plain, optimized(cfg, plain, way, "bfloat16")))
+    assert torch.equal(found.boxes, expected.boxes)
+    assert 1e-5 < (found.scores - expected.scores).abs().max() < 0.05
+
+
 def test_recording_of_a_fused_model_has_the_stages_of_the_plain_one(plain: nn.Module, fused: nn.Module) -> None:
     expected, found = Recording(), Recording()
     for model, recording in ((plain, expected), (fused, found)):
