@@ -66,7 +66,7 @@ def _unquoted(word: str) -> str:
 
 
 def _is_prose(word: str, key: Key) -> bool:
-    takes_words = str in key.types and (not key.choices or word in key.choices)
+    takes_words = str in key.types and (not (key.choices or key.words) or word in (*key.choices, *key.words))
     return PROSE.fullmatch(word) is not None and not takes_words
 
 

@@ -173,7 +173,8 @@ def type_words(key: Key) -> str:
     """
     if key.is_open:
         return "section of custom names"
-    words = [TYPE_NAMES[wanted][0] for wanted in key.types]
+    words = [TYPE_NAMES[wanted][0] for wanted in key.types if wanted is not str or not key.words]
+    words += [repr(word) for word in key.words]
     if isinstance(key.default, list) and element_types(key):
         is_nested = bool(key.default) and isinstance(key.default[0], list)
         elements = " or ".join(TYPE_NAMES[wanted][1] for wanted in element_types(key))
@@ -262,6 +263,6 @@ def _hint(value: Any, key: Key) -> str:
         return " Write an empty list as []."
     if isinstance(key.default, list) and key.default and isinstance(value, (int, float, str)):
         return f" Write it like {key.default}."
-    if str in key.types and isinstance(value, (int, float)):
+    if str in key.types and not key.words and isinstance(value, (int, float)):
         return ' Put it in quotes: "...".'
     return ""

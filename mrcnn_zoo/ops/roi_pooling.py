@@ -114,7 +114,7 @@ def roi_align(
         (R, C, side, side) of the dtype of the features.
     """
     # The number of regions last: in an exported program, whose maps are not in this order, it is not known.
-    if features.device.type == "cpu" and not features.requires_grad and _is_channels_last(features) and len(regions):
+    if _reads_rows(features) and len(regions):
         return roi_align_of_rows(features, regions.float(), side, scale, sampling_ratio, aligned)
     # In float32 even under AMP: the 8 bits of bfloat16 are too few for coordinates of 800 pixels.
     inputs = (features.float(), regions.float(), side, scale, sampling_ratio, aligned)
@@ -123,7 +123,10 @@ def roi_align(
     return torchvision.ops.roi_align(*inputs).to(features.dtype)
 
 
-def _is_channels_last(features: Tensor) -> bool:
+def _reads_rows(features: Tensor) -> bool:
+    """Channels-last maps on the CPU without gradient; a traced program has torchvision's operator."""
+    if features.device.type != "cpu" or features.requires_grad or torch.jit.is_tracing():
+        return False
     return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
 
 

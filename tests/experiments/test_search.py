@@ -213,7 +213,7 @@ def test_values_are_converted_to_the_type_of_the_key(tmp_path: Path) -> None:
         ("SOLVER.BASE_LR: {LOW: 0, HIGH: 1, STEP: 0}", "STEP = 0 must be a number above 0"),
         ("SOLVER.BASE_LR: 3", "SOLVER.BASE_LR = 3 must be {LOW:"),
         ("SOLVER.BASE_LR: [1, 1.0]", "has a value twice"),
-        ("SOLVER.IMS_PER_BATCH: {LOW: 0.5, HIGH: 2}", "SOLVER.IMS_PER_BATCH takes an integer, not 0.5"),
+        ("SOLVER.IMS_PER_BATCH: {LOW: 0.5, HIGH: 2}", "SOLVER.IMS_PER_BATCH takes an integer or 'auto', not 0.5"),
         ("SOLVER.IMS_PER_BATCH: [2, 0]", "SOLVER.IMS_PER_BATCH = 0 must be at least 1."),
         ("SOLVER.OPTIMIZER: [SGD, AdamWW]", "is no name of OPTIMIZERS. Did you mean 'AdamW'?"),
         ("MODEL.MASK_ON: {LOW: 0, HIGH: 1}", "MODEL.MASK_ON takes true or false, not 0"),
