@@ -1,9 +1,7 @@
 """Records of images and annotated objects, datasets of them, and counts of repairs."""
 
-import gc
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,18 +42,6 @@ class InstanceRecord:
     area: float | None = None  # square pixels; selects small, medium or large in COCO's tables
     annotation_id: int = 0
     score: float | None = None  # of a prediction, in [0, 1]
-
-
-@contextmanager
-def garbage_collection_paused() -> Iterator[None]:
-    """Collecting garbage would take half of the time while millions of records are created."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def filling_object(image_size: ImageSize, class_index: int, *, annotation_id: int) -> InstanceRecord:

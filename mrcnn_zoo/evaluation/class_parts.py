@@ -59,9 +59,11 @@ def _parts(evaluated: Evaluated) -> Iterator[set[int]]:
     ids = sorted(evaluated.category_ids)
     counts = category_counts(evaluated.rows)
     part: set[int] = set()
+    size = 0
     for category in ids:
-        if part and sum(counts[member] for member in part) + counts[category] > MOST_DETECTIONS:
+        if part and size + counts[category] > MOST_DETECTIONS:
             yield part
-            part = set()
+            part, size = set(), 0
         part.add(category)
+        size += counts[category]
     yield part

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrcnn_zoo.layers.conv import Conv2d, folded, relu_
-from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
+from mrcnn_zoo.layers.norm import FrozenBatchNorm2d, freeze_batch_norms
 from mrcnn_zoo.modeling.backbones.residual_blocks import BasicBlock, BottleneckBlock
 
 
@@ -23,9 +23,10 @@ class FusedConv2d(nn.Module):
 
     def __init__(self, conv: Conv2d, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        weight, bias = _folded_once(conv)
-        is_folded = isinstance(conv.norm, FrozenBatchNorm2d | nn.BatchNorm2d)
-        self.norm = None if is_folded else conv.norm
+        norm = freeze_batch_norms(conv.norm) if isinstance(conv.norm, nn.BatchNorm2d) else conv.norm
+        with torch.no_grad():
+            weight, bias = folded(conv.weight, conv.bias, norm)
+        self.norm = None if isinstance(norm, FrozenBatchNorm2d) else norm
         self.activation = conv.activation
         self.padding = [int(side) for side in conv.padding]
         self.stride, self.dilation, self.groups = list(conv.stride), list(conv.dilation), conv.groups
@@ -125,14 +126,3 @@ def fuse_layers(model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
 def _has_fused_end(block: Any) -> bool:
     last = block.conv3 if isinstance(block, BottleneckBlock) else block.conv2
     return isinstance(last, FusedConv2d) and last.has_kernel and last.norm is None
-
-
-@torch.no_grad()
-def _folded_once(conv: Any) -> tuple[Tensor, Tensor | None]:
-    norm: Any = conv.norm
-    if not isinstance(norm, nn.BatchNorm2d):
-        return folded(conv.weight, conv.bias, norm)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale

@@ -23,8 +23,9 @@ from mrcnn_zoo.data.annotations.columns import Columns, from_columns, to_columns
 from mrcnn_zoo.data.annotations.listing import FileListing
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.paths import cache_key, dataset_cache_folder
-from mrcnn_zoo.data.records import Dataset, garbage_collection_paused
+from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.ops.memory import garbage_collection_paused
 from mrcnn_zoo.output_files import write_atomically
 
 MIN_SECONDS = 0.3  # datasets that are read faster are not written

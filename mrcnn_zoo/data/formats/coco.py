@@ -19,8 +19,9 @@ from mrcnn_zoo.data.formats.coco_lvis import read_federated, read_frequencies
 from mrcnn_zoo.data.formats.coco_writing import write_coco
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.paths import check_files_exist, image_file_size
-from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog, garbage_collection_paused
+from mrcnn_zoo.data.records import Dataset, ImageRecord, RepairLog
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.ops.memory import garbage_collection_paused
 from mrcnn_zoo.structures import ImageSize
 
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*" if os.sep != "/" else r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
