@@ -121,8 +121,7 @@ class RowsOfImages(Sequence[Row]):
         number = range(len(self))[index]
         image = bisect_right(self._ends, number)
         image_id = self._ids[image]
-        packed = self.images[image_id]
-        return packed.rows(image_id)[number - self._ends[image] + len(packed.scores)]
+        return self.images[image_id].rows(image_id)[number - self._ends[image]]  # counted from the last row
 
 
 def has_mask_scores(rows: Sequence[Row]) -> bool:
