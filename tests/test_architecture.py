@@ -1,6 +1,5 @@
 """Design rules, checked on the source code; every violation names its file and line. The rules are tested too."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,15 +24,12 @@ from support.architecture_rules import (
     only_cli_prints,
     words_are_plain,
 )
-from support.source_files import SourceFile
-
-REPOSITORY = Path(__file__).resolve().parents[1]
+from support.source_files import SourceFile, files_in
 
 
 @pytest.fixture(scope="module")
 def files() -> list[SourceFile]:
-    paths = sorted(path for folder in ("mrcnn_zoo", "tools", "tests") for path in (REPOSITORY / folder).rglob("*.py"))
-    return [SourceFile(path.relative_to(REPOSITORY).as_posix(), path.read_text()) for path in paths]
+    return files_in("mrcnn_zoo") + files_in("tools") + files_in("tests")
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

@@ -159,8 +159,8 @@ def test_documented_components_train(module: str, loss: str, tmp_path: Path, mon
     Path(f"{module}.py").write_text(block_with(words).text)
     (command,) = (command for _, command in OURS if f" {module}:" in command)
     few = (
-        "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 TEST.NUM_IMAGES 1 VIS.NUM_IMAGES 0 VIS.REPORT False LOG_PERIOD 1 "
-        "SOLVER.AMP.ENABLED False DATASETS.SCENES.NUM_TRAIN 4 DATASETS.SCENES.NUM_VAL 2"
+        "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 TEST.NUM_IMAGES 1 VIS.NUM_IMAGES 0 VIS.PLOTS False VIS.REPORT False "
+        "LOG_PERIOD 1 SOLVER.AMP.ENABLED False DATASETS.SCENES.NUM_TRAIN 4 DATASETS.SCENES.NUM_VAL 2"
     )
     assert main([*shlex.split(command)[1:], *few.split()]) == 0
     folder = Path(shlex.split(command)[-1])
@@ -188,7 +188,7 @@ def test_custom_dataset_trains_and_predicts_to_csv(tmp_path: Path, monkeypatch: 
     Path("cells.yaml").write_text(text)
     assert yaml.safe_load(text)["INPUT"]["SIXTEEN_BIT"] == load_config("cells.yaml").INPUT.SIXTEEN_BIT
     few = "SOLVER.MAX_ITER 1 SOLVER.IMS_PER_BATCH 2 INPUT.MIN_SIZE_TRAIN 64 INPUT.MIN_SIZE_TEST 64 VIS.NUM_IMAGES 0"
-    few += " VIS.REPORT False DATALOADER.NUM_WORKERS 0"
+    few += " VIS.PLOTS False VIS.REPORT False DATALOADER.NUM_WORKERS 0"
     assert main(["train", "--config-file", "cells.yaml", *few.split()]) == 0
     typed = "predict --weights output/cells --output output/cells_found data/cells --recursive --threshold 0.05"
     assert main(typed.split()) == 0

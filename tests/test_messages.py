@@ -3,22 +3,20 @@
 import ast
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-import mrcnn_zoo
 from mrcnn_zoo.cli.main import COMMANDS
 from mrcnn_zoo.config.defaults import KEYS_BY_NAME
 from mrcnn_zoo.config.keys import Key
 from mrcnn_zoo.config.loading import resolve_config
 from mrcnn_zoo.config.rules import check_values
+from support.source_files import files_in
 
-PACKAGE = Path(mrcnn_zoo.__file__).parent
 PLACEHOLDER = "<value>"  # replaces a formatted value of a message
 KEY = re.compile(r"(?<![\w.])([A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)+|SEED|OUTPUT_DIR|HOOKS|WRITERS|LOG_PERIOD)(?![\w.]*\w)")
 VALUE = re.compile(r"[= ](\"[^\"]*\"|'[^']*'|\[[^\]]*\]|[^\s,;:()`]+)")
@@ -35,17 +33,17 @@ class Advice(NamedTuple):
 def messages() -> tuple[tuple[str, str], ...]:
     """(location, text) of every string of the package except docstrings; parts of f-strings are joined."""
     found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
-        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        for node in ast.walk(tree):
-            location = f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}"
+    for source in files_in("mrcnn_zoo"):
+        inside = {id(part) for node in source.nodes if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+        docstrings = {id(node.value) for node in source.nodes if isinstance(node, ast.Expr)}
+        elsewhere = inside | docstrings
+        file = source.path.removeprefix("mrcnn_zoo/")
+        for node in source.nodes:
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else PLACEHOLDER for part in node.values)
-                found.append((location, "".join(map(str, parts))))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside | docstrings:
-                found.append((location, node.value.replace("%s", PLACEHOLDER)))
+                found.append((f"{file}:{node.lineno}", "".join(map(str, parts))))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in elsewhere:
+                found.append((f"{file}:{node.lineno}", node.value.replace("%s", PLACEHOLDER)))
     return tuple(found)
 
 
@@ -79,11 +77,10 @@ def sample_of(key: Key) -> str:
     return str(key.default) or "some"
 
 
-@pytest.mark.parametrize("advice", sorted(set(overrides())), ids=lambda advice: f"{advice.location} {advice.text}")
-def test_override_in_message_is_valid(advice: Advice) -> None:
+def check_override(advice: Advice) -> None:
     name, _, value = advice.text.partition(" ")
     items = [name, *shlex.split(value.replace(PLACEHOLDER, sample_of(KEYS_BY_NAME[name])))]
-    check_values(resolve_config(None, items))  # raises nothing
+    check_values(resolve_config(None, items))
 
 
 def commands() -> Iterator[Advice]:
@@ -93,13 +90,26 @@ def commands() -> Iterator[Advice]:
                 yield Advice(location, command[1])
 
 
-@pytest.mark.parametrize("advice", sorted(set(commands())), ids=lambda advice: f"{advice.location} {advice.text}")
-def test_command_in_message_parses(advice: Advice) -> None:
+def check_command(advice: Advice) -> None:
     _, command, *arguments = shlex.split(advice.text.replace(PLACEHOLDER, "some"))
-    assert command in COMMANDS
+    assert command in COMMANDS, f"no command {command}"
     parser = import_module(COMMANDS[command][0]).build_parser()
     if arguments:  # a bare command is a reference to it
         parser.parse_args(arguments)
+
+
+# Collected inside the tests: every process of a parallel run imports this file.
+@pytest.mark.parametrize(("advice_of_messages", "check"), [(overrides, check_override), (commands, check_command)])
+def test_advice_in_messages_is_valid(
+    advice_of_messages: Callable[[], Iterator[Advice]], check: Callable[[Advice], None]
+) -> None:
+    mistakes = []
+    for advice in sorted(set(advice_of_messages())):
+        try:
+            check(advice)
+        except (Exception, SystemExit) as error:
+            mistakes.append(f"{advice.location} {advice.text}: {error}")
+    assert not mistakes, "\n" + "\n".join(mistakes)
 
 
 def test_advice_of_messages_is_collected() -> None:

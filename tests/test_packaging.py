@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from support.source_files import files_in
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "mrcnn_zoo", "configs", "model_zoo")
 RESOURCES = "mrcnn_zoo/data/synthetic/resources"  # the digits
@@ -37,8 +39,8 @@ def requirements(name: str) -> set[str]:
 def imported_distributions() -> set[str]:
     """Third-party distributions that the package imports anywhere in its code."""
     modules: set[str] = set()
-    for path in (REPOSITORY / "mrcnn_zoo").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for file in files_in("mrcnn_zoo"):
+        for node in file.nodes:
             if isinstance(node, ast.Import):
                 modules |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:

@@ -22,7 +22,6 @@ from mrcnn_zoo.config import load_config, packaged_names
 from mrcnn_zoo.data import load_dataset
 from mrcnn_zoo.data.loading.selection import select_for_training
 from mrcnn_zoo.registries import DATA_SAMPLERS
-from mrcnn_zoo.training.hooks.pictures import DrawCurves
 from support.documentation import DOCS, blocks, commands
 
 PAGE = DOCS / "recipes.md"
@@ -32,8 +31,8 @@ TINY = {
     "data tile": "--size 48 --overlap 8",
     "train": "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 SOLVER.AMP.ENABLED False INPUT.MIN_SIZE_TRAIN [64] LOG_PERIOD 1 "
     "INPUT.MIN_SIZE_TEST 64 MODEL.RPN.POST_NMS_TOPK_TEST 20 MODEL.RPN.PRE_NMS_TOPK_TEST 20 VIS.NUM_IMAGES 0 "
-    "VIS.NUM_BATCHES 0 MODEL.DEVICE cpu",
-    "evaluate": "VIS.NUM_IMAGES 0",
+    "VIS.NUM_BATCHES 0 VIS.PLOTS False VIS.REPORT False MODEL.DEVICE cpu",
+    "evaluate": "VIS.NUM_IMAGES 0 VIS.PLOTS False VIS.REPORT False",
     "predict": "--threshold 0.05",
 }
 MORE_SCENES = ("DATASETS.SCENES.NUM_TRAIN", "20", "DATASETS.SCENES.NUM_OBJECTS", "[3,8]")  # for a class that few have
@@ -95,7 +94,6 @@ def run_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reci
     def run(name: str) -> Recipe:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            patch.setattr(DrawCurves, "after_train", lambda *_: None)  # plots take longer than all else
             items = sections()[name]
             if name == "one_class":
                 run("own_data")  # the same data

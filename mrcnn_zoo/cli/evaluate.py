@@ -77,7 +77,9 @@ def _evaluate_predictions(arguments: argparse.Namespace) -> None:
         dataset, _ = evaluate_predictions(*files, cfg, output_dir=folder)
         record_config(_with_dataset(cfg, dataset), folder, name=EVALUATED_CONFIG)
         evaluation = EvaluationFiles(folder, dataset)
-        paths = save_evaluation_plots(evaluation, score_threshold=cfg.VIS.SCORE_THRESH)
+        paths: list[Path] = []
+        if cfg.VIS.PLOTS:
+            paths += save_evaluation_plots(evaluation, score_threshold=cfg.VIS.SCORE_THRESH)
         logger.info("tables in %s\n%s", folder / "inference" / "results.md", "\n".join(map(str, paths)))
         if cfg.VIS.REPORT:
             log_run_report(folder, evaluations=[evaluation])

@@ -35,7 +35,9 @@ def save_evaluation_pictures(model: nn.Module, evaluation: EvaluationFiles, cfg:
     """
     dataset = evaluation.dataset
     assert dataset is not None
-    plots = save_evaluation_plots(evaluation, score_threshold=cfg.VIS.SCORE_THRESH)
+    plots: list[Path] = []
+    if cfg.VIS.PLOTS:
+        plots += save_evaluation_plots(evaluation, score_threshold=cfg.VIS.SCORE_THRESH)
     sheet = suspect_sheet(dataset, evaluation.output_dir)
     if sheet is not None:
         plots.append(save_picture(sheet, evaluation.output_dir / "pictures" / "label_errors.png"))

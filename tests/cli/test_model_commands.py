@@ -41,7 +41,7 @@ def weights(tmp_path_factory) -> Path:
 
 
 def test_evaluate_needs_a_checkpoint_only(weights: Path, tmp_path: Path) -> None:
-    assert run_command("evaluate", ["--weights", str(weights), "--output-dir", str(tmp_path)]) == 0
+    assert run_command("evaluate", ["--weights", str(weights), "--output-dir", str(tmp_path), "VIS.PLOTS=True"]) == 0
     results = json.loads((tmp_path / "inference" / "results.json").read_text())
     assert {"AP", "AP50", "AR5", "AP-7"} <= set(results["segm"])
     assert (tmp_path / "inference" / "coco_instances_results.json").is_file()
@@ -57,6 +57,7 @@ def test_evaluate_takes_overrides_before_and_after_options(weights: Path, tmp_pa
     assert run_command("evaluate", arguments) == 0
     rows = json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text())
     assert len({row["image_id"] for row in rows}) == 1
+    assert not list(tmp_path.rglob("*.png"))  # neither predictions nor plots
 
 
 def test_evaluate_fails_when_the_results_are_not_the_expected_ones(weights: Path, tmp_path: Path, capsys) -> None:

@@ -83,7 +83,7 @@ def test_generator_without_parameters_needs_no_weights(
 
 
 def test_recall_of_a_generator_without_parameters_is_evaluated_without_a_warning(tmp_path: Path) -> None:
-    keys = ["MODEL.META_ARCHITECTURE=ProposalNetwork", "VIS.NUM_IMAGES=0", f"OUTPUT_DIR={tmp_path}"]
+    keys = ["MODEL.META_ARCHITECTURE=ProposalNetwork", "VIS.NUM_IMAGES=0", "VIS.PLOTS=False", f"OUTPUT_DIR={tmp_path}"]
     arguments = ["--config-file", DIGITS, "--eval-only", *TINY, *keys]
     assert run_command("train", [*arguments, "MODEL.PROPOSAL_GENERATOR.NAME=SlidingWindow"]) == 0
     assert "random weights" not in read_log(tmp_path)

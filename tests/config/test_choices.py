@@ -2,13 +2,11 @@
 
 import ast
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import mrcnn_zoo
 from mrcnn_zoo.config import CfgNode, changed_config, choice_of, load_config
 from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME
 from mrcnn_zoo.data.images.pixels import depth_reduction_of, pixel_format_of
@@ -28,8 +26,8 @@ from mrcnn_zoo.structures import FeatureSpec
 from mrcnn_zoo.training.gradients import build_clipper
 from mrcnn_zoo.training.lr_schedule import build_lr_schedule
 from mrcnn_zoo.training.step import build_precision
+from support.source_files import files_in
 
-PACKAGE = Path(mrcnn_zoo.__file__).parent
 SMALL = {
     "MODEL.RESNETS.OUT_FEATURES": ["res2"],
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
@@ -81,8 +79,8 @@ def keys_of_tables() -> set[str]:
     """The keys that the package passes to `choice_of`."""
     calls = [
         node
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for file in files_in("mrcnn_zoo")
+        for node in file.nodes
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "choice_of"
     ]
     return {ast.literal_eval(call.args[1]) for call in calls}

@@ -5,23 +5,21 @@ mypy cannot check either: the attributes of a YACS node have the type Any.
 
 import ast
 import re
-from pathlib import Path
 
-import mrcnn_zoo
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.defaults import ALL_KEYS, KEYS_BY_NAME, SECTION_NAMES
+from support.source_files import SourceFile, files_in
 
-PACKAGE = Path(mrcnn_zoo.__file__).parent
 DOTTED_NAME = re.compile(r"[A-Z][A-Z0-9_.]+")
 
 # Read by the config package itself, by the user's code, and not at all, as its meaning states.
 READ_ELSEWHERE = {"VERSION", "CUSTOM", "INPUT.MASK_FORMAT"}
 
 
-def names_in(path: Path) -> set[str]:
+def names_in(file: SourceFile) -> set[str]:
     """Attribute names of a module, and the parts of dotted names in its strings."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in file.nodes:
         if isinstance(node, ast.Attribute):
             names.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -30,7 +28,7 @@ def names_in(path: Path) -> set[str]:
 
 
 def test_every_supported_key_is_read_by_some_module() -> None:
-    modules = [names_in(path) for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "config"]
+    modules = [names_in(file) for file in files_in("mrcnn_zoo") if file.part != "config"]
     unread = [
         key.name
         for key in ALL_KEYS
@@ -39,10 +37,10 @@ def test_every_supported_key_is_read_by_some_module() -> None:
     assert set(unread) <= READ_ELSEWHERE
 
 
-def reads_in(tree: ast.Module) -> set[tuple[str, ...]]:
+def reads_in(file: SourceFile) -> set[tuple[str, ...]]:
     """Attribute chains that start at an argument `cfg: CfgNode`, e.g. ("MODEL", "FPN", "NORM") or ("clone",)."""
     chains = set()
-    for function in ast.walk(tree):
+    for function in file.nodes:
         if not isinstance(function, ast.FunctionDef):
             continue
         arguments = [*function.args.args, *function.args.kwonlyargs]
@@ -74,7 +72,7 @@ def unknown_in(chain: tuple[str, ...]) -> str:
 
 
 def test_config_reads_name_existing_keys_and_methods() -> None:
-    chains = set().union(*(reads_in(ast.parse(path.read_text(encoding="utf-8"))) for path in PACKAGE.rglob("*.py")))
+    chains = set().union(*map(reads_in, files_in("mrcnn_zoo")))
     assert len(chains) > 100  # the search works
     assert {name for name in map(unknown_in, chains) if name} == set()
 
@@ -82,5 +80,5 @@ def test_config_reads_name_existing_keys_and_methods() -> None:
 def test_unknown_reads_are_found() -> None:
     reads = "cfg.MODEL.FPN.NORMS, cfg.origin(), cfg.MODEL.FPN.NORM.lower(), cfg.clone()"
     source = f"def build(cfg: CfgNode) -> None:\n    {reads}\n"
-    found = {unknown_in(chain) for chain in reads_in(ast.parse(source))}
+    found = {unknown_in(chain) for chain in reads_in(SourceFile("a.py", source))}
     assert found == {"", "MODEL.FPN.NORMS", "origin"}

@@ -31,6 +31,7 @@ TINY = (
     *TINY_RESNET_18,
     *("MODEL.MASK_ON", True, "MODEL.ROI_HEADS.NUM_CLASSES", 2),
     *("INPUT.MIN_SIZE_TEST", 64, "DATALOADER.NUM_WORKERS", 0, "VIS.NUM_IMAGES", 0),
+    *("VIS.PLOTS", False, "VIS.REPORT", False),
 )
 NAMES = ("cat", "dog")
 

@@ -129,9 +129,9 @@ def layer_of(module: str) -> int | None:
     return next((rows[name] for end in range(len(names), 0, -1) if (name := ".".join(names[:end])) in rows), None)
 
 
-def imported_modules(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
+def imported_modules(file: SourceFile) -> Iterator[tuple[ast.AST, str]]:
     """(node, module) of every import of the package anywhere in the file."""
-    for node in ast.walk(tree):
+    for node in file.nodes:
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -153,7 +153,7 @@ def imports_only_lower_layers(file: SourceFile) -> Iterator[str]:
     if own is None:
         yield file.violation(file.tree, f"{file.part!r} is not in the layer table of {Path(__file__).name}")
         return
-    for node, module in imported_modules(file.tree):
+    for node, module in imported_modules(file):
         row, part = layer_of(module), module.partition(".")[0]
         if row is None:
             yield file.violation(node, f"imports {part!r}, which is not in the layer table")
@@ -171,7 +171,7 @@ def are_siblings(part: str, other: str) -> bool:
 def classes_take_no_cfg(file: SourceFile) -> Iterator[str]:
     if file.part in ("", "config"):
         return
-    for owner in ast.walk(file.tree):
+    for owner in file.nodes:
         if not isinstance(owner, ast.ClassDef) or (file.path, owner.name) in KEEPS_CONFIG:
             continue
         for node in ast.walk(owner):
@@ -198,7 +198,7 @@ def only_builders_read_cfg(file: SourceFile) -> Iterator[str]:
 def imports_no_private_names(file: SourceFile) -> Iterator[str]:
     if not file.part:
         return
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("mrcnn_zoo"):
             for alias in node.names:
                 if alias.name.startswith("_") and not alias.name.startswith("__"):
@@ -206,7 +206,9 @@ def imports_no_private_names(file: SourceFile) -> Iterator[str]:
 
 
 def no_relative_or_star_imports(file: SourceFile) -> Iterator[str]:
-    for node in ast.walk(file.tree):
+    if not re.search(r"from\s*\.|import\s*\*", file.text):
+        return  # without parsing
+    for node in file.nodes:
         if isinstance(node, ast.ImportFrom) and node.level:
             yield file.violation(node, "relative import")
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
@@ -252,7 +254,7 @@ def words_are_plain(file: SourceFile) -> Iterator[str]:
 def only_cli_prints(file: SourceFile) -> Iterator[str]:
     if file.part in ("", "cli"):
         return
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
             yield file.violation(node, "print() outside cli/ and tools/; log, or return the text")
 
@@ -270,7 +272,7 @@ def has_no_kwargs(file: SourceFile) -> Iterator[str]:
     # These wrap builders, and methods of modules, with any arguments.
     if not file.part or file.path in ("mrcnn_zoo/registry.py", "mrcnn_zoo/inspection/model/module_times.py"):
         return
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.FunctionDef) and node.args.kwarg is not None:
             yield file.violation(node, f"{node.name}() takes **{node.args.kwarg.arg}; name its arguments")
 

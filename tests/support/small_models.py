@@ -34,6 +34,7 @@ FEW_SCENES = (
     "DATASETS.SCENES.NUM_VAL=2",
     "DATALOADER.NUM_WORKERS=0",
     "VIS.NUM_IMAGES=0",
+    "VIS.PLOTS=False",
     "VIS.REPORT=False",
 )
 CLASS_NAMES, CATEGORY_IDS = ("cat", "dog", "cow"), (7, 3, 40)  # of `save_tiny_checkpoint`

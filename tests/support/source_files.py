@@ -1,9 +1,13 @@
 """Parsed Python files for the rules of architecture_rules.py."""
 
 import ast
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,17 @@ class SourceFile:
     @cached_property
     def tree(self) -> ast.Module:
         return ast.parse(self.text, self.path)
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """All nodes of the tree, in the order of `ast.walk`."""
+        was_enabled = gc.isenabled()
+        gc.disable()  # a tree has no cycles, and each collection would go through those of all other files
+        try:
+            return list(ast.walk(self.tree))
+        finally:
+            if was_enabled:
+                gc.enable()
 
     @property
     def module(self) -> str:
@@ -30,6 +45,13 @@ class SourceFile:
 
     def violation(self, node: ast.AST, message: str) -> str:
         return f"{self.path}:{getattr(node, 'lineno', 1)}: {message}"
+
+
+@cache
+def files_in(*folders: str) -> list[SourceFile]:
+    """The Python files below folders of the repository, by path; each is read and parsed once per process."""
+    paths = sorted(path for folder in folders for path in (REPOSITORY / folder).rglob("*.py"))
+    return [SourceFile(path.relative_to(REPOSITORY).as_posix(), path.read_text(encoding="utf-8")) for path in paths]
 
 
 def takes_cfg(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> bool:

@@ -78,6 +78,8 @@ def digits_config(tmp_path: Path, annotations: Path, *overrides: object) -> CfgN
         "OUTPUT_DIR": str(tmp_path),
         "VIS.NUM_IMAGES": 0,
         "VIS.NUM_BATCHES": 0,
+        "VIS.PLOTS": False,
+        "VIS.REPORT": False,
         "SOLVER.EMA.ENABLED": False,
         "SOLVER.IMS_PER_BATCH": 1,
         "SOLVER.MAX_ITER": 1,

@@ -37,7 +37,7 @@ def test_pretraining_resume_evaluation_and_prediction(
     tiny_config: LoadConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cfg = tiny_config(*PRETRAINING)
-    results = run(cfg)
+    results = run(tiny_config(*PRETRAINING, "VIS.PLOTS=True"))
     output = Path(cfg.OUTPUT_DIR)
     assert set(results) == {"classification"}
     assert {path.name for path in (output / "pictures").iterdir()} >= {"confusion_matrix.png", "loss_curves.png"}

@@ -39,9 +39,8 @@ def test_two_scenes_are_overfitted(tiny_config: TinyConfig) -> None:
 
 
 def test_run_writes_its_output_files(tiny_config: TinyConfig, tmp_path: Path) -> None:
-    cfg = tiny_config(
-        "SOLVER.MAX_ITER=4", "TEST.EVAL_PERIOD=2", "VIS.NUM_IMAGES=1", "VIS.NUM_BATCHES=1", "VIS.REPORT=True"
-    )
+    drawn = ("VIS.NUM_IMAGES=1", "VIS.NUM_BATCHES=1", "VIS.PLOTS=True", "VIS.REPORT=True")
+    cfg = tiny_config("SOLVER.MAX_ITER=4", "TEST.EVAL_PERIOD=2", *drawn)
     results = run(cfg)
     output = tmp_path / "output"
     assert results.keys() == {"bbox", "segm"}
@@ -116,6 +115,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
     for part in ("model", "remembered", "optimizer", "ema", "scaler", "sampler"):
         torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
     assert torch.equal(resumed["generators"][0]["torch"], whole["generators"][0]["torch"])
+    assert not (tmp_path / "whole" / "pictures").exists()  # VIS.PLOTS False
 
 
 def test_resumed_run_on_a_gpu_logs_what_is_not_bit_equal(

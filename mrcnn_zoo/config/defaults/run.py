@@ -88,5 +88,6 @@ NEW_KEYS = (
     Key("VIS.NUM_IMAGES", 8, "Validation images drawn with their predictions at each evaluation.", range=NOT_NEGATIVE),
     Key("VIS.NUM_BATCHES", 1, "Training batches drawn at the start of training.", range=NOT_NEGATIVE),
     Key("VIS.SCORE_THRESH", 0.5, "Predictions below this score are not drawn.", range=SHARE),
+    Key("VIS.PLOTS", True, "Plots of losses, results and the evaluation when a run or an evaluation ends."),
     Key("VIS.REPORT", True, "Write report.html, a page about the run, when it ends; see docs/run-report.md."),
 )

@@ -93,6 +93,7 @@ class DrawCurves(Hook):
         evaluations: reads the files of the last evaluation of each test set.
         draw_evaluation: plots one of them; returns the plots.
         writers: of the report.
+        has_plots: whether losses, results and evaluations are plotted.
         has_report: whether `report.html` is written.
     """
 
@@ -103,12 +104,14 @@ class DrawCurves(Hook):
         evaluations: Callable[[], Sequence[EvaluationFiles]] = list,
         draw_evaluation: Callable[[EvaluationFiles], Sequence[Path]] | None = None,
         writers: Sequence[MetricWriter] = (),
+        has_plots: bool = True,
         has_report: bool = False,
     ) -> None:
         self._output_dir = output_dir
         self._evaluations = evaluations
         self._draw_evaluation = draw_evaluation or (lambda _: [])
         self._writers = writers
+        self._has_plots = has_plots
         self._has_report = has_report
 
     def after_train(self, trainer: Trainer) -> None:
@@ -116,11 +119,11 @@ class DrawCurves(Hook):
             return
         metrics = self._output_dir / "metrics.json"
         paths: list[Path] = []
-        if metrics.is_file() and metrics.stat().st_size:
+        if self._has_plots and metrics.is_file() and metrics.stat().st_size:
             paths.append(save_loss_curves(metrics, self._output_dir / "pictures" / "loss_curves.png"))
         # Without results the folder may hold the evaluation of another run.
         evaluations = self._evaluations() if trainer.results else []
-        for evaluation in evaluations:
+        for evaluation in evaluations if self._has_plots else []:
             paths += self._draw_evaluation(evaluation)
         if paths:
             logger.info("plots: %s", listed_by_folder(paths))
@@ -158,6 +161,7 @@ def build_draw_curves(cfg: CfgNode, workspace: Workspace) -> DrawCurves:
         evaluations=lambda: build_evaluation_files(cfg, workspace.test_datasets, folders),
         draw_evaluation=draw_evaluation,
         writers=workspace.writers,
+        has_plots=cfg.VIS.PLOTS,
         has_report=cfg.VIS.REPORT,
     )
 
