@@ -41,11 +41,13 @@ def test_crash_of_one_process_stops_the_other(caplog: pytest.LogCaptureFixture) 
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_user_error_of_all_processes_is_raised_once_without_restart(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    processes: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    layout = ProcessLayout(processes_per_machine=processes, max_restarts=3)
     with pytest.raises(UserError, match=r"^SOLVER.X = 1 is wrong$"):
-        launch(launched.raise_user_error, [str(tmp_path)], ProcessLayout(processes_per_machine=2, max_restarts=3))
+        launch(launched.raise_user_error, [str(tmp_path)], layout)
     assert (tmp_path / "0.txt").read_text() == "started\n"
     assert capfd.readouterr().err == ""
 

@@ -242,8 +242,8 @@ def file_has_a_readable_length(file: SourceFile) -> Iterator[str]:
 
 def words_are_plain(file: SourceFile) -> Iterator[str]:
     """In docstrings, comments and messages of the package."""
-    if not file.part:
-        return
+    if not file.part or not UNPLAIN_WORDS.search(file.text):
+        return  # without the slow separation into tokens
     for token in tokenize.generate_tokens(io.StringIO(file.text).readline):
         is_prose = token.type == tokenize.COMMENT or (token.type in STRING_TOKENS and " " in token.string)
         for number, line in enumerate(token.string.splitlines() if is_prose else (), start=token.start[0]):

@@ -5,6 +5,8 @@ import importlib
 import json
 import lzma
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCES = REPOSITORY / "tests" / "references"
@@ -117,6 +120,24 @@ def detectron2_shapes() -> dict[str, dict[str, str]]:
             name, _, shape = line.partition(" ")
             shapes[name] = shape
     return models
+
+
+class UnchangedMetaTensors(TorchFunctionMode):
+    """Skips the random initialisation of tensors on the meta device, which have no values but take most of the time."""
+
+    IN_PLACE = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_})
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in self.IN_PLACE and args[0].is_meta else func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def on_meta_device() -> Iterator[None]:
+    """Modules that are built inside have the shapes of their parameters only."""
+    with torch.device("meta"), UnchangedMetaTensors():
+        yield
 
 
 def shapes_of(module: torch.nn.Module) -> dict[str, str]:

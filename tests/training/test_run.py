@@ -25,7 +25,7 @@ OVERFIT = (
     "SOLVER.BASE_LR=0.003",
     "SOLVER.LR_SCHEDULER_NAME=WarmupCosineLR",
     "SOLVER.WARMUP_ITERS=10",
-    "SOLVER.MAX_ITER=160",
+    "SOLVER.MAX_ITER=100",
     "SOLVER.CHECKPOINT_PERIOD=0",
     "TEST.VAL_LOSS=False",
     "LOG_PERIOD=50",
@@ -34,8 +34,8 @@ OVERFIT = (
 
 def test_two_scenes_are_overfitted(tiny_config: TinyConfig) -> None:
     results = run(tiny_config(*OVERFIT))
-    assert results["segm"]["AP"] > 90
-    assert results["bbox"]["AP"] > 90
+    assert results["segm"]["AP"] > 75  # 3 and 10 after two steps
+    assert results["bbox"]["AP"] > 85
 
 
 def test_run_writes_its_output_files(tiny_config: TinyConfig, tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 """Parameter and buffer names and shapes of backbones, and of C4's shared stage, are those of Detectron2's."""
 
 import pytest
-import torch
 
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.modeling.backbones import build_backbone
 from mrcnn_zoo.modeling.backbones.resnet import build_res5_stage
-from support.references import detectron2_overrides, detectron2_shapes, shapes_of
+from support.references import detectron2_overrides, detectron2_shapes, on_meta_device, shapes_of
 
 CONFIGS = (
     "COCO-Detection/retinanet_R_50_FPN_1x",
@@ -31,7 +30,7 @@ def recorded(name: str, prefix: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_backbone_has_detectron2s_shapes_of(name: str) -> None:
     cfg = config(name)
-    with torch.device("meta"):
+    with on_meta_device():
         backbone = build_backbone(cfg, 3)
     assert shapes_of(backbone) == recorded(name, "backbone.")
 
@@ -39,7 +38,7 @@ def test_backbone_has_detectron2s_shapes_of(name: str) -> None:
 @pytest.mark.parametrize("depth", [50, 101])
 def test_c4s_shared_stage_has_detectron2s_shapes_of(depth: int) -> None:
     name = f"COCO-InstanceSegmentation/mask_rcnn_R_{depth}_C4_3x"
-    with torch.device("meta"):
+    with on_meta_device():
         stage, spec = build_res5_stage(config(name))
     assert shapes_of(stage) == recorded(name, "roi_heads.res5.")
     assert (spec.channels, spec.stride) == (2048, 2)
