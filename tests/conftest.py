@@ -7,6 +7,8 @@ import pytest
 
 from support.references import shared_folder
 
+gc.disable()  # until all tests are collected: a quarter of that time, and nothing to free
+
 # These take longest. Begun last, one of them would run alone while the other processes of a parallel run have ended.
 FIRST = (
     *("test_run.py", "test_launch.py", "test_documentation.py", "test_simulated_device.py", "test_processes.py"),
@@ -25,6 +27,7 @@ def pytest_collection_finish() -> None:
     """Leave the modules and thousands of collected tests out of all further garbage collections."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
