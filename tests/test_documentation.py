@@ -189,6 +189,7 @@ def test_custom_dataset_trains_and_predicts_to_csv(tmp_path: Path, monkeypatch: 
     assert yaml.safe_load(text)["INPUT"]["SIXTEEN_BIT"] == load_config("cells.yaml").INPUT.SIXTEEN_BIT
     few = "SOLVER.MAX_ITER 1 SOLVER.IMS_PER_BATCH 2 INPUT.MIN_SIZE_TRAIN 64 INPUT.MIN_SIZE_TEST 64 VIS.NUM_IMAGES 0"
     few += " VIS.PLOTS False VIS.REPORT False DATALOADER.NUM_WORKERS 0"
+    few += " MODEL.RPN.POST_NMS_TOPK_TEST 20 TEST.DETECTIONS_PER_IMAGE 10"
     assert main(["train", "--config-file", "cells.yaml", *few.split()]) == 0
     typed = "predict --weights output/cells --output output/cells_found data/cells --recursive --threshold 0.05"
     assert main(typed.split()) == 0

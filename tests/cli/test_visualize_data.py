@@ -26,7 +26,8 @@ def test_each_kind_is_a_picture_with_its_numbers(tmp_path: Path, capsys: pytest.
     assert (
         "rois and mask-targets: without --weights the proposals are those of a RPN with initial weights" in output.err
     )
-    assert run_command("visualize-data", arguments) == 0  # replaces its own pictures
+    again = [*CONFIG, "--show", "anchors", "--num", "1", "--output", str(tmp_path)]
+    assert run_command("visualize-data", again) == 0  # replaces its own pictures
 
 
 def test_augmented_images_of_a_batch_are_drawn_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

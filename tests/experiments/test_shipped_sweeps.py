@@ -45,7 +45,7 @@ def for_one_iteration(cfg: CfgNode, folder: Path) -> CfgNode:
         **({"SOLVER.STAGES": shortened(solver.STAGES)} if solver.STAGES else {}),
         "DATASETS.TEST": [],
         "WRITERS": [],
-        "DATASETS.SCENES": {"NUM_TRAIN": 10, "IMAGE_SIZE": [64, 64], "OBJECT_SIZE": [16, 32]},
+        "DATASETS.SCENES": {"NUM_TRAIN": 10, "NUM_OBJECTS": [1, 4], "IMAGE_SIZE": [64, 64], "OBJECT_SIZE": [16, 32]},
         "INPUT.MIN_SIZE_TRAIN": [side // 2 for side in sizes.MIN_SIZE_TRAIN],
         "INPUT.MAX_SIZE_TRAIN": sizes.MAX_SIZE_TRAIN // 2,
     }

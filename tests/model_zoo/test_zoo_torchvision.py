@@ -19,7 +19,14 @@ from mrcnn_zoo.model_zoo.download import cached_path
 
 NAME = "torchvision/fasterrcnn_resnet50_fpn"
 ADDRESS = f"zoo://{NAME}"
-SMALL_IMAGES = ["MODEL.DEVICE=cpu", "INPUT.MIN_SIZE_TEST=64", "DATALOADER.NUM_WORKERS=0", "VIS.NUM_IMAGES=0"]
+SMALL_IMAGES = [
+    "MODEL.DEVICE=cpu",
+    "INPUT.MIN_SIZE_TEST=64",
+    "DATALOADER.NUM_WORKERS=0",
+    "VIS.NUM_IMAGES=0",
+    "VIS.PLOTS=False",
+]
+SMALL_IMAGES += ["MODEL.RPN.POST_NMS_TOPK_TEST=50", "VIS.REPORT=False"]
 PERSON, UNUSED = 1, 12  # rows of torchvision's class scores, which begin with the background
 
 
