@@ -1,4 +1,6 @@
-"""NMS as an operator of its own, which becomes ONNX's NonMaxSuppression per class when a program is written.
+"""Operators whose translation to ONNX is our own: NMS and RoIPool.
+
+NMS is an operator of its own, which becomes ONNX's NonMaxSuppression per class when a program is written.
 
 torch's NMS compares all boxes in one group: boxes of several classes are moved apart, in float64 because float32 has
 too few bits for the sums. ONNX compares in float32 only, but knows classes, so here boxes stay where they are.
@@ -43,8 +45,17 @@ def kept_by_nms(
 
 
 def translation_table() -> dict[Any, Any]:
-    """The operator's translation for `torch.onnx.export`."""
-    return {torch.ops.mrcnn_zoo.kept_by_nms.default: _in_onnx}
+    """The translations for `torch.onnx.export`."""
+    return {torch.ops.mrcnn_zoo.kept_by_nms.default: _in_onnx, torch.ops.torchvision.roi_pool.default: _roi_pool}
+
+
+def _roi_pool(features: Any, regions: Any, scale: float, height: int, width: int) -> Any:
+    """The maxima and, for torch's second output that nothing reads, the maxima again; onnxscript's own fails."""
+    import onnxscript
+
+    op: Any = onnxscript.opset18
+    pooled = op.MaxRoiPool(features, regions, pooled_shape=[height, width], spatial_scale=scale)
+    return pooled, pooled
 
 
 def _in_onnx(boxes: Any, scores: Any, groups: Any, is_usable: Any, iou_threshold: float, num_groups: int) -> Any:

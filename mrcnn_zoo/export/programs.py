@@ -53,23 +53,53 @@ def read_program(path: Path) -> Program:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
-    text, run = _read_onnx(path) if path.suffix.lower() == f".{ONNX}" else _read_pt2(path)
+    text, run, shape = _read_onnx(path) if path.suffix.lower() == f".{ONNX}" else _read_pt2(path)
     if text is None:
         raise UserError(
             f"{path} was not written by `mrcnn-zoo export`: it holds no config and class names (no {METADATA} in its "
-            "metadata)."
+            "metadata). Export the model with that command."
         )
-    meta = json.loads(text)
-    if meta.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format version {meta.get('format_version')}, and this version of mrcnn_zoo reads "
-            f"{FORMAT_VERSION}. Export the model again."
-        )
+    meta = _read_metadata(text, path, shape)
     height, width = meta["input_size"]
-    return Program(str(path), (int(height), int(width)), meta, run)
+    return Program(str(path), (height, width), meta, run)
 
 
-def _read_onnx(path: Path) -> tuple[str | None, Run]:
+def _read_metadata(text: str, path: Path, shape: list[Any]) -> dict[str, Any]:
+    """The metadata of a file whose graph takes an image of this shape."""
+    try:
+        meta = json.loads(text)
+        if not isinstance(meta, dict):
+            raise ValueError("no JSON object")
+        version = meta.get("format_version")
+        if version == FORMAT_VERSION:
+            _check_values(meta, shape)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: its metadata {METADATA} are damaged: {error}. Export the model again, or copy the file again."
+        ) from error
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {version}, and this version of mrcnn_zoo reads {FORMAT_VERSION}. Export the "
+            "model again."
+        )
+    return meta
+
+
+def _check_values(meta: Mapping[str, Any], shape: list[Any]) -> None:
+    if meta.get("input_size") != shape[-2:]:
+        raise ValueError(f"input_size is {meta.get('input_size')}, but its graph takes images of {shape[-2:]}")
+    if not isinstance(meta.get("config", ""), str):
+        raise ValueError("config is no text")
+    for name, kind in (("class_names", str), ("category_ids", int)):
+        if not _is_list(meta.get(name, []), kind):
+            raise ValueError(f"{name} is no list of {'texts' if kind is str else 'whole numbers'}")
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
+
+
+def _read_onnx(path: Path) -> tuple[str | None, Run, list[Any]]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -88,10 +118,10 @@ def _read_onnx(path: Path) -> tuple[str | None, Run]:
         values = dict(zip(INPUTS, (image.numpy(), image_size.numpy()), strict=True))
         return [torch.from_numpy(output) for output in session.run(None, values)]
 
-    return session.get_modelmeta().custom_metadata_map.get(METADATA), run
+    return session.get_modelmeta().custom_metadata_map.get(METADATA), run, session.get_inputs()[0].shape
 
 
-def _read_pt2(path: Path) -> tuple[str | None, Run]:
+def _read_pt2(path: Path) -> tuple[str | None, Run, list[Any]]:
     check_archive(path)
     extra = {EXTRA_FILE: ""}
     try:
@@ -107,7 +137,8 @@ def _read_pt2(path: Path) -> tuple[str | None, Run]:
         with torch.no_grad():
             return list(module(image, image_size))
 
-    return extra[EXTRA_FILE] or None, run
+    shapes = [list(node.meta["val"].shape) for node in program.graph.nodes if node.name == INPUTS[0]]
+    return extra[EXTRA_FILE] or None, run, shapes[0] if shapes else []
 
 
 @contextlib.contextmanager

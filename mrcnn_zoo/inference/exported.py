@@ -107,8 +107,10 @@ def open_exported(
                 f"MODEL.DEVICE = {item.value}: exported programs run on the CPU here. Leave the device out."
             )
     program = read_program(path)
+    if "config" not in program.meta:
+        raise UserError(f"{path} has no config in its metadata. Export the model again with `mrcnn-zoo export`.")
     cfg = config_from_text(
-        str(program.meta["config"]),
+        program.meta["config"],
         source=f"the config in {path}",
         overrides=[*overrides, "MODEL.DEVICE", "cpu"],
         trust=trust,

@@ -121,6 +121,8 @@ def _open_program(
     if check is not None:
         check(cfg, file)
     names = class_names_of(file)
+    if names:
+        check_class_count(cfg, len(names), f"{file.source} has", names)
     ids = category_ids_of(file, names, count=len(names) or class_count(cfg) or 1)
     return build_exported_detector(cfg, program), cfg, TrainedFile(file, names, ids, LoadReport(file.source))
 

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,28 @@ def test_files_of_other_tools_are_refused(tmp_path: Path, program: Path) -> None
         Predictor(tmp_path / "missing.onnx")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:40], "are damaged: .*: line 1 column"),
+        (lambda _: b"[1]", "are damaged: no JSON object"),
+        (lambda _: b"[" * 100_000, "are damaged: maximum recursion"),
+        (lambda text: text.replace(b"[64, 96]", b"[64, 99]"), r"input_size is \[64, 99\].* takes images of \[64, 96\]"),
+        (lambda text: text.replace(b"[64, 96]", b'"64"'), "input_size is 64"),
+        (lambda text: text.replace(b'["cat"', b"[1"), "class_names is no list of texts"),
+        (lambda text: text.replace(b"[7, 3]", b"[7, 3.5]"), "category_ids is no list of whole numbers"),
+        (lambda text: text.replace(b'"config"', b'"content"'), r"x\.pt2 has no config .* Export the model again"),
+        (lambda text: text.replace(b'"cat", ', b""), r"NUM_CLASSES = 2, but .*x\.pt2 has 1 class"),
+    ],
+)
+def test_damaged_metadata(tmp_path: Path, program: Path, change: Callable[[bytes], bytes], message: str) -> None:
+    text = zipfile.ZipFile(program).read(METADATA)
+    damaged = with_records(program, tmp_path / "x.pt2", {METADATA: change(text)})
+    with pytest.raises(UserError, match=message) as caught:
+        Predictor(damaged)
+    assert str(damaged) in str(caught.value)
+
+
 @pytest.mark.parametrize("suffix", ["pt2", "onnx"])
 @pytest.mark.parametrize("length", [0, 10, 3000])
 def test_damaged_files_are_refused(tmp_path: Path, program: Path, suffix: str, length: int) -> None:
@@ -189,7 +212,7 @@ def test_pickled_tensors_are_refused(tmp_path: Path, program: Path) -> None:
         read_program(with_records(program, tmp_path / "x.pt2", {name: json.dumps(config).encode()}))
 
 
-def test_onnx_model_of_another_tool_is_refused(tmp_path: Path) -> None:
+def test_onnx_models_of_another_tool_or_with_damaged_metadata_are_refused(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
@@ -198,6 +221,10 @@ def test_onnx_model_of_another_tool_is_refused(tmp_path: Path) -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(UserError, match="was not written by `mrcnn-zoo export`"):
+        read_program(tmp_path / "x.onnx")
+    model.metadata_props.add(key="mrcnn_zoo", value='{"format_version": 1')
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=r"x\.onnx: its metadata mrcnn_zoo are damaged: .* Export the model again"):
         read_program(tmp_path / "x.onnx")
 
 

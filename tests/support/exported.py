@@ -76,7 +76,7 @@ class KnownDetections(nn.Module):
 
 def write_known_program(path: Path, **meta: object) -> Path:
     """A `.pt2` file of `KnownDetections` with the metadata of a model of two classes."""
-    cfg = load_config(DIGITS, ["INPUT.MIN_SIZE_TEST=64", "INPUT.MAX_SIZE_TEST=96"])
+    cfg = load_config(DIGITS, ["INPUT.MIN_SIZE_TEST=64", "INPUT.MAX_SIZE_TEST=96", "MODEL.ROI_HEADS.NUM_CLASSES=2"])
     content = {
         "format_version": programs.FORMAT_VERSION,
         "input_size": list(SIZE),
