@@ -96,7 +96,7 @@ def build_static_detector(model: nn.Module, size: ImageSize, *, to: str) -> nn.M
     """
     kept_by_nms: Any = nms.kept_by_nms
     if to == ONNX:
-        from mrcnn_zoo.export.onnx_nms import kept_by_nms
+        from mrcnn_zoo.export.onnx_operators import kept_by_nms
     if isinstance(model, RetinaNet):
         return StaticRetinaNet(model, size, kept_by_nms=kept_by_nms).eval()
     assert isinstance(model, GeneralizedRCNN)
@@ -211,7 +211,7 @@ def write_onnx(static: nn.Module, inputs: tuple[Tensor, Tensor], path: Path, met
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"--to onnx needs the packages onnx and onnxscript: `{INSTALL}`.") from error
-    from mrcnn_zoo.export.onnx_nms import translation_table
+    from mrcnn_zoo.export.onnx_operators import translation_table
 
     try:
         with torch.no_grad(), quiet():
