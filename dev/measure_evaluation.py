@@ -195,9 +195,10 @@ def measure_masks(arguments: argparse.Namespace) -> str:
     timings = time_interleaved(candidates, repeats=arguments.rounds)
     memory = [peak_memory_mib(prepare_encoding, name == "mrcnn_zoo") for name in encoded]
     theirs, ours = (run(masks) for run in encoded.values())
-    pairs = [(coco_mask.decode(one), coco_mask.decode(other)) for one, other in zip(ours, theirs, strict=True)]
-    differing = sum(int((one != other).sum()) for one, other in pairs)
-    pixels = sum(int(other.sum()) for _, other in pairs)
+    differing = pixels = 0
+    for one, other in zip(ours, theirs, strict=True):
+        bitmap, expected = coco_mask.decode(one), coco_mask.decode(other)
+        differing, pixels = differing + int((bitmap != expected).sum()), pixels + int(expected.sum())
     table = [
         [timing.name, f"{timing.median:.3f} ({min(timing.seconds):.3f} to {max(timing.seconds):.3f})", f"{peak:.0f}"]
         for timing, peak in zip(timings, memory, strict=True)
