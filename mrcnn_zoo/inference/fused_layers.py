@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from mrcnn_zoo.layers.conv import Conv2d, folded, relu_
 from mrcnn_zoo.layers.norm import FrozenBatchNorm2d, freeze_batch_norms
 from mrcnn_zoo.modeling.backbones.residual_blocks import BasicBlock, BottleneckBlock
+from mrcnn_zoo.ops import winograd
 
 
 class FusedConv2d(nn.Module):
@@ -30,6 +31,7 @@ class FusedConv2d(nn.Module):
         self.activation = conv.activation
         self.padding = [int(side) for side in conv.padding]
         self.stride, self.dilation, self.groups = list(conv.stride), list(conv.dilation), conv.groups
+        self.is_plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1
         constant = None if bias is None else nn.Parameter(bias.to(dtype), requires_grad=False)
         self.bias = constant
         # Not packed in an order of oneDNN's: packed without the size of the map, some 1 x 1 convolutions of 1024 and
@@ -42,7 +44,10 @@ class FusedConv2d(nn.Module):
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride), rounded up."""
         features = features.to(self.weight.dtype)
         is_fused = self.norm is None and self.activation is relu_
-        if self.has_kernel:
+        if self.is_plain and winograd.is_faster(features, self.weight):
+            output = winograd.convolve(features, self.weight, self.bias)
+            is_fused = False
+        elif self.has_kernel:
             output = torch.ops.mkldnn._convolution_pointwise(
                 features, self.weight, self.bias, *self._settings(), "relu" if is_fused else "none", [], ""
             )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrcnn_zoo.layers.norm import FrozenBatchNorm2d
+from mrcnn_zoo.ops import winograd
 
 Activation = Callable[[Tensor], Tensor]
 relu_: Activation = torch.relu_  # in place: the backward pass does not need its input
@@ -22,7 +23,7 @@ class Conv2d(nn.Conv2d):
 
     A frozen batch norm is multiplied into the weights: one convolution instead of three passes over the feature map,
     and less memory for the gradient, which still flows to the weights. Parameters and buffers are those of an unfused
-    layer.
+    layer. On the CPU 3 x 3 convolutions of large maps are computed by `ops.winograd`, equal up to rounding.
 
     The layer has a bias exactly when it has no norm.
 
@@ -65,6 +66,8 @@ class Conv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride), rounded up."""
         weight, bias = folded(self.weight, self.bias, self.norm)
+        if self.stride == self.dilation == (1, 1) and self.groups == 1 and winograd.is_faster(input, weight):
+            return normalized_and_activated(winograd.convolve(input, weight, bias), self.norm, self.activation)
         stride = self.stride
         if self.kernel_size == (1, 1) and self.in_channels < ONEDNN_CHANNEL_BLOCK and input.device.type == "cpu":
             input, stride = input[:, :, :: self.stride[0], :: self.stride[1]], (1, 1)

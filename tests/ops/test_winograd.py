@@ -1,0 +1,78 @@
+"""Winograd's 3 x 3 convolution against torch's in double precision."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mrcnn_zoo.layers import Conv2d, FrozenBatchNorm2d, relu_
+from mrcnn_zoo.ops import winograd
+
+SHAPES = {
+    "tiles cut at two sides": (2, 5, 3, 9, 14),  # images, channels, outputs, height, width
+    "rows in several blocks": (1, 3, 4, 64, 90),
+    "images in several blocks": (15, 4, 4, 14, 13),
+    "smaller than a tile": (3, 2, 2, 1, 2),
+    "whole tiles": (1, 4, 6, 8, 12),
+}
+
+
+def inputs_of(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    images, channels, outputs, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(images, channels, height, width, generator=generator)
+    weight = torch.randn(outputs, channels, 3, 3, generator=generator) / (9 * channels) ** 0.5
+    return features, weight, torch.randn(outputs, generator=generator)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_result_and_gradients_are_those_of_the_plain_sum(shape: tuple[int, ...]) -> None:
+    inputs = [tensor.requires_grad_() for tensor in inputs_of(shape)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    result, expected = winograd.convolve(*inputs), F.conv2d(*exact, padding=1)
+    torch.testing.assert_close(result.double(), expected, atol=2e-5, rtol=0)
+    gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    gradients = torch.autograd.grad(result, inputs, gradient)
+    expected_gradients = torch.autograd.grad(expected, exact, gradient.double())
+    for actual, wanted in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(actual.double(), wanted, atol=2e-5 * float(wanted.std()), rtol=1e-5)
+
+
+def test_inputs_without_gradient_and_bias() -> None:
+    features, weight, _ = inputs_of((1, 3, 4, 9, 9))
+    weight.requires_grad_()
+    winograd.convolve(features, weight).sum().backward()
+    expected = torch.autograd.grad(F.conv2d(features, weight, padding=1).sum(), weight)[0]
+    torch.testing.assert_close(weight.grad, expected, atol=1e-4, rtol=1e-5)
+    assert features.grad is None
+
+
+def test_only_large_float32_maps_on_the_cpu() -> None:
+    features, weight = torch.empty(2, 256, 64, 64), torch.empty(256, 256, 3, 3)
+    assert winograd.is_faster(features, weight)
+    assert not winograd.is_faster(features[:1], weight)
+    assert not winograd.is_faster(features[:, :128], weight[:, :128])
+    assert not winograd.is_faster(features, weight[..., :1, :1])
+    assert not winograd.is_faster(features.bfloat16(), weight.bfloat16())
+    assert not winograd.is_faster(features.to("meta"), weight.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not winograd.is_faster(features, weight)
+
+
+@pytest.mark.parametrize("settings", [{}, {"stride": 2}, {"dilation": 2}, {"groups": 2}], ids=str)
+def test_layers_of_large_maps_are_equal_up_to_rounding(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, int]
+) -> None:
+    torch.manual_seed(0)
+    norm = FrozenBatchNorm2d(6)
+    norm.running_mean.normal_()
+    layer = Conv2d(4, 6, 3, norm=norm if not settings else None, activation=relu_, **settings)
+    features = torch.randn(2, 4, 13, 10)
+    expected = layer(features)
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
+    monkeypatch.setattr(winograd, "LEAST_CELLS", 1)
+    calls = []
+    plain = winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *inputs: calls.append(1) or plain(*inputs))
+    torch.testing.assert_close(layer(features), expected, atol=1e-5, rtol=1e-5)
+    assert len(calls) == (not settings)
