@@ -58,16 +58,21 @@ class FusedConv2d(nn.Module):
             output = self.norm(output)
         return output if is_fused or self.activation is None else self.activation(output)
 
-    def add_and_activate(self, features: Tensor, other: Tensor) -> Tensor:
+    def add_and_activate(self, features: Tensor, other: Tensor, *, overwrites: bool = False) -> Tensor:
         """The ReLU of the convolution plus a map.
 
         Args:
             features: (N, C_in, H, W).
-            other: (N, C_out, H, W) of the result's size, of any type; not changed.
+            other: (N, C_out, H, W) of the result's size, of any type.
+            overwrites: whether the result may take the place of `other`, which saves the memory of a map.
         """
         if not self.has_kernel or self.norm is not None or self.activation is not None:
             return torch.relu_(self(features).add_(other))
         features, other = features.to(self.weight.dtype), other.to(self.weight.dtype)
+        if overwrites and other.is_contiguous(memory_format=torch.channels_last):
+            return torch.ops.mkldnn._convolution_pointwise_.binary(
+                other, features, self.weight, self.bias, *self._settings(), "add", 1.0, "relu", [], ""
+            )
         return torch.ops.mkldnn._convolution_pointwise.binary(
             features, other, self.weight, self.bias, *self._settings(), "add", 1.0, "relu", [], ""
         )
@@ -84,10 +89,12 @@ class FusedBlock(nn.Module):
 
     Args:
         block: a `BasicBlock` or `BottleneckBlock` with fused convolutions.
+        overwrites_input: whether nothing else needs the input, as between two blocks of a stage.
     """
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: Any, *, overwrites_input: bool = False) -> None:
         super().__init__()
+        self.overwrites = overwrites_input or not isinstance(block.shortcut, nn.Identity)
         self.shortcut: nn.Module = block.shortcut
         self.conv1: nn.Module = block.conv1
         self.conv2: Any = block.conv2
@@ -95,10 +102,10 @@ class FusedBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
-        inner, shortcut = self.conv1(features), self.shortcut(features)
-        if self.conv3 is None:
-            return self.conv2.add_and_activate(inner, shortcut)
-        return self.conv3.add_and_activate(self.conv2(inner), shortcut)
+        inner, shortcut, last = self.conv1(features), self.shortcut(features), self.conv2
+        if self.conv3 is not None:
+            inner, last = self.conv2(inner), self.conv3
+        return last.add_and_activate(inner, shortcut, overwrites=self.overwrites)
 
 
 def has_fused_kernel(weight: Tensor) -> bool:
@@ -125,7 +132,8 @@ def fuse_layers(model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         fuse_layers(child, dtype)
         is_block = type(child) is BasicBlock or (type(child) is BottleneckBlock and child.deformation is None)
         if is_block and _has_fused_end(child):
-            setattr(model, name, FusedBlock(child))
+            follows_block = isinstance(model, nn.Sequential) and name != "0"
+            setattr(model, name, FusedBlock(child, overwrites_input=follows_block))
 
 
 def _has_fused_end(block: Any) -> bool:

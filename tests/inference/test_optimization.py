@@ -14,6 +14,7 @@ from mrcnn_zoo.inference.fused_layers import FusedBlock, FusedConv2d, fuse_layer
 from mrcnn_zoo.inference.optimization import build_optimized
 from mrcnn_zoo.layers import Conv2d, relu_
 from mrcnn_zoo.layers.conv import Activation
+from mrcnn_zoo.modeling.backbones import build_backbone
 from support.recorded_detectron2 import build_recorded, recorded_samples
 from support.references import COMMITTED_CASES, find_case, relative_error
 from support.scenes import smooth_sample
@@ -83,16 +84,43 @@ def test_fused_convolution_equals_the_layers_one_by_one(activation: Activation |
         torch.testing.assert_close(FusedConv2d(conv)(features), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_residual_blocks_do_not_change_their_input() -> None:
-    model = build_recorded(find_case("mask_rcnn_R_50_FPN")).eval()
-    fuse_layers(model)
-    blocks = [module for module in model.modules() if isinstance(module, FusedBlock)]
-    assert len(blocks) == 16
-    features = torch.rand(1, blocks[1].conv1.weight.shape[1], 5, 6)
-    before = features.clone()
+@pytest.mark.parametrize(("depth", "width"), [(18, 8), (50, 16)])  # without and with a convolution beside block 0
+def test_maps_of_all_stages_are_those_of_the_plain_model(depth: int, width: int) -> None:
+    outputs = "[stem, res2, res3, res4, res5]"
+    layers = (f"MODEL.RESNETS.DEPTH={depth}", "MODEL.RESNETS.STEM_OUT_CHANNELS=8")
+    layers = (
+        *layers,
+        f"MODEL.RESNETS.RES2_OUT_CHANNELS={width}",
+        "MODEL.RESNETS.WIDTH_PER_GROUP=4",
+        f"MODEL.RESNETS.OUT_FEATURES={outputs}",
+    )
+    cfg = load_config(None, [*layers, "MODEL.BACKBONE.NAME=build_resnet_backbone", "MODEL.DEVICE=cpu"])
+    torch.manual_seed(0)
+    backbone = build_backbone(cfg, 3).eval()
+    pixels = torch.randn(1, 3, 64, 96).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        blocks[1](features)
-    assert torch.equal(features, before)
+        expected = backbone(pixels)
+        fuse_layers(backbone)
+        found = backbone(pixels)
+    blocks = [module for module in backbone.modules() if isinstance(module, FusedBlock)]
+    assert len(blocks) == {18: 8, 50: 16}[depth]
+    assert {block.overwrites for block in blocks} == ({True, False} if depth == 18 else {True})
+    assert len(found) == 5
+    for name, features in found.items():
+        torch.testing.assert_close(features, expected[name], atol=1e-4, rtol=1e-4)
+
+
+def test_sum_takes_the_place_of_the_shortcut_where_it_may() -> None:
+    generator = torch.Generator().manual_seed(0)
+    conv = FusedConv2d(Conv2d(4, 6, 3).eval())
+    features = torch.randn(1, 4, 5, 7, generator=generator)
+    other = torch.randn(1, 6, 5, 7, generator=generator).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        before, kept = other.clone(), conv.add_and_activate(features, other)
+        assert torch.equal(other, before)
+        overwritten = conv.add_and_activate(features, other, overwrites=True)
+    torch.testing.assert_close(overwritten, kept, atol=1e-6, rtol=1e-5)
+    assert overwritten.data_ptr() == other.data_ptr()
 
 
 @pytest.mark.parametrize("other_type", [torch.float32, torch.bfloat16])
