@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.config.rules import section_of_boxes
@@ -151,7 +150,7 @@ class AugmentedDetector(nn.Module):
 
     def _merge_boxes(self, views: Sequence[View], found: Sequence[Detections], original_size: ImageSize) -> Detections:
         boxes = torch.cat([view.boxes_to_original(table.boxes) for view, table in zip(views, found, strict=True)])
-        boxes = clip_boxes_to_image(boxes, original_size)
+        boxes = box_ops.clip_to_image(boxes, original_size)
         rows = box_ops.is_nonempty(boxes).nonzero().squeeze(1)
         scores, classes = (torch.cat([getattr(table, name) for table in found])[rows] for name in ("scores", "classes"))
         boxes = boxes[rows]

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from mrcnn_zoo.layers.conv import Activation, folded, normalized_and_activated
 
@@ -60,6 +59,8 @@ class DeformConv2d(nn.Module):
         Returns:
             (N, C_out, H / stride, W / stride), rounded up.
         """
+        from torchvision.ops import deform_conv2d
+
         weight, bias = folded(self.weight, self.bias, self.norm)
         # torchvision has no bfloat16 kernel, and half-precision offsets are a quarter of a cell apart on wide maps.
         with torch.autocast(input.device.type, enabled=False):

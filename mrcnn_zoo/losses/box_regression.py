@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import distance_box_iou_loss, generalized_box_iou_loss
 
 from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
@@ -64,6 +63,8 @@ def complete_iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     Returns:
         (R,).
     """
+    from torchvision.ops import distance_box_iou_loss
+
     aspect = 4 / math.pi**2 * (_aspect_angle(target) - _aspect_angle(predicted)) ** 2
     with torch.no_grad():
         trade_off = aspect / (1 - _paired_iou(predicted, target) + aspect + EPSILON)
@@ -111,12 +112,16 @@ def build_l1(_beta: float) -> BoxLoss:
 @BOX_LOSSES.register("giou")
 def build_giou(_beta: float) -> BoxLoss:
     """Generalized IoU of boxes. Source: Rezatofighi et al. 2019 (GIoU), algorithm 1."""
+    from torchvision.ops import generalized_box_iou_loss
+
     return DecodedBoxLoss(generalized_box_iou_loss)
 
 
 @BOX_LOSSES.register("diou")
 def build_diou(_beta: float) -> BoxLoss:
     """Distance IoU of boxes. Source: Zheng et al. 2020 (DIoU), eq. 7."""
+    from torchvision.ops import distance_box_iou_loss
+
     return DecodedBoxLoss(distance_box_iou_loss)
 
 

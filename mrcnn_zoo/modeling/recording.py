@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.modeling.contracts import Candidates
 from mrcnn_zoo.ops import boxes as box_ops
@@ -296,7 +295,7 @@ def report_detections(
             stage="boxes",
             image=image,
             image_size=of_image.image_size,
-            boxes=clip_boxes_to_image(boxes, of_image.image_size) if of_image.clips else boxes,
+            boxes=box_ops.clip_to_image(boxes, of_image.image_size) if of_image.clips else boxes,
             scores=of_image.scores[sources, classes],
             classes=classes,
             sources=sources,

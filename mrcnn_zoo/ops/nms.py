@@ -6,7 +6,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 from mrcnn_zoo.ops.rows import image_numbers
@@ -170,10 +169,12 @@ def _parts(counts: Sequence[int], limit: int) -> Iterator[tuple[int, int, bool]]
 
 def _nms(boxes: Tensor, scores: Tensor, offsets: Tensor | None, iou_threshold: float) -> Tensor:
     """One call for one group, without offsets, or for several groups with (R,) offsets, in float64."""
+    from torchvision.ops import nms
+
     if offsets is None:
-        return torchvision.ops.nms(boxes, scores, iou_threshold)
+        return nms(boxes, scores, iou_threshold)
     moved = boxes.double() + offsets[:, None]
-    return torchvision.ops.nms(moved, scores.double(), _threshold_in_float64(iou_threshold, boxes.device.type))
+    return nms(moved, scores.double(), _threshold_in_float64(iou_threshold, boxes.device.type))
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,6 @@ dev/BENCHMARKS.md for the times.
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -74,7 +73,9 @@ class SeparableRoIAlign(torch.autograd.Function):
         ctx.save_for_backward(regions)
         ctx.shape = features.shape
         ctx.settings = (side, scale, sampling_ratio, aligned)
-        return torchvision.ops.roi_align(features, regions, side, scale, sampling_ratio, aligned)
+        from torchvision.ops import roi_align
+
+        return roi_align(features, regions, side, scale, sampling_ratio, aligned)
 
     @staticmethod
     @once_differentiable

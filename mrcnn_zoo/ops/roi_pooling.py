@@ -7,7 +7,6 @@ all regions are therefore one `embedding_bag`, with a gradient for the cells and
 from dataclasses import dataclass
 
 import torch
-import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -120,7 +119,9 @@ def roi_align(
     inputs = (features.float(), regions.float(), side, scale, sampling_ratio, aligned)
     if features.device.type == "cpu" and features.requires_grad:
         return SeparableRoIAlign.apply(*inputs).to(features.dtype)
-    return torchvision.ops.roi_align(*inputs).to(features.dtype)
+    from torchvision import ops
+
+    return ops.roi_align(*inputs).to(features.dtype)
 
 
 def _reads_rows(features: Tensor) -> bool:
@@ -144,7 +145,9 @@ def roi_pool(features: Tensor, regions: Tensor, side: int, *, scale: float) -> T
     Returns:
         (R, C, side, side) of the dtype of the features.
     """
-    return torchvision.ops.roi_pool(features.float(), regions.float(), side, scale).to(features.dtype)
+    from torchvision import ops
+
+    return ops.roi_pool(features.float(), regions.float(), side, scale).to(features.dtype)
 
 
 def roi_align_max(

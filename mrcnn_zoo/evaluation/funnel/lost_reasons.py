@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.errors import counted
 from mrcnn_zoo.modeling.recording import Fate, StageReport, StageValues
@@ -249,7 +248,7 @@ def report_boxes(report: StageReport) -> Tensor:
     Args:
         report: of any stage.
     """
-    return clip_boxes_to_image(report.boxes, report.image_size)
+    return box_ops.clip_to_image(report.boxes, report.image_size)
 
 
 def overlaps_of(boxes: Tensor, truth: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tabulate import tabulate
-from torchvision.ops import roi_align
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.evaluation.backends import Backend, build_backend, detection_set
@@ -190,6 +189,8 @@ def mask_on_grid(rle: Row, row: Row, side: int, image_size: tuple[int, int]) -> 
     Returns:
         RLE.
     """
+    from torchvision.ops import roi_align
+
     window = decode_window(dict(rle))
     assert window is not None, "an object that overlaps a detection has pixels"
     x, y, width, height = row["bbox"]

@@ -6,7 +6,6 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.modeling.contracts import Backbone, Detector, Features, ProposalGenerator
@@ -200,7 +199,7 @@ Table = TypeVar("Table", bound=InstanceTable)
 def _rescaled(table: Table, image_size: ImageSize) -> Table:
     """The table with boxes scaled to an image of another size and clipped to it."""
     (height, width), (new_height, new_width) = table.image_size, image_size
-    boxes = clip_boxes_to_image(box_ops.scale(table.boxes, x=new_width / width, y=new_height / height), image_size)
+    boxes = box_ops.clip_to_image(box_ops.scale(table.boxes, x=new_width / width, y=new_height / height), image_size)
     return replace(table, image_size=image_size, boxes=boxes)
 
 

@@ -7,7 +7,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.losses.box_regression import BoxLoss
 from mrcnn_zoo.losses.classification import focal_loss_of_classes
@@ -15,6 +14,7 @@ from mrcnn_zoo.modeling.assignment import POSITIVE, matched_classes
 from mrcnn_zoo.modeling.contracts import Candidates, Features, Matcher
 from mrcnn_zoo.modeling.recording import Fate, ImageScores, Recorder, report_anchors, report_detections
 from mrcnn_zoo.modeling.suppression import Suppression, suppress_and_limit
+from mrcnn_zoo.ops import boxes as box_ops
 from mrcnn_zoo.ops.box_coding import BoxCoder
 from mrcnn_zoo.ops.rows import image_numbers, rows_in_parts, rows_of_all, rows_where
 from mrcnn_zoo.structures import Detections, ImageSize, LossSum, Targets, TrainingOutput
@@ -258,7 +258,7 @@ class DenseSelection(nn.Module):
         boxes = boxes[rows]
         if self.clips_first:
             boxes = torch.cat(
-                [clip_boxes_to_image(*image) for image in zip(boxes.split(counts), image_sizes, strict=True)]
+                [box_ops.clip_to_image(*image) for image in zip(boxes.split(counts), image_sizes, strict=True)]
             )
         return Candidates(
             boxes=boxes,

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
@@ -138,7 +137,7 @@ class GroundTruthProposals:
         if self.jitter > 0:
             noise = torch.randn(boxes.shape, generator=generator).to(boxes) * self.jitter
             boxes = self._coder.decode(noise, boxes)
-        boxes = clip_boxes_to_image(boxes, image_size)
+        boxes = box_ops.clip_to_image(boxes, image_size)
         boxes = boxes[box_ops.is_nonempty(boxes)]
         return Proposals(image_size, boxes, objectness=boxes.new_zeros(len(boxes)))
 

@@ -6,7 +6,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.modeling.contracts import Candidates, Features
@@ -92,7 +91,7 @@ class DetectionSelection(nn.Module):
         boxes = _decode(coder, deltas, predictions.boxes(), regions, classes)
         # Clip before NMS: a box that reaches far outside would have a low IoU with its visible duplicate.
         sizes = predictions.image_sizes()
-        boxes = torch.cat([clip_boxes_to_image(*image) for image in zip(boxes.split(counts), sizes, strict=True)])
+        boxes = torch.cat([box_ops.clip_to_image(*image) for image in zip(boxes.split(counts), sizes, strict=True)])
         if self.min_size > 0:
             is_large = box_ops.is_nonempty(boxes, min_size=self.min_size)
             rows, counts = rows_in_parts(is_large.split(counts))
