@@ -3,12 +3,8 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mrcnn_zoo.benchmark.data import benchmark_evaluation, benchmark_loading
-from mrcnn_zoo.benchmark.models import ModelPlan, benchmark_models
-from mrcnn_zoo.benchmark.report import BenchmarkReport
-from mrcnn_zoo.benchmark.separate import benchmark_in_processes
 from mrcnn_zoo.cli.options import (
     add_config_option,
     add_output_options,
@@ -21,6 +17,9 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.trust import code_modules
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_files import check_output_file
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.benchmark.report import BenchmarkReport
 
 DEFAULT_CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 MODEL_TASKS = ("inference", "train")
@@ -52,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(arguments: argparse.Namespace, cfg: CfgNode) -> BenchmarkReport:
+def _measure(arguments: argparse.Namespace, cfg: CfgNode) -> "BenchmarkReport":
+    from mrcnn_zoo.benchmark.data import benchmark_evaluation, benchmark_loading
+    from mrcnn_zoo.benchmark.models import ModelPlan, benchmark_models
+    from mrcnn_zoo.benchmark.separate import benchmark_in_processes
+
     if arguments.task == "data":
         return benchmark_loading(cfg, arguments.images, num_batches=arguments.num_batches, repeats=arguments.repeats)
     if arguments.task == "eval":

@@ -28,18 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; None takes those of the process.
     """
-    from mrcnn_zoo.doctor.checks import run_checks
-    from mrcnn_zoo.doctor.loading import build_doctor_input
-    from mrcnn_zoo.doctor.page import html_report
-    from mrcnn_zoo.doctor.report import json_report, text_report
-    from mrcnn_zoo.inspection.html_page import is_own_page
-
     start = time.monotonic()
     parser = build_parser()
     arguments = read_arguments(parser, argv)
     if arguments.config_file is None and any(str(word).startswith("DATASETS.TRAIN") for word in arguments.overrides):
         arguments.config_file = RECIPE
     require_config(parser, arguments)
+    from mrcnn_zoo.doctor.checks import run_checks
+    from mrcnn_zoo.doctor.loading import build_doctor_input
+    from mrcnn_zoo.doctor.page import html_report
+    from mrcnn_zoo.doctor.report import json_report, text_report
+    from mrcnn_zoo.inspection.html_page import is_own_page
+
     page, values = (
         None
         if file is None

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mrcnn_zoo.checkpoint import WeightsFile
 from mrcnn_zoo.cli.options import (
     add_config_option,
     add_output_options,
@@ -21,17 +21,12 @@ from mrcnn_zoo.cli.options import (
 )
 from mrcnn_zoo.cli.parser import CommandParser, read_arguments
 from mrcnn_zoo.config import CfgNode, changed_config, load_config
-from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.evaluation import prepare_evaluation
-from mrcnn_zoo.evaluation.predictions_file import evaluate_predictions
-from mrcnn_zoo.inference.trained import class_names_of
-from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, save_evaluation_plots
-from mrcnn_zoo.inspection.evaluation_pictures import evaluate_with_pictures, evaluation_folders
-from mrcnn_zoo.inspection.run_report.config import EVALUATED_CONFIG, record_config
-from mrcnn_zoo.inspection.run_report.page import log_run_report
 from mrcnn_zoo.output_files import RESULT_FOLDERS, check_output_folder
-from mrcnn_zoo.training.log_files import LogFile, logging_to
-from mrcnn_zoo.training.run_context import record_environment
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.checkpoint import WeightsFile
+    from mrcnn_zoo.data.records import Dataset
+    from mrcnn_zoo.training.log_files import LogFile
 
 RESULTS = Path("inference") / "results.json"
 
@@ -66,6 +61,12 @@ def _check_combination(parser: CommandParser, arguments: argparse.Namespace) -> 
 
 
 def _evaluate_predictions(arguments: argparse.Namespace) -> None:
+    from mrcnn_zoo.evaluation.predictions_file import evaluate_predictions
+    from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, save_evaluation_plots
+    from mrcnn_zoo.inspection.run_report.config import EVALUATED_CONFIG, record_config
+    from mrcnn_zoo.inspection.run_report.page import log_run_report
+    from mrcnn_zoo.training.log_files import logging_to
+
     cfg = load_config(arguments.config_file, arguments.overrides)
     files = arguments.predictions, arguments.annotations
     if arguments.output is None:
@@ -85,7 +86,7 @@ def _evaluate_predictions(arguments: argparse.Namespace) -> None:
             log_run_report(folder, evaluations=[evaluation])
 
 
-def _with_dataset(cfg: CfgNode, dataset: Dataset) -> CfgNode:
+def _with_dataset(cfg: CfgNode, dataset: "Dataset") -> CfgNode:
     """The config with the annotations as its test set, so that the report can be made again."""
     annotations = Path(dataset.annotation_file).absolute()
     # Images are expected beside the annotations; without them the report has no pictures.
@@ -95,11 +96,17 @@ def _with_dataset(cfg: CfgNode, dataset: Dataset) -> CfgNode:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from mrcnn_zoo.evaluation import prepare_evaluation
+    from mrcnn_zoo.inference.trained import class_names_of
+    from mrcnn_zoo.inspection.evaluation_pictures import evaluate_with_pictures, evaluation_folders
+    from mrcnn_zoo.training.log_files import logging_to
+    from mrcnn_zoo.training.run_context import record_environment
+
     weights = given_weights(arguments)
     with ExitStack() as stack:
         checked: list[tuple[LogFile, Path, list[Dataset]]] = []
 
-        def check(cfg: CfgNode, file: WeightsFile) -> None:
+        def check(cfg: CfgNode, file: "WeightsFile") -> None:
             prepare_device(cfg)
             folder = output_folder(arguments, cfg, subfolders=RESULT_FOLDERS)
             log = stack.enter_context(logging_to(folder))

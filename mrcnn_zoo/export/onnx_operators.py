@@ -46,6 +46,8 @@ def kept_by_nms(
 
 def translation_table() -> dict[Any, Any]:
     """The translations for `torch.onnx.export`."""
+    import torchvision  # noqa: F401, registers its operations
+
     return {torch.ops.mrcnn_zoo.kept_by_nms.default: _in_onnx, torch.ops.torchvision.roi_pool.default: _roi_pool}
 
 

@@ -122,6 +122,8 @@ def _read_onnx(path: Path) -> tuple[str | None, Run, list[Any]]:
 
 
 def _read_pt2(path: Path) -> tuple[str | None, Run, list[Any]]:
+    import torchvision  # noqa: F401, registers the operations that programs contain
+
     check_archive(path)
     extra = {EXTRA_FILE: ""}
     try:

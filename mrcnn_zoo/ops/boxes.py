@@ -1,6 +1,7 @@
 """Arithmetic on boxes: x1, y1, x2, y2 in continuous coordinates, so a width is x2 - x1.
 
-Other operations are `torchvision.ops`'s, imported by the functions that call them, because that import takes about as long as torch's.
+Other operations are `torchvision.ops`'s. Functions import it where they call it, as this takes about as long as
+importing torch.
 """
 
 import torch
@@ -30,7 +31,8 @@ def clip_to_image(boxes: Tensor, image_size: tuple[int, int] | tuple[Tensor, Ten
     height, width = image_size
     if isinstance(height, Tensor) and isinstance(width, Tensor):
         return boxes.clamp(min=0).minimum(torch.stack((width, height, width, height)))
-    assert not isinstance(height, Tensor) and not isinstance(width, Tensor), "both are numbers, or both are tensors"
+    assert not isinstance(height, Tensor), "both are numbers, or both are tensors"
+    assert not isinstance(width, Tensor), "both are numbers, or both are tensors"
     sides = boxes[..., 0::2].clamp(min=0, max=width), boxes[..., 1::2].clamp(min=0, max=height)
     return torch.stack(sides, dim=-1).flatten(-2)
 

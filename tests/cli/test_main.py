@@ -44,7 +44,16 @@ def test_system_error_is_one_message(monkeypatch, capsys) -> None:
     assert capsys.readouterr().err == "error: results.json: No space left on device.\n"
 
 
-@pytest.mark.parametrize("arguments", [["train", "--help"], ["train", "--num-gpus", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--help"],
+        ["train", "--num-gpus", "0"],
+        ["evaluate", "--help"],
+        ["benchmark", "--help"],
+        ["doctor", "--help"],
+    ],
+)
 def test_help_and_mistakes_do_not_wait_for_torch(arguments: list[str]) -> None:
     check = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
     code = f"{check}; from mrcnn_zoo.cli.main import main; main(sys.argv[1:])"

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,26 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def predictor(weights: Path) -> Predictor:
     return Predictor(weights, score_threshold=0.0)
+
+
+def test_import_does_not_wait_for_packages_that_only_some_functions_need() -> None:
+    later = ("torchvision", "torch._dynamo", "scipy", "matplotlib", "pandas", "wandb", "hotcoco", "cv2", "tifffile")
+    code = f"import sys, mrcnn_zoo.inference; print([name for name in {later} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.stdout == "[]\n", found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import mrcnn_zoo.inspection.model.receptive_fields",
+        "from mrcnn_zoo.export import onnx_operators; onnx_operators.translation_table()",
+    ],
+)
+def test_modules_that_name_operations_of_torchvision_register_them(statement: str) -> None:
+    found = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
 
 
 def assert_same(found: Prediction, expected: Prediction) -> None:

@@ -38,6 +38,12 @@ def test_iou_of_no_boxes_is_empty() -> None:
     assert box_ops.iou(random_boxes(3), torch.zeros(0, 4)).shape == (3, 0)
 
 
+def test_clip_to_image_equals_torchvision() -> None:
+    boxes = random_boxes(40) * 2 - 30
+    assert torch.equal(box_ops.clip_to_image(boxes, (50, 70)), torchvision.ops.clip_boxes_to_image(boxes, (50, 70)))
+    assert box_ops.clip_to_image(torch.zeros(0, 4), (50, 70)).shape == (0, 4)
+
+
 def test_is_nonempty_compares_both_sides_with_minimum() -> None:
     boxes = torch.tensor([[0.0, 0.0, 3.0, 4.0], [0.0, 0.0, 2.0, 9.0], [1.0, 1.0, 1.0, 5.0]])
     assert box_ops.is_nonempty(boxes).tolist() == [True, True, False]

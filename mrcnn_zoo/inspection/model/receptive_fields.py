@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision  # noqa: F401, registers its operations
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, UnsupportedFakeTensorException
