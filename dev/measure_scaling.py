@@ -5,8 +5,9 @@ python dev/measure_scaling.py all --points 3
 python dev/measure_scaling.py paper
 
 Each point is measured in a process of its own, on generated data with one thread: processor seconds of a call
-(of the later two the faster), and the peak of the resident memory above that before the first call. The last row has
-the slope of a straight line through the logarithms, the exponent: 1 is linear. `--points` takes the first points only.
+(of the later two the faster), and the peak of the resident memory above that before the first call. The last rows
+have the slope of a straight line through the logarithms, the exponent, of all points and of the last two: 1 is
+linear. `--points` takes the first points only.
 `paper` prints what 64 GPUs need, from the number of parameters and measured sizes. Results: dev/SCALING.md.
 """
 
