@@ -7,7 +7,7 @@ python -m dev.training_step step --images ../shared/data/coco_mini/val2017 --rou
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -104,33 +104,34 @@ def print_step(images: str, side: int, rounds: int) -> None:
     calibrate_random_weights(model, batch)
     model.train()
     results: dict[str, tuple[dict[str, Tensor], list[Tensor]]] = {}
+
+    def run(name: str) -> tuple[float, float]:
+        with plain_sums() if name.startswith("plain") else nullcontext():
+            torch.manual_seed(1)
+            model.zero_grad()
+            begin = clock()
+            output = model.losses(batch)
+            middle = clock()
+            output.total().backward()
+            seconds = middle - begin, clock() - middle
+        losses = {key: loss.detach() for key, loss in output.losses.items()}
+        results[name] = losses, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        return seconds
+
     for _ in range(rounds):
-        spent = {}
-        for name in ("plain", "Winograd"):
-            with plain_sums() if name == "plain" else winograd_sums():
-                torch.manual_seed(1)
-                model.zero_grad()
-                begin = clock()
-                output = model.losses(batch)
-                middle = clock()
-                output.total().backward()
-                spent[name] = (middle - begin, clock() - middle)
-            gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-            results[name] = (output.losses, gradients)
+        spent = {name: run(name) for name in ("plain", "Winograd")}
         ratio = sum(spent["plain"]) / sum(spent["Winograd"])
         print({name: [round(value, 2) for value in pair] for name, pair in spent.items()}, f"ratio {ratio:.2f}")
-    (losses, gradients), (other_losses, others) = results["plain"], results["Winograd"]
-    for name, loss in losses.items():
-        print(f"{name} {float(loss):.6f}, relative difference {abs(float(other_losses[name] / loss) - 1):.1e}")
-    norms = [float((a - b).norm() / a.norm().clamp(min=1e-12)) for a, b in zip(gradients, others, strict=True)]
-    median = sorted(norms)[len(norms) // 2]
-    print(f"gradients: norm of the difference / norm, largest {max(norms):.1e}, median {median:.1e}")
-
-
-@contextmanager
-def winograd_sums() -> Iterator[None]:
-    """As trained."""
-    yield
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - min(threads, 2))  # the rounding of another number of threads, to compare
+    run("plain, other threads")
+    losses, gradients = results.pop("plain")
+    for name, (other_losses, others) in results.items():
+        print(f"differences from plain with {threads} threads: {name}")
+        print(", ".join(f"{key} {abs(float(other_losses[key] / loss) - 1):.1e}" for key, loss in losses.items()))
+        norms = [float((a - b).norm() / a.norm().clamp(min=1e-12)) for a, b in zip(gradients, others, strict=True)]
+        median = sorted(norms)[len(norms) // 2]
+        print(f"gradients: norm of the difference / norm, largest {max(norms):.1e}, median {median:.1e}")
 
 
 def main() -> None:

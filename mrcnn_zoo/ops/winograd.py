@@ -27,8 +27,9 @@ POINTS = tuple(map(Fraction, ("0", "1", "-1", "1/2", "-2")))  # and infinity
 
 BLOCK = 96  # tiles that are transformed at a time
 # Below these the transforms take as long as they save; dev/BENCHMARKS.md has the measurements.
-LEAST_CHANNELS = 192
-LEAST_CELLS = 8192  # N * H * W
+LEAST_CHANNELS = 128
+LEAST_CELLS = 7000  # N * H * W
+LEAST_SIDE = 28  # smaller maps are no whole number of tiles, e.g. 14 x 14 takes 16 x 16
 
 
 def is_faster(features: Tensor, weight: Tensor) -> bool:
@@ -44,8 +45,10 @@ def is_faster(features: Tensor, weight: Tensor) -> bool:
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
         return False
-    cells = features.shape[0] * features.shape[2] * features.shape[3]
-    return weight.shape[2:] == (KERNEL, KERNEL) and min(weight.shape[:2]) >= LEAST_CHANNELS and cells >= LEAST_CELLS
+    images, _, height, width = features.shape
+    if min(height, width) < LEAST_SIDE or images * height * width < LEAST_CELLS:
+        return False
+    return weight.shape[2:] == (KERNEL, KERNEL) and min(weight.shape[:2]) >= LEAST_CHANNELS
 
 
 def convolve(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
