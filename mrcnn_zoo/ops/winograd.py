@@ -35,13 +35,15 @@ LEAST_SIDE = 28  # smaller maps are no whole number of tiles, e.g. 14 x 14 takes
 def is_faster(features: Tensor, weight: Tensor) -> bool:
     """Whether `convolve` takes the inputs, and less time for them than torch's convolution.
 
-    Programs that are compiled, traced or exported have torch's operator.
+    Programs that are compiled, traced or exported have torch's operator, as have tensors without values.
 
     Args:
         features: (N, C, H, W).
         weight: (D, C, k, k).
     """
     if features.device.type != "cpu" or features.dtype != torch.float32 or weight.dtype != torch.float32:
+        return False
+    if type(features) is not Tensor:  # e.g. FakeTensor
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
         return False

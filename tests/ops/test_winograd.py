@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from mrcnn_zoo.layers import Conv2d, FrozenBatchNorm2d, relu_
@@ -56,6 +57,8 @@ def test_only_large_float32_maps_on_the_cpu() -> None:
     assert not winograd.is_faster(features, weight[..., :1, :1])
     assert not winograd.is_faster(features.bfloat16(), weight.bfloat16())
     assert not winograd.is_faster(features.to("meta"), weight.to("meta"))
+    with FakeTensorMode():
+        assert Conv2d(256, 256, 3)(torch.empty(2, 256, 64, 64)).shape == features.shape
     with torch.autocast("cpu", torch.bfloat16):
         assert not winograd.is_faster(features, weight)
 
