@@ -7,7 +7,17 @@ from mrcnn_zoo.registries import DETECTORS
 from mrcnn_zoo.training.stages import build_stages
 from support.references import detectron2_shapes, on_meta_device, shapes_of
 
-OWN_FOLDERS = ("Alternating", "Nuclei", "Pretraining", "Proposals", "Quickstart", "RealTime", "Recipes", "Stages", "Suppression")
+OWN_FOLDERS = (
+    "Alternating",
+    "Nuclei",
+    "Pretraining",
+    "Proposals",
+    "Quickstart",
+    "RealTime",
+    "Recipes",
+    "Stages",
+    "Suppression",
+)
 # Of Detectron2's projects tests/modeling/test_detectron2_parity.py compares the names.
 WITHOUT_RECORDS = (*OWN_FOLDERS, "MaskScoring", "PointRend")
 
