@@ -26,6 +26,9 @@ def build_model(cfg: CfgNode) -> nn.Module:
     Raises:
         UserError: invalid settings.
     """
+    # Functions import torchvision where they call it, which would fail inside a trace, e.g. of the count of operations.
+    import torchvision  # noqa: F401
+
     check_values(cfg)
     device = resolve_device(cfg.MODEL.DEVICE)
     _set_up_torch(cfg, device)
