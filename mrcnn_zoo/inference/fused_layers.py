@@ -31,7 +31,6 @@ class FusedConv2d(nn.Module):
         self.activation = conv.activation
         self.padding = [int(side) for side in conv.padding]
         self.stride, self.dilation, self.groups = list(conv.stride), list(conv.dilation), conv.groups
-        self.is_plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1
         constant = None if bias is None else nn.Parameter(bias.to(dtype), requires_grad=False)
         self.bias = constant
         # Not packed in an order of oneDNN's: packed without the size of the map, some 1 x 1 convolutions of 1024 and
@@ -39,13 +38,16 @@ class FusedConv2d(nn.Module):
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.has_kernel = has_fused_kernel(weight)
+        self._transformed_weight: Tensor | None = None  # computed for the first large map
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride), rounded up."""
         features = features.to(self.weight.dtype)
         is_fused = self.norm is None and self.activation is relu_
-        if self.is_plain and winograd.is_faster(features, self.weight):
-            output = winograd.convolve(features, self.weight, self.bias)
+        if winograd.is_faster(features, self.weight, stride=self.stride, dilation=self.dilation, groups=self.groups):
+            if self._transformed_weight is None:
+                self._transformed_weight = winograd.transformed(self.weight.detach())
+            output = winograd.convolve_with_transformed(features, self._transformed_weight, self.bias)
             is_fused = False
         elif self.has_kernel:
             output = torch.ops.mkldnn._convolution_pointwise(

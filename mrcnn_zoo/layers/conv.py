@@ -66,7 +66,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride), rounded up."""
         weight, bias = folded(self.weight, self.bias, self.norm)
-        if self.stride == self.dilation == (1, 1) and self.groups == 1 and winograd.is_faster(input, weight):
+        if winograd.is_faster(input, weight, stride=self.stride, dilation=self.dilation, groups=self.groups):
             return normalized_and_activated(winograd.convolve(input, weight, bias), self.norm, self.activation)
         stride = self.stride
         if self.kernel_size == (1, 1) and self.in_channels < ONEDNN_CHANNEL_BLOCK and input.device.type == "cpu":

@@ -9,7 +9,7 @@ those of Barabasz et al. 2020 (Error Analysis and Improving the Accuracy of Wino
 error of 0, 1, -1, 2, -2: in float32 about three times the rounding error of the plain sum.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -26,21 +26,29 @@ WINDOW = TILE + KERNEL - 1
 POINTS = tuple(map(Fraction, ("0", "1", "-1", "1/2", "-2")))  # and infinity
 
 BLOCK = 96  # tiles that are transformed at a time
+BLOCK_OF_GRADIENT = 200  # for the gradient of the weights, whose products sum over the tiles of a block
 # Below these the transforms take as long as they save; dev/BENCHMARKS.md has the measurements.
 LEAST_CHANNELS = 128
 LEAST_CELLS = 7000  # N * H * W
 LEAST_SIDE = 28  # smaller maps are no whole number of tiles, e.g. 14 x 14 takes 16 x 16
 
 
-def is_faster(features: Tensor, weight: Tensor) -> bool:
-    """Whether `convolve` takes the inputs, and less time for them than torch's convolution.
+def is_faster(
+    features: Tensor, weight: Tensor, *, stride: Sequence[int] = (1,), dilation: Sequence[int] = (1,), groups: int = 1
+) -> bool:
+    """Whether `convolve` computes the convolution, and takes less time for it than torch.
 
     Programs that are compiled, traced or exported have torch's operator, as have tensors without values.
 
     Args:
         features: (N, C, H, W).
         weight: (D, C, k, k).
+        stride: of the convolution.
+        dilation: of the convolution.
+        groups: of the convolution.
     """
+    if max(*stride, *dilation, groups) > 1:
+        return False
     if features.device.type != "cpu" or features.dtype != torch.float32 or weight.dtype != torch.float32:
         return False
     if type(features) is not Tensor:  # e.g. FakeTensor
@@ -67,13 +75,43 @@ def convolve(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     return WinogradConvolution.apply(features, weight, bias)
 
 
+def transformed(weight: Tensor) -> Tensor:
+    """The weights of `convolve_with_transformed`, four times their size.
+
+    Args:
+        weight: (D, C, 3, 3).
+
+    Returns:
+        (36, C, D).
+    """
+    outputs, channels = weight.shape[:2]
+    matrix = _matrices().weights
+    by_tap = weight.permute(2, 3, 1, 0).reshape(KERNEL**2, channels * outputs)
+    return (torch.kron(matrix, matrix) @ by_tap).view(WINDOW**2, channels, outputs)
+
+
+def convolve_with_transformed(features: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`convolve` for constant weights; no gradient is computed.
+
+    Args:
+        features: (N, C, H, W) float32 on the CPU.
+        weights: (36, C, D), see `transformed`.
+        bias: (D,) or None.
+
+    Returns:
+        (N, D, H, W) in channels-last order.
+    """
+    with torch.no_grad():
+        return _convolve(_as_rows(features), weights, bias)
+
+
 class WinogradConvolution(torch.autograd.Function):
     """`convolve`; it saves the input and the weights, as torch's convolution does."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(features, weight)
-        return _convolve(_as_rows(features), _transformed(weight), bias)
+        return _convolve(_as_rows(features), transformed(weight), bias)
 
     @staticmethod
     @once_differentiable
@@ -82,7 +120,7 @@ class WinogradConvolution(torch.autograd.Function):
         rows = _as_rows(gradient)
         of_features = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_features = _convolve(rows, _transformed(weight.flip(2, 3).transpose(0, 1)), None)
+            of_features = _convolve(rows, transformed(weight.flip(2, 3).transpose(0, 1)), None)
         if ctx.needs_input_grad[1]:
             of_weight = _weight_gradient(_as_rows(features), rows).contiguous(memory_format=torch.channels_last)
         if ctx.needs_input_grad[2]:
@@ -105,7 +143,10 @@ class Block:
 
 
 class Workspace:
-    """Memory for the tensors of a block, the same for all blocks of a map; named tensors overwrite each other's."""
+    """Memory for the tensors of a block, the same for all blocks of a map; tensors of one name overwrite each other.
+
+    The fewer names, the more stays in the cache: products take the memory of the windows, results that of the values.
+    """
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
@@ -131,11 +172,11 @@ def _convolve(rows: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
     result = torch.empty((num_images, outputs, height, width), memory_format=torch.channels_last)
     result_rows = result.permute(0, 2, 3, 1)
     space = Workspace()
-    for block in _blocks(rows.shape):
+    for block in _blocks(rows.shape, BLOCK):
         values = _transformed_windows(rows, block, space)
-        products = space.get("products", WINDOW**2, block.num_tiles, outputs)
+        products = space.get("windows", WINDOW**2, block.num_tiles, outputs)
         torch.bmm(values.view(WINDOW**2, -1, channels), weights, out=products)
-        tiles = space.get("tiles", TILE**2, block.num_tiles * outputs)
+        tiles = space.get("values", TILE**2, block.num_tiles * outputs)
         torch.mm(to_results, products.flatten(1), out=tiles)
         _write_tiles(tiles, result_rows, block, bias)
     return result
@@ -148,22 +189,14 @@ def _weight_gradient(rows: Tensor, gradient: Tensor) -> Tensor:
     channels, outputs = rows.shape[3], gradient.shape[3]
     total = rows.new_zeros((WINDOW**2, channels, outputs))
     space = Workspace()
-    for block in _blocks(rows.shape):
+    for block in _blocks(rows.shape, BLOCK_OF_GRADIENT):
         values = _transformed_windows(rows, block, space)
         tiles = _cut(gradient, block, space, name="tiles", margin=0)
-        products = space.get("products", WINDOW**2, block.num_tiles * outputs)
+        products = space.get("windows", WINDOW**2, block.num_tiles * outputs)
         torch.mm(from_results, tiles, out=products)
         total.baddbmm_(values.view(WINDOW**2, -1, channels).transpose(1, 2), products.view(WINDOW**2, -1, outputs))
     to_kernel = torch.kron(matrices.weights, matrices.weights).T.contiguous()
     return (to_kernel @ total.flatten(1)).view(KERNEL, KERNEL, channels, outputs).permute(3, 2, 0, 1)
-
-
-def _transformed(weight: Tensor) -> Tensor:
-    """(D, C, 3, 3) -> (36, C, D)."""
-    outputs, channels = weight.shape[:2]
-    matrix = _matrices().weights
-    by_tap = weight.permute(2, 3, 1, 0).reshape(KERNEL**2, channels * outputs)
-    return (torch.kron(matrix, matrix) @ by_tap).view(WINDOW**2, channels, outputs)
 
 
 def _transformed_windows(rows: Tensor, block: Block, space: Workspace) -> Tensor:
@@ -224,12 +257,12 @@ def _write_tiles(tiles: Tensor, result: Tensor, block: Block, bias: Tensor | Non
         torch.add(by_place, bias, out=target)
 
 
-def _blocks(shape: torch.Size) -> Iterator[Block]:
-    """About BLOCK tiles each: whole images, or rows of tiles of one image."""
+def _blocks(shape: torch.Size, tiles: int) -> Iterator[Block]:
+    """At most this many tiles each, or one row: whole images, or rows of tiles of one image."""
     num_images, height, width = shape[:3]
     rows, columns = -(-height // TILE), -(-width // TILE)
-    images_at_once = max(1, BLOCK // (rows * columns))
-    rows_at_once = min(rows, max(1, BLOCK // columns))
+    images_at_once = max(1, tiles // (rows * columns))
+    rows_at_once = min(rows, max(1, tiles // columns))
     for image in range(0, num_images, images_at_once):
         images = slice(image, min(image + images_at_once, num_images))
         for row in range(0, rows, rows_at_once):
