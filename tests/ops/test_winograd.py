@@ -1,11 +1,14 @@
 """Winograd's 3 x 3 convolution against torch's in double precision."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
+from mrcnn_zoo.inference.fused_layers import FusedConv2d
 from mrcnn_zoo.layers import Conv2d, FrozenBatchNorm2d, relu_
 from mrcnn_zoo.ops import winograd
 
@@ -63,21 +66,24 @@ def test_only_large_float32_maps_on_the_cpu() -> None:
         assert not winograd.is_faster(features, weight)
 
 
+@pytest.mark.parametrize("build", [lambda layer: layer, FusedConv2d], ids=["plain", "fused"])
 @pytest.mark.parametrize("settings", [{}, {"stride": 2}, {"dilation": 2}, {"groups": 2}], ids=str)
 def test_layers_of_large_maps_are_equal_up_to_rounding(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, int]
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], build: Callable[[Conv2d], nn.Module]
 ) -> None:
     torch.manual_seed(0)
     norm = FrozenBatchNorm2d(6)
     norm.running_mean.normal_()
     layer = Conv2d(4, 6, 3, norm=norm if not settings else None, activation=relu_, **settings)
-    features = torch.randn(2, 4, 13, 10)
-    expected = layer(features)
-    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
-    monkeypatch.setattr(winograd, "LEAST_CELLS", 1)
-    monkeypatch.setattr(winograd, "LEAST_SIDE", 1)
+    maps = [torch.randn(2, 4, 13, 10), torch.randn(1, 4, 9, 16)]
+    expected = [layer(features) for features in maps]
+    for limit in ("LEAST_CHANNELS", "LEAST_CELLS", "LEAST_SIDE"):
+        monkeypatch.setattr(winograd, limit, 1)
     calls = []
-    plain = winograd.convolve
-    monkeypatch.setattr(winograd, "convolve", lambda *inputs: calls.append(1) or plain(*inputs))
-    torch.testing.assert_close(layer(features), expected, atol=1e-5, rtol=1e-5)
-    assert len(calls) == (not settings)
+    for name in ("convolve", "convolve_with_transformed"):
+        plain = getattr(winograd, name)
+        monkeypatch.setattr(winograd, name, lambda *inputs, plain=plain: calls.append(1) or plain(*inputs))
+    tested = build(layer)
+    for features, wanted in zip(maps, expected, strict=True):
+        torch.testing.assert_close(tested(features), wanted, atol=1e-5, rtol=1e-5)
+    assert len(calls) == (0 if settings else len(maps))
