@@ -5,8 +5,9 @@ import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mrcnn_zoo.benchmark.models import (
     WEIGHTS_NOTE,
     ModelJob,
     ModelPlan,
+    Steps,
     build_models,
     settings_of,
     start_steps,
@@ -39,10 +41,17 @@ WARMUP_ROUNDS = 2  # compiled models measure their kernels in the first
 
 @dataclass(frozen=True)
 class Entrant:
-    """A candidate in a process of its own."""
+    """A candidate in a process of its own; picklable.
+
+    Args:
+        name: in the report.
+        start: loads the inputs in the new process; what it returns builds the rest and makes the steps of a round.
+        clock: seconds; time.process_time for work of one thread that other processes shall not disturb.
+    """
 
     name: str
-    job: ModelJob
+    start: Callable[[], Callable[[], Steps]]
+    clock: Callable[[], float] = time.perf_counter
 
 
 def benchmark_in_processes(plan: ModelPlan, variants: Sequence[Sequence[str]]) -> BenchmarkReport:
@@ -72,7 +81,7 @@ def benchmark_in_processes(plan: ModelPlan, variants: Sequence[Sequence[str]]) -
         settings = settings_of(plan, batches, models)
         del models
         entrants = _entrants(plan, variants, files)
-        timings, memory = _time_in_turns(entrants, repeats=plan.repeats)
+        timings, memory = time_in_turns(entrants, repeats=plan.repeats)
     return BenchmarkReport(
         task=plan.task,
         settings=settings,
@@ -83,29 +92,43 @@ def benchmark_in_processes(plan: ModelPlan, variants: Sequence[Sequence[str]]) -
 
 
 def _entrants(plan: ModelPlan, variants: Sequence[Sequence[str]], files: dict[str, str]) -> list[Entrant]:
-    entrants = [Entrant(OURS, ModelJob(plan, OURS, files[OURS]))]
+    entrants = [_entrant(OURS, ModelJob(plan, OURS, files[OURS]))]
     for overrides in variants:
         changes = {".".join(item.path): item.value for item in read_overrides(overrides)}
         cfg = changed_config(config_from_text(plan.config_text, trust=plan.trust), changes, source="--variant")
         own_plan = replace(plan, config_text=cfg.dump())
-        entrants.append(Entrant(f"{OURS} {' '.join(overrides)}", ModelJob(own_plan, OURS, files[OURS])))
+        entrants.append(_entrant(f"{OURS} {' '.join(overrides)}", ModelJob(own_plan, OURS, files[OURS])))
     if plan.is_against_torchvision:
-        entrants.append(Entrant(TORCHVISION, ModelJob(plan, TORCHVISION, files[TORCHVISION])))
+        entrants.append(_entrant(TORCHVISION, ModelJob(plan, TORCHVISION, files[TORCHVISION])))
         if plan.keeps_memory:
             plain = replace(plan, keeps_memory=False)
             entrants.append(
-                Entrant(f"{TORCHVISION}, default allocator", ModelJob(plain, TORCHVISION, files[TORCHVISION]))
+                _entrant(f"{TORCHVISION}, default allocator", ModelJob(plain, TORCHVISION, files[TORCHVISION]))
             )
     return entrants
 
 
-def _time_in_turns(entrants: Sequence[Entrant], *, repeats: int) -> tuple[list[Timing], dict[str, float]]:
+def _entrant(name: str, job: ModelJob) -> Entrant:
+    return Entrant(name, partial(start_steps, job))
+
+
+def time_in_turns(entrants: Sequence[Entrant], *, repeats: int) -> tuple[list[Timing], dict[str, float]]:
+    """Seconds of every round, and peak memory in MiB by name.
+
+    Args:
+        entrants: with names that differ.
+        repeats: measured rounds; the order alternates.
+
+    Raises:
+        UserError: raised in a process.
+        RuntimeError: a process failed; with its traceback.
+    """
     context = multiprocessing.get_context("spawn")
     processes, pipes = [], []
     try:
         for entrant in entrants:  # one after the other: they do not disturb each other's warm-up
             pipe, of_process = context.Pipe()
-            process = context.Process(target=_serve, args=(entrant.job, of_process), daemon=True)
+            process = context.Process(target=_serve, args=(entrant, of_process), daemon=True)
             process.start()
             of_process.close()
             processes.append(process)
@@ -145,10 +168,10 @@ def _answer(pipe: Connection, name: str) -> tuple[float, int]:
     return answer
 
 
-def _serve(job: ModelJob, pipe: Connection) -> None:
+def _serve(entrant: Entrant, pipe: Connection) -> None:
     """Answer each "round" with its seconds and instances, and the end with the peak memory in MiB."""
     try:
-        start = start_steps(job)
+        start, clock = entrant.start(), entrant.clock
         before = resident_mib()
         steps = start()
         for _ in range(WARMUP_ROUNDS):
@@ -156,9 +179,9 @@ def _serve(job: ModelJob, pipe: Connection) -> None:
                 step()
         pipe.send((0.0, 0))
         while pipe.recv() == "round":
-            begin = time.perf_counter()
+            begin = clock()
             produced = sum(step() for step in steps)
-            pipe.send((time.perf_counter() - begin, produced))
+            pipe.send((clock() - begin, produced))
         pipe.send((peak_resident_mib() - before, 0))
     except EOFError:  # the parent stopped
         return
@@ -176,11 +199,22 @@ def _ratios(timings: Sequence[Timing], memory: dict[str, float]) -> dict[str, fl
         for timing in timings:
             if timing is reference or (reference is timings[0] and timing.name.startswith(TORCHVISION)):
                 continue
-            rounds = [a / b for a, b in zip(reference.seconds, timing.seconds, strict=True)]
-            pair = f"{timing.name}, times as fast as {reference.name}"
-            ratios[f"{pair} (median of the rounds)"] = statistics.median(rounds)
-            ratios[f"{pair} (slowest round)"], ratios[f"{pair} (fastest round)"] = min(rounds), max(rounds)
-            if memory[reference.name] > 0:
-                pair = f"peak memory, {timing.name} / {reference.name}"
-                ratios[pair] = memory[timing.name] / memory[reference.name]
+            ratios |= ratios_of_rounds(timing, reference, memory)
+    return ratios
+
+
+def ratios_of_rounds(timing: Timing, reference: Timing, memory: dict[str, float]) -> dict[str, float]:
+    """How many times as fast a candidate is as another: median, smallest and largest ratio of the rounds; and memory.
+
+    Args:
+        timing: of the candidate.
+        reference: of the other, in the same rounds.
+        memory: peak in MiB by name.
+    """
+    rounds = [a / b for a, b in zip(reference.seconds, timing.seconds, strict=True)]
+    pair = f"{timing.name}, times as fast as {reference.name}"
+    ratios = {f"{pair} (median of the rounds)": statistics.median(rounds)}
+    ratios |= {f"{pair} (slowest round)": min(rounds), f"{pair} (fastest round)": max(rounds)}
+    if memory[reference.name] > 0:
+        ratios[f"peak memory, {timing.name} / {reference.name}"] = memory[timing.name] / memory[reference.name]
     return ratios

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 MODEL_TASKS = ("inference", "train")
-DEFAULT_BATCH_SIZE = {"inference": 1, "train": 2}
+COMPARED_TASKS = (*MODEL_TASKS, "data")  # that have --against
+DEFAULT_BATCH_SIZE = {"inference": 1, "train": 2, "data": 2}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
     """
     arguments = read_arguments(build_parser(), argv)
-    if arguments.against and arguments.task not in MODEL_TASKS:
-        raise UserError(f"--against applies to --task {' and '.join(MODEL_TASKS)}, not to {arguments.task}.")
+    if arguments.against and arguments.task not in COMPARED_TASKS:
+        raise UserError(f"--against applies to --task {', '.join(COMPARED_TASKS)}, not to {arguments.task}.")
     if (arguments.variant or arguments.separate) and arguments.task not in MODEL_TASKS:
         raise UserError(f"--separate and --variant apply to --task {' and '.join(MODEL_TASKS)}, not {arguments.task}.")
     with logging_lines(sys.stderr):
@@ -53,9 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(arguments: argparse.Namespace, cfg: CfgNode) -> "BenchmarkReport":
     from mrcnn_zoo.benchmark.data import benchmark_evaluation, benchmark_loading
+    from mrcnn_zoo.benchmark.loading import LoadingPlan, benchmark_loading_against_torchvision
     from mrcnn_zoo.benchmark.models import ModelPlan, benchmark_models
     from mrcnn_zoo.benchmark.separate import benchmark_in_processes
 
+    common: dict[str, Any] = {
+        "config_text": cfg.dump(),
+        "trust": code_modules(cfg),
+        "images": arguments.images,
+        "num_batches": arguments.num_batches,
+        "batch_size": arguments.batch_size or DEFAULT_BATCH_SIZE.get(arguments.task),
+        "repeats": arguments.repeats,
+        "keeps_memory": arguments.malloc == "keep",
+        "num_threads": arguments.threads,
+    }
+    if arguments.task == "data" and arguments.against:
+        return benchmark_loading_against_torchvision(LoadingPlan(**common))
     if arguments.task == "data":
         return benchmark_loading(cfg, arguments.images, num_batches=arguments.num_batches, repeats=arguments.repeats)
     if arguments.task == "eval":
@@ -64,17 +78,10 @@ def _measure(arguments: argparse.Namespace, cfg: CfgNode) -> "BenchmarkReport":
         )
     _check_inference(cfg)
     plan = ModelPlan(
-        config_text=cfg.dump(),
-        trust=code_modules(cfg),
+        **common,
         task=arguments.task,
         is_against_torchvision=arguments.against == "torchvision",
-        images=arguments.images,
-        num_batches=arguments.num_batches,
-        batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE[arguments.task],
-        repeats=arguments.repeats,
         mask_form=arguments.masks,
-        keeps_memory=arguments.malloc == "keep",
-        num_threads=arguments.threads,
         measures_memory=not arguments.no_memory,
     )
     if arguments.separate or arguments.variant:
@@ -109,6 +116,7 @@ def build_parser() -> CommandParser:
             "--task inference --images photos/ --image-size 400 600",
             "--task train --against torchvision --num-batches 2 --output train.json",
             "--task inference --against torchvision --variant MODEL.OPTIMIZE=fused --variant MODEL.OPTIMIZE=compiled",
+            "--task data --against torchvision --images coco_mini/train2017 --num-batches 30 --image-size 800 1333",
             "--task data --config-file Quickstart/mask_rcnn_R_18_FPN_digits.yaml",
             "--task eval --config-file Quickstart/mask_rcnn_R_18_FPN_digits.yaml --detections 50 --repeats 1",
         ),
@@ -116,7 +124,7 @@ def build_parser() -> CommandParser:
     add, count = parser.add_argument, whole_number(minimum=1)
     add("--task", required=True, choices=(*MODEL_TASKS, "data", "eval"), help="what is measured")
     add_config_option(parser, text=f"default: {DEFAULT_CONFIG}")
-    add("--against", choices=("torchvision",), help="also measure this model, interleaved with ours (inference, train)")
+    add("--against", choices=("torchvision",), help="also measure it, interleaved with ours (not for eval)")
     add("--separate", action="store_true", help="each model in a process of its own (inference, train)")
     text = "also measure ours with these keys, as 'KEY=VALUE KEY=VALUE'; repeatable; implies --separate"
     add("--variant", action="append", default=[], metavar="KEYS", help=text)
@@ -127,12 +135,12 @@ def build_parser() -> CommandParser:
         help="dataset, folder with annotations or, for inference, any image folder",
     )
     add("--image-size", type=count, nargs=2, metavar=("SHORTER", "LONGER"), help="sets INPUT.MIN_SIZE_* and MAX_SIZE_*")
-    add("--batch-size", type=count, metavar="N", help="images per batch (default: 1 for inference, 2 for train)")
+    add("--batch-size", type=count, metavar="N", help="images per batch (default: 1 for inference, else 2)")
     add("--num-batches", type=count, default=4, metavar="N", help="different batches per round (default: 4)")
     add("--repeats", type=count, default=5, metavar="N", help="measured rounds, after one warm-up round (default: 5)")
     add("--masks", choices=("bitmap", "rle"), default="bitmap", help="form of the predicted masks (default: bitmap)")
     add("--malloc", choices=("keep", "default"), default="keep", help="keep: glibc keeps freed memory (default)")
-    add("--threads", type=count, default=0, metavar="N", help="CPU threads of torch (default: torch's default)")
+    add("--threads", type=count, default=0, metavar="N", help="CPU threads (default: torch's; 1 for data)")
     add("--no-memory", action="store_true", help="skip the peak memory, which is measured in separate processes")
     add(
         "--detections",

@@ -5,8 +5,7 @@ full image, and encodings that come from files are checked first, because pycoco
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +22,6 @@ ImageSize = tuple[int, int]  # (height, width)
 FIRST_CODE = 48
 MAX_CHARACTERS = 8  # per number: 40 bits
 MORE_BIT, SIGN_BIT, VALUE_BITS, VALUE_MASK = 0x20, 0x10, 5, 0x1F
-
-
-class LabelMasks(NamedTuple):
-    """The masks of the R objects of a label image, in the order of their labels."""
-
-    labels: list[int]  # R
-    counts: list[str]  # R compressed run lengths
-    boxes: list[list[int]]  # R x1, y1, x2, y2 in whole pixels
-    areas: list[int]  # R pixels
 
 
 def encode(bitmap: NDArray[np.generic]) -> Rle:
@@ -68,79 +58,21 @@ def encode_runs(runs: Sequence[Runs], image_size: ImageSize) -> list[Rle]:
     return [_with_text(rle) for rle in coco_mask.frPyObjects(plain, *image_size)]
 
 
-def encode_labels(image: NDArray[np.generic]) -> LabelMasks:
-    """The masks of all labels of an image but 0; each is that of `encode(image == label)`.
-
-    The runs of all labels are found together, so that the time depends on the pixels and runs, not on the objects.
+def edges_of_masks(starts: Runs, ends: Runs, height: int | Runs, first: Runs) -> tuple[Runs, Runs, Runs, Runs]:
+    """(R,) left, top, right and bottom of the smallest boxes around masks, the last two excluded.
 
     Args:
-        image: (H, W) integers.
+        starts: (N,) first pixel of each run of ones, numbered down the columns.
+        ends: (N,) the pixel after each run.
+        height: of the image, or (N,) that of the image of each run.
+        first: (R,) the first run of each mask.
     """
-    height = image.shape[0]
-    flat = np.ascontiguousarray(image.T).reshape(-1)
-    if not len(flat):
-        return LabelMasks([], [], [], [])
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    ends = np.append(starts[1:], len(flat))
-    values = flat[starts]
-    order = np.argsort(values, kind="stable")
-    order = order[values[order] != 0]
-    starts, ends, values = starts[order], ends[order], values[order]
-    if not len(values):
-        return LabelMasks([], [], [], [])
-    first = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))  # run of each label
     left, right = starts // height, (ends - 1) // height
     is_in_column = left == right  # other runs go on at the top of the next column
     top = np.where(is_in_column, starts - left * height, 0)
     bottom = np.where(is_in_column, ends - left * height, height)
-    edges = [np.minimum.reduceat(left, first), np.minimum.reduceat(top, first)]
-    edges += [np.maximum.reduceat(right, first) + 1, np.maximum.reduceat(bottom, first)]
-    areas = np.add.reduceat(ends - starts, first)
-    counts = _compress_labels(starts, ends, first, len(flat))
-    return LabelMasks(values[first].tolist(), counts, np.stack(edges, axis=1).tolist(), areas.tolist())
-
-
-def _compress_labels(starts: Runs, ends: Runs, first: Runs, num_pixels: int) -> list[str]:
-    """Compressed counts of masks whose runs of ones stand one after the other.
-
-    Args:
-        starts: (N,) first pixel of each run, numbered down the columns.
-        ends: (N,) the pixel after each run.
-        first: (R,) the first run of each mask.
-        num_pixels: of the image.
-    """
-    num_runs = np.diff(first, append=len(starts))
-    mask_of_run = np.repeat(np.arange(len(first)), num_runs)
-    number = np.arange(len(starts)) - first[mask_of_run]  # of the run in its mask
-    ones = ends - starts
-    gaps = starts.copy()
-    gaps[1:] -= np.where(number[1:] > 0, ends[:-1], 0)
-    # From the fourth count on, the difference to the count two before is written.
-    written = np.zeros(2 * len(starts) + len(first), dtype=np.int64)
-    places = 2 * np.arange(len(starts)) + mask_of_run
-    written[places] = gaps - np.where(number > 1, np.append(0, gaps[:-1]), 0)
-    written[places + 1] = ones - np.where(number > 0, np.append(0, ones[:-1]), 0)
-    last = first + num_runs - 1
-    rest = num_pixels - ends[last]
-    written[places[last] + 2] = rest - np.where(num_runs > 1, gaps[last], 0)
-    is_written = np.ones(len(written), dtype=bool)
-    is_written[places[last] + 2] = rest > 0
-    sizes = 2 * num_runs + (rest > 0)
-    return _as_texts(written[is_written], sizes)
-
-
-def _as_texts(values: Runs, sizes: Runs) -> list[str]:
-    """The characters of numbers, R texts of `sizes` numbers each."""
-    magnitude = np.where(values < 0, ~values, values).astype(np.float64)
-    characters = np.frexp(magnitude)[1] // VALUE_BITS + 1  # the digits and a sign bit
-    number = np.repeat(np.arange(len(values)), characters)
-    ends = np.cumsum(characters)
-    position = np.arange(ends[-1]) - (ends - characters)[number]
-    codes = (values[number] >> (VALUE_BITS * position)) & VALUE_MASK
-    codes |= np.where(position + 1 < characters[number], MORE_BIT, 0)
-    text = (codes + FIRST_CODE).astype(np.uint8).tobytes().decode("ascii")
-    bounds = [0, *ends[np.cumsum(sizes) - 1].tolist()]
-    return [text[start:end] for start, end in pairwise(bounds)]
+    low = np.minimum.reduceat(left, first), np.minimum.reduceat(top, first)
+    return *low, np.maximum.reduceat(right, first) + 1, np.maximum.reduceat(bottom, first)
 
 
 def encode_polygons(polygons: Sequence[Sequence[float] | NDArray[np.float64]], image_size: ImageSize) -> Rle:
@@ -200,24 +132,49 @@ def decode_window(rle: Rle) -> MaskWindow | None:
     Raises:
         ValueError: see `read_runs`.
     """
-    height = int(rle["size"][0])
-    edges = np.cumsum(read_runs(rle))
-    box = bounding_box(compress(rle))
-    if box is None:
-        return None
-    left, top, right, bottom = box
-    ends = edges[1::2]
-    starts = edges[0::2][: len(ends)]
-    starts, ends = starts[ends > starts], ends[ends > starts]
+    return decode_windows([rle])[0]
+
+
+def decode_windows(rles: Sequence[Rle]) -> list[MaskWindow | None]:
+    """The masks in the smallest windows around them, all in a few array operations; None for an empty one.
+
+    Args:
+        rles: in any of the three forms, of images of any size.
+
+    Raises:
+        ValueError: see `read_runs`.
+    """
+    masks: list[MaskWindow | None] = [None] * len(rles)
+    runs, counts = _read_all_runs(rles)
+    is_one = _numbers(counts) % 2 == 1
+    ends = np.cumsum(runs)
+    starts = (ends - runs)[is_one]
+    origins = np.cumsum([0, *(int(rle["size"][0]) * int(rle["size"][1]) for rle in rles)])  # the images in one row
+    owners = np.repeat(np.arange(len(rles)), counts)[is_one]
+    starts, ends = starts - origins[owners], ends[is_one] - origins[owners]
+    is_used = ends > starts
+    starts, ends, owners = starts[is_used], ends[is_used], owners[is_used]
+    if not len(starts):
+        return masks
+    first = np.flatnonzero(np.diff(owners, prepend=-1))
+    heights = np.array([int(rle["size"][0]) for rle in rles])[owners]
+    left, top, right, bottom = edges_of_masks(starts, ends, heights, first)
     rows, columns = bottom - top, right - left
-    edges = np.empty(2 * len(starts) + 1, dtype=np.int64)  # the same runs, numbered down the columns of the window
-    edges[0:-1:2] = (starts // height - left) * rows + starts % height - top
-    edges[1::2] = ((ends - 1) // height - left) * rows + (ends - 1) % height - top + 1
-    edges[-1] = rows * columns
+    places = np.cumsum(rows * columns) - rows * columns
+    # The same runs, numbered down the columns of the windows, window after window.
+    of_run = np.repeat(np.arange(len(first)), np.diff(first, append=len(starts)))
+    shift = places[of_run] - left[of_run] * rows[of_run] - top[of_run]
+    edges = np.empty(2 * len(starts) + 1, dtype=np.int64)
+    edges[0:-1:2] = shift + starts // heights * rows[of_run] + starts % heights
+    edges[1::2] = shift + (ends - 1) // heights * rows[of_run] + (ends - 1) % heights + 1
+    edges[-1] = (rows * columns).sum()
     values = np.zeros(len(edges), dtype=np.uint8)
     values[1::2] = 1
-    bitmap = np.repeat(values, np.diff(edges, prepend=0)).reshape(columns, rows).T
-    return MaskWindow(left, top, bitmap)
+    pixels = np.repeat(values, np.diff(edges, prepend=0))
+    table = np.stack([owners[first], left, top, columns, rows, places], axis=1).tolist()
+    for owner, x, y, width, height, place in table:
+        masks[owner] = MaskWindow(x, y, pixels[place : place + width * height].reshape(width, height).T)
+    return masks
 
 
 def run_lengths(window: MaskWindow, image_size: ImageSize) -> Runs:
@@ -255,35 +212,79 @@ def read_runs(rle: Rle) -> Runs:
     Raises:
         ValueError: counts that are not run lengths of an image of the given size.
     """
-    counts = rle["counts"]
-    runs = np.asarray(counts, dtype=np.int64) if isinstance(counts, list | tuple) else _uncompress(counts)
-    height, width = rle["size"]
+    return _read_all_runs([rle])[0]
+
+
+def _read_all_runs(rles: Sequence[Rle]) -> tuple[Runs, Runs]:
+    """The runs of R masks one after the other, and their numbers (R,)."""
+    texts = [rle["counts"] for rle in rles]
+    if any(isinstance(counts, list | tuple) for counts in texts):
+        lists = [
+            np.asarray(counts, dtype=np.int64) if isinstance(counts, list | tuple) else _uncompress([counts])[0]
+            for counts in texts
+        ]
+        runs, numbers = np.concatenate(lists), np.array([len(item) for item in lists])
+    else:
+        runs, numbers = _uncompress(texts)
     if len(runs) and runs.min() < 0:
         raise ValueError("a run of its RLE has a negative length")
-    if int(runs.sum()) != height * width:
-        raise ValueError(f"the runs of its RLE cover {int(runs.sum())} pixels, {height} x {width} has {height * width}")
-    return runs
+    sums = np.diff(np.append(0, np.cumsum(runs))[np.append(0, np.cumsum(numbers))])
+    for rle, total in zip(rles, sums.tolist(), strict=True):
+        height, width = rle["size"]
+        if total != height * width:
+            raise ValueError(f"the runs of its RLE cover {total} pixels, {height} x {width} has {height * width}")
+    return runs, numbers
 
 
-def _uncompress(counts: str | bytes) -> Runs:
-    encoded = counts.encode() if isinstance(counts, str) else bytes(counts)
-    codes = np.frombuffer(encoded, dtype=np.uint8).astype(np.int64) - FIRST_CODE
+def _numbers(counts: Runs) -> Runs:
+    """0, 1, ... for each of R groups of `counts` members, one after the other."""
+    ends = np.cumsum(counts)
+    return np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
+
+
+def _uncompress(texts: Sequence[str | bytes]) -> tuple[Runs, Runs]:
+    """The numbers in R texts one after the other, and how many each has (R,)."""
+    encoded = [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
+    codes = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) - FIRST_CODE
     if len(codes) == 0:
-        return codes
-    if codes.min() < 0 or codes.max() >= 2 * MORE_BIT or codes[-1] & MORE_BIT:
+        return codes, np.zeros(len(texts), dtype=np.int64)
+    bounds = np.cumsum([len(text) for text in encoded])
+    has_more = codes & MORE_BIT != 0
+    if codes.min() < 0 or codes.max() >= 2 * MORE_BIT or has_more[bounds[bounds > 0] - 1].any():
         raise ValueError("its compressed RLE is cut off or has characters that do not belong there")
-    last = np.flatnonzero((codes & MORE_BIT) == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
+    last = np.flatnonzero(~has_more)
+    first = np.append(0, last[:-1] + 1)
     characters = last - first + 1
     if characters.max() > MAX_CHARACTERS:
         raise ValueError("its compressed RLE has a number that is too large for any image")
     position = np.arange(len(codes)) - np.repeat(first, characters)
     values = np.add.reduceat((codes & VALUE_MASK) << (VALUE_BITS * position), first)
     values -= np.where(codes[last] & SIGN_BIT, 1 << (VALUE_BITS * characters), 0)
-    # From the fourth run on, the difference to the run two before is written.
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
+    counts = np.diff(np.searchsorted(last, bounds), prepend=0)
+    return _sums_of_every_second(values, counts), counts
+
+
+def _sums_of_every_second(values: Runs, counts: Runs) -> Runs:
+    """The runs: from the fourth one of a mask on, the difference to the run two before is written.
+
+    Args:
+        values: of R masks, one after the other.
+        counts: (R,) how many each has.
+    """
+    pairs = (counts + 1) // 2
+    starts = 2 * (np.cumsum(pairs) - pairs)
+    # Each mask from an even place on: its even and its odd runs are the columns of a table.
+    places = _numbers(counts) + np.repeat(starts, counts)
+    table = np.zeros((int(pairs.sum()), 2), dtype=np.int64)
+    flat = table.reshape(-1)
+    flat[places] = values
+    used = starts[counts > 0]
+    leading = flat[used]
+    flat[used] = 0
+    sums = np.concatenate([np.zeros((1, 2), dtype=np.int64), table.cumsum(axis=0)])
+    runs = (sums[1:] - np.repeat(sums[starts // 2], pairs, axis=0)).reshape(-1)
+    runs[used] = leading
+    return runs[places]
 
 
 def _with_text(rle: Rle) -> Rle:

@@ -99,7 +99,7 @@ class BoxedBitmaps:
             ValueError: a window extends outside the image, or the lengths differ.
         """
         origins = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
-        arrays = [np.asarray(bitmap) != 0 for bitmap in bitmaps]
+        arrays = list(map(np.asarray, bitmaps))
         if len(origins) != len(arrays):
             raise ValueError(f"{len(arrays)} bitmaps with {len(origins)} origins")
         sizes = np.array([array.shape[::-1] for array in arrays], dtype=np.int64).reshape(-1, 2)
@@ -110,9 +110,10 @@ class BoxedBitmaps:
                 f"the window of mask {row}, {sizes[row].tolist()} pixels (width, height) from {origins[row].tolist()}, "
                 f"reaches outside its image of {image_size[1]} x {image_size[0]}"
             )
-        areas = sizes.prod(axis=1)
-        positions = np.cumsum(areas) - areas
-        flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.zeros(0, dtype=np.bool_)
+        positions = np.cumsum(areas := sizes.prod(axis=1)) - areas
+        flat = np.empty(int(areas.sum()), dtype=np.bool_)
+        for array, start in zip(arrays, positions.tolist(), strict=True):
+            np.not_equal(array, array.dtype.type(0), out=flat[start : start + array.size].reshape(array.shape))
         return cls(
             pixels=torch.from_numpy(flat.view(np.uint8)),
             windows=torch.from_numpy(np.concatenate((origins, sizes, positions[:, None]), axis=1)),

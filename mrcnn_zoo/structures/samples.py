@@ -83,16 +83,20 @@ class Batch:
         device = pixel_mean.device
         sizes = [sample.image_size for sample in samples]
         height, width = (round_up(max(side), size_divisibility) for side in zip(*sizes, strict=True))
-        pixels = torch.zeros((len(samples), len(pixel_mean), height, width), device=device)
+        pixels = torch.empty((len(samples), len(pixel_mean), height, width), device=device)
+        divides = device.type != "cpu" or not bool((pixel_std == 1).all())  # elsewhere the values are not looked at
         for row, sample in enumerate(samples):
             if len(sample.image) != len(pixel_mean):
                 raise ValueError(
                     f"{sample.file_name or sample.image_id}: the image has {len(sample.image)} channels where "
                     f"MODEL.PIXEL_MEAN has {len(pixel_mean)}. Give PIXEL_MEAN and PIXEL_STD one value per channel."
                 )
-            image = sample.image.to(device, non_blocking=True).float()
             h, w = sample.image_size
-            pixels[row, :, :h, :w] = (image - pixel_mean) / pixel_std
+            pixels[row, :, h:].zero_()
+            pixels[row, :, :h, w:].zero_()
+            image = pixels[row, :, :h, :w].copy_(sample.image.to(device, non_blocking=True)).sub_(pixel_mean)
+            if divides:
+                image.div_(pixel_std)
         return cls(
             pixels=pixels,
             image_sizes=sizes,

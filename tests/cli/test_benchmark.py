@@ -91,8 +91,15 @@ def test_evaluation_measures_every_backend_with_the_given_detections(tmp_path: P
 
 
 def test_against_is_refused_for_tasks_without_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--task", "data", "--against", "torchvision") == USAGE_ERROR
-    assert "--against applies to --task inference and train" in capsys.readouterr().err
+    assert run("--task", "eval", "--against", "torchvision") == USAGE_ERROR
+    assert "--against applies to --task inference, train, data" in capsys.readouterr().err
+
+
+def test_loading_is_compared_on_coco_files_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--task", "data", "--against", "torchvision", "INPUT.CROP.ENABLED=True") == USAGE_ERROR
+    assert "no INPUT.CROP.ENABLED = True; set it to False" in capsys.readouterr().err
+    assert run("--task", "data", "--against", "torchvision", "INPUT.RANDOM_FLIP=horizontal") == USAGE_ERROR
+    assert "reads a COCO file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("setting", ["TEST.AUG.ENABLED=True", "EVAL.GIVEN_BOXES=ground_truth"])

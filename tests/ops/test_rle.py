@@ -3,8 +3,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mrcnn_zoo.ops import rle as rle_ops
+from mrcnn_zoo.ops.label_images import encode_labels
 from mrcnn_zoo.ops.masks import MaskWindow
-from mrcnn_zoo.ops.rle import bounding_box, compress, decode_window, encode_windows, merge, read_runs
+from mrcnn_zoo.ops.rle import bounding_box, compress, decode_window, decode_windows, encode_windows, merge, read_runs
 
 SIZE = (5, 7)
 
@@ -83,6 +84,24 @@ def test_decoded_window_equals_mask(mask: np.ndarray) -> None:
     assert np.array_equal(full, mask)
 
 
+def test_masks_decoded_together_equal_each_alone() -> None:
+    bitmaps = [np.zeros((4, 5), np.uint8), *masks(), np.zeros((2, 3), np.uint8)]
+    for form in (lambda rle: rle, lambda rle: {"size": rle["size"], "counts": read_runs(rle).tolist()}):
+        rles = [coco_mask.encode(np.asfortranarray(bitmap)) for bitmap in bitmaps]
+        windows = decode_windows([form(rle) if row % 3 else rle for row, rle in enumerate(rles)])
+        for bitmap, rle, window in zip(bitmaps, rles, windows, strict=True):
+            box = [0, 0, 0, 0] if window is None else [window.x, window.y, *window.bitmap.shape[::-1]]
+            assert box == coco_mask.toBbox(rle).tolist()
+            if window is not None:
+                x1, y1, x2, y2 = window.box
+                assert np.array_equal(window.bitmap, bitmap[y1:y2, x1:x2])
+    assert decode_windows([]) == []
+    with pytest.raises(ValueError, match="cover 4 pixels, 3 x 2 has 6"):
+        decode_windows([rles[1], {"size": [3, 2], "counts": "13"}])
+    with pytest.raises(ValueError, match="cut off"):
+        decode_windows([{"size": [3, 2], "counts": "1P"}, rles[1]])
+
+
 @pytest.mark.parametrize("mask", masks())
 def test_bounding_box_equals_pycocotools(mask: np.ndarray) -> None:
     rle = coco_mask.encode(np.asfortranarray(mask))
@@ -151,7 +170,7 @@ def test_labels_are_encoded_as_each_mask_alone(labels: int, dtype: str) -> None:
     for _ in range(20):
         image = rng.integers(0, labels + 1, rng.integers(1, 12, 2))
         image = np.repeat(np.repeat(image, 3, axis=0), 5, axis=1).astype(dtype)[rng.integers(0, 3) :]
-        found = rle_ops.encode_labels(image)
+        found = encode_labels(image)
         assert found.labels == [label for label in np.unique(image).tolist() if label]
         for label, counts, box, area in zip(*found, strict=True):
             expected = coco_mask.encode(np.asfortranarray(image == label, dtype=np.uint8))
@@ -161,7 +180,7 @@ def test_labels_are_encoded_as_each_mask_alone(labels: int, dtype: str) -> None:
 
 
 def test_image_without_pixels_has_no_labels() -> None:
-    assert rle_ops.encode_labels(np.zeros((0, 5), np.uint8)).labels == []
+    assert encode_labels(np.zeros((0, 5), np.uint8)).labels == []
 
 
 def test_subtract_keeps_the_pixels_that_the_other_mask_lacks() -> None:

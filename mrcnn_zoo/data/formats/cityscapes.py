@@ -31,6 +31,7 @@ from mrcnn_zoo.data.paths import image_file_size
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.ops import rle
+from mrcnn_zoo.ops.label_images import encode_labels
 from mrcnn_zoo.structures import ImageSize
 
 # The classes with instances that Cityscapes evaluates, by their ids.
@@ -218,7 +219,7 @@ def _read_image(files: CityFiles, *, root: Path, image_root: Path, uses_ids: boo
         )
     objects = tuple(
         ObjectMask(counts, (box[0], box[1], box[2], box[3]), area, names[number])
-        for number, counts, box, area in zip(*rle.encode_labels(labels), strict=True)
+        for number, counts, box, area in zip(*encode_labels(labels), strict=True)
         if names.get(number)
     )
     return MaskedImage(files.image, size, objects, tuple(hidden), clipped=tuple(clipped))

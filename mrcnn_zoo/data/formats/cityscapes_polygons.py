@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from mrcnn_zoo.data.annotations.json_files import read_json
 from mrcnn_zoo.data.field_rules import short_repr
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.ops import rle
+from mrcnn_zoo.ops.label_images import encode_labels
 from mrcnn_zoo.structures import ImageSize
 
 # Levels of outlines of 0 and 1: pixels that touch at a corner are one region below one half, and two above.
@@ -116,7 +116,7 @@ def outlines_of_labels(labels: NDArray[np.int32]) -> list[tuple[int, Pixels]]:
 
 def _outlines(labels: NDArray[np.int32], *, level: float) -> list[tuple[int, Pixels]]:
     found = []
-    for number, (x1, y1, x2, y2) in zip(*rle.encode_labels(labels)[::2], strict=True):
+    for number, (x1, y1, x2, y2) in zip(*encode_labels(labels)[::2], strict=True):
         mask, corner = labels[y1:y2, x1:x2] == number, np.array([x1, y1])
         for ring in _outer_rings(mask, level=level):
             filled = draw([(1, ring.tolist())], mask.shape) != 0

@@ -38,6 +38,7 @@ from mrcnn_zoo.data.paths import EXAMPLES_SHOWN, image_file_size
 from mrcnn_zoo.data.records import Dataset, ImageRecord, InstanceRecord, RepairLog
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.ops import rle
+from mrcnn_zoo.ops.label_images import encode_labels
 
 IMAGES_WRITTEN, LABELS_WRITTEN = "images", "masks"  # folders, stardist's
 MAX_16_BIT = 65535
@@ -206,7 +207,7 @@ def _masked_image(
             f"{file.image} is {size[1]} x {size[0]}. A label image must have the size of its image."
         )
     labels, values = regions_of(labels) if has_regions else (labels, [])
-    masks = rle.encode_labels(labels)
+    masks = encode_labels(labels)
     objects = tuple(
         ObjectMask(counts, (box[0], box[1], box[2], box[3]), area, name)
         for name, counts, box, area in zip(

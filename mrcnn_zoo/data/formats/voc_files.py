@@ -14,7 +14,7 @@ from mrcnn_zoo.data.annotations.xml_files import Element, number_in, read_xml
 from mrcnn_zoo.data.classes import listed
 from mrcnn_zoo.data.images.reading import open_image
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.ops import rle
+from mrcnn_zoo.ops.label_images import encode_labels
 from mrcnn_zoo.ops.rle import Rle
 from mrcnn_zoo.structures import ImageSize
 
@@ -145,7 +145,7 @@ def read_masks(objects: Path, classes: Path | None, *, names: Mapping[int, str],
     """
     labels = _numbers_of(_read_values(objects, size))
     class_image = None if classes is None else _read_values(classes, size)
-    masks = rle.encode_labels(np.where(labels == VOID, 0, labels))
+    masks = encode_labels(np.where(labels == VOID, 0, labels))
     found = []
     for number, counts, box, _ in zip(*masks, strict=True):
         x1, y1, x2, y2 = box

@@ -13,7 +13,7 @@ from mrcnn_zoo.data.keypoints import FlipPairs
 from mrcnn_zoo.data.records import InstanceRecord, Polygons
 from mrcnn_zoo.data.transforms import AffineTransform
 from mrcnn_zoo.ops.masks import MaskWindow, tight_box
-from mrcnn_zoo.ops.rle import decode_window, encode_polygons
+from mrcnn_zoo.ops.rle import decode_windows, encode_polygons
 from mrcnn_zoo.structures import ImageSize, Targets
 from mrcnn_zoo.structures.masks import BoxedBitmaps
 
@@ -30,17 +30,14 @@ def map_masks(instances: Sequence[InstanceRecord], affine: AffineTransform) -> l
     Returns:
         R windows; None if no pixel of the mask is inside the frame.
     """
-    rows_of_polygons = [row for row, item in enumerate(instances) if not isinstance(item.segmentation, dict)]
-    outlines = _map_polygons([_polygons_of(instances[row]) for row in rows_of_polygons], affine)
-    windows: list[MaskWindow | None] = [None] * len(instances)
-    for row, polygons in zip(rows_of_polygons, outlines, strict=True):
-        windows[row] = rasterise(polygons, affine.size)
-    decoded = {
-        row: decode_window(item.segmentation)
-        for row, item in enumerate(instances)
-        if isinstance(item.segmentation, dict)
-    }
-    present = {row: window for row, window in decoded.items() if window is not None}
+    is_encoded = [isinstance(item.segmentation, dict) for item in instances]
+    outlines = _map_polygons(
+        [_polygons_of(item) for item in instances if not isinstance(item.segmentation, dict)], affine
+    )
+    drawn = iter(rasterise_all(outlines, affine.size))
+    decoded = iter(decode_windows([item.segmentation for item in instances if isinstance(item.segmentation, dict)]))
+    windows = [next(decoded) if encoded else next(drawn) for encoded in is_encoded]
+    present = {row: window for row, window in enumerate(windows) if is_encoded[row] and window is not None}
     windows_after = affine.map_windows(list(present.values()))
     for row, window in zip(present, windows_after, strict=True):
         windows[row] = window
@@ -56,11 +53,27 @@ def rasterise(polygons: Sequence[NDArray[np.float64]], size: ImageSize) -> MaskW
         polygons: of one instance, each (N, 2) x, y in pixels of the frame.
         size: (height, width) of the frame.
     """
+    return rasterise_all([polygons], size)[0]
+
+
+def rasterise_all(instances: Sequence[Sequence[NDArray[np.float64]]], size: ImageSize) -> list[MaskWindow | None]:
+    """What `rasterise` gives for the polygons of each of R instances.
+
+    Args:
+        instances: the polygons of each, (N, 2) x, y in pixels of the frame.
+        size: (height, width) of the frame.
+    """
     # Drawn as run lengths of the whole frame: pycocotools rounds relative to the origin, so shifting a polygon into its
     # window would change pixels at its border.
-    window = decode_window(encode_polygons([polygon.reshape(-1) for polygon in polygons], size))
-    if window is not None:
-        return window
+    encoded = [encode_polygons([polygon.reshape(-1) for polygon in polygons], size) for polygons in instances]
+    windows = decode_windows(encoded)
+    return [
+        _centre_pixel(polygons, size) if window is None else window
+        for polygons, window in zip(instances, windows, strict=True)
+    ]
+
+
+def _centre_pixel(polygons: Sequence[NDArray[np.float64]], size: ImageSize) -> MaskWindow | None:
     points = np.concatenate(polygons)
     x, y = np.floor((points.min(axis=0) + points.max(axis=0)) / 2).astype(int).tolist()
     if 0 <= y < size[0] and 0 <= x < size[1]:
