@@ -55,6 +55,7 @@ FORMAT_CHECKS = ["supervision>=0.25", "shapely>=2.0", "scikit-image>=0.22"]  # r
 VIDEO = ["av>=12.0"]  # predict on videos and cameras
 TABLES = ["pandas>=2.0"]  # Prediction.to_dataframe
 ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]  # exported models
+INT8 = ["torchao>=0.18"]  # MODEL.OPTIMIZE int8, with torch 2.14
 BROWSER = ["playwright>=1.40"]  # drives an installed Chromium in the tests of HTML pages
 CHECKS = ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.8"]
 
@@ -81,9 +82,10 @@ setup(
         "video": VIDEO,
         "tables": TABLES,
         "onnx": ONNX,
+        "int8": INT8,
         "dev": [
             *(*CHECKS, *BROWSER, *FORMAT_CHECKS, *EVALUATION_BACKENDS, *TIMM, *KERAS, *TIFF, *PROPOSALS),
-            *(*SEARCH, *SLURM, *VIDEO, *TABLES, *ONNX),
+            *(*SEARCH, *SLURM, *VIDEO, *TABLES, *ONNX, *INT8),
         ],
     },
     entry_points={"console_scripts": ["mrcnn-zoo=mrcnn_zoo.cli.main:main"]},

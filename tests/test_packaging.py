@@ -52,6 +52,7 @@ def imported_distributions() -> set[str]:
 def test_imports_equal_declared_requirements() -> None:
     required, imported = requirements("REQUIREMENTS"), imported_distributions()
     extras = ("EVALUATION_BACKENDS", "TIMM", "KERAS", "TIFF", "PROPOSALS", "SEARCH", "SLURM", "VIDEO", "TABLES", "ONNX")
+    extras = (*extras, "INT8")
     optional = set().union(*map(requirements, extras))
     assert imported - required - optional == set()
     assert required - imported == set(IMPORTED_ELSEWHERE)

@@ -188,7 +188,8 @@ def start_steps(job: ModelJob) -> Callable[[], Steps]:
         model = build(cfg)
         model.load_state_dict(torch.load(job.weights_file, weights_only=True, mmap=True))
         if job.name == OURS:
-            model = model if plan.task == "train" else build_optimized(cfg, model.eval())
+            if plan.task != "train":
+                model = build_optimized(cfg, model.eval(), lambda: [sample for batch in batches for sample in batch])
             return our_steps(model, batches, **options)
         return torchvision_steps(model, inputs, **options)
 

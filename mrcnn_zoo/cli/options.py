@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mrcnn_zoo.checkpoint import WeightsFile
+    from mrcnn_zoo.data.records import ImageSource
     from mrcnn_zoo.inference.trained import TrainedFile
 
 
@@ -173,6 +174,7 @@ def open_given_model(
     *,
     check: "Callable[[CfgNode, WeightsFile], None] | None" = None,
     takes_programs: bool = False,
+    images: "Sequence[ImageSource]" = (),
 ) -> "tuple[nn.Module, CfgNode, TrainedFile]":
     """A trained model with the config, keys and trusted modules of a command, on an available device.
 
@@ -181,6 +183,7 @@ def open_given_model(
         weights: see `given_weights`.
         check: see `open_trained`; calls `prepare_device`, as is done without it.
         takes_programs: see `open_trained`.
+        images: see `open_trained`.
 
     Raises:
         UserError: as `open_trained` and `prepare_device`.
@@ -194,6 +197,7 @@ def open_given_model(
         trust=arguments.trust,
         check=check or (lambda cfg, _: prepare_device(cfg)),
         takes_programs=takes_programs,
+        images=images,
     )
 
 

@@ -220,7 +220,8 @@ def _open(arguments: argparse.Namespace, weights: str, found: FoundImages) -> _O
         if tiling is not None:
             check_predicts_tiles(cfg, has_given_boxes=boxes is not None, option="--tiles")
 
-    model, cfg, trained = open_given_model(arguments, weights, check=check, takes_programs=True)
+    images = [source for source, _ in found.sources()]
+    model, cfg, trained = open_given_model(arguments, weights, check=check, takes_programs=True, images=images)
     if boxes is not None and given is not None:
         class_of_id = boxes.class_of_id(trained.class_names, trained.category_ids, images=given.values())
         model = build_given_box_detector(cfg, model, box_source_of_files(given, class_of_id), option="--boxes")

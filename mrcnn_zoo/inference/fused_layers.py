@@ -20,9 +20,10 @@ class FusedConv2d(nn.Module):
     Args:
         conv: in evaluation mode.
         dtype: of weight and result.
+        uses_kernel: of oneDNN, where there is one; else of torch.
     """
 
-    def __init__(self, conv: Conv2d, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, conv: Conv2d, dtype: torch.dtype = torch.float32, *, uses_kernel: bool = True) -> None:
         super().__init__()
         norm = freeze_batch_norms(conv.norm) if isinstance(conv.norm, nn.BatchNorm2d) else conv.norm
         with torch.no_grad():
@@ -37,7 +38,7 @@ class FusedConv2d(nn.Module):
         # 2048 channels took four to six times longer (avx512_vnni, torch 2.14.1; dev/BENCHMARKS.md).
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self.has_kernel = has_fused_kernel(weight)
+        self.has_kernel = uses_kernel and has_fused_kernel(weight)
         self._transformed_weight: Tensor | None = None  # computed for the first large map
 
     def forward(self, features: Tensor) -> Tensor:
@@ -120,18 +121,19 @@ def has_fused_kernel(weight: Tensor) -> bool:
     return has_kernels and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
 
 
-def fuse_layers(model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+def fuse_layers(model: nn.Module, dtype: torch.dtype = torch.float32, *, uses_kernels: bool = True) -> None:
     """Replace the convolutions and residual blocks of a model in evaluation mode, in place.
 
     Args:
         model: any module.
         dtype: of the weights of the convolutions.
+        uses_kernels: without, norms are folded into torch's convolutions, and nothing else is fused.
     """
     for name, child in list(model.named_children()):
         if type(child) is Conv2d:
-            setattr(model, name, FusedConv2d(child, dtype))
+            setattr(model, name, FusedConv2d(child, dtype, uses_kernel=uses_kernels))
             continue
-        fuse_layers(child, dtype)
+        fuse_layers(child, dtype, uses_kernels=uses_kernels)
         is_block = type(child) is BasicBlock or (type(child) is BottleneckBlock and child.deformation is None)
         if is_block and _has_fused_end(child):
             follows_block = isinstance(model, nn.Sequential) and name != "0"

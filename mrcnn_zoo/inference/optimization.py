@@ -2,40 +2,50 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
+from mrcnn_zoo.inference.calibration import build_calibration_samples
+from mrcnn_zoo.inference.dense_stages import stages_of
 from mrcnn_zoo.inference.fused_layers import fuse_layers
+from mrcnn_zoo.inference.int8 import quantize_stages
 from mrcnn_zoo.model_zoo.download import cache_folder
+from mrcnn_zoo.structures import Sample
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DENSE_STAGES = ("backbone", "proposal_generator.rpn_head", "head")
 PREDICTING_METHODS = ("predict", "predict_in_boxes", "propose")  # of detectors
 
 logger = logging.getLogger(__name__)
 
 
-def build_optimized(cfg: CfgNode, model: nn.Module) -> nn.Module:
+def build_optimized(
+    cfg: CfgNode, model: nn.Module, calibration: Callable[[], Sequence[Sample]] | None = None
+) -> nn.Module:
     """The detector as MODEL.OPTIMIZE and MODEL.DTYPE say; changed in place, and no longer to be trained or saved.
 
     Args:
         cfg: of the model.
         model: with its weights, in evaluation mode.
+        calibration: gives the images for int8; None for those of MODEL.INT8.
 
     Raises:
-        UserError: a type that the device does not have.
+        UserError: a type that the device does not have; for int8, see `quantize_stages`.
     """
     way, dtype = cfg.MODEL.OPTIMIZE, DTYPES[cfg.MODEL.DTYPE]
     device = next(model.parameters()).device
     if dtype == torch.float16 and device.type == "cpu":
         raise UserError("MODEL.DTYPE float16 needs a GPU: use bfloat16 or float32 on the CPU.")
+    if way == "int8":
+        _check_int8(device, cfg.MODEL.DTYPE)
     if way == "compiled" and can_compile(device, cfg.MODEL.DTYPE):
         compile_dense_stages(model)
+    elif way == "int8" and can_compile(device, way=way):
+        quantize_stages(model, calibration or (lambda: build_calibration_samples(cfg)))
     elif way != "none":
         with torch.no_grad():
             fuse_layers(model, dtype)
@@ -71,17 +81,17 @@ def compile_dense_stages(model: nn.Module) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     model.requires_grad_(False)
     is_on_cpu = next(model.parameters()).device.type == "cpu"
-    for name in DENSE_STAGES:
-        with suppress(AttributeError):  # detectors have two of them
-            model.get_submodule(name).compile(dynamic=True, fullgraph=True, options={"freezing": is_on_cpu})
+    for stage in stages_of(model).values():
+        stage.compile(dynamic=True, fullgraph=True, options={"freezing": is_on_cpu})
 
 
-def can_compile(device: torch.device, dtype: str = "float32") -> bool:
-    """Whether MODEL.OPTIMIZE compiled takes the type, and torch.compile finds what it needs; logs why not otherwise.
+def can_compile(device: torch.device, dtype: str = "float32", *, way: str = "compiled") -> bool:
+    """Whether MODEL.OPTIMIZE compiled takes the type, and inductor finds what it needs; logs why not otherwise.
 
     Args:
         device: of the model.
         dtype: MODEL.DTYPE.
+        way: MODEL.OPTIMIZE, compiled or int8.
     """
     if dtype != "float32":
         logger.warning("MODEL.OPTIMIZE compiled is for MODEL.DTYPE float32, not %s: using fused.", dtype)
@@ -92,11 +102,21 @@ def can_compile(device: torch.device, dtype: str = "float32") -> bool:
         get_cpp_compiler()
     except Exception as error:  # of a private class of torch
         logger.warning(
-            "MODEL.OPTIMIZE compiled needs a C++ compiler, e.g. g++, and there is none (%s): using fused.",
+            "MODEL.OPTIMIZE %s needs a C++ compiler, e.g. g++, and there is none (%s): using fused.",
+            way,
             type(error).__name__,
         )
         return False
     return True
+
+
+def _check_int8(device: torch.device, dtype: str) -> None:
+    if device.type != "cpu":
+        raise UserError(f"MODEL.OPTIMIZE int8 is for the CPU, and the device is {device}: set MODEL.DEVICE cpu.")
+    if dtype != "float32":
+        raise UserError(
+            f"MODEL.OPTIMIZE int8 with MODEL.DTYPE {dtype}: what is not int8 stays float32. Leave MODEL.DTYPE out."
+        )
 
 
 def get_cpp_compiler() -> str:

@@ -17,8 +17,10 @@ from mrcnn_zoo.config.rules import class_count
 from mrcnn_zoo.config.values import read_overrides
 from mrcnn_zoo.data.classes import check_class_count, distinct_names
 from mrcnn_zoo.data.images.pixels import RANGE
+from mrcnn_zoo.data.records import ImageSource
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.export.programs import is_program
+from mrcnn_zoo.inference.calibration import build_calibration_samples
 from mrcnn_zoo.inference.exported import build_exported_detector, open_exported
 from mrcnn_zoo.inference.optimization import build_optimized
 from mrcnn_zoo.interop import coco_classes
@@ -75,6 +77,7 @@ def open_trained(
     meta: Mapping[str, Any] | None = None,
     check: Callable[[CfgNode, WeightsFile], None] | None = None,
     takes_programs: bool = False,
+    images: Sequence[ImageSource] = (),
 ) -> tuple[nn.Module, CfgNode, TrainedFile]:
     """As `load_trained`, but returns the file with the report of its weights.
 
@@ -86,6 +89,7 @@ def open_trained(
         meta: added to the metadata of the file.
         check: called with the config and the file before the model is built; raises UserError to refuse it.
         takes_programs: whether a file of `mrcnn-zoo export` will do, which has only `predict`.
+        images: to be predicted on; MODEL.OPTIMIZE int8 may be calibrated on them.
     """
     cfg = None if config is None else load_config(config, overrides)
     weights = weights or (_typed_weights(overrides) if cfg is None else cfg.MODEL.WEIGHTS)
@@ -103,7 +107,7 @@ def open_trained(
     cfg = with_value_range_of(cfg, file) if cfg else _config_of(file, overrides, trust)
     if check is not None:
         check(cfg, file)
-    model, trained = fill_model(cfg, file)
+    model, trained = fill_model(cfg, file, images)
     _warn_of_other_settings(trained.report, cfg)
     return model, cfg, trained
 
@@ -133,15 +137,16 @@ def _typed_weights(overrides: Sequence[Any]) -> str:
     return str(values[-1]) if values else ""
 
 
-def fill_model(cfg: CfgNode, file: WeightsFile) -> tuple[nn.Module, TrainedFile]:
+def fill_model(cfg: CfgNode, file: WeightsFile, images: Sequence[ImageSource] = ()) -> tuple[nn.Module, TrainedFile]:
     """Build the model of a config in evaluation mode, load all of its weights, and optimise it as MODEL.OPTIMIZE says.
 
     Args:
         cfg: of the model.
         file: with its weights.
+        images: see `open_trained`.
 
     Raises:
-        UserError: the file has another number of classes, or lacks weights of the model.
+        UserError: the file has another number of classes, lacks weights of the model, or see `build_optimized`.
     """
     class_names = class_names_of(file)
     stored_count = len(class_names) or stored_class_count(file.weights)
@@ -152,7 +157,8 @@ def fill_model(cfg: CfgNode, file: WeightsFile) -> tuple[nn.Module, TrainedFile]
     refuse_gaps(report)
     logger.info("%s on %s", type(model).__name__, next(model.parameters()).device)
     ids = category_ids_of(file, class_names, count=len(class_names) or class_count(cfg) or 1)
-    return build_optimized(cfg, model), TrainedFile(file, class_names, ids, report)
+    model = build_optimized(cfg, model, lambda: build_calibration_samples(cfg, images))
+    return model, TrainedFile(file, class_names, ids, report)
 
 
 def config_of_weights(weights: str | Path, overrides: Sequence[Any] = (), *, trust: Iterable[str] = ()) -> CfgNode:

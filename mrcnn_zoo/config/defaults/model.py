@@ -155,8 +155,22 @@ NEW_KEYS = (
         "MODEL.OPTIMIZE",
         "none",
         "How the layers of a model are optimised at inference: none; fused (norms, activations and additions in the "
-        "convolutions); compiled (torch.compile). Training, with its evaluations, runs with none.",
-        choices=("none", "fused", "compiled"),
+        "convolutions); compiled (torch.compile); int8 (compiled with 8-bit integers, on x86 processors). Training, "
+        "with its evaluations, runs with none.",
+        choices=("none", "fused", "compiled", "int8"),
+    ),
+    Key(
+        "MODEL.INT8.CALIBRATION",
+        [],
+        "Images on which MODEL.OPTIMIZE int8 measures the ranges of activations: datasets, folders, files or patterns; "
+        "empty for the images given to predict, else those of DATASETS.TEST.",
+        element_types=(str,),
+    ),
+    Key(
+        "MODEL.INT8.NUM_IMAGES",
+        16,
+        "How many images of MODEL.INT8.CALIBRATION are taken, as far apart as there are.",
+        range=AT_LEAST_ONE,
     ),
     Key(
         "MODEL.DTYPE",
