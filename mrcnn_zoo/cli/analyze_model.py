@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
 from mrcnn_zoo.cli.options import (
     add_config_option,
@@ -25,29 +23,15 @@ from mrcnn_zoo.cli.options import (
 )
 from mrcnn_zoo.cli.parser import CommandParser, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data import ImageRecord, build_eval_mapper
-from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.inspection.figures import picture_of
-from mrcnn_zoo.inspection.model.analysis import (
-    ModelAnalysis,
-    analysis_table,
-    analyze_model,
-    rows_as_csv,
-    rows_as_dicts,
-    uncounted_note,
-)
-from mrcnn_zoo.inspection.model.weight_findings import (
-    Finding,
-    find_in_outputs,
-    find_in_weights,
-    findings_text,
-    weight_figure,
-)
-from mrcnn_zoo.inspection.pictures import save_picture
-from mrcnn_zoo.modeling import build_model
-from mrcnn_zoo.modeling.proposal_generators.precomputed import PrecomputedProposals
 from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace, write_json, write_text
-from mrcnn_zoo.structures import Proposals, Sample
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mrcnn_zoo.inspection.model.analysis import ModelAnalysis
+    from mrcnn_zoo.inspection.model.weight_findings import Finding
+    from mrcnn_zoo.structures import Proposals, Sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,6 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     arguments = read_arguments(parser, argv)
+
+    from mrcnn_zoo.inspection.model.analysis import analysis_table, analyze_model
+    from mrcnn_zoo.inspection.model.weight_findings import (
+        find_in_outputs,
+        find_in_weights,
+        findings_text,
+        weight_figure,
+    )
+
     if arguments.weights is None:
         require_config(parser, arguments)
     with logging_lines(sys.stderr):
@@ -99,8 +92,12 @@ def _folder(arguments: argparse.Namespace) -> Path | None:
     return folder
 
 
-def _load(arguments: argparse.Namespace) -> tuple[nn.Module, CfgNode, nn.Module | None]:
+def _load(arguments: argparse.Namespace) -> "tuple[nn.Module, CfgNode, nn.Module | None]":
     """The model, its config, and the same model with initial weights where the first has others."""
+    import torch
+
+    from mrcnn_zoo.modeling import build_model
+
     if arguments.weights is not None:
         model, cfg, _ = open_given_model(arguments, given_weights(arguments))
         return model, cfg, build_model(cfg)
@@ -110,16 +107,22 @@ def _load(arguments: argparse.Namespace) -> tuple[nn.Module, CfgNode, nn.Module 
     return build_model(cfg).eval(), cfg, None
 
 
-@torch.no_grad()
-def _clear_last_layers(model: nn.Module) -> None:
+def _clear_last_layers(model: "nn.Module") -> None:
     """Make the anchors the proposals: boxes of initial weights are arbitrary, and may leave no region for the heads."""
     for name, parameter in model.named_parameters():
         if name.endswith(".weight") and name.split(".")[-2] in LAST_LAYERS:
-            parameter.zero_()
+            parameter.detach().zero_()
 
 
-def _sample(cfg: CfgNode, model: nn.Module, arguments: argparse.Namespace) -> Sample:
+def _sample(cfg: CfgNode, model: "nn.Module", arguments: argparse.Namespace) -> "Sample":
     """The image of --image, or noise of the size of test images; with random proposals where the model reads some."""
+    import torch
+
+    from mrcnn_zoo.data import ImageRecord, build_eval_mapper
+    from mrcnn_zoo.data.images.reading import FileImage
+    from mrcnn_zoo.modeling.proposal_generators.precomputed import PrecomputedProposals
+    from mrcnn_zoo.structures import Sample
+
     mapper = build_eval_mapper(cfg)
     if arguments.image is not None:
         source = FileImage(arguments.image)
@@ -136,7 +139,11 @@ def _sample(cfg: CfgNode, model: nn.Module, arguments: argparse.Namespace) -> Sa
     return sample
 
 
-def _random_proposals(sample: Sample, count: int) -> Proposals:
+def _random_proposals(sample: "Sample", count: int) -> "Proposals":
+    import torch
+
+    from mrcnn_zoo.structures import Proposals
+
     generator = torch.Generator().manual_seed(0)
     height, width = sample.image_size
     corners = torch.rand((count, 2, 2), generator=generator) * torch.tensor([width, height])
@@ -144,7 +151,9 @@ def _random_proposals(sample: Sample, count: int) -> Proposals:
     return Proposals(sample.image_size, boxes, torch.zeros(count))
 
 
-def _summary(analysis: ModelAnalysis, sample: Sample, arguments: argparse.Namespace) -> str:
+def _summary(analysis: "ModelAnalysis", sample: "Sample", arguments: argparse.Namespace) -> str:
+    from mrcnn_zoo.inspection.model.analysis import uncounted_note
+
     model = analysis.row("")
     height, width = sample.image_size
     given = arguments.image or "noise of the test size (INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, at most 4:3)"
@@ -164,7 +173,10 @@ def _summary(analysis: ModelAnalysis, sample: Sample, arguments: argparse.Namesp
     return "\n".join([*lines, *([note] if note else [])])
 
 
-def _write(folder: Path, analysis: ModelAnalysis, findings: Sequence[Finding], figure: "Figure") -> list[Path]:
+def _write(folder: Path, analysis: "ModelAnalysis", findings: "Sequence[Finding]", figure: "Figure") -> list[Path]:
+    from mrcnn_zoo.inspection.model.analysis import rows_as_csv, rows_as_dicts
+    from mrcnn_zoo.inspection.pictures import save_picture
+
     content = {
         "modules": rows_as_dicts(analysis),
         "uncounted": dict(analysis.uncounted),

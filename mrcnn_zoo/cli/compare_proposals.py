@@ -7,10 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mrcnn_zoo.checkpoint import WeightsFile
-from mrcnn_zoo.checkpoint.sources import find_weights
 from mrcnn_zoo.cli.options import (
     add_config_option,
     add_output_options,
@@ -23,31 +21,17 @@ from mrcnn_zoo.cli.options import (
 )
 from mrcnn_zoo.cli.parser import CONFIG_SUFFIXES, CommandParser, names_key, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode, load_config
-from mrcnn_zoo.data import load_dataset, load_test
-from mrcnn_zoo.data.proposals import is_proposal_file
-from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.evaluation.preflight import evaluated_part
-from mrcnn_zoo.evaluation.proposal_comparison import (
-    ProposalSource,
-    SourceRecall,
-    build_generator_source,
-    build_stored_source,
-    comparison_csv,
-    comparison_report,
-    measure_recall,
-    overall_table,
-    size_table,
-)
-from mrcnn_zoo.evaluation.proposal_jobs import fit_min_box_area, needs_weights
-from mrcnn_zoo.inference.trained import open_trained
-from mrcnn_zoo.inspection.plots import save_proposal_recall
 from mrcnn_zoo.model_zoo import index
-from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace, write_text
 from mrcnn_zoo.progress import fitted
 from mrcnn_zoo.registries import PROPOSAL_GENERATORS
 from mrcnn_zoo.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.checkpoint import WeightsFile
+    from mrcnn_zoo.data.records import Dataset
+    from mrcnn_zoo.evaluation.proposal_comparison import ProposalSource, SourceRecall
 
 REPORT, TABLE, PICTURE = "proposals.md", "proposals.csv", "proposals.png"
 NAMED = re.compile(r"([^=:]+)=(.*)")  # not an address with "="
@@ -79,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
     """
     arguments = read_arguments(build_parser(), argv)
+
+    from mrcnn_zoo.evaluation.proposal_comparison import measure_recall, overall_table, size_table
+
     sources = read_sources(arguments.proposals)
     with logging_lines(sys.stderr):
         if arguments.output is not None:
@@ -136,8 +123,11 @@ def _implied(arguments: argparse.Namespace, config: str | None) -> list[Any]:
     return [*count, *(ORIGINAL_SIZE if config is None else ())]
 
 
-def _load_annotated(arguments: argparse.Namespace, cfg: CfgNode) -> Dataset:
+def _load_annotated(arguments: argparse.Namespace, cfg: CfgNode) -> "Dataset":
     """The images of `--dataset` to compare on."""
+    from mrcnn_zoo.data import load_dataset, load_test
+    from mrcnn_zoo.evaluation.preflight import evaluated_part
+
     names = [arguments.dataset] if arguments.dataset else list(cfg.DATASETS.TEST)
     if len(names) != 1:
         named = f"{', '.join(names)} are several" if names else "DATASETS.TEST is empty"
@@ -148,7 +138,10 @@ def _load_annotated(arguments: argparse.Namespace, cfg: CfgNode) -> Dataset:
     return dataset
 
 
-def _build_source(argument: SourceArgument, arguments: argparse.Namespace, dataset: Dataset) -> ProposalSource:
+def _build_source(argument: SourceArgument, arguments: argparse.Namespace, dataset: "Dataset") -> "ProposalSource":
+    from mrcnn_zoo.data.proposals import is_proposal_file
+    from mrcnn_zoo.evaluation.proposal_comparison import build_stored_source
+
     source, path = argument.source, Path(argument.source).expanduser()
     is_address, is_code = "://" in source, ":" in source and "://" not in source and not path.exists()
     if is_code or source in PROPOSAL_GENERATORS:
@@ -165,10 +158,14 @@ def _build_source(argument: SourceArgument, arguments: argparse.Namespace, datas
     return build_stored_source(argument.name, dataset, path)
 
 
-def _build_trained(argument: SourceArgument, arguments: argparse.Namespace, dataset: Dataset) -> ProposalSource:
+def _build_trained(argument: SourceArgument, arguments: argparse.Namespace, dataset: "Dataset") -> "ProposalSource":
+    from mrcnn_zoo.checkpoint.sources import find_weights
+    from mrcnn_zoo.evaluation.proposal_comparison import build_generator_source
+    from mrcnn_zoo.inference.trained import open_trained
+
     weights = argument.source if "://" in argument.source else str(find_weights(argument.source))
 
-    def check(cfg: CfgNode, _: WeightsFile) -> None:
+    def check(cfg: CfgNode, _: "WeightsFile") -> None:
         prepare_device(cfg)
 
     model, cfg, _ = open_trained(
@@ -181,7 +178,11 @@ def _build_trained(argument: SourceArgument, arguments: argparse.Namespace, data
     return build_generator_source(cfg, argument.name, dataset, model)
 
 
-def _build_generator(argument: SourceArgument, arguments: argparse.Namespace, dataset: Dataset) -> ProposalSource:
+def _build_generator(argument: SourceArgument, arguments: argparse.Namespace, dataset: "Dataset") -> "ProposalSource":
+    from mrcnn_zoo.evaluation.proposal_comparison import build_generator_source
+    from mrcnn_zoo.evaluation.proposal_jobs import fit_min_box_area, needs_weights
+    from mrcnn_zoo.modeling import build_model
+
     if argument.source == "PrecomputedProposals":
         raise UserError(f"--proposals {argument.source} has no proposals of its own: name the proposal file instead.")
     config = argument.config or arguments.config_file
@@ -198,7 +199,10 @@ def _build_generator(argument: SourceArgument, arguments: argparse.Namespace, da
     return build_generator_source(cfg, argument.name, dataset, model)
 
 
-def _write(results: Sequence[SourceRecall], dataset: Dataset, folder: Path) -> list[Path]:
+def _write(results: "Sequence[SourceRecall]", dataset: "Dataset", folder: Path) -> list[Path]:
+    from mrcnn_zoo.evaluation.proposal_comparison import comparison_csv, comparison_report
+    from mrcnn_zoo.inspection.plots import save_proposal_recall
+
     return [
         write_text(folder / REPORT, comparison_report(results, dataset, picture=PICTURE)),
         write_text(folder / TABLE, comparison_csv(results)),

@@ -6,16 +6,16 @@ The config is written beside the weights, with the suffix .yaml.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mrcnn_zoo.choices import CHECKPOINT_KINDS, OURS
 from mrcnn_zoo.cli.options import add_config_option, add_output_options, add_overrides, add_trust_option, logging_lines
 from mrcnn_zoo.cli.parser import CommandParser, not_negative, read_arguments
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.interop.conversion.convert import KINDS, OURS, Converted, check_target, convert_checkpoint
-from mrcnn_zoo.interop.conversion.verify import open_image, verify
-from mrcnn_zoo.interop.mmdetection.config import SETTINGS_KEY, read_config_file
-from mrcnn_zoo.interop.torchvision.detectors import FROZEN_EPS_KEY
 from mrcnn_zoo.output_files import check_output_file
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.interop.conversion.convert import Converted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
     """
     arguments = read_arguments(build_parser(), argv)
+
+    from mrcnn_zoo.interop.conversion.convert import convert_checkpoint
+    from mrcnn_zoo.interop.conversion.verify import open_image, verify
+
     with logging_lines():
         target = _target(arguments)
         if arguments.verify:
@@ -48,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _target(arguments: argparse.Namespace) -> Path:
     """DST or `--output`; refuses existing weights or config without `--overwrite`."""
+    from mrcnn_zoo.interop.conversion.convert import check_target
+
     if arguments.output is None and arguments.target is None:
         raise UserError(f"the file to write is missing: mrcnn-zoo convert-checkpoint {arguments.source} DST.pth")
     option, target = ("DST", arguments.target) if arguments.output is None else ("--output", arguments.output)
@@ -60,6 +66,9 @@ def _target(arguments: argparse.Namespace) -> Path:
 
 
 def _meta(arguments: argparse.Namespace) -> dict[str, Any]:
+    from mrcnn_zoo.interop.mmdetection.config import SETTINGS_KEY, read_config_file
+    from mrcnn_zoo.interop.torchvision.detectors import FROZEN_EPS_KEY
+
     meta: dict[str, Any] = {}
     if arguments.frozen_bn_eps is not None:
         meta[FROZEN_EPS_KEY] = arguments.frozen_bn_eps
@@ -68,7 +77,7 @@ def _meta(arguments: argparse.Namespace) -> dict[str, Any]:
     return meta
 
 
-def _describe(converted: Converted) -> None:
+def _describe(converted: "Converted") -> None:
     print(converted.report)
     unused = converted.report.skipped
     print(f"unused in {converted.report.source}: {', '.join(unused) if unused else 'nothing'}")
@@ -90,7 +99,7 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("source", metavar="SRC", help="weights: a path, a URL, detectron2://... or zoo://NAME")
     parser.add_argument("target", metavar="DST", nargs="?", help="file to write, .pth or .safetensors")
-    parser.add_argument("--to", choices=KINDS, default=OURS, help="project that reads DST (default: ours)")
+    parser.add_argument("--to", choices=CHECKPOINT_KINDS, default=OURS, help="project that reads DST (default: ours)")
     add_output_options(
         parser, text="same as DST", overwrite="replace DST and its .yaml where they exist", metavar="DST"
     )

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from mrcnn_zoo.cli.data_options import (
     add_source_options,
@@ -12,10 +13,10 @@ from mrcnn_zoo.cli.data_options import (
     write_target,
 )
 from mrcnn_zoo.cli.parser import CommandParser
-from mrcnn_zoo.data.catalog import load_dataset
-from mrcnn_zoo.data.derived import merged
-from mrcnn_zoo.data.records import Dataset, InstanceRecord
 from mrcnn_zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.data.records import Dataset
 
 EXAMPLES = (
     "data/cells_2024 data/cells_2025 data/cells",
@@ -41,6 +42,9 @@ def main(arguments: argparse.Namespace) -> int:
     Args:
         arguments: of the action.
     """
+    from mrcnn_zoo.data.catalog import load_dataset
+    from mrcnn_zoo.data.derived import merged
+
     *sources, target = arguments.folders
     if len(sources) < 2:
         raise UserError("data merge takes two datasets or more, and then the folder to write: SRC1 SRC2 DST.")
@@ -59,8 +63,10 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _classes_of(arguments: argparse.Namespace, dataset: Dataset, whole: Dataset) -> set[str]:
+def _classes_of(arguments: argparse.Namespace, dataset: "Dataset", whole: "Dataset") -> set[str]:
     """The names that the classes of a dataset have after `--classes`."""
+    from mrcnn_zoo.data.records import InstanceRecord
+
     indices = [whole.class_names.index(name) for name in dataset.class_names]
     objects = tuple(InstanceRecord((0, 0, 1, 1), index) for index in indices)
     probe = replace(whole, records=(replace(whole.records[0], instances=objects),))

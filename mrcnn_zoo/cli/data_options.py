@@ -3,23 +3,21 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mrcnn_zoo.choices import ANNOTATION_FORMAT_NAMES, CLASSES_EXAMPLE
 from mrcnn_zoo.cli.options import add_config_option, add_overrides, load_command_config
 from mrcnn_zoo.cli.parser import CommandParser, key_and_value, not_negative
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.safe_yaml import read_yaml_value
 from mrcnn_zoo.config.values import typed_list
-from mrcnn_zoo.data.annotations.contract import AnnotationFormat
-from mrcnn_zoo.data.annotations.folders import check_dataset_folder, write_dataset
-from mrcnn_zoo.data.annotations.writing import distinct_stems
-from mrcnn_zoo.data.catalog import load_dataset
-from mrcnn_zoo.data.class_mapping import EXAMPLE, with_classes
-from mrcnn_zoo.data.derived import sides_of
-from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.output_files import check_output_folder
 from mrcnn_zoo.registries import ANNOTATION_FORMATS
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.data.annotations.contract import AnnotationFormat
+    from mrcnn_zoo.data.records import Dataset
 
 SOURCE = (
     "folder or file with annotations, built-in name or entry of DATASETS.DEFINITIONS, as in DATASETS.TRAIN; with "
@@ -45,9 +43,9 @@ def add_source_options(parser: CommandParser, *, takes_keys: bool = True) -> Non
         parser: of an action.
         takes_keys: as positional arguments, too; else only as `--set`, for actions with a list of sources.
     """
-    text = f"format of the source, where it could be several: {', '.join(format_names())}"
+    text = f"format of the source, where it could be several: {', '.join(ANNOTATION_FORMAT_NAMES)}"
     parser.add_argument("--from", dest="source_format", metavar="FORMAT", help=text)
-    text = f"merge, rename and leave out classes: '{EXAMPLE}'; a list keeps the named ones alone: '[car, bus]'"
+    text = f"merge, rename and leave out classes: '{CLASSES_EXAMPLE}'; a list keeps the named ones alone: '[car, bus]'"
     parser.add_argument("--classes", metavar="YAML", help=text)
     add_config_option(parser, text="with DATASETS.DEFINITIONS, or keys of generated scenes")
     if takes_keys:
@@ -65,7 +63,7 @@ def add_target_options(parser: CommandParser) -> None:
     Args:
         parser: of an action.
     """
-    names = ", ".join(format_names())
+    names = ", ".join(ANNOTATION_FORMAT_NAMES)
     text = f"format to write: {names} (default: that of the source; {DEFAULT_FORMAT} where it has none of them)"
     parser.add_argument("--to", dest="target_format", metavar="FORMAT", help=text)
     text = "pixels by which polygons made of masks may differ from them, to have fewer points (default: 0)"
@@ -74,11 +72,6 @@ def add_target_options(parser: CommandParser) -> None:
     parser.add_argument("--no-images", action="store_true", help=text)
     text = "replace an earlier output of this command in the folder, unless files were added or changed"
     parser.add_argument("--overwrite", action="store_true", help=text)
-
-
-def format_names() -> list[str]:
-    """The names of all annotation formats."""
-    return sorted(ANNOTATION_FORMATS.names())
 
 
 def load_data_config(arguments: argparse.Namespace) -> CfgNode:
@@ -97,7 +90,7 @@ def load_data_config(arguments: argparse.Namespace) -> CfgNode:
     return load_command_config(arguments, implied)
 
 
-def read_source(arguments: argparse.Namespace, cfg: CfgNode, name: str) -> Dataset:
+def read_source(arguments: argparse.Namespace, cfg: CfgNode, name: str) -> "Dataset":
     """The whole dataset of a name, with the sides of its files, in the classes of `--classes`.
 
     Args:
@@ -108,10 +101,12 @@ def read_source(arguments: argparse.Namespace, cfg: CfgNode, name: str) -> Datas
     Raises:
         UserError: see `load_dataset`.
     """
+    from mrcnn_zoo.data.catalog import load_dataset
+
     return in_classes(arguments, load_dataset(cfg, name))
 
 
-def in_classes(arguments: argparse.Namespace, dataset: Dataset) -> Dataset:
+def in_classes(arguments: argparse.Namespace, dataset: "Dataset") -> "Dataset":
     """A dataset in the classes of `--classes`.
 
     Args:
@@ -121,12 +116,14 @@ def in_classes(arguments: argparse.Namespace, dataset: Dataset) -> Dataset:
     Raises:
         UserError: see `with_classes`.
     """
+    from mrcnn_zoo.data.class_mapping import with_classes
+
     if not arguments.classes:
         return dataset
     try:
         classes = read_yaml_value(arguments.classes)
     except UserError as error:
-        raise UserError(f"--classes {arguments.classes!r} is not YAML such as {EXAMPLE}.") from error
+        raise UserError(f"--classes {arguments.classes!r} is not YAML such as {CLASSES_EXAMPLE}.") from error
     return with_classes(dataset, classes, name=dataset.name)
 
 
@@ -142,6 +139,8 @@ def target_of(arguments: argparse.Namespace, folder: str, *, sources: Sequence[s
     Raises:
         UserError: it cannot be written, is in use or below a source, or an unknown format.
     """
+    from mrcnn_zoo.data.annotations.folders import check_dataset_folder
+
     path = check_output_folder(folder, option=option)
     check_dataset_folder(path, may_overwrite=arguments.overwrite)
     for name in sources:
@@ -156,7 +155,7 @@ def target_of(arguments: argparse.Namespace, folder: str, *, sources: Sequence[s
     return path
 
 
-def write_target(arguments: argparse.Namespace, dataset: Dataset, folder: Path, *, facts: Sequence[str] = ()) -> None:
+def write_target(arguments: argparse.Namespace, dataset: "Dataset", folder: Path, *, facts: Sequence[str] = ()) -> None:
     """Write a dataset and print what is in the folder, what was lost, and how to train on it.
 
     Args:
@@ -168,8 +167,11 @@ def write_target(arguments: argparse.Namespace, dataset: Dataset, folder: Path, 
     Raises:
         UserError: see `write_dataset`.
     """
+    from mrcnn_zoo.data.annotations.folders import write_dataset
+    from mrcnn_zoo.data.derived import sides_of
+
     name = arguments.target_format or dataset.format_name
-    kind: AnnotationFormat = ANNOTATION_FORMATS.get(name if name in format_names() else DEFAULT_FORMAT)()
+    kind: AnnotationFormat = ANNOTATION_FORMATS.get(name if name in ANNOTATION_FORMATS else DEFAULT_FORMAT)()
     parts = sides_of(dataset)
     lost = write_dataset(
         parts,
@@ -189,8 +191,11 @@ def write_target(arguments: argparse.Namespace, dataset: Dataset, folder: Path, 
     print(f"To use {'it' if len(dataset) == 1 else 'them'}: DATASETS.TRAIN {typed_list([str(folder)])}")
 
 
-def _renamed(dataset: Dataset) -> list[str]:
+def _renamed(dataset: "Dataset") -> list[str]:
     """A line on image files that got another name, because several had it."""
+    from mrcnn_zoo.data.annotations.writing import distinct_stems
+    from mrcnn_zoo.data.images.reading import FileImage
+
     stems = distinct_stems(dataset.records)
     changed = [
         (record.source.path, stem)

@@ -13,7 +13,6 @@ from mrcnn_zoo.cli.data_options import (
 )
 from mrcnn_zoo.cli.data_split import add_group_option, add_seed_option
 from mrcnn_zoo.cli.parser import CommandParser, whole_number
-from mrcnn_zoo.data.derived import sampled
 
 EXAMPLES = (
     "data/cells data/few_cells --num 100",
@@ -42,6 +41,8 @@ def main(arguments: argparse.Namespace) -> int:
     Args:
         arguments: of the action.
     """
+    from mrcnn_zoo.data.derived import sampled
+
     folder = target_of(arguments, arguments.target, sources=[arguments.source])
     cfg = load_data_config(arguments)
     dataset = read_source(arguments, cfg, arguments.source)

@@ -1,6 +1,7 @@
 """Divide a dataset into train, val and test, stratified by classes; the same images give the same sides everywhere."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from mrcnn_zoo.cli.data_options import (
     add_source_and_target,
@@ -12,9 +13,10 @@ from mrcnn_zoo.cli.data_options import (
     write_target,
 )
 from mrcnn_zoo.cli.parser import CommandParser, score, whole_number
-from mrcnn_zoo.data.derived import divided, sides_of
-from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.errors import UserError, counted
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.data.records import Dataset
 
 EXAMPLES = (
     "data/cells data/cells_split --val 0.2",
@@ -65,6 +67,8 @@ def main(arguments: argparse.Namespace) -> int:
     Args:
         arguments: of the action.
     """
+    from mrcnn_zoo.data.derived import divided, sides_of
+
     shares = {side: share for side, share in (("val", arguments.val), ("test", arguments.test)) if share}
     if not shares:
         raise UserError("--val and --test are 0, so nothing is divided; give one of them a share of the images.")
@@ -81,7 +85,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _content(part: Dataset) -> str:
+def _content(part: "Dataset") -> str:
     """The counts of a side, with the number of classes that have objects in it."""
     instances = [item for record in part.records for item in record.instances if not item.is_crowd]
     num_empty = sum(not record.instances for record in part.records)

@@ -4,7 +4,9 @@ The tiles of an image have the same side. An object in the overlap of tiles is i
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
+from mrcnn_zoo.choices import MIN_VISIBLE, TILE_OVERLAP, TILE_SIZE
 from mrcnn_zoo.cli.data_options import (
     add_source_and_target,
     add_source_options,
@@ -15,8 +17,10 @@ from mrcnn_zoo.cli.data_options import (
     write_target,
 )
 from mrcnn_zoo.cli.parser import CommandParser, score, whole_number
-from mrcnn_zoo.data.tiles import TileCounts, Tiling, tiled
 from mrcnn_zoo.errors import UserError, counted
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.data.tiles import TileCounts, Tiling
 
 EXAMPLES = (
     "data/aerial data/aerial_tiles --size 1024 --overlap 128 --min-visible 0.3",
@@ -32,13 +36,12 @@ def add_arguments(parser: CommandParser) -> None:
         parser: of the action.
     """
     add_source_and_target(parser)
-    defaults = Tiling()
-    text = f"of a tile in pixels, both sides (default: {defaults.size}); a smaller image is one tile"
-    parser.add_argument("--size", type=whole_number(minimum=8), default=defaults.size, metavar="N", help=text)
-    text = f"of neighbouring tiles in pixels (default: {defaults.overlap})"
-    parser.add_argument("--overlap", type=whole_number(minimum=0), default=defaults.overlap, metavar="N", help=text)
-    text = f"share of an object's area in a tile from which it is kept, cut (default: {defaults.min_visible})"
-    parser.add_argument("--min-visible", type=score, default=defaults.min_visible, metavar="SHARE", help=text)
+    text = f"of a tile in pixels, both sides (default: {TILE_SIZE}); a smaller image is one tile"
+    parser.add_argument("--size", type=whole_number(minimum=8), default=TILE_SIZE, metavar="N", help=text)
+    text = f"of neighbouring tiles in pixels (default: {TILE_OVERLAP})"
+    parser.add_argument("--overlap", type=whole_number(minimum=0), default=TILE_OVERLAP, metavar="N", help=text)
+    text = f"share of an object's area in a tile from which it is kept, cut (default: {MIN_VISIBLE})"
+    parser.add_argument("--min-visible", type=score, default=MIN_VISIBLE, metavar="SHARE", help=text)
     text = "objects with a smaller share: left out (drop), or marked as crowds, which neither count as errors nor are "
     text += "trained on (crowd); default: drop"
     parser.add_argument("--cut-objects", choices=("drop", "crowd"), default="drop", help=text)
@@ -54,6 +57,8 @@ def main(arguments: argparse.Namespace) -> int:
     Args:
         arguments: of the action.
     """
+    from mrcnn_zoo.data.tiles import Tiling, tiled
+
     if arguments.overlap >= arguments.size:
         raise UserError(f"--overlap {arguments.overlap} must be below --size {arguments.size}.")
     if arguments.no_images:
@@ -75,7 +80,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(counts: TileCounts, tiling: Tiling) -> list[str]:
+def _facts(counts: "TileCounts", tiling: "Tiling") -> list[str]:
     share = f"{100 * tiling.min_visible:g} %"
     lines = [
         f"{counted(counts.tiles, 'tile')} of {counted(counts.images, 'image')}, {tiling.size} x {tiling.size} with an "

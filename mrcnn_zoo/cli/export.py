@@ -8,9 +8,9 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mrcnn_zoo.checkpoint import WeightsFile
+from mrcnn_zoo.choices import PROGRAM_FORMATS
 from mrcnn_zoo.cli.options import (
     add_config_option,
     add_output_options,
@@ -23,13 +23,12 @@ from mrcnn_zoo.cli.options import (
 from mrcnn_zoo.cli.parser import CommandParser, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.export.programs import FORMATS, is_program
-from mrcnn_zoo.export.writing import check_exportable, padded_size, write_program
-from mrcnn_zoo.inference.thresholds import STORED
-from mrcnn_zoo.inference.trained import TrainedFile, open_trained
-from mrcnn_zoo.modeling.construction import check_device
 from mrcnn_zoo.output_files import check_output_file
-from mrcnn_zoo.structures import ImageSize
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.checkpoint import WeightsFile
+    from mrcnn_zoo.inference.trained import TrainedFile
+    from mrcnn_zoo.structures import ImageSize
 
 WIDEST = 5 / 3  # width over height of the default size, that of 800 x 1333
 
@@ -43,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
     """
     arguments = read_arguments(build_parser(), argv)
+
+    from mrcnn_zoo.export.programs import is_program
+    from mrcnn_zoo.export.writing import check_exportable, padded_size, write_program
+    from mrcnn_zoo.inference.trained import open_trained
+
     with logging_lines():
         path, to = _target(arguments)
         weights = given_weights(arguments)
@@ -72,13 +76,15 @@ def _target(arguments: argparse.Namespace) -> tuple[Path, str]:
     path = check_output_file(arguments.output, option="--output", overwrite=arguments.overwrite)
     suffix = path.suffix.lower().removeprefix(".")
     to = arguments.to or suffix
-    if to != suffix or to not in FORMATS:
-        expected = f".{to}" if to in FORMATS else ".onnx or .pt2"
+    if to != suffix or to not in PROGRAM_FORMATS:
+        expected = f".{to}" if to in PROGRAM_FORMATS else ".onnx or .pt2"
         raise UserError(f"--output {path} must end in {expected}, from which the file is recognised later.")
     return path, to
 
 
-def _check(cfg: CfgNode, _: WeightsFile) -> None:
+def _check(cfg: CfgNode, _: "WeightsFile") -> None:
+    from mrcnn_zoo.modeling.construction import check_device
+
     check_device(cfg.MODEL.DEVICE)
     if cfg.TEST.AUG.ENABLED:
         raise UserError("TEST.AUG.ENABLED: an exported model predicts one view of an image. Set it to False.")
@@ -87,7 +93,7 @@ def _check(cfg: CfgNode, _: WeightsFile) -> None:
             raise UserError(f"{key} = {cfg.value_of(key)}: the plain float32 model is exported. Set {key} {plain}.")
 
 
-def default_size(cfg: CfgNode) -> ImageSize:
+def default_size(cfg: CfgNode) -> "ImageSize":
     """A landscape image with the shortest side of INPUT.MIN_SIZE_TEST, up to 5 : 3 and INPUT.MAX_SIZE_TEST.
 
     Args:
@@ -103,7 +109,9 @@ def default_size(cfg: CfgNode) -> ImageSize:
     return shortest, min(longest, round(shortest * WIDEST))
 
 
-def _meta(cfg: CfgNode, trained: TrainedFile) -> dict[str, Any]:
+def _meta(cfg: CfgNode, trained: "TrainedFile") -> dict[str, Any]:
+    from mrcnn_zoo.inference.thresholds import STORED
+
     meta: dict[str, Any] = {
         "config": cfg.dump(),
         "class_names": list(trained.class_names),
@@ -132,7 +140,7 @@ def build_parser() -> CommandParser:
     add_config_option(parser, text="default: the one in the weights")
     text = "file to write, .onnx or .pt2"
     add_output_options(parser, text=text, overwrite="replace the file where it exists", metavar="FILE")
-    parser.add_argument("--to", choices=FORMATS, help="format (default: the suffix of --output)")
+    parser.add_argument("--to", choices=PROGRAM_FORMATS, help="format (default: the suffix of --output)")
     parser.add_argument(
         "--size",
         nargs=2,

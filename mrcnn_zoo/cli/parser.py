@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from mrcnn_zoo.config.defaults import KEYS_BY_NAME, KEYS_BY_OLD_NAME, SECTION_NAMES
 from mrcnn_zoo.config.values import KEY_AND_VALUE
@@ -235,6 +236,26 @@ def is_config_key(text: str) -> bool:
     section, dot, rest = text.partition(".")
     is_below = bool(dot) and section in SECTION_NAMES and re.fullmatch(r"[\w.:-]+", rest) is not None
     return text in KEYS_BY_NAME or text in KEYS_BY_OLD_NAME or is_below
+
+
+def is_image_input(text: str) -> bool:
+    """Whether an argument is an image, its address, a folder or a pattern; not weights, a config or a config key.
+
+    Args:
+        text: as typed.
+    """
+    from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
+    from mrcnn_zoo.inference.image_inputs import is_address
+
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return True
+    if is_address(text):
+        return not urlsplit(text).path.lower().endswith((*WEIGHTS_SUFFIXES, *CONFIG_SUFFIXES))
+    is_other = names_weights(text) or text.endswith(CONFIG_SUFFIXES)
+    if path.is_file() or text.lower().endswith(IMAGE_SUFFIXES):
+        return not is_other
+    return not is_other and not names_key(text)
 
 
 def names_key(text: str) -> bool:

@@ -3,11 +3,9 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from mrcnn_zoo.checkpoint import WeightsFile
+from mrcnn_zoo.choices import PROPOSAL_FORMATS
 from mrcnn_zoo.cli.options import (
     add_config_option,
     add_output_options,
@@ -22,24 +20,19 @@ from mrcnn_zoo.cli.options import (
 from mrcnn_zoo.cli.parser import CommandParser, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.config.values import typed_list
-from mrcnn_zoo.data import Dataset, load_dataset
-from mrcnn_zoo.data.proposals import FORMATS, StoredProposals, read_proposals
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.evaluation.precomputation import (
-    Precomputation,
-    plan_precomputation,
-    precompute,
-)
-from mrcnn_zoo.evaluation.proposal_jobs import (
-    ProposalJob,
-    build_job_without_network,
-    fit_min_box_area,
-    needs_weights,
-)
-from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace
 
-Opened = tuple[ProposalJob, nn.Module, list[Dataset]]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mrcnn_zoo.checkpoint import WeightsFile
+    from mrcnn_zoo.data import Dataset
+    from mrcnn_zoo.data.proposals import StoredProposals
+    from mrcnn_zoo.evaluation.precomputation import Precomputation
+    from mrcnn_zoo.evaluation.proposal_jobs import ProposalJob
+
+    Opened = tuple[ProposalJob, nn.Module, list[Dataset]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _precompute(arguments: argparse.Namespace) -> None:
+    from mrcnn_zoo.data.proposals import read_proposals
+    from mrcnn_zoo.evaluation.precomputation import plan_precomputation, precompute
+
     job, model, datasets = _open_without_network(arguments) or _open_trained(arguments)
     cfg = job.cfg
     paths = _paths(arguments, cfg)
@@ -77,8 +73,10 @@ def _precompute(arguments: argparse.Namespace) -> None:
             print(f"  DATASETS.PROPOSAL_FILES_{split} {typed_list([str(paths[name]) for name in members])}")
 
 
-def _open_without_network(arguments: argparse.Namespace) -> Opened | None:
+def _open_without_network(arguments: argparse.Namespace) -> "Opened | None":
     """The generator of `--config-file`, if it has no parameters and no weights are given."""
+    from mrcnn_zoo.evaluation.proposal_jobs import build_job_without_network, fit_min_box_area, needs_weights
+
     if arguments.weights or arguments.config_file is None:
         return None
     cfg = load_config(arguments.config_file, arguments.overrides)
@@ -89,10 +87,13 @@ def _open_without_network(arguments: argparse.Namespace) -> Opened | None:
     return *build_job_without_network(fit_min_box_area(cfg, datasets)), datasets
 
 
-def _open_trained(arguments: argparse.Namespace) -> Opened:
+def _open_trained(arguments: argparse.Namespace) -> "Opened":
+    from mrcnn_zoo.evaluation.proposal_jobs import ProposalJob
+    from mrcnn_zoo.inference.trained import open_trained
+
     weights = given_weights(arguments)
 
-    def check(cfg: CfgNode, _: WeightsFile) -> None:
+    def check(cfg: CfgNode, _: "WeightsFile") -> None:
         _check(arguments, cfg)
 
     model, cfg, trained = open_trained(
@@ -108,7 +109,9 @@ def _check(arguments: argparse.Namespace, cfg: CfgNode) -> None:
         refuse_to_replace(paths.values(), option="--output")
 
 
-def _load(cfg: CfgNode) -> list[Dataset]:
+def _load(cfg: CfgNode) -> "list[Dataset]":
+    from mrcnn_zoo.data import load_dataset
+
     return [load_dataset(cfg, name) for name in _dataset_names(cfg)]
 
 
@@ -131,7 +134,7 @@ def _paths(arguments: argparse.Namespace, cfg: CfgNode) -> dict[str, Path]:
     return paths
 
 
-def _written(plan: Precomputation, proposals: Mapping[Any, StoredProposals]) -> str:
+def _written(plan: "Precomputation", proposals: "Mapping[Any, StoredProposals]") -> str:
     count = sum(len(table.boxes) for table in proposals.values())
     limit = plan.job.cfg.TEST.NUM_IMAGES
     part = "" if plan.is_whole else f" of {plan.num_images} (TEST.NUM_IMAGES is {limit})"
@@ -164,7 +167,10 @@ def build_parser() -> CommandParser:
         "--workers", type=whole_number(minimum=1), default=1, metavar="N", help="processes of one thread (default: 1)"
     )
     parser.add_argument(
-        "--format", choices=FORMATS, default=FORMATS[0], help="compressed numpy arrays (default) or Detectron2's pickle"
+        "--format",
+        choices=PROPOSAL_FORMATS,
+        default=PROPOSAL_FORMATS[0],
+        help="compressed numpy arrays (default) or Detectron2's pickle",
     )
     add_overrides(
         parser,

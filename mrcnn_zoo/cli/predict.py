@@ -12,9 +12,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from mrcnn_zoo.checkpoint import WeightsFile
+from mrcnn_zoo.choices import (
+    ANNOTATION_FORMAT_NAMES,
+    BEST_THRESHOLD,
+    DEFAULT_THRESHOLD,
+    MIN_TILE,
+    OBJECTS,
+    PICTURE_STYLES,
+    THRESHOLD_SUFFIX,
+)
 from mrcnn_zoo.cli.options import (
     add_config_option,
     add_output_options,
@@ -27,11 +35,8 @@ from mrcnn_zoo.cli.options import (
     prepare_device,
 )
 from mrcnn_zoo.cli.parser import (
-    CONFIG_SUFFIXES,
-    WEIGHTS_SUFFIXES,
     CommandParser,
-    names_key,
-    names_weights,
+    is_image_input,
     not_negative,
     read_arguments,
     score,
@@ -39,44 +44,20 @@ from mrcnn_zoo.cli.parser import (
 )
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.values import typed_list
-from mrcnn_zoo.data.annotations.contract import AnnotationFormat
-from mrcnn_zoo.data.annotations.folders import check_dataset_folder, write_dataset
-from mrcnn_zoo.data.annotations.loading import PAGES_ARE_IMAGES
-from mrcnn_zoo.data.given_boxes import BoxesOfImage, read_given_boxes
-from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
-from mrcnn_zoo.data.tiles import Tiling
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.evaluation.limits import DetectionTally, build_detection_tally
-from mrcnn_zoo.inference.given_boxes import (
-    box_source_of_files,
-    boxes_of_files,
-    build_given_box_detector,
-    check_takes_boxes,
-)
-from mrcnn_zoo.inference.image_detector import ImageDetector, build_image_detector
-from mrcnn_zoo.inference.image_files import (
-    OBJECTS,
-    STYLES,
-    PredictedImages,
-    check_predictions_folder,
-    predict_dataset,
-    predict_images,
-)
-from mrcnn_zoo.inference.image_inputs import FoundImages, find_images, is_address
-from mrcnn_zoo.inference.prediction_summary import count_table, failures_of, objects_of, summary_of
-from mrcnn_zoo.inference.thresholds import (
-    BEST,
-    DEFAULT_THRESHOLD,
-    FILE_SUFFIX,
-    ScoreThreshold,
-    lowest,
-    resolve_threshold,
-)
-from mrcnn_zoo.inference.tiles import MIN_TILE, check_predicts_tiles, tiling_of
-from mrcnn_zoo.inference.video import is_camera, split_videos
-from mrcnn_zoo.inference.video_files import check_video_outputs, predict_video, summary_of_video
 from mrcnn_zoo.output_files import check_output_folder
 from mrcnn_zoo.registries import ANNOTATION_FORMATS
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.checkpoint import WeightsFile
+    from mrcnn_zoo.data.annotations.contract import AnnotationFormat
+    from mrcnn_zoo.data.given_boxes import BoxesOfImage
+    from mrcnn_zoo.data.tiles import Tiling
+    from mrcnn_zoo.evaluation.limits import DetectionTally
+    from mrcnn_zoo.inference.image_detector import ImageDetector
+    from mrcnn_zoo.inference.image_files import PredictedImages
+    from mrcnn_zoo.inference.image_inputs import FoundImages
+    from mrcnn_zoo.inference.thresholds import ScoreThreshold
 
 SOME_IMAGES_FAILED = 1
 
@@ -90,6 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
     """
     arguments = read_arguments(build_parser(), argv, is_input=is_image_input)
+
+    from mrcnn_zoo.inference.image_files import PredictedImages
+    from mrcnn_zoo.inference.image_inputs import find_images
+    from mrcnn_zoo.inference.prediction_summary import failures_of
+    from mrcnn_zoo.inference.video import split_videos
+
     with logging_lines():
         weights = given_weights(arguments)
         exclude = Path(arguments.output).expanduser()
@@ -111,8 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return SOME_IMAGES_FAILED if result.failures or num_unread else 0
 
 
-def _write_predictions(arguments: argparse.Namespace, weights: str, found: FoundImages) -> tuple[PredictedImages, str]:
+def _write_predictions(
+    arguments: argparse.Namespace, weights: str, found: "FoundImages"
+) -> "tuple[PredictedImages, str]":
     """Pictures, predictions.json and predictions.csv, and the text about them."""
+    from mrcnn_zoo.inference.image_files import check_predictions_folder, predict_images
+    from mrcnn_zoo.inference.prediction_summary import summary_of
+
     output = check_predictions_folder(arguments.output, found, overwrite=arguments.overwrite)
     opened = _open(arguments, weights, found)
     result = predict_images(
@@ -129,8 +121,12 @@ def _write_predictions(arguments: argparse.Namespace, weights: str, found: Found
     return result, summary_of(result, output, threshold=_threshold(arguments)) if result.counts else ""
 
 
-def _write_dataset(arguments: argparse.Namespace, weights: str, found: FoundImages) -> tuple[PredictedImages, str]:
+def _write_dataset(arguments: argparse.Namespace, weights: str, found: "FoundImages") -> "tuple[PredictedImages, str]":
     """A dataset of the format of `--format`, and the text about it."""
+    from mrcnn_zoo.data.annotations.folders import check_dataset_folder, write_dataset
+    from mrcnn_zoo.inference.image_files import predict_dataset
+    from mrcnn_zoo.inference.prediction_summary import count_table, objects_of
+
     kind: AnnotationFormat = ANNOTATION_FORMATS.get(arguments.format, key="--format")()
     output = check_output_folder(arguments.output, option="--output")
     check_dataset_folder(output, may_overwrite=arguments.overwrite)
@@ -161,6 +157,8 @@ def _write_dataset(arguments: argparse.Namespace, weights: str, found: FoundImag
 
 def _check_videos(arguments: argparse.Namespace, videos: Sequence[str]) -> Path:
     """The output folder; the options are checked before the images, whose prediction may take long."""
+    from mrcnn_zoo.inference.video_files import check_video_outputs
+
     for option in ("format", "boxes"):
         if getattr(arguments, option):
             raise UserError(f"--{option} is for images; leave it out for {videos[0]}.")
@@ -169,6 +167,10 @@ def _check_videos(arguments: argparse.Namespace, videos: Sequence[str]) -> Path:
 
 def _predict_videos(arguments: argparse.Namespace, weights: str, videos: Sequence[str]) -> int:
     """Write the files of videos and print what they contain; returns the number of videos that cannot be read."""
+    from mrcnn_zoo.inference.image_inputs import FoundImages
+    from mrcnn_zoo.inference.video import is_camera
+    from mrcnn_zoo.inference.video_files import predict_video, summary_of_video
+
     output = _check_videos(arguments, videos)
     opened = _open(arguments, weights, FoundImages())
     num_unread = 0
@@ -198,19 +200,33 @@ def _predict_videos(arguments: argparse.Namespace, weights: str, videos: Sequenc
 class _Opened:
     """A trained model that is ready for images."""
 
-    detector: ImageDetector
-    threshold: ScoreThreshold
-    given: Mapping[str, BoxesOfImage] | None
-    tally: DetectionTally | None
+    detector: "ImageDetector"
+    threshold: "ScoreThreshold"
+    given: "Mapping[str, BoxesOfImage] | None"
+    tally: "DetectionTally | None"
     tolerance: float  # RESULTS.SIMPLIFY
 
 
-def _open(arguments: argparse.Namespace, weights: str, found: FoundImages) -> _Opened:
+def _open(arguments: argparse.Namespace, weights: str, found: "FoundImages") -> _Opened:
+    from mrcnn_zoo.data.annotations.loading import PAGES_ARE_IMAGES
+    from mrcnn_zoo.data.given_boxes import read_given_boxes
+    from mrcnn_zoo.evaluation.limits import build_detection_tally
+    from mrcnn_zoo.inference.given_boxes import (
+        box_source_of_files,
+        boxes_of_files,
+        build_given_box_detector,
+        check_takes_boxes,
+    )
+    from mrcnn_zoo.inference.image_detector import build_image_detector
+    from mrcnn_zoo.inference.image_files import check_predictions_folder
+    from mrcnn_zoo.inference.thresholds import lowest, resolve_threshold
+    from mrcnn_zoo.inference.tiles import check_predicts_tiles
+
     tiling = _tiling(arguments)
     boxes = None if arguments.boxes is None else read_given_boxes(arguments.boxes)
     given = None if boxes is None else boxes_of_files(boxes, found.files)
 
-    def check(cfg: CfgNode, _: WeightsFile) -> None:
+    def check(cfg: CfgNode, _: "WeightsFile") -> None:
         prepare_device(cfg)
         found.pages_are_images = cfg.INPUT.PAGES == PAGES_ARE_IMAGES
         if found.pages_are_images and not arguments.format:
@@ -233,7 +249,9 @@ def _open(arguments: argparse.Namespace, weights: str, found: FoundImages) -> _O
     return _Opened(detector, threshold, given, tally, cfg.RESULTS.SIMPLIFY)
 
 
-def _tiling(arguments: argparse.Namespace) -> Tiling | None:
+def _tiling(arguments: argparse.Namespace) -> "Tiling | None":
+    from mrcnn_zoo.inference.tiles import tiling_of
+
     if arguments.tiles is not None:
         return tiling_of(arguments.tiles, arguments.tile_overlap, option="--tiles")
     if arguments.tile_overlap is not None:
@@ -247,30 +265,13 @@ def _threshold(arguments: argparse.Namespace) -> float | str | None:
     return DEFAULT_THRESHOLD if is_default else arguments.threshold
 
 
-def is_image_input(text: str) -> bool:
-    """Whether an argument is an image, its address, a folder or a pattern; not weights, a config or a config key.
-
-    Args:
-        text: as typed.
-    """
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return True
-    if is_address(text):
-        return not urlsplit(text).path.lower().endswith((*WEIGHTS_SUFFIXES, *CONFIG_SUFFIXES))
-    is_other = names_weights(text) or text.endswith(CONFIG_SUFFIXES)
-    if path.is_file() or text.lower().endswith(IMAGE_SUFFIXES):
-        return not is_other
-    return not is_other and not names_key(text)
-
-
 def score_or_best(text: str) -> float | str:
     """The type of --threshold: a number from 0 to 1, "best" or a JSON file.
 
     Args:
         text: as typed.
     """
-    return text if text == BEST or text.endswith(FILE_SUFFIX) else score(text)
+    return text if text == BEST_THRESHOLD or text.endswith(THRESHOLD_SUFFIX) else score(text)
 
 
 def build_parser() -> CommandParser:
@@ -324,7 +325,7 @@ def build_parser() -> CommandParser:
     text += "and at most N / 2); larger than most objects"
     parser.add_argument("--tile-overlap", type=not_negative, metavar="PIXELS", help=text)
     text = "write a dataset of this format into the output folder, instead of pictures and predictions.json: "
-    text += f"{', '.join(sorted(ANNOTATION_FORMATS.names()))}; RESULTS.SIMPLIFY is the tolerance of its polygons"
+    text += f"{', '.join(ANNOTATION_FORMAT_NAMES)}; RESULTS.SIMPLIFY is the tolerance of its polygons"
     parser.add_argument("--format", metavar="NAME", help=text)
     text = "with --format: copy the image files, too (default: refer to them, where the format can)"
     parser.add_argument("--copy-images", action="store_true", help=text)
@@ -336,7 +337,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--no-labels", action="store_true", help="draw objects without class and score")
     parser.add_argument(
         "--style",
-        choices=STYLES,
+        choices=PICTURE_STYLES,
         default=OBJECTS,
         help="the pictures: objects drawn on the image (default), or splash: objects in colour, all else grey",
     )

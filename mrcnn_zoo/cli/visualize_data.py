@@ -4,11 +4,11 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import nn
 
-from mrcnn_zoo import data
+from mrcnn_zoo.choices import OBJECTS, SCORES, SHOWN, SIZES, TRAINING_PICTURES
 from mrcnn_zoo.cli.options import (
     add_config_option,
     add_output_options,
@@ -24,31 +24,16 @@ from mrcnn_zoo.cli.options import (
 )
 from mrcnn_zoo.cli.parser import CommandParser, not_negative, read_arguments, whole_number
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.data.classes import in_classes_of_checkpoint, unite_classes
-from mrcnn_zoo.data.loading.proposals import build_proposal_mapper
-from mrcnn_zoo.data.loading.selection import select_for_training
-from mrcnn_zoo.data.paths import folder_name
-from mrcnn_zoo.data.records import Dataset
-from mrcnn_zoo.data.transforms import build_eval_augmentations, build_train_augmentations
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.inspection.figures import picture_of
-from mrcnn_zoo.inspection.pictures import (
-    is_own_picture,
-    save_dataset_images,
-    save_picture,
-    save_training_batches,
-    spread,
-)
-from mrcnn_zoo.inspection.training.object_sizes import level_scales, object_sizes, size_figure, size_table
-from mrcnn_zoo.inspection.training.score_histograms import collect_scores, score_figure, score_table
-from mrcnn_zoo.inspection.training.training_pictures import KINDS, Illustrator, check_kinds
-from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.output_files import check_output_folder, refuse_to_replace
 from mrcnn_zoo.registry import did_you_mean
-from mrcnn_zoo.structures import Sample
 
-OBJECTS, SIZES, SCORES = "objects", "sizes", "scores"  # values of --show beside `KINDS`
-SHOWN = (OBJECTS, *KINDS, SIZES, SCORES)
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mrcnn_zoo.data.records import Dataset
+    from mrcnn_zoo.structures import Sample
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +73,10 @@ def _draw_objects(cfg: CfgNode, arguments: argparse.Namespace) -> None:
 
 
 def _draw_images(cfg: CfgNode, folder: Path, arguments: argparse.Namespace) -> list[Path]:
+    from mrcnn_zoo import data
+    from mrcnn_zoo.data.paths import folder_name
+    from mrcnn_zoo.inspection.pictures import save_dataset_images, spread
+
     _require_names([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     loaded = data.load_train_and_test(cfg)
     held_out = "_held_out" if cfg.DATASETS.FOLDS else ""
@@ -103,6 +92,10 @@ def _draw_images(cfg: CfgNode, folder: Path, arguments: argparse.Namespace) -> l
 
 
 def _draw_batches(cfg: CfgNode, folder: Path, arguments: argparse.Namespace) -> list[Path]:
+    from mrcnn_zoo import data
+    from mrcnn_zoo.data.classes import unite_classes
+    from mrcnn_zoo.inspection.pictures import save_training_batches
+
     _refuse_foreign((folder / f"train_batch_{number}.png" for number in range(arguments.num)), arguments)
     _require_names(cfg.DATASETS.TRAIN)
     datasets = unite_classes(data.load_train(cfg))
@@ -119,9 +112,13 @@ def _draw_batches(cfg: CfgNode, folder: Path, arguments: argparse.Namespace) -> 
 
 def _draw_training(arguments: argparse.Namespace) -> None:
     """Draw what training makes of the images, and print the tables beside the paths."""
+    from mrcnn_zoo.inspection.pictures import save_picture
+    from mrcnn_zoo.inspection.training.score_histograms import collect_scores, score_figure, score_table
+    from mrcnn_zoo.inspection.training.training_pictures import Illustrator, check_kinds
+
     model, cfg, datasets = _load(arguments)
     folder = _folder(arguments, cfg)
-    kinds = [kind for kind in arguments.show if kind in KINDS]
+    kinds = [kind for kind in arguments.show if kind in TRAINING_PICTURES]
     check_kinds(model, kinds, is_trained=arguments.weights is not None)
     if OBJECTS in arguments.show:
         _draw_objects(cfg, arguments)
@@ -144,8 +141,12 @@ def _draw_training(arguments: argparse.Namespace) -> None:
                 print(save_picture(picture, folder / f"{place}_{kind}.png"))
 
 
-def _load(arguments: argparse.Namespace) -> tuple[nn.Module, CfgNode, list[Dataset]]:
+def _load(arguments: argparse.Namespace) -> "tuple[nn.Module, CfgNode, list[Dataset]]":
     """The model, with initial weights unless --weights is given, and the training data in its classes."""
+    from mrcnn_zoo import data
+    from mrcnn_zoo.data.classes import in_classes_of_checkpoint, unite_classes
+    from mrcnn_zoo.modeling import build_model
+
     if arguments.weights is not None:
         model, cfg, trained = open_given_model(arguments, given_weights(arguments))
         _require_names(cfg.DATASETS.TRAIN)
@@ -164,8 +165,14 @@ def _load(arguments: argparse.Namespace) -> tuple[nn.Module, CfgNode, list[Datas
     return model, cfg, datasets
 
 
-def _image_samples(cfg: CfgNode, datasets: Sequence[Dataset], count: int) -> Iterator[tuple[str, Sample]]:
+def _image_samples(cfg: CfgNode, datasets: "Sequence[Dataset]", count: int) -> "Iterator[tuple[str, Sample]]":
     """Images at equal distances in each dataset, resized as in evaluation, with their targets."""
+    from mrcnn_zoo import data
+    from mrcnn_zoo.data.loading.proposals import build_proposal_mapper
+    from mrcnn_zoo.data.loading.selection import select_for_training
+    from mrcnn_zoo.data.paths import folder_name
+    from mrcnn_zoo.inspection.pictures import spread
+
     for dataset in datasets:
         chosen = select_for_training(cfg, dataset)
         records = spread(chosen.records, count)
@@ -175,8 +182,10 @@ def _image_samples(cfg: CfgNode, datasets: Sequence[Dataset], count: int) -> Ite
             yield f"{folder_name(dataset.name)}/{record.image_id}", mapper(record, np.random.default_rng(0))
 
 
-def _batch_samples(cfg: CfgNode, datasets: Sequence[Dataset], count: int) -> Iterator[tuple[str, Sample]]:
+def _batch_samples(cfg: CfgNode, datasets: "Sequence[Dataset]", count: int) -> "Iterator[tuple[str, Sample]]":
     """The augmented images of the first training batches."""
+    from mrcnn_zoo import data
+
     loader = data.build_train_loader(cfg, datasets, seed=max(cfg.SEED, 0))
     for number, samples in zip(range(count), loader, strict=False):
         for sample in samples:
@@ -184,8 +193,13 @@ def _batch_samples(cfg: CfgNode, datasets: Sequence[Dataset], count: int) -> Ite
 
 
 def _draw_sizes(
-    cfg: CfgNode, model: nn.Module, datasets: Sequence[Dataset], folder: Path, arguments: argparse.Namespace
+    cfg: CfgNode, model: "nn.Module", datasets: "Sequence[Dataset]", folder: Path, arguments: argparse.Namespace
 ) -> None:
+    from mrcnn_zoo.data.paths import folder_name
+    from mrcnn_zoo.data.transforms import build_eval_augmentations, build_train_augmentations
+    from mrcnn_zoo.inspection.pictures import save_picture
+    from mrcnn_zoo.inspection.training.object_sizes import level_scales, object_sizes, size_figure, size_table
+
     augmented = arguments.source == "dataloader"
     augmentations = build_train_augmentations(cfg) if augmented else build_eval_augmentations(cfg)
     levels = level_scales(model, len(cfg.MODEL.PIXEL_MEAN))
@@ -200,6 +214,8 @@ def _draw_sizes(
 
 def _refuse_foreign(pictures: Iterable[Path], arguments: argparse.Namespace) -> None:
     """Refuse to replace pictures that no earlier run has written; `--overwrite` allows it."""
+    from mrcnn_zoo.inspection.pictures import is_own_picture
+
     if not arguments.overwrite:
         refuse_to_replace((path for path in pictures if path.exists() and not is_own_picture(path)), option="--output")
 

@@ -8,9 +8,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
+from mrcnn_zoo.choices import DEFAULT_THRESHOLD
 from mrcnn_zoo.cli.options import (
     add_config_option,
     add_output_options,
@@ -23,23 +23,15 @@ from mrcnn_zoo.cli.options import (
     open_given_model,
     prepare_device,
 )
-from mrcnn_zoo.cli.parser import CommandParser, read_arguments, score, whole_number
-from mrcnn_zoo.cli.predict import is_image_input
+from mrcnn_zoo.cli.parser import CommandParser, is_image_input, read_arguments, score, whole_number
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.config.rules import class_count
-from mrcnn_zoo.data import load_dataset
-from mrcnn_zoo.data.annotations.loading import PAGES_ARE_IMAGES
-from mrcnn_zoo.data.images.reading import FileImage
-from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource
 from mrcnn_zoo.errors import UserError, counted
-from mrcnn_zoo.inference.image_detector import ImageDetector, build_image_detector
-from mrcnn_zoo.inference.image_inputs import find_images
-from mrcnn_zoo.inference.thresholds import DEFAULT_THRESHOLD
-from mrcnn_zoo.inference.tta import build_augmented_detector, build_prediction_mapper
-from mrcnn_zoo.inspection.html_page import is_own_page
-from mrcnn_zoo.inspection.xray.page import xray_image, xray_page
-from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.output_files import check_output_file, refuse_to_replace, write_text
+
+if TYPE_CHECKING:
+    from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource
+    from mrcnn_zoo.inference.image_detector import ImageDetector
 
 DEFAULT_OUTPUT = "xray.html"
 SHOWN_IDS = 5
@@ -51,8 +43,8 @@ logger = logging.getLogger(__name__)
 class Chosen:
     """An image, its annotations where it has some, and the classes of these."""
 
-    source: ImageSource
-    record: ImageRecord | None = None
+    source: "ImageSource"
+    record: "ImageRecord | None" = None
     names: tuple[str, ...] = ()
 
 
@@ -63,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
     """
     arguments = read_arguments(build_parser(), argv, is_input=is_image_input)
+
+    from mrcnn_zoo.inspection.xray.page import xray_image, xray_page
+
     with logging_lines():
         _check_inputs(arguments)
         output = check_output_file(arguments.output, option="--output")
@@ -96,7 +91,9 @@ def _check_inputs(arguments: argparse.Namespace) -> None:
         raise UserError("no image is given: name an image file, or choose one with --dataset NAME --image-id N.")
 
 
-def _open(arguments: argparse.Namespace) -> tuple[ImageDetector, CfgNode]:
+def _open(arguments: argparse.Namespace) -> "tuple[ImageDetector, CfgNode]":
+    from mrcnn_zoo.inference.image_detector import build_image_detector
+
     weights = given_weights(arguments)
     if not weights and arguments.config_file is not None:
         cfg = load_command_config(arguments)
@@ -106,7 +103,13 @@ def _open(arguments: argparse.Namespace) -> tuple[ImageDetector, CfgNode]:
     return build_image_detector(cfg, model, trained, score_threshold=1.0), cfg
 
 
-def _untrained(cfg: CfgNode) -> ImageDetector:
+def _untrained(cfg: CfgNode) -> "ImageDetector":
+    import torch
+
+    from mrcnn_zoo.inference.image_detector import ImageDetector
+    from mrcnn_zoo.inference.tta import build_augmented_detector, build_prediction_mapper
+    from mrcnn_zoo.modeling import build_model
+
     logger.warning("MODEL.WEIGHTS is empty: the weights of the model are random, and its results mean nothing")
     prepare_device(cfg)
     torch.manual_seed(max(cfg.SEED, 0))
@@ -115,6 +118,10 @@ def _untrained(cfg: CfgNode) -> ImageDetector:
 
 
 def _chosen(arguments: argparse.Namespace, cfg: CfgNode) -> list[Chosen]:
+    from mrcnn_zoo.data import load_dataset
+    from mrcnn_zoo.data.annotations.loading import PAGES_ARE_IMAGES
+    from mrcnn_zoo.inference.image_inputs import find_images
+
     if arguments.dataset:
         dataset = load_dataset(cfg, arguments.dataset)
         records = [_record_with_id(dataset, number) for number in arguments.image_id or [None]]
@@ -130,7 +137,7 @@ def _chosen(arguments: argparse.Namespace, cfg: CfgNode) -> list[Chosen]:
     return [Chosen(source, _record_of(dataset, source), dataset.class_names) for source in sources]
 
 
-def _record_with_id(dataset: Dataset, image_id: int | None) -> ImageRecord:
+def _record_with_id(dataset: "Dataset", image_id: int | None) -> "ImageRecord":
     ids = [record.image_id for record in dataset.records]
     if image_id in ids:
         return dataset.records[ids.index(image_id)]
@@ -139,8 +146,10 @@ def _record_with_id(dataset: Dataset, image_id: int | None) -> ImageRecord:
     raise UserError(f"{dataset.name}: {wrong}; its {counted(len(ids), 'image')} have the ids {known}")
 
 
-def _record_of(dataset: Dataset, source: ImageSource) -> ImageRecord:
+def _record_of(dataset: "Dataset", source: "ImageSource") -> "ImageRecord":
     """The record of an image file, by path, or else by an unambiguous name."""
+    from mrcnn_zoo.data.images.reading import FileImage
+
     path = Path(source.name).expanduser().resolve()
     files = [(Path(record.source.name), record) for record in dataset.records if isinstance(record.source, FileImage)]
     same = [record for file, record in files if file.resolve() == path]
@@ -153,6 +162,8 @@ def _record_of(dataset: Dataset, source: ImageSource) -> ImageRecord:
 
 def _paths(output: Path, chosen: Sequence[Chosen], *, overwrite: bool) -> list[Path]:
     """The output file, or with several images one per image beside it, with distinct names."""
+    from mrcnn_zoo.inspection.html_page import is_own_page
+
     paths = [output]
     if len(chosen) > 1:
         stems = [Path(image.source.name.split(" (")[0]).stem for image in chosen]

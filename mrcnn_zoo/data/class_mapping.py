@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mrcnn_zoo.choices import CLASSES_EXAMPLE
 from mrcnn_zoo.data.classes import listed
 from mrcnn_zoo.data.records import Dataset, ImageRecord
 from mrcnn_zoo.errors import UserError, counted
@@ -11,7 +12,6 @@ from mrcnn_zoo.registry import did_you_mean
 
 IGNORE = "ignore"  # the entry of CLASSES with the classes whose objects are left out
 FREQUENCY_ORDER = "rcf"  # of LVIS: rare, common, frequent
-EXAMPLE = "{car: [car, van], ignore: [blurry]}"
 
 
 def with_classes(dataset: Dataset, classes: Any, *, name: str) -> Dataset:
@@ -72,7 +72,7 @@ def _groups_of(classes: Any, present: Sequence[str], *, where: str) -> dict[str,
     if isinstance(classes, list | tuple):
         classes = {str(item): [str(item)] for item in classes}
     if not isinstance(classes, Mapping):
-        raise UserError(f"{where} = {classes!r} must be a mapping from names to lists of names, e.g. {EXAMPLE}.")
+        raise UserError(f"{where} = {classes!r} must be a mapping of names to lists of names, e.g. {CLASSES_EXAMPLE}.")
     groups: dict[str, list[str]] = {}
     owner: dict[str, str] = {}
     for new, formers in classes.items():

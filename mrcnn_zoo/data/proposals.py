@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from mrcnn_zoo.choices import PROPOSAL_FORMATS
 from mrcnn_zoo.data.field_rules import FIELD_RULES
 from mrcnn_zoo.data.records import ImageRecord, RepairLog
 from mrcnn_zoo.data.synthetic.scenes import SceneImage
@@ -31,7 +32,6 @@ from mrcnn_zoo.structures.summary import summary
 
 logger = logging.getLogger(__name__)
 
-FORMATS = (".npz", ".pkl")
 CORNERS, CORNER_AND_SIDES = 0, 1  # Detectron2's BoxMode.XYXY_ABS and XYWH_ABS
 KEYS_OF_DETECTRON1: dict[Any, str] = {"indexes": "ids", "scores": "objectness_logits"}
 ORIGIN, FINGERPRINTS = "origin", "fingerprints"  # optional parts of both formats
@@ -101,8 +101,8 @@ def read_proposal_file(path: Path) -> ProposalFile:
     Raises:
         UserError: another format, or columns of different lengths.
     """
-    if path.suffix not in FORMATS:
-        raise UserError(f"{path} is not a proposal file: these end in {' or '.join(FORMATS)}.")
+    if path.suffix not in PROPOSAL_FORMATS:
+        raise UserError(f"{path} is not a proposal file: these end in {' or '.join(PROPOSAL_FORMATS)}.")
     columns = _read_pickle(path) if path.suffix == ".pkl" else _read_arrays(path)
     ids, boxes, objectness = columns.ids, columns.boxes, columns.objectness
     if not len(ids) == len(boxes) == len(objectness):
@@ -172,9 +172,9 @@ def write_proposals(
     Raises:
         UserError: another suffix, or a file that cannot be written.
     """
-    if path.suffix not in FORMATS:
+    if path.suffix not in PROPOSAL_FORMATS:
         raise UserError(
-            f"{path}: proposals are written as {' or '.join(FORMATS)}; give the file one of these suffixes."
+            f"{path}: proposals are written as {' or '.join(PROPOSAL_FORMATS)}; give the file one of these suffixes."
         )
     extra: dict[str, Any] = {}
     if origin is not None:

@@ -9,8 +9,10 @@ from pathlib import PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from mrcnn_zoo.choices import MIN_VISIBLE, TILE_OVERLAP, TILE_SIZE
 from mrcnn_zoo.data.images.arrays import as_pixels
 from mrcnn_zoo.data.images.reading import MAX_PIXELS, FileImage
+from mrcnn_zoo.data.images.windows import Window
 from mrcnn_zoo.data.loading.mapper import check_size
 from mrcnn_zoo.data.records import Dataset, ImageRecord, ImageSource, InstanceRecord, Polygons
 from mrcnn_zoo.errors import UserError
@@ -21,7 +23,6 @@ from mrcnn_zoo.structures import ImageSize
 
 MIN_AREA = 0.25  # square pixels; smaller parts of larger objects are cut off
 
-Window = tuple[int, int, int, int]  # x1 y1 x2 y2, whole pixels of the image
 Points = NDArray[np.float64]
 
 
@@ -86,9 +87,9 @@ class Tiling:
         max_pixels: the largest allowed number of pixels per image file; 0 for no limit.
     """
 
-    size: int = 1024
-    overlap: int = 128
-    min_visible: float = 0.3
+    size: int = TILE_SIZE
+    overlap: int = TILE_OVERLAP
+    min_visible: float = MIN_VISIBLE
     marks_cut: bool = False
     keeps_empty: bool = True
     max_pixels: int = MAX_PIXELS

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrcnn_zoo.choices import ONNX, PROGRAM_FORMATS
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.export.archive_check import check_archive
 from mrcnn_zoo.structures import ImageSize
 
-ONNX, PT2 = FORMATS = ("onnx", "pt2")
-SUFFIXES = tuple(f".{name}" for name in FORMATS)
+SUFFIXES = tuple(f".{name}" for name in PROGRAM_FORMATS)
 INPUTS = ("image", "image_size")
 OUTPUTS = ("boxes", "scores", "classes", "count", "masks")
 METADATA = "mrcnn_zoo"  # ONNX property; name of the extra file of a .pt2

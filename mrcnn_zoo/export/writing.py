@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from mrcnn_zoo.choices import ONNX
 from mrcnn_zoo.errors import UserError
-from mrcnn_zoo.export.programs import EXTRA_FILE, FORMAT_VERSION, INPUTS, INSTALL, METADATA, ONNX, OUTPUTS, quiet
+from mrcnn_zoo.export.programs import EXTRA_FILE, FORMAT_VERSION, INPUTS, INSTALL, METADATA, OUTPUTS, quiet
 from mrcnn_zoo.export.static_detector import StaticRCNN
 from mrcnn_zoo.export.static_retinanet import StaticRetinaNet
 from mrcnn_zoo.modeling.detectors.generalized_rcnn import GeneralizedRCNN
@@ -92,7 +93,7 @@ def build_static_detector(model: nn.Module, size: ImageSize, *, to: str) -> nn.M
     Args:
         model: that passes `check_exportable`, in evaluation mode on the CPU.
         size: (height, width) of the padded image, multiples of the backbone's divisibility.
-        to: one of `FORMATS`.
+        to: one of `PROGRAM_FORMATS`.
     """
     kept_by_nms: Any = nms.kept_by_nms
     if to == ONNX:
@@ -127,7 +128,7 @@ def write_program(model: nn.Module, path: Path, *, to: str, size: ImageSize, met
     Args:
         model: a detector in evaluation mode on the CPU.
         path: of the file.
-        to: one of `FORMATS`.
+        to: one of `PROGRAM_FORMATS`.
         size: (height, width) of the padded image; see `padded_size`.
         meta: config, class_names and category_ids as plain values, and anything else to store.
 

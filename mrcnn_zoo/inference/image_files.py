@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from mrcnn_zoo.choices import OBJECTS, SPLASH
 from mrcnn_zoo.data.given_boxes import BoxesOfImage
 from mrcnn_zoo.data.images.reading import IMAGE_SUFFIXES
 from mrcnn_zoo.data.records import Dataset, ImageSource
@@ -27,7 +28,6 @@ from mrcnn_zoo.output_files import check_output_folder, csv_text, refuse_to_repl
 from mrcnn_zoo.progress import ProgressLine, show_progress
 
 PREDICTIONS_FILE, TABLE_FILE = "predictions.json", "predictions.csv"
-OBJECTS, SPLASH = STYLES = ("objects", "splash")  # masks, boxes and labels drawn; objects in colour, all else grey
 DESCRIPTION = "predictions of mrcnn_zoo"  # "description" of predictions.json, by which earlier runs are recognized
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def predict_images(
         score_threshold: minimum score of a written detection, in [0, 1]; of all classes, or by class index.
         batch_size: images per forward pass.
         has_labels: whether classes and scores are drawn.
-        style: of the pictures, one of STYLES.
+        style: of the pictures, one of PICTURE_STYLES.
         tally: counts images where a limit of the model may have removed detections; its notes are logged at the end.
         given: boxes of a `GivenBoxDetector` by file; predictions.json has their image ids, and their annotation ids as
             "given_id".

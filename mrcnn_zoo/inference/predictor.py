@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from mrcnn_zoo.choices import DEFAULT_THRESHOLD
 from mrcnn_zoo.data.images.pixels import CHANNELS_WITH_ALPHA
 from mrcnn_zoo.data.records import ImageSource
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.image_detector import build_image_detector
 from mrcnn_zoo.inference.image_inputs import ImageInput, names_several, sources_of
 from mrcnn_zoo.inference.prediction import Prediction
-from mrcnn_zoo.inference.thresholds import DEFAULT_THRESHOLD, check_threshold, lowest, resolve_threshold
+from mrcnn_zoo.inference.thresholds import check_threshold, lowest, resolve_threshold
 from mrcnn_zoo.inference.tiles import tiling_of
 from mrcnn_zoo.inference.trained import open_trained
 from mrcnn_zoo.inference.video import FramePrediction, is_video, predict_video_frames

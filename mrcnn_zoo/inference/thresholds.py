@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrcnn_zoo.choices import BEST_THRESHOLD, DEFAULT_THRESHOLD, THRESHOLD_SUFFIX
 from mrcnn_zoo.data.classes import listed
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.trained import TrainedFile
 from mrcnn_zoo.registry import did_you_mean
 from mrcnn_zoo.structures import Detections
 
-BEST = "best"
-DEFAULT_THRESHOLD = 0.5  # also of classes without a best one
 STORED = "score_thresholds"  # in checkpoints: dataset, iteration, by_class
-FILE_SUFFIX = ".json"
 
 ScoreThreshold = float | tuple[float, ...]  # of all classes, or by class index
 
@@ -36,15 +34,15 @@ def check_threshold(value: float | str | Path, *, option: str) -> float | str | 
         UserError: with the allowed values.
     """
     if isinstance(value, str | Path):
-        if str(value) == BEST or str(value).endswith(FILE_SUFFIX):
+        if str(value) == BEST_THRESHOLD or str(value).endswith(THRESHOLD_SUFFIX):
             return value
-        hint = did_you_mean(str(value), [BEST])
+        hint = did_you_mean(str(value), [BEST_THRESHOLD])
     elif isinstance(value, int | float) and 0 <= value <= 1:
         return value
     else:
         hint = ""
     raise UserError(
-        f"{option} = {value!r} must be a number in [0, 1], {BEST!r} for the best score of each class in the "
+        f"{option} = {value!r} must be a number in [0, 1], {BEST_THRESHOLD!r} for the best score of each class in the "
         f"checkpoint, or the score_thresholds.json of an evaluation.{hint}"
     )
 
@@ -62,7 +60,7 @@ def resolve_threshold(value: float | str | Path, trained: TrainedFile, *, option
     """
     if not isinstance(value, str | Path):
         return float(value)
-    if str(value) == BEST:
+    if str(value) == BEST_THRESHOLD:
         by_class, source = _stored(trained, option=option), trained.file.source
     else:
         by_class, source = _read(Path(value).expanduser(), option=option), str(value)
@@ -105,10 +103,10 @@ def _stored(trained: TrainedFile, *, option: str) -> Mapping[str, float]:
     entry, meta = trained.file.meta.get(STORED), trained.file.meta
     if not isinstance(entry, Mapping) or not entry.get("by_class"):
         raise UserError(
-            f"{option} {BEST}: {trained.file.source} has no score thresholds. Training keeps them in the checkpoints "
-            "that follow an evaluation, model_best and model_final. Find them with `mrcnn-zoo evaluate --weights "
-            f"{trained.file.source} --output results`, and give {option} results/inference/score_thresholds.json; or "
-            "give a number."
+            f"{option} {BEST_THRESHOLD}: {trained.file.source} has no score thresholds. Training keeps them in the "
+            "checkpoints that follow an evaluation, model_best and model_final. Find them with `mrcnn-zoo evaluate "
+            f"--weights {trained.file.source} --output results`, and give {option} "
+            "results/inference/score_thresholds.json; or give a number."
         )
     if meta.get("iteration") != entry.get("iteration"):
         logger.warning(
@@ -120,7 +118,9 @@ def _stored(trained: TrainedFile, *, option: str) -> Mapping[str, float]:
     try:
         return _checked(entry["by_class"])
     except ValueError as error:
-        raise UserError(f"{option} {BEST}: {trained.file.source} has malformed score thresholds: {error}.") from error
+        raise UserError(
+            f"{option} {BEST_THRESHOLD}: {trained.file.source} has malformed score thresholds: {error}."
+        ) from error
 
 
 def _read(path: Path, *, option: str) -> Mapping[str, float]:

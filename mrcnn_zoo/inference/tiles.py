@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from mrcnn_zoo.choices import MIN_TILE
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.images.pixels import (
     CHANNELS_WITH_ALPHA,
@@ -28,7 +29,6 @@ from mrcnn_zoo.structures import Detections
 
 OVERLAP_SHARE = 8  # of the side of a tile: an eighth
 MIN_OVERLAP = 64  # pixels, by default
-MIN_TILE = 32  # pixels
 WITHOUT_OBJECTS = ("Classifier", "ProposalNetwork")  # values of MODEL.META_ARCHITECTURE
 SAMPLED_VALUES = 1 << 24  # of an image of more than 8 bits, of which its darkest and brightest are found
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.cli.main import run_command
-from mrcnn_zoo.cli.predict import is_image_input
+from mrcnn_zoo.cli.parser import is_image_input
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.data.catalog import load_dataset
 from mrcnn_zoo.inference.prediction_summary import count_table

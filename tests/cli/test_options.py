@@ -17,8 +17,7 @@ from PIL import Image
 from mrcnn_zoo.checkpoint import Checkpointer
 from mrcnn_zoo.cli.main import COMMANDS, USAGE_ERROR, main, run_command
 from mrcnn_zoo.cli.options import add_overrides, add_weights_option, logging_lines
-from mrcnn_zoo.cli.parser import CommandParser, names_key, read_arguments
-from mrcnn_zoo.cli.predict import is_image_input
+from mrcnn_zoo.cli.parser import CommandParser, is_image_input, names_key, read_arguments
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.modeling import build_model
 from support.small_models import DIGITS, FEW_SCENES, TINY_LAYERS

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from mrcnn_zoo.choices import ONNX, PROGRAM_FORMATS
 from mrcnn_zoo.cli.main import run_command
-from mrcnn_zoo.export.programs import FORMATS, ONNX, read_program
+from mrcnn_zoo.export.programs import read_program
 from mrcnn_zoo.export.writing import build_static_detector, example_inputs, write_program
 from mrcnn_zoo.inference import Predictor
 from mrcnn_zoo.inference.exported import ExportedDetector
@@ -32,7 +33,7 @@ CASES = (
 TIED = {"retinanet_R_50_FPN": 2}  # two overlapping candidates of one float32 score: which one is kept is chance
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", PROGRAM_FORMATS)
 @pytest.mark.parametrize("name", CASES)
 def test_recorded_case(name: str, to: str, tmp_path: Path) -> None:
     if to == ONNX:
@@ -52,7 +53,7 @@ def test_recorded_case(name: str, to: str, tmp_path: Path) -> None:
         assert result.are_small, result
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", PROGRAM_FORMATS)
 def test_predictor_reads_what_the_command_writes(to: str, tmp_path: Path) -> None:
     if to == ONNX:
         pytest.importorskip("onnxruntime")

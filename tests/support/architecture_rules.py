@@ -11,7 +11,7 @@ from support.source_files import SourceFile, calls_by_function, is_builder, keep
 
 # Import layers: a part may import parts of its own row and of earlier rows.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "registry", "registries", "errors", "config", "ops", "restricted_pickle"),
+    ("__init__", "registry", "registries", "errors", "choices", "config", "ops", "restricted_pickle"),
     ("structures", "distributed", "output_files", "progress", "model_zoo"),
     ("layers", "losses"),
     ("modeling", "data", "checkpoint", "interop"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from mrcnn_zoo.choices import ANCHORS, LABELS, MASK_TARGETS, ROIS
 from mrcnn_zoo.inspection.canvas import Picture
 from mrcnn_zoo.inspection.draw import sample_picture
 from mrcnn_zoo.inspection.training.anchor_pictures import default_pixel, draw_anchor_labels, draw_anchors
@@ -80,12 +81,12 @@ class Illustrator:
 
 
 KINDS: dict[str, Callable[[Illustrator, Sample, Picture], tuple[Picture | None, str]]] = {
-    "anchors": Illustrator.anchors,
-    "labels": Illustrator.labels,
-    "rois": Illustrator.rois,
-    "mask-targets": Illustrator.mask_targets,
+    ANCHORS: Illustrator.anchors,
+    LABELS: Illustrator.labels,
+    ROIS: Illustrator.rois,
+    MASK_TARGETS: Illustrator.mask_targets,
 }
-OF_REGIONS = ("rois", "mask-targets")  # kinds that depend on the proposals
+OF_REGIONS = (ROIS, MASK_TARGETS)  # kinds that depend on the proposals
 
 
 def check_kinds(model: nn.Module, kinds: Sequence[str], *, is_trained: bool) -> None:

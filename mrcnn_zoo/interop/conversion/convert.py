@@ -9,6 +9,7 @@ import yaml
 from torch import Tensor, nn
 
 from mrcnn_zoo.checkpoint import LoadReport
+from mrcnn_zoo.choices import CHECKPOINT_KINDS, DETECTRON2, OURS, TORCHVISION
 from mrcnn_zoo.config import CfgNode, changed_config
 from mrcnn_zoo.config.defaults import DETECTRON2_NAMES, KEYS_BY_NAME, PROJECT_OF_NAME
 from mrcnn_zoo.config.trust import code_modules
@@ -24,7 +25,6 @@ from mrcnn_zoo.output_files import write_text
 
 DEVICE: str = KEYS_BY_NAME["MODEL.DEVICE"].default  # of the written config; conversion itself runs on the CPU
 COMMAND = "convert-checkpoint"
-OURS, DETECTRON2, TORCHVISION = KINDS = ("ours", "detectron2", "torchvision")
 # Parts of keys that do not change what a model computes at inference.
 WITHOUT_EFFECT = ("INPUT.M", "_TRAIN", "IOU_THRESHOLDS", "SMOOTH_L1", "LOSS", "POSITIVE_FRACTION", "BATCH_SIZE", "NORM")
 
@@ -38,7 +38,7 @@ class Converted:
 
     Args:
         target: the written file.
-        kind: of its reader, one of `KINDS`.
+        kind: of its reader, one of `CHECKPOINT_KINDS`.
         model: ours with the source's weights, on the CPU in evaluation mode.
         mapper: makes the samples of the model.
         color_order: of the samples, e.g. "RGB".
@@ -131,13 +131,13 @@ def check_target(target: Path, kind: str) -> None:
 
     Args:
         target: the file to write.
-        kind: of the reader, one of `KINDS`.
+        kind: of the reader, one of `CHECKPOINT_KINDS`.
 
     Raises:
         UserError: an unknown kind, or a suffix that it does not read.
     """
-    if kind not in KINDS:
-        raise UserError(f"{kind!r} is not one of {', '.join(KINDS)}.")
+    if kind not in CHECKPOINT_KINDS:
+        raise UserError(f"{kind!r} is not one of {', '.join(CHECKPOINT_KINDS)}.")
     suffixes = (PTH,) if kind == DETECTRON2 else (PTH, SAFETENSORS)
     if target.suffix not in suffixes:
         raise UserError(f"{target} should end in {' or '.join(suffixes)} for {kind}.")

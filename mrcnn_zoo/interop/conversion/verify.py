@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn_zoo.checkpoint import read_weights
+from mrcnn_zoo.choices import TORCHVISION
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.data.loading.mapper import EvalMapper
 from mrcnn_zoo.data.records import ImageRecord
 from mrcnn_zoo.errors import UserError, counted
 from mrcnn_zoo.evaluation import load_trained
 from mrcnn_zoo.interop.comparison import PlainDetections, compare
-from mrcnn_zoo.interop.conversion.convert import TORCHVISION, Converted
+from mrcnn_zoo.interop.conversion.convert import Converted
 from mrcnn_zoo.interop.torchvision.detectors import TorchvisionDetectorConverter
 from mrcnn_zoo.interop.torchvision.reference import build_torchvision_reference
 from mrcnn_zoo.structures import Sample
