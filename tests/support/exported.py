@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mrcnn_zoo.choices import PT2
 from mrcnn_zoo.config import load_config
 from mrcnn_zoo.export import programs, writing
 from mrcnn_zoo.inference.exported import ExportedDetector
@@ -50,7 +51,7 @@ def differences(found: Detections, expected: Detections) -> Differences:
     )
 
 
-def static_detector(model: nn.Module, size: ImageSize, *, to: str = programs.PT2) -> ExportedDetector:
+def static_detector(model: nn.Module, size: ImageSize, *, to: str = PT2) -> ExportedDetector:
     """The module of fixed shapes before it is exported, for samples of any size up to `size`."""
     static = writing.build_static_detector(model, size, to=to)
 
