@@ -21,6 +21,7 @@ from mrcnn_zoo.modeling import build_model
 from mrcnn_zoo.ops import rle
 from mrcnn_zoo.ops.memory import keep_freed_memory
 from mrcnn_zoo.structures import Sample
+from mrcnn_zoo.training.compilation import build_compiled_stages
 
 OURS, TORCHVISION = "mrcnn_zoo", "torchvision"
 MEMORY_ROUNDS = 2  # of all batches; optimizer state and caches exist from the second on
@@ -188,7 +189,9 @@ def start_steps(job: ModelJob) -> Callable[[], Steps]:
         model = build(cfg)
         model.load_state_dict(torch.load(job.weights_file, weights_only=True, mmap=True))
         if job.name == OURS:
-            if plan.task != "train":
+            if plan.task == "train":
+                build_compiled_stages(cfg, model)
+            else:
                 model = build_optimized(cfg, model.eval(), lambda: [sample for batch in batches for sample in batch])
             return our_steps(model, batches, **options)
         return torchvision_steps(model, inputs, **options)

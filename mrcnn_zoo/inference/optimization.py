@@ -85,16 +85,17 @@ def compile_dense_stages(model: nn.Module) -> None:
         stage.compile(dynamic=True, fullgraph=True, options={"freezing": is_on_cpu})
 
 
-def can_compile(device: torch.device, dtype: str = "float32", *, way: str = "compiled") -> bool:
+def can_compile(device: torch.device, dtype: str = "float32", *, way: str = "compiled", instead: str = "fused") -> bool:
     """Whether MODEL.OPTIMIZE compiled takes the type, and inductor finds what it needs; logs why not otherwise.
 
     Args:
         device: of the model.
         dtype: MODEL.DTYPE.
         way: MODEL.OPTIMIZE, compiled or int8.
+        instead: the value of MODEL.OPTIMIZE that is used otherwise.
     """
     if dtype != "float32":
-        logger.warning("MODEL.OPTIMIZE compiled is for MODEL.DTYPE float32, not %s: using fused.", dtype)
+        logger.warning("MODEL.OPTIMIZE compiled is for MODEL.DTYPE float32, not %s: using %s.", dtype, instead)
         return False
     if device.type != "cpu":
         return True
@@ -102,9 +103,10 @@ def can_compile(device: torch.device, dtype: str = "float32", *, way: str = "com
         get_cpp_compiler()
     except Exception as error:  # of a private class of torch
         logger.warning(
-            "MODEL.OPTIMIZE %s needs a C++ compiler, e.g. g++, and there is none (%s): using fused.",
+            "MODEL.OPTIMIZE %s needs a C++ compiler, e.g. g++, and there is none (%s): using %s.",
             way,
             type(error).__name__,
+            instead,
         )
         return False
     return True

@@ -22,6 +22,7 @@ from mrcnn_zoo.modeling.contracts import LearnsFromClassCounts
 from mrcnn_zoo.registries import HOOKS
 from mrcnn_zoo.structures import Sample
 from mrcnn_zoo.training.averaging import build_weights_average
+from mrcnn_zoo.training.compilation import build_compiled_stages
 from mrcnn_zoo.training.gradients import build_clipper
 from mrcnn_zoo.training.hook import Hook, Workspace
 from mrcnn_zoo.training.lr_schedule import build_lr_schedule
@@ -80,6 +81,7 @@ def build_trainer(plan: RunPlan, writers: Sequence[MetricWriter]) -> Trainer:
     if plan.weights is not None:
         origins = _load_initial_weights(model, plan.weights, cfg=cfg, class_names=plan.class_names)
     optimizer = build_optimizer(cfg, model)
+    build_compiled_stages(cfg, model)
     _log_parameters(model, origins, default="the checkpoint that is resumed" if state is not None else "random")
     if state is None:
         _warn_of_random_parts(cfg, frozen_random_parts(model, origins))

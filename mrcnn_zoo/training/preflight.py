@@ -249,11 +249,11 @@ def last_training_state(checkpointer: Checkpointer) -> dict[str, Any] | None:
 
 
 def _refuse_inference_keys(cfg: CfgNode) -> None:
-    """Refuse MODEL.OPTIMIZE and MODEL.DTYPE, which exist at inference alone."""
-    if cfg.MODEL.OPTIMIZE != "none":
+    """Refuse MODEL.DTYPE and the ways of MODEL.OPTIMIZE that exist at inference alone."""
+    if cfg.MODEL.OPTIMIZE not in ("none", "compiled"):
         raise UserError(
-            f"MODEL.OPTIMIZE = {cfg.MODEL.OPTIMIZE!r} is for inference: train with MODEL.OPTIMIZE none. Set the key "
-            "when you evaluate or predict."
+            f"MODEL.OPTIMIZE = {cfg.MODEL.OPTIMIZE!r} is for inference: train with MODEL.OPTIMIZE none or compiled. "
+            "Set the key when you evaluate or predict."
         )
     if cfg.MODEL.DTYPE != "float32":
         raise UserError(

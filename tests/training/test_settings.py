@@ -238,8 +238,11 @@ def test_auto_precision_uses_bfloat16_only_where_the_processor_computes_it(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("MODEL.OPTIMIZE=fused", "MODEL.OPTIMIZE = 'fused' is for inference: train with MODEL.OPTIMIZE none"),
-        ("MODEL.OPTIMIZE=compiled", "MODEL.OPTIMIZE = 'compiled' is for inference: train with MODEL.OPTIMIZE none"),
+        (
+            "MODEL.OPTIMIZE=fused",
+            "MODEL.OPTIMIZE = 'fused' is for inference: train with MODEL.OPTIMIZE none or compiled",
+        ),
+        ("MODEL.OPTIMIZE=int8", "MODEL.OPTIMIZE = 'int8' is for inference"),
         ("MODEL.DTYPE=bfloat16", "MODEL.DTYPE = 'bfloat16' is for inference.*SOLVER.AMP.ENABLED"),
     ],
 )

@@ -154,9 +154,9 @@ NEW_KEYS = (
     Key(
         "MODEL.OPTIMIZE",
         "none",
-        "How the layers of a model are optimised at inference: none; fused (norms, activations and additions in the "
-        "convolutions); compiled (torch.compile); int8 (compiled with 8-bit integers, on x86 processors). Training, "
-        "with its evaluations, runs with none.",
+        "How the layers of a model are optimised: none; fused (norms, activations and additions in the "
+        "convolutions); compiled (torch.compile); int8 (compiled with 8-bit integers, on x86 processors). Training "
+        "takes none or compiled; its evaluations run with none.",
         choices=("none", "fused", "compiled", "int8"),
     ),
     Key(
