@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.inference.dense_stages import RPN_HEAD, stages_of
+from mrcnn_zoo.inference.dense_stages import RPN_HEAD, in_order, stages_of
 from mrcnn_zoo.inference.optimization import can_compile
 from mrcnn_zoo.model_zoo.download import cache_folder
 
@@ -36,8 +36,9 @@ class CompiledForTraining:
 
     def __call__(self, *inputs: Any) -> Any:
         """The same as the method, with gradient compiled."""
-        is_trained = self._module.training and torch.is_grad_enabled()
-        return self._compiled(*inputs) if is_trained else self._plain(*inputs)
+        if not self._module.training or not torch.is_grad_enabled():
+            return self._plain(*inputs)
+        return self._compiled(*map(in_order, inputs))  # pixels in the other order: code for maps up to their height
 
 
 def build_compiled_stages(cfg: CfgNode, model: nn.Module) -> None:
