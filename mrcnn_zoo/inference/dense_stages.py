@@ -133,12 +133,13 @@ def export_stage(stage: nn.Module, example: Any, divisibility: int) -> Any:
     """
     batch = torch.export.Dim("images", min=1)
 
-    def sizes(level: str, unit: int) -> dict[int, Any]:
-        height, width = (torch.export.Dim(f"{side}{level}", min=1) for side in ("height", "width"))
-        return {0: batch, 2: height, 3: width} if unit == 1 else {0: batch, 2: unit * height, 3: unit * width}
+    def sizes(unit: int) -> dict[int, Any]:
+        if unit == 1:  # the least size is that of a coarsest map of two cells
+            return {0: batch, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        height, width = (torch.export.Dim(side, min=1) for side in ("height", "width"))
+        return {0: batch, 2: unit * height, 3: unit * width}
 
-    is_pixels = isinstance(example, Tensor)
-    shapes = sizes("", divisibility) if is_pixels else [sizes(str(level), 1) for level in range(len(example))]
+    shapes = sizes(divisibility) if isinstance(example, Tensor) else [sizes(1) for _ in example]
     return torch.export.export(stage, (example,), dynamic_shapes=(shapes,))
 
 

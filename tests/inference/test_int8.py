@@ -20,7 +20,7 @@ from mrcnn_zoo.inference.fused_layers import FusedConv2d
 from mrcnn_zoo.inference.int8 import build_quantizer, calibrate, refuse_float_code
 from mrcnn_zoo.inference.optimization import build_optimized
 from support.scenes import smooth_sample
-from support.small_models import DIGITS, SIX_DETECTIONS, TINY_LAYERS, save_tiny_checkpoint, varied_model
+from support.small_models import DIGITS, SIX_DETECTIONS, TINY_LAYERS, TINY_RESNET_18, save_tiny_checkpoint, varied_model
 
 INT8 = "MODEL.OPTIMIZE=int8"
 needs_torchao = pytest.mark.skipif(
@@ -147,9 +147,10 @@ def test_key_of_compiled_stages_depends_on_weights_layers_and_images() -> None:
 
 @pytest.mark.slow
 @needs_torchao
-def test_calibrated_stages_are_near_the_plain_ones_and_hold_every_convolution() -> None:
+@pytest.mark.parametrize("base", [DIGITS, "COCO-Detection/retinanet_R_50_FPN_1x", "Base-RCNN-C4"])
+def test_calibrated_stages_are_near_the_plain_ones_and_hold_every_convolution(base: str) -> None:
     """The rounding error of 8 bits: a step is 1/255 of the range, which is several deviations."""
-    model = varied_model(config())
+    model = varied_model(load_config(base, [*TINY_RESNET_18, *SIX_DETECTIONS]))
     stages, samples = stages_of(model), [smooth_sample(64, 96)]
     with torch.no_grad():
         calibrated = calibrate(model, stages, samples, build_quantizer())
@@ -158,11 +159,11 @@ def test_calibrated_stages_are_near_the_plain_ones_and_hold_every_convolution() 
     for name, features in expected.items():
         assert 1e-4 < (found[name] - features).norm() / features.norm() < 0.1
     for name, (graph, example) in calibrated.items():
-        levels = 1 if isinstance(example, Tensor) else len(example)
-        convolutions = [m for m in stages[name].modules() if isinstance(m, nn.Conv2d)]
+        num_levels = 1 if isinstance(example, Tensor) else len(example)
+        num_layers = sum(isinstance(module, nn.Conv2d) for module in stages[name].modules())
         targets = [str(node.target) for node in graph.graph.nodes]
-        assert targets.count("aten.conv2d.default") == levels * len(convolutions)
-        assert sum("dequantize_per_channel" in target for target in targets) == levels * len(convolutions)
+        assert targets.count("aten.conv2d.default") == num_levels * num_layers
+        assert sum("dequantize_per_channel" in target for target in targets) == num_levels * num_layers
     assert "forward" not in vars(stages["backbone"])
 
 
