@@ -183,7 +183,8 @@ class StageRunner:
     """
 
     def __init__(self, package: Path) -> None:
-        self._run = torch._inductor.aoti_load_package(str(package))
+        with quiet_torch():
+            self._run = torch._inductor.aoti_load_package(str(package))
 
     def __call__(self, inputs: Any) -> Any:
         """What the module returned, in float32, for one tensor or list of maps (N, C, H, W)."""
