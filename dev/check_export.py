@@ -27,10 +27,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY / "tests")]
 
 from mrcnn_zoo.benchmark.inputs import calibrate_random_weights  # noqa: E402
+from mrcnn_zoo.choices import PROGRAM_FORMATS  # noqa: E402
 from mrcnn_zoo.cli.export import default_size  # noqa: E402
 from mrcnn_zoo.config import load_config  # noqa: E402
 from mrcnn_zoo.data.transforms.resize import ResizeTransform  # noqa: E402
-from mrcnn_zoo.export.programs import FORMATS, read_program  # noqa: E402
+from mrcnn_zoo.export.programs import read_program  # noqa: E402
 from mrcnn_zoo.export.writing import padded_size, write_program  # noqa: E402
 from mrcnn_zoo.inference.exported import ExportedDetector, fitting_size  # noqa: E402
 from mrcnn_zoo.inference.fused_layers import fuse_layers  # noqa: E402
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--weights", default="")
     parser.add_argument("--min-size", type=int, help="INPUT.MIN_SIZE_TEST (default: that of the config)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
+    parser.add_argument("--formats", nargs="+", default=list(PROGRAM_FORMATS), choices=PROGRAM_FORMATS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     overrides = ["MODEL.DEVICE", "cpu"]

@@ -1,9 +1,12 @@
 """Records and samples as bytes, for worker processes."""
 
 import io
+import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from multiprocessing.reduction import DupFd
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,10 @@ from torch import Tensor
 
 from mrcnn_zoo.data.records import ImageRecord
 from mrcnn_zoo.structures import Sample
+from mrcnn_zoo.structures.samples import round_up
+
+ALIGNMENT = 64  # bytes
+MIN_SHARED = 1 << 16  # bytes; less goes through the pipe
 
 
 class PackedRecords(Sequence[ImageRecord]):
@@ -58,23 +65,67 @@ class _TensorPickler(pickle.Pickler):
         return NotImplemented
 
 
-def pack(item: Any) -> bytes:
+class Parcel:
+    """A pickled item and the bytes of its arrays, which another process reads from one anonymous file.
+
+    A pipe would copy them several times, 64 KB at a time. The file is memory without a name: /dev/shm does not limit
+    it, and nothing is left when a process is killed. Its descriptor is sent as torch sends those of tensors.
+
+    Args:
+        data: the item without its arrays, pickled.
+        buffers: of the arrays, contiguous.
+    """
+
+    def __init__(self, data: bytes, buffers: Sequence[Any]) -> None:
+        self.data = data
+        self.buffers = [memoryview(buffer).cast("B") for buffer in buffers]
+
+    def __reduce__(self) -> Any:
+        places = list(accumulate((round_up(len(buffer), ALIGNMENT) for buffer in self.buffers), initial=0))
+        if places[-1] < MIN_SHARED or not hasattr(os, "memfd_create"):
+            return Parcel, (self.data, [bytearray(buffer) for buffer in self.buffers])
+        bounds = [(place, place + len(buffer)) for place, buffer in zip(places, self.buffers, strict=False)]
+        with open(os.memfd_create("samples"), "wb", buffering=0) as file:
+            file.truncate(places[-1])
+            for (start, _), buffer in zip(bounds, self.buffers, strict=True):
+                file.seek(start)
+                _write_all(file, buffer)
+            return _receive, (self.data, bounds, DupFd(file.fileno()))
+
+
+def _write_all(file: io.FileIO, buffer: memoryview) -> None:
+    while len(buffer):  # the system writes at most 2 GiB at once
+        buffer = buffer[file.write(buffer) :]
+
+
+def _receive(data: bytes, bounds: Sequence[tuple[int, int]], descriptor: Any) -> Parcel:
+    with open(descriptor.detach(), "rb", buffering=0) as file:
+        content = np.empty(os.fstat(file.fileno()).st_size, dtype=np.uint8).data
+        file.seek(0)
+        rest = content
+        while len(rest):
+            rest = rest[file.readinto(rest) :]
+    return Parcel(data, [content[start:end] for start, end in bounds])
+
+
+def pack(item: Any) -> Parcel:
     """Serialise samples or a `Failure` for another process."""
-    buffer = io.BytesIO()
-    _TensorPickler(buffer, protocol=5).dump(item)
-    return buffer.getvalue()
+    buffers: list[pickle.PickleBuffer] = []
+    data = io.BytesIO()
+    _TensorPickler(data, protocol=5, buffer_callback=buffers.append).dump(item)
+    return Parcel(data.getvalue(), [buffer.raw() for buffer in buffers])
 
 
-def unpack(item: bytes) -> Any:
-    """The inverse of `pack`; only for bytes from this run's own worker processes."""
-    return pickle.loads(item)
+def unpack(parcel: Parcel) -> Any:
+    """The inverse of `pack`; only for parcels from this run's own worker processes."""
+    return pickle.loads(parcel.data, buffers=parcel.buffers)
 
 
 @dataclass(frozen=True)
 class PackedForGPU:
     """Packed samples that torch's thread for page-locked memory unpacks, while the training process goes on."""
 
-    data: bytes
+    parcel: Parcel
 
     @classmethod
     def pack(cls, item: Any) -> "PackedForGPU":
@@ -83,5 +134,5 @@ class PackedForGPU:
 
     def pin_memory(self) -> "list[Sample] | Failure":
         """The samples with their images in page-locked memory, which a GPU reads without a wait of the host."""
-        item = unpack(self.data)
+        item = unpack(self.parcel)
         return item if isinstance(item, Failure) else [replace(s, image=s.image.pin_memory()) for s in item]

@@ -1,6 +1,7 @@
 """Loaders: order, resumption, processes, and user errors in worker processes."""
 
 import multiprocessing
+import pickle
 import subprocess
 from dataclasses import replace
 from itertools import chain, islice
@@ -102,7 +103,9 @@ def test_two_ranks_equal_one(random_cfg, dataset: Dataset) -> None:
     _assert_equal([left + right for left, right in zip(*ranks, strict=True)], alone)
 
 
-def test_worker_processes_give_the_same_samples(random_cfg, dataset: Dataset) -> None:
+@pytest.mark.parametrize("size", [0, 200])  # batches of 15 KB, in the pipe, and of 360 KB, in a file of their own
+def test_worker_processes_give_the_same_samples(random_cfg, dataset: Dataset, size: int) -> None:
+    random_cfg.INPUT.MIN_SIZE_TRAIN = [size]
     expected = _take(build_train_loader(random_cfg, [dataset], seed=3), 5)
     random_cfg.DATALOADER.NUM_WORKERS = 2
     _assert_equal(_take(build_train_loader(random_cfg, [dataset], seed=3), 5), expected)
@@ -250,6 +253,17 @@ def test_packed_records_equal_the_records(dataset: Dataset) -> None:
 def test_packed_samples_equal_the_samples(cfg, dataset: Dataset) -> None:
     batch = next(iter(build_train_loader(cfg, [dataset])))
     _assert_equal([unpack(pack(batch))], [batch])
+
+
+def test_systems_without_anonymous_files_send_samples_by_value(
+    cfg, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg.INPUT.MIN_SIZE_TRAIN = [200]
+    batch = next(iter(build_train_loader(cfg, [dataset])))
+    monkeypatch.delattr("os.memfd_create", raising=False)
+    received = unpack(pickle.loads(pickle.dumps(pack(batch))))
+    _assert_equal([received], [batch])
+    received[0].image.zero_()  # not read-only, as bytes would be
 
 
 def test_images_for_a_gpu_are_pinned_in_the_thread_that_unpacks_them(
