@@ -34,8 +34,9 @@ OBJECTS, SPLASH = PICTURE_STYLES = ("objects", "splash")
 ONNX, PT2 = PROGRAM_FORMATS = ("onnx", "pt2")  # of exported detectors
 OURS, DETECTRON2, TORCHVISION = CHECKPOINT_KINDS = ("ours", "detectron2", "torchvision")  # readers of a checkpoint
 
-# --- pictures of the training -----------------------------------------------------------------------------------------
+# --- pictures and reports ---------------------------------------------------------------------------------------------
 
 ANCHORS, LABELS, ROIS, MASK_TARGETS = TRAINING_PICTURES = ("anchors", "labels", "rois", "mask-targets")
 SIZES, SCORES = "sizes", "scores"
+REPORT_FORMATS = ("markdown", "csv", "latex", "html")  # of a sweep
 SHOWN = (OBJECTS, *TRAINING_PICTURES, SIZES, SCORES)  # by visualize-data

@@ -62,7 +62,7 @@ def _check_combination(parser: CommandParser, arguments: argparse.Namespace) -> 
 
 def _evaluate_predictions(arguments: argparse.Namespace) -> None:
     from mrcnn_zoo.evaluation.predictions_file import evaluate_predictions
-    from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, save_evaluation_plots
+    from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, build_evaluation_plots
     from mrcnn_zoo.inspection.run_report.config import EVALUATED_CONFIG, record_config
     from mrcnn_zoo.inspection.run_report.page import log_run_report
     from mrcnn_zoo.training.log_files import logging_to
@@ -78,9 +78,7 @@ def _evaluate_predictions(arguments: argparse.Namespace) -> None:
         dataset, _ = evaluate_predictions(*files, cfg, output_dir=folder)
         record_config(_with_dataset(cfg, dataset), folder, name=EVALUATED_CONFIG)
         evaluation = EvaluationFiles(folder, dataset)
-        paths: list[Path] = []
-        if cfg.VIS.PLOTS:
-            paths += save_evaluation_plots(evaluation, score_threshold=cfg.VIS.SCORE_THRESH)
+        paths = build_evaluation_plots(cfg, evaluation)
         logger.info("tables in %s\n%s", folder / "inference" / "results.md", "\n".join(map(str, paths)))
         if cfg.VIS.REPORT:
             log_run_report(folder, evaluations=[evaluation])

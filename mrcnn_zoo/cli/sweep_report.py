@@ -5,6 +5,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+from mrcnn_zoo.choices import REPORT_FORMATS
 from mrcnn_zoo.cli.parser import CommandParser
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.output_files import check_output_folder
@@ -15,7 +16,6 @@ EXAMPLES = (
     "output/sweeps/roi_layer_digits output/sweeps/mask_loss_shapes --output both",
 )
 FOLDER = "report"  # in the folder of a sweep
-FORMAT_NAMES = ("markdown", "csv", "latex", "html")
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -27,8 +27,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("folders", nargs="+", metavar="DIR", help="folder of a sweep, its OUTPUT_DIR")
     text = f"written here, replacing an earlier report (default: DIR/{FOLDER}; required for several sweeps)"
     parser.add_argument("--output", "--output-dir", metavar="FOLDER", help=text)
-    text = f"any of {', '.join(FORMAT_NAMES)} (default: all)"
-    parser.add_argument("--format", nargs="+", default=list(FORMAT_NAMES), metavar="NAME", help=text)
+    text = f"any of {', '.join(REPORT_FORMATS)} (default: all)"
+    parser.add_argument("--format", nargs="+", default=list(REPORT_FORMATS), metavar="NAME", help=text)
 
 
 def main(arguments: argparse.Namespace) -> int:

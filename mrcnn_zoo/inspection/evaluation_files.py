@@ -142,6 +142,21 @@ def build_evaluation_files(cfg: CfgNode, datasets: Sequence[Dataset], places: Se
     ]
 
 
+def build_evaluation_plots(
+    cfg: CfgNode, evaluation: EvaluationFiles, *, pictures: str | Path | None = None
+) -> list[Path]:
+    """What `save_evaluation_plots` draws, at VIS.SCORE_THRESH; nothing without VIS.PLOTS.
+
+    Args:
+        cfg: of the evaluation.
+        evaluation: with its dataset.
+        pictures: folder of the plots; `<output_dir>/pictures` by default.
+    """
+    if not cfg.VIS.PLOTS:
+        return []
+    return save_evaluation_plots(evaluation, score_threshold=cfg.VIS.SCORE_THRESH, pictures=pictures)
+
+
 def save_evaluation_plots(
     evaluation: EvaluationFiles, *, score_threshold: float = 0.5, pictures: str | Path | None = None
 ) -> list[Path]:

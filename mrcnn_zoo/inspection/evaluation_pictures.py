@@ -12,7 +12,7 @@ from mrcnn_zoo.data.records import Dataset
 from mrcnn_zoo.evaluation import evaluate_datasets
 from mrcnn_zoo.evaluation.class_mapping import with_classes_of
 from mrcnn_zoo.evaluation.tables import Results
-from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, build_evaluation_files, save_evaluation_plots
+from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, build_evaluation_files, build_evaluation_plots
 from mrcnn_zoo.inspection.pictures import save_picture, save_predictions
 from mrcnn_zoo.inspection.run_report.config import EVALUATED_CONFIG, record_config
 from mrcnn_zoo.inspection.run_report.page import log_run_report
@@ -35,9 +35,7 @@ def save_evaluation_pictures(model: nn.Module, evaluation: EvaluationFiles, cfg:
     """
     dataset = evaluation.dataset
     assert dataset is not None
-    plots: list[Path] = []
-    if cfg.VIS.PLOTS:
-        plots += save_evaluation_plots(evaluation, score_threshold=cfg.VIS.SCORE_THRESH)
+    plots = build_evaluation_plots(cfg, evaluation)
     sheet = suspect_sheet(dataset, evaluation.output_dir)
     if sheet is not None:
         plots.append(save_picture(sheet, evaluation.output_dir / "pictures" / "label_errors.png"))

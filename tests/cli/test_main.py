@@ -8,6 +8,7 @@ import pytest
 
 from mrcnn_zoo import choices
 from mrcnn_zoo.cli import main as cli
+from mrcnn_zoo.experiments.report.writing import FORMATS
 from mrcnn_zoo.inspection.training.training_pictures import KINDS
 from mrcnn_zoo.registries import ANNOTATION_FORMATS
 
@@ -69,3 +70,4 @@ print(sorted(loaded), len(helped))
 def test_choices_in_a_help_are_those_that_exist() -> None:
     assert list(choices.ANNOTATION_FORMAT_NAMES) == ANNOTATION_FORMATS.names()
     assert tuple(KINDS) == choices.TRAINING_PICTURES
+    assert tuple(FORMATS) == choices.REPORT_FORMATS

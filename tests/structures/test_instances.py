@@ -67,7 +67,11 @@ def test_batch_is_padded_right_and_bottom_after_normalisation() -> None:
         Sample(image=torch.full((1, 2, 3), 12, dtype=torch.uint8), image_id=1, original_size=(2, 3)),
         Sample(image=torch.full((1, 4, 1), 14, dtype=torch.uint8), image_id=2, original_size=(4, 1)),
     ]
-    batch = Batch.collate(samples, pixel_mean=mean, pixel_std=std, size_divisibility=4)
+    try:
+        torch.use_deterministic_algorithms(True)  # new memory is filled with NaN
+        batch = Batch.collate(samples, pixel_mean=mean, pixel_std=std, size_divisibility=4)
+    finally:
+        torch.use_deterministic_algorithms(False)
     assert batch.pixels.shape == (2, 1, 4, 4)
     assert batch.pixels[0].sum().item() == 6  # six pixels of (12 - 10) / 2, padding exactly zero
     assert batch.pixels[1, 0, :, 0].tolist() == [2, 2, 2, 2]

@@ -10,7 +10,7 @@ from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.data.paths import folder_name
 from mrcnn_zoo.distributed.processes import is_main_process
 from mrcnn_zoo.evaluation.class_mapping import with_classes_of
-from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, build_evaluation_files, save_evaluation_plots
+from mrcnn_zoo.inspection.evaluation_files import EvaluationFiles, build_evaluation_files, build_evaluation_plots
 from mrcnn_zoo.inspection.pictures import PredictionPicture, save_prediction_pictures, save_training_batch
 from mrcnn_zoo.inspection.plots import save_loss_curves
 from mrcnn_zoo.inspection.run_report.page import log_run_report
@@ -154,7 +154,7 @@ def build_draw_curves(cfg: CfgNode, workspace: Workspace) -> DrawCurves:
 
     def draw_evaluation(evaluation: EvaluationFiles) -> list[Path]:
         pictures = workspace.output_dir / "pictures" / evaluation.output_dir.relative_to(workspace.output_dir)
-        return save_evaluation_plots(evaluation, pictures=pictures, score_threshold=cfg.VIS.SCORE_THRESH)
+        return build_evaluation_plots(cfg, evaluation, pictures=pictures)
 
     return DrawCurves(
         workspace.output_dir,
