@@ -1,5 +1,6 @@
 """Records and samples as bytes, for worker processes."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -81,9 +82,14 @@ class Parcel:
         self.buffers = [memoryview(buffer).cast("B") for buffer in buffers]
 
     def __reduce__(self) -> Any:
+        if sum(map(len, self.buffers)) >= MIN_SHARED and hasattr(os, "memfd_create"):
+            # An error here would be lost in the thread that sends, and the training would wait for ever.
+            with contextlib.suppress(OSError):  # not allowed here, or too many files
+                return self._in_file()
+        return Parcel, (self.data, [bytearray(buffer) for buffer in self.buffers])
+
+    def _in_file(self) -> Any:
         places = list(accumulate((round_up(len(buffer), ALIGNMENT) for buffer in self.buffers), initial=0))
-        if places[-1] < MIN_SHARED or not hasattr(os, "memfd_create"):
-            return Parcel, (self.data, [bytearray(buffer) for buffer in self.buffers])
         bounds = [(place, place + len(buffer)) for place, buffer in zip(places, self.buffers, strict=False)]
         with open(os.memfd_create("samples"), "wb", buffering=0) as file:
             file.truncate(places[-1])

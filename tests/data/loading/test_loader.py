@@ -255,12 +255,18 @@ def test_packed_samples_equal_the_samples(cfg, dataset: Dataset) -> None:
     _assert_equal([unpack(pack(batch))], [batch])
 
 
+@pytest.mark.parametrize("is_refused", [False, True])
 def test_systems_without_anonymous_files_send_samples_by_value(
-    cfg, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    cfg, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, is_refused: bool
 ) -> None:
+    def refuse(_: str) -> int:
+        raise PermissionError
+
     cfg.INPUT.MIN_SIZE_TRAIN = [200]
     batch = next(iter(build_train_loader(cfg, [dataset])))
     monkeypatch.delattr("os.memfd_create", raising=False)
+    if is_refused:
+        monkeypatch.setattr("os.memfd_create", refuse, raising=False)
     received = unpack(pickle.loads(pickle.dumps(pack(batch))))
     _assert_equal([received], [batch])
     received[0].image.zero_()  # not read-only, as bytes would be
