@@ -83,7 +83,7 @@ class Parcel:
 
     def __reduce__(self) -> Any:
         if sum(map(len, self.buffers)) >= MIN_SHARED and hasattr(os, "memfd_create"):
-            # An error here would be lost in the thread that sends, and the training would wait for ever.
+            # An error here would be lost in the thread that sends, and the training process would keep waiting.
             with contextlib.suppress(OSError):  # not allowed here, or too many files
                 return self._in_file()
         return Parcel, (self.data, [bytearray(buffer) for buffer in self.buffers])
