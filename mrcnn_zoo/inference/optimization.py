@@ -72,17 +72,17 @@ def layers_in(device_type: str, dtype: torch.dtype) -> Iterator[None]:
 def compile_dense_stages(model: nn.Module) -> None:
     """Compile the backbone and the head of its maps, at their first call, for all image sizes at once.
 
-    On the CPU the weights are constants: norms are folded, and activations and additions are in oneDNN's kernels. The
-    compiled code is kept in the cache folder for the next process.
+    Norms are folded into the weights beforehand, and the weights are inputs of the code: torch then finds the graphs in
+    the cache folder, too, and not the code alone, as it would with constant weights.
 
     Args:
         model: in evaluation mode; its weights must not change any more.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     model.requires_grad_(False)
-    is_on_cpu = next(model.parameters()).device.type == "cpu"
     for stage in stages_of(model).values():
-        stage.compile(dynamic=True, fullgraph=True, options={"freezing": is_on_cpu})
+        fuse_layers(stage, uses_kernels=False)  # torch.compile does not know oneDNN's
+        stage.compile(dynamic=True, fullgraph=True)
 
 
 def can_compile(device: torch.device, dtype: str = "float32", *, way: str = "compiled", instead: str = "fused") -> bool:
