@@ -1,6 +1,8 @@
 """MODEL.OPTIMIZE int8: calibration, refusals, and 8-bit convolutions in the compiled code."""
 
 import importlib.util
+import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mrcnn_zoo.cli.main import main
 from mrcnn_zoo.config import CfgNode, load_config
 from mrcnn_zoo.data.images.reading import FileImage
 from mrcnn_zoo.errors import UserError
@@ -189,6 +192,12 @@ def test_int8_model_is_near_the_plain_one_and_a_second_one_compiles_nothing(
     plain = Predictor(weights).model
     overrides = [INT8, f"MODEL.INT8.CALIBRATION={tmp_path / 'smooth.png'}"]
     int8 = Predictor(weights, overrides=overrides).model
+    packages = list((tmp_path / "cache" / "int8").rglob("*.pt2"))
+    assert {package.stem for package in packages} == {"backbone", "proposal_generator.rpn_head"}
+    for package in packages:
+        with zipfile.ZipFile(package) as archive:
+            code = [archive.read(name) for name in archive.namelist() if name.endswith(".cpp")]
+        assert any(b"qconv" in text for text in code)  # oneDNN's convolution in integers
     monkeypatch.setattr("mrcnn_zoo.inference.int8.write_package", None)
     again = Predictor(weights, overrides=overrides).model
     for images, (height, width) in zip((1, 1, 3, 1), sizes, strict=True):
@@ -201,6 +210,23 @@ def test_int8_model_is_near_the_plain_one_and_a_second_one_compiles_nothing(
     for threads in (1, 2):
         torch.set_num_threads(threads)
         assert len(int8.predict(samples)[0].boxes) == len(plain.predict(samples)[0].boxes)
+
+
+@pytest.mark.slow
+@needs_torchao
+def test_ap_of_a_shipped_model_changes_by_less_than_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By -0.07 to +0.16 on whole validation sets (dev/BENCHMARKS.md)."""
+    monkeypatch.setenv("MRCNN_ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    found = {}
+    for way in ("none", "int8"):
+        keys = [f"MODEL.OPTIMIZE={way}", "MODEL.DEVICE=cpu", "DATASETS.SCENES.NUM_VAL=40", "DATALOADER.NUM_WORKERS=0"]
+        keys += ["VIS.PLOTS=False", "VIS.REPORT=False", "VIS.NUM_IMAGES=0"]
+        assert main(["evaluate", "--weights", f"zoo://{DIGITS}", "--output", str(tmp_path / way), *keys]) == 0
+        found[way] = json.loads((tmp_path / way / "inference" / "results.json").read_text())
+    for task in ("bbox", "segm"):
+        assert 60 < found["none"][task]["AP"] < 90
+        assert 1e-6 < abs(found["int8"][task]["AP"] - found["none"][task]["AP"]) < 1
 
 
 def maps_of(model: nn.Module, samples: list[object]) -> dict[str, Tensor]:
