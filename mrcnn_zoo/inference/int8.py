@@ -59,7 +59,8 @@ def quantize_stages(model: Any, samples: Callable[[], Sequence[Sample]]) -> None
     packages = {name: folder / f"{name}.pt2" for name in stages}
     if not all(package.is_file() for package in packages.values()):
         logger.info(
-            "MODEL.OPTIMIZE int8: calibrated on %s, then compiled, which takes minutes; kept in %s",
+            "MODEL.OPTIMIZE int8: calibrated on %s, then compiled, which takes minutes; kept in %s for the next start "
+            "with the same weights and the same images (MODEL.INT8.CALIBRATION)",
             counted(len(images), "image"),
             folder,
         )
