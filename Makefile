@@ -1,4 +1,4 @@
-# make quickstart   set up, then train and evaluate Mask R-CNN on the embedded data (about 5 minutes on two CPU cores)
+# make quickstart   set up, then train and evaluate Mask R-CNN on the embedded data (5 to 10 minutes on two CPU cores)
 # make test         set up, then run the tests that are not marked slow, in TEST_PROCESSES processes of one thread each
 # make slow         run the tests marked slow
 # make lint types   the other checks of CI
