@@ -157,6 +157,11 @@ def quiet_torch() -> Iterator[None]:
         torch_logger.setLevel(level)
 
 
+def keep_generated_code() -> None:
+    """Let inductor write its code into the cache folder, where the next process finds it; a set variable decides."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+
+
 def write_package(program: Any, package: Path, check: Callable[[str], None]) -> None:
     """Compile a program into a file; it takes a minute or more.
 
@@ -165,7 +170,7 @@ def write_package(program: Any, package: Path, check: Callable[[str], None]) -> 
         package: file to write, `.pt2`, in a folder that exists.
         check: called with the generated C++ code before the file is written.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    keep_generated_code()
     with tempfile.TemporaryDirectory(dir=package.parent) as folder:
         path = Path(folder) / package.name
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(OPTIONS))

@@ -1,7 +1,6 @@
 """MODEL.OPTIMIZE and MODEL.DTYPE: a detector in evaluation mode made faster, with equal or nearly equal results."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,10 +10,9 @@ from torch import nn
 from mrcnn_zoo.config import CfgNode
 from mrcnn_zoo.errors import UserError
 from mrcnn_zoo.inference.calibration import build_calibration_samples
-from mrcnn_zoo.inference.dense_stages import stages_of
+from mrcnn_zoo.inference.dense_stages import keep_generated_code, stages_of
 from mrcnn_zoo.inference.fused_layers import fuse_layers
 from mrcnn_zoo.inference.int8 import quantize_stages
-from mrcnn_zoo.model_zoo.download import cache_folder
 from mrcnn_zoo.structures import Sample
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -78,7 +76,7 @@ def compile_dense_stages(model: nn.Module) -> None:
     Args:
         model: in evaluation mode; its weights must not change any more.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    keep_generated_code()
     model.requires_grad_(False)
     for stage in stages_of(model).values():
         fuse_layers(stage, uses_kernels=False)  # torch.compile does not know oneDNN's

@@ -1,7 +1,6 @@
 """MODEL.OPTIMIZE compiled in training: the dense stages by torch.compile, forward and backward."""
 
 import logging
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +8,8 @@ import torch
 from torch import nn
 
 from mrcnn_zoo.config import CfgNode
-from mrcnn_zoo.inference.dense_stages import RPN_HEAD, in_order, stages_of
+from mrcnn_zoo.inference.dense_stages import RPN_HEAD, in_order, keep_generated_code, stages_of
 from mrcnn_zoo.inference.optimization import can_compile
-from mrcnn_zoo.model_zoo.download import cache_folder
 
 # The backward graph has no forward convolution, by which torch 2.14 decides that maps stay in channels-last order;
 # without that it writes the strides of each map, so each image size, into the code.
@@ -51,7 +49,7 @@ def build_compiled_stages(cfg: CfgNode, model: nn.Module) -> None:
     device = next(model.parameters()).device
     if cfg.MODEL.OPTIMIZE != "compiled" or not can_compile(device, instead="none"):
         return
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    keep_generated_code()
     stages = stages_of(model)
     if device.type == "cpu":
         stages.pop(RPN_HEAD, None)  # it is trained on a few hundred patches of 3 x 3 cells
